@@ -1,0 +1,112 @@
+"""The one way medmim says no: a fact, its reason and the fix, never a traceback."""
+
+import importlib
+import os
+from collections.abc import Sequence
+from types import ModuleType
+
+DONE = 0
+REFUSED = 1
+BAD_INPUT = 2
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+_SHOWN = 20
+
+
+class UserError(Exception):
+    """Bad input or a missing prerequisite, told so that the reader can mend it.
+
+    Args:
+        fact: What is wrong, naming file, row and key.
+        reason: Why that cannot work. May be empty where the fact says it.
+        fix: What to type or change.
+        problems: Every single problem, when there are several; one line each.
+        exit_code: `BAD_INPUT`, `REFUSED` or `TRY_AGAIN`.
+    """
+
+    def __init__(
+        self,
+        fact: str,
+        reason: str = "",
+        fix: str = "",
+        problems: Sequence[str] = (),
+        exit_code: int = BAD_INPUT,
+    ) -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.reason = reason
+        self.fix = fix
+        self.problems = tuple(problems)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        lines = [self.fact]
+        lines += [f"  - {problem}" for problem in self.problems[:_SHOWN]]
+        if len(self.problems) > _SHOWN:
+            lines.append(f"  - and {len(self.problems) - _SHOWN} more")
+        if self.reason:
+            lines.append(f"reason: {self.reason}")
+        if self.fix:
+            lines.append(f"fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class Refused(UserError):
+    """A gate or an audit said no. Nothing is broken; exit code 1."""
+
+    def __init__(
+        self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()
+    ) -> None:
+        super().__init__(fact, reason, fix, problems, exit_code=REFUSED)
+
+
+class Unavailable(UserError):
+    """A server or a disk failed in a way that may pass; exit code 75."""
+
+    def __init__(
+        self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()
+    ) -> None:
+        super().__init__(fact, reason, fix, problems, exit_code=TRY_AGAIN)
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or name the line that installs it.
+
+    Args:
+        module: Dotted name of the module.
+        extra: The extra of pyproject.toml that brings it.
+
+    Raises:
+        UserError: The module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name.split(".")[0]):
+            raise
+        raise UserError(
+            f"{module} is not installed",
+            reason=f"this command needs the extra '{extra}'",
+            fix=f"pip install 'medmim[{extra}]'",
+        ) from None
+
+
+def from_os_error(error: OSError, doing: str) -> UserError:
+    """Turn an operating-system error (full disk, no permission) into a UserError."""
+    import errno
+
+    where = f": {error.filename}" if error.filename else ""
+    name = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable(
+            f"the disk is full while {doing}{where}",
+            reason=name,
+            fix="free some space, or give another folder with --home, then run the same command",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(
+            f"no permission while {doing}{where}",
+            reason=name,
+            fix="give a folder that you may write with --home, or mend its permissions",
+        )
+    return UserError(f"{name} while {doing}{where}")

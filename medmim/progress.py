@@ -1,0 +1,101 @@
+"""Progress that people watch: events that a parent draws, or lines on this process's own screen.
+
+A step under `kfp.local` or in a pod has no terminal. Where MEDMIM_EVENTS names a file, each event is appended to it
+as one JSON line for the parent to draw; else it is drawn here, on stderr.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+_EVERY = 0.5  # s between two events of one bar
+_PLAIN_EVERY = 4.0  # s between two lines where there is no terminal
+
+
+def emit(kind: str, **fields: Any) -> None:
+    """Tell the watcher one thing: `line` (text), `bar` (label, done, total, unit, rate, eta) or `step` (metrics)."""
+    event = {"kind": kind, "time": time.time(), "stage": os.environ.get("MEDMIM_STAGE", ""), **fields}
+    path = os.environ.get("MEDMIM_EVENTS")
+    if path:
+        with open(path, "a") as file:  # one write of one line: appends of several processes do not mix
+            file.write(json.dumps(event) + "\n")
+    else:
+        _draw(event, sys.stderr)
+
+
+def say(text: str) -> None:
+    """One line for people."""
+    emit("line", text=text)
+
+
+class Bar:
+    """Counts work and tells rate and time left, at most twice a second."""
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self.begin = time.perf_counter()
+        self._told = 0.0
+
+    def add(self, n: int = 1) -> None:
+        """Count `n` more as done."""
+        self.done += n
+        now = time.perf_counter()
+        if now - self._told >= _EVERY or self.done >= self.total:
+            self._told = now
+            self.tell()
+
+    def tell(self) -> None:
+        """Emit the bar as it stands."""
+        took = time.perf_counter() - self.begin
+        rate = self.done / took if took > 0 else 0.0
+        left = (self.total - self.done) / rate if rate else None
+        emit(
+            "bar", label=self.label, done=self.done, total=self.total, unit=self.unit,
+            rate=round(rate, 2), eta=None if left is None else round(left, 1),
+        )
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str) -> Iterator[Bar]:
+    """A bar that shows its start and its end, whatever happens between."""
+    it = Bar(label, total, unit)
+    it.tell()
+    yield it
+    it.tell()
+
+
+_last: dict[str, float] = {}
+
+
+def _draw(event: dict[str, Any], out: TextIO) -> None:
+    text = render(event)
+    if event["kind"] != "bar":
+        out.write(("\r\x1b[K" if out.isatty() else "") + text + "\n")
+    elif out.isatty():
+        out.write(f"\r\x1b[K{text}" + ("\n" if event["done"] >= event["total"] else ""))
+    else:
+        now = time.monotonic()
+        if event["done"] >= event["total"] > 0 or now - _last.get(event["label"], 0.0) > _PLAIN_EVERY:
+            _last[event["label"]] = now
+            out.write(text + "\n")
+    out.flush()
+
+
+def render(event: dict[str, Any]) -> str:
+    """An event as one line of text."""
+    if event["kind"] == "bar":
+        eta = event.get("eta")
+        left = "" if not eta else f", {eta:.0f} s left"
+        return f"{event['label']}: {event['done']:,}/{event['total']:,} {event['unit']} ({event['rate']:,.0f}/s{left})"
+    if event["kind"] == "step":
+        return " ".join(
+            f"{k} {v:,.4g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in event.items()
+            if k not in ("kind", "time", "stage")
+        )
+    return str(event["text"])

@@ -1,0 +1,1 @@
+"""The shipped recipes; the first comment line of each is its description."""

@@ -1,0 +1,240 @@
+"""The records that every stage speaks: Study, Sample, Answer, Score.
+
+A trip goes source -> Study -> abilities -> Sample -> shards -> checkpoint -> Answer -> Score. All are frozen
+and plain, so that they cross process borders and compare by value.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+ABILITIES = ("temporal", "reasoning", "comparison", "coreference", "composed", "single")
+SPLITS = ("train", "dev", "test")
+LETTERS = "ABCDEFGH"
+IMAGE = "<image>"
+
+Status = Literal["parsed", "unparsed", "error"]
+Probe = Literal["none", "blind", "grey"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding on one image. `size` is `small | medium | large`, `margin` is `smooth | spiculated`."""
+
+    name: str
+    size: str | None = None
+    side: str | None = None
+    margin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One image of one patient at one time point, as a source delivers it.
+
+    Attributes:
+        source: Data set, such as `phantom-chest` or `covid-chestxray`.
+        patient: Patient identifier, unique within `source`.
+        image: Path of the image within the source's root.
+        modality: `X-ray`, `CT`, `MRI`, `mammography`, `fundus`, `ultrasound`, `dermoscopy`.
+        time: Days since the patient's first visit; None where unknown.
+        view: Projection (`PA`, `AP`, `L`, `CC`, `MLO`, `axial`); None where it has none.
+        laterality: `left` or `right` for a paired organ, else None.
+        findings: What the image shows; empty means clear.
+        rating: BI-RADS or RANO class where the source gives one.
+        caption: One sentence, for single-image and composed questions.
+        held_out: The whole domain is kept out of training.
+    """
+
+    source: str
+    patient: str
+    image: str
+    modality: str
+    time: float | None = None
+    view: str | None = None
+    laterality: str | None = None
+    findings: tuple[Finding, ...] = ()
+    rating: str | None = None
+    caption: str | None = None
+    held_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question on zero to eight images, with its gold answer.
+
+    Attributes:
+        ability: One of `ABILITIES`.
+        family: The kind of question within the ability, such as `larger` or `typeB`.
+        source: Data set of the images.
+        split: `train`, `dev` or `test`.
+        held_out: Whether it measures transfer to a domain that training never shows.
+        patients: Patients of the images, without repeats, in order of the images.
+        images: Image ids in prompt order: `sha256:HEX` of the original file, or its source path where absent.
+        paths: Source paths, parallel to `images`.
+        question: The question without image placeholders and without its options.
+        options: Option texts in order A, B, ...; empty for an open question.
+        answer: Gold text; for a closed question the text of the gold option.
+        gold: Indices into `options` that are right (two where the same text stands under two letters).
+    """
+
+    ability: str
+    family: str
+    source: str
+    split: str
+    held_out: bool
+    patients: tuple[str, ...]
+    images: tuple[str, ...]
+    paths: tuple[str, ...]
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    gold: tuple[int, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Digest of image ids, question and options: resizing or renaming a file changes nothing."""
+        text = json.dumps([self.images, self.question, self.options], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    @property
+    def prompt(self) -> str:
+        """The question with its options, one per line, as Med-MIM prints them; no image placeholders."""
+        lines = [self.question]
+        lines += [f"{LETTERS[i]}: {text}" for i, text in enumerate(self.options)]
+        return "\n".join(lines)
+
+    @property
+    def target(self) -> str:
+        """What a perfect model says: `B: text` for a closed question, the text for an open one."""
+        return f"{LETTERS[self.gold[0]]}: {self.answer}" if self.options else self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one sample under one probe.
+
+    Attributes:
+        sample: `Sample.id`.
+        probe: `none` (as trained), `blind` (no images, no markers) or `grey` (mean images).
+        key: Digest of weights, rendered prompt, image ids and generation settings.
+        text: The raw generated text.
+        choice: Index of the extracted option, None for open questions and unparsed text.
+        status: `parsed`, `unparsed` or `error`; open questions are `parsed` unless empty.
+        error: Why the status is `error`.
+    """
+
+    sample: str
+    probe: str
+    key: str
+    text: str
+    choice: int | None
+    status: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One line of a leaderboard.
+
+    Attributes:
+        group: What was scored: `held_in`, `held_out`, `ability:temporal`, `source:phantom-chest`, ...
+        metric: `accuracy` (closed), `token_f1`, `bleu` or `rouge_l` (open); all 0..1.
+        value: Mean over the group.
+        low: Lower end of the patient-clustered 95% interval; None under 20 patients.
+        high: Upper end, likewise.
+        blind: The same metric without images; None where the probe was not run.
+        chance: Mean of 1 / options for closed questions, else None.
+        n: Items.
+        patients: Clusters.
+        unparsed: Items whose answer could not be read.
+        errors: Items the engine failed on; they are in no score.
+    """
+
+    group: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    blind: float | None
+    chance: float | None
+    n: int
+    patients: int
+    unparsed: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was quarantined: where it stands and why."""
+
+    file: str
+    row: int
+    key: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Parsed:
+    """Samples of a published file, its quarantined rows, and its file facts."""
+
+    samples: list[Sample] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+
+
+_OPTION = re.compile(r"^([A-Z])\s*[:.)]\s*(.*)$")
+
+
+def split_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """Split a published question into its stem and its options.
+
+    Options are the trailing lines `A: ...`, `B: ...`, lettered without a gap from A. Anything else is stem.
+    """
+    lines = text.rstrip("\n").split("\n")
+    start = next((i for i, line in enumerate(lines) if re.match(r"^A\s*[:.)]", line)), None)
+    if start is None:
+        return text.strip(), ()
+    options: list[str] = []
+    for line in lines[start:]:
+        match = _OPTION.match(line)
+        if match and len(options) < len(LETTERS) and match[1] == LETTERS[len(options)]:
+            options.append(match[2].strip())
+        elif options:  # an option that runs over several lines
+            options[-1] = f"{options[-1]}\n{line}".rstrip()
+    if len(options) < 2:
+        return text.strip(), ()
+    return "\n".join(lines[:start]).strip(), tuple(options)
+
+
+def to_published(sample: Sample) -> dict[str, Any]:
+    """Write a Sample as a row of the published Med-MIM JSON (repository README, `conversation` layout)."""
+    return {
+        "id": sample.id,
+        "images": list(sample.paths),
+        "conversation": [
+            {"role": "user", "content": IMAGE * len(sample.images) + sample.prompt},
+            {"role": "assistant", "content": sample.target},
+        ],
+        "source": f"{sample.source}_{sample.family}",
+    }
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A record as plain JSON types (tuples become lists)."""
+    return asdict(record)
+
+
+def from_json(kind: type, row: Mapping[str, Any]) -> Any:
+    """The inverse of `to_json` for the flat records Sample, Answer and Score."""
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """SHA-256 over strings, each ended by a zero byte, so that no two lists collide."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part.encode())
+        sha.update(b"\0")
+    return sha.hexdigest()

@@ -1,0 +1,215 @@
+"""What every step shares: the workspace, the cache by key, resumable work, and the record a run keeps of it."""
+
+import getpass
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Iterator, Literal
+
+from medmim import __version__, store
+from medmim.errors import REFUSED, UserError, from_os_error
+from medmim.recipe import Recipe
+from medmim.sample import digest_of
+from medmim.store import Artifact
+
+STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a run keeps things.
+
+    Attributes:
+        home: Local folder for everything that is no artifact; nothing is written outside it.
+        store: URI of the artifact store.
+        tracking: MLflow tracking URI.
+        run: Names `STORE/runs/RUN`, where each stage leaves its record; empty outside a run.
+    """
+
+    home: Path
+    store: str
+    tracking: str
+    run: str = ""
+
+    @property
+    def cache(self) -> Path:
+        """Local copies of artifacts that lie in S3."""
+        return self.home / "cache"
+
+    def fetch(self, uri: str) -> Path:
+        """Local folder of a published artifact."""
+        return store.fetch(store.get(uri), self.cache)
+
+
+def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") -> Workspace:
+    """Resolve home, store and tracking: recipe first, then environment, then embedded defaults."""
+    place = (home or Path(os.environ.get("MEDMIM_HOME", ".medmim"))).expanduser().absolute()
+    platform = recipe.platform if recipe else None
+    uri = (platform and platform.store) or os.environ.get("MEDMIM_STORE") or str(place / "store")
+    tracking = (
+        (platform and platform.tracking)
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{place / 'mlflow.db'}"
+    )
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os_error(error, "creating the home") from error
+    return Workspace(place, store.open_store(uri).uri, tracking, run)
+
+
+@dataclass
+class Outcome:
+    """What a stage tells the run: filled in by the stage, kept as `runs/RUN/STAGE.json`.
+
+    Attributes:
+        uri: Artifact of the stage, if it has one.
+        digest: Its content digest.
+        cached: Nothing had to be done.
+        facts: What the screen and the report show of it; plain JSON.
+    """
+
+    stage: str
+    status: Literal["done", "refused", "failed"] = "done"
+    uri: str = ""
+    digest: str = ""
+    cached: bool = False
+    seconds: float = 0.0
+    message: str = ""
+    exit_code: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, artifact: Artifact, cached: bool) -> None:
+        """Take URI and digest of the stage's artifact."""
+        self.uri, self.digest, self.cached = artifact.uri, artifact.digest, cached
+
+
+@contextmanager
+def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
+    """Run a stage and leave its record in the run, on every way out.
+
+    A UserError is recorded and goes on to the caller. `seconds` is 0 where the cache had everything.
+    """
+    outcome = Outcome(name)
+    begin = time.perf_counter()
+    try:
+        yield outcome
+    except UserError as error:
+        outcome.status = "refused" if error.exit_code == REFUSED else "failed"
+        outcome.message, outcome.exit_code = str(error), error.exit_code
+        raise
+    except BaseException as error:
+        outcome.status, outcome.message, outcome.exit_code = "failed", f"{type(error).__name__}: {error}", 75
+        raise
+    finally:
+        outcome.seconds = 0.0 if outcome.cached else round(time.perf_counter() - begin, 2)
+        if ws.run:
+            text = json.dumps(outcome.__dict__, indent=1, sort_keys=True)
+            store.open_store(ws.store).write(f"runs/{ws.run}/{name}.json", text.encode())
+
+
+def outcomes(ws: Workspace) -> dict[str, Outcome]:
+    """The records that the stages of this run have left so far."""
+    found = {}
+    for name in STAGES:
+        try:
+            found[name] = Outcome(**json.loads(store.open_store(ws.store).read(f"runs/{ws.run}/{name}.json")))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str]) -> str:
+    """Key of a finished step: its name, revision, own settings and its parents' digests."""
+    settings = json.dumps(section, sort_keys=True, default=str)
+    return digest_of([name, str(revision), settings, *(f"{k}={parents[k]}" for k in sorted(parents))])
+
+
+def cached_step(
+    ws: Workspace,
+    name: str,
+    revision: int,
+    section: Any,
+    parents: Mapping[str, str],
+    make: Callable[[Path], Mapping[str, Any]],
+    kind: str = "",
+    recipe: Recipe | None = None,
+) -> tuple[Artifact, bool]:
+    """The artifact of this step, made now or found by its key.
+
+    Args:
+        ws: The workspace.
+        name: Step name.
+        revision: Bumped when the step's bytes change for equal settings.
+        section: The settings that decide the content; JSON-able.
+        parents: Name -> digest of what goes in.
+        make: Fills a folder and returns the manifest's counts. The folder outlives a kill: the next try gets it
+            with what is in it, so that `make` can go on from there. Files whose name starts with `.` and the
+            folder `resume/` are for that and are not published.
+        kind: First part of the artifact's address; the step name by default.
+        recipe: Kept in `provenance.json`.
+
+    Returns:
+        The artifact, and whether it was found.
+    """
+    key = step_key(name, revision, section, parents)
+    where = store.open_store(ws.store)
+    index = f"steps/{name}/{key}.json"
+    try:
+        known = store.find(json.loads(where.read(index))["uri"])
+        if known is not None:
+            return known, True
+    except FileNotFoundError:
+        pass
+    folder = ws.home / "work" / f"{name}-{key[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            counts = make(folder)
+            for extra in folder.iterdir():
+                if extra.is_dir() and extra.name == "resume":
+                    shutil.rmtree(extra)
+                elif extra.name.startswith(".") and extra.name != ".lock":
+                    extra.unlink()
+            (folder / ".lock").unlink(missing_ok=True)
+            artifact = store.publish(folder, ws.store, kind or name, counts, provenance(name, revision, parents, recipe))
+    except OSError as error:
+        raise from_os_error(error, f"running the step {name}") from error
+    where.write(index, json.dumps({"uri": artifact.uri, "digest": artifact.digest}).encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    return artifact, False
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two processes must not fill one work folder; the lock dies with its process."""
+    import fcntl
+
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is running this very step in {folder}",
+                fix="wait for it, or give another --home",
+            ) from None
+        yield
+
+
+def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Recipe | None) -> dict[str, Any]:
+    """Who made an artifact, from what, when: kept beside it and never in its digest."""
+    return {
+        "step": name,
+        "revision": revision,
+        "parents": dict(parents),
+        "recipe": json.loads(recipe.dump()) if recipe else None,
+        "medmim": __version__,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "who": os.environ.get("MEDMIM_USER") or getpass.getuser(),
+    }
