@@ -4,17 +4,20 @@ import getpass
 import json
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Iterator, Literal
+from typing import Any, Literal
 
 from medmim import __version__, store
 from medmim.errors import REFUSED, UserError, from_os_error
-from medmim.recipe import Recipe
+from medmim.progress import emit
+from medmim.recipe import Recipe, from_dump
 from medmim.sample import digest_of
 from medmim.store import Artifact
 
@@ -112,6 +115,38 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
         if ws.run:
             text = json.dumps(outcome.__dict__, indent=1, sort_keys=True)
             store.open_store(ws.store).write(f"runs/{ws.run}/{name}.json", text.encode())
+
+
+@contextmanager
+def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Recipe, Workspace]]:
+    """What every pipeline component does around its one call: parse, watch over it, and end with our exit code.
+
+    Args:
+        name: Stage name, shown with its progress.
+        recipe: `Recipe.dump` of the run's recipe.
+        home: Scratch folder of this machine or pod.
+        run: Name of the run.
+    """
+    os.environ["MEDMIM_STAGE"] = name
+    _end_with_parent()
+    try:
+        parsed = from_dump(recipe)
+        yield parsed, workspace(Path(home), parsed, run)
+    except UserError as error:
+        emit("line", text=f"error: {error}")
+        raise SystemExit(error.exit_code) from None
+
+
+def _end_with_parent() -> None:
+    """A step must not outlive a runner that was killed: nobody would read it, and it would hold its work folder."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def outcomes(ws: Workspace) -> dict[str, Outcome]:

@@ -1,0 +1,1 @@
+"""The steps as Kubeflow components: typed interface, parse, one medmim call, outputs. They live on inside the IR."""

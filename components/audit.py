@@ -1,0 +1,25 @@
+"""audit: who and what train and benchmark share; a leak ends the run."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def audit(recipe: str, home: str, run: str, data: str) -> str:
+    """Audit the data set for leaks; exits 1 where train and benchmark share more than the recipe allows.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+        data: Store URI of the data set.
+
+    Returns:
+        Store URI of the audit.
+    """
+    from medmim import steps
+    from medmim.data import audit as room
+
+    with steps.component("audit", recipe, home, run) as (parsed, workspace):
+        return room.run(parsed, workspace, data).uri

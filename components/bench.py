@@ -1,0 +1,27 @@
+"""bench: the tuned model, its base and the champion answer the same benchmark."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
+    """Bench the tuned model and its opponents.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+        data: Store URI of the data set.
+        model: Store URI of the tuned model.
+
+    Returns:
+        Store URI of the scores.
+    """
+    from medmim import steps
+    from medmim.bench import run as room
+    from medmim.registry import versions
+
+    with steps.component("bench", recipe, home, run) as (parsed, workspace):
+        return room.run(parsed, workspace, data, model, versions.opponents(parsed, workspace)).uri

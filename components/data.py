@@ -1,0 +1,24 @@
+"""data: the recipe's source -> a published data set."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def data(recipe: str, home: str, run: str) -> str:
+    """Build the data set.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+
+    Returns:
+        Store URI of the data set.
+    """
+    from medmim import steps
+    from medmim.data import build
+
+    with steps.component("data", recipe, home, run) as (parsed, workspace):
+        return build.run(parsed, workspace).uri

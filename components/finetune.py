@@ -1,0 +1,27 @@
+"""finetune: a base and the train split -> a tuned model."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def finetune(recipe: str, home: str, run: str, data: str) -> str:
+    """Fine-tune the base on the train split.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+        data: Store URI of the data set.
+
+    Returns:
+        Store URI of the tuned model.
+    """
+    from medmim import steps
+    from medmim.finetune import run as room
+    from medmim.registry import versions
+
+    with steps.component("finetune", recipe, home, run) as (parsed, workspace):
+        base = versions.resolve(parsed.finetune.base, workspace)
+        return room.run(parsed, workspace, data, base).uri

@@ -1,0 +1,25 @@
+"""gate: policy and scores -> a decision with its reasons."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate(recipe: str, home: str, run: str, bench: str) -> str:
+    """Decide whether the candidate may become champion.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+        bench: Store URI of the scores.
+
+    Returns:
+        Store URI of the decision.
+    """
+    from medmim import steps
+    from medmim.registry import gate as room
+
+    with steps.component("gate", recipe, home, run) as (parsed, workspace):
+        return room.run(parsed, workspace, bench).uri

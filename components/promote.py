@@ -1,0 +1,26 @@
+"""promote: the decision enters the log and the aliases follow; a refusal ends the run."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def promote(recipe: str, home: str, run: str, version: str, decision: str) -> str:
+    """Write the decision log and move the aliases; exits 1 on a refusal, after it is written.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+        version: The candidate's model version.
+        decision: Store URI of the decision.
+
+    Returns:
+        `promoted` or `kept`.
+    """
+    from medmim import steps
+    from medmim.registry import promote as room
+
+    with steps.component("promote", recipe, home, run) as (parsed, workspace):
+        return str(room.run(parsed, workspace, version, decision).facts["decision"])

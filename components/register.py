@@ -1,0 +1,27 @@
+"""register: the tuned model becomes an MLflow model version with its lineage."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register(recipe: str, home: str, run: str, data: str, model: str, bench: str) -> str:
+    """Register the tuned model; the same model twice is one version.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+        data: Store URI of the data set.
+        model: Store URI of the tuned model.
+        bench: Store URI of the scores.
+
+    Returns:
+        The model version.
+    """
+    from medmim import steps
+    from medmim.registry import versions
+
+    with steps.component("register", recipe, home, run) as (parsed, workspace):
+        return str(versions.run(parsed, workspace, data, model, bench).facts["version"])

@@ -1,0 +1,24 @@
+"""report: what the run did, as one page, on every way out."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def report(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None:  # type: ignore[valid-type]
+    """Write the report.
+
+    Args:
+        recipe: The run's recipe as JSON.
+        home: Scratch folder.
+        run: Name of the run.
+        page: The report, for the pipeline's own user interface.
+    """
+    import shutil
+
+    from medmim import steps
+    from medmim.bench import report as room
+
+    with steps.component("report", recipe, home, run) as (parsed, workspace):
+        shutil.copyfile(room.run(parsed, workspace).facts["path"], page.path)

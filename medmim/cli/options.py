@@ -1,0 +1,17 @@
+"""The options that go with every command that takes them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, dotted; may be given again."),
+]
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="Where everything is kept. [default: MEDMIM_HOME or .medmim]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout; its keys are a contract.")]
+RecipeRef = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a file.")]

@@ -1,0 +1,141 @@
+"""What `medmim run` shows: one line a stage, progress as it comes, and at the end the scores and the decision."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from medmim.progress import render
+from medmim.recipe import Recipe
+from medmim.steps import Outcome, Workspace
+
+_SILENCE = 4.0  # s without a terminal before a sign of life
+_MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
+
+
+class Screen:
+    """Draws events on stderr: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.out = self.console if quiet else Console(highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        self.stage = ""
+        self.begin = self.told = time.monotonic()
+        self.now = ""
+
+    def start(self, recipe: Recipe, workspace: Workspace) -> None:
+        """Say what was resolved."""
+        self.console.print(f"[bold]medmim run[/] {recipe.name}   run {workspace.run}")
+        self.console.print(f"  home {workspace.home}\n  store {workspace.store}\n  tracking {workspace.tracking}")
+        self.now = "starting"
+        if self.live:
+            self.live.start()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Draw one event of a step."""
+        if event["stage"] and event["stage"] != self.stage:
+            self.stage, self.begin = event["stage"], time.monotonic()
+            self.now = ""
+        text = render(event)
+        if event["kind"] == "line":
+            self._say(text)
+        else:
+            self.now = text
+            whole = event["kind"] == "bar" and event["done"] >= event["total"] > 0
+            if not self.live and (whole or time.monotonic() - self.told > _SILENCE):
+                self._say(text)
+
+    def tick(self) -> None:
+        """Keep the live line moving, or give a sign of life."""
+        took = time.monotonic() - self.begin
+        if self.live:
+            self.live.update(Text(f"{self.stage or 'runner':>9}  {self.now or 'working'}  {took:.0f} s", style="dim"))
+            self.live.refresh()
+        elif time.monotonic() - self.told > _SILENCE:
+            self._say(self.now or f"working, {took:.0f} s")
+
+    def end(self, found: dict[str, Outcome], workspace: Workspace, recipe: str) -> None:
+        """Stages, leaderboard, decision, report and what to type next."""
+        if self.live:
+            self.live.stop()
+        self.out.print(stages(found))
+        if bench := found.get("bench"):
+            self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
+            for row in bench.facts.get("differences", []):
+                self.out.print(difference(row))
+        for outcome in found.values():
+            if outcome.message and outcome.status == "failed":
+                self.out.print(f"\n[red]{outcome.stage} failed[/]")
+                self.out.print(outcome.message, markup=False)
+        decision(self.out, found)
+        if report := found.get("report"):
+            self.out.print(f"\nreport    {report.facts.get('path')}", soft_wrap=True)
+        _next(self.out, found, workspace, recipe)
+
+    def _say(self, text: str) -> None:
+        self.told = time.monotonic()
+        self.console.print(Text(f"{self.stage or 'runner':>9}  ", style="cyan") + Text(text), soft_wrap=True)
+
+
+def stages(found: dict[str, Outcome]) -> Table:
+    """One row a stage: how it ended, how long it took, its digest."""
+    table = Table("", "stage", "seconds", "digest", box=None, title=None)
+    for name, outcome in found.items():
+        took = "found" if outcome.cached else f"{outcome.seconds:.1f}"
+        table.add_row(_MARK[outcome.status], name, took, outcome.digest[:12])
+    return table
+
+
+def leaderboard(rows: list[dict[str, Any]]) -> Table:
+    """Score, interval, blind, chance, n and patients of each model and group."""
+    table = Table("model", "group", "metric", "score", "95% interval", "blind", "chance", "n", "patients", box=None)
+    for row in rows:
+        interval = "too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
+        table.add_row(
+            str(row["model"]), row["group"], row["metric"], _pct(row["value"]), interval, _pct(row["blind"]),
+            _pct(row["chance"]), f"{row['n']:,}", f"{row['patients']:,}",
+        )
+    return table
+
+
+def difference(row: dict[str, Any]) -> str:
+    """One paired difference as a sentence."""
+    where = "no interval: too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
+    return f"{row['group']}: tuned - {row['opponent']} = {100 * row['value']:+.1f} points ({where})"
+
+
+def decision(out: Console, found: dict[str, Outcome]) -> None:
+    """The gate's decision with its reasons, and what promotion did."""
+    gate, promote = found.get("gate"), found.get("promote")
+    if gate is None:
+        return
+    verdict = (promote and promote.facts.get("decision")) or gate.facts.get("decision", "undecided")
+    out.print(f"\n[bold]decision  {verdict}[/]")
+    for reason in gate.facts.get("reasons", []):
+        out.print(f"  - {reason}", markup=False)
+    if promote:
+        for text in promote.facts.get("restored", []):
+            out.print(f"  - {text}", markup=False)
+        if champion := promote.facts.get("champion"):
+            out.print(f"champion  {champion['name']} version {champion['version']}", markup=False)
+
+
+def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, recipe: str) -> None:
+    home = "" if workspace.home.name == ".medmim" else f" --home {workspace.home}"
+    out.print("\nnext")
+    if "bench" in found:
+        out.print(f"  medmim bench show {workspace.run} --wrong{home}", soft_wrap=True)
+    if "promote" in found:
+        out.print(f"  medmim registry list{home}", soft_wrap=True)
+    if "data" in found and found["data"].uri:
+        out.print(f"  medmim data show {found['data'].uri}", soft_wrap=True)
+    out.print(f"  medmim run {recipe}{home}   # again: finished steps cost nothing", soft_wrap=True)
+
+
+def _pct(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,40 @@
+"""Compile the graphs, and each component alone, into medmim/compiled. `--check` fails when a file is stale.
+
+    python -m pipelines.compile [--check]
+"""
+
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+from kfp import compiler
+
+from pipelines.train import train
+
+GOAL = Path(__file__).parent.parent / "medmim" / "compiled"
+STEPS = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
+
+
+def write(folder: Path) -> None:
+    """Write every IR file into a folder."""
+    compiler.Compiler().compile(train, str(folder / "train.yaml"))
+    for name in STEPS:
+        step = getattr(import_module(f"components.{name}"), name)
+        compiler.Compiler().compile(step, str(folder / f"step-{name}.yaml"))
+
+
+def stale() -> list[str]:
+    """Names of the checked-in files that differ from what the sources compile to."""
+    with tempfile.TemporaryDirectory() as name:
+        write(Path(name))
+        fresh = {path.name: path.read_text() for path in Path(name).iterdir()}
+    kept = {path.name: path.read_text() for path in GOAL.glob("*.yaml")}
+    return sorted(n for n in fresh.keys() | kept.keys() if fresh.get(n) != kept.get(n))
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        write(GOAL)
+    elif names := stale():
+        sys.exit(f"error: stale IR in {GOAL.name}: {', '.join(names)}\nfix: make compile, then commit the result")
