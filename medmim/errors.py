@@ -54,18 +54,14 @@ class UserError(Exception):
 class Refused(UserError):
     """A gate or an audit said no. Nothing is broken; exit code 1."""
 
-    def __init__(
-        self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(fact, reason, fix, problems, exit_code=REFUSED)
 
 
 class Unavailable(UserError):
     """A server or a disk failed in a way that may pass; exit code 75."""
 
-    def __init__(
-        self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(fact, reason, fix, problems, exit_code=TRY_AGAIN)
 
 

@@ -55,8 +55,13 @@ class Bar:
         rate = self.done / took if took > 0 else 0.0
         left = (self.total - self.done) / rate if rate else None
         emit(
-            "bar", label=self.label, done=self.done, total=self.total, unit=self.unit,
-            rate=round(rate, 2), eta=None if left is None else round(left, 1),
+            "bar",
+            label=self.label,
+            done=self.done,
+            total=self.total,
+            unit=self.unit,
+            rate=round(rate, 2),
+            eta=None if left is None else round(left, 1),
         )
 
 

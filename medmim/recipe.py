@@ -1,8 +1,8 @@
 """Recipe: the typed YAML that a user edits. Every section is validated at load, all errors at once.
 
-    medmim recipe list                  the shipped ones
-    medmim recipe copy demo mine.yaml   one to edit
-    medmim recipe explain finetune.lr   what a key means
+medmim recipe list                  the shipped ones
+medmim recipe copy demo mine.yaml   one to edit
+medmim recipe explain finetune.lr   what a key means
 """
 
 import difflib
@@ -37,9 +37,9 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    source: Literal["phantom", "published", "covid_chestxray"] = Field(
-        description="where the studies come from"
-    )
+    """What the data set is made of."""
+
+    source: Literal["phantom", "published", "covid_chestxray"] = Field(description="where the studies come from")
     root: str | None = Field(
         None, description="folder of the raw data: images, and annotations unless `annotations` is set"
     )
@@ -53,18 +53,20 @@ class Data(Section):
     )
     dev_fraction: Fraction = Field(0.05, description="share of the patients kept for choices")
     test_fraction: Fraction = Field(0.15, description="share of the patients kept for the benchmark")
-    max_bad_fraction: Fraction = Field(
-        0.01, description="quarantined rows above this share fail the step"
-    )
+    max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
 
 
 class Audit(Section):
+    """What train and benchmark may share."""
+
     max_shared_patients: int = Field(0, ge=0, description="patients that train and test may share")
     max_shared_images: int = Field(0, ge=0, description="images that train and test may share")
 
 
 class Finetune(Section):
+    """How the base is tuned. The defaults are Mantis' published ones where it has them."""
+
     base: str = Field("tiny-mantis", description="a shipped base, a folder, a store URI or models:/name@alias")
     steps: Positive | None = Field(None, description="optimizer steps; default: `epochs` over the train split")
     epochs: float = Field(1.0, gt=0, description="passes over the train split when `steps` is not given")
@@ -88,6 +90,8 @@ class Finetune(Section):
 
 
 class Bench(Section):
+    """Which questions are asked, and how."""
+
     tasks: tuple[str, ...] = Field(("held_in", "held_out"), description="which questions to ask")
     probes: tuple[Literal["blind", "grey"], ...] = Field(("blind",), description="what to ask again without pixels")
     limit: Positive | None = Field(None, description="only the first N items: a result that is not comparable")
@@ -98,18 +102,26 @@ class Bench(Section):
 
 
 class Register(Section):
+    """Where the tuned model is registered."""
+
     model: str = Field("medmim", pattern=r"^[A-Za-z0-9][\w.-]*$", description="name in the MLflow registry")
 
 
 class Gate(Section):
+    """Which policy decides."""
+
     policy: str = Field("default", description="a shipped policy or a YAML file")
 
 
 class Report(Section):
+    """What the report shows."""
+
     examples: int = Field(12, ge=0, description="items shown with their images")
 
 
 class Platform(Section):
+    """Where things run and lie; none of it changes any content but the world size."""
+
     store: str | None = Field(None, description="artifact store: folder or s3://bucket/prefix; default HOME/store")
     tracking: str | None = Field(None, description="MLflow tracking URI; default SQLite in HOME")
     ray: str = Field("local", description="where Ray runs: `local`, or the address of a running cluster")
@@ -118,6 +130,8 @@ class Platform(Section):
 
 
 class Recipe(Section):
+    """A whole run."""
+
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="names runs, reports and jobs")
     data: Data
     audit: Audit = Audit()
@@ -169,8 +183,7 @@ def read_text(ref: str) -> tuple[str, str]:
         raise UserError(
             f"no recipe '{ref}'",
             reason="it is neither a file nor a shipped name",
-            fix=(f"did you mean '{near[0]}'? " if near else "")
-            + f"`medmim recipe list` shows: {', '.join(names)}",
+            fix=(f"did you mean '{near[0]}'? " if near else "") + f"`medmim recipe list` shows: {', '.join(names)}",
         )
     try:
         return path.read_text(), str(path)
@@ -241,7 +254,12 @@ def describe(prefix: str = "") -> list[tuple[str, str, str, str]]:
         UserError: No such key.
     """
     rows = [
-        (key, _type_name(info), "required" if info.is_required() else json.dumps(_plain(info.default)), info.description or "")
+        (
+            key,
+            _type_name(info),
+            "required" if info.is_required() else json.dumps(_plain(info.default)),
+            info.description or "",
+        )
         for key, info in _leaves(Recipe)
         if key == prefix or not prefix or key.startswith(prefix + ".")
     ]

@@ -56,9 +56,7 @@ def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") ->
     platform = recipe.platform if recipe else None
     uri = (platform and platform.store) or os.environ.get("MEDMIM_STORE") or str(place / "store")
     tracking = (
-        (platform and platform.tracking)
-        or os.environ.get("MLFLOW_TRACKING_URI")
-        or f"sqlite:///{place / 'mlflow.db'}"
+        (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place / 'mlflow.db'}"
     )
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -213,7 +211,9 @@ def cached_step(
                 elif extra.name.startswith(".") and extra.name != ".lock":
                     extra.unlink()
             (folder / ".lock").unlink(missing_ok=True)
-            artifact = store.publish(folder, ws.store, kind or name, counts, provenance(name, revision, parents, recipe))
+            artifact = store.publish(
+                folder, ws.store, kind or name, counts, provenance(name, revision, parents, recipe)
+            )
     except OSError as error:
         raise from_os_error(error, f"running the step {name}") from error
     where.write(index, json.dumps({"uri": artifact.uri, "digest": artifact.digest}).encode())

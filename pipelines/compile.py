@@ -1,6 +1,6 @@
 """Compile the graphs, and each component alone, into medmim/compiled. `--check` fails when a file is stale.
 
-    python -m pipelines.compile [--check]
+python -m pipelines.compile [--check]
 """
 
 import sys

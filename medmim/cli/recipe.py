@@ -41,7 +41,9 @@ def copy(name: str, file: Path) -> None:
 
 
 @app.command()
-def explain(key: str = typer.Argument("", help="A key or a section, such as finetune.lr."), as_json: Json = False) -> None:
+def explain(
+    key: str = typer.Argument("", help="A key or a section, such as finetune.lr."), as_json: Json = False
+) -> None:
     """Explain a key, a section, or all."""
     rows = recipe.describe(key)
     if as_json:

@@ -102,7 +102,11 @@ def _pipeline(parsed: Recipe, workspace: Workspace, screen: Screen) -> int:
     with log.open("w") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", "medmim.cli.run", str(log.parent / "kfp")],
-            stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=environment, text=True,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
         )
         assert child.stdin is not None
         child.stdin.write(json.dumps(arguments))

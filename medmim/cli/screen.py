@@ -97,8 +97,15 @@ def leaderboard(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         interval = "too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
-            str(row["model"]), row["group"], row["metric"], _pct(row["value"]), interval, _pct(row["blind"]),
-            _pct(row["chance"]), f"{row['n']:,}", f"{row['patients']:,}",
+            str(row["model"]),
+            row["group"],
+            row["metric"],
+            _pct(row["value"]),
+            interval,
+            _pct(row["blind"]),
+            _pct(row["chance"]),
+            f"{row['n']:,}",
+            f"{row['patients']:,}",
         )
     return table
 

@@ -1,0 +1,52 @@
+# Two commands matter: `make demo` (the whole platform on this machine) and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := $(BIN)/uv
+HOME_DIR ?= .medmim
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check compile bases benchmarks lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+# One environment, pinned by hash; uv comes by pip into it, so that nothing outside is touched.
+$(READY): requirements.txt pyproject.toml
+	@echo "environment: $(VENV) (about a minute, 5.5 GB: PyPI's torch for Linux brings CUDA)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit(f"error: Python {v[0]}.{v[1]}; medmim needs 3.11 or 3.12\nfix: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --quiet --require-hashes -r requirements.txt
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --quiet --no-deps -e .
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	@touch $@
+
+demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 minutes)
+	@$(BIN)/medmim run demo --home $(HOME_DIR)
+
+test: $(READY) ## set up, then the test suite
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: $(READY) ## ruff, mypy, the architecture, stale IR
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_architecture.py
+	@$(BIN)/python -m pipelines.compile --check
+
+compile: $(READY) ## write medmim/compiled from components and pipelines
+	@$(BIN)/python -m pipelines.compile
+
+bases: $(READY) ## train the shipped base again from its recipe (about half an hour on one core)
+	@OMP_NUM_THREADS=1 $(BIN)/medmim base build tiny-mantis
+
+benchmarks: $(READY) ## speed and memory tables
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+lock: $(READY) ## resolve pyproject.toml into requirements.txt again
+	@$(UV) pip compile --quiet --python $(BIN)/python --all-extras --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt
+
+clean: ## remove the environment and the demo's home
+	@rm -rf $(VENV) $(HOME_DIR)
