@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -35,6 +36,8 @@ class Source:
         families: The question families that the pictures of this source can answer (see `abilities`).
         bad: Rows that were quarantined while reading.
         missing: Image paths that the annotations name and the root lacks.
+        facts: What else is worth telling of the raw files (duplicates, counts per file); plain JSON that the build
+            puts into the artifact's counts and its own outcome as they are.
     """
 
     read: Callable[[str], bytes]
@@ -43,6 +46,7 @@ class Source:
     families: tuple[str, ...] = ()
     bad: list[BadRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def read_inside(root: Path, path: str) -> bytes:
