@@ -1,5 +1,6 @@
 """The one way medmim says no: a fact, its reason and the fix, never a traceback."""
 
+import errno
 import importlib
 import os
 from collections.abc import Sequence
@@ -73,29 +74,30 @@ def require(module: str, extra: str) -> ModuleType:
         extra: The extra of pyproject.toml that brings it.
 
     Raises:
-        UserError: The module is not installed.
+        UserError: The module, or one that it needs, is not installed or does not load; says which and why.
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name.split(".")[0]):
-            raise
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name
         raise UserError(
-            f"{module} is not installed",
+            f"{missing} is not installed" if missing else f"{module} does not load: {error}",
             reason=f"this command needs the extra '{extra}'",
             fix=f"pip install 'medmim[{extra}]'",
         ) from None
 
 
-def from_os_error(error: OSError, doing: str) -> UserError:
-    """Turn an operating-system error (full disk, no permission) into a UserError."""
-    import errno
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file grew too large"}
+_PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT)
 
+
+def from_os_error(error: OSError, doing: str) -> UserError:
+    """Turn an operating-system error (full disk, no permission, lost network) into a UserError."""
     where = f": {error.filename}" if error.filename else ""
     name = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return Unavailable(
-            f"the disk is full while {doing}{where}",
+            f"{_FULL[error.errno]} while {doing}{where}",
             reason=name,
             fix="free some space, or give another folder with --home, then run the same command",
         )
@@ -105,4 +107,6 @@ def from_os_error(error: OSError, doing: str) -> UserError:
             reason=name,
             fix="give a folder that you may write with --home, or mend its permissions",
         )
+    if error.errno in _PASSING or isinstance(error, ConnectionError | TimeoutError):
+        return Unavailable(f"{name} while {doing}{where}", fix="run the same command again: finished steps are kept")
     return UserError(f"{name} while {doing}{where}")

@@ -21,8 +21,8 @@ def emit(kind: str, **fields: Any) -> None:
     event = {"kind": kind, "time": time.time(), "stage": os.environ.get("MEDMIM_STAGE", ""), **fields}
     path = os.environ.get("MEDMIM_EVENTS")
     if path:
-        with open(path, "a") as file:  # one write of one line: appends of several processes do not mix
-            file.write(json.dumps(event) + "\n")
+        with open(path, "ab", buffering=0) as file:  # one write of one line: appends of several processes do not mix
+            file.write(json.dumps(event).encode() + b"\n")
     else:
         _draw(event, sys.stderr)
 
@@ -40,6 +40,7 @@ class Bar:
         self.done = 0
         self.begin = time.perf_counter()
         self._told = 0.0
+        self._shown = -1
 
     def add(self, n: int = 1) -> None:
         """Count `n` more as done."""
@@ -50,7 +51,10 @@ class Bar:
             self.tell()
 
     def tell(self) -> None:
-        """Emit the bar as it stands."""
+        """Emit the bar as it stands, once for each count."""
+        if self.done == self._shown:
+            return
+        self._shown = self.done
         took = time.perf_counter() - self.begin
         rate = self.done / took if took > 0 else 0.0
         left = (self.total - self.done) / rate if rate else None
@@ -70,8 +74,10 @@ def bar(label: str, total: int, unit: str) -> Iterator[Bar]:
     """A bar that shows its start and its end, whatever happens between."""
     it = Bar(label, total, unit)
     it.tell()
-    yield it
-    it.tell()
+    try:
+        yield it
+    finally:
+        it.tell()
 
 
 _last: dict[str, float] = {}

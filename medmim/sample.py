@@ -232,9 +232,10 @@ def from_json(kind: type, row: Mapping[str, Any]) -> Any:
 
 
 def digest_of(parts: Iterable[str]) -> str:
-    """SHA-256 over strings, each ended by a zero byte, so that no two lists collide."""
+    """SHA-256 over strings, each led by its length, so that no two lists collide."""
     sha = hashlib.sha256()
     for part in parts:
-        sha.update(part.encode())
-        sha.update(b"\0")
+        data = part.encode()
+        sha.update(b"%d:" % len(data))
+        sha.update(data)
     return sha.hexdigest()
