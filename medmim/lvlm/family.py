@@ -1,0 +1,89 @@
+"""What a model family is: how it writes a conversation, and where its answers end."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from medmim.errors import UserError
+from medmim.sample import IMAGE, digest_of
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer; None asks for it."""
+
+    question: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the rendered conversation; `trained` stretches carry the loss."""
+
+    text: str
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A published family of LVLMs.
+
+    Attributes:
+        name: `mantis` or `llava-med`.
+        vision: `model_type` of the vision tower's configuration.
+        text: `model_type` of the decoder's configuration.
+        write: Turns and image count to segments; `render` is the checked way to call it.
+        bos: Token that starts a conversation, written out in the rendered text.
+        eos: Token that ends an answer.
+        pad: Padding token.
+        control: Further special tokens of the format.
+        phrases: Constant strings of the format that a tokenizer trained for it keeps whole.
+        stop: Tokens that end generation.
+    """
+
+    name: str
+    vision: str
+    text: str
+    write: Callable[[Sequence[Turn], int], list[Segment]]
+    bos: str
+    eos: str
+    pad: str
+    control: tuple[str, ...]
+    phrases: tuple[str, ...]
+    stop: tuple[str, ...]
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Every special token, padding first."""
+        return tuple(dict.fromkeys((self.pad, self.bos, self.eos, *self.control, IMAGE)))
+
+    def render(self, turns: Sequence[Turn], images: int) -> list[Segment]:
+        """Write a conversation whose first turn shows `images` images, each as one `<image>`.
+
+        With 0 images the markers go as well: that is the blind probe.
+
+        Args:
+            turns: At least one; only the last may lack its answer, which makes the text a prompt for generation.
+            images: How many images lead the first question.
+
+        Raises:
+            UserError: No turn, an open answer before the last, or a special token inside a question or an answer.
+        """
+        if not turns or any(turn.answer is None for turn in turns[:-1]):
+            raise UserError("a conversation needs a turn, and every turn but the last needs its answer")
+        for turn in turns:
+            inside = [token for token in self.special if token in f"{turn.question}\0{turn.answer or ''}"]
+            if inside:
+                raise UserError(
+                    f"a question or answer contains {', '.join(inside)}",
+                    reason=f"the chat format of {self.name} reserves it: the conversation would be misread",
+                    fix="remove it from the text; images are given apart from the text",
+                )
+        return self.write(turns, images)
+
+    @cached_property
+    def template_digest(self) -> str:
+        """Digest of the format's bytes, taken from what it writes for zero to three images and two turns."""
+        turns = [Turn("question 1", "answer 1"), Turn("question 2", "answer 2")]
+        written = [self.write(turns[:n], images) for images in range(4) for n in (1, 2)]
+        return digest_of(f"{int(s.trained)}{s.text}" for segments in written for s in (*segments, Segment("")))

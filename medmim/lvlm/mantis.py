@@ -1,0 +1,45 @@
+"""The chat format of TIGER-Lab/Mantis-8B-siglip-llama3, to the byte.
+
+Source: TIGER-AI-Lab/Mantis, `mantis/models/conversation.py` (`conv_llama_3`) and `mantis/models/mllava/
+processing_llava.py` (image wrappers). The published tokenizer prepends `<|begin_of_text|>`; here it is written out.
+"""
+
+from collections.abc import Sequence
+
+from medmim.lvlm.family import Family, Segment, Turn
+from medmim.sample import IMAGE
+
+# Mantis copied this from the model card of Llama 3 and was trained with it, so its weights expect it.
+SYSTEM = "You are a pirate chatbot who always responds in pirate speak!"
+
+
+def _header(role: str) -> str:
+    return f"<|start_header_id|>{role}<|end_header_id|>\n\n"
+
+
+def write(turns: Sequence[Turn], images: int) -> list[Segment]:
+    """Write the conversation; the loss is on assistant header, answer and `<|eot_id|>`, as in Mantis' training."""
+    shown = "".join(f"(image {i}: <Image>{IMAGE}</Image>)" for i in range(1, images + 1))
+    segments = []
+    before = f"<|begin_of_text|>{_header('system')}{SYSTEM}<|eot_id|>"
+    for turn in turns:
+        segments.append(Segment(f"{before}{_header('user')}{shown}{turn.question}<|eot_id|>"))
+        segments.append(Segment(_header("assistant"), trained=turn.answer is not None))
+        if turn.answer is not None:
+            segments.append(Segment(f"{turn.answer}<|eot_id|>", trained=True))
+        before = shown = ""
+    return segments
+
+
+MANTIS = Family(
+    name="mantis",
+    vision="siglip_vision_model",
+    text="llama",
+    write=write,
+    bos="<|begin_of_text|>",
+    eos="<|eot_id|>",
+    pad="<|pad|>",
+    control=("<|start_header_id|>", "<|end_header_id|>"),
+    phrases=(SYSTEM, "(image", ": <Image>", "</Image>)"),
+    stop=("<|end_of_text|>", "<|eot_id|>"),
+)
