@@ -1,0 +1,151 @@
+"""Extraction reads what stands there, whatever the wording, and nothing where nothing stands."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from medmim.bench.extract import extract
+from medmim.sample import LETTERS, split_options
+
+COURSE = ("stable", "worse", "improved")
+IMAGES = ("Image 1", "Image 2", "Image 3")
+RESECTION = ("partially resected", "completely resected", "not resected", "resected")
+
+LETTER_WORDINGS = (
+    "{l}", "{l}.", "{l}:", "({l})", "{l})", "**{l}**", "`{l}`", "Answer: {l}", "The answer is {l}.", "option {l}",
+    "Option {l}: {t}", "{l}) {t}", "{l}. {t}", "{l}: {t}", "{l} {t}", "{l} - {t}", "({l}) {t}", "**{l}: {t}**",
+    "Final answer: ({l})", "The correct answer is option {l}: {t}.", "I choose {l}.", "{l} is correct.",
+    "The answer is {l} because of the images.", "\\boxed{{{l}}}", "<think>A or B?</think>{l}",
+)  # fmt: skip
+TEXT_WORDINGS = ("{t}", "{t}.", " {t} ", '"{t}"', "**{t}**", "Answer: {t}", "The answer is {t}.", "I see: {t}.")
+
+word = st.text("bcdfghjklmnpqrstuvwxyz", min_size=3, max_size=9)
+options = st.lists(
+    st.lists(word, min_size=1, max_size=3).map(" ".join), min_size=2, max_size=8, unique=True
+).filter(lambda o: not any(a != b and f" {a} " in f" {b} " for a in o for b in o))
+
+
+@given(options, st.data(), st.sampled_from(LETTER_WORDINGS))
+def test_any_letter_wording_of_any_option_is_read(options, data, wording):
+    index = data.draw(st.integers(0, len(options) - 1))
+    assert extract(wording.format(l=LETTERS[index], t=options[index]), options) == index
+
+
+@given(options, st.data(), st.sampled_from(TEXT_WORDINGS))
+def test_any_text_wording_of_any_option_is_read(options, data, wording):
+    index = data.draw(st.integers(0, len(options) - 1))
+    assert extract(wording.format(t=options[index]), options) == index
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=2, max_size=8), st.data())
+def test_the_prompts_own_form_is_read_whatever_the_option_holds(options, data):
+    index = data.draw(st.integers(0, len(options) - 1))
+    assert extract(f"{LETTERS[index]}: {options[index]}", options) == index
+
+
+@given(st.text(max_size=60), options, st.sampled_from(("upper", "lower", "title", "swapcase")))
+@settings(max_examples=300)
+def test_case_and_white_space_change_nothing(text, options, change):
+    assume("'" not in text and "’" not in text)  # str.title() breaks words there
+    read = extract(text, options)
+    assert extract(f"\n {getattr(text, change)()}  \t", options) == read
+    assert extract("  ".join(text.split(" ")), options) == read
+
+
+@given(st.lists(options.flatmap(st.sampled_from), max_size=6).map(" ".join), options)
+def test_words_of_no_option_are_not_read(text, options):
+    assume(not any(f" {option} " in f" {text} " for option in options))
+    assert extract(text, options) is None
+
+
+@given(options, st.data())
+def test_two_options_are_not_read(options, data):
+    first, second = data.draw(st.permutations(range(len(options))).map(lambda p: p[:2]))
+    a, b = LETTERS[first], LETTERS[second]
+    for text in (f"({a}) or ({b})", f"Answer: {a} or {b}", f"{a}/{b}", f"{a}: {options[first]}\n{b}: {options[second]}",
+                 f"{options[first]} or {options[second]}", f"{a}: {options[second]}",
+                 f"The answer is {a}. The answer is {b}."):  # fmt: skip
+        assert extract(text, options) is None, text
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("The second image", 1), ("Image two", 1), ("2nd", 1), ("2", 1), ("second", 1), ("The second one.", 1),
+        ("image 2 is larger", 1), ("the last image", 2), ("the third in sequence", 2), ("Image 1 shows less. Answer: image 2", 1),
+        ("image 1 and image 2", None), ("The image", None), ("images", None), ("Image 4", None), ("not the second image", None),
+    ],
+)  # fmt: skip
+def test_image_references_are_one_thing_in_all_their_wordings(text, index):
+    assert extract(text, IMAGES, images=3) == index
+    assert extract(text, ("the first image", "the second in sequence", "the last image"), images=3) == index
+
+
+def test_the_first_letter_of_a_word_is_no_answer():
+    assert extract("The second image", COURSE) is None
+    assert extract("A large mass", COURSE) is None
+    assert extract("Both look alike", COURSE) is None
+    assert extract("hepatitis B", COURSE) is None
+    assert extract("e.g. worse", COURSE) == 1
+    assert extract("The answer is a mass", COURSE) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("not B", None), ("It is not worse", None), ("I don't think it is worse", None), ("neither stable nor worse", None),
+        ("Not stable, it is worse", 1), ("worse rather than stable", 1), ("Option A is wrong. The answer is B", 1),
+        ("B is not correct", None), ("Not A. B is correct", 1), ("B is wrong", None),
+    ],
+)  # fmt: skip
+def test_a_denied_option_is_not_chosen(text, index):
+    assert extract(text, COURSE) == index
+
+
+def test_a_negation_within_an_option_is_its_own():
+    assert extract("The tumour was not resected", RESECTION) == 2
+    assert extract("The tumour was resected", RESECTION) == 3
+    assert extract("It was completely resected", RESECTION) == 1
+    assert extract("No, there is no mass", ("yes", "no")) == 1
+    assert extract("Yes, there is no doubt", ("yes", "no")) == 0
+
+
+def test_numbers_are_read_whole():
+    assert extract("It measures 2.5 cm", ("5 cm", "1 cm")) is None
+    assert extract("It measures 2.5 cm", ("5 cm", "2.5 cm")) == 1
+
+
+def test_equal_texts_count_as_the_first():
+    assert extract("Cataract.", ("cataract", "normal", "cataract")) == 0
+    assert extract("C: cataract", ("cataract", "normal", "Cataract")) in (0, 2)
+
+
+def test_a_letter_that_is_no_option_is_not_read():
+    assert extract("E", COURSE) is None
+    assert extract("The answer is D.", COURSE) is None
+
+
+def _published() -> list[Path]:
+    root = os.environ.get("MEDMIM_SHARED_DATA") or Path(__file__).parents[2].parent / "shared" / "data"
+    return sorted(Path(root, "med-mim").glob("Med_MIM_benchmark_*.json"))
+
+
+@pytest.mark.skipif(not _published(), reason="needs med-mim in MEDMIM_SHARED_DATA")
+def test_every_published_gold_is_read_as_itself():
+    asked = 0
+    for file in _published():
+        for row in json.loads(file.read_text()):
+            _, options = split_options(row["conversation"][0]["content"])
+            gold = row["conversation"][1]["content"]
+            if not options or gold[1:2] != ":" or LETTERS.index(gold[0]) >= len(options):
+                continue
+            asked += 1
+            index = LETTERS.index(gold[0])
+            same = {i for i, option in enumerate(options) if option.casefold() == options[index].casefold()}
+            for text in (gold, gold[0], f"The answer is {gold[0]}.", options[index], f"**{gold.upper()}**"):
+                assert extract(text, options, len(row["images"])) in same, (text, options)
+    assert asked > 1000
