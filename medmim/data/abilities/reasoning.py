@@ -1,0 +1,45 @@
+"""Reasoning: a conclusion that takes all views of one exam together."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, Cohort, value
+from medmim.sample import Study
+
+
+def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
+    """Families `assessment` (BI-RADS-like class of an exam) and `diagnosis` (the finding that its views support)."""
+    exams = [exam for patient in cohort for exam in _exams(patient)]
+    for views in exams:
+        rating = views[0].rating
+        if rating in FIXED_OPTIONS["assessment"]:
+            for images in (views, views[::-1]):
+                yield Ask("reasoning", "assessment", images, FIXED_OPTIONS["assessment"], rating)
+    yield from _diagnosis(exams, rng)
+
+
+def _exams(patient: Sequence[Study]) -> Iterator[tuple[Study, ...]]:
+    """Sets of two or three images of one patient and time, each of another view."""
+    by_time: dict[float | None, dict[str | None, Study]] = defaultdict(dict)
+    for study in patient:
+        by_time[study.time].setdefault(study.view, study)
+    for views in by_time.values():
+        views.pop(None, None)
+        if len(views) >= 2:
+            yield tuple(views.values())[:3]
+
+
+def _diagnosis(exams: list[tuple[Study, ...]], rng: random.Random) -> Iterator[Ask]:
+    """Exams in pairs of different findings: both are offered, one of the two exams is shown."""
+    shuffled = [e for e in rng.sample(exams, len(exams)) if len({value(s, "finding") for s in e}) == 1]
+    while shuffled:
+        exam = shuffled.pop()
+        mine = value(exam[0], "finding")
+        other = next((e for e in shuffled if value(e[0], "finding") not in (mine, None)), None)
+        if mine is None or other is None:
+            continue
+        shuffled.remove(other)
+        shown = rng.choice((exam, other))
+        options = tuple(str(value(e[0], "finding")) for e in (exam, other))
+        yield Ask("reasoning", "diagnosis", shown, options, str(value(shown[0], "finding")))

@@ -1,0 +1,124 @@
+"""The words. Abilities say what is asked; templates here say how, in the plain English of the published rows.
+
+Which phrasing is taken never depends on the answer, and options come in random order: no word gives the answer away.
+"""
+
+from random import Random
+
+from medmim.data.abilities.ask import NORMAL, Ask
+from medmim.sample import Study
+
+# How a value reads as an option or inside a question, where the plain value does not do.
+WORDS = {
+    "X-ray": "radiography",
+    "fundus": "fundoscopy",
+    "L": "lateral",
+}
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "change": (
+        "How did the {finding} change from image 1 to image 2?",
+        "Image 2 was taken after image 1. What became of the {finding}?",
+        "What is the change of the {finding} between image 1 and image 2?",
+    ),
+    "order": (
+        "Which image was taken {value}?",
+        "Both images are of one patient. Which was taken {value}?",
+    ),
+    "assessment": (
+        "What is the assessment of the breast in image 1 and image 2?",
+        "Which assessment do the two views of the breast support?",
+        "Read image 1 and image 2 together. What is the assessment?",
+    ),
+    "diagnosis": (
+        "Which finding do these views of one patient support?",
+        "Read all images together. What is the finding?",
+    ),
+    "resection": (
+        "Image 1 was taken before surgery, image 2 after. What is the extent of resection?",
+        "How much of the tumor was removed between image 1 and image 2?",
+        "What is the result of the resection from image 1 to image 2?",
+    ),
+    "larger": (
+        "Which image shows the larger {finding}?",
+        "Find the image with the larger {finding}.",
+        "Compare the {finding} in image 1 and image 2. Which is larger?",
+    ),
+    "same_finding": (
+        "Do image 1 and image 2 show the same finding?",
+        "Compare image 1 and image 2. Is the finding the same or different?",
+        "Is the finding in image 2 the same as in image 1?",
+    ),
+    "describe": ("Describe image 1.", "What does image 1 show? Describe it.", "Give a caption for image 1."),
+    "which_finding": ("Which image shows {value}?", "Find the image with {value}.", "In which image is {value} seen?"),
+    "which_size": ("Which image shows a {value} finding?", "In which image is the finding {value}?"),
+    "which_modality": ("Which image was made by {value}?", "Find the image made by {value}."),
+    "which_view": ("Which image is the {value} view?", "Find the {value} view."),
+    "which_side": ("Which image shows the finding on the {value} side?", "In which image is it on the {value}?"),
+    "which_margin": ("Which image shows a {value} margin?", "In which image is the margin {value}?"),
+    "which_caption": ("Which image fits this caption: {value}", "Find the image of this caption: {value}"),
+    "what_finding": ("What does {image} show?", "What is the finding in {image}?", "Name the finding in {image}."),
+    "what_size": ("What is the size of the finding in {image}?", "How large is the finding in {image}?"),
+    "what_modality": ("How was {image} made?", "What is the modality of {image}?"),
+    "what_view": ("Which view is {image}?", "What is the view of {image}?"),
+    "what_side": ("On which side is the finding in {image}?", "Which side of {image} shows the finding?"),
+    "what_margin": ("What is the margin of the mass in {image}?", "How is the margin of the mass in {image}?"),
+    "what_caption": ("Which caption fits {image}?", "What is the caption of {image}?"),
+}
+
+
+def word(text: str) -> str:
+    """A value as people write it."""
+    return WORDS.get(text, text)
+
+
+def caption(study: Study) -> str:
+    """One line on what an image shows: modality and view, then each finding with what is known of it."""
+    head = " ".join([word(study.modality), *([word(study.view), "view"] if study.view else [])])
+    shown = [
+        ", ".join(
+            [
+                f"{finding.size} {word(finding.name)}" if finding.size else word(finding.name),
+                *([f"{finding.side} side"] if finding.side else []),
+                *([f"{finding.margin} margin"] if finding.margin else []),
+            ]
+        )
+        for finding in study.findings
+    ]
+    return f"{head}: {'; '.join(shown) or NORMAL}."
+
+
+def render(ask: Ask, rng: Random, closed: bool = True) -> tuple[str, tuple[str, ...], str, tuple[int, ...]]:
+    """Put a question into words.
+
+    Args:
+        ask: The abstract question.
+        rng: Decides phrasing and option order.
+        closed: Whether options are offered; a question that has none is open anyway.
+
+    Returns:
+        Question, options, answer, and the indices of the right options.
+    """
+    about = {key: "normal anatomy" if text == NORMAL else word(text) for key, text in ask.about.items()}
+    question = rng.choice(TEMPLATES[ask.family]).format(**about)
+    if ask.family == "describe":
+        return question, (), caption(ask.studies[0]), ()
+    options = [word(text) for text in rng.sample(ask.options, len(ask.options))]
+    answer = word(ask.answer)
+    if not closed:
+        return question, (), answer, ()
+    return question, tuple(options), answer, tuple(i for i, text in enumerate(options) if text == answer)
+
+
+def vocabulary() -> list[str]:
+    """Every word that templates and captions of the phantoms may use, for a small tokenizer; sorted."""
+    from medmim.data.abilities.ask import FIXED_OPTIONS
+    from medmim.data.sources.phantom import CLASSES
+
+    texts = [line.format(finding="", value="", image="") for lines in TEMPLATES.values() for line in lines]
+    texts += [option for options in FIXED_OPTIONS.values() for option in options]
+    texts += ["image 1", "image 2", "image 3", "normal anatomy", "first", "last", "side", "view", "margin"]
+    for scene in CLASSES:
+        parts = (scene.modality, scene.finding, scene.size, scene.side, scene.margin, scene.view)
+        texts += [word(part) for part in parts if part]
+    return sorted({token.strip(".,:;?") for text in texts for token in text.split()} - {""})
