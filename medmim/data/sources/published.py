@@ -1,0 +1,247 @@
+"""The published Med-MIM annotations: JSON files of questions over images that each user fetches from their owners.
+
+Every row is checked before anything is built, and what the files really hold is counted: per file, source, family and
+number of options, rows that stand there twice, and rows that give the gold under two letters.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medmim import progress, store
+from medmim.data.sources.image_file import locate, read_bytes
+from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
+from medmim.data.sources.source import BadImage, Source
+from medmim.errors import UserError, from_os_error
+from medmim.recipe import Data
+from medmim.sample import BadRow, Sample, digest_of
+
+PATTERN = "Med_MIM_*.json"
+
+
+def inputs(data: Data) -> dict[str, str]:
+    """SHA-256 of every annotation file, and one digest over the images' paths, sizes and times of change.
+
+    Hashing a hundred thousand images at each start would take longer than the build that it saves.
+    """
+    files = annotation_files(data)
+    digests = {path.name: store.file_digest(path) for path in files}
+    root = image_root(data)
+    parts = []
+    for path in sorted({image for rows in map(read_rows, files) for image in _image_paths(rows)}):
+        try:
+            facts = os.stat(root / path)
+            parts.append(f"{path} {facts.st_size} {facts.st_mtime_ns}")
+        except (OSError, ValueError):
+            parts.append(f"{path} -")
+    return digests | {"images": digest_of(parts)}
+
+
+def load(data: Data) -> Source:
+    """Read and check all annotation files.
+
+    Raises:
+        UserError: No folder, no file of Med-MIM in it, or files that are not whole JSON (all of them at once).
+    """
+    root = image_root(data)
+    samples: list[Sample] = []
+    bad: list[BadRow] = []
+    facts: dict[str, Any] = {}
+    for path, kind in _whole(annotation_files(data)):
+        kept, dropped, facts[path.name] = check_file(path.name, kind, read_rows(path))
+        samples += kept
+        bad += dropped
+    missing = _missing(root, samples)
+    absent = set(missing)
+    for file in facts.values():
+        file["missing_images"] = sum(path in absent for path in file.pop("paths"))
+    return Source(partial(read_bytes, root), samples=samples, bad=bad, missing=missing, facts={"files": facts})
+
+
+def image_root(data: Data) -> Path:
+    """The folder that image paths start from."""
+    folder = data.root or data.annotations
+    if folder is None:
+        raise UserError(
+            "the recipe names no folder to read",
+            fix="--set data.root=FOLDER (and --set data.annotations=FOLDER where the JSON lies apart from the images)",
+        )
+    return _folder(folder, "data.root")
+
+
+def annotation_files(data: Data) -> list[Path]:
+    """The Med-MIM files of `data.annotations`, or else of `data.root`, in order of their names.
+
+    Raises:
+        UserError: There is none, or one whose name says no known ability.
+    """
+    folder = image_root(data) if data.annotations is None else _folder(data.annotations, "data.annotations")
+    found = sorted(path for path in folder.glob(PATTERN) if path.is_file())
+    if not found:
+        raise UserError(
+            f"no {PATTERN} in {folder}",
+            reason="the published annotations are read by their names",
+            fix="give the folder that holds Med_MIM_train_inherent_*.json and Med_MIM_benchmark_Held_*.json",
+        )
+    strange = [path.name for path in found if kind_of(path.name) is None]
+    if strange:
+        raise UserError(
+            f"{folder} holds files of Med-MIM whose names say no ability",
+            problems=strange,
+            fix="names are Med_MIM_train_inherent_ABILITY.json, Med_MIM_train_Composed.json, "
+            "Med_MIM_benchmark_Held_in_ABILITY.json and Med_MIM_benchmark_Held_out_SOURCE.json",
+        )
+    return found
+
+
+def read_rows(path: Path) -> list[Any]:
+    """The rows of one file.
+
+    Raises:
+        UserError: Not whole JSON, with line, column and how many whole rows stand before; or not a list.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = json.loads(text)
+    except OSError as error:
+        raise from_os_error(error, f"reading {path.name}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is no UTF-8 text: byte {error.start} is wrong") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path.name} is not whole JSON at line {error.lineno}, column {error.colno} "
+            f"({error.msg}); {_whole_rows(text):,} whole rows stand before",
+            reason="the file is cut off or was edited by hand",
+            fix="fetch it again",
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path.name} is no list of rows", reason=str(error)) from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path.name} holds a {type(rows).__name__}, not a list of rows")
+    return rows
+
+
+def check_file(name: str, kind: FileKind, rows: list[Any]) -> tuple[list[Sample], list[BadRow], dict[str, Any]]:
+    """Samples, quarantined rows and counts of one file. Rows are numbered from 1.
+
+    A row that stands there twice is kept once and counted; one that gives another answer to an earlier row's question
+    on the same images is quarantined, for nobody can tell which is right.
+    """
+    samples: list[Sample] = []
+    bad: list[BadRow] = []
+    first: dict[str, tuple[int, Sample]] = {}
+    equal, conflicting = 0, 0
+    for number, row in enumerate(rows, 1):
+        sample, problems = sample_of(row, kind)
+        bad += [BadRow(name, number, key, reason) for key, reason in problems]
+        if sample is None:
+            continue
+        earlier, same = first.setdefault(sample.id, (number, sample))
+        if earlier == number:
+            samples.append(sample)
+        elif same == sample:
+            equal += 1
+        else:
+            conflicting += 1
+            reason = f"another answer than row {earlier} to the same question on the same images"
+            bad.append(BadRow(name, number, "conversation.1.content", reason))
+    ids = Counter(str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row)
+    return samples, bad, _facts(kind, len(rows), samples, bad) | {
+        "duplicates": {
+            "rows": equal,
+            "ids": sum(n - 1 for n in ids.values()),
+            "conflicting": conflicting,
+        }
+    }
+
+
+def _facts(kind: FileKind, rows: int, samples: list[Sample], bad: list[BadRow]) -> dict[str, Any]:
+    return {
+        "split": kind.split,
+        "ability": kind.ability,
+        "held_out": kind.held_out,
+        "rows": rows,
+        "kept": len(samples),
+        "quarantined": len({row.row for row in bad}),
+        "by_source": _counts(sample.source for sample in samples),
+        "by_family": _counts(f"{sample.source} {sample.family}" for sample in samples),
+        "by_options": _counts(str(len(sample.options)) for sample in samples),
+        "gold_under_two_letters": sum(len(sample.gold) > 1 for sample in samples),
+        "patients": len({(sample.source, patient) for sample in samples for patient in sample.patients}),
+        "image_sets": len({frozenset(sample.paths) for sample in samples}),
+        "paths": (paths := sorted({path for sample in samples for path in sample.paths})),
+        "images": len(paths),
+    }
+
+
+def _counts(values: Iterator[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _whole(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
+    """The files, after a look at each: all that are not JSON are told at once."""
+    problems = []
+    for path in files:
+        try:
+            read_rows(path)
+        except UserError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {len(files)} annotation files cannot be read",
+            problems=[problem.fact for problem in problems],
+            fix="fetch them again",
+        )
+    for path in files:
+        kind = kind_of(path.name)
+        if kind is not None:
+            yield path, kind
+
+
+def _whole_rows(text: str) -> int:
+    """How many elements of a broken list can be read before it breaks."""
+    decoder = json.JSONDecoder()
+    count, at = 0, text.find("[") + 1
+    while at:
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
+        try:
+            _, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return count
+        count += 1
+    return count
+
+
+def _image_paths(rows: list[Any]) -> Iterator[str]:
+    for row in rows:
+        if isinstance(row, dict) and isinstance(row.get("images"), list):
+            yield from (path for path in row["images"] if isinstance(path, str))
+
+
+def _missing(root: Path, samples: list[Sample]) -> list[str]:
+    paths = sorted({path for sample in samples for path in sample.paths})
+    absent = []
+    with progress.bar("looking for images", len(paths), "images") as bar:
+        for path in paths:
+            try:
+                locate(root, path)
+            except FileNotFoundError:
+                absent.append(path)
+            except BadImage:  # it is there; the build reads it and says what is wrong
+                pass
+            bar.add()
+    return absent
+
+
+def _folder(text: str, key: str) -> Path:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{key}: {text} is no folder", fix=f"--set {key}=FOLDER")
+    return folder
