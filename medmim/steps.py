@@ -8,19 +8,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from medmim import __version__, store
-from medmim.errors import REFUSED, UserError, from_os_error
+from medmim.errors import REFUSED, Unavailable, UserError, from_os_error
 from medmim.progress import emit
 from medmim.recipe import Recipe, from_dump
 from medmim.sample import digest_of
 from medmim.store import Artifact
 
+_PATIENCE = 3.0  # s; a step whose runner was killed ends within a second, and lets its lock go
 STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
 
 
@@ -112,7 +113,11 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
         outcome.seconds = 0.0 if outcome.cached else round(time.perf_counter() - begin, 2)
         if ws.run:
             text = json.dumps(outcome.__dict__, indent=1, sort_keys=True)
-            store.open_store(ws.store).write(f"runs/{ws.run}/{name}.json", text.encode())
+            try:
+                store.open_store(ws.store).write(f"runs/{ws.run}/{name}.json", text.encode())
+            except UserError:
+                if outcome.status == "done":  # else the stage's own error is the news, not that the store is gone too
+                    raise
 
 
 @contextmanager
@@ -160,7 +165,7 @@ def outcomes(ws: Workspace) -> dict[str, Outcome]:
 
 def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str]) -> str:
     """Key of a finished step: its name, revision, own settings and its parents' digests."""
-    settings = json.dumps(section, sort_keys=True, default=str)
+    settings = json.dumps(section, sort_keys=True)
     return digest_of([name, str(revision), settings, *(f"{k}={parents[k]}" for k in sorted(parents))])
 
 
@@ -183,58 +188,84 @@ def cached_step(
         section: The settings that decide the content; JSON-able.
         parents: Name -> digest of what goes in.
         make: Fills a folder and returns the manifest's counts. The folder outlives a kill: the next try gets it
-            with what is in it, so that `make` can go on from there. Files whose name starts with `.` and the
-            folder `resume/` are for that and are not published.
+            with what is in it, so that `make` can go on from there. Names that start with `.` and the folder
+            `resume/` are for that and are not published.
         kind: First part of the artifact's address; the step name by default.
         recipe: Kept in `provenance.json`.
 
     Returns:
         The artifact, and whether it was found.
+
+    Raises:
+        UserError: Whatever `make` raises.
+        Unavailable: Another process is at this step, the disk is full, or the store does not answer. What is done
+            so far is kept.
     """
     key = step_key(name, revision, section, parents)
     where = store.open_store(ws.store)
     index = f"steps/{name}/{key}.json"
-    try:
-        known = store.find(json.loads(where.read(index))["uri"])
-        if known is not None:
-            return known, True
-    except FileNotFoundError:
-        pass
+    kind = kind or name
+
+    def finished() -> Artifact | None:
+        try:
+            digest = json.loads(where.read(index))["digest"]
+        except FileNotFoundError:
+            return None
+        return store.find(f"{ws.store}/{kind}/{digest}")  # the index holds no address, so that a store can be moved
+
+    known = finished()
+    if known is not None:
+        return known, True
     folder = ws.home / "work" / f"{name}-{key[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
+            known = finished()  # by the process that had the lock
+            if known is not None:
+                return known, True
+            folder.mkdir(exist_ok=True)
             counts = make(folder)
-            for extra in folder.iterdir():
-                if extra.is_dir() and extra.name == "resume":
-                    shutil.rmtree(extra)
-                elif extra.name.startswith(".") and extra.name != ".lock":
-                    extra.unlink()
-            (folder / ".lock").unlink(missing_ok=True)
-            artifact = store.publish(
-                folder, ws.store, kind or name, counts, provenance(name, revision, parents, recipe)
-            )
+            artifact = store.publish(folder, ws.store, kind, counts, provenance(name, revision, parents, recipe))
+            where.write(index, json.dumps({"digest": artifact.digest}).encode())
+            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise from_os_error(error, f"running the step {name}") from error
-    where.write(index, json.dumps({"uri": artifact.uri, "digest": artifact.digest}).encode())
-    shutil.rmtree(folder, ignore_errors=True)
     return artifact, False
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two processes must not fill one work folder; the lock dies with its process."""
+    """Two processes must not fill one work folder; the lock dies with its process. An empty folder does not stay."""
+    path = folder.with_name(f"{folder.name}.lock")
+    last = time.monotonic() + _PATIENCE
+    while (lock := _lock(path)) is None:
+        if time.monotonic() > last:
+            raise Unavailable(
+                f"another process is running this very step in {folder}", fix="wait for it, or give another --home"
+            )
+        time.sleep(0.1)
+    with lock:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+            path.unlink()
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """The locked file, or None while another process has it."""
     import fcntl
 
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is running this very step in {folder}",
-                fix="wait for it, or give another --home",
-            ) from None
-        yield
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # else its owner has just ended and unlinked it
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    lock.close()
+    return None
 
 
 def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Recipe | None) -> dict[str, Any]:
@@ -246,5 +277,12 @@ def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Rec
         "recipe": json.loads(recipe.dump()) if recipe else None,
         "medmim": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": os.environ.get("MEDMIM_USER") or getpass.getuser(),
+        "who": os.environ.get("MEDMIM_USER") or _user(),
     }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid {os.getuid()}"

@@ -6,29 +6,28 @@ publishing the same bytes twice is publishing once.
 """
 
 import hashlib
-import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
-from medmim.errors import Unavailable, UserError, from_os_error
+from medmim.errors import UserError, from_os_error
+from medmim.store_folder import PART, FolderStore, check_key, place
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
-_CHUNK = 1 << 20
 
 
 class Store(Protocol):
     """What both kinds of store can do. Keys are relative, with forward slashes."""
 
-    uri: str
+    @property
+    def uri(self) -> str:
+        """The address without a slash at its end; `uri + "/" + key` is the address of an object."""
 
     def read(self, key: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
@@ -43,7 +42,7 @@ class Store(Protocol):
         """Write from a file, atomically."""
 
     def download(self, key: str, path: Path) -> None:
-        """Read into a file. Raises FileNotFoundError."""
+        """Read into a file, which is whole or absent. Raises FileNotFoundError."""
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -66,96 +65,25 @@ class Artifact:
     counts: Mapping[str, Any]
 
 
-@lru_cache(maxsize=16)
 def open_store(uri: str) -> Store:
-    """The store behind a URI.
+    """The store behind a URI. Nothing is read or written yet.
 
     Raises:
-        UserError: A scheme that is neither a folder, `file://` nor `s3://`, or S3 that cannot be reached.
+        UserError: A scheme that is neither a folder, `file://` nor `s3://`, or S3 without an address or credentials.
     """
-    parsed = urlparse(uri)
-    if parsed.scheme == "s3":
-        from medmim.store_s3 import S3Store
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return FolderStore(Path(uri))
+    if scheme == "s3":
+        from medmim.store_s3 import connect
 
-        return S3Store(uri)
-    if parsed.scheme == "file":
-        return FolderStore(Path(unquote(parsed.path)))
-    if parsed.scheme and "://" in uri:
-        raise UserError(
-            f"{uri}: '{parsed.scheme}' is not a kind of store",
-            fix="use a folder, file:///folder or s3://bucket/prefix",
-        )
-    return FolderStore(Path(uri))
-
-
-class FolderStore:
-    """A store in a local folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
-        self.uri = str(self.root)
-
-    def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
-
-    def write(self, key: str, data: bytes) -> None:
-        self._place(key, io.BytesIO(data), replace=True)
-
-    def create(self, key: str, data: bytes) -> bool:
-        return self._place(key, io.BytesIO(data), replace=False)
-
-    def upload(self, key: str, path: Path) -> None:
-        with path.open("rb") as source:
-            self._place(key, source, replace=True)
-
-    def download(self, key: str, path: Path) -> None:
-        shutil.copyfile(self._path(key), path)
-
-    def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        found = []
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                key = (Path(folder) / name).relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(".part-"):
-                    found.append(key)
-        yield from sorted(found)
-
-    def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
-
-    def _path(self, key: str) -> Path:
-        parts = Path(key).parts
-        if not parts or Path(key).is_absolute() or ".." in parts:
-            raise UserError(f"'{key}' is not a key of the store {self.uri}")
-        return self.root / key
-
-    def _place(self, key: str, source: Any, replace: bool) -> bool:
-        """Write beside the goal, then link it there: the goal is whole or absent, after a crash too."""
-        path = self._path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as part:
-                    shutil.copyfileobj(source, part, _CHUNK)
-                    part.flush()
-                    os.fsync(part.fileno())
-                os.chmod(name, 0o644)
-                if replace:
-                    os.replace(name, path)
-                    return True
-                try:
-                    os.link(name, path)  # fails when the goal exists, unlike rename
-                except FileExistsError:
-                    return False
-                return True
-            finally:
-                Path(name).unlink(missing_ok=True)
-        except OSError as error:
-            raise from_os_error(error, f"writing to the store {self.uri}") from error
+        return connect(uri)
+    if scheme == "file" and rest.startswith("/"):
+        return FolderStore(Path(unquote(rest)))
+    raise UserError(
+        f"{uri} is not the address of a store",
+        fix="use a folder, file:///folder or s3://bucket/prefix",
+    )
 
 
 def file_digest(path: Path) -> str:
@@ -171,12 +99,18 @@ def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def scan(folder: Path) -> dict[str, dict[str, Any]]:
-    """Path -> size and SHA-256 of every file in a folder, manifest and provenance left out."""
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, PROVENANCE)
-    }
+    """Path -> size and SHA-256 of every file in a folder.
+
+    Manifest and provenance are left out, and so is what only helps to resume: files and folders whose name starts
+    with a dot, and the folder `resume`.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        working = name.startswith((".", "resume/")) or "/." in name
+        if path.is_file() and not working and name not in (MANIFEST, PROVENANCE):
+            found[name] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
+    return found
 
 
 def publish(
@@ -199,25 +133,33 @@ def publish(
     store = open_store(store_uri)
     prefix = f"{kind}/{digest}"
     artifact = Artifact(f"{store.uri}/{prefix}", digest, kind, files, dict(counts))
-    if store.exists(f"{prefix}/{MANIFEST}"):
-        return artifact
+    known = find(artifact.uri)
+    if known is not None:
+        return known
     for name in files:
         store.upload(f"{prefix}/{name}", folder / name)
     store.write(f"{prefix}/{PROVENANCE}", _json(provenance))
-    manifest = {"digest": digest, "kind": kind, "files": files, "counts": dict(counts)}
-    store.create(f"{prefix}/{MANIFEST}", _json(manifest))
+    store.create(f"{prefix}/{MANIFEST}", _json(_manifest(artifact)))
     return artifact
 
 
 def find(uri: str) -> Artifact | None:
     """The artifact at a URI, or None where there is no manifest."""
-    root, _, name = uri.rstrip("/").rpartition("/")
+    store, name = _parent(uri)
     try:
-        manifest = json.loads(open_store(root or ".").read(f"{name}/{MANIFEST}"))
-        return Artifact(uri.rstrip("/"), manifest["digest"], manifest["kind"], manifest["files"], manifest["counts"])
-    except (FileNotFoundError, NotADirectoryError):
+        text = store.read(f"{name}/{MANIFEST}")
+    except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    try:
+        manifest = json.loads(text)
+        for file in manifest["files"]:
+            check_key(file)
+        if content_digest(manifest["files"]) != manifest["digest"]:
+            raise ValueError("digest")
+        return Artifact(
+            f"{store.uri}/{name}", manifest["digest"], manifest["kind"], manifest["files"], manifest["counts"]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, UserError):
         raise UserError(
             f"{uri}/{MANIFEST} is not a manifest",
             reason="it is cut off or was edited by hand",
@@ -242,80 +184,99 @@ def get(uri: str) -> Artifact:
 
 
 def fetch(artifact: Artifact, cache: Path) -> Path:
-    """A local folder with the artifact's files, each checked against its SHA-256 when it is copied.
+    """A local folder with the artifact's files, each as the manifest says.
 
-    A folder store is read in place. S3 is copied below `cache`, once for each digest.
+    A folder store is read in place; what changed there after the manifest was written is checked against its SHA-256.
+    S3 is copied below `cache`, once for each digest, and checked as it is copied.
 
     Raises:
-        UserError: A file is missing or its content is not what the manifest says.
+        UserError: A file is missing or its content is not what the manifest says; names them all.
     """
-    root, _, name = artifact.uri.rpartition("/")
-    store = open_store(root or ".")
+    store, name = _parent(artifact.uri)
     if isinstance(store, FolderStore):
         folder = store.root / name
-        wrong = [f for f, facts in artifact.files.items() if _size(folder / f) != facts["bytes"]]
-        _whole(artifact, wrong)
+        _whole(artifact, _changed(artifact, folder))
         return folder
     goal = cache / artifact.digest
-    if goal.is_dir():
-        return goal
-    cache.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
     try:
-        wrong = []
-        for file, facts in artifact.files.items():
-            path = part / file
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if goal.is_dir() and not _changed(artifact, goal):
+            return goal
+        shutil.rmtree(goal, ignore_errors=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PART, dir=cache, ignore_cleanup_errors=True) as part:
+            copy = Path(part) / artifact.digest
+            _whole(artifact, _copy(artifact, store, name, copy))
+            place(copy / MANIFEST, [_json(_manifest(artifact))])
             try:
-                store.download(f"{name}/{file}", path)
-            except FileNotFoundError:
-                wrong.append(file)
-                continue
-            if file_digest(path) != facts["sha256"]:
-                wrong.append(file)
-        _whole(artifact, wrong)
-        try:
-            part.rename(goal)
-        except OSError:  # another process was first; both copies are equal
-            if not goal.is_dir():
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+                copy.rename(goal)
+            except OSError:  # another process was first; both copies are equal
+                if not goal.is_dir():
+                    raise
+    except OSError as error:
+        raise from_os_error(error, f"copying {artifact.uri} to {cache}") from None
     return goal
 
 
 def verify(artifact: Artifact, cache: Path) -> list[str]:
-    """Files whose content no longer has the SHA-256 of the manifest."""
+    """Files whose content no longer has the SHA-256 of the manifest, read anew byte by byte."""
     folder = fetch(artifact, cache)
     return [f for f, facts in artifact.files.items() if file_digest(folder / f) != facts["sha256"]]
 
 
-def _size(path: Path) -> int:
+def _parent(uri: str) -> tuple[Store, str]:
+    root, slash, name = uri.rstrip("/").rpartition("/")
+    return open_store(root or slash or "."), name
+
+
+def _changed(artifact: Artifact, folder: Path) -> list[str]:
+    """Files that are missing or differ; only those younger than the manifest, the last file written, need a look."""
     try:
-        return path.stat().st_size
+        published = (folder / MANIFEST).stat().st_mtime_ns
     except FileNotFoundError:
-        return -1
+        return list(artifact.files)
+    wrong = []
+    for name, facts in artifact.files.items():
+        try:
+            stat = (folder / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            wrong.append(name)
+            continue
+        touched = stat.st_mtime_ns >= published
+        if stat.st_size != facts["bytes"] or (touched and file_digest(folder / name) != facts["sha256"]):
+            wrong.append(name)
+    return wrong
+
+
+def _copy(artifact: Artifact, store: Store, name: str, goal: Path) -> list[str]:
+    """Download every file; the names of those that are missing or differ."""
+    goal.mkdir()
+    wrong = []
+    for file, facts in artifact.files.items():
+        path = goal / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            store.download(f"{name}/{file}", path)
+        except FileNotFoundError:
+            wrong.append(file)
+            continue
+        if file_digest(path) != facts["sha256"]:
+            wrong.append(file)
+    return wrong
 
 
 def _whole(artifact: Artifact, wrong: list[str]) -> None:
     if wrong:
         raise UserError(
             f"{artifact.uri} is damaged",
-            reason="files are missing or differ from the manifest",
+            reason="these files are missing or differ from the manifest",
             fix="delete the artifact's folder and run the step again",
             problems=wrong,
         )
 
 
+def _manifest(artifact: Artifact) -> dict[str, Any]:
+    return {"digest": artifact.digest, "kind": artifact.kind, "files": artifact.files, "counts": artifact.counts}
+
+
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def unavailable(uri: str, reason: str) -> Unavailable:
-    """The one message for a store that does not answer."""
-    return Unavailable(
-        f"the store {uri} does not answer",
-        reason=reason,
-        fix="check the address, the network and the credentials (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY), then run the same command: finished steps are kept",
-    )

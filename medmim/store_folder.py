@@ -1,0 +1,121 @@
+"""A store in a local folder, and what every kind of store shares: what a key is, files that are whole or absent."""
+
+import errno
+import os
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from medmim.errors import UserError, from_os_error
+
+PART = ".part-"  # what a file in the making is called
+_CHUNK = 1 << 20
+
+
+def check_key(key: str) -> str:
+    """The key itself, if every kind of store can hold it.
+
+    Raises:
+        UserError: It would leave the store, cannot be told from a file in the making, or is too long for a file
+            system (255 bytes a part) or for S3 (1,024 bytes with the prefix).
+    """
+    parts = key.split("/")
+    odd = any(part in ("", ".", "..") or part.startswith(PART) for part in parts)
+    if odd or any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
+        raise UserError(f"{key!r} is not a key of a store", reason="keys are relative paths of printable names")
+    if len(key.encode()) > 800 or any(len(part.encode()) > 255 for part in parts):
+        raise UserError(f"{key!r} is too long for the key of a store", reason="at most 255 bytes a name, 800 in all")
+    return key
+
+
+def place(path: Path, chunks: Iterable[bytes], replace: bool = True) -> bool:
+    """Write a file beside its goal, then move it there: the goal is whole or absent, after a crash too.
+
+    Returns:
+        False where `replace` is off and the goal exists.
+    """
+    handle, name = tempfile.mkstemp(prefix=PART, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as part:
+            part.writelines(chunks)
+            part.flush()
+            os.fsync(part.fileno())
+        os.chmod(name, 0o644)
+        if replace:
+            os.replace(name, path)
+        else:
+            os.link(name, path)  # fails when the goal exists, unlike rename
+    except FileExistsError:
+        return False
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return True
+
+
+class FolderStore:
+    """A store in a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.uri = str(self.root)
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except OSError as error:
+            raise self._told(error, "reading") from None
+
+    def write(self, key: str, data: bytes) -> None:
+        self._place(key, BytesIO(data), replace=True)
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._place(key, BytesIO(data), replace=False)
+
+    def upload(self, key: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self._place(key, source, replace=True)
+
+    def download(self, key: str, path: Path) -> None:
+        try:
+            with self._path(key).open("rb") as source:
+                place(path, iter(lambda: source.read(_CHUNK), b""))
+        except OSError as error:
+            raise self._told(error, "reading") from None
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        found = []
+        for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
+            for name in names:
+                key = (Path(folder) / name).relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not name.startswith(PART):
+                    found.append(key)
+        yield from sorted(found)
+
+    def delete(self, key: str) -> None:
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._told(error, "deleting from") from None
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _place(self, key: str, source: BinaryIO, replace: bool) -> bool:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return place(path, iter(lambda: source.read(_CHUNK), b""), replace)
+        except OSError as error:
+            raise self._told(error, "writing to") from None
+
+    def _told(self, error: OSError, doing: str) -> Exception:
+        """A missing object is the caller's to judge; everything else is told to people."""
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and doing == "reading":
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename)
+        return from_os_error(error, f"{doing} the store {self.uri}")
