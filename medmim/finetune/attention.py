@@ -1,0 +1,95 @@
+"""Attention that keeps the samples of a packed row apart, exactly.
+
+Transformers builds a mask for every attention function it knows. It does not know ours, so it builds none, and hands
+on the borders of the samples (`cu_seq_lens_q`); the dense mask of a long packed row would cost the flash kernel.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "medmim_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    segments: tuple[int, ...] = (),
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each segment of a packed row.
+
+    Args:
+        module: The attention layer; unused, the interface wants it.
+        query: `[1, heads, tokens, head size]`.
+        key: `[1, key heads, tokens, head size]`.
+        value: Like `key`.
+        attention_mask: Must be None.
+        scaling: Factor on the logits.
+        dropout: Attention dropout.
+        sliding_window: Reach of a token; only allowed where it exceeds every segment.
+        cu_seq_lens_q: Borders of the segments, int32 `[segments + 1]`.
+        max_length_q: Tokens of the longest segment.
+        segments: Lengths of the segments, known on the host: asking a GPU for them would stall it in every layer.
+
+    Returns:
+        `[1, tokens, heads, head size]`, and no weights.
+
+    Raises:
+        ValueError: A mask came in, the borders did not, or a segment outgrows the sliding window.
+    """
+    if attention_mask is not None or cu_seq_lens_q is None or max_length_q is None:
+        raise ValueError(f"{NAME} takes packed rows only: their borders, and no mask")
+    if sliding_window is not None and max_length_q > sliding_window:
+        raise ValueError(f"a segment of {max_length_q} tokens exceeds the sliding window of {sliding_window}")
+    shared_keys = query.shape[1] != key.shape[1]
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        from torch.nn.attention.varlen import varlen_attn
+
+        out = varlen_attn(
+            query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1),
+            cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+            scale=scaling, window_size=(-1, 0), enable_gqa=shared_keys,
+        )
+        assert isinstance(out, Tensor)  # noqa: S101  a tuple only when auxiliary outputs are asked for
+        return out[None], None
+    parts, start = [], 0
+    for length, run in groupby(segments):  # neighbours of one length go together: the same sums, fewer calls
+        count = len(list(run))
+        end = start + count * length
+        q, k, v = (
+            x[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value)
+        )
+        part = scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=shared_keys
+        )
+        parts.append(part.transpose(1, 2).flatten(0, 1))
+        start = end
+    return torch.cat(parts)[None], None
+
+
+@contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """Let the language model of a LLaVA read packed rows; the vision tower keeps its own attention."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+    before = model.config.text_config._attn_implementation
+    model.set_attn_implementation({"text_config": NAME})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({"text_config": before or "sdpa"})

@@ -1,0 +1,121 @@
+"""From encoded samples to the tensors of one optimizer step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from medmim.finetune import packing
+from medmim.lvlm.encode import Encoded
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One forward pass.
+
+    Attributes:
+        input_ids: `[1, tokens]` when packed, `[samples, longest]` when padded.
+        pixel_values: `[images, channels, height, width]`, in the order of the image tokens; None for text alone.
+        lengths: Tokens of each sample, without padding.
+        predicts: Flat positions of `input_ids` whose next token is trained. The first token of a sample has no
+            predecessor of its own sample, so no position predicts it: samples of a packed row stay strangers.
+        targets: The tokens they must predict.
+        packed: Whether the samples lie end to end.
+    """
+
+    input_ids: Tensor
+    pixel_values: Tensor | None
+    lengths: tuple[int, ...]
+    predicts: Tensor
+    targets: Tensor
+    packed: bool
+
+    @property
+    def position_ids(self) -> Tensor | None:
+        """Positions that restart with each sample of a packed row."""
+        if not self.packed:
+            return None
+        return torch.cat([torch.arange(n, device=self.input_ids.device) for n in self.lengths])[None]
+
+    @property
+    def cu_seq_lens(self) -> Tensor:
+        """Where each sample begins, and the end: int32 `[samples + 1]`."""
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.input_ids.device)
+
+    def to(self, device: torch.device) -> "Row":
+        """The row on another device."""
+        if device == self.input_ids.device:
+            return self
+        pixels = None if self.pixel_values is None else self.pixel_values.to(device, non_blocking=True)
+        return replace(
+            self, input_ids=self.input_ids.to(device), pixel_values=pixels,
+            predicts=self.predicts.to(device), targets=self.targets.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A worker's share of one optimizer step."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the samples; padding does not count."""
+        return sum(sum(row.lengths) for row in self.rows)
+
+    @property
+    def trained(self) -> int:
+        """Tokens that the loss is taken over."""
+        return sum(len(row.targets) for row in self.rows)
+
+
+def build(
+    encoded: Sequence[Encoded],
+    pixels: Callable[[int], Tensor | None],
+    *,
+    max_tokens: int,
+    packed: bool = True,
+    pad: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Batch:
+    """Build a worker's share of the step that trains on `encoded`.
+
+    Args:
+        encoded: The samples of the step, over all workers.
+        pixels: Index into `encoded` -> `[images, channels, height, width]`, None for text alone. Called only for
+            samples of this worker.
+        max_tokens: Tokens of a row.
+        packed: Lay samples end to end, or pad them.
+        pad: Token to pad with.
+        rank: This worker.
+        world: Workers.
+    """
+    shares = packing.rows([len(e.ids) for e in encoded], max_tokens, world, packed)[rank::world]
+    return Batch(tuple(_row([encoded[i] for i in share], [pixels(i) for i in share], packed, pad) for share in shares))
+
+
+def _row(samples: Sequence[Encoded], pixels: Sequence[Tensor | None], packed: bool, pad: int) -> Row:
+    lengths = tuple(len(sample.ids) for sample in samples)
+    width = 0 if packed else max(lengths)
+    starts = list(accumulate(lengths, initial=0)) if packed else [i * width for i in range(len(samples))]
+    predicts, targets = [], []
+    for start, sample in zip(starts, samples, strict=False):
+        for i in range(1, len(sample.ids)):
+            if sample.labels[i] != IGNORED:
+                predicts.append(start + i - 1)
+                targets.append(sample.labels[i])
+    if packed:
+        ids = torch.tensor([[token for sample in samples for token in sample.ids]])
+    else:
+        ids = torch.tensor([[*sample.ids, *[pad] * (width - len(sample.ids))] for sample in samples])
+    images = [p for p in pixels if p is not None and len(p)]
+    return Row(
+        ids, torch.cat(images) if images else None, lengths,
+        torch.tensor(predicts, dtype=torch.long), torch.tensor(targets, dtype=torch.long), packed,
+    )

@@ -1,0 +1,96 @@
+"""Where a training stood: weights, optimizer state and one integer, as safetensors and JSON. No pickle.
+
+    FOLDER/resume/step-00000100/model.safetensors, optimizer.safetensors, state.json
+
+The plan of the batches is a pure function of the step, so nothing else is needed to go on bit by bit.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_KEEP = 2
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimizer], state: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint beside the older ones, whole or not at all; the newest two are kept.
+
+    Args:
+        folder: The `resume` folder.
+        step: Optimizer steps done.
+        model: Its trainable parameters are kept; the frozen ones come from the base.
+        optimizers: Their state is kept by parameter name.
+        state: Plain JSON to hand back on `load`.
+    """
+    goal = folder / f"step-{step:08d}"
+    part = folder / f".part-{step:08d}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    names = {p: n for n, p in model.named_parameters()}
+    save_file({n: p.detach().contiguous() for p, n in names.items() if p.requires_grad}, part / "model.safetensors")
+    save_file(_flat(names, optimizers), part / "optimizer.safetensors")
+    (part / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True))
+    for path in part.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(goal, ignore_errors=True)
+    part.rename(goal)
+    for old in _found(folder)[_KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return goal
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """State of the newest whole checkpoint, with its `path` and `step`; None where there is none."""
+    for path in _found(folder):
+        try:
+            state = json.loads((path / "state.json").read_text())
+            for name in ("model", "optimizer"):
+                with safe_open(path / f"{name}.safetensors", "pt"):  # reads the header, compares the file's size
+                    pass
+            return {**state, "path": path}
+        except (OSError, ValueError, SafetensorError):  # cut off by a crash of the machine: an older one serves
+            continue
+    return None
+
+
+def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Put the weights and the optimizer state of a checkpoint in place."""
+    weights = load_file(path / "model.safetensors")
+    params = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            params[name].copy_(value)
+    stored = load_file(path / "optimizer.safetensors")
+    by_param: dict[str, dict[str, Tensor]] = {}
+    for key, value in stored.items():
+        name, _, field = key.rpartition("/")
+        by_param.setdefault(name, {})[field] = value
+    owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    for name, fields in by_param.items():
+        param = params[name]
+        owner[param].state[param] = {field: value.to(param.device) for field, value in fields.items()}
+
+
+def _flat(names: Mapping[Tensor, str], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    return {
+        f"{names[param]}/{field}": value.detach().cpu().contiguous()
+        for optimizer in optimizers
+        for param, fields in optimizer.state.items()
+        for field, value in fields.items()
+    }
+
+
+def _found(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)

@@ -1,0 +1,71 @@
+"""Which samples share an optimizer step, and which of them share a row: decided by lengths alone.
+
+Nothing here looks at pixels or at a clock, so that every worker, and every run after a kill, comes to the same plan.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def plan(
+    lengths: Sequence[int], max_tokens: int, batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The optimizer steps of one epoch: indices of the samples in each, every sample once.
+
+    Args:
+        lengths: Tokens of each sample, image tokens included.
+        max_tokens: Room of one row; a longer sample cannot be trained on.
+        batch_size: Samples in a step, over all workers; the last step may have fewer.
+        seed: Decides the order.
+        epoch: Each epoch has an order of its own.
+
+    Raises:
+        ValueError: A sample is longer than a row.
+    """
+    if lengths and max(lengths) > max_tokens:
+        raise ValueError(f"a sample of {max(lengths)} tokens does not fit a row of {max_tokens}")
+    order = np.random.default_rng([seed, epoch]).permutation(len(lengths)).tolist()
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def rows(lengths: Sequence[int], max_tokens: int, world: int = 1, packing: bool = True) -> list[list[int]]:
+    """Split the samples of one step into rows; worker `r` of `world` runs rows `[r::world]`.
+
+    Packed rows hold about equally many tokens (longest first, into the emptiest row), so that no worker waits for
+    another. Within a row the samples go from long to short: equal lengths are neighbours, which attention uses.
+
+    Args:
+        lengths: Tokens of each sample of the step.
+        max_tokens: Tokens of a row, padding included.
+        world: Workers.
+        packing: False: rows of samples that are padded to the longest among them.
+
+    Returns:
+        Indices into `lengths`, row by row; fewer than `world` rows where there are fewer samples.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if not packing:
+        return _padded(order, lengths, max_tokens, world)
+    count = world * math.ceil(sum(lengths) / max_tokens / world)
+    while True:
+        bins: list[list[int]] = [[] for _ in range(count)]
+        filled = [0] * count
+        for i in order:
+            emptiest = filled.index(min(filled))
+            bins[emptiest].append(i)
+            filled[emptiest] += lengths[i]
+        if max(filled, default=0) <= max_tokens:
+            return [row for row in bins if row]
+        count += world
+
+
+def _padded(order: list[int], lengths: Sequence[int], max_tokens: int, world: int) -> list[list[int]]:
+    most = math.ceil(len(order) / world)
+    found: list[list[int]] = []
+    for i in order:  # the first of a row is its longest
+        if not found or len(found[-1]) == most or (len(found[-1]) + 1) * lengths[found[-1][0]] > max_tokens:
+            found.append([])
+        found[-1].append(i)
+    return found
