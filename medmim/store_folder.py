@@ -116,6 +116,6 @@ class FolderStore:
 
     def _told(self, error: OSError, doing: str) -> Exception:
         """A missing object is the caller's to judge; everything else is told to people."""
-        if isinstance(error, FileNotFoundError | NotADirectoryError) and doing == "reading":
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) and doing == "reading":
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename)
         return from_os_error(error, f"{doing} the store {self.uri}")

@@ -1,0 +1,63 @@
+"""What tests of several rooms share: a real S3 server on loopback, and a bucket of one's own."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a MinIO where the cluster kit is at hand, else of moto's server."""
+    kit = Path(os.environ.get("MEDMIM_CLUSTER_KIT", ROOT.parent / "shared" / "cluster")) / "minio"
+    key = {"AWS_ACCESS_KEY_ID": "medmim", "AWS_SECRET_ACCESS_KEY": "medmim-secret", "AWS_REGION": "us-east-1"}
+    if kit.is_file():
+        folder = tmp_path_factory.mktemp("minio")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        subprocess.run(["bash", kit, folder], env={**os.environ, "PORT": str(port)}, check=True, capture_output=True)
+        yield {**key, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        os.kill(int((folder / "minio.pid").read_text()), signal.SIGTERM)
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield {**key, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+        server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """`s3://` address of a new bucket; the environment leads to its server."""
+    from minio import Minio
+
+    from medmim.store_s3 import connect
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    client = Minio(
+        s3_server["AWS_ENDPOINT_URL"].removeprefix("http://"),
+        s3_server["AWS_ACCESS_KEY_ID"],
+        s3_server["AWS_SECRET_ACCESS_KEY"],
+        secure=False,
+        region=s3_server["AWS_REGION"],
+    )
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    client.make_bucket(name)
+    connect.cache_clear()
+    yield f"s3://{name}"
+    connect.cache_clear()
