@@ -84,16 +84,15 @@ def _ellipse(cx: float, cy: float, rx: float, ry: float, sharpness: float = 6.0)
 def _star(rng: np.random.Generator, cx: float, cy: float, r: float, points: int) -> Plane:
     """A spiculated outline: the radius swings by half with the angle."""
     dx, dy = _x - cx, _y - cy
-    edge = r * (1.0 + 0.5 * np.cos(points * np.arctan2(dy, dx) + rng.uniform(0.0, 2.0 * np.pi)))
-    star: Plane = _sigmoid((edge - np.hypot(dx, dy)) * 1.2)
-    return star
+    edge: Plane = r * (1.0 + 0.5 * np.cos(points * np.arctan2(dy, dx) + rng.uniform(0.0, 2.0 * np.pi)))
+    return _sigmoid((edge - np.hypot(dx, dy)) * 1.2)
 
 
 def _spots(rng: np.random.Generator, cx: float, cy: float, r: float, size: str) -> Plane:
     """Scattered spots: the larger the finding, the more of them and the wider."""
     count = _SPOTS[size]
     turn = rng.uniform(0.0, 2.0 * np.pi)
-    plane = np.zeros_like(_x)
+    plane: Plane = np.zeros_like(_x)
     for i in range(count):  # a sunflower's spacing keeps the spots apart, the jitter keeps them irregular
         angle = turn + 2.4 * i + rng.uniform(-0.3, 0.3)
         reach = 1.15 * r * np.sqrt((i + rng.uniform(0.3, 0.7)) / count)

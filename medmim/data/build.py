@@ -1,0 +1,189 @@
+"""Builds a data set: source -> checked images -> questions -> shards. The stage `data`."""
+
+import importlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from medmim import shards
+from medmim.data import split, wording
+from medmim.data.abilities import ask_all
+from medmim.data.abilities.ask import Ask
+from medmim.data.gather import MISSING, Gathered, gather, stored
+from medmim.data.seeds import stream
+from medmim.data.sources.source import Source
+from medmim.errors import UserError
+from medmim.progress import say
+from medmim.recipe import Data, Recipe
+from medmim.sample import SPLITS, BadRow, Sample, Study
+from medmim.steps import Outcome, Workspace, cached_step, stage
+
+REVISION = 1
+
+SOURCES = {
+    "phantom": "medmim.data.sources.phantom",
+    "published": "medmim.data.sources.published",
+    "covid_chestxray": "medmim.data.sources.covid_chestxray",
+}
+_OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of the questions that are asked without options
+_PLACES = ("root", "annotations")  # where the input lies is not what it is: its content is a parent of the step
+
+
+def run(recipe: Recipe, ws: Workspace) -> Outcome:
+    """Build the data set of a recipe, or find it built.
+
+    `Outcome.facts` holds what the manifest counts: see `summary`.
+
+    Raises:
+        UserError: The source cannot be read, too many rows are bad, or nothing is left to ask.
+    """
+    with stage(ws, "data") as outcome:
+        module = importlib.import_module(SOURCES[recipe.data.source])
+        section = recipe.data.model_dump(mode="json", exclude=set(_PLACES))
+        artifact, cached = cached_step(
+            ws, "data", REVISION, section, module.inputs(recipe.data),
+            lambda folder: make(module.load(recipe.data), recipe.data, folder), recipe=recipe,
+        )  # fmt: skip
+        outcome.of(artifact, cached)
+        outcome.facts = dict(artifact.counts)
+        return outcome
+
+
+def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
+    """Fill a folder with the data set.
+
+    Args:
+        source: The records.
+        data: The recipe's section.
+        folder: May hold what an earlier, killed try has left in `resume/`.
+
+    Returns:
+        The counts of `summary`.
+    """
+    resume = folder / "resume"
+    if source.studies is not None:
+        paths = list(dict.fromkeys(study.image for study in source.studies))
+    else:
+        paths = list(dict.fromkeys(path for sample in source.samples or () for path in sample.paths))
+    images = {} if data.rows_only else gather(paths, source.read, resume)
+    bad = list(source.bad)
+    if source.studies is not None:
+        studies, dropped = _usable(source.studies, images)
+        samples = questions(studies, source.families, data)
+        total = len(source.studies) + _rows(source.bad)
+    else:
+        samples, dropped = list(source.samples or ()), []
+        total = len(samples) + _rows(source.bad)
+    samples, left = _with_ids(samples, images)
+    bad += dropped + left
+    missing = sorted({*source.missing, *(path for path, item in images.items() if item.problem == MISSING)})
+    _check(bad, total, data.max_bad_fraction)
+    if not samples:
+        raise UserError(
+            "there is nothing to ask",
+            reason=f"{total:,} rows were read, {_rows(bad):,} of them bad, {len(missing):,} images are missing",
+            fix="look at data.root and data.abilities in the recipe",
+        )
+    used = {path for sample in samples for path in sample.paths}
+    shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
+    _write_lines(folder / "quarantine.jsonl", (json.dumps(asdict(row), ensure_ascii=False) for row in bad))
+    _write_lines(folder / "missing_images.txt", missing)
+    return {**summary(samples, bad, missing), "source": source.facts}
+
+
+def questions(studies: Sequence[Study], families: Sequence[str], data: Data) -> list[Sample]:
+    """Ask about studies; `images` of the samples are source paths until `make` knows the ids.
+
+    No patient is in two splits, and questions on one image alone are for training only. A question that comes out
+    twice, whatever the order of its options, is kept once.
+    """
+    found: dict[tuple[object, ...], Sample] = {}
+    for name, patients in split.by_split(studies, data.seed, data.dev_fraction, data.test_fraction).items():
+        abilities = [a for a in data.abilities if a != "single" or name == "train"]
+        for ask in ask_all(split.cohorts(patients, data.seed), abilities, families, data.seed):
+            sample = _sample(ask, name, data.seed)
+            found.setdefault((sample.paths, sample.question, frozenset(sample.options)), sample)
+    return list(found.values())
+
+
+def _sample(ask: Ask, name: str, seed: int) -> Sample:
+    paths = tuple(study.image for study in ask.studies)
+    rng = stream(seed, "wording", ask.ability, ask.family, *paths, *sorted(ask.about.items()))
+    question, options, answer, gold = wording.render(ask, rng, closed=rng.random() >= _OPEN[name])
+    sources = sorted({study.source for study in ask.studies})
+    return Sample(
+        ability=ask.ability,
+        family=ask.family,
+        source=sources[0] if len(sources) == 1 else f"{sources[0].split('-')[0]}-mixed",
+        split=name,
+        held_out=any(study.held_out for study in ask.studies),
+        patients=tuple(dict.fromkeys(study.patient for study in ask.studies)),
+        images=paths,
+        paths=paths,
+        question=question,
+        options=options,
+        answer=answer,
+        gold=gold,
+    )
+
+
+def _usable(studies: Sequence[Study], images: dict[str, Gathered]) -> tuple[list[Study], list[BadRow]]:
+    """Studies whose image can be used, and a row for each other one."""
+    broken = {path: item.problem for path, item in images.items() if item.problem}
+    good = [study for study in studies if study.image not in broken]
+    bad = [BadRow(s.image, 0, s.patient, broken[s.image]) for s in studies if s.image in broken]
+    return good, bad
+
+
+def _with_ids(samples: Sequence[Sample], images: dict[str, Gathered]) -> tuple[list[Sample], list[BadRow]]:
+    """Put image ids where the paths are; a sample with an image that cannot be used becomes a bad row."""
+    good, bad = [], []
+    for sample in samples:
+        items = [images.get(path, Gathered(path, id=path)) for path in sample.paths]
+        broken = next((item for item in items if item.problem), None)
+        if broken:
+            bad.append(BadRow(broken.path, 0, sample.id, broken.problem))
+        else:
+            good.append(replace(sample, images=tuple(item.id for item in items)))
+    return good, bad
+
+
+def _rows(bad: Iterable[BadRow]) -> int:
+    """Bad rows, each once though it may have several problems."""
+    return len({(row.file, row.row, row.key if row.row == 0 else "") for row in bad})
+
+
+def _check(bad: Sequence[BadRow], total: int, allowed: float) -> None:
+    count = _rows(bad)
+    if count and not count <= allowed * total:
+        reasons = Counter(row.reason for row in bad)
+        raise UserError(
+            f"{count:,} of {total:,} rows are bad, more than max_bad_fraction = {allowed:g} allows",
+            reason="; ".join(f"{n:,} x {reason}" for reason, n in reasons.most_common(5)),
+            fix="mend the rows, or raise data.max_bad_fraction to go on without them",
+            problems=[f"{row.file}{f' row {row.row}' if row.row else ''} ({row.key}): {row.reason}" for row in bad],
+        )
+    if count:
+        say(f"{count:,} of {total:,} rows are quarantined; quarantine.jsonl says why")
+
+
+def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[str]) -> dict[str, Any]:
+    """The counts that screen, manifest and report show."""
+    return {
+        "rows": len(samples),
+        "by_ability": dict(sorted(Counter(s.ability for s in samples).items())),
+        "by_split": {name: n for name in SPLITS if (n := sum(s.split == name for s in samples))},
+        "held_out": sum(s.held_out for s in samples),
+        "images": len({image for s in samples for image in s.images}),
+        "patients": len({patient for s in samples for patient in s.patients}),
+        "patients_by_split": {n: len({p for s in samples if s.split == n for p in s.patients}) for n in SPLITS},
+        "quarantined": dict(Counter(row.reason for row in bad).most_common()),
+        "missing_images": len(missing),
+    }
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))

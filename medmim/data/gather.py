@@ -1,0 +1,114 @@
+"""Collects the images of a data set once each, and goes on where a killed run stopped.
+
+`FOLDER/pixels.bin` holds the encoded images one after another, `FOLDER/index.jsonl` one line for each path that was
+tried, written after its bytes. A torn last line, or bytes that no line claims, are dropped on the next start.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from medmim.data.sources.image_file import decode
+from medmim.data.sources.source import BadImage
+from medmim.progress import bar
+
+MISSING = "image is missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What became of one image path.
+
+    Attributes:
+        path: Source path.
+        id: `sha256:HEX` of the original file; empty where it cannot be used.
+        problem: Why it cannot be used; empty where it can.
+        start: Offset of the stored bytes.
+        size: Length of the stored bytes.
+    """
+
+    path: str
+    id: str = ""
+    problem: str = ""
+    start: int = 0
+    size: int = 0
+
+
+def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> dict[str, Gathered]:
+    """Read, check and store every image.
+
+    Args:
+        paths: Source paths, each once, in the order of storage.
+        read: As in `Source.read`.
+        folder: For this data set alone; survives a kill.
+
+    Returns:
+        Path -> what became of it, in the order of `paths`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = list(paths)
+    known = _resume(folder)
+    end = max((item.start + item.size for item in known.values()), default=0)
+    with (
+        (folder / "pixels.bin").open("ab") as pixels,
+        (folder / "index.jsonl").open("a") as index,
+        bar("images", len(wanted), "images") as progress,
+    ):
+        for path in wanted:
+            if path not in known:
+                known[path], data = _try(path, read, end)
+                pixels.write(data)
+                pixels.flush()  # to the kernel: from there it outlives the process
+                index.write(json.dumps(asdict(known[path])) + "\n")
+                index.flush()
+                end += len(data)
+            progress.add()
+    return {path: known[path] for path in wanted}
+
+
+def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, bytes]]:
+    """(id, path, bytes) of the usable images; a file that lies under several paths comes once."""
+    seen: set[str] = set()
+    with (folder / "pixels.bin").open("rb") as pixels:
+        for item in items:
+            if item.id and item.id not in seen:
+                seen.add(item.id)
+                pixels.seek(item.start)
+                yield item.id, item.path, pixels.read(item.size)
+
+
+def _try(path: str, read: Callable[[str], bytes], start: int) -> tuple[Gathered, bytes]:
+    try:
+        image = decode(read(path))
+        data = image.shrunk()
+    except FileNotFoundError:
+        return Gathered(path, problem=MISSING), b""
+    except BadImage as error:
+        return Gathered(path, problem=str(error)), b""
+    return Gathered(path, image.id, "", start, len(data)), data
+
+
+def _resume(folder: Path) -> dict[str, Gathered]:
+    """What is whole of an earlier try; both files are cut back to it."""
+    pixels, index = folder / "pixels.bin", folder / "index.jsonl"
+    pixels.touch()
+    index.touch()
+    known: dict[str, Gathered] = {}
+    kept = end = 0
+    available = pixels.stat().st_size
+    for line in index.read_bytes().splitlines(keepends=True):
+        try:
+            item = Gathered(**json.loads(line))
+        except (ValueError, TypeError):
+            break
+        if not line.endswith(b"\n") or item.start + item.size > available:
+            break
+        known[item.path] = item
+        kept += len(line)
+        end = max(end, item.start + item.size)
+    with index.open("r+b") as file:
+        file.truncate(kept)
+    with pixels.open("r+b") as file:
+        file.truncate(end)
+    return known

@@ -1,0 +1,224 @@
+"""Samples and images to and from Parquet, laid out so that Hugging Face `datasets` reads the folder as it is.
+
+    samples/SPLIT-00000-of-00001.parquet      one row per Sample
+    images/images-0000N-of-0000M.parquet      each image once: id, image {bytes, path}
+    README.md                                 the card, whose header names both configurations
+
+Equal samples and images give equal bytes under one pyarrow version.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from medmim.errors import UserError
+from medmim.sample import SPLITS, Sample, from_json, to_json
+
+ROW_GROUP_BYTES = 1 << 20  # what one random access reads
+SHARD_BYTES = 256 << 20
+_CACHED_GROUPS = 64
+_TEXTS = pa.list_(pa.string())
+_SAMPLE = pa.schema(
+    [
+        ("id", pa.string()), ("ability", pa.string()), ("family", pa.string()), ("source", pa.string()),
+        ("split", pa.string()), ("held_out", pa.bool_()), ("patients", _TEXTS), ("images", _TEXTS), ("paths", _TEXTS),
+        ("question", pa.string()), ("options", _TEXTS), ("answer", pa.string()), ("gold", pa.list_(pa.int32())),
+    ]
+)  # fmt: skip
+_FEATURES = {"id": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}}
+_IMAGE = pa.schema(
+    [("id", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))],
+    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
+)
+
+
+def write(folder: Path, samples: Iterable[Sample], images: Iterable[tuple[str, str, bytes]]) -> None:
+    """Write a data set; what lay there under the same names is replaced.
+
+    Args:
+        folder: Goal; made if absent.
+        samples: In the order in which they shall be read back, split by split.
+        images: (id, source path, encoded bytes); each id once. None at all where a data set was built without pixels.
+    """
+    by_split: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    for sample in samples:
+        by_split[sample.split].append(sample)
+    for name in ("samples", "images"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for old in (folder / name).glob("*.parquet*"):
+            old.unlink()
+    for split, rows in by_split.items():
+        if rows:
+            table = pa.Table.from_pylist([{"id": s.id, **to_json(s)} for s in rows], schema=_SAMPLE)
+            path = folder / "samples" / f"{split}-00000-of-00001.parquet"
+            pq.write_table(table, path, compression="zstd", row_group_size=10_000)
+    count = _write_images(folder / "images", images)
+    if not count:
+        (folder / "images").rmdir()
+    (folder / "README.md").write_text(_card(by_split, count))
+
+
+def _write_images(folder: Path, images: Iterable[tuple[str, str, bytes]]) -> int:
+    shards: list[Path] = []
+    writer: pq.ParquetWriter | None = None
+    size = count = 0
+    for group in _groups(images):
+        if writer is None or size >= SHARD_BYTES:
+            if writer is not None:
+                writer.close()
+            shards.append(folder / f"{len(shards)}.parquet.part")
+            # images are compressed already; statistics of their bytes would copy them into the footer
+            writer = pq.ParquetWriter(
+                shards[-1], _IMAGE, compression="none", use_dictionary=False, write_statistics=False
+            )
+            size = 0
+        rows = [{"id": name, "image": {"bytes": data, "path": path}} for name, path, data in group]
+        writer.write_table(pa.Table.from_pylist(rows, schema=_IMAGE), row_group_size=len(rows))
+        size += sum(len(data) for _, _, data in group)
+        count += len(group)
+    if writer is not None:
+        writer.close()
+    for i, part in enumerate(shards):
+        part.rename(folder / f"images-{i:05d}-of-{len(shards):05d}.parquet")
+    return count
+
+
+def _groups(images: Iterable[tuple[str, str, bytes]]) -> Iterator[list[tuple[str, str, bytes]]]:
+    group: list[tuple[str, str, bytes]] = []
+    size = 0
+    for item in images:
+        group.append(item)
+        size += len(item[2])
+        if size >= ROW_GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
+    """The samples of one split, or of all, in the order in which they were written.
+
+    Raises:
+        UserError: There are no samples there, or a file cannot be read.
+    """
+    found = [folder / "samples" / f"{name}-00000-of-00001.parquet" for name in SPLITS if split in (None, name)]
+    if not any((folder / "samples").glob("*.parquet")):
+        raise UserError(f"{folder} holds no samples", fix="give the folder of a data set that `medmim data build` made")
+    rows = [row for path in found if path.exists() for row in _read(path).to_pylist()]
+    return [from_json(Sample, {key: row[key] for key in _SAMPLE_FIELDS}) for row in rows]
+
+
+_SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read",
+        reason=str(error).split("\n")[0],
+        fix="the file is damaged: build the data set again",
+    )
+
+
+class Images(Mapping[str, Image.Image]):
+    """The images of a data set by id, decoded to RGB when asked for.
+
+    Opening reads ids only, and pickling takes the folder alone, so each worker opens the files for itself.
+
+    Raises:
+        UserError: A file cannot be read, or the data set was built without pixels.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._files: list[pq.ParquetFile] = []
+        self._places: dict[str, tuple[int, int, int]] = {}  # id -> file, row group, row
+        paths = sorted((self.folder / "images").glob("*.parquet"))
+        if not paths:
+            raise UserError(
+                f"{folder} holds no images",
+                reason="it was built with `rows_only`, or it is no data set",
+                fix="build it without --rows-only",
+            )
+        for number, path in enumerate(paths):
+            try:
+                file = pq.ParquetFile(path, memory_map=True)
+                for group in range(file.num_row_groups):
+                    ids = file.read_row_group(group, columns=["id"]).column("id").to_pylist()
+                    self._places.update((name, (number, group, row)) for row, name in enumerate(ids))
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(path, error) from None
+            self._files.append(file)
+        self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
+
+    def _read_group(self, number: int, group: int) -> pa.ChunkedArray:
+        return self._files[number].read_row_group(group, columns=["image"]).column("image")
+
+    def stored(self, name: str) -> bytes:
+        """The encoded image as it lies in the data set (PNG or JPEG). Raises KeyError."""
+        number, group, row = self._places[name]
+        data: bytes = self._group(number, group)[row]["bytes"].as_py()
+        return data
+
+    def png(self, name: str) -> bytes:
+        """The image as a PNG file. Raises KeyError."""
+        data = self.stored(name)
+        if data.startswith(b"\x89PNG"):
+            return data
+        out = io.BytesIO()
+        self[name].save(out, "PNG")
+        return out.getvalue()
+
+    def __getitem__(self, name: str) -> Image.Image:
+        with Image.open(io.BytesIO(self.stored(name))) as image:
+            return image.convert("RGB")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Images, (self.folder,))
+
+
+def _card(by_split: Mapping[str, Sequence[Sample]], images: int) -> str:
+    """The data set card: only what the content says, so that equal content gives an equal card."""
+    lines = ["---", "configs:", "- config_name: samples", "  default: true", "  data_files:"]
+    for split, rows in by_split.items():
+        if rows:
+            lines += [f"  - split: {split}", f"    path: samples/{split}-*.parquet"]
+    if images:
+        lines += ["- config_name: images", "  data_files:", "  - split: images", "    path: images/*.parquet"]
+    lines += [
+        "---", "", "# Multi-image medical questions", "",
+        "Made by `medmim data build`. `samples.images` holds ids of the configuration `images`: the SHA-256 of the "
+        "original file, or its path in the source where it was absent.", "",
+        "| ability | " + " | ".join(by_split) + " | held out |", "|---" * (len(by_split) + 2) + "|",
+    ]  # fmt: skip
+    counts = {split: Counter(s.ability for s in rows) for split, rows in by_split.items()}
+    held_out = Counter(s.ability for rows in by_split.values() for s in rows if s.held_out)
+    for ability in sorted(set().union(*counts.values())):
+        cells = [str(counts[split][ability]) for split in by_split] + [str(held_out[ability])]
+        lines.append(f"| {ability} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"{images:,} images.", ""])
