@@ -32,6 +32,7 @@ class Family:
         name: `mantis` or `llava-med`.
         vision: `model_type` of the vision tower's configuration.
         text: `model_type` of the decoder's configuration.
+        slot: Index (from 1) and content to the place where an image stands, in its markers.
         write: Turns and image count to segments; `render` is the checked way to call it.
         bos: Token that starts a conversation, written out in the rendered text.
         eos: Token that ends an answer.
@@ -44,6 +45,7 @@ class Family:
     name: str
     vision: str
     text: str
+    slot: Callable[[int, str], str]
     write: Callable[[Sequence[Turn], int], list[Segment]]
     bos: str
     eos: str

@@ -12,9 +12,14 @@ from medmim.lvlm.family import Family, Segment, Turn
 from medmim.sample import IMAGE
 
 
+def slot(index: int, content: str) -> str:
+    """Our own form for one of several images."""
+    return f"(image {index}: {content} image {index})"
+
+
 def write(turns: Sequence[Turn], images: int) -> list[Segment]:
     """Write the conversation; the loss is on ` ANSWER </s>`."""
-    shown = "".join(f"(image {i}: {IMAGE} image {i})" for i in range(1, images + 1)) if images > 1 else IMAGE * images
+    shown = "".join(slot(i, IMAGE) for i in range(1, images + 1)) if images > 1 else IMAGE * images
     lead = f"<s>[INST] {shown}\n" if images else "<s>[INST] "
     segments = []
     for turn in turns:
@@ -29,6 +34,7 @@ LLAVA_MED = Family(
     name="llava-med",
     vision="clip_vision_model",
     text="mistral",
+    slot=slot,
     write=write,
     bos="<s>",
     eos="</s>",

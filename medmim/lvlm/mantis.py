@@ -17,9 +17,14 @@ def _header(role: str) -> str:
     return f"<|start_header_id|>{role}<|end_header_id|>\n\n"
 
 
+def slot(index: int, content: str) -> str:
+    """What Mantis' processor makes of the `index`-th `<image>`."""
+    return f"(image {index}: <Image>{content}</Image>)"
+
+
 def write(turns: Sequence[Turn], images: int) -> list[Segment]:
     """Write the conversation; the loss is on assistant header, answer and `<|eot_id|>`, as in Mantis' training."""
-    shown = "".join(f"(image {i}: <Image>{IMAGE}</Image>)" for i in range(1, images + 1))
+    shown = "".join(slot(i, IMAGE) for i in range(1, images + 1))
     segments = []
     before = f"<|begin_of_text|>{_header('system')}{SYSTEM}<|eot_id|>"
     for turn in turns:
@@ -35,6 +40,7 @@ MANTIS = Family(
     name="mantis",
     vision="siglip_vision_model",
     text="llama",
+    slot=slot,
     write=write,
     bos="<|begin_of_text|>",
     eos="<|eot_id|>",

@@ -25,7 +25,7 @@ _PEAK = 1.5  # amplitude of the previous-token heads, per rotary frequency
 _CONSTANT = 0.5  # value of the constant residual direction where a decoder has no attention bias
 # A word, a digit, a run of line breaks, an option letter with its colon: each is one piece. `A:` is the same piece in
 # an option and in an answer, and a digit the same in `(image 2:` and in an option: copying needs equal tokens.
-_PIECES = r"(?<!\p{L})[A-H]:(?= )| (?=[A-H]: )| ?\p{L}+(?:-\p{L}+)*| ?\p{N}|\n+| ?[^\s\p{L}\p{N}]|\s"
+_PIECES = r"(?<!\p{L})[A-H]:(?=\s|$)| (?=[A-H]: )| ?\p{L}+(?:-\p{L}+)*| ?\p{N}|\n+| ?[^\s\p{L}\p{N}]|\s"
 
 
 def train_tokenizer(texts: Iterable[str], family: Family, size: int = 1024) -> "PreTrainedTokenizerFast":

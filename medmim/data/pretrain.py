@@ -1,0 +1,262 @@
+"""What a tiny base is trained on: text that teaches to look things up, and single images with captions and questions.
+
+Never two images at once: the claim to be shown is that multi-image tuning adds that. The text tasks use the very
+markers in which images will stand, words in place of patches, so that the decoder learns to bind a number to what
+stands behind it. Sample i of a phase is a pure function of seed, phase and i.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+
+from medmim.data import wording
+from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, distinct, value
+from medmim.data.abilities.coreference import refer
+from medmim.data.seeds import stream
+from medmim.data.sources.phantom_draw import CLASSES, NORMAL, SIZES, Scene
+from medmim.lvlm.family import Family, Turn
+from medmim.sample import LETTERS, Finding, Study
+
+OPEN = 0.3  # share of the questions that are asked without options
+EXTRA_TURNS = 0.3  # share of the text questions that come after one or two others on the same slots
+_INDICES = ("1", "2", "3")
+_ATTRIBUTES = ("finding", "finding", "size", "modality", "view", "side", "margin")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A conversation to train on; `scene` is the one image shown with it, None for text alone."""
+
+    turns: tuple[Turn, ...]
+    scene: Scene | None = None
+
+
+def study_of(scene: Scene) -> Study:
+    """A phantom's scene as the abilities see it."""
+    shown = () if scene.finding == NORMAL else (Finding(scene.finding, scene.size, scene.side, scene.margin),)
+    return Study("phantom", "", "", scene.modality, view=scene.view, laterality=scene.laterality, findings=shown)
+
+
+STUDIES = tuple(study_of(scene) for scene in CLASSES)
+
+
+def _words_of(study: Study) -> list[str]:
+    parts = [study.modality, study.view, *(value(study, a) for a in ("size", "finding", "side", "margin"))]
+    return [wording.word(part) for part in parts if part]
+
+
+WORDS = tuple(
+    sorted(
+        {word for study in STUDIES for word in _words_of(study)}
+        | {word for options in FIXED_OPTIONS.values() for option in options for word in option.split()} - {*_INDICES, "image"}
+    )
+)
+
+
+def prompt(question: str, options: Sequence[str]) -> str:
+    """A question with its options, one per line, as samples print them."""
+    return "\n".join([question, *(f"{LETTERS[i]}: {text}" for i, text in enumerate(options))])
+
+
+def _turn(rng: Random, question: str, options: Sequence[str], answer: str) -> Turn:
+    if rng.random() < OPEN:
+        return Turn(question, answer)
+    return Turn(prompt(question, options), f"{LETTERS[list(options).index(answer)]}: {answer}")
+
+
+def _shuffled(rng: Random, items: Sequence[str]) -> list[str]:
+    return rng.sample(items, len(items))
+
+
+def _shown(family: Family, slots: Sequence[Sequence[str]]) -> str:
+    return "".join(family.slot(i + 1, "".join(f" {word}" for word in words)) for i, words in enumerate(slots))
+
+
+def _before(rng: Random, slots: Sequence[Sequence[str]], count: int) -> list[Turn]:
+    """Open questions on text slots: where a word stands that stands once, or all words of a slot."""
+    turns = []
+    for _ in range(count):
+        asked = rng.randrange(len(slots))
+        once = [w for w in slots[asked] if sum(w in words for words in slots) == 1]
+        if once and rng.random() < 0.6:
+            question = rng.choice(wording.TEMPLATES["which_finding"]).format(value=rng.choice(once))
+            turns.append(Turn(question, f"image {asked + 1}"))
+        else:
+            question = rng.choice(wording.TEMPLATES["describe"][:2]).replace("image 1", f"image {asked + 1}")
+            turns.append(Turn(question, " ".join(slots[asked])))
+    return turns
+
+
+def _on_slots(rng: Random, family: Family, slots: Sequence[Sequence[str]], turns: list[Turn]) -> Item:
+    first = Turn(_shown(family, slots) + turns[0].question, turns[0].answer)
+    return Item((first, *turns[1:]))
+
+
+def _with_extra(rng: Random, family: Family, slots: Sequence[Sequence[str]], turn: Turn) -> Item:
+    extra = _before(rng, slots, rng.randint(1, 2)) if rng.random() < EXTRA_TURNS else []
+    return _on_slots(rng, family, slots, [*extra, turn])
+
+
+def _random_slots(rng: Random) -> list[list[str]]:
+    count, each = rng.randint(2, 3), rng.randint(1, 3)
+    words = rng.sample(WORDS, count * each)
+    return [words[i * each : (i + 1) * each] for i in range(count)]
+
+
+def repeat(rng: Random, family: Family) -> Item:
+    """Say a random sequence again."""
+    words = rng.sample([*WORDS, *_INDICES, *(f"{letter}:" for letter in LETTERS[:6])], rng.randint(5, 14))
+    text = "Repeat: " + " ".join(words)
+    return Item((Turn(text, text),))
+
+
+def dense(rng: Random, family: Family) -> Item:
+    """Many look-ups in one answer: words to slot numbers, or words to option letters."""
+    if rng.random() < 0.5:
+        slots = _random_slots(rng)
+        place = {word: f"{word} {i + 1}" for i, words in enumerate(slots) for word in words}
+        asked = _shuffled(rng, list(place))[:6]
+        answer = "Found: " + " ".join(place[word] for word in asked)
+        return _on_slots(rng, family, slots, [Turn("Find: " + " ".join(asked), answer)])
+    options = rng.sample(WORDS, rng.randint(2, 6))
+    asked = _shuffled(rng, options)
+    answer = "Found: " + " ".join(f"{word} {LETTERS[options.index(word)]}:" for word in asked)
+    return Item((Turn(prompt("Find: " + " ".join(asked), options), answer),))
+
+
+def copy(rng: Random, family: Family) -> Item:
+    """Find a word among the options."""
+    options = rng.sample([*WORDS, "image 1", "image 2", "image 3"], rng.randint(2, 5))
+    answer = rng.choice(options)
+    return Item((Turn(prompt(f"Find: {answer}", options), f"{LETTERS[options.index(answer)]}: {answer}"),))
+
+
+def look_up(rng: Random, family: Family) -> Item:
+    """Which slot holds a word, or which of some words a slot holds; slots of random words."""
+    slots = _random_slots(rng)
+    asked = rng.randrange(len(slots))
+    name, word = f"image {asked + 1}", rng.choice(slots[asked])
+    if rng.random() < 0.5:
+        question = rng.choice(wording.TEMPLATES["which_finding"]).format(value=word)
+        options, answer = _shuffled(rng, [f"image {i + 1}" for i in range(len(slots))]), name
+    else:
+        question = rng.choice(wording.TEMPLATES["what_finding"]).format(image=name)
+        others = [rng.choice(words) for words in slots if words is not slots[asked]]
+        options, answer = _shuffled(rng, [word, *others]), word
+    return _with_extra(rng, family, slots, _turn(rng, question, options, answer))
+
+
+def look_up_turns(rng: Random, family: Family) -> Item:
+    """Four open questions in a row on slots of random words."""
+    slots = _random_slots(rng)
+    return _on_slots(rng, family, slots, _before(rng, slots, 4))
+
+
+def _described(rng: Random, studies: Sequence[Study]) -> list[list[str]]:
+    """Slots that tell in words what the images show, in an order that is not always the caption's."""
+    slots = [_words_of(study) for study in studies]
+    return [_shuffled(rng, words) if rng.random() < 0.3 else words for words in slots]
+
+
+def _refer(rng: Random) -> Ask:
+    while True:
+        for ask in refer("coreference", rng.sample(STUDIES, 24), rng.choice(_ATTRIBUTES), rng):
+            return ask
+
+
+def text_reference(rng: Random, family: Family) -> Item:
+    """The questions of co-reference, on words instead of images."""
+    ask = _refer(rng)
+    question, options, answer, _ = wording.render(ask, rng)
+    return _with_extra(rng, family, _described(rng, ask.studies), _turn(rng, question, options, answer))
+
+
+def text_reference_turns(rng: Random, family: Family) -> Item:
+    """Four open questions in a row on described images."""
+    slots = _described(rng, _refer(rng).studies)
+    return _on_slots(rng, family, slots, _before(rng, slots, 4))
+
+
+def text_larger(rng: Random, family: Family) -> Item:
+    """Which of two described findings is the larger."""
+    scene = rng.choice([s for s in CLASSES if s.size])
+    answer = rng.choice(FIXED_OPTIONS["larger"])
+    small, large = sorted(rng.sample(range(3), 2))
+    sizes = {"image 1": (large, small), "image 2": (small, large), "same size": (small, small)}[answer]
+    if answer == "same size":
+        sizes = (rng.randrange(3),) * 2
+    fields = {name: getattr(scene, name) for name in Scene.__slots__}
+    studies = tuple(study_of(Scene(**{**fields, "size": SIZES[size]})) for size in sizes)
+    ask = Ask("comparison", "larger", studies, FIXED_OPTIONS["larger"], answer, {"finding": scene.finding})
+    question, options, answer, _ = wording.render(ask, rng)
+    return _with_extra(rng, family, _described(rng, studies), _turn(rng, question, options, answer))
+
+
+def text_same(rng: Random, family: Family) -> Item:
+    """Whether two described images show the same finding."""
+    answer = rng.choice(FIXED_OPTIONS["same_finding"])
+    while True:
+        first = rng.choice(CLASSES)
+        alike = [s for s in CLASSES if s.modality == first.modality and s.view == first.view]
+        fitting = [s for s in alike if (s.finding == first.finding) == (answer == "same")]
+        if fitting:
+            break
+    studies = (study_of(first), study_of(rng.choice(fitting)))
+    ask = Ask("comparison", "same_finding", studies, FIXED_OPTIONS["same_finding"], answer)
+    question, options, answer, _ = wording.render(ask, rng)
+    return _with_extra(rng, family, _described(rng, studies), _turn(rng, question, options, answer))
+
+
+def _any_scene(rng: Random) -> int:
+    """Every modality equally often, and every finding within it, whatever their number of sizes and sides."""
+    modality = rng.choice(sorted({scene.modality for scene in CLASSES}))
+    finding = rng.choice(sorted({scene.finding for scene in CLASSES if scene.modality == modality}))
+    return rng.choice([i for i, s in enumerate(CLASSES) if (s.modality, s.finding) == (modality, finding)])
+
+
+def caption(rng: Random, family: Family) -> Item:
+    """Describe one image."""
+    i = _any_scene(rng)
+    ask = Ask("single", "describe", (STUDIES[i],), (), "")
+    question, _, answer, _ = wording.render(ask, rng)
+    return Item((Turn(question, answer),), CLASSES[i])
+
+
+def question(rng: Random, family: Family) -> Item:
+    """A question on one image."""
+    i = _any_scene(rng)
+    study = STUDIES[i]
+    attribute = rng.choice([a for a in _ATTRIBUTES if value(study, a)])
+    while True:
+        others = distinct([s for s in rng.sample(STUDIES, 24) if value(s, attribute) != value(study, attribute)],
+                          attribute, rng.choice((1, 1, 2, 3)), rng)  # fmt: skip
+        if others is not None:
+            break
+    values = tuple(str(value(s, attribute)) for s in (study, *others))
+    ask = Ask("single", f"what_{attribute}", (study,), values, values[0], {"image": "image 1"})
+    text, options, answer, _ = wording.render(ask, rng)
+    return Item((_turn(rng, text, options, answer),), CLASSES[i])
+
+
+TASKS: Mapping[str, Callable[[Random, Family], Item]] = {
+    task.__name__: task
+    for task in (
+        repeat, dense, copy, look_up, look_up_turns, text_reference, text_reference_turns, text_larger, text_same,
+        caption, question,
+    )
+}  # fmt: skip
+
+
+def item(diet: Mapping[str, float], family: Family, seed: int, phase: str, i: int) -> Item:
+    """Sample `i` of a phase.
+
+    Args:
+        diet: Task name -> share; shares need not add up to 1.
+        family: Whose markers the text slots stand in.
+        seed: Of the base.
+        phase: Name of the phase.
+        i: Number of the sample, from 0.
+    """
+    rng = stream(seed, "pretrain", phase, i)
+    return TASKS[rng.choices(list(diet), cum_weights=list(accumulate(diet.values())))[0]](rng, family)
