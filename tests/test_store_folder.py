@@ -1,0 +1,105 @@
+"""What only a folder can do wrong: be full, be read-only, be somewhere else."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medmim.errors import UserError
+from medmim.store import open_store
+
+PUBLISH = (
+    "import sys; from pathlib import Path; from medmim import store, errors\n"
+    "try: store.publish(Path(sys.argv[1]), sys.argv[2], 'data', {}, {})\n"
+    "except errors.UserError as error: print(error); sys.exit(error.exit_code)"
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, size in (("a-small", 10), ("b-large", 3_000_000), ("c-small", 10)):
+        (folder / name).write_bytes(b"x" * size)
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def nothing_half_written(place: Path) -> bool:
+    found = [path for path in place.rglob("*") if path.is_file()]
+    return all(path.name == "a-small" for path in found)
+
+
+def test_a_full_disk_ends_in_75_and_leaves_no_artifact(files: Path, small_disk: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PUBLISH, str(files), str(small_disk / "store")], capture_output=True, text=True
+    )
+    assert ended.returncode == 75 and not ended.stderr
+    assert "the disk is full while writing to the store" in ended.stdout and "--home" in ended.stdout
+    assert nothing_half_written(small_disk)
+
+
+def test_a_limit_on_file_size_ends_in_75_and_leaves_no_artifact(files: Path, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PUBLISH, str(files), str(tmp_path / "store")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 75 and "too large while writing" in ended.stdout and not ended.stderr
+    assert nothing_half_written(tmp_path / "store")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_bad_input(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="no permission") as caught:
+        open_store(str(tmp_path / "store")).write("key", b"")
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_in_the_place_of_the_store_is_told(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("I am a file")
+    place = open_store(str(tmp_path / "store"))
+    with pytest.raises(UserError, match="while writing to the store"):
+        place.write("key", b"")
+    assert not place.exists("key") and list(place.list()) == []
+
+
+def test_a_file_in_the_making_is_not_listed(tmp_path: Path) -> None:
+    place = open_store(str(tmp_path))
+    place.write("a/key", b"")
+    (tmp_path / "a" / ".part-x1y2").write_text("half")
+    assert list(place.list()) == ["a/key"]
+
+
+def test_a_relative_folder_follows_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert open_store("store").uri == str(tmp_path / name / "store")
+
+
+def test_a_file_uri_is_the_folder_it_names(tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    for uri in (str(folder), folder.as_uri(), f"{folder}/", f"file://{folder}"):
+        assert open_store(uri).uri == str(folder)
+
+
+@pytest.mark.parametrize("uri", ["hdfs://host/x", "file://host/x", "gs://bucket", "http://host/x", "://x"])
+def test_another_kind_of_store_is_bad_input(uri: str) -> None:
+    with pytest.raises(UserError, match="is not the address of a store"):
+        open_store(uri)
