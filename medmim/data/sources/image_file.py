@@ -24,7 +24,7 @@ MAX_PIXELS = 50_000_000  # the largest mammograms have 25 million
 MAX_BYTES = 256 << 20
 SIDE = 512  # no base looks at more than 384 pixels a side
 # Raster formats that Pillow decodes itself: EPS would start Ghostscript, and a PDF is no image.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
 
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
@@ -157,7 +157,7 @@ def _guarded(doing: Callable[[], T], what: str) -> T:
         raise BadImage("not an image (PNG, JPEG, WebP, TIFF, BMP, GIF or PPM)") from None
     except Exception as error:
         reason = _short(error)
-        raise BadImage("the image is cut off" if "truncated" in reason else f"{what} ({reason})") from None
+        raise BadImage("the image is cut off" if "truncat" in reason.lower() else f"{what} ({reason})") from None
 
 
 def _plain(image: Image.Image) -> Image.Image:

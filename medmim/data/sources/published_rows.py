@@ -63,6 +63,17 @@ def kind_of(file: str) -> FileKind | None:
     return FileKind("train" if match["train"] else "test", ability, held_out=False)
 
 
+def file_of(sample: Sample) -> str:
+    """The published file that a row belongs to; for rows of any other source, `SPLIT/ABILITY`."""
+    if sample.source not in _PATIENT:
+        return f"{sample.split}/{sample.ability}"
+    if sample.held_out:
+        return f"Med_MIM_benchmark_Held_out_{sample.source.removeprefix('VQA_')}.json"
+    kind = "benchmark_Held_in" if sample.split != "train" else "train"
+    inherent = "_inherent" if sample.split == "train" and sample.ability != "composed" else ""
+    return f"Med_MIM_{kind}{inherent}_{sample.ability.capitalize()}.json"
+
+
 def source_of(text: str) -> tuple[str, str] | None:
     """Data set and family of a `source` field: `MS_CXR_T_vqa_edema` -> (`MS_CXR_T`, `vqa_edema`); None if unknown."""
     match = _SOURCE.match(text)

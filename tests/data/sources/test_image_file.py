@@ -1,0 +1,202 @@
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medmim.data.sources.image_file import MAX_PIXELS, decode, locate, read_bytes
+from medmim.data.sources.source import BadImage
+
+GRADIENT = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def sound(kind: str) -> bytes:
+    return encoded(Image.fromarray(GRADIENT).convert("RGB"), kind)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes whose header promises side x side pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(BadImage) as caught:
+        decode(data)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_a_sound_image_is_read_whole(kind: str) -> None:
+    image = decode(sound(kind))
+    assert image.pixels.size == (60, 40)
+    assert image.pixels.mode in ("L", "RGB")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_cut_off_image_is_refused_wherever_the_cut_falls(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    for cut in range(300, len(data) - 40, 997):
+        assert any(word in reason(data[:cut]) for word in ("cut off", "broken", "not an image"))
+
+
+def test_a_bomb_is_refused_from_its_header_alone() -> None:
+    data = bomb(60_000)
+    assert len(data) < 100
+    assert "pixels" in reason(data)
+
+
+def test_an_image_just_over_the_limit_is_refused_too() -> None:
+    assert f"{MAX_PIXELS:,}" in reason(bomb(int(MAX_PIXELS**0.5) + 1))
+
+
+def test_text_and_nothing_are_not_images() -> None:
+    assert "not an image" in reason(b"patient,offset\n2,0\n")
+    assert "not an image" in reason(b"")
+
+
+def test_a_postscript_program_is_not_run() -> None:
+    assert "not an image" in reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+
+
+def test_sixteen_bits_keep_their_contrast() -> None:
+    deep = GRADIENT.astype(np.uint16) * 40  # 12 bits in 16: dark, if scaled by the nominal range
+    pixels = np.asarray(decode(encoded(Image.fromarray(deep), "PNG")).pixels)
+    assert pixels.dtype == np.uint8
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    assert np.array_equal(np.argsort(pixels[0]), np.argsort(GRADIENT[0]))
+
+
+def test_float_pixels_that_are_no_numbers_are_refused() -> None:
+    bad = GRADIENT.astype(np.float32)
+    bad[3, 3] = np.nan
+    assert "NaN" in reason(encoded(Image.fromarray(bad), "TIFF"))
+
+
+def test_what_is_transparent_turns_black_not_its_hidden_colour() -> None:
+    clear = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    assert decode(encoded(clear, "PNG")).pixels.getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA", "I;16"])
+def test_every_mode_ends_as_grey_or_rgb(mode: str) -> None:
+    grey = Image.fromarray(GRADIENT)
+    image = Image.fromarray(GRADIENT.astype(np.uint16)) if mode == "I;16" else grey.convert(mode)
+    read = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG")).pixels
+    assert read.mode in ("L", "RGB")
+    if mode != "1":
+        wanted = grey if mode != "I;16" else Image.fromarray(np.rint(GRADIENT * (255 / GRADIENT.max())).astype(np.uint8))
+        assert np.abs(np.asarray(read.convert("L"), int) - np.asarray(wanted, int)).max() <= 3
+
+
+def test_an_exif_rotation_is_undone() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(Image.fromarray(GRADIENT), "JPEG", exif=exif)).pixels.size == (40, 60)
+
+
+def test_several_frames_are_refused() -> None:
+    frames = [Image.new("L", (9, 9), shade) for shade in (0, 99, 200)]
+    assert "3 frames" in reason(encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+
+
+def test_shrinking_leaves_the_id_and_small_plain_files_alone() -> None:
+    small = decode(sound("JPEG"))
+    assert small.shrunk() == small.data
+    large = decode(encoded(Image.fromarray(np.tile(GRADIENT, (20, 30))), "PNG"))
+    stored = decode(large.shrunk())
+    assert max(stored.pixels.size) == 512
+    assert stored.id != large.id == decode(large.data).id
+
+
+def test_a_grey_image_with_alpha_is_stored_without_it() -> None:
+    stored = Image.open(io.BytesIO(decode(encoded(Image.fromarray(GRADIENT).convert("LA"), "PNG")).shrunk()))
+    assert stored.mode == "L"
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:/x.png"])
+def test_a_path_out_of_the_root_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(sound("PNG"))
+    with pytest.raises(BadImage, match="leaves the image root"):
+        read_bytes(tmp_path / "root", path)
+
+
+def test_symlinks_may_stay_inside_the_root_but_not_leave_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside.png").write_bytes(sound("PNG"))
+    (root / "inside.png").write_bytes(sound("PNG"))
+    (root / "good").symlink_to(root / "inside.png")
+    (root / "bad").symlink_to(tmp_path / "outside.png")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "folder").symlink_to(tmp_path)
+    assert read_bytes(root, "good") == sound("PNG")
+    for path in ("bad", "folder/outside.png"):
+        with pytest.raises(BadImage, match="symlink"):
+            read_bytes(root, path)
+    with pytest.raises(BadImage, match="cannot be opened"):
+        read_bytes(root, "loop")
+
+
+def test_what_is_no_file_has_its_own_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would hang for ever
+    for path, words in (("empty.png", "0 bytes"), ("pipe.png", "not a regular"), (".", "not a regular"), ("", "empty")):
+        with pytest.raises(BadImage, match=words):
+            read_bytes(tmp_path, path)
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path, "absent.png")
+    with pytest.raises(BadImage, match="cannot be opened"):
+        locate(tmp_path, "a\0b.png")
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]),
+    flips=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=12),
+    keep=st.floats(0, 1),
+    tail=st.binary(max_size=30),
+)
+def test_mutated_files_never_raise_anything_but_a_reason(
+    kind: str, flips: list[tuple[int, int]], keep: float, tail: bytes
+) -> None:
+    data = bytearray(sound(kind))
+    for at, byte in flips:
+        data[at % len(data)] = byte
+    try:
+        image = decode(bytes(data[: int(len(data) * keep) + 1]) + tail)
+    except BadImage as error:
+        assert str(error)
+        assert "\n" not in str(error)
+    else:
+        assert image.pixels.mode in ("L", "RGB")
+        image.shrunk()
+
+
+@settings(max_examples=200, deadline=None)
+@given(path=st.text(max_size=40))
+def test_no_path_reads_outside_the_root(path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp() / "paths"
+    root.mkdir(exist_ok=True)
+    try:
+        assert locate(root, path).is_relative_to(root.resolve())
+    except (BadImage, FileNotFoundError):
+        pass
