@@ -1,7 +1,7 @@
 """What train and benchmark share: patients, sets of images, images, within an ability and across.
 
-Both counts are always given: the benchmark as it is, and its clean part, the rows with no patient and no image that any
-training file shows. A model that has seen the patient can answer from memory, whatever ability was trained on the image.
+Both counts are always given: the benchmark as it is, and its clean part, the rows with no patient and no image that
+any training file shows. A model that has seen the patient can answer from memory, whatever ability the image taught.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from medmim import progress, shards, store
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
-from medmim.recipe import Recipe
+from medmim.recipe import Audit, Recipe
 from medmim.sample import SPLITS, Sample, to_published
 from medmim.steps import Outcome, Workspace, cached_step, stage
 from medmim.store import Artifact
@@ -72,7 +72,7 @@ def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
         outcome.facts = report
         for line in lines(report):
             progress.say(line)
-        _gate(recipe, report, artifact.uri)
+        gate(report, recipe.audit, artifact.uri)
     return outcome
 
 
@@ -93,7 +93,7 @@ def of_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tuple
                 file.write(json.dumps({"id": sample.id, "file": file_of(sample)}) + "\n")
         if report["benchmark"]["clean_rows"] < report["benchmark"]["rows"]:
             _write_published(folder / "clean", clean)
-        return report["benchmark"] | {"shared": report["shared"]}
+        return {**report["benchmark"], "shared": report["shared"]}
 
     return cached_step(ws, "audit", REVISION, None, {"data": source.digest}, make, recipe=recipe)
 
@@ -170,8 +170,13 @@ def leaks(report: dict[str, Any]) -> list[str]:
     return told
 
 
-def _gate(recipe: Recipe, report: dict[str, Any], uri: str) -> None:
-    limits = {"patients": recipe.audit.max_shared_patients, "images": recipe.audit.max_shared_images}
+def gate(report: dict[str, Any], allowed: Audit, uri: str) -> None:
+    """Say no where splits share more than is allowed.
+
+    Raises:
+        Refused: With the leaks, and how many rows of the benchmark are clean.
+    """
+    limits = {"patients": allowed.max_shared_patients, "images": allowed.max_shared_images}
     shared = {name: report["shared"][name] for name in limits}
     if all(shared[name] <= limits[name] for name in limits):
         return
@@ -210,8 +215,8 @@ def _pair(first: Part, second: Part) -> dict[str, Any]:
         found[measure] = {"shared": len(a & b), "first": len(a), "second": len(b)}
     ours, theirs = _by_source(first.patients), _by_source(second.patients)
     found["patients_by_source"] = {
-        source: {"shared": len(ours[source] & theirs[source]), "first": len(ours[source]), "second": len(theirs[source])}
-        for source in sorted(ours.keys() & theirs.keys())
+        source: {"shared": len(a & b), "first": len(a), "second": len(b)}
+        for source, a, b in ((name, ours[name], theirs[name]) for name in sorted(ours.keys() & theirs.keys()))
     }
     return found
 

@@ -34,6 +34,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Which finding do these views of one patient support?",
         "Read all images together. What is the finding?",
     ),
+    "same_patient": (
+        "Which image shows the same patient as image 1?",
+        "Find the image of the same patient as image 1.",
+    ),
     "resection": (
         "Image 1 was taken before surgery, image 2 after. What is the extent of resection?",
         "How much of the tumor was removed between image 1 and image 2?",

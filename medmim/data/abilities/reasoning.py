@@ -17,6 +17,7 @@ def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
             for images in (views, views[::-1]):
                 yield Ask("reasoning", "assessment", images, FIXED_OPTIONS["assessment"], rating)
     yield from _diagnosis(exams, rng)
+    yield from _same_patient(cohort, exams, rng)
 
 
 def _exams(patient: Sequence[Study]) -> Iterator[tuple[Study, ...]]:
@@ -43,3 +44,16 @@ def _diagnosis(exams: list[tuple[Study, ...]], rng: random.Random) -> Iterator[A
         shown = rng.choice((exam, other))
         options = tuple(str(value(e[0], "finding")) for e in (exam, other))
         yield Ask("reasoning", "diagnosis", shown, options, str(value(shown[0], "finding")))
+
+
+def _same_patient(cohort: Cohort, exams: list[tuple[Study, ...]], rng: random.Random) -> Iterator[Ask]:
+    """The stranger is of the modality and view of the right one, so that only the patient tells them apart."""
+    studies = [study for patient in cohort for study in patient]
+    for exam in exams:
+        shown, right = rng.sample(exam, 2)
+        strangers = [study for study in studies if study.patient != right.patient]
+        others = [s for s in strangers if (s.modality, s.view) == (right.modality, right.view)]
+        if others:
+            pair = rng.sample((right, rng.choice(others)), 2)
+            answer = f"image {pair.index(right) + 2}"
+            yield Ask("reasoning", "same_patient", (shown, *pair), ("image 2", "image 3"), answer)

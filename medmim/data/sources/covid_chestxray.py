@@ -24,7 +24,7 @@ LIST = "metadata.csv"
 COLUMNS = ("patientid", "offset", "finding", "view", "modality", "filename")
 # `change` and `larger` would need a size, which nobody has measured here.
 FAMILIES = (
-    "order", "diagnosis", "same_finding", "describe",
+    "order", "diagnosis", "same_patient", "same_finding", "describe",
     *(f"{kind}_{what}" for what in ("finding", "modality", "view") for kind in ("which", "what")),
 )  # fmt: skip
 _MODALITIES = {"x-ray": "X-ray", "ct": "CT"}
