@@ -3,8 +3,9 @@
 import math
 
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
+from medmim.finetune.muon import Muon
 from medmim.recipe import Finetune
 
 _BETAS = (0.9, 0.98)  # short trainings: the second moment must follow within 50 steps
@@ -14,7 +15,7 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
     """AdamW for everything, or Muon for the block matrices and AdamW for the rest.
 
     Muon is meant for the matrices of hidden layers (Keller Jordan's post on Muon); embeddings, the output layer,
-    norms and biases stay with AdamW. `match_rms_adamw` scales its updates to AdamW's (Moonlight, arXiv 2502.16982).
+    norms and biases stay with AdamW.
     Weight decay touches matrices only.
     """
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
@@ -32,7 +33,7 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
     found: list[Optimizer] = [AdamW(groups, lr=settings.lr, betas=_BETAS, fused=True)]
     if inner:
         lr = settings.muon_lr or 2 * settings.lr
-        found.append(Muon(inner, lr=lr, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+        found.append(Muon(inner, lr=lr, weight_decay=decay))
     for optimizer in found:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
