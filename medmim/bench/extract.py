@@ -20,7 +20,7 @@ _LEAD = re.compile(rf"^[\s(\[{{]*(?:option\s+|choice\s+)?({_L}){_STOP}")
 _BARE = re.compile(rf"^[\s(\[{{]*({_L})\s+(?=\S)")
 _ELSEWHERE = (
     re.compile(rf"\b(?:options?|choice|letter|select|choose|chose|pick|go with|boxed)\s*[:=]?\s*[(\[{{]?({_L}){_STOP}"),
-    re.compile(rf"\b(?:options?|choice|letter|select|choose|chose|pick|go with)\s*[:=]?\s*[(\[{{]?([b-h])(?![\w'-])"),
+    re.compile(r"\b(?:options?|choice|letter|select|choose|chose|pick|go with)\s*[:=]?\s*[(\[{]?([b-h])(?![\w'-])"),
     re.compile(rf"[(\[]\s*({_L})\s*[)\]]"),
     re.compile(rf"(?<![\w'-])({_L})\s*[:)](?!\w:)"),
     re.compile(rf"(?<![\w'-])({_L})\s+is\s+(?:not\s+)?(?:the\s+)?(?:correct|right|best|wrong|incorrect|answer)\b"),
@@ -32,11 +32,12 @@ _CLAIMED = re.compile(rf"^[\s(\[{{]*(?:option\s+|choice\s+|letter\s+)?(?:({_L}){
 _WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:'[^\W_]+)*|[.,;:!?()\[\]]")
 _MARKS = set(".,;:!?()[]")
 _ARTICLES = {"the", "a", "an"}
-_ORDINALS = {w: i for i, ws in enumerate(("first 1st", "second 2nd", "third 3rd", "fourth 4th", "fifth 5th",
-                                          "sixth 6th", "seventh 7th", "eighth 8th"), 1) for w in ws.split()}  # fmt: skip
-_NUMBERS = {w: i for i, ws in enumerate(("1 one", "2 two", "3 three", "4 four", "5 five", "6 six", "7 seven",
-                                         "8 eight"), 1) for w in ws.split()}  # fmt: skip
-_NOUNS = set("image picture photo photograph scan figure film radiograph view".split())
+_FIRST = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+_1ST = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
+_ONE = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+_ORDINALS = {word: i for words in (_FIRST, _1ST) for i, word in enumerate(words, 1)}
+_NUMBERS = {word: i for words in (_ONE, "12345678") for i, word in enumerate(words, 1)}
+_NOUNS = {"image", "picture", "photo", "photograph", "scan", "figure", "film", "radiograph", "view"}
 _NOT = {"not", "no", "never", "neither", "nor", "without", "except", "excluding", "cannot"}
 _NOT_BEFORE = re.compile(r"(?:\b(?:not|no|never|neither|nor|except|excluding|cannot|rather than|instead of)|n't)"
                          r"\s+(?:[\w']+\s+){0,4}[(\[{]?$")  # fmt: skip

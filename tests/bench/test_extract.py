@@ -24,9 +24,9 @@ LETTER_WORDINGS = (
 TEXT_WORDINGS = ("{t}", "{t}.", " {t} ", '"{t}"', "**{t}**", "Answer: {t}", "The answer is {t}.", "I see: {t}.")
 
 word = st.text("bcdfghjklmnpqrstuvwxyz", min_size=3, max_size=9)
-options = st.lists(
-    st.lists(word, min_size=1, max_size=3).map(" ".join), min_size=2, max_size=8, unique=True
-).filter(lambda o: not any(a != b and f" {a} " in f" {b} " for a in o for b in o))
+options = st.lists(st.lists(word, min_size=1, max_size=3).map(" ".join), min_size=2, max_size=8, unique=True).filter(
+    lambda o: not any(a != b and f" {a} " in f" {b} " for a in o for b in o)
+)
 
 
 @given(options, st.data(), st.sampled_from(LETTER_WORDINGS))
@@ -76,8 +76,10 @@ def test_two_options_are_not_read(options, data):
     ("text", "index"),
     [
         ("The second image", 1), ("Image two", 1), ("2nd", 1), ("2", 1), ("second", 1), ("The second one.", 1),
-        ("image 2 is larger", 1), ("the last image", 2), ("the third in sequence", 2), ("Image 1 shows less. Answer: image 2", 1),
-        ("image 1 and image 2", None), ("The image", None), ("images", None), ("Image 4", None), ("not the second image", None),
+        ("image 2 is larger", 1), ("the last image", 2), ("the third in sequence", 2),
+        ("Image 1 shows less. Answer: image 2", 1),
+        ("image 1 and image 2", None), ("The image", None), ("images", None), ("Image 4", None),
+        ("not the second image", None),
     ],
 )  # fmt: skip
 def test_image_references_are_one_thing_in_all_their_wordings(text, index):
@@ -97,7 +99,8 @@ def test_the_first_letter_of_a_word_is_no_answer():
 @pytest.mark.parametrize(
     ("text", "index"),
     [
-        ("not B", None), ("It is not worse", None), ("I don't think it is worse", None), ("neither stable nor worse", None),
+        ("not B", None), ("It is not worse", None), ("I don't think it is worse", None),
+        ("neither stable nor worse", None),
         ("Not stable, it is worse", 1), ("worse rather than stable", 1), ("Option A is wrong. The answer is B", 1),
         ("B is not correct", None), ("Not A. B is correct", 1), ("B is wrong", None),
     ],

@@ -1,0 +1,77 @@
+"""Whom to ask: a model's content digest at once, the model itself when the first question comes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medmim import store
+from medmim.errors import UserError
+from medmim.lvlm import zoo
+from medmim.sample import digest_of
+from medmim.steps import Workspace
+
+if TYPE_CHECKING:
+    from medmim.lvlm.ask import Question, Reply
+
+    Ask = Callable[[Sequence[Question], int, int], Iterator[Reply]]
+
+OPENAI = "openai:"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Something that answers questions.
+
+    Attributes:
+        ref: What the user called it.
+        digest: Content digest of the weights; of address and name for a server, whose weights nobody sees.
+        ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
+    """
+
+    ref: str
+    digest: str
+    ask: "Ask"
+
+
+def engine(ref: str, ws: Workspace) -> Engine:
+    """The engine behind a reference: a shipped base, folder, model artifact or `openai:URL#NAME`.
+
+    Raises:
+        UserError: No such model, or an `openai:` reference without a name.
+    """
+    if ref.startswith(OPENAI):
+        url, _, name = ref.removeprefix(OPENAI).rpartition("#")
+        if not url or not name:
+            raise UserError(
+                f"{ref} names no model of the server",
+                fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
+            )
+        return Engine(ref, digest_of(["openai", url, name]), _server(url, name))
+    path = zoo.resolve(ref, ws)
+    zoo.family_of(path)  # refuse another family now, not after the benchmark's first half
+    artifact = store.find(ref)
+    return Engine(ref, artifact.digest if artifact else zoo.digest(path), _local(path))
+
+
+def _local(path: Path) -> "Ask":
+    @lru_cache(maxsize=1)
+    def load() -> zoo.Lvlm:
+        return zoo.load(path)
+
+    def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
+        from medmim.lvlm import ask_hf
+
+        return ask_hf.ask(load(), questions, batch_size, max_new_tokens)
+
+    return ask
+
+
+def _server(url: str, name: str) -> "Ask":
+    def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
+        from medmim.lvlm import ask_openai
+
+        return ask_openai.ask(url, name, questions, batch_size, max_new_tokens)
+
+    return ask

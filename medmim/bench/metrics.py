@@ -1,0 +1,75 @@
+"""What an answer is worth: accuracy for closed questions; token F1, BLEU and ROUGE-L for open ones. All 0..1."""
+
+import logging
+import re
+import string
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+from medmim.bench.extract import extract
+from medmim.errors import require
+from medmim.sample import Answer, Sample
+
+CLOSED = ("accuracy",)
+OPEN = ("token_f1", "bleu", "rouge_l")
+
+
+def read(sample: Sample, probe: str, key: str, text: str, error: str | None) -> Answer:
+    """A reply as an Answer: `parsed`, `unparsed` (counts as wrong, and is shown) or `error` (in no score)."""
+    if error:
+        return Answer(sample.id, probe, key, "", None, "error", error)
+    if not sample.options:
+        return Answer(sample.id, probe, key, text, None, "parsed" if text.strip() else "unparsed")
+    choice = extract(text, sample.options, len(sample.images))
+    return Answer(sample.id, probe, key, text, choice, "unparsed" if choice is None else "parsed")
+
+
+def score(sample: Sample, answer: Answer) -> dict[str, float]:
+    """Metric -> value of one answer; empty where the engine failed.
+
+    A closed question whose gold text stands under two letters accepts either.
+    """
+    if answer.status == "error":
+        return {}
+    if sample.options:
+        return {"accuracy": float(answer.choice in sample.gold)}
+    return {
+        "token_f1": token_f1(answer.text, sample.answer),
+        "bleu": bleu(answer.text, sample.answer),
+        "rouge_l": rouge_l(answer.text, sample.answer),
+    }
+
+
+def token_f1(text: str, gold: str) -> float:
+    """F1 of the bags of words, normalised as SQuAD does (Rajpurkar et al. 2016)."""
+    said, meant = _words(text), _words(gold)
+    same = sum((Counter(said) & Counter(meant)).values())
+    return 2 * same / (len(said) + len(meant)) if same else float(said == meant)
+
+
+def bleu(text: str, gold: str) -> float:
+    """Sentence BLEU-4 with exponential smoothing and effective order (Post 2018)."""
+    return float(_bleu().sentence_score(text, [gold]).score) / 100
+
+
+def rouge_l(text: str, gold: str) -> float:
+    """F measure of the longest common subsequence, stemmed (Lin 2004)."""
+    return float(_rouge().score(gold, text)["rougeL"].fmeasure)
+
+
+def _words(text: str) -> list[str]:
+    text = text.casefold().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+@lru_cache(maxsize=1)
+def _bleu() -> Any:
+    return require("sacrebleu.metrics", "bench").BLEU(effective_order=True)
+
+
+@lru_cache(maxsize=1)
+def _rouge() -> Any:
+    scorer = require("rouge_score.rouge_scorer", "bench")
+    logging.getLogger("absl").setLevel(logging.WARNING)  # it announces its tokenizer
+    return scorer.RougeScorer(["rougeL"], use_stemmer=True)

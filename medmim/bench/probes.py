@@ -1,0 +1,50 @@
+"""What a question looks like with its pixels taken away. Two blinds, named apart and never mixed.
+
+`blind` removes the images and their markers, so that nothing tells there ever was one. `grey` keeps markers and sizes
+and shows the mean image of the benchmark, so that only what differs between images is gone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from medmim.sample import Sample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PROBES = ("none", "blind", "grey")
+_MEAN_SIZE = 384
+_MEAN_OF = 256
+
+
+def shown(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Image | None" = None) -> "list[Image]":
+    """The images that go with a question under a probe.
+
+    Args:
+        sample: The question.
+        probe: One of `PROBES`.
+        images: Image id -> RGB image.
+        mean: For `grey`, what `mean_image` returned.
+
+    Raises:
+        KeyError: The data set lacks an image.
+    """
+    if probe == "blind":
+        return []
+    real = [images[name] for name in sample.images]
+    if probe == "none":
+        return real
+    assert mean is not None  # noqa: S101  the caller's contract
+    return [mean.resize(image.size) for image in real]
+
+
+def mean_image(samples: Sequence[Sample], images: Mapping[str, "Image"]) -> "Image":
+    """The pixel-wise mean of the benchmark's first images in order of their ids; the same for every model."""
+    import numpy as np
+    from PIL import Image
+
+    names = sorted({name for sample in samples for name in sample.images if name in images})[:_MEAN_OF]
+    total = np.zeros((_MEAN_SIZE, _MEAN_SIZE, 3), dtype=np.int64)  # whole numbers: the sum has no order
+    for name in names:
+        total += np.asarray(images[name].convert("RGB").resize((_MEAN_SIZE, _MEAN_SIZE)), dtype=np.int64)
+    return Image.fromarray((total // max(1, len(names))).astype(np.uint8))

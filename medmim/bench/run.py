@@ -1,0 +1,110 @@
+"""bench: a model and its opponents answer the same questions, with and without the images."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medmim import shards, store
+from medmim.bench import answers, tasks
+from medmim.bench.engines import engine
+from medmim.bench.scoring import Board
+from medmim.recipe import Bench, Recipe
+from medmim.steps import Outcome, Workspace, cached_step, stage
+from medmim.store import Artifact
+
+REVISION = 1
+SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
+
+
+def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[str, str]) -> Outcome:
+    """The stage of the pipeline.
+
+    Args:
+        recipe: Its `bench` section decides tasks, probes and intervals.
+        ws: The workspace.
+        data: URI of the data set.
+        model: URI of the tuned model.
+        opponents: `base` -> reference, and `champion` -> reference where there is one.
+
+    Raises:
+        UserError: No questions for the tasks, a model that does not load, an engine that fails too often.
+    """
+    with stage(ws, "bench") as outcome:
+        artifact, cached = bench(ws, data, {"tuned": model, **opponents}, recipe.bench, recipe)
+        outcome.of(artifact, cached)
+        outcome.facts = facts(scores(ws, artifact.uri))
+    return outcome
+
+
+def bench(
+    ws: Workspace, data: str, models: Mapping[str, str], settings: Bench, recipe: Recipe | None = None
+) -> tuple[Artifact, bool]:
+    """Ask, score and publish.
+
+    Args:
+        ws: The workspace.
+        data: URI of the data set.
+        models: Role -> reference; the first is compared with each of the others.
+        settings: The recipe's bench section.
+        recipe: For the provenance.
+
+    Returns:
+        The artifact (`scores.json`, `predictions.jsonl`), and whether it was found.
+    """
+    tasks.check(settings.tasks)
+    source = store.get(data)
+    engines = {role: engine(ref, ws) for role, ref in models.items()}
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        raw = store.fetch(source, ws.cache)
+        items = tasks.select(raw, settings.tasks, settings.limit)
+        images = shards.Images(raw)
+        given = {
+            role: {
+                probe: answers.collect(ws, role, who, items, images, source.digest, probe, settings, recipe)
+                for probe in ("none", *settings.probes)
+            }
+            for role, who in engines.items()
+        }
+        loaded = {
+            role: {probe: answers.load(store.fetch(a, ws.cache)) for probe, a in by_probe.items()}
+            for role, by_probe in given.items()
+        }
+        board = Board(items.samples, loaded, settings.resamples)
+        written = {
+            "comparable": not items.limited,
+            "data": source.digest,
+            "tasks": sorted(settings.tasks),
+            "items": len(items.samples),
+            "repeated": items.repeated,
+            "models": {role: {"digest": who.digest} for role, who in engines.items()},
+            "answers": {role: {p: a.digest for p, a in by_probe.items()} for role, by_probe in given.items()},
+            "leaderboard": board.leaderboard(),
+            "differences": board.differences(next(iter(engines))),
+            "text_only": board.text_only(),
+        }
+        (folder / SCORES).write_text(json.dumps(written, indent=1) + "\n")
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in board.predictions())
+        (folder / PREDICTIONS).write_text("".join(lines))
+        return {"items": len(items.samples), "models": len(engines)}
+
+    section = settings.model_dump(mode="json", exclude={"batch_size"})  # it changes no answer
+    parents = {"data": source.digest, **{role: who.digest for role, who in engines.items()}}
+    return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe)
+
+
+def scores(ws: Workspace, uri: str) -> dict[str, Any]:
+    """What `scores.json` of a bench artifact holds."""
+    loaded: dict[str, Any] = json.loads((ws.fetch(uri) / SCORES).read_text())
+    return loaded
+
+
+def predictions(ws: Workspace, uri: str) -> list[dict[str, Any]]:
+    """Every item of a bench artifact with what every model said to it."""
+    return [json.loads(line) for line in (ws.fetch(uri) / PREDICTIONS).read_text().split("\n") if line]
+
+
+def facts(written: Mapping[str, Any]) -> dict[str, Any]:
+    """What screen, gate and report need of the scores."""
+    return {**written, "digests": {"answers": written["answers"]}}

@@ -1,0 +1,140 @@
+"""Answers to scores: one line for each model, group and metric; paired differences on the same items."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medmim.bench import metrics, stats, tasks
+from medmim.sample import Answer, Sample, Score, to_json
+
+Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers in the order of the samples
+_ABOVE = 0.05  # blind this far above chance, interval included: the text gives the answers away
+
+
+class Board:
+    """The values of every model on every item, and the means, intervals and differences over groups of items."""
+
+    def __init__(self, samples: Sequence[Sample], answers: Answers, resamples: int) -> None:
+        self.samples, self.answers, self.resamples = samples, answers, resamples
+        self.values = {
+            role: {probe: list(map(metrics.score, samples, given)) for probe, given in by_probe.items()}
+            for role, by_probe in answers.items()
+        }
+        self.people = [tasks.people(sample) for sample in samples]
+        self.groups: dict[str, list[int]] = {}
+        for i, sample in enumerate(samples):
+            for name in tasks.groups(sample):
+                self.groups.setdefault(name, []).append(i)
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """Rows of `model` + Score, groups in a fixed order within each model; `grey` where it was asked."""
+        return [
+            row
+            for role in self.answers
+            for group in sorted(self.groups, key=_order)
+            for metric in (*metrics.CLOSED, *metrics.OPEN)
+            if (row := self._row(role, group, metric)) is not None
+        ]
+
+    def differences(self, role: str) -> list[dict[str, Any]]:
+        """Paired differences of `role` minus every other model; `p_holm` is corrected over a kind of group."""
+        rows = []
+        for opponent in self.answers:
+            if opponent == role:
+                continue
+            for group in sorted(self.groups, key=_order):
+                for metric in (*metrics.CLOSED, *metrics.OPEN):
+                    ours, theirs = self.values[role]["none"], self.values[opponent]["none"]
+                    both = [i for i in self.groups[group] if metric in ours[i] and metric in theirs[i]]
+                    if both:
+                        a, b = _column(ours, both, metric), _column(theirs, both, metric)
+                        found = stats.difference(a, b, [self.people[i] for i in both], self.resamples)
+                        rows.append({"group": group, "metric": metric, "opponent": opponent, **found.__dict__})
+        families = [(row["opponent"], row["metric"], row["group"].split(":")[0]) for row in rows]
+        for family in set(families):
+            own = [row for row, of in zip(rows, families, strict=True) if of == family]
+            for row, p in zip(own, stats.holm([row["p"] for row in own]), strict=True):
+                row["p_holm"] = p
+        return rows
+
+    def text_only(self) -> list[dict[str, Any]]:
+        """How far text alone goes: blind accuracy against chance. `above` marks questions that give answers away."""
+        rows = []
+        for role, values in self.values.items():
+            for group in sorted(self.groups, key=_order) if "blind" in values else ():
+                own = [i for i in self.groups[group] if "accuracy" in values["blind"][i]]
+                if own:
+                    found = self._estimate(values["blind"], own, "accuracy")
+                    chance = _chance([self.samples[i] for i in own])
+                    above = found.low is not None and found.low > chance + _ABOVE
+                    row = {"model": role, "group": group, "blind": found.value, "low": found.low, "high": found.high}
+                    rows.append({**row, "chance": chance, "above": above})
+        return rows
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Every item with what every model said to it."""
+        return [
+            {
+                **to_json(sample),
+                "id": sample.id,
+                "people": self.people[i],
+                "groups": tasks.groups(sample),
+                "answers": {
+                    role: {
+                        probe: {
+                            "text": given[i].text,
+                            "choice": given[i].choice,
+                            "status": given[i].status,
+                            "scores": self.values[role][probe][i],
+                        }
+                        for probe, given in by_probe.items()
+                    }
+                    for role, by_probe in self.answers.items()
+                },
+            }
+            for i, sample in enumerate(self.samples)
+        ]
+
+    def _row(self, role: str, group: str, metric: str) -> dict[str, Any] | None:
+        closed = metric in metrics.CLOSED
+        asked = [i for i in self.groups[group] if bool(self.samples[i].options) == closed]
+        values = self.values[role]
+        scored = [i for i in asked if metric in values["none"][i]]
+        if not scored:
+            return None
+        found = self._estimate(values["none"], scored, metric)
+        statuses = [self.answers[role]["none"][i].status for i in asked]
+        without = {probe: [i for i in scored if metric in values[probe][i]] for probe in values if probe != "none"}
+        means = {probe: float(np.mean(_column(values[probe], own, metric))) for probe, own in without.items() if own}
+        score = Score(
+            group=group,
+            metric=metric,
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            blind=means.get("blind"),
+            chance=_chance([self.samples[i] for i in scored]) if closed else None,
+            n=found.n,
+            patients=found.patients,
+            unparsed=statuses.count("unparsed"),
+            errors=statuses.count("error"),
+        )
+        return {"model": role, **to_json(score), **({"grey": means["grey"]} if "grey" in means else {})}
+
+    def _estimate(self, values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Estimate:
+        return stats.estimate(_column(values, own, metric), [self.people[i] for i in own], self.resamples)
+
+
+def _column(values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Floats:
+    return np.array([values[i][metric] for i in own])
+
+
+def _chance(samples: Sequence[Sample]) -> float:
+    """Accuracy of a uniform guess; a question with two right letters is guessed twice as often."""
+    return float(np.mean([len(sample.gold) / len(sample.options) for sample in samples]))
+
+
+def _order(group: str) -> tuple[int, str]:
+    kinds = (*tasks.DOMAINS, "ability", "source")
+    return kinds.index(group.split(":")[0]), group

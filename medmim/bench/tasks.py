@@ -1,0 +1,83 @@
+"""Which questions are asked, and in which groups they are scored."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmim import shards
+from medmim.errors import UserError
+from medmim.sample import ABILITIES, Sample
+
+DOMAINS = ("held_in", "held_out")
+NAMES = (*DOMAINS, *ABILITIES)
+
+
+@dataclass(frozen=True)
+class Items:
+    """The questions of a benchmark, each once, in the order of the data.
+
+    Attributes:
+        samples: The questions.
+        repeated: Rows left out since the same images, question and options stood before.
+        limited: `limit` cut the list, so the result is not comparable.
+    """
+
+    samples: tuple[Sample, ...]
+    repeated: int
+    limited: bool
+
+
+def check(tasks: Iterable[str]) -> None:
+    """Refuse names that are no task.
+
+    Raises:
+        UserError: Every unknown name at once.
+    """
+    wrong = [task for task in tasks if task not in NAMES]
+    if wrong:
+        raise UserError(
+            f"no such task: {', '.join(wrong)}",
+            fix=f"tasks are {', '.join(NAMES)}, or the URI of a data set",
+        )
+
+
+def select(folder: Path, tasks: Sequence[str], limit: int | None = None) -> Items:
+    """The test questions that belong to the tasks.
+
+    Args:
+        folder: A data set as `medmim.shards` writes it.
+        tasks: Names of `NAMES`; a question that belongs to one of them is asked.
+        limit: Only the first so many.
+
+    Raises:
+        UserError: An unknown task, or nothing to ask.
+    """
+    check(tasks)
+    chosen: dict[str, Sample] = {}
+    repeated = 0
+    for sample in shards.read_samples(folder, "test"):
+        if not {sample.ability, DOMAINS[sample.held_out]} & set(tasks):
+            continue
+        repeated += sample.id in chosen
+        chosen.setdefault(sample.id, sample)
+    if not chosen:
+        raise UserError(
+            f"{folder} has no test question for {', '.join(tasks)}",
+            fix="`medmim data show URI` counts the questions by split and ability",
+        )
+    samples = tuple(chosen.values())
+    return Items(samples[:limit], repeated, limit is not None and limit < len(samples))
+
+
+def groups(sample: Sample) -> tuple[str, ...]:
+    """The groups a question is scored in.
+
+    Abilities are about what training could show, so held-out questions count in `held_out` and their source alone.
+    """
+    own = (DOMAINS[sample.held_out], f"source:{sample.source}")
+    return own if sample.held_out else (*own, f"ability:{sample.ability}")
+
+
+def people(sample: Sample) -> tuple[str, ...]:
+    """Its patients, told apart across data sets: `phantom-mixed` asks about patients of `phantom-chest`."""
+    return tuple(f"{sample.source.split('-')[0]}/{patient}" for patient in sample.patients)
