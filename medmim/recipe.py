@@ -7,21 +7,22 @@ medmim recipe explain finetune.lr   what a key means
 
 import difflib
 import json
-import re
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medmim.errors import UserError
+from medmim.errors import UserError, from_os_error
+from medmim.recipe_keys import leaves, nearest, type_name
 from medmim.sample import ABILITIES
+from medmim.yaml_text import parse_value, parse_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _known_ability(name: str) -> str:
@@ -33,7 +34,7 @@ def _known_ability(name: str) -> str:
 class Section(BaseModel):
     """A part of the recipe: no unknown keys, no silent conversions, no changes after load."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -47,14 +48,20 @@ class Data(Section):
         None, description="folder of the Med-MIM JSON files, where they lie apart from the images"
     )
     patients: Positive = Field(1500, description="phantom only: how many patients to draw")
-    seed: int = Field(0, description="decides patients, split, wording and option order")
+    seed: Seed = Field(0, description="decides patients, split, wording and option order")
     abilities: tuple[Annotated[str, AfterValidator(_known_ability)], ...] = Field(
-        ABILITIES, description="which abilities to ask about"
+        ABILITIES, min_length=1, description="which abilities to ask about"
     )
     dev_fraction: Fraction = Field(0.05, description="share of the patients kept for choices")
     test_fraction: Fraction = Field(0.15, description="share of the patients kept for the benchmark")
     max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
+
+    @model_validator(mode="after")
+    def _patients_are_left_to_train_on(self) -> "Data":
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ValueError("dev_fraction and test_fraction leave no patients to train on")
+        return self
 
 
 class Audit(Section):
@@ -86,7 +93,7 @@ class Finetune(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the GPU has it, else fp32")
     freeze_vision: bool = Field(True, description="keep the vision tower as the base has it, as Mantis does")
     save_every: Positive = Field(100, description="steps between checkpoints")
-    seed: int = Field(0, description="order of the samples")
+    seed: Seed = Field(0, description="order of the samples")
 
 
 class Bench(Section):
@@ -147,23 +154,12 @@ class Recipe(Section):
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-5` as text; users mean a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
 def shipped() -> dict[str, str]:
     """Names of the shipped recipes and their first comment line."""
     found = {}
     for entry in sorted(resources.files("medmim.recipes").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
-            first = entry.read_text().split("\n", 1)[0]
+            first = entry.read_text("utf-8").split("\n", 1)[0]
             found[entry.name.removesuffix(".yaml")] = first.lstrip("# ").strip()
     return found
 
@@ -176,38 +172,21 @@ def read_text(ref: str) -> tuple[str, str]:
     """
     names = shipped()
     if ref in names:
-        return (resources.files("medmim.recipes") / f"{ref}.yaml").read_text(), f"recipe {ref}"
+        return (resources.files("medmim.recipes") / f"{ref}.yaml").read_text("utf-8"), f"recipe {ref}"
     path = Path(ref)
-    if not path.is_file():
+    try:
+        return path.read_text("utf-8-sig"), str(path)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8", fix="give a recipe in YAML") from None
+    except PermissionError as error:
+        raise from_os_error(error, "reading the recipe") from None
+    except (OSError, ValueError):  # no such file, a folder, a name that no file can have
         near = difflib.get_close_matches(ref, names, 1)
         raise UserError(
             f"no recipe '{ref}'",
             reason="it is neither a file nor a shipped name",
             fix=(f"did you mean '{near[0]}'? " if near else "") + f"`medmim recipe list` shows: {', '.join(names)}",
-        )
-    try:
-        return path.read_text(), str(path)
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file", fix="give a recipe in YAML") from None
-
-
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Parse YAML into a mapping.
-
-    Raises:
-        UserError: Broken YAML (with line and column), or something else than a mapping.
-    """
-    try:
-        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{where} is not valid YAML{at}", reason=str(error.problem)) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML", reason=str(error)) from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{where} is not a mapping of keys to values", fix="start from `medmim recipe copy demo FILE`")
-    return loaded
+        ) from None
 
 
 def load(ref: str, sets: Sequence[str] = ()) -> Recipe:
@@ -228,12 +207,16 @@ def load(ref: str, sets: Sequence[str] = ()) -> Recipe:
 
 
 def validate(values: dict[str, Any], where: str) -> Recipe:
-    """Check a mapping against the schema; raises one UserError with every problem."""
+    """Check a mapping against the schema.
+
+    Raises:
+        UserError: Every problem, in one message.
+    """
     try:
         return Recipe.model_validate_json(json.dumps(values))
     except ValidationError as error:
         problems = [_explain(e) for e in error.errors()]
-    except (TypeError, ValueError) as error:  # a date or another YAML type that JSON lacks
+    except (TypeError, ValueError, RecursionError) as error:  # a set, bytes or another YAML type that JSON lacks
         problems = [str(error)]
     raise UserError(
         f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
@@ -243,8 +226,16 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
 
 
 def from_dump(text: str) -> Recipe:
-    """Read back what `Recipe.dump` wrote."""
-    return Recipe.model_validate_json(text)
+    """Read back what `Recipe.dump` wrote.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError("the recipe handed to this step is not JSON", reason=str(error)) from None
+    return validate(values, "the recipe handed to this step")
 
 
 def describe(prefix: str = "") -> list[tuple[str, str, str, str]]:
@@ -256,16 +247,16 @@ def describe(prefix: str = "") -> list[tuple[str, str, str, str]]:
     rows = [
         (
             key,
-            _type_name(info),
+            type_name(info.annotation),
             "required" if info.is_required() else json.dumps(_plain(info.default)),
             info.description or "",
         )
-        for key, info in _leaves(Recipe)
+        for key, info in leaves(Recipe)
         if key == prefix or not prefix or key.startswith(prefix + ".")
     ]
     if not rows:
-        near = difflib.get_close_matches(prefix, [key for key, _ in _leaves(Recipe)], 1)
-        raise UserError(f"no recipe key '{prefix}'", fix=f"did you mean '{near[0]}'?" if near else "")
+        near = nearest(Recipe, prefix)
+        raise UserError(f"no recipe key '{prefix}'", fix=f"did you mean '{near}'?" if near else "")
     return rows
 
 
@@ -273,47 +264,27 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _type_name(info: FieldInfo) -> str:
-    options = get_args(info.annotation)
-    if options and all(isinstance(o, str) for o in options):
-        return " | ".join(options)
-    text = getattr(info.annotation, "__name__", str(info.annotation)) if not options else str(info.annotation)
-    return re.sub(r"typing\.|Annotated\[(\w+)[^\]]*\](\])?", lambda m: m[1] or "", text)
-
-
-def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, info in model.model_fields.items():
-        key = prefix + (info.alias or name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _leaves(info.annotation, key + ".")
-        else:
-            yield key, info
-
-
 def _override(values: dict[str, Any], item: str) -> None:
     key, equals, text = item.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
         raise UserError(f"--set {item}: not of the form key=value", fix="for example --set data.root=FOLDER")
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError:
-        value = text
     for part in parts[:-1]:
-        inner = values.setdefault(part, {})
-        if not isinstance(inner, dict):
+        if values.get(part) is None:  # `audit:` with nothing below it
+            values[part] = {}
+        values = values[part]
+        if not isinstance(values, dict):
             raise UserError(f"--set {item}: '{part}' is a value, not a section")
-        values = inner
-    values[parts[-1]] = value
+    values[parts[-1]] = parse_value(text)
 
 
 def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
     if kind == "extra_forbidden":
-        known = [k for k, _ in _leaves(Recipe)] + list({k.split(".")[0] for k, _ in _leaves(Recipe)})
-        near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-        return f"{key}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
+        near = nearest(Recipe, key)
+        return f"{key}: unknown key" + (f"; did you mean '{near}'?" if near else "")
     if kind == "missing":
         return f"{key}: missing"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}" + ("" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})")

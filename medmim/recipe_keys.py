@@ -1,0 +1,44 @@
+"""The keys of a schema as people see them: dotted names, types in words, and which key a typing error meant."""
+
+import difflib
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted name and definition of every value in the schema, in its order."""
+    for name, info in model.model_fields.items():
+        key = prefix + (info.alias or name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from leaves(info.annotation, key + ".")
+        else:
+            yield key, info
+
+
+def nearest(model: type[BaseModel], key: str) -> str:
+    """The known key that an unknown one is meant to be: by its name in its own section, else in any; or empty."""
+    values = [leaf for leaf, _ in leaves(model)]
+    section, _, name = key.rpartition(".")
+    names = {known.rpartition(".")[2]: known for known in values if known.rpartition(".")[0] == section}
+    if not section:
+        names |= {part: part for part in (known.partition(".")[0] for known in values)}
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.6)
+    return names[near[0]] if near else next((known for known in values if known.rpartition(".")[2] == name), "")
+
+
+def type_name(annotation: Any) -> str:
+    """A type in words: `int or null`, `list of str`, `cosine | linear`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(inner)
+    if origin is Annotated:
+        return type_name(inner[0])
+    if origin in (Union, UnionType):
+        return " or ".join(type_name(part) for part in inner)
+    if origin is tuple:
+        return f"list of {type_name(inner[0])}"
+    return "null" if annotation is NoneType else str(annotation.__name__)
