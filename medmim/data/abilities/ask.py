@@ -85,8 +85,10 @@ def distinct(studies: Sequence[Study], attribute: str, count: int, rng: random.R
         shown = value(study, attribute)
         if shown is not None and (modality is None or study.modality == modality):
             found.setdefault(shown, study)
+    if len(found) < count:
+        return None
     chosen = list(found.values())[:count]
-    return chosen if len(chosen) == count else None
+    return rng.sample(chosen, count)  # a common value is met early: its place must not show that
 
 
 def balance(asks: Sequence[Ask], rng: random.Random) -> list[Ask]:
