@@ -193,19 +193,19 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]]:
     Options are the trailing lines `A: ...`, `B: ...`, lettered without a gap from A. Anything else is stem.
     """
     lines = text.rstrip("\n").split("\n")
-    start = next((i for i, line in enumerate(lines) if re.match(r"^A\s*[:.)]", line)), None)
-    if start is None:
-        return text.strip(), ()
-    options: list[str] = []
-    for line in lines[start:]:
-        match = _OPTION.match(line)
-        if match and len(options) < len(LETTERS) and match[1] == LETTERS[len(options)]:
-            options.append(match[2].strip())
-        elif options:  # an option that runs over several lines
-            options[-1] = f"{options[-1]}\n{line}".rstrip()
-    if len(options) < 2:
-        return text.strip(), ()
-    return "\n".join(lines[:start]).strip(), tuple(options)
+    for start in reversed(range(len(lines))):  # the last run of letters: a stem may hold a line like `A. baumannii`
+        options: list[str] = []
+        for line in lines[start:]:
+            match = _OPTION.match(line)
+            if match and len(options) < len(LETTERS) and match[1] == LETTERS[len(options)]:
+                options.append(match[2].strip())
+            elif options:  # an option that runs over several lines
+                options[-1] = f"{options[-1]}\n{line}".rstrip()
+            else:
+                break
+        if len(options) > 1:
+            return "\n".join(lines[:start]).strip(), tuple(options)
+    return text.strip(), ()
 
 
 def to_published(sample: Sample) -> dict[str, Any]:

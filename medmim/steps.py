@@ -213,10 +213,11 @@ def cached_step(
             return None
         return store.find(f"{ws.store}/{kind}/{digest}")  # the index holds no address, so that a store can be moved
 
+    folder = ws.home / "work" / f"{name}-{key[:16]}"
     known = finished()
     if known is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # left by a kill between the last two lines of this function
         return known, True
-    folder = ws.home / "work" / f"{name}-{key[:16]}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):

@@ -1,0 +1,96 @@
+"""Progress reaches the watcher: a file of events, or lines on the own screen."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medmim import progress
+from medmim.progress import bar, emit, render, say
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEDMIM_EVENTS", str(tmp_path / "events"))
+    monkeypatch.setenv("MEDMIM_STAGE", "bench")
+    return tmp_path / "events"
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_events_go_to_the_file_with_their_stage_and_not_to_the_screen(
+    events: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("grüße\nzwei Zeilen")
+    emit("step", loss=0.5)
+    line, step = read(events)
+    assert (line["kind"], line["text"], line["stage"]) == ("line", "grüße\nzwei Zeilen", "bench")
+    assert step["loss"] == 0.5
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_of_many_processes_do_not_mix(events: Path) -> None:
+    code = "import sys; from medmim.progress import say\nfor i in range(50): say(sys.argv[1] * 20000)"
+    writers = [subprocess.Popen([sys.executable, "-c", code, letter]) for letter in "abc"]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    found = read(events)
+    assert len(found) == 150 and {str(event["text"]) for event in found} == {letter * 20000 for letter in "abc"}
+
+
+def test_a_bar_tells_its_start_and_its_end_once(events: Path) -> None:
+    with bar("answers", 1000, "answers") as it:
+        for _ in range(1000):
+            it.add()
+    told = read(events)
+    assert [event["done"] for event in told][:1] == [0] and [event["done"] for event in told].count(1000) == 1
+    assert len(told) < 10, "at most twice a second"
+    assert told[-1]["eta"] == 0.0 and told[-1]["unit"] == "answers"
+
+
+def test_a_bar_tells_how_far_it_came_when_the_work_breaks(events: Path) -> None:
+    with pytest.raises(RuntimeError), bar("answers", 10, "answers") as it:
+        it.add(3)
+        raise RuntimeError
+    assert read(events)[-1]["done"] == 3
+
+
+def test_without_a_terminal_a_bar_is_a_few_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("plain rows", 500, "rows") as it:
+        for _ in range(500):
+            it.add()
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        len(lines) == 2 and lines[0].startswith("plain rows: 0/500 rows") and lines[1].startswith("plain rows: 500/500")
+    )
+    assert "\x1b" not in "".join(lines)
+
+
+def test_on_a_terminal_a_bar_is_drawn_in_place_and_ends_with_one_line_break() -> None:
+    out = Terminal()
+    for done in (0, 5, 10):
+        progress._draw({"kind": "bar", "label": "x", "done": done, "total": 10, "unit": "u", "rate": 1.0}, out)
+    assert out.getvalue().count("\n") == 1 and out.getvalue().endswith("\n") and out.getvalue().count("\r") == 3
+
+
+def test_events_read_well() -> None:
+    told = {
+        "kind": "bar",
+        "label": "answers",
+        "done": 1500,
+        "total": 3000,
+        "unit": "answers",
+        "rate": 120.4,
+        "eta": 12.6,
+    }
+    assert render(told) == "answers: 1,500/3,000 answers (120/s, 13 s left)"
+    assert render({"kind": "step", "stage": "s", "time": 1.0, "step": 7, "loss": 1.23456}) == "step 7 loss 1.235"
