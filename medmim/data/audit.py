@@ -186,7 +186,7 @@ def gate(report: dict[str, Any], allowed: Audit, uri: str) -> None:
         f"benchmark rows, {benchmark['clean_rows']:,} of {benchmark['clean_patients']:,} patients are clean",
         reason=f"at most {limits['patients']} patients and {limits['images']} images may be shared "
         "(audit.max_shared_patients, audit.max_shared_images): a model would be asked about what it was taught",
-        fix=f"bench on the clean rows alone: {uri}/{CLEAN}",
+        fix=f"keep to the clean rows, {uri}/{CLEAN}, or raise the limits to go on with the data as they are",
         problems=leaks(report),
     )
 

@@ -1,0 +1,129 @@
+"""medmim data build | audit | show | peek."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medmim import recipe as recipes
+from medmim import steps, store
+from medmim.cli.options import Home, Json, RecipeRef, Sets
+from medmim.recipe import Audit
+from medmim.steps import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="Build a data set, audit what its splits share, look at it.")
+
+Uri = Annotated[str, typer.Argument(metavar="URI", help="Address of a data set, as `medmim data build` prints it.")]
+Count = Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")]
+
+
+@app.command()
+def build(
+    recipe: RecipeRef,
+    rows_only: Annotated[bool, typer.Option("--rows-only", help="Do all that needs no pixels.")] = False,
+    sets: Sets = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Build the data set of a recipe, or find it built.
+
+    With --json: uri, digest, rows, by_ability, quarantined (reason -> count), missing_images, the other counts of the
+    manifest, and what the raw files hold (`source`).
+    """
+    from medmim.data import build as room
+
+    parsed = recipes.load(recipe, [*(sets or ()), *(["data.rows_only=true"] if rows_only else [])])
+    ws = steps.workspace(home, parsed)
+    tell(ws, recipe=parsed.name, source=parsed.data.source, root=parsed.data.root)
+    outcome = room.run(parsed, ws)
+    facts = outcome.facts
+    if as_json:
+        typer.echo(json.dumps({"uri": outcome.uri, "digest": outcome.digest, **facts}))
+        return
+    from medmim.cli import data_tables
+
+    data_tables.built(facts, outcome.cached)
+    sys.stderr.write(f"data set {outcome.uri}\nnext: medmim data audit {outcome.uri}\n")
+
+
+@app.command()
+def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
+    """Tell what the splits of a data set share, and which benchmark rows are clean. Exit code 1 if they share anything.
+
+    With --json: `pairs`, each pair of split and ability with its overlaps of patients, image_sets and images and both
+    totals; `parts`; `benchmark`, as it is and clean; `shared`.
+    """
+    from medmim.data import audit as room
+
+    ws = steps.workspace(home)
+    tell(ws, data=store.get(uri).digest)
+    artifact, _ = room.of_artifact(ws, uri)
+    report = room.read(ws, artifact)
+    if as_json:
+        typer.echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **report}))
+    else:
+        from medmim.cli import data_tables
+
+        data_tables.audited(report)
+        sys.stderr.write(f"clean rows: {artifact.uri}/{room.CLEAN}\n")
+    room.gate(report, Audit(), artifact.uri)
+
+
+@app.command()
+def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> None:
+    """Show the counts of a data set and its first rows.
+
+    With --json: uri, digest, counts, quarantine, samples.
+    """
+    from medmim import shards
+    from medmim.sample import to_json
+
+    ws = steps.workspace(home)
+    artifact = store.get(uri)
+    tell(ws, data=artifact.digest)
+    folder = store.fetch(artifact, ws.cache)
+    samples = shards.read_samples(folder)[:n]
+    quarantine = _lines(folder / "quarantine.jsonl")[:n]
+    if as_json:
+        rows = [{"id": sample.id, **to_json(sample)} for sample in samples]
+        facts = {"counts": dict(artifact.counts), "quarantine": quarantine, "samples": rows}
+        typer.echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **facts}))
+        return
+    from medmim.cli import data_tables
+
+    data_tables.built(artifact.counts, cached=True)
+    data_tables.rows(samples, quarantine)
+
+
+@app.command()
+def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, as_json: Json = False) -> None:
+    """Show what the recipe's base would read: rendered prompts, trained tokens coloured, images, tokens, lengths.
+
+    With --json, a list: id, ability, family, images, rendered (segments with `trained`), tokens, length, trained.
+    """
+    from medmim.cli import data_peek
+    from medmim.data import build as room
+    from medmim.lvlm import zoo
+
+    parsed = recipes.load(recipe, sets or ())
+    ws = steps.workspace(home, parsed)
+    base = zoo.resolve(parsed.finetune.base, ws)
+    outcome = room.run(parsed, ws)
+    tell(ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=zoo.digest(base))
+    seen = data_peek.look(ws.fetch(outcome.uri), base, n)
+    if as_json:
+        typer.echo(json.dumps([look.plain() for look in seen]))
+    else:
+        data_peek.draw(seen)
+
+
+def tell(ws: Workspace, **resolved: str | None) -> None:
+    """What a command has resolved, on stderr, before it works."""
+    known = [f"{name} {value}" for name, value in resolved.items() if value]
+    sys.stderr.write(", ".join([*known, f"home {ws.home}", f"store {ws.store}"]) + "\n")
+
+
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

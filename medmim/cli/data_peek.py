@@ -1,0 +1,149 @@
+"""medmim data peek: rows as the model reads them, drawn on the terminal."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice, zip_longest
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from medmim import shards
+from medmim.errors import UserError
+from medmim.lvlm import zoo
+from medmim.lvlm.encode import IGNORED, encode
+from medmim.lvlm.family import Segment, Turn
+from medmim.sample import Sample
+
+_WIDEST = 32  # columns of one image; two pixels stand in one character
+_TRAINED = "bold green"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A row as the model reads it. `tokens` pairs each token's text with whether it carries the loss."""
+
+    sample: Sample
+    segments: tuple[Segment, ...]
+    tokens: tuple[tuple[str, bool], ...]
+    pictures: tuple[Image.Image, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "id": self.sample.id,
+            "ability": self.sample.ability,
+            "family": self.sample.family,
+            "images": list(self.sample.images),
+            "rendered": [{"text": segment.text, "trained": segment.trained} for segment in self.segments],
+            "tokens": [text for text, _ in self.tokens],
+            "length": len(self.tokens),
+            "trained": sum(trained for _, trained in self.tokens),
+        }
+
+
+def look(folder: Path, base: Path, n: int) -> list[Look]:
+    """The first rows of a data set, one ability after another, as a base reads them.
+
+    Args:
+        folder: A data set.
+        base: A model; of its weights nothing is read.
+        n: How many rows.
+    """
+    lvlm = _reader(base)
+    samples = list(islice(_in_turn(shards.read_samples(folder)), n))
+    images = shards.Images(folder) if (folder / "images").is_dir() else {}
+    seen = []
+    for sample in samples:
+        turns = [Turn(sample.prompt, sample.target)]
+        encoded = encode(lvlm, turns, len(sample.images))
+        texts = lvlm.tokenizer.convert_ids_to_tokens(encoded.ids)
+        trained = (label != IGNORED for label in encoded.labels)
+        seen.append(
+            Look(
+                sample,
+                tuple(lvlm.family.render(turns, len(sample.images))),
+                tuple(zip(texts, trained, strict=True)),
+                tuple(images[name] for name in sample.images if name in images),
+            )
+        )
+    return seen
+
+
+def draw(seen: Sequence[Look]) -> None:
+    """Draw rows on the terminal; the pictures only where there is one."""
+    console = Console()
+    for one in seen:
+        sample, facts = one.sample, one.plain()
+        console.rule(f"{sample.ability} / {sample.family}, {sample.split}, {sample.source}")
+        if console.is_terminal and one.pictures:
+            console.print(_beside(one.pictures, min(_WIDEST, console.width // len(one.pictures) - 2)))
+        for number, path in enumerate(sample.paths):
+            size = " x ".join(map(str, one.pictures[number].size)) if one.pictures else "no pixels"
+            console.print(f"image {number + 1}: {path} ({size})", markup=False, highlight=False)
+        console.print(Text.assemble(*((s.text, _TRAINED if s.trained else "") for s in one.segments)))
+        console.print(_tokens(one.tokens))
+        console.print(f"{facts['length']:,} tokens, {facts['trained']:,} of them trained")
+
+
+def _reader(path: Path) -> zoo.Lvlm:
+    """A model without its weights: what rendering and tokenizing need, for a checkpoint of any size."""
+    family = zoo.family_of(path)
+    transformers = zoo.quiet_transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not load", reason=str(error).split("\n", 1)[0]) from None
+    return zoo.Lvlm(SimpleNamespace(config=config), tokenizer, None, family, path, "")
+
+
+def _in_turn(samples: Sequence[Sample]) -> Iterator[Sample]:
+    """One row of each ability, then the second of each, ..."""
+    by_ability: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_ability[sample.ability].append(sample)
+    for rank in zip_longest(*by_ability.values()):
+        yield from (sample for sample in rank if sample is not None)
+
+
+def _tokens(tokens: Sequence[tuple[str, bool]]) -> Text:
+    """Tokens with a bar between them; a run of one token, such as an image's, stands once with its count."""
+    text = Text()
+    for (token, trained), run in groupby(tokens):
+        count = sum(1 for _ in run)
+        text.append(token + (f" x{count}" if count > 1 else ""), _TRAINED if trained else "dim")
+        text.append("|", "dim")
+    return text
+
+
+def _beside(pictures: Sequence[Image.Image], width: int) -> Text:
+    """Pictures side by side; each character is two pixels, the upper its foreground, the lower its background."""
+    small = []
+    for picture in pictures:
+        height = max(2, round(picture.height * width / picture.width / 2) * 2)
+        small.append(picture.convert("RGB").resize((width, min(height, 2 * width))))
+    text = Text()
+    for y in range(0, max(picture.height for picture in small), 2):
+        for picture in small:
+            for x in range(width):
+                if y + 1 < picture.height:
+                    upper, lower = (Color.from_rgb(*_rgb(picture, x, y + i)) for i in (0, 1))
+                    text.append("▀", Style(color=upper, bgcolor=lower))
+                else:
+                    text.append(" ")
+            text.append("  ")
+        text.append("\n")
+    return text
+
+
+def _rgb(picture: Image.Image, x: int, y: int) -> tuple[int, int, int]:
+    pixel = picture.getpixel((x, y))
+    assert isinstance(pixel, tuple)
+    return pixel[0], pixel[1], pixel[2]

@@ -1,0 +1,101 @@
+"""How the data commands look on a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from medmim.sample import Sample
+
+
+def built(counts: Mapping[str, Any], cached: bool) -> None:
+    """The counts of a data set."""
+    console = Console()
+    found = " (found, nothing had to be done)" if cached else ""
+    console.print(f"[bold]{counts['rows']:,} rows[/], {counts['images']:,} images{found}")
+    table = _table("split", "rows", "patients")
+    for split, rows in counts["by_split"].items():
+        table.add_row(split, f"{rows:,}", f"{counts['patients_by_split'][split]:,}")
+    console.print(table)
+    table = _table("ability", "rows")
+    for ability, rows in counts["by_ability"].items():
+        table.add_row(ability, f"{rows:,}")
+    console.print(table)
+    _files(console, counts["source"].get("files", {}))
+    if counts["missing_images"]:
+        console.print(f"[yellow]{counts['missing_images']:,} images are missing[/]; missing_images.txt lists them")
+    for reason, rows in counts["quarantined"].items():
+        console.print(f"[yellow]quarantined {rows:,}[/] {escape(reason)}")
+
+
+def _files(console: Console, files: Mapping[str, Any]) -> None:
+    """What each published file holds."""
+    if not files:
+        return
+    columns = ("file", "rows", "bad", "patients", "sets", "images", "missing", "twice", "same id", "two letters")
+    table = _table(*columns)
+    for name, facts in files.items():
+        numbers = (
+            facts["rows"], facts["quarantined"], facts["patients"], facts["image_sets"], facts["images"],
+            facts["missing_images"], facts["duplicates"]["rows"], facts["duplicates"]["ids"],
+            facts["gold_under_two_letters"],
+        )  # fmt: skip
+        table.add_row(_short(name), *(f"{number:,}" for number in numbers))
+    console.print(table)
+    table = _table("file", "source", "family", "rows", texts=3)
+    for name, facts in files.items():
+        for family, rows in facts["by_family"].items():
+            source, _, kind = family.partition(" ")
+            table.add_row(_short(name), source, kind, f"{rows:,}")
+    console.print(table)
+    table = _table("file", "options", "rows")
+    for name, facts in files.items():
+        for options, rows in facts["by_options"].items():
+            table.add_row(_short(name), "open" if options == "0" else options, f"{rows:,}")
+    console.print(table)
+
+
+def audited(report: Mapping[str, Any]) -> None:
+    """What splits share, and what of each benchmark part is clean."""
+    console = Console()
+    table = _table("shared by", "and", "patients", "image sets", "images", texts=2)
+    for pair in report["pairs"]:
+        cells = [f"{pair[key]['shared']:,} of {pair[key]['second']:,}" for key in ("patients", "image_sets", "images")]
+        style = "red" if any(pair[key]["shared"] for key in ("patients", "images")) else ""
+        table.add_row(_short(pair["first"]["file"]), _short(pair["second"]["file"]), *cells, style=style)
+    console.print(table)
+    table = _table("benchmark", "source", "rows", "patients", "clean rows", "clean patients", texts=2)
+    for part in report["parts"]:
+        if part["split"] == "test":
+            for source, facts in [("all", part), *part["sources"].items()]:
+                numbers = (facts[key] for key in ("rows", "patients", "clean_rows", "clean_patients"))
+                table.add_row(_short(part["file"]), source, *(f"{number:,}" for number in numbers))
+    console.print(table)
+
+
+def rows(samples: Sequence[Sample], quarantine: Sequence[Mapping[str, Any]]) -> None:
+    """The first rows of a data set, and of its quarantine."""
+    console = Console()
+    for sample in samples:
+        head = f"{sample.split}, {sample.ability} / {sample.family}, {sample.source}, {len(sample.images)} images"
+        console.print(f"\n[bold]{sample.id}[/] {escape(head)}")
+        console.print(f"{escape(sample.prompt)}\n[green]{escape(sample.target)}[/]")
+    for bad in quarantine:
+        console.print(f"[yellow]quarantined[/] {escape(bad['file'])} row {bad['row']}: {escape(bad['reason'])}")
+
+
+def _table(*columns: str, texts: int = 1) -> Table:
+    """A plain table; numbers, which come after the first columns, stand right."""
+    table = Table(box=None)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < texts else "right")
+    return table
+
+
+def _short(file: str) -> str:
+    """A published file's name without what all of them share."""
+    for common in ("Med_MIM_", "benchmark_", "_inherent"):
+        file = file.replace(common, "")
+    return file.removesuffix(".json")
