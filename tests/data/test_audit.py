@@ -1,0 +1,190 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import med_mim_files as files
+import shared_data
+from medmim import shards, store
+from medmim.data import audit, build
+from medmim.data.sources import published
+from medmim.data.sources.published_rows import kind_of, sample_of
+from medmim.errors import Refused, UserError
+from medmim.recipe import Recipe
+from medmim.sample import Sample
+from medmim.steps import Workspace, outcomes, workspace
+
+COMPARISON = "Med_MIM_train_inherent_Comparison.json"
+TEMPORAL = "Med_MIM_benchmark_Held_in_Temporal.json"
+
+
+def recipe(root: Path) -> Recipe:
+    data = {"source": "published", "root": str(root), "rows_only": True}
+    return Recipe.model_validate({"name": "audit", "data": data})
+
+
+def place(tmp_path: Path) -> Workspace:
+    return workspace(tmp_path / "home", run="run-1")
+
+
+def leaky_set() -> dict[str, list[files.Row]]:
+    """The clean set with three leaks: patients 20 and 21 by other images, a pair of patient 22 turned round."""
+    found = files.clean_set()
+    turned = files.comparison([22])[0]
+    turned["images"].reverse()
+    found[COMPARISON] += [*files.comparison([20, 21], visits=(7, 8)), turned]
+    return found
+
+
+def sample(split: str, ability: str, patients: tuple[str, ...], images: tuple[str, ...], source: str = "PMC") -> Sample:
+    return Sample(ability, "any", source, split, False, patients, images, images, "What?", (), "That.")
+
+
+def pair(report: dict, first: str, second: str) -> dict:
+    found = [p for p in report["pairs"] if (p["first"]["file"], p["second"]["file"]) == (first, second)]
+    assert len(found) == 1
+    return found[0]
+
+
+def shared(pair: dict) -> tuple[int, ...]:
+    return tuple(pair[measure]["shared"] for measure in audit.MEASURES)
+
+
+def test_a_clean_set_passes_and_all_its_benchmark_is_clean(tmp_path: Path) -> None:
+    ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", files.clean_set()))
+    data = build.run(asked, ws)
+    outcome = audit.run(asked, ws, data.uri)
+    assert outcome.facts["shared"] == {"patients": 0, "image_sets": 0, "images": 0}
+    clean = (ws.fetch(outcome.uri) / audit.CLEAN).read_text().splitlines()
+    tested = shards.read_samples(ws.fetch(data.uri), "test")
+    assert [json.loads(line)["id"] for line in clean] == [s.id for part in _parts(tested) for s in part]
+    assert not (ws.fetch(outcome.uri) / "clean").exists()
+
+
+def _parts(samples: list[Sample]) -> list[list[Sample]]:
+    names = sorted({(s.held_out and f"held-out/{s.source}/") or s.ability for s in samples})
+    return [[s for s in samples if ((s.held_out and f"held-out/{s.source}/") or s.ability) == n] for n in names]
+
+
+def test_a_leak_is_refused_with_both_counts_and_its_record_is_kept(tmp_path: Path) -> None:
+    ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", leaky_set()))
+    data = build.run(asked, ws)
+    with pytest.raises(Refused) as caught:
+        audit.run(asked, ws, data.uri)
+    assert caught.value.exit_code == 1
+    assert "3 patients and 2 images" in caught.value.fact
+    assert "17 of 17 patients are clean" in caught.value.fact
+    kept = outcomes(ws)["audit"]
+    assert (kept.status, kept.facts["benchmark"]["rows"], kept.facts["benchmark"]["clean_rows"]) == ("refused", 20, 17)
+    found = pair(kept.facts, COMPARISON, "Med_MIM_benchmark_Held_in_Comparison.json")
+    assert shared(found) == (3, 1, 2)
+    assert found["patients"] == {"shared": 3, "first": 23, "second": 10}
+
+
+def test_clean_rows_are_written_in_the_published_layout_and_read_back_as_they_were(tmp_path: Path) -> None:
+    ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", leaky_set()))
+    artifact, _ = audit.of_artifact(ws, build.run(asked, ws).uri)
+    folder = ws.fetch(artifact.uri)
+    listed = [json.loads(line) for line in (folder / audit.CLEAN).read_text().splitlines()]
+    read = []
+    for file in sorted((folder / "clean").iterdir()):
+        kind = kind_of(file.name)
+        assert kind is not None
+        read += [sample_of(row, kind)[0] for row in json.loads(file.read_text())]
+    assert {one.id for one in read if one} == {row["id"] for row in listed}
+    assert len(listed) == 17
+
+
+def test_limits_of_the_recipe_let_a_known_leak_pass(tmp_path: Path) -> None:
+    ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", leaky_set()))
+    allowed = asked.model_copy(update={"audit": asked.audit.model_copy(update={"max_shared_patients": 3})})
+    with pytest.raises(Refused):
+        audit.run(allowed, ws, build.run(asked, ws).uri)
+    wider = allowed.audit.model_copy(update={"max_shared_images": 2})
+    outcome = audit.run(asked.model_copy(update={"audit": wider}), ws, build.run(asked, ws).uri)
+    assert outcome.status == "done"
+
+
+def test_a_second_audit_finds_the_first(tmp_path: Path) -> None:
+    ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", files.clean_set()))
+    data = build.run(asked, ws)
+    first, second = audit.of_artifact(ws, data.uri), audit.of_artifact(ws, data.uri)
+    assert (first[1], second[1]) == (False, True)
+    assert first[0].digest == second[0].digest
+
+
+def test_only_a_data_set_is_audited(tmp_path: Path) -> None:
+    ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", files.clean_set()))
+    done, _ = audit.of_artifact(ws, build.run(asked, ws).uri)
+    with pytest.raises(UserError, match="of kind 'audit'"):
+        audit.of_artifact(ws, done.uri)
+    with pytest.raises(UserError, match="no artifact"):
+        audit.of_artifact(ws, f"{ws.store}/data/none")
+    assert store.find(done.uri) is not None
+
+
+def test_a_leak_across_abilities_is_found() -> None:
+    rows = [sample("train", "comparison", ("a",), ("1", "2")), sample("test", "temporal", ("b",), ("2", "3"))]
+    report, clean = audit.examine(rows)
+    assert shared(report["pairs"][0]) == (0, 0, 1)
+    assert (report["pairs"][0]["within_ability"], clean) == (False, [])
+
+
+def test_equal_numbers_of_two_data_sets_are_two_patients_but_a_mixed_question_asks_about_known_ones() -> None:
+    rows = [sample("train", "comparison", ("1",), ("a",), "EMBED"), sample("test", "comparison", ("1",), ("b",), "ODIR")]
+    assert audit.examine(rows)[0]["shared"]["patients"] == 0
+    mixed = [replace(rows[0], source="phantom-chest"), replace(rows[1], source="phantom-mixed")]
+    assert audit.examine(mixed)[0]["shared"]["patients"] == 1
+
+
+@given(
+    st.lists(
+        st.builds(
+            sample,
+            st.sampled_from(["train", "dev", "test"]),
+            st.sampled_from(["temporal", "comparison"]),
+            st.lists(st.sampled_from("abcdef"), min_size=1, max_size=2, unique=True).map(tuple),
+            st.lists(st.sampled_from("uvwxyz"), min_size=1, max_size=3, unique=True).map(tuple),
+        ),
+        max_size=12,
+    )
+)
+def test_clean_rows_share_nothing_with_training_and_no_other_row_is_clean(rows: list[Sample]) -> None:
+    report, clean = audit.examine(rows)
+    trained = [row for row in rows if row.split == "train"]
+    tested = [row for row in rows if row.split == "test"]
+
+    def touches(row: Sample) -> bool:
+        return any(set(row.patients) & set(t.patients) or set(row.images) & set(t.images) for t in trained)
+
+    assert sorted(row.id for row in clean) == sorted(row.id for row in tested if not touches(row))
+    assert report["benchmark"]["rows"] == len(tested)
+    train_test = [p for p in report["pairs"] if (p["first"]["split"], p["second"]["split"]) == ("train", "test")]
+    assert any(p["patients"]["shared"] or p["images"]["shared"] for p in train_test) == (len(clean) < len(tested))
+
+
+@shared_data.needs("med-mim")
+def test_the_known_leaks_of_the_published_split_are_found() -> None:
+    source = published.load(recipe(shared_data.FOLDER / "med-mim").data)
+    report, clean = audit.examine(source.samples or [])
+    found = pair(report, COMPARISON, "Med_MIM_benchmark_Held_in_Comparison.json")
+    assert found["image_sets"] == {"shared": 184, "first": 1865, "second": 288}
+    assert found["patients"] == {"shared": 177, "first": 807, "second": 198}
+    across = pair(report, COMPARISON, TEMPORAL)
+    assert (across["images"]["shared"], across["within_ability"]) == (109, False)
+    assert across["patients_by_source"]["LUMIERE"]["shared"] == 4
+    assert across["patients_by_source"]["LUMIERE"]["second"] == 5
+    assert pair(report, COMPARISON, "Med_MIM_benchmark_Held_in_Coreference.json")["images"]["shared"] == 36
+    parts = {part["name"]: part for part in report["parts"]}
+    assert (parts["test/comparison"]["rows"], parts["test/comparison"]["patients"]) == (344, 198)
+    assert (parts["test/comparison"]["clean_rows"], parts["test/comparison"]["clean_patients"]) == (110, 21)
+    carried = {name: parts[f"test/{name}"]["sources"]["LUMIERE"] for name in ("temporal", "coreference", "comparison")}
+    assert {name: (part["rows"], part["patients"]) for name, part in carried.items()} == {
+        "temporal": (631, 5),
+        "coreference": (344, 2),
+        "comparison": (74, 3),
+    }
+    assert len(clean) == report["benchmark"]["clean_rows"] == 2347
