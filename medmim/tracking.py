@@ -1,40 +1,225 @@
-"""MLflow set-up and lineage: one client, quiet, on SQLite in the home or on a server."""
+"""MLflow: one client, quiet, on SQLite in the home or on a server; and a look at what is registered.
+
+Importing MLflow takes seconds, and most runs only ask what is registered. `registered` therefore reads the embedded
+database itself; a server, or a database of a shape it does not know, is asked through the client.
+"""
 
 import logging
 import os
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from medmim.errors import Unavailable
+from medmim import __version__
+from medmim.errors import Unavailable, from_os_error
+from medmim.progress import say
 from medmim.steps import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_SQLITE = "sqlite:///"
+_DELETED = "Deleted_Internal"  # MLflow keeps the row of a deleted version under this stage
+_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its default waits for minutes without a word
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 
-@lru_cache(maxsize=4)
+
+@dataclass(frozen=True)
+class Version:
+    """One model version: its number, its tags, when it was made (ms since 1970), and its run."""
+
+    number: str
+    tags: Mapping[str, str]
+    created: int
+    run: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered model: its versions in order, and alias -> version number."""
+
+    versions: tuple[Version, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def version(self, number: str) -> Version | None:
+        """The version of that number."""
+        return next((v for v in self.versions if v.number == number), None)
+
+
 def client(ws: Workspace) -> "MlflowClient":
     """The client of this workspace; creates the embedded database on first use.
 
+    MLflow's process-wide tracking URI stays as it is: setting it writes MLFLOW_TRACKING_URI, which would decide
+    where every later workspace of this process tracks.
+
     Raises:
-        Unavailable: The server does not answer.
+        Unavailable: The server does not answer, or the database cannot be read.
     """
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    import mlflow
+    return _client(ws.tracking)
+
+
+def registered(ws: Workspace, name: str | None = None) -> dict[str, Registered]:
+    """Registered models by name, with their versions and aliases; all of them, or the one asked for."""
+    path = database(ws.tracking)
+    if path is not None:
+        if not path.exists():
+            return {}
+        try:
+            return _read(path, name)
+        except sqlite3.Error:  # another MLflow's schema, or a lock that outlasts us: its own client knows
+            pass
+    return _ask(client(ws), name)
+
+
+def experiment(ws: Workspace, name: str) -> str:
+    """Id of the experiment of that name, made if absent; its files lie in the home, or where the server puts them."""
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(ws.tracking)
-    mlflow.set_registry_uri(ws.tracking)
-    made = mlflow.MlflowClient(ws.tracking, ws.tracking)
+    api = client(ws)
+    location = (ws.home / "mlflow").as_uri() if database(ws.tracking) else None
+    known = api.get_experiment_by_name(name)
+    if known is None:
+        try:
+            return str(api.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another process made it in between
+            known = api.get_experiment_by_name(name)
+            if known is None:
+                raise
+    return str(known.experiment_id)
+
+
+def database(tracking: str) -> Path | None:
+    """The file of an embedded database; None for a server."""
+    return Path(tracking.removeprefix(_SQLITE)) if tracking.startswith(_SQLITE) else None
+
+
+@contextmanager
+def answering(tracking: str) -> Iterator[None]:
+    """Turn MLflow's own errors into one message.
+
+    Raises:
+        Unavailable: MLflow raised.
+    """
+    from mlflow.exceptions import MlflowException
+
     try:
-        made.search_registered_models(max_results=1)
+        yield
     except MlflowException as error:
         raise Unavailable(
-            f"MLflow at {ws.tracking} does not answer",
-            reason=str(error).split("\n", 1)[0],
+            f"MLflow at {tracking} does not do what it was asked",
+            reason=str(error).strip().split("\n", 1)[0],
             fix="check MLFLOW_TRACKING_URI or platform.tracking, then run the same command",
         ) from None
+
+
+def code_version() -> dict[str, str]:
+    """Package version, and the git commit where the package is part of a checkout (`+changes` if edited)."""
+    package = Path(__file__).parent
+    found = {"medmim": __version__}
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
+        commit = _git(package, "rev-parse", "HEAD")
+        if commit:
+            found["commit"] = commit + ("+changes" if _git(package, "status", "--porcelain", "--", ".") else "")
+    return found
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)  # noqa: S603, S607
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@lru_cache(maxsize=8)
+def _client(tracking: str) -> "MlflowClient":
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    path = database(tracking)
+    say("starting MLflow" if path is None or path.exists() else "creating the MLflow database, once")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    with answering(tracking):
+        if path is not None and not path.exists():
+            _create(path, lambda uri: mlflow.MlflowClient(uri, uri))
+        made = mlflow.MlflowClient(tracking, tracking)
+        made.search_registered_models(max_results=1)
     return made
+
+
+def _create(path: Path, migrate: Callable[[str], Any]) -> None:
+    """Make the database beside its place, then link it there: a kill in mid-migration or a race leaves no half one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            migrate(f"{_SQLITE}{part}")
+            with suppress(FileExistsError):  # another process was first
+                os.link(part, path)
+    except OSError as error:
+        raise from_os_error(error, "creating the MLflow database") from error
+
+
+def _read(path: Path, name: str | None) -> dict[str, Registered]:
+    where, which = ("WHERE name = ?", (name,)) if name else ("", ())
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+
+        def rows(columns: str, table: str) -> list[Any]:
+            return db.execute(f"SELECT {columns} FROM {table} {where}", which).fetchall()  # noqa: S608  our words
+
+        db.execute("BEGIN")  # one moment for all four tables
+        names = rows("name", "registered_models")
+        tags = rows("name, version, key, value", "model_version_tags")
+        versions = rows("name, version, creation_time, run_id, current_stage", "model_versions")
+        aliases = rows("name, alias, version", "registered_model_aliases")
+    found = {model: ([], {}) for (model,) in names}  # type: dict[str, tuple[list[Version], dict[str, str]]]
+    for model, number, created, run, stage in sorted(versions, key=lambda row: row[1]):
+        if stage != _DELETED:
+            own = {key: value for m, n, key, value in tags if (m, n) == (model, number)}
+            found[model][0].append(Version(str(number), own, created, run or ""))
+    for model, alias, number in aliases:
+        found[model][1][alias] = str(number)
+    return {model: Registered(tuple(listed), named) for model, (listed, named) in found.items()}
+
+
+def _ask(api: "MlflowClient", name: str | None) -> dict[str, Registered]:
+    found = {}
+    for model in _pages(api.search_registered_models, _named(name) if name else None):
+        listed = [
+            Version(str(v.version), dict(v.tags), v.creation_timestamp, v.run_id or "")
+            for v in _pages(api.search_model_versions, _named(model.name))
+        ]
+        listed.sort(key=lambda version: int(version.number))
+        aliases = api.get_registered_model(model.name).aliases  # a search may leave them out
+        found[model.name] = Registered(tuple(listed), {alias: str(number) for alias, number in aliases.items()})
+    return found
+
+
+def _named(name: str) -> str:
+    quote = '"' if "'" in name else "'"  # MLflow's filters know no escape
+    return f"name = {quote}{name}{quote}"
+
+
+def _pages(search: Callable[..., Any], where: str | None) -> Iterator[Any]:
+    token = None
+    while True:
+        page: Sequence[Any] = search(where, page_token=token)
+        yield from page
+        token = getattr(page, "token", None)
+        if not token:
+            return

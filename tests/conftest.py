@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a real S3 server on loopback, and a bucket of one's own."""
+"""What tests of several rooms share: an S3 server on loopback, a bucket of one's own, a migrated MLflow database."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,3 +62,16 @@ def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
     connect.cache_clear()
     yield f"s3://{name}"
     connect.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, migrated once (seconds) by two processes at the same moment. Copy it, do not use it."""
+    home = tmp_path_factory.mktemp("mlflow")
+    code = (
+        "import sys; from pathlib import Path; from medmim import steps, tracking\n"
+        "tracking.client(steps.Workspace(Path(sys.argv[1]), 'store', f'sqlite:///{sys.argv[1]}/mlflow.db'))"
+    )
+    creators = [subprocess.Popen([sys.executable, "-c", code, home]) for _ in range(2)]
+    assert [creator.wait() for creator in creators] == [0, 0]
+    return home / "mlflow.db"

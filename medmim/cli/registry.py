@@ -1,0 +1,183 @@
+"""medmim registry list | show | promote | rollback | reconcile."""
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medmim import steps, tracking
+from medmim.cli.options import Home, Json
+from medmim.errors import UserError
+from medmim.registry import decisions, promote, versions
+from medmim.registry.decisions import Decision
+from medmim.steps import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="The models that were registered, and who is champion.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
+Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the decision log.")]
+
+
+@app.command("list")
+def show_all(home: Home = None, as_json: Json = False) -> None:
+    """List the registered models, their versions and aliases.
+
+    --json: a list of {name, champion (version or null), aliases (alias -> version), versions (list of {version, digest,
+    uri, created, aliases, data, recipe, base}), decisions (how many the log holds), drift (a sentence for every alias
+    that is not what the log says)}.
+    """
+    ws = _workspace(home)
+    rows = [_model(ws, name, model) for name, model in sorted(tracking.registered(ws).items())]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("model", "version", "aliases", "recipe", "base", "digest", "made", box=None)
+    for row in rows:
+        for version in reversed(row["versions"]):
+            named = ", ".join(version["aliases"])
+            made, digest = version["created"][:16].replace("T", " "), version["digest"][:12]
+            table.add_row(row["name"], version["version"], named, version["recipe"], version["base"], digest, made)
+    Console().print(table if rows else "no model is registered yet; `medmim run RECIPE` registers one")
+    for row in rows:
+        for text in row["drift"]:
+            sys.stderr.write(f"{text}; `medmim registry reconcile` puts it right\n")
+
+
+@app.command()
+def show(
+    ref: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME@ALIAS or NAME/VERSION.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model version: where it lies, what it was made of, and every decision about it.
+
+    --json: {name, version, aliases, digest, uri, created, run, lineage (tag -> value), decisions (list of {n, verdict,
+    version, digest, uri, evidence, evidence_uri, bench, against, why, who, time})}.
+    """
+    ws = _workspace(home)
+    name, number = versions.locate(ref, ws)
+    version = versions.lookup(ws, name, number)
+    digest = version.tags.get(versions.DIGEST, "")
+    own = [entry for entry in decisions.read(ws, name) if entry.digest == digest]
+    model = tracking.registered(ws, name)[name]
+    facts = {
+        "name": name,
+        **_version(model, version),
+        "run": version.run,
+        "lineage": {key.removeprefix("medmim."): value for key, value in sorted(version.tags.items())},
+        "decisions": [asdict(entry) for entry in own],
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{name}[/] version {number}  {', '.join(facts['aliases'])}")
+    for key, value in facts["lineage"].items():
+        console.print(f"  {key:<14} {value}", markup=False, soft_wrap=True)
+    for entry in own:
+        text = f"decision {entry.n}  {entry.verdict}  {entry.time}  {entry.who}: {entry.why}"
+        console.print(text, markup=False, soft_wrap=True)
+    console.print("\nload it in Python:", markup=False)
+    console.print(f"  MLFLOW_TRACKING_URI={ws.tracking}", markup=False, soft_wrap=True)
+    console.print(f'  mlflow.pyfunc.load_model("models:/{name}/{number}")', markup=False, soft_wrap=True)
+
+
+@app.command("promote")
+def promote_version(
+    name: Name,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version number.")],
+    why: Why,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Make a version champion because you say so; the reason goes into the decision log.
+
+    --json: {name, version, digest, uri, decision (place in the log), verdict, changed, aliases (alias -> version)}.
+    """
+    ws = _workspace(home)
+    before = len(decisions.read(ws, name))
+    _tell(ws, name, promote.promote(ws, name, version, why), before, as_json)
+
+
+@app.command()
+def rollback(name: Name, why: Why, home: Home = None, as_json: Json = False) -> None:
+    """Make the champion before this one champion again; done twice, it swaps the two back.
+
+    --json: as for promote.
+    """
+    ws = _workspace(home)
+    before = len(decisions.read(ws, name))
+    _tell(ws, name, promote.rollback(ws, name, why), before, as_json)
+
+
+@app.command()
+def reconcile(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model; default: all.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Set the aliases to what the decision log says.
+
+    --json: {NAME: list of sentences, one for every alias that differed}.
+    """
+    ws = _workspace(home)
+    if name and name not in decisions.names(ws):
+        raise UserError(f"no decision has been made about '{name}'", fix="`medmim registry list` shows the models")
+    found = promote.reconcile(ws, name)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for texts in found.values():
+        for text in texts:
+            typer.echo(f"put right: {text}")
+    if not any(found.values()):
+        typer.echo("the aliases are what the decision log says")
+
+
+def _workspace(home: Path | None) -> Workspace:
+    ws = steps.workspace(home)
+    sys.stderr.write(f"home {ws.home}\nstore {ws.store}\ntracking {ws.tracking}\n")
+    return ws
+
+
+def _model(ws: Workspace, name: str, model: tracking.Registered) -> dict[str, Any]:
+    log = decisions.read(ws, name)
+    champion = promote.champion(ws, name, decisions.standing(log))
+    return {
+        "name": name,
+        "champion": champion and champion["version"],
+        "aliases": dict(model.aliases),
+        "versions": [_version(model, version) for version in model.versions],
+        "decisions": len(log),
+        "drift": promote.drift(ws, name) if log else [],
+    }
+
+
+def _version(model: tracking.Registered, version: tracking.Version) -> dict[str, Any]:
+    return {
+        "version": version.number,
+        "digest": version.tags.get(versions.DIGEST, ""),
+        "uri": version.tags.get(versions.URI, ""),
+        "created": datetime.fromtimestamp(version.created / 1000, UTC).isoformat(timespec="seconds"),
+        "aliases": sorted(alias for alias, number in model.aliases.items() if number == version.number),
+        "data": version.tags.get("medmim.data", ""),
+        "recipe": version.tags.get("medmim.recipe_name", ""),
+        "base": version.tags.get("medmim.base", ""),
+    }
+
+
+def _tell(ws: Workspace, name: str, entry: Decision, before: int, as_json: bool) -> None:
+    aliases = dict(tracking.registered(ws, name)[name].aliases)
+    changed = entry.n > before
+    if as_json:
+        facts = {"name": name, "version": entry.version, "digest": entry.digest, "uri": entry.uri, "decision": entry.n}
+        typer.echo(json.dumps(facts | {"verdict": entry.verdict, "changed": changed, "aliases": aliases}))
+        return
+    done = "is champion now" if changed else "is the champion already"
+    typer.echo(f"version {entry.version} of {name} {done} (decision {entry.n}, {entry.verdict})")

@@ -1,0 +1,146 @@
+"""The decision log: `STORE/decisions/NAME/N.json`, the truth on who is champion.
+
+An entry is created only if it is absent, and only after the one before it: two promoters give one winner, and the log
+has no gaps. What the aliases should be is a fold over it.
+"""
+
+import getpass
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from medmim.errors import UserError
+from medmim.steps import Workspace
+from medmim.store import open_store
+
+Verdict = Literal["promoted", "kept", "refused", "rolled-back"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One entry of the log.
+
+    Attributes:
+        verdict: `promoted` and `rolled-back` make `version` champion; `kept` and `refused` move nothing.
+        version: MLflow version number of the model it is about.
+        digest: Digest of that model's artifact.
+        uri: Its store URI.
+        evidence: Digest of the gate's decision artifact; empty where a person decided.
+        evidence_uri: Its store URI.
+        bench: Digest of the scores that were judged.
+        against: Store URI of the champion it was benched against; empty for the base.
+        why: A sentence.
+        who: User that wrote the entry.
+        time: UTC, ISO 8601.
+        n: Place in the log, from 1; 0 before it is written.
+    """
+
+    verdict: Verdict
+    version: str
+    digest: str
+    uri: str
+    evidence: str = ""
+    evidence_uri: str = ""
+    bench: str = ""
+    against: str = ""
+    why: str = ""
+    who: str = ""
+    time: str = ""
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the log says now: the entry that made the champion, the one before it, and the last candidate's."""
+
+    champion: Decision | None = None
+    previous: Decision | None = None
+    challenger: Decision | None = None
+
+    def roles(self) -> dict[str, Decision]:
+        """Alias -> the entry whose model it should name."""
+        named = {"champion": self.champion, "previous-champion": self.previous, "challenger": self.challenger}
+        return {alias: entry for alias, entry in named.items() if entry is not None}
+
+
+def standing(log: Sequence[Decision]) -> Standing:
+    """Fold the log: who is champion, who was before, and whom the gate judged last."""
+    now = Standing()
+    for entry in log:
+        if entry.verdict in ("promoted", "rolled-back"):
+            again = now.champion is not None and now.champion.digest == entry.digest
+            now = replace(now, champion=entry, previous=now.previous if again else now.champion)
+        if entry.evidence:
+            now = replace(now, challenger=entry)
+    return now
+
+
+def read(ws: Workspace, name: str) -> list[Decision]:
+    """The log of a model, first entry first.
+
+    Raises:
+        UserError: An entry is missing or was edited into something else.
+    """
+    store = open_store(ws.store)
+    prefix = _prefix(name)
+    numbers = sorted(int(m[1]) for key in store.list(prefix) if (m := re.fullmatch(r"(\d+)\.json", key[len(prefix) :])))
+    missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
+    if missing:
+        raise UserError(
+            f"the decision log of {name} has gaps",
+            reason="it is the truth on who is champion, so it must be whole",
+            fix="restore the files from a backup of the store",
+            problems=[f"{store.uri}/{prefix}{n}.json is missing" for n in missing],
+        )
+    return [_parse(store.read(f"{prefix}{n}.json"), f"{store.uri}/{prefix}{n}.json") for n in numbers]
+
+
+def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision]) -> Decision:
+    """Add an entry.
+
+    Args:
+        ws: The workspace.
+        name: Registered model.
+        decide: Gets the log as it stands and gives the entry to add, or one of the log's own when nothing is to be
+            added; raises when the log no longer allows it. Asked again when another process was first.
+
+    Returns:
+        The entry as it stands in the log.
+    """
+    store = open_store(ws.store)
+    who = os.environ.get("MEDMIM_USER") or getpass.getuser()
+    while True:
+        log = read(ws, name)
+        wanted = decide(log)
+        if wanted.n:
+            return wanted
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = replace(wanted, n=len(log) + 1, who=wanted.who or who, time=time)
+        text = json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        if store.create(f"{_prefix(name)}{entry.n}.json", text.encode()):
+            return entry
+
+
+def names(ws: Workspace) -> list[str]:
+    """Models that have a log."""
+    return sorted({key.split("/")[1] for key in open_store(ws.store).list("decisions/")})
+
+
+def _prefix(name: str) -> str:
+    return f"decisions/{name}/"
+
+
+def _parse(text: bytes, where: str) -> Decision:
+    try:
+        values: dict[str, Any] = json.loads(text)
+        return Decision(**values)
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{where} is not a decision",
+            reason="it is cut off or was edited by hand",
+            fix="restore the file from a backup of the store",
+        ) from None

@@ -1,0 +1,98 @@
+"""MLflow set-up: quiet, inside the home, and a look that agrees with MLflow's own client."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medmim import __version__, tracking
+from medmim.errors import Unavailable
+from medmim.steps import Workspace
+
+
+def _ws(home: Path) -> Workspace:
+    return Workspace(home, str(home / "store"), f"sqlite:///{home / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
+    place = tmp_path_factory.mktemp("home")
+    shutil.copy(mlflow_database, place)
+    return place
+
+
+def test_two_processes_create_one_whole_database_and_leave_nothing_beside_it(mlflow_database: Path) -> None:
+    assert [path.name for path in mlflow_database.parent.iterdir()] == ["mlflow.db"]
+    assert len(tracking.client(_ws(mlflow_database.parent)).search_experiments()) == 1
+
+
+def test_the_look_agrees_with_the_client(home: Path) -> None:
+    ws = _ws(home)
+    api = tracking.client(ws)
+    assert tracking.registered(ws) == {}
+    for name in ("one", "o'two"):
+        api.create_registered_model(name)
+        for number in range(11):
+            api.create_model_version(name, source=str(home), tags={"n": str(number)})
+    api.set_registered_model_alias("one", "champion", "10")
+    api.set_registered_model_alias("one", "gone", "3")
+    api.delete_model_version("one", "3")
+    api.delete_model_version_tag("one", "4", "n")
+    look = tracking.registered(ws)
+    assert look == tracking._ask(api, None)
+    assert [v.number for v in look["one"].versions] == ["1", "2", *map(str, range(4, 12))]
+    assert look["one"].aliases["champion"] == "10"
+    assert tracking.registered(ws, "o'two") == tracking._ask(api, "o'two") == {"o'two": look["o'two"]}
+    assert tracking.registered(ws, "none") == tracking._ask(api, "none") == {}
+
+
+def test_a_database_of_another_shape_is_asked_through_the_client(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("no such column")
+
+    expected = tracking.registered(_ws(home))
+    monkeypatch.setattr(tracking, "_read", refuse)
+    assert tracking.registered(_ws(home)) == expected
+
+
+def test_looking_imports_no_mlflow_and_creates_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from medmim import tracking, steps\n"
+        "assert tracking.registered(steps.workspace(Path(sys.argv[1]))) == {}\n"
+        "assert 'mlflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "home")], check=True)
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_the_environment_of_later_workspaces_stays_as_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracking.experiment(_ws(home), "some")
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_files_of_an_experiment_lie_in_the_home(home: Path) -> None:
+    first = tracking.experiment(_ws(home), "mine")
+    assert first == tracking.experiment(_ws(home), "mine")
+    where = tracking.client(_ws(home)).get_experiment(first).artifact_location
+    assert where.startswith(home.as_uri())
+
+
+def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ws = Workspace(tmp_path, str(tmp_path), "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+        tracking.client(ws)
+
+
+def test_the_code_version_names_package_and_commit() -> None:
+    found = tracking.code_version()
+    assert found["medmim"] == __version__
+    checkout = (Path(tracking.__file__).parents[1] / ".git").exists()
+    assert ("commit" in found) == checkout
