@@ -2,12 +2,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import med_mim_files as files
 import pytest
+import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-import med_mim_files as files
-import shared_data
 from medmim import shards, store
 from medmim.data import audit, build
 from medmim.data.sources import published
@@ -134,7 +134,10 @@ def test_a_leak_across_abilities_is_found() -> None:
 
 
 def test_equal_numbers_of_two_data_sets_are_two_patients_but_a_mixed_question_asks_about_known_ones() -> None:
-    rows = [sample("train", "comparison", ("1",), ("a",), "EMBED"), sample("test", "comparison", ("1",), ("b",), "ODIR")]
+    rows = [
+        sample("train", "comparison", ("1",), ("a",), "EMBED"),
+        sample("test", "comparison", ("1",), ("b",), "ODIR"),
+    ]
     assert audit.examine(rows)[0]["shared"]["patients"] == 0
     mixed = [replace(rows[0], source="phantom-chest"), replace(rows[1], source="phantom-mixed")]
     assert audit.examine(mixed)[0]["shared"]["patients"] == 1

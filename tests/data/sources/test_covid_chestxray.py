@@ -1,11 +1,11 @@
 from pathlib import Path
 
+import med_mim_files as files
 import pytest
+import shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import med_mim_files as files
-import shared_data
 from medmim.data import build
 from medmim.data.sources import covid_chestxray
 from medmim.data.sources.source import BadImage
@@ -98,7 +98,10 @@ def test_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
         source.read("images/0-0-PA.png")
 
 
-@pytest.mark.parametrize("text", ["", "filename\nx.png\n", "Patientid,offset,finding,view,modality,filename\n", '"open'])
+HEADER = "Patientid,offset,finding,view,modality,filename\n"
+
+
+@pytest.mark.parametrize("text", ["", "filename\nx.png\n", HEADER, '"open'])
 def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "metadata.csv").write_text(text)
     with pytest.raises(UserError):

@@ -3,12 +3,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import med_mim_files as files
 import pytest
+import shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import med_mim_files as files
-import shared_data
 from medmim.data.sources import published
 from medmim.data.sources.published_rows import FileKind, file_of, kind_of, patient_of, sample_of, source_of
 from medmim.errors import UserError
@@ -230,7 +230,8 @@ def test_a_cut_off_file_names_line_column_and_whole_rows(tmp_path: Path) -> None
 
 
 def test_all_broken_files_are_told_at_once(tmp_path: Path) -> None:
-    broken = {"train_inherent_Comparison": "[{", "train_Composed": '{"a": 1}', "benchmark_Held_in_Temporal": "[" * 100_000}
+    deep = "[" * 100_000
+    broken = {"train_inherent_Comparison": "[{", "train_Composed": '{"a": 1}', "benchmark_Held_in_Temporal": deep}
     for name, text in broken.items():
         (tmp_path / f"Med_MIM_{name}.json").write_text(text)
     (tmp_path / "Med_MIM_train_inherent_Temporal.json").write_bytes(b"\xff\xfe[]")
