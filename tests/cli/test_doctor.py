@@ -1,0 +1,269 @@
+"""The doctor tells what is wrong and its fix, one line a check, and leaves nothing behind."""
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from medmim.cli import doctor, doctor_checks
+from medmim.cli.doctor_checks import Check
+from medmim.errors import Unavailable, UserError
+from medmim.lvlm import zoo
+from medmim.steps import Workspace, workspace
+from medmim.store import open_store
+from medmim.store_folder import FolderStore
+
+NAMES = ["home", "python", "torch", "memory", "disk", "ray", "kfp", "extras", "bases", "store", "mlflow"]
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+    for name in ("MEDMIM_HOME", "MEDMIM_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    app = typer.Typer()
+    app.command()(doctor.doctor)
+    return app
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path) for path in folder.rglob("*")}
+
+
+def test_this_machine_is_looked_at_and_left_as_it_was(app: typer.Typer, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    ended = CliRunner().invoke(app, ["--home", str(tmp_path / "deep" / "home"), "--json"])
+    told = json.loads(ended.stdout)
+    found = {check["name"]: check for check in told["checks"]}
+    assert list(found) == NAMES and told["home"] == str(tmp_path / "deep" / "home")
+    for name in ("home", "python", "torch", "ray", "kfp", "store", "mlflow"):
+        assert found[name]["status"] in ("ok", "warn"), found[name]
+    assert found["kfp"]["found"] == "2.17.0" and "creates once" in found["store"]["found"]
+    assert found["torch"]["found"].startswith(metadata.version("torch"))
+    assert told["ok"] == (ended.exit_code == 0) == all(check["status"] != "fail" for check in found.values())
+    assert tree(tmp_path) == before
+
+
+def test_what_was_there_stays(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_checks, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
+    (tmp_path / "home" / "store").mkdir(parents=True)
+    (tmp_path / "home" / "notes").write_text("mine")
+    before = tree(tmp_path)
+    CliRunner().invoke(app, ["--home", str(tmp_path / "home")])
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("codes", "ended"), [([], 0), ([75], 75), ([2], 2), ([75, 2], 2), ([75, 75], 75)])
+def test_the_exit_code_tells_what_to_mend_from_what_may_pass(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], ended: int
+) -> None:
+    failures = [Check(f"c{code}", "fail", "broken", "mend it", code) for code in codes]
+    monkeypatch.setattr(doctor, "check_all", lambda *_: iter([Check("fine", "warn", "so so", "buy more"), *failures]))
+    run = CliRunner().invoke(app, ["--home", str(tmp_path)])
+    assert run.exit_code == ended
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2 + len(codes) and lines[1].split() == ["warn", "fine", "so", "so;", "fix:", "buy", "more"]
+    assert all(line.endswith("broken; fix: mend it") for line in lines[2:])
+
+
+def test_a_home_that_cannot_be_made_fails_and_the_rest_is_still_looked_at(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_checks, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
+    (tmp_path / "file").write_text("")
+    run = CliRunner().invoke(app, ["--home", str(tmp_path / "file" / "home"), "--json"])
+    told = json.loads(run.stdout)
+    assert run.exit_code == 2 and not told["ok"]
+    assert [check["name"] for check in told["checks"]] == NAMES[:-2] and told["checks"][0]["status"] == "fail"
+
+
+def test_a_check_that_breaks_is_a_line_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks() -> Check:
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr(doctor_checks, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
+    monkeypatch.setattr(doctor_checks, "_kfp", breaks)
+    found = {check.name: check for check in doctor_checks.check_all(tmp_path, None)}
+    assert found["kfp"] == Check("kfp", "fail", "ZeroDivisionError: a bug of ours", exit_code=2)
+    assert found["python"].status == "ok"
+
+
+def test_a_store_that_overwrites_what_was_created_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderStore, "create", lambda self, key, data: self.write(key, data) or True)
+    ws = workspace(tmp_path)
+    with pytest.raises(UserError, match="overwrites what was to be created once"):
+        doctor_checks._store(ws)
+    assert list(open_store(ws.store).list()) == []
+
+
+def test_a_bucket_is_looked_at_and_left_empty(bucket: str, tmp_path: Path) -> None:
+    check = doctor_checks._store(Workspace(tmp_path, bucket, ""))
+    assert check.status == "ok" and list(open_store(bucket).list()) == []
+
+
+def test_a_store_that_does_not_answer_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmim.store_s3 import connect
+
+    for name, value in (
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+    ):
+        monkeypatch.setenv(name, value)
+    connect.cache_clear()
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    with pytest.raises(Unavailable, match="does not answer"):
+        doctor_checks._store(Workspace(tmp_path, "s3://bucket/x", ""))
+    connect.cache_clear()
+
+
+@pytest.fixture
+def mlflow_server() -> Iterator[tuple[str, list[int]]]:
+    status = [200]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status[0] if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", status
+        server.shutdown()
+
+
+def test_a_tracking_server_is_asked_for_its_health(tmp_path: Path, mlflow_server: tuple[str, list[int]]) -> None:
+    uri, status = mlflow_server
+    assert doctor_checks._mlflow(Workspace(tmp_path, "", uri)).found.endswith("answers")
+    status[0] = 503
+    with pytest.raises(Unavailable, match="answers 503"):
+        doctor_checks._mlflow(Workspace(tmp_path, "", uri))
+    with pytest.raises(Unavailable, match="does not answer"):
+        doctor_checks._mlflow(Workspace(tmp_path, "", "http://127.0.0.1:1"))
+
+
+def test_a_database_is_opened_and_an_absent_one_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    ws = Workspace(tmp_path, "", f"sqlite:///{path}")
+    assert doctor_checks._mlflow(ws).found.endswith("(made on first use)") and not path.exists()
+    with sqlite3.connect(path) as database:
+        database.execute("create table t (x)")
+    assert doctor_checks._mlflow(ws).found.endswith(str(path))
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(UserError, match="not a database that can be read"):
+        doctor_checks._mlflow(ws)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise ImportError('libcuda.so: wrong ELF class')", "ImportError: libcuda.so: wrong ELF class"),
+        ("import os; os.kill(os.getpid(), 11)", "it ended with -11"),
+    ],
+)
+def test_a_library_that_does_not_load_says_the_real_reason(code: str, reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        doctor_checks._import("torch", code, "finetune")
+    assert caught.value.reason == reason and "medmim[finetune]" in caught.value.fix
+
+
+def test_a_library_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_checks, "_PROBE_SECONDS", 1)
+    with pytest.raises(UserError, match="takes over 1 s"):
+        doctor_checks._import("torch", "import time; time.sleep(30)", "finetune")
+
+
+def test_what_a_library_prints_while_it_loads_does_not_count() -> None:
+    code = "import json, sys; print('WARNING: noise'); print('more', file=sys.stderr); print(json.dumps({'a': 1}))"
+    assert doctor_checks._import("x", code, "finetune") == {"a": 1}
+
+
+def test_a_gpu_is_told_with_its_memory_and_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"version": "2", "threads": 8, "build": "13.0", "gpus": [["H100", 80 << 30]], "bf16": True}
+    monkeypatch.setattr(doctor_checks, "_import", lambda *_: seen)
+    assert doctor_checks._torch().found == "2, 8 threads, H100 (80 GiB), bf16"
+
+
+def test_a_temporary_folder_too_deep_for_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("d" * 60)))
+    with pytest.raises(UserError, match="too deep for Ray's sockets") as caught:
+        doctor_checks._ray()
+    assert "TMPDIR" in caught.value.fix
+
+
+@pytest.mark.parametrize(("gib", "status"), [(0.5, "fail"), (3, "warn"), (50, "ok")])
+def test_disk_that_runs_out_is_told_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: float, status: str
+) -> None:
+    usage = type("usage", (), {"free": int(gib * (1 << 30))})
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
+    if status == "fail":
+        with pytest.raises(Unavailable):
+            doctor_checks._disk(tmp_path / "not" / "yet")
+    else:
+        assert doctor_checks._disk(tmp_path / "not" / "yet").status == status
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *absent: str, **other: str) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name in absent:
+            raise metadata.PackageNotFoundError(name)
+        return other.get(name) or real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
+def test_another_kfp_than_the_compiled_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, kfp="2.14.0")
+    with pytest.raises(UserError, match="2.14.0") as caught:
+        doctor_checks._kfp()
+    assert caught.value.fix == "pip install kfp==2.17.0"
+
+
+def test_a_missing_extra_is_told_by_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "kubernetes")
+    check = doctor_checks._extras()
+    assert check.status == "warn" and "cluster lacks kubernetes" in check.found
+    assert check.fix == "pip install 'medmim[cluster]'"
+    without(monkeypatch, "torch")
+    with pytest.raises(UserError, match="finetune lacks torch") as caught:
+        doctor_checks._extras()
+    assert "medmim[" in caught.value.fix and "bench" in caught.value.fix
+    without(monkeypatch, "minio")
+    with pytest.raises(UserError, match="every command needs"):
+        doctor_checks._extras()
+
+
+def test_a_base_is_compared_with_its_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(zoo, "shipped", lambda: ["tiny"])
+    monkeypatch.setattr(zoo, "resolve", lambda name: tmp_path)
+    (tmp_path / "README.md").write_text(f"digest: {zoo.digest(tmp_path)}\n")
+    assert doctor_checks._bases() == Check("bases", "ok", "tiny")
+    (tmp_path / "config.json").write_text("{ }")
+    with pytest.raises(UserError, match="tiny: not the weights that the model card names"):
+        doctor_checks._bases()
+    monkeypatch.setattr(zoo, "shipped", lambda: [])
+    with pytest.raises(UserError, match="no base checkpoint"):
+        doctor_checks._bases()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written"):
+        doctor_checks._mlflow(Workspace(tmp_path, "", f"sqlite:///{tmp_path}/mlflow.db"))
