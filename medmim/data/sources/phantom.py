@@ -6,6 +6,7 @@ the number of patients, and each image can be drawn alone, in any process.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -38,6 +39,11 @@ _ASSESSMENTS: dict[str, tuple[tuple[str | None, str | None], ...]] = {  # class 
     "suspicious": (("small", "spiculated"),),
     "malignant": (("medium", "spiculated"), ("large", "spiculated")),
 }
+
+
+_FITTING: dict[tuple[str, str, str | None], list[Scene]] = defaultdict(list)
+for _it in CLASSES:
+    _FITTING[_it.modality, _it.finding, _it.laterality].append(_it)
 
 
 class _Patient:
@@ -137,8 +143,7 @@ def _radiology(patient: _Patient, rng: random.Random) -> None:
 
 def _scene(modality: str, finding: str, rng: random.Random, eye: str | None = None) -> Scene:
     """A scene with everything open left to chance."""
-    fits = [s for s in CLASSES if (s.modality, s.finding, s.laterality) == (modality, finding, eye)]
-    return rng.choice(fits)
+    return rng.choice(_FITTING[modality, finding, eye])
 
 
 _KINDS: dict[str, Callable[[_Patient, random.Random], None]] = {

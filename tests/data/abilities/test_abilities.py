@@ -1,0 +1,151 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from medmim.data import split
+from medmim.data.abilities import BY_NAME, ask_all
+from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, value
+from medmim.data.seeds import stream
+from medmim.data.sources import phantom
+from medmim.sample import ABILITIES, Finding, Study
+
+STUDIES = phantom.patients(600, 3)
+SIZES = ("small", "medium", "large")
+
+
+@pytest.fixture(scope="module")
+def asks() -> list[Ask]:
+    return [
+        ask
+        for patients in split.by_split(STUDIES, 0, 0.1, 0.2).values()
+        for ask in ask_all(split.cohorts(patients, 0), ABILITIES, phantom.FAMILIES, 0)
+    ]
+
+
+def study(patient: str = "p", time: float | None = 0.0, **more: Any) -> Study:
+    return Study("s", patient, f"{patient}-{time}-{more}", more.pop("modality", "X-ray"), time, **more)
+
+
+def shows(name: str, size: str | None = None, side: str | None = None) -> tuple[Finding, ...]:
+    return (Finding(name, size, side),)
+
+
+def test_every_ability_has_its_module() -> None:
+    assert tuple(BY_NAME) == ABILITIES
+
+
+def test_the_answer_is_always_offered_once(asks: list[Ask]) -> None:
+    for ask in asks:
+        assert ask.family == "describe" or ask.options.count(ask.answer) == 1
+        assert len(set(ask.options)) == len(ask.options)
+
+
+def test_every_answer_follows_from_what_the_images_show(asks: list[Ask]) -> None:
+    seen = set()
+    for ask in asks:
+        seen.add(ask.family)
+        first, last = ask.studies[0], ask.studies[-1]
+        kind, _, attribute = ask.family.partition("_")
+        if kind == "which":
+            right = [f"image {i + 1}" for i, s in enumerate(ask.studies) if value(s, attribute) == ask.about["value"]]
+            assert right == [ask.answer]
+        elif kind == "what" and ask.ability != "single":
+            assert value(ask.studies[int(ask.about["image"][-1]) - 1], attribute) == ask.answer
+        elif kind == "what":
+            assert value(first, attribute) == ask.answer
+        elif ask.family == "same_finding":
+            assert (value(first, "finding") == value(last, "finding")) == (ask.answer == "same")
+        elif ask.family in ("change", "larger", "resection"):
+            before, after = (SIZES.index(s.findings[0].size or "") if s.findings else -1 for s in (first, last))
+            sign = (after > before) - (after < before)
+            expected = {
+                "change": ("stable", "worse", "improved"),
+                "larger": ("same size", "image 2", "image 1"),
+                "resection": ("unchanged", "", "resected" if after == -1 else "partial"),
+            }
+            assert ask.answer == expected[ask.family][sign]
+        elif ask.family == "assessment":
+            size, margin = value(first, "size"), value(first, "margin")
+            table = {"smooth": ("benign", "indeterminate"), "spiculated": ("suspicious", "malignant")}
+            assert ask.answer == (table[margin][size != "small"] if margin else "negative")
+            assert {s.view for s in ask.studies} == {"CC", "MLO"}
+    assert seen == set(phantom.FAMILIES)
+
+
+def test_fixed_options_are_right_equally_often_within_questions_of_equal_text(asks: list[Ask]) -> None:
+    for part in ("train", "test"):
+        patients = split.by_split(STUDIES, 0, 0.0, 0.3)[part]
+        counts: dict[tuple[Any, ...], dict[str, int]] = {}
+        for ask in ask_all(split.cohorts(patients, 0), ABILITIES, phantom.FAMILIES, 0):
+            if ask.family in FIXED_OPTIONS:
+                group = counts.setdefault((ask.family, ask.studies[0].source, *ask.about.values()), {})
+                group[ask.answer] = group.get(ask.answer, 0) + 1
+        assert counts
+        for (family, *_), group in counts.items():
+            assert set(group) == set(FIXED_OPTIONS[family])
+            assert len(set(group.values())) == 1
+
+
+def test_time_runs_forward_and_eyes_are_not_mixed_in_questions_of_change(asks: list[Ask]) -> None:
+    for ask in asks:
+        if ask.family == "change":
+            first, second = ask.studies
+            assert first.patient == second.patient
+            assert (first.time or 0) < (second.time or 0)
+            assert first.laterality == second.laterality
+
+
+def test_composed_takes_each_image_from_another_patient(asks: list[Ask]) -> None:
+    for ask in asks:
+        if ask.ability == "composed":
+            assert len({s.patient for s in ask.studies}) == len(ask.studies)
+            assert all(s.caption for s in ask.studies)
+
+
+def test_multi_image_abilities_show_two_or_three_images_and_single_shows_one(asks: list[Ask]) -> None:
+    assert {len(a.studies) for a in asks if a.ability == "single"} == {1}
+    assert {len(a.studies) for a in asks if a.ability != "single"} == {2, 3}
+
+
+def test_families_that_a_source_cannot_answer_are_not_asked() -> None:
+    cohort = [[s for s in STUDIES if s.patient == STUDIES[0].patient]]
+    assert {a.family for a in ask_all([cohort], ABILITIES, ("describe",), 0)} == {"describe"}
+
+
+def test_order_needs_two_known_times_and_names_the_right_image() -> None:
+    patient = [study(time=30.0), study(time=0.0), study(time=None), study(patient="p", time=30.0, view="L")]
+    asked = [a for a in BY_NAME["temporal"]([patient], stream(0)) if a.family == "order"]
+    assert len(asked) == 1
+    times = [s.time for s in asked[0].studies]
+    wanted = min if asked[0].about["value"] == "first" else max
+    assert asked[0].answer == f"image {times.index(wanted(t for t in times if t is not None)) + 1}"
+
+
+def test_same_patient_pairs_are_never_compared_when_sides_or_findings_differ() -> None:
+    patient = [
+        study(time=0.0, findings=shows("opacity", "small", "left")),
+        study(time=9.0, findings=shows("opacity", "large", "right")),
+        study(time=19.0, findings=shows("effusion", "large", "left")),
+        study(time=29.0, findings=(*shows("opacity", "large", "left"), *shows("effusion", "large", "left"))),
+    ]
+    families = {a.family for a in BY_NAME["temporal"]([patient], stream(0))}
+    families |= {a.family for a in BY_NAME["comparison"]([patient], stream(0))}
+    assert not families & {"change", "larger"}
+
+
+def test_diagnosis_offers_the_findings_of_two_exams_and_shows_one_of_them() -> None:
+    ill = [study("a", view=v, findings=shows("pneumonia")) for v in ("PA", "L")]
+    well = [study("b", view=v) for v in ("PA", "L")]
+    answers = set()
+    for seed in range(20):
+        (ask,) = [a for a in BY_NAME["reasoning"]([ill, well], stream(seed)) if a.family == "diagnosis"]
+        assert set(ask.options) == {"pneumonia", "normal"}
+        assert {s.patient for s in ask.studies} == ({"a"} if ask.answer == "pneumonia" else {"b"})
+        answers.add(ask.answer)
+    assert len(answers) == 2
+
+
+def test_without_captions_nothing_is_composed() -> None:
+    cohort = [[replace(s, caption=None)] for s in STUDIES if s.caption][:3]
+    assert not list(BY_NAME["composed"](cohort, stream(0)))
