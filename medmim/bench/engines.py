@@ -61,17 +61,17 @@ def _local(path: Path) -> "Ask":
         return zoo.load(path)
 
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
-        from medmim.lvlm import ask_hf
+        from medmim.lvlm.ask_hf import ask as put
 
-        return ask_hf.ask(load(), questions, batch_size, max_new_tokens)
+        return put(load(), questions, batch_size, max_new_tokens)
 
     return ask
 
 
 def _server(url: str, name: str) -> "Ask":
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
-        from medmim.lvlm import ask_openai
+        from medmim.lvlm.ask_openai import ask as put
 
-        return ask_openai.ask(url, name, questions, batch_size, max_new_tokens)
+        return put(url, name, questions, batch_size, max_new_tokens)
 
     return ask

@@ -97,10 +97,14 @@ class _Reader:
         exact = self.exactly(part.rstrip(" ."))
         if exact is not None:
             return exact
+        sentence = re.split(r"\.\s", part, maxsplit=1)[0]
         match = _CLAIMED.match(part)
-        if match and not _MORE.match(part, match.end()):
-            return _index(match[1] or match[2])
-        return None if match else _only(self.texts(re.split(r"\.\s", part, maxsplit=1)[0]), len(self.named))
+        if match is None:
+            return _only(self.texts(sentence), len(self.named))
+        letter = _index(match[1] or match[2])
+        named = self.exactly(sentence[match.end() :].strip(" .:)]}-"))
+        contradicts = named is not None and letter < len(self.tokens) and self.tokens[letter] != self.tokens[named]
+        return None if contradicts or _MORE.match(part, match.end()) else letter
 
     def read(self, said: str) -> int | None:
         letters, texts = self.letters(said), self.texts(said)

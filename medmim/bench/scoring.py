@@ -41,21 +41,10 @@ class Board:
         """Paired differences of `role` minus every other model; `p_holm` is corrected over a kind of group."""
         rows = []
         for opponent in self.answers:
-            if opponent == role:
-                continue
-            for group in sorted(self.groups, key=_order):
-                for metric in (*metrics.CLOSED, *metrics.OPEN):
-                    ours, theirs = self.values[role]["none"], self.values[opponent]["none"]
-                    both = [i for i in self.groups[group] if metric in ours[i] and metric in theirs[i]]
-                    if both:
-                        a, b = _column(ours, both, metric), _column(theirs, both, metric)
-                        found = stats.difference(a, b, [self.people[i] for i in both], self.resamples)
-                        rows.append({"group": group, "metric": metric, "opponent": opponent, **found.__dict__})
-        families = [(row["opponent"], row["metric"], row["group"].split(":")[0]) for row in rows]
-        for family in set(families):
-            own = [row for row, of in zip(rows, families, strict=True) if of == family]
-            for row, p in zip(own, stats.holm([row["p"] for row in own]), strict=True):
-                row["p_holm"] = p
+            if opponent != role:
+                ours, theirs = self.values[role]["none"], self.values[opponent]["none"]
+                found = paired(self.groups, ours, theirs, self.people, self.resamples)
+                rows += [{**row, "opponent": opponent} for row in found]
         return rows
 
     def text_only(self) -> list[dict[str, Any]]:
@@ -124,6 +113,41 @@ class Board:
 
     def _estimate(self, values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Estimate:
         return stats.estimate(_column(values, own, metric), [self.people[i] for i in own], self.resamples)
+
+
+def paired(
+    groups: Mapping[str, Sequence[int]],
+    ours: Sequence[Mapping[str, float]],
+    theirs: Sequence[Mapping[str, float]],
+    people: Sequence[Sequence[str]],
+    resamples: int,
+) -> list[dict[str, Any]]:
+    """Paired differences over groups of the same items.
+
+    Args:
+        groups: Group -> indices of its items.
+        ours: Metric -> value of each item; an item that either engine failed on is left out.
+        theirs: Likewise.
+        people: Patients of each item.
+        resamples: Bootstrap draws.
+
+    Returns:
+        Rows of group, metric and `stats.Estimate`; `p_holm` is corrected over the groups of a kind.
+    """
+    rows: list[dict[str, Any]] = []
+    for group in sorted(groups, key=_order):
+        for metric in (*metrics.CLOSED, *metrics.OPEN):
+            both = [i for i in groups[group] if metric in ours[i] and metric in theirs[i]]
+            if both:
+                a, b = _column(ours, both, metric), _column(theirs, both, metric)
+                found = stats.difference(a, b, [people[i] for i in both], resamples)
+                rows.append({"group": group, "metric": metric, **found.__dict__})
+    kinds = [(row["metric"], row["group"].split(":")[0]) for row in rows]
+    for kind in set(kinds):
+        own = [row for row, of in zip(rows, kinds, strict=True) if of == kind]
+        for row, p in zip(own, stats.holm([row["p"] for row in own]), strict=True):
+            row["p_holm"] = p
+    return rows
 
 
 def _column(values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Floats:

@@ -68,7 +68,7 @@ def test_two_options_are_not_read(options, data):
     a, b = LETTERS[first], LETTERS[second]
     for text in (f"({a}) or ({b})", f"Answer: {a} or {b}", f"{a}/{b}", f"{a}: {options[first]}\n{b}: {options[second]}",
                  f"{options[first]} or {options[second]}", f"{a}: {options[second]}",
-                 f"The answer is {a}. The answer is {b}."):  # fmt: skip
+                 f"The answer is {a}. The answer is {b}.", f"The answer is {a}: {options[second]}."):  # fmt: skip
         assert extract(text, options) is None, text
 
 

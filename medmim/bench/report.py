@@ -1,0 +1,181 @@
+"""report: what a run did, as one page that needs nothing else; written on every way out."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medmim import __version__, steps, store
+from medmim.bench import charts, examples
+from medmim.bench import run as bench
+from medmim.errors import UserError, from_os_error
+from medmim.recipe import Recipe
+from medmim.steps import Outcome, Workspace, stage
+
+REVISION = 1
+FILE = "report.html"
+
+
+def run(recipe: Recipe, ws: Workspace) -> Outcome:
+    """Write the page of this run from the records that its stages left, however far it came.
+
+    Returns:
+        Facts: `path` of the page below the home.
+
+    Raises:
+        UserError: The disk is full, or the store refuses.
+    """
+    with stage(ws, "report") as outcome:
+        page = render(recipe, ws, steps.outcomes(ws))
+        goal = ws.home / "reports" / f"{ws.run or 'report'}.html"
+        try:
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
+                (Path(folder) / FILE).write_text(page)
+                made = steps.provenance("report", REVISION, {}, recipe)
+                outcome.of(store.publish(Path(folder), ws.store, "report", {}, made), cached=False)
+                shutil.move(Path(folder) / FILE, goal)
+        except OSError as error:
+            raise from_os_error(error, "writing the report") from error
+        outcome.facts = {"path": str(goal)}
+    return outcome
+
+
+def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
+    """The page as HTML.
+
+    Args:
+        recipe: What was run.
+        ws: The workspace, to look into the artifacts.
+        found: The stages' records; any may be absent.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in steps.STAGES}
+    scores = facts["bench"]
+    environment = Environment(
+        loader=PackageLoader("medmim.bench"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "points": _points, "label": charts.label, "count": _count}
+    return environment.get_template("report.html.j2").render(
+        recipe=recipe,
+        run=ws.run,
+        time=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+        version=__version__,
+        verdict=_verdict(found),
+        stages=[(name, found.get(name)) for name in steps.STAGES if name != "report"],
+        seconds=sum(outcome.seconds for outcome in found.values()),
+        scores=scores,
+        tiles=_tiles(scores),
+        dots=charts.dots(scores.get("leaderboard", [])),
+        curve=charts.curve(_losses(ws, found.get("finetune"))),
+        data=facts["data"],
+        finetune=facts["finetune"],
+        audit=facts["audit"],
+        leaks=_leaks(facts["audit"]),
+        cards=_cards(recipe, ws, found),
+        lineage=_lineage(found),
+        settings=json.dumps(json.loads(recipe.dump()), indent=2),
+    )
+
+
+def _verdict(found: Mapping[str, Outcome]) -> dict[str, Any]:
+    """The headline: what was decided and why, or where the run stopped."""
+    gate, promote = found.get("gate"), found.get("promote")
+    decision = (promote and promote.facts.get("decision")) or (gate and gate.facts.get("decision"))
+    broken = next((o for o in found.values() if o.status == "failed" or (o.status == "refused" and not decision)), None)
+    rules = [(rule["passed"], rule["text"]) for rule in gate.facts.get("rules", [])] if gate else []
+    reasons = rules or [(None, text) for text in (gate.facts.get("reasons", []) if gate else [])]
+    if broken:
+        title = f"{'Refused' if broken.status == 'refused' else 'Stopped'} at {broken.stage}"
+        kind = "refused" if broken.status == "refused" else "failed"
+        return {"kind": kind, "title": title, "message": broken.message, "reasons": reasons}
+    champion = (promote and promote.facts.get("champion")) or {}
+    name = f"{champion['name']} version {champion['version']}" if champion else "the candidate"
+    titles = {
+        "promoted": f"Promoted: {name} is the champion",
+        "kept": f"Kept: {name} stays the champion",
+        "refused": "Refused: the champion's place stays as it was",
+    }
+    kind = decision if decision in titles else "open"
+    return {"kind": kind, "title": titles.get(str(decision), "Undecided"), "message": "", "reasons": reasons}
+
+
+def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Held-in and held-out in four numbers each: tuned, base, gain, blind."""
+    tiles = []
+    for group in ("held_in", "held_out"):
+        own = {r["model"]: r for r in scores.get("leaderboard", []) if (r["group"], r["metric"]) == (group, "accuracy")}
+        gains = [
+            row
+            for row in scores.get("differences", [])
+            if (row["group"], row["metric"], row["opponent"]) == (group, "accuracy", "base")
+        ]
+        if "tuned" in own:
+            tiles.append(
+                {"group": group, "tuned": own["tuned"], "base": own.get("base"), "gain": gains[0] if gains else None}
+            )
+    return tiles
+
+
+def _losses(ws: Workspace, finetune: Outcome | None) -> list[dict[str, Any]]:
+    if finetune is None or not finetune.uri:
+        return []
+    try:
+        file = ws.fetch(finetune.uri) / "losses.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    except (UserError, FileNotFoundError):  # the page is written all the same
+        return []
+
+
+def _leaks(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Pairs of parts that share something."""
+    measures = ("patients", "image_sets", "images")
+    return [pair for pair in audit.get("pairs", []) if any(pair[measure]["shared"] for measure in measures)]
+
+
+def _cards(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    data, scored = found.get("data"), found.get("bench")
+    if data is None or not data.uri or not recipe.report.examples:
+        return []
+    try:
+        folder = ws.fetch(data.uri)
+        if scored and scored.uri:
+            rows = examples.pick(bench.predictions(ws, scored.uri), recipe.report.examples)
+        else:
+            rows = list(examples.unanswered(folder, recipe.report.examples))
+        return examples.cards(rows, folder)
+    except UserError:  # an artifact is gone or damaged: its own stage says so
+        return []
+
+
+def _lineage(found: Mapping[str, Outcome]) -> list[tuple[str, str, str]]:
+    """(what, digest or value, address) from the data to the model version."""
+    rows = [
+        (name, outcome.digest, outcome.uri) for name, outcome in found.items() if outcome.digest and name != "report"
+    ]
+    register = found.get("register")
+    if register and register.facts.get("version"):
+        rows.append(("model version", f"{register.facts['name']} version {register.facts['version']}", ""))
+    if register:
+        rows += [(str(key), str(value), "") for key, value in register.facts.get("lineage", {}).items()]
+    return rows
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

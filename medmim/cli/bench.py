@@ -1,0 +1,197 @@
+"""medmim bench run | show | compare."""
+
+import json
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medmim import steps, store
+from medmim.cli.options import Home, Json
+from medmim.errors import UserError
+from medmim.recipe import Bench
+from medmim.steps import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="Score models, look at their answers, compare them.")
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the URI of its scores.")]
+
+
+@app.command()
+def run(
+    model: Annotated[
+        str, typer.Option("--model", help="Shipped base, folder, store URI, models:/NAME@ALIAS or openai:URL#NAME.")
+    ],
+    task: Annotated[
+        list[str],
+        typer.Option("--task", help="held_in, held_out, an ability, or a data set's URI; repeatable."),
+    ],
+    data: Annotated[str | None, typer.Option("--data", help="Data set. [default: the newest one of the store]")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N questions: not comparable.")
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Bench one model, with and without the images.
+
+    With --json: run, uri, digest, and all of scores.json: comparable, data, tasks, items, models, leaderboard,
+    differences, text_only.
+    """
+    from medmim.bench import run as room
+    from medmim.bench import tasks
+    from medmim.bench.engines import engine
+    from medmim.registry import versions
+
+    names = [name for name in task if name in tasks.NAMES]
+    others = [name for name in task if name not in tasks.NAMES]
+    uris = [name for name in others if "/" in name]
+    tasks.check(name for name in others if name not in uris)
+    if len({*uris, *([data] if data else [])}) > 1:
+        raise UserError("more than one data set is given", fix="give one, with --data or as the only URI of --task")
+    name = f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    ws = steps.workspace(home, run=name)
+    uri = data or (uris[0] if uris else _newest_data(ws))
+    ref = versions.resolve(model, ws)
+    _say(f"run {name}, data {store.get(uri).digest}, model {engine(ref, ws).digest}, home {ws.home}, store {ws.store}")
+    settings = Bench(tasks=tuple(names) or tasks.DOMAINS, limit=limit)
+    with steps.stage(ws, "bench") as outcome:
+        artifact, cached = room.bench(ws, uri, {"model": ref}, settings)
+        outcome.of(artifact, cached)
+        outcome.facts = room.facts(room.scores(ws, artifact.uri))
+    _show(outcome.facts, artifact.uri, artifact.digest, as_json, name)
+
+
+@app.command()
+def show(
+    run: Run,
+    wrong: Annotated[bool, typer.Option("--wrong", help="List the questions that the model got wrong.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show the scores of a run, or the questions it got wrong with every answer.
+
+    With --json: uri, digest and all of scores.json; with --wrong a list of items: id, ability, family, source, images,
+    question, options, answer, gold, answers (role -> probe -> text, choice, status, scores).
+    """
+    from medmim.bench import run as room
+
+    ws = steps.workspace(home)
+    uri = _uri(ws, run)
+    digest = store.get(uri).digest
+    _say(f"bench {digest}, home {ws.home}, store {ws.store}")
+    facts = room.facts(room.scores(ws, uri))
+    if not wrong:
+        _show(facts, uri, digest, as_json)
+        return
+    role = next(iter(facts["models"]))
+    rows = [row for row in room.predictions(ws, uri) if _is_wrong(row["answers"][role]["none"]["scores"])]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        typer.echo(f"\n{row['ability']}, {row['family']}, {row['source']}, {row['id']}")
+        typer.echo(f"  {' '.join(row['paths'])}\n  {row['question']}")
+        for i, option in enumerate(row["options"]):
+            typer.echo(f"    {'*' if i in row['gold'] else ' '} {'ABCDEFGH'[i]}: {option}")
+        if not row["options"]:
+            typer.echo(f"    * {row['answer']}")
+        for name, given in row["answers"].items():
+            answer = given["none"]
+            note = "" if answer["status"] == "parsed" else f" ({answer['status']})"
+            typer.echo(f"  {name}: {answer['text'].strip()!r}{note}")
+    typer.echo(f"\n{len(rows):,} of {facts['items']:,} questions wrong")
+
+
+@app.command()
+def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -> None:
+    """Compare two runs on the questions that both asked: paired differences, first minus second.
+
+    With --json: models, items, comparable, differences (group, metric, value, low, high, p, p_holm, n, patients).
+    """
+    from medmim.bench import compare as room
+
+    ws = steps.workspace(home)
+    uris = _uri(ws, first), _uri(ws, second)
+    _say(", ".join(f"bench {store.get(uri).digest}" for uri in uris) + f", home {ws.home}, store {ws.store}")
+    found = room.compare(ws, *uris)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("group", "metric", "difference", "95% interval", "p", "p (Holm)", "n", "patients", box=None)
+    for row in found["differences"]:
+        known = row["low"] is not None
+        interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" if known else "too few patients"
+        p, holm = (f"{row[key]:.4f}" if known else "-" for key in ("p", "p_holm"))
+        value = f"{100 * row['value']:+.1f}"
+        table.add_row(row["group"], row["metric"], value, interval, p, holm, f"{row['n']:,}", f"{row['patients']:,}")
+    Console().print(table)
+    if not found["comparable"]:
+        _say(f"not comparable: only the {found['items']:,} questions that both asked")
+
+
+def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str = "") -> None:
+    if as_json:
+        typer.echo(json.dumps({**({"run": name} if name else {}), "uri": uri, "digest": digest, **facts}))
+        return
+    from rich.console import Console
+
+    from medmim.cli import screen
+
+    console = Console(highlight=False)
+    console.print(screen.leaderboard(facts["leaderboard"]))
+    for row in facts["differences"]:
+        console.print(screen.difference(row))
+    given_away = sorted({row["group"] for row in facts["text_only"] if row["above"]})
+    if given_away:
+        console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")
+    if not facts["comparable"]:
+        console.print(f"not comparable: only the first {facts['items']:,} questions")
+    _say(f"scores {uri}\nnext: medmim bench show {name or uri} --wrong")
+
+
+def _is_wrong(scores: dict[str, float]) -> bool:
+    return min(scores.values(), default=1.0) < 1.0 if "accuracy" in scores else scores.get("token_f1", 1.0) < 1.0
+
+
+def _uri(ws: Workspace, run: str) -> str:
+    """A URI as it is; a run's name as the URI of its scores."""
+    if "/" in run or Path(run).is_dir():
+        if store.get(run).kind != "bench":
+            raise UserError(
+                f"{run} holds no scores", fix="give the URI of an artifact of kind 'bench', or a run's name"
+            )
+        return run
+    try:
+        record = json.loads(store.open_store(ws.store).read(f"runs/{run}/bench.json"))
+    except FileNotFoundError:
+        found = {key.split("/")[1] for key in store.open_store(ws.store).list("runs/") if key.endswith("/bench.json")}
+        known = sorted(found, reverse=True)[:10]
+        raise UserError(
+            f"no run '{run}' with scores in {ws.store}",
+            fix=f"runs: {', '.join(known)}" if known else "bench a model first: medmim bench run",
+        ) from None
+    if not record["uri"]:
+        raise UserError(f"the bench of run '{run}' did not end", reason=record["message"])
+    return str(record["uri"])
+
+
+def _newest_data(ws: Workspace) -> str:
+    where = store.open_store(ws.store)
+    kept = [key for key in where.list("data/") if key.endswith(f"/{store.PROVENANCE}")]
+    if not kept:
+        raise UserError(
+            f"there is no data set in {ws.store}", fix="build one with `medmim data build RECIPE`, or give --data URI"
+        )
+    newest = max(kept, key=lambda key: (json.loads(where.read(key))["time"], key))
+    return f"{where.uri}/{newest.rpartition('/')[0]}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

@@ -1,0 +1,168 @@
+"""Benching: nothing is asked twice, nothing that does not matter is in a digest, kill -9 loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import World, publish, samples
+
+from medmim import steps, store
+from medmim.bench import answers, run, tasks
+from medmim.errors import UserError
+from medmim.recipe import Bench
+
+SETTINGS = Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey"))
+
+
+def bench(world: World, home: Path, where: str = "", roles: str = "tuned base", settings: Bench = SETTINGS):
+    ws = steps.workspace(home)
+    ws = steps.Workspace(ws.home, where or ws.store, ws.tracking)
+    models = dict(zip(roles.split(), map(str, world.models), strict=False))
+    return ws, *run.bench(ws, publish(world, ws.store), models, settings)
+
+
+@pytest.fixture(scope="module")
+def done(world, tmp_path_factory):
+    return bench(world, tmp_path_factory.mktemp("done"))
+
+
+def test_the_scores_say_what_gate_screen_and_report_read(done):
+    ws, artifact, cached = done
+    scores = run.scores(ws, artifact.uri)
+    assert not cached and scores["comparable"] and list(scores["models"]) == ["tuned", "base"]
+    groups = {row["group"] for row in scores["leaderboard"]}
+    assert {"held_in", "held_out", "ability:temporal", "source:phantom-fundus"} <= groups
+    for row in scores["leaderboard"]:
+        assert row["blind"] is not None and row["grey"] is not None and row["errors"] == 0
+        assert (row["low"] is None) == (min(row["patients"], row["n"]) < 20)
+    held_in = [s for s in samples() if not s.held_out and s.options]
+    row = next(r for r in scores["leaderboard"] if (r["group"], r["metric"]) == ("held_in", "accuracy"))
+    assert (row["n"], row["patients"]) == (len(held_in), len({p for s in held_in for p in s.patients}))
+    assert row["chance"] == pytest.approx(1 / 3)
+    assert {r["metric"] for r in scores["leaderboard"]} == {"accuracy", "token_f1", "bleu", "rouge_l"}
+    by_model = {
+        r["model"]: r["value"] for r in scores["leaderboard"] if (r["group"], r["metric"]) == ("held_in", "token_f1")
+    }
+    gain = next(r for r in scores["differences"] if (r["group"], r["metric"]) == ("held_in", "token_f1"))
+    assert gain["value"] == pytest.approx(by_model["tuned"] - by_model["base"])
+
+
+def test_again_nothing_is_asked(done, world):
+    ws, artifact, _ = done
+    assert bench(world, ws.home)[1:] == (artifact, True)
+
+
+def test_a_model_that_was_asked_before_is_not_asked_again(done, world, monkeypatch):
+    ws, _, _ = done
+    monkeypatch.setattr(answers, "_asked", lambda *a: pytest.fail("asked again"))
+    _, artifact, cached = bench(world, ws.home, roles="base tuned")  # the same two models change places
+    assert not cached
+    assert run.scores(ws, artifact.uri)["models"]
+
+
+def test_batch_size_changes_no_digest(done, world, tmp_path):
+    _, artifact, _ = done
+    other = bench(world, tmp_path, settings=SETTINGS.model_copy(update={"batch_size": 5}))[1]
+    assert other.digest == artifact.digest
+
+
+def test_a_bucket_gives_the_digest_of_a_folder(done, world, tmp_path, bucket):
+    assert bench(world, tmp_path, bucket)[1].digest == done[1].digest
+
+
+def test_blind_sees_no_image_and_grey_sees_them_all_alike(done):
+    ws, artifact, _ = done
+    for row in run.predictions(ws, artifact.uri):
+        assert set(row["answers"]["tuned"]) == {"none", "blind", "grey"}
+    keys = {}
+    for uri in (a for a in store.open_store(ws.store).list("answers/") if a.endswith("manifest.json")):
+        for answer in answers.load(ws.fetch(f"{ws.store}/{uri.rpartition('/')[0]}")):
+            keys.setdefault(answer.sample, {}).setdefault(answer.probe, set()).add(answer.key)
+    for by_probe in keys.values():
+        assert len(set.union(*by_probe.values())) == sum(len(own) for own in by_probe.values()) == 6
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from medmim import steps
+from medmim.bench import run
+from medmim.recipe import Bench
+home, data, *models = sys.argv[1:]
+run.bench(steps.workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey"), batch_size=1))
+"""  # noqa: E501
+
+
+def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path):
+    ws = steps.workspace(tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path), publish(world, ws.store), *map(str, world.models)]
+    )
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and child.poll() is None:
+        if any(file.read_bytes().count(b"\n") >= 7 for file in ws.home.glob("work/answers-*/answers.jsonl")):
+            os.kill(child.pid, signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert child.wait() == -signal.SIGKILL
+    (file,) = ws.home.glob("work/answers-*/answers.jsonl")
+    kept = file.read_bytes()
+    with file.open("ab") as torn:
+        torn.write(kept.split(b"\n")[0][: len(kept) // 20])
+    _, artifact, cached = bench(world, tmp_path)
+    assert not cached and artifact.digest == done[1].digest
+
+
+def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkeypatch):
+    from medmim.lvlm.ask import Reply
+
+    failing = {"on": True}
+    real = answers.Engine
+
+    def broken(ref, ws):
+        def ask(questions, batch_size, max_new_tokens):
+            for question in questions:
+                down = failing["on"] and "What changed in 3?" in question.prompt
+                yield Reply("" if down else "B", "k", "the server hung up" if down else "")
+
+        return real(ref, "digest", ask)
+
+    monkeypatch.setattr(run, "engine", broken)
+    with pytest.raises(UserError, match="failed on 1 of 48") as raised:
+        bench(world, tmp_path, settings=Bench(max_bad_fraction=0.0))
+    assert "the server hung up" in str(raised.value)
+    ws, artifact, _ = bench(world, tmp_path, settings=Bench(max_bad_fraction=0.1))
+    rows = [r for r in run.scores(ws, artifact.uri)["leaderboard"] if r["metric"] == "accuracy"]
+    own = next(r for r in rows if (r["model"], r["group"]) == ("tuned", "held_in"))
+    assert own["errors"] == 1 and own["n"] == sum(bool(s.options) and not s.held_out for s in samples()) - 1
+    failing["on"] = False
+    ws, artifact, _ = bench(world, tmp_path, settings=Bench(max_bad_fraction=0.0))  # goes on, asks only what failed
+    assert all(r["errors"] == 0 for r in run.scores(ws, artifact.uri)["leaderboard"])
+
+
+def test_a_limit_makes_the_result_not_comparable(world, tmp_path):
+    ws, artifact, _ = bench(world, tmp_path, roles="tuned", settings=SETTINGS.model_copy(update={"limit": 6}))
+    scores = run.scores(ws, artifact.uri)
+    assert (scores["comparable"], scores["items"]) == (False, 6)
+
+
+def test_tasks_choose_questions_and_unknown_ones_are_refused(world):
+    assert {s.ability for s in tasks.select(world.data, ["temporal"]).samples} == {"temporal"}
+    assert all(s.held_out for s in tasks.select(world.data, ["held_out"]).samples)
+    assert len(tasks.select(world.data, ["held_in", "held_out"]).samples) == 48
+    with pytest.raises(UserError, match="temproal, nothing"):
+        tasks.select(world.data, ["temproal", "nothing"])
+    with pytest.raises(UserError, match="no test question"):
+        tasks.select(world.data, ["composed"])
+
+
+def test_answers_are_plain_lines(done):
+    ws, artifact, _ = done
+    digest = run.scores(ws, artifact.uri)["answers"]["tuned"]["none"]
+    lines = (ws.fetch(f"{ws.store}/answers/{digest}") / "answers.jsonl").read_text().splitlines()
+    assert [json.loads(line)["sample"] for line in lines] == [s.id for s in samples()]
