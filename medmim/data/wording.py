@@ -58,7 +58,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "which_size": ("Which image shows a {value} finding?", "In which image is the finding {value}?"),
     "which_modality": ("Which image was made by {value}?", "Find the image made by {value}."),
     "which_view": ("Which image is the {value} view?", "Find the {value} view."),
-    "which_side": ("Which image shows the finding on the {value} side?", "In which image is it on the {value}?"),
+    "which_side": ("Which image shows the finding on the {value} side?", "Find the image of a {value} finding."),
     "which_margin": ("Which image shows a {value} margin?", "In which image is the margin {value}?"),
     "which_caption": ("Which image fits this caption: {value}", "Find the image of this caption: {value}"),
     "what_finding": ("What does {image} show?", "What is the finding in {image}?", "Name the finding in {image}."),

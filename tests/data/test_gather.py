@@ -1,0 +1,75 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medmim.data.gather import MISSING, gather, stored
+from medmim.data.sources.source import BadImage
+
+
+def png(level: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (8, 8), level).save(out, "PNG")
+    return out.getvalue()
+
+
+FILES = {"a": png(1), "b": png(2), "c": png(3), "same as a": png(1)}
+PATHS = [*FILES, "absent", "outside", "text"]
+
+
+def read(path: str) -> bytes:
+    if path == "outside":
+        raise BadImage("the path leaves the image root")
+    if path == "text":
+        return b"not an image"
+    try:
+        return FILES[path]
+    except KeyError:
+        raise FileNotFoundError(path) from None
+
+
+def refusing(path: str) -> bytes:
+    raise AssertionError(f"{path} was read again")
+
+
+def test_good_images_come_once_in_order_with_the_digest_of_their_file(tmp_path: Path) -> None:
+    found = gather(PATHS, read, tmp_path)
+    kept = list(stored(tmp_path, found.values()))
+    assert [path for _, path, _ in kept] == ["a", "b", "c"]
+    assert [data for _, _, data in kept] == [FILES["a"], FILES["b"], FILES["c"]]
+    assert found["a"].id == found["same as a"].id != found["b"].id
+
+
+def test_what_cannot_be_used_says_why_and_has_no_id(tmp_path: Path) -> None:
+    found = gather(PATHS, read, tmp_path)
+    problems = {path: item.problem for path, item in found.items() if item.problem}
+    assert set(problems) == {"absent", "outside", "text"}
+    assert problems["absent"] == MISSING
+    assert problems["outside"] == "the path leaves the image root"
+    assert not any(found[path].id for path in problems)
+
+
+def test_a_second_call_reads_nothing_again(tmp_path: Path) -> None:
+    first = gather(PATHS, read, tmp_path)
+    assert gather(PATHS, refusing, tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda index, pixels: index.write_bytes(index.read_bytes()[:-9]),
+        lambda index, pixels: pixels.write_bytes(pixels.read_bytes()[:-9]),
+        lambda index, pixels: pixels.write_bytes(pixels.read_bytes() + b"torn"),
+        lambda index, pixels: index.unlink(),
+        lambda index, pixels: pixels.unlink(),
+    ],
+    ids=["torn line", "torn pixels", "pixels without a line", "no index", "no pixels"],
+)
+def test_a_killed_run_goes_on_to_the_same_images(tmp_path: Path, damage: Callable[[Path, Path], None]) -> None:
+    whole = gather(PATHS, read, tmp_path / "whole")
+    gather(PATHS[:3], read, tmp_path / "killed")
+    damage(tmp_path / "killed" / "index.jsonl", tmp_path / "killed" / "pixels.bin")
+    again = gather(PATHS, read, tmp_path / "killed")
+    assert list(stored(tmp_path / "killed", again.values())) == list(stored(tmp_path / "whole", whole.values()))
