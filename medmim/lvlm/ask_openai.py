@@ -1,0 +1,105 @@
+"""Ask a server that speaks the OpenAI chat API (vLLM, SGLang, llama.cpp, a hosted model): images as data URLs."""
+
+import base64
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from medmim.errors import Unavailable, UserError, require
+from medmim.lvlm.ask import Question, Reply, key
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_TRIES = 5
+_TIMEOUT = 120.0  # s for one answer
+
+
+def ask(
+    url: str,
+    model: str,
+    questions: Sequence[Question],
+    batch_size: int = 32,
+    max_new_tokens: int = 32,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[Reply]:
+    """Answer questions; one that the server refuses gets a reply with its error, and the others go on.
+
+    The key comes from OPENAI_API_KEY, where the server wants one.
+
+    Args:
+        url: Base of the API, such as `http://127.0.0.1:8000/v1`.
+        model: Name of the model on that server.
+        questions: What to ask.
+        batch_size: Requests under way at once.
+        max_new_tokens: Longest answer.
+        on_done: Told how many more questions are answered.
+
+    Yields:
+        One reply for each question, in order.
+
+    Raises:
+        UserError: The server knows neither model nor address, or refuses the key.
+        Unavailable: It does not answer, after several tries.
+    """
+    openai = require("openai", "bench")
+    client = openai.OpenAI(
+        base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=0, timeout=_TIMEOUT
+    )
+    pool = ThreadPoolExecutor(batch_size)
+    try:
+        for reply in pool.map(partial(_one, client, url, model, max_new_tokens), questions):
+            yield reply
+            if on_done is not None:
+                on_done(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        client.close()
+
+
+def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Question) -> Reply:
+    import openai
+    import tenacity
+
+    name = key(f"{url}#{model}", question.prompt, question.images, max_new_tokens)
+    content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images]
+    passing = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
+    send = tenacity.retry(
+        retry=tenacity.retry_if_exception_type(passing),
+        stop=tenacity.stop_after_attempt(_TRIES),
+        wait=tenacity.wait_random_exponential(0.2, max=20),
+        reraise=True,
+    )(client.chat.completions.create)
+    try:
+        answer = send(
+            model=model,
+            messages=[{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
+            temperature=0.0,
+            seed=0,
+            max_tokens=max_new_tokens,
+        )
+    except passing as error:
+        raise Unavailable(
+            f"{url} does not answer, after {_TRIES} tries",
+            reason=str(error),
+            fix="check address and server, then run the same command: answers so far are kept",
+        ) from None
+    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+        raise UserError(
+            f"{url} refuses the model '{model}'", reason=error.message, fix="check address, name and OPENAI_API_KEY"
+        ) from None
+    except openai.APIStatusError as error:
+        return Reply("", name, f"HTTP {error.status_code}: {error.message}")
+    if not answer.choices or answer.choices[0].message.content is None:
+        return Reply("", name, "the server sent no text")
+    return Reply(answer.choices[0].message.content.strip(), name)
+
+
+def data_url(image: "Image") -> str:
+    """An image as a PNG data URL, without loss."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -1,0 +1,60 @@
+"""Ids and labels: what is trained, and that lengths need no pixels."""
+
+from types import SimpleNamespace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medmim.lvlm.encode import IGNORED, encode, length_of, tokens_per_image
+from medmim.lvlm.family import Turn
+
+relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def shape(kind, size, patch, strategy):
+    vision = SimpleNamespace(model_type=kind, image_size=size, patch_size=patch)
+    return SimpleNamespace(vision_config=vision, vision_feature_select_strategy=strategy)
+
+
+def test_published_models_take_the_published_number_of_tokens():
+    assert tokens_per_image(shape("siglip_vision_model", 384, 14, "default")) == 728  # Mantis
+    assert tokens_per_image(shape("clip_vision_model", 336, 14, "default")) == 576  # LLaVA-Med
+
+
+def test_tokens_per_image_are_what_the_model_computes(lvlm):
+    from PIL import Image
+
+    from medmim.lvlm.ask_hf import pixels
+
+    features = lvlm.model.model.get_image_features(pixels(lvlm, [Image.new("RGB", (96, 96))])).pooler_output
+    assert sum(len(f) for f in features) == tokens_per_image(lvlm.model.config)
+
+
+@relaxed
+@given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=20)), min_size=1, max_size=3), st.integers(0, 4))
+def test_labels_cover_exactly_the_trained_text(lvlm, pairs, images):
+    turns = [Turn(question, answer) for question, answer in pairs]
+    encoded = encode(lvlm, turns, images)
+    segments = lvlm.family.render(turns, images)
+    wanted = "".join(s.text for s in segments if s.trained)
+    assert lvlm.tokenizer.decode([t for t in encoded.labels if t != IGNORED]) == wanted
+    assert all(label in (IGNORED, token) for token, label in zip(encoded.ids, encoded.labels, strict=True))
+
+
+@relaxed
+@given(st.text(max_size=60), st.integers(0, 4))
+def test_ids_are_the_whole_text_with_images_expanded(lvlm, question, images):
+    encoded = encode(lvlm, [Turn(question)], images)
+    image = lvlm.model.config.image_token_id
+    repeat = tokens_per_image(lvlm.model.config)
+    assert encoded.ids.count(image) == images * repeat
+    once = lvlm.tokenizer.decode(encoded.ids).replace("<image>" * repeat, "<image>")
+    assert once == "".join(s.text for s in lvlm.family.render([Turn(question)], images))
+    assert len(encoded.ids) == length_of(lvlm, [Turn(question)], images)
+    assert set(encoded.labels) == {IGNORED}
+
+
+def test_a_prompt_is_the_beginning_of_its_training_text(lvlm):
+    turns = [Turn("Which image shows opacity?\nA: image 1\nB: image 2", "B: image 2")]
+    prompt = encode(lvlm, [Turn(turns[0].question)], 2).ids
+    assert encode(lvlm, turns, 2).ids[: len(prompt)] == prompt
