@@ -34,7 +34,7 @@ def _known_ability(name: str) -> str:
 class Section(BaseModel):
     """A part of the recipe: no unknown keys, no silent conversions, no changes after load."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Data(Section):
@@ -141,13 +141,13 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="names runs, reports and jobs")
     data: Data
-    audit: Audit = Audit()
-    finetune: Finetune = Finetune()
-    bench: Bench = Bench()
-    register_: Register = Field(Register(), alias="register")
-    gate: Gate = Gate()
-    report: Report = Report()
-    platform: Platform = Platform()
+    audit: Audit = Field(default_factory=Audit)
+    finetune: Finetune = Field(default_factory=Finetune)
+    bench: Bench = Field(default_factory=Bench)
+    register_: Register = Field(default_factory=Register, alias="register")
+    gate: Gate = Field(default_factory=Gate)
+    report: Report = Field(default_factory=Report)
+    platform: Platform = Field(default_factory=Platform)
 
     def dump(self) -> str:
         """The recipe as canonical JSON: what steps receive and `provenance.json` keeps."""

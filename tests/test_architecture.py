@@ -1,0 +1,172 @@
+"""The house stands as it was drawn: floors, rooms, lazy imports. Read from the sources, not from what runs."""
+
+import ast
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for top in ("medmim", "components", "pipelines")
+    for path in sorted((ROOT / top).rglob("*.py"))
+}
+GROUND = {
+    "errors", "progress", "recipe", "recipe_keys", "sample", "shards", "steps", "store", "store_folder", "store_s3",
+    "tracking", "yaml_text",
+}  # fmt: skip
+PACKAGE_DATA = {"bases", "compiled", "gates", "recipes"}
+# Whom a room may import, beside itself and the ground floor.
+ROOMS: dict[str, set[str]] = {
+    "cluster": set(),
+    "lvlm": set(),
+    "data": {"lvlm"},
+    "finetune": {"lvlm"},
+    "bench": {"lvlm"},
+    "registry": {"lvlm", "data", "finetune", "bench"},
+    "cli": {"lvlm", "data", "finetune", "bench", "registry", "cluster"},
+}
+HEAVY = {
+    "datasets", "kfp", "kubernetes", "minio", "mlflow", "openai", "pandas", "PIL", "plotly", "pyarrow", "ray", "scipy",
+    "sklearn", "statsmodels", "tokenizers", "torch", "transformers",
+}  # fmt: skip
+
+
+def imports(module: str) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, at its top or within a function, and the line; not those for types alone."""
+    tree = ast.parse(FILES[module].read_text("utf-8"))
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for part in node.body
+        for inner in ast.walk(part)
+    }
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: name the whole path, so that floors can be read"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in FILES else str(node.module), node.lineno
+
+
+def room(module: str) -> str:
+    """The room of a module of medmim: `ground`, `data`, ...; empty for the package itself and its data."""
+    part = module.split(".")[1] if "." in module else ""
+    return "ground" if part in GROUND else "" if part in PACKAGE_DATA else part
+
+
+def modules(top: str) -> list[str]:
+    return [name for name in FILES if name.split(".")[0] == top]
+
+
+def test_every_file_has_a_room() -> None:
+    assert {room(name) for name in modules("medmim")} <= {"", "ground", *ROOMS}
+    assert {name.split(".")[1] for name in modules("medmim") if "." in name} >= GROUND
+
+
+@pytest.mark.parametrize("module", modules("medmim"))
+def test_a_room_imports_only_the_floors_below(module: str) -> None:
+    mine = room(module)
+    allowed = {"", "ground", mine} | ROOMS.get(mine, set())
+    for name, line in imports(module):
+        top = name.split(".")[0]
+        assert top not in ("components", "pipelines", "services", "tests"), f"{module}:{line} imports {name}"
+        if top == "medmim":
+            assert room(name) in allowed, f"{module}:{line}: {mine or 'the package'} may not import {name}"
+
+
+@pytest.mark.parametrize("module", list(FILES))
+def test_kubernetes_and_kfp_stay_in_their_rooms(module: str) -> None:
+    outside = module.split(".")[0] in ("components", "pipelines")
+    cluster = room(module) == "cluster"
+    runner = module.startswith("medmim.cli.run")
+    for name, line in imports(module):
+        top = name.split(".")[0]
+        assert top != "kubernetes" or cluster, f"{module}:{line}: only medmim/cluster speaks to Kubernetes"
+        assert top != "kfp" or outside or cluster or runner, f"{module}:{line}: kfp is for cluster and cli/run"
+
+
+@pytest.mark.parametrize("module", modules("components"))
+def test_a_component_is_thin(module: str) -> None:
+    text = FILES[module].read_text("utf-8")
+    assert len(text.splitlines()) < 60
+    for name, line in imports(module):
+        top = name.split(".")[0]
+        known = top in ("medmim", "components", "kfp") or top in sys.stdlib_module_names
+        assert known, f"{module}:{line}: a component imports medmim and kfp, not {name}"
+
+
+@pytest.mark.parametrize("module", modules("components"))
+def test_what_a_component_runs_is_imported_within_it(module: str) -> None:
+    """KFP ships the function's source alone: a name of the module's top is not there when the step runs."""
+    for node in ast.parse(FILES[module].read_text("utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            named = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+            assert str(named).split(".")[0] != "medmim", f"{module}:{node.lineno}"
+
+
+@pytest.mark.parametrize("module", modules("pipelines"))
+def test_a_pipeline_imports_components_and_kfp(module: str) -> None:
+    for name, line in imports(module):
+        top = name.split(".")[0]
+        known = top in ("components", "pipelines", "kfp") or top in sys.stdlib_module_names
+        assert known, f"{module}:{line}: the graphs know components, not {name}"
+
+
+def test_imports_run_in_no_circle() -> None:
+    graph = {module: {name for name, _ in imports(module) if name in FILES and name != module} for module in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("a circle: " + " -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", list(FILES))
+def test_nothing_unpickles_and_nothing_draws_its_own_bars(module: str) -> None:
+    found = {name.split(".")[0] for name, _ in imports(module)}
+    assert not found & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "tqdm"}
+    called = {
+        ast.unparse(node.func) for node in ast.walk(ast.parse(FILES[module].read_text())) if isinstance(node, ast.Call)
+    }
+    assert "torch.load" not in called, "safetensors, Parquet and JSON only"
+    assert "print" not in called or module == "pipelines.compile", "say it with medmim.progress"
+
+
+def run(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    ended = run("-c", "import sys, medmim.cli.main; print(*{name.split('.')[0] for name in sys.modules})")
+    assert ended.returncode == 0, ended.stderr
+    assert not set(ended.stdout.split()) & HEAVY
+
+
+def test_help_names_every_command_group() -> None:
+    ended = run("-m", "medmim.cli.main", "--help")
+    assert ended.returncode == 0, ended.stderr
+    for name in ("doctor", "recipe", "run", "data", "finetune", "bench", "ask", "registry"):
+        assert f" {name} " in ended.stdout
+    assert not ended.stderr
+
+
+def test_help_is_quick() -> None:
+    """Half a second on a quiet machine. Processor time, and twice of it: the clock depends on who else is working."""
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run("-m", "medmim.cli.main", "--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 1
