@@ -6,12 +6,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from medmim import tracking
+from medmim.steps import Workspace
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,12 +68,7 @@ def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database, migrated once (seconds) by two processes at the same moment. Copy it, do not use it."""
+    """An empty MLflow database, migrated once (seconds). Copy it, do not use it."""
     home = tmp_path_factory.mktemp("mlflow")
-    code = (
-        "import sys; from pathlib import Path; from medmim import steps, tracking\n"
-        "tracking.client(steps.Workspace(Path(sys.argv[1]), 'store', f'sqlite:///{sys.argv[1]}/mlflow.db'))"
-    )
-    creators = [subprocess.Popen([sys.executable, "-c", code, home]) for _ in range(2)]
-    assert [creator.wait() for creator in creators] == [0, 0]
+    tracking.client(Workspace(home, str(home / "store"), f"sqlite:///{home}/mlflow.db"))
     return home / "mlflow.db"

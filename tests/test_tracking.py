@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,28 @@ def home(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Pat
     return place
 
 
-def test_two_processes_create_one_whole_database_and_leave_nothing_beside_it(mlflow_database: Path) -> None:
-    assert [path.name for path in mlflow_database.parent.iterdir()] == ["mlflow.db"]
-    assert len(tracking.client(_ws(mlflow_database.parent)).search_experiments()) == 1
+def test_creators_at_the_same_moment_leave_one_whole_database_and_nothing_beside_it(
+    tmp_path: Path, mlflow_database: Path
+) -> None:
+    def create(_: int) -> None:
+        tracking._create(
+            tmp_path / "mlflow.db", lambda uri: shutil.copy(mlflow_database, uri.removeprefix("sqlite:///"))
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(create, range(8)))
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert len(tracking.client(_ws(tmp_path)).search_experiments()) == 1
+
+
+def test_a_creator_killed_in_mid_migration_leaves_no_database(tmp_path: Path) -> None:
+    def migrate(uri: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tracking._create(tmp_path / "mlflow.db", migrate)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_look_agrees_with_the_client(home: Path) -> None:

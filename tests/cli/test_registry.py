@@ -1,0 +1,88 @@
+"""medmim registry: what a user types, and the JSON that a script reads."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from medmim import tracking
+from medmim.cli.registry import app
+from medmim.errors import UserError
+from medmim.registry import versions
+from medmim.steps import Workspace, workspace
+
+
+@pytest.fixture
+def ws(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A home with a model of two versions."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MEDMIM_STORE", raising=False)
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path))
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+    ws = workspace(None)
+    api = tracking.client(ws)
+    api.create_registered_model("chest")
+    for digest in ("a" * 64, "b" * 64):
+        tags = {versions.DIGEST: digest, versions.URI: f"{ws.store}/model/{digest}", "medmim.recipe_name": "demo"}
+        api.create_model_version("chest", source=tmp_path.as_uri(), tags=tags)
+    return ws
+
+
+def call(*arguments: str) -> Any:
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    return json.loads(done.stdout)
+
+
+def refuse(*arguments: str) -> str:
+    with pytest.raises(UserError) as error:
+        CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return str(error.value)
+
+
+def test_promote_roll_back_and_reconcile(ws: Workspace) -> None:
+    (row,) = call("list")
+    assert row["champion"] is None and [v["version"] for v in row["versions"]] == ["1", "2"]
+    done = call("promote", "chest", "1", "--why", "first")
+    assert done["aliases"] == {"champion": "1"} and done["changed"] and done["decision"] == 1
+    assert not call("promote", "chest", "1", "--why", "again")["changed"]
+    assert call("promote", "chest", "2", "--why", "better")["aliases"] == {"champion": "2", "previous-champion": "1"}
+    back = call("rollback", "chest", "--why", "worse")
+    assert (back["version"], back["verdict"], back["decision"]) == ("1", "rolled-back", 3)
+    tracking.client(ws).set_registered_model_alias("chest", "champion", "2")
+    (row,) = call("list")
+    assert row["champion"] == "1" and len(row["drift"]) == 1
+    assert call("reconcile") == {"chest": row["drift"]}
+    assert call("reconcile", "chest") == {"chest": []}
+    shown = call("show", "chest@champion")
+    assert shown["version"] == "1" and shown["aliases"] == ["champion"] and shown["digest"] == "a" * 64
+    assert [entry["why"] for entry in shown["decisions"]] == ["first", "worse"]
+    assert shown["lineage"]["recipe_name"] == "demo"
+
+
+def test_people_read_tables_and_sentences(ws: Workspace) -> None:
+    runner = CliRunner()
+    done = runner.invoke(app, ["promote", "chest", "2", "--why", "it is good"], catch_exceptions=False)
+    assert done.stdout == "version 2 of chest is champion now (decision 1, promoted)\n"
+    assert str(ws.home) in done.stderr
+    listed = runner.invoke(app, ["list"], catch_exceptions=False).stdout
+    assert "chest" in listed and "champion" in listed and "b" * 12 in listed
+    shown = runner.invoke(app, ["show", "chest@champion"], catch_exceptions=False).stdout
+    assert "it is good" in shown and "models:/chest/2" in shown
+
+
+def test_mistakes_are_told(ws: Workspace) -> None:
+    assert "did you mean 'chest'" in refuse("show", "chst@champion")
+    assert "no alias 'champion'" in refuse("show", "chest@champion")
+    assert "names no model version" in refuse("show", "chest")
+    assert "has no version 7" in refuse("promote", "chest", "7", "--why", "x")
+    assert "no champion to roll back to" in refuse("rollback", "chest", "--why", "x")
+    assert "no decision has been made about 'nobody'" in refuse("reconcile", "nobody")
+    assert CliRunner().invoke(app, ["promote", "chest", "1"]).exit_code == 2
+
+
+def test_an_empty_home_lists_nothing(tmp_path: Path) -> None:
+    assert call("list", "--home", str(tmp_path / "new")) == []

@@ -1,0 +1,157 @@
+"""The gate: each rule can refuse, each says why, and a policy's mistakes come all at once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from registry.scores import scores
+
+from medmim.errors import UserError
+from medmim.recipe import Recipe
+from medmim.registry import gate
+from medmim.registry.decisions import Decision
+from medmim.registry.gate import Policy
+from medmim.steps import Workspace, workspace
+from medmim.store import Artifact
+
+POLICY = gate.load("default")
+GOOD = {
+    "held_in": (0.9, 0.412, 0.389, 0.33, 212),
+    "held_out": (0.7, 0.1, -0.01, 0.33, 80),
+    "ability__temporal": (0.9, 0.3, 0.2, 0.33, 60),
+    "ability__comparison": (0.9, -0.04, -0.1, 0.33, 40),
+    "ability__reasoning": (0.9, -0.3, None, 0.33, 5),
+}
+CHAMPION = Decision("promoted", "1", "champ", "store/model/champ", n=1)
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:  # the gate never needs MLflow
+    return workspace(tmp_path / "home")
+
+
+def judge(policy: Policy = POLICY, holder: Decision | None = None, **changes: Any) -> dict[str, Any]:
+    facts = {"digest": "new", **GOOD, **changes}
+    return gate.decide(policy, scores(**{k: v for k, v in facts.items() if v is not None}), holder)
+
+
+def failed(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(rule["rule"], rule["group"]) for rule in document["rules"] if rule["passed"] is False]
+
+
+def test_a_good_candidate_is_promoted_with_a_sentence_for_every_rule() -> None:
+    document = judge()
+    assert document["decision"] == "promoted" and failed(document) == []
+    assert "held_in: +41.2 points over base (+38.9 to +43.5), 212 patients" in document["reasons"]
+    assert "ability:comparison: -4.0 points against base, 5.0 may be lost" in document["reasons"]
+    few = "ability:reasoning: 5 patients: too few (20 needed); no loss can be judged"
+    assert few in document["reasons"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"held_in": (0.9, 0.01, -0.001, 0.33, 212)}, ("min_gain", "held_in")),
+        ({"held_in": (0.9, 0.01, 0.0, 0.33, 212)}, ("min_gain", "held_in")),
+        ({"held_in": (0.9, 0.4, 0.3, 0.33, 19)}, ("min_gain", "held_in")),
+        ({"held_in": None}, ("min_gain", "held_in")),
+        ({"held_out": (0.7, -0.021, -0.1, 0.33, 80)}, ("max_regression", "held_out")),
+        ({"ability__temporal": (0.9, -0.06, -0.1, 0.33, 60)}, ("max_regression", "ability:temporal")),
+        ({"held_in": (0.9, 0.4, 0.3, 0.86, 212)}, ("blind_gap", "held_in")),
+        ({"held_in": (0.9, 0.4, 0.3, None, 212)}, ("blind_gap", "held_in")),
+        ({"comparable": False}, ("comparable", "")),
+    ],
+)
+def test_each_rule_can_refuse(changes: dict[str, Any], rule: tuple[str, str]) -> None:
+    document = judge(**changes)
+    assert document["decision"] == "refused"
+    assert rule in failed(document)
+
+
+@pytest.mark.parametrize("kind", ["unparsed", "errors"])
+def test_answers_that_cannot_be_read_or_given_refuse(kind: str) -> None:
+    facts = scores("new", **GOOD)
+    row = next(row for row in facts["leaderboard"] if row["model"] == "tuned" and row["group"] == "held_in")
+    assert failed(gate.decide(POLICY, facts, None)) == []
+    row[kind] = row["n"] // 10
+    assert failed(gate.decide(POLICY, facts, None)) == [(f"max_{kind}", "held_in")]
+
+
+def test_too_few_patients_are_said_in_so_many_words() -> None:
+    document = judge(held_in=(1.0, 0.9, None, 0.3, 5))
+    assert document["decision"] == "refused"
+    assert "held_in: 5 patients: too few (20 needed)" in document["reasons"]
+
+
+def test_the_opponent_is_the_champion_where_there_is_one() -> None:
+    document = judge(holder=CHAMPION, champion="champ")
+    assert document["opponent"] == {"role": "champion", "digest": "champ"}
+    assert document["decision"] == "promoted" and "points over champion" in document["reasons"][1]
+
+
+def test_a_bench_against_another_champion_is_refused() -> None:
+    for champion in ("", "older"):
+        assert ("opponent", "") in failed(judge(holder=CHAMPION, champion=champion))
+
+
+def test_the_champion_itself_is_kept_whatever_it_scored() -> None:
+    document = judge(holder=CHAMPION, digest="champ", held_in=None)
+    assert document["decision"] == "kept"
+
+
+@given(
+    gain=st.floats(-1, 1),
+    width=st.floats(0, 1),
+    patients=st.integers(1, 300),
+    blind=st.floats(0, 1),
+    value=st.floats(0, 1),
+)
+def test_nothing_is_promoted_without_a_gain_beyond_doubt_on_enough_patients(
+    gain: float, width: float, patients: int, blind: float, value: float
+) -> None:
+    document = judge(held_in=(value, gain, gain - width, blind, patients))
+    if document["decision"] == "promoted":
+        assert gain - width > 0 and patients >= 20 and value - 0.05 > blind
+    else:
+        assert failed(document)
+
+
+def test_the_decision_is_published_and_equal_input_gives_the_equal_artifact(
+    ws: Workspace, recipe: Recipe, bench: Callable[..., Artifact]
+) -> None:
+    scored = bench("new", **GOOD)
+    first, again = gate.run(recipe, ws, scored.uri), gate.run(recipe, ws, scored.uri)
+    assert first.facts["decision"] == "promoted"
+    assert (again.digest, again.cached, first.cached) == (first.digest, True, False)
+    assert gate.read(ws, first.uri) == first.facts
+    assert first.facts["bench"] == scored.digest and "store" not in json.dumps(first.facts)
+    other = gate.run(recipe, ws, bench("other", **GOOD).uri)
+    assert other.digest != first.digest
+
+
+def test_a_refusal_is_a_result_of_the_gate_not_an_error(
+    ws: Workspace, recipe: Recipe, bench: Callable[..., Artifact]
+) -> None:
+    outcome = gate.run(recipe, ws, bench("new", held_in=(0.9, 0.4, None, 0.3, 5)).uri)
+    assert (outcome.status, outcome.facts["decision"]) == ("done", "refused")
+
+
+def test_every_mistake_of_a_policy_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("min_gains: {}\nmin_patients: 5\nmax_unparsed: 7\nmetric: luck\n")
+    with pytest.raises(UserError) as error:
+        gate.load(str(path))
+    text = str(error.value)
+    for told in ("did you mean 'min_gain'", "min_gain: missing", "min_patients", "max_unparsed", "metric"):
+        assert told in text
+    assert str(path) in text
+
+
+def test_a_policy_that_is_not_there_names_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match="no gate policy 'defalt'") as error:
+        gate.load("defalt")
+    assert "default" in error.value.fix

@@ -1,0 +1,294 @@
+"""Promotion: the log decides, the aliases follow, whoever interferes."""
+
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medmim import store, tracking
+from medmim.errors import TRY_AGAIN, Refused, UserError
+from medmim.recipe import Recipe
+from medmim.registry import decisions, gate, promote, versions
+from medmim.steps import Outcome, Workspace, workspace
+
+NAME = "medmim-demo"
+_numbers = itertools.count()
+
+
+def add(ws: Workspace, digest: str, name: str = NAME) -> str:
+    """A real version in MLflow, without a model behind it."""
+    api = tracking.client(ws)
+    if name not in tracking.registered(ws):
+        api.create_registered_model(name)
+    tags = {versions.DIGEST: digest, versions.URI: f"{ws.store}/model/{digest}"}
+    return str(api.create_model_version(name, source=ws.home.as_uri(), tags=tags).version)
+
+
+def aliases(ws: Workspace, name: str = NAME) -> dict[str, str]:
+    return dict(tracking._ask(tracking.client(ws), name)[name].aliases)
+
+
+@pytest.fixture
+def judged(ws: Workspace, recipe: Recipe, bench: Callable[..., Any]) -> Callable[..., str]:
+    """Have the gate judge a digest against the champion that the log names; gives the decision's URI."""
+
+    def judged(digest: str, good: bool = True, value: float = 0.9) -> str:
+        holder = versions.champion(ws, NAME)
+        gain = 0.4 if good else -0.4
+        against = holder.digest if holder else ""
+        scored = bench(digest, against, held_in=(value, gain, gain - 0.05, 0.3, 100))
+        return gate.run(recipe, ws, scored.uri).uri
+
+    return judged
+
+
+def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
+    return promote.run(recipe, ws, version, decision)
+
+
+def test_promoted_kept_refused(ws: Workspace, recipe: Recipe, judged: Callable[..., str]) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    outcome = run(recipe, ws, first, judged("a"))
+    champion = {"name": NAME, "version": first, "digest": "a", "uri": f"{ws.store}/model/a"}
+    assert outcome.facts == {"decision": "promoted", "champion": champion, "entry": 1, "restored": []}
+    assert aliases(ws) == {"champion": first, "challenger": first}
+    assert run(recipe, ws, first, judged("a", value=0.8)).facts["decision"] == "kept"
+    with pytest.raises(Refused, match=f"refused version {second}") as error:
+        run(recipe, ws, second, judged("b", good=False))
+    assert error.value.exit_code == 1 and "held_in: -40.0 points over champion" in str(error.value)
+    assert aliases(ws) == {"champion": first, "challenger": second}
+    assert [entry.verdict for entry in decisions.read(ws, NAME)] == ["promoted", "kept", "refused"]
+    third = add(ws, "c")
+    run(recipe, ws, third, judged("c"))
+    assert aliases(ws) == {"champion": third, "challenger": third, "previous-champion": first}
+    assert decisions.read(ws, NAME)[-1].against == f"{ws.store}/model/a"
+
+
+def test_a_refusal_leaves_its_record_before_it_ends_the_run(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    from dataclasses import replace
+
+    from medmim import steps
+
+    within = replace(ws, run="r1")
+    version, decision = add(ws, "a"), judged("a", good=False)
+    with pytest.raises(Refused):
+        run(recipe, within, version, decision)
+    record = steps.outcomes(within)["promote"]
+    assert (record.status, record.exit_code, record.facts["decision"]) == ("refused", 1, "refused")
+    assert record.facts["champion"] is None
+    with pytest.raises(Refused):  # and again, without a second entry
+        run(recipe, within, version, decision)
+    assert len(decisions.read(ws, NAME)) == 1
+
+
+def test_a_rerun_adds_nothing(ws: Workspace, recipe: Recipe, judged: Callable[..., str]) -> None:
+    version = add(ws, "a")
+    decision = judged("a")
+    assert not run(recipe, ws, version, decision).cached
+    assert run(recipe, ws, version, decision).cached
+    scored = gate.read(ws, decision)["bench"]
+    kept = gate.run(recipe, ws, f"{ws.store}/bench/{scored}").uri
+    assert kept != decision
+    outcome = run(recipe, ws, version, kept)
+    assert outcome.cached and outcome.facts["decision"] == "kept"
+    assert len(decisions.read(ws, NAME)) == 1
+
+
+def test_the_evidence_that_was_rolled_back_does_not_promote_again(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    run(recipe, ws, first, judged("a"))
+    decision = judged("b")
+    run(recipe, ws, second, decision)
+    promote.rollback(ws, NAME, "it hallucinates", who="me")
+    with pytest.raises(Refused, match="not promoted again") as error:
+        run(recipe, ws, second, decision)
+    assert "it hallucinates" in str(error.value)
+    assert aliases(ws)["champion"] == first
+
+
+def test_rolling_back_gives_the_title_back_and_twice_swaps(ws: Workspace) -> None:
+    for digest in "ab":
+        add(ws, digest)
+    promote.promote(ws, NAME, "1", "start")
+    with pytest.raises(UserError, match="no champion to roll back to"):
+        promote.rollback(ws, NAME, "why not")
+    promote.promote(ws, NAME, "2", "better")
+    for champion, previous in (("1", "2"), ("2", "1")):
+        promote.rollback(ws, NAME, "worse")
+        assert aliases(ws) == {"champion": champion, "previous-champion": previous}
+    assert [(e.verdict, e.why) for e in decisions.read(ws, NAME)][2:] == [("rolled-back", "worse")] * 2
+
+
+def test_promoting_the_champion_adds_nothing_and_a_reason_is_needed(ws: Workspace) -> None:
+    add(ws, "a")
+    with pytest.raises(UserError, match="needs its reason"):
+        promote.promote(ws, NAME, "1", "  ")
+    assert decisions.read(ws, NAME) == []
+    first = promote.promote(ws, NAME, "1", "start")
+    assert promote.promote(ws, NAME, "1", "again") == first
+    with pytest.raises(UserError, match="has no version 9"):
+        promote.promote(ws, NAME, "9", "why not")
+
+
+def test_an_alias_moved_by_hand_is_noticed_and_put_right(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    decision = judged("a")
+    run(recipe, ws, first, decision)
+    api = tracking.client(ws)
+    api.set_registered_model_alias(NAME, "champion", second)
+    api.set_registered_model_alias(NAME, "previous-champion", second)
+    api.delete_registered_model_alias(NAME, "challenger")
+    api.set_registered_model_alias(NAME, "theirs", second)
+    told = promote.drift(ws, NAME)
+    assert len(told) == 3 and f"was on version {second}; the decision log says version {first}" in told[0]
+    outcome = run(recipe, ws, first, decision)
+    assert outcome.facts["restored"] == [f"put right: {text}" for text in told] and not outcome.cached
+    assert aliases(ws) == {"champion": first, "challenger": first, "theirs": second}
+    assert promote.reconcile(ws) == {NAME: []}
+    api.set_registered_model_alias(NAME, "champion", second)
+    assert promote.reconcile(ws, NAME) == {NAME: [told[0]]}
+    assert aliases(ws)["champion"] == first
+
+
+def test_a_champion_deleted_by_hand_is_told_with_its_fix_and_comes_back_when_registered_again(ws: Workspace) -> None:
+    add(ws, "a")
+    promote.promote(ws, NAME, "1", "start")
+    tracking.client(ws).delete_model_version(NAME, "1")
+    with pytest.raises(UserError, match=f"version 1 of {NAME}, the champion, is gone from MLflow") as error:
+        promote.reconcile(ws)
+    assert "run its recipe again" in str(error.value)
+    again = add(ws, "a")
+    assert again != "1"
+    promote.reconcile(ws)
+    assert aliases(ws) == {"champion": again}
+
+
+def test_a_decision_about_another_model_or_another_champion_is_turned_away(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    decision = judged("a")
+    with pytest.raises(UserError, match=f"not about version {second}"):
+        run(recipe, ws, second, decision)
+    promote.promote(ws, NAME, second, "meanwhile", who="somebody")
+    with pytest.raises(UserError, match="another decision came first") as error:
+        run(recipe, ws, first, decision)
+    assert error.value.exit_code == TRY_AGAIN and "somebody: meanwhile" in str(error.value)
+    assert len(decisions.read(ws, NAME)) == 1
+
+
+def test_of_promoters_with_one_champion_in_mind_one_wins(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    candidates = {add(ws, digest): judged(digest) for digest in "abcd"}
+
+    def attempt(pair: tuple[str, str]) -> str:
+        try:
+            return promote.run(recipe, ws, *pair).facts["decision"]
+        except UserError as error:
+            assert error.exit_code == TRY_AGAIN
+            return "late"
+
+    with ThreadPoolExecutor(4) as pool:
+        ended = list(pool.map(attempt, candidates.items()))
+    assert sorted(ended) == ["late"] * 3 + ["promoted"]
+    (entry,) = decisions.read(ws, NAME)
+    assert aliases(ws) == {"champion": entry.version, "challenger": entry.version}
+
+
+def _promote_by_hand(home: str, version: str) -> bool:
+    ws = workspace(Path(home))
+    promote.project = lambda *_: False  # MLflow is not what is raced here, and forked connections are no good
+    try:
+        return promote.promote(ws, NAME, version, f"process {version}").version == version
+    except UserError as error:
+        assert error.exit_code == TRY_AGAIN, error
+        return False
+
+
+def test_processes_that_promote_leave_a_log_whose_last_winner_is_champion(ws: Workspace) -> None:
+    numbers = [add(ws, digest) for digest in "abcdef"]
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        won = pool.starmap(_promote_by_hand, [(str(ws.home), number) for number in numbers])
+    log = decisions.read(ws, NAME)
+    assert sorted(e.version for e in log) == sorted(n for n, ok in zip(numbers, won, strict=True) if ok)
+    assert [e.n for e in log] == list(range(1, len(log) + 1))
+    promote.reconcile(ws)
+    assert aliases(ws)["champion"] == log[-1].version
+
+
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["promote", "refuse", "by hand", "rollback", "move", "reconcile"]), st.integers(0, 3)),
+    max_size=9,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(OPERATIONS)
+def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
+    ws: Workspace, recipe: Recipe, operations: list[tuple[str, int]]
+) -> None:
+    name = f"m{next(_numbers)}"
+    recipe = recipe.model_copy(update={"register_": recipe.register_.model_copy(update={"model": name})})
+    numbers = [add(ws, digest, name) for digest in "abcd"]
+    champion: list[str] = []  # an independent account: every champion there was
+    challenger = ""
+    previous = ""
+    for step, (operation, which) in enumerate(operations):
+        digest, number = "abcd"[which], numbers[which]
+        if operation in ("promote", "refuse"):
+            verdict = (
+                "kept" if champion and champion[-1] == digest else {"promote": "promoted"}.get(operation, "refused")
+            )
+            uri = _decision(ws, step, digest, champion[-1] if champion else "", verdict)
+            try:
+                promote.run(recipe, ws, number, uri)
+            except Refused:
+                assert verdict == "refused"
+            challenger = digest
+            if verdict == "promoted":
+                previous, champion = (champion[-1] if champion else ""), [*champion, digest]
+        elif operation == "by hand":
+            promote.promote(ws, name, number, "test")
+            if not champion or champion[-1] != digest:
+                previous, champion = (champion[-1] if champion else ""), [*champion, digest]
+        elif operation == "rollback":
+            if previous:
+                promote.rollback(ws, name, "test")
+                previous, champion = champion[-1], [*champion, previous]
+            else:
+                with pytest.raises(UserError):
+                    promote.rollback(ws, name, "test")
+        elif operation == "move":
+            tracking.client(ws).set_registered_model_alias(name, promote.ROLES[which % 3], number)
+        else:
+            promote.reconcile(ws, name)
+    promote.reconcile(ws, name)
+    expected = {"champion": champion[-1] if champion else "", "previous-champion": previous, "challenger": challenger}
+    held = tracking.registered(ws, name)[name]
+    assert held.aliases == {role: numbers["abcd".index(digest)] for role, digest in expected.items() if digest}
+    assert promote.drift(ws, name) == []
+
+
+def _decision(ws: Workspace, step: int, digest: str, champion: str, verdict: str) -> str:
+    """A decision artifact as the gate writes it; every step has other scores behind it."""
+    folder = ws.home / "made"
+    folder.mkdir(exist_ok=True)
+    opponent = {"role": "champion" if champion else "base", "digest": champion or "base"}
+    document = {"candidate": digest, "champion": champion, "opponent": opponent, "bench": f"bench-{step}"}
+    document |= {"policy": "p", "decision": verdict, "rules": [], "reasons": ["test"]}
+    (folder / gate.FILE).write_text(json.dumps(document))
+    return store.publish(folder, ws.store, "decision", {}, {}).uri

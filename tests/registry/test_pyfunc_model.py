@@ -1,0 +1,70 @@
+"""A registered model, loaded as anybody loads an MLflow model, says what the model itself says."""
+
+import base64
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from PIL import Image
+
+from medmim import store
+from medmim.errors import UserError
+from medmim.lvlm import ask, ask_hf, tiny, zoo
+from medmim.lvlm.mantis import MANTIS
+from medmim.recipe import Recipe
+from medmim.registry import promote, versions
+from medmim.steps import Workspace
+from medmim.store import Artifact
+
+QUESTION = "Which image shows the larger opacity?\nA: image 1\nB: image 2"
+
+
+@pytest.fixture
+def model(ws: Workspace, tmp_path: Path) -> Artifact:
+    zoo.quiet_transformers()
+    tokenizer = tiny.train_tokenizer([QUESTION, "A: image 1"], MANTIS)
+    made = zoo.Lvlm(tiny.build(MANTIS, tokenizer, 0), tokenizer, tiny.image_processor(MANTIS), MANTIS, tmp_path, "")
+    zoo.save(made, tmp_path / "model")
+    return store.publish(tmp_path / "model", ws.store, "model", {}, {})
+
+
+def _png(shade: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (48, 48), shade).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_the_champion_answers_by_path_base64_and_data_url(
+    ws: Workspace, recipe: Recipe, model: Artifact, bench: Any, publish: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    data = publish("data", rows__txt="r")
+    versions.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
+    promote.promote(ws, "medmim-demo", "1", "test")
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", ws.tracking)
+    loaded = mlflow.pyfunc.load_model("models:/medmim-demo@champion")
+    file = tmp_path / "dark.png"
+    file.write_bytes(_png(10))
+    bright = base64.b64encode(_png(240)).decode()
+    requests = [
+        {"question": QUESTION, "images": [str(file), bright]},
+        {"question": QUESTION, "images": [str(file), f"data:image/png;base64,{bright}"]},
+        {"question": QUESTION},
+    ]
+    said = loaded.predict(requests)
+    images = [Image.open(io.BytesIO(_png(shade))).convert("RGB") for shade in (10, 240)]
+    questions = [ask.Question(QUESTION, images), ask.Question(QUESTION, images), ask.Question(QUESTION, [])]
+    own = list(ask_hf.ask(zoo.load(Path(model.uri)), questions, 32, 32))
+    assert said == [reply.text for reply in own]
+    assert said[0] == said[1] and all(said)
+
+    with pytest.raises(UserError, match="images that cannot be read") as error:
+        loaded.predict([{"question": QUESTION, "images": [str(tmp_path / "none.png"), "bm90IGFuIGltYWdl"]}])
+    assert "request 1, image 1" in str(error.value) and "request 1, image 2: not an image" in str(error.value)
+
+    shutil.rmtree(model.uri)
+    with pytest.raises(UserError, match="there is no artifact"):
+        mlflow.pyfunc.load_model("models:/medmim-demo/1")
