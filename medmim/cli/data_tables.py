@@ -60,12 +60,15 @@ def _files(console: Console, files: Mapping[str, Any]) -> None:
 def audited(report: Mapping[str, Any]) -> None:
     """What splits share, and what of each benchmark part is clean."""
     console = Console()
-    table = _table("shared by", "and", "patients", "image sets", "images", texts=2)
-    for pair in report["pairs"]:
-        cells = [f"{pair[key]['shared']:,} of {pair[key]['second']:,}" for key in ("patients", "image_sets", "images")]
-        style = "red" if any(pair[key]["shared"] for key in ("patients", "images")) else ""
-        table.add_row(_short(pair["first"]["file"]), _short(pair["second"]["file"]), *cells, style=style)
-    console.print(table)
+    measures = ("patients", "image_sets", "images")
+    leaks = [pair for pair in report["pairs"] if any(pair[key]["shared"] for key in measures)]
+    console.print(f"{len(report['pairs']):,} pairs of splits compared, {len(leaks):,} of them share something")
+    if leaks:
+        table = _table("shared by", "and", "patients", "image sets", "images", texts=2)
+        for pair in leaks:
+            cells = [f"{pair[key]['shared']:,} of {pair[key]['second']:,}" for key in measures]
+            table.add_row(_short(pair["first"]["file"]), _short(pair["second"]["file"]), *cells, style="red")
+        console.print(table)
     table = _table("benchmark", "source", "rows", "patients", "clean rows", "clean patients", texts=2)
     for part in report["parts"]:
         if part["split"] == "test":

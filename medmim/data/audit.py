@@ -77,8 +77,10 @@ def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
 
 
 def of_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tuple[Artifact, bool]:
-    """The audit artifact of a data artifact, made now or found: `audit.json`, `clean.jsonl` and, where rows leak, the
-    clean rows of each benchmark file in the published layout below `clean/`.
+    """The audit artifact of a data artifact, made now or found.
+
+    It holds `audit.json`, `clean.jsonl` (ids of the clean benchmark rows) and, where rows leak, the clean rows of each
+    benchmark file in the published layout below `clean/`.
     """
     source = store.get(data)
     if source.kind != "data":
@@ -143,11 +145,16 @@ def patients(sample: Sample) -> list[tuple[str, str]]:
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """What people want to know of an audit, a line for each benchmark part and each leak."""
+    """What people want to know of an audit: that all is well, or a line for each benchmark part and each leak."""
+    if not any(report["shared"].values()):
+        facts = report["benchmark"]
+        return [
+            f"no two splits share a patient or an image; {facts['rows']:,} rows of {facts['patients']:,} patients to test on"
+        ]
     told = []
     for part in report["parts"]:
         if part["split"] == "test":
-            whole = "as published" if part["file"].endswith(".json") else "all"
+            whole = "as published" if part["file"].endswith(".json") else "in all"
             told.append(
                 f"{part['file']} ({part['ability']}): {whole} {part['rows']:,} rows of {part['patients']:,} "
                 f"patients, clean {part['clean_rows']:,} rows of {part['clean_patients']:,} patients"

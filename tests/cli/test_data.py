@@ -253,6 +253,19 @@ def test_peek_shows_what_the_model_reads(medmim: Medmim, tmp_path: Path, base: P
     assert f"{seen[0]['length']} tokens, {seen[0]['trained']} of them trained" in drawn.out
 
 
+def test_peek_draws_pictures_and_colours_trained_tokens_where_there_is_a_terminal(
+    medmim: Medmim, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    root = files.write(tmp_path / "raw", files.clean_set(), images=True)
+    drawn = medmim(
+        "data", "peek", "published", "--set", f"data.root={root}", "--set", f"finetune.base={base}", "-n", "1"
+    )
+    assert "▀" in drawn.out
+    assert "\x1b[1;32mB: " in drawn.out or "\x1b[1;32mA: " in drawn.out or "\x1b[1;32mC: " in drawn.out
+
+
 def test_peek_needs_no_pixels(medmim: Medmim, tmp_path: Path, base: Path) -> None:
     root = files.write(tmp_path / "raw", files.clean_set())
     options = ("--set", f"data.root={root}", "--set", f"finetune.base={base}", "--set", "data.rows_only=true")

@@ -83,9 +83,7 @@ def load(data: Data) -> Source:
         else:
             studies.append(_study(row, path))
     facts = {"rows": len(rows), "images": len(studies), "missing_images": len(missing), "skipped": dict(skipped)}
-    return Source(
-        partial(read_bytes, root), studies=studies, families=FAMILIES, bad=bad, missing=missing, facts=facts
-    )
+    return Source(partial(read_bytes, root), studies=studies, families=FAMILIES, bad=bad, missing=missing, facts=facts)
 
 
 def _root(data: Data) -> Path:

@@ -150,13 +150,18 @@ def check_file(name: str, kind: FileKind, rows: list[Any]) -> tuple[list[Sample]
             reason = f"another answer than row {earlier} to the same question on the same images"
             bad.append(BadRow(name, number, "conversation.1.content", reason))
     ids = Counter(str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row)
-    return samples, bad, _facts(kind, len(rows), samples, bad) | {
-        "duplicates": {
-            "rows": equal,
-            "ids": sum(n - 1 for n in ids.values()),
-            "conflicting": conflicting,
-        }
-    }
+    return (
+        samples,
+        bad,
+        _facts(kind, len(rows), samples, bad)
+        | {
+            "duplicates": {
+                "rows": equal,
+                "ids": sum(n - 1 for n in ids.values()),
+                "conflicting": conflicting,
+            }
+        },
+    )
 
 
 def _facts(kind: FileKind, rows: int, samples: list[Sample], bad: list[BadRow]) -> dict[str, Any]:

@@ -64,9 +64,10 @@ def kind_of(file: str) -> FileKind | None:
 
 
 def file_of(sample: Sample) -> str:
-    """The published file that a row belongs to; for rows of any other source, `SPLIT/ABILITY`."""
+    """The published file that a row belongs to; for a data set of our own, split and ability stand for a file."""
     if sample.source not in _PATIENT:
-        return f"{sample.split}/{sample.ability}"
+        domain = f"held-out/{sample.source}/" if sample.held_out else ""
+        return f"{sample.split}/{domain}{sample.ability}"
     if sample.held_out:
         return f"Med_MIM_benchmark_Held_out_{sample.source.removeprefix('VQA_')}.json"
     kind = "benchmark_Held_in" if sample.split != "train" else "train"
