@@ -117,7 +117,7 @@ def render(ask: Ask, rng: Random, closed: bool = True) -> tuple[str, tuple[str, 
 def vocabulary() -> list[str]:
     """Every word that templates and captions of the phantoms may use, for a small tokenizer; sorted."""
     from medmim.data.abilities.ask import FIXED_OPTIONS
-    from medmim.data.sources.phantom import CLASSES
+    from medmim.data.sources.phantom_draw import CLASSES
 
     texts = [line.format(finding="", value="", image="") for lines in TEMPLATES.values() for line in lines]
     texts += [option for options in FIXED_OPTIONS.values() for option in options]
