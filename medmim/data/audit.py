@@ -147,10 +147,8 @@ def patients(sample: Sample) -> list[tuple[str, str]]:
 def lines(report: dict[str, Any]) -> list[str]:
     """What people want to know of an audit: that all is well, or a line for each benchmark part and each leak."""
     if not any(report["shared"].values()):
-        facts = report["benchmark"]
-        return [
-            f"no two splits share a patient or an image; {facts['rows']:,} rows of {facts['patients']:,} patients to test on"
-        ]
+        rows, people = report["benchmark"]["rows"], report["benchmark"]["patients"]
+        return [f"no two splits share a patient or an image; {rows:,} rows of {people:,} patients to test on"]
     told = []
     for part in report["parts"]:
         if part["split"] == "test":
