@@ -24,4 +24,4 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
     from medmim.registry import versions
 
     with steps.component("bench", recipe, home, run) as (parsed, workspace):
-        return room.run(parsed, workspace, data, model, versions.opponents(parsed, workspace)).uri
+        return room.run(parsed, workspace, data, model, versions.opponents(parsed, workspace, model)).uri
