@@ -6,6 +6,7 @@ from random import Random
 from medmim.data.abilities import comparison, composed, coreference, reasoning, single, temporal
 from medmim.data.abilities.ask import Ask, Cohort, balance
 from medmim.data.seeds import stream
+from medmim.progress import bar
 
 BY_NAME: dict[str, Callable[[Cohort, Random], Iterator[Ask]]] = {
     "temporal": temporal.ask,
@@ -26,11 +27,12 @@ def ask_all(cohorts: Sequence[Cohort], names: Sequence[str], families: Sequence[
         families: Question families that the pictures can answer.
         seed: Decides which images are picked.
     """
-    asks = [
-        ask
-        for cohort in cohorts
-        for name in names
-        for ask in BY_NAME[name](cohort, stream(seed, name, *(patient[0].patient for patient in cohort)))
-        if ask.family in families
-    ]
+    asks: list[Ask] = []
+    with bar("questions", len(cohorts), "groups of patients") as progress:
+        for cohort in cohorts:
+            patients = [patient[0].patient for patient in cohort]
+            for name in names:
+                found = BY_NAME[name](cohort, stream(seed, name, *patients))
+                asks += (ask for ask in found if ask.family in families)
+            progress.add()
     return balance(asks, stream(seed, "balance"))

@@ -92,12 +92,13 @@ def _spots(rng: np.random.Generator, cx: float, cy: float, r: float, size: str) 
     """Scattered spots: the larger the finding, the more of them and the wider."""
     count = _SPOTS[size]
     turn = rng.uniform(0.0, 2.0 * np.pi)
-    plane: Plane = np.zeros_like(_x)
+    nearest: Plane = np.full_like(_x, np.inf)
     for i in range(count):  # a sunflower's spacing keeps the spots apart, the jitter keeps them irregular
         angle = turn + 2.4 * i + rng.uniform(-0.3, 0.3)
         reach = 1.15 * r * np.sqrt((i + rng.uniform(0.3, 0.7)) / count)
-        plane = np.maximum(plane, _ellipse(cx + reach * np.cos(angle), cy + reach * np.sin(angle), 1.2, 1.2, 4.0))
-    return plane
+        distance = np.hypot(_x - cx - reach * np.cos(angle), _y - cy - reach * np.sin(angle))
+        nearest = np.minimum(nearest, distance)
+    return _sigmoid((1.0 - nearest / 1.2) * 4.0)
 
 
 def _chest(scene: Scene, rng: np.random.Generator, r: float) -> Plane:
