@@ -6,6 +6,7 @@ from typing import Any
 WIDTH = 760
 _LEFT, _RIGHT = 190, 700  # of the plot
 _ROW = 46
+_TOP = 8
 _SHIFT = {"tuned": -7, "base": 7}  # px from the row's middle, so that intervals do not hide each other
 
 
@@ -25,7 +26,7 @@ def dots(leaderboard: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> 
             by_group.setdefault(row["group"], {})[str(row["model"])] = row
     rows = []
     for i, (group, models) in enumerate(by_group.items()):
-        middle = 34 + _ROW * i + _ROW / 2
+        middle = _TOP + _ROW * i + _ROW / 2
         main = models.get("tuned") or next(iter(models.values()))
         marks = [
             {
@@ -53,7 +54,7 @@ def dots(leaderboard: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> 
     if not rows:
         return None
     ticks = [{"x": _x(p / 100), "text": f"{p}%"} for p in range(0, 101, 25)]
-    bottom = 34 + _ROW * len(rows)
+    bottom = _TOP + _ROW * len(rows)
     return {"width": WIDTH, "height": bottom + 30, "bottom": bottom, "ticks": ticks, "rows": rows}
 
 

@@ -29,7 +29,8 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         UserError: The disk is full, or the store refuses.
     """
     with stage(ws, "report") as outcome:
-        page = render(recipe, ws, steps.outcomes(ws))
+        before = {name: own for name, own in steps.outcomes(ws).items() if name != "report"}
+        page = render(recipe, ws, before)
         goal = ws.home / "reports" / f"{ws.run or 'report'}.html"
         try:
             goal.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import World, publish, samples
+from bench_world import World, publish, samples
 
 from medmim import steps, store
 from medmim.bench import answers, run, tasks
