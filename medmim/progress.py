@@ -27,6 +27,11 @@ def emit(kind: str, **fields: Any) -> None:
         _draw(event, sys.stderr)
 
 
+def show(event: dict[str, Any]) -> None:
+    """Draw an event of another process here, whatever MEDMIM_EVENTS says."""
+    _draw(event, sys.stderr)
+
+
 def say(text: str) -> None:
     """One line for people."""
     emit("line", text=text)

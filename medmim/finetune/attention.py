@@ -71,7 +71,7 @@ def packed_attention(
         count = len(list(run))
         end = start + count * length
         q, k, v = (
-            x[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value)
+            x[0, :, start:end].view(len(x[0]), count, length, -1).transpose(0, 1) for x in (query, key, value)
         )
         part = scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=shared_keys

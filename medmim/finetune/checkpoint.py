@@ -37,7 +37,7 @@ def save(
     part = folder / f".part-{step:08d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    names = {p: n for n, p in model.named_parameters()}
+    names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     save_file({n: p.detach().contiguous() for p, n in names.items() if p.requires_grad}, part / "model.safetensors")
     save_file(_flat(names, optimizers), part / "optimizer.safetensors")
     (part / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True))

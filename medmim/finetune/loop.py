@@ -159,7 +159,7 @@ def _gradients(model: Any, batch: Batch, params: list[Any], cast: Any, world: in
     for row in batch.rows:
         with cast:
             part = _loss(model, row.to(device)) / max(counts[0], 1)
-        part.backward()
+        torch.autograd.backward(part)
         loss += part.detach()
     if world > 1:
         _sum_over_workers(params, loss)
@@ -203,7 +203,7 @@ def _sum_over_workers(params: list[Any], loss: Tensor) -> None:
 def _sum_bucket(grads: list[Tensor]) -> None:
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
-    for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+    for g, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))
 
 

@@ -13,7 +13,7 @@ from medmim.lvlm.family import Turn
 from medmim.lvlm.mantis import MANTIS
 from medmim.lvlm.zoo import Lvlm
 
-WORDS = "does the mass grow shrink left right image first second larger smaller same".split()
+WORDS = ["does", "the", "mass", "grow", "shrink", "left", "right", "first", "second", "larger", "smaller", "same"]
 
 
 def make_lvlm(seed: int = 0) -> Lvlm:

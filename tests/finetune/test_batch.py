@@ -50,7 +50,7 @@ def test_a_token_of_another_sample_changes_nothing(lvlm: Lvlm) -> None:
     other = [e if i == first else make_encoded(lvlm, 40, seed=7)[i] for i, e in enumerate(encoded)]
     rows = [build(group, True, 10_000).rows[0] for group in (encoded, other)]
     spots = []
-    for row, group in zip(rows, (encoded, other), strict=True):
+    for group in (encoded, other):
         order = sorted(range(6), key=lambda i: (-len(group[i].ids), i))
         spots.append(sum(len(group[i].ids) for i in order[: order.index(first)]))
     with torch.no_grad(), attention.packed(lvlm.model):
@@ -93,7 +93,9 @@ def test_packed_attention_refuses_a_mask_and_a_narrow_window() -> None:
     q = torch.zeros(1, 2, 4, 8)
     borders = torch.tensor([0, 4], dtype=torch.int32)
     with pytest.raises(ValueError, match="no mask"):
-        attention.packed_attention(torch.nn.Identity(), q, q, q, torch.ones(4, 4), cu_seq_lens_q=borders, max_length_q=4)
+        attention.packed_attention(
+            torch.nn.Identity(), q, q, q, torch.ones(4, 4), cu_seq_lens_q=borders, max_length_q=4, segments=(4,)
+        )
     with pytest.raises(ValueError, match="sliding window of 3"):
         attention.packed_attention(
             torch.nn.Identity(), q, q, q, None, sliding_window=3, cu_seq_lens_q=borders, max_length_q=4, segments=(4,)

@@ -1,0 +1,72 @@
+"""medmim finetune: a base and a data set -> a tuned model."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from medmim import recipe as recipes
+from medmim import steps, store
+from medmim.cli.options import Home, Json, RecipeRef, Sets
+from medmim.errors import UserError
+from medmim.steps import Workspace
+
+
+def finetune(
+    recipe: RecipeRef,
+    data: Annotated[
+        str | None, typer.Option("--data", help="URI of a data set. [default: the recipe's, built if need be]")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Shipped base, folder, store URI or models:/NAME@ALIAS.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
+    sets: Sets = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a base on the train split of a data set.
+
+    With --json: uri, digest, cached, steps, samples, tokens, loss, quarantined, workers, seconds, tokens_per_s, mfu and
+    losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, steps, rows, filled, parameters,
+    trainable, memory_gib.
+    """
+    from medmim.finetune import run as room
+    from medmim.lvlm import zoo
+    from medmim.registry import versions
+
+    parsed = recipes.load(recipe, [*(sets or ()), *([f"finetune.base={base}"] if base else [])])
+    ws = steps.workspace(home, parsed)
+    ref = versions.resolve(parsed.finetune.base, ws)
+    uri = data or _built(parsed, ws)
+    digests = f"data {store.get(uri).digest}, base {zoo.digest(zoo.resolve(ref, ws))}"
+    sys.stderr.write(f"recipe {parsed.name}, {digests}, home {ws.home}, store {ws.store}\n")
+    if dry_run:
+        facts = asdict(room.plan(parsed, ws, uri, ref))
+        if as_json:
+            typer.echo(json.dumps(facts))
+        else:
+            for key, value in facts.items():
+                typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
+        return
+    outcome = room.run(parsed, ws, uri, ref)
+    if as_json:
+        typer.echo(
+            json.dumps({"uri": outcome.uri, "digest": outcome.digest, "cached": outcome.cached, **outcome.facts})
+        )
+        return
+    facts = outcome.facts
+    found = "found" if outcome.cached else f"made in {facts['seconds']:,} s at {facts['tokens_per_s']:,} tokens/s"
+    typer.echo(f"model {outcome.uri}\n{found}: {facts['steps']:,} steps, loss {facts['loss']:.4g}")
+
+
+def _built(recipe: recipes.Recipe, ws: Workspace) -> str:
+    """The data set of the recipe, built now if it was not."""
+    from medmim.data import build
+
+    uri = build.run(recipe, ws).uri
+    if not uri:
+        raise UserError("the recipe's data set has no address", fix="give one with --data")
+    return uri

@@ -1,0 +1,137 @@
+"""Samples as tokens: their lengths, and which of them cannot be trained on. Done once, read by every worker."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from medmim import progress
+from medmim.errors import UserError
+from medmim.lvlm.encode import IGNORED, Encoded, encode
+from medmim.lvlm.family import Turn
+from medmim.lvlm.zoo import Lvlm
+from medmim.sample import BadRow, Sample
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What training reads: the tokens of each sample, and the ids of its images."""
+
+    encoded: tuple[Encoded, ...]
+    images: tuple[tuple[str, ...], ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample, image tokens included."""
+        return [len(e.ids) for e in self.encoded]
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, whole or not at all."""
+        tensors = {
+            "ids": torch.tensor([i for e in self.encoded for i in e.ids], dtype=torch.int32),
+            "labels": torch.tensor([i for e in self.encoded for i in e.labels], dtype=torch.int32),
+            "lengths": torch.tensor(self.lengths, dtype=torch.int32),
+        }
+        part = path.with_name(f"{path.name}.part")
+        save_file(tensors, part, metadata={"images": json.dumps(self.images)})
+        part.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "Examples":
+        """Read what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            images = tuple(tuple(names) for names in json.loads(file.metadata()["images"]))
+            ids, labels, lengths = (file.get_tensor(name).tolist() for name in ("ids", "labels", "lengths"))
+        starts = list(accumulate(lengths, initial=0))
+        encoded = tuple(
+            Encoded(ids[a:b], labels[a:b], len(names))
+            for a, b, names in zip(starts[:-1], starts[1:], images, strict=True)
+        )
+        return Examples(encoded, images)
+
+
+def prepare(
+    lvlm: Lvlm, samples: Sequence[Sample], images: Mapping[str, Any], max_tokens: int
+) -> tuple[Examples, list[BadRow]]:
+    """Encode samples and look at each of their images once.
+
+    Args:
+        lvlm: The base.
+        samples: The train split.
+        images: Image id -> picture.
+        max_tokens: Room of one row.
+
+    Returns:
+        What can be trained on, and the quarantined rows with their reasons.
+    """
+    broken = _broken(samples, images)
+    encoded: list[Encoded] = []
+    kept: list[tuple[str, ...]] = []
+    bad: list[BadRow] = []
+    with progress.bar("tokens", len(samples), "samples") as bar:
+        for row, sample in enumerate(samples):
+            found = _encode(lvlm, sample, broken, max_tokens)
+            if isinstance(found, str):
+                bad.append(BadRow("train", row, sample.id, found))
+            else:
+                encoded.append(found)
+                kept.append(sample.images)
+            bar.add()
+    return Examples(tuple(encoded), tuple(kept)), bad
+
+
+def refuse_too_many_bad(bad: Sequence[BadRow], total: int, limit: float) -> None:
+    """Raise a UserError when more than the share `limit` of the rows was quarantined, or nothing is left."""
+    if not bad or (len(bad) <= limit * total and len(bad) < total):
+        return
+    reasons = Counter(row.reason for row in bad)
+    raise UserError(
+        f"{len(bad)} of {total} train rows cannot be trained on",
+        reason=f"more than max_bad_fraction ({limit:.1%}) are quarantined",
+        fix="raise finetune.max_tokens for long samples, mend the images, or raise data.max_bad_fraction",
+        problems=[f"{count} rows: {reason}" for reason, count in reasons.most_common()],
+    )
+
+
+def _encode(lvlm: Lvlm, sample: Sample, broken: Mapping[str, str], max_tokens: int) -> Encoded | str:
+    for name in sample.images:
+        if name in broken:
+            return f"image {broken[name]}"
+    try:
+        found = encode(lvlm, [Turn(sample.prompt, sample.target)], len(sample.images))
+    except UserError as error:
+        return error.fact
+    if len(found.ids) > max_tokens:
+        return f"longer than finetune.max_tokens ({max_tokens})"
+    if all(label == IGNORED for label in found.labels[1:]):
+        return "nothing to train on"
+    return found
+
+
+def _broken(samples: Sequence[Sample], images: Mapping[str, Any]) -> dict[str, str]:
+    names = list(dict.fromkeys(name for sample in samples for name in sample.images))
+    found: dict[str, str] = {}
+    with progress.bar("images", len(names), "images") as bar:
+        for name in names:
+            reason = _look(images.__getitem__, name)
+            if reason:
+                found[name] = reason
+            bar.add()
+    return found
+
+
+def _look(get: Callable[[str], Any], name: str) -> str:
+    try:
+        get(name)
+    except KeyError:
+        return "is not in the data set"
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+        return f"does not decode: {type(error).__name__}"
+    return ""

@@ -1,0 +1,218 @@
+"""The workers under Ray Train's TorchTrainer: on a Ray of our own on loopback, or on a cluster that is there."""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medmim import progress
+from medmim.errors import Unavailable, UserError, require
+from medmim.finetune.loop import TrainResult
+from medmim.finetune.work import Job, work
+
+_ERROR = ".error.json"
+_RETRIES = 2  # lost workers that a training survives
+_STORE = 80 << 20  # bytes of Ray's object store: only small records pass through it
+_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray then binds to 127.0.0.1
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",  # asks the dashboard, which is off
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a training is noticed this late
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+}
+
+
+def launch(job: Job, home: Path, workers: int, address: str = "local") -> TrainResult:
+    """Train with Ray and wait for the end; a lost worker resumes from the newest checkpoint.
+
+    Args:
+        job: The training.
+        home: Gets Ray's HOME; nothing else is written outside `job.folder` but a temporary folder that goes.
+        workers: How many.
+        address: `local`, or a running cluster that shares `job.folder` (`auto`, `HOST:6379`).
+
+    Raises:
+        UserError: What a worker raised.
+        Unavailable: Workers were lost more often than is mended, or the cluster does not answer.
+    """
+    if address.startswith("ray://"):
+        raise UserError(
+            f"platform.ray is {address}", reason="Ray Client (ray://) is not made for Ray Train",
+            fix="run on a node of the cluster with platform.ray: auto",
+        )
+    ray = require("ray", "finetune")
+    error = Path(job.folder) / _ERROR
+    error.unlink(missing_ok=True)
+    with _ray(ray, home, workers, address):
+        result = _fit(job, workers)
+    if error.is_file():
+        told = json.loads(error.read_text())
+        error.unlink()
+        raise UserError(told["fact"], told["reason"], told["fix"], told["problems"], told["exit_code"])
+    if isinstance(result, TrainResult):
+        return result
+    raise Unavailable(
+        "the training lost its workers", reason=str(result).strip().splitlines()[-1][:300],
+        fix="run the same command again: it goes on from the newest checkpoint",
+    )
+
+
+def _fit(job: Job, workers: int) -> TrainResult | Exception:
+    import torch
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    storage = Path(job.folder) / "resume" / "ray"
+    shutil.rmtree(storage, ignore_errors=True)  # of a driver that died; the loop's own checkpoints lie beside it
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=asdict(job),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available()),
+        run_config=RunConfig(
+            name="train", storage_path=str(storage), failure_config=FailureConfig(max_failures=_RETRIES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result: TrainResult | None = trainer.fit().return_value
+        return RuntimeError("the first worker returned nothing") if result is None else result
+    except TrainingFailedError as error:
+        return error
+
+
+def _worker(config: dict[str, Any]) -> TrainResult | None:
+    """One worker. A UserError goes through a file: raised here, Ray would take it for a lost worker and try again."""
+    import ray.train
+    import ray.train.torch
+
+    from medmim.lvlm.zoo import quiet_transformers
+
+    quiet_transformers()
+    job = Job(**config)
+    error = Path(job.folder) / _ERROR
+    if error.is_file():
+        return None
+
+    def on_save(step: int, path: Path | None) -> None:
+        checkpoint = None if path is None else ray.train.Checkpoint.from_directory(path)
+        ray.train.report({"step": step}, checkpoint=checkpoint)
+
+    try:
+        return work(job, str(ray.train.torch.get_device()), on_save)
+    except UserError as told:
+        part = error.with_name(f"{_ERROR}.{os.getpid()}")
+        part.write_text(json.dumps({**told.__dict__, "problems": list(told.problems)}))
+        part.replace(error)
+        if ray.train.get_context().get_world_size() > 1:
+            raise  # the others may be waiting for this one; the new group sees the file and ends
+        return None
+
+
+@contextmanager
+def _ray(ray: Any, home: Path, workers: int, address: str) -> Iterator[None]:
+    """A Ray that is there inside, and gone without a trace outside, also after a failure or SIGTERM."""
+    import logging
+
+    with ExitStack() as undo:
+        # a Unix socket's path ends at 107 bytes and Ray's sockets lie deep below its folder
+        base = tempfile.gettempdir()
+        folder = Path(tempfile.mkdtemp(prefix="medmim-", dir="/tmp" if len(base) > 20 else base))  # noqa: S108
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        inside = home / "ray"
+        inside.mkdir(parents=True, exist_ok=True)
+        undo.enter_context(_environment({**_ENVIRONMENT, "HOME": str(inside)}))
+        undo.enter_context(_events(folder / "events"))
+        undo.enter_context(_sigterm())
+        for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        progress.say(f"starting Ray with {workers} worker{'s' * (workers > 1)}")
+        local = {
+            "include_dashboard": False, "num_cpus": workers + 1, "object_store_memory": _STORE,
+            "_temp_dir": str(folder), "_node_ip_address": "127.0.0.1",
+        }
+        undo.callback(ray.shutdown)
+        try:
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
+                **(local if address == "local" else {}),
+            )
+        except (ConnectionError, RuntimeError, TimeoutError) as error:
+            raise Unavailable(
+                f"Ray at {address} does not start" if address == "local" else f"Ray at {address} does not answer",
+                reason=str(error).splitlines()[0], fix="check platform.ray, then run the same command",
+            ) from None
+        yield
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _events(path: Path) -> Iterator[None]:
+    """Show what the workers tell, where nobody above does: their own stderr is a file."""
+    if os.environ.get("MEDMIM_EVENTS"):
+        yield
+        return
+    path.touch()
+    end = threading.Event()
+
+    def relay() -> None:
+        with path.open() as file:
+            while True:
+                last = end.is_set()
+                for line in file:
+                    progress.show(json.loads(line))
+                if last:
+                    return
+                time.sleep(0.1)
+
+    thread = threading.Thread(target=relay, daemon=True)
+    with _environment({"MEDMIM_EVENTS": str(path)}):
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """SIGTERM ends Ray too: by default Python dies of it without running a single `finally`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,63 @@
+"""A small training on disk: a tiny base, a data set of noise images, and the job that trains on it."""
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+from conftest import WORDS, make_lvlm
+from PIL import Image
+
+from medmim import shards
+from medmim.finetune.lengths import prepare
+from medmim.finetune.work import EXAMPLES, Job
+from medmim.lvlm import zoo
+from medmim.recipe import Finetune
+from medmim.sample import Sample
+
+SETTINGS = Finetune(
+    steps=12, batch_size=8, max_tokens=400, optimizer="muon", lr=1e-3, save_every=4, freeze_vision=False
+)
+
+
+def png(seed: int) -> bytes:
+    """A noise picture."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (48, 48), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def make_samples(count: int, split: str = "train") -> list[Sample]:
+    """Samples on one or two of ten images."""
+    rng = random.Random(split)
+    found = []
+    for _ in range(count):
+        names = tuple(f"i{rng.randrange(10)}" for _ in range(rng.randint(1, 2)))
+        options = ("grow", "shrink")
+        gold = rng.randrange(2)
+        question = " ".join(rng.choices(WORDS, k=rng.randint(3, 12)))
+        found.append(
+            Sample("temporal", "t", "s", split, False, ("p",), names, names, question, options, options[gold], (gold,))
+        )
+    return found
+
+
+def make_data(folder: Path, samples: list[Sample]) -> Path:
+    """A data set's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards.write(folder, samples, [(f"i{i}", f"i{i}.png", png(i)) for i in range(10)])
+    return folder
+
+
+def make_job(root: Path, settings: Finetune = SETTINGS) -> Job:
+    """Base and data below `root`, which may hold them already, and a job into `root/out`."""
+    base, data, out = root / "base", root / "data", root / "out"
+    if not base.is_dir():
+        zoo.save(make_lvlm(), base)
+        make_data(data, make_samples(30))
+    out.mkdir()
+    examples, bad = prepare(zoo.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)
+    assert not bad
+    examples.save(out / EXAMPLES)
+    return Job(str(base), str(data), str(out), settings.model_dump_json(), threads=1)
