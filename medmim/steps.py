@@ -59,11 +59,12 @@ def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") ->
     tracking = (
         (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place / 'mlflow.db'}"
     )
+    address = store.open_store(uri).uri  # may refuse, and then there shall be no home either
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, "creating the home") from error
-    return Workspace(place, store.open_store(uri).uri, tracking, run)
+    return Workspace(place, address, tracking, run)
 
 
 @dataclass

@@ -273,3 +273,21 @@ def test_a_home_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="while creating the home"):
         workspace(tmp_path / "file" / "home")
+
+
+def test_a_store_that_is_none_leaves_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_STORE", "hdfs://cluster/x")
+    with pytest.raises(UserError, match="hdfs://cluster/x is not the address of a store"):
+        workspace(tmp_path / "home")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_step_in_a_bucket_is_the_step_in_a_folder(ws: Workspace, bucket: str, tmp_path: Path) -> None:
+    far = Workspace(tmp_path / "far", f"{bucket}/lab", "", "r1")
+    with stage(far, "data") as outcome:
+        outcome.of(*cached_step(far, "data", 1, {}, {}, writes("x")))
+    near, _ = cached_step(ws, "data", 1, {}, {}, writes("x"))
+    again, found = cached_step(far, "data", 1, {}, {}, writes("x"))
+    assert found and again.digest == near.digest == steps.outcomes(far)["data"].digest
+    assert (far.fetch(again.uri) / "text").read_text() == "x"
+    assert list((far.home / "work").iterdir()) == [] and not (far.home / "store").exists()
