@@ -5,9 +5,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-from medmim import store
+from medmim import shards, store
 from medmim.sample import Sample
 
 
@@ -57,3 +58,22 @@ def samples() -> list[Sample]:
 def publish(world: World, uri: str) -> str:
     """The data set in a store."""
     return store.publish(world.data, uri, "data", {}, {"time": "2026-01-01T00:00:00+00:00"}).uri
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The data set and the models, made once."""
+    from medmim.lvlm import tiny, zoo
+    from medmim.lvlm.mantis import MANTIS
+
+    root = tmp_path_factory.mktemp("world")
+    asked = samples()
+    names = sorted({name for sample in asked for name in sample.images})
+    shards.write(root / "data", asked, [(name, name, picture(i)) for i, name in enumerate(names)])
+    (root / "data" / "quarantine.jsonl").touch()
+    tokenizer = tiny.train_tokenizer([f"{s.prompt}\n{s.target}" for s in asked], MANTIS, 400)
+    models = []
+    for seed in (0, 1):
+        model = zoo.Lvlm(tiny.build(MANTIS, tokenizer, seed), tokenizer, tiny.image_processor(MANTIS), MANTIS, root, "")
+        models.append(zoo.save(model, root / f"model{seed}").path)
+    return World(root / "data", (models[0], models[1]))

@@ -58,31 +58,31 @@ def dots(leaderboard: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> 
     return {"width": WIDTH, "height": bottom + 30, "bottom": bottom, "ticks": ticks, "rows": rows}
 
 
-def curve(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def curve(points: Sequence[Sequence[float]]) -> dict[str, Any] | None:
     """Training loss by step, each and as a running mean.
 
     Args:
-        steps: Lines of `losses.jsonl` with `step` and `loss`.
+        points: (step, loss) in order of the steps.
 
     Returns:
         None under two steps; else `width`, `height`, `raw` and `smooth` (points of polylines), `x_ticks`, `y_ticks`.
     """
-    if len(steps) < 2:
+    if len(points) < 2:
         return None
-    losses = [float(line["loss"]) for line in steps]
+    numbers = [int(step) for step, _ in points]
+    losses = [loss for _, loss in points]
     smooth: list[float] = []
     keep = min(0.97, 1 - 8 / (len(losses) + 8))
     for value in losses:
         smooth.append(value if not smooth else keep * smooth[-1] + (1 - keep) * value)
     top = max(losses) * 1.05 or 1.0
     left, right, height = 52, WIDTH - 16, 210
-    first, last = int(steps[0]["step"]), int(steps[-1]["step"])
+    first, last = numbers[0], numbers[-1]
 
     def at(step: float, loss: float) -> str:
         x = left + (right - left) * (step - first) / max(1, last - first)
         return f"{x:.1f},{_y(loss, top, height):.1f}"
 
-    numbers = [int(line["step"]) for line in steps]
     return {
         "width": WIDTH,
         "height": height + 28,

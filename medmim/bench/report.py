@@ -76,7 +76,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         scores=scores,
         tiles=_tiles(scores),
         dots=charts.dots(scores.get("leaderboard", [])),
-        curve=charts.curve(_losses(ws, found.get("finetune"))),
+        curve=charts.curve(facts["finetune"].get("losses", [])),
         data=facts["data"],
         finetune=facts["finetune"],
         audit=facts["audit"],
@@ -124,16 +124,6 @@ def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
                 {"group": group, "tuned": own["tuned"], "base": own.get("base"), "gain": gains[0] if gains else None}
             )
     return tiles
-
-
-def _losses(ws: Workspace, finetune: Outcome | None) -> list[dict[str, Any]]:
-    if finetune is None or not finetune.uri:
-        return []
-    try:
-        file = ws.fetch(finetune.uri) / "losses.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()]
-    except (UserError, FileNotFoundError):  # the page is written all the same
-        return []
 
 
 def _leaks(audit: Mapping[str, Any]) -> list[dict[str, Any]]:

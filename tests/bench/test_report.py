@@ -114,8 +114,8 @@ def test_examples_come_from_every_ability_with_gains_and_misses():
 
 
 def test_the_loss_curve_stays_in_its_frame():
-    drawn = charts.curve([{"step": i, "loss": 2 / (i + 1)} for i in range(50)])
+    drawn = charts.curve([(i, 2 / (i + 1)) for i in range(50)])
     points = [tuple(map(float, p.split(","))) for p in re.split(" ", drawn["raw"])]
     assert len(points) == 50
     assert all(drawn["left"] <= x <= drawn["right"] and 0 <= y <= drawn["bottom"] for x, y in points)
-    assert charts.curve([{"step": 0, "loss": 1.0}]) is None
+    assert charts.curve([(0, 1.0)]) is None

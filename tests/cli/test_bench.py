@@ -1,0 +1,98 @@
+# ruff: noqa: F811  a fixture is imported and then used by its name
+"""medmim bench run | show | compare and medmim ask, on a real tiny model."""
+
+import json
+
+import pytest
+import typer
+from bench_world import picture, publish, samples, world  # noqa: F401
+from typer.testing import CliRunner
+
+from medmim import steps, store
+from medmim.cli import ask, bench
+from medmim.errors import UserError
+
+
+@pytest.fixture
+def home(tmp_path, world, monkeypatch):
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path))
+    monkeypatch.delenv("MEDMIM_STORE", raising=False)
+    publish(world, steps.workspace(tmp_path).store)
+    return tmp_path
+
+
+def call(app, *arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_run_show_and_compare_by_the_run_s_name(home, world):
+    names = []
+    for model in world.models:
+        told = call(bench.app, "run", "--model", model, "--task", "held_in", "--task", "held_out", "--json")
+        first = json.loads(told.stdout)
+        assert first["comparable"] and first["items"] == len(samples())
+        assert first["data"] in told.stderr and first["models"]["model"]["digest"] in told.stderr
+        names.append(first["run"])
+    shown = json.loads(call(bench.app, "show", names[0], "--json").stdout)
+    again = json.loads(call(bench.app, "show", shown["uri"], "--json").stdout)
+    assert shown == again
+    wrong = json.loads(call(bench.app, "show", names[0], "--wrong", "--json").stdout)
+    assert wrong and all("answers" in row and "gold" in row for row in wrong)
+    assert f"{len(wrong)} of {len(samples())} questions wrong" in call(bench.app, "show", names[0], "--wrong").stdout
+    assert json.loads(call(bench.app, "compare", *names, "--json").stdout)["comparable"]
+    assert "held_in" in call(bench.app, "compare", *names).stdout
+
+
+def test_a_limited_run_says_that_it_is_not_comparable(home, world):
+    told = call(bench.app, "run", "--model", world.models[0], "--task", "temporal", "--limit", 3)
+    assert "not comparable: only the first 3 questions" in told.stdout
+
+
+def test_a_data_set_may_be_the_task(home, world, tmp_path):
+    uri = publish(world, str(tmp_path / "elsewhere"))
+    told = call(bench.app, "run", "--model", world.models[0], "--task", uri, "--limit", 3, "--json")
+    assert json.loads(told.stdout)["data"] == store.get(uri).digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--model", "MODEL", "--task", "temproal"], "no such task: temproal"),
+        (["run", "--model", "tiny-mantiss", "--task", "temporal"], "no model 'tiny-mantiss'"),
+        (["run", "--model", "openai:http://127.0.0.1:1/v1", "--task", "temporal"], "names no model"),
+        (["run", "--model", "MODEL", "--task", "./a/b", "--data", "./c/d"], "more than one data set"),
+        (["show", "no-such-run"], "no run 'no-such-run'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(home, world, arguments, message):
+    with pytest.raises(UserError) as raised:
+        call(bench.app, *[str(world.models[0]) if a == "MODEL" else a for a in arguments])
+    assert message in str(raised.value)
+
+
+def test_without_any_data_set_the_next_step_is_named(tmp_path, world, monkeypatch):
+    monkeypatch.delenv("MEDMIM_STORE", raising=False)
+    with pytest.raises(UserError, match="no data set"):
+        call(bench.app, "run", "--model", world.models[0], "--task", "temporal", "--home", tmp_path)
+
+
+def test_ask_answers_on_images(home, world, tmp_path):
+    app = typer.Typer()
+    app.command()(ask.ask)
+    files = [tmp_path / "one.png", tmp_path / "two.png"]
+    for i, file in enumerate(files):
+        file.write_bytes(picture(i))
+    arguments = [world.models[0], *files, "What changed in 0?", "--max-new-tokens", 3]
+    found = json.loads(call(app, *arguments, "--json").stdout)
+    assert found["images"] == [str(file) for file in files] and found["key"]
+    assert call(app, *arguments).stdout.strip() == found["answer"].strip()
+    (tmp_path / "bad.png").write_text("no image")
+    for broken, message in (("bad.png", "cannot be used"), ("absent.png", "there is no image")):
+        with pytest.raises(UserError, match=message):
+            call(app, world.models[0], tmp_path / broken, "What?")
+    with pytest.raises(UserError, match="question is missing"):
+        call(app, world.models[0], *files)
