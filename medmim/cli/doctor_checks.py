@@ -200,12 +200,13 @@ def _ray() -> Check:
             raise UserError(
                 "loopback does not connect", str(error), "bring `lo` up: Ray talks over 127.0.0.1"
             ) from None
-    longest = len(os.fsencode(Path(tempfile.gettempdir()) / _RAY_SOCKET))
-    if longest > _SOCKET_PATH:
+    places = (tempfile.gettempdir(), "/tmp")  # noqa: S108  where the launcher may put Ray's folder
+    lengths = [len(os.fsencode(Path(place) / _RAY_SOCKET)) for place in places if os.access(place, os.W_OK)]
+    if min(lengths, default=_SOCKET_PATH + 1) > _SOCKET_PATH:
         raise UserError(
-            f"{tempfile.gettempdir()} is too deep for Ray's sockets",
-            reason=f"their path takes {longest} bytes, and a Unix socket has {_SOCKET_PATH}",
-            fix="export TMPDIR=/tmp",
+            f"{' and '.join(places)}: no place for Ray's sockets",
+            reason=f"a folder that may be written is wanted, and a socket's path has at most {_SOCKET_PATH} bytes",
+            fix="mend the permissions of /tmp, or set TMPDIR to a short folder",
         )
     return Check("ray", "ok", f"{_import('ray', _RAY, 'finetune')['version']}, loopback connects")
 
