@@ -7,15 +7,15 @@ The same model under the same name is one version, whoever registers it and howe
 import difflib
 import json
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medmim import __version__, store, tracking
 from medmim.errors import UserError
+from medmim.progress import say
 from medmim.recipe import Recipe
-from medmim.registry import decisions
+from medmim.registry import decisions, measures
 from medmim.registry.decisions import Decision
 from medmim.sample import digest_of
 from medmim.steps import Outcome, Workspace, stage
@@ -24,11 +24,9 @@ from medmim.tracking import Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
 DIGEST, URI, BENCH, LOGGED = "medmim.digest", "medmim.uri", "medmim.bench", "medmim.logged_model"
 _ROLES = ("champion", "challenger", "previous-champion")
-_BATCH = 1000  # metrics in one call; MLflow's limit
 
 
 def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Outcome:
@@ -209,6 +207,7 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     from mlflow.models import Model
 
     name = recipe.register_.model
+    say(f"registering {lineage[DIGEST][:12]} as {name}")
     try:
         api.create_registered_model(name)
     except MlflowException:
@@ -257,49 +256,13 @@ def _settle(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Versi
 def _measure(
     api: "MlflowClient", ws: Workspace, name: str, version: Version, tuned: Artifact, scores: Artifact
 ) -> None:
-    """Log scores and losses on run and logged model; the tag that says so comes last, so that a kill is made good."""
-    from mlflow.entities import Metric, RunStatus
+    """Log scores and losses; the tag that says so comes last, so that a kill before it is made good."""
     from mlflow.exceptions import MlflowException
 
-    now = int(time.time() * 1000)
-    model_id = version.tags.get(LOGGED)
-    metrics = [
-        Metric(key, value, now, 0, model_id=model_id, dataset_name="bench", dataset_digest=scores.digest[:36])
-        for key, value in _leaderboard(ws.fetch(scores.uri) / "scores.json").items()
-    ]
-    losses = ws.fetch(tuned.uri) / "losses.jsonl"
-    if losses.is_file():
-        metrics += _curve(losses, now)
-    for begin in range(0, len(metrics), _BATCH):
-        api.log_batch(version.run, metrics=metrics[begin : begin + _BATCH])
-    api.set_terminated(version.run, RunStatus.to_string(RunStatus.FINISHED))
+    measures.log(api, version.run, version.tags.get(LOGGED), ws.fetch(scores.uri), ws.fetch(tuned.uri), scores.digest)
     try:
         api.set_model_version_tag(name, version.number, BENCH, scores.digest)
     except MlflowException:
         again = find(ws, name, tuned.digest)
         if again is None or again.tags.get(BENCH) != scores.digest:  # else another registrar set it just now
             raise
-
-
-def _leaderboard(path: Path) -> dict[str, float]:
-    """`ROLE/GROUP/METRIC` -> value, and the same without images under `..._blind`."""
-    found: dict[str, float] = {}
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["leaderboard"]
-    for row in rows:
-        key = f"{row['model']}/{row['group']}/{row['metric']}".replace(":", "/")
-        found[key] = row["value"]
-        if row["blind"] is not None:
-            found[f"{key}_blind"] = row["blind"]
-    return found
-
-
-def _curve(path: Path, now: int) -> "list[Metric]":
-    from mlflow.entities import Metric
-
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [
-        Metric(f"train/{key}", float(line[key]), now, int(line["step"]))
-        for line in lines
-        for key in ("loss", "lr", "grad_norm")
-        if key in line
-    ]

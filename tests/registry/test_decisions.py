@@ -80,6 +80,14 @@ def test_standing_folds_the_log() -> None:
     assert {role: e.digest for role, e in now.roles().items()} == expected
 
 
+def test_writers_on_s3_leave_no_gap_either(tmp_path: Path, bucket: str) -> None:
+    ws = Workspace(tmp_path, bucket, "")
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda i: decisions.append(ws, "m", lambda _: entry(str(i))).n, range(12))
+    assert sorted(made) == list(range(1, 13))
+    assert [e.n for e in decisions.read(ws, "m")] == list(range(1, 13))
+
+
 def _text(made: Decision) -> bytes:
     import json
     from dataclasses import asdict

@@ -189,7 +189,11 @@ def test_nothing_is_printed_by_libraries_and_nothing_lies_outside_the_home(
     )
     arguments = [str(ws.home), *(artifact.uri for artifact in made)]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=elsewhere, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "starting MLflow\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "",
+        f"starting MLflow\nregistering {made[1].digest[:12]} as medmim-demo\n",
+    )
     assert list(elsewhere.iterdir()) == []
 
 

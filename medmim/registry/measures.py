@@ -1,0 +1,61 @@
+"""Scores and loss curve of a model, as MLflow shows them on its run and on the logged model."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+_BATCH = 1000  # metrics in one call; MLflow's limit
+
+
+def log(api: "MlflowClient", run: str, model: str | None, bench: Path, tuned: Path, digest: str) -> None:
+    """Log them and end the run.
+
+    Args:
+        api: The client.
+        run: MLflow run.
+        model: Id of the logged model that gets the scores as well.
+        bench: Folder of the bench artifact (`scores.json`).
+        tuned: Folder of the model artifact; its `losses.jsonl`, if it has one, is the curve.
+        digest: Digest of the bench artifact, logged as the data set of the scores.
+    """
+    from mlflow.entities import Metric, RunStatus
+
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(key, value, now, 0, model_id=model, dataset_name="bench", dataset_digest=digest[:36])
+        for key, value in _leaderboard(bench / "scores.json").items()
+    ]
+    if (tuned / "losses.jsonl").is_file():
+        metrics += _curve(tuned / "losses.jsonl", now)
+    for begin in range(0, len(metrics), _BATCH):
+        api.log_batch(run, metrics=metrics[begin : begin + _BATCH])
+    api.set_terminated(run, RunStatus.to_string(RunStatus.FINISHED))
+
+
+def _leaderboard(path: Path) -> dict[str, float]:
+    """`ROLE/GROUP/METRIC` -> value, and the same without images under `..._blind`."""
+    found: dict[str, float] = {}
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["leaderboard"]
+    for row in rows:
+        key = f"{row['model']}/{row['group']}/{row['metric']}".replace(":", "/")
+        found[key] = row["value"]
+        if row["blind"] is not None:
+            found[f"{key}_blind"] = row["blind"]
+    return found
+
+
+def _curve(path: Path, now: int) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        Metric(f"train/{key}", float(line[key]), now, int(line["step"]))
+        for line in lines
+        for key in ("loss", "lr", "grad_norm")
+        if key in line
+    ]
