@@ -88,10 +88,10 @@ def _fit(job: Job, workers: int) -> TrainResult | Exception:
         ),
     )
     try:
-        result: TrainResult | None = trainer.fit().return_value
-        return RuntimeError("the first worker returned nothing") if result is None else result
+        result: object = trainer.fit().return_value
     except TrainingFailedError as error:
         return error
+    return result if isinstance(result, TrainResult) else RuntimeError("the first worker returned nothing")
 
 
 def _worker(config: dict[str, Any]) -> TrainResult | None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import copy_of, make_encoded, make_pixels
+from finetune_world import copy_of, make_encoded, make_pixels
 
 from medmim.finetune import attention, batch, loop
 from medmim.lvlm.encode import Encoded

@@ -1,7 +1,7 @@
 """Which parameters go where, and what the schedules do."""
 
 import pytest
-from conftest import copy_of
+from finetune_world import copy_of
 
 from medmim.finetune import optim
 from medmim.lvlm.zoo import Lvlm

@@ -1,19 +1,57 @@
-"""A small training on disk: a tiny base, a data set of noise images, and the job that trains on it."""
+"""A tiny LVLM of the real architecture, conversations about noise images, and a small training on disk."""
 
+import copy
+import dataclasses
 import io
 import random
 from pathlib import Path
 
 import numpy as np
-from conftest import WORDS, make_lvlm
+import torch
 from PIL import Image
 
 from medmim import shards
 from medmim.finetune.lengths import prepare
 from medmim.finetune.work import EXAMPLES, Job
-from medmim.lvlm import zoo
+from medmim.lvlm import tiny, zoo
+from medmim.lvlm.encode import Encoded, encode
+from medmim.lvlm.family import Turn
+from medmim.lvlm.mantis import MANTIS
+from medmim.lvlm.zoo import Lvlm
 from medmim.recipe import Finetune
 from medmim.sample import Sample
+
+WORDS = ["does", "the", "mass", "grow", "shrink", "left", "right", "first", "second", "larger", "smaller", "same"]
+
+
+def make_lvlm(seed: int = 0) -> Lvlm:
+    """A fresh tiny Mantis, not yet saved."""
+    tokenizer = tiny.train_tokenizer([" ".join(WORDS)] * 3, MANTIS, size=512)
+    return Lvlm(tiny.build(MANTIS, tokenizer, seed), tokenizer, tiny.image_processor(MANTIS), MANTIS, Path(), "")
+
+
+def make_encoded(lvlm: Lvlm, count: int, seed: int = 0) -> list[Encoded]:
+    """Conversations of differing lengths on zero to three images."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(count):
+        question = " ".join(rng.choices(WORDS, k=rng.randint(3, 20)))
+        found.append(encode(lvlm, [Turn(question, rng.choice(WORDS))], rng.randint(0, 3)))
+    return found
+
+
+def make_pixels(encoded: Encoded) -> torch.Tensor | None:
+    """Noise images, the same for the same conversation."""
+    if not encoded.images:
+        return None
+    generator = torch.Generator().manual_seed(sum(encoded.ids))
+    return torch.randn(encoded.images, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, generator=generator)
+
+
+def copy_of(lvlm: Lvlm) -> Lvlm:
+    """The same weights in a model of their own."""
+    return dataclasses.replace(lvlm, model=copy.deepcopy(lvlm.model))
+
 
 SETTINGS = Finetune(
     steps=12, batch_size=8, max_tokens=400, optimizer="muon", lr=1e-3, save_every=4, freeze_vision=False

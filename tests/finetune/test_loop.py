@@ -1,0 +1,188 @@
+"""What one optimizer step means, and that a killed training goes on bit by bit."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_world import SETTINGS, copy_of, make_encoded, make_job, make_pixels
+
+from medmim.errors import UserError
+from medmim.finetune import batch, checkpoint, loop, packing
+from medmim.finetune.batch import Batch
+from medmim.finetune.work import work
+from medmim.lvlm import zoo
+from medmim.lvlm.zoo import Lvlm
+from medmim.recipe import Finetune
+
+
+def batches(lvlm: Lvlm, settings: Finetune, rank: int = 0, world: int = 1) -> Callable[[int], Batch]:
+    encoded = make_encoded(lvlm, 24)
+    plan = packing.plan([len(e.ids) for e in encoded], settings.max_tokens, settings.batch_size, settings.seed, 0)
+
+    def batch_at(step: int) -> Batch:
+        chosen = [encoded[i] for i in plan[step % len(plan)]]
+        return batch.build(
+            chosen, lambda i: make_pixels(chosen[i]), max_tokens=settings.max_tokens, packed=settings.packing,
+            rank=rank, world=world,
+        )
+
+    return batch_at
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / loop.LOSSES).read_text().splitlines()]
+
+
+def train(lvlm: Lvlm, folder: Path, settings: Finetune, steps: int = 4) -> list[float]:
+    tuned = copy_of(lvlm)
+    loop.train(tuned, batches(tuned, settings), steps, settings, folder)
+    return losses(folder)
+
+
+SMALL = Finetune(batch_size=8, max_tokens=10_000, lr=1e-3, freeze_vision=False)
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_tokens": 150}, {"packing": False}, {"packing": False, "max_tokens": 150}], ids=str
+)
+def test_rows_do_not_change_the_trajectory(lvlm: Lvlm, tmp_path: Path, change: dict[str, object]) -> None:
+    want = train(lvlm, tmp_path / "a", SMALL)
+    assert train(lvlm, tmp_path / "b", SMALL.model_copy(update=change)) == pytest.approx(want, rel=2e-5)
+    assert want[-1] < want[0]
+
+
+UNEVEN = SMALL.model_copy(update={"batch_size": 23})  # of 24: the second step has one sample for two workers
+
+
+def _worker(rank: int, folder: Path, port: int) -> None:
+    from finetune_world import make_lvlm
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    lvlm = make_lvlm()
+    with loop.distributed() as (rank, world):
+        loop.train(lvlm, batches(lvlm, UNEVEN, rank, world), 3, UNEVEN, folder, rank=rank, world=world)
+
+
+def test_two_workers_take_the_steps_of_one_even_when_one_has_no_row(lvlm: Lvlm, tmp_path: Path) -> None:
+    want = train(lvlm, tmp_path / "one", UNEVEN, steps=3)
+    context = multiprocessing.get_context("spawn")
+    port = 29_000 + os.getpid() % 1000
+    workers = [context.Process(target=_worker, args=(r, tmp_path / "two", port)) for r in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+        assert worker.exitcode == 0
+    assert losses(tmp_path / "two") == pytest.approx(want, rel=2e-5)
+
+
+def test_a_frozen_tower_stays_and_the_projector_moves(lvlm: Lvlm, tmp_path: Path) -> None:
+    tuned = copy_of(lvlm)
+    settings = SMALL.model_copy(update={"freeze_vision": True, "optimizer": "muon", "weight_decay": 0.1})
+    loop.train(tuned, batches(tuned, settings), 2, settings, tmp_path)
+    moved = {
+        name
+        for (name, new), old in zip(tuned.model.named_parameters(), lvlm.model.parameters(), strict=True)
+        if not torch.equal(new, old)
+    }
+    assert not any("vision_tower" in name for name in moved)
+    assert any("multi_modal_projector" in name for name in moved)
+    assert not list(tmp_path.glob("**/*.bin")) and not list(tmp_path.glob("**/*.pt"))
+
+
+SCRIPT = """
+from medmim.finetune.work import Job, work
+work(Job(**{job!r}))
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 16, "save_every": 3})
+    work(make_job(tmp_path, settings))
+    (tmp_path / "out").rename(tmp_path / "whole")
+    job = make_job(tmp_path, settings)
+    text = SCRIPT.format(job=dataclasses.asdict(job))
+    process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)  # noqa: S603
+    file = tmp_path / "out" / loop.LOSSES
+    until = time.monotonic() + 300
+    while not (file.exists() and file.read_text().count("\n") >= 5):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert file.read_text().count("\n") < 16
+    with file.open("a") as torn:
+        torn.write('{"step": 9')
+    assert work(job).resumed_from >= 3
+    assert file.read_bytes() == (tmp_path / "whole" / loop.LOSSES).read_bytes()
+    assert zoo.digest(tmp_path / "out") == zoo.digest(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(lvlm: Lvlm, tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"save_every": 1})
+    want = train(lvlm, tmp_path, settings)
+    newest = checkpoint.newest(tmp_path / "resume")
+    assert newest is not None and newest["step"] == 4
+    assert len(list((tmp_path / "resume").iterdir())) == 2
+    weights = newest["path"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    before = checkpoint.newest(tmp_path / "resume")
+    assert before is not None and before["step"] == 3
+    assert train(lvlm, tmp_path, settings) == want
+
+
+def test_a_folder_of_another_training_is_refused(lvlm: Lvlm, tmp_path: Path) -> None:
+    train(lvlm, tmp_path, SMALL, steps=1)
+    with pytest.raises(UserError, match="another training"):
+        train(lvlm, tmp_path, SMALL.model_copy(update={"lr": 2e-3}), steps=1)
+
+
+def test_a_diverged_training_names_step_rate_and_checkpoint(lvlm: Lvlm, tmp_path: Path) -> None:
+    tuned = copy_of(lvlm)
+    good = batches(tuned, SMALL)
+
+    def batch_at(step: int) -> Batch:
+        rows = good(step).rows
+        if step < 2:
+            return Batch(rows)
+        poison = torch.full_like(rows[0].pixel_values, float("nan")) if rows[0].pixel_values is not None else None
+        return Batch((dataclasses.replace(rows[0], pixel_values=poison),))
+
+    with pytest.raises(UserError) as told:
+        loop.train(tuned, batch_at, 5, SMALL.model_copy(update={"save_every": 2}), tmp_path)
+    assert "step 3" in told.value.fact and "nan" in told.value.fact
+    assert "step-00000002" in told.value.reason
+    assert "finetune.lr" in told.value.fix
+
+
+def test_every_step_is_told_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> None:
+    tuned = copy_of(lvlm)
+    records: list[int] = []
+    saves: list[int] = []
+    scores: list[int] = []
+
+    def evaluate(_: Lvlm, step: int) -> dict[str, float]:
+        scores.append(step)
+        return {"accuracy": 0.5}
+
+    result = loop.train(
+        tuned, batches(tuned, SMALL), 5, SMALL.model_copy(update={"save_every": 2}), tmp_path,
+        on_step=lambda record: records.append(record["step"]), on_save=lambda step, _: saves.append(step),
+        evaluate=evaluate,
+    )
+    assert records == [1, 2, 3, 4, 5]
+    assert saves == scores == [2, 4, 5]
+    assert result.steps == 5 and result.tokens > 0 and not tuned.model.training
+    lines = [json.loads(line) for line in (tmp_path / loop.LOSSES).read_text().splitlines()]
+    assert lines[-1]["tokens"] == result.tokens
+    assert {"step", "loss", "lr", "grad_norm", "tokens"} == set(lines[0])

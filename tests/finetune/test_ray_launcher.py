@@ -1,0 +1,97 @@
+"""Ray changes where the loop runs, not what it computes; it mends lost workers and leaves nothing behind."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from finetune_world import SETTINGS, make_job
+
+from medmim.errors import UserError
+from medmim.finetune import loop, ray_launcher
+from medmim.finetune.work import work
+from medmim.lvlm import zoo
+
+
+def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One launch shows it all, because a launch takes most of a minute on two cores."""
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    settings = SETTINGS.model_copy(update={"steps": 60, "save_every": 4})
+    bare = work(make_job(tmp_path, settings))
+    (tmp_path / "out").rename(tmp_path / "bare")
+    job = make_job(tmp_path, settings)
+    before = {p.name for p in Path("/tmp").glob("medmim-*")}  # noqa: S108
+    home = os.environ["HOME"]
+    seen: dict[str, object] = {}
+    watcher = threading.Thread(target=_kill_a_worker, args=(tmp_path / "out" / loop.LOSSES, seen), daemon=True)
+    watcher.start()
+    capfd.readouterr()
+    result = ray_launcher.launch(job, tmp_path / "home", workers=1)
+    watcher.join(1)
+    assert seen.get("killed"), "no worker was there to kill"
+    assert seen["outside"] == []
+    assert result.resumed_from > 0
+    assert (tmp_path / "out" / loop.LOSSES).read_bytes() == (tmp_path / "bare" / loop.LOSSES).read_bytes()
+    assert zoo.digest(tmp_path / "out") == zoo.digest(tmp_path / "bare")
+    assert result.loss == bare.loss
+    assert {p.name for p in Path("/tmp").glob("medmim-*")} == before  # noqa: S108
+    assert not [p for p in psutil.Process().children(recursive=True) if "ray" in " ".join(p.cmdline())]
+    assert os.environ["HOME"] == home
+    said = capfd.readouterr().err.replace("\r\x1b[K", "").splitlines()
+    assert any(line.startswith("step 60/60") for line in said)
+    assert [line for line in said if not line.startswith(("starting Ray", "step ", "finetune: ", "going on"))] == []
+
+
+def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
+    until = time.monotonic() + 250
+    while time.monotonic() < until and not (file.exists() and file.read_text().count("\n") >= 6):
+        time.sleep(0.02)
+    family = psutil.Process().children(recursive=True)
+    seen["outside"] = [
+        c.laddr for p in family for c in p.net_connections() if c.status == "LISTEN" and c.laddr.ip != "127.0.0.1"
+    ]
+    for process in family:
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            process.kill()
+            seen["killed"] = True
+
+
+def test_ray_client_addresses_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    with pytest.raises(UserError, match="ray://"):
+        ray_launcher.launch(job, tmp_path / "home", 1, "ray://127.0.0.1:10001")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_clusters_address_that_answers_nobody_is_told_to_try_again(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    with pytest.raises(UserError) as told:
+        ray_launcher.launch(job, tmp_path / "home", 1, "127.0.0.1:1")
+    assert told.value.exit_code == 75 and "127.0.0.1:1" in told.value.fact
+
+
+@pytest.mark.slow
+def test_a_workers_user_error_comes_out_whole_and_is_not_tried_again(tmp_path: Path) -> None:
+    job = make_job(tmp_path, SETTINGS.model_copy(update={"lr": 1e38, "optimizer": "adamw"}))
+    with pytest.raises(UserError) as told:
+        ray_launcher.launch(job, tmp_path / "home", 1)
+    assert "the loss is" in told.value.fact and "finetune.lr" in told.value.fix
+    assert not list(Path(job.folder).glob(".error*"))
+
+
+@pytest.mark.slow
+def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
+    work(make_job(tmp_path))
+    (tmp_path / "out").rename(tmp_path / "bare")
+    job = make_job(tmp_path)
+    ray_launcher.launch(job, tmp_path / "home", 2)
+    curves = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / loop.LOSSES).read_text().splitlines()]
+        for name in ("bare", "out")
+    ]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
