@@ -57,6 +57,8 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
 
     facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in steps.STAGES}
     scores = facts["bench"]
+    board = scores.get("leaderboard", [])
+    first = [row for row in board if row["metric"] == "accuracy" and not row["group"].startswith("source:")]
     environment = Environment(
         loader=PackageLoader("medmim.bench"),
         autoescape=True,
@@ -75,7 +77,9 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         seconds=sum(outcome.seconds for outcome in found.values()),
         scores=scores,
         tiles=_tiles(scores),
-        dots=charts.dots(scores.get("leaderboard", [])),
+        dots=charts.dots(board),
+        headline=first or board,
+        others=[row for row in board if row not in first] if first else [],
         curve=charts.curve(facts["finetune"].get("losses", [])),
         data=facts["data"],
         finetune=facts["finetune"],
