@@ -5,10 +5,11 @@ markers in which images will stand, words in place of patches, so that the decod
 stands behind it. Sample i of a phase is a pure function of seed, phase and i.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
+from typing import Any
 
 from medmim.data import wording
 from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, distinct, value
@@ -21,15 +22,23 @@ from medmim.sample import LETTERS, Finding, Study
 OPEN = 0.3  # share of the questions that are asked without options
 EXTRA_TURNS = 0.3  # share of the text questions that come after one or two others on the same slots
 _INDICES = ("1", "2", "3")
+_QUERIES = 8  # look-ups in one dense answer
 _ATTRIBUTES = ("finding", "finding", "size", "modality", "view", "side", "margin")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A conversation to train on; `scene` is the one image shown with it, None for text alone."""
+    """A conversation to train on.
+
+    Attributes:
+        turns: The conversation, every answer given.
+        scene: The one image shown with it; None for text alone.
+        keys_only: Of the answer only numbers and option letters carry the loss: its words are chance.
+    """
 
     turns: tuple[Turn, ...]
     scene: Scene | None = None
+    keys_only: bool = False
 
 
 def study_of(scene: Scene) -> Study:
@@ -112,17 +121,21 @@ def repeat(rng: Random, family: Family) -> Item:
 
 
 def dense(rng: Random, family: Family) -> Item:
-    """Many look-ups in one answer: words to slot numbers, or words to option letters."""
+    """Many look-ups in one answer: bare words to the numbers of their slots, or to the letters of their options.
+
+    The key stands right behind the word, as a letter stands right before its option: look-up forms within 500 steps so,
+    and not at all with a space between (measured).
+    """
     if rng.random() < 0.5:
         slots = _random_slots(rng)
-        place = {word: f"{word} {i + 1}" for i, words in enumerate(slots) for word in words}
-        asked = _shuffled(rng, list(place))[:6]
-        answer = "Found: " + " ".join(place[word] for word in asked)
-        return _on_slots(rng, family, slots, [Turn("Find: " + " ".join(asked), answer)])
-    options = rng.sample(WORDS, rng.randint(2, 6))
-    asked = _shuffled(rng, options)
-    answer = "Found: " + " ".join(f"{word} {LETTERS[options.index(word)]}:" for word in asked)
-    return Item((Turn(prompt("Find: " + " ".join(asked), options), answer),))
+        key = {word: f" {i + 1}" for i, words in enumerate(slots) for word in words}
+        question = _shown(family, slots) + "Find:"
+    else:
+        options = rng.sample(WORDS, rng.randint(2, 6))
+        key = {word: f"{LETTERS[i]}:" for i, word in enumerate(options)}
+        question = prompt("Find:", options)
+    asked = rng.choices(list(key), k=_QUERIES)
+    return Item((Turn(question, "Found:" + "".join(f" {word}{key[word]}" for word in asked)),), keys_only=True)
 
 
 def copy(rng: Random, family: Family) -> Item:
@@ -237,6 +250,20 @@ def question(rng: Random, family: Family) -> Item:
     ask = Ask("single", f"what_{attribute}", (study,), values, values[0], {"image": "image 1"})
     text, options, answer, _ = wording.render(ask, rng)
     return Item((_turn(rng, text, options, answer),), CLASSES[i])
+
+
+def phrases() -> Iterator[str]:
+    """Texts beyond the tasks that the tokenizer should know: every template, every word as an option and bare."""
+    yield from (line for lines in wording.TEMPLATES.values() for line in lines)
+    for word in sorted({*wording.vocabulary(), *(str(n) for n in range(1, 10))}):
+        yield f"A: {word}"
+        yield word
+
+
+def key_tokens(tokenizer: Any) -> frozenset[int]:
+    """The tokens of slot numbers and option letters."""
+    texts = [*(f" {index}" for index in _INDICES), *(f"{letter}:" for letter in LETTERS)]
+    return frozenset(tokenizer.encode(text, add_special_tokens=False)[-1] for text in texts)
 
 
 TASKS: Mapping[str, Callable[[Random, Family], Item]] = {

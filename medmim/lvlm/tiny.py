@@ -25,7 +25,8 @@ _PEAK = 1.5  # amplitude of the previous-token heads, per rotary frequency
 _CONSTANT = 0.5  # value of the constant residual direction where a decoder has no attention bias
 # A word, a digit, a run of line breaks, an option letter with its colon: each is one piece. `A:` is the same piece in
 # an option and in an answer, and a digit the same in `(image 2:` and in an option: copying needs equal tokens.
-_PIECES = r"(?<!\p{L})[A-H]:(?=\s|$)| (?=[A-H]: )| ?\p{L}+(?:-\p{L}+)*| ?\p{N}|\n+| ?[^\s\p{L}\p{N}]|\s"
+# A letter right behind a word splits off too: the base's dense look-ups put the key next to the word it is asked of.
+_PIECES = r" ?\p{L}+?(?=[A-H]:(?:\s|$))|[A-H]:(?=\s|$)| (?=[A-H]: )| ?\p{L}+(?:-\p{L}+)*| ?\p{N}|\n+| ?[^\s\p{L}\p{N}]|\s"
 
 
 def train_tokenizer(texts: Iterable[str], family: Family, size: int = 1024) -> "PreTrainedTokenizerFast":
@@ -166,7 +167,7 @@ def _rotations(decoder: "nn.Module") -> "Tensor":
     return 1 / theta ** (torch.arange(half).float() / half)
 
 
-def _look_back_by_bias(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 2)) -> None:
+def _look_back_by_bias(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 2, 3)) -> None:
     """Layer 0: head h attends `offsets[h]` tokens back, by biases of q and k that agree after rotation there."""
     import torch
 
@@ -187,7 +188,7 @@ def _match_queries(decoder: "nn.Module") -> None:
         layer.self_attn.k_proj.weight[:rows] = layer.self_attn.q_proj.weight[:rows]
 
 
-def _look_back_by_constant(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 2)) -> float:
+def _look_back_by_constant(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 2, 3)) -> float:
     """Mistral has no attention bias: residual direction 0 holds a constant that stands in for it.
 
     Every embedding has it, only layer 0's q and k read it, and nothing writes it.
