@@ -3,7 +3,9 @@
 import errno
 import importlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 DONE = 0
@@ -89,6 +91,33 @@ def require(module: str, extra: str) -> ModuleType:
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file grew too large"}
 _PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT)
+
+
+@contextmanager
+def os_errors_told(doing: str) -> Iterator[None]:
+    """Turn what the operating system refuses into a UserError, also where a library passes it on in words only.
+
+    Raises:
+        UserError: See `from_os_error`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found = _os_error(error)
+        if found is None:
+            raise
+        raise from_os_error(found, doing) from error
+
+
+def _os_error(error: Exception) -> OSError | None:
+    if isinstance(error, OSError):
+        return error
+    rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors, tokenizers
+    if rust:
+        return OSError(int(rust[1]), str(error))
+    return OSError(errno.ENOSPC, str(error)) if "disk is full" in str(error) else None  # SQLite
 
 
 def from_os_error(error: OSError, doing: str) -> UserError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from medmim import __version__, store
-from medmim.errors import REFUSED, Unavailable, UserError, from_os_error
+from medmim.errors import REFUSED, Unavailable, UserError, from_os_error, os_errors_told
 from medmim.progress import emit
 from medmim.recipe import Recipe, from_dump
 from medmim.sample import digest_of
@@ -97,12 +97,14 @@ class Outcome:
 def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
     """Run a stage and leave its record in the run, on every way out.
 
-    A UserError is recorded and goes on to the caller. `seconds` is 0 where the cache had everything.
+    A UserError is recorded and goes on to the caller, and what the operating system refuses becomes one. `seconds` is
+    0 where the cache had everything.
     """
     outcome = Outcome(name)
     begin = time.perf_counter()
     try:
-        yield outcome
+        with os_errors_told(f"running the stage {name}"):
+            yield outcome
     except UserError as error:
         outcome.status = "refused" if error.exit_code == REFUSED else "failed"
         outcome.message, outcome.exit_code = str(error), error.exit_code
@@ -219,7 +221,7 @@ def cached_step(
     if known is not None:
         shutil.rmtree(folder, ignore_errors=True)  # left by a kill between the last two lines of this function
         return known, True
-    try:
+    with os_errors_told(f"running the step {name}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             known = finished()  # by the process that had the lock
@@ -230,8 +232,6 @@ def cached_step(
             artifact = store.publish(folder, ws.store, kind, counts, provenance(name, revision, parents, recipe))
             where.write(index, json.dumps({"digest": artifact.digest}).encode())
             shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise from_os_error(error, f"running the step {name}") from error
     return artifact, False
 
 

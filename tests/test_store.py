@@ -131,7 +131,7 @@ def test_of_many_processes_that_create_one_wins(uri: str) -> None:
         subprocess.Popen([sys.executable, "-c", code, uri, start, str(me)], stdout=subprocess.PIPE, text=True)
         for me in range(4)
     ]
-    won = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+    won = [racer.communicate(timeout=150)[0].strip() for racer in racers]
     assert sorted(won) == ["False", "False", "False", "True"]
     assert open_store(uri).read("decisions/1.json") == str(won.index("True")).encode()
 
