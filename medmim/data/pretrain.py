@@ -58,7 +58,8 @@ def _words_of(study: Study) -> list[str]:
 WORDS = tuple(
     sorted(
         {word for study in STUDIES for word in _words_of(study)}
-        | {word for options in FIXED_OPTIONS.values() for option in options for word in option.split()} - {*_INDICES, "image"}
+        | {word for options in FIXED_OPTIONS.values() for option in options for word in option.split()}
+        - {*_INDICES, "image"}
     )
 )
 

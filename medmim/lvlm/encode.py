@@ -35,7 +35,7 @@ def tokens_per_image(config: Any) -> int:
     """
     vision = config.vision_config
     positions = (vision.image_size // vision.patch_size) ** 2 + int(vision.model_type == "clip_vision_model")
-    return positions - int(config.vision_feature_select_strategy == "default")
+    return int(positions) - int(config.vision_feature_select_strategy == "default")
 
 
 def encode(lvlm: "Lvlm", turns: Sequence[Turn], images: int) -> Encoded:

@@ -14,7 +14,7 @@ from medmim.lvlm.mantis import MANTIS
 from medmim.sample import IMAGE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 WIDTH = 128
@@ -26,7 +26,10 @@ _CONSTANT = 0.5  # value of the constant residual direction where a decoder has 
 # A word, a digit, a run of line breaks, an option letter with its colon: each is one piece. `A:` is the same piece in
 # an option and in an answer, and a digit the same in `(image 2:` and in an option: copying needs equal tokens.
 # A letter right behind a word splits off too: the base's dense look-ups put the key next to the word it is asked of.
-_PIECES = r" ?\p{L}+?(?=[A-H]:(?:\s|$))|[A-H]:(?=\s|$)| (?=[A-H]: )| ?\p{L}+(?:-\p{L}+)*| ?\p{N}|\n+| ?[^\s\p{L}\p{N}]|\s"
+_PIECES = (
+    r" ?\p{L}+?(?=[A-H]:(?:\s|$))|[A-H]:(?=\s|$)| (?=[A-H]: )"
+    r"| ?\p{L}+(?:-\p{L}+)*| ?\p{N}|\n+| ?[^\s\p{L}\p{N}]|\s"
+)
 
 
 def train_tokenizer(texts: Iterable[str], family: Family, size: int = 1024) -> "PreTrainedTokenizerFast":
@@ -105,7 +108,9 @@ def config(family: Family, tokenizer: "PreTrainedTokenizerFast") -> "LlavaConfig
     }
     return LlavaConfig(
         vision_config=SiglipVisionConfig(vision_use_head=False, **tower) if mantis else CLIPVisionConfig(**tower),
-        text_config=LlamaConfig(attention_bias=True, **decoder) if mantis else MistralConfig(sliding_window=None, **decoder),
+        text_config=LlamaConfig(attention_bias=True, **decoder)
+        if mantis
+        else MistralConfig(sliding_window=None, **decoder),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
         image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
         vision_feature_layer=-1,
@@ -140,9 +145,11 @@ def build(family: Family, tokenizer: "PreTrainedTokenizerFast", seed: int) -> "L
     return model.eval()
 
 
-def _draw(model: "LlavaForConditionalGeneration") -> None:
-    """Normal weights, zero biases. Positions of the tower start eight times as wide as usual: where a patch is matters
-    as much as what it shows."""
+def _draw(model: Any) -> None:
+    """Normal weights, zero biases; positions of the tower eight times as wide as usual.
+
+    Where a patch is matters as much as what it shows.
+    """
     import torch
     from torch import nn
 
@@ -151,23 +158,25 @@ def _draw(model: "LlavaForConditionalGeneration") -> None:
             # the three channels of a grey picture are equal, so their weights add up
             std = _WEIGHT_STD / 3**0.5 if isinstance(module, nn.Conv2d) else _WEIGHT_STD
             nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, torch.Tensor):
+                nn.init.zeros_(bias)
     embeddings = model.model.vision_tower.embeddings
     nn.init.normal_(embeddings.position_embedding.weight, std=0.16)
     if isinstance(getattr(embeddings, "class_embedding", None), torch.Tensor):
         nn.init.normal_(embeddings.class_embedding, std=0.16)
 
 
-def _rotations(decoder: "nn.Module") -> "Tensor":
+def _rotations(decoder: Any) -> "Tensor":
     import torch
 
     half = decoder.config.head_dim // 2
     theta = decoder.config.rope_parameters["rope_theta"]
-    return 1 / theta ** (torch.arange(half).float() / half)
+    rates: Tensor = 1 / theta ** (torch.arange(half).float() / half)
+    return rates
 
 
-def _look_back_by_bias(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 2, 3)) -> None:
+def _look_back_by_bias(decoder: Any, offsets: tuple[int, ...] = (1, 2, 3)) -> None:
     """Layer 0: head h attends `offsets[h]` tokens back, by biases of q and k that agree after rotation there."""
     import torch
 
@@ -181,14 +190,14 @@ def _look_back_by_bias(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 2, 3
         attention.k_proj.bias[rows] = _PEAK * torch.cat([(offset * rates).cos(), (offset * rates).sin()])
 
 
-def _match_queries(decoder: "nn.Module") -> None:
+def _match_queries(decoder: Any) -> None:
     """Layers 1 and up: in half of the heads keys start equal to queries, so that equal tokens find each other."""
     rows = decoder.config.num_attention_heads // 2 * decoder.config.head_dim
     for layer in decoder.layers[1:]:
         layer.self_attn.k_proj.weight[:rows] = layer.self_attn.q_proj.weight[:rows]
 
 
-def _look_back_by_constant(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 2, 3)) -> float:
+def _look_back_by_constant(decoder: Any, offsets: tuple[int, ...] = (1, 2, 3)) -> float:
     """Mistral has no attention bias: residual direction 0 holds a constant that stands in for it.
 
     Every embedding has it, only layer 0's q and k read it, and nothing writes it.
@@ -219,7 +228,7 @@ def _look_back_by_constant(decoder: "nn.Module", offsets: tuple[int, ...] = (1, 
     return float(g)
 
 
-def _constant_in_images(model: "LlavaForConditionalGeneration", g: float) -> None:
+def _constant_in_images(model: Any, g: float) -> None:
     """Give image tokens the constant in the same ratio to the rest as word embeddings have it."""
     import torch
 

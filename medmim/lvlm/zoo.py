@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -140,10 +141,8 @@ def family_of(path: Path) -> Family:
         ) from None
     except (ValueError, KeyError, TypeError):
         kind = "an unreadable file"
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             kind = f"of model_type '{json.loads(file.read_text())['model_type']}'"
-        except (ValueError, KeyError, TypeError):
-            pass
         raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=_known()) from None
     except OSError as error:
         raise from_os_error(error, "reading the model") from None

@@ -16,7 +16,7 @@ def model():
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1,
     )  # fmt: skip
-    return LlavaForConditionalGeneration(LlavaConfig(vision, text, image_token_index=63))
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=63))
 
 
 def published_names(model):

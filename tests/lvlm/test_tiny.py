@@ -70,9 +70,9 @@ def test_the_first_two_heads_look_one_and_two_tokens_back(lvlm):
         lvlm.model.set_attn_implementation("sdpa")
     rows = torch.arange(8, 24)
     for head, offset in ((0, 1), (1, 2)):
-        peaks = weights[head][rows].argmax(-1)
-        assert (peaks == rows - offset).float().mean() > 0.8
-    assert (weights[3][rows].argmax(-1) == rows - 1).float().mean() < 0.5
+        by_offset = [float(weights[head][rows, rows - o].mean()) for o in range(8)]
+        assert by_offset.index(max(by_offset)) == offset
+        assert max(by_offset) > 0.5
 
 
 def test_grey_is_zero_and_real_pictures_go_the_same_way(lvlm):

@@ -1,0 +1,189 @@
+"""Builds a base: the recipe's phases through the very loop that fine-tunes. Here, as it ties two rooms together."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from medmim import progress
+from medmim.data import pretrain
+from medmim.data.pretrain import Item
+from medmim.data.seeds import fraction, stream
+from medmim.errors import UserError
+from medmim.lvlm import zoo
+from medmim.lvlm.encode import IGNORED, Encoded, encode
+from medmim.lvlm.family import Family
+from medmim.lvlm.zoo import Lvlm
+from medmim.recipe import Finetune, Positive, Section
+from medmim.sample import LETTERS, digest_of
+from medmim.yaml_text import parse_yaml
+
+if TYPE_CHECKING:
+    from medmim.data.pool import Pool
+    from medmim.finetune.batch import Batch
+
+_CORPUS = 2000  # texts of each task that the tokenizer is trained on
+_ASKED = 200  # questions of each task behind a figure of the model card
+
+
+class Phase(Section):
+    """One training with its own mixture of tasks."""
+
+    name: str
+    steps: Positive
+    diet: dict[str, float]
+    finetune: Finetune
+
+
+class BaseRecipe(Section):
+    """How a base is made. `chat` is its family."""
+
+    name: str
+    chat: Literal["mantis", "llava-med"]
+    seed: int
+    vocabulary: Positive = Field(1024, description="most tokens of the tokenizer")
+    drawings: Positive = Field(250, description="drawings of every class of phantom")
+    phases: tuple[Phase, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of every setting."""
+        return digest_of([self.model_dump_json()])
+
+    @property
+    def family(self) -> Family:
+        """The family it is made in."""
+        return next(family for family in zoo.FAMILIES if family.name == self.chat)
+
+
+def load(name: str) -> BaseRecipe:
+    """A shipped base recipe.
+
+    Raises:
+        UserError: No such recipe, or one that does not fit.
+    """
+    folder = resources.files("medmim.bases") / "recipes"
+    known = sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
+    if name not in known:
+        raise UserError(f"no base recipe '{name}'", fix=f"shipped ones: {', '.join(known)}")
+    values = parse_yaml((folder / f"{name}.yaml").read_text(), f"base recipe {name}")
+    try:
+        return BaseRecipe.model_validate_json(json.dumps({"name": name, **values}))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise UserError(f"base recipe {name} does not fit", problems=problems) from None
+
+
+def build(made: BaseRecipe, work: Path, goal: Path) -> Lvlm:
+    """Train phase after phase, then write the base with its card.
+
+    Args:
+        made: The recipe.
+        work: Each phase keeps its checkpoints and its result here; a killed build goes on from them.
+        goal: Gets the base, whole.
+
+    Raises:
+        UserError: The disk is full, or a loss is not a number.
+    """
+    from medmim.data.pool import Pool
+    from medmim.finetune import loop
+    from medmim.lvlm.ask_hf import pixels
+
+    lvlm = _start(made)
+    pool = Pool(made.drawings, made.seed, lambda images: pixels(lvlm, images))
+    for phase in made.phases:
+        folder = work / phase.name
+        if (folder / "done").is_file():
+            lvlm = zoo.load(folder, device="cpu")
+            continue
+        progress.say(f"phase {phase.name}: {phase.steps} steps of {phase.finetune.batch_size} samples")
+        loop.train(lvlm, _batches(lvlm, made, phase, pool), phase.steps, phase.finetune, folder)
+        lvlm = zoo.load(folder, device="cpu")
+        (folder / "done").touch()
+        shutil.rmtree(folder / "resume", ignore_errors=True)
+    from medmim.cli import base_card
+
+    part = work / "whole"
+    shutil.rmtree(part, ignore_errors=True)
+    lvlm = zoo.save(lvlm, part)
+    (part / "README.md").write_text(base_card.card(made, lvlm, work, lambda task: accuracy(lvlm, made, task)))
+    goal.mkdir(parents=True, exist_ok=True)
+    for file in part.iterdir():
+        shutil.copyfile(file, goal / file.name)
+    return zoo.load(goal, device="cpu")
+
+
+def _start(made: BaseRecipe) -> Lvlm:
+    from medmim.lvlm import tiny
+
+    zoo.quiet_transformers()
+    tokenizer = tiny.train_tokenizer(_texts(made), made.family, made.vocabulary)
+    model = tiny.build(made.family, tokenizer, made.seed)
+    return Lvlm(model, tokenizer, tiny.image_processor(made.family), made.family, Path(), "")
+
+
+def _texts(made: BaseRecipe) -> Iterator[str]:
+    for name, task in pretrain.TASKS.items():
+        for i in range(_CORPUS):
+            for turn in task(stream(made.seed, "corpus", name, i), made.family).turns:
+                yield turn.question
+                yield turn.answer or ""
+    yield from pretrain.phrases()
+
+
+def _batches(lvlm: Lvlm, made: BaseRecipe, phase: Phase, pool: "Pool") -> "Callable[[int], Batch]":
+    from medmim.finetune import batch
+
+    keys = pretrain.key_tokens(lvlm.tokenizer)
+    size = phase.finetune.batch_size
+
+    def batch_at(step: int) -> "Batch":
+        numbers = range(step * size, (step + 1) * size)
+        items = [pretrain.item(phase.diet, made.family, made.seed, phase.name, i) for i in numbers]
+
+        def image(i: int) -> Any:
+            scene = items[i].scene
+            if scene is None:
+                return None
+            return pool.pick(scene, int(fraction(made.seed, "drawing", phase.name, numbers[i]) * pool.each))
+
+        encoded = [_encode(lvlm, item, keys) for item in items]
+        return batch.build(encoded, image, max_tokens=phase.finetune.max_tokens, packed=phase.finetune.packing)
+
+    return batch_at
+
+
+def _encode(lvlm: Lvlm, item: Item, keys: frozenset[int]) -> Encoded:
+    encoded = encode(lvlm, item.turns, int(item.scene is not None))
+    if not item.keys_only:
+        return encoded
+    return Encoded(encoded.ids, [y if y in keys else IGNORED for y in encoded.labels], encoded.images)
+
+
+def accuracy(lvlm: Lvlm, made: BaseRecipe, task: str, count: int = _ASKED) -> float:
+    """Share of a task's closed questions that the model answers with the right letter, on drawings it never saw."""
+    from PIL import Image
+
+    from medmim.data.seeds import pixels
+    from medmim.data.sources.phantom_draw import draw
+    from medmim.lvlm import ask_hf
+    from medmim.lvlm.ask import Question
+
+    questions: list[Question] = []
+    letters: list[str] = []
+    i = 0
+    while len(questions) < count:
+        item = pretrain.TASKS[task](stream(made.seed, "figures", task, i), made.family)
+        i += 1
+        answer = item.turns[-1].answer or ""
+        if len(item.turns) > 1 or answer[:1] not in LETTERS or answer[1:2] != ":":
+            continue
+        drawn = [] if item.scene is None else [draw(item.scene, pixels("figures", made.seed, task, i))]
+        questions.append(Question(item.turns[0].question, [Image.fromarray(d, "L").convert("RGB") for d in drawn]))
+        letters.append(answer[:2])
+    replies = ask_hf.ask(lvlm, questions, batch_size=50, max_new_tokens=8)
+    return sum(reply.text.startswith(letter) for reply, letter in zip(replies, letters, strict=True)) / count

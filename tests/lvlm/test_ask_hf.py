@@ -1,0 +1,78 @@
+"""Asking a loaded model: the same text at any batch size, in order, one reply each."""
+
+import pytest
+from PIL import Image
+
+from medmim.lvlm import ask_hf
+from medmim.lvlm.ask import Question, key
+from medmim.lvlm.encode import encode
+from medmim.lvlm.family import Turn
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """Of different lengths, with zero to three images."""
+    found = []
+    for i in range(33):
+        images = [Image.linear_gradient("L").rotate(90 * j + i).convert("RGB") for j in range(i % 4)]
+        found.append(Question("Which image shows the larger opacity?" + "\nA: image 1\nB: image 2" * (i % 3), images))
+    return found
+
+
+def test_replies_are_the_same_at_batch_1_and_32(lvlm, questions):
+    alone = list(ask_hf.ask(lvlm, questions, batch_size=1, max_new_tokens=6))
+    together = list(ask_hf.ask(lvlm, questions, batch_size=32, max_new_tokens=6))
+    assert alone == together
+    assert len({reply.text for reply in alone}) > 1
+    assert len({reply.key for reply in alone}) == len(questions) - questions_asked_twice(questions)
+
+
+def questions_asked_twice(questions):
+    seen = [(q.prompt, tuple(i.tobytes() for i in q.images)) for q in questions]
+    return len(seen) - len(set(seen))
+
+
+def test_a_batch_says_what_plain_greedy_decoding_says(lvlm, questions):
+    import torch
+
+    question = questions[3]
+    reply = next(iter(ask_hf.ask(lvlm, [question], max_new_tokens=5)))
+    ids = encode(lvlm, [Turn(question.prompt)], 3).ids
+    values = ask_hf.pixels(lvlm, question.images)
+    said = []
+    for _ in range(5):
+        with torch.no_grad():
+            logits = lvlm.model(input_ids=torch.tensor([ids + said]), pixel_values=values).logits
+        said.append(int(logits[0, -1].argmax()))
+    assert reply.text == lvlm.tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
+def test_a_question_that_cannot_be_put_gets_its_error_and_the_others_go_on(lvlm):
+    bad = Question(f"say {lvlm.family.eos}")
+    replies = list(ask_hf.ask(lvlm, [Question("one"), bad, Question("two")], max_new_tokens=3))
+    assert [bool(reply.error) for reply in replies] == [False, True, False]
+    assert lvlm.family.eos in replies[1].error
+    assert replies[1].text == ""
+    assert [r.error for r in ask_hf.ask(lvlm, [bad])] == [replies[1].error]
+
+
+def test_progress_counts_every_question(lvlm, questions):
+    done = []
+    list(ask_hf.ask(lvlm, questions[:7], batch_size=3, max_new_tokens=1, on_done=done.append))
+    assert done == [3, 3, 1]
+
+
+def test_the_key_changes_with_everything_that_may_change_the_text():
+    image = Image.new("RGB", (2, 2))
+    other = Image.new("RGB", (2, 2), (0, 0, 1))
+    keys = {
+        key("w", "q", [image], 8),
+        key("v", "q", [image], 8),
+        key("w", "p", [image], 8),
+        key("w", "q", [other], 8),
+        key("w", "q", [image, image], 8),
+        key("w", "q", [Image.new("RGB", (4, 1))], 8),
+        key("w", "q", [image], 9),
+    }
+    assert len(keys) == 7
+    assert key("w", "q", [image], 8) == key("w", "q", [image.copy()], 8)

@@ -1,0 +1,130 @@
+"""Asking a server over real HTTP: what is sent, which failures are tried again, which belong to one item."""
+
+import base64
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from PIL import Image
+
+from medmim.errors import Unavailable, UserError
+from medmim.lvlm import ask_openai
+from medmim.lvlm.ask import Question
+
+
+class Server(ThreadingHTTPServer):
+    """Echoes the question; the question's first word may ask for a failure."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[dict] = []
+        self.failures: dict[str, int] = {}
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][0]["content"][-1]["text"]
+        status, wanted = 200, text.split()
+        with self.server.lock:
+            self.server.requests.append({"path": self.path, "auth": self.headers["Authorization"], **body})
+            if wanted[0] == "once":  # fail the first time with the given status
+                tries = self.server.failures[text] = self.server.failures.get(text, 0) + 1
+                status = int(wanted[1]) if tries == 1 else 200
+            elif wanted[0] == "always":
+                status = int(wanted[1])
+        message = {"role": "assistant", "content": None if wanted[0] == "nothing" else f" echo {text} "}
+        reply = {"error": {"message": "no, thanks"}} if status != 200 else {
+            "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        }  # fmt: skip
+        data = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    import tenacity
+
+    monkeypatch.setattr(tenacity, "wait_random_exponential", lambda *_, **__: tenacity.wait_none())
+
+
+def test_images_go_along_in_order_and_without_loss(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    images = [Image.linear_gradient("L").convert("RGB"), Image.new("RGB", (3, 5), (1, 2, 3))]
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("Which?", images)], max_new_tokens=7)
+    assert reply.text == "echo Which?"
+    (sent,) = server.requests
+    assert (sent["path"], sent["model"], sent["max_tokens"]) == ("/v1/chat/completions", "tiny", 7)
+    assert sent["temperature"] == 0
+    assert sent["auth"] == "Bearer secret"
+    parts = sent["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
+    for part, image in zip(parts, images, strict=False):
+        data = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/png;base64,"))
+        assert Image.open(io.BytesIO(data)).tobytes() == image.tobytes()
+
+
+def test_replies_keep_the_order_of_the_questions(server):
+    questions = [Question(f"number {i}") for i in range(40)]
+    done = []
+    replies = list(ask_openai.ask(server.url, "tiny", questions, batch_size=8, on_done=done.append))
+    assert [reply.text for reply in replies] == [f"echo number {i}" for i in range(40)]
+    assert len({reply.key for reply in replies}) == 40
+    assert sum(done) == 40
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_failure_is_tried_again(server, status):
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question(f"once {status}")])
+    assert reply.text == f"echo once {status}"
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_item_has_its_error_and_the_others_go_on(server, status):
+    replies = list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}"), Question("fine")]))
+    assert str(status) in replies[0].error
+    assert (replies[0].text, replies[1].text) == ("", "echo fine")
+
+
+def test_no_text_is_an_error_of_the_item_and_not_an_empty_answer(server):
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("nothing")])
+    assert reply.error
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_model_stops_at_once(server, status):
+    with pytest.raises(UserError, match="refuses the model 'tiny'") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}")]))
+    assert caught.value.exit_code == 2
+
+
+def test_a_server_that_stays_down_is_unavailable():
+    with pytest.raises(Unavailable, match="does not answer") as caught:
+        list(ask_openai.ask("http://127.0.0.1:9/v1", "tiny", [Question("hello")]))
+    assert caught.value.exit_code == 75
