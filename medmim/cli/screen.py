@@ -45,8 +45,8 @@ class Screen:
         if event["kind"] == "line":
             self._say(text)
         else:
-            self.now = text
             whole = event["kind"] == "bar" and event["done"] >= event["total"] > 0
+            self.now = "" if whole else text
             if not self.live and (whole or time.monotonic() - self.told > _SILENCE):
                 self._say(text)
 
@@ -95,6 +95,8 @@ def leaderboard(rows: list[dict[str, Any]]) -> Table:
     """Score, interval, blind, chance, n and patients of each model and group."""
     table = Table("model", "group", "metric", "score", "95% interval", "blind", "chance", "n", "patients", box=None)
     for row in rows:
+        if row["metric"] != "accuracy" or row["group"].startswith("source:"):
+            continue  # the report shows these
         interval = "too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
             str(row["model"]),
