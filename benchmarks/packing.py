@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from medmim.finetune import batch, loop, packing
+from medmim.finetune import batch, loop, packing, record
 from medmim.lvlm import zoo
 from medmim.lvlm.encode import Encoded, tokens_per_image
 from medmim.recipe import Finetune
@@ -38,7 +38,7 @@ def draw(lvlm: zoo.Lvlm, count: int, shortest: int, longest: int) -> list[Encode
     return found
 
 
-def measure(base: Path, packed: bool, spread: tuple[int, int], steps: int, max_tokens: int) -> loop.TrainResult:
+def measure(base: Path, packed: bool, spread: tuple[int, int], steps: int, max_tokens: int) -> record.TrainResult:
     """Train a fresh copy for some steps."""
     lvlm = zoo.load(base, dtype=torch.float32)
     samples = draw(lvlm, 64 * 4, *spread)

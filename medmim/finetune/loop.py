@@ -5,13 +5,10 @@ Gradients are summed by hand, not by DistributedDataParallel: workers may hold d
 a text-only step leaves the vision tower out, and the mean must be over tokens, not over workers.
 """
 
-import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +22,13 @@ from medmim import progress
 from medmim.errors import UserError
 from medmim.finetune import attention, checkpoint, optim, throughput
 from medmim.finetune.batch import Batch, Row
+from medmim.finetune.record import Record, TrainResult
 from medmim.lvlm import zoo
 from medmim.lvlm.zoo import Lvlm
 from medmim.recipe import Finetune
 from medmim.sample import digest_of
 
-LOSSES = "losses.jsonl"
-_TELL_EVERY = 0.4  # s between two step lines
 _BUCKET = 1 << 25  # numbers summed over the workers at once
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training came to.
-
-    Attributes:
-        steps: Optimizer steps in all.
-        tokens: Tokens seen in all, padding not counted.
-        loss: Mean over the last tenth of the steps.
-        seconds: Time in the loop of this process; less than the whole training's after a resume.
-        tokens_per_s: Over all workers, in this process's part.
-        mfu: Model FLOPs utilisation in it; None where the device's peak is not known.
-        resumed_from: The step this process began at.
-    """
-
-    steps: int
-    tokens: int
-    loss: float
-    seconds: float
-    tokens_per_s: float
-    mfu: float | None
-    resumed_from: int
 
 
 @contextmanager
@@ -115,7 +88,7 @@ def train(
     params = [p for optimizer in found for group in optimizer.param_groups for p in group["params"]]
     begin, seen = _resume(folder, model, found, _identity(steps, settings, world), rank)
     peak = throughput.peak_flops(device, bf16)
-    record = _Record(folder, rank, steps, begin, on_step)
+    record = Record(folder, rank, steps, begin, on_step)
     attend = attention.packed(model) if settings.packing else nullcontext()
     model.train()
     with attend, ThreadPoolExecutor(1) as ahead, record:
@@ -240,73 +213,6 @@ def _save(
             lvlm.model.train()
     if on_save is not None:
         on_save(step, path)
-
-
-class _Record:
-    """Rank 0's account of the steps: `losses.jsonl`, step lines, a bar."""
-
-    def __init__(
-        self, folder: Path, rank: int, steps: int, begin: int, on_step: Callable[[Mapping[str, Any]], None] | None
-    ) -> None:
-        self.rank, self.steps, self.begin, self.on_step = rank, steps, begin, on_step
-        self.bar = progress.Bar("finetune", steps - begin, "steps")
-        self.losses: list[float] = []
-        self.tokens, self.flops, self.told = 0, 0.0, 0.0
-        self.peak: float | None = None
-        self.path = folder / LOSSES
-        self.start = time.perf_counter()
-        if rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.losses = _cut(self.path, begin)
-
-    def __enter__(self) -> None:
-        self.file = self.path.open("a") if self.rank == 0 else None
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self.start
-        if self.file:
-            self.file.close()
-
-    def add(
-        self, step: int, loss: float, lr: float, norm: float, tokens: int, seen: int, flops: float, peak: float | None
-    ) -> None:
-        """Count one step and tell it, unless the last line is a moment ago."""
-        self.losses.append(loss)
-        self.tokens += tokens
-        self.flops += flops
-        self.peak = peak
-        if self.file is None:
-            return
-        line = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": seen}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
-        if self.on_step is not None:
-            self.on_step(line)
-        now = time.perf_counter()
-        if now - self.told > _TELL_EVERY or step + 1 == self.steps:
-            self.told = now
-            speed, mfu = self._speed(now - self.start)
-            shown = {} if mfu is None else {"mfu": f"{mfu:.0%}"}
-            progress.emit("step", step=f"{step + 1}/{self.steps}", loss=loss, lr=lr, tokens_per_s=speed, **shown)
-        self.bar.add()
-
-    def _speed(self, seconds: float) -> tuple[float, float | None]:
-        return self.tokens / max(seconds, 1e-9), self.peak and self.flops / max(seconds, 1e-9) / self.peak
-
-    def result(self, seen: int) -> TrainResult:
-        last = self.losses[-max(1, self.steps // 10) :] or [float("nan")]
-        speed, mfu = self._speed(self.seconds)
-        return TrainResult(self.steps, seen, sum(last) / len(last), self.seconds, speed, mfu, self.begin)
-
-
-def _cut(path: Path, steps: int) -> list[float]:
-    """Drop what a killed process wrote after its last checkpoint, a torn line included; returns the losses kept."""
-    kept = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
-    part = path.with_name(".part-losses")
-    part.write_text("".join(kept))
-    part.replace(path)
-    return [json.loads(line)["loss"] for line in kept]
 
 
 def _not_a_number(folder: Path, step: int, lr: float, loss: float) -> UserError:

@@ -4,25 +4,25 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from medmim import progress
 from medmim.errors import Unavailable, UserError, require
-from medmim.finetune.loop import TrainResult
+from medmim.finetune.record import TrainResult
 from medmim.finetune.work import Job, work
 
 _ERROR = ".error.json"
 _RETRIES = 2  # lost workers that a training survives
 _STORE = 80 << 20  # bytes of Ray's object store: only small records pass through it
-_ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray then binds to 127.0.0.1
+_QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -53,10 +53,9 @@ def launch(job: Job, home: Path, workers: int, address: str = "local") -> TrainR
             f"platform.ray is {address}", reason="Ray Client (ray://) is not made for Ray Train",
             fix="run on a node of the cluster with platform.ray: auto",
         )
-    ray = require("ray", "finetune")
     error = Path(job.folder) / _ERROR
     error.unlink(missing_ok=True)
-    with _ray(ray, home, workers, address):
+    with _ray(home, workers, address):
         result = _fit(job, workers)
     if error.is_file():
         told = json.loads(error.read_text())
@@ -91,7 +90,9 @@ def _fit(job: Job, workers: int) -> TrainResult | Exception:
         result: object = trainer.fit().return_value
     except TrainingFailedError as error:
         return error
-    return result if isinstance(result, TrainResult) else RuntimeError("the first worker returned nothing")
+    if not isinstance(result, TrainResult):
+        return RuntimeError("the first worker returned nothing")
+    return cast(TrainResult, result)
 
 
 def _worker(config: dict[str, Any]) -> TrainResult | None:
@@ -123,7 +124,7 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
 
 
 @contextmanager
-def _ray(ray: Any, home: Path, workers: int, address: str) -> Iterator[None]:
+def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
     """A Ray that is there inside, and gone without a trace outside, also after a failure or SIGTERM."""
     import logging
 
@@ -132,30 +133,49 @@ def _ray(ray: Any, home: Path, workers: int, address: str) -> Iterator[None]:
         base = tempfile.gettempdir()
         folder = Path(tempfile.mkdtemp(prefix="medmim-", dir="/tmp" if len(base) > 20 else base))  # noqa: S108
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        inside = home / "ray"
-        inside.mkdir(parents=True, exist_ok=True)
-        undo.enter_context(_environment({**_ENVIRONMENT, "HOME": str(inside)}))
+        undo.enter_context(_environment(_QUIET))
+        settings: dict[str, Any] = {"address": address}
+        if address == "local":
+            inside = home / "ray"
+            inside.mkdir(parents=True, exist_ok=True)
+            # Ray decides what it binds to when it is imported; with "0" a local Ray binds to 127.0.0.1 alone
+            undo.enter_context(_environment({"HOME": str(inside), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}))
+            settings |= {
+                "include_dashboard": False, "num_cpus": workers + 1, "object_store_memory": _STORE,
+                "_temp_dir": str(folder), "_node_ip_address": "127.0.0.1",
+            }
+        else:
+            _knock(address)
+        ray = require("ray", "finetune")
         undo.enter_context(_events(folder / "events"))
         undo.enter_context(_sigterm())
         for name in ("ray", "ray.train", "ray.tune", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         progress.say(f"starting Ray with {workers} worker{'s' * (workers > 1)}")
-        local = {
-            "include_dashboard": False, "num_cpus": workers + 1, "object_store_memory": _STORE,
-            "_temp_dir": str(folder), "_node_ip_address": "127.0.0.1",
-        }
         undo.callback(ray.shutdown)
         try:
-            ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
-                **(local if address == "local" else {}),
-            )
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **settings)
         except (ConnectionError, RuntimeError, TimeoutError) as error:
-            raise Unavailable(
-                f"Ray at {address} does not start" if address == "local" else f"Ray at {address} does not answer",
-                reason=str(error).splitlines()[0], fix="check platform.ray, then run the same command",
-            ) from None
+            raise _silent(address, str(error)) from None
         yield
+
+
+def _knock(address: str) -> None:
+    """Ray itself takes a minute to notice that nobody is there."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # `auto`: Ray looks for the cluster of this node
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise _silent(address, str(error)) from None
+
+
+def _silent(address: str, reason: str) -> Unavailable:
+    return Unavailable(
+        f"Ray at {address} does not {'start' if address == 'local' else 'answer'}",
+        reason=reason.partition("\n")[0], fix="check platform.ray, then run the same command",
+    )
 
 
 @contextmanager
@@ -186,7 +206,8 @@ def _events(path: Path) -> Iterator[None]:
             while True:
                 last = end.is_set()
                 for line in file:
-                    progress.show(json.loads(line))
+                    with suppress(ValueError):  # half a line, of a worker that was killed
+                        progress.show(json.loads(line))
                 if last:
                     return
                 time.sleep(0.1)

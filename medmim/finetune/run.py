@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import progress, shards, store
-from medmim.errors import UserError, require
+from medmim.errors import UserError
 from medmim.lvlm import zoo
 from medmim.recipe import Recipe
 from medmim.sample import Sample
@@ -69,7 +69,6 @@ def _train_split(data: Path) -> list[Sample]:
 
 
 def _train(recipe: Recipe, ws: Workspace, base: Path, data: Path, folder: Path) -> Mapping[str, Any]:
-    require("ray", "finetune")
     from medmim.finetune import feed, lengths, ray_launcher
     from medmim.finetune.work import EXAMPLES, Job, cores
 

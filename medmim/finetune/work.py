@@ -12,7 +12,7 @@ from medmim import shards
 from medmim.finetune import loop
 from medmim.finetune.feed import feed, steps
 from medmim.finetune.lengths import Examples
-from medmim.finetune.loop import TrainResult
+from medmim.finetune.record import TrainResult
 from medmim.lvlm import zoo
 from medmim.recipe import Finetune
 

@@ -16,7 +16,7 @@ import torch
 from finetune_world import SETTINGS, copy_of, make_encoded, make_job, make_pixels
 
 from medmim.errors import UserError
-from medmim.finetune import batch, checkpoint, loop, packing
+from medmim.finetune import batch, checkpoint, loop, packing, record
 from medmim.finetune.batch import Batch
 from medmim.finetune.work import work
 from medmim.lvlm import zoo
@@ -39,7 +39,7 @@ def batches(lvlm: Lvlm, settings: Finetune, rank: int = 0, world: int = 1) -> Ca
 
 
 def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / loop.LOSSES).read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in (folder / record.LOSSES).read_text().splitlines()]
 
 
 def train(lvlm: Lvlm, folder: Path, settings: Finetune, steps: int = 4) -> list[float]:
@@ -113,7 +113,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> N
     job = make_job(tmp_path, settings)
     text = SCRIPT.format(job=dataclasses.asdict(job))
     process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)  # noqa: S603
-    file = tmp_path / "out" / loop.LOSSES
+    file = tmp_path / "out" / record.LOSSES
     until = time.monotonic() + 300
     while not (file.exists() and file.read_text().count("\n") >= 5):
         assert process.poll() is None and time.monotonic() < until
@@ -124,7 +124,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> N
     with file.open("a") as torn:
         torn.write('{"step": 9')
     assert work(job).resumed_from >= 3
-    assert file.read_bytes() == (tmp_path / "whole" / loop.LOSSES).read_bytes()
+    assert file.read_bytes() == (tmp_path / "whole" / record.LOSSES).read_bytes()
     assert zoo.digest(tmp_path / "out") == zoo.digest(tmp_path / "whole")
 
 
@@ -183,6 +183,6 @@ def test_every_step_is_told_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> None
     assert records == [1, 2, 3, 4, 5]
     assert saves == scores == [2, 4, 5]
     assert result.steps == 5 and result.tokens > 0 and not tuned.model.training
-    lines = [json.loads(line) for line in (tmp_path / loop.LOSSES).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / record.LOSSES).read_text().splitlines()]
     assert lines[-1]["tokens"] == result.tokens
     assert {"step", "loss", "lr", "grad_norm", "tokens"} == set(lines[0])

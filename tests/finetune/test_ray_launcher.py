@@ -11,7 +11,7 @@ import pytest
 from finetune_world import SETTINGS, make_job
 
 from medmim.errors import UserError
-from medmim.finetune import loop, ray_launcher
+from medmim.finetune import ray_launcher, record
 from medmim.finetune.work import work
 from medmim.lvlm import zoo
 
@@ -28,7 +28,7 @@ def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     before = {p.name for p in Path("/tmp").glob("medmim-*")}  # noqa: S108
     home = os.environ["HOME"]
     seen: dict[str, object] = {}
-    watcher = threading.Thread(target=_kill_a_worker, args=(tmp_path / "out" / loop.LOSSES, seen), daemon=True)
+    watcher = threading.Thread(target=_kill_a_worker, args=(tmp_path / "out" / record.LOSSES, seen), daemon=True)
     watcher.start()
     capfd.readouterr()
     result = ray_launcher.launch(job, tmp_path / "home", workers=1)
@@ -36,7 +36,7 @@ def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     assert seen.get("killed"), "no worker was there to kill"
     assert seen["outside"] == []
     assert result.resumed_from > 0
-    assert (tmp_path / "out" / loop.LOSSES).read_bytes() == (tmp_path / "bare" / loop.LOSSES).read_bytes()
+    assert (tmp_path / "out" / record.LOSSES).read_bytes() == (tmp_path / "bare" / record.LOSSES).read_bytes()
     assert zoo.digest(tmp_path / "out") == zoo.digest(tmp_path / "bare")
     assert result.loss == bare.loss
     assert {p.name for p in Path("/tmp").glob("medmim-*")} == before  # noqa: S108
@@ -91,7 +91,7 @@ def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     ray_launcher.launch(job, tmp_path / "home", 2)
     curves = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / loop.LOSSES).read_text().splitlines()]
+        [json.loads(line)["loss"] for line in (tmp_path / name / record.LOSSES).read_text().splitlines()]
         for name in ("bare", "out")
     ]
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)

@@ -7,7 +7,7 @@ from finetune_world import make_data, make_lvlm, make_samples
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.finetune import loop, ray_launcher, run
+from medmim.finetune import ray_launcher, record, run
 from medmim.finetune.work import Job, work
 from medmim.lvlm import zoo
 from medmim.recipe import Recipe, validate
@@ -38,7 +38,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Train in this process: the launcher's own tests show that Ray computes the same."""
     jobs: list[Job] = []
 
-    def launch(job: Job, home: Path, workers: int, address: str) -> loop.TrainResult:
+    def launch(job: Job, home: Path, workers: int, address: str) -> record.TrainResult:
         jobs.append(job)
         return work(job)
 
