@@ -21,8 +21,8 @@ pipeline_tag: image-text-to-text
 # {name}
 
 A tiny LVLM of {chat}'s architecture ({vision} + {text}, {parameters:,} parameters, {tokens} tokens an image).
-It stands for the published checkpoint where a laptop has to do. It was trained on text and on **single** drawn images (phantoms)
-only, never on two images at once. It knows nothing of medicine and must not be used for any diagnosis.
+It stands for the published checkpoint where a laptop has to do. It was trained on text and on **single** drawn images
+(phantoms) only, never on two images at once. It knows nothing of medicine and must not be used for any diagnosis.
 
 Rebuild it: `medmim base build {name}`. Recipe digest `{recipe}`, weights digest `{digest}`, seed {seed}.
 The decoder starts from values that let it learn look-up in minutes: `medmim/lvlm/tiny.py` says which and why.
