@@ -40,7 +40,7 @@ compile: $(READY) ## write medmim/compiled from components and pipelines
 	@$(BIN)/python -m pipelines.compile
 
 bases: $(READY) ## train the shipped base again from its recipe (about half an hour on one core)
-	@OMP_NUM_THREADS=1 $(BIN)/medmim base build tiny-llava-med
+	@OMP_NUM_THREADS=1 $(BIN)/medmim base build tiny-mantis
 
 benchmarks: $(READY) ## speed and memory tables
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

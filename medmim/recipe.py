@@ -74,7 +74,7 @@ class Audit(Section):
 class Finetune(Section):
     """How the base is tuned. The defaults are Mantis' published ones where it has them."""
 
-    base: str = Field("tiny-llava-med", description="a shipped base, a folder, a store URI or models:/name@alias")
+    base: str = Field("tiny-mantis", description="a shipped base, a folder, a store URI or models:/name@alias")
     steps: Positive | None = Field(None, description="optimizer steps; default: `epochs` over the train split")
     epochs: float = Field(1.0, gt=0, description="passes over the train split when `steps` is not given")
     batch_size: Positive = Field(64, description="samples in one optimizer step, over all workers")
