@@ -134,7 +134,7 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         run: Name of the run.
     """
     os.environ["MEDMIM_STAGE"] = name
-    _end_with_parent()
+    _end_with_runner()
     try:
         parsed = from_dump(recipe)
         yield parsed, workspace(Path(home), parsed, run)
@@ -143,14 +143,22 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         raise SystemExit(error.exit_code) from None
 
 
-def _end_with_parent() -> None:
-    """A step must not outlive a runner that was killed: nobody would read it, and it would hold its work folder."""
-    parent = os.getppid()
+def _end_with_runner() -> None:
+    """A step must not outlive a laptop's runner that was killed: nobody would read it, and it would hold its folder.
+
+    Shells stand between the two, so the runner's pid comes in the environment; on a cluster there is none.
+    """
+    runner = os.environ.get("MEDMIM_RUNNER")
+    if not runner:
+        return
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while True:
+            try:
+                os.kill(int(runner), 0)
+            except ProcessLookupError:
+                os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -96,6 +96,7 @@ def _pipeline(parsed: Recipe, workspace: Workspace, screen: Screen) -> int:
     arguments = {"recipe": parsed.dump(), "home": str(workspace.home), "run": workspace.run}
     environment = os.environ | {
         "MEDMIM_EVENTS": str(events),
+        "MEDMIM_RUNNER": str(os.getpid()),
         "PYTHONWARNINGS": "ignore",
         "PYTHONUNBUFFERED": "1",
     }
@@ -131,7 +132,7 @@ def _local(root: str) -> None:
     """The child: run the compiled pipeline under kfp.local with the arguments on stdin."""
     parent = os.getppid()
 
-    def watch() -> None:  # a killed parent must not leave a runner behind
+    def watch() -> None:  # a killed command must not leave a runner behind
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(TRY_AGAIN)
