@@ -6,7 +6,7 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def report(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None:  # type: ignore[valid-type]
+def report(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None:
     """Write the report.
 
     Args:

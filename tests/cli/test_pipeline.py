@@ -1,0 +1,110 @@
+"""`medmim run` as a user types it: the compiled pipeline, small, on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim.steps import STAGES
+
+SMALL = [
+    *("--set", "data.patients=220", "--set", "data.test_fraction=0.3", "--set", "finetune.steps=3"),
+    *("--set", "finetune.save_every=1", "--set", "bench.limit=60"),
+]
+
+
+def command(recipe: str, home: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "medmim.cli.main", "run", recipe, "--home", str(home), "--json", *more]
+
+
+def run(recipe: str, home: Path, *more: str) -> tuple[int, dict[str, Any], str]:
+    done = subprocess.run(command(recipe, home, *more), capture_output=True, text=True, timeout=280)
+    lines = done.stdout.strip().splitlines()
+    return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> tuple[int, dict[str, Any], str]:
+    return run("demo", home, *SMALL)
+
+
+def test_every_stage_runs_and_an_incomparable_bench_is_refused(first: tuple[int, dict[str, Any], str]) -> None:
+    code, told, screen = first
+    assert code == 1, screen  # bench.limit makes the result not comparable, so the gate must say no
+    assert told["decision"] == "refused"
+    assert list(told["seconds"]) == list(STAGES)
+    assert set(told["digests"]) >= {"data", "audit", "finetune", "bench", "gate", "report"}
+    assert any("comparable" in reason for reason in told["reasons"])
+    assert Path(told["report"]).read_text().startswith("<!")
+
+
+def test_nothing_on_the_screen_is_a_librarys(first: tuple[int, dict[str, Any], str]) -> None:
+    _, _, screen = first
+    foreign = ("Warning", "INFO", "Traceback", "[KFP", "raylet", "mlflow", "warnings.warn")
+    assert not [line for line in screen.splitlines() if any(word in line for word in foreign)]
+
+
+def test_run_again_does_no_work_and_tells_the_same(first: tuple[int, dict[str, Any], str], home: Path) -> None:
+    _, before, _ = first
+    _, again, screen = run("demo", home, *SMALL)
+    assert {k: v for k, v in again["digests"].items() if k != "report"} == {
+        k: v for k, v in before["digests"].items() if k != "report"
+    }, screen
+    assert [again["seconds"][stage] for stage in ("data", "audit", "finetune", "bench")] == [0, 0, 0, 0]
+    assert again["decision"] == before["decision"]
+
+
+def test_a_changed_value_runs_only_what_depends_on_it(first: tuple[int, dict[str, Any], str], home: Path) -> None:
+    _, before, _ = first
+    _, after, _ = run("demo", home, *SMALL, "--set", "bench.limit=50")
+    assert after["seconds"]["data"] == after["seconds"]["audit"] == after["seconds"]["finetune"] == 0
+    assert after["seconds"]["bench"] > 0
+    assert after["digests"]["finetune"] == before["digests"]["finetune"]
+    assert after["digests"]["bench"] != before["digests"]["bench"]
+
+
+def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
+    """Kill the command, and only it, with SIGKILL when its screen shows `mark`."""
+    child = subprocess.Popen(command(recipe, home, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if mark in line:
+            os.kill(child.pid, signal.SIGKILL)
+            break
+    else:
+        pytest.fail(f"never saw {mark!r}")
+    child.wait()
+    time.sleep(3)  # its runner and its step notice within a second
+
+
+@pytest.mark.parametrize("mark", ["images:", pytest.param("step 2", marks=pytest.mark.slow)])
+def test_killed_and_run_again_gives_the_same_digests(
+    mark: str, first: tuple[int, dict[str, Any], str], tmp_path: Path
+) -> None:
+    _, before, _ = first
+    kill_at("demo", tmp_path, mark, *SMALL)
+    _, again, screen = run("demo", tmp_path, *SMALL)
+    for stage in ("data", "finetune", "bench"):
+        assert again["digests"][stage] == before["digests"][stage], screen
+
+
+def test_a_recipe_that_does_not_fit_stops_before_anything_is_made(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("demo", tmp_path / "home", "--set", "data.patiens=3", "--set", "bench.limit=many"),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "data.patiens" in done.stderr and "data.patients" in done.stderr and "bench.limit" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()
