@@ -1,0 +1,69 @@
+"""medmim base build: phase by phase, the same bytes, resumed where it was left."""
+
+import json
+
+import pytest
+
+from medmim.cli import base_build, base_card
+from medmim.errors import UserError
+from medmim.lvlm import zoo
+
+SETTINGS = {"batch_size": 4, "optimizer": "muon", "lr": 1e-3, "precision": "fp32", "freeze_vision": False}
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    monkeypatch.setattr(base_card, "_TASKS", ("copy",))
+    monkeypatch.setattr(base_build, "_CORPUS", 50)
+    phases = [
+        {"name": "text", "steps": 2, "diet": {"copy": 1, "dense": 1}, "finetune": SETTINGS},
+        {"name": "images", "steps": 2, "diet": {"question": 1, "look_up": 1}, "finetune": SETTINGS},
+    ]
+    values = {"name": "try", "chat": "mantis", "seed": 3, "drawings": 2, "phases": phases}
+    return base_build.BaseRecipe.model_validate_json(json.dumps(values))
+
+
+def test_a_base_is_built_twice_with_equal_bytes_and_loads(recipe, tmp_path):
+    first = base_build.build(recipe, tmp_path / "w1", tmp_path / "one")
+    second = base_build.build(recipe, tmp_path / "w2", tmp_path / "two")
+    assert first.digest == second.digest == zoo.digest(tmp_path / "one")
+    assert zoo.load(tmp_path / "one", device="cpu").family.name == "mantis"
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "| images | 2 | 8 |" in card
+    assert "| copy |" in card
+    assert recipe.digest[:16] in card
+
+
+def test_a_build_goes_on_from_its_finished_phases(recipe, tmp_path, monkeypatch):
+    from medmim.finetune import loop
+
+    whole = base_build.build(recipe, tmp_path / "w1", tmp_path / "one")
+    train, trained = loop.train, []
+
+    def killed(lvlm, batch_at, steps, settings, folder, **more):
+        trained.append(folder.name)
+        if folder.name == "images" and len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(lvlm, batch_at, steps, settings, folder, **more)
+
+    monkeypatch.setattr(loop, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        base_build.build(recipe, tmp_path / "w2", tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+    again = base_build.build(recipe, tmp_path / "w2", tmp_path / "two")
+    assert trained == ["text", "images", "images"]
+    assert again.digest == whole.digest
+
+
+def test_shipped_recipes_load_and_an_unknown_one_is_refused():
+    assert base_build.load("tiny-mantis").chat == "mantis"
+    with pytest.raises(UserError, match="no base recipe 'tiny-mantiss'"):
+        base_build.load("tiny-mantiss")
+
+
+def test_the_shipped_base_was_made_by_the_shipped_recipe_and_is_small():
+    folder = zoo.resolve("tiny-mantis")
+    card = (folder / "README.md").read_text()
+    assert base_build.load("tiny-mantis").digest[:16] in card
+    assert zoo.digest(folder)[:16] in card
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000
