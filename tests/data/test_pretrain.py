@@ -117,12 +117,13 @@ def test_numbers_and_letters_are_single_tokens_and_the_only_keys(family):
     tokenizer = tiny.train_tokenizer(texts, family)
     keys = pretrain.key_tokens(tokenizer)
     texts = [*(f" {n}" for n in (1, 2, 3)), *(f"{letter}:" for letter in LETTERS[:6])]  # what dense look-ups use
-    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    assert all(len(i) == 1 for i in ids)
-    assert {i[0] for i in ids} <= keys
+    single = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    assert all(len(tokens) == 1 for tokens in single)
+    used = {tokens[0] for tokens in single}
+    assert used <= keys
     made = next(m for m in drawn("dense", family) if "\nA:" in m.turns[0].question)
     ids = tokenizer.encode(made.turns[0].answer, add_special_tokens=False)
-    assert sum(i in keys for i in ids) == 8
+    assert sum(i in used for i in ids) == 8
     assert len(ids) <= 2 + 3 * 8  # words are whole: no byte pieces
 
 
