@@ -5,14 +5,15 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from medmim import progress
 from medmim.errors import Unavailable, UserError, require
@@ -20,6 +21,8 @@ from medmim.finetune.record import TrainResult
 from medmim.finetune.work import Job, work
 
 _ERROR = ".error.json"
+_OWNER = "owner.pid"
+_FOLDER = "MEDMIM_RAY_FOLDER"
 _RETRIES = 2  # lost workers that a training survives
 _STORE = 80 << 20  # bytes of Ray's object store: only small records pass through it
 _QUIET = {
@@ -31,6 +34,8 @@ _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a training is noticed this late
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: on a laptop that does anything else, training would starve
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin on cores that others use cost a factor of ten (measured)
     "RAY_COLOR_PREFIX": "0",
 }
 
@@ -56,7 +61,7 @@ def launch(job: Job, home: Path, workers: int, address: str = "local") -> TrainR
     error = Path(job.folder) / _ERROR
     error.unlink(missing_ok=True)
     with _ray(home, workers, address):
-        result = _fit(job, workers)
+        result = _fit(job, workers, address == "local")
     if error.is_file():
         told = json.loads(error.read_text())
         error.unlink()
@@ -69,17 +74,24 @@ def launch(job: Job, home: Path, workers: int, address: str = "local") -> TrainR
     )
 
 
-def _fit(job: Job, workers: int) -> TrainResult | Exception:
+def _fit(job: Job, workers: int, local: bool) -> TrainResult | Exception:
     import torch
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.backend import Backend
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+
+    class Loopback(TorchConfig):  # type: ignore[misc]  # Ray's own rendezvous listens on every address
+        @property
+        def backend_cls(self) -> Any:
+            return Backend
 
     storage = Path(job.folder) / "resume" / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that died; the loop's own checkpoints lie beside it
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=asdict(job),
+        train_loop_config={**asdict(job), "local": local},
+        torch_config=Loopback() if local else TorchConfig(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available()),
         run_config=RunConfig(
             name="train", storage_path=str(storage), failure_config=FailureConfig(max_failures=_RETRIES),
@@ -89,10 +101,10 @@ def _fit(job: Job, workers: int) -> TrainResult | Exception:
     try:
         result: object = trainer.fit().return_value
     except TrainingFailedError as error:
-        return error
+        return RuntimeError(str(error))
     if not isinstance(result, TrainResult):
         return RuntimeError("the first worker returned nothing")
-    return cast(TrainResult, result)
+    return result
 
 
 def _worker(config: dict[str, Any]) -> TrainResult | None:
@@ -103,6 +115,7 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
     from medmim.lvlm.zoo import quiet_transformers
 
     quiet_transformers()
+    local = config.pop("local")
     job = Job(**config)
     error = Path(job.folder) / _ERROR
     if error.is_file():
@@ -113,6 +126,8 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
     try:
+        if local:
+            _meet()
         return work(job, str(ray.train.torch.get_device()), on_save)
     except UserError as told:
         part = error.with_name(f"{_ERROR}.{os.getpid()}")
@@ -123,6 +138,24 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
         return None
 
 
+def _meet() -> None:
+    """Join the other workers of this machine through a file, so that nothing listens beyond loopback."""
+    import ray.train
+    import torch
+    import torch.distributed as dist
+    from ray.train.collective import broadcast_from_rank_zero
+
+    context = ray.train.get_context()
+    if context.get_world_size() == 1:
+        return
+    # a new one for each group: the file of a group that broke would confuse the next
+    file = broadcast_from_rank_zero(tempfile.mktemp(prefix="meet-", dir=os.environ[_FOLDER]))  # noqa: S306
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo", init_method=f"file://{file}",
+        rank=context.get_world_rank(), world_size=context.get_world_size(),
+    )
+
+
 @contextmanager
 def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
     """A Ray that is there inside, and gone without a trace outside, also after a failure or SIGTERM."""
@@ -131,15 +164,26 @@ def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
     with ExitStack() as undo:
         # a Unix socket's path ends at 107 bytes and Ray's sockets lie deep below its folder
         base = tempfile.gettempdir()
-        folder = Path(tempfile.mkdtemp(prefix="medmim-", dir="/tmp" if len(base) > 20 else base))  # noqa: S108
+        base = "/tmp" if len(base) > 20 else base  # noqa: S108
+        _sweep(Path(base))
+        folder = Path(tempfile.mkdtemp(prefix="medmim-", dir=base))
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        (folder / _OWNER).write_text(str(os.getpid()))
         undo.enter_context(_environment(_QUIET))
         settings: dict[str, Any] = {"address": address}
         if address == "local":
             inside = home / "ray"
             inside.mkdir(parents=True, exist_ok=True)
             # Ray decides what it binds to when it is imported; with "0" a local Ray binds to 127.0.0.1 alone
-            undo.enter_context(_environment({"HOME": str(inside), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}))
+            loopback = "lo0" if sys.platform == "darwin" else "lo"
+            undo.enter_context(
+                _environment(
+                    {
+                        "HOME": str(inside), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", _FOLDER: str(folder),
+                        "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
+                    }
+                )
+            )
             settings |= {
                 "include_dashboard": False, "num_cpus": workers + 1, "object_store_memory": _STORE,
                 "_temp_dir": str(folder), "_node_ip_address": "127.0.0.1",
@@ -148,6 +192,8 @@ def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
             _knock(address)
         ray = require("ray", "finetune")
         undo.enter_context(_events(folder / "events"))
+        # Ray prints the death of a worker on stdout, which is for results
+        undo.enter_context(redirect_stdout(undo.enter_context((folder / "stdout").open("w"))))
         undo.enter_context(_sigterm())
         for name in ("ray", "ray.train", "ray.tune", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -158,6 +204,16 @@ def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
         except (ConnectionError, RuntimeError, TimeoutError) as error:
             raise _silent(address, str(error)) from None
         yield
+
+
+def _sweep(base: Path) -> None:
+    """Remove what a driver that was killed could not."""
+    for owner in base.glob(f"medmim-*/{_OWNER}"):
+        with suppress(OSError, ValueError):
+            try:
+                os.kill(int(owner.read_text()), 0)
+            except ProcessLookupError:
+                shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _knock(address: str) -> None:
