@@ -27,7 +27,7 @@ demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 m
 	@$(BIN)/medmim run demo --home $(HOME_DIR)
 
 test: $(READY) ## set up, then the test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY) ## ruff, mypy, the architecture, stale IR
 	@$(BIN)/ruff check .

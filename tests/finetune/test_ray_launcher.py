@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,23 +17,30 @@ from medmim.finetune import ray_launcher, record
 from medmim.finetune.work import work
 from medmim.lvlm import zoo
 
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
 
 def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One launch shows it all, because a launch takes most of a minute on two cores."""
     monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
-    settings = SETTINGS.model_copy(update={"steps": 60, "save_every": 4})
+    settings = SETTINGS.model_copy(update={"steps": 30, "save_every": 4})
     bare = work(make_job(tmp_path, settings))
     (tmp_path / "out").rename(tmp_path / "bare")
     job = make_job(tmp_path, settings)
-    before = {p.name for p in Path("/tmp").glob("medmim-*")}  # noqa: S108
+    short = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
+    left = short / "medmim-left-by-a-kill"
+    left.mkdir()
+    (left / "owner.pid").write_text(str(_dead_pid()))
     home = os.environ["HOME"]
     seen: dict[str, object] = {}
     watcher = threading.Thread(target=_kill_a_worker, args=(tmp_path / "out" / record.LOSSES, seen), daemon=True)
     watcher.start()
     capfd.readouterr()
-    result = ray_launcher.launch(job, tmp_path / "home", workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(short))
+        result = ray_launcher.launch(job, tmp_path / "home", workers=1)
     watcher.join(1)
     assert seen.get("killed"), "no worker was there to kill"
     assert seen["outside"] == []
@@ -39,12 +48,20 @@ def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     assert (tmp_path / "out" / record.LOSSES).read_bytes() == (tmp_path / "bare" / record.LOSSES).read_bytes()
     assert zoo.digest(tmp_path / "out") == zoo.digest(tmp_path / "bare")
     assert result.loss == bare.loss
-    assert {p.name for p in Path("/tmp").glob("medmim-*")} == before  # noqa: S108
+    short.rmdir()  # fails unless empty
     assert not [p for p in psutil.Process().children(recursive=True) if "ray" in " ".join(p.cmdline())]
     assert os.environ["HOME"] == home
-    said = capfd.readouterr().err.replace("\r\x1b[K", "").splitlines()
-    assert any(line.startswith("step 60/60") for line in said)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    said = shown.err.replace("\r\x1b[K", "").splitlines()
+    assert any(line.startswith("step 30/30") for line in said)
     assert [line for line in said if not line.startswith(("starting Ray", "step ", "finetune: ", "going on"))] == []
+
+
+def _dead_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
@@ -53,7 +70,10 @@ def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
         time.sleep(0.02)
     family = psutil.Process().children(recursive=True)
     seen["outside"] = [
-        c.laddr for p in family for c in p.net_connections() if c.status == "LISTEN" and c.laddr.ip != "127.0.0.1"
+        (process.name(), c.laddr)
+        for process in family
+        for c in process.net_connections()
+        if c.status == "LISTEN" and c.laddr.ip not in LOOPBACK
     ]
     for process in family:
         if "RayTrainWorker" in " ".join(process.cmdline()):
