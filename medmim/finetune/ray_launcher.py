@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +182,7 @@ def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
                 _environment(
                     {
                         "HOME": str(inside), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", _FOLDER: str(folder),
-                        "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
+                        "RAY_AUTH_TOKEN": _token(), "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
                     }
                 )
             )
@@ -204,6 +206,12 @@ def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
         except (ConnectionError, RuntimeError, TimeoutError) as error:
             raise _silent(address, str(error)) from None
         yield
+
+
+@lru_cache
+def _token() -> str:
+    """What Ray's processes know each other by. One for this process: Ray keeps the first that it sees."""
+    return secrets.token_hex(32)
 
 
 def _sweep(base: Path) -> None:

@@ -23,9 +23,7 @@ GOLDEN = "d955b66b2a1ae83778730217157a9e3b81054da4420fbe5c79dbbb3e350f79ac"
 
 
 def demo(patients: int = 30, **data: Any) -> recipe.Recipe:
-    return recipe.validate(
-        {"name": "test", "data": {"source": "phantom", "patients": patients, **data}}, "test"
-    )
+    return recipe.validate({"name": "test", "data": {"source": "phantom", "patients": patients, **data}}, "test")
 
 
 def workspace(home: Path) -> steps.Workspace:

@@ -53,9 +53,7 @@ def test_llava_med_writes_one_image_as_published():
 
 def test_llava_med_writes_several_images_between_their_numbers():
     written = LLAVA_MED.render([Turn("Which?")], 2)
-    assert text(written) == (
-        "<s>[INST] (image 1: <image> image 1)(image 2: <image> image 2)\nWhich? [/INST]"
-    )
+    assert text(written) == ("<s>[INST] (image 1: <image> image 1)(image 2: <image> image 2)\nWhich? [/INST]")
 
 
 @pytest.mark.parametrize("family", [MANTIS, LLAVA_MED], ids=lambda f: f.name)

@@ -103,4 +103,3 @@ def balance(asks: Sequence[Ask], rng: random.Random) -> list[Ask]:
         for indices in golds.values():
             dropped.update(rng.sample(indices, len(indices) - keep))
     return [ask for i, ask in enumerate(asks) if i not in dropped]
-

@@ -40,4 +40,3 @@ class Source:
     bad: list[BadRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-
