@@ -107,7 +107,8 @@ def render(event: dict[str, Any]) -> str:
     if event["kind"] == "bar":
         eta = event.get("eta")
         left = "" if not eta else f", {eta:.0f} s left"
-        return f"{event['label']}: {event['done']:,}/{event['total']:,} {event['unit']} ({event['rate']:,.0f}/s{left})"
+        rate = f"{event['rate']:,.{0 if event['rate'] >= 10 else 1}f}/s"
+        return f"{event['label']}: {event['done']:,}/{event['total']:,} {event['unit']} ({rate}{left})"
     if event["kind"] == "step":
         return " ".join(
             f"{k} {v:,.4g}" if isinstance(v, float) else f"{k} {v}"

@@ -26,7 +26,7 @@ class Screen:
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
         self.stage = ""
         self.begin = self.told = time.monotonic()
-        self.now = ""
+        self.now = self.step = ""
 
     def start(self, recipe: Recipe, workspace: Workspace) -> None:
         """Say what was resolved."""
@@ -40,12 +40,15 @@ class Screen:
         """Draw one event of a step."""
         if event["stage"] and event["stage"] != self.stage:
             self.stage, self.begin = event["stage"], time.monotonic()
-            self.now = ""
+            self.now = self.step = ""
         text = render(event)
         if event["kind"] == "line":
             self._say(text)
+        elif event["kind"] == "step":
+            self.step = render({name: value for name, value in event.items() if name != "step"})  # the bar counts
         else:
-            whole = event["kind"] == "bar" and event["done"] >= event["total"] > 0
+            whole = event["done"] >= event["total"] > 0
+            text = f"{text}  {self.step}".rstrip()  # how far, and how well
             self.now = "" if whole else text
             if not self.live and (whole or time.monotonic() - self.told > _SILENCE):
                 self._say(text)

@@ -99,6 +99,15 @@ def test_killed_and_run_again_gives_the_same_digests(
         assert again["digests"][stage] == before["digests"][stage], screen
 
 
+def test_a_bucket_gives_the_same_digests_as_a_folder(
+    first: tuple[int, dict[str, Any], str], bucket: str, tmp_path: Path
+) -> None:
+    _, before, _ = first
+    _, there, screen = run("demo", tmp_path, *SMALL, "--set", f"platform.store={bucket}/demo")
+    for stage in ("data", "audit", "finetune", "bench"):
+        assert there["digests"][stage] == before["digests"][stage], screen
+
+
 def test_a_recipe_that_does_not_fit_stops_before_anything_is_made(tmp_path: Path) -> None:
     done = subprocess.run(
         command("demo", tmp_path / "home", "--set", "data.patiens=3", "--set", "bench.limit=many"),
