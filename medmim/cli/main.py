@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from medmim import __version__, errors
+from medmim import __version__, errors, steps
 from medmim.cli import ask, base, bench, data, doctor, finetune, recipe, registry, run
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ app.add_typer(base.app, name="base")
 
 def main() -> None:
     """Run a command; a UserError becomes one message and its exit code, an interrupt 130."""
+    steps.share_cores()
     try:
         app()
     except errors.UserError as error:

@@ -37,7 +37,6 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_worker_niceness": "0",  # 15 by default: on a laptop that does anything else, training would starve
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin on cores that others use cost a factor of ten (measured)
     "RAY_COLOR_PREFIX": "0",
 }
 
