@@ -69,8 +69,8 @@ class Screen:
         self.out.print(stages(found))
         if bench := found.get("bench"):
             self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
-            for row in bench.facts.get("differences", []):
-                self.out.print(difference(row))
+            for row in filter(_headline, bench.facts.get("differences", [])):
+                self.out.print(difference(row), soft_wrap=True)
         for outcome in found.values():
             if outcome.message and outcome.status == "failed":
                 self.out.print(f"\n[red]{outcome.stage} failed[/]")
@@ -97,9 +97,7 @@ def stages(found: dict[str, Outcome]) -> Table:
 def leaderboard(rows: list[dict[str, Any]]) -> Table:
     """Score, interval, blind, chance, n and patients of each model and group."""
     table = Table("model", "group", "metric", "score", "95% interval", "blind", "chance", "n", "patients", box=None)
-    for row in rows:
-        if row["metric"] != "accuracy" or row["group"].startswith("source:"):
-            continue  # the report shows these
+    for row in filter(_headline, rows):
         interval = "too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
             str(row["model"]),
@@ -113,6 +111,11 @@ def leaderboard(rows: list[dict[str, Any]]) -> Table:
             f"{row['patients']:,}",
         )
     return table
+
+
+def _headline(row: dict[str, Any]) -> bool:
+    """Accuracies of closed questions, not source by source: the report shows the rest."""
+    return row["metric"] == "accuracy" and not row["group"].startswith("source:")
 
 
 def difference(row: dict[str, Any]) -> str:

@@ -60,9 +60,16 @@ def packed_attention(
         from torch.nn.attention.varlen import varlen_attn
 
         out = varlen_attn(
-            query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1),
-            cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
-            scale=scaling, window_size=(-1, 0), enable_gqa=shared_keys,
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=(-1, 0),
+            enable_gqa=shared_keys,
         )
         assert isinstance(out, Tensor)  # noqa: S101  a tuple only when auxiliary outputs are asked for
         return out[None], None
@@ -70,9 +77,7 @@ def packed_attention(
     for length, run in groupby(segments):  # neighbours of one length go together: the same sums, fewer calls
         count = len(list(run))
         end = start + count * length
-        q, k, v = (
-            x[0, :, start:end].view(len(x[0]), count, length, -1).transpose(0, 1) for x in (query, key, value)
-        )
+        q, k, v = (x[0, :, start:end].view(len(x[0]), count, length, -1).transpose(0, 1) for x in (query, key, value))
         part = scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=shared_keys
         )

@@ -52,8 +52,11 @@ class Row:
             return self
         pixels = None if self.pixel_values is None else self.pixel_values.to(device, non_blocking=True)
         return replace(
-            self, input_ids=self.input_ids.to(device), pixel_values=pixels,
-            predicts=self.predicts.to(device), targets=self.targets.to(device),
+            self,
+            input_ids=self.input_ids.to(device),
+            pixel_values=pixels,
+            predicts=self.predicts.to(device),
+            targets=self.targets.to(device),
         )
 
 
@@ -116,6 +119,10 @@ def _row(samples: Sequence[Encoded], pixels: Sequence[Tensor | None], packed: bo
         ids = torch.tensor([[*sample.ids, *[pad] * (width - len(sample.ids))] for sample in samples])
     images = [p for p in pixels if p is not None and len(p)]
     return Row(
-        ids, torch.cat(images) if images else None, lengths,
-        torch.tensor(predicts, dtype=torch.long), torch.tensor(targets, dtype=torch.long), packed,
+        ids,
+        torch.cat(images) if images else None,
+        lengths,
+        torch.tensor(predicts, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        packed,
     )

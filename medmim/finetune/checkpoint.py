@@ -21,9 +21,7 @@ from torch.optim import Optimizer
 _KEEP = 2
 
 
-def save(
-    folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimizer], state: Mapping[str, Any]
-) -> Path:
+def save(folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimizer], state: Mapping[str, Any]) -> Path:
     """Write a checkpoint beside the older ones, whole or not at all; the newest two are kept.
 
     Args:

@@ -58,8 +58,13 @@ def feed(
             return torch.cat([image(name) for name in names]) if names else None
 
         return batch.build(
-            [examples.encoded[i] for i in chosen], shown, max_tokens=settings.max_tokens, packed=settings.packing,
-            pad=lvlm.tokenizer.pad_token_id or 0, rank=rank, world=world,
+            [examples.encoded[i] for i in chosen],
+            shown,
+            max_tokens=settings.max_tokens,
+            packed=settings.packing,
+            pad=lvlm.tokenizer.pad_token_id or 0,
+            rank=rank,
+            world=world,
         )
 
     return batch_at

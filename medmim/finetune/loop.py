@@ -143,8 +143,12 @@ def _loss(model: Any, row: Row) -> Tensor:
     """Sum of the cross-entropy over the trained tokens; logits are computed only where something is trained."""
     borders = row.cu_seq_lens
     packed = {
-        "position_ids": row.position_ids, "cu_seq_lens_q": borders, "cu_seq_lens_k": borders,
-        "max_length_q": max(row.lengths), "max_length_k": max(row.lengths), "segments": row.lengths,
+        "position_ids": row.position_ids,
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(row.lengths),
+        "max_length_k": max(row.lengths),
+        "segments": row.lengths,
     }
     # No attention mask in either case: padding stands to the right, where causal attention never looks.
     hidden = model.model(
@@ -201,8 +205,15 @@ def _resume(folder: Path, model: Any, found: list[Optimizer], identity: str, ran
 
 
 def _save(
-    folder: Path, step: int, lvlm: Lvlm, found: list[Optimizer], seen: int, identity: str, rank: int,
-    on_save: Callable[[int, Path | None], None] | None, evaluate: Callable[[Lvlm, int], Mapping[str, float]] | None,
+    folder: Path,
+    step: int,
+    lvlm: Lvlm,
+    found: list[Optimizer],
+    seen: int,
+    identity: str,
+    rank: int,
+    on_save: Callable[[int, Path | None], None] | None,
+    evaluate: Callable[[Lvlm, int], Mapping[str, float]] | None,
 ) -> None:
     path = None
     if rank == 0:

@@ -42,9 +42,7 @@ class Muon(Optimizer):
         weight_decay: Decoupled.
     """
 
-    def __init__(
-        self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -20,7 +20,8 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
     """
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     inner = [
-        param for name, param in named
+        param
+        for name, param in named
         if settings.optimizer == "muon" and param.ndim == 2 and (".layers." in name or "multi_modal_projector" in name)
     ]
     taken = set(inner)

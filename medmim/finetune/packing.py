@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def plan(
-    lengths: Sequence[int], max_tokens: int, batch_size: int, seed: int, epoch: int
-) -> list[list[int]]:
+def plan(lengths: Sequence[int], max_tokens: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The optimizer steps of one epoch: indices of the samples in each, every sample once.
 
     Args:

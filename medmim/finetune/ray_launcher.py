@@ -56,7 +56,8 @@ def launch(job: Job, home: Path, workers: int, address: str = "local") -> TrainR
     """
     if address.startswith("ray://"):
         raise UserError(
-            f"platform.ray is {address}", reason="Ray Client (ray://) is not made for Ray Train",
+            f"platform.ray is {address}",
+            reason="Ray Client (ray://) is not made for Ray Train",
             fix="run on a node of the cluster with platform.ray: auto",
         )
     error = Path(job.folder) / _ERROR
@@ -70,7 +71,8 @@ def launch(job: Job, home: Path, workers: int, address: str = "local") -> TrainR
     if isinstance(result, TrainResult):
         return result
     raise Unavailable(
-        "the training lost its workers", reason=str(result).strip().splitlines()[-1][:300],
+        "the training lost its workers",
+        reason=str(result).strip().splitlines()[-1][:300],
         fix="run the same command again: it goes on from the newest checkpoint",
     )
 
@@ -95,7 +97,9 @@ def _fit(job: Job, workers: int, local: bool) -> TrainResult | Exception:
         torch_config=Loopback() if local else TorchConfig(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available()),
         run_config=RunConfig(
-            name="train", storage_path=str(storage), failure_config=FailureConfig(max_failures=_RETRIES),
+            name="train",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=_RETRIES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
@@ -152,8 +156,10 @@ def _meet() -> None:
     # a new one for each group: the file of a group that broke would confuse the next
     file = broadcast_from_rank_zero(tempfile.mktemp(prefix="meet-", dir=os.environ[_FOLDER]))  # noqa: S306
     dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo", init_method=f"file://{file}",
-        rank=context.get_world_rank(), world_size=context.get_world_size(),
+        "nccl" if torch.cuda.is_available() else "gloo",
+        init_method=f"file://{file}",
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
     )
 
 
@@ -180,14 +186,21 @@ def _ray(home: Path, workers: int, address: str) -> Iterator[None]:
             undo.enter_context(
                 _environment(
                     {
-                        "HOME": str(inside), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", _FOLDER: str(folder),
-                        "RAY_AUTH_TOKEN": _token(), "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
+                        "HOME": str(inside),
+                        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+                        _FOLDER: str(folder),
+                        "RAY_AUTH_TOKEN": _token(),
+                        "GLOO_SOCKET_IFNAME": loopback,
+                        "NCCL_SOCKET_IFNAME": loopback,
                     }
                 )
             )
             settings |= {
-                "include_dashboard": False, "num_cpus": workers + 1, "object_store_memory": _STORE,
-                "_temp_dir": str(folder), "_node_ip_address": "127.0.0.1",
+                "include_dashboard": False,
+                "num_cpus": workers + 1,
+                "object_store_memory": _STORE,
+                "_temp_dir": str(folder),
+                "_node_ip_address": "127.0.0.1",
             }
         else:
             _knock(address)
@@ -237,7 +250,8 @@ def _knock(address: str) -> None:
 def _silent(address: str, reason: str) -> Unavailable:
     return Unavailable(
         f"Ray at {address} does not {'start' if address == 'local' else 'answer'}",
-        reason=reason.partition("\n")[0], fix="check platform.ray, then run the same command",
+        reason=reason.partition("\n")[0],
+        fix="check platform.ray, then run the same command",
     )
 
 

@@ -55,7 +55,8 @@ def _data(uri: str) -> store.Artifact:
     artifact = store.get(uri)
     if artifact.kind != "data":
         raise UserError(
-            f"{uri} is not a data set", reason=f"it is an artifact of kind '{artifact.kind}'",
+            f"{uri} is not a data set",
+            reason=f"it is an artifact of kind '{artifact.kind}'",
             fix="give the URI that `medmim data build` printed",
         )
     return artifact
@@ -85,7 +86,10 @@ def _train(recipe: Recipe, ws: Workspace, base: Path, data: Path, folder: Path) 
     steps = feed.steps(recipe.finetune, kept)
     progress.say(f"finetune: {kept:,} samples, {steps:,} steps of {recipe.finetune.batch_size}")
     job = Job(
-        str(base), str(data), str(folder), recipe.finetune.model_dump_json(),
+        str(base),
+        str(data),
+        str(folder),
+        recipe.finetune.model_dump_json(),
         recipe.platform.threads or max(1, cores() // workers),
     )
     result = ray_launcher.launch(job, ws.home, workers, recipe.platform.ray)
@@ -94,8 +98,14 @@ def _train(recipe: Recipe, ws: Workspace, base: Path, data: Path, folder: Path) 
         reason = json.loads(line)["reason"]
         reasons[reason] = reasons.get(reason, 0) + 1
     return {
-        "steps": result.steps, "samples": kept, "tokens": result.tokens, "loss": result.loss, "quarantined": reasons,
-        "workers": workers, "seconds": round(result.seconds, 1), "tokens_per_s": round(result.tokens_per_s),
+        "steps": result.steps,
+        "samples": kept,
+        "tokens": result.tokens,
+        "loss": result.loss,
+        "quarantined": reasons,
+        "workers": workers,
+        "seconds": round(result.seconds, 1),
+        "tokens_per_s": round(result.tokens_per_s),
         "mfu": None if result.mfu is None else round(result.mfu, 3),
     }
 

@@ -64,6 +64,13 @@ def work(
     with loop.distributed() as (rank, world):
         batch_at = feed(lvlm, examples, images, settings, rank, world)
         return loop.train(
-            lvlm, batch_at, steps(settings, len(examples.encoded)), settings, folder,
-            on_step=on_step, on_save=on_save, rank=rank, world=world,
+            lvlm,
+            batch_at,
+            steps(settings, len(examples.encoded)),
+            settings,
+            folder,
+            on_step=on_step,
+            on_save=on_save,
+            rank=rank,
+            world=world,
         )

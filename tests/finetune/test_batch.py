@@ -56,8 +56,13 @@ def test_a_token_of_another_sample_changes_nothing(lvlm: Lvlm) -> None:
     with torch.no_grad(), attention.packed(lvlm.model):
         hidden = [
             lvlm.model.model(
-                input_ids=r.input_ids, pixel_values=r.pixel_values, position_ids=r.position_ids, use_cache=False,
-                cu_seq_lens_q=r.cu_seq_lens, max_length_q=max(r.lengths), segments=r.lengths,
+                input_ids=r.input_ids,
+                pixel_values=r.pixel_values,
+                position_ids=r.position_ids,
+                use_cache=False,
+                cu_seq_lens_q=r.cu_seq_lens,
+                max_length_q=max(r.lengths),
+                segments=r.lengths,
             ).last_hidden_state[0, s : s + len(encoded[first].ids)]
             for r, s in zip(rows, spots, strict=True)
         ]

@@ -31,8 +31,12 @@ def batches(lvlm: Lvlm, settings: Finetune, rank: int = 0, world: int = 1) -> Ca
     def batch_at(step: int) -> Batch:
         chosen = [encoded[i] for i in plan[step % len(plan)]]
         return batch.build(
-            chosen, lambda i: make_pixels(chosen[i]), max_tokens=settings.max_tokens, packed=settings.packing,
-            rank=rank, world=world,
+            chosen,
+            lambda i: make_pixels(chosen[i]),
+            max_tokens=settings.max_tokens,
+            packed=settings.packing,
+            rank=rank,
+            world=world,
         )
 
     return batch_at
@@ -176,8 +180,13 @@ def test_every_step_is_told_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> None
         return {"accuracy": 0.5}
 
     result = loop.train(
-        tuned, batches(tuned, SMALL), 5, SMALL.model_copy(update={"save_every": 2}), tmp_path,
-        on_step=lambda record: records.append(record["step"]), on_save=lambda step, _: saves.append(step),
+        tuned,
+        batches(tuned, SMALL),
+        5,
+        SMALL.model_copy(update={"save_every": 2}),
+        tmp_path,
+        on_step=lambda record: records.append(record["step"]),
+        on_save=lambda step, _: saves.append(step),
         evaluate=evaluate,
     )
     assert records == [1, 2, 3, 4, 5]

@@ -24,7 +24,8 @@ def test_muon_takes_the_block_matrices_and_adamw_the_rest(lvlm: Lvlm) -> None:
 def test_weight_decay_leaves_norms_and_biases_alone(lvlm: Lvlm) -> None:
     (adamw,) = optim.optimizers(copy_of(lvlm).model, Finetune(weight_decay=0.1))
     assert {g["weight_decay"]: {p.ndim > 1 for p in g["params"]} for g in adamw.param_groups} == {
-        0.1: {True}, 0.0: {False},
+        0.1: {True},
+        0.0: {False},
     }
 
 
