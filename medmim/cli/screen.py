@@ -96,13 +96,14 @@ def stages(found: dict[str, Outcome]) -> Table:
 
 def leaderboard(rows: list[dict[str, Any]]) -> Table:
     """Score, interval, blind, chance, n and patients of each model and group."""
-    table = Table("model", "group", "metric", "score", "95% interval", "blind", "chance", "n", "patients", box=None)
+    table = Table(box=None)
+    for name in ("model", "accuracy of", "score", "95%", "blind", "chance", "n", "patients"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("model", "accuracy of", "95%") else "right")
     for row in filter(_headline, rows):
         interval = "too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
             str(row["model"]),
-            row["group"],
-            row["metric"],
+            row["group"].removeprefix("ability:"),
             _pct(row["value"]),
             interval,
             _pct(row["blind"]),
