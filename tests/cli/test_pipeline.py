@@ -43,7 +43,7 @@ def test_every_stage_runs_and_an_incomparable_bench_is_refused(first: tuple[int,
     code, told, screen = first
     assert code == 1, screen  # bench.limit makes the result not comparable, so the gate must say no
     assert told["decision"] == "refused"
-    assert list(told["seconds"]) == list(STAGES)
+    assert set(told["seconds"]) == set(STAGES)
     assert set(told["digests"]) >= {"data", "audit", "finetune", "bench", "gate", "report"}
     assert any("comparable" in reason for reason in told["reasons"])
     assert Path(told["report"]).read_text().startswith("<!")
@@ -51,7 +51,7 @@ def test_every_stage_runs_and_an_incomparable_bench_is_refused(first: tuple[int,
 
 def test_nothing_on_the_screen_is_a_librarys(first: tuple[int, dict[str, Any], str]) -> None:
     _, _, screen = first
-    foreign = ("Warning", "INFO", "Traceback", "[KFP", "raylet", "mlflow", "warnings.warn")
+    foreign = ("Warning", "INFO", "Traceback", "[KFP", "raylet", "INFO mlflow", "alembic", "warnings.warn")
     assert not [line for line in screen.splitlines() if any(word in line for word in foreign)]
 
 
@@ -88,24 +88,15 @@ def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
     time.sleep(3)  # its runner and its step notice within a second
 
 
-@pytest.mark.parametrize("mark", ["images:", pytest.param("step 2", marks=pytest.mark.slow)])
-def test_killed_and_run_again_gives_the_same_digests(
-    mark: str, first: tuple[int, dict[str, Any], str], tmp_path: Path
-) -> None:
-    _, before, _ = first
-    kill_at("demo", tmp_path, mark, *SMALL)
-    _, again, screen = run("demo", tmp_path, *SMALL)
-    for stage in ("data", "finetune", "bench"):
-        assert again["digests"][stage] == before["digests"][stage], screen
-
-
-def test_a_bucket_gives_the_same_digests_as_a_folder(
+def test_killed_in_a_bucket_and_run_again_gives_the_digests_of_a_folder(
     first: tuple[int, dict[str, Any], str], bucket: str, tmp_path: Path
 ) -> None:
     _, before, _ = first
-    _, there, screen = run("demo", tmp_path, *SMALL, "--set", f"platform.store={bucket}/demo")
+    there = [*SMALL, "--set", f"platform.store={bucket}/demo"]
+    kill_at("demo", tmp_path, "images:", *there)
+    _, again, screen = run("demo", tmp_path, *there)
     for stage in ("data", "audit", "finetune", "bench"):
-        assert there["digests"][stage] == before["digests"][stage], screen
+        assert again["digests"][stage] == before["digests"][stage], screen
 
 
 def test_a_recipe_that_does_not_fit_stops_before_anything_is_made(tmp_path: Path) -> None:
