@@ -57,7 +57,7 @@ def test_the_champion_answers_by_path_base64_and_data_url(
     said = loaded.predict(requests)
     images = [Image.open(io.BytesIO(_png(shade))).convert("RGB") for shade in (10, 240)]
     questions = [ask.Question(QUESTION, images), ask.Question(QUESTION, images), ask.Question(QUESTION, [])]
-    own = list(ask_hf.ask(zoo.load(Path(model.uri)), questions, 32, 32))
+    own = list(ask_hf.ask(zoo.load(Path(model.uri)), questions, 32, recipe.bench.max_new_tokens))
     assert said == [reply.text for reply in own]
     assert said[0] == said[1] and all(said)
 
