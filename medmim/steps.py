@@ -140,7 +140,7 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         parsed = from_dump(recipe)
         yield parsed, workspace(Path(home), parsed, run)
     except UserError as error:
-        emit("line", text=f"error: {error}")
+        emit("error", text=str(error), code=error.exit_code)
         raise SystemExit(error.exit_code) from None
 
 

@@ -7,6 +7,7 @@ publishing the same bytes twice is publishing once.
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -72,6 +73,10 @@ def open_store(uri: str) -> Store:
         UserError: A scheme that is neither a folder, `file://` nor `s3://`, or S3 without an address or credentials.
     """
     scheme, separator, rest = uri.partition("://")
+    if not separator and re.match(r"(s3|file|gs|https?):", uri):
+        raise UserError(
+            f"{uri} is not the address of a store", fix=f"did you mean {re.sub(':/*', '://', uri, count=1)}?"
+        )
     if not separator:
         return FolderStore(Path(uri))
     if scheme == "s3":

@@ -146,8 +146,8 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
 
     console = Console(highlight=False)
     console.print(screen.leaderboard(facts["leaderboard"]))
-    for row in facts["differences"]:
-        console.print(screen.difference(row))
+    for row in filter(screen.headline, facts["differences"]):
+        console.print(screen.difference(row), soft_wrap=True)
     given_away = sorted({row["group"] for row in facts["text_only"] if row["above"]})
     if given_away:
         console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")

@@ -7,6 +7,7 @@ this process draws them and keeps everything else in a log.
 import json
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import threading
@@ -40,10 +41,11 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     screen.start(parsed, workspace)
     code = _pipeline(parsed, workspace, screen)
     found = steps.outcomes(workspace)
-    screen.end(found, workspace, recipe)
+    typed = ["medmim", "run", recipe, *(part for item in sets or () for part in ("--set", item))]
+    screen.end(found, workspace, shlex.join([*typed, *(("--home", str(home)) if home else ())]))
     if as_json:
         typer.echo(json.dumps(summary(found), sort_keys=True))
-    raise typer.Exit(exit_code(found, code, workspace))
+    raise typer.Exit(exit_code(found, list(screen.errors.values()), code, workspace))
 
 
 def summary(found: dict[str, Outcome]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def summary(found: dict[str, Outcome]) -> dict[str, Any]:
     bench, report = found.get("bench"), found.get("report")
     return {
         "decision": promote.facts.get("decision") if promote else None,
-        "reasons": gate.facts.get("reasons", []) if gate else [o.message for o in found.values() if o.message],
+        "reasons": _reasons(gate) if gate else [o.message for o in found.values() if o.message],
         "champion": promote.facts.get("champion") if promote else None,
         "digests": {name: outcome.digest for name, outcome in found.items() if outcome.digest},
         "seconds": {name: outcome.seconds for name, outcome in found.items()},
@@ -61,8 +63,15 @@ def summary(found: dict[str, Outcome]) -> dict[str, Any]:
     }
 
 
-def exit_code(found: dict[str, Outcome], code: int, workspace: Workspace) -> int:
-    """The first stage that did not end well decides; a runner that died without a record is infrastructure.
+def _reasons(gate: Outcome) -> list[str]:
+    """Of a refusal, what refused; else all."""
+    rules = gate.facts.get("rules", [])
+    refusing = [rule["text"] for rule in rules if rule["passed"] is False]
+    return list(dict.fromkeys(refusing or gate.facts.get("reasons", [])))
+
+
+def exit_code(found: dict[str, Outcome], told: list[int], code: int, workspace: Workspace) -> int:
+    """The first stage that did not end well decides; a runner that died without a word is infrastructure.
 
     Raises:
         UserError: The pipeline failed outside of any stage.
@@ -70,6 +79,8 @@ def exit_code(found: dict[str, Outcome], code: int, workspace: Workspace) -> int
     for outcome in found.values():
         if outcome.exit_code:
             return outcome.exit_code
+    if told:
+        return told[0]
     if code:
         raise UserError(
             "the pipeline runner ended before its stages did",

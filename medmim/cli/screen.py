@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +28,7 @@ class Screen:
         self.stage = ""
         self.begin = self.told = time.monotonic()
         self.now = self.step = ""
+        self.errors: dict[str, int] = {}  # text -> exit code: a dead store keeps no record of them
 
     def start(self, recipe: Recipe, workspace: Workspace) -> None:
         """Say what was resolved."""
@@ -44,6 +46,8 @@ class Screen:
         text = render(event)
         if event["kind"] == "line":
             self._say(text)
+        elif event["kind"] == "error":
+            self.errors.setdefault(text, event["code"])
         elif event["kind"] == "step":
             self.step = render({name: value for name, value in event.items() if name != "step"})  # the bar counts
         else:
@@ -62,23 +66,23 @@ class Screen:
         elif time.monotonic() - self.told > _SILENCE:
             self._say(self.now or f"working, {took:.0f} s")
 
-    def end(self, found: dict[str, Outcome], workspace: Workspace, recipe: str) -> None:
-        """Stages, leaderboard, decision, report and what to type next."""
+    def end(self, found: dict[str, Outcome], workspace: Workspace, again: str) -> None:
+        """Stages, leaderboard, decision, report and what to type next; `again` is the command that was typed."""
         if self.live:
             self.live.stop()
         self.out.print(stages(found))
         if bench := found.get("bench"):
             self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
-            for row in filter(_headline, bench.facts.get("differences", [])):
+            for row in filter(headline, bench.facts.get("differences", [])):
                 self.out.print(difference(row), soft_wrap=True)
-        for outcome in found.values():
-            if outcome.message and outcome.status == "failed":
-                self.out.print(f"\n[red]{outcome.stage} failed[/]")
-                self.out.print(outcome.message, markup=False)
+        told = {o.message: o.exit_code for o in found.values() if o.status == "failed" and o.message} or self.errors
+        refused = {o.message for o in found.values() if o.status == "refused"}
+        for text in told.keys() - refused:
+            self.out.print(Text(f"\nerror: {text}"), soft_wrap=True)
         decision(self.out, found)
         if report := found.get("report"):
             self.out.print(f"\nreport    {report.facts.get('path')}", soft_wrap=True)
-        _next(self.out, found, workspace, recipe)
+        _next(self.out, found, workspace, again)
 
     def _say(self, text: str) -> None:
         self.told = time.monotonic()
@@ -99,7 +103,7 @@ def leaderboard(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None)
     for name in ("model", "accuracy of", "score", "95%", "blind", "chance", "n", "patients"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("model", "accuracy of", "95%") else "right")
-    for row in filter(_headline, rows):
+    for row in filter(headline, rows):
         interval = "too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
             str(row["model"]),
@@ -114,7 +118,7 @@ def leaderboard(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _headline(row: dict[str, Any]) -> bool:
+def headline(row: dict[str, Any]) -> bool:
     """Accuracies of closed questions, not source by source: the report shows the rest."""
     return row["metric"] == "accuracy" and not row["group"].startswith("source:")
 
@@ -132,8 +136,12 @@ def decision(out: Console, found: dict[str, Outcome]) -> None:
         return
     verdict = (promote and promote.facts.get("decision")) or gate.facts.get("decision", "undecided")
     out.print(f"\n[bold]decision  {verdict}[/]")
-    for reason in gate.facts.get("reasons", []):
-        out.print(f"  - {reason}", markup=False)
+    for rule in gate.facts.get("rules", []):
+        mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}[rule["passed"]]
+        out.print(f"  {mark} {rule['rule'].replace('_', ' ')}: ", end="")
+        out.print(rule["text"], markup=False, soft_wrap=True)
+    if not gate.facts.get("rules"):
+        out.print("  - " + "; ".join(gate.facts.get("reasons", [])), markup=False, soft_wrap=True)
     if promote:
         for text in promote.facts.get("restored", []):
             out.print(f"  - {text}", markup=False)
@@ -141,16 +149,16 @@ def decision(out: Console, found: dict[str, Outcome]) -> None:
             out.print(f"champion  {champion['name']} version {champion['version']}", markup=False)
 
 
-def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, recipe: str) -> None:
-    home = "" if workspace.home.name == ".medmim" else f" --home {workspace.home}"
+def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, again: str) -> None:
+    home = "" if workspace.home == Path(".medmim").absolute() else f" --home {workspace.home}"
     out.print("\nnext")
-    if "bench" in found:
+    if "bench" in found and found["bench"].uri:
         out.print(f"  medmim bench show {workspace.run} --wrong{home}", soft_wrap=True)
     if "promote" in found:
         out.print(f"  medmim registry list{home}", soft_wrap=True)
     if "data" in found and found["data"].uri:
         out.print(f"  medmim data show {found['data'].uri}", soft_wrap=True)
-    out.print(f"  medmim run {recipe}{home}   # again: finished steps cost nothing", soft_wrap=True)
+    out.print(Text(f"  {again}   # again: finished steps cost nothing"), soft_wrap=True)
 
 
 def _pct(value: float | None) -> str:
