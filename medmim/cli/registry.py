@@ -101,8 +101,14 @@ def promote_version(
     --json: {name, version, digest, uri, decision (place in the log), verdict, changed, aliases (alias -> version)}.
     """
     ws = _workspace(home)
-    before = len(decisions.read(ws, name))
-    _tell(ws, name, promote.promote(ws, name, version, why), before, as_json)
+    log = decisions.read(ws, name)
+    made = promote.promote(ws, name, version, why)
+    _tell(ws, name, made, len(log), as_json)
+    judged = [entry for entry in log if entry.digest == made.digest and entry.evidence]
+    if judged and judged[-1].verdict == "refused":
+        sys.stderr.write(
+            f"promoted by hand: the gate refused this model in decision {judged[-1].n}: {judged[-1].why}\n"
+        )
 
 
 @app.command()
