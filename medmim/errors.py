@@ -62,7 +62,7 @@ class Refused(UserError):
 
 
 class Unavailable(UserError):
-    """A server or a disk failed in a way that may pass; exit code 75."""
+    """A server or a device failed in a way that may pass by itself; exit code 75."""
 
     def __init__(self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(fact, reason, fix, problems, exit_code=TRY_AGAIN)
@@ -125,7 +125,7 @@ def from_os_error(error: OSError, doing: str) -> UserError:
     where = f": {error.filename}" if error.filename else ""
     name = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _FULL:
-        return Unavailable(
+        return UserError(
             f"{_FULL[error.errno]} while {doing}{where}",
             reason=name,
             fix="free some space, or give another folder with --home, then run the same command",
@@ -138,4 +138,8 @@ def from_os_error(error: OSError, doing: str) -> UserError:
         )
     if error.errno in _PASSING or isinstance(error, ConnectionError | TimeoutError):
         return Unavailable(f"{name} while {doing}{where}", fix="run the same command again: finished steps are kept")
-    return UserError(f"{name} while {doing}{where}")
+    return UserError(
+        f"{name} while {doing}{where}",
+        reason="the operating system does not allow it there",
+        fix="give another path; --home and platform.store say where medmim writes",
+    )

@@ -65,9 +65,9 @@ def test_a_module_that_is_there_and_does_not_load_says_why(
 @pytest.mark.parametrize(
     ("number", "kind", "said"),
     [
-        (errno.ENOSPC, Unavailable, "the disk is full"),
-        (errno.EDQUOT, Unavailable, "the quota is used up"),
-        (errno.EFBIG, Unavailable, "a file grew too large"),
+        (errno.ENOSPC, UserError, "the disk is full"),
+        (errno.EDQUOT, UserError, "the quota is used up"),
+        (errno.EFBIG, UserError, "a file grew too large"),
         (errno.EIO, Unavailable, "Input/output error"),
         (errno.ECONNREFUSED, Unavailable, "Connection refused"),
         (errno.EACCES, UserError, "no permission"),

@@ -196,9 +196,9 @@ def test_a_full_disk_in_a_step_is_told_and_what_was_done_is_kept(ws: Workspace, 
         (folder / "half").write_text("x")
         raise error
 
-    with pytest.raises(Unavailable, match="the disk is full while running the step data"), stage(ws, "data"):
+    with pytest.raises(UserError, match="the disk is full while running the step data"), stage(ws, "data"):
         cached_step(ws, "data", 1, {}, {}, fills)
-    assert steps.outcomes(ws)["data"].exit_code == 75
+    assert steps.outcomes(ws)["data"].exit_code == 2
     assert [path.name for path in (ws.home / "work").rglob("*") if path.is_file()] == ["half"]
 
 

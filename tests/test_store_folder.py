@@ -43,23 +43,23 @@ def nothing_half_written(place: Path) -> bool:
     return all(path.name == "a-small" for path in found)
 
 
-def test_a_full_disk_ends_in_75_and_leaves_no_artifact(files: Path, small_disk: Path) -> None:
+def test_a_full_disk_ends_in_2_and_leaves_no_artifact(files: Path, small_disk: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PUBLISH, str(files), str(small_disk / "store")], capture_output=True, text=True
     )
-    assert ended.returncode == 75 and not ended.stderr
+    assert ended.returncode == 2 and not ended.stderr
     assert "the disk is full while writing to the store" in ended.stdout and "--home" in ended.stdout
     assert nothing_half_written(small_disk)
 
 
-def test_a_limit_on_file_size_ends_in_75_and_leaves_no_artifact(files: Path, tmp_path: Path) -> None:
+def test_a_limit_on_file_size_ends_in_2_and_leaves_no_artifact(files: Path, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PUBLISH, str(files), str(tmp_path / "store")],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
         capture_output=True,
         text=True,
     )
-    assert ended.returncode == 75 and "too large while writing" in ended.stdout and not ended.stderr
+    assert ended.returncode == 2 and "too large while writing" in ended.stdout and not ended.stderr
     assert nothing_half_written(tmp_path / "store")
 
 
