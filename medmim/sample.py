@@ -8,16 +8,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 ABILITIES = ("temporal", "reasoning", "comparison", "coreference", "composed", "single")
 SPLITS = ("train", "dev", "test")
 LETTERS = "ABCDEFGH"
 IMAGE = "<image>"
-
-Status = Literal["parsed", "unparsed", "error"]
-Probe = Literal["none", "blind", "grey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,7 @@ class Score:
         low: Lower end of the patient-clustered 95% interval; None under 20 patients.
         high: Upper end, likewise.
         blind: The same metric without images; None where the probe was not run.
-        chance: Mean of 1 / options for closed questions, else None.
+        chance: Mean of right letters / options for closed questions, else None.
         n: Items.
         patients: Clusters.
         unparsed: Items whose answer could not be read.
@@ -174,14 +171,6 @@ class BadRow:
     row: int
     key: str
     reason: str
-
-
-@dataclass(slots=True)
-class Parsed:
-    """Samples of a published file, its quarantined rows, and its file facts."""
-
-    samples: list[Sample] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
 
 
 _OPTION = re.compile(r"^([A-Z])\s*[:.)]\s*(.*)$")
