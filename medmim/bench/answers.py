@@ -82,8 +82,8 @@ def collect(
 
 
 def load(folder: Path) -> list[Answer]:
-    """Read sealed answers."""
-    return [from_json(Answer, json.loads(line)) for line in (folder / FILE).read_text().splitlines()]
+    """Read sealed answers. A model may well say U+2028, at which `splitlines` would cut."""
+    return [from_json(Answer, json.loads(line)) for line in (folder / FILE).read_bytes().split(b"\n") if line]
 
 
 def _asked(

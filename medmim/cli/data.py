@@ -126,4 +126,4 @@ def tell(ws: Workspace, **resolved: str | None) -> None:
 
 
 def _lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line] if path.is_file() else []

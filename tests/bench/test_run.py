@@ -15,6 +15,7 @@ from medmim import steps, store
 from medmim.bench import answers, run, tasks
 from medmim.errors import UserError
 from medmim.recipe import Bench
+from medmim.sample import Answer
 
 SETTINGS = Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey"))
 
@@ -166,3 +167,9 @@ def test_answers_are_plain_lines(done):
     digest = run.scores(ws, artifact.uri)["answers"]["tuned"]["none"]
     lines = (ws.fetch(f"{ws.store}/answers/{digest}") / "answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["sample"] for line in lines] == [s.id for s in samples()]
+
+
+def test_an_answer_with_odd_line_breaks_comes_back(tmp_path):
+    said = Answer("1", "none", "k", "one\u2028two\u0085three\r\nfour\x0bfive", None, "unparsed")
+    answers._replace(tmp_path / answers.FILE, [said])
+    assert answers.load(tmp_path) == [said]
