@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,7 +131,7 @@ def _texts(made: BaseRecipe) -> Iterator[str]:
         for i in range(_CORPUS):
             for turn in task(stream(made.seed, "corpus", name, i), made.family).turns:
                 yield turn.question
-                yield turn.answer or ""
+                yield from (turn.answer or "", f" {turn.answer}")  # a format may put a space before answers
     yield from pretrain.phrases()
 
 
@@ -157,11 +157,12 @@ def _batches(lvlm: Lvlm, made: BaseRecipe, phase: Phase, pool: "Pool") -> "Calla
     return batch_at
 
 
-def _encode(lvlm: Lvlm, item: Item, keys: frozenset[int]) -> Encoded:
+def _encode(lvlm: Lvlm, item: Item, tokens: Mapping[str, int]) -> Encoded:
     encoded = encode(lvlm, item.turns, int(item.scene is not None))
-    if not item.keys_only:
+    if not item.keys:
         return encoded
-    return Encoded(encoded.ids, [y if y in keys else IGNORED for y in encoded.labels], encoded.images)
+    kept = {tokens[key] for key in item.keys}
+    return Encoded(encoded.ids, [y if y in kept else IGNORED for y in encoded.labels], encoded.images)
 
 
 def accuracy(lvlm: Lvlm, made: BaseRecipe, task: str, count: int = _ASKED) -> float:

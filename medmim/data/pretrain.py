@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from medmim.data import wording
 from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, distinct, value
@@ -19,9 +19,12 @@ from medmim.data.sources.phantom_draw import CLASSES, NORMAL, SIZES, Scene
 from medmim.lvlm.family import Family, Turn
 from medmim.sample import LETTERS, Finding, Study
 
+T = TypeVar("T")
 OPEN = 0.3  # share of the questions that are asked without options
-EXTRA_TURNS = 0.3  # share of the text questions that come after one or two others on the same slots
+EXTRA_TURNS = 0.4  # share of the questions that come after one or two others on the same slots or image
 _INDICES = ("1", "2", "3")
+_NUMBERS = frozenset(f" {index}" for index in _INDICES)
+_LETTERS = frozenset(f"{letter}:" for letter in LETTERS)
 _QUERIES = 8  # look-ups in one dense answer
 _ATTRIBUTES = ("finding", "finding", "size", "modality", "view", "side", "margin")
 
@@ -33,12 +36,12 @@ class Item:
     Attributes:
         turns: The conversation, every answer given.
         scene: The one image shown with it; None for text alone.
-        keys_only: Of the answer only numbers and option letters carry the loss: its words are chance.
+        keys: The words of the answer that carry the loss, where the rest is chance; none given: all carry it.
     """
 
     turns: tuple[Turn, ...]
     scene: Scene | None = None
-    keys_only: bool = False
+    keys: frozenset[str] = frozenset()
 
 
 def study_of(scene: Scene) -> Study:
@@ -72,29 +75,47 @@ def prompt(question: str, options: Sequence[str]) -> str:
 def _turn(rng: Random, question: str, options: Sequence[str], answer: str) -> Turn:
     if rng.random() < OPEN:
         return Turn(question, answer)
+    return _closed(question, options, answer)
+
+
+def _closed(question: str, options: Sequence[str], answer: str) -> Turn:
     return Turn(prompt(question, options), f"{LETTERS[list(options).index(answer)]}: {answer}")
 
 
-def _shuffled(rng: Random, items: Sequence[str]) -> list[str]:
+def _shuffled(rng: Random, items: Sequence[T]) -> list[T]:
     return rng.sample(items, len(items))
 
 
 def _shown(family: Family, slots: Sequence[Sequence[str]]) -> str:
-    return "".join(family.slot(i + 1, "".join(f" {word}" for word in words)) for i, words in enumerate(slots))
+    shown = "".join(family.slot(i + 1, "".join(f" {word}" for word in words)) for i, words in enumerate(slots))
+    return shown.replace("  ", " ")  # a marker may bring its own space
+
+
+def _about(rng: Random, slots: Sequence[Sequence[str]]) -> Turn | None:
+    """Which slot holds a word, or which of some words a slot holds; None if the drawn slot has no word of its own."""
+    asked = rng.randrange(len(slots))
+    own = [word for word in slots[asked] if sum(word in words for words in slots) == 1]
+    if not own:
+        return None
+    name, word = f"image {asked + 1}", rng.choice(own)
+    if rng.random() < 0.5:
+        question = rng.choice(wording.TEMPLATES["which_finding"]).format(value=word)
+        return _turn(rng, question, _shuffled(rng, [f"image {i + 1}" for i in range(len(slots))]), name)
+    question = rng.choice(wording.TEMPLATES["what_finding"]).format(image=name)
+    options = _shuffled(rng, sorted({word, *(rng.choice(words) for words in slots if words is not slots[asked])}))
+    return _closed(question, options, word)  # open it would be chance: a slot holds several words
 
 
 def _before(rng: Random, slots: Sequence[Sequence[str]], count: int) -> list[Turn]:
-    """Open questions on text slots: where a word stands that stands once, or all words of a slot."""
+    """Questions on text slots: what `_about` asks, or all words of a slot."""
     turns = []
     for _ in range(count):
-        asked = rng.randrange(len(slots))
-        once = [w for w in slots[asked] if sum(w in words for words in slots) == 1]
-        if once and rng.random() < 0.6:
-            question = rng.choice(wording.TEMPLATES["which_finding"]).format(value=rng.choice(once))
-            turns.append(Turn(question, f"image {asked + 1}"))
-        else:
+        turn = _about(rng, slots) if rng.random() < 0.7 else None
+        if turn is None:
+            asked = rng.randrange(len(slots))
             question = rng.choice(wording.TEMPLATES["describe"][:2]).replace("image 1", f"image {asked + 1}")
-            turns.append(Turn(question, " ".join(slots[asked])))
+            turn = Turn(question, " ".join(slots[asked]))
+        turns.append(turn)
     return turns
 
 
@@ -136,7 +157,27 @@ def dense(rng: Random, family: Family) -> Item:
         key = {word: f"{LETTERS[i]}:" for i, word in enumerate(options)}
         question = prompt("Find:", options)
     asked = rng.choices(list(key), k=_QUERIES)
-    return Item((Turn(question, "Found:" + "".join(f" {word}{key[word]}" for word in asked)),), keys_only=True)
+    answer = "Found:" + "".join(f" {word}{key[word]}" for word in asked)
+    return Item((Turn(question, answer),), keys=frozenset(key.values()))
+
+
+def chain(rng: Random, family: Family) -> Item:
+    """Many look-ups through two tables in one answer: word to slot to the letter of the option that names the slot.
+
+    Or back: slot number to the letter of the option whose word stands in that slot. A question with options needs just
+    this, but carries one letter where this carries eight; without it two tables in a row form late or never (measured).
+    """
+    slots = _random_slots(rng)
+    order = _shuffled(rng, range(len(slots)))
+    if rng.random() < 0.5:
+        options = [f"image {i + 1}" for i in order]
+        key = {word: f"{LETTERS[order.index(i)]}:" for i, words in enumerate(slots) for word in words}
+    else:
+        options = [rng.choice(slots[i]) for i in order]
+        key = {str(i + 1): f"{LETTERS[order.index(i)]}:" for i in range(len(slots))}
+    asked = rng.choices(list(key), k=_QUERIES)
+    question = _shown(family, slots) + prompt("Find:", options)
+    return Item((Turn(question, "Found:" + "".join(f" {name}{key[name]}" for name in asked)),), keys=_LETTERS)
 
 
 def copy(rng: Random, family: Family) -> Item:
@@ -149,20 +190,13 @@ def copy(rng: Random, family: Family) -> Item:
 def look_up(rng: Random, family: Family) -> Item:
     """Which slot holds a word, or which of some words a slot holds; slots of random words."""
     slots = _random_slots(rng)
-    asked = rng.randrange(len(slots))
-    name, word = f"image {asked + 1}", rng.choice(slots[asked])
-    if rng.random() < 0.5:
-        question = rng.choice(wording.TEMPLATES["which_finding"]).format(value=word)
-        options, answer = _shuffled(rng, [f"image {i + 1}" for i in range(len(slots))]), name
-    else:
-        question = rng.choice(wording.TEMPLATES["what_finding"]).format(image=name)
-        others = [rng.choice(words) for words in slots if words is not slots[asked]]
-        options, answer = _shuffled(rng, [word, *others]), word
-    return _with_extra(rng, family, slots, _turn(rng, question, options, answer))
+    turn = _about(rng, slots)
+    assert turn is not None  # noqa: S101  random slots share no word
+    return _with_extra(rng, family, slots, turn)
 
 
 def look_up_turns(rng: Random, family: Family) -> Item:
-    """Four open questions in a row on slots of random words."""
+    """Four questions in a row on slots of random words."""
     slots = _random_slots(rng)
     return _on_slots(rng, family, slots, _before(rng, slots, 4))
 
@@ -187,7 +221,7 @@ def text_reference(rng: Random, family: Family) -> Item:
 
 
 def text_reference_turns(rng: Random, family: Family) -> Item:
-    """Four open questions in a row on described images."""
+    """Four questions in a row on described images."""
     slots = _described(rng, _refer(rng).studies)
     return _on_slots(rng, family, slots, _before(rng, slots, 4))
 
@@ -237,20 +271,26 @@ def caption(rng: Random, family: Family) -> Item:
     return Item((Turn(question, answer),), CLASSES[i])
 
 
-def question(rng: Random, family: Family) -> Item:
-    """A question on one image."""
-    i = _any_scene(rng)
-    study = STUDIES[i]
-    attribute = rng.choice([a for a in _ATTRIBUTES if value(study, a)])
+def _on_image(rng: Random, study: Study, attribute: str) -> Turn:
     while True:
-        others = distinct([s for s in rng.sample(STUDIES, 24) if value(s, attribute) != value(study, attribute)],
+        # half of the wrong options are of the same modality: telling two findings of one organ apart is the skill
+        among = [s for s in STUDIES if s.modality == study.modality] if rng.random() < 0.5 else STUDIES
+        others = distinct([s for s in _shuffled(rng, among)[:24] if value(s, attribute) != value(study, attribute)],
                           attribute, rng.choice((1, 1, 2, 3)), rng)  # fmt: skip
         if others is not None:
             break
     values = tuple(str(value(s, attribute)) for s in (study, *others))
     ask = Ask("single", f"what_{attribute}", (study,), values, values[0], {"image": "image 1"})
     text, options, answer, _ = wording.render(ask, rng)
-    return Item((_turn(rng, text, options, answer),), CLASSES[i])
+    return _turn(rng, text, options, answer)
+
+
+def question(rng: Random, family: Family) -> Item:
+    """One to three questions on one image."""
+    i = _any_scene(rng)
+    asked = dict.fromkeys(_shuffled(rng, [a for a in _ATTRIBUTES if value(STUDIES[i], a)]))  # each once
+    turns = rng.randint(2, 3) if rng.random() < EXTRA_TURNS else 1
+    return Item(tuple(_on_image(rng, STUDIES[i], attribute) for attribute in list(asked)[:turns]), CLASSES[i])
 
 
 def phrases() -> Iterator[str]:
@@ -259,19 +299,20 @@ def phrases() -> Iterator[str]:
     for word in sorted({*wording.vocabulary(), *(str(n) for n in range(1, 10))}):
         yield f"A: {word}"
         yield word
+    yield from (f"{letter}: image" for letter in LETTERS)
 
 
-def key_tokens(tokenizer: Any) -> frozenset[int]:
+def key_tokens(tokenizer: Any) -> dict[str, int]:
     """The tokens of slot numbers and option letters."""
-    texts = [*(f" {index}" for index in _INDICES), *(f"{letter}:" for letter in LETTERS)]
-    return frozenset(tokenizer.encode(text, add_special_tokens=False)[-1] for text in texts)
+    keys = sorted(_NUMBERS | _LETTERS)
+    return {key: tokenizer.encode(key, add_special_tokens=False)[-1] for key in keys}
 
 
 TASKS: Mapping[str, Callable[[Random, Family], Item]] = {
     task.__name__: task
     for task in (
-        repeat, dense, copy, look_up, look_up_turns, text_reference, text_reference_turns, text_larger, text_same,
-        caption, question,
+        repeat, dense, chain, copy, look_up, look_up_turns, text_reference, text_reference_turns, text_larger,
+        text_same, caption, question,
     )
 }  # fmt: skip
 

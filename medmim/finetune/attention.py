@@ -73,16 +73,17 @@ def packed_attention(
         )
         assert isinstance(out, Tensor)  # noqa: S101  a tuple only when auxiliary outputs are asked for
         return out[None], None
-    parts, start = [], 0
-    for length, run in groupby(segments):  # neighbours of one length go together: the same sums, fewer calls
-        count = len(list(run))
-        end = start + count * length
-        q, k, v = (x[0, :, start:end].view(len(x[0]), count, length, -1).transpose(0, 1) for x in (query, key, value))
+    runs = [(length, len(list(run))) for length, run in groupby(segments)]  # neighbours of one length go together
+    tokens = [length * count for length, count in runs]
+    # split, not slices: the gradient of every slice would be a whole row, of zeros elsewhere
+    pieces = zip(*(x[0].split(tokens, dim=1) for x in (query, key, value)), strict=True)
+    parts = []
+    for (length, count), piece in zip(runs, pieces, strict=True):
+        q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)
         part = scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=shared_keys
         )
         parts.append(part.transpose(1, 2).flatten(0, 1))
-        start = end
     return torch.cat(parts)[None], None
 
 

@@ -91,7 +91,7 @@ def test_dense_keys_are_where_the_words_stand():
         assert len(found) == 8
         for word, key in found:
             assert word in shown[int(key) - 1] if shown else (key[0], word) in options
-        assert made.keys_only
+        assert made.keys
 
 
 def test_repeat_says_the_question_again():
