@@ -101,6 +101,7 @@ class Bench(Section):
 
     tasks: tuple[str, ...] = Field(("held_in", "held_out"), description="which questions to ask")
     probes: tuple[Literal["blind", "grey"], ...] = Field(("blind",), description="what to ask again without pixels")
+    split: Literal["test", "dev"] = Field("test", description="dev: to choose by; a result that is not comparable")
     limit: Positive | None = Field(None, description="only the first N items: a result that is not comparable")
     batch_size: Positive = Field(32, description="questions asked at once")
     max_new_tokens: Positive = Field(32, description="longest answer")

@@ -58,7 +58,7 @@ def bench(
 
     def make(folder: Path) -> Mapping[str, Any]:
         raw = store.fetch(source, ws.cache)
-        items = tasks.select(raw, settings.tasks, settings.limit)
+        items = tasks.select(raw, settings.tasks, settings.limit, settings.split)
         images = shards.Images(raw)
         given = {
             role: {

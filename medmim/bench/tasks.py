@@ -19,7 +19,7 @@ class Items:
     Attributes:
         samples: The questions.
         repeated: Rows left out since the same images, question and options stood before.
-        limited: `limit` cut the list, so the result is not comparable.
+        limited: Not all test questions, or none of them, so the result is not comparable.
     """
 
     samples: tuple[Sample, ...]
@@ -41,13 +41,14 @@ def check(tasks: Iterable[str]) -> None:
         )
 
 
-def select(folder: Path, tasks: Sequence[str], limit: int | None = None) -> Items:
-    """The test questions that belong to the tasks.
+def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: str = "test") -> Items:
+    """The questions of a split that belong to the tasks.
 
     Args:
         folder: A data set as `medmim.shards` writes it.
         tasks: Names of `NAMES`; a question that belongs to one of them is asked.
         limit: Only the first so many.
+        split: `test`, or `dev` for choices that must not see the test patients.
 
     Raises:
         UserError: An unknown task, or nothing to ask.
@@ -55,18 +56,18 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None) -> Item
     check(tasks)
     chosen: dict[str, Sample] = {}
     repeated = 0
-    for sample in shards.read_samples(folder, "test"):
+    for sample in shards.read_samples(folder, split):
         if not {sample.ability, DOMAINS[sample.held_out]} & set(tasks):
             continue
         repeated += sample.id in chosen
         chosen.setdefault(sample.id, sample)
     if not chosen:
         raise UserError(
-            f"{folder} has no test question for {', '.join(tasks)}",
+            f"{folder} has no {split} question for {', '.join(tasks)}",
             fix="`medmim data show URI` counts the questions by split and ability",
         )
     samples = tuple(chosen.values())
-    return Items(samples[:limit], repeated, limit is not None and limit < len(samples))
+    return Items(samples[:limit], repeated, split != "test" or (limit is not None and limit < len(samples)))
 
 
 def groups(sample: Sample) -> tuple[str, ...]:
