@@ -75,6 +75,8 @@ class Sample:
         options: Option texts in order A, B, ...; empty for an open question.
         answer: Gold text; for a closed question the text of the gold option.
         gold: Indices into `options` that are right (two where the same text stands under two letters).
+        swapped: Indices that are right once every image has moved one place on (image 1 becomes image 2, ..., the last
+            becomes image 1); none of them is in `gold`. Empty where that is undefined or changes no answer.
     """
 
     ability: str
@@ -89,6 +91,7 @@ class Sample:
     options: tuple[str, ...]
     answer: str
     gold: tuple[int, ...] = ()
+    swapped: tuple[int, ...] = ()
 
     @property
     def id(self) -> str:
@@ -115,7 +118,7 @@ class Answer:
 
     Attributes:
         sample: `Sample.id`.
-        probe: `none` (as trained), `blind` (no images, no markers) or `grey` (mean images).
+        probe: `none` (as trained), `blind` (no images, no markers), `grey` (mean images) or `swap` (images moved on).
         key: Digest of weights, rendered prompt, image ids and generation settings.
         text: The raw generated text.
         choice: Index of the extracted option, None for open questions and unparsed text.
@@ -148,6 +151,12 @@ class Score:
         patients: Clusters.
         unparsed: Items whose answer could not be read.
         errors: Items the engine failed on; they are in no score.
+        swap: Share of the items with `Sample.swapped` answered right both ways; None for open questions, without such
+            items, and where the probe `swap` was not run.
+        swap_low: Lower end of its interval; None under 20 patients.
+        swap_high: Upper end, likewise.
+        swap_n: Items asked both ways; None where the probe was not run.
+        swap_patients: Clusters among them, likewise.
     """
 
     group: str
@@ -161,6 +170,11 @@ class Score:
     patients: int
     unparsed: int = 0
     errors: int = 0
+    swap: float | None = None
+    swap_low: float | None = None
+    swap_high: float | None = None
+    swap_n: int | None = None
+    swap_patients: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _SAMPLE = pa.schema(
         ("id", pa.string()), ("ability", pa.string()), ("family", pa.string()), ("source", pa.string()),
         ("split", pa.string()), ("held_out", pa.bool_()), ("patients", _TEXTS), ("images", _TEXTS), ("paths", _TEXTS),
         ("question", pa.string()), ("options", _TEXTS), ("answer", pa.string()), ("gold", pa.list_(pa.int32())),
+        ("swapped", pa.list_(pa.int32())),
     ]
 )  # fmt: skip
 _FEATURES = {"id": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}}
@@ -115,7 +116,8 @@ def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
     if not any((folder / "samples").glob("*.parquet")):
         raise UserError(f"{folder} holds no samples", fix="give the folder of a data set that `medmim data build` made")
     rows = [row for path in found if path.exists() for row in _read(path).to_pylist()]
-    return [from_json(Sample, {key: row[key] for key in _SAMPLE_FIELDS}) for row in rows]
+    # data sets built before `swapped` lack its column
+    return [from_json(Sample, {key: row[key] for key in _SAMPLE_FIELDS if key in row}) for row in rows]
 
 
 _SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))

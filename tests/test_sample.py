@@ -42,7 +42,7 @@ ITEMS = st.builds(
     TEXT,
     st.lists(TEXT, max_size=4).map(tuple),
     TEXT,
-    st.lists(st.integers(0, 3), max_size=2).map(tuple),
+    *[st.lists(st.integers(0, 3), max_size=2).map(tuple)] * 2,
 )
 
 
@@ -73,6 +73,7 @@ def test_images_question_and_options_make_another_item(changes: dict[str, object
         {"split": "train"},
         {"patients": ("q",)},
         {"answer": "image 1", "gold": (0,)},
+        {"swapped": (0,)},
         {"family": "x"},
     ],
 )

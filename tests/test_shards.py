@@ -3,6 +3,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ def encoded(level: int, kind: str = "PNG", side: int = 8) -> bytes:
 
 SAMPLE = Sample(
     "temporal", "change", "s", "train", False, ("p",), ("sha256:a", "sha256:b"), ("1.png", "2.jpg"), "How?",
-    ("worse", "stable"), "stable", (1,),
+    ("worse", "stable"), "stable", (1,), (0,),
 )  # fmt: skip
 IMAGES = [("sha256:a", "1.png", encoded(10)), ("sha256:b", "2.jpg", encoded(200, "JPEG"))]
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -40,6 +41,13 @@ def test_samples_read_back_equal_and_in_order(tmp_path_factory: pytest.TempPathF
     for split in ("train", "dev", "test"):
         assert shards.read_samples(folder, split) == [s for s in samples if s.split == split]
     assert sorted(map(repr, shards.read_samples(folder))) == sorted(map(repr, samples))
+
+
+def test_a_data_set_from_before_swapped_reads_with_none_of_it(tmp_path: Path) -> None:
+    shards.write(tmp_path, [SAMPLE], IMAGES)
+    (path,) = (tmp_path / "samples").iterdir()
+    pq.write_table(pq.read_table(path).drop_columns(["swapped"]), path)
+    assert shards.read_samples(tmp_path) == [replace(SAMPLE, swapped=())]
 
 
 def test_equal_content_gives_equal_bytes_whatever_lay_there(tmp_path: Path) -> None:

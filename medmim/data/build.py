@@ -21,7 +21,7 @@ from medmim.recipe import Data, Recipe
 from medmim.sample import SPLITS, BadRow, Sample, Study
 from medmim.steps import Outcome, Workspace, cached_step, stage
 
-REVISION = 1
+REVISION = 2
 
 SOURCES = {
     "phantom": "medmim.data.sources.phantom",
@@ -113,6 +113,7 @@ def _sample(ask: Ask, name: str, seed: int) -> Sample:
     paths = tuple(study.image for study in ask.studies)
     rng = stream(seed, "wording", ask.ability, ask.family, *paths, *sorted(ask.about.items()))
     question, options, answer, gold = wording.render(ask, rng, closed=rng.random() >= _OPEN[name])
+    swapped = wording.places(options, ask.swapped) if ask.swapped is not None else ()
     sources = sorted({study.source for study in ask.studies})
     return Sample(
         ability=ask.ability,
@@ -127,6 +128,7 @@ def _sample(ask: Ask, name: str, seed: int) -> Sample:
         options=options,
         answer=answer,
         gold=gold,
+        swapped=() if swapped == gold else swapped,  # two values may read alike
     )
 
 

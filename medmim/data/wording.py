@@ -3,6 +3,7 @@
 Which phrasing is taken never depends on the answer, and options come in random order: no word gives the answer away.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 from medmim.data.abilities.ask import NORMAL, Ask
@@ -111,7 +112,12 @@ def render(ask: Ask, rng: Random, closed: bool = True) -> tuple[str, tuple[str, 
     answer = word(ask.answer)
     if not closed:
         return question, (), answer, ()
-    return question, tuple(options), answer, tuple(i for i, text in enumerate(options) if text == answer)
+    return question, tuple(options), answer, places(options, ask.answer)
+
+
+def places(options: Sequence[str], value: str) -> tuple[int, ...]:
+    """Indices of the worded options that say a plain value."""
+    return tuple(i for i, text in enumerate(options) if text == word(value))
 
 
 def vocabulary() -> list[str]:

@@ -19,7 +19,7 @@ from medmim.errors import UserError
 from medmim.sample import BadRow, Sample, Study, digest_of
 
 # What 30 patients of seed 0 give. It changes with every change of drawing, questions, words or split.
-GOLDEN = "d955b66b2a1ae83778730217157a9e3b81054da4420fbe5c79dbbb3e350f79ac"
+GOLDEN = "8cd75c4e085bb4a19f334c586df14a9a7293902af3191d3f332a31994d877e24"
 
 
 def demo(patients: int = 30, **data: Any) -> recipe.Recipe:
@@ -105,6 +105,32 @@ def test_some_questions_are_open_in_every_split(built: tuple[steps.Outcome, Path
     share = {name: [not s.options for s in samples if s.split == name] for name in ("train", "test")}
     assert 0.24 < sum(share["train"]) / len(share["train"]) < 0.36
     assert 0.04 < sum(share["test"]) / len(share["test"]) < 0.16
+
+
+def test_the_swapped_option_is_the_other_answer_and_never_the_gold_one(built: tuple[steps.Outcome, Path]) -> None:
+    other = {"improved": "worse", "worse": "improved"}
+    seen = set()
+    for s in shards.read_samples(built[1]):
+        texts = {s.options[i] for i in s.swapped}
+        assert not set(s.swapped) & set(s.gold)
+        if s.ability == "single" or not s.options or s.answer in ("stable", "same size"):
+            assert texts == set()
+        elif s.family.startswith("which_") or s.family == "larger":
+            assert texts == {f"image {int(s.answer[-1]) % len(s.images) + 1}"}
+        elif s.family == "change":
+            assert texts == {other[s.answer]}
+        elif s.family.startswith("what_"):
+            assert len(texts) == 1
+        else:
+            assert texts == set()
+        seen.add((s.family, bool(texts)))
+    assert {
+        ("change", True),
+        ("change", False),
+        ("assessment", False),
+        ("which_size", True),
+        ("what_size", True),
+    } <= seen
 
 
 def test_the_counts_are_those_of_the_rows(built: tuple[steps.Outcome, Path]) -> None:

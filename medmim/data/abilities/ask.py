@@ -16,6 +16,8 @@ FIXED_OPTIONS = {
     "larger": ("image 1", "image 2", "same size"),
     "same_finding": ("same", "different"),
 }
+# What becomes of an answer about two images once they change places; one that is not here stays right.
+OPPOSITE = {"improved": "worse", "worse": "improved", "image 1": "image 2", "image 2": "image 1"}
 _SIZES = ("small", "medium", "large")
 
 Cohort = Sequence[Sequence[Study]]
@@ -32,6 +34,8 @@ class Ask:
         options: Every answer that is offered, as plain values in no particular order.
         answer: The right one.
         about: What the question names: `image` (1-based position), `value`, `finding`.
+        swapped: The right one once every image has moved one place on (image 1 becomes image 2, ..., the last becomes
+            image 1); None where that is undefined or changes nothing.
     """
 
     ability: str
@@ -40,6 +44,7 @@ class Ask:
     options: tuple[str, ...]
     answer: str
     about: dict[str, str] = field(default_factory=dict)
+    swapped: str | None = None
 
 
 def value(study: Study, attribute: str) -> str | None:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, Cohort, pairs, size_step, value
+from medmim.data.abilities.ask import FIXED_OPTIONS, OPPOSITE, Ask, Cohort, pairs, size_step, value
 from medmim.sample import Study
 
 _LARGER = 2  # questions a patient
@@ -33,7 +33,7 @@ def _larger(patient: Sequence[Study], rng: random.Random) -> Iterator[Ask]:
         step = size_step(*images) or 0
         answer = "same size" if step == 0 else "image 2" if step > 0 else "image 1"
         about = {"finding": images[0].findings[0].name}
-        yield Ask("comparison", "larger", images, FIXED_OPTIONS["larger"], answer, about)
+        yield Ask("comparison", "larger", images, FIXED_OPTIONS["larger"], answer, about, OPPOSITE.get(answer))
 
 
 def _same_finding(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:

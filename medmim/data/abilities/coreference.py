@@ -27,7 +27,9 @@ def refer(ability: str, studies: Sequence[Study], attribute: str, rng: random.Ra
     names = tuple(f"image {i + 1}" for i in range(len(images)))
     if rng.random() < 0.5:
         about = {"value": values[asked]}
-        yield Ask(ability, f"which_{attribute}", tuple(images), names, names[asked], about)
+        after = names[(asked + 1) % len(names)]
+        yield Ask(ability, f"which_{attribute}", tuple(images), names, names[asked], about, after)
     else:
         about = {"image": names[asked]}
-        yield Ask(ability, f"what_{attribute}", tuple(images), tuple(values), values[asked], about)
+        after = values[asked - 1]  # the image before it stands there then
+        yield Ask(ability, f"what_{attribute}", tuple(images), tuple(values), values[asked], about, after)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, Cohort, pairs, size_step
+from medmim.data.abilities.ask import FIXED_OPTIONS, OPPOSITE, Ask, Cohort, pairs, size_step
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
@@ -18,10 +18,12 @@ def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
             if step is not None and first.rating is second.rating is None:
                 outcome = "stable" if step == 0 else "worse" if step > 0 else "improved"
                 about = {"finding": first.findings[0].name}
-                yield Ask("temporal", "change", (first, second), FIXED_OPTIONS["change"], outcome, about)
+                opposite = OPPOSITE.get(outcome)
+                yield Ask("temporal", "change", (first, second), FIXED_OPTIONS["change"], outcome, about, opposite)
             if (first.modality, first.view) == (second.modality, second.view):
-                when, swapped = rng.choice(("first", "last")), rng.random() < 0.5
-                images = (second, first) if swapped else (first, second)
+                when, reverse = rng.choice(("first", "last")), rng.random() < 0.5
+                images = (second, first) if reverse else (first, second)
                 wanted = first if when == "first" else second
                 answer = f"image {images.index(wanted) + 1}"
-                yield Ask("temporal", "order", images, ("image 1", "image 2"), answer, {"value": when})
+                about = {"value": when}
+                yield Ask("temporal", "order", images, ("image 1", "image 2"), answer, about, OPPOSITE[answer])

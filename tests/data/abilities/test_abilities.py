@@ -73,6 +73,44 @@ def test_every_answer_follows_from_what_the_images_show(asks: list[Ask]) -> None
     assert seen == set(phantom.FAMILIES)
 
 
+def right(ask: Ask, studies: tuple[Study, ...]) -> str:
+    """What a reader of these images would answer, whatever the ability says."""
+    kind, _, attribute = ask.family.partition("_")
+    if kind == "which":
+        return next(f"image {i + 1}" for i, s in enumerate(studies) if value(s, attribute) == ask.about["value"])
+    if kind == "what":
+        return str(value(studies[int(ask.about["image"][-1]) - 1], attribute))
+    if ask.family == "order":
+        times = [s.time or 0.0 for s in studies]
+        return f"image {times.index(min(times) if ask.about['value'] == 'first' else max(times)) + 1}"
+    first, last = (SIZES.index(s.findings[0].size or "") for s in studies)
+    words = {"change": ("stable", "worse", "improved"), "larger": ("same size", "image 2", "image 1")}
+    return words[ask.family][(last > first) - (last < first)]
+
+
+def test_the_swapped_answer_is_what_the_moved_images_show_and_moving_on_leads_back(asks: list[Ask]) -> None:
+    seen = set()
+    by_patient = [[s for s in STUDIES if s.patient == name] for name in {s.patient for s in STUDIES[:300]}]
+    orders = [a for a in BY_NAME["temporal"](by_patient, stream(0)) if a.family == "order"]  # phantoms ask none
+    for ask in (*asks, *orders):
+        if ask.swapped is not None:
+            seen.add((ask.family, len(ask.studies)))
+            moved = [(*ask.studies[-n:], *ask.studies[:-n]) for n in range(len(ask.studies) + 1)]
+            answers = [right(ask, studies) for studies in moved]
+            assert answers[:2] == [ask.answer, ask.swapped] and answers[-1] == ask.answer
+            assert ask.swapped in ask.options
+            assert len(set(answers)) == len(ask.studies)  # no answer that stays put is right in two orders
+    assert {("order", 2), ("change", 2), ("larger", 2), ("which_finding", 3), ("what_caption", 3)} <= seen
+
+
+def test_only_where_moving_the_images_changes_the_answer_is_there_a_swapped_one(asks: list[Ask]) -> None:
+    for ask in asks:
+        kind = ask.family.partition("_")[0]
+        moves = kind in ("which", "what") and ask.ability != "single" or ask.family == "order"
+        moves |= ask.family in ("change", "larger") and ask.answer not in ("stable", "same size")
+        assert (ask.swapped is not None) == moves
+
+
 def test_fixed_options_are_right_equally_often_within_questions_of_equal_text(asks: list[Ask]) -> None:
     for part in ("train", "test"):
         patients = split.by_split(STUDIES, 0, 0.0, 0.3)[part]
