@@ -100,7 +100,10 @@ class Bench(Section):
     """Which questions are asked, and how."""
 
     tasks: tuple[str, ...] = Field(("held_in", "held_out"), description="which questions to ask")
-    probes: tuple[Literal["blind", "grey"], ...] = Field(("blind",), description="what to ask again without pixels")
+    probes: tuple[Literal["blind", "grey", "swap"], ...] = Field(
+        ("blind", "swap"),
+        description="how to ask again: without images, with grey ones, with images moved one place on",
+    )
     split: Literal["test", "dev"] = Field("test", description="dev: to choose by; a result that is not comparable")
     limit: Positive | None = Field(None, description="only the first N items: a result that is not comparable")
     batch_size: Positive = Field(32, description="questions asked at once")

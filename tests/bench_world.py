@@ -50,6 +50,7 @@ def samples() -> list[Sample]:
                 options,
                 options[i % 3] if closed else "the mass grew",
                 (i % 3,) if closed else (),
+                ((2,), (), (0,))[i % 3] if closed else (),
             )  # fmt: skip
         )
     return made

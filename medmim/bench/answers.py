@@ -39,7 +39,7 @@ def collect(
     settings: Bench,
     recipe: Recipe | None = None,
 ) -> Artifact:
-    """The answers of one model to all questions under one probe, asked now or found.
+    """The answers of one model to the questions of one probe, asked now or found.
 
     Args:
         ws: The workspace.
@@ -48,7 +48,7 @@ def collect(
         items: The questions.
         images: Image id -> RGB image.
         data: Digest of the data set.
-        probe: `none`, `blind` or `grey`.
+        probe: One of `probes.PROBES`.
         settings: The recipe's bench section.
         recipe: For the provenance.
 
@@ -66,16 +66,17 @@ def collect(
     def make(folder: Path) -> Mapping[str, Any]:
         file = folder / FILE
         known = _resume(file)
-        rest = [sample for sample in items.samples if sample.id not in known]
+        wanted = probes.asked(items.samples, probe)
+        rest = [sample for sample in wanted if sample.id not in known]
         rest.sort(key=lambda s: (len(s.images), len(s.prompt), s.id))  # equal lengths side by side: little padding
         label = f"{role} answers" + ("" if probe == "none" else f" {probe}")
-        with file.open("a") as out, bar(label, len(items.samples), "questions") as progress:
+        with file.open("a") as out, bar(label, len(wanted), "questions") as progress:
             progress.add(len(known))
             for answer in _asked(engine, rest, images, probe, settings, progress, items):
                 out.write(_line(answer))
                 out.flush()  # the kernel has it now: killing this process loses nothing
                 known[answer.sample] = answer
-        return _seal(file, [known[sample.id] for sample in items.samples], role, settings.max_bad_fraction)
+        return _seal(file, [known[sample.id] for sample in wanted], role, settings.max_bad_fraction)
 
     parents = {"model": engine.digest, "data": data}
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe)[0]

@@ -52,7 +52,7 @@ def cards(rows: Sequence[Mapping[str, Any]], data: Path | None) -> list[dict[str
             **row,
             "pictures": [_embedded(images, name) if images and name in images else None for name in row["images"]],
             "said": [
-                {"model": role, "right": right(given["none"]["scores"]), **given["none"]}
+                {"model": role, "right": right(given["none"]["scores"]), **given["none"], "swap": _swap(given)}
                 for role, given in row.get("answers", {}).items()
             ],
         }
@@ -71,6 +71,12 @@ def unanswered(data: Path, count: int) -> list[dict[str, Any]]:
 def right(scores: Mapping[str, float]) -> bool | None:
     """Whether a closed question was answered right; None for open ones, which are right by degrees, and errors."""
     return bool(scores["accuracy"]) if "accuracy" in scores else None
+
+
+def _swap(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was said once the images had moved on; None where that was not asked."""
+    swap = given.get("swap")
+    return swap and {"text": swap["text"], "right": right(swap["scores"])}
 
 
 def _kind(row: Mapping[str, Any]) -> str:

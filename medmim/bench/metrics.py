@@ -4,6 +4,7 @@ import logging
 import re
 import string
 from collections import Counter
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from medmim.errors import require
 from medmim.sample import Answer, Sample
 
 CLOSED = ("accuracy",)
+BOTH_WAYS = "swap_consistency"
 OPEN = ("token_f1", "bleu", "rouge_l")
 
 
@@ -28,17 +30,33 @@ def read(sample: Sample, probe: str, key: str, text: str, error: str | None) -> 
 def score(sample: Sample, answer: Answer) -> dict[str, float]:
     """Metric -> value of one answer; empty where the engine failed.
 
-    A closed question whose gold text stands under two letters accepts either.
+    A closed question whose gold text stands under two letters accepts either. Under `swap`, what is right is what the
+    moved images show.
     """
     if answer.status == "error":
         return {}
     if sample.options:
-        return {"accuracy": float(answer.choice in sample.gold)}
+        return {"accuracy": float(answer.choice in (sample.swapped if answer.probe == "swap" else sample.gold))}
     return {
         "token_f1": token_f1(answer.text, sample.answer),
         "bleu": bleu(answer.text, sample.answer),
         "rouge_l": rouge_l(answer.text, sample.answer),
     }
+
+
+def both_ways(scores: Mapping[str, float], swapped: Mapping[str, float]) -> dict[str, float]:
+    """Whether a question was answered right with its images as they are and moved on.
+
+    Args:
+        scores: What `score` gave as they are.
+        swapped: What it gave under `swap`; empty where that was not asked.
+
+    Returns:
+        `swap_consistency`, 1 or 0; nothing unless both were asked and answered.
+    """
+    if "accuracy" not in scores or "accuracy" not in swapped:
+        return {}
+    return {BOTH_WAYS: scores["accuracy"] * swapped["accuracy"]}
 
 
 def token_f1(text: str, gold: str) -> float:

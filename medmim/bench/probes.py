@@ -1,7 +1,11 @@
-"""What a question looks like with its pixels taken away. Two blinds, named apart and never mixed.
+"""What a question looks like with its pixels taken away, or with its images in another order.
 
+Two blinds, named apart and never mixed:
 `blind` removes the images and their markers, so that nothing tells there ever was one. `grey` keeps markers and sizes
 and shows the mean image of the benchmark, so that only what differs between images is gone.
+
+`swap` shows the real images, each moved one place on: a model that has read them gives the other answer
+(`Sample.swapped`), one that prefers a letter, a place or a word does not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +16,14 @@ from medmim.sample import Sample
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PROBES = ("none", "blind", "grey")
+PROBES = ("none", "blind", "grey", "swap")
 _MEAN_SIZE = 384
 _MEAN_OF = 256
+
+
+def asked(samples: Sequence[Sample], probe: str) -> list[Sample]:
+    """The questions that a probe asks: `swap` only those whose right answer moves with the images."""
+    return [sample for sample in samples if probe != "swap" or sample.swapped]
 
 
 def shown(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Image | None" = None) -> "list[Image]":
@@ -34,6 +43,8 @@ def shown(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Imag
     real = [images[name] for name in sample.images]
     if probe == "none":
         return real
+    if probe == "swap":
+        return [*real[-1:], *real[:-1]]
     assert mean is not None  # noqa: S101  the caller's contract
     return [mean.resize(image.size) for image in real]
 

@@ -1,4 +1,4 @@
-"""bench: a model and its opponents answer the same questions, with and without the images."""
+"""bench: a model and its opponents answer the same questions: as they are, without images, with images moved on."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from medmim.recipe import Bench, Recipe
 from medmim.steps import Outcome, Workspace, cached_step, stage
 from medmim.store import Artifact
 
-REVISION = 1
+REVISION = 2
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from medmim.bench import metrics, stats, tasks
 from medmim.sample import Answer, Sample, Score, to_json
 
-Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers in the order of the samples
+Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples
+Values = dict[str, list[dict[str, float]]]  # probe -> metric -> value of each sample
 _ABOVE = 0.05  # blind this far above chance, interval included: the text gives the answers away
 
 
@@ -16,11 +17,12 @@ class Board:
     """The values of every model on every item, and the means, intervals and differences over groups of items."""
 
     def __init__(self, samples: Sequence[Sample], answers: Answers, resamples: int) -> None:
-        self.samples, self.answers, self.resamples = samples, answers, resamples
-        self.values = {
-            role: {probe: list(map(metrics.score, samples, given)) for probe, given in by_probe.items()}
+        self.samples, self.resamples = samples, resamples
+        self.answers = {
+            role: {probe: _beside(samples, given) for probe, given in by_probe.items()}
             for role, by_probe in answers.items()
         }
+        self.values = {role: _values(samples, by_probe) for role, by_probe in self.answers.items()}
         self.people = [tasks.people(sample) for sample in samples]
         self.groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
@@ -72,12 +74,13 @@ class Board:
                 "answers": {
                     role: {
                         probe: {
-                            "text": given[i].text,
-                            "choice": given[i].choice,
-                            "status": given[i].status,
+                            "text": answer.text,
+                            "choice": answer.choice,
+                            "status": answer.status,
                             "scores": self.values[role][probe][i],
                         }
                         for probe, given in by_probe.items()
+                        if (answer := given[i])
                     }
                     for role, by_probe in self.answers.items()
                 },
@@ -93,8 +96,8 @@ class Board:
         if not scored:
             return None
         found = self._estimate(values["none"], scored, metric)
-        statuses = [self.answers[role]["none"][i].status for i in asked]
-        without = {probe: [i for i in scored if metric in values[probe][i]] for probe in values if probe != "none"}
+        statuses = [answer.status for i in asked if (answer := self.answers[role]["none"][i])]
+        without = {p: [i for i in scored if metric in values[p][i]] for p in values if p in ("blind", "grey")}
         means = {probe: float(np.mean(_column(values[probe], own, metric))) for probe, own in without.items() if own}
         score = Score(
             group=group,
@@ -108,8 +111,18 @@ class Board:
             patients=found.patients,
             unparsed=statuses.count("unparsed"),
             errors=statuses.count("error"),
+            **(self._both_ways(values, scored) if closed and "swap" in values else {}),
         )
         return {"model": role, **to_json(score), **({"grey": means["grey"]} if "grey" in means else {})}
+
+    def _both_ways(self, values: Values, scored: Sequence[int]) -> dict[str, Any]:
+        """The fields of Score on the probe `swap`."""
+        own = [i for i in scored if metrics.BOTH_WAYS in values["none"][i]]
+        if not own:
+            return {"swap_n": 0, "swap_patients": 0}
+        found = self._estimate(values["none"], own, metrics.BOTH_WAYS)
+        ends = {"swap_low": found.low, "swap_high": found.high}
+        return {"swap": found.value, **ends, "swap_n": found.n, "swap_patients": found.patients}
 
     def _estimate(self, values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Estimate:
         return stats.estimate(_column(values, own, metric), [self.people[i] for i in own], self.resamples)
@@ -136,7 +149,7 @@ def paired(
     """
     rows: list[dict[str, Any]] = []
     for group in sorted(groups, key=_order):
-        for metric in (*metrics.CLOSED, *metrics.OPEN):
+        for metric in (*metrics.CLOSED, metrics.BOTH_WAYS, *metrics.OPEN):
             both = [i for i in groups[group] if metric in ours[i] and metric in theirs[i]]
             if both:
                 a, b = _column(ours, both, metric), _column(theirs, both, metric)
@@ -148,6 +161,23 @@ def paired(
         for row, p in zip(own, stats.holm([row["p"] for row in own]), strict=True):
             row["p_holm"] = p
     return rows
+
+
+def _beside(samples: Sequence[Sample], given: Sequence[Answer]) -> list[Answer | None]:
+    """The answers in the order of the samples, None where a sample was not asked."""
+    by_sample = {answer.sample: answer for answer in given}
+    return [by_sample.get(sample.id) for sample in samples]
+
+
+def _values(samples: Sequence[Sample], given: Mapping[str, Sequence[Answer | None]]) -> Values:
+    """The scores of one model's answers; `swap_consistency` stands with those to the images as they are."""
+    values: Values = {
+        probe: [metrics.score(sample, answer) if answer else {} for sample, answer in zip(samples, own, strict=True)]
+        for probe, own in given.items()
+    }
+    for scores, swapped in zip(values["none"], values.get("swap", ()), strict=False):
+        scores |= metrics.both_ways(scores, swapped)
+    return values
 
 
 def _column(values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Floats:

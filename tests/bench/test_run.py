@@ -17,7 +17,7 @@ from medmim.errors import UserError
 from medmim.recipe import Bench
 from medmim.sample import Answer
 
-SETTINGS = Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey"))
+SETTINGS = Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"))
 
 
 def bench(world: World, home: Path, where: str = "", roles: str = "tuned base", settings: Bench = SETTINGS):
@@ -45,6 +45,10 @@ def test_the_scores_say_what_gate_screen_and_report_read(done):
     row = next(r for r in scores["leaderboard"] if (r["group"], r["metric"]) == ("held_in", "accuracy"))
     assert (row["n"], row["patients"]) == (len(held_in), len({p for s in held_in for p in s.patients}))
     assert row["chance"] == pytest.approx(1 / 3)
+    asked = [s for s in held_in if s.swapped]
+    assert (row["swap_n"], row["swap_patients"]) == (len(asked), len({p for s in asked for p in s.patients}))
+    assert 0 <= row["swap"] <= row["value"] * len(held_in) / len(asked)
+    assert all(r["swap"] is None and r["swap_n"] is None for r in scores["leaderboard"] if r["metric"] != "accuracy")
     assert {r["metric"] for r in scores["leaderboard"]} == {"accuracy", "token_f1", "bleu", "rouge_l"}
     by_model = {
         r["model"]: r["value"] for r in scores["leaderboard"] if (r["group"], r["metric"]) == ("held_in", "token_f1")
@@ -79,13 +83,13 @@ def test_a_bucket_gives_the_digest_of_a_folder(done, world, tmp_path, bucket):
 def test_blind_sees_no_image_and_grey_sees_them_all_alike(done):
     ws, artifact, _ = done
     for row in run.predictions(ws, artifact.uri):
-        assert set(row["answers"]["tuned"]) == {"none", "blind", "grey"}
+        assert set(row["answers"]["tuned"]) == {"none", "blind", "grey", *(["swap"] if row["swapped"] else [])}
     keys = {}
     for uri in (a for a in store.open_store(ws.store).list("answers/") if a.endswith("manifest.json")):
         for answer in answers.load(ws.fetch(f"{ws.store}/{uri.rpartition('/')[0]}")):
             keys.setdefault(answer.sample, {}).setdefault(answer.probe, set()).add(answer.key)
     for by_probe in keys.values():
-        assert len(set.union(*by_probe.values())) == sum(len(own) for own in by_probe.values()) == 6
+        assert len(set.union(*by_probe.values())) == sum(len(own) for own in by_probe.values()) == 2 * len(by_probe)
 
 
 KILLED = """
@@ -95,18 +99,20 @@ from medmim import steps
 from medmim.bench import run
 from medmim.recipe import Bench
 home, data, *models = sys.argv[1:]
-run.bench(steps.workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey"), batch_size=1))
+run.bench(steps.workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"), batch_size=1))
 """  # noqa: E501
 
 
-def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path):
+@pytest.mark.parametrize("probe", ["none", "swap"])
+def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path, probe):
     ws = steps.workspace(tmp_path)
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path), publish(world, ws.store), *map(str, world.models)]
     )
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and child.poll() is None:
-        if any(file.read_bytes().count(b"\n") >= 7 for file in ws.home.glob("work/answers-*/answers.jsonl")):
+        left = [file.read_bytes() for file in ws.home.glob("work/answers-*/answers.jsonl")]
+        if any(text.count(b"\n") >= 7 and b'"probe": "%b"' % probe.encode() in text for text in left):
             os.kill(child.pid, signal.SIGKILL)
             break
         time.sleep(0.005)

@@ -1,0 +1,128 @@
+"""Right both ways: whoever always says the same scores nothing, whoever reads the images scores as well as he reads."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medmim.bench import metrics, scoring
+from medmim.sample import LETTERS, Sample
+
+WORDS = ("improved", "stable", "worse", "image 1", "image 2", "mass", "radiography", "left")
+Reader = Callable[[Sample, str], tuple[str, str | None]]  # sample, probe -> text, error
+
+
+def item(i: int, options: tuple[str, ...], gold: int, swapped: int | None) -> Sample:
+    images = (f"{i}a", f"{i}b")
+    moved = () if swapped is None else (swapped,)
+    return Sample("temporal", "change", "s", "test", False, (f"p{i}",), images, images, f"What in {i}?", options,
+                  options[gold], (gold,), moved)  # fmt: skip
+
+
+@st.composite
+def benchmarks(draw: st.DrawFn, least: int = 1) -> list[Sample]:
+    """Closed questions of which the first moves with its images, and any of the others may."""
+    made = []
+    for i in range(draw(st.integers(least, least + 20))):
+        options = tuple(draw(st.permutations(WORDS)))[: draw(st.integers(2, 5))]
+        gold, swapped = draw(st.permutations(range(len(options))))[:2]
+        made.append(item(i, options, gold, swapped if i == 0 or draw(st.booleans()) else None))
+    return made
+
+
+def board(samples: list[Sample], **readers: Reader) -> scoring.Board:
+    def said(reader: Reader, probe: str) -> list:
+        asked = [sample for sample in samples if probe == "none" or sample.swapped]
+        return [metrics.read(sample, probe, "k", *reader(sample, probe)) for sample in asked]
+
+    given = {role: {probe: said(reader, probe) for probe in ("none", "swap")} for role, reader in readers.items()}
+    return scoring.Board(samples, given, 100)
+
+
+def held_in(found: scoring.Board, role: str = "tuned") -> dict:
+    rows = found.leaderboard()
+    return next(r for r in rows if (r["model"], r["group"], r["metric"]) == (role, "held_in", "accuracy"))
+
+
+def perfect(sample: Sample, probe: str) -> tuple[str, str | None]:
+    return LETTERS[(sample.swapped if probe == "swap" else sample.gold)[0]], None
+
+
+def blind(sample: Sample, probe: str) -> tuple[str, str | None]:
+    return LETTERS[sample.gold[0]], None  # right as asked, and never moves with the images
+
+
+@given(benchmarks(), st.one_of(st.sampled_from([*LETTERS[:5], *WORDS]), st.text(max_size=20)))
+@settings(deadline=None)
+def test_whoever_always_says_the_same_is_never_right_both_ways(samples: list[Sample], text: str) -> None:
+    row = held_in(board(samples, tuned=lambda sample, probe: (text, None)))
+    assert row["swap"] == 0 and row["swap_n"] == sum(bool(sample.swapped) for sample in samples)
+
+
+@given(benchmarks())
+@settings(deadline=None)
+def test_whoever_reads_the_images_is_always_right_both_ways(samples: list[Sample]) -> None:
+    row = held_in(board(samples, tuned=perfect))
+    assert (row["value"], row["swap"]) == (1, 1)
+
+
+@given(benchmarks(), st.lists(st.sampled_from(["A", "B", "C", "no idea", ""]), min_size=60, max_size=60))
+@settings(deadline=None)
+def test_right_both_ways_is_rarer_than_right_either_way(samples: list[Sample], texts: list[str]) -> None:
+    said = iter(texts)
+    found = board(samples, tuned=lambda sample, probe: (next(said), None))
+    both = [found.values["tuned"]["none"][i] for i, sample in enumerate(samples) if sample.swapped]
+    swapped = [found.values["tuned"]["swap"][i]["accuracy"] for i, sample in enumerate(samples) if sample.swapped]
+    plain = [scores["accuracy"] for scores in both]
+    ways = [scores[metrics.BOTH_WAYS] for scores in both]
+    assert ways == [min(pair) for pair in zip(plain, swapped, strict=True)]
+    assert held_in(found)["swap"] == pytest.approx(sum(ways) / len(ways))
+
+
+@given(benchmarks(least=2), st.sampled_from(["none", "swap"]))
+@settings(deadline=None)
+def test_an_engine_error_in_either_order_leaves_the_question_out(samples: list[Sample], failing: str) -> None:
+    def broken(sample: Sample, probe: str) -> tuple[str, str | None]:
+        return perfect(sample, probe) if (sample, probe) != (samples[0], failing) else ("", "timeout")
+
+    row = held_in(board(samples, tuned=broken))
+    left = sum(bool(sample.swapped) for sample in samples) - 1
+    assert (row["swap_n"], row["swap"]) == (left, 1 if left else None)
+    assert row["errors"] == (failing == "none")
+
+
+def test_the_interval_needs_twenty_patients_among_the_questions_asked_both_ways() -> None:
+    few = [item(i, ("a", "b"), 0, 1 if i < 19 else None) for i in range(40)]
+    enough = [item(i, ("a", "b"), 0, 1 if i < 20 else None) for i in range(40)]
+    row = held_in(board(few, tuned=perfect))
+    assert (row["swap_patients"], row["swap_low"], row["swap_high"]) == (19, None, None) and row["low"] is not None
+    row = held_in(board(enough, tuned=perfect))
+    assert row["swap_patients"] == 20 and row["swap_low"] < row["swap_high"] == 1
+
+
+def test_models_are_compared_on_it_pair_by_pair() -> None:
+    samples = [item(i, ("a", "b", "c"), 0, 1) for i in range(30)]
+    found = board(samples, tuned=perfect, base=blind).differences("tuned")
+    gains = {row["metric"]: row["value"] for row in found if row["group"] == "held_in"}
+    assert gains == {"accuracy": 0, metrics.BOTH_WAYS: 1}
+    (row,) = [r for r in found if (r["group"], r["metric"]) == ("held_in", metrics.BOTH_WAYS)]
+    assert row["low"] > 0 and row["p_holm"] < 0.05 and row["n"] == 30
+
+
+def test_without_the_probe_nothing_is_said_of_it_and_without_such_questions_that_there_are_none() -> None:
+    samples = [item(i, ("a", "b"), 0, None) for i in range(30)]
+    row = held_in(board(samples, tuned=perfect))
+    assert (row["swap"], row["swap_n"]) == (None, 0)
+    plain = {"tuned": {"none": [metrics.read(sample, "none", "k", "A", None) for sample in samples]}}
+    row = held_in(scoring.Board(samples, plain, 100))
+    assert (row["swap"], row["swap_n"]) == (None, None)
+
+
+def test_predictions_carry_both_answers_of_the_questions_that_were_asked_both_ways() -> None:
+    samples = [item(0, ("a", "b"), 0, 1), item(1, ("a", "b"), 0, None)]
+    moved, still = board(samples, tuned=blind).predictions()
+    assert moved["swapped"] == (1,)
+    assert moved["answers"]["tuned"]["swap"]["scores"] == {"accuracy": 0}
+    assert moved["answers"]["tuned"]["none"]["scores"] == {"accuracy": 1, metrics.BOTH_WAYS: 0}
+    assert set(still["answers"]["tuned"]) == {"none"}
