@@ -42,6 +42,7 @@ class Policy(Section):
     min_gain: dict[str, float] = Field(min_length=1)
     max_regression: dict[str, Fraction] = {}
     blind_gap: dict[str, float] = {}
+    min_swap: dict[str, Fraction] = {}
     max_unparsed: Fraction = 1.0
     max_errors: Fraction = 1.0
     require_comparable: bool = True
@@ -178,6 +179,9 @@ def _rule(policy: Policy, scores: Mapping[str, Any], opponent: str) -> Iterator[
         yield _regression(group, limit, paired.get(group), policy, opponent)
     for group, limit in _spread(policy.blind_gap, own):
         yield _blind(group, limit, own.get(group), policy)
+    closed = {r["group"]: r for r in scores["leaderboard"] if (r["model"], r["metric"]) == ("tuned", "accuracy")}
+    for group, limit in _spread(policy.min_swap, closed):
+        yield _both_ways(group, limit, closed.get(group, {}), policy)
     for group, _ in _spread(policy.min_gain, own):
         if row := own.get(group):
             asked = max(1, row["n"] + row["errors"])
@@ -220,6 +224,26 @@ def _blind(group: str, limit: float, row: Mapping[str, Any] | None, policy: Poli
     text = f"{group}: {100 * row['value']:.1f} with images, {100 * row['blind']:.1f} without"
     text += "" if passed else ": the images do not help beyond doubt"
     return Ruling("blind_gap", group, gap, limit, passed, text)
+
+
+def _both_ways(group: str, limit: float, row: Mapping[str, Any], policy: Policy) -> Ruling:
+    if row and row.get("swap_n") is None:
+        text = f"{group}: never asked with the images moved on; add swap to bench.probes"
+        return Ruling("min_swap", group, None, limit, False, text)
+    if not row or not row["swap_n"]:
+        text = f"{group}: no question has another answer when its images move on; nothing to judge"
+        return Ruling("min_swap", group, None, limit, None, text)
+    if row["swap_low"] is None or row["swap_patients"] < policy.min_patients:
+        asked = f"{row['swap_n']:,} questions on {row['swap_patients']:,} patients"
+        text = f"{group}: {asked} were asked both ways: too few ({policy.min_patients} needed); nothing can be judged"
+        return Ruling("min_swap", group, None, limit, None, text)
+    passed = row["swap_low"] > limit
+    text = (
+        f"{group}: {100 * row['swap']:.1f}% right both ways "
+        f"({100 * row['swap_low']:.1f} to {100 * row['swap_high']:.1f}), {row['swap_n']:,} questions"
+    )
+    text += "" if passed else f": not surely above {100 * limit:.1f}"
+    return Ruling("min_swap", group, row["swap_low"], limit, passed, text)
 
 
 def _share(rule: str, group: str, value: float, limit: float, what: str) -> Ruling:

@@ -38,14 +38,15 @@ def log(api: "MlflowClient", run: str, model: str | None, bench: Path, tuned: Pa
 
 
 def _leaderboard(path: Path) -> dict[str, float]:
-    """`ROLE/GROUP/METRIC` -> value, and the same without images under `..._blind`."""
+    """`ROLE/GROUP/METRIC` -> value, the same without images under `..._blind`, right both ways under `..._swap`."""
     found: dict[str, float] = {}
     rows: list[dict[str, Any]] = json.loads(path.read_text())["leaderboard"]
     for row in rows:
         key = f"{row['model']}/{row['group']}/{row['metric']}".replace(":", "/")
         found[key] = row["value"]
-        if row["blind"] is not None:
-            found[f"{key}_blind"] = row["blind"]
+        for probe in ("blind", "swap"):
+            if row.get(probe) is not None:
+                found[f"{key}_{probe}"] = row[probe]
     return found
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 SCORE = {"metric": "accuracy", "low": None, "high": None, "blind": None, "chance": 0.33, "unparsed": 0, "errors": 0}
+SCORE |= {"swap": None, "swap_low": None, "swap_high": None, "swap_n": 0, "swap_patients": 0}
 
 
 def scores(digest: str, champion: str = "", comparable: bool = True, **groups: Any) -> dict[str, Any]:

@@ -81,6 +81,47 @@ def test_answers_that_cannot_be_read_or_given_refuse(kind: str) -> None:
     assert failed(gate.decide(POLICY, facts, None)) == [(f"max_{kind}", "held_in")]
 
 
+def swapping(**fields: Any) -> dict[str, Any]:
+    facts = scores("new", **GOOD)
+    for row in facts["leaderboard"]:
+        if (row["model"], row["group"]) == ("tuned", "held_in"):
+            row |= {"swap": 0.5, "swap_low": 0.4, "swap_high": 0.6, "swap_n": 300, "swap_patients": 200} | fields
+    return gate.decide(POLICY, facts, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "passed", "text"),
+    [
+        ({}, True, "held_in: 50.0% right both ways (40.0 to 60.0), 300 questions"),
+        (
+            {"swap_low": 0.25},
+            False,
+            "held_in: 50.0% right both ways (25.0 to 60.0), 300 questions: not surely above 25.0",
+        ),
+        ({"swap_low": None, "swap_patients": 19}, None, "300 questions on 19 patients were asked both ways: too few"),
+        ({"swap": None, "swap_low": None, "swap_n": 0, "swap_patients": 0}, None, "no question has another answer"),
+        ({"swap": None, "swap_low": None, "swap_n": None}, False, "add swap to bench.probes"),
+    ],
+)
+def test_answers_must_follow_the_images_where_enough_were_asked_both_ways(
+    fields: dict[str, Any], passed: bool | None, text: str
+) -> None:
+    document = swapping(**fields)
+    (rule,) = [rule for rule in document["rules"] if rule["rule"] == "min_swap"]
+    assert rule["passed"] is passed and text in rule["text"]
+    assert document["decision"] == ("refused" if passed is False else "promoted")
+
+
+def test_swapping_needs_as_many_patients_as_the_policy_says() -> None:
+    policy = POLICY.model_copy(update={"min_patients": 60})
+    facts = scores("new", **GOOD)
+    row = next(row for row in facts["leaderboard"] if row["model"] == "tuned" and row["group"] == "held_in")
+    row |= {"swap": 0.1, "swap_low": 0.0, "swap_high": 0.2, "swap_n": 300, "swap_patients": 59}
+    assert ("min_swap", "held_in") not in failed(gate.decide(policy, facts, None))
+    row["swap_patients"] = 60
+    assert ("min_swap", "held_in") in failed(gate.decide(policy, facts, None))
+
+
 def test_too_few_patients_are_said_in_so_many_words() -> None:
     document = judge(held_in=(1.0, 0.9, None, 0.3, 5))
     assert document["decision"] == "refused"
