@@ -36,7 +36,7 @@ def run(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Bench one model, with and without the images.
+    """Bench one model: with its images, without them, and with them in another order.
 
     With --json: run, uri, digest, and all of scores.json: comparable, data, tasks, items, models, leaderboard,
     differences, text_only.
@@ -75,7 +75,7 @@ def show(
     """Show the scores of a run, or the questions it got wrong with every answer.
 
     With --json: uri, digest and all of scores.json; with --wrong a list of items: id, ability, family, source, images,
-    question, options, answer, gold, answers (role -> probe -> text, choice, status, scores).
+    question, options, answer, gold, swapped, answers (role -> probe -> text, choice, status, scores).
     """
     from medmim.bench import run as room
 
@@ -96,13 +96,15 @@ def show(
         typer.echo(f"\n{row['ability']}, {row['family']}, {row['source']}, {row['id']}")
         typer.echo(f"  {' '.join(row['paths'])}\n  {row['question']}")
         for i, option in enumerate(row["options"]):
-            typer.echo(f"    {'*' if i in row['gold'] else ' '} {'ABCDEFGH'[i]}: {option}")
+            after = "   (right when the images move on)" if i in row.get("swapped", ()) else ""
+            typer.echo(f"    {'*' if i in row['gold'] else ' '} {'ABCDEFGH'[i]}: {option}{after}")
         if not row["options"]:
             typer.echo(f"    * {row['answer']}")
         for name, given in row["answers"].items():
             answer = given["none"]
-            note = "" if answer["status"] == "parsed" else f" ({answer['status']})"
-            typer.echo(f"  {name}: {answer['text'].strip()!r}{note}")
+            typer.echo(f"  {name}: {_said(answer)}")
+            if swap := given.get("swap"):
+                typer.echo(f"  {name}, images moved on: {_said(swap)}")
     typer.echo(f"\n{len(rows):,} of {facts['items']:,} questions wrong")
 
 
@@ -156,8 +158,13 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     _say(f"scores {uri}\nnext: medmim bench show {name or uri} --wrong")
 
 
+def _said(answer: dict[str, Any]) -> str:
+    note = "" if answer["status"] == "parsed" else f" ({answer['status']})"
+    return f"{answer['text'].strip()!r}{note}"
+
+
 def _is_wrong(scores: dict[str, float]) -> bool:
-    return min(scores.values(), default=1.0) < 1.0 if "accuracy" in scores else scores.get("token_f1", 1.0) < 1.0
+    return scores.get("accuracy", scores.get("token_f1", 1.0)) < 1.0
 
 
 def _uri(ws: Workspace, run: str) -> str:

@@ -99,17 +99,18 @@ def stages(found: dict[str, Outcome]) -> Table:
 
 
 def leaderboard(rows: list[dict[str, Any]]) -> Table:
-    """Score, interval, blind, chance, n and patients of each model and group."""
-    table = Table(box=None)
-    for name in ("model", "accuracy of", "score", "95%", "blind", "chance", "n", "patients"):
+    """Score, interval, share right both ways, blind, chance, n and patients of each model and group."""
+    table = Table(box=None, padding=(0, 1, 0, 0))  # fits 80 columns
+    for name in ("model", "accuracy of", "score", "95%", "both ways", "blind", "chance", "n", "patients"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("model", "accuracy of", "95%") else "right")
     for row in filter(headline, rows):
-        interval = "too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
+        interval = "too few" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
             str(row["model"]),
             row["group"].removeprefix("ability:"),
             _pct(row["value"]),
             interval,
+            _pct(row.get("swap")),
             _pct(row["blind"]),
             _pct(row["chance"]),
             f"{row['n']:,}",

@@ -88,6 +88,8 @@ def test_a_whole_run_is_told_and_nothing_is_loaded_from_elsewhere(run, world: Wo
     assert "Refused" in page.text and "Stopped" not in page.text
     held_in = next(r for r in scored.facts["leaderboard"] if (r["model"], r["group"]) == ("tuned", "held_in"))
     assert f"{100 * held_in['value']:.1f}" in page.text
+    assert held_in["swap_n"] and f"{100 * held_in['swap']:.1f}" in page.text and "Both ways" in page.text
+    assert "images moved on: " in page.text
     assert scored.digest in page.text
     assert sum(a.startswith("data:") for a in page.addresses) >= parsed.report.examples
 

@@ -42,7 +42,12 @@ def test_run_show_and_compare_by_the_run_s_name(home, world):
     assert shown == again
     wrong = json.loads(call(bench.app, "show", names[0], "--wrong", "--json").stdout)
     assert wrong and all("answers" in row and "gold" in row for row in wrong)
-    assert f"{len(wrong)} of {len(samples())} questions wrong" in call(bench.app, "show", names[0], "--wrong").stdout
+    listed = call(bench.app, "show", names[0], "--wrong").stdout
+    assert f"{len(wrong)} of {len(samples())} questions wrong" in listed
+    moved = [row for row in wrong if row["swapped"]]
+    assert moved and listed.count("model, images moved on: ") == len(moved)
+    assert listed.count("(right when the images move on)") == len(moved)
+    assert "both ways" in call(bench.app, "show", names[0]).stdout
     assert json.loads(call(bench.app, "compare", *names, "--json").stdout)["comparable"]
     assert "held_in" in call(bench.app, "compare", *names).stdout
 
