@@ -39,8 +39,8 @@ check: $(READY) ## ruff, mypy, the architecture, stale IR
 compile: $(READY) ## write medmim/compiled from components and pipelines
 	@$(BIN)/python -m pipelines.compile
 
-bases: $(READY) ## train the shipped base again from its recipe (about half an hour on one core)
-	@OMP_NUM_THREADS=1 $(BIN)/medmim base build tiny-mantis
+bases: $(READY) ## train the shipped bases again from their recipes (about an hour, a core each)
+	@for name in tiny-mantis tiny-llava-med; do OMP_NUM_THREADS=1 $(BIN)/medmim base build $$name & done; wait
 
 benchmarks: $(READY) ## speed and memory tables
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medmim.cli.options import Home
+from medmim.cli.options import Home, Json
 
 app = typer.Typer(no_args_is_help=True, help="Tiny bases: stand-ins for published checkpoints.")
 
@@ -30,3 +30,37 @@ def build(
     sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, home {ws.home}, into {goal}\n")
     made = base_build.build(recipe, ws.home / "work" / f"base-{name}-{recipe.digest[:12]}", goal)
     typer.echo(f"{goal}\ndigest {made.digest}")
+
+
+@app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped base.")],
+    as_json: Json = False,
+) -> None:
+    """Train the first steps of a base's recipe and compare their losses with the recorded ones: 1 if they differ.
+
+    With --json: the losses and the largest difference.
+    """
+    import json
+    import sys
+    import tempfile
+
+    from medmim.cli import base_build
+    from medmim.errors import Refused
+
+    recipe = base_build.load(name)
+    recorded = base_build.shipped_losses(name)
+    sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, {len(recorded)} steps\n")
+    with tempfile.TemporaryDirectory() as folder:
+        losses = base_build.first_losses(recipe, Path(folder), len(recorded))
+    far = max(abs(a - b) for a, b in zip(losses, recorded, strict=True))
+    if as_json:
+        typer.echo(json.dumps({"losses": losses, "recorded": recorded, "largest_difference": far}))
+    else:
+        typer.echo(f"largest difference to the recorded losses: {far:.1e}")
+    if not far <= base_build.TOLERANCE:
+        raise Refused(
+            f"the losses of {name}'s recipe differ from the recorded ones by {far:.1e}",
+            reason=f"{base_build.TOLERANCE:g} is what another machine's rounding may make",
+            fix="`medmim base build` makes the base anew, with its record",
+        )

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from medmim.finetune.batch import Batch
 
 _CORPUS = 2000  # texts of each task that the tokenizer is trained on
+FIRST = 20  # steps whose losses are shipped with a base, to check its recipe by
+FIRST_LOSSES = "first_losses.json"
+TOLERANCE = 1e-4  # of the loss; rounding of another machine stays far below it
 _ASKED = 200  # questions of each task behind a figure of the model card
 
 
@@ -91,6 +95,7 @@ def build(made: BaseRecipe, work: Path, goal: Path) -> Lvlm:
     """
     from medmim.data.pool import Pool
     from medmim.finetune import loop
+    from medmim.finetune.record import LOSSES
     from medmim.lvlm.ask_hf import pixels
 
     lvlm = _start(made)
@@ -111,10 +116,44 @@ def build(made: BaseRecipe, work: Path, goal: Path) -> Lvlm:
     shutil.rmtree(part, ignore_errors=True)
     lvlm = zoo.save(lvlm, part)
     (part / "README.md").write_text(base_card.card(made, lvlm, work, lambda task: accuracy(lvlm, made, task)))
+    losses = (work / made.phases[0].name / LOSSES).read_text().splitlines()[:FIRST]
+    (part / FIRST_LOSSES).write_text(json.dumps([json.loads(line)["loss"] for line in losses]) + "\n")
     goal.mkdir(parents=True, exist_ok=True)
     for file in part.iterdir():
         shutil.copyfile(file, goal / file.name)
     return zoo.load(goal, device="cpu")
+
+
+class _Enough(Exception):
+    pass
+
+
+def first_losses(made: BaseRecipe, folder: Path, count: int = FIRST) -> list[float]:
+    """Losses of the recipe's first steps, trained anew: equal on one machine, within 1e-4 of the shipped ones anywhere.
+
+    Args:
+        made: The recipe.
+        folder: Scratch; must be empty.
+        count: How many steps.
+    """
+    from medmim.finetune import loop
+
+    lvlm, phase, losses = _start(made), made.phases[0], list[float]()
+
+    def note(line: Mapping[str, Any]) -> None:
+        losses.append(line["loss"])
+        if len(losses) == count:
+            raise _Enough
+
+    with suppress(_Enough):  # the schedule is the whole phase's, so the phase is begun and left
+        loop.train(lvlm, _batches(lvlm, made, phase, None), phase.steps, phase.finetune, folder, on_step=note)
+    return losses
+
+
+def shipped_losses(name: str) -> list[float]:
+    """The first losses that were recorded when a shipped base was made."""
+    losses: list[float] = json.loads((zoo.resolve(name) / FIRST_LOSSES).read_text())
+    return losses
 
 
 def _start(made: BaseRecipe) -> Lvlm:
@@ -135,7 +174,7 @@ def _texts(made: BaseRecipe) -> Iterator[str]:
     yield from pretrain.phrases()
 
 
-def _batches(lvlm: Lvlm, made: BaseRecipe, phase: Phase, pool: "Pool") -> "Callable[[int], Batch]":
+def _batches(lvlm: Lvlm, made: BaseRecipe, phase: Phase, pool: "Pool | None") -> "Callable[[int], Batch]":
     from medmim.finetune import batch
 
     keys = pretrain.key_tokens(lvlm.tokenizer)
@@ -149,6 +188,7 @@ def _batches(lvlm: Lvlm, made: BaseRecipe, phase: Phase, pool: "Pool") -> "Calla
             scene = items[i].scene
             if scene is None:
                 return None
+            assert pool is not None  # noqa: S101  only a phase of text alone goes without
             return pool.pick(scene, int(fraction(made.seed, "drawing", phase.name, numbers[i]) * pool.each))
 
         encoded = [_encode(lvlm, item, keys) for item in items]

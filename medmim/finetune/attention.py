@@ -76,7 +76,7 @@ def packed_attention(
     runs = [(length, len(list(run))) for length, run in groupby(segments)]  # neighbours of one length go together
     tokens = [length * count for length, count in runs]
     # split, not slices: the gradient of every slice would be a whole row, of zeros elsewhere
-    pieces = zip(*(x[0].split(tokens, dim=1) for x in (query, key, value)), strict=True)
+    pieces = zip(*(torch.split(x[0], tokens, dim=1) for x in (query, key, value)), strict=True)
     parts = []
     for (length, count), piece in zip(runs, pieces, strict=True):
         q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)

@@ -55,15 +55,45 @@ def test_a_build_goes_on_from_its_finished_phases(recipe, tmp_path, monkeypatch)
     assert again.digest == whole.digest
 
 
+SHIPPED = pytest.mark.parametrize("name", ["tiny-mantis", "tiny-llava-med"])
+
+
+@SHIPPED
+def test_a_shipped_recipe_gives_its_first_losses_bit_for_bit_twice_and_the_recorded_ones_nearly(name, tmp_path):
+    recipe = base_build.load(name)
+    first = base_build.first_losses(recipe, tmp_path / "first")
+    assert len(first) == 20
+    assert base_build.first_losses(recipe, tmp_path / "second") == first
+    assert first == pytest.approx(base_build.shipped_losses(name), abs=base_build.TOLERANCE)
+
+
+def test_a_base_whose_losses_are_others_is_refused(recipe, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from medmim.cli.base import app
+    from medmim.errors import Refused
+
+    recorded = base_build.first_losses(recipe, tmp_path, 2)
+    monkeypatch.setattr(base_build, "load", lambda _: recipe)
+    monkeypatch.setattr(base_build, "shipped_losses", lambda _: recorded)
+    good = CliRunner().invoke(app, ["check", "try", "--json"])
+    assert good.exit_code == 0
+    assert json.loads(good.stdout)["losses"] == recorded
+    monkeypatch.setattr(base_build, "shipped_losses", lambda _: [recorded[0], recorded[1] + 1e-3])
+    assert isinstance(CliRunner().invoke(app, ["check", "try"]).exception, Refused)
+
+
 def test_shipped_recipes_load_and_an_unknown_one_is_refused():
     assert base_build.load("tiny-mantis").chat == "mantis"
+    assert base_build.load("tiny-llava-med").chat == "llava-med"
     with pytest.raises(UserError, match="no base recipe 'tiny-mantiss'"):
         base_build.load("tiny-mantiss")
 
 
-def test_the_shipped_base_was_made_by_the_shipped_recipe_and_is_small():
-    folder = zoo.resolve("tiny-mantis")
+@SHIPPED
+def test_a_shipped_base_was_made_by_the_shipped_recipe_and_is_small(name):
+    folder = zoo.resolve(name)
     card = (folder / "README.md").read_text()
-    assert base_build.load("tiny-mantis").digest[:16] in card
+    assert base_build.load(name).digest[:16] in card
     assert zoo.digest(folder)[:16] in card
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000

@@ -1,0 +1,227 @@
+"""The paper's claim, in miniature: tuning on several images lifts a base that knows single ones, in every ability.
+
+    python benchmarks/claim.py          tunes both families with three seeds, asks the test patients, prints the table
+    python benchmarks/claim.py --dev    asks the dev patients instead: every choice is made there
+
+Each row: accuracy of base and tuned model (mean of the seeds), of the tuned one without images, of a guess, and the
+paired difference with its 95% interval clustered by patient and its p value, Holm-corrected over all rows of both
+families. "Both ways" is swap-consistency: right before and after the images are exchanged. Every row is shown, won or
+not. Killed, it goes on where it was: all work is kept by key in --home.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmim import recipe, steps
+from medmim.bench import run as bench
+from medmim.bench import stats
+from medmim.data import build, wording
+from medmim.data.sources.phantom_draw import FINDINGS
+from medmim.finetune import run as finetune
+from medmim.recipe import Recipe
+
+BASES = {"mantis": "tiny-mantis", "llava-med": "tiny-llava-med"}
+SEEDS = (1, 2, 3)
+ABILITIES = ("temporal", "reasoning", "comparison", "coreference", "composed")
+MUST_WIN = ("held_in", "held_out", *(f"ability:{name}" for name in ABILITIES))
+LEAST_PATIENTS = 150
+RESAMPLES = 10_000  # a p value times the number of rows must still be able to lie under 0.05
+COLUMNS = (
+    "model", "questions", "base", "tuned (worst seed)", "blind", "chance", "gain, 95%", "p", "both ways", "n",
+    "patients", "won",
+)  # fmt: skip
+_TITLES = {"held_in": "held-in", "held_out": "held-out", "coreference": "co-reference"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        family: Of models.
+        group: What was asked.
+        base: Accuracy of the base.
+        tuned: Mean accuracy over the seeds.
+        lowest: Accuracy of the worst seed.
+        blind: Tuned models without images, mean over the seeds.
+        chance: Of a uniform guess.
+        gain: Paired difference, its interval and p.
+        p: Holm-corrected.
+        both_ways: Base and tuned swap-consistency; None where no question can be swapped.
+    """
+
+    family: str
+    group: str
+    base: float
+    tuned: float
+    lowest: float
+    blind: float
+    chance: float
+    gain: stats.Estimate
+    both_ways: tuple[float, float] | None
+    p: float | None = None
+
+    @property
+    def won(self) -> bool:
+        """Whether the whole interval lies above zero, after correction."""
+        return self.gain.low is not None and self.gain.low > 0 and self.p is not None and self.p < 0.05
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=Path(".medmim/claim"), help="where all work is kept")
+    parser.add_argument("--dev", action="store_true", help="ask the dev patients: to choose by")
+    parser.add_argument("--set", action="append", default=[], help="key=value of claim.yaml, for trials with --dev")
+    parser.add_argument("--family", choices=BASES, help="tune and ask this family only, and print no table")
+    args = parser.parse_args()
+    if args.set and not args.dev:
+        parser.error("--set is for trials: give --dev as well")
+    made = recipe.load(str(Path(__file__).with_name("claim.yaml")), args.set)
+    if args.dev:
+        made = made.model_copy(update={"bench": made.bench.model_copy(update={"split": "dev"})})
+    if args.family:
+        print(ask(made, args.family, args.home))
+        return
+    shared = build.run(made, steps.workspace(args.home, made))  # once, before both ask for it
+    print(f"data {shared.digest[:12]}, home {args.home}", file=sys.stderr)
+    answers = dict(zip(BASES, _both(args.home), strict=True))
+    rows = correct([row for family, items in answers.items() for row in table(family, items)])
+    show(rows)
+    lost = [row for row in rows if row.group in MUST_WIN and not row.won]
+    sys.exit(1 if lost and not args.dev else 0)
+
+
+def ask(made: Recipe, family: str, home: Path) -> str:
+    """Tune one family with every seed, then let base and tuned models answer; the URI of the answers."""
+    ws = steps.workspace(home / family, made)
+    ws = steps.Workspace(ws.home, str(home.absolute() / "store"), ws.tracking)
+    data = build.run(made, ws).uri
+    models = {}
+    for seed in SEEDS:
+        tuning = made.finetune.model_copy(update={"base": BASES[family], "seed": seed})
+        models[f"seed {seed}"] = finetune.run(made.model_copy(update={"finetune": tuning}), ws, data).uri
+    artifact, _ = bench.bench(ws, data, {**models, "base": BASES[family]}, made.bench, made)
+    return artifact.uri
+
+
+def _both(home: Path) -> Iterator[list[dict[str, Any]]]:
+    """The answered items of every family, tuned at once: one core each."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--family"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [subprocess.Popen([*command, f], stdout=subprocess.PIPE, text=True, env=environment) for f in BASES]
+    told = [child.communicate()[0] for child in running]
+    if any(child.returncode for child in running):
+        sys.exit("a family failed: see above; the same command goes on where it was")
+    for said in told:
+        uri = said.split()[-1]
+        yield bench.predictions(steps.workspace(home), uri)
+
+
+def table(family: str, items: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Every group of a family's closed questions; sub-cases after the groups they belong to."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for item in items:
+        if item["options"]:
+            for group in (*item["groups"], *_subcases(item)):
+                groups[group].append(item)
+    kept = [g for g in groups if not g.startswith("source:") or groups[g][0]["held_out"]]
+    return [_row(family, group, groups[group]) for group in sorted(kept, key=_order)]
+
+
+def _subcases(item: Mapping[str, Any]) -> Iterator[str]:
+    """The kind of question; for `larger` also of what, since a scattered finding is another matter than a blob."""
+    within = f"source:{item['source']}" if item["held_out"] else f"ability:{item['ability']}"
+    yield f"{within}/{item['family']}"
+    if item["family"] == "larger":
+        words = {wording.word(finding) for findings in FINDINGS.values() for finding in findings}
+        yield f"{within}/larger {next(word for word in sorted(words) if word in item['question'])}"
+
+
+def _order(group: str) -> tuple[int, str]:
+    kinds = ("held_in", "ability", "held_out", "source")
+    return kinds.index(group.split(":")[0]), group
+
+
+def _row(family: str, group: str, items: Sequence[Mapping[str, Any]]) -> Row:
+    def right(role: str, probe: str = "none", metric: str = "accuracy") -> stats.Floats:
+        return np.array([item["answers"][role][probe]["scores"][metric] for item in items])
+
+    seeds = [right(f"seed {seed}") for seed in SEEDS]
+    base, tuned = right("base"), np.mean(seeds, axis=0)
+    gain = stats.difference(tuned, base, [item["people"] for item in items], RESAMPLES)
+    chance = np.mean([len(item["gold"]) / len(item["options"]) for item in items])
+    blind = np.mean([right(f"seed {seed}", "blind") for seed in SEEDS])
+    lowest = min(float(np.mean(one)) for one in seeds)
+    return Row(
+        family,
+        group,
+        float(np.mean(base)),
+        float(np.mean(tuned)),
+        lowest,
+        float(blind),
+        float(chance),
+        gain,
+        _swap(items),
+    )
+
+
+def _swap(items: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Shares of base and of the tuned models, mean over the seeds, that are right before and after the exchange."""
+
+    def both(role: str) -> list[float]:
+        return [
+            s["swap_consistency"] for i in items if "swap_consistency" in (s := i["answers"][role]["none"]["scores"])
+        ]
+
+    if not both("base"):
+        return None
+    return float(np.mean(both("base"))), float(np.mean([np.mean(both(f"seed {seed}")) for seed in SEEDS]))
+
+
+def correct(rows: Sequence[Row]) -> list[Row]:
+    """Holm's correction over all rows of both families."""
+    corrected = stats.holm([row.gain.p for row in rows])
+    return [replace(row, p=p) for row, p in zip(rows, corrected, strict=True)]
+
+
+def show(rows: Sequence[Row]) -> None:
+    """The table as Markdown, as it stands in the README."""
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
+    for row in rows:
+        g, name = row.gain, row.group.removeprefix("ability:").removeprefix("source:phantom-")
+        name = " / ".join(_TITLES.get(part, part.replace("_", " ")) for part in name.split("/"))
+        bold = "**" if row.group in MUST_WIN else ""
+        span = "too few patients" if g.low is None or g.high is None else f"{100 * g.low:+.1f} to {100 * g.high:+.1f}"
+        p = "-" if row.p is None else "<0.001" if row.p < 0.001 else f"{row.p:.3f}"
+        swap = "-" if row.both_ways is None else f"{100 * row.both_ways[0]:.1f} -> {100 * row.both_ways[1]:.1f}"
+        cells = (
+            row.family,
+            f"{bold}{name}{bold}",
+            f"{100 * row.base:.1f}",
+            f"{100 * row.tuned:.1f} ({100 * row.lowest:.1f})",
+            f"{100 * row.blind:.1f}",
+            f"{100 * row.chance:.1f}",
+            f"{100 * g.value:+.1f}, {span}",
+            p,
+            swap,
+            f"{g.n:,}",
+            f"{g.patients:,}",
+            "yes" if row.won else "no",
+        )
+        print(f"| {' | '.join(cells)} |")
+    few = [row.group for row in rows if row.group in MUST_WIN and row.gain.patients < LEAST_PATIENTS]
+    if few:
+        print(f"\nfewer than {LEAST_PATIENTS} patients: {', '.join(few)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
