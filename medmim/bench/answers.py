@@ -57,6 +57,7 @@ def collect(
     """
     section = {
         "tasks": sorted(settings.tasks),
+        "split": settings.split,
         "limit": settings.limit,
         "max_new_tokens": settings.max_new_tokens,
         "max_bad_fraction": settings.max_bad_fraction,

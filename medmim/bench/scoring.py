@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import metrics, stats, tasks
+from medmim.bench import metrics, probes, stats, tasks
 from medmim.sample import Answer, Sample, Score, to_json
 
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples
@@ -19,7 +19,7 @@ class Board:
     def __init__(self, samples: Sequence[Sample], answers: Answers, resamples: int) -> None:
         self.samples, self.resamples = samples, resamples
         self.answers = {
-            role: {probe: _beside(samples, given) for probe, given in by_probe.items()}
+            role: {probe: _beside(samples, probe, given) for probe, given in by_probe.items()}
             for role, by_probe in answers.items()
         }
         self.values = {role: _values(samples, by_probe) for role, by_probe in self.answers.items()}
@@ -163,10 +163,11 @@ def paired(
     return rows
 
 
-def _beside(samples: Sequence[Sample], given: Sequence[Answer]) -> list[Answer | None]:
-    """The answers in the order of the samples, None where a sample was not asked."""
+def _beside(samples: Sequence[Sample], probe: str, given: Sequence[Answer]) -> list[Answer | None]:
+    """The answers in the order of the samples, None where the probe does not ask a sample."""
     by_sample = {answer.sample: answer for answer in given}
-    return [by_sample.get(sample.id) for sample in samples]
+    asked = {sample.id for sample in probes.asked(samples, probe)}
+    return [by_sample[sample.id] if sample.id in asked else None for sample in samples]
 
 
 def _values(samples: Sequence[Sample], given: Mapping[str, Sequence[Answer | None]]) -> Values:

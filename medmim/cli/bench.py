@@ -148,13 +148,13 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
 
     console = Console(highlight=False)
     console.print(screen.leaderboard(facts["leaderboard"]))
-    for row in filter(screen.headline, facts["differences"]):
-        console.print(screen.difference(row), soft_wrap=True)
+    if facts["differences"]:
+        console.print(screen.gains(facts["differences"]))
     given_away = sorted({row["group"] for row in facts["text_only"] if row["above"]})
     if given_away:
         console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")
     if not facts["comparable"]:
-        console.print(f"not comparable: only the first {facts['items']:,} questions")
+        console.print(f"not comparable: not all of the test questions, {facts['items']:,} were asked")
     _say(f"scores {uri}\nnext: medmim bench show {name or uri} --wrong")
 
 

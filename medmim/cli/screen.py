@@ -73,8 +73,7 @@ class Screen:
         self.out.print(stages(found))
         if bench := found.get("bench"):
             self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
-            for row in filter(headline, bench.facts.get("differences", [])):
-                self.out.print(difference(row), soft_wrap=True)
+            self.out.print(gains(bench.facts.get("differences", [])))
         told = {o.message: o.exit_code for o in found.values() if o.status == "failed" and o.message} or self.errors
         refused = {o.message for o in found.values() if o.status == "refused"}
         for text in told.keys() - refused:
@@ -124,10 +123,22 @@ def headline(row: dict[str, Any]) -> bool:
     return row["metric"] == "accuracy" and not row["group"].startswith("source:")
 
 
-def difference(row: dict[str, Any]) -> str:
-    """One paired difference as a sentence."""
-    where = "no interval: too few patients" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
-    return f"{row['group']}: tuned - {row['opponent']} = {100 * row['value']:+.1f} points ({where})"
+def gains(rows: list[dict[str, Any]]) -> Table:
+    """What was won over each opponent, by the paired interval alone; every group, won or not."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("against", "accuracy of", "points", "95%", ""):
+        table.add_column(name, no_wrap=True, justify="right" if name == "points" else "left")
+    for row in filter(headline, rows):
+        few = row["low"] is None
+        verdict = "" if few else "won" if row["low"] > 0 else "lost" if row["high"] < 0 else "not beyond doubt"
+        table.add_row(
+            str(row["opponent"]),
+            row["group"].removeprefix("ability:"),
+            _points(row["value"]),
+            "too few patients" if few else f"{_points(row['low'])} to {_points(row['high'])}",
+            f"[green]{verdict}[/]" if verdict == "won" else verdict,
+        )
+    return table
 
 
 def decision(out: Console, found: dict[str, Outcome]) -> None:
@@ -160,6 +171,10 @@ def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, again: 
     if "data" in found and found["data"].uri:
         out.print(f"  medmim data show {found['data'].uri}", soft_wrap=True)
     out.print(Text(f"  {again}   # again: finished steps cost nothing"), soft_wrap=True)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
 
 
 def _pct(value: float | None) -> str:

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_world import World, publish, samples
+from bench_world import World, picture, publish, samples
 
-from medmim import steps, store
+from medmim import shards, steps, store
 from medmim.bench import answers, run, tasks
 from medmim.errors import UserError
 from medmim.recipe import Bench
@@ -156,6 +157,19 @@ def test_a_limit_makes_the_result_not_comparable(world, tmp_path):
     ws, artifact, _ = bench(world, tmp_path, roles="tuned", settings=SETTINGS.model_copy(update={"limit": 6}))
     scores = run.scores(ws, artifact.uri)
     assert (scores["comparable"], scores["items"]) == (False, 6)
+
+
+def test_answers_to_dev_questions_are_not_taken_for_answers_to_test_questions(world, tmp_path):
+    ws = steps.workspace(tmp_path)
+    names = {name for sample in samples() for name in sample.images}
+    halves = [replace(sample, split=("dev", "test")[i % 2]) for i, sample in enumerate(samples())]
+    shards.write(tmp_path / "halves", halves, [(name, name, picture(1)) for name in sorted(names)])
+    uri = store.publish(tmp_path / "halves", ws.store, "data", {}, {"time": ""}).uri
+    for split in ("dev", "test"):
+        settings = SETTINGS.model_copy(update={"split": split, "probes": ()})
+        artifact, _ = run.bench(ws, uri, {"model": str(world.models[0])}, settings)
+        assert [row["id"] for row in run.predictions(ws, artifact.uri)] == [s.id for s in halves if s.split == split]
+        assert run.scores(ws, artifact.uri)["comparable"] == (split == "test")
 
 
 def test_tasks_choose_questions_and_unknown_ones_are_refused(world):

@@ -30,3 +30,17 @@ def test_what_was_not_asked_both_ways_is_a_dash_in_older_scores_too() -> None:
     older = {key: value for key, value in row(low=None).items() if not key.startswith("swap")}
     for case in (older, row(swap=None, low=None)):
         assert shown([case])[1].split()[3:6] == ["too", "few", "-"]
+
+
+def gained(**fields: float | None) -> str:
+    known = {"group": "ability:temporal", "metric": "accuracy", "opponent": "base", "value": 0.1}
+    out = io.StringIO()
+    Console(file=out, width=80).print(screen.gains([{**known, **fields}]))
+    return " ".join(out.getvalue().splitlines()[1].split())
+
+
+def test_a_gain_is_won_only_when_its_whole_interval_lies_above_zero() -> None:
+    assert gained(low=0.001, high=0.2) == "base temporal +10.0 +0.1 to +20.0 won"
+    assert gained(low=-0.001, high=0.2).endswith("not beyond doubt")
+    assert gained(low=-0.2, high=-0.1).endswith("lost")
+    assert gained(low=None, high=None) == "base temporal +10.0 too few patients"
