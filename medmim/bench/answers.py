@@ -69,7 +69,8 @@ def collect(
         known = _resume(file)
         wanted = probes.asked(items.samples, probe)
         rest = [sample for sample in wanted if sample.id not in known]
-        rest.sort(key=lambda s: (len(s.images), len(s.prompt), s.id))  # equal lengths side by side: little padding
+        # equal lengths side by side need little padding
+        rest.sort(key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id))
         label = f"{role} answers" + ("" if probe == "none" else f" {probe}")
         with file.open("a") as out, bar(label, len(wanted), "questions") as progress:
             progress.add(len(known))
@@ -97,21 +98,34 @@ def _asked(
     progress: Bar,
     items: Items,
 ) -> Iterator[Answer]:
-    from medmim.lvlm.ask import Question
+    from medmim.lvlm.ask import Question, Reply
 
     mean = probes.mean_image(items.samples, images) if probe == "grey" and samples else None
+    told: dict[str, Reply] = {}
     stride = settings.batch_size * _AHEAD
     for start in range(0, len(samples), stride):
-        asked, questions = [], []
+        asked: list[tuple[Sample, str]] = []
+        questions: dict[str, Question] = {}
         for sample in samples[start : start + stride]:
             try:
-                questions.append(Question(sample.prompt, probes.shown(sample, probe, images, mean)))
-                asked.append(sample)
+                question = Question(sample.prompt, probes.shown(sample, probe, images, mean))
             except KeyError as error:
                 progress.add()
                 yield metrics.read(sample, probe, "", "", f"the data set has no image {error.args[0]}")
-        replies = engine.ask(questions, settings.batch_size, settings.max_new_tokens)
-        for sample, reply in zip(asked, replies, strict=True):
+                continue
+            name = sample.id if question.images else sample.prompt  # without images, equal questions are put once
+            asked.append((sample, name))
+            if name not in told:
+                questions[name] = question
+        replies = zip(
+            questions,
+            engine.ask(list(questions.values()), settings.batch_size, settings.max_new_tokens),
+            strict=True,
+        )
+        for sample, name in asked:
+            while name not in told:  # replies come in the order of the questions
+                told.update([next(replies)])
+            reply = told.pop(name) if name == sample.id else told[name]
             progress.add()
             yield metrics.read(sample, probe, reply.key, reply.text, reply.error)
 

@@ -153,6 +153,31 @@ def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkey
     assert all(r["errors"] == 0 for r in run.scores(ws, artifact.uri)["leaderboard"])
 
 
+def test_without_images_equal_questions_are_put_once_and_answered_each(world, tmp_path):
+    from medmim.lvlm.ask import Reply
+
+    twins = list({t.id: t for t in (replace(sample, question="What changed?") for sample in samples())}.values())
+    items = tasks.Items(tuple(twins), 0, False)
+    put = []
+
+    def ask(questions, batch_size, max_new_tokens):
+        put.extend(questions)
+        yield from (Reply(f"{len(question.images)} {question.prompt}", "k") for question in questions)
+
+    engine = answers.Engine("ref", "digest", ask)
+    settings = SETTINGS.model_copy(update={"batch_size": 2})
+    given = {}
+    for probe in ("blind", "none"):
+        images = shards.Images(world.data)
+        given[probe] = answers.load(
+            Path(answers.collect(steps.workspace(tmp_path), "r", engine, items, images, "d", probe, settings).uri)
+        )
+        assert [answer.sample for answer in given[probe]] == [sample.id for sample in twins]
+        assert len(put) == (2 if probe == "blind" else 2 + len(twins))  # with options, and without
+    assert {answer.text[0] for answer in given["none"]} == {"2", "3"}
+    assert all(answer.text == f"0 {sample.prompt}" for answer, sample in zip(given["blind"], twins, strict=True))
+
+
 def test_a_limit_makes_the_result_not_comparable(world, tmp_path):
     ws, artifact, _ = bench(world, tmp_path, roles="tuned", settings=SETTINGS.model_copy(update={"limit": 6}))
     scores = run.scores(ws, artifact.uri)
