@@ -7,7 +7,7 @@ UV := $(BIN)/uv
 HOME_DIR ?= .medmim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check compile bases benchmarks lock clean
+.PHONY: help demo test check compile bases benchmarks claim lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,10 +40,14 @@ compile: $(READY) ## write medmim/compiled from components and pipelines
 	@$(BIN)/python -m pipelines.compile
 
 bases: $(READY) ## train the shipped bases again from their recipes (about an hour, a core each)
-	@for name in tiny-mantis tiny-llava-med; do OMP_NUM_THREADS=1 $(BIN)/medmim base build $$name & done; wait
+	@for name in tiny-mantis tiny-llava-med; do OMP_NUM_THREADS=1 $(BIN)/medmim base build $$name & pids="$$pids $$!"; done; \
+	for pid in $$pids; do wait $$pid || exit 1; done
 
 benchmarks: $(READY) ## speed and memory tables
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for name in demo packing; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+claim: $(READY) ## tune both families with three seeds, ask the test patients (about an hour)
+	@$(BIN)/python benchmarks/claim.py
 
 lock: $(READY) ## resolve pyproject.toml into requirements.txt again
 	@$(UV) pip compile --quiet --python $(BIN)/python --all-extras --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt

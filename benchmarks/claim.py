@@ -5,8 +5,8 @@
 
 Each row: accuracy of base and tuned model (mean of the seeds), of the tuned one without images, of a guess, and the
 paired difference with its 95% interval clustered by patient and its p value, Holm-corrected over the headline rows of
-both families (over their sub-cases apart). "Both ways" is swap-consistency: right before and after the images are exchanged. Every row is shown, won or
-not. Killed, it goes on where it was: all work is kept by key in --home.
+both families (over their sub-cases apart). "Both ways" is swap-consistency: right before and after the images are
+exchanged. Every row is shown, won or not. Killed, it goes on where it was: all work is kept by key in --home.
 """
 
 import argparse
@@ -26,8 +26,10 @@ from medmim.bench import run as bench
 from medmim.bench import stats
 from medmim.data import build, wording
 from medmim.data.sources.phantom_draw import FINDINGS
+from medmim.errors import UserError
 from medmim.finetune import run as finetune
 from medmim.recipe import Recipe
+from medmim.steps import Workspace
 
 BASES = {"mantis": "tiny-mantis", "llava-med": "tiny-llava-med"}
 SEEDS = (1, 2, 3)
@@ -72,7 +74,7 @@ class Row:
 
     @property
     def won(self) -> bool:
-        """Whether the whole interval lies above zero, after correction."""
+        """Whether the whole interval lies above zero and p, corrected, below 0.05."""
         return self.gain.low is not None and self.gain.low > 0 and self.p is not None and self.p < 0.05
 
 
@@ -81,35 +83,48 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path(".medmim/claim"), help="where all work is kept")
     parser.add_argument("--dev", action="store_true", help="ask the dev patients: to choose by")
     parser.add_argument("--set", action="append", default=[], help="key=value of claim.yaml, for trials with --dev")
-    parser.add_argument("--family", choices=BASES, help="tune and ask this family only, and print no table")
+    parser.add_argument("--family", choices=BASES, help="tune and ask this family only; prints where the scores are")
     args = parser.parse_args()
     if args.set and not args.dev:
         parser.error("--set is for trials: give --dev as well")
-    made = recipe.load(str(Path(__file__).with_name("claim.yaml")), args.set)
-    if args.dev:
-        made = made.model_copy(update={"bench": made.bench.model_copy(update={"split": "dev"})})
-    if args.family:
-        print(ask(made, args.family, args.home))
-        return
-    shared = build.run(made, steps.workspace(args.home, made))  # once, before both ask for it
-    print(f"data {shared.digest[:12]}, home {args.home}", file=sys.stderr)
-    answers = dict(zip(BASES, _both(args.home), strict=True))
-    rows = correct([row for family, items in answers.items() for row in table(family, items, _seeds(made))])
+    try:
+        made = recipe.load(str(Path(__file__).with_name("claim.yaml")), args.set)
+        if args.dev:
+            made = made.model_copy(update={"bench": made.bench.model_copy(update={"split": "dev"})})
+        ws = steps.workspace(args.home, made)
+        if args.family:
+            steps.end_with_runner()
+            print(ask(made, args.family, ws))
+            return
+        shared = build.run(made, ws)  # once, before both ask for it
+        print(f"data {shared.digest[:12]}, home {ws.home}", file=sys.stderr)
+        rows = [row for family, items in _answered(ws) for row in table(family, items, _seeds(made))]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    rows = correct(rows)
     show(rows)
-    lost = [row for row in rows if row.group in MUST_WIN and not row.won]
-    sys.exit(1 if lost and not args.dev else 0)
+    if lost := missing(rows):
+        print(f"\nnot won: {', '.join(lost)}", file=sys.stderr)
+        sys.exit(1)
 
 
-def ask(made: Recipe, family: str, home: Path) -> str:
-    """Tune one family with every seed, then let base and tuned models answer; the URI of the answers."""
-    ws = steps.workspace(home / family, made)
-    ws = steps.Workspace(ws.home, str(home.absolute() / "store"), ws.tracking)
-    data = build.run(made, ws).uri
+def missing(rows: Sequence[Row]) -> list[str]:
+    """What the claim needs and the rows do not show: groups lost, without rows, or with too few patients."""
+    won = {(row.family, row.group) for row in rows if row.won and row.gain.patients >= LEAST_PATIENTS}
+    return [f"{family} {group}" for family in BASES for group in MUST_WIN if (family, group) not in won]
+
+
+def ask(made: Recipe, family: str, ws: Workspace) -> str:
+    """Tune one family with every seed, then let base and tuned models answer; the URI of the scores."""
+    own = replace(steps.workspace(ws.home / family, made), store=ws.store)
+    data = build.run(made, own).uri
     models = {}
     for seed in _seeds(made):
         tuning = made.finetune.model_copy(update={"base": BASES[family], "seed": seed})
-        models[f"seed {seed}"] = finetune.run(made.model_copy(update={"finetune": tuning}), ws, data).uri
-    artifact, _ = bench.bench(ws, data, {**models, "base": BASES[family]}, made.bench, made)
+        made = made.model_copy(update={"finetune": tuning})
+        models[f"seed {seed}"] = finetune.run(made, own, data).uri
+    artifact, _ = bench.bench(own, data, {**models, "base": BASES[family]}, made.bench, made)
     return artifact.uri
 
 
@@ -117,29 +132,35 @@ def _seeds(made: Recipe) -> tuple[int, ...]:
     return SEEDS if made.bench.split == "test" else SEEDS[:1]
 
 
-def _both(home: Path) -> Iterator[list[dict[str, Any]]]:
-    """The answered items of every family, tuned at once: one core each."""
+def _answered(ws: Workspace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The answered items of every family, tuned and asked at once: one core each."""
     command = [sys.executable, __file__, *sys.argv[1:], "--family"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDMIM_RUNNER": str(os.getpid())}
     running = [subprocess.Popen([*command, f], stdout=subprocess.PIPE, text=True, env=environment) for f in BASES]
     told = [child.communicate()[0] for child in running]
-    if any(child.returncode for child in running):
-        sys.exit("a family failed: see above; the same command goes on where it was")
-    for said in told:
-        uri = said.split()[-1]
-        yield bench.predictions(steps.workspace(home), uri)
+    if failed := [child.returncode for child in running if child.returncode]:
+        sys.exit(failed[0])  # it has said why; the same command goes on where it was
+    for family, said in zip(BASES, told, strict=True):
+        yield family, bench.predictions(ws, said.splitlines()[-1])
 
 
 def table(family: str, items: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Row]:
     """Every group of a family's closed questions; sub-cases after the groups they belong to."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for item in items:
-        if item["options"]:
+        if item["options"] and _complete(item):
             for group in (*item["groups"], *_subcases(item)):
                 groups[group].append(item)
     kept = [g for g in groups if not g.startswith("source:") or groups[g][0]["held_out"]]
     kept = [g for g in kept if "/" not in g or len(groups[g]) < len(groups[g.split("/")[0]])]  # else it is the whole
     return [_row(family, group, groups[group], seeds) for group in sorted(kept, key=_order)]
+
+
+def _complete(item: Mapping[str, Any]) -> bool:
+    """Whether every model answered: what an engine failed on is in no score, so it can be in no pair."""
+    return all(
+        "accuracy" in given[probe]["scores"] for given in item["answers"].values() for probe in ("none", "blind")
+    )
 
 
 def _subcases(item: Mapping[str, Any]) -> Iterator[str]:
@@ -202,7 +223,13 @@ def correct(rows: Sequence[Row]) -> list[Row]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """The table as Markdown, as it stands in the README."""
+    """Two tables as Markdown, as they stand in the README: the headline rows, and their sub-cases."""
+    _print([row for row in rows if "/" not in row.group])
+    print()
+    _print([row for row in rows if "/" in row.group])
+
+
+def _print(rows: Sequence[Row]) -> None:
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for row in rows:
         g, name = row.gain, row.group.removeprefix("ability:").removeprefix("source:phantom-")
@@ -222,13 +249,10 @@ def show(rows: Sequence[Row]) -> None:
             p,
             swap,
             f"{g.n:,}",
-            f"{g.patients:,}",
+            f"{g.patients:,}" + " (few)" * (g.patients < LEAST_PATIENTS),
             "yes" if row.won else "no",
         )
         print(f"| {' | '.join(cells)} |")
-    few = [row.group for row in rows if row.group in MUST_WIN and row.gain.patients < LEAST_PATIENTS]
-    if few:
-        print(f"\nfewer than {LEAST_PATIENTS} patients: {', '.join(few)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

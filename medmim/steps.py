@@ -135,7 +135,7 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
     """
     os.environ["MEDMIM_STAGE"] = name
     share_cores()
-    _end_with_runner()
+    end_with_runner()
     try:
         parsed = from_dump(recipe)
         yield parsed, workspace(Path(home), parsed, run)
@@ -152,7 +152,7 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _end_with_runner() -> None:
+def end_with_runner() -> None:
     """A step must not outlive a laptop's runner that was killed: nobody would read it, and it would hold its folder.
 
     Shells stand between the two, so the runner's pid comes in the environment; on a cluster there is none.

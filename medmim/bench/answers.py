@@ -104,6 +104,7 @@ def _asked(
     told: dict[str, Reply] = {}
     stride = settings.batch_size * _AHEAD
     for start in range(0, len(samples), stride):
+        told = {name: reply for name, reply in told.items() if not reply.error}  # what failed may pass by itself
         asked: list[tuple[Sample, str]] = []
         questions: dict[str, Question] = {}
         for sample in samples[start : start + stride]:
@@ -128,6 +129,7 @@ def _asked(
             reply = told.pop(name) if name == sample.id else told[name]
             progress.add()
             yield metrics.read(sample, probe, reply.key, reply.text, reply.error)
+        next(replies, None)  # strict: a reply too many is an error too
 
 
 def _resume(file: Path) -> dict[str, Answer]:

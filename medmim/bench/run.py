@@ -13,7 +13,7 @@ from medmim.recipe import Bench, Recipe
 from medmim.steps import Outcome, Workspace, cached_step, stage
 from medmim.store import Artifact
 
-REVISION = 2
+REVISION = 3
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
@@ -74,6 +74,7 @@ def bench(
         board = Board(items.samples, loaded, settings.resamples)
         written = {
             "comparable": not items.limited,
+            "split": settings.split,
             "data": source.digest,
             "tasks": sorted(settings.tasks),
             "items": len(items.samples),

@@ -132,7 +132,7 @@ def first_losses(made: BaseRecipe, folder: Path, count: int = FIRST) -> list[flo
     """Losses of the recipe's first steps, trained anew: equal on one machine, within 1e-4 of the shipped ones anywhere.
 
     Args:
-        made: The recipe.
+        made: The recipe; its first phase is of text alone.
         folder: Scratch; must be empty.
         count: How many steps.
     """
@@ -170,7 +170,7 @@ def _texts(made: BaseRecipe) -> Iterator[str]:
         for i in range(_CORPUS):
             for turn in task(stream(made.seed, "corpus", name, i), made.family).turns:
                 yield turn.question
-                yield from (turn.answer or "", f" {turn.answer}")  # a format may put a space before answers
+                yield from (str(turn.answer), f" {turn.answer}")  # a format may put a space before answers
     yield from pretrain.phrases()
 
 

@@ -73,7 +73,8 @@ class Screen:
         self.out.print(stages(found))
         if bench := found.get("bench"):
             self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
-            self.out.print(gains(bench.facts.get("differences", [])))
+            if differences := bench.facts.get("differences"):
+                self.out.print(gains(differences))
         told = {o.message: o.exit_code for o in found.values() if o.status == "failed" and o.message} or self.errors
         refused = {o.message for o in found.values() if o.status == "refused"}
         for text in told.keys() - refused:

@@ -92,7 +92,11 @@ def _shown(family: Family, slots: Sequence[Sequence[str]]) -> str:
 
 
 def _about(rng: Random, slots: Sequence[Sequence[str]]) -> Turn | None:
-    """Which slot holds a word, or which of some words a slot holds; None if the drawn slot has no word of its own."""
+    """Which slot holds a word, or which of some words a slot holds; None if the drawn slot has no word of its own.
+
+    The answer stands in that slot alone. Where slots share words, as described images do, a wrong option may stand in
+    it too; the shipped bases were trained so.
+    """
     asked = rng.randrange(len(slots))
     own = [word for word in slots[asked] if sum(word in words for words in slots) == 1]
     if not own:

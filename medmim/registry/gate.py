@@ -6,7 +6,7 @@ What it reads of the bench artifact, `scores.json`:
     leaderboard  rows of {model: role, **Score}
     differences  rows of {group, metric, opponent: role, value, low, high, n, patients}: tuned minus opponent on
                  the same items, 0..1, with the patient-clustered 95% interval; low and high None under 20 patients
-    comparable   False where `--limit` makes the result one of its own
+    comparable   False where bench.limit or bench.split make the result one of its own
 
 The opponent is the champion that was benched, else the base. A refusal is a result, not an error: `promote` acts on it.
 """
@@ -171,7 +171,11 @@ def _rule(policy: Policy, scores: Mapping[str, Any], opponent: str) -> Iterator[
     paired = {row["group"]: row for row in compared if row["opponent"] == opponent}
     if policy.require_comparable:
         fine = bool(scores["comparable"])
-        text = "all questions were asked" if fine else "not comparable: only some questions were asked (bench.limit)"
+        text = (
+            "all questions were asked"
+            if fine
+            else "not comparable: not the whole test split was asked (bench.limit, bench.split)"
+        )
         yield Ruling("comparable", "", None, None, fine, text)
     for group, limit in _spread(policy.min_gain, paired):
         yield _gain(group, limit, paired.get(group), policy, opponent)

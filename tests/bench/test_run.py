@@ -178,6 +178,15 @@ def test_without_images_equal_questions_are_put_once_and_answered_each(world, tm
     assert all(answer.text == f"0 {sample.prompt}" for answer, sample in zip(given["blind"], twins, strict=True))
 
 
+def test_an_engine_that_says_more_than_it_was_asked_is_not_believed(world, tmp_path):
+    from medmim.lvlm.ask import Reply
+
+    engine = answers.Engine("ref", "digest", lambda questions, *_: iter([Reply("A", "k")] * (len(questions) + 1)))
+    items = tasks.Items(tuple(samples()[:3]), 0, False)
+    with pytest.raises(ValueError, match="longer"):
+        answers.collect(steps.workspace(tmp_path), "r", engine, items, shards.Images(world.data), "d", "none", SETTINGS)
+
+
 def test_a_limit_makes_the_result_not_comparable(world, tmp_path):
     ws, artifact, _ = bench(world, tmp_path, roles="tuned", settings=SETTINGS.model_copy(update={"limit": 6}))
     scores = run.scores(ws, artifact.uri)

@@ -54,7 +54,7 @@ def test_run_show_and_compare_by_the_run_s_name(home, world):
 
 def test_a_limited_run_says_that_it_is_not_comparable(home, world):
     told = call(bench.app, "run", "--model", world.models[0], "--task", "temporal", "--limit", 3)
-    assert "not comparable: not all of the test questions, 3 were asked" in told.stdout
+    assert "not comparable: 3 test questions, not the whole test split" in told.stdout
 
 
 def test_a_data_set_may_be_the_task(home, world, tmp_path):

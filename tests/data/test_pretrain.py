@@ -91,7 +91,58 @@ def test_dense_keys_are_where_the_words_stand():
         assert len(found) == 8
         for word, key in found:
             assert word in shown[int(key) - 1] if shown else (key[0], word) in options
-        assert made.keys
+        assert made.keys and made.keys <= {*(f" {n}" for n in (1, 2, 3)), *(f"{letter}:" for letter in LETTERS)}
+
+
+def test_a_chain_ends_at_the_option_that_names_the_slot_or_stands_in_it():
+    directions = set()
+    for made in drawn("chain", MANTIS, 300):
+        turn = made.turns[0]
+        shown = slots(turn.question)
+        options = dict(re.findall(r"^([A-H]:) (.*)$", turn.question, re.M))
+        found = re.findall(r" ([A-Za-z]+?|[1-3])([A-H]:)(?= |$)", turn.answer.removeprefix("Found:"))
+        assert len(found) == 8
+        for name, letter in found:
+            directions.add(name.isdigit())
+            if name.isdigit():
+                assert options[letter] in shown[int(name) - 1]
+            else:
+                assert name in shown[int(options[letter][-1]) - 1]
+        assert made.keys == {f"{letter}:" for letter in LETTERS}  # numbers and words are chance
+    assert directions == {True, False}
+
+
+@FAMILIES
+@pytest.mark.parametrize("task", ["look_up_turns", "text_reference_turns", "look_up"])
+def test_every_turn_on_slots_of_words_is_answered_by_the_slots_own_word(task, family):
+    for made in drawn(task, family):
+        shown = [words for words in found_slots(made.turns[0].question, family) if words]
+        for turn in made.turns:
+            stem, *lines = turn.question.rsplit(")", 1)[-1].strip().split("\n")
+            options = dict(line.split(": ", 1) for line in lines)
+            answer = turn.answer
+            if options:
+                assert options[answer[0]] == answer[3:]
+                answer = answer[3:]
+            asked = re.search(r"image (\d)", stem)
+            if options and asked:
+                assert [i + 1 for i, words in enumerate(shown) if answer in words] == [int(asked[1])]
+                fitting = [option for option in options.values() if option in shown[int(asked[1]) - 1]]
+                assert fitting == [answer] or task == "text_reference_turns"  # described images share words
+            elif asked:
+                assert answer.split() == shown[int(asked[1]) - 1]  # a description
+
+
+def found_slots(text, family):
+    content = r"<Image>(.*?)</Image>" if family is MANTIS else r"(.*?) image \d"
+    return [words.split() for words in re.findall(rf"\(image \d: {content}\)", text)]
+
+
+def test_an_image_is_asked_about_each_attribute_once():
+    for made in drawn("question", MANTIS, 500):
+        stems = [turn.question.split("\n")[0] for turn in made.turns]
+        assert len(set(stems)) == len(stems) <= 3
+    assert any(len(made.turns) > 1 for made in drawn("question", MANTIS))
 
 
 def test_repeat_says_the_question_again():
