@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from medmim import progress
 from medmim.data import pretrain
-from medmim.data.pretrain import Item
+from medmim.data.pretrain_text import Item
 from medmim.data.seeds import fraction, stream
 from medmim.errors import UserError
 from medmim.lvlm import zoo

@@ -1,263 +1,40 @@
 """What a tiny base is trained on: text that teaches to look things up, and single images with captions and questions.
 
-Never two images at once: the claim to be shown is that multi-image tuning adds that. The text tasks use the very
-markers in which images will stand, words in place of patches, so that the decoder learns to bind a number to what
-stands behind it. Sample i of a phase is a pure function of seed, phase and i.
+Never two images at once: the claim to be shown is that multi-image tuning adds that. Sample i of a phase is a pure
+function of seed, phase and i.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from medmim.data import wording
-from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, distinct, value
-from medmim.data.abilities.coreference import refer
+from medmim.data.abilities.ask import Ask, distinct, value
+from medmim.data.pretrain_text import (
+    ATTRIBUTES,
+    EXTRA_TURNS,
+    LETTER_KEYS,
+    NUMBER_KEYS,
+    STUDIES,
+    Item,
+    chain,
+    copy,
+    dense,
+    look_up,
+    look_up_turns,
+    repeat,
+    shuffled,
+    text_larger,
+    text_reference,
+    text_reference_turns,
+    text_same,
+    turn_of,
+)  # fmt: skip
 from medmim.data.seeds import stream
-from medmim.data.sources.phantom_draw import CLASSES, NORMAL, SIZES, Scene
+from medmim.data.sources.phantom_draw import CLASSES
 from medmim.lvlm.family import Family, Turn
-from medmim.sample import LETTERS, Finding, Study
-
-T = TypeVar("T")
-OPEN = 0.3  # share of the questions that are asked without options
-EXTRA_TURNS = 0.4  # share of the questions that come after one or two others on the same slots or image
-_INDICES = ("1", "2", "3")
-_NUMBERS = frozenset(f" {index}" for index in _INDICES)
-_LETTERS = frozenset(f"{letter}:" for letter in LETTERS)
-_QUERIES = 8  # look-ups in one dense answer
-_ATTRIBUTES = ("finding", "finding", "size", "modality", "view", "side", "margin")
-
-
-@dataclass(frozen=True)
-class Item:
-    """A conversation to train on.
-
-    Attributes:
-        turns: The conversation, every answer given.
-        scene: The one image shown with it; None for text alone.
-        keys: The words of the answer that carry the loss, where the rest is chance; none given: all carry it.
-    """
-
-    turns: tuple[Turn, ...]
-    scene: Scene | None = None
-    keys: frozenset[str] = frozenset()
-
-
-def study_of(scene: Scene) -> Study:
-    """A phantom's scene as the abilities see it."""
-    shown = () if scene.finding == NORMAL else (Finding(scene.finding, scene.size, scene.side, scene.margin),)
-    return Study("phantom", "", "", scene.modality, view=scene.view, laterality=scene.laterality, findings=shown)
-
-
-STUDIES = tuple(study_of(scene) for scene in CLASSES)
-
-
-def _words_of(study: Study) -> list[str]:
-    parts = [study.modality, study.view, *(value(study, a) for a in ("size", "finding", "side", "margin"))]
-    return [wording.word(part) for part in parts if part]
-
-
-WORDS = tuple(
-    sorted(
-        {word for study in STUDIES for word in _words_of(study)}
-        | {word for options in FIXED_OPTIONS.values() for option in options for word in option.split()}
-        - {*_INDICES, "image"}
-    )
-)
-
-
-def prompt(question: str, options: Sequence[str]) -> str:
-    """A question with its options, one per line, as samples print them."""
-    return "\n".join([question, *(f"{LETTERS[i]}: {text}" for i, text in enumerate(options))])
-
-
-def _turn(rng: Random, question: str, options: Sequence[str], answer: str) -> Turn:
-    if rng.random() < OPEN:
-        return Turn(question, answer)
-    return _closed(question, options, answer)
-
-
-def _closed(question: str, options: Sequence[str], answer: str) -> Turn:
-    return Turn(prompt(question, options), f"{LETTERS[list(options).index(answer)]}: {answer}")
-
-
-def _shuffled(rng: Random, items: Sequence[T]) -> list[T]:
-    return rng.sample(items, len(items))
-
-
-def _shown(family: Family, slots: Sequence[Sequence[str]]) -> str:
-    shown = "".join(family.slot(i + 1, "".join(f" {word}" for word in words)) for i, words in enumerate(slots))
-    return shown.replace("  ", " ")  # a marker may bring its own space
-
-
-def _about(rng: Random, slots: Sequence[Sequence[str]]) -> Turn | None:
-    """Which slot holds a word, or which of some words a slot holds; None if the drawn slot has no word of its own.
-
-    The answer stands in that slot alone. Where slots share words, as described images do, a wrong option may stand in
-    it too; the shipped bases were trained so.
-    """
-    asked = rng.randrange(len(slots))
-    own = [word for word in slots[asked] if sum(word in words for words in slots) == 1]
-    if not own:
-        return None
-    name, word = f"image {asked + 1}", rng.choice(own)
-    if rng.random() < 0.5:
-        question = rng.choice(wording.TEMPLATES["which_finding"]).format(value=word)
-        return _turn(rng, question, _shuffled(rng, [f"image {i + 1}" for i in range(len(slots))]), name)
-    question = rng.choice(wording.TEMPLATES["what_finding"]).format(image=name)
-    options = _shuffled(rng, sorted({word, *(rng.choice(words) for words in slots if words is not slots[asked])}))
-    return _closed(question, options, word)  # open it would be chance: a slot holds several words
-
-
-def _before(rng: Random, slots: Sequence[Sequence[str]], count: int) -> list[Turn]:
-    """Questions on text slots: what `_about` asks, or all words of a slot."""
-    turns = []
-    for _ in range(count):
-        turn = _about(rng, slots) if rng.random() < 0.7 else None
-        if turn is None:
-            asked = rng.randrange(len(slots))
-            question = rng.choice(wording.TEMPLATES["describe"][:2]).replace("image 1", f"image {asked + 1}")
-            turn = Turn(question, " ".join(slots[asked]))
-        turns.append(turn)
-    return turns
-
-
-def _on_slots(rng: Random, family: Family, slots: Sequence[Sequence[str]], turns: list[Turn]) -> Item:
-    first = Turn(_shown(family, slots) + turns[0].question, turns[0].answer)
-    return Item((first, *turns[1:]))
-
-
-def _with_extra(rng: Random, family: Family, slots: Sequence[Sequence[str]], turn: Turn) -> Item:
-    extra = _before(rng, slots, rng.randint(1, 2)) if rng.random() < EXTRA_TURNS else []
-    return _on_slots(rng, family, slots, [*extra, turn])
-
-
-def _random_slots(rng: Random) -> list[list[str]]:
-    count, each = rng.randint(2, 3), rng.randint(1, 3)
-    words = rng.sample(WORDS, count * each)
-    return [words[i * each : (i + 1) * each] for i in range(count)]
-
-
-def repeat(rng: Random, family: Family) -> Item:
-    """Say a random sequence again."""
-    words = rng.sample([*WORDS, *_INDICES, *(f"{letter}:" for letter in LETTERS[:6])], rng.randint(5, 14))
-    text = "Repeat: " + " ".join(words)
-    return Item((Turn(text, text),))
-
-
-def dense(rng: Random, family: Family) -> Item:
-    """Many look-ups in one answer: bare words to the numbers of their slots, or to the letters of their options.
-
-    The key stands right behind the word, as a letter stands right before its option: look-up forms within 500 steps so,
-    and not at all with a space between (measured).
-    """
-    if rng.random() < 0.5:
-        slots = _random_slots(rng)
-        key = {word: f" {i + 1}" for i, words in enumerate(slots) for word in words}
-        question = _shown(family, slots) + "Find:"
-    else:
-        options = rng.sample(WORDS, rng.randint(2, 6))
-        key = {word: f"{LETTERS[i]}:" for i, word in enumerate(options)}
-        question = prompt("Find:", options)
-    asked = rng.choices(list(key), k=_QUERIES)
-    answer = "Found:" + "".join(f" {word}{key[word]}" for word in asked)
-    return Item((Turn(question, answer),), keys=frozenset(key.values()))
-
-
-def chain(rng: Random, family: Family) -> Item:
-    """Many look-ups through two tables in one answer: word to slot to the letter of the option that names the slot.
-
-    Or back: slot number to the letter of the option whose word stands in that slot. A question with options needs just
-    this, but carries one letter where this carries eight; without it two tables in a row form late or never (measured).
-    """
-    slots = _random_slots(rng)
-    order = _shuffled(rng, range(len(slots)))
-    if rng.random() < 0.5:
-        options = [f"image {i + 1}" for i in order]
-        key = {word: f"{LETTERS[order.index(i)]}:" for i, words in enumerate(slots) for word in words}
-    else:
-        options = [rng.choice(slots[i]) for i in order]
-        key = {str(i + 1): f"{LETTERS[order.index(i)]}:" for i in range(len(slots))}
-    asked = rng.choices(list(key), k=_QUERIES)
-    question = _shown(family, slots) + prompt("Find:", options)
-    return Item((Turn(question, "Found:" + "".join(f" {name}{key[name]}" for name in asked)),), keys=_LETTERS)
-
-
-def copy(rng: Random, family: Family) -> Item:
-    """Find a word among the options."""
-    options = rng.sample([*WORDS, "image 1", "image 2", "image 3"], rng.randint(2, 5))
-    answer = rng.choice(options)
-    return Item((Turn(prompt(f"Find: {answer}", options), f"{LETTERS[options.index(answer)]}: {answer}"),))
-
-
-def look_up(rng: Random, family: Family) -> Item:
-    """Which slot holds a word, or which of some words a slot holds; slots of random words."""
-    slots = _random_slots(rng)
-    turn = _about(rng, slots)
-    assert turn is not None  # noqa: S101  random slots share no word
-    return _with_extra(rng, family, slots, turn)
-
-
-def look_up_turns(rng: Random, family: Family) -> Item:
-    """Four questions in a row on slots of random words."""
-    slots = _random_slots(rng)
-    return _on_slots(rng, family, slots, _before(rng, slots, 4))
-
-
-def _described(rng: Random, studies: Sequence[Study]) -> list[list[str]]:
-    """Slots that tell in words what the images show, in an order that is not always the caption's."""
-    slots = [_words_of(study) for study in studies]
-    return [_shuffled(rng, words) if rng.random() < 0.3 else words for words in slots]
-
-
-def _refer(rng: Random) -> Ask:
-    while True:
-        for ask in refer("coreference", rng.sample(STUDIES, 24), rng.choice(_ATTRIBUTES), rng):
-            return ask
-
-
-def text_reference(rng: Random, family: Family) -> Item:
-    """The questions of co-reference, on words instead of images."""
-    ask = _refer(rng)
-    question, options, answer, _ = wording.render(ask, rng)
-    return _with_extra(rng, family, _described(rng, ask.studies), _turn(rng, question, options, answer))
-
-
-def text_reference_turns(rng: Random, family: Family) -> Item:
-    """Four questions in a row on described images."""
-    slots = _described(rng, _refer(rng).studies)
-    return _on_slots(rng, family, slots, _before(rng, slots, 4))
-
-
-def text_larger(rng: Random, family: Family) -> Item:
-    """Which of two described findings is the larger."""
-    scene = rng.choice([s for s in CLASSES if s.size])
-    answer = rng.choice(FIXED_OPTIONS["larger"])
-    small, large = sorted(rng.sample(range(3), 2))
-    sizes = {"image 1": (large, small), "image 2": (small, large), "same size": (small, small)}[answer]
-    if answer == "same size":
-        sizes = (rng.randrange(3),) * 2
-    fields = {name: getattr(scene, name) for name in Scene.__slots__}
-    studies = tuple(study_of(Scene(**{**fields, "size": SIZES[size]})) for size in sizes)
-    ask = Ask("comparison", "larger", studies, FIXED_OPTIONS["larger"], answer, {"finding": scene.finding})
-    question, options, answer, _ = wording.render(ask, rng)
-    return _with_extra(rng, family, _described(rng, studies), _turn(rng, question, options, answer))
-
-
-def text_same(rng: Random, family: Family) -> Item:
-    """Whether two described images show the same finding."""
-    answer = rng.choice(FIXED_OPTIONS["same_finding"])
-    while True:
-        first = rng.choice(CLASSES)
-        alike = [s for s in CLASSES if s.modality == first.modality and s.view == first.view]
-        fitting = [s for s in alike if (s.finding == first.finding) == (answer == "same")]
-        if fitting:
-            break
-    studies = (study_of(first), study_of(rng.choice(fitting)))
-    ask = Ask("comparison", "same_finding", studies, FIXED_OPTIONS["same_finding"], answer)
-    question, options, answer, _ = wording.render(ask, rng)
-    return _with_extra(rng, family, _described(rng, studies), _turn(rng, question, options, answer))
+from medmim.sample import LETTERS, Study
 
 
 def _any_scene(rng: Random) -> int:
@@ -279,20 +56,20 @@ def _on_image(rng: Random, study: Study, attribute: str) -> Turn:
     while True:
         # half of the wrong options are of the same modality: telling two findings of one organ apart is the skill
         among = [s for s in STUDIES if s.modality == study.modality] if rng.random() < 0.5 else STUDIES
-        others = distinct([s for s in _shuffled(rng, among)[:24] if value(s, attribute) != value(study, attribute)],
+        others = distinct([s for s in shuffled(rng, among)[:24] if value(s, attribute) != value(study, attribute)],
                           attribute, rng.choice((1, 1, 2, 3)), rng)  # fmt: skip
         if others is not None:
             break
     values = tuple(str(value(s, attribute)) for s in (study, *others))
     ask = Ask("single", f"what_{attribute}", (study,), values, values[0], {"image": "image 1"})
     text, options, answer, _ = wording.render(ask, rng)
-    return _turn(rng, text, options, answer)
+    return turn_of(rng, text, options, answer)
 
 
 def question(rng: Random, family: Family) -> Item:
     """One to three questions on one image."""
     i = _any_scene(rng)
-    asked = dict.fromkeys(_shuffled(rng, [a for a in _ATTRIBUTES if value(STUDIES[i], a)]))  # each once
+    asked = dict.fromkeys(shuffled(rng, [a for a in ATTRIBUTES if value(STUDIES[i], a)]))  # each once
     turns = rng.randint(2, 3) if rng.random() < EXTRA_TURNS else 1
     return Item(tuple(_on_image(rng, STUDIES[i], attribute) for attribute in list(asked)[:turns]), CLASSES[i])
 
@@ -308,7 +85,7 @@ def phrases() -> Iterator[str]:
 
 def key_tokens(tokenizer: Any) -> dict[str, int]:
     """The tokens of slot numbers and option letters."""
-    keys = sorted(_NUMBERS | _LETTERS)
+    keys = sorted(NUMBER_KEYS | LETTER_KEYS)
     return {key: tokenizer.encode(key, add_special_tokens=False)[-1] for key in keys}
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from medmim.data import pretrain
 from medmim.data.pool import Pool
-from medmim.data.pretrain import TASKS, Item, item
+from medmim.data.pretrain import TASKS, item
+from medmim.data.pretrain_text import Item
 from medmim.data.seeds import stream
 from medmim.data.sources.phantom_draw import CLASSES
 from medmim.lvlm.llava_med import LLAVA_MED
