@@ -32,7 +32,7 @@ def test_a_version_tells_what_it_was_made_of(ws: Workspace, recipe: Recipe, made
     assert (outcome.uri, outcome.digest, outcome.cached) == ("models:/medmim-demo/1", model.digest, False)
     (version,) = tracking.registered(ws)["medmim-demo"].versions
     expected = {"digest": model.digest, "uri": model.uri, "data": data.digest, "bench": scores.digest}
-    expected |= {"base": "tiny-mantis", "base_digest": "b" * 64, "recipe_name": "demo"}
+    expected |= {"base": "tiny-llava-med", "base_digest": "b" * 64, "recipe_name": "demo"}
     assert expected.items() <= {k.removeprefix("medmim."): v for k, v in version.tags.items()}.items()
     run = tracking.client(ws).get_run(version.run)
     assert run.info.status == "FINISHED"
@@ -165,7 +165,7 @@ def test_a_champion_meets_again_whom_it_beat(ws: Workspace, recipe: Recipe, publ
     first, second, third = (publish("model", weights__txt=text) for text in "abc")
     for model in (first, second, third):
         versions.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
-    base = {"base": "tiny-mantis"}
+    base = {"base": "tiny-llava-med"}
     assert versions.opponents(recipe, ws, first.uri) == base
     promote.promote(ws, "medmim-demo", "1", "test")
     assert versions.opponents(recipe, ws, first.uri) == base
