@@ -1,6 +1,7 @@
 """Answers to scores: one line for each model, group and metric; paired differences on the same items."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,11 @@ class Board:
         return {"swap": found.value, **ends, "swap_n": found.n, "swap_patients": found.patients}
 
     def _estimate(self, values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Estimate:
-        return stats.estimate(_column(values, own, metric), [self.people[i] for i in own], self.resamples)
+        """A mean with its interval, cut to 0..1: the bootstrap of a share near an end may reach beyond it."""
+        found = stats.estimate(_column(values, own, metric), [self.people[i] for i in own], self.resamples)
+        if found.low is None or found.high is None:
+            return found
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def paired(

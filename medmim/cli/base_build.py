@@ -151,8 +151,22 @@ def first_losses(made: BaseRecipe, folder: Path, count: int = FIRST) -> list[flo
 
 
 def shipped_losses(name: str) -> list[float]:
-    """The first losses that were recorded when a shipped base was made."""
-    losses: list[float] = json.loads((zoo.resolve(name) / FIRST_LOSSES).read_text())
+    """The first losses that were recorded when a shipped base was made.
+
+    Raises:
+        UserError: The record is missing or damaged.
+    """
+    file = zoo.resolve(name) / FIRST_LOSSES
+    try:
+        losses = json.loads(file.read_text())
+    except (OSError, ValueError):
+        losses = None
+    if not isinstance(losses, list) or len(losses) != FIRST or not all(isinstance(loss, float) for loss in losses):
+        raise UserError(
+            f"{file} is not the record of {FIRST} losses",
+            reason="it is missing, damaged or cut short",
+            fix=f"install medmim again, or make the base anew: medmim base build {name}",
+        )
     return losses
 
 

@@ -78,12 +78,21 @@ def test_holm_corrects_headline_rows_and_sub_cases_apart() -> None:
 
 
 def test_a_group_that_is_lost_absent_or_of_too_few_patients_is_not_won(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "MUST_WIN", ("held_in", "ability:temporal"))
+    needed = ("held_in", "ability:temporal")
     monkeypatch.setattr(claim, "BASES", {"mantis": ""})
     won = claim.correct(claim.table("mantis", [item(i, False, (True, True)) for i in range(200)], SEEDS))
-    assert claim.missing(won) == []
-    assert claim.missing([row for row in won if row.group == "held_in"]) == ["mantis ability:temporal"]
+    assert claim.missing(won, needed) == []
+    assert claim.missing([row for row in won if row.group == "held_in"], needed) == ["mantis ability:temporal"]
     few = claim.correct(claim.table("mantis", [item(i, False, (True, True)) for i in range(149)], SEEDS))
-    assert all(row.won for row in few) and claim.missing(few) == ["mantis held_in", "mantis ability:temporal"]
+    assert all(row.won for row in few) and claim.missing(few, needed) == ["mantis held_in", "mantis ability:temporal"]
     same = claim.correct(claim.table("mantis", [item(i, True, (True, True)) for i in range(200)], SEEDS))
-    assert len(claim.missing(same)) == 2
+    assert len(claim.missing(same, needed)) == 2
+
+
+def test_a_gain_over_a_base_that_cannot_be_read_is_not_won_when_images_add_nothing() -> None:
+    items = [item(i, False, (i % 2 == 0, i % 2 == 0)) for i in range(400)]
+    assert all(row.won for row in claim.correct(claim.table("mantis", items, SEEDS)))
+    for one in items:
+        for role in ("seed 1", "seed 2"):
+            one["answers"][role]["blind"]["scores"]["accuracy"] = one["answers"][role]["none"]["scores"]["accuracy"]
+    assert not any(row.won for row in claim.correct(claim.table("mantis", items, SEEDS)))

@@ -55,6 +55,15 @@ def test_a_build_goes_on_from_its_finished_phases(recipe, tmp_path, monkeypatch)
     assert again.digest == whole.digest
 
 
+@pytest.mark.parametrize("text", [None, "", "{bad", "[]", "[1.0, 2.0]", '["a"]'])
+def test_a_damaged_record_of_losses_is_told(tmp_path, monkeypatch, text):
+    if text is not None:
+        (tmp_path / base_build.FIRST_LOSSES).write_text(text)
+    monkeypatch.setattr(zoo, "resolve", lambda _: tmp_path)
+    with pytest.raises(UserError, match="is not the record of 20 losses"):
+        base_build.shipped_losses("tiny-mantis")
+
+
 SHIPPED = pytest.mark.parametrize("name", ["tiny-mantis", "tiny-llava-med"])
 
 
