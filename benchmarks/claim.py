@@ -5,9 +5,9 @@
 
 Each row: accuracy of base and tuned model (mean of the seeds), of the tuned one without images, of a guess, and the
 paired difference with its 95% interval clustered by patient and its p value, Holm-corrected over the headline rows of
-both families (over their sub-cases apart). A row is won when both the gain and what the images add to the tuned models
-are surely above zero. "Both ways" is swap-consistency: right before and after the images are exchanged. Every row is
-shown, won or not. Killed, it goes on where it was: all work is kept by key in --home.
+both families (over their sub-cases apart). A row is won when the gain is surely above zero and the tuned models are
+surely better than without images and than a guess. "Both ways" is swap-consistency: right before and after the images
+are exchanged. Every row is shown, won or not. Killed, it goes on where it was: all work is kept by key in --home.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Row:
         blind: Tuned models without images, mean over the seeds.
         chance: Of a uniform guess.
         gain: Paired difference, its interval and p.
-        seen: Tuned models with images minus without, paired.
+        seen: Tuned models minus the better of themselves without images and a guess, paired.
         p: Holm-corrected.
         both_ways: Base and tuned swap-consistency; None where no question can be swapped.
     """
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def won(self) -> bool:
-        """Surely better than the base after correction, and surely better than without images.
+        """Surely better than the base after correction, and surely better than without images or by guessing.
 
         The second keeps out a base that is worse than a guess, say because its answers cannot be read.
         """
@@ -217,7 +217,7 @@ def _row(family: str, group: str, items: Sequence[Mapping[str, Any]], seeds: Seq
     base, tuned = right("base"), np.mean(each, axis=0)
     people = [item["people"] for item in items]
     gain = stats.difference(tuned, base, people, RESAMPLES)
-    chance = np.mean([len(item["gold"]) / len(item["options"]) for item in items])
+    guess = np.array([len(item["gold"]) / len(item["options"]) for item in items])
     blind = np.mean([right(f"seed {seed}", "blind") for seed in seeds], axis=0)
     lowest = min(float(np.mean(one)) for one in each)
     return Row(
@@ -227,9 +227,9 @@ def _row(family: str, group: str, items: Sequence[Mapping[str, Any]], seeds: Seq
         float(np.mean(tuned)),
         lowest,
         float(np.mean(blind)),
-        float(chance),
+        float(np.mean(guess)),
         gain,
-        stats.difference(tuned, blind, people, RESAMPLES),
+        stats.difference(tuned, max(blind, guess, key=np.mean), people, RESAMPLES),
         _swap(items, seeds),
     )
 
