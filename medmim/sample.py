@@ -7,7 +7,7 @@ and plain, so that they cross process borders and compare by value.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,10 +101,8 @@ class Sample:
 
     @property
     def prompt(self) -> str:
-        """The question with its options, one per line, as Med-MIM prints them; no image placeholders."""
-        lines = [self.question]
-        lines += [f"{LETTERS[i]}: {text}" for i, text in enumerate(self.options)]
-        return "\n".join(lines)
+        """The question with its options; no image placeholders."""
+        return with_options(self.question, self.options)
 
     @property
     def target(self) -> str:
@@ -185,6 +183,11 @@ class BadRow:
     row: int
     key: str
     reason: str
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """A question with its options, one per line, as Med-MIM prints them."""
+    return "\n".join([question, *(f"{LETTERS[i]}: {text}" for i, text in enumerate(options))])
 
 
 _OPTION = re.compile(r"^([A-Z])\s*[:.)]\s*(.*)$")

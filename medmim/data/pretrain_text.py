@@ -13,7 +13,7 @@ from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, value
 from medmim.data.abilities.coreference import refer
 from medmim.data.sources.phantom_draw import CLASSES, NORMAL, SIZES, Scene
 from medmim.lvlm.family import Family, Turn
-from medmim.sample import LETTERS, Finding, Study
+from medmim.sample import LETTERS, Finding, Study, with_options
 
 T = TypeVar("T")
 OPEN = 0.3  # share of the questions that are asked without options
@@ -63,11 +63,6 @@ WORDS = tuple(
 )
 
 
-def prompt(question: str, options: Sequence[str]) -> str:
-    """A question with its options, one per line, as samples print them."""
-    return "\n".join([question, *(f"{LETTERS[i]}: {text}" for i, text in enumerate(options))])
-
-
 def turn_of(rng: Random, question: str, options: Sequence[str], answer: str) -> Turn:
     """A question with its options, or (`OPEN`) without."""
     if rng.random() < OPEN:
@@ -76,7 +71,7 @@ def turn_of(rng: Random, question: str, options: Sequence[str], answer: str) -> 
 
 
 def _closed(question: str, options: Sequence[str], answer: str) -> Turn:
-    return Turn(prompt(question, options), f"{LETTERS[list(options).index(answer)]}: {answer}")
+    return Turn(with_options(question, options), f"{LETTERS[list(options).index(answer)]}: {answer}")
 
 
 def shuffled(rng: Random, items: Sequence[T]) -> list[T]:
@@ -157,7 +152,7 @@ def dense(rng: Random, family: Family) -> Item:
     else:
         options = rng.sample(WORDS, rng.randint(2, 6))
         key = {word: f"{LETTERS[i]}:" for i, word in enumerate(options)}
-        question = prompt("Find:", options)
+        question = with_options("Find:", options)
     asked = rng.choices(list(key), k=_QUERIES)
     answer = "Found:" + "".join(f" {word}{key[word]}" for word in asked)
     return Item((Turn(question, answer),), keys=frozenset(key.values()))
@@ -178,7 +173,7 @@ def chain(rng: Random, family: Family) -> Item:
         options = [rng.choice(slots[i]) for i in order]
         key = {str(i + 1): f"{LETTERS[order.index(i)]}:" for i in range(len(slots))}
     asked = rng.choices(list(key), k=_QUERIES)
-    question = _shown(family, slots) + prompt("Find:", options)
+    question = _shown(family, slots) + with_options("Find:", options)
     return Item((Turn(question, "Found:" + "".join(f" {name}{key[name]}" for name in asked)),), keys=LETTER_KEYS)
 
 
@@ -186,7 +181,7 @@ def copy(rng: Random, family: Family) -> Item:
     """Find a word among the options."""
     options = rng.sample([*WORDS, "image 1", "image 2", "image 3"], rng.randint(2, 5))
     answer = rng.choice(options)
-    return Item((Turn(prompt(f"Find: {answer}", options), f"{LETTERS[options.index(answer)]}: {answer}"),))
+    return Item((Turn(with_options(f"Find: {answer}", options), f"{LETTERS[options.index(answer)]}: {answer}"),))
 
 
 def look_up(rng: Random, family: Family) -> Item:
