@@ -154,7 +154,7 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     if given_away:
         console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")
     if not facts["comparable"]:
-        console.print(f"not comparable: {facts['items']:,} {facts['split']} questions, not the whole test split")
+        console.print(f"not comparable: {facts['items']:,} {facts.get('split', 'test')} questions, not the whole test split")
     _say(f"scores {uri}\nnext: medmim bench show {name or uri} --wrong")
 
 
