@@ -154,7 +154,8 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     if given_away:
         console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")
     if not facts["comparable"]:
-        console.print(f"not comparable: {facts['items']:,} {facts.get('split', 'test')} questions, not the whole test split")
+        asked = f"{facts['items']:,} {facts.get('split', 'test')} questions"
+        console.print(f"not comparable: {asked}, not the whole test split")
     _say(f"scores {uri}\nnext: medmim bench show {name or uri} --wrong")
 
 
