@@ -13,10 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from medmim.errors import UserError, from_os_error
-from medmim.recipe_keys import leaves, nearest, type_name
+from medmim.recipe_keys import Section, leaves, nearest, type_name
+from medmim.recipe_pods import Pods
 from medmim.sample import ABILITIES
 from medmim.yaml_text import parse_value, parse_yaml
 
@@ -29,12 +30,6 @@ def _known_ability(name: str) -> str:
     if name not in ABILITIES:
         raise ValueError(f"unknown ability '{name}'; known: {', '.join(ABILITIES)}")
     return name
-
-
-class Section(BaseModel):
-    """A part of the recipe: no unknown keys, no silent conversions, no changes after load."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Data(Section):
@@ -135,9 +130,15 @@ class Platform(Section):
 
     store: str | None = Field(None, description="artifact store: folder or s3://bucket/prefix; default HOME/store")
     tracking: str | None = Field(None, description="MLflow tracking URI; default SQLite in HOME")
-    ray: str = Field("local", description="where Ray runs: `local`, or the address of a running cluster")
+    ray: str = Field(
+        "local",
+        pattern=r"^(local|auto|rayjob|https?://[^\s/]+/?|[\w.-]+:\d+)$",
+        description="where Ray runs: `local`, `rayjob` (pods of a KubeRay RayJob), http(s)://HOST:8265 (the Jobs API "
+        "of a running cluster), or `auto` and HOST:6379 on a node of one",
+    )
     workers: Positive = Field(1, description="training workers")
     threads: Positive | None = Field(None, description="CPU threads a worker uses; default: its share of the cores")
+    pods: Pods = Field(default_factory=Pods)
 
 
 class Recipe(Section):
@@ -252,7 +253,7 @@ def describe(prefix: str = "") -> list[tuple[str, str, str, str]]:
         (
             key,
             type_name(info.annotation),
-            "required" if info.is_required() else json.dumps(_plain(info.default)),
+            "required" if info.is_required() else json.dumps(_plain(info.get_default(call_default_factory=True))),
             info.description or "",
         )
         for key, info in leaves(Recipe)

@@ -5,8 +5,14 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """A part of the recipe: no unknown keys, no silent conversions, no changes after load."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -41,4 +47,6 @@ def type_name(annotation: Any) -> str:
         return " or ".join(type_name(part) for part in inner)
     if origin is tuple:
         return f"list of {type_name(inner[0])}"
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return "mapping"
     return "null" if annotation is NoneType else str(annotation.__name__)
