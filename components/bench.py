@@ -21,7 +21,11 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
     """
     from medmim import steps
     from medmim.bench import run as room
+    from medmim.cluster import elsewhere
     from medmim.registry import versions
 
     with steps.component("bench", recipe, home, run) as (parsed, workspace):
-        return room.run(parsed, workspace, data, model, versions.opponents(parsed, workspace, model)).uri
+        opponents = versions.opponents(parsed, workspace, model)
+        if elsewhere.is_elsewhere(parsed):
+            return elsewhere.run(parsed, workspace, "bench", {"data": data, "model": model, "opponents": opponents})
+        return room.run(parsed, workspace, data, model, opponents).uri

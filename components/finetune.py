@@ -19,9 +19,12 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
         Store URI of the tuned model.
     """
     from medmim import steps
+    from medmim.cluster import elsewhere
     from medmim.finetune import run as room
     from medmim.registry import versions
 
     with steps.component("finetune", recipe, home, run) as (parsed, workspace):
         base = versions.resolve(parsed.finetune.base, workspace)
+        if elsewhere.is_elsewhere(parsed):
+            return elsewhere.run(parsed, workspace, "finetune", {"data": data, "base": base})
         return room.run(parsed, workspace, data, base).uri

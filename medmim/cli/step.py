@@ -1,0 +1,65 @@
+"""The driver of a Ray job: takes an order from the store, runs the stage on the cluster it finds itself in, answers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from medmim import progress, steps
+from medmim.cluster import lease, order, ship
+from medmim.cluster.order import Order, Result
+from medmim.errors import TRY_AGAIN, UserError, os_errors_told
+from medmim.recipe import Recipe, from_dump
+from medmim.steps import Outcome, Workspace
+
+
+def main(uri: str) -> int:
+    """Run the order at a URI; returns the exit code."""
+    wanted = order.read(uri)
+    os.environ["MEDMIM_STAGE"] = wanted.stage
+    steps.share_cores()
+    with ship.shipped(uri) as shipping:
+        held = os.environ.get("MEDMIM_LEASE")
+        if held:
+            lease.watch(held, lambda reason: _stop(reason, shipping))
+        result = _run(wanted)
+    order.answer(uri, result)  # last: the step takes the job down once it reads this
+    return int(result.error.get("exit_code", 0)) if result.error else 0
+
+
+def _run(wanted: Order) -> Result:
+    try:
+        with os_errors_told(f"running the stage {wanted.stage}"):
+            parsed = from_dump(wanted.recipe)
+            home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
+            return Result(uri=_STAGES[wanted.stage](parsed, steps.workspace(home, parsed, wanted.run), wanted).uri)
+    except UserError as error:
+        return order.told(error)
+
+
+def _finetune(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:
+    from medmim.finetune import run
+
+    return run.run(recipe, ws, **wanted.arguments)
+
+
+def _bench(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:
+    from medmim.bench import run
+
+    return run.run(recipe, ws, **wanted.arguments)
+
+
+_STAGES: dict[str, Callable[[Recipe, Workspace, Order], Outcome]] = {"finetune": _finetune, "bench": _bench}
+
+
+def _stop(reason: str, shipping: "subprocess.Popen[bytes]") -> NoReturn:
+    """Nobody waits for this job any more: leave its logs and end it; the checkpoints are in the store."""
+    progress.say(reason)
+    ship.finish(shipping)
+    os._exit(TRY_AGAIN)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,227 @@
+"""Kubernetes as plain dictionaries: few verbs, calls that outlast a short outage, and errors that name the fix."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from medmim.errors import Unavailable, UserError, require
+
+Object = dict[str, Any]
+
+API = {
+    "pods": "/api/v1",
+    "events": "/api/v1",
+    "rayjobs": "/apis/ray.io/v1",
+    "rayclusters": "/apis/ray.io/v1",
+    "leases": "/apis/coordination.k8s.io/v1",
+    "workflows": "/apis/argoproj.io/v1alpha1",
+}
+MINE = "app.kubernetes.io/managed-by=medmim"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_PATIENCE = 10.0  # s; pods set MEDMIM_PATIENCE to minutes
+
+
+class _Passing(Exception):
+    """The API server is away or overloaded; the same call may succeed in a moment."""
+
+
+@dataclass(frozen=True)
+class Kube:
+    """A cluster as one account sees it.
+
+    Attributes:
+        api: The `kubernetes` client's ApiClient.
+        namespace: Where everything is done.
+    """
+
+    api: Any
+    namespace: str
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """The object, or None where there is none."""
+        found: Object | None = self._call("GET", "get", kind, name)[0]
+        return found
+
+    def list(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
+        """The objects that the label and field selectors choose."""
+        query = urlencode({k: v for k, v in (("labelSelector", selector), ("fieldSelector", fields)) if v})
+        found: list[Object] = (self._call("GET", "list", kind, query=query)[0] or {}).get("items", [])
+        return found
+
+    def create(self, kind: str, body: Object) -> Object | None:
+        """The new object, or None where one of that name is there already."""
+        made: Object | None = self._call("POST", "create", kind, body=body)[0]
+        return made
+
+    def patch(self, kind: str, name: str, body: Object) -> Object | None:
+        """Merge a change into an object; None where it is gone."""
+        changed: Object | None = self._call("PATCH", "patch", kind, name, body)[0]
+        return changed
+
+    def delete(self, kind: str, name: str, uid: str) -> None:
+        """Remove the object of that UID if it is there; what it owns goes with it."""
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        self._call("DELETE", "delete", kind, name, body)
+
+    def log(self, pod: str, container: str, since: int | None = None, previous: bool = False) -> str:
+        """A container's log with a time before each line; empty while there is none."""
+        wanted = {"container": container, "timestamps": "true", "previous": str(previous).lower()}
+        query = urlencode(wanted | ({"sinceSeconds": str(max(1, since))} if since is not None else {}))
+        return self._call("GET", "get", "pods", f"{pod}/log", query=query)[0] or ""
+
+    def now(self) -> datetime:
+        """The API server's clock: that of this machine may be wrong."""
+        headers = self._call("GET", "list", "leases", query="limit=1")[1]
+        return parsedate_to_datetime(headers["Date"]) if headers.get("Date") else datetime.now(UTC)
+
+    def _call(
+        self, method: str, verb: str, kind: str, name: str = "", body: Object | None = None, query: str = ""
+    ) -> tuple[Any, Mapping[str, str]]:
+        path = f"{API[kind]}/namespaces/{self.namespace}/{kind}{'/' if name else ''}{name}{'?' if query else ''}{query}"
+        patience = float(os.environ.get("MEDMIM_PATIENCE") or _PATIENCE)
+        try:
+            return Retrying(
+                retry=retry_if_exception_type(_Passing),
+                stop=stop_after_delay(patience),
+                wait=wait_exponential_jitter(initial=0.5, max=5),
+                reraise=True,
+            )(self._once, method, verb, kind, path, body)
+        except _Passing as error:
+            raise Unavailable(
+                f"the Kubernetes API at {self.api.configuration.host} does not answer",
+                reason=str(error)[:300],
+                fix="check KUBECONFIG, its context and the network, then run the same command again",
+            ) from None
+
+    def _once(self, method: str, verb: str, kind: str, path: str, body: Object | None) -> tuple[Any, Mapping[str, str]]:
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        text = path.partition("?")[0].endswith("/log")
+        headers = {
+            "Accept": "*/*" if text else "application/json",
+            "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",
+        }
+        try:
+            answer = self.api.call_api(
+                path, method, header_params=headers, body=body, auth_settings=["BearerToken"],
+                _preload_content=False, _return_http_data_only=False, _request_timeout=(5, 30),
+            )  # fmt: skip
+            # the client leaves the body to us: its own decoding wants a model class for each kind
+            data = answer[0].data.decode("utf-8", "replace")
+            return (data if text else json.loads(data)), answer[0].headers
+        except ApiException as error:
+            if "CERTIFICATE_VERIFY_FAILED" in f"{error.reason}":
+                raise self._untrusted(str(error.reason)) from None
+            if error.status in (0, 429) or error.status >= 500:
+                raise _Passing(f"{error.status} {error.reason}") from None
+            if text and error.status in (400, 404):  # the container has not started, or its pod is gone
+                return "", {}
+            if verb in ("get", "patch", "delete") and error.status == 404:
+                return None, {}
+            if verb in ("create", "delete") and error.status == 409:  # is there already; is not the one that was meant
+                return None, {}
+            raise _told(error, verb, kind, self.namespace) from None
+        except HTTPError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise self._untrusted(str(error)) from None
+            raise _Passing(str(error)) from None
+
+    def _untrusted(self, reason: str) -> UserError:
+        return UserError(
+            f"the certificate of the Kubernetes API at {self.api.configuration.host} is not trusted",
+            reason=reason[-200:],
+            fix="use the kubeconfig of that very cluster: its certificate-authority must match",
+        )
+
+
+def connect(namespace: str | None = None) -> Kube:
+    """The cluster of this pod's account, or of KUBECONFIG's current context.
+
+    Raises:
+        UserError: Neither is there, or the file cannot be used.
+    """
+    client = require("kubernetes.client", "cluster")
+    config = require("kubernetes.config", "cluster")
+    settings = client.Configuration()
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and (_ACCOUNT / "token").exists():
+        config.load_incluster_config(client_configuration=settings)
+        mine = (_ACCOUNT / "namespace").read_text().strip()
+    else:
+        mine = _from_file(config, settings)
+    settings.retries = False  # ours
+    return Kube(client.ApiClient(settings), namespace or mine)
+
+
+def _from_file(config: Any, settings: Any) -> str:
+    import yaml
+
+    path = os.environ.get("KUBECONFIG") or "~/.kube/config"
+    try:
+        config.load_kube_config(client_configuration=settings)
+        _, active = config.list_kube_config_contexts()
+    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"no Kubernetes cluster: {path} cannot be used",
+            reason=str(error).replace("\n", " ")[:300],
+            fix="set KUBECONFIG to the file that your cluster's administrator gave you; `kubectl get pods` must work",
+        ) from None
+    return str(active["context"].get("namespace", "default"))
+
+
+def _told(error: Any, verb: str, kind: str, namespace: str) -> UserError:
+    """What the API server's refusal means to people."""
+    body = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or error.reason)
+    try:
+        said = str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        said = body.strip()[:300]
+    group = API[kind].split("/")[2] if API[kind].startswith("/apis") else ""
+    what = f"{kind}.{group}" if group else kind
+    if error.status == 401:
+        return UserError(
+            "the Kubernetes API does not know this account",
+            reason=said,
+            fix="log in to the cluster again, or set KUBECONFIG to a file with valid credentials",
+        )
+    if error.status == 403 and "exceeded quota" in said:
+        return UserError(
+            f"the quota of namespace {namespace} does not allow this",
+            reason=said,
+            fix="ask for less in platform.pods, end other jobs, or have the ResourceQuota raised",
+        )
+    if error.status == 403 and "cannot" in said:
+        return UserError(
+            f"this account may not {verb} {what} in namespace {namespace}",
+            reason=said,
+            fix=f'add to its Role: {{apiGroups: ["{group}"], resources: ["{kind}"], verbs: ["{verb}"]}}',
+        )
+    if error.status == 404 and group in ("ray.io", "argoproj.io") and "page not found" in body:
+        return UserError(
+            f"this cluster has no {what} of {API[kind].rpartition('/')[2]}",
+            reason="KubeRay's CRDs are missing or of another version" if group == "ray.io" else said,
+            fix="install KubeRay 1.5 or newer (its chart brings operator and CRDs)" if group == "ray.io" else "",
+        )
+    if error.status == 404:
+        return UserError(f"namespace {namespace} is not there", reason=said, fix="check platform.pods.namespace")
+    return UserError(f"the cluster refuses to {verb} {what} in namespace {namespace}", reason=said)
+
+
+@contextmanager
+def forgiving() -> Iterator[None]:
+    """For what is good to have and must not end a step that does well without: copies of logs and Events."""
+    from medmim.progress import say
+
+    try:
+        yield
+    except UserError as error:
+        say(f"not done: {error.fact} ({error.reason})")

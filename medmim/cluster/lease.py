@@ -1,0 +1,95 @@
+"""The Lease between a step and its Ray job: the step renews it, the driver on the head stops when nobody does.
+
+Terminating a pipeline run kills its pods and leaves the Workflow, and with it every object that it owns; without the
+Lease, GPUs would go on burning for a run that nobody wants.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from medmim.cluster.kube import Kube, connect
+from medmim.errors import UserError
+
+_RENEWALS = 8  # in the time that a Lease lasts
+
+
+@contextmanager
+def held(kube: Kube, name: str, seconds: int, owners: list[dict[str, Any]]) -> Iterator[None]:
+    """Make or take over the Lease, renew it from a thread, and let it expire by itself at the end.
+
+    Args:
+        kube: The cluster.
+        name: Name of the Lease, which is the job's.
+        seconds: How long it lasts without renewal.
+        owners: Owner references: it goes when the Workflow goes.
+    """
+    _renew(kube, name, seconds, owners)
+    end = threading.Event()
+
+    def keep_on() -> None:
+        while not end.wait(min(15.0, seconds / _RENEWALS)):
+            try:
+                _renew(kube, name, seconds, owners)
+            except UserError:  # the next renewal may succeed; if none does, the driver stops, as it should
+                continue
+
+    thread = threading.Thread(target=keep_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(5)
+
+
+def _renew(kube: Kube, name: str, seconds: int, owners: list[dict[str, Any]]) -> None:
+    spec = {
+        "holderIdentity": os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME") or "medmim",
+        "leaseDurationSeconds": seconds,
+        "renewTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+    }
+    if kube.patch("leases", name, {"spec": spec}) is None:
+        metadata = {
+            "name": name,
+            "labels": {"app.kubernetes.io/managed-by": "medmim"},
+            "ownerReferences": owners,
+        }
+        kube.create(
+            "leases",
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec},
+        )
+
+
+def watch(name: str, stale: Callable[[str], None]) -> None:
+    """Call `stale` with a reason, from a thread, once the Lease was not renewed for as long as it lasts.
+
+    What counts is when a renewal was last *seen*, by this machine's own clock: clocks of two machines are never
+    compared. An API server that is away counts as no renewal.
+
+    Args:
+        name: The Lease, in this pod's namespace.
+        stale: Ends the driver.
+    """
+    kube = connect()
+
+    def look() -> None:
+        renewed, seen, lasts = "", time.monotonic(), 600.0
+        while True:
+            try:
+                spec = (kube.get("leases", name) or {}).get("spec", {})
+            except UserError:
+                spec = {}
+            if spec.get("renewTime", renewed) != renewed:
+                renewed, seen = spec["renewTime"], time.monotonic()
+            lasts = float(spec.get("leaseDurationSeconds", lasts))
+            if time.monotonic() - seen > lasts:
+                stale(f"the step has not renewed its Lease {name} for {lasts:.0f} s: it is gone")
+                return
+            time.sleep(min(10.0, lasts / _RENEWALS))
+
+    threading.Thread(target=look, daemon=True).start()

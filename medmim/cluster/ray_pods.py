@@ -1,0 +1,197 @@
+"""`platform.ray: rayjob`: a stage runs in the pods of a RayJob, and this process watches over it.
+
+The job is named after its order, so a step pod that replaces a lost one adopts the job that goes on without it.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from medmim import progress
+from medmim.cluster import lease, order, rayjob
+from medmim.cluster.ending import Ending, Seen, ending, head_of, standing
+from medmim.cluster.keep import events_of, keep, pods_of
+from medmim.cluster.kube import Kube, Object, connect
+from medmim.cluster.log import Log
+from medmim.cluster.order import Order
+from medmim.errors import Unavailable, UserError
+from medmim.recipe import Platform
+
+_EVERY = 2.0  # s between two looks
+_GONE = 120.0  # s that a deleted job may take to go
+_TERMINAL = ("Complete", "Failed", "ValidationFailed")
+
+
+def run(wanted: Order, platform: Platform, store: str) -> str:
+    """Run an order in a RayJob and wait for its end.
+
+    Args:
+        wanted: The stage and what it needs.
+        platform: The recipe's section.
+        store: The artifact store, which the pods reach too.
+
+    Returns:
+        The URI of the stage's artifact.
+
+    Raises:
+        UserError: What the driver raised, or how the job ended; its last lines are in it.
+        Unavailable: The head was lost more often than `platform.pods.attempts`.
+    """
+    kube = connect(platform.pods.namespace)
+    image = rayjob.image(platform, os.environ.get("MEDMIM_IMAGE"))
+    job = rayjob.identity(wanted, platform, image)
+    owners = workflow_of_this_pod(kube)
+    attempt, last = 1, None
+    for _ in range(platform.pods.attempts):
+        attempt, started = _adopt_or_start(kube, wanted, platform, store, image, job, attempt, owners)
+        name, uri = started["metadata"]["name"], started["metadata"]["annotations"][rayjob.ORDER]
+        with lease.held(kube, name, platform.pods.lease_seconds, owners), _cleaned_up(kube, started, uri):
+            last = _follow(kube, started, platform, uri)
+        result = order.answered(uri)
+        if result is not None:
+            return result.uri_or_raise()
+        if last.kind != "lost":
+            raise last.error
+        progress.say(f"{last.error.fact} ({last.error.reason or 'no reason given'}); a new attempt goes on")
+        attempt += 1
+    assert last is not None  # noqa: S101  attempts > 0
+    raise Unavailable(
+        f"{last.error.fact}, {platform.pods.attempts} times", last.error.reason, last.error.fix, last.error.problems
+    )
+
+
+def workflow_of_this_pod(kube: Kube) -> list[Object]:
+    """The Workflow as owner, so that what we make goes with it. Not this pod: a lost step must not take its job along.
+
+    Empty outside a pipeline's pod.
+    """
+    name = os.environ.get("KFP_POD_NAME")
+    pod = kube.get("pods", name) if name else None
+    owners = (pod or {}).get("metadata", {}).get("ownerReferences", [])
+    return [
+        {**{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")}, "blockOwnerDeletion": False}
+        for owner in owners
+        if owner["kind"] == "Workflow"
+    ][:1]
+
+
+def _adopt_or_start(
+    kube: Kube, wanted: Order, platform: Platform, store: str, image: str, job: str, attempt: int, owners: list[Object]
+) -> tuple[int, Object]:
+    """The job that is there already, going on or done, else a new one under the next free attempt."""
+    uri = ""
+    try:
+        while True:
+            name = rayjob.name(wanted.stage, job, attempt)
+            found = kube.get("rayjobs", name)
+            if found is None:
+                uri = uri or order.place(store, wanted, name)
+                body = rayjob.manifest(wanted, uri, platform, image, job, attempt)
+                body["metadata"]["ownerReferences"] = owners
+                made = kube.create("rayjobs", body)
+                if made is None:  # another step pod was first: look at its job
+                    continue
+                uri = ""
+                progress.say(f"started the Ray job {name} in namespace {kube.namespace}")
+                return attempt, made
+            if _usable(found, job):
+                progress.say(f"adopted the Ray job {name}, begun {found['metadata']['creationTimestamp']}")
+                return attempt, found
+            attempt += 1
+    finally:
+        if uri:
+            order.withdraw(uri)
+
+
+def _usable(found: Object, job: str) -> bool:
+    """Of the same spec, and active or succeeded."""
+    meta, status = found["metadata"], found.get("status", {})
+    ended = status.get("jobDeploymentStatus") in _TERMINAL and status.get("jobStatus") != "SUCCEEDED"
+    same = meta.get("annotations", {}).get(rayjob.SPEC) == job and rayjob.ORDER in meta.get("annotations", {})
+    return same and not ended and meta.get("deletionTimestamp") is None
+
+
+@dataclass
+class _Watched:
+    """What is remembered between two looks."""
+
+    log: Log
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=50))
+    heads: set[str] = field(default_factory=set)
+    standing: str = ""
+
+
+def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Ending:
+    """Show what the job says until it ends."""
+    watched = _Watched(Log(kube, job["metadata"]["name"]))
+    while True:
+        seen = _look(kube, job, watched)
+        _show(watched)
+        if order.answered_key(uri):  # the driver's word counts, whatever KubeRay will make of it
+            return Ending("done", UserError("the driver answered"))
+        found = ending(seen, platform.pods.pending_minutes * 60, platform.pods.deadline_minutes)
+        if found is not None:
+            _show(watched)
+            return found
+        now = standing(seen)
+        if now != watched.standing:
+            watched.standing = now
+            progress.say(now or "all pods of the Ray job are ready")
+        time.sleep(_EVERY)
+
+
+def _look(kube: Kube, job: Object, watched: _Watched) -> Seen:
+    current = kube.get("rayjobs", job["metadata"]["name"])
+    if current is not None and current["metadata"]["uid"] != job["metadata"]["uid"]:
+        current = None
+    pods = pods_of(kube, current) if current else []
+    head = head_of(pods)
+    if head is not None:
+        watched.heads.add(head["metadata"]["uid"])
+    events = events_of(kube, current, pods) if current else []
+    return Seen(current, pods, events, kube.now(), frozenset(watched.heads), tuple(watched.tail))
+
+
+def _show(watched: _Watched) -> None:
+    for line in watched.log.new():
+        event = progress.parse(line)
+        if event is None:
+            watched.tail.append(line)
+        else:
+            stage = os.environ.get("MEDMIM_STAGE")
+            progress.forward(event if stage is None else {**event, "stage": stage})
+
+
+@contextmanager
+def _cleaned_up(kube: Kube, job: Object, uri: str) -> Iterator[None]:
+    """Copy logs and Events, then remove the job, on every way out but the death of this process."""
+    meta: dict[str, Any] = job["metadata"]
+    try:
+        yield
+    finally:
+        current = kube.get("rayjobs", meta["name"])
+        if current is not None and current["metadata"]["uid"] == meta["uid"]:
+            keep(kube, current, uri)
+            remove(kube, current)
+
+
+def remove(kube: Kube, job: Object) -> None:
+    """Delete a job and its Lease, and wait until job and pods are gone."""
+    meta = job["metadata"]
+    cluster = job.get("status", {}).get("rayClusterName")
+    kube.delete("rayjobs", meta["name"], meta["uid"])
+    held = kube.get("leases", meta["name"])
+    if held is not None:
+        kube.delete("leases", meta["name"], held["metadata"]["uid"])
+    last = time.monotonic() + _GONE
+    while time.monotonic() < last:
+        current = kube.get("rayjobs", meta["name"])
+        left = current is not None and current["metadata"]["uid"] == meta["uid"]
+        if not left and not (cluster and kube.list("pods", f"ray.io/cluster={cluster}")):
+            return
+        time.sleep(1)
+    progress.say(f"the pods of the Ray job {meta['name']} take long to go")

@@ -1,0 +1,122 @@
+"""A recipe as a KubeRay RayJob: how it is named, and what it looks like.
+
+One owner for each kind of failure: Ray Train mends a lost worker, the step makes a new attempt when the head is lost,
+the platform replaces a lost step pod, and the replacement adopts the job. So KubeRay itself retries nothing.
+https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html
+"""
+
+import json
+import re
+import shlex
+from importlib.metadata import version
+from typing import Any
+
+from medmim.cluster import pods
+from medmim.cluster.order import Order
+from medmim.errors import UserError
+from medmim.recipe import Platform
+from medmim.sample import digest_of
+
+Object = dict[str, Any]
+
+ORDER, SPEC = "medmim/order", "medmim/spec"
+STAGE, RUN, ATTEMPT = "medmim/stage", "medmim/run", "medmim/attempt"
+_TTL = 30  # s; the step has copied the logs by then, or the driver has
+_HASH = 16
+_RECORDS = 100_000_000  # bytes of Ray's object store: only small records pass through it
+
+
+def identity(order: Order, platform: Platform, image: str) -> str:
+    """What makes two starts the same job: the order and what its pods look like, whatever attempt and address."""
+    return digest_of(
+        [order.stage, order.recipe, order.run, json.dumps(order.arguments, sort_keys=True), image,
+         json.dumps(spec(platform, image, "", ""), sort_keys=True)]
+    )  # fmt: skip
+
+
+def name(stage: str, job: str, attempt: int) -> str:
+    """`finetune-0123456789abcdef-1`: under KubeRay's 47 characters, and a DNS label."""
+    return f"{stage}-{job[:_HASH]}-{attempt}"
+
+
+def manifest(order: Order, uri: str, platform: Platform, image: str, job: str, attempt: int) -> Object:
+    """The whole RayJob, but for its owner.
+
+    Args:
+        order: What to run.
+        uri: The folder that holds the order.
+        platform: The recipe's section.
+        image: The image of every pod.
+        job: The `identity`.
+        attempt: From 1.
+    """
+    called = name(order.stage, job, attempt)
+    labels = {
+        "app.kubernetes.io/name": "medmim",
+        "app.kubernetes.io/managed-by": "medmim",
+        STAGE: order.stage,
+        ATTEMPT: str(attempt),
+        RUN: re.sub(r"[^A-Za-z0-9]+$", "", order.run[:63]),
+    }
+    if platform.pods.queue:
+        labels["kueue.x-k8s.io/queue-name"] = platform.pods.queue
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": called, "labels": labels, "annotations": {ORDER: uri, SPEC: job}},
+        "spec": spec(platform, image, uri, called),
+    }
+
+
+def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
+    """The RayJob's spec."""
+    asked = platform.pods
+    count = -(-platform.workers // max(1, asked.gpus))
+    return {
+        "entrypoint": shlex.join(["python", "-m", "medmim.cli.step", uri]),
+        "submissionMode": "K8sJobMode",
+        "backoffLimit": 0,
+        "submitterConfig": {"backoffLimit": 0},
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": _TTL,
+        "activeDeadlineSeconds": asked.deadline_minutes * 60,
+        "submitterPodTemplate": pods.submitter(asked, image),
+        "rayClusterSpec": {
+            "rayVersion": version("ray"),
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": {
+                "rayStartParams": {
+                    "dashboard-host": "0.0.0.0",  # noqa: S104  inside the pod; the token guards it
+                    "num-cpus": "0",
+                    "object-store-memory": str(_RECORDS),
+                },
+                "template": pods.head(asked, image, lease),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": count,
+                    "minReplicas": count,
+                    "maxReplicas": count,
+                    "rayStartParams": {"object-store-memory": str(_RECORDS)},
+                    "template": pods.worker(asked, image),
+                }
+            ],
+        },
+    }
+
+
+def image(platform: Platform, default: str | None) -> str:
+    """The image of the pods.
+
+    Raises:
+        UserError: Neither recipe nor environment names one.
+    """
+    found = platform.pods.image or default
+    if not found:
+        raise UserError(
+            "no image for the pods of the Ray job",
+            reason="neither platform.pods.image nor MEDMIM_IMAGE is set",
+            fix="set platform.pods.image, by digest: registry/medmim@sha256:...",
+        )
+    return found
