@@ -1,11 +1,12 @@
 """Progress that people watch: events that a parent draws, or lines on this process's own screen.
 
 A step under `kfp.local` or in a pod has no terminal. Where MEDMIM_EVENTS names a file, each event is appended to it
-as one JSON line for the parent to draw; else it is drawn here, on stderr.
+as one JSON line for the parent to draw; `-` is stdout, whose lines are a pod's log; else it is drawn here, on stderr.
 """
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -14,22 +15,48 @@ from typing import Any, TextIO
 
 _EVERY = 0.5  # s between two events of one bar
 _PLAIN_EVERY = 4.0  # s between two lines where there is no terminal
+_STDOUT = "-"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LOGGED = re.compile(
+    r"\s*(?:\(.*?\bpid=\d+[^)]*\)\s*)?(\{.*\})\s*"
+)  # Ray's prefix: `(RayTrainWorker pid=7, ip=10.0.0.1) `
 
 
 def emit(kind: str, **fields: Any) -> None:
     """Tell the watcher one thing: `line` (text), `bar` (label, done, total, unit, rate, eta) or `step` (metrics)."""
-    event = {"kind": kind, "time": time.time(), "stage": os.environ.get("MEDMIM_STAGE", ""), **fields}
-    path = os.environ.get("MEDMIM_EVENTS")
-    if path:
+    forward({"kind": kind, "time": time.time(), "stage": os.environ.get("MEDMIM_STAGE", ""), **fields})
+
+
+def forward(event: dict[str, Any], to: str | None = None) -> None:
+    """Tell the watcher an event, of this process or of another, as it is.
+
+    Args:
+        event: What `emit` or `parse` made.
+        to: Instead of MEDMIM_EVENTS: a file, `-` for stdout, or nothing for the own screen.
+    """
+    path = os.environ.get("MEDMIM_EVENTS") if to is None else to
+    line = json.dumps(event).encode() + b"\n"
+    if path == _STDOUT:
+        while line:  # not by sys.stdout: it may be redirected, and one write keeps lines of several processes apart
+            line = line[os.write(1, line) :]
+    elif path:
         with open(path, "ab", buffering=0) as file:  # one write of one line: appends of several processes do not mix
-            file.write(json.dumps(event).encode() + b"\n")
+            file.write(line)
     else:
         _draw(event, sys.stderr)
 
 
-def show(event: dict[str, Any]) -> None:
-    """Draw an event of another process here, whatever MEDMIM_EVENTS says."""
-    _draw(event, sys.stderr)
+def parse(line: str) -> dict[str, Any] | None:
+    """The event in a line of a log, also behind Ray's prefix and in colours; None for any other line."""
+    found = _LOGGED.fullmatch(_COLOUR.sub("", line))
+    if found is None:
+        return None
+    try:
+        event = json.loads(found[1])
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(event, dict) and isinstance(event.get("kind"), str) and {"time", "stage"} <= event.keys()
+    return event if whole else None
 
 
 def say(text: str) -> None:

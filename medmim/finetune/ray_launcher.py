@@ -1,64 +1,70 @@
-"""The workers under Ray Train's TorchTrainer: on a Ray of our own on loopback, or on a cluster that is there."""
+"""The workers under Ray Train's TorchTrainer, on a Ray of our own on loopback."""
 
-import json
 import os
 import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medmim.errors import Unavailable, UserError
+from medmim.finetune import told
 from medmim.finetune.ray_session import FOLDER, session
 from medmim.finetune.record import TrainResult
 from medmim.finetune.work import Job, work
 
-_ERROR = ".error.json"
-_RETRIES = 2  # lost workers that a training survives
+RETRIES = 2  # lost workers that a training survives
+T = TypeVar("T")
 
 
-def launch(job: Job, home: Path, workers: int, address: str = "local") -> TrainResult:
+def launch(job: Job, home: Path, workers: int) -> TrainResult:
     """Train with Ray and wait for the end; a lost worker resumes from the newest checkpoint.
 
     Args:
         job: The training.
         home: Gets Ray's HOME; nothing else is written outside `job.folder` but a temporary folder that goes.
         workers: How many.
-        address: `local`, or a running cluster that shares `job.folder` (`auto`, `HOST:6379`).
 
     Raises:
         UserError: What a worker raised.
-        Unavailable: Workers were lost more often than is mended, or the cluster does not answer.
+        Unavailable: Workers were lost more often than is mended.
     """
-    if address.startswith("ray://"):
-        raise UserError(
-            f"platform.ray is {address}",
-            reason="Ray Client (ray://) is not made for Ray Train",
-            fix="run on a node of the cluster with platform.ray: auto",
-        )
-    error = Path(job.folder) / _ERROR
-    error.unlink(missing_ok=True)
-    with session(home, workers, address):
-        result = _fit(job, workers, address == "local")
-    if error.is_file():
-        told = json.loads(error.read_text())
-        error.unlink()
-        raise UserError(told["fact"], told["reason"], told["fix"], told["problems"], told["exit_code"])
-    if isinstance(result, TrainResult):
-        return result
-    raise Unavailable(
+    told.take(job.folder)
+    with session(home, workers):
+        result = _fit(job, workers)
+    error = told.take(job.folder)
+    if error is not None:
+        raise error
+    if isinstance(result, Exception):
+        raise lost(result)
+    return result
+
+
+def fit(trainer: Any, kind: type[T]) -> T | Exception:
+    """What the first worker returned, which is of that kind, or why there is nothing."""
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    try:
+        result: object = trainer.fit().return_value
+    except TrainingFailedError as error:
+        return RuntimeError(str(error))
+    return result if isinstance(result, kind) else RuntimeError("the first worker returned nothing")
+
+
+def lost(error: Exception) -> Unavailable:
+    """What is raised where Ray gave up."""
+    return Unavailable(
         "the training lost its workers",
-        reason=str(result).strip().splitlines()[-1][:300],
+        reason=str(error).strip().splitlines()[-1][:300],
         fix="run the same command again: it goes on from the newest checkpoint",
     )
 
 
-def _fit(job: Job, workers: int, local: bool) -> TrainResult | Exception:
+def _fit(job: Job, workers: int) -> TrainResult | Exception:
     import torch
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.backend import Backend
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     class Loopback(TorchConfig):  # type: ignore[misc]  # Ray's own rendezvous listens on every address
         @property
@@ -69,37 +75,28 @@ def _fit(job: Job, workers: int, local: bool) -> TrainResult | Exception:
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that died; the loop's own checkpoints lie beside it
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={**asdict(job), "local": local},
-        torch_config=Loopback() if local else TorchConfig(),
+        train_loop_config=asdict(job),
+        torch_config=Loopback(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available()),
         run_config=RunConfig(
             name="train",
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=_RETRIES),
+            failure_config=FailureConfig(max_failures=RETRIES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    try:
-        result: object = trainer.fit().return_value
-    except TrainingFailedError as error:
-        return RuntimeError(str(error))
-    if not isinstance(result, TrainResult):
-        return RuntimeError("the first worker returned nothing")
-    return result
+    return fit(trainer, TrainResult)
 
 
 def _worker(config: dict[str, Any]) -> TrainResult | None:
-    """One worker. A UserError goes through a file: raised here, Ray would take it for a lost worker and try again."""
     import ray.train
     import ray.train.torch
 
     from medmim.lvlm.zoo import quiet_transformers
 
     quiet_transformers()
-    local = config.pop("local")
     job = Job(**config)
-    error = Path(job.folder) / _ERROR
-    if error.is_file():
+    if told.there(job.folder):
         return None
 
     def on_save(step: int, path: Path | None) -> None:
@@ -107,15 +104,12 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
     try:
-        if local:
-            _meet()
+        _meet()
         return work(job, str(ray.train.torch.get_device()), on_save)
-    except UserError as told:
-        part = error.with_name(f"{_ERROR}.{os.getpid()}")
-        part.write_text(json.dumps({**told.__dict__, "problems": list(told.problems)}))
-        part.replace(error)
+    except UserError as error:
+        told.write(job.folder, error)
         if ray.train.get_context().get_world_size() > 1:
-            raise  # the others may be waiting for this one; the new group sees the file and ends
+            raise  # the others may be waiting for this one; the new group sees the error and ends
         return None
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from medmim import progress, shards, store
 from medmim.errors import UserError
+from medmim.finetune.record import TrainResult
 from medmim.lvlm import zoo
 from medmim.recipe import Recipe
 from medmim.sample import Sample
-from medmim.steps import Outcome, Workspace, cached_step, stage
+from medmim.steps import Outcome, Workspace, cached_step, stage, step_key
 
 REVISION = 1
 _CURVE = 200  # points of the loss curve in the record; `losses.jsonl` has every step
@@ -33,7 +34,8 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         UserError: No such base or data set, nothing to train on, or the training diverged.
     """
     with stage(ws, "finetune") as outcome:
-        folder = zoo.resolve(base or recipe.finetune.base, ws)
+        ref = base or recipe.finetune.base
+        folder = zoo.resolve(ref, ws)
         zoo.family_of(folder)
         artifact = _data(data)
         section = {
@@ -44,8 +46,12 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         parents = {"data": artifact.digest, "base": zoo.digest(folder)}
         made, cached = cached_step(
             ws, "finetune", REVISION, section, parents,
-            lambda goal: _train(recipe, ws, folder, store.fetch(artifact, ws.cache), goal), kind="model", recipe=recipe,
+            lambda goal: _train(recipe, ws, ref, artifact, goal), kind="model", recipe=recipe,
         )  # fmt: skip
+        if recipe.platform.ray != "local":
+            from medmim.finetune import across
+
+            across.clear(across.place(ws, f"finetune-{step_key('finetune', REVISION, section, parents)[:16]}"))
         outcome.of(made, cached)
         outcome.facts = {**made.counts, "losses": _curve(ws.fetch(made.uri) / "losses.jsonl")}
         return outcome
@@ -69,15 +75,21 @@ def _train_split(data: Path) -> list[Sample]:
     return samples
 
 
-def _train(recipe: Recipe, ws: Workspace, base: Path, data: Path, folder: Path) -> Mapping[str, Any]:
-    from medmim.finetune import feed, lengths, ray_launcher
-    from medmim.finetune.work import EXAMPLES, Job, cores
+def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> Mapping[str, Any]:
+    from medmim.finetune import across, feed, lengths
+    from medmim.finetune.work import EXAMPLES
 
-    samples = _train_split(data)
+    local = recipe.platform.ray == "local"
+    place = across.place(ws, folder.name)
     prepared, quarantine = folder / EXAMPLES, folder / "quarantine.jsonl"
+    if not local and not prepared.is_file():
+        across.take_examples(folder, place)
     if not prepared.is_file():
-        images: Mapping[str, Any] = shards.Images(data) if any(s.images for s in samples) else {}
-        examples, bad = lengths.prepare(zoo.load(base, "cpu"), samples, images, recipe.finetune.max_tokens)
+        path = store.fetch(data, ws.cache)
+        samples = _train_split(path)
+        images: Mapping[str, Any] = shards.Images(path) if any(s.images for s in samples) else {}
+        lvlm = zoo.load(zoo.resolve(base, ws), "cpu")
+        examples, bad = lengths.prepare(lvlm, samples, images, recipe.finetune.max_tokens)
         lengths.refuse_too_many_bad(bad, len(samples), recipe.data.max_bad_fraction)
         quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad))
         examples.save(prepared)
@@ -85,14 +97,9 @@ def _train(recipe: Recipe, ws: Workspace, base: Path, data: Path, folder: Path) 
     workers = recipe.platform.workers
     steps = feed.steps(recipe.finetune, kept)
     progress.say(f"finetune: {kept:,} samples, {steps:,} steps of {recipe.finetune.batch_size}")
-    job = Job(
-        str(base),
-        str(data),
-        str(folder),
-        recipe.finetune.model_dump_json(),
-        recipe.platform.threads or max(1, cores() // workers),
-    )
-    result = ray_launcher.launch(job, ws.home, workers, recipe.platform.ray)
+    if not local:
+        across.give_examples(folder, place)
+    result = (_here if local else _across)(recipe, ws, base, data, folder)
     reasons: dict[str, int] = {}
     for line in quarantine.read_text().splitlines():
         reason = json.loads(line)["reason"]
@@ -108,6 +115,36 @@ def _train(recipe: Recipe, ws: Workspace, base: Path, data: Path, folder: Path) 
         "tokens_per_s": round(result.tokens_per_s),
         "mfu": None if result.mfu is None else round(result.mfu, 3),
     }
+
+
+def _here(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> TrainResult:
+    """Train on this machine."""
+    from medmim.finetune import ray_launcher
+    from medmim.finetune.work import Job, cores
+
+    workers = recipe.platform.workers
+    job = Job(
+        str(zoo.resolve(base, ws)),
+        str(store.fetch(data, ws.cache)),
+        str(folder),
+        recipe.finetune.model_dump_json(),
+        recipe.platform.threads or max(1, cores() // workers),
+    )
+    return ray_launcher.launch(job, ws.home, workers)
+
+
+def _across(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> TrainResult:
+    """Train on the nodes of a running Ray cluster."""
+    from medmim.finetune import across, ray_across
+
+    order = across.Order(
+        zoo.shared(base, ws),
+        data.uri,
+        across.place(ws, folder.name),
+        recipe.finetune.model_dump_json(),
+        recipe.platform.threads or 1,
+    )
+    return ray_across.launch(order, folder, recipe.platform.workers, recipe.platform.ray)
 
 
 def _curve(path: Path) -> list[list[float]]:

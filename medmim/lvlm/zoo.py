@@ -9,11 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from medmim import store
+from medmim import __version__, store
 from medmim.errors import UserError, from_os_error, require
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
+from medmim.progress import say
 from medmim.sample import IMAGE
 from medmim.steps import Workspace
 
@@ -74,6 +75,25 @@ def resolve(ref: str, ws: Workspace | None = None) -> Path:
         reason="it is neither a folder, nor the URI of a model, nor a shipped base",
         fix=(f"did you mean '{near[0]}'? " if near else "") + f"shipped bases: {', '.join(names) or 'none'}",
     )
+
+
+def shared(ref: str, ws: Workspace) -> str:
+    """A reference to the same model that every machine with this store resolves; a local folder is copied there.
+
+    Raises:
+        UserError: As `resolve` does; the store refuses.
+    """
+    path = resolve(ref, ws)
+    if ref in shipped():
+        return ref
+    if "://" in ref and not ref.startswith("file://"):
+        return ref
+    known = store.find(str(path))
+    if known is not None and known.uri.startswith(f"{ws.store}/"):
+        return known.uri
+    say(f"copying the model {path} to the store")
+    made = {"medmim": __version__, "step": "copy of a folder"}
+    return store.publish(path, ws.store, "model", known.counts if known else {}, made).uri
 
 
 def digest(path: Path) -> str:

@@ -38,7 +38,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Train in this process: the launcher's own tests show that Ray computes the same."""
     jobs: list[Job] = []
 
-    def launch(job: Job, home: Path, workers: int, address: str) -> record.TrainResult:
+    def launch(job: Job, home: Path, workers: int) -> record.TrainResult:
         jobs.append(job)
         return work(job)
 

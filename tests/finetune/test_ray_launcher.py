@@ -81,20 +81,6 @@ def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
             seen["killed"] = True
 
 
-def test_ray_client_addresses_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
-    with pytest.raises(UserError, match="ray://"):
-        ray_launcher.launch(job, tmp_path / "home", 1, "ray://127.0.0.1:10001")
-    assert not (tmp_path / "home").exists()
-
-
-def test_a_clusters_address_that_answers_nobody_is_told_to_try_again(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
-    with pytest.raises(UserError) as told:
-        ray_launcher.launch(job, tmp_path / "home", 1, "127.0.0.1:1")
-    assert told.value.exit_code == 75 and "127.0.0.1:1" in told.value.fact
-
-
 @pytest.mark.slow
 def test_a_workers_user_error_comes_out_whole_and_is_not_tried_again(tmp_path: Path) -> None:
     job = make_job(tmp_path, SETTINGS.model_copy(update={"lr": 1e38, "optimizer": "adamw"}))
