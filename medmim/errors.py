@@ -68,6 +68,19 @@ class Unavailable(UserError):
         super().__init__(fact, reason, fix, problems, exit_code=TRY_AGAIN)
 
 
+def patience() -> float:
+    """Seconds for which a server that does not answer is tried again (MEDMIM_PATIENCE); 0 is a few moments.
+
+    Raises:
+        UserError: It is no number.
+    """
+    given = os.environ.get("MEDMIM_PATIENCE") or "0"
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        raise UserError(f"MEDMIM_PATIENCE is '{given}'", fix="give seconds, such as 300") from None
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or name the line that installs it.
 

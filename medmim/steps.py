@@ -189,6 +189,19 @@ def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str])
     return digest_of([name, str(revision), settings, *(f"{k}={parents[k]}" for k in sorted(parents))])
 
 
+def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | None:
+    """The artifact that a step of this key has made; None where it has not."""
+    try:
+        digest = json.loads(store.open_store(ws.store).read(_index(name, key)))["digest"]
+    except FileNotFoundError:
+        return None
+    return store.find(f"{ws.store}/{kind or name}/{digest}")  # the index holds no address, so that a store can be moved
+
+
+def _index(name: str, key: str) -> str:
+    return f"steps/{name}/{key}.json"
+
+
 def cached_step(
     ws: Workspace,
     name: str,
@@ -222,32 +235,22 @@ def cached_step(
             so far is kept.
     """
     key = step_key(name, revision, section, parents)
-    where = store.open_store(ws.store)
-    index = f"steps/{name}/{key}.json"
     kind = kind or name
-
-    def finished() -> Artifact | None:
-        try:
-            digest = json.loads(where.read(index))["digest"]
-        except FileNotFoundError:
-            return None
-        return store.find(f"{ws.store}/{kind}/{digest}")  # the index holds no address, so that a store can be moved
-
     folder = ws.home / "work" / f"{name}-{key[:16]}"
-    known = finished()
+    known = finished(ws, name, key, kind)
     if known is not None:
         shutil.rmtree(folder, ignore_errors=True)  # left by a kill between the last two lines of this function
         return known, True
     with os_errors_told(f"running the step {name}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            known = finished()  # by the process that had the lock
+            known = finished(ws, name, key, kind)  # by the process that had the lock
             if known is not None:
                 return known, True
             folder.mkdir(exist_ok=True)
             counts = make(folder)
             artifact = store.publish(folder, ws.store, kind, counts, provenance(name, revision, parents, recipe))
-            where.write(index, json.dumps({"digest": artifact.digest}).encode())
+            store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
             shutil.rmtree(folder, ignore_errors=True)
     return artifact, False
 

@@ -21,13 +21,23 @@ import urllib3
 from minio import Minio
 from minio.credentials import AWSConfigProvider, ChainedProvider, EnvAWSProvider, EnvMinioProvider, IamAwsProvider
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+    wait_exponential_jitter,
+)
 from urllib3.exceptions import HTTPError
 
-from medmim.errors import Unavailable, UserError, from_os_error
+from medmim.errors import Unavailable, UserError, from_os_error, patience
+from medmim.progress import say
 from medmim.store_folder import check_key, place
 
 _CHUNK = 1 << 20
+_TRIES = 4  # and more while there is patience
 _MULTIPART = 16 << 20  # bytes in one part of a large upload
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MINIO_ENDPOINT")
 
@@ -131,8 +141,9 @@ class S3Store:
         try:
             return Retrying(
                 retry=retry_if_exception(_passing),
-                stop=stop_after_attempt(4),
+                stop=stop_all(stop_after_attempt(_TRIES), stop_after_delay(patience())),
                 wait=wait_exponential_jitter(initial=0.2, max=2),
+                before_sleep=self._waiting,
                 reraise=True,
             )(do, name)
         except S3Error as error:
@@ -143,6 +154,10 @@ class S3Store:
             raise from_os_error(error, f"copying to or from the store {self.uri}") from None
         except ValueError as error:  # the client checks names before it asks
             raise UserError(f"{self.uri} is not the address of a store", reason=str(error)) from None
+
+    def _waiting(self, state: RetryCallState) -> None:
+        if state.attempt_number == _TRIES:
+            say(f"waiting for the store {self.uri}: {self.endpoint} does not answer")
 
     def _told(self, error: S3Error, name: str) -> Exception:
         """What the server's answer means to the caller or to people."""

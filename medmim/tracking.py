@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from medmim import __version__
-from medmim.errors import Unavailable, from_os_error
+from medmim.errors import Unavailable, from_os_error, patience
 from medmim.progress import say
 from medmim.steps import Workspace
 
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _DELETED = "Deleted_Internal"  # MLflow keeps the row of a deleted version under this stage
+_TELL_EVERY = 60.0  # s between two lines about a server that does not answer
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its default waits for minutes without a word
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -147,7 +149,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def _client(tracking: str) -> "MlflowClient":
-    for key, value in _ENVIRONMENT.items():
+    for key, value in {**_ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(_retries(patience()))}.items():
         os.environ.setdefault(key, value)
     path = database(tracking)
     say("starting MLflow" if path is None or path.exists() else "creating the MLflow database, once")
@@ -155,12 +157,37 @@ def _client(tracking: str) -> "MlflowClient":
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
+    if path is None:
+        logging.getLogger("urllib3.connectionpool").addHandler(_Waiting(tracking))
     with answering(tracking):
         if path is not None and not path.exists():
             _create(path, lambda uri: mlflow.MlflowClient(uri, uri))
         made = mlflow.MlflowClient(tracking, tracking)
         made.search_registered_models(max_results=1)
     return made
+
+
+def _retries(seconds: float) -> int:
+    """How often MLflow must try again to go on for so long: it waits 0, 2, 4, ... s, 120 at most, at most 10 times.
+
+    Its own default waits for minutes without a word.
+    """
+    waits = [0, *(min(2**n, 120) for n in range(1, 10))]
+    return next((n for n in range(2, len(waits)) if sum(waits[:n]) >= seconds), len(waits))
+
+
+class _Waiting(logging.Handler):
+    """Tells that MLflow is waited for, where its client logs a warning for each try."""
+
+    def __init__(self, tracking: str) -> None:
+        super().__init__(logging.WARNING)
+        self.tracking, self.told = tracking, -_TELL_EVERY
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if str(record.msg).startswith("Retrying") and now - self.told >= _TELL_EVERY:
+            self.told = now
+            say(f"waiting for MLflow at {self.tracking}, which does not answer")
 
 
 def _create(path: Path, migrate: Callable[[str], Any]) -> None:

@@ -25,16 +25,16 @@ class Nodes:
         self.short = tempfile.TemporaryDirectory(prefix="m", dir="/tmp")  # a Unix socket's path ends at 107 bytes
         os.environ["RAY_TMPDIR"] = self.short.name
         self.cluster = Cluster()
-        self.count = 0
+        self.workers: list[Any] = []
         self.cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=80 << 20)
 
     def add(self) -> Any:
         """One more worker node, with an empty home."""
-        self.count += 1
-        home = self.root / f"node{self.count}"
+        home = self.root / f"node{len(self.workers) + 1}"
         home.mkdir(parents=True)
         variables = {**self.environment, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        return self.cluster.add_node(num_cpus=1, env_vars=variables, object_store_memory=80 << 20)
+        self.workers.append(self.cluster.add_node(num_cpus=1, env_vars=variables, object_store_memory=80 << 20))
+        return self.workers[-1]
 
     def stop(self) -> None:
         self.cluster.shutdown()
@@ -75,7 +75,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def workers() -> list[psutil.Process]:
+def train_workers() -> list[psutil.Process]:
     """Processes of Ray Train's workers that this process has started."""
     family = psutil.Process().children(recursive=True)
     return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]

@@ -1,5 +1,6 @@
 """Progress reaches the watcher: a file of events, or lines on the own screen."""
 
+import contextlib
 import io
 import json
 import subprocess
@@ -94,3 +95,39 @@ def test_events_read_well() -> None:
     }
     assert render(told) == "answers: 1,500/3,000 answers (120/s, 13 s left)"
     assert render({"kind": "step", "stage": "s", "time": 1.0, "step": 7, "loss": 1.23456}) == "step 7 loss 1.235"
+
+
+def test_events_go_to_stdout_however_it_is_redirected(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDMIM_EVENTS", "-")
+    with contextlib.redirect_stdout(io.StringIO()):
+        say("here")
+        progress.forward({"kind": "line", "text": "of a worker"})
+    out, err = capfd.readouterr()
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["here", "of a worker"] and not err
+
+
+EVENT = {"kind": "line", "time": 1.5, "stage": "finetune", "text": "a {b} (pid=7) \x1b[31mred"}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "(RayTrainWorker pid=41, ip=10.0.0.7) ",
+        "(_ask pid=41) ",
+        "\x1b[36m(RayTrainWorker pid=41, ip=10.0.0.7)\x1b[0m ",
+        "(RayTrainWorker(rank=1) pid=41) ",
+    ],
+)
+def test_an_event_is_found_in_the_line_of_a_log(prefix: str) -> None:
+    assert progress.parse(prefix + json.dumps(EVENT) + "\n") == EVENT
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "\n", "text", "{", '{"kind": 3}', '{"kind": "line"}', "[1]", "(a pid=1) {x}", "{" * 3000, '{"a": "b"} x'],
+)
+def test_any_other_line_is_no_event(line: str) -> None:
+    assert progress.parse(line) is None

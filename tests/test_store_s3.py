@@ -257,3 +257,41 @@ def test_a_damaged_local_copy_is_made_anew(bucket: str, tmp_path: Path) -> None:
     assert (store.fetch(artifact, tmp_path / "cache") / "rows").read_bytes() == b"rows"
     open_store(bucket).delete(f"data/{artifact.digest}/rows")
     assert (store.fetch(artifact, tmp_path / "cache") / "rows").read_bytes() == b"rows", "the copy is enough"
+
+
+def test_a_server_that_comes_back_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A real server: away for six seconds, twice as long as a store is given up on by default."""
+    from minio import Minio
+    from moto.server import ThreadedMotoServer
+
+    def serve(port: int) -> ThreadedMotoServer:
+        made = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+        made.start()
+        return made
+
+    server = serve(0)
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("MEDMIM_PATIENCE", "60")
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    Minio(f"{host}:{port}", "medmim", "medmim-secret", secure=False, region="us-east-1").make_bucket("bucket")
+    place = open_store("s3://bucket/x")
+    place.write("key", b"1")
+    server.stop()
+    back: list[ThreadedMotoServer] = []
+    timer = threading.Timer(6, lambda: back.append(serve(port)))
+    timer.start()
+    try:
+        assert place.create("other", b"2") and place.read("key") == b"1"
+    finally:
+        timer.join()
+        back[0].stop()
+    assert capfd.readouterr().err.count("waiting for the store s3://bucket/x") == 1
+
+
+def test_patience_that_is_no_number_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_PATIENCE", "a while")
+    with pytest.raises(UserError, match="MEDMIM_PATIENCE is 'a while'"):
+        open_store("s3://bucket").read("key")

@@ -17,7 +17,7 @@ from medmim.errors import UserError
 from medmim.progress import Bar, bar
 from medmim.recipe import Bench, Recipe
 from medmim.sample import Answer, Sample, from_json, to_json
-from medmim.steps import Workspace, cached_step
+from medmim.steps import Workspace, cached_step, finished, step_key
 from medmim.store import Artifact
 
 if TYPE_CHECKING:
@@ -55,14 +55,6 @@ def collect(
     Raises:
         UserError: The engine failed on more than `max_bad_fraction` of the questions.
     """
-    section = {
-        "tasks": sorted(settings.tasks),
-        "split": settings.split,
-        "limit": settings.limit,
-        "max_new_tokens": settings.max_new_tokens,
-        "max_bad_fraction": settings.max_bad_fraction,
-        "probe": probe,
-    }
 
     def make(folder: Path) -> Mapping[str, Any]:
         file = folder / FILE
@@ -80,8 +72,32 @@ def collect(
                 known[answer.sample] = answer
         return _seal(file, [known[sample.id] for sample in wanted], role, settings.max_bad_fraction)
 
-    parents = {"model": engine.digest, "data": data}
+    section, parents = _decided_by(engine.digest, data, probe, settings)
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe)[0]
+
+
+def probes_of(settings: Bench) -> tuple[str, ...]:
+    """How the questions are asked: as they are, and by each probe."""
+    return ("none", *settings.probes)
+
+
+def there(ws: Workspace, model: str, data: str, probe: str, settings: Bench) -> bool:
+    """Whether the model of that digest has answered the questions of a probe."""
+    return (
+        finished(ws, "answers", step_key("answers", REVISION, *_decided_by(model, data, probe, settings))) is not None
+    )
+
+
+def _decided_by(model: str, data: str, probe: str, settings: Bench) -> tuple[dict[str, Any], dict[str, str]]:
+    section = {
+        "tasks": sorted(settings.tasks),
+        "split": settings.split,
+        "limit": settings.limit,
+        "max_new_tokens": settings.max_new_tokens,
+        "max_bad_fraction": settings.max_bad_fraction,
+        "probe": probe,
+    }
+    return section, {"model": model, "data": data}
 
 
 def load(folder: Path) -> list[Answer]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards, store
-from medmim.bench import answers, tasks
+from medmim.bench import answers, fanout, tasks
 from medmim.bench.engines import engine
 from medmim.bench.scoring import Board
 from medmim.recipe import Bench, Recipe
@@ -57,13 +57,15 @@ def bench(
     engines = {role: engine(ref, ws) for role, ref in models.items()}
 
     def make(folder: Path) -> Mapping[str, Any]:
+        if recipe is not None and recipe.platform.ray != "local":
+            fanout.collect(ws, source, engines, settings, recipe)
         raw = store.fetch(source, ws.cache)
         items = tasks.select(raw, settings.tasks, settings.limit, settings.split)
         images = shards.Images(raw)
         given = {
             role: {
                 probe: answers.collect(ws, role, who, items, images, source.digest, probe, settings, recipe)
-                for probe in ("none", *settings.probes)
+                for probe in answers.probes_of(settings)
             }
             for role, who in engines.items()
         }

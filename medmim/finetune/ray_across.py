@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import nodes, progress
-from medmim.errors import UserError
+from medmim.errors import UserError, os_errors_told
 from medmim.finetune import across, told
 from medmim.finetune.across import Order
 from medmim.finetune.ray_launcher import RETRIES, fit, lost
@@ -91,7 +91,8 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
     try:
         # one worker looks: each for itself, they might find different ones while a dying worker still writes
         checkpoint = broadcast_from_rank_zero(across.newest(order.place) if rank == 0 else "")
-        job = across.begin(order, rank, checkpoint)
+        with os_errors_told("fetching what is trained on"):
+            job = across.begin(order, rank, checkpoint)
         result = work(job, str(ray.train.torch.get_device()), on_save)
         return (result, across.hand_back(order.place, Path(job.folder))) if rank == 0 else None
     except UserError as error:

@@ -1,7 +1,5 @@
 """Workers without a common disk compute what those of one machine do, and go on from the store after any loss."""
 
-import json
-import os
 import signal
 import subprocess
 import time
@@ -14,7 +12,8 @@ from finetune_world import make_data, make_lvlm, make_samples
 
 from medmim import steps, store
 from medmim.errors import UserError
-from medmim.finetune import across, ray_across, record, run, told
+from medmim.finetune import across, ray_across, ray_launcher, record, run
+from medmim.finetune.work import work
 from medmim.lvlm import zoo
 from medmim.recipe import Recipe, validate
 
@@ -60,13 +59,15 @@ def train(made: Recipe, home: Path, data: str, base: str, **environment: str) ->
     return ray_world.driver(CODE, made.dump(), home, data, base, **environment)
 
 
-def digest(driver: "subprocess.Popen[str]") -> str:
-    """What a driver made; waits for it."""
-    out = driver.communicate(timeout=240)[0]
-    assert driver.returncode == 0, out
-    found = ray_world.events(out)
-    assert [event for event in found if event["kind"] == "step" and event["stage"] == "stage"][-1]["step"][:2] != "1/"
-    return str(next(event["text"] for event in found if event["kind"] == "digest"))
+def finish(driver: "subprocess.Popen[str]", code: int = 0) -> list[dict[str, Any]]:
+    """What a driver has told; waits for its end."""
+    out = driver.communicate(timeout=280)[0]
+    assert driver.returncode == code, out
+    return ray_world.events(out)
+
+
+def digest(said: list[dict[str, Any]]) -> str:
+    return str(next(event["text"] for event in said if event["kind"] == "digest"))
 
 
 def until(done: Any, what: str, seconds: float = 120) -> None:
@@ -81,51 +82,96 @@ def saved(where: Path, step: int) -> bool:
 
 
 def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> None:
-    """One worker is killed, then the driver with its whole cluster; new nodes with empty homes end in the digest of
-    a training on this machine."""
+    """A worker is killed, then the driver with its whole cluster; new nodes with empty homes end in the digest of
+    a training in one process."""
     where = tmp_path / "store"
     data, base = world(tmp_path, where)
     changes = {"steps": 60, "save_every": 5}
     with ray_world.nodes(tmp_path / "a", 1) as nodes:
         first = train(recipe(where, nodes.cluster.address, **changes), tmp_path / "head", data, base)
         until(lambda: saved(where, 10), "a checkpoint")
-        lost = ray_world.workers()
+        lost = ray_world.train_workers()
         assert lost, "no worker was there to kill"
         for process in lost:
             process.kill()
         until(lambda: saved(where, 30), "a checkpoint of the worker's successor")
         first.send_signal(signal.SIGKILL)
-        first.wait()
+        first.communicate()
     with ray_world.nodes(tmp_path / "b", 1) as nodes:
-        second = train(recipe(where, nodes.cluster.address, **changes), tmp_path / "other-head", data, base)
-        out = second.communicate(timeout=240)[0]
-        assert second.returncode == 0, out
-    said = ray_world.events(out)
+        said = finish(train(recipe(where, nodes.cluster.address, **changes), tmp_path / "other-head", data, base))
     assert any(str(event.get("text", "")).startswith("going on from step ") for event in said)
-    assert [e["stage"] for e in said if e["kind"] == "step"][-1] == "stage"
-    assert [e["step"] for e in said if e["kind"] == "step"][-1] == "60/60"
+    told = [event for event in said if event["kind"] == "step"]
+    assert (told[-1]["step"], told[-1]["stage"]) == ("60/60", "stage")
     assert not (where / "resume").exists()
-    made = store.get(f"{where}/model/{next(e['text'] for e in said if e['kind'] == 'digest')}")
-    losses = ray_world.lines(where / "model" / made.digest / record.LOSSES)
+    losses = ray_world.lines(where / "model" / digest(said) / record.LOSSES)
     assert [line["step"] for line in losses] == list(range(1, 61))
-    os.environ["OMP_NUM_THREADS"] = "1"
-    here = tmp_path / "here"
-    here.mkdir()
-    bare = _bare(here, recipe(where, "local", **changes), data, base)
-    assert bare == made.digest
+    assert bare(tmp_path / "here", recipe(tmp_path / "here" / "store", "local", **changes), data, base) == digest(said)
 
 
-def _bare(home: Path, made: Recipe, data: str, base: str) -> str:
+def bare(home: Path, made: Recipe, data: str, base: str) -> str:
     """Digest of the same training in this process."""
-    from medmim.finetune import ray_launcher
-    from medmim.finetune.work import work
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_launcher, "launch", lambda job, home, workers: work(job, "cpu"))
-        ws = steps.workspace(home, made.model_copy(update={"platform": validate_store(made, home)}))
-        return run.run(made, ws, data, base).digest
+        return run.run(made, steps.workspace(home, made), data, base).digest
 
 
-def validate_store(made: Recipe, home: Path) -> Any:
-    """The platform of a recipe with a store of its own, so that nothing is found."""
-    return made.platform.model_copy(update={"store": str(home / "store")})
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_nodes_and_a_bucket_give_the_digest_of_one_machine(tmp_path: Path, bucket: str) -> None:
+    data, base = world(tmp_path, bucket)
+    local = train(recipe(tmp_path / "local", "local", 2), tmp_path / "home", data, base)
+    here = digest(finish(local))
+    with ray_world.nodes(tmp_path / "nodes", 1) as nodes:
+        driver = train(recipe(bucket, nodes.cluster.address, 2), tmp_path / "head", data, base)
+        time.sleep(20)
+        assert driver.poll() is None, "it did not wait for the second worker"
+        nodes.add()
+        said = finish(driver)
+    assert digest(said) == here
+    assert "waiting: 1 of 2 workers have joined the Ray cluster" in [event.get("text") for event in said]
+    assert not list(store.open_store(bucket).list("resume/"))
+    homes = [home for home in (tmp_path / "nodes").iterdir() if (home / "cache").is_dir()]
+    assert len(homes) == 2, "both nodes have fetched for themselves"
+    assert not [left for home in homes for left in (home / "work").iterdir()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Path) -> None:
+    """At two workers: the losses after the last checkpoint are those of an undisturbed training."""
+    where = tmp_path / "store"
+    data, base = world(tmp_path, where)
+    changes = {"steps": 60, "save_every": 5}
+    with ray_world.nodes(tmp_path / "a", 1) as nodes:
+        second = nodes.add()
+        driver = train(recipe(where, nodes.cluster.address, 2, **changes), tmp_path / "head", data, base)
+        until(lambda: saved(where, 10), "a checkpoint")
+        nodes.cluster.remove_node(second, allow_graceful=False)
+        time.sleep(20)  # a new pod takes its time, and no try is spent on it
+        nodes.add()
+        said = finish(driver)
+        bad = recipe(where, nodes.cluster.address, 2, lr=1e38, optimizer="adamw")
+        error = finish(train(bad, tmp_path / "head", data, base), code=2)[-1]
+    assert "the loss is" in error["text"] and "fix: lower finetune.lr" in error["text"]
+    here = digest(finish(train(recipe(tmp_path / "local", "local", 2, **changes), tmp_path / "home", data, base)))
+    assert digest(said) == here
+
+
+def test_too_few_workers_are_told_with_what_there_is(tmp_path: Path) -> None:
+    where = tmp_path / "store"
+    data, base = world(tmp_path, where)
+    with ray_world.nodes(tmp_path / "a", 0) as nodes:
+        made = recipe(where, nodes.cluster.address, 2)
+        error = finish(train(made, tmp_path / "head", data, base, MEDMIM_WORKERS_WAIT="1"), code=75)[-1]
+    assert "0 of 2 workers have joined the Ray cluster after 1 s" in error["text"]
+    assert "each wants 1 CPU; the cluster has a node of 0 CPUs" in error["text"]
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "says"), [("ray://127.0.0.1:10001", 2, "ray://"), ("127.0.0.1:1", 75, "127.0.0.1:1")]
+)
+def test_an_address_that_is_none_or_answers_nobody_is_told(tmp_path: Path, address: str, code: int, says: str) -> None:
+    order = across.Order("base", "data", str(tmp_path / "store"), "{}", 1)
+    with pytest.raises(UserError, match=says) as told:
+        ray_across.launch(order, tmp_path, 1, address)
+    assert told.value.exit_code == code
