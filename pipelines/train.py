@@ -10,6 +10,7 @@ from components.gate import gate
 from components.promote import promote
 from components.register import register
 from components.report import report
+from pipelines.pod import LARGE, in_pod
 
 
 @dsl.pipeline(name="medmim-train", description="Build, audit, fine-tune, bench, register and promote a medical LVLM")
@@ -22,13 +23,12 @@ def train(recipe: str, home: str, run: str) -> None:
         run: Name of the run; steps leave their records under `STORE/runs/RUN`.
     """
     common = {"recipe": recipe, "home": home, "run": run}
-    written = report(**common).set_caching_options(False)
+    written = in_pod(report(**common))
     with dsl.ExitHandler(written, name="run"):
-        built = data(**common).set_caching_options(False)
-        audited = audit(**common, data=built.output).set_caching_options(False)
-        tuned = finetune(**common, data=built.output).after(audited).set_caching_options(False)
-        scored = bench(**common, data=built.output, model=tuned.output).set_caching_options(False)
-        version = register(**common, data=built.output, model=tuned.output, bench=scored.output)
-        version.set_caching_options(False)
-        decided = gate(**common, bench=scored.output).after(version).set_caching_options(False)
-        promote(**common, version=version.output, decision=decided.output).set_caching_options(False)
+        built = in_pod(data(**common))
+        audited = in_pod(audit(**common, data=built.output))
+        tuned = in_pod(finetune(**common, data=built.output).after(audited), LARGE)
+        scored = in_pod(bench(**common, data=built.output, model=tuned.output), LARGE)
+        version = in_pod(register(**common, data=built.output, model=tuned.output, bench=scored.output))
+        decided = in_pod(gate(**common, bench=scored.output).after(version))
+        in_pod(promote(**common, version=version.output, decision=decided.output))

@@ -9,7 +9,7 @@ import yaml
 from medmim.steps import STAGES
 
 ROOT = Path(__file__).parent.parent.parent
-IR = yaml.safe_load((ROOT / "medmim/compiled/train.yaml").read_text())
+IR = next(yaml.safe_load_all((ROOT / "medmim/compiled/train.yaml").read_text()))
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "components").glob("*.py") if path.stem in STAGES}
 
 

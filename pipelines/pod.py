@@ -1,0 +1,61 @@
+"""What the pod of each step asks of a cluster: the part of the IR that a laptop ignores.
+
+KFP itself drops all capabilities, forbids escalation, sets the seccomp profile and gives KFP_POD_NAME. The rest of the
+restricted Pod Security Standard, and what a namespace calls its secrets and settings, is said here. A field that the
+server does not know is dropped without a word, so kfp-kubernetes is pinned to the server's version.
+"""
+
+from dataclasses import dataclass
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+
+USER = 10001  # of the image
+SETTINGS = (
+    "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE", "MLFLOW_TRACKING_URI",
+    "MEDMIM_STORE", "MEDMIM_IMAGE", "MEDMIM_PATIENCE",
+)  # fmt: skip
+SECRETS = {
+    "medmim-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "medmim-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """CPUs and memory: (what a node must have free, what is the limit)."""
+
+    cpu: tuple[str, str]
+    memory: tuple[str, str]
+
+
+SMALL = Size(("200m", "2"), ("1Gi", "4Gi"))
+LARGE = Size(("500m", "4"), ("2Gi", "8Gi"))  # where Ray is `local`; with its own pods the step only watches
+
+
+def in_pod(task: PipelineTask, size: Size = SMALL) -> PipelineTask:
+    """Say what a task's pod looks like, and never take a result from KFP's cache: the store has its own.
+
+    Every secret and setting is optional: a namespace may use workload identity, AWS itself or no CA of its own, and a
+    step that misses something says so better than a pod that does not start.
+
+    Args:
+        task: A task of the graph.
+        size: What it asks for.
+
+    Returns:
+        The task.
+    """
+    task.set_caching_options(False)
+    task.set_cpu_request(size.cpu[0]).set_cpu_limit(size.cpu[1])
+    task.set_memory_request(size.memory[0]).set_memory_limit(size.memory[1])
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # noqa: S108
+    kubernetes.empty_dir_mount(task, "home", "/home/medmim")
+    if size is LARGE:
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="1Gi")  # noqa: S108  Ray's
+    for secret, keys in SECRETS.items():
+        kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
+    kubernetes.use_config_map_as_env(task, "medmim", {key: key for key in SETTINGS}, optional=True)
+    kubernetes.use_config_map_as_volume(task, "medmim-ca", "/etc/medmim/ca", optional=True)
+    return task
