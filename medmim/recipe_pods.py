@@ -8,13 +8,14 @@ from medmim.recipe_keys import Section
 
 Positive = Annotated[int, Field(gt=0)]
 Cpus = Annotated[float, Field(gt=0)]
+Minutes = Annotated[float, Field(gt=0)]
 # Kubernetes quantities, and its names (RFC 1123)
 Quantity = Annotated[str, Field(pattern=r"^[1-9]\d*(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
 class Toleration(Section):
-    """A taint that the workers may ignore, as Kubernetes writes it."""
+    """A taint that the pods may ignore, as Kubernetes writes it."""
 
     key: str | None = Field(None, description="taint key; none: every taint")
     operator: Literal["Exists", "Equal"] = Field("Exists", description="how `value` compares")
@@ -42,7 +43,7 @@ class Pods(Section):
     shared_memory: Quantity = Field("1Gi", description="size of /dev/shm in each pod; counts as memory")
     ephemeral_storage: Quantity = Field("20Gi", description="scratch disk of each pod: data, base and model once")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels that the pods' nodes must have")
-    tolerations: tuple[Toleration, ...] = Field((), description="taints that the worker pods may ignore")
+    tolerations: tuple[Toleration, ...] = Field((), description="taints that the pods may ignore")
     priority: Name | None = Field(None, description="PriorityClass of all the pods")
     queue: Name | None = Field(None, description="Kueue LocalQueue that admits the job")
     pull_secrets: tuple[Name, ...] = Field((), description="secrets to pull the image with")
@@ -57,7 +58,7 @@ class Pods(Section):
     ca_config_map: Name | None = Field(
         None, description="ConfigMap whose ca.crt signs the certificate of the S3 endpoint"
     )
-    pending_minutes: Positive = Field(15, description="how long pods may wait for nodes or quota, once admitted")
-    deadline_minutes: Positive = Field(1440, description="the job is stopped after this long")
+    pending_minutes: Minutes = Field(15, description="how long pods may wait for nodes or quota, once admitted")
+    deadline_minutes: Minutes = Field(1440, description="the job is stopped after this long")
     lease_seconds: Positive = Field(600, ge=30, description="the job stops when its step has been gone this long")
     attempts: Positive = Field(3, description="how often the job is started when its head is lost")

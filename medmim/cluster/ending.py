@@ -50,7 +50,7 @@ class Ending:
     error: UserError
 
 
-def ending(seen: Seen, pending: float, deadline: int) -> Ending | None:
+def ending(seen: Seen, pending: float, deadline: float) -> Ending | None:
     """The end of a job, or None while it goes on.
 
     Args:
@@ -79,7 +79,7 @@ def ending(seen: Seen, pending: float, deadline: int) -> Ending | None:
         return Ending(
             "failed",
             _error(
-                f"the Ray job was stopped at its deadline of {deadline} minutes",
+                f"the Ray job was stopped at its deadline of {deadline:g} minutes",
                 said,
                 "raise platform.pods.deadline_minutes and run again: it goes on from the newest checkpoint",
                 tail=seen.tail,

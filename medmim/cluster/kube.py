@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from medmim.errors import Unavailable, UserError, require
 Object = dict[str, Any]
 
 API = {
+    "version": "",
     "pods": "/api/v1",
     "events": "/api/v1",
     "rayjobs": "/apis/ray.io/v1",
@@ -80,13 +81,18 @@ class Kube:
 
     def now(self) -> datetime:
         """The API server's clock: that of this machine may be wrong."""
-        headers = self._call("GET", "list", "leases", query="limit=1")[1]
-        return parsedate_to_datetime(headers["Date"]) if headers.get("Date") else datetime.now(UTC)
+        headers = self._patiently("GET", "get", "version", "/version")[1]  # anybody may ask that
+        return parsedate_to_datetime(headers["Date"])
 
     def _call(
         self, method: str, verb: str, kind: str, name: str = "", body: Object | None = None, query: str = ""
     ) -> tuple[Any, Mapping[str, str]]:
         path = f"{API[kind]}/namespaces/{self.namespace}/{kind}{'/' if name else ''}{name}{'?' if query else ''}{query}"
+        return self._patiently(method, verb, kind, path, body)
+
+    def _patiently(
+        self, method: str, verb: str, kind: str, path: str, body: Object | None = None
+    ) -> tuple[Any, Mapping[str, str]]:
         patience = float(os.environ.get("MEDMIM_PATIENCE") or _PATIENCE)
         try:
             return Retrying(
@@ -122,10 +128,10 @@ class Kube:
         except ApiException as error:
             if "CERTIFICATE_VERIFY_FAILED" in f"{error.reason}":
                 raise self._untrusted(str(error.reason)) from None
+            if text and error.status in (400, 404, 500):  # not started; its pod is gone; its node does not answer
+                return "", {}
             if error.status in (0, 429) or error.status >= 500:
                 raise _Passing(f"{error.status} {error.reason}") from None
-            if text and error.status in (400, 404):  # the container has not started, or its pod is gone
-                return "", {}
             if verb in ("get", "patch", "delete") and error.status == 404:
                 return None, {}
             if verb in ("create", "delete") and error.status == 409:  # is there already; is not the one that was meant
@@ -167,8 +173,8 @@ def _from_file(config: Any, settings: Any) -> str:
 
     path = os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
-        config.load_kube_config(client_configuration=settings)
-        _, active = config.list_kube_config_contexts()
+        config.load_kube_config(path, client_configuration=settings)  # else it goes by KUBECONFIG as at its import
+        _, active = config.list_kube_config_contexts(path)
     except (config.ConfigException, yaml.YAMLError, OSError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
             f"no Kubernetes cluster: {path} cannot be used",

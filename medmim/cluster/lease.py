@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from medmim.cluster.kube import Kube, connect
@@ -51,7 +50,8 @@ def _renew(kube: Kube, name: str, seconds: int, owners: list[dict[str, Any]]) ->
     spec = {
         "holderIdentity": os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME") or "medmim",
         "leaseDurationSeconds": seconds,
-        "renewTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        # by the API server's clock, which the sweep goes by too: this pod's may be wrong
+        "renewTime": kube.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
     if kube.patch("leases", name, {"spec": spec}) is None:
         metadata = {

@@ -42,8 +42,6 @@ def worker(pods: Pods, image: str) -> Object:
             container["resources"][kind]["nvidia.com/gpu"] = str(pods.gpus)
     if pods.accelerator:
         spec["nodeSelector"] = {**spec.get("nodeSelector", {}), "nvidia.com/gpu.product": pods.accelerator}
-    if pods.tolerations:
-        spec["tolerations"] = [t.model_dump(exclude_none=True) for t in pods.tolerations]
     return _template(spec)
 
 
@@ -80,6 +78,8 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
     }
     if pods.node_selector:
         spec["nodeSelector"] = dict(pods.node_selector)
+    if pods.tolerations:
+        spec["tolerations"] = [t.model_dump(exclude_none=True) for t in pods.tolerations]
     if pods.priority:
         spec["priorityClassName"] = pods.priority
     if pods.pull_secrets:

@@ -79,7 +79,7 @@ def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
         "submitterConfig": {"backoffLimit": 0},
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": _TTL,
-        "activeDeadlineSeconds": asked.deadline_minutes * 60,
+        "activeDeadlineSeconds": max(1, round(asked.deadline_minutes * 60)),
         "submitterPodTemplate": pods.submitter(asked, image),
         "rayClusterSpec": {
             "rayVersion": version("ray"),

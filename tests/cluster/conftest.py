@@ -1,0 +1,90 @@
+"""A real control plane with KubeRay's operator and simulated GPU nodes, for as long as the tests run."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from medmim.cluster import kube
+from medmim.cluster.kube import Kube
+
+KIT = Path(__file__).parents[3] / "shared" / "cluster"
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Iterator[Path]:
+    if not (KIT / "up").exists() or shutil.which("openssl") is None:
+        pytest.skip("no cluster: ../shared/cluster (or openssl) is not there")
+    folder = Path(tempfile.mkdtemp(prefix="medmim-kit-"))
+    ports = {name: str(free_port()) for name in ("ETCD_PORT", "ETCD_PEER_PORT", "API_PORT")}
+    try:
+        started = subprocess.run(
+            [_kit_whose_submitters_run_on(folder / "kit") / "up", folder],
+            env=os.environ | ports | {"API_HOST": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+        )
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield folder / "admin.kubeconfig"
+    finally:
+        _end(folder)
+
+
+def _kit_whose_submitters_run_on(folder: Path) -> Path:
+    """The kit, but for one stage: its simulated nodes end a job's pods at once, and KubeRay would call the job failed."""
+    shutil.copytree(KIT, folder, ignore=shutil.ignore_patterns("*.tar*"))
+    for archive in KIT.glob("*.tar*"):
+        (folder / archive.name).symlink_to(archive)
+    stages = (KIT / "stages.yaml").read_text().split("\n---\n")
+    for path in (folder, folder / "stages.yaml"):
+        path.chmod(0o755)
+    (folder / "stages.yaml").write_text("\n---\n".join(stage for stage in stages if "name: pod-complete" not in stage))
+    return folder
+
+
+def _end(folder: Path) -> None:
+    """By their pids. Not by the kit's `down`: it also takes away the bridge that another kit's node may stand on."""
+    for file in folder.glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
+    """A namespace of the test's own, that enforces the restricted Pod Security Standard."""
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    monkeypatch.setenv("MEDMIM_IMAGE", "registry.invalid/medmim@sha256:" + "0" * 64)
+    name = f"medmim-{uuid.uuid4().hex[:8]}"
+    kubectl(kubeconfig, "create", "namespace", name)
+    kubectl(kubeconfig, "label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    kubectl(kubeconfig, "-n", name, "create", "serviceaccount", "medmim-ray")
+    yield kube.connect(name)
+    kubectl(kubeconfig, "delete", "namespace", name, "--wait=false")
+
+
+def kubectl(kubeconfig: Path, *words: str, stdin: str | None = None) -> str:
+    """What kubectl prints; fails the test where it fails."""
+    binary = kubeconfig.parent / "bin" / "kubectl"
+    ended = subprocess.run(
+        [str(binary) if binary.exists() else "kubectl", "--kubeconfig", str(kubeconfig), *words],
+        capture_output=True,
+        text=True,
+        input=stdin,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout

@@ -1,0 +1,126 @@
+"""What is told of a cluster that cannot be used: a fact, a reason, a fix, and nothing left behind."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster.conftest import free_port, kubectl
+from cluster.world import an_order, nothing_left, platform
+from medmim.cluster import kube, ray_pods
+from medmim.cluster.kube import Kube
+from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
+
+
+def kubeconfig_of(folder: Path, server: str, **user: str) -> Path:
+    path = folder / "config"
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1", "kind": "Config", "current-context": "c",
+                "clusters": [{"name": "c", "cluster": {"server": server, "insecure-skip-tls-verify": True}}],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "users": [{"name": "u", "user": user}],
+            }
+        )
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "a: [b", "clusters: 3", "kind: Config"])
+def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    path = tmp_path / "kubeconfig"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(UserError) as raised:
+        kube.connect()
+    assert raised.value.exit_code == BAD_INPUT
+    assert str(path) in raised.value.fact
+    assert "KUBECONFIG" in raised.value.fix
+
+
+def test_a_server_that_is_away_is_asked_again_and_then_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, f"https://127.0.0.1:{free_port()}")))
+    monkeypatch.setenv("MEDMIM_PATIENCE", "1")
+    with pytest.raises(UserError, match="does not answer") as raised:
+        kube.connect().list("pods")
+    assert raised.value.exit_code == TRY_AGAIN
+
+
+@pytest.mark.cluster
+def test_a_wrong_certificate_is_told(cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "ca.crt"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "k", "-out", other, "-subj", "/CN=x"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    text = kubeconfig.read_text().replace(str(kubeconfig.parent / "pki" / "ca.crt"), str(other))
+    path = tmp_path / "config"
+    path.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(UserError, match="is not trusted") as raised:
+        kube.connect(cluster.namespace).list("pods")
+    assert raised.value.exit_code == BAD_INPUT
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("missing", ["rayjobs create", "leases patch", "pods list", "events list"])
+def test_a_missing_right_is_named_with_the_rule_that_grants_it(
+    cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    resource, _, verb = missing.partition(" ")
+    rules = [
+        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["get", "list", "create", "delete"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "patch", "delete"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+    ]
+    for rule in rules:
+        if rule["resources"] == [resource]:
+            rule["verbs"].remove(verb)
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "less"}, "rules": rules}
+    kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=json.dumps(role))
+    kubectl(kubeconfig, "-n", cluster.namespace, "create", "serviceaccount", "less")
+    account = f"--serviceaccount={cluster.namespace}:less"
+    kubectl(kubeconfig, "-n", cluster.namespace, "create", "rolebinding", "less", "--role=less", account)
+    token = kubectl(kubeconfig, "-n", cluster.namespace, "create", "token", "less").strip()
+    server = kube.connect().api.configuration.host
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, server, token=token)))
+    with nothing_left(cluster), pytest.raises(UserError) as raised:
+        ray_pods.run(an_order(), platform(cluster), str(tmp_path / "store"))
+    assert raised.value.exit_code == BAD_INPUT
+    assert f"may not {verb} {resource}" in raised.value.fact
+    assert f"in namespace {cluster.namespace}" in raised.value.fact
+    assert f'resources: ["{resource}"], verbs: ["{verb}"]' in raised.value.fix
+
+
+@pytest.mark.cluster
+def test_an_expired_account_is_told(cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = cluster.api.configuration.host
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, server, token="nobody")))
+    with pytest.raises(UserError, match="does not know this account") as raised:
+        kube.connect(cluster.namespace).list("pods")
+    assert raised.value.exit_code == BAD_INPUT
+
+
+@pytest.mark.cluster
+def test_a_namespace_that_is_not_there_is_told(cluster: Kube, tmp_path: Path) -> None:
+    away = Kube(cluster.api, "medmim-nowhere")
+    with pytest.raises(UserError, match="namespace medmim-nowhere is not there"):
+        ray_pods.run(an_order(), platform(away), str(tmp_path))
+    assert not list(tmp_path.rglob("order.json"))
+
+
+@pytest.mark.cluster
+def test_a_cluster_without_kuberays_version_is_told(
+    cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(kube.API, "rayjobs", "/apis/ray.io/v9")  # a version that this API server does not serve
+    with pytest.raises(UserError, match="has no rayjobs.ray.io of v9") as raised:
+        ray_pods.run(an_order(), platform(cluster), str(tmp_path))
+    assert raised.value.exit_code == BAD_INPUT
+    assert "KubeRay 1.5" in raised.value.fix
+    assert not list(tmp_path.rglob("order.json"))

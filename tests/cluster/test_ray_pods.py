@@ -1,0 +1,166 @@
+"""Ray jobs on a real API server with KubeRay's operator and simulated nodes: scheduling, adoption, ends, clean-up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.conftest import kubectl
+from cluster.world import Step, an_order, answer, job_of, nothing_left, platform, until
+from medmim import store
+from medmim.cluster import rayjob
+from medmim.cluster.kube import MINE, Kube
+from medmim.errors import BAD_INPUT, UserError
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_job_of_gpus_runs_on_tainted_nodes_under_restricted_and_leaves_nothing(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(
+            an_order(), platform(cluster, 8, gpus=4, accelerator="NVIDIA-H100-80GB-HBM3", head_cpus=2.0), tmp_path
+        )
+        job = job_of(cluster, "Running")
+        pods = until(lambda: [p for p in cluster.list("pods", "ray.io/node-type=worker") if p["spec"].get("nodeName")])
+        assert len(pods) == 2, "eight workers of four GPUs a pod"
+        assert {pod["spec"]["nodeName"] for pod in pods} <= {"gpu-0", "gpu-1"}
+        answer(job)
+        step.join(90)
+        assert step.error is None
+        assert step.uri == "s3://b/model/1"
+        folder = store.open_store(job["metadata"]["annotations"][rayjob.ORDER])
+        assert any(event["reason"] for event in json.loads(folder.read("events.json"))), "Events are kept"
+
+
+def test_two_steps_at_once_run_one_job(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        steps = [Step(an_order(), platform(cluster), tmp_path) for _ in range(4)]
+        answer(job_of(cluster, "Running"))
+        for step in steps:
+            step.join(90)
+        assert [step.error for step in steps] == [None] * 4
+        assert {step.uri for step in steps} == {"s3://b/model/1"}
+        orders = [key for key in store.open_store(str(tmp_path)).list() if key.endswith("order.json")]
+        assert len(orders) == 1, "the orders of those who came second are withdrawn"
+
+
+def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
+    script = (
+        "import sys; from cluster.world import *; from medmim.cluster import kube, ray_pods;"
+        "k = kube.connect(sys.argv[1]); ray_pods.run(an_order(), platform(k), sys.argv[2])"
+    )
+    with nothing_left(cluster):
+        first = subprocess.Popen(
+            [sys.executable, "-c", script, cluster.namespace, str(tmp_path)],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        before = job_of(cluster, "Running")
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        step = Step(an_order(), platform(cluster), tmp_path)
+        time.sleep(4)
+        after = job_of(cluster)
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        answer(after)
+        step.join(90)
+        assert step.uri == "s3://b/model/1"
+
+
+def test_another_run_another_argument_or_another_pod_is_another_job(cluster: Kube) -> None:
+    names = {
+        rayjob.identity(an_order(run), platform(cluster, **pods), "image")
+        for run, pods in (("r1", {}), ("r2", {}), ("r1", {"memory": "5Gi"}), ("r1", {"queue": "q"}))
+    }
+    assert len(names) >= 3
+    assert rayjob.identity(an_order(), platform(cluster), "a") != rayjob.identity(an_order(), platform(cluster), "b")
+
+
+def test_a_failed_job_is_not_adopted(cluster: Kube, tmp_path: Path) -> None:
+    settings = platform(cluster)
+    with nothing_left(cluster):
+        first = Step(an_order(), settings, tmp_path)
+        job = job_of(cluster, "Running")
+        head = until(lambda: cluster.list("pods", "ray.io/node-type=head"))[0]
+        kubectl_delete_pod(cluster, head["metadata"]["name"])
+        second = until(lambda: [j for j in cluster.list("rayjobs", MINE) if j["metadata"]["name"].endswith("-2")])[0]
+        assert second["metadata"]["annotations"][rayjob.ORDER] != job["metadata"]["annotations"][rayjob.ORDER]
+        until(lambda: [j["metadata"]["name"][-2:] for j in cluster.list("rayjobs", MINE)] == ["-2"])
+        answer(second)
+        first.join(120)
+        assert first.error is None, "a lost head is the step's to mend"
+
+
+def kubectl_delete_pod(cluster: Kube, name: str) -> None:
+    kubectl(Path(os.environ["KUBECONFIG"]), "-n", cluster.namespace, "delete", "pod", name, "--wait=false")
+
+
+def test_gpus_that_no_node_has_end_with_the_schedulers_words(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, 1, gpus=1, accelerator="NVIDIA-H900"), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert step.error.exit_code == BAD_INPUT
+        assert "no node takes pod" in step.error.fact
+        assert "didn't match Pod's node affinity/selector" in step.error.reason
+        assert "accelerator" in step.error.fix
+
+
+def test_a_quota_that_is_too_small_is_named(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
+    kubectl(kubeconfig, "-n", cluster.namespace, "create", "quota", "small", "--hard=limits.memory=1Gi,limits.cpu=1")
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert "quota" in step.error.fact
+        assert "exceeded quota: small" in step.error.reason
+
+
+def test_the_deadline_stops_a_job(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, deadline_minutes=0.5), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert "stopped at its deadline of 0.5 minutes" in step.error.fact
+
+
+def test_a_queue_holds_a_job_without_pods_for_as_long_as_it_likes(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, queue="team-a"), tmp_path)
+        job = job_of(cluster)
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+        name = job["metadata"]["name"]
+        cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # as Kueue does
+        job_of(cluster, "Suspended")
+        assert not cluster.list("pods", "ray.io/node-type")
+        assert step.is_alive()
+        cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
+        answer(job_of(cluster, "Running"))
+        step.join(90)
+        assert step.error is None
+
+
+def test_a_deleted_job_ends_the_step(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster), tmp_path)
+        job = job_of(cluster, "Running")
+        kubectl(kubeconfig, "-n", cluster.namespace, "delete", "rayjob", job["metadata"]["name"])
+        step.join(60)
+        assert isinstance(step.error, UserError)
+        assert "was deleted" in step.error.fact
+
+
+def test_no_value_of_a_secret_is_in_a_spec(cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-that-nobody-may-see")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-that-nobody-may-see")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
+    body = rayjob.manifest(an_order(), "s3://b/x", platform(cluster, tracking_secret="medmim-mlflow"), "i", "0" * 64, 1)
+    text = json.dumps(body)
+    assert "nobody-may-see" not in text
+    assert "http://minio:9000" in text
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
+        assert f'"key": "{key}"' in text
