@@ -81,6 +81,24 @@ def saved(where: Path, step: int) -> bool:
     return bool(list(where.glob(f"resume/finetune-*/step-{step:08d}/*/{store.MANIFEST}")))
 
 
+def test_a_node_with_a_home_of_its_own_gives_the_digest_of_one_process(tmp_path: Path) -> None:
+    """Before it joins, the training that lacks it says so."""
+    where = tmp_path / "store"
+    data, base = world(tmp_path, where)
+    with ray_world.nodes(tmp_path / "a", 0) as nodes:
+        made = recipe(where, nodes.cluster.address)
+        error = finish(train(made, tmp_path / "head", data, base, MEDMIM_WORKERS_WAIT="1"), code=75)[-1]
+        nodes.add()
+        said = finish(train(made, tmp_path / "other-head", data, base))
+    assert "0 of 1 workers have joined the Ray cluster after 1 s" in error["text"]
+    assert "each wants 1 CPU; the cluster has a node of 0 CPUs" in error["text"]
+    assert [event["stage"] for event in said if event["kind"] == "step"][-1] == "stage"
+    assert not (where / "resume").exists()
+    assert bare(tmp_path / "here", recipe(tmp_path / "here" / "store", "local"), data, base) == digest(said)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> None:
     """A worker is killed, then the driver with its whole cluster; new nodes with empty homes end in the digest of
     a training in one process."""
@@ -155,16 +173,6 @@ def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Pa
     assert "the loss is" in error["text"] and "fix: lower finetune.lr" in error["text"]
     here = digest(finish(train(recipe(tmp_path / "local", "local", 2, **changes), tmp_path / "home", data, base)))
     assert digest(said) == here
-
-
-def test_too_few_workers_are_told_with_what_there_is(tmp_path: Path) -> None:
-    where = tmp_path / "store"
-    data, base = world(tmp_path, where)
-    with ray_world.nodes(tmp_path / "a", 0) as nodes:
-        made = recipe(where, nodes.cluster.address, 2)
-        error = finish(train(made, tmp_path / "head", data, base, MEDMIM_WORKERS_WAIT="1"), code=75)[-1]
-    assert "0 of 2 workers have joined the Ray cluster after 1 s" in error["text"]
-    assert "each wants 1 CPU; the cluster has a node of 0 CPUs" in error["text"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""Nodes of a cluster answer what this process would, with equal digests; nobody is asked for what is there."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import ray_world
+from bench_world import World, publish
+from test_run import SETTINGS, bench
+
+from medmim import steps, store
+from medmim.bench import run
+from medmim.recipe import Recipe, validate
+
+CODE = """
+import sys
+from pathlib import Path
+from medmim import progress, steps
+from medmim.bench import run
+from medmim.errors import UserError
+from medmim.recipe import from_dump
+recipe, home, data, tuned, base = sys.argv[1:]
+recipe = from_dump(recipe)
+try:
+    ws = steps.workspace(Path(home), recipe)
+    progress.emit("digest", text=run.run(recipe, ws, data, tuned, {"base": base}).digest)
+except UserError as error:
+    progress.emit("error", text=str(error))
+    sys.exit(error.exit_code)
+"""
+
+
+def recipe(where: Path, address: str, **changes: object) -> Recipe:
+    section = {**SETTINGS.model_dump(mode="json"), **changes}
+    platform = {"store": str(where), "ray": address, "workers": 2, "threads": 1}
+    return validate({"name": "t", "data": {"source": "phantom"}, "bench": section, "platform": platform}, "test")
+
+
+def start(made: Recipe, home: Path, world: World) -> "subprocess.Popen[str]":
+    data = publish(world, str(made.platform.store))
+    return ray_world.driver(CODE, made.dump(), home, data, *world.models)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_gives_the_digest_of_one_process_though_a_node_is_lost(world: World, tmp_path: Path) -> None:
+    here = bench(world, tmp_path / "here")[1]
+    where = tmp_path / "store"
+    with ray_world.nodes(tmp_path / "nodes", 2) as nodes:
+        driver = start(recipe(where, nodes.cluster.address), tmp_path / "head", world)
+        asked = list((tmp_path / "nodes").glob("node1/work/answers-*"))
+        last = time.monotonic() + 120
+        while not asked and time.monotonic() < last:
+            asked = list((tmp_path / "nodes").glob("node1/work/answers-*"))
+            time.sleep(0.02)
+        nodes.cluster.remove_node(nodes.workers[0], allow_graceful=False)
+        nodes.add()
+        out = driver.communicate(timeout=200)[0]
+    assert driver.returncode == 0, out
+    said = ray_world.events(out)
+    assert [event["text"] for event in said if event["kind"] == "digest"] == [here.digest]
+    assert {event["label"] for event in said if event["kind"] == "bar"} >= {"tuned answers", "base answers swap"}
+    assert list((tmp_path / "nodes").glob("node2/work")), "the second node has answered too"
+    made = recipe(where, "127.0.0.1:1", resamples=100)  # the cluster is gone
+    ws = steps.workspace(tmp_path / "other-head", made)
+    data = publish(world, ws.store)
+    assert run.run(made, ws, data, str(world.models[0]), {"base": str(world.models[1])}).uri
+
+
+@pytest.mark.slow
+def test_the_error_of_a_node_is_the_users(world: World, tmp_path: Path) -> None:
+    """A data set whose pictures are gone: every question fails, and the answers are refused on the node."""
+    where = tmp_path / "store"
+    made = recipe(where, "")
+    uri = publish(world, str(where))
+    for name in (key for key in store.get(uri).files if key.endswith(".tar")):
+        file = where / "data" / store.get(uri).digest / name
+        file.write_bytes(file.read_bytes()[:-4096] + b"\0" * 4096)
+    with ray_world.nodes(tmp_path / "nodes", 1) as nodes:
+        made = recipe(where, nodes.cluster.address)
+        made = made.model_copy(update={"platform": made.platform.model_copy(update={"workers": 1})})
+        driver = ray_world.driver(CODE, made.dump(), tmp_path / "head", uri, *world.models)
+        out = driver.communicate(timeout=200)[0]
+    assert driver.returncode == 2, out
+    text = ray_world.events(out)[-1]["text"]
+    assert "is damaged" in text and "Traceback" not in json.dumps(out)
