@@ -7,10 +7,10 @@ UV := $(BIN)/uv
 HOME_DIR ?= .medmim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check compile bases benchmarks claim lock clean
+.PHONY: help demo test test-node check compile bases benchmarks claim lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 # One environment, pinned by hash; uv comes by pip into it, so that nothing outside is touched.
 $(READY): requirements.txt pyproject.toml
@@ -28,6 +28,9 @@ demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 m
 
 test: $(READY) ## set up, then the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-node: $(READY) ## the pipeline as pods on a node where pods really run (KUBECONFIG, or root; minutes)
+	@$(BIN)/python -m pytest -m node tests/node -s
 
 check: $(READY) ## ruff, mypy, the architecture, stale IR
 	@$(BIN)/ruff check .

@@ -1,0 +1,115 @@
+"""The laptop and the cluster are the same platform: the compiled pipeline as pods gives what `medmim run` gives."""
+
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node.kfp_driver import Failed, Pipeline, output_of
+from node.world import Namespace
+
+from medmim import recipe, steps, tracking
+from medmim.steps import STAGES, Workspace
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "data.patients": 220,
+    "data.test_fraction": 0.3,
+    "finetune.steps": 12,
+    "finetune.save_every": 6,
+    "finetune.batch_size": 16,
+    "bench.limit": 40,
+    "register.model": "parity",
+}
+SETS = [f"{key}={value}" for key, value in SMALL.items()]
+
+
+def on_this_machine(home: Path) -> dict[str, Any]:
+    sets = [word for one in SETS for word in ("--set", one)]
+    command = [sys.executable, "-m", "medmim.cli.main", "run", "demo", "--home", str(home), "--json", *sets]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return told
+
+
+def in_pods(namespace: Namespace, run: str) -> dict[str, dict[str, Any]]:
+    """Run the pipeline; returns every task's pod as it ended."""
+    pipeline = Pipeline(ROOT / "medmim" / "compiled" / "train.yaml")
+    pods: dict[str, dict[str, Any]] = {}
+
+    def step(name: str, values: dict[str, str]) -> dict[str, str]:
+        root = f"s3://{namespace.bucket}/kfp/{run}"
+        pod = pipeline.pod(name, values, namespace.image, "medmim-step", root)
+        pods[name] = namespace.run(pod, 900)
+        tell(pods[name], namespace.call("logs", name, "--timestamps"))
+        return output_of(pods[name])
+
+    arguments = {"recipe": recipe.load("demo", SETS).dump(), "home": "/home/medmim/.medmim", "run": run}
+    with pytest.raises(Failed):  # promote refuses: a bench that was cut short is not comparable
+        pipeline.run(arguments, step)
+    return pods
+
+
+def tell(pod: dict[str, Any], log: str) -> None:
+    """One line for docs/cluster.md: how long the pod took, and from its container's start to its first word."""
+    state = ended(pod)
+    begun, over = moment(state["startedAt"]), moment(state["finishedAt"])
+    said = [when for when, _, text in (line.partition(" ") for line in log.splitlines()) if text and "[KFP" not in text]
+    print(
+        f"{pod['metadata']['name']}: exit {state['exitCode']}, {over - begun:.0f} s, "
+        f"started {begun - moment(pod['metadata']['creationTimestamp']):.0f} s after it was made, "
+        f"first word {moment(said[0]) - begun if said else 0:.0f} s later"
+    )
+
+
+def ended(pod: dict[str, Any]) -> dict[str, Any]:
+    state: dict[str, Any] = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    return state
+
+
+def moment(text: str) -> float:
+    return datetime.fromisoformat(text[:19] + "+00:00").timestamp()
+
+
+def losses(ws: Workspace, uri: str) -> list[float]:
+    lines = (ws.fetch(uri) / "losses.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def scores(ws: Workspace, uri: str) -> dict[tuple[str, str, str], float]:
+    rows = json.loads((ws.fetch(uri) / "scores.json").read_text())["leaderboard"]
+    return {(row["model"], row["group"], row["metric"]): row["value"] for row in rows}
+
+
+def test_the_pipeline_in_pods_gives_what_the_laptop_gives(namespace: Namespace, tmp_path: Path) -> None:
+    told = on_this_machine(tmp_path / "home")
+    pods = in_pods(namespace, "parity")
+
+    assert list(pods) == list(STAGES), "every stage, the report last though promote refused"
+    codes = {name: ended(pod)["exitCode"] for name, pod in pods.items()}
+    assert codes == dict.fromkeys(STAGES, 0) | {"promote": 1}
+
+    here = steps.workspace(tmp_path / "home", run=told["run"])
+    there = Workspace(tmp_path / "there", namespace.store, "", "parity")
+    mine, theirs = steps.outcomes(here), steps.outcomes(there)
+    assert theirs["data"].digest == mine["data"].digest == told["digests"]["data"]
+    assert theirs["audit"].digest == mine["audit"].digest
+    expected = losses(here, mine["finetune"].uri)
+    assert len(expected) == SMALL["finetune.steps"]
+    assert losses(there, theirs["finetune"].uri) == pytest.approx(expected, abs=1e-4)
+    assert scores(there, theirs["bench"].uri) == pytest.approx(scores(here, mine["bench"].uri), abs=0.03)
+    assert theirs["promote"].status == mine["promote"].status == "refused"
+    assert theirs["gate"].facts["decision"] == mine["gate"].facts["decision"]
+    assert (there.fetch(theirs["report"].uri) / "report.html").read_text().startswith("<!")
+
+    with namespace.forwarded("medmim-mlflow", 5000) as address:
+        listed = tracking.registered(Workspace(tmp_path, namespace.store, address), "parity")["parity"].versions
+    assert [version.tags["medmim.digest"] for version in listed] == [theirs["finetune"].digest]
+    assert theirs["register"].facts["version"] == listed[0].number
+    assert any(key.endswith("recipe.json") for key in namespace.objects("mlflow/")), "the server keeps artifacts in S3"
