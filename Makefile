@@ -5,9 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV := $(BIN)/uv
 HOME_DIR ?= .medmim
+IMAGE ?= medmim:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BASE_IMAGE ?=
+TORCH_BACKEND ?=
+IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-node check compile bases benchmarks claim lock clean
+.PHONY: help demo test test-node check compile bases benchmarks claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -52,8 +56,14 @@ benchmarks: $(READY) ## speed and memory tables
 claim: $(READY) ## tune both families with three seeds, ask the test patients (about an hour)
 	@$(BIN)/python benchmarks/claim.py
 
-lock: $(READY) ## resolve pyproject.toml into requirements.txt again
-	@$(UV) pip compile --quiet --python $(BIN)/python --all-extras --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt
+image: ## build the container image (docs/image.md: where no registry is reachable)
+	@infra/images/build.sh $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(if $(TORCH_BACKEND),--build-arg TORCH_BACKEND=$(TORCH_BACKEND)) $(IMAGE_FLAGS)
+
+LOCK = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-emit-index-url --no-header
+lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the image takes of it
+	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
+	@$(LOCK) --extra finetune --extra bench --extra cluster -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
+	@printf 'hatchling\nuv\n' | $(LOCK) - -o infra/images/build.txt
 
 clean: ## remove the environment and the demo's home
 	@rm -rf $(VENV) $(HOME_DIR)

@@ -1,0 +1,170 @@
+"""The image as written down: what goes in, who runs it, which versions. Read from the files; no builder needed."""
+
+import fnmatch
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "infra" / "images"
+LOCKS = [ROOT / "requirements.txt", IMAGES / "requirements.txt", IMAGES / "build.txt"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def locked(path: Path) -> dict[str, tuple[str, frozenset[str]]]:
+    """What a lock asks for: the distribution's name -> (version and marker, hashes)."""
+    found = {}
+    for line in path.read_text("utf-8").replace("\\\n", " ").splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            asked, *hashes = line.split("--hash=")
+            requirement = Requirement(asked.strip())
+            pin = f"{requirement.specifier} {requirement.marker or ''}"
+            found[canonicalize_name(requirement.name)] = (pin, frozenset(value.strip() for value in hashes))
+    return found
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """The Dockerfile's stages: name -> its instructions, FROM first; what stands before the first is under ''."""
+    found: dict[str, list[tuple[str, str]]] = {"": []}
+    text = re.sub(r"^#.*\n", "", (IMAGES / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+    for line in text.replace("\\\n", " ").splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "FROM":
+            found[rest.split(" AS ")[1]] = []
+        if word:
+            found[list(found)[-1]].append((word, rest.strip()))
+    return found
+
+
+def lineage() -> list[tuple[str, str]]:
+    """The instructions that make the last stage, from the base image on: those of the stages that it is FROM."""
+    all_stages = stages()
+    name, chain = list(all_stages)[-1], []
+    while name in all_stages:
+        chain = all_stages[name] + chain
+        name = all_stages[name][0][1].split()[0]
+    assert name == "${BASE_IMAGE}"
+    return chain
+
+
+def environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for word, rest in lineage() if word == "ENV" for pair in shlex.split(rest))
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_locked_distribution_has_one_version_and_a_hash(path: Path) -> None:
+    found = locked(path)
+    assert found
+    for name, (pin, hashes) in found.items():
+        assert re.match(r"==\S+ ", pin), f"{name}: {pin}"
+        assert hashes, name
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), name
+
+
+def test_the_image_takes_the_versions_and_hashes_of_the_whole_lock() -> None:
+    whole, image = locked(LOCKS[0]), locked(LOCKS[1])
+    assert {name: pin for name, pin in image.items() if whole.get(name) != pin} == {}, "make lock"
+
+
+def test_the_image_has_every_run_time_dependency_and_no_tool_of_development() -> None:
+    extras = PROJECT["optional-dependencies"]
+    names = {group: {canonicalize_name(Requirement(line).name) for line in lines} for group, lines in extras.items()}
+    run_time = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    run_time |= names["finetune"] | names["bench"] | names["cluster"]
+    image = locked(LOCKS[1])
+    assert run_time <= image.keys(), f"make lock: {run_time - image.keys()}"
+    assert not {"pytest", "mypy", "ruff", "moto", "hypothesis", "pre-commit", "uv"} & image.keys()
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_locks_name_no_index(path: Path) -> None:
+    assert not re.findall(r"https?://|--(?:extra-)?index-url|--find-links", path.read_text("utf-8"))
+
+
+def test_one_base_image_that_the_builder_names_and_no_floating_tag() -> None:
+    given = dict(rest.split("=", 1) for word, rest in stages()[""] if word == "ARG")
+    assert list(given) == ["BASE_IMAGE"]
+    assert re.search(r":[\w.-]+$", given["BASE_IMAGE"]), "a base without a tag is `latest`"
+    froms = [rest.split()[0] for name, body in stages().items() if name for _, rest in body[:1]]
+    assert set(froms) <= {"${BASE_IMAGE}", *stages()}
+    assert not re.search(r":latest\b", (IMAGES / "Dockerfile").read_text("utf-8"))
+
+
+def test_the_last_stage_runs_as_a_user_by_number() -> None:
+    users = [rest for word, rest in lineage() if word == "USER"]
+    assert users[-1:] == ["10001:10001"], "runAsNonRoot wants a number: the kubelet cannot check a name"
+    assert any("useradd --uid 10001" in rest for word, rest in lineage() if word == "RUN")
+
+
+def test_the_last_stage_gets_the_environment_alone_from_the_stages_that_build() -> None:
+    copies = [shlex.split(rest) for word, rest in lineage() if word in {"COPY", "ADD"}]
+    assert copies
+    assert {tuple(copy[1:]) for copy in copies} == {("/opt/medmim", "/opt/medmim"), ("/layer", "/opt/medmim")}
+    assert all(copy[0].startswith("--from=") for copy in copies)
+    run = " ".join(rest for word, rest in lineage() if word == "RUN")
+    assert not re.search(r"\b(gcc|g\+\+|build-essential|python3-dev|pip|uv|curl|git)\b", run)
+
+
+def test_what_is_installed_is_checked_against_hashes() -> None:
+    installs = [
+        command
+        for body in stages().values()
+        for word, rest in body
+        if word == "RUN"
+        for command in re.split(r"&&|\|\||;", rest)
+        if re.search(r"\bpip install\b", command)
+    ]
+    assert len(installs) == 3
+    for command in installs:
+        assert "--require-hashes" in command or {"--no-index", "--no-deps"} <= set(command.split()), command
+
+
+def test_code_is_compiled_where_it_is_built_and_never_where_it_runs() -> None:
+    build = dict(pair.split("=", 1) for word, rest in stages()["tools"] if word == "ENV" for pair in shlex.split(rest))
+    assert build["UV_COMPILE_BYTECODE"] == "1"
+    assert build["PYC_INVALIDATION_MODE"] == "UNCHECKED_HASH", "layers change times, so a compiled file must not ask"
+    assert environment()["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_the_environment_serves_kubeflow_ray_and_a_read_only_root() -> None:
+    env = environment()
+    path = env["PATH"].split(":")
+    assert path[0] == "/opt/medmim/bin"
+    assert {"/bin", "/usr/bin", "/usr/sbin"} <= set(path)
+    assert (env["HOME"], env["MEDMIM_HOME"]) == ("/home/medmim", "/home/medmim/.medmim")
+    assert (env["HF_HUB_OFFLINE"], env["RAY_USAGE_STATS_ENABLED"]) == ("1", "0"), "nothing is fetched or sent"
+    assert not [word for word, _ in lineage() if word == "ENTRYPOINT"], "KFP and KubeRay give the whole command"
+    login = next(rest for word, rest in lineage() if "/etc/profile.d/" in rest)
+    assert "/opt/medmim/bin:" in login, "KubeRay's login shell loses PATH otherwise"
+
+
+def test_labels_say_what_it_is_and_of_which_commit() -> None:
+    text = next(rest for word, rest in lineage() if word == "LABEL")
+    labels = dict(pair.split("=", 1) for pair in shlex.split(text))
+    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in labels.items()}
+    assert labels["title"] == PROJECT["name"]
+    assert labels["description"] == PROJECT["description"]
+    assert labels["licenses"] == PROJECT["license"]
+    assert (labels["version"], labels["revision"]) == ("${VERSION}", "${REVISION}")
+    assert {"created", "source"} <= labels.keys()
+
+
+def test_nothing_but_the_sources_reaches_the_builder() -> None:
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*", "refuse first, so that a new folder of data stays out by itself"
+    allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    builders = [stages()[name] for name in ("tools", "libraries", "wheel")]
+    copied = [shlex.split(rest)[:-1] for body in builders for word, rest in body if word == "COPY"]
+    wanted = {source for sources in copied for source in sources}
+    assert wanted
+    for source in wanted:
+        assert (ROOT / source).exists(), source
+        assert any(fnmatch.fnmatch(source, rule) for rule in allowed), f"{source} is not in .dockerignore"
+    for rule in allowed:
+        assert any(fnmatch.fnmatch(source, rule) for source in wanted), f"{rule}: no stage copies it"
