@@ -11,7 +11,7 @@ from medmim import recipe as recipes
 from medmim import steps, store
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.errors import UserError
-from medmim.steps import Workspace
+from medmim.steps import Outcome, Workspace
 
 
 def finetune(
@@ -33,6 +33,7 @@ def finetune(
     losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, steps, rows, filled, parameters,
     trainable, memory_gib.
     """
+    from medmim.cluster import elsewhere
     from medmim.finetune import run as room
     from medmim.lvlm import zoo
     from medmim.registry import versions
@@ -51,7 +52,11 @@ def finetune(
             for key, value in facts.items():
                 typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
         return
-    outcome = room.run(parsed, ws, uri, ref)
+    if elsewhere.is_elsewhere(parsed):
+        made = store.get(elsewhere.run(parsed, ws, "finetune", {"data": uri, "base": ref}))
+        outcome = Outcome("finetune", uri=made.uri, digest=made.digest, facts=dict(made.counts))
+    else:
+        outcome = room.run(parsed, ws, uri, ref)
     if as_json:
         typer.echo(
             json.dumps({"uri": outcome.uri, "digest": outcome.digest, "cached": outcome.cached, **outcome.facts})

@@ -49,7 +49,7 @@ def run(wanted: Order, platform: Platform, store: str) -> str:
     for _ in range(platform.pods.attempts):
         attempt, started = _adopt_or_start(kube, wanted, platform, store, image, job, attempt, owners)
         name, uri = started["metadata"]["name"], started["metadata"]["annotations"][rayjob.ORDER]
-        with lease.held(kube, name, platform.pods.lease_seconds, owners), _cleaned_up(kube, started, uri):
+        with _cleaned_up(kube, started, uri), lease.held(kube, name, platform.pods.lease_seconds, owners):
             last = _follow(kube, started, platform, uri)
         result = order.answered(uri)
         if result is not None:

@@ -45,7 +45,7 @@ def kubeconfig() -> Iterator[Path]:
 
 
 def _kit_whose_submitters_run_on(folder: Path) -> Path:
-    """The kit, but for one stage: its simulated nodes end a job's pods at once, and KubeRay would call the job failed."""
+    """The kit but for one stage: its simulated nodes end a submitter at once, and KubeRay calls the job failed."""
     shutil.copytree(KIT, folder, ignore=shutil.ignore_patterns("*.tar*"))
     for archive in KIT.glob("*.tar*"):
         (folder / archive.name).symlink_to(archive)

@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from cluster.conftest import free_port, kubectl
 from cluster.world import an_order, nothing_left, platform
+
 from medmim.cluster import kube, ray_pods
 from medmim.cluster.kube import Kube
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
@@ -29,7 +29,9 @@ def kubeconfig_of(folder: Path, server: str, **user: str) -> Path:
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "a: [b", "clusters: 3", "kind: Config"])
-def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+def test_a_kubeconfig_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
     path = tmp_path / "kubeconfig"
     if text is not None:
         path.write_text(text)
@@ -50,12 +52,12 @@ def test_a_server_that_is_away_is_asked_again_and_then_told(tmp_path: Path, monk
 
 
 @pytest.mark.cluster
-def test_a_wrong_certificate_is_told(cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_certificate_is_told(
+    cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = tmp_path / "ca.crt"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "k", "-out", other, "-subj", "/CN=x"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x"]
+    subprocess.run([*make, "-keyout", tmp_path / "key", "-out", other], check=True, capture_output=True)
     text = kubeconfig.read_text().replace(str(kubeconfig.parent / "pki" / "ca.crt"), str(other))
     path = tmp_path / "config"
     path.write_text(text)

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-
 from cluster.conftest import kubectl
 from cluster.world import Step, an_order, answer, job_of, nothing_left, platform, until
+
 from medmim import store
 from medmim.cluster import rayjob
 from medmim.cluster.kube import MINE, Kube

@@ -1,4 +1,4 @@
-"""Orders and their keepers, for tests on simulated nodes: pods turn Running there, and no driver ever answers by itself."""
+"""Orders and their keepers on simulated nodes: pods turn Running there, and no driver answers by itself."""
 
 import json
 import threading

@@ -62,15 +62,25 @@ def _start_kit(folder: Path) -> Path:
 @pytest.fixture
 def namespace(kubectl: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
     """A namespace as infra/cluster makes it, with a bucket of its own; both are gone afterwards."""
+    yield from _namespace(kubectl, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def bare_namespace(kubectl: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
+    """The same without MLflow."""
+    yield from _namespace(kubectl, monkeypatch, None)
+
+
+def _namespace(kubectl: Callable[..., str], monkeypatch: pytest.MonkeyPatch, disk: Path | None) -> Iterator[Namespace]:
     images = kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names[*]}").split()
     if IMAGE not in images:
         pytest.skip(f"no image {IMAGE} on the node: `make image`, import it (docs/image.md), set MEDMIM_IMAGE")
     for key, value in S3.items():
         monkeypatch.setenv(key, os.environ.get(key, value))
-    name = f"medmim-parity-{uuid.uuid4().hex[:6]}"
+    name = f"medmim-node-{uuid.uuid4().hex[:6]}"
     made = Namespace(name, kubectl, IMAGE, bucket=name)
     try:
-        made.make(ROOT / "infra" / "cluster", tmp_path)
+        made.make(ROOT / "infra" / "cluster", disk)
         yield made
     finally:
         made.remove()

@@ -65,8 +65,8 @@ class Namespace:
         """Create or change objects."""
         self.call("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
-    def make(self, manifests: Path, disk: Path) -> None:
-        """Everything in infra/cluster, with the settings of this machine."""
+    def make(self, manifests: Path, disk: Path | None) -> None:
+        """Everything in infra/cluster, with the settings of this machine; without a folder for its disk, no MLflow."""
         _s3().make_bucket(self.bucket)
         read = {path.stem: list(yaml.safe_load_all(path.read_text())) for path in manifests.glob("*.yaml")}
         label = read.pop("namespace")[0]
@@ -81,10 +81,12 @@ class Namespace:
         }
         keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "medmim-s3"}, "stringData": keys}
-        if not json.loads(self.kubectl("get", "storageclasses", "-o", "json"))["items"]:
-            self._disk(disk)
         server = yaml.safe_dump_all(read.pop("mlflow")).replace("medmim:placeholder", self.image)
         self.apply(settings, secret, *(one for objects in read.values() for one in objects))
+        if disk is None:
+            return
+        if not json.loads(self.kubectl("get", "storageclasses", "-o", "json"))["items"]:
+            self._disk(disk)
         self.call("apply", "-f", "-", stdin=server)
         self.call("rollout", "status", "deployment/medmim-mlflow", "--timeout=180s")
 
@@ -116,6 +118,10 @@ class Namespace:
     def objects(self, prefix: str) -> list[str]:
         """Keys in the bucket."""
         return [str(found.object_name) for found in _s3().list_objects(self.bucket, prefix, recursive=True)]
+
+    def read(self, key: str) -> str:
+        """An object of the bucket as text."""
+        return _s3().get_object(self.bucket, key).data.decode("utf-8", "replace")
 
     @contextmanager
     def forwarded(self, service: str, port: int) -> Iterator[str]:

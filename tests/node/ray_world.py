@@ -1,0 +1,159 @@
+"""A step pod that starts a Ray job as KFP would: the finetune container of the golden IR, owned by a Workflow."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from node.kfp_driver import Pipeline, output_of
+from node.world import Namespace
+
+from medmim import recipe, steps
+from medmim.data import build
+
+Object = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+STEPS, SAVE = 60, 10
+LEASE = 60  # s
+TUNED = {
+    "data.patients": 200,
+    "finetune.steps": STEPS,
+    "finetune.save_every": SAVE,
+    "finetune.batch_size": 32,
+    "finetune.max_tokens": 2048,
+    "platform.workers": 2,
+}
+PODS = {
+    "platform.ray": "rayjob",
+    "platform.pods": json.dumps(
+        {
+            "cpus": 0.4, "memory": "2Gi", "head_cpus": 0.4, "head_memory": "3Gi", "shared_memory": "256Mi",
+            "ephemeral_storage": "2Gi", "node_selector": {"type": "real"}, "pull_policy": "IfNotPresent",
+            "lease_seconds": LEASE,
+        }
+    ),
+}  # fmt: skip
+WORKFLOWS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "workflows.argoproj.io"},
+    "spec": {
+        "group": "argoproj.io",
+        "scope": "Namespaced",
+        "names": {"kind": "Workflow", "plural": "workflows", "singular": "workflow"},
+        "versions": [
+            {
+                "name": "v1alpha1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+def sets(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+@dataclass
+class Run:
+    """A pipeline run that has come to its step finetune.
+
+    Attributes:
+        namespace: Where.
+        name: Of the run and its Workflow.
+        workflow: UID of the Workflow.
+        data: URI of the data set.
+        pods: The step pods so far, the newest last.
+    """
+
+    namespace: Namespace
+    name: str
+    workflow: str
+    data: str
+    pods: list[str] = field(default_factory=list)
+
+    def step(self) -> str:
+        """Start a step pod; returns its name. Each has the same input: it is the same task, tried again."""
+        pipeline = Pipeline(ROOT / "medmim" / "compiled" / "train.yaml")
+        values = {
+            "recipe": recipe.load("demo", sets(TUNED | PODS)).dump(),
+            "home": "/home/medmim/.medmim",
+            "run": self.name,
+            "data": self.data,
+        }
+        pod = pipeline.pod(
+            "finetune", values, self.namespace.image, "medmim-step", f"s3://{self.namespace.bucket}/kfp/{self.name}"
+        )
+        owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": self.name, "uid": self.workflow}
+        pod["metadata"] = {"name": f"{self.name}-finetune-{len(self.pods) + 1}", "ownerReferences": [owner]}
+        pod["spec"]["containers"][0]["resources"] = {
+            "requests": {"cpu": "100m", "memory": "1Gi"},
+            "limits": {"cpu": "1", "memory": "1Gi"},
+        }
+        self.namespace.apply(pod)
+        self.pods.append(pod["metadata"]["name"])
+        return self.pods[-1]
+
+    def kill_step(self) -> None:
+        """As a lost node would: no SIGTERM, no farewell."""
+        self.namespace.call("delete", "pod", self.pods[-1], "--grace-period=0", "--force")
+
+    def end(self, seconds: float = 900) -> str:
+        """Wait for the step's success; returns the model's URI."""
+        pod = until(lambda: self._ended(), seconds, "the step ends")
+        assert pod["status"]["phase"] == "Succeeded", self.log()
+        return output_of(pod)["Output"]
+
+    def _ended(self) -> Object | None:
+        pod = self.namespace.get("pod", self.pods[-1])
+        return pod if pod["status"].get("phase") in ("Succeeded", "Failed") else None
+
+    def log(self) -> str:
+        return self.namespace.call("logs", self.pods[-1])
+
+    def wait_for_step(self, number: int) -> None:
+        """Until the training has passed that optimizer step."""
+
+        def there() -> bool:
+            done = [int(line.split()[1].split("/")[0]) for line in self.log().splitlines() if line.startswith("step ")]
+            return bool(done) and done[-1] >= number
+
+        until(there, 600, f"step {number}")
+
+    def ray(self, kind: str, selector: str = "") -> list[Object]:
+        """Objects of the run's Ray jobs."""
+        words = ["get", kind, "-o", "json", *(["-l", selector] if selector else [])]
+        found: list[Object] = json.loads(self.namespace.call(*words))["items"]
+        return found
+
+    def losses(self, uri: str, home: Path) -> list[tuple[int, float]]:
+        folder = steps.Workspace(home, self.namespace.store, "").fetch(uri)
+        lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+        return [(line["step"], line["loss"]) for line in lines]
+
+
+def a_run(namespace: Namespace, name: str, home: Path) -> Run:
+    """A run that has built its data."""
+    namespace.kubectl("apply", "-f", "-", stdin=json.dumps(WORKFLOWS))
+    namespace.kubectl("wait", "--for=condition=Established", "crd/workflows.argoproj.io", "--timeout=30s")
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": name}, "spec": {}}
+    namespace.apply(workflow)
+    parsed = recipe.load("demo", [*sets(TUNED), f"platform.store={namespace.store}"])
+    data = build.run(parsed, steps.workspace(home, parsed)).uri
+    return Run(namespace, name, namespace.get("workflow", name)["metadata"]["uid"], data)
+
+
+def until(what: Callable[[], Any], seconds: float, told: str = "it") -> Any:
+    last = time.monotonic() + seconds
+    while time.monotonic() < last:
+        found = what()
+        if found:
+            return found
+        time.sleep(1)
+    raise AssertionError(f"{told}: not within {seconds} s")

@@ -1,0 +1,160 @@
+"""Ray across pods on the real node: lost workers and heads, adoption, cancel, a hostile namespace, outages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from node.ray_world import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets, until
+from node.world import Namespace
+
+from medmim import recipe, steps
+from medmim.finetune import run as finetune
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, float]]:
+    """The losses of the same training on this machine, at the same world size, with nobody killed."""
+    home = tmp_path_factory.mktemp("here")
+    command = [sys.executable, "-m", "medmim.cli.main", "finetune", "demo", "--home", str(home), "--json"]
+    more = [word for one in sets(TUNED | {"platform.threads": 1}) for word in ("--set", one)]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MEDMIM_"))}
+    done = subprocess.run([*command, *more], capture_output=True, text=True, env=clean)
+    assert done.returncode == 0, done.stderr
+    uri = json.loads(done.stdout.strip().splitlines()[-1])["uri"]
+    return [(p["step"], p["loss"]) for p in map(json.loads, (Path(uri) / "losses.jsonl").read_text().splitlines())]
+
+
+def pod_of(run: Run, kind: str) -> str:
+    return str(run.ray("pods", f"ray.io/node-type={kind}")[0]["metadata"]["name"])
+
+
+def nothing_of_ray_is_left(run: Run) -> None:
+    for kind in ("rayjobs", "rayclusters", "leases"):
+        until(lambda kind=kind: not run.ray(kind), 90, f"no {kind}")
+    until(lambda: not run.ray("pods", "ray.io/node-type"), 90, "no Ray pods")
+
+
+def test_a_lost_worker_in_a_hostile_namespace(
+    bare_namespace: Namespace, tmp_path: Path, uninterrupted: list[tuple[int, float]]
+) -> None:
+    """Enforced restricted, a quota and default limits; the token guards the head; no secret is written anywhere."""
+    bare_namespace.call("create", "quota", "all", "--hard=limits.cpu=8,limits.memory=16Gi,pods=12")
+    limit = {"type": "Container", "default": {"cpu": "100m", "memory": "128Mi"}, "max": {"cpu": "2", "memory": "4Gi"}}
+    bare_namespace.apply(
+        {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "all"}, "spec": {"limits": [limit]}}
+    )
+    run = a_run(bare_namespace, "worker-lost", tmp_path)
+    run.step()
+    run.wait_for_step(25)
+    head = run.ray("pods", "ray.io/node-type=head")[0]["status"]["podIP"]
+    knock = f"import urllib.request as u; print(u.urlopen(u.Request('http://{head}:8265/api/jobs/', b'{{}}')).status)"
+    kubectl = run.namespace.kubectl.command  # type: ignore[attr-defined]
+    denied = subprocess.run(
+        [*kubectl, "-n", run.namespace.name, "exec", run.pods[-1], "--", "python3", "-c", knock],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "401" in denied.stderr or "403" in denied.stderr, denied
+    run.namespace.call("delete", "pod", pod_of(run, "worker"), "--grace-period=0", "--force")
+    uri = run.end()
+    assert [step for step, _ in run.losses(uri, tmp_path)] == list(range(1, STEPS + 1)), "each step once"
+    mine, theirs = [loss for _, loss in uninterrupted], [loss for _, loss in run.losses(uri, tmp_path)]
+    assert theirs == pytest.approx(mine, abs=1e-6)
+    written = run.namespace.call("get", "rayjobs,rayclusters,pods,events,leases", "-o", "json") + run.log()
+    written += "".join(map(run.namespace.read, run.namespace.objects("store/runs/")))
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in written
+    nothing_of_ray_is_left(run)
+    assert not run.namespace.objects("store/resume/"), "nothing of the checkpoints is left"
+
+
+def test_a_lost_head_is_a_new_attempt_from_the_checkpoint(
+    bare_namespace: Namespace, tmp_path: Path, uninterrupted: list[tuple[int, float]]
+) -> None:
+    run = a_run(bare_namespace, "head-lost", tmp_path)
+    run.step()
+    run.wait_for_step(25)
+    run.namespace.call("delete", "pod", pod_of(run, "head"), "--grace-period=0", "--force")
+    uri = run.end()
+    assert "a new attempt goes on" in run.log()
+    assert "going on from step" in run.log()
+    losses = run.losses(uri, tmp_path)
+    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in uninterrupted], abs=1e-6)
+    nothing_of_ray_is_left(run)
+
+
+def test_a_replaced_step_adopts_and_a_cancelled_run_burns_nothing(bare_namespace: Namespace, tmp_path: Path) -> None:
+    run = a_run(bare_namespace, "cancelled", tmp_path)
+    run.step()
+    run.wait_for_step(SAVE + 2)
+    before = run.ray("rayjobs")[0]["metadata"]["uid"]
+    run.kill_step()
+    run.step()
+    until(lambda: "adopted the Ray job" in run.log(), 120, "the adoption")
+    run.wait_for_step(2 * SAVE + 2)
+    assert [job["metadata"]["uid"] for job in run.ray("rayjobs")] == [before]
+
+    run.namespace.call("patch", "workflow", run.name, "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": 0}}')
+    run.kill_step()
+    cancelled = time.monotonic()
+    until(lambda: not run.ray("pods", "ray.io/node-type"), LEASE + 120, "no Ray pod")
+    print(f"no Ray pod {time.monotonic() - cancelled:.0f} s after the cancel, with a Lease of {LEASE} s")
+    logs = run.namespace.objects("store/runs/")
+    assert any("job-driver" in key for key in logs), "the driver's log is kept"
+    assert any("worker" in key.split("/logs/")[-1].split("/")[0] for key in logs if "/logs/" in key), "and the workers'"
+
+    run.namespace.call("patch", "workflow", run.name, "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": null}}')
+    run.step()
+    uri = run.end()
+    assert "going on from step" in run.log()
+    assert [step for step, _ in run.losses(uri, tmp_path)] == list(range(1, STEPS + 1))
+
+
+def test_a_deleted_workflow_takes_every_ray_object_along(bare_namespace: Namespace, tmp_path: Path) -> None:
+    run = a_run(bare_namespace, "deleted", tmp_path)
+    run.step()
+    until(lambda: run.ray("pods", "ray.io/node-type=worker"), 120, "the workers")
+    begun = time.monotonic()
+    run.namespace.call("delete", "workflow", run.name)
+    for kind in ("rayjobs", "rayclusters", "leases"):
+        until(lambda kind=kind: not run.ray(kind), 60, f"no {kind}")
+    until(lambda: not run.ray("pods", "ray.io/node-type"), 60, "no Ray pods")
+    print(f"no Ray object {time.monotonic() - begun:.0f} s after the Workflow was deleted")
+
+
+def test_a_run_outlasts_outages(bare_namespace: Namespace, tmp_path: Path) -> None:
+    """MinIO is away for a minute, the operator is killed, the API server is away for half a minute."""
+    kit = Path(os.environ.get("KUBECONFIG", "/nowhere")).parent
+    if not (kit / "minio.pid").exists():
+        pytest.skip("the outage needs the kit's own MinIO, API server and operator")
+    run = a_run(bare_namespace, "outage", tmp_path)
+    run.step()
+    run.wait_for_step(8)
+    for name, seconds in (("minio", 60), ("apiserver", 30)):
+        pid = int((kit / f"{name}.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    uri = run.end()
+    assert [step for step, _ in run.losses(uri, tmp_path)] == list(range(1, STEPS + 1))
+    assert len({key.split("/")[2] for key in run.namespace.objects("store/model/")}) == 1, "one model"
+    assert not run.namespace.objects("store/resume/")
+    nothing_of_ray_is_left(run)
+
+
+def test_the_finished_step_is_found_again(bare_namespace: Namespace, tmp_path: Path) -> None:
+    """After all that, the step on this machine finds what the pods have made: it is the same artifact."""
+    run = a_run(bare_namespace, "again", tmp_path)
+    run.step()
+    uri = run.end()
+    parsed = recipe.load("demo", [*sets(TUNED), f"platform.store={bare_namespace.store}"])
+    outcome = finetune.run(parsed, steps.workspace(tmp_path / "other", parsed), run.data)
+    assert (outcome.cached, outcome.uri) == (True, uri)
