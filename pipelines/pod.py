@@ -30,7 +30,7 @@ class Size:
 
 
 SMALL = Size(("200m", "2"), ("1Gi", "4Gi"))
-LARGE = Size(("500m", "4"), ("2Gi", "8Gi"))  # where Ray is `local`; with its own pods the step only watches
+LARGE = Size(("500m", "4"), ("3Gi", "8Gi"))  # where Ray is `local`; with its own pods the step only watches
 
 
 def in_pod(task: PipelineTask, size: Size = SMALL) -> PipelineTask:
