@@ -8,7 +8,7 @@ of the pod or machine.
 import errno
 import os
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -169,6 +169,18 @@ class S3Store:
                 f"there is no bucket '{self.bucket}' at {self.endpoint}",
                 fix=f"make it (`aws s3 mb s3://{self.bucket}` or `mc mb`), or give another store",
             )
+        if error.code == "RequestTimeTooSkewed":
+            return UserError(
+                f"{self.endpoint} refuses requests of this machine: their clocks differ too much",
+                reason=f"{said} This machine says {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC.",
+                fix="set the clock of this machine (or node), or of the server: NTP should keep both",
+            )
+        if error.code in ("AuthorizationHeaderMalformed", "AuthorizationQueryParametersError", "InvalidRegion"):
+            return UserError(
+                f"{self.endpoint} is not in the region {os.environ.get('AWS_REGION') or 'that was assumed'}",
+                reason=said,
+                fix="set AWS_REGION to the region that the server names",
+            )
         if error.response.status in (401, 403):
             return UserError(
                 f"{self.endpoint} refuses access to {self.uri}",
@@ -185,7 +197,14 @@ class S3Store:
             return self._silent(said)
         return UserError(f"{self.endpoint} cannot do this with s3://{self.bucket}/{name}", reason=said)
 
-    def _silent(self, reason: str) -> Unavailable:
+    def _silent(self, reason: str) -> UserError:
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            return UserError(
+                f"the certificate of {self.endpoint} is not trusted",
+                reason=reason,
+                fix="set AWS_CA_BUNDLE to the file of the authority that signed it (in Ray pods: "
+                "platform.pods.ca_config_map)",
+            )
         return Unavailable(
             f"the store {self.uri} does not answer",
             reason=f"{self.endpoint}: {reason}",
@@ -201,6 +220,8 @@ def _passing(error: BaseException) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, S3Error):
         return bool(error.response.status >= 500 or error.response.status == 429)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return False
     return isinstance(error, HTTPError | ServerError | InvalidResponseError | ParseError)
 
 
@@ -222,4 +243,14 @@ def _credentials(uri: str) -> ChainedProvider:
 
 
 def _authorities() -> str:
-    return os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+        path = os.environ.get(name)
+        if path and not Path(path).is_file():
+            raise UserError(
+                f"{name} is {path}, which is no file",
+                reason="it names the certificates that the S3 server is checked against",
+                fix=f"give the file of the authority that signed the server's certificate, or unset {name}",
+            )
+        if path:
+            return path
+    return certifi.where()

@@ -28,7 +28,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        subprocess.run(["bash", kit, folder], env={**os.environ, "PORT": str(port)}, check=True, capture_output=True)
+        settings = {**os.environ, "PORT": str(port), "MINIO_SITE_REGION": key["AWS_REGION"]}  # else it takes any
+        subprocess.run(["bash", kit, folder], env=settings, check=True, capture_output=True)
         yield {**key, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
         os.kill(int((folder / "minio.pid").read_text()), signal.SIGTERM)
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,12 +3,14 @@
 import os
 import resource
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -295,3 +297,73 @@ def test_patience_that_is_no_number_is_told(server: Server, monkeypatch: pytest.
     monkeypatch.setenv("MEDMIM_PATIENCE", "a while")
     with pytest.raises(UserError, match="MEDMIM_PATIENCE is 'a while'"):
         open_store("s3://bucket").read("key")
+
+
+def test_a_wrong_region_names_the_variable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-nowhere-1")
+    connect.cache_clear()
+    try:
+        open_store(bucket).write("key", b"1")
+    except UserError as caught:
+        assert (caught.exit_code, "eu-nowhere-1" in caught.fact, "AWS_REGION" in caught.fix) == (2, True, True)
+    else:
+        pytest.skip("moto takes any region")
+
+
+def test_a_wrong_clock_is_told_as_one(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import minio.time
+
+    now = minio.time.utcnow
+    monkeypatch.setattr("minio.time.utcnow", lambda: now() + timedelta(hours=1))
+    try:
+        open_store(bucket).write("key", b"1")
+    except UserError as caught:
+        assert caught.exit_code == 2
+        assert "clocks differ" in caught.fact and "NTP" in caught.fix
+    else:
+        pytest.skip("moto takes any time")
+
+
+@pytest.fixture
+def secure(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An S3 server behind TLS with a certificate that it signed itself; the certificate's file."""
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    files = ["-keyout", tmp_path / "key", "-out", tmp_path / "ca.crt", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*make, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ca.crt", tmp_path / "key")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"value")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        listening.socket = context.wrap_socket(listening.socket, server_side=True)
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://localhost:{listening.server_address[1]}")
+        yield tmp_path / "ca.crt"
+        listening.shutdown()
+
+
+def test_a_certificate_of_an_unknown_authority_is_bad_input_with_the_bundle_as_fix(
+    secure: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="is not trusted") as caught:
+        open_store("s3://bucket").read("key")
+    assert caught.value.exit_code == 2
+    assert "AWS_CA_BUNDLE" in caught.value.fix
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(secure))
+    connect.cache_clear()
+    assert open_store("s3://bucket").read("key") == b"value"
+
+
+def test_a_bundle_that_is_no_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="AWS_CA_BUNDLE is .*none, which is no file"):
+        open_store("s3://bucket")
