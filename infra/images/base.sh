@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the image's base where no registry can be reached: Debian from its package archive, as root, in about a minute.
+# Makes the image's base where no registry can be reached: Debian from its package archive, as root, in one to three minutes.
 #   infra/images/base.sh [NAME] && make image BASE_IMAGE=NAME
 # MIRROR names the archive (default: debootstrap's own); apt checks its signatures.
 set -eu
