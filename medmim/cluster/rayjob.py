@@ -56,7 +56,7 @@ def manifest(order: Order, uri: str, platform: Platform, image: str, job: str, a
         "app.kubernetes.io/managed-by": "medmim",
         STAGE: order.stage,
         ATTEMPT: str(attempt),
-        RUN: re.sub(r"[^A-Za-z0-9]+$", "", order.run[:63]),
+        RUN: re.sub(r"[^\w.-]", "-", order.run, flags=re.ASCII)[:63].strip("-_."),
     }
     if platform.pods.queue:
         labels["kueue.x-k8s.io/queue-name"] = platform.pods.queue

@@ -115,7 +115,9 @@ class Run:
         return pod if pod["status"].get("phase") in ("Succeeded", "Failed") else None
 
     def log(self) -> str:
-        return self.namespace.call("logs", self.pods[-1])
+        """What the newest step pod has said; nothing while its container is being made."""
+        state = self.namespace.get("pod", self.pods[-1])["status"].get("containerStatuses", [{}])[0].get("state", {})
+        return "" if not state or "waiting" in state else self.namespace.call("logs", self.pods[-1])
 
     def wait_for_step(self, number: int) -> None:
         """Until the training has passed that optimizer step."""

@@ -1,0 +1,157 @@
+"""The accounts of infra/cluster may do what medmim asks of a cluster, and nothing that it does not."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.conftest import kubectl
+from cluster.world import Step, an_order, answer, job_of, nothing_left, platform
+
+from medmim.cluster import kube, lease, ray_pods
+from medmim.cluster.kube import API, MINE, Kube
+from medmim.cluster.sweep import sweep
+from medmim.errors import UserError
+
+pytestmark = pytest.mark.cluster
+
+INFRA = Path(__file__).parents[2] / "infra" / "cluster"
+Verb = tuple[str, str, str]
+
+
+def objects(file: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((INFRA / f"{file}.yaml").read_text()))
+
+
+def granted(file: str, role: str) -> set[Verb]:
+    rules = next(one for one in objects(file) if one["kind"] == "Role" and one["metadata"]["name"] == role)["rules"]
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> set[Verb]:
+    """What an account asks of the API server from now on; the administrator's own calls are left out."""
+    seen: set[Verb] = set()
+    call = Kube._call
+
+    def recorded(self: Kube, method: str, verb: str, kind: str, name: str = "", *more: Any, **named: Any) -> Any:
+        if "Impersonate-User" in self.api.default_headers:
+            group = API[kind].split("/")[2] if API[kind].startswith("/apis") else ""
+            seen.add((group, "pods/log" if name.endswith("/log") else kind, verb))
+        return call(self, method, verb, kind, name, *more, **named)
+
+    monkeypatch.setattr(Kube, "_call", recorded)
+    return seen
+
+
+def account(cluster: Kube, name: str) -> Kube:
+    """The cluster as one of its service accounts sees it."""
+    as_account = kube.connect(cluster.namespace)
+    as_account.api.set_default_header("Impersonate-User", f"system:serviceaccount:{cluster.namespace}:{name}")
+    return as_account
+
+
+def give(kubeconfig: Path, cluster: Kube, file: str, *roles: str) -> None:
+    """Apply an account with only the roles that are named."""
+    wanted = [one for one in objects(file) if one["kind"] == "ServiceAccount" or one["metadata"]["name"] in roles]
+    kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
+
+
+@pytest.fixture
+def step_account(cluster: Kube, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
+    """Steps in this test run as medmim-step, with our own rules and none of KFP's."""
+    give(kubeconfig, cluster, "step-account", "medmim-step")
+    as_step = account(cluster, "medmim-step")
+    monkeypatch.setattr(ray_pods, "connect", lambda namespace=None: as_step)
+    yield as_step
+
+
+def test_a_step_asks_for_exactly_what_its_role_grants(
+    cluster: Kube,
+    step_account: Kube,
+    asked: set[Verb],
+    kubeconfig: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "the-step"},
+        "spec": {"serviceAccountName": "medmim-step", "nodeSelector": {"no": "node"}, "containers": [{
+            "name": "main", "image": "none", "securityContext": {
+                "runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            }}]},
+    }  # fmt: skip
+    kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=json.dumps(pod))
+    monkeypatch.setenv("KFP_POD_NAME", "the-step")
+    step = Step(an_order(), platform(cluster), tmp_path)
+    answer(job_of(cluster, "Running"))
+    step.join(120)
+    assert step.error is None
+    assert asked == granted("step-account", "medmim-step")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [("ray.io", "rayjobs", "create"), ("coordination.k8s.io", "leases", "create"), ("", "events", "list")],
+    ids=lambda verb: "-".join(verb),
+)
+def test_a_rule_that_is_missing_is_named(
+    cluster: Kube, step_account: Kube, kubeconfig: Path, tmp_path: Path, missing: Verb
+) -> None:
+    group, resource, verb = missing
+    role = next(one for one in objects("step-account") if one["kind"] == "Role")
+    for rule in role["rules"]:
+        if resource in rule["resources"]:
+            rule["verbs"].remove(verb)
+    kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=yaml.safe_dump(role))
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster), tmp_path)
+        step.join(120)
+        assert isinstance(step.error, UserError)
+        assert f"may not {verb} {resource}" in step.error.fact
+        assert f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}' in step.error.fix
+
+
+def test_the_sweep_asks_for_exactly_what_its_role_grants(
+    cluster: Kube, asked: set[Verb], kubeconfig: Path, tmp_path: Path
+) -> None:
+    give(kubeconfig, cluster, "sweep-account", "medmim-sweep")
+    step = Step(an_order(), platform(cluster), tmp_path)
+    job = job_of(cluster, "Running")
+    name = job["metadata"]["name"]
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "gone", "uid": "0"}
+    left = {"metadata": {"name": "left", "labels": dict([MINE.split("=")])}, "spec": {}}
+    cluster.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **left})
+    as_sweep = account(cluster, "medmim-sweep")
+    cluster.patch("rayjobs", name, {"metadata": {"ownerReferences": [owner]}})
+    told = {one.name for one in sweep(as_sweep)}
+    step.join(120)
+    assert {name, "left"} <= told
+    assert asked == granted("sweep-account", "medmim-sweep")
+
+
+def test_the_driver_asks_for_exactly_what_its_role_grants(
+    cluster: Kube, asked: set[Verb], kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(kubeconfig, cluster, "ray-account", "medmim-ray")
+    as_head = account(cluster, "medmim-ray")
+    monkeypatch.setattr(lease, "connect", lambda: as_head)
+    stale = threading.Event()
+    spec = {"leaseDurationSeconds": 2, "renewTime": "2020-01-01T00:00:00.000000Z"}
+    cluster.create(
+        "leases",
+        {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "held"}, "spec": spec},
+    )
+    lease.watch("held", lambda reason: stale.set())
+    assert stale.wait(30)
+    assert asked == granted("ray-account", "medmim-ray")
