@@ -21,9 +21,13 @@ def job(where: str = "Running", reason: str = "", status: str = "", message: str
         "metadata": {"name": "finetune-1", "uid": "u", "creationTimestamp": ago(300)},
         "spec": {"rayClusterSpec": {"workerGroupSpecs": [{"replicas": 1}]}, **spec},
         "status": {
-            "jobDeploymentStatus": where, "reason": reason, "jobStatus": status, "message": message, "startTime": ago(300),
+            "jobDeploymentStatus": where,
+            "reason": reason,
+            "jobStatus": status,
+            "message": message,
+            "startTime": ago(300),
         },
-    }  # fmt: skip
+    }
 
 
 def pod(name: str = "head", phase: str = "Running", age: float = 300, **status: Any) -> dict[str, Any]:
@@ -52,6 +56,8 @@ def event(message: str, reason: str = "Failed", about: str = "head") -> dict[str
 
 
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
+NO_KEY = waiting("CreateContainerConfigError", "couldn't find key K in Secret n/s")
+NO_CA = event('MountVolume.SetUp failed for volume "ca" : configmap "c" not found', "FailedMount")
 QUOTA = event('pods "x" is forbidden: exceeded quota: small, requested: limits.cpu=1')
 SECURITY = event('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true')
 CASES = {
@@ -62,21 +68,35 @@ CASES = {
     "invalid": (Seen(job("ValidationFailed", message="bad"), [], [], NOW), "failed", "KubeRay refuses", BAD_INPUT),
     "no image": (
         Seen(job("Initializing"), [pod(phase="Pending", **waiting("ErrImagePull", "not found"))], [], NOW),
-        "failed", "x:1 of pod head cannot be pulled", BAD_INPUT,
+        "failed",
+        "x:1 of pod head cannot be pulled",
+        BAD_INPUT,
     ),
     "no secret": (
-        Seen(job(), [pod(phase="Pending", **waiting("CreateContainerConfigError", "couldn't find key K in Secret n/s"))], [], NOW),
-        "failed", "couldn't find key K in Secret n/s", BAD_INPUT,
+        Seen(job(), [pod(phase="Pending", **NO_KEY)], [], NOW),
+        "failed",
+        "couldn't find key K in Secret n/s",
+        BAD_INPUT,
     ),
     "a secret that is being made": (
-        Seen(job(), [pod(phase="Pending", age=5, **waiting("CreateContainerConfigError", "not found"))], [], NOW), None, "", 0,
+        Seen(job(), [pod(phase="Pending", age=5, **NO_KEY)], [], NOW),
+        None,
+        "",
+        0,
     ),
     "no CA": (
-        Seen(job(), [pod()], [event('MountVolume.SetUp failed for volume "ca" : configmap "c" not found', "FailedMount")], NOW),
-        "failed", "a volume of pod head is not there", BAD_INPUT,
+        Seen(job(), [pod()], [NO_CA], NOW),
+        "failed",
+        "a volume of pod head is not there",
+        BAD_INPUT,
     ),
     "pod security": (Seen(job("Initializing"), [], [SECURITY], NOW), "failed", "Pod Security level", BAD_INPUT),
-    "no node": (Seen(job("Initializing"), [pod(phase="Pending", **unschedulable(90))], [], NOW), "failed", "no node takes pod head", BAD_INPUT),
+    "no node": (
+        Seen(job("Initializing"), [pod(phase="Pending", **unschedulable(90))], [], NOW),
+        "failed",
+        "no node takes pod head",
+        BAD_INPUT,
+    ),
     "no node yet": (Seen(job("Initializing"), [pod(phase="Pending", **unschedulable(30))], [], NOW), None, "", 0),
     "quota": (Seen(job("Initializing"), [pod()], [QUOTA], NOW), "failed", "quota does not let", BAD_INPUT),
     "quota that let it in": (Seen(job(), [pod(), pod("worker")], [QUOTA], NOW), None, "", 0),
@@ -84,20 +104,41 @@ CASES = {
     "no operator": (Seen({**job(), "status": {}}, [], [], NOW), "failed", "nobody acts on", BAD_INPUT),
     "head out of memory": (
         Seen(job("Failed", "AppFailed"), [pod(phase="Failed", **killed("OOMKilled", 137))], [], NOW),
-        "failed", "head of the Ray job ran out of memory", BAD_INPUT,
+        "failed",
+        "head of the Ray job ran out of memory",
+        BAD_INPUT,
     ),
     "head evicted": (
         Seen(job(), [pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory.")], [], NOW),
-        "lost", "was evicted", TRY_AGAIN,
+        "lost",
+        "was evicted",
+        TRY_AGAIN,
     ),
-    "head gone": (Seen(job("Failed", "SubmissionFailed"), [], [], NOW), "lost", "head of the Ray job was lost", TRY_AGAIN),
-    "another head": (Seen(job(), [pod()], [], NOW, frozenset({"a", "b"})), "lost", "head of the Ray job was lost", TRY_AGAIN),
+    "head gone": (
+        Seen(job("Failed", "SubmissionFailed"), [], [], NOW),
+        "lost",
+        "head of the Ray job was lost",
+        TRY_AGAIN,
+    ),
+    "another head": (
+        Seen(job(), [pod()], [], NOW, frozenset({"a", "b"})),
+        "lost",
+        "head of the Ray job was lost",
+        TRY_AGAIN,
+    ),
     "driver killed": (
         Seen(job("Failed", "AppFailed", "FAILED", "Job entrypoint command failed with exit code -9"), [pod()], [], NOW),
-        "failed", "died without a word", TRY_AGAIN,
+        "failed",
+        "died without a word",
+        TRY_AGAIN,
     ),
-    "submitter gone": (Seen(job("Failed", "SubmissionFailed", "RUNNING"), [pod()], [], NOW), "lost", "submitter", TRY_AGAIN),
-}  # fmt: skip
+    "submitter gone": (
+        Seen(job("Failed", "SubmissionFailed", "RUNNING"), [pod()], [], NOW),
+        "lost",
+        "submitter",
+        TRY_AGAIN,
+    ),
+}
 
 
 @pytest.mark.parametrize(("seen", "kind", "fact", "code"), CASES.values(), ids=CASES)

@@ -68,9 +68,18 @@ def test_every_container_has_what_restricted_and_a_quota_ask() -> None:
 
 def test_what_a_recipe_asks_for_is_in_the_job() -> None:
     asked = platform(
-        gpus=8, cpus=12.5, memory="64Gi", accelerator="NVIDIA-H100", shared_memory="16Gi", priority="high", queue="team-a",
-        tolerations=[{"key": "nvidia.com/gpu"}], ca_config_map="ca", pull_secrets=["registry"], deadline_minutes=5,
-    )  # fmt: skip
+        gpus=8,
+        cpus=12.5,
+        memory="64Gi",
+        accelerator="NVIDIA-H100",
+        shared_memory="16Gi",
+        priority="high",
+        queue="team-a",
+        tolerations=[{"key": "nvidia.com/gpu"}],
+        ca_config_map="ca",
+        pull_secrets=["registry"],
+        deadline_minutes=5,
+    )
     asked = asked.model_copy(update={"workers": 20})
     body = rayjob.manifest(ORDER, "s3://b/x", asked, "image", "0" * 64, 1)
     group = body["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
@@ -109,9 +118,16 @@ def test_only_a_cluster_that_this_process_is_no_part_of_is_elsewhere(ray: str, t
 
 @pytest.mark.parametrize(
     "line",
-    ["platform.ray=ray://head:10001", "platform.pods.gpus=-1", "platform.pods.memory=0Gi", "platform.pods.memory=4 Gi",
-     "platform.pods.tolerations=[{operator: Equal}]", "platform.pods.priority=Not_A_Name", "platform.pods.lease_seconds=5"],
-)  # fmt: skip
+    [
+        "platform.ray=ray://head:10001",
+        "platform.pods.gpus=-1",
+        "platform.pods.memory=0Gi",
+        "platform.pods.memory=4 Gi",
+        "platform.pods.tolerations=[{operator: Equal}]",
+        "platform.pods.priority=Not_A_Name",
+        "platform.pods.lease_seconds=5",
+    ],
+)
 def test_what_kubernetes_would_refuse_the_recipe_refuses(line: str) -> None:
     with pytest.raises(UserError, match="problem") as raised:
         load("demo", [line])
