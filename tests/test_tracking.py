@@ -1,6 +1,9 @@
 """MLflow set-up: quiet, inside the home, and a look that agrees with MLflow's own client."""
 
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +112,49 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, monkeypatch: 
     ws = Workspace(tmp_path, str(tmp_path), "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
         tracking.client(ws)
+
+
+@pytest.mark.parametrize(("seconds", "tries"), [(0, 2), (2, 2), (3, 3), (60, 6), (62, 6), (63, 7), (1e6, 10)])
+def test_patience_decides_how_often_mlflow_is_tried(seconds: float, tries: int) -> None:
+    assert tracking._retries(seconds) == tries
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_that_is_started_again_is_waited_for(
+    tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDMIM_PATIENCE", "120")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")  # what the client sets goes with the test
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+
+    def serve() -> "subprocess.Popen[bytes]":
+        where = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "mlflow", "server", *where, "--workers", "1"]
+        variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        return subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def stop(server: "subprocess.Popen[bytes]") -> None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    ws = Workspace(tmp_path, str(tmp_path), f"http://127.0.0.1:{port}")
+    server = serve()  # the client waits for its start, too
+    try:
+        first = tracking.experiment(ws, "mine")
+    finally:
+        stop(server)
+    server = serve()
+    try:
+        assert tracking.experiment(ws, "mine") == first
+    finally:
+        stop(server)
+    assert "waiting for MLflow at http://127.0.0.1" in capfd.readouterr().err
 
 
 def test_the_code_version_names_package_and_commit() -> None:

@@ -61,7 +61,7 @@ def train(made: Recipe, home: Path, data: str, base: str, **environment: str) ->
 
 def finish(driver: "subprocess.Popen[str]", code: int = 0) -> list[dict[str, Any]]:
     """What a driver has told; waits for its end."""
-    out = driver.communicate(timeout=280)[0]
+    out = driver.communicate(timeout=400)[0]
     assert driver.returncode == code, out
     return ray_world.events(out)
 
@@ -70,7 +70,7 @@ def digest(said: list[dict[str, Any]]) -> str:
     return str(next(event["text"] for event in said if event["kind"] == "digest"))
 
 
-def until(done: Any, what: str, seconds: float = 120) -> None:
+def until(done: Any, what: str, seconds: float = 240) -> None:
     last = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < last, f"waited in vain for {what}"
@@ -98,7 +98,7 @@ def test_a_node_with_a_home_of_its_own_gives_the_digest_of_one_process(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> None:
     """A worker is killed, then the driver with its whole cluster; new nodes with empty homes end in the digest of
     a training in one process."""
@@ -134,7 +134,7 @@ def bare(home: Path, made: Recipe, data: str, base: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_two_nodes_and_a_bucket_give_the_digest_of_one_machine(tmp_path: Path, bucket: str) -> None:
     data, base = world(tmp_path, bucket)
     local = train(recipe(tmp_path / "local", "local", 2), tmp_path / "home", data, base)
@@ -154,7 +154,7 @@ def test_two_nodes_and_a_bucket_give_the_digest_of_one_machine(tmp_path: Path, b
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Path) -> None:
     """At two workers: the losses after the last checkpoint are those of an undisturbed training."""
     where = tmp_path / "store"
