@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-node check compile bases benchmarks claim image lock clean
+.PHONY: help demo test test-cluster test-node check compile bases benchmarks claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -32,6 +32,9 @@ demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 m
 
 test: $(READY) ## set up, then the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cluster: $(READY) ## Ray jobs on a real control plane with simulated GPU nodes (where ../shared/cluster is)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster
 
 test-node: $(READY) ## the pipeline as pods on a node where pods really run (KUBECONFIG, or root; minutes)
 	@$(BIN)/python -m pytest -m node tests/node -s
