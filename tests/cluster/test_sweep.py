@@ -1,0 +1,120 @@
+"""What nobody wants any more goes; what somebody wants stays."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.conftest import kubectl
+from cluster.world import Step, an_order, answer, job_of, nothing_left, platform, until
+
+from medmim import store
+from medmim.cluster import lease, order, rayjob
+from medmim.cluster.kube import Kube
+from medmim.cluster.sweep import sweep
+
+pytestmark = pytest.mark.cluster
+
+WORKFLOWS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "workflows.argoproj.io"},
+    "spec": {
+        "group": "argoproj.io",
+        "scope": "Namespaced",
+        "names": {"kind": "Workflow", "plural": "workflows", "singular": "workflow"},
+        "versions": [
+            {
+                "name": "v1alpha1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+@pytest.fixture
+def workflow(cluster: Kube, kubeconfig: Path) -> dict[str, Any]:
+    """A run's Workflow, as an owner reference."""
+    kubectl(kubeconfig, "apply", "-f", "-", stdin=json.dumps(WORKFLOWS))
+    kubectl(kubeconfig, "wait", "--for=condition=Established", "crd/workflows.argoproj.io", "--timeout=30s")
+    body = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "run"}, "spec": {}}
+    made = until(lambda: cluster.create("workflows", body))
+    return {"apiVersion": body["apiVersion"], "kind": "Workflow", "name": "run", "uid": made["metadata"]["uid"]}
+
+
+def a_job(cluster: Kube, where: Path, owners: list[dict[str, Any]], renewed: float) -> dict[str, Any]:
+    """A job whose step is gone, and whose Lease was renewed so many seconds ago."""
+    settings, wanted = platform(cluster), an_order()
+    uri = order.place(str(where), wanted, "job")
+    body = rayjob.manifest(wanted, uri, settings, "image", rayjob.identity(wanted, settings, "image"), 1)
+    body["metadata"]["ownerReferences"] = owners
+    made = cluster.create("rayjobs", body)
+    assert made is not None
+    then = cluster.now() - timedelta(seconds=renewed)
+    spec = {"leaseDurationSeconds": 60, "renewTime": then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    meta = {"name": made["metadata"]["name"], "labels": {"app.kubernetes.io/managed-by": "medmim"}}
+    cluster.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec})
+    return made
+
+
+def test_a_job_that_somebody_watches_stays(cluster: Kube, tmp_path: Path) -> None:
+    step = Step(an_order(), platform(cluster), tmp_path)
+    job = job_of(cluster, "Running")
+    assert sweep(cluster) == []
+    answer(job)
+    step.join(90)
+    assert step.error is None
+
+
+def test_a_job_whose_step_is_gone_goes_with_its_logs_kept(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        job = a_job(cluster, tmp_path, [], renewed=600)
+        job_of(cluster, "Running")
+        assert [(one.kind, one.why) for one in sweep(cluster, dry_run=True)][0][0] == "rayjob"
+        assert cluster.list("rayjobs"), "a dry run removes nothing"
+        left = sweep(cluster)
+        assert {one.kind for one in left} == {"rayjob", "lease"}
+        assert "has not renewed the Lease" in left[0].why
+        assert store.open_store(job["metadata"]["annotations"][rayjob.ORDER]).exists("events.json")
+        assert sweep(cluster) == [], "twice is once"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"spec": {"activeDeadlineSeconds": 0}}, "was terminated"),
+        ({"spec": {"shutdown": "Terminate"}}, "was terminated"),
+        ({"status": {"phase": "Failed"}}, "has ended as Failed"),
+        (None, ""),
+    ],
+)
+def test_a_job_of_a_run_that_has_ended_goes_at_once(
+    cluster: Kube, workflow: dict[str, Any], tmp_path: Path, change: dict[str, Any] | None, why: str
+) -> None:
+    a_job(cluster, tmp_path, [workflow], renewed=0)
+    if change is None:
+        assert sweep(cluster) == [], "its run goes on"
+        return
+    cluster.patch("workflows", "run", change)
+    with nothing_left(cluster):
+        left = sweep(cluster)
+        assert why in left[0].why
+        for one in cluster.list("leases"):  # fresh: it stays until it is stale
+            cluster.delete("leases", one["metadata"]["name"], one["metadata"]["uid"])
+
+
+def test_a_lease_is_held_by_the_clock_of_the_api_server(cluster: Kube) -> None:
+    with lease.held(cluster, "job", 60, []):
+        spec = cluster.list("leases")[0]["spec"]
+        assert spec["leaseDurationSeconds"] == 60
+        assert abs((cluster.now() - _time(spec["renewTime"])).total_seconds()) < 5
+
+
+def _time(text: str) -> Any:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
