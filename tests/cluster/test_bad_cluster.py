@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster.conftest import free_port, kubectl
-from cluster.world import an_order, nothing_left, platform
+from cluster.conftest import free_port
+from cluster.world import an_order, platform
 
 from medmim.cluster import kube, ray_pods
 from medmim.cluster.kube import Kube
@@ -65,38 +65,6 @@ def test_a_wrong_certificate_is_told(
     with pytest.raises(UserError, match="is not trusted") as raised:
         kube.connect(cluster.namespace).list("pods")
     assert raised.value.exit_code == BAD_INPUT
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("missing", ["rayjobs create", "leases patch", "pods list", "events list"])
-def test_a_missing_right_is_named_with_the_rule_that_grants_it(
-    cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
-) -> None:
-    resource, _, verb = missing.partition(" ")
-    rules = [
-        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["get", "list", "create", "delete"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "patch", "delete"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-        {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-    ]
-    for rule in rules:
-        if rule["resources"] == [resource]:
-            rule["verbs"].remove(verb)
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "less"}, "rules": rules}
-    kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=json.dumps(role))
-    kubectl(kubeconfig, "-n", cluster.namespace, "create", "serviceaccount", "less")
-    account = f"--serviceaccount={cluster.namespace}:less"
-    kubectl(kubeconfig, "-n", cluster.namespace, "create", "rolebinding", "less", "--role=less", account)
-    token = kubectl(kubeconfig, "-n", cluster.namespace, "create", "token", "less").strip()
-    server = kube.connect().api.configuration.host
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, server, token=token)))
-    with nothing_left(cluster), pytest.raises(UserError) as raised:
-        ray_pods.run(an_order(), platform(cluster), str(tmp_path / "store"))
-    assert raised.value.exit_code == BAD_INPUT
-    assert f"may not {verb} {resource}" in raised.value.fact
-    assert f"in namespace {cluster.namespace}" in raised.value.fact
-    assert f'resources: ["{resource}"], verbs: ["{verb}"]' in raised.value.fix
 
 
 @pytest.mark.cluster
