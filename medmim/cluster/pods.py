@@ -4,6 +4,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 """
 
 import os
+from math import ceil
 from typing import Any
 
 from medmim.recipe_pods import Pods
@@ -47,7 +48,7 @@ def worker(pods: Pods, image: str) -> Object:
 
 def submitter(pods: Pods, image: str) -> Object:
     """Hands the entrypoint to the head and follows its log, which the step reads."""
-    container = _container("submitter", pods, image, "200m", "1Gi", request="50m")
+    container = _container("submitter", pods, image, "1", "1Gi", request="50m")
     spec = _pod(pods, container)
     spec["restartPolicy"] = "Never"
     return _template(spec)
@@ -95,7 +96,8 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
 
 
 def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
-    container = _container(name, pods, image, f"{round(cpus * 1000)}m", memory)
+    # a fraction of a CPU is a share that may burst to a whole one: throttled to it, Ray alone starts for minutes
+    container = _container(name, pods, image, str(ceil(cpus)), memory, request=f"{round(cpus * 1000)}m")
     for kind in ("requests", "limits"):
         container["resources"][kind]["ephemeral-storage"] = pods.ephemeral_storage
     container["env"] += [{"name": key, "value": os.environ[key]} for key in _PASSED_ON if os.environ.get(key)]
@@ -111,14 +113,14 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     return container
 
 
-def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request: str = "") -> Object:
+def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request: str) -> Object:
     return {
         "name": name,
         "image": image,
         "imagePullPolicy": pods.pull_policy,
         "env": [{"name": "HOME", "value": HOME}, {"name": "MEDMIM_HOME", "value": f"{HOME}/.medmim"}],
         "resources": {
-            "requests": {"cpu": request or cpu, "memory": memory},
+            "requests": {"cpu": request, "memory": memory},
             "limits": {"cpu": cpu, "memory": memory},
         },
         "securityContext": {

@@ -86,7 +86,7 @@ def test_what_a_recipe_asks_for_is_in_the_job() -> None:
     pod = group["template"]["spec"]
     assert group["replicas"] == 3, "twenty workers of a GPU each, eight in a pod"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
-    assert pod["containers"][0]["resources"]["limits"]["cpu"] == "12500m"
+    assert pod["containers"][0]["resources"]["requests"]["cpu"] == "12500m"
     assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     assert pod["priorityClassName"] == "high"
