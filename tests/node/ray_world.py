@@ -77,12 +77,13 @@ class Run:
     workflow: str
     data: str
     pods: list[str] = field(default_factory=list)
+    steps: int = STEPS
 
     def step(self) -> str:
         """Start a step pod; returns its name. Each has the same input: it is the same task, tried again."""
         pipeline = Pipeline(ROOT / "medmim" / "compiled" / "train.yaml")
         values = {
-            "recipe": recipe.load("demo", sets(TUNED | PODS)).dump(),
+            "recipe": recipe.load("demo", sets(TUNED | PODS | {"finetune.steps": self.steps})).dump(),
             "home": "/home/medmim/.medmim",
             "run": self.name,
             "data": self.data,

@@ -91,6 +91,7 @@ def test_a_lost_head_is_a_new_attempt_from_the_checkpoint(
 
 def test_a_replaced_step_adopts_and_a_cancelled_run_burns_nothing(bare_namespace: Namespace, tmp_path: Path) -> None:
     run = a_run(bare_namespace, "cancelled", tmp_path)
+    run.steps = 240  # more than a Lease lasts
     run.step()
     run.wait_for_step(SAVE + 2)
     before = run.ray("rayjobs")[0]["metadata"]["uid"]
@@ -113,7 +114,7 @@ def test_a_replaced_step_adopts_and_a_cancelled_run_burns_nothing(bare_namespace
     run.step()
     uri = run.end()
     assert "going on from step" in run.log()
-    assert [step for step, _ in run.losses(uri, tmp_path)] == list(range(1, STEPS + 1))
+    assert [step for step, _ in run.losses(uri, tmp_path)] == list(range(1, run.steps + 1))
 
 
 def test_a_deleted_workflow_takes_every_ray_object_along(bare_namespace: Namespace, tmp_path: Path) -> None:
