@@ -113,6 +113,7 @@ def test_a_rule_that_is_missing_is_named(
     for rule in role["rules"]:
         if resource in rule["resources"]:
             rule["verbs"].remove(verb)
+    role["rules"] = [rule for rule in role["rules"] if rule["verbs"]]
     kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=yaml.safe_dump(role))
     with nothing_left(cluster):
         step = Step(an_order(), platform(cluster), tmp_path)
