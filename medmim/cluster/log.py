@@ -12,23 +12,21 @@ class Log:
 
     def __init__(self, kube: Kube, job: str) -> None:
         self.kube, self.job = kube, job
-        self.read: dict[str, str] = {}  # pod -> time of the last line read, as Kubernetes writes it
-        self.looked = 0.0
+        self.read: dict[str, tuple[str, float]] = {}  # pod -> its last line's time, as Kubernetes writes it, and ours
 
     def new(self) -> list[str]:
-        """The lines since the last call, without their times."""
+        """The lines since the last call, without their times; those that could not be read then come now."""
         found = []
-        since = None if not self.looked else int(time.monotonic() - self.looked) + _OVERLAP
-        begun = time.monotonic()
         for pod in self.kube.list("pods", f"batch.kubernetes.io/job-name={self.job}"):
             name = pod["metadata"]["name"]
-            known = self.read.get(name, "")
-            for line in self.kube.log(name, pod["spec"]["containers"][0]["name"], since if known else None).split("\n"):
+            known, when = self.read.get(name, ("", 0.0))
+            since = int(time.monotonic() - when) + _OVERLAP if known else None
+            for line in self.kube.log(name, pod["spec"]["containers"][0]["name"], since).split("\n"):
                 moment, _, text = line.partition(" ")
                 if _padded(moment) > known:
-                    self.read[name] = _padded(moment)
+                    known = _padded(moment)
+                    self.read[name] = known, time.monotonic()
                     found.append(text)
-        self.looked = begun
         return found
 
 
