@@ -21,10 +21,11 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
     from medmim import steps
     from medmim.cluster import elsewhere
     from medmim.finetune import run as room
+    from medmim.lvlm import zoo
     from medmim.registry import versions
 
     with steps.component("finetune", recipe, home, run) as (parsed, workspace):
         base = versions.resolve(parsed.finetune.base, workspace)
         if elsewhere.is_elsewhere(parsed):
-            return elsewhere.run(parsed, workspace, "finetune", {"data": data, "base": base})
+            return elsewhere.run(parsed, workspace, "finetune", {"data": data, "base": zoo.shared(base, workspace)})
         return room.run(parsed, workspace, data, base).uri

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 DONE = 0
 REFUSED = 1
@@ -41,6 +42,10 @@ class UserError(Exception):
         self.fix = fix
         self.problems = tuple(problems)
         self.exit_code = exit_code
+
+    def plain(self) -> dict[str, Any]:
+        """As plain JSON, for another process to raise: `UserError(**plain)`."""
+        return {**self.__dict__, "problems": list(self.problems)}
 
     def __str__(self) -> str:
         lines = [self.fact]

@@ -16,13 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from medmim.errors import UserError, from_os_error
-from medmim.recipe_keys import Section, leaves, nearest, type_name
+from medmim.recipe_keys import Positive, Section, leaves, nearest, type_name
 from medmim.recipe_pods import Pods
 from medmim.sample import ABILITIES
 from medmim.yaml_text import parse_value, parse_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 

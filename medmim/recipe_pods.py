@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medmim.recipe_keys import Section
+from medmim.recipe_keys import Positive, Section
 
-Positive = Annotated[int, Field(gt=0)]
 Cpus = Annotated[float, Field(gt=0)]
 Minutes = Annotated[float, Field(gt=0)]
 # Kubernetes quantities, and its names (RFC 1123)

@@ -19,8 +19,8 @@ from medmim.lvlm import zoo
 from medmim.lvlm.encode import IGNORED, Encoded, encode
 from medmim.lvlm.family import Family
 from medmim.lvlm.zoo import Lvlm
-from medmim.recipe import Finetune, Positive
-from medmim.recipe_keys import Section
+from medmim.recipe import Finetune
+from medmim.recipe_keys import Positive, Section
 from medmim.sample import LETTERS, digest_of
 from medmim.yaml_text import parse_yaml
 

@@ -53,7 +53,7 @@ def finetune(
                 typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
         return
     if elsewhere.is_elsewhere(parsed):
-        made = store.get(elsewhere.run(parsed, ws, "finetune", {"data": uri, "base": ref}))
+        made = store.get(elsewhere.run(parsed, ws, "finetune", {"data": uri, "base": zoo.shared(ref, ws)}))
         outcome = Outcome("finetune", uri=made.uri, digest=made.digest, facts=dict(made.counts))
     else:
         outcome = room.run(parsed, ws, uri, ref)

@@ -36,7 +36,7 @@ def _run(wanted: Order) -> Result:
             home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
             return Result(uri=_STAGES[wanted.stage](parsed, steps.workspace(home, parsed, wanted.run), wanted).uri)
     except UserError as error:
-        return order.told(error)
+        return Result(error=error.plain())
 
 
 def _finetune(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:

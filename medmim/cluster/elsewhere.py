@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medmim import tracking
 from medmim.cluster.order import Order
 from medmim.errors import UserError
 from medmim.recipe import Recipe
@@ -39,7 +40,7 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
         update={
             "ray": "auto",
             "store": ws.store,
-            "tracking": ws.tracking if "://" in ws.tracking and not ws.tracking.startswith("sqlite") else None,
+            "tracking": ws.tracking if tracking.database(ws.tracking) is None else None,
             "threads": recipe.platform.threads or max(1, int(recipe.platform.pods.cpus)),
         }
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from medmim import progress
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 
 Object = dict[str, Any]
@@ -135,19 +136,18 @@ def _blocked(seen: Seen) -> UserError | None:
 def _died(seen: Seen, head: Object | None, said: str) -> Ending:
     """The job ended without an answer of its driver."""
     again = "run the step again: it goes on from the newest checkpoint"
-    for pod in seen.pods:
-        for container in _containers(pod):
-            state = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
-            if state and state.get("reason") == "OOMKilled" and pod is head:
-                return Ending(
-                    "failed",
-                    _error(
-                        "the head of the Ray job ran out of memory",
-                        f"pod {pod['metadata']['name']} was killed at its limit",
-                        "raise platform.pods.head_memory; training needs none there, preparing and publishing do",
-                        tail=seen.tail,
-                    ),
-                )
+    for container in _containers(head or {}):
+        state = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+        if head and state and state.get("reason") == "OOMKilled":
+            return Ending(
+                "failed",
+                _error(
+                    "the head of the Ray job ran out of memory",
+                    f"pod {head['metadata']['name']} was killed at its limit",
+                    "raise platform.pods.head_memory; training needs none there, preparing and publishing do",
+                    tail=seen.tail,
+                ),
+            )
     if head is None or _ended(head) or len(seen.heads) > 1:
         status = (head or {}).get("status", {})
         evicted = status.get("reason") == "Evicted"
@@ -256,7 +256,7 @@ def _age(then: str, now: datetime) -> float:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip()[:600]
+    return progress.plain(text).strip()[:600]
 
 
 def _error(fact: str, reason: str = "", fix: str = "", code: int = BAD_INPUT, tail: Sequence[str] = ()) -> UserError:

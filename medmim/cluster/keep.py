@@ -7,7 +7,9 @@ import json
 from collections.abc import Sequence
 
 from medmim import store
-from medmim.cluster.kube import Kube, Object, forgiving
+from medmim.cluster.kube import Kube, Object
+from medmim.errors import UserError
+from medmim.progress import say
 
 _LOG = 16 << 20  # bytes of one container's log that are kept, from its end
 
@@ -29,7 +31,7 @@ def pods_of(kube: Kube, job: Object) -> list[Object]:
 
 def keep(kube: Kube, job: Object, uri: str) -> None:
     """Copy logs and Events into the job's folder; what cannot be copied is told and forgiven."""
-    with forgiving():
+    try:
         pods = pods_of(kube, job)
         target = store.open_store(uri)
         listed = [
@@ -48,3 +50,5 @@ def keep(kube: Kube, job: Object, uri: str) -> None:
                 log = kube.log(name, container["name"]).encode()
                 if log:
                     target.write(f"logs/{name}/{container['name']}.log", log[-_LOG:])
+    except UserError as error:  # good to have; a step that did well does well without
+        say(f"the Ray job's logs and Events are not kept: {error.fact} ({error.reason})")

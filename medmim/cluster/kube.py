@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -11,9 +10,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+    wait_exponential_jitter,
+)
 
-from medmim.errors import Unavailable, UserError, require
+from medmim.errors import Unavailable, UserError, patience, require
 
 Object = dict[str, Any]
 
@@ -28,7 +34,7 @@ API = {
 }
 MINE = "app.kubernetes.io/managed-by=medmim"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_PATIENCE = 10.0  # s; pods set MEDMIM_PATIENCE to minutes
+_TRIES = 4  # and more while there is patience
 
 
 class _Passing(Exception):
@@ -52,9 +58,9 @@ class Kube:
         found: Object | None = self._call("GET", "get", kind, name)[0]
         return found
 
-    def list(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
-        """The objects that the label and field selectors choose."""
-        query = urlencode({k: v for k, v in (("labelSelector", selector), ("fieldSelector", fields)) if v})
+    def list(self, kind: str, selector: str = "") -> list[Object]:
+        """The objects that the label selector chooses."""
+        query = urlencode({"labelSelector": selector}) if selector else ""
         found: list[Object] = (self._call("GET", "list", kind, query=query)[0] or {}).get("items", [])
         return found
 
@@ -73,9 +79,9 @@ class Kube:
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         self._call("DELETE", "delete", kind, name, body)
 
-    def log(self, pod: str, container: str, since: int | None = None, previous: bool = False) -> str:
+    def log(self, pod: str, container: str, since: int | None = None) -> str:
         """A container's log with a time before each line; empty while there is none."""
-        wanted = {"container": container, "timestamps": "true", "previous": str(previous).lower()}
+        wanted = {"container": container, "timestamps": "true"}
         query = urlencode(wanted | ({"sinceSeconds": str(max(1, since))} if since is not None else {}))
         return self._call("GET", "get", "pods", f"{pod}/log", query=query)[0] or ""
 
@@ -93,11 +99,10 @@ class Kube:
     def _patiently(
         self, method: str, verb: str, kind: str, path: str, body: Object | None = None
     ) -> tuple[Any, Mapping[str, str]]:
-        patience = float(os.environ.get("MEDMIM_PATIENCE") or _PATIENCE)
         try:
             return Retrying(
                 retry=retry_if_exception_type(_Passing),
-                stop=stop_after_delay(patience),
+                stop=stop_all(stop_after_attempt(_TRIES), stop_after_delay(patience())),
                 wait=wait_exponential_jitter(initial=0.5, max=5),
                 reraise=True,
             )(self._once, method, verb, kind, path, body)
@@ -220,14 +225,3 @@ def _told(error: Any, verb: str, kind: str, namespace: str) -> UserError:
     if error.status == 404:
         return UserError(f"namespace {namespace} is not there", reason=said, fix="check platform.pods.namespace")
     return UserError(f"the cluster refuses to {verb} {what} in namespace {namespace}", reason=said)
-
-
-@contextmanager
-def forgiving() -> Iterator[None]:
-    """For what is good to have and must not end a step that does well without: copies of logs and Events."""
-    from medmim.progress import say
-
-    try:
-        yield
-    except UserError as error:
-        say(f"not done: {error.fact} ({error.reason})")

@@ -7,12 +7,14 @@ The nonce makes each start its own: an answer of an earlier try under the same n
 
 import json
 import secrets
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medmim import store
 from medmim.errors import UserError
+from medmim.sample import digest_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Order:
     recipe: str
     run: str
     arguments: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """What makes two orders the same job."""
+        return digest_of([self.stage, self.recipe, self.run, json.dumps(self.arguments, sort_keys=True)])
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,11 @@ def place(store_uri: str, order: Order, name: str) -> str:
     uri = f"{store_uri}/runs/{order.run or '_'}/jobs/{name}-{secrets.token_hex(4)}"
     store.open_store(uri).write("order.json", _json(asdict(order)))
     return uri
+
+
+def entrypoint(uri: str) -> str:
+    """The command line of the driver that takes an order."""
+    return shlex.join(["python", "-m", "medmim.cli.step", uri])
 
 
 def read(uri: str) -> Order:
@@ -81,24 +93,6 @@ def answered(uri: str) -> Result | None:
         return Result(**json.loads(store.open_store(uri).read("result.json")))
     except FileNotFoundError:
         return None
-
-
-def answered_key(uri: str) -> bool:
-    """Whether the driver has left its result."""
-    return store.open_store(uri).exists("result.json")
-
-
-def told(error: UserError) -> Result:
-    """An error as a result."""
-    return Result(
-        error={
-            "fact": error.fact,
-            "reason": error.reason,
-            "fix": error.fix,
-            "problems": list(error.problems),
-            "exit_code": error.exit_code,
-        }
-    )
 
 
 def _json(value: Any) -> bytes:

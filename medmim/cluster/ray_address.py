@@ -3,7 +3,6 @@
 The cluster's nodes have medmim's image and the store's credentials already: none are sent.
 """
 
-import json
 import time
 from contextlib import suppress
 from typing import Any
@@ -12,7 +11,6 @@ from medmim import progress
 from medmim.cluster import order
 from medmim.cluster.order import Order
 from medmim.errors import Unavailable, UserError, require
-from medmim.sample import digest_of
 
 _EVERY = 2.0  # s between two looks
 _PATIENCE = 60.0  # s that the address may be away
@@ -28,12 +26,11 @@ def run(wanted: Order, address: str, store: str) -> str:
         Unavailable: The address does not answer, or the driver died.
     """
     client = _connect(address)
-    job = digest_of([wanted.stage, wanted.recipe, wanted.run, json.dumps(wanted.arguments, sort_keys=True)])
-    name, uri = _adopt_or_start(client, wanted, store, job)
+    name, uri = _adopt_or_start(client, wanted, store)
     try:
         status, tail = _follow(client, name, uri)
     except BaseException:
-        with suppress(Exception):  # the first error is the news
+        with suppress(ConnectionError, RuntimeError):  # the first error is the news
             client.stop_job(name)
         raise
     result = order.answered(uri)
@@ -60,18 +57,18 @@ def _connect(address: str) -> Any:
         ) from None
 
 
-def _adopt_or_start(client: Any, wanted: Order, store: str, job: str) -> tuple[str, str]:
+def _adopt_or_start(client: Any, wanted: Order, store: str) -> tuple[str, str]:
     """The job that goes on or succeeded, else a new one under the next free attempt."""
     jobs = {found.submission_id: found for found in client.list_jobs()}
     attempt = 1
-    while (found := jobs.get(name := f"{wanted.stage}-{job[:16]}-{attempt}")) is not None:
+    while (found := jobs.get(name := f"{wanted.stage}-{wanted.digest[:16]}-{attempt}")) is not None:
         if found.status in ("PENDING", "RUNNING", "SUCCEEDED"):
             progress.say(f"adopted the Ray job {name}")
             return name, str(found.metadata["order"])
         attempt += 1
     uri = order.place(store, wanted, name)
     client.submit_job(
-        entrypoint=f"python -m medmim.cli.step {uri}",
+        entrypoint=order.entrypoint(uri),
         submission_id=name,
         metadata={"order": uri},
         runtime_env={"env_vars": {"MEDMIM_EVENTS": "-"}},
@@ -103,6 +100,6 @@ def _follow(client: Any, name: str, uri: str) -> tuple[str, list[str]]:
             else:
                 progress.forward(event)
         shown = whole
-        if status in _ENDED or order.answered_key(uri):
+        if status in _ENDED or order.answered(uri):
             return status, tail
         time.sleep(_EVERY)

@@ -43,8 +43,8 @@ def run(wanted: Order, platform: Platform, store: str) -> str:
     """
     kube = connect(platform.pods.namespace)
     image = rayjob.image(platform, os.environ.get("MEDMIM_IMAGE"))
-    job = rayjob.identity(wanted, platform, image)
-    owners = workflow_of_this_pod(kube)
+    job = rayjob.identity(wanted, image)
+    owners = _workflow_of_this_pod(kube)
     attempt, last = 1, None
     for _ in range(platform.pods.attempts):
         attempt, started = _adopt_or_start(kube, wanted, platform, store, image, job, attempt, owners)
@@ -64,7 +64,7 @@ def run(wanted: Order, platform: Platform, store: str) -> str:
     )
 
 
-def workflow_of_this_pod(kube: Kube) -> list[Object]:
+def _workflow_of_this_pod(kube: Kube) -> list[Object]:
     """The Workflow as owner, so that what we make goes with it. Not this pod: a lost step must not take its job along.
 
     Empty outside a pipeline's pod.
@@ -131,7 +131,7 @@ def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Ending:
     while True:
         seen = _look(kube, job, watched)
         _show(watched)
-        if order.answered_key(uri):  # the driver's word counts, whatever KubeRay will make of it
+        if order.answered(uri):  # the driver's word counts, whatever KubeRay will make of it
             return Ending("done", UserError("the driver answered"))
         found = ending(seen, platform.pods.pending_minutes * 60, platform.pods.deadline_minutes)
         if found is not None:
@@ -176,10 +176,10 @@ def _cleaned_up(kube: Kube, job: Object, uri: str) -> Iterator[None]:
         current = kube.get("rayjobs", meta["name"])
         if current is not None and current["metadata"]["uid"] == meta["uid"]:
             keep(kube, current, uri)
-            remove(kube, current)
+            _remove(kube, current)
 
 
-def remove(kube: Kube, job: Object) -> None:
+def _remove(kube: Kube, job: Object) -> None:
     """Delete a job and its Lease, and wait until job and pods are gone."""
     meta = job["metadata"]
     cluster = job.get("status", {}).get("rayClusterName")

@@ -5,14 +5,12 @@ the platform replaces a lost step pod, and the replacement adopts the job. So Ku
 https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html
 """
 
-import json
 import re
-import shlex
 from importlib.metadata import version
 from typing import Any
 
 from medmim.cluster import pods
-from medmim.cluster.order import Order
+from medmim.cluster.order import Order, entrypoint
 from medmim.errors import UserError
 from medmim.recipe import Platform
 from medmim.sample import digest_of
@@ -26,12 +24,9 @@ _HASH = 16
 _RECORDS = 100_000_000  # bytes of Ray's object store: only small records pass through it
 
 
-def identity(order: Order, platform: Platform, image: str) -> str:
-    """What makes two starts the same job: the order and what its pods look like, whatever attempt and address."""
-    return digest_of(
-        [order.stage, order.recipe, order.run, json.dumps(order.arguments, sort_keys=True), image,
-         json.dumps(spec(platform, image, "", ""), sort_keys=True)]
-    )  # fmt: skip
+def identity(order: Order, image: str) -> str:
+    """What makes two starts the same job, whatever attempt: the order, whose recipe names the pods, and the image."""
+    return digest_of([order.digest, image])
 
 
 def name(stage: str, job: str, attempt: int) -> str:
@@ -73,7 +68,7 @@ def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
     asked = platform.pods
     count = -(-platform.workers // max(1, asked.gpus))
     return {
-        "entrypoint": shlex.join(["python", "-m", "medmim.cli.step", uri]),
+        "entrypoint": entrypoint(uri),
         "submissionMode": "K8sJobMode",
         "backoffLimit": 0,
         "submitterConfig": {"backoffLimit": 0},

@@ -4,6 +4,7 @@ A process of its own beside the driver: it goes on whatever the driver's own Ray
 stdin is closed.
 """
 
+import logging
 import socket
 import subprocess
 import sys
@@ -30,7 +31,6 @@ def shipped(uri: str) -> Iterator["subprocess.Popen[bytes]"]:
         [sys.executable, "-m", "medmim.cluster.ship", uri],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
     )
     try:
         yield child
@@ -78,7 +78,7 @@ def _main(uri: str) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ray.init(address="auto", log_to_driver=False)
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     task = ray.remote(num_cpus=0, max_retries=0)(collect)
     known: dict[str, dict[str, int]] = {}
     last = False

@@ -4,7 +4,6 @@ The driver on the head stops by itself when its Lease runs out; the sweep remove
 a cancelled run left. Made to run every two minutes; twice at once does no harm.
 """
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,25 +62,27 @@ def sweep(kube: Kube, dry_run: bool = False) -> list[Left]:
 
 def _unwanted(kube: Kube, job: Object, lease: Object | None, now: datetime) -> str:
     """Why nobody wants a job; empty if somebody does."""
-    for why in _run_ended(kube, job):
-        return why
+    ended = _run_ended(kube, job)
+    if ended:
+        return ended
     if lease is not None:
         return "its step has not renewed the Lease" if _stale(lease, now) else ""
     age = (now - _time(job["metadata"]["creationTimestamp"])).total_seconds()
     return "it has no Lease" if age > _GRACE else ""
 
 
-def _run_ended(kube: Kube, job: Object) -> Iterator[str]:
+def _run_ended(kube: Kube, job: Object) -> str:
     for owner in job["metadata"].get("ownerReferences", []):
         if owner["kind"] != "Workflow":
             continue
         workflow = kube.get("workflows", owner["name"])
         if workflow is None or workflow["metadata"]["uid"] != owner["uid"]:
-            yield f"its run {owner['name']} is gone"
-        elif workflow.get("status", {}).get("phase") in _ENDED:
-            yield f"its run {owner['name']} has ended as {workflow['status']['phase']}"
-        elif workflow.get("spec", {}).get("activeDeadlineSeconds") == 0 or workflow.get("spec", {}).get("shutdown"):
-            yield f"its run {owner['name']} was terminated"
+            return f"its run {owner['name']} is gone"
+        if workflow.get("status", {}).get("phase") in _ENDED:
+            return f"its run {owner['name']} has ended as {workflow['status']['phase']}"
+        if workflow.get("spec", {}).get("activeDeadlineSeconds") == 0 or workflow.get("spec", {}).get("shutdown"):
+            return f"its run {owner['name']} was terminated"
+    return ""
 
 
 def _stale(lease: Object, now: datetime) -> bool:

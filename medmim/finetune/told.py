@@ -10,8 +10,7 @@ _FILE = ".error.json"
 
 def write(place: str, error: UserError) -> None:
     """Leave an error in a folder or store that driver and workers share."""
-    text = json.dumps({**error.__dict__, "problems": list(error.problems)})
-    store.open_store(place).write(_FILE, text.encode())
+    store.open_store(place).write(_FILE, json.dumps(error.plain()).encode())
 
 
 def there(place: str) -> bool:
@@ -23,8 +22,8 @@ def take(place: str) -> UserError | None:
     """The error, which is gone from there afterwards."""
     where = store.open_store(place)
     try:
-        told = json.loads(where.read(_FILE))
+        error = UserError(**json.loads(where.read(_FILE)))
     except FileNotFoundError:
         return None
     where.delete(_FILE)
-    return UserError(told["fact"], told["reason"], told["fix"], told["problems"], told["exit_code"])
+    return error

@@ -23,8 +23,8 @@ from pydantic import Field, ValidationError
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.recipe import Fraction, Positive, Recipe
-from medmim.recipe_keys import Section
+from medmim.recipe import Fraction, Recipe
+from medmim.recipe_keys import Positive, Section
 from medmim.registry import decisions
 from medmim.registry.decisions import Decision
 from medmim.sample import digest_of
