@@ -16,6 +16,7 @@ import pytest
 from medmim.cluster import kube
 from medmim.cluster.kube import Kube
 
+FIXED = (10257, 10259)  # of the kit's controller-manager and scheduler
 KIT = Path(__file__).parents[3] / "shared" / "cluster"
 
 
@@ -25,10 +26,17 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def taken(port: int) -> bool:
+    with socket.socket() as knocking:
+        return knocking.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="session")
 def kubeconfig() -> Iterator[Path]:
     if not (KIT / "up").exists() or shutil.which("openssl") is None:
         pytest.skip("no cluster: ../shared/cluster (or openssl) is not there")
+    if any(taken(port) for port in FIXED):
+        pytest.skip("no cluster: another control plane runs on this machine, and its scheduler's ports are fixed")
     folder = Path(tempfile.mkdtemp(prefix="medmim-kit-"))
     ports = {name: str(free_port()) for name in ("ETCD_PORT", "ETCD_PEER_PORT", "API_PORT")}
     try:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from cluster.conftest import kubectl
-from cluster.world import Step, an_order, answer, job_of, nothing_left, platform, until
+from cluster.world import Step, an_order, answer, job_of, nothing_left, platform
+from waiting import until
 
 from medmim import store
 from medmim.cluster import rayjob
@@ -69,15 +70,6 @@ def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_pat
         answer(after)
         step.join(90)
         assert step.uri == "s3://b/model/1"
-
-
-def test_another_run_another_argument_or_another_pod_is_another_job(cluster: Kube) -> None:
-    names = {
-        rayjob.identity(an_order(run), platform(cluster, **pods), "image")
-        for run, pods in (("r1", {}), ("r2", {}), ("r1", {"memory": "5Gi"}), ("r1", {"queue": "q"}))
-    }
-    assert len(names) >= 3
-    assert rayjob.identity(an_order(), platform(cluster), "a") != rayjob.identity(an_order(), platform(cluster), "b")
 
 
 def test_a_failed_job_is_not_adopted(cluster: Kube, tmp_path: Path) -> None:
@@ -152,15 +144,3 @@ def test_a_deleted_job_ends_the_step(cluster: Kube, tmp_path: Path, kubeconfig: 
         step.join(60)
         assert isinstance(step.error, UserError)
         assert "was deleted" in step.error.fact
-
-
-def test_no_value_of_a_secret_is_in_a_spec(cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-that-nobody-may-see")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-that-nobody-may-see")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
-    body = rayjob.manifest(an_order(), "s3://b/x", platform(cluster, tracking_secret="medmim-mlflow"), "i", "0" * 64, 1)
-    text = json.dumps(body)
-    assert "nobody-may-see" not in text
-    assert "http://minio:9000" in text
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
-        assert f'"key": "{key}"' in text

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def platform(**pods: Any) -> Platform:
 
 @given(st.sampled_from(["finetune", "bench"]), st.text(), st.integers(1, 9999))
 def test_a_name_is_a_dns_label_that_kuberay_takes(stage: str, run: str, attempt: int) -> None:
-    job = rayjob.identity(Order(stage, "{}", run, {}), platform(), "image")
+    job = rayjob.identity(Order(stage, "{}", run, {}), "image")
     name = rayjob.name(stage, job, attempt)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
     assert len(name) <= 47
@@ -37,9 +38,20 @@ def test_a_run_of_any_name_makes_a_label(run: str) -> None:
         assert len(value) <= 63
 
 
+def test_another_stage_run_argument_recipe_or_image_is_another_job() -> None:
+    others = [
+        replace(ORDER, stage="bench"),
+        replace(ORDER, run="demo-2"),
+        replace(ORDER, arguments={**ORDER.arguments, "data": "s3://b/data/2"}),
+        *(replace(ORDER, recipe=load("demo", [f"platform.pods.{one}"]).dump()) for one in ("queue=a", "memory=5Gi")),
+    ]
+    jobs = {rayjob.identity(order, "image") for order in [ORDER, *others]} | {rayjob.identity(ORDER, "another")}
+    assert len(jobs) == len(others) + 2
+
+
 def test_the_identity_leaves_out_what_changes_with_an_attempt() -> None:
-    one = rayjob.manifest(ORDER, "s3://b/x-1", platform(), "image", rayjob.identity(ORDER, platform(), "image"), 1)
-    two = rayjob.manifest(ORDER, "s3://b/x-2", platform(), "image", rayjob.identity(ORDER, platform(), "image"), 2)
+    one = rayjob.manifest(ORDER, "s3://b/x-1", platform(), "image", rayjob.identity(ORDER, "image"), 1)
+    two = rayjob.manifest(ORDER, "s3://b/x-2", platform(), "image", rayjob.identity(ORDER, "image"), 2)
     assert one["metadata"]["annotations"][rayjob.SPEC] == two["metadata"]["annotations"][rayjob.SPEC]
     assert one["metadata"]["name"] != two["metadata"]["name"]
 

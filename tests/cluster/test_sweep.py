@@ -1,13 +1,15 @@
 """What nobody wants any more goes; what somebody wants stays."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import workflows
 from cluster.conftest import kubectl
-from cluster.world import Step, an_order, answer, job_of, nothing_left, platform, until
+from cluster.world import Step, an_order, answer, job_of, nothing_left, platform
+from waiting import until
 
 from medmim import store
 from medmim.cluster import lease, order, rayjob
@@ -16,41 +18,21 @@ from medmim.cluster.sweep import sweep
 
 pytestmark = pytest.mark.cluster
 
-WORKFLOWS = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "workflows.argoproj.io"},
-    "spec": {
-        "group": "argoproj.io",
-        "scope": "Namespaced",
-        "names": {"kind": "Workflow", "plural": "workflows", "singular": "workflow"},
-        "versions": [
-            {
-                "name": "v1alpha1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
-    },
-}
-
 
 @pytest.fixture
 def workflow(cluster: Kube, kubeconfig: Path) -> dict[str, Any]:
     """A run's Workflow, as an owner reference."""
-    kubectl(kubeconfig, "apply", "-f", "-", stdin=json.dumps(WORKFLOWS))
+    kubectl(kubeconfig, "apply", "-f", "-", stdin=json.dumps(workflows.CRD))
     kubectl(kubeconfig, "wait", "--for=condition=Established", "crd/workflows.argoproj.io", "--timeout=30s")
-    body = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "run"}, "spec": {}}
-    made = until(lambda: cluster.create("workflows", body))
-    return {"apiVersion": body["apiVersion"], "kind": "Workflow", "name": "run", "uid": made["metadata"]["uid"]}
+    made = until(lambda: cluster.create("workflows", workflows.workflow("run")))
+    return {"apiVersion": made["apiVersion"], "kind": "Workflow", "name": "run", "uid": made["metadata"]["uid"]}
 
 
 def a_job(cluster: Kube, where: Path, owners: list[dict[str, Any]], renewed: float) -> dict[str, Any]:
     """A job whose step is gone, and whose Lease was renewed so many seconds ago."""
     settings, wanted = platform(cluster), an_order()
     uri = order.place(str(where), wanted, "job")
-    body = rayjob.manifest(wanted, uri, settings, "image", rayjob.identity(wanted, settings, "image"), 1)
+    body = rayjob.manifest(wanted, uri, settings, "image", rayjob.identity(wanted, "image"), 1)
     body["metadata"]["ownerReferences"] = owners
     made = cluster.create("rayjobs", body)
     assert made is not None
@@ -74,7 +56,7 @@ def test_a_job_whose_step_is_gone_goes_with_its_logs_kept(cluster: Kube, tmp_pat
     with nothing_left(cluster):
         job = a_job(cluster, tmp_path, [], renewed=600)
         job_of(cluster, "Running")
-        assert [(one.kind, one.why) for one in sweep(cluster, dry_run=True)][0][0] == "rayjob"
+        assert {one.kind for one in sweep(cluster, dry_run=True)} == {"rayjob", "lease"}
         assert cluster.list("rayjobs"), "a dry run removes nothing"
         left = sweep(cluster)
         assert {one.kind for one in left} == {"rayjob", "lease"}
@@ -114,7 +96,5 @@ def test_a_lease_is_held_by_the_clock_of_the_api_server(cluster: Kube) -> None:
         assert abs((cluster.now() - _time(spec["renewTime"])).total_seconds()) < 5
 
 
-def _time(text: str) -> Any:
-    from datetime import datetime
-
+def _time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -2,11 +2,12 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from waiting import until
 
 from medmim.cluster import order, ray_pods, rayjob
 from medmim.cluster.kube import MINE, Kube
@@ -44,17 +45,6 @@ class Step(threading.Thread):
             self.uri = ray_pods.run(self.wanted, self.settings, str(self.store))
         except BaseException as error:
             self.error = error
-
-
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
-    """The first true answer."""
-    last = time.monotonic() + seconds
-    while time.monotonic() < last:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.5)
-    raise AssertionError(f"did not come to pass within {seconds} s")
 
 
 def job_of(kube: Kube, status: str = "") -> dict[str, Any]:

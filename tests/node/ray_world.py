@@ -1,14 +1,14 @@
 """A step pod that starts a Ray job as KFP would: the finetune container of the golden IR, owned by a Workflow."""
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import workflows
 from node.kfp_driver import Pipeline, output_of
 from node.world import Namespace
+from waiting import until
 
 from medmim import recipe, steps
 from medmim.data import build
@@ -36,24 +36,6 @@ PODS = {
         }
     ),
 }  # fmt: skip
-WORKFLOWS = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "workflows.argoproj.io"},
-    "spec": {
-        "group": "argoproj.io",
-        "scope": "Namespaced",
-        "names": {"kind": "Workflow", "plural": "workflows", "singular": "workflow"},
-        "versions": [
-            {
-                "name": "v1alpha1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
-    },
-}
 
 
 def sets(values: dict[str, Any]) -> list[str]:
@@ -143,20 +125,9 @@ class Run:
 
 def a_run(namespace: Namespace, name: str, home: Path) -> Run:
     """A run that has built its data."""
-    namespace.kubectl("apply", "-f", "-", stdin=json.dumps(WORKFLOWS))
+    namespace.kubectl("apply", "-f", "-", stdin=json.dumps(workflows.CRD))
     namespace.kubectl("wait", "--for=condition=Established", "crd/workflows.argoproj.io", "--timeout=30s")
-    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": name}, "spec": {}}
-    namespace.apply(workflow)
+    namespace.apply(workflows.workflow(name))
     parsed = recipe.load("demo", [*sets(TUNED), f"platform.store={namespace.store}"])
     data = build.run(parsed, steps.workspace(home, parsed)).uri
     return Run(namespace, name, namespace.get("workflow", name)["metadata"]["uid"], data)
-
-
-def until(what: Callable[[], Any], seconds: float, told: str = "it") -> Any:
-    last = time.monotonic() + seconds
-    while time.monotonic() < last:
-        found = what()
-        if found:
-            return found
-        time.sleep(1)
-    raise AssertionError(f"{told}: not within {seconds} s")

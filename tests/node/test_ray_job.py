@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from node.ray_world import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets, until
+from node.ray_world import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets
 from node.world import Namespace
+from waiting import until
 
 from medmim import recipe, steps
 from medmim.finetune import run as finetune

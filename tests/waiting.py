@@ -1,0 +1,16 @@
+"""Waiting for what another process or a cluster does."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def until(what: Callable[[], Any], seconds: float = 60, told: str = "it") -> Any:
+    """The first true answer; fails the test where none comes in time."""
+    last = time.monotonic() + seconds
+    while time.monotonic() < last:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"{told} did not come to pass within {seconds} s")
