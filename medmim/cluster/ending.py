@@ -25,7 +25,7 @@ class Seen:
         pods: Of its cluster and submitter.
         events: About the job, its cluster and its pods.
         now: The API server's clock.
-        heads: UIDs of all the head pods that the job has had.
+        heads: UIDs of all the head pods that the job has had since a queue let it run.
         tail: The last lines that the job said.
     """
 
@@ -60,20 +60,14 @@ def ending(seen: Seen, pending: float, deadline: float) -> Ending | None:
         deadline: Minutes after which the job is stopped, for the message.
     """
     if seen.job is None:
-        return Ending(
-            "failed",
-            _error(
-                "the Ray job was deleted while it ran",
-                "a person or the sweep removed it",
-                "run the step again: it goes on from the newest checkpoint",
-                TRY_AGAIN,
-            ),
-        )
+        return _deleted()
     status = seen.job.get("status", {})
     where, reason = status.get("jobDeploymentStatus", ""), status.get("reason", "")
     said = _plain(status.get("message", ""))
     if where == "Complete" and status.get("jobStatus") == "SUCCEEDED":
         return Ending("done", _error("the Ray job ended without an answer of its driver", code=TRY_AGAIN))
+    if seen.job["metadata"].get("deletionTimestamp"):  # KubeRay stops the driver first, as if it had failed
+        return _deleted()
     if where == "ValidationFailed":
         return Ending("failed", _error("KubeRay refuses the Ray job", said, "check platform.pods"))
     if where == "Failed" and reason in ("DeadlineExceeded", "PreRunningDeadlineExceeded"):
@@ -89,10 +83,25 @@ def ending(seen: Seen, pending: float, deadline: float) -> Ending | None:
     blocked = _blocked(seen)
     if blocked:
         return Ending("failed", blocked)
+    if held(seen.job):
+        return None  # for as long as the queue likes; a job that it preempts loses its pods and gets new ones
     head = head_of(seen.pods)
-    if where in ("Failed", "Complete") or len(seen.heads) > 1 or (head and _ended(head)):
+    lost = len(seen.heads) > 1 or (_ended(head) if head else seen.heads)
+    if where in ("Failed", "Complete") or lost:
         return _died(seen, head, said)
     return _waiting_too_long(seen, pending)
+
+
+def _deleted() -> Ending:
+    return Ending(
+        "failed",
+        _error(
+            "the Ray job was deleted while it ran",
+            "a person or the sweep removed it",
+            "run the step again: it goes on from the newest checkpoint",
+            TRY_AGAIN,
+        ),
+    )
 
 
 def _blocked(seen: Seen) -> UserError | None:
@@ -164,8 +173,8 @@ def _died(seen: Seen, head: Object | None, said: str) -> Ending:
 
 def _waiting_too_long(seen: Seen, pending: float) -> Ending | None:
     """Pods that no node takes, or that the quota does not let in."""
-    if seen.job is None or seen.job.get("spec", {}).get("suspend") or _suspended(seen.job):
-        return None  # a queue holds it: that may take days
+    if seen.job is None:
+        return None
     begun = seen.job.get("status", {}).get("startTime") or seen.job["metadata"]["creationTimestamp"]
     if not seen.job.get("status", {}).get("jobDeploymentStatus") and _age(begun, seen.now) > pending:
         return Ending(
@@ -206,7 +215,7 @@ def standing(seen: Seen) -> str:
     """One line for people: what the job waits for; empty once it runs."""
     if seen.job is None:
         return ""
-    if _suspended(seen.job) or seen.job.get("spec", {}).get("suspend"):
+    if held(seen.job):
         return "waiting in the queue"
     for pod in seen.pods:
         for condition in pod.get("status", {}).get("conditions", []):
@@ -224,8 +233,10 @@ def _wanted(job: Object) -> int:
     return 1 + sum(int(group["replicas"]) for group in groups)
 
 
-def _suspended(job: Object) -> bool:
-    return job.get("status", {}).get("jobDeploymentStatus") in ("Suspended", "Suspending")
+def held(job: Object) -> bool:
+    """Whether a queue keeps it from running, at first or again."""
+    status = job.get("status", {}).get("jobDeploymentStatus")
+    return bool(job.get("spec", {}).get("suspend")) or status in ("Suspended", "Suspending")
 
 
 def _ready(pod: Object) -> bool:

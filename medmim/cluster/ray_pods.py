@@ -13,7 +13,7 @@ from typing import Any
 
 from medmim import progress
 from medmim.cluster import lease, order, rayjob
-from medmim.cluster.ending import Ending, Seen, ending, head_of, standing
+from medmim.cluster.ending import Ending, Seen, ending, head_of, held, standing
 from medmim.cluster.keep import events_of, keep, pods_of
 from medmim.cluster.kube import Kube, Object, connect
 from medmim.cluster.log import Log
@@ -150,7 +150,9 @@ def _look(kube: Kube, job: Object, watched: _Watched) -> Seen:
         current = None
     pods = pods_of(kube, current) if current else []
     head = head_of(pods)
-    if head is not None:
+    if current and held(current):
+        watched.heads.clear()
+    elif head is not None:
         watched.heads.add(head["metadata"]["uid"])
     events = events_of(kube, current, pods) if current else []
     return Seen(current, pods, events, kube.now(), frozenset(watched.heads), tuple(watched.tail))

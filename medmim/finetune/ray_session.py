@@ -48,8 +48,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
                 {
                     **_QUIET,
                     "HOME": str(inside),
-                    # Ray decides what it binds to when it is imported; with "0" it binds to 127.0.0.1 alone
-                    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+                    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # for Ray's own processes; see _loopback
                     FOLDER: str(folder),
                     "RAY_AUTH_TOKEN": _token(),
                     "GLOO_SOCKET_IFNAME": loopback,
@@ -58,6 +57,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
             )
         )
         ray = require("ray", "finetune")
+        undo.enter_context(_loopback())
         undo.enter_context(_events(folder / "events"))
         # Ray prints the death of a worker on stdout, which is for results
         undo.enter_context(redirect_stdout(undo.enter_context((folder / "stdout").open("w"))))
@@ -80,6 +80,19 @@ def session(home: Path, workers: int) -> Iterator[None]:
         except (ConnectionError, RuntimeError, TimeoutError) as error:
             raise silent("local", str(error)) from None
         yield
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray binds to 127.0.0.1 alone, also where it was imported, and so has read its environment, long ago."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @lru_cache

@@ -64,6 +64,13 @@ CASES = {
     "done": (Seen(job("Complete", status="SUCCEEDED"), [pod()], [], NOW), "done", "", TRY_AGAIN),
     "goes on": (Seen(job(), [pod(**READY)], [], NOW), None, "", 0),
     "deleted": (Seen(None, [], [], NOW), "failed", "was deleted while it ran", TRY_AGAIN),
+    "being deleted": (
+        Seen({**job("Failed"), "metadata": {**job()["metadata"], "deletionTimestamp": ago(1)}}, [], [], NOW),
+        "failed",
+        "was deleted while it ran",
+        TRY_AGAIN,
+    ),
+    "preempted": (Seen(job("Suspending"), [], [], NOW, frozenset("a")), None, "", 0),
     "deadline": (Seen(job("Failed", "DeadlineExceeded"), [], [], NOW), "failed", "deadline of 90 minutes", BAD_INPUT),
     "invalid": (Seen(job("ValidationFailed", message="bad"), [], [], NOW), "failed", "KubeRay refuses", BAD_INPUT),
     "no image": (
@@ -116,6 +123,12 @@ CASES = {
     ),
     "head gone": (
         Seen(job("Failed", "SubmissionFailed"), [], [], NOW),
+        "lost",
+        "head of the Ray job was lost",
+        TRY_AGAIN,
+    ),
+    "head gone before KubeRay knows": (
+        Seen(job(), [pod("worker")], [], NOW, frozenset("a")),
         "lost",
         "head of the Ray job was lost",
         TRY_AGAIN,

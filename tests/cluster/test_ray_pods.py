@@ -120,7 +120,7 @@ def test_the_deadline_stops_a_job(cluster: Kube, tmp_path: Path) -> None:
         assert "stopped at its deadline of 0.5 minutes" in step.error.fact
 
 
-def test_a_queue_holds_a_job_without_pods_for_as_long_as_it_likes(cluster: Kube, tmp_path: Path) -> None:
+def test_a_queue_holds_and_preempts_a_job_for_as_long_as_it_likes(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
         step = Step(an_order(), platform(cluster, queue="team-a"), tmp_path)
         job = job_of(cluster)
@@ -131,7 +131,14 @@ def test_a_queue_holds_a_job_without_pods_for_as_long_as_it_likes(cluster: Kube,
         assert not cluster.list("pods", "ray.io/node-type")
         assert step.is_alive()
         cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
-        answer(job_of(cluster, "Running"))
+        job_of(cluster, "Running")
+        time.sleep(4)  # the step has seen the head
+        cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # preempted
+        job_of(cluster, "Suspended")
+        cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
+        job = job_of(cluster, "Running")
+        assert job["metadata"]["name"] == name, "the same attempt goes on"
+        answer(job)
         step.join(90)
         assert step.error is None
 
