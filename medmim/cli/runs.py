@@ -28,7 +28,7 @@ def sweep(
 ) -> None:
     """Remove Ray jobs whose step or run is gone, so that no GPU is left burning; run it every two minutes.
 
-    Their logs and Events are copied into the store first. With --json: a list of kind, name, why.
+    Their logs and Events are copied into the store first. With --json: a list of name, why.
     """
     from medmim.cluster import kube
     from medmim.cluster.sweep import sweep as do
@@ -40,7 +40,7 @@ def sweep(
     if not left:
         typer.echo("nothing is left behind")
         return
-    table = Table("kind", "name", "why", title="would be removed" if dry_run else "removed")
+    table = Table("Ray job", "why", title="would be removed" if dry_run else "removed")
     for one in left:
-        table.add_row(one.kind, one.name, one.why)
+        table.add_row(one.name, one.why)
     Console().print(table)

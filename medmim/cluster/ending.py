@@ -86,7 +86,8 @@ def ending(seen: Seen, pending: float, deadline: float) -> Ending | None:
     if held(seen.job):
         return None  # for as long as the queue likes; a job that it preempts loses its pods and gets new ones
     head = head_of(seen.pods)
-    lost = len(seen.heads) > 1 or (_ended(head) if head else seen.heads)
+    # KubeRay makes no second head for a job that runs: without one it would try until the deadline.
+    lost = len(seen.heads) > 1 or (_ended(head) if head else seen.heads or where == "Running")
     if where in ("Failed", "Complete") or lost:
         return _died(seen, head, said)
     return _waiting_too_long(seen, pending)

@@ -9,31 +9,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from medmim.cluster.kube import Kube, connect
+from medmim.cluster.kube import Kube, Object, connect
 from medmim.errors import UserError
 
 _RENEWALS = 8  # in the time that a Lease lasts
 
 
 @contextmanager
-def held(kube: Kube, name: str, seconds: int, owners: list[dict[str, Any]]) -> Iterator[None]:
+def held(kube: Kube, job: Object, seconds: int) -> Iterator[None]:
     """Make or take over the Lease, renew it from a thread, and let it expire by itself at the end.
 
     Args:
         kube: The cluster.
-        name: Name of the Lease, which is the job's.
+        job: The RayJob, whose name it takes and with which it goes.
         seconds: How long it lasts without renewal.
-        owners: Owner references: it goes when the Workflow goes.
     """
-    _renew(kube, name, seconds, owners)
+    _renew(kube, job, seconds)
     end = threading.Event()
 
     def keep_on() -> None:
         while not end.wait(min(15.0, seconds / _RENEWALS)):
             try:
-                _renew(kube, name, seconds, owners)
+                _renew(kube, job, seconds)
             except UserError:  # the next renewal may succeed; if none does, the driver stops, as it should
                 continue
 
@@ -46,23 +44,23 @@ def held(kube: Kube, name: str, seconds: int, owners: list[dict[str, Any]]) -> I
         thread.join(5)
 
 
-def _renew(kube: Kube, name: str, seconds: int, owners: list[dict[str, Any]]) -> None:
+def _renew(kube: Kube, job: Object, seconds: int) -> None:
+    name = job["metadata"]["name"]
+    owner = {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": name, "uid": job["metadata"]["uid"]}
+    metadata = {
+        "name": name,
+        "labels": {"app.kubernetes.io/managed-by": "medmim"},
+        "ownerReferences": [{**owner, "blockOwnerDeletion": False}],
+    }
     spec = {
         "holderIdentity": os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME") or "medmim",
         "leaseDurationSeconds": seconds,
         # by the API server's clock, which the sweep goes by too: this pod's may be wrong
         "renewTime": kube.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
-    if kube.patch("leases", name, {"spec": spec}) is None:
-        metadata = {
-            "name": name,
-            "labels": {"app.kubernetes.io/managed-by": "medmim"},
-            "ownerReferences": owners,
-        }
-        kube.create(
-            "leases",
-            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec},
-        )
+    lease = {"metadata": metadata, "spec": spec}  # the owner too: an earlier job of that name may have been it
+    if kube.patch("leases", name, lease) is None:
+        kube.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease})
 
 
 def watch(name: str, stale: Callable[[str], None]) -> None:

@@ -48,8 +48,8 @@ def run(wanted: Order, platform: Platform, store: str) -> str:
     attempt, last = 1, None
     for _ in range(platform.pods.attempts):
         attempt, started = _adopt_or_start(kube, wanted, platform, store, image, job, attempt, owners)
-        name, uri = started["metadata"]["name"], started["metadata"]["annotations"][rayjob.ORDER]
-        with _cleaned_up(kube, started, uri), lease.held(kube, name, platform.pods.lease_seconds, owners):
+        uri = started["metadata"]["annotations"][rayjob.ORDER]
+        with _cleaned_up(kube, started, uri), lease.held(kube, started, platform.pods.lease_seconds):
             last = _follow(kube, started, platform, uri)
         result = order.answered(uri)
         if result is not None:
@@ -182,13 +182,10 @@ def _cleaned_up(kube: Kube, job: Object, uri: str) -> Iterator[None]:
 
 
 def _remove(kube: Kube, job: Object) -> None:
-    """Delete a job and its Lease, and wait until job and pods are gone."""
+    """Delete a job and wait until it and its pods are gone."""
     meta = job["metadata"]
     cluster = job.get("status", {}).get("rayClusterName")
     kube.delete("rayjobs", meta["name"], meta["uid"])
-    held = kube.get("leases", meta["name"])
-    if held is not None:
-        kube.delete("leases", meta["name"], held["metadata"]["uid"])
     last = time.monotonic() + _GONE
     while time.monotonic() < last:
         current = kube.get("rayjobs", meta["name"])

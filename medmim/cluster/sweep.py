@@ -1,4 +1,4 @@
-"""What is left when nobody watches: Ray jobs whose step or run is gone, and Leases of no job.
+"""What is left when nobody watches: Ray jobs whose step or run is gone.
 
 The driver on the head stops by itself when its Lease runs out; the sweep removes what is too broken to do so, and what
 a cancelled run left. Made to run every two minutes; twice at once does no harm.
@@ -19,15 +19,14 @@ _ENDED = ("Failed", "Error", "Succeeded")
 
 @dataclass(frozen=True)
 class Left:
-    """Something that nobody wants any more."""
+    """A Ray job that nobody wants any more."""
 
-    kind: str
     name: str
     why: str
 
 
 def sweep(kube: Kube, dry_run: bool = False) -> list[Left]:
-    """Remove Ray jobs and Leases of medmim that nobody watches; their logs and Events go to the store first.
+    """Remove Ray jobs of medmim that nobody watches; their logs and Events go to the store first.
 
     Args:
         kube: The cluster.
@@ -44,19 +43,13 @@ def sweep(kube: Kube, dry_run: bool = False) -> list[Left]:
         why = _unwanted(kube, job, leases.get(meta["name"]), now)
         if not why or meta.get("deletionTimestamp"):
             continue
-        left.append(Left("rayjob", meta["name"], why))
+        left.append(Left(meta["name"], why))
         if not dry_run:
             uri = meta.get("annotations", {}).get(rayjob.ORDER)
             with suppress(UserError):  # a store that is away must not let GPUs burn
                 if uri:
                     keep(kube, job, uri)
             kube.delete("rayjobs", meta["name"], meta["uid"])
-    names = {job["metadata"]["name"] for job in kube.list("rayjobs", MINE)}
-    for name, lease in leases.items():
-        if (name not in names or any(one.name == name for one in left)) and _stale(lease, now):
-            left.append(Left("lease", name, "no job of that name"))
-            if not dry_run:
-                kube.delete("leases", name, lease["metadata"]["uid"])
     return left
 
 

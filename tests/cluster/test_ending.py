@@ -70,6 +70,7 @@ CASES = {
         "was deleted while it ran",
         TRY_AGAIN,
     ),
+    "no head": (Seen(job("Running"), [], [], NOW), "lost", "the head of the Ray job was lost", TRY_AGAIN),
     "preempted": (Seen(job("Suspending"), [], [], NOW, frozenset("a")), None, "", 0),
     "deadline": (Seen(job("Failed", "DeadlineExceeded"), [], [], NOW), "failed", "deadline of 90 minutes", BAD_INPUT),
     "invalid": (Seen(job("ValidationFailed", message="bad"), [], [], NOW), "failed", "KubeRay refuses", BAD_INPUT),

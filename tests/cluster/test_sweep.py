@@ -36,10 +36,10 @@ def a_job(cluster: Kube, where: Path, owners: list[dict[str, Any]], renewed: flo
     body["metadata"]["ownerReferences"] = owners
     made = cluster.create("rayjobs", body)
     assert made is not None
+    with lease.held(cluster, made, 60):
+        pass
     then = cluster.now() - timedelta(seconds=renewed)
-    spec = {"leaseDurationSeconds": 60, "renewTime": then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
-    meta = {"name": made["metadata"]["name"], "labels": {"app.kubernetes.io/managed-by": "medmim"}}
-    cluster.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec})
+    cluster.patch("leases", made["metadata"]["name"], {"spec": {"renewTime": then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}})
     return made
 
 
@@ -56,10 +56,11 @@ def test_a_job_whose_step_is_gone_goes_with_its_logs_kept(cluster: Kube, tmp_pat
     with nothing_left(cluster):
         job = a_job(cluster, tmp_path, [], renewed=600)
         job_of(cluster, "Running")
-        assert {one.kind for one in sweep(cluster, dry_run=True)} == {"rayjob", "lease"}
+        name = job["metadata"]["name"]
+        assert [one.name for one in sweep(cluster, dry_run=True)] == [name]
         assert cluster.list("rayjobs"), "a dry run removes nothing"
         left = sweep(cluster)
-        assert {one.kind for one in left} == {"rayjob", "lease"}
+        assert [one.name for one in left] == [name]
         assert "has not renewed the Lease" in left[0].why
         assert store.open_store(job["metadata"]["annotations"][rayjob.ORDER]).exists("events.json")
         assert sweep(cluster) == [], "twice is once"
@@ -85,12 +86,11 @@ def test_a_job_of_a_run_that_has_ended_goes_at_once(
     with nothing_left(cluster):
         left = sweep(cluster)
         assert why in left[0].why
-        for one in cluster.list("leases"):  # fresh: it stays until it is stale
-            cluster.delete("leases", one["metadata"]["name"], one["metadata"]["uid"])
 
 
-def test_a_lease_is_held_by_the_clock_of_the_api_server(cluster: Kube) -> None:
-    with lease.held(cluster, "job", 60, []):
+def test_a_lease_is_held_by_the_clock_of_the_api_server(cluster: Kube, tmp_path: Path) -> None:
+    job = a_job(cluster, tmp_path, [], renewed=600)
+    with lease.held(cluster, job, 60):
         spec = cluster.list("leases")[0]["spec"]
         assert spec["leaseDurationSeconds"] == 60
         assert abs((cluster.now() - _time(spec["renewTime"])).total_seconds()) < 5

@@ -70,4 +70,7 @@ def nothing_left(kube: Kube) -> Iterator[None]:
     """After the block no object of ours or of KubeRay's for us remains."""
     yield
     for kind in ("rayjobs", "rayclusters", "leases", "pods"):
-        until(lambda kind=kind: not kube.list(kind), 60)
+        try:
+            until(lambda kind=kind: not kube.list(kind), 60)
+        except AssertionError:
+            raise AssertionError(json.dumps(kube.list(kind), indent=1)) from None
