@@ -25,6 +25,7 @@ TUNED = {
     "finetune.batch_size": 32,
     "finetune.max_tokens": 2048,
     "platform.workers": 2,
+    "bench.limit": 50,
 }
 PODS = {
     "platform.ray": "rayjob",
@@ -61,20 +62,21 @@ class Run:
     pods: list[str] = field(default_factory=list)
     steps: int = STEPS
 
-    def step(self) -> str:
-        """Start a step pod; returns its name. Each has the same input: it is the same task, tried again."""
+    def step(self, stage: str = "finetune", **more: str) -> str:
+        """Start a step pod; returns its name. Each of a stage has the same input: it is the same task, tried again."""
         pipeline = Pipeline(ROOT / "medmim" / "compiled" / "train.yaml")
         values = {
             "recipe": recipe.load("demo", sets(TUNED | PODS | {"finetune.steps": self.steps})).dump(),
             "home": "/home/medmim/.medmim",
             "run": self.name,
             "data": self.data,
+            **more,
         }
         pod = pipeline.pod(
-            "finetune", values, self.namespace.image, "medmim-step", f"s3://{self.namespace.bucket}/kfp/{self.name}"
+            stage, values, self.namespace.image, "medmim-step", f"s3://{self.namespace.bucket}/kfp/{self.name}"
         )
         owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": self.name, "uid": self.workflow}
-        pod["metadata"] = {"name": f"{self.name}-finetune-{len(self.pods) + 1}", "ownerReferences": [owner]}
+        pod["metadata"] = {"name": f"{self.name}-{stage}-{len(self.pods) + 1}", "ownerReferences": [owner]}
         pod["spec"]["containers"][0]["resources"] = {
             "requests": {"cpu": "100m", "memory": "1Gi"},
             "limits": {"cpu": "1", "memory": "1Gi"},
@@ -88,7 +90,7 @@ class Run:
         self.namespace.call("delete", "pod", self.pods[-1], "--grace-period=0", "--force")
 
     def end(self, seconds: float = 900) -> str:
-        """Wait for the step's success; returns the model's URI."""
+        """Wait for the step's success; returns what it made."""
         pod = until(lambda: self._ended(), seconds, "the step ends")
         assert pod["status"]["phase"] == "Succeeded", self.log()
         return output_of(pod)["Output"]

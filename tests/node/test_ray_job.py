@@ -13,7 +13,7 @@ from node.ray_world import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets
 from node.world import Namespace
 from waiting import until
 
-from medmim import recipe, steps
+from medmim import recipe, steps, store, tracking
 from medmim.finetune import run as finetune
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
@@ -130,13 +130,15 @@ def test_a_deleted_workflow_takes_every_ray_object_along(bare_namespace: Namespa
     print(f"no Ray object {time.monotonic() - begun:.0f} s after the Workflow was deleted")
 
 
-def test_a_run_outlasts_outages(bare_namespace: Namespace, tmp_path: Path) -> None:
-    """MinIO is away for a minute, the operator is killed, the API server is away for half a minute."""
+def test_a_run_outlasts_outages(namespace: Namespace, tmp_path: Path) -> None:
+    """The operator is killed, MinIO is away for a minute, the API server for half of one, MLflow's pod is deleted."""
     kit = Path(os.environ.get("KUBECONFIG", "/nowhere")).parent
     if not (kit / "minio.pid").exists():
         pytest.skip("the outage needs the kit's own MinIO, API server and operator")
-    run = a_run(bare_namespace, "outage", tmp_path)
+    run = a_run(namespace, "outage", tmp_path)
     run.step()
+    run.wait_for_step(4)
+    start_anew(kit, "kuberay")
     run.wait_for_step(8)
     for name, seconds in (("minio", 60), ("apiserver", 30)):
         pid = int((kit / f"{name}.pid").read_text())
@@ -145,11 +147,45 @@ def test_a_run_outlasts_outages(bare_namespace: Namespace, tmp_path: Path) -> No
             time.sleep(seconds)
         finally:
             os.kill(pid, signal.SIGCONT)
-    uri = run.end()
-    assert [step for step, _ in run.losses(uri, tmp_path)] == list(range(1, STEPS + 1))
-    assert len({key.split("/")[2] for key in run.namespace.objects("store/model/")}) == 1, "one model"
-    assert not run.namespace.objects("store/resume/")
+    model = run.end()
+    assert [step for step, _ in run.losses(model, tmp_path)] == list(range(1, STEPS + 1))
+    delete_mlflow(namespace)
+    run.step("bench", model=model)
+    scores = run.end()
+    delete_mlflow(namespace)
+    for _ in range(2):  # the second as a retry of KFP would
+        run.step("register", model=model, bench=scores)
+        assert run.end() == "1"
+    with namespace.forwarded("medmim-mlflow", 5000) as address:
+        ws = steps.Workspace(tmp_path, namespace.store, address)
+        listed = tracking.registered(ws)["medmim-demo"].versions
+        runs = tracking.client(ws).search_runs([tracking.experiment(ws, "demo")])
+    assert [version.number for version in listed] == ["1"]
+    assert [one.info.status for one in runs] == ["FINISHED"]
+    keys = namespace.objects("store/")
+    folders = {key.rsplit("/", 1)[0] for key in keys if key.endswith("manifest.json")}
+    assert [folder.split("/")[1] for folder in sorted(folders)] == ["data", "model", "scores"], "one of each"
+    for folder in folders:
+        made = store.get(f"s3://{namespace.bucket}/{folder}")
+        assert store.verify(made, tmp_path / "verify") == [], "no manifest without its files"
+    assert not [key for key in keys if key.startswith("store/resume/")]
     nothing_of_ray_is_left(run)
+
+
+def start_anew(kit: Path, name: str) -> None:
+    """Kill a server of the kit and start it again as it was."""
+    pid = int((kit / f"{name}.pid").read_text())
+    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    environment = dict(one.split("=", 1) for one in Path(f"/proc/{pid}/environ").read_text().split("\0") if one)
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(10)
+    with (kit / "log" / f"{name}.log").open("a") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    (kit / f"{name}.pid").write_text(str(server.pid))
+
+
+def delete_mlflow(namespace: Namespace) -> None:
+    namespace.call("delete", "pod", "-l", "app.kubernetes.io/name=medmim-mlflow", "--grace-period=0", "--force")
 
 
 def test_the_finished_step_is_found_again(bare_namespace: Namespace, tmp_path: Path) -> None:
