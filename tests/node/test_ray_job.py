@@ -159,7 +159,7 @@ def test_a_run_outlasts_outages(namespace: Namespace, tmp_path: Path) -> None:
     with namespace.forwarded("medmim-mlflow", 5000) as address:
         ws = steps.Workspace(tmp_path, namespace.store, address)
         listed = tracking.registered(ws)["medmim-demo"].versions
-        runs = tracking.client(ws).search_runs([tracking.experiment(ws, "demo")])
+        runs = tracking.client(ws).search_runs([tracking.experiment(ws, "medmim-demo")])
     assert [version.number for version in listed] == ["1"]
     assert [one.info.status for one in runs] == ["FINISHED"]
     keys = namespace.objects("store/")
