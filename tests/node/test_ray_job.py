@@ -173,14 +173,19 @@ def test_a_run_outlasts_outages(namespace: Namespace, tmp_path: Path) -> None:
 
 
 def start_anew(kit: Path, name: str) -> None:
-    """Kill a server of the kit and start it again as it was."""
+    """Kill a server of the kit and start it again as it was, in its own mounts: the operator has the cluster's DNS."""
     pid = int((kit / f"{name}.pid").read_text())
+    mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
     command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
     environment = dict(one.split("=", 1) for one in Path(f"/proc/{pid}/environ").read_text().split("\0") if one)
     os.kill(pid, signal.SIGKILL)
     time.sleep(10)
     with (kit / "log" / f"{name}.log").open("a") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            ["nsenter", f"--mount=/proc/self/fd/{mounts}", *command],
+            env=environment, stdout=log, stderr=log, start_new_session=True, pass_fds=[mounts],
+        )  # fmt: skip
+    os.close(mounts)
     (kit / f"{name}.pid").write_text(str(server.pid))
 
 
