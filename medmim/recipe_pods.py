@@ -11,6 +11,9 @@ Minutes = Annotated[float, Field(gt=0)]
 # Kubernetes quantities, and its names (RFC 1123)
 Quantity = Annotated[str, Field(pattern=r"^[1-9]\d*(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+Image = Annotated[str, Field(pattern=r"^[a-z0-9][\w.:/@-]*$")]
+LabelKey = Annotated[str, Field(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?$")]
 
 
 class Toleration(Section):
@@ -31,17 +34,21 @@ class Toleration(Section):
 class Pods(Section):
     """What a Ray job's pods look like, with `platform.ray: rayjob`."""
 
-    image: str | None = Field(None, description="medmim's image; default: MEDMIM_IMAGE, which the chart sets")
+    image: Image | None = Field(
+        None, description="medmim's image; default: MEDMIM_IMAGE, which the cluster's settings say"
+    )
     namespace: Name | None = Field(None, description="default: that of the step's pod, or of the kubeconfig's context")
     cpus: Cpus = Field(1.0, description="CPUs of a worker pod")
     memory: Quantity = Field("4Gi", description="memory of a worker pod")
     gpus: int = Field(0, ge=0, description="GPUs of a worker pod, a training worker each")
-    accelerator: str | None = Field(None, description="only nodes whose nvidia.com/gpu.product is this")
+    accelerator: LabelValue | None = Field(None, description="only nodes whose nvidia.com/gpu.product is this")
     head_cpus: Cpus = Field(1.0, description="CPUs of the head pod; nothing trains there")
     head_memory: Quantity = Field("4Gi", description="memory of the head pod, which prepares and publishes")
     shared_memory: Quantity = Field("1Gi", description="size of /dev/shm in each pod; counts as memory")
     ephemeral_storage: Quantity = Field("20Gi", description="scratch disk of each pod: data, base and model once")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="labels that the pods' nodes must have")
+    node_selector: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, description="labels that the pods' nodes must have"
+    )
     tolerations: tuple[Toleration, ...] = Field((), description="taints that the pods may ignore")
     priority: Name | None = Field(None, description="PriorityClass of all the pods")
     queue: Name | None = Field(None, description="Kueue LocalQueue that admits the job")

@@ -7,6 +7,7 @@ of the pod or machine.
 
 import errno
 import os
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -43,6 +44,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MINIO_ENDPOINT")
 
 
 T = TypeVar("T")
+_PLAIN = "HTTP request to an HTTPS server"  # what servers answer who are asked in the wrong scheme
 
 
 class S3Store:
@@ -205,6 +207,10 @@ class S3Store:
                 fix="set AWS_CA_BUNDLE to the file of the authority that signed it (in Ray pods: "
                 "platform.pods.ca_config_map)",
             )
+        if _PLAIN in reason:
+            return UserError(
+                f"{self.endpoint} speaks https", reason=reason, fix="set AWS_ENDPOINT_URL to https://HOST:PORT"
+            )
         return Unavailable(
             f"the store {self.uri} does not answer",
             reason=f"{self.endpoint}: {reason}",
@@ -220,7 +226,7 @@ def _passing(error: BaseException) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, S3Error):
         return bool(error.response.status >= 500 or error.response.status == 429)
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if "CERTIFICATE_VERIFY_FAILED" in str(error) or _PLAIN in str(error):
         return False
     return isinstance(error, HTTPError | ServerError | InvalidResponseError | ParseError)
 
@@ -252,5 +258,13 @@ def _authorities() -> str:
                 fix=f"give the file of the authority that signed the server's certificate, or unset {name}",
             )
         if path:
+            try:
+                ssl.create_default_context(cafile=path)
+            except ssl.SSLError as error:
+                raise UserError(
+                    f"{name} is {path}, which holds no certificate",
+                    reason=str(error),
+                    fix="give a PEM file: `-----BEGIN CERTIFICATE-----` and so on",
+                ) from None
             return path
     return certifi.where()

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from medmim import tracking
 from medmim.steps import Workspace
 
 ROOT = Path(__file__).parents[1]
+settings.register_profile("untimed", deadline=None)  # a busy machine is no bug
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -364,6 +364,11 @@ def test_a_certificate_of_an_unknown_authority_is_bad_input_with_the_bundle_as_f
 
 
 def test_a_bundle_that_is_no_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("no certificate")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(empty))
+    with pytest.raises(UserError, match="holds no certificate"):
+        open_store("s3://bucket/garbage")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none"))
     with pytest.raises(UserError, match="AWS_CA_BUNDLE is .*none, which is no file"):
         open_store("s3://bucket")

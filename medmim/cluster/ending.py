@@ -26,6 +26,7 @@ class Seen:
         events: About the job, its cluster and its pods.
         now: The API server's clock.
         heads: UIDs of all the head pods that the job has had since a queue let it run.
+        lacking: Seconds that it has had fewer pods than it asks for.
         tail: The last lines that the job said.
     """
 
@@ -34,6 +35,7 @@ class Seen:
     events: Sequence[Object]
     now: datetime
     heads: frozenset[str] = frozenset()
+    lacking: float = 0.0
     tail: Sequence[str] = ()
 
 
@@ -199,17 +201,25 @@ def _waiting_too_long(seen: Seen, pending: float) -> Ending | None:
                         "node_selector), tolerate the nodes' taints, or add nodes",
                     ),
                 )
-    refused = [e for e in seen.events if "exceeded quota" in e.get("message", "")]
-    if refused and len(seen.pods) < _wanted(seen.job) and _age(begun, seen.now) > pending:
-        return Ending(
-            "failed",
-            _error(
-                f"the namespace's quota does not let the job's pods in, after {pending / 60:g} minutes",
-                refused[-1]["message"],
-                "ask for less in platform.pods, end other jobs, or have the ResourceQuota raised",
-            ),
-        )
-    return None
+    if seen.lacking <= pending:
+        return None
+    refused, after = _refused(seen), f"after {pending / 60:g} minutes"
+    if "exceeded quota" in refused:
+        fact = f"the namespace's quota does not let the job's pods in, {after}"
+        fix = "ask for less in platform.pods, end other jobs, or have the ResourceQuota raised"
+    elif refused:
+        fact = f"the cluster refuses to make the job's pods, {after}"
+        fix = "mend what it names; platform.pods holds most of it (service_account, priority, memory, node_selector)"
+    else:
+        fact = f"KubeRay has made {len(of_ray(seen.pods))} of the job's {pods_asked(seen.job)} pods, {after}"
+        refused, fix = "no Event says why", "ask who runs the KubeRay operator"
+    return Ending("failed", _error(fact, refused, fix))
+
+
+def _refused(seen: Seen) -> str:
+    """What the API server last said when the operator wanted to make a pod; empty where it refused none."""
+    said = [e.get("message", "") for e in seen.events if "FailedToCreate" in e.get("reason", "")]
+    return str(said[-1]) if said else ""
 
 
 def standing(seen: Seen) -> str:
@@ -222,14 +232,16 @@ def standing(seen: Seen) -> str:
         for condition in pod.get("status", {}).get("conditions", []):
             if condition.get("reason") == "Unschedulable":
                 return f"waiting for a node: {condition.get('message', '')}"
-    refused = [e for e in seen.events if "exceeded quota" in e.get("message", "")]
-    if refused and len(seen.pods) < _wanted(seen.job):
-        return f"waiting for quota: {refused[-1]['message']}"
-    ready = sum(_ready(pod) for pod in seen.pods)
-    return "" if ready >= _wanted(seen.job) else f"waiting for pods: {ready} of {_wanted(seen.job)} are ready"
+    mine, asked = of_ray(seen.pods), pods_asked(seen.job)
+    refused = _refused(seen) if len(mine) < asked else ""
+    if refused:
+        return f"waiting for {'quota' if 'exceeded quota' in refused else 'the cluster'}: {refused}"
+    ready = sum(_ready(pod) for pod in mine)
+    return "" if ready >= asked else f"waiting for pods: {ready} of {asked} are ready"
 
 
-def _wanted(job: Object) -> int:
+def pods_asked(job: Object) -> int:
+    """How many pods of Ray a job asks for."""
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     return 1 + sum(int(group["replicas"]) for group in groups)
 
@@ -250,10 +262,19 @@ def _containers(pod: Object) -> list[Object]:
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
+def of_ray(pods: Sequence[Object]) -> list[Object]:
+    """All but the submitter."""
+    return [pod for pod in pods if _kind(pod)]
+
+
 def head_of(pods: Sequence[Object]) -> Object | None:
     """The newest head pod."""
-    heads = [pod for pod in pods if pod["metadata"].get("labels", {}).get("ray.io/node-type") == "head"]
+    heads = [pod for pod in pods if _kind(pod) == "head"]
     return max(heads, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+
+def _kind(pod: Object) -> str:
+    return str(pod["metadata"].get("labels", {}).get("ray.io/node-type", ""))
 
 
 def _ended(pod: Object) -> bool:

@@ -1,8 +1,10 @@
 """Kubernetes as plain dictionaries: few verbs, calls that outlast a short outage, and errors that name the fix."""
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -25,6 +27,7 @@ Object = dict[str, Any]
 
 API = {
     "version": "",
+    "namespaces": "/api/v1",
     "pods": "/api/v1",
     "events": "/api/v1",
     "rayjobs": "/apis/ray.io/v1",
@@ -78,6 +81,15 @@ class Kube:
         """Remove the object of that UID if it is there; what it owns goes with it."""
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         self._call("DELETE", "delete", kind, name, body)
+
+    def check_namespace(self) -> None:
+        """An account with rights in the whole cluster lists nothing in a namespace that is not there, and no error.
+
+        Raises:
+            UserError: It is not there.
+        """
+        if self._patiently("GET", "get", "namespaces", f"{API['namespaces']}/namespaces/{self.namespace}")[0] is None:
+            raise _no_namespace(self.namespace, "nothing has that name")
 
     def log(self, pod: str, container: str, since: int | None = None) -> str:
         """A container's log with a time before each line; empty while there is none."""
@@ -178,15 +190,39 @@ def _from_file(config: Any, settings: Any) -> str:
 
     path = os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
-        config.load_kube_config(path, client_configuration=settings)  # else it goes by KUBECONFIG as at its import
+        with _heard() as complaints:
+            config.load_kube_config(path, client_configuration=settings)  # else it goes by KUBECONFIG as at its import
         _, active = config.list_kube_config_contexts(path)
     except (config.ConfigException, yaml.YAMLError, OSError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
             f"no Kubernetes cluster: {path} cannot be used",
-            reason=str(error).replace("\n", " ")[:300],
+            reason="it is no kubeconfig" if isinstance(error, TypeError) else str(error).replace("\n", " ")[:300],
             fix="set KUBECONFIG to the file that your cluster's administrator gave you; `kubectl get pods` must work",
         ) from None
+    if complaints:
+        raise UserError(
+            f"not logged in to the cluster of {path}",
+            reason=f"its login command fails: {'; '.join(complaints)[:300]}",
+            fix="install that command or log in again: `kubectl get pods` must work",
+        )
     return str(active["context"].get("namespace", "default"))
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What is logged as an error: of a login command that fails the client says no more, and goes on as nobody."""
+    said: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage().strip())
+
+    ear = Ear(logging.ERROR)
+    logging.getLogger().addHandler(ear)
+    try:
+        yield said
+    finally:
+        logging.getLogger().removeHandler(ear)
 
 
 def _told(error: Any, verb: str, kind: str, namespace: str) -> UserError:
@@ -198,7 +234,7 @@ def _told(error: Any, verb: str, kind: str, namespace: str) -> UserError:
         said = body.strip()[:300]
     group = API[kind].split("/")[2] if API[kind].startswith("/apis") else ""
     what = f"{kind}.{group}" if group else kind
-    if error.status == 401:
+    if error.status == 401 or "system:anonymous" in said:
         return UserError(
             "the Kubernetes API does not know this account",
             reason=said,
@@ -223,5 +259,15 @@ def _told(error: Any, verb: str, kind: str, namespace: str) -> UserError:
             fix="install KubeRay 1.5 or newer (its chart brings operator and CRDs)" if group == "ray.io" else "",
         )
     if error.status == 404:
-        return UserError(f"namespace {namespace} is not there", reason=said, fix="check platform.pods.namespace")
-    return UserError(f"the cluster refuses to {verb} {what} in namespace {namespace}", reason=said)
+        return _no_namespace(namespace, said)
+    return UserError(
+        f"the cluster refuses to {verb} {what} in namespace {namespace}",
+        reason=said,
+        fix="is it Kubernetes' API that KUBECONFIG names, with https://? Else ask who runs the cluster",
+    )
+
+
+def _no_namespace(name: str, reason: str) -> UserError:
+    return UserError(
+        f"namespace {name} is not there", reason=reason, fix="check platform.pods.namespace, --namespace and KUBECONFIG"
+    )

@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from medmim import progress
 from medmim.cluster import lease, order, rayjob
-from medmim.cluster.ending import Ending, Seen, ending, head_of, held, standing
+from medmim.cluster.ending import Ending, Seen, ending, head_of, held, of_ray, pods_asked, standing
 from medmim.cluster.keep import events_of, keep, pods_of
 from medmim.cluster.kube import Kube, Object, connect
 from medmim.cluster.log import Log
@@ -122,6 +123,7 @@ class _Watched:
     log: Log
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=50))
     heads: set[str] = field(default_factory=set)
+    short: datetime | None = None  # since when there are fewer pods than the job asks for
     standing: str = ""
 
 
@@ -155,7 +157,11 @@ def _look(kube: Kube, job: Object, watched: _Watched) -> Seen:
     elif head is not None:
         watched.heads.add(head["metadata"]["uid"])
     events = events_of(kube, current, pods) if current else []
-    return Seen(current, pods, events, kube.now(), frozenset(watched.heads), tuple(watched.tail))
+    now = kube.now()
+    lacks = current and not held(current) and len(of_ray(pods)) < pods_asked(current)
+    watched.short = (watched.short or now) if lacks else None
+    lacking = (now - watched.short).total_seconds() if watched.short else 0.0
+    return Seen(current, pods, events, now, frozenset(watched.heads), lacking, tuple(watched.tail))
 
 
 def _show(watched: _Watched) -> None:

@@ -34,7 +34,11 @@ def sweep(kube: Kube, dry_run: bool = False) -> list[Left]:
 
     Returns:
         What was (or would be) removed.
+
+    Raises:
+        UserError: The namespace is not there, or the account may not look.
     """
+    kube.check_namespace()
     now = kube.now()
     leases = {lease["metadata"]["name"]: lease for lease in kube.list("leases", MINE)}
     left = []

@@ -10,6 +10,7 @@ from cluster.world import an_order, platform
 
 from medmim.cluster import kube, ray_pods
 from medmim.cluster.kube import Kube
+from medmim.cluster.sweep import sweep
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 
 
@@ -43,6 +44,14 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(
     assert "KUBECONFIG" in raised.value.fix
 
 
+def test_a_login_command_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-login", "interactiveMode": "Never"}
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, "https://127.0.0.1:1", exec=command)))
+    with pytest.raises(UserError, match="not logged in") as raised:
+        kube.connect()
+    assert "no-such-login" in raised.value.reason
+
+
 def test_a_server_that_is_away_is_asked_again_and_then_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, f"https://127.0.0.1:{free_port()}")))
     monkeypatch.setenv("MEDMIM_PATIENCE", "1")
@@ -74,6 +83,19 @@ def test_an_expired_account_is_told(cluster: Kube, tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="does not know this account") as raised:
         kube.connect(cluster.namespace).list("pods")
     assert raised.value.exit_code == BAD_INPUT
+
+
+@pytest.mark.cluster
+def test_nobody_is_told_to_log_in(cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, cluster.api.configuration.host)))
+    with pytest.raises(UserError, match="does not know this account"):
+        kube.connect(cluster.namespace).list("pods")
+
+
+@pytest.mark.cluster
+def test_a_sweep_of_a_misspelt_namespace_is_no_clean_sweep(cluster: Kube) -> None:
+    with pytest.raises(UserError, match="namespace medmim-nowhere is not there"):
+        sweep(Kube(cluster.api, "medmim-nowhere"))
 
 
 @pytest.mark.cluster

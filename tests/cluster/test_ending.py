@@ -58,7 +58,8 @@ def event(message: str, reason: str = "Failed", about: str = "head") -> dict[str
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 NO_KEY = waiting("CreateContainerConfigError", "couldn't find key K in Secret n/s")
 NO_CA = event('MountVolume.SetUp failed for volume "ca" : configmap "c" not found', "FailedMount")
-QUOTA = event('pods "x" is forbidden: exceeded quota: small, requested: limits.cpu=1')
+QUOTA = event('pods "x" is forbidden: exceeded quota: small, requested: limits.cpu=1', "FailedToCreateHeadPod")
+REFUSED = event('pods "x" is forbidden: no PriorityClass with name p was found', "FailedToCreateWorkerPod")
 SECURITY = event('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true')
 CASES = {
     "done": (Seen(job("Complete", status="SUCCEEDED"), [pod()], [], NOW), "done", "", TRY_AGAIN),
@@ -106,7 +107,10 @@ CASES = {
         BAD_INPUT,
     ),
     "no node yet": (Seen(job("Initializing"), [pod(phase="Pending", **unschedulable(30))], [], NOW), None, "", 0),
-    "quota": (Seen(job("Initializing"), [pod()], [QUOTA], NOW), "failed", "quota does not let", BAD_INPUT),
+    "quota": (Seen(job("Initializing"), [pod()], [QUOTA], NOW, lacking=90), "failed", "quota does not let", BAD_INPUT),
+    "quota for a moment": (Seen(job("Initializing"), [pod()], [QUOTA], NOW, lacking=30), None, "", 0),
+    "refused": (Seen(job("Initializing"), [pod()], [REFUSED], NOW, lacking=90), "failed", "refuses to make", BAD_INPUT),
+    "not made": (Seen(job("Initializing"), [pod()], [], NOW, lacking=90), "failed", "made 1 of the job's 2", BAD_INPUT),
     "quota that let it in": (Seen(job(), [pod(), pod("worker")], [QUOTA], NOW), None, "", 0),
     "in the queue": (Seen(job("Suspended", suspend=True), [], [QUOTA], NOW), None, "", 0),
     "no operator": (Seen({**job(), "status": {}}, [], [], NOW), "failed", "nobody acts on", BAD_INPUT),

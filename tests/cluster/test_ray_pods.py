@@ -112,6 +112,23 @@ def test_a_quota_that_is_too_small_is_named(cluster: Kube, tmp_path: Path, kubec
         assert "exceeded quota: small" in step.error.reason
 
 
+@pytest.mark.parametrize(
+    ("pods", "said"),
+    [
+        ({"priority": "nosuch"}, "no PriorityClass with name nosuch"),
+        ({"service_account": "nosuch"}, 'serviceaccount "nosuch" not found'),
+    ],
+)
+def test_pods_that_the_cluster_refuses_are_told(cluster: Kube, tmp_path: Path, pods: dict[str, str], said: str) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, **pods), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert step.error.exit_code == BAD_INPUT
+        assert "refuses to make the job's pods" in step.error.fact
+        assert said in step.error.reason
+
+
 def test_the_deadline_stops_a_job(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
         step = Step(an_order(), platform(cluster, deadline_minutes=0.5), tmp_path)
