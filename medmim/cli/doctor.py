@@ -12,7 +12,8 @@ from pathlib import Path
 import typer
 
 from medmim import steps
-from medmim.cli.doctor_checks import Check, check_all, failed
+from medmim.check import Check, failed
+from medmim.cli.doctor_checks import check_all
 from medmim.cli.options import Home, Json
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 from medmim.steps import Workspace
