@@ -66,6 +66,7 @@ def doctor(
 def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[int]:
     """Look at a cluster; what cannot be asked without it is left out where it does not answer."""
     from medmim.cluster import checks, checks_api
+    from medmim.cluster.checks_servers import without_password
     from medmim.cluster.kube import Kube, connect
     from medmim.recipe import Platform, load
 
@@ -82,7 +83,12 @@ def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[in
     there = kube if first.status == "ok" else None
     setup = checks.setup(there, platform)
     told = {"cluster": at, "namespace": space}
-    told |= {"store": setup.store, "tracking": setup.tracking, "kfp": setup.kfp, "image": setup.image}
+    told |= {
+        "store": setup.store,
+        "tracking": without_password(setup.tracking),
+        "kfp": without_password(setup.kfp),
+        "image": setup.image,
+    }
     with _environment(setup.environment):
         return _tell(told, chain([first], checks.check_all(there, setup)), as_json)
 

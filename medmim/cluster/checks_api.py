@@ -18,7 +18,7 @@ from medmim.errors import Unavailable, UserError
 from medmim.recipe import Platform
 
 _SECONDS = (2, 5)  # to connect, to answer
-_OLDEST = (1, 28)  # SelfSubjectReview for all
+_OLDEST = (1, 31)  # of the chart
 _ACTS = 8.0  # s in which an operator that runs takes up a new job
 _LEVEL = "pod-security.kubernetes.io/enforce"
 

@@ -1,5 +1,6 @@
 """Whether the pods of a Ray job would find room: admission, quota, nodes with GPUs, volumes."""
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -101,8 +102,7 @@ def nodes(kube: Kube, platform: Platform) -> Check:
     if room < wanted:
         raise UserError(
             f"{text}: room for {room} of {wanted} worker pods",
-            fix="platform.pods must fit the nodes (gpus, accelerator, node_selector, tolerations, cpus, memory); for "
-            "GPUs, the nodes need NVIDIA's device plugin and feature labels (GPU operator)",
+            fix=_fix(reasons, platform),
             problems=reasons[:5],
         )
     if not there:
@@ -146,12 +146,19 @@ def _unfit(node: Object, worker: Object, platform: Platform) -> Iterator[str]:
         if labels.get(key) != value:
             yield f"{key} is {labels.get(key, 'absent')}, not {value}"
     for taint in node["spec"].get("taints", []):
-        # GPU nodes are tainted so; the API server adds the toleration to pods that ask for GPUs where it is set up to
         if taint["effect"] != "PreferNoSchedule" and not _tolerated(taint, platform):
             yield f"taint {taint['key']} is not tolerated"
     if not _copies(node, _requests(worker)):
         asked = ", ".join(f"{key} {value.normalize():f}" for key, value in _requests(worker).items())
         yield f"too small for {asked}"
+
+
+def _fix(reasons: list[str], platform: Platform) -> str:
+    taints = sorted({key for one in reasons for key in re.findall(r"taint (\S+) is not tolerated", one)})
+    fixes = [f"platform.pods.tolerations: [{', '.join(f'{{key: {key}}}' for key in taints)}]"] if taints else []
+    if platform.pods.gpus or platform.pods.accelerator:
+        fixes.append("nodes with GPUs need NVIDIA's device plugin and feature labels (GPU operator)")
+    return "; ".join([*fixes, "ask for what nodes have: `medmim recipe explain platform.pods`"])
 
 
 def _tolerated(taint: Object, platform: Platform) -> bool:

@@ -43,7 +43,8 @@ def known_in_pods(kube: Kube, look: Callable[[], Check]) -> Callable[[], Check]:
             name, _, rest = error.host.partition(".")
             space = rest.split(".")[0] or kube.namespace
             if read(kube, f"/api/v1/namespaces/{space}/services/{name}") is None:
-                raise
+                fact = f"{error.host} is not known here, and the cluster has no Service {name} in {space}"
+                raise UserError(fact, fix="install it there, or correct its address") from None
             raise Unseen(
                 f"{error.host} is a Service of the cluster, and this machine is outside",
                 fix=f"kubectl -n {space} port-forward svc/{name} {error.port}, and set its address to "
@@ -76,7 +77,7 @@ def mlflow(uri: str, configured: str) -> Check:
     """
     if not uri.startswith(("http://", "https://")):
         raise UserError(
-            f"MLflow is {uri or 'not set'}",
+            f"MLflow is {without_password(uri) or 'not set'}",
             reason="pods share no database",
             fix="set MLFLOW_TRACKING_URI in ConfigMap medmim, or platform.tracking, to http(s)://HOST:PORT",
         )
@@ -91,8 +92,10 @@ def mlflow(uri: str, configured: str) -> Check:
     finally:
         _mlflow(uri, "DELETE", "registered-models/delete", {"name": name})
     if said.get("registered_model", {}).get("name") != name:
-        raise UserError(f"MLflow at {uri} gives back something else than was written", fix="look at its log")
-    return Check("mlflow", "ok", f"{version}, {uri}: lets {host} in, writes, reads, deletes")
+        raise UserError(
+            f"MLflow at {without_password(uri)} gives back something else than was written", fix="look at its log"
+        )
+    return Check("mlflow", "ok", f"{version}, {without_password(uri)}: lets {host} in, writes, reads, deletes")
 
 
 def kfp(uri: str) -> Check:
@@ -166,6 +169,12 @@ def clock(kube: Kube, addresses: dict[str, str]) -> Check:
     return Check("clock", "ok" if worst <= _SKEW[0] else "warn", text, "" if worst <= _SKEW[0] else fix)
 
 
+def without_password(uri: str) -> str:
+    """An address as it may be shown."""
+    where = urlsplit(uri)
+    return where._replace(netloc=where.netloc.rpartition("@")[2]).geturl() if "@" in where.netloc else uri
+
+
 def skew(date: str, before: datetime, after: datetime) -> float | None:
     """Seconds that a server's clock is ahead; 0 where its answer's second fits into the time that asking took.
 
@@ -191,33 +200,31 @@ def apart(offsets: Iterable[float]) -> float:
 
 def _mlflow(uri: str, method: str, path: str, body: dict[str, Any], host: str = "") -> dict[str, Any]:
     answer = _request(method, f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", body, host)
-    said = answer.text[:200].replace("\n", " ")
+    at, said = without_password(uri), answer.text[:200].replace("\n", " ")
     if answer.status_code == 403 and "Host" in said:
         raise UserError(
-            f"MLflow at {uri} does not let the host name {host} in",
+            f"MLflow at {at} does not let the host name {host} in",
             reason=said,
             fix=f"add {host} to --allowed-hosts (or MLFLOW_SERVER_ALLOWED_HOSTS) of its server; the list replaces "
             "MLflow's own",
         )
     if answer.is_redirect or "html" in answer.headers.get("Content-Type", ""):
-        raise UserError(f"a login page answers at {uri}, not MLflow", fix="ask its Service, not the ingress in front")
+        raise UserError(f"a login page answers at {at}, not MLflow", fix="ask its Service, not the ingress in front")
     if answer.status_code in (401, 403):
         raise UserError(
-            f"MLflow at {uri} refuses {path}: {answer.status_code}",
+            f"MLflow at {at} refuses {path}: {answer.status_code}",
             reason=said,
             fix="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (secret medmim-mlflow), and that user's "
             "permissions",
         )
     if answer.status_code >= 500:
-        raise Unavailable(
-            f"MLflow at {uri} answers {answer.status_code} to {path}", said, "look at its log, disk first"
-        )
+        raise Unavailable(f"MLflow at {at} answers {answer.status_code} to {path}", said, "look at its log, disk first")
     if answer.status_code != 200:
-        raise UserError(f"MLflow at {uri} answers {answer.status_code} to {path}", said, "check MLFLOW_TRACKING_URI")
+        raise UserError(f"MLflow at {at} answers {answer.status_code} to {path}", said, "check MLFLOW_TRACKING_URI")
     try:
         return dict(answer.json())
     except ValueError:
-        raise UserError(f"what answers at {uri} is not MLflow", said, "check MLFLOW_TRACKING_URI") from None
+        raise UserError(f"what answers at {at} is not MLflow", said, "check MLFLOW_TRACKING_URI") from None
 
 
 def _login() -> tuple[str, str] | None:
