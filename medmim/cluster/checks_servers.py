@@ -100,25 +100,25 @@ def mlflow(uri: str, configured: str) -> Check:
 
 def kfp(uri: str) -> Check:
     """Whether KFP's API answers, and its version."""
-    answer = _request("GET", f"{uri}/apis/v2beta1/healthz")
+    at, answer = without_password(uri), _request("GET", f"{uri}/apis/v2beta1/healthz")
     forward = (
         "ask the API past the login: kubectl -n kubeflow port-forward svc/ml-pipeline 8888, and "
         "KF_PIPELINES_ENDPOINT=http://localhost:8888"
     )
     if answer.is_redirect or "html" in answer.headers.get("Content-Type", ""):
-        raise UserError(f"a login page answers at {uri}, not KFP's API", fix=forward)
+        raise UserError(f"a login page answers at {at}, not KFP's API", fix=forward)
     if answer.status_code in (401, 403):
-        raise UserError(f"{uri} answers {answer.status_code}: it wants a login", fix=forward)
+        raise UserError(f"{at} answers {answer.status_code}: it wants a login", fix=forward)
     if answer.status_code >= 500:
         raise Unavailable(
-            f"{uri} answers {answer.status_code}", fix="kubectl -n kubeflow get pods; see ml-pipeline's log"
+            f"{at} answers {answer.status_code}", fix="kubectl -n kubeflow get pods; see ml-pipeline's log"
         )
     try:
         said = dict(answer.json())
     except ValueError:
         said = {}
     if answer.status_code != 200 or not said:
-        raise UserError(f"{uri} is no KFP API: {answer.status_code} to healthz", fix="set KF_PIPELINES_ENDPOINT")
+        raise UserError(f"{at} is no KFP API: {answer.status_code} to healthz", fix="set KF_PIPELINES_ENDPOINT")
     tag = str(said.get("tag_name", "unknown"))
     many = ", for many users" if said.get("multi_user") else ""
     parts = re.match(r"v?(\d+)\.(\d+)", tag)
@@ -126,15 +126,15 @@ def kfp(uri: str) -> Check:
     wanted = ".".join(map(str, _KFP))
     if found and found < _KFP:
         raise UserError(
-            f"KFP {tag} at {uri}",
+            f"KFP {tag} at {at}",
             reason="an older server drops fields of pods that it does not know, secrets among them, without a word",
             fix=f"upgrade Kubeflow Pipelines to {wanted}",
         )
     if found != _KFP:
         return Check(
-            "kfp", "warn", f"{tag} at {uri}{many}", f"the pipelines are compiled for {wanted}: try `step` first"
+            "kfp", "warn", f"{tag} at {at}{many}", f"the pipelines are compiled for {wanted}: try `step` first"
         )
-    return Check("kfp", "ok", f"{tag} at {uri}{many}")
+    return Check("kfp", "ok", f"{tag} at {at}{many}")
 
 
 def clock(kube: Kube, addresses: dict[str, str]) -> Check:
