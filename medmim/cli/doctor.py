@@ -89,7 +89,7 @@ def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[in
         "kfp": without_password(setup.kfp),
         "image": setup.image,
     }
-    with _environment(setup.environment):
+    with _environment({**setup.environment, "MEDMIM_PATIENCE": "0"}):  # a doctor tells and does not wait
         return _tell(told, chain([first], checks.check_all(there, setup)), as_json)
 
 
@@ -108,12 +108,14 @@ def _tell(told: Mapping[str, Any], checks: Iterable[Check], as_json: bool) -> se
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
     os.environ.update(settings)
     try:
         yield
     finally:
         for key in settings:
             os.environ.pop(key)
+            os.environ.update({key: before[key]} if key in before else {})
 
 
 @contextmanager

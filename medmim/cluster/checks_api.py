@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from medmim.check import Check
@@ -40,7 +40,12 @@ def unseen_warns(name: str, look: Callable[[], Check]) -> Callable[[], Check]:
 
 
 def ask(kube: Kube, method: str, path: str, body: Object | None = None) -> tuple[int, Any]:
-    """One request to the API server, tried once: its status and what it says.
+    """One request to the API server: its status and what it says. Raises as `send`."""
+    return send(kube, method, path, body)[:2]
+
+
+def send(kube: Kube, method: str, path: str, body: Object | None = None) -> tuple[int, Any, Mapping[str, str]]:
+    """One request to the API server, tried once: its status, what it says, and its headers.
 
     Raises:
         Unavailable: It does not answer.
@@ -56,7 +61,11 @@ def ask(kube: Kube, method: str, path: str, body: Object | None = None) -> tuple
             path, method, header_params=headers, body=body, auth_settings=["BearerToken"],
             _preload_content=False, _return_http_data_only=False, _request_timeout=_SECONDS,
         )  # fmt: skip
-        return answer[1], json.loads(answer[0].data)
+        return answer[1], json.loads(answer[0].data), answer[0].headers
+    except ValueError:
+        raise UserError(
+            f"what answers at {host} is no Kubernetes API", fix="check KUBECONFIG and its context"
+        ) from None
     except (ApiException, HTTPError) as error:
         status, reason = getattr(error, "status", 0) or 0, str(getattr(error, "reason", "") or error)
         if "CERTIFICATE_VERIFY_FAILED" in reason:
@@ -68,9 +77,9 @@ def ask(kube: Kube, method: str, path: str, body: Object | None = None) -> tuple
             fix = "log in to the cluster again, or set KUBECONFIG to a file with valid credentials"
             raise UserError("the Kubernetes API does not know this account", fix=fix) from None
         try:
-            return status, json.loads(getattr(error, "body", None) or b"{}")
+            return status, json.loads(getattr(error, "body", None) or b"{}"), {}
         except ValueError:
-            return status, {"message": str(getattr(error, "body", ""))[:300]}
+            return status, {"message": str(getattr(error, "body", ""))[:300]}, {}
 
 
 def read(kube: Kube, path: str) -> Object | None:

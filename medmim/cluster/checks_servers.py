@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from medmim.check import Check
 from medmim.check import store as look_at_store
-from medmim.cluster.checks_api import Unseen, read
+from medmim.cluster.checks_api import Unseen, read, send
 from medmim.cluster.kube import Kube
 from medmim.errors import Unavailable, UserError
 
@@ -146,8 +146,8 @@ def clock(kube: Kube, addresses: dict[str, str]) -> Check:
     """
     dates = {}
     before = datetime.now(UTC)
-    status_headers = kube.api.call_api("/version", "GET", _preload_content=False, _request_timeout=_SECONDS)[0].headers
-    dates["the API server"] = skew(status_headers.get("Date", ""), before, datetime.now(UTC))
+    date = send(kube, "GET", "/version")[2].get("Date", "")
+    dates["the API server"] = skew(date, before, datetime.now(UTC))
     for name, uri in addresses.items():
         before = datetime.now(UTC)
         try:
