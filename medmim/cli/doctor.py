@@ -1,6 +1,7 @@
 """medmim doctor: what this machine or a cluster has and lacks, one line a check, each failure with its fix."""
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -72,6 +73,7 @@ def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[in
 
     platform = load(recipe).platform if recipe else Platform()
     warnings.filterwarnings("ignore", message="Unverified HTTPS")  # who has a kubeconfig without a check knows it
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # more checks at once than kept connections
     kube: Kube | None = None
     try:
         kube = connect(namespace or platform.pods.namespace)
