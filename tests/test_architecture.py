@@ -17,7 +17,7 @@ FILES = {
     for path in sorted((ROOT / top).rglob("*.py"))
 }
 GROUND = {
-    "errors", "nodes", "progress", "recipe", "recipe_keys", "recipe_pods", "sample", "shards", "steps", "store",
+    "check", "errors", "nodes", "progress", "recipe", "recipe_keys", "recipe_pods", "sample", "shards", "steps", "store",
     "store_folder", "store_s3", "tracking", "yaml_text",
 }  # fmt: skip
 PACKAGE_DATA = {"bases", "compiled", "gates", "recipes"}

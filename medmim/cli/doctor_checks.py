@@ -11,19 +11,16 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from medmim.errors import BAD_INPUT, Unavailable, UserError
+import medmim
+from medmim.check import Check, side_by_side, store
+from medmim.errors import Unavailable, UserError
 from medmim.steps import Workspace
-from medmim.store import open_store
 
 _GIB = 1 << 30
 _PROBE_SECONDS = 60
@@ -37,17 +34,6 @@ print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads
                   "gpus": [[g.name, g.total_memory] for g in gpus], "bf16": bool(gpus) and cuda.is_bf16_supported()}))
 """
 _RAY = "import json, ray, ray.train; print(json.dumps({'version': ray.__version__}))"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line. `exit_code` is 0 unless the check failed."""
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    found: str
-    fix: str = ""
-    exit_code: int = 0
 
 
 def check_all(home: Path, ws: Workspace | None) -> Iterator[Check]:
@@ -68,22 +54,8 @@ def check_all(home: Path, ws: Workspace | None) -> Iterator[Check]:
         "bases": _bases,
     }
     if ws is not None:
-        looks |= {"store": lambda: _store(ws), "mlflow": lambda: _mlflow(ws)}
-    with ThreadPoolExecutor(len(looks)) as pool:
-        looking = {name: pool.submit(look) for name, look in looks.items()}
-        for name, answer in looking.items():
-            try:
-                yield answer.result()
-            except UserError as error:
-                yield failed(name, error)
-            except Exception as error:  # a doctor tells what is wrong, with itself too
-                yield Check(name, "fail", f"{type(error).__name__}: {error}", exit_code=BAD_INPUT)
-
-
-def failed(name: str, error: UserError) -> Check:
-    """A failed check from an error."""
-    text = "; ".join([error.fact, *error.problems, *([error.reason] if error.reason else [])])
-    return Check(name, "fail", text, error.fix, error.exit_code)
+        looks |= {"store": lambda: store(ws.store), "mlflow": lambda: _mlflow(ws)}
+    return side_by_side(looks)
 
 
 def _python() -> Check:
@@ -129,27 +101,6 @@ def _disk(home: Path) -> Check:
     if free < 5 * _GIB:
         return Check("disk", "warn", text, "the demo fits; real data sets need more: --home, MEDMIM_STORE")
     return Check("disk", "ok", text)
-
-
-def _store(ws: Workspace) -> Check:
-    place, key, begin = open_store(ws.store), f"doctor-{uuid.uuid4().hex}", time.perf_counter()
-    try:
-        first, second = place.create(key, b"first"), place.create(key, b"second")
-        content = place.read(key)
-        place.write(key, b"third")
-        last = place.read(key)
-    finally:
-        place.delete(key)
-    if not first or second or content != b"first":
-        raise UserError(
-            f"{place.uri} overwrites what was to be created once",
-            reason="two promoters at once would both win",
-            fix="use a server that knows conditional writes (If-None-Match), or a folder",
-        )
-    if last != b"third" or place.exists(key):
-        raise UserError(f"{place.uri} gives back something else than was written", fix="use another server")
-    took = (time.perf_counter() - begin) * 1000
-    return Check("store", "ok", f"{place.uri}: writes, reads, creates once, deletes ({took:.0f} ms)")
 
 
 def _mlflow(ws: Workspace) -> Check:
@@ -223,6 +174,8 @@ def _extras() -> Check:
 
     wanted = [Requirement(text) for text in metadata.requires("medmim") or ()]
     extras = metadata.metadata("medmim").get_all("Provides-Extra") or []
+    if not (Path(medmim.__file__).parents[1] / "pyproject.toml").is_file():  # of a checkout, where people develop
+        extras = [extra for extra in extras if extra != "dev"]
     missing = {}
     for extra in ("", *extras):
         needs = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": extra})]

@@ -144,7 +144,7 @@ class Kube:
             return (data if text else json.loads(data)), answer[0].headers
         except ApiException as error:
             if "CERTIFICATE_VERIFY_FAILED" in f"{error.reason}":
-                raise self._untrusted(str(error.reason)) from None
+                raise self.untrusted(str(error.reason)) from None
             if text and error.status in (400, 404, 500):  # not started; its pod is gone; its node does not answer
                 return "", {}
             if error.status in (0, 429) or error.status >= 500:
@@ -156,10 +156,11 @@ class Kube:
             raise _told(error, verb, kind, self.namespace) from None
         except HTTPError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise self._untrusted(str(error)) from None
+                raise self.untrusted(str(error)) from None
             raise _Passing(str(error)) from None
 
-    def _untrusted(self, reason: str) -> UserError:
+    def untrusted(self, reason: str) -> UserError:
+        """What a certificate that was not verified means to people."""
         return UserError(
             f"the certificate of the Kubernetes API at {self.api.configuration.host} is not trusted",
             reason=reason[-200:],

@@ -14,8 +14,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import medmim
+from medmim.check import Check, store
 from medmim.cli import doctor, doctor_checks
-from medmim.cli.doctor_checks import Check
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import zoo
 from medmim.steps import Workspace, workspace
@@ -103,12 +104,12 @@ def test_a_store_that_overwrites_what_was_created_is_refused(tmp_path: Path, mon
     monkeypatch.setattr(FolderStore, "create", lambda self, key, data: self.write(key, data) or True)
     ws = workspace(tmp_path)
     with pytest.raises(UserError, match="overwrites what was to be created once"):
-        doctor_checks._store(ws)
+        store(ws.store)
     assert list(open_store(ws.store).list()) == []
 
 
 def test_a_bucket_is_looked_at_and_left_empty(bucket: str, tmp_path: Path) -> None:
-    check = doctor_checks._store(Workspace(tmp_path, bucket, ""))
+    check = store(bucket)
     assert check.status == "ok" and list(open_store(bucket).list()) == []
 
 
@@ -124,7 +125,7 @@ def test_a_store_that_does_not_answer_may_pass(tmp_path: Path, monkeypatch: pyte
     connect.cache_clear()
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
     with pytest.raises(Unavailable, match="does not answer"):
-        doctor_checks._store(Workspace(tmp_path, "s3://bucket/x", ""))
+        store("s3://bucket/x")
     connect.cache_clear()
 
 
@@ -252,6 +253,13 @@ def test_a_missing_extra_is_told_by_its_pip_line(monkeypatch: pytest.MonkeyPatch
     without(monkeypatch, "minio")
     with pytest.raises(UserError, match="every command needs"):
         doctor_checks._extras()
+
+
+def test_tools_of_development_are_for_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "ruff")
+    assert "dev lacks ruff" in doctor_checks._extras().found
+    monkeypatch.setattr(medmim, "__file__", str(tmp_path / "site-packages" / "medmim" / "__init__.py"))
+    assert doctor_checks._extras() == Check("extras", "ok", "bench, cluster, finetune")
 
 
 def test_a_base_is_compared_with_its_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

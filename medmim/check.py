@@ -1,0 +1,67 @@
+"""What a doctor tells: one line a check, each failure with its fix."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from medmim.errors import BAD_INPUT, UserError
+from medmim.store import open_store
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line. `exit_code` is 0 unless the check failed."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    fix: str = ""
+    exit_code: int = 0
+
+
+def side_by_side(looks: Mapping[str, Callable[[], Check]]) -> Iterator[Check]:
+    """What each look tells, in the order given; all of them run at once, and one that raises is a failed line."""
+    with ThreadPoolExecutor(max(1, len(looks))) as pool:
+        looking = {name: pool.submit(look) for name, look in looks.items()}
+        for name, answer in looking.items():
+            try:
+                yield answer.result()
+            except UserError as error:
+                yield failed(name, error)
+            except Exception as error:  # a doctor tells what is wrong, with itself too
+                yield Check(name, "fail", f"{type(error).__name__}: {error}", exit_code=BAD_INPUT)
+
+
+def failed(name: str, error: UserError) -> Check:
+    """A failed check from an error."""
+    text = "; ".join([error.fact, *error.problems, *([error.reason] if error.reason else [])])
+    return Check(name, "fail", text, error.fix, error.exit_code)
+
+
+def store(uri: str) -> Check:
+    """Whether a store writes, reads, deletes, and creates only what is absent, which the decision log needs.
+
+    Raises:
+        UserError: It does not.
+    """
+    place, key, begin = open_store(uri), f"doctor-{uuid.uuid4().hex}", time.perf_counter()
+    try:
+        first, second = place.create(key, b"first"), place.create(key, b"second")
+        content = place.read(key)
+        place.write(key, b"third")
+        last = place.read(key)
+    finally:
+        place.delete(key)
+    if not first or second or content != b"first":
+        raise UserError(
+            f"{place.uri} overwrites what was to be created once",
+            reason="two promoters at once would both win",
+            fix="use a server that knows conditional writes (If-None-Match), or a folder",
+        )
+    if last != b"third" or place.exists(key):
+        raise UserError(f"{place.uri} gives back something else than was written", fix="use another server")
+    took = (time.perf_counter() - begin) * 1000
+    return Check("store", "ok", f"{place.uri}: writes, reads, creates once, deletes ({took:.0f} ms)")

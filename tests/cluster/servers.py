@@ -1,0 +1,68 @@
+"""Servers on loopback for as long as a test needs them: a real MLflow, and one that says what it is told to."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import requests
+from cluster.conftest import free_port
+from waiting import until
+
+LETS_IN = "localhost:*"  # MLflow's server under no other name, and so not as 127.0.0.1
+
+
+@contextmanager
+def mlflow_server(folder: Path, database: Path) -> Iterator[int]:
+    """The port of a real MLflow that lets in requests to `localhost` only."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder)]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen([*command, "--allowed-hosts", LETS_IN], env=env, stdout=log, stderr=log)
+
+        def answers() -> bool:
+            try:
+                return bool(requests.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200)
+            except requests.ConnectionError:
+                assert server.poll() is None, (folder / "server.log").read_text()
+                return False
+
+        try:
+            until(answers, 120)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@contextmanager
+def saying(status: int, body: str, **headers: str) -> Iterator[str]:
+    """The address of a server that answers everything in the same way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+KFP: Mapping[str, Any] = {"commit_sha": "0", "tag_name": "2.17.0", "multi_user": False}
