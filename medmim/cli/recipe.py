@@ -50,7 +50,9 @@ def explain(
         fields = ("key", "type", "default", "meaning")
         typer.echo(json.dumps([dict(zip(fields, row, strict=True)) for row in rows]))
         return
-    table = Table(Column("key", no_wrap=True, min_width=max(len(row[0]) for row in rows)), "type", "default", "meaning", box=None)
+    table = Table(
+        Column("key", no_wrap=True, min_width=max(len(row[0]) for row in rows)), "type", "default", "meaning", box=None
+    )
     for row in rows:
         table.add_row(*row)
     Console().print(table)

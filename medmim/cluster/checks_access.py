@@ -25,6 +25,7 @@ NEEDS: dict[str, frozenset[Verb]] = {
     ),
     "medmim-sweep": frozenset(
         {
+            ("", "namespaces", "get"),
             ("ray.io", "rayjobs", "list"),
             ("ray.io", "rayjobs", "delete"),
             ("coordination.k8s.io", "leases", "list"),
