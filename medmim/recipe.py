@@ -124,6 +124,23 @@ class Report(Section):
     examples: int = Field(12, ge=0, description="items shown with their images")
 
 
+class Promote(Section):
+    """Who may make a model champion."""
+
+    approval: Literal["none", "required"] | None = Field(
+        None,
+        description="required: a candidate that passed the gate waits for `medmim registry promote`; "
+        "default: MEDMIM_APPROVAL, else none",
+    )
+
+
+class Retention(Section):
+    """What `medmim gc` leaves of this recipe's runs and artifacts; what something points to always stays."""
+
+    last: Positive = Field(3, description="the last N runs, and the last N artifacts of each kind, stay")
+    days: int = Field(30, ge=0, description="and so does whatever was used within so many days")
+
+
 class Platform(Section):
     """Where things run and lie; none of it changes any content but the world size."""
 
@@ -150,7 +167,9 @@ class Recipe(Section):
     bench: Bench = Field(default_factory=Bench)
     register_: Register = Field(default_factory=Register, alias="register")
     gate: Gate = Field(default_factory=Gate)
+    promote: Promote = Field(default_factory=Promote)
     report: Report = Field(default_factory=Report)
+    retention: Retention = Field(default_factory=Retention)
     platform: Platform = Field(default_factory=Platform)
 
     def dump(self) -> str:
