@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from medmim.errors import UserError, from_os_error
 from medmim.recipe_keys import Positive, Section, leaves, nearest, type_name
 from medmim.recipe_pods import Pods
+from medmim.recipe_registry import Gate, Promote, Register, Retention
 from medmim.sample import ABILITIES
 from medmim.yaml_text import parse_value, parse_yaml
 
@@ -106,39 +107,10 @@ class Bench(Section):
     max_bad_fraction: Fraction = Field(0.02, description="engine errors above this share fail the step")
 
 
-class Register(Section):
-    """Where the tuned model is registered."""
-
-    model: str = Field("medmim", pattern=r"^[A-Za-z0-9][\w.-]*$", description="name in the MLflow registry")
-
-
-class Gate(Section):
-    """Which policy decides."""
-
-    policy: str = Field("default", description="a shipped policy or a YAML file")
-
-
 class Report(Section):
     """What the report shows."""
 
     examples: int = Field(12, ge=0, description="items shown with their images")
-
-
-class Promote(Section):
-    """Who may make a model champion."""
-
-    approval: Literal["none", "required"] | None = Field(
-        None,
-        description="required: a candidate that passed the gate waits for `medmim registry promote`; "
-        "default: MEDMIM_APPROVAL, else none",
-    )
-
-
-class Retention(Section):
-    """What `medmim gc` leaves of this recipe's runs and artifacts; what something points to always stays."""
-
-    last: Positive = Field(3, description="the last N runs, and the last N artifacts of each kind, stay")
-    days: int = Field(30, ge=0, description="and so does whatever was used within so many days")
 
 
 class Platform(Section):

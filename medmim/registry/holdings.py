@@ -45,14 +45,17 @@ class Held:
 
     @property
     def recipe_name(self) -> str:
+        """Empty where no recipe is known."""
         return str(self.recipe.get("name") or "")
 
     @property
     def kind(self) -> str:
+        """First part of the name."""
         return self.name.partition("/")[0]
 
     @property
     def digest(self) -> str:
+        """The rest of it."""
         return self.name.partition("/")[2]
 
 

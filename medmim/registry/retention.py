@@ -1,7 +1,7 @@
 """What may go from a store, and taking it away: `medmim gc`.
 
-Never what an alias, a registered version, a decision, a kept run or a kept artifact's provenance names, and nothing that
-was written or used within the grace. What is left of that, each recipe's `retention` decides.
+Never what an alias, a registered version, a decision, a kept run or a kept artifact's provenance names, and nothing
+that was written or used within the grace. On the rest, each recipe's `retention` decides.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medmim import progress, store
-from medmim.recipe import Retention
+from medmim.recipe_registry import Retention
 from medmim.registry import holdings
 from medmim.registry.holdings import LAST_RECORD, Held
 from medmim.steps import Workspace
