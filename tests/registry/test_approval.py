@@ -189,22 +189,32 @@ def acting(patch: pytest.MonkeyPatch, user: str, password: str = "") -> None:
 
 
 def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
-    server: str, ws: Workspace, guarded: Recipe, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    server: str,
+    ws: Workspace,
+    recipe: Recipe,
+    guarded: Recipe,
+    publish: Callable[..., Any],
+    bench: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow.exceptions import MlflowException
 
     ws = replace(ws, tracking=server)
-    acting(monkeypatch, "promoter")
     api = tracking.client(ws)
-    api.create_registered_model(NAME)  # set-up: whoever makes a model may do all with it
-    before = add(ws, "old", NAME)
-    promote.promote(ws, NAME, before, "start")
+    data, losses = publish("data", rows__txt="r"), json.dumps({"step": 1, "loss": 1.0, "lr": 1e-3}) + "\n"
+    old, new = (publish("model", weights__txt=text, losses__jsonl=losses) for text in ("old", "new"))
+
+    def pipeline(which: Recipe, model: Any, scored: Any) -> Any:
+        version = versions.run(which, ws, data.uri, model.uri, scored.uri).facts["version"]
+        return version, promote.run(which, ws, version, gate.run(which, ws, scored.uri).uri).facts
+
+    acting(monkeypatch, "promoter")
+    before, facts = pipeline(recipe, old, bench(old.digest))
+    assert facts["decision"] == "promoted"
 
     acting(monkeypatch, "step")
-    number = add(ws, "new")
-    scored = bench("new", "old", held_in=(0.9, 0.4, 0.35, 0.3, 100))
-    outcome = promote.run(guarded, ws, number, gate.run(guarded, ws, scored.uri).uri)
-    assert outcome.facts["decision"] == "awaiting approval" and outcome.facts["champion"]["version"] == before
+    number, facts = pipeline(guarded, new, bench(new.digest, old.digest))
+    assert facts["decision"] == "awaiting approval" and facts["champion"]["version"] == before
     denied: dict[str, Callable[[], Any]] = {
         "set": lambda: api.set_registered_model_alias(NAME, "champion", before),
         "unset": lambda: api.delete_registered_model_alias(NAME, "champion"),
@@ -222,12 +232,13 @@ def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
     with pytest.raises(UserError):
         promote.promote(replace(ws, store=f"{ws.store}-of-its-own"), CANDIDATES, number, "a step says so")
     model = tracking.registered(ws)[NAME]
-    assert model.aliases == {"champion": before} and [v.tags[versions.DIGEST] for v in model.versions] == ["old"]
+    assert model.aliases == {"champion": before, "challenger": before}
+    assert [v.tags[versions.DIGEST] for v in model.versions] == [old.digest]
 
     acting(monkeypatch, "promoter")
     entry = promote.promote(ws, CANDIDATES, number, "a person looked")
     assert tracking.registered(ws)[NAME].aliases["champion"] == entry.version != before
-    assert entry.evidence and entry.digest == "new"
+    assert entry.evidence and entry.digest == new.digest
 
 
 @pytest.fixture
