@@ -65,6 +65,16 @@ def remove(store: "Store", name: str, used_before: float | None = None) -> bool:
     return not spared
 
 
+def finish(store: "Store", used_before: float | None = None) -> None:
+    """End the removals that a kill cut off; what had lost nothing yet stays."""
+    for key in list(store.list(f"{REMOVING}/")):
+        name = key.partition("/")[2]
+        if store.exists(f"{name}/{MANIFEST}"):
+            store.delete(key)
+        else:
+            remove(store, name, used_before)
+
+
 def clear(store: "Store", name: str, last: str = "") -> None:
     """Delete everything below a name; the object `last` after all others."""
     for key in sorted(store.list(f"{name}/"), key=lambda key: key == f"{name}/{last}"):

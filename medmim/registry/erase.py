@@ -16,7 +16,7 @@ from medmim.progress import bar
 from medmim.registry import holdings
 from medmim.registry.holdings import Held
 from medmim.steps import Workspace
-from medmim.store_removal import remove
+from medmim.store_removal import finish, remove
 
 Does = Literal["removed", "marked"]
 
@@ -133,10 +133,11 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     for run in what.runs:
         (ws.home / "reports" / f"{run.partition('/')[2]}.html").unlink(missing_ok=True)
     with bar("erase", len(record["removed"]), "artifacts") as shown:
-        for one in record["removed"]:
+        for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # by them the rest is found
             remove(place, one["name"])
             shutil.rmtree(ws.cache / one["name"].partition("/")[2], ignore_errors=True)
             shown.add()
+    finish(place)
     return record
 
 

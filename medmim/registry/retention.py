@@ -17,7 +17,7 @@ from medmim.recipe_registry import Retention
 from medmim.registry import holdings
 from medmim.registry.holdings import LAST_RECORD, Held
 from medmim.steps import Workspace
-from medmim.store_removal import MANIFEST, REMOVING, USED, clear, remove
+from medmim.store_removal import REMOVING, USED, clear, finish, remove
 
 DAY = 86400.0
 GRACE = 7.0  # days
@@ -154,12 +154,7 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
         else:
             clear(place, item.name, LAST_RECORD)
         done.append(item)
-    for key in list(place.list(f"{REMOVING}/")):
-        name = key.partition("/")[2]
-        if place.exists(f"{name}/{MANIFEST}"):  # killed before it took anything, and by now it is to stay
-            place.delete(key)
-        else:
-            remove(place, name, plan.young)
+    finish(place, plan.young)
     return done
 
 

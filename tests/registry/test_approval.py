@@ -200,7 +200,6 @@ def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
     from mlflow.exceptions import MlflowException
 
     ws = replace(ws, tracking=server)
-    api = tracking.client(ws)
     data, losses = publish("data", rows__txt="r"), json.dumps({"step": 1, "loss": 1.0, "lr": 1e-3}) + "\n"
     old, new = (publish("model", weights__txt=text, losses__jsonl=losses) for text in ("old", "new"))
 
@@ -209,6 +208,7 @@ def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
         return version, promote.run(which, ws, version, gate.run(which, ws, scored.uri).uri).facts
 
     acting(monkeypatch, "promoter")
+    api = tracking.client(ws)
     before, facts = pipeline(recipe, old, bench(old.digest))
     assert facts["decision"] == "promoted"
 
