@@ -18,7 +18,8 @@ from urllib.parse import unquote
 
 from medmim.errors import UserError, from_os_error
 from medmim.store_folder import PART, FolderStore, check_key, place
-from medmim.store_removal import MANIFEST, claim
+from medmim.store_removal import MANIFEST as MANIFEST
+from medmim.store_removal import claim
 
 PROVENANCE = "provenance.json"
 
