@@ -2,8 +2,6 @@
 
 import json
 import os
-import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medmim import store, store_removal, tracking
-from medmim.errors import Unavailable, UserError
+from medmim import store, tracking
+from medmim.errors import UserError
 from medmim.registry import decisions, retention, versions
 from medmim.registry.decisions import Decision
 from medmim.steps import Workspace, cached_step
@@ -258,59 +256,3 @@ def test_what_a_step_finds_again_is_young_again(place: Workspace) -> None:
     item = retention.Item("artifact", name(artifact), "", 0, 0, "a plan made before it was found again")
     assert retention.collect(place, replace(young, items=(item,))) == []
     assert store.find(artifact.uri)
-
-
-def test_a_publisher_waits_for_a_removal_of_the_same_content_and_is_told_when_it_does_not_end(
-    place: Workspace, put: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = put(place, "data", "1")
-    target = open_store(place.store)
-    target.write(f"removing/{name(own)}", b"")
-    monkeypatch.setattr(store_removal, "_REMOVAL", 0.1)
-    with pytest.raises(Unavailable, match="is being removed"):
-        put(place, "data", "1")
-    monkeypatch.setattr(store_removal, "_REMOVAL", 60.0)
-    with_it: list[Artifact] = []
-    publisher = threading.Thread(target=lambda: with_it.append(put(place, "data", "1")))
-    publisher.start()
-    time.sleep(0.2)
-    assert publisher.is_alive()
-    assert store_removal.remove(target, name(own))
-    publisher.join(10)
-    assert with_it == [own] and there(place) == {name(own)}
-
-
-def test_beside_publishers_of_the_same_content_no_removal_within_the_grace_leaves_half_of_it(
-    ws: Workspace, tmp_path: Path
-) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(5):
-        (folder / f"{number}").write_text(str(number))
-    grace, until = 1.0, time.monotonic() + 8
-    own = store.publish(folder, ws.store, "data", {}, {})
-    target, pauses = open_store(ws.store), random.Random(0)
-    removed = found = 0
-
-    def publisher() -> None:
-        while time.monotonic() < until:
-            store.publish(folder, ws.store, "data", {}, {})
-            time.sleep(pauses.uniform(0.9 * grace, 1.4 * grace))  # so that it comes just before, within and after
-
-    def remover() -> None:
-        nonlocal removed
-        while time.monotonic() < until:
-            removed += store_removal.remove(target, name(own), time.time() - grace)
-
-    threads = [threading.Thread(target=work) for work in (publisher, remover)]
-    for thread in threads:
-        thread.start()
-    while time.monotonic() < until:
-        if artifact := store.find(own.uri):
-            lost = [file for file in artifact.files if not target.exists(f"{name(own)}/{file}")]
-            assert not lost or store.find(own.uri) is None
-            found += not lost
-    for thread in threads:
-        thread.join()
-    assert store.verify(store.publish(folder, ws.store, "data", {}, {}), ws.cache) == []
-    assert removed > 1 and found > 1
