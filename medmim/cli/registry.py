@@ -15,7 +15,7 @@ from medmim import steps, tracking
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.recipe_registry import CANDIDATE
-from medmim.registry import aliases, approval, decisions, promote, versions
+from medmim.registry import aliases, approval, decisions, erase, promote, versions
 from medmim.registry.decisions import Decision
 from medmim.steps import Workspace
 
@@ -76,6 +76,8 @@ def show(
         "lineage": {key.removeprefix("medmim."): value for key, value in sorted(version.tags.items())},
         "decisions": [asdict(entry) for entry in own],
     }
+    if digest in erase.marked(ws):
+        sys.stderr.write("an erased patient was in its data: rebuild it, `medmim data erase` wrote the recipe\n")
     if as_json:
         typer.echo(json.dumps(facts))
         return

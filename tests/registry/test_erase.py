@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from medmim import recipe as recipes
 from medmim import store, tracking
 from medmim.cli import data as command
+from medmim.cli import registry
 from medmim.data import build, erased
 from medmim.errors import UserError
 from medmim.recipe import Recipe
@@ -117,7 +118,9 @@ def test_descendants_go_when_asked_but_not_what_a_version_or_a_decision_names(
     api = tracking.client(ws)
     api.create_registered_model("chest")
     uri = f"{ws.store}/{made['model twelve']}"
-    api.create_model_version("chest", source="file:///x", tags={versions.URI: uri})
+    api.create_model_version(
+        "chest", source="file:///x", tags={versions.URI: uri, versions.DIGEST: uri.rpartition("/")[2]}
+    )
     found = {one.name: one for one in erase.plan(ws, [patient], "removed").artifacts}
     assert found[made["bench twelve"]].does == "removed"
     assert (found[made["model twelve"]].does, found[made["model twelve"]].note) == ("marked", "a version names it")
@@ -127,6 +130,8 @@ def test_descendants_go_when_asked_but_not_what_a_version_or_a_decision_names(
     assert {one.note for one in what.artifacts} == {"", "a version names it", "a decision names it"}
     erase.erase(ws, [patient], what, "asked for")
     assert {made["model twelve"], made["bench twelve"]} <= whole(ws) and made["data twelve"] not in whole(ws)
+    shown = CliRunner().invoke(registry.app, ["show", "chest/1", "--home", str(ws.home)], catch_exceptions=False)
+    assert "an erased patient was in its data" in shown.stderr
 
 
 def test_who_is_unknown_is_told_by_number_and_nobody_by_name(
