@@ -17,7 +17,7 @@ def promote(recipe: str, home: str, run: str, version: str, decision: str) -> st
         decision: Store URI of the decision.
 
     Returns:
-        `promoted` or `kept`.
+        `promoted`, `kept` or `awaiting approval`.
     """
     from medmim import steps
     from medmim.registry import promote as room

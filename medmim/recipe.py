@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from medmim.errors import UserError, from_os_error
 from medmim.recipe_keys import Positive, Section, leaves, nearest, type_name
 from medmim.recipe_pods import Pods
+from medmim.recipe_registry import Gate, Promote, Register, Retention
 from medmim.sample import ABILITIES
 from medmim.yaml_text import parse_value, parse_yaml
 
@@ -106,18 +107,6 @@ class Bench(Section):
     max_bad_fraction: Fraction = Field(0.02, description="engine errors above this share fail the step")
 
 
-class Register(Section):
-    """Where the tuned model is registered."""
-
-    model: str = Field("medmim", pattern=r"^[A-Za-z0-9][\w.-]*$", description="name in the MLflow registry")
-
-
-class Gate(Section):
-    """Which policy decides."""
-
-    policy: str = Field("default", description="a shipped policy or a YAML file")
-
-
 class Report(Section):
     """What the report shows."""
 
@@ -150,7 +139,9 @@ class Recipe(Section):
     bench: Bench = Field(default_factory=Bench)
     register_: Register = Field(default_factory=Register, alias="register")
     gate: Gate = Field(default_factory=Gate)
+    promote: Promote = Field(default_factory=Promote)
     report: Report = Field(default_factory=Report)
+    retention: Retention = Field(default_factory=Retention)
     platform: Platform = Field(default_factory=Platform)
 
     def dump(self) -> str:

@@ -20,6 +20,7 @@ from medmim.progress import emit
 from medmim.recipe import Recipe, from_dump
 from medmim.sample import digest_of
 from medmim.store import Artifact
+from medmim.store_removal import claim
 
 _PATIENCE = 3.0  # s; a step whose runner was killed ends within a second, and lets its lock go
 STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
@@ -195,6 +196,7 @@ def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | N
         digest = json.loads(store.open_store(ws.store).read(_index(name, key)))["digest"]
     except FileNotFoundError:
         return None
+    claim(store.open_store(ws.store), f"{kind or name}/{digest}")
     return store.find(f"{ws.store}/{kind or name}/{digest}")  # the index holds no address, so that a store can be moved
 
 

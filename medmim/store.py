@@ -18,8 +18,9 @@ from urllib.parse import unquote
 
 from medmim.errors import UserError, from_os_error
 from medmim.store_folder import PART, FolderStore, check_key, place
+from medmim.store_removal import MANIFEST as MANIFEST
+from medmim.store_removal import claim
 
-MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 
 
@@ -50,6 +51,12 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys under a prefix, in order."""
+
+    def ages(self, prefix: str = "") -> Mapping[str, tuple[float, int]]:
+        """Key -> (when it was last written, in seconds since 1970 by the store's clock; bytes).
+
+        A folder also shows the files in the making (`.part-...`) that a kill has left.
+        """
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
@@ -138,6 +145,7 @@ def publish(
     store = open_store(store_uri)
     prefix = f"{kind}/{digest}"
     artifact = Artifact(f"{store.uri}/{prefix}", digest, kind, files, dict(counts))
+    claim(store, prefix)
     known = find(artifact.uri)
     if known is not None:
         return known

@@ -5,6 +5,7 @@ import os
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -96,6 +97,17 @@ class FolderStore:
                 if key.startswith(prefix) and not name.startswith(PART):
                     found.append(key)
         yield from sorted(found)
+
+    def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
+        found = {}
+        for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
+            for path in (Path(folder) / name for name in names):
+                key = path.relative_to(self.root).as_posix()
+                with suppress(FileNotFoundError):  # moved into its place, or deleted, since
+                    if key.startswith(prefix):
+                        stat = path.stat()
+                        found[key] = (stat.st_mtime, stat.st_size)
+        return found
 
     def delete(self, key: str) -> None:
         try:

@@ -122,9 +122,12 @@ class S3Store:
         return True
 
     def list(self, prefix: str = "") -> Iterator[str]:
+        yield from sorted(self.ages(prefix))
+
+    def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         start = self.prefix + prefix
         found = self._call(None, lambda _: list(self._client.list_objects(self.bucket, start, recursive=True)))
-        yield from sorted(item.object_name.removeprefix(self.prefix) for item in found)
+        return {f.object_name.removeprefix(self.prefix): (f.last_modified.timestamp(), f.size) for f in found}
 
     def delete(self, key: str) -> None:
         self._call(key, lambda name: self._client.remove_object(self.bucket, name))

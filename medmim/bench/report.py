@@ -109,7 +109,9 @@ def _verdict(found: Mapping[str, Outcome]) -> dict[str, Any]:
         "kept": f"Kept: {name} stays the champion",
         "refused": "Refused: the champion's place stays as it was",
     }
-    kind = decision if decision in titles else "open"
+    if decision == "awaiting approval":
+        titles[decision] = "Passed the gate: the candidate awaits approval"
+    kind = decision if decision in ("promoted", "kept", "refused") else "open"
     return {"kind": kind, "title": titles.get(str(decision), "Undecided"), "message": "", "reasons": reasons}
 
 

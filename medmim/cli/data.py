@@ -1,4 +1,4 @@
-"""medmim data build | audit | show | peek."""
+"""medmim data build | audit | show | peek | erase."""
 
 import json
 import sys
@@ -117,6 +117,31 @@ def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, 
         typer.echo(json.dumps([look.plain() for look in seen]))
     else:
         data_peek.draw(seen)
+
+
+@app.command()
+def erase(
+    patients: Annotated[
+        list[str], typer.Argument(metavar="PATIENT...", help="Identifiers; `-` reads them from stdin, a line each.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only shown.")] = False,
+    why: Annotated[str, typer.Option("--why", help="For the record; name nobody in it.")] = "",
+    remove_descendants: Annotated[
+        bool, typer.Option("--remove-descendants", help="Also remove what was made of it, not only mark it.")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what holds or descends from a patient; with --yes remove it, and leave them out of every later build.
+
+    Data sets that hold the patient go, and reports, which may show their pictures. Models, scores and answers are
+    marked. With --json: done, artifacts (list of {name, recipe, why, does, note}), rebuild (list of {recipe, made}),
+    recipes (the files to run again), runs, resume, record (its number, or null).
+    """
+    from medmim.cli import data_erase
+
+    names = [line.strip() for line in sys.stdin if line.strip()] if patients == ["-"] else patients
+    data_erase.erase(steps.workspace(home), names, yes, why, remove_descendants, as_json)
 
 
 def tell(ws: Workspace, **resolved: str | None) -> None:

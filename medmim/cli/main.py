@@ -5,7 +5,7 @@ import sys
 import typer
 
 from medmim import __version__, errors, steps
-from medmim.cli import ask, base, bench, data, doctor, finetune, recipe, registry, run, runs
+from medmim.cli import ask, base, bench, data, doctor, finetune, gc, recipe, registry, run, runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +34,7 @@ app.command("finetune")(finetune.finetune)
 app.add_typer(bench.app, name="bench")
 app.command("ask")(ask.ask)
 app.add_typer(registry.app, name="registry")
+app.command("gc")(gc.gc)
 app.add_typer(base.app, name="base")
 
 

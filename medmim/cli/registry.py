@@ -14,7 +14,8 @@ from rich.table import Table
 from medmim import steps, tracking
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
-from medmim.registry import decisions, promote, versions
+from medmim.recipe_registry import CANDIDATE
+from medmim.registry import aliases, approval, decisions, erase, promote, versions
 from medmim.registry.decisions import Decision
 from medmim.steps import Workspace
 
@@ -30,7 +31,7 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
 
     --json: a list of {name, champion (version or null), aliases (alias -> version), versions (list of {version, digest,
     uri, created, aliases, data, recipe, base}), decisions (how many the log holds), drift (a sentence for every alias
-    that is not what the log says)}.
+    that is not what the log says), awaiting (versions that wait for approval)}.
     """
     ws = _workspace(home)
     rows = [_model(ws, name, model) for name, model in sorted(tracking.registered(ws).items())]
@@ -47,6 +48,8 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     for row in rows:
         for text in row["drift"]:
             sys.stderr.write(f"{text}; `medmim registry reconcile` puts it right\n")
+        for number in row["awaiting"]:
+            sys.stderr.write(f"awaits approval: medmim registry promote {row['name']} {number} --why ...\n")
 
 
 @app.command()
@@ -73,6 +76,8 @@ def show(
         "lineage": {key.removeprefix("medmim."): value for key, value in sorted(version.tags.items())},
         "decisions": [asdict(entry) for entry in own],
     }
+    if digest in erase.marked(ws):
+        sys.stderr.write("an erased patient was in its data: rebuild it, `medmim data erase` wrote the recipe\n")
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -98,17 +103,22 @@ def promote_version(
 ) -> None:
     """Make a version champion because you say so; the reason goes into the decision log.
 
+    A version of NAME-candidate, which waits for approval, is copied into NAME first.
+
     --json: {name, version, digest, uri, decision (place in the log), verdict, changed, aliases (alias -> version)}.
     """
     ws = _workspace(home)
+    candidate, name = name, name.removesuffix(CANDIDATE)
     log = decisions.read(ws, name)
-    made = promote.promote(ws, name, version, why)
+    made = promote.promote(ws, candidate, version, why)
     _tell(ws, name, made, len(log), as_json)
     judged = [entry for entry in log if entry.digest == made.digest and entry.evidence]
     if judged and judged[-1].verdict == "refused":
         sys.stderr.write(
             f"promoted by hand: the gate refused this model in decision {judged[-1].n}: {judged[-1].why}\n"
         )
+    elif candidate != name and made.n > len(log) and not made.evidence:
+        sys.stderr.write("promoted by hand: the gate did not pass this model against the champion that it replaces\n")
 
 
 @app.command()
@@ -135,7 +145,7 @@ def reconcile(
     ws = _workspace(home)
     if name and name not in decisions.names(ws):
         raise UserError(f"no decision has been made about '{name}'", fix="`medmim registry list` shows the models")
-    found = promote.reconcile(ws, name)
+    found = aliases.reconcile(ws, name)
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -154,14 +164,15 @@ def _workspace(home: Path | None) -> Workspace:
 
 def _model(ws: Workspace, name: str, model: tracking.Registered) -> dict[str, Any]:
     log = decisions.read(ws, name)
-    champion = promote.champion(ws, name, decisions.standing(log))
+    champion = aliases.champion(ws, name, decisions.standing(log))
     return {
         "name": name,
         "champion": champion and champion["version"],
         "aliases": dict(model.aliases),
         "versions": [_version(model, version) for version in model.versions],
         "decisions": len(log),
-        "drift": promote.drift(ws, name) if log else [],
+        "drift": aliases.drift(ws, name) if log else [],
+        "awaiting": [version.number for version in approval.waiting(ws, name)],
     }
 
 
@@ -179,11 +190,11 @@ def _version(model: tracking.Registered, version: tracking.Version) -> dict[str,
 
 
 def _tell(ws: Workspace, name: str, entry: Decision, before: int, as_json: bool) -> None:
-    aliases = dict(tracking.registered(ws, name)[name].aliases)
+    named = dict(tracking.registered(ws, name)[name].aliases)
     changed = entry.n > before
     if as_json:
         facts = {"name": name, "version": entry.version, "digest": entry.digest, "uri": entry.uri, "decision": entry.n}
-        typer.echo(json.dumps(facts | {"verdict": entry.verdict, "changed": changed, "aliases": aliases}))
+        typer.echo(json.dumps(facts | {"verdict": entry.verdict, "changed": changed, "aliases": named}))
         return
     done = "is champion now" if changed else "is the champion already"
     typer.echo(f"version {entry.version} of {name} {done} (decision {entry.n}, {entry.verdict})")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards
-from medmim.data import split, wording
+from medmim.data import erased, split, wording
 from medmim.data.abilities import ask_all
 from medmim.data.abilities.ask import Ask
 from medmim.data.gather import MISSING, Gathered, gather, stored
@@ -43,9 +43,10 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
     with stage(ws, "data") as outcome:
         module = importlib.import_module(SOURCES[recipe.data.source])
         section = recipe.data.model_dump(mode="json", exclude=set(_PLACES))
+        gone = erased.load(ws.store)
         artifact, cached = cached_step(
-            ws, "data", REVISION, section, module.inputs(recipe.data),
-            lambda folder: make(module.load(recipe.data), recipe.data, folder), recipe=recipe,
+            ws, "data", REVISION, section, {**module.inputs(recipe.data), **gone.parents},
+            lambda folder: make(erased.leave_out(module.load(recipe.data), gone), recipe.data, folder), recipe=recipe,
         )  # fmt: skip
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)

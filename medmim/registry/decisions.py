@@ -17,6 +17,8 @@ from medmim.errors import UserError
 from medmim.steps import Workspace
 from medmim.store import open_store
 
+FOLDER = "decisions"
+
 Verdict = Literal["promoted", "kept", "refused", "rolled-back"]
 
 
@@ -127,11 +129,11 @@ def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision
 
 def names(ws: Workspace) -> list[str]:
     """Models that have a log."""
-    return sorted({key.split("/")[1] for key in open_store(ws.store).list("decisions/")})
+    return sorted({key.split("/")[1] for key in open_store(ws.store).list(f"{FOLDER}/")})
 
 
 def _prefix(name: str) -> str:
-    return f"decisions/{name}/"
+    return f"{FOLDER}/{name}/"
 
 
 def _parse(text: bytes, where: str) -> Decision:

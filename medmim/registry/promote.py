@@ -7,28 +7,33 @@ gate judged). Moved by hand, they are put back by the next run, or by `medmim re
 from collections.abc import Mapping
 from typing import Any
 
-from medmim import store, tracking
+from medmim import progress, store
 from medmim.errors import TRY_AGAIN, Refused, UserError
 from medmim.recipe import Recipe
-from medmim.registry import decisions, gate, versions
+from medmim.recipe_registry import CANDIDATE
+from medmim.registry import approval, decisions, gate, versions
+from medmim.registry.aliases import champion, drift, project
 from medmim.registry.decisions import Decision, Standing, standing
 from medmim.steps import Outcome, Workspace, stage
-
-ROLES = ("champion", "previous-champion", "challenger")
+from medmim.store import Artifact
+from medmim.tracking import Version
 
 
 def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
     """Write the gate's decision into the log and move the aliases. The same decision twice is one entry.
 
+    Where promotion needs approval, neither is touched: the candidate is tagged, see `approval`.
+
     Args:
-        recipe: `register.model` is the name.
+        recipe: `register.model` is the name, `promote.approval` whether a person must agree.
         ws: The workspace.
         version: The candidate's model version.
         decision: Store URI of the gate's decision.
 
     Returns:
-        Facts: `decision`, `champion` (`name`, `version`, `digest`, `uri`; None where there is none), `entry` (its place
-        in the log), `restored` (a sentence for every alias that had been moved by hand).
+        Facts: `decision` (`promoted`, `kept`, `refused` or `awaiting approval`), `champion` (`name`, `version`,
+        `digest`, `uri`; None where there is none), `entry` (its place in the log, 0 for none), `restored` (a sentence
+        for every alias that had been moved by hand).
 
     Raises:
         Refused: The gate said no, or this evidence promoted the model once and it was replaced since. All is written.
@@ -37,13 +42,16 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
     with stage(ws, "promote") as outcome:
         name = recipe.register_.model
         document, evidence = gate.read(ws, decision), store.get(decision)
-        candidate = versions.lookup(ws, name, version)
+        home = versions.home_of(recipe)
+        candidate = versions.lookup(ws, home, version)
         if candidate.tags.get(versions.DIGEST) != document["candidate"]:
             raise UserError(
-                f"the decision {decision} is not about version {version} of {name}",
+                f"the decision {decision} is not about version {version} of {home}",
                 reason=f"it judged the model {document['candidate'][:12]}",
                 fix="give the version that `medmim registry list` shows for that digest",
             )
+        if home != name:
+            return _propose(ws, name, outcome, document, candidate, evidence)
         restored = drift(ws, name)
         before = len(decisions.read(ws, name))
         entry = decisions.append(
@@ -74,11 +82,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
             "entry": entry.n,
             "restored": [f"put right: {text}" for text in restored],
         }
-        if document["decision"] == "refused":
-            raise Refused(
-                f"the gate refused version {version} of {name}",
-                problems=[rule["text"] for rule in document["rules"] if rule["passed"] is False],
-            )
+        _refuse(document, name, version)
         if now.champion is None or now.champion.digest != entry.digest:
             outcome.facts["decision"] = "refused"
             raise _superseded(name, version, entry, now)
@@ -87,6 +91,8 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
 
 def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> Decision:
     """Make a version champion because a person says so.
+
+    A version of `NAME-candidate` is copied into NAME first; its entry names the gate's decision if that still holds.
 
     Returns:
         The new entry, or the one that made this model champion before.
@@ -103,6 +109,10 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> 
             fix="register it with a recipe: medmim run RECIPE",
         )
     digest, uri = candidate.tags[versions.DIGEST], candidate.tags[versions.URI]
+    _said(why)  # before anything is copied
+    if name.endswith(CANDIDATE):
+        goal = approval.take_over(ws, name, version)
+        name, version = name.removesuffix(CANDIDATE), goal.number
     seen = standing(decisions.read(ws, name)).champion
 
     def decide(log: list[Decision]) -> Decision:
@@ -111,7 +121,8 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> 
             return holder
         _unchanged(seen, holder)
         against = holder.uri if holder else ""
-        return Decision("promoted", version, digest, uri, against=against, why=_said(why), who=who)
+        entry = Decision("promoted", version, digest, uri, against=against, why=_said(why), who=who)
+        return approval.with_evidence(ws, entry, candidate, holder)
 
     entry = decisions.append(ws, name, decide)
     project(ws, name)
@@ -149,85 +160,36 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
     return entry
 
 
-def reconcile(ws: Workspace, name: str | None = None) -> dict[str, list[str]]:
-    """Make the aliases what the log says.
+def _propose(
+    ws: Workspace, name: str, outcome: Outcome, document: Mapping[str, Any], candidate: Version, evidence: Artifact
+) -> Outcome:
+    """What a run without the right to promote does: tell, and leave the rest to a promoter."""
+    log = decisions.read(ws, name)
+    news = approval.propose(ws, name + CANDIDATE, candidate, document, evidence.uri)
+    known = next((entry for entry in log if entry.evidence == evidence.digest), None)
+    passed = document["decision"] == "promoted"
+    outcome.cached = not news
+    outcome.facts = {
+        "decision": approval.AWAITING if passed else document["decision"],
+        "champion": champion(ws, name, standing(log)),
+        "entry": known.n if known else 0,
+        "restored": [],
+    }
+    _refuse(document, name + CANDIDATE, candidate.number)
+    if passed and known:
+        outcome.facts["decision"] = "refused"
+        raise _superseded(name, known.version, known, standing(log))
+    if passed:
+        progress.say(f"waits for: medmim registry promote {name}{CANDIDATE} {candidate.number} --why ...")
+    return outcome
 
-    Args:
-        ws: The workspace.
-        name: One model, or all that have a log.
 
-    Returns:
-        Name -> what differed and is right now.
-    """
-    every = [name] if name else decisions.names(ws)
-    found = {each: drift(ws, each) for each in every}
-    for each in every:
-        project(ws, each)
-    return found
-
-
-def drift(ws: Workspace, name: str) -> list[str]:
-    """Where the aliases differ from the log: moved by hand, or left behind by a run that was killed."""
-    return [text for _, _, text in _differences(ws, name)]
-
-
-def project(ws: Workspace, name: str) -> bool:
-    """Set the aliases from the log; whether anything had to be set.
-
-    Raises:
-        UserError: The champion's version is gone from MLflow.
-    """
-    changed = False
-    while True:
-        log = decisions.read(ws, name)
-        differences = _differences(ws, name, log)
-        if differences:
-            changed = True
-            api = tracking.client(ws)
-            with tracking.answering(ws.tracking):
-                for role, number, _ in differences:
-                    if number:
-                        api.set_registered_model_alias(name, role, number)
-                    elif role in tracking.registered(ws, name)[name].aliases:
-                        api.delete_registered_model_alias(name, role)
-        if len(decisions.read(ws, name)) == len(log):  # else we may have written over a newer projection
-            break
-    holder = standing(log).champion
-    if holder and versions.held(ws, name, holder) is None:
-        raise UserError(
-            f"version {holder.version} of {name}, the champion, is gone from MLflow",
-            reason=f"the decision log made it champion (decision {holder.n}), but it was deleted there",
-            fix="run its recipe again to register the same model anew, or name another champion: "
-            f"medmim registry rollback {name} --why ..., medmim registry promote {name} VERSION --why ...",
+def _refuse(document: Mapping[str, Any], name: str, version: str) -> None:
+    if document["decision"] == "refused":
+        raise Refused(
+            f"the gate refused version {version} of {name}",
+            problems=[rule["text"] for rule in document["rules"] if rule["passed"] is False],
         )
-    return changed
-
-
-def champion(ws: Workspace, name: str, now: Standing) -> dict[str, str] | None:
-    """The champion as screen and `--json` show it."""
-    if now.champion is None:
-        return None
-    version = versions.held(ws, name, now.champion)
-    number = version.number if version else now.champion.version
-    return {"name": name, "version": number, "digest": now.champion.digest, "uri": now.champion.uri}
-
-
-def _differences(ws: Workspace, name: str, log: list[Decision] | None = None) -> list[tuple[str, str, str]]:
-    """Role, version that it should name (empty: none) and a sentence, for every alias that is not so."""
-    roles = standing(decisions.read(ws, name) if log is None else log).roles()
-    present = tracking.registered(ws, name).get(name, tracking.Registered()).aliases
-    found = []
-    for role in ROLES:
-        entry = roles.get(role)
-        version = versions.held(ws, name, entry) if entry else None
-        number = version.number if version else ""
-        if present.get(role, "") == number:
-            continue
-        stands = f"was on version {present[role]}" if role in present else "was not set"
-        gone = f"version {entry.version}, which is gone" if entry else "none"
-        should = f"version {number}" if number else gone
-        found.append((role, number, f"alias {role} of {name} {stands}; the decision log says {should}"))
-    return found
 
 
 def _enter(log: list[Decision], document: Mapping[str, Any], entry: Decision) -> Decision:

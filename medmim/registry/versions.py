@@ -6,6 +6,7 @@ The same model under the same name is one version, whoever registers it and howe
 
 import difflib
 import json
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from medmim import __version__, store, tracking
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe import Recipe
+from medmim.recipe_registry import CANDIDATE
 from medmim.registry import decisions, measures
 from medmim.registry.decisions import Decision
 from medmim.sample import digest_of
@@ -33,7 +35,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
     """Register the tuned model, with lineage, scores and loss curve.
 
     Args:
-        recipe: The recipe that made it; `register.model` is the name.
+        recipe: The recipe that made it; `home_of` is the name.
         ws: The workspace.
         data: Store URI of the data set.
         model: Store URI of the tuned model.
@@ -43,7 +45,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
         Facts: `name`, `version`, `digest`, `uri`, `lineage`.
     """
     with stage(ws, "register") as outcome:
-        name = recipe.register_.model
+        name = home_of(recipe)
         tuned, scores = store.get(model), store.get(bench)
         lineage = _lineage(recipe, ws, store.get(data), tuned)
         version = find(ws, name, tuned.digest)
@@ -53,7 +55,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
             with tracking.answering(ws.tracking):
                 if version is None:
                     _create(api, ws, recipe, lineage)
-                    version = _settle(api, ws, name, tuned.digest)
+                    version = settle(api, ws, name, tuned.digest)
                 _measure(api, ws, name, version, tuned, scores)
         assert version is not None
         outcome.uri, outcome.digest = f"models:/{name}/{version.number}", tuned.digest
@@ -65,6 +67,22 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
             "lineage": {key: version.tags.get(key, value) for key, value in lineage.items()},
         }
     return outcome
+
+
+def home_of(recipe: Recipe) -> str:
+    """The registered model that a run writes its version into.
+
+    `register.model` itself, or `NAME-candidate` where promotion needs approval: then the run needs no right on the
+    production model, and a promoter copies the version there.
+
+    Raises:
+        UserError: MEDMIM_APPROVAL is neither `none` nor `required`.
+    """
+    platform = os.environ.get("MEDMIM_APPROVAL") or "none"
+    if platform not in ("none", "required"):
+        raise UserError(f"MEDMIM_APPROVAL is '{platform}'", fix="set it to none or required")
+    name = recipe.register_.model
+    return name + CANDIDATE if (recipe.promote.approval or platform) == "required" else name
 
 
 def find(ws: Workspace, name: str, digest: str) -> Version | None:
@@ -182,7 +200,8 @@ def _known(ws: Workspace, name: str) -> tracking.Registered:
 def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> dict[str, str]:
     """What the version is made of, as tags."""
     made = json.loads(recipe.dump())
-    del made["platform"]  # where it ran says nothing about what it is
+    for section in ("platform", "promote", "retention"):  # where it ran and what became of it say not what it is
+        del made[section]
     parents: dict[str, str] = {}
     root, _, folder = tuned.uri.rpartition("/")
     with suppress(FileNotFoundError):
@@ -206,7 +225,7 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    name = recipe.register_.model
+    name = home_of(recipe)
     say(f"registering {lineage[DIGEST][:12]} as {name}")
     try:
         api.create_registered_model(name)
@@ -240,7 +259,7 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     api.create_model_version(name, source=source, run_id=run, tags=tags, model_id=logged.model_id)
 
 
-def _settle(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Version:
+def settle(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Version:
     """Of two registrars that made a version each, the first wins; every one of them deletes the later ones."""
     from mlflow.exceptions import MlflowException
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from medmim import store, tracking
 from medmim.errors import TRY_AGAIN, Refused, UserError
 from medmim.recipe import Recipe
+from medmim.registry import aliases as alias_log
 from medmim.registry import decisions, gate, promote, versions
 from medmim.steps import Outcome, Workspace, workspace
 
@@ -152,14 +153,14 @@ def test_an_alias_moved_by_hand_is_noticed_and_put_right(
     api.set_registered_model_alias(NAME, "previous-champion", second)
     api.delete_registered_model_alias(NAME, "challenger")
     api.set_registered_model_alias(NAME, "theirs", second)
-    told = promote.drift(ws, NAME)
+    told = alias_log.drift(ws, NAME)
     assert len(told) == 3 and f"was on version {second}; the decision log says version {first}" in told[0]
     outcome = run(recipe, ws, first, decision)
     assert outcome.facts["restored"] == [f"put right: {text}" for text in told] and not outcome.cached
     assert aliases(ws) == {"champion": first, "challenger": first, "theirs": second}
-    assert promote.reconcile(ws) == {NAME: []}
+    assert alias_log.reconcile(ws) == {NAME: []}
     api.set_registered_model_alias(NAME, "champion", second)
-    assert promote.reconcile(ws, NAME) == {NAME: [told[0]]}
+    assert alias_log.reconcile(ws, NAME) == {NAME: [told[0]]}
     assert aliases(ws)["champion"] == first
 
 
@@ -168,11 +169,11 @@ def test_a_champion_deleted_by_hand_is_told_with_its_fix_and_comes_back_when_reg
     promote.promote(ws, NAME, "1", "start")
     tracking.client(ws).delete_model_version(NAME, "1")
     with pytest.raises(UserError, match=f"version 1 of {NAME}, the champion, is gone from MLflow") as error:
-        promote.reconcile(ws)
+        alias_log.reconcile(ws)
     assert "run its recipe again" in str(error.value)
     again = add(ws, "a")
     assert again != "1"
-    promote.reconcile(ws)
+    alias_log.reconcile(ws)
     assert aliases(ws) == {"champion": again}
 
 
@@ -226,7 +227,7 @@ def test_processes_that_promote_leave_a_log_whose_last_winner_is_champion(ws: Wo
     log = decisions.read(ws, NAME)
     assert sorted(e.version for e in log) == sorted(n for n, ok in zip(numbers, won, strict=True) if ok)
     assert [e.n for e in log] == list(range(1, len(log) + 1))
-    promote.reconcile(ws)
+    alias_log.reconcile(ws)
     assert aliases(ws)["champion"] == log[-1].version
 
 
@@ -273,14 +274,14 @@ def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
                 with pytest.raises(UserError):
                     promote.rollback(ws, name, "test")
         elif operation == "move":
-            tracking.client(ws).set_registered_model_alias(name, promote.ROLES[which % 3], number)
+            tracking.client(ws).set_registered_model_alias(name, alias_log.ROLES[which % 3], number)
         else:
-            promote.reconcile(ws, name)
-    promote.reconcile(ws, name)
+            alias_log.reconcile(ws, name)
+    alias_log.reconcile(ws, name)
     expected = {"champion": champion[-1] if champion else "", "previous-champion": previous, "challenger": challenger}
     held = tracking.registered(ws, name)[name]
     assert held.aliases == {role: numbers["abcd".index(digest)] for role, digest in expected.items() if digest}
-    assert promote.drift(ws, name) == []
+    assert alias_log.drift(ws, name) == []
 
 
 def _decision(ws: Workspace, step: int, digest: str, champion: str, verdict: str) -> str:

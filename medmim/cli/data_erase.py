@@ -1,0 +1,76 @@
+"""What `medmim data erase` shows. No identifier of a patient is ever printed or written."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medmim.errors import UserError
+from medmim.registry import erase as room
+from medmim.registry.erase import Erasure
+from medmim.steps import Workspace
+
+
+def erase(ws: Workspace, patients: Sequence[str], yes: bool, why: str, remove_descendants: bool, as_json: bool) -> None:
+    """Plan, do if so told, and show it.
+
+    Raises:
+        UserError: No patient was given, one is unknown, or there is no reason to record.
+    """
+    if not patients:
+        raise UserError("no patient was given", fix="medmim data erase PATIENT, or one a line to `medmim data erase -`")
+    if yes and not why.strip():
+        raise UserError("an erasure needs its reason", fix="give it with --why; name nobody in it")
+    sys.stderr.write(f"home {ws.home}, store {ws.store}\n")
+    found = room.plan(ws, patients, "removed" if remove_descendants else "marked")
+    record = room.erase(ws, patients, found, why.strip()) if yes else None
+    files = _write(ws, found) if yes else []
+    if as_json:
+        facts = {"done": yes, **asdict(found), "recipes": files, "record": record and record["n"]}
+        typer.echo(json.dumps(facts))
+        return
+    _show(ws, found, files, yes)
+
+
+def _write(ws: Workspace, found: Erasure) -> list[str]:
+    """The recipes to run again, as files; JSON is YAML."""
+    files = []
+    for one in found.rebuild:
+        digest = min(name.partition("/")[2] for name in one["made"])
+        path = ws.home / "rebuild" / f"{one['recipe']['name']}-{digest[:8]}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(one["recipe"], indent=1) + "\n")
+        files.append(str(path))
+    return files
+
+
+def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
+    console = Console(highlight=False)
+    table = Table("artifact", "recipe", "it", "is" if yes else "would be", "", box=None)
+    for one in found.artifacts:
+        kind, _, digest = one.name.partition("/")
+        table.add_row(f"{kind}/{digest[:12]}", one.recipe, one.why, one.does, one.note)
+    console.print(table if found.artifacts else "no artifact holds any of them")
+    for recipe in found.rebuild:
+        made = ", ".join(sorted({name.partition("/")[0] for name in recipe["made"]}))
+        console.print(f"to rebuild without them: recipe {recipe['recipe']['name']} ({made})", markup=False)
+    if found.resume:
+        console.print(
+            f"{len(found.resume)} trainings that did not end lie below {ws.store}/resume and may hold rows: end them, "
+            "then `medmim gc` removes what is left", markup=False, soft_wrap=True,
+        )  # fmt: skip
+    if (ws.home / "work").is_dir() and any(Path(ws.home / "work").iterdir()):
+        console.print(
+            f"{ws.home}/work holds steps that did not end: finish or delete them", markup=False, soft_wrap=True
+        )
+    if not yes:
+        console.print("nothing was changed; --yes --why TEXT does it")
+        return
+    console.print("done: later builds leave them out")
+    for file in files:
+        console.print(f"next: medmim run {file}", markup=False, soft_wrap=True)

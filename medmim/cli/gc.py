@@ -1,0 +1,64 @@
+"""medmim gc: what a store need not keep."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medmim import steps
+from medmim.cli.options import Home, Json
+
+_SHOWN = 40
+
+
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is only shown.")] = False,
+    last: Annotated[int | None, typer.Option(min=1, help="Instead of every recipe's retention.last.")] = None,
+    days: Annotated[int | None, typer.Option(min=0, help="Instead of every recipe's retention.days.")] = None,
+    grace: Annotated[
+        float, typer.Option("--grace-days", min=0.05, help="Nothing that was written or used within them goes.")
+    ] = 7.0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the store need not keep: artifacts, runs and leftovers outside of their recipe's `retention`.
+
+    Never goes what an alias, a registered version, a decision, a kept run or a kept artifact's parents name, nor a run
+    that goes on. One `medmim gc` at a time. With --json: removed (whether), bytes, items (list of {kind, name, recipe,
+    bytes, days, why}), kept (reason -> count).
+    """
+    from medmim.registry import retention
+
+    ws = steps.workspace(home)
+    sys.stderr.write(f"store {ws.store}\ntracking {ws.tracking}\n")
+    found = retention.plan(ws, last, days, grace)
+    items = retention.collect(ws, found) if yes else list(found.items)
+    total = sum(item.bytes for item in items)
+    if as_json:
+        facts = {"removed": yes, "bytes": total, "items": [asdict(item) for item in items], "kept": found.kept}
+        typer.echo(json.dumps(facts))
+        return
+    table = Table("", "name", "recipe", "days", "MB", "why", box=None)
+    for item in sorted(items, key=lambda item: -item.bytes)[:_SHOWN]:
+        size = f"{item.bytes / 1e6:,.1f}"
+        table.add_row(item.kind, _short(item.name), item.recipe, f"{item.days:,.0f}", size, item.why)
+    console = Console(highlight=False)
+    if items:
+        console.print(table)
+    if len(items) > _SHOWN:
+        console.print(f"and {len(items) - _SHOWN} more; --json lists them all")
+    for reason, count in found.kept.items():
+        console.print(f"stays: {count:,} {reason}", markup=False, soft_wrap=True)
+    verb = "removed" if yes else "would go"
+    console.print(f"{len(items):,} things, {total / 1e6:,.1f} MB {verb}" if items else "nothing is to go")
+    if items and not yes:
+        console.print("nothing was removed; `medmim gc --yes` removes it")
+
+
+def _short(name: str) -> str:
+    """A digest is told by its first twelve letters."""
+    return "/".join(part[:12] if len(part) == 64 else part for part in name.split("/"))

@@ -1,0 +1,103 @@
+"""Patients that were erased: a list that every build honours, and that has no name in it.
+
+    STORE/erased/key                made once, at random
+    STORE/erased/patients/MARK      one empty object a patient; MARK is the HMAC-SHA256 of the identifier under the key
+    STORE/erased/records/N.json     what each erasure removed and marked; see `medmim.registry.erase`
+
+A mark tells nothing to who cannot read the store. Who can, and guesses an identifier, can test the guess: a build must
+be able to do the same. The identifier alone counts, whatever the source: two sources' patients of one name go together.
+"""
+
+import hashlib
+import hmac
+import io
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from medmim.data.sources.source import Source
+from medmim.progress import say
+from medmim.sample import digest_of
+from medmim.store import Store, open_store
+
+FOLDER = "erased"
+_KEY, _PATIENTS = f"{FOLDER}/key", f"{FOLDER}/patients/"
+
+
+@dataclass(frozen=True)
+class Erased:
+    """The list as it stands; `patient in erased` asks it."""
+
+    key: bytes = b""
+    marks: frozenset[str] = frozenset()
+
+    def __contains__(self, patient: str) -> bool:
+        return bool(self.marks) and mark(self.key, patient) in self.marks
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """What a build depends on besides its source; nothing while nobody was erased."""
+        return {"erased": digest_of(sorted(self.marks))} if self.marks else {}
+
+
+def load(store_uri: str) -> Erased:
+    """The list of a store."""
+    place = open_store(store_uri)
+    marks = frozenset(key.removeprefix(_PATIENTS) for key in place.list(_PATIENTS))
+    return Erased(place.read(_KEY), marks) if marks else Erased()
+
+
+def add(store_uri: str, patients: Iterable[str]) -> Erased:
+    """Put patients on the list; the list as it is then."""
+    place = open_store(store_uri)
+    place.create(_KEY, secrets.token_hex(32).encode())  # the first one stays
+    key = place.read(_KEY)
+    for patient in patients:
+        place.write(_PATIENTS + mark(key, patient), b"")
+    return load(store_uri)
+
+
+def mark(key: bytes, patient: str) -> str:
+    """How the list calls a patient."""
+    return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()
+
+
+def leave_out(source: Source, erased: Erased) -> Source:
+    """The source without the erased patients; `facts["erased"]` counts patients, studies and samples that it lost."""
+    if not erased.marks:
+        return source
+    studies, samples = source.studies or [], source.samples or []
+    named = {study.patient for study in studies} | {name for sample in samples for name in sample.patients}
+    out = {patient for patient in named if patient in erased}
+    left = [study for study in studies if study.patient not in out]
+    asked = [sample for sample in samples if not out.intersection(sample.patients)]
+    counts = {"patients": len(out), "studies": len(studies) - len(left), "samples": len(samples) - len(asked)}
+    if out:
+        say(f"left out {counts['patients']:,} erased patients: {counts['studies'] or counts['samples']:,} rows")
+    return replace(
+        source,
+        studies=None if source.studies is None else left,
+        samples=None if source.samples is None else asked,
+        facts={**source.facts, "erased": counts},
+    )
+
+
+def patients_of(place: Store, name: str) -> set[str]:
+    """Patients whose rows a published data set holds, the quarantined ones too; its pictures are not read.
+
+    Args:
+        place: The store.
+        name: `data/DIGEST`.
+    """
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    for key in place.list(f"{name}/samples/"):
+        column = pq.read_table(io.BytesIO(place.read(key)), columns=["patients"]).column("patients")
+        found.update(column.combine_chunks().flatten().unique().to_pylist())
+    try:
+        lines = place.read(f"{name}/quarantine.jsonl").split(b"\n")
+    except FileNotFoundError:
+        lines = []
+    return found | {json.loads(line)["key"] for line in lines if line}

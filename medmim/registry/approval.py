@@ -1,0 +1,82 @@
+"""Candidates that wait for a person: what a run may say of them, and how a promoter takes one over.
+
+A run that may not promote registers into `NAME-candidate` and tags the version there with the gate's verdict. That it
+waits is no decision, so the decision log has no entry for it: awaiting approval is the absence of one. The log, and the
+production model NAME, are written by promoters alone.
+"""
+
+import io
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from dataclasses import replace
+from typing import Any
+
+from medmim import store, tracking
+from medmim.recipe_registry import CANDIDATE
+from medmim.registry import decisions, gate, versions
+from medmim.registry.decisions import Decision
+from medmim.steps import Workspace
+from medmim.tracking import Version
+
+VERDICT, EVIDENCE = "medmim.gate", "medmim.gate_evidence"
+AWAITING = "awaiting approval"
+
+
+def propose(ws: Workspace, name: str, version: Version, document: Mapping[str, Any], evidence: str) -> bool:
+    """Tag a candidate with the gate's decision; whether that was news.
+
+    Args:
+        ws: The workspace.
+        name: `NAME-candidate`.
+        version: The candidate.
+        document: The gate's decision.
+        evidence: Its store URI; the tag that is set last.
+    """
+    wanted = {VERDICT: document["decision"], EVIDENCE: evidence}
+    news = {key: value for key, value in wanted.items() if version.tags.get(key) != value}
+    if news:
+        api = tracking.client(ws)
+        with tracking.answering(ws.tracking):
+            for key, value in news.items():
+                api.set_model_version_tag(name, version.number, key, value)
+    return bool(news)
+
+
+def waiting(ws: Workspace, name: str) -> list[Version]:
+    """Versions of `NAME-candidate` that passed the gate and that nobody has promoted; none for any other name."""
+    if not name.endswith(CANDIDATE):
+        return []
+    log = decisions.read(ws, name.removesuffix(CANDIDATE))
+    done = {entry.digest for entry in log if entry.verdict == "promoted"}
+    listed = tracking.registered(ws, name).get(name, tracking.Registered()).versions
+    return [v for v in listed if v.tags.get(VERDICT) == "promoted" and v.tags.get(versions.DIGEST) not in done]
+
+
+def take_over(ws: Workspace, name: str, number: str) -> Version:
+    """The candidate's version in the production model: copied there now, or found by its digest.
+
+    Args:
+        ws: The workspace.
+        name: `NAME-candidate`.
+        number: The candidate's version.
+    """
+    production = name.removesuffix(CANDIDATE)
+    digest = versions.lookup(ws, name, number).tags[versions.DIGEST]
+    found = versions.find(ws, production, digest)
+    if found is None:
+        api = tracking.client(ws)
+        with tracking.answering(ws.tracking), redirect_stderr(io.StringIO()):  # it tells what it does
+            api.copy_model_version(f"models:/{name}/{number}", production)
+            found = versions.settle(api, ws, production, digest)
+    return found
+
+
+def with_evidence(ws: Workspace, entry: Decision, version: Version, holder: Decision | None) -> Decision:
+    """The entry with the gate's decision, where the gate passed this model against the present champion."""
+    if version.tags.get(VERDICT) != "promoted" or EVIDENCE not in version.tags:
+        return entry
+    evidence = store.get(version.tags[EVIDENCE])
+    document = gate.read(ws, evidence.uri)
+    if document["candidate"] != entry.digest or document["champion"] != (holder.digest if holder else ""):
+        return entry
+    return replace(entry, evidence=evidence.digest, evidence_uri=evidence.uri, bench=document["bench"])

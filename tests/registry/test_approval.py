@@ -1,0 +1,302 @@
+"""Promotion that needs a person: a run proposes, a promoter takes over, and a step's credentials move nothing."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim import tracking
+from medmim.errors import REFUSED, Refused, UserError
+from medmim.recipe import Recipe
+from medmim.recipe_registry import Promote
+from medmim.registry import aliases, approval, decisions, gate, promote, versions
+from medmim.registry.decisions import Decision
+from medmim.steps import Workspace
+from medmim.store import open_store
+from medmim.store_s3 import connect
+
+ROOT = Path(__file__).parents[2]
+NAME = "medmim-demo"
+CANDIDATES = f"{NAME}-candidate"
+MODEL = "a" * 64
+
+
+@pytest.fixture
+def guarded(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"promote": Promote(approval="required")})
+
+
+def add(ws: Workspace, digest: str, name: str = CANDIDATES) -> str:
+    api = tracking.client(ws)
+    if name not in tracking.registered(ws, name):
+        api.create_registered_model(name)
+    tags = {versions.DIGEST: digest, versions.URI: f"{ws.store}/model/{digest}"}
+    source = ws.home.as_uri() if tracking.database(ws.tracking) else "s3://medmim/mlflow"  # a server wants no local one
+    return str(api.create_model_version(name, source=source, tags=tags).version)
+
+
+@pytest.fixture
+def propose(ws: Workspace, guarded: Recipe, bench: Callable[..., Any]) -> Callable[..., Any]:
+    """Register a digest as a candidate, judge it and let the run promote as far as it may."""
+
+    def propose(digest: str, good: bool = True) -> Any:
+        holder = versions.champion(ws, NAME)
+        gain = 0.4 if good else -0.4
+        scored = bench(digest, holder.digest if holder else "", held_in=(0.9, gain, gain - 0.05, 0.3, 100))
+        known = versions.find(ws, CANDIDATES, digest)
+        number = known.number if known else add(ws, digest)
+        return number, promote.run(guarded, ws, number, gate.run(guarded, ws, scored.uri).uri)
+
+    return propose
+
+
+def test_the_default_is_the_platforms_and_a_laptop_has_none(
+    recipe: Recipe, guarded: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEDMIM_APPROVAL", raising=False)
+    open_one = recipe.model_copy(update={"promote": Promote(approval="none")})
+    assert [versions.home_of(r) for r in (recipe, guarded, open_one)] == [NAME, CANDIDATES, NAME]
+    monkeypatch.setenv("MEDMIM_APPROVAL", "required")
+    assert [versions.home_of(r) for r in (recipe, guarded, open_one)] == [CANDIDATES, CANDIDATES, NAME]
+    monkeypatch.setenv("MEDMIM_APPROVAL", "yes")
+    with pytest.raises(UserError, match="MEDMIM_APPROVAL is 'yes'"):
+        versions.home_of(recipe)
+
+
+def test_a_run_proposes_and_touches_neither_log_nor_production(ws: Workspace, propose: Callable[..., Any]) -> None:
+    number, outcome = propose("a")
+    assert outcome.facts == {"decision": "awaiting approval", "champion": None, "entry": 0, "restored": []}
+    assert decisions.names(ws) == [] and list(tracking.registered(ws)) == [CANDIDATES]
+    assert [v.number for v in approval.waiting(ws, CANDIDATES)] == [number]
+    _, again = propose("a")
+    assert again.cached and again.facts == outcome.facts
+    with pytest.raises(Refused) as error:
+        propose("b", good=False)
+    assert error.value.exit_code == REFUSED and "-40.0 points" in str(error.value)
+    assert [v.number for v in approval.waiting(ws, CANDIDATES)] == [number] and decisions.names(ws) == []
+
+
+def test_a_promoter_copies_the_candidate_with_its_lineage_and_the_gates_evidence(
+    ws: Workspace, propose: Callable[..., Any]
+) -> None:
+    number, _ = propose("a")
+    entry = promote.promote(ws, CANDIDATES, number, "looked at twenty answers", who="somebody")
+    (log,) = decisions.read(ws, NAME)
+    assert entry == log and (log.verdict, log.digest, log.who) == ("promoted", "a", "somebody")
+    assert log.evidence and gate.read(ws, log.evidence_uri)["candidate"] == "a" and log.bench
+    copied = versions.lookup(ws, NAME, entry.version)
+    assert copied.tags[versions.URI] == f"{ws.store}/model/a"
+    assert tracking.registered(ws)[NAME].aliases == {"champion": entry.version, "challenger": entry.version}
+    assert approval.waiting(ws, CANDIDATES) == []
+    assert promote.promote(ws, CANDIDATES, number, "again") == entry  # and no second copy
+    assert len(tracking.registered(ws)[NAME].versions) == 1
+    _, outcome = propose("a")
+    assert outcome.facts["decision"] == "kept" and outcome.facts["champion"]["version"] == entry.version
+    assert aliases.drift(ws, NAME) == []
+
+
+def test_evidence_against_a_champion_that_is_none_any_more_does_not_enter_the_log(
+    ws: Workspace, propose: Callable[..., Any]
+) -> None:
+    (first, _), (second, _) = propose("a"), propose("b")
+    promote.promote(ws, CANDIDATES, first, "first")
+    late = promote.promote(ws, CANDIDATES, second, "I know that it was not benched against the first")
+    assert (late.verdict, late.evidence, late.digest) == ("promoted", "", "b")
+
+
+def test_what_was_rolled_back_is_not_proposed_again_on_the_same_evidence(
+    ws: Workspace, propose: Callable[..., Any]
+) -> None:
+    first, _ = propose("a")
+    promote.promote(ws, CANDIDATES, first, "first")
+    second, _ = propose("b")
+    promote.promote(ws, CANDIDATES, second, "second")
+    promote.rollback(ws, NAME, "it hallucinates")
+    with pytest.raises(Refused, match="not promoted again"):
+        propose("b")
+
+
+def test_promoting_without_a_reason_copies_nothing(ws: Workspace, propose: Callable[..., Any]) -> None:
+    number, _ = propose("a")
+    with pytest.raises(UserError, match="needs its reason"):
+        promote.promote(ws, CANDIDATES, number, " ")
+    assert list(tracking.registered(ws)) == [CANDIDATES]
+
+
+# With the credentials of a step
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server with basic authentication and the users `step` and `promoter`."""
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
+    folder = tmp_path_factory.mktemp("auth")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = root\n"
+        "admin_password = root-password-12\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    environment = os.environ | {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": uuid.uuid4().hex,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    where = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    with (folder / "log").open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1"]
+            + ["--port", str(port), "--workers", "1", *where],
+            env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1).close()
+                break
+            except OSError:
+                assert child.poll() is None, (folder / "log").read_text()[-2000:]
+                time.sleep(0.5)
+        with pytest.MonkeyPatch.context() as patch:
+            acting(patch, "root", "root-password-12")
+            import mlflow.server
+
+            users = mlflow.server.get_app_client("basic-auth", tracking_uri=address)
+            for user in ("step", "promoter"):
+                users.create_user(user, f"{user}-password-12")
+        yield address
+    finally:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait(30)
+
+
+def acting(patch: pytest.MonkeyPatch, user: str, password: str = "") -> None:
+    patch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    patch.setenv("MLFLOW_TRACKING_PASSWORD", password or f"{user}-password-12")
+
+
+@pytest.mark.timeout(600)  # a minute or two where others use the cores
+def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
+    server: str, ws: Workspace, guarded: Recipe, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few requests: the server hashes a password for each, which takes up to a second."""
+    from mlflow.exceptions import MlflowException
+
+    ws = replace(ws, tracking=server)
+    acting(monkeypatch, "promoter")
+    api = tracking.client(ws)
+    before = add(ws, "old", NAME)
+    decisions.append(ws, NAME, lambda log: Decision("promoted", before, "old", f"{ws.store}/model/old"))
+    api.set_registered_model_alias(NAME, "champion", before)
+
+    acting(monkeypatch, "step")
+    number = add(ws, "new")
+    scored = bench("new", "old", held_in=(0.9, 0.4, 0.35, 0.3, 100))
+    facts = promote.run(guarded, ws, number, gate.run(guarded, ws, scored.uri).uri).facts
+    assert facts["decision"] == "awaiting approval" and facts["champion"]["version"] == before
+    denied: dict[str, Callable[[], Any]] = {
+        "set": lambda: api.set_registered_model_alias(NAME, "champion", before),
+        "unset": lambda: api.delete_registered_model_alias(NAME, "champion"),
+        "add": lambda: api.create_model_version(NAME, source=f"models:/{CANDIDATES}/{number}"),
+        "copy": lambda: api.copy_model_version(f"models:/{CANDIDATES}/{number}", NAME),
+        "retag": lambda: api.set_model_version_tag(NAME, before, versions.URI, "s3://elsewhere"),
+        "delete version": lambda: api.delete_model_version(NAME, before),
+        "delete": lambda: api.delete_registered_model(NAME),
+        "rename": lambda: api.rename_registered_model(NAME, "gone"),
+    }
+    for what, act in denied.items():
+        with pytest.raises(MlflowException) as error:
+            act()
+        assert error.value.get_http_status_code() == 403 or "403" in str(error.value), what  # a copy wraps it
+    model = tracking.registered(ws, NAME)[NAME]
+    assert model.aliases == {"champion": before}
+    assert [v.tags[versions.DIGEST] for v in model.versions] == ["old"]
+
+    acting(monkeypatch, "promoter")
+    entry = promote.promote(ws, CANDIDATES, number, "a person looked")
+    assert tracking.registered(ws, NAME)[NAME].aliases["champion"] == entry.version != before
+    assert entry.evidence and entry.digest == "new"
+
+
+@pytest.fixture
+def as_user(bucket: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Act with a policy of infra/s3 on a store in the bucket; gives its URI. Needs a server that keeps users."""
+    from minio import MinioAdmin
+    from minio.credentials import StaticProvider
+    from minio.error import MinioAdminException
+
+    address = s3_server["AWS_ENDPOINT_URL"].removeprefix("http://")
+    root = StaticProvider(s3_server["AWS_ACCESS_KEY_ID"], s3_server["AWS_SECRET_ACCESS_KEY"])
+    admin = MinioAdmin(endpoint=address, credentials=root, secure=False)
+    name = bucket.removeprefix("s3://")
+
+    def as_user(role: str) -> str:
+        policy = (ROOT / "infra" / "s3" / f"{role}.json").read_text().replace("s3:::medmim", f"s3:::{name}")
+        user = f"{role}-{name}"
+        try:
+            admin.policy_add(user, policy=json.loads(policy))
+        except MinioAdminException:
+            pytest.skip("the S3 server keeps no users: only MinIO is asked")
+        admin.user_add(user, "secret-of-this-user")
+        admin.policy_set(user, user=user)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", user)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-this-user")
+        connect.cache_clear()
+        return f"{bucket}/store"
+
+    return as_user
+
+
+def test_a_steps_s3_user_publishes_and_writes_no_decision(
+    as_user: Callable[[str], str], ws: Workspace, tmp_path: Path
+) -> None:
+    from medmim import store
+
+    ws = replace(ws, store=as_user("promoter"))
+    add(ws, MODEL, NAME)
+    add(ws, "b" * 64, NAME)
+    promote.promote(ws, NAME, "1", "start")
+
+    as_user("step")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "weights").write_text("w")
+    made = store.publish(tmp_path / "made", ws.store, "model", {}, {})
+    assert store.publish(tmp_path / "made", ws.store, "model", {}, {}) == made
+    place = open_store(ws.store)
+    place.write("runs/r/data.json", b"{}")
+    place.write("resume/x/1", b"")
+    place.delete("resume/x/1")
+    (first,) = decisions.read(ws, NAME)  # it may read
+    assert first.version == "1"
+    denied: dict[str, Callable[[], Any]] = {
+        "promote": lambda: promote.promote(ws, NAME, "2", "a step says so"),
+        "roll back": lambda: place.create(f"decisions/{NAME}/2.json", b"{}"),
+        "rewrite": lambda: place.write(f"decisions/{NAME}/1.json", b"{}"),
+        "forget": lambda: place.delete(f"decisions/{NAME}/1.json"),
+        "another log": lambda: place.write("decisions/other/1.json", b"{}"),
+        "undo an erasure": lambda: place.write("erased/list.json", b"{}"),
+        "delete a model": lambda: place.delete(f"model/{made.digest}/manifest.json"),
+    }
+    for what, act in denied.items():
+        with pytest.raises(UserError, match="refuses access") as error:
+            act()
+        assert "AccessDenied" in str(error.value), what
+    assert decisions.read(ws, NAME) == [first] and store.find(made.uri)
+
+    as_user("promoter")
+    assert promote.promote(ws, NAME, "2", "a person looked").n == 2
