@@ -15,6 +15,9 @@ from medmim.cluster import pods as ray_pods
 from pipelines import pod as step_pod
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
+kubernetes_validate.utils.schema_contents = cache(
+    kubernetes_validate.utils.schema_contents
+)  # else read for each object
 
 KUBERNETES = ("1.31", "1.34", "1.36")
 CUSTOM = {"ServiceMonitor": yaml.safe_load(Path(__file__).with_name("servicemonitor.yaml").read_text("utf-8"))}
