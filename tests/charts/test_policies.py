@@ -53,31 +53,20 @@ PODS = {
     "internet": Pod(ip="93.184.215.14"),
 }  # fmt: skip
 DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8265, 29500
-OURS = (
-    "mlflow",
-    "nightly",
-    "promoter",
-    "migrate",
-    "check",
-    "step",
-    "run-check",
-    "sweep",
-    "head",
-    "worker",
-    "submitter",
-)
 RAY = ("head", "worker", "submitter")
+OURS = ("mlflow", "nightly", "promoter", "migrate", "check", "step", "run-check", "sweep", *RAY)
+HEADS = ("head", "head-of-another-namespace")
 PORTS = (DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH, 6379, 8888, 9000)
 
 ALLOWED = {
     *product({*OURS, "head-of-another-namespace"} - {"migrate"}, ["store"], [STORE]),
-    *product(("nightly", "promoter", "check", "step", "run-check", "head", "head-of-another-namespace"), ["mlflow"], [MLFLOW]),
+    *product(("nightly", "promoter", "check", "step", "run-check", *HEADS), ["mlflow"], [MLFLOW]),
     *product(("ingress", "prometheus"), ["mlflow"], [MLFLOW]),
-    *product(("step", "run-check", "sweep", "head", "head-of-another-namespace"), ["api"], [API]),
+    *product(("step", "run-check", "sweep", *HEADS), ["api"], [API]),
     *product(("step", "run-check", "nightly"), ["kfp"], PORTS),
     *product(("mlflow", "migrate"), ["database"], [DB]),
     *product(RAY, RAY, PORTS),
-    *product(["kuberay"], ["head", "head-of-another-namespace"], [DASHBOARD]),
+    *product(["kuberay"], HEADS, [DASHBOARD]),
     ("kuberay", "worker", DASHBOARD),  # which does not listen there
     ("kuberay", "submitter", DASHBOARD),  # nor this
 }  # fmt: skip

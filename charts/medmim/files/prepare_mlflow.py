@@ -33,7 +33,7 @@ def migrate(uri: str) -> None:
             kept = ", ".join(sorted(str(one) for one in path.parent.glob(f"{path.stem}-*.db"))) or "none"
             sys.stderr.write(
                 f"error: {path} was migrated by a newer MLflow (schema {before})\n"
-                f"fix: upgrade the release again, or put a copy from before in its place (here: {kept}); docs/runbook.md\n"
+                f"fix: upgrade the release again, or put a copy from before in its place (docs/runbook.md): {kept}\n"
             )
         sys.exit(1)
     if before and revision(path) != before:
