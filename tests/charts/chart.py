@@ -16,13 +16,13 @@ EXAMPLES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorte
 PLATFORM = "platform"  # the release's namespace
 Object = dict[str, Any]
 
-# Every switch that no example turns on.
-ALL_ON = {
+# What no example turns on.
+ALL_ON: dict[str, Any] = {
     "runNamespaces": [{"name": "team-a", "create": True}],
     "nightly": {"enabled": True},
     "promotion": {"autoPromote": True},
+    "alerts": {"enabled": True},
     "mlflow": {
-        "database": {"existingSecret": "db"},
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],

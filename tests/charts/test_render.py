@@ -20,7 +20,7 @@ kubernetes_validate.utils.schema_contents = cache(
 )  # else read for each object
 
 KUBERNETES = ("1.31", "1.34", "1.36")
-CUSTOM = {"ServiceMonitor": yaml.safe_load(Path(__file__).with_name("servicemonitor.yaml").read_text("utf-8"))}
+CUSTOM = yaml.safe_load(Path(__file__).with_name("prometheus.yaml").read_text("utf-8"))
 
 
 def server(objects: list[Object]) -> Object:
@@ -143,6 +143,17 @@ def test_metrics_are_watched_only_where_they_are_served() -> None:
         if watched:
             assert "$(POD_IP):5000" in str(flag(server(objects), "allowed-hosts"))  # by which Prometheus asks
             assert "POD_IP" in {one["name"] for one in server(objects)["env"]}
+
+
+def test_each_alert_has_its_section_in_the_runbook() -> None:
+    runbook = (CHART.parents[1] / "docs" / "runbook.md").read_text("utf-8")
+    alerts = {
+        rule["alert"]
+        for name in ("all-on", "onprem-gpu")
+        for group in named(rendered(name), "PrometheusRule", "medmim")["spec"]["groups"]
+        for rule in group["rules"]
+    }
+    assert {line.removeprefix("## ") for line in runbook.splitlines() if line.startswith("## Medmim")} == alerts
 
 
 def test_a_step_finds_in_its_namespace_what_the_pipeline_asks_for() -> None:
