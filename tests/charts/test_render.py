@@ -204,6 +204,9 @@ def test_schedules_never_overlap_and_each_namespace_is_swept() -> None:
     objects = render(ALL_ON | {"runNamespaces": [{"name": "a"}, {"name": "b"}]})
     jobs = [one for one in objects if one["kind"] == "CronJob"]
     assert {one["spec"]["concurrencyPolicy"] for one in jobs} == {"Forbid"}
+    for one in jobs:  # by which the runbook asks for them
+        template = one["spec"]["jobTemplate"]
+        assert template["metadata"]["labels"] == template["spec"]["template"]["metadata"]["labels"]
     swept = {}
     for one in jobs:
         if one["metadata"]["name"] == "medmim-sweep":

@@ -1,30 +1,13 @@
-"""The chart's scripts against the real thing: MLflow's migrations, its server as the chart starts it, an S3 server."""
+"""The chart's scripts against the real thing: MLflow's migrations, an S3 server."""
 
-import os
-import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from charts.chart import CHART, containers, named, render
-from waiting import until
-
-FILES = CHART / "files"
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where `mlflow` is
-
-
-def run(script: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as the pod does: its text after `python3 -c`."""
-    command = [sys.executable, "-c", (FILES / script).read_text("utf-8"), *words]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": PATH, **env})
+from charts.scripts import run
 
 
 def older(path: Path) -> tuple[str, str]:
@@ -100,68 +83,6 @@ def test_the_users_lie_beside_an_external_database_and_its_password_is_kept_as_i
     assert read.database_uri == uri
     assert read.default_permission == "READ" and read.admin_password is None
     assert uri not in done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[str]:
-    """MLflow's server with the chart's own arguments, but for its folder and its port."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    shutil.copy(mlflow_database, folder / "mlflow.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    values = {
-        "mlflow": {"ingress": {"enabled": True, "host": "mlflow.example.org", "tlsSecret": "tls"}},
-        "networkPolicy": {"enabled": False},
-    }
-    pod = named(render(values), "Deployment", "medmim-mlflow")["spec"]["template"]["spec"]
-    (container,) = [one for one in containers(pod) if one["name"] == "mlflow"]
-    env = {one["name"]: one["value"] for one in container["env"] if "value" in one}
-    env["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{folder}/mlflow.db"
-    changed = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=5000": f"--port={port}"}
-    changed["--artifacts-destination=$(MLFLOW_ARTIFACTS)"] = f"--artifacts-destination={folder}/artifacts"
-    words = [changed.get(word, word) for word in container["args"]]
-    with (folder / "log").open("w") as log:
-        started = subprocess.Popen(words, env={**os.environ, "PATH": PATH, **env}, stdout=log, stderr=log)
-    try:
-        until(lambda: status(port, "/health", "any.thing") == 200, 120, "MLflow's start")
-        yield f"http://localhost:{port}"
-    finally:
-        started.terminate()
-        started.wait(30)
-
-
-def status(port: int, path: str, host: str, origin: str = "", body: bytes | None = None) -> int:
-    """The status that the server answers with to a Host header, and an Origin."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body, headers={"Host": host})
-    if origin:
-        request.add_header("Origin", origin)
-        request.add_header("Content-Type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-def test_mlflows_server_takes_the_charts_arguments_and_guards_its_names(server: str) -> None:
-    port = int(server.rpartition(":")[2])
-    search = "/api/2.0/mlflow/experiments/search?max_results=1"
-    for host in ("medmim-mlflow.platform.svc:5000", "medmim-mlflow", "mlflow.example.org", f"localhost:{port}"):
-        assert status(port, search, host) == 200, host
-    for host in ("evil.example", "medmim-mlflow.evil.example", "10.0.0.1:5000"):
-        assert status(port, search, host) == 403, host
-    asked = ("/api/2.0/mlflow/experiments/search", "mlflow.example.org")
-    assert status(port, *asked, "https://mlflow.example.org", b'{"max_results": 1}') == 200
-    assert status(port, *asked, "https://evil.example", b'{"max_results": 1}') == 403
-
-
-def test_the_check_of_mlflow_passes_on_a_good_server_and_leaves_nothing(server: str) -> None:
-    done = run("check_mlflow.py", MLFLOW_TRACKING_URI=server)
-    assert done.returncode == 0, done.stderr
-    assert "written, read, deleted" in done.stdout
 
 
 def test_the_check_of_mlflow_says_what_is_wrong() -> None:

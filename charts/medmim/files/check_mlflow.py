@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 from mlflow import MlflowClient  # noqa: E402  it reads the environment when it is imported
 from mlflow.exceptions import MlflowException  # noqa: E402
