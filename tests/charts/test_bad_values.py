@@ -47,6 +47,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("sweep.schedule", "0 */2 * * * *", "/sweep/schedule"),
     ("nightly.schedule", "daily", "/nightly/schedule"),
     ("promotion.autoPromote", "false", "/promotion/autoPromote"),
+    ("promotion.schedule", "*/10 * * * *", "schedule"),
     ("networkPolicy.objectStore", ["10.0.0.0/8"], "/networkPolicy/objectStore/0"),
     ("networkPolicy.apiServer", [{}], "/networkPolicy/apiServer/0"),
     ("networkPolicy.database", [{"ipBlock": {"cidr": "10.0.0.1"}}], "/networkPolicy/database/0/ipBlock/cidr"),

@@ -33,7 +33,18 @@ def told(objects: list[Object]) -> list[str]:
 def test_it_renders_the_same_objects(helm3: str, name: str, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump(VALUES[name]))
-    command = [helm3, "template", "medmim", CHART, "--namespace", PLATFORM, "--kube-version", "1.36", "--values", values]
+    command = [
+        helm3,
+        "template",
+        "medmim",
+        CHART,
+        "--namespace",
+        PLATFORM,
+        "--kube-version",
+        "1.36",
+        "--values",
+        values,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     objects = [one for one in yaml.safe_load_all(done.stdout) if one]

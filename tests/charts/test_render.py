@@ -217,5 +217,8 @@ def test_schedules_never_overlap_and_each_namespace_is_swept() -> None:
 
 def test_nothing_runs_by_default_that_needs_a_command_to_come_or_a_persons_word() -> None:
     for name in EXAMPLES:
-        jobs = {one["metadata"]["name"] for one in rendered(name) if one["kind"] == "CronJob"}
-        assert jobs == {"medmim-sweep"}
+        jobs = [one for one in rendered(name) if one["kind"] == "CronJob"]
+        assert {one["metadata"]["name"] for one in jobs if not one["spec"].get("suspend")} == {"medmim-sweep"}
+        for run in EXAMPLES[name]["runNamespaces"]:
+            assert named(rendered(name), "ConfigMap", "medmim", run["name"])["data"]["MEDMIM_APPROVAL"] == "required"
+    assert named(rendered("all-on"), "ConfigMap", "medmim", "team-a")["data"]["MEDMIM_APPROVAL"] == "none"

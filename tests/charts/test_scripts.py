@@ -1,12 +1,16 @@
 """The chart's scripts against the real thing: MLflow's migrations, an S3 server."""
 
+import re
 import socket
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from charts.chart import CHART
 from charts.scripts import run
 
 
@@ -68,6 +72,21 @@ def test_a_database_of_a_newer_mlflow_is_left_alone_and_the_way_back_is_told(tmp
     assert str(tmp_path / "mlflow-abc.db") in done.stderr
     assert ask(path, "SELECT version_num FROM alembic_version") == ["fffffffffff0"]
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_runbooks_backup_is_whole_while_others_write(tmp_path: Path) -> None:
+    """The very words of docs/runbook.md, but for the folder."""
+    text = (CHART.parents[1] / "docs" / "runbook.md").read_text("utf-8")
+    found = re.search(r"python3 -c '(\nimport sqlite3.+?)'", text, flags=re.DOTALL)
+    assert found
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("CREATE TABLE runs (name)")
+        writer.execute("INSERT INTO runs VALUES ('done')")
+        writer.commit()
+        writer.execute("INSERT INTO runs VALUES ('half')")  # neither it nor the log beside the file may be in the way
+        subprocess.run([sys.executable, "-c", found[1].replace("/data/", f"{tmp_path}/")], check=True)
+    assert ask(tmp_path / "backup.db", "SELECT name FROM runs") == ["done"]
 
 
 def test_the_users_lie_beside_an_external_database_and_its_password_is_kept_as_it_is(tmp_path: Path) -> None:
