@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from charts.chart import CHART, VALUES, Object, helm, render
+from charts.chart import CHART, VALUES, Object, helm, named, render
+from charts.scripts import run
 from cluster.conftest import kubeconfig, kubectl  # noqa: F401
 from waiting import until
 
@@ -180,6 +181,31 @@ def test_each_account_may_what_it_must_and_not_what_it_must_not(place: Place) ->
         assert place.may("medmim-sweep", "delete", "rayjobs.ray.io", place.runs)
         assert not place.may("medmim-sweep", "create", "rayjobs.ray.io", place.runs)
         assert not place.may("medmim-sweep", "get", "secrets", place.runs)
+        release.uninstall("medmim")
+
+
+def test_helm_tests_check_of_rights_passes_as_a_step_and_tells_what_is_missing(place: Place, tmp_path: Path) -> None:
+    with place.release() as release:
+        release.install(CHART, "medmim", place.values(), namespace=place.name)
+        as_step = yaml.safe_load(place.kubeconfig.read_text())
+        token = place.kubectl("-n", place.runs, "create", "token", "medmim-step").strip()
+        as_step["users"][0]["user"] = {"token": token}
+        as_step["contexts"][0]["context"]["namespace"] = place.runs
+        config = tmp_path / "kubeconfig"
+        config.write_text(yaml.safe_dump(as_step))
+        check = named(render(place.values(), place.name), "Pod", "medmim-check-access", place.runs)
+        rights = check["spec"]["containers"][0]["args"][3:]
+        assert len(rights) > 10
+
+        done = run("check_access.py", *rights, KUBECONFIG=str(config))
+        assert done.returncode == 0, done.stderr
+        place.kubectl("-n", place.runs, "delete", "rolebinding", "medmim-step")
+        everything = ["create", "rolebinding", "too-much", "--clusterrole=admin"]
+        place.kubectl("-n", place.name, *everything, f"--serviceaccount={place.runs}:medmim-step")
+        done = run("check_access.py", *rights, KUBECONFIG=str(config))
+        assert done.returncode == 1
+        assert f"it may not create rayjobs.ray.io (in {place.runs})" in done.stderr
+        assert f"it may get secrets (in {place.name})" in done.stderr
         release.uninstall("medmim")
 
 

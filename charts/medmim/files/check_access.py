@@ -4,13 +4,13 @@ Each argument: [not] VERB RESOURCE[.GROUP] [NAMESPACE], by default in this pod's
 """
 
 import sys
-from pathlib import Path
 
-from kubernetes import client, config
+from kubernetes import client
 
-config.load_incluster_config()
-api = client.AuthorizationV1Api()
-here = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
+from medmim.cluster.kube import connect
+
+cluster = connect()
+api, here = client.AuthorizationV1Api(cluster.api), cluster.namespace
 wrong = []
 for asked in sys.argv[1:]:
     words = asked.removeprefix("not ").split()
@@ -23,7 +23,7 @@ for asked in sys.argv[1:]:
     review = {"spec": {"resourceAttributes": attributes}}
     allowed = api.create_self_subject_access_review(review).status.allowed
     if allowed == asked.startswith("not "):
-        wrong.append(f"it may {'' if allowed else 'not '}{' '.join(words)} (in {namespace})")
+        wrong.append(f"it may {'' if allowed else 'not '}{words[0]} {words[1]} (in {namespace})")
 if wrong:
     sys.exit("error: this account's rights are not the chart's\n" + "\n".join(f"  - {line}" for line in wrong))
 sys.stdout.write(f"{len(sys.argv) - 1} rights are as they should be\n")
