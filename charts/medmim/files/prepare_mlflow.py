@@ -51,6 +51,7 @@ def write_auth(path: Path, uri: str, permission: str) -> None:
         "database_uri": users.replace("%", "%%"),  # as ConfigParser escapes it
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
         "grant_default_workspace_access": "false",
+        "auth_cache_ttl_seconds": "60",  # else it hashes the password anew for each request
     }
     with path.open("w") as file:
         settings.write(file)
