@@ -33,8 +33,9 @@ demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 m
 test: $(READY) ## set up, then the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-cluster: $(READY) ## Ray jobs on a real control plane with simulated GPU nodes (where ../shared/cluster is)
+test-cluster: $(READY) ## Ray jobs and the chart on a real control plane with simulated GPU nodes (where ../shared/cluster is)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/charts
 
 test-node: $(READY) ## the pipeline as pods on a node where pods really run (KUBECONFIG, or root; minutes)
 	@$(BIN)/python -m pytest -m node tests/node -s

@@ -19,6 +19,7 @@ SECRETS = {
     "medmim-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "medmim-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
+LABELS = {"app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": "step"}  # what the chart's policies choose
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def in_pod(task: PipelineTask, size: Size = SMALL) -> PipelineTask:
     task.set_cpu_request(size.cpu[0]).set_cpu_limit(size.cpu[1])
     task.set_memory_request(size.memory[0]).set_memory_limit(size.memory[1])
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    for key, value in LABELS.items():
+        kubernetes.add_pod_label(task, key, value)
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # noqa: S108
     kubernetes.empty_dir_mount(task, "home", "/home/medmim")
     if size is LARGE:

@@ -1,0 +1,49 @@
+{{/* Labels of an object. Names are fixed, not the release's: the compiled pipeline asks for them, so one release a namespace. */}}
+{{- define "medmim.labels" -}}
+{{ include "medmim.selector" . }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end }}
+
+{{/* What chooses our pods, in Services and NetworkPolicies. */}}
+{{- define "medmim.selector" -}}
+app.kubernetes.io/name: medmim
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "medmim.image" -}}
+{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- define "medmim.service" -}}
+medmim-mlflow.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{/* Every name by which somebody may rightly call MLflow's server; the list replaces the server's own. */}}
+{{- define "medmim.allowedHosts" -}}
+{{- $service := printf "medmim-mlflow.%s" .Release.Namespace -}}
+{{- $names := list "medmim-mlflow" $service (printf "%s.svc" $service) (printf "%s.svc.%s" $service .Values.clusterDomain) -}}
+{{- $hosts := list -}}
+{{- range $names }}{{ $hosts = concat $hosts (list . (printf "%s:5000" .)) }}{{ end -}}
+{{- $hosts = concat $hosts (list "localhost" "localhost:*") -}}
+{{- if .Values.mlflow.ingress.enabled }}{{ $hosts = concat $hosts (list .Values.mlflow.ingress.host (printf "%s:*" .Values.mlflow.ingress.host)) }}{{ end -}}
+{{- if .Values.mlflow.metrics.enabled }}{{ $hosts = append $hosts "$(POD_IP):5000" }}{{ end -}}
+{{ join "," (concat $hosts .Values.mlflow.extraAllowedHosts) }}
+{{- end }}
+
+{{/* What values.schema.json cannot say: keys that depend on each other. */}}
+{{- define "medmim.check" -}}
+{{- if and (not .Values.mlflow.database.existingSecret) (gt (int .Values.mlflow.replicas) 1) }}{{ fail "mlflow.replicas: SQLite has one writer; set mlflow.database.existingSecret or leave it at 1" }}{{ end -}}
+{{- if and .Values.mlflow.ingress.enabled (not .Values.mlflow.ingress.host) }}{{ fail "mlflow.ingress.host: an ingress needs it, and the server must know it" }}{{ end -}}
+{{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else nobody gets through the ingress" }}{{ end -}}
+{{- if and .Values.mlflow.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name Prometheus' pods, else mlflow.metrics are out of its reach" }}{{ end -}}
+{{- if and .Values.mlflow.metrics.enabled .Values.mlflow.auth.enabled (not .Values.mlflow.metrics.existingSecret) }}{{ fail "mlflow.metrics.existingSecret: with mlflow.auth the server shows /metrics to its users only" }}{{ end -}}
+{{- $seen := dict -}}
+{{- range .Values.runNamespaces -}}
+{{- if eq .name $.Release.Namespace }}{{ fail (printf "runNamespaces: %s is the release's own namespace; steps could read the promoter's and MLflow's Secrets there" .name) }}{{ end -}}
+{{- if hasKey $seen .name }}{{ fail (printf "runNamespaces: %s is named twice" .name) }}{{ end -}}
+{{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,88 @@
+"""The chart as Helm renders it."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "medmim"
+EXAMPLES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted((CHART / "examples").glob("*.yaml"))}
+PLATFORM = "platform"  # the release's namespace
+Object = dict[str, Any]
+
+# What no example turns on.
+ALL_ON: dict[str, Any] = {
+    "runNamespaces": [{"name": "team-a", "create": True}],
+    "nightly": {"enabled": True},
+    "promotion": {"autoPromote": True},
+    "alerts": {"enabled": True},
+    "mlflow": {
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "podAnnotations": {"a": "b"},
+    },
+    "jobs": {
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "extraEnv": [{"name": "HTTPS_PROXY", "valueFrom": {"configMapKeyRef": {"name": "proxy", "key": "url"}}}],
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "podAnnotations": {"a": "b"},
+    },
+}
+VALUES: dict[str, Object] = {"default": {}, "all-on": ALL_ON, **EXAMPLES}
+
+
+def render(values: Object, namespace: str = PLATFORM) -> list[Object]:
+    """The objects, hooks and tests among them, each with its namespace."""
+    with helm.Chart.load(CHART) as chart:
+        files = chart.render(values, name="medmim", namespace=namespace)
+    found = []
+    for name, text in files.items():
+        if name.endswith(".yaml"):
+            found += [one for one in yaml.safe_load_all(text) if one]
+    for one in found:
+        if one["kind"] != "Namespace":
+            one["metadata"].setdefault("namespace", namespace)
+    return found
+
+
+@cache
+def rendered(name: str) -> list[Object]:
+    """The objects of one of VALUES; not to be changed."""
+    return render(VALUES[name])
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
+    """Where a pod is written, its metadata and its spec."""
+    for one in objects:
+        at = f"{one['kind']}/{one['metadata']['name']}"
+        if one["kind"] == "Pod":
+            yield at, one["metadata"], one["spec"]
+        elif one["kind"] in ("Deployment", "Job"):
+            yield at, one["spec"]["template"]["metadata"], one["spec"]["template"]["spec"]
+        elif one["kind"] == "CronJob":
+            template = one["spec"]["jobTemplate"]["spec"]["template"]
+            yield at, template["metadata"], template["spec"]
+
+
+def containers(spec: Object) -> list[Object]:
+    """Init containers and containers."""
+    found: list[Object] = spec.get("initContainers", []) + spec["containers"]
+    return found
+
+
+def named(objects: list[Object], kind: str, name: str, namespace: str = PLATFORM) -> Object:
+    """The one object of that name."""
+    (found,) = [
+        one
+        for one in objects
+        if (one["kind"], one["metadata"]["name"], one["metadata"].get("namespace")) == (kind, name, namespace)
+    ]
+    return found

@@ -1,0 +1,54 @@
+"""The chart grants what infra/cluster grants: the verbs that tests/cluster holds against what medmim asks for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from charts.chart import CHART, EXAMPLES, named, rendered
+
+INFRA = Path(__file__).parents[2] / "infra" / "cluster"
+FILES = ("step-account", "ray-account", "sweep-account")
+
+
+def plain(one: dict[str, Any]) -> dict[str, Any]:
+    """An object without what only says whose it is and where."""
+    found = {key: value for key, value in one.items() if key != "metadata"}
+    if "subjects" in found:
+        found["subjects"] = [{"kind": subject["kind"], "name": subject["name"]} for subject in found["subjects"]]
+    return found
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_each_run_namespace_has_the_accounts_and_roles_of_infra(file: str, example: str) -> None:
+    wanted = list(yaml.safe_load_all((INFRA / f"{file}.yaml").read_text("utf-8")))
+    assert {one["kind"] for one in wanted} == {"ServiceAccount", "Role", "RoleBinding"}
+    for run in EXAMPLES[example]["runNamespaces"]:
+        for one in wanted:
+            found = named(rendered(example), one["kind"], one["metadata"]["name"], run["name"])
+            assert plain(found) == plain(one)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_rule_keeps_its_reason(file: str) -> None:
+    lines = (CHART / "templates" / "run" / f"{file}.yaml").read_text("utf-8").splitlines()
+    rules = [i for i, line in enumerate(lines) if line.startswith("  - apiGroups")]
+    assert rules and not [lines[i] for i in rules if not lines[i - 1].startswith("  #")]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_nobody_else_gets_a_role(example: str) -> None:
+    roles = {one["metadata"]["name"] for one in rendered(example) if one["kind"] in ("Role", "ClusterRole")}
+    assert roles == {"medmim-step", "medmim-step-kfp", "medmim-ray", "medmim-sweep"}
+
+
+def test_workload_identity_reaches_each_account_and_no_key_is_asked_for() -> None:
+    objects = rendered("cloud")
+    places = {"mlflow": "platform", "promoter": "platform"} | dict.fromkeys(("step", "ray", "sweep"), "medmim-runs")
+    for account, namespace in places.items():
+        made = named(objects, "ServiceAccount", f"medmim-{account}", namespace)
+        assert made["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].endswith(f"role/medmim-{account}")
+    server = named(objects, "Deployment", "medmim-mlflow")["spec"]["template"]["spec"]
+    assert server["serviceAccountName"] == "medmim-mlflow"
+    assert not [one for one in server["containers"][0]["env"] if one["name"].startswith("AWS_ACCESS")]

@@ -1,0 +1,80 @@
+"""Values that cannot be right are refused before anything is applied, by a message that names the key."""
+
+import copy
+from typing import Any
+
+import pytest
+from charts.chart import PLATFORM, helm, render
+
+BAD: list[tuple[str, Any, str]] = [
+    ("mlfow.replicas", 2, "mlfow"),
+    ("mlflow.replica", 2, "replica"),
+    ("mlflow.auth.enable", True, "enable"),
+    ("mlflow.replicas", "two", "/mlflow/replicas"),
+    ("mlflow.replicas", 0, "/mlflow/replicas"),
+    ("mlflow.replicas", 2, "mlflow.replicas"),
+    ("mlflow.auth.enabled", "yes", "/mlflow/auth/enabled"),
+    ("mlflow.auth.defaultPermission", "ADMIN", "/mlflow/auth/defaultPermission"),
+    ("mlflow.auth.existingSecret", "", "/mlflow/auth/existingSecret"),
+    ("mlflow.auth.password", "hunter2", "password"),
+    ("mlflow.volume.size", "five", "/mlflow/volume/size"),
+    ("mlflow.ingress.enabled", True, "mlflow.ingress.host"),
+    ("mlflow.ingress", {"enabled": True, "host": "mlflow.example.org"}, "networkPolicy.mlflowFrom"),
+    ("mlflow.ingress.host", "https://mlflow.example.org/", "/mlflow/ingress/host"),
+    ("mlflow.metrics.enabled", True, "networkPolicy.mlflowFrom"),
+    ("mlflow.metrics.interval", 30, "/mlflow/metrics/interval"),
+    ("mlflow.resources.limits.cpu", "one", "/mlflow/resources/limits/cpu"),
+    ("mlflow.resources.limit", {}, "limit"),
+    ("mlflow.tolerations", [{"key": "a", "operatr": "Exists"}], "operatr"),
+    ("mlflow.extraEnv", [{"nam": "A"}], "/mlflow/extraEnv/0"),
+    ("mlflow.extraEnv", [{"name": "A", "value": 1}], "/mlflow/extraEnv/0/value"),
+    ("mlflow.extraVolumeMounts", [{"name": "a", "mountPath": "data"}], "/mlflow/extraVolumeMounts/0/mountPath"),
+    ("mlflow.nodeSelector", ["gpu"], "/mlflow/nodeSelector"),
+    ("jobs.podAnnotations.a", 1, "/jobs/podAnnotations/a"),
+    ("image.digest", "latest", "/image/digest"),
+    ("image.pullPolicy", "Sometimes", "/image/pullPolicy"),
+    ("imagePullSecrets", ["registry"], "/imagePullSecrets/0"),
+    ("runNamespaces", ["team-a"], "/runNamespaces/0"),
+    ("runNamespaces", [{"name": "Team_A"}], "/runNamespaces/0/name"),
+    ("runNamespaces", [{"name": PLATFORM}], "runNamespaces"),
+    ("runNamespaces", [{"name": "a"}, {"name": "a"}], "runNamespaces"),
+    ("store.artifacts", "/data/store", "/store/artifacts"),
+    ("store.endpoint", "minio:9000", "/store/endpoint"),
+    ("store.accessKey", "AKIA", "accessKey"),
+    ("store.certificate", "/etc/ca.crt", "/store/certificate"),
+    ("patienceSeconds", "5m", "/patienceSeconds"),
+    ("accounts.steps", {}, "steps"),
+    ("sweep.schedule", "0 */2 * * * *", "/sweep/schedule"),
+    ("nightly.schedule", "daily", "/nightly/schedule"),
+    ("promotion.autoPromote", "false", "/promotion/autoPromote"),
+    ("promotion.schedule", "*/10 * * * *", "schedule"),
+    ("networkPolicy.objectStore", ["10.0.0.0/8"], "/networkPolicy/objectStore/0"),
+    ("networkPolicy.apiServer", [{}], "/networkPolicy/apiServer/0"),
+    ("networkPolicy.database", [{"ipBlock": {"cidr": "10.0.0.1"}}], "/networkPolicy/database/0/ipBlock/cidr"),
+    ("networkPolicy.extraEgress", [{"from": []}], "/networkPolicy/extraEgress/0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "told"), BAD, ids=[f"{key}={value}" for key, value, _ in BAD])
+def test_it_is_refused_and_its_key_is_named(key: str, value: Any, told: str) -> None:
+    values: dict[str, Any] = {}
+    *path, last = key.split(".")
+    at = values
+    for part in path:
+        at = at.setdefault(part, {})
+    at[last] = copy.deepcopy(value)
+    with pytest.raises(helm.HelmError) as refused:
+        render(values)
+    assert told in str(refused.value)
+
+
+def test_all_that_the_schema_finds_is_told_at_once() -> None:
+    with pytest.raises(helm.HelmError) as refused:
+        render({"patienceSeconds": "5m", "store": {"endpoint": "minio"}, "imge": {}})
+    assert all(key in str(refused.value) for key in ("/patienceSeconds", "/store/endpoint", "imge"))
+
+
+def test_metrics_behind_users_need_a_user() -> None:
+    values = {"mlflow": {"auth": {"enabled": True}, "metrics": {"enabled": True}}, "networkPolicy": {"enabled": False}}
+    with pytest.raises(helm.HelmError, match="mlflow.metrics.existingSecret"):
+        render(values)

@@ -1,0 +1,157 @@
+"""MLflow's server as the chart starts it: who gets in, by which name, and who may move `champion`."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from charts.chart import containers, named, render
+from charts.scripts import PATH, run
+from waiting import until
+
+for module in ("flask_wtf", "prometheus_flask_exporter"):
+    pytest.importorskip(module, reason="the server's extras are not installed: mlflow[auth], prometheus-flask-exporter")
+
+VALUES = {
+    "mlflow": {
+        "auth": {"enabled": True},
+        "ingress": {"enabled": True, "host": "mlflow.example.org", "tlsSecret": "tls"},
+        "metrics": {"enabled": True, "existingSecret": "metrics"},
+    },
+    "networkPolicy": {"enabled": False},
+}
+POD_IP = "10.1.2.3"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    port: int
+
+    @property
+    def uri(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def status(self, path: str, host: str, user: str = "root", origin: str = "", body: bytes | None = None) -> int:
+        """What it answers to a Host header, a user and an Origin; 0 where nobody answers."""
+        headers = {"Host": host, "Content-Type": "application/json"} | ({"Origin": origin} if origin else {})
+        if user:
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:a-password-of-{user}".encode()).decode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Server]:
+    """The chart's own init container and arguments, but for folder, port and the store."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        made = Server(free.getsockname()[1])
+    pod = named(render(VALUES), "Deployment", "medmim-mlflow")["spec"]["template"]["spec"]
+    prepare, container = containers(pod)
+    uri, auth = f"sqlite:///{folder}/mlflow.db", folder / "auth.ini"
+    env = {one["name"]: one["value"] for one in (*prepare["env"], *container["env"]) if "value" in one}
+    env |= {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_AUTH_CONFIG_PATH": str(auth)}
+    done = run("prepare_mlflow.py", **env)
+    assert done.returncode == 0, done.stderr
+    auth.write_text(auth.read_text().replace("/data/", f"{folder}/"))
+    env |= {"MLFLOW_AUTH_ADMIN_USERNAME": "root", "MLFLOW_AUTH_ADMIN_PASSWORD": "a-password-of-root"}
+    env |= {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret"}
+    changed = {
+        "--host=0.0.0.0": "--host=127.0.0.1",
+        "--port=5000": f"--port={made.port}",
+        "--artifacts-destination=$(MLFLOW_ARTIFACTS)": f"--artifacts-destination={folder}/artifacts",
+        "--expose-prometheus=/tmp/metrics": f"--expose-prometheus={folder}/metrics",
+    }
+    words = [changed.get(word, word).replace("$(POD_IP)", POD_IP) for word in container["args"]]
+    with (folder / "log").open("w") as log:
+        started = subprocess.Popen(words, env={**os.environ, "PATH": PATH, **env}, stdout=log, stderr=log)
+    try:
+        until(lambda: made.status("/health", "any.thing", user="") == 200, 120, "MLflow's start")
+        yield made
+    finally:
+        started.terminate()
+        started.wait(30)
+
+
+SEARCH = "/api/2.0/mlflow/experiments/search"
+
+
+def test_it_answers_to_its_own_names_only(server: Server) -> None:
+    for host in ("medmim-mlflow.platform.svc:5000", "medmim-mlflow", "mlflow.example.org", f"localhost:{server.port}"):
+        assert server.status(f"{SEARCH}?max_results=1", host) == 200, host
+    for host in ("evil.example", "medmim-mlflow.evil.example", "10.0.0.1:5000"):
+        assert server.status(f"{SEARCH}?max_results=1", host) == 403, host
+
+
+def test_a_browser_may_write_from_the_ingress_and_from_nowhere_else(server: Server) -> None:
+    host, body = "mlflow.example.org", b'{"max_results": 1}'
+    assert server.status(SEARCH, host, origin="https://mlflow.example.org", body=body) == 200
+    assert server.status(SEARCH, host, origin="https://evil.example", body=body) == 403
+
+
+def test_prometheus_gets_metrics_by_the_pods_address_and_nobody_without_a_user(server: Server) -> None:
+    assert server.status("/metrics", f"{POD_IP}:5000") == 200
+    assert server.status("/metrics", f"{POD_IP}:5000", user="") == 401
+    assert server.status(f"{SEARCH}?max_results=1", "medmim-mlflow", user="nobody") == 401
+
+
+def test_a_steps_user_registers_candidates_and_cannot_move_champion(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the chart's README makes them: whoever makes a model manages it, and the others read."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def as_user(name: str) -> MlflowClient:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"a-password-of-{name}")
+        return MlflowClient(server.uri)
+
+    for name in ("steps", "promoter"):
+        user = json.dumps({"username": name, "password": f"a-password-of-{name}"}).encode()
+        assert server.status("/api/2.0/mlflow/users/create", "medmim-mlflow", body=user) in (200, 201)
+    model = b'{"name": "production"}'
+    assert server.status("/api/2.0/mlflow/registered-models/create", "medmim-mlflow", "promoter", body=model) == 200
+
+    step = as_user("steps")
+    passed = run("check_mlflow.py", MLFLOW_TRACKING_URI=server.uri)  # what `helm test` runs, as a step
+    assert passed.returncode == 0, passed.stderr
+    assert "written, read, deleted" in passed.stdout
+    step.create_registered_model("candidate")
+    own = step.create_run(step.create_experiment("training")).info.run_id
+    step.log_text(own, "weights", "model/weights.txt")
+    step.create_model_version("candidate", source=f"runs:/{own}/model", run_id=own)
+    for forbidden in (
+        lambda: step.set_registered_model_alias("production", "champion", "1"),
+        lambda: step.create_model_version("production", source=f"runs:/{own}/model", run_id=own),
+        lambda: step.delete_registered_model("production"),
+        lambda: step.set_registered_model_tag("production", "a", "b"),
+    ):
+        with pytest.raises(MlflowException, match="403"):
+            forbidden()
+
+    promoter = as_user("promoter")
+    promoter.copy_model_version("models:/candidate/1", "production")
+    promoter.set_registered_model_alias("production", "champion", "1")
+    step = as_user("steps")
+    with pytest.raises(MlflowException, match="403"):
+        step.delete_registered_model_alias("production", "champion")
+    assert step.get_model_version_by_alias("production", "champion").version == "1"

@@ -1,0 +1,266 @@
+"""The chart on a real API server, with simulated nodes: admitted, applied, upgraded, rolled back, taken away."""
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from charts.chart import CHART, VALUES, Object, helm, named, render
+from charts.scripts import run
+from cluster.conftest import kubeconfig, kubectl  # noqa: F401
+from waiting import until
+
+pytestmark = pytest.mark.cluster
+
+ON_SIMULATED = {
+    "nodeSelector": {"type": "simulated"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+}
+KINDS = (
+    "deployments,jobs,cronjobs,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,"
+    "persistentvolumeclaims,ingresses,networkpolicies"
+)
+STEP_MAY = [
+    ("get", "rayjobs.ray.io"), ("create", "rayjobs.ray.io"), ("delete", "rayjobs.ray.io"),
+    ("create", "leases"), ("patch", "leases"), ("get", "pods"), ("list", "pods"), ("list", "events"),
+]  # fmt: skip
+NOBODY_MAY = [
+    ("create", "rolebindings"), ("escalate", "roles"), ("impersonate", "serviceaccounts"),
+    ("delete", "networkpolicies"), ("update", "configmaps"), ("delete", "leases"), ("patch", "rayjobs.ray.io"),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Two namespaces of the test's own, one for the release, one for runs, and how to ask about them."""
+
+    kubeconfig: Path
+    name: str
+
+    @property
+    def runs(self) -> str:
+        return f"{self.name}-runs"
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> str:
+        return kubectl(self.kubeconfig, *words, stdin=stdin)
+
+    def release(self) -> Any:
+        return helm.Config(kubeconfig_path=self.kubeconfig, namespace=self.name)
+
+    def values(self, **more: Any) -> Object:
+        mlflow = {**ON_SIMULATED, "volume": {"size": "1Gi"}}
+        return {"runNamespaces": [{"name": self.runs, "create": True}], "mlflow": mlflow, "jobs": ON_SIMULATED, **more}
+
+    def ours(self) -> set[str]:
+        """What carries the chart's label, in both namespaces."""
+        found = set()
+        for namespace in (self.name, self.runs):
+            listed = json.loads(
+                self.kubectl("-n", namespace, "get", KINDS, "-l", "app.kubernetes.io/name=medmim", "-o", "json")
+            )
+            found |= {f"{one['kind']}/{one['metadata']['name']}" for one in listed["items"]}
+        return found
+
+    def may(self, account: str, verb: str, resource: str, namespace: str) -> bool:
+        """Whether an account of the run namespace may do that: the API server's own answer."""
+        who = f"system:serviceaccount:{self.runs}:{account}"
+        binary = self.kubeconfig.parent / "bin" / "kubectl"
+        command = [
+            binary,
+            "--kubeconfig",
+            self.kubeconfig,
+            "-n",
+            namespace,
+            "auth",
+            "can-i",
+            verb,
+            resource,
+            "--as",
+            who,
+        ]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() == "yes"
+
+
+@pytest.fixture
+def place(kubeconfig: Path) -> Iterator[Place]:  # noqa: F811
+    made = Place(kubeconfig, f"medmim-{uuid.uuid4().hex[:6]}")
+    made.kubectl("create", "namespace", made.name)
+    made.kubectl("label", "namespace", made.name, "pod-security.kubernetes.io/enforce=restricted")
+    secret = ["create", "secret", "generic", "medmim-s3", "--from-literal=AWS_ACCESS_KEY_ID=a"]
+    made.kubectl("-n", made.name, *secret, "--from-literal=AWS_SECRET_ACCESS_KEY=b")
+    claim = {"namespace": made.name, "name": "medmim-mlflow"}
+    spec = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "claimRef": claim,
+        "hostPath": {"path": "/x"},
+    }
+    disk = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": made.name}, "spec": spec}
+    made.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(disk))
+    yield made
+    made.kubectl("delete", "namespace", made.name, made.runs, "--ignore-not-found", "--wait=false")
+    made.kubectl("delete", "persistentvolume", made.name, "--wait=false")
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_api_server_takes_every_object_in_restricted_namespaces(place: Place, name: str) -> None:
+    """A server-side dry run, with admission: what is not restricted is refused (pods) or warned about (Deployments)."""
+    renamed = json.loads(json.dumps(VALUES[name]))
+    for i, one in enumerate(renamed.get("runNamespaces", [])):
+        one["name"] = f"{place.name}-{i}"
+        place.kubectl("create", "namespace", one["name"])
+        for kind in ("enforce", "warn"):
+            place.kubectl("label", "namespace", one["name"], f"pod-security.kubernetes.io/{kind}=restricted")
+    place.kubectl("label", "namespace", place.name, "pod-security.kubernetes.io/warn=restricted")
+    # Prometheus' operator is not there; its objects are held against their CRDs in test_render.py.
+    absent = ("ServiceMonitor", "PrometheusRule", "Namespace")
+    objects = [one for one in render(renamed, place.name) if one["kind"] not in absent]
+    accounts = [one for one in objects if one["kind"] == "ServiceAccount"]  # a pod's must be there
+    place.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(accounts))
+    binary = place.kubeconfig.parent / "bin" / "kubectl"
+    done = subprocess.run(
+        [binary, "--kubeconfig", place.kubeconfig, "apply", "--server-side", "--dry-run=server", "-f", "-"],
+        input=yaml.safe_dump_all(objects),
+        capture_output=True,
+        text=True,
+    )
+    for one in renamed.get("runNamespaces", []):
+        place.kubectl("delete", "namespace", one["name"], "--wait=false")
+    assert done.returncode == 0, done.stderr
+    assert "violate" not in done.stderr
+    assert done.stdout.count("serverside-applied") == len(objects)
+
+
+def test_it_is_installed_upgraded_rolled_back_and_taken_away_but_for_what_is_kept(place: Place) -> None:
+    with place.release() as release:
+        release.install(CHART, "medmim", place.values(), namespace=place.name, wait="watcher", timeout=120)
+        disk = json.loads(place.kubectl("-n", place.name, "get", "pvc", "medmim-mlflow", "-o", "json"))
+        job = _ray_job(place)
+
+        place.kubectl("-n", place.runs, "create", "job", "now", "--from=cronjob/medmim-sweep")
+        until(lambda: "sweep" in place.kubectl("-n", place.runs, "get", "pods", "-l", "job-name=now", "-o", "yaml"))
+
+        release.upgrade(
+            CHART, "medmim", place.values(patienceSeconds=60), namespace=place.name, wait="watcher", timeout=120
+        )
+        assert _setting(place, "MEDMIM_PATIENCE") == "60"
+        release.rollback("medmim", version=1, wait="watcher", timeout=120)
+        assert _setting(place, "MEDMIM_PATIENCE") == "300"
+        after = json.loads(place.kubectl("-n", place.runs, "get", "rayjob", "kept", "-o", "json"))
+        for key in ("uid", "generation"):
+            assert after["metadata"][key] == job["metadata"][key]
+
+        release.uninstall("medmim", wait="watcher", timeout=120)
+        place.kubectl("-n", place.runs, "delete", "job", "now", "--ignore-not-found")
+        until(lambda: place.ours() == {"PersistentVolumeClaim/medmim-mlflow"}, 60, f"the end of {place.ours()}")
+        assert place.kubectl("get", "namespace", place.runs, "-o", "name").strip() == f"namespace/{place.runs}"
+
+        release.install(CHART, "medmim", place.values(), namespace=place.name, wait="watcher", timeout=120)
+        again = json.loads(place.kubectl("-n", place.name, "get", "pvc", "medmim-mlflow", "-o", "json"))
+        assert again["metadata"]["uid"] == disk["metadata"]["uid"]
+        release.uninstall("medmim")
+
+
+def test_each_account_may_what_it_must_and_not_what_it_must_not(place: Place) -> None:
+    with place.release() as release:
+        release.install(CHART, "medmim", place.values(), namespace=place.name)
+        for verb, resource in STEP_MAY:
+            assert place.may("medmim-step", verb, resource, place.runs), (verb, resource)
+        for account in ("medmim-step", "medmim-ray", "medmim-sweep"):
+            for verb, resource in NOBODY_MAY:
+                assert not place.may(account, verb, resource, place.runs), (account, verb, resource)
+            for verb, resource in (("get", "secrets"), ("create", "pods"), ("get", "configmaps"), ("list", "pods")):
+                assert not place.may(account, verb, resource, place.name), (account, verb, resource)
+        assert place.may("medmim-ray", "get", "leases", place.runs)
+        assert not place.may("medmim-ray", "list", "pods", place.runs)
+        assert place.may("medmim-sweep", "delete", "rayjobs.ray.io", place.runs)
+        assert not place.may("medmim-sweep", "create", "rayjobs.ray.io", place.runs)
+        assert not place.may("medmim-sweep", "get", "secrets", place.runs)
+        release.uninstall("medmim")
+
+
+def test_helm_tests_check_of_rights_passes_as_a_step_and_tells_what_is_missing(place: Place, tmp_path: Path) -> None:
+    with place.release() as release:
+        release.install(CHART, "medmim", place.values(), namespace=place.name)
+        as_step = yaml.safe_load(place.kubeconfig.read_text())
+        token = place.kubectl("-n", place.runs, "create", "token", "medmim-step").strip()
+        as_step["users"][0]["user"] = {"token": token}
+        as_step["contexts"][0]["context"]["namespace"] = place.runs
+        config = tmp_path / "kubeconfig"
+        config.write_text(yaml.safe_dump(as_step))
+        check = named(render(place.values(), place.name), "Pod", "medmim-check-access", place.runs)
+        rights = check["spec"]["containers"][0]["args"][3:]
+        assert len(rights) > 10
+
+        done = run("check_access.py", *rights, KUBECONFIG=str(config))
+        assert done.returncode == 0, done.stderr
+        place.kubectl("-n", place.runs, "delete", "rolebinding", "medmim-step")
+        everything = ["create", "rolebinding", "too-much", "--clusterrole=admin"]
+        place.kubectl("-n", place.name, *everything, f"--serviceaccount={place.runs}:medmim-step")
+        done = run("check_access.py", *rights, KUBECONFIG=str(config))
+        assert done.returncode == 1
+        assert f"it may not create rayjobs.ray.io (in {place.runs})" in done.stderr
+        assert f"it may get secrets (in {place.name})" in done.stderr
+        release.uninstall("medmim")
+
+
+def test_a_person_promotes_by_a_job_of_the_promoters(place: Place) -> None:
+    """The command of README and NOTES, up to the pod: what it does there is tests/registry's."""
+    with place.release() as release:
+        release.install(CHART, "medmim", place.values(), namespace=place.name)
+        mould = ("--from=cronjob/medmim-promoter", "--dry-run=client", "-o", "yaml")
+        job = place.kubectl("-n", place.name, "create", "job", "promote", *mould)
+        said = ("MODEL=demo-candidate", "VERSION=3", "WHY=better on every task")
+        job = place.kubectl("set", "env", "--local", "-f", "-", *said, "-o", "yaml", stdin=job)
+        place.kubectl("create", "-f", "-", stdin=job)
+
+        def pods() -> list[Object]:
+            listed = place.kubectl("-n", place.name, "get", "pods", "-l", "job-name=promote", "-o", "json")
+            return list(json.loads(listed)["items"])
+
+        (pod,) = until(pods)
+        (container,) = pod["spec"]["containers"]
+        given = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+        assert given == dict(one.split("=") for one in said)
+        assert container["args"] == ["medmim", "registry", "promote", "$(MODEL)", "$(VERSION)", "--why", "$(WHY)"]
+        assert pod["spec"]["serviceAccountName"] == "medmim-promoter"
+        release.uninstall("medmim")
+
+
+def test_a_release_beside_a_namespace_that_is_there_makes_no_namespace(place: Place) -> None:
+    place.kubectl("create", "namespace", place.runs)
+    values = place.values() | {"runNamespaces": [{"name": place.runs}]}
+    with place.release() as release:
+        release.install(CHART, "medmim", values, namespace=place.name)
+        assert place.kubectl("-n", place.runs, "get", "serviceaccount", "medmim-step", "-o", "name")
+        release.uninstall("medmim")
+    assert place.kubectl("get", "namespace", place.runs, "-o", "name").strip()
+
+
+def _setting(place: Place, key: str) -> str:
+    found = json.loads(place.kubectl("-n", place.runs, "get", "configmap", "medmim", "-o", "json"))
+    return str(found["data"][key])
+
+
+def _ray_job(place: Place) -> Object:
+    """A training run that upgrade and rollback must not touch, once KubeRay has taken it."""
+    container = {"name": "ray-head", "image": "none", "resources": {"requests": {"cpu": "100m"}}}
+    spec = {
+        "entrypoint": "sleep 600",
+        "rayClusterSpec": {"headGroupSpec": {"rayStartParams": {}, "template": {"spec": {"containers": [container]}}}},
+    }
+    job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "kept"}, "spec": spec}
+    place.kubectl("-n", place.runs, "apply", "-f", "-", stdin=yaml.safe_dump(job))
+
+    def settled() -> Object | None:
+        found: Object = json.loads(place.kubectl("-n", place.runs, "get", "rayjob", "kept", "-o", "json"))
+        return found if found.get("status", {}).get("rayClusterName") else None
+
+    found: Object = until(settled)
+
+    return found

@@ -1,0 +1,157 @@
+"""Who may speak to whom: each allowed edge and each that must not be there, from the rendered policies alone."""
+
+from dataclasses import replace
+from itertools import pairwise, product
+
+import pytest
+from charts.chart import CHART, EXAMPLES, PLATFORM, Object, named, render, rendered
+from charts.network import Pod, about, may
+
+from medmim.cluster.pods import head, submitter, worker
+from medmim.recipe_pods import Pods
+from pipelines import pod as step_pod
+
+RUN, OTHER = "radiology", "research"
+
+
+def ours(component: str, namespace: str = PLATFORM, **more: object) -> Pod:
+    labels = {"app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": component}
+    return Pod(namespace, labels, **more)  # type: ignore[arg-type]
+
+
+def ray(template: Object, kind: str, namespace: str = RUN) -> Pod:
+    """A pod of a Ray job: the labels that medmim gives it, and what KubeRay adds."""
+    added = {"app.kubernetes.io/name": "kuberay", "ray.io/node-type": kind} if kind else {}
+    return Pod(namespace, template["metadata"]["labels"] | added)
+
+
+PODS = {
+    "mlflow": ours("mlflow", ports={"http": 5000}),
+    "nightly": ours("nightly"),
+    "promoter": ours("promoter"),
+    "migrate": ours("migrate"),
+    "check": ours("test"),
+    "step": Pod(RUN, step_pod.LABELS),
+    "run-check": ours("test", RUN),
+    "sweep": ours("sweep", RUN),
+    "head": ray(head(Pods(), "image", "lease"), "head"),
+    "worker": ray(worker(Pods(), "image"), "worker"),
+    "submitter": ray(submitter(Pods(), "image"), ""),
+    "head-of-another-namespace": ray(head(Pods(), "image", "lease"), "head", OTHER),
+    "kfp": Pod("kubeflow", {"app": "ml-pipeline"}),
+    "kfps-driver": Pod(RUN, {"pipelines.kubeflow.org/v2_component": "true", "component": "driver"}),
+    "kuberay": Pod("kuberay-system", {"app.kubernetes.io/name": "kuberay-operator"}),
+    "ingress": Pod("ingress-nginx", {"app.kubernetes.io/name": "ingress-nginx"}),
+    "prometheus": Pod("monitoring", {"app.kubernetes.io/name": "prometheus"}),
+    "stranger": Pod("elsewhere", {"app": "stranger"}),
+    "stranger-in-our-clothes": ours("promoter", "elsewhere"),
+    "neighbour": Pod(RUN, {"app": "notebook"}),
+    "dns": Pod("kube-system", {"k8s-app": "kube-dns"}),
+    "store": Pod(ip="10.20.0.7"),
+    "database": Pod(ip="10.20.1.5"),
+    "api": Pod(ip="10.10.0.2"),
+    "internet": Pod(ip="93.184.215.14"),
+}  # fmt: skip
+DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8265, 29500
+RAY = ("head", "worker", "submitter")
+OURS = ("mlflow", "nightly", "promoter", "migrate", "check", "step", "run-check", "sweep", *RAY)
+HEADS = ("head", "head-of-another-namespace")
+PORTS = (DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH, 6379, 8888, 9000)
+
+ALLOWED = {
+    *product({*OURS, "head-of-another-namespace"} - {"migrate"}, ["store"], [STORE]),
+    *product(("nightly", "promoter", "check", "step", "run-check", *HEADS), ["mlflow"], [MLFLOW]),
+    *product(("ingress", "prometheus"), ["mlflow"], [MLFLOW]),
+    *product(("step", "run-check", "sweep", *HEADS), ["api"], [API]),
+    *product(("step", "run-check", "nightly"), ["kfp"], PORTS),
+    *product(("mlflow", "migrate"), ["database"], [DB]),
+    *product(RAY, RAY, PORTS),
+    *product(["kuberay"], HEADS, [DASHBOARD]),
+    ("kuberay", "worker", DASHBOARD),  # which does not listen there
+    ("kuberay", "submitter", DASHBOARD),  # nor this
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def policies() -> list[Object]:
+    values = {**EXAMPLES["onprem-gpu"], "nightly": {"enabled": True}}
+    return [one for one in render(values) if one["kind"] == "NetworkPolicy"]
+
+
+def test_what_is_ours_may_do_what_is_named_and_nothing_else(policies: list[Object]) -> None:
+    """Every pair and port with one of our pods at an end; whoever is not ours is open at their own end."""
+    wrong = []
+    closed = {*OURS, "head-of-another-namespace"}
+    for (source, a), (target, b), port in product(PODS.items(), PODS.items(), PORTS):
+        if source == target or not {source, target} & closed or not a.namespace:
+            continue
+        names = port == DNS and source in closed and target not in closed  # anybody may be a name server
+        expected = (source, target, port) in ALLOWED or names
+        if may(policies, a, b, port, "UDP" if port == DNS else "TCP") != expected:
+            wrong.append(f"{source} -> {target}:{port} {'may not' if expected else 'may'}")
+    assert not wrong
+
+
+def test_whoever_is_not_ours_is_not_touched(policies: list[Object]) -> None:
+    for name in ("kfp", "kfps-driver", "kuberay", "stranger", "neighbour", "ingress", "dns"):
+        for direction in ("Ingress", "Egress"):
+            assert about(policies, PODS[name], direction) == [], name
+    for one in policies:
+        chosen = one["spec"]["podSelector"]["matchLabels"]
+        assert (
+            chosen.get("app.kubernetes.io/name") == "medmim" or chosen.get("app.kubernetes.io/managed-by") == "medmim"
+        )
+    assert may(policies, PODS["kfps-driver"], PODS["kfp"], 8888)
+    assert may(policies, PODS["neighbour"], PODS["internet"], 443)
+
+
+def test_a_policy_less_would_be_seen(policies: list[Object]) -> None:
+    without = [one for one in policies if one["metadata"]["name"] != "medmim-mlflow"]
+    assert may(without, PODS["stranger"], PODS["mlflow"], MLFLOW)
+    assert not may(policies, PODS["stranger"], PODS["mlflow"], MLFLOW)
+
+
+def test_each_allowed_edge_has_its_words() -> None:
+    for file in ("templates/platform/policies.yaml", "templates/run/policies.yaml", "templates/_edges.tpl"):
+        lines = [line.strip() for line in (CHART / file).read_text("utf-8").splitlines()]
+        for before, line in pairwise(lines):
+            if line.startswith(("- ports:", "- to:", "- from:", "- podSelector:", "- namespaceSelector:")):
+                assert before.startswith("#") or before in ("from:", "to:"), f"{file}: {line}"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_example_lets_its_own_traffic_through(name: str) -> None:
+    policies = [one for one in rendered(name) if one["kind"] == "NetworkPolicy"]
+    values, server = EXAMPLES[name], PODS["mlflow"]
+    for run in values["runNamespaces"]:
+        step, above = replace(PODS["step"], namespace=run["name"]), replace(PODS["head"], namespace=run["name"])
+        below = replace(PODS["worker"], namespace=run["name"])
+        assert may(policies, step, server, MLFLOW) and may(policies, above, server, MLFLOW)
+        assert may(policies, above, below, TORCH) and may(policies, below, above, 6379)
+        assert may(policies, PODS["kuberay"], above, DASHBOARD)
+        assert not may(policies, below, server, MLFLOW)
+        assert not may(policies, PODS["stranger"], above, DASHBOARD)
+    assert not may(policies, PODS["stranger"], server, MLFLOW)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("", 443),
+        ("http://minio", 80),
+        ("https://minio", 443),
+        ("http://minio:9000", 9000),
+        ("https://s3.example.org:9443", 9443),
+    ],
+)
+def test_the_stores_port_is_that_of_its_address(endpoint: str, port: int) -> None:
+    objects = render({"store": {"endpoint": endpoint}})
+    policies = [one for one in objects if one["kind"] == "NetworkPolicy"]
+    for tried in (80, 443, 9000, 9443):
+        assert may(policies, PODS["mlflow"], PODS["internet"], tried) == (tried == port)
+
+
+def test_they_can_be_left_to_others() -> None:
+    objects = render({"networkPolicy": {"enabled": False}, "runNamespaces": [{"name": "a"}]})
+    assert not [one for one in objects if one["kind"] == "NetworkPolicy"]
+    assert named(objects, "Role", "medmim-step", "a")

@@ -1,0 +1,224 @@
+"""What the chart renders is what Kubernetes, the pipeline and MLflow's server understand."""
+
+import fnmatch
+import json
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from charts.chart import ALL_ON, CHART, EXAMPLES, PLATFORM, VALUES, Object, containers, helm, named, render, rendered
+
+from medmim import __version__
+from medmim.cluster import pods as ray_pods
+from pipelines import pod as step_pod
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate")
+kubernetes_validate.utils.schema_contents = cache(
+    kubernetes_validate.utils.schema_contents
+)  # else read for each object
+
+KUBERNETES = ("1.31", "1.34", "1.36")
+CUSTOM = yaml.safe_load(Path(__file__).with_name("prometheus.yaml").read_text("utf-8"))
+
+
+def server(objects: list[Object]) -> Object:
+    """The container of MLflow's server."""
+    spec = named(objects, "Deployment", "medmim-mlflow")["spec"]["template"]["spec"]
+    (found,) = spec["containers"]
+    return dict(found)
+
+
+def flag(container: Object, name: str) -> str | None:
+    return next((word.partition("=")[2] for word in container["args"] if word.startswith(f"--{name}=")), None)
+
+
+@cache
+def valid(text: str) -> None:
+    """Once for all examples: most of what they render is the same."""
+    for version in KUBERNETES:
+        kubernetes_validate.validate(json.loads(text), version, strict=True)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_object_is_valid_in_three_versions_of_kubernetes(name: str) -> None:
+    seen = set()
+    for one in rendered(name):
+        if one["kind"] in CUSTOM:
+            jsonschema.validate(one, CUSTOM[one["kind"]])
+            continue
+        valid(json.dumps({**one, "metadata": {**one["metadata"], "namespace": "any"}}))
+        at = (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"])
+        assert at not in seen, f"{at} is rendered twice"
+        seen.add(at)
+
+
+def test_a_field_that_kubernetes_does_not_know_would_be_seen() -> None:
+    broken = json.loads(json.dumps(named(rendered("default"), "Deployment", "medmim-mlflow")))
+    broken["spec"]["template"]["spec"]["containers"][0]["redinessProbe"] = {}
+    for version in KUBERNETES:
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(broken, version, strict=True)
+    monitor = json.loads(json.dumps(named(rendered("onprem-gpu"), "ServiceMonitor", "medmim-mlflow")))
+    monitor["spec"]["endpoints"][0]["basicAuth"]["user"] = {}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(monitor, CUSTOM["ServiceMonitor"])
+
+
+def test_helm_finds_nothing_to_say() -> None:
+    for values in VALUES.values():
+        report = helm.lint(CHART, values, strict=True, namespace=PLATFORM)
+        said = [one for one in report["messages"] if one["severity"] > 1]  # 1: an icon is recommended
+        assert not said and not report["errors"]
+
+
+def test_the_chart_is_of_the_packages_version() -> None:
+    facts = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    assert facts["appVersion"] == __version__
+    assert facts["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
+
+
+def test_every_switch_is_on_somewhere() -> None:
+    """Else a template could be broken unseen."""
+    (templates,) = [{str(path.relative_to(CHART)) for path in (CHART / "templates").rglob("*.yaml")}]
+    with helm.Chart.load(CHART) as chart:
+        shown = set()
+        for values in VALUES.values():
+            out = chart.render(values, name="medmim", namespace=PLATFORM)
+            shown |= {name.removeprefix("medmim/") for name, text in out.items() if text.strip()}
+    assert templates <= shown
+
+
+def test_values_and_schema_know_the_same_keys_and_each_has_its_words() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+
+    def compare(at: str, known: Object, given: Object) -> None:
+        if "$ref" in known:
+            known = schema["definitions"][known["$ref"].rpartition("/")[2]]
+        if not isinstance(given, dict) or "properties" not in known:
+            return
+        assert known["additionalProperties"] is False, at
+        assert set(known["properties"]) - {"global"} == set(given), at
+        for key, value in given.items():
+            compare(f"{at}.{key}", known["properties"][key], value)
+
+    accounts = values.pop("accounts")
+    assert set(schema["properties"].pop("accounts")["properties"]) == set(accounts)
+    values["mlflow"]["resources"] = values["jobs"]["resources"] = {"requests": {}, "limits": {}}
+    compare("values", schema, values)
+    lines = (CHART / "values.yaml").read_text("utf-8").splitlines()
+    sections = [i for i, line in enumerate(lines) if line[:1].isalpha()]
+    bare = [lines[i] for i in sections if "#" not in lines[i] and not lines[i - 1].startswith("#")]
+    assert not bare, f"not documented: {bare}"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_mlflow_lets_in_those_who_call_it_rightly_and_nobody_else(name: str) -> None:
+    objects, ingress = rendered(name), EXAMPLES[name].get("mlflow", {}).get("ingress", {})
+    hosts = str(flag(server(objects), "allowed-hosts")).split(",")
+
+    def allowed(host: str) -> bool:  # as mlflow.server.security_utils.is_allowed_host_header does
+        return any(fnmatch.fnmatch(host, one) if "*" in one else host == one for one in hosts)
+
+    for service in ("medmim-mlflow", f"medmim-mlflow.{PLATFORM}", f"medmim-mlflow.{PLATFORM}.svc.cluster.local"):
+        assert allowed(service) and allowed(f"{service}:5000")
+    for run in EXAMPLES[name]["runNamespaces"]:
+        uri = named(objects, "ConfigMap", "medmim", run["name"])["data"]["MLFLOW_TRACKING_URI"]
+        assert allowed(uri.removeprefix("http://"))
+    assert allowed("localhost:5000")  # kubectl port-forward
+    for host in ("evil.example", "medmim-mlflow.evil.example", "evil.example:5000", "10.1.2.3:5000"):
+        assert not allowed(host)
+    if ingress.get("enabled"):
+        assert allowed(ingress["host"])
+        assert flag(server(objects), "cors-allowed-origins") == f"https://{ingress['host']}"
+
+
+def test_metrics_are_watched_only_where_they_are_served() -> None:
+    for name in VALUES:
+        objects = rendered(name)
+        watched = any(one["kind"] == "ServiceMonitor" for one in objects)
+        assert watched == (flag(server(objects), "expose-prometheus") is not None)
+        if watched:
+            assert "$(POD_IP):5000" in str(flag(server(objects), "allowed-hosts"))  # by which Prometheus asks
+            assert "POD_IP" in {one["name"] for one in server(objects)["env"]}
+
+
+def test_each_alert_has_its_section_in_the_runbook() -> None:
+    runbook = (CHART.parents[1] / "docs" / "runbook.md").read_text("utf-8")
+    alerts = {
+        rule["alert"]
+        for name in ("all-on", "onprem-gpu")
+        for group in named(rendered(name), "PrometheusRule", "medmim")["spec"]["groups"]
+        for rule in group["rules"]
+    }
+    assert {line.removeprefix("## ") for line in runbook.splitlines() if line.startswith("## Medmim")} == alerts
+
+
+def test_a_step_finds_in_its_namespace_what_the_pipeline_asks_for() -> None:
+    objects = rendered("onprem-gpu")
+    for run in ("radiology", "research"):
+        data = named(objects, "ConfigMap", "medmim", run)["data"]
+        assert set(step_pod.SETTINGS) <= set(data)
+        assert data["AWS_CA_BUNDLE"] == "/etc/medmim/ca/ca.crt"
+        assert "ca.crt" in named(objects, "ConfigMap", "medmim-ca", run)["data"]
+        (env,) = [
+            containers(one["spec"]["jobTemplate"]["spec"]["template"]["spec"])[0]["env"]
+            for one in objects
+            if one["kind"] == "CronJob" and one["metadata"]["namespace"] == run
+        ]
+        secrets = {one["valueFrom"]["secretKeyRef"]["name"] for one in env if "secretKeyRef" in one["valueFrom"]}
+        assert secrets <= set(step_pod.SECRETS)
+
+
+def test_pods_are_of_the_images_user() -> None:
+    context = named(rendered("default"), "Deployment", "medmim-mlflow")["spec"]["template"]["spec"]["securityContext"]
+    assert context["runAsUser"] == context["fsGroup"] == ray_pods.USER
+
+
+def test_sqlite_has_one_writer_and_its_disk_outlives_the_release() -> None:
+    objects = rendered("laptop")
+    spec = named(objects, "Deployment", "medmim-mlflow")["spec"]
+    assert spec["strategy"] == {"type": "Recreate"} and spec["replicas"] == 1
+    assert [one["name"] for one in spec["template"]["spec"]["initContainers"]] == ["prepare"]
+    assert not [one for one in objects if one["kind"] == "Job"], "no hook beside a server that writes"
+    disk = named(objects, "PersistentVolumeClaim", "medmim-mlflow")
+    assert disk["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_an_external_database_is_migrated_before_the_new_server_starts() -> None:
+    objects = rendered("onprem-gpu")
+    hook = named(objects, "Job", "medmim-migrate")
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
+    (container,) = hook["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["mlflow", "db", "upgrade", "$(MLFLOW_BACKEND_STORE_URI)"]
+    assert [one["valueFrom"] for one in container["env"] if one["name"] == "MLFLOW_BACKEND_STORE_URI"] == [
+        {"secretKeyRef": {"name": "medmim-mlflow-db", "key": "uri"}}
+    ]
+    assert "strategy" not in named(objects, "Deployment", "medmim-mlflow")["spec"]
+    assert not [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
+
+
+def test_schedules_never_overlap_and_each_namespace_is_swept() -> None:
+    objects = render(ALL_ON | {"runNamespaces": [{"name": "a"}, {"name": "b"}]})
+    jobs = [one for one in objects if one["kind"] == "CronJob"]
+    assert {one["spec"]["concurrencyPolicy"] for one in jobs} == {"Forbid"}
+    for one in jobs:  # by which the runbook asks for them
+        template = one["spec"]["jobTemplate"]
+        assert template["metadata"]["labels"] == template["spec"]["template"]["metadata"]["labels"]
+    swept = {}
+    for one in jobs:
+        if one["metadata"]["name"] == "medmim-sweep":
+            container = one["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+            swept[one["metadata"]["namespace"]] = (one["spec"]["schedule"], container["args"])
+    assert swept == {n: ("*/2 * * * *", ["medmim", "runs", "sweep", "-n", n]) for n in ("a", "b")}
+
+
+def test_nothing_runs_by_default_that_needs_a_command_to_come_or_a_persons_word() -> None:
+    for name in EXAMPLES:
+        jobs = [one for one in rendered(name) if one["kind"] == "CronJob"]
+        assert {one["metadata"]["name"] for one in jobs if not one["spec"].get("suspend")} == {"medmim-sweep"}
+        for run in EXAMPLES[name]["runNamespaces"]:
+            assert named(rendered(name), "ConfigMap", "medmim", run["name"])["data"]["MEDMIM_APPROVAL"] == "required"
+    assert named(rendered("all-on"), "ConfigMap", "medmim", "team-a")["data"]["MEDMIM_APPROVAL"] == "none"
