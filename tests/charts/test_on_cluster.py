@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import yaml
 from charts.chart import CHART, VALUES, Object, helm, named, render
+from charts.network import Pod, about
 from charts.scripts import run
 from cluster.conftest import kubeconfig, kubectl  # noqa: F401
 from waiting import until
+
+from medmim.cluster.pods import head, submitter
+from medmim.recipe_pods import Pods
 
 pytestmark = pytest.mark.cluster
 
@@ -184,6 +188,24 @@ def test_each_account_may_what_it_must_and_not_what_it_must_not(place: Place) ->
         release.uninstall("medmim")
 
 
+def test_kuberays_pods_carry_the_labels_that_the_policies_choose(place: Place) -> None:
+    with place.release() as release:
+        release.install(CHART, "medmim", place.values(), namespace=place.name)
+        _ray_job(place)
+        policies = json.loads(place.kubectl("-n", place.runs, "get", "networkpolicies", "-o", "json"))["items"]
+
+        def pods() -> list[Object]:
+            listed = json.loads(place.kubectl("-n", place.runs, "get", "pods", "-o", "json"))["items"]
+            return listed if len(listed) == 2 else []
+
+        chosen = set()
+        for pod in until(pods, 120, "head and submitter"):
+            here = Pod(place.runs, pod["metadata"]["labels"])
+            chosen.add(tuple(sorted(one["metadata"]["name"] for one in about(policies, here, "Egress"))))
+        assert chosen == {("medmim-ray", "medmim-ray-head"), ("medmim-ray",)}
+        release.uninstall("medmim")
+
+
 def test_helm_tests_check_of_rights_passes_as_a_step_and_tells_what_is_missing(place: Place, tmp_path: Path) -> None:
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name)
@@ -249,10 +271,13 @@ def _setting(place: Place, key: str) -> str:
 
 def _ray_job(place: Place) -> Object:
     """A training run that upgrade and rollback must not touch, once KubeRay has taken it."""
-    container = {"name": "ray-head", "image": "none", "resources": {"requests": {"cpu": "100m"}}}
+    asked = Pods.model_validate_json(
+        json.dumps({"node_selector": {"type": "simulated"}, "tolerations": [{"key": "nvidia.com/gpu"}]})
+    )
     spec = {
         "entrypoint": "sleep 600",
-        "rayClusterSpec": {"headGroupSpec": {"rayStartParams": {}, "template": {"spec": {"containers": [container]}}}},
+        "submitterPodTemplate": submitter(asked, "none"),
+        "rayClusterSpec": {"headGroupSpec": {"rayStartParams": {}, "template": head(asked, "none", "lease")}},
     }
     job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "kept"}, "spec": spec}
     place.kubectl("-n", place.runs, "apply", "-f", "-", stdin=yaml.safe_dump(job))
