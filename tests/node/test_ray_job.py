@@ -15,6 +15,7 @@ from waiting import until
 
 from medmim import recipe, steps, store, tracking
 from medmim.finetune import run as finetune
+from medmim.recipe_registry import CANDIDATE
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
@@ -158,8 +159,8 @@ def test_a_run_outlasts_outages(namespace: Namespace, tmp_path: Path) -> None:
         assert run.end() == "1"
     with namespace.forwarded("medmim-mlflow", 5000) as address:
         ws = steps.Workspace(tmp_path, namespace.store, address)
-        listed = tracking.registered(ws)["medmim-demo"].versions
-        runs = tracking.client(ws).search_runs([tracking.experiment(ws, "medmim-demo")])
+        listed = tracking.registered(ws)[f"medmim-demo{CANDIDATE}"].versions
+        runs = tracking.client(ws).search_runs([tracking.experiment(ws, f"medmim-demo{CANDIDATE}")])
     assert [version.number for version in listed] == ["1"]
     assert [one.info.status for one in runs] == ["FINISHED"]
     keys = namespace.objects("store/")
