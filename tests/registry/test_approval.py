@@ -190,7 +190,8 @@ def acting(patch: pytest.MonkeyPatch, user: str, password: str = "") -> None:
     patch.setenv("MLFLOW_TRACKING_PASSWORD", password or f"{user}-password-12")
 
 
-@pytest.mark.timeout(600)  # a minute or two where others use the cores
+@pytest.mark.slow  # MLflow hashes the password at each request; the chart's test asks a server for the same rights
+@pytest.mark.timeout(600)
 def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
     server: str, ws: Workspace, guarded: Recipe, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
