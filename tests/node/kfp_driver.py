@@ -101,7 +101,8 @@ class Pipeline:
             "volumes": [{"name": name, "emptyDir": {}} for name in SCRATCH],
         }
         _extend(spec, main, self.platform[label])
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        labels = self.platform[label].get("podMetadata", {}).get("labels", {})
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
 def output_of(pod: Object) -> dict[str, str]:
@@ -151,7 +152,7 @@ def _resources(asked: Object) -> Object:
 def _extend(spec: Object, main: Object, config: Object) -> None:
     """extendPodSpecPatch in k8s.go, as far as our pipeline goes; anything else fails rather than being left out."""
     ParseDict(config, KubernetesExecutorConfig())
-    known = {"configMapAsEnv", "configMapAsVolume", "emptyDirMounts", "secretAsEnv", "securityContext"}
+    known = {"configMapAsEnv", "configMapAsVolume", "emptyDirMounts", "podMetadata", "secretAsEnv", "securityContext"}
     assert config.keys() <= known, config.keys() - known
     for one in config.get("secretAsEnv", []):
         for pair in one["keyToEnv"]:

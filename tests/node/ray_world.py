@@ -76,7 +76,7 @@ class Run:
             stage, values, self.namespace.image, "medmim-step", f"s3://{self.namespace.bucket}/kfp/{self.name}"
         )
         owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": self.name, "uid": self.workflow}
-        pod["metadata"] = {"name": f"{self.name}-{stage}-{len(self.pods) + 1}", "ownerReferences": [owner]}
+        pod["metadata"] |= {"name": f"{self.name}-{stage}-{len(self.pods) + 1}", "ownerReferences": [owner]}
         pod["spec"]["containers"][0]["resources"] = {
             "requests": {"cpu": "100m", "memory": "1Gi"},
             "limits": {"cpu": "1", "memory": "1Gi"},
