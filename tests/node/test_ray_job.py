@@ -166,7 +166,7 @@ def test_a_run_outlasts_outages(namespace: Namespace, tmp_path: Path) -> None:
     keys = namespace.objects("store/")
     folders = {key.rsplit("/", 1)[0] for key in keys if key.endswith("manifest.json")}
     kinds = [folder.split("/")[1] for folder in folders]
-    assert (kinds.count("model"), kinds.count("scores")) == (1, 1)
+    assert (kinds.count("model"), kinds.count("bench")) == (1, 1)
     for folder in folders:
         made = store.get(f"s3://{namespace.bucket}/{folder}")
         assert store.verify(made, tmp_path / "verify") == [], "no manifest without its files"
