@@ -90,24 +90,22 @@ class FolderStore:
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        found = []
-        for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
-            for name in names:
-                key = (Path(folder) / name).relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(PART):
-                    found.append(key)
-        yield from sorted(found)
+        yield from sorted(key for key, path in self._files(prefix) if not path.name.startswith(PART))
 
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         found = {}
+        for key, path in self._files(prefix):
+            with suppress(FileNotFoundError):  # moved into its place, or deleted, since
+                stat = path.stat()
+                found[key] = (stat.st_mtime, stat.st_size)
+        return found
+
+    def _files(self, prefix: str) -> Iterator[tuple[str, Path]]:
         for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
             for path in (Path(folder) / name for name in names):
                 key = path.relative_to(self.root).as_posix()
-                with suppress(FileNotFoundError):  # moved into its place, or deleted, since
-                    if key.startswith(prefix):
-                        stat = path.stat()
-                        found[key] = (stat.st_mtime, stat.st_size)
-        return found
+                if key.startswith(prefix):
+                    yield key, path
 
     def delete(self, key: str) -> None:
         try:

@@ -104,15 +104,14 @@ def _verdict(found: Mapping[str, Outcome]) -> dict[str, Any]:
         return {"kind": kind, "title": title, "message": broken.message, "reasons": reasons}
     champion = (promote and promote.facts.get("champion")) or {}
     name = f"{champion['name']} version {champion['version']}" if champion else "the candidate"
-    titles = {
-        "promoted": f"Promoted: {name} is the champion",
-        "kept": f"Kept: {name} stays the champion",
-        "refused": "Refused: the champion's place stays as it was",
+    verdicts = {
+        "promoted": ("promoted", f"Promoted: {name} is the champion"),
+        "kept": ("kept", f"Kept: {name} stays the champion"),
+        "refused": ("refused", "Refused: the champion's place stays as it was"),
+        "awaiting approval": ("open", "Passed the gate: the candidate awaits approval"),
     }
-    if decision == "awaiting approval":
-        titles[decision] = "Passed the gate: the candidate awaits approval"
-    kind = decision if decision in ("promoted", "kept", "refused") else "open"
-    return {"kind": kind, "title": titles.get(str(decision), "Undecided"), "message": "", "reasons": reasons}
+    kind, title = verdicts.get(str(decision), ("open", "Undecided"))
+    return {"kind": kind, "title": title, "message": "", "reasons": reasons}
 
 
 def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

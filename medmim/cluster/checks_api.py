@@ -12,12 +12,12 @@ from typing import Any
 
 from medmim.check import Check
 from medmim.cluster import rayjob
-from medmim.cluster.kube import API, Kube, Object
+from medmim.cluster.kube import API, Kube, Object, Silent
 from medmim.cluster.order import Order
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import Platform
 
-_SECONDS = (2, 5)  # to connect, to answer
+_SECONDS = (2.0, 5.0)  # to connect, to answer
 _OLDEST = (1, 31)  # of the chart
 _ACTS = 8.0  # s in which an operator that runs takes up a new job
 _LEVEL = "pod-security.kubernetes.io/enforce"
@@ -51,35 +51,25 @@ def send(kube: Kube, method: str, path: str, body: Object | None = None) -> tupl
         Unavailable: It does not answer.
         UserError: Its certificate is not trusted, or it does not know this account.
     """
-    from kubernetes.client import ApiException
-    from urllib3.exceptions import HTTPError
-
-    headers = {"Accept": "application/json", "Content-Type": "application/json"}
     host = kube.api.configuration.host
     try:
-        answer = kube.api.call_api(
-            path, method, header_params=headers, body=body, auth_settings=["BearerToken"],
-            _preload_content=False, _return_http_data_only=False, _request_timeout=_SECONDS,
-        )  # fmt: skip
-        return answer[1], json.loads(answer[0].data), answer[0].headers
+        status, text, headers = kube.request(method, path, body, _SECONDS)
+    except Silent as error:
+        status, text, headers = 503, str(error), {}
+    if status >= 500:
+        fix = "check KUBECONFIG, its context and the network"
+        raise Unavailable(f"the Kubernetes API at {host} does not answer", text[-300:], fix)
+    if status == 401:
+        fix = "log in to the cluster again, or set KUBECONFIG to a file with valid credentials"
+        raise UserError("the Kubernetes API does not know this account", fix=fix)
+    try:
+        return status, json.loads(text or "{}"), headers
     except ValueError:
+        if status >= 300:
+            return status, {"message": text[:300]}, headers
         raise UserError(
             f"what answers at {host} is no Kubernetes API", fix="check KUBECONFIG and its context"
         ) from None
-    except (ApiException, HTTPError) as error:
-        status, reason = getattr(error, "status", 0) or 0, str(getattr(error, "reason", "") or error)
-        if "CERTIFICATE_VERIFY_FAILED" in reason:
-            raise kube.untrusted(reason) from None
-        if status == 0 or status >= 500:
-            fix = "check KUBECONFIG, its context and the network"
-            raise Unavailable(f"the Kubernetes API at {host} does not answer", reason[-300:], fix) from None
-        if status == 401:
-            fix = "log in to the cluster again, or set KUBECONFIG to a file with valid credentials"
-            raise UserError("the Kubernetes API does not know this account", fix=fix) from None
-        try:
-            return status, json.loads(getattr(error, "body", None) or b"{}"), {}
-        except ValueError:
-            return status, {"message": str(getattr(error, "body", ""))[:300]}, {}
 
 
 def read(kube: Kube, path: str) -> Object | None:

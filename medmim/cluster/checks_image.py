@@ -2,14 +2,13 @@
 
 from medmim.check import Check
 from medmim.cluster.checks_api import items, read
+from medmim.cluster.ending import UNPULLED
 from medmim.cluster.kube import Kube, Object
+from medmim.cluster.pods import S3_KEYS, TRACKING_KEYS
 from medmim.errors import UserError
 from medmim.recipe_pods import Pods
 
-_UNPULLED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
-_S3 = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-_MLFLOW = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-_OPTIONAL = {"medmim-mlflow": _MLFLOW}  # steps take these where they are there
+_OPTIONAL = {"medmim-mlflow": TRACKING_KEYS}  # steps take these where they are there
 _REGISTRY = (".dockerconfigjson", ".dockercfg")
 
 
@@ -28,7 +27,7 @@ def image(kube: Kube, named: str | None) -> Check:
             if _asked(pod, one["name"]) != named:
                 continue
             waiting = one.get("state", {}).get("waiting", {})
-            if waiting.get("reason") in _UNPULLED:
+            if waiting.get("reason") in UNPULLED:
                 raise _unpulled(kube, name, f"{waiting['reason']}: {waiting.get('message', '')}", named)
             pulled = pulled or (name if one.get("imageID") or "running" in one.get("state", {}) else "")
     for event in items(kube, f"/api/v1/namespaces/{kube.namespace}/events?fieldSelector=type%3DWarning"):
@@ -44,7 +43,7 @@ def image(kube: Kube, named: str | None) -> Check:
 
 def secrets(kube: Kube, pods: Pods) -> Check:
     """Whether the secrets and ConfigMaps that pods refer to are there and have the keys; names only, no value."""
-    wanted = {name: keys for name, keys in ((pods.s3_secret, _S3), (pods.tracking_secret, _MLFLOW)) if name}
+    wanted = {name: keys for name, keys in ((pods.s3_secret, S3_KEYS), (pods.tracking_secret, TRACKING_KEYS)) if name}
     there, problems, fixes = [], [], []
     for name, keys in {**_OPTIONAL, **wanted}.items():
         found = _keys(kube, "secrets", name)

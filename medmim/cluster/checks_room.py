@@ -1,5 +1,6 @@
 """Whether the pods of a Ray job would find room: admission, quota, nodes with GPUs, volumes."""
 
+import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal
@@ -20,7 +21,7 @@ _DEFAULT = "storageclass.kubernetes.io/is-default-class"
 def templates(platform: Platform, image: str | None) -> list[tuple[str, int, Object]]:
     """The pods of a Ray job: what each is, how many, and its template."""
     asked = platform.pods
-    count = -(-platform.workers // max(1, asked.gpus))
+    count = pods.worker_count(asked, platform.workers)
     named = image or "medmim"
     return [
         ("head", 1, pods.head(asked, named, "doctor")),
@@ -98,7 +99,7 @@ def nodes(kube: Kube, platform: Platform) -> Check:
         why = list(_unfit(node, worker, platform))
         reasons += [f"{node['metadata']['name']}: {', '.join(why)}"] if why else []
         room += 0 if why else _copies(node, _requests(worker))
-    wanted = -(-platform.workers // max(1, platform.pods.gpus))
+    wanted = pods.worker_count(platform.pods, platform.workers)
     if room < wanted:
         raise UserError(
             f"{text}: room for {room} of {wanted} worker pods",
@@ -120,8 +121,8 @@ def storage(kube: Kube) -> Check:
     if default:
         return Check("storage", "ok", f"default class {default[0]}")
     named = names[0] if names else "NAME"
-    fix = f"""kubectl patch storageclass {named} -p '{{"metadata":{{"annotations":{{"{_DEFAULT}":"true"}}}}}}', or name
-a class in each claim""".replace("\n", " ")
+    mark = json.dumps({"metadata": {"annotations": {_DEFAULT: "true"}}})
+    fix = f"kubectl patch storageclass {named} -p '{mark}', or name a class in each claim"
     text = f"no default class; there {'are' if names else 'is'} {', '.join(names) or 'none at all'}"
     claims = items(kube, f"/api/v1/namespaces/{kube.namespace}/persistentvolumeclaims")
     waiting = [

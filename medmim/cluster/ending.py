@@ -11,7 +11,11 @@ from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 
 Object = dict[str, Any]
 
-_PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+# why a container waits for an image that will not come
+UNPULLED = (
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+    "RegistryUnavailable",
+)  # fmt: skip
 _SETTLE = 20.0  # s that a secret just made by the operator may take to reach the node
 _TAIL = 12  # lines of a pod's log in a message
 
@@ -114,7 +118,7 @@ def _blocked(seen: Seen) -> UserError | None:
             waiting = container.get("state", {}).get("waiting", {})
             why, said = waiting.get("reason", ""), waiting.get("message", "")
             name = pod["metadata"]["name"]
-            if why in _PULL:
+            if why in UNPULLED:
                 return _error(
                     f"the image {container.get('image') or '?'} of pod {name} cannot be pulled",
                     f"{why}: {said}",

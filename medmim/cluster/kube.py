@@ -38,9 +38,10 @@ API = {
 MINE = "app.kubernetes.io/managed-by=medmim"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TRIES = 4  # and more while there is patience
+_SECONDS = (5.0, 30.0)  # to connect, to answer
 
 
-class _Passing(Exception):
+class Silent(Exception):
     """The API server is away or overloaded; the same call may succeed in a moment."""
 
 
@@ -113,12 +114,12 @@ class Kube:
     ) -> tuple[Any, Mapping[str, str]]:
         try:
             return Retrying(
-                retry=retry_if_exception_type(_Passing),
+                retry=retry_if_exception_type(Silent),
                 stop=stop_all(stop_after_attempt(_TRIES), stop_after_delay(patience())),
                 wait=wait_exponential_jitter(initial=0.5, max=5),
                 reraise=True,
             )(self._once, method, verb, kind, path, body)
-        except _Passing as error:
+        except Silent as error:
             raise Unavailable(
                 f"the Kubernetes API at {self.api.configuration.host} does not answer",
                 reason=str(error)[:300],
@@ -126,41 +127,62 @@ class Kube:
             ) from None
 
     def _once(self, method: str, verb: str, kind: str, path: str, body: Object | None) -> tuple[Any, Mapping[str, str]]:
+        text = path.partition("?")[0].endswith("/log")
+        status, said, headers = self.request(method, path, body)
+        if status < 300:
+            return (said if text else json.loads(said)), headers
+        if text and status in (400, 404, 500):  # not started; its pod is gone; its node does not answer
+            return "", {}
+        if status == 429 or status >= 500:
+            raise Silent(f"{status} {said[:300]}")
+        if verb in ("get", "patch", "delete") and status == 404:
+            return None, {}
+        if verb in ("create", "delete") and status == 409:  # is there already; is not the one that was meant
+            return None, {}
+        raise _told(status, said, verb, kind, self.namespace)
+
+    def request(
+        self, method: str, path: str, body: Object | None = None, seconds: tuple[float, float] = _SECONDS
+    ) -> tuple[int, str, Mapping[str, str]]:
+        """One request, tried once: status, text and headers of whatever is answered, refusals too.
+
+        Args:
+            method: Of HTTP; PATCH is a merge patch.
+            path: With its query.
+            body: Becomes JSON.
+            seconds: To connect, and between two bytes of the answer.
+
+        Raises:
+            Silent: Nothing is answered.
+            UserError: The server's certificate is not trusted.
+        """
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
-        text = path.partition("?")[0].endswith("/log")
         headers = {
-            "Accept": "*/*" if text else "application/json",
+            "Accept": "*/*" if path.partition("?")[0].endswith("/log") else "application/json",
             "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",
         }
         try:
-            answer = self.api.call_api(
+            answer, status, _ = self.api.call_api(
                 path, method, header_params=headers, body=body, auth_settings=["BearerToken"],
-                _preload_content=False, _return_http_data_only=False, _request_timeout=(5, 30),
+                _preload_content=False, _return_http_data_only=False, _request_timeout=seconds,
             )  # fmt: skip
             # the client leaves the body to us: its own decoding wants a model class for each kind
-            data = answer[0].data.decode("utf-8", "replace")
-            return (data if text else json.loads(data)), answer[0].headers
+            return status, answer.data.decode("utf-8", "replace"), answer.headers
         except ApiException as error:
-            if "CERTIFICATE_VERIFY_FAILED" in f"{error.reason}":
-                raise self.untrusted(str(error.reason)) from None
-            if text and error.status in (400, 404, 500):  # not started; its pod is gone; its node does not answer
-                return "", {}
-            if error.status in (0, 429) or error.status >= 500:
-                raise _Passing(f"{error.status} {error.reason}") from None
-            if verb in ("get", "patch", "delete") and error.status == 404:
-                return None, {}
-            if verb in ("create", "delete") and error.status == 409:  # is there already; is not the one that was meant
-                return None, {}
-            raise _told(error, verb, kind, self.namespace) from None
+            if error.status:
+                said = error.body or error.reason
+                text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+                return error.status, text, error.headers or {}
+            reason = str(error.reason)
         except HTTPError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise self.untrusted(str(error)) from None
-            raise _Passing(str(error)) from None
+            reason = str(error)
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            raise self._untrusted(reason)
+        raise Silent(reason)
 
-    def untrusted(self, reason: str) -> UserError:
-        """What a certificate that was not verified means to people."""
+    def _untrusted(self, reason: str) -> UserError:
         return UserError(
             f"the certificate of the Kubernetes API at {self.api.configuration.host} is not trusted",
             reason=reason[-200:],
@@ -226,40 +248,39 @@ def _heard() -> Iterator[list[str]]:
         logging.getLogger().removeHandler(ear)
 
 
-def _told(error: Any, verb: str, kind: str, namespace: str) -> UserError:
+def _told(status: int, text: str, verb: str, kind: str, namespace: str) -> UserError:
     """What the API server's refusal means to people."""
-    body = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or error.reason)
     try:
-        said = str(json.loads(body)["message"])
+        said = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
-        said = body.strip()[:300]
+        said = text.strip()[:300]
     group = API[kind].split("/")[2] if API[kind].startswith("/apis") else ""
     what = f"{kind}.{group}" if group else kind
-    if error.status == 401 or "system:anonymous" in said:
+    if status == 401 or "system:anonymous" in said:
         return UserError(
             "the Kubernetes API does not know this account",
             reason=said,
             fix="log in to the cluster again, or set KUBECONFIG to a file with valid credentials",
         )
-    if error.status == 403 and "exceeded quota" in said:
+    if status == 403 and "exceeded quota" in said:
         return UserError(
             f"the quota of namespace {namespace} does not allow this",
             reason=said,
             fix="ask for less in platform.pods, end other jobs, or have the ResourceQuota raised",
         )
-    if error.status == 403 and "cannot" in said:
+    if status == 403 and "cannot" in said:
         return UserError(
             f"this account may not {verb} {what} in namespace {namespace}",
             reason=said,
             fix=f'add to its Role: {{apiGroups: ["{group}"], resources: ["{kind}"], verbs: ["{verb}"]}}',
         )
-    if error.status == 404 and group in ("ray.io", "argoproj.io") and "page not found" in body:
+    if status == 404 and group in ("ray.io", "argoproj.io") and "page not found" in text:
         return UserError(
             f"this cluster has no {what} of {API[kind].rpartition('/')[2]}",
             reason="KubeRay's CRDs are missing or of another version" if group == "ray.io" else said,
             fix="install KubeRay 1.5 or newer (its chart brings operator and CRDs)" if group == "ray.io" else "",
         )
-    if error.status == 404:
+    if status == 404:
         return _no_namespace(namespace, said)
     return UserError(
         f"the cluster refuses to {verb} {what} in namespace {namespace}",

@@ -4,6 +4,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 """
 
 import os
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -13,6 +14,8 @@ Object = dict[str, Any]
 
 USER = 10001  # of the image
 HOME = "/home/medmim"
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+TRACKING_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 _PASSED_ON = (  # what the step's pod was told of the platform and is no secret
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI",
     "MEDMIM_PATIENCE", "MEDMIM_USER",
@@ -44,6 +47,11 @@ def worker(pods: Pods, image: str) -> Object:
     if pods.accelerator:
         spec["nodeSelector"] = {**spec.get("nodeSelector", {}), "nvidia.com/gpu.product": pods.accelerator}
     return _template(spec)
+
+
+def worker_count(pods: Pods, workers: int) -> int:
+    """How many worker pods hold so many training workers: one on each GPU, or one a pod without GPUs."""
+    return ceil(workers / max(1, pods.gpus))
 
 
 def submitter(pods: Pods, image: str) -> Object:
@@ -103,8 +111,8 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     container["env"] += [{"name": key, "value": os.environ[key]} for key in _PASSED_ON if os.environ.get(key)]
     if not os.environ.get("MEDMIM_PATIENCE"):
         container["env"].append({"name": "MEDMIM_PATIENCE", "value": str(_PATIENCE)})
-    container["env"] += _secret(pods.s3_secret, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    container["env"] += _secret(pods.tracking_secret, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    container["env"] += _secret(pods.s3_secret, S3_KEYS)
+    container["env"] += _secret(pods.tracking_secret, TRACKING_KEYS)
     container["env"] += [
         {"name": "MEDMIM_EVENTS", "value": "-"},
         {"name": "RAY_worker_niceness", "value": "0"},
@@ -134,6 +142,6 @@ def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request
     }
 
 
-def _secret(name: str | None, *keys: str) -> list[Object]:
+def _secret(name: str | None, keys: Sequence[str]) -> list[Object]:
     """Environment variables by reference: no value of a secret is ever written into a spec."""
     return [{"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for key in keys if name]

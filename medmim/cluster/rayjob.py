@@ -66,7 +66,7 @@ def manifest(order: Order, uri: str, platform: Platform, image: str, job: str, a
 def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
     """The RayJob's spec."""
     asked = platform.pods
-    count = -(-platform.workers // max(1, asked.gpus))
+    count = pods.worker_count(asked, platform.workers)
     return {
         "entrypoint": entrypoint(uri),
         "submissionMode": "K8sJobMode",

@@ -82,7 +82,7 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
             fix="look at the source that the data was built from; nothing was changed",
             problems=[f"the patient given as number {i}" for i in unknown],
         )
-    tainted = _descendants(held.values(), {own.digest for own in holders})
+    tainted = holdings.with_descendants(held.values(), {own.digest for own in holders})
     runs = holdings.below("runs", ages)
     records = {run: holdings.records(place, run, ages) for run in runs}
     touched = [run for run, names in records.items() if names & tainted]
@@ -162,20 +162,6 @@ def _holders(place: store.Store, held: Iterable[Held], patients: set[str]) -> tu
             found += [own] if inside else []
             shown.add()
     return found, known
-
-
-def _descendants(held: Iterable[Held], digests: set[str]) -> set[str]:
-    """The digests, and those of all that was made of them."""
-    children: dict[str, set[str]] = {}
-    for own in held:
-        for parent in own.names:
-            children.setdefault(parent, set()).add(own.digest)
-    found, ahead = set(digests), list(digests)
-    while ahead:
-        new = children.get(ahead.pop(), set()) - found
-        found |= new
-        ahead += new
-    return found
 
 
 def _recipes(held: Iterable[Held]) -> list[dict[str, Any]]:

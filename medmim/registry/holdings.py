@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medmim import progress, store, tracking
+from medmim.data import erased
 from medmim.errors import UserError
 from medmim.registry import decisions
 from medmim.steps import Workspace
@@ -18,7 +19,7 @@ LAST_RECORD = "report.json"  # of a run, on every way out
 _MANY = 200  # take seconds in S3
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RUN = re.compile(r"^(.*)-\d{8}-\d{6}-[0-9a-f]+$")
-_NOT_ARTIFACTS = ("runs", "steps", "resume", decisions.FOLDER, "erased", USED, REMOVING)
+_NOT_ARTIFACTS = ("runs", "steps", "resume", decisions.FOLDER, erased.FOLDER, USED, REMOVING)
 
 Ages = Mapping[str, tuple[float, int]]  # key -> (s since 1970, bytes), as `Store.ages` gives it
 
@@ -105,14 +106,24 @@ def roots(ws: Workspace, runs: Iterable[str] = ()) -> dict[str, set[str]]:
     return {"decision": digests(logs), "version": digests(" ".join(tags))}
 
 
-def closure(held: Iterable[Held], pointed: set[str]) -> set[str]:
-    """The digests, and those of all their ancestors."""
-    parents: dict[str, set[str]] = defaultdict(set)
-    for own in held:
-        parents[own.digest] |= own.names
-    found, ahead = set(pointed), list(pointed)
+def with_ancestors(held: Iterable[Held], digests: set[str]) -> set[str]:
+    """The digests, and those of all that they were made of."""
+    return _reached(digests, ((own.digest, parent) for own in held for parent in own.names))
+
+
+def with_descendants(held: Iterable[Held], digests: set[str]) -> set[str]:
+    """The digests, and those of all that was made of them."""
+    return _reached(digests, ((parent, own.digest) for own in held for parent in own.names))
+
+
+def _reached(start: set[str], arrows: Iterable[tuple[str, str]]) -> set[str]:
+    """Where the arrows lead from the start, which is among it."""
+    leads: dict[str, set[str]] = defaultdict(set)
+    for tail, head in arrows:
+        leads[tail].add(head)
+    found, ahead = set(start), list(start)
     while ahead:
-        new = parents[ahead.pop()] - found
+        new = leads[ahead.pop()] - found
         found |= new
         ahead += new
     return found

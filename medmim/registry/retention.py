@@ -112,7 +112,7 @@ def plan(
 
     whole = [own for own in held.values() if own.whole]
     left = {own.name for own, rank in _ranked(whole, lambda own: (own.kind, own.recipe_name)) if spared(own, rank)}
-    closed = holdings.closure(held.values(), pointed | {held[name].digest for name in left})
+    closed = holdings.with_ancestors(held.values(), pointed | {held[name].digest for name in left})
     for own in held.values():
         if not own.whole and own.time < young:
             goes("unfinished", own.name, "", own.bytes, own.time, "no manifest: its publisher was killed")
