@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import killed_at
 from typer.testing import CliRunner
 
 from medmim import recipe as recipes
@@ -149,53 +151,27 @@ def test_who_is_unknown_is_told_by_number_and_nobody_by_name(
     assert set(open_store(ws.store).list()) == before
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing on the way catches it."""
-
-
 def test_killed_at_any_moment_the_same_command_ends_it(
-    ws: Workspace, fill: Callable[[Workspace], dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    ws: Workspace, fill: Callable[[Workspace], dict[str, str]]
 ) -> None:
     made = fill(ws)
-    kind = type(open_store(ws.store))
-    real = {call: getattr(kind, call) for call in ("delete", "write", "create")}
-    patient, killed = only_in_twelve(ws, made), 0
-    while True:
-        own = replace(ws, store=f"{ws.store}-{killed}", home=ws.home)
+    patient = only_in_twelve(ws, made)
+    for number in count():
+        own = replace(ws, store=f"{ws.store}-{number}", home=ws.home)
         fill(own)
-        left = killed
-
-        def deadly(call: str) -> Callable[..., Any]:
-            def act(self: Any, *arguments: Any) -> Any:
-                nonlocal left
-                if left == 0:
-                    raise Killed
-                left -= 1
-                return real[call](self, *arguments)
-
-            return act
 
         def go(own: Workspace = own) -> None:
             erase.erase(own, [patient], erase.plan(own, [patient], "removed"), "asked for")
 
-        for call in real:
-            monkeypatch.setattr(kind, call, deadly(call))
-        try:
+        killed = killed_at(number, type(open_store(ws.store)), ("delete", "write", "create"), go)
+        if killed:
             go()
-            ended = True
-        except Killed:
-            ended = False
-        for call in real:
-            monkeypatch.setattr(kind, call, real[call])
-        if not ended:
-            go()
-        assert whole(own) == {name for key, name in made.items() if key.endswith("three")}, f"killed at {killed}"
+        assert whole(own) == {name for key, name in made.items() if key.endswith("three")}, f"killed at {number}"
         assert not list(open_store(own.store).list("removing/"))
         assert not list(open_store(own.store).list(made["data twelve"]))
-        if ended:
+        if not killed:
             break
-        killed += 1
-    assert killed > 10
+    assert number > 10
 
 
 def test_the_command_shows_first_does_then_and_prints_no_name(

@@ -5,12 +5,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from killing import killed_at
 
 from medmim import store, tracking
 from medmim.errors import UserError
@@ -135,10 +137,6 @@ def test_what_is_named_stays_with_all_its_ancestors_and_of_the_rest_only_what_re
     assert retention.plan(ws, last, days, now=NOW).items == ()
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing on the way catches it."""
-
-
 def _fill(ws: Workspace, put: Callable[..., Artifact]) -> None:
     base = put(ws, "model", "base")
     for number in range(3):
@@ -152,7 +150,7 @@ def _fill(ws: Workspace, put: Callable[..., Artifact]) -> None:
 
 
 def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_nothing_is_ever_half_there(
-    place: Workspace, put: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+    place: Workspace, put: Callable[..., Artifact]
 ) -> None:
     def filled(folder: str) -> Workspace:
         own = replace(place, store=f"{place.store}/{folder}")
@@ -163,40 +161,15 @@ def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_nothing_is
     taken = gc(whole, last=1)
     goal = set(open_store(whole.store).list())
     assert {text.partition("/")[0] for text in taken} == {"data", "model", "resume", "runs", "steps"}
-    kind = type(open_store(place.store))
-    real = {call: getattr(kind, call) for call in ("delete", "write")}
-    killed = 0
-    while True:
-        own = filled(f"killed{killed}")
-        left = killed
-
-        def deadly(call: str) -> Callable[..., Any]:
-            def act(self: Any, *arguments: Any) -> Any:
-                nonlocal left
-                if left == 0:
-                    raise Killed
-                left -= 1
-                return real[call](self, *arguments)
-
-            return act
-
-        for call in real:
-            monkeypatch.setattr(kind, call, deadly(call))
-        try:
-            gc(own, last=1)
-            ended = True
-        except Killed:
-            ended = False
-        for call in real:
-            monkeypatch.setattr(kind, call, real[call])
-        if ended:
+    for number in count():
+        own = filled(f"killed{number}")
+        if not killed_at(number, type(open_store(place.store)), ("delete", "write"), lambda own=own: gc(own, last=1)):
             break
         there(own)
         gc(own, last=1)
         # which of the equally old ones stays depends on the name alone, so both stores end alike
-        assert set(open_store(own.store).list()) == goal, f"killed at deletion {killed}"
-        killed += 1
-    assert killed > 20
+        assert set(open_store(own.store).list()) == goal, f"killed at call {number}"
+    assert number > 20
 
 
 def test_a_run_that_goes_on_and_what_it_names_stays(ws: Workspace, put: Callable[..., Artifact]) -> None:
