@@ -115,9 +115,8 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for key in settings:
-            os.environ.pop(key)
-            os.environ.update({key: before[key]} if key in before else {})
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
