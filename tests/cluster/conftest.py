@@ -1,5 +1,6 @@
 """A real control plane with KubeRay's operator and simulated GPU nodes, for as long as the tests run."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,8 +11,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import workflows
+from waiting import until
 
 from medmim.cluster import kube
 from medmim.cluster.kube import Kube
@@ -83,6 +87,15 @@ def cluster(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]
     kubectl(kubeconfig, "-n", name, "create", "serviceaccount", "medmim-ray")
     yield kube.connect(name)
     kubectl(kubeconfig, "delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def workflow(cluster: Kube, kubeconfig: Path) -> dict[str, Any]:
+    """A run's Workflow, as an owner reference."""
+    kubectl(kubeconfig, "apply", "-f", "-", stdin=json.dumps(workflows.CRD))
+    kubectl(kubeconfig, "wait", "--for=condition=Established", "crd/workflows.argoproj.io", "--timeout=30s")
+    made = until(lambda: cluster.create("workflows", workflows.workflow("run")))
+    return {"apiVersion": made["apiVersion"], "kind": "Workflow", "name": "run", "uid": made["metadata"]["uid"]}
 
 
 def kubectl(kubeconfig: Path, *words: str, stdin: str | None = None) -> str:

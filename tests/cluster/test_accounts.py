@@ -124,15 +124,15 @@ def test_a_rule_that_is_missing_is_named(
 
 
 def test_the_sweep_asks_for_exactly_what_its_role_grants(
-    cluster: Kube, asked: set[Verb], kubeconfig: Path, tmp_path: Path
+    cluster: Kube, workflow: dict[str, Any], asked: set[Verb], kubeconfig: Path, tmp_path: Path
 ) -> None:
     give(kubeconfig, cluster, "sweep-account", "medmim-sweep")
     step = Step(an_order(), platform(cluster), tmp_path)
     job = job_of(cluster, "Running")
     name = job["metadata"]["name"]
-    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "gone", "uid": "0"}
     as_sweep = account(cluster, "medmim-sweep")
-    cluster.patch("rayjobs", name, {"metadata": {"ownerReferences": [owner]}})
+    cluster.patch("rayjobs", name, {"metadata": {"ownerReferences": [workflow]}})
+    cluster.patch("workflows", workflow["name"], {"status": {"phase": "Failed"}})
     told = {one.name for one in sweep(as_sweep)}
     step.join(120)
     assert told == {name}

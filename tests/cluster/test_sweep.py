@@ -1,15 +1,11 @@
 """What nobody wants any more goes; what somebody wants stays."""
 
-import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import workflows
-from cluster.conftest import kubectl
 from cluster.world import Step, an_order, answer, job_of, nothing_left, platform
-from waiting import until
 
 from medmim import store
 from medmim.cluster import lease, order, rayjob
@@ -17,15 +13,6 @@ from medmim.cluster.kube import Kube
 from medmim.cluster.sweep import sweep
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture
-def workflow(cluster: Kube, kubeconfig: Path) -> dict[str, Any]:
-    """A run's Workflow, as an owner reference."""
-    kubectl(kubeconfig, "apply", "-f", "-", stdin=json.dumps(workflows.CRD))
-    kubectl(kubeconfig, "wait", "--for=condition=Established", "crd/workflows.argoproj.io", "--timeout=30s")
-    made = until(lambda: cluster.create("workflows", workflows.workflow("run")))
-    return {"apiVersion": made["apiVersion"], "kind": "Workflow", "name": "run", "uid": made["metadata"]["uid"]}
 
 
 def a_job(cluster: Kube, where: Path, owners: list[dict[str, Any]], renewed: float) -> dict[str, Any]:
