@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from medmim import progress
 from medmim.cluster import lease, order, rayjob
@@ -122,7 +121,8 @@ class _Watched:
 
     log: Log
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=50))
-    heads: set[str] = field(default_factory=set)
+    cluster: str = ""
+    heads: set[str] = field(default_factory=set)  # of this cluster
     short: datetime | None = None  # since when there are fewer pods than the job asks for
     standing: str = ""
 
@@ -147,14 +147,17 @@ def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Ending:
 
 
 def _look(kube: Kube, job: Object, watched: _Watched) -> Seen:
-    current = kube.get("rayjobs", job["metadata"]["name"])
-    if current is not None and current["metadata"]["uid"] != job["metadata"]["uid"]:
-        current = None
+    current = _same(kube, job)
     pods = pods_of(kube, current) if current else []
+    # A queue suspends a job before its pods go. So look again: no head is lost by a suspension that came in between.
+    after = _same(kube, job)
+    if current and (after is None or held(after) or _cluster(after) != _cluster(current)):
+        current, pods = after, []
     head = head_of(pods)
-    if current and held(current):
+    if current and (held(current) or _cluster(current) != watched.cluster):
         watched.heads.clear()
-    elif head is not None:
+        watched.cluster, watched.short = _cluster(current), None
+    if head is not None:
         watched.heads.add(head["metadata"]["uid"])
     events = events_of(kube, current, pods) if current else []
     now = kube.now()
@@ -162,6 +165,17 @@ def _look(kube: Kube, job: Object, watched: _Watched) -> Seen:
     watched.short = (watched.short or now) if lacks else None
     lacking = (now - watched.short).total_seconds() if watched.short else 0.0
     return Seen(current, pods, events, now, frozenset(watched.heads), lacking, tuple(watched.tail))
+
+
+def _same(kube: Kube, job: Object) -> Object | None:
+    """The job now; None once it is gone, whatever else bears its name."""
+    found = kube.get("rayjobs", job["metadata"]["name"])
+    return found if found and found["metadata"]["uid"] == job["metadata"]["uid"] else None
+
+
+def _cluster(job: Object) -> str:
+    """Its RayCluster's name: another one each time that a queue lets it run."""
+    return str(job.get("status", {}).get("rayClusterName", ""))
 
 
 def _show(watched: _Watched) -> None:
@@ -177,12 +191,11 @@ def _show(watched: _Watched) -> None:
 @contextmanager
 def _cleaned_up(kube: Kube, job: Object, uri: str) -> Iterator[None]:
     """Copy logs and Events, then remove the job, on every way out but the death of this process."""
-    meta: dict[str, Any] = job["metadata"]
     try:
         yield
     finally:
-        current = kube.get("rayjobs", meta["name"])
-        if current is not None and current["metadata"]["uid"] == meta["uid"]:
+        current = _same(kube, job)
+        if current is not None:
             keep(kube, current, uri)
             _remove(kube, current)
 
@@ -194,9 +207,7 @@ def _remove(kube: Kube, job: Object) -> None:
     kube.delete("rayjobs", meta["name"], meta["uid"])
     last = time.monotonic() + _GONE
     while time.monotonic() < last:
-        current = kube.get("rayjobs", meta["name"])
-        left = current is not None and current["metadata"]["uid"] == meta["uid"]
-        if not left and not (cluster and kube.list("pods", f"ray.io/cluster={cluster}")):
+        if _same(kube, job) is None and not (cluster and kube.list("pods", f"ray.io/cluster={cluster}")):
             return
         time.sleep(1)
     progress.say(f"the pods of the Ray job {meta['name']} take long to go")

@@ -149,11 +149,13 @@ def test_a_queue_holds_and_preempts_a_job_for_as_long_as_it_likes(cluster: Kube,
         assert step.is_alive()
         cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
         job_of(cluster, "Running")
-        time.sleep(4)  # the step has seen the head
-        cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # preempted
-        job_of(cluster, "Suspended")
-        cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
-        job = job_of(cluster, "Running")
+        for seen_for in (4, 0.5, 3):  # a step that looks every two seconds sees some suspensions and misses others
+            time.sleep(seen_for)
+            cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # preempted
+            job_of(cluster, "Suspended")
+            cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
+            job = job_of(cluster, "Running")
+        time.sleep(4)
         assert job["metadata"]["name"] == name, "the same attempt goes on"
         answer(job)
         step.join(90)
