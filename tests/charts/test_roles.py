@@ -1,33 +1,9 @@
-"""The chart grants what infra/cluster grants: the verbs that tests/cluster holds against what medmim asks for."""
-
-from pathlib import Path
-from typing import Any
+"""Who gets which rights; tests/cluster/test_accounts.py holds the verbs against what medmim asks for."""
 
 import pytest
-import yaml
 from charts.chart import CHART, EXAMPLES, named, rendered
 
-INFRA = Path(__file__).parents[2] / "infra" / "cluster"
 FILES = ("step-account", "ray-account", "sweep-account")
-
-
-def plain(one: dict[str, Any]) -> dict[str, Any]:
-    """An object without what only says whose it is and where."""
-    found = {key: value for key, value in one.items() if key != "metadata"}
-    if "subjects" in found:
-        found["subjects"] = [{"kind": subject["kind"], "name": subject["name"]} for subject in found["subjects"]]
-    return found
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_each_run_namespace_has_the_accounts_and_roles_of_infra(file: str, example: str) -> None:
-    wanted = list(yaml.safe_load_all((INFRA / f"{file}.yaml").read_text("utf-8")))
-    assert {one["kind"] for one in wanted} == {"ServiceAccount", "Role", "RoleBinding"}
-    for run in EXAMPLES[example]["runNamespaces"]:
-        for one in wanted:
-            found = named(rendered(example), one["kind"], one["metadata"]["name"], run["name"])
-            assert plain(found) == plain(one)
 
 
 @pytest.mark.parametrize("file", FILES)

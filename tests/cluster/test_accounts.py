@@ -1,4 +1,4 @@
-"""The accounts of infra/cluster may do what medmim asks of a cluster, and nothing that it does not."""
+"""The accounts of the chart may do what medmim asks of a cluster, and nothing that it does not."""
 
 import json
 import threading
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from charts.chart import render
 from cluster.conftest import kubectl
 from cluster.world import Step, an_order, answer, job_of, nothing_left, platform
 
@@ -18,16 +19,22 @@ from medmim.errors import UserError
 
 pytestmark = pytest.mark.cluster
 
-INFRA = Path(__file__).parents[2] / "infra" / "cluster"
 Verb = tuple[str, str, str]
 
 
-def objects(file: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((INFRA / f"{file}.yaml").read_text()))
+def objects(account: str, namespace: str = "runs") -> list[dict[str, Any]]:
+    """What the chart makes for an account of a namespace for runs."""
+    kinds = ("ServiceAccount", "Role", "RoleBinding")
+    found = [one for one in render({"runNamespaces": [{"name": namespace}]}) if one["kind"] in kinds]
+    return [
+        one
+        for one in found
+        if one["metadata"].get("namespace") == namespace and one["metadata"]["name"].startswith(account)
+    ]
 
 
-def granted(file: str, role: str) -> set[Verb]:
-    rules = next(one for one in objects(file) if one["kind"] == "Role" and one["metadata"]["name"] == role)["rules"]
+def granted(role: str) -> set[Verb]:
+    rules = next(one for one in objects(role) if one["kind"] == "Role" and one["metadata"]["name"] == role)["rules"]
     return {
         (group, resource, verb)
         for rule in rules
@@ -60,16 +67,16 @@ def account(cluster: Kube, name: str) -> Kube:
     return as_account
 
 
-def give(kubeconfig: Path, cluster: Kube, file: str, *roles: str) -> None:
-    """Apply an account with only the roles that are named."""
-    wanted = [one for one in objects(file) if one["kind"] == "ServiceAccount" or one["metadata"]["name"] in roles]
+def give(kubeconfig: Path, cluster: Kube, name: str) -> None:
+    """Apply an account with only the role of its own name: KFP's rules are for KFP."""
+    wanted = [one for one in objects(name, cluster.namespace) if one["metadata"]["name"] == name]
     kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
 
 
 @pytest.fixture
 def step_account(cluster: Kube, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
     """Steps in this test run as medmim-step, with our own rules and none of KFP's."""
-    give(kubeconfig, cluster, "step-account", "medmim-step")
+    give(kubeconfig, cluster, "medmim-step")
     as_step = account(cluster, "medmim-step")
     monkeypatch.setattr(ray_pods, "connect", lambda namespace=None: as_step)
     yield as_step
@@ -97,7 +104,7 @@ def test_a_step_asks_for_exactly_what_its_role_grants(
     answer(job_of(cluster, "Running"))
     step.join(120)
     assert step.error is None
-    assert asked == granted("step-account", "medmim-step")
+    assert asked == granted("medmim-step")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,7 @@ def test_a_rule_that_is_missing_is_named(
     cluster: Kube, step_account: Kube, kubeconfig: Path, tmp_path: Path, missing: Verb
 ) -> None:
     group, resource, verb = missing
-    role = next(one for one in objects("step-account") if one["kind"] == "Role")
+    role = next(one for one in objects("medmim-step", cluster.namespace) if one["kind"] == "Role")
     for rule in role["rules"]:
         if resource in rule["resources"]:
             rule["verbs"].remove(verb)
@@ -126,7 +133,7 @@ def test_a_rule_that_is_missing_is_named(
 def test_the_sweep_asks_for_exactly_what_its_role_grants(
     cluster: Kube, workflow: dict[str, Any], asked: set[Verb], kubeconfig: Path, tmp_path: Path
 ) -> None:
-    give(kubeconfig, cluster, "sweep-account", "medmim-sweep")
+    give(kubeconfig, cluster, "medmim-sweep")
     step = Step(an_order(), platform(cluster), tmp_path)
     job = job_of(cluster, "Running")
     name = job["metadata"]["name"]
@@ -136,13 +143,13 @@ def test_the_sweep_asks_for_exactly_what_its_role_grants(
     told = {one.name for one in sweep(as_sweep)}
     step.join(120)
     assert told == {name}
-    assert asked == granted("sweep-account", "medmim-sweep")
+    assert asked == granted("medmim-sweep")
 
 
 def test_the_driver_asks_for_exactly_what_its_role_grants(
     cluster: Kube, asked: set[Verb], kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    give(kubeconfig, cluster, "ray-account", "medmim-ray")
+    give(kubeconfig, cluster, "medmim-ray")
     as_head = account(cluster, "medmim-ray")
     monkeypatch.setattr(lease, "connect", lambda: as_head)
     stale = threading.Event()
@@ -153,4 +160,4 @@ def test_the_driver_asks_for_exactly_what_its_role_grants(
     )
     lease.watch("held", lambda reason: stale.set())
     assert stale.wait(30)
-    assert asked == granted("ray-account", "medmim-ray")
+    assert asked == granted("medmim-ray")

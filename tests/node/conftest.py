@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,16 +62,30 @@ def _start_kit(folder: Path) -> Path:
 
 @pytest.fixture
 def namespace(kubectl: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
-    """A namespace as infra/cluster makes it, with a bucket of its own; both are gone afterwards."""
-    yield from _namespace(kubectl, monkeypatch, tmp_path)
+    """A namespace for runs of a release that the chart installed, with a bucket of its own; all is gone afterwards."""
+    with _namespace(kubectl, monkeypatch, tmp_path) as made:
+        made.install()
+        yield made
 
 
 @pytest.fixture
 def bare_namespace(kubectl: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
     """The same without MLflow."""
-    yield from _namespace(kubectl, monkeypatch, None)
+    with _namespace(kubectl, monkeypatch, None) as made:
+        made.install_for_runs_only()
+        yield made
 
 
+@pytest.fixture
+def empty_namespace(
+    kubectl: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Namespace]:
+    """The same before the chart is installed; MLflow's volume is the folder `mlflow` of `tmp_path`."""
+    with _namespace(kubectl, monkeypatch, tmp_path) as made:
+        yield made
+
+
+@contextmanager
 def _namespace(kubectl: Callable[..., str], monkeypatch: pytest.MonkeyPatch, disk: Path | None) -> Iterator[Namespace]:
     images = kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names[*]}").split()
     if IMAGE not in images:
@@ -78,9 +93,9 @@ def _namespace(kubectl: Callable[..., str], monkeypatch: pytest.MonkeyPatch, dis
     for key, value in S3.items():
         monkeypatch.setenv(key, os.environ.get(key, value))
     name = f"medmim-node-{uuid.uuid4().hex[:6]}"
-    made = Namespace(name, kubectl, IMAGE, bucket=name)
+    made = Namespace(name, kubectl, kubectl.kubeconfig, IMAGE, bucket=name)  # type: ignore[attr-defined]
     try:
-        made.make(ROOT / "infra" / "cluster", disk)
+        made.prepare(disk)
         yield made
     finally:
         made.remove()

@@ -192,7 +192,8 @@ def start_anew(kit: Path, name: str) -> None:
 
 
 def delete_mlflow(namespace: Namespace) -> None:
-    namespace.call("delete", "pod", "-l", "app.kubernetes.io/name=medmim-mlflow", "--grace-period=0", "--force")
+    server = ("-l", "app.kubernetes.io/component=mlflow")
+    namespace.kubectl("-n", namespace.platform, "delete", "pod", *server, "--grace-period=0", "--force")
 
 
 def test_the_finished_step_is_found_again(bare_namespace: Namespace, tmp_path: Path) -> None:

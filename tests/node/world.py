@@ -1,4 +1,4 @@
-"""A namespace with medmim's accounts, settings, secrets and MLflow server, made from infra/cluster as people do."""
+"""The chart installed as people do it: MLflow in a release's namespace, accounts and settings in one for runs."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+from charts.chart import CHART, helm, render
 from minio import Minio
 
 
@@ -27,25 +28,36 @@ def kubectl_of(kubeconfig: Path) -> Callable[..., str]:
         assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
         return done.stdout
 
+    call.kubeconfig = kubeconfig  # type: ignore[attr-defined]
     call.command = [binary, "--kubeconfig", str(kubeconfig)]  # type: ignore[attr-defined]
     return call
 
 
+REAL = {"type": "real"}  # the label of the node where pods really run
+
+
 @dataclass(frozen=True)
 class Namespace:
-    """A namespace of the test's own.
+    """A namespace for runs, beside that of a release; both are the test's own.
 
     Attributes:
         name: Its name.
         kubectl: For the whole cluster.
+        kubeconfig: Of the cluster.
         image: medmim's image.
         bucket: Of the test's own, for store and MLflow.
     """
 
     name: str
     kubectl: Callable[..., str]
+    kubeconfig: Path
     image: str
     bucket: str
+
+    @property
+    def platform(self) -> str:
+        """Where the release is."""
+        return f"{self.name}-platform"
 
     @property
     def store(self) -> str:
@@ -65,40 +77,65 @@ class Namespace:
         """Create or change objects."""
         self.call("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
-    def make(self, manifests: Path, disk: Path | None) -> None:
-        """Everything in infra/cluster, with the settings of this machine; without a folder for its disk, no MLflow."""
-        _s3().make_bucket(self.bucket)
-        read = {path.stem: list(yaml.safe_load_all(path.read_text())) for path in manifests.glob("*.yaml")}
-        label = read.pop("namespace")[0]
-        label["metadata"]["name"] = self.name
-        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(label))
-        settings = read.pop("settings")[0]
-        settings["data"] |= {
-            "MEDMIM_STORE": self.store,
-            "MLFLOW_ARTIFACTS": f"s3://{self.bucket}/mlflow",
-            "MEDMIM_IMAGE": self.image,
-            **{key: os.environ[key] for key in ("AWS_ENDPOINT_URL", "AWS_REGION")},
+    def values(self) -> dict[str, Any]:
+        """Of the chart: the laptop's example, with the addresses of this machine."""
+        repository, _, tag = self.image.rpartition(":")
+        return {
+            "image": {"repository": repository, "tag": tag},
+            "runNamespaces": [{"name": self.name, "create": True}],
+            "store": {
+                "artifacts": self.store,
+                "mlflow": f"s3://{self.bucket}/mlflow",
+                "endpoint": os.environ["AWS_ENDPOINT_URL"],
+                "region": os.environ["AWS_REGION"],
+            },
+            "mlflow": {"nodeSelector": REAL, "volume": {"size": "1Gi"}},
+            "jobs": {"nodeSelector": REAL},
+            "sweep": {"enabled": False},  # two busy cores: each start of Python takes seconds from what is tested
         }
+
+    def release(self) -> Any:
+        """Helm on the release's namespace; a context manager."""
+        return helm.Config(kubeconfig_path=self.kubeconfig, namespace=self.platform)
+
+    def prepare(self, disk: Path | None) -> None:
+        """The bucket, the release's namespace with its key, and MLflow's volume where a disk is given."""
+        _s3().make_bucket(self.bucket)
+        self.kubectl("create", "namespace", self.platform)
+        self.kubectl("label", "namespace", self.platform, "pod-security.kubernetes.io/enforce=restricted")
+        self.key(self.platform)
+        if disk and not json.loads(self.kubectl("get", "storageclasses", "-o", "json"))["items"]:
+            self._volume(disk)
+
+    def key(self, namespace: str) -> None:
+        """The Secret with the store's key."""
         keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "medmim-s3"}, "stringData": keys}
-        server = yaml.safe_dump_all(read.pop("mlflow")).replace("medmim:placeholder", self.image)
-        self.apply(settings, secret, *(one for objects in read.values() for one in objects))
-        if disk is None:
-            return
-        if not json.loads(self.kubectl("get", "storageclasses", "-o", "json"))["items"]:
-            self._disk(disk)
-        self.call("apply", "-f", "-", stdin=server)
-        self.call("rollout", "status", "deployment/medmim-mlflow", "--timeout=180s")
+        self.kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump(secret))
 
-    def _disk(self, folder: Path) -> None:
+    def install(self) -> None:
+        """The release."""
+        with self.release() as release:
+            release.install(CHART, "medmim", self.values(), namespace=self.platform, wait="watcher", timeout=300)
+        self.key(self.name)
+
+    def install_for_runs_only(self) -> None:
+        """What the chart puts into the namespace for runs, and nothing else."""
+        objects = [one for one in render(self.values(), self.platform) if self.name in _places(one)]
+        for early in (True, False):  # a namespace before what is in it
+            some = [one for one in objects if (one["kind"] == "Namespace") == early]
+            self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(some))
+        self.key(self.name)
+
+    def _volume(self, folder: Path) -> None:
         """A cluster without any storage class gets a folder of its node for MLflow's volume."""
         (folder / "mlflow").mkdir(exist_ok=True)
-        node = {"matchExpressions": [{"key": "type", "operator": "In", "values": ["real"]}]}
+        node = {"matchExpressions": [{"key": key, "operator": "In", "values": [value]} for key, value in REAL.items()]}
         spec = {
-            "capacity": {"storage": "5Gi"},
+            "capacity": {"storage": "1Gi"},
             "accessModes": ["ReadWriteOnce"],
             "persistentVolumeReclaimPolicy": "Retain",
-            "claimRef": {"namespace": self.name, "name": "medmim-mlflow"},
+            "claimRef": {"namespace": self.platform, "name": "medmim-mlflow"},
             "local": {"path": str(folder / "mlflow")},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [node]}},
         }
@@ -106,8 +143,8 @@ class Namespace:
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(volume))
 
     def remove(self) -> None:
-        """The namespace with all that is in it, its volume, its bucket."""
-        self.kubectl("delete", "namespace", self.name, "--ignore-not-found", "--timeout=120s")
+        """Both namespaces with all that is in them, the volume, the bucket."""
+        self.kubectl("delete", "namespace", self.name, self.platform, "--ignore-not-found", "--timeout=180s")
         self.kubectl("delete", "persistentvolume", self.name, "--ignore-not-found", "--timeout=60s")
         s3 = _s3()
         if s3.bucket_exists(self.bucket):
@@ -125,11 +162,11 @@ class Namespace:
 
     @contextmanager
     def forwarded(self, service: str, port: int) -> Iterator[str]:
-        """The address here of a service there."""
+        """The address here of a service of the release."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             here = free.getsockname()[1]
-        command = [*self.kubectl.command, "-n", self.name, "port-forward", f"service/{service}", f"{here}:{port}"]  # type: ignore[attr-defined]
+        command = [*self.kubectl.command, "-n", self.platform, "port-forward", f"service/{service}", f"{here}:{port}"]  # type: ignore[attr-defined]
         forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             assert forward.stdout is not None
@@ -151,6 +188,13 @@ class Namespace:
                 return found
             time.sleep(1)
         raise AssertionError(f"{name} has not ended: {self.call('describe', 'pod', name)[-3000:]}")
+
+
+def _places(one: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Where an object is, or which namespace it is."""
+    name = one["metadata"]["name"] if one["kind"] == "Namespace" else None
+    hook = one["metadata"].get("annotations", {}).get("helm.sh/hook")
+    return () if hook else (name, one["metadata"].get("namespace"))
 
 
 def _s3() -> Minio:
