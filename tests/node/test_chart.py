@@ -16,7 +16,7 @@ import yaml
 from charts.chart import CHART, LAST
 from charts.old_mlflow import KEPT, fill, rewind
 from node.conftest import BRIDGE
-from node.ray_world import STEPS, a_run
+from node.ray_world import a_run
 from node.world import Namespace
 
 from medmim import tracking
@@ -80,6 +80,7 @@ def test_an_upgrade_migrates_mlflow_while_a_run_trains_and_can_be_rolled_back(
         assert schema(uri) == before
 
         run = a_run(place, "upgraded", tmp_path)
+        run.steps = 300  # it must outlast all that follows
         run.step()
         run.wait_for_step(4)
         job = run.ray("rayjobs")[0]["metadata"]
@@ -92,7 +93,7 @@ def test_an_upgrade_migrates_mlflow_while_a_run_trains_and_can_be_rolled_back(
         now = run.ray("rayjobs")[0]["metadata"]
         assert (now["uid"], now["generation"]) == (job["uid"], job["generation"])
         model = run.end()
-        assert [step for step, _ in run.losses(model, tmp_path)] == list(range(1, STEPS + 1))
+        assert [step for step, _ in run.losses(model, tmp_path)] == list(range(1, run.steps + 1))
         release.uninstall("medmim", **WAIT)
     left = json.loads(place.kubectl("-n", place.platform, "get", "pvc,deployments,cronjobs", "-o", "json"))["items"]
     assert [one["kind"] for one in left] == ["PersistentVolumeClaim"] * (database == "sqlite")
