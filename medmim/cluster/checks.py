@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from medmim.check import Check, side_by_side
-from medmim.cluster import checks_access, checks_api, checks_image, checks_room, checks_servers
+from medmim.cluster import checks_access, checks_api, checks_image, checks_mlflow, checks_room, checks_servers
 from medmim.cluster.checks_api import Unseen, read, unseen_warns
 from medmim.cluster.checks_servers import known_in_pods
 from medmim.cluster.kube import Kube
@@ -89,7 +89,7 @@ def check_all(kube: Kube | None, told: Setup) -> Iterator[Check]:
     """
     servers: dict[str, Callable[[], Check]] = {
         "store": lambda: checks_servers.store(told.store),
-        "mlflow": lambda: checks_servers.mlflow(told.tracking, told.configured.get("MLFLOW_TRACKING_URI", "")),
+        "mlflow": lambda: checks_mlflow.mlflow(told.tracking, told.configured.get("MLFLOW_TRACKING_URI", "")),
         "kfp": lambda: checks_servers.kfp(told.kfp),
     }
     if kube is None:

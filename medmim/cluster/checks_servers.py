@@ -1,10 +1,9 @@
-"""Whether MLflow, KFP and the object store answer as they must, from here and under the names that pods use."""
+"""Whether KFP and the object store answer as they must, and whether clocks agree; how every server is asked."""
 
 import os
 import re
-import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -62,45 +61,13 @@ def store(uri: str) -> Check:
             reason="pods share no folder",
             fix="set MEDMIM_STORE in ConfigMap medmim, or platform.store, to s3://BUCKET/PREFIX",
         )
-    _request("GET", _endpoint(uri), trust=_S3_TRUST)  # a name or a port that is wrong is told in seconds
+    request("GET", _endpoint(uri), trust=_S3_TRUST)  # a name or a port that is wrong is told in seconds
     return look_at_store(uri)
-
-
-def mlflow(uri: str, configured: str) -> Check:
-    """Whether MLflow answers, under the name that pods use too, and writes.
-
-    A registered model is made and removed: unlike an experiment or a run, nothing of it stays.
-
-    Args:
-        uri: Its address from here.
-        configured: Its address in the cluster, if it is another.
-    """
-    if not uri.startswith(("http://", "https://")):
-        raise UserError(
-            f"MLflow is {without_password(uri) or 'not set'}",
-            reason="pods share no database",
-            fix="set MLFLOW_TRACKING_URI in ConfigMap medmim, or platform.tracking, to http(s)://HOST:PORT",
-        )
-    for address in dict.fromkeys([uri, configured or uri]):
-        host = urlsplit(address).netloc.rpartition("@")[2]
-        _mlflow(uri, "POST", "experiments/search", {"max_results": 1}, host)
-    version = _request("GET", f"{uri}/version").text.strip()[:20]
-    name = f"medmim-doctor-{secrets.token_hex(4)}"
-    _mlflow(uri, "POST", "registered-models/create", {"name": name})
-    try:
-        said = _mlflow(uri, "GET", "registered-models/get", {"name": name})
-    finally:
-        _mlflow(uri, "DELETE", "registered-models/delete", {"name": name})
-    if said.get("registered_model", {}).get("name") != name:
-        raise UserError(
-            f"MLflow at {without_password(uri)} gives back something else than was written", fix="look at its log"
-        )
-    return Check("mlflow", "ok", f"{version}, {without_password(uri)}: lets {host} in, writes, reads, deletes")
 
 
 def kfp(uri: str) -> Check:
     """Whether KFP's API answers, and its version."""
-    at, answer = without_password(uri), _request("GET", f"{uri}/apis/v2beta1/healthz")
+    at, answer = without_password(uri), request("GET", f"{uri}/apis/v2beta1/healthz")
     forward = (
         "ask the API past the login: kubectl -n kubeflow port-forward svc/ml-pipeline 8888, and "
         "KF_PIPELINES_ENDPOINT=http://localhost:8888"
@@ -152,7 +119,7 @@ def clock(kube: Kube, addresses: dict[str, str]) -> Check:
         before = datetime.now(UTC)
         try:
             bucket = uri.startswith("s3://")
-            answer = _request("GET", _endpoint(uri), trust=_S3_TRUST) if bucket else _request("GET", uri)
+            answer = request("GET", _endpoint(uri), trust=_S3_TRUST) if bucket else request("GET", uri)
         except UserError:
             continue
         dates[name] = skew(answer.headers.get("Date", ""), before, datetime.now(UTC))
@@ -198,54 +165,29 @@ def apart(offsets: Iterable[float]) -> float:
     return listed[-1] - listed[0]
 
 
-def _mlflow(uri: str, method: str, path: str, body: dict[str, Any], host: str = "") -> dict[str, Any]:
-    answer = _request(method, f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", body, host)
-    at, said = without_password(uri), answer.text[:200].replace("\n", " ")
-    if answer.status_code == 403 and "Host" in said:
-        raise UserError(
-            f"MLflow at {at} does not let the host name {host} in",
-            reason=said,
-            fix=f"add {host} to --allowed-hosts (or MLFLOW_SERVER_ALLOWED_HOSTS) of its server; the list replaces "
-            "MLflow's own",
-        )
-    if answer.is_redirect or "html" in answer.headers.get("Content-Type", ""):
-        raise UserError(f"a login page answers at {at}, not MLflow", fix="ask its Service, not the ingress in front")
-    if answer.status_code in (401, 403):
-        raise UserError(
-            f"MLflow at {at} refuses {path}: {answer.status_code}",
-            reason=said,
-            fix="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (secret medmim-mlflow), and that user's "
-            "permissions",
-        )
-    if answer.status_code >= 500:
-        raise Unavailable(f"MLflow at {at} answers {answer.status_code} to {path}", said, "look at its log, disk first")
-    if answer.status_code != 200:
-        raise UserError(f"MLflow at {at} answers {answer.status_code} to {path}", said, "check MLFLOW_TRACKING_URI")
-    try:
-        return dict(answer.json())
-    except ValueError:
-        raise UserError(f"what answers at {at} is not MLflow", said, "check MLFLOW_TRACKING_URI") from None
-
-
-def _login() -> tuple[str, str] | None:
-    user, password = (os.environ.get(f"MLFLOW_TRACKING_{key}") for key in ("USERNAME", "PASSWORD"))
-    return (user, password) if user and password else None
-
-
 def _endpoint(uri: str) -> str:
     from medmim.store_s3 import connect
 
     return connect(uri).endpoint
 
 
-def _request(
+def request(
     method: str,
     url: str,
     body: dict[str, Any] | None = None,
-    host: str = "",
+    headers: Mapping[str, str] | None = None,
+    login: tuple[str, str] | None = None,
     trust: Iterable[str] = ("MLFLOW_TRACKING_SERVER_CERT_PATH",),
 ) -> Any:
     """One HTTP request, tried once, no redirect followed.
+
+    Args:
+        method: GET sends the body as parameters, the others as JSON.
+        url: Where.
+        body: What.
+        headers: More of them.
+        login: User and password.
+        trust: Variables of the environment, the first of which that is set names the authority's file.
 
     Raises:
         Unresolved: Nobody here knows the server's name.
@@ -255,12 +197,10 @@ def _request(
 
     where = urlsplit(url)
     address = f"{where.scheme}://{where.netloc.rpartition('@')[2]}"
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN") if body is not None else None
-    headers = ({"Host": host} if host else {}) | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
         return requests.request(
             method, url, json=body if method != "GET" else None, params=body if method == "GET" else None,
-            headers=headers, auth=_login() if body is not None else None, timeout=_SECONDS, allow_redirects=False,
+            headers=headers, auth=login, timeout=_SECONDS, allow_redirects=False,
             verify=next((os.environ[name] for name in trust if os.environ.get(name)), True),
         )  # fmt: skip
     except requests.exceptions.SSLError as error:

@@ -3,19 +3,26 @@
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from charts.chart import containers, named, render
 from charts.scripts import PATH, run
+from typer import Typer
+from typer.testing import CliRunner
 from waiting import until
+
+from medmim.cli import doctor
+from medmim.cluster.pods import TRACKING_KEYS
 
 for module in ("flask_wtf", "prometheus_flask_exporter"):
     pytest.importorskip(module, reason="the server's extras are not installed: mlflow[auth], prometheus-flask-exporter")
@@ -41,12 +48,22 @@ class Server:
     def uri(self) -> str:
         return f"http://localhost:{self.port}"
 
-    def status(self, path: str, host: str, user: str = "root", origin: str = "", body: bytes | None = None) -> int:
+    def status(
+        self,
+        path: str,
+        host: str,
+        user: str = "root",
+        origin: str = "",
+        body: bytes | None = None,
+        method: str | None = None,
+    ) -> int:
         """What it answers to a Host header, a user and an Origin; 0 where nobody answers."""
         headers = {"Host": host, "Content-Type": "application/json"} | ({"Origin": origin} if origin else {})
         if user:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:a-password-of-{user}".encode()).decode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body, headers=headers)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data=body, headers=headers, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return int(answer.status)
@@ -91,6 +108,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> I
         started.wait(30)
 
 
+def add_user(server: Server, name: str) -> None:
+    body = json.dumps({"username": name, "password": f"a-password-of-{name}"}).encode()
+    assert server.status("/api/2.0/mlflow/users/create", "medmim-mlflow", body=body) in (200, 201)
+
+
 SEARCH = "/api/2.0/mlflow/experiments/search"
 
 
@@ -126,8 +148,7 @@ def test_a_steps_user_registers_candidates_and_cannot_move_champion(
         return MlflowClient(server.uri)
 
     for name in ("steps", "promoter"):
-        user = json.dumps({"username": name, "password": f"a-password-of-{name}"}).encode()
-        assert server.status("/api/2.0/mlflow/users/create", "medmim-mlflow", body=user) in (200, 201)
+        add_user(server, name)
     model = b'{"name": "production"}'
     assert server.status("/api/2.0/mlflow/registered-models/create", "medmim-mlflow", "promoter", body=model) == 200
 
@@ -155,3 +176,75 @@ def test_a_steps_user_registers_candidates_and_cannot_move_champion(
     with pytest.raises(MlflowException, match="403"):
         step.delete_registered_model_alias("production", "champion")
     assert step.get_model_version_by_alias("production", "champion").version == "1"
+
+
+# What `medmim doctor --cluster` says of a server with users
+
+SECRET = " and ".join(TRACKING_KEYS) + " from Secret medmim-mlflow"
+
+
+@pytest.fixture
+def told(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """The doctor's row of MLflow; servers are looked at where no cluster is."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    app = Typer()
+    app.command()(doctor.doctor)
+
+    def told(user: str = "", password: str = "") -> dict[str, Any]:
+        for key, value in zip(TRACKING_KEYS, (user, password), strict=True):
+            monkeypatch.setenv(key, value)
+        ended = CliRunner().invoke(app, ["--cluster", "--json"])
+        assert not password or password not in ended.output
+        (row,) = [one for one in json.loads(ended.stdout)["checks"] if one["name"] == "mlflow"]
+        return dict(row)
+
+    return told
+
+
+def test_the_right_password_writes(server: Server, told: Callable[..., dict[str, Any]]) -> None:
+    add_user(server, "writer")
+    row = told("writer", "a-password-of-writer")
+    assert row["status"] == "ok" and re.match(r"3\.\d+.*: lets localhost.* in, writes, reads, deletes", row["found"]), (
+        row
+    )
+
+
+def test_a_wrong_password_is_told_with_the_secret_that_holds_it(
+    server: Server, told: Callable[..., dict[str, Any]]
+) -> None:
+    add_user(server, "forgetful")
+    for user in ("forgetful", "stranger"):
+        row = told(user, "a-wrong-password")
+        assert row["status"] == "fail" and row["exit_code"] == 2
+        assert row["found"].startswith(
+            f"MLflow at {server.uri} does not let user {user} in: 401; the password is wrong"
+        )
+        assert SECRET in row["fix"] and "charts/medmim/README.md" in row["fix"]
+    anew = b'{"username": "forgetful", "password": "a-newer-password"}'  # as that README says
+    assert server.status("/api/2.0/mlflow/users/update-password", "medmim-mlflow", body=anew, method="PATCH") == 200
+    assert told("forgetful", "a-newer-password")["status"] == "ok"
+
+
+def test_no_password_is_told_by_the_variables_that_lack(server: Server, told: Callable[..., dict[str, Any]]) -> None:
+    for given, lacking in ((("", ""), " and ".join(TRACKING_KEYS) + " are"), (("steps", ""), TRACKING_KEYS[1] + " is")):
+        row = told(*given)
+        assert row["status"] == "fail"
+        assert row["found"] == f"MLflow at {server.uri} has users, and nobody logs in: 401; {lacking} not set here"
+        assert SECRET in row["fix"]
+
+
+def test_a_user_who_may_not_write_is_told_what_was_refused(server: Server, told: Callable[..., dict[str, Any]]) -> None:
+    add_user(server, "reader")
+    denied = {"username": "reader", "resource_type": "registered_model", "resource_id": "*", "permission": "DENY"}
+    permissions, body = "/api/3.0/mlflow/users/permissions", json.dumps(denied).encode()
+    assert server.status(f"{permissions}/grant", "medmim-mlflow", body=body) == 200
+    row = told("reader", "a-password-of-reader")
+    assert row["status"] == "fail"
+    assert row["found"] == (
+        f"MLflow at {server.uri} lets user reader in, but refuses registered-models/create: 403; Permission denied"
+    )
+    assert "an administrator takes the denial back" in row["fix"] and SECRET in row["fix"]
+    assert server.status(f"{permissions}/revoke", "medmim-mlflow", body=body) == 200
+    assert told("reader", "a-password-of-reader")["status"] == "ok"

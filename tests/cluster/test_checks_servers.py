@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim.check import Check
-from medmim.cluster import checks_servers
+from medmim.cluster import checks_mlflow, checks_servers
 from medmim.cluster.checks_api import Unseen
 from medmim.cluster.checks_servers import Unresolved
 from medmim.cluster.kube import Kube
@@ -40,7 +40,7 @@ def nobody_logs_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mlflow_is_written_to_and_left_empty(mlflow: int) -> None:
     uri = f"http://localhost:{mlflow}"
-    check = checks_servers.mlflow(uri, "")
+    check = checks_mlflow.mlflow(uri, "")
     assert check.status == "ok" and "writes, reads, deletes" in check.found
     models = requests.get(f"{uri}/api/2.0/mlflow/registered-models/search").json()
     assert not models.get("registered_models")
@@ -48,27 +48,28 @@ def test_mlflow_is_written_to_and_left_empty(mlflow: int) -> None:
 
 def test_a_host_that_mlflow_does_not_let_in_is_named(mlflow: int) -> None:
     with pytest.raises(UserError, match=f"does not let the host name 127.0.0.1:{mlflow} in") as raised:
-        checks_servers.mlflow(f"http://127.0.0.1:{mlflow}", "")
+        checks_mlflow.mlflow(f"http://127.0.0.1:{mlflow}", "")
     assert raised.value.fix.startswith(f"add 127.0.0.1:{mlflow} to --allowed-hosts")
 
 
 def test_the_name_that_pods_use_is_tried_from_here(mlflow: int) -> None:
     with pytest.raises(UserError, match="does not let the host name medmim-mlflow:5000 in"):
-        checks_servers.mlflow(f"http://localhost:{mlflow}", "http://medmim-mlflow:5000")
+        checks_mlflow.mlflow(f"http://localhost:{mlflow}", "http://medmim-mlflow:5000")
 
 
 def test_mlflow_that_is_no_server_is_told() -> None:
     for uri in ("", "sqlite:///mlflow.db"):
         with pytest.raises(UserError, match="MLflow is") as raised:
-            checks_servers.mlflow(uri, "")
+            checks_mlflow.mlflow(uri, "")
         assert "MLFLOW_TRACKING_URI" in raised.value.fix
 
 
 @pytest.mark.parametrize(
     ("status", "body", "kind", "told"),
     [
-        (401, "no", "text/plain", "refuses experiments/search: 401"),
+        (401, "no", "text/plain", "has users, and nobody logs in: 401"),
         (200, "<html>Log in</html>", "text/html; charset=utf-8", "a login page answers"),
+        (403, "\n<!DOCTYPE html>Sign in", "text/html", "a login page answers"),
         (200, "hello", "text/plain", "is not MLflow"),
         (500, "no space left on device", "text/plain", "answers 500"),
         (404, "{}", "application/json", "answers 404"),
@@ -76,7 +77,7 @@ def test_mlflow_that_is_no_server_is_told() -> None:
 )
 def test_what_answers_in_mlflows_place_is_told(status: int, body: str, kind: str, told: str) -> None:
     with saying(status, body, Content_Type=kind) as uri, pytest.raises(UserError, match=told) as raised:
-        checks_servers.mlflow(uri, "")
+        checks_mlflow.mlflow(uri, "")
     assert raised.value.fix and isinstance(raised.value, Unavailable) == (status == 500)
 
 
@@ -118,7 +119,7 @@ def test_a_server_that_is_away_is_told_in_seconds() -> None:
 
 def test_a_name_that_nobody_knows_is_told_without_the_password_in_its_address() -> None:
     with pytest.raises(Unresolved) as raised:
-        checks_servers.mlflow("http://me:secret@no-such-host.invalid:5000", "")
+        checks_mlflow.mlflow("http://me:secret@no-such-host.invalid:5000", "")
     assert "no-such-host.invalid" in raised.value.fact and "secret" not in str(raised.value)
 
 
