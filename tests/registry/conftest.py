@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from medmim import recipe as recipes
 from medmim import store
 from medmim.recipe import Recipe
 from medmim.steps import Workspace, workspace
-from medmim.store import Artifact
+from medmim.store import MANIFEST, Artifact, open_store
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def ws(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -
     home.mkdir()
     shutil.copy(mlflow_database, home / "mlflow.db")
     return workspace(home)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, ws: Workspace) -> Workspace:
+    """The workspace on each kind of store."""
+    return ws if request.param == "folder" else replace(ws, store=request.getfixturevalue("bucket") + "/store")
 
 
 @pytest.fixture
@@ -55,3 +62,16 @@ def bench(publish: Callable[..., Artifact]) -> Callable[..., Artifact]:
         return publish("bench", scores__json=json.dumps(scores(digest, champion, comparable, **groups)))
 
     return bench
+
+
+def there(ws: Workspace) -> set[str]:
+    """The artifacts that a reader finds; each must be whole."""
+    place = open_store(ws.store)
+    found = set()
+    for key in place.list():
+        if key.endswith(MANIFEST) and not key.startswith("resume/"):
+            name = key.removesuffix(f"/{MANIFEST}")
+            artifact = store.get(f"{ws.store}/{name}")
+            assert all(place.exists(f"{name}/{file}") for file in artifact.files), f"{name} is half there"
+            found.add(name)
+    return found

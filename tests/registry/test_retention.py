@@ -13,22 +13,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from killing import killed_at
+from registry.conftest import there
 
 from medmim import store, tracking
 from medmim.errors import UserError
 from medmim.registry import decisions, retention, versions
 from medmim.registry.decisions import Decision
 from medmim.steps import Workspace, cached_step
-from medmim.store import MANIFEST, Artifact, open_store
+from medmim.store import Artifact, open_store
 
 NOW = time.time()
 DAY = retention.DAY
-
-
-@pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, ws: Workspace) -> Workspace:
-    """The workspace on each kind of store."""
-    return ws if request.param == "folder" else replace(ws, store=request.getfixturevalue("bucket") + "/store")
 
 
 @pytest.fixture
@@ -51,19 +46,6 @@ def age(ws: Workspace, prefix: str, days: float) -> None:
     """Make everything below a prefix so old, in a folder."""
     for key in open_store(ws.store).ages(prefix):
         os.utime(Path(ws.store) / key, (NOW - days * DAY,) * 2)
-
-
-def there(ws: Workspace) -> set[str]:
-    """The artifacts that a reader finds; each must be whole."""
-    place = open_store(ws.store)
-    found = set()
-    for key in place.list():
-        if key.endswith(MANIFEST) and not key.startswith("resume/"):
-            name = key.removesuffix(f"/{MANIFEST}")
-            artifact = store.get(f"{ws.store}/{name}")
-            assert all(place.exists(f"{name}/{file}") for file in artifact.files), f"{name} is half there"
-            found.add(name)
-    return found
 
 
 def name(artifact: Artifact) -> str:
