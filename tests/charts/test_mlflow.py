@@ -27,6 +27,8 @@ from medmim.cluster.pods import TRACKING_KEYS
 for module in ("flask_wtf", "prometheus_flask_exporter"):
     pytest.importorskip(module, reason="the server's extras are not installed: mlflow[auth], prometheus-flask-exporter")
 
+from prometheus_client.parser import text_string_to_metric_families  # noqa: E402  it comes with the exporter
+
 VALUES = {
     "mlflow": {
         "auth": {"enabled": True},
@@ -48,6 +50,11 @@ class Server:
     def uri(self) -> str:
         return f"http://localhost:{self.port}"
 
+    def headers(self, host: str, user: str = "root") -> dict[str, str]:
+        login = base64.b64encode(f"{user}:a-password-of-{user}".encode()).decode()
+        known = {"Authorization": f"Basic {login}"} if user else {}
+        return {"Host": host, "Content-Type": "application/json"} | known
+
     def status(
         self,
         path: str,
@@ -58,9 +65,7 @@ class Server:
         method: str | None = None,
     ) -> int:
         """What it answers to a Host header, a user and an Origin; 0 where nobody answers."""
-        headers = {"Host": host, "Content-Type": "application/json"} | ({"Origin": origin} if origin else {})
-        if user:
-            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:a-password-of-{user}".encode()).decode()
+        headers = self.headers(host, user) | ({"Origin": origin} if origin else {})
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data=body, headers=headers, method=method
         )
@@ -131,6 +136,10 @@ def test_a_browser_may_write_from_the_ingress_and_from_nowhere_else(server: Serv
 
 def test_prometheus_gets_metrics_by_the_pods_address_and_nobody_without_a_user(server: Server) -> None:
     assert server.status("/metrics", f"{POD_IP}:5000") == 200
+    asked = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers=server.headers(f"{POD_IP}:5000"))
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        families = {one.name for one in text_string_to_metric_families(answer.read().decode())}
+    assert "mlflow_http_request" in families, families
     assert server.status("/metrics", f"{POD_IP}:5000", user="") == 401
     assert server.status(f"{SEARCH}?max_results=1", "medmim-mlflow", user="nobody") == 401
 

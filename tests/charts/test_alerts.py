@@ -1,0 +1,104 @@
+"""Alerts ask Prometheus for what is there: real metrics, by labels that they have, of objects that the chart makes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from charts.chart import PLATFORM, VALUES, Object, named, render, rendered
+
+promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed")
+
+METRICS = yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text("utf-8"))
+KINDS = {"deployment": "Deployment", "cronjob": "CronJob", "persistentvolumeclaim": "PersistentVolumeClaim"}
+ALERTED = [name for name in VALUES if any(one["kind"] == "PrometheusRule" for one in rendered(name))]
+
+
+def rules(objects: list[Object]) -> dict[str, str]:
+    """Alert -> what it asks."""
+    groups = named(objects, "PrometheusRule", "medmim")["spec"]["groups"]
+    return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+
+
+def selectors(expression: str) -> list[Any]:
+    """Every metric that an expression names, each with its matchers; raises where it is no PromQL."""
+    found: list[Any] = []
+
+    def look(part: Any) -> None:
+        if isinstance(part, promql.VectorSelector):
+            found.append(part)
+
+    promql.walk(promql.parse(expression), look)
+    return found
+
+
+def faults(expression: str, objects: list[Object]) -> list[str]:
+    """What of it no Prometheus could answer, or nothing of the chart would ever match."""
+    try:
+        asked = selectors(expression)
+    except ValueError as error:
+        return [str(error)]
+    there = {(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects}
+    wrong = [] if asked else ["no metric"]
+    for one in asked:
+        if one.name not in METRICS:
+            wrong.append(f"nobody exposes {one.name}")
+            continue
+        said = {matcher.name: matcher.value for matcher in one.matchers.matchers}
+        wrong += [f"{one.name} has no label {label}" for label in said if label not in METRICS[one.name]]
+        for label, name in said.items():
+            for namespace in said["namespace"].split("|") if label in KINDS else []:
+                if (KINDS[label], namespace, name) not in there:
+                    wrong.append(f"the chart makes no {KINDS[label]} {name} in {namespace}")
+    return wrong
+
+
+@pytest.mark.parametrize("name", ALERTED)
+def test_each_expression_is_promql_on_metrics_labels_and_objects_that_are_there(name: str) -> None:
+    objects = rendered(name)
+    assert {alert: faults(expression, objects) for alert, expression in rules(objects).items()} == {
+        alert: [] for alert in rules(objects)
+    }
+
+
+@pytest.mark.parametrize(
+    ("alert", "right", "wrong", "told"),
+    [
+        ("MedmimMlflowDown", "==", "=== ", "invalid promql"),
+        ("MedmimMlflowDown", "replicas_available", "available_replicas", "nobody exposes"),
+        ("MedmimMlflowDown", "medmim-mlflow", "mlflow", "makes no Deployment mlflow in platform"),
+        ("MedmimMlflowDiskFull", "persistentvolumeclaim=", "pvc=", "has no label pvc"),
+        ("MedmimSweepLate", "team-a", "team-b", "makes no CronJob medmim-sweep in team-b"),
+        ("MedmimNightlyFailed", "condition", "reason", "has no label reason"),
+    ],
+)
+def test_a_worse_expression_would_be_seen(alert: str, right: str, wrong: str, told: str) -> None:
+    objects = rendered("all-on")
+    expression = rules(objects)[alert]
+    assert right in expression
+    assert told in " ".join(faults(expression.replace(right, wrong), objects))
+
+
+def test_a_sweep_that_never_ended_well_is_late_too() -> None:
+    """Such a CronJob has no last successful time, and nothing compared with nothing alerts nobody."""
+    values = {"alerts": {"enabled": True}, "runNamespaces": [{"name": "a"}, {"name": "b"}]}
+    expression = rules(render(values))["MedmimSweepLate"]
+    assert [one.name for one in selectors(expression)] == [
+        "kube_cronjob_status_last_successful_time",
+        "kube_cronjob_created",
+    ]
+    assert {str(one.matchers) for one in selectors(expression)} == {'{namespace=~"a|b",cronjob="medmim-sweep"}'}
+    assert {
+        "lhs": str(promql.parse(expression).lhs.rhs.expr.op),
+        "rhs": promql.parse(expression).rhs.val,
+    } == {"lhs": "or", "rhs": 1800}
+
+
+def test_the_alert_of_the_nightly_run_means_jobs_of_its_cron_job() -> None:
+    """The controller calls a job after its CronJob and the minute; a person's `nightly-now` is another."""
+    objects = rendered("all-on")
+    (asked,) = selectors(rules(objects)["MedmimNightlyFailed"])
+    pattern = {matcher.name: matcher.value for matcher in asked.matchers.matchers}["job_name"]
+    job = named(objects, "CronJob", "medmim-nightly", PLATFORM)["metadata"]["name"]
+    assert re.fullmatch(pattern, f"{job}-29384120") and not re.fullmatch(pattern, "nightly-now")
