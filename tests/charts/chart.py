@@ -40,9 +40,9 @@ ALL_ON: dict[str, Any] = {
 VALUES: dict[str, Object] = {"default": {}, "all-on": ALL_ON, **EXAMPLES}
 
 
-def render(values: Object, namespace: str = PLATFORM) -> list[Object]:
+def render(values: Object, namespace: str = PLATFORM, path: Path = CHART) -> list[Object]:
     """The objects, hooks and tests among them, each with its namespace."""
-    with helm.Chart.load(CHART) as chart:
+    with helm.Chart.load(path) as chart:
         files = chart.render(values, name="medmim", namespace=namespace)
     found = []
     for name, text in files.items():
