@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from medmim import __version__
+
 USER = 10001  # of the image
 SETTINGS = (
     "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE", "MLFLOW_TRACKING_URI",
@@ -19,7 +21,10 @@ SECRETS = {
     "medmim-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "medmim-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
-LABELS = {"app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": "step"}  # what the chart's policies choose
+LABELS = {
+    "app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": "step",  # what the chart's policies choose
+    "app.kubernetes.io/version": __version__,  # whose IR it is: `medmim submit` refuses another version's
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

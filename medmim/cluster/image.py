@@ -1,0 +1,126 @@
+"""An image by its digest, asked of its registry: a tag may mean another image tomorrow.
+
+https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#checking-if-content-exists-in-the-registry;
+names and logins are docker's own (`docker login`, DOCKER_CONFIG, credential helpers).
+"""
+
+import hashlib
+import re
+from typing import Any
+
+from medmim.errors import Unavailable, UserError
+
+_SECONDS = (5, 20)  # to connect, to answer
+_MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json",
+)  # fmt: skip
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_VERSION = "org.opencontainers.image.version"
+_BY_DIGEST = "name the image by digest: registry/medmim@sha256:... (what a push prints)"
+
+
+def pin(named: str) -> str:
+    """The image by digest; one that is so named stays as it is, and no registry is asked.
+
+    Raises:
+        UserError: It is no name of an image, or the registry does not have it or does not let us look.
+        Unavailable: The registry does not answer.
+    """
+    repository, reference = _split(named)
+    if _DIGEST.fullmatch(reference):
+        return named
+    answer = _ask("HEAD", named, repository, f"manifests/{reference}")
+    digest = answer.headers.get("Docker-Content-Digest", "")
+    if not digest:
+        body = _ask("GET", named, repository, f"manifests/{reference}").content
+        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    if not _DIGEST.fullmatch(digest):
+        raise UserError(f"the registry of {named} gives no digest", reason=digest[:100], fix=_BY_DIGEST)
+    return f"{repository}@{digest}"
+
+
+def version(pinned: str) -> str:
+    """Which medmim is in an image, by its label.
+
+    Raises:
+        UserError: The registry does not say.
+    """
+    repository, reference = _split(pinned)
+    manifest = _ask("GET", pinned, repository, f"manifests/{reference}").json()
+    if "manifests" in manifest:  # of several platforms, which are one version
+        reference = manifest["manifests"][0]["digest"]
+        manifest = _ask("GET", pinned, repository, f"manifests/{reference}").json()
+    try:
+        config = _ask("GET", pinned, repository, f"blobs/{manifest['config']['digest']}").json()
+        return str(config["config"]["Labels"][_VERSION])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{pinned} has no label {_VERSION}") from None
+
+
+def _split(named: str) -> tuple[str, str]:
+    from docker.utils import parse_repository_tag
+
+    repository, reference = parse_repository_tag(named)
+    return repository, reference or "latest"
+
+
+def _ask(method: str, named: str, repository: str, what: str) -> Any:
+    """One request, with a login where the registry wants one."""
+    import requests
+    from docker import auth, errors
+
+    try:
+        registry, path = auth.resolve_repository_name(repository)
+        login = auth.load_config().resolve_authconfig(registry) or {}
+    except errors.DockerException as error:
+        raise UserError(f"{named} is no name of an image", reason=str(error), fix=_BY_DIGEST) from None
+    if registry == auth.INDEX_NAME:
+        registry, path = "registry-1.docker.io", path if "/" in path else f"library/{path}"
+    scheme = "http" if re.match(r"(localhost|127\.\d+\.\d+\.\d+)(:|$)", registry) else "https"
+    url, headers = f"{scheme}://{registry}/v2/{path}/{what}", {"Accept": ", ".join(_MANIFESTS)}
+    basic = (login["Username"], login["Password"]) if login.get("Username") and login.get("Password") else None
+    try:
+        answer = requests.request(method, url, headers=headers, timeout=_SECONDS)
+        if answer.status_code == 401:
+            wanted, _, challenge = answer.headers.get("WWW-Authenticate", "").partition(" ")
+            if wanted.lower() == "bearer":
+                headers["Authorization"] = f"Bearer {_token(challenge, path, basic)}"
+                basic = None
+            answer = requests.request(method, url, headers=headers, auth=basic, timeout=_SECONDS)
+    except (requests.RequestException, ValueError, KeyError) as error:
+        raise Unavailable(
+            f"the registry {registry} of {named} does not answer",
+            reason=str(error)[-200:],
+            fix=f"check the name; where only the cluster reaches that registry, {_BY_DIGEST}",
+        ) from None
+    if answer.status_code in (401, 403):
+        raise UserError(
+            f"the registry {registry} does not let us look at {named} ({answer.status_code})",
+            reason="no login" if not login else f"logged in as {login.get('Username')}",
+            fix=f"docker login {registry}; or {_BY_DIGEST}",
+        )
+    if answer.status_code == 404:
+        raise UserError(
+            f"the registry {registry} has no image {named}", fix=f"push it, or correct its name; {_BY_DIGEST}"
+        )
+    if answer.status_code >= 400:
+        raise Unavailable(f"the registry {registry} answers {answer.status_code} for {named}", fix=_BY_DIGEST)
+    return answer
+
+
+def _token(challenge: str, path: str, basic: tuple[str, str] | None) -> str:
+    """A token to pull with, from the service that the registry names.
+
+    https://distribution.github.io/distribution/spec/auth/token/
+    """
+    import requests
+    from requests.utils import parse_dict_header
+
+    said: dict[str, str] = parse_dict_header(challenge)  # type: ignore[no-untyped-call]
+    scope = said.get("scope") or f"repository:{path}:pull"
+    query = {"service": said.get("service", ""), "scope": scope}
+    answer = requests.get(said["realm"], params=query, auth=basic, timeout=_SECONDS)
+    answer.raise_for_status()
+    body = answer.json()
+    return str(body.get("token") or body["access_token"])

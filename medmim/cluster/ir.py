@@ -1,0 +1,113 @@
+"""The compiled pipelines that come with medmim: which version made them, and the image that they shall run."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from medmim import __version__
+from medmim.errors import UserError
+
+PLACEHOLDER = "medmim:placeholder"
+VERSION_LABEL = "app.kubernetes.io/version"  # each pod's, and so the IR's
+_MAKE = "take train.yaml and nightly.yaml from one medmim: pip install it again, or `make compile` in a checkout"
+
+
+@dataclass(frozen=True)
+class Ir:
+    """A compiled pipeline.
+
+    Attributes:
+        text: Two YAML documents: the pipeline and its platform spec.
+        name: The pipeline's.
+        sdk: Version of the KFP SDK that compiled it.
+        steps: Names of the tasks that are containers.
+        labels: How many labels and annotations its pods have; Argo names pods by it.
+    """
+
+    text: str
+    name: str
+    sdk: str
+    steps: tuple[str, ...]
+    labels: tuple[int, int]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def load(pipeline: str) -> Ir:
+    """A shipped pipeline.
+
+    Raises:
+        UserError: There is none, it is damaged, or another version of medmim made it.
+    """
+    try:
+        text = (resources.files("medmim.compiled") / f"{pipeline}.yaml").read_text("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"this medmim brings no pipeline '{pipeline}'", fix=_MAKE) from None
+    return parse(text, pipeline)
+
+
+def parse(text: str, where: str) -> Ir:
+    """Read an IR and check whose it is. Raises as `load`."""
+    try:
+        spec, platform = yaml.safe_load_all(text)
+        executors = spec["deploymentSpec"]["executors"]
+        pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        images = {executor["container"]["image"] for executor in executors.values()}
+        metadata = {name: pods[name]["podMetadata"] for name in executors}
+        made_by = {one["labels"].get(VERSION_LABEL, "a version that says no name") for one in metadata.values()}
+        counts = {(len(one.get("annotations", {})), len(one["labels"])) for one in metadata.values()}
+        ir = Ir(text, spec["pipelineInfo"]["name"], spec["sdkVersion"], _steps(spec), counts.pop())
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the pipeline '{where}' is damaged", reason=str(error)[:200], fix=_MAKE) from None
+    if made_by != {__version__}:
+        raise UserError(
+            f"the pipeline '{where}' was made by medmim {', '.join(sorted(made_by))}, and this is {__version__}",
+            reason="its steps call functions of that very version",
+            fix=_MAKE,
+        )
+    if images != {PLACEHOLDER}:
+        raise UserError(f"the pipeline '{where}' names the images {', '.join(sorted(images))}", fix=_MAKE)
+    return ir
+
+
+def pinned(ir: Ir, image: str) -> Ir:
+    """The same with an image in the placeholder's place, everywhere."""
+    text = re.sub(rf"\b{re.escape(PLACEHOLDER)}\b", image, ir.text)
+    return Ir(text, ir.name, ir.sdk, ir.steps, ir.labels)
+
+
+def step_names() -> tuple[str, ...]:
+    """The steps of every shipped pipeline."""
+    found: dict[str, None] = {}
+    for entry in sorted(resources.files("medmim.compiled").iterdir(), key=lambda one: one.name):
+        if entry.name.endswith(".yaml") and not entry.name.startswith("step-"):
+            spec = next(iter(yaml.safe_load_all(entry.read_text("utf-8"))))
+            found |= dict.fromkeys(_steps(spec))
+    return tuple(found)
+
+
+def _steps(spec: dict[str, Any]) -> tuple[str, ...]:
+    """Tasks of containers, in the order of the graph as far as it is one."""
+    executed = {name for name, one in spec["components"].items() if "executorLabel" in one}
+    dags = [one["dag"] for one in spec["components"].values() if "dag" in one] + [spec["root"]["dag"]]
+    tasks = {
+        name: task for dag in dags for name, task in dag["tasks"].items() if task["componentRef"]["name"] in executed
+    }
+    order: list[str] = []
+    while len(order) < len(tasks):
+        ready = [
+            name
+            for name, task in tasks.items()
+            if name not in order and all(one in order or one not in tasks for one in task.get("dependentTasks", []))
+        ]
+        if not ready:
+            raise ValueError("its tasks wait for each other")
+        order += ready
+    return tuple(sorted(order, key=lambda name: "triggerPolicy" in tasks[name]))  # what ends a run comes last

@@ -1,0 +1,139 @@
+"""What a KFP API server's answers and silences mean to people. How it is reached is said in each."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from medmim.errors import Unavailable, UserError
+
+FORWARD = "kubectl -n kubeflow port-forward svc/ml-pipeline 8888:8888, then --host http://localhost:8888"
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach a KFP API server.
+
+    Attributes:
+        host: Its address, with http:// or https://.
+        namespace: The user's own, where KFP serves many users; may be empty.
+        token: Bearer token; or
+        token_file: a file that holds one, read anew for each request, as projected tokens change.
+        cookie: What a login leaves in a browser, such as `authservice_session=...` of Dex.
+        ca: File of the authority that signed the server's certificate.
+        ui: Where people see runs; the host by default.
+    """
+
+    host: str
+    namespace: str = ""
+    token: str = ""
+    token_file: str = ""
+    cookie: str = ""
+    ca: str = ""
+    ui: str = ""
+
+
+class Refusal(UserError):
+    """The server understood and said no.
+
+    Attributes:
+        status: Of HTTP.
+    """
+
+    def __init__(self, status: int, fact: str, reason: str = "", fix: str = "") -> None:
+        super().__init__(fact, reason, fix)
+        self.status = status
+
+
+class Unsent(Unavailable):
+    """Nothing was sent: no connection came about."""
+
+
+def refusal(access: Access, doing: str, status: int, body: Any, headers: Any) -> UserError:
+    """What an answer other than 2xx means. KFP's errors are `{code, message, details}`, those of uploads otherwise."""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
+    said = _message(text)
+    if status == 0:
+        return untrusted(access, text)
+    if 300 <= status < 400 or "<html" in text.lower()[:500]:
+        return login(access)
+    if status == 401 or (status == 403 and not said):
+        return Refusal(
+            status,
+            f"KFP at {access.host} does not know who asks ({status})",
+            reason=said or f"asked with {_identity(access)}",
+            fix="set KFP_TOKEN or KFP_TOKEN_FILE (kubectl create token ACCOUNT --audience=pipelines.kubeflow.org), or "
+            "KFP_COOKIE; in a pod mount a token of that audience",
+        )
+    if status == 403:
+        return Refusal(
+            status,
+            f"KFP at {access.host} forbids {doing}" + (f" in namespace {access.namespace}" if access.namespace else ""),
+            reason=said,
+            fix="give the --namespace of your own profile, or be made a contributor of that one",
+        )
+    if status == 429 or (status >= 500 and not re.search("invalid input ?error", said, re.IGNORECASE)):
+        return Unavailable(
+            f"KFP at {access.host} answers {status} to {doing}",
+            reason=said,
+            fix="kubectl -n kubeflow logs deploy/ml-pipeline; then run the same command again",
+        )
+    if status == 404 and "code" not in text:
+        return foreign(access, f"404 to {doing}")
+    return Refusal(status, f"KFP at {access.host} refuses {doing} ({status})", reason=said)
+
+
+def _message(text: str) -> str:
+    try:
+        said = json.loads(text)
+        return str(said.get("message") or said.get("error_message") or said.get("error") or "")[:600]
+    except (ValueError, AttributeError):
+        return text.strip()[:300]
+
+
+def silence(access: Access, error: Exception) -> UserError:
+    """No answer: to connect, to read, or no trust."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    cause = getattr(error, "reason", None) or error
+    if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "SSLError" in type(cause).__name__:
+        return untrusted(access, str(cause))
+    kind = Unsent if isinstance(cause, NewConnectionError | ConnectTimeoutError) else Unavailable
+    return kind(
+        f"KFP at {access.host} does not answer",
+        reason=str(cause)[-200:],
+        fix=f"check the address; from outside the cluster: {FORWARD}",
+    )
+
+
+def untrusted(access: Access, reason: str) -> UserError:
+    """No TLS."""
+    return UserError(
+        f"no secure connection to KFP at {access.host}",
+        reason=reason.replace("\n", " ")[-200:],
+        fix="set KFP_CA_FILE to the file of the authority that signed its certificate; is it https:// at all?",
+    )
+
+
+def login(access: Access) -> UserError:
+    """A page for people, where JSON was asked for."""
+    return UserError(
+        f"a login page answers at {access.host}, not KFP's API",
+        reason=f"asked with {_identity(access)}",
+        fix="set KFP_COOKIE to the cookie that a login in the browser leaves (authservice_session=..., "
+        f"oauth2_proxy_kubeflow=...), or KFP_TOKEN; or go past the login: {FORWARD}",
+    )
+
+
+def foreign(access: Access, reason: str) -> UserError:
+    """Something else than KFP."""
+    return UserError(
+        f"what answers at {access.host} is not the API v2beta1 of KFP",
+        reason=reason,
+        fix="check --host: the address of ml-pipeline, or of Kubeflow with /pipeline at its end",
+    )
+
+
+def _identity(access: Access) -> str:
+    given = {"a token": access.token, f"the token in {access.token_file}": access.token_file, "a cookie": access.cookie}
+    return " and ".join(name for name, value in given.items() if value) or "no token and no cookie"
