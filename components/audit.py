@@ -10,7 +10,7 @@ def audit(recipe: str, home: str, run: str, data: str) -> str:
     """Audit the data set for leaks; exits 1 where train and benchmark share more than the recipe allows.
 
     Args:
-        recipe: The run's recipe as JSON.
+        recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
         data: Store URI of the data set.

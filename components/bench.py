@@ -10,7 +10,7 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
     """Bench the tuned model and its opponents.
 
     Args:
-        recipe: The run's recipe as JSON.
+        recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
         data: Store URI of the data set.

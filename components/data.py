@@ -10,7 +10,7 @@ def data(recipe: str, home: str, run: str) -> str:
     """Build the data set.
 
     Args:
-        recipe: The run's recipe as JSON.
+        recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
 

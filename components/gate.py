@@ -10,7 +10,7 @@ def gate(recipe: str, home: str, run: str, bench: str) -> str:
     """Decide whether the candidate may become champion.
 
     Args:
-        recipe: The run's recipe as JSON.
+        recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
         bench: Store URI of the scores.

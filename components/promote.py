@@ -10,7 +10,7 @@ def promote(recipe: str, home: str, run: str, version: str, decision: str) -> st
     """Write the decision log and move the aliases; exits 1 on a refusal, after it is written.
 
     Args:
-        recipe: The run's recipe as JSON.
+        recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
         version: The candidate's model version.

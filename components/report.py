@@ -10,7 +10,7 @@ def report(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None
     """Write the report.
 
     Args:
-        recipe: The run's recipe as JSON.
+        recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
         page: The report, for the pipeline's own user interface.

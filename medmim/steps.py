@@ -17,7 +17,8 @@ from typing import IO, Any, Literal
 from medmim import __version__, store
 from medmim.errors import REFUSED, Unavailable, UserError, from_os_error, os_errors_told
 from medmim.progress import emit
-from medmim.recipe import Recipe, from_dump
+from medmim.recipe import Recipe
+from medmim.recipe_uri import handed
 from medmim.sample import digest_of
 from medmim.store import Artifact
 from medmim.store_removal import claim
@@ -130,7 +131,7 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
 
     Args:
         name: Stage name, shown with its progress.
-        recipe: `Recipe.dump` of the run's recipe.
+        recipe: `Recipe.dump` of the run's recipe, or its URI in the store.
         home: Scratch folder of this machine or pod.
         run: Name of the run.
     """
@@ -138,7 +139,7 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
     share_cores()
     end_with_runner()
     try:
-        parsed = from_dump(recipe)
+        parsed = handed(recipe)
         yield parsed, workspace(Path(home), parsed, run)
     except UserError as error:
         emit("error", text=str(error), code=error.exit_code)

@@ -18,7 +18,7 @@ def train(recipe: str, home: str, run: str) -> None:
     """The graph of a training run.
 
     Args:
-        recipe: `Recipe.dump` of the run's recipe, under 50 KiB.
+        recipe: `Recipe.dump` of the run's recipe, under 50 KiB, or its URI in the store.
         home: Scratch folder of each step.
         run: Name of the run; steps leave their records under `STORE/runs/RUN`.
     """

@@ -91,9 +91,7 @@ class Api:
         try:
             found = ask(**arguments, _request_timeout=_SECONDS)
         except ApiException as error:
-            raise kfp_errors.refusal(
-                self.access, doing, error.status or 0, error.body or error.reason, error.headers
-            ) from None
+            raise kfp_errors.refusal(self.access, doing, error.status or 0, error.body or error.reason) from None
         except HTTPError as error:
             raise kfp_errors.silence(self.access, error) from None
         except OSError as error:  # a token's file that is gone

@@ -49,7 +49,7 @@ class Unsent(Unavailable):
     """Nothing was sent: no connection came about."""
 
 
-def refusal(access: Access, doing: str, status: int, body: Any, headers: Any) -> UserError:
+def refusal(access: Access, doing: str, status: int, body: Any) -> UserError:
     """What an answer other than 2xx means. KFP's errors are `{code, message, details}`, those of uploads otherwise."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
     said = _message(text)
