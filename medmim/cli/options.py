@@ -15,3 +15,11 @@ Home = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout; its keys are a contract.")]
 RecipeRef = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a file.")]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", metavar="URL", help="KFP's address. [default: KFP_ENDPOINT, KF_PIPELINES_ENDPOINT]"),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Your own in KFP. [default: KFP_NAMESPACE, platform.pods.namespace]"),
+]

@@ -35,8 +35,7 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     champion, digests, seconds, scores, report.
     """
     parsed = recipes.load(recipe, sets or ())
-    name = f"{parsed.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    workspace = steps.workspace(home, parsed, name)
+    workspace = steps.workspace(home, parsed, new_name(parsed))
     screen = Screen(quiet=as_json)
     screen.start(parsed, workspace)
     code = _pipeline(parsed, workspace, screen)
@@ -46,6 +45,11 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     if as_json:
         typer.echo(json.dumps(summary(found), sort_keys=True))
     raise typer.Exit(exit_code(found, list(screen.errors.values()), code, workspace))
+
+
+def new_name(recipe: Recipe) -> str:
+    """What a run is called: recipe, time, and four digits for two at once."""
+    return f"{recipe.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def summary(found: dict[str, Outcome]) -> dict[str, Any]:

@@ -1,21 +1,141 @@
-"""medmim runs: what runs on a cluster, and what was left there."""
+"""medmim runs: what runs on a cluster, how it stands, what it said; ending it, and what was left there."""
 
 import json
+import time
 from dataclasses import asdict
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from medmim.cli.options import Json
+from medmim.cli.options import Host, Json, Namespace
+from medmim.errors import UserError
+
+if TYPE_CHECKING:
+    from medmim.cluster.kfp_api import Api
+    from medmim.cluster.runs import Run, Step
 
 app = typer.Typer(no_args_is_help=True, help="Look after what runs on a cluster.")
+Named = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.")]
+_FOLLOW = 3.0  # s between two looks at a log
 
 
-@app.callback()
-def runs() -> None:
-    """Keep `sweep` a subcommand while it is the only one."""
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Runs on a page.")] = 20,
+    page: Annotated[str, typer.Option("--page", metavar="TOKEN", help="The page that the last one named.")] = "",
+    host: Host = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """The newest runs that medmim submitted. With --json: runs (name, run_id, state, created, ...), next_page."""
+    from medmim.cluster import runs
+
+    found, following = runs.page(_api(host, namespace), limit, page)
+    if as_json:
+        typer.echo(json.dumps({"runs": [plain(run) for run in found], "next_page": following or None}))
+        return
+    table = Table("run", "state", "age", "took", "recipe", "link", box=None)
+    for run in found:
+        took = age(run.created, run.finished) if run.finished else ""
+        table.add_row(
+            *(Text(text) for text in (run.name, run.state.lower(), age(run.created), took, run.recipe, run.link))
+        )
+    console = Console()
+    console.print(table if found else "no runs")
+    if following:
+        console.print(f"more: medmim runs list --page {following}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
+    """How a run stands: its steps, what each left, and where. With --json: the run with `steps` and `exit_code`."""
+    from medmim.cli.follow import line
+    from medmim.cluster import runs
+
+    run = runs.find(_api(host, namespace), named)
+    if as_json:
+        typer.echo(json.dumps({**plain(run), "exit_code": run.exit_code if run.over else None}))
+        return
+    out = Console(highlight=False)
+    out.print(
+        f"{run.name}  {run.state.lower()}, submitted {age(run.created)} ago\n{run.link}", markup=False, soft_wrap=True
+    )
+    out.print(f"recipe    {run.uri}", markup=False, soft_wrap=True)
+    for step in run.steps:
+        out.print(line(step))
+        for text in _left(step):
+            out.print(f"    {text}", markup=False, soft_wrap=True)
+    for note in run.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
+    """End a run; one that is over or ending already is left as it is. With --json: run, run_id, was, cancelled."""
+    from medmim.cluster import runs
+
+    api = _api(host, namespace)
+    run = runs.find(api, named)
+    done = runs.cancel(api, run)
+    if as_json:
+        typer.echo(json.dumps({"run": run.name, "run_id": run.run_id, "was": run.state, "cancelled": done}))
+    elif not done:
+        typer.echo(f"run {run.name} is {run.state.lower()} already")
+    else:
+        typer.echo(
+            f"run {run.name} is being cancelled\nits Ray jobs end by themselves once nobody renews their Lease "
+            "(platform.pods.lease_seconds), at the latest with the next `medmim runs sweep`;\nfinished steps and "
+            "checkpoints stay: the same recipe goes on from there"
+        )
+
+
+@app.command()
+def logs(
+    named: Named,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Of this step only; else of all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    host: Host = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """What steps said; where their pods are gone, what Ray's pods left in the store.
+
+    With --json: a list of source (step, or key in the store) and text; not with --follow.
+    """
+    from medmim.cluster import run_logs, runs
+
+    api = _api(host, namespace)
+    run = runs.find(api, named)
+    if step and step not in {one.name for one in run.steps}:
+        raise UserError(
+            f"run {run.name} has no step '{step}' yet",
+            fix=f"there are: {', '.join(one.name for one in run.steps) or 'none; it waits to begin'}",
+        )
+    if follow and as_json:
+        raise UserError("--follow is for people", fix="leave out --json or --follow")
+    if follow:
+        _follow(api, run, step)
+        return
+    wanted = [one for one in run.steps if step in (None, one.name)]
+    said = {one.name: run_logs.of_step(api, run, one) for one in wanted}
+    parts = [(name, run_logs.readable(text)) for name, text in said.items() if text is not None]
+    if any(said[name] is None for name in said if name in ("finetune", "bench")):
+        parts += run_logs.of_ray(run)
+    if as_json:
+        typer.echo(json.dumps([{"source": name, "text": text} for name, text in parts]))
+        return
+    if not parts:
+        raise UserError(
+            f"KFP has no log of run {run.name}" + (f", step {step}" if step else ""),
+            reason="its pods have not begun, or are gone, and KFP keeps no archive of logs",
+            fix=f"`medmim runs show {run.name}` tells what each stage left",
+        )
+    for name, text in parts:
+        typer.echo(f"== {name}\n{text}")
 
 
 @app.command()
@@ -44,3 +164,61 @@ def sweep(
     for one in left:
         table.add_row(one.name, one.why)
     Console().print(table)
+
+
+def plain(run: "Run") -> dict[str, Any]:
+    """A run as JSON; its keys are a contract."""
+    times = {key: moment.isoformat() if moment else None for key, moment in _times(run).items()}
+    return {**asdict(run), **times}
+
+
+def age(begin: datetime, end: datetime | None = None) -> str:
+    """The time between two moments, or until now, in one unit."""
+    seconds = max(0.0, ((end or datetime.now(UTC)) - begin).total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _times(run: "Run") -> dict[str, datetime | None]:
+    return {"created": run.created, "finished": run.finished}
+
+
+def _left(step: "Step") -> list[str]:
+    """What a stage's record is about: its artifact, its message, and links among its facts."""
+    if step.record is None:
+        return []
+    facts = step.record.facts
+    links = [f"{key}  {facts[key]}" for key in ("path", "mlflow", "link") if isinstance(facts.get(key), str)]
+    return [text for text in (step.record.uri, *links, step.record.message) if text]
+
+
+def _follow(api: "Api", run: "Run", step: str | None) -> None:
+    """Print what is new, step by step, until the run is over."""
+    from medmim.cluster import run_logs, runs
+
+    shown: dict[str, int] = {}
+    last = ""
+    while True:
+        over = run.over
+        for one in run.steps:
+            text = run_logs.of_step(api, run, one) if step in (None, one.name) else None
+            whole = text if text is None or over else text[: text.rfind("\n") + 1]
+            new = (whole or "")[shown.get(one.name, 0) :]
+            if new:
+                shown[one.name] = len(whole or "")
+                if last != one.name:
+                    typer.echo(f"== {one.name}")
+                last = one.name
+                typer.echo(run_logs.readable(new))
+        if over:
+            return
+        time.sleep(_FOLLOW)
+        run = runs.again(api, run)
+
+
+def _api(host: str | None, namespace: str | None) -> "Api":
+    from medmim.cluster import kfp_api
+
+    return kfp_api.connect(kfp_api.access(host, namespace))

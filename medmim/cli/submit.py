@@ -1,0 +1,73 @@
+"""medmim submit: a recipe's whole pipeline on a cluster, by Kubeflow Pipelines."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from medmim import recipe as recipes
+from medmim.cli.options import Host, Json, Namespace, RecipeRef, Sets
+from medmim.cli.run import new_name
+
+
+def submit(
+    recipe: RecipeRef,
+    sets: Sets = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit with its result.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
+    host: Host = None,
+    namespace: Namespace = None,
+    image: Annotated[
+        str | None,
+        typer.Option("--image", help="medmim's image; pinned by digest. [default: platform.pods.image, MEDMIM_IMAGE]"),
+    ] = None,
+    experiment: Annotated[str | None, typer.Option("--experiment", help="KFP's experiment. [default: medmim]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe on a cluster: check recipe and cluster, upload the pipeline once, start the run.
+
+    Exit codes with --wait are those of `medmim run`; a cancelled run ends with 75. With --json the last line is one
+    object: run, run_id, link, recipe, pipeline, version, new_version; with --wait also state, steps and exit_code.
+    """
+    from medmim.cluster import kfp_api
+    from medmim.cluster import submit as room
+
+    parsed = recipes.load(recipe, sets or ())
+    access = kfp_api.access(host, namespace or parsed.platform.pods.namespace)
+    out = Console(stderr=as_json, highlight=False)
+    planned = room.plan("train", parsed, new_name(parsed), access=access, image=image, experiment=experiment)
+    for note in planned.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    if dry_run:
+        _dry(out, room.describe(planned), as_json)
+        return
+    made = room.start(planned)
+    out.print(f"run       {made.run}\n          {made.link}", markup=False, soft_wrap=True)
+    version = "new" if made.new_version else "known"
+    out.print(f"pipeline  {made.pipeline}, version {made.version[:12]} ({version})", markup=False, soft_wrap=True)
+    out.print(f"image     {planned.image}\nrecipe    {made.recipe}", markup=False, soft_wrap=True)
+    told: dict[str, Any] = asdict(made)
+    code = 0
+    if wait:
+        from medmim.cli.follow import follow
+
+        run = follow(planned.api, made.run_id)
+        code = run.exit_code
+        told |= {"state": run.state, "exit_code": code, "steps": [asdict(step) for step in run.steps]}
+    else:
+        out.print(f"next      medmim runs show {made.run}", markup=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(told))
+    raise typer.Exit(code)
+
+
+def _dry(out: Console, told: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(told))
+        return
+    out.print("nothing was changed; this would be done:")
+    for key, value in told.items():
+        if key != "notes":
+            out.print(f"  {key:12}{value}", markup=False, soft_wrap=True)
