@@ -76,7 +76,7 @@ def ending(run: "Run") -> str:
         told = [f"run {run.name} was cancelled; what finished stays, the same recipe again goes on from there"]
     elif run.state != "SUCCEEDED" and not told:
         told = [
-            f"run {run.name} is {run.state}, and no stage says why: a pod was lost, never started, or somebody ended it",
+            f"run {run.name} is {run.state}, and no stage says why: a pod was lost or did not start, or it was ended",
             f"fix: see {run.link} and `medmim runs logs {run.name}`, then submit again: finished steps are kept",
         ]
     return "\n".join([*told, *(f"note: {note}" for note in run.notes), f"run {run.name}: {run.state.lower()}"])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tenacity import (
     Retrying,
@@ -184,8 +185,12 @@ def numbers(version: str) -> tuple[int, int] | None:
 
 def where(**equal: str) -> str:
     """A filter as KFP's lists take it: every field equals its value."""
-    predicates = [{"operation": "EQUALS", "key": key, "string_value": value} for key, value in equal.items()]
-    return json.dumps({"predicates": predicates})
+    return filtered(*({"operation": "EQUALS", "key": key, "string_value": value} for key, value in equal.items()))
+
+
+def filtered(*predicates: dict[str, Any]) -> str:
+    """A filter of predicates that must all hold; quoted, since KFP unquotes it once more than HTTP does."""
+    return quote(json.dumps({"predicates": predicates}))
 
 
 def _client(access: Access) -> Any:

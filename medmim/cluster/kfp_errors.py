@@ -72,7 +72,7 @@ def refusal(access: Access, doing: str, status: int, body: Any) -> UserError:
             reason=said,
             fix="give the --namespace of your own profile, or be made a contributor of that one",
         )
-    if status == 429 or (status >= 500 and not re.search("invalid input ?error", said, re.IGNORECASE)):
+    if status == 429 or (status >= 500 and not re.search("invalid ?input ?error|NotFoundError", said, re.IGNORECASE)):
         return Unavailable(
             f"KFP at {access.host} answers {status} to {doing}",
             reason=said,

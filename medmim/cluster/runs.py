@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medmim.cluster import ir
-from medmim.cluster.kfp_api import Api, where
+from medmim.cluster.kfp_api import Api, filtered, where
 from medmim.cluster.kfp_errors import Refusal
 from medmim.cluster.submit import GOING, RECIPE
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
@@ -98,10 +98,10 @@ def page(api: Api, size: int = 20, token: str = "") -> tuple[list[Run], str]:
         UserError: The token is none of this list's.
     """
     asked: dict[str, Any] = {"page_token": token} if token else {}
-    mine = {"predicates": [{"operation": "IS_SUBSTRING", "key": "description", "string_value": MARK}]}
+    mine = filtered({"operation": "IS_SUBSTRING", "key": "description", "string_value": MARK})
     found = api.call(
         "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None, page_size=size,
-        sort_by="created_at desc", filter=json.dumps(mine), **asked,
+        sort_by="created_at desc", filter=mine, **asked,
     )  # fmt: skip
     return [_run(api, one) for one in found.runs or []], found.next_page_token or ""
 

@@ -4,7 +4,6 @@ The run is started with three parameters: the URI of its recipe in the store, th
 No secret is among them, nor in the recipe: pods get secrets by reference.
 """
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -214,13 +213,13 @@ def _image_notes(pinned: str) -> list[str]:
 
 
 def _refuse_twice(api: Api, digest: str, name: str) -> None:
-    predicates = [
-        {"operation": "IN", "key": "state", "string_values": {"values": list(GOING)}},
+    same = kfp_api.filtered(
+        {"operation": "IN", "key": "state", "string_values": {"values": GOING}},
         {"operation": "IS_SUBSTRING", "key": "description", "string_value": digest},
-    ]
+    )
     found = api.call(
         "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None, page_size=1,
-        filter=json.dumps({"predicates": predicates}),
+        filter=same,
     ).runs  # fmt: skip
     if found:
         run = found[0]
