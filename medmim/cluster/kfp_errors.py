@@ -80,7 +80,8 @@ def refusal(access: Access, doing: str, status: int, body: Any) -> UserError:
         )
     if status == 404 and "code" not in text:
         return foreign(access, f"404 to {doing}")
-    return Refusal(status, f"KFP at {access.host} refuses {doing} ({status})", reason=said)
+    fix = "change what the reason names; `medmim submit --dry-run` shows what is sent"
+    return Refusal(status, f"KFP at {access.host} refuses {doing} ({status})", said, fix)
 
 
 def _message(text: str) -> str:

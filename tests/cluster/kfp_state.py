@@ -210,7 +210,7 @@ def strict(data: Any, model: str) -> None:
 
 def check_spec(text: str) -> None:
     """template.New and NewV2SpecTemplate: which documents are a pipeline, and what of it is refused."""
-    specs = [document for document in yaml.safe_load_all(text) if isinstance(document, dict) and is_spec(document)]
+    specs = [document for document in yaml.load_all(text, yaml.CSafeLoader) if isinstance(document, dict) and is_spec(document)]
     if not specs:
         raise Refused("version that is no pipeline")
     if len(specs) > 1:
@@ -231,7 +231,7 @@ def is_spec(document: Object) -> bool:
 
 def check_parameters(spec: str, given: Object) -> None:
     """validatePipelineJobInputs of template/v2_template.go."""
-    wanted = next(iter(yaml.safe_load_all(spec)))["root"].get("inputDefinitions", {}).get("parameters", {})
+    wanted = next(iter(yaml.load_all(spec, yaml.CSafeLoader)))["root"].get("inputDefinitions", {}).get("parameters", {})
     for name, one in wanted.items():
         if name not in given and not one.get("isOptional") and "defaultValue" not in one:
             raise Refused("parameter missing", name=name)

@@ -7,11 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.kfp_server import Kfp, kfp_server
 
 from medmim import __version__
+from medmim.cluster import kfp_api
+from medmim.cluster.kfp_errors import Access
+from medmim.recipe import Recipe, load
+from medmim.steps import Outcome
+from medmim.store import open_store
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -104,3 +111,41 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     monkeypatch.setenv("KUBECONFIG", f"{folder}/no-kubeconfig")
     monkeypatch.setenv("DOCKER_CONFIG", folder)
     monkeypatch.setenv("HOME", folder)
+
+
+@dataclass
+class World:
+    kfp: Kfp
+    registry: Registry
+    store: str
+    folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """One that fits a cluster."""
+        return load("demo", [f"platform.store={self.store}", "platform.tracking=http://mlflow:5000"])
+
+    @property
+    def image(self) -> str:
+        return f"{self.registry.address}/medmim:v1"
+
+    @property
+    def access(self) -> Access:
+        return kfp_api.access(self.kfp.address, "team-a")
+
+    def left(self) -> list[str]:
+        """The keys in the store."""
+        return list(open_store(self.store).list())
+
+    def record(self, run: str, stage: str, **facts: Any) -> None:
+        """What a stage leaves of itself."""
+        text = json.dumps(Outcome(stage, **facts).__dict__)
+        open_store(self.store).write(f"runs/{run}/{stage}.json", text.encode())
+
+
+@contextmanager
+def a_world(folder: Path, store: str, monkeypatch: pytest.MonkeyPatch, many_users: bool = False) -> Iterator[World]:
+    nothing_set(monkeypatch, str(folder))
+    with kfp_server(many_users) as kfp, registry_server() as registry:
+        registry.push("v1")
+        yield World(kfp, registry, store, folder)
