@@ -72,14 +72,16 @@ def _ask(method: str, named: str, repository: str, what: str) -> Any:
 
     try:
         registry, path = auth.resolve_repository_name(repository)
-        login = auth.load_config().resolve_authconfig(registry) or {}
+        found = auth.load_config().resolve_authconfig(registry) or {}
     except errors.DockerException as error:
         raise UserError(f"{named} is no name of an image", reason=str(error), fix=_BY_DIGEST) from None
     if registry == auth.INDEX_NAME:
         registry, path = "registry-1.docker.io", path if "/" in path else f"library/{path}"
     scheme = "http" if re.match(r"(localhost|127\.\d+\.\d+\.\d+)(:|$)", registry) else "https"
     url, headers = f"{scheme}://{registry}/v2/{path}/{what}", {"Accept": ", ".join(_MANIFESTS)}
-    basic = (login["Username"], login["Password"]) if login.get("Username") and login.get("Password") else None
+    login = {key.lower(): value for key, value in found.items()}  # a file's keys are small, a helper's are not
+    user, password = login.get("username"), login.get("password")
+    basic = (user, password) if user and password else None
     try:
         answer = requests.request(method, url, headers=headers, timeout=_SECONDS)
         if answer.status_code == 401:
@@ -97,7 +99,7 @@ def _ask(method: str, named: str, repository: str, what: str) -> Any:
     if answer.status_code in (401, 403):
         raise UserError(
             f"the registry {registry} does not let us look at {named} ({answer.status_code})",
-            reason="no login" if not login else f"logged in as {login.get('Username')}",
+            reason=f"logged in as {user}" if user else "no login",
             fix=f"docker login {registry}; or {_BY_DIGEST}",
         )
     if answer.status_code == 404:

@@ -210,7 +210,11 @@ def strict(data: Any, model: str) -> None:
 
 def check_spec(text: str) -> None:
     """template.New and NewV2SpecTemplate: which documents are a pipeline, and what of it is refused."""
-    specs = [document for document in yaml.load_all(text, yaml.CSafeLoader) if isinstance(document, dict) and is_spec(document)]
+    specs = [
+        document
+        for document in yaml.load_all(text, yaml.CSafeLoader)
+        if isinstance(document, dict) and is_spec(document)
+    ]
     if not specs:
         raise Refused("version that is no pipeline")
     if len(specs) > 1:
