@@ -1,3 +1,6 @@
-"""The one placeholder image of the IR; `medmim submit` writes the digest-pinned one in its place."""
+"""The one placeholder image of the IR; `medmim submit` writes the digest-pinned one of the same version in its place."""
+
+import medmim
 
 IMAGE = "medmim:placeholder"
+VERSION = medmim.__version__

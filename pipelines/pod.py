@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
-from medmim import __version__
+from components.image import VERSION
 
 USER = 10001  # of the image
 SETTINGS = (
@@ -23,7 +23,7 @@ SECRETS = {
 }
 LABELS = {
     "app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": "step",  # what the chart's policies choose
-    "app.kubernetes.io/version": __version__,  # whose IR it is: `medmim submit` refuses another version's
+    "app.kubernetes.io/version": VERSION,  # whose IR it is: `medmim submit` refuses another version's
 }  # fmt: skip
 
 
