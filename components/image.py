@@ -1,4 +1,4 @@
-"""The one placeholder image of the IR; `medmim submit` writes the digest-pinned one of the same version in its place."""
+"""The one placeholder image of the IR; `medmim submit` writes the digest-pinned one of this version in its place."""
 
 import medmim
 
