@@ -1,6 +1,3 @@
-"""The one placeholder image of the IR; `medmim submit` writes the digest-pinned one of this version in its place."""
-
-import medmim
+"""The one placeholder image of the IR; `medmim submit` writes the digest-pinned one in its place."""
 
 IMAGE = "medmim:placeholder"
-VERSION = medmim.__version__

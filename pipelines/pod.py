@@ -6,11 +6,10 @@ server does not know is dropped without a word, so kfp-kubernetes is pinned to t
 """
 
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
-
-from components.image import VERSION
 
 USER = 10001  # of the image
 SETTINGS = (
@@ -23,7 +22,7 @@ SECRETS = {
 }
 LABELS = {
     "app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": "step",  # what the chart's policies choose
-    "app.kubernetes.io/version": VERSION,  # whose IR it is: `medmim submit` refuses another version's
+    "app.kubernetes.io/version": version("medmim"),  # whose IR it is: `medmim submit` refuses another version's
 }  # fmt: skip
 
 
