@@ -135,7 +135,7 @@ def logs(
             fix=f"`medmim runs show {run.name}` tells what each stage left",
         )
     for name, text in parts:
-        typer.echo(f"== {name}\n{text}")
+        typer.echo(f"== {name}\n{text.rstrip()}")
 
 
 @app.command()

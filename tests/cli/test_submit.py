@@ -1,0 +1,188 @@
+"""medmim submit and medmim runs as people type them, against KFP's contract server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.kfp_world import World, a_world
+from typer.testing import CliRunner
+from waiting import until
+
+from medmim.cli.main import app
+from medmim.cluster import runs
+from medmim.errors import UserError
+from medmim.store import open_store
+
+
+@pytest.fixture
+def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(runs, "EVERY", 0.05)
+    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
+        monkeypatch.setenv("KFP_ENDPOINT", found.kfp.address)
+        monkeypatch.setenv("MEDMIM_IMAGE", found.image)
+        monkeypatch.setenv("MEDMIM_STORE", found.store)
+        monkeypatch.chdir(tmp_path)
+        yield found
+
+
+def call(*words: str) -> tuple[int, str]:
+    """Exit code and output of a command."""
+    ended = CliRunner().invoke(app, words)
+    if isinstance(ended.exception, UserError):
+        return ended.exception.exit_code, f"{ended.output}\nerror: {ended.exception}"
+    assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exc_info
+    return ended.exit_code, ended.output
+
+
+def told(*words: str) -> Any:
+    """What a command prints as JSON."""
+    code, text = call(*words, "--json")
+    assert code == 0, text
+    return json.loads(text.splitlines()[-1])
+
+
+def test_a_recipe_is_submitted_shown_and_cancelled(world: World) -> None:
+    made = told("submit", "demo")
+    assert set(made) == {"run", "run_id", "link", "recipe", "pipeline", "version", "new_version"}
+    (listed,) = told("runs", "list")["runs"]
+    assert (listed["name"], listed["state"]) == (made["run"], "PENDING")
+    world.kfp.begin(world.kfp.run(made["run"]), "data", log="hello\n")
+    assert [step["name"] for step in told("runs", "show", made["run"])["steps"]] == ["data"]
+    assert told("runs", "logs", made["run"], "data") == [{"source": "data", "text": "hello"}]
+    assert told("runs", "cancel", made["run_id"])["cancelled"] is True
+    assert told("runs", "cancel", made["run"])["cancelled"] is False
+
+
+def test_people_read_lines(world: World) -> None:
+    code, text = call("submit", "demo")
+    assert code == 0 and "/#/runs/details/" in text and "(new)" in text and "@sha256:" in text
+    (run,) = world.kfp.state.runs.values()
+    world.kfp.begin(run, "data", state="SUCCEEDED")
+    world.record(run["display_name"], "data", uri="s3://b/data/1", message="40 rows are bad")
+    code, text = call("runs", "show", run["display_name"])
+    assert code == 0 and "✓ data" in text and "s3://b/data/1" in text and "40 rows are bad" in text
+    code, text = call("runs", "cancel", run["display_name"])
+    assert code == 0 and "Lease" in text and "goes on from there" in text
+    assert call("runs", "cancel", run["display_name"]) == (0, f"run {run['display_name']} is canceling already\n")
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(world: World, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    said = told("submit", "demo", "--dry-run")
+    assert said["new_version"] and said["image"].startswith(f"{world.registry.address}/medmim@sha256:")
+    assert call("submit", "demo", "--dry-run")[1].count("nothing was changed") == 1
+    assert world.kfp.changes() == [] and world.left() == [] and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("end", "record", "code", "said"),
+    [
+        ("SUCCEEDED", None, 0, "succeeded"),
+        ("FAILED", {"status": "refused", "exit_code": 1, "message": "worse than the champion"}, 1, "worse than"),
+        ("FAILED", {"status": "failed", "exit_code": 2, "message": "no such base"}, 2, "gate: no such base"),
+        ("FAILED", {"status": "failed", "exit_code": 75, "message": "S3 is away"}, 75, "gate: S3 is away"),
+        ("FAILED", None, 75, "no stage says why"),
+        ("CANCELED", None, 75, "was cancelled"),
+        ("SKIPPED", None, 75, "is SKIPPED"),
+    ],
+)
+def test_waiting_ends_as_the_run_ends(
+    world: World, end: str, record: dict[str, Any] | None, code: int, said: str
+) -> None:
+    def course() -> None:
+        run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
+        world.kfp.begin(run, "gate", state="FAILED" if record else "SUCCEEDED")
+        if record:
+            world.record(run["display_name"], "gate", **record)
+        world.kfp.end(run, end)
+
+    threading.Thread(target=course, daemon=True).start()
+    ended, text = call("submit", "demo", "--wait", "--json")
+    last = json.loads(text.splitlines()[-1])
+    assert (ended, last["exit_code"], last["state"]) == (code, code, end)
+    assert said in text and "gate" in text
+
+
+def test_an_interrupt_ends_only_the_waiting(world: World) -> None:
+    command = [sys.executable, "-m", "medmim.cli.main", "submit", "demo", "--wait"]
+    waiting = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    run = until(lambda: next(iter(world.kfp.state.runs.values()), None), 120)
+    until(lambda: any(f"GET /apis/v2beta1/runs/{run['run_id']}" in one for one in world.kfp.front.asked), 60)
+    time.sleep(1)
+    waiting.send_signal(signal.SIGINT)
+    out, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130 and "Traceback" not in said + out
+    assert "the waiting has ended, the run goes on" in said and f"medmim runs cancel {run['display_name']}" in said
+    assert run["state"] == "PENDING"
+
+
+def test_bad_input_ends_with_2_and_one_message(world: World, tmp_path: Path) -> None:
+    code, text = call("submit", "demo", "--set", f"platform.store={tmp_path}/store", "--set", "platform.ray=auto")
+    assert code == 2 and "platform.store" in text and "platform.ray" in text and "Traceback" not in text
+    code, text = call("submit", "demo", "--host", "http://127.0.0.1:1")
+    assert code == 75 and "does not answer" in text
+    told("submit", "demo")
+    code, text = call("submit", "demo")
+    assert code == 2 and "is going" in text
+    assert len(world.kfp.state.runs) == 1
+
+
+@pytest.mark.parametrize("words", [("show",), ("cancel",), ("logs",)])
+def test_a_run_that_nobody_knows_is_told(world: World, words: tuple[str, ...]) -> None:
+    made = told("submit", "demo")
+    code, text = call("runs", *words, made["run"][:-1])
+    assert code == 2 and f"did you mean {made['run']}?" in text
+
+
+def test_logs_tell_a_step_that_is_not_there_and_pods_that_are_gone(world: World) -> None:
+    made = told("submit", "demo")
+    code, text = call("runs", "logs", made["run"], "data")
+    assert code == 2 and "it waits to begin" in text
+    run = world.kfp.run(made["run"])
+    world.kfp.begin(run, "finetune")
+    code, text = call("runs", "logs", made["run"])
+    assert code == 2 and "KFP has no log" in text
+    open_store(world.store).write(f"runs/{made['run']}/jobs/finetune-1/logs/head/ray-head.log", b"loss 0.1\n")
+    assert call("runs", "logs", made["run"]) == (0, "== jobs/finetune-1/logs/head/ray-head.log\nloss 0.1\n")
+
+
+def test_a_log_is_followed_until_the_run_is_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmim.cli import runs as commands
+
+    monkeypatch.setattr(commands, "_FOLLOW", 0.05)
+    made = told("submit", "demo")
+    run = world.kfp.run(made["run"])
+    world.kfp.begin(run, "data", log="one\n")
+
+    def course() -> None:
+        time.sleep(0.5)
+        world.kfp.begin(run, "data", log="one\ntwo\nthr")
+        time.sleep(0.5)
+        world.kfp.begin(run, "data", log="one\ntwo\nthree\n", state="SUCCEEDED")
+        world.kfp.end(run, "SUCCEEDED")
+
+    threading.Thread(target=course, daemon=True).start()
+    assert call("runs", "logs", made["run"], "--follow") == (0, "== data\none\ntwo\nthree\n")
+
+
+def test_an_empty_server_has_no_runs(world: World) -> None:
+    assert told("runs", "list") == {"runs": [], "next_page": None}
+    assert call("runs", "list") == (0, "no runs\n")
+
+
+def test_pages_follow_each_other(world: World) -> None:
+    for seed in range(3):
+        told("submit", "demo", "--set", f"data.seed={seed}")
+    first = told("runs", "list", "--limit", "2")
+    rest = told("runs", "list", "--limit", "2", "--page", first["next_page"])
+    assert (len(first["runs"]), len(rest["runs"]), rest["next_page"]) == (2, 1, None)
+    code, text = call("runs", "list", "--page", "nonsense")
+    assert code == 2 and "Invalid page token" in text
