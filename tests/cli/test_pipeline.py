@@ -49,6 +49,22 @@ def test_every_stage_runs_and_an_incomparable_bench_is_refused(first: tuple[int,
     assert Path(told["report"]).read_text().startswith("<!")
 
 
+def test_what_each_component_put_out_is_what_a_kfp_server_takes(
+    first: tuple[int, dict[str, Any], str], home: Path
+) -> None:
+    """Flat strings, and artifacts where the launcher put them: anything else fails the task after it succeeded."""
+    outputs = {path.parent.name: json.loads(path.read_text()) for path in home.rglob("kfp/*/*/executor_output.json")}
+    assert outputs.keys() >= {"data", "audit", "finetune", "bench", "register", "gate", "report"}, first
+    for step, told in outputs.items():
+        assert told.keys() <= {"parameterValues", "artifacts"}
+        for value in told.get("parameterValues", {}).values():
+            assert isinstance(value, str) and len(value) < 4096
+        for name, artifacts in told.get("artifacts", {}).items():
+            (artifact,) = artifacts["artifacts"]
+            assert Path(artifact["uri"]).parts[-2:] == (step, name) and artifact["metadata"] == {}
+            assert 0 < Path(artifact["uri"]).stat().st_size < 32 << 20
+
+
 def test_nothing_on_the_screen_is_a_librarys(first: tuple[int, dict[str, Any], str]) -> None:
     _, _, screen = first
     foreign = ("Warning", "INFO", "Traceback", "[KFP", "raylet", "INFO mlflow", "alembic", "warnings.warn")
