@@ -79,4 +79,4 @@ def ending(run: "Run") -> str:
             f"run {run.name} is {run.state}, and no stage says why: a pod was lost or did not start, or it was ended",
             f"fix: see {run.link} and `medmim runs logs {run.name}`, then submit again: finished steps are kept",
         ]
-    return "\n".join([*told, *(f"note: {note}" for note in run.notes), f"run {run.name}: {run.state.lower()}"])
+    return "\n".join([*told, *(f"note: {note}" for note in run.notes), f"run {run.name}: {run.result}"])

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from medmim.cli.options import Host, Json, Namespace
 from medmim.errors import UserError
@@ -38,14 +37,14 @@ def list_(
     if as_json:
         typer.echo(json.dumps({"runs": [plain(run) for run in found], "next_page": following or None}))
         return
-    table = Table("run", "state", "age", "took", "recipe", "link", box=None)
-    for run in found:
-        took = age(run.created, run.finished) if run.finished else ""
-        table.add_row(
-            *(Text(text) for text in (run.name, run.state.lower(), age(run.created), took, run.recipe, run.link))
-        )
-    console = Console()
-    console.print(table if found else "no runs")
+    console = Console(highlight=False)
+    rows = [("run", "state", "age", "took", "recipe", "link"), *map(_row, found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows if found else ():
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
+        console.print("  ".join([*cells, row[5]]), markup=False, soft_wrap=True)  # a link stays in one piece
+    if not found:
+        console.print("no runs")
     if following:
         console.print(f"more: medmim runs list --page {following}", markup=False, soft_wrap=True)
 
@@ -61,9 +60,7 @@ def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: 
         typer.echo(json.dumps({**plain(run), "exit_code": run.exit_code if run.over else None}))
         return
     out = Console(highlight=False)
-    out.print(
-        f"{run.name}  {run.state.lower()}, submitted {age(run.created)} ago\n{run.link}", markup=False, soft_wrap=True
-    )
+    out.print(f"{run.name}  {run.result}, submitted {age(run.created)} ago\n{run.link}", markup=False, soft_wrap=True)
     out.print(f"recipe    {run.uri}", markup=False, soft_wrap=True)
     for step in run.steps:
         out.print(line(step))
@@ -179,6 +176,11 @@ def age(begin: datetime, end: datetime | None = None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _row(run: "Run") -> tuple[str, ...]:
+    took = age(run.created, run.finished) if run.finished else ""
+    return run.name, run.state.lower(), age(run.created), took, run.recipe, run.link
 
 
 def _times(run: "Run") -> dict[str, datetime | None]:

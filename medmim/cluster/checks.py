@@ -47,8 +47,8 @@ class Setup:
 
     @property
     def kfp(self) -> str:
-        """KFP's API, by the variable that its own client reads."""
-        return (self.get("KF_PIPELINES_ENDPOINT") or _KFP).rstrip("/")
+        """KFP's API, by the variables that `medmim submit` and KFP's own client read."""
+        return (self.get("KFP_ENDPOINT") or self.get("KF_PIPELINES_ENDPOINT") or _KFP).rstrip("/")
 
     @property
     def image(self) -> str:

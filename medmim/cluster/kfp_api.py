@@ -30,6 +30,7 @@ from medmim.errors import Unavailable, UserError, patience
 
 IN_CLUSTER = "http://ml-pipeline.kubeflow:8888"  # where KFP's own manifests put it
 _TOKEN_OF_POD = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105  a path; `KF_PIPELINES_SA_TOKEN_PATH` of kfp
+_NAMESPACE_OF_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONTEXT = Path("~/.config/kfp/context.json")  # the SDK's own settings
 _SINGLE_USER = "default"  # a server for one user ignores it; without one kfp.Client asks the server and writes a file
 _TRIES = 4  # and more while there is patience
@@ -223,9 +224,10 @@ def _client(access: Access) -> Any:
 def _remembered() -> str:
     """The namespace that the SDK's user set once, or the pod's."""
     try:
-        return str(json.loads(_CONTEXT.expanduser().read_text()).get("namespace") or "")
+        found = str(json.loads(_CONTEXT.expanduser().read_text()).get("namespace") or "")
     except (OSError, ValueError, AttributeError):
-        return ""
+        found = ""
+    return found or (_NAMESPACE_OF_POD.read_text().strip() if _NAMESPACE_OF_POD.exists() else "")
 
 
 def _is_object(data: Any) -> bool:

@@ -81,6 +81,11 @@ class Run:
         return self.state not in GOING
 
     @property
+    def result(self) -> str:
+        """Its state in a word of ours: KFP calls it failed when a gate or an audit says no."""
+        return "refused" if self.over and self.steps and self.exit_code == REFUSED else self.state.lower()
+
+    @property
     def exit_code(self) -> int:
         """What the laptop's run would have ended with: the first stage that did not end well decides."""
         codes = [step.record.exit_code for step in self.steps if step.record and step.record.exit_code]

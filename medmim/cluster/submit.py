@@ -161,8 +161,9 @@ def start(planned: Plan) -> Submitted:
         )
     try:
         return _start(planned)
-    except BaseException:
-        _forget(place, key)
+    except BaseException:  # an interrupt, too; a run that came about all the same needs its recipe
+        if not _started(planned.api, planned.run):
+            _forget(place, key)
         raise
 
 

@@ -242,6 +242,16 @@ def test_a_server_that_refuses_the_run_leaves_no_recipe(world: World, monkeypatc
     assert "requires type string" in told(world).reason
 
 
+def test_an_interrupt_after_the_start_leaves_the_run_its_recipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submit, "Submitted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        submitted(world)
+    assert world.kfp.run("demo-1") and world.left() == ["runs/demo-1/recipe.json"]
+
+
 def test_names_in_other_alphabets_and_marks_find_themselves(world: World) -> None:
     for name in ("50 % + more", "naïve", 'say "x"'):
         kfp_once.experiment(submit.kfp_api.connect(world.access), name)

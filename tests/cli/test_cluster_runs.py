@@ -108,6 +108,7 @@ def test_waiting_ends_as_the_run_ends(
     ended, text = call("submit", "demo", "--wait", "--json")
     last = json.loads(text.splitlines()[-1])
     assert (ended, last["exit_code"], last["state"]) == (code, code, end)
+    assert text.splitlines()[-2].endswith("refused" if code == 1 else end.lower())
     assert said in text and "gate" in text
 
 
