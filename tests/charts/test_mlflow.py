@@ -93,7 +93,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> I
     env |= {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_AUTH_CONFIG_PATH": str(auth)}
     done = run("prepare_mlflow.py", **env)
     assert done.returncode == 0, done.stderr
-    auth.write_text(auth.read_text().replace("/data/", f"{folder}/"))
     env |= {"MLFLOW_AUTH_ADMIN_USERNAME": "root", "MLFLOW_AUTH_ADMIN_PASSWORD": "a-password-of-root"}
     env |= {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret"}
     changed = {

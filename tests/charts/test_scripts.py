@@ -1,6 +1,9 @@
 """The chart's scripts against the real thing: MLflow's migrations, an S3 server."""
 
+import os
 import re
+import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -11,32 +14,35 @@ from typing import Any
 
 import pytest
 from charts.chart import CHART
-from charts.scripts import run
+from charts.old_mlflow import KEPT, fill, rewind
+from charts.scripts import command_of, run
+from waiting import until
+
+from medmim import tracking
+from medmim.steps import Workspace
+
+RUNBOOK = CHART.parents[1] / "docs" / "runbook.md"
 
 
-def older(path: Path) -> tuple[str, str]:
-    """A database of the schema before the newest, with an experiment in it; the two revisions."""
-    from alembic import command
-    from alembic.script import ScriptDirectory
-    from mlflow.store.db.utils import _get_alembic_config
-    from mlflow.store.tracking.dbmodels.initial_models import Base
-    from sqlalchemy import create_engine
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> tuple[Path, str, str]:
+    """A database of the schema before the newest, with data in it; the two revisions. Copy it, do not use it."""
+    path = tmp_path_factory.mktemp("old") / "mlflow.db"
+    shutil.copy(mlflow_database, path)
+    fill(f"sqlite:///{path}")
+    return path, *rewind(f"sqlite:///{path}")
 
-    uri = f"sqlite:///{path}"
-    config = _get_alembic_config(uri)
-    newest, before, *_ = (one.revision for one in ScriptDirectory.from_config(config).walk_revisions())
-    engine = create_engine(uri)
-    Base.metadata.create_all(engine)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, before)
-    engine.dispose()
-    with closing(sqlite3.connect(path)) as database:
-        database.execute(
-            "INSERT INTO experiments (name, artifact_location, lifecycle_stage) VALUES ('kept', '/', 'active')"
-        )
-        database.commit()
-    return before, newest
+
+@pytest.fixture
+def older(filled: tuple[Path, str, str], tmp_path: Path) -> tuple[Path, str, str]:
+    """One of one's own, alone in its folder."""
+    path, before, newest = filled
+    (tmp_path / "data").mkdir()
+    return Path(shutil.copy(path, tmp_path / "data")), before, newest
+
+
+def prepare(path: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return run("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=f"sqlite:///{path}", **env)
 
 
 def ask(path: Path, query: str) -> list[Any]:
@@ -44,40 +50,138 @@ def ask(path: Path, query: str) -> list[Any]:
         return [row[0] for row in database.execute(query)]
 
 
-def test_an_older_database_is_migrated_and_the_file_as_it_was_stays(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
-    before, newest = older(path)
-    for expected in (f"migrated {path} from {before} to {newest}", ""):  # the second start finds nothing to do
-        done = run("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=f"sqlite:///{path}")
-        assert done.returncode == 0, done.stderr
-        assert expected in done.stdout
-        assert ask(path, "SELECT version_num FROM alembic_version") == [newest]
-        assert "kept" in ask(path, "SELECT name FROM experiments")
-        copy = tmp_path / f"mlflow-{before}.db"
-        assert sorted(one.name for one in tmp_path.iterdir()) == sorted([path.name, copy.name])
-        assert ask(copy, "SELECT version_num FROM alembic_version") == [before]
-        assert "kept" in ask(copy, "SELECT name FROM experiments")
+def schema(path: Path) -> str:
+    return str(ask(path, "SELECT version_num FROM alembic_version")[0])
 
 
-def test_a_database_of_a_newer_mlflow_is_left_alone_and_the_way_back_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
+def dump(path: Path) -> list[str]:
+    """All that is in it, row by row."""
     with closing(sqlite3.connect(path)) as database:
-        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
-        database.execute("INSERT INTO alembic_version VALUES ('fffffffffff0')")
+        return list(database.iterdump())
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What `fill` wrote, as MLflow's own client reads it."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{path}"
+    api = MlflowClient(uri)
+    experiment = api.get_experiment_by_name("kept")
+    losses = [run.data.metrics["loss"] for run in api.search_runs([experiment.experiment_id])] if experiment else []
+    known = tracking.registered(Workspace(path.parent, str(path.parent), uri))
+    return {"losses": losses, "models": {name: dict(model.aliases) for name, model in known.items()}}
+
+
+def users_of_an_older_schema(path: Path) -> tuple[str, str]:
+    """A database of MLflow's users, of the schema before the newest, with a user in it; the two revisions."""
+    from alembic.script import ScriptDirectory
+    from mlflow.server.auth.db import utils
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(f"sqlite:///{path}")
+    script = ScriptDirectory.from_config(utils._get_alembic_config(f"sqlite:///{path}"))
+    newest, before, *_ = (one.revision for one in script.walk_revisions())
+    utils.migrate(engine, before)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO users (username, password_hash, is_admin) VALUES ('kept', 'x', 0)"))
+    engine.dispose()
+    return before, newest
+
+
+def test_older_databases_are_migrated_with_their_data_and_the_files_as_they_were_stay(
+    older: tuple[Path, str, str],
+) -> None:
+    path, before, newest = older
+    users = path.with_name("basic_auth.db")
+    old, new = users_of_an_older_schema(users)
+    for age, name in enumerate(["mlflow-2026-01-01.db", "mlflow-aaaaaaaaaaaa.db", "mlflow-bbbbbbbbbbbb.db"]):
+        path.with_name(name).write_bytes(b"")
+        os.utime(path.with_name(name), (1e9 + age,) * 2)
+    was = dump(path)
+    done = prepare(path, MLFLOW_AUTH_CONFIG_PATH=str(path.parents[1] / "auth.ini"), DEFAULT_PERMISSION="READ")
+    assert done.returncode == 0, done.stderr
+    copy, copy_of_users = path.with_name(f"mlflow-{before}.db"), path.with_name(f"basic_auth-{old}.db")
+    assert done.stdout == (
+        f"migrated {path} from {before} to {newest}; the file as it was: {copy}\n"
+        f"migrated {users} from {old} to {new}; the file as it was: {copy_of_users}\n"
+    )
+    assert (schema(path), schema(copy)) == (newest, before) and dump(copy) == was
+    assert kept(path) == {"losses": [0.5], "models": KEPT}
+    for file, at in ((users, new), (copy_of_users, old)):
+        assert ask(file, "SELECT version_num FROM alembic_version_auth") == [at]
+        assert ask(file, "SELECT username FROM users") == ["kept"]
+    assert f"database_uri = sqlite:///{users}" in (path.parents[1] / "auth.ini").read_text()
+
+    made = path.stat()
+    again = prepare(path)
+    assert again.returncode == 0 and again.stdout == "", "a second start finds nothing to do"
+    assert (path.stat().st_ino, path.stat().st_mtime) == (made.st_ino, made.st_mtime)
+    own = {"mlflow-2026-01-01.db"}  # a person's; and of the copies the last two
+    last = {"mlflow-bbbbbbbbbbbb.db", copy.name, copy_of_users.name}
+    assert {one.name for one in path.parent.iterdir()} == {path.name, users.name} | own | last
+
+    words = re.search(r"exec restore -- sh -c '(.+)'", RUNBOOK.read_text("utf-8").split("## Roll back\n")[1])
+    assert words  # a rollback that gives up what was written since
+    typed = words[1].replace("/data/", f"{path.parent}/").replace("SCHEMA", before)
+    subprocess.run(["sh", "-euc", typed], check=True)
+    assert dump(path) == was and dump(copy) == was
+
+
+def test_a_migration_that_fails_half_way_leaves_the_database_as_it_was(older: tuple[Path, str, str]) -> None:
+    path, before, _ = older
+    with closing(sqlite3.connect(path)) as database:  # the last thing that a migration does is refused
+        fails = "BEFORE UPDATE ON alembic_version BEGIN SELECT RAISE(ABORT, 'no space left'); END"
+        database.execute(f"CREATE TRIGGER full {fails}")
         database.commit()
-    (tmp_path / "mlflow-abc.db").write_bytes(b"")
-    done = run("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=f"sqlite:///{path}")
+    was = dump(path)
+    done = prepare(path)
+    assert done.returncode == 1
+    assert "no space left" in done.stderr
+    assert f"error: {path} was not migrated from {before} and is as it was" in done.stderr and "fix: " in done.stderr
+    assert dump(path) == was
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_a_migration_that_is_killed_leaves_the_database_as_it_was(older: tuple[Path, str, str]) -> None:
+    path, before, newest = older
+    was, part = dump(path), path.with_suffix(".part")
+    command, env = command_of("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=f"sqlite:///{path}")
+    killed = subprocess.Popen(command, env=env, start_new_session=True)
+    until(lambda: part.exists() and ask(part, "SELECT 1 FROM sqlite_master WHERE name = 'job_locks'"), 120)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert dump(path) == was and schema(path) == before
+    assert prepare(path).returncode == 0
+    assert schema(path) == newest and kept(path) == {"losses": [0.5], "models": KEPT}
+    assert {one.name for one in path.parent.iterdir()} == {path.name, f"mlflow-{before}.db"}
+
+
+def test_a_database_of_a_newer_mlflow_is_left_alone_and_the_way_back_is_told(
+    tmp_path: Path, mlflow_database: Path
+) -> None:
+    """What an older release's pod finds after a rollback over a migration."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path = Path(shutil.copy(mlflow_database, tmp_path))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'fffffffffff0'")
+        database.commit()
+    (tmp_path / "mlflow-abcabcabcabc.db").write_bytes(b"")
+    was = dump(path)
+    done = prepare(path)
     assert done.returncode == 1
     assert "was migrated by a newer MLflow (schema fffffffffff0)" in done.stderr
-    assert str(tmp_path / "mlflow-abc.db") in done.stderr
-    assert ask(path, "SELECT version_num FROM alembic_version") == ["fffffffffff0"]
+    assert str(tmp_path / "mlflow-abcabcabcabc.db") in done.stderr
+    with pytest.raises(MlflowException, match="out-of-date database schema .found version fffffffffff0"):
+        SqlAlchemyStore(f"sqlite:///{path}", str(tmp_path))  # and so would its server
+    assert dump(path) == was
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_runbooks_backup_is_whole_while_others_write(tmp_path: Path) -> None:
     """The very words of docs/runbook.md, but for the folder."""
-    text = (CHART.parents[1] / "docs" / "runbook.md").read_text("utf-8")
-    found = re.search(r"python3 -c '(\nimport sqlite3.+?)'", text, flags=re.DOTALL)
+    found = re.search(r"python3 -c '(\nimport sqlite3.+?)'", RUNBOOK.read_text("utf-8"), flags=re.DOTALL)
     assert found
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as writer:
         writer.execute("PRAGMA journal_mode=WAL")

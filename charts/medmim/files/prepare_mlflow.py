@@ -1,4 +1,4 @@
-"""Before MLflow's server starts: bring SQLite's schema up to date, and write where the server's users are kept."""
+"""Before MLflow's server starts: bring SQLite's schemas up to date, and write where the server's users are kept."""
 
 import configparser
 import os
@@ -8,43 +8,72 @@ import sys
 from contextlib import closing, suppress
 from pathlib import Path
 
+COPIES = 2  # of files as they were before a migration
 
-def revision(path: Path) -> str:
+
+def revision(path: Path, table: str) -> str:
     """The schema's revision; empty for a database without one."""
+    if not path.exists():
+        return ""
     with closing(sqlite3.connect(path)) as database, suppress(sqlite3.OperationalError, TypeError):
-        return str(database.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+        return str(database.execute(f"SELECT version_num FROM {table}").fetchone()[0])  # noqa: S608 ours
     return ""
 
 
-def migrate(uri: str) -> None:
-    """Upgrade the schema; a copy of the file as it was stays beside it if anything changed."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    before = revision(path) if path.exists() else ""
-    copy = path.with_name(f"{path.stem}-{before}.db")
-    part = copy.with_suffix(".part")
-    if before:
+def copies(path: Path) -> list[Path]:
+    """Files as they were before each migration, the oldest first."""
+    found = path.parent.glob(f"{path.stem}-{'[0-9a-f]' * 12}.db")
+    return sorted(found, key=lambda one: one.stat().st_mtime)
+
+
+def clear(part: Path) -> None:
+    """Remove what is in the making, SQLite's own files beside it too."""
+    for one in (part, *part.parent.glob(f"{part.name}-*")):
+        one.unlink(missing_ok=True)
+
+
+def migrate(path: Path, table: str, *command: str) -> None:
+    """Upgrade a schema on a copy, which takes the file's place in one step if anything changed.
+
+    MLflow's migrations are not transactional: one that fails or is killed half-way leaves half a schema, so never in
+    the file itself. As it was before, it stays beside the new one.
+    """
+    before, part = revision(path, table), path.with_suffix(".part")
+    clear(part)
+    if path.exists():
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as target:
+            source.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # nothing may stay beside the file that is replaced
             source.backup(target)
-    done = subprocess.run(["mlflow", "db", "upgrade", uri], capture_output=True, text=True)
+    done = subprocess.run([*command, f"sqlite:///{part}"], capture_output=True, text=True)
+    after = revision(part, table)  # and closes it, so that nothing of the copy is beside it either
     if done.returncode:
-        part.unlink(missing_ok=True)
+        clear(part)
         sys.stderr.write(done.stderr[-4000:])
         if "Can't locate revision" in done.stderr:
-            kept = ", ".join(sorted(str(one) for one in path.parent.glob(f"{path.stem}-*.db"))) or "none"
-            sys.stderr.write(
+            kept = ", ".join(map(str, copies(path))) or "none"
+            sys.exit(
                 f"error: {path} was migrated by a newer MLflow (schema {before})\n"
-                f"fix: upgrade the release again, or put a copy from before in its place (docs/runbook.md): {kept}\n"
+                f"fix: upgrade the release again, or put a copy from before in its place (docs/runbook.md): {kept}"
             )
-        sys.exit(1)
-    if before and revision(path) != before:
-        part.rename(copy)
-        sys.stdout.write(f"migrated {path} from {before} to {revision(path)}; the file as it was: {copy}\n")
-    part.unlink(missing_ok=True)
+        sys.exit(
+            f"error: {path} was not migrated from {before or 'nothing'} and is as it was\n"
+            "fix: see above what MLflow says; `helm rollback` starts the server before on it"
+        )
+    if after == before:
+        clear(part)
+        return
+    if before:
+        copy = path.with_name(f"{path.stem}-{before}.db")
+        copy.unlink(missing_ok=True)
+        os.link(path, copy)
+        sys.stdout.write(f"migrated {path} from {before} to {after}; the file as it was: {copy}\n")
+    part.replace(path)
+    for old in copies(path)[:-COPIES]:
+        old.unlink()
 
 
-def write_auth(path: Path, uri: str, permission: str) -> None:
-    """MLflow reads this database's URI from a file only. SQLite: a file of its own; else tables beside MLflow's."""
-    users = "sqlite:////data/basic_auth.db" if uri.startswith("sqlite") else uri
+def write_auth(path: Path, users: str, permission: str) -> None:
+    """MLflow reads this database's URI from a file only."""
     settings = configparser.ConfigParser()
     settings["mlflow"] = {
         "default_permission": permission,
@@ -58,8 +87,12 @@ def write_auth(path: Path, uri: str, permission: str) -> None:
 
 
 if __name__ == "__main__":
-    backend = os.environ["MLFLOW_BACKEND_STORE_URI"]
-    if backend.startswith("sqlite"):
-        migrate(backend)
-    if "MLFLOW_AUTH_CONFIG_PATH" in os.environ:
-        write_auth(Path(os.environ["MLFLOW_AUTH_CONFIG_PATH"]), backend, os.environ["DEFAULT_PERMISSION"])
+    backend, auth = os.environ["MLFLOW_BACKEND_STORE_URI"], os.environ.get("MLFLOW_AUTH_CONFIG_PATH")
+    runs = Path(backend.removeprefix("sqlite:///")) if backend.startswith("sqlite") else None
+    users = runs and runs.with_name("basic_auth.db")  # external: tables beside MLflow's, which the server migrates
+    if auth:  # first, since without it nothing of the users starts
+        write_auth(Path(auth), f"sqlite:///{users}" if users else backend, os.environ["DEFAULT_PERMISSION"])
+    if runs:
+        migrate(runs, "alembic_version", "mlflow", "db", "upgrade")
+    if users and auth and users.exists():  # the server makes a fresh one itself
+        migrate(users, "alembic_version_auth", sys.executable, "-m", "mlflow.server.auth", "db", "upgrade", "--url")
