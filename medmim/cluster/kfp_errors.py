@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from medmim.errors import Unavailable, UserError
@@ -26,9 +26,9 @@ class Access:
 
     host: str
     namespace: str = ""
-    token: str = ""
+    token: str = field(default="", repr=False)
     token_file: str = ""
-    cookie: str = ""
+    cookie: str = field(default="", repr=False)
     ca: str = ""
     ui: str = ""
 

@@ -87,6 +87,18 @@ def test_the_sdks_own_namespace_is_taken(tmp_path: Path) -> None:
     assert kfp_api.access("http://kfp", "team-b").namespace == "team-b"
 
 
+def test_a_pods_namespace_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "namespace").write_text("team-a\n")
+    monkeypatch.setattr(kfp_api, "_NAMESPACE_OF_POD", tmp_path / "namespace")
+    assert kfp_api.access("http://kfp").namespace == "team-a"
+
+
+def test_a_login_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_TOKEN", "tooken")
+    monkeypatch.setenv("KFP_COOKIE", "coookie")
+    assert not {"tooken", "coookie"} & set(repr(kfp_api.access("http://kfp")).replace("'", " ").split())
+
+
 @pytest.mark.parametrize("name", ["KFP_TOKEN_FILE", "KFP_CA_FILE"])
 def test_a_file_that_is_not_there_is_told(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, str(tmp_path / "none"))
