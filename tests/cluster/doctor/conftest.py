@@ -64,7 +64,7 @@ def good(
         STANDARD,
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "medmim"}, "data": settings},
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "medmim-s3"}, "stringData": SECRET},
-        *(one for file in ("step-account", "sweep-account", "ray-account") for one in objects(file)),
+        *(one for name in ("step", "sweep", "ray") for one in objects(f"medmim-{name}", cluster.namespace)),
     )
     for path, kind in (("argoproj.io/v1alpha1", "workflows"), ("ray.io/v1", "rayjobs")):  # the kit may have just begun
         until(lambda path=path, kind=kind: kind in served(cluster, path))

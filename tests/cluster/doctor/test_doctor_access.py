@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import workflows
 import yaml
+from charts.chart import named
 from cluster.conftest import kubectl
 from cluster.doctor_world import Doctor, changed, only, run, served
 from cluster.test_accounts import objects
@@ -41,17 +42,17 @@ def test_wrong_pod_security_level(good: Doctor, cluster: Kube, kubeconfig: Path,
     assert good(exits=0)["namespace"]["status"] == "ok", "the fix mends it"
 
 
-def without(file: str, resource: str, verb: str) -> dict[str, Any]:
+def without(account: str, namespace: str, resource: str, verb: str) -> dict[str, Any]:
     """The Role of an account but for one verb."""
-    role = next(one for one in objects(file) if one["kind"] == "Role")
+    role = named(objects(account, namespace), "Role", account, namespace)
     for rule in role["rules"]:
         if resource in rule["resources"]:
             rule["verbs"].remove(verb)
     return {**role, "rules": [rule for rule in role["rules"] if rule["verbs"]]}
 
 
-def test_missing_verb_of_the_sweep(good: Doctor, kube_apply: Callable[..., None]) -> None:
-    kube_apply(without("sweep-account", "workflows", "get"))
+def test_missing_verb_of_the_sweep(good: Doctor, cluster: Kube, kube_apply: Callable[..., None]) -> None:
+    kube_apply(without("medmim-sweep", cluster.namespace, "workflows", "get"))
     check = only(good(exits=1), "accounts")
     assert "medmim-sweep may not get workflows.argoproj.io" in check["found"]
     assert check["fix"].endswith('{apiGroups: ["argoproj.io"], resources: ["workflows"], verbs: [get]}')
@@ -89,8 +90,8 @@ def test_a_step_sees_what_it_may_and_is_told_the_rest(as_step: Doctor, monkeypat
     assert found["kuberay"]["status"] == "ok"
 
 
-def test_missing_verb_of_the_acting_account(as_step: Doctor, kubeconfig: Path, kube_apply: Callable[..., None]) -> None:
-    kube_apply(without("step-account", "leases", "patch"))
+def test_missing_verb_of_the_acting_account(as_step: Doctor, cluster: Kube, kube_apply: Callable[..., None]) -> None:
+    kube_apply(without("medmim-step", cluster.namespace, "leases", "patch"))
     check = as_step(exits=1)["account"]
     assert check["status"] == "fail" and "may not patch leases.coordination.k8s.io" in check["found"]
     assert 'resources: ["leases"], verbs: [patch]' in check["fix"]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from charts.chart import named, render
 from cluster.conftest import kubectl
 from cluster.doctor_world import Doctor, only
-from cluster.test_accounts import INFRA
 from waiting import until
 
 from medmim.cluster.kube import Kube
@@ -114,10 +113,11 @@ def test_gpus_of_another_kind(good: Doctor) -> None:
     assert "nvidia.com/gpu.product is NVIDIA-H100-80GB-HBM3, not NVIDIA-B200" in check["found"]
 
 
-def test_no_default_storage_class(good: Doctor, kubeconfig: Path, kube_apply: Callable[..., None]) -> None:
+def test_no_default_storage_class(
+    good: Doctor, cluster: Kube, kubeconfig: Path, kube_apply: Callable[..., None]
+) -> None:
     kubectl(kubeconfig, "delete", "storageclass", "standard")
     assert good(exits=0)["storage"]["status"] == "warn", "nobody waits for one"
-    volumes = (one for one in yaml.safe_load_all((INFRA / "mlflow.yaml").read_text()))
-    kube_apply(*(one for one in volumes if one["kind"] == "PersistentVolumeClaim"))
+    kube_apply(named(render({}, cluster.namespace), "PersistentVolumeClaim", "medmim-mlflow", cluster.namespace))
     check = only(good(exits=1), "storage")
     assert "medmim-mlflow waits for one" in check["found"]

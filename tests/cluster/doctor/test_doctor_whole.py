@@ -7,7 +7,6 @@ import pytest
 import typer
 from cluster.conftest import free_port, kubectl
 from cluster.doctor_world import NAMES, Doctor, only
-from cluster.test_accounts import INFRA
 from typer.testing import CliRunner
 
 from medmim.cli import doctor
@@ -39,7 +38,7 @@ def test_lines_for_people_name_check_and_fix(good: Doctor, cluster: Kube) -> Non
 
 
 def test_the_documented_pod_of_a_doctor_is_let_in(good: Doctor, cluster: Kube, kubeconfig: Path) -> None:
-    text = (INFRA.parents[1] / "docs" / "cluster.md").read_text().split("<<END\n")[1].split("\nEND\n")[0]
+    text = (Path(__file__).parents[3] / "docs" / "cluster.md").read_text().split("<<END\n")[1].split("\nEND\n")[0]
     assert "$IMAGE" in text
     options = ("apply", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-")
     pod = json.loads(
