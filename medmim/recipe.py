@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from medmim.errors import UserError, from_os_error
 from medmim.recipe_keys import Positive, Section, leaves, nearest, type_name
+from medmim.recipe_nightly import Nightly
 from medmim.recipe_pods import Pods
 from medmim.recipe_registry import Gate, Promote, Register, Retention
 from medmim.sample import ABILITIES
@@ -142,6 +143,7 @@ class Recipe(Section):
     promote: Promote = Field(default_factory=Promote)
     report: Report = Field(default_factory=Report)
     retention: Retention = Field(default_factory=Retention)
+    nightly: Nightly = Field(default_factory=Nightly)
     platform: Platform = Field(default_factory=Platform)
 
     def dump(self) -> str:

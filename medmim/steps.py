@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from medmim.store_removal import claim
 
 _PATIENCE = 3.0  # s; a step whose runner was killed ends within a second, and lets its lock go
 STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
+NIGHTLY = ("data", "rebench", "watch", "trend")  # the stages of a night
 
 
 @dataclass(frozen=True)
@@ -174,10 +175,10 @@ def end_with_runner() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def outcomes(ws: Workspace) -> dict[str, Outcome]:
-    """The records that the stages of this run have left so far."""
+def outcomes(ws: Workspace, names: Sequence[str] = STAGES) -> dict[str, Outcome]:
+    """The records that these stages of the run have left so far."""
     found = {}
-    for name in STAGES:
+    for name in names:
         try:
             found[name] = Outcome(**json.loads(store.open_store(ws.store).read(f"runs/{ws.run}/{name}.json")))
         except FileNotFoundError:

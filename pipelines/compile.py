@@ -10,15 +10,20 @@ from pathlib import Path
 
 from kfp import compiler
 
+from pipelines.nightly import nightly
 from pipelines.train import train
 
 GOAL = Path(__file__).parent.parent / "medmim" / "compiled"
-STEPS = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
+STEPS = (
+    "data", "audit", "finetune", "bench", "register", "gate", "promote", "report",
+    "rebench", "watch", "trend",
+)  # fmt: skip
 
 
 def write(folder: Path) -> None:
     """Write every IR file into a folder."""
     compiler.Compiler().compile(train, str(folder / "train.yaml"))
+    compiler.Compiler().compile(nightly, str(folder / "nightly.yaml"))
     for name in STEPS:
         step = getattr(import_module(f"components.{name}"), name)
         compiler.Compiler().compile(step, str(folder / f"step-{name}.yaml"))

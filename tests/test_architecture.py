@@ -17,8 +17,9 @@ FILES = {
     for path in sorted((ROOT / top).rglob("*.py"))
 }
 GROUND = {
-    "check", "errors", "nodes", "progress", "recipe", "recipe_keys", "recipe_pods", "recipe_registry", "recipe_uri",
-    "sample", "shards", "steps", "store", "store_folder", "store_removal", "store_s3", "tracking", "yaml_text",
+    "check", "errors", "nodes", "progress", "recipe", "recipe_keys", "recipe_nightly", "recipe_pods", "recipe_registry",
+    "recipe_uri", "sample", "shards", "steps", "store", "store_folder", "store_removal", "store_s3", "tracking",
+    "yaml_text",
 }  # fmt: skip
 PACKAGE_DATA = {"bases", "compiled", "gates", "recipes"}
 # Whom a room may import, beside itself and the ground floor.
@@ -29,7 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "finetune": {"lvlm"},
     "bench": {"lvlm"},
     "registry": {"lvlm", "data", "finetune", "bench"},
-    "cli": {"lvlm", "data", "finetune", "bench", "registry", "cluster"},
+    "nightly": {"lvlm", "bench", "registry"},
+    "cli": {"lvlm", "data", "finetune", "bench", "registry", "nightly", "cluster"},
 }
 HEAVY = {
     "datasets", "kfp", "kubernetes", "minio", "mlflow", "openai", "pandas", "PIL", "plotly", "pyarrow", "ray", "scipy",

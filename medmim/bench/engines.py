@@ -1,7 +1,7 @@
 """Whom to ask: a model's content digest at once, the model itself when the first question comes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,8 @@ class Engine:
 
     Attributes:
         ref: What the user called it.
-        digest: Content digest of the weights; of address and name for a server, whose weights nobody sees.
+        digest: Content digest of the weights; of address and name for a server, whose weights nobody sees. What is
+            asked anew since a day has another one from then on, so that no answer from before is found.
         ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
     """
 
@@ -35,12 +36,22 @@ class Engine:
     ask: "Ask"
 
 
-def engine(ref: str, ws: Workspace) -> Engine:
+def engine(ref: str, ws: Workspace, anew: str = "") -> Engine:
     """The engine behind a reference: a shipped base, folder, model artifact or `openai:URL#NAME`.
+
+    Args:
+        ref: The reference.
+        ws: The workspace.
+        anew: Since when it no longer answers as its cached answers say: a server or a library changed.
 
     Raises:
         UserError: No such model, or an `openai:` reference without a name.
     """
+    found = _engine(ref, ws)
+    return replace(found, digest=digest_of([found.digest, "asked anew", anew])) if anew else found
+
+
+def _engine(ref: str, ws: Workspace) -> Engine:
     if ref.startswith(OPENAI):
         url, _, name = ref.removeprefix(OPENAI).rpartition("#")
         if not url or not name:

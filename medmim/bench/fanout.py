@@ -3,7 +3,7 @@
 The answers land in the store under their keys, where the benchmark then finds them as if it had asked before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -20,13 +20,21 @@ from medmim.store import Artifact
 _RETRIES = 2  # lost nodes that a task survives
 
 
-def collect(ws: Workspace, data: Artifact, engines: Mapping[str, Engine], settings: Bench, recipe: Recipe) -> None:
+def collect(
+    ws: Workspace,
+    data: Artifact,
+    engines: Mapping[str, Engine],
+    probes: Sequence[str],
+    settings: Bench,
+    recipe: Recipe,
+) -> None:
     """Have every answer that is not there yet given by the cluster's nodes; without one missing, no Ray is looked for.
 
     Args:
         ws: The workspace; its store is all that the nodes share with it.
         data: The data set.
         engines: Role -> whom to ask.
+        probes: How to ask.
         settings: The bench section.
         recipe: Its platform says where Ray is, and how large a worker is.
 
@@ -37,7 +45,7 @@ def collect(ws: Workspace, data: Artifact, engines: Mapping[str, Engine], settin
     missing = [
         (role, who, probe)
         for role, who in engines.items()
-        for probe in answers.probes_of(settings)
+        for probe in probes
         if not answers.there(ws, who.digest, data.digest, probe, settings)
     ]
     if not missing:

@@ -6,23 +6,39 @@ and shows the mean image of the benchmark, so that only what differs between ima
 
 `swap` shows the real images, each moved one place on: a model that has read them gives the other answer
 (`Sample.swapped`), one that prefers a letter, a place or a word does not.
+
+A `canary` asks some of the questions just as they are, another draw each night: its answers are given anew.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from medmim.sample import Sample
+from medmim.sample import Sample, digest_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PROBES = ("none", "blind", "grey", "swap")
+_CANARY = "canary"
 _MEAN_SIZE = 384
 _MEAN_OF = 256
 
 
+def canary(night: str, size: int) -> str:
+    """The probe that asks so many questions anew on a night."""
+    return f"{_CANARY} {night} {size}"
+
+
 def asked(samples: Sequence[Sample], probe: str) -> list[Sample]:
-    """The questions that a probe asks: `swap` only those whose right answer moves with the images."""
+    """The questions that a probe asks: `swap` only those whose right answer moves with the images.
+
+    A canary's are those of the smallest digests of night and question: everybody draws the same ones.
+    """
+    if probe.startswith(_CANARY):
+        _, night, size = probe.split(" ")
+        drawn = sorted((digest_of([night, sample.id]), sample.id) for sample in samples)[: int(size)]
+        names = {name for _, name in drawn}
+        return [sample for sample in samples if sample.id in names]
     return [sample for sample in samples if probe != "swap" or sample.swapped]
 
 
@@ -31,7 +47,7 @@ def shown(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Imag
 
     Args:
         sample: The question.
-        probe: One of `PROBES`.
+        probe: One of `PROBES`, or a `canary`.
         images: Image id -> RGB image.
         mean: For `grey`, what `mean_image` returned.
 
@@ -41,7 +57,7 @@ def shown(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Imag
     if probe == "blind":
         return []
     real = [images[name] for name in sample.images]
-    if probe == "none":
+    if probe == "none" or probe.startswith(_CANARY):
         return real
     if probe == "swap":
         return [*real[-1:], *real[:-1]]

@@ -38,7 +38,12 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[st
 
 
 def bench(
-    ws: Workspace, data: str, models: Mapping[str, str], settings: Bench, recipe: Recipe | None = None
+    ws: Workspace,
+    data: str,
+    models: Mapping[str, str],
+    settings: Bench,
+    recipe: Recipe | None = None,
+    anew: Mapping[str, str] | None = None,
 ) -> tuple[Artifact, bool]:
     """Ask, score and publish.
 
@@ -48,17 +53,18 @@ def bench(
         models: Role -> reference; the first is compared with each of the others.
         settings: The recipe's bench section.
         recipe: For the provenance.
+        anew: Role -> since when its cached answers no longer hold; see `engines.engine`.
 
     Returns:
         The artifact (`scores.json`, `predictions.jsonl`), and whether it was found.
     """
     tasks.check(settings.tasks)
     source = store.get(data)
-    engines = {role: engine(ref, ws) for role, ref in models.items()}
+    engines = {role: engine(ref, ws, (anew or {}).get(role, "")) for role, ref in models.items()}
 
     def make(folder: Path) -> Mapping[str, Any]:
         if recipe is not None and recipe.platform.ray != "local":
-            fanout.collect(ws, source, engines, settings, recipe)
+            fanout.collect(ws, source, engines, answers.probes_of(settings), settings, recipe)
         raw = store.fetch(source, ws.cache)
         items = tasks.select(raw, settings.tasks, settings.limit, settings.split)
         images = shards.Images(raw)

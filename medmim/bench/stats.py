@@ -6,7 +6,7 @@ so such intervals are conservative, never too narrow; where every item has one p
 bootstrap. (Connected components would be exact, but a few composed items join most patients into one.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -103,16 +103,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else float(next(corrected)) for p in p_values]
 
 
-def _times(people: int, resamples: int, seed: int) -> list[Floats]:
-    """How often each patient is drawn; blocks of shape (some resamples, patients)."""
+def _times(people: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each patient is drawn; blocks of shape (some resamples, patients), one at a time."""
     rng = np.random.default_rng([seed, people])
     rows = max(1, _BLOCK // people)
-    blocks = []
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         drawn = rng.integers(0, people, (count, people)) + np.arange(count)[:, None] * people
-        blocks.append(np.bincount(drawn.ravel(), minlength=count * people).reshape(count, people).astype(np.float64))
-    return blocks
+        yield np.bincount(drawn.ravel(), minlength=count * people).reshape(count, people).astype(np.float64)
 
 
 def _interval(boot: Floats, people: int) -> tuple[float, float]:

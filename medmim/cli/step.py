@@ -51,7 +51,17 @@ def _bench(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:
     return run.run(recipe, ws, **wanted.arguments)
 
 
-_STAGES: dict[str, Callable[[Recipe, Workspace, Order], Outcome]] = {"finetune": _finetune, "bench": _bench}
+def _rebench(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:
+    from medmim.nightly import rebench
+
+    return rebench.run(recipe, ws, **wanted.arguments)
+
+
+_STAGES: dict[str, Callable[[Recipe, Workspace, Order], Outcome]] = {
+    "finetune": _finetune,
+    "bench": _bench,
+    "rebench": _rebench,
+}
 
 
 def _stop(reason: str, shipping: "subprocess.Popen[bytes]") -> NoReturn:

@@ -21,7 +21,7 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
     Args:
         recipe: The run's recipe.
         ws: The workspace; its store is what this process and the job share.
-        stage: `finetune` or `bench`.
+        stage: `finetune`, `bench` or `rebench`.
         arguments: What the stage's function takes beside recipe and workspace; plain JSON.
 
     Returns:

@@ -22,7 +22,7 @@ class Order:
     """A stage to run elsewhere.
 
     Attributes:
-        stage: `finetune` or `bench`.
+        stage: `finetune`, `bench` or `rebench`.
         recipe: `Recipe.dump`, as the driver shall see it.
         run: Name of the run.
         arguments: What the stage's function takes beside recipe and workspace.

@@ -200,7 +200,7 @@ def _known(ws: Workspace, name: str) -> tracking.Registered:
 def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> dict[str, str]:
     """What the version is made of, as tags."""
     made = json.loads(recipe.dump())
-    for section in ("platform", "promote", "retention"):  # where it ran and what became of it say not what it is
+    for section in ("platform", "promote", "retention", "nightly"):  # where it ran and what came after: not what it is
         del made[section]
     parents: dict[str, str] = {}
     root, _, folder = tuned.uri.rpartition("/")

@@ -1,0 +1,24 @@
+"""trend: the nights as one page, on every way out."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def trend(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None:
+    """Write the trend page.
+
+    Args:
+        recipe: The run's recipe as JSON, or its URI in the store.
+        home: Scratch folder.
+        run: Name of the run.
+        page: The page, for the pipeline's own user interface.
+    """
+    import shutil
+
+    from medmim import steps
+    from medmim.nightly import trend as room
+
+    with steps.component("trend", recipe, home, run) as (parsed, workspace):
+        shutil.copyfile(room.run(parsed, workspace).facts["path"], page.path)

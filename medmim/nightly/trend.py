@@ -1,0 +1,138 @@
+"""trend: the nights as one page that needs nothing else; written on every way out of a night."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medmim import __version__, steps, store
+from medmim.bench import charts, tasks
+from medmim.errors import UserError, from_os_error
+from medmim.nightly import chart, drops, rebench, watch
+from medmim.recipe import Recipe
+from medmim.registry import nights
+from medmim.registry.nights import Night
+from medmim.steps import Outcome, Workspace, stage
+
+REVISION = 1
+FILE = "report.html"
+_NIGHTS = 60  # drawn
+_LISTED = 21
+_ITEMS = 12  # shown of each model
+
+
+def run(recipe: Recipe, ws: Workspace) -> Outcome:
+    """Write the page: the nights' records, and how far tonight came.
+
+    Returns:
+        Facts: `path` of the page below the home.
+
+    Raises:
+        UserError: The disk is full, or the store refuses.
+    """
+    with stage(ws, "trend") as outcome:
+        before = {name: own for name, own in steps.outcomes(ws, steps.NIGHTLY).items() if name != "trend"}
+        seen = nights.read(ws, recipe.name)
+        page = render(recipe, ws, before, seen)
+        goal = path(recipe, ws)
+        try:
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
+                (Path(folder) / FILE).write_text(page)
+                parents = {f"bench of {night.date}": night.bench for night in seen[-2:]}  # whose questions it shows
+                made = steps.provenance("trend", REVISION, parents, recipe)
+                outcome.of(store.publish(Path(folder), ws.store, "report", {}, made), cached=False)
+                shutil.move(Path(folder) / FILE, goal)
+        except OSError as error:
+            raise from_os_error(error, "writing the trend page") from error
+        outcome.facts = {"path": str(goal)}
+    return outcome
+
+
+def path(recipe: Recipe, ws: Workspace) -> Path:
+    """Where the page lies: one for all nights of a recipe."""
+    return ws.home / "reports" / f"{recipe.name}-nightly.html"
+
+
+def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], seen: Sequence[Night]) -> str:
+    """The page as HTML.
+
+    Args:
+        recipe: Whose nights.
+        ws: The workspace, to look into the answers.
+        found: The records that the stages of tonight left; any may be absent.
+        seen: All nights.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    date = rebench.of(recipe)
+    tonight = next((night for night in seen if night.date == date), None)
+    drawn = [night for night in seen if night.date <= date][-_NIGHTS:]
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("medmim.nightly"), PackageLoader("medmim.bench")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "points": _points, "label": charts.label}
+    figures = [(group, metric, chart.lines(drawn, group, metric)) for metric in drops.METRICS for group in tasks.DOMAINS]
+    return environment.get_template("trend.html.j2").render(
+        recipe=recipe,
+        run=ws.run,
+        date=date,
+        time=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+        version=__version__,
+        verdict=_verdict(date, tonight, found),
+        tonight=tonight,
+        figures=[figure for figure in figures if figure[2]],
+        names=chart.names(drawn),
+        listed=drawn[-_LISTED:][::-1],
+        items=_items(ws, tonight, drawn),
+    )
+
+
+def _verdict(date: str, tonight: Night | None, found: Mapping[str, Outcome]) -> dict[str, Any]:
+    broken = next((own for own in found.values() if own.status == "failed"), None)
+    if broken:
+        return {"kind": "failed", "title": f"{date}: stopped at {broken.stage}", "message": broken.message}
+    if tonight is None:
+        return {"kind": "open", "title": f"{date}: nothing was recorded", "message": ""}
+    if tonight.alarms:
+        title = f"{date}: {len(tonight.alarms)} alarm{'s' * (len(tonight.alarms) > 1)}"
+        return {"kind": "refused", "title": title, "message": ""}
+    return {"kind": "kept", "title": f"{date}: quiet", "message": ""}
+
+
+def _items(ws: Workspace, tonight: Night | None, drawn: Sequence[Night]) -> list[dict[str, Any]]:
+    """The questions that are answered otherwise than the night before, or than the cache says; while they are there."""
+    if tonight is None:
+        return []
+    before = [night for night in drawn if night.date < tonight.date]
+    shown = []
+    for role in tonight.models:
+        names = list(dict.fromkeys([*tonight.changed.get(role, ()), *tonight.canary[role]["items"]]))
+        try:
+            now = watch.answers(ws, tonight.date, tonight.bench, role).rows if names else {}
+            known = bool(names and before and role in before[-1].models)
+            then = watch.answers(ws, before[-1].date, before[-1].bench, role).rows if known else {}
+        except UserError:  # garbage collection or an erasure took them
+            continue
+        rows = [
+            {"id": name, "question": now[name]["question"], "before": then.get(name), "now": now[name]}
+            for name in names[:_ITEMS]
+            if name in now
+        ]
+        if rows:
+            shown.append({"model": role, "count": len(names), "rows": rows})
+    return shown
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
