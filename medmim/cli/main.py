@@ -5,7 +5,7 @@ import sys
 import typer
 
 from medmim import __version__, errors, steps
-from medmim.cli import ask, base, bench, data, doctor, finetune, gc, recipe, registry, run, runs, submit
+from medmim.cli import ask, base, bench, data, doctor, finetune, gc, nightly, recipe, registry, run, runs, submit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +30,7 @@ app.add_typer(recipe.app, name="recipe")
 app.command("run")(run.run)
 app.command("submit")(submit.submit)
 app.add_typer(runs.app, name="runs")
+app.command("nightly")(nightly.nightly)
 app.add_typer(data.app, name="data")
 app.command("finetune")(finetune.finetune)
 app.add_typer(bench.app, name="bench")

@@ -30,9 +30,9 @@ class Screen:
         self.now = self.step = ""
         self.errors: dict[str, int] = {}  # text -> exit code: a dead store keeps no record of them
 
-    def start(self, recipe: Recipe, workspace: Workspace) -> None:
+    def start(self, recipe: Recipe, workspace: Workspace, command: str = "run") -> None:
         """Say what was resolved."""
-        self.console.print(f"[bold]medmim run[/] {recipe.name}   run {workspace.run}")
+        self.console.print(f"[bold]medmim {command}[/] {recipe.name}   run {workspace.run}")
         self.console.print(f"  home {workspace.home}\n  store {workspace.store}\n  tracking {workspace.tracking}")
         self.now = "starting"
         if self.live:
@@ -75,14 +75,18 @@ class Screen:
             self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
             if differences := bench.facts.get("differences"):
                 self.out.print(gains(differences))
-        told = {o.message: o.exit_code for o in found.values() if o.status == "failed" and o.message} or self.errors
-        refused = {o.message for o in found.values() if o.status == "refused"}
-        for text in told.keys() - refused:
-            self.out.print(Text(f"\nerror: {text}"), soft_wrap=True)
+        self.failures(found)
         decision(self.out, found)
         if report := found.get("report"):
             self.out.print(f"\nreport    {report.facts.get('path')}", soft_wrap=True)
         _next(self.out, found, workspace, again)
+
+    def failures(self, found: dict[str, Outcome]) -> None:
+        """The errors that the stages ended with; a refusal is none."""
+        told = {o.message: o.exit_code for o in found.values() if o.status == "failed" and o.message} or self.errors
+        refused = {o.message for o in found.values() if o.status == "refused"}
+        for text in told.keys() - refused:
+            self.out.print(Text(f"\nerror: {text}"), soft_wrap=True)
 
     def _say(self, text: str) -> None:
         self.told = time.monotonic()

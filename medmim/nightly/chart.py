@@ -34,7 +34,7 @@ def lines(nights: Sequence[Night], group: str, metric: str) -> dict[str, Any] | 
         return round(_LEFT + (_RIGHT - _LEFT) * (at + 0.5) / len(nights), 1)
 
     def y(value: float) -> float:
-        return round(_HEIGHT - (_HEIGHT - _TOP) * (value - low) / (high - low), 1)
+        return float(round(_HEIGHT - (_HEIGHT - _TOP) * (value - low) / (high - low), 1))
 
     models = []
     for number, name in enumerate(names(nights)):

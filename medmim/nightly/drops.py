@@ -30,7 +30,7 @@ METRICS = ("accuracy", "token_f1")
 
 @dataclass(frozen=True)
 class Answers:
-    """What one line said in one night: question id -> `scores` (metric -> value), `groups`, `people`, `question`, `text`."""
+    """One line's night: question id -> `scores` (metric -> value), `groups`, `people`, `question`, `text`."""
 
     date: str
     rows: Mapping[str, Mapping[str, Any]]

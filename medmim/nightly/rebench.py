@@ -1,4 +1,4 @@
-"""rebench: everybody answers the benchmark, from the cache where nothing changed, and each one's canary is asked anew."""
+"""rebench: everybody answers the benchmark, from the cache where nothing changed, and a canary of it anew."""
 
 import json
 from collections.abc import Mapping

@@ -78,7 +78,9 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], seen: Se
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "points": _points, "label": charts.label}
-    figures = [(group, metric, chart.lines(drawn, group, metric)) for metric in drops.METRICS for group in tasks.DOMAINS]
+    figures = [
+        (group, metric, chart.lines(drawn, group, metric)) for metric in drops.METRICS for group in tasks.DOMAINS
+    ]
     return environment.get_template("trend.html.j2").render(
         recipe=recipe,
         run=ws.run,

@@ -148,8 +148,9 @@ def _drops(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["dropped"] and (key not in worst or row["value"] < worst[key]["value"]):
             worst[key] = row
     return [
-        f"{model}: {metric} {group.replace('_', '-')} fell by {-100 * row['value']:.1f} points against {row['against']} "
-        f"(95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, p {row['p_holm']:.2g} after Holm, "
+        f"{model}: {metric} {group.replace('_', '-')} fell by {-100 * row['value']:.1f} points against "
+        f"{row['against']} (95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, "
+        f"p {row['p_holm']:.2g} after Holm, "
         f"{row['n']:,} questions, {row['patients']:,} patients)"
         for (model, group, metric), row in worst.items()
     ]

@@ -11,15 +11,16 @@ from typing import Any
 from medmim import progress, store, tracking
 from medmim.data import erased
 from medmim.errors import UserError
-from medmim.registry import decisions
+from medmim.registry import decisions, nights
 from medmim.steps import Workspace
 from medmim.store_removal import MANIFEST, REMOVING, USED
 
 LAST_RECORD = "report.json"  # of a run, on every way out
+LAST_OF_NIGHT = "trend.json"  # likewise
 _MANY = 200  # take seconds in S3
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_RUN = re.compile(r"^(.*)-\d{8}-\d{6}-[0-9a-f]+$")
-_NOT_ARTIFACTS = ("runs", "steps", "resume", decisions.FOLDER, erased.FOLDER, USED, REMOVING)
+_RUN = re.compile(r"^(.*)-\d{8}-\d{6}-[0-9a-f]+$|^(.*-nightly)-\d{8}-[0-9a-f]+$")
+_NOT_ARTIFACTS = ("runs", "steps", "resume", decisions.FOLDER, nights.FOLDER, erased.FOLDER, USED, REMOVING)
 
 Ages = Mapping[str, tuple[float, int]]  # key -> (s since 1970, bytes), as `Store.ages` gives it
 
@@ -141,6 +142,11 @@ def below(top: str, ages: Ages) -> dict[str, tuple[float, int]]:
     return found
 
 
+def ended(run: str, ages: Ages) -> bool:
+    """Whether a run, or a night, has its last record."""
+    return any(f"{run}/{last}" in ages for last in (LAST_RECORD, LAST_OF_NIGHT))
+
+
 def records(place: store.Store, run: str, ages: Ages) -> set[str]:
     """Digests in the records of a run's stages and in the orders of its jobs."""
     keys = [key for key in ages if key.startswith(f"{run}/") and key.endswith(".json")]
@@ -149,10 +155,10 @@ def records(place: store.Store, run: str, ages: Ages) -> set[str]:
 
 
 def recipe_of(name: str) -> str:
-    """The recipe of `runs/RECIPE-DATE-TIME-RANDOM`; the whole name where somebody else gave it."""
+    """The recipe of `runs/RECIPE-DATE-TIME-RANDOM`, with `-nightly` that of a night; else the whole name."""
     run = name.partition("/")[2]
     found = _RUN.match(run)
-    return found[1] if found else run
+    return found[1] or found[2] if found else run
 
 
 def digests(text: str) -> set[str]:

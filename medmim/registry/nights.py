@@ -103,10 +103,57 @@ def taken(name: str, date: str, run: str) -> UserError:
     )
 
 
+def claim(ws: Workspace, name: str, date: str, again: bool = False) -> str:
+    """Take a night for a run on a cluster, before it is submitted; of two submitters one gets it.
+
+    Args:
+        ws: Its store is looked at.
+        name: The recipe's.
+        date: The night.
+        again: Though a run of it was submitted before, and ended without a record.
+
+    Returns:
+        Name of the run.
+
+    Raises:
+        UserError: The night is recorded, or taken.
+    """
+    standing = find(ws, name, date)
+    if standing is not None:
+        raise taken(name, date, standing.run)
+    place = store.open_store(ws.store)
+    known = [key for key in place.list(f"{FOLDER}/{name}/{date}.") if "claim" in key]
+    if known and not again:
+        raise _claimed(name, date, len(known))
+    number = len(known) + 1
+    if not place.create(_claim(name, date, number), b""):
+        raise _claimed(name, date, number)
+    return run_name(name, date, str(number))
+
+
+def withdraw(ws: Workspace, name: str, date: str, run: str) -> None:
+    """Give up a claim: its run was not started."""
+    store.open_store(ws.store).delete(_claim(name, date, int(run.rpartition("-")[2])))
+
+
+def run_name(name: str, date: str, mark: str) -> str:
+    """What a night's run is called: the same for each try of one who goes on."""
+    return f"{name}-nightly-{date.replace('-', '')}-{mark}"
+
+
+def _claimed(name: str, date: str, number: int) -> UserError:
+    run = run_name(name, date, str(number))
+    return UserError(
+        f"the night of {date} of recipe {name} is taken by run {run}",
+        reason="it was submitted before; two runs of one night would do the same work twice",
+        fix=f"`medmim runs show {run}`; if it failed or is not there: the same command with --again",
+    )
+
+
 def kept(place: store.Store) -> set[str]:
     """Digests that the next nights compare with: those of the last records of each recipe."""
     names: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(place.list(f"{FOLDER}/")):
+    for key in sorted(key for key in place.list(f"{FOLDER}/") if key.endswith(".json")):
         names[key.split("/")[1]].append(key)
     found: set[str] = set()
     for keys in names.values():
@@ -119,6 +166,10 @@ def kept(place: store.Store) -> set[str]:
 
 def _key(name: str, date: str) -> str:
     return f"{FOLDER}/{name}/{date}.json"
+
+
+def _claim(name: str, date: str, number: int) -> str:
+    return f"{FOLDER}/{name}/{date}.claim-{number}"
 
 
 def _parse(text: bytes, where: str) -> Night:

@@ -1,7 +1,8 @@
 """What may go from a store, and taking it away: `medmim gc`.
 
-Never what an alias, a registered version, a decision, a kept run or a kept artifact's provenance names, and nothing
-that was written or used within the grace. On the rest, each recipe's `retention` decides.
+Never what an alias, a registered version, a decision, a kept run or a kept artifact's provenance names, nor the answers
+that the next nights compare with, and nothing that was written or used within the grace. On the rest, each recipe's
+`retention` decides. The nights' records stay for good.
 """
 
 import time
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from medmim import progress, store
 from medmim.recipe_registry import Retention
-from medmim.registry import holdings
+from medmim.registry import holdings, nights
 from medmim.registry.holdings import LAST_RECORD, Held
 from medmim.steps import Workspace
 from medmim.store_removal import REMOVING, USED, clear, finish, remove
@@ -78,7 +79,7 @@ def plan(
     held = holdings.look(place, ages)
     rules = _rules(held.values(), last, days)
     runs = holdings.below("runs", ages)
-    pointed = set().union(*holdings.roots(ws, runs).values())
+    pointed = set().union(*holdings.roots(ws, runs).values(), nights.kept(place))
     kept: dict[str, int] = defaultdict(int)
 
     def stays(reason: str) -> bool:
@@ -98,7 +99,7 @@ def plan(
     def goes(kind: str, name: str, recipe: str, size: int, when: float, why: str) -> None:
         items.append(Item(kind, name, recipe, size, round((now - when) / DAY, 1), why))
 
-    told = [Held(name, t, size, whole=f"{name}/{LAST_RECORD}" in ages) for name, (t, size) in runs.items()]
+    told = [Held(name, t, size, whole=holdings.ended(name, ages)) for name, (t, size) in runs.items()]
     for run, rank in _ranked(told, lambda run: holdings.recipe_of(run.name)):
         rule = rules(holdings.recipe_of(run.name))
         fresh = run.time >= min(young, now - rule.days * DAY)
@@ -167,7 +168,7 @@ def _rules(held: Iterable[Held], last: int | None, days: int | None) -> Callable
         except ValidationError:  # of another version of medmim
             continue
     given = {key: value for key, value in (("last", last), ("days", days)) if value is not None}
-    return lambda name: found.get(name, Retention()).model_copy(update=given)
+    return lambda name: found.get(name.removesuffix("-nightly"), Retention()).model_copy(update=given)
 
 
 def _ranked(held: Iterable[Held], group: Callable[[Held], Any]) -> list[tuple[Held, int]]:

@@ -1,0 +1,172 @@
+"""medmim nightly: the night's benchmark, here or on a cluster."""
+
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from medmim import recipe as recipes
+from medmim import steps, store
+from medmim.cli import run_local
+from medmim.cli.options import Home, Host, Json, Namespace, RecipeRef, Sets
+from medmim.cli.screen import Screen, stages
+from medmim.errors import UserError
+from medmim.recipe import Recipe
+from medmim.sample import digest_of
+from medmim.steps import Outcome, Workspace
+
+
+def nightly(
+    recipe: RecipeRef,
+    submit: Annotated[bool, typer.Option("--submit", help="On the cluster: one KFP run a night.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="With --submit: though a run of this night ended without a record.")
+    ] = False,
+    sets: Sets = None,
+    home: Home = None,
+    host: Host = None,
+    namespace: Namespace = None,
+    image: Annotated[
+        str | None, typer.Option("--image", help="With --submit: medmim's image, pinned by digest.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bench champion, challengers, base and references again, and compare with the last nights.
+
+    What did not change is answered from the cache; a canary is asked anew. A night that was killed goes on. Exit code
+    1 is an alarm: a score dropped, or an engine drifted. With --json the last line is one object: night, run, verdict
+    (quiet, alarm or null), alarms, notes, scores, canary, differences, page, seconds; with --submit: night, run,
+    run_id, link, recipe, pipeline, version, new_version.
+    """
+    from medmim.nightly import rebench
+
+    parsed = recipes.load(recipe, sets or ())
+    date = rebench.of(parsed)  # of this moment, also where the run goes on past midnight
+    parsed = parsed.model_copy(update={"nightly": parsed.nightly.model_copy(update={"date": date})})
+    if again and not submit:
+        raise UserError("--again goes with --submit", fix="here a night that was killed goes on by the same command")
+    if submit:
+        _submit(parsed, date, again, host, namespace, image, as_json)
+    else:
+        raise typer.Exit(_run(parsed, date, home, as_json))
+
+
+def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
+    from medmim.registry import nights
+
+    ws = steps.workspace(home, parsed)
+    mark = digest_of([platform.node(), str(ws.home)])[:4]  # the next try from here is the same run, and goes on
+    ws = replace(ws, run=nights.run_name(parsed.name, date, mark))
+    standing = nights.find(ws, parsed.name, date)
+    if standing is not None and standing.run != ws.run:
+        raise nights.taken(parsed.name, date, standing.run)
+    with _alone(parsed, date, ws):
+        for name in steps.NIGHTLY:  # of a try that was killed
+            store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")
+        screen = Screen(quiet=as_json)
+        screen.start(parsed, ws, "nightly")
+        code = run_local.pipeline("nightly", parsed, ws, screen)
+        found = steps.outcomes(ws, steps.NIGHTLY)
+        _end(screen, found)
+        if as_json:
+            typer.echo(json.dumps(summary(found, date, ws.run), sort_keys=True))
+        return run_local.exit_code(found, list(screen.errors.values()), code, ws)
+
+
+def summary(found: dict[str, Outcome], date: str, run: str) -> dict[str, Any]:
+    """What `--json` prints; its keys are a contract."""
+    watch, trend = found.get("watch"), found.get("trend")
+    seen = watch.facts if watch else {}
+    return {
+        "night": date,
+        "run": run,
+        "verdict": ("alarm" if seen["alarms"] else "quiet") if seen else None,
+        "page": trend.facts.get("path") if trend else None,
+        "seconds": {name: outcome.seconds for name, outcome in found.items()},
+        **{key: seen.get(key, []) for key in ("alarms", "notes", "scores", "differences")},
+        "canary": seen.get("canary", {}),
+    }
+
+
+@contextmanager
+def _alone(parsed: Recipe, date: str, ws: Workspace) -> Iterator[None]:
+    """Two at once from one home would be one run; the lock dies with its process."""
+    import fcntl
+
+    from medmim.registry import nights
+
+    folder = run_local.log_file(ws).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise nights.taken(parsed.name, date, f"{ws.run}, which goes on in another process") from None
+        yield
+
+
+def _end(screen: Screen, found: dict[str, Outcome]) -> None:
+    """Stages, scores, alarms and where the page is."""
+    if screen.live:
+        screen.live.stop()
+    out = screen.out
+    out.print(stages(found))
+    watch, trend = found.get("watch"), found.get("trend")
+    if watch and watch.facts:
+        out.print(_scores(watch.facts))
+        for text in watch.facts["notes"]:
+            out.print(f"note: {text}", markup=False, soft_wrap=True)
+        verdict = "[red]alarm[/]" if watch.facts["alarms"] else "[green]quiet[/]"
+        out.print(f"\n[bold]night {watch.facts['date']}[/]  {verdict}")
+        for text in watch.facts["alarms"]:
+            out.print(f"  - {text}", markup=False, soft_wrap=True)
+    screen.failures(found)
+    if trend and trend.facts:
+        out.print(f"\ntrend     {trend.facts['path']}", markup=False, soft_wrap=True)
+
+
+def _scores(seen: dict[str, Any]) -> Table:
+    """Accuracy held-in and held-out of each model, and its canary."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("model", "held-in", "held-out", "canary: changed", "weights"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("model", "weights") else "right")
+    values = {(row["model"], row["group"]): row["value"] for row in seen["scores"] if row["metric"] == "accuracy"}
+    for role, own in seen["models"].items():
+        shares = [values.get((role, group)) for group in ("held_in", "held_out")]
+        canary = seen["canary"][role]
+        told = f"{canary['changed']} of {canary['asked']}" + (", drifted" if canary["drifted"] else "")
+        table.add_row(role, *("-" if one is None else f"{100 * one:.1f}" for one in shares), told, own["weights"][:12])
+    return table
+
+
+def _submit(
+    parsed: Recipe, date: str, again: bool, host: str | None, namespace: str | None, image: str | None, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from medmim.cluster import kfp_api
+    from medmim.cluster import submit as room
+    from medmim.registry import nights
+
+    access = kfp_api.access(host, namespace or parsed.platform.pods.namespace)
+    first = nights.run_name(parsed.name, date, "1")
+    planned = room.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed
+    ws = Workspace(Path(), planned.store, "")
+    run = nights.claim(ws, parsed.name, date, again)
+    try:
+        made = room.start(replace(planned, run=run))
+    except BaseException:
+        nights.withdraw(ws, parsed.name, date, run)
+        raise
+    out = Console(stderr=as_json, highlight=False)
+    for note in planned.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    out.print(f"night     {date}\nrun       {made.run}\n          {made.link}", markup=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps({"night": date, **asdict(made)}))
