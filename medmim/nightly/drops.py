@@ -7,11 +7,11 @@ questions that both asked, for accuracy and token F1, held-in and held-out: a pa
 replacement (`bench.stats.difference`). Holm's correction goes over all of these tests of tonight. A drop is a mean that
 fell by at least `nightly.drop` with a corrected two-sided p below `nightly.significance`.
 
-Why nights may be looked at again and again: an unchanged model gives the very same answers, and what is the same is not
-tested. A test is thus made for a change, not for a night, and while the change is in the window its result stays what
-it was. Comparing with every set of the window and not with yesterday's alone sees what erodes slowly: ten steps of
-0.4 points are 4 points against the oldest. The alarm lasts until the score is back, the old answers leave the window,
-or a person accepts them by `nightly.since`.
+Why nights may be looked at again and again: an unchanged model gives the very same answers, and the same set of answers
+is not tested. Tests are thus made for a change, not for a night, and the next night makes the same ones again.
+Comparing with every set of the window and not with yesterday's alone sees what erodes slowly: ten steps of 0.4 points
+are 4 points against the oldest. The alarm lasts until the score is back, the old answers leave the window, or a person
+accepts them by `nightly.since`.
 
 Under `stats.MIN_PATIENTS` patients nothing is tested, and the night says so.
 """
@@ -73,13 +73,11 @@ def differences(
                     own = [name for name in names if group in ours.rows[name]["groups"]]
                     if own:
                         wanted.append((line, ours, theirs, group, metric, own))
-    draws = max(resamples, math.ceil(4 * len(wanted) / significance))  # the smallest p is 2 / (draws + 1)
+    draws = max(resamples, math.ceil(8 * len(wanted) / significance))  # the smallest p is 2 / (draws + 1)
     rows = []
     for line, ours, theirs, group, metric, own in wanted:
         a, b = (np.array([side.rows[name]["scores"][metric] for name in own]) for side in (ours, theirs))
-        if np.array_equal(a, b):  # answered otherwise, and worth the same
-            continue
-        found = stats.difference(a, b, [ours.rows[name]["people"] for name in own], draws)
+        found = stats.difference(a, b, [ours.rows[name]["people"] for name in own], draws if np.any(a != b) else 1)
         rows.append({"model": line, "against": theirs.date, "group": group, "metric": metric, **found.__dict__})
     for row, p in zip(rows, stats.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p

@@ -2,60 +2,15 @@
 
 import base64
 import io
-import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from openai_server import Server
 from PIL import Image
 
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import ask_openai
 from medmim.lvlm.ask import Question
-
-
-class Server(ThreadingHTTPServer):
-    """Echoes the question; the question's first word may ask for a failure."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: list[dict] = []
-        self.failures: dict[str, int] = {}
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][0]["content"][-1]["text"]
-        status, wanted = 200, text.split()
-        with self.server.lock:
-            self.server.requests.append({"path": self.path, "auth": self.headers["Authorization"], **body})
-            if wanted[0] == "once":  # fail the first time with the given status
-                tries = self.server.failures[text] = self.server.failures.get(text, 0) + 1
-                status = int(wanted[1]) if tries == 1 else 200
-            elif wanted[0] == "always":
-                status = int(wanted[1])
-        message = {"role": "assistant", "content": None if wanted[0] == "nothing" else f" echo {text} "}
-        reply = {"error": {"message": "no, thanks"}} if status != 200 else {
-            "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        }  # fmt: skip
-        data = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""An OpenAI-compatible server on loopback, real HTTP, whose model is a function."""
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    """Answers as `say` does, an echo by default; the question's first word may ask for a failure."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[dict] = []
+        self.say: Callable[[str], str] = lambda text: f" echo {text} "
+        self.failures: dict[str, int] = {}
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][0]["content"][-1]["text"]
+        status, wanted = 200, text.split()
+        with self.server.lock:
+            self.server.requests.append({"path": self.path, "auth": self.headers["Authorization"], **body})
+            if wanted[0] == "once":  # fail the first time with the given status
+                tries = self.server.failures[text] = self.server.failures.get(text, 0) + 1
+                status = int(wanted[1]) if tries == 1 else 200
+            elif wanted[0] == "always":
+                status = int(wanted[1])
+        message = {"role": "assistant", "content": None if wanted[0] == "nothing" else self.server.say(text)}
+        reply = {"error": {"message": "no, thanks"}} if status != 200 else {
+            "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        }  # fmt: skip
+        data = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
