@@ -60,13 +60,15 @@ def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Seq
     settings = recipe.nightly
     window = [one for one in before if not settings.since or one.date >= settings.since][-settings.nights :]
     notes: list[str] = []
-    ours = {role: answers(ws, tonight["date"], tonight["bench"], role) for role in tonight["models"]}
     pairs, changed = {}, {}
     for role, own in tonight["models"].items():
-        others = [one for one in _others(ws, role, own, window, notes) if _meets(role, ours[role], one, notes)]
-        pairs[role] = (ours[role], others)
-        if others and before and others[-1].date == before[-1].date:
-            changed[role] = drops.changed(ours[role], others[-1])[:_SHOWN]
+        known = _others(ws, role, own, window, notes)
+        if not known:  # a quiet night reads no answers
+            continue
+        ours = answers(ws, tonight["date"], tonight["bench"], role)
+        pairs[role] = (ours, [one for one in known if _meets(role, ours, one, notes)])
+        if known[-1].date == before[-1].date:
+            changed[role] = drops.changed(ours, known[-1])[:_SHOWN]
     scored = bench.scores(ws, f"{ws.store}/bench/{tonight['bench']}")
     rows = drops.differences(pairs, recipe.bench.resamples, settings.significance, settings.drop)
     board = [{key: row[key] for key in _ROW} for row in scored["leaderboard"] if _shown(row)]
