@@ -20,7 +20,9 @@ Object = dict[str, Any]
 # What no example turns on.
 ALL_ON: dict[str, Any] = {
     "runNamespaces": [{"name": "team-a", "create": True}],
-    "nightly": {"enabled": True},
+    "nightly": {"enabled": True, "recipe": "name: mine\ndata: {source: phantom}\n"},
+    "image": {"digest": "sha256:" + "0" * 64},
+    "kfp": {"ui": "https://kubeflow.example.org/pipeline"},
     "promotion": {"autoPromote": True},
     "alerts": {"enabled": True},
     "mlflow": {

@@ -74,7 +74,7 @@ ALLOWED = {
 
 @pytest.fixture(scope="module")
 def policies() -> list[Object]:
-    values = {**EXAMPLES["onprem-gpu"], "nightly": {"enabled": True}}
+    values = {**EXAMPLES["onprem-gpu"], "nightly": {"enabled": True, "recipe": "demo"}}
     return [one for one in render(values) if one["kind"] == "NetworkPolicy"]
 
 

@@ -17,6 +17,12 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{/* Where the nightly's runs live. */}}
+{{- define "medmim.nightlyNamespace" -}}
+{{- $first := first .Values.runNamespaces | default dict -}}
+{{ .Values.nightly.namespace | default (get $first "name") }}
+{{- end }}
+
 {{- define "medmim.service" -}}
 medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- end }}
@@ -40,6 +46,13 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else nobody gets through the ingress" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name Prometheus' pods, else mlflow.metrics are out of its reach" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.mlflow.auth.enabled (not .Values.mlflow.metrics.existingSecret) }}{{ fail "mlflow.metrics.existingSecret: with mlflow.auth the server shows /metrics to its users only" }}{{ end -}}
+{{- if .Values.nightly.enabled -}}
+{{- if not .Values.nightly.recipe }}{{ fail "nightly.recipe: give the recipe to run, --set-file nightly.recipe=mine.yaml" }}{{ end -}}
+{{- if not .Values.image.digest }}{{ fail "image.digest: the nightly's pods reach no registry, so its runs' image must be named by digest" }}{{ end -}}
+{{- if not (include "medmim.nightlyNamespace" .) }}{{ fail "nightly.namespace: name the namespace of its runs, one of runNamespaces" }}{{ end -}}
+{{- $runs := list -}}{{- range .Values.runNamespaces }}{{ $runs = append $runs .name }}{{ end -}}
+{{- if not (has (include "medmim.nightlyNamespace" .) $runs) }}{{ fail (printf "nightly.namespace: %s is none of runNamespaces" .Values.nightly.namespace) }}{{ end -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range .Values.runNamespaces -}}
 {{- if eq .name $.Release.Namespace }}{{ fail (printf "runNamespaces: %s is the release's own namespace; steps could read the promoter's and MLflow's Secrets there" .name) }}{{ end -}}

@@ -1,0 +1,93 @@
+"""The nightly's CronJob finds its recipe, KFP and its token where medmim looks for them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from charts.chart import ALL_ON, EXAMPLES, PLATFORM, Object, helm, named, render
+
+from medmim import recipe as recipes
+from medmim.cluster import kfp_api
+
+CLOUD = EXAMPLES["cloud"]
+RECIPE = "name: mine\ndata:\n  source: phantom\n  # {{ no template }}\n"
+
+
+def nightly(**values: Any) -> tuple[list[Object], Object]:
+    """All objects, and the CronJob's one container with its pod's volumes."""
+    objects = render({**CLOUD, "nightly": {"enabled": True, "recipe": RECIPE}, **values})
+    spec = named(objects, "CronJob", "medmim-nightly")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    return objects, {**container, "volumes": {one["name"]: one for one in spec["volumes"]}}
+
+
+def mounted(container: Object, volume: str) -> Path:
+    (path,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == volume]
+    return Path(path)
+
+
+def test_the_recipe_of_the_values_is_the_file_that_is_named(tmp_path: Path) -> None:
+    objects, container = nightly()
+    held = named(objects, "ConfigMap", "medmim-nightly")["data"]
+    command, sub, file, flag = container["args"]
+    assert (command, sub, flag) == ("medmim", "nightly", "--submit")
+    assert mounted(container, "recipe") / next(iter(held)) == Path(file)
+    (tmp_path / "recipe.yaml").write_text(held["recipe.yaml"])
+    assert recipes.load(str(tmp_path / "recipe.yaml")).name == "mine"
+
+
+def test_a_shipped_recipe_needs_no_file() -> None:
+    objects, container = nightly(nightly={"enabled": True, "recipe": "demo"})
+    assert container["args"] == ["medmim", "nightly", "demo", "--submit"]
+    assert "recipe" not in container["volumes"]
+    assert not [one for one in objects if (one["kind"], one["metadata"]["name"]) == ("ConfigMap", "medmim-nightly")]
+
+
+def test_kfp_is_asked_where_it_is_with_a_token_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, container = nightly(kfp={"namespace": "ml"})
+    for one in container["env"]:
+        if "value" in one:
+            monkeypatch.setenv(one["name"], one["value"])
+    access = kfp_api.access()
+    assert access.host == "http://ml-pipeline.ml:8888"
+    assert access.namespace == CLOUD["runNamespaces"][0]["name"]
+    assert str(mounted(container, "kfp-token") / "token") == kfp_api._TOKEN_OF_POD
+    (source,) = container["volumes"]["kfp-token"]["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+
+
+def test_the_account_may_submit_in_the_namespace_of_the_runs_and_nothing_else() -> None:
+    objects, container = nightly()
+    run = CLOUD["runNamespaces"][0]["name"]
+    rules = named(objects, "Role", "medmim-nightly", run)["rules"]
+    assert [rule["apiGroups"] for rule in rules] == [["pipelines.kubeflow.org"]]
+    (subject,) = named(objects, "RoleBinding", "medmim-nightly", run)["subjects"]
+    assert subject == {"kind": "ServiceAccount", "name": "medmim-nightly", "namespace": PLATFORM}
+    bound = [one for one in objects if one["kind"] == "RoleBinding" and "medmim-nightly" in str(one["subjects"])]
+    assert len(bound) == 1
+
+
+def test_bad_input_is_not_tried_again() -> None:
+    objects, _ = nightly()
+    job = named(objects, "CronJob", "medmim-nightly")["spec"]["jobTemplate"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert (
+        rule["action"] == "FailJob" and 2 in rule["onExitCodes"]["values"] and 75 not in rule["onExitCodes"]["values"]
+    )
+    assert job["backoffLimit"] > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"nightly": {"enabled": True}}, "nightly.recipe"),
+        ({"nightly": {"enabled": True, "recipe": "demo"}, "image": {"digest": ""}}, "image.digest"),
+        ({"nightly": {"enabled": True, "recipe": "demo"}, "runNamespaces": []}, "nightly.namespace"),
+        ({"nightly": {"enabled": True, "recipe": "demo", "namespace": "other"}}, "nightly.namespace"),
+        ({"kfp": {"host": "ml-pipeline:8888"}}, "/kfp/host"),
+    ],
+)
+def test_what_is_missing_is_named(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(helm.HelmError) as refused:
+        render({**ALL_ON, **values})
+    assert told in str(refused.value)
