@@ -152,8 +152,10 @@ def _submit(
 
     from medmim.cluster import kfp_api
     from medmim.cluster import submit as room
+    from medmim.nightly import asked
     from medmim.registry import nights
 
+    asked.elsewhere(parsed)
     access = kfp_api.access(host, namespace or parsed.platform.pods.namespace)
     first = nights.run_name(parsed.name, date, "1")
     planned = room.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed
@@ -162,7 +164,8 @@ def _submit(
     try:
         made = room.start(replace(planned, run=run))
     except BaseException:
-        nights.withdraw(ws, parsed.name, date, run)
+        if not store.open_store(ws.store).exists(f"runs/{run}/{room.RECIPE}"):  # else the run came about all the same
+            nights.withdraw(ws, parsed.name, date, run)
         raise
     out = Console(stderr=as_json, highlight=False)
     for note in planned.notes:

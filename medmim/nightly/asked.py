@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from medmim import store
 from medmim.bench.engines import OPENAI
@@ -14,6 +15,7 @@ from medmim.registry import approval, decisions, versions
 from medmim.steps import Workspace
 
 CHAMPION, CHALLENGER, BASE = "champion", "challenger", "base"
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def asked(recipe: Recipe, ws: Workspace) -> dict[str, str]:
@@ -58,6 +60,27 @@ def asked(recipe: Recipe, ws: Workspace) -> dict[str, str]:
 def shared(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
     """The same, by references that every machine with this store resolves."""
     return {role: ref if ref.startswith(OPENAI) else zoo.shared(ref, ws) for role, ref in models.items()}
+
+
+def elsewhere(recipe: Recipe) -> None:
+    """Refuse references that pods could not reach.
+
+    Raises:
+        UserError: A folder or a server of this machine; names them all.
+    """
+    known = zoo.shipped()
+    wrong = [
+        f"nightly.references: {ref}"
+        for ref in recipe.nightly.references
+        if not (ref in known or ref.startswith(("s3://", "models:/", OPENAI)))
+        or (ref.startswith(OPENAI) and urlsplit(ref.removeprefix(OPENAI)).hostname in _LOCAL)
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of the references of recipe {recipe.name} are of this machine, and pods do not see it",
+            problems=wrong,
+            fix="name shipped bases, s3://..., models:/NAME@ALIAS, or a server by an address of the cluster",
+        )
 
 
 def _called(ref: str, others: Mapping[str, str]) -> str:

@@ -86,8 +86,7 @@ def record(ws: Workspace, name: str, night: Night) -> Night:
         UserError: Another run recorded the night.
     """
     text = json.dumps(asdict(night), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    if store.open_store(ws.store).create(_key(name, night.date), text.encode()):
-        return night
+    store.open_store(ws.store).create(_key(name, night.date), text.encode())
     standing = find(ws, name, night.date)
     if standing is None or standing.run != night.run:
         raise taken(name, night.date, standing.run if standing else "another run")

@@ -1,0 +1,122 @@
+"""`medmim nightly` as a user types it: on the cluster's contract server; on this machine see test_pipeline."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cluster.kfp_world import World, a_world
+from typer.testing import CliRunner
+
+from medmim.cli import main
+from medmim.errors import UserError
+from medmim.recipe_uri import handed
+from medmim.store import open_store
+
+DAY = "2026-06-01"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
+        yield found
+
+
+def submit(cluster: World, *more: str, day: str = DAY) -> dict[str, object]:
+    """What --json prints last; raises what the command raises."""
+    typed = ["nightly", "demo", "--submit", "--json", "--host", cluster.kfp.address, "--namespace", "team-a"]
+    typed += ["--image", cluster.image, "--set", f"nightly.date={day}"]
+    typed += ["--set", f"platform.store={cluster.store}", "--set", "platform.tracking=http://mlflow:5000"]
+    ended = CliRunner().invoke(main.app, [*typed, *more])
+    if ended.exception and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    assert ended.exit_code == 0, ended.output
+    found: dict[str, object] = json.loads(ended.stdout.strip().splitlines()[-1])
+    return found
+
+
+def refused(cluster: World, *more: str, day: str = DAY) -> UserError:
+    before = cluster.left()
+    with pytest.raises(UserError) as told:
+        submit(cluster, *more, day=day)
+    assert told.value.exit_code == 2 and told.value.fix, told.value
+    assert cluster.left() == before, "nothing is left behind"
+    return told.value
+
+
+def test_a_night_is_one_run_of_the_nightly_pipeline_and_knows_its_day(cluster: World) -> None:
+    made = submit(cluster)
+    assert (made["night"], made["run"], made["pipeline"]) == (DAY, "demo-nightly-20260601-1", "medmim-nightly")
+    (run,) = cluster.kfp.state.runs.values()
+    parameters = run["runtime_config"]["parameters"]
+    assert set(parameters) == {"recipe", "home", "run"} and parameters["run"] == made["run"]
+    assert handed(parameters["recipe"]).nightly.date == DAY
+
+
+def test_a_second_submission_of_the_night_is_refused_and_the_next_night_is_not(cluster: World) -> None:
+    first = submit(cluster)
+    cluster.kfp.end(cluster.kfp.run(str(first["run"])), "FAILED")
+    assert f"is taken by run {first['run']}" in str(refused(cluster))
+    assert submit(cluster, "--again")["run"] == "demo-nightly-20260601-2"
+    assert submit(cluster, day="2026-06-02")["run"] == "demo-nightly-20260602-1"
+    assert len(cluster.kfp.state.runs) == 3
+
+
+def test_of_two_submitters_at_once_one_wins(cluster: World) -> None:
+    def one(_: int) -> str:
+        try:
+            return str(submit(cluster)["run"])
+        except UserError as error:
+            return str(error.exit_code)
+
+    with ThreadPoolExecutor(2) as threads:
+        told = sorted(threads.map(one, range(2)))
+    assert told == ["2", "demo-nightly-20260601-1"] and len(cluster.kfp.state.runs) == 1
+
+
+def test_a_night_that_is_recorded_is_not_submitted_again(cluster: World) -> None:
+    text = json.dumps({"date": DAY, "run": "somebody", "data": "", "bench": "", "models": {}, "scores": []})
+    open_store(cluster.store).write(f"nights/demo/{DAY}.json", text.encode())
+    for more in ((), ("--again",)):
+        assert "is taken by run somebody" in str(refused(cluster, *more))
+
+
+def test_what_no_pod_can_reach_is_refused_at_once(cluster: World, tmp_path: Path) -> None:
+    refs = f"[{tmp_path}, 'openai:http://localhost:8000/v1#a', tiny-mantis]"
+    error = refused(cluster, "--set", f"nightly.references={refs}")
+    assert len(error.problems) == 2 and str(tmp_path) in str(error)
+    assert "platform.store" in str(refused(cluster, "--set", "platform.store=/a/folder"))
+
+
+def test_where_submitting_fails_the_night_is_given_back(cluster: World) -> None:
+    cluster.kfp.front.fail.append(("POST .*/runs", 400))
+    refused(cluster)
+    assert submit(cluster)["run"] == "demo-nightly-20260601-1"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--set", "nightly.date=yesterday"], "nightly.date"),
+        (["--set", "nightly.date=20260601"], "nightly.date"),
+        (["--set", "nightly.noise=1"], "nightly.noise"),
+        (["--set", "nightly.canry=3"], "did you mean 'nightly.canary'"),
+        (["--set", f"nightly.date={(datetime.now(UTC) + timedelta(days=3)).date()}"], "and today is"),
+        (["--again"], "--again goes with --submit"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_made(tmp_path: Path, more: list[str], told: str) -> None:
+    ended = CliRunner().invoke(main.app, ["nightly", "demo", "--home", str(tmp_path / "home"), *more])
+    assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
+    assert told in str(ended.exception)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_night_of_another_home_in_the_same_store_is_told(tmp_path: Path) -> None:
+    text = json.dumps({"date": DAY, "run": "somebody", "data": "", "bench": "", "models": {}, "scores": []})
+    open_store(str(tmp_path / "store")).write(f"nights/demo/{DAY}.json", text.encode())
+    typed = ["nightly", "demo", "--home", str(tmp_path / "home"), "--set", f"platform.store={tmp_path / 'store'}"]
+    ended = CliRunner().invoke(main.app, [*typed, "--set", f"nightly.date={DAY}"])
+    assert isinstance(ended.exception, UserError) and "is taken by run somebody" in str(ended.exception)
