@@ -10,6 +10,7 @@ _LEFT, _RIGHT, _TOP = 52, WIDTH - 12, 14
 _TICKS = 4
 _LABELS = 8  # dates below the figure, at most
 _COLOURS = 6  # of the style sheet
+_BESIDE = 5  # between two models in one night, so that intervals do not hide each other
 
 
 def lines(nights: Sequence[Night], group: str, metric: str) -> dict[str, Any] | None:
@@ -36,11 +37,12 @@ def lines(nights: Sequence[Night], group: str, metric: str) -> dict[str, Any] | 
     def y(value: float) -> float:
         return float(round(_HEIGHT - (_HEIGHT - _TOP) * (value - low) / (high - low), 1))
 
-    models = []
-    for number, name in enumerate(names(nights)):
+    models, known = [], names(nights)
+    for number, name in enumerate(known):
+        aside = _BESIDE * (number - (len(known) - 1) / 2)
         marks = [
             {
-                "x": x(at),
+                "x": round(x(at) + aside, 1),
                 "y": y(row["value"]),
                 "low": None if row["low"] is None else y(row["low"]),
                 "high": None if row["high"] is None else y(row["high"]),
@@ -72,5 +74,6 @@ def lines(nights: Sequence[Night], group: str, metric: str) -> dict[str, Any] | 
 
 
 def names(nights: Sequence[Night]) -> list[str]:
-    """Roles, in the order in which they were first asked; each keeps its colour in all figures."""
-    return list(dict.fromkeys(role for night in nights for role in night.models))
+    """Roles, the champion first and the base second; each keeps its colour in all figures."""
+    roles = dict.fromkeys(role for night in nights for role in night.models)
+    return sorted(roles, key=lambda role: (role != "champion", role != "base"))

@@ -62,7 +62,8 @@ def differences(
         drop: A smaller one does not count.
 
     Returns:
-        Rows of `model`, `against`, `group`, `metric`, `stats.Estimate`, `p_holm` and `dropped`.
+        Rows of `model`, `against`, `group`, `metric`, `stats.Estimate`, `p_holm` and `dropped`, where any answer is
+        worth more or less; Holm's correction counts the others as well.
     """
     wanted = []
     for line, (ours, before) in pairs.items():
@@ -74,15 +75,16 @@ def differences(
                     if own:
                         wanted.append((line, ours, theirs, group, metric, own))
     draws = max(resamples, math.ceil(8 * len(wanted) / significance))  # the smallest p is 2 / (draws + 1)
-    rows = []
+    rows, equal = [], []
     for line, ours, theirs, group, metric, own in wanted:
         a, b = (np.array([side.rows[name]["scores"][metric] for name in own]) for side in (ours, theirs))
-        found = stats.difference(a, b, [ours.rows[name]["people"] for name in own], draws if np.any(a != b) else 1)
+        equal.append(bool(np.all(a == b)))
+        found = stats.difference(a, b, [ours.rows[name]["people"] for name in own], 1 if equal[-1] else draws)
         rows.append({"model": line, "against": theirs.date, "group": group, "metric": metric, **found.__dict__})
     for row, p in zip(rows, stats.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
         row["dropped"] = p is not None and p < significance and row["value"] <= -drop
-    return rows
+    return [row for row, same in zip(rows, equal, strict=True) if not same]
 
 
 def _scored(ours: Answers, theirs: Answers, name: str, metric: str) -> bool:

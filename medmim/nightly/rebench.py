@@ -77,7 +77,10 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
                 }
                 for role in models
             },
-            "canary": {role: own.plain(p[role], role in drifted) for role, own in seen.items()},
+            "canary": {
+                role: own.plain(p[role], role in drifted) | {"answers": asked[role].digest}
+                for role, own in seen.items()
+            },
         }
 
         def make(folder: Path) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, steps, store
-from medmim.bench import charts, tasks
+from medmim.bench import answers, charts, tasks
 from medmim.errors import UserError, from_os_error
 from medmim.nightly import chart, drops, rebench, watch
 from medmim.recipe import Recipe
@@ -120,16 +120,22 @@ def _items(ws: Workspace, tonight: Night | None, drawn: Sequence[Night]) -> list
             now = watch.answers(ws, tonight.date, tonight.bench, role).rows if names else {}
             known = bool(names and before and role in before[-1].models)
             then = watch.answers(ws, before[-1].date, before[-1].bench, role).rows if known else {}
+            given = answers.load(ws.fetch(f"{ws.store}/answers/{tonight.canary[role]['answers']}")) if names else []
         except UserError:  # garbage collection or an erasure took them
             continue
         rows = [
-            {"id": name, "question": now[name]["question"], "before": then.get(name), "now": now[name]}
+            {"id": name, "question": now[name]["question"], "before": _said(then, name), "now": _said(now, name)}
+            | {"anew": next((one.text for one in given if one.sample == name), "–")}
             for name in names[:_ITEMS]
             if name in now
         ]
         if rows:
             shown.append({"model": role, "count": len(names), "rows": rows})
     return shown
+
+
+def _said(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    return str(rows[name]["text"]) if name in rows else "–"
 
 
 def _percent(value: float | None) -> str:

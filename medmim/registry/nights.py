@@ -29,7 +29,7 @@ class Night:
         models: Role -> `weights` (their digest), `digest` (what the cached answers go by), `anew` (since when they are
             others than before), `answers` (digest).
         scores: Rows of `model`, `group`, `metric`, `value`, `low`, `high`, `n`, `patients`.
-        canary: Role -> `asked`, `changed`, `p`, `drifted`, `items` (ids of some that changed).
+        canary: Role -> `asked`, `changed`, `p`, `drifted`, `items` (ids of some that changed), `answers` (digest).
         differences: Rows of `model`, `against` (a date), `group`, `metric`, `value`, `low`, `high`, `p`, `p_holm`,
             `n`, `patients`, `dropped`.
         changed: Role -> ids of the questions that are answered otherwise than the night before.

@@ -90,6 +90,21 @@ def test_a_changed_value_runs_only_what_depends_on_it(first: tuple[int, dict[str
     assert after["digests"]["bench"] != before["digests"]["bench"]
 
 
+def test_a_night_asks_the_canary_alone_anew_and_can_be_run_again(
+    first: tuple[int, dict[str, Any], str], home: Path
+) -> None:
+    typed = [sys.executable, "-m", "medmim.cli.main", "nightly", "demo", "--home", str(home), "--json", *SMALL]
+    done = subprocess.run(typed, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (told["verdict"], told["alarms"], told["seconds"]["data"]) == ("quiet", [], 0)
+    (canary,) = told["canary"].values()
+    assert (canary["asked"], canary["changed"], canary["drifted"]) == (60, 0, False)
+    asked = [line for line in done.stderr.splitlines() if "answers" in line and "questions" in line]
+    assert asked and all("canary" in line for line in asked), "the base had answered in the run before"
+    assert Path(told["page"]).read_text().startswith("<!")
+
+
 def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
     """Kill the command, and only it, with SIGKILL when its screen shows `mark`."""
     child = subprocess.Popen(command(recipe, home, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
