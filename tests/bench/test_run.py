@@ -132,7 +132,7 @@ def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkey
     failing = {"on": True}
     real = answers.Engine
 
-    def broken(ref, ws):
+    def broken(ref, ws, anew):
         def ask(questions, batch_size, max_new_tokens):
             for question in questions:
                 down = failing["on"] and "What changed in 3?" in question.prompt
