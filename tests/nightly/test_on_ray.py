@@ -1,0 +1,53 @@
+"""A night on a Ray cluster: its nodes answer, the canary too, and the night is the one of a single process."""
+
+from pathlib import Path
+
+import pytest
+import ray_world
+from bench_world import World, publish, world  # noqa: F401
+
+from medmim import steps
+from medmim.nightly import rebench
+from medmim.recipe import Recipe, validate
+from medmim.store import open_store
+
+CODE = """
+import sys
+from pathlib import Path
+from medmim import progress, steps
+from medmim.nightly import rebench
+from medmim.recipe import from_dump
+recipe, home, data, base = sys.argv[1:]
+recipe = from_dump(recipe)
+ws = steps.workspace(Path(home), recipe, "t-nightly-20260601-1")
+progress.emit("digest", text=rebench.run(recipe, ws, data, {"base": base}).digest)
+"""
+
+
+def recipe(where: str, ray: str) -> Recipe:
+    values = {
+        "name": "t",
+        "data": {"source": "phantom"},
+        "bench": {"max_new_tokens": 4, "resamples": 200, "probes": []},
+        "nightly": {"canary": 10, "date": "2026-06-01"},
+        "platform": {"store": where, "ray": ray, "threads": 1},
+    }
+    return validate(values, "test")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_nodes_answer_and_the_night_is_the_same(world: World, tmp_path: Path) -> None:  # noqa: F811
+    alone = recipe(str(tmp_path / "alone"), "local")
+    ws = steps.workspace(tmp_path / "here", alone, "t-nightly-20260601-1")
+    here = rebench.run(alone, ws, publish(world, ws.store), {"base": str(world.models[0])})
+    where = str(tmp_path / "store")
+    with ray_world.nodes(tmp_path / "nodes", 1) as nodes:
+        made = recipe(where, nodes.cluster.address)
+        data = publish(world, where)
+        driver = ray_world.driver(CODE, made.dump(), tmp_path / "head", data, world.models[0])
+        out = driver.communicate(timeout=600)[0]
+    assert driver.returncode == 0, out
+    assert [one["text"] for one in ray_world.events(out) if one["kind"] == "digest"] == [here.digest]
+    assert not list((tmp_path / "head").glob("work/answers-*")) and list((tmp_path / "nodes").glob("node1/work"))
+    assert len([key for key in open_store(where).list("steps/answers/")]) == 2, "the benchmark and the canary"
