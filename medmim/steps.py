@@ -303,12 +303,13 @@ def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Rec
         "recipe": json.loads(recipe.dump()) if recipe else None,
         "medmim": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": os.environ.get("MEDMIM_USER") or _user(),
+        "who": who(),
     }
 
 
-def _user() -> str:
+def who() -> str:
+    """Whose doing it is: MEDMIM_USER, or the user of this process."""
     try:
-        return getpass.getuser()
+        return os.environ.get("MEDMIM_USER") or getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid {os.getuid()}"

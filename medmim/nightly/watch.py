@@ -1,7 +1,5 @@
 """watch: tonight beside the last nights; the record, a row in MLflow, and an alarm where something got worse."""
 
-import getpass
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +13,7 @@ from medmim.progress import say
 from medmim.recipe import Recipe
 from medmim.registry import nights
 from medmim.registry.nights import Night
-from medmim.steps import Outcome, Workspace, stage
+from medmim.steps import Outcome, Workspace, stage, who
 
 _SHOWN = 50
 _BY_WEIGHTS = ("challenger", "candidate-")
@@ -89,7 +87,7 @@ def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Seq
         alarms=[*_drifts(tonight["canary"]), *_drops(rows)],
         notes=list(dict.fromkeys(notes)),
         window=settings.nights,
-        who=os.environ.get("MEDMIM_USER") or getpass.getuser(),
+        who=who(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

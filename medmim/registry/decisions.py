@@ -4,9 +4,7 @@ An entry is created only if it is absent, and only after the one before it: two 
 has no gaps. What the aliases should be is a fold over it.
 """
 
-import getpass
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from medmim.errors import UserError
-from medmim.steps import Workspace
+from medmim.steps import Workspace, who
 from medmim.store import open_store
 
 FOLDER = "decisions"
@@ -114,14 +112,14 @@ def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision
         The entry as it stands in the log.
     """
     store = open_store(ws.store)
-    who = os.environ.get("MEDMIM_USER") or getpass.getuser()
+    me = who()
     while True:
         log = read(ws, name)
         wanted = decide(log)
         if wanted.n:
             return wanted
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = replace(wanted, n=len(log) + 1, who=wanted.who or who, time=time)
+        entry = replace(wanted, n=len(log) + 1, who=wanted.who or me, time=time)
         text = json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         if store.create(f"{_prefix(name)}{entry.n}.json", text.encode()):
             return entry

@@ -1,8 +1,6 @@
 """Erasing a patient: what holds or descends from them, taking it away, and how to make the rest anew."""
 
-import getpass
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from medmim.errors import UserError
 from medmim.progress import bar
 from medmim.registry import holdings
 from medmim.registry.holdings import Held
-from medmim.steps import Workspace
+from medmim.steps import Workspace, who
 from medmim.store_removal import finish, remove
 
 Does = Literal["removed", "marked"]
@@ -119,7 +117,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     known = erased.add(ws.store, patients)
     record: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": os.environ.get("MEDMIM_USER") or getpass.getuser(),
+        "who": who(),
         "why": why,
         "patients": len(set(patients)),
         "marks": sorted({erased.mark(known.key, patient) for patient in patients}),
