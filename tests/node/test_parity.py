@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 from node.kfp_driver import Failed, Pipeline, output_of
 from node.world import Namespace
 
-from medmim import recipe, steps, tracking
+from medmim import recipe, steps, store, tracking
 from medmim.recipe_registry import CANDIDATE
+from medmim.registry import nights
 from medmim.steps import STAGES, Workspace
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
@@ -31,18 +33,18 @@ SMALL = {
 SETS = [f"{key}={value}" for key, value in SMALL.items()]
 
 
-def on_this_machine(home: Path) -> dict[str, Any]:
+def on_this_machine(home: Path, verb: str = "run") -> dict[str, Any]:
     sets = [word for one in SETS for word in ("--set", one)]
-    command = [sys.executable, "-m", "medmim.cli.main", "run", "demo", "--home", str(home), "--json", *sets]
+    command = [sys.executable, "-m", "medmim.cli.main", verb, "demo", "--home", str(home), "--json", *sets]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
     told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return told
 
 
-def in_pods(namespace: Namespace, run: str) -> dict[str, dict[str, Any]]:
-    """Run the pipeline; returns every task's pod as it ended."""
-    pipeline = Pipeline(ROOT / "medmim" / "compiled" / "train.yaml")
+def in_pods(namespace: Namespace, run: str, graph: str = "train") -> dict[str, dict[str, Any]]:
+    """Run a pipeline; returns every task's pod as it ended."""
+    pipeline = Pipeline(ROOT / "medmim" / "compiled" / f"{graph}.yaml")
     pods: dict[str, dict[str, Any]] = {}
 
     def step(name: str, values: dict[str, str]) -> dict[str, str]:
@@ -54,8 +56,10 @@ def in_pods(namespace: Namespace, run: str) -> dict[str, dict[str, Any]]:
         assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps(pods[name]) + log
         return output_of(pods[name])
 
-    arguments = {"recipe": recipe.load("demo", SETS).dump(), "home": "/home/medmim/.medmim", "run": run}
-    with pytest.raises(Failed):  # promote refuses: a bench that was cut short is not comparable
+    uri = f"{namespace.store}/runs/{run}/recipe.json"  # as `medmim submit` hands it over
+    store.open_store(namespace.store).write(f"runs/{run}/recipe.json", recipe.load("demo", SETS).dump().encode())
+    arguments = {"recipe": uri, "home": "/home/medmim/.medmim", "run": run}
+    with suppress(Failed):  # the exit codes tell
         pipeline.run(arguments, step)
     return pods
 
@@ -98,7 +102,7 @@ def test_the_pipeline_in_pods_gives_what_the_laptop_gives(namespace: Namespace, 
 
     assert list(pods) == list(STAGES), "every stage, the report last though promote refused"
     codes = {name: ended(pod)["exitCode"] for name, pod in pods.items()}
-    assert codes == dict.fromkeys(STAGES, 0) | {"promote": 1}
+    assert codes == dict.fromkeys(STAGES, 0) | {"promote": 1}, "a bench that was cut short is not comparable"
 
     here = steps.workspace(tmp_path / "home", run=Path(told["report"]).stem)
     there = Workspace(tmp_path / "there", namespace.store, "", "parity")
@@ -119,3 +123,21 @@ def test_the_pipeline_in_pods_gives_what_the_laptop_gives(namespace: Namespace, 
     assert [version.tags["medmim.digest"] for version in listed] == [theirs["finetune"].digest]
     assert theirs["register"].facts["version"] == listed[0].number
     assert any(key.endswith("recipe.json") for key in namespace.objects("mlflow/")), "the server keeps artifacts in S3"
+
+
+def test_a_night_in_pods_sees_what_the_laptop_sees(namespace: Namespace, tmp_path: Path) -> None:
+    told = on_this_machine(tmp_path / "home", "nightly")
+    pods = in_pods(namespace, "demo-nightly-pods", "nightly")
+
+    assert {name: ended(pod)["exitCode"] for name, pod in pods.items()} == dict.fromkeys(steps.NIGHTLY, 0)
+    there = Workspace(tmp_path / "there", namespace.store, "", "demo-nightly-pods")
+    seen = steps.outcomes(there, steps.NIGHTLY)["watch"].facts
+    (row,) = nights.read(there, "demo")
+    assert (row.alarms, told["alarms"], told["verdict"]) == ([], [], "quiet")
+    assert row.run == "demo-nightly-pods"
+    assert {role: one["changed"] for role, one in seen["canary"].items()} == {"base": 0}
+
+    def values(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], float]:
+        return {(one["model"], one["group"], one["metric"]): one["value"] for one in rows}
+
+    assert values(row.scores) == pytest.approx(values(told["scores"]), abs=0.03)
