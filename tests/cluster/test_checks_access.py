@@ -9,7 +9,7 @@ from medmim.cluster.checks_access import NEEDS
 
 @pytest.mark.parametrize("account", NEEDS)
 def test_the_doctor_asks_for_exactly_what_the_role_grants(account: str) -> None:
-    assert NEEDS[account] == granted(f"{account.removeprefix('medmim-')}-account", account)
+    assert NEEDS[account] == granted(account)
 
 
 def test_what_is_lacking_is_said_as_rules_of_a_role() -> None:
