@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster test-node check compile bases benchmarks claim image lock clean
+.PHONY: help demo test test-long test-cluster test-node check compile bases benchmarks claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -32,6 +32,9 @@ demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 m
 
 test: $(READY) ## set up, then the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: $(READY) ## what takes half a minute and more a test: kills at every write, Ray with lost workers
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 test-cluster: $(READY) ## Ray jobs and the chart on a real control plane with simulated GPU nodes (where ../shared/cluster is)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster

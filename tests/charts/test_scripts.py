@@ -88,6 +88,7 @@ def users_of_an_older_schema(path: Path) -> tuple[str, str]:
     return before, newest
 
 
+@pytest.mark.long
 def test_older_databases_are_migrated_with_their_data_and_the_files_as_they_were_stay(
     older: tuple[Path, str, str],
 ) -> None:

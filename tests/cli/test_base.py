@@ -67,6 +67,7 @@ def test_a_damaged_record_of_losses_is_told(tmp_path, monkeypatch, text):
 SHIPPED = pytest.mark.parametrize("name", ["tiny-mantis", "tiny-llava-med"])
 
 
+@pytest.mark.long
 @SHIPPED
 def test_a_shipped_recipe_gives_its_first_losses_bit_for_bit_twice_and_the_recorded_ones_nearly(name, tmp_path):
     recipe = base_build.load(name)

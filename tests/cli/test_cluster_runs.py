@@ -1,7 +1,6 @@
 """medmim submit and medmim runs as people type them, against KFP's contract server."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -114,7 +113,10 @@ def test_waiting_ends_as_the_run_ends(
 
 def test_an_interrupt_ends_only_the_waiting(world: World) -> None:
     command = [sys.executable, "-m", "medmim.cli.main", "submit", "demo", "--wait"]
-    waiting = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    waiting = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background shells ignore it
+    )  # fmt: skip
     run = until(lambda: next(iter(world.kfp.state.runs.values()), None), 120)
     until(lambda: any(f"GET /apis/v2beta1/runs/{run['run_id']}" in one for one in world.kfp.front.asked), 60)
     time.sleep(1)

@@ -119,6 +119,7 @@ def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
     time.sleep(3)  # its runner and its step notice within a second
 
 
+@pytest.mark.long
 def test_killed_in_a_bucket_and_run_again_gives_the_digests_of_a_folder(
     first: tuple[int, dict[str, Any], str], bucket: str, tmp_path: Path
 ) -> None:

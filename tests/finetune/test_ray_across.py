@@ -81,6 +81,7 @@ def saved(where: Path, step: int) -> bool:
     return bool(list(where.glob(f"resume/finetune-*/step-{step:08d}/*/{store.MANIFEST}")))
 
 
+@pytest.mark.long
 def test_a_node_with_a_home_of_its_own_gives_the_digest_of_one_process(tmp_path: Path) -> None:
     """Before it joins, the training that lacks it says so."""
     where = tmp_path / "store"

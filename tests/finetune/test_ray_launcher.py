@@ -21,6 +21,7 @@ from medmim.lvlm import zoo
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
+@pytest.mark.long
 def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

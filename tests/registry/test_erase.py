@@ -151,6 +151,7 @@ def test_who_is_unknown_is_told_by_number_and_nobody_by_name(
     assert set(open_store(ws.store).list()) == before
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_the_same_command_ends_it(
     place: Workspace, fill: Callable[[Workspace], dict[str, str]]
 ) -> None:

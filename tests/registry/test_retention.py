@@ -131,6 +131,7 @@ def _fill(ws: Workspace, put: Callable[..., Artifact]) -> None:
             target.write(f"runs/{run}/{stage}.json", b"{}")
 
 
+@pytest.mark.long
 def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_nothing_is_ever_half_there(
     place: Workspace, put: Callable[..., Artifact]
 ) -> None:
