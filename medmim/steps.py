@@ -1,6 +1,5 @@
 """What every step shares: the workspace, the cache by key, resumable work, and the record a run keeps of it."""
 
-import getpass
 import json
 import os
 import shutil
@@ -10,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from medmim import __version__, store
+from medmim import store
 from medmim.errors import REFUSED, Unavailable, UserError, from_os_error, os_errors_told
 from medmim.progress import emit
+from medmim.provenance import provenance
 from medmim.recipe import Recipe
 from medmim.recipe_uri import handed
 from medmim.sample import digest_of
@@ -292,24 +291,3 @@ def _lock(path: Path) -> IO[str] | None:
         pass
     lock.close()
     return None
-
-
-def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Recipe | None) -> dict[str, Any]:
-    """Who made an artifact, from what, when: kept beside it and never in its digest."""
-    return {
-        "step": name,
-        "revision": revision,
-        "parents": dict(parents),
-        "recipe": json.loads(recipe.dump()) if recipe else None,
-        "medmim": __version__,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": who(),
-    }
-
-
-def who() -> str:
-    """Whose doing it is: MEDMIM_USER, or the user of this process."""
-    try:
-        return os.environ.get("MEDMIM_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        return f"uid {os.getuid()}"

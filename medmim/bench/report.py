@@ -12,6 +12,7 @@ from medmim import __version__, steps, store
 from medmim.bench import charts, examples
 from medmim.bench import run as bench
 from medmim.errors import UserError, from_os_error
+from medmim.provenance import provenance
 from medmim.recipe import Recipe
 from medmim.steps import Outcome, Workspace, stage
 
@@ -36,7 +37,7 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
             goal.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
                 (Path(folder) / FILE).write_text(page)
-                made = steps.provenance("report", REVISION, {}, recipe)
+                made = provenance("report", REVISION, {}, recipe)
                 outcome.of(store.publish(Path(folder), ws.store, "report", {}, made), cached=False)
                 shutil.move(Path(folder) / FILE, goal)
         except OSError as error:

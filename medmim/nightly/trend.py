@@ -11,6 +11,7 @@ from medmim import __version__, steps, store
 from medmim.bench import answers, charts, tasks
 from medmim.errors import UserError, from_os_error
 from medmim.nightly import chart, drops, rebench, watch
+from medmim.provenance import provenance
 from medmim.recipe import Recipe
 from medmim.registry import nights
 from medmim.registry.nights import Night
@@ -42,7 +43,7 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
             with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
                 (Path(folder) / FILE).write_text(page)
                 parents = {f"bench of {night.date}": night.bench for night in seen[-2:]}  # whose questions it shows
-                made = steps.provenance("trend", REVISION, parents, recipe)
+                made = provenance("trend", REVISION, parents, recipe)
                 outcome.of(store.publish(Path(folder), ws.store, "report", {}, made), cached=False)
                 shutil.move(Path(folder) / FILE, goal)
         except OSError as error:

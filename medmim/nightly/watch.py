@@ -10,10 +10,11 @@ from medmim.errors import Refused, UserError
 from medmim.nightly import drops, measures, rebench
 from medmim.nightly.drops import Answers
 from medmim.progress import say
+from medmim.provenance import who
 from medmim.recipe import Recipe
 from medmim.registry import nights
 from medmim.registry.nights import Night
-from medmim.steps import Outcome, Workspace, stage, who
+from medmim.steps import Outcome, Workspace, stage
 
 _SHOWN = 50
 _BY_WEIGHTS = ("challenger", "candidate-")

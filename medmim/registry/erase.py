@@ -11,9 +11,10 @@ from medmim import store
 from medmim.data import erased
 from medmim.errors import UserError
 from medmim.progress import bar
+from medmim.provenance import who
 from medmim.registry import holdings
 from medmim.registry.holdings import Held
-from medmim.steps import Workspace, who
+from medmim.steps import Workspace
 from medmim.store_removal import finish, remove
 
 Does = Literal["removed", "marked"]
