@@ -1,9 +1,11 @@
 """Whether a recipe can run on a cluster at all: what pods cannot reach, and what the cluster lacks for it."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from importlib import resources
+from typing import Any
 from urllib.parse import urlsplit
 
 from medmim.check import Check, side_by_side
@@ -17,6 +19,7 @@ from medmim.recipe import Recipe
 STEP_ACCOUNT = "medmim-step"
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
 _RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
+_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 _LONGEST = {"experiment": 128, "namespace": 63}  # KFP 2.17: backend/src/apiserver/validation/length.go, LengthSpecs
 
 
@@ -39,7 +42,7 @@ def unfit(recipe: Recipe, told: Setup) -> list[str]:
         recipe: As the user wrote it.
         told: What pods would work with.
     """
-    return [*_data(recipe), *_models(recipe), *_platform(recipe, told)]
+    return [*_data(recipe), *_models(recipe), *_platform(recipe, told), *_secrets(json.loads(recipe.dump()))]
 
 
 def unnamed(run: str, experiment: str, namespace: str, uri: str) -> list[str]:
@@ -110,6 +113,21 @@ def _platform(recipe: Recipe, told: Setup) -> Iterator[str]:
         yield f"platform.tracking: not set, nor MLFLOW_TRACKING_URI in ConfigMap {checks.SETTINGS}; http(s)://HOST:PORT"
 
 
+def _secrets(values: Any, key: str = "") -> Iterator[str]:
+    """Addresses with a password: the recipe is kept in the store, and whoever reads that would have it."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _secrets(value, f"{key}.{name}" if key else name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _secrets(value, key)
+    elif isinstance(values, str) and _PASSWORD.search(values):
+        yield (
+            f"{key}: an address with a password in it; recipes are no place for secrets: "
+            "platform.pods.s3_secret and tracking_secret name Secrets of the namespace"
+        )
+
+
 def _namespace(kube: Kube) -> Check:
     kube.check_namespace()
     return Check("namespace", "ok", kube.namespace)
@@ -120,6 +138,6 @@ def _account(kube: Kube) -> Check:
     if checks_api.read(kube, path) is None:
         raise UserError(
             f"no service account {STEP_ACCOUNT} in {kube.namespace}",
-            fix="install the chart, or infra/cluster/step-account.yaml",
+            fix="install charts/medmim with this namespace among its runNamespaces",
         )
     return Check("account", "ok", STEP_ACCOUNT)

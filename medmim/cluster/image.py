@@ -8,6 +8,8 @@ import hashlib
 import re
 from typing import Any
 
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
 from medmim.errors import Unavailable, UserError
 
 _SECONDS = (5, 20)  # to connect, to answer
@@ -15,9 +17,14 @@ _MANIFESTS = (
     "application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json",
 )  # fmt: skip
+_NAME = re.compile(r"[a-z0-9][\w.-]*(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _VERSION = "org.opencontainers.image.version"
 _BY_DIGEST = "name the image by digest: registry/medmim@sha256:... (what a push prints)"
+
+
+class Absent(UserError):
+    """The registry knows no such image."""
 
 
 def pin(named: str) -> str:
@@ -29,7 +36,7 @@ def pin(named: str) -> str:
     """
     repository, reference = _split(named)
     if _DIGEST.fullmatch(reference):
-        return named
+        return f"{repository}@{reference}"
     answer = _ask("HEAD", named, repository, f"manifests/{reference}")
     digest = answer.headers.get("Docker-Content-Digest", "")
     if not digest:
@@ -61,10 +68,20 @@ def version(pinned: str) -> str:
 def _split(named: str) -> tuple[str, str]:
     from docker.utils import parse_repository_tag
 
+    if not _NAME.fullmatch(named):
+        raise UserError(f"'{named}' is no name of an image", fix=_BY_DIGEST)
     repository, reference = parse_repository_tag(named)
+    if "@" in named:  # NAME:TAG@DIGEST: the digest says it all
+        repository, _ = parse_repository_tag(repository)
     return repository, reference or "latest"
 
 
+@retry(
+    retry=retry_if_exception_type(Unavailable),
+    stop=stop_after_attempt(3),
+    wait=wait_exponential_jitter(initial=0.3, max=5),
+    reraise=True,
+)
 def _ask(method: str, named: str, repository: str, what: str) -> Any:
     """One request, with a login where the registry wants one."""
     import requests
@@ -103,9 +120,7 @@ def _ask(method: str, named: str, repository: str, what: str) -> Any:
             fix=f"docker login {registry}; or {_BY_DIGEST}",
         )
     if answer.status_code == 404:
-        raise UserError(
-            f"the registry {registry} has no image {named}", fix=f"push it, or correct its name; {_BY_DIGEST}"
-        )
+        raise Absent(f"the registry {registry} has no image {named}", fix=f"push it, or correct its name; {_BY_DIGEST}")
     if answer.status_code >= 400:
         raise Unavailable(f"the registry {registry} answers {answer.status_code} for {named}", fix=_BY_DIGEST)
     return answer

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from tenacity import (
     Retrying,
@@ -129,21 +129,36 @@ def access(host: str | None = None, namespace: str | None = None) -> Access:
         raise UserError(
             f"KFP's address is '{at}'", fix="give it with http:// or https://, such as http://localhost:8888"
         )
+    if urlsplit(at).username or urlsplit(at).password:
+        raise UserError(
+            "KFP's address holds a user or a password, and links would show it",
+            fix="give the bare address, and what identifies you as KFP_TOKEN or KFP_COOKIE",
+        )
     token_file = env("KFP_TOKEN_FILE") or env("KF_PIPELINES_SA_TOKEN_PATH") or ""
     if not token_file and pod and Path(_TOKEN_OF_POD).exists():
         token_file = _TOKEN_OF_POD
     for name, path in (("KFP_TOKEN_FILE", token_file), ("KFP_CA_FILE", env("KFP_CA_FILE"))):
         if path and not os.access(path, os.R_OK):
             raise UserError(f"{name}: {path} cannot be read", fix="give a file that is there, or unset it")
+    if token_file and not Path(token_file).read_text().strip():
+        raise UserError(f"KFP_TOKEN_FILE: {token_file} is empty", fix="write a token into it, or unset it")
     return Access(
         host=at.rstrip("/"),
         namespace=namespace or env("KFP_NAMESPACE") or _remembered(),
-        token=env("KFP_TOKEN") or "",
+        token=_header("KFP_TOKEN"),
         token_file=token_file,
-        cookie=env("KFP_COOKIE") or "",
+        cookie=_header("KFP_COOKIE"),
         ca=env("KFP_CA_FILE") or "",
         ui=env("KF_PIPELINES_UI_ENDPOINT") or "",
     )
+
+
+def _header(name: str) -> str:
+    """A secret of the environment that goes into a header; files and Secrets often end it with a line break."""
+    value = os.environ.get(name, "").strip()
+    if not value.isprintable() or not value.isascii():
+        raise UserError(f"{name} holds characters that no header may have", fix="set it again, in one line")
+    return value
 
 
 def connect(access: Access) -> Api:

@@ -57,11 +57,11 @@ def refusal(access: Access, doing: str, status: int, body: Any) -> UserError:
         return untrusted(access, text)
     if 300 <= status < 400 or "<html" in text.lower()[:500]:
         return login(access)
-    if status == 401 or (status == 403 and not said):
+    if status == 401 or (status == 403 and not text.lstrip().startswith("{")):  # a guard in front of it
         return Refusal(
             status,
             f"KFP at {access.host} does not know who asks ({status})",
-            reason=said or f"asked with {_identity(access)}",
+            reason="; ".join(part for part in (said, f"asked with {_identity(access)}") if part),
             fix="set KFP_TOKEN or KFP_TOKEN_FILE (kubectl create token ACCOUNT --audience=pipelines.kubeflow.org), or "
             "KFP_COOKIE; in a pod mount a token of that audience",
         )

@@ -13,7 +13,7 @@ from medmim.cluster import fit, ir, kfp_api, kfp_once, pods
 from medmim.cluster import image as images
 from medmim.cluster.ir import Ir
 from medmim.cluster.kfp_api import Api
-from medmim.cluster.kfp_errors import Access
+from medmim.cluster.kfp_errors import Access, Unsent
 from medmim.errors import Unavailable, UserError
 from medmim.progress import say
 from medmim.recipe import Recipe
@@ -134,6 +134,7 @@ def plan(
             problems=problems,
             fix="mend what is named; `medmim doctor --cluster` looks at all of the cluster",
         )
+    next(iter(open_store(told.store).list(f"runs/{run}/")), None)  # is the bucket there, may we look?
     notes = [f"the Kubernetes cluster was not checked: {unasked}"] if unasked else []
     pinned = images.pin(named)
     notes += _image_notes(pinned)
@@ -159,39 +160,62 @@ def start(planned: Plan) -> Submitted:
         raise UserError(
             f"there is a run {planned.run} in {planned.store} already", fix="submit again: names hold the time"
         )
+    sent = False
     try:
-        return _start(planned)
-    except BaseException:  # an interrupt, too; a run that came about all the same needs its recipe
-        if not _started(planned.api, planned.run):
+        api = planned.api
+        pipeline = kfp_once.pipeline(api, planned.ir.name)
+        version, new = kfp_once.version(api, pipeline, planned.ir)
+        body = _body(planned, pipeline, version)
+        sent = True
+        run = _send(api, body)
+    except BaseException as error:
+        if not sent or isinstance(error, UserError) and not isinstance(error, _Lost):
             _forget(place, key)
+        elif not isinstance(error, UserError):  # an interrupt: what was sent may still come about, and needs its recipe
+            say(f"{planned.run} was being started and may go on: `medmim runs show {planned.run}`")
         raise
+    return Submitted(
+        planned.run, run, api.link(f"runs/details/{run}"), planned.uri, planned.ir.name, planned.ir.digest, new
+    )
 
 
-def _start(planned: Plan) -> Submitted:
+class _Lost(Unavailable):
+    """A run was asked for, and nobody can say whether it is there."""
+
+
+def _body(planned: Plan, pipeline: str, version: str) -> Any:
     from kfp_server_api import V2beta1PipelineVersionReference, V2beta1Run, V2beta1RuntimeConfig
 
-    api = planned.api
-    pipeline = kfp_once.pipeline(api, planned.ir.name)
-    version, new = kfp_once.version(api, pipeline, planned.ir)
-    body = V2beta1Run(
+    return V2beta1Run(
         display_name=planned.run,
         description=f"medmim {__version__}, recipe {planned.recipe.name} {planned.digest}",
-        experiment_id=kfp_once.experiment(api, planned.experiment),
+        experiment_id=kfp_once.experiment(planned.api, planned.experiment),
         pipeline_version_reference=V2beta1PipelineVersionReference(pipeline_id=pipeline, pipeline_version_id=version),
         runtime_config=V2beta1RuntimeConfig(
             parameters={"recipe": planned.uri, "home": _HOME, "run": planned.run},
         ),
         service_account=fit.STEP_ACCOUNT,
     )
+
+
+def _send(api: Api, body: Any) -> str:
+    """Start a run; its id, also where the answer was lost on the way."""
     try:
-        run = api.call("starting a run", api.client.runs.run_service_create_run, again=False, run=body).run_id
-    except Unavailable:  # its answer may have been lost on the way, not the run
-        run = _started(api, planned.run)
-        if not run:
+        return str(api.call("starting a run", api.client.runs.run_service_create_run, again=False, run=body).run_id)
+    except Unavailable as error:
+        if isinstance(error, Unsent):
             raise
-    return Submitted(
-        planned.run, run, api.link(f"runs/details/{run}"), planned.uri, planned.ir.name, planned.ir.digest, new
-    )
+        try:
+            found = _started(api, body.display_name)
+        except UserError:
+            raise _Lost(
+                f"whether the run {body.display_name} was started is not known: {error.fact}",
+                reason=error.reason,
+                fix=f"`medmim runs show {body.display_name}` once KFP answers again, before you submit again",
+            ) from None
+        if not found:
+            raise
+        return found
 
 
 def _forget(place: Store, key: str) -> None:
@@ -202,6 +226,8 @@ def _forget(place: Store, key: str) -> None:
 def _image_notes(pinned: str) -> list[str]:
     try:
         found = images.version(pinned)
+    except images.Absent:
+        raise
     except UserError as error:
         return [f"which medmim is in the image is not known: {error.fact}"]
     if found != __version__:
@@ -227,18 +253,22 @@ def _refuse_twice(api: Api, digest: str, name: str) -> None:
         raise UserError(
             f"run {run.display_name} of recipe {name} is going ({run.state})",
             reason=f"{api.link(f'runs/details/{run.run_id}')}: two at once would do the same work twice",
-            fix=f"`medmim runs show {run.display_name}`; `medmim runs cancel {run.display_name}` ends it",
+            fix=f"`medmim runs show {run.display_name}`; "
+            + (
+                "submit again when it has ended"
+                if run.state == "CANCELING"
+                else f"`medmim runs cancel {run.display_name}` ends it"
+            ),
         )
 
 
 def _started(api: Api, run: str) -> str:
-    with suppress(UserError):
-        found = api.call(
-            "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None,
-            filter=kfp_api.where(display_name=run),
-        ).runs  # fmt: skip
-        return str(found[0].run_id) if found else ""
-    return ""
+    """The id of a run of that name; empty where there is none."""
+    found = api.call(
+        "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None,
+        filter=kfp_api.where(display_name=run),
+    ).runs  # fmt: skip
+    return str(found[0].run_id) if found else ""
 
 
 def describe(planned: Plan) -> dict[str, Any]:

@@ -84,3 +84,9 @@ def test_a_registry_that_is_away_may_be_back(registry: Registry) -> None:
 def test_what_is_no_name_is_told(registry: Registry, named: str) -> None:
     with pytest.raises(UserError, match="is no name of an image"):
         image.pin(named)
+
+
+def test_a_tag_beside_a_digest_is_left_out(registry: Registry) -> None:
+    digest = registry.push("v1")
+    assert image.pin(f"{registry.address}/medmim:v1@{digest}") == f"{registry.address}/medmim@{digest}"
+    assert image.version(f"{registry.address}/medmim:other@{digest}") == __version__

@@ -268,3 +268,30 @@ def test_a_certificate_is_trusted_by_its_authoritys_file_only(tmp_path: Path, mo
 
 def test_https_to_a_server_that_speaks_http_is_told(kfp: Kfp) -> None:
     assert "no secure connection" in refused(kfp.address.replace("http:", "https:")).fact
+
+
+@pytest.mark.parametrize("name", ["KFP_TOKEN", "KFP_COOKIE"])
+def test_a_line_break_at_the_end_of_a_secret_is_left_out_and_one_within_is_not_shown(
+    name: str, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "a-secret\n")
+    runs(connected(kfp.address))
+    monkeypatch.setenv(name, "a-secret\nin-two")
+    error = refused(kfp.address)
+    assert name in error.fact and "secret" not in str(error)
+
+
+def test_an_empty_token_file_is_told(kfp: Kfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("\n")
+    monkeypatch.setenv("KFP_TOKEN_FILE", str(tmp_path / "token"))
+    assert "is empty" in refused(kfp.address).fact
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
+    assert "hunter2" not in str(refused("http://bob:hunter2@127.0.0.1:1"))
+
+
+def test_a_guards_own_403_is_about_who_asks() -> None:
+    with saying(403, "RBAC: access denied") as address:
+        error = refused(address)
+    assert "does not know who asks" in error.fact and "KFP_TOKEN" in error.fix and "RBAC" in error.reason

@@ -1,5 +1,6 @@
 """A recipe on its way to KFP: checked, pinned, uploaded once, started. The real kfp.Client, and the contract server."""
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def test_a_recipe_whose_run_is_going_is_refused_with_its_name(world: World) -> N
         world.kfp.run("demo-1")["state"] = state
         with pytest.raises(UserError, match=f"run demo-1 of recipe demo is going .{state}.") as raised:
             submitted(world, "demo-2")
-        assert "medmim runs cancel demo-1" in raised.value.fix
+        assert ("submit again when" if state == "CANCELING" else "medmim runs cancel demo-1") in raised.value.fix
     assert len(world.kfp.state.runs) == 1 and not [key for key in world.left() if "demo-2" in key]
     submitted(world, "demo-3", world.recipe.model_copy(update={"name": "other"}))
 
@@ -267,3 +268,40 @@ def test_where_kfp_serves_many_everything_lies_in_the_users_namespace(
         assert {one["namespace"] for one in world.kfp.state.pipelines.values()} == {"team-a"}
         assert {one["namespace"] for one in world.kfp.state.experiments.values()} == {"team-a"}
         assert re.search("'team-a'", str(world.kfp.state.runs))
+
+
+def test_where_nobody_knows_whether_the_run_is_there_its_recipe_stays(world: World) -> None:
+    planned = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image)
+    world.kfp.front.lose.append("POST .*/runs$")
+    world.kfp.front.fail += [("GET .*/runs$", 503)] * 10
+    with pytest.raises(Unavailable, match="is not known") as raised:
+        submit.start(planned)
+    assert "medmim runs show demo-1" in raised.value.fix
+    assert len(world.kfp.state.runs) == 1
+    assert handed(f"{world.store}/runs/demo-1/recipe.json").name == "demo"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("platform.tracking", "http://bob:hunter2@mlflow:5000"),
+        ("platform.store", "s3://key:hunter2@bucket/store"),
+        ("nightly.references", ["openai:http://bob:hunter2@host:1/v1#m"]),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(world: World, key: str, value: Any) -> None:
+    section, name = key.split(".")
+    values = world.recipe.model_dump(mode="json", by_alias=True)
+    values[section][name] = value
+    error = told(world, recipe=Recipe.model_validate_json(json.dumps(values)))
+    assert f"{key}: an address with a password" in str(error) and "hunter2" not in str(error)
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_done(world: World) -> None:
+    elsewhere = world.recipe.platform.model_copy(update={"store": "s3://no-such-bucket/store"})
+    told(world, recipe=world.recipe.model_copy(update={"platform": elsewhere}))
+
+
+def test_an_image_that_the_registry_lacks_is_refused_by_digest_too(world: World) -> None:
+    error = told(world, image=f"{world.registry.address}/medmim@sha256:{'1' * 64}")
+    assert "has no image" in error.fact
