@@ -12,7 +12,7 @@ from medmim.progress import say
 from medmim.recipe import Recipe
 from medmim.recipe_registry import CANDIDATE
 from medmim.registry import approval, decisions, versions
-from medmim.steps import Workspace
+from medmim.steps import Workspace, stage
 
 CHAMPION, CHALLENGER, BASE = "champion", "challenger", "base"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -36,10 +36,11 @@ def asked(recipe: Recipe, ws: Workspace) -> dict[str, str]:
     found: dict[str, str] = {}
     if now.champion is not None:
         if store.find(now.champion.uri) is None:
+            back = f"or `medmim registry rollback {name} --why ...`, " if now.previous else ""
             raise UserError(
                 f"the champion of {name} was deleted: version {now.champion.version}, {now.champion.uri}",
                 reason=f"decision {now.champion.n} made it champion, and the store no longer has the model",
-                fix=f"restore it from a backup; or `medmim registry rollback {name} --why ...`, or run a recipe again",
+                fix=f"restore it from a backup; {back}or run a recipe again",
             )
         found[CHAMPION] = now.champion.uri
     else:
@@ -57,9 +58,23 @@ def asked(recipe: Recipe, ws: Workspace) -> dict[str, str]:
     return found
 
 
-def shared(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
-    """The same, by references that every machine with this store resolves."""
-    return {role: ref if ref.startswith(OPENAI) else zoo.shared(ref, ws) for role, ref in models.items()}
+def resolved(recipe: Recipe, ws: Workspace, shared: bool = False) -> dict[str, str]:
+    """What `asked` finds, for the stage `rebench`, whose record a refusal leaves: the stage itself does not begin.
+
+    Args:
+        recipe: See `asked`.
+        ws: The workspace.
+        shared: By references that every machine with this store resolves.
+
+    Raises:
+        UserError: See `asked`.
+    """
+    try:
+        models = asked(recipe, ws)
+        return {role: _shared(ref, ws) for role, ref in models.items()} if shared else models
+    except Exception:
+        with stage(ws, "rebench"):
+            raise
 
 
 def elsewhere(recipe: Recipe) -> None:
@@ -81,6 +96,10 @@ def elsewhere(recipe: Recipe) -> None:
             problems=wrong,
             fix="name shipped bases, s3://..., models:/NAME@ALIAS, or a server by an address of the cluster",
         )
+
+
+def _shared(ref: str, ws: Workspace) -> str:
+    return ref if ref.startswith(OPENAI) else zoo.shared(ref, ws)
 
 
 def _called(ref: str, others: Mapping[str, str]) -> str:

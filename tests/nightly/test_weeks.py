@@ -176,17 +176,6 @@ def test_a_server_that_is_down_is_to_be_tried_again_and_nothing_is_recorded(
     assert "stopped at rebench" in page and "does not answer" in page
 
 
-def test_a_champion_that_was_deleted_is_said_so(weeks: tuple[World, list[Night]], tmp_path: Path) -> None:
-    made, _ = weeks
-    recipe, _ = made.on(25)
-    ws = replace(made.ws, store=str(tmp_path / "store"))
-    entry = decisions.Decision("promoted", "7", "a" * 64, f"{ws.store}/model/{'a' * 64}", why="a test")
-    decisions.append(ws, recipe.register_.model, lambda _: entry)
-    with pytest.raises(UserError, match="the champion of weeks-model was deleted: version 7") as told:
-        asked.asked(recipe, ws)
-    assert told.value.exit_code == 2 and "rollback" in told.value.fix
-
-
 def test_a_night_that_has_not_come_is_refused(weeks: tuple[World, list[Night]]) -> None:
     made, _ = weeks
     recipe, _ = made.on(36500)
