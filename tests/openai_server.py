@@ -40,9 +40,11 @@ class Handler(BaseHTTPRequestHandler):
             "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
         }  # fmt: skip
-        data = json.dumps(reply).encode()
+        kind, data = "application/json", json.dumps(reply).encode()
+        if wanted[0] == "raw":  # as it is, of the kind that is named
+            kind, data = wanted[1], text.split(maxsplit=2)[2].encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _TRIES = 5
 _TIMEOUT = 120.0  # s for one answer
+_SHOWN = 60  # characters of an answer that is none
 
 
 def ask(
@@ -42,8 +44,8 @@ def ask(
         One reply for each question, in order.
 
     Raises:
-        UserError: The server knows neither model nor address, or refuses the key.
-        Unavailable: It does not answer, after several tries.
+        UserError: The server knows neither model nor address, refuses the key, or speaks something else.
+        Unavailable: It does not answer, or answers that it cannot, after several tries.
     """
     openai = require("openai", "bench")
     client = openai.OpenAI(
@@ -63,6 +65,7 @@ def ask(
 def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Question) -> Reply:
     import openai
     import tenacity
+    from openai.types.chat import ChatCompletion
 
     name = key(f"{url}#{model}", question.prompt, question.images, max_new_tokens)
     content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images]
@@ -82,8 +85,9 @@ def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Quest
             max_tokens=max_new_tokens,
         )
     except passing as error:
+        told = f"answers {error.status_code}" if isinstance(error, openai.APIStatusError) else "does not answer"
         raise Unavailable(
-            f"{url} does not answer, after {_TRIES} tries",
+            f"{url} {told}, after {_TRIES} tries",
             reason=str(error),
             fix="check address and server, then run the same command: answers so far are kept",
         ) from None
@@ -93,9 +97,21 @@ def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Quest
         ) from None
     except openai.APIStatusError as error:
         return Reply("", name, f"HTTP {error.status_code}: {error.message}")
+    except json.JSONDecodeError as error:
+        raise _foreign(url, str(error)) from None
+    if not isinstance(answer, ChatCompletion):  # the client hands a web page on as it is
+        raise _foreign(url, f"it sent {str(answer)[:_SHOWN]!r}")
     if not answer.choices or answer.choices[0].message.content is None:
         return Reply("", name, "the server sent no text")
     return Reply(answer.choices[0].message.content.strip(), name)
+
+
+def _foreign(url: str, reason: str) -> UserError:
+    return UserError(
+        f"what answers at {url} is not an OpenAI-compatible server",
+        reason=f"its answer is no chat completion: {reason}",
+        fix="check the address: mostly it ends in /v1; a web page or a login in front of the server answers, too",
+    )
 
 
 def data_url(image: "Image") -> str:

@@ -83,3 +83,20 @@ def test_a_server_that_stays_down_is_unavailable():
     with pytest.raises(Unavailable, match="does not answer") as caught:
         list(ask_openai.ask("http://127.0.0.1:9/v1", "tiny", [Question("hello")]))
     assert caught.value.exit_code == 75
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_answers_and_cannot_is_not_said_to_be_silent(server, status):
+    with pytest.raises(Unavailable, match=f"answers {status}, after 5 tries") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}")]))
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    "answer", ["text/html <html>Sign in</html>", "application/json <html>", "application/json [1]", "text/plain ok"]
+)
+def test_what_is_no_such_server_is_told_as_that(server, answer):
+    with pytest.raises(UserError, match="is not an OpenAI-compatible server") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question(f"raw {answer}")]))
+    assert caught.value.exit_code == 2 and server.url in caught.value.fact
+    assert caught.value.reason and caught.value.fix
