@@ -71,8 +71,7 @@ def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Seq
     scored = bench.scores(ws, f"{ws.store}/bench/{tonight['bench']}")
     rows = drops.differences(pairs, recipe.bench.resamples, settings.significance, settings.drop)
     board = [{key: row[key] for key in _ROW} for row in scored["leaderboard"] if _shown(row)]
-    few = sorted({row["group"] for row in board if row["low"] is None and row["group"] in tasks.DOMAINS})
-    notes += [f"{group}: under {stats.MIN_PATIENTS} patients, so no drop can be told from chance" for group in few]
+    notes += [*_few(board), *_other_data(ws, tonight, before)]
     for note in dict.fromkeys(notes):
         say(note)
     return Night(
@@ -126,6 +125,34 @@ def answers(ws: Workspace, date: str, digest: str, role: str) -> Answers:
         UserError: They are gone.
     """
     return drops.answers(date, bench.predictions(ws, f"{ws.store}/bench/{digest}"), role)
+
+
+def _few(board: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where a drop could not be told, by group; metrics are named where the others of the group have enough."""
+    told = []
+    for group in tasks.DOMAINS:
+        rows = [row for row in board if row["group"] == group]
+        small = {row["metric"] for row in rows if row["low"] is None}
+        enough = {row["metric"] for row in rows} - small
+        where = f"{group}, {' and '.join(sorted(small))}" if enough else group
+        if small:
+            told.append(f"{where}: under {stats.MIN_PATIENTS} patients, so no drop can be told from chance")
+    return told
+
+
+def _other_data(ws: Workspace, tonight: Mapping[str, Any], before: Sequence[Night]) -> list[str]:
+    """Whether the data set is another one than the night before, and how many of tonight's questions it had."""
+    if not before or before[-1].data == tonight["data"]:
+        return []
+    told = f"another data set than the night before ({before[-1].date})"
+    try:
+        ours, theirs = (
+            {row["id"] for row in bench.predictions(ws, f"{ws.store}/bench/{digest}")}
+            for digest in (tonight["bench"], before[-1].bench)
+        )
+    except UserError:  # its answers were collected
+        return [told]
+    return [f"{told}: {len(ours & theirs):,} of {len(ours):,} questions in common"]
 
 
 def _shown(row: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from nightly_world import NAME, QUESTIONS, World, drift, world
 from medmim import store, tracking
 from medmim.errors import Refused, Unavailable, UserError
 from medmim.nightly import asked, rebench, trend, watch
-from medmim.registry import decisions, nights, retention
+from medmim.registry import nights, retention
 from medmim.registry.nights import Night
 from medmim.store_folder import FolderStore
 
@@ -156,6 +156,9 @@ def test_an_accepted_drop_is_no_alarm(weeks: tuple[World, list[Night]]) -> None:
     tonight = rebench.read(ws, seen.uri)
     before = nights.read(ws, NAME)
     assert watch._look(recipe, ws, tonight, before).alarms
+    notes = watch._look(recipe, ws, {**tonight, "data": "f" * 64}, before).notes
+    common = f"{QUESTIONS} of {QUESTIONS} questions in common"
+    assert f"another data set than the night before (2026-06-23): {common}" in notes
     accepted, _ = made.on(24, since="2026-06-24")
     assert watch._look(accepted, ws, tonight, before).alarms == []
 
