@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +20,11 @@ from medmim.errors import UserError
 from medmim.recipe import Recipe
 from medmim.sample import digest_of
 from medmim.steps import Outcome, Workspace
+
+_RECORDED = (
+    "the night of {date} is recorded already, and its record stays: this is what it says, and the settings given now "
+    "were not looked at"
+)
 
 
 def nightly(
@@ -66,6 +71,7 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
     standing = nights.find(ws, parsed.name, date)
     if standing is not None and standing.run != ws.run:
         raise nights.taken(parsed.name, date, standing.run)
+    notes = [_RECORDED.format(date=date)] if standing else []
     with _alone(parsed, date, ws):
         for name in steps.NIGHTLY:  # of a try that was killed
             store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")
@@ -73,14 +79,14 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
         screen.start(parsed, ws, "nightly")
         code = run_local.pipeline("nightly", parsed, ws, screen)
         found = steps.outcomes(ws, steps.NIGHTLY)
-        _end(screen, found)
+        _end(screen, found, notes)
         if as_json:
-            typer.echo(json.dumps(summary(found, date, ws.run), sort_keys=True))
+            typer.echo(json.dumps(summary(found, date, ws.run, notes), sort_keys=True))
         return run_local.exit_code(found, list(screen.errors.values()), code, ws)
 
 
-def summary(found: dict[str, Outcome], date: str, run: str) -> dict[str, Any]:
-    """What `--json` prints; its keys are a contract."""
+def summary(found: dict[str, Outcome], date: str, run: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What `--json` prints; its keys are a contract. `notes` are this command's, beside those of the record."""
     watch, trend = found.get("watch"), found.get("trend")
     seen = watch.facts if watch else {}
     return {
@@ -89,7 +95,8 @@ def summary(found: dict[str, Outcome], date: str, run: str) -> dict[str, Any]:
         "verdict": ("alarm" if seen["alarms"] else "quiet") if seen else None,
         "page": trend.facts.get("path") if trend else None,
         "seconds": {name: outcome.seconds for name, outcome in found.items()},
-        **{key: seen.get(key, []) for key in ("alarms", "notes", "scores", "differences")},
+        **{key: seen.get(key, []) for key in ("alarms", "scores", "differences")},
+        "notes": [*notes, *seen.get("notes", ())],
         "canary": seen.get("canary", {}),
     }
 
@@ -99,20 +106,22 @@ def _alone(parsed: Recipe, date: str, ws: Workspace) -> Iterator[None]:
     """Two at once from one home would be one run; the lock dies with its process."""
     import fcntl
 
-    from medmim.registry import nights
-
     folder = run_local.log_file(ws).parent
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise nights.taken(parsed.name, date, f"{ws.run}, which goes on in another process") from None
+            raise UserError(
+                f"the night of {date} of recipe {parsed.name} is going on in another process, as run {ws.run}",
+                reason="two at once from one home would be one run",
+                fix=f"wait for it; its log is {run_local.log_file(ws)}",
+            ) from None
         yield
 
 
-def _end(screen: Screen, found: dict[str, Outcome]) -> None:
-    """Stages, scores, alarms and where the page is."""
+def _end(screen: Screen, found: dict[str, Outcome], notes: Sequence[str]) -> None:
+    """Stages, scores, notes, alarms and where the page is."""
     if screen.live:
         screen.live.stop()
     out = screen.out
@@ -120,7 +129,7 @@ def _end(screen: Screen, found: dict[str, Outcome]) -> None:
     watch, trend = found.get("watch"), found.get("trend")
     if watch and watch.facts:
         out.print(_scores(watch.facts))
-        for text in watch.facts["notes"]:
+        for text in (*notes, *watch.facts["notes"]):
             out.print(f"note: {text}", markup=False, soft_wrap=True)
         verdict = "[red]alarm[/]" if watch.facts["alarms"] else "[green]quiet[/]"
         out.print(f"\n[bold]night {watch.facts['date']}[/]  {verdict}")
