@@ -55,6 +55,32 @@ BAD: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
+NO_RECIPE = {
+    "": "give the recipe to run",
+    " \n \n": "give the recipe to run",
+    "mine.yaml": "'mine.yaml' is no shipped recipe's name",
+    "/home/me/mine": "--set-file",
+    "name: mine": "--set-file",
+    "demo --home /tmp": "is no shipped recipe's name",
+    "data:\n  source: phantom\n": "has no line name:",
+    "data:\n  name: phantom\n": "has no line name:",
+}
+
+
+@pytest.mark.parametrize("recipe", NO_RECIPE, ids=repr)
+def test_what_is_no_recipe_for_the_nightly_is_refused(recipe: str) -> None:
+    values = {"image": {"digest": f"sha256:{'0' * 64}"}, "runNamespaces": [{"name": "team-a"}]}
+    with pytest.raises(helm.HelmError) as refused:
+        render({**values, "nightly": {"enabled": True, "recipe": recipe}})
+    assert "nightly.recipe: " in str(refused.value) and NO_RECIPE[recipe] in str(refused.value)
+
+
+@pytest.mark.parametrize("recipe", ["demo", "\n name: in-a-block\n data: {}\n", '{"name": "mine",\n "data": {}}'])
+def test_what_may_be_a_recipe_is_not(recipe: str) -> None:
+    values = {"image": {"digest": f"sha256:{'0' * 64}"}, "runNamespaces": [{"name": "team-a"}]}
+    assert render({**values, "nightly": {"enabled": True, "recipe": recipe}})
+
+
 @pytest.mark.parametrize(("key", "value", "told"), BAD, ids=[f"{key}={value}" for key, value, _ in BAD])
 def test_it_is_refused_and_its_key_is_named(key: str, value: Any, told: str) -> None:
     values: dict[str, Any] = {}

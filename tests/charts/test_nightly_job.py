@@ -91,3 +91,9 @@ def test_what_is_missing_is_named(values: dict[str, Any], told: str) -> None:
     with pytest.raises(helm.HelmError) as refused:
         render({**ALL_ON, **values})
     assert told in str(refused.value)
+
+
+def test_the_clouds_nightly_has_a_role_of_its_own_for_the_store() -> None:
+    objects, _ = nightly()
+    account = named(objects, "ServiceAccount", "medmim-nightly")["metadata"]
+    assert account["annotations"] == CLOUD["accounts"]["nightly"]["annotations"] and account["annotations"]

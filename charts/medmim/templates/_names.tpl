@@ -47,7 +47,11 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if and .Values.mlflow.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name Prometheus' pods, else mlflow.metrics are out of its reach" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.mlflow.auth.enabled (not .Values.mlflow.metrics.existingSecret) }}{{ fail "mlflow.metrics.existingSecret: with mlflow.auth the server shows /metrics to its users only" }}{{ end -}}
 {{- if .Values.nightly.enabled -}}
-{{- if not .Values.nightly.recipe }}{{ fail "nightly.recipe: give the recipe to run, --set-file nightly.recipe=mine.yaml" }}{{ end -}}
+{{- $recipe := trim .Values.nightly.recipe -}}
+{{- if not $recipe }}{{ fail "nightly.recipe: give the recipe to run, --set-file nightly.recipe=mine.yaml" }}{{ end -}}
+{{- if contains "\n" $recipe -}}
+{{- if not (regexMatch "(?m)^[{]?[\"']?name[\"']?:" $recipe) }}{{ fail "nightly.recipe: the text has no line name: ..., so it is no recipe's YAML; give the file by --set-file nightly.recipe=mine.yaml" }}{{ end -}}
+{{- else if not (regexMatch "^[a-z0-9-]+$" $recipe) }}{{ fail (printf "nightly.recipe: '%s' is no shipped recipe's name, and a file is given by --set-file nightly.recipe=mine.yaml" $recipe) }}{{ end -}}
 {{- if not .Values.image.digest }}{{ fail "image.digest: the nightly's pods reach no registry, so its runs' image must be named by digest" }}{{ end -}}
 {{- if not (include "medmim.nightlyNamespace" .) }}{{ fail "nightly.namespace: name the namespace of its runs, one of runNamespaces" }}{{ end -}}
 {{- $runs := list -}}{{- range .Values.runNamespaces }}{{ $runs = append $runs .name }}{{ end -}}
