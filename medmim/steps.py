@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from medmim import store
 from medmim.errors import REFUSED, Unavailable, UserError, from_os_error, os_errors_told
 from medmim.progress import emit
@@ -175,14 +177,26 @@ def end_with_runner() -> None:
 
 
 def outcomes(ws: Workspace, names: Sequence[str] = STAGES) -> dict[str, Outcome]:
-    """The records that these stages of the run have left so far."""
+    """The records that these stages of the run have left so far. Raises as `recorded`."""
     found = {}
     for name in names:
-        try:
-            found[name] = Outcome(**json.loads(store.open_store(ws.store).read(f"runs/{ws.run}/{name}.json")))
-        except FileNotFoundError:
-            continue
+        with suppress(FileNotFoundError):
+            found[name] = recorded(store.open_store(ws.store).read(f"runs/{ws.run}/{name}.json"), name, ws.run)
     return found
+
+
+def recorded(text: bytes, name: str, run: str) -> Outcome:
+    """A stage's record as it was left; keys that only a newer medmim knows are passed over.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        return TypeAdapter(Outcome).validate_json(text)
+    except ValidationError as error:
+        why = ": ".join([*map(str, error.errors()[0]["loc"]), error.errors()[0]["msg"]])
+        fact = f"the record {name}.json of run {run} cannot be read: {why}"
+        raise UserError(fact, fix="run the same recipe again: finished steps are kept") from None
 
 
 def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str]) -> str:

@@ -202,6 +202,22 @@ def test_a_full_disk_in_a_step_is_told_and_what_was_done_is_kept(ws: Workspace, 
     assert [path.name for path in (ws.home / "work").rglob("*") if path.is_file()] == ["half"]
 
 
+def test_a_record_of_a_newer_medmim_is_read_as_far_as_it_is_known(ws: Workspace) -> None:
+    with stage(ws, "data") as outcome:
+        outcome.facts = {"rows": 40}
+    place = store.open_store(ws.store)
+    newer = {**json.loads(place.read(f"runs/{ws.run}/data.json")), "carbon": 3}
+    place.write(f"runs/{ws.run}/data.json", json.dumps(newer).encode())
+    assert steps.outcomes(ws)["data"] == outcome
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"stage": "data", "facts": 3}'])
+def test_a_record_that_is_none_is_named(ws: Workspace, text: bytes) -> None:
+    store.open_store(ws.store).write(f"runs/{ws.run}/data.json", text)
+    with pytest.raises(UserError, match=f"the record data.json of run {ws.run} cannot be read: "):
+        steps.outcomes(ws)
+
+
 def test_provenance_says_who_made_it_from_what(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def nameless() -> str:
         raise KeyError("uid not found")
