@@ -8,25 +8,27 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from medmim.errors import TRY_AGAIN, UserError
+
 if TYPE_CHECKING:
     from medmim.cluster.kfp_api import Api
     from medmim.cluster.runs import Run, Step
+    from medmim.cluster.submit import Submitted
 
 _SILENCE = 60.0  # s without a terminal before a sign of life
 MARK = {"SUCCEEDED": "[green]✓[/]", "FAILED": "[red]✗[/]", "CANCELED": "[yellow]✗[/]", "SKIPPED": "·"}
 
 
-def follow(api: "Api", named: str) -> "Run":
-    """Wait for a run and tell what happens; an interrupt ends the waiting only.
+def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
+    """Wait for a run and tell what happens; an interrupt, or a server that says no more, ends the waiting only.
 
-    Raises:
-        UserError: There is no such run.
-        Unavailable: KFP is away for good.
+    Returns:
+        The run as last seen, and the exit code: the run's own, or that of a waiting which ended before it.
     """
     from medmim.cluster import runs
 
     console = Console(file=sys.stderr, highlight=False)
-    run = runs.find(api, named)
+    run = runs.begun(made)
     begin = told = time.monotonic()
 
     def say(step: "Step") -> None:
@@ -37,8 +39,9 @@ def follow(api: "Api", named: str) -> "Run":
         if step.state == "RUNNING":
             status.update(f"{step.name} is running")
 
-    def tick(_: "Run") -> None:
-        nonlocal told
+    def tick(now: "Run") -> None:
+        nonlocal run, told
+        run = now
         if not console.is_terminal and time.monotonic() - told > _SILENCE:
             told = time.monotonic()
             console.print(f"          waiting, {told - begin:.0f} s")
@@ -46,16 +49,22 @@ def follow(api: "Api", named: str) -> "Run":
     with Status("waiting for the first step", console=console) as status:
         try:
             run = runs.follow(api, run, say, tick)
+            said, code = ending(run), run.exit_code
         except KeyboardInterrupt:
-            status.stop()
-            console.print(
-                f"the waiting has ended, the run goes on: {run.link}\n"
-                f"  medmim runs show {run.name}\n  medmim runs cancel {run.name}   # to end it",
-                markup=False, soft_wrap=True,
-            )  # fmt: skip
-            raise SystemExit(130) from None
-    console.print(Text(ending(run)), soft_wrap=True)
-    return run
+            said, code = _goes_on(run), 130
+        except runs.Gone as error:
+            said, code = f"the waiting has ended: {error}", TRY_AGAIN
+        except UserError as error:
+            said, code = f"{_goes_on(run)}\n{error}", TRY_AGAIN
+    console.print(Text(said), soft_wrap=True)
+    return run, code
+
+
+def _goes_on(run: "Run") -> str:
+    return (
+        f"the waiting has ended, the run goes on: {run.link}\n"
+        f"  medmim runs show {run.name}\n  medmim runs cancel {run.name}   # to end it"
+    )
 
 
 def line(step: "Step") -> str:

@@ -53,8 +53,7 @@ def submit(
     if wait:
         from medmim.cli.follow import follow
 
-        run = follow(planned.api, made.run_id)
-        code = run.exit_code
+        run, code = follow(planned.api, made)
         told |= {"state": run.state, "exit_code": code, "steps": [asdict(step) for step in run.steps]}
     else:
         out.print(f"next      medmim runs show {made.run}", markup=False, soft_wrap=True)

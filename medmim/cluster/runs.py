@@ -4,7 +4,6 @@ KFP 2.17 calls a cancelled run FAILED in the end; that it was CANCELING stands i
 """
 
 import difflib
-import json
 import re
 import time
 from collections.abc import Callable
@@ -15,12 +14,13 @@ from typing import Any
 from medmim.cluster import ir
 from medmim.cluster.kfp_api import Api, filtered, where
 from medmim.cluster.kfp_errors import Refusal
-from medmim.cluster.submit import GOING, RECIPE
+from medmim.cluster.submit import GOING, RECIPE, Submitted
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
-from medmim.steps import Outcome
+from medmim.steps import Outcome, recorded
 from medmim.store import open_store
 
 MARK = "medmim "  # begins the description of each run that `medmim submit` started
+_MADE = re.compile(MARK + r"\S+, recipe (\S+) ")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 EVERY = 5.0  # s between two looks at a run
 _OUTAGE = 600.0  # s that KFP may be away while somebody waits
@@ -57,7 +57,7 @@ class Run:
         state: KFP's word, but `CANCELED` where somebody ended it.
         created: When it was submitted.
         finished: When it ended.
-        recipe: Name of its recipe.
+        recipe: Name of its recipe; empty where medmim did not submit it.
         link: Its page.
         uri: Where its recipe lies.
         steps: In the order of the graph; empty in lists.
@@ -96,6 +96,10 @@ class Run:
         return REFUSED if any(step.record and step.record.status == "refused" for step in self.steps) else 0
 
 
+class Gone(UserError):
+    """A run that was there is there no more."""
+
+
 def page(api: Api, size: int = 20, token: str = "") -> tuple[list[Run], str]:
     """The newest runs, and the token of the next page; empty on the last.
 
@@ -104,10 +108,17 @@ def page(api: Api, size: int = 20, token: str = "") -> tuple[list[Run], str]:
     """
     asked: dict[str, Any] = {"page_token": token} if token else {}
     mine = filtered({"operation": "IS_SUBSTRING", "key": "description", "string_value": MARK})
-    found = api.call(
-        "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None, page_size=size,
-        sort_by="created_at desc", filter=mine, **asked,
-    )  # fmt: skip
+    try:
+        found = api.call(
+            "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None, page_size=size,
+            sort_by="created_at desc", filter=mine, **asked,
+        )  # fmt: skip
+    except Refusal as error:
+        if not token or error.status in (401, 403):
+            raise
+        raise UserError(
+            f"no page '{token}' in the list of runs", reason=error.reason, fix="start again without --page"
+        ) from None
     return [_run(api, one) for one in found.runs or []], found.next_page_token or ""
 
 
@@ -117,13 +128,11 @@ def find(api: Api, named: str) -> Run:
     Raises:
         UserError: There is none, with names that are near; or several, with their ids.
     """
-    if _ID.fullmatch(named):
-        try:
-            return _whole(api, api.call("getting a run", api.client.runs.run_service_get_run, run_id=named))
-        except Refusal as error:
-            if error.status != 404:
-                raise
-            raise UserError(f"no run {named}", fix="`medmim runs list` shows names and ids") from None
+    if _ID.fullmatch(named.lower()):
+        run = _get(api, named.lower())
+        if run is None:
+            raise UserError(f"no run {named}", fix="`medmim runs list` shows names and ids")
+        return run
     found = api.call(
         "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None,
         filter=where(display_name=named), sort_by="created_at desc",
@@ -139,12 +148,25 @@ def find(api: Api, named: str) -> Run:
         near = [one for one in names if named in one] or difflib.get_close_matches(named, names, 3, cutoff=0.5)
         said = f"did you mean {' or '.join(near[:3])}? " if near else ""
         raise UserError(f"no run '{named}'", fix=f"{said}`medmim runs list` shows names and ids")
-    return _whole(api, api.call("getting a run", api.client.runs.run_service_get_run, run_id=found[0].run_id))
+    return again(api, _run(api, found[0]))
+
+
+def begun(made: Submitted) -> Run:
+    """A run that was just started, before anybody looked at it."""
+    return Run(made.run, made.run_id, "PENDING", datetime.now(UTC), None, "", made.link, made.recipe)
 
 
 def again(api: Api, run: Run) -> Run:
-    """The same run as it stands now."""
-    return _whole(api, api.call("getting a run", api.client.runs.run_service_get_run, run_id=run.run_id))
+    """The same run as it stands now.
+
+    Raises:
+        Gone: Somebody deleted it.
+    """
+    now = _get(api, run.run_id)
+    if now is None:
+        fix = "submit the recipe again: finished steps are kept"
+        raise Gone(f"run {run.name} was deleted in KFP", fix=fix, exit_code=TRY_AGAIN)
+    return now
 
 
 def follow(api: Api, run: Run, told: Callable[[Step], None], looked: Callable[[Run], None]) -> Run:
@@ -158,6 +180,8 @@ def follow(api: Api, run: Run, told: Callable[[Step], None], looked: Callable[[R
 
     Raises:
         Unavailable: The server is away for good.
+        Gone: Somebody deleted the run.
+        UserError: The server does not tell any more; a login that ran out, say.
     """
     known: dict[str, str] = {}
     ending = False
@@ -180,7 +204,13 @@ def follow(api: Api, run: Run, told: Callable[[Step], None], looked: Callable[[R
 
 
 def cancel(api: Api, run: Run) -> bool:
-    """End a run; False where it is over or ending already."""
+    """End a run; False where it is over or ending already.
+
+    Raises:
+        UserError: It is none of medmim's.
+    """
+    if not run.recipe:
+        raise UserError(f"run {run.name} was not submitted by medmim", fix=f"end it on its own page: {run.link}")
     if run.over or run.state == "CANCELING":
         return False
     try:
@@ -192,14 +222,23 @@ def cancel(api: Api, run: Run) -> bool:
     return True
 
 
+def _get(api: Api, run_id: str) -> Run | None:
+    try:
+        return _whole(api, api.call("getting a run", api.client.runs.run_service_get_run, run_id=run_id))
+    except Refusal as error:
+        if error.status != 404:
+            raise
+        return None
+
+
 def _run(api: Api, one: Any) -> Run:
     states = [status.state for status in one.state_history or []]
     ended = "CANCELED" if one.state == "FAILED" and "CANCELING" in states else one.state
     parameters = (one.runtime_config and one.runtime_config.parameters) or {}
-    words = (one.description or "").split()
+    made = _MADE.match(one.description or "")
     return Run(
         name=one.display_name, run_id=one.run_id, state=ended or "RUNTIME_STATE_UNSPECIFIED", created=one.created_at,
-        finished=_time(one.finished_at), recipe=words[3] if len(words) > 4 else "",
+        finished=_time(one.finished_at), recipe=made[1] if made else "",
         link=api.link(f"runs/details/{one.run_id}"), uri=str(parameters.get("recipe", "")),
     )  # fmt: skip
 
@@ -207,36 +246,41 @@ def _run(api: Api, one: Any) -> Run:
 def _whole(api: Api, one: Any) -> Run:
     run = _run(api, one)
     tasks = {task.display_name: task for task in (one.run_details and one.run_details.task_details) or []}
-    read, note = _records(run)
-    steps = tuple(_step(name, tasks.get(name), read) for name in ir.step_names() if name in tasks or read(name))
-    return replace(run, steps=steps, notes=(note,) if note else ())
+    left, notes = _records(run)
+    steps = tuple(
+        _step(name, tasks.get(name), left.get(name)) for name in ir.step_names() if name in tasks or name in left
+    )
+    return replace(run, steps=steps, notes=notes)
 
 
-def _step(name: str, task: Any, read: Callable[[str], Outcome | None]) -> Step:
+def _step(name: str, task: Any, record: Outcome | None) -> Step:
     if task is None:
-        return Step(name, record=read(name))
+        return Step(name, record=record)
     begin, end = _time(task.start_time), _time(task.end_time)
     took = ((end or datetime.now(UTC)) - begin).total_seconds() if begin else None
     nodes = tuple(child.pod_name for child in task.child_tasks or [] if child.pod_name)
-    return Step(name, task.state or "", took, nodes, read(name))
+    return Step(name, task.state or "", took, nodes, record)
 
 
-def _records(run: Run) -> tuple[Callable[[str], Outcome | None], str]:
-    """Reads what a stage left in the store; and why it cannot, where it cannot."""
+def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:
+    """What each stage left in the store; and what of it cannot be read, and why."""
     place = run.uri.removesuffix(f"/{RECIPE}")
     try:
         if place == run.uri:
             raise UserError("it was not started by `medmim submit`")
         store = open_store(place)
-        left = {f"{name}.json" for name in ir.step_names()}.intersection(store.list())
-        known = {key: json.loads(store.read(key)) for key in left}
+        there = set(store.list())
+        texts = {name: store.read(f"{name}.json") for name in ir.step_names() if f"{name}.json" in there}
     except (UserError, FileNotFoundError) as error:
-        return lambda _: None, f"the stages' records cannot be read: {getattr(error, 'fact', error)}"
-
-    def read(name: str) -> Outcome | None:
-        return Outcome(**known[f"{name}.json"]) if f"{name}.json" in known else None
-
-    return read, ""
+        return {}, (f"the stages' records cannot be read: {getattr(error, 'fact', error)}",)
+    left: dict[str, Outcome] = {}
+    notes: list[str] = []
+    for name, text in texts.items():
+        try:
+            left[name] = recorded(text, name, run.name)
+        except UserError as error:
+            notes.append(error.fact)
+    return left, tuple(notes)
 
 
 def _time(moment: datetime | None) -> datetime | None:

@@ -111,6 +111,60 @@ def test_waiting_ends_as_the_run_ends(
     assert said in text and "gate" in text
 
 
+@pytest.mark.parametrize(
+    ("event", "said", "goes_on"),
+    [
+        ("redirect", "a login page answers", True),
+        ("page", "a login page answers", True),
+        ("refuse", "does not know who asks (403)", True),
+        ("401", "does not know who asks (401)", True),
+        ("403", "forbids getting a run", True),
+        ("deleted", "was deleted in KFP", False),
+    ],
+)
+def test_where_kfp_says_no_more_the_waiting_ends_and_not_the_run(
+    world: World, event: str, said: str, goes_on: bool
+) -> None:
+    front = world.kfp.front
+
+    def course() -> None:
+        run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
+        world.kfp.begin(run, "data")
+        before = len(front.asked)
+        until(lambda: len(front.asked) > before + 2)  # the first may have been on its way, the second was answered
+        if event == "deleted":
+            world.kfp.state.runs.clear()
+        elif event.isdigit():
+            front.fail.append(("GET .*/runs/", int(event)))
+        else:
+            front.login, front.cookie = event, "authservice_session=of-a-new-login"
+
+    beside = threading.Thread(target=course, daemon=True)
+    beside.start()
+    ended, text = call("submit", "demo", "--wait", "--json")
+    beside.join(30)
+    last = json.loads(text.splitlines()[-1])
+    assert (ended, last["exit_code"], last["state"]) == (75, 75, "RUNNING")
+    assert [step["name"] for step in last["steps"]] == ["data"]
+    assert said in text and (f"the run goes on: {last['link']}" in text) == goes_on
+    assert "the waiting has ended" in text and last["run_id"]
+
+
+def test_a_run_of_others_and_a_broken_record_are_told_in_every_command(world: World) -> None:
+    made = told("submit", "demo")
+    run = world.kfp.run(made["run"])
+    world.kfp.begin(run, "data", log="hello\n")
+    open_store(world.store).write(f"runs/{made['run']}/data.json", b"half a reco")
+    code, text = call("runs", "show", made["run"])
+    assert code == 0 and f"note: the record data.json of run {made['run']} cannot be read" in text
+    assert call("runs", "logs", made["run"]) == (0, "== data\nhello\n")
+    description, run["description"] = run["description"], "of others"
+    code, text = call("runs", "cancel", made["run"])
+    assert code == 2 and "not submitted by medmim" in text and made["link"] in text
+    run["description"] = description
+    assert told("runs", "cancel", made["run"])["cancelled"] is True
+
+
 def test_an_interrupt_ends_only_the_waiting(world: World) -> None:
     command = [sys.executable, "-m", "medmim.cli.main", "submit", "demo", "--wait"]
     waiting = subprocess.Popen(
@@ -188,4 +242,4 @@ def test_pages_follow_each_other(world: World) -> None:
     rest = told("runs", "list", "--limit", "2", "--page", first["next_page"])
     assert (len(first["runs"]), len(rest["runs"]), rest["next_page"]) == (2, 1, None)
     code, text = call("runs", "list", "--page", "nonsense")
-    assert code == 2 and "Invalid page token" in text
+    assert code == 2 and "Invalid page token" in text and "start again without --page" in text

@@ -67,6 +67,7 @@ def test_a_list_tells_medmims_runs_only(world: World, api: kfp_api.Api) -> None:
 def test_a_run_is_found_by_name_and_by_id(world: World, api: kfp_api.Api) -> None:
     run = start(world)
     assert runs.find(api, "demo-1").run_id == run["run_id"] == runs.find(api, run["run_id"]).run_id
+    assert runs.find(api, run["run_id"].upper()).name == "demo-1"
 
 
 @pytest.mark.parametrize("asked", ["demo-2", "demo", "11111111-2222-3333-4444-555555555555"])
@@ -75,6 +76,13 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are_near(world: World, 
     with pytest.raises(UserError, match=f"no run '?{asked}") as raised:
         runs.find(api, asked)
     assert ("did you mean demo-1?" in raised.value.fix) == asked.startswith("demo")
+
+
+def test_a_page_that_no_list_gave_is_told(world: World, api: kfp_api.Api) -> None:
+    start(world)
+    with pytest.raises(UserError, match="no page 'garbage'") as raised:
+        runs.page(api, token="garbage")
+    assert "Invalid page token" in raised.value.reason and "without --page" in raised.value.fix
 
 
 def test_two_runs_of_one_name_are_told_with_their_ids(world: World, api: kfp_api.Api) -> None:
@@ -111,6 +119,30 @@ def test_a_run_whose_store_cannot_be_read_is_told_of_without(world: World, api: 
     run["runtime_config"]["parameters"]["recipe"] = "s3://no-such-bucket-here/store/runs/demo-1/recipe.json"
     found = runs.find(api, "demo-1")
     assert [step.name for step in found.steps] == ["data"] and "records cannot be read" in found.notes[0]
+
+
+def test_a_record_of_a_newer_medmim_is_read_as_far_as_it_is_known(world: World, api: kfp_api.Api) -> None:
+    start(world)
+    newer = {"stage": "data", "seconds": 7.0, "carbon": 3, "facts": {"rows": 40}}
+    open_store(world.store).write("runs/demo-1/data.json", json.dumps(newer).encode())
+    found = runs.find(api, "demo-1")
+    assert [step.record and (step.record.seconds, step.record.facts) for step in found.steps] == [(7.0, {"rows": 40})]
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b'{"stage": "data", "facts": 3}', b'{"seconds": 1}'])
+def test_a_record_that_cannot_be_read_is_a_note_and_the_others_stay(
+    world: World, api: kfp_api.Api, text: bytes
+) -> None:
+    run = start(world)
+    world.kfp.begin(run, "data")
+    open_store(world.store).write("runs/demo-1/data.json", text)
+    world.record("demo-1", "audit", seconds=2.0)
+    found = runs.find(api, "demo-1")
+    assert [(step.name, bool(step.record)) for step in found.steps] == [("data", False), ("audit", True)]
+    (note,) = found.notes
+    assert "the record data.json of run demo-1 cannot be read: " in note
+    assert runs.cancel(api, found) and run["state"] == "CANCELING"
 
 
 def test_a_run_that_succeeds_ends_the_waiting_with_0(world: World, api: kfp_api.Api) -> None:
@@ -205,6 +237,26 @@ def test_a_server_that_stays_away_ends_the_waiting(
     world.kfp.front.fail += [("GET .*/runs/", 503)] * 200
     with pytest.raises(Unavailable, match="answers 503"):
         runs.follow(api, run, lambda _: None, lambda _: None)
+
+
+def test_a_run_that_is_deleted_ends_the_waiting(world: World, api: kfp_api.Api) -> None:
+    start(world)
+    with pytest.raises(runs.Gone, match="demo-1 was deleted in KFP") as raised:
+        runs.follow(api, runs.find(api, "demo-1"), lambda _: None, lambda _: world.kfp.state.runs.clear())
+    assert raised.value.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    "description", ["", "made by hand with medmim 1.0, recipe demo 0", "medmim is what this tries"]
+)
+def test_a_run_of_others_is_shown_and_not_cancelled(world: World, api: kfp_api.Api, description: str) -> None:
+    run = start(world)
+    run["description"] = description
+    found = runs.find(api, "demo-1")
+    with pytest.raises(UserError, match="not submitted by medmim") as raised:
+        runs.cancel(api, found)
+    assert raised.value.exit_code == 2 and found.link in raised.value.fix
+    assert run["state"] == "PENDING" and not any("terminate" in one for one in world.kfp.changes())
 
 
 def test_cancelling_twice_is_cancelling_once(world: World, api: kfp_api.Api) -> None:
