@@ -24,7 +24,8 @@ def rebench(recipe: str, home: str, run: str, data: str) -> str:
     from medmim.nightly import rebench as room
 
     with steps.component("rebench", recipe, home, run) as (parsed, workspace):
-        models = asked.resolved(parsed, workspace, shared=elsewhere.is_elsewhere(parsed))
+        models = asked.asked(parsed, workspace)
         if elsewhere.is_elsewhere(parsed):
-            return elsewhere.run(parsed, workspace, "rebench", {"data": data, "models": models})
+            there = asked.shared(models, workspace)
+            return elsewhere.run(parsed, workspace, "rebench", {"data": data, "models": there})
         return room.run(parsed, workspace, data, models).uri

@@ -118,13 +118,26 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
         raise
     finally:
         outcome.seconds = 0.0 if outcome.cached else round(time.perf_counter() - begin, 2)
-        if ws.run:
-            text = json.dumps(outcome.__dict__, indent=1, sort_keys=True)
-            try:
-                store.open_store(ws.store).write(f"runs/{ws.run}/{name}.json", text.encode())
-            except UserError:
-                if outcome.status == "done":  # else the stage's own error is the news, not that the store is gone too
-                    raise
+        try:
+            _record(ws, outcome)
+        except UserError:
+            if outcome.status == "done":  # else the stage's own error is the news, not that the store is gone too
+                raise
+
+
+def _record(ws: Workspace, outcome: Outcome) -> None:
+    if ws.run:
+        text = json.dumps(outcome.__dict__, indent=1, sort_keys=True)
+        store.open_store(ws.store).write(f"runs/{ws.run}/{outcome.stage}.json", text.encode())
+
+
+def _failed_before(ws: Workspace, name: str, error: UserError) -> None:
+    """Record an error outside of the stage too (whom to ask, a Ray job that died): a cluster knows no other code."""
+    with suppress(UserError):
+        known = outcomes(ws, [name]).get(name)
+        if known is None or known.message != str(error):
+            status: Literal["refused", "failed"] = "refused" if error.exit_code == REFUSED else "failed"
+            _record(ws, Outcome(name, status, message=str(error), exit_code=error.exit_code))
 
 
 @contextmanager
@@ -140,10 +153,14 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
     os.environ["MEDMIM_STAGE"] = name
     share_cores()
     end_with_runner()
+    ws = None
     try:
         parsed = handed(recipe)
-        yield parsed, workspace(Path(home), parsed, run)
+        ws = workspace(Path(home), parsed, run)
+        yield parsed, ws
     except UserError as error:
+        if ws is not None:
+            _failed_before(ws, name, error)
         emit("error", text=str(error), code=error.exit_code)
         raise SystemExit(error.exit_code) from None
 

@@ -12,7 +12,7 @@ from medmim.progress import say
 from medmim.recipe import Recipe
 from medmim.recipe_registry import CANDIDATE
 from medmim.registry import approval, decisions, versions
-from medmim.steps import Workspace, stage
+from medmim.steps import Workspace
 
 CHAMPION, CHALLENGER, BASE = "champion", "challenger", "base"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -58,23 +58,9 @@ def asked(recipe: Recipe, ws: Workspace) -> dict[str, str]:
     return found
 
 
-def resolved(recipe: Recipe, ws: Workspace, shared: bool = False) -> dict[str, str]:
-    """What `asked` finds, for the stage `rebench`, whose record a refusal leaves: the stage itself does not begin.
-
-    Args:
-        recipe: See `asked`.
-        ws: The workspace.
-        shared: By references that every machine with this store resolves.
-
-    Raises:
-        UserError: See `asked`.
-    """
-    try:
-        models = asked(recipe, ws)
-        return {role: _shared(ref, ws) for role, ref in models.items()} if shared else models
-    except Exception:
-        with stage(ws, "rebench"):
-            raise
+def shared(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
+    """The same, by references that every machine with this store resolves."""
+    return {role: ref if ref.startswith(OPENAI) else zoo.shared(ref, ws) for role, ref in models.items()}
 
 
 def elsewhere(recipe: Recipe) -> None:
@@ -96,10 +82,6 @@ def elsewhere(recipe: Recipe) -> None:
             problems=wrong,
             fix="name shipped bases, s3://..., models:/NAME@ALIAS, or a server by an address of the cluster",
         )
-
-
-def _shared(ref: str, ws: Workspace) -> str:
-    return ref if ref.startswith(OPENAI) else zoo.shared(ref, ws)
 
 
 def _called(ref: str, others: Mapping[str, str]) -> str:
