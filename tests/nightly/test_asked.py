@@ -63,7 +63,7 @@ def test_a_reference_that_names_nothing_leaves_the_record_too(
     recipe, ws = world
     for name in ("MEDMIM_STAGE", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "")
-    wrong = recipe.nightly.model_copy(update={"references": ["models:/nobody@champion"]})
+    wrong = recipe.nightly.model_copy(update={"references": ("models:/nobody@champion",)})
     recipe = recipe.model_copy(update={"nightly": wrong})
     with pytest.raises(SystemExit):
         rebench.python_func(recipe.dump(), str(ws.home), ws.run, "data")
