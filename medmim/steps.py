@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from medmim import store
-from medmim.errors import REFUSED, Unavailable, UserError, from_os_error, os_errors_told
+from medmim.alone import alone
+from medmim.errors import REFUSED, UserError, from_os_error, os_errors_told
 from medmim.progress import emit
 from medmim.provenance import provenance
 from medmim.recipe import Recipe
@@ -24,7 +25,6 @@ from medmim.sample import digest_of
 from medmim.store import Artifact
 from medmim.store_removal import claim
 
-_PATIENCE = 3.0  # s; a step whose runner was killed ends within a second, and lets its lock go
 STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
 NIGHTLY = ("data", "rebench", "watch", "trend")  # the stages of a night
 
@@ -277,7 +277,7 @@ def cached_step(
         return known, True
     with os_errors_told(f"running the step {name}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder):
             known = finished(ws, name, key, kind)  # by the process that had the lock
             if known is not None:
                 return known, True
@@ -287,38 +287,3 @@ def cached_step(
             store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
             shutil.rmtree(folder, ignore_errors=True)
     return artifact, False
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two processes must not fill one work folder; the lock dies with its process. An empty folder does not stay."""
-    path = folder.with_name(f"{folder.name}.lock")
-    last = time.monotonic() + _PATIENCE
-    while (lock := _lock(path)) is None:
-        if time.monotonic() > last:
-            raise Unavailable(
-                f"another process is running this very step in {folder}", fix="wait for it, or give another --home"
-            )
-        time.sleep(0.1)
-    with lock:
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                folder.rmdir()
-            path.unlink()
-
-
-def _lock(path: Path) -> IO[str] | None:
-    """The locked file, or None while another process has it."""
-    import fcntl
-
-    lock = path.open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # else its owner has just ended and unlinked it
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    lock.close()
-    return None

@@ -17,9 +17,9 @@ FILES = {
     for path in sorted((ROOT / top).rglob("*.py"))
 }
 GROUND = {
-    "check", "errors", "nodes", "progress", "provenance", "recipe", "recipe_keys", "recipe_nightly", "recipe_pods",
-    "recipe_registry", "recipe_uri", "sample", "shards", "steps", "store", "store_folder", "store_removal", "store_s3",
-    "tracking", "yaml_text",
+    "alone", "check", "errors", "nodes", "progress", "provenance", "recipe", "recipe_keys", "recipe_nightly",
+    "recipe_pods", "recipe_registry", "recipe_uri", "sample", "shards", "steps", "store", "store_folder",
+    "store_removal", "store_s3", "tracking", "yaml_text",
 }  # fmt: skip
 PACKAGE_DATA = {"bases", "compiled", "gates", "recipes"}
 # Whom a room may import, beside itself and the ground floor.
