@@ -1,23 +1,20 @@
 """report: what a run did, as one page that needs nothing else; written on every way out."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from medmim import __version__, steps, store
+from medmim import __version__, steps
 from medmim.bench import charts, examples
 from medmim.bench import run as bench
-from medmim.errors import UserError, from_os_error
+from medmim.bench.page import publish, templates
+from medmim.errors import UserError
 from medmim.provenance import provenance
 from medmim.recipe import Recipe
 from medmim.steps import Outcome, Workspace, stage
 
 REVISION = 1
-FILE = "report.html"
 
 
 def run(recipe: Recipe, ws: Workspace) -> Outcome:
@@ -33,16 +30,7 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         before = {name: own for name, own in steps.outcomes(ws).items() if name != "report"}
         page = render(recipe, ws, before)
         goal = ws.home / "reports" / f"{ws.run or 'report'}.html"
-        try:
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
-                (Path(folder) / FILE).write_text(page)
-                made = provenance("report", REVISION, {}, recipe)
-                outcome.of(store.publish(Path(folder), ws.store, "report", {}, made), cached=False)
-                shutil.move(Path(folder) / FILE, goal)
-        except OSError as error:
-            raise from_os_error(error, "writing the report") from error
-        outcome.facts = {"path": str(goal)}
+        publish(ws, page, goal, provenance("report", REVISION, {}, recipe), outcome)
     return outcome
 
 
@@ -54,20 +42,12 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         ws: The workspace, to look into the artifacts.
         found: The stages' records; any may be absent.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in steps.STAGES}
     scores = facts["bench"]
     board = scores.get("leaderboard", [])
     first = [row for row in board if row["metric"] == "accuracy" and not row["group"].startswith("source:")]
-    environment = Environment(
-        loader=PackageLoader("medmim.bench"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "points": _points, "label": charts.label, "count": _count}
+    environment = templates("medmim.bench")
+    environment.filters["count"] = _count
     return environment.get_template("report.html.j2").render(
         recipe=recipe,
         run=ws.run,
@@ -164,14 +144,6 @@ def _lineage(found: Mapping[str, Outcome]) -> list[tuple[str, str, str]]:
     if register:
         rows += [(str(key), str(value), "") for key, value in register.facts.get("lineage", {}).items()]
     return rows
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f}"
 
 
 def _count(value: Any) -> str:

@@ -1,15 +1,14 @@
 """trend: the nights as one page that needs nothing else; written on every way out of a night."""
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medmim import __version__, steps, store
-from medmim.bench import answers, charts, tasks
-from medmim.errors import UserError, from_os_error
+from medmim import __version__, steps
+from medmim.bench import answers, tasks
+from medmim.bench.page import publish, templates
+from medmim.errors import UserError
 from medmim.nightly import chart, drops, rebench, watch
 from medmim.provenance import provenance
 from medmim.recipe import Recipe
@@ -18,7 +17,6 @@ from medmim.registry.nights import Night
 from medmim.steps import Outcome, Workspace, stage
 
 REVISION = 1
-FILE = "report.html"
 _NIGHTS = 60  # drawn
 _LISTED = 21
 _ITEMS = 12  # shown of each model
@@ -37,18 +35,8 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         before = {name: own for name, own in steps.outcomes(ws, steps.NIGHTLY).items() if name != "trend"}
         seen = nights.read(ws, recipe.name)
         page = render(recipe, ws, before, seen)
-        goal = path(recipe, ws)
-        try:
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
-                (Path(folder) / FILE).write_text(page)
-                parents = {f"bench of {night.date}": night.bench for night in seen[-2:]}  # whose questions it shows
-                made = provenance("trend", REVISION, parents, recipe)
-                outcome.of(store.publish(Path(folder), ws.store, "report", {}, made), cached=False)
-                shutil.move(Path(folder) / FILE, goal)
-        except OSError as error:
-            raise from_os_error(error, "writing the trend page") from error
-        outcome.facts = {"path": str(goal)}
+        parents = {f"bench of {night.date}": night.bench for night in seen[-2:]}  # whose questions it shows
+        publish(ws, page, path(recipe, ws), provenance("trend", REVISION, parents, recipe), outcome)
     return outcome
 
 
@@ -66,34 +54,28 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], seen: Se
         found: The records that the stages of tonight left; any may be absent.
         seen: All nights.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
     date = rebench.of(recipe)
     tonight = next((night for night in seen if night.date == date), None)
     drawn = [night for night in seen if night.date <= date][-_NIGHTS:]
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("medmim.nightly"), PackageLoader("medmim.bench")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "points": _points, "label": charts.label}
     figures = [
         (group, metric, chart.lines(drawn, group, metric)) for metric in drops.METRICS for group in tasks.DOMAINS
     ]
-    return environment.get_template("trend.html.j2").render(
-        recipe=recipe,
-        run=ws.run,
-        date=date,
-        time=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
-        version=__version__,
-        verdict=_verdict(date, tonight, found),
-        tonight=tonight,
-        figures=[figure for figure in figures if figure[2]],
-        names=chart.names(drawn),
-        listed=drawn[-_LISTED:][::-1],
-        items=_items(ws, tonight, drawn),
+    return (
+        templates("medmim.nightly", "medmim.bench")
+        .get_template("trend.html.j2")
+        .render(
+            recipe=recipe,
+            run=ws.run,
+            date=date,
+            time=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+            version=__version__,
+            verdict=_verdict(date, tonight, found),
+            tonight=tonight,
+            figures=[figure for figure in figures if figure[2]],
+            names=chart.names(drawn),
+            listed=drawn[-_LISTED:][::-1],
+            items=_items(ws, tonight, drawn),
+        )
     )
 
 
@@ -137,11 +119,3 @@ def _items(ws: Workspace, tonight: Night | None, drawn: Sequence[Night]) -> list
 
 def _said(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return str(rows[name]["text"]) if name in rows else "–"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f}"

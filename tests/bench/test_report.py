@@ -11,6 +11,7 @@ from medmim import recipe as recipes
 from medmim import steps, store
 from medmim.bench import charts, examples, report
 from medmim.bench import run as bench
+from medmim.bench.page import FILE
 from medmim.errors import UserError
 from medmim.recipe import Recipe
 from medmim.steps import Workspace
@@ -50,7 +51,7 @@ def run(tmp_path: Path) -> tuple[Recipe, Workspace]:
 def write(run: tuple[Recipe, Workspace]) -> Page:
     outcome = report.run(*run)
     text = Path(outcome.facts["path"]).read_text()
-    assert (run[1].fetch(outcome.uri) / report.FILE).read_text() == text
+    assert (run[1].fetch(outcome.uri) / FILE).read_text() == text
     page = Page(text)
     assert page.open == []
     return page
