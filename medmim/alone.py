@@ -7,21 +7,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from medmim.errors import Unavailable
+from medmim.errors import UserError
 
-_PATIENCE = 3.0  # s; a step whose runner was killed ends within a second, and lets its lock go
+_PATIENCE = 3.0  # s; who was killed ends within a second, and lets the lock go
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Two processes must not fill one work folder; the lock dies with its process. An empty folder does not stay."""
+def alone(folder: Path, otherwise: UserError) -> Iterator[None]:
+    """Two processes must not fill one folder; the lock dies with its process. An empty folder does not stay.
+
+    Args:
+        folder: What is worked in; its parent must be there.
+        otherwise: What is raised while another process has it.
+    """
     path = folder.with_name(f"{folder.name}.lock")
     last = time.monotonic() + _PATIENCE
     while (lock := _lock(path)) is None:
         if time.monotonic() > last:
-            raise Unavailable(
-                f"another process is running this very step in {folder}", fix="wait for it, or give another --home"
-            )
+            raise otherwise
         time.sleep(0.1)
     with lock:
         try:

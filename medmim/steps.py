@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medmim import store
 from medmim.alone import alone
-from medmim.errors import REFUSED, UserError, from_os_error, os_errors_told
+from medmim.errors import REFUSED, Unavailable, UserError, from_os_error, os_errors_told
 from medmim.progress import emit
 from medmim.provenance import provenance
 from medmim.recipe import Recipe
@@ -277,7 +277,10 @@ def cached_step(
         return known, True
     with os_errors_told(f"running the step {name}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder):
+        busy = Unavailable(
+            f"another process is running this very step in {folder}", fix="wait for it, or give another --home"
+        )
+        with alone(folder, busy):
             known = finished(ws, name, key, kind)  # by the process that had the lock
             if known is not None:
                 return known, True

@@ -2,8 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from medmim import recipe as recipes
 from medmim import steps, store
+from medmim.alone import alone
 from medmim.cli import run_local
 from medmim.cli.options import Home, Host, Json, Namespace, RecipeRef, Sets
 from medmim.cli.screen import Screen, stages
@@ -72,7 +72,14 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
     if standing is not None and standing.run != ws.run:
         raise nights.taken(parsed.name, date, standing.run)
     notes = [_RECORDED.format(date=date)] if standing else []
-    with _alone(parsed, date, ws):
+    log = run_local.log_file(ws)
+    log.parent.parent.mkdir(parents=True, exist_ok=True)
+    busy = UserError(
+        f"the night of {date} of recipe {parsed.name} is going on in another process, as run {ws.run}",
+        reason="two at once from one home would be one run",
+        fix=f"wait for it; its log is {log}",
+    )
+    with alone(log.parent, busy):
         for name in steps.NIGHTLY:  # of a try that was killed
             store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")
         screen = Screen(quiet=as_json)
@@ -99,25 +106,6 @@ def summary(found: dict[str, Outcome], date: str, run: str, notes: Sequence[str]
         "notes": [*notes, *seen.get("notes", ())],
         "canary": seen.get("canary", {}),
     }
-
-
-@contextmanager
-def _alone(parsed: Recipe, date: str, ws: Workspace) -> Iterator[None]:
-    """Two at once from one home would be one run; the lock dies with its process."""
-    import fcntl
-
-    folder = run_local.log_file(ws).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"the night of {date} of recipe {parsed.name} is going on in another process, as run {ws.run}",
-                reason="two at once from one home would be one run",
-                fix=f"wait for it; its log is {run_local.log_file(ws)}",
-            ) from None
-        yield
 
 
 def _end(screen: Screen, found: dict[str, Outcome], notes: Sequence[str]) -> None:

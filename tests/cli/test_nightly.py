@@ -1,6 +1,5 @@
 """`medmim nightly` as a user types it: on the cluster's contract server; on this machine see test_pipeline."""
 
-import fcntl
 import json
 import platform
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from cluster.kfp_world import World, a_world
 from typer.testing import CliRunner
 
+from medmim.alone import alone
 from medmim.cli import main, run_local
 from medmim.cli.screen import Screen
 from medmim.errors import UserError
@@ -161,8 +161,7 @@ def test_a_night_that_goes_on_in_another_process_names_its_log_and_no_sentence_i
     typed, ws = night_of(tmp_path)
     folder = run_local.log_file(ws).parent
     folder.mkdir(parents=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(folder, UserError("nobody else is here")):
         ended = CliRunner().invoke(main.app, typed)
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
     assert f"is going on in another process, as run {ws.run}" in ended.exception.fact
