@@ -121,10 +121,10 @@ def claim(ws: Workspace, name: str, date: str, again: bool = False) -> str:
     if standing is not None:
         raise taken(name, date, standing.run)
     place = store.open_store(ws.store)
-    known = [key for key in place.list(f"{FOLDER}/{name}/{date}.") if "claim" in key]
-    if known and not again:
-        raise _claimed(name, date, len(known))
-    number = len(known) + 1
+    last = max((int(key.rpartition("-")[2]) for key in place.list(_claim(name, date, ""))), default=0)
+    if last and not again:
+        raise _claimed(name, date, last)
+    number = last + 1  # not how many there are: an earlier one may have been withdrawn
     if not place.create(_claim(name, date, number), b""):
         raise _claimed(name, date, number)
     return run_name(name, date, str(number))
@@ -167,7 +167,7 @@ def _key(name: str, date: str) -> str:
     return f"{FOLDER}/{name}/{date}.json"
 
 
-def _claim(name: str, date: str, number: int) -> str:
+def _claim(name: str, date: str, number: int | str) -> str:
     return f"{FOLDER}/{name}/{date}.claim-{number}"
 
 

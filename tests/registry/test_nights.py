@@ -69,6 +69,8 @@ def test_a_claim_is_given_back_or_taken_again_by_word(ws: Workspace) -> None:
     run = nights.claim(ws, "demo", "2026-06-01")
     assert "--again" in refused(lambda: nights.claim(ws, "demo", "2026-06-01"))
     assert nights.claim(ws, "demo", "2026-06-01", again=True) == "demo-nightly-20260601-2"
+    nights.withdraw(ws, "demo", "2026-06-01", run)
+    assert nights.claim(ws, "demo", "2026-06-01", again=True) == "demo-nightly-20260601-3"
     nights.withdraw(ws, "demo", "2026-06-02", nights.claim(ws, "demo", "2026-06-02"))
     assert nights.claim(ws, "demo", "2026-06-02") == "demo-nightly-20260602-1"
     nights.record(ws, "demo", night(run=run))
