@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib import resources
 from typing import Any
 
@@ -111,14 +112,6 @@ def _steps(spec: dict[str, Any]) -> tuple[str, ...]:
     tasks = {
         name: task for dag in dags for name, task in dag["tasks"].items() if task["componentRef"]["name"] in executed
     }
-    order: list[str] = []
-    while len(order) < len(tasks):
-        ready = [
-            name
-            for name, task in tasks.items()
-            if name not in order and all(one in order or one not in tasks for one in task.get("dependentTasks", []))
-        ]
-        if not ready:
-            raise ValueError("its tasks wait for each other")
-        order += ready
+    waits = {name: [one for one in task.get("dependentTasks", []) if one in tasks] for name, task in tasks.items()}
+    order = TopologicalSorter(waits).static_order()
     return tuple(sorted(order, key=lambda name: "triggerPolicy" in tasks[name]))  # what ends a run comes last

@@ -59,6 +59,11 @@ class Api:
         """Whose runs; empty where the server knows one user only."""
         return self.access.namespace if self.many_users else ""
 
+    @property
+    def transport(self) -> Any:
+        """The generated `ApiClient` that all of the client's APIs share."""
+        return self.client.runs.run_service_get_run.__self__.api_client
+
     def link(self, place: str) -> str:
         """The page of the user interface for `runs/details/ID` and the like."""
         return f"{(self.access.ui or self.access.host).rstrip('/')}/#/{place}"
@@ -100,7 +105,7 @@ class Api:
             raise UserError(f"KFP cannot be asked: {error}", fix="check KFP_TOKEN_FILE") from None
         except (ValueError, TypeError, KeyError) as error:  # an answer that is no such model
             raise kfp_errors.foreign(self.access, str(error)) from None
-        answer = self.client.runs.run_service_get_run.__self__.api_client.last_response
+        answer = self.transport.last_response
         kind = answer.getheader("Content-Type", "") if hasattr(answer, "getheader") else answer.headers["Content-Type"]
         if "html" in (kind or ""):
             raise kfp_errors.login(self.access)
@@ -231,7 +236,7 @@ def _client(access: Access) -> Any:
             raise UserError(
                 "kfp's own settings cannot be read", reason=str(error)[:200], fix=f"mend or remove {_CONTEXT}"
             ) from None
-    pool = client.runs.run_service_get_run.__self__.api_client.rest_client.pool_manager
+    pool = Api(client, access).transport.rest_client.pool_manager
     pool.connection_pool_kw["retries"] = urllib3.Retry(0, redirect=0, raise_on_redirect=False)  # ours; no login page
     return client
 

@@ -7,7 +7,6 @@ from functools import partial
 from medmim.cluster import ir
 from medmim.cluster.kfp_api import Api
 from medmim.cluster.runs import Run, Step
-from medmim.cluster.submit import RECIPE
 from medmim.errors import UserError
 from medmim.progress import parse, render
 from medmim.store import open_store
@@ -37,10 +36,9 @@ def of_ray(run: Run) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: The store does not answer, or the run's recipe lies in none.
     """
-    place = run.uri.removesuffix(f"/{RECIPE}")
-    if place == run.uri:
+    if not run.place:
         raise UserError(f"run {run.name} names no store", fix="its logs are in KFP only, as long as its pods are there")
-    store = open_store(place)
+    store = open_store(run.place)
     for key in store.list("jobs/"):
         if "/logs/" in key and key.endswith(".log"):
             yield key, store.read(key).decode("utf-8", "replace")
@@ -60,9 +58,8 @@ def _pods(node: str) -> tuple[str, ...]:
 
 def _ask(api: Api, run_id: str, pod: str) -> str | None:
     """KFP answers 200 always; that it has no log is JSON at the end of what it has."""
-    rest = api.client.runs.run_service_get_run.__self__.api_client
     ask = partial(
-        rest.call_api, "/apis/v1alpha1/runs/{run}/nodes/{node}/log", "GET", {"run": run_id, "node": pod}, [],
+        api.transport.call_api, "/apis/v1alpha1/runs/{run}/nodes/{node}/log", "GET", {"run": run_id, "node": pod}, [],
         {"Accept": "text/plain"}, auth_settings=["Bearer"], _return_http_data_only=True,
     )  # fmt: skip
     answer = api.call("reading a log", ask, _preload_content=False)

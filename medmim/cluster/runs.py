@@ -76,6 +76,11 @@ class Run:
     notes: tuple[str, ...] = ()
 
     @property
+    def place(self) -> str:
+        """Where its stages leave their records; empty where medmim did not submit it."""
+        return self.uri.removesuffix(f"/{RECIPE}") if self.uri.endswith(f"/{RECIPE}") else ""
+
+    @property
     def over(self) -> bool:
         """Whether nothing more will come."""
         return self.state not in GOING
@@ -264,11 +269,10 @@ def _step(name: str, task: Any, record: Outcome | None) -> Step:
 
 def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:
     """What each stage left in the store; and what of it cannot be read, and why."""
-    place = run.uri.removesuffix(f"/{RECIPE}")
     try:
-        if place == run.uri:
+        if not run.place:
             raise UserError("it was not started by `medmim submit`")
-        store = open_store(place)
+        store = open_store(run.place)
         there = set(store.list())
         texts = {name: store.read(f"{name}.json") for name in ir.step_names() if f"{name}.json" in there}
     except (UserError, FileNotFoundError) as error:
