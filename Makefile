@@ -50,7 +50,7 @@ check: $(READY) ## ruff, mypy, the architecture, stale IR
 	@$(BIN)/python -m pytest tests/test_architecture.py
 	@$(BIN)/python -m pipelines.compile --check
 
-compile: $(READY) ## write medmim/compiled from components and pipelines
+compile: $(READY) ## write medmim/shipped/pipelines from components and pipelines
 	@$(BIN)/python -m pipelines.compile
 
 bases: $(READY) ## train the shipped bases again from their recipes (about an hour, a core each)

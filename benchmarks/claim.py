@@ -23,15 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from medmim import recipe, steps
 from medmim.bench import run as bench
 from medmim.bench import stats
 from medmim.data import build, wording
 from medmim.data.sources.phantom_draw import FINDINGS
 from medmim.errors import Unavailable, UserError
 from medmim.finetune import run as finetune
-from medmim.recipe import Recipe
-from medmim.steps import Workspace
+from medmim.recipe import loading
+from medmim.recipe.schema import Recipe
+from medmim.run.stage import end_with_runner
+from medmim.run.workspace import Workspace, workspace
 
 BASES = {"mantis": "tiny-mantis", "llava-med": "tiny-llava-med"}
 SEEDS = (1, 2, 3)
@@ -97,12 +98,12 @@ def main() -> None:
     if args.set and not args.dev:
         parser.error("--set is for trials: give --dev as well")
     try:
-        made = recipe.load(str(Path(__file__).with_name("claim.yaml")), args.set)
+        made = loading.load(str(Path(__file__).with_name("claim.yaml")), args.set)
         if args.dev:
             made = made.model_copy(update={"bench": made.bench.model_copy(update={"split": "dev"})})
-        ws = steps.workspace(args.home, made)
+        ws = workspace(args.home, made)
         if args.family:
-            steps.end_with_runner()
+            end_with_runner()
             print(ask(made, args.family, ws))
             return
         shared = build.run(made, ws)  # once, before both ask for it
@@ -127,7 +128,7 @@ def missing(rows: Sequence[Row], needed: Sequence[str]) -> list[str]:
 
 def ask(made: Recipe, family: str, ws: Workspace) -> str:
     """Tune one family with every seed, then let base and tuned models answer; the URI of the scores."""
-    own = replace(steps.workspace(ws.home / family, made), store=ws.store)
+    own = replace(workspace(ws.home / family, made), store=ws.store)
     data = build.run(made, own).uri
     models = {}
     for seed in _seeds(made):

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim.finetune import batch, loop, packing, record
-from medmim.lvlm import zoo
+from medmim.lvlm import checkpoint
 from medmim.lvlm.encode import Encoded, tokens_per_image
-from medmim.recipe import Finetune
+from medmim.recipe.schema import Finetune
 
 SPREADS = {"Med-MIM": (40, 90), "long tail": (20, 400)}  # text tokens of a sample
 
 
-def draw(lvlm: zoo.Lvlm, count: int, shortest: int, longest: int) -> list[Encoded]:
+def draw(lvlm: checkpoint.Lvlm, count: int, shortest: int, longest: int) -> list[Encoded]:
     """Samples of random tokens; the last quarter of the text is trained. Short ones are more frequent."""
     rng = random.Random(0)
     image, vocabulary = lvlm.model.config.image_token_id, lvlm.model.config.text_config.vocab_size
@@ -40,7 +40,7 @@ def draw(lvlm: zoo.Lvlm, count: int, shortest: int, longest: int) -> list[Encode
 
 def measure(base: Path, packed: bool, spread: tuple[int, int], steps: int, max_tokens: int) -> record.TrainResult:
     """Train a fresh copy for some steps."""
-    lvlm = zoo.load(base, dtype=torch.float32)
+    lvlm = checkpoint.load(base, dtype=torch.float32)
     samples = draw(lvlm, 64 * 4, *spread)
     size = lvlm.model.config.vision_config.image_size
     picture = torch.randn(3, 3, size, size)
@@ -67,7 +67,7 @@ def main() -> None:
     table = Table("lengths", "rows", "tokens/s", "MFU", title=f"{args.base}, {args.threads} threads")
     for name, spread in SPREADS.items():
         for packed in (True, False):
-            result = measure(zoo.resolve(args.base), packed, spread, args.steps, args.max_tokens)
+            result = measure(checkpoint.resolve(args.base), packed, spread, args.steps, args.max_tokens)
             mfu = "" if result.mfu is None else f"{result.mfu:.0%}"
             table.add_row(name, "packed" if packed else "padded", f"{result.tokens_per_s:,.0f}", mfu)
     Console().print(table)

@@ -18,8 +18,8 @@ def audit(recipe: str, home: str, run: str, data: str) -> str:
     Returns:
         Store URI of the audit.
     """
-    from medmim import steps
     from medmim.data import audit as room
+    from medmim.run.stage import component
 
-    with steps.component("audit", recipe, home, run) as (parsed, workspace):
+    with component("audit", recipe, home, run) as (parsed, workspace):
         return room.run(parsed, workspace, data).uri

@@ -19,13 +19,13 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
     Returns:
         Store URI of the scores.
     """
-    from medmim import steps
     from medmim.bench import run as room
-    from medmim.cluster import elsewhere
-    from medmim.registry import versions
+    from medmim.cluster import dispatch
+    from medmim.registry import lookup
+    from medmim.run.stage import component
 
-    with steps.component("bench", recipe, home, run) as (parsed, workspace):
-        opponents = versions.opponents(parsed, workspace, model)
-        if elsewhere.is_elsewhere(parsed):
-            return elsewhere.run(parsed, workspace, "bench", {"data": data, "model": model, "opponents": opponents})
+    with component("bench", recipe, home, run) as (parsed, workspace):
+        opponents = lookup.opponents(parsed, workspace, model)
+        if dispatch.is_elsewhere(parsed):
+            return dispatch.run(parsed, workspace, "bench", {"data": data, "model": model, "opponents": opponents})
         return room.run(parsed, workspace, data, model, opponents).uri

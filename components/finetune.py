@@ -18,14 +18,16 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
     Returns:
         Store URI of the tuned model.
     """
-    from medmim import steps
-    from medmim.cluster import elsewhere
+    from medmim.cluster import dispatch
     from medmim.finetune import run as room
-    from medmim.lvlm import zoo
-    from medmim.registry import versions
+    from medmim.lvlm import checkpoint
+    from medmim.registry import lookup
+    from medmim.run.stage import component
 
-    with steps.component("finetune", recipe, home, run) as (parsed, workspace):
-        base = versions.resolve(parsed.finetune.base, workspace)
-        if elsewhere.is_elsewhere(parsed):
-            return elsewhere.run(parsed, workspace, "finetune", {"data": data, "base": zoo.shared(base, workspace)})
+    with component("finetune", recipe, home, run) as (parsed, workspace):
+        base = lookup.resolve(parsed.finetune.base, workspace)
+        if dispatch.is_elsewhere(parsed):
+            return dispatch.run(
+                parsed, workspace, "finetune", {"data": data, "base": checkpoint.shared(base, workspace)}
+            )
         return room.run(parsed, workspace, data, base).uri

@@ -18,8 +18,8 @@ def gate(recipe: str, home: str, run: str, bench: str) -> str:
     Returns:
         Store URI of the decision.
     """
-    from medmim import steps
     from medmim.registry import gate as room
+    from medmim.run.stage import component
 
-    with steps.component("gate", recipe, home, run) as (parsed, workspace):
+    with component("gate", recipe, home, run) as (parsed, workspace):
         return room.run(parsed, workspace, bench).uri

@@ -19,8 +19,8 @@ def promote(recipe: str, home: str, run: str, version: str, decision: str) -> st
     Returns:
         `promoted`, `kept` or `awaiting approval`.
     """
-    from medmim import steps
     from medmim.registry import promote as room
+    from medmim.run.stage import component
 
-    with steps.component("promote", recipe, home, run) as (parsed, workspace):
+    with component("promote", recipe, home, run) as (parsed, workspace):
         return str(room.run(parsed, workspace, version, decision).facts["decision"])

@@ -18,14 +18,14 @@ def rebench(recipe: str, home: str, run: str, data: str) -> str:
     Returns:
         Store URI of what the night saw.
     """
-    from medmim import steps
-    from medmim.cluster import elsewhere
-    from medmim.nightly import asked
+    from medmim.cluster import dispatch
     from medmim.nightly import rebench as room
+    from medmim.nightly import roster
+    from medmim.run.stage import component
 
-    with steps.component("rebench", recipe, home, run) as (parsed, workspace):
-        models = asked.asked(parsed, workspace)
-        if elsewhere.is_elsewhere(parsed):
-            there = asked.shared(models, workspace)
-            return elsewhere.run(parsed, workspace, "rebench", {"data": data, "models": there})
+    with component("rebench", recipe, home, run) as (parsed, workspace):
+        models = roster.models(parsed, workspace)
+        if dispatch.is_elsewhere(parsed):
+            there = roster.shared(models, workspace)
+            return dispatch.run(parsed, workspace, "rebench", {"data": data, "models": there})
         return room.run(parsed, workspace, data, models).uri

@@ -20,8 +20,8 @@ def register(recipe: str, home: str, run: str, data: str, model: str, bench: str
     Returns:
         The model version.
     """
-    from medmim import steps
-    from medmim.registry import versions
+    from medmim.registry import register
+    from medmim.run.stage import component
 
-    with steps.component("register", recipe, home, run) as (parsed, workspace):
-        return str(versions.run(parsed, workspace, data, model, bench).facts["version"])
+    with component("register", recipe, home, run) as (parsed, workspace):
+        return str(register.run(parsed, workspace, data, model, bench).facts["version"])

@@ -17,8 +17,8 @@ def report(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None
     """
     import shutil
 
-    from medmim import steps
     from medmim.bench import report as room
+    from medmim.run.stage import component
 
-    with steps.component("report", recipe, home, run) as (parsed, workspace):
+    with component("report", recipe, home, run) as (parsed, workspace):
         shutil.copyfile(room.run(parsed, workspace).facts["path"], page.path)

@@ -17,8 +17,8 @@ def trend(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None:
     """
     import shutil
 
-    from medmim import steps
     from medmim.nightly import trend as room
+    from medmim.run.stage import component
 
-    with steps.component("trend", recipe, home, run) as (parsed, workspace):
+    with component("trend", recipe, home, run) as (parsed, workspace):
         shutil.copyfile(room.run(parsed, workspace).facts["path"], page.path)

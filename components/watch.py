@@ -18,8 +18,8 @@ def watch(recipe: str, home: str, run: str, night: str) -> str:
     Returns:
         The night that is recorded.
     """
-    from medmim import steps
     from medmim.nightly import watch as room
+    from medmim.run.stage import component
 
-    with steps.component("watch", recipe, home, run) as (parsed, workspace):
+    with component("watch", recipe, home, run) as (parsed, workspace):
         return str(room.run(parsed, workspace, night).facts["date"])

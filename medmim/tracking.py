@@ -21,7 +21,7 @@ from urllib.parse import quote
 from medmim import __version__
 from medmim.errors import Unavailable, from_os_error, patience
 from medmim.progress import say
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,1 +1,1 @@
-"""The graphs. `make compile` writes medmim/compiled/*.yaml, which the laptop and the cluster both run."""
+"""The graphs. `make compile` writes medmim/shipped/pipelines/*.yaml, which the laptop and the cluster both run."""

@@ -1,4 +1,4 @@
-"""Compile the graphs, and each component alone, into medmim/compiled. `--check` fails when a file is stale.
+"""Compile the graphs, and each component alone, into medmim/shipped/pipelines. `--check` fails when a file is stale.
 
 python -m pipelines.compile [--check]
 """
@@ -13,7 +13,7 @@ from kfp import compiler
 from pipelines.nightly import nightly
 from pipelines.train import train
 
-GOAL = Path(__file__).parent.parent / "medmim" / "compiled"
+GOAL = Path(__file__).parent.parent / "medmim" / "shipped" / "pipelines"
 STEPS = (
     "data", "audit", "finetune", "bench", "register", "gate", "promote", "report",
     "rebench", "watch", "trend",

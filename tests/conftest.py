@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from medmim import tracking
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 settings.register_profile("untimed", deadline=None)  # a busy machine is no bug
@@ -52,7 +52,7 @@ def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
     """`s3://` address of a new bucket; the environment leads to its server."""
     from minio import Minio
 
-    from medmim.store_s3 import connect
+    from medmim.store.s3 import connect
 
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)

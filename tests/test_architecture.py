@@ -1,4 +1,4 @@
-"""The house stands as it was drawn: floors, rooms, lazy imports. Read from the sources, not from what runs."""
+"""The packages stand as DESIGN draws them: layers, no circles, lazy imports; read from the sources."""
 
 import ast
 import resource
@@ -16,23 +16,24 @@ FILES = {
     for top in ("medmim", "components", "pipelines")
     for path in sorted((ROOT / top).rglob("*.py"))
 }
-GROUND = {
-    "alone", "check", "errors", "nodes", "progress", "provenance", "recipe", "recipe_keys", "recipe_nightly",
-    "recipe_pods", "recipe_registry", "recipe_uri", "sample", "shards", "steps", "store", "store_folder",
-    "store_removal", "store_s3", "tracking", "yaml_text",
-}  # fmt: skip
-PACKAGE_DATA = {"bases", "compiled", "gates", "recipes"}
-# Whom a room may import, beside itself and the ground floor.
-ROOMS: dict[str, set[str]] = {
-    "cluster": set(),
-    "lvlm": set(),
-    "data": {"lvlm"},
-    "finetune": {"lvlm"},
-    "bench": {"lvlm"},
-    "registry": {"lvlm", "data", "finetune", "bench"},
-    "nightly": {"lvlm", "bench", "registry"},
-    "cli": {"lvlm", "data", "finetune", "bench", "registry", "nightly", "cluster"},
-}
+# From the ground up. What stands in one row does not import its neighbours; see docs/architecture.md.
+LAYERS = (
+    ("errors", "progress", "sample", "shards", "terms"),
+    ("store",),
+    ("recipe",),
+    ("run",),
+    ("tracking", "ray_nodes", "page"),
+    ("lvlm",),
+    ("data",),
+    ("finetune", "bench", "doctor"),
+    ("registry",),
+    ("nightly", "tiny", "cluster"),
+    ("housekeeping",),
+    ("cli",),
+)
+GROUND = set(LAYERS[0])  # small files that may know each other; no circles, like everywhere
+PACKAGE_DATA = {"shipped"}
+LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 HEAVY = {
     "datasets", "kfp", "kubernetes", "minio", "mlflow", "openai", "pandas", "PIL", "plotly", "pyarrow", "ray", "scipy",
     "sklearn", "statsmodels", "tokenizers", "torch", "transformers",
@@ -55,47 +56,47 @@ def imports(module: str) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}:{node.lineno}: name the whole path, so that floors can be read"
+            assert node.level == 0, f"{module}:{node.lineno}: name the whole path, so that layers can be read"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in FILES else str(node.module), node.lineno
 
 
-def room(module: str) -> str:
-    """The room of a module of medmim: `ground`, `data`, ...; empty for the package itself and its data."""
+def package(module: str) -> str:
+    """The package or loose module of medmim that a module is in; empty for medmim itself and its data."""
     part = module.split(".")[1] if "." in module else ""
-    return "ground" if part in GROUND else "" if part in PACKAGE_DATA else part
+    return "" if part in PACKAGE_DATA else part
 
 
 def modules(top: str) -> list[str]:
     return [name for name in FILES if name.split(".")[0] == top]
 
 
-def test_every_file_has_a_room() -> None:
-    assert {room(name) for name in modules("medmim")} <= {"", "ground", *ROOMS}
-    assert {name.split(".")[1] for name in modules("medmim") if "." in name} >= GROUND
+def test_every_file_has_a_layer() -> None:
+    assert {package(name) for name in modules("medmim")} - {""} <= LEVEL.keys()
 
 
 @pytest.mark.parametrize("module", modules("medmim"))
-def test_a_room_imports_only_the_floors_below(module: str) -> None:
-    mine = room(module)
-    allowed = {"", "ground", mine} | ROOMS.get(mine, set())
+def test_a_package_imports_only_the_layers_below(module: str) -> None:
+    mine = package(module)
     for name, line in imports(module):
         top = name.split(".")[0]
         assert top not in ("components", "pipelines", "services", "tests"), f"{module}:{line} imports {name}"
-        if top == "medmim":
-            assert room(name) in allowed, f"{module}:{line}: {mine or 'the package'} may not import {name}"
+        theirs = package(name) if top == "medmim" else ""
+        if theirs and theirs != mine:
+            below = mine != "" and LEVEL[theirs] < LEVEL[mine]
+            assert below or {mine, theirs} <= GROUND, f"{module}:{line}: {mine or 'medmim'} may not import {name}"
 
 
 @pytest.mark.parametrize("module", list(FILES))
-def test_kubernetes_and_kfp_stay_in_their_rooms(module: str) -> None:
+def test_kubernetes_and_kfp_stay_in_their_packages(module: str) -> None:
     outside = module.split(".")[0] in ("components", "pipelines")
-    cluster = room(module) == "cluster"
-    runner = module.startswith("medmim.cli.run")
+    cluster = package(module) == "cluster"
+    runner = module == "medmim.run.kfp_local"
     for name, line in imports(module):
         top = name.split(".")[0]
         assert top != "kubernetes" or cluster, f"{module}:{line}: only medmim/cluster speaks to Kubernetes"
-        assert top != "kfp" or outside or cluster or runner, f"{module}:{line}: kfp is for cluster and cli/run"
+        assert top != "kfp" or outside or cluster or runner, f"{module}:{line}: kfp is for cluster and run/kfp_local"
 
 
 @pytest.mark.parametrize("module", modules("components"))
@@ -177,8 +178,3 @@ def test_help_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) < 1
-
-
-def test_test_files_have_names_of_their_own() -> None:
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
-    assert sorted(names) == sorted(set(names)), "pytest imports them by name"

@@ -13,7 +13,7 @@ import pytest
 
 from medmim import __version__, tracking
 from medmim.errors import Unavailable
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
 
 
 def _ws(home: Path) -> Workspace:
@@ -84,8 +84,9 @@ def test_a_database_of_another_shape_is_asked_through_the_client(home: Path, mon
 
 def test_looking_imports_no_mlflow_and_creates_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from medmim import tracking, steps\n"
-        "assert tracking.registered(steps.workspace(Path(sys.argv[1]))) == {}\n"
+        "import sys; from pathlib import Path; from medmim import tracking\n"
+        "from medmim.run.workspace import workspace\n"
+        "assert tracking.registered(workspace(Path(sys.argv[1]))) == {}\n"
         "assert 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "home")], check=True)

@@ -15,9 +15,10 @@ from medmim.bench.engines import Engine
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
 from medmim.progress import Bar, bar
-from medmim.recipe import Bench, Recipe
+from medmim.recipe.schema import Bench, Recipe
+from medmim.run.cache import cached_step, finished, step_key
+from medmim.run.workspace import Workspace
 from medmim.sample import Answer, Sample, from_json, to_json
-from medmim.steps import Workspace, cached_step, finished, step_key
 from medmim.store import Artifact
 
 if TYPE_CHECKING:

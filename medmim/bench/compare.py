@@ -4,7 +4,7 @@ from typing import Any
 
 from medmim.bench import run, scoring
 from medmim.errors import UserError
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
 
 
 def compare(ws: Workspace, first: str, second: str, resamples: int = 2000) -> dict[str, Any]:

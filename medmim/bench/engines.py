@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import zoo
+from medmim.lvlm import checkpoint
+from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
-from medmim.steps import Workspace
 
 if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
@@ -60,16 +60,16 @@ def _engine(ref: str, ws: Workspace) -> Engine:
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
         return Engine(ref, digest_of(["openai", url, name]), _server(url, name))
-    path = zoo.resolve(ref, ws)
-    zoo.family_of(path)  # refuse another family now, not after the benchmark's first half
+    path = checkpoint.resolve(ref, ws)
+    checkpoint.family_of(path)  # refuse another family now, not after the benchmark's first half
     artifact = store.find(ref)
-    return Engine(ref, artifact.digest if artifact else zoo.digest(path), _local(path))
+    return Engine(ref, artifact.digest if artifact else checkpoint.digest(path), _local(path))
 
 
 def _local(path: Path) -> "Ask":
     @lru_cache(maxsize=1)
-    def load() -> zoo.Lvlm:
-        return zoo.load(path)
+    def load() -> checkpoint.Lvlm:
+        return checkpoint.load(path)
 
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         from medmim.lvlm.ask_hf import ask as put

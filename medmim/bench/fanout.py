@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from medmim import nodes, progress, shards, store
+from medmim import progress, ray_nodes, shards, store
 from medmim.bench import answers, tasks
 from medmim.bench.engines import OPENAI, Engine, engine
 from medmim.errors import Unavailable, UserError, os_errors_told
-from medmim.lvlm import zoo
-from medmim.recipe import Bench, Recipe, from_dump
-from medmim.steps import Workspace
+from medmim.lvlm import checkpoint
+from medmim.recipe.loading import from_dump
+from medmim.recipe.schema import Bench, Recipe
+from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 
 _RETRIES = 2  # lost nodes that a task survives
@@ -50,7 +51,7 @@ def collect(
     ]
     if not missing:
         return
-    refs = {role: who.ref if who.ref.startswith(OPENAI) else zoo.shared(who.ref, ws) for role, who, _ in missing}
+    refs = {role: who.ref if who.ref.startswith(OPENAI) else checkpoint.shared(who.ref, ws) for role, who, _ in missing}
     orders = [
         {
             "role": role,
@@ -66,8 +67,8 @@ def collect(
     ]
     platform = recipe.platform
     cpus = platform.threads or 1
-    with nodes.joined(platform.ray):
-        gpu = nodes.wait_for(min(platform.workers, len(orders)), cpus)
+    with ray_nodes.joined(platform.ray):
+        gpu = ray_nodes.wait_for(min(platform.workers, len(orders)), cpus)
         progress.say(f"asking on the Ray cluster: {len(orders)} sets of answers")
         _ask_all(orders, cpus, gpu)
 
@@ -81,7 +82,7 @@ def _ask_all(orders: list[dict[str, Any]], cpus: int, gpu: bool) -> None:
         num_gpus=int(gpu),
         max_retries=_RETRIES,
         scheduling_strategy="SPREAD",
-        runtime_env={"env_vars": nodes.worker_environment(cpus)},
+        runtime_env={"env_vars": ray_nodes.worker_environment(cpus)},
     )(_ask)
     waiting = [task.remote(order) for order in orders]
     while waiting:
@@ -106,7 +107,7 @@ def _ask(order: Mapping[str, Any]) -> UserError | None:
     recipe = from_dump(order["recipe"])
     try:
         with os_errors_told(f"asking {order['role']}"):
-            ws = nodes.node_workspace(order["store"])
+            ws = ray_nodes.node_workspace(order["store"])
             who = _engine(order["ref"], order["digest"], ws)
             data = store.get(order["data"])
             raw = store.fetch(data, ws.cache)

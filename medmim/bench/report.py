@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from medmim import __version__, steps
-from medmim.bench import charts, examples
+from medmim import __version__
+from medmim.bench import examples
 from medmim.bench import run as bench
-from medmim.bench.page import publish, templates
 from medmim.errors import UserError
-from medmim.provenance import provenance
-from medmim.recipe import Recipe
-from medmim.steps import Outcome, Workspace, stage
+from medmim.page import figures
+from medmim.page.page import publish, templates
+from medmim.recipe.schema import Recipe
+from medmim.run.provenance import provenance
+from medmim.run.stage import STAGES, Outcome, outcomes, stage
+from medmim.run.workspace import Workspace
 
 REVISION = 1
 
@@ -27,7 +29,7 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         UserError: The disk is full, or the store refuses.
     """
     with stage(ws, "report") as outcome:
-        before = {name: own for name, own in steps.outcomes(ws).items() if name != "report"}
+        before = {name: own for name, own in outcomes(ws).items() if name != "report"}
         page = render(recipe, ws, before)
         goal = ws.home / "reports" / f"{ws.run or 'report'}.html"
         publish(ws, page, goal, provenance("report", REVISION, {}, recipe), outcome)
@@ -42,7 +44,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         ws: The workspace, to look into the artifacts.
         found: The stages' records; any may be absent.
     """
-    facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in steps.STAGES}
+    facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in STAGES}
     scores = facts["bench"]
     board = scores.get("leaderboard", [])
     first = [row for row in board if row["metric"] == "accuracy" and not row["group"].startswith("source:")]
@@ -54,14 +56,14 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         time=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
         version=__version__,
         verdict=_verdict(found),
-        stages=[(name, found.get(name)) for name in steps.STAGES if name != "report"],
+        stages=[(name, found.get(name)) for name in STAGES if name != "report"],
         seconds=sum(outcome.seconds for outcome in found.values()),
         scores=scores,
         tiles=_tiles(scores),
-        dots=charts.dots(board),
+        dots=figures.dots(board),
         headline=first or board,
         others=[row for row in board if row not in first] if first else [],
-        curve=charts.curve(facts["finetune"].get("losses", [])),
+        curve=figures.curve(facts["finetune"].get("losses", [])),
         data=facts["data"],
         finetune=facts["finetune"],
         audit=facts["audit"],

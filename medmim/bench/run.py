@@ -9,8 +9,10 @@ from medmim import shards, store
 from medmim.bench import answers, fanout, tasks
 from medmim.bench.engines import engine
 from medmim.bench.scoring import Board
-from medmim.recipe import Bench, Recipe
-from medmim.steps import Outcome, Workspace, cached_step, stage
+from medmim.recipe.schema import Bench, Recipe
+from medmim.run.cache import cached_step
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 
 REVISION = 3

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmim import steps
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
+from medmim.run.workspace import workspace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,14 +31,14 @@ def ask(
     """
     from medmim.bench.engines import engine
     from medmim.lvlm.ask import Question
-    from medmim.registry import versions
+    from medmim.registry import lookup
 
     *files, question = rest
     if not question.strip() or Path(question).is_file():
         raise UserError("the question is missing", fix='put it last, in quotes: medmim ask MODEL IMAGE... "QUESTION"')
     images = [_open(file) for file in files]
-    ws = steps.workspace(home)
-    who = engine(versions.resolve(model, ws), ws)
+    ws = workspace(home)
+    who = engine(lookup.resolve(model, ws), ws)
     sys.stderr.write(f"model {who.digest}, home {ws.home}\n")
     (reply,) = who.ask([Question(question, images)], 1, max_new_tokens)
     if reply.error:

@@ -21,14 +21,14 @@ def build(
     """Train a base on text and single images. Killed, it goes on from its last checkpoint."""
     import sys
 
-    from medmim import steps
-    from medmim.cli import base_build
+    from medmim.run.workspace import workspace
+    from medmim.tiny import build
 
-    recipe = base_build.load(name)
-    ws = steps.workspace(home)
+    recipe = build.load(name)
+    ws = workspace(home)
     goal = out or ws.home / "bases" / name
     sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, home {ws.home}, into {goal}\n")
-    made = base_build.build(recipe, ws.home / "work" / f"base-{name}-{recipe.digest[:12]}", goal)
+    made = build.build(recipe, ws.home / "work" / f"base-{name}-{recipe.digest[:12]}", goal)
     typer.echo(f"{goal}\ndigest {made.digest}")
 
 
@@ -45,23 +45,23 @@ def check(
     import sys
     import tempfile
 
-    from medmim.cli import base_build
     from medmim.errors import Refused
+    from medmim.tiny import build
 
-    recipe = base_build.load(name)
-    recorded = base_build.shipped_losses(name)
+    recipe = build.load(name)
+    recorded = build.shipped_losses(name)
     sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, {len(recorded)} steps\n")
     with tempfile.TemporaryDirectory() as folder:
-        losses = base_build.first_losses(recipe, Path(folder), len(recorded))
+        losses = build.first_losses(recipe, Path(folder), len(recorded))
     apart = [abs(a - b) for a, b in zip(losses, recorded, strict=True)]
     far = max(apart)
     if as_json:
         typer.echo(json.dumps({"losses": losses, "recorded": recorded, "largest_difference": far}))
     else:
         typer.echo(f"largest difference to the recorded losses: {far:.1e}")
-    if not all(one <= base_build.TOLERANCE for one in apart):  # so that a loss which is no number is refused too
+    if not all(one <= build.TOLERANCE for one in apart):  # so that a loss which is no number is refused too
         raise Refused(
             f"the losses of {name}'s recipe differ from the recorded ones by {far:.1e}",
-            reason=f"{base_build.TOLERANCE:g} is what another machine's rounding may make",
+            reason=f"{build.TOLERANCE:g} is what another machine's rounding may make",
             fix="`medmim base build` makes the base anew, with its record",
         )

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from medmim import steps, store
+from medmim import store
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
-from medmim.recipe import Bench
-from medmim.steps import Workspace
+from medmim.recipe.schema import Bench
+from medmim.run.stage import stage
+from medmim.run.workspace import Workspace, workspace
 
 app = typer.Typer(no_args_is_help=True, help="Score models, look at their answers, compare them.")
 
@@ -44,7 +45,7 @@ def run(
     from medmim.bench import run as room
     from medmim.bench import tasks
     from medmim.bench.engines import engine
-    from medmim.registry import versions
+    from medmim.registry import lookup
 
     names = [name for name in task if name in tasks.NAMES]
     others = [name for name in task if name not in tasks.NAMES]
@@ -53,12 +54,12 @@ def run(
     if len({*uris, *([data] if data else [])}) > 1:
         raise UserError("more than one data set is given", fix="give one, with --data or as the only URI of --task")
     name = f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    ws = steps.workspace(home, run=name)
+    ws = workspace(home, run=name)
     uri = data or (uris[0] if uris else _newest_data(ws))
-    ref = versions.resolve(model, ws)
+    ref = lookup.resolve(model, ws)
     _say(f"run {name}, data {store.get(uri).digest}, model {engine(ref, ws).digest}, home {ws.home}, store {ws.store}")
     settings = Bench(tasks=tuple(names) or tasks.DOMAINS, limit=limit)
-    with steps.stage(ws, "bench") as outcome:
+    with stage(ws, "bench") as outcome:
         artifact, cached = room.bench(ws, uri, {"model": ref}, settings)
         outcome.of(artifact, cached)
         outcome.facts = room.facts(room.scores(ws, artifact.uri))
@@ -79,7 +80,7 @@ def show(
     """
     from medmim.bench import run as room
 
-    ws = steps.workspace(home)
+    ws = workspace(home)
     uri = _uri(ws, run)
     digest = store.get(uri).digest
     _say(f"bench {digest}, home {ws.home}, store {ws.store}")
@@ -116,7 +117,7 @@ def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -
     """
     from medmim.bench import compare as room
 
-    ws = steps.workspace(home)
+    ws = workspace(home)
     uris = _uri(ws, first), _uri(ws, second)
     _say(", ".join(f"bench {store.get(uri).digest}" for uri in uris) + f", home {ws.home}, store {ws.store}")
     found = room.compare(ws, *uris)
@@ -144,7 +145,7 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
         return
     from rich.console import Console
 
-    from medmim.cli import screen
+    from medmim.run import screen
 
     console = Console(highlight=False)
     console.print(screen.leaderboard(facts["leaderboard"]))

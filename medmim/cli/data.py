@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from medmim import recipe as recipes
-from medmim import steps, store
+from medmim import store
 from medmim.cli.options import Home, Json, RecipeRef, Sets
-from medmim.recipe import Audit
-from medmim.steps import Workspace
+from medmim.recipe import loading
+from medmim.recipe.schema import Audit
+from medmim.run.workspace import Workspace, workspace
 
 app = typer.Typer(no_args_is_help=True, help="Build a data set, audit what its splits share, look at it.")
 
@@ -34,8 +34,8 @@ def build(
     """
     from medmim.data import build as room
 
-    parsed = recipes.load(recipe, [*(sets or ()), *(["data.rows_only=true"] if rows_only else [])])
-    ws = steps.workspace(home, parsed)
+    parsed = loading.load(recipe, [*(sets or ()), *(["data.rows_only=true"] if rows_only else [])])
+    ws = workspace(home, parsed)
     tell(ws, recipe=parsed.name, source=parsed.data.source, root=parsed.data.root)
     outcome = room.run(parsed, ws)
     facts = outcome.facts
@@ -57,7 +57,7 @@ def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
     """
     from medmim.data import audit as room
 
-    ws = steps.workspace(home)
+    ws = workspace(home)
     tell(ws, data=store.get(uri).digest)
     artifact, _ = room.of_artifact(ws, uri)
     report = room.read(ws, artifact)
@@ -80,7 +80,7 @@ def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> No
     from medmim import shards
     from medmim.sample import to_json
 
-    ws = steps.workspace(home)
+    ws = workspace(home)
     artifact = store.get(uri)
     tell(ws, data=artifact.digest)
     folder = store.fetch(artifact, ws.cache)
@@ -105,13 +105,13 @@ def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, 
     """
     from medmim.cli import data_peek
     from medmim.data import build as room
-    from medmim.lvlm import zoo
+    from medmim.lvlm import checkpoint
 
-    parsed = recipes.load(recipe, sets or ())
-    ws = steps.workspace(home, parsed)
-    base = zoo.resolve(parsed.finetune.base, ws)
+    parsed = loading.load(recipe, sets or ())
+    ws = workspace(home, parsed)
+    base = checkpoint.resolve(parsed.finetune.base, ws)
     outcome = room.run(parsed, ws)
-    tell(ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=zoo.digest(base))
+    tell(ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=checkpoint.digest(base))
     seen = data_peek.look(ws.fetch(outcome.uri), base, n)
     if as_json:
         typer.echo(json.dumps([look.plain() for look in seen]))
@@ -141,7 +141,7 @@ def erase(
     from medmim.cli import data_erase
 
     names = [line.strip() for line in sys.stdin if line.strip()] if patients == ["-"] else patients
-    data_erase.erase(steps.workspace(home), names, yes, why, remove_descendants, as_json)
+    data_erase.erase(workspace(home), names, yes, why, remove_descendants, as_json)
 
 
 def tell(ws: Workspace, **resolved: str | None) -> None:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim.errors import UserError
-from medmim.registry import erase as room
-from medmim.registry.erase import Erasure
-from medmim.steps import Workspace
+from medmim.housekeeping import erase as room
+from medmim.housekeeping.erase import Erasure
+from medmim.run.workspace import Workspace
 
 
 def erase(ws: Workspace, patients: Sequence[str], yes: bool, why: str, remove_descendants: bool, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from medmim import shards
 from medmim.errors import UserError
-from medmim.lvlm import zoo
+from medmim.lvlm import checkpoint
 from medmim.lvlm.encode import IGNORED, encode
 from medmim.lvlm.family import Segment, Turn
 from medmim.sample import Sample
@@ -92,16 +92,16 @@ def draw(seen: Sequence[Look]) -> None:
         console.print(f"{facts['length']:,} tokens, {facts['trained']:,} of them trained")
 
 
-def _reader(path: Path) -> zoo.Lvlm:
+def _reader(path: Path) -> checkpoint.Lvlm:
     """A model without its weights: what rendering and tokenizing need, for a checkpoint of any size."""
-    family = zoo.family_of(path)
-    transformers = zoo.quiet_transformers()
+    family = checkpoint.family_of(path)
+    transformers = checkpoint.quiet_transformers()
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not load", reason=str(error).split("\n", 1)[0]) from None
-    return zoo.Lvlm(SimpleNamespace(config=config), tokenizer, None, family, path, "")
+    return checkpoint.Lvlm(SimpleNamespace(config=config), tokenizer, None, family, path, "")
 
 
 def _in_turn(samples: Sequence[Sample]) -> Iterator[Sample]:

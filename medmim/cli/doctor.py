@@ -14,14 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
-from medmim import steps
-from medmim.check import Check, failed
-from medmim.cli.doctor_checks import check_all
 from medmim.cli.options import Home, Json
+from medmim.doctor.check import Check, failed
+from medmim.doctor.machine import check_all
 from medmim.errors import BAD_INPUT, REFUSED, TRY_AGAIN, UserError
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
-from medmim.store_folder import FolderStore
+from medmim.store.folder import FolderStore
 
 
 def doctor(
@@ -54,7 +53,7 @@ def doctor(
     with _nothing_left(wanted):
         ws: Workspace | None = None
         try:
-            ws = steps.workspace(home)
+            ws = workspace(home)
             first = Check("home", "ok", str(ws.home))
         except UserError as error:
             first = failed("home", error)
@@ -66,10 +65,13 @@ def doctor(
 
 def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[int]:
     """Look at a cluster; what cannot be asked without it is left out where it does not answer."""
-    from medmim.cluster import checks, checks_api
-    from medmim.cluster.checks_servers import without_password
+    from medmim.cluster.doctor import api
+    from medmim.cluster.doctor.run import check_all as check_cluster
+    from medmim.cluster.doctor.servers import without_password
+    from medmim.cluster.doctor.setup import setup
     from medmim.cluster.kube import Kube, connect
-    from medmim.recipe import Platform, load
+    from medmim.recipe.loading import load
+    from medmim.recipe.schema import Platform
 
     platform = load(recipe).platform if recipe else Platform()
     warnings.filterwarnings("ignore", message="Unverified HTTPS")  # who has a kubeconfig without a check knows it
@@ -77,22 +79,22 @@ def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[in
     kube: Kube | None = None
     try:
         kube = connect(namespace or platform.pods.namespace)
-        first = checks_api.cluster(kube)
+        first = api.cluster(kube)
     except UserError as error:
         first = failed("cluster", error)
     at, space = (kube.api.configuration.host, kube.namespace) if kube else (None, namespace)
     sys.stderr.write(f"cluster {at}, namespace {space}\n")
     there = kube if first.status == "ok" else None
-    setup = checks.setup(there, platform)
+    found = setup(there, platform)
     told = {"cluster": at, "namespace": space}
     told |= {
-        "store": setup.store,
-        "tracking": without_password(setup.tracking),
-        "kfp": without_password(setup.kfp),
-        "image": setup.image,
+        "store": found.store,
+        "tracking": without_password(found.tracking),
+        "kfp": without_password(found.kfp),
+        "image": found.image,
     }
-    with _environment({**setup.environment, "MEDMIM_PATIENCE": "0"}):  # a doctor tells and does not wait
-        return _tell(told, chain([first], checks.check_all(there, setup)), as_json)
+    with _environment({**found.environment, "MEDMIM_PATIENCE": "0"}):  # a doctor tells and does not wait
+        return _tell(told, chain([first], check_cluster(there, found)), as_json)
 
 
 def _tell(told: Mapping[str, Any], checks: Iterable[Check], as_json: bool) -> set[int]:

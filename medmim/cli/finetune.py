@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from medmim import recipe as recipes
-from medmim import steps, store
+from medmim import store
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.errors import UserError
-from medmim.steps import Outcome, Workspace
+from medmim.recipe import loading, schema
+from medmim.run.stage import Outcome
+from medmim.run.workspace import Workspace, workspace
 
 
 def finetune(
@@ -33,16 +34,16 @@ def finetune(
     losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, steps, rows, filled, parameters,
     trainable, memory_gib.
     """
-    from medmim.cluster import elsewhere
+    from medmim.cluster import dispatch
     from medmim.finetune import run as room
-    from medmim.lvlm import zoo
-    from medmim.registry import versions
+    from medmim.lvlm import checkpoint
+    from medmim.registry import lookup
 
-    parsed = recipes.load(recipe, [*(sets or ()), *([f"finetune.base={base}"] if base else [])])
-    ws = steps.workspace(home, parsed)
-    ref = versions.resolve(parsed.finetune.base, ws)
+    parsed = loading.load(recipe, [*(sets or ()), *([f"finetune.base={base}"] if base else [])])
+    ws = workspace(home, parsed)
+    ref = lookup.resolve(parsed.finetune.base, ws)
     uri = data or _built(parsed, ws)
-    digests = f"data {store.get(uri).digest}, base {zoo.digest(zoo.resolve(ref, ws))}"
+    digests = f"data {store.get(uri).digest}, base {checkpoint.digest(checkpoint.resolve(ref, ws))}"
     sys.stderr.write(f"recipe {parsed.name}, {digests}, home {ws.home}, store {ws.store}\n")
     if dry_run:
         facts = asdict(room.plan(parsed, ws, uri, ref))
@@ -52,8 +53,8 @@ def finetune(
             for key, value in facts.items():
                 typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
         return
-    if elsewhere.is_elsewhere(parsed):
-        made = store.get(elsewhere.run(parsed, ws, "finetune", {"data": uri, "base": zoo.shared(ref, ws)}))
+    if dispatch.is_elsewhere(parsed):
+        made = store.get(dispatch.run(parsed, ws, "finetune", {"data": uri, "base": checkpoint.shared(ref, ws)}))
         outcome = Outcome("finetune", uri=made.uri, digest=made.digest, facts=dict(made.counts))
     else:
         outcome = room.run(parsed, ws, uri, ref)
@@ -67,7 +68,7 @@ def finetune(
     typer.echo(f"model {outcome.uri}\n{found}: {facts['steps']:,} steps, loss {facts['loss']:.4g}")
 
 
-def _built(recipe: recipes.Recipe, ws: Workspace) -> str:
+def _built(recipe: schema.Recipe, ws: Workspace) -> str:
     """The data set of the recipe, built now if it was not."""
     from medmim.data import build
 

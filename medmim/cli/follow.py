@@ -11,9 +11,9 @@ from rich.text import Text
 from medmim.errors import TRY_AGAIN, UserError
 
 if TYPE_CHECKING:
-    from medmim.cluster.kfp_api import Api
-    from medmim.cluster.runs import Run, Step
-    from medmim.cluster.submit import Submitted
+    from medmim.cluster.kfp.client import Api
+    from medmim.cluster.kfp.runs import Run, Step
+    from medmim.cluster.kfp.submit import Submitted
 
 _SILENCE = 60.0  # s without a terminal before a sign of life
 MARK = {"SUCCEEDED": "[green]✓[/]", "FAILED": "[red]✗[/]", "CANCELED": "[yellow]✗[/]", "SKIPPED": "·"}
@@ -25,7 +25,7 @@ def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
     Returns:
         The run as last seen, and the exit code: the run's own, or that of a waiting which ended before it.
     """
-    from medmim.cluster import runs
+    from medmim.cluster.kfp import runs
 
     console = Console(file=sys.stderr, highlight=False)
     run = runs.begun(made)

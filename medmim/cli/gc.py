@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medmim import steps
 from medmim.cli.options import Home, Json
+from medmim.run.workspace import workspace
 
 _SHOWN = 40
 
@@ -31,12 +31,12 @@ def gc(
     that goes on. One `medmim gc` at a time. With --json: removed (whether), bytes, items (list of {kind, name, recipe,
     bytes, days, why}), kept (reason -> count).
     """
-    from medmim.registry import retention
+    from medmim.housekeeping import gc
 
-    ws = steps.workspace(home)
+    ws = workspace(home)
     sys.stderr.write(f"store {ws.store}\ntracking {ws.tracking}\n")
-    found = retention.plan(ws, last, days, grace)
-    items = retention.collect(ws, found) if yes else list(found.items)
+    found = gc.plan(ws, last, days, grace)
+    items = gc.collect(ws, found) if yes else list(found.items)
     total = sum(item.bytes for item in items)
     if as_json:
         facts = {"removed": yes, "bytes": total, "items": [asdict(item) for item in items], "kept": found.kept}

@@ -4,8 +4,9 @@ import sys
 
 import typer
 
-from medmim import __version__, errors, steps
+from medmim import __version__, errors
 from medmim.cli import ask, base, bench, data, doctor, finetune, gc, nightly, recipe, registry, run, runs, submit
+from medmim.run.stage import share_cores
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +43,7 @@ app.add_typer(base.app, name="base")
 
 def main() -> None:
     """Run a command; a UserError becomes one message and its exit code, an interrupt 130."""
-    steps.share_cores()
+    share_cores()
     try:
         app()
     except errors.UserError as error:

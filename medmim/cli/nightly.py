@@ -10,16 +10,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from medmim import recipe as recipes
-from medmim import steps, store
-from medmim.alone import alone
-from medmim.cli import run_local
+from medmim import store
 from medmim.cli.options import Home, Host, Json, Namespace, RecipeRef, Sets
-from medmim.cli.screen import Screen, stages
 from medmim.errors import UserError
-from medmim.recipe import Recipe
+from medmim.recipe import loading
+from medmim.recipe.schema import Recipe
+from medmim.run import kfp_local
+from medmim.run.lock import alone
+from medmim.run.screen import Screen, stages
+from medmim.run.stage import NIGHTLY, Outcome, outcomes
+from medmim.run.workspace import Workspace, workspace
 from medmim.sample import digest_of
-from medmim.steps import Outcome, Workspace
 
 _RECORDED = (
     "the night of {date} is recorded already, and its record stays: this is what it says, and the settings given now "
@@ -51,7 +52,7 @@ def nightly(
     """
     from medmim.nightly import rebench
 
-    parsed = recipes.load(recipe, sets or ())
+    parsed = loading.load(recipe, sets or ())
     date = rebench.of(parsed)  # of this moment, also where the run goes on past midnight
     parsed = parsed.model_copy(update={"nightly": parsed.nightly.model_copy(update={"date": date})})
     if again and not submit:
@@ -63,16 +64,16 @@ def nightly(
 
 
 def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
-    from medmim.registry import nights
+    from medmim.nightly import records
 
-    ws = steps.workspace(home, parsed)
+    ws = workspace(home, parsed)
     mark = digest_of([platform.node(), str(ws.home)])[:4]  # the next try from here is the same run, and goes on
-    ws = replace(ws, run=nights.run_name(parsed.name, date, mark))
-    standing = nights.find(ws, parsed.name, date)
+    ws = replace(ws, run=records.run_name(parsed.name, date, mark))
+    standing = records.find(ws, parsed.name, date)
     if standing is not None and standing.run != ws.run:
-        raise nights.taken(parsed.name, date, standing.run)
+        raise records.taken(parsed.name, date, standing.run)
     notes = [_RECORDED.format(date=date)] if standing else []
-    log = run_local.log_file(ws)
+    log = kfp_local.log_file(ws)
     log.parent.parent.mkdir(parents=True, exist_ok=True)
     busy = UserError(
         f"the night of {date} of recipe {parsed.name} is going on in another process, as run {ws.run}",
@@ -80,16 +81,16 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
         fix=f"wait for it; its log is {log}",
     )
     with alone(log.parent, busy):
-        for name in steps.NIGHTLY:  # of a try that was killed
+        for name in NIGHTLY:  # of a try that was killed
             store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")
         screen = Screen(quiet=as_json)
         screen.start(parsed, ws, "nightly")
-        code = run_local.pipeline("nightly", parsed, ws, screen)
-        found = steps.outcomes(ws, steps.NIGHTLY)
+        code = kfp_local.pipeline("nightly", parsed, ws, screen)
+        found = outcomes(ws, NIGHTLY)
         _end(screen, found, notes)
         if as_json:
             typer.echo(json.dumps(summary(found, date, ws.run, notes), sort_keys=True))
-        return run_local.exit_code(found, list(screen.errors.values()), code, ws)
+        return kfp_local.exit_code(found, list(screen.errors.values()), code, ws)
 
 
 def summary(found: dict[str, Outcome], date: str, run: str, notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -147,22 +148,21 @@ def _submit(
 ) -> None:
     from rich.console import Console
 
-    from medmim.cluster import kfp_api
-    from medmim.cluster import submit as room
-    from medmim.nightly import asked
-    from medmim.registry import nights
+    from medmim.cluster.kfp import client
+    from medmim.cluster.kfp import submit as room
+    from medmim.nightly import records, roster
 
-    asked.elsewhere(parsed)
-    access = kfp_api.access(host, namespace or parsed.platform.pods.namespace)
-    first = nights.run_name(parsed.name, date, "1")
+    roster.elsewhere(parsed)
+    access = client.access(host, namespace or parsed.platform.pods.namespace)
+    first = records.run_name(parsed.name, date, "1")
     planned = room.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed
     ws = Workspace(Path(), planned.store, "")
-    run = nights.claim(ws, parsed.name, date, again)
+    run = records.claim(ws, parsed.name, date, again)
     try:
         made = room.start(replace(planned, run=run))
     except BaseException:
         if not store.open_store(ws.store).exists(f"runs/{run}/{room.RECIPE}"):  # else the run came about all the same
-            nights.withdraw(ws, parsed.name, date, run)
+            records.withdraw(ws, parsed.name, date, run)
         raise
     out = Console(stderr=as_json, highlight=False)
     for note in planned.notes:

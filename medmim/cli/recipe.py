@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from medmim import recipe
 from medmim.cli.options import Json
 from medmim.errors import UserError
+from medmim.recipe import loading
 
 app = typer.Typer(no_args_is_help=True, help="The shipped recipes, and what their keys mean.")
 
@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="The shipped recipes, and what thei
 @app.command("list")
 def show(as_json: Json = False) -> None:
     """List the shipped recipes."""
-    names = recipe.shipped()
+    names = loading.shipped()
     if as_json:
         typer.echo(json.dumps(names))
         return
@@ -31,7 +31,7 @@ def show(as_json: Json = False) -> None:
 @app.command()
 def copy(name: str, file: Path) -> None:
     """Copy a shipped recipe to FILE, to edit it."""
-    text, _ = recipe.read_text(name)
+    text, _ = loading.read_text(name)
     try:
         with file.open("x") as goal:
             goal.write(text)
@@ -45,7 +45,7 @@ def explain(
     key: str = typer.Argument("", help="A key or a section, such as finetune.lr."), as_json: Json = False
 ) -> None:
     """Explain a key, a section, or all."""
-    rows = recipe.describe(key)
+    rows = loading.describe(key)
     if as_json:
         fields = ("key", "type", "default", "meaning")
         typer.echo(json.dumps([dict(zip(fields, row, strict=True)) for row in rows]))

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medmim import steps, tracking
+from medmim import tracking
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
-from medmim.recipe_registry import CANDIDATE
-from medmim.registry import aliases, approval, decisions, erase, promote, versions
+from medmim.housekeeping import erase
+from medmim.recipe.registry import CANDIDATE
+from medmim.registry import aliases, approval, decisions, lookup, promote
 from medmim.registry.decisions import Decision
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace, workspace
 
 app = typer.Typer(no_args_is_help=True, help="The models that were registered, and who is champion.")
 
@@ -64,9 +65,9 @@ def show(
     version, digest, uri, evidence, evidence_uri, bench, against, why, who, time})}.
     """
     ws = _workspace(home)
-    name, number = versions.locate(ref, ws)
-    version = versions.lookup(ws, name, number)
-    digest = version.tags.get(versions.DIGEST, "")
+    name, number = lookup.locate(ref, ws)
+    version = lookup.lookup(ws, name, number)
+    digest = version.tags.get(lookup.DIGEST, "")
     own = [entry for entry in decisions.read(ws, name) if entry.digest == digest]
     model = tracking.registered(ws, name)[name]
     facts = {
@@ -157,7 +158,7 @@ def reconcile(
 
 
 def _workspace(home: Path | None) -> Workspace:
-    ws = steps.workspace(home)
+    ws = workspace(home)
     sys.stderr.write(f"home {ws.home}\nstore {ws.store}\ntracking {ws.tracking}\n")
     return ws
 
@@ -179,8 +180,8 @@ def _model(ws: Workspace, name: str, model: tracking.Registered) -> dict[str, An
 def _version(model: tracking.Registered, version: tracking.Version) -> dict[str, Any]:
     return {
         "version": version.number,
-        "digest": version.tags.get(versions.DIGEST, ""),
-        "uri": version.tags.get(versions.URI, ""),
+        "digest": version.tags.get(lookup.DIGEST, ""),
+        "uri": version.tags.get(lookup.URI, ""),
         "created": datetime.fromtimestamp(version.created / 1000, UTC).isoformat(timespec="seconds"),
         "aliases": sorted(alias for alias, number in model.aliases.items() if number == version.number),
         "data": version.tags.get("medmim.data", ""),

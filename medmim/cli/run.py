@@ -8,13 +8,13 @@ from typing import Any
 
 import typer
 
-from medmim import recipe as recipes
-from medmim import steps
-from medmim.cli import run_local
 from medmim.cli.options import Home, Json, RecipeRef, Sets
-from medmim.cli.screen import Screen
-from medmim.recipe import Recipe
-from medmim.steps import Outcome
+from medmim.recipe import loading
+from medmim.recipe.schema import Recipe
+from medmim.run import kfp_local
+from medmim.run.screen import Screen
+from medmim.run.stage import Outcome, outcomes
+from medmim.run.workspace import workspace
 
 
 def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json = False) -> None:
@@ -23,17 +23,17 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     Finished steps are found again and cost nothing. With --json the last line is one object: decision, reasons,
     champion, digests, seconds, scores, report.
     """
-    parsed = recipes.load(recipe, sets or ())
-    workspace = steps.workspace(home, parsed, new_name(parsed))
+    parsed = loading.load(recipe, sets or ())
+    ws = workspace(home, parsed, new_name(parsed))
     screen = Screen(quiet=as_json)
-    screen.start(parsed, workspace)
-    code = run_local.pipeline("train", parsed, workspace, screen)
-    found = steps.outcomes(workspace)
+    screen.start(parsed, ws)
+    code = kfp_local.pipeline("train", parsed, ws, screen)
+    found = outcomes(ws)
     typed = ["medmim", "run", recipe, *(part for item in sets or () for part in ("--set", item))]
-    screen.end(found, workspace, shlex.join([*typed, *(("--home", str(home)) if home else ())]))
+    screen.end(found, ws, shlex.join([*typed, *(("--home", str(home)) if home else ())]))
     if as_json:
         typer.echo(json.dumps(summary(found), sort_keys=True))
-    raise typer.Exit(run_local.exit_code(found, list(screen.errors.values()), code, workspace))
+    raise typer.Exit(kfp_local.exit_code(found, list(screen.errors.values()), code, ws))
 
 
 def new_name(recipe: Recipe) -> str:

@@ -14,8 +14,8 @@ from medmim.cli.options import Host, Json, Namespace
 from medmim.errors import UserError
 
 if TYPE_CHECKING:
-    from medmim.cluster.kfp_api import Api
-    from medmim.cluster.runs import Run, Step
+    from medmim.cluster.kfp.client import Api
+    from medmim.cluster.kfp.runs import Run, Step
 
 app = typer.Typer(no_args_is_help=True, help="Look after what runs on a cluster.")
 Named = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.")]
@@ -31,7 +31,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """The newest runs that medmim submitted. With --json: runs (name, run_id, state, created, ...), next_page."""
-    from medmim.cluster import runs
+    from medmim.cluster.kfp import runs
 
     found, following = runs.page(_api(host, namespace), limit, page)
     if as_json:
@@ -53,7 +53,7 @@ def list_(
 def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
     """How a run stands: its steps, what each left, and where. With --json: the run with `steps` and `exit_code`."""
     from medmim.cli.follow import line
-    from medmim.cluster import runs
+    from medmim.cluster.kfp import runs
 
     run = runs.find(_api(host, namespace), named)
     if as_json:
@@ -73,7 +73,7 @@ def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: 
 @app.command()
 def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
     """End a run; one that is over or ending already is left as it is. With --json: run, run_id, was, cancelled."""
-    from medmim.cluster import runs
+    from medmim.cluster.kfp import runs
 
     api = _api(host, namespace)
     run = runs.find(api, named)
@@ -103,7 +103,7 @@ def logs(
 
     With --json: a list of source (step, or key in the store) and text; not with --follow.
     """
-    from medmim.cluster import run_logs, runs
+    from medmim.cluster.kfp import logs, runs
 
     api = _api(host, namespace)
     run = runs.find(api, named)
@@ -118,10 +118,10 @@ def logs(
         _follow(api, run, step)
         return
     wanted = [one for one in run.steps if step in (None, one.name)]
-    said = {one.name: run_logs.of_step(api, run, one) for one in wanted}
-    parts = [(name, run_logs.readable(text)) for name, text in said.items() if text is not None]
+    said = {one.name: logs.of_step(api, run, one) for one in wanted}
+    parts = [(name, logs.readable(text)) for name, text in said.items() if text is not None]
     if any(said[name] is None for name in said if name in ("finetune", "bench")):
-        parts += run_logs.of_ray(run)
+        parts += logs.of_ray(run)
     if as_json:
         typer.echo(json.dumps([{"source": name, "text": text} for name, text in parts]))
         return
@@ -148,7 +148,7 @@ def sweep(
     Their logs and Events are copied into the store first. With --json: a list of name, why.
     """
     from medmim.cluster import kube
-    from medmim.cluster.sweep import sweep as do
+    from medmim.cluster.ray.sweep import sweep as do
 
     left = do(kube.connect(namespace), dry_run)
     if as_json:
@@ -198,14 +198,14 @@ def _left(step: "Step") -> list[str]:
 
 def _follow(api: "Api", run: "Run", step: str | None) -> None:
     """Print what is new, step by step, until the run is over."""
-    from medmim.cluster import run_logs, runs
+    from medmim.cluster.kfp import logs, runs
 
     shown: dict[str, int] = {}
     last = ""
     while True:
         over = run.over
         for one in run.steps:
-            text = run_logs.of_step(api, run, one) if step in (None, one.name) else None
+            text = logs.of_step(api, run, one) if step in (None, one.name) else None
             whole = text if text is None or over else text[: text.rfind("\n") + 1]
             new = (whole or "")[shown.get(one.name, 0) :]
             if new:
@@ -213,7 +213,7 @@ def _follow(api: "Api", run: "Run", step: str | None) -> None:
                 if last != one.name:
                     typer.echo(f"== {one.name}")
                 last = one.name
-                typer.echo(run_logs.readable(new))
+                typer.echo(logs.readable(new))
         if over:
             return
         time.sleep(_FOLLOW)
@@ -221,6 +221,6 @@ def _follow(api: "Api", run: "Run", step: str | None) -> None:
 
 
 def _api(host: str | None, namespace: str | None) -> "Api":
-    from medmim.cluster import kfp_api
+    from medmim.cluster.kfp import client
 
-    return kfp_api.connect(kfp_api.access(host, namespace))
+    return client.connect(client.access(host, namespace))

@@ -7,25 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from medmim import progress, steps
-from medmim.cluster import lease, order, ship
-from medmim.cluster.order import Order, Result
+from medmim import progress
+from medmim.cluster.ray import lease, request, ship
+from medmim.cluster.ray.request import Order, Result
 from medmim.errors import TRY_AGAIN, UserError, os_errors_told
-from medmim.recipe import Recipe, from_dump
-from medmim.steps import Outcome, Workspace
+from medmim.recipe.loading import from_dump
+from medmim.recipe.schema import Recipe
+from medmim.run.stage import Outcome, share_cores
+from medmim.run.workspace import Workspace, workspace
 
 
 def main(uri: str) -> int:
     """Run the order at a URI; returns the exit code."""
-    wanted = order.read(uri)
+    wanted = request.read(uri)
     os.environ["MEDMIM_STAGE"] = wanted.stage
-    steps.share_cores()
+    share_cores()
     with ship.shipped(uri) as shipping:
         held = os.environ.get("MEDMIM_LEASE")
         if held:
             lease.watch(held, lambda reason: _stop(reason, shipping))
         result = _run(wanted)
-    order.answer(uri, result)  # last: the step takes the job down once it reads this
+    request.answer(uri, result)  # last: the step takes the job down once it reads this
     return int(result.error.get("exit_code", 0)) if result.error else 0
 
 
@@ -34,7 +36,7 @@ def _run(wanted: Order) -> Result:
         with os_errors_told(f"running the stage {wanted.stage}"):
             parsed = from_dump(wanted.recipe)
             home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
-            return Result(uri=_STAGES[wanted.stage](parsed, steps.workspace(home, parsed, wanted.run), wanted).uri)
+            return Result(uri=_STAGES[wanted.stage](parsed, workspace(home, parsed, wanted.run), wanted).uri)
     except UserError as error:
         return Result(error=error.plain())
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from medmim import recipe as recipes
 from medmim.cli.options import Host, Json, Namespace, RecipeRef, Sets
 from medmim.cli.run import new_name
+from medmim.recipe import loading
 
 
 def submit(
@@ -31,11 +31,11 @@ def submit(
     Exit codes with --wait are those of `medmim run`; a cancelled run ends with 75. With --json the last line is one
     object: run, run_id, link, recipe, pipeline, version, new_version; with --wait also state, steps and exit_code.
     """
-    from medmim.cluster import kfp_api
-    from medmim.cluster import submit as room
+    from medmim.cluster.kfp import client
+    from medmim.cluster.kfp import submit as room
 
-    parsed = recipes.load(recipe, sets or ())
-    access = kfp_api.access(host, namespace or parsed.platform.pods.namespace)
+    parsed = loading.load(recipe, sets or ())
+    access = client.access(host, namespace or parsed.platform.pods.namespace)
     out = Console(stderr=as_json, highlight=False)
     planned = room.plan("train", parsed, new_name(parsed), access=access, image=image, experiment=experiment)
     for note in planned.notes:

@@ -15,9 +15,11 @@ from typing import Any
 from medmim import progress, shards, store
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
-from medmim.recipe import Audit, Recipe
+from medmim.recipe.schema import Audit, Recipe
+from medmim.run.cache import cached_step
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, Sample, to_published
-from medmim.steps import Outcome, Workspace, cached_step, stage
 from medmim.store import Artifact
 
 REVISION = 1

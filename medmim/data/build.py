@@ -17,9 +17,11 @@ from medmim.data.seeds import stream
 from medmim.data.sources.source import Source
 from medmim.errors import UserError
 from medmim.progress import say
-from medmim.recipe import Data, Recipe
+from medmim.recipe.schema import Data, Recipe
+from medmim.run.cache import cached_step
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study
-from medmim.steps import Outcome, Workspace, cached_step, stage
 
 REVISION = 2
 

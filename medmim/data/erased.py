@@ -2,7 +2,7 @@
 
     STORE/erased/key                made once, at random
     STORE/erased/patients/MARK      one empty object a patient; MARK is the HMAC-SHA256 of the identifier under the key
-    STORE/erased/records/N.json     what each erasure removed and marked; see `medmim.registry.erase`
+    STORE/erased/records/N.json     what each erasure removed and marked; see `medmim.housekeeping.erase`
 
 A mark tells nothing to who cannot read the store. Who can, and guesses an identifier, can test the guess: a build must
 be able to do the same. The identifier alone counts, whatever the source: two sources' patients of one name go together.

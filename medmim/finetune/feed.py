@@ -12,8 +12,8 @@ from medmim.finetune import batch, packing
 from medmim.finetune.batch import Batch
 from medmim.finetune.lengths import Examples
 from medmim.lvlm.ask_hf import pixels
-from medmim.lvlm.zoo import Lvlm
-from medmim.recipe import Finetune
+from medmim.lvlm.checkpoint import Lvlm
+from medmim.recipe.schema import Finetune
 
 _PIXEL_CACHE = 512 << 20  # bytes of preprocessed images that a worker keeps
 

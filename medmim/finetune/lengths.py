@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from medmim import progress
 from medmim.errors import UserError
+from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import IGNORED, Encoded, encode
 from medmim.lvlm.family import Turn
-from medmim.lvlm.zoo import Lvlm
 from medmim.sample import BadRow, Sample
 
 

@@ -23,9 +23,8 @@ from medmim.errors import UserError
 from medmim.finetune import attention, checkpoint, optim, throughput
 from medmim.finetune.batch import Batch, Row
 from medmim.finetune.record import Record, TrainResult
-from medmim.lvlm import zoo
-from medmim.lvlm.zoo import Lvlm
-from medmim.recipe import Finetune
+from medmim.lvlm.checkpoint import Lvlm, save
+from medmim.recipe.schema import Finetune
 from medmim.sample import digest_of
 
 _BUCKET = 1 << 25  # numbers summed over the workers at once
@@ -116,7 +115,7 @@ def train(
                 _save(folder, step + 1, lvlm, found, seen, _identity(steps, settings, world), rank, on_save, evaluate)
     model.eval()
     if rank == 0:
-        zoo.save(lvlm, folder)
+        save(lvlm, folder)
     return record.result(seen)
 
 

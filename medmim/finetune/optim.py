@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from medmim.finetune.muon import Muon
-from medmim.recipe import Finetune
+from medmim.recipe.schema import Finetune
 
 _BETAS = (0.9, 0.98)  # short trainings: the second moment must follow within 50 steps
 

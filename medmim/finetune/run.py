@@ -9,10 +9,12 @@ from typing import Any
 from medmim import progress, shards, store
 from medmim.errors import UserError
 from medmim.finetune.record import TrainResult
-from medmim.lvlm import zoo
-from medmim.recipe import Recipe
+from medmim.lvlm import checkpoint
+from medmim.recipe.schema import Recipe
+from medmim.run.cache import cached_step, step_key
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 from medmim.sample import Sample
-from medmim.steps import Outcome, Workspace, cached_step, stage, step_key
 
 REVISION = 1
 _CURVE = 200  # points of the loss curve in the record; `losses.jsonl` has every step
@@ -35,23 +37,23 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
     """
     with stage(ws, "finetune") as outcome:
         ref = base or recipe.finetune.base
-        folder = zoo.resolve(ref, ws)
-        zoo.family_of(folder)
+        folder = checkpoint.resolve(ref, ws)
+        checkpoint.family_of(folder)
         artifact = _data(data)
         section = {
             **recipe.finetune.model_dump(mode="json", exclude={"base", "save_every"}),
             "workers": recipe.platform.workers,
             "max_bad_fraction": recipe.data.max_bad_fraction,
         }
-        parents = {"data": artifact.digest, "base": zoo.digest(folder)}
+        parents = {"data": artifact.digest, "base": checkpoint.digest(folder)}
         made, cached = cached_step(
             ws, "finetune", REVISION, section, parents,
             lambda goal: _train(recipe, ws, ref, artifact, goal), kind="model", recipe=recipe,
         )  # fmt: skip
         if recipe.platform.ray != "local":
-            from medmim.finetune import across
+            from medmim.finetune.ray import exchange
 
-            across.clear(across.place(ws, f"finetune-{step_key('finetune', REVISION, section, parents)[:16]}"))
+            exchange.clear(exchange.place(ws, f"finetune-{step_key('finetune', REVISION, section, parents)[:16]}"))
         outcome.of(made, cached)
         outcome.facts = {**made.counts, "losses": _curve(ws.fetch(made.uri) / "losses.jsonl")}
         return outcome
@@ -76,19 +78,20 @@ def _train_split(data: Path) -> list[Sample]:
 
 
 def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> Mapping[str, Any]:
-    from medmim.finetune import across, feed, lengths
-    from medmim.finetune.work import EXAMPLES
+    from medmim.finetune import feed, lengths
+    from medmim.finetune.ray import exchange
+    from medmim.finetune.worker import EXAMPLES
 
     local = recipe.platform.ray == "local"
-    place = across.place(ws, folder.name)
+    place = exchange.place(ws, folder.name)
     prepared, quarantine = folder / EXAMPLES, folder / "quarantine.jsonl"
     if not local and not prepared.is_file():
-        across.take_examples(folder, place)
+        exchange.take_examples(folder, place)
     if not prepared.is_file():
         path = store.fetch(data, ws.cache)
         samples = _train_split(path)
         images: Mapping[str, Any] = shards.Images(path) if any(s.images for s in samples) else {}
-        lvlm = zoo.load(zoo.resolve(base, ws), "cpu")
+        lvlm = checkpoint.load(checkpoint.resolve(base, ws), "cpu")
         examples, bad = lengths.prepare(lvlm, samples, images, recipe.finetune.max_tokens)
         lengths.refuse_too_many_bad(bad, len(samples), recipe.data.max_bad_fraction)
         quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad))
@@ -98,7 +101,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
     steps = feed.steps(recipe.finetune, kept)
     progress.say(f"finetune: {kept:,} samples, {steps:,} steps of {recipe.finetune.batch_size}")
     if not local:
-        across.give_examples(folder, place)
+        exchange.give_examples(folder, place)
     result = (_here if local else _across)(recipe, ws, base, data, folder)
     reasons: dict[str, int] = {}
     for line in quarantine.read_text().splitlines():
@@ -119,32 +122,32 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
 
 def _here(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> TrainResult:
     """Train on this machine."""
-    from medmim.finetune import ray_launcher
-    from medmim.finetune.work import Job, cores
+    from medmim.finetune.ray.local import launch
+    from medmim.finetune.worker import Job, cores
 
     workers = recipe.platform.workers
     job = Job(
-        str(zoo.resolve(base, ws)),
+        str(checkpoint.resolve(base, ws)),
         str(store.fetch(data, ws.cache)),
         str(folder),
         recipe.finetune.model_dump_json(),
         recipe.platform.threads or max(1, cores() // workers),
     )
-    return ray_launcher.launch(job, ws.home, workers)
+    return launch(job, ws.home, workers)
 
 
 def _across(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> TrainResult:
     """Train on the nodes of a running Ray cluster."""
-    from medmim.finetune import across, ray_across
+    from medmim.finetune.ray import cluster, exchange
 
-    order = across.Order(
-        zoo.shared(base, ws),
+    order = exchange.Order(
+        checkpoint.shared(base, ws),
         data.uri,
-        across.place(ws, folder.name),
+        exchange.place(ws, folder.name),
         recipe.finetune.model_dump_json(),
         recipe.platform.threads or 1,
     )
-    return ray_across.launch(order, folder, recipe.platform.workers, recipe.platform.ray)
+    return cluster.launch(order, folder, recipe.platform.workers, recipe.platform.ray)
 
 
 def _curve(path: Path) -> list[list[float]]:
@@ -196,7 +199,7 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
 
     settings = recipe.finetune
     folder = ws.fetch(_data(data).uri)
-    lvlm = zoo.load(zoo.resolve(base or settings.base, ws), "cpu")
+    lvlm = checkpoint.load(checkpoint.resolve(base or settings.base, ws), "cpu")
     samples = _train_split(folder)
     images: Mapping[str, Any] = shards.Images(folder) if any(s.images for s in samples) else {}
     examples, bad = lengths.prepare(lvlm, samples, images, settings.max_tokens)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from medmim.errors import UserError
 from medmim.lvlm.ask import Question, Reply, key
+from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
-from medmim.lvlm.zoo import Lvlm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from medmim.lvlm.family import Turn
 
 if TYPE_CHECKING:
-    from medmim.lvlm.zoo import Lvlm
+    from medmim.lvlm.checkpoint import Lvlm
 
 IGNORED = -100  # the label that torch's cross-entropy skips
 

@@ -11,13 +11,14 @@ from medmim.bench import answers, fanout, probes, tasks
 from medmim.bench import run as bench
 from medmim.bench.engines import Engine, engine
 from medmim.errors import UserError
-from medmim.nightly import canary
+from medmim.nightly import canary, records
 from medmim.nightly.canary import Seen
+from medmim.nightly.records import Night
 from medmim.progress import say
-from medmim.recipe import Recipe
-from medmim.registry import nights
-from medmim.registry.nights import Night
-from medmim.steps import Outcome, Workspace, cached_step, stage
+from medmim.recipe.schema import Recipe
+from medmim.run.cache import cached_step
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 
 REVISION = 1
@@ -45,10 +46,10 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
     """
     with stage(ws, "rebench") as outcome:
         date, name = of(recipe), recipe.name
-        log = nights.read(ws, name)
+        log = records.read(ws, name)
         standing = next((night for night in log if night.date == date), None)
         if standing is not None and standing.run != ws.run:
-            raise nights.taken(name, date, standing.run)
+            raise records.taken(name, date, standing.run)
         before = [night for night in log if night.date < date]
         source = store.get(data)
         plain = {role: engine(ref, ws) for role, ref in models.items()}

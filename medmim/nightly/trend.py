@@ -5,16 +5,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medmim import __version__, steps
+from medmim import __version__
 from medmim.bench import answers, tasks
-from medmim.bench.page import publish, templates
 from medmim.errors import UserError
-from medmim.nightly import chart, drops, rebench, watch
-from medmim.provenance import provenance
-from medmim.recipe import Recipe
-from medmim.registry import nights
-from medmim.registry.nights import Night
-from medmim.steps import Outcome, Workspace, stage
+from medmim.nightly import rebench, records, regressions, watch
+from medmim.nightly.records import Night
+from medmim.page import trend_figure
+from medmim.page.page import publish, templates
+from medmim.recipe.schema import Recipe
+from medmim.run.provenance import provenance
+from medmim.run.stage import NIGHTLY, Outcome, outcomes, stage
+from medmim.run.workspace import Workspace
 
 REVISION = 1
 _NIGHTS = 60  # drawn
@@ -32,8 +33,8 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         UserError: The disk is full, or the store refuses.
     """
     with stage(ws, "trend") as outcome:
-        before = {name: own for name, own in steps.outcomes(ws, steps.NIGHTLY).items() if name != "trend"}
-        seen = nights.read(ws, recipe.name)
+        before = {name: own for name, own in outcomes(ws, NIGHTLY).items() if name != "trend"}
+        seen = records.read(ws, recipe.name)
         page = render(recipe, ws, before, seen)
         parents = {f"bench of {night.date}": night.bench for night in seen[-2:]}  # whose questions it shows
         publish(ws, page, path(recipe, ws), provenance("trend", REVISION, parents, recipe), outcome)
@@ -58,7 +59,9 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], seen: Se
     tonight = next((night for night in seen if night.date == date), None)
     drawn = [night for night in seen if night.date <= date][-_NIGHTS:]
     figures = [
-        (group, metric, chart.lines(drawn, group, metric)) for metric in drops.METRICS for group in tasks.DOMAINS
+        (group, metric, trend_figure.lines(drawn, group, metric))
+        for metric in regressions.METRICS
+        for group in tasks.DOMAINS
     ]
     return (
         templates("medmim.nightly", "medmim.bench")
@@ -72,7 +75,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], seen: Se
             verdict=_verdict(date, tonight, found),
             tonight=tonight,
             figures=[figure for figure in figures if figure[2]],
-            names=chart.names(drawn),
+            names=trend_figure.names(drawn),
             listed=drawn[-_LISTED:][::-1],
             items=_items(ws, tonight, drawn),
         )

@@ -7,14 +7,14 @@ from typing import Any
 from medmim.bench import run as bench
 from medmim.bench import stats, tasks
 from medmim.errors import Refused, UserError
-from medmim.nightly import drops, measures, rebench
-from medmim.nightly.drops import Answers
+from medmim.nightly import mlflow_night, rebench, records, regressions
+from medmim.nightly.records import Night
+from medmim.nightly.regressions import Answers
 from medmim.progress import say
-from medmim.provenance import who
-from medmim.recipe import Recipe
-from medmim.registry import nights
-from medmim.registry.nights import Night
-from medmim.steps import Outcome, Workspace, stage
+from medmim.recipe.schema import Recipe
+from medmim.run.provenance import who
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 
 _SHOWN = 50
 _BY_WEIGHTS = ("challenger", "candidate-")
@@ -40,9 +40,9 @@ def run(recipe: Recipe, ws: Workspace, night: str) -> Outcome:
     with stage(ws, "watch") as outcome:
         name = recipe.name
         tonight = rebench.read(ws, night)
-        before = [one for one in nights.read(ws, name) if one.date < tonight["date"]]
-        seen = nights.record(ws, name, _look(recipe, ws, tonight, before))
-        measures.log(ws, name, [*before[-recipe.nightly.nights :], seen])
+        before = [one for one in records.read(ws, name) if one.date < tonight["date"]]
+        seen = records.record(ws, name, _look(recipe, ws, tonight, before))
+        mlflow_night.log(ws, name, [*before[-recipe.nightly.nights :], seen])
         outcome.facts = seen.__dict__
         if seen.alarms:
             raise Refused(
@@ -67,9 +67,9 @@ def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Seq
         ours = answers(ws, tonight["date"], tonight["bench"], role)
         pairs[role] = (ours, [one for one in known if _meets(role, ours, one, notes)])
         if known[-1].date == before[-1].date:
-            changed[role] = drops.changed(ours, known[-1])[:_SHOWN]
+            changed[role] = regressions.changed(ours, known[-1])[:_SHOWN]
     scored = bench.scores(ws, f"{ws.store}/bench/{tonight['bench']}")
-    rows = drops.differences(pairs, recipe.bench.resamples, settings.significance, settings.drop)
+    rows = regressions.differences(pairs, recipe.bench.resamples, settings.significance, settings.drop)
     board = [{key: row[key] for key in _ROW} for row in scored["leaderboard"] if _shown(row)]
     notes += [*_few(board), *_other_data(ws, tonight, before)]
     for note in dict.fromkeys(notes):
@@ -124,7 +124,7 @@ def answers(ws: Workspace, date: str, digest: str, role: str) -> Answers:
     Raises:
         UserError: They are gone.
     """
-    return drops.answers(date, bench.predictions(ws, f"{ws.store}/bench/{digest}"), role)
+    return regressions.answers(date, bench.predictions(ws, f"{ws.store}/bench/{digest}"), role)
 
 
 def _few(board: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -156,7 +156,7 @@ def _other_data(ws: Workspace, tonight: Mapping[str, Any], before: Sequence[Nigh
 
 
 def _shown(row: Mapping[str, Any]) -> bool:
-    return row["metric"] in drops.METRICS and not row["group"].startswith("source:")
+    return row["metric"] in regressions.METRICS and not row["group"].startswith("source:")
 
 
 def _drifts(canaries: Mapping[str, Mapping[str, Any]]) -> list[str]:

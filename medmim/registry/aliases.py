@@ -2,9 +2,9 @@
 
 from medmim import tracking
 from medmim.errors import UserError
-from medmim.registry import decisions, versions
+from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision, Standing, standing
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
 
 ROLES = ("champion", "previous-champion", "challenger")
 
@@ -53,7 +53,7 @@ def project(ws: Workspace, name: str) -> bool:
         if len(decisions.read(ws, name)) == len(log):  # else we may have written over a newer projection
             break
     holder = standing(log).champion
-    if holder and versions.held(ws, name, holder) is None:
+    if holder and lookup.held(ws, name, holder) is None:
         raise UserError(
             f"version {holder.version} of {name}, the champion, is gone from MLflow",
             reason=f"the decision log made it champion (decision {holder.n}), but it was deleted there",
@@ -67,7 +67,7 @@ def champion(ws: Workspace, name: str, now: Standing) -> dict[str, str] | None:
     """The champion as screen and `--json` show it."""
     if now.champion is None:
         return None
-    version = versions.held(ws, name, now.champion)
+    version = lookup.held(ws, name, now.champion)
     number = version.number if version else now.champion.version
     return {"name": name, "version": number, "digest": now.champion.digest, "uri": now.champion.uri}
 
@@ -79,7 +79,7 @@ def _differences(ws: Workspace, name: str, log: list[Decision] | None = None) ->
     found = []
     for role in ROLES:
         entry = roles.get(role)
-        version = versions.held(ws, name, entry) if entry else None
+        version = lookup.held(ws, name, entry) if entry else None
         number = version.number if version else ""
         if present.get(role, "") == number:
             continue

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from medmim import store, tracking
-from medmim.recipe_registry import CANDIDATE
-from medmim.registry import decisions, gate, versions
+from medmim.recipe.registry import CANDIDATE
+from medmim.registry import decisions, gate, lookup, register
 from medmim.registry.decisions import Decision
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
 from medmim.tracking import Version
 
 VERDICT, EVIDENCE = "medmim.gate", "medmim.gate_evidence"
@@ -49,7 +49,7 @@ def waiting(ws: Workspace, name: str) -> list[Version]:
     log = decisions.read(ws, name.removesuffix(CANDIDATE))
     done = {entry.digest for entry in log if entry.verdict == "promoted"}
     listed = tracking.registered(ws, name).get(name, tracking.Registered()).versions
-    return [v for v in listed if v.tags.get(VERDICT) == "promoted" and v.tags.get(versions.DIGEST) not in done]
+    return [v for v in listed if v.tags.get(VERDICT) == "promoted" and v.tags.get(lookup.DIGEST) not in done]
 
 
 def take_over(ws: Workspace, name: str, number: str) -> Version:
@@ -61,13 +61,13 @@ def take_over(ws: Workspace, name: str, number: str) -> Version:
         number: The candidate's version.
     """
     production = name.removesuffix(CANDIDATE)
-    digest = versions.lookup(ws, name, number).tags[versions.DIGEST]
-    found = versions.find(ws, production, digest)
+    digest = lookup.lookup(ws, name, number).tags[lookup.DIGEST]
+    found = lookup.find(ws, production, digest)
     if found is None:
         api = tracking.client(ws)
         with tracking.answering(ws.tracking), redirect_stderr(io.StringIO()):  # it tells what it does
             api.copy_model_version(f"models:/{name}/{number}", production)
-            found = versions.settle(api, ws, production, digest)
+            found = register.settle(api, ws, production, digest)
     return found
 
 

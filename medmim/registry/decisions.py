@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from medmim.errors import UserError
-from medmim.provenance import who
-from medmim.steps import Workspace
+from medmim.run.provenance import who
+from medmim.run.workspace import Workspace
 from medmim.store import open_store
 
 FOLDER = "decisions"

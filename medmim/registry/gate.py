@@ -23,20 +23,22 @@ from pydantic import Field, ValidationError
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.recipe import Fraction, Recipe
-from medmim.recipe_keys import Positive, Section
+from medmim.recipe.keys import Positive, Section
+from medmim.recipe.schema import Fraction, Recipe
+from medmim.recipe.yaml_text import parse_yaml
 from medmim.registry import decisions
 from medmim.registry.decisions import Decision
+from medmim.run.cache import cached_step
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
-from medmim.steps import Outcome, Workspace, cached_step, stage
-from medmim.yaml_text import parse_yaml
 
 REVISION = 1
 FILE = "decision.json"
 
 
 class Policy(Section):
-    """What a candidate must show; see medmim/gates/default.yaml for the meaning of each key."""
+    """What a candidate must show; see medmim/shipped/policies/default.yaml for the meaning of each key."""
 
     metric: Literal["accuracy", "token_f1", "bleu", "rouge_l"] = "accuracy"
     min_patients: Positive = Field(20, ge=20)  # under 20 there is no interval
@@ -104,7 +106,7 @@ def read(ws: Workspace, uri: str) -> dict[str, Any]:
 
 def shipped() -> list[str]:
     """Names of the shipped policies."""
-    names = (entry.name for entry in resources.files("medmim.gates").iterdir())
+    names = (entry.name for entry in resources.files("medmim.shipped.policies").iterdir())
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
@@ -118,7 +120,7 @@ def load(ref: str) -> Policy:
         UserError: No such policy, or every problem that it has.
     """
     if ref in shipped():
-        text, where = (resources.files("medmim.gates") / f"{ref}.yaml").read_text(), f"policy {ref}"
+        text, where = (resources.files("medmim.shipped.policies") / f"{ref}.yaml").read_text(), f"policy {ref}"
     else:
         try:
             text, where = Path(ref).read_text(), ref
@@ -135,7 +137,7 @@ def load(ref: str) -> Policy:
     raise UserError(
         f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
         problems=problems,
-        fix="medmim/gates/default.yaml explains every key",
+        fix="medmim/shipped/policies/default.yaml explains every key",
     )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from medmim import progress, store
 from medmim.errors import TRY_AGAIN, Refused, UserError
-from medmim.recipe import Recipe
-from medmim.recipe_registry import CANDIDATE
-from medmim.registry import approval, decisions, gate, versions
+from medmim.recipe.registry import CANDIDATE
+from medmim.recipe.schema import Recipe
+from medmim.registry import approval, decisions, gate, lookup, register
 from medmim.registry.aliases import champion, drift, project
 from medmim.registry.decisions import Decision, Standing, standing
-from medmim.steps import Outcome, Workspace, stage
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.tracking import Version
 
@@ -42,9 +43,9 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
     with stage(ws, "promote") as outcome:
         name = recipe.register_.model
         document, evidence = gate.read(ws, decision), store.get(decision)
-        home = versions.home_of(recipe)
-        candidate = versions.lookup(ws, home, version)
-        if candidate.tags.get(versions.DIGEST) != document["candidate"]:
+        home = register.home_of(recipe)
+        candidate = lookup.lookup(ws, home, version)
+        if candidate.tags.get(lookup.DIGEST) != document["candidate"]:
             raise UserError(
                 f"the decision {decision} is not about version {version} of {home}",
                 reason=f"it judged the model {document['candidate'][:12]}",
@@ -64,7 +65,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
                     verdict=document["decision"],
                     version=version,
                     digest=document["candidate"],
-                    uri=candidate.tags[versions.URI],
+                    uri=candidate.tags[lookup.URI],
                     evidence=evidence.digest,
                     evidence_uri=evidence.uri,
                     bench=document["bench"],
@@ -100,15 +101,15 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> 
     Raises:
         UserError: No such version, no reason given, or another promotion came first.
     """
-    candidate = versions.lookup(ws, name, version)
-    missing = [tag for tag in (versions.DIGEST, versions.URI) if tag not in candidate.tags]
+    candidate = lookup.lookup(ws, name, version)
+    missing = [tag for tag in (lookup.DIGEST, lookup.URI) if tag not in candidate.tags]
     if missing:
         raise UserError(
             f"version {version} of {name} was not registered by medmim",
             reason=f"it has no tag {' and no tag '.join(missing)}",
             fix="register it with a recipe: medmim run RECIPE",
         )
-    digest, uri = candidate.tags[versions.DIGEST], candidate.tags[versions.URI]
+    digest, uri = candidate.tags[lookup.DIGEST], candidate.tags[lookup.URI]
     _said(why)  # before anything is copied
     if name.endswith(CANDIDATE):
         goal = approval.take_over(ws, name, version)
@@ -146,7 +147,7 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
                 reason="one model was champion so far" if now.champion else "no model has been promoted yet",
                 fix=f"medmim registry promote {name} VERSION --why ...",
             )
-        goal = versions.held(ws, name, now.previous)
+        goal = lookup.held(ws, name, now.previous)
         if goal is None:
             raise UserError(
                 f"version {now.previous.version} of {name}, the champion before, is gone from MLflow",

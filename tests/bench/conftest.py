@@ -1,3 +1,3 @@
 """The benchmark world, for every test of this room."""
 
-from bench_world import world  # noqa: F401
+from tests.support.bench import world  # noqa: F401

@@ -1,17 +1,17 @@
 """Comparing runs is pairing on equal items: swapping turns the sign, and a run does not differ from itself."""
 
 import pytest
-from bench_world import publish
 
-from medmim import steps
 from medmim.bench import compare, run
 from medmim.errors import UserError
-from medmim.recipe import Bench
+from medmim.recipe.schema import Bench
+from medmim.run.workspace import workspace
+from tests.support.bench import publish
 
 
 @pytest.fixture(scope="module")
 def two(world, tmp_path_factory):
-    ws = steps.workspace(tmp_path_factory.mktemp("two"))
+    ws = workspace(tmp_path_factory.mktemp("two"))
     settings = Bench(max_new_tokens=2, resamples=100, probes=())
     data = publish(world, ws.store)
     return ws, *(run.bench(ws, data, {"model": str(path)}, settings)[0].uri for path in world.models)

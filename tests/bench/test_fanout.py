@@ -5,25 +5,28 @@ import time
 from pathlib import Path
 
 import pytest
-import ray_world
-from bench_world import World, publish
-from test_run import SETTINGS, bench
 
-from medmim import steps, store
+from medmim import store
 from medmim.bench import run
-from medmim.recipe import Recipe, validate
+from medmim.recipe.loading import validate
+from medmim.recipe.schema import Recipe
+from medmim.run.workspace import workspace
+from tests.bench.test_run import SETTINGS, bench
+from tests.support import ray_cluster as ray_world
+from tests.support.bench import World, publish
 
 CODE = """
 import sys
 from pathlib import Path
-from medmim import progress, steps
+from medmim import progress
+from medmim.run.workspace import workspace
 from medmim.bench import run
 from medmim.errors import UserError
-from medmim.recipe import from_dump
+from medmim.recipe.loading import from_dump
 recipe, home, data, tuned, base = sys.argv[1:]
 recipe = from_dump(recipe)
 try:
-    ws = steps.workspace(Path(home), recipe)
+    ws = workspace(Path(home), recipe)
     progress.emit("digest", text=run.run(recipe, ws, data, tuned, {"base": base}).digest)
 except UserError as error:
     progress.emit("error", text=str(error))
@@ -63,7 +66,7 @@ def test_a_cluster_gives_the_digest_of_one_process_though_a_node_is_lost(world: 
     assert {event["label"] for event in said if event["kind"] == "bar"} >= {"tuned answers", "base answers swap"}
     assert list((tmp_path / "nodes").glob("node2/work")), "the second node has answered too"
     made = recipe(where, "127.0.0.1:1", resamples=100)  # the cluster is gone
-    ws = steps.workspace(tmp_path / "other-head", made)
+    ws = workspace(tmp_path / "other-head", made)
     data = publish(world, ws.store)
     assert run.run(made, ws, data, str(world.models[0]), {"base": str(world.models[1])}).uri
 

@@ -2,13 +2,13 @@
 
 import io
 
-from bench_world import picture, samples
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from medmim.bench import probes
 from medmim.sample import Sample
+from tests.support.bench import picture, samples
 
 
 def item(images: tuple[str, ...], swapped: tuple[int, ...] = ()) -> Sample:

@@ -5,16 +5,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from bench_world import World, publish
 
-from medmim import recipe as recipes
-from medmim import steps, store
-from medmim.bench import charts, examples, report
+from medmim import store
+from medmim.bench import examples, report
 from medmim.bench import run as bench
-from medmim.bench.page import FILE
 from medmim.errors import UserError
-from medmim.recipe import Recipe
-from medmim.steps import Workspace
+from medmim.page import figures
+from medmim.page.page import FILE
+from medmim.recipe import loading
+from medmim.recipe.schema import Recipe
+from medmim.run.stage import stage
+from medmim.run.workspace import Workspace, workspace
+from tests.support.bench import World, publish
 
 
 class Page(HTMLParser):
@@ -44,8 +46,8 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[Recipe, Workspace]:
-    parsed = recipes.load("demo", [])
-    return parsed, steps.workspace(tmp_path, parsed, "demo-1")
+    parsed = loading.load("demo", [])
+    return parsed, workspace(tmp_path, parsed, "demo-1")
 
 
 def write(run: tuple[Recipe, Workspace]) -> Page:
@@ -59,7 +61,7 @@ def write(run: tuple[Recipe, Workspace]) -> Page:
 
 def test_a_run_that_ended_in_data_has_a_report(run):
     parsed, ws = run
-    with pytest.raises(UserError), steps.stage(ws, "data"):
+    with pytest.raises(UserError), stage(ws, "data"):
         raise UserError("12 of 100 rows are bad", fix="mend <them>")
     page = write(run)
     assert "Stopped at data" in page.text and "mend <them>" in page.text
@@ -72,15 +74,15 @@ def test_a_run_without_any_record_has_a_report(run):
 
 def test_a_whole_run_is_told_and_nothing_is_loaded_from_elsewhere(run, world: World):
     parsed, ws = run
-    with steps.stage(ws, "data") as data:
+    with stage(ws, "data") as data:
         data.of(store.get(publish(world, ws.store)), cached=False)
     settings = {"bench": parsed.bench.model_copy(update={"max_new_tokens": 2, "resamples": 100})}
     scored = bench.run(
         parsed.model_copy(update=settings), ws, data.uri, str(world.models[0]), {"base": str(world.models[1])}
     )
-    with steps.stage(ws, "gate") as gate:
+    with stage(ws, "gate") as gate:
         gate.facts = {"decision": "refused", "rules": [{"passed": False, "text": "held_in: <b>too few</b>"}]}
-    with pytest.raises(UserError), steps.stage(ws, "promote") as promote:
+    with pytest.raises(UserError), stage(ws, "promote") as promote:
         promote.facts = {"decision": "refused"}
         raise UserError("the gate refused", exit_code=1)
     page = write(run)
@@ -97,7 +99,7 @@ def test_a_whole_run_is_told_and_nothing_is_loaded_from_elsewhere(run, world: Wo
 
 def test_writing_again_tells_the_same_though_an_earlier_report_failed(run):
     parsed, ws = run
-    with pytest.raises(RuntimeError), steps.stage(ws, "report"):
+    with pytest.raises(RuntimeError), stage(ws, "report"):
         raise RuntimeError("the disk was full")
     assert "the disk was full" not in write(run).text
 
@@ -117,8 +119,8 @@ def test_examples_come_from_every_ability_with_gains_and_misses():
 
 
 def test_the_loss_curve_stays_in_its_frame():
-    drawn = charts.curve([(i, 2 / (i + 1)) for i in range(50)])
+    drawn = figures.curve([(i, 2 / (i + 1)) for i in range(50)])
     points = [tuple(map(float, p.split(","))) for p in re.split(" ", drawn["raw"])]
     assert len(points) == 50
     assert all(drawn["left"] <= x <= drawn["right"] and 0 <= y <= drawn["bottom"] for x, y in points)
-    assert charts.curve([(0, 1.0)]) is None
+    assert figures.curve([(0, 1.0)]) is None

@@ -10,20 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_world import World, picture, publish, samples
 
-from medmim import shards, steps, store
+from medmim import shards, store
 from medmim.bench import answers, run, tasks
 from medmim.errors import UserError
-from medmim.recipe import Bench
+from medmim.recipe.schema import Bench
+from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Answer
+from tests.support.bench import World, picture, publish, samples
 
 SETTINGS = Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"))
 
 
 def bench(world: World, home: Path, where: str = "", roles: str = "tuned base", settings: Bench = SETTINGS):
-    ws = steps.workspace(home)
-    ws = steps.Workspace(ws.home, where or ws.store, ws.tracking)
+    ws = workspace(home)
+    ws = Workspace(ws.home, where or ws.store, ws.tracking)
     models = dict(zip(roles.split(), map(str, world.models), strict=False))
     return ws, *run.bench(ws, publish(world, ws.store), models, settings)
 
@@ -96,17 +97,17 @@ def test_blind_sees_no_image_and_grey_sees_them_all_alike(done):
 KILLED = """
 import sys
 from pathlib import Path
-from medmim import steps
+from medmim.run.workspace import workspace
 from medmim.bench import run
-from medmim.recipe import Bench
+from medmim.recipe.schema import Bench
 home, data, *models = sys.argv[1:]
-run.bench(steps.workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"), batch_size=1))
+run.bench(workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"), batch_size=1))
 """  # noqa: E501
 
 
 @pytest.mark.parametrize("probe", ["none", "swap"])
 def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path, probe):
-    ws = steps.workspace(tmp_path)
+    ws = workspace(tmp_path)
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path), publish(world, ws.store), *map(str, world.models)]
     )
@@ -170,7 +171,7 @@ def test_without_images_equal_questions_are_put_once_and_answered_each(world, tm
     for probe in ("blind", "none"):
         images = shards.Images(world.data)
         given[probe] = answers.load(
-            Path(answers.collect(steps.workspace(tmp_path), "r", engine, items, images, "d", probe, settings).uri)
+            Path(answers.collect(workspace(tmp_path), "r", engine, items, images, "d", probe, settings).uri)
         )
         assert [answer.sample for answer in given[probe]] == [sample.id for sample in twins]
         assert len(put) == (2 if probe == "blind" else 2 + len(twins))  # with options, and without
@@ -184,7 +185,7 @@ def test_an_engine_that_says_more_than_it_was_asked_is_not_believed(world, tmp_p
     engine = answers.Engine("ref", "digest", lambda questions, *_: iter([Reply("A", "k")] * (len(questions) + 1)))
     items = tasks.Items(tuple(samples()[:3]), 0, False)
     with pytest.raises(ValueError, match="longer"):
-        answers.collect(steps.workspace(tmp_path), "r", engine, items, shards.Images(world.data), "d", "none", SETTINGS)
+        answers.collect(workspace(tmp_path), "r", engine, items, shards.Images(world.data), "d", "none", SETTINGS)
 
 
 def test_a_limit_makes_the_result_not_comparable(world, tmp_path):
@@ -194,7 +195,7 @@ def test_a_limit_makes_the_result_not_comparable(world, tmp_path):
 
 
 def test_answers_to_dev_questions_are_not_taken_for_answers_to_test_questions(world, tmp_path):
-    ws = steps.workspace(tmp_path)
+    ws = workspace(tmp_path)
     names = {name for sample in samples() for name in sample.images}
     halves = [replace(sample, split=("dev", "test")[i % 2]) for i, sample in enumerate(samples())]
     shards.write(tmp_path / "halves", halves, [(name, name, picture(1)) for name in sorted(names)])

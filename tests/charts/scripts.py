@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from charts.chart import CHART
+from tests.charts.chart import CHART
 
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where `mlflow` is
 

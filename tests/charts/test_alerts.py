@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from charts.chart import PLATFORM, VALUES, Object, named, render, rendered
+
+from tests.charts.chart import PLATFORM, VALUES, Object, named, render, rendered
 
 promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed")
 

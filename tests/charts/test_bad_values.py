@@ -4,7 +4,8 @@ import copy
 from typing import Any
 
 import pytest
-from charts.chart import PLATFORM, helm, render
+
+from tests.charts.chart import PLATFORM, helm, render
 
 BAD: list[tuple[str, Any, str]] = [
     ("mlfow.replicas", 2, "mlfow"),

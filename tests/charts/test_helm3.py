@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts.chart import CHART, PLATFORM, VALUES, Object, rendered
+
+from tests.charts.chart import CHART, PLATFORM, VALUES, Object, rendered
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charts.chart import containers, named, render
-from charts.scripts import PATH, run
 from typer import Typer
 from typer.testing import CliRunner
-from waiting import until
 
 from medmim.cli import doctor
-from medmim.cluster.pods import TRACKING_KEYS
+from medmim.cluster.ray.pods import TRACKING_KEYS
+from tests.charts.chart import containers, named, render
+from tests.charts.scripts import PATH, run
+from tests.support.waiting import until
 
 for module in ("flask_wtf", "prometheus_flask_exporter"):
     pytest.importorskip(module, reason="the server's extras are not installed: mlflow[auth], prometheus-flask-exporter")

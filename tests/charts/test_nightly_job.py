@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charts.chart import ALL_ON, EXAMPLES, PLATFORM, Object, helm, named, render
 
-from medmim import recipe as recipes
-from medmim.cluster import kfp_api
+from medmim.cluster.kfp import client
+from medmim.recipe import loading
+from tests.charts.chart import ALL_ON, EXAMPLES, PLATFORM, Object, helm, named, render
 
 CLOUD = EXAMPLES["cloud"]
 RECIPE = "name: mine\ndata:\n  source: phantom\n  # {{ no template }}\n"
@@ -33,7 +33,7 @@ def test_the_recipe_of_the_values_is_the_file_that_is_named(tmp_path: Path) -> N
     assert (command, sub, flag) == ("medmim", "nightly", "--submit")
     assert mounted(container, "recipe") / next(iter(held)) == Path(file)
     (tmp_path / "recipe.yaml").write_text(held["recipe.yaml"])
-    assert recipes.load(str(tmp_path / "recipe.yaml")).name == "mine"
+    assert loading.load(str(tmp_path / "recipe.yaml")).name == "mine"
 
 
 def test_a_shipped_recipe_needs_no_file() -> None:
@@ -48,10 +48,10 @@ def test_kfp_is_asked_where_it_is_with_a_token_made_for_it(monkeypatch: pytest.M
     for one in container["env"]:
         if "value" in one:
             monkeypatch.setenv(one["name"], one["value"])
-    access = kfp_api.access()
+    access = client.access()
     assert access.host == "http://ml-pipeline.ml:8888"
     assert access.namespace == CLOUD["runNamespaces"][0]["name"]
-    assert str(mounted(container, "kfp-token") / "token") == kfp_api._TOKEN_OF_POD
+    assert str(mounted(container, "kfp-token") / "token") == client._TOKEN_OF_POD
     (source,) = container["volumes"]["kfp-token"]["projected"]["sources"]
     assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from charts.chart import CHART, VALUES, Object, helm, named, render
-from charts.network import Pod, about
-from charts.scripts import run
-from cluster.conftest import kubeconfig, kubectl  # noqa: F401
-from waiting import until
 
-from medmim.cluster.pods import head, submitter
-from medmim.recipe_pods import Pods
+from medmim.cluster.ray.pods import head, submitter
+from medmim.recipe.pods import Pods
+from tests.charts.chart import CHART, VALUES, Object, helm, named, render
+from tests.charts.network import Pod, about
+from tests.charts.scripts import run
+from tests.cluster.conftest import kubeconfig, kubectl  # noqa: F401
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
-from charts.chart import CHART, EXAMPLES, PLATFORM, Object, named, render, rendered
-from charts.network import Pod, about, may
 
-from medmim.cluster.pods import head, submitter, worker
-from medmim.recipe_pods import Pods
+from medmim.cluster.ray.pods import head, submitter, worker
+from medmim.recipe.pods import Pods
 from pipelines import pod as step_pod
+from tests.charts.chart import CHART, EXAMPLES, PLATFORM, Object, named, render, rendered
+from tests.charts.network import Pod, about, may
 
 RUN, OTHER = "radiology", "research"
 

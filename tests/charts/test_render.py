@@ -8,11 +8,23 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from charts.chart import ALL_ON, CHART, EXAMPLES, PLATFORM, VALUES, Object, containers, helm, named, render, rendered
 
 from medmim import __version__
-from medmim.cluster import pods as ray_pods
+from medmim.cluster.ray import pods as ray_pods
 from pipelines import pod as step_pod
+from tests.charts.chart import (
+    ALL_ON,
+    CHART,
+    EXAMPLES,
+    PLATFORM,
+    VALUES,
+    Object,
+    containers,
+    helm,
+    named,
+    render,
+    rendered,
+)
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 kubernetes_validate.utils.schema_contents = cache(

@@ -1,7 +1,8 @@
 """Who gets which rights; tests/cluster/test_accounts.py holds the verbs against what medmim asks for."""
 
 import pytest
-from charts.chart import CHART, EXAMPLES, named, rendered
+
+from tests.charts.chart import CHART, EXAMPLES, named, rendered
 
 FILES = ("step-account", "ray-account", "sweep-account")
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charts.chart import CHART
-from charts.old_mlflow import KEPT, fill, rewind
-from charts.scripts import command_of, run
-from waiting import until
 
 from medmim import tracking
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
+from tests.charts.chart import CHART
+from tests.charts.old_mlflow import KEPT, fill, rewind
+from tests.charts.scripts import command_of, run
+from tests.support.waiting import until
 
 RUNBOOK = CHART.parents[1] / "docs" / "runbook.md"
 

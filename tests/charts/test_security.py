@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable
 
 import pytest
-from charts.chart import PLATFORM, VALUES, Object, containers, named, pods, rendered
+
+from tests.charts.chart import PLATFORM, VALUES, Object, containers, named, pods, rendered
 
 # What may hold a token of its account: what speaks to the API server.
 TOKENS = {"medmim-sweep", "medmim-check-access"}

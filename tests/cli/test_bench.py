@@ -5,19 +5,20 @@ import json
 
 import pytest
 import typer
-from bench_world import picture, publish, samples, world  # noqa: F401
 from typer.testing import CliRunner
 
-from medmim import steps, store
+from medmim import store
 from medmim.cli import ask, bench
 from medmim.errors import UserError
+from medmim.run.workspace import workspace
+from tests.support.bench import picture, publish, samples, world  # noqa: F401
 
 
 @pytest.fixture
 def home(tmp_path, world, monkeypatch):
     monkeypatch.setenv("MEDMIM_HOME", str(tmp_path))
     monkeypatch.delenv("MEDMIM_STORE", raising=False)
-    publish(world, steps.workspace(tmp_path).store)
+    publish(world, workspace(tmp_path).store)
     return tmp_path
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.kfp_world import World, a_world
 from typer.testing import CliRunner
-from waiting import until
 
 from medmim.cli.main import app
-from medmim.cluster import runs
+from medmim.cluster.kfp import runs
 from medmim.errors import UserError
 from medmim.store import open_store
+from tests.cluster.kfp.world import World, a_world
+from tests.support.waiting import until
 
 
 @pytest.fixture

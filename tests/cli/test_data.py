@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import med_mim_files as files
 import pytest
-import shared_data
 from PIL import Image
 
-from medmim.lvlm import tiny, zoo
+from medmim.lvlm import checkpoint
 from medmim.lvlm.mantis import MANTIS
+from medmim.tiny import architecture
+from tests.support import med_mim_files as files
+from tests.support import shared_data
 
 TRAIN = "Med_MIM_train_inherent_Comparison.json"
 
@@ -232,9 +233,9 @@ def test_real_pixels_become_a_data_set_whose_audit_is_clean(medmim: Medmim, tmp_
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model that has learned nothing; its tokenizer and template are what peek needs."""
     folder = tmp_path_factory.mktemp("base")
-    tokenizer = tiny.train_tokenizer(["What became of the edema? stable worse improved image A: B: C:"], MANTIS)
-    model = tiny.build(MANTIS, tokenizer, 0)
-    zoo.save(zoo.Lvlm(model, tokenizer, tiny.image_processor(MANTIS), MANTIS, Path(), ""), folder)
+    tokenizer = architecture.train_tokenizer(["What became of the edema? stable worse improved image A: B: C:"], MANTIS)
+    model = architecture.build(MANTIS, tokenizer, 0)
+    checkpoint.save(checkpoint.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path(), ""), folder)
     return folder
 
 

@@ -15,13 +15,14 @@ import typer
 from typer.testing import CliRunner
 
 import medmim
-from medmim.check import Check, store
-from medmim.cli import doctor, doctor_checks
+from medmim.cli import doctor
+from medmim.doctor import machine
+from medmim.doctor.check import Check, store
 from medmim.errors import Unavailable, UserError
-from medmim.lvlm import zoo
-from medmim.steps import Workspace, workspace
+from medmim.lvlm import checkpoint
+from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
-from medmim.store_folder import FolderStore
+from medmim.store.folder import FolderStore
 
 NAMES = ["home", "python", "torch", "memory", "disk", "ray", "kfp", "extras", "bases", "store", "mlflow"]
 
@@ -42,7 +43,7 @@ def tree(folder: Path) -> set[str]:
 def test_this_machine_is_looked_at_and_left_as_it_was(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_checks, "_PROBE_SECONDS", 240)  # tests may share the machine with others
+    monkeypatch.setattr(machine, "_PROBE_SECONDS", 240)  # tests may share the machine with others
     before = tree(tmp_path)
     ended = CliRunner().invoke(app, ["--home", str(tmp_path / "deep" / "home"), "--json"])
     told = json.loads(ended.stdout)
@@ -57,7 +58,7 @@ def test_this_machine_is_looked_at_and_left_as_it_was(
 
 
 def test_what_was_there_stays(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_checks, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
+    monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
     (tmp_path / "home" / "store").mkdir(parents=True)
     (tmp_path / "home" / "notes").write_text("mine")
     before = tree(tmp_path)
@@ -81,7 +82,7 @@ def test_the_exit_code_tells_what_to_mend_from_what_may_pass(
 def test_a_home_that_cannot_be_made_fails_and_the_rest_is_still_looked_at(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_checks, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
+    monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
     (tmp_path / "file").write_text("")
     run = CliRunner().invoke(app, ["--home", str(tmp_path / "file" / "home"), "--json"])
     told = json.loads(run.stdout)
@@ -93,9 +94,9 @@ def test_a_check_that_breaks_is_a_line_and_no_traceback(tmp_path: Path, monkeypa
     def breaks() -> Check:
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr(doctor_checks, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
-    monkeypatch.setattr(doctor_checks, "_kfp", breaks)
-    found = {check.name: check for check in doctor_checks.check_all(tmp_path, None)}
+    monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
+    monkeypatch.setattr(machine, "_kfp", breaks)
+    found = {check.name: check for check in machine.check_all(tmp_path, None)}
     assert found["kfp"] == Check("kfp", "fail", "ZeroDivisionError: a bug of ours", exit_code=2)
     assert found["python"].status == "ok"
 
@@ -114,7 +115,7 @@ def test_a_bucket_is_looked_at_and_left_empty(bucket: str, tmp_path: Path) -> No
 
 
 def test_a_store_that_does_not_answer_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medmim.store_s3 import connect
+    from medmim.store.s3 import connect
 
     for name, value in (
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
@@ -149,24 +150,24 @@ def mlflow_server() -> Iterator[tuple[str, list[int]]]:
 
 def test_a_tracking_server_is_asked_for_its_health(tmp_path: Path, mlflow_server: tuple[str, list[int]]) -> None:
     uri, status = mlflow_server
-    assert doctor_checks._mlflow(Workspace(tmp_path, "", uri)).found.endswith("answers")
+    assert machine._mlflow(Workspace(tmp_path, "", uri)).found.endswith("answers")
     status[0] = 503
     with pytest.raises(Unavailable, match="answers 503"):
-        doctor_checks._mlflow(Workspace(tmp_path, "", uri))
+        machine._mlflow(Workspace(tmp_path, "", uri))
     with pytest.raises(Unavailable, match="does not answer"):
-        doctor_checks._mlflow(Workspace(tmp_path, "", "http://127.0.0.1:1"))
+        machine._mlflow(Workspace(tmp_path, "", "http://127.0.0.1:1"))
 
 
 def test_a_database_is_opened_and_an_absent_one_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     ws = Workspace(tmp_path, "", f"sqlite:///{path}")
-    assert doctor_checks._mlflow(ws).found.endswith("(made on first use)") and not path.exists()
+    assert machine._mlflow(ws).found.endswith("(made on first use)") and not path.exists()
     with sqlite3.connect(path) as database:
         database.execute("create table t (x)")
-    assert doctor_checks._mlflow(ws).found.endswith(str(path))
+    assert machine._mlflow(ws).found.endswith(str(path))
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="not a database that can be read"):
-        doctor_checks._mlflow(ws)
+        machine._mlflow(ws)
 
 
 @pytest.mark.parametrize(
@@ -179,34 +180,34 @@ def test_a_database_is_opened_and_an_absent_one_is_not_made(tmp_path: Path) -> N
 )
 def test_a_library_that_does_not_load_says_the_real_reason(code: str, reason: str) -> None:
     with pytest.raises(UserError) as caught:
-        doctor_checks._import("torch", code, "finetune")
+        machine._import("torch", code, "finetune")
     assert caught.value.reason == reason and "medmim[finetune]" in caught.value.fix
 
 
 def test_a_library_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_checks, "_PROBE_SECONDS", 1)
+    monkeypatch.setattr(machine, "_PROBE_SECONDS", 1)
     with pytest.raises(UserError, match="takes over 1 s"):
-        doctor_checks._import("torch", "import time; time.sleep(30)", "finetune")
+        machine._import("torch", "import time; time.sleep(30)", "finetune")
 
 
 def test_what_a_library_prints_while_it_loads_does_not_count() -> None:
     code = "import json, sys; print('WARNING: noise'); print('more', file=sys.stderr); print(json.dumps({'a': 1}))"
-    assert doctor_checks._import("x", code, "finetune") == {"a": 1}
+    assert machine._import("x", code, "finetune") == {"a": 1}
 
 
 def test_a_gpu_is_told_with_its_memory_and_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {"version": "2", "threads": 8, "build": "13.0", "gpus": [["H100", 80 << 30]], "bf16": True}
-    monkeypatch.setattr(doctor_checks, "_import", lambda *_: seen)
-    assert doctor_checks._torch().found == "2, 8 threads, H100 (80 GiB), bf16"
+    monkeypatch.setattr(machine, "_import", lambda *_: seen)
+    assert machine._torch().found == "2, 8 threads, H100 (80 GiB), bf16"
 
 
 def test_no_place_for_the_sockets_of_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_checks, "_import", lambda *_: {"version": "1"})
+    monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1"})
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("d" * 60)))
-    assert doctor_checks._ray().status == "ok", "the launcher falls back on /tmp"
+    assert machine._ray().status == "ok", "the launcher falls back on /tmp"
     monkeypatch.setattr("os.access", lambda place, mode: str(place) != "/tmp")
     with pytest.raises(UserError, match="no place for Ray's sockets") as caught:
-        doctor_checks._ray()
+        machine._ray()
     assert "TMPDIR" in caught.value.fix
 
 
@@ -218,9 +219,9 @@ def test_disk_that_runs_out_is_told_before_it_does(
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
     if status == "fail":
         with pytest.raises(Unavailable):
-            doctor_checks._disk(tmp_path / "not" / "yet")
+            machine._disk(tmp_path / "not" / "yet")
     else:
-        assert doctor_checks._disk(tmp_path / "not" / "yet").status == status
+        assert machine._disk(tmp_path / "not" / "yet").status == status
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *absent: str, **other: str) -> None:
@@ -237,47 +238,47 @@ def without(monkeypatch: pytest.MonkeyPatch, *absent: str, **other: str) -> None
 def test_another_kfp_than_the_compiled_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, kfp="2.14.0")
     with pytest.raises(UserError, match="2.14.0") as caught:
-        doctor_checks._kfp()
+        machine._kfp()
     assert caught.value.fix == "pip install kfp==2.17.0"
 
 
 def test_a_missing_extra_is_told_by_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "kubernetes")
-    check = doctor_checks._extras()
+    check = machine._extras()
     assert check.status == "warn" and "cluster lacks kubernetes" in check.found
     assert check.fix == "pip install 'medmim[cluster]'"
     without(monkeypatch, "torch")
     with pytest.raises(UserError, match="finetune lacks torch") as caught:
-        doctor_checks._extras()
+        machine._extras()
     assert "medmim[" in caught.value.fix and "bench" in caught.value.fix
     without(monkeypatch, "minio")
     with pytest.raises(UserError, match="every command needs"):
-        doctor_checks._extras()
+        machine._extras()
 
 
 def test_tools_of_development_are_for_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "ruff")
-    assert "dev lacks ruff" in doctor_checks._extras().found
+    assert "dev lacks ruff" in machine._extras().found
     monkeypatch.setattr(medmim, "__file__", str(tmp_path / "site-packages" / "medmim" / "__init__.py"))
-    assert doctor_checks._extras() == Check("extras", "ok", "bench, cluster, finetune")
+    assert machine._extras() == Check("extras", "ok", "bench, cluster, finetune")
 
 
 def test_a_base_is_compared_with_its_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(zoo, "shipped", lambda: ["tiny"])
-    monkeypatch.setattr(zoo, "resolve", lambda name: tmp_path)
-    (tmp_path / "README.md").write_text(f"digest: {zoo.digest(tmp_path)}\n")
-    assert doctor_checks._bases() == Check("bases", "ok", "tiny")
+    monkeypatch.setattr(checkpoint, "shipped", lambda: ["tiny"])
+    monkeypatch.setattr(checkpoint, "resolve", lambda name: tmp_path)
+    (tmp_path / "README.md").write_text(f"digest: {checkpoint.digest(tmp_path)}\n")
+    assert machine._bases() == Check("bases", "ok", "tiny")
     (tmp_path / "config.json").write_text("{ }")
     with pytest.raises(UserError, match="tiny: not the weights that the model card names"):
-        doctor_checks._bases()
-    monkeypatch.setattr(zoo, "shipped", lambda: [])
+        machine._bases()
+    monkeypatch.setattr(checkpoint, "shipped", lambda: [])
     with pytest.raises(UserError, match="no base checkpoint"):
-        doctor_checks._bases()
+        machine._bases()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
-        doctor_checks._mlflow(Workspace(tmp_path, "", f"sqlite:///{tmp_path}/mlflow.db"))
+        machine._mlflow(Workspace(tmp_path, "", f"sqlite:///{tmp_path}/mlflow.db"))

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from medmim import store
 from medmim.cli.main import app
-from medmim.steps import workspace
+from medmim.run.workspace import workspace
 
 
 def call(home: Path, *arguments: str) -> str:

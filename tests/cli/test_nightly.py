@@ -9,19 +9,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cluster.kfp_world import World, a_world
 from typer.testing import CliRunner
 
-from medmim.alone import alone
-from medmim.cli import main, run_local
-from medmim.cli.screen import Screen
+from medmim.cli import main
 from medmim.errors import UserError
-from medmim.recipe import Recipe
-from medmim.recipe_uri import handed
-from medmim.registry import nights
+from medmim.nightly import records
+from medmim.recipe.parameter import handed
+from medmim.recipe.schema import Recipe
+from medmim.run import kfp_local
+from medmim.run.lock import alone
+from medmim.run.screen import Screen
+from medmim.run.stage import stage
+from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
-from medmim.steps import Workspace, stage
 from medmim.store import open_store
+from tests.cluster.kfp.world import World, a_world
 
 DAY = "2026-06-01"
 
@@ -132,7 +134,7 @@ def test_a_night_of_another_home_in_the_same_store_is_told(tmp_path: Path) -> No
 def night_of(home: Path) -> tuple[list[str], Workspace]:
     """What is typed for a night of that home, and the workspace of its run."""
     mark = digest_of([platform.node(), str(home)])[:4]
-    ws = Workspace(home, str(home / "store"), "", nights.run_name("demo", DAY, mark))
+    ws = Workspace(home, str(home / "store"), "", records.run_name("demo", DAY, mark))
     return ["nightly", "demo", "--home", str(home), "--set", f"nightly.date={DAY}"], ws
 
 
@@ -141,14 +143,14 @@ def test_a_night_that_is_recorded_says_so_when_it_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     typed, ws = night_of(tmp_path)
-    seen = nights.Night(date=DAY, run=ws.run, data="", bench="", models={}, scores=[], notes=["few"])
+    seen = records.Night(date=DAY, run=ws.run, data="", bench="", models={}, scores=[], notes=["few"])
 
     def again(name: str, parsed: Recipe, ws: Workspace, screen: Screen) -> int:  # as watch ends, once it is recorded
         with stage(ws, "watch") as outcome:
-            outcome.facts = nights.record(ws, parsed.name, seen).__dict__
+            outcome.facts = records.record(ws, parsed.name, seen).__dict__
         return 0
 
-    monkeypatch.setattr(run_local, "pipeline", again)
+    monkeypatch.setattr(kfp_local, "pipeline", again)
     for told in (False, True):
         ended = CliRunner().invoke(main.app, [*typed, "--set", "nightly.drop=0.5", *["--json"] * as_json])
         assert ended.exit_code == 0, ended.output
@@ -159,10 +161,10 @@ def test_a_night_that_is_recorded_says_so_when_it_is_asked_again(
 
 def test_a_night_that_goes_on_in_another_process_names_its_log_and_no_sentence_in_a_command(tmp_path: Path) -> None:
     typed, ws = night_of(tmp_path)
-    folder = run_local.log_file(ws).parent
+    folder = kfp_local.log_file(ws).parent
     folder.mkdir(parents=True)
     with alone(folder, UserError("nobody else is here")):
         ended = CliRunner().invoke(main.app, typed)
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
     assert f"is going on in another process, as run {ws.run}" in ended.exception.fact
-    assert "`" not in ended.exception.fix and str(run_local.log_file(ws)) in ended.exception.fix
+    assert "`" not in ended.exception.fix and str(kfp_local.log_file(ws)) in ended.exception.fix

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medmim.steps import STAGES
+from medmim.run.stage import STAGES
 
 SMALL = [
     *("--set", "data.patients=220", "--set", "data.test_fraction=0.3", "--set", "finetune.steps=3"),

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from medmim import tracking
 from medmim.cli.registry import app
 from medmim.errors import UserError
-from medmim.registry import versions
-from medmim.steps import Workspace, workspace
+from medmim.registry import lookup
+from medmim.run.workspace import Workspace, workspace
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def ws(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -
     api = tracking.client(ws)
     api.create_registered_model("chest")
     for digest in ("a" * 64, "b" * 64):
-        tags = {versions.DIGEST: digest, versions.URI: f"{ws.store}/model/{digest}", "medmim.recipe_name": "demo"}
+        tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}", "medmim.recipe_name": "demo"}
         api.create_model_version("chest", source=tmp_path.as_uri(), tags=tags)
     return ws
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import workflows
-from waiting import until
 
 from medmim.cluster import kube
 from medmim.cluster.kube import Kube
+from tests.support import workflows
+from tests.support.waiting import until
 
 FIXED = (10257, 10259)  # of the kit's controller-manager and scheduler
 KIT = Path(__file__).parents[3] / "shared" / "cluster"

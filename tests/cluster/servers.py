@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from cluster.conftest import free_port
-from waiting import until
+
+from tests.cluster.conftest import free_port
+from tests.support.waiting import until
 
 LETS_IN = "localhost:*"  # MLflow's server under no other name, and so not as 127.0.0.1
 

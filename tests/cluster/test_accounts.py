@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
-from charts.chart import render
-from cluster.conftest import kubectl
-from cluster.world import Step, an_order, answer, job_of, nothing_left, platform
 
-from medmim.cluster import kube, lease, ray_pods
+from medmim.cluster import kube
 from medmim.cluster.kube import API, Kube
-from medmim.cluster.sweep import sweep
+from medmim.cluster.ray import lease, runner
+from medmim.cluster.ray.sweep import sweep
 from medmim.errors import UserError
+from tests.charts.chart import render
+from tests.cluster.conftest import kubectl
+from tests.cluster.world import Step, an_order, answer, job_of, nothing_left, platform
 
 pytestmark = pytest.mark.cluster
 
@@ -78,7 +79,7 @@ def step_account(cluster: Kube, kubeconfig: Path, monkeypatch: pytest.MonkeyPatc
     """Steps in this test run as medmim-step, with our own rules and none of KFP's."""
     give(kubeconfig, cluster, "medmim-step")
     as_step = account(cluster, "medmim-step")
-    monkeypatch.setattr(ray_pods, "connect", lambda namespace=None: as_step)
+    monkeypatch.setattr(runner, "connect", lambda namespace=None: as_step)
     yield as_step
 
 

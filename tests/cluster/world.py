@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from waiting import until
-
-from medmim.cluster import order, ray_pods, rayjob
 from medmim.cluster.kube import MINE, Kube
-from medmim.cluster.order import Order, Result
-from medmim.recipe import Platform
+from medmim.cluster.ray import manifest, request, runner
+from medmim.cluster.ray.request import Order, Result
+from medmim.recipe.schema import Platform
+from tests.support.waiting import until
 
 SIMULATED = {
     "node_selector": {"type": "simulated"},
@@ -42,7 +41,7 @@ class Step(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.uri = ray_pods.run(self.wanted, self.settings, str(self.store))
+            self.uri = runner.run(self.wanted, self.settings, str(self.store))
         except BaseException as error:
             self.error = error
 
@@ -62,7 +61,7 @@ def job_of(kube: Kube, status: str = "") -> dict[str, Any]:
 
 def answer(job: dict[str, Any], uri: str = "s3://b/model/1") -> None:
     """What the driver would leave."""
-    order.answer(job["metadata"]["annotations"][rayjob.ORDER], Result(uri=uri))
+    request.answer(job["metadata"]["annotations"][manifest.ORDER], Result(uri=uri))
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medmim.steps import STAGES
+from medmim.run.stage import STAGES
 
 ROOT = Path(__file__).parent.parent.parent
-IR = next(yaml.safe_load_all((ROOT / "medmim/compiled/train.yaml").read_text()))
+IR = next(yaml.safe_load_all((ROOT / "medmim/shipped/pipelines/train.yaml").read_text()))
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "components").glob("*.py") if path.stem in STAGES}
 
 
@@ -68,8 +68,8 @@ def test_a_component_stays_thin(name: str) -> None:
 
 
 def test_the_recipes_fit_into_a_parameter() -> None:
-    from medmim import recipe
+    from medmim.recipe import loading
 
-    for name in recipe.shipped():
-        text = recipe.load(name).dump()
+    for name in loading.shipped():
+        text = loading.load(name).dump()
         assert len(text) < 50 * 1024 and "{{" not in text and "[[" not in text

@@ -2,9 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import med_mim_files as files
 import pytest
-import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,9 +11,12 @@ from medmim.data import audit, build
 from medmim.data.sources import published
 from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.errors import Refused, UserError
-from medmim.recipe import Recipe
+from medmim.recipe.schema import Recipe
+from medmim.run.stage import outcomes
+from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Sample
-from medmim.steps import Workspace, outcomes, workspace
+from tests.support import med_mim_files as files
+from tests.support import shared_data
 
 COMPARISON = "Med_MIM_train_inherent_Comparison.json"
 TEMPORAL = "Med_MIM_benchmark_Held_in_Temporal.json"

@@ -11,27 +11,26 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medmim import recipe, shards, steps, store
+from medmim import shards, store
 from medmim.data import build
 from medmim.data.sources import phantom
 from medmim.data.sources.source import Source
 from medmim.errors import UserError
+from medmim.recipe import loading, schema
+from medmim.run.stage import Outcome
+from medmim.run.workspace import workspace
 from medmim.sample import BadRow, Sample, Study, digest_of
 
 # What 30 patients of seed 0 give. It changes with every change of drawing, questions, words or split.
 GOLDEN = "8cd75c4e085bb4a19f334c586df14a9a7293902af3191d3f332a31994d877e24"
 
 
-def demo(patients: int = 30, **data: Any) -> recipe.Recipe:
-    return recipe.validate({"name": "test", "data": {"source": "phantom", "patients": patients, **data}}, "test")
-
-
-def workspace(home: Path) -> steps.Workspace:
-    return steps.workspace(home)
+def demo(patients: int = 30, **data: Any) -> schema.Recipe:
+    return loading.validate({"name": "test", "data": {"source": "phantom", "patients": patients, **data}}, "test")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[steps.Outcome, Path]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
     ws = workspace(tmp_path_factory.mktemp("home"))
     outcome = build.run(demo(90, test_fraction=0.3, dev_fraction=0.1), ws)
     return outcome, ws.fetch(outcome.uri)
@@ -69,7 +68,7 @@ def test_the_bytes_of_a_small_phantom_set_are_those_of_this_revision(tmp_path: P
     )
 
 
-def test_no_patient_and_no_image_is_in_two_splits(built: tuple[steps.Outcome, Path]) -> None:
+def test_no_patient_and_no_image_is_in_two_splits(built: tuple[Outcome, Path]) -> None:
     seen: dict[str, set[str]] = {}
     for sample in shards.read_samples(built[1]):
         for name in (*sample.patients, *sample.images):
@@ -77,37 +76,37 @@ def test_no_patient_and_no_image_is_in_two_splits(built: tuple[steps.Outcome, Pa
     assert all(len(splits) == 1 for splits in seen.values())
 
 
-def test_every_image_of_a_sample_is_in_the_data_set_once(built: tuple[steps.Outcome, Path]) -> None:
+def test_every_image_of_a_sample_is_in_the_data_set_once(built: tuple[Outcome, Path]) -> None:
     images = shards.Images(built[1])
     named = {name for sample in shards.read_samples(built[1]) for name in sample.images}
     assert set(images) == named
     assert all(name.startswith("sha256:") for name in named)
 
 
-def test_an_id_names_one_sample(built: tuple[steps.Outcome, Path]) -> None:
+def test_an_id_names_one_sample(built: tuple[Outcome, Path]) -> None:
     ids = [sample.id for sample in shards.read_samples(built[1])]
     assert len(set(ids)) == len(ids)
 
 
-def test_single_images_are_asked_about_in_training_only(built: tuple[steps.Outcome, Path]) -> None:
+def test_single_images_are_asked_about_in_training_only(built: tuple[Outcome, Path]) -> None:
     samples = shards.read_samples(built[1])
     assert {s.split for s in samples if s.ability == "single"} == {"train"}
 
 
-def test_held_out_domains_are_in_test_only(built: tuple[steps.Outcome, Path]) -> None:
+def test_held_out_domains_are_in_test_only(built: tuple[Outcome, Path]) -> None:
     samples = shards.read_samples(built[1])
     assert {s.split for s in samples if s.held_out} == {"test"}
     assert not {s.source for s in samples if s.held_out} & {s.source for s in samples if not s.held_out}
 
 
-def test_some_questions_are_open_in_every_split(built: tuple[steps.Outcome, Path]) -> None:
+def test_some_questions_are_open_in_every_split(built: tuple[Outcome, Path]) -> None:
     samples = [s for s in shards.read_samples(built[1]) if s.family != "describe"]
     share = {name: [not s.options for s in samples if s.split == name] for name in ("train", "test")}
     assert 0.24 < sum(share["train"]) / len(share["train"]) < 0.36
     assert 0.04 < sum(share["test"]) / len(share["test"]) < 0.16
 
 
-def test_the_swapped_option_is_the_other_answer_and_never_the_gold_one(built: tuple[steps.Outcome, Path]) -> None:
+def test_the_swapped_option_is_the_other_answer_and_never_the_gold_one(built: tuple[Outcome, Path]) -> None:
     other = {"improved": "worse", "worse": "improved"}
     seen = set()
     for s in shards.read_samples(built[1]):
@@ -133,7 +132,7 @@ def test_the_swapped_option_is_the_other_answer_and_never_the_gold_one(built: tu
     } <= seen
 
 
-def test_the_counts_are_those_of_the_rows(built: tuple[steps.Outcome, Path]) -> None:
+def test_the_counts_are_those_of_the_rows(built: tuple[Outcome, Path]) -> None:
     facts, samples = built[0].facts, shards.read_samples(built[1])
     assert facts["rows"] == len(samples) == sum(facts["by_ability"].values()) == sum(facts["by_split"].values())
     assert facts["held_out"] == sum(s.held_out for s in samples)
@@ -157,9 +156,10 @@ def test_where_the_input_lies_is_not_what_it_is(tmp_path: Path) -> None:
 def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     whole = build.run(demo(60), workspace(tmp_path / "whole"))
     code = (
-        "import sys; from pathlib import Path; from medmim import recipe, steps; from medmim.data import build\n"
-        "r = recipe.validate({'name': 'test', 'data': {'source': 'phantom', 'patients': 60}}, 'test')\n"
-        "build.run(r, steps.workspace(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from medmim.run.workspace import workspace\n"
+        "from medmim.recipe import loading; from medmim.data import build\n"
+        "r = loading.validate({'name': 'test', 'data': {'source': 'phantom', 'patients': 60}}, 'test')\n"
+        "build.run(r, workspace(Path(sys.argv[1])))"
     )
     home = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", code, home], stderr=subprocess.DEVNULL)
@@ -236,7 +236,7 @@ def test_nothing_to_ask_is_an_error(tmp_path: Path) -> None:
         build.make(source({"a": png()}, studies=[lonely]), demo(abilities=("temporal",)).data, tmp_path)
 
 
-def test_the_manifest_names_every_file(built: tuple[steps.Outcome, Path]) -> None:
+def test_the_manifest_names_every_file(built: tuple[Outcome, Path]) -> None:
     names = set(store.get(built[0].uri).files)
     assert {"README.md", "quarantine.jsonl", "missing_images.txt", "images/images-00000-of-00001.parquet"} <= names
     assert {f"samples/{split}-00000-of-00001.parquet" for split in ("train", "dev", "test")} <= names

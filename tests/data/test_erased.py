@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medmim import recipe, shards
+from medmim import shards
 from medmim.data import build, erased
 from medmim.data.sources import phantom
 from medmim.data.sources.source import Source
+from medmim.recipe import loading, schema
+from medmim.run.workspace import workspace
 from medmim.sample import Sample, Study
-from medmim.steps import workspace
 from medmim.store import open_store
 
 NAMES = st.text(min_size=1, max_size=4)
@@ -44,12 +45,12 @@ def test_nothing_of_the_erased_is_left_and_nothing_else_is_lost(rows: list[list[
 
 
 @pytest.fixture
-def demo() -> recipe.Recipe:
+def demo() -> schema.Recipe:
     data = {"source": "phantom", "patients": 30, "rows_only": True}
-    return recipe.validate({"name": "test", "data": data}, "test")
+    return loading.validate({"name": "test", "data": data}, "test")
 
 
-def test_a_build_leaves_them_out_and_counts_it_and_is_found_again(tmp_path: Path, demo: recipe.Recipe) -> None:
+def test_a_build_leaves_them_out_and_counts_it_and_is_found_again(tmp_path: Path, demo: schema.Recipe) -> None:
     ws = workspace(tmp_path)
     first = build.run(demo, ws)
     patients = erased.patients_of(open_store(ws.store), f"data/{first.digest}")
@@ -82,7 +83,7 @@ def test_the_list_names_nobody_and_is_one_however_often_it_is_written(tmp_path: 
     assert not other.marks & once.marks  # no two stores call a patient alike
 
 
-def test_quarantined_rows_hold_their_patient_too(tmp_path: Path, demo: recipe.Recipe) -> None:
+def test_quarantined_rows_hold_their_patient_too(tmp_path: Path, demo: schema.Recipe) -> None:
     ws = workspace(tmp_path)
     made = build.run(demo, ws)
     place, name = open_store(ws.store), f"data/{made.digest}"

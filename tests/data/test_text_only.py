@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from medmim.data.build import questions
 from medmim.data.sources import phantom
-from medmim.recipe import Data
+from medmim.recipe.schema import Data
 from medmim.sample import LETTERS, Sample
 
 FIT = 2_000  # rows at least

@@ -1,9 +1,9 @@
 """The base that the tests of this room share."""
 
 import pytest
-from finetune_world import make_lvlm
 
-from medmim.lvlm.zoo import Lvlm
+from medmim.lvlm.checkpoint import Lvlm
+from tests.support.finetune import make_lvlm
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from finetune_world import copy_of, make_encoded, make_pixels
 
 from medmim.finetune import attention, batch, loop
+from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded
-from medmim.lvlm.zoo import Lvlm
+from tests.support.finetune import copy_of, make_encoded, make_pixels
 
 
 def gradients(lvlm: Lvlm, built: batch.Batch, packed: bool) -> tuple[float, dict[str, torch.Tensor]]:

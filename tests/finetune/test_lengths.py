@@ -5,14 +5,14 @@ import io
 from pathlib import Path
 
 import pytest
-from finetune_world import make_samples, png
 from PIL import Image
 
 from medmim.errors import UserError
 from medmim.finetune import lengths
+from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import length_of
 from medmim.lvlm.family import Turn
-from medmim.lvlm.zoo import Lvlm
+from tests.support.finetune import make_samples, png
 
 
 class Lazy(dict[str, bytes]):

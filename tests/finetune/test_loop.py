@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_world import SETTINGS, copy_of, make_encoded, make_job, make_pixels
 
 from medmim.errors import UserError
 from medmim.finetune import batch, checkpoint, loop, packing, record
 from medmim.finetune.batch import Batch
-from medmim.finetune.work import work
-from medmim.lvlm import zoo
-from medmim.lvlm.zoo import Lvlm
-from medmim.recipe import Finetune
+from medmim.finetune.worker import work
+from medmim.lvlm.checkpoint import Lvlm, digest
+from medmim.recipe.schema import Finetune
+from tests.support.finetune import SETTINGS, copy_of, make_encoded, make_job, make_pixels
 
 
 def batches(lvlm: Lvlm, settings: Finetune, rank: int = 0, world: int = 1) -> Callable[[int], Batch]:
@@ -68,7 +67,7 @@ UNEVEN = SMALL.model_copy(update={"batch_size": 23})  # of 24: the second step h
 
 
 def _worker(rank: int, folder: Path, port: int) -> None:
-    from finetune_world import make_lvlm
+    from tests.support.finetune import make_lvlm
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -105,7 +104,7 @@ def test_a_frozen_tower_stays_and_the_projector_moves(lvlm: Lvlm, tmp_path: Path
 
 
 SCRIPT = """
-from medmim.finetune.work import Job, work
+from medmim.finetune.worker import Job, work
 work(Job(**{job!r}))
 """
 
@@ -129,7 +128,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> N
         torn.write('{"step": 9')
     assert work(job).resumed_from >= 3
     assert file.read_bytes() == (tmp_path / "whole" / record.LOSSES).read_bytes()
-    assert zoo.digest(tmp_path / "out") == zoo.digest(tmp_path / "whole")
+    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(lvlm: Lvlm, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Which parameters go where, and what the schedules do."""
 
 import pytest
-from finetune_world import copy_of
 
 from medmim.finetune import optim
-from medmim.lvlm.zoo import Lvlm
-from medmim.recipe import Finetune
+from medmim.lvlm.checkpoint import Lvlm
+from medmim.recipe.schema import Finetune
+from tests.support.finetune import copy_of
 
 
 def test_muon_takes_the_block_matrices_and_adamw_the_rest(lvlm: Lvlm) -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from finetune_world import copy_of, make_encoded, make_pixels
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmim.finetune import batch, loop, throughput
-from medmim.lvlm.zoo import Lvlm
+from medmim.lvlm.checkpoint import Lvlm
+from tests.support.finetune import copy_of, make_encoded, make_pixels
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from medmim.lvlm import ask_hf, zoo
+from medmim.lvlm import ask_hf, checkpoint
 from medmim.lvlm.ask import Question, key
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
@@ -27,7 +27,7 @@ def test_replies_are_the_same_at_batch_1_and_32(lvlm, questions):
 
 
 def test_a_trained_model_says_different_things_and_the_same_at_any_batch_size(questions):
-    shipped = zoo.load(zoo.resolve("tiny-mantis"), device="cpu")
+    shipped = checkpoint.load(checkpoint.resolve("tiny-mantis"), device="cpu")
     texts = [[r.text for r in ask_hf.ask(shipped, questions, size, max_new_tokens=6)] for size in (1, 7, 33)]
     assert texts[0] == texts[1] == texts[2]
     assert len(set(texts[0])) > 2

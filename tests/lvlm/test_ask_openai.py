@@ -5,12 +5,12 @@ import io
 import threading
 
 import pytest
-from openai_server import Server
 from PIL import Image
 
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import ask_openai
 from medmim.lvlm.ask import Question
+from tests.support.openai_server import Server
 
 
 @pytest.fixture

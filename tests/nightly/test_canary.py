@@ -10,7 +10,7 @@ from medmim.nightly import canary
 from medmim.nightly.canary import Seen
 from medmim.sample import Answer
 
-from bench_world import samples  # isort: skip
+from tests.support.bench import samples  # isort: skip
 
 
 def seen(asked: int, changed: int) -> Seen:

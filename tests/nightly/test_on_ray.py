@@ -3,23 +3,25 @@
 from pathlib import Path
 
 import pytest
-import ray_world
-from bench_world import World, publish, world  # noqa: F401
 
-from medmim import steps
 from medmim.nightly import rebench
-from medmim.recipe import Recipe, validate
+from medmim.recipe.loading import validate
+from medmim.recipe.schema import Recipe
+from medmim.run.workspace import workspace
 from medmim.store import open_store
+from tests.support import ray_cluster as ray_world
+from tests.support.bench import World, publish, world  # noqa: F401
 
 CODE = """
 import sys
 from pathlib import Path
-from medmim import progress, steps
+from medmim import progress
+from medmim.run.workspace import workspace
 from medmim.nightly import rebench
-from medmim.recipe import from_dump
+from medmim.recipe.loading import from_dump
 recipe, home, data, base = sys.argv[1:]
 recipe = from_dump(recipe)
-ws = steps.workspace(Path(home), recipe, "t-nightly-20260601-1")
+ws = workspace(Path(home), recipe, "t-nightly-20260601-1")
 progress.emit("digest", text=rebench.run(recipe, ws, data, {"base": base}).digest)
 """
 
@@ -39,7 +41,7 @@ def recipe(where: str, ray: str) -> Recipe:
 @pytest.mark.timeout(900)
 def test_the_nodes_answer_and_the_night_is_the_same(world: World, tmp_path: Path) -> None:  # noqa: F811
     alone = recipe(str(tmp_path / "alone"), "local")
-    ws = steps.workspace(tmp_path / "here", alone, "t-nightly-20260601-1")
+    ws = workspace(tmp_path / "here", alone, "t-nightly-20260601-1")
     here = rebench.run(alone, ws, publish(world, ws.store), {"base": str(world.models[0])})
     where = str(tmp_path / "store")
     with ray_world.nodes(tmp_path / "nodes", 1) as nodes:

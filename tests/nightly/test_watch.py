@@ -7,8 +7,8 @@ import pytest
 
 from medmim import store
 from medmim.nightly import watch
-from medmim.registry.nights import Night
-from medmim.steps import Workspace
+from medmim.nightly.records import Night
+from medmim.run.workspace import Workspace
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from killing import killed_at
-from nightly_world import NAME, QUESTIONS, World, drift, world
 
 from medmim import store, tracking
 from medmim.errors import Refused, Unavailable, UserError
-from medmim.nightly import asked, rebench, trend, watch
-from medmim.registry import nights, retention
-from medmim.registry.nights import Night
-from medmim.store_folder import FolderStore
+from medmim.housekeeping import gc
+from medmim.nightly import rebench, records, roster, trend, watch
+from medmim.nightly.records import Night
+from medmim.store.folder import FolderStore
+from tests.support.killing import killed_at
+from tests.support.nightly import NAME, QUESTIONS, World, drift, world
 
 WORSE_CHAMPION, ROLLED_BACK, SERVER_CHANGED = 8, 10, 15
 
@@ -98,10 +98,10 @@ def test_garbage_collection_keeps_what_the_next_night_compares_with_and_every_re
     shutil.copytree(made.ws.home, tmp_path / "home")
     ws = replace(made.ws, home=tmp_path / "home", store=str(tmp_path / "home" / "store"))
     place = store.open_store(ws.store)
-    later = max(when for when, _ in place.ages().values()) + 400 * retention.DAY
-    gone = {item.name for item in retention.collect(ws, retention.plan(ws, last=1, days=0, now=later))}
+    later = max(when for when, _ in place.ages().values()) + 400 * gc.DAY
+    gone = {item.name for item in gc.collect(ws, gc.plan(ws, last=1, days=0, now=later))}
     assert any(name.startswith("night/") for name in gone) and any(name.startswith("runs/") for name in gone)
-    assert len(nights.read(ws, NAME)) == 21
+    assert len(records.read(ws, NAME)) == 21
     kept = {own["answers"] for night in seen[-14:] for own in night.models.values()}
     for night in seen[-14:]:
         watch.answers(ws, night.date, night.bench, "champion")
@@ -111,7 +111,7 @@ def test_garbage_collection_keeps_what_the_next_night_compares_with_and_every_re
 def test_a_night_killed_at_any_write_of_its_record_goes_on_to_the_same(weeks: tuple[World, list[Night]]) -> None:
     made, seen = weeks
     recipe, ws = made.on(22)
-    artifact = rebench.run(recipe, ws, made.data, asked.asked(recipe, ws)).uri
+    artifact = rebench.run(recipe, ws, made.data, roster.models(recipe, ws)).uri
     key, deaths = f"nights/{NAME}/{recipe.nightly.date}.json", 0
     while killed_at(deaths, FolderStore, ("create", "write"), lambda: watch.run(recipe, ws, artifact)):
         deaths += 1
@@ -129,8 +129,8 @@ def test_a_night_killed_at_any_write_of_its_record_goes_on_to_the_same(weeks: tu
 def test_of_two_nightlies_at_once_one_wins_and_the_other_is_told(weeks: tuple[World, list[Night]]) -> None:
     made, _ = weeks
     recipe, ws = made.on(23)
-    both = [replace(ws, run=nights.run_name(NAME, str(recipe.nightly.date), mark)) for mark in ("1", "2")]
-    artifact = rebench.run(recipe, both[0], made.data, asked.asked(recipe, ws)).uri
+    both = [replace(ws, run=records.run_name(NAME, str(recipe.nightly.date), mark)) for mark in ("1", "2")]
+    artifact = rebench.run(recipe, both[0], made.data, roster.models(recipe, ws)).uri
 
     def one(own: object) -> str:
         try:
@@ -143,18 +143,18 @@ def test_of_two_nightlies_at_once_one_wins_and_the_other_is_told(weeks: tuple[Wo
     with ThreadPoolExecutor(2) as threads:
         told = sorted(threads.map(one, both))
     assert told[1] == "won" and told[0].startswith("2 the night of 2026-06-23 of recipe weeks is taken by run weeks-")
-    loser = both[0] if nights.find(ws, NAME, "2026-06-23").run == both[1].run else both[1]  # type: ignore[union-attr]
+    loser = both[0] if records.find(ws, NAME, "2026-06-23").run == both[1].run else both[1]  # type: ignore[union-attr]
     with pytest.raises(UserError, match="is taken by run"):
-        rebench.run(recipe, loser, made.data, asked.asked(recipe, ws))
+        rebench.run(recipe, loser, made.data, roster.models(recipe, ws))
 
 
 def test_an_accepted_drop_is_no_alarm(weeks: tuple[World, list[Night]]) -> None:
     made, _ = weeks
     made.promote(1)
     recipe, ws = made.on(24)
-    seen = rebench.run(recipe, ws, made.data, asked.asked(recipe, ws))
+    seen = rebench.run(recipe, ws, made.data, roster.models(recipe, ws))
     tonight = rebench.read(ws, seen.uri)
-    before = nights.read(ws, NAME)
+    before = records.read(ws, NAME)
     assert watch._look(recipe, ws, tonight, before).alarms
     notes = watch._look(recipe, ws, {**tonight, "data": "f" * 64}, before).notes
     common = f"{QUESTIONS} of {QUESTIONS} questions in common"
@@ -171,10 +171,10 @@ def test_a_server_that_is_down_is_to_be_tried_again_and_nothing_is_recorded(
     monkeypatch.setattr(tenacity, "wait_random_exponential", lambda *_, **__: tenacity.wait_none())
     made, _ = weeks
     recipe, ws = made.on(25)
-    models = asked.asked(recipe, ws) | {"other": "openai:http://127.0.0.1:9/v1#other"}
+    models = roster.models(recipe, ws) | {"other": "openai:http://127.0.0.1:9/v1#other"}
     with pytest.raises(Unavailable, match="does not answer"):
         rebench.run(recipe, ws, made.data, models)
-    assert nights.find(ws, NAME, str(recipe.nightly.date)) is None
+    assert records.find(ws, NAME, str(recipe.nightly.date)) is None
     page = Path(trend.run(recipe, ws).facts["path"]).read_text()
     assert "stopped at rebench" in page and "does not answer" in page
 
@@ -189,7 +189,7 @@ def test_a_night_that_has_not_come_is_refused(weeks: tuple[World, list[Night]]) 
 def test_an_alarm_ends_the_stage_after_its_record(weeks: tuple[World, list[Night]]) -> None:
     made, _ = weeks
     recipe, ws = made.on(SERVER_CHANGED)
-    artifact = rebench.run(recipe, ws, made.data, asked.asked(recipe, ws)).uri
+    artifact = rebench.run(recipe, ws, made.data, roster.models(recipe, ws)).uri
     with pytest.raises(Refused, match="raises 1 alarm"):
         watch.run(recipe, ws, artifact)
     record = json.loads(store.open_store(ws.store).read(f"runs/{ws.run}/watch.json"))

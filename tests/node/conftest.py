@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from node.world import Namespace, kubectl_of
+
+from tests.node.world import Namespace, kubectl_of
 
 ROOT = Path(__file__).parents[2]
 KIT = ROOT.parent / "shared" / "cluster"

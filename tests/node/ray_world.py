@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import workflows
-from node.kfp_driver import Pipeline, output_of
-from node.world import Namespace
-from waiting import until
-
-from medmim import recipe, steps
 from medmim.data import build
+from medmim.recipe import loading
+from medmim.run.workspace import Workspace, workspace
+from tests.node.kfp_driver import Pipeline, output_of
+from tests.node.world import Namespace
+from tests.support import workflows
+from tests.support.waiting import until
 
 Object = dict[str, Any]
 
@@ -64,9 +64,9 @@ class Run:
 
     def step(self, stage: str = "finetune", **more: str) -> str:
         """Start a step pod; returns its name. Each of a stage has the same input: it is the same task, tried again."""
-        pipeline = Pipeline(ROOT / "medmim" / "compiled" / "train.yaml")
+        pipeline = Pipeline(ROOT / "medmim" / "shipped" / "pipelines" / "train.yaml")
         values = {
-            "recipe": recipe.load("demo", sets(TUNED | PODS | {"finetune.steps": self.steps})).dump(),
+            "recipe": loading.load("demo", sets(TUNED | PODS | {"finetune.steps": self.steps})).dump(),
             "home": "/home/medmim/.medmim",
             "run": self.name,
             "data": self.data,
@@ -120,7 +120,7 @@ class Run:
         return found
 
     def losses(self, uri: str, home: Path) -> list[tuple[int, float]]:
-        folder = steps.Workspace(home, self.namespace.store, "").fetch(uri)
+        folder = Workspace(home, self.namespace.store, "").fetch(uri)
         lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
         return [(line["step"], line["loss"]) for line in lines]
 
@@ -130,6 +130,6 @@ def a_run(namespace: Namespace, name: str, home: Path) -> Run:
     namespace.kubectl("apply", "-f", "-", stdin=json.dumps(workflows.CRD))
     namespace.kubectl("wait", "--for=condition=Established", "crd/workflows.argoproj.io", "--timeout=30s")
     namespace.apply(workflows.workflow(name))
-    parsed = recipe.load("demo", [*sets(TUNED), f"platform.store={namespace.store}"])
-    data = build.run(parsed, steps.workspace(home, parsed)).uri
+    parsed = loading.load("demo", [*sets(TUNED), f"platform.store={namespace.store}"])
+    data = build.run(parsed, workspace(home, parsed)).uri
     return Run(namespace, name, namespace.get("workflow", name)["metadata"]["uid"], data)

@@ -11,16 +11,16 @@ from pathlib import Path
 from shutil import chown, rmtree, which
 
 import pytest
-import workflows
 import yaml
-from charts.chart import CHART, LAST
-from charts.old_mlflow import KEPT, fill, rewind
-from node.conftest import BRIDGE
-from node.ray_world import a_run
-from node.world import Namespace
 
 from medmim import tracking
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
+from tests.charts.chart import CHART, LAST
+from tests.charts.old_mlflow import KEPT, fill, rewind
+from tests.node.conftest import BRIDGE
+from tests.node.ray_world import a_run
+from tests.node.world import Namespace
+from tests.support import workflows
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.kfp_driver import Failed, Pipeline, output_of
-from node.world import Namespace
 
-from medmim import recipe, steps, store, tracking
-from medmim.recipe_registry import CANDIDATE
-from medmim.registry import nights
-from medmim.steps import STAGES, Workspace
+from medmim import store, tracking
+from medmim.nightly import records
+from medmim.recipe import loading
+from medmim.recipe.registry import CANDIDATE
+from medmim.run.stage import NIGHTLY, STAGES, outcomes
+from medmim.run.workspace import Workspace, workspace
+from tests.node.kfp_driver import Failed, Pipeline, output_of
+from tests.node.world import Namespace
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
@@ -44,7 +46,7 @@ def on_this_machine(home: Path, verb: str = "run") -> dict[str, Any]:
 
 def in_pods(namespace: Namespace, run: str, graph: str = "train") -> dict[str, dict[str, Any]]:
     """Run a pipeline; returns every task's pod as it ended."""
-    pipeline = Pipeline(ROOT / "medmim" / "compiled" / f"{graph}.yaml")
+    pipeline = Pipeline(ROOT / "medmim" / "shipped" / "pipelines" / f"{graph}.yaml")
     pods: dict[str, dict[str, Any]] = {}
 
     def step(name: str, values: dict[str, str]) -> dict[str, str]:
@@ -57,7 +59,7 @@ def in_pods(namespace: Namespace, run: str, graph: str = "train") -> dict[str, d
         return output_of(pods[name])
 
     uri = f"{namespace.store}/runs/{run}/recipe.json"  # as `medmim submit` hands it over
-    store.open_store(namespace.store).write(f"runs/{run}/recipe.json", recipe.load("demo", SETS).dump().encode())
+    store.open_store(namespace.store).write(f"runs/{run}/recipe.json", loading.load("demo", SETS).dump().encode())
     arguments = {"recipe": uri, "home": "/home/medmim/.medmim", "run": run}
     with suppress(Failed):  # the exit codes tell
         pipeline.run(arguments, step)
@@ -104,9 +106,9 @@ def test_the_pipeline_in_pods_gives_what_the_laptop_gives(namespace: Namespace, 
     codes = {name: ended(pod)["exitCode"] for name, pod in pods.items()}
     assert codes == dict.fromkeys(STAGES, 0) | {"promote": 1}, "a bench that was cut short is not comparable"
 
-    here = steps.workspace(tmp_path / "home", run=Path(told["report"]).stem)
+    here = workspace(tmp_path / "home", run=Path(told["report"]).stem)
     there = Workspace(tmp_path / "there", namespace.store, "", "parity")
-    mine, theirs = steps.outcomes(here), steps.outcomes(there)
+    mine, theirs = outcomes(here), outcomes(there)
     assert theirs["data"].digest == mine["data"].digest == told["digests"]["data"]
     assert theirs["audit"].digest == mine["audit"].digest
     expected = losses(here, mine["finetune"].uri)
@@ -129,10 +131,10 @@ def test_a_night_in_pods_sees_what_the_laptop_sees(namespace: Namespace, tmp_pat
     told = on_this_machine(tmp_path / "home", "nightly")
     pods = in_pods(namespace, "demo-nightly-pods", "nightly")
 
-    assert {name: ended(pod)["exitCode"] for name, pod in pods.items()} == dict.fromkeys(steps.NIGHTLY, 0)
+    assert {name: ended(pod)["exitCode"] for name, pod in pods.items()} == dict.fromkeys(NIGHTLY, 0)
     there = Workspace(tmp_path / "there", namespace.store, "", "demo-nightly-pods")
-    seen = steps.outcomes(there, steps.NIGHTLY)["watch"].facts
-    (row,) = nights.read(there, "demo")
+    seen = outcomes(there, NIGHTLY)["watch"].facts
+    (row,) = records.read(there, "demo")
     assert (row.alarms, told["alarms"], told["verdict"]) == ([], [], "quiet")
     assert row.run == "demo-nightly-pods"
     assert {role: one["changed"] for role, one in seen["canary"].items()} == {"base": 0}

@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from node.ray_world import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets
-from node.world import Namespace
-from waiting import until
 
-from medmim import recipe, steps, store, tracking
+from medmim import store, tracking
 from medmim.finetune import run as finetune
-from medmim.recipe_registry import CANDIDATE
+from medmim.recipe import loading
+from medmim.recipe.registry import CANDIDATE
+from medmim.run.workspace import Workspace, workspace
+from tests.node.ray_world import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets
+from tests.node.world import Namespace
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
@@ -158,7 +160,7 @@ def test_a_run_outlasts_outages(namespace: Namespace, tmp_path: Path) -> None:
         run.step("register", model=model, bench=scores)
         assert run.end() == "1"
     with namespace.forwarded("medmim-mlflow", 5000) as address:
-        ws = steps.Workspace(tmp_path, namespace.store, address)
+        ws = Workspace(tmp_path, namespace.store, address)
         listed = tracking.registered(ws)[f"medmim-demo{CANDIDATE}"].versions
         runs = tracking.client(ws).search_runs([tracking.experiment(ws, f"medmim-demo{CANDIDATE}")])
     assert [version.number for version in listed] == ["1"]
@@ -201,6 +203,6 @@ def test_the_finished_step_is_found_again(bare_namespace: Namespace, tmp_path: P
     run = a_run(bare_namespace, "again", tmp_path)
     run.step()
     uri = run.end()
-    parsed = recipe.load("demo", [*sets(TUNED), f"platform.store={bare_namespace.store}"])
-    outcome = finetune.run(parsed, steps.workspace(tmp_path / "other", parsed), run.data)
+    parsed = loading.load("demo", [*sets(TUNED), f"platform.store={bare_namespace.store}"])
+    outcome = finetune.run(parsed, workspace(tmp_path / "other", parsed), run.data)
     assert (outcome.cached, outcome.uri) == (True, uri)

@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from charts.chart import CHART, helm, render
 from minio import Minio
+
+from tests.charts.chart import CHART, helm, render
 
 
 def kubectl_of(kubeconfig: Path) -> Callable[..., str]:

@@ -1,6 +1,7 @@
 """Each compiled pipeline, whichever there are, avoids the traps of a real KFP 2.17 server; and each component alone."""
 
 import re
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from medmim import __version__
-from medmim.cluster import ir
+from medmim.cluster.kfp import compiled
 
-COMPILED = Path(ir.__file__).parents[1] / "compiled"
+COMPILED = Path(str(resources.files("medmim.shipped.pipelines")))
 FILES = {path.stem: tuple(yaml.safe_load_all(path.read_text())) for path in sorted(COMPILED.glob("*.yaml"))}
 PIPELINES = {name: documents for name, documents in FILES.items() if not name.startswith("step-")}
 SECRET = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|[Pp]assword\s*[:=]\s*\S|://[^/\s:@]+:[^/\s@]+@")
@@ -34,7 +35,7 @@ def containers(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_there_are_pipelines_and_each_of_their_steps_is_a_file_of_its_own() -> None:
-    steps = {step for name in PIPELINES for step in ir.parse((COMPILED / f"{name}.yaml").read_text(), name).steps}
+    steps = {step for name in PIPELINES for step in compiled.parse((COMPILED / f"{name}.yaml").read_text(), name).steps}
     assert "train" in PIPELINES and {f"step-{step}" for step in steps} == FILES.keys() - PIPELINES.keys()
 
 
@@ -49,7 +50,7 @@ def test_the_server_knows_every_field_and_the_schema(name: str) -> None:
 @every_file
 def test_one_placeholder_image_that_is_not_latest(name: str) -> None:
     images = {one["image"] for one in containers(FILES[name][0]).values()}
-    assert images == {ir.PLACEHOLDER} and not any(one.endswith(":latest") for one in images)
+    assert images == {compiled.PLACEHOLDER} and not any(one.endswith(":latest") for one in images)
 
 
 @every_file
@@ -79,10 +80,10 @@ def test_what_a_process_is_given_fits_into_an_argument(name: str) -> None:
 
 @every_pipeline
 def test_it_is_what_submit_starts(name: str) -> None:
-    parsed = ir.parse((COMPILED / f"{name}.yaml").read_text(), name)
+    parsed = compiled.parse((COMPILED / f"{name}.yaml").read_text(), name)
     assert parsed.name == f"medmim-{name}"
     assert FILES[name][0]["root"]["inputDefinitions"]["parameters"].keys() == {"recipe", "home", "run"}
-    assert set(parsed.steps) <= set(ir.step_names())
+    assert set(parsed.steps) <= set(compiled.step_names())
 
 
 @every_pipeline
@@ -118,7 +119,7 @@ def test_every_pod_says_which_medmim_compiled_it(name: str) -> None:
     configs = PIPELINES[name][1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
     labels = [one["podMetadata"]["labels"] for one in configs]
     assert {tuple(sorted(one)) for one in labels} == {tuple(sorted(labels[0]))}
-    assert {one[ir.VERSION_LABEL] for one in labels} == {__version__}
+    assert {one[compiled.VERSION_LABEL] for one in labels} == {__version__}
 
 
 @every_pipeline

@@ -11,13 +11,13 @@ import yaml
 from google.protobuf.json_format import ParseDict, ParseError
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 
-from medmim.cluster import pods
-from medmim.recipe_pods import Pods
-from medmim.steps import STAGES
+from medmim.cluster.ray import pods
+from medmim.recipe.pods import Pods
+from medmim.run.stage import STAGES
 from pipelines import pod
 
 ROOT = Path(__file__).parents[2]
-IR, PLATFORM = yaml.safe_load_all((ROOT / "medmim/compiled/train.yaml").read_text())
+IR, PLATFORM = yaml.safe_load_all((ROOT / "medmim/shipped/pipelines/train.yaml").read_text())
 CONFIGS: dict[str, Any] = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 RESOURCES = {name: executor["container"]["resources"] for name, executor in IR["deploymentSpec"]["executors"].items()}
 UNITS = {"m": 0.001, "Mi": 2**20, "Gi": 2**30, "": 1}
@@ -81,6 +81,6 @@ def test_secrets_are_named_and_never_written(name: str) -> None:
 
 
 def test_a_step_learns_what_its_ray_pods_shall_learn() -> None:
-    """What `medmim.cluster.pods` hands on, a step must have been told: the address of store and MLflow."""
+    """What `medmim.cluster.ray.pods` hands on, a step must have been told: the address of store and MLflow."""
     told = {pair.env_var for one in parsed("finetune").config_map_as_env for pair in one.key_to_env}
     assert told >= {"AWS_ENDPOINT_URL", "AWS_REGION", "MLFLOW_TRACKING_URI", "MEDMIM_PATIENCE", "MEDMIM_IMAGE"}

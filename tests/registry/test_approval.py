@@ -18,13 +18,13 @@ import pytest
 
 from medmim import tracking
 from medmim.errors import REFUSED, Refused, UserError
-from medmim.recipe import Recipe
-from medmim.recipe_registry import Promote
-from medmim.registry import aliases, approval, decisions, gate, promote, versions
+from medmim.recipe.registry import Promote
+from medmim.recipe.schema import Recipe
+from medmim.registry import aliases, approval, decisions, gate, lookup, promote, register
 from medmim.registry.decisions import Decision
-from medmim.steps import Workspace
+from medmim.run.workspace import Workspace
 from medmim.store import open_store
-from medmim.store_s3 import connect
+from medmim.store.s3 import connect
 
 ROOT = Path(__file__).parents[2]
 NAME = "medmim-demo"
@@ -41,7 +41,7 @@ def add(ws: Workspace, digest: str, name: str = CANDIDATES) -> str:
     api = tracking.client(ws)
     if name not in tracking.registered(ws, name):
         api.create_registered_model(name)
-    tags = {versions.DIGEST: digest, versions.URI: f"{ws.store}/model/{digest}"}
+    tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}"}
     source = ws.home.as_uri() if tracking.database(ws.tracking) else "s3://medmim/mlflow"  # a server wants no local one
     return str(api.create_model_version(name, source=source, tags=tags).version)
 
@@ -51,10 +51,10 @@ def propose(ws: Workspace, guarded: Recipe, bench: Callable[..., Any]) -> Callab
     """Register a digest as a candidate, judge it and let the run promote as far as it may."""
 
     def propose(digest: str, good: bool = True) -> Any:
-        holder = versions.champion(ws, NAME)
+        holder = lookup.champion(ws, NAME)
         gain = 0.4 if good else -0.4
         scored = bench(digest, holder.digest if holder else "", held_in=(0.9, gain, gain - 0.05, 0.3, 100))
-        known = versions.find(ws, CANDIDATES, digest)
+        known = lookup.find(ws, CANDIDATES, digest)
         number = known.number if known else add(ws, digest)
         return number, promote.run(guarded, ws, number, gate.run(guarded, ws, scored.uri).uri)
 
@@ -66,12 +66,12 @@ def test_the_default_is_the_platforms_and_a_laptop_has_none(
 ) -> None:
     monkeypatch.delenv("MEDMIM_APPROVAL", raising=False)
     open_one = recipe.model_copy(update={"promote": Promote(approval="none")})
-    assert [versions.home_of(r) for r in (recipe, guarded, open_one)] == [NAME, CANDIDATES, NAME]
+    assert [register.home_of(r) for r in (recipe, guarded, open_one)] == [NAME, CANDIDATES, NAME]
     monkeypatch.setenv("MEDMIM_APPROVAL", "required")
-    assert [versions.home_of(r) for r in (recipe, guarded, open_one)] == [CANDIDATES, CANDIDATES, NAME]
+    assert [register.home_of(r) for r in (recipe, guarded, open_one)] == [CANDIDATES, CANDIDATES, NAME]
     monkeypatch.setenv("MEDMIM_APPROVAL", "yes")
     with pytest.raises(UserError, match="MEDMIM_APPROVAL is 'yes'"):
-        versions.home_of(recipe)
+        register.home_of(recipe)
 
 
 def test_a_run_proposes_and_touches_neither_log_nor_production(ws: Workspace, propose: Callable[..., Any]) -> None:
@@ -95,8 +95,8 @@ def test_a_promoter_copies_the_candidate_with_its_lineage_and_the_gates_evidence
     (log,) = decisions.read(ws, NAME)
     assert entry == log and (log.verdict, log.digest, log.who) == ("promoted", "a", "somebody")
     assert log.evidence and gate.read(ws, log.evidence_uri)["candidate"] == "a" and log.bench
-    copied = versions.lookup(ws, NAME, entry.version)
-    assert copied.tags[versions.URI] == f"{ws.store}/model/a"
+    copied = lookup.lookup(ws, NAME, entry.version)
+    assert copied.tags[lookup.URI] == f"{ws.store}/model/a"
     assert tracking.registered(ws)[NAME].aliases == {"champion": entry.version, "challenger": entry.version}
     assert approval.waiting(ws, CANDIDATES) == []
     assert promote.promote(ws, CANDIDATES, number, "again") == entry  # and no second copy
@@ -215,7 +215,7 @@ def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
         "unset": lambda: api.delete_registered_model_alias(NAME, "champion"),
         "add": lambda: api.create_model_version(NAME, source=f"models:/{CANDIDATES}/{number}"),
         "copy": lambda: api.copy_model_version(f"models:/{CANDIDATES}/{number}", NAME),
-        "retag": lambda: api.set_model_version_tag(NAME, before, versions.URI, "s3://elsewhere"),
+        "retag": lambda: api.set_model_version_tag(NAME, before, lookup.URI, "s3://elsewhere"),
         "delete version": lambda: api.delete_model_version(NAME, before),
         "delete": lambda: api.delete_registered_model(NAME),
         "rename": lambda: api.rename_registered_model(NAME, "gone"),
@@ -226,7 +226,7 @@ def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
         assert error.value.get_http_status_code() == 403 or "403" in str(error.value), what  # a copy wraps it
     model = tracking.registered(ws, NAME)[NAME]
     assert model.aliases == {"champion": before}
-    assert [v.tags[versions.DIGEST] for v in model.versions] == ["old"]
+    assert [v.tags[lookup.DIGEST] for v in model.versions] == ["old"]
 
     acting(monkeypatch, "promoter")
     entry = promote.promote(ws, CANDIDATES, number, "a person looked")

@@ -10,7 +10,7 @@ import pytest
 from medmim.errors import UserError
 from medmim.registry import decisions
 from medmim.registry.decisions import Decision
-from medmim.steps import Workspace, workspace
+from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registry.scores import scores
 
 from medmim.errors import UserError
-from medmim.recipe import Recipe
+from medmim.recipe.schema import Recipe
 from medmim.registry import gate
 from medmim.registry.decisions import Decision
 from medmim.registry.gate import Policy
-from medmim.steps import Workspace, workspace
+from medmim.run.workspace import Workspace, workspace
 from medmim.store import Artifact
+from tests.support.scores import scores
 
 POLICY = gate.load("default")
 GOOD = {

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from medmim import store, tracking
 from medmim.errors import TRY_AGAIN, Refused, UserError
-from medmim.recipe import Recipe
+from medmim.recipe.schema import Recipe
 from medmim.registry import aliases as alias_log
-from medmim.registry import decisions, gate, promote, versions
-from medmim.steps import Outcome, Workspace, workspace
+from medmim.registry import decisions, gate, lookup, promote
+from medmim.run.stage import Outcome
+from medmim.run.workspace import Workspace, workspace
 
 NAME = "medmim-demo"
 _numbers = itertools.count()
@@ -28,7 +29,7 @@ def add(ws: Workspace, digest: str, name: str = NAME) -> str:
     api = tracking.client(ws)
     if name not in tracking.registered(ws):
         api.create_registered_model(name)
-    tags = {versions.DIGEST: digest, versions.URI: f"{ws.store}/model/{digest}"}
+    tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}"}
     return str(api.create_model_version(name, source=ws.home.as_uri(), tags=tags).version)
 
 
@@ -41,7 +42,7 @@ def judged(ws: Workspace, recipe: Recipe, bench: Callable[..., Any]) -> Callable
     """Have the gate judge a digest against the champion that the log names; gives the decision's URI."""
 
     def judged(digest: str, good: bool = True, value: float = 0.9) -> str:
-        holder = versions.champion(ws, NAME)
+        holder = lookup.champion(ws, NAME)
         gain = 0.4 if good else -0.4
         against = holder.digest if holder else ""
         scored = bench(digest, against, held_in=(value, gain, gain - 0.05, 0.3, 100))
@@ -77,13 +78,13 @@ def test_a_refusal_leaves_its_record_before_it_ends_the_run(
 ) -> None:
     from dataclasses import replace
 
-    from medmim import steps
+    from medmim.run.stage import outcomes
 
     within = replace(ws, run="r1")
     version, decision = add(ws, "a"), judged("a", good=False)
     with pytest.raises(Refused):
         run(recipe, within, version, decision)
-    record = steps.outcomes(within)["promote"]
+    record = outcomes(within)["promote"]
     assert (record.status, record.exit_code, record.facts["decision"]) == ("refused", 1, "refused")
     assert record.facts["champion"] is None
     with pytest.raises(Refused):  # and again, without a second entry

@@ -12,22 +12,25 @@ from PIL import Image
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import ask, ask_hf, tiny, zoo
+from medmim.lvlm import ask, ask_hf, checkpoint
 from medmim.lvlm.mantis import MANTIS
-from medmim.recipe import Recipe
-from medmim.registry import promote, versions
-from medmim.steps import Workspace
+from medmim.recipe.schema import Recipe
+from medmim.registry import promote, register
+from medmim.run.workspace import Workspace
 from medmim.store import Artifact
+from medmim.tiny import architecture
 
 QUESTION = "Which image shows the larger opacity?\nA: image 1\nB: image 2"
 
 
 @pytest.fixture
 def model(ws: Workspace, tmp_path: Path) -> Artifact:
-    zoo.quiet_transformers()
-    tokenizer = tiny.train_tokenizer([QUESTION, "A: image 1"], MANTIS)
-    made = zoo.Lvlm(tiny.build(MANTIS, tokenizer, 0), tokenizer, tiny.image_processor(MANTIS), MANTIS, tmp_path, "")
-    zoo.save(made, tmp_path / "model")
+    checkpoint.quiet_transformers()
+    tokenizer = architecture.train_tokenizer([QUESTION, "A: image 1"], MANTIS)
+    made = checkpoint.Lvlm(
+        architecture.build(MANTIS, tokenizer, 0), tokenizer, architecture.image_processor(MANTIS), MANTIS, tmp_path, ""
+    )
+    checkpoint.save(made, tmp_path / "model")
     return store.publish(tmp_path / "model", ws.store, "model", {}, {})
 
 
@@ -42,7 +45,7 @@ def test_the_champion_answers_by_path_base64_and_data_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     data = publish("data", rows__txt="r")
-    versions.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
+    register.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
     promote.promote(ws, "medmim-demo", "1", "test")
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", ws.tracking)
     loaded = mlflow.pyfunc.load_model("models:/medmim-demo@champion")
@@ -57,13 +60,19 @@ def test_the_champion_answers_by_path_base64_and_data_url(
     said = loaded.predict(requests)
     images = [Image.open(io.BytesIO(_png(shade))).convert("RGB") for shade in (10, 240)]
     questions = [ask.Question(QUESTION, images), ask.Question(QUESTION, images), ask.Question(QUESTION, [])]
-    own = list(ask_hf.ask(zoo.load(Path(model.uri)), questions, 32, recipe.bench.max_new_tokens))
+    own = list(ask_hf.ask(checkpoint.load(Path(model.uri)), questions, 32, recipe.bench.max_new_tokens))
     assert said == [reply.text for reply in own]
     assert said[0] == said[1] and all(said)
 
     with pytest.raises(UserError, match="images that cannot be read") as error:
         loaded.predict([{"question": QUESTION, "images": [str(tmp_path / "none.png"), "bm90IGFuIGltYWdl"]}])
     assert "request 1, image 1" in str(error.value) and "request 1, image 2: not an image" in str(error.value)
+
+    # what medmim registers today, with the file that 0.1.0 put into a version: its imports must be there still
+    downloaded = Path(mlflow.artifacts.download_artifacts("models:/medmim-demo/1", dst_path=str(tmp_path / "version")))
+    code = next(file for file in downloaded.rglob("pyfunc_model.py"))
+    shutil.copyfile(Path(__file__).with_name("data") / "pyfunc_model_0_1_0.py", code)
+    assert mlflow.pyfunc.load_model(str(downloaded)).predict(requests) == said
 
     shutil.rmtree(model.uri)
     with pytest.raises(UserError, match="there is no artifact"):

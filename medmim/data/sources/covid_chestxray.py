@@ -17,7 +17,7 @@ from medmim import store
 from medmim.data.sources.image_file import escapes, locate, read_bytes
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
-from medmim.recipe import Data
+from medmim.recipe.schema import Data
 from medmim.sample import BadRow, Finding, Study, digest_of
 
 LIST = "metadata.csv"

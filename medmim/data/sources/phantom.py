@@ -14,7 +14,7 @@ from medmim.data import wording
 from medmim.data.seeds import pixels, stream
 from medmim.data.sources.phantom_draw import CLASSES, FINDINGS, NORMAL, SIDES, SIZES, Scene, draw, png
 from medmim.data.sources.source import Source
-from medmim.recipe import Data
+from medmim.recipe.schema import Data
 from medmim.sample import Finding, Study
 
 __all__ = ["CLASSES", "FAMILIES", "Scene", "draw", "inputs", "load", "patients", "scene_of"]

@@ -17,7 +17,7 @@ from medmim.data.sources.image_file import locate, read_bytes
 from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
-from medmim.recipe import Data
+from medmim.recipe.schema import Data
 from medmim.sample import BadRow, Sample, digest_of
 
 PATTERN = "Med_MIM_*.json"

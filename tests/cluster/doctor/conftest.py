@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import workflows
 import yaml
-from cluster.conftest import kubectl
-from cluster.doctor_world import SECRET, STANDARD, Doctor, run, served
-from cluster.servers import KFP, mlflow_server, saying
-from cluster.test_accounts import objects
-from waiting import until
 
-from medmim.cli import doctor
 from medmim.cluster.kube import Kube
+from medmim.recipe.loading import read_text
+from tests.cluster.conftest import kubectl
+from tests.cluster.doctor.world import SECRET, STANDARD, Doctor, run, served
+from tests.cluster.servers import KFP, mlflow_server, saying
+from tests.cluster.test_accounts import objects
+from tests.support import workflows
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def good(
         until(lambda path=path, kind=kind: kind in served(cluster, path))
 
     def ask(*options: str, pods: dict[str, Any] | None = None, exits: int, **platform: Any) -> dict[str, Any]:
-        recipe = yaml.safe_load((Path(doctor.__file__).parents[1] / "recipes" / "demo.yaml").read_text())
+        recipe = yaml.safe_load(read_text("demo")[0])
         asked = {"tolerations": [{"key": "nvidia.com/gpu"}], "gpus": 8, **(pods or {})}
         recipe["platform"] = {"ray": "rayjob", "workers": 16, "pods": asked, **platform}
         path = tmp_path / "recipe.yaml"

@@ -1,8 +1,6 @@
 from pathlib import Path
 
-import med_mim_files as files
 import pytest
-import shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,8 +8,10 @@ from medmim.data import build
 from medmim.data.sources import covid_chestxray
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
-from medmim.recipe import Data
+from medmim.recipe.schema import Data
 from medmim.sample import SPLITS, Finding, Sample
+from tests.support import med_mim_files as files
+from tests.support import shared_data
 
 
 def data(root: Path) -> Data:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from medmim.data.sources import phantom
 from medmim.data.sources.phantom_draw import CLASSES, PIXELS, SIZES, Scene, draw
-from medmim.recipe import Data
+from medmim.recipe.schema import Data
 from medmim.sample import Study
 
 DATA = Data(source="phantom", patients=60, seed=5)

@@ -3,17 +3,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import med_mim_files as files
 import pytest
-import shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmim.data.sources import published
 from medmim.data.sources.published_rows import FileKind, file_of, kind_of, patient_of, sample_of, source_of
 from medmim.errors import UserError
-from medmim.recipe import Data
+from medmim.recipe.schema import Data
 from medmim.sample import to_published
+from tests.support import med_mim_files as files
+from tests.support import shared_data
 
 COMPARISON = FileKind("train", "comparison", held_out=False)
 SOUND = files.comparison([1])[0]

@@ -1,0 +1,54 @@
+"""Where Ray runs: here, or elsewhere by an order that a Ray job takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from medmim import tracking
+from medmim.cluster.ray.request import Order
+from medmim.errors import UserError
+from medmim.recipe.schema import Recipe
+from medmim.run.workspace import Workspace
+
+
+def is_elsewhere(recipe: Recipe) -> bool:
+    """Whether `platform.ray` names a cluster that this process is no part of."""
+    return recipe.platform.ray == "rayjob" or "://" in recipe.platform.ray
+
+
+def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any]) -> str:
+    """Run a stage where `platform.ray` says, and wait for it.
+
+    Args:
+        recipe: The run's recipe.
+        ws: The workspace; its store is what this process and the job share.
+        stage: `finetune`, `bench` or `rebench`.
+        arguments: What the stage's function takes beside recipe and workspace; plain JSON.
+
+    Returns:
+        URI of the stage's artifact.
+
+    Raises:
+        UserError: What the stage raised there, or how the job ended.
+    """
+    if not ws.store.startswith("s3://"):
+        raise UserError(
+            f"platform.ray is {recipe.platform.ray}, and the store is {ws.store}",
+            reason="the pods or nodes of a Ray job see no folder of this machine",
+            fix="set platform.store (or MEDMIM_STORE) to s3://BUCKET/PREFIX",
+        )
+    there = recipe.platform.model_copy(
+        update={
+            "ray": "auto",
+            "store": ws.store,
+            "tracking": ws.tracking if tracking.database(ws.tracking) is None else None,
+            "threads": recipe.platform.threads or max(1, int(recipe.platform.pods.cpus)),
+        }
+    )
+    wanted = Order(stage, recipe.model_copy(update={"platform": there}).dump(), ws.run, dict(arguments))
+    if recipe.platform.ray == "rayjob":
+        from medmim.cluster.ray import runner
+
+        return runner.run(wanted, recipe.platform, ws.store)
+    from medmim.cluster.ray import jobs_api
+
+    return jobs_api.run(wanted, recipe.platform.ray, ws.store)

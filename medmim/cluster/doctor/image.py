@@ -1,0 +1,96 @@
+"""Whether pods get what they are made of: the image, and secrets and settings by the names that they go by."""
+
+from medmim.cluster.doctor.api import items, read
+from medmim.cluster.kube import Kube, Object
+from medmim.cluster.ray.diagnose import UNPULLED
+from medmim.cluster.ray.pods import S3_KEYS, TRACKING_KEYS
+from medmim.doctor.check import Check
+from medmim.errors import UserError
+from medmim.recipe.pods import Pods
+
+_OPTIONAL = {"medmim-mlflow": TRACKING_KEYS}  # steps take these where they are there
+_REGISTRY = (".dockerconfigjson", ".dockercfg")
+
+
+def image(kube: Kube, named: str | None) -> Check:
+    """Whether the image is named by digest, and whether pods could pull it. Starts none: looks at those that were."""
+    if not named:
+        raise UserError(
+            "no image is named",
+            reason="steps start Ray jobs with it",
+            fix="set MEDMIM_IMAGE in ConfigMap medmim to registry/medmim@sha256:..., or platform.pods.image",
+        )
+    pulled = ""
+    for pod in items(kube, f"/api/v1/namespaces/{kube.namespace}/pods"):
+        status, name = pod.get("status", {}), pod["metadata"]["name"]
+        for one in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+            if _asked(pod, one["name"]) != named:
+                continue
+            waiting = one.get("state", {}).get("waiting", {})
+            if waiting.get("reason") in UNPULLED:
+                raise _unpulled(kube, name, f"{waiting['reason']}: {waiting.get('message', '')}", named)
+            pulled = pulled or (name if one.get("imageID") or "running" in one.get("state", {}) else "")
+    for event in items(kube, f"/api/v1/namespaces/{kube.namespace}/events?fieldSelector=type%3DWarning"):
+        message, what = str(event.get("message", "")), event["involvedObject"]
+        if not pulled and f'"{named}"' in message and "pull" in message:
+            raise _unpulled(kube, what.get("name", ""), message, named)
+    seen = f"pod {pulled} has it" if pulled else "no pod here has asked for it yet"
+    if "@sha256:" not in named:
+        fix = "name it by digest (registry/medmim@sha256:...): a tag may mean another image tomorrow"
+        return Check("image", "warn", f"{named} is a tag; {seen}", fix)
+    return Check("image", "ok", f"{named}; {seen}")
+
+
+def secrets(kube: Kube, pods: Pods) -> Check:
+    """Whether the secrets and ConfigMaps that pods refer to are there and have the keys; names only, no value."""
+    wanted = {name: keys for name, keys in ((pods.s3_secret, S3_KEYS), (pods.tracking_secret, TRACKING_KEYS)) if name}
+    there, problems, fixes = [], [], []
+    for name, keys in {**_OPTIONAL, **wanted}.items():
+        found = _keys(kube, "secrets", name)
+        if found is None and name not in wanted:
+            continue
+        lacking = [key for key in keys if key not in (found or ())]
+        if not lacking:
+            there.append(name)
+            continue
+        literals = " ".join(f"--from-literal={key}=..." for key in keys)
+        problems.append(f"no secret {name}" if found is None else f"secret {name} has no key {', '.join(lacking)}")
+        apply = f"kubectl -n {kube.namespace} create secret generic {name} {literals}"
+        fixes.append(apply if found is None else f"{apply} --dry-run=client -o yaml | kubectl apply -f -")
+    for name in pods.pull_secrets:
+        found = _keys(kube, "secrets", name)
+        if found is None or not set(found) & set(_REGISTRY):
+            problems.append(f"no pull secret {name}" if found is None else f"{name} is no secret of a registry")
+            fixes.append(f"kubectl -n {kube.namespace} create secret docker-registry {name} --docker-server=...")
+        else:
+            there.append(name)
+    if pods.ca_config_map:
+        found = _keys(kube, "configmaps", pods.ca_config_map)
+        if "ca.crt" not in (found or ()):
+            problems.append(f"no key ca.crt in ConfigMap {pods.ca_config_map}")
+            fixes.append(f"kubectl -n {kube.namespace} create configmap {pods.ca_config_map} --from-file=ca.crt=FILE")
+        else:
+            there.append(pods.ca_config_map)
+    if problems:
+        raise UserError("; ".join(problems), fix="; ".join(fixes))
+    return Check("secrets", "ok", ", ".join(there) or "none is referred to")
+
+
+def _keys(kube: Kube, kind: str, name: str) -> list[str] | None:
+    """The keys of a Secret or ConfigMap; None where it is absent. Kubernetes gives the values along: they end here."""
+    found = read(kube, f"/api/v1/namespaces/{kube.namespace}/{kind}/{name}")
+    return None if found is None else sorted({**(found.get("data") or {}), **(found.get("binaryData") or {})})
+
+
+def _asked(pod: Object, container: str) -> str:
+    """The image as the pod's spec names it; its status may name the same one otherwise."""
+    listed = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    return next((str(one["image"]) for one in listed if one["name"] == container), "")
+
+
+def _unpulled(kube: Kube, pod: str, reason: str, named: str) -> UserError:
+    return UserError(
+        f"pod {pod} cannot pull {named}",
+        reason=reason[:300],
+        fix=f"check name and digest, and platform.pods.pull_secrets; kubectl -n {kube.namespace} describe pod {pod}",
+    )

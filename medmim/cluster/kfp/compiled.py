@@ -1,0 +1,119 @@
+"""The compiled pipelines that come with medmim: which version made them, and the image that they shall run."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from graphlib import TopologicalSorter
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from medmim import __version__
+from medmim.errors import UserError
+
+PLACEHOLDER = "medmim:placeholder"
+VERSION_LABEL = "app.kubernetes.io/version"  # each pod's, and so the IR's
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
+_MAKE = "take train.yaml and nightly.yaml from one medmim: pip install it again, or `make compile` in a checkout"
+
+
+@dataclass(frozen=True)
+class Ir:
+    """A compiled pipeline.
+
+    Attributes:
+        text: Two YAML documents: the pipeline and its platform spec.
+        name: The pipeline's.
+        sdk: Version of the KFP SDK that compiled it.
+        steps: Names of the tasks that are containers.
+    """
+
+    text: str
+    name: str
+    sdk: str
+    steps: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def load(pipeline: str) -> Ir:
+    """A shipped pipeline.
+
+    Raises:
+        UserError: There is none, it is damaged, or another version of medmim made it.
+    """
+    try:
+        text = (resources.files("medmim.shipped.pipelines") / f"{pipeline}.yaml").read_text("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"this medmim brings no pipeline '{pipeline}'", fix=_MAKE) from None
+    return parse(text, pipeline)
+
+
+def parse(text: str, where: str) -> Ir:
+    """Read an IR and check whose it is. Raises as `load`."""
+    try:
+        spec, platform = yaml.load_all(text, _LOADER)
+        executors = spec["deploymentSpec"]["executors"]
+        images = {executor["container"]["image"] for executor in executors.values()}
+        metadata = _metadata(platform)
+        made_by = {one["labels"].get(VERSION_LABEL, "a version that says no name") for one in metadata}
+        ir = Ir(text, spec["pipelineInfo"]["name"], spec["sdkVersion"], _steps(spec))
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the pipeline '{where}' is damaged", reason=str(error)[:200], fix=_MAKE) from None
+    if made_by != {__version__}:
+        raise UserError(
+            f"the pipeline '{where}' was made by medmim {', '.join(sorted(made_by))}, and this is {__version__}",
+            reason="its steps call functions of that very version",
+            fix=_MAKE,
+        )
+    if images != {PLACEHOLDER}:
+        raise UserError(f"the pipeline '{where}' names the images {', '.join(sorted(images))}", fix=_MAKE)
+    return ir
+
+
+def pinned(ir: Ir, image: str) -> Ir:
+    """The same with an image in the placeholder's place, everywhere."""
+    text = re.sub(rf"\b{re.escape(PLACEHOLDER)}\b", image, ir.text)
+    return Ir(text, ir.name, ir.sdk, ir.steps)
+
+
+def step_names() -> tuple[str, ...]:
+    """The steps of every shipped pipeline, each pipeline's in the order of its graph."""
+    return tuple(dict.fromkeys(name for spec, _ in _shipped() for name in _steps(spec)))
+
+
+def metadata_counts() -> set[tuple[int, int]]:
+    """How many annotations and labels the pods of shipped pipelines have."""
+    found = [one for _, platform in _shipped() for one in _metadata(platform)]
+    return {(len(one.get("annotations", {})), len(one["labels"])) for one in found}
+
+
+@cache
+def _shipped() -> tuple[tuple[Any, Any], ...]:
+    files = sorted(
+        resources.files("medmim.shipped.pipelines").iterdir(), key=lambda one: (one.name != "train.yaml", one.name)
+    )
+    wanted = [one for one in files if one.name.endswith(".yaml") and not one.name.startswith("step-")]
+    return tuple(tuple(yaml.load_all(one.read_text("utf-8"), _LOADER)) for one in wanted)
+
+
+def _metadata(platform: Any) -> list[Any]:
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return [one["podMetadata"] for one in executors.values()]
+
+
+def _steps(spec: dict[str, Any]) -> tuple[str, ...]:
+    """Tasks of containers, in the order of the graph as far as it is one."""
+    executed = {name for name, one in spec["components"].items() if "executorLabel" in one}
+    dags = [one["dag"] for one in spec["components"].values() if "dag" in one] + [spec["root"]["dag"]]
+    tasks = {
+        name: task for dag in dags for name, task in dag["tasks"].items() if task["componentRef"]["name"] in executed
+    }
+    waits = {name: [one for one in task.get("dependentTasks", []) if one in tasks] for name, task in tasks.items()}
+    order = TopologicalSorter(waits).static_order()
+    return tuple(sorted(order, key=lambda name: "triggerPolicy" in tasks[name]))  # what ends a run comes last

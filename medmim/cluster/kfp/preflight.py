@@ -1,0 +1,143 @@
+"""Whether a recipe can run on a cluster at all: what pods cannot reach, and what the cluster lacks for it."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+from medmim.cluster.doctor import access, api, image
+from medmim.cluster.doctor.servers import without_password
+from medmim.cluster.doctor.setup import SETTINGS, Setup, setup
+from medmim.cluster.kube import Kube
+from medmim.doctor.check import Check, side_by_side
+from medmim.errors import UserError
+from medmim.recipe.schema import Recipe
+
+STEP_ACCOUNT = "medmim-step"
+_LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
+_RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
+_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")
+_LONGEST = {"experiment": 128, "namespace": 63}  # KFP 2.17: backend/src/apiserver/validation/length.go, LengthSpecs
+
+
+def settings(namespace: str | None, recipe: Recipe) -> tuple[Kube | None, Setup, str]:
+    """What pods would work with, and why the cluster could not be asked (empty if it could)."""
+    from medmim.cluster.kube import connect
+
+    try:
+        kube = connect(namespace or recipe.platform.pods.namespace)
+        api.cluster(kube)
+    except UserError as error:
+        return None, setup(None, recipe.platform), error.fact
+    return kube, setup(kube, recipe.platform), ""
+
+
+def unfit(recipe: Recipe, told: Setup) -> list[str]:
+    """What of a recipe is for this machine only; each with its key.
+
+    Args:
+        recipe: As the user wrote it.
+        told: What pods would work with.
+    """
+    return [*_data(recipe), *_models(recipe), *_platform(recipe, told), *_secrets(json.loads(recipe.dump()))]
+
+
+def unnamed(run: str, experiment: str, namespace: str, uri: str) -> list[str]:
+    """Names that KFP or Kubernetes would not take, or that Argo would take for a template."""
+    problems = []
+    if not _RUN.fullmatch(run):
+        problems.append(f"run '{run}': up to 128 lower-case letters, digits and hyphens")
+    for what, name in (("experiment", experiment), ("namespace", namespace)):
+        if len(name.encode()) > _LONGEST[what]:
+            problems.append(f"{what} '{name[:40]}...': {len(name.encode())} bytes, at most {_LONGEST[what]}")
+    for what, text in (("run", run), ("the recipe's URI", uri)):
+        problems += [
+            f"{what} '{text}' has {mark}: KFP puts values in its place" for mark in ("{{", "[[") if mark in text
+        ]
+    return problems
+
+
+def lacking(kube: Kube, recipe: Recipe) -> list[str]:
+    """What the cluster lacks for the steps of this recipe; what this account may not look at is not among it."""
+    looks = {
+        "namespace": lambda: _namespace(kube),
+        "account": lambda: _account(kube),
+        "secrets": lambda: image.secrets(kube, recipe.platform.pods),
+    }
+    if recipe.platform.ray == "rayjob":
+        looks["crds"] = lambda: api.crds(kube)
+        looks["accounts"] = lambda: access.accounts(kube, recipe.platform.pods.service_account)
+    found = side_by_side({name: api.unseen_warns(name, look) for name, look in looks.items()})
+    return [f"{one.name}: {one.found}; fix: {one.fix}" for one in found if one.status == "fail"]
+
+
+def _data(recipe: Recipe) -> Iterator[str]:
+    for key in ("root", "annotations"):
+        folder = getattr(recipe.data, key)
+        if folder and (os.path.exists(os.path.expanduser(folder)) or not os.path.isabs(folder)):
+            yield (
+                f"data.{key}: {folder} is a folder of this machine, and pods do not see it; put the data into an image "
+                "made FROM medmim's, and name its path there"
+            )
+
+
+def _models(recipe: Recipe) -> Iterator[str]:
+    base = recipe.finetune.base
+    shipped = (resources.files("medmim.shipped.bases") / base).is_dir() if re.fullmatch(r"[\w.-]+", base) else False
+    if not shipped and not base.startswith(("s3://", "models:/")):
+        yield f"finetune.base: {base} is neither a shipped base, nor s3://... nor models:/NAME@ALIAS"
+    policy = recipe.gate.policy
+    if not (resources.files("medmim.shipped.policies") / f"{policy}.yaml").is_file():
+        yield f"gate.policy: {policy} is a file of this machine; pods have the shipped policies only"
+
+
+def _platform(recipe: Recipe, told: Setup) -> Iterator[str]:
+    ray = recipe.platform.ray
+    if ray not in ("local", "rayjob") and "://" not in ray:
+        yield f"platform.ray: {ray} is for a process on a node of a Ray cluster, and a step's pod is none; take rayjob"
+    if "://" in ray and urlsplit(ray).hostname in _LOCAL:
+        yield f"platform.ray: {ray} is this machine"
+    if not told.store.startswith("s3://"):
+        yield (
+            f"platform.store: {told.store or 'not set, nor MEDMIM_STORE'}; pods share no folder: s3://BUCKET/PREFIX, "
+            "the same that the cluster's ConfigMap medmim says"
+        )
+    tracking = recipe.platform.tracking or told.configured.get("MLFLOW_TRACKING_URI", "")
+    if tracking and (not tracking.startswith(("http://", "https://")) or urlsplit(tracking).hostname in _LOCAL):
+        yield f"platform.tracking: {without_password(tracking)} is of this machine; pods need http(s)://HOST:PORT"
+    seen = told.configured or (told.unread and not isinstance(told.unread, api.Unseen))
+    if not tracking and seen:
+        yield f"platform.tracking: not set, nor MLFLOW_TRACKING_URI in ConfigMap {SETTINGS}; http(s)://HOST:PORT"
+
+
+def _secrets(values: Any, key: str = "") -> Iterator[str]:
+    """Addresses with a password: the recipe is kept in the store, and whoever reads that would have it."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _secrets(value, f"{key}.{name}" if key else name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _secrets(value, key)
+    elif isinstance(values, str) and _PASSWORD.search(values):
+        yield (
+            f"{key}: an address with a password in it; recipes are no place for secrets: "
+            "platform.pods.s3_secret and tracking_secret name Secrets of the namespace"
+        )
+
+
+def _namespace(kube: Kube) -> Check:
+    kube.check_namespace()
+    return Check("namespace", "ok", kube.namespace)
+
+
+def _account(kube: Kube) -> Check:
+    path = f"/api/v1/namespaces/{kube.namespace}/serviceaccounts/{STEP_ACCOUNT}"
+    if api.read(kube, path) is None:
+        raise UserError(
+            f"no service account {STEP_ACCOUNT} in {kube.namespace}",
+            fix="install charts/medmim with this namespace among its runNamespaces",
+        )
+    return Check("account", "ok", STEP_ACCOUNT)

@@ -1,0 +1,117 @@
+"""A recipe as a KubeRay RayJob: how it is named, and what it looks like.
+
+One owner for each kind of failure: Ray Train mends a lost worker, the step makes a new attempt when the head is lost,
+the platform replaces a lost step pod, and the replacement adopts the job. So KubeRay itself retries nothing.
+https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html
+"""
+
+import re
+from importlib.metadata import version
+from typing import Any
+
+from medmim.cluster.ray import pods
+from medmim.cluster.ray.request import Order, entrypoint
+from medmim.errors import UserError
+from medmim.recipe.schema import Platform
+from medmim.sample import digest_of
+
+Object = dict[str, Any]
+
+ORDER, SPEC = "medmim/order", "medmim/spec"
+STAGE, RUN, ATTEMPT = "medmim/stage", "medmim/run", "medmim/attempt"
+_TTL = 30  # s; the step has copied the logs by then, or the driver has
+_HASH = 16
+_RECORDS = 100_000_000  # bytes of Ray's object store: only small records pass through it
+
+
+def identity(order: Order, image: str) -> str:
+    """What makes two starts the same job, whatever attempt: the order, whose recipe names the pods, and the image."""
+    return digest_of([order.digest, image])
+
+
+def name(stage: str, job: str, attempt: int) -> str:
+    """`finetune-0123456789abcdef-1`: under KubeRay's 47 characters, and a DNS label."""
+    return f"{stage}-{job[:_HASH]}-{attempt}"
+
+
+def manifest(order: Order, uri: str, platform: Platform, image: str, job: str, attempt: int) -> Object:
+    """The whole RayJob, but for its owner.
+
+    Args:
+        order: What to run.
+        uri: The folder that holds the order.
+        platform: The recipe's section.
+        image: The image of every pod.
+        job: The `identity`.
+        attempt: From 1.
+    """
+    called = name(order.stage, job, attempt)
+    labels = {
+        "app.kubernetes.io/name": "medmim",
+        "app.kubernetes.io/managed-by": "medmim",
+        STAGE: order.stage,
+        ATTEMPT: str(attempt),
+        RUN: re.sub(r"[^\w.-]", "-", order.run, flags=re.ASCII)[:63].strip("-_."),
+    }
+    if platform.pods.queue:
+        labels["kueue.x-k8s.io/queue-name"] = platform.pods.queue
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": called, "labels": labels, "annotations": {ORDER: uri, SPEC: job}},
+        "spec": spec(platform, image, uri, called),
+    }
+
+
+def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
+    """The RayJob's spec."""
+    asked = platform.pods
+    count = pods.worker_count(asked, platform.workers)
+    return {
+        "entrypoint": entrypoint(uri),
+        "submissionMode": "K8sJobMode",
+        "backoffLimit": 0,
+        "submitterConfig": {"backoffLimit": 0},
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": _TTL,
+        "activeDeadlineSeconds": max(1, round(asked.deadline_minutes * 60)),
+        "submitterPodTemplate": pods.submitter(asked, image),
+        "rayClusterSpec": {
+            "rayVersion": version("ray"),
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": {
+                "rayStartParams": {
+                    "dashboard-host": "0.0.0.0",  # noqa: S104  inside the pod; the token guards it
+                    "num-cpus": "0",
+                    "object-store-memory": str(_RECORDS),
+                },
+                "template": pods.head(asked, image, lease),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": count,
+                    "minReplicas": count,
+                    "maxReplicas": count,
+                    "rayStartParams": {"object-store-memory": str(_RECORDS)},
+                    "template": pods.worker(asked, image),
+                }
+            ],
+        },
+    }
+
+
+def image(platform: Platform, default: str | None) -> str:
+    """The image of the pods.
+
+    Raises:
+        UserError: Neither recipe nor environment names one.
+    """
+    found = platform.pods.image or default
+    if not found:
+        raise UserError(
+            "no image for the pods of the Ray job",
+            reason="neither platform.pods.image nor MEDMIM_IMAGE is set",
+            fix="set platform.pods.image, by digest: registry/medmim@sha256:...",
+        )
+    return found

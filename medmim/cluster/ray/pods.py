@@ -1,0 +1,147 @@
+"""The pods of a Ray job: head, workers and submitter, each within the restricted Pod Security Standard.
+
+https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+"""
+
+import os
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+from medmim.recipe.pods import Pods
+
+Object = dict[str, Any]
+
+USER = 10001  # of the image
+HOME = "/home/medmim"
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+TRACKING_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_PASSED_ON = (  # what the step's pod was told of the platform and is no secret
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI",
+    "MEDMIM_PATIENCE", "MEDMIM_USER",
+)  # fmt: skip
+_PATIENCE = 300  # s that a call to store or MLflow may take while the other side restarts
+
+
+def head(pods: Pods, image: str, lease: str) -> Object:
+    """The head: Ray's control processes and the driver, which renews nothing and watches the Lease."""
+    container = _ray("ray-head", pods, image, pods.head_cpus, pods.head_memory)
+    container["env"].append({"name": "MEDMIM_LEASE", "value": lease})
+    container["ports"] = [
+        {"containerPort": 6379, "name": "gcs-server"},
+        {"containerPort": 8265, "name": "dashboard"},
+        {"containerPort": 10001, "name": "client"},
+    ]
+    spec = _pod(pods, container, account_token=True)
+    spec["restartPolicy"] = "Never"  # a head that comes back knows nothing of the job: a new attempt is ours to make
+    return _template(spec)
+
+
+def worker(pods: Pods, image: str) -> Object:
+    """A worker: trains or answers."""
+    container = _ray("ray-worker", pods, image, pods.cpus, pods.memory)
+    spec = _pod(pods, container)
+    if pods.gpus:
+        for kind in ("requests", "limits"):
+            container["resources"][kind]["nvidia.com/gpu"] = str(pods.gpus)
+    if pods.accelerator:
+        spec["nodeSelector"] = {**spec.get("nodeSelector", {}), "nvidia.com/gpu.product": pods.accelerator}
+    return _template(spec)
+
+
+def worker_count(pods: Pods, workers: int) -> int:
+    """How many worker pods hold so many training workers: one on each GPU, or one a pod without GPUs."""
+    return ceil(workers / max(1, pods.gpus))
+
+
+def submitter(pods: Pods, image: str) -> Object:
+    """Hands the entrypoint to the head and follows its log, which the step reads."""
+    container = _container("submitter", pods, image, "1", "1Gi", request="50m")
+    spec = _pod(pods, container)
+    spec["restartPolicy"] = "Never"
+    return _template(spec)
+
+
+def _template(spec: Object) -> Object:
+    return {"metadata": {"labels": {"app.kubernetes.io/managed-by": "medmim"}}, "spec": spec}
+
+
+def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
+    spec: Object = {
+        "automountServiceAccountToken": account_token,
+        "serviceAccountName": pods.service_account,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 15,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "home", "emptyDir": {"sizeLimit": pods.ephemeral_storage}},
+        ],
+    }
+    if pods.node_selector:
+        spec["nodeSelector"] = dict(pods.node_selector)
+    if pods.tolerations:
+        spec["tolerations"] = [t.model_dump(exclude_none=True) for t in pods.tolerations]
+    if pods.priority:
+        spec["priorityClassName"] = pods.priority
+    if pods.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
+    if pods.ca_config_map:
+        spec["volumes"].append({"name": "ca", "configMap": {"name": pods.ca_config_map}})
+        container["volumeMounts"].append({"name": "ca", "mountPath": "/etc/medmim/ca", "readOnly": True})
+        container["env"].append({"name": "AWS_CA_BUNDLE", "value": "/etc/medmim/ca/ca.crt"})
+    if container["name"] != "submitter":
+        spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}})
+        container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    return spec
+
+
+def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
+    # a fraction of a CPU is a share that may burst to a whole one: throttled to it, Ray alone starts for minutes
+    container = _container(name, pods, image, str(ceil(cpus)), memory, request=f"{round(cpus * 1000)}m")
+    for kind in ("requests", "limits"):
+        container["resources"][kind]["ephemeral-storage"] = pods.ephemeral_storage
+    container["env"] += [{"name": key, "value": os.environ[key]} for key in _PASSED_ON if os.environ.get(key)]
+    if not os.environ.get("MEDMIM_PATIENCE"):
+        container["env"].append({"name": "MEDMIM_PATIENCE", "value": str(_PATIENCE)})
+    container["env"] += _secret(pods.s3_secret, S3_KEYS)
+    container["env"] += _secret(pods.tracking_secret, TRACKING_KEYS)
+    container["env"] += [
+        {"name": "MEDMIM_EVENTS", "value": "-"},
+        {"name": "RAY_worker_niceness", "value": "0"},
+        {"name": "OMP_NUM_THREADS", "value": str(max(1, int(cpus)))},
+    ]
+    return container
+
+
+def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request: str) -> Object:
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": pods.pull_policy,
+        "env": [{"name": "HOME", "value": HOME}, {"name": "MEDMIM_HOME", "value": f"{HOME}/.medmim"}],
+        "resources": {
+            "requests": {"cpu": request, "memory": memory},
+            "limits": {"cpu": cpu, "memory": memory},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME}],  # noqa: S108
+    }
+
+
+def _secret(name: str | None, keys: Sequence[str]) -> list[Object]:
+    """Environment variables by reference: no value of a secret is ever written into a spec."""
+    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for key in keys if name]

@@ -1,0 +1,238 @@
+"""What `medmim doctor` looks at. Each check returns its line, or raises the error that its line tells.
+
+Heavy libraries are looked at in processes of their own, side by side: one that breaks or hangs says so on its line.
+"""
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import medmim
+from medmim.doctor.check import Check, side_by_side, store
+from medmim.errors import Unavailable, UserError
+from medmim.run.workspace import Workspace
+
+_GIB = 1 << 30
+_PROBE_SECONDS = 60
+_SOCKET_PATH = 107  # bytes that Linux allows for the path of a Unix socket
+_RAY_SOCKET = "medmim-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+_TORCH = """
+import json, torch
+cuda = torch.cuda
+gpus = [cuda.get_device_properties(i) for i in range(cuda.device_count())] if cuda.is_available() else []
+print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "build": torch.version.cuda,
+                  "gpus": [[g.name, g.total_memory] for g in gpus], "bf16": bool(gpus) and cuda.is_bf16_supported()}))
+"""
+_RAY = "import json, ray, ray.train; print(json.dumps({'version': ray.__version__}))"
+
+
+def check_all(home: Path, ws: Workspace | None) -> Iterator[Check]:
+    """Every check in the order of the screen; all of them run at once.
+
+    Args:
+        home: Where the home is or will be.
+        ws: The workspace, if it could be resolved; else store and MLflow are not looked at.
+    """
+    looks: dict[str, Callable[[], Check]] = {
+        "python": _python,
+        "torch": _torch,
+        "memory": _memory,
+        "disk": lambda: _disk(home),
+        "ray": _ray,
+        "kfp": _kfp,
+        "extras": _extras,
+        "bases": _bases,
+    }
+    if ws is not None:
+        looks |= {"store": lambda: store(ws.store), "mlflow": lambda: _mlflow(ws)}
+    return side_by_side(looks)
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if not (3, 11) <= sys.version_info[:2] < (3, 13):
+        raise UserError(f"{version} at {sys.executable}", fix="use Python 3.11 or 3.12")
+    return Check("python", "ok", f"{version} at {sys.executable}")
+
+
+def _torch() -> Check:
+    seen = _import("torch", _TORCH, "finetune")
+    text = f"{seen['version']}, {seen['threads']} threads"
+    if seen["gpus"]:
+        gpus = ", ".join(f"{name} ({memory / _GIB:.0f} GiB)" for name, memory in seen["gpus"])
+        return Check("torch", "ok", f"{text}, {gpus}, {'bf16' if seen['bf16'] else 'no bf16: fp32'}")
+    if Path("/proc/driver/nvidia/version").exists():
+        why = f"built for CUDA {seen['build']}" if seen["build"] else "a build without CUDA"
+        return Check("torch", "warn", f"{text}, does not see the GPU ({why})", "install torch for the driver's CUDA")
+    return Check("torch", "ok", f"{text}, no GPU: runs on the CPU in fp32")
+
+
+def _memory() -> Check:
+    total, free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) << 10
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # absent, or the word `max`
+            total = min(total, int(Path(limit).read_text()))
+    free = min(total, total if free is None else free)
+    text = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free, {os.cpu_count()} cores"
+    if free < 4 * _GIB:
+        return Check("memory", "warn", text, "the demo takes up to 4 GB: close something")
+    return Check("memory", "ok", text)
+
+
+def _disk(home: Path) -> Check:
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{free / _GIB:.1f} GiB free at {there}"
+    if free < _GIB:
+        raise Unavailable(text, fix="free some space, or give another folder with --home")
+    if free < 5 * _GIB:
+        return Check("disk", "warn", text, "the demo fits; real data sets need more: --home, MEDMIM_STORE")
+    return Check("disk", "ok", text)
+
+
+def _mlflow(ws: Workspace) -> Check:
+    version, (scheme, _, rest) = _version("mlflow"), ws.tracking.partition("://")
+    if scheme == "sqlite":
+        path = Path(rest.removeprefix("/"))
+        _database(path)
+        return Check("mlflow", "ok", f"{version}, {path}{'' if path.exists() else ' (made on first use)'}")
+    if scheme in ("http", "https"):
+        _server(ws.tracking)
+        return Check("mlflow", "ok", f"{version}, {ws.tracking} answers")
+    return Check("mlflow", "ok", f"{version}, {ws.tracking} (not asked)")
+
+
+def _database(path: Path) -> None:
+    if path.exists():
+        try:
+            with closing(sqlite3.connect(path, timeout=5)) as database:
+                database.execute("select count(*) from sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            fix = "move it away: a new one is made"
+            raise UserError(f"{path} is not a database that can be read", str(error), fix) from None
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{there} cannot be written", fix="mend its permissions, or give another --home")
+
+
+def _server(uri: str) -> None:
+    import urllib3
+
+    try:
+        with urllib3.PoolManager(timeout=3, retries=False) as http:
+            status = http.request("GET", uri.rstrip("/") + "/health").status
+    except urllib3.exceptions.HTTPError as error:
+        raise Unavailable(f"{uri} does not answer", str(error), "start it, or unset MLFLOW_TRACKING_URI") from None
+    if status != 200:
+        raise Unavailable(f"{uri} answers {status} to /health", fix="check MLFLOW_TRACKING_URI and the server")
+
+
+def _ray() -> Check:
+    with socket.socket() as listening, socket.socket() as asking:
+        try:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            asking.settimeout(2)
+            asking.connect(listening.getsockname())
+        except OSError as error:
+            raise UserError(
+                "loopback does not connect", str(error), "bring `lo` up: Ray talks over 127.0.0.1"
+            ) from None
+    places = (tempfile.gettempdir(), "/tmp")  # noqa: S108  where the launcher may put Ray's folder
+    lengths = [len(os.fsencode(Path(place) / _RAY_SOCKET)) for place in places if os.access(place, os.W_OK)]
+    if min(lengths, default=_SOCKET_PATH + 1) > _SOCKET_PATH:
+        raise UserError(
+            f"{' and '.join(places)}: no place for Ray's sockets",
+            reason=f"a folder that may be written is wanted, and a socket's path has at most {_SOCKET_PATH} bytes",
+            fix="mend the permissions of /tmp, or set TMPDIR to a short folder",
+        )
+    return Check("ray", "ok", f"{_import('ray', _RAY, 'finetune')['version']}, loopback connects")
+
+
+def _kfp() -> Check:
+    version, pinned = _version("kfp"), "2.17.0"
+    if version != pinned:
+        raise UserError(f"{version}", reason=f"the compiled pipeline is of {pinned}", fix=f"pip install kfp=={pinned}")
+    return Check("kfp", "ok", version)
+
+
+def _extras() -> Check:
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(text) for text in metadata.requires("medmim") or ()]
+    extras = metadata.metadata("medmim").get_all("Provides-Extra") or []
+    if not (Path(medmim.__file__).parents[1] / "pyproject.toml").is_file():  # of a checkout, where people develop
+        extras = [extra for extra in extras if extra != "dev"]
+    missing = {}
+    for extra in ("", *extras):
+        needs = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": extra})]
+        missing[extra] = [f"{need.name}{need.specifier}" for need in needs if not _fits(need)]
+    if missing.pop(""):
+        raise UserError("packages that every command needs are missing", fix="pip install medmim")
+    lacking = [extra for extra in extras if missing[extra]]
+    if not lacking:
+        return Check("extras", "ok", ", ".join(extras))
+    text = "; ".join(f"{extra} lacks {', '.join(missing[extra])}" for extra in lacking)
+    fix = f"pip install 'medmim[{','.join(lacking)}]'"
+    if {"finetune", "bench"} & set(lacking):
+        raise UserError(text, fix=fix)
+    return Check("extras", "warn", text, fix)
+
+
+def _fits(need: Any) -> bool:
+    try:
+        return bool(need.specifier.contains(metadata.version(need.name), prereleases=True))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _bases() -> Check:
+    from medmim.lvlm import checkpoint
+
+    names = checkpoint.shipped()
+    if not names:
+        raise UserError("no base checkpoint came with the package", fix="install medmim again, or run `make bases`")
+    wrong = []
+    for name in names:
+        folder = checkpoint.resolve(name)
+        card = folder / "README.md"
+        if not card.is_file() or checkpoint.digest(folder)[:16] not in card.read_text("utf-8"):
+            wrong.append(name)
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: not the weights that the model card names", fix="install medmim again")
+    return Check("bases", "ok", ", ".join(names))
+
+
+def _import(module: str, code: str, extra: str) -> dict[str, Any]:
+    """What a process of its own prints as JSON in its last line, or why it could not."""
+    fix = f"pip install 'medmim[{extra}]'"
+    try:
+        done = subprocess.run(  # noqa: S603  our own interpreter
+            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"`import {module}` takes over {_PROBE_SECONDS} s", fix="look at disk and memory") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise UserError(f"{module} does not load", reason=said[-1], fix=fix)
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise UserError(f"{package} is not installed", fix="pip install medmim") from None

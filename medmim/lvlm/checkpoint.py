@@ -1,0 +1,229 @@
+"""Where models come from: shipped bases, folders, store artifacts; loading them checked, saving them loadable."""
+
+import difflib
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from medmim import __version__, store
+from medmim.errors import UserError, from_os_error, require
+from medmim.lvlm.family import Family
+from medmim.lvlm.llava_med import LLAVA_MED
+from medmim.lvlm.mantis import MANTIS
+from medmim.progress import say
+from medmim.run.workspace import Workspace
+from medmim.sample import IMAGE
+
+FAMILIES = (MANTIS, LLAVA_MED)
+_CONTENT = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*processor_config.json")
+
+
+@dataclass(frozen=True)
+class Lvlm:
+    """A loaded model with all that is needed to ask it.
+
+    Attributes:
+        model: `LlavaForConditionalGeneration`, in eval mode.
+        tokenizer: Fast tokenizer.
+        image_processor: PIL images to `pixel_values`.
+        family: Its chat format.
+        path: Folder it was loaded from.
+        digest: Content digest of weights, configuration, tokenizer and processor; empty for a model not yet saved.
+    """
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+    path: Path
+    digest: str
+
+
+def shipped() -> list[str]:
+    """Names of the bases that come with the package."""
+    return sorted(e.name for e in resources.files("medmim.shipped.bases").iterdir() if (e / "config.json").is_file())
+
+
+def resolve(ref: str, ws: Workspace | None = None) -> Path:
+    """The local folder of a model.
+
+    Args:
+        ref: A shipped name, a folder, `file://` or the URI of a model artifact.
+        ws: Needed for artifacts in S3, which are copied below its home.
+
+    Raises:
+        UserError: Nothing of that name, or an artifact that is no model.
+    """
+    names = shipped()
+    if ref in names:
+        return Path(str(resources.files("medmim.shipped.bases") / ref))
+    path = Path(ref.removeprefix("file://")).expanduser()
+    if path.is_dir() and not (path / store.MANIFEST).is_file():
+        return path
+    if path.is_dir() or "://" in ref:
+        artifact = store.get(ref)
+        if artifact.kind != "model":
+            raise UserError(f"{ref} is not a model", reason=f"it is an artifact of kind '{artifact.kind}'")
+        return store.fetch(artifact, ws.cache if ws else Path(".medmim") / "cache")
+    near = difflib.get_close_matches(ref, names, 1)
+    raise UserError(
+        f"no model '{ref}'",
+        reason="it is neither a folder, nor the URI of a model, nor a shipped base",
+        fix=(f"did you mean '{near[0]}'? " if near else "") + f"shipped bases: {', '.join(names) or 'none'}",
+    )
+
+
+def shared(ref: str, ws: Workspace) -> str:
+    """A reference to the same model that every machine with this store resolves; a local folder is copied there.
+
+    Raises:
+        UserError: As `resolve` does; the store refuses.
+    """
+    path = resolve(ref, ws)
+    if ref in shipped():
+        return ref
+    if "://" in ref and not ref.startswith("file://"):
+        return ref
+    known = store.find(str(path))
+    if known is not None and known.uri.startswith(f"{ws.store}/"):
+        return known.uri
+    say(f"copying the model {path} to the store")
+    made = {"medmim": __version__, "step": "copy of a folder"}
+    return store.publish(path, ws.store, "model", known.counts if known else {}, made).uri
+
+
+def digest(path: Path) -> str:
+    """Content digest of the files that decide what a model says; notes beside them do not count."""
+    files = {file.name: {"sha256": store.file_digest(file)} for glob in _CONTENT for file in path.glob(glob)}
+    return store.content_digest(files)
+
+
+def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
+    """Load a LLaVA checkpoint of a known family.
+
+    Args:
+        path: Folder with config, safetensors, tokenizer and processor.
+        device: `auto` takes the GPU where there is one.
+        dtype: Torch dtype of the weights; by default bf16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        UserError: No or broken config, another family, weights that are missing, cut off or do not fit.
+    """
+    family = family_of(path)
+    _check_weights(path)
+    torch = require("torch", "finetune")
+    transformers = quiet_transformers()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    try:
+        model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{path} does not load as a {family.name} model",
+            reason=str(error).split("\n", 1)[0],
+            fix="give a whole checkpoint: config.json, *.safetensors, tokenizer.json and the processor's config",
+        ) from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
+    if tokenizer.convert_tokens_to_ids(IMAGE) != model.config.image_token_id:
+        raise UserError(
+            f"{path}: '{IMAGE}' is token {tokenizer.convert_tokens_to_ids(IMAGE)} of the tokenizer, "
+            f"but the model expects {model.config.image_token_id}",
+            fix="take tokenizer and config.json from the same checkpoint",
+        )
+    return Lvlm(model.to(device).eval(), tokenizer, processor, family, path, digest(path))
+
+
+def family_of(path: Path) -> Family:
+    """The family of a checkpoint, from its config.json alone.
+
+    Raises:
+        UserError: No config, broken config, or an architecture that is no known family.
+    """
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text())
+        kinds = (config["vision_config"]["model_type"], config["text_config"]["model_type"])
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not a model: it has no config.json",
+            fix="give the folder of a LLaVA checkpoint in the Hugging Face layout",
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        kind = "an unreadable file"
+        with suppress(ValueError, KeyError, TypeError):
+            kind = f"of model_type '{json.loads(file.read_text())['model_type']}'"
+        raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=_known()) from None
+    except OSError as error:
+        raise from_os_error(error, "reading the model") from None
+    for family in FAMILIES:
+        if kinds == (family.vision, family.text):
+            return family
+    raise UserError(
+        f"{path} is a checkpoint of another family: {kinds[0]} + {kinds[1]}",
+        reason="its chat format is not known here, and a wrong one would silently spoil every score",
+        fix=_known(),
+    )
+
+
+def save(lvlm: Lvlm, folder: Path) -> Lvlm:
+    """Save so that this module, `LlavaForConditionalGeneration` and `AutoProcessor` load it.
+
+    Returns:
+        The same model with its new folder and digest.
+    """
+    transformers = quiet_transformers()
+    config = lvlm.model.config
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lvlm.model.save_pretrained(folder)
+        transformers.LlavaProcessor(
+            image_processor=lvlm.image_processor,
+            tokenizer=lvlm.tokenizer,
+            patch_size=config.vision_config.patch_size,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            num_additional_image_tokens=int(config.vision_config.model_type == "clip_vision_model"),
+        ).save_pretrained(folder)
+    except OSError as error:
+        raise from_os_error(error, "saving the model") from error
+    return Lvlm(lvlm.model, lvlm.tokenizer, lvlm.image_processor, lvlm.family, folder, digest(folder))
+
+
+def quiet_transformers() -> Any:
+    """Import transformers without its warnings and progress bars: the screen is ours."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    transformers = require("transformers", "finetune")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def _known() -> str:
+    return "give a checkpoint of: " + ", ".join(f"{f.name} ({f.vision} + {f.text})" for f in FAMILIES)
+
+
+def _check_weights(path: Path) -> None:
+    """Every shard opens and is as long as its header says, before anything is loaded."""
+    safetensors = require("safetensors", "finetune")
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        raise UserError(f"{path} has no *.safetensors", fix="convert pickled weights to safetensors: pickle runs code")
+    problems = []
+    for shard in shards:
+        try:
+            with safetensors.safe_open(str(shard), framework="pt"):
+                pass
+        except (safetensors.SafetensorError, OSError) as error:
+            problems.append(f"{shard.name}: {error}")
+    if problems:
+        raise UserError(f"weights in {path} are damaged", problems=problems, fix="copy the checkpoint again")

@@ -1,0 +1,182 @@
+"""The nights' records: `STORE/nights/NAME/DATE.json`, created once and never changed.
+
+Of two nightlies of one night one creates it, and the other one is told. Scores stay here for good, so that the trend
+needs no artifact; the answers themselves are artifacts, which a record names by digest.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from medmim import store
+from medmim.errors import UserError
+from medmim.run.workspace import Workspace
+
+FOLDER = "nights"
+
+
+@dataclass(frozen=True)
+class Night:
+    """What was seen in a night. No text of a question is in it: a patient's data shall not stay here.
+
+    Attributes:
+        date: The night, YYYY-MM-DD.
+        run: Which run saw it.
+        data: Digest of the data set.
+        bench: Digest of the scores and answers.
+        models: Role -> `weights` (their digest), `digest` (what the cached answers go by), `anew` (since when they are
+            others than before), `answers` (digest).
+        scores: Rows of `model`, `group`, `metric`, `value`, `low`, `high`, `n`, `patients`.
+        canary: Role -> `asked`, `changed`, `p`, `drifted`, `items` (ids of some that changed), `answers` (digest).
+        differences: Rows of `model`, `against` (a date), `group`, `metric`, `value`, `low`, `high`, `p`, `p_holm`,
+            `n`, `patients`, `dropped`.
+        changed: Role -> ids of the questions that are answered otherwise than the night before.
+        alarms: Sentences; empty on a quiet night.
+        notes: Sentences about what could not be asked or compared.
+        window: How many nights are compared with; garbage collection keeps their answers.
+        who: User.
+        time: UTC, ISO 8601.
+    """
+
+    date: str
+    run: str
+    data: str
+    bench: str
+    models: Mapping[str, Mapping[str, str]]
+    scores: Sequence[Mapping[str, Any]]
+    canary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    differences: Sequence[Mapping[str, Any]] = ()
+    changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    alarms: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    window: int = 1
+    who: str = ""
+    time: str = ""
+
+
+def read(ws: Workspace, name: str) -> list[Night]:
+    """All nights of a recipe, in order.
+
+    Raises:
+        UserError: A record was edited into something else.
+    """
+    place = store.open_store(ws.store)
+    keys = sorted(key for key in place.list(f"{FOLDER}/{name}/") if key.endswith(".json"))
+    return [_parse(place.read(key), f"{place.uri}/{key}") for key in keys]
+
+
+def find(ws: Workspace, name: str, date: str) -> Night | None:
+    """The record of a night."""
+    place = store.open_store(ws.store)
+    try:
+        return _parse(place.read(_key(name, date)), f"{place.uri}/{_key(name, date)}")
+    except FileNotFoundError:
+        return None
+
+
+def record(ws: Workspace, name: str, night: Night) -> Night:
+    """Record a night, once.
+
+    Returns:
+        The record that stands: this one, or what an earlier, killed try of the same run has left.
+
+    Raises:
+        UserError: Another run recorded the night.
+    """
+    text = json.dumps(asdict(night), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    store.open_store(ws.store).create(_key(name, night.date), text.encode())
+    standing = find(ws, name, night.date)
+    if standing is None or standing.run != night.run:
+        raise taken(name, night.date, standing.run if standing else "another run")
+    return standing
+
+
+def taken(name: str, date: str, run: str) -> UserError:
+    """Somebody else has this night."""
+    return UserError(
+        f"the night of {date} of recipe {name} is taken by run {run}",
+        reason="a night has one record, which stays as it is: two nightlies overlapped, or it is done already",
+        fix=f"look at that run's page: `medmim runs show {run}` on a cluster, `reports/` in its home on a laptop",
+    )
+
+
+def claim(ws: Workspace, name: str, date: str, again: bool = False) -> str:
+    """Take a night for a run on a cluster, before it is submitted; of two submitters one gets it.
+
+    Args:
+        ws: Its store is looked at.
+        name: The recipe's.
+        date: The night.
+        again: Though a run of it was submitted before, and ended without a record.
+
+    Returns:
+        Name of the run.
+
+    Raises:
+        UserError: The night is recorded, or taken.
+    """
+    standing = find(ws, name, date)
+    if standing is not None:
+        raise taken(name, date, standing.run)
+    place = store.open_store(ws.store)
+    last = max((int(key.rpartition("-")[2]) for key in place.list(_claim(name, date, ""))), default=0)
+    if last and not again:
+        raise _claimed(name, date, last)
+    number = last + 1  # not how many there are: an earlier one may have been withdrawn
+    if not place.create(_claim(name, date, number), b""):
+        raise _claimed(name, date, number)
+    return run_name(name, date, str(number))
+
+
+def withdraw(ws: Workspace, name: str, date: str, run: str) -> None:
+    """Give up a claim: its run was not started."""
+    store.open_store(ws.store).delete(_claim(name, date, int(run.rpartition("-")[2])))
+
+
+def run_name(name: str, date: str, mark: str) -> str:
+    """What a night's run is called: the same for each try of one who goes on."""
+    return f"{name}-nightly-{date.replace('-', '')}-{mark}"
+
+
+def _claimed(name: str, date: str, number: int) -> UserError:
+    run = run_name(name, date, str(number))
+    return UserError(
+        f"the night of {date} of recipe {name} is taken by run {run}",
+        reason="it was submitted before; two runs of one night would do the same work twice",
+        fix=f"`medmim runs show {run}`; if it failed or is not there: the same command with --again",
+    )
+
+
+def kept(place: store.Store) -> set[str]:
+    """Digests that the next nights compare with: those of the last records of each recipe."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(key for key in place.list(f"{FOLDER}/") if key.endswith(".json")):
+        names[key.split("/")[1]].append(key)
+    found: set[str] = set()
+    for keys in names.values():
+        last = _parse(place.read(keys[-1]), keys[-1])
+        for key in keys[-last.window :]:
+            night = _parse(place.read(key), key)
+            found |= {night.bench, night.data, *(own["answers"] for own in night.models.values())}
+    return found
+
+
+def _key(name: str, date: str) -> str:
+    return f"{FOLDER}/{name}/{date}.json"
+
+
+def _claim(name: str, date: str, number: int | str) -> str:
+    return f"{FOLDER}/{name}/{date}.claim-{number}"
+
+
+def _parse(text: bytes, where: str) -> Night:
+    try:
+        return Night(**json.loads(text))
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{where} is not the record of a night",
+            reason="it is cut off or was edited by hand",
+            fix="restore the file from a backup of the store, or remove it: that night is then not compared with",
+        ) from None

@@ -1,0 +1,190 @@
+"""A running Ray cluster whose nodes share no disk: joined, waited for, and what its workers tell is passed on."""
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from medmim import progress
+from medmim.errors import Unavailable, UserError, require
+from medmim.run.workspace import Workspace
+
+WAIT = "MEDMIM_WORKERS_WAIT"  # s that workers may take to join the cluster
+_LAST_WORDS = 1.0  # s that a line of a worker's log takes to get here, at most
+_WAIT = 600.0  # a pod's image may have to be pulled, a machine be started
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",  # asks the dashboard, which may be off
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a training is noticed this late
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """This process as a driver of a running cluster; events of its workers go where this process's own go.
+
+    Args:
+        address: `auto` on a node of the cluster, or `HOST:6379`.
+
+    Raises:
+        UserError: An address of another kind.
+        Unavailable: Nobody answers there.
+    """
+    if "://" in address:
+        raise UserError(
+            f"platform.ray is {address}",
+            reason="Ray Client (ray://) is not made for Ray Train",
+            fix="run on a node of the cluster with platform.ray: auto",
+        )
+    _knock(address)
+    with ExitStack() as undo:
+        undo.enter_context(environment(QUIET))
+        ray = require("ray", "finetune")
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as streams
+
+        undo.enter_context(redirect_stdout(StringIO()))  # Ray prints on stdout, which is for results
+        undo.enter_context(sigterm())
+        hush()
+        undo.callback(ray.shutdown)
+        undo.callback(streams.remove_handler, "medmim")
+        try:
+            ray.init(address, log_to_driver=True, logging_level=logging.ERROR, configure_logging=False)
+        except (ConnectionError, RuntimeError, TimeoutError) as error:
+            raise silent(address, str(error)) from None
+        streams.remove_handler("ray_print_logs")  # prints all that the workers say, on stdout
+        streams.add_handler("medmim", _forward)
+        yield
+        time.sleep(_LAST_WORDS)
+
+
+def wait_for(workers: int, cpus: int) -> bool:
+    """Wait until the joined cluster has room for `workers` of `cpus` CPUs, and a GPU each if it has any.
+
+    Returns:
+        Whether each worker gets a GPU.
+
+    Raises:
+        Unavailable: Not all of them came within MEDMIM_WORKERS_WAIT seconds.
+    """
+    import ray
+
+    patience = wait()
+    until = time.monotonic() + patience
+    told = ""
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpu = any(node.get("GPU") for node in nodes)
+        room = sum(min(int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0)) if gpu else workers) for node in nodes)
+        if room >= workers:
+            return gpu
+        has = f"{room} of {workers} workers have joined the Ray cluster"
+        if time.monotonic() > until:
+            sizes = [f"a node of {n.get('CPU', 0):g} CPUs" + f" and {n.get('GPU', 0):g} GPUs" * gpu for n in nodes]
+            raise Unavailable(
+                f"{has} after {patience:.0f} s",
+                reason=f"each wants {cpus} CPU{'s' * (cpus > 1)}{' and a GPU' * gpu}; the cluster has "
+                + (", ".join(sizes) or "no node"),
+                fix="look at the workers' pods or machines, lower platform.workers or platform.threads; "
+                "then run the same command",
+            )
+        if has != told:
+            told = has
+            progress.say(f"waiting: {has}")
+        time.sleep(0.5)
+
+
+def wait() -> float:
+    """Seconds that workers may take to join."""
+    return float(os.environ.get(WAIT) or _WAIT)
+
+
+def worker_environment(cpus: int) -> dict[str, str]:
+    """What a worker's process inherits of the driver; credentials are the node's own."""
+    told = {name: os.environ[name] for name in ("MEDMIM_STAGE", "MEDMIM_PATIENCE") if os.environ.get(name)}
+    return {**told, "MEDMIM_EVENTS": "-", "OMP_NUM_THREADS": str(cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def node_workspace(store: str) -> Workspace:
+    """The workspace of a worker: the common store, and a home of the node it runs on."""
+    home = os.environ.get("MEDMIM_HOME") or Path(tempfile.gettempdir()) / f"medmim-{os.getuid()}"
+    place = Path(home).expanduser().absolute()
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Workspace(place, store, tracking="")
+
+
+def hush() -> None:
+    """No information of Ray's, only its errors."""
+    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def silent(address: str, reason: str) -> Unavailable:
+    """What is raised where a Ray does not answer."""
+    return Unavailable(
+        f"Ray at {address} does not {'start' if address == 'local' else 'answer'}",
+        reason=reason.partition("\n")[0],
+        fix="check platform.ray, then run the same command",
+    )
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def sigterm() -> Iterator[None]:
+    """SIGTERM ends Ray too: by default Python dies of it without running a single `finally`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _forward(logged: Mapping[str, Any]) -> None:
+    """Events among the lines of a worker's log; the others stay in Ray's logs."""
+    for line in logged["lines"]:
+        event = progress.parse(line)
+        if event is not None:
+            progress.forward(event)
+
+
+def _knock(address: str) -> None:
+    """Ray itself takes a minute to notice that nobody is there."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # `auto`: Ray looks for the cluster of this node
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise silent(address, str(error)) from None

@@ -1,0 +1,157 @@
+"""Recipes are loaded and checked here: a shipped name or a file, overrides, and all errors at once.
+
+medmim recipe list                  the shipped ones
+medmim recipe copy demo mine.yaml   one to edit
+medmim recipe explain finetune.lr   what a key means
+"""
+
+import difflib
+import json
+import reprlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from medmim.errors import UserError, from_os_error
+from medmim.recipe.keys import leaves, nearest, type_name
+from medmim.recipe.schema import Recipe
+from medmim.recipe.yaml_text import parse_value, parse_yaml
+
+
+def shipped() -> dict[str, str]:
+    """Names of the shipped recipes and their first comment line."""
+    found = {}
+    for entry in sorted(resources.files("medmim.shipped.recipes").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".yaml"):
+            first = entry.read_text("utf-8").split("\n", 1)[0]
+            found[entry.name.removesuffix(".yaml")] = first.lstrip("# ").strip()
+    return found
+
+
+def read_text(ref: str) -> tuple[str, str]:
+    """The YAML of a shipped recipe or a file, and the name to use in messages.
+
+    Raises:
+        UserError: Neither a shipped name nor a readable file.
+    """
+    names = shipped()
+    if ref in names:
+        return (resources.files("medmim.shipped.recipes") / f"{ref}.yaml").read_text("utf-8"), f"recipe {ref}"
+    path = Path(ref)
+    try:
+        return path.read_text("utf-8-sig"), str(path)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8", fix="give a recipe in YAML") from None
+    except PermissionError as error:
+        raise from_os_error(error, "reading the recipe") from None
+    except (OSError, ValueError):  # no such file, a folder, a name that no file can have
+        near = difflib.get_close_matches(ref, names, 1)
+        raise UserError(
+            f"no recipe '{ref}'",
+            reason="it is neither a file nor a shipped name",
+            fix=(f"did you mean '{near[0]}'? " if near else "") + f"`medmim recipe list` shows: {', '.join(names)}",
+        ) from None
+
+
+def load(ref: str, sets: Sequence[str] = ()) -> Recipe:
+    """Load and check a recipe.
+
+    Args:
+        ref: A shipped name or a file.
+        sets: `key=value` overrides with dotted keys; the value is YAML.
+
+    Raises:
+        UserError: Every problem of file and overrides, in one message.
+    """
+    text, where = read_text(ref)
+    values = parse_yaml(text, where)
+    for item in sets:
+        _override(values, item)
+    return validate(values, where)
+
+
+def validate(values: dict[str, Any], where: str) -> Recipe:
+    """Check a mapping against the schema.
+
+    Raises:
+        UserError: Every problem, in one message.
+    """
+    try:
+        return Recipe.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        problems = [_explain(e) for e in error.errors()]
+    except (TypeError, ValueError, RecursionError) as error:  # a set, bytes or another YAML type that JSON lacks
+        problems = [str(error)]
+    raise UserError(
+        f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
+        problems=problems,
+        fix="`medmim recipe explain` lists every key with its type and default",
+    )
+
+
+def from_dump(text: str) -> Recipe:
+    """Read back what `Recipe.dump` wrote.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError("the recipe handed to this step is not JSON", reason=str(error)) from None
+    return validate(values, "the recipe handed to this step")
+
+
+def describe(prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Rows of (key, type, default, meaning) for every key that starts with `prefix`.
+
+    Raises:
+        UserError: No such key.
+    """
+    rows = [
+        (
+            key,
+            type_name(info.annotation),
+            "required" if info.is_required() else json.dumps(_plain(info.get_default(call_default_factory=True))),
+            info.description or "",
+        )
+        for key, info in leaves(Recipe)
+        if key == prefix or not prefix or key.startswith(prefix + ".")
+    ]
+    if not rows:
+        near = nearest(Recipe, prefix)
+        raise UserError(f"no recipe key '{prefix}'", fix=f"did you mean '{near}'?" if near else "")
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _override(values: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {item}: not of the form key=value", fix="for example --set data.root=FOLDER")
+    for part in parts[:-1]:
+        if values.get(part) is None:  # `audit:` with nothing below it
+            values[part] = {}
+        values = values[part]
+        if not isinstance(values, dict):
+            raise UserError(f"--set {item}: '{part}' is a value, not a section")
+    values[parts[-1]] = parse_value(text)
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        near = nearest(Recipe, key)
+        return f"{key}: unknown key" + (f"; did you mean '{near}'?" if near else "")
+    if kind == "missing":
+        return f"{key}: missing"
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}" + ("" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})")

@@ -1,0 +1,36 @@
+"""The recipe's `nightly`: who is asked again each night, and what is an alarm. None of it changes any content."""
+
+from datetime import date
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from medmim.recipe.keys import Positive, Section
+
+
+def _a_day(text: str) -> str:
+    if date.fromisoformat(text).isoformat() != text:  # which also takes 20261125 and 2026-W48-3
+        raise ValueError("write a day as YYYY-MM-DD")
+    return text
+
+
+Day = Annotated[str, AfterValidator(_a_day)]
+
+
+class Nightly(Section):
+    """What `medmim nightly` asks, and when it raises an alarm."""
+
+    references: tuple[str, ...] = Field(
+        (),
+        description="who is asked beside champion, challengers and base: shipped bases, folders, store URIs, "
+        "models:/NAME@ALIAS or openai:URL#NAME",
+    )
+    canary: Positive = Field(100, description="questions that each model is asked anew, other ones each night")
+    noise: float = Field(
+        0.01, ge=0, lt=1, description="share of a canary's answers that may differ without an alarm; 0: none may"
+    )
+    nights: Positive = Field(14, description="how many last nights are compared with")
+    significance: float = Field(0.01, gt=0, lt=0.5, description="chance of a false alarm, for all tests of a night")
+    drop: float = Field(0.01, ge=0, le=1, description="a smaller drop of a score is no alarm, however sure")
+    since: Day | None = Field(None, description="nights before this day are not compared with: a drop was accepted")
+    date: Day | None = Field(None, description="the night; default: today in UTC, which `medmim nightly` writes here")

@@ -1,0 +1,46 @@
+"""The sections of a recipe about the registry and about what stays: `register`, `gate`, `promote`, `retention`."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from medmim.recipe.keys import Positive, Section
+
+CANDIDATE = "-candidate"  # ends the name of the registered model where candidates wait for approval
+
+
+def _no_candidate(name: str) -> str:
+    if name.endswith(CANDIDATE):
+        raise ValueError(f"a name ending in {CANDIDATE} is for candidates that wait for approval")
+    return name
+
+
+class Register(Section):
+    """Where the tuned model is registered."""
+
+    model: Annotated[str, AfterValidator(_no_candidate)] = Field(
+        "medmim", pattern=r"^[A-Za-z0-9][\w.-]*$", description="name in the MLflow registry"
+    )
+
+
+class Gate(Section):
+    """Which policy decides."""
+
+    policy: str = Field("default", description="a shipped policy or a YAML file")
+
+
+class Promote(Section):
+    """Who may make a model champion."""
+
+    approval: Literal["none", "required"] | None = Field(
+        None,
+        description="required: a candidate that passed the gate waits for `medmim registry promote`; "
+        "default: MEDMIM_APPROVAL, else none",
+    )
+
+
+class Retention(Section):
+    """What `medmim gc` leaves of this recipe's runs and artifacts; what something points to always stays."""
+
+    last: Positive = Field(3, description="the last N runs, and the last N artifacts of each kind, stay")
+    days: int = Field(30, ge=0, description="and so does whatever was used within so many days")

@@ -1,0 +1,139 @@
+"""Recipe: the typed YAML that a user edits, section by section."""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from medmim.recipe.keys import Positive, Section
+from medmim.recipe.nightly import Nightly
+from medmim.recipe.pods import Pods
+from medmim.recipe.registry import Gate, Promote, Register, Retention
+from medmim.sample import ABILITIES
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _known_ability(name: str) -> str:
+    if name not in ABILITIES:
+        raise ValueError(f"unknown ability '{name}'; known: {', '.join(ABILITIES)}")
+    return name
+
+
+class Data(Section):
+    """What the data set is made of."""
+
+    source: Literal["phantom", "published", "covid_chestxray"] = Field(description="where the studies come from")
+    root: str | None = Field(
+        None, description="folder of the raw data: images, and annotations unless `annotations` is set"
+    )
+    annotations: str | None = Field(
+        None, description="folder of the Med-MIM JSON files, where they lie apart from the images"
+    )
+    patients: Positive = Field(1500, description="phantom only: how many patients to draw")
+    seed: Seed = Field(0, description="decides patients, split, wording and option order")
+    abilities: tuple[Annotated[str, AfterValidator(_known_ability)], ...] = Field(
+        ABILITIES, min_length=1, description="which abilities to ask about"
+    )
+    dev_fraction: Fraction = Field(0.05, description="share of the patients kept for choices")
+    test_fraction: Fraction = Field(0.15, description="share of the patients kept for the benchmark")
+    max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
+    rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
+
+    @model_validator(mode="after")
+    def _patients_are_left_to_train_on(self) -> "Data":
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ValueError("dev_fraction and test_fraction leave no patients to train on")
+        return self
+
+
+class Audit(Section):
+    """What train and benchmark may share."""
+
+    max_shared_patients: int = Field(0, ge=0, description="patients that train and test may share")
+    max_shared_images: int = Field(0, ge=0, description="images that train and test may share")
+
+
+class Finetune(Section):
+    """How the base is tuned. The defaults are Mantis' published ones where it has them."""
+
+    base: str = Field("tiny-mantis", description="a shipped base, a folder, a store URI or models:/name@alias")
+    steps: Positive | None = Field(None, description="optimizer steps; default: `epochs` over the train split")
+    epochs: float = Field(1.0, gt=0, description="passes over the train split when `steps` is not given")
+    batch_size: Positive = Field(64, description="samples in one optimizer step, over all workers")
+    max_tokens: Positive = Field(4096, description="tokens in one packed row; bounds memory")
+    packing: bool = Field(True, description="pack samples without padding; exact, see finetune/packing.py")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: block matrices by Muon, the rest AdamW")
+    lr: float = Field(1e-5, gt=0, description="peak learning rate (AdamW part)")
+    muon_lr: float | None = Field(None, gt=0, description="peak learning rate of the Muon part; default 2 x lr")
+    schedule: Literal["cosine", "linear"] = Field(
+        "cosine", description="cosine to zero, or constant with a linear tail (`decay_fraction`)"
+    )
+    decay_fraction: Fraction = Field(0.35, description="linear schedule: share of the steps that decay")
+    warmup: Fraction = Field(0.03, description="share of the steps that warm up")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    clip: float = Field(1.0, gt=0, description="gradient norm limit")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the GPU has it, else fp32")
+    freeze_vision: bool = Field(True, description="keep the vision tower as the base has it, as Mantis does")
+    save_every: Positive = Field(100, description="steps between checkpoints")
+    seed: Seed = Field(0, description="order of the samples")
+
+
+class Bench(Section):
+    """Which questions are asked, and how."""
+
+    tasks: tuple[str, ...] = Field(("held_in", "held_out"), description="which questions to ask")
+    probes: tuple[Literal["blind", "grey", "swap"], ...] = Field(
+        ("blind", "swap"),
+        description="how to ask again: without images, with grey ones, with images moved one place on",
+    )
+    split: Literal["test", "dev"] = Field("test", description="dev: to choose by; a result that is not comparable")
+    limit: Positive | None = Field(None, description="only the first N items: a result that is not comparable")
+    batch_size: Positive = Field(32, description="questions asked at once")
+    max_new_tokens: Positive = Field(32, description="longest answer")
+    resamples: Positive = Field(2000, description="bootstrap draws of patients for the intervals")
+    max_bad_fraction: Fraction = Field(0.02, description="engine errors above this share fail the step")
+
+
+class Report(Section):
+    """What the report shows."""
+
+    examples: int = Field(12, ge=0, description="items shown with their images")
+
+
+class Platform(Section):
+    """Where things run and lie; none of it changes any content but the world size."""
+
+    store: str | None = Field(None, description="artifact store: folder or s3://bucket/prefix; default HOME/store")
+    tracking: str | None = Field(None, description="MLflow tracking URI; default SQLite in HOME")
+    ray: str = Field(
+        "local",
+        pattern=r"^(local|auto|rayjob|https?://[^\s/]+/?|[\w.-]+:\d+)$",
+        description="where Ray runs: `local`, `rayjob` (pods of a KubeRay RayJob), http(s)://HOST:8265 (the Jobs API "
+        "of a running cluster), or `auto` and HOST:6379 on a node of one",
+    )
+    workers: Positive = Field(1, description="training workers")
+    threads: Positive | None = Field(None, description="CPU threads a worker uses; default: its share of the cores")
+    pods: Pods = Field(default_factory=Pods)
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="names runs, reports and jobs")
+    data: Data
+    audit: Audit = Field(default_factory=Audit)
+    finetune: Finetune = Field(default_factory=Finetune)
+    bench: Bench = Field(default_factory=Bench)
+    register_: Register = Field(default_factory=Register, alias="register")
+    gate: Gate = Field(default_factory=Gate)
+    promote: Promote = Field(default_factory=Promote)
+    report: Report = Field(default_factory=Report)
+    retention: Retention = Field(default_factory=Retention)
+    nightly: Nightly = Field(default_factory=Nightly)
+    platform: Platform = Field(default_factory=Platform)
+
+    def dump(self) -> str:
+        """The recipe as canonical JSON: what steps receive and `provenance.json` keeps."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)

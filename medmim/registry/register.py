@@ -1,0 +1,172 @@
+"""register: the tuned model becomes an MLflow model version with its lineage.
+
+A version is a small pyfunc that names the model artifact by address and digest; the weights stay where they are.
+The same model under the same name is one version, whoever registers it and however often.
+"""
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medmim import __version__, store, tracking
+from medmim.errors import UserError
+from medmim.progress import say
+from medmim.recipe.registry import CANDIDATE
+from medmim.recipe.schema import Recipe
+from medmim.registry import mlflow_run
+from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find
+from medmim.run.stage import Outcome, stage
+from medmim.run.workspace import Workspace
+from medmim.sample import digest_of
+from medmim.store import Artifact
+from medmim.tracking import Version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Outcome:
+    """Register the tuned model, with lineage, scores and loss curve.
+
+    Args:
+        recipe: The recipe that made it; `home_of` is the name.
+        ws: The workspace.
+        data: Store URI of the data set.
+        model: Store URI of the tuned model.
+        bench: Store URI of the scores.
+
+    Returns:
+        Facts: `name`, `version`, `digest`, `uri`, `lineage`.
+    """
+    with stage(ws, "register") as outcome:
+        name = home_of(recipe)
+        tuned, scores = store.get(model), store.get(bench)
+        lineage = _lineage(recipe, ws, store.get(data), tuned)
+        version = find(ws, name, tuned.digest)
+        outcome.cached = version is not None and version.tags.get(BENCH) == scores.digest
+        if not outcome.cached:
+            api = tracking.client(ws)
+            with tracking.answering(ws.tracking):
+                if version is None:
+                    _create(api, ws, recipe, lineage)
+                    version = settle(api, ws, name, tuned.digest)
+                _measure(api, ws, name, version, tuned, scores)
+        assert version is not None
+        outcome.uri, outcome.digest = f"models:/{name}/{version.number}", tuned.digest
+        outcome.facts = {
+            "name": name,
+            "version": version.number,
+            "digest": tuned.digest,
+            "uri": tuned.uri,
+            "lineage": {key: version.tags.get(key, value) for key, value in lineage.items()},
+        }
+    return outcome
+
+
+def home_of(recipe: Recipe) -> str:
+    """The registered model that a run writes its version into.
+
+    `register.model` itself, or `NAME-candidate` where promotion needs approval: then the run needs no right on the
+    production model, and a promoter copies the version there.
+
+    Raises:
+        UserError: MEDMIM_APPROVAL is neither `none` nor `required`.
+    """
+    platform = os.environ.get("MEDMIM_APPROVAL") or "none"
+    if platform not in ("none", "required"):
+        raise UserError(f"MEDMIM_APPROVAL is '{platform}'", fix="set it to none or required")
+    name = recipe.register_.model
+    return name + CANDIDATE if (recipe.promote.approval or platform) == "required" else name
+
+
+def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> dict[str, str]:
+    """What the version is made of, as tags."""
+    made = json.loads(recipe.dump())
+    for section in ("platform", "promote", "retention", "nightly"):  # where it ran and what came after: not what it is
+        del made[section]
+    parents: dict[str, str] = {}
+    root, _, folder = tuned.uri.rpartition("/")
+    with suppress(FileNotFoundError):
+        parents = json.loads(store.open_store(root).read(f"{folder}/{store.PROVENANCE}")).get("parents") or {}
+    tags = {
+        DIGEST: tuned.digest,
+        URI: tuned.uri,
+        "medmim.data": data.digest,
+        "medmim.data_uri": data.uri,
+        "medmim.recipe": digest_of([json.dumps(made, sort_keys=True)]),
+        "medmim.recipe_name": recipe.name,
+        "medmim.base": recipe.finetune.base,
+    }
+    if "base" in parents:
+        tags["medmim.base_digest"] = parents["base"]
+    return tags | {f"medmim.code_{key}": value for key, value in tracking.code_version().items()}
+
+
+def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[str, str]) -> None:
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    name = home_of(recipe)
+    say(f"registering {lineage[DIGEST][:12]} as {name}")
+    try:
+        api.create_registered_model(name)
+    except MlflowException:
+        api.get_registered_model(name)  # it is there already; anything else raises again
+    experiment = tracking.experiment(ws, name)
+    run = api.create_run(experiment, run_name=ws.run or recipe.name, tags=lineage).info.run_id
+    params = {f"finetune.{key}": str(value) for key, value in recipe.finetune.model_dump().items()}
+    params |= {f"data.{key}": str(value) for key, value in recipe.data.model_dump().items() if key != "root"}
+    api.log_dict(run, json.loads(recipe.dump()), "recipe.json")
+    logged = api.create_logged_model(experiment, name=name, source_run_id=run, tags=lineage, params=params)
+    with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
+        path = Path(folder) / "model"
+        mlflow.pyfunc.save_model(
+            path=str(path),
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            model_config={
+                "uri": lineage[URI],
+                "digest": lineage[DIGEST],
+                "batch_size": recipe.bench.batch_size,
+                "max_new_tokens": recipe.bench.max_new_tokens,
+            },
+            pip_requirements=[f"medmim[bench]=={__version__}"],
+            mlflow_model=Model(model_id=logged.model_id, run_id=run),
+        )
+        api.log_model_artifacts(logged.model_id, str(path))
+    api.finalize_logged_model(logged.model_id, "READY")
+    # A SQL store looks `models:/` sources up by the process-wide tracking URI, which we leave alone.
+    source = logged.artifact_location if tracking.database(ws.tracking) else f"models:/{logged.model_id}"
+    tags = lineage | {LOGGED: logged.model_id}
+    api.create_model_version(name, source=source, run_id=run, tags=tags, model_id=logged.model_id)
+
+
+def settle(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Version:
+    """Of two registrars that made a version each, the first wins; every one of them deletes the later ones."""
+    from mlflow.exceptions import MlflowException
+
+    listed = [v for v in tracking.registered(ws, name)[name].versions if v.tags.get(DIGEST) == digest]
+    for late in listed[1:]:
+        try:
+            api.delete_model_version(name, late.number)
+        except MlflowException:  # the other one deleted it
+            continue
+    return listed[0]
+
+
+def _measure(
+    api: "MlflowClient", ws: Workspace, name: str, version: Version, tuned: Artifact, scores: Artifact
+) -> None:
+    """Log scores and losses; the tag that says so comes last, so that a kill before it is made good."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow_run.log(api, version.run, version.tags.get(LOGGED), ws.fetch(scores.uri), ws.fetch(tuned.uri), scores.digest)
+    try:
+        api.set_model_version_tag(name, version.number, BENCH, scores.digest)
+    except MlflowException:
+        again = find(ws, name, tuned.digest)
+        if again is None or again.tags.get(BENCH) != scores.digest:  # else another registrar set it just now
+            raise

@@ -1,0 +1,93 @@
+"""The one cache: a finished step is found by its key, and an unfinished one goes on where it was."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medmim import store
+from medmim.errors import Unavailable, os_errors_told
+from medmim.recipe.schema import Recipe
+from medmim.run.lock import alone
+from medmim.run.provenance import provenance
+from medmim.run.workspace import Workspace
+from medmim.sample import digest_of
+from medmim.store import Artifact
+from medmim.store.removal import claim
+
+
+def cached_step(
+    ws: Workspace,
+    name: str,
+    revision: int,
+    section: Any,
+    parents: Mapping[str, str],
+    make: Callable[[Path], Mapping[str, Any]],
+    kind: str = "",
+    recipe: Recipe | None = None,
+) -> tuple[Artifact, bool]:
+    """The artifact of this step, made now or found by its key.
+
+    Args:
+        ws: The workspace.
+        name: Step name.
+        revision: Bumped when the step's bytes change for equal settings.
+        section: The settings that decide the content; JSON-able.
+        parents: Name -> digest of what goes in.
+        make: Fills a folder and returns the manifest's counts. The folder outlives a kill: the next try gets it
+            with what is in it, so that `make` can go on from there. Names that start with `.` and the folder
+            `resume/` are for that and are not published.
+        kind: First part of the artifact's address; the step name by default.
+        recipe: Kept in `provenance.json`.
+
+    Returns:
+        The artifact, and whether it was found.
+
+    Raises:
+        UserError: Whatever `make` raises.
+        Unavailable: Another process is at this step, the disk is full, or the store does not answer. What is done
+            so far is kept.
+    """
+    key = step_key(name, revision, section, parents)
+    kind = kind or name
+    folder = ws.home / "work" / f"{name}-{key[:16]}"
+    known = finished(ws, name, key, kind)
+    if known is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # left by a kill between the last two lines of this function
+        return known, True
+    with os_errors_told(f"running the step {name}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        busy = Unavailable(
+            f"another process is running this very step in {folder}", fix="wait for it, or give another --home"
+        )
+        with alone(folder, busy):
+            known = finished(ws, name, key, kind)  # by the process that had the lock
+            if known is not None:
+                return known, True
+            folder.mkdir(exist_ok=True)
+            counts = make(folder)
+            artifact = store.publish(folder, ws.store, kind, counts, provenance(name, revision, parents, recipe))
+            store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
+            shutil.rmtree(folder, ignore_errors=True)
+    return artifact, False
+
+
+def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str]) -> str:
+    """Key of a finished step: its name, revision, own settings and its parents' digests."""
+    settings = json.dumps(section, sort_keys=True)
+    return digest_of([name, str(revision), settings, *(f"{k}={parents[k]}" for k in sorted(parents))])
+
+
+def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | None:
+    """The artifact that a step of this key has made; None where it has not."""
+    try:
+        digest = json.loads(store.open_store(ws.store).read(_index(name, key)))["digest"]
+    except FileNotFoundError:
+        return None
+    claim(store.open_store(ws.store), f"{kind or name}/{digest}")
+    return store.find(f"{ws.store}/{kind or name}/{digest}")  # the index holds no address, so that a store can be moved
+
+
+def _index(name: str, key: str) -> str:
+    return f"steps/{name}/{key}.json"

@@ -1,0 +1,123 @@
+"""A compiled pipeline, the very file that a cluster gets, run on this machine.
+
+The pipeline runs in a child process, since `kfp.local` prints what its steps print. Steps append events to a file;
+this process draws them and keeps everything else in a log.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from importlib import resources
+from pathlib import Path
+
+from medmim.errors import REFUSED, TRY_AGAIN, UserError
+from medmim.recipe.schema import Recipe
+from medmim.run.screen import Screen
+from medmim.run.stage import Outcome
+from medmim.run.workspace import Workspace
+
+
+def exit_code(found: dict[str, Outcome], told: list[int], code: int, workspace: Workspace) -> int:
+    """The first stage that did not end well decides; a runner that died without a word is infrastructure.
+
+    Raises:
+        UserError: The pipeline failed outside of any stage.
+    """
+    for outcome in found.values():
+        if outcome.exit_code:
+            return outcome.exit_code
+    if told:
+        return told[0]
+    if code:
+        raise UserError(
+            "the pipeline runner ended before its stages did",
+            reason=f"exit code {code}; its log is {log_file(workspace)}",
+            fix="run the same command again: finished steps are kept",
+            exit_code=TRY_AGAIN,
+        )
+    refused = any(outcome.status == "refused" for outcome in found.values())
+    return REFUSED if refused else 0
+
+
+def log_file(workspace: Workspace) -> Path:
+    """Where everything goes that libraries and steps print."""
+    return workspace.home / "runs" / workspace.run / "log.txt"
+
+
+def pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen) -> int:
+    """Run a shipped pipeline to its end; returns the runner's exit code.
+
+    Args:
+        name: `train` or `nightly`.
+        parsed: The recipe.
+        workspace: Where; its `run` names the run.
+        screen: Told what the steps tell.
+    """
+    log = log_file(workspace)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    events = log.parent / "events.jsonl"
+    events.write_text("")  # a night goes on under its name: what its killed try told is over
+    placed = {"store": workspace.store, "tracking": workspace.tracking}
+    parsed = parsed.model_copy(update={"platform": parsed.platform.model_copy(update=placed)})
+    arguments = {"recipe": parsed.dump(), "home": str(workspace.home), "run": workspace.run}
+    environment = os.environ | {
+        "MEDMIM_EVENTS": str(events),
+        "MEDMIM_RUNNER": str(os.getpid()),
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONUNBUFFERED": "1",
+    }
+    with log.open("w") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "medmim.run.kfp_local", name, str(log.parent / "kfp")],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+        )
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(arguments))
+        child.stdin.close()
+        try:
+            with events.open() as lines:
+                while True:
+                    ended = child.poll() is not None  # asked before the last read, so that no event is lost
+                    for line in lines:
+                        screen.event(json.loads(line))
+                    screen.tick()
+                    if ended:
+                        return child.returncode
+                    time.sleep(0.1)
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait(30)
+
+
+def _local(name: str, root: str) -> None:
+    """The child: run the compiled pipeline under kfp.local with the arguments on stdin."""
+    parent = os.getppid()
+
+    def watch() -> None:  # a killed command must not leave a runner behind
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(TRY_AGAIN)
+
+    threading.Thread(target=watch, daemon=True).start()
+    arguments = json.load(sys.stdin)
+    from kfp import components, local
+
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=root)
+    with resources.as_file(resources.files("medmim.shipped.pipelines") / f"{name}.yaml") as path:
+        loaded = components.load_component_from_file(str(path))
+    try:
+        loaded(**arguments)
+    except RuntimeError:  # names the failed task; the stage's own record says why
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _local(sys.argv[1], sys.argv[2])

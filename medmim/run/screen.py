@@ -1,0 +1,187 @@
+"""What `medmim run` shows: one line a stage, progress as it comes, and at the end the scores and the decision."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from medmim.progress import render
+from medmim.recipe.schema import Recipe
+from medmim.run.stage import Outcome
+from medmim.run.workspace import Workspace
+
+_SILENCE = 4.0  # s without a terminal before a sign of life
+_MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
+
+
+class Screen:
+    """Draws events on stderr: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.out = self.console if quiet else Console(highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        self.stage = ""
+        self.begin = self.told = time.monotonic()
+        self.now = self.step = ""
+        self.errors: dict[str, int] = {}  # text -> exit code: a dead store keeps no record of them
+
+    def start(self, recipe: Recipe, workspace: Workspace, command: str = "run") -> None:
+        """Say what was resolved."""
+        self.console.print(f"[bold]medmim {command}[/] {recipe.name}   run {workspace.run}")
+        self.console.print(f"  home {workspace.home}\n  store {workspace.store}\n  tracking {workspace.tracking}")
+        self.now = "starting"
+        if self.live:
+            self.live.start()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Draw one event of a step."""
+        if event["stage"] and event["stage"] != self.stage:
+            self.stage, self.begin = event["stage"], time.monotonic()
+            self.now = self.step = ""
+        text = render(event)
+        if event["kind"] == "line":
+            self._say(text)
+        elif event["kind"] == "error":
+            self.errors.setdefault(text, event["code"])
+        elif event["kind"] == "step":
+            self.step = render({name: value for name, value in event.items() if name != "step"})  # the bar counts
+        else:
+            whole = event["done"] >= event["total"] > 0
+            text = f"{text}  {self.step}".rstrip()  # how far, and how well
+            self.now = "" if whole else text
+            if not self.live and (whole or time.monotonic() - self.told > _SILENCE):
+                self._say(text)
+
+    def tick(self) -> None:
+        """Keep the live line moving, or give a sign of life."""
+        took = time.monotonic() - self.begin
+        if self.live:
+            self.live.update(Text(f"{self.stage or 'runner':>9}  {self.now or 'working'}  {took:.0f} s", style="dim"))
+            self.live.refresh()
+        elif time.monotonic() - self.told > _SILENCE:
+            self._say(self.now or f"working, {took:.0f} s")
+
+    def end(self, found: dict[str, Outcome], workspace: Workspace, again: str) -> None:
+        """Stages, leaderboard, decision, report and what to type next; `again` is the command that was typed."""
+        if self.live:
+            self.live.stop()
+        self.out.print(stages(found))
+        if bench := found.get("bench"):
+            self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
+            if differences := bench.facts.get("differences"):
+                self.out.print(gains(differences))
+        self.failures(found)
+        decision(self.out, found)
+        if report := found.get("report"):
+            self.out.print(f"\nreport    {report.facts.get('path')}", soft_wrap=True)
+        _next(self.out, found, workspace, again)
+
+    def failures(self, found: dict[str, Outcome]) -> None:
+        """The errors that the stages ended with; a refusal is none."""
+        told = {o.message: o.exit_code for o in found.values() if o.status == "failed" and o.message} or self.errors
+        refused = {o.message for o in found.values() if o.status == "refused"}
+        for text in told.keys() - refused:
+            self.out.print(Text(f"\nerror: {text}"), soft_wrap=True)
+
+    def _say(self, text: str) -> None:
+        self.told = time.monotonic()
+        self.console.print(Text(f"{self.stage or 'runner':>9}  ", style="cyan") + Text(text), soft_wrap=True)
+
+
+def stages(found: dict[str, Outcome]) -> Table:
+    """One row a stage: how it ended, how long it took, its digest."""
+    table = Table("", "stage", "seconds", "digest", box=None, title=None)
+    for name, outcome in found.items():
+        took = "found" if outcome.cached else f"{outcome.seconds:.1f}"
+        table.add_row(_MARK[outcome.status], name, took, outcome.digest[:12])
+    return table
+
+
+def leaderboard(rows: list[dict[str, Any]]) -> Table:
+    """Score, interval, share right both ways, blind, chance, n and patients of each model and group."""
+    table = Table(box=None, padding=(0, 1, 0, 0))  # fits 80 columns
+    for name in ("model", "accuracy of", "score", "95%", "both ways", "blind", "chance", "n", "patients"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("model", "accuracy of", "95%") else "right")
+    for row in filter(headline, rows):
+        interval = "too few" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
+        table.add_row(
+            str(row["model"]),
+            row["group"].removeprefix("ability:"),
+            _pct(row["value"]),
+            interval,
+            _pct(row.get("swap")),
+            _pct(row["blind"]),
+            _pct(row["chance"]),
+            f"{row['n']:,}",
+            f"{row['patients']:,}",
+        )
+    return table
+
+
+def headline(row: dict[str, Any]) -> bool:
+    """Accuracies of closed questions, not source by source: the report shows the rest."""
+    return row["metric"] == "accuracy" and not row["group"].startswith("source:")
+
+
+def gains(rows: list[dict[str, Any]]) -> Table:
+    """What was won over each opponent, by the paired interval alone; every group, won or not."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("against", "accuracy of", "points", "95%", ""):
+        table.add_column(name, no_wrap=True, justify="right" if name == "points" else "left")
+    for row in filter(headline, rows):
+        few = row["low"] is None
+        verdict = "" if few else "won" if row["low"] > 0 else "lost" if row["high"] < 0 else "not beyond doubt"
+        table.add_row(
+            str(row["opponent"]),
+            row["group"].removeprefix("ability:"),
+            _points(row["value"]),
+            "too few patients" if few else f"{_points(row['low'])} to {_points(row['high'])}",
+            f"[green]{verdict}[/]" if verdict == "won" else verdict,
+        )
+    return table
+
+
+def decision(out: Console, found: dict[str, Outcome]) -> None:
+    """The gate's decision with its reasons, and what promotion did."""
+    gate, promote = found.get("gate"), found.get("promote")
+    if gate is None:
+        return
+    verdict = (promote and promote.facts.get("decision")) or gate.facts.get("decision", "undecided")
+    out.print(f"\n[bold]decision  {verdict}[/]")
+    for rule in gate.facts.get("rules", []):
+        mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}[rule["passed"]]
+        out.print(f"  {mark} {rule['rule'].replace('_', ' ')}: ", end="")
+        out.print(rule["text"], markup=False, soft_wrap=True)
+    if not gate.facts.get("rules"):
+        out.print("  - " + "; ".join(gate.facts.get("reasons", [])), markup=False, soft_wrap=True)
+    if promote:
+        for text in promote.facts.get("restored", []):
+            out.print(f"  - {text}", markup=False)
+        if champion := promote.facts.get("champion"):
+            out.print(f"champion  {champion['name']} version {champion['version']}", markup=False)
+
+
+def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, again: str) -> None:
+    home = "" if workspace.home == Path(".medmim").absolute() else f" --home {workspace.home}"
+    out.print("\nnext")
+    if "bench" in found and found["bench"].uri:
+        out.print(f"  medmim bench show {workspace.run} --wrong{home}", soft_wrap=True)
+    if "promote" in found:
+        out.print(f"  medmim registry list{home}", soft_wrap=True)
+    if "data" in found and found["data"].uri:
+        out.print(f"  medmim data show {found['data'].uri}", soft_wrap=True)
+    out.print(Text(f"  {again}   # again: finished steps cost nothing"), soft_wrap=True)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _pct(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

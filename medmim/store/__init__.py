@@ -1,0 +1,33 @@
+"""Artifacts by URI: `store.publish`, `store.find`, `store.fetch`; a store is a folder, `file://` or `s3://`."""
+
+from medmim.store.artifact import (
+    PROVENANCE,
+    Artifact,
+    Store,
+    content_digest,
+    fetch,
+    file_digest,
+    find,
+    get,
+    open_store,
+    publish,
+    scan,
+    verify,
+)
+from medmim.store.removal import MANIFEST
+
+__all__ = [
+    "MANIFEST",
+    "PROVENANCE",
+    "Artifact",
+    "Store",
+    "content_digest",
+    "fetch",
+    "file_digest",
+    "find",
+    "get",
+    "open_store",
+    "publish",
+    "scan",
+    "verify",
+]

@@ -1,0 +1,229 @@
+"""A contract server: speaks HTTP as KFP's API server 2.17 does, so that the real kfp.Client can be driven against it.
+
+No pipeline runs here: a test says how a run goes on (`begin`, `end`). What is asked and answered is held against the
+models of kfp-server-api; what is refused, and how, is refusals.yaml.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.parser import BytesParser
+from email.policy import HTTP
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tests.cluster.kfp.state import Object, Refused, State, now, strict
+
+WORKFLOW = "medmim-train-x7k2p"
+IMPL = "metadata-0-3-system-container-impl"  # of pods with three labels
+
+
+class Front:
+    """What stands before the API: a login, an outage, a lost answer. Tests change it while the server runs."""
+
+    token = ""  # that a request must bear
+    cookie = ""  # ... or this
+    login = "redirect"  # or "page": how who has neither is sent away; or "refuse"
+    tag = "2.17.0"
+    fail: list[tuple[str, int]]  # (method and path as a pattern, status): each answers once and does nothing
+    lose: list[str]  # patterns: each is done once, and its answer lost
+
+    def __init__(self) -> None:
+        self.fail, self.lose = [], []
+        self.asked: list[str] = []
+
+
+class Kfp:
+    def __init__(self, state: State, front: Front, address: str) -> None:
+        self.state, self.front, self.address = state, front, address
+
+    def changes(self) -> list[str]:
+        """The requests so far that were meant to change something."""
+        return [one for one in self.front.asked if not one.startswith("GET")]
+
+    def run(self, name: str) -> Object:
+        return next(one for one in self.state.runs.values() if one["display_name"] == name)
+
+    def begin(self, run: Object, step: str, log: str = "", state: str = "RUNNING") -> None:
+        """A step as KFP shows it: a driver's pod, a node of the task, and in it the pod that works."""
+        mark = str(1000000 + sum(map(ord, step)))
+        tasks = run.setdefault("run_details", {"task_details": []})["task_details"]
+        tasks[:] = [one for one in tasks if one["display_name"] not in (step, f"{step}-driver")]
+        at = {"run_id": run["run_id"], "create_time": now(), "start_time": now(), "execution_id": "0"}
+        node = {"pod_name": f"{WORKFLOW}-{mark}"}
+        driver = f"{step}-driver"
+        tasks += [
+            {**at, "task_id": driver, "display_name": driver, "state": "SUCCEEDED", "end_time": now()},
+            {
+                **at, "task_id": step, "display_name": step, "state": state, "child_tasks": [node],
+                "end_time": "0001-01-01T00:00:00Z" if state == "RUNNING" else now(),
+            },
+        ]  # fmt: skip
+        if run["state"] == "PENDING":
+            self._state(run, "RUNNING")
+        if log:
+            self.state.logs[f"{WORKFLOW}-{IMPL}-{mark}"] = log
+
+    def end(self, run: Object, state: str) -> None:
+        """A run as the persistence agent reports its end: a Workflow is Succeeded or Failed, cancelled or not."""
+        self._state(run, state)
+        run["finished_at"] = now()
+
+    def report_canceling(self, run: Object) -> None:
+        self._state(run, "CANCELING")
+
+    def _state(self, run: Object, state: str) -> None:
+        run["state"] = state
+        run["state_history"].append({"update_time": now(), "state": state})
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: State
+    front: Front
+
+    def do_GET(self) -> None:
+        where = urlsplit(self.path)
+        query, body = dict(parse_qsl(where.query)), self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        named = f"{self.command} {unquote(where.path)}"
+        self.front.asked.append(named)
+        if self._turned_away() or self._failed(named):
+            return
+        try:
+            with self.state.lock:
+                answer, kind = self._answer(unquote(where.path), query, body)
+        except Refused as no:
+            self._refuse(no)
+            return
+        if self._once(self.front.lose, named):
+            self.close_connection = True
+            self.connection.close()
+            return
+        self._send(200, answer, kind)
+
+    do_POST = do_GET
+
+    def _answer(self, path: str, query: Mapping[str, str], body: bytes) -> tuple[str, str]:
+        if found := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
+            return self.state.log(*found.groups()), "text/plain; charset=utf-8"
+        asked, state = f"{self.command} {path.removeprefix('/apis/v2beta1')}", self.state
+        if asked == "GET /healthz":
+            many = {"multi_user": True} if state.many_users else {"multi_user": False}
+            return json.dumps({"commit_sha": "0", "tag_name": self.front.tag, **many}), "application/json"
+        if asked == "POST /pipelines/upload_version":
+            return _checked(state.upload_version(dict(query), *self._file(body)), "V2beta1PipelineVersion")
+        if asked == "POST /pipelines":
+            return _checked(state.create_pipeline(json.loads(body)), "V2beta1Pipeline")
+        if asked == "POST /experiments":
+            return _checked(state.create_experiment(json.loads(body)), "V2beta1Experiment")
+        if asked == "POST /runs":
+            return _checked(state.create_run(json.loads(body)), "V2beta1Run")
+        if found := re.fullmatch(r"POST /runs/([^/:]+):terminate", asked):
+            return _checked(state.terminate(found[1]), "object")
+        if found := re.fullmatch(r"GET /runs/([^/:]+)", asked):
+            return _checked(state.get_run(found[1]), "V2beta1Run")
+        if found := re.fullmatch(r"GET /pipelines/([^/]+)/versions", asked):
+            return self._list("versions", query, lambda one: one["pipeline_id"] == found[1])
+        if found := re.fullmatch(r"GET /(pipelines|experiments|runs)", asked):
+            if found[1] == "runs" and state.many_users and not query.get("namespace"):
+                raise Refused("runs of nobody")
+            space = state.mine(query.get("namespace", ""))
+            return self._list(found[1], query, lambda one: one.get("_namespace", one.get("namespace", "")) == space)
+        raise AssertionError(f"the contract server does not know {asked}")
+
+    def _list(self, kind: str, query: Mapping[str, str], mine: Any) -> tuple[str, str]:
+        page, token = self.state.page(
+            kind, [one for one in getattr(self.state, kind).values() if mine(one)], dict(query)
+        )
+        key = {"versions": "pipeline_versions"}.get(kind, kind)
+        message = {"versions": "PipelineVersions"}.get(kind, kind.capitalize())
+        told = {key: [_public(one) for one in page], "total_size": len(page), "next_page_token": token}
+        return _checked({name: value for name, value in told.items() if value}, f"V2beta1List{message}Response")
+
+    def _file(self, body: bytes) -> tuple[str | None, bytes]:
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        for part in BytesParser(policy=HTTP).parsebytes(head + body).iter_parts():
+            if part.get_param("name", header="Content-Disposition") == "uploadfile":
+                content = part.get_payload(decode=True)
+                return part.get_filename() or "", content if isinstance(content, bytes) else b""
+        return None, b""
+
+    def _turned_away(self) -> bool:
+        front, given = self.front, self.headers
+        open_to = [front.token and given.get("Authorization") == f"Bearer {front.token}"]
+        open_to += [front.cookie and given.get("Cookie") == front.cookie]
+        if not (front.token or front.cookie) or any(open_to):
+            return False
+        if front.login == "redirect":
+            self._send(302, "", "text/html", Location="/dex/auth?client_id=kubeflow")
+        elif front.login == "page":
+            self._send(200, "<!doctype html><html><title>Log in to dex</title></html>", "text/html; charset=utf-8")
+        else:
+            self._send(403, "RBAC: access denied", "text/plain")
+        return True
+
+    def _failed(self, named: str) -> bool:
+        for one in self.front.fail:
+            if re.search(one[0], named):
+                self.front.fail.remove(one)
+                said = {"code": 14, "message": "ServiceUnavailable: try again later", "details": []}
+                self._send(one[1], json.dumps(said), "application/json")
+                return True
+        return False
+
+    def _once(self, patterns: list[str], named: str) -> bool:
+        for one in patterns:
+            if re.search(one, named):
+                patterns.remove(one)
+                return True
+        return False
+
+    def _refuse(self, no: Refused) -> None:
+        row = no.row
+        if row["code"] is not None:
+            detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": row["code"], "message": no.says}
+            said = {"code": row["code"], "message": f"Failed to do what was asked: {no.says}", "details": [detail]}
+            strict({key: said[key] for key in ("code", "message")}, "GoogleRpcStatus")
+            self._send(row["status"], json.dumps(said), "application/json")
+        elif "plain text" in row["when"]:
+            self._send(row["status"], no.says + "\n", "text/plain; charset=utf-8")
+        else:
+            told = json.dumps({"error_message": no.says, "error_details": no.says})
+            self._send(row["status"], told, "application/json")
+
+    def _send(self, status: int, text: str, kind: str, **headers: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        for key, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def _public(one: Object) -> Object:
+    return {key: value for key, value in one.items() if not key.startswith("_") and value != ""}
+
+
+def _checked(answer: Object, model: str) -> tuple[str, str]:
+    try:
+        strict(_public(answer), model)
+    except Refused as error:
+        raise AssertionError(f"the contract server answers what {model} does not have: {error.says}") from None
+    return json.dumps(_public(answer)), "application/json"
+
+
+@contextmanager
+def kfp_server(many_users: bool = False) -> Iterator[Kfp]:
+    state, front = State(many_users), Front()
+    handler = type("Bound", (Handler,), {"state": state, "front": front})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield Kfp(state, front, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()

@@ -1,0 +1,136 @@
+"""What a cluster lacks for a recipe, read by the real Kubernetes client from an API server that has a few objects."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medmim.cluster.kfp import preflight, submit
+from medmim.errors import UserError
+from tests.cluster.kfp.world import World, a_world
+
+SPACE = "/api/v1/namespaces/team-a"
+KEYS = {"AWS_ACCESS_KEY_ID": "eA==", "AWS_SECRET_ACCESS_KEY": "eA=="}
+
+
+class Objects(dict[str, dict[str, Any]]):
+    """Path -> object; what is not there is 404, and what is in `hidden` is 403."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: set[str] = set()
+        self["/version"] = {"gitVersion": "v1.36.0"}
+        self[SPACE] = {"metadata": {"name": "team-a"}, "status": {"phase": "Active"}}
+        self[f"{SPACE}/serviceaccounts/medmim-step"] = {"metadata": {"name": "medmim-step"}}
+        self[f"{SPACE}/secrets/medmim-s3"] = {"data": dict(KEYS)}
+        self[f"{SPACE}/configmaps/medmim"] = {"data": {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}}
+
+
+@pytest.fixture
+def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Iterator[Objects]:
+    found = Objects()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            status = 403 if path in found.hidden else 200 if path in found else 404
+            body = json.dumps(
+                found.get(path, {"kind": "Status", "message": f"{path} not found", "code": status})
+            ).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        named = {"cluster": {"server": f"http://127.0.0.1:{server.server_port}"}, "name": "c"}
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [named],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team-a"}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        }  # fmt: skip
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        yield found
+        server.shutdown()
+
+
+@pytest.fixture
+def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
+        yield found
+
+
+def planned(world: World, image: str | None = None) -> submit.Plan:
+    return submit.plan("train", world.recipe, "demo-1", access=world.access, image=image)
+
+
+def test_a_cluster_that_has_everything_is_checked_without_a_note(world: World, objects: Objects) -> None:
+    assert planned(world, world.image).notes == ()
+
+
+def test_settings_come_from_the_cluster(world: World, objects: Objects) -> None:
+    objects[f"{SPACE}/configmaps/medmim"]["data"] |= {"MEDMIM_IMAGE": world.image, "MEDMIM_STORE": f"{world.store}2"}
+    platform = world.recipe.platform.model_copy(update={"store": None, "tracking": None})
+    recipe = world.recipe.model_copy(update={"platform": platform})
+    plan = submit.plan("train", recipe, "demo-1", access=world.access, image=None)
+    assert plan.image.startswith(f"{world.registry.address}/medmim@sha256:") and plan.store == f"{world.store}2"
+    assert plan.recipe.platform.tracking is None, "pods take MLflow's address from the cluster's settings"
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        (SPACE, "namespace: namespace team-a is not there"),
+        (f"{SPACE}/serviceaccounts/medmim-step", "account: no service account medmim-step"),
+        (f"{SPACE}/secrets/medmim-s3", "secrets: no secret medmim-s3"),
+    ],
+)
+def test_what_is_missing_is_told_with_its_fix(world: World, objects: Objects, missing: str, told: str) -> None:
+    del objects[missing]
+    with pytest.raises(UserError, match="cannot run on this cluster") as raised:
+        planned(world, world.image)
+    (problem,) = raised.value.problems
+    assert problem.startswith(told) and "; fix: " in problem and world.kfp.front.asked == []
+
+
+def test_a_secret_without_a_key_and_all_else_are_told_at_once(world: World, objects: Objects) -> None:
+    del objects[f"{SPACE}/secrets/medmim-s3"]["data"]["AWS_ACCESS_KEY_ID"]
+    del objects[f"{SPACE}/serviceaccounts/medmim-step"]
+    with pytest.raises(UserError) as raised:
+        planned(world)
+    told = " ".join(raised.value.problems)
+    assert len(raised.value.problems) == 3 and "has no key AWS_ACCESS_KEY_ID" in told and "image: not set" in told
+
+
+def test_a_ray_job_needs_its_crd_and_accounts(world: World, objects: Objects) -> None:
+    platform = world.recipe.platform.model_copy(update={"ray": "rayjob"})
+    kube, _, _ = preflight.settings("team-a", world.recipe)
+    assert kube is not None
+    problems = preflight.lacking(kube, world.recipe.model_copy(update={"platform": platform}))
+    assert [problem.partition(":")[0] for problem in problems] == ["crds", "accounts"]
+    assert "no RayJob of ray.io/v1" in problems[0]
+
+
+def test_what_this_account_may_not_see_stops_nobody(world: World, objects: Objects) -> None:
+    objects.hidden |= {f"{SPACE}/secrets/medmim-s3", f"{SPACE}/secrets/medmim-mlflow"}
+    assert planned(world, world.image).notes == ()
+
+
+def test_a_cluster_whose_settings_lack_mlflow_is_told(world: World, objects: Objects) -> None:
+    platform = world.recipe.platform.model_copy(update={"tracking": None})
+    recipe = world.recipe.model_copy(update={"platform": platform})
+    del objects[f"{SPACE}/configmaps/medmim"]
+    _, told, _ = preflight.settings("team-a", recipe)
+    (problem,) = preflight.unfit(recipe, told)
+    assert problem.startswith("platform.tracking: not set, nor MLFLOW_TRACKING_URI in ConfigMap medmim")

@@ -1,0 +1,314 @@
+"""Runs as KFP and the store tell of them: found, followed to every kind of end, cancelled, their logs."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim.cluster.kfp import client, compiled, logs, runs, submit
+from medmim.errors import Unavailable, UserError
+from medmim.store import open_store
+from tests.cluster.kfp.world import World, a_world
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(runs, "EVERY", 0.05)
+    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
+        yield found
+
+
+@pytest.fixture
+def api(world: World) -> client.Api:
+    return client.connect(world.access)
+
+
+def start(world: World, name: str = "demo-1", recipe: str = "demo") -> dict[str, Any]:
+    changed = world.recipe.model_copy(update={"name": recipe})
+    submit.submit("train", changed, name, access=world.access, image=world.image)
+    return world.kfp.run(name)
+
+
+def followed(world: World, api: client.Api, course: Callable[[], None]) -> tuple[runs.Run, list[tuple[str, str]]]:
+    """The run `demo-1` at its end, and what was told of its steps, while the course of events runs beside."""
+    told: list[tuple[str, str]] = []
+    begun = runs.find(api, "demo-1")
+    beside = threading.Thread(target=course, daemon=True)
+    beside.start()
+    run = runs.follow(api, begun, lambda step: told.append((step.name, step.state)), lambda _: None)
+    beside.join(30)
+    return run, told
+
+
+def test_runs_are_listed_newest_first_page_by_page(world: World, api: client.Api) -> None:
+    for number in range(5):
+        start(world, f"r-{number}", f"recipe-{number}")
+    names: list[str] = []
+    page, token = runs.page(api, 2)
+    while True:
+        names += [run.name for run in page]
+        if not token:
+            break
+        page, token = runs.page(api, 2, token)
+    assert names == ["r-4", "r-3", "r-2", "r-1", "r-0"]
+
+
+def test_a_list_tells_medmims_runs_only(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.kfp.state.runs["other"] = {**run, "run_id": "other", "display_name": "other", "description": "of others"}
+    assert [(one.name, one.recipe, one.state) for one in runs.page(api)[0]] == [("demo-1", "demo", "PENDING")]
+
+
+def test_a_run_is_found_by_name_and_by_id(world: World, api: client.Api) -> None:
+    run = start(world)
+    assert runs.find(api, "demo-1").run_id == run["run_id"] == runs.find(api, run["run_id"]).run_id
+    assert runs.find(api, run["run_id"].upper()).name == "demo-1"
+
+
+@pytest.mark.parametrize("asked", ["demo-2", "demo", "11111111-2222-3333-4444-555555555555"])
+def test_a_run_that_is_not_there_is_told_with_those_that_are_near(world: World, api: client.Api, asked: str) -> None:
+    start(world)
+    with pytest.raises(UserError, match=f"no run '?{asked}") as raised:
+        runs.find(api, asked)
+    assert ("did you mean demo-1?" in raised.value.fix) == asked.startswith("demo")
+
+
+def test_a_page_that_no_list_gave_is_told(world: World, api: client.Api) -> None:
+    start(world)
+    with pytest.raises(UserError, match="no page 'garbage'") as raised:
+        runs.page(api, token="garbage")
+    assert "Invalid page token" in raised.value.reason and "without --page" in raised.value.fix
+
+
+def test_two_runs_of_one_name_are_told_with_their_ids(world: World, api: client.Api) -> None:
+    run = start(world)
+    twin = {**run, "run_id": "11111111-2222-3333-4444-555555555555"}
+    world.kfp.state.runs[twin["run_id"]] = twin
+    with pytest.raises(UserError, match="2 runs are called demo-1") as raised:
+        runs.find(api, "demo-1")
+    assert sorted(problem.split(",")[0] for problem in raised.value.problems) == sorted(world.kfp.state.runs)
+
+
+def test_a_run_tells_its_steps_with_what_each_left(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.kfp.begin(run, "data", state="SUCCEEDED")
+    world.record("demo-1", "data", uri="s3://bucket/data/1", seconds=7.0)
+    world.kfp.begin(run, "audit")
+    data, audit = runs.find(api, "demo-1").steps
+    assert (data.name, data.state, data.record and data.record.uri) == ("data", "SUCCEEDED", "s3://bucket/data/1")
+    assert (audit.name, audit.state, audit.record) == ("audit", "RUNNING", None)
+    assert data.seconds is not None and audit.seconds is not None and 0 <= audit.seconds < 60
+
+
+def test_steps_come_in_the_order_of_the_graph(world: World, api: client.Api) -> None:
+    run = start(world)
+    for name in reversed(compiled.load("train").steps):
+        world.kfp.begin(run, name)
+    steps = [step.name for step in runs.find(api, "demo-1").steps]
+    assert steps == ["data", "audit", "finetune", "bench", "register", "gate", "promote", "report"]
+
+
+def test_a_run_whose_store_cannot_be_read_is_told_of_without(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.kfp.begin(run, "data")
+    run["runtime_config"]["parameters"]["recipe"] = "s3://no-such-bucket-here/store/runs/demo-1/recipe.json"
+    found = runs.find(api, "demo-1")
+    assert [step.name for step in found.steps] == ["data"] and "records cannot be read" in found.notes[0]
+
+
+def test_a_record_of_a_newer_medmim_is_read_as_far_as_it_is_known(world: World, api: client.Api) -> None:
+    start(world)
+    newer = {"stage": "data", "seconds": 7.0, "carbon": 3, "facts": {"rows": 40}}
+    open_store(world.store).write("runs/demo-1/data.json", json.dumps(newer).encode())
+    found = runs.find(api, "demo-1")
+    assert [step.record and (step.record.seconds, step.record.facts) for step in found.steps] == [(7.0, {"rows": 40})]
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b'{"stage": "data", "facts": 3}', b'{"seconds": 1}'])
+def test_a_record_that_cannot_be_read_is_a_note_and_the_others_stay(world: World, api: client.Api, text: bytes) -> None:
+    run = start(world)
+    world.kfp.begin(run, "data")
+    open_store(world.store).write("runs/demo-1/data.json", text)
+    world.record("demo-1", "audit", seconds=2.0)
+    found = runs.find(api, "demo-1")
+    assert [(step.name, bool(step.record)) for step in found.steps] == [("data", False), ("audit", True)]
+    (note,) = found.notes
+    assert "the record data.json of run demo-1 cannot be read: " in note
+    assert runs.cancel(api, found) and run["state"] == "CANCELING"
+
+
+def test_a_run_that_succeeds_ends_the_waiting_with_0(world: World, api: client.Api) -> None:
+    run = start(world)
+
+    def course() -> None:
+        for step in ("data", "audit"):
+            world.kfp.begin(run, step)
+            time.sleep(0.3)
+            world.kfp.begin(run, step, state="SUCCEEDED")
+            world.record("demo-1", step)
+        world.kfp.end(run, "SUCCEEDED")
+
+    found, told = followed(world, api, course)
+    assert (found.state, found.exit_code) == ("SUCCEEDED", 0)
+    assert told == [
+        ("data", "RUNNING"), ("data", "SUCCEEDED"), ("audit", "RUNNING"), ("audit", "SUCCEEDED"),
+    ] or set(told) >= {("data", "SUCCEEDED"), ("audit", "SUCCEEDED")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        ({"status": "refused", "exit_code": 1, "message": "the gate says no"}, 1),
+        ({"status": "failed", "exit_code": 2, "message": "no such base"}, 2),
+        ({"status": "failed", "exit_code": 75, "message": "S3 does not answer"}, 75),
+        (None, 75),
+    ],
+)
+def test_a_run_that_fails_ends_with_the_code_of_its_stage(
+    world: World, api: client.Api, record: dict[str, Any] | None, code: int
+) -> None:
+    run = start(world)
+
+    def course() -> None:
+        world.kfp.begin(run, "gate", state="FAILED")
+        if record:
+            world.record("demo-1", "gate", **record)
+        world.kfp.end(run, "FAILED")
+
+    found, _ = followed(world, api, course)
+    assert (found.state, found.exit_code) == ("FAILED", code)
+
+
+def test_a_refusal_that_kfp_calls_a_success_is_still_a_refusal(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.record("demo-1", "gate", status="refused")
+    world.kfp.end(run, "SUCCEEDED")
+    assert runs.find(api, "demo-1").exit_code == 1
+
+
+@pytest.mark.parametrize("reported", ["while we looked", "in the history", "by name"])
+def test_a_cancelled_run_ends_the_waiting(world: World, api: client.Api, reported: str) -> None:
+    """KFP calls it FAILED in the end, and CANCELING on the way; a later version may say CANCELED."""
+    run = start(world)
+
+    def course() -> None:
+        if reported == "while we looked":
+            assert runs.cancel(api, runs.find(api, "demo-1"))
+            time.sleep(1)
+        elif reported == "in the history":
+            world.kfp.report_canceling(run)
+        world.kfp.end(run, "CANCELED" if reported == "by name" else "FAILED")
+
+    found, _ = followed(world, api, course)
+    assert (found.state, found.exit_code) == ("CANCELED", 75)
+
+
+def test_a_skipped_run_ends_the_waiting(world: World, api: client.Api) -> None:
+    run = start(world)
+    found, _ = followed(world, api, lambda: world.kfp.end(run, "SKIPPED"))
+    assert found.over and found.exit_code == 75
+
+
+def test_the_waiting_outlasts_a_server_that_restarts(world: World, api: client.Api) -> None:
+    run = start(world)
+
+    def course() -> None:
+        world.kfp.front.fail += [("GET .*/runs/", 503)] * 6
+        until(lambda: not world.kfp.front.fail)
+        world.kfp.end(run, "SUCCEEDED")
+
+    assert followed(world, api, course)[0].state == "SUCCEEDED"
+
+
+def test_a_server_that_stays_away_ends_the_waiting(
+    world: World, api: client.Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(world)
+    monkeypatch.setattr(runs, "_OUTAGE", 1.0)
+    run = runs.find(api, "demo-1")
+    world.kfp.front.fail += [("GET .*/runs/", 503)] * 200
+    with pytest.raises(Unavailable, match="answers 503"):
+        runs.follow(api, run, lambda _: None, lambda _: None)
+
+
+def test_a_run_that_is_deleted_ends_the_waiting(world: World, api: client.Api) -> None:
+    start(world)
+    with pytest.raises(runs.Gone, match="demo-1 was deleted in KFP") as raised:
+        runs.follow(api, runs.find(api, "demo-1"), lambda _: None, lambda _: world.kfp.state.runs.clear())
+    assert raised.value.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    "description", ["", "made by hand with medmim 1.0, recipe demo 0", "medmim is what this tries"]
+)
+def test_a_run_of_others_is_shown_and_not_cancelled(world: World, api: client.Api, description: str) -> None:
+    run = start(world)
+    run["description"] = description
+    found = runs.find(api, "demo-1")
+    with pytest.raises(UserError, match="not submitted by medmim") as raised:
+        runs.cancel(api, found)
+    assert raised.value.exit_code == 2 and found.link in raised.value.fix
+    assert run["state"] == "PENDING" and not any("terminate" in one for one in world.kfp.changes())
+
+
+def test_cancelling_twice_is_cancelling_once(world: World, api: client.Api) -> None:
+    run = start(world)
+    assert runs.cancel(api, runs.find(api, "demo-1"))
+    assert run["state"] == "CANCELING"
+    assert not runs.cancel(api, runs.find(api, "demo-1"))
+    world.kfp.end(run, "FAILED")
+    assert not runs.cancel(api, runs.find(api, "demo-1"))
+    assert len([one for one in world.kfp.changes() if "terminate" in one]) == 1
+
+
+def test_a_run_that_ends_while_it_is_cancelled_is_no_error(world: World, api: client.Api) -> None:
+    run = start(world)
+    seen = runs.find(api, "demo-1")
+    world.kfp.end(run, "SUCCEEDED")
+    assert runs.cancel(api, seen)
+
+
+def test_a_cancel_whose_answer_is_lost_is_a_cancel(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.kfp.front.lose.append("terminate")
+    assert runs.cancel(api, runs.find(api, "demo-1")) and run["state"] == "CANCELING"
+
+
+def test_the_log_of_a_step_is_that_of_its_pod(world: World, api: client.Api) -> None:
+    run = start(world)
+    event = json.dumps({"kind": "line", "time": 1.0, "stage": "data", "text": "1,500 patients"})
+    world.kfp.begin(run, "data", log=f"starting\n{event}\n")
+    found = runs.find(api, "demo-1")
+    text = logs.of_step(api, found, found.steps[0])
+    assert text is not None and logs.readable(text) == "starting\n1,500 patients"
+
+
+def test_a_log_that_breaks_off_is_shown_as_far_as_it_goes(world: World, api: client.Api) -> None:
+    run = start(world)
+    error = '{"error_message":"InternalServerError: stream","error_details":"..."}'
+    world.kfp.begin(run, "data", log=f"one\ntwo\n{error}")
+    found = runs.find(api, "demo-1")
+    assert logs.of_step(api, found, found.steps[0]) == "one\ntwo\n"
+
+
+def test_a_log_that_holds_json_like_an_error_is_a_log(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.kfp.begin(run, "data", log='saw {"error_message": and went on\n')
+    found = runs.find(api, "demo-1")
+    assert logs.of_step(api, found, found.steps[0]) == 'saw {"error_message": and went on\n'
+
+
+def test_where_pods_are_gone_the_store_has_what_rays_said(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.kfp.begin(run, "finetune", state="SUCCEEDED")
+    open_store(world.store).write("runs/demo-1/jobs/finetune-1/logs/head/ray-head.log", b"loss 0.1\n")
+    open_store(world.store).write("runs/demo-1/jobs/finetune-1/order.json", b"{}")
+    found = runs.find(api, "demo-1")
+    assert logs.of_step(api, found, found.steps[0]) is None
+    assert list(logs.of_ray(found)) == [("jobs/finetune-1/logs/head/ray-head.log", "loss 0.1\n")]

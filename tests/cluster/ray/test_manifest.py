@@ -1,0 +1,147 @@
+"""How a job is named, and that every pod of it keeps within the restricted Pod Security Standard."""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medmim.cluster.dispatch import is_elsewhere
+from medmim.cluster.ray import manifest
+from medmim.cluster.ray.request import Order
+from medmim.errors import UserError
+from medmim.recipe.loading import load
+from medmim.recipe.schema import Platform
+
+ORDER = Order("finetune", "{}", "demo-1", {"data": "s3://b/data/1", "base": "tiny-mantis"})
+
+
+def platform(**pods: Any) -> Platform:
+    return Platform.model_validate_json(json.dumps({"ray": "rayjob", "workers": 2, "pods": pods}))
+
+
+@given(st.sampled_from(["finetune", "bench"]), st.text(), st.integers(1, 9999))
+def test_a_name_is_a_dns_label_that_kuberay_takes(stage: str, run: str, attempt: int) -> None:
+    job = manifest.identity(Order(stage, "{}", run, {}), "image")
+    name = manifest.name(stage, job, attempt)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+    assert len(name) <= 47
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=80))
+def test_a_run_of_any_name_makes_a_label(run: str) -> None:
+    body = manifest.manifest(Order("bench", "{}", run, {}), "s3://b/x", platform(), "image", "0" * 64, 1)
+    for value in body["metadata"]["labels"].values():
+        assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", value)
+        assert len(value) <= 63
+
+
+def test_another_stage_run_argument_recipe_or_image_is_another_job() -> None:
+    others = [
+        replace(ORDER, stage="bench"),
+        replace(ORDER, run="demo-2"),
+        replace(ORDER, arguments={**ORDER.arguments, "data": "s3://b/data/2"}),
+        *(replace(ORDER, recipe=load("demo", [f"platform.pods.{one}"]).dump()) for one in ("queue=a", "memory=5Gi")),
+    ]
+    jobs = {manifest.identity(order, "image") for order in [ORDER, *others]} | {manifest.identity(ORDER, "another")}
+    assert len(jobs) == len(others) + 2
+
+
+def test_the_identity_leaves_out_what_changes_with_an_attempt() -> None:
+    one = manifest.manifest(ORDER, "s3://b/x-1", platform(), "image", manifest.identity(ORDER, "image"), 1)
+    two = manifest.manifest(ORDER, "s3://b/x-2", platform(), "image", manifest.identity(ORDER, "image"), 2)
+    assert one["metadata"]["annotations"][manifest.SPEC] == two["metadata"]["annotations"][manifest.SPEC]
+    assert one["metadata"]["name"] != two["metadata"]["name"]
+
+
+def test_every_container_has_what_restricted_and_a_quota_ask() -> None:
+    spec = manifest.spec(platform(gpus=1), "image", "s3://b/x", "lease")
+    cluster = spec["rayClusterSpec"]
+    head, worker = cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]
+    for template in (head, worker, spec["submitterPodTemplate"]):
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            for kind in ("requests", "limits"):
+                assert {"cpu", "memory"} <= container["resources"][kind].keys()
+    tokens = [
+        template["spec"]["automountServiceAccountToken"] for template in (head, worker, spec["submitterPodTemplate"])
+    ]
+    assert tokens == [True, False, False], "only the head looks at its Lease"
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert (spec["backoffLimit"], spec["submitterConfig"]) == (0, {"backoffLimit": 0})
+
+
+def test_what_a_recipe_asks_for_is_in_the_job() -> None:
+    asked = platform(
+        gpus=8,
+        cpus=12.5,
+        memory="64Gi",
+        accelerator="NVIDIA-H100",
+        shared_memory="16Gi",
+        priority="high",
+        queue="team-a",
+        tolerations=[{"key": "nvidia.com/gpu"}],
+        ca_config_map="ca",
+        pull_secrets=["registry"],
+        deadline_minutes=5,
+    )
+    asked = asked.model_copy(update={"workers": 20})
+    body = manifest.manifest(ORDER, "s3://b/x", asked, "image", "0" * 64, 1)
+    group = body["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    pod = group["template"]["spec"]
+    assert group["replicas"] == 3, "twenty workers of a GPU each, eight in a pod"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert pod["containers"][0]["resources"]["requests"]["cpu"] == "12500m"
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert pod["priorityClassName"] == "high"
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert {"name": "AWS_CA_BUNDLE", "value": "/etc/medmim/ca/ca.crt"} in pod["containers"][0]["env"]
+    assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert body["spec"]["activeDeadlineSeconds"] == 300
+    assert not body["spec"].get("suspend"), "Kueue's webhook does that: without Kueue nobody would ever resume it"
+
+
+def test_no_value_of_a_secret_is_in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-that-nobody-may-see")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-that-nobody-may-see")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
+    text = json.dumps(manifest.manifest(ORDER, "s3://b/x", platform(tracking_secret="t"), "image", "0" * 64, 1))
+    assert "nobody-may-see" not in text
+    assert "http://minio:9000" in text
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
+        assert f'"key": "{key}"' in text
+
+
+@pytest.mark.parametrize(
+    ("ray", "there"),
+    [("local", False), ("auto", False), ("head:6379", False), ("rayjob", True), ("https://h:8265", True)],
+)
+def test_only_a_cluster_that_this_process_is_no_part_of_is_elsewhere(ray: str, there: bool) -> None:
+    assert is_elsewhere(load("demo", [f"platform.ray={ray}"])) is there
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "platform.ray=ray://head:10001",
+        "platform.pods.gpus=-1",
+        "platform.pods.memory=0Gi",
+        "platform.pods.memory=4 Gi",
+        "platform.pods.tolerations=[{operator: Equal}]",
+        "platform.pods.priority=Not_A_Name",
+        "platform.pods.lease_seconds=5",
+    ],
+)
+def test_what_kubernetes_would_refuse_the_recipe_refuses(line: str) -> None:
+    with pytest.raises(UserError, match="problem") as raised:
+        load("demo", [line])
+    assert line.partition("=")[0] in str(raised.value)

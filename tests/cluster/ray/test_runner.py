@@ -1,0 +1,173 @@
+"""Ray jobs on a real API server with KubeRay's operator and simulated nodes: scheduling, adoption, ends, clean-up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medmim import store
+from medmim.cluster.kube import MINE, Kube
+from medmim.cluster.ray import manifest
+from medmim.errors import BAD_INPUT, UserError
+from tests.cluster.conftest import kubectl
+from tests.cluster.world import Step, an_order, answer, job_of, nothing_left, platform
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_job_of_gpus_runs_on_tainted_nodes_under_restricted_and_leaves_nothing(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(
+            an_order(), platform(cluster, 8, gpus=4, accelerator="NVIDIA-H100-80GB-HBM3", head_cpus=2.0), tmp_path
+        )
+        job = job_of(cluster, "Running")
+        pods = until(lambda: [p for p in cluster.list("pods", "ray.io/node-type=worker") if p["spec"].get("nodeName")])
+        assert len(pods) == 2, "eight workers of four GPUs a pod"
+        assert {pod["spec"]["nodeName"] for pod in pods} <= {"gpu-0", "gpu-1"}
+        answer(job)
+        step.join(90)
+        assert step.error is None
+        assert step.uri == "s3://b/model/1"
+        folder = store.open_store(job["metadata"]["annotations"][manifest.ORDER])
+        assert any(event["reason"] for event in json.loads(folder.read("events.json"))), "Events are kept"
+
+
+def test_two_steps_at_once_run_one_job(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        steps = [Step(an_order(), platform(cluster), tmp_path) for _ in range(4)]
+        answer(job_of(cluster, "Running"))
+        for step in steps:
+            step.join(90)
+        assert [step.error for step in steps] == [None] * 4
+        assert {step.uri for step in steps} == {"s3://b/model/1"}
+        orders = [key for key in store.open_store(str(tmp_path)).list() if key.endswith("order.json")]
+        assert len(orders) == 1, "the orders of those who came second are withdrawn"
+
+
+def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
+    script = (
+        "import sys; from tests.cluster.world import *; from medmim.cluster import kube\n"
+        "from medmim.cluster.ray import runner\n"
+        "k = kube.connect(sys.argv[1]); runner.run(an_order(), platform(k), sys.argv[2])"
+    )
+    with nothing_left(cluster):
+        first = subprocess.Popen(
+            [sys.executable, "-c", script, cluster.namespace, str(tmp_path)],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        )
+        before = job_of(cluster, "Running")
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        step = Step(an_order(), platform(cluster), tmp_path)
+        time.sleep(4)
+        after = job_of(cluster)
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        answer(after)
+        step.join(90)
+        assert step.uri == "s3://b/model/1"
+
+
+def test_a_failed_job_is_not_adopted(cluster: Kube, tmp_path: Path) -> None:
+    settings = platform(cluster)
+    with nothing_left(cluster):
+        first = Step(an_order(), settings, tmp_path)
+        job = job_of(cluster, "Running")
+        head = until(lambda: cluster.list("pods", "ray.io/node-type=head"))[0]
+        kubectl_delete_pod(cluster, head["metadata"]["name"])
+        second = until(lambda: [j for j in cluster.list("rayjobs", MINE) if j["metadata"]["name"].endswith("-2")])[0]
+        assert second["metadata"]["annotations"][manifest.ORDER] != job["metadata"]["annotations"][manifest.ORDER]
+        until(lambda: [j["metadata"]["name"][-2:] for j in cluster.list("rayjobs", MINE)] == ["-2"])
+        answer(second)
+        first.join(120)
+        assert first.error is None, "a lost head is the step's to mend"
+
+
+def kubectl_delete_pod(cluster: Kube, name: str) -> None:
+    kubectl(Path(os.environ["KUBECONFIG"]), "-n", cluster.namespace, "delete", "pod", name, "--wait=false")
+
+
+def test_gpus_that_no_node_has_end_with_the_schedulers_words(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, 1, gpus=1, accelerator="NVIDIA-H900"), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert step.error.exit_code == BAD_INPUT
+        assert "no node takes pod" in step.error.fact
+        assert "didn't match Pod's node affinity/selector" in step.error.reason
+        assert "accelerator" in step.error.fix
+
+
+def test_a_quota_that_is_too_small_is_named(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
+    kubectl(kubeconfig, "-n", cluster.namespace, "create", "quota", "small", "--hard=limits.memory=1Gi,limits.cpu=1")
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert "quota" in step.error.fact
+        assert "exceeded quota: small" in step.error.reason
+
+
+@pytest.mark.parametrize(
+    ("pods", "said"),
+    [
+        ({"priority": "nosuch"}, "no PriorityClass with name nosuch"),
+        ({"service_account": "nosuch"}, 'serviceaccount "nosuch" not found'),
+    ],
+)
+def test_pods_that_the_cluster_refuses_are_told(cluster: Kube, tmp_path: Path, pods: dict[str, str], said: str) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, **pods), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert step.error.exit_code == BAD_INPUT
+        assert "refuses to make the job's pods" in step.error.fact
+        assert said in step.error.reason
+
+
+def test_the_deadline_stops_a_job(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, deadline_minutes=0.5), tmp_path)
+        step.join(150)
+        assert isinstance(step.error, UserError)
+        assert "stopped at its deadline of 0.5 minutes" in step.error.fact
+
+
+def test_a_queue_holds_and_preempts_a_job_for_as_long_as_it_likes(cluster: Kube, tmp_path: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster, queue="team-a"), tmp_path)
+        job = job_of(cluster)
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+        name = job["metadata"]["name"]
+        cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # as Kueue does
+        job_of(cluster, "Suspended")
+        assert not cluster.list("pods", "ray.io/node-type")
+        assert step.is_alive()
+        cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
+        job_of(cluster, "Running")
+        for seen_for in (4, 0.5, 3):  # a step that looks every two seconds sees some suspensions and misses others
+            time.sleep(seen_for)
+            cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # preempted
+            job_of(cluster, "Suspended")
+            cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
+            job = job_of(cluster, "Running")
+        time.sleep(4)
+        assert job["metadata"]["name"] == name, "the same attempt goes on"
+        answer(job)
+        step.join(90)
+        assert step.error is None
+
+
+def test_a_deleted_job_ends_the_step(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
+    with nothing_left(cluster):
+        step = Step(an_order(), platform(cluster), tmp_path)
+        job = job_of(cluster, "Running")
+        kubectl(kubeconfig, "-n", cluster.namespace, "delete", "rayjob", job["metadata"]["name"])
+        step.join(60)
+        assert isinstance(step.error, UserError)
+        assert "was deleted" in step.error.fact

@@ -1,0 +1,107 @@
+"""Ray changes where the loop runs, not what it computes; it mends lost workers and leaves nothing behind."""
+
+import importlib
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from medmim.errors import UserError
+from medmim.finetune import record
+from medmim.finetune.ray import local
+from medmim.finetune.worker import work
+from medmim.lvlm import checkpoint
+from tests.support.finetune import SETTINGS, make_job
+
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+@pytest.mark.long
+def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One launch shows it all, because a launch takes most of a minute on two cores."""
+    importlib.import_module("ray")  # as another test or stage may have done before
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    settings = SETTINGS.model_copy(update={"steps": 30, "save_every": 4})
+    bare = work(make_job(tmp_path, settings))
+    (tmp_path / "out").rename(tmp_path / "bare")
+    job = make_job(tmp_path, settings)
+    short = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
+    left = short / "medmim-left-by-a-kill"
+    left.mkdir()
+    (left / "owner.pid").write_text(str(_dead_pid()))
+    home = os.environ["HOME"]
+    seen: dict[str, object] = {}
+    watcher = threading.Thread(target=_kill_a_worker, args=(tmp_path / "out" / record.LOSSES, seen), daemon=True)
+    watcher.start()
+    capfd.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(short))
+        result = local.launch(job, tmp_path / "home", workers=1)
+    watcher.join(1)
+    assert seen.get("killed"), "no worker was there to kill"
+    assert seen["outside"] == []
+    assert result.resumed_from > 0
+    assert (tmp_path / "out" / record.LOSSES).read_bytes() == (tmp_path / "bare" / record.LOSSES).read_bytes()
+    assert checkpoint.digest(tmp_path / "out") == checkpoint.digest(tmp_path / "bare")
+    assert result.loss == bare.loss
+    short.rmdir()  # fails unless empty
+    assert not [p for p in psutil.Process().children(recursive=True) if "ray" in " ".join(p.cmdline())]
+    assert os.environ["HOME"] == home
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    said = shown.err.replace("\r\x1b[K", "").splitlines()
+    assert any(line.startswith("step 30/30") for line in said)
+    assert [line for line in said if not line.startswith(("starting Ray", "step ", "finetune: ", "going on"))] == []
+
+
+def _dead_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
+    until = time.monotonic() + 250
+    while time.monotonic() < until and not (file.exists() and file.read_text().count("\n") >= 6):
+        time.sleep(0.02)
+    family = psutil.Process().children(recursive=True)
+    seen["outside"] = [
+        (process.name(), c.laddr)
+        for process in family
+        for c in process.net_connections()
+        if c.status == "LISTEN" and c.laddr.ip not in LOOPBACK
+    ]
+    for process in family:
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            process.kill()
+            seen["killed"] = True
+
+
+@pytest.mark.slow
+def test_a_workers_user_error_comes_out_whole_and_is_not_tried_again(tmp_path: Path) -> None:
+    job = make_job(tmp_path, SETTINGS.model_copy(update={"lr": 1e38, "optimizer": "adamw"}))
+    with pytest.raises(UserError) as told:
+        local.launch(job, tmp_path / "home", 1)
+    assert "the loss is" in told.value.fact and "finetune.lr" in told.value.fix
+    assert not list(Path(job.folder).glob(".error*"))
+
+
+@pytest.mark.slow
+def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
+    work(make_job(tmp_path))
+    (tmp_path / "out").rename(tmp_path / "bare")
+    job = make_job(tmp_path)
+    local.launch(job, tmp_path / "home", 2)
+    curves = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / record.LOSSES).read_text().splitlines()]
+        for name in ("bare", "out")
+    ]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)

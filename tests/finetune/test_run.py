@@ -1,0 +1,109 @@
+"""The stage: refuses what cannot be trained, plans without training. Ray itself is tested at the launcher."""
+
+from pathlib import Path
+
+import pytest
+
+from medmim import store
+from medmim.errors import UserError
+from medmim.finetune import record, run
+from medmim.finetune.ray import local
+from medmim.finetune.worker import Job, work
+from medmim.lvlm import checkpoint
+from medmim.recipe.loading import validate
+from medmim.recipe.schema import Recipe
+from medmim.run.workspace import Workspace, workspace
+from tests.support.finetune import make_data, make_lvlm, make_samples
+
+FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_vision": False}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str, str]:
+    """A workspace, the URI of a data set and the folder of a base."""
+    root = tmp_path_factory.mktemp("run")
+    checkpoint.save(make_lvlm(), root / "base")
+    make_data(root / "data", make_samples(30) + make_samples(5, "test"))
+    ws = workspace(root / "home", run="r")
+    data = store.publish(root / "data", ws.store, "data", {}, {})
+    return ws, data.uri, str(root / "base")
+
+
+def recipe(base: str, **changes: object) -> Recipe:
+    return validate(
+        {"name": "t", "data": {"source": "phantom"}, "finetune": {**FINETUNE, "base": base, **changes}}, "test"
+    )
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Train in this process: the launcher's own tests show that Ray computes the same."""
+    jobs: list[Job] = []
+
+    def launch(job: Job, home: Path, workers: int) -> record.TrainResult:
+        jobs.append(job)
+        return work(job)
+
+    monkeypatch.setattr(local, "launch", launch)
+    return jobs
+
+
+def test_the_artifact_is_a_model_with_its_losses_and_is_made_once(
+    world: tuple[Workspace, str, str], bare: list[Job]
+) -> None:
+    ws, data, base = world
+    made = run.run(recipe(base), ws, data)
+    artifact = store.get(made.uri)
+    assert artifact.kind == "model"
+    assert {"model.safetensors", "config.json", "losses.jsonl", "quarantine.jsonl"} <= set(artifact.files)
+    assert not [name for name in artifact.files if name.startswith(".") or "resume" in name]
+    assert checkpoint.load(checkpoint.resolve(made.uri, ws)).digest != checkpoint.digest(Path(base))
+    assert made.facts["steps"] == 3 and made.facts["samples"] == 30 and made.facts["workers"] == 1
+    assert [step for step, _ in made.facts["losses"]] == [1, 2, 3]
+    again = run.run(recipe(base, save_every=7), ws, data)  # how often to save decides nothing
+    assert again.cached and again.digest == made.digest and again.facts == made.facts
+    run.run(recipe(base, lr=2e-3), ws, data)
+    assert len(bare) == 2
+
+
+def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
+    ws, data, base = world
+    plan = run.plan(recipe(base, steps=None, epochs=2), ws, data)
+    assert plan.samples == 30 and plan.steps == 8 and plan.quarantined == 0
+    assert plan.filled == 1 and plan.trained_tokens < plan.tokens
+    assert plan.trainable == plan.parameters
+    padded = run.plan(recipe(base, packing=False, freeze_vision=True), ws, data)
+    assert padded.filled < 1 and padded.trainable < padded.parameters
+    assert bare == []
+
+
+@pytest.mark.parametrize("what", ["nothing", "another kind", "no train rows"])
+def test_data_that_cannot_be_trained_on_is_refused(
+    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path, what: str
+) -> None:
+    ws, _, base = world
+    if what == "nothing":
+        uri, says = f"{ws.store}/data/{'0' * 64}", "no artifact"
+    elif what == "another kind":
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "f").write_text("x")
+        uri, says = store.publish(tmp_path / "a", ws.store, "answers", {}, {}).uri, "not a data set"
+    else:
+        made = make_data(tmp_path / "d", make_samples(3, "test"))
+        uri, says = store.publish(made, ws.store, "data", {}, {}).uri, "no train rows"
+    with pytest.raises(UserError, match=says):
+        run.run(recipe(base), ws, uri)
+    assert bare == []
+
+
+def test_a_base_without_weights_or_of_another_family_is_refused(
+    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
+) -> None:
+    ws, data, base = world
+    config = (Path(base) / "config.json").read_text()
+    other = config.replace('"llama"', '"gpt2"')
+    for name, text, says in (("empty", config, "no \\*.safetensors"), ("gpt", other, "another family")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+        with pytest.raises(UserError, match=says):
+            run.run(recipe(str(tmp_path / name)), ws, data)

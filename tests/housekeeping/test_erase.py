@@ -1,0 +1,204 @@
+"""Erasing a patient from a store where models, scores, reports and decisions came of them."""
+
+import json
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from medmim import store, tracking
+from medmim.cli import data as command
+from medmim.cli import registry
+from medmim.data import build, erased
+from medmim.errors import UserError
+from medmim.housekeeping import erase
+from medmim.recipe import loading
+from medmim.recipe.schema import Recipe
+from medmim.registry import decisions, lookup
+from medmim.registry.decisions import Decision
+from medmim.run.workspace import Workspace
+from medmim.store import open_store
+from tests.support.killing import killed_at
+from tests.support.registry import there
+
+
+@pytest.fixture
+def demo() -> Recipe:
+    data = {"source": "phantom", "patients": 12, "rows_only": True}
+    return loading.validate({"name": "chest", "data": data}, "test")
+
+
+@pytest.fixture
+def fill(tmp_path: Path, demo: Recipe) -> Callable[[Workspace], dict[str, str]]:
+    """A data set of twelve patients, one of three of them, and what was made of each; name -> address in the store."""
+
+    def publish(ws: Workspace, kind: str, text: str, *parents: str) -> str:
+        folder = tmp_path / "publish"
+        folder.mkdir(exist_ok=True)
+        (folder / "text").write_text(f"{kind} {text}")
+        made = {"parents": {str(i): parent.rpartition("/")[2] for i, parent in enumerate(parents)}}
+        artifact = store.publish(folder, ws.store, kind, {}, {**made, "recipe": json.loads(demo.dump())})
+        return f"{kind}/{artifact.digest}"
+
+    def fill(ws: Workspace) -> dict[str, str]:
+        few = demo.model_copy(update={"data": demo.data.model_copy(update={"patients": 3})})
+        made = {}
+        for size, recipe in (("twelve", demo), ("three", few)):
+            data = f"data/{build.run(recipe, ws).digest}"
+            model = publish(ws, "model", size, data)
+            scores = publish(ws, "bench", size, data, model)
+            report = publish(ws, "report", size)
+            for stage, name in (("data", data), ("bench", scores), ("report", report)):
+                record = json.dumps({"digest": name.rpartition("/")[2]}).encode()
+                open_store(ws.store).write(f"runs/{size}/{stage}.json", record)
+            for kind, name in (("data", data), ("model", model), ("bench", scores), ("report", report)):
+                made[f"{kind} {size}"] = name
+        return made
+
+    return fill
+
+
+def whole(ws: Workspace) -> set[str]:
+    return {key.removesuffix("/manifest.json") for key in open_store(ws.store).list() if key.endswith("/manifest.json")}
+
+
+def only_in_twelve(ws: Workspace, made: dict[str, str]) -> str:
+    place = open_store(ws.store)
+    return min(erased.patients_of(place, made["data twelve"]) - erased.patients_of(place, made["data three"]))
+
+
+def test_a_plan_names_what_holds_and_descends_and_changes_nothing(
+    ws: Workspace, fill: Callable[[Workspace], dict[str, str]]
+) -> None:
+    made = fill(ws)
+    patient, before = only_in_twelve(ws, made), dict(open_store(ws.store).ages())
+    found = erase.plan(ws, [patient])
+    assert {(one.name, one.why, one.does) for one in found.artifacts} == {
+        (made["data twelve"], "holds", "removed"),
+        (made["report twelve"], "may show", "removed"),
+        (made["model twelve"], "descends", "marked"),
+        (made["bench twelve"], "descends", "marked"),
+    }
+    assert found.runs == ("runs/twelve",)
+    (again,) = found.rebuild
+    assert loading.validate(again["recipe"], "rebuild").data.patients == 12
+    assert dict(open_store(ws.store).ages()) == before
+    both = next(iter(erased.patients_of(open_store(ws.store), made["data three"])))
+    assert {one.name for one in erase.plan(ws, [both]).artifacts} == set(made.values())
+
+
+def test_erased_they_are_in_no_data_set_and_in_no_later_build(
+    ws: Workspace, demo: Recipe, fill: Callable[[Workspace], dict[str, str]]
+) -> None:
+    made = fill(ws)
+    patient = only_in_twelve(ws, made)
+    page = ws.home / "reports" / "twelve.html"
+    page.parent.mkdir()
+    page.write_text("a picture")
+    record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
+    assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}
+    assert not list(open_store(ws.store).list(made["data twelve"])) and not page.exists()
+    assert erase.marked(ws) == {made[f"{kind} twelve"].partition("/")[2] for kind in ("model", "bench")}
+    assert record["n"] == 1 and record["patients"] == 1
+    anew = build.run(demo, ws)
+    assert anew.facts["source"]["erased"]["patients"] == 1
+    assert patient not in erased.patients_of(open_store(ws.store), f"data/{anew.digest}")
+    again = erase.plan(ws, [patient])  # known, though no data set holds them any more
+    assert again.artifacts == ()
+    place = open_store(ws.store)
+    told = " ".join(place.read(key).decode() for key in place.list("erased/"))
+    assert patient not in told and patient not in " ".join(place.list("erased/"))
+
+
+def test_descendants_go_when_asked_but_not_what_a_version_or_a_decision_names(
+    ws: Workspace, fill: Callable[[Workspace], dict[str, str]]
+) -> None:
+    made = fill(ws)
+    patient = only_in_twelve(ws, made)
+    api = tracking.client(ws)
+    api.create_registered_model("chest")
+    uri = f"{ws.store}/{made['model twelve']}"
+    api.create_model_version("chest", source="file:///x", tags={lookup.URI: uri, lookup.DIGEST: uri.rpartition("/")[2]})
+    found = {one.name: one for one in erase.plan(ws, [patient], "removed").artifacts}
+    assert found[made["bench twelve"]].does == "removed"
+    assert (found[made["model twelve"]].does, found[made["model twelve"]].note) == ("marked", "a version names it")
+    bench = made["bench twelve"].partition("/")[2]
+    decisions.append(ws, "chest", lambda log: Decision("refused", "1", "d", "u", bench=bench))
+    what = erase.plan(ws, [patient], "removed")
+    assert {one.note for one in what.artifacts} == {"", "a version names it", "a decision names it"}
+    erase.erase(ws, [patient], what, "asked for")
+    assert {made["model twelve"], made["bench twelve"]} <= whole(ws) and made["data twelve"] not in whole(ws)
+    shown = CliRunner().invoke(registry.app, ["show", "chest/1", "--home", str(ws.home)], catch_exceptions=False)
+    assert "an erased patient was in its data" in shown.stderr
+
+
+def test_who_is_unknown_is_told_by_number_and_nobody_by_name(
+    ws: Workspace, fill: Callable[[Workspace], dict[str, str]]
+) -> None:
+    made = fill(ws)
+    patient, near = only_in_twelve(ws, made), "chest-00000x"
+    before = set(open_store(ws.store).list())
+    with pytest.raises(UserError, match="1 of 2 patients are in no data set") as error:
+        erase.plan(ws, [patient, near])
+    told = str(error.value)
+    assert error.value.exit_code == 2 and "number 2" in told and "number 1" not in told
+    everybody = erased.patients_of(open_store(ws.store), made["data twelve"])
+    assert not any(name in told for name in {*everybody, near})
+    assert set(open_store(ws.store).list()) == before
+
+
+@pytest.mark.long
+def test_killed_at_any_moment_the_same_command_ends_it(
+    place: Workspace, fill: Callable[[Workspace], dict[str, str]]
+) -> None:
+    made, at = fill(place), open_store(place.store)
+    patient = only_in_twelve(place, made)
+    before = {key: at.read(key) for key in at.list()}
+
+    def go() -> None:
+        erase.erase(place, [patient], erase.plan(place, [patient], "removed"), "asked for")
+
+    for number in count():
+        killed = killed_at(number, type(at), ("delete", "write", "create"), go)
+        if killed:
+            if there(place) != set(made.values()):  # who is not on the list yet has lost nothing
+                assert patient in erased.load(place.store), f"killed at {number}"
+            go()
+        assert there(place) == {name for key, name in made.items() if key.endswith("three")}, f"killed at {number}"
+        left = set(at.list())
+        assert not [key for key in left if key.startswith(("removing/", made["data twelve"]))]
+        if not killed:
+            break
+        for key in left - set(before):
+            at.delete(key)
+        for key in set(before) - left:  # all back, which is sooner done than to make it anew
+            at.write(key, before[key])
+    assert number > 10
+
+
+def test_the_command_shows_first_does_then_and_prints_no_name(
+    ws: Workspace, fill: Callable[[Workspace], dict[str, str]]
+) -> None:
+    made = fill(ws)
+    patient = only_in_twelve(ws, made)
+
+    def call(*arguments: str, given: str = "") -> Any:
+        return CliRunner().invoke(
+            command.app, ["erase", *arguments, "--home", str(ws.home)], input=given, catch_exceptions=False
+        )
+
+    shown = call("-", given=f"{patient}\n")
+    assert shown.exit_code == 0 and "nothing was changed" in shown.output and patient not in shown.output
+    assert made["data twelve"] in whole(ws)
+    with pytest.raises(UserError, match="needs its reason"):
+        call(patient, "--yes")
+    done = call(patient, "--yes", "--why", "asked for", "--json")
+    facts = json.loads(done.stdout)
+    assert facts["done"] and facts["record"] == 1 and patient not in done.output
+    assert made["data twelve"] not in whole(ws)
+    (file,) = facts["recipes"]
+    again = loading.load(file)
+    assert patient not in erased.patients_of(open_store(ws.store), f"data/{build.run(again, ws).digest}")

@@ -1,0 +1,218 @@
+"""What goes and what stays, whatever points to what, and wherever a collection is killed."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from medmim import store, tracking
+from medmim.errors import UserError
+from medmim.housekeeping import gc
+from medmim.registry import decisions, lookup
+from medmim.registry.decisions import Decision
+from medmim.run.cache import cached_step
+from medmim.run.workspace import Workspace
+from medmim.store import Artifact, open_store
+from tests.support.killing import killed_at
+from tests.support.registry import there
+
+NOW = time.time()
+DAY = gc.DAY
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[..., Artifact]:
+    def put(ws: Workspace, kind: str, text: str, parents: tuple[str, ...] = (), recipe: str = "demo") -> Artifact:
+        folder = tmp_path / "put"
+        folder.mkdir(exist_ok=True)
+        (folder / "a").write_text(text)
+        (folder / "b").write_text("b")
+        made = {"parents": {str(i): digest for i, digest in enumerate(parents)}, "recipe": {"name": recipe}}
+        artifact = store.publish(folder, ws.store, kind, {}, made)
+        index = json.dumps({"digest": artifact.digest}).encode()
+        open_store(ws.store).write(f"steps/{kind}/{artifact.digest}.json", index)
+        return artifact
+
+    return put
+
+
+def age(ws: Workspace, prefix: str, days: float) -> None:
+    """Make everything below a prefix so old, in a folder."""
+    for key in open_store(ws.store).ages(prefix):
+        os.utime(Path(ws.store) / key, (NOW - days * DAY,) * 2)
+
+
+def name(artifact: Artifact) -> str:
+    return f"{artifact.kind}/{artifact.digest}"
+
+
+def collected(ws: Workspace, **options: Any) -> list[str]:
+    done = gc.collect(ws, gc.plan(ws, **({"now": NOW + 100 * DAY} | options)))
+    return sorted(item.name for item in done)
+
+
+GRAPH = st.lists(
+    st.tuples(
+        st.sampled_from(["data", "model", "answers"]),
+        st.sampled_from(["one", "two"]),
+        st.integers(0, 60),  # days
+        st.sets(st.integers(0, 7), max_size=2),  # parents, of those before it
+        st.sampled_from(["", "", "", "decision", "version", "run"]),  # what names it
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+UNSHRUNK = [Phase.generate]  # each example costs a second
+
+
+@settings(max_examples=12, deadline=None, phases=UNSHRUNK, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(GRAPH, st.integers(1, 2), st.sampled_from([0, 20, 45]))
+def test_what_is_named_stays_with_all_its_ancestors_and_of_the_rest_only_what_retention_spares(
+    ws: Workspace, put: Callable[..., Artifact], graph: list[Any], last: int, days: int
+) -> None:
+    ws = replace(ws, store=f"{ws.store}-{time.monotonic_ns()}")
+    api, model, made = tracking.client(ws), f"m{time.monotonic_ns()}", []
+    for number, (kind, recipe, old, parents, named) in enumerate(graph):
+        own = put(ws, kind, f"{model} {number}", tuple(made[p].digest for p in sorted(parents) if p < number), recipe)
+        made.append(own)
+        for prefix in (name(own), f"used/{name(own)}", f"steps/{kind}/{own.digest}"):
+            age(ws, prefix, old)
+        if named == "decision":
+            decisions.append(ws, "chest", lambda log, own=own: Decision("refused", "1", own.digest, own.uri))
+        if named == "version":
+            if model not in tracking.registered(ws):
+                api.create_registered_model(model)
+            api.create_model_version(model, source="file:///x", tags={lookup.URI: own.uri})
+        if named == "run":
+            open_store(ws.store).write(f"runs/r{number}/data.json", json.dumps({"digest": own.digest}).encode())
+    if any(named == "decision" for *_, named in graph) and "chest" not in tracking.registered(ws):
+        api.create_registered_model("chest")
+
+    order: dict[Any, list[int]] = {}
+    for number, (kind, recipe, *_) in enumerate(graph):
+        order.setdefault((kind, recipe), []).append(number)
+    stay = {n for n, row in enumerate(graph) if row[4] or row[2] <= max(days, gc.GRACE)}
+    for group in order.values():
+        stay |= set(sorted(group, key=lambda n: (graph[n][2], name(made[n])))[:last])
+    while True:  # ancestors
+        more = {p for n in stay for p in graph[n][3] if p < n} - stay
+        if not more:
+            break
+        stay |= more
+    before = there(ws)
+    planned = gc.plan(ws, last, days, now=NOW)
+    assert there(ws) == before  # a plan takes nothing
+    gc.collect(ws, planned)
+    assert there(ws) == {name(made[n]) for n in stay}
+    assert {key for key in open_store(ws.store).list("steps/")} == {
+        f"steps/{made[n].kind}/{made[n].digest}.json" for n in stay
+    }
+    assert not list(open_store(ws.store).list("removing/"))
+    assert gc.plan(ws, last, days, now=NOW).items == ()
+
+
+def _fill(ws: Workspace, put: Callable[..., Artifact]) -> None:
+    base = put(ws, "model", "base")
+    for number in range(3):
+        put(ws, "data", str(number), (base.digest,))
+    target = open_store(ws.store)
+    target.write(f"model/{'0' * 64}/half", b"x")  # a publisher was killed
+    target.write("resume/finetune-1/step-00000100/ab/manifest.json", b"{}")
+    for run in ("demo-20260101-000000-aa", "demo-20260102-000000-bb", "demo-20260103-000000-cc"):
+        for stage in ("data", "report"):
+            target.write(f"runs/{run}/{stage}.json", b"{}")
+
+
+@pytest.mark.long
+def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_nothing_is_ever_half_there(
+    place: Workspace, put: Callable[..., Artifact]
+) -> None:
+    def filled(folder: str) -> Workspace:
+        own = replace(place, store=f"{place.store}/{folder}")
+        _fill(own, put)
+        return own
+
+    whole = filled("whole")
+    taken = collected(whole, last=1)
+    goal = set(open_store(whole.store).list())
+    assert {text.partition("/")[0] for text in taken} == {"data", "model", "resume", "runs", "steps"}
+    for number in count():
+        own = filled(f"killed{number}")
+        if not killed_at(
+            number, type(open_store(place.store)), ("delete", "write"), lambda own=own: collected(own, last=1)
+        ):
+            break
+        there(own)
+        collected(own, last=1)
+        # which of the equally old ones stays depends on the name alone, so both stores end alike
+        assert set(open_store(own.store).list()) == goal, f"killed at call {number}"
+    assert number > 20
+
+
+def test_a_run_that_goes_on_and_what_it_names_stays(ws: Workspace, put: Callable[..., Artifact]) -> None:
+    own = [put(ws, "data", str(number)) for number in range(3)]
+    target = open_store(ws.store)
+    for number, (run, report) in enumerate([("r-20260101-000000-a", False), ("r-20260102-000000-b", True)]):
+        target.write(f"runs/{run}/data.json", json.dumps({"digest": own[number].digest}).encode())
+        if report:
+            target.write(f"runs/{run}/report.json", b"{}")
+    target.write("runs/r-20260103-000000-c/report.json", b"{}")
+    target.write("resume/finetune-1/step-1/ab/model", b"x")
+    age(ws, "", 10)
+    age(ws, "runs/r-20260103-000000-c", 9)
+    gone = collected(ws, last=1, days=0, now=NOW)
+    assert "runs/r-20260102-000000-b" in gone and "runs/r-20260101-000000-a" not in gone
+    assert store.find(own[0].uri) and "resume/finetune-1" in gone
+    age(ws, "runs/r-20260101", 15)  # by now it was killed
+    assert "runs/r-20260101-000000-a" in collected(ws, last=1, days=0, now=NOW)
+
+
+def test_a_recipe_says_how_long_its_own_things_stay(ws: Workspace, tmp_path: Path) -> None:
+    for recipe, days in (("short", 8), ("long", 300)):
+        for number in range(2):
+            (tmp_path / "f").mkdir(exist_ok=True)
+            (tmp_path / "f" / "a").write_text(f"{recipe}{number}")
+            made = {"recipe": {"name": recipe, "retention": {"last": 1, "days": days}}}
+            store.publish(tmp_path / "f", ws.store, "data", {}, made)
+    left = {item.recipe for item in gc.plan(ws, now=NOW + 100 * DAY).items if item.kind == "artifact"}
+    assert left == {"short"}
+    left = {item.recipe for item in gc.plan(ws, days=50, now=NOW + 100 * DAY).items if item.kind == "artifact"}
+    assert left == {"short", "long"}
+
+
+def test_another_stores_mlflow_is_noticed_before_anything_goes(ws: Workspace, put: Callable[..., Artifact]) -> None:
+    own = put(ws, "model", "champion")
+    record = {"facts": {"name": "chest"}, "digest": own.digest}
+    open_store(ws.store).write("runs/r-20260101-000000-a/register.json", json.dumps(record).encode())
+    with pytest.raises(UserError, match="knows none of the models") as error:
+        gc.plan(ws, now=NOW + 100 * DAY)
+    assert "chest" in str(error.value) and error.value.exit_code == 2
+
+
+def _make(folder: Path) -> dict[str, Any]:
+    (folder / "a").write_text("the same")
+    return {}
+
+
+def test_what_a_step_finds_again_is_young_again(place: Workspace) -> None:
+    cached_step(place, "data", 1, {}, {}, _make)
+    begin = time.time()
+    time.sleep(1.1)  # S3 tells whole seconds
+    artifact, cached = cached_step(place, "data", 1, {}, {}, _make)
+    assert cached
+    used, _ = open_store(place.store).ages("used/")[f"used/{name(artifact)}"]
+    assert used >= int(begin) + 1
+    young = replace(gc.plan(place, now=NOW), young=used)
+    item = gc.Item("artifact", name(artifact), "", 0, 0, "a plan made before it was found again")
+    assert gc.collect(place, replace(young, items=(item,))) == []
+    assert store.find(artifact.uri)

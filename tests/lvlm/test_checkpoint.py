@@ -1,0 +1,134 @@
+"""Loading and saving models, and saying no to what is none."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from medmim import store
+from medmim.errors import UserError
+from medmim.lvlm import checkpoint
+from medmim.lvlm.ask_hf import pixels
+from medmim.lvlm.encode import encode
+from medmim.lvlm.family import Turn
+
+
+def logits(model, ids, values):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids]), pixel_values=values).logits
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    return shutil.copytree(folders["mantis"], tmp_path / "model")
+
+
+def test_a_saved_model_comes_back_with_equal_logits_and_digest(lvlm, tmp_path):
+    saved = checkpoint.save(lvlm, tmp_path / "again")
+    loaded = checkpoint.load(tmp_path / "again", device="cpu")
+    assert loaded.digest == saved.digest
+    assert loaded.family is lvlm.family
+    ids = encode(lvlm, [Turn("Which image shows opacity?")], 2).ids
+    values = pixels(lvlm, [Image.radial_gradient("L"), Image.linear_gradient("L")])
+    assert torch.equal(logits(lvlm.model, ids, values), logits(loaded.model, ids, values))
+
+
+def test_stock_transformers_loads_it_and_reads_the_same_prompt(lvlm):
+    model = LlavaForConditionalGeneration.from_pretrained(lvlm.path).eval()
+    processor = AutoProcessor.from_pretrained(lvlm.path)
+    images = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L").convert("RGB")]
+    turns = [Turn("Which image shows opacity?\nA: image 1\nB: image 2")]
+    text = "".join(segment.text for segment in lvlm.family.render(turns, 2))
+    inputs = processor(images=images, text=text, return_tensors="pt", add_special_tokens=False)
+    encoded = encode(lvlm, turns, 2)
+    assert inputs["input_ids"][0].tolist() == encoded.ids
+    assert torch.equal(
+        logits(model, encoded.ids, inputs["pixel_values"]), logits(lvlm.model, encoded.ids, pixels(lvlm, images))
+    )
+
+
+def test_notes_beside_the_weights_do_not_change_the_digest(copy):
+    before = checkpoint.digest(copy)
+    (copy / "README.md").write_text("notes")
+    assert checkpoint.digest(copy) == before
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert checkpoint.digest(copy) != before
+
+
+def test_a_folder_and_an_artifact_resolve(copy, tmp_path):
+    assert checkpoint.resolve(str(copy)) == copy
+    artifact = store.publish(copy, str(tmp_path / "store"), "model", {}, {})
+    assert checkpoint.load(checkpoint.resolve(artifact.uri), device="cpu").digest == checkpoint.digest(copy)
+    assert checkpoint.load(checkpoint.resolve(f"file://{copy}"), device="cpu").digest == checkpoint.digest(copy)
+
+
+def test_an_artifact_of_another_kind_is_refused(copy, tmp_path):
+    artifact = store.publish(copy, str(tmp_path / "store"), "data", {}, {})
+    with pytest.raises(UserError, match="is not a model"):
+        checkpoint.resolve(artifact.uri)
+
+
+def test_an_unknown_name_is_refused_with_what_there_is():
+    with pytest.raises(UserError, match="no model 'tiny-mantiss'"):
+        checkpoint.resolve("tiny-mantiss")
+
+
+def test_a_folder_without_config_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "qwen2"}', "\x00"])
+def test_a_config_of_something_else_is_refused(copy, text):
+    (copy / "config.json").write_text(text)
+    with pytest.raises(UserError, match="not a LLaVA configuration"):
+        checkpoint.load(copy)
+
+
+def test_another_family_is_refused_by_name(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["model_type"] = "qwen2"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"another family: siglip_vision_model \+ qwen2"):
+        checkpoint.load(copy)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
+def test_weights_that_are_cut_off_are_refused_naming_the_file(copy, keep):
+    weights = copy / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(copy)
+    assert "damaged" in caught.value.fact
+    assert "model.safetensors" in caught.value.problems[0]
+
+
+def test_no_weights_and_missing_weights_are_refused(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("model.language_model.norm.weight", None) or weights.pop("language_model.model.norm.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 weights"):
+        checkpoint.load(copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no \*\.safetensors"):
+        checkpoint.load(copy)
+
+
+def test_a_missing_tokenizer_is_refused(copy):
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match="does not load"):
+        checkpoint.load(copy)
+
+
+def test_a_tokenizer_of_another_checkpoint_is_refused(copy, folders):
+    for file in folders["llava-med"].glob("tokenizer*"):
+        shutil.copy(file, copy)
+    with pytest.raises(UserError, match="the model expects"):
+        checkpoint.load(copy)

@@ -1,0 +1,70 @@
+"""Who is asked in a night, and what is told where one of them is gone."""
+
+from pathlib import Path
+
+import pytest
+
+from components.rebench import rebench
+from medmim.errors import UserError
+from medmim.nightly import roster
+from medmim.recipe import loading
+from medmim.recipe.schema import Recipe
+from medmim.registry import decisions
+from medmim.run.stage import NIGHTLY, outcomes
+from medmim.run.workspace import Workspace
+
+
+def promoted(ws: Workspace, recipe: Recipe, digest: str) -> None:
+    """Somebody becomes champion whose model is not in the store."""
+    entry = decisions.Decision("promoted", "7", digest * 64, f"{ws.store}/model/{digest * 64}", why="a test")
+    decisions.append(ws, recipe.register_.model, lambda _: entry)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> tuple[Recipe, Workspace]:
+    ws = Workspace(tmp_path, str(tmp_path / "store"), f"sqlite:///{tmp_path / 'mlflow.db'}", "night-1")
+    return loading.load("demo", [f"platform.store={ws.store}", f"platform.tracking={ws.tracking}"]), ws
+
+
+def test_a_champion_that_was_deleted_is_said_so_and_rolled_back_only_where_there_was_another(
+    world: tuple[Recipe, Workspace],
+) -> None:
+    recipe, ws = world
+    name = recipe.register_.model
+    promoted(ws, recipe, "a")
+    with pytest.raises(UserError, match=f"the champion of {name} was deleted: version 7") as told:
+        roster.models(recipe, ws)
+    assert told.value.exit_code == 2 and "rollback" not in told.value.fix and "backup" in told.value.fix
+    promoted(ws, recipe, "b")
+    with pytest.raises(UserError) as told:
+        roster.models(recipe, ws)
+    assert f"`medmim registry rollback {name} --why" in told.value.fix
+
+
+@pytest.mark.parametrize("ray", ["local", "rayjob"])
+def test_a_night_that_cannot_be_asked_leaves_the_record_of_its_stage(
+    world: tuple[Recipe, Workspace], ray: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, ws = world
+    for name in ("MEDMIM_STAGE", "OMP_WAIT_POLICY"):  # the component sets them
+        monkeypatch.setenv(name, "")
+    promoted(ws, recipe, "a")
+    recipe = recipe.model_copy(update={"platform": recipe.platform.model_copy(update={"ray": ray})})
+    with pytest.raises(SystemExit) as ended:
+        rebench.python_func(recipe.dump(), str(ws.home), ws.run, "data")
+    assert ended.value.code == 2
+    seen = outcomes(ws, NIGHTLY)["rebench"]
+    assert (seen.status, seen.exit_code) == ("failed", 2) and "was deleted" in seen.message
+
+
+def test_a_reference_that_names_nothing_leaves_the_record_too(
+    world: tuple[Recipe, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, ws = world
+    for name in ("MEDMIM_STAGE", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+    wrong = recipe.nightly.model_copy(update={"references": ("models:/nobody@champion",)})
+    recipe = recipe.model_copy(update={"nightly": wrong})
+    with pytest.raises(SystemExit):
+        rebench.python_func(recipe.dump(), str(ws.home), ws.run, "data")
+    assert outcomes(ws, NIGHTLY)["rebench"].exit_code == 2

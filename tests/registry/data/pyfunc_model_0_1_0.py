@@ -1,0 +1,117 @@
+"""The model version's code (MLflow models-from-code): answers questions with the artifact that its config names.
+
+The version holds this file and an address, not a second copy of the weights; loading checks the artifact's digest.
+"""
+
+import base64
+import binascii
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import ModelConfig, set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from pydantic import BaseModel, ConfigDict, Field
+
+from medmim import store
+from medmim.errors import UserError
+
+_LONGEST_PATH = 4096
+
+
+class Request(BaseModel):
+    """One question.
+
+    Attributes:
+        question: The question, its options included as lines `A: text`; without image placeholders.
+        images: Pictures in order: a file's path, a `data:` URL, or plain base64.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: str = Field(min_length=1)
+    images: list[str] | None = None
+
+
+class Answering(PythonModel):  # type: ignore[misc]
+    """Asks the LVLM at `uri` as it was benched: same batch size, same longest answer, greedy."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Fetch the artifact and load it.
+
+        Raises:
+            UserError: The artifact is gone, damaged, or not the one that was registered.
+        """
+        from medmim.lvlm import zoo
+
+        config = ModelConfig(development_config=context.model_config)
+        artifact = store.get(config.get("uri"))
+        if artifact.digest != config.get("digest"):
+            raise UserError(
+                f"{artifact.uri} is not the model that was registered",
+                reason=f"its digest is {artifact.digest}, the registered one {config.get('digest')}",
+                fix="run the recipe again: it registers what is there now",
+            )
+        self._scratch = tempfile.TemporaryDirectory(prefix="medmim-")  # removed with the model; unused by folders
+        self._lvlm = zoo.load(store.fetch(artifact, Path(self._scratch.name)))
+        self._batch_size, self._max_new_tokens = config.get("batch_size"), config.get("max_new_tokens")
+
+    def predict(self, model_input: list[Request]) -> list[str]:
+        """Answer each question.
+
+        Raises:
+            UserError: An image that cannot be read, or a question that cannot be asked; all of them are named.
+        """
+        from medmim.lvlm import ask, ask_hf
+
+        images = _images(model_input)
+        questions = [ask.Question(request.question, own) for request, own in zip(model_input, images, strict=True)]
+        replies = list(ask_hf.ask(self._lvlm, questions, self._batch_size, self._max_new_tokens))
+        problems = [f"request {i}: {reply.error}" for i, reply in enumerate(replies, 1) if reply.error]
+        if problems:
+            raise UserError("questions that cannot be asked", problems=problems)
+        return [reply.text for reply in replies]
+
+
+def _images(requests: list[Request]) -> list[list[Any]]:
+    from medmim.data.sources.source import BadImage
+
+    problems: list[str] = []
+    opened = []
+    for number, request in enumerate(requests, 1):
+        row = []
+        for place, text in enumerate(request.images or (), 1):
+            try:
+                row.append(_open(text))
+            except (OSError, ValueError, BadImage) as error:
+                problems.append(f"request {number}, image {place}: {error}")
+        opened.append(row)
+    if problems:
+        raise UserError(
+            "images that cannot be read",
+            fix="give a path, a data: URL or base64 of a PNG or JPEG",
+            problems=problems,
+        )
+    return opened
+
+
+def _open(text: str) -> Any:
+    """A picture from a path, a data URL or base64, prepared as the pictures of a data set are."""
+    from PIL import Image
+
+    from medmim.data.sources import image_file
+
+    if text.startswith("data:"):
+        raw = base64.b64decode(text.partition(",")[2], validate=True)
+    elif len(text) < _LONGEST_PATH and Path(text).is_file():
+        raw = Path(text).read_bytes()
+    else:
+        try:
+            raw = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            raise ValueError(f"'{text[:60]}' is neither a file nor base64") from None
+    return Image.open(io.BytesIO(image_file.decode(raw).shrunk())).convert("RGB")
+
+
+set_model(Answering())

@@ -1,0 +1,46 @@
+"""The last screen of a run: its leaderboard fits a plain terminal and says what was asked both ways."""
+
+import io
+
+from rich.console import Console
+
+from medmim.run import screen
+from medmim.sample import Score, to_json
+
+
+def shown(rows: list[dict]) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=80).print(screen.leaderboard(rows))
+    return out.getvalue().splitlines()
+
+
+def row(**fields: object) -> dict:
+    score = Score("ability:coreference", "accuracy", 1.0, 0.985, 1.0, 1.0, 0.407, 12345, 12345)
+    return {"model": "champion", **to_json(score), "swap": 1.0, **fields}
+
+
+def test_the_widest_row_is_whole_on_80_columns() -> None:
+    head, line = shown([row()])
+    assert head.split("  ")[0] == "model" and "…" not in head + line
+    assert " ".join(line.split()) == "champion coreference 100.0 98.5 to 100.0 100.0 100.0 40.7 12,345 12,345"
+    assert head.index("both ways") + len("both ways") == line.index("100.0", line.index("to 100.0") + 8) + 5
+
+
+def test_what_was_not_asked_both_ways_is_a_dash_in_older_scores_too() -> None:
+    older = {key: value for key, value in row(low=None).items() if not key.startswith("swap")}
+    for case in (older, row(swap=None, low=None)):
+        assert shown([case])[1].split()[3:6] == ["too", "few", "-"]
+
+
+def gained(**fields: float | None) -> str:
+    known = {"group": "ability:temporal", "metric": "accuracy", "opponent": "base", "value": 0.1}
+    out = io.StringIO()
+    Console(file=out, width=80).print(screen.gains([{**known, **fields}]))
+    return " ".join(out.getvalue().splitlines()[1].split())
+
+
+def test_a_gain_is_won_only_when_its_whole_interval_lies_above_zero() -> None:
+    assert gained(low=0.001, high=0.2) == "base temporal +10.0 +0.1 to +20.0 won"
+    assert gained(low=-0.001, high=0.2).endswith("not beyond doubt")
+    assert gained(low=-0.2, high=-0.1).endswith("lost")
+    assert gained(low=None, high=None) == "base temporal +10.0 too few patients"

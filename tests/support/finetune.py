@@ -1,0 +1,104 @@
+"""A tiny LVLM of the real architecture, conversations about noise images, and a small training on disk."""
+
+import copy
+import dataclasses
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from medmim import shards
+from medmim.finetune.lengths import prepare
+from medmim.finetune.worker import EXAMPLES, Job
+from medmim.lvlm import checkpoint
+from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.encode import Encoded, encode
+from medmim.lvlm.family import Turn
+from medmim.lvlm.mantis import MANTIS
+from medmim.recipe.schema import Finetune
+from medmim.sample import Sample
+from medmim.tiny import architecture
+
+WORDS = ["does", "the", "mass", "grow", "shrink", "left", "right", "first", "second", "larger", "smaller", "same"]
+
+
+def make_lvlm(seed: int = 0) -> Lvlm:
+    """A fresh tiny Mantis, not yet saved."""
+    tokenizer = architecture.train_tokenizer([" ".join(WORDS)] * 3, MANTIS, size=512)
+    return Lvlm(
+        architecture.build(MANTIS, tokenizer, seed), tokenizer, architecture.image_processor(MANTIS), MANTIS, Path(), ""
+    )
+
+
+def make_encoded(lvlm: Lvlm, count: int, seed: int = 0) -> list[Encoded]:
+    """Conversations of differing lengths on zero to three images."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(count):
+        question = " ".join(rng.choices(WORDS, k=rng.randint(3, 20)))
+        found.append(encode(lvlm, [Turn(question, rng.choice(WORDS))], rng.randint(0, 3)))
+    return found
+
+
+def make_pixels(encoded: Encoded) -> torch.Tensor | None:
+    """Noise images, the same for the same conversation."""
+    if not encoded.images:
+        return None
+    generator = torch.Generator().manual_seed(sum(encoded.ids))
+    return torch.randn(encoded.images, 3, architecture.IMAGE_SIZE, architecture.IMAGE_SIZE, generator=generator)
+
+
+def copy_of(lvlm: Lvlm) -> Lvlm:
+    """The same weights in a model of their own."""
+    return dataclasses.replace(lvlm, model=copy.deepcopy(lvlm.model))
+
+
+SETTINGS = Finetune(
+    steps=12, batch_size=8, max_tokens=400, optimizer="muon", lr=1e-3, save_every=4, freeze_vision=False
+)
+
+
+def png(seed: int) -> bytes:
+    """A noise picture."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (48, 48), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def make_samples(count: int, split: str = "train") -> list[Sample]:
+    """Samples on one or two of ten images."""
+    rng = random.Random(split)
+    found = []
+    for _ in range(count):
+        names = tuple(f"i{rng.randrange(10)}" for _ in range(rng.randint(1, 2)))
+        options = ("grow", "shrink")
+        gold = rng.randrange(2)
+        question = " ".join(rng.choices(WORDS, k=rng.randint(3, 12)))
+        found.append(
+            Sample("temporal", "t", "s", split, False, ("p",), names, names, question, options, options[gold], (gold,))
+        )
+    return found
+
+
+def make_data(folder: Path, samples: list[Sample]) -> Path:
+    """A data set's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards.write(folder, samples, [(f"i{i}", f"i{i}.png", png(i)) for i in range(10)])
+    return folder
+
+
+def make_job(root: Path, settings: Finetune = SETTINGS) -> Job:
+    """Base and data below `root`, which may hold them already, and a job into `root/out`."""
+    base, data, out = root / "base", root / "data", root / "out"
+    if not base.is_dir():
+        checkpoint.save(make_lvlm(), base)
+        make_data(data, make_samples(30))
+    out.mkdir()
+    examples, bad = prepare(checkpoint.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)
+    assert not bad
+    examples.save(out / EXAMPLES)
+    return Job(str(base), str(data), str(out), settings.model_dump_json(), threads=1)
