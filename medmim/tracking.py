@@ -1,22 +1,16 @@
-"""MLflow: one client, quiet, on SQLite in the home or on a server; and a look at what is registered.
-
-Importing MLflow takes seconds, and most runs only ask what is registered. `registered` therefore reads the embedded
-database itself; a server, or a database of a shape it does not know, is asked through the client.
-"""
+"""MLflow: one quiet client for each process, on SQLite in the home or on a server; and what is registered there."""
 
 import logging
 import os
-import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from medmim import __version__
 from medmim.errors import Unavailable, from_os_error, patience
@@ -27,7 +21,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
-_DELETED = "Deleted_Internal"  # MLflow keeps the row of a deleted version under this stage
 _TELL_EVERY = 60.0  # s between two lines about a server that does not answer
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -77,14 +70,11 @@ def client(ws: Workspace) -> "MlflowClient":
 def registered(ws: Workspace, name: str | None = None) -> dict[str, Registered]:
     """Registered models by name, with their versions and aliases; all of them, or the one asked for."""
     path = database(ws.tracking)
-    if path is not None:
-        if not path.exists():
-            return {}
-        try:
-            return _read(path, name)
-        except sqlite3.Error:  # another MLflow's schema, or a lock that outlasts us: its own client knows
-            pass
-    return _ask(client(ws), name)
+    if path is not None and not path.exists():
+        return {}  # a question makes no database
+    api = client(ws)
+    with answering(ws.tracking):
+        return _ask(api, name)
 
 
 def experiment(ws: Workspace, name: str) -> str:
@@ -201,28 +191,6 @@ def _create(path: Path, migrate: Callable[[str], Any]) -> None:
                 os.link(part, path)
     except OSError as error:
         raise from_os_error(error, "creating the MLflow database") from error
-
-
-def _read(path: Path, name: str | None) -> dict[str, Registered]:
-    where, which = ("WHERE name = ?", (name,)) if name else ("", ())
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-
-        def rows(columns: str, table: str) -> list[Any]:
-            return db.execute(f"SELECT {columns} FROM {table} {where}", which).fetchall()  # noqa: S608  our words
-
-        db.execute("BEGIN")  # one moment for all four tables
-        names = rows("name", "registered_models")
-        tags = rows("name, version, key, value", "model_version_tags")
-        versions = rows("name, version, creation_time, run_id, current_stage", "model_versions")
-        aliases = rows("name, alias, version", "registered_model_aliases")
-    found = {model: ([], {}) for (model,) in names}  # type: dict[str, tuple[list[Version], dict[str, str]]]
-    for model, number, created, run, stage in sorted(versions, key=lambda row: row[1]):
-        if stage != _DELETED:
-            own = {key: value for m, n, key, value in tags if (m, n) == (model, number)}
-            found[model][0].append(Version(str(number), own, created, run or ""))
-    for model, alias, number in aliases:
-        found[model][1][alias] = str(number)
-    return {model: Registered(tuple(listed), named) for model, (listed, named) in found.items()}
 
 
 def _ask(api: "MlflowClient", name: str | None) -> dict[str, Registered]:

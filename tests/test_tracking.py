@@ -1,4 +1,4 @@
-"""MLflow set-up: quiet, inside the home, and a look that agrees with MLflow's own client."""
+"""MLflow set-up: quiet, inside the home; and what is registered, as its client lists it page by page."""
 
 import os
 import shutil
@@ -51,7 +51,9 @@ def test_a_creator_killed_in_mid_migration_leaves_no_database(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_look_agrees_with_the_client(home: Path) -> None:
+def test_registered_lists_every_version_in_order_with_tags_and_aliases(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ws = _ws(home)
     api = tracking.client(ws)
     assert tracking.registered(ws) == {}
@@ -63,26 +65,19 @@ def test_the_look_agrees_with_the_client(home: Path) -> None:
     api.set_registered_model_alias("one", "gone", "3")
     api.delete_model_version("one", "3")
     api.delete_model_version_tag("one", "4", "n")
-    look = tracking.registered(ws)
-    assert look == tracking._ask(api, None)
-    assert [v.number for v in look["one"].versions] == ["1", "2", *map(str, range(4, 12))]
-    assert look["one"].aliases["champion"] == "10"
-    assert tracking.registered(ws, "o'two") == tracking._ask(api, "o'two") == {"o'two": look["o'two"]}
-    assert tracking.registered(ws, "none") == tracking._ask(api, "none") == {}
+    search = api.search_model_versions
+    monkeypatch.setattr(api, "search_model_versions", lambda where, page_token: search(where, 4, page_token=page_token))
+    found = tracking.registered(ws)
+    assert set(found) == {"one", "o'two"}
+    assert [v.number for v in found["one"].versions] == ["1", "2", *map(str, range(4, 12))]
+    assert [v.tags for v in found["one"].versions[:3]] == [{"n": "0"}, {"n": "1"}, {}]
+    assert found["one"].aliases["champion"] == "10"
+    assert len(found["o'two"].versions) == 11
+    assert tracking.registered(ws, "o'two") == {"o'two": found["o'two"]}
+    assert tracking.registered(ws, "none") == {}
 
 
-def test_a_database_of_another_shape_is_asked_through_the_client(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sqlite3
-
-    def refuse(*_: object) -> None:
-        raise sqlite3.OperationalError("no such column")
-
-    expected = tracking.registered(_ws(home))
-    monkeypatch.setattr(tracking, "_read", refuse)
-    assert tracking.registered(_ws(home)) == expected
-
-
-def test_looking_imports_no_mlflow_and_creates_nothing(tmp_path: Path) -> None:
+def test_a_home_without_a_database_is_asked_without_mlflow_and_stays_empty(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from medmim import tracking\n"
         "from medmim.run.workspace import workspace\n"
