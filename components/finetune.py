@@ -28,6 +28,6 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
         base = lookup.resolve(parsed.finetune.base, workspace)
         if dispatch.is_elsewhere(parsed):
             return dispatch.run(
-                parsed, workspace, "finetune", {"data": data, "base": checkpoint.shared(base, workspace)}
+                parsed, workspace, "finetune", {"data": data, "base": checkpoint.upload_if_local(base, workspace)}
             )
         return room.run(parsed, workspace, data, base).uri

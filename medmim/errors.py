@@ -43,8 +43,8 @@ class UserError(Exception):
         self.problems = tuple(problems)
         self.exit_code = exit_code
 
-    def plain(self) -> dict[str, Any]:
-        """As plain JSON, for another process to raise: `UserError(**plain)`."""
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON, for another process to raise: `UserError(**fields)`."""
         return {**self.__dict__, "problems": list(self.problems)}
 
     def __str__(self) -> str:
@@ -112,7 +112,7 @@ _PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, e
 
 
 @contextmanager
-def os_errors_told(doing: str) -> Iterator[None]:
+def wrap_os_errors(doing: str) -> Iterator[None]:
     """Turn what the operating system refuses into a UserError, also where a library passes it on in words only.
 
     Raises:

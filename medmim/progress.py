@@ -46,14 +46,14 @@ def forward(event: dict[str, Any], to: str | None = None) -> None:
         _draw(event, sys.stderr)
 
 
-def plain(text: str) -> str:
+def strip_ansi(text: str) -> str:
     """Text without a terminal's colours."""
     return _COLOUR.sub("", text)
 
 
 def parse(line: str) -> dict[str, Any] | None:
     """The event in a line of a log, also behind Ray's prefix and in colours; None for any other line."""
-    found = _LOGGED.fullmatch(plain(line))
+    found = _LOGGED.fullmatch(strip_ansi(line))
     if found is None:
         return None
     try:

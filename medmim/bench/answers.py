@@ -60,7 +60,7 @@ def collect(
     def make(folder: Path) -> Mapping[str, Any]:
         file = folder / FILE
         known = _resume(file)
-        wanted = probes.asked(items.samples, probe)
+        wanted = probes.select(items.samples, probe)
         rest = [sample for sample in wanted if sample.id not in known]
         # equal lengths side by side need little padding
         rest.sort(key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id))
@@ -126,7 +126,7 @@ def _asked(
         questions: dict[str, Question] = {}
         for sample in samples[start : start + stride]:
             try:
-                question = Question(sample.prompt, probes.shown(sample, probe, images, mean))
+                question = Question(sample.prompt, probes.images_for(sample, probe, images, mean))
             except KeyError as error:
                 progress.add()
                 yield metrics.read(sample, probe, "", "", f"the data set has no image {error.args[0]}")

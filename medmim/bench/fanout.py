@@ -11,7 +11,7 @@ from typing import Any
 from medmim import progress, ray_nodes, shards, store
 from medmim.bench import answers, tasks
 from medmim.bench.engines import OPENAI, Engine, engine
-from medmim.errors import Unavailable, UserError, os_errors_told
+from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Bench, Recipe
@@ -51,7 +51,10 @@ def collect(
     ]
     if not missing:
         return
-    refs = {role: who.ref if who.ref.startswith(OPENAI) else checkpoint.shared(who.ref, ws) for role, who, _ in missing}
+    refs = {
+        role: who.ref if who.ref.startswith(OPENAI) else checkpoint.upload_if_local(who.ref, ws)
+        for role, who, _ in missing
+    }
     orders = [
         {
             "role": role,
@@ -106,7 +109,7 @@ def _ask(order: Mapping[str, Any]) -> UserError | None:
     settings = Bench.model_validate_json(order["settings"])
     recipe = from_dump(order["recipe"])
     try:
-        with os_errors_told(f"asking {order['role']}"):
+        with wrap_os_errors(f"asking {order['role']}"):
             ws = ray_nodes.node_workspace(order["store"])
             who = _engine(order["ref"], order["digest"], ws)
             data = store.get(order["data"])

@@ -29,7 +29,7 @@ def canary(night: str, size: int) -> str:
     return f"{_CANARY} {night} {size}"
 
 
-def asked(samples: Sequence[Sample], probe: str) -> list[Sample]:
+def select(samples: Sequence[Sample], probe: str) -> list[Sample]:
     """The questions that a probe asks: `swap` only those whose right answer moves with the images.
 
     A canary's are those of the smallest digests of night and question: everybody draws the same ones.
@@ -42,7 +42,7 @@ def asked(samples: Sequence[Sample], probe: str) -> list[Sample]:
     return [sample for sample in samples if probe != "swap" or sample.swapped]
 
 
-def shown(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Image | None" = None) -> "list[Image]":
+def images_for(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Image | None" = None) -> "list[Image]":
     """The images that go with a question under a probe.
 
     Args:

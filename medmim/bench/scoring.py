@@ -171,7 +171,7 @@ def paired(
 def _beside(samples: Sequence[Sample], probe: str, given: Sequence[Answer]) -> list[Answer | None]:
     """The answers in the order of the samples, None where the probe does not ask a sample."""
     by_sample = {answer.sample: answer for answer in given}
-    asked = {sample.id for sample in probes.asked(samples, probe)}
+    asked = {sample.id for sample in probes.select(samples, probe)}
     return [by_sample[sample.id] if sample.id in asked else None for sample in samples]
 
 

@@ -59,7 +59,7 @@ def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
 
     ws = workspace(home)
     tell(ws, data=store.get(uri).digest)
-    artifact, _ = room.of_artifact(ws, uri)
+    artifact, _ = room.audit_artifact(ws, uri)
     report = room.read(ws, artifact)
     if as_json:
         typer.echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **report}))
@@ -68,7 +68,7 @@ def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
 
         data_tables.audited(report)
         sys.stderr.write(f"clean rows: {artifact.uri}/{room.CLEAN}\n")
-    room.gate(report, Audit(), artifact.uri)
+    room.check_limits(report, Audit(), artifact.uri)
 
 
 @app.command()

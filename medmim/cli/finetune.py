@@ -54,7 +54,7 @@ def finetune(
                 typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
         return
     if dispatch.is_elsewhere(parsed):
-        made = store.get(dispatch.run(parsed, ws, "finetune", {"data": uri, "base": checkpoint.shared(ref, ws)}))
+        made = store.get(dispatch.run(parsed, ws, "finetune", {"data": uri, "base": checkpoint.upload_if_local(ref, ws)}))
         outcome = Outcome("finetune", uri=made.uri, digest=made.digest, facts=dict(made.counts))
     else:
         outcome = room.run(parsed, ws, uri, ref)

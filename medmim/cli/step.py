@@ -10,7 +10,7 @@ from typing import NoReturn
 from medmim import progress
 from medmim.cluster.ray import lease, request, ship
 from medmim.cluster.ray.request import Order, Result
-from medmim.errors import TRY_AGAIN, UserError, os_errors_told
+from medmim.errors import TRY_AGAIN, UserError, wrap_os_errors
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome, share_cores
@@ -33,12 +33,12 @@ def main(uri: str) -> int:
 
 def _run(wanted: Order) -> Result:
     try:
-        with os_errors_told(f"running the stage {wanted.stage}"):
+        with wrap_os_errors(f"running the stage {wanted.stage}"):
             parsed = from_dump(wanted.recipe)
             home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
             return Result(uri=_STAGES[wanted.stage](parsed, workspace(home, parsed, wanted.run), wanted).uri)
     except UserError as error:
-        return Result(error=error.plain())
+        return Result(error=error.as_dict())
 
 
 def _finetune(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:

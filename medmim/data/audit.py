@@ -68,17 +68,17 @@ def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
         Refused: Splits share patients or images above the limits; the message says how many rows are clean.
     """
     with stage(ws, "audit") as outcome:
-        artifact, cached = of_artifact(ws, data, recipe)
+        artifact, cached = audit_artifact(ws, data, recipe)
         report = read(ws, artifact)
         outcome.of(artifact, cached)
         outcome.facts = report
         for line in lines(report):
             progress.say(line)
-        gate(report, recipe.audit, artifact.uri)
+        check_limits(report, recipe.audit, artifact.uri)
     return outcome
 
 
-def of_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tuple[Artifact, bool]:
+def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tuple[Artifact, bool]:
     """The audit artifact of a data artifact, made now or found.
 
     It holds `audit.json`, `clean.jsonl` (ids of the clean benchmark rows) and, where rows leak, the clean rows of each
@@ -177,7 +177,7 @@ def leaks(report: dict[str, Any]) -> list[str]:
     return told
 
 
-def gate(report: dict[str, Any], allowed: Audit, uri: str) -> None:
+def check_limits(report: dict[str, Any], allowed: Audit, uri: str) -> None:
     """Say no where splits share more than is allowed.
 
     Raises:

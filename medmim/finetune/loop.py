@@ -199,7 +199,7 @@ def _resume(folder: Path, model: Any, found: list[Optimizer], identity: str, ran
         )
     checkpoint.load(state["path"], model, found)
     if rank == 0:
-        progress.say(f"going on from step {state['step']:,}")
+        progress.say(f"resuming from step {state['step']:,}")
     return state["step"], state["tokens"]
 
 

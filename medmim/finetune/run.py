@@ -141,7 +141,7 @@ def _across(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, fold
     from medmim.finetune.ray import cluster, exchange
 
     order = exchange.Order(
-        checkpoint.shared(base, ws),
+        checkpoint.upload_if_local(base, ws),
         data.uri,
         exchange.place(ws, folder.name),
         recipe.finetune.model_dump_json(),

@@ -43,7 +43,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def work(
+def run_worker(
     job: Job,
     device: str = "auto",
     on_save: Callable[[int, Path | None], None] | None = None,

@@ -77,7 +77,7 @@ def resolve(ref: str, ws: Workspace | None = None) -> Path:
     )
 
 
-def shared(ref: str, ws: Workspace) -> str:
+def upload_if_local(ref: str, ws: Workspace) -> str:
     """A reference to the same model that every machine with this store resolves; a local folder is copied there.
 
     Raises:

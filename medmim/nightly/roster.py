@@ -60,7 +60,7 @@ def models(recipe: Recipe, ws: Workspace) -> dict[str, str]:
 
 def shared(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
     """The same, by references that every machine with this store resolves."""
-    return {role: ref if ref.startswith(OPENAI) else checkpoint.shared(ref, ws) for role, ref in models.items()}
+    return {role: ref if ref.startswith(OPENAI) else checkpoint.upload_if_local(ref, ws) for role, ref in models.items()}
 
 
 def elsewhere(recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from medmim.errors import UserError, from_os_error
-from medmim.store.folder import PART, FolderStore, check_key, place
+from medmim.store.folder import PART, FolderStore, check_key, write_atomically
 from medmim.store.removal import MANIFEST, claim
 
 PROVENANCE = "provenance.json"
@@ -218,7 +218,7 @@ def fetch(artifact: Artifact, cache: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=PART, dir=cache, ignore_cleanup_errors=True) as part:
             copy = Path(part) / artifact.digest
             _whole(artifact, _copy(artifact, store, name, copy))
-            place(copy / MANIFEST, [_json(_manifest(artifact))])
+            write_atomically(copy / MANIFEST, [_json(_manifest(artifact))])
             try:
                 copy.rename(goal)
             except OSError:  # another process was first; both copies are equal

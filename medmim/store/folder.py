@@ -32,7 +32,7 @@ def check_key(key: str) -> str:
     return key
 
 
-def place(path: Path, chunks: Iterable[bytes], replace: bool = True) -> bool:
+def write_atomically(path: Path, chunks: Iterable[bytes], replace: bool = True) -> bool:
     """Write a file beside its goal, then move it there: the goal is whole or absent, after a crash too.
 
     Returns:
@@ -82,7 +82,7 @@ class FolderStore:
     def download(self, key: str, path: Path) -> None:
         try:
             with self._path(key).open("rb") as source:
-                place(path, iter(lambda: source.read(_CHUNK), b""))
+                write_atomically(path, iter(lambda: source.read(_CHUNK), b""))
         except OSError as error:
             raise self._told(error, "reading") from None
 
@@ -120,7 +120,7 @@ class FolderStore:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return place(path, iter(lambda: source.read(_CHUNK), b""), replace)
+            return write_atomically(path, iter(lambda: source.read(_CHUNK), b""), replace)
         except OSError as error:
             raise self._told(error, "writing to") from None
 

@@ -35,7 +35,7 @@ from urllib3.exceptions import HTTPError
 
 from medmim.errors import Unavailable, UserError, from_os_error, patience
 from medmim.progress import say
-from medmim.store.folder import check_key, place
+from medmim.store.folder import check_key, write_atomically
 
 _CHUNK = 1 << 20
 _TRIES = 4  # and more while there is patience
@@ -112,7 +112,7 @@ class S3Store:
         self._call(key, lambda name: self._client.fput_object(self.bucket, name, str(path), part_size=_MULTIPART))
 
     def download(self, key: str, path: Path) -> None:
-        self._call(key, lambda name: place(path, self._stream(name)))
+        self._call(key, lambda name: write_atomically(path, self._stream(name)))
 
     def exists(self, key: str) -> bool:
         try:

@@ -20,7 +20,7 @@ def test_moving_every_image_on_as_often_as_there_are_images_shows_them_as_they_a
     images = {str(i): Image.new("RGB", (1, 1), (i, 0, 0)) for i in range(count)}
     names = order = tuple(images)
     for turn in range(1, count + 1):
-        shown = probes.shown(item(order), "swap", images)
+        shown = probes.images_for(item(order), "swap", images)
         order = tuple(str(image.getpixel((0, 0))[0]) for image in shown)
         assert order.index(names[0]) == turn % count  # image 1 becomes image 2, the last becomes image 1
     assert order == names
@@ -28,14 +28,14 @@ def test_moving_every_image_on_as_often_as_there_are_images_shows_them_as_they_a
 
 def test_swap_asks_what_moves_with_the_images_and_every_other_probe_asks_all() -> None:
     asked = samples()
-    assert probes.asked(asked, "swap") == [sample for sample in asked if sample.swapped] != []
-    assert all(probes.asked(asked, probe) == asked for probe in probes.PROBES if probe != "swap")
+    assert probes.select(asked, "swap") == [sample for sample in asked if sample.swapped] != []
+    assert all(probes.select(asked, probe) == asked for probe in probes.PROBES if probe != "swap")
 
 
 def test_blind_shows_nothing_and_grey_as_many_images_all_alike() -> None:
     images = {name: Image.open(io.BytesIO(picture(i))).convert("RGB") for i, name in enumerate("ab")}
     asked = item(("a", "b"))
-    assert probes.shown(asked, "blind", images) == []
+    assert probes.images_for(asked, "blind", images) == []
     mean = probes.mean_image([asked], images)
-    first, second = probes.shown(asked, "grey", images, mean)
+    first, second = probes.images_for(asked, "grey", images, mean)
     assert first.tobytes() == second.tobytes() and first.size == images["a"].size

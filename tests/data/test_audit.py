@@ -87,7 +87,7 @@ def test_a_leak_is_refused_with_both_counts_and_its_record_is_kept(tmp_path: Pat
 
 def test_clean_rows_are_written_in_the_published_layout_and_read_back_as_they_were(tmp_path: Path) -> None:
     ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", leaky_set()))
-    artifact, _ = audit.of_artifact(ws, build.run(asked, ws).uri)
+    artifact, _ = audit.audit_artifact(ws, build.run(asked, ws).uri)
     folder = ws.fetch(artifact.uri)
     listed = [json.loads(line) for line in (folder / audit.CLEAN).read_text().splitlines()]
     read = []
@@ -112,18 +112,18 @@ def test_limits_of_the_recipe_let_a_known_leak_pass(tmp_path: Path) -> None:
 def test_a_second_audit_finds_the_first(tmp_path: Path) -> None:
     ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", files.clean_set()))
     data = build.run(asked, ws)
-    first, second = audit.of_artifact(ws, data.uri), audit.of_artifact(ws, data.uri)
+    first, second = audit.audit_artifact(ws, data.uri), audit.audit_artifact(ws, data.uri)
     assert (first[1], second[1]) == (False, True)
     assert first[0].digest == second[0].digest
 
 
 def test_only_a_data_set_is_audited(tmp_path: Path) -> None:
     ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", files.clean_set()))
-    done, _ = audit.of_artifact(ws, build.run(asked, ws).uri)
+    done, _ = audit.audit_artifact(ws, build.run(asked, ws).uri)
     with pytest.raises(UserError, match="of kind 'audit'"):
-        audit.of_artifact(ws, done.uri)
+        audit.audit_artifact(ws, done.uri)
     with pytest.raises(UserError, match="no artifact"):
-        audit.of_artifact(ws, f"{ws.store}/data/none")
+        audit.audit_artifact(ws, f"{ws.store}/data/none")
     assert store.find(done.uri) is not None
 
 

@@ -17,7 +17,7 @@ import torch
 from medmim.errors import UserError
 from medmim.finetune import batch, checkpoint, loop, packing, record
 from medmim.finetune.batch import Batch
-from medmim.finetune.worker import work
+from medmim.finetune.worker import run_worker
 from medmim.lvlm.checkpoint import Lvlm, digest
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import SETTINGS, copy_of, make_encoded, make_job, make_pixels
@@ -104,14 +104,14 @@ def test_a_frozen_tower_stays_and_the_projector_moves(lvlm: Lvlm, tmp_path: Path
 
 
 SCRIPT = """
-from medmim.finetune.worker import Job, work
-work(Job(**{job!r}))
+from medmim.finetune.worker import Job, run_worker
+run_worker(Job(**{job!r}))
 """
 
 
 def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"steps": 16, "save_every": 3})
-    work(make_job(tmp_path, settings))
+    run_worker(make_job(tmp_path, settings))
     (tmp_path / "out").rename(tmp_path / "whole")
     job = make_job(tmp_path, settings)
     text = SCRIPT.format(job=dataclasses.asdict(job))
@@ -126,7 +126,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> N
     assert file.read_text().count("\n") < 16
     with file.open("a") as torn:
         torn.write('{"step": 9')
-    assert work(job).resumed_from >= 3
+    assert run_worker(job).resumed_from >= 3
     assert file.read_bytes() == (tmp_path / "whole" / record.LOSSES).read_bytes()
     assert digest(tmp_path / "out") == digest(tmp_path / "whole")
 

@@ -8,7 +8,7 @@ from medmim import store
 from medmim.errors import UserError
 from medmim.finetune import record, run
 from medmim.finetune.ray import local
-from medmim.finetune.worker import Job, work
+from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
@@ -42,7 +42,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
     def launch(job: Job, home: Path, workers: int) -> record.TrainResult:
         jobs.append(job)
-        return work(job)
+        return run_worker(job)
 
     monkeypatch.setattr(local, "launch", launch)
     return jobs

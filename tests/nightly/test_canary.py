@@ -61,10 +61,10 @@ def test_bytes_are_compared_and_an_engines_error_is_no_answer() -> None:
 
 def test_another_night_draws_other_questions_and_the_same_night_the_same() -> None:
     asked = samples()
-    draws = [[s.id for s in probes.asked(asked, probes.canary(f"2026-06-{day:02}", 10))] for day in range(1, 31)]
+    draws = [[s.id for s in probes.select(asked, probes.canary(f"2026-06-{day:02}", 10))] for day in range(1, 31)]
     assert all(len(draw) == 10 for draw in draws) and len({tuple(draw) for draw in draws}) == 30
     assert {name for draw in draws for name in draw} == {sample.id for sample in asked}
-    assert probes.asked(asked[::-1], probes.canary("2026-06-01", 10))[::-1] == probes.asked(
+    assert probes.select(asked[::-1], probes.canary("2026-06-01", 10))[::-1] == probes.select(
         asked, probes.canary("2026-06-01", 10)
     )
-    assert probes.asked(asked, probes.canary("2026-06-01", 1000)) == asked
+    assert probes.select(asked, probes.canary("2026-06-01", 1000)) == asked

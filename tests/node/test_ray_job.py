@@ -86,7 +86,7 @@ def test_a_lost_head_is_a_new_attempt_from_the_checkpoint(
     run.namespace.call("delete", "pod", pod_of(run, "head"), "--grace-period=0", "--force")
     uri = run.end()
     assert "a new attempt goes on" in run.log()
-    assert "going on from step" in run.log()
+    assert "resuming from step" in run.log()
     losses = run.losses(uri, tmp_path)
     assert [step for step, _ in losses] == list(range(1, STEPS + 1))
     assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in uninterrupted], abs=1e-6)
@@ -117,7 +117,7 @@ def test_a_replaced_step_adopts_and_a_cancelled_run_burns_nothing(bare_namespace
     run.namespace.call("patch", "workflow", run.name, "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": null}}')
     run.step()
     uri = run.end()
-    assert "going on from step" in run.log()
+    assert "resuming from step" in run.log()
     assert [step for step, _ in run.losses(uri, tmp_path)] == list(range(1, run.steps + 1))
 
 

@@ -293,7 +293,7 @@ def _age(then: str, now: datetime) -> float:
 
 
 def _plain(text: str) -> str:
-    return progress.plain(text).strip()[:600]
+    return progress.strip_ansi(text).strip()[:600]
 
 
 def _error(fact: str, reason: str = "", fix: str = "", code: int = BAD_INPUT, tail: Sequence[str] = ()) -> UserError:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from medmim import progress, ray_nodes
-from medmim.errors import UserError, os_errors_told
+from medmim.errors import UserError, wrap_os_errors
 from medmim.finetune.ray import errors, exchange
 from medmim.finetune.ray.exchange import Order
 from medmim.finetune.ray.local import RETRIES, fit, lost
 from medmim.finetune.record import LOSSES, TrainResult
-from medmim.finetune.worker import work
+from medmim.finetune.worker import run_worker
 
 
 def launch(order: Order, folder: Path, workers: int, address: str) -> TrainResult:
@@ -94,9 +94,9 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
     try:
         # one worker looks: each for itself, they might find different ones while a dying worker still writes
         checkpoint = broadcast_from_rank_zero(exchange.newest(order.place) if rank == 0 else "")
-        with os_errors_told("fetching what is trained on"):
+        with wrap_os_errors("fetching what is trained on"):
             job = exchange.begin(order, rank, checkpoint)
-        result = work(job, str(ray.train.torch.get_device()), on_save)
+        result = run_worker(job, str(ray.train.torch.get_device()), on_save)
         return (result, exchange.hand_back(order.place, Path(job.folder))) if rank == 0 else None
     except UserError as error:
         errors.write(order.place, error)

@@ -10,7 +10,7 @@ _FILE = ".error.json"
 
 def write(place: str, error: UserError) -> None:
     """Leave an error in a folder or store that driver and workers share."""
-    store.open_store(place).write(_FILE, json.dumps(error.plain()).encode())
+    store.open_store(place).write(_FILE, json.dumps(error.as_dict()).encode())
 
 
 def there(place: str) -> bool:

@@ -11,7 +11,7 @@ from medmim.errors import Unavailable, UserError
 from medmim.finetune.ray import errors
 from medmim.finetune.ray.session import FOLDER, session
 from medmim.finetune.record import TrainResult
-from medmim.finetune.worker import Job, work
+from medmim.finetune.worker import Job, run_worker
 
 RETRIES = 2  # lost workers that a training survives
 T = TypeVar("T")
@@ -105,7 +105,7 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
 
     try:
         _meet()
-        return work(job, str(ray.train.torch.get_device()), on_save)
+        return run_worker(job, str(ray.train.torch.get_device()), on_save)
     except UserError as error:
         errors.write(job.folder, error)
         if ray.train.get_context().get_world_size() > 1:

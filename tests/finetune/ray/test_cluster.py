@@ -12,7 +12,7 @@ from medmim import store
 from medmim.errors import UserError
 from medmim.finetune import record, run
 from medmim.finetune.ray import cluster, exchange, local
-from medmim.finetune.worker import work
+from medmim.finetune.worker import run_worker
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
@@ -122,7 +122,7 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> N
         first.communicate()
     with ray_world.nodes(tmp_path / "b", 1) as nodes:
         said = finish(train(recipe(where, nodes.cluster.address, **changes), tmp_path / "other-head", data, base))
-    assert any(str(event.get("text", "")).startswith("going on from step ") for event in said)
+    assert any(str(event.get("text", "")).startswith("resuming from step ") for event in said)
     told = [event for event in said if event["kind"] == "step"]
     assert (told[-1]["step"], told[-1]["stage"]) == ("60/60", "stage")
     assert not (where / "resume").exists()
@@ -134,7 +134,7 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> N
 def bare(home: Path, made: Recipe, data: str, base: str) -> str:
     """Digest of the same training in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "launch", lambda job, home, workers: work(job, "cpu"))
+        patch.setattr(local, "launch", lambda job, home, workers: run_worker(job, "cpu"))
         return run.run(made, workspace(home, made), data, base).digest
 
 

@@ -15,7 +15,7 @@ import pytest
 from medmim.errors import UserError
 from medmim.finetune import record
 from medmim.finetune.ray import local
-from medmim.finetune.worker import work
+from medmim.finetune.worker import run_worker
 from medmim.lvlm import checkpoint
 from tests.support.finetune import SETTINGS, make_job
 
@@ -30,7 +30,7 @@ def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     importlib.import_module("ray")  # as another test or stage may have done before
     monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
     settings = SETTINGS.model_copy(update={"steps": 30, "save_every": 4})
-    bare = work(make_job(tmp_path, settings))
+    bare = run_worker(make_job(tmp_path, settings))
     (tmp_path / "out").rename(tmp_path / "bare")
     job = make_job(tmp_path, settings)
     short = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
@@ -96,7 +96,7 @@ def test_a_workers_user_error_comes_out_whole_and_is_not_tried_again(tmp_path: P
 
 @pytest.mark.slow
 def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
-    work(make_job(tmp_path))
+    run_worker(make_job(tmp_path))
     (tmp_path / "out").rename(tmp_path / "bare")
     job = make_job(tmp_path)
     local.launch(job, tmp_path / "home", 2)
