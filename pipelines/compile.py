@@ -1,4 +1,6 @@
-"""Compile the graphs, and each component alone, into medmim/shipped/pipelines. `--check` fails when a file is stale.
+"""Compile the graphs, and each step as one of its own, into medmim/shipped/pipelines.
+
+`--check` fails when a file is stale.
 
 python -m pipelines.compile [--check]
 """
@@ -11,6 +13,8 @@ from pathlib import Path
 from kfp import compiler
 
 from pipelines.nightly import nightly
+from pipelines.pod import LARGE, SMALL
+from pipelines.step import one_step
 from pipelines.train import train
 
 GOAL = Path(__file__).parent.parent / "medmim" / "shipped" / "pipelines"
@@ -18,6 +22,7 @@ STEPS = (
     "data", "audit", "finetune", "bench", "register", "gate", "promote", "report",
     "rebench", "watch", "trend",
 )  # fmt: skip
+ASK_A_MODEL = ("finetune", "bench", "rebench")
 
 
 def write(folder: Path) -> None:
@@ -26,7 +31,8 @@ def write(folder: Path) -> None:
     compiler.Compiler().compile(nightly, str(folder / "nightly.yaml"))
     for name in STEPS:
         step = getattr(import_module(f"components.{name}"), name)
-        compiler.Compiler().compile(step, str(folder / f"step-{name}.yaml"))
+        size = LARGE if name in ASK_A_MODEL else SMALL
+        compiler.Compiler().compile(one_step(step, size), str(folder / f"step-{name}.yaml"))
 
 
 def stale() -> list[str]:
