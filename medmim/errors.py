@@ -1,4 +1,4 @@
-"""The one way medmim says no: a fact, its reason and the fix, never a traceback."""
+"""User-facing errors: a fact, its reason, the fix and an exit code; never a traceback."""
 
 import errno
 import importlib
@@ -18,11 +18,11 @@ _SHOWN = 20
 
 
 class UserError(Exception):
-    """Bad input or a missing prerequisite, told so that the reader can mend it.
+    """Bad input or a missing prerequisite, reported so that the reader can fix it.
 
     Args:
         fact: What is wrong, naming file, row and key.
-        reason: Why that cannot work. May be empty where the fact says it.
+        reason: Why that cannot work. May be empty where the fact is enough.
         fix: What to type or change.
         problems: Every single problem, when there are several; one line each.
         exit_code: `BAD_INPUT`, `REFUSED` or `TRY_AGAIN`.
@@ -60,24 +60,24 @@ class UserError(Exception):
 
 
 class Refused(UserError):
-    """A gate or an audit said no. Nothing is broken; exit code 1."""
+    """A gate or an audit refused. Nothing is broken; exit code 1."""
 
     def __init__(self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(fact, reason, fix, problems, exit_code=REFUSED)
 
 
 class Unavailable(UserError):
-    """A server or a device failed in a way that may pass by itself; exit code 75."""
+    """A server or a device failed in a way that may be temporary; exit code 75."""
 
     def __init__(self, fact: str, reason: str = "", fix: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(fact, reason, fix, problems, exit_code=TRY_AGAIN)
 
 
 def patience() -> float:
-    """Seconds for which a server that does not answer is tried again (MEDMIM_PATIENCE); 0 is a few moments.
+    """How long a server that does not answer is retried, in seconds (MEDMIM_PATIENCE); 0 means a few attempts only.
 
     Raises:
-        UserError: It is no number.
+        UserError: It is not a number.
     """
     given = os.environ.get("MEDMIM_PATIENCE") or "0"
     try:
@@ -94,7 +94,7 @@ def require(module: str, extra: str) -> ModuleType:
         extra: The extra of pyproject.toml that brings it.
 
     Raises:
-        UserError: The module, or one that it needs, is not installed or does not load; says which and why.
+        UserError: The module, or one that it needs, is not installed or does not load; the message names it.
     """
     try:
         return importlib.import_module(module)
@@ -107,13 +107,20 @@ def require(module: str, extra: str) -> ModuleType:
         ) from None
 
 
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file grew too large"}
-_PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT)
+_DISK_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file grew too large",
+}
+_TEMPORARY = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT)
 
 
 @contextmanager
 def wrap_os_errors(doing: str) -> Iterator[None]:
-    """Turn what the operating system refuses into a UserError, also where a library passes it on in words only.
+    """Turn operating-system errors into a UserError, also those that a library only mentions in its message.
+
+    Args:
+        doing: What was being done, as in "no permission while DOING".
 
     Raises:
         UserError: See `from_os_error`.
@@ -132,7 +139,7 @@ def wrap_os_errors(doing: str) -> Iterator[None]:
 def _os_error(error: Exception) -> OSError | None:
     if isinstance(error, OSError):
         return error
-    rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors, tokenizers
+    rust = re.search(r"\(os error (\d+)\)", str(error))  # Rust libraries: safetensors, tokenizers
     if rust:
         return OSError(int(rust[1]), str(error))
     return OSError(errno.ENOSPC, str(error)) if "disk is full" in str(error) else None  # SQLite
@@ -142,9 +149,9 @@ def from_os_error(error: OSError, doing: str) -> UserError:
     """Turn an operating-system error (full disk, no permission, lost network) into a UserError."""
     where = f": {error.filename}" if error.filename else ""
     name = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL:
         return UserError(
-            f"{_FULL[error.errno]} while {doing}{where}",
+            f"{_DISK_FULL[error.errno]} while {doing}{where}",
             reason=name,
             fix="free some space, or give another folder with --home, then run the same command",
         )
@@ -152,12 +159,12 @@ def from_os_error(error: OSError, doing: str) -> UserError:
         return UserError(
             f"no permission while {doing}{where}",
             reason=name,
-            fix="give a folder that you may write with --home, or mend its permissions",
+            fix="give a folder that you may write with --home, or fix its permissions",
         )
-    if error.errno in _PASSING or isinstance(error, ConnectionError | TimeoutError):
+    if error.errno in _TEMPORARY or isinstance(error, ConnectionError | TimeoutError):
         return Unavailable(f"{name} while {doing}{where}", fix="run the same command again: finished steps are kept")
     return UserError(
         f"{name} while {doing}{where}",
-        reason="the operating system does not allow it there",
+        reason="the operating system refuses this path",
         fix="give another path; --home and platform.store say where medmim writes",
     )

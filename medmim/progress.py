@@ -1,7 +1,8 @@
-"""Progress that people watch: events that a parent draws, or lines on this process's own screen.
+"""Progress reports: log lines, progress bars and training metrics, as JSON events or drawn on the terminal.
 
 A step under `kfp.local` or in a pod has no terminal. Where MEDMIM_EVENTS names a file, each event is appended to it
-as one JSON line for the parent to draw; `-` is stdout, whose lines are a pod's log; else it is drawn here, on stderr.
+as one JSON line for the parent process to draw; `-` is stdout, whose lines are a pod's log; otherwise it is drawn here,
+on stderr.
 """
 
 import json
@@ -16,23 +17,22 @@ from typing import Any, TextIO
 _EVERY = 0.5  # s between two events of one bar
 _PLAIN_EVERY = 4.0  # s between two lines where there is no terminal
 _STDOUT = "-"
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_LOGGED = re.compile(
-    r"\s*(?:\(.*?\bpid=\d+[^)]*\)\s*)?(\{.*\})\s*"
-)  # Ray's prefix: `(RayTrainWorker pid=7, ip=10.0.0.1) `
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# an event, perhaps behind Ray's prefix: `(RayTrainWorker pid=7, ip=10.0.0.1) `
+_EVENT_LINE = re.compile(r"\s*(?:\(.*?\bpid=\d+[^)]*\)\s*)?(\{.*\})\s*")
 
 
 def emit(kind: str, **fields: Any) -> None:
-    """Tell the watcher one thing: `line` (text), `bar` (label, done, total, unit, rate, eta) or `step` (metrics)."""
+    """Report one event: a `line` (text), a `bar` (label, done, total, unit, rate, eta) or a `step` (metrics)."""
     forward({"kind": kind, "time": time.time(), "stage": os.environ.get("MEDMIM_STAGE", ""), **fields})
 
 
 def forward(event: dict[str, Any], to: str | None = None) -> None:
-    """Tell the watcher an event, of this process or of another, as it is.
+    """Report an event of this process or of another, unchanged.
 
     Args:
         event: What `emit` or `parse` made.
-        to: Instead of MEDMIM_EVENTS: a file, `-` for stdout, or nothing for the own screen.
+        to: Instead of MEDMIM_EVENTS: a file, `-` for stdout, or an empty string for this terminal.
     """
     path = os.environ.get("MEDMIM_EVENTS") if to is None else to
     line = json.dumps(event).encode() + b"\n"
@@ -47,13 +47,13 @@ def forward(event: dict[str, Any], to: str | None = None) -> None:
 
 
 def strip_ansi(text: str) -> str:
-    """Text without a terminal's colours."""
-    return _COLOUR.sub("", text)
+    """Text without ANSI colour codes."""
+    return _ANSI.sub("", text)
 
 
 def parse(line: str) -> dict[str, Any] | None:
-    """The event in a line of a log, also behind Ray's prefix and in colours; None for any other line."""
-    found = _LOGGED.fullmatch(strip_ansi(line))
+    """The event in a log line, also behind Ray's prefix and colour codes; None for any other line."""
+    found = _EVENT_LINE.fullmatch(strip_ansi(line))
     if found is None:
         return None
     try:
@@ -65,30 +65,30 @@ def parse(line: str) -> dict[str, Any] | None:
 
 
 def say(text: str) -> None:
-    """One line for people."""
+    """Report one line of text."""
     emit("line", text=text)
 
 
 class Bar:
-    """Counts work and tells rate and time left, at most twice a second."""
+    """A progress bar: counts work and reports rate and time left, at most twice a second."""
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
         self.begin = time.perf_counter()
-        self._told = 0.0
+        self._shown_at = 0.0
         self._shown = -1
 
     def add(self, n: int = 1) -> None:
         """Count `n` more as done."""
         self.done += n
         now = time.perf_counter()
-        if now - self._told >= _EVERY or self.done >= self.total:
-            self._told = now
-            self.tell()
+        if now - self._shown_at >= _EVERY or self.done >= self.total:
+            self._shown_at = now
+            self.show()
 
-    def tell(self) -> None:
-        """Emit the bar as it stands, once for each count."""
+    def show(self) -> None:
+        """Report the current count, once for each count."""
         if self.done == self._shown:
             return
         self._shown = self.done
@@ -108,16 +108,16 @@ class Bar:
 
 @contextmanager
 def bar(label: str, total: int, unit: str) -> Iterator[Bar]:
-    """A bar that shows its start and its end, whatever happens between."""
+    """A progress bar that is shown at its start and at its end, also when the work fails."""
     it = Bar(label, total, unit)
-    it.tell()
+    it.show()
     try:
         yield it
     finally:
-        it.tell()
+        it.show()
 
 
-_last: dict[str, float] = {}
+_last: dict[str, float] = {}  # bar -> when it was last printed where there is no terminal
 
 
 def _draw(event: dict[str, Any], out: TextIO) -> None:

@@ -1,7 +1,7 @@
-"""The records that every stage speaks: Study, Sample, Answer, Score.
+"""The records that stages pass to each other: Study, Sample, Answer, Score.
 
-A trip goes source -> Study -> abilities -> Sample -> shards -> checkpoint -> Answer -> Score. All are frozen
-and plain, so that they cross process borders and compare by value.
+The order is source -> Study -> abilities -> Sample -> shards -> checkpoint -> Answer -> Score. All are frozen
+dataclasses of plain values, so that they cross process borders and compare by value.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class Sample:
         source: Data set of the images.
         split: `train`, `dev` or `test`.
         held_out: Whether it measures transfer to a domain that training never shows.
-        patients: Patients of the images, without repeats, in order of the images.
+        patients: Patients of the images, without repeats, in the order of the images.
         images: Image ids in prompt order: `sha256:HEX` of the original file, or its source path where absent.
         paths: Source paths, parallel to `images`.
         question: The question without image placeholders and without its options.
@@ -106,13 +106,13 @@ class Sample:
 
     @property
     def target(self) -> str:
-        """What a perfect model says: `B: text` for a closed question, the text for an open one."""
+        """The gold answer as a model should write it: `B: text` for a closed question, the text for an open one."""
         return f"{LETTERS[self.gold[0]]}: {self.answer}" if self.options else self.answer
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said to one sample under one probe.
+    """A model's answer to one sample under one probe.
 
     Attributes:
         sample: `Sample.id`.
@@ -148,7 +148,7 @@ class Score:
         n: Items.
         patients: Clusters.
         unparsed: Items whose answer could not be read.
-        errors: Items the engine failed on; they are in no score.
+        errors: Items on which the engine failed; they are in no score.
         swap: Share of the items with `Sample.swapped` answered right both ways; None for open questions, without such
             items, and where the probe `swap` was not run.
         swap_low: Lower end of its interval; None under 20 patients.
@@ -177,7 +177,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was quarantined: where it stands and why."""
+    """A quarantined row: its file, row number, key and the reason."""
 
     file: str
     row: int
@@ -196,7 +196,7 @@ _OPTION = re.compile(r"^([A-Z])\s*[:.)]\s*(.*)$")
 def split_options(text: str) -> tuple[str, tuple[str, ...]]:
     """Split a published question into its stem and its options.
 
-    Options are the trailing lines `A: ...`, `B: ...`, lettered without a gap from A. Anything else is stem.
+    Options are the trailing lines `A: ...`, `B: ...`, lettered from A without a gap. Anything else is the stem.
     """
     lines = text.rstrip("\n").split("\n")
     for start in reversed(range(len(lines))):  # the last run of letters: a stem may hold a line like `A. baumannii`
@@ -238,7 +238,7 @@ def from_json(kind: type, row: Mapping[str, Any]) -> Any:
 
 
 def digest_of(parts: Iterable[str]) -> str:
-    """SHA-256 over strings, each led by its length, so that no two lists collide."""
+    """SHA-256 over strings, each prefixed with its length, so that no two lists collide."""
     sha = hashlib.sha256()
     for part in parts:
         data = part.encode()

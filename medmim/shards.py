@@ -1,8 +1,8 @@
-"""Samples and images to and from Parquet, laid out so that Hugging Face `datasets` reads the folder as it is.
+"""Writes and reads samples and images as Parquet, in a layout that Hugging Face `datasets` loads as it is.
 
     samples/SPLIT-00000-of-00001.parquet      one row per Sample
     images/images-0000N-of-0000M.parquet      each image once: id, image {bytes, path}
-    README.md                                 the card, whose header names both configurations
+    README.md                                 the data set card, whose header names both configurations
 
 Equal samples and images give equal bytes under one pyarrow version.
 """
@@ -43,12 +43,12 @@ _IMAGE = pa.schema(
 
 
 def write(folder: Path, samples: Iterable[Sample], images: Iterable[tuple[str, str, bytes]]) -> None:
-    """Write a data set; what lay there under the same names is replaced.
+    """Write a data set; existing files of the same names are replaced.
 
     Args:
-        folder: Goal; made if absent.
-        samples: In the order in which they shall be read back, split by split.
-        images: (id, source path, encoded bytes); each id once. None at all where a data set was built without pixels.
+        folder: Destination; created if absent.
+        samples: In the order in which they are to be read back, split by split.
+        images: (id, source path, encoded bytes); each id once. Empty where a data set was built without pixels.
     """
     by_split: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for sample in samples:
@@ -110,7 +110,7 @@ def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
     """The samples of one split, or of all, in the order in which they were written.
 
     Raises:
-        UserError: There are no samples there, or a file cannot be read.
+        UserError: The folder holds no samples, or a file cannot be read.
     """
     found = [folder / "samples" / f"{name}-00000-of-00001.parquet" for name in SPLITS if split in (None, name)]
     if not any((folder / "samples").glob("*.parquet")):
@@ -127,10 +127,10 @@ def _read(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
+        raise _damaged_error(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _damaged_error(path: Path, error: Exception) -> UserError:
     return UserError(
         f"{path} cannot be read",
         reason=str(error).split("\n")[0],
@@ -139,9 +139,9 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 class Images(Mapping[str, Image.Image]):
-    """The images of a data set by id, decoded to RGB when asked for.
+    """The images of a data set by id, decoded to RGB on access.
 
-    Opening reads ids only, and pickling takes the folder alone, so each worker opens the files for itself.
+    Opening reads ids only, and pickling keeps only the folder, so each worker opens the files for itself.
 
     Raises:
         UserError: A file cannot be read, or the data set was built without pixels.
@@ -155,7 +155,7 @@ class Images(Mapping[str, Image.Image]):
         if not paths:
             raise UserError(
                 f"{folder} holds no images",
-                reason="it was built with `rows_only`, or it is no data set",
+                reason="it was built with `rows_only`, or it is not a data set",
                 fix="build it without --rows-only",
             )
         for number, path in enumerate(paths):
@@ -165,7 +165,7 @@ class Images(Mapping[str, Image.Image]):
                     ids = file.read_row_group(group, columns=["id"]).column("id").to_pylist()
                     self._places.update((name, (number, group, row)) for row, name in enumerate(ids))
             except (pa.ArrowException, OSError) as error:
-                raise _damaged(path, error) from None
+                raise _damaged_error(path, error) from None
             self._files.append(file)
         self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
 
@@ -173,7 +173,7 @@ class Images(Mapping[str, Image.Image]):
         return self._files[number].read_row_group(group, columns=["image"]).column("image")
 
     def stored(self, name: str) -> bytes:
-        """The encoded image as it lies in the data set (PNG or JPEG). Raises KeyError."""
+        """The encoded image as stored in the data set (PNG or JPEG). Raises KeyError."""
         number, group, row = self._places[name]
         data: bytes = self._group(number, group)[row]["bytes"].as_py()
         return data
@@ -205,7 +205,7 @@ class Images(Mapping[str, Image.Image]):
 
 
 def _card(by_split: Mapping[str, Sequence[Sample]], images: int) -> str:
-    """The data set card: only what the content says, so that equal content gives an equal card."""
+    """The data set card: derived from the content only, so that equal content gives an equal card."""
     lines = ["---", "configs:", "- config_name: samples", "  default: true", "  data_files:"]
     for split, rows in by_split.items():
         if rows:

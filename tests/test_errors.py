@@ -1,4 +1,4 @@
-"""An error says fact, reason and fix, ends in the right code and shows no traceback."""
+"""An error shows fact, reason and fix, has the right exit code and no traceback."""
 
 import errno
 import pickle
@@ -10,7 +10,7 @@ import pytest
 from medmim.errors import Refused, Unavailable, UserError, from_os_error, require
 
 
-def test_an_error_is_told_as_fact_problems_reason_and_fix() -> None:
+def test_an_error_prints_fact_problems_reason_and_fix() -> None:
     error = UserError(
         "rows.json is wrong", "the rows are cut off", "download it again", ["row 3: no image", "row 4: x"]
     )
@@ -37,7 +37,7 @@ def test_each_kind_has_its_exit_code_and_crosses_processes_whole(kind: type[User
     assert type(back) is kind and str(back) == str(error) and back.exit_code == error.exit_code == code
 
 
-def test_a_missing_extra_is_told_by_its_pip_line() -> None:
+def test_a_missing_extra_is_reported_with_its_pip_line() -> None:
     assert require("json", "bench").__name__ == "json"
     with pytest.raises(UserError) as caught:
         require("no_such_module.inner", "finetune")
@@ -46,24 +46,27 @@ def test_a_missing_extra_is_told_by_its_pip_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("import no_such_inner_module", "no_such_inner_module is not installed"),
-        ("raise ImportError('libcudart.so.13: cannot open')", "half_there does not load: libcudart.so.13: cannot open"),
+        (
+            "raise ImportError('libcudart.so.13: cannot open')",
+            "half_installed does not load: libcudart.so.13: cannot open",
+        ),
     ],
 )
-def test_a_module_that_is_there_and_does_not_load_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+def test_an_installed_module_that_does_not_load_is_reported_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
 ) -> None:
-    (tmp_path / "half_there.py").write_text(code)
+    (tmp_path / "half_installed.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match=said):
-        require("half_there", "finetune")
-    assert "half_there" not in sys.modules
+    with pytest.raises(UserError, match=message):
+        require("half_installed", "finetune")
+    assert "half_installed" not in sys.modules
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "said"),
+    ("number", "kind", "message"),
     [
         (errno.ENOSPC, UserError, "the disk is full"),
         (errno.EDQUOT, UserError, "the quota is used up"),
@@ -75,11 +78,13 @@ def test_a_module_that_is_there_and_does_not_load_says_why(
         (errno.ENOENT, UserError, "No such file or directory"),
     ],
 )
-def test_what_may_pass_ends_in_75_and_what_will_not_in_2(number: int, kind: type[UserError], said: str) -> None:
+def test_temporary_os_errors_exit_with_75_and_permanent_ones_with_2(
+    number: int, kind: type[UserError], message: str
+) -> None:
     error = from_os_error(OSError(number, "text of the system", "/data/file"), "writing the shards")
     assert type(error) is kind and error.exit_code == (75 if kind is Unavailable else 2)
-    assert error.fact == f"{said} while writing the shards: /data/file"
+    assert error.fact == f"{message} while writing the shards: /data/file"
 
 
-def test_an_os_error_without_a_number_keeps_its_words() -> None:
+def test_an_os_error_without_a_number_keeps_its_message() -> None:
     assert from_os_error(OSError("the codec broke"), "reading").fact == "the codec broke while reading"

@@ -1,4 +1,4 @@
-"""Progress reaches the watcher: a file of events, or lines on the own screen."""
+"""Progress is reported to a file of events, to stdout, or on the terminal."""
 
 import contextlib
 import io
@@ -48,17 +48,17 @@ def test_lines_of_many_processes_do_not_mix(events: Path) -> None:
     assert len(found) == 150 and {str(event["text"]) for event in found} == {letter * 20000 for letter in "abc"}
 
 
-def test_a_bar_tells_its_start_and_its_end_once(events: Path) -> None:
+def test_a_bar_reports_its_start_and_its_end_once(events: Path) -> None:
     with bar("answers", 1000, "answers") as it:
         for _ in range(1000):
             it.add()
-    told = read(events)
-    assert [event["done"] for event in told][:1] == [0] and [event["done"] for event in told].count(1000) == 1
-    assert len(told) < 10, "at most twice a second"
-    assert told[-1]["eta"] == 0.0 and told[-1]["unit"] == "answers"
+    reported = read(events)
+    assert [event["done"] for event in reported][:1] == [0] and [event["done"] for event in reported].count(1000) == 1
+    assert len(reported) < 10, "at most twice a second"
+    assert reported[-1]["eta"] == 0.0 and reported[-1]["unit"] == "answers"
 
 
-def test_a_bar_tells_how_far_it_came_when_the_work_breaks(events: Path) -> None:
+def test_a_bar_reports_how_far_it_came_when_the_work_fails(events: Path) -> None:
     with pytest.raises(RuntimeError), bar("answers", 10, "answers") as it:
         it.add(3)
         raise RuntimeError
@@ -83,8 +83,8 @@ def test_on_a_terminal_a_bar_is_drawn_in_place_and_ends_with_one_line_break() ->
     assert out.getvalue().count("\n") == 1 and out.getvalue().endswith("\n") and out.getvalue().count("\r") == 3
 
 
-def test_events_read_well() -> None:
-    told = {
+def test_events_are_rendered_as_text() -> None:
+    event = {
         "kind": "bar",
         "label": "answers",
         "done": 1500,
@@ -93,7 +93,7 @@ def test_events_read_well() -> None:
         "rate": 120.4,
         "eta": 12.6,
     }
-    assert render(told) == "answers: 1,500/3,000 answers (120/s, 13 s left)"
+    assert render(event) == "answers: 1,500/3,000 answers (120/s, 13 s left)"
     assert render({"kind": "step", "stage": "s", "time": 1.0, "step": 7, "loss": 1.23456}) == "step 7 loss 1.235"
 
 

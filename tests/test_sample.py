@@ -1,4 +1,4 @@
-"""The records cross every border unchanged, and an item is who it is."""
+"""The records survive JSON and pickle unchanged, and an item's id depends on images, question and options only."""
 
 import dataclasses
 import json

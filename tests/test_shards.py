@@ -1,3 +1,5 @@
+"""Samples and images written to Parquet and read back."""
+
 import io
 import pickle
 from dataclasses import replace
@@ -43,21 +45,21 @@ def test_samples_read_back_equal_and_in_order(tmp_path_factory: pytest.TempPathF
     assert sorted(map(repr, shards.read_samples(folder))) == sorted(map(repr, samples))
 
 
-def test_a_data_set_from_before_swapped_reads_with_none_of_it(tmp_path: Path) -> None:
+def test_a_data_set_without_the_column_swapped_is_still_readable(tmp_path: Path) -> None:
     shards.write(tmp_path, [SAMPLE], IMAGES)
     (path,) = (tmp_path / "samples").iterdir()
     pq.write_table(pq.read_table(path).drop_columns(["swapped"]), path)
     assert shards.read_samples(tmp_path) == [replace(SAMPLE, swapped=())]
 
 
-def test_equal_content_gives_equal_bytes_whatever_lay_there(tmp_path: Path) -> None:
+def test_equal_content_gives_equal_bytes_whatever_was_in_the_folder(tmp_path: Path) -> None:
     shards.write(tmp_path / "a", [SAMPLE], IMAGES)
     shards.write(tmp_path / "b", [replace(SAMPLE, split="dev")] * 3, [(f"{i}", "x", encoded(i)) for i in range(9)])
     shards.write(tmp_path / "b", [SAMPLE], IMAGES)
     assert store.scan(tmp_path / "a") == store.scan(tmp_path / "b")
 
 
-def test_images_come_as_rgb_and_as_png_whatever_the_file_was(tmp_path: Path) -> None:
+def test_images_are_read_as_rgb_and_as_png_whatever_the_file_was(tmp_path: Path) -> None:
     shards.write(tmp_path, [SAMPLE], IMAGES)
     images = shards.Images(tmp_path)
     assert list(images) == ["sha256:a", "sha256:b"]
@@ -102,14 +104,14 @@ def test_hugging_face_reads_the_folder_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert pictures[0]["image"].getpixel((0, 0)) == 10
 
 
-def test_without_pixels_the_samples_are_there_and_images_say_why_not(tmp_path: Path) -> None:
+def test_without_pixels_samples_are_readable_and_opening_images_is_an_error(tmp_path: Path) -> None:
     shards.write(tmp_path, [SAMPLE], [])
     assert shards.read_samples(tmp_path) == [SAMPLE]
     with pytest.raises(UserError, match="rows_only"):
         shards.Images(tmp_path)
 
 
-def test_a_folder_that_is_no_data_set_and_a_damaged_file_are_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_data_set_and_a_damaged_file_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no samples"):
         shards.read_samples(tmp_path)
     shards.write(tmp_path, [SAMPLE], IMAGES)
