@@ -16,7 +16,7 @@ from medmim.errors import UserError
 from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 from medmim.run import kfp_local
-from medmim.run.lock import alone
+from medmim.run.lock import locked
 from medmim.run.screen import Screen, stages
 from medmim.run.stage import NIGHTLY, Outcome, outcomes
 from medmim.run.workspace import Workspace, workspace
@@ -80,12 +80,12 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
         reason="two at once from one home would be one run",
         fix=f"wait for it; its log is {log}",
     )
-    with alone(log.parent, busy):
+    with locked(log.parent, busy):
         for name in NIGHTLY:  # of a try that was killed
             store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")
         screen = Screen(quiet=as_json)
         screen.start(parsed, ws, "nightly")
-        code = kfp_local.pipeline("nightly", parsed, ws, screen)
+        code = kfp_local.run_pipeline("nightly", parsed, ws, screen)
         found = outcomes(ws, NIGHTLY)
         _end(screen, found, notes)
         if as_json:

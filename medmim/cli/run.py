@@ -27,7 +27,7 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     ws = workspace(home, parsed, new_name(parsed))
     screen = Screen(quiet=as_json)
     screen.start(parsed, ws)
-    code = kfp_local.pipeline("train", parsed, ws, screen)
+    code = kfp_local.run_pipeline("train", parsed, ws, screen)
     found = outcomes(ws)
     typed = ["medmim", "run", recipe, *(part for item in sets or () for part in ("--set", item))]
     screen.end(found, ws, shlex.join([*typed, *(("--home", str(home)) if home else ())]))

@@ -13,7 +13,7 @@ from medmim.errors import UserError
 from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import Held
 from medmim.progress import bar
-from medmim.run.provenance import who
+from medmim.run.provenance import current_user
 from medmim.run.workspace import Workspace
 from medmim.store.removal import finish, remove
 
@@ -118,7 +118,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     known = erased.add(ws.store, patients)
     record: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": who(),
+        "who": current_user(),
         "why": why,
         "patients": len(set(patients)),
         "marks": sorted({erased.mark(known.key, patient) for patient in patients}),

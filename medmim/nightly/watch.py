@@ -12,7 +12,7 @@ from medmim.nightly.records import Night
 from medmim.nightly.regressions import Answers
 from medmim.progress import say
 from medmim.recipe.schema import Recipe
-from medmim.run.provenance import who
+from medmim.run.provenance import current_user
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 
@@ -87,7 +87,7 @@ def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Seq
         alarms=[*_drifts(tonight["canary"]), *_drops(rows)],
         notes=list(dict.fromkeys(notes)),
         window=settings.nights,
-        who=who(),
+        who=current_user(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -1,4 +1,4 @@
-"""The keys of a schema as people see them: dotted names, types in words, and which key a typing error meant."""
+"""Recipe keys as users see them: dotted names, types in words, and the nearest key to a misspelt one."""
 
 import difflib
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fiel
 
 
 def nearest(model: type[BaseModel], key: str) -> str:
-    """The known key that an unknown one is meant to be: by its name in its own section, else in any; or empty."""
+    """The known key nearest to an unknown one: by its name in its own section, else in any; or empty."""
     values = [leaf for leaf, _ in leaves(model)]
     section, _, name = key.rpartition(".")
     names = {known.rpartition(".")[2]: known for known in values if known.rpartition(".")[0] == section}

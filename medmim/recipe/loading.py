@@ -1,4 +1,4 @@
-"""Recipes are loaded and checked here: a shipped name or a file, overrides, and all errors at once.
+"""Load and check a recipe: a shipped name or a file, then overrides; all errors at once.
 
 medmim recipe list                  the shipped ones
 medmim recipe copy demo mine.yaml   one to edit
@@ -101,8 +101,8 @@ def from_dump(text: str) -> Recipe:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError("the recipe handed to this step is not JSON", reason=str(error)) from None
-    return validate(values, "the recipe handed to this step")
+        raise UserError("the recipe passed to this step is not JSON", reason=str(error)) from None
+    return validate(values, "the recipe passed to this step")
 
 
 def describe(prefix: str = "") -> list[tuple[str, str, str, str]]:
@@ -153,5 +153,6 @@ def _explain(error: Any) -> str:
         return f"{key}: unknown key" + (f"; did you mean '{near}'?" if near else "")
     if kind == "missing":
         return f"{key}: missing"
-    said = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {said}" + ("" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})")
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
+    return f"{key}: {message}{given}"

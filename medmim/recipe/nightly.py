@@ -1,4 +1,4 @@
-"""The recipe's `nightly`: who is asked again each night, and what is an alarm. None of it changes any content."""
+"""The recipe section `nightly`: which models are benched again each night, and what raises an alarm."""
 
 from datetime import date
 from typing import Annotated
@@ -18,11 +18,11 @@ Day = Annotated[str, AfterValidator(_a_day)]
 
 
 class Nightly(Section):
-    """What `medmim nightly` asks, and when it raises an alarm."""
+    """Which models `medmim nightly` benches, and when it raises an alarm. None of it changes any content."""
 
     references: tuple[str, ...] = Field(
         (),
-        description="who is asked beside champion, challengers and base: shipped bases, folders, store URIs, "
+        description="models to bench beside champion, challengers and base: shipped bases, folders, store URIs, "
         "models:/NAME@ALIAS or openai:URL#NAME",
     )
     canary: Positive = Field(100, description="questions that each model is asked anew, other ones each night")
@@ -31,6 +31,8 @@ class Nightly(Section):
     )
     nights: Positive = Field(14, description="how many last nights are compared with")
     significance: float = Field(0.01, gt=0, lt=0.5, description="chance of a false alarm, for all tests of a night")
-    drop: float = Field(0.01, ge=0, le=1, description="a smaller drop of a score is no alarm, however sure")
-    since: Day | None = Field(None, description="nights before this day are not compared with: a drop was accepted")
+    drop: float = Field(0.01, ge=0, le=1, description="a smaller regression is no alarm, however significant")
+    since: Day | None = Field(
+        None, description="nights before this day are not compared with: a regression was accepted"
+    )
     date: Day | None = Field(None, description="the night; default: today in UTC, which `medmim nightly` writes here")

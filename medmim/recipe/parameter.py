@@ -1,4 +1,4 @@
-"""The recipe as a step is handed it: JSON on a laptop, its URI on a cluster, where parameters are short and public."""
+"""A step's recipe parameter: JSON on a laptop, a store URI on a cluster, where parameters are short and public."""
 
 from medmim.errors import UserError
 from medmim.recipe.loading import from_dump, validate
@@ -9,7 +9,7 @@ from medmim.store import open_store
 LARGEST = 1 << 20  # bytes
 
 
-def handed(recipe: str) -> Recipe:
+def from_parameter(recipe: str) -> Recipe:
     """The recipe in a step's parameter.
 
     Args:
@@ -35,7 +35,7 @@ def handed(recipe: str) -> Recipe:
     except FileNotFoundError:
         raise UserError(
             f"there is no recipe at {recipe}",
-            reason="it was removed, or this step looks into another store than the one who submitted",
+            reason="it was removed, or this step reads another store than `medmim submit` wrote to",
             fix="submit again; compare AWS_ENDPOINT_URL here and there",
         ) from None
     except UnicodeDecodeError:

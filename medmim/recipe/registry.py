@@ -1,4 +1,4 @@
-"""The sections of a recipe about the registry and about what stays: `register`, `gate`, `promote`, `retention`."""
+"""The recipe sections `register`, `gate`, `promote` and `retention`."""
 
 from typing import Annotated, Literal
 
@@ -6,19 +6,19 @@ from pydantic import AfterValidator, Field
 
 from medmim.recipe.keys import Positive, Section
 
-CANDIDATE = "-candidate"  # ends the name of the registered model where candidates wait for approval
+CANDIDATE = "-candidate"  # suffix of the registered model where candidates await approval
 
 
-def _no_candidate(name: str) -> str:
+def _production_name(name: str) -> str:
     if name.endswith(CANDIDATE):
-        raise ValueError(f"a name ending in {CANDIDATE} is for candidates that wait for approval")
+        raise ValueError(f"a name ending in {CANDIDATE} is for candidates awaiting approval")
     return name
 
 
 class Register(Section):
     """Where the tuned model is registered."""
 
-    model: Annotated[str, AfterValidator(_no_candidate)] = Field(
+    model: Annotated[str, AfterValidator(_production_name)] = Field(
         "medmim", pattern=r"^[A-Za-z0-9][\w.-]*$", description="name in the MLflow registry"
     )
 
@@ -40,7 +40,7 @@ class Promote(Section):
 
 
 class Retention(Section):
-    """What `medmim gc` leaves of this recipe's runs and artifacts; what something points to always stays."""
+    """What `medmim gc` keeps of this recipe's runs and artifacts; what is referenced always stays."""
 
     last: Positive = Field(3, description="the last N runs, and the last N artifacts of each kind, stay")
     days: int = Field(30, ge=0, description="and so does whatever was used within so many days")

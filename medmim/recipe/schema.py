@@ -1,4 +1,4 @@
-"""Recipe: the typed YAML that a user edits, section by section."""
+"""The schema of a recipe: the typed YAML that a user edits, section by section."""
 
 import json
 from typing import Annotated, Literal
@@ -29,7 +29,7 @@ class Data(Section):
         None, description="folder of the raw data: images, and annotations unless `annotations` is set"
     )
     annotations: str | None = Field(
-        None, description="folder of the Med-MIM JSON files, where they lie apart from the images"
+        None, description="folder of the Med-MIM JSON files, where they are apart from the images"
     )
     patients: Positive = Field(1500, description="phantom only: how many patients to draw")
     seed: Seed = Field(0, description="decides patients, split, wording and option order")
@@ -103,7 +103,7 @@ class Report(Section):
 
 
 class Platform(Section):
-    """Where things run and lie; none of it changes any content but the world size."""
+    """Where a run computes and stores; none of it changes any content but the world size."""
 
     store: str | None = Field(None, description="artifact store: folder or s3://bucket/prefix; default HOME/store")
     tracking: str | None = Field(None, description="MLflow tracking URI; default SQLite in HOME")
@@ -135,5 +135,5 @@ class Recipe(Section):
     platform: Platform = Field(default_factory=Platform)
 
     def dump(self) -> str:
-        """The recipe as canonical JSON: what steps receive and `provenance.json` keeps."""
+        """The recipe as canonical JSON, as steps receive it and `provenance.json` records it."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from medmim.errors import UserError
-from medmim.run.provenance import who
+from medmim.run.provenance import current_user
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
 
@@ -113,7 +113,7 @@ def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision
         The entry as it stands in the log.
     """
     store = open_store(ws.store)
-    me = who()
+    me = current_user()
     while True:
         log = read(ws, name)
         wanted = decide(log)

@@ -1,4 +1,4 @@
-"""The one cache: a finished step is found by its key, and an unfinished one goes on where it was."""
+"""The step cache: `step_key` computes the key, `cached_step` finds a finished step by it, or makes or resumes it."""
 
 import json
 import shutil
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medmim import store
-from medmim.errors import Unavailable, os_errors_told
+from medmim.errors import Unavailable, wrap_os_errors
 from medmim.recipe.schema import Recipe
-from medmim.run.lock import alone
+from medmim.run.lock import locked
 from medmim.run.provenance import provenance
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
@@ -27,7 +27,7 @@ def cached_step(
     kind: str = "",
     recipe: Recipe | None = None,
 ) -> tuple[Artifact, bool]:
-    """The artifact of this step, made now or found by its key.
+    """The artifact of this step, found by its key or made now.
 
     Args:
         ws: The workspace.
@@ -36,18 +36,18 @@ def cached_step(
         section: The settings that decide the content; JSON-able.
         parents: Name -> digest of what goes in.
         make: Fills a folder and returns the manifest's counts. The folder outlives a kill: the next try gets it
-            with what is in it, so that `make` can go on from there. Names that start with `.` and the folder
-            `resume/` are for that and are not published.
+            with what is in it, so that `make` can resume. Names that start with `.` and the folder `resume/` are
+            for that and are not published.
         kind: First part of the artifact's address; the step name by default.
-        recipe: Kept in `provenance.json`.
+        recipe: Written to `provenance.json`.
 
     Returns:
         The artifact, and whether it was found.
 
     Raises:
         UserError: Whatever `make` raises.
-        Unavailable: Another process is at this step, the disk is full, or the store does not answer. What is done
-            so far is kept.
+        Unavailable: Another process is running this step, the disk is full, or the store does not answer. What is
+            done so far is kept.
     """
     key = step_key(name, revision, section, parents)
     kind = kind or name
@@ -56,12 +56,12 @@ def cached_step(
     if known is not None:
         shutil.rmtree(folder, ignore_errors=True)  # left by a kill between the last two lines of this function
         return known, True
-    with os_errors_told(f"running the step {name}"):
+    with wrap_os_errors(f"running the step {name}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         busy = Unavailable(
             f"another process is running this very step in {folder}", fix="wait for it, or give another --home"
         )
-        with alone(folder, busy):
+        with locked(folder, busy):
             known = finished(ws, name, key, kind)  # by the process that had the lock
             if known is not None:
                 return known, True
@@ -80,7 +80,7 @@ def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str])
 
 
 def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | None:
-    """The artifact that a step of this key has made; None where it has not."""
+    """The artifact that the step of this key made; None where it did not finish."""
     try:
         digest = json.loads(store.open_store(ws.store).read(_index(name, key)))["digest"]
     except FileNotFoundError:

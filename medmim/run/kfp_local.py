@@ -1,4 +1,4 @@
-"""A compiled pipeline, the very file that a cluster gets, run on this machine.
+"""Run a compiled pipeline, the very file that a cluster gets, on this machine.
 
 The pipeline runs in a child process, since `kfp.local` prints what its steps print. Steps append events to a file;
 this process draws them and keeps everything else in a log.
@@ -20,17 +20,23 @@ from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace
 
 
-def exit_code(found: dict[str, Outcome], told: list[int], code: int, workspace: Workspace) -> int:
-    """The first stage that did not end well decides; a runner that died without a word is infrastructure.
+def exit_code(found: dict[str, Outcome], reported: list[int], code: int, workspace: Workspace) -> int:
+    """The exit code of a run: that of the first stage that failed, else of the first error that a step reported.
+
+    Args:
+        found: The stages' records.
+        reported: Exit codes of the errors that steps reported without a record.
+        code: The runner's exit code.
+        workspace: Of the run.
 
     Raises:
-        UserError: The pipeline failed outside of any stage.
+        UserError: The runner ended without either; exit code 75.
     """
     for outcome in found.values():
         if outcome.exit_code:
             return outcome.exit_code
-    if told:
-        return told[0]
+    if reported:
+        return reported[0]
     if code:
         raise UserError(
             "the pipeline runner ended before its stages did",
@@ -43,23 +49,23 @@ def exit_code(found: dict[str, Outcome], told: list[int], code: int, workspace: 
 
 
 def log_file(workspace: Workspace) -> Path:
-    """Where everything goes that libraries and steps print."""
+    """The file for everything that libraries and steps print."""
     return workspace.home / "runs" / workspace.run / "log.txt"
 
 
-def pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen) -> int:
+def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen) -> int:
     """Run a shipped pipeline to its end; returns the runner's exit code.
 
     Args:
         name: `train` or `nightly`.
         parsed: The recipe.
         workspace: Where; its `run` names the run.
-        screen: Told what the steps tell.
+        screen: Draws the steps' events.
     """
     log = log_file(workspace)
     log.parent.mkdir(parents=True, exist_ok=True)
     events = log.parent / "events.jsonl"
-    events.write_text("")  # a night goes on under its name: what its killed try told is over
+    events.write_text("")  # a night resumes under its name: drop the events of the try that was killed
     placed = {"store": workspace.store, "tracking": workspace.tracking}
     parsed = parsed.model_copy(update={"platform": parsed.platform.model_copy(update=placed)})
     arguments = {"recipe": parsed.dump(), "home": str(workspace.home), "run": workspace.run}
@@ -84,7 +90,7 @@ def pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen) ->
         try:
             with events.open() as lines:
                 while True:
-                    ended = child.poll() is not None  # asked before the last read, so that no event is lost
+                    ended = child.poll() is not None  # before the last read, so that no event is lost
                     for line in lines:
                         screen.event(json.loads(line))
                     screen.tick()
@@ -97,8 +103,8 @@ def pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen) ->
                 child.wait(30)
 
 
-def _local(name: str, root: str) -> None:
-    """The child: run the compiled pipeline under kfp.local with the arguments on stdin."""
+def _run_child(name: str, root: str) -> None:
+    """The child process: run the compiled pipeline under kfp.local with the arguments on stdin."""
     parent = os.getppid()
 
     def watch() -> None:  # a killed command must not leave a runner behind
@@ -115,9 +121,9 @@ def _local(name: str, root: str) -> None:
         loaded = components.load_component_from_file(str(path))
     try:
         loaded(**arguments)
-    except RuntimeError:  # names the failed task; the stage's own record says why
+    except RuntimeError:  # names the failed task only; the stage's own record has the reason
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    _local(sys.argv[1], sys.argv[2])
+    _run_child(sys.argv[1], sys.argv[2])

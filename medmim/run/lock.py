@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Lock a work folder: one process at a time, and the lock ends with its process."""
 
 import os
 import time
@@ -9,22 +9,22 @@ from typing import IO
 
 from medmim.errors import UserError
 
-_PATIENCE = 3.0  # s; who was killed ends within a second, and lets the lock go
+_PATIENCE = 3.0  # s; a killed process ends within a second, which releases its lock
 
 
 @contextmanager
-def alone(folder: Path, otherwise: UserError) -> Iterator[None]:
-    """Two processes must not fill one folder; the lock dies with its process. An empty folder does not stay.
+def locked(folder: Path, busy: UserError) -> Iterator[None]:
+    """Hold the lock of a folder. A folder that is empty at the end is removed.
 
     Args:
-        folder: What is worked in; its parent must be there.
-        otherwise: What is raised while another process has it.
+        folder: The folder to work in; its parent must exist.
+        busy: Raised where another process holds the lock.
     """
     path = folder.with_name(f"{folder.name}.lock")
     last = time.monotonic() + _PATIENCE
-    while (lock := _lock(path)) is None:
+    while (lock := _try_lock(path)) is None:
         if time.monotonic() > last:
-            raise otherwise
+            raise busy
         time.sleep(0.1)
     with lock:
         try:
@@ -35,8 +35,8 @@ def alone(folder: Path, otherwise: UserError) -> Iterator[None]:
             path.unlink()
 
 
-def _lock(path: Path) -> IO[str] | None:
-    """The locked file, or None while another process has it."""
+def _try_lock(path: Path) -> IO[str] | None:
+    """The locked file, or None while another process holds it."""
     import fcntl
 
     lock = path.open("w")

@@ -1,4 +1,4 @@
-"""Who made an artifact, from what and when: kept beside it and never in its digest."""
+"""`provenance.json`: who made an artifact, from what and when; beside the artifact, never in its digest."""
 
 import getpass
 import json
@@ -12,7 +12,7 @@ from medmim.recipe.schema import Recipe
 
 
 def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Recipe | None) -> dict[str, Any]:
-    """What `provenance.json` says of an artifact of this step."""
+    """The content of `provenance.json` for an artifact of this step."""
     return {
         "step": name,
         "revision": revision,
@@ -20,12 +20,12 @@ def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Rec
         "recipe": json.loads(recipe.dump()) if recipe else None,
         "medmim": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": who(),
+        "who": current_user(),
     }
 
 
-def who() -> str:
-    """Whose doing it is: MEDMIM_USER, or the user of this process."""
+def current_user() -> str:
+    """MEDMIM_USER, or the user of this process."""
     try:
         return os.environ.get("MEDMIM_USER") or getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name

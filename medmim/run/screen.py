@@ -1,4 +1,4 @@
-"""What `medmim run` shows: one line a stage, progress as it comes, and at the end the scores and the decision."""
+"""What `medmim run` prints: one line a stage, progress as it comes, and at the end the scores and the decision."""
 
 import sys
 import time
@@ -27,12 +27,12 @@ class Screen:
         self.out = self.console if quiet else Console(highlight=False)
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
         self.stage = ""
-        self.begin = self.told = time.monotonic()
+        self.begin = self.last_print = time.monotonic()
         self.now = self.step = ""
-        self.errors: dict[str, int] = {}  # text -> exit code: a dead store keeps no record of them
+        self.errors: dict[str, int] = {}  # text -> exit code; where the store is down there is no record of them
 
     def start(self, recipe: Recipe, workspace: Workspace, command: str = "run") -> None:
-        """Say what was resolved."""
+        """Print what was resolved."""
         self.console.print(f"[bold]medmim {command}[/] {recipe.name}   run {workspace.run}")
         self.console.print(f"  home {workspace.home}\n  store {workspace.store}\n  tracking {workspace.tracking}")
         self.now = "starting"
@@ -46,29 +46,29 @@ class Screen:
             self.now = self.step = ""
         text = render(event)
         if event["kind"] == "line":
-            self._say(text)
+            self._print(text)
         elif event["kind"] == "error":
             self.errors.setdefault(text, event["code"])
         elif event["kind"] == "step":
             self.step = render({name: value for name, value in event.items() if name != "step"})  # the bar counts
         else:
             whole = event["done"] >= event["total"] > 0
-            text = f"{text}  {self.step}".rstrip()  # how far, and how well
+            text = f"{text}  {self.step}".rstrip()
             self.now = "" if whole else text
-            if not self.live and (whole or time.monotonic() - self.told > _SILENCE):
-                self._say(text)
+            if not self.live and (whole or time.monotonic() - self.last_print > _SILENCE):
+                self._print(text)
 
     def tick(self) -> None:
-        """Keep the live line moving, or give a sign of life."""
+        """Refresh the live line, or print a line after a silence."""
         took = time.monotonic() - self.begin
         if self.live:
             self.live.update(Text(f"{self.stage or 'runner':>9}  {self.now or 'working'}  {took:.0f} s", style="dim"))
             self.live.refresh()
-        elif time.monotonic() - self.told > _SILENCE:
-            self._say(self.now or f"working, {took:.0f} s")
+        elif time.monotonic() - self.last_print > _SILENCE:
+            self._print(self.now or f"working, {took:.0f} s")
 
-    def end(self, found: dict[str, Outcome], workspace: Workspace, again: str) -> None:
-        """Stages, leaderboard, decision, report and what to type next; `again` is the command that was typed."""
+    def end(self, found: dict[str, Outcome], workspace: Workspace, command: str) -> None:
+        """Print stages, leaderboard, decision, report and what to type next; `command` is what was typed."""
         if self.live:
             self.live.stop()
         self.out.print(stages(found))
@@ -80,17 +80,17 @@ class Screen:
         decision(self.out, found)
         if report := found.get("report"):
             self.out.print(f"\nreport    {report.facts.get('path')}", soft_wrap=True)
-        _next(self.out, found, workspace, again)
+        _next(self.out, found, workspace, command)
 
     def failures(self, found: dict[str, Outcome]) -> None:
-        """The errors that the stages ended with; a refusal is none."""
-        told = {o.message: o.exit_code for o in found.values() if o.status == "failed" and o.message} or self.errors
+        """Print the errors that stages ended with; a refusal is no error."""
+        failed = {o.message for o in found.values() if o.status == "failed" and o.message} or self.errors.keys()
         refused = {o.message for o in found.values() if o.status == "refused"}
-        for text in told.keys() - refused:
+        for text in failed - refused:
             self.out.print(Text(f"\nerror: {text}"), soft_wrap=True)
 
-    def _say(self, text: str) -> None:
-        self.told = time.monotonic()
+    def _print(self, text: str) -> None:
+        self.last_print = time.monotonic()
         self.console.print(Text(f"{self.stage or 'runner':>9}  ", style="cyan") + Text(text), soft_wrap=True)
 
 
@@ -130,7 +130,7 @@ def headline(row: dict[str, Any]) -> bool:
 
 
 def gains(rows: list[dict[str, Any]]) -> Table:
-    """What was won over each opponent, by the paired interval alone; every group, won or not."""
+    """Paired difference to each opponent; won or lost by its interval alone. Every group is shown."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for name in ("against", "accuracy of", "points", "95%", ""):
         table.add_column(name, no_wrap=True, justify="right" if name == "points" else "left")
@@ -148,7 +148,7 @@ def gains(rows: list[dict[str, Any]]) -> Table:
 
 
 def decision(out: Console, found: dict[str, Outcome]) -> None:
-    """The gate's decision with its reasons, and what promotion did."""
+    """Print the gate's decision with its reasons, and what promotion did."""
     gate, promote = found.get("gate"), found.get("promote")
     if gate is None:
         return
@@ -167,7 +167,7 @@ def decision(out: Console, found: dict[str, Outcome]) -> None:
             out.print(f"champion  {champion['name']} version {champion['version']}", markup=False)
 
 
-def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, again: str) -> None:
+def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, command: str) -> None:
     home = "" if workspace.home == Path(".medmim").absolute() else f" --home {workspace.home}"
     out.print("\nnext")
     if "bench" in found and found["bench"].uri:
@@ -176,7 +176,7 @@ def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, again: 
         out.print(f"  medmim registry list{home}", soft_wrap=True)
     if "data" in found and found["data"].uri:
         out.print(f"  medmim data show {found['data'].uri}", soft_wrap=True)
-    out.print(Text(f"  {again}   # again: finished steps cost nothing"), soft_wrap=True)
+    out.print(Text(f"  {command}   # again: finished steps cost nothing"), soft_wrap=True)
 
 
 def _points(share: float) -> str:

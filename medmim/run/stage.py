@@ -1,4 +1,4 @@
-"""A stage of a run: the frame around its one function, and the record that it leaves in `STORE/runs/RUN/STAGE.json`."""
+"""What surrounds a stage's function: its record in `STORE/runs/RUN/STAGE.json`, its exit code, its component."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from medmim import store
-from medmim.errors import REFUSED, UserError, os_errors_told
+from medmim.errors import REFUSED, UserError, wrap_os_errors
 from medmim.progress import emit
-from medmim.recipe.parameter import handed
+from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import Artifact
@@ -27,13 +27,13 @@ NIGHTLY = ("data", "rebench", "watch", "trend")  # the stages of a night
 
 @dataclass
 class Outcome:
-    """What a stage tells the run: filled in by the stage, kept as `runs/RUN/STAGE.json`.
+    """What a stage reports: filled in by the stage, written to `runs/RUN/STAGE.json`.
 
     Attributes:
         uri: Artifact of the stage, if it has one.
         digest: Its content digest.
         cached: Nothing had to be done.
-        facts: What the screen and the report show of it; plain JSON.
+        facts: What the screen and the report show; plain JSON.
     """
 
     stage: str
@@ -47,21 +47,21 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def of(self, artifact: Artifact, cached: bool) -> None:
-        """Take URI and digest of the stage's artifact."""
+        """Set URI and digest of the stage's artifact."""
         self.uri, self.digest, self.cached = artifact.uri, artifact.digest, cached
 
 
 @contextmanager
 def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
-    """Run a stage and leave its record in the run, on every way out.
+    """Run a stage and write its record, on every way out.
 
-    A UserError is recorded and goes on to the caller, and what the operating system refuses becomes one. `seconds` is
-    0 where the cache had everything.
+    A UserError is recorded and raised again; an error of the operating system becomes one. `seconds` is 0 where the
+    cache had everything.
     """
     outcome = Outcome(name)
     begin = time.perf_counter()
     try:
-        with os_errors_told(f"running the stage {name}"):
+        with wrap_os_errors(f"running the stage {name}"):
             yield outcome
     except UserError as error:
         outcome.status = "refused" if error.exit_code == REFUSED else "failed"
@@ -73,15 +73,15 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
     finally:
         outcome.seconds = 0.0 if outcome.cached else round(time.perf_counter() - begin, 2)
         try:
-            _record(ws, outcome)
+            _write_record(ws, outcome)
         except UserError:
-            if outcome.status == "done":  # else the stage's own error is the news, not that the store is gone too
+            if outcome.status == "done":  # else raise the stage's own error, not that the store is gone too
                 raise
 
 
 @contextmanager
 def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Recipe, Workspace]]:
-    """What every pipeline component does around its one call: parse, watch over it, and end with our exit code.
+    """What every pipeline component does around its one call: parse its parameters, end with our exit code.
 
     Args:
         name: Stage name, shown with its progress.
@@ -94,26 +94,26 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
     end_with_runner()
     ws = None
     try:
-        parsed = handed(recipe)
+        parsed = from_parameter(recipe)
         ws = workspace(Path(home), parsed, run)
         yield parsed, ws
     except UserError as error:
         if ws is not None:
-            _failed_before(ws, name, error)
+            _record_failure(ws, name, error)
         emit("error", text=str(error), code=error.exit_code)
         raise SystemExit(error.exit_code) from None
 
 
 def share_cores() -> None:
-    """Threads of a pool shall sleep, not spin: on cores that others use, spinning costs a factor of ten (measured).
+    """Let idle OpenMP threads sleep, not spin: on cores that others use, spinning costs a factor of ten (measured).
 
-    Works until torch is imported; a setting of the user's stands.
+    Works until torch is imported; a user's own setting has precedence.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def end_with_runner() -> None:
-    """A step must not outlive a laptop's runner that was killed: nobody would read it, and it would hold its folder.
+    """End this step when the laptop's runner was killed: else it would run unseen and keep its folder locked.
 
     Shells stand between the two, so the runner's pid comes in the environment; on a cluster there is none.
     """
@@ -133,19 +133,19 @@ def end_with_runner() -> None:
 
 
 def outcomes(ws: Workspace, names: Sequence[str] = STAGES) -> dict[str, Outcome]:
-    """The records that these stages of the run have left so far. Raises as `recorded`."""
+    """The records of these stages of the run, as far as they are written. Raises as `parse_record`."""
     found = {}
     for name in names:
         with suppress(FileNotFoundError):
-            found[name] = recorded(store.open_store(ws.store).read(f"runs/{ws.run}/{name}.json"), name, ws.run)
+            found[name] = parse_record(store.open_store(ws.store).read(f"runs/{ws.run}/{name}.json"), name, ws.run)
     return found
 
 
-def recorded(text: bytes, name: str, run: str) -> Outcome:
-    """A stage's record as it was left; keys that only a newer medmim knows are passed over.
+def parse_record(text: bytes, name: str, run: str) -> Outcome:
+    """Parse a stage's record; keys that only a newer medmim knows are ignored.
 
     Raises:
-        UserError: It is none.
+        UserError: It is not a record.
     """
     try:
         return TypeAdapter(Outcome).validate_json(text)
@@ -155,16 +155,16 @@ def recorded(text: bytes, name: str, run: str) -> Outcome:
         raise UserError(fact, fix="run the same recipe again: finished steps are kept") from None
 
 
-def _record(ws: Workspace, outcome: Outcome) -> None:
+def _write_record(ws: Workspace, outcome: Outcome) -> None:
     if ws.run:
         text = json.dumps(outcome.__dict__, indent=1, sort_keys=True)
         store.open_store(ws.store).write(f"runs/{ws.run}/{outcome.stage}.json", text.encode())
 
 
-def _failed_before(ws: Workspace, name: str, error: UserError) -> None:
-    """Record an error outside of the stage too (whom to ask, a Ray job that died): a cluster knows no other code."""
+def _record_failure(ws: Workspace, name: str, error: UserError) -> None:
+    """Record an error that was raised outside of `stage` (an unknown model, a dead Ray job): KFP keeps no exit code."""
     with suppress(UserError):
         known = outcomes(ws, [name]).get(name)
         if known is None or known.message != str(error):
             status: Literal["refused", "failed"] = "refused" if error.exit_code == REFUSED else "failed"
-            _record(ws, Outcome(name, status, message=str(error), exit_code=error.exit_code))
+            _write_record(ws, Outcome(name, status, message=str(error), exit_code=error.exit_code))

@@ -1,4 +1,4 @@
-"""Where a run keeps things: its home, the artifact store, MLflow."""
+"""Where a run reads and writes: its home, the artifact store, MLflow's tracking URI."""
 
 import os
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from medmim.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a run keeps things.
+    """Where a run reads and writes.
 
     Attributes:
         home: Local folder for everything that is no artifact; nothing is written outside it.
         store: URI of the artifact store.
         tracking: MLflow tracking URI.
-        run: Names `STORE/runs/RUN`, where each stage leaves its record; empty outside a run.
+        run: Names `STORE/runs/RUN`, where each stage writes its record; empty outside a run.
     """
 
     home: Path
@@ -43,7 +43,7 @@ def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") ->
     tracking = (
         (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place / 'mlflow.db'}"
     )
-    address = store.open_store(uri).uri  # may refuse, and then there shall be no home either
+    address = store.open_store(uri).uri  # first: a store that is refused must leave no home behind
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from medmim.cli import main
 from medmim.errors import UserError
 from medmim.nightly import records
-from medmim.recipe.parameter import handed
+from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
 from medmim.run import kfp_local
-from medmim.run.lock import alone
+from medmim.run.lock import locked
 from medmim.run.screen import Screen
 from medmim.run.stage import stage
 from medmim.run.workspace import Workspace
@@ -65,7 +65,7 @@ def test_a_night_is_one_run_of_the_nightly_pipeline_and_knows_its_day(cluster: W
     (run,) = cluster.kfp.state.runs.values()
     parameters = run["runtime_config"]["parameters"]
     assert set(parameters) == {"recipe", "home", "run"} and parameters["run"] == made["run"]
-    assert handed(parameters["recipe"]).nightly.date == DAY
+    assert from_parameter(parameters["recipe"]).nightly.date == DAY
 
 
 def test_a_second_submission_of_the_night_is_refused_and_the_next_night_is_not(cluster: World) -> None:
@@ -150,7 +150,7 @@ def test_a_night_that_is_recorded_says_so_when_it_is_asked_again(
             outcome.facts = records.record(ws, parsed.name, seen).__dict__
         return 0
 
-    monkeypatch.setattr(kfp_local, "pipeline", again)
+    monkeypatch.setattr(kfp_local, "run_pipeline", again)
     for told in (False, True):
         ended = CliRunner().invoke(main.app, [*typed, "--set", "nightly.drop=0.5", *["--json"] * as_json])
         assert ended.exit_code == 0, ended.output
@@ -163,7 +163,7 @@ def test_a_night_that_goes_on_in_another_process_names_its_log_and_no_sentence_i
     typed, ws = night_of(tmp_path)
     folder = kfp_local.log_file(ws).parent
     folder.mkdir(parents=True)
-    with alone(folder, UserError("nobody else is here")):
+    with locked(folder, UserError("nobody else is here")):
         ended = CliRunner().invoke(main.app, typed)
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
     assert f"is going on in another process, as run {ws.run}" in ended.exception.fact

@@ -6,8 +6,7 @@ import pytest
 
 from medmim.errors import UserError
 from medmim.recipe import loading
-from medmim.recipe.parameter import LARGEST, handed
-from medmim.run.stage import component
+from medmim.recipe.parameter import LARGEST, from_parameter
 from medmim.store import open_store
 
 DEMO = loading.load("demo")
@@ -15,20 +14,20 @@ DEMO = loading.load("demo")
 
 def test_json_and_a_uri_are_the_same_recipe(tmp_path: Path) -> None:
     open_store(str(tmp_path)).write("runs/r/recipe.json", DEMO.dump().encode())
-    assert handed(DEMO.dump()) == handed(f"{tmp_path}/runs/r/recipe.json") == DEMO
-    assert handed(f"file://{tmp_path}/runs/r/recipe.json") == DEMO
+    assert from_parameter(DEMO.dump()) == from_parameter(f"{tmp_path}/runs/r/recipe.json") == DEMO
+    assert from_parameter(f"file://{tmp_path}/runs/r/recipe.json") == DEMO
 
 
 def test_a_recipe_lies_in_a_bucket(bucket: str) -> None:
     open_store(bucket).write("runs/r/recipe.json", DEMO.dump().encode())
-    assert handed(f"{bucket}/runs/r/recipe.json") == DEMO
+    assert from_parameter(f"{bucket}/runs/r/recipe.json") == DEMO
     with pytest.raises(UserError, match=f"there is no recipe at {bucket}/runs/other/recipe.json") as raised:
-        handed(f"{bucket}/runs/other/recipe.json")
+        from_parameter(f"{bucket}/runs/other/recipe.json")
     assert "AWS_ENDPOINT_URL" in raised.value.fix
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"[1]", "is not a mapping"),
         (b'{"name": "demo"', "is not valid YAML"),
@@ -37,26 +36,14 @@ def test_a_recipe_lies_in_a_bucket(bucket: str) -> None:
         (b" " * (LARGEST + 1), "has 1,048,577 bytes"),
     ],
 )
-def test_what_is_no_recipe_is_told_with_its_uri(tmp_path: Path, content: bytes, told: str) -> None:
+def test_what_is_no_recipe_is_an_error_with_its_uri(tmp_path: Path, content: bytes, message: str) -> None:
     open_store(str(tmp_path)).write("recipe.json", content)
-    with pytest.raises(UserError, match=told) as raised:
-        handed(f"{tmp_path}/recipe.json")
+    with pytest.raises(UserError, match=message) as raised:
+        from_parameter(f"{tmp_path}/recipe.json")
     assert f"{tmp_path}/recipe.json" in raised.value.fact and raised.value.exit_code == 2
 
 
 @pytest.mark.parametrize("text", ["", "hello", "{", "http://host/recipe.json"])
-def test_what_is_neither_is_told(text: str) -> None:
+def test_what_is_neither_is_an_error(text: str) -> None:
     with pytest.raises(UserError):
-        handed(text)
-
-
-def test_a_component_works_with_a_recipe_by_its_uri(tmp_path: Path) -> None:
-    open_store(str(tmp_path)).write("runs/r/recipe.json", DEMO.dump().encode())
-    with component("data", f"{tmp_path}/runs/r/recipe.json", str(tmp_path / "home"), "r") as (parsed, ws):
-        assert parsed == DEMO and ws.run == "r"
-
-
-def test_a_component_ends_with_2_where_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as raised, component("data", f"{tmp_path}/none.json", str(tmp_path), "r"):
-        raise AssertionError("it must not begin")
-    assert raised.value.code == 2
+        from_parameter(text)

@@ -16,7 +16,7 @@ from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
 from medmim.cluster.kfp.submit import GOING, RECIPE, Submitted
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
-from medmim.run.stage import Outcome, recorded
+from medmim.run.stage import Outcome, parse_record
 from medmim.store import open_store
 
 MARK = "medmim "  # begins the description of each run that `medmim submit` started
@@ -281,7 +281,7 @@ def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:
     notes: list[str] = []
     for name, text in texts.items():
         try:
-            left[name] = recorded(text, name, run.name)
+            left[name] = parse_record(text, name, run.name)
         except UserError as error:
             notes.append(error.fact)
     return left, tuple(notes)

@@ -14,7 +14,7 @@ import yaml
 from medmim import __version__
 from medmim.cluster.kfp import compiled, get_or_create, preflight, submit
 from medmim.errors import Unavailable, UserError
-from medmim.recipe.parameter import handed
+from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
 from medmim.store import open_store
 from tests.cluster.kfp.world import World, a_world
@@ -56,7 +56,7 @@ def test_a_run_is_started_with_the_uri_of_its_recipe_and_nothing_secret(world: W
 
 def test_steps_read_the_recipe_with_the_store_and_the_image_that_were_resolved(world: World) -> None:
     made = submitted(world)
-    read = handed(made.recipe)
+    read = from_parameter(made.recipe)
     assert read.platform.store == world.store
     assert read.platform.pods.image == f"{world.registry.address}/medmim@{world.registry.push('v1')}"
     assert read.data == world.recipe.data and read.finetune == world.recipe.finetune
@@ -278,7 +278,7 @@ def test_where_nobody_knows_whether_the_run_is_there_its_recipe_stays(world: Wor
         submit.start(planned)
     assert "medmim runs show demo-1" in raised.value.fix
     assert len(world.kfp.state.runs) == 1
-    assert handed(f"{world.store}/runs/demo-1/recipe.json").name == "demo"
+    assert from_parameter(f"{world.store}/runs/demo-1/recipe.json").name == "demo"
 
 
 @pytest.mark.parametrize(

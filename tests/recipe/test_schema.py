@@ -1,0 +1,24 @@
+"""A recipe is frozen, checks what no single key can, and survives its dump."""
+
+import json
+
+import pytest
+
+from medmim.errors import UserError
+from medmim.recipe import loading
+
+
+def test_splits_that_leave_no_patients_are_refused() -> None:
+    with pytest.raises(UserError, match="leave no patients"):
+        loading.load("demo", ["data.dev_fraction=0.5", "data.test_fraction=0.5"])
+
+
+def test_dump_and_back_is_the_same_recipe() -> None:
+    loaded = loading.load("demo", ["finetune.lr=3e-4", "register.model=a.b-c"])
+    assert loading.from_dump(loaded.dump()) == loaded
+    assert json.loads(loaded.dump())["register"]["model"] == "a.b-c"
+
+
+def test_a_loaded_recipe_does_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        loading.load("demo").data.seed = 2  # type: ignore[misc]
