@@ -26,6 +26,6 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
 
     with component("bench", recipe, home, run) as (parsed, workspace):
         opponents = lookup.opponents(parsed, workspace, model)
-        if dispatch.is_elsewhere(parsed):
+        if dispatch.is_remote(parsed):
             return dispatch.run(parsed, workspace, "bench", {"data": data, "model": model, "opponents": opponents})
         return room.run(parsed, workspace, data, model, opponents).uri

@@ -26,7 +26,7 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
 
     with component("finetune", recipe, home, run) as (parsed, workspace):
         base = lookup.resolve(parsed.finetune.base, workspace)
-        if dispatch.is_elsewhere(parsed):
+        if dispatch.is_remote(parsed):
             return dispatch.run(
                 parsed, workspace, "finetune", {"data": data, "base": checkpoint.upload_if_local(base, workspace)}
             )

@@ -25,7 +25,7 @@ def rebench(recipe: str, home: str, run: str, data: str) -> str:
 
     with component("rebench", recipe, home, run) as (parsed, workspace):
         models = roster.models(parsed, workspace)
-        if dispatch.is_elsewhere(parsed):
+        if dispatch.is_remote(parsed):
             there = roster.shared(models, workspace)
             return dispatch.run(parsed, workspace, "rebench", {"data": data, "models": there})
         return room.run(parsed, workspace, data, models).uri

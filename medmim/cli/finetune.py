@@ -53,8 +53,10 @@ def finetune(
             for key, value in facts.items():
                 typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
         return
-    if dispatch.is_elsewhere(parsed):
-        made = store.get(dispatch.run(parsed, ws, "finetune", {"data": uri, "base": checkpoint.upload_if_local(ref, ws)}))
+    if dispatch.is_remote(parsed):
+        made = store.get(
+            dispatch.run(parsed, ws, "finetune", {"data": uri, "base": checkpoint.upload_if_local(ref, ws)})
+        )
         outcome = Outcome("finetune", uri=made.uri, digest=made.digest, facts=dict(made.counts))
     else:
         outcome = room.run(parsed, ws, uri, ref)

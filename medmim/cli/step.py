@@ -1,15 +1,14 @@
-"""The driver of a Ray job: takes an order from the store, runs the stage on the cluster it finds itself in, answers."""
+"""The driver of a Ray job: reads a request from the store, runs its stage on this Ray cluster, writes the result."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from medmim import progress
-from medmim.cluster.ray import lease, request, ship
-from medmim.cluster.ray.request import Order, Result
+from medmim.cluster.ray import lease
+from medmim.cluster.ray.request import Request, Result, read_request, write_result
 from medmim.errors import TRY_AGAIN, UserError, wrap_os_errors
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Recipe
@@ -18,58 +17,56 @@ from medmim.run.workspace import Workspace, workspace
 
 
 def main(uri: str) -> int:
-    """Run the order at a URI; returns the exit code."""
-    wanted = request.read(uri)
-    os.environ["MEDMIM_STAGE"] = wanted.stage
+    """Serve the request at a URI; returns the exit code."""
+    request = read_request(uri)
+    os.environ["MEDMIM_STAGE"] = request.stage
     share_cores()
-    with ship.shipped(uri) as shipping:
-        held = os.environ.get("MEDMIM_LEASE")
-        if held:
-            lease.watch(held, lambda reason: _stop(reason, shipping))
-        result = _run(wanted)
-    request.answer(uri, result)  # last: the step takes the job down once it reads this
+    name = os.environ.get("MEDMIM_LEASE")
+    if name:
+        lease.watch(name, _stop)
+    result = _run(request)
+    write_result(uri, result)  # last: the step removes the job once it reads this
     return int(result.error.get("exit_code", 0)) if result.error else 0
 
 
-def _run(wanted: Order) -> Result:
+def _run(request: Request) -> Result:
     try:
-        with wrap_os_errors(f"running the stage {wanted.stage}"):
-            parsed = from_dump(wanted.recipe)
+        with wrap_os_errors(f"running the stage {request.stage}"):
+            parsed = from_dump(request.recipe)
             home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
-            return Result(uri=_STAGES[wanted.stage](parsed, workspace(home, parsed, wanted.run), wanted).uri)
+            return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
     except UserError as error:
         return Result(error=error.as_dict())
 
 
-def _finetune(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:
+def _finetune(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
     from medmim.finetune import run
 
-    return run.run(recipe, ws, **wanted.arguments)
+    return run.run(recipe, ws, **request.arguments)
 
 
-def _bench(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:
+def _bench(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
     from medmim.bench import run
 
-    return run.run(recipe, ws, **wanted.arguments)
+    return run.run(recipe, ws, **request.arguments)
 
 
-def _rebench(recipe: Recipe, ws: Workspace, wanted: Order) -> Outcome:
+def _rebench(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
     from medmim.nightly import rebench
 
-    return rebench.run(recipe, ws, **wanted.arguments)
+    return rebench.run(recipe, ws, **request.arguments)
 
 
-_STAGES: dict[str, Callable[[Recipe, Workspace, Order], Outcome]] = {
+_STAGES: dict[str, Callable[[Recipe, Workspace, Request], Outcome]] = {
     "finetune": _finetune,
     "bench": _bench,
     "rebench": _rebench,
 }
 
 
-def _stop(reason: str, shipping: "subprocess.Popen[bytes]") -> NoReturn:
-    """Nobody waits for this job any more: leave its logs and end it; the checkpoints are in the store."""
+def _stop(reason: str) -> NoReturn:
+    """No step waits for this job any more: end it from the watching thread; the checkpoints are in the store."""
     progress.say(reason)
-    ship.finish(shipping)
     os._exit(TRY_AGAIN)
 
 

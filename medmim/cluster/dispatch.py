@@ -1,22 +1,22 @@
-"""Where Ray runs: here, or elsewhere by an order that a Ray job takes."""
+"""Decides where a stage runs: in this process, or in a Ray job on another cluster."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from medmim import tracking
-from medmim.cluster.ray.request import Order
+from medmim.cluster.ray.request import Request
 from medmim.errors import UserError
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import Workspace
 
 
-def is_elsewhere(recipe: Recipe) -> bool:
-    """Whether `platform.ray` names a cluster that this process is no part of."""
+def is_remote(recipe: Recipe) -> bool:
+    """Whether `platform.ray` names a cluster that this process is not part of."""
     return recipe.platform.ray == "rayjob" or "://" in recipe.platform.ray
 
 
 def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any]) -> str:
-    """Run a stage where `platform.ray` says, and wait for it.
+    """Run a stage in a Ray job on the cluster of `platform.ray`, and wait for it.
 
     Args:
         recipe: The run's recipe.
@@ -28,7 +28,7 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
         URI of the stage's artifact.
 
     Raises:
-        UserError: What the stage raised there, or how the job ended.
+        UserError: What the stage raised in the job, or how the job ended.
     """
     if not ws.store.startswith("s3://"):
         raise UserError(
@@ -36,7 +36,7 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
             reason="the pods or nodes of a Ray job see no folder of this machine",
             fix="set platform.store (or MEDMIM_STORE) to s3://BUCKET/PREFIX",
         )
-    there = recipe.platform.model_copy(
+    platform = recipe.platform.model_copy(
         update={
             "ray": "auto",
             "store": ws.store,
@@ -44,11 +44,11 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
             "threads": recipe.platform.threads or max(1, int(recipe.platform.pods.cpus)),
         }
     )
-    wanted = Order(stage, recipe.model_copy(update={"platform": there}).dump(), ws.run, dict(arguments))
+    request = Request(stage, recipe.model_copy(update={"platform": platform}).dump(), ws.run, dict(arguments))
     if recipe.platform.ray == "rayjob":
         from medmim.cluster.ray import runner
 
-        return runner.run(wanted, recipe.platform, ws.store)
+        return runner.run(request, recipe.platform, ws.store)
     from medmim.cluster.ray import jobs_api
 
-    return jobs_api.run(wanted, recipe.platform.ray, ws.store)
+    return jobs_api.run(request, recipe.platform.ray, ws.store)

@@ -23,7 +23,7 @@ from tenacity import (
 
 from medmim.errors import Unavailable, UserError, patience, require
 
-Object = dict[str, Any]
+Object = dict[str, Any]  # as Kubernetes' API gives it
 
 API = {
     "version": "",
@@ -35,14 +35,19 @@ API = {
     "leases": "/apis/coordination.k8s.io/v1",
     "workflows": "/apis/argoproj.io/v1alpha1",
 }
-MINE = "app.kubernetes.io/managed-by=medmim"
+MANAGED_BY_MEDMIM = "app.kubernetes.io/managed-by=medmim"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_TRIES = 4  # and more while there is patience
+_TRIES = 4  # at least, and more within MEDMIM_PATIENCE
 _SECONDS = (5.0, 30.0)  # to connect, to answer
 
 
-class Silent(Exception):
-    """The API server is away or overloaded; the same call may succeed in a moment."""
+class Retryable(Exception):
+    """The API server does not answer or is overloaded; the same call may succeed in a moment."""
+
+
+def parse_time(text: str) -> datetime:
+    """A time as Kubernetes writes it, such as 2026-11-25T12:00:00Z."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Kube:
 
     Attributes:
         api: The `kubernetes` client's ApiClient.
-        namespace: Where everything is done.
+        namespace: Of all its calls.
     """
 
     api: Any
@@ -63,7 +68,7 @@ class Kube:
         return found
 
     def list(self, kind: str, selector: str = "") -> list[Object]:
-        """The objects that the label selector chooses."""
+        """The objects that match a label selector."""
         query = urlencode({"labelSelector": selector}) if selector else ""
         found: list[Object] = (self._call("GET", "list", kind, query=query)[0] or {}).get("items", [])
         return found
@@ -79,47 +84,47 @@ class Kube:
         return changed
 
     def delete(self, kind: str, name: str, uid: str) -> None:
-        """Remove the object of that UID if it is there; what it owns goes with it."""
+        """Delete the object of that UID, and what it owns; nothing where it is gone."""
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         self._call("DELETE", "delete", kind, name, body)
 
     def check_namespace(self) -> None:
-        """An account with rights in the whole cluster lists nothing in a namespace that is not there, and no error.
+        """Check that the namespace exists: in one that does not, an account with cluster-wide rights lists nothing.
 
         Raises:
-            UserError: It is not there.
+            UserError: It does not exist.
         """
-        if self._patiently("GET", "get", "namespaces", f"{API['namespaces']}/namespaces/{self.namespace}")[0] is None:
-            raise _no_namespace(self.namespace, "nothing has that name")
+        if self._retry("GET", "get", "namespaces", f"{API['namespaces']}/namespaces/{self.namespace}")[0] is None:
+            raise _no_namespace(self.namespace, "no namespace has that name")
 
     def log(self, pod: str, container: str, since: int | None = None) -> str:
         """A container's log with a time before each line; empty while there is none."""
-        wanted = {"container": container, "timestamps": "true"}
-        query = urlencode(wanted | ({"sinceSeconds": str(max(1, since))} if since is not None else {}))
+        options = {"container": container, "timestamps": "true"}
+        query = urlencode(options | ({"sinceSeconds": str(max(1, since))} if since is not None else {}))
         return self._call("GET", "get", "pods", f"{pod}/log", query=query)[0] or ""
 
     def now(self) -> datetime:
         """The API server's clock: that of this machine may be wrong."""
-        headers = self._patiently("GET", "get", "version", "/version")[1]  # anybody may ask that
+        headers = self._retry("GET", "get", "version", "/version")[1]  # every account may read it
         return parsedate_to_datetime(headers["Date"])
 
     def _call(
         self, method: str, verb: str, kind: str, name: str = "", body: Object | None = None, query: str = ""
     ) -> tuple[Any, Mapping[str, str]]:
         path = f"{API[kind]}/namespaces/{self.namespace}/{kind}{'/' if name else ''}{name}{'?' if query else ''}{query}"
-        return self._patiently(method, verb, kind, path, body)
+        return self._retry(method, verb, kind, path, body)
 
-    def _patiently(
+    def _retry(
         self, method: str, verb: str, kind: str, path: str, body: Object | None = None
     ) -> tuple[Any, Mapping[str, str]]:
         try:
             return Retrying(
-                retry=retry_if_exception_type(Silent),
+                retry=retry_if_exception_type(Retryable),
                 stop=stop_all(stop_after_attempt(_TRIES), stop_after_delay(patience())),
                 wait=wait_exponential_jitter(initial=0.5, max=5),
                 reraise=True,
             )(self._once, method, verb, kind, path, body)
-        except Silent as error:
+        except Retryable as error:
             raise Unavailable(
                 f"the Kubernetes API at {self.api.configuration.host} does not answer",
                 reason=str(error)[:300],
@@ -127,24 +132,24 @@ class Kube:
             ) from None
 
     def _once(self, method: str, verb: str, kind: str, path: str, body: Object | None) -> tuple[Any, Mapping[str, str]]:
-        text = path.partition("?")[0].endswith("/log")
-        status, said, headers = self.request(method, path, body)
+        is_log = path.partition("?")[0].endswith("/log")
+        status, answer, headers = self.request(method, path, body)
         if status < 300:
-            return (said if text else json.loads(said)), headers
-        if text and status in (400, 404, 500):  # not started; its pod is gone; its node does not answer
+            return (answer if is_log else json.loads(answer)), headers
+        if is_log and status in (400, 404, 500):  # not started; its pod is gone; its node does not answer
             return "", {}
         if status == 429 or status >= 500:
-            raise Silent(f"{status} {said[:300]}")
+            raise Retryable(f"{status} {answer[:300]}")
         if verb in ("get", "patch", "delete") and status == 404:
             return None, {}
-        if verb in ("create", "delete") and status == 409:  # is there already; is not the one that was meant
+        if verb in ("create", "delete") and status == 409:  # exists already; has another UID
             return None, {}
-        raise _told(status, said, verb, kind, self.namespace)
+        raise _refusal(status, answer, verb, kind, self.namespace)
 
     def request(
         self, method: str, path: str, body: Object | None = None, seconds: tuple[float, float] = _SECONDS
     ) -> tuple[int, str, Mapping[str, str]]:
-        """One request, tried once: status, text and headers of whatever is answered, refusals too.
+        """One request, tried once: status, text and headers of the answer, refusals too.
 
         Args:
             method: Of HTTP; PATCH is a merge patch.
@@ -153,7 +158,7 @@ class Kube:
             seconds: To connect, and between two bytes of the answer.
 
         Raises:
-            Silent: Nothing is answered.
+            Retryable: The server does not answer.
             UserError: The server's certificate is not trusted.
         """
         from kubernetes.client import ApiException
@@ -172,15 +177,16 @@ class Kube:
             return status, answer.data.decode("utf-8", "replace"), answer.headers
         except ApiException as error:
             if error.status:
-                said = error.body or error.reason
-                text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-                return error.status, text, error.headers or {}
+                text = error.body or error.reason
+                if isinstance(text, bytes):
+                    text = text.decode("utf-8", "replace")
+                return error.status, str(text), error.headers or {}
             reason = str(error.reason)
         except HTTPError as error:
             reason = str(error)
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             raise self._untrusted(reason)
-        raise Silent(reason)
+        raise Retryable(reason)
 
     def _untrusted(self, reason: str) -> UserError:
         return UserError(
@@ -194,18 +200,18 @@ def connect(namespace: str | None = None) -> Kube:
     """The cluster of this pod's account, or of KUBECONFIG's current context.
 
     Raises:
-        UserError: Neither is there, or the file cannot be used.
+        UserError: Neither exists, or the file cannot be used.
     """
     client = require("kubernetes.client", "cluster")
     config = require("kubernetes.config", "cluster")
     settings = client.Configuration()
     if os.environ.get("KUBERNETES_SERVICE_HOST") and (_ACCOUNT / "token").exists():
         config.load_incluster_config(client_configuration=settings)
-        mine = (_ACCOUNT / "namespace").read_text().strip()
+        own = (_ACCOUNT / "namespace").read_text().strip()
     else:
-        mine = _from_file(config, settings)
-    settings.retries = False  # ours
-    return Kube(client.ApiClient(settings), namespace or mine)
+        own = _from_file(config, settings)
+    settings.retries = False  # _retry does
+    return Kube(client.ApiClient(settings), namespace or own)
 
 
 def _from_file(config: Any, settings: Any) -> str:
@@ -213,8 +219,8 @@ def _from_file(config: Any, settings: Any) -> str:
 
     path = os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
-        with _heard() as complaints:
-            config.load_kube_config(path, client_configuration=settings)  # else it goes by KUBECONFIG as at its import
+        with _logged_errors() as errors:
+            config.load_kube_config(path, client_configuration=settings)  # else it reads KUBECONFIG as at its import
         _, active = config.list_kube_config_contexts(path)
     except (config.ConfigException, yaml.YAMLError, OSError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
@@ -222,74 +228,76 @@ def _from_file(config: Any, settings: Any) -> str:
             reason="it is no kubeconfig" if isinstance(error, TypeError) else str(error).replace("\n", " ")[:300],
             fix="set KUBECONFIG to the file that your cluster's administrator gave you; `kubectl get pods` must work",
         ) from None
-    if complaints:
+    if errors:
         raise UserError(
             f"not logged in to the cluster of {path}",
-            reason=f"its login command fails: {'; '.join(complaints)[:300]}",
+            reason=f"its login command fails: {'; '.join(errors)[:300]}",
             fix="install that command or log in again: `kubectl get pods` must work",
         )
     return str(active["context"].get("namespace", "default"))
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What is logged as an error: of a login command that fails the client says no more, and goes on as nobody."""
-    said: list[str] = []
+def _logged_errors() -> Iterator[list[str]]:
+    """The errors logged meanwhile: the client only logs that a login command failed, and goes on without an account."""
+    messages: list[str] = []
 
-    class Ear(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage().strip())
+            messages.append(record.getMessage().strip())
 
-    ear = Ear(logging.ERROR)
-    logging.getLogger().addHandler(ear)
+    collector = Collector(logging.ERROR)
+    logging.getLogger().addHandler(collector)
     try:
-        yield said
+        yield messages
     finally:
-        logging.getLogger().removeHandler(ear)
+        logging.getLogger().removeHandler(collector)
 
 
-def _told(status: int, text: str, verb: str, kind: str, namespace: str) -> UserError:
-    """What the API server's refusal means to people."""
+def _refusal(status: int, text: str, verb: str, kind: str, namespace: str) -> UserError:
+    """The API server's refusal as a fact, its reason and the fix."""
     try:
-        said = str(json.loads(text)["message"])
+        message = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
-        said = text.strip()[:300]
+        message = text.strip()[:300]
     group = API[kind].split("/")[2] if API[kind].startswith("/apis") else ""
-    what = f"{kind}.{group}" if group else kind
-    if status == 401 or "system:anonymous" in said:
+    resource = f"{kind}.{group}" if group else kind
+    if status == 401 or "system:anonymous" in message:
         return UserError(
             "the Kubernetes API does not know this account",
-            reason=said,
+            reason=message,
             fix="log in to the cluster again, or set KUBECONFIG to a file with valid credentials",
         )
-    if status == 403 and "exceeded quota" in said:
+    if status == 403 and "exceeded quota" in message:
         return UserError(
             f"the quota of namespace {namespace} does not allow this",
-            reason=said,
+            reason=message,
             fix="ask for less in platform.pods, end other jobs, or have the ResourceQuota raised",
         )
-    if status == 403 and "cannot" in said:
+    if status == 403 and "cannot" in message:
         return UserError(
-            f"this account may not {verb} {what} in namespace {namespace}",
-            reason=said,
+            f"this account may not {verb} {resource} in namespace {namespace}",
+            reason=message,
             fix=f'add to its Role: {{apiGroups: ["{group}"], resources: ["{kind}"], verbs: ["{verb}"]}}',
         )
     if status == 404 and group in ("ray.io", "argoproj.io") and "page not found" in text:
         return UserError(
-            f"this cluster has no {what} of {API[kind].rpartition('/')[2]}",
-            reason="KubeRay's CRDs are missing or of another version" if group == "ray.io" else said,
+            f"this cluster has no {resource} of {API[kind].rpartition('/')[2]}",
+            reason="KubeRay's CRDs are missing or of another version" if group == "ray.io" else message,
             fix="install KubeRay 1.5 or newer (its chart brings operator and CRDs)" if group == "ray.io" else "",
         )
     if status == 404:
-        return _no_namespace(namespace, said)
+        return _no_namespace(namespace, message)
     return UserError(
-        f"the cluster refuses to {verb} {what} in namespace {namespace}",
-        reason=said,
-        fix="is it Kubernetes' API that KUBECONFIG names, with https://? Else ask who runs the cluster",
+        f"the cluster refuses to {verb} {resource} in namespace {namespace}",
+        reason=message,
+        fix="is it Kubernetes' API that KUBECONFIG names, with https://? Else ask the cluster's administrator",
     )
 
 
 def _no_namespace(name: str, reason: str) -> UserError:
     return UserError(
-        f"namespace {name} is not there", reason=reason, fix="check platform.pods.namespace, --namespace and KUBECONFIG"
+        f"namespace {name} does not exist",
+        reason=reason,
+        fix="check platform.pods.namespace, --namespace and KUBECONFIG",
     )

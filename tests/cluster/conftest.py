@@ -25,20 +25,20 @@ KIT = Path(__file__).parents[3] / "shared" / "cluster"
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 def taken(port: int) -> bool:
-    with socket.socket() as knocking:
-        return knocking.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")
 def kubeconfig() -> Iterator[Path]:
     if not (KIT / "up").exists() or shutil.which("openssl") is None:
-        pytest.skip("no cluster: ../shared/cluster (or openssl) is not there")
+        pytest.skip("no cluster: ../shared/cluster (or openssl) is missing")
     if any(taken(port) for port in FIXED):
         pytest.skip("no cluster: another control plane runs on this machine, and its scheduler's ports are fixed")
     folder = Path(tempfile.mkdtemp(prefix="medmim-kit-"))
@@ -69,7 +69,7 @@ def _kit_whose_submitters_run_on(folder: Path) -> Path:
 
 
 def _end(folder: Path) -> None:
-    """By their pids. Not by the kit's `down`: it also takes away the bridge that another kit's node may stand on."""
+    """By their pids. Not by the kit's `down`: it also removes the bridge that the node of another kit may use."""
     for file in folder.glob("*.pid"):
         with suppress(ProcessLookupError):
             os.kill(int(file.read_text()), signal.SIGKILL)

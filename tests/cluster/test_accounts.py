@@ -16,7 +16,7 @@ from medmim.cluster.ray.sweep import sweep
 from medmim.errors import UserError
 from tests.charts.chart import render
 from tests.cluster.conftest import kubectl
-from tests.cluster.world import Step, an_order, answer, job_of, nothing_left, platform
+from tests.cluster.world import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 
 pytestmark = pytest.mark.cluster
 
@@ -101,8 +101,8 @@ def test_a_step_asks_for_exactly_what_its_role_grants(
     }  # fmt: skip
     kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=json.dumps(pod))
     monkeypatch.setenv("KFP_POD_NAME", "the-step")
-    step = Step(an_order(), platform(cluster), tmp_path)
-    answer(job_of(cluster, "Running"))
+    step = Step(a_request(), platform(cluster), tmp_path)
+    driver_succeeds(job_of(cluster, "Running"))
     step.join(120)
     assert step.error is None
     assert asked == granted("medmim-step")
@@ -124,7 +124,7 @@ def test_a_rule_that_is_missing_is_named(
     role["rules"] = [rule for rule in role["rules"] if rule["verbs"]]
     kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=yaml.safe_dump(role))
     with nothing_left(cluster):
-        step = Step(an_order(), platform(cluster), tmp_path)
+        step = Step(a_request(), platform(cluster), tmp_path)
         step.join(120)
         assert isinstance(step.error, UserError)
         assert f"may not {verb} {resource}" in step.error.fact
@@ -135,15 +135,15 @@ def test_the_sweep_asks_for_exactly_what_its_role_grants(
     cluster: Kube, workflow: dict[str, Any], asked: set[Verb], kubeconfig: Path, tmp_path: Path
 ) -> None:
     give(kubeconfig, cluster, "medmim-sweep")
-    step = Step(an_order(), platform(cluster), tmp_path)
+    step = Step(a_request(), platform(cluster), tmp_path)
     job = job_of(cluster, "Running")
     name = job["metadata"]["name"]
     as_sweep = account(cluster, "medmim-sweep")
     cluster.patch("rayjobs", name, {"metadata": {"ownerReferences": [workflow]}})
     cluster.patch("workflows", workflow["name"], {"status": {"phase": "Failed"}})
-    told = {one.name for one in sweep(as_sweep)}
+    removed = {one.name for one in sweep(as_sweep)}
     step.join(120)
-    assert told == {name}
+    assert removed == {name}
     assert asked == granted("medmim-sweep")
 
 

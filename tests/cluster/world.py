@@ -1,4 +1,4 @@
-"""Orders and their keepers on simulated nodes: pods turn Running there, and no driver answers by itself."""
+"""Requests and the steps that wait for them on simulated nodes: pods turn Running there, and no driver runs in them."""
 
 import json
 import threading
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medmim.cluster.kube import MINE, Kube
-from medmim.cluster.ray import manifest, request, runner
-from medmim.cluster.ray.request import Order, Result
+from medmim.cluster.kube import MANAGED_BY_MEDMIM, Kube
+from medmim.cluster.ray import manifest, runner
+from medmim.cluster.ray.request import Request, Result, write_result
 from medmim.recipe.schema import Platform
 from tests.support.waiting import until
 
@@ -25,23 +25,23 @@ def platform(kube: Kube, workers: int = 1, **pods: Any) -> Platform:
     return Platform.model_validate_json(json.dumps({"ray": "rayjob", "workers": workers, "pods": settings}))
 
 
-def an_order(run: str = "r1") -> Order:
-    return Order("finetune", '{"name": "x"}', run, {"data": "s3://b/data/1", "base": "tiny-mantis"})
+def a_request(run: str = "r1") -> Request:
+    return Request("finetune", '{"name": "x"}', run, {"data": "s3://b/data/1", "base": "tiny-mantis"})
 
 
 class Step(threading.Thread):
     """A step in a thread: its URI or its error."""
 
-    def __init__(self, wanted: Order, settings: Platform, store: Path) -> None:
+    def __init__(self, request: Request, settings: Platform, store: Path) -> None:
         super().__init__(daemon=True)
-        self.wanted, self.settings, self.store = wanted, settings, store
+        self.request, self.settings, self.store = request, settings, store
         self.uri: str | None = None
         self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self.uri = runner.run(self.wanted, self.settings, str(self.store))
+            self.uri = runner.run(self.request, self.settings, str(self.store))
         except BaseException as error:
             self.error = error
 
@@ -49,24 +49,24 @@ class Step(threading.Thread):
 def job_of(kube: Kube, status: str = "") -> dict[str, Any]:
     """The only job, once it is at that deployment status."""
 
-    def look() -> dict[str, Any] | None:
-        jobs = kube.list("rayjobs", MINE)
+    def job_at_status() -> dict[str, Any] | None:
+        jobs = kube.list("rayjobs", MANAGED_BY_MEDMIM)
         assert len(jobs) <= 1, [job["metadata"]["name"] for job in jobs]
         fits = jobs and (not status or jobs[0].get("status", {}).get("jobDeploymentStatus") == status)
         return jobs[0] if fits else None
 
-    found: dict[str, Any] = until(look)
+    found: dict[str, Any] = until(job_at_status)
     return found
 
 
-def answer(job: dict[str, Any], uri: str = "s3://b/model/1") -> None:
-    """What the driver would leave."""
-    request.answer(job["metadata"]["annotations"][manifest.ORDER], Result(uri=uri))
+def driver_succeeds(job: dict[str, Any], uri: str = "s3://b/model/1") -> None:
+    """Write the result that the job's driver would."""
+    write_result(job["metadata"]["annotations"][manifest.REQUEST], Result(uri=uri))
 
 
 @contextmanager
 def nothing_left(kube: Kube) -> Iterator[None]:
-    """After the block no object of ours or of KubeRay's for us remains."""
+    """After the block no object remains that medmim or KubeRay made for it."""
     yield
     for kind in ("rayjobs", "rayclusters", "leases", "pods"):
         try:

@@ -1,54 +1,52 @@
-"""What would vanish with a Ray job is copied into the store first: the pods' logs and the Events.
+"""What Kubernetes deletes with a Ray job goes to the store first: its status, its Events, the end of each log.
 
-Ray's own session logs are shipped from inside, see `ship`.
+Once, when the job is removed: whole logs and those of Ray's own processes are for the cluster's log collector.
 """
 
 import json
-from collections.abc import Sequence
 
 from medmim import store
 from medmim.cluster.kube import Kube, Object
+from medmim.cluster.ray.state import event_time, events_of, pods_of
 from medmim.errors import UserError
 from medmim.progress import say
 
-_LOG = 16 << 20  # bytes of one container's log that are kept, from its end
+_LOG = 1 << 20  # bytes of one container's log, from its end
 
 
-def events_of(kube: Kube, job: Object, pods: Sequence[Object]) -> list[Object]:
-    """Events about a job, its cluster, its submitter and their pods, oldest first."""
-    name = job["metadata"]["name"]
-    about = {name, job.get("status", {}).get("rayClusterName", ""), *(pod["metadata"]["name"] for pod in pods)}
-    found = [event for event in kube.list("events") if event.get("involvedObject", {}).get("name") in about]
-    return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]))
+def archive(kube: Kube, job: Object, uri: str) -> None:
+    """Copy a job's status, its Events and its containers' logs into its folder of the store.
 
+    A failure is reported and forgiven: a step that succeeded needs no logs, and no job runs on because of them.
 
-def pods_of(kube: Kube, job: Object) -> list[Object]:
-    """The pods of a job: head, workers and submitter."""
-    found = kube.list("pods", f"batch.kubernetes.io/job-name={job['metadata']['name']}")
-    cluster = job.get("status", {}).get("rayClusterName")
-    return found + (kube.list("pods", f"ray.io/cluster={cluster}") if cluster else [])
-
-
-def keep(kube: Kube, job: Object, uri: str) -> None:
-    """Copy logs and Events into the job's folder; what cannot be copied is told and forgiven."""
+    Args:
+        kube: The cluster.
+        job: The RayJob, not yet deleted.
+        uri: The job's folder, which gets status.json, events.json and logs/POD/CONTAINER.log.
+    """
     try:
         pods = pods_of(kube, job)
-        target = store.open_store(uri)
-        listed = [
-            {
-                "time": event.get("lastTimestamp") or event["metadata"]["creationTimestamp"],
-                "object": f"{event['involvedObject'].get('kind')}/{event['involvedObject'].get('name')}",
-                **{key: event.get(key) for key in ("type", "reason", "message", "count")},
-            }
-            for event in events_of(kube, job, pods)
-        ]
-        target.write("events.json", (json.dumps(listed, indent=1) + "\n").encode())
-        target.write("status.json", (json.dumps(job.get("status", {}), indent=1, sort_keys=True) + "\n").encode())
+        folder = store.open_store(uri)
+        folder.write("status.json", _json(job.get("status", {}), sort_keys=True))
+        folder.write("events.json", _json([_event(event) for event in events_of(kube, job, pods)]))
         for pod in pods:
             name = pod["metadata"]["name"]
             for container in pod["spec"]["containers"]:
                 log = kube.log(name, container["name"]).encode()
                 if log:
-                    target.write(f"logs/{name}/{container['name']}.log", log[-_LOG:])
-    except UserError as error:  # good to have; a step that did well does well without
-        say(f"the Ray job's logs and Events are not kept: {error.fact} ({error.reason})")
+                    folder.write(f"logs/{name}/{container['name']}.log", log[-_LOG:])
+    except UserError as error:
+        say(f"the Ray job's logs and Events are not archived: {error.fact} ({error.reason})")
+
+
+def _event(event: Object) -> Object:
+    about = event["involvedObject"]
+    return {
+        "time": event_time(event),
+        "object": f"{about.get('kind')}/{about.get('name')}",
+        **{key: event.get(key) for key in ("type", "reason", "message", "count")},
+    }
+
+
+def _json(value: object, sort_keys: bool = False) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=sort_keys) + "\n").encode()

@@ -1,4 +1,4 @@
-"""`platform.ray: http(s)://HOST:8265`: a stage runs on a Ray cluster that is there, started through its Jobs API.
+"""`platform.ray: http(s)://HOST:8265`: a stage runs on an existing Ray cluster, started through its Jobs API.
 
 The cluster's nodes have medmim's image and the store's credentials already: none are sent.
 """
@@ -8,37 +8,36 @@ from contextlib import suppress
 from typing import Any
 
 from medmim import progress
-from medmim.cluster.ray import request
-from medmim.cluster.ray.request import Order
+from medmim.cluster.ray.request import Request, entrypoint, read_result, write_request
 from medmim.errors import Unavailable, UserError, require
 
-_EVERY = 2.0  # s between two looks
-_PATIENCE = 60.0  # s that the address may be away
+_EVERY = 2.0  # s between two polls
+_PATIENCE = 60.0  # s that the address may not answer
 _TAIL = 12
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def run(wanted: Order, address: str, store: str) -> str:
-    """Run an order as a Ray job and wait for its end; stops the job when this process is interrupted.
+def run(request: Request, address: str, store: str) -> str:
+    """Serve a request by a Ray job and wait for its end; stops the job when this process is interrupted.
 
     Raises:
         UserError: What the driver raised.
         Unavailable: The address does not answer, or the driver died.
     """
     client = _connect(address)
-    name, uri = _adopt_or_start(client, wanted, store)
+    name, uri = _adopt_or_start(client, request, store)
     try:
         status, tail = _follow(client, name, uri)
     except BaseException:
-        with suppress(ConnectionError, RuntimeError):  # the first error is the news
+        with suppress(ConnectionError, RuntimeError):  # the first error is the one to report
             client.stop_job(name)
         raise
-    result = request.answered(uri)
+    result = read_result(uri)
     if result is None:
         raise Unavailable(
-            f"the driver of the Ray job {name} ended as {status} without an answer",
-            reason=f"{address} was asked; its last lines are above",
-            fix="run the step again: it goes on from the newest checkpoint",
+            f"the driver of the Ray job {name} ended as {status} without a result",
+            reason=f"the last lines of its log, from {address}, are above",
+            fix="run the step again: it resumes from the newest checkpoint",
             problems=tail[-_TAIL:],
         )
     return result.uri_or_raise()
@@ -51,24 +50,24 @@ def _connect(address: str) -> Any:
     except (ConnectionError, RuntimeError) as error:
         refused = "401" in str(error) or "403" in str(error)
         raise (UserError if refused else Unavailable)(
-            f"Ray's Jobs API at {address} does not {'let us in' if refused else 'answer'}",
+            f"Ray's Jobs API at {address} does not {'accept this account' if refused else 'answer'}",
             reason=str(error).strip().split("\n")[0][:300],
             fix="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if refused else "check platform.ray, then run again",
         ) from None
 
 
-def _adopt_or_start(client: Any, wanted: Order, store: str) -> tuple[str, str]:
-    """The job that goes on or succeeded, else a new one under the next free attempt."""
+def _adopt_or_start(client: Any, request: Request, store: str) -> tuple[str, str]:
+    """Name and folder of the job that runs or succeeded, else of a new one under the next free attempt."""
     jobs = {found.submission_id: found for found in client.list_jobs()}
     attempt = 1
-    while (found := jobs.get(name := f"{wanted.stage}-{wanted.digest[:16]}-{attempt}")) is not None:
+    while (found := jobs.get(name := f"{request.stage}-{request.digest[:16]}-{attempt}")) is not None:
         if found.status in ("PENDING", "RUNNING", "SUCCEEDED"):
             progress.say(f"adopted the Ray job {name}")
             return name, str(found.metadata["order"])
         attempt += 1
-    uri = request.place(store, wanted, name)
+    uri = write_request(store, request, name)
     client.submit_job(
-        entrypoint=request.entrypoint(uri),
+        entrypoint=entrypoint(uri),
         submission_id=name,
         metadata={"order": uri},
         runtime_env={"env_vars": {"MEDMIM_EVENTS": "-"}},
@@ -78,17 +77,19 @@ def _adopt_or_start(client: Any, wanted: Order, store: str) -> tuple[str, str]:
 
 
 def _follow(client: Any, name: str, uri: str) -> tuple[str, list[str]]:
-    """Show what the job says until it ends; returns its status and its last lines that are no events."""
-    shown, tail, away = 0, list[str](), time.monotonic()
+    """Print the job's events until it ends; returns its status and the lines of its log that are no events."""
+    shown, tail, answered = 0, list[str](), time.monotonic()
     while True:
         try:
             status = str(client.get_job_status(name))
             log = client.get_job_logs(name)
-            away = time.monotonic()
+            answered = time.monotonic()
         except (ConnectionError, RuntimeError) as error:
-            if time.monotonic() - away > _PATIENCE:
+            if time.monotonic() - answered > _PATIENCE:
                 raise Unavailable(
-                    "Ray's Jobs API went away", reason=str(error)[:300], fix="run the step again: it adopts the job"
+                    f"Ray's Jobs API has not answered for {_PATIENCE:.0f} s",
+                    reason=str(error)[:300],
+                    fix="run the step again: it adopts the job",
                 ) from None
             time.sleep(_EVERY)
             continue
@@ -100,6 +101,6 @@ def _follow(client: Any, name: str, uri: str) -> tuple[str, list[str]]:
             else:
                 progress.forward(event)
         shown = whole
-        if status in _ENDED or request.answered(uri):
+        if status in _ENDED or read_result(uri):
             return status, tail
         time.sleep(_EVERY)

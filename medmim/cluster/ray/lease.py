@@ -1,7 +1,7 @@
-"""The Lease between a step and its Ray job: the step renews it, the driver on the head stops when nobody does.
+"""The Lease between a step and its Ray job: the step renews it, the driver on the head stops once it expires.
 
 Terminating a pipeline run kills its pods and leaves the Workflow, and with it every object that it owns; without the
-Lease, GPUs would go on burning for a run that nobody wants.
+Lease, the job of a terminated run would keep its GPUs until its deadline.
 """
 
 import os
@@ -17,25 +17,25 @@ _RENEWALS = 8  # in the time that a Lease lasts
 
 
 @contextmanager
-def held(kube: Kube, job: Object, seconds: int) -> Iterator[None]:
-    """Make or take over the Lease, renew it from a thread, and let it expire by itself at the end.
+def hold(kube: Kube, job: Object, seconds: int) -> Iterator[None]:
+    """Acquire the Lease, renew it from a thread, and let it expire by itself at the end.
 
     Args:
         kube: The cluster.
-        job: The RayJob, whose name it takes and with which it goes.
+        job: The RayJob; the Lease has its name and is deleted with it.
         seconds: How long it lasts without renewal.
     """
     _renew(kube, job, seconds)
     end = threading.Event()
 
-    def keep_on() -> None:
+    def renew() -> None:
         while not end.wait(min(15.0, seconds / _RENEWALS)):
             try:
                 _renew(kube, job, seconds)
-            except UserError:  # the next renewal may succeed; if none does, the driver stops, as it should
+            except UserError:  # the next one may succeed; if none does, the driver stops, as it should
                 continue
 
-    thread = threading.Thread(target=keep_on, daemon=True)
+    thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
         yield
@@ -55,27 +55,27 @@ def _renew(kube: Kube, job: Object, seconds: int) -> None:
     spec = {
         "holderIdentity": os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME") or "medmim",
         "leaseDurationSeconds": seconds,
-        # by the API server's clock, which the sweep goes by too: this pod's may be wrong
+        # by the API server's clock, which the sweep compares it with: this pod's may be wrong
         "renewTime": kube.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
-    lease = {"metadata": metadata, "spec": spec}  # the owner too: an earlier job of that name may have been it
+    lease = {"metadata": metadata, "spec": spec}  # the owner too: it may still be an earlier job of that name
     if kube.patch("leases", name, lease) is None:
         kube.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease})
 
 
-def watch(name: str, stale: Callable[[str], None]) -> None:
-    """Call `stale` with a reason, from a thread, once the Lease was not renewed for as long as it lasts.
+def watch(name: str, expired: Callable[[str], None]) -> None:
+    """Call `expired` with a reason, from a thread, once the Lease was not renewed for as long as it lasts.
 
     What counts is when a renewal was last *seen*, by this machine's own clock: clocks of two machines are never
-    compared. An API server that is away counts as no renewal.
+    compared. An API server that does not answer counts as no renewal.
 
     Args:
         name: The Lease, in this pod's namespace.
-        stale: Ends the driver.
+        expired: Ends the driver.
     """
     kube = connect()
 
-    def look() -> None:
+    def poll() -> None:
         renewed, seen, lasts = "", time.monotonic(), 600.0
         while True:
             try:
@@ -86,8 +86,8 @@ def watch(name: str, stale: Callable[[str], None]) -> None:
                 renewed, seen = spec["renewTime"], time.monotonic()
             lasts = float(spec.get("leaseDurationSeconds", lasts))
             if time.monotonic() - seen > lasts:
-                stale(f"the step has not renewed its Lease {name} for {lasts:.0f} s: it is gone")
+                expired(f"the step has not renewed its Lease {name} for {lasts:.0f} s: the driver stops")
                 return
             time.sleep(min(10.0, lasts / _RENEWALS))
 
-    threading.Thread(target=look, daemon=True).start()
+    threading.Thread(target=poll, daemon=True).start()

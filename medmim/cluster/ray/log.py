@@ -1,4 +1,4 @@
-"""The log of a Ray job: what its submitter prints, read bit by bit so that a short outage loses nothing."""
+"""The log of a Ray job: what its submitter prints, read in parts so that a short outage loses no line."""
 
 import time
 
@@ -8,14 +8,14 @@ _OVERLAP = 5  # s that are read again, since the API takes whole seconds and clo
 
 
 class Log:
-    """Remembers how far a job's log has been read."""
+    """A job's log, and how far it has been read."""
 
     def __init__(self, kube: Kube, job: str) -> None:
         self.kube, self.job = kube, job
-        self.read: dict[str, tuple[str, float]] = {}  # pod -> its last line's time, as Kubernetes writes it, and ours
+        self.read: dict[str, tuple[str, float]] = {}  # pod -> time of its last line, by Kubernetes and by this clock
 
-    def new(self) -> list[str]:
-        """The lines since the last call, without their times; those that could not be read then come now."""
+    def new_lines(self) -> list[str]:
+        """The lines since the last call, without their times; also those that could not be read at that call."""
         found = []
         for pod in self.kube.list("pods", f"batch.kubernetes.io/job-name={self.job}"):
             name = pod["metadata"]["name"]

@@ -1,32 +1,30 @@
-"""A recipe as a KubeRay RayJob: how it is named, and what it looks like.
+"""A request as a KubeRay RayJob: its name and its spec.
 
-One owner for each kind of failure: Ray Train mends a lost worker, the step makes a new attempt when the head is lost,
-the platform replaces a lost step pod, and the replacement adopts the job. So KubeRay itself retries nothing.
+One owner for each kind of failure: Ray Train replaces a lost worker, the step makes a new attempt when the head is
+lost, the platform replaces a lost step pod, and the replacement adopts the job. So KubeRay itself retries nothing.
 https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html
 """
 
 import re
 from importlib.metadata import version
-from typing import Any
 
+from medmim.cluster.kube import Object
 from medmim.cluster.ray import pods
-from medmim.cluster.ray.request import Order, entrypoint
+from medmim.cluster.ray.request import Request, entrypoint
 from medmim.errors import UserError
 from medmim.recipe.schema import Platform
 from medmim.sample import digest_of
 
-Object = dict[str, Any]
-
-ORDER, SPEC = "medmim/order", "medmim/spec"
+REQUEST, SPEC = "medmim/order", "medmim/spec"  # annotations: the request's folder, the job's identity
 STAGE, RUN, ATTEMPT = "medmim/stage", "medmim/run", "medmim/attempt"
-_TTL = 30  # s; the step has copied the logs by then, or the driver has
+_TTL = 30  # s that Ray's pods stay after the end: the step archives their logs
 _HASH = 16
 _RECORDS = 100_000_000  # bytes of Ray's object store: only small records pass through it
 
 
-def identity(order: Order, image: str) -> str:
-    """What makes two starts the same job, whatever attempt: the order, whose recipe names the pods, and the image."""
-    return digest_of([order.digest, image])
+def identity(request: Request, image: str) -> str:
+    """Equal for all attempts of the same job: the request, whose recipe names the pods, and the image."""
+    return digest_of([request.digest, image])
 
 
 def name(stage: str, job: str, attempt: int) -> str:
@@ -34,32 +32,32 @@ def name(stage: str, job: str, attempt: int) -> str:
     return f"{stage}-{job[:_HASH]}-{attempt}"
 
 
-def manifest(order: Order, uri: str, platform: Platform, image: str, job: str, attempt: int) -> Object:
-    """The whole RayJob, but for its owner.
+def rayjob(request: Request, uri: str, platform: Platform, image: str, job: str, attempt: int) -> Object:
+    """The whole RayJob but for its owner.
 
     Args:
-        order: What to run.
-        uri: The folder that holds the order.
+        request: What to run.
+        uri: The folder that holds the request.
         platform: The recipe's section.
         image: The image of every pod.
         job: The `identity`.
         attempt: From 1.
     """
-    called = name(order.stage, job, attempt)
+    job_name = name(request.stage, job, attempt)
     labels = {
         "app.kubernetes.io/name": "medmim",
         "app.kubernetes.io/managed-by": "medmim",
-        STAGE: order.stage,
+        STAGE: request.stage,
         ATTEMPT: str(attempt),
-        RUN: re.sub(r"[^\w.-]", "-", order.run, flags=re.ASCII)[:63].strip("-_."),
+        RUN: re.sub(r"[^\w.-]", "-", request.run, flags=re.ASCII)[:63].strip("-_."),
     }
     if platform.pods.queue:
         labels["kueue.x-k8s.io/queue-name"] = platform.pods.queue
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": {"name": called, "labels": labels, "annotations": {ORDER: uri, SPEC: job}},
-        "spec": spec(platform, image, uri, called),
+        "metadata": {"name": job_name, "labels": labels, "annotations": {REQUEST: uri, SPEC: job}},
+        "spec": spec(platform, image, uri, job_name),
     }
 
 

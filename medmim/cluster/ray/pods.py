@@ -6,25 +6,23 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 import os
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
+from medmim.cluster.kube import Object
 from medmim.recipe.pods import Pods
-
-Object = dict[str, Any]
 
 USER = 10001  # of the image
 HOME = "/home/medmim"
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 TRACKING_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-_PASSED_ON = (  # what the step's pod was told of the platform and is no secret
+_INHERITED = (  # settings of the step's pod that are no secrets
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI",
     "MEDMIM_PATIENCE", "MEDMIM_USER",
 )  # fmt: skip
-_PATIENCE = 300  # s that a call to store or MLflow may take while the other side restarts
+_PATIENCE = 300  # s that a call to the store or MLflow is retried while the server restarts
 
 
 def head(pods: Pods, image: str, lease: str) -> Object:
-    """The head: Ray's control processes and the driver, which renews nothing and watches the Lease."""
+    """The head: Ray's control processes and the driver, which watches the Lease."""
     container = _ray("ray-head", pods, image, pods.head_cpus, pods.head_memory)
     container["env"].append({"name": "MEDMIM_LEASE", "value": lease})
     container["ports"] = [
@@ -33,12 +31,12 @@ def head(pods: Pods, image: str, lease: str) -> Object:
         {"containerPort": 10001, "name": "client"},
     ]
     spec = _pod(pods, container, account_token=True)
-    spec["restartPolicy"] = "Never"  # a head that comes back knows nothing of the job: a new attempt is ours to make
+    spec["restartPolicy"] = "Never"  # a restarted head has lost the job: the step makes a new attempt
     return _template(spec)
 
 
 def worker(pods: Pods, image: str) -> Object:
-    """A worker: trains or answers."""
+    """A worker: trains, or asks the model."""
     container = _ray("ray-worker", pods, image, pods.cpus, pods.memory)
     spec = _pod(pods, container)
     if pods.gpus:
@@ -55,7 +53,7 @@ def worker_count(pods: Pods, workers: int) -> int:
 
 
 def submitter(pods: Pods, image: str) -> Object:
-    """Hands the entrypoint to the head and follows its log, which the step reads."""
+    """The submitter: submits the entrypoint to the head and prints the driver's log, which the step reads."""
     container = _container("submitter", pods, image, "1", "1Gi", request="50m")
     spec = _pod(pods, container)
     spec["restartPolicy"] = "Never"
@@ -108,7 +106,7 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     container = _container(name, pods, image, str(ceil(cpus)), memory, request=f"{round(cpus * 1000)}m")
     for kind in ("requests", "limits"):
         container["resources"][kind]["ephemeral-storage"] = pods.ephemeral_storage
-    container["env"] += [{"name": key, "value": os.environ[key]} for key in _PASSED_ON if os.environ.get(key)]
+    container["env"] += [{"name": key, "value": os.environ[key]} for key in _INHERITED if os.environ.get(key)]
     if not os.environ.get("MEDMIM_PATIENCE"):
         container["env"].append({"name": "MEDMIM_PATIENCE", "value": str(_PATIENCE)})
     container["env"] += _secret(pods.s3_secret, S3_KEYS)

@@ -1,8 +1,8 @@
-"""What a step orders of a Ray job, and what the job's driver answers: two small objects in the store.
+"""What a step asks of a Ray job, and what the job's driver returns: two small objects in the store.
 
-    runs/RUN/jobs/NAME-NONCE/order.json, result.json, events.json, logs/POD/...
+    runs/RUN/jobs/NAME-NONCE/order.json, result.json, status.json, events.json, logs/POD/CONTAINER.log
 
-The nonce makes each start its own: an answer of an earlier try under the same name is never taken for this one's.
+The nonce keeps attempts apart: the result of an earlier attempt of the same name is never taken for this one's.
 """
 
 import json
@@ -16,14 +16,17 @@ from medmim import store
 from medmim.errors import UserError
 from medmim.sample import digest_of
 
+_REQUEST = "order.json"  # named by the first release: a job that it started can be adopted
+_RESULT = "result.json"
+
 
 @dataclass(frozen=True)
-class Order:
-    """A stage to run elsewhere.
+class Request:
+    """A stage to run in a Ray job.
 
     Attributes:
         stage: `finetune`, `bench` or `rebench`.
-        recipe: `Recipe.dump`, as the driver shall see it.
+        recipe: `Recipe.dump`, with the platform as the driver sees it.
         run: Name of the run.
         arguments: What the stage's function takes beside recipe and workspace.
     """
@@ -35,7 +38,7 @@ class Order:
 
     @property
     def digest(self) -> str:
-        """What makes two orders the same job."""
+        """Equal for requests that the same job can serve."""
         return digest_of([self.stage, self.recipe, self.run, json.dumps(self.arguments, sort_keys=True)])
 
 
@@ -53,44 +56,46 @@ class Result:
         return self.uri
 
 
-def place(store_uri: str, order: Order, name: str) -> str:
-    """Write an order; returns the URI of its folder."""
-    uri = f"{store_uri}/runs/{order.run or '_'}/jobs/{name}-{secrets.token_hex(4)}"
-    store.open_store(uri).write("order.json", _json(asdict(order)))
+def write_request(store_uri: str, request: Request, name: str) -> str:
+    """Write a request into a new folder of the store; returns the folder's URI."""
+    uri = f"{store_uri}/runs/{request.run or '_'}/jobs/{name}-{secrets.token_hex(4)}"
+    store.open_store(uri).write(_REQUEST, _json(asdict(request)))
     return uri
 
 
-def entrypoint(uri: str) -> str:
-    """The command line of the driver that takes an order."""
-    return shlex.join(["python", "-m", "medmim.cli.step", uri])
-
-
-def read(uri: str) -> Order:
-    """The order in a folder.
+def read_request(uri: str) -> Request:
+    """The request in a folder.
 
     Raises:
         UserError: There is none.
     """
     try:
-        return Order(**json.loads(store.open_store(uri).read("order.json")))
+        return Request(**json.loads(store.open_store(uri).read(_REQUEST)))
     except (FileNotFoundError, ValueError, TypeError):
-        raise UserError(f"there is no order at {uri}", fix="a step writes it; `medmim run` starts one") from None
+        raise UserError(
+            f"there is no request at {uri}", fix="a step writes it; `medmim run` or `medmim submit` starts one"
+        ) from None
 
 
-def withdraw(uri: str) -> None:
-    """Remove an order that nobody took."""
-    store.open_store(uri).delete("order.json")
+def delete_request(uri: str) -> None:
+    """Delete a request that no job was started for."""
+    store.open_store(uri).delete(_REQUEST)
 
 
-def answer(uri: str, result: Result) -> None:
-    """Leave the driver's result."""
-    store.open_store(uri).write("result.json", _json(asdict(result)))
+def entrypoint(uri: str) -> str:
+    """The command line of the driver that serves the request at a URI."""
+    return shlex.join(["python", "-m", "medmim.cli.step", uri])
 
 
-def answered(uri: str) -> Result | None:
-    """The driver's result, if it came to leave one."""
+def write_result(uri: str, result: Result) -> None:
+    """Write the driver's result beside its request."""
+    store.open_store(uri).write(_RESULT, _json(asdict(result)))
+
+
+def read_result(uri: str) -> Result | None:
+    """The driver's result; None where it has written none."""
     try:
-        return Result(**json.loads(store.open_store(uri).read("result.json")))
+        return Result(**json.loads(store.open_store(uri).read(_RESULT)))
     except FileNotFoundError:
         return None
 

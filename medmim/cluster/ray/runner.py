@@ -1,6 +1,6 @@
-"""`platform.ray: rayjob`: a stage runs in the pods of a RayJob, and this process watches over it.
+"""`platform.ray: rayjob`: a stage runs in the pods of a RayJob, which this process starts, watches and removes.
 
-The job is named after its order, so a step pod that replaces a lost one adopts the job that goes on without it.
+The job is named after its request, so a step pod that replaces a lost one adopts the job that still runs.
 """
 
 import os
@@ -13,24 +13,25 @@ from datetime import datetime
 
 from medmim import progress
 from medmim.cluster.kube import Kube, Object, connect
-from medmim.cluster.ray import lease, manifest, request
-from medmim.cluster.ray.archive import events_of, keep, pods_of
-from medmim.cluster.ray.diagnose import Ending, Seen, ending, head_of, held, of_ray, pods_asked, standing
+from medmim.cluster.ray import lease, manifest
+from medmim.cluster.ray.archive import archive
+from medmim.cluster.ray.diagnose import Diagnosis, diagnose, waiting_for
 from medmim.cluster.ray.log import Log
-from medmim.cluster.ray.request import Order
+from medmim.cluster.ray.request import Request, delete_request, read_result, write_request
+from medmim.cluster.ray.state import State, cluster_of, events_of, head_of, pod_count, pods_of, ray_pods, suspended
 from medmim.errors import Unavailable, UserError
 from medmim.recipe.schema import Platform
 
-_EVERY = 2.0  # s between two looks
-_GONE = 120.0  # s that a deleted job may take to go
+_EVERY = 2.0  # s between two polls
+_DELETION = 120.0  # s that a deleted job may take to disappear
 _TERMINAL = ("Complete", "Failed", "ValidationFailed")
 
 
-def run(wanted: Order, platform: Platform, store: str) -> str:
-    """Run an order in a RayJob and wait for its end.
+def run(request: Request, platform: Platform, store: str) -> str:
+    """Serve a request by a RayJob and wait for its end.
 
     Args:
-        wanted: The stage and what it needs.
+        request: The stage and what it needs.
         platform: The recipe's section.
         store: The artifact store, which the pods reach too.
 
@@ -38,25 +39,25 @@ def run(wanted: Order, platform: Platform, store: str) -> str:
         The URI of the stage's artifact.
 
     Raises:
-        UserError: What the driver raised, or how the job ended; its last lines are in it.
+        UserError: What the driver raised, or how the job ended; the last lines of its log are in it.
         Unavailable: The head was lost more often than `platform.pods.attempts`.
     """
     kube = connect(platform.pods.namespace)
     image = manifest.image(platform, os.environ.get("MEDMIM_IMAGE"))
-    job = manifest.identity(wanted, image)
+    identity = manifest.identity(request, image)
     owners = _workflow_of_this_pod(kube)
     attempt, last = 1, None
     for _ in range(platform.pods.attempts):
-        attempt, started = _adopt_or_start(kube, wanted, platform, store, image, job, attempt, owners)
-        uri = started["metadata"]["annotations"][manifest.ORDER]
-        with _cleaned_up(kube, started, uri), lease.held(kube, started, platform.pods.lease_seconds):
-            last = _follow(kube, started, platform, uri)
-        result = request.answered(uri)
+        attempt, job = _adopt_or_start(kube, request, platform, store, image, identity, attempt, owners)
+        uri = job["metadata"]["annotations"][manifest.REQUEST]
+        with _cleaned_up(kube, job, uri), lease.hold(kube, job, platform.pods.lease_seconds):
+            last = _follow(kube, job, platform, uri)
+        result = read_result(uri)
         if result is not None:
             return result.uri_or_raise()
         if last.kind != "lost":
             raise last.error
-        progress.say(f"{last.error.fact} ({last.error.reason or 'no reason given'}); a new attempt goes on")
+        progress.say(f"{last.error.fact} ({last.error.reason or 'no reason given'}); starting a new attempt")
         attempt += 1
     assert last is not None  # noqa: S101  attempts > 0
     raise Unavailable(
@@ -65,7 +66,7 @@ def run(wanted: Order, platform: Platform, store: str) -> str:
 
 
 def _workflow_of_this_pod(kube: Kube) -> list[Object]:
-    """The Workflow as owner, so that what we make goes with it. Not this pod: a lost step must not take its job along.
+    """The Workflow as owner, so that our objects are deleted with it. Not this pod: a lost step must not end its job.
 
     Empty outside a pipeline's pod.
     """
@@ -80,17 +81,24 @@ def _workflow_of_this_pod(kube: Kube) -> list[Object]:
 
 
 def _adopt_or_start(
-    kube: Kube, wanted: Order, platform: Platform, store: str, image: str, job: str, attempt: int, owners: list[Object]
+    kube: Kube,
+    request: Request,
+    platform: Platform,
+    store: str,
+    image: str,
+    identity: str,
+    attempt: int,
+    owners: list[Object],
 ) -> tuple[int, Object]:
-    """The job that is there already, going on or done, else a new one under the next free attempt."""
+    """The job that runs or succeeded, else a new one under the next free attempt."""
     uri = ""
     try:
         while True:
-            name = manifest.name(wanted.stage, job, attempt)
+            name = manifest.name(request.stage, identity, attempt)
             found = kube.get("rayjobs", name)
             if found is None:
-                uri = uri or request.place(store, wanted, name)
-                body = manifest.manifest(wanted, uri, platform, image, job, attempt)
+                uri = uri or write_request(store, request, name)
+                body = manifest.rayjob(request, uri, platform, image, identity, attempt)
                 body["metadata"]["ownerReferences"] = owners
                 made = kube.create("rayjobs", body)
                 if made is None:  # another step pod was first: look at its job
@@ -98,91 +106,87 @@ def _adopt_or_start(
                 uri = ""
                 progress.say(f"started the Ray job {name} in namespace {kube.namespace}")
                 return attempt, made
-            if _usable(found, job):
-                progress.say(f"adopted the Ray job {name}, begun {found['metadata']['creationTimestamp']}")
+            if _adoptable(found, identity):
+                progress.say(f"adopted the Ray job {name}, started {found['metadata']['creationTimestamp']}")
                 return attempt, found
             attempt += 1
     finally:
         if uri:
-            request.withdraw(uri)
+            delete_request(uri)
 
 
-def _usable(found: Object, job: str) -> bool:
-    """Of the same spec, and active or succeeded."""
-    meta, status = found["metadata"], found.get("status", {})
-    ended = status.get("jobDeploymentStatus") in _TERMINAL and status.get("jobStatus") != "SUCCEEDED"
-    same = meta.get("annotations", {}).get(manifest.SPEC) == job and manifest.ORDER in meta.get("annotations", {})
-    return same and not ended and meta.get("deletionTimestamp") is None
+def _adoptable(job: Object, identity: str) -> bool:
+    """Of the same request, and running or succeeded."""
+    meta, status = job["metadata"], job.get("status", {})
+    failed = status.get("jobDeploymentStatus") in _TERMINAL and status.get("jobStatus") != "SUCCEEDED"
+    annotations = meta.get("annotations", {})
+    same = annotations.get(manifest.SPEC) == identity and manifest.REQUEST in annotations
+    return same and not failed and meta.get("deletionTimestamp") is None
 
 
 @dataclass
-class _Watched:
-    """What is remembered between two looks."""
+class _History:
+    """What is remembered from one poll to the next."""
 
     log: Log
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=50))
     cluster: str = ""
     heads: set[str] = field(default_factory=set)  # of this cluster
-    short: datetime | None = None  # since when there are fewer pods than the job asks for
-    standing: str = ""
+    missing_since: datetime | None = None  # when there began to be fewer pods than the job asks for
+    shown: str = ""  # what the job was last printed to wait for
 
 
-def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Ending:
-    """Show what the job says until it ends."""
-    watched = _Watched(Log(kube, job["metadata"]["name"]))
+def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Diagnosis:
+    """Print the job's events until it ends."""
+    history = _History(Log(kube, job["metadata"]["name"]))
     while True:
-        seen = _look(kube, job, watched)
-        _show(watched)
-        if request.answered(uri):  # the driver's word counts, whatever KubeRay will make of it
-            return Ending("done", UserError("the driver answered"))
-        found = ending(seen, platform.pods.pending_minutes * 60, platform.pods.deadline_minutes)
+        state = _poll(kube, job, history)
+        _print_events(history)
+        if read_result(uri):  # the driver's result counts, whatever status KubeRay gives the job
+            return Diagnosis("done", UserError("the driver has written its result"))
+        found = diagnose(state, platform.pods.pending_minutes * 60, platform.pods.deadline_minutes)
         if found is not None:
-            _show(watched)
+            _print_events(history)
             return found
-        now = standing(seen)
-        if now != watched.standing:
-            watched.standing = now
-            progress.say(now or "all pods of the Ray job are ready")
+        waiting = waiting_for(state)
+        if waiting != history.shown:
+            history.shown = waiting
+            progress.say(waiting or "all pods of the Ray job are ready")
         time.sleep(_EVERY)
 
 
-def _look(kube: Kube, job: Object, watched: _Watched) -> Seen:
-    current = _same(kube, job)
+def _poll(kube: Kube, job: Object, history: _History) -> State:
+    current = _current(kube, job)
     pods = pods_of(kube, current) if current else []
-    # A queue suspends a job before its pods go. So look again: no head is lost by a suspension that came in between.
-    after = _same(kube, job)
-    if current and (after is None or held(after) or _cluster(after) != _cluster(current)):
+    # A queue suspends a job before its pods go. So read it again: no head is lost by a suspension in between.
+    after = _current(kube, job)
+    if current and (after is None or suspended(after) or cluster_of(after) != cluster_of(current)):
         current, pods = after, []
     head = head_of(pods)
-    if current and (held(current) or _cluster(current) != watched.cluster):
-        watched.heads.clear()
-        watched.cluster, watched.short = _cluster(current), None
+    if current and (suspended(current) or cluster_of(current) != history.cluster):
+        history.heads.clear()
+        history.cluster, history.missing_since = cluster_of(current), None
     if head is not None:
-        watched.heads.add(head["metadata"]["uid"])
+        history.heads.add(head["metadata"]["uid"])
     events = events_of(kube, current, pods) if current else []
     now = kube.now()
-    lacks = current and not held(current) and len(of_ray(pods)) < pods_asked(current)
-    watched.short = (watched.short or now) if lacks else None
-    lacking = (now - watched.short).total_seconds() if watched.short else 0.0
-    return Seen(current, pods, events, now, frozenset(watched.heads), lacking, tuple(watched.tail))
+    incomplete = current and not suspended(current) and len(ray_pods(pods)) < pod_count(current)
+    history.missing_since = (history.missing_since or now) if incomplete else None
+    missing = (now - history.missing_since).total_seconds() if history.missing_since else 0.0
+    return State(current, pods, events, now, frozenset(history.heads), missing, tuple(history.tail))
 
 
-def _same(kube: Kube, job: Object) -> Object | None:
-    """The job now; None once it is gone, whatever else bears its name."""
+def _current(kube: Kube, job: Object) -> Object | None:
+    """The job now; None once it was deleted, even where another one has its name."""
     found = kube.get("rayjobs", job["metadata"]["name"])
     return found if found and found["metadata"]["uid"] == job["metadata"]["uid"] else None
 
 
-def _cluster(job: Object) -> str:
-    """Its RayCluster's name: another one each time that a queue lets it run."""
-    return str(job.get("status", {}).get("rayClusterName", ""))
-
-
-def _show(watched: _Watched) -> None:
-    for line in watched.log.new():
+def _print_events(history: _History) -> None:
+    for line in history.log.new_lines():
         event = progress.parse(line)
         if event is None:
-            watched.tail.append(line)
+            history.tail.append(line)
         else:
             stage = os.environ.get("MEDMIM_STAGE")
             progress.forward(event if stage is None else {**event, "stage": stage})
@@ -190,24 +194,23 @@ def _show(watched: _Watched) -> None:
 
 @contextmanager
 def _cleaned_up(kube: Kube, job: Object, uri: str) -> Iterator[None]:
-    """Copy logs and Events, then remove the job, on every way out but the death of this process."""
+    """Archive logs and Events, then remove the job, on every way out but the death of this process."""
     try:
         yield
     finally:
-        current = _same(kube, job)
+        current = _current(kube, job)
         if current is not None:
-            keep(kube, current, uri)
+            archive(kube, current, uri)
             _remove(kube, current)
 
 
 def _remove(kube: Kube, job: Object) -> None:
     """Delete a job and wait until it and its pods are gone."""
-    meta = job["metadata"]
-    cluster = job.get("status", {}).get("rayClusterName")
+    meta, cluster = job["metadata"], cluster_of(job)
     kube.delete("rayjobs", meta["name"], meta["uid"])
-    last = time.monotonic() + _GONE
+    last = time.monotonic() + _DELETION
     while time.monotonic() < last:
-        if _same(kube, job) is None and not (cluster and kube.list("pods", f"ray.io/cluster={cluster}")):
+        if _current(kube, job) is None and not (cluster and kube.list("pods", f"ray.io/cluster={cluster}")):
             return
         time.sleep(1)
-    progress.say(f"the pods of the Ray job {meta['name']} take long to go")
+    progress.say(f"the pods of the Ray job {meta['name']} are not gone after {_DELETION:.0f} s")

@@ -1,70 +1,72 @@
-"""What is left when nobody watches: Ray jobs whose step or run is gone.
+"""Removes orphaned Ray jobs: those whose step or run is gone.
 
-The driver on the head stops by itself when its Lease runs out; the sweep removes what is too broken to do so, and what
-a cancelled run left. Made to run every two minutes; twice at once does no harm.
+The driver on the head stops by itself when its Lease expires; the sweep removes what is too broken to do so, and what
+a cancelled run left. Made to run every two minutes; two sweeps at once do no harm.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from medmim.cluster.kube import MINE, Kube, Object
+from medmim.cluster.kube import MANAGED_BY_MEDMIM, Kube, Object, parse_time
 from medmim.cluster.ray import manifest
-from medmim.cluster.ray.archive import keep
-from medmim.errors import UserError
+from medmim.cluster.ray.archive import archive
 
-_GRACE = 60.0  # s beyond a Lease's time, in which the driver ends by itself and leaves its logs
+_GRACE = 60.0  # s after a Lease expired, in which the driver ends by itself
 _ENDED = ("Failed", "Error", "Succeeded")
 
 
 @dataclass(frozen=True)
-class Left:
-    """A Ray job that nobody wants any more."""
+class Orphan:
+    """A Ray job without a step or a run that waits for it.
+
+    Attributes:
+        name: Of the RayJob.
+        why: What is gone.
+    """
 
     name: str
     why: str
 
 
-def sweep(kube: Kube, dry_run: bool = False) -> list[Left]:
-    """Remove Ray jobs of medmim that nobody watches; their logs and Events go to the store first.
+def sweep(kube: Kube, dry_run: bool = False) -> list[Orphan]:
+    """Remove medmim's orphaned Ray jobs; their logs and Events go to the store first.
 
     Args:
         kube: The cluster.
-        dry_run: Only tell.
+        dry_run: Remove nothing.
 
     Returns:
         What was (or would be) removed.
 
     Raises:
-        UserError: The namespace is not there, or the account may not look.
+        UserError: The namespace does not exist, or the account may not list what is in it.
     """
     kube.check_namespace()
     now = kube.now()
-    leases = {lease["metadata"]["name"]: lease for lease in kube.list("leases", MINE)}
-    left = []
-    for job in kube.list("rayjobs", MINE):
+    leases = {lease["metadata"]["name"]: lease for lease in kube.list("leases", MANAGED_BY_MEDMIM)}
+    orphans = []
+    for job in kube.list("rayjobs", MANAGED_BY_MEDMIM):
         meta = job["metadata"]
-        why = _unwanted(kube, job, leases.get(meta["name"]), now)
+        why = _orphaned(kube, job, leases.get(meta["name"]), now)
         if not why or meta.get("deletionTimestamp"):
             continue
-        left.append(Left(meta["name"], why))
+        orphans.append(Orphan(meta["name"], why))
         if not dry_run:
-            uri = meta.get("annotations", {}).get(manifest.ORDER)
-            with suppress(UserError):  # a store that is away must not let GPUs burn
-                if uri:
-                    keep(kube, job, uri)
+            uri = meta.get("annotations", {}).get(manifest.REQUEST)
+            if uri:
+                archive(kube, job, uri)
             kube.delete("rayjobs", meta["name"], meta["uid"])
-    return left
+    return orphans
 
 
-def _unwanted(kube: Kube, job: Object, lease: Object | None, now: datetime) -> str:
-    """Why nobody wants a job; empty if somebody does."""
+def _orphaned(kube: Kube, job: Object, lease: Object | None, now: datetime) -> str:
+    """Why a job is an orphan; empty if it is none."""
     ended = _run_ended(kube, job)
     if ended:
         return ended
     if lease is not None:
         return "its step has not renewed the Lease" if _stale(lease, now) else ""
-    age = (now - _time(job["metadata"]["creationTimestamp"])).total_seconds()
+    age = (now - parse_time(job["metadata"]["creationTimestamp"])).total_seconds()
     return "it has no Lease" if age > _GRACE else ""
 
 
@@ -87,8 +89,4 @@ def _stale(lease: Object, now: datetime) -> bool:
     if not spec.get("renewTime"):
         return True
     lasts = float(spec.get("leaseDurationSeconds", 0))
-    return (now - _time(spec["renewTime"])).total_seconds() > lasts + _GRACE
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (now - parse_time(spec["renewTime"])).total_seconds() > lasts + _GRACE

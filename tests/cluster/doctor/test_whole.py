@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from medmim.cli import doctor
-from medmim.cluster.kube import MINE, Kube
+from medmim.cluster.kube import MANAGED_BY_MEDMIM, Kube
 from tests.cluster.conftest import free_port, kubectl
 from tests.cluster.doctor.world import NAMES, Doctor, only
 
@@ -22,7 +22,7 @@ def test_a_good_cluster_passes_and_nothing_stays(good: Doctor, cluster: Kube) ->
     assert found["nodes"]["found"].startswith("2 nodes, 16 GPUs NVIDIA-H100-80GB-HBM3")
     assert "2.17.0" in found["kfp"]["found"] and "enforces restricted" in found["namespace"]["found"]
     assert "clock" in found and "the store" in found["clock"]["found"] and "MLflow" in found["clock"]["found"]
-    assert not cluster.list("pods", MINE)
+    assert not cluster.list("pods", MANAGED_BY_MEDMIM)
 
 
 def test_lines_for_people_name_check_and_fix(good: Doctor, cluster: Kube) -> None:

@@ -91,7 +91,7 @@ def test_settings_come_from_the_cluster(world: World, objects: Objects) -> None:
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        (SPACE, "namespace: namespace team-a is not there"),
+        (SPACE, "namespace: namespace team-a does not exist"),
         (f"{SPACE}/serviceaccounts/medmim-step", "account: no service account medmim-step"),
         (f"{SPACE}/secrets/medmim-s3", "secrets: no secret medmim-s3"),
     ],

@@ -1,4 +1,4 @@
-"""What is told of a cluster that cannot be used: a fact, a reason, a fix, and nothing left behind."""
+"""What is reported of a cluster that cannot be used: a fact, a reason, a fix, and nothing left behind."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from medmim.cluster.ray import runner
 from medmim.cluster.ray.sweep import sweep
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 from tests.cluster.conftest import free_port
-from tests.cluster.world import an_order, platform
+from tests.cluster.world import a_request, platform
 
 
 def kubeconfig_of(folder: Path, server: str, **user: str) -> Path:
@@ -45,7 +45,7 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(
     assert "KUBECONFIG" in raised.value.fix
 
 
-def test_a_login_command_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_command_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-login", "interactiveMode": "Never"}
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, "https://127.0.0.1:1", exec=command)))
     with pytest.raises(UserError, match="not logged in") as raised:
@@ -53,7 +53,9 @@ def test_a_login_command_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.
     assert "no-such-login" in raised.value.reason
 
 
-def test_a_server_that_is_away_is_asked_again_and_then_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_retried_and_then_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, f"https://127.0.0.1:{free_port()}")))
     monkeypatch.setenv("MEDMIM_PATIENCE", "1")
     with pytest.raises(UserError, match="does not answer") as raised:
@@ -62,7 +64,7 @@ def test_a_server_that_is_away_is_asked_again_and_then_told(tmp_path: Path, monk
 
 
 @pytest.mark.cluster
-def test_a_wrong_certificate_is_told(
+def test_a_wrong_certificate_is_reported(
     cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path / "ca.crt"
@@ -78,7 +80,7 @@ def test_a_wrong_certificate_is_told(
 
 
 @pytest.mark.cluster
-def test_an_expired_account_is_told(cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_credentials_are_reported(cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = cluster.api.configuration.host
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, server, token="nobody")))
     with pytest.raises(UserError, match="does not know this account") as raised:
@@ -87,33 +89,36 @@ def test_an_expired_account_is_told(cluster: Kube, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.cluster
-def test_nobody_is_told_to_log_in(cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_error_says_to_log_in(
+    cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, cluster.api.configuration.host)))
-    with pytest.raises(UserError, match="does not know this account"):
+    with pytest.raises(UserError, match="does not know this account") as raised:
         kube.connect(cluster.namespace).list("pods")
+    assert "log in" in raised.value.fix
 
 
 @pytest.mark.cluster
-def test_a_sweep_of_a_misspelt_namespace_is_no_clean_sweep(cluster: Kube) -> None:
-    with pytest.raises(UserError, match="namespace medmim-nowhere is not there"):
+def test_a_sweep_of_a_namespace_that_does_not_exist_is_an_error(cluster: Kube) -> None:
+    with pytest.raises(UserError, match="namespace medmim-nowhere does not exist"):
         sweep(Kube(cluster.api, "medmim-nowhere"))
 
 
 @pytest.mark.cluster
-def test_a_namespace_that_is_not_there_is_told(cluster: Kube, tmp_path: Path) -> None:
-    away = Kube(cluster.api, "medmim-nowhere")
-    with pytest.raises(UserError, match="namespace medmim-nowhere is not there"):
-        runner.run(an_order(), platform(away), str(tmp_path))
+def test_a_namespace_that_does_not_exist_is_reported(cluster: Kube, tmp_path: Path) -> None:
+    nowhere = Kube(cluster.api, "medmim-nowhere")
+    with pytest.raises(UserError, match="namespace medmim-nowhere does not exist"):
+        runner.run(a_request(), platform(nowhere), str(tmp_path))
     assert not list(tmp_path.rglob("order.json"))
 
 
 @pytest.mark.cluster
-def test_a_cluster_without_kuberays_version_is_told(
+def test_a_cluster_without_kuberays_version_is_reported(
     cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(kube.API, "rayjobs", "/apis/ray.io/v9")  # a version that this API server does not serve
     with pytest.raises(UserError, match="has no rayjobs.ray.io of v9") as raised:
-        runner.run(an_order(), platform(cluster), str(tmp_path))
+        runner.run(a_request(), platform(cluster), str(tmp_path))
     assert raised.value.exit_code == BAD_INPUT
     assert "KubeRay 1.5" in raised.value.fix
     assert not list(tmp_path.rglob("order.json"))

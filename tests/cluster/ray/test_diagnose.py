@@ -1,11 +1,12 @@
-"""One message for each way a Ray job can end, from objects as the API server gives them."""
+"""One message for each way that a Ray job can end, from objects as the API server gives them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from medmim.cluster.ray.diagnose import Seen, ending, standing
+from medmim.cluster.ray.diagnose import diagnose, waiting_for
+from medmim.cluster.ray.state import State
 from medmim.errors import BAD_INPUT, TRY_AGAIN
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
@@ -16,12 +17,12 @@ def ago(seconds: float) -> str:
     return (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def job(where: str = "Running", reason: str = "", status: str = "", message: str = "", **spec: Any) -> dict[str, Any]:
+def job(phase: str = "Running", reason: str = "", status: str = "", message: str = "", **spec: Any) -> dict[str, Any]:
     return {
         "metadata": {"name": "finetune-1", "uid": "u", "creationTimestamp": ago(300)},
         "spec": {"rayClusterSpec": {"workerGroupSpecs": [{"replicas": 1}]}, **spec},
         "status": {
-            "jobDeploymentStatus": where,
+            "jobDeploymentStatus": phase,
             "reason": reason,
             "jobStatus": status,
             "message": message,
@@ -46,8 +47,8 @@ def killed(reason: str, code: int) -> dict[str, Any]:
 
 
 def unschedulable(seconds: float) -> dict[str, Any]:
-    said = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     return {"conditions": [{**condition, "lastTransitionTime": ago(seconds)}]}
 
 
@@ -62,96 +63,113 @@ QUOTA = event('pods "x" is forbidden: exceeded quota: small, requested: limits.c
 REFUSED = event('pods "x" is forbidden: no PriorityClass with name p was found', "FailedToCreateWorkerPod")
 SECURITY = event('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true')
 CASES = {
-    "done": (Seen(job("Complete", status="SUCCEEDED"), [pod()], [], NOW), "done", "", TRY_AGAIN),
-    "goes on": (Seen(job(), [pod(**READY)], [], NOW), None, "", 0),
-    "deleted": (Seen(None, [], [], NOW), "failed", "was deleted while it ran", TRY_AGAIN),
+    "done": (State(job("Complete", status="SUCCEEDED"), [pod()], [], NOW), "done", "", TRY_AGAIN),
+    "runs": (State(job(), [pod(**READY)], [], NOW), None, "", 0),
+    "deleted": (State(None, [], [], NOW), "failed", "was deleted while it ran", TRY_AGAIN),
     "being deleted": (
-        Seen({**job("Failed"), "metadata": {**job()["metadata"], "deletionTimestamp": ago(1)}}, [], [], NOW),
+        State({**job("Failed"), "metadata": {**job()["metadata"], "deletionTimestamp": ago(1)}}, [], [], NOW),
         "failed",
         "was deleted while it ran",
         TRY_AGAIN,
     ),
-    "no head": (Seen(job("Running"), [], [], NOW), "lost", "the head of the Ray job was lost", TRY_AGAIN),
-    "preempted": (Seen(job("Suspending"), [], [], NOW, frozenset("a")), None, "", 0),
-    "deadline": (Seen(job("Failed", "DeadlineExceeded"), [], [], NOW), "failed", "deadline of 90 minutes", BAD_INPUT),
-    "invalid": (Seen(job("ValidationFailed", message="bad"), [], [], NOW), "failed", "KubeRay refuses", BAD_INPUT),
+    "no head": (State(job("Running"), [], [], NOW), "lost", "the head of the Ray job was lost", TRY_AGAIN),
+    "preempted": (State(job("Suspending"), [], [], NOW, frozenset("a")), None, "", 0),
+    "deadline": (State(job("Failed", "DeadlineExceeded"), [], [], NOW), "failed", "deadline of 90 minutes", BAD_INPUT),
+    "invalid": (State(job("ValidationFailed", message="bad"), [], [], NOW), "failed", "KubeRay refuses", BAD_INPUT),
     "no image": (
-        Seen(job("Initializing"), [pod(phase="Pending", **waiting("ErrImagePull", "not found"))], [], NOW),
+        State(job("Initializing"), [pod(phase="Pending", **waiting("ErrImagePull", "not found"))], [], NOW),
         "failed",
         "x:1 of pod head cannot be pulled",
         BAD_INPUT,
     ),
     "no secret": (
-        Seen(job(), [pod(phase="Pending", **NO_KEY)], [], NOW),
+        State(job(), [pod(phase="Pending", **NO_KEY)], [], NOW),
         "failed",
         "couldn't find key K in Secret n/s",
         BAD_INPUT,
     ),
     "a secret that is being made": (
-        Seen(job(), [pod(phase="Pending", age=5, **NO_KEY)], [], NOW),
+        State(job(), [pod(phase="Pending", age=5, **NO_KEY)], [], NOW),
         None,
         "",
         0,
     ),
     "no CA": (
-        Seen(job(), [pod()], [NO_CA], NOW),
+        State(job(), [pod()], [NO_CA], NOW),
         "failed",
-        "a volume of pod head is not there",
+        "a volume of pod head is missing",
         BAD_INPUT,
     ),
-    "pod security": (Seen(job("Initializing"), [], [SECURITY], NOW), "failed", "Pod Security level", BAD_INPUT),
+    "pod security": (State(job("Initializing"), [], [SECURITY], NOW), "failed", "Pod Security level", BAD_INPUT),
     "no node": (
-        Seen(job("Initializing"), [pod(phase="Pending", **unschedulable(90))], [], NOW),
+        State(job("Initializing"), [pod(phase="Pending", **unschedulable(90))], [], NOW),
         "failed",
-        "no node takes pod head",
+        "pod head is unschedulable",
         BAD_INPUT,
     ),
-    "no node yet": (Seen(job("Initializing"), [pod(phase="Pending", **unschedulable(30))], [], NOW), None, "", 0),
-    "quota": (Seen(job("Initializing"), [pod()], [QUOTA], NOW, lacking=90), "failed", "quota does not let", BAD_INPUT),
-    "quota for a moment": (Seen(job("Initializing"), [pod()], [QUOTA], NOW, lacking=30), None, "", 0),
-    "refused": (Seen(job("Initializing"), [pod()], [REFUSED], NOW, lacking=90), "failed", "refuses to make", BAD_INPUT),
-    "not made": (Seen(job("Initializing"), [pod()], [], NOW, lacking=90), "failed", "made 1 of the job's 2", BAD_INPUT),
-    "quota that let it in": (Seen(job(), [pod(), pod("worker")], [QUOTA], NOW), None, "", 0),
-    "in the queue": (Seen(job("Suspended", suspend=True), [], [QUOTA], NOW), None, "", 0),
-    "no operator": (Seen({**job(), "status": {}}, [], [], NOW), "failed", "nobody acts on", BAD_INPUT),
+    "no node yet": (State(job("Initializing"), [pod(phase="Pending", **unschedulable(30))], [], NOW), None, "", 0),
+    "quota": (
+        State(job("Initializing"), [pod()], [QUOTA], NOW, missing=90),
+        "failed",
+        "quota does not admit",
+        BAD_INPUT,
+    ),
+    "quota for a moment": (State(job("Initializing"), [pod()], [QUOTA], NOW, missing=30), None, "", 0),
+    "refused": (
+        State(job("Initializing"), [pod()], [REFUSED], NOW, missing=90),
+        "failed",
+        "refuses to make",
+        BAD_INPUT,
+    ),
+    "not made": (
+        State(job("Initializing"), [pod()], [], NOW, missing=90),
+        "failed",
+        "made 1 of the job's 2",
+        BAD_INPUT,
+    ),
+    "quota that let it in": (State(job(), [pod(), pod("worker")], [QUOTA], NOW), None, "", 0),
+    "in the queue": (State(job("Suspended", suspend=True), [], [QUOTA], NOW), None, "", 0),
+    "no operator": (State({**job(), "status": {}}, [], [], NOW), "failed", "no operator acts on", BAD_INPUT),
     "head out of memory": (
-        Seen(job("Failed", "AppFailed"), [pod(phase="Failed", **killed("OOMKilled", 137))], [], NOW),
+        State(job("Failed", "AppFailed"), [pod(phase="Failed", **killed("OOMKilled", 137))], [], NOW),
         "failed",
         "head of the Ray job ran out of memory",
         BAD_INPUT,
     ),
     "head evicted": (
-        Seen(job(), [pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory.")], [], NOW),
+        State(job(), [pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory.")], [], NOW),
         "lost",
         "was evicted",
         TRY_AGAIN,
     ),
     "head gone": (
-        Seen(job("Failed", "SubmissionFailed"), [], [], NOW),
+        State(job("Failed", "SubmissionFailed"), [], [], NOW),
         "lost",
         "head of the Ray job was lost",
         TRY_AGAIN,
     ),
     "head gone before KubeRay knows": (
-        Seen(job(), [pod("worker")], [], NOW, frozenset("a")),
+        State(job(), [pod("worker")], [], NOW, frozenset("a")),
         "lost",
         "head of the Ray job was lost",
         TRY_AGAIN,
     ),
     "another head": (
-        Seen(job(), [pod()], [], NOW, frozenset({"a", "b"})),
+        State(job(), [pod()], [], NOW, frozenset({"a", "b"})),
         "lost",
         "head of the Ray job was lost",
         TRY_AGAIN,
     ),
     "driver killed": (
-        Seen(job("Failed", "AppFailed", "FAILED", "Job entrypoint command failed with exit code -9"), [pod()], [], NOW),
+        State(
+            job("Failed", "AppFailed", "FAILED", "Job entrypoint command failed with exit code -9"), [pod()], [], NOW
+        ),
         "failed",
-        "died without a word",
+        "died without a result",
         TRY_AGAIN,
     ),
     "submitter gone": (
-        Seen(job("Failed", "SubmissionFailed", "RUNNING"), [pod()], [], NOW),
+        State(job("Failed", "SubmissionFailed", "RUNNING"), [pod()], [], NOW),
         "lost",
         "submitter",
         TRY_AGAIN,
@@ -159,9 +177,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("seen", "kind", "fact", "code"), CASES.values(), ids=CASES)
-def test_each_end_is_told_as_what_it_is(seen: Seen, kind: str | None, fact: str, code: int) -> None:
-    found = ending(seen, PENDING, DEADLINE)
+@pytest.mark.parametrize(("state", "kind", "fact", "code"), CASES.values(), ids=CASES)
+def test_each_end_has_its_message(state: State, kind: str | None, fact: str, code: int) -> None:
+    found = diagnose(state, PENDING, DEADLINE)
     if kind is None:
         assert found is None
         return
@@ -169,22 +187,22 @@ def test_each_end_is_told_as_what_it_is(seen: Seen, kind: str | None, fact: str,
     assert found.kind == kind
     assert fact in found.error.fact
     assert found.error.exit_code == code
-    assert kind == "done" or found.error.fix, "what to do about it"
+    assert kind == "done" or found.error.fix, "every failure names a fix"
 
 
 def test_the_last_lines_are_in_the_message_without_colours() -> None:
-    seen = Seen(
+    state = State(
         job("Failed", "AppFailed", "FAILED"), [pod()], [], NOW, tail=[f"\x1b[31mline {i}\x1b[0m" for i in range(30)]
     )
-    found = ending(seen, PENDING, DEADLINE)
+    found = diagnose(state, PENDING, DEADLINE)
     assert found is not None
     assert "line 29" in str(found.error) and "line 2\n" not in str(found.error)
     assert "\x1b" not in str(found.error)
 
 
 def test_what_a_job_waits_for_is_one_line() -> None:
-    assert standing(Seen(job("Suspended"), [], [], NOW)) == "waiting in the queue"
-    assert "Insufficient nvidia.com/gpu" in standing(Seen(job(), [pod(**unschedulable(1))], [], NOW))
-    assert "exceeded quota" in standing(Seen(job(), [pod(**READY)], [QUOTA], NOW))
-    assert standing(Seen(job(), [pod(**READY)], [], NOW)) == "waiting for pods: 1 of 2 are ready"
-    assert standing(Seen(job(), [pod(**READY), pod("worker", **READY)], [], NOW)) == ""
+    assert waiting_for(State(job("Suspended"), [], [], NOW)) == "waiting in the queue"
+    assert "Insufficient nvidia.com/gpu" in waiting_for(State(job(), [pod(**unschedulable(1))], [], NOW))
+    assert "exceeded quota" in waiting_for(State(job(), [pod(**READY)], [QUOTA], NOW))
+    assert waiting_for(State(job(), [pod(**READY)], [], NOW)) == "waiting for pods: 1 of 2 are ready"
+    assert waiting_for(State(job(), [pod(**READY), pod("worker", **READY)], [], NOW)) == ""

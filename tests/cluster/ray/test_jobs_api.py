@@ -1,4 +1,4 @@
-"""Through the Jobs API of a Ray cluster that is there: the same artifact, the same errors, one job for one order."""
+"""Through the Jobs API of an existing Ray cluster: the same artifact, the same errors, one job for one request."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medmim.cluster.ray import jobs_api
-from medmim.cluster.ray.request import Order
+from medmim.cluster.ray.request import Request
 from medmim.data import build
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 from medmim.finetune import run as finetune
@@ -23,9 +23,9 @@ from tests.cluster.conftest import free_port
 SMALL = ["data.patients=40", "finetune.steps=2", "finetune.batch_size=4", "platform.threads=1"]
 
 
-def test_an_address_where_nobody_is_says_so() -> None:
+def test_an_address_that_does_not_answer_is_reported() -> None:
     with pytest.raises(UserError, match="does not answer") as raised:
-        jobs_api.run(Order("finetune", "{}", "r", {}), f"http://127.0.0.1:{free_port()}", "/nowhere")
+        jobs_api.run(Request("finetune", "{}", "r", {}), f"http://127.0.0.1:{free_port()}", "/nowhere")
     assert raised.value.exit_code == TRY_AGAIN
 
 
@@ -66,19 +66,19 @@ def _until_it_answers(address: str) -> None:
     pytest.fail(f"{address} does not come up")
 
 
-def an_order(tmp_path: Path, *sets: str, run: str = "r") -> tuple[Recipe, Order]:
+def a_request(tmp_path: Path, *sets: str, run: str = "r") -> tuple[Recipe, Request]:
     parsed = loading.load("demo", [*SMALL, f"platform.store={tmp_path / 'store'}", *sets])
     data = build.run(parsed, workspace(tmp_path / "home", parsed)).uri
-    there = parsed.model_copy(update={"platform": parsed.platform.model_copy(update={"ray": "auto"})})
-    return parsed, Order("finetune", there.dump(), run, {"data": data, "base": parsed.finetune.base})
+    sent = parsed.model_copy(update={"platform": parsed.platform.model_copy(update={"ray": "auto"})})
+    return parsed, Request("finetune", sent.dump(), run, {"data": data, "base": parsed.finetune.base})
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_gives_what_this_process_gives_and_is_adopted_when_asked_again(address: str, tmp_path: Path) -> None:
-    parsed, order = an_order(tmp_path)
-    uri = jobs_api.run(order, address, str(tmp_path / "store"))
-    assert jobs_api.run(order, address, str(tmp_path / "store")) == uri
+def test_a_job_gives_what_this_process_gives_and_is_adopted_by_the_same_request(address: str, tmp_path: Path) -> None:
+    parsed, request = a_request(tmp_path)
+    uri = jobs_api.run(request, address, str(tmp_path / "store"))
+    assert jobs_api.run(request, address, str(tmp_path / "store")) == uri
     from ray.job_submission import JobSubmissionClient
 
     assert len(JobSubmissionClient(address).list_jobs()) == 1, "the second found the first"
@@ -86,15 +86,15 @@ def test_a_job_gives_what_this_process_gives_and_is_adopted_when_asked_again(add
         update={"platform": parsed.platform.model_copy(update={"store": str(tmp_path / "apart")})}
     )
     ws = workspace(tmp_path / "here", apart)
-    mine = finetune.run(apart, ws, build.run(apart, ws).uri)
-    assert mine.digest == uri.rpartition("/")[2]
+    here = finetune.run(apart, ws, build.run(apart, ws).uri)
+    assert here.digest == uri.rpartition("/")[2]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_what_the_driver_refuses_is_told_here_with_its_exit_code(address: str, tmp_path: Path) -> None:
-    _, order = an_order(tmp_path, run="bad")
-    wrong = Order(order.stage, order.recipe, order.run, {**order.arguments, "base": "tiny-nothing"})
+def test_a_drivers_user_error_is_raised_here_with_its_exit_code(address: str, tmp_path: Path) -> None:
+    _, request = a_request(tmp_path, run="bad")
+    wrong = Request(request.stage, request.recipe, request.run, {**request.arguments, "base": "tiny-nothing"})
     with pytest.raises(UserError, match="tiny-nothing") as raised:
         jobs_api.run(wrong, address, str(tmp_path / "store"))
     assert raised.value.exit_code == BAD_INPUT

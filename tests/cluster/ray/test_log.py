@@ -1,4 +1,4 @@
-"""A job's log is shown once and whole, also when a node or the API server is silent for a while."""
+"""A job's log is shown once and whole, also when a node or the API server does not answer for a while."""
 
 import time
 from typing import Any
@@ -8,18 +8,18 @@ import pytest
 from medmim.cluster.ray.log import Log
 
 
-class Silent:
-    """The API's side of a log: whole seconds back from now, nothing while the node is away."""
+class FakeKube:
+    """The API's side of a log: whole seconds back from now, nothing while the node is down."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[float, str]] = []
-        self.away = False
+        self.down = False
 
     def list(self, kind: str, selector: str) -> list[dict[str, Any]]:
         return [{"metadata": {"name": "submitter"}, "spec": {"containers": [{"name": "submit"}]}}]
 
     def log(self, pod: str, container: str, since: int | None) -> str:
-        if self.away:
+        if self.down:
             return ""
         begin = 0.0 if since is None else time.monotonic() - since
         return "".join(f"{stamp(when)} {text}\n" for when, text in self.lines if when >= begin)
@@ -30,15 +30,15 @@ def stamp(seconds: float) -> str:
     return f"2026-11-25T12:{int(seconds) // 60 % 60:02d}:{seconds % 60:09.6f}".rstrip("0").rstrip(".") + "Z"
 
 
-def test_lines_come_once_and_none_is_lost_while_the_node_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_come_once_and_none_is_lost_while_the_node_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [60.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    there = Silent()
-    log = Log(there, "job")  # type: ignore[arg-type]
+    kube = FakeKube()
+    log = Log(kube, "job")  # type: ignore[arg-type]
     shown: list[str] = []
     for second in range(200):
         clock[0] += 1
-        there.away = 50 <= second < 110
-        there.lines.append((clock[0] - 0.5, f"line {second}"))
-        shown += log.new()
+        kube.down = 50 <= second < 110
+        kube.lines.append((clock[0] - 0.5, f"line {second}"))
+        shown += log.new_lines()
     assert shown == [f"line {second}" for second in range(200)]

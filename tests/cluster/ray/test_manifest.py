@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medmim.cluster.dispatch import is_elsewhere
+from medmim.cluster.dispatch import is_remote
 from medmim.cluster.ray import manifest
-from medmim.cluster.ray.request import Order
+from medmim.cluster.ray.request import Request
 from medmim.errors import UserError
 from medmim.recipe.loading import load
 from medmim.recipe.schema import Platform
 
-ORDER = Order("finetune", "{}", "demo-1", {"data": "s3://b/data/1", "base": "tiny-mantis"})
+REQUEST = Request("finetune", "{}", "demo-1", {"data": "s3://b/data/1", "base": "tiny-mantis"})
 
 
 def platform(**pods: Any) -> Platform:
@@ -25,7 +25,7 @@ def platform(**pods: Any) -> Platform:
 
 @given(st.sampled_from(["finetune", "bench"]), st.text(), st.integers(1, 9999))
 def test_a_name_is_a_dns_label_that_kuberay_takes(stage: str, run: str, attempt: int) -> None:
-    job = manifest.identity(Order(stage, "{}", run, {}), "image")
+    job = manifest.identity(Request(stage, "{}", run, {}), "image")
     name = manifest.name(stage, job, attempt)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
     assert len(name) <= 47
@@ -33,7 +33,7 @@ def test_a_name_is_a_dns_label_that_kuberay_takes(stage: str, run: str, attempt:
 
 @given(st.text(st.characters(codec="ascii"), max_size=80))
 def test_a_run_of_any_name_makes_a_label(run: str) -> None:
-    body = manifest.manifest(Order("bench", "{}", run, {}), "s3://b/x", platform(), "image", "0" * 64, 1)
+    body = manifest.rayjob(Request("bench", "{}", run, {}), "s3://b/x", platform(), "image", "0" * 64, 1)
     for value in body["metadata"]["labels"].values():
         assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", value)
         assert len(value) <= 63
@@ -41,23 +41,23 @@ def test_a_run_of_any_name_makes_a_label(run: str) -> None:
 
 def test_another_stage_run_argument_recipe_or_image_is_another_job() -> None:
     others = [
-        replace(ORDER, stage="bench"),
-        replace(ORDER, run="demo-2"),
-        replace(ORDER, arguments={**ORDER.arguments, "data": "s3://b/data/2"}),
-        *(replace(ORDER, recipe=load("demo", [f"platform.pods.{one}"]).dump()) for one in ("queue=a", "memory=5Gi")),
+        replace(REQUEST, stage="bench"),
+        replace(REQUEST, run="demo-2"),
+        replace(REQUEST, arguments={**REQUEST.arguments, "data": "s3://b/data/2"}),
+        *(replace(REQUEST, recipe=load("demo", [f"platform.pods.{one}"]).dump()) for one in ("queue=a", "memory=5Gi")),
     ]
-    jobs = {manifest.identity(order, "image") for order in [ORDER, *others]} | {manifest.identity(ORDER, "another")}
+    jobs = {manifest.identity(one, "image") for one in [REQUEST, *others]} | {manifest.identity(REQUEST, "another")}
     assert len(jobs) == len(others) + 2
 
 
 def test_the_identity_leaves_out_what_changes_with_an_attempt() -> None:
-    one = manifest.manifest(ORDER, "s3://b/x-1", platform(), "image", manifest.identity(ORDER, "image"), 1)
-    two = manifest.manifest(ORDER, "s3://b/x-2", platform(), "image", manifest.identity(ORDER, "image"), 2)
+    one = manifest.rayjob(REQUEST, "s3://b/x-1", platform(), "image", manifest.identity(REQUEST, "image"), 1)
+    two = manifest.rayjob(REQUEST, "s3://b/x-2", platform(), "image", manifest.identity(REQUEST, "image"), 2)
     assert one["metadata"]["annotations"][manifest.SPEC] == two["metadata"]["annotations"][manifest.SPEC]
     assert one["metadata"]["name"] != two["metadata"]["name"]
 
 
-def test_every_container_has_what_restricted_and_a_quota_ask() -> None:
+def test_every_container_has_what_restricted_and_a_quota_require() -> None:
     spec = manifest.spec(platform(gpus=1), "image", "s3://b/x", "lease")
     cluster = spec["rayClusterSpec"]
     head, worker = cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]
@@ -74,7 +74,7 @@ def test_every_container_has_what_restricted_and_a_quota_ask() -> None:
     tokens = [
         template["spec"]["automountServiceAccountToken"] for template in (head, worker, spec["submitterPodTemplate"])
     ]
-    assert tokens == [True, False, False], "only the head looks at its Lease"
+    assert tokens == [True, False, False], "only the head reads its Lease"
     assert cluster["authOptions"] == {"mode": "token"}
     assert (spec["backoffLimit"], spec["submitterConfig"]) == (0, {"backoffLimit": 0})
 
@@ -94,7 +94,7 @@ def test_what_a_recipe_asks_for_is_in_the_job() -> None:
         deadline_minutes=5,
     )
     asked = asked.model_copy(update={"workers": 20})
-    body = manifest.manifest(ORDER, "s3://b/x", asked, "image", "0" * 64, 1)
+    body = manifest.rayjob(REQUEST, "s3://b/x", asked, "image", "0" * 64, 1)
     group = body["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     pod = group["template"]["spec"]
     assert group["replicas"] == 3, "twenty workers of a GPU each, eight in a pod"
@@ -114,7 +114,7 @@ def test_no_value_of_a_secret_is_in_a_job(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-that-nobody-may-see")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-that-nobody-may-see")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
-    text = json.dumps(manifest.manifest(ORDER, "s3://b/x", platform(tracking_secret="t"), "image", "0" * 64, 1))
+    text = json.dumps(manifest.rayjob(REQUEST, "s3://b/x", platform(tracking_secret="t"), "image", "0" * 64, 1))
     assert "nobody-may-see" not in text
     assert "http://minio:9000" in text
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
@@ -122,11 +122,11 @@ def test_no_value_of_a_secret_is_in_a_job(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("ray", "there"),
+    ("ray", "remote"),
     [("local", False), ("auto", False), ("head:6379", False), ("rayjob", True), ("https://h:8265", True)],
 )
-def test_only_a_cluster_that_this_process_is_no_part_of_is_elsewhere(ray: str, there: bool) -> None:
-    assert is_elsewhere(load("demo", [f"platform.ray={ray}"])) is there
+def test_a_cluster_is_remote_where_this_process_is_not_part_of_it(ray: str, remote: bool) -> None:
+    assert is_remote(load("demo", [f"platform.ray={ray}"])) is remote
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from medmim import store
-from medmim.cluster.kube import MINE, Kube
+from medmim.cluster.kube import Kube
 from medmim.cluster.ray import manifest
 from medmim.errors import BAD_INPUT, UserError
 from tests.cluster.conftest import kubectl
-from tests.cluster.world import Step, an_order, answer, job_of, nothing_left, platform
+from tests.cluster.world import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -24,37 +24,37 @@ pytestmark = pytest.mark.cluster
 def test_a_job_of_gpus_runs_on_tainted_nodes_under_restricted_and_leaves_nothing(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
         step = Step(
-            an_order(), platform(cluster, 8, gpus=4, accelerator="NVIDIA-H100-80GB-HBM3", head_cpus=2.0), tmp_path
+            a_request(), platform(cluster, 8, gpus=4, accelerator="NVIDIA-H100-80GB-HBM3", head_cpus=2.0), tmp_path
         )
         job = job_of(cluster, "Running")
         pods = until(lambda: [p for p in cluster.list("pods", "ray.io/node-type=worker") if p["spec"].get("nodeName")])
         assert len(pods) == 2, "eight workers of four GPUs a pod"
         assert {pod["spec"]["nodeName"] for pod in pods} <= {"gpu-0", "gpu-1"}
-        answer(job)
+        driver_succeeds(job)
         step.join(90)
         assert step.error is None
         assert step.uri == "s3://b/model/1"
-        folder = store.open_store(job["metadata"]["annotations"][manifest.ORDER])
-        assert any(event["reason"] for event in json.loads(folder.read("events.json"))), "Events are kept"
+        folder = store.open_store(job["metadata"]["annotations"][manifest.REQUEST])
+        assert any(event["reason"] for event in json.loads(folder.read("events.json"))), "Events are archived"
 
 
 def test_two_steps_at_once_run_one_job(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
-        steps = [Step(an_order(), platform(cluster), tmp_path) for _ in range(4)]
-        answer(job_of(cluster, "Running"))
+        steps = [Step(a_request(), platform(cluster), tmp_path) for _ in range(4)]
+        driver_succeeds(job_of(cluster, "Running"))
         for step in steps:
             step.join(90)
         assert [step.error for step in steps] == [None] * 4
         assert {step.uri for step in steps} == {"s3://b/model/1"}
-        orders = [key for key in store.open_store(str(tmp_path)).list() if key.endswith("order.json")]
-        assert len(orders) == 1, "the orders of those who came second are withdrawn"
+        requests = [key for key in store.open_store(str(tmp_path)).list() if key.endswith("order.json")]
+        assert len(requests) == 1, "the requests of the steps that came second are deleted"
 
 
 def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
     script = (
         "import sys; from tests.cluster.world import *; from medmim.cluster import kube\n"
         "from medmim.cluster.ray import runner\n"
-        "k = kube.connect(sys.argv[1]); runner.run(an_order(), platform(k), sys.argv[2])"
+        "k = kube.connect(sys.argv[1]); runner.run(a_request(), platform(k), sys.argv[2])"
     )
     with nothing_left(cluster):
         first = subprocess.Popen(
@@ -64,11 +64,11 @@ def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_pat
         before = job_of(cluster, "Running")
         first.send_signal(signal.SIGKILL)
         first.wait()
-        step = Step(an_order(), platform(cluster), tmp_path)
+        step = Step(a_request(), platform(cluster), tmp_path)
         time.sleep(4)
         after = job_of(cluster)
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
-        answer(after)
+        driver_succeeds(after)
         step.join(90)
         assert step.uri == "s3://b/model/1"
 
@@ -76,29 +76,29 @@ def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_pat
 def test_a_failed_job_is_not_adopted(cluster: Kube, tmp_path: Path) -> None:
     settings = platform(cluster)
     with nothing_left(cluster):
-        first = Step(an_order(), settings, tmp_path)
+        first = Step(a_request(), settings, tmp_path)
         job = job_of(cluster, "Running")
         head = until(lambda: cluster.list("pods", "ray.io/node-type=head"))[0]
         kubectl_delete_pod(cluster, head["metadata"]["name"])
-        second = until(lambda: [j for j in cluster.list("rayjobs", MINE) if j["metadata"]["name"].endswith("-2")])[0]
-        assert second["metadata"]["annotations"][manifest.ORDER] != job["metadata"]["annotations"][manifest.ORDER]
-        until(lambda: [j["metadata"]["name"][-2:] for j in cluster.list("rayjobs", MINE)] == ["-2"])
-        answer(second)
+        second = until(lambda: [j for j in cluster.list("rayjobs") if j["metadata"]["name"].endswith("-2")])[0]
+        assert second["metadata"]["annotations"][manifest.REQUEST] != job["metadata"]["annotations"][manifest.REQUEST]
+        until(lambda: [j["metadata"]["name"][-2:] for j in cluster.list("rayjobs")] == ["-2"])
+        driver_succeeds(second)
         first.join(120)
-        assert first.error is None, "a lost head is the step's to mend"
+        assert first.error is None, "the step makes a new attempt for a lost head"
 
 
 def kubectl_delete_pod(cluster: Kube, name: str) -> None:
     kubectl(Path(os.environ["KUBECONFIG"]), "-n", cluster.namespace, "delete", "pod", name, "--wait=false")
 
 
-def test_gpus_that_no_node_has_end_with_the_schedulers_words(cluster: Kube, tmp_path: Path) -> None:
+def test_gpus_that_no_node_has_end_with_the_schedulers_message(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
-        step = Step(an_order(), platform(cluster, 1, gpus=1, accelerator="NVIDIA-H900"), tmp_path)
+        step = Step(a_request(), platform(cluster, 1, gpus=1, accelerator="NVIDIA-H900"), tmp_path)
         step.join(150)
         assert isinstance(step.error, UserError)
         assert step.error.exit_code == BAD_INPUT
-        assert "no node takes pod" in step.error.fact
+        assert "is unschedulable" in step.error.fact
         assert "didn't match Pod's node affinity/selector" in step.error.reason
         assert "accelerator" in step.error.fix
 
@@ -106,7 +106,7 @@ def test_gpus_that_no_node_has_end_with_the_schedulers_words(cluster: Kube, tmp_
 def test_a_quota_that_is_too_small_is_named(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
     kubectl(kubeconfig, "-n", cluster.namespace, "create", "quota", "small", "--hard=limits.memory=1Gi,limits.cpu=1")
     with nothing_left(cluster):
-        step = Step(an_order(), platform(cluster), tmp_path)
+        step = Step(a_request(), platform(cluster), tmp_path)
         step.join(150)
         assert isinstance(step.error, UserError)
         assert "quota" in step.error.fact
@@ -114,33 +114,35 @@ def test_a_quota_that_is_too_small_is_named(cluster: Kube, tmp_path: Path, kubec
 
 
 @pytest.mark.parametrize(
-    ("pods", "said"),
+    ("pods", "message"),
     [
         ({"priority": "nosuch"}, "no PriorityClass with name nosuch"),
         ({"service_account": "nosuch"}, 'serviceaccount "nosuch" not found'),
     ],
 )
-def test_pods_that_the_cluster_refuses_are_told(cluster: Kube, tmp_path: Path, pods: dict[str, str], said: str) -> None:
+def test_pods_that_the_cluster_refuses_are_reported(
+    cluster: Kube, tmp_path: Path, pods: dict[str, str], message: str
+) -> None:
     with nothing_left(cluster):
-        step = Step(an_order(), platform(cluster, **pods), tmp_path)
+        step = Step(a_request(), platform(cluster, **pods), tmp_path)
         step.join(150)
         assert isinstance(step.error, UserError)
         assert step.error.exit_code == BAD_INPUT
         assert "refuses to make the job's pods" in step.error.fact
-        assert said in step.error.reason
+        assert message in step.error.reason
 
 
 def test_the_deadline_stops_a_job(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
-        step = Step(an_order(), platform(cluster, deadline_minutes=0.5), tmp_path)
+        step = Step(a_request(), platform(cluster, deadline_minutes=0.5), tmp_path)
         step.join(150)
         assert isinstance(step.error, UserError)
         assert "stopped at its deadline of 0.5 minutes" in step.error.fact
 
 
-def test_a_queue_holds_and_preempts_a_job_for_as_long_as_it_likes(cluster: Kube, tmp_path: Path) -> None:
+def test_a_queue_suspends_and_preempts_a_job_for_as_long_as_it_likes(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
-        step = Step(an_order(), platform(cluster, queue="team-a"), tmp_path)
+        step = Step(a_request(), platform(cluster, queue="team-a"), tmp_path)
         job = job_of(cluster)
         assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
         name = job["metadata"]["name"]
@@ -150,22 +152,22 @@ def test_a_queue_holds_and_preempts_a_job_for_as_long_as_it_likes(cluster: Kube,
         assert step.is_alive()
         cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
         job_of(cluster, "Running")
-        for seen_for in (4, 0.5, 3):  # a step that looks every two seconds sees some suspensions and misses others
+        for seen_for in (4, 0.5, 3):  # a step that polls every two seconds sees some suspensions and misses others
             time.sleep(seen_for)
             cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # preempted
             job_of(cluster, "Suspended")
             cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
             job = job_of(cluster, "Running")
         time.sleep(4)
-        assert job["metadata"]["name"] == name, "the same attempt goes on"
-        answer(job)
+        assert job["metadata"]["name"] == name, "the same attempt runs on"
+        driver_succeeds(job)
         step.join(90)
         assert step.error is None
 
 
 def test_a_deleted_job_ends_the_step(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
     with nothing_left(cluster):
-        step = Step(an_order(), platform(cluster), tmp_path)
+        step = Step(a_request(), platform(cluster), tmp_path)
         job = job_of(cluster, "Running")
         kubectl(kubeconfig, "-n", cluster.namespace, "delete", "rayjob", job["metadata"]["name"])
         step.join(60)

@@ -1,55 +1,56 @@
-"""What nobody wants any more goes; what somebody wants stays."""
+"""Orphaned Ray jobs are removed; jobs that a step waits for stay."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medmim import store
-from medmim.cluster.kube import Kube
-from medmim.cluster.ray import lease, manifest, request
+from medmim.cluster.kube import Kube, parse_time
+from medmim.cluster.ray import lease, manifest
+from medmim.cluster.ray.request import write_request
 from medmim.cluster.ray.sweep import sweep
-from tests.cluster.world import Step, an_order, answer, job_of, nothing_left, platform
+from tests.cluster.world import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 
 pytestmark = pytest.mark.cluster
 
 
 def a_job(cluster: Kube, where: Path, owners: list[dict[str, Any]], renewed: float) -> dict[str, Any]:
     """A job whose step is gone, and whose Lease was renewed so many seconds ago."""
-    settings, wanted = platform(cluster), an_order()
-    uri = request.place(str(where), wanted, "job")
-    body = manifest.manifest(wanted, uri, settings, "image", manifest.identity(wanted, "image"), 1)
+    settings, request = platform(cluster), a_request()
+    uri = write_request(str(where), request, "job")
+    body = manifest.rayjob(request, uri, settings, "image", manifest.identity(request, "image"), 1)
     body["metadata"]["ownerReferences"] = owners
     made = cluster.create("rayjobs", body)
     assert made is not None
-    with lease.held(cluster, made, 60):
+    with lease.hold(cluster, made, 60):
         pass
     then = cluster.now() - timedelta(seconds=renewed)
     cluster.patch("leases", made["metadata"]["name"], {"spec": {"renewTime": then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}})
     return made
 
 
-def test_a_job_that_somebody_watches_stays(cluster: Kube, tmp_path: Path) -> None:
-    step = Step(an_order(), platform(cluster), tmp_path)
+def test_a_job_that_a_step_waits_for_stays(cluster: Kube, tmp_path: Path) -> None:
+    step = Step(a_request(), platform(cluster), tmp_path)
     job = job_of(cluster, "Running")
     assert sweep(cluster) == []
-    answer(job)
+    driver_succeeds(job)
     step.join(90)
     assert step.error is None
 
 
-def test_a_job_whose_step_is_gone_goes_with_its_logs_kept(cluster: Kube, tmp_path: Path) -> None:
+def test_a_job_whose_step_is_gone_is_removed_and_archived(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
         job = a_job(cluster, tmp_path, [], renewed=600)
         job_of(cluster, "Running")
         name = job["metadata"]["name"]
         assert [one.name for one in sweep(cluster, dry_run=True)] == [name]
         assert cluster.list("rayjobs"), "a dry run removes nothing"
-        left = sweep(cluster)
-        assert [one.name for one in left] == [name]
-        assert "has not renewed the Lease" in left[0].why
-        assert store.open_store(job["metadata"]["annotations"][manifest.ORDER]).exists("events.json")
+        orphans = sweep(cluster)
+        assert [one.name for one in orphans] == [name]
+        assert "has not renewed the Lease" in orphans[0].why
+        assert store.open_store(job["metadata"]["annotations"][manifest.REQUEST]).exists("events.json")
         assert sweep(cluster) == [], "twice is once"
 
 
@@ -62,26 +63,22 @@ def test_a_job_whose_step_is_gone_goes_with_its_logs_kept(cluster: Kube, tmp_pat
         (None, ""),
     ],
 )
-def test_a_job_of_a_run_that_has_ended_goes_at_once(
+def test_a_job_of_a_run_that_has_ended_is_removed_at_once(
     cluster: Kube, workflow: dict[str, Any], tmp_path: Path, change: dict[str, Any] | None, why: str
 ) -> None:
     a_job(cluster, tmp_path, [workflow], renewed=0)
     if change is None:
-        assert sweep(cluster) == [], "its run goes on"
+        assert sweep(cluster) == [], "its run is still active"
         return
     cluster.patch("workflows", "run", change)
     with nothing_left(cluster):
-        left = sweep(cluster)
-        assert why in left[0].why
+        orphans = sweep(cluster)
+        assert why in orphans[0].why
 
 
-def test_a_lease_is_held_by_the_clock_of_the_api_server(cluster: Kube, tmp_path: Path) -> None:
+def test_a_lease_is_renewed_by_the_clock_of_the_api_server(cluster: Kube, tmp_path: Path) -> None:
     job = a_job(cluster, tmp_path, [], renewed=600)
-    with lease.held(cluster, job, 60):
+    with lease.hold(cluster, job, 60):
         spec = cluster.list("leases")[0]["spec"]
         assert spec["leaseDurationSeconds"] == 60
-        assert abs((cluster.now() - _time(spec["renewTime"])).total_seconds()) < 5
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+        assert abs((cluster.now() - parse_time(spec["renewTime"])).total_seconds()) < 5

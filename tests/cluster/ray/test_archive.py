@@ -1,0 +1,87 @@
+"""What a removed Ray job leaves in its folder of the store, and that `medmim runs logs` reads it."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim import store
+from medmim.cluster.kfp import logs
+from medmim.cluster.kfp.runs import Run
+from medmim.cluster.ray.archive import archive
+from medmim.errors import Unavailable
+
+Object = dict[str, Any]
+
+JOB: Object = {"metadata": {"name": "finetune-1"}, "status": {"rayClusterName": "cluster-1", "jobStatus": "FAILED"}}
+
+
+def pod(name: str, *containers: str) -> Object:
+    return {"metadata": {"name": name}, "spec": {"containers": [{"name": one} for one in containers]}}
+
+
+def event(about: str, time: str, reason: str) -> Object:
+    meta = {"creationTimestamp": "2026-11-25T12:00:00Z"}
+    return {"metadata": meta, "lastTimestamp": time, "reason": reason, "involvedObject": {"kind": "Pod", "name": about}}
+
+
+class FakeKube:
+    """The pods, Events and logs of one job, and an Event of another."""
+
+    def __init__(self) -> None:
+        self.pods = {
+            "batch.kubernetes.io/job-name=finetune-1": [pod("submitter", "submit")],
+            "ray.io/cluster=cluster-1": [pod("head", "ray-head", "sidecar"), pod("worker", "ray-worker")],
+        }
+        self.events = [
+            event("head", "2026-11-25T12:00:02Z", "Killing"),
+            event("another", "2026-11-25T12:00:01Z", "Started"),
+            event("worker", "2026-11-25T12:00:01Z", "Started"),
+        ]
+        self.logs = {
+            ("submitter", "submit"): "loss 0.1\n",
+            ("head", "ray-head"): "x" * (1 << 20) + "the end\n",
+            ("head", "sidecar"): "ready\n",
+            ("worker", "ray-worker"): "",
+        }
+
+    def list(self, kind: str, selector: str = "") -> list[Object]:
+        return self.events if kind == "events" else self.pods[selector]
+
+    def log(self, pod: str, container: str) -> str:
+        return self.logs[pod, container]
+
+
+def test_status_events_and_the_end_of_each_log_are_archived(tmp_path: Path) -> None:
+    folder = store.open_store(f"{tmp_path}/runs/r/jobs/finetune-1-abcd")
+    archive(FakeKube(), JOB, folder.uri)  # type: ignore[arg-type]
+    files = ["events.json", "logs/head/ray-head.log", "logs/head/sidecar.log", "logs/submitter/submit.log"]
+    assert sorted(folder.list()) == [*files, "status.json"], "no file for a container without a log"
+    assert json.loads(folder.read("status.json")) == JOB["status"]
+    assert [(e["object"], e["reason"], e["time"]) for e in json.loads(folder.read("events.json"))] == [
+        ("Pod/worker", "Started", "2026-11-25T12:00:01Z"),
+        ("Pod/head", "Killing", "2026-11-25T12:00:02Z"),
+    ]
+    log = folder.read("logs/head/ray-head.log")
+    assert len(log) == 1 << 20 and log.endswith(b"xthe end\n")
+
+
+def test_runs_logs_reads_the_archive(tmp_path: Path) -> None:
+    archive(FakeKube(), JOB, f"{tmp_path}/runs/r/jobs/finetune-1-abcd")  # type: ignore[arg-type]
+    now = datetime.now(UTC)
+    run = Run("r", "an-id", "FAILED", now, now, "demo", link="", uri=f"{tmp_path}/runs/r/recipe.json")
+    assert dict(logs.of_ray(run))["jobs/finetune-1-abcd/logs/submitter/submit.log"] == "loss 0.1\n"
+
+
+def test_a_store_that_does_not_answer_is_reported_and_forgiven(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def unavailable(uri: str) -> None:
+        raise Unavailable("S3 does not answer", "timed out")
+
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    monkeypatch.setattr(store, "open_store", unavailable)
+    archive(FakeKube(), JOB, "s3://b/runs/r/jobs/finetune-1-abcd")  # type: ignore[arg-type]
+    assert "logs and Events are not archived: S3 does not answer (timed out)" in capfd.readouterr().err
