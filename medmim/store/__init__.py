@@ -3,17 +3,16 @@
 from medmim.store.artifact import (
     PROVENANCE,
     Artifact,
-    Store,
     content_digest,
     fetch,
     file_digest,
     find,
     get,
-    open_store,
     publish,
     scan,
     verify,
 )
+from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST
 
 __all__ = [

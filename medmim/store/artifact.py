@@ -1,100 +1,35 @@
-"""Stores are URIs: a folder, `file://` or `s3://bucket/prefix`. Artifacts are published whole or not at all.
+"""Artifacts: a folder of files published to a store as a whole, addressed by the digest of its content.
 
-An artifact is a directory of files with a `manifest.json` written last; without it the directory does not exist.
-Its digest covers paths and contents only, so a folder and S3 give equal digests, and its address holds the digest:
-publishing the same bytes twice is publishing once.
+A `manifest.json` is written last; without it the artifact does not exist. The digest covers paths and contents only, so
+a folder and S3 give equal digests. The address contains the digest: publishing the same bytes twice is publishing once.
 """
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import unquote
+from typing import Any
 
 from medmim.errors import UserError, from_os_error
 from medmim.store.folder import PART, FolderStore, check_key, write_atomically
+from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST, claim
 
 PROVENANCE = "provenance.json"
 
 
-class Store(Protocol):
-    """What both kinds of store can do. Keys are relative, with forward slashes."""
-
-    @property
-    def uri(self) -> str:
-        """The address without a slash at its end; `uri + "/" + key` is the address of an object."""
-
-    def read(self, key: str) -> bytes:
-        """The whole object. Raises FileNotFoundError."""
-
-    def write(self, key: str, data: bytes) -> None:
-        """Create or replace, atomically."""
-
-    def create(self, key: str, data: bytes) -> bool:
-        """Write only if absent (O_EXCL, If-None-Match); False when somebody was first."""
-
-    def upload(self, key: str, path: Path) -> None:
-        """Write from a file, atomically."""
-
-    def download(self, key: str, path: Path) -> None:
-        """Read into a file, which is whole or absent. Raises FileNotFoundError."""
-
-    def exists(self, key: str) -> bool:
-        """Whether the object is there."""
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys under a prefix, in order."""
-
-    def ages(self, prefix: str = "") -> Mapping[str, tuple[float, int]]:
-        """Key -> (when it was last written, in seconds since 1970 by the store's clock; bytes).
-
-        A folder also shows the files in the making (`.part-...`) that a kill has left.
-        """
-
-    def delete(self, key: str) -> None:
-        """Remove the object if it is there."""
-
-
 @dataclass(frozen=True)
 class Artifact:
-    """A published directory: where it lies, its digest, and what its manifest counts."""
+    """A published folder: its address, its digest, and what its manifest counts."""
 
     uri: str
     digest: str
     kind: str
     files: Mapping[str, Mapping[str, Any]]
     counts: Mapping[str, Any]
-
-
-def open_store(uri: str) -> Store:
-    """The store behind a URI. Nothing is read or written yet.
-
-    Raises:
-        UserError: A scheme that is neither a folder, `file://` nor `s3://`, or S3 without an address or credentials.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator and re.match(r"(s3|file|gs|https?):", uri):
-        raise UserError(
-            f"{uri} is not the address of a store", fix=f"did you mean {re.sub(':/*', '://', uri, count=1)}?"
-        )
-    if not separator:
-        return FolderStore(Path(uri))
-    if scheme == "s3":
-        from medmim.store.s3 import connect
-
-        return connect(uri)
-    if scheme == "file" and rest.startswith("/"):
-        return FolderStore(Path(unquote(rest)))
-    raise UserError(
-        f"{uri} is not the address of a store",
-        fix="use a folder, file:///folder or s3://bucket/prefix",
-    )
 
 
 def file_digest(path: Path) -> str:
@@ -110,16 +45,16 @@ def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def scan(folder: Path) -> dict[str, dict[str, Any]]:
-    """Path -> size and SHA-256 of every file in a folder.
+    """Path -> size and SHA-256 of every file in a folder that belongs to the artifact.
 
-    Manifest and provenance are left out, and so is what only helps to resume: files and folders whose name starts
-    with a dot, and the folder `resume`.
+    Left out: manifest and provenance, and what only serves to resume, that is files and folders whose name starts with
+    a dot, and the folder `resume`.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        working = name.startswith((".", "resume/")) or "/." in name
-        if path.is_file() and not working and name not in (MANIFEST, PROVENANCE):
+        working_file = name.startswith((".", "resume/")) or "/." in name
+        if path.is_file() and not working_file and name not in (MANIFEST, PROVENANCE):
             found[name] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
     return found
 
@@ -133,8 +68,8 @@ def publish(
         folder: The finished files.
         store_uri: The store.
         kind: First part of the address: `data`, `audit`, `model`, `answers`, ...
-        counts: What a reader wants to know without opening a file; content only, it is not in the digest.
-        provenance: Recipe, code, parents, time; never in the digest.
+        counts: What a reader wants to know without opening a file. Facts of the content only; not in the digest.
+        provenance: Recipe, code, parents, time; not in the digest.
 
     Raises:
         UserError: The store refuses or the disk is full.
@@ -144,10 +79,12 @@ def publish(
     store = open_store(store_uri)
     prefix = f"{kind}/{digest}"
     artifact = Artifact(f"{store.uri}/{prefix}", digest, kind, files, dict(counts))
+
     claim(store, prefix)
-    known = find(artifact.uri)
-    if known is not None:
-        return known
+    existing = find(artifact.uri)
+    if existing is not None:
+        return existing
+
     for name in files:
         store.upload(f"{prefix}/{name}", folder / name)
     store.write(f"{prefix}/{PROVENANCE}", _json(provenance))
@@ -156,8 +93,12 @@ def publish(
 
 
 def find(uri: str) -> Artifact | None:
-    """The artifact at a URI, or None where there is no manifest."""
-    store, name = _parent(uri)
+    """The artifact at a URI, or None where there is no manifest.
+
+    Raises:
+        UserError: The manifest is damaged.
+    """
+    store, name = _store_and_name(uri)
     try:
         text = store.read(f"{name}/{MANIFEST}")
     except FileNotFoundError:
@@ -169,7 +110,11 @@ def find(uri: str) -> Artifact | None:
         if content_digest(manifest["files"]) != manifest["digest"]:
             raise ValueError("digest")
         return Artifact(
-            f"{store.uri}/{name}", manifest["digest"], manifest["kind"], manifest["files"], manifest["counts"]
+            uri=f"{store.uri}/{name}",
+            digest=manifest["digest"],
+            kind=manifest["kind"],
+            files=manifest["files"],
+            counts=manifest["counts"],
         )
     except (ValueError, KeyError, TypeError, AttributeError, UserError):
         raise UserError(
@@ -183,106 +128,110 @@ def get(uri: str) -> Artifact:
     """The artifact at a URI.
 
     Raises:
-        UserError: There is no manifest, so nothing was ever finished there.
+        UserError: There is no manifest: nothing was published there, or it is damaged.
     """
     artifact = find(uri)
     if artifact is None:
         raise UserError(
             f"there is no artifact at {uri}",
-            reason=f"it has no {MANIFEST}: the address is wrong, or the step that writes it never ended",
+            reason=f"it has no {MANIFEST}: the address is wrong, or the step that writes it did not finish",
             fix="give the URI that a finished step printed",
         )
     return artifact
 
 
 def fetch(artifact: Artifact, cache: Path) -> Path:
-    """A local folder with the artifact's files, each as the manifest says.
+    """A local folder with the artifact's files, checked against the manifest.
 
-    A folder store is read in place; what changed there after the manifest was written is checked against its SHA-256.
-    S3 is copied below `cache`, once for each digest, and checked as it is copied.
+    A folder store is read in place; a file that changed after the manifest was written is checked by its SHA-256. From
+    S3, files are copied below `cache`, once for each digest, and checked as they are copied.
 
     Raises:
         UserError: A file is missing or its content is not what the manifest says; names them all.
     """
-    store, name = _parent(artifact.uri)
+    store, name = _store_and_name(artifact.uri)
     if isinstance(store, FolderStore):
         folder = store.root / name
-        _whole(artifact, _changed(artifact, folder))
+        _refuse_damaged(artifact, _changed_files(artifact, folder))
         return folder
-    goal = cache / artifact.digest
+
+    copy = cache / artifact.digest
     try:
-        if goal.is_dir() and not _changed(artifact, goal):
-            return goal
-        shutil.rmtree(goal, ignore_errors=True)
+        if copy.is_dir() and not _changed_files(artifact, copy):
+            return copy
+        shutil.rmtree(copy, ignore_errors=True)
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=PART, dir=cache, ignore_cleanup_errors=True) as part:
-            copy = Path(part) / artifact.digest
-            _whole(artifact, _copy(artifact, store, name, copy))
-            write_atomically(copy / MANIFEST, [_json(_manifest(artifact))])
+        with tempfile.TemporaryDirectory(prefix=PART, dir=cache, ignore_cleanup_errors=True) as parent:
+            part = Path(parent) / artifact.digest
+            _refuse_damaged(artifact, _download(artifact, store, name, part))
+            write_atomically(part / MANIFEST, [_json(_manifest(artifact))])
             try:
-                copy.rename(goal)
+                part.rename(copy)
             except OSError:  # another process was first; both copies are equal
-                if not goal.is_dir():
+                if not copy.is_dir():
                     raise
     except OSError as error:
         raise from_os_error(error, f"copying {artifact.uri} to {cache}") from None
-    return goal
+    return copy
 
 
 def verify(artifact: Artifact, cache: Path) -> list[str]:
-    """Files whose content no longer has the SHA-256 of the manifest, read anew byte by byte."""
+    """Files whose content no longer has the SHA-256 of the manifest; every byte is read again."""
     folder = fetch(artifact, cache)
-    return [f for f, facts in artifact.files.items() if file_digest(folder / f) != facts["sha256"]]
+    return [name for name, facts in artifact.files.items() if file_digest(folder / name) != facts["sha256"]]
 
 
-def _parent(uri: str) -> tuple[Store, str]:
+def _store_and_name(uri: str) -> tuple[Store, str]:
     root, slash, name = uri.rstrip("/").rpartition("/")
     return open_store(root or slash or "."), name
 
 
-def _changed(artifact: Artifact, folder: Path) -> list[str]:
-    """Files that are missing or differ; only those younger than the manifest, the last file written, need a look."""
+def _changed_files(artifact: Artifact, folder: Path) -> list[str]:
+    """Files that are missing or differ from the manifest.
+
+    The manifest is the last file written, so only files that are younger have to be hashed.
+    """
     try:
         published = (folder / MANIFEST).stat().st_mtime_ns
     except FileNotFoundError:
         return list(artifact.files)
-    wrong = []
+    changed = []
     for name, facts in artifact.files.items():
         try:
             stat = (folder / name).stat()
         except (FileNotFoundError, NotADirectoryError):
-            wrong.append(name)
+            changed.append(name)
             continue
         touched = stat.st_mtime_ns >= published
         if stat.st_size != facts["bytes"] or (touched and file_digest(folder / name) != facts["sha256"]):
-            wrong.append(name)
-    return wrong
+            changed.append(name)
+    return changed
 
 
-def _copy(artifact: Artifact, store: Store, name: str, goal: Path) -> list[str]:
-    """Download every file; the names of those that are missing or differ."""
-    goal.mkdir()
-    wrong = []
+def _download(artifact: Artifact, store: Store, name: str, folder: Path) -> list[str]:
+    """Download every file; returns the names of those that are missing or differ from the manifest."""
+    folder.mkdir()
+    damaged = []
     for file, facts in artifact.files.items():
-        path = goal / file
+        path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             store.download(f"{name}/{file}", path)
         except FileNotFoundError:
-            wrong.append(file)
+            damaged.append(file)
             continue
         if file_digest(path) != facts["sha256"]:
-            wrong.append(file)
-    return wrong
+            damaged.append(file)
+    return damaged
 
 
-def _whole(artifact: Artifact, wrong: list[str]) -> None:
-    if wrong:
+def _refuse_damaged(artifact: Artifact, damaged: list[str]) -> None:
+    if damaged:
         raise UserError(
             f"{artifact.uri} is damaged",
             reason="these files are missing or differ from the manifest",
             fix="delete the artifact's folder and run the step again",
-            problems=wrong,
+            problems=damaged,
         )
 
 

@@ -1,4 +1,4 @@
-"""A store in a local folder, and what every kind of store shares: what a key is, files that are whole or absent."""
+"""A store in a local folder; for every kind of store: which keys are valid, and how a file is written atomically."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from medmim.errors import UserError, from_os_error
 
-PART = ".part-"  # what a file in the making is called
+PART = ".part-"  # prefix of a partial file
 _CHUNK = 1 << 20
 
 
@@ -20,12 +20,12 @@ def check_key(key: str) -> str:
     """The key itself, if every kind of store can hold it.
 
     Raises:
-        UserError: It would leave the store, cannot be told from a file in the making, or is too long for a file
-            system (255 bytes a part) or for S3 (1,024 bytes with the prefix).
+        UserError: It would leave the store, looks like a partial file, or is too long for a file system (255 bytes a
+            part) or for S3 (1,024 bytes with the prefix).
     """
     parts = key.split("/")
-    odd = any(part in ("", ".", "..") or part.startswith(PART) for part in parts)
-    if odd or any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
+    invalid = any(part in ("", ".", "..") or part.startswith(PART) for part in parts)
+    if invalid or any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
         raise UserError(f"{key!r} is not a key of a store", reason="keys are relative paths of printable names")
     if len(key.encode()) > 800 or any(len(part.encode()) > 255 for part in parts):
         raise UserError(f"{key!r} is too long for the key of a store", reason="at most 255 bytes a name, 800 in all")
@@ -33,10 +33,10 @@ def check_key(key: str) -> str:
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes], replace: bool = True) -> bool:
-    """Write a file beside its goal, then move it there: the goal is whole or absent, after a crash too.
+    """Write a temporary file beside `path`, then rename it: after a crash, `path` is whole or absent.
 
     Returns:
-        False where `replace` is off and the goal exists.
+        False where `replace` is off and `path` exists.
     """
     handle, name = tempfile.mkstemp(prefix=PART, dir=path.parent)
     try:
@@ -48,7 +48,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes], replace: bool = True) 
         if replace:
             os.replace(name, path)
         else:
-            os.link(name, path)  # fails when the goal exists, unlike rename
+            os.link(name, path)  # fails when `path` exists, unlike rename
     except FileExistsError:
         return False
     finally:
@@ -67,24 +67,24 @@ class FolderStore:
         try:
             return self._path(key).read_bytes()
         except OSError as error:
-            raise self._told(error, "reading") from None
+            raise self._user_error(error, "reading") from None
 
     def write(self, key: str, data: bytes) -> None:
-        self._place(key, BytesIO(data), replace=True)
+        self._write(key, BytesIO(data), replace=True)
 
     def create(self, key: str, data: bytes) -> bool:
-        return self._place(key, BytesIO(data), replace=False)
+        return self._write(key, BytesIO(data), replace=False)
 
     def upload(self, key: str, path: Path) -> None:
         with path.open("rb") as source:
-            self._place(key, source, replace=True)
+            self._write(key, source, replace=True)
 
     def download(self, key: str, path: Path) -> None:
         try:
             with self._path(key).open("rb") as source:
                 write_atomically(path, iter(lambda: source.read(_CHUNK), b""))
         except OSError as error:
-            raise self._told(error, "reading") from None
+            raise self._user_error(error, "reading") from None
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -95,7 +95,7 @@ class FolderStore:
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         found = {}
         for key, path in self._files(prefix):
-            with suppress(FileNotFoundError):  # moved into its place, or deleted, since
+            with suppress(FileNotFoundError):  # renamed or deleted since
                 stat = path.stat()
                 found[key] = (stat.st_mtime, stat.st_size)
         return found
@@ -111,21 +111,21 @@ class FolderStore:
         try:
             self._path(key).unlink(missing_ok=True)
         except OSError as error:
-            raise self._told(error, "deleting from") from None
+            raise self._user_error(error, "deleting from") from None
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def _place(self, key: str, source: BinaryIO, replace: bool) -> bool:
+    def _write(self, key: str, source: BinaryIO, replace: bool) -> bool:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return write_atomically(path, iter(lambda: source.read(_CHUNK), b""), replace)
         except OSError as error:
-            raise self._told(error, "writing to") from None
+            raise self._user_error(error, "writing to") from None
 
-    def _told(self, error: OSError, doing: str) -> Exception:
-        """A missing object is the caller's to judge; everything else is told to people."""
+    def _user_error(self, error: OSError, doing: str) -> Exception:
+        """The error to raise: FileNotFoundError for a missing object, which callers handle, else a UserError."""
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) and doing == "reading":
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename)
         return from_os_error(error, f"{doing} the store {self.uri}")

@@ -1,26 +1,18 @@
-"""A store in an S3 bucket, by the `minio` client: MinIO, AWS or any server that speaks S3.
+"""A store in an S3 bucket (upload, download, list, delete), by the `minio` client: MinIO, AWS or any S3 server.
 
-The endpoint is AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or MINIO_ENDPOINT, else AWS itself; the region is AWS_REGION or
-AWS_DEFAULT_REGION, else the bucket's. Credentials come from the environment, the AWS configuration file, or the role
-of the pod or machine.
+Every operation is retried after a temporary failure, and what the server refuses becomes a UserError.
 """
 
 import errno
 import os
-import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
-import certifi
-import urllib3
-from minio import Minio
-from minio.credentials import AWSConfigProvider, ChainedProvider, EnvAWSProvider, EnvMinioProvider, IamAwsProvider
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from tenacity import (
     RetryCallState,
@@ -36,19 +28,18 @@ from urllib3.exceptions import HTTPError
 from medmim.errors import Unavailable, UserError, from_os_error, patience
 from medmim.progress import say
 from medmim.store.folder import check_key, write_atomically
+from medmim.store.s3_client import connection
 
 _CHUNK = 1 << 20
-_TRIES = 4  # and more while there is patience
+_MIN_TRIES = 4  # more until MEDMIM_PATIENCE is over
 _MULTIPART = 16 << 20  # bytes in one part of a large upload
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MINIO_ENDPOINT")
-
+_HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # what HTTPS servers answer to plain HTTP
 
 T = TypeVar("T")
-_PLAIN = "HTTP request to an HTTPS server"  # what servers answer who are asked in the wrong scheme
 
 
 class S3Store:
-    """A store below a prefix of a bucket. Reached through `connect`, which keeps one for each address."""
+    """A store below a prefix of a bucket. Use `connect`, which keeps one for each address."""
 
     def __init__(self, uri: str) -> None:
         self.bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
@@ -56,31 +47,8 @@ class S3Store:
         self.uri = uri.rstrip("/")
         if prefix:
             check_key(prefix)
-        found = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "https://s3.amazonaws.com")
-        self.endpoint = found if "://" in found else f"https://{found}"
-        self._http = urllib3.PoolManager(
-            maxsize=32,
-            timeout=urllib3.Timeout(connect=3, read=60),
-            retries=False,  # tenacity repeats the whole operation, a broken download too
-            ca_certs=_authorities(),
-        )
-        try:
-            address = urlsplit(self.endpoint)
-            if address.scheme not in ("http", "https") or not address.hostname:
-                raise ValueError("it is not http(s)://HOST[:PORT]")
-            self._client = Minio(
-                endpoint=address.netloc + address.path.rstrip("/"),
-                secure=address.scheme != "http",
-                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-                http_client=self._http,
-                credentials=_credentials(self.uri),
-            )
-        except ValueError as error:
-            raise UserError(
-                f"{self.endpoint} is not the address of an S3 server",
-                reason=str(error),
-                fix="set AWS_ENDPOINT_URL to http(s)://HOST:PORT",
-            ) from None
+        connected = connection(self.uri)
+        self.endpoint, self._client, self._http = connected.endpoint, connected.client, connected.http
 
     def read(self, key: str) -> bytes:
         return self._call(key, lambda name: b"".join(self._stream(name)))
@@ -94,13 +62,13 @@ class S3Store:
         def put(name: str) -> bool:
             nonlocal tries
             tries += 1
-            # The client has no argument for a condition; a signed address takes any header.
+            # The client has no argument for a condition; a presigned URL accepts any header.
             url = self._client.presigned_put_object(self.bucket, name, timedelta(minutes=5))
             answer = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"})
             if answer.status == 412:
-                # After a lost answer the object that is there may be ours.
+                # After a lost answer the object that exists may be ours.
                 return tries > 1 and b"".join(self._stream(name)) == data
-            if answer.status == 409 or answer.status >= 500:  # 409: two conditional writes met, try again
+            if answer.status == 409 or answer.status >= 500:  # 409: two conditional writes at once, try again
                 raise ServerError(f"server failed with HTTP status code {answer.status}", answer.status)
             if answer.status >= 300:
                 raise S3Error.fromxml(answer)
@@ -140,69 +108,70 @@ class S3Store:
             answer.close()
             answer.release_conn()
 
-    def _call(self, key: str | None, do: Callable[[str], T]) -> T:
-        """Do one operation, again after a failure that may pass, and tell people what failed for good."""
+    def _call(self, key: str | None, operation: Callable[[str], T]) -> T:
+        """Run one operation, retry it after a temporary failure, and turn a permanent one into a UserError."""
         name = self.prefix + check_key(key) if key is not None else self.prefix
         try:
             return Retrying(
-                retry=retry_if_exception(_passing),
-                stop=stop_all(stop_after_attempt(_TRIES), stop_after_delay(patience())),
+                retry=retry_if_exception(_is_temporary),
+                stop=stop_all(stop_after_attempt(_MIN_TRIES), stop_after_delay(patience())),
                 wait=wait_exponential_jitter(initial=0.2, max=2),
-                before_sleep=self._waiting,
+                before_sleep=self._report_waiting,
                 reraise=True,
-            )(do, name)
+            )(operation, name)
         except S3Error as error:
-            raise self._told(error, name) from None
+            raise self._refused(error, name) from None
         except (HTTPError, MinioException, ParseError) as error:
-            raise self._silent(str(error)) from None
+            raise self._unreachable(str(error)) from None
         except OSError as error:
             raise from_os_error(error, f"copying to or from the store {self.uri}") from None
-        except ValueError as error:  # the client checks names before it asks
+        except ValueError as error:  # the client checks names before it sends anything
             raise UserError(f"{self.uri} is not the address of a store", reason=str(error)) from None
 
-    def _waiting(self, state: RetryCallState) -> None:
-        if state.attempt_number == _TRIES:
+    def _report_waiting(self, state: RetryCallState) -> None:
+        if state.attempt_number == _MIN_TRIES:
             say(f"waiting for the store {self.uri}: {self.endpoint} does not answer")
 
-    def _told(self, error: S3Error, name: str) -> Exception:
-        """What the server's answer means to the caller or to people."""
-        said = f"{error.code}: {error.message}"
+    def _refused(self, error: S3Error, name: str) -> Exception:
+        """The error to raise for an S3 error code: FileNotFoundError for a missing object, else a UserError."""
+        message = f"{error.code}: {error.message}"
         if error.code == "NoSuchKey":
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"s3://{self.bucket}/{name}")
         if error.code == "NoSuchBucket":
             return UserError(
                 f"there is no bucket '{self.bucket}' at {self.endpoint}",
-                fix=f"make it (`aws s3 mb s3://{self.bucket}` or `mc mb`), or give another store",
+                fix=f"create it (`aws s3 mb s3://{self.bucket}` or `mc mb`), or give another store",
             )
         if error.code == "RequestTimeTooSkewed":
             return UserError(
                 f"{self.endpoint} refuses requests of this machine: their clocks differ too much",
-                reason=f"{said} This machine says {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC.",
+                reason=f"{message} This machine's clock shows {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC.",
                 fix="set the clock of this machine (or node), or of the server: NTP should keep both",
             )
         if error.code in ("AuthorizationHeaderMalformed", "AuthorizationQueryParametersError", "InvalidRegion"):
             return UserError(
                 f"{self.endpoint} is not in the region {os.environ.get('AWS_REGION') or 'that was assumed'}",
-                reason=said,
+                reason=message,
                 fix="set AWS_REGION to the region that the server names",
             )
         if error.response.status in (401, 403):
             return UserError(
                 f"{self.endpoint} refuses access to {self.uri}",
-                reason=said,
+                reason=message,
                 fix="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, and the rights that they give",
             )
         if error.response.status == 507:
             return Unavailable(
                 f"the disk of {self.endpoint} is full",
-                reason=said,
+                reason=message,
                 fix="free some space there, then run the same command",
             )
-        if _passing(error):
-            return self._silent(said)
-        return UserError(f"{self.endpoint} cannot do this with s3://{self.bucket}/{name}", reason=said)
+        if _is_temporary(error):
+            return self._unreachable(message)
+        return UserError(f"{self.endpoint} refuses an operation on s3://{self.bucket}/{name}", reason=message)
 
-    def _silent(self, reason: str) -> UserError:
+    def _unreachable(self, reason: str) -> UserError:
+        """The error to raise where the server gave no valid answer."""
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             return UserError(
                 f"the certificate of {self.endpoint} is not trusted",
@@ -210,9 +179,9 @@ class S3Store:
                 fix="set AWS_CA_BUNDLE to the file of the authority that signed it (in Ray pods: "
                 "platform.pods.ca_config_map)",
             )
-        if _PLAIN in reason:
+        if _HTTP_TO_HTTPS in reason:
             return UserError(
-                f"{self.endpoint} speaks https", reason=reason, fix="set AWS_ENDPOINT_URL to https://HOST:PORT"
+                f"{self.endpoint} is an https server", reason=reason, fix="set AWS_ENDPOINT_URL to https://HOST:PORT"
             )
         return Unavailable(
             f"the store {self.uri} does not answer",
@@ -225,49 +194,10 @@ connect = lru_cache(maxsize=16)(S3Store)
 os.register_at_fork(after_in_child=connect.cache_clear)  # connections must not be shared between processes
 
 
-def _passing(error: BaseException) -> bool:
-    """Whether the same request may succeed in a moment."""
+def _is_temporary(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
     if isinstance(error, S3Error):
         return bool(error.response.status >= 500 or error.response.status == 429)
-    if "CERTIFICATE_VERIFY_FAILED" in str(error) or _PLAIN in str(error):
+    if "CERTIFICATE_VERIFY_FAILED" in str(error) or _HTTP_TO_HTTPS in str(error):
         return False
     return isinstance(error, HTTPError | ServerError | InvalidResponseError | ParseError)
-
-
-def _credentials(uri: str) -> ChainedProvider:
-    """The first credentials that are found: environment, configuration file, role of the pod or machine."""
-    http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=1, read=5), retries=False, ca_certs=_authorities())
-    chain = ChainedProvider(
-        [EnvAWSProvider(), EnvMinioProvider(), AWSConfigProvider(), IamAwsProvider(http_client=http)]
-    )
-    try:
-        chain.retrieve()
-    except (ValueError, HTTPError, OSError):
-        raise UserError(
-            f"no credentials for {uri}",
-            reason="they are neither in the environment nor in ~/.aws, and this machine has no role",
-            fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL for any server but AWS)",
-        ) from None
-    return chain
-
-
-def _authorities() -> str:
-    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
-        path = os.environ.get(name)
-        if path and not Path(path).is_file():
-            raise UserError(
-                f"{name} is {path}, which is no file",
-                reason="it names the certificates that the S3 server is checked against",
-                fix=f"give the file of the authority that signed the server's certificate, or unset {name}",
-            )
-        if path:
-            try:
-                ssl.create_default_context(cafile=path)
-            except ssl.SSLError as error:
-                raise UserError(
-                    f"{name} is {path}, which holds no certificate",
-                    reason=str(error),
-                    fix="give a PEM file: `-----BEGIN CERTIFICATE-----` and so on",
-                ) from None
-            return path
-    return certifi.where()

@@ -1,4 +1,4 @@
-"""One contract for every kind of store: a folder and a bucket are told apart by nothing that is tested here."""
+"""The contract of every kind of store, and artifacts in it: each test runs on a folder and on a bucket."""
 
 import json
 import subprocess
@@ -40,8 +40,8 @@ def files(tmp_path: Path) -> Path:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=KEY, data=st.binary(max_size=2000))
-def test_any_name_and_content_comes_back(uri: str, tmp_path: Path, key: str, data: bytes) -> None:
-    # a place of its own: a folder that an earlier key left may bear the name of this one
+def test_any_name_and_content_is_read_back(uri: str, tmp_path: Path, key: str, data: bytes) -> None:
+    # a new prefix: a folder that an earlier key left may have the name of this one
     place = open_store(f"{uri}/{uuid.uuid4().hex}")
     place.write(key, data)
     assert place.read(key) == data and place.exists(key) and list(place.list()) == [key]
@@ -57,16 +57,16 @@ def test_any_name_and_content_comes_back(uri: str, tmp_path: Path, key: str, dat
 @pytest.mark.parametrize(
     "key", ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\nb", "a\0", "\ud800", ".part-a", "x" * 256]
 )
-def test_what_is_no_key_is_refused_by_every_operation(uri: str, tmp_path: Path, key: str) -> None:
+def test_an_invalid_key_is_refused_by_every_operation(uri: str, tmp_path: Path, key: str) -> None:
     place = open_store(uri)
-    there = tmp_path / "there"
-    there.write_text("x")
+    file = tmp_path / "file"
+    file.write_text("x")
     for operation in (
         lambda: place.read(key),
         lambda: place.write(key, b""),
         lambda: place.create(key, b""),
-        lambda: place.upload(key, there),
-        lambda: place.download(key, there),
+        lambda: place.upload(key, file),
+        lambda: place.download(key, file),
         lambda: place.exists(key),
         lambda: place.delete(key),
     ):
@@ -74,7 +74,7 @@ def test_what_is_no_key_is_refused_by_every_operation(uri: str, tmp_path: Path, 
             operation()
 
 
-def test_a_missing_object_is_a_missing_file(uri: str, tmp_path: Path) -> None:
+def test_a_missing_object_is_a_file_not_found_error(uri: str, tmp_path: Path) -> None:
     place = open_store(uri)
     place.write("a/b", b"1")
     for key in ("a", "a/c", "z", "a/b/c"):
@@ -82,8 +82,8 @@ def test_a_missing_object_is_a_missing_file(uri: str, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             place.read(key)
         with pytest.raises(FileNotFoundError):
-            place.download(key, tmp_path / "goal")
-    assert not (tmp_path / "goal").exists()
+            place.download(key, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
 
 
 def test_list_gives_the_keys_under_a_prefix_in_order(uri: str) -> None:
@@ -97,7 +97,7 @@ def test_list_gives_the_keys_under_a_prefix_in_order(uri: str) -> None:
     assert list(place.list("nothing/here")) == []
 
 
-def test_a_large_file_goes_up_and_comes_down_whole(uri: str, tmp_path: Path) -> None:
+def test_a_large_file_is_uploaded_and_downloaded_whole(uri: str, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(bytes(range(256)) * (20 << 12))  # 20 MiB: two parts in S3
     place = open_store(uri)
@@ -210,7 +210,7 @@ def test_fetched_files_are_the_published_ones(uri: str, files: Path, tmp_path: P
     assert store.scan(folder) == store.scan(files) and store.verify(artifact, tmp_path / "cache") == []
 
 
-def test_damage_is_told_with_every_file_by_name(uri: str, files: Path, tmp_path: Path) -> None:
+def test_damage_is_reported_with_the_name_of_every_file(uri: str, files: Path, tmp_path: Path) -> None:
     artifact = store.publish(files, uri, "data", {}, {})
     place, prefix = open_store(uri), f"data/{artifact.digest}"
     flipped = bytearray(place.read(f"{prefix}/images/ein Bild ü.png"))
@@ -225,7 +225,7 @@ def test_damage_is_told_with_every_file_by_name(uri: str, files: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda text: text[: len(text) // 2],
         lambda text: b"",
@@ -235,10 +235,10 @@ def test_damage_is_told_with_every_file_by_name(uri: str, files: Path, tmp_path:
         lambda text: text.replace(b"rows.jsonl", b"other.jsonl"),
     ],
 )
-def test_a_spoilt_manifest_is_an_error_and_not_an_artifact(uri: str, files: Path, spoil) -> None:
+def test_a_damaged_manifest_is_an_error_and_not_an_artifact(uri: str, files: Path, damage) -> None:
     artifact = store.publish(files, uri, "data", {}, {})
     key = f"data/{artifact.digest}/manifest.json"
-    open_store(uri).write(key, spoil(open_store(uri).read(key)))
+    open_store(uri).write(key, damage(open_store(uri).read(key)))
     with pytest.raises(UserError, match="is not a manifest"):
         store.find(artifact.uri)
 

@@ -1,4 +1,4 @@
-"""What only a folder can do wrong: be full, be read-only, be somewhere else."""
+"""Failures of a folder store: a full disk, missing permission, a file in its place; and its URIs."""
 
 import os
 import resource
@@ -38,21 +38,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def nothing_half_written(place: Path) -> bool:
+def no_partial_files(place: Path) -> bool:
     found = [path for path in place.rglob("*") if path.is_file()]
     return all(path.name == "a-small" or "used" in path.parts for path in found)
 
 
-def test_a_full_disk_ends_in_2_and_leaves_no_artifact(files: Path, small_disk: Path) -> None:
+def test_a_full_disk_exits_with_2_and_leaves_no_artifact(files: Path, small_disk: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PUBLISH, str(files), str(small_disk / "store")], capture_output=True, text=True
     )
     assert ended.returncode == 2 and not ended.stderr
     assert "the disk is full while writing to the store" in ended.stdout and "--home" in ended.stdout
-    assert nothing_half_written(small_disk)
+    assert no_partial_files(small_disk)
 
 
-def test_a_limit_on_file_size_ends_in_2_and_leaves_no_artifact(files: Path, tmp_path: Path) -> None:
+def test_a_limit_on_file_size_exits_with_2_and_leaves_no_artifact(files: Path, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PUBLISH, str(files), str(tmp_path / "store")],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
@@ -60,7 +60,7 @@ def test_a_limit_on_file_size_ends_in_2_and_leaves_no_artifact(files: Path, tmp_
         text=True,
     )
     assert ended.returncode == 2 and "too large while writing" in ended.stdout and not ended.stderr
-    assert nothing_half_written(tmp_path / "store")
+    assert no_partial_files(tmp_path / "store")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -71,7 +71,7 @@ def test_a_folder_without_permission_is_bad_input(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_file_in_the_place_of_the_store_is_told(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("I am a file")
     place = open_store(str(tmp_path / "store"))
     with pytest.raises(UserError, match="while writing to the store"):
@@ -79,7 +79,7 @@ def test_a_file_in_the_place_of_the_store_is_told(tmp_path: Path) -> None:
     assert not place.exists("key") and list(place.list()) == []
 
 
-def test_a_file_in_the_making_is_not_listed(tmp_path: Path) -> None:
+def test_a_partial_file_is_not_listed(tmp_path: Path) -> None:
     place = open_store(str(tmp_path))
     place.write("a/key", b"")
     (tmp_path / "a" / ".part-x1y2").write_text("half")

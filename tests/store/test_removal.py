@@ -1,4 +1,4 @@
-"""Removing an artifact while others use, publish or remove the very same content."""
+"""Removing an artifact while other processes use, publish or remove the same content."""
 
 import random
 import threading
@@ -34,7 +34,7 @@ def name(artifact: Artifact) -> str:
     return f"{artifact.kind}/{artifact.digest}"
 
 
-def test_what_is_removed_leaves_nothing_and_can_be_published_again(uri: str, files: Path, tmp_path: Path) -> None:
+def test_a_removed_artifact_leaves_nothing_and_can_be_published_again(uri: str, files: Path, tmp_path: Path) -> None:
     made = publish(files, uri)
     place = open_store(uri)
     place.write("data/else", b"stays")
@@ -42,11 +42,11 @@ def test_what_is_removed_leaves_nothing_and_can_be_published_again(uri: str, fil
         (tmp_path / "store" / name(made) / ".part-left").write_text("by a kill")
     assert removal.remove(place, name(made))
     assert list(place.ages()) == ["data/else"]
-    assert removal.remove(place, name(made))  # what is not there may be removed
+    assert removal.remove(place, name(made))  # removing what does not exist is no error
     assert publish(files, uri) == made and store.verify(made, tmp_path / "cache") == []
 
 
-def test_what_was_claimed_since_is_spared(uri: str, files: Path) -> None:
+def test_an_artifact_that_was_claimed_since_is_spared(uri: str, files: Path) -> None:
     made, place = publish(files, uri), open_store(uri)
     used, _ = place.ages(f"used/{name(made)}")[f"used/{name(made)}"]
     before = set(place.list())
@@ -55,7 +55,7 @@ def test_what_was_claimed_since_is_spared(uri: str, files: Path) -> None:
     assert removal.remove(place, name(made), used + 0.001)
 
 
-def test_a_removal_that_was_cut_off_is_finished_or_taken_back(uri: str, files: Path) -> None:
+def test_a_removal_that_was_killed_is_finished_or_undone(uri: str, files: Path) -> None:
     made, place = publish(files, uri), open_store(uri)
     place.write(f"removing/{name(made)}", b"")
     removal.finish(place)
@@ -66,7 +66,7 @@ def test_a_removal_that_was_cut_off_is_finished_or_taken_back(uri: str, files: P
     assert list(place.list()) == []
 
 
-def test_a_publisher_waits_for_a_removal_of_the_same_content_and_is_told_when_it_does_not_end(
+def test_a_publisher_waits_for_a_removal_of_the_same_content_and_fails_when_it_does_not_end(
     uri: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, place = publish(files, uri), open_store(uri)
@@ -86,7 +86,7 @@ def test_a_publisher_waits_for_a_removal_of_the_same_content_and_is_told_when_it
     assert again == [made] and all(place.exists(f"{name(made)}/{file}") for file in made.files)
 
 
-def test_beside_publishers_no_removal_within_the_grace_leaves_half_of_it(files: Path, tmp_path: Path) -> None:
+def test_a_removal_beside_publishers_never_leaves_half_an_artifact(files: Path, tmp_path: Path) -> None:
     uri, grace, until = str(tmp_path / "store"), 2.0, time.monotonic() + 10
     made, place, pauses = publish(files, uri), open_store(uri), random.Random(0)
     removed = found = 0
@@ -94,7 +94,7 @@ def test_beside_publishers_no_removal_within_the_grace_leaves_half_of_it(files: 
     def publisher() -> None:
         while time.monotonic() < until:
             publish(files, uri)
-            time.sleep(pauses.uniform(0.9 * grace, 1.4 * grace))  # so that it comes just before, within and after
+            time.sleep(pauses.uniform(0.9 * grace, 1.4 * grace))  # just before, within and after the grace period
 
     def remover() -> None:
         nonlocal removed
@@ -112,7 +112,7 @@ def test_beside_publishers_no_removal_within_the_grace_leaves_half_of_it(files: 
         return whole and not all(place.exists(f"{name(made)}/{file}") for file in made.files)
 
     while time.monotonic() < until:
-        assert not half() or not half()  # it may have gone, and even come back, between two looks
+        assert not half() or not half()  # it may be removed, and even published again, between two checks
     for thread in threads:
         thread.join()
     assert store.verify(publish(files, uri), tmp_path / "cache") == []

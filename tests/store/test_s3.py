@@ -1,4 +1,4 @@
-"""What only S3 can do wrong: refuse, be silent, break off, lose an answer."""
+"""Failures of an S3 store: refused, unreachable, interrupted, answers lost; and the retries."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ OPERATIONS: dict[str, Callable[[Store, Path], object]] = {
     "write": lambda place, path: place.write("key", b"1"),
     "create": lambda place, path: place.create("key", b"1"),
     "upload": lambda place, path: place.upload("key", Path(__file__)),
-    "download": lambda place, path: place.download("key", path / "goal"),
+    "download": lambda place, path: place.download("key", path / "file"),
     "list": lambda place, path: list(place.list()),
     "delete": lambda place, path: place.delete("key"),
 }
@@ -42,7 +42,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Server:
-    """Answers each request by the next of `answers`; the last one stays. A list of bytes is cut off in the middle."""
+    """Answers each request with the next of `answers`; the last one is repeated. A body may be cut off."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, bytes, int]] = []
@@ -97,7 +97,7 @@ def whole(status: int, body: bytes = b"") -> tuple[int, bytes, int]:
 LOST = (0, b"", 0)  # the connection closes without an answer
 
 
-def test_a_server_that_is_not_there_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrying_an_unreachable_server_ends_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     begin = time.monotonic()
     with pytest.raises(Unavailable):
@@ -106,7 +106,7 @@ def test_a_server_that_is_not_there_is_given_up_within_seconds(monkeypatch: pyte
 
 
 @each_operation
-def test_a_server_that_is_not_there_is_unavailable(
+def test_an_unreachable_server_is_unavailable(
     operation: Callable[[Store, Path], object], tmp_path: Path, no_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
@@ -127,18 +127,18 @@ def test_a_server_that_keeps_failing_is_unavailable(server: Server, answer: tupl
 
 
 @pytest.mark.parametrize("failure", [whole(503), LOST, (200, b"content", 3)], ids=["503", "lost", "cut off"])
-def test_a_failure_that_passes_goes_unnoticed(server: Server, tmp_path: Path, failure: tuple[int, bytes, int]) -> None:
+def test_a_temporary_failure_is_retried(server: Server, tmp_path: Path, failure: tuple[int, bytes, int]) -> None:
     server.answers = [failure, whole(200, b"content")]
     assert open_store("s3://bucket").read("key") == b"content"
     server.answers = [failure, whole(200, b"content")]
-    open_store("s3://bucket").download("key", tmp_path / "goal")
-    assert (tmp_path / "goal").read_bytes() == b"content"
+    open_store("s3://bucket").download("key", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"content"
 
 
 def test_a_download_that_always_breaks_off_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.answers = [(200, b"content", 3)]
     with pytest.raises(Unavailable):
-        open_store("s3://bucket").download("key", tmp_path / "goal")
+        open_store("s3://bucket").download("key", tmp_path / "file")
     assert not list(tmp_path.iterdir())
 
 
@@ -155,14 +155,14 @@ def test_create_is_one_conditional_put(server: Server) -> None:
     assert server.asked == ["PUT *"]
 
 
-def test_a_full_server_says_so(server: Server) -> None:
+def test_a_full_server_is_reported(server: Server) -> None:
     server.answers = [whole(507, b"<Error><Code>XMinioStorageFull</Code><Message>no space</Message></Error>")]
     with pytest.raises(Unavailable, match="is full"):
         open_store("s3://bucket").write("key", b"1")
 
 
 @each_operation
-def test_a_missing_bucket_is_told_with_its_fix(
+def test_a_missing_bucket_is_reported_with_its_fix(
     operation: Callable[[Store, Path], object], bucket: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=f"there is no bucket '{bucket[5:]}-not' at http") as caught:
@@ -197,7 +197,7 @@ def test_without_credentials_the_variables_are_named(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("endpoint", ["http://", "ftp://host", "http://host/path", "http://[::1"])
-def test_an_endpoint_that_is_none_is_bad_input(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_endpoint_is_bad_input(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(UserError, match="is not the address of an S3 server") as caught:
         open_store("s3://bucket")
@@ -205,7 +205,7 @@ def test_an_endpoint_that_is_none_is_bad_input(endpoint: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///x", "s3://B_/x", "s3://bucket/a//b", "s3://bucket/../x"])
-def test_an_address_that_is_none_is_bad_input(uri: str) -> None:
+def test_an_invalid_address_is_bad_input(uri: str) -> None:
     with pytest.raises(UserError) as caught:
         open_store(uri).read("key")
     assert caught.value.exit_code == 2
@@ -264,7 +264,7 @@ def test_a_damaged_local_copy_is_made_anew(bucket: str, tmp_path: Path) -> None:
 def test_a_server_that_comes_back_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A real server: away for six seconds, twice as long as a store is given up on by default."""
+    """A real server that is down for six seconds, twice as long as the default retries last."""
     from minio import Minio
     from moto.server import ThreadedMotoServer
 
@@ -293,7 +293,7 @@ def test_a_server_that_comes_back_is_waited_for(
     assert capfd.readouterr().err.count("waiting for the store s3://bucket/x") == 1
 
 
-def test_patience_that_is_no_number_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_that_is_not_a_number_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDMIM_PATIENCE", "a while")
     with pytest.raises(UserError, match="MEDMIM_PATIENCE is 'a while'"):
         open_store("s3://bucket").read("key")
@@ -310,7 +310,7 @@ def test_a_wrong_region_names_the_variable(bucket: str, monkeypatch: pytest.Monk
         pytest.skip("moto takes any region")
 
 
-def test_a_wrong_clock_is_told_as_one(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_clock_is_reported(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import minio.time
 
     now = minio.time.utcnow
@@ -363,12 +363,12 @@ def test_a_certificate_of_an_unknown_authority_is_bad_input_with_the_bundle_as_f
     assert open_store("s3://bucket").read("key") == b"value"
 
 
-def test_a_bundle_that_is_no_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_ca_bundle_that_is_not_a_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("no certificate")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(empty))
     with pytest.raises(UserError, match="holds no certificate"):
         open_store("s3://bucket/garbage")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="AWS_CA_BUNDLE is .*none, which is no file"):
+    with pytest.raises(UserError, match="AWS_CA_BUNDLE is .*none, which is not a file"):
         open_store("s3://bucket")

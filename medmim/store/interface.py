@@ -1,0 +1,73 @@
+"""The interface that every kind of store implements (`Store`), and `open_store`, which opens one by its URI."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote
+
+from medmim.errors import UserError
+from medmim.store.folder import FolderStore
+
+
+class Store(Protocol):
+    """What every kind of store can do. Keys are relative, with forward slashes."""
+
+    @property
+    def uri(self) -> str:
+        """The address without a trailing slash; `uri + "/" + key` is the address of an object."""
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Create or replace, atomically."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write only if absent (O_EXCL, If-None-Match); False where the object exists already."""
+
+    def upload(self, key: str, path: Path) -> None:
+        """Write from a file, atomically."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Read into a file, which is whole or absent. Raises FileNotFoundError."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the object exists."""
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys under a prefix, sorted."""
+
+    def ages(self, prefix: str = "") -> Mapping[str, tuple[float, int]]:
+        """Key -> (time of the last write, in seconds since 1970 by the store's clock; size in bytes).
+
+        A folder also lists the partial files (`.part-...`) that a killed process has left.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it exists."""
+
+
+def open_store(uri: str) -> Store:
+    """The store behind a URI. Nothing is read or written yet.
+
+    Raises:
+        UserError: A scheme other than a folder, `file://` or `s3://`, or S3 without an endpoint or credentials.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator and re.match(r"(s3|file|gs|https?):", uri):
+        raise UserError(
+            f"{uri} is not the address of a store", fix=f"did you mean {re.sub(':/*', '://', uri, count=1)}?"
+        )
+    if not separator:
+        return FolderStore(Path(uri))
+    if scheme == "s3":
+        from medmim.store.s3 import connect
+
+        return connect(uri)
+    if scheme == "file" and rest.startswith("/"):
+        return FolderStore(Path(unquote(rest)))
+    raise UserError(
+        f"{uri} is not the address of a store",
+        fix="use a folder, file:///folder or s3://bucket/prefix",
+    )
