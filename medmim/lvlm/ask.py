@@ -1,4 +1,4 @@
-"""A question put to a model and its reply, whatever engine answers."""
+"""Question and Reply: what is sent to a model and what comes back, the same for every inference engine."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask.
+    """A question for a model.
 
     Attributes:
         prompt: The question with its options, without image placeholders.
-        images: RGB images in order; none is the blind form, without markers.
+        images: RGB images in order; without any, the prompt has no image markers either (the blind probe).
     """
 
     prompt: str
@@ -26,12 +26,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """A model's reply.
 
     Attributes:
         text: The generated text without special tokens; empty where `error` is set.
         key: Digest of weights, rendered prompt, images and generation settings: equal keys, equal text.
-        error: Why there is no answer.
+        error: Why there is no answer; empty where there is one.
     """
 
     text: str
@@ -43,7 +43,7 @@ def key(weights: str, rendered: str, images: "Sequence[Image]", max_new_tokens: 
     """The key of a reply.
 
     Args:
-        weights: Content digest of the model; address and name for a server.
+        weights: Content digest of the model; for a server, its address and the name of the model.
         rendered: The prompt as the model reads it.
         images: The images as they were given.
         max_new_tokens: Longest answer; decoding is greedy.

@@ -1,4 +1,4 @@
-"""Ask a loaded model: greedy, left-padded, in the order of the questions."""
+"""Inference with a loaded Hugging Face model: greedy decoding of left-padded batches, replies in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,14 @@ def ask(
     max_new_tokens: int = 32,
     on_done: Callable[[int], None] | None = None,
 ) -> Iterator[Reply]:
-    """Answer questions; a question that cannot be put gets a reply with its error, and the others go on.
+    """Answer questions; a question that cannot be encoded gets a reply with its error, and the others are answered.
 
     Args:
         lvlm: The model.
         questions: What to ask.
-        batch_size: Questions in one pass; it does not change the answers.
+        batch_size: Questions in one forward pass; it does not change the answers.
         max_new_tokens: Longest answer.
-        on_done: Told how many more questions are answered.
+        on_done: Called after each batch with the number of questions it answered.
 
     Yields:
         One reply for each question, in order.
@@ -50,7 +50,7 @@ def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int) -> li
 
     replies: list[Reply | None] = []
     prompts: list[list[int]] = []
-    shown: list[Tensor] = []
+    shown: list[Tensor] = []  # pixels of all images of the batch, in order
     for question in questions:
         turns, count = [Turn(question.prompt)], len(question.images)
         try:
@@ -73,11 +73,11 @@ def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int) -> li
         output = model.generate(
             input_ids=torch.tensor(padded, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
-            # not even as None: generate() would run the tower on it
+            # left out, not None: generate() would run the vision tower on None
             **({"pixel_values": torch.cat(shown).to(model.device, model.dtype)} if shown else {}),
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=_stops(lvlm),
+            eos_token_id=_stop_tokens(lvlm),
             pad_token_id=tokenizer.pad_token_id,
         )
     texts = iter(tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True))
@@ -87,7 +87,7 @@ def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int) -> li
     ]
 
 
-def _stops(lvlm: Lvlm) -> list[int]:
+def _stop_tokens(lvlm: Lvlm) -> list[int]:
     known = lvlm.tokenizer.get_vocab()
     return [known[token] for token in lvlm.family.stop if token in known]
 

@@ -1,4 +1,4 @@
-"""Ask a server that speaks the OpenAI chat API (vLLM, SGLang, llama.cpp, a hosted model): images as data URLs."""
+"""Inference on a server with the OpenAI chat API (vLLM, SGLang, llama.cpp, a hosted model): images as data URLs."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TRIES = 5
 _TIMEOUT = 120.0  # s for one answer
-_SHOWN = 60  # characters of an answer that is none
+_SHOWN = 60  # characters of an invalid answer that are shown
 
 
 def ask(
@@ -28,24 +28,24 @@ def ask(
     max_new_tokens: int = 32,
     on_done: Callable[[int], None] | None = None,
 ) -> Iterator[Reply]:
-    """Answer questions; one that the server refuses gets a reply with its error, and the others go on.
+    """Answer questions; one that the server refuses gets a reply with its error, and the others are answered.
 
-    The key comes from OPENAI_API_KEY, where the server wants one.
+    The API key is OPENAI_API_KEY, where the server requires one.
 
     Args:
         url: Base of the API, such as `http://127.0.0.1:8000/v1`.
         model: Name of the model on that server.
         questions: What to ask.
-        batch_size: Requests under way at once.
+        batch_size: Concurrent requests.
         max_new_tokens: Longest answer.
-        on_done: Told how many more questions are answered.
+        on_done: Called after each answer with 1.
 
     Yields:
         One reply for each question, in order.
 
     Raises:
-        UserError: The server knows neither model nor address, refuses the key, or speaks something else.
-        Unavailable: It does not answer, or answers that it cannot, after several tries.
+        UserError: The server does not know the model or the path, refuses the API key, or is not OpenAI-compatible.
+        Unavailable: It does not answer, or answers with a temporary error, after several tries.
     """
     openai = require("openai", "bench")
     client = openai.OpenAI(
@@ -69,9 +69,9 @@ def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Quest
 
     name = key(f"{url}#{model}", question.prompt, question.images, max_new_tokens)
     content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images]
-    passing = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
+    temporary = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
     send = tenacity.retry(
-        retry=tenacity.retry_if_exception_type(passing),
+        retry=tenacity.retry_if_exception_type(temporary),
         stop=tenacity.stop_after_attempt(_TRIES),
         wait=tenacity.wait_random_exponential(0.2, max=20),
         reraise=True,
@@ -84,10 +84,10 @@ def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Quest
             seed=0,
             max_tokens=max_new_tokens,
         )
-    except passing as error:
-        told = f"answers {error.status_code}" if isinstance(error, openai.APIStatusError) else "does not answer"
+    except temporary as error:
+        problem = f"answers {error.status_code}" if isinstance(error, openai.APIStatusError) else "does not answer"
         raise Unavailable(
-            f"{url} {told}, after {_TRIES} tries",
+            f"{url} {problem}, after {_TRIES} tries",
             reason=str(error),
             fix="check address and server, then run the same command: answers so far are kept",
         ) from None
@@ -98,24 +98,24 @@ def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Quest
     except openai.APIStatusError as error:
         return Reply("", name, f"HTTP {error.status_code}: {error.message}")
     except json.JSONDecodeError as error:
-        raise _foreign(url, str(error)) from None
-    if not isinstance(answer, ChatCompletion):  # the client hands a web page on as it is
-        raise _foreign(url, f"it sent {str(answer)[:_SHOWN]!r}")
+        raise _not_compatible(url, str(error)) from None
+    if not isinstance(answer, ChatCompletion):  # the client returns a web page as text
+        raise _not_compatible(url, f"it sent {str(answer)[:_SHOWN]!r}")
     if not answer.choices or answer.choices[0].message.content is None:
         return Reply("", name, "the server sent no text")
     return Reply(answer.choices[0].message.content.strip(), name)
 
 
-def _foreign(url: str, reason: str) -> UserError:
+def _not_compatible(url: str, reason: str) -> UserError:
     return UserError(
         f"what answers at {url} is not an OpenAI-compatible server",
-        reason=f"its answer is no chat completion: {reason}",
-        fix="check the address: mostly it ends in /v1; a web page or a login in front of the server answers, too",
+        reason=f"its answer is not a chat completion: {reason}",
+        fix="check the address: usually it ends in /v1; it may also be a web page or a login in front of the server",
     )
 
 
 def data_url(image: "Image") -> str:
-    """An image as a PNG data URL, without loss."""
+    """An image as a data URL; PNG, so nothing is lost."""
     out = io.BytesIO()
     image.save(out, "PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

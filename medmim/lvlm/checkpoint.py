@@ -1,4 +1,4 @@
-"""Where models come from: shipped bases, folders, store artifacts; loading them checked, saving them loadable."""
+"""Model checkpoints: resolve a reference to a folder, load a model with checks, save it, upload it to the store."""
 
 import difflib
 import json
@@ -24,14 +24,14 @@ _CONTENT = ("*.safetensors", "config.json", "generation_config.json", "tokenizer
 
 @dataclass(frozen=True)
 class Lvlm:
-    """A loaded model with all that is needed to ask it.
+    """A loaded model with everything that training and inference need.
 
     Attributes:
         model: `LlavaForConditionalGeneration`, in eval mode.
         tokenizer: Fast tokenizer.
         image_processor: PIL images to `pixel_values`.
         family: Its chat format.
-        path: Folder it was loaded from.
+        path: Folder that it was loaded from.
         digest: Content digest of weights, configuration, tokenizer and processor; empty for a model not yet saved.
     """
 
@@ -44,7 +44,7 @@ class Lvlm:
 
 
 def shipped() -> list[str]:
-    """Names of the bases that come with the package."""
+    """Names of the bases that are shipped with the package."""
     return sorted(e.name for e in resources.files("medmim.shipped.bases").iterdir() if (e / "config.json").is_file())
 
 
@@ -53,10 +53,10 @@ def resolve(ref: str, ws: Workspace | None = None) -> Path:
 
     Args:
         ref: A shipped name, a folder, `file://` or the URI of a model artifact.
-        ws: Needed for artifacts in S3, which are copied below its home.
+        ws: The workspace; artifacts in S3 are copied below its home. [default: .medmim]
 
     Raises:
-        UserError: Nothing of that name, or an artifact that is no model.
+        UserError: There is no such model, or the artifact is not a model.
     """
     names = shipped()
     if ref in names:
@@ -69,19 +69,26 @@ def resolve(ref: str, ws: Workspace | None = None) -> Path:
         if artifact.kind != "model":
             raise UserError(f"{ref} is not a model", reason=f"it is an artifact of kind '{artifact.kind}'")
         return store.fetch(artifact, ws.cache if ws else Path(".medmim") / "cache")
-    near = difflib.get_close_matches(ref, names, 1)
+    similar = difflib.get_close_matches(ref, names, 1)
     raise UserError(
         f"no model '{ref}'",
         reason="it is neither a folder, nor the URI of a model, nor a shipped base",
-        fix=(f"did you mean '{near[0]}'? " if near else "") + f"shipped bases: {', '.join(names) or 'none'}",
+        fix=(f"did you mean '{similar[0]}'? " if similar else "") + f"shipped bases: {', '.join(names) or 'none'}",
     )
 
 
 def upload_if_local(ref: str, ws: Workspace) -> str:
-    """A reference to the same model that every machine with this store resolves; a local folder is copied there.
+    """A reference to the model that is valid on every machine with this store; a local folder is uploaded to the store.
+
+    Args:
+        ref: As for `resolve`.
+        ws: The workspace, for its store.
+
+    Returns:
+        `ref` itself where it is a shipped base or the URI of a model in S3, else the URI of the copy in the store.
 
     Raises:
-        UserError: As `resolve` does; the store refuses.
+        UserError: As `resolve` does, or the store refuses.
     """
     path = resolve(ref, ws)
     if ref in shipped():
@@ -92,12 +99,12 @@ def upload_if_local(ref: str, ws: Workspace) -> str:
     if known is not None and known.uri.startswith(f"{ws.store}/"):
         return known.uri
     say(f"copying the model {path} to the store")
-    made = {"medmim": __version__, "step": "copy of a folder"}
-    return store.publish(path, ws.store, "model", known.counts if known else {}, made).uri
+    provenance = {"medmim": __version__, "step": "copy of a folder"}
+    return store.publish(path, ws.store, "model", known.counts if known else {}, provenance).uri
 
 
 def digest(path: Path) -> str:
-    """Content digest of the files that decide what a model says; notes beside them do not count."""
+    """Content digest of the files that decide what a model answers; a README beside them does not count."""
     files = {file.name: {"sha256": store.file_digest(file)} for glob in _CONTENT for file in path.glob(glob)}
     return store.content_digest(files)
 
@@ -107,11 +114,11 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
 
     Args:
         path: Folder with config, safetensors, tokenizer and processor.
-        device: `auto` takes the GPU where there is one.
+        device: `auto` is the GPU where there is one.
         dtype: Torch dtype of the weights; by default bf16 on a GPU and fp32 on a CPU.
 
     Raises:
-        UserError: No or broken config, another family, weights that are missing, cut off or do not fit.
+        UserError: A missing or broken config, an unsupported family, weights that are missing, cut off or do not match.
     """
     family = family_of(path)
     _check_weights(path)
@@ -145,10 +152,10 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
 
 
 def family_of(path: Path) -> Family:
-    """The family of a checkpoint, from its config.json alone.
+    """The family of a checkpoint, read from its config.json.
 
     Raises:
-        UserError: No config, broken config, or an architecture that is no known family.
+        UserError: A missing or broken config, or an architecture of no supported family.
     """
     file = path / "config.json"
     try:
@@ -163,7 +170,7 @@ def family_of(path: Path) -> Family:
         kind = "an unreadable file"
         with suppress(ValueError, KeyError, TypeError):
             kind = f"of model_type '{json.loads(file.read_text())['model_type']}'"
-        raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=_known()) from None
+        raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=_supported()) from None
     except OSError as error:
         raise from_os_error(error, "reading the model") from None
     for family in FAMILIES:
@@ -171,13 +178,13 @@ def family_of(path: Path) -> Family:
             return family
     raise UserError(
         f"{path} is a checkpoint of another family: {kinds[0]} + {kinds[1]}",
-        reason="its chat format is not known here, and a wrong one would silently spoil every score",
-        fix=_known(),
+        reason="its chat format is not known, and a wrong format would silently lower every score",
+        fix=_supported(),
     )
 
 
 def save(lvlm: Lvlm, folder: Path) -> Lvlm:
-    """Save so that this module, `LlavaForConditionalGeneration` and `AutoProcessor` load it.
+    """Save a model so that `load`, `LlavaForConditionalGeneration` and `AutoProcessor` can load it.
 
     Returns:
         The same model with its new folder and digest.
@@ -200,7 +207,7 @@ def save(lvlm: Lvlm, folder: Path) -> Lvlm:
 
 
 def quiet_transformers() -> Any:
-    """Import transformers without its warnings and progress bars: the screen is ours."""
+    """Import transformers, with its warnings and progress bars off and the Hub offline."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     transformers = require("transformers", "finetune")
     transformers.logging.set_verbosity_error()
@@ -208,16 +215,18 @@ def quiet_transformers() -> Any:
     return transformers
 
 
-def _known() -> str:
+def _supported() -> str:
     return "give a checkpoint of: " + ", ".join(f"{f.name} ({f.vision} + {f.text})" for f in FAMILIES)
 
 
 def _check_weights(path: Path) -> None:
-    """Every shard opens and is as long as its header says, before anything is loaded."""
+    """Check, before anything is loaded, that every shard opens and has the length that its header gives."""
     safetensors = require("safetensors", "finetune")
     shards = sorted(path.glob("*.safetensors"))
     if not shards:
-        raise UserError(f"{path} has no *.safetensors", fix="convert pickled weights to safetensors: pickle runs code")
+        raise UserError(
+            f"{path} has no *.safetensors", fix="convert pickled weights to safetensors: loading a pickle runs code"
+        )
     problems = []
     for shard in shards:
         try:

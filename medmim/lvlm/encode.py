@@ -1,4 +1,4 @@
-"""Conversations as token ids and labels: text only, so that lengths are known before any image is opened."""
+"""Tokenizes conversations to ids and labels; needs no pixels, so lengths are known before any image is opened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ IGNORED = -100  # the label that torch's cross-entropy skips
 
 @dataclass(frozen=True)
 class Encoded:
-    """One conversation as the model reads it.
+    """One tokenized conversation.
 
     Attributes:
         ids: Token ids, `<image>` repeated once per image token.
-        labels: `ids` where trained, `IGNORED` elsewhere; not shifted.
-        images: How many images go with it.
+        labels: `ids` at the positions that are trained, `IGNORED` at the others; not shifted.
+        images: Number of images in it.
     """
 
     ids: list[int]
@@ -41,7 +41,7 @@ def tokens_per_image(config: Any) -> int:
 def encode(lvlm: "Lvlm", turns: Sequence[Turn], images: int) -> Encoded:
     """Render and tokenize a conversation.
 
-    Tokenizes the text as a whole, as the published training code does, and finds the trained tokens by their offsets.
+    The text is tokenized as a whole, as the published training code does; trained tokens are found by their offsets.
 
     Args:
         lvlm: The model, for its family, tokenizer and image size.
@@ -70,5 +70,5 @@ def encode(lvlm: "Lvlm", turns: Sequence[Turn], images: int) -> Encoded:
 
 
 def length_of(lvlm: "Lvlm", turns: Sequence[Turn], images: int) -> int:
-    """Tokens of a conversation, without touching a pixel: what packing plans with."""
+    """Number of tokens of a conversation, without reading pixels: packing plans with it."""
     return len(encode(lvlm, turns, images).ids)

@@ -1,4 +1,4 @@
-"""What a model family is: how it writes a conversation, and where its answers end."""
+"""A model family is a chat format: how a conversation is written as text, its special tokens, where answers end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from medmim.sample import IMAGE, digest_of
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer; None asks for it."""
+    """A question and its answer; None where the model is to answer."""
 
     question: str
     answer: str | None = None
@@ -18,7 +18,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the rendered conversation; `trained` stretches carry the loss."""
+    """A part of the rendered conversation; the loss is taken over parts that are `trained`."""
 
     text: str
     trained: bool = False
@@ -26,19 +26,19 @@ class Segment:
 
 @dataclass(frozen=True)
 class Family:
-    """A published family of LVLMs.
+    """A published family of LVLMs and its chat format.
 
     Attributes:
         name: `mantis` or `llava-med`.
         vision: `model_type` of the vision tower's configuration.
         text: `model_type` of the decoder's configuration.
-        slot: Index (from 1) and content to the place where an image stands, in its markers.
-        write: Turns and image count to segments; `render` is the checked way to call it.
-        bos: Token that starts a conversation, written out in the rendered text.
+        slot: (index from 1, content) -> the content between the markers of an image, such as `(image 1: CONTENT)`.
+        write: (turns, image count) -> segments; call `render`, which checks its input.
+        bos: Token that starts a conversation; it is part of the rendered text.
         eos: Token that ends an answer.
         pad: Padding token.
         control: Further special tokens of the format.
-        phrases: Constant strings of the format that a tokenizer trained for it keeps whole.
+        phrases: Constant strings of the format that a tokenizer trained for it encodes as one token.
         stop: Tokens that end generation.
     """
 
@@ -60,16 +60,16 @@ class Family:
         return tuple(dict.fromkeys((self.pad, self.bos, self.eos, *self.control, IMAGE)))
 
     def render(self, turns: Sequence[Turn], images: int) -> list[Segment]:
-        """Write a conversation whose first turn shows `images` images, each as one `<image>`.
+        """Render a conversation whose first turn shows `images` images, each as one `<image>`.
 
-        With 0 images the markers go as well: that is the blind probe.
+        With 0 images the markers are left out as well: that is the blind probe.
 
         Args:
-            turns: At least one; only the last may lack its answer, which makes the text a prompt for generation.
-            images: How many images lead the first question.
+            turns: At least one; only the last may have no answer, which makes the text a prompt for generation.
+            images: Number of images before the first question.
 
         Raises:
-            UserError: No turn, an open answer before the last, or a special token inside a question or an answer.
+            UserError: No turn, a missing answer before the last turn, or a special token in a question or an answer.
         """
         if not turns or any(turn.answer is None for turn in turns[:-1]):
             raise UserError("a conversation needs a turn, and every turn but the last needs its answer")
@@ -85,7 +85,7 @@ class Family:
 
     @cached_property
     def template_digest(self) -> str:
-        """Digest of the format's bytes, taken from what it writes for zero to three images and two turns."""
+        """Digest of the format: of what it writes for zero to three images and one or two turns."""
         turns = [Turn("question 1", "answer 1"), Turn("question 2", "answer 2")]
         written = [self.write(turns[:n], images) for images in range(4) for n in (1, 2)]
         return digest_of(f"{int(s.trained)}{s.text}" for segments in written for s in (*segments, Segment("")))

@@ -1,8 +1,8 @@
-"""The chat format of microsoft/llava-med-v1.5-mistral-7b, to the byte, and its weight names in transformers.
+"""The chat format of microsoft/llava-med-v1.5-mistral-7b, byte for byte, and its weight names in transformers.
 
-Source: microsoft/LLaVA-Med, `llava/conversation.py` (`mistral_instruct`). It was published for one image. With several
-images the form is our own: each image stands between its index, `(image 1: <image> image 1)`, so that a decoder that
-looks back from a patch or ahead from the marker finds the number. `Family.template_digest` covers both forms.
+Source: microsoft/LLaVA-Med, `llava/conversation.py` (`mistral_instruct`). It was published for one image. The form for
+several images is our own: each image stands between two copies of its index, `(image 1: <image> image 1)`, so that a
+decoder finds the number both before and after the patches. `Family.template_digest` covers both forms.
 """
 
 import re
@@ -18,7 +18,7 @@ def slot(index: int, content: str) -> str:
 
 
 def write(turns: Sequence[Turn], images: int) -> list[Segment]:
-    """Write the conversation; the loss is on ` ANSWER </s>`."""
+    """Write the conversation; the loss is taken over ` ANSWER </s>`."""
     shown = "".join(slot(i, IMAGE) for i in range(1, images + 1)) if images > 1 else IMAGE * images
     lead = f"<s>[INST] {shown}\n" if images else "<s>[INST] "
     segments = []
@@ -51,20 +51,20 @@ _RENAMES = (
     (r"^model\.(layers|embed_tokens|norm)\.", r"language_model.model.\1."),
     (r"^lm_head\.", "language_model.lm_head."),
 )
-_DROPPED = re.compile(r"\.inv_freq$|^model\.image_newline$")
+_IGNORED = re.compile(r"\.inv_freq$|^model\.image_newline$")
 
 
 def rename(names: Iterable[str]) -> dict[str, str]:
     """Map the names of a LLaVA-Med v1.5 checkpoint to those that `LlavaForConditionalGeneration` loads.
 
-    Buffers that transformers computes itself are left out.
+    Buffers that transformers computes itself are ignored.
 
     Raises:
-        KeyError: A name that is not of this checkpoint's layout.
+        KeyError: A name that does not belong to this checkpoint's layout.
     """
     renamed = {}
     for name in names:
-        if _DROPPED.search(name):
+        if _IGNORED.search(name):
             continue
         for pattern, new in _RENAMES:
             if re.match(pattern, name):

@@ -1,7 +1,8 @@
-"""The chat format of TIGER-Lab/Mantis-8B-siglip-llama3, to the byte.
+"""The chat format of TIGER-Lab/Mantis-8B-siglip-llama3, byte for byte.
 
 Source: TIGER-AI-Lab/Mantis, `mantis/models/conversation.py` (`conv_llama_3`) and `mantis/models/mllava/
-processing_llava.py` (image wrappers). The published tokenizer prepends `<|begin_of_text|>`; here it is written out.
+processing_llava.py` (image wrappers). The published tokenizer prepends `<|begin_of_text|>`; here it is part of
+the text.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,12 @@ def _header(role: str) -> str:
 
 
 def slot(index: int, content: str) -> str:
-    """What Mantis' processor makes of the `index`-th `<image>`."""
+    """What Mantis' processor writes for the `index`-th `<image>`."""
     return f"(image {index}: <Image>{content}</Image>)"
 
 
 def write(turns: Sequence[Turn], images: int) -> list[Segment]:
-    """Write the conversation; the loss is on assistant header, answer and `<|eot_id|>`, as in Mantis' training."""
+    """Write the conversation; as in Mantis' training, the loss covers assistant header, answer and `<|eot_id|>`."""
     shown = "".join(slot(i, IMAGE) for i in range(1, images + 1))
     segments = []
     before = f"<|begin_of_text|>{_header('system')}{SYSTEM}<|eot_id|>"

@@ -1,4 +1,4 @@
-"""Asking a loaded model: the same text at any batch size, in order, one reply each."""
+"""Inference with a loaded model: equal text at any batch size, one reply for each question, in order."""
 
 import pytest
 from PIL import Image
@@ -20,13 +20,13 @@ def questions():
 
 
 def test_replies_are_the_same_at_batch_1_and_32(lvlm, questions):
-    alone = list(ask_hf.ask(lvlm, questions, batch_size=1, max_new_tokens=6))
+    one_by_one = list(ask_hf.ask(lvlm, questions, batch_size=1, max_new_tokens=6))
     together = list(ask_hf.ask(lvlm, questions, batch_size=32, max_new_tokens=6))
-    assert alone == together
-    assert len({reply.key for reply in alone}) == len(questions) - questions_asked_twice(questions)
+    assert one_by_one == together
+    assert len({reply.key for reply in one_by_one}) == len(questions) - questions_asked_twice(questions)
 
 
-def test_a_trained_model_says_different_things_and_the_same_at_any_batch_size(questions):
+def test_a_trained_model_gives_varied_answers_that_are_equal_at_any_batch_size(questions):
     shipped = checkpoint.load(checkpoint.resolve("tiny-mantis"), device="cpu")
     texts = [[r.text for r in ask_hf.ask(shipped, questions, size, max_new_tokens=6)] for size in (1, 7, 33)]
     assert texts[0] == texts[1] == texts[2]
@@ -38,24 +38,24 @@ def questions_asked_twice(questions):
     return len(seen) - len(set(seen))
 
 
-def test_a_batch_says_what_plain_greedy_decoding_says(lvlm, questions):
+def test_a_batch_gives_the_text_of_plain_greedy_decoding(lvlm, questions):
     import torch
 
     question = questions[3]
     reply = next(iter(ask_hf.ask(lvlm, [question], max_new_tokens=5)))
     ids = encode(lvlm, [Turn(question.prompt)], 3).ids
     values = ask_hf.pixels(lvlm, question.images)
-    said = []
+    decoded = []
     for _ in range(5):
         with torch.no_grad():
-            logits = lvlm.model(input_ids=torch.tensor([ids + said]), pixel_values=values).logits
-        said.append(int(logits[0, -1].argmax()))
-        if lvlm.tokenizer.decode(said[-1:]) in lvlm.family.stop:
+            logits = lvlm.model(input_ids=torch.tensor([ids + decoded]), pixel_values=values).logits
+        decoded.append(int(logits[0, -1].argmax()))
+        if lvlm.tokenizer.decode(decoded[-1:]) in lvlm.family.stop:
             break
-    assert reply.text == lvlm.tokenizer.decode(said, skip_special_tokens=True).strip()
+    assert reply.text == lvlm.tokenizer.decode(decoded, skip_special_tokens=True).strip()
 
 
-def test_a_question_that_cannot_be_put_gets_its_error_and_the_others_go_on(lvlm):
+def test_a_question_that_cannot_be_encoded_gets_its_error_and_the_others_are_answered(lvlm):
     bad = Question(f"say {lvlm.family.eos}")
     replies = list(ask_hf.ask(lvlm, [Question("one"), bad, Question("two")], max_new_tokens=3))
     assert [bool(reply.error) for reply in replies] == [False, True, False]

@@ -1,4 +1,4 @@
-"""Asking a server over real HTTP: what is sent, which failures are tried again, which belong to one item."""
+"""Inference on a server over real HTTP: what is sent, which failures are retried, which belong to one question."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ def _fast(monkeypatch):
     monkeypatch.setattr(tenacity, "wait_random_exponential", lambda *_, **__: tenacity.wait_none())
 
 
-def test_images_go_along_in_order_and_without_loss(server, monkeypatch):
+def test_images_are_sent_in_order_and_without_loss(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     images = [Image.linear_gradient("L").convert("RGB"), Image.new("RGB", (3, 5), (1, 2, 3))]
     (reply,) = ask_openai.ask(server.url, "tiny", [Question("Which?", images)], max_new_tokens=7)
@@ -54,20 +54,20 @@ def test_replies_keep_the_order_of_the_questions(server):
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_passing_failure_is_tried_again(server, status):
+def test_a_temporary_failure_is_retried(server, status):
     (reply,) = ask_openai.ask(server.url, "tiny", [Question(f"once {status}")])
     assert reply.text == f"echo once {status}"
     assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_refused_item_has_its_error_and_the_others_go_on(server, status):
+def test_a_refused_question_gets_its_error_and_the_others_are_answered(server, status):
     replies = list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}"), Question("fine")]))
     assert str(status) in replies[0].error
     assert (replies[0].text, replies[1].text) == ("", "echo fine")
 
 
-def test_no_text_is_an_error_of_the_item_and_not_an_empty_answer(server):
+def test_a_reply_without_text_is_an_error_and_not_an_empty_answer(server):
     (reply,) = ask_openai.ask(server.url, "tiny", [Question("nothing")])
     assert reply.error
 
@@ -86,7 +86,7 @@ def test_a_server_that_stays_down_is_unavailable():
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_server_that_answers_and_cannot_is_not_said_to_be_silent(server, status):
+def test_a_server_that_answers_with_an_error_is_not_reported_as_unreachable(server, status):
     with pytest.raises(Unavailable, match=f"answers {status}, after 5 tries") as caught:
         list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}")]))
     assert caught.value.exit_code == 75
@@ -95,7 +95,7 @@ def test_a_server_that_answers_and_cannot_is_not_said_to_be_silent(server, statu
 @pytest.mark.parametrize(
     "answer", ["text/html <html>Sign in</html>", "application/json <html>", "application/json [1]", "text/plain ok"]
 )
-def test_what_is_no_such_server_is_told_as_that(server, answer):
+def test_a_server_of_another_kind_is_reported_as_such(server, answer):
     with pytest.raises(UserError, match="is not an OpenAI-compatible server") as caught:
         list(ask_openai.ask(server.url, "tiny", [Question(f"raw {answer}")]))
     assert caught.value.exit_code == 2 and server.url in caught.value.fact

@@ -1,4 +1,4 @@
-"""Loading and saving models, and saying no to what is none."""
+"""Loading and saving models, and refusing what is not a model."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def copy(folders, tmp_path):
     return shutil.copytree(folders["mantis"], tmp_path / "model")
 
 
-def test_a_saved_model_comes_back_with_equal_logits_and_digest(lvlm, tmp_path):
+def test_a_saved_model_is_loaded_with_equal_logits_and_digest(lvlm, tmp_path):
     saved = checkpoint.save(lvlm, tmp_path / "again")
     loaded = checkpoint.load(tmp_path / "again", device="cpu")
     assert loaded.digest == saved.digest
@@ -36,7 +36,7 @@ def test_a_saved_model_comes_back_with_equal_logits_and_digest(lvlm, tmp_path):
     assert torch.equal(logits(lvlm.model, ids, values), logits(loaded.model, ids, values))
 
 
-def test_stock_transformers_loads_it_and_reads_the_same_prompt(lvlm):
+def test_stock_transformers_loads_it_and_tokenizes_the_same_prompt(lvlm):
     model = LlavaForConditionalGeneration.from_pretrained(lvlm.path).eval()
     processor = AutoProcessor.from_pretrained(lvlm.path)
     images = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L").convert("RGB")]
@@ -50,7 +50,7 @@ def test_stock_transformers_loads_it_and_reads_the_same_prompt(lvlm):
     )
 
 
-def test_notes_beside_the_weights_do_not_change_the_digest(copy):
+def test_a_readme_beside_the_weights_does_not_change_the_digest(copy):
     before = checkpoint.digest(copy)
     (copy / "README.md").write_text("notes")
     assert checkpoint.digest(copy) == before
@@ -71,7 +71,7 @@ def test_an_artifact_of_another_kind_is_refused(copy, tmp_path):
         checkpoint.resolve(artifact.uri)
 
 
-def test_an_unknown_name_is_refused_with_what_there_is():
+def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match="no model 'tiny-mantiss'"):
         checkpoint.resolve("tiny-mantiss")
 

@@ -1,4 +1,4 @@
-"""Ids and labels: what is trained, and that lengths need no pixels."""
+"""Token ids and labels: which tokens are trained, and that lengths need no pixels."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The chat formats, to the byte."""
+"""The chat formats, byte for byte."""
 
 import pytest
 from hypothesis import assume, given
@@ -89,7 +89,7 @@ def test_an_open_answer_before_the_last_turn_is_refused():
         MANTIS.render([], 1)
 
 
-def test_the_template_digest_tells_formats_apart_and_stays():
+def test_the_template_digest_differs_by_format_and_stays():
     assert MANTIS.template_digest != LLAVA_MED.template_digest
     assert MANTIS.template_digest.startswith("ab74675b7bc63d94")
     assert LLAVA_MED.template_digest.startswith("f3eece1c913d9eb2")

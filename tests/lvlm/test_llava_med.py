@@ -1,4 +1,4 @@
-"""The names of the published checkpoint, against what transformers really loads."""
+"""The weight names of the published checkpoint, against those that transformers loads."""
 
 import pytest
 import torch

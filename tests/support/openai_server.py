@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as `say` does, an echo by default; the question's first word may ask for a failure."""
+    """Answers with `say`, an echo by default; the first word of the question may request a failure."""
 
     daemon_threads = True
 
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
         }  # fmt: skip
         kind, data = "application/json", json.dumps(reply).encode()
-        if wanted[0] == "raw":  # as it is, of the kind that is named
+        if wanted[0] == "raw":  # the rest of the question, sent with the content type that it names
             kind, data = wanted[1], text.split(maxsplit=2)[2].encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -50,4 +50,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print no request log."""
