@@ -1,4 +1,4 @@
-"""A running Ray cluster whose nodes share no disk: joined, waited for, and what its workers tell is passed on."""
+"""Connects to a running Ray cluster whose nodes share no disk, waits for its workers and forwards their events."""
 
 import logging
 import os
@@ -18,8 +18,8 @@ from medmim.errors import Unavailable, UserError, require
 from medmim.run.workspace import Workspace
 
 WAIT = "MEDMIM_WORKERS_WAIT"  # s that workers may take to join the cluster
-_LAST_WORDS = 1.0  # s that a line of a worker's log takes to get here, at most
-_WAIT = 600.0  # a pod's image may have to be pulled, a machine be started
+_LOG_DELAY = 1.0  # s that a line of a worker's log takes to arrive, at most
+_JOIN_TIMEOUT = 600.0  # s; a pod's image may have to be pulled, a machine be started
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -33,14 +33,14 @@ QUIET = {
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """This process as a driver of a running cluster; events of its workers go where this process's own go.
+    """Join a running cluster as a driver; the events of its workers go where this process's own go.
 
     Args:
         address: `auto` on a node of the cluster, or `HOST:6379`.
 
     Raises:
         UserError: An address of another kind.
-        Unavailable: Nobody answers there.
+        Unavailable: It does not answer.
     """
     if "://" in address:
         raise UserError(
@@ -48,7 +48,7 @@ def joined(address: str) -> Iterator[None]:
             reason="Ray Client (ray://) is not made for Ray Train",
             fix="run on a node of the cluster with platform.ray: auto",
         )
-    _knock(address)
+    _check_port(address)
     with ExitStack() as undo:
         undo.enter_context(environment(QUIET))
         ray = require("ray", "finetune")
@@ -56,64 +56,66 @@ def joined(address: str) -> Iterator[None]:
 
         undo.enter_context(redirect_stdout(StringIO()))  # Ray prints on stdout, which is for results
         undo.enter_context(sigterm())
-        hush()
+        quiet_ray()
         undo.callback(ray.shutdown)
         undo.callback(streams.remove_handler, "medmim")
         try:
             ray.init(address, log_to_driver=True, logging_level=logging.ERROR, configure_logging=False)
         except (ConnectionError, RuntimeError, TimeoutError) as error:
-            raise silent(address, str(error)) from None
-        streams.remove_handler("ray_print_logs")  # prints all that the workers say, on stdout
+            raise no_answer(address, str(error)) from None
+        streams.remove_handler("ray_print_logs")  # it prints all output of the workers on stdout
         streams.add_handler("medmim", _forward)
         yield
-        time.sleep(_LAST_WORDS)
+        time.sleep(_LOG_DELAY)
 
 
-def wait_for(workers: int, cpus: int) -> bool:
+def wait_for_workers(workers: int, cpus: int) -> bool:
     """Wait until the joined cluster has room for `workers` of `cpus` CPUs, and a GPU each if it has any.
 
     Returns:
         Whether each worker gets a GPU.
 
     Raises:
-        Unavailable: Not all of them came within MEDMIM_WORKERS_WAIT seconds.
+        Unavailable: Not all of them joined within MEDMIM_WORKERS_WAIT seconds.
     """
     import ray
 
-    patience = wait()
-    until = time.monotonic() + patience
-    told = ""
+    timeout = join_timeout()
+    until = time.monotonic() + timeout
+    shown = ""
     while True:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpu = any(node.get("GPU") for node in nodes)
-        room = sum(min(int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0)) if gpu else workers) for node in nodes)
-        if room >= workers:
+        joined = sum(
+            min(int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0)) if gpu else workers) for node in nodes
+        )
+        if joined >= workers:
             return gpu
-        has = f"{room} of {workers} workers have joined the Ray cluster"
+        count = f"{joined} of {workers} workers have joined the Ray cluster"
         if time.monotonic() > until:
             sizes = [f"a node of {n.get('CPU', 0):g} CPUs" + f" and {n.get('GPU', 0):g} GPUs" * gpu for n in nodes]
             raise Unavailable(
-                f"{has} after {patience:.0f} s",
-                reason=f"each wants {cpus} CPU{'s' * (cpus > 1)}{' and a GPU' * gpu}; the cluster has "
+                f"{count} after {timeout:.0f} s",
+                reason=f"each needs {cpus} CPU{'s' * (cpus > 1)}{' and a GPU' * gpu}; the cluster has "
                 + (", ".join(sizes) or "no node"),
-                fix="look at the workers' pods or machines, lower platform.workers or platform.threads; "
+                fix="check the workers' pods or machines, lower platform.workers or platform.threads; "
                 "then run the same command",
             )
-        if has != told:
-            told = has
-            progress.say(f"waiting: {has}")
+        if count != shown:
+            shown = count
+            progress.say(f"waiting: {count}")
         time.sleep(0.5)
 
 
-def wait() -> float:
+def join_timeout() -> float:
     """Seconds that workers may take to join."""
-    return float(os.environ.get(WAIT) or _WAIT)
+    return float(os.environ.get(WAIT) or _JOIN_TIMEOUT)
 
 
 def worker_environment(cpus: int) -> dict[str, str]:
-    """What a worker's process inherits of the driver; credentials are the node's own."""
-    told = {name: os.environ[name] for name in ("MEDMIM_STAGE", "MEDMIM_PATIENCE") if os.environ.get(name)}
-    return {**told, "MEDMIM_EVENTS": "-", "OMP_NUM_THREADS": str(cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+    """The environment that a worker inherits of the driver; credentials are the node's own."""
+    inherited = {name: os.environ[name] for name in ("MEDMIM_STAGE", "MEDMIM_PATIENCE") if os.environ.get(name)}
+    return {**inherited, "MEDMIM_EVENTS": "-", "OMP_NUM_THREADS": str(cpus), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def node_workspace(store: str) -> Workspace:
@@ -124,14 +126,14 @@ def node_workspace(store: str) -> Workspace:
     return Workspace(place, store, tracking="")
 
 
-def hush() -> None:
-    """No information of Ray's, only its errors."""
+def quiet_ray() -> None:
+    """Let Ray log errors only."""
     for name in ("ray", "ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def silent(address: str, reason: str) -> Unavailable:
-    """What is raised where a Ray does not answer."""
+def no_answer(address: str, reason: str) -> Unavailable:
+    """The error for a Ray that does not answer."""
     return Unavailable(
         f"Ray at {address} does not {'start' if address == 'local' else 'answer'}",
         reason=reason.partition("\n")[0],
@@ -141,7 +143,7 @@ def silent(address: str, reason: str) -> Unavailable:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for a while."""
+    """Set environment variables inside the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -156,7 +158,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def sigterm() -> Iterator[None]:
-    """SIGTERM ends Ray too: by default Python dies of it without running a single `finally`."""
+    """Inside the block SIGTERM raises SystemExit, so that Ray ends too: by default Python runs no `finally`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -172,19 +174,19 @@ def sigterm() -> Iterator[None]:
 
 
 def _forward(logged: Mapping[str, Any]) -> None:
-    """Events among the lines of a worker's log; the others stay in Ray's logs."""
+    """Forward the events among the lines of a worker's log; the others stay in Ray's logs."""
     for line in logged["lines"]:
         event = progress.parse(line)
         if event is not None:
             progress.forward(event)
 
 
-def _knock(address: str) -> None:
-    """Ray itself takes a minute to notice that nobody is there."""
+def _check_port(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself takes a minute to notice."""
     host, _, port = address.rpartition(":")
     if not port.isdigit():
-        return  # `auto`: Ray looks for the cluster of this node
+        return  # `auto`: Ray finds the cluster of this node
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
-        raise silent(address, str(error)) from None
+        raise no_answer(address, str(error)) from None

@@ -71,7 +71,7 @@ def collect(
     platform = recipe.platform
     cpus = platform.threads or 1
     with ray_nodes.joined(platform.ray):
-        gpu = ray_nodes.wait_for(min(platform.workers, len(orders)), cpus)
+        gpu = ray_nodes.wait_for_workers(min(platform.workers, len(orders)), cpus)
         progress.say(f"asking on the Ray cluster: {len(orders)} sets of answers")
         _ask_all(orders, cpus, gpu)
 

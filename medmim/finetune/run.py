@@ -53,7 +53,8 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         if recipe.platform.ray != "local":
             from medmim.finetune.ray import exchange
 
-            exchange.clear(exchange.place(ws, f"finetune-{step_key('finetune', REVISION, section, parents)[:16]}"))
+            key = step_key("finetune", REVISION, section, parents)
+            exchange.clear(exchange.shared_folder(ws, f"finetune-{key[:16]}"))
         outcome.of(made, cached)
         outcome.facts = {**made.counts, "losses": _curve(ws.fetch(made.uri) / "losses.jsonl")}
         return outcome
@@ -83,10 +84,10 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
     from medmim.finetune.worker import EXAMPLES
 
     local = recipe.platform.ray == "local"
-    place = exchange.place(ws, folder.name)
+    shared = exchange.shared_folder(ws, folder.name)
     prepared, quarantine = folder / EXAMPLES, folder / "quarantine.jsonl"
     if not local and not prepared.is_file():
-        exchange.take_examples(folder, place)
+        exchange.download_examples(folder, shared)
     if not prepared.is_file():
         path = store.fetch(data, ws.cache)
         samples = _train_split(path)
@@ -101,7 +102,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
     steps = feed.steps(recipe.finetune, kept)
     progress.say(f"finetune: {kept:,} samples, {steps:,} steps of {recipe.finetune.batch_size}")
     if not local:
-        exchange.give_examples(folder, place)
+        exchange.upload_examples(folder, shared)
     result = (_here if local else _across)(recipe, ws, base, data, folder)
     reasons: dict[str, int] = {}
     for line in quarantine.read_text().splitlines():
@@ -140,14 +141,14 @@ def _across(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, fold
     """Train on the nodes of a running Ray cluster."""
     from medmim.finetune.ray import cluster, exchange
 
-    order = exchange.Order(
+    job = exchange.SharedJob(
         checkpoint.upload_if_local(base, ws),
         data.uri,
-        exchange.place(ws, folder.name),
+        exchange.shared_folder(ws, folder.name),
         recipe.finetune.model_dump_json(),
         recipe.platform.threads or 1,
     )
-    return cluster.launch(order, folder, recipe.platform.workers, recipe.platform.ray)
+    return cluster.launch(job, folder, recipe.platform.workers, recipe.platform.ray)
 
 
 def _curve(path: Path) -> list[list[float]]:

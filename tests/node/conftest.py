@@ -1,7 +1,7 @@
 """A cluster with a node where pods really run.
 
 KUBECONFIG names one; else ../shared/cluster is started in a folder of its own, which takes root. MEDMIM_IMAGE is the
-image, which must lie on the node. Pods reach S3 at AWS_ENDPOINT_URL, by default where the kit's MinIO listens.
+image, which must be on the node. Pods reach S3 at AWS_ENDPOINT_URL, by default where the kit's MinIO listens.
 """
 
 import os
@@ -45,10 +45,10 @@ def kubectl() -> Iterator[Callable[..., str]]:
 
 
 def _start_kit(folder: Path) -> Path:
-    lacks = [name for name in ("runc", "iptables", "ip", "openssl") if shutil.which(name) is None]
-    lacks += ["../shared/cluster"] * (not (KIT / "node").exists()) + ["root"] * (os.geteuid() != 0)
-    if lacks:
-        pytest.skip(f"no node: KUBECONFIG is not set, and to start one this is missing: {', '.join(lacks)}")
+    missing = [name for name in ("runc", "iptables", "ip", "openssl") if shutil.which(name) is None]
+    missing += ["../shared/cluster"] * (not (KIT / "node").exists()) + ["root"] * (os.geteuid() != 0)
+    if missing:
+        pytest.skip(f"no node: KUBECONFIG is not set, and to start one this is missing: {', '.join(missing)}")
     if Path("/sys/class/net/medkube0").exists():
         pytest.skip("no node: another kit's node runs on this machine; set KUBECONFIG to its admin.kubeconfig")
     for script, more in (("up", {"API_HOST": BRIDGE}), ("node", {}), ("minio", {"HOST": BRIDGE})):
@@ -63,7 +63,7 @@ def _start_kit(folder: Path) -> Path:
 
 @pytest.fixture
 def namespace(kubectl: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
-    """A namespace for runs of a release that the chart installed, with a bucket of its own; all is gone afterwards."""
+    """A namespace for runs of a release that the chart installed, with a bucket of its own; removed afterwards."""
     with _namespace(kubectl, monkeypatch, tmp_path) as made:
         made.install()
         yield made

@@ -3,7 +3,7 @@ its template for user containers, and the platform spec put on top.
 
 Followed: backend/src/v2/driver/{driver,k8s}.go and backend/src/v2/compiler/argocompiler/{container,security_context}.go
 of kubeflow/pipelines 2.17.0. Left out: the launcher, which uploads artifacts and reports to KFP's own database. Instead
-the kubelet hands over the executor's output file as the pod's termination message.
+the kubelet passes the executor's output file on as the pod's termination message.
 """
 
 import json

@@ -86,7 +86,7 @@ class Run:
         return self.pods[-1]
 
     def kill_step(self) -> None:
-        """As a lost node would: no SIGTERM, no farewell."""
+        """As a lost node would: without SIGTERM."""
         self.namespace.call("delete", "pod", self.pods[-1], "--grace-period=0", "--force")
 
     def end(self, seconds: float = 900) -> str:
@@ -100,18 +100,18 @@ class Run:
         return pod if pod["status"].get("phase") in ("Succeeded", "Failed") else None
 
     def log(self) -> str:
-        """What the newest step pod has said; nothing while its container is being made."""
+        """The log of the newest step pod; nothing while its container is being made."""
         state = self.namespace.get("pod", self.pods[-1])["status"].get("containerStatuses", [{}])[0].get("state", {})
         return "" if not state or "waiting" in state else self.namespace.call("logs", self.pods[-1])
 
     def wait_for_step(self, number: int) -> None:
         """Until the training has passed that optimizer step."""
 
-        def there() -> bool:
+        def passed() -> bool:
             done = [int(line.split()[1].split("/")[0]) for line in self.log().splitlines() if line.startswith("step ")]
             return bool(done) and done[-1] >= number
 
-        until(there, 600, f"step {number}")
+        until(passed, 600, f"step {number}")
 
     def ray(self, kind: str, selector: str = "") -> list[Object]:
         """Objects of the run's Ray jobs."""

@@ -1,4 +1,4 @@
-"""The chart on the real node: installed, upgraded while a run trains, rolled back; and what the docs say to type."""
+"""The chart on the real node: installed, upgraded while a run trains, rolled back; and the commands of the docs."""
 
 import json
 import os
@@ -80,16 +80,16 @@ def test_an_upgrade_migrates_mlflow_while_a_run_trains_and_can_be_rolled_back(
         assert schema(uri) == before
 
         run = a_run(place, "upgraded", tmp_path)
-        run.steps = 300  # it must outlast all that follows
+        run.steps = 300  # it must still train at the end of all that follows
         run.step()
         run.wait_for_step(4)
         job = run.ray("rayjobs")[0]["metadata"]
         release.upgrade(CHART, "medmim", values, namespace=place.platform, **WAIT)
         assert schema(uri) == newest
-        assert what_mlflow_knows(place, tmp_path) == KEPT
+        assert registered_models(place, tmp_path) == KEPT
         release.test("medmim", timeout=300)
         release.rollback("medmim", version=1, **WAIT)
-        assert what_mlflow_knows(place, tmp_path) == KEPT
+        assert registered_models(place, tmp_path) == KEPT
         now = run.ray("rayjobs")[0]["metadata"]
         assert (now["uid"], now["generation"]) == (job["uid"], job["generation"])
         model = run.end()
@@ -111,22 +111,22 @@ def schema(uri: str) -> str:
         engine.dispose()
 
 
-def what_mlflow_knows(place: Namespace, home: Path) -> dict[str, dict[str, str]]:
+def registered_models(place: Namespace, home: Path) -> dict[str, dict[str, str]]:
     """Models and their aliases."""
     with place.forwarded("medmim-mlflow", 5000) as address:
         known = tracking.registered(Workspace(home, place.store, address))
     return {name: dict(model.aliases) for name, model in known.items()}
 
 
-def words_of(document: str, heading: str, number: int = 0) -> str:
+def code_block(document: str, heading: str, number: int = 0) -> str:
     """A code block below a heading of the docs."""
     text = (DOCS / document).read_text("utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     return re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)[number]
 
 
-def typed(place: Namespace, words: str, folder: Path) -> None:
-    """What a person would type, with the names of this place."""
-    script = words.replace("-n P ", f"-n {place.platform} ").replace("IMAGE", place.image)
+def run_commands(place: Namespace, commands: str, folder: Path) -> None:
+    """Run commands of the docs, with the names of this cluster."""
+    script = commands.replace("-n P ", f"-n {place.platform} ").replace("IMAGE", place.image)
     kubectl = place.kubectl.command  # type: ignore[attr-defined]
     path = f"{Path(kubectl[0]).parent}:{os.environ['PATH']}"
     environment = os.environ | {"KUBECONFIG": str(place.kubeconfig), "PATH": path}
@@ -137,21 +137,21 @@ def typed(place: Namespace, words: str, folder: Path) -> None:
 def test_backup_and_restore_of_mlflow_as_the_runbook_says(namespace: Namespace, tmp_path: Path) -> None:
     with namespace.forwarded("medmim-mlflow", 5000) as address:
         fill(address)
-    typed(namespace, words_of("runbook.md", "Back up MLflow"), tmp_path)
+    run_commands(namespace, code_block("runbook.md", "Back up MLflow"), tmp_path)
     (backup,) = tmp_path.glob("mlflow-*.db")
     with namespace.forwarded("medmim-mlflow", 5000) as address:
         tracking.client(Workspace(tmp_path, namespace.store, address)).create_registered_model("after-the-backup")
-    assert "after-the-backup" in what_mlflow_knows(namespace, tmp_path)
+    assert "after-the-backup" in registered_models(namespace, tmp_path)
     backup.rename(tmp_path / "mlflow-DATE.db")
-    typed(namespace, words_of("runbook.md", "Restore MLflow"), tmp_path)
+    run_commands(namespace, code_block("runbook.md", "Restore MLflow"), tmp_path)
     namespace.kubectl("-n", namespace.platform, "rollout", "status", "deployment/medmim-mlflow", "--timeout=180s")
-    assert what_mlflow_knows(namespace, tmp_path) == KEPT
+    assert registered_models(namespace, tmp_path) == KEPT
 
 
-def test_the_doctor_in_a_steps_place_finds_all_but_kfp(namespace: Namespace, tmp_path: Path) -> None:
+def test_the_doctor_in_a_steps_pod_passes_all_checks_but_kfp(namespace: Namespace, tmp_path: Path) -> None:
     """As docs/cluster.md writes it; no KFP server is here."""
     namespace.kubectl("apply", "-f", "-", stdin=json.dumps(workflows.CRD))
-    manifest = words_of("cluster.md", "Is everything there?", 1).split("<<END\n")[1].split("END\n")[0]
+    manifest = code_block("cluster.md", "Is everything there?", 1).split("<<END\n")[1].split("END\n")[0]
     pod = yaml.safe_load(manifest.replace("$IMAGE", namespace.image))
     pod["spec"]["containers"][0]["args"].append("--json")
     pod["spec"]["nodeSelector"] = {"type": "real"}

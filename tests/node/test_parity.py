@@ -40,8 +40,8 @@ def on_this_machine(home: Path, verb: str = "run") -> dict[str, Any]:
     command = [sys.executable, "-m", "medmim.cli.main", verb, "demo", "--home", str(home), "--json", *sets]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return told
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 def in_pods(namespace: Namespace, run: str, graph: str = "train") -> dict[str, dict[str, Any]]:
@@ -54,28 +54,29 @@ def in_pods(namespace: Namespace, run: str, graph: str = "train") -> dict[str, d
         pod = pipeline.pod(name, values, namespace.image, "medmim-step", root)
         pods[name] = namespace.run(pod, 900)
         log = namespace.call("logs", name, "--timestamps")
-        tell(pods[name], log)
+        print_times(pods[name], log)
         assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps(pods[name]) + log
         return output_of(pods[name])
 
-    uri = f"{namespace.store}/runs/{run}/recipe.json"  # as `medmim submit` hands it over
+    uri = f"{namespace.store}/runs/{run}/recipe.json"  # as `medmim submit` passes it
     store.open_store(namespace.store).write(f"runs/{run}/recipe.json", loading.load("demo", SETS).dump().encode())
     arguments = {"recipe": uri, "home": "/home/medmim/.medmim", "run": run}
-    with suppress(Failed):  # the exit codes tell
+    with suppress(Failed):  # the exit codes show it
         pipeline.run(arguments, step)
     return pods
 
 
-def tell(pod: dict[str, Any], log: str) -> None:
-    """One line for docs/cluster.md: how long the pod took, and from its container's start to its first word."""
+def print_times(pod: dict[str, Any], log: str) -> None:
+    """One line for docs/cluster.md: how long the pod took, and from its container's start to its first line."""
     state = ended(pod)
     begun, over = moment(state["startedAt"]), moment(state["finishedAt"])
     lines = [line.partition(" ") for line in log.splitlines()]
-    said = [when for when, _, text in lines if text and text[0] not in "[{ }"]  # KFP's own lines and its executor input
+    # but for KFP's own lines and its executor input
+    written = [when for when, _, text in lines if text and text[0] not in "[{ }"]
     print(
         f"{pod['metadata']['name']}: exit {state['exitCode']}, {over - begun:.0f} s, "
         f"started {begun - moment(pod['metadata']['creationTimestamp']):.0f} s after it was made, "
-        f"first word {moment(said[0]) - begun if said else 0:.0f} s later"
+        f"first line {moment(written[0]) - begun if written else 0:.0f} s later"
     )
 
 
@@ -99,17 +100,17 @@ def scores(ws: Workspace, uri: str) -> dict[tuple[str, str, str], float]:
 
 
 def test_the_pipeline_in_pods_gives_what_the_laptop_gives(namespace: Namespace, tmp_path: Path) -> None:
-    told = on_this_machine(tmp_path / "home")
+    local = on_this_machine(tmp_path / "home")
     pods = in_pods(namespace, "parity")
 
     assert list(pods) == list(STAGES), "every stage, the report last though promote refused"
     codes = {name: ended(pod)["exitCode"] for name, pod in pods.items()}
     assert codes == dict.fromkeys(STAGES, 0) | {"promote": 1}, "a bench that was cut short is not comparable"
 
-    here = workspace(tmp_path / "home", run=Path(told["report"]).stem)
+    here = workspace(tmp_path / "home", run=Path(local["report"]).stem)
     there = Workspace(tmp_path / "there", namespace.store, "", "parity")
     mine, theirs = outcomes(here), outcomes(there)
-    assert theirs["data"].digest == mine["data"].digest == told["digests"]["data"]
+    assert theirs["data"].digest == mine["data"].digest == local["digests"]["data"]
     assert theirs["audit"].digest == mine["audit"].digest
     expected = losses(here, mine["finetune"].uri)
     assert len(expected) == SMALL["finetune.steps"]
@@ -128,18 +129,18 @@ def test_the_pipeline_in_pods_gives_what_the_laptop_gives(namespace: Namespace, 
 
 
 def test_a_night_in_pods_sees_what_the_laptop_sees(namespace: Namespace, tmp_path: Path) -> None:
-    told = on_this_machine(tmp_path / "home", "nightly")
+    local = on_this_machine(tmp_path / "home", "nightly")
     pods = in_pods(namespace, "demo-nightly-pods", "nightly")
 
     assert {name: ended(pod)["exitCode"] for name, pod in pods.items()} == dict.fromkeys(NIGHTLY, 0)
     there = Workspace(tmp_path / "there", namespace.store, "", "demo-nightly-pods")
     seen = outcomes(there, NIGHTLY)["watch"].facts
     (row,) = records.read(there, "demo")
-    assert (row.alarms, told["alarms"], told["verdict"]) == ([], [], "quiet")
+    assert (row.alarms, local["alarms"], local["verdict"]) == ([], [], "quiet")
     assert row.run == "demo-nightly-pods"
     assert {role: one["changed"] for role, one in seen["canary"].items()} == {"base": 0}
 
     def values(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], float]:
         return {(one["model"], one["group"], one["metric"]): one["value"] for one in rows}
 
-    assert values(row.scores) == pytest.approx(values(told["scores"]), abs=0.03)
+    assert values(row.scores) == pytest.approx(values(local["scores"]), abs=0.03)

@@ -65,7 +65,7 @@ def driver(code: str, *arguments: object, **environment: str) -> "subprocess.Pop
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """What a driver has told; every line of its stdout is an event."""
+    """The events of a driver; every line of its stdout is one."""
     found = [progress.parse(line) for line in text.splitlines()]
     assert None not in found, text
     return [event for event in found if event]

@@ -1,4 +1,4 @@
-"""A worker's UserError on its way to the driver: raised, Ray would take it for a lost worker and try again."""
+"""Passes a worker's UserError to the driver: if it were raised, Ray would take it for a lost worker and retry."""
 
 import json
 
@@ -8,22 +8,22 @@ from medmim.errors import UserError
 _FILE = ".error.json"
 
 
-def write(place: str, error: UserError) -> None:
-    """Leave an error in a folder or store that driver and workers share."""
-    store.open_store(place).write(_FILE, json.dumps(error.as_dict()).encode())
+def write(folder: str, error: UserError) -> None:
+    """Write an error into a folder, local or in the store, that driver and workers share."""
+    store.open_store(folder).write(_FILE, json.dumps(error.as_dict()).encode())
 
 
-def there(place: str) -> bool:
-    """Whether a worker has left one."""
-    return store.open_store(place).exists(_FILE)
+def exists(folder: str) -> bool:
+    """Whether a worker has written one."""
+    return store.open_store(folder).exists(_FILE)
 
 
-def take(place: str) -> UserError | None:
-    """The error, which is gone from there afterwards."""
-    where = store.open_store(place)
+def pop(folder: str) -> UserError | None:
+    """Read and delete the error; None where there is none."""
+    shared = store.open_store(folder)
     try:
-        error = UserError(**json.loads(where.read(_FILE)))
+        error = UserError(**json.loads(shared.read(_FILE)))
     except FileNotFoundError:
         return None
-    where.delete(_FILE)
+    shared.delete(_FILE)
     return error

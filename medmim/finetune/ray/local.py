@@ -1,4 +1,4 @@
-"""The workers under Ray Train's TorchTrainer, on a Ray of our own on loopback."""
+"""Trains with Ray Train on this machine, in a private Ray session on loopback."""
 
 import os
 import shutil
@@ -22,26 +22,26 @@ def launch(job: Job, home: Path, workers: int) -> TrainResult:
 
     Args:
         job: The training.
-        home: Gets Ray's HOME; nothing else is written outside `job.folder` but a temporary folder that goes.
+        home: Gets Ray's HOME; else only a temporary folder is written outside `job.folder`, and removed.
         workers: How many.
 
     Raises:
         UserError: What a worker raised.
-        Unavailable: Workers were lost more often than is mended.
+        Unavailable: Workers were lost more than RETRIES times.
     """
-    errors.take(job.folder)
+    errors.pop(job.folder)
     with session(home, workers):
         result = _fit(job, workers)
-    error = errors.take(job.folder)
+    error = errors.pop(job.folder)
     if error is not None:
         raise error
     if isinstance(result, Exception):
-        raise lost(result)
+        raise workers_lost(result)
     return result
 
 
 def fit(trainer: Any, kind: type[T]) -> T | Exception:
-    """What the first worker returned, which is of that kind, or why there is nothing."""
+    """Run a trainer: what its first worker returned, of the type `kind`, or the error that ended it."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     try:
@@ -51,12 +51,12 @@ def fit(trainer: Any, kind: type[T]) -> T | Exception:
     return result if isinstance(result, kind) else RuntimeError("the first worker returned nothing")
 
 
-def lost(error: Exception) -> Unavailable:
-    """What is raised where Ray gave up."""
+def workers_lost(error: Exception) -> Unavailable:
+    """The error for a training that Ray has given up."""
     return Unavailable(
         "the training lost its workers",
         reason=str(error).strip().splitlines()[-1][:300],
-        fix="run the same command again: it goes on from the newest checkpoint",
+        fix="run the same command again: it resumes from the newest checkpoint",
     )
 
 
@@ -96,7 +96,7 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
 
     quiet_transformers()
     job = Job(**config)
-    if errors.there(job.folder):
+    if errors.exists(job.folder):
         return None
 
     def on_save(step: int, path: Path | None) -> None:
@@ -104,7 +104,7 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
     try:
-        _meet()
+        _init_process_group()
         return run_worker(job, str(ray.train.torch.get_device()), on_save)
     except UserError as error:
         errors.write(job.folder, error)
@@ -113,7 +113,7 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
         return None
 
 
-def _meet() -> None:
+def _init_process_group() -> None:
     """Join the other workers of this machine through a file, so that nothing listens beyond loopback."""
     import ray.train
     import torch

@@ -1,4 +1,4 @@
-"""A Ray of our own on loopback, gone without a trace afterwards."""
+"""A private Ray session on loopback that leaves nothing behind."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medmim import progress
 from medmim.errors import require
-from medmim.ray_nodes import QUIET, environment, hush, sigterm, silent
+from medmim.ray_nodes import QUIET, environment, no_answer, quiet_ray, sigterm
 
 _OWNER = "owner.pid"
 FOLDER = "MEDMIM_RAY_FOLDER"
@@ -31,7 +31,7 @@ _QUIET = {
 
 @contextmanager
 def session(home: Path, workers: int) -> Iterator[None]:
-    """A Ray that is there inside, and gone without a trace outside, also after a failure or SIGTERM."""
+    """A Ray session inside the block; nothing of it is left afterwards, also after a failure or SIGTERM."""
     with ExitStack() as undo:
         # a Unix socket's path ends at 107 bytes and Ray's sockets lie deep below its folder
         base = tempfile.gettempdir()
@@ -62,7 +62,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
         # Ray prints the death of a worker on stdout, which is for results
         undo.enter_context(redirect_stdout(undo.enter_context((folder / "stdout").open("w"))))
         undo.enter_context(sigterm())
-        hush()
+        quiet_ray()
         progress.say(f"starting Ray with {workers} worker{'s' * (workers > 1)}")
         undo.callback(ray.shutdown)
         try:
@@ -78,7 +78,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
                 _node_ip_address="127.0.0.1",
             )
         except (ConnectionError, RuntimeError, TimeoutError) as error:
-            raise silent("local", str(error)) from None
+            raise no_answer("local", str(error)) from None
         yield
 
 
@@ -97,12 +97,12 @@ def _loopback() -> Iterator[None]:
 
 @lru_cache
 def _token() -> str:
-    """What Ray's processes know each other by. One for this process: Ray keeps the first that it sees."""
+    """The token of Ray's processes. One for this process: Ray keeps the first that it sees."""
     return secrets.token_hex(32)
 
 
 def _sweep(base: Path) -> None:
-    """Remove what a driver that was killed could not."""
+    """Remove the folders of drivers that were killed."""
     for owner in base.glob(f"medmim-*/{_OWNER}"):
         with suppress(OSError, ValueError):
             try:
@@ -113,7 +113,7 @@ def _sweep(base: Path) -> None:
 
 @contextmanager
 def _events(path: Path) -> Iterator[None]:
-    """Pass on what the workers tell, unless their events go to a file anyway: their own stdout and stderr are files."""
+    """Forward the workers' events, unless they go to a file anyway: their own stdout and stderr are files."""
     watcher = os.environ.get("MEDMIM_EVENTS", "")
     if watcher not in ("", "-"):
         yield

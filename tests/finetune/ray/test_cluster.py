@@ -1,4 +1,4 @@
-"""Workers without a common disk compute what those of one machine do, and go on from the store after any loss."""
+"""Workers without a common disk compute what those of one machine do, and resume from the store after any loss."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from medmim.lvlm import checkpoint
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import workspace
-from tests.support import ray_cluster as ray_world
+from tests.support import ray_cluster
 from tests.support.finetune import make_data, make_lvlm, make_samples
 
 CODE = """
@@ -60,24 +60,24 @@ def world(root: Path, where: object) -> tuple[str, str]:
 
 
 def train(made: Recipe, home: Path, data: str, base: str, **environment: str) -> "subprocess.Popen[str]":
-    return ray_world.driver(CODE, made.dump(), home, data, base, **environment)
+    return ray_cluster.driver(CODE, made.dump(), home, data, base, **environment)
 
 
 def finish(driver: "subprocess.Popen[str]", code: int = 0) -> list[dict[str, Any]]:
-    """What a driver has told; waits for its end."""
+    """The events of a driver; waits for its end."""
     out = driver.communicate(timeout=400)[0]
     assert driver.returncode == code, out
-    return ray_world.events(out)
+    return ray_cluster.events(out)
 
 
-def digest(said: list[dict[str, Any]]) -> str:
-    return str(next(event["text"] for event in said if event["kind"] == "digest"))
+def digest(events: list[dict[str, Any]]) -> str:
+    return str(next(event["text"] for event in events if event["kind"] == "digest"))
 
 
 def until(done: Any, what: str, seconds: float = 240) -> None:
     last = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < last, f"waited in vain for {what}"
+        assert time.monotonic() < last, f"{what} did not come within {seconds:.0f} s"
         time.sleep(0.02)
 
 
@@ -87,19 +87,19 @@ def saved(where: Path, step: int) -> bool:
 
 @pytest.mark.long
 def test_a_node_with_a_home_of_its_own_gives_the_digest_of_one_process(tmp_path: Path) -> None:
-    """Before it joins, the training that lacks it says so."""
+    """Before it joins, the training reports that it waits for it."""
     where = tmp_path / "store"
     data, base = world(tmp_path, where)
-    with ray_world.nodes(tmp_path / "a", 0) as nodes:
+    with ray_cluster.nodes(tmp_path / "a", 0) as nodes:
         made = recipe(where, nodes.cluster.address)
         error = finish(train(made, tmp_path / "head", data, base, MEDMIM_WORKERS_WAIT="1"), code=75)[-1]
         nodes.add()
-        said = finish(train(made, tmp_path / "other-head", data, base))
+        events = finish(train(made, tmp_path / "other-head", data, base))
     assert "0 of 1 workers have joined the Ray cluster after 1 s" in error["text"]
-    assert "each wants 1 CPU; the cluster has a node of 0 CPUs" in error["text"]
-    assert [event["stage"] for event in said if event["kind"] == "step"][-1] == "stage"
+    assert "each needs 1 CPU; the cluster has a node of 0 CPUs" in error["text"]
+    assert [event["stage"] for event in events if event["kind"] == "step"][-1] == "stage"
     assert not (where / "resume").exists()
-    assert bare(tmp_path / "here", recipe(tmp_path / "here" / "store", "local"), data, base) == digest(said)
+    assert bare(tmp_path / "here", recipe(tmp_path / "here" / "store", "local"), data, base) == digest(events)
 
 
 @pytest.mark.slow
@@ -110,25 +110,26 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> N
     where = tmp_path / "store"
     data, base = world(tmp_path, where)
     changes = {"steps": 60, "save_every": 5}
-    with ray_world.nodes(tmp_path / "a", 1) as nodes:
+    with ray_cluster.nodes(tmp_path / "a", 1) as nodes:
         first = train(recipe(where, nodes.cluster.address, **changes), tmp_path / "head", data, base)
         until(lambda: saved(where, 10), "a checkpoint")
-        lost = ray_world.train_workers()
+        lost = ray_cluster.train_workers()
         assert lost, "no worker was there to kill"
         for process in lost:
             process.kill()
         until(lambda: saved(where, 30), "a checkpoint of the worker's successor")
         first.send_signal(signal.SIGKILL)
         first.communicate()
-    with ray_world.nodes(tmp_path / "b", 1) as nodes:
-        said = finish(train(recipe(where, nodes.cluster.address, **changes), tmp_path / "other-head", data, base))
-    assert any(str(event.get("text", "")).startswith("resuming from step ") for event in said)
-    told = [event for event in said if event["kind"] == "step"]
-    assert (told[-1]["step"], told[-1]["stage"]) == ("60/60", "stage")
+    with ray_cluster.nodes(tmp_path / "b", 1) as nodes:
+        events = finish(train(recipe(where, nodes.cluster.address, **changes), tmp_path / "other-head", data, base))
+    assert any(str(event.get("text", "")).startswith("resuming from step ") for event in events)
+    steps = [event for event in events if event["kind"] == "step"]
+    assert (steps[-1]["step"], steps[-1]["stage"]) == ("60/60", "stage")
     assert not (where / "resume").exists()
-    losses = ray_world.lines(where / "model" / digest(said) / record.LOSSES)
+    losses = ray_cluster.lines(where / "model" / digest(events) / record.LOSSES)
     assert [line["step"] for line in losses] == list(range(1, 61))
-    assert bare(tmp_path / "here", recipe(tmp_path / "here" / "store", "local", **changes), data, base) == digest(said)
+    here = recipe(tmp_path / "here" / "store", "local", **changes)
+    assert bare(tmp_path / "here", here, data, base) == digest(events)
 
 
 def bare(home: Path, made: Recipe, data: str, base: str) -> str:
@@ -144,14 +145,14 @@ def test_two_nodes_and_a_bucket_give_the_digest_of_one_machine(tmp_path: Path, b
     data, base = world(tmp_path, bucket)
     local = train(recipe(tmp_path / "local", "local", 2), tmp_path / "home", data, base)
     here = digest(finish(local))
-    with ray_world.nodes(tmp_path / "nodes", 1) as nodes:
+    with ray_cluster.nodes(tmp_path / "nodes", 1) as nodes:
         driver = train(recipe(bucket, nodes.cluster.address, 2), tmp_path / "head", data, base)
         time.sleep(20)
         assert driver.poll() is None, "it did not wait for the second worker"
         nodes.add()
-        said = finish(driver)
-    assert digest(said) == here
-    assert "waiting: 1 of 2 workers have joined the Ray cluster" in [event.get("text") for event in said]
+        events = finish(driver)
+    assert digest(events) == here
+    assert "waiting: 1 of 2 workers have joined the Ray cluster" in [event.get("text") for event in events]
     assert not list(store.open_store(bucket).list("resume/"))
     homes = [home for home in (tmp_path / "nodes").iterdir() if (home / "cache").is_dir()]
     assert len(homes) == 2, "both nodes have fetched for themselves"
@@ -165,26 +166,28 @@ def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Pa
     where = tmp_path / "store"
     data, base = world(tmp_path, where)
     changes = {"steps": 60, "save_every": 5}
-    with ray_world.nodes(tmp_path / "a", 1) as nodes:
+    with ray_cluster.nodes(tmp_path / "a", 1) as nodes:
         second = nodes.add()
         driver = train(recipe(where, nodes.cluster.address, 2, **changes), tmp_path / "head", data, base)
         until(lambda: saved(where, 10), "a checkpoint")
         nodes.cluster.remove_node(second, allow_graceful=False)
         time.sleep(20)  # a new pod takes its time, and no try is spent on it
         nodes.add()
-        said = finish(driver)
+        events = finish(driver)
         bad = recipe(where, nodes.cluster.address, 2, lr=1e38, optimizer="adamw")
         error = finish(train(bad, tmp_path / "head", data, base), code=2)[-1]
     assert "the loss is" in error["text"] and "fix: lower finetune.lr" in error["text"]
     here = digest(finish(train(recipe(tmp_path / "local", "local", 2, **changes), tmp_path / "home", data, base)))
-    assert digest(said) == here
+    assert digest(events) == here
 
 
 @pytest.mark.parametrize(
-    ("address", "code", "says"), [("ray://127.0.0.1:10001", 2, "ray://"), ("127.0.0.1:1", 75, "127.0.0.1:1")]
+    ("address", "code", "fact"), [("ray://127.0.0.1:10001", 2, "ray://"), ("127.0.0.1:1", 75, "127.0.0.1:1")]
 )
-def test_an_address_that_is_none_or_answers_nobody_is_told(tmp_path: Path, address: str, code: int, says: str) -> None:
-    order = exchange.Order("base", "data", str(tmp_path / "store"), "{}", 1)
-    with pytest.raises(UserError, match=says) as told:
-        cluster.launch(order, tmp_path, 1, address)
-    assert told.value.exit_code == code
+def test_an_address_that_is_invalid_or_does_not_answer_is_reported(
+    tmp_path: Path, address: str, code: int, fact: str
+) -> None:
+    job = exchange.SharedJob("base", "data", str(tmp_path / "store"), "{}", 1)
+    with pytest.raises(UserError, match=fact) as raised:
+        cluster.launch(job, tmp_path, 1, address)
+    assert raised.value.exit_code == code

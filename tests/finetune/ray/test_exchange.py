@@ -1,4 +1,4 @@
-"""What workers exchange through the store: checkpoints that are whole or absent, and an error that is told once."""
+"""What workers and driver share in the store: checkpoints that are whole or absent, and an error that is read once."""
 
 from pathlib import Path
 
@@ -19,66 +19,66 @@ def checkpoint(root: Path, step: int, text: str = "") -> tuple[Path, Path]:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     root = str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket")
     return f"{root}/resume/finetune-key"
 
 
-def test_the_newest_whole_checkpoint_counts_and_two_are_kept(tmp_path: Path, where: str) -> None:
-    assert exchange.newest(where) == ""
+def test_the_newest_whole_checkpoint_counts_and_two_are_kept(tmp_path: Path, folder: str) -> None:
+    assert exchange.newest_checkpoint(folder) == ""
     for step in (5, 10, 15):
-        exchange.keep(where, *checkpoint(tmp_path / "worker", step))
-    found = exchange.newest(where)
+        exchange.upload_checkpoint(folder, *checkpoint(tmp_path / "worker", step))
+    found = exchange.newest_checkpoint(folder)
     assert "/step-00000015/" in found
-    assert not list(store.open_store(where).list("step-00000005")) and list(
-        store.open_store(where).list("step-00000010")
+    assert not list(store.open_store(folder).list("step-00000005")) and list(
+        store.open_store(folder).list("step-00000010")
     )
     assert (store.fetch(store.get(found), tmp_path / "cache") / "losses.jsonl").read_text().count("\n") == 15
     store.open_store(found).delete(store.MANIFEST)  # as a worker that was killed while it wrote
-    assert "/step-00000010/" in exchange.newest(where)
+    assert "/step-00000010/" in exchange.newest_checkpoint(folder)
 
 
-def test_a_worker_taken_for_dead_sets_nobody_back(tmp_path: Path, where: str) -> None:
+def test_a_late_upload_of_a_lost_worker_does_not_replace_a_newer_checkpoint(tmp_path: Path, folder: str) -> None:
     for step in (10, 15):
-        exchange.keep(where, *checkpoint(tmp_path / "new", step))
-    exchange.keep(where, *checkpoint(tmp_path / "old", 5))
-    assert "/step-00000015/" in exchange.newest(where)
-    assert not list(store.open_store(where).list("step-00000005"))
+        exchange.upload_checkpoint(folder, *checkpoint(tmp_path / "new", step))
+    exchange.upload_checkpoint(folder, *checkpoint(tmp_path / "old", 5))
+    assert "/step-00000015/" in exchange.newest_checkpoint(folder)
+    assert not list(store.open_store(folder).list("step-00000005"))
 
 
-def test_nothing_is_left_of_a_finished_training(tmp_path: Path, where: str) -> None:
-    exchange.keep(where, *checkpoint(tmp_path / "worker", 5))
-    exchange.give_examples(_prepared(tmp_path / "work"), where)
-    exchange.clear(where)
-    root = where.removesuffix("/resume/finetune-key")
+def test_nothing_is_left_of_a_finished_training(tmp_path: Path, folder: str) -> None:
+    exchange.upload_checkpoint(folder, *checkpoint(tmp_path / "worker", 5))
+    exchange.upload_examples(_prepared(tmp_path / "work"), folder)
+    exchange.clear(folder)
+    root = folder.removesuffix("/resume/finetune-key")
     assert list(store.open_store(root).list()) == []
     assert not (tmp_path / "store" / "resume").exists()
 
 
-def test_a_new_driver_finds_the_examples(tmp_path: Path, where: str) -> None:
-    exchange.take_examples(tmp_path, where)
+def test_a_new_driver_finds_the_examples(tmp_path: Path, folder: str) -> None:
+    exchange.download_examples(tmp_path, folder)
     assert list(tmp_path.glob(".examples*")) == []
-    exchange.give_examples(_prepared(tmp_path / "work"), where)
+    exchange.upload_examples(_prepared(tmp_path / "work"), folder)
     (tmp_path / "other").mkdir()
-    exchange.take_examples(tmp_path / "other", where)
+    exchange.download_examples(tmp_path / "other", folder)
     assert {path.name: path.read_text() for path in (tmp_path / "other").iterdir()} == {
         ".examples.safetensors": "tokens",
         "quarantine.jsonl": "rows",
     }
 
 
-def test_an_error_is_told_once_and_whole(where: str) -> None:
-    assert not errors.there(where) and errors.take(where) is None
-    errors.write(where, Unavailable("fact", "reason", "fix", ["a", "b"]))
-    assert errors.there(where)
-    error = errors.take(where)
+def test_an_error_is_read_once_and_whole(folder: str) -> None:
+    assert not errors.exists(folder) and errors.pop(folder) is None
+    errors.write(folder, Unavailable("fact", "reason", "fix", ["a", "b"]))
+    assert errors.exists(folder)
+    error = errors.pop(folder)
     assert error is not None
     assert (str(error), error.exit_code) == (str(Unavailable("fact", "reason", "fix", ["a", "b"])), 75)
-    assert errors.take(where) is None
+    assert errors.pop(folder) is None
 
 
-def _prepared(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / ".examples.safetensors").write_text("tokens")
-    (folder / "quarantine.jsonl").write_text("rows")
-    return folder
+def _prepared(work: Path) -> Path:
+    work.mkdir()
+    (work / ".examples.safetensors").write_text("tokens")
+    (work / "quarantine.jsonl").write_text("rows")
+    return work

@@ -1,4 +1,4 @@
-"""Ray changes where the loop runs, not what it computes; it mends lost workers and leaves nothing behind."""
+"""Ray changes where the loop runs, not what it computes; it replaces lost workers and leaves nothing behind."""
 
 import importlib
 import json
@@ -57,9 +57,9 @@ def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     assert os.environ["HOME"] == home
     shown = capfd.readouterr()
     assert shown.out == ""
-    said = shown.err.replace("\r\x1b[K", "").splitlines()
-    assert any(line.startswith("step 30/30") for line in said)
-    assert [line for line in said if not line.startswith(("starting Ray", "step ", "finetune: ", "going on"))] == []
+    lines = shown.err.replace("\r\x1b[K", "").splitlines()
+    assert any(line.startswith("step 30/30") for line in lines)
+    assert [line for line in lines if not line.startswith(("starting Ray", "step ", "finetune: ", "resuming"))] == []
 
 
 def _dead_pid() -> int:
@@ -86,11 +86,11 @@ def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
-def test_a_workers_user_error_comes_out_whole_and_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_workers_user_error_is_raised_whole_and_not_retried(tmp_path: Path) -> None:
     job = make_job(tmp_path, SETTINGS.model_copy(update={"lr": 1e38, "optimizer": "adamw"}))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         local.launch(job, tmp_path / "home", 1)
-    assert "the loss is" in told.value.fact and "finetune.lr" in told.value.fix
+    assert "the loss is" in raised.value.fact and "finetune.lr" in raised.value.fix
     assert not list(Path(job.folder).glob(".error*"))
 
 
