@@ -1,4 +1,4 @@
-"""Builds a data set: source -> checked images -> questions -> shards. The stage `data`."""
+"""The stage `data`: source -> checked images -> questions -> shards; bad rows are quarantined with their reason."""
 
 import importlib
 import json
@@ -30,38 +30,41 @@ SOURCES = {
     "published": "medmim.data.sources.published",
     "covid_chestxray": "medmim.data.sources.covid_chestxray",
 }
-_OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of the questions that are asked without options
-_PLACES = ("root", "annotations")  # where the input lies is not what it is: its content is a parent of the step
+_OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
+_PATHS = ("root", "annotations")  # not in the cache key: the content of the input is, as a parent of the step
 
 
 def run(recipe: Recipe, ws: Workspace) -> Outcome:
     """Build the data set of a recipe, or find it built.
 
-    `Outcome.facts` holds what the manifest counts: see `summary`.
+    `Outcome.facts` holds the counts of the manifest: see `summary`.
 
     Raises:
         UserError: The source cannot be read, too many rows are bad, or nothing is left to ask.
     """
     with stage(ws, "data") as outcome:
         module = importlib.import_module(SOURCES[recipe.data.source])
-        section = recipe.data.model_dump(mode="json", exclude=set(_PLACES))
-        gone = erased.load(ws.store)
-        artifact, cached = cached_step(
-            ws, "data", REVISION, section, {**module.inputs(recipe.data), **gone.parents},
-            lambda folder: make(erased.leave_out(module.load(recipe.data), gone), recipe.data, folder), recipe=recipe,
-        )  # fmt: skip
+        section = recipe.data.model_dump(mode="json", exclude=set(_PATHS))
+        erased_patients = erased.load(ws.store)
+        parents = {**module.inputs(recipe.data), **erased_patients.parents}
+
+        def build(folder: Path) -> dict[str, Any]:
+            source = erased.leave_out(module.load(recipe.data), erased_patients)
+            return make(source, recipe.data, folder)
+
+        artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe)
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)
         return outcome
 
 
 def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
-    """Fill a folder with the data set.
+    """Write the data set into a folder.
 
     Args:
         source: The records.
         data: The recipe's section.
-        folder: May hold what an earlier, killed try has left in `resume/`.
+        folder: May hold what an earlier, killed run has left in `resume/`.
 
     Returns:
         The counts of `summary`.
@@ -80,15 +83,15 @@ def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
     else:
         samples, dropped = list(source.samples or ()), []
         total = len(samples) + _rows(source.bad)
-    samples, left = _with_ids(samples, images)
-    bad += dropped + left
+    samples, without_image = _with_ids(samples, images)
+    bad += dropped + without_image
     missing = sorted({*source.missing, *(path for path, item in images.items() if item.problem == MISSING)})
-    _check(bad, total, data.max_bad_fraction)
+    _refuse_too_many_bad(bad, total, data.max_bad_fraction)
     if not samples:
         raise UserError(
             "there is nothing to ask",
             reason=f"{total:,} rows were read, {_rows(bad):,} of them bad, {len(missing):,} images are missing",
-            fix="look at data.root and data.abilities in the recipe",
+            fix="check data.root and data.abilities in the recipe",
         )
     used = {path for sample in samples for path in sample.paths}
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
@@ -98,10 +101,10 @@ def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
 
 
 def questions(studies: Sequence[Study], families: Sequence[str], data: Data) -> list[Sample]:
-    """Ask about studies; `images` of the samples are source paths until `make` knows the ids.
+    """Make the questions of all splits from studies; `images` of the samples are source paths, not yet ids.
 
-    No patient is in two splits, and questions on one image alone are for training only. A question that comes out
-    twice, whatever the order of its options, is kept once.
+    No patient is in two splits, and single-image questions are for training only. A question that is generated twice,
+    in whatever order of its options, is kept once.
     """
     found: dict[tuple[object, ...], Sample] = {}
     for name, patients in split.by_split(studies, data.seed, data.dev_fraction, data.test_fraction).items():
@@ -116,7 +119,7 @@ def _sample(ask: Ask, name: str, seed: int) -> Sample:
     paths = tuple(study.image for study in ask.studies)
     rng = stream(seed, "wording", ask.ability, ask.family, *paths, *sorted(ask.about.items()))
     question, options, answer, gold = wording.render(ask, rng, closed=rng.random() >= _OPEN[name])
-    swapped = wording.places(options, ask.swapped) if ask.swapped is not None else ()
+    swapped = wording.matching_options(options, ask.swapped) if ask.swapped is not None else ()
     sources = sorted({study.source for study in ask.studies})
     return Sample(
         ability=ask.ability,
@@ -131,12 +134,12 @@ def _sample(ask: Ask, name: str, seed: int) -> Sample:
         options=options,
         answer=answer,
         gold=gold,
-        swapped=() if swapped == gold else swapped,  # two values may read alike
+        swapped=() if swapped == gold else swapped,  # two values may have the same wording
     )
 
 
 def _usable(studies: Sequence[Study], images: dict[str, Gathered]) -> tuple[list[Study], list[BadRow]]:
-    """Studies whose image can be used, and a row for each other one."""
+    """Studies whose image is usable, and a quarantined row for each of the others."""
     broken = {path: item.problem for path, item in images.items() if item.problem}
     good = [study for study in studies if study.image not in broken]
     bad = [BadRow(s.image, 0, s.patient, broken[s.image]) for s in studies if s.image in broken]
@@ -144,7 +147,7 @@ def _usable(studies: Sequence[Study], images: dict[str, Gathered]) -> tuple[list
 
 
 def _with_ids(samples: Sequence[Sample], images: dict[str, Gathered]) -> tuple[list[Sample], list[BadRow]]:
-    """Put image ids where the paths are; a sample with an image that cannot be used becomes a bad row."""
+    """Replace image paths by image ids; a sample with an unusable image becomes a quarantined row."""
     good, bad = [], []
     for sample in samples:
         items = [images.get(path, Gathered(path, id=path)) for path in sample.paths]
@@ -157,18 +160,18 @@ def _with_ids(samples: Sequence[Sample], images: dict[str, Gathered]) -> tuple[l
 
 
 def _rows(bad: Iterable[BadRow]) -> int:
-    """Bad rows, each once though it may have several problems."""
+    """Number of bad rows; one with several problems counts once."""
     return len({(row.file, row.row, row.key if row.row == 0 else "") for row in bad})
 
 
-def _check(bad: Sequence[BadRow], total: int, allowed: float) -> None:
+def _refuse_too_many_bad(bad: Sequence[BadRow], total: int, allowed: float) -> None:
     count = _rows(bad)
     if count and not count <= allowed * total:
         reasons = Counter(row.reason for row in bad)
         raise UserError(
             f"{count:,} of {total:,} rows are bad, more than max_bad_fraction = {allowed:g} allows",
             reason="; ".join(f"{n:,} x {reason}" for reason, n in reasons.most_common(5)),
-            fix="mend the rows, or raise data.max_bad_fraction to go on without them",
+            fix="fix the rows, or raise data.max_bad_fraction to go on without them",
             problems=[f"{row.file}{f' row {row.row}' if row.row else ''} ({row.key}): {row.reason}" for row in bad],
         )
     if count:
@@ -176,7 +179,7 @@ def _check(bad: Sequence[BadRow], total: int, allowed: float) -> None:
 
 
 def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[str]) -> dict[str, Any]:
-    """The counts that screen, manifest and report show."""
+    """The counts that terminal, manifest and report show."""
     return {
         "rows": len(samples),
         "by_ability": dict(sorted(Counter(s.ability for s in samples).items())),

@@ -1,11 +1,11 @@
-"""Patients that were erased: a list that every build honours, and that has no name in it.
+"""The list of erased patients, which every build leaves out; it holds no identifiers, only HMACs of them.
 
-    STORE/erased/key                made once, at random
+    STORE/erased/key                created once, at random
     STORE/erased/patients/MARK      one empty object a patient; MARK is the HMAC-SHA256 of the identifier under the key
     STORE/erased/records/N.json     what each erasure removed and marked; see `medmim.housekeeping.erase`
 
-A mark tells nothing to who cannot read the store. Who can, and guesses an identifier, can test the guess: a build must
-be able to do the same. The identifier alone counts, whatever the source: two sources' patients of one name go together.
+Without access to the store a mark reveals nothing. With access, a guessed identifier can be tested, as a build must do.
+Only the identifier counts, not the source: patients of two sources with equal identifiers are erased together.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _KEY, _PATIENTS = f"{FOLDER}/key", f"{FOLDER}/patients/"
 
 @dataclass(frozen=True)
 class Erased:
-    """The list as it stands; `patient in erased` asks it."""
+    """The list; `patient in erased` says whether a patient is on it."""
 
     key: bytes = b""
     marks: frozenset[str] = frozenset()
@@ -37,7 +37,7 @@ class Erased:
 
     @property
     def parents(self) -> dict[str, str]:
-        """What a build depends on besides its source; nothing while nobody was erased."""
+        """The parent that erasures add to a build; none while the list is empty."""
         return {"erased": digest_of(sorted(self.marks))} if self.marks else {}
 
 
@@ -49,9 +49,9 @@ def load(store_uri: str) -> Erased:
 
 
 def add(store_uri: str, patients: Iterable[str]) -> Erased:
-    """Put patients on the list; the list as it is then."""
+    """Add patients to the list; returns the new list."""
     place = open_store(store_uri)
-    place.create(_KEY, secrets.token_hex(32).encode())  # the first one stays
+    place.create(_KEY, secrets.token_hex(32).encode())  # an existing key is kept
     key = place.read(_KEY)
     for patient in patients:
         place.write(_PATIENTS + mark(key, patient), b"")
@@ -59,21 +59,21 @@ def add(store_uri: str, patients: Iterable[str]) -> Erased:
 
 
 def mark(key: bytes, patient: str) -> str:
-    """How the list calls a patient."""
+    """The mark of a patient on the list."""
     return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()
 
 
 def leave_out(source: Source, erased: Erased) -> Source:
-    """The source without the erased patients; `facts["erased"]` counts patients, studies and samples that it lost."""
+    """The source without the erased patients; `facts["erased"]` counts the patients, studies and samples left out."""
     if not erased.marks:
         return source
     studies, samples = source.studies or [], source.samples or []
     named = {study.patient for study in studies} | {name for sample in samples for name in sample.patients}
-    out = {patient for patient in named if patient in erased}
-    left = [study for study in studies if study.patient not in out]
-    asked = [sample for sample in samples if not out.intersection(sample.patients)]
-    counts = {"patients": len(out), "studies": len(studies) - len(left), "samples": len(samples) - len(asked)}
-    if out:
+    left_out = {patient for patient in named if patient in erased}
+    left = [study for study in studies if study.patient not in left_out]
+    asked = [sample for sample in samples if not left_out.intersection(sample.patients)]
+    counts = {"patients": len(left_out), "studies": len(studies) - len(left), "samples": len(samples) - len(asked)}
+    if left_out:
         say(f"left out {counts['patients']:,} erased patients: {counts['studies'] or counts['samples']:,} rows")
     return replace(
         source,
@@ -84,7 +84,7 @@ def leave_out(source: Source, erased: Erased) -> Source:
 
 
 def patients_of(place: Store, name: str) -> set[str]:
-    """Patients whose rows a published data set holds, the quarantined ones too; its pictures are not read.
+    """Patients of a published data set, those of quarantined rows included; its images are not read.
 
     Args:
         place: The store.

@@ -1,7 +1,7 @@
-"""Collects the images of a data set once each, and goes on where a killed run stopped.
+"""Reads, checks and stores the images of a data set, each once; bad ones are quarantined. A killed run is resumed.
 
 `FOLDER/pixels.bin` holds the encoded images one after another, `FOLDER/index.jsonl` one line for each path that was
-tried, written after its bytes. A torn last line, or bytes that no line claims, are dropped on the next start.
+read, written after its bytes. On the next start a torn last line, and bytes that no line refers to, are cut off.
 """
 
 import json
@@ -18,12 +18,12 @@ MISSING = "image is missing"
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What became of one image path.
+    """The result for one image path.
 
     Attributes:
         path: Source path.
-        id: `sha256:HEX` of the original file; empty where it cannot be used.
-        problem: Why it cannot be used; empty where it can.
+        id: `sha256:HEX` of the original file; empty if it is unusable.
+        problem: Why it is unusable; empty if it is not.
         start: Offset of the stored bytes.
         size: Length of the stored bytes.
     """
@@ -41,10 +41,10 @@ def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> 
     Args:
         paths: Source paths, each once, in the order of storage.
         read: As in `Source.read`.
-        folder: For this data set alone; survives a kill.
+        folder: Working folder of this data set; kept after a kill.
 
     Returns:
-        Path -> what became of it, in the order of `paths`.
+        Path -> result, in the order of `paths`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = list(paths)
@@ -57,9 +57,9 @@ def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> 
     ):
         for path in wanted:
             if path not in known:
-                known[path], data = _try(path, read, end)
+                known[path], data = _read(path, read, end)
                 pixels.write(data)
-                pixels.flush()  # to the kernel: from there it outlives the process
+                pixels.flush()  # to the kernel, where it survives a kill of this process
                 index.write(json.dumps(asdict(known[path])) + "\n")
                 index.flush()
                 end += len(data)
@@ -68,7 +68,7 @@ def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> 
 
 
 def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, bytes]]:
-    """(id, path, bytes) of the usable images; a file that lies under several paths comes once."""
+    """(id, path, bytes) of the usable images; a file that is stored under several paths comes once."""
     seen: set[str] = set()
     with (folder / "pixels.bin").open("rb") as pixels:
         for item in items:
@@ -78,7 +78,7 @@ def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, 
                 yield item.id, item.path, pixels.read(item.size)
 
 
-def _try(path: str, read: Callable[[str], bytes], start: int) -> tuple[Gathered, bytes]:
+def _read(path: str, read: Callable[[str], bytes], start: int) -> tuple[Gathered, bytes]:
     try:
         image = decode(read(path))
         data = image.shrunk()
@@ -90,7 +90,7 @@ def _try(path: str, read: Callable[[str], bytes], start: int) -> tuple[Gathered,
 
 
 def _resume(folder: Path) -> dict[str, Gathered]:
-    """What is whole of an earlier try; both files are cut back to it."""
+    """What an earlier run finished; both files are truncated to it."""
     pixels, index = folder / "pixels.bin", folder / "index.jsonl"
     pixels.touch()
     index.touch()

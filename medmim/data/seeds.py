@@ -1,4 +1,4 @@
-"""Random streams named by what they decide, so that no draw depends on which others came before it."""
+"""Seeded random generators, one for each named decision, so that no draw depends on those before it."""
 
 import hashlib
 import random
@@ -11,15 +11,15 @@ def _number(parts: tuple[object, ...]) -> int:
 
 
 def stream(*parts: object) -> random.Random:
-    """Choices and shuffles for the thing that `parts` name: seed, source, patient, ..."""
-    return random.Random(_number(parts))  # noqa: S311  reproducible, nothing secret
+    """A generator for choices and shuffles; `parts` name what is decided: seed, source, patient, ..."""
+    return random.Random(_number(parts))  # noqa: S311  for reproducibility, not for secrets
 
 
 def pixels(*parts: object) -> np.random.Generator:
-    """Numbers for the image that `parts` name."""
+    """A NumPy generator for the image that `parts` name."""
     return np.random.default_rng(_number(parts))
 
 
 def fraction(*parts: object) -> float:
-    """A fixed number in [0, 1) for the thing that `parts` name."""
+    """A fixed number in [0, 1) for what `parts` name."""
     return _number(parts) / 2**128

@@ -1,7 +1,7 @@
-"""Which split a patient belongs to, and which patients may meet in one question.
+"""Train, dev and test splits by patient, and the cohorts of patients that one question may combine.
 
-The split of a patient is a hash of seed, source and patient: it stays when others are added, and no image of theirs can
-be in two splits, because questions on several patients are made within one split only.
+The split of a patient is a hash of seed, source and patient, so it stays when other patients are added. Questions on
+several patients are made within one split only, so no image is in two splits.
 """
 
 from collections import defaultdict
@@ -14,13 +14,13 @@ _COHORT = 3  # patients; small, so that intervals clustered by patient stay narr
 
 
 def assign(seed: int, source: str, patient: str, dev: float, test: float) -> str:
-    """`train`, `dev` or `test` for a patient."""
-    place = fraction(seed, "split", source, patient)
-    return "test" if place < test else "dev" if place < test + dev else "train"
+    """The split of a patient: `train`, `dev` or `test`."""
+    position = fraction(seed, "split", source, patient)
+    return "test" if position < test else "dev" if position < test + dev else "train"
 
 
 def by_split(studies: Sequence[Study], seed: int, dev: float, test: float) -> dict[str, list[list[Study]]]:
-    """Patients of each split, every one with all of their studies; held-out domains are `test`."""
+    """Patients of each split, each as the list of all their studies; held-out domains are `test`."""
     patients: dict[tuple[str, str], list[Study]] = defaultdict(list)
     for study in studies:
         patients[study.source, study.patient].append(study)
@@ -32,10 +32,10 @@ def by_split(studies: Sequence[Study], seed: int, dev: float, test: float) -> di
 
 
 def cohorts(patients: Sequence[list[Study]], seed: int) -> list[list[list[Study]]]:
-    """Disjoint groups of patients, to ask questions across patients within each.
+    """Disjoint groups of patients; a question on several patients stays within one group.
 
-    Captioned figures, held-in and held-out patients never meet. Half of the held-in groups are of one source, for
-    contrasts within a domain, the rest is mixed; held-out groups are of one source.
+    Captioned figures, held-in patients and held-out patients are in separate groups. Half of the held-in groups are of
+    one source, for contrasts within a domain, the others are mixed; held-out groups are of one source.
     """
     pools: dict[tuple[str, ...], list[list[Study]]] = defaultdict(list)
     for own in patients:

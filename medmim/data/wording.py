@@ -1,6 +1,7 @@
-"""The words. Abilities say what is asked; templates here say how, in the plain English of the published rows.
+"""The wording of questions, options and captions: templates in the plain English of the published rows.
 
-Which phrasing is taken never depends on the answer, and options come in random order: no word gives the answer away.
+Abilities decide what is asked, this file how. The choice of a phrasing never depends on the answer, and options come in
+random order, so the text does not reveal the answer.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from random import Random
 from medmim.data.abilities.ask import NORMAL, Ask
 from medmim.sample import Study
 
-# How a value reads as an option or inside a question, where the plain value does not do.
+# Wording of values whose plain form does not fit into a question or an option.
 WORDS = {
     "X-ray": "radiography",
     "fundus": "fundoscopy",
@@ -73,12 +74,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def word(text: str) -> str:
-    """A value as people write it."""
+    """The wording of a value."""
     return WORDS.get(text, text)
 
 
 def caption(study: Study) -> str:
-    """One line on what an image shows: modality and view, then each finding with what is known of it."""
+    """A caption of an image: modality and view, then each finding with its known attributes."""
     head = " ".join([word(study.modality), *([word(study.view), "view"] if study.view else [])])
     shown = [
         ", ".join(
@@ -99,7 +100,7 @@ def render(ask: Ask, rng: Random, closed: bool = True) -> tuple[str, tuple[str, 
     Args:
         ask: The abstract question.
         rng: Decides phrasing and option order.
-        closed: Whether options are offered; a question that has none is open anyway.
+        closed: Whether options are given; a question without options is open in any case.
 
     Returns:
         Question, options, answer, and the indices of the right options.
@@ -112,16 +113,16 @@ def render(ask: Ask, rng: Random, closed: bool = True) -> tuple[str, tuple[str, 
     answer = word(ask.answer)
     if not closed:
         return question, (), answer, ()
-    return question, tuple(options), answer, places(options, ask.answer)
+    return question, tuple(options), answer, matching_options(options, ask.answer)
 
 
-def places(options: Sequence[str], value: str) -> tuple[int, ...]:
-    """Indices of the worded options that say a plain value."""
+def matching_options(options: Sequence[str], value: str) -> tuple[int, ...]:
+    """Indices of the worded options that equal the wording of a value."""
     return tuple(i for i, text in enumerate(options) if text == word(value))
 
 
 def vocabulary() -> list[str]:
-    """Every word that templates and captions of the phantoms may use, for a small tokenizer; sorted."""
+    """Every word that templates and captions of the phantoms can contain, sorted; for a small tokenizer."""
     from medmim.data.abilities.ask import FIXED_OPTIONS
     from medmim.data.sources.phantom_draw import CLASSES
 

@@ -1,3 +1,5 @@
+"""The audit: leakage between splits is found and refused, and the clean rows are listed."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim import shards, store
-from medmim.data import audit, build
+from medmim.data import audit, build, leakage
 from medmim.data.sources import published
 from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.errors import Refused, UserError
@@ -32,7 +34,7 @@ def place(tmp_path: Path) -> Workspace:
 
 
 def leaky_set() -> dict[str, list[files.Row]]:
-    """The clean set with three leaks: patients 20 and 21 by other images, a pair of patient 22 turned round."""
+    """The clean set with three leaks: patients 20 and 21 by other images, a pair of patient 22 in reverse order."""
     found = files.clean_set()
     turned = files.comparison([22])[0]
     turned["images"].reverse()
@@ -51,7 +53,7 @@ def pair(report: dict, first: str, second: str) -> dict:
 
 
 def shared(pair: dict) -> tuple[int, ...]:
-    return tuple(pair[measure]["shared"] for measure in audit.MEASURES)
+    return tuple(pair[measure]["shared"] for measure in leakage.MEASURES)
 
 
 def test_a_clean_set_passes_and_all_its_benchmark_is_clean(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_a_leak_is_refused_with_both_counts_and_its_record_is_kept(tmp_path: Pat
     assert found["patients"] == {"shared": 3, "first": 23, "second": 10}
 
 
-def test_clean_rows_are_written_in_the_published_layout_and_read_back_as_they_were(tmp_path: Path) -> None:
+def test_clean_rows_are_written_in_the_published_layout_and_read_back_equal(tmp_path: Path) -> None:
     ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", leaky_set()))
     artifact, _ = audit.audit_artifact(ws, build.run(asked, ws).uri)
     folder = ws.fetch(artifact.uri)
@@ -109,7 +111,7 @@ def test_limits_of_the_recipe_let_a_known_leak_pass(tmp_path: Path) -> None:
     assert outcome.status == "done"
 
 
-def test_a_second_audit_finds_the_first(tmp_path: Path) -> None:
+def test_a_second_audit_is_taken_from_the_cache(tmp_path: Path) -> None:
     ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", files.clean_set()))
     data = build.run(asked, ws)
     first, second = audit.audit_artifact(ws, data.uri), audit.audit_artifact(ws, data.uri)
@@ -129,19 +131,19 @@ def test_only_a_data_set_is_audited(tmp_path: Path) -> None:
 
 def test_a_leak_across_abilities_is_found() -> None:
     rows = [sample("train", "comparison", ("a",), ("1", "2")), sample("test", "temporal", ("b",), ("2", "3"))]
-    report, clean = audit.examine(rows)
+    report, clean = leakage.examine(rows)
     assert shared(report["pairs"][0]) == (0, 0, 1)
     assert (report["pairs"][0]["within_ability"], clean) == (False, [])
 
 
-def test_equal_numbers_of_two_data_sets_are_two_patients_but_a_mixed_question_asks_about_known_ones() -> None:
+def test_equal_numbers_in_two_data_sets_are_two_patients_but_a_mixed_source_shares_them() -> None:
     rows = [
         sample("train", "comparison", ("1",), ("a",), "EMBED"),
         sample("test", "comparison", ("1",), ("b",), "ODIR"),
     ]
-    assert audit.examine(rows)[0]["shared"]["patients"] == 0
+    assert leakage.examine(rows)[0]["shared"]["patients"] == 0
     mixed = [replace(rows[0], source="phantom-chest"), replace(rows[1], source="phantom-mixed")]
-    assert audit.examine(mixed)[0]["shared"]["patients"] == 1
+    assert leakage.examine(mixed)[0]["shared"]["patients"] == 1
 
 
 @given(
@@ -157,7 +159,7 @@ def test_equal_numbers_of_two_data_sets_are_two_patients_but_a_mixed_question_as
     )
 )
 def test_clean_rows_share_nothing_with_training_and_no_other_row_is_clean(rows: list[Sample]) -> None:
-    report, clean = audit.examine(rows)
+    report, clean = leakage.examine(rows)
     trained = [row for row in rows if row.split == "train"]
     tested = [row for row in rows if row.split == "test"]
 
@@ -173,7 +175,7 @@ def test_clean_rows_share_nothing_with_training_and_no_other_row_is_clean(rows: 
 @shared_data.needs("med-mim")
 def test_the_known_leaks_of_the_published_split_are_found() -> None:
     source = published.load(recipe(shared_data.FOLDER / "med-mim").data)
-    report, clean = audit.examine(source.samples or [])
+    report, clean = leakage.examine(source.samples or [])
     found = pair(report, COMPARISON, "Med_MIM_benchmark_Held_in_Comparison.json")
     assert found["image_sets"] == {"shared": 184, "first": 1865, "second": 288}
     assert found["patients"] == {"shared": 177, "first": 807, "second": 198}

@@ -1,3 +1,5 @@
+"""The stage `data`: golden bytes, splits without overlap, quarantine with reasons, resuming after a kill."""
+
 import io
 import json
 import os
@@ -147,13 +149,13 @@ def test_a_second_run_finds_the_first_and_another_seed_does_not(tmp_path: Path) 
     assert other.digest != first.digest
 
 
-def test_where_the_input_lies_is_not_what_it_is(tmp_path: Path) -> None:
+def test_the_path_of_the_input_is_not_in_the_cache_key(tmp_path: Path) -> None:
     ws = workspace(tmp_path)
     build.run(demo(), ws)
-    assert build.run(demo(root="elsewhere"), ws).cached
+    assert build.run(demo(root="other"), ws).cached
 
 
-def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole = build.run(demo(60), workspace(tmp_path / "whole"))
     code = (
         "import sys; from pathlib import Path; from medmim.run.workspace import workspace\n"
@@ -196,7 +198,7 @@ def test_bad_images_and_their_rows_are_quarantined_with_reasons(tmp_path: Path) 
     assert (tmp_path / "missing_images.txt").read_text() == "absent\n"
 
 
-def test_too_many_bad_rows_are_one_error_that_names_them(tmp_path: Path) -> None:
+def test_too_many_bad_rows_are_an_error_that_names_them(tmp_path: Path) -> None:
     samples = [ready(("a",)), ready(("absent",))]
     with pytest.raises(UserError, match="1 of 2 rows are bad") as caught:
         build.make(source({"a": png()}, samples), demo(max_bad_fraction=0.4).data, tmp_path)
@@ -205,7 +207,7 @@ def test_too_many_bad_rows_are_one_error_that_names_them(tmp_path: Path) -> None
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_rows_that_the_source_refused_count_too(tmp_path: Path) -> None:
+def test_rows_that_the_source_quarantined_count_too(tmp_path: Path) -> None:
     bad = [BadRow("f.json", 3, "images", "is empty"), BadRow("f.json", 3, "answer", "is empty")]
     given = source({"a": png()}, [ready(("a",))], bad=bad)
     assert build.make(given, demo(max_bad_fraction=0.5).data, tmp_path)["quarantined"] == {"is empty": 2}
@@ -221,7 +223,7 @@ def test_rows_only_reads_no_pixel_and_keeps_paths_as_ids(tmp_path: Path) -> None
     assert not (tmp_path / "images").exists()
 
 
-def test_a_study_with_a_bad_image_takes_part_in_no_question(tmp_path: Path) -> None:
+def test_a_study_with_a_bad_image_is_in_no_question(tmp_path: Path) -> None:
     real = phantom.load(demo(60).data)
     broken = (real.studies or [])[0].image
     cut = Source(lambda path: b"" if path == broken else real.read(path), studies=real.studies, families=real.families)
@@ -231,9 +233,9 @@ def test_a_study_with_a_bad_image_takes_part_in_no_question(tmp_path: Path) -> N
 
 
 def test_nothing_to_ask_is_an_error(tmp_path: Path) -> None:
-    lonely = Study("s", "p", "a", "X-ray")
+    single = Study("s", "p", "a", "X-ray")
     with pytest.raises(UserError, match="nothing to ask"):
-        build.make(source({"a": png()}, studies=[lonely]), demo(abilities=("temporal",)).data, tmp_path)
+        build.make(source({"a": png()}, studies=[single]), demo(abilities=("temporal",)).data, tmp_path)
 
 
 def test_the_manifest_names_every_file(built: tuple[Outcome, Path]) -> None:

@@ -1,4 +1,4 @@
-"""The list of erased patients: it names nobody, and a build is as if they had never been."""
+"""The list of erased patients: it holds no identifiers, and a build leaves them out."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ def no_pictures(path: str) -> bytes:
 
 
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=3), max_size=12), st.sets(NAMES, max_size=4))
-def test_nothing_of_the_erased_is_left_and_nothing_else_is_lost(rows: list[list[str]], out: set[str]) -> None:
+def test_nothing_of_erased_patients_is_kept_and_nothing_else_is_lost(rows: list[list[str]], out: set[str]) -> None:
     key = b"k"
     listed = erased.Erased(key, frozenset(erased.mark(key, name) for name in out))
     samples = [
@@ -50,7 +50,7 @@ def demo() -> schema.Recipe:
     return loading.validate({"name": "test", "data": data}, "test")
 
 
-def test_a_build_leaves_them_out_and_counts_it_and_is_found_again(tmp_path: Path, demo: schema.Recipe) -> None:
+def test_a_build_leaves_erased_patients_out_counts_them_and_is_cached(tmp_path: Path, demo: schema.Recipe) -> None:
     ws = workspace(tmp_path)
     first = build.run(demo, ws)
     patients = erased.patients_of(open_store(ws.store), f"data/{first.digest}")
@@ -71,7 +71,7 @@ def test_a_build_leaves_them_out_and_counts_it_and_is_found_again(tmp_path: Path
         assert build.run(other, ws).digest == build.run(other, workspace(tmp_path / "new")).digest
 
 
-def test_the_list_names_nobody_and_is_one_however_often_it_is_written(tmp_path: Path) -> None:
+def test_the_list_holds_no_identifiers_and_adding_twice_changes_nothing(tmp_path: Path) -> None:
     ws = workspace(tmp_path)
     once = erased.add(ws.store, ["chest-00001", "MRN 4711"])
     assert erased.add(ws.store, ["MRN 4711"]) == once == erased.load(ws.store)
@@ -80,10 +80,10 @@ def test_the_list_names_nobody_and_is_one_however_often_it_is_written(tmp_path: 
     everything = " ".join(f"{key} {place.read(key)!r}" for key in place.list())
     assert "4711" not in everything and "chest" not in everything
     other = erased.add(str(tmp_path / "other"), ["MRN 4711"])
-    assert not other.marks & once.marks  # no two stores call a patient alike
+    assert not other.marks & once.marks  # the mark of a patient differs between stores
 
 
-def test_quarantined_rows_hold_their_patient_too(tmp_path: Path, demo: schema.Recipe) -> None:
+def test_patients_of_quarantined_rows_are_found_too(tmp_path: Path, demo: schema.Recipe) -> None:
     ws = workspace(tmp_path)
     made = build.run(demo, ws)
     place, name = open_store(ws.store), f"data/{made.digest}"

@@ -1,3 +1,5 @@
+"""Gathering images: each is read once, bad ones have a reason, a killed run is resumed."""
+
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,7 @@ def refusing(path: str) -> bytes:
     raise AssertionError(f"{path} was read again")
 
 
-def test_good_images_come_once_in_order_with_the_digest_of_their_file(tmp_path: Path) -> None:
+def test_good_images_are_stored_once_in_order_with_the_digest_of_their_file(tmp_path: Path) -> None:
     found = gather(PATHS, read, tmp_path)
     kept = list(stored(tmp_path, found.values()))
     assert [path for _, path, _ in kept] == ["a", "b", "c"]
@@ -42,7 +44,7 @@ def test_good_images_come_once_in_order_with_the_digest_of_their_file(tmp_path: 
     assert found["a"].id == found["same as a"].id != found["b"].id
 
 
-def test_what_cannot_be_used_says_why_and_has_no_id(tmp_path: Path) -> None:
+def test_an_unusable_image_has_a_reason_and_no_id(tmp_path: Path) -> None:
     found = gather(PATHS, read, tmp_path)
     problems = {path: item.problem for path, item in found.items() if item.problem}
     assert set(problems) == {"absent", "outside", "text"}
@@ -67,7 +69,7 @@ def test_a_second_call_reads_nothing_again(tmp_path: Path) -> None:
     ],
     ids=["torn line", "torn pixels", "pixels without a line", "no index", "no pixels"],
 )
-def test_a_killed_run_goes_on_to_the_same_images(tmp_path: Path, damage: Callable[[Path, Path], None]) -> None:
+def test_a_killed_run_resumes_to_the_same_images(tmp_path: Path, damage: Callable[[Path, Path], None]) -> None:
     whole = gather(PATHS, read, tmp_path / "whole")
     gather(PATHS[:3], read, tmp_path / "killed")
     damage(tmp_path / "killed" / "index.jsonl", tmp_path / "killed" / "pixels.bin")

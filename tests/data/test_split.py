@@ -1,3 +1,5 @@
+"""Splits by patient, and the cohorts of patients that a question may combine."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ STUDIES = phantom.patients(400, 1)
 
 
 @given(st.integers(0, 99), st.text(max_size=8), st.text(max_size=8), st.floats(0, 0.5), st.floats(0, 0.5))
-def test_a_patient_keeps_the_split_whatever_else_is_there(
+def test_the_split_of_a_patient_depends_on_nothing_else(
     seed: int, source: str, patient: str, dev: float, test: float
 ) -> None:
     first = split.assign(seed, source, patient, dev, test)
@@ -18,7 +20,7 @@ def test_a_patient_keeps_the_split_whatever_else_is_there(
         assert first != "test"
 
 
-def test_adding_patients_moves_nobody() -> None:
+def test_adding_patients_changes_no_split() -> None:
     few, many = split.by_split(STUDIES[:800], 0, 0.1, 0.2), split.by_split(STUDIES, 0, 0.1, 0.2)
     last = STUDIES[799].patient  # cut in two by the slice
     for name, patients in few.items():
@@ -26,7 +28,7 @@ def test_adding_patients_moves_nobody() -> None:
         assert {own[0].patient for own in patients} - {last} <= names
 
 
-def test_shares_are_about_what_was_asked_for() -> None:
+def test_shares_are_about_the_configured_fractions() -> None:
     splits = split.by_split(phantom.patients(3_000, 0), 0, 0.05, 0.15)
     held_in = {name: sum(not own[0].held_out for own in patients) for name, patients in splits.items()}
     total = sum(held_in.values())
@@ -34,13 +36,13 @@ def test_shares_are_about_what_was_asked_for() -> None:
     assert abs(held_in["test"] / total - 0.15) < 0.02
 
 
-def test_held_out_patients_are_in_test_alone() -> None:
+def test_held_out_patients_are_in_test_only() -> None:
     splits = split.by_split(STUDIES, 0, 0.1, 0.2)
     assert not any(own[0].held_out for name in ("train", "dev") for own in splits[name])
     assert any(own[0].held_out for own in splits["test"])
 
 
-def test_each_patient_is_in_one_cohort_and_kinds_do_not_meet() -> None:
+def test_each_patient_is_in_one_cohort_and_kinds_are_not_mixed() -> None:
     patients = split.by_split(STUDIES, 0, 0.1, 0.2)["test"]
     groups = split.cohorts(patients, 0)
     assert sorted(own[0].patient for group in groups for own in group) == sorted(own[0].patient for own in patients)

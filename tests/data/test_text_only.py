@@ -1,4 +1,4 @@
-"""No question of the phantoms can be answered from its text: words, options, their order and their letters."""
+"""No phantom question can be answered from its text: a classifier on words, options and letters stays at chance."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -45,13 +45,13 @@ def closed() -> dict[tuple[str, bool], list[Sample]]:
 
 
 @pytest.mark.parametrize(("ability", "held_out"), CASES)
-def test_text_alone_does_not_tell_the_letter(closed: Any, ability: str, held_out: bool) -> None:
+def test_text_alone_does_not_predict_the_letter(closed: Any, ability: str, held_out: bool) -> None:
     low, high = _excess(closed[ability, held_out], _predict_letters)
     assert -ALLOWED < low <= high < ALLOWED
 
 
 @pytest.mark.parametrize(("ability", "held_out"), CASES)
-def test_text_alone_does_not_tell_the_option(closed: Any, ability: str, held_out: bool) -> None:
+def test_text_alone_does_not_predict_the_option(closed: Any, ability: str, held_out: bool) -> None:
     low, high = _excess(closed[ability, held_out], _predict_options)
     assert -ALLOWED < low <= high < ALLOWED
 

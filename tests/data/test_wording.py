@@ -1,3 +1,5 @@
+"""Wording: every question is filled in, and neither phrasing nor option order depends on the answer."""
+
 from collections import Counter
 
 import pytest
@@ -16,7 +18,7 @@ def asks() -> list[Ask]:
     return ask_all(split.cohorts(patients, 0), ABILITIES, phantom.FAMILIES, 0)
 
 
-def test_a_family_has_two_phrasings_at_least() -> None:
+def test_a_family_has_at_least_two_phrasings() -> None:
     assert all(len(lines) == len(set(lines)) >= 2 for lines in wording.TEMPLATES.values())
 
 
@@ -41,18 +43,18 @@ def test_every_option_comes_under_every_letter(asks: list[Ask]) -> None:
     assert min(letters.values()) > 140
 
 
-def test_phrasing_and_order_follow_from_the_stream_alone(asks: list[Ask]) -> None:
+def test_phrasing_and_order_depend_only_on_the_stream(asks: list[Ask]) -> None:
     assert wording.render(asks[0], stream("a")) == wording.render(asks[0], stream("a"))
 
 
-def test_a_rendered_question_reads_back_as_a_published_row_would(asks: list[Ask]) -> None:
+def test_a_rendered_question_is_split_like_a_published_row(asks: list[Ask]) -> None:
     for i, ask in enumerate(asks):
         question, options, _, _ = wording.render(ask, stream(i))
         text = "\n".join([question, *(f"{'ABCDEFGH'[n]}: {o}" for n, o in enumerate(options))])
         assert split_options(text) == (question, options)
 
 
-def test_a_caption_tells_everything_that_the_image_shows() -> None:
+def test_a_caption_states_everything_that_the_image_shows() -> None:
     mass = Finding("mass", "large", None, "spiculated")
     study = Study("s", "p", "i", "mammography", view="CC", findings=(mass,))
     assert wording.caption(study) == "mammography CC view: large mass, spiculated margin."
@@ -71,7 +73,7 @@ def test_the_vocabulary_covers_every_phantom_question(asks: list[Ask]) -> None:
         assert words <= known, words - known
 
 
-def test_values_that_questions_name_are_single_words() -> None:
+def test_values_in_questions_are_single_words() -> None:
     scenes = phantom.CLASSES
     values = {v for s in scenes for v in (s.modality, s.finding, s.size, s.side, s.margin, s.view) if v}
     values |= {o for family, options in FIXED_OPTIONS.items() if family != "larger" for o in options}

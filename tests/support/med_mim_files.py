@@ -1,4 +1,4 @@
-"""Writes small data sets in the layouts of the real ones. All content is made here."""
+"""Writes small data sets in the layouts of the real ones; all content is made up here."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 def row(
     images: Sequence[str], question: str, answer: str, options: Sequence[str] = (), source: str = "MS_CXR_T_vqa_edema"
 ) -> Row:
-    """A sound published row; `answer` is the text of an option, or free text where there are none."""
+    """A valid published row; `answer` is the text of an option, or free text where there are none."""
     lines = "".join(f"\n{letter}: {text}" for letter, text in zip("ABCDEFGH", options, strict=False))
     gold = f"{'ABCDEFGH'[list(options).index(answer)]}: {answer}" if options else answer
     return {
@@ -87,7 +87,7 @@ def write(folder: Path, files: Mapping[str, Any], images: bool = False) -> Path:
 
 
 def picture(path: Path, size: tuple[int, int] = (24, 20)) -> Path:
-    """A small picture that no other path has."""
+    """A small picture, different for each path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = zlib.crc32(path.as_posix().encode())
     pixels = bytes((seed >> (i % 24)) * (i + 1) & 255 for i in range(size[0] * size[1]))

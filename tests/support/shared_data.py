@@ -1,4 +1,4 @@
-"""Real data that is never committed: found beside the repository, or where MEDMIM_SHARED_DATA says."""
+"""Real data that is never committed: beside the repository, or in the folder MEDMIM_SHARED_DATA."""
 
 import os
 from pathlib import Path
@@ -9,5 +9,5 @@ FOLDER = Path(os.environ.get("MEDMIM_SHARED_DATA") or Path(__file__).parents[3] 
 
 
 def needs(name: str) -> pytest.MarkDecorator:
-    """Skip a test where a data set is not there."""
+    """Skip a test where a data set is missing."""
     return pytest.mark.skipif(not (FOLDER / name).is_dir(), reason=f"no {name} (set MEDMIM_SHARED_DATA)")

@@ -1,4 +1,4 @@
-"""What is asked. Each ability turns the studies of a few patients into questions; it knows no words."""
+"""Question generation: each ability turns the studies of a few patients into questions, which `wording` words."""
 
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -24,8 +24,8 @@ def ask_all(cohorts: Sequence[Cohort], names: Sequence[str], families: Sequence[
     Args:
         cohorts: Patients that may be put into one question, each a list of studies.
         names: Abilities, of `sample.ABILITIES`.
-        families: Question families that the pictures can answer.
-        seed: Decides which images are picked.
+        families: Question families that the images of the source can answer.
+        seed: Decides which images are chosen.
     """
     asks: list[Ask] = []
     with bar("questions", len(cohorts), "groups of patients") as progress:

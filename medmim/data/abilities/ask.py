@@ -1,4 +1,4 @@
-"""What an ability hands on: a question without its words, and the ways to pick images for one."""
+"""`Ask`, a question before it is worded, and the helpers that choose images for one."""
 
 import random
 from collections import defaultdict
@@ -16,7 +16,7 @@ FIXED_OPTIONS = {
     "larger": ("image 1", "image 2", "same size"),
     "same_finding": ("same", "different"),
 }
-# What becomes of an answer about two images once they change places; one that is not here stays right.
+# The right answer after two images are exchanged; an answer that is not listed stays right.
 OPPOSITE = {"improved": "worse", "worse": "improved", "image 1": "image 2", "image 2": "image 1"}
 _SIZES = ("small", "medium", "large")
 
@@ -25,15 +25,15 @@ Cohort = Sequence[Sequence[Study]]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question on images before anybody has worded it.
+    """A question on images before it is worded.
 
     Attributes:
         ability: One of `sample.ABILITIES`.
         family: Kind of question; the key of its wording.
         studies: The images, in prompt order.
-        options: Every answer that is offered, as plain values in no particular order.
+        options: The possible answers as plain values, in no particular order.
         answer: The right one.
-        about: What the question names: `image` (1-based position), `value`, `finding`.
+        about: Values that the question mentions: `image` (1-based position), `value`, `finding`.
         swapped: The right one once every image has moved one place on (image 1 becomes image 2, ..., the last becomes
             image 1); None where that is undefined or changes nothing.
     """
@@ -48,7 +48,7 @@ class Ask:
 
 
 def value(study: Study, attribute: str) -> str | None:
-    """What an image shows of an attribute; None where it has none or more than one."""
+    """The value of an attribute of an image; None where it has none or more than one."""
     if attribute in ("modality", "view", "rating", "caption"):
         shown: str | None = getattr(study, attribute)
         return shown
@@ -61,7 +61,7 @@ def value(study: Study, attribute: str) -> str | None:
 
 
 def size_step(first: Study, second: Study) -> int | None:
-    """How many sizes `second` lies above `first`; None unless both show one finding, alike but for its size."""
+    """By how many sizes `second` exceeds `first`; None unless both show one finding that may differ in size only."""
     if len(first.findings) != 1 or len(second.findings) != 1:
         return None
     a, b = first.findings[0], second.findings[0]
@@ -80,8 +80,8 @@ def pairs(studies: Sequence[Study]) -> list[tuple[Study, Study]]:
 def distinct(studies: Sequence[Study], attribute: str, count: int, rng: random.Random) -> list[Study] | None:
     """Images that all differ in an attribute, in random order; half of the time all of one modality.
 
-    Which of them will be asked about must be drawn afterwards, evenly: then the values, which become the options,
-    say nothing about the answer.
+    The image to ask about must be drawn from the result, uniformly: then the values, which become the options, reveal
+    nothing about the answer.
     """
     within = attribute != "modality" and rng.random() < 0.5
     modality = rng.choice(studies).modality if within else None
@@ -93,11 +93,11 @@ def distinct(studies: Sequence[Study], attribute: str, count: int, rng: random.R
     if len(found) < count:
         return None
     chosen = list(found.values())[:count]
-    return rng.sample(chosen, count)  # a common value is met early: its place must not show that
+    return rng.sample(chosen, count)  # common values are found first: no position must reveal them
 
 
 def balance(asks: Sequence[Ask], rng: random.Random) -> list[Ask]:
-    """Drop surplus so that, among questions of equal text, each of the fixed options is right equally often."""
+    """Remove surplus questions so that, among those of equal text, each fixed option is right equally often."""
     groups: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     dropped: set[int] = set()
     for i, ask in enumerate(asks):

@@ -7,8 +7,8 @@ from itertools import combinations
 from medmim.data.abilities.ask import FIXED_OPTIONS, OPPOSITE, Ask, Cohort, pairs, size_step, value
 from medmim.sample import Study
 
-_LARGER = 2  # questions a patient
-_SAME = 4  # questions a cohort
+_LARGER = 2  # questions per patient
+_SAME = 4  # questions per cohort
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:

@@ -1,4 +1,4 @@
-"""Composed: several patients' single captioned figures put together, as Med-MIM does with PMC figures."""
+"""Composed: single captioned figures of several patients combined, as Med-MIM does with PMC figures."""
 
 import random
 from collections.abc import Iterator

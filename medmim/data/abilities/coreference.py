@@ -31,5 +31,5 @@ def refer(ability: str, studies: Sequence[Study], attribute: str, rng: random.Ra
         yield Ask(ability, f"which_{attribute}", tuple(images), names, names[asked], about, after)
     else:
         about = {"image": names[asked]}
-        after = values[asked - 1]  # the image before it stands there then
+        after = values[asked - 1]  # the image before it is in its position then
         yield Ask(ability, f"what_{attribute}", tuple(images), tuple(values), values[asked], about, after)

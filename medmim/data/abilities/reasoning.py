@@ -32,7 +32,7 @@ def _exams(patient: Sequence[Study]) -> Iterator[tuple[Study, ...]]:
 
 
 def _diagnosis(exams: list[tuple[Study, ...]], rng: random.Random) -> Iterator[Ask]:
-    """Exams in pairs of different findings: both are offered, one of the two exams is shown."""
+    """Pairs of exams with different findings: both findings are options, one of the two exams is shown."""
     shuffled = [e for e in rng.sample(exams, len(exams)) if len({value(s, "finding") for s in e}) == 1]
     while shuffled:
         exam = shuffled.pop()
@@ -47,12 +47,12 @@ def _diagnosis(exams: list[tuple[Study, ...]], rng: random.Random) -> Iterator[A
 
 
 def _same_patient(cohort: Cohort, exams: list[tuple[Study, ...]], rng: random.Random) -> Iterator[Ask]:
-    """The stranger is of the modality and view of the right one, so that only the patient tells them apart."""
+    """The wrong image has the modality and view of the right one, so that only the patient differs."""
     studies = [study for patient in cohort for study in patient]
     for exam in exams:
         shown, right = rng.sample(exam, 2)
-        strangers = [study for study in studies if study.patient != right.patient]
-        others = [s for s in strangers if (s.modality, s.view) == (right.modality, right.view)]
+        of_others = [study for study in studies if study.patient != right.patient]
+        others = [s for s in of_others if (s.modality, s.view) == (right.modality, right.view)]
         if others:
             pair = rng.sample((right, rng.choice(others)), 2)
             answer = f"image {pair.index(right) + 2}"

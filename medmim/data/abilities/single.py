@@ -1,4 +1,4 @@
-"""Single: one image at a time, so that tuning on several does not unlearn it. Never counted as multi-image."""
+"""Single: one image at a time, so that tuning on several images does not unlearn it. Used for training only."""
 
 import random
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from medmim.data.abilities.ask import Ask, Cohort, distinct, value
 
 _WEIGHTS = {"finding": 2, "size": 1, "modality": 1, "view": 1, "side": 1, "margin": 1}  # questions tried in a cohort
-_DESCRIBE = 2  # captions in a cohort
+_DESCRIBE = 2  # captions per cohort
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:

@@ -1,4 +1,4 @@
-"""Temporal: what became of one patient's finding, and which image came first."""
+"""Temporal: how a patient's finding changed, and which image was taken first."""
 
 import random
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""Real chest X-rays and CTs of several visits: a folder laid out as github.com/ieee8023/covid-chestxray-dataset.
+"""The source `covid_chestxray`: real chest X-rays and CTs in the layout of github.com/ieee8023/covid-chestxray-dataset.
 
 `metadata.csv` lists the images, `images/` holds them (`folder` in newer copies of the list). The list names far more
-images than any one copy holds, and volumes that are no images: both are counted, neither is an error.
+images than any copy holds, and volumes, which are not images: both are counted, neither is an error.
 
 Time is the column `offset`, days since the first symptom: `date` is only a year for most rows. Rows without an offset
-take no part in questions of time. A patient's `finding` is one diagnosis, the last part of `Pneumonia/Viral/COVID-19`.
+are not used in questions of time. A patient's `finding` is one diagnosis, the last part of `Pneumonia/Viral/COVID-19`.
 """
 
 import csv
@@ -22,7 +22,7 @@ from medmim.sample import BadRow, Finding, Study, digest_of
 
 LIST = "metadata.csv"
 COLUMNS = ("patientid", "offset", "finding", "view", "modality", "filename")
-# `change` and `larger` would need a size, which nobody has measured here.
+# `change` and `larger` would need the size of a finding, which this data set does not have.
 FAMILIES = (
     "order", "diagnosis", "same_patient", "same_finding", "describe",
     *(f"{kind}_{what}" for what in ("finding", "modality", "view") for kind in ("which", "what")),
@@ -38,7 +38,7 @@ _UNKNOWN = ("", "unknown", "todo", "nan")
 
 
 def inputs(data: Data) -> dict[str, str]:
-    """SHA-256 of the list, and one digest over the images that it names."""
+    """SHA-256 of the list, and one digest over the images that it names; parents of the data step."""
     root = _root(data)
     rows = _rows(root)
     parts = []
@@ -53,10 +53,10 @@ def inputs(data: Data) -> dict[str, str]:
 
 
 def load(data: Data) -> Source:
-    """Read the list and look which of its images are there.
+    """Read the list and check which of its images exist; rows that cannot be used are quarantined.
 
     Raises:
-        UserError: No folder, no list, or a list without the columns that are read.
+        UserError: No folder, no list, or a list without the columns that are needed.
     """
     root = _root(data)
     studies: list[Study] = []
@@ -67,9 +67,9 @@ def load(data: Data) -> Source:
     rows = _rows(root)
     for number, row in enumerate(rows, 2):  # row 1 is the header
         path = _path(row)
-        aside = _set_aside(row)
-        if aside:
-            skipped[aside] += 1
+        reason_to_skip = _reason_to_skip(row)
+        if reason_to_skip:
+            skipped[reason_to_skip] += 1
             continue
         problems = _problems(row, path)
         if path in first:
@@ -100,14 +100,14 @@ def _root(data: Data) -> Path:
 
 
 def _rows(root: Path) -> list[dict[str, str]]:
-    """Rows as column -> text; column names in lower case and without spaces around, for copies differ in both."""
+    """Rows as column -> text; column names in lower case and stripped, since copies of the list differ in both."""
     try:
         with (root / LIST).open(newline="", encoding="utf-8-sig") as file:
             table = list(csv.reader(file, strict=True))
     except OSError as error:
         raise from_os_error(error, f"reading {LIST}") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{LIST} is no whole CSV file", reason=str(error), fix="fetch it again") from None
+        raise UserError(f"{LIST} is not a complete CSV file", reason=str(error), fix="download it again") from None
     header = [name.strip().lower() for name in table[0]] if table else []
     absent = [name for name in COLUMNS if name not in header]
     if absent:
@@ -121,8 +121,8 @@ def _path(row: dict[str, str]) -> str:
     return f"{row.get('folder') or 'images'}/{row.get('filename', '')}"
 
 
-def _set_aside(row: dict[str, str]) -> str:
-    """Why a sound row takes no part; empty if it does."""
+def _reason_to_skip(row: dict[str, str]) -> str:
+    """Why a valid row is not used; empty if it is."""
     if row.get("folder") == "volumes" or row.get("filename", "").endswith((".nii.gz", ".nii")):
         return "a volume, not an image"
     return "finding unknown" if row.get("finding", "?").lower() in _UNKNOWN else ""
@@ -153,7 +153,7 @@ def _is_missing(root: Path, path: str) -> bool:
         locate(root, path)
     except FileNotFoundError:
         return True
-    except BadImage:  # it is there; the build reads it and says what is wrong
+    except BadImage:  # it exists; the build reads it and reports the problem
         pass
     return False
 

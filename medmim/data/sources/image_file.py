@@ -1,7 +1,7 @@
-"""Reading one image file that nobody has vetted: every failure is one `BadImage` whose message is the one reason.
+"""Reads and decodes one untrusted image file; every failure is a `BadImage`, whose message is the quarantine reason.
 
-A data set is downloaded, unpacked by hand and half complete. Its paths may climb out of the root, its files may be
-empty, cut off, something else than an image, or a few bytes that decode to gigabytes.
+Data sets are downloaded, unpacked by hand and often incomplete. Paths may lead out of the root; files may be empty, cut
+off, not images, or a few bytes that decode to gigabytes.
 """
 
 import hashlib
@@ -22,23 +22,21 @@ from medmim.data.sources.source import BadImage
 
 MAX_PIXELS = 50_000_000  # the largest mammograms have 25 million
 MAX_BYTES = 256 << 20
-SIDE = 512  # no base looks at more than 384 pixels a side
-# Raster formats that Pillow decodes itself: EPS would start Ghostscript, and a PDF is no image.
+SIDE = 512  # no base reads more than 384 pixels a side
+# Raster formats that Pillow decodes itself: EPS would start Ghostscript, and a PDF is not an image.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-
-
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file that was read whole and decoded.
+    """An image file that was read and decoded.
 
     Attributes:
         id: `sha256:HEX` of the original bytes, so that resizing changes no item's identity.
         data: The original bytes.
-        format: What Pillow takes it for, such as `JPEG`.
+        format: The format that Pillow found, such as `JPEG`.
         as_stored: Whether the decoded pixels are those of the file: no scaling, rotation or colour change.
         pixels: Upright, mode `L` or `RGB`.
     """
@@ -52,7 +50,7 @@ class ImageFile:
     def shrunk(self, side: int = SIDE) -> bytes:
         """The bytes to store: the original if it is a small plain PNG or JPEG, else a PNG of at most `side` pixels.
 
-        Lanczos and lossless PNG: what a model sees is decided here once, not by a second JPEG.
+        Lanczos and lossless PNG, so that no second JPEG compression changes what a model reads.
         """
         if self.as_stored and self.format in ("PNG", "JPEG") and max(self.pixels.size) <= side:
             return self.data
@@ -64,11 +62,11 @@ class ImageFile:
 
 
 def locate(root: Path, relative: str) -> Path:
-    """The real file behind a path that a data set gives.
+    """The real file of a path that a data set names.
 
     Raises:
         FileNotFoundError: There is no such file.
-        BadImage: The path is empty, absolute, climbs out of `root` (by `..` or by a symlink), or is no regular file.
+        BadImage: The path is empty, absolute, leads out of `root` (by `..` or by a symlink), or is not a regular file.
     """
     if not relative.strip():
         raise BadImage("the image path is empty")
@@ -94,7 +92,7 @@ def locate(root: Path, relative: str) -> Path:
 
 
 def escapes(relative: str) -> bool:
-    """Whether a path, by its text alone, points outside its root (on Windows, too)."""
+    """Whether the text of a path points outside its root (on Windows, too)."""
     parts = relative.replace("\\", "/").split("/")
     return ".." in parts or relative.startswith(("/", "\\")) or (len(parts[0]) == 2 and parts[0].endswith(":"))
 
@@ -104,7 +102,7 @@ def read_bytes(root: Path, relative: str) -> bytes:
 
     Raises:
         FileNotFoundError: There is no such file.
-        BadImage: It must not be read (see `locate`), or cannot be.
+        BadImage: It must not be read (see `locate`), or it is not readable.
     """
     path = locate(root, relative)
     try:
@@ -117,11 +115,11 @@ def decode(data: bytes) -> ImageFile:
     """Decode the bytes of an image file.
 
     16-bit, 32-bit and float pixels are scaled from their own minimum and maximum to 0..255: scanners store 10 to 14
-    bits in 16, and the nominal range would leave them black. Transparent pixels turn black, the background of a film.
+    bits in 16, and the nominal range would leave them black. Transparent pixels become black, the background of a film.
 
     Raises:
-        BadImage: Not an image, of an unknown format, too many pixels (told from the header, nothing is decoded),
-            several frames, or cut off.
+        BadImage: Not an image, an unknown format, too many pixels (by the header, before anything is decoded), several
+            frames, or cut off.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata and about half of its own pixel limit
@@ -146,7 +144,7 @@ def decode(data: bytes) -> ImageFile:
 
 
 def _guarded(doing: Callable[[], T], what: str) -> T:
-    """Decoders of hostile bytes raise whatever comes (struct.error, IndexError, zlib.error): one reason for all."""
+    """Run a decoder; on hostile bytes it may raise anything (struct.error, IndexError, zlib.error): always BadImage."""
     try:
         return doing()
     except BadImage:
@@ -184,6 +182,6 @@ def _scaled(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _short(error: Exception) -> str:
-    """One line without the path: the quarantine names the file already."""
+    """The error as one line without the path: the quarantine names the file already."""
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0]
     return text[:120] or type(error).__name__

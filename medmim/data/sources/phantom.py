@@ -1,8 +1,8 @@
-"""A licence-free data set drawn from a seed, in the layout and tasks of the real ones.
+"""The source `phantom`: a licence-free data set drawn from a seed, with the structure and tasks of the real ones.
 
 Chest films over several visits, mammography exams of CC and MLO views, brain MRI before and after resection, single
-captioned figures; held out: left and right fundus, and mixed radiology (ultrasound, CT). Patient N is the same whatever
-the number of patients, and each image can be drawn alone, in any process.
+captioned figures; held out: left and right fundus, and mixed radiology (ultrasound, CT). Patient N is the same for any
+number of patients, and each image can be drawn by itself, in any process.
 """
 
 import random
@@ -25,7 +25,7 @@ FAMILIES = (
     "what_finding", "what_size", "what_modality", "what_view", "what_side", "what_margin", "what_caption",
 )  # fmt: skip
 
-# The order in which kinds of patients come, over and over: shares that hold for any number of patients.
+# The kinds of patients, repeated in this order, so that their shares hold for any number of patients.
 _TURNS = (
     "chest", "breast", "brain", "figures", "fundus", "chest", "figures", "breast", "brain", "figures",
     "chest", "radiology", "breast", "figures", "brain", "chest", "figures", "breast", "chest", "brain",
@@ -39,8 +39,6 @@ _ASSESSMENTS: dict[str, tuple[tuple[str | None, str | None], ...]] = {  # class 
     "suspicious": (("small", "spiculated"),),
     "malignant": (("medium", "spiculated"), ("large", "spiculated")),
 }
-
-
 _FITTING: dict[tuple[str, str, str | None], list[Scene]] = defaultdict(list)
 for _it in CLASSES:
     _FITTING[_it.modality, _it.finding, _it.laterality].append(_it)
@@ -81,7 +79,7 @@ def _visits(count: int, rng: random.Random) -> list[float]:
 
 
 def _chest(patient: _Patient, rng: random.Random) -> None:
-    """Three visits with one finding, whose size is free at each of them, and one visit with another or none."""
+    """Three visits with one finding of random size, and one visit with another finding or none."""
     finding, side, odd = rng.choice(FINDINGS["X-ray"]), rng.choice(SIDES), rng.randrange(4)
     for visit, day in enumerate(_visits(4, rng)):
         if visit != odd:
@@ -117,7 +115,7 @@ def _brain(patient: _Patient, rng: random.Random) -> None:
 
 
 def _figures(patient: _Patient, rng: random.Random) -> None:
-    """Captioned figures, as articles print them: half of them of skin."""
+    """Captioned figures, as in articles; half of them show skin."""
     modality = rng.choice(("dermoscopy", "dermoscopy", "dermoscopy", "X-ray", "mammography", "MRI"))
     usual, other = rng.choice(FINDINGS[modality]), rng.choice(FINDINGS[modality])
     for finding in (usual, usual, other):
@@ -125,7 +123,7 @@ def _figures(patient: _Patient, rng: random.Random) -> None:
 
 
 def _fundus(patient: _Patient, rng: random.Random) -> None:
-    """Both eyes at two visits; an eye shows the patient's finding, or now and then something else."""
+    """Both eyes at two visits; an eye shows the patient's finding or, less often, something else."""
     finding = rng.choice(FINDINGS["fundus"])
     for day in _visits(2, rng):
         for eye in SIDES:
@@ -142,7 +140,7 @@ def _radiology(patient: _Patient, rng: random.Random) -> None:
 
 
 def _scene(modality: str, finding: str, rng: random.Random, eye: str | None = None) -> Scene:
-    """A scene with everything open left to chance."""
+    """A random scene of a modality, finding and eye."""
     return rng.choice(_FITTING[modality, finding, eye])
 
 
@@ -173,12 +171,12 @@ def scene_of(study: Study) -> Scene:
 
 
 def inputs(data: Data) -> dict[str, str]:
-    """Phantoms read nothing."""
+    """None: phantoms read no files."""
     return {}
 
 
 def load(data: Data) -> Source:
-    """The phantom data set of a recipe: `patients` and `seed` decide it."""
+    """The phantom data set of a recipe, determined by `patients` and `seed`."""
     studies = patients(data.patients, data.seed)
     scenes = {study.image: (study.patient, scene_of(study)) for study in studies}
 

@@ -1,7 +1,7 @@
-"""Draws phantoms: schematic 96 x 96 grey images in which a finding, its size, side and margin can be seen.
+"""Draws phantom images: schematic 96 x 96 grey images that show a finding, its size, side and margin.
 
 All geometry is in units of two pixels, the grid on which a 48-pixel vision tower sees the image. Everything is in
-float64, so that a last-bit difference between two machines does not move a pixel's rounded value.
+float64, so that a last-bit difference between two machines does not change a pixel's rounded value.
 """
 
 import io
@@ -42,7 +42,7 @@ _y, _x = (np.mgrid[0:PIXELS, 0:PIXELS] + 0.5) / 2 - 0.5
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that decides what an image shows; the rest is chance."""
+    """What an image shows; pose, contrast and noise are random."""
 
     modality: str
     finding: str = NORMAL
@@ -58,7 +58,7 @@ def _classes() -> tuple[Scene, ...]:
     for modality, findings in FINDINGS.items():
         for view in VIEWS.get(modality, (None,)):
             for eye in LATERALITIES.get(modality, (None,)):
-                if modality != "dermoscopy":  # a dermoscopy is made of a lesion
+                if modality != "dermoscopy":  # dermoscopy always shows a lesion
                     scenes.append(Scene(modality, view=view, laterality=eye))
                 scenes += [
                     Scene(modality, finding, size, side, margin, view, eye)

@@ -1,7 +1,7 @@
-"""The published Med-MIM annotations: JSON files of questions over images that each user fetches from their owners.
+"""The source `published`: the Med-MIM annotation files, JSON with questions on images that each user downloads.
 
-Every row is checked before anything is built, and what the files really hold is counted: per file, source, family and
-number of options, rows that stand there twice, and rows that give the gold under two letters.
+Every row is checked (see `published_rows`) before anything is built, and the content of the files is counted: rows by
+source, family and number of options, duplicate rows, and rows whose gold text is under two letters.
 """
 
 import json
@@ -26,7 +26,7 @@ PATTERN = "Med_MIM_*.json"
 def inputs(data: Data) -> dict[str, str]:
     """SHA-256 of every annotation file, and one digest over the images' paths, sizes and times of change.
 
-    Hashing a hundred thousand images at each start would take longer than the build that it saves.
+    Hashing a hundred thousand images at each start would take longer than the build that the cache saves.
     """
     files = annotation_files(data)
     digests = {path.name: store.file_digest(path) for path in files}
@@ -45,13 +45,13 @@ def load(data: Data) -> Source:
     """Read and check all annotation files.
 
     Raises:
-        UserError: No folder, no file of Med-MIM in it, or files that are not whole JSON (all of them at once).
+        UserError: No folder, no file of Med-MIM in it, or files that are not valid JSON (all of them at once).
     """
     root = image_root(data)
     samples: list[Sample] = []
     bad: list[BadRow] = []
     facts: dict[str, Any] = {}
-    for path, kind in _whole(annotation_files(data)):
+    for path, kind in _readable(annotation_files(data)):
         kept, dropped, facts[path.name] = check_file(path.name, kind, read_rows(path))
         samples += kept
         bad += dropped
@@ -74,10 +74,10 @@ def image_root(data: Data) -> Path:
 
 
 def annotation_files(data: Data) -> list[Path]:
-    """The Med-MIM files of `data.annotations`, or else of `data.root`, in order of their names.
+    """The Med-MIM files of `data.annotations`, or else of `data.root`, sorted by name.
 
     Raises:
-        UserError: There is none, or one whose name says no known ability.
+        UserError: There is none, or one whose name has no known ability.
     """
     folder = image_root(data) if data.annotations is None else _folder(data.annotations, "data.annotations")
     found = sorted(path for path in folder.glob(PATTERN) if path.is_file())
@@ -87,11 +87,11 @@ def annotation_files(data: Data) -> list[Path]:
             reason="the published annotations are read by their names",
             fix="give the folder that holds Med_MIM_train_inherent_*.json and Med_MIM_benchmark_Held_*.json",
         )
-    strange = [path.name for path in found if kind_of(path.name) is None]
-    if strange:
+    unknown = [path.name for path in found if kind_of(path.name) is None]
+    if unknown:
         raise UserError(
-            f"{folder} holds files of Med-MIM whose names say no ability",
-            problems=strange,
+            f"{folder} holds files of Med-MIM whose names have no known ability",
+            problems=unknown,
             fix="names are Med_MIM_train_inherent_ABILITY.json, Med_MIM_train_Composed.json, "
             "Med_MIM_benchmark_Held_in_ABILITY.json and Med_MIM_benchmark_Held_out_SOURCE.json",
         )
@@ -102,7 +102,7 @@ def read_rows(path: Path) -> list[Any]:
     """The rows of one file.
 
     Raises:
-        UserError: Not whole JSON, with line, column and how many whole rows stand before; or not a list.
+        UserError: Not valid JSON, with line, column and the number of complete rows before; or not a list.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -110,61 +110,60 @@ def read_rows(path: Path) -> list[Any]:
     except OSError as error:
         raise from_os_error(error, f"reading {path.name}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is no UTF-8 text: byte {error.start} is wrong") from None
+        raise UserError(f"{path.name} is not UTF-8 text: byte {error.start} is wrong") from None
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path.name} is not whole JSON at line {error.lineno}, column {error.colno} "
-            f"({error.msg}); {_whole_rows(text):,} whole rows stand before",
+            f"{path.name} is not valid JSON at line {error.lineno}, column {error.colno} "
+            f"({error.msg}); {_count_complete_rows(text):,} complete rows stand before",
             reason="the file is cut off or was edited by hand",
-            fix="fetch it again",
+            fix="download it again",
         ) from None
     except (RecursionError, ValueError) as error:
-        raise UserError(f"{path.name} is no list of rows", reason=str(error)) from None
+        raise UserError(f"{path.name} is not a list of rows", reason=str(error)) from None
     if not isinstance(rows, list):
         raise UserError(f"{path.name} holds a {type(rows).__name__}, not a list of rows")
     return rows
 
 
 def check_file(name: str, kind: FileKind, rows: list[Any]) -> tuple[list[Sample], list[BadRow], dict[str, Any]]:
-    """Samples, quarantined rows and counts of one file. Rows are numbered from 1.
+    """Check the rows of one file. Rows are numbered from 1.
 
-    A row that stands there twice is kept once and counted; one that gives another answer to an earlier row's question
-    on the same images is quarantined, for nobody can tell which is right.
+    A duplicate row is kept once and counted. A row with another answer than an earlier row with the same question and
+    images is quarantined, since it is not known which is right.
+
+    Returns:
+        Samples, quarantined rows and counts.
     """
     samples: list[Sample] = []
     bad: list[BadRow] = []
-    first: dict[str, tuple[int, Sample]] = {}
-    equal, conflicting = 0, 0
+    first: dict[str, tuple[int, Sample]] = {}  # sample id -> the first row with it
+    equal = conflicting = 0
     for number, row in enumerate(rows, 1):
         sample, problems = sample_of(row, kind)
         bad += [BadRow(name, number, key, reason) for key, reason in problems]
         if sample is None:
             continue
-        earlier, same = first.setdefault(sample.id, (number, sample))
-        if earlier == number:
+        first_number, first_sample = first.setdefault(sample.id, (number, sample))
+        if first_number == number:
             samples.append(sample)
-        elif same == sample:
+        elif first_sample == sample:
             equal += 1
         else:
             conflicting += 1
-            reason = f"another answer than row {earlier} to the same question on the same images"
+            reason = f"another answer than row {first_number} to the same question on the same images"
             bad.append(BadRow(name, number, "conversation.1.content", reason))
     ids = Counter(str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row)
-    return (
-        samples,
-        bad,
-        _facts(kind, len(rows), samples, bad)
-        | {
-            "duplicates": {
-                "rows": equal,
-                "ids": sum(n - 1 for n in ids.values()),
-                "conflicting": conflicting,
-            }
-        },
-    )
+    facts = _facts(kind, len(rows), samples, bad)
+    facts["duplicates"] = {
+        "rows": equal,
+        "ids": sum(count - 1 for count in ids.values()),
+        "conflicting": conflicting,
+    }
+    return samples, bad, facts
 
 
 def _facts(kind: FileKind, rows: int, samples: list[Sample], bad: list[BadRow]) -> dict[str, Any]:
+    paths = sorted({path for sample in samples for path in sample.paths})
     return {
         "split": kind.split,
         "ability": kind.ability,
@@ -178,7 +177,7 @@ def _facts(kind: FileKind, rows: int, samples: list[Sample], bad: list[BadRow]) 
         "gold_under_two_letters": sum(len(sample.gold) > 1 for sample in samples),
         "patients": len({(sample.source, patient) for sample in samples for patient in sample.patients}),
         "image_sets": len({frozenset(sample.paths) for sample in samples}),
-        "paths": (paths := sorted({path for sample in samples for path in sample.paths})),
+        "paths": paths,
         "images": len(paths),
     }
 
@@ -187,8 +186,8 @@ def _counts(values: Iterator[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _whole(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
-    """The files, after a look at each: all that are not JSON are told at once."""
+def _readable(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
+    """The files and their kinds, after each was read once, so that all unreadable files are reported together."""
     problems = []
     for path in files:
         try:
@@ -201,7 +200,7 @@ def _whole(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
         raise UserError(
             f"{len(problems)} of {len(files)} annotation files cannot be read",
             problems=[problem.fact for problem in problems],
-            fix="fetch them again",
+            fix="download them again",
         )
     for path in files:
         kind = kind_of(path.name)
@@ -209,8 +208,8 @@ def _whole(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
             yield path, kind
 
 
-def _whole_rows(text: str) -> int:
-    """How many elements of a broken list can be read before it breaks."""
+def _count_complete_rows(text: str) -> int:
+    """How many elements of a broken JSON list can be read before the error."""
     decoder = json.JSONDecoder()
     count, at = 0, text.find("[") + 1
     while at:
@@ -239,7 +238,7 @@ def _missing(root: Path, samples: list[Sample]) -> list[str]:
                 locate(root, path)
             except FileNotFoundError:
                 absent.append(path)
-            except BadImage:  # it is there; the build reads it and says what is wrong
+            except BadImage:  # it exists; the build reads it and reports the problem
                 pass
             bar.add()
     return absent
@@ -248,5 +247,5 @@ def _missing(root: Path, samples: list[Sample]) -> list[str]:
 def _folder(text: str, key: str) -> Path:
     folder = Path(text).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{key}: {text} is no folder", fix=f"--set {key}=FOLDER")
+        raise UserError(f"{key}: {text} is not a folder", fix=f"--set {key}=FOLDER")
     return folder

@@ -1,8 +1,8 @@
-"""One row of the published Med-MIM JSON: what is wrong with it, or the Sample that it means.
+"""Parses a row of the published Med-MIM JSON into a Sample, or lists the reasons for which it is quarantined.
 
-The layout, seen in the files (github.com/Xikai97/Med-MIM):
-`{"id", "images": [paths], "conversation": [{"role", "content"} x 2], "source"}`; every `<image>` leads the question,
-options are lines `A: ...`, the gold is `B: text`. `id` is not unique and says nothing.
+The layout, as found in the files (github.com/Xikai97/Med-MIM):
+`{"id", "images": [paths], "conversation": [{"role", "content"} x 2], "source"}`; all `<image>` placeholders precede the
+question, options are lines `A: ...`, the gold is `B: text`. `id` is not unique and is ignored.
 """
 
 import re
@@ -19,7 +19,7 @@ Problem = tuple[str, str]  # key, reason
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What the name of a published file says of its rows."""
+    """What the name of a published file says about its rows."""
 
     split: str
     ability: str
@@ -30,9 +30,9 @@ _FILE = re.compile(
     r"Med_MIM_(?:train(?:_inherent)?_(?P<train>\w+)|benchmark_Held_(?P<held>in|out)_(?P<test>\w+))\.json"
 )
 
-# Where the patient stands in an image path, by source. In VQA-RAD and PMC a figure is all that is known of a patient,
-# so the image stands for one: intervals over those two cluster by image.
-_PATIENT = {
+# The patient in an image path, by source. VQA-RAD and PMC do not name patients, so each image counts as one: intervals
+# over those two cluster by image.
+_PATIENT_IN_PATH = {
     "MS_CXR_T": r"(?:^|/)p\d\d/(p\d{8})/",  # p10/p10268877/s53452091/....png
     "EMBED": r"(?:^|/)cohort_\d+/(\d+)/",  # cohort_1/14581551/....png
     "LUMIERE": r"(?:^|/)(Patient-\d+)/",  # ct1_.../Patient-008/slice_111/week_000.png
@@ -47,10 +47,10 @@ _LETTERED = re.compile(r"^[A-Z]\s*[:.)](?:\s|$)")
 
 
 def kind_of(file: str) -> FileKind | None:
-    """What a file name says; None for a name that is not of Med-MIM.
+    """The kind of a file, by its name; None for a name that is not of Med-MIM.
 
-    The held-out files are named after their data set, and their questions were composed from single-image data as
-    those of PMC were: their ability is `composed`.
+    The held-out files are named after their data set. Their questions were composed from single-image data, like those
+    of PMC, so their ability is `composed`.
     """
     match = _FILE.fullmatch(file)
     if match is None:
@@ -64,8 +64,8 @@ def kind_of(file: str) -> FileKind | None:
 
 
 def file_of(sample: Sample) -> str:
-    """The published file that a row belongs to; for a data set of our own, split and ability stand for a file."""
-    if sample.source not in _PATIENT:
+    """The published file that a row belongs to; for a data set of our own, split and ability instead."""
+    if sample.source not in _PATIENT_IN_PATH:
         domain = f"held-out/{sample.source}/" if sample.held_out else ""
         return f"{sample.split}/{domain}{sample.ability}"
     if sample.held_out:
@@ -86,13 +86,13 @@ def source_of(text: str) -> tuple[str, str] | None:
 
 
 def patient_of(source: str, path: str) -> str | None:
-    """The patient of an image, read from its path; None where the path has another form."""
-    match = re.search(_PATIENT[source], path)
+    """The patient of an image, by its path; None where the path has another form."""
+    match = re.search(_PATIENT_IN_PATH[source], path)
     return match[1] if match else None
 
 
 def sample_of(row: Any, kind: FileKind) -> tuple[Sample | None, list[Problem]]:
-    """The Sample that a row means, or everything that is wrong with the row.
+    """Parse a row, or list everything that is wrong with it.
 
     Args:
         row: One element of the file's list, of any type.
@@ -103,19 +103,19 @@ def sample_of(row: Any, kind: FileKind) -> tuple[Sample | None, list[Problem]]:
     """
     if not isinstance(row, dict):
         return None, [("", f"the row is a {type(row).__name__}, not an object")]
-    problems = [*_shape(row)]
+    problems = [*_type_problems(row)]
     if problems:
         return None, problems
     images: list[str] = row["images"]
     asked, answered = (turn["content"] for turn in row["conversation"])
-    problems += _images(images, asked)
+    problems += _image_problems(images, asked)
     question, options = split_options(asked.replace(IMAGE, ""))
     if not question:
         problems.append(("conversation.0.content", "the question is empty"))
     source = source_of(row["source"])
     patients: dict[str, None] = {}
     if source is None:
-        problems.append(("source", f"unknown data set in '{row['source']}'; known: {', '.join(_PATIENT)}"))
+        problems.append(("source", f"unknown data set in '{row['source']}'; known: {', '.join(_PATIENT_IN_PATH)}"))
     else:
         found = [patient_of(source[0], path) for path in images]
         patients = {patient: None for patient in found if patient}
@@ -124,19 +124,29 @@ def sample_of(row: Any, kind: FileKind) -> tuple[Sample | None, list[Problem]]:
             for path, patient in zip(images, found, strict=True)
             if patient is None
         ]
-    gold, answer, wrong = _gold(row["source"], asked.replace(IMAGE, ""), options, answered)
-    problems += wrong
+    gold, answer, gold_problems = _gold(row["source"], asked.replace(IMAGE, ""), options, answered)
+    problems += gold_problems
     if problems or source is None:
         return None, problems
     paths = tuple(images)
     sample = Sample(
-        kind.ability, source[1], source[0], kind.split, kind.held_out,
-        tuple(patients), paths, paths, question, options, answer, gold,
-    )  # fmt: skip
+        ability=kind.ability,
+        family=source[1],
+        source=source[0],
+        split=kind.split,
+        held_out=kind.held_out,
+        patients=tuple(patients),
+        images=paths,
+        paths=paths,
+        question=question,
+        options=options,
+        answer=answer,
+        gold=gold,
+    )
     return sample, []
 
 
-def _shape(row: dict[str, Any]) -> Iterator[Problem]:
+def _type_problems(row: dict[str, Any]) -> Iterator[Problem]:
     for key, wanted in (("id", (str, int)), ("images", list), ("conversation", list), ("source", str)):
         if key not in row:
             yield key, "missing"
@@ -163,7 +173,7 @@ def _shape(row: dict[str, Any]) -> Iterator[Problem]:
                 yield f"conversation.{number}.content", "missing or not text"
 
 
-def _images(images: list[str], asked: str) -> Iterator[Problem]:
+def _image_problems(images: list[str], asked: str) -> Iterator[Problem]:
     placeholders = asked.count(IMAGE)
     if placeholders != len(images):
         yield "conversation.0.content", f"{placeholders} {IMAGE} placeholders for {len(images)} images"

@@ -1,4 +1,4 @@
-"""What every source delivers.
+"""The interface of a data source: what `load` of every module in this folder returns.
 
 A source is a module of this folder with two functions:
 
@@ -26,11 +26,11 @@ class Source:
             Raises FileNotFoundError where the file is absent, BadImage where it must not be read.
         studies: Records to make questions from, or None.
         samples: Ready questions with their split, or None. `images` holds source paths; the build turns them into ids.
-        families: The question families that the pictures of this source can answer (see `abilities`).
+        families: The question families that the images of this source can answer (see `abilities`).
         bad: Rows that were quarantined while reading.
-        missing: Image paths that the annotations name and the root lacks.
-        facts: What else is worth telling of the raw files (duplicates, counts per file); plain JSON that the build
-            puts under `source` into the artifact's counts and its own outcome.
+        missing: Image paths that the annotations name and that do not exist.
+        facts: Further statistics of the raw files (duplicates, counts per file); plain JSON, which the build puts under
+            `source` in the artifact's counts and in its outcome.
     """
 
     read: Callable[[str], bytes]

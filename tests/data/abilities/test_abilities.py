@@ -1,3 +1,5 @@
+"""Abilities: every answer follows from the studies, and answers are balanced."""
+
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +33,7 @@ def shows(name: str, size: str | None = None, side: str | None = None) -> tuple[
     return (Finding(name, size, side),)
 
 
-def test_every_ability_has_its_module() -> None:
+def test_every_ability_is_implemented() -> None:
     assert tuple(BY_NAME) == ABILITIES
 
 
@@ -74,7 +76,7 @@ def test_every_answer_follows_from_what_the_images_show(asks: list[Ask]) -> None
 
 
 def right(ask: Ask, studies: tuple[Study, ...]) -> str:
-    """What a reader of these images would answer, whatever the ability says."""
+    """The right answer for these images, derived without the ability."""
     kind, _, attribute = ask.family.partition("_")
     if kind == "which":
         return next(f"image {i + 1}" for i, s in enumerate(studies) if value(s, attribute) == ask.about["value"])
@@ -88,7 +90,7 @@ def right(ask: Ask, studies: tuple[Study, ...]) -> str:
     return words[ask.family][(last > first) - (last < first)]
 
 
-def test_the_swapped_answer_is_what_the_moved_images_show_and_moving_on_leads_back(asks: list[Ask]) -> None:
+def test_the_swapped_answer_is_right_for_the_moved_images_and_moving_them_round_leads_back(asks: list[Ask]) -> None:
     seen = set()
     by_patient = [[s for s in STUDIES if s.patient == name] for name in {s.patient for s in STUDIES[:300]}]
     orders = [a for a in BY_NAME["temporal"](by_patient, stream(0)) if a.family == "order"]  # phantoms ask none
@@ -134,7 +136,7 @@ def test_time_runs_forward_and_eyes_are_not_mixed_in_questions_of_change(asks: l
             assert first.laterality == second.laterality
 
 
-def test_composed_takes_each_image_from_another_patient(asks: list[Ask]) -> None:
+def test_composed_uses_each_image_of_another_patient(asks: list[Ask]) -> None:
     for ask in asks:
         if ask.ability == "composed":
             assert len({s.patient for s in ask.studies}) == len(ask.studies)

@@ -1,3 +1,5 @@
+"""Reading covid-chestxray: studies, quarantined rows, missing images, and the questions that are made of them."""
+
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,7 @@ def test_newer_copies_of_the_list_read_the_same(tmp_path: Path) -> None:
     assert studies[0].findings == (Finding("COVID-19"),)
 
 
-def test_rows_without_their_image_are_counted_and_asked_about_never(tmp_path: Path) -> None:
+def test_rows_without_their_image_are_counted_and_not_used(tmp_path: Path) -> None:
     files.write_covid(tmp_path, files.covid_rows(6))
     gone = files.covid_rows(6)[7]["filename"]
     (tmp_path / "images" / gone).unlink()
@@ -57,7 +59,7 @@ def test_rows_without_their_image_are_counted_and_asked_about_never(tmp_path: Pa
     assert (source.bad, source.facts["missing_images"], len(source.studies or ())) == ([], 1, 29)
 
 
-def test_volumes_and_unknown_findings_are_set_aside_with_their_number(tmp_path: Path) -> None:
+def test_volumes_and_unknown_findings_are_skipped_and_counted(tmp_path: Path) -> None:
     rows = files.covid_rows(2)
     rows[0]["filename"] = "scan.nii.gz"
     rows[1]["finding"] = "todo"
@@ -102,7 +104,7 @@ HEADER = "Patientid,offset,finding,view,modality,filename\n"
 
 
 @pytest.mark.parametrize("text", ["", "filename\nx.png\n", HEADER, '"open'])
-def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_list_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "metadata.csv").write_text(text)
     with pytest.raises(UserError):
         covid_chestxray.load(data(tmp_path))
@@ -110,7 +112,7 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.floats(0, 1), junk=st.binary(max_size=6))
-def test_a_mutated_list_is_read_or_refused_in_words(
+def test_a_mutated_list_is_read_or_refused_with_its_name(
     cut: float, junk: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = files.write_covid(tmp_path_factory.mktemp("mutated"), files.covid_rows(2), images=False)
@@ -137,14 +139,14 @@ def test_questions_of_time_need_two_different_offsets_and_hide_them_in_the_order
 
     first = [days(s.paths[0]) < days(s.paths[1]) for s in asked]
     assert all(days(s.paths[0]) != days(s.paths[1]) for s in asked)
-    assert 0.3 < sum(first) / len(first) < 0.7  # the order of the images tells nothing
+    assert 0.3 < sum(first) / len(first) < 0.7  # the order of the images does not reveal the answer
     for sample in asked:
         wanted = min if "first" in sample.question else max
         right = wanted(sample.paths, key=days)
         assert sample.answer == f"image {sample.paths.index(right) + 1}"
 
 
-def test_the_same_patient_is_another_view_beside_a_stranger_of_that_view(tmp_path: Path) -> None:
+def test_the_same_patient_is_another_view_beside_another_patient_of_that_view(tmp_path: Path) -> None:
     asked = [s for s in questions(files.write_covid(tmp_path, files.covid_rows(40))) if s.family == "same_patient"]
     assert {sample.answer for sample in asked} == {"image 2", "image 3"}
     for sample in asked:

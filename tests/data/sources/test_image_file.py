@@ -1,3 +1,5 @@
+"""Reading untrusted image files: valid ones are decoded, all others are refused with one reason."""
+
 import contextlib
 import io
 import os
@@ -23,7 +25,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-def sound(kind: str) -> bytes:
+def valid(kind: str) -> bytes:
     return encoded(Image.fromarray(GRADIENT).convert("RGB"), kind)
 
 
@@ -44,8 +46,8 @@ def reason(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
-def test_a_sound_image_is_read_whole(kind: str) -> None:
-    image = decode(sound(kind))
+def test_a_valid_image_is_decoded(kind: str) -> None:
+    image = decode(valid(kind))
     assert image.pixels.size == (60, 40)
     assert image.pixels.mode in ("L", "RGB")
 
@@ -68,7 +70,7 @@ def test_an_image_just_over_the_limit_is_refused_too() -> None:
     assert f"{MAX_PIXELS:,}" in reason(bomb(int(MAX_PIXELS**0.5) + 1))
 
 
-def test_text_and_nothing_are_not_images() -> None:
+def test_text_and_an_empty_file_are_not_images() -> None:
     assert "not an image" in reason(b"patient,offset\n2,0\n")
     assert "not an image" in reason(b"")
 
@@ -85,19 +87,19 @@ def test_sixteen_bits_keep_their_contrast() -> None:
     assert np.array_equal(np.argsort(pixels[0]), np.argsort(GRADIENT[0]))
 
 
-def test_float_pixels_that_are_no_numbers_are_refused() -> None:
+def test_float_pixels_that_are_not_finite_are_refused() -> None:
     bad = GRADIENT.astype(np.float32)
     bad[3, 3] = np.nan
     assert "NaN" in reason(encoded(Image.fromarray(bad), "TIFF"))
 
 
-def test_what_is_transparent_turns_black_not_its_hidden_colour() -> None:
+def test_transparent_pixels_become_black_not_their_hidden_colour() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     assert decode(encoded(clear, "PNG")).pixels.getpixel((0, 0)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA", "I;16"])
-def test_every_mode_ends_as_grey_or_rgb(mode: str) -> None:
+def test_every_mode_is_converted_to_grey_or_rgb(mode: str) -> None:
     grey = Image.fromarray(GRADIENT)
     image = Image.fromarray(GRADIENT.astype(np.uint16)) if mode == "I;16" else grey.convert(mode)
     read = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG")).pixels
@@ -118,8 +120,8 @@ def test_several_frames_are_refused() -> None:
     assert "3 frames" in reason(encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
 
 
-def test_shrinking_leaves_the_id_and_small_plain_files_alone() -> None:
-    small = decode(sound("JPEG"))
+def test_shrinking_changes_neither_the_id_nor_small_plain_files() -> None:
+    small = decode(valid("JPEG"))
     assert small.shrunk() == small.data
     large = decode(encoded(Image.fromarray(np.tile(GRADIENT, (20, 30))), "PNG"))
     stored = decode(large.shrunk())
@@ -135,7 +137,7 @@ def test_a_grey_image_with_alpha_is_stored_without_it() -> None:
 @pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:/x.png"])
 def test_a_path_out_of_the_root_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "root" / "a").mkdir(parents=True)
-    (tmp_path / "secret.png").write_bytes(sound("PNG"))
+    (tmp_path / "secret.png").write_bytes(valid("PNG"))
     with pytest.raises(BadImage, match="leaves the image root"):
         read_bytes(tmp_path / "root", path)
 
@@ -143,13 +145,13 @@ def test_a_path_out_of_the_root_is_refused(tmp_path: Path, path: str) -> None:
 def test_symlinks_may_stay_inside_the_root_but_not_leave_it(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    (tmp_path / "outside.png").write_bytes(sound("PNG"))
-    (root / "inside.png").write_bytes(sound("PNG"))
+    (tmp_path / "outside.png").write_bytes(valid("PNG"))
+    (root / "inside.png").write_bytes(valid("PNG"))
     (root / "good").symlink_to(root / "inside.png")
     (root / "bad").symlink_to(tmp_path / "outside.png")
     (root / "loop").symlink_to(root / "loop")
     (root / "folder").symlink_to(tmp_path)
-    assert read_bytes(root, "good") == sound("PNG")
+    assert read_bytes(root, "good") == valid("PNG")
     for path in ("bad", "folder/outside.png"):
         with pytest.raises(BadImage, match="symlink"):
             read_bytes(root, path)
@@ -157,7 +159,7 @@ def test_symlinks_may_stay_inside_the_root_but_not_leave_it(tmp_path: Path) -> N
         read_bytes(root, "loop")
 
 
-def test_what_is_no_file_has_its_own_reason(tmp_path: Path) -> None:
+def test_what_is_not_a_regular_file_has_its_own_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     os.mkfifo(tmp_path / "pipe.png")  # reading it would hang for ever
     for path, words in (("empty.png", "0 bytes"), ("pipe.png", "not a regular"), (".", "not a regular"), ("", "empty")):
@@ -176,10 +178,10 @@ def test_what_is_no_file_has_its_own_reason(tmp_path: Path) -> None:
     keep=st.floats(0, 1),
     tail=st.binary(max_size=30),
 )
-def test_mutated_files_never_raise_anything_but_a_reason(
+def test_mutated_files_raise_nothing_but_bad_image(
     kind: str, flips: list[tuple[int, int]], keep: float, tail: bytes
 ) -> None:
-    data = bytearray(sound(kind))
+    data = bytearray(valid(kind))
     for at, byte in flips:
         data[at % len(data)] = byte
     try:

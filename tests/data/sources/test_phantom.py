@@ -1,3 +1,5 @@
+"""Phantoms: the same for a seed in any process, and every class visibly different."""
+
 import io
 from dataclasses import replace
 from functools import cache
@@ -19,12 +21,12 @@ def studies() -> list[Study]:
     return phantom.load(DATA).studies or []
 
 
-def test_patient_n_is_the_same_whatever_the_number_of_patients(studies: list[Study]) -> None:
+def test_patient_n_is_the_same_for_any_number_of_patients(studies: list[Study]) -> None:
     assert phantom.patients(90, 5)[: len(studies)] == studies
     assert phantom.patients(60, 6) != studies
 
 
-def test_an_image_drawn_alone_has_the_bytes_it_has_among_others(studies: list[Study]) -> None:
+def test_an_image_has_the_same_bytes_in_whatever_order_images_are_drawn(studies: list[Study]) -> None:
     forward = [phantom.load(DATA).read(s.image) for s in studies[:20]]
     source = phantom.load(DATA.model_copy(update={"patients": 90}))
     assert [source.read(s.image) for s in reversed(studies[:20])] == forward[::-1]
@@ -38,7 +40,7 @@ def test_an_image_is_a_grey_png_of_96_pixels(studies: list[Study]) -> None:
 
 def test_an_unknown_path_is_a_missing_file() -> None:
     with pytest.raises(FileNotFoundError):
-        phantom.load(DATA).read("chest/nobody/1.png")
+        phantom.load(DATA).read("chest/unknown/1.png")
 
 
 def test_every_study_shows_one_of_the_classes(studies: list[Study]) -> None:
@@ -67,7 +69,7 @@ def test_the_larger_a_finding_the_more_it_changes_the_image() -> None:
             assert abs(light[2] - light[0]) > 5 * PIXELS, scene
 
 
-def test_a_finding_changes_the_side_that_its_name_says() -> None:
+def test_a_finding_changes_the_side_that_it_names() -> None:
     for scene in CLASSES:
         if scene.side:
             change = np.abs(_light(scene) - _light(Scene(scene.modality, view=scene.view)))
@@ -76,9 +78,9 @@ def test_a_finding_changes_the_side_that_its_name_says() -> None:
 
 
 def test_no_two_classes_look_alike() -> None:
-    looks = np.array([_light(scene).ravel() for scene in CLASSES])
-    for i, look in enumerate(looks):
-        others = np.abs(np.delete(looks, i, axis=0) - look).mean(axis=1)
+    images = np.array([_light(scene).ravel() for scene in CLASSES])
+    for i, image in enumerate(images):
+        others = np.abs(np.delete(images, i, axis=0) - image).mean(axis=1)
         assert others.min() > 1.0, CLASSES[i]  # grey levels a pixel, averaged over poses
 
 

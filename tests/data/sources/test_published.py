@@ -1,3 +1,5 @@
+"""Reading the published Med-MIM files: what is accepted, what is quarantined and why, what is counted."""
+
 import copy
 import json
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.support import med_mim_files as files
 from tests.support import shared_data
 
 COMPARISON = FileKind("train", "comparison", held_out=False)
-SOUND = files.comparison([1])[0]
+VALID = files.comparison([1])[0]
 
 
 def data(root: Path) -> Data:
@@ -24,8 +26,8 @@ def data(root: Path) -> Data:
 
 
 def changed(path: str, value: Any) -> Any:
-    """A sound row with one value replaced, or removed where `value` is ..."""
-    row: Any = copy.deepcopy(SOUND)
+    """A valid row with one value replaced, or removed where `value` is ..."""
+    row: Any = copy.deepcopy(VALID)
     at = row
     keys: list[Any] = [int(key) if key.isdigit() else key for key in path.split(".")]
     for key in keys[:-1]:
@@ -48,7 +50,7 @@ def changed(path: str, value: Any) -> Any:
         ("notes.json", None),
     ],
 )
-def test_a_file_name_says_split_ability_and_domain(name: str, kind: FileKind | None) -> None:
+def test_a_file_name_gives_split_ability_and_domain(name: str, kind: FileKind | None) -> None:
     assert kind_of(name) == kind
 
 
@@ -65,7 +67,7 @@ def test_a_file_name_says_split_ability_and_domain(name: str, kind: FileKind | N
         ("", None),
     ],
 )
-def test_a_source_names_data_set_and_family(text: str, found: tuple[str, str] | None) -> None:
+def test_a_source_field_gives_data_set_and_family(text: str, found: tuple[str, str] | None) -> None:
     assert source_of(text) == found
 
 
@@ -80,12 +82,12 @@ def test_a_source_names_data_set_and_family(text: str, found: tuple[str, str] | 
         ("MS_CXR_T", "films/1.png", None),
     ],
 )
-def test_the_patient_stands_in_the_path(source: str, path: str, patient: str | None) -> None:
+def test_the_patient_is_read_from_the_image_path(source: str, path: str, patient: str | None) -> None:
     assert patient_of(source, path) == patient
 
 
-def test_a_sound_row_becomes_a_sample_and_comes_back_from_the_published_layout() -> None:
-    sample, problems = sample_of(SOUND, COMPARISON)
+def test_a_valid_row_becomes_a_sample_and_survives_the_published_layout() -> None:
+    sample, problems = sample_of(VALID, COMPARISON)
     assert problems == []
     assert sample is not None
     assert (sample.patients, sample.options[sample.gold[0]]) == (("p10000001",), sample.answer)
@@ -107,7 +109,7 @@ QUESTION = "<image><image>What became of it?"
         (changed("images.0", "../../etc/passwd"), "images", "leaves the image root"),
         (changed("images.0", ""), "images", "empty"),
         (changed("images.0", "films/1.png"), "images", "no patient"),
-        (changed("images", SOUND["images"][:1]), "conversation.0.content", "2 <image> placeholders for 1"),
+        (changed("images", VALID["images"][:1]), "conversation.0.content", "2 <image> placeholders for 1"),
         (changed("conversation.0.content", "A film <image><image>"), "conversation.0.content", "inside the question"),
         (changed("conversation.0.content", "<image><image>"), "conversation.0.content", "question is empty"),
         (changed("conversation.0.role", "system"), "conversation.0.role", "not 'user'"),
@@ -122,7 +124,7 @@ QUESTION = "<image><image>What became of it?"
         (changed("source", "MY_DATA"), "source", "unknown data set"),
     ],
 )
-def test_each_way_to_be_wrong_names_its_key_and_reason(row: Any, key: str, words: str) -> None:
+def test_each_problem_names_its_key_and_reason(row: Any, key: str, words: str) -> None:
     sample, problems = sample_of(row, COMPARISON)
     assert sample is None
     assert any(at == key and words in reason for at, reason in problems), problems
@@ -134,7 +136,7 @@ def test_a_lettering_with_a_gap_is_refused_though_the_gold_is_among_the_first() 
     assert "not lettered in order" in sample_of(row, COMPARISON)[1][0][1]
 
 
-def test_all_problems_of_a_row_are_told_together() -> None:
+def test_all_problems_of_a_row_are_reported_together() -> None:
     row = changed("images.0", "../../etc/passwd")
     row["conversation"][1]["content"] = ""
     row["source"] = "MY_DATA"
@@ -161,7 +163,7 @@ json_values = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(key=st.sampled_from(["id", "images", "images.0", "conversation", "conversation.0", "conversation.0.content",
                             "conversation.1.content", "conversation.1.role", "source"]), value=json_values)  # fmt: skip
-def test_any_value_anywhere_gives_a_sample_or_reasons_never_a_crash(key: str, value: Any) -> None:
+def test_any_value_anywhere_gives_a_sample_or_reasons(key: str, value: Any) -> None:
     sample, problems = sample_of(changed(key, value), COMPARISON)
     assert (sample is None) == bool(problems)
 
@@ -169,7 +171,7 @@ def test_any_value_anywhere_gives_a_sample_or_reasons_never_a_crash(key: str, va
 @settings(max_examples=200, deadline=None)
 @given(question=st.text(max_size=80), answer=st.text(min_size=1, max_size=40))
 def test_whatever_the_text_a_sample_survives_the_published_layout(question: str, answer: str) -> None:
-    row = files.row(SOUND["images"], question, answer, source="MS_CXR_T_conv_edema")
+    row = files.row(VALID["images"], question, answer, source="MS_CXR_T_conv_edema")
     sample, _ = sample_of(row, COMPARISON)
     if sample is not None:
         assert sample_of(to_published(sample), COMPARISON)[0] == sample
@@ -185,7 +187,7 @@ def test_all_files_are_read_and_counted(tmp_path: Path) -> None:
     assert {file_of(sample) for sample in source.samples or ()} == set(files.clean_set())
 
 
-def test_missing_images_are_listed_and_counted_not_invented(tmp_path: Path) -> None:
+def test_missing_images_are_listed_and_counted(tmp_path: Path) -> None:
     files.write(tmp_path, files.clean_set(), images=True)
     gone = files.film(3, 1)
     (tmp_path / gone).unlink()
@@ -196,7 +198,7 @@ def test_missing_images_are_listed_and_counted_not_invented(tmp_path: Path) -> N
         source.read(gone)
 
 
-def test_annotations_may_lie_apart_from_the_images(tmp_path: Path) -> None:
+def test_annotations_may_be_in_another_folder_than_the_images(tmp_path: Path) -> None:
     files.write(tmp_path / "images", files.clean_set(), images=True)
     files.write(tmp_path / "json", files.clean_set())
     for file in (tmp_path / "images").glob("*.json"):
@@ -217,19 +219,19 @@ def test_duplicates_are_counted_and_contradictions_quarantined(tmp_path: Path) -
     assert [(bad.row, "row 2" in bad.reason) for bad in source.bad] == [(4, True)]
 
 
-def test_a_cut_off_file_names_line_column_and_whole_rows(tmp_path: Path) -> None:
+def test_the_error_of_a_cut_off_file_names_line_column_and_complete_rows(tmp_path: Path) -> None:
     name = "Med_MIM_train_inherent_Comparison.json"
     files.write(tmp_path, {name: files.comparison(range(9))})
     text = (tmp_path / name).read_text()
     lines = text.split("\n")
     cut = len("\n".join(lines[: len(lines) // 2]))
     (tmp_path / name).write_text(text[:cut])
-    with pytest.raises(UserError, match=r"line \d+, column \d+ .*; 4 whole rows stand before") as caught:
+    with pytest.raises(UserError, match=r"line \d+, column \d+ .*; 4 complete rows stand before") as caught:
         published.load(data(tmp_path))
     assert name in caught.value.fact
 
 
-def test_all_broken_files_are_told_at_once(tmp_path: Path) -> None:
+def test_all_unreadable_files_are_reported_at_once(tmp_path: Path) -> None:
     deep = "[" * 100_000
     broken = {"train_inherent_Comparison": "[{", "train_Composed": '{"a": 1}', "benchmark_Held_in_Temporal": deep}
     for name, text in broken.items():
@@ -242,7 +244,7 @@ def test_all_broken_files_are_told_at_once(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.floats(0, 0.999), junk=st.binary(max_size=5))
-def test_a_mutated_file_is_read_or_refused_in_words(
+def test_a_mutated_file_is_read_or_refused_with_its_name(
     cut: float, junk: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("mutated")
@@ -257,9 +259,9 @@ def test_a_mutated_file_is_read_or_refused_in_words(
         assert len(source.samples or ()) + len({bad.row for bad in source.bad}) <= 3
 
 
-@pytest.mark.parametrize("make", ["nothing", "folder", "strange"])
+@pytest.mark.parametrize("make", ["nothing", "folder", "unknown"])
 def test_a_folder_without_annotations_is_refused(tmp_path: Path, make: str) -> None:
-    if make == "strange":
+    if make == "unknown":
         (tmp_path / "Med_MIM_train_inherent_Colour.json").write_text("[]")
     with pytest.raises(UserError) as caught:
         published.load(data(tmp_path / "absent" if make == "nothing" else tmp_path))
@@ -275,7 +277,7 @@ def test_the_inputs_change_with_a_file_and_with_an_image(tmp_path: Path) -> None
 
 
 @shared_data.needs("med-mim")
-def test_the_published_files_hold_what_is_known_of_them() -> None:
+def test_the_published_files_have_the_known_counts() -> None:
     source = published.load(data(shared_data.FOLDER / "med-mim"))
     facts = source.facts["files"]
     odir = facts["Med_MIM_benchmark_Held_out_ODIR.json"]

@@ -1,0 +1,165 @@
+"""Finds leakage between the splits of a data set: shared patients, image sets and images, within an ability and across.
+
+Both counts are always given: the benchmark as it is, and its clean part, the rows with no patient and no image that
+any training file contains. A model that was trained on a patient can answer from memory, whatever ability the image was
+used for.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from medmim.data.sources.published_rows import file_of
+from medmim.sample import SPLITS, Sample
+
+MEASURES = ("patients", "image_sets", "images")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one published file, or of one split and ability of a data set of our own.
+
+    Attributes:
+        name: `train/comparison`, `test/temporal`, `test/held-out/ODIR/composed`.
+        file: The published file, or split and ability.
+        split: `train`, `dev` or `test`.
+        ability: One of `sample.ABILITIES`.
+        samples: Its rows.
+        patients: (data set, patient) of its rows.
+        image_sets: Images that are asked about together, in any order.
+        images: Image ids.
+    """
+
+    name: str
+    file: str
+    split: str
+    ability: str
+    samples: list[Sample] = field(default_factory=list)
+    patients: set[tuple[str, str]] = field(default_factory=set)
+    image_sets: set[frozenset[str]] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
+
+    def add(self, sample: Sample) -> None:
+        """Add a row."""
+        self.samples.append(sample)
+        self.patients.update(patients(sample))
+        self.image_sets.add(frozenset(sample.images))
+        self.images.update(sample.images)
+
+
+def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
+    """Compare all splits of a data set.
+
+    Returns:
+        The report (`pairs`, `parts`, `benchmark`, `shared`), and the clean benchmark rows.
+    """
+    parts = _parts(samples)
+    by_split = {split: [part for part in parts if part.split == split] for split in SPLITS}
+    pairs = [
+        _pair(first, second)
+        for earlier, later in (("train", "dev"), ("train", "test"), ("dev", "test"))
+        for first, second in product(by_split[earlier], by_split[later])
+    ]
+    trained_patients = _union(part.patients for part in by_split["train"])
+    trained_images = _union(part.images for part in by_split["train"])
+
+    def is_clean(sample: Sample) -> bool:
+        return trained_patients.isdisjoint(patients(sample)) and trained_images.isdisjoint(sample.images)
+
+    benchmark = [sample for part in by_split["test"] for sample in part.samples]
+    clean = [sample for sample in benchmark if is_clean(sample)]
+    report = {
+        "pairs": pairs,
+        "parts": [_describe(part, is_clean) for part in parts],
+        "benchmark": _rows_and_patients(benchmark, clean),
+        "shared": {measure: len(_in_several_splits(by_split, measure)) for measure in MEASURES},
+    }
+    return report, clean
+
+
+def patients(sample: Sample) -> list[tuple[str, str]]:
+    """The patients of a row as (data set, patient), since patient numbers of different data sets coincide.
+
+    A data set is the source up to its first dash: `phantom-mixed` asks about patients of `phantom-chest`.
+    """
+    return [(sample.source.split("-")[0], patient) for patient in sample.patients]
+
+
+def _parts(samples: Iterable[Sample]) -> list[Part]:
+    parts: dict[str, Part] = {}
+    for sample in samples:
+        name = f"{sample.split}/{sample.ability}"
+        if sample.held_out:
+            name = f"{sample.split}/held-out/{sample.source}/{sample.ability}"
+        if name not in parts:
+            parts[name] = Part(name, file_of(sample), sample.split, sample.ability)
+        parts[name].add(sample)
+    return [parts[name] for name in sorted(parts, key=lambda name: (SPLITS.index(parts[name].split), name))]
+
+
+def _pair(first: Part, second: Part) -> dict[str, Any]:
+    """What two parts share: each count with both totals, in all and for each source that both parts have."""
+    found: dict[str, Any] = {
+        "first": {"file": first.file, "split": first.split, "ability": first.ability},
+        "second": {"file": second.file, "split": second.split, "ability": second.ability},
+        "within_ability": first.ability == second.ability,
+    }
+    for measure in MEASURES:
+        found[measure] = _overlap(getattr(first, measure), getattr(second, measure))
+    in_first, in_second = _by_source(first.patients), _by_source(second.patients)
+    found["patients_by_source"] = {
+        source: _overlap(in_first[source], in_second[source]) for source in sorted(in_first.keys() & in_second.keys())
+    }
+    return found
+
+
+def _overlap(first: set[Any], second: set[Any]) -> dict[str, int]:
+    return {"shared": len(first & second), "first": len(first), "second": len(second)}
+
+
+def _describe(part: Part, is_clean: Callable[[Sample], bool]) -> dict[str, Any]:
+    clean = [sample for sample in part.samples if is_clean(sample)] if part.split == "test" else part.samples
+    sources = sorted({sample.source for sample in part.samples})
+    return {
+        "name": part.name,
+        "file": part.file,
+        "split": part.split,
+        "ability": part.ability,
+        **_rows_and_patients(part.samples, clean),
+        "images": len(part.images),
+        "image_sets": len(part.image_sets),
+        "sources": {
+            source: _rows_and_patients(
+                [sample for sample in part.samples if sample.source == source],
+                [sample for sample in clean if sample.source == source],
+            )
+            for source in sources
+        },
+    }
+
+
+def _rows_and_patients(rows: Sequence[Sample], clean: Sequence[Sample]) -> dict[str, int]:
+    return {
+        "rows": len(rows),
+        "patients": len({patient for sample in rows for patient in patients(sample)}),
+        "clean_rows": len(clean),
+        "clean_patients": len({patient for sample in clean for patient in patients(sample)}),
+    }
+
+
+def _by_source(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for source, patient in pairs:
+        found[source].add(patient)
+    return found
+
+
+def _in_several_splits(by_split: dict[str, list[Part]], measure: str) -> set[Any]:
+    train, dev, test = (_union(getattr(part, measure) for part in by_split[split]) for split in SPLITS)
+    return (train & dev) | (train & test) | (dev & test)
+
+
+def _union(sets: Iterable[set[Any]]) -> set[Any]:
+    return set().union(*sets)
