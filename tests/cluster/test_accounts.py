@@ -49,15 +49,15 @@ def granted(role: str) -> set[Verb]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> set[Verb]:
     """What an account asks of the API server from now on; the administrator's own calls are left out."""
     seen: set[Verb] = set()
-    call = Kube._patiently
+    call = Kube._retry
 
     def recorded(self: Kube, method: str, verb: str, kind: str, path: str, *more: Any) -> Any:
-        if "Impersonate-User" in self.api.default_headers and kind != "version":  # anybody may ask that
+        if "Impersonate-User" in self.api.default_headers and kind != "version":  # every account may read it
             group = API[kind].split("/")[2] if API[kind].startswith("/apis") else ""
             seen.add((group, "pods/log" if path.partition("?")[0].endswith("/log") else kind, verb))
         return call(self, method, verb, kind, path, *more)
 
-    monkeypatch.setattr(Kube, "_patiently", recorded)
+    monkeypatch.setattr(Kube, "_retry", recorded)
     return seen
 
 

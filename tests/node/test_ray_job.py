@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, float]]:
-    """The losses of the same training on this machine, at the same world size, with nobody killed."""
+    """The losses of the same training on this machine, at the same world size, without a kill."""
     home = tmp_path_factory.mktemp("here")
     command = [sys.executable, "-m", "medmim.cli.main", "finetune", "demo", "--home", str(home), "--json"]
     more = [word for one in sets(TUNED | {"platform.threads": 1}) for word in ("--set", one)]
