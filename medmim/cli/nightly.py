@@ -53,7 +53,7 @@ def nightly(
     from medmim.nightly import rebench
 
     parsed = loading.load(recipe, sets or ())
-    date = rebench.of(parsed)  # of this moment, also where the run goes on past midnight
+    date = rebench.date_of(parsed)  # of this moment, also where the run goes on past midnight
     parsed = parsed.model_copy(update={"nightly": parsed.nightly.model_copy(update={"date": date})})
     if again and not submit:
         raise UserError("--again goes with --submit", fix="here a night that was killed goes on by the same command")
@@ -71,7 +71,7 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
     ws = replace(ws, run=records.run_name(parsed.name, date, mark))
     standing = records.find(ws, parsed.name, date)
     if standing is not None and standing.run != ws.run:
-        raise records.taken(parsed.name, date, standing.run)
+        raise records.already_recorded(parsed.name, date, standing.run)
     notes = [_RECORDED.format(date=date)] if standing else []
     log = kfp_local.log_file(ws)
     log.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def _submit(
     from medmim.cluster.kfp import submit as room
     from medmim.nightly import records, roster
 
-    roster.elsewhere(parsed)
+    roster.check_reachable(parsed)
     access = client.access(host, namespace or parsed.platform.pods.namespace)
     first = records.run_name(parsed.name, date, "1")
     planned = room.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed

@@ -1,4 +1,4 @@
-"""medmim registry list | show | promote | rollback | reconcile."""
+"""medmim registry list | show | promote | rollback | reconcile: registered models, and which version is champion."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from medmim.registry import aliases, approval, decisions, lookup, promote
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, workspace
 
-app = typer.Typer(no_args_is_help=True, help="The models that were registered, and who is champion.")
+app = typer.Typer(no_args_is_help=True, help="Registered models, and which version is champion.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
 Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the decision log.")]
@@ -32,7 +32,7 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
 
     --json: a list of {name, champion (version or null), aliases (alias -> version), versions (list of {version, digest,
     uri, created, aliases, data, recipe, base}), decisions (how many the log holds), drift (a sentence for every alias
-    that is not what the log says), awaiting (versions that wait for approval)}.
+    that is not what the log says), awaiting (versions that await approval)}.
     """
     ws = _workspace(home)
     rows = [_model(ws, name, model) for name, model in sorted(tracking.registered(ws).items())]
@@ -48,9 +48,9 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     Console().print(table if rows else "no model is registered yet; `medmim run RECIPE` registers one")
     for row in rows:
         for text in row["drift"]:
-            sys.stderr.write(f"{text}; `medmim registry reconcile` puts it right\n")
+            sys.stderr.write(f"{text}; `medmim registry reconcile` restores it\n")
         for number in row["awaiting"]:
-            sys.stderr.write(f"awaits approval: medmim registry promote {row['name']} {number} --why ...\n")
+            sys.stderr.write(f"awaiting approval: medmim registry promote {row['name']} {number} --why ...\n")
 
 
 @app.command()
@@ -59,14 +59,14 @@ def show(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show a model version: where it lies, what it was made of, and every decision about it.
+    """Show a model version: where it is stored, what it was made of, and every decision about it.
 
     --json: {name, version, aliases, digest, uri, created, run, lineage (tag -> value), decisions (list of {n, verdict,
     version, digest, uri, evidence, evidence_uri, bench, against, why, who, time})}.
     """
     ws = _workspace(home)
     name, number = lookup.locate(ref, ws)
-    version = lookup.lookup(ws, name, number)
+    version = lookup.get_version(ws, name, number)
     digest = version.tags.get(lookup.DIGEST, "")
     own = [entry for entry in decisions.read(ws, name) if entry.digest == digest]
     model = tracking.registered(ws, name)[name]
@@ -102,35 +102,35 @@ def promote_version(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Make a version champion because you say so; the reason goes into the decision log.
+    """Make a version champion by your own decision; the reason goes into the decision log.
 
-    A version of NAME-candidate, which waits for approval, is copied into NAME first.
+    A version of NAME-candidate, which awaits approval, is copied into NAME first.
 
-    --json: {name, version, digest, uri, decision (place in the log), verdict, changed, aliases (alias -> version)}.
+    --json: {name, version, digest, uri, decision (number in the log), verdict, changed, aliases (alias -> version)}.
     """
     ws = _workspace(home)
     candidate, name = name, name.removesuffix(CANDIDATE)
     log = decisions.read(ws, name)
-    made = promote.promote(ws, candidate, version, why)
-    _tell(ws, name, made, len(log), as_json)
-    judged = [entry for entry in log if entry.digest == made.digest and entry.evidence]
+    entry = promote.promote(ws, candidate, version, why)
+    _print(ws, name, entry, len(log), as_json)
+    judged = [known for known in log if known.digest == entry.digest and known.evidence]
     if judged and judged[-1].verdict == "refused":
         sys.stderr.write(
             f"promoted by hand: the gate refused this model in decision {judged[-1].n}: {judged[-1].why}\n"
         )
-    elif candidate != name and made.n > len(log) and not made.evidence:
+    elif candidate != name and entry.n > len(log) and not entry.evidence:
         sys.stderr.write("promoted by hand: the gate did not pass this model against the champion that it replaces\n")
 
 
 @app.command()
 def rollback(name: Name, why: Why, home: Home = None, as_json: Json = False) -> None:
-    """Make the champion before this one champion again; done twice, it swaps the two back.
+    """Make the previous champion champion again; done twice, it swaps the two back.
 
     --json: as for promote.
     """
     ws = _workspace(home)
     before = len(decisions.read(ws, name))
-    _tell(ws, name, promote.rollback(ws, name, why), before, as_json)
+    _print(ws, name, promote.rollback(ws, name, why), before, as_json)
 
 
 @app.command()
@@ -152,7 +152,7 @@ def reconcile(
         return
     for texts in found.values():
         for text in texts:
-            typer.echo(f"put right: {text}")
+            typer.echo(f"restored: {text}")
     if not any(found.values()):
         typer.echo("the aliases are what the decision log says")
 
@@ -165,7 +165,7 @@ def _workspace(home: Path | None) -> Workspace:
 
 def _model(ws: Workspace, name: str, model: tracking.Registered) -> dict[str, Any]:
     log = decisions.read(ws, name)
-    champion = aliases.champion(ws, name, decisions.standing(log))
+    champion = aliases.champion(ws, name, decisions.roles(log))
     return {
         "name": name,
         "champion": champion and champion["version"],
@@ -173,7 +173,7 @@ def _model(ws: Workspace, name: str, model: tracking.Registered) -> dict[str, An
         "versions": [_version(model, version) for version in model.versions],
         "decisions": len(log),
         "drift": aliases.drift(ws, name) if log else [],
-        "awaiting": [version.number for version in approval.waiting(ws, name)],
+        "awaiting": [version.number for version in approval.awaiting(ws, name)],
     }
 
 
@@ -190,12 +190,12 @@ def _version(model: tracking.Registered, version: tracking.Version) -> dict[str,
     }
 
 
-def _tell(ws: Workspace, name: str, entry: Decision, before: int, as_json: bool) -> None:
-    named = dict(tracking.registered(ws, name)[name].aliases)
+def _print(ws: Workspace, name: str, entry: Decision, before: int, as_json: bool) -> None:
+    current = dict(tracking.registered(ws, name)[name].aliases)
     changed = entry.n > before
     if as_json:
         facts = {"name": name, "version": entry.version, "digest": entry.digest, "uri": entry.uri, "decision": entry.n}
-        typer.echo(json.dumps(facts | {"verdict": entry.verdict, "changed": changed, "aliases": named}))
+        typer.echo(json.dumps(facts | {"verdict": entry.verdict, "changed": changed, "aliases": current}))
         return
     done = "is champion now" if changed else "is the champion already"
     typer.echo(f"version {entry.version} of {name} {done} (decision {entry.n}, {entry.verdict})")

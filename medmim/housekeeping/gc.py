@@ -80,7 +80,7 @@ def plan(
     held = inventory.look(place, ages)
     rules = _rules(held.values(), last, days)
     runs = inventory.below("runs", ages)
-    pointed = set().union(*inventory.roots(ws, runs).values(), records.kept(place))
+    pointed = set().union(*inventory.roots(ws, runs).values(), records.digests_in_window(place))
     kept: dict[str, int] = defaultdict(int)
 
     def stays(reason: str) -> bool:

@@ -1,4 +1,4 @@
-"""The canary: some questions that are asked anew each night, though their answers are known.
+"""The canary: a sample of questions asked anew each night, to detect that an engine drifted though the weights did not.
 
 Weights are known by their digest; the engine, its libraries and a server behind an address are not. Greedy decoding
 gives the same bytes on the same machine and libraries. Another CPU or GPU, or another batch, may add floats in another
@@ -20,43 +20,46 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One canary of one model: how many questions were asked anew, and which are answered otherwise."""
+class Canary:
+    """One model's canary of one night: how many questions were asked anew, and which are answered differently."""
 
     asked: int
     changed: tuple[str, ...]
 
-    def plain(self, p: float, drifted: bool) -> dict[str, object]:
-        """For the night's record."""
+    def to_record(self, p: float, drifted: bool) -> dict[str, object]:
+        """As the night's record has it; plain JSON."""
         shown = list(self.changed[:_SHOWN])
         return {"asked": self.asked, "changed": len(self.changed), "items": shown, "p": p, "drifted": drifted}
 
 
-def compare(known: Sequence[Answer], anew: Sequence[Answer]) -> Seen:
-    """Answers given anew beside those of the cache, byte by byte; an engine error on either side is no answer."""
-    before = {answer.sample: answer for answer in known if answer.status != "error"}
+def compare(cached: Sequence[Answer], anew: Sequence[Answer]) -> Canary:
+    """Compare answers given anew with those of the cache, byte by byte; an engine error on either side is no answer."""
+    before = {answer.sample: answer for answer in cached if answer.status != "error"}
     both = [answer for answer in anew if answer.status != "error" and answer.sample in before]
-    return Seen(len(both), tuple(a.sample for a in both if a.text != before[a.sample].text))
+    return Canary(len(both), tuple(a.sample for a in both if a.text != before[a.sample].text))
 
 
-def chances(
-    tonight: Mapping[str, Seen], last: Mapping[str, Sequence[tuple[int, int]]], noise: float
+def p_values(
+    tonight: Mapping[str, Canary], last: Mapping[str, Sequence[tuple[int, int]]], noise: float
 ) -> dict[str, float]:
     """How probable so many changed answers are by numerical noise alone, corrected over the models.
 
     Args:
         tonight: Role -> its canary.
-        last: Role -> (asked, changed) of the same model's last nights, as long as it is asked by the same cache.
+        last: Role -> (asked, changed) of the same model's last nights, as far as they used the same cached answers.
         noise: Share of answers that noise may change.
 
     Returns:
         Role -> p.
     """
     binom = require("scipy.stats", "bench").binom
-    plain = []
-    for role, seen in tonight.items():
-        asked, changed = seen.asked, len(seen.changed)
-        whole, moved = (sum(column) for column in zip((asked, changed), *last.get(role, ()), strict=True))
-        p = min(binom.sf(changed - 1, asked, noise), binom.sf(moved - 1, whole, noise)) if moved else 1.0
-        plain.append(min(1.0, 2 * float(p)))
-    return {role: p for role, p in zip(tonight, stats.holm(plain), strict=True) if p is not None}
+    uncorrected = []
+    for role, canary in tonight.items():
+        asked, changed = canary.asked, len(canary.changed)
+        all_asked = asked + sum(n for n, _ in last.get(role, ()))
+        all_changed = changed + sum(n for _, n in last.get(role, ()))
+        p = 1.0
+        if all_changed:
+            p = min(binom.sf(changed - 1, asked, noise), binom.sf(all_changed - 1, all_asked, noise))
+        uncorrected.append(min(1.0, 2 * float(p)))
+    return {role: p for role, p in zip(tonight, stats.holm(uncorrected), strict=True) if p is not None}

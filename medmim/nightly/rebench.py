@@ -1,4 +1,4 @@
-"""rebench: everybody answers the benchmark, from the cache where nothing changed, and a canary of it anew."""
+"""rebench: the night's models answer the benchmark, from the cache where nothing changed, and a canary of it anew."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from medmim.bench import run as bench
 from medmim.bench.engines import Engine, engine
 from medmim.errors import UserError
 from medmim.nightly import canary, records
-from medmim.nightly.canary import Seen
+from medmim.nightly.canary import Canary
 from medmim.nightly.records import Night
 from medmim.progress import say
 from medmim.recipe.schema import Recipe
@@ -28,50 +28,54 @@ FILE = "night.json"
 def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> Outcome:
     """The stage.
 
-    Where a canary says that an engine drifted, that model is asked everything anew, and the cache of before holds no
-    longer for it: tonight's scores are those of the engine as it is, and tomorrow's canary is compared with them.
+    Where a canary shows that an engine drifted, that model is asked everything anew and its earlier cached answers are
+    no longer used: tonight's scores are those of the engine as it is, and tomorrow's canary is compared with them.
 
     Args:
         recipe: `bench` says what is asked, `nightly` how large a canary is and what is drift.
         ws: The workspace.
         data: URI of the data set.
-        models: Role -> reference, see `asked`.
+        models: Role -> reference, see `roster.models`.
 
     Returns:
         The artifact: `night.json` with `date`, `data`, `bench`, `models` and `canary` as a `Night` has them.
 
     Raises:
-        UserError: A model that does not load, an engine that fails too often, a night that is taken.
+        UserError: A model that does not load, an engine that fails too often, a night that another run recorded.
         Unavailable: A server does not answer.
     """
     with stage(ws, "rebench") as outcome:
-        date, name = of(recipe), recipe.name
-        log = records.read(ws, name)
-        standing = next((night for night in log if night.date == date), None)
-        if standing is not None and standing.run != ws.run:
-            raise records.taken(name, date, standing.run)
-        before = [night for night in log if night.date < date]
+        date, name = date_of(recipe), recipe.name
+        nights = records.read(ws, name)
+        existing = next((night for night in nights if night.date == date), None)
+        if existing is not None and existing.run != ws.run:
+            raise records.already_recorded(name, date, existing.run)
+        before = [night for night in nights if night.date < date]
         source = store.get(data)
-        plain = {role: engine(ref, ws) for role, ref in models.items()}
-        anew = _anew(plain, before)
+
+        by_weights = {role: engine(ref, ws) for role, ref in models.items()}
+        anew = _anew_since(by_weights, before)
         bench.bench(ws, data, models, recipe.bench, recipe, anew)
+
         engines = {role: engine(ref, ws, anew.get(role, "")) for role, ref in models.items()}
-        asked, seen = _canaries(recipe, ws, source, engines, date)
-        last = _last(engines, before[-recipe.nightly.nights :])
-        p = canary.chances(seen, last, recipe.nightly.noise)
-        drifted = [role for role in models if p[role] < recipe.nightly.significance and seen[role].changed]
+        artifacts, canaries = _ask_canaries(recipe, ws, source, engines, date)
+        last = _last_canaries(engines, before[-recipe.nightly.nights :])
+        p = canary.p_values(canaries, last, recipe.nightly.noise)
+        drifted = [role for role in models if p[role] < recipe.nightly.significance and canaries[role].changed]
         for role in drifted:
-            say(f"{role}: {len(seen[role].changed)} of {seen[role].asked} known answers changed; asking all anew")
+            changed, asked = len(canaries[role].changed), canaries[role].asked
+            say(f"{role}: {changed} of {asked} known answers changed; asking all anew")
         anew |= dict.fromkeys(drifted, date)
         scores, _ = bench.bench(ws, data, models, recipe.bench, recipe, anew)
+
         found = bench.scores(ws, scores.uri)
-        written: dict[str, Any] = {
+        night: dict[str, Any] = {
             "date": date,
             "data": source.digest,
             "bench": scores.digest,
             "models": {
                 role: {
-                    "weights": plain[role].digest,
+                    "weights": by_weights[role].digest,
                     "digest": found["models"][role]["digest"],
                     "anew": anew.get(role, ""),
                     "answers": found["answers"][role]["none"],
@@ -79,82 +83,83 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
                 for role in models
             },
             "canary": {
-                role: own.plain(p[role], role in drifted) | {"answers": asked[role].digest}
-                for role, own in seen.items()
+                role: own.to_record(p[role], role in drifted) | {"answers": artifacts[role].digest}
+                for role, own in canaries.items()
             },
         }
 
         def make(folder: Path) -> Mapping[str, Any]:
-            (folder / FILE).write_text(json.dumps(written, indent=1) + "\n")
-            return {"models": len(models), "asked anew": sum(own.asked for own in seen.values())}
+            (folder / FILE).write_text(json.dumps(night, indent=1) + "\n")
+            return {"models": len(models), "asked anew": sum(own.asked for own in canaries.values())}
 
-        parents = {"data": source.digest, "bench": scores.digest} | {
-            f"{kind} of {role}": digest
-            for role in models
-            for kind, digest in (("answers", written["models"][role]["answers"]), ("canary", asked[role].digest))
-        }
-        section = {"written": written}
+        parents = {"data": source.digest, "bench": scores.digest}
+        for role in models:
+            parents[f"answers of {role}"] = night["models"][role]["answers"]
+            parents[f"canary of {role}"] = artifacts[role].digest
+        section = {"written": night}
         outcome.of(*cached_step(ws, "rebench", REVISION, section, parents, make, kind="night", recipe=recipe))
-        outcome.facts = written
+        outcome.facts = night
     return outcome
 
 
 def read(ws: Workspace, uri: str) -> dict[str, Any]:
-    """What `night.json` of the stage's artifact holds."""
+    """The content of `night.json` in the stage's artifact."""
     found: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text())
     return found
 
 
-def of(recipe: Recipe) -> str:
-    """The night that is asked for: `nightly.date`, else today in UTC.
+def date_of(recipe: Recipe) -> str:
+    """The date of the night: `nightly.date`, else today in UTC.
 
     Raises:
-        UserError: It has not come yet.
+        UserError: It is in the future.
     """
     today = datetime.now(UTC).date().isoformat()
     date = recipe.nightly.date or today
     if date > today:
-        raise UserError(f"nightly.date is {date}, and today is {today} in UTC", fix="give a day that has come")
+        raise UserError(f"nightly.date is {date}, and today is {today} in UTC", fix="give today or an earlier day")
     return date
 
 
-def _anew(engines: Mapping[str, Engine], before: list[Night]) -> dict[str, str]:
-    """Role -> since when its cache from before does not hold, as the last night with the same weights has it."""
+def _anew_since(engines: Mapping[str, Engine], before: list[Night]) -> dict[str, str]:
+    """Role -> night since which it was asked anew after a drift, as the last night with the same weights has it."""
     found = {}
-    for role, who in engines.items():
-        known = [own for night in before for own in night.models.values() if own["weights"] == who.digest]
+    for role, model in engines.items():
+        known = [own for night in before for own in night.models.values() if own["weights"] == model.digest]
         if known and known[-1]["anew"]:
             found[role] = known[-1]["anew"]
     return found
 
 
-def _canaries(
+def _ask_canaries(
     recipe: Recipe, ws: Workspace, source: Artifact, engines: Mapping[str, Engine], date: str
-) -> tuple[dict[str, Artifact], dict[str, Seen]]:
+) -> tuple[dict[str, Artifact], dict[str, Canary]]:
+    """Role -> the artifact of the canary's answers, and role -> how they compare with the cached ones."""
     settings, probe = recipe.bench, probes.canary(date, recipe.nightly.canary)
     if recipe.platform.ray != "local":
         fanout.collect(ws, source, engines, [probe], settings, recipe)
     raw = store.fetch(source, ws.cache)
     items, images = tasks.select(raw, settings.tasks, settings.limit, settings.split), shards.Images(raw)
-    asked, seen = {}, {}
-    for role, who in engines.items():
+    artifacts, canaries = {}, {}
+    for role, model in engines.items():
+        cached, artifacts[role] = (
+            answers.collect(ws, role, model, items, images, source.digest, how, settings, recipe)
+            for how in ("none", probe)
+        )
+        canaries[role] = canary.compare(
+            answers.load(store.fetch(cached, ws.cache)), answers.load(store.fetch(artifacts[role], ws.cache))
+        )
+    return artifacts, canaries
 
-        def given(how: str, role: str = role, who: Engine = who) -> Artifact:
-            return answers.collect(ws, role, who, items, images, source.digest, how, settings, recipe)
 
-        known, asked[role] = given("none"), given(probe)
-        seen[role] = canary.compare(*(answers.load(store.fetch(one, ws.cache)) for one in (known, asked[role])))
-    return asked, seen
-
-
-def _last(engines: Mapping[str, Engine], before: list[Night]) -> dict[str, list[tuple[int, int]]]:
-    """Role -> (asked, changed) of its canaries in these nights, as far as the same cache was compared with."""
+def _last_canaries(engines: Mapping[str, Engine], before: list[Night]) -> dict[str, list[tuple[int, int]]]:
+    """Role -> (asked, changed) of its canaries in these nights, as far as they used the same cached answers."""
     found: dict[str, list[tuple[int, int]]] = {role: [] for role in engines}
-    for role, who in engines.items():
+    for role, model in engines.items():
         for night in before:
             for name, own in night.models.items():
                 known = night.canary.get(name)
-                if own["digest"] == who.digest and known and not known["drifted"]:
+                if own["digest"] == model.digest and known and not known["drifted"]:
                     found[role].append((known["asked"], known["changed"]))
                     break
     return found

@@ -1,7 +1,7 @@
-"""The nights' records: `STORE/nights/NAME/DATE.json`, created once and never changed.
+"""The nights' records, `STORE/nights/NAME/DATE.json`, created once and never changed; and a night's claim on a cluster.
 
-Of two nightlies of one night one creates it, and the other one is told. Scores stay here for good, so that the trend
-needs no artifact; the answers themselves are artifacts, which a record names by digest.
+Of two nightlies of one night one creates the record, and the other one fails. Scores stay here for good, so that the
+trend needs no artifact; the answers themselves are artifacts, which a record names by digest.
 """
 
 import json
@@ -19,23 +19,23 @@ FOLDER = "nights"
 
 @dataclass(frozen=True)
 class Night:
-    """What was seen in a night. No text of a question is in it: a patient's data shall not stay here.
+    """A night's record. It has no text of a question: records are kept for good, and a patient's data must not be.
 
     Attributes:
         date: The night, YYYY-MM-DD.
-        run: Which run saw it.
+        run: The run that recorded it.
         data: Digest of the data set.
         bench: Digest of the scores and answers.
-        models: Role -> `weights` (their digest), `digest` (what the cached answers go by), `anew` (since when they are
-            others than before), `answers` (digest).
+        models: Role -> `weights` (their digest), `digest` (the key of the cached answers), `anew` (the night since
+            which they were asked anew, or empty), `answers` (digest).
         scores: Rows of `model`, `group`, `metric`, `value`, `low`, `high`, `n`, `patients`.
         canary: Role -> `asked`, `changed`, `p`, `drifted`, `items` (ids of some that changed), `answers` (digest).
         differences: Rows of `model`, `against` (a date), `group`, `metric`, `value`, `low`, `high`, `p`, `p_holm`,
             `n`, `patients`, `dropped`.
-        changed: Role -> ids of the questions that are answered otherwise than the night before.
+        changed: Role -> ids of the questions that are answered differently than the night before.
         alarms: Sentences; empty on a quiet night.
         notes: Sentences about what could not be asked or compared.
-        window: How many nights are compared with; garbage collection keeps their answers.
+        window: How many past nights are compared with; garbage collection keeps their answers.
         who: User.
         time: UTC, ISO 8601.
     """
@@ -80,82 +80,82 @@ def record(ws: Workspace, name: str, night: Night) -> Night:
     """Record a night, once.
 
     Returns:
-        The record that stands: this one, or what an earlier, killed try of the same run has left.
+        The record in the store: this one, or that of an earlier, killed try of the same run.
 
     Raises:
         UserError: Another run recorded the night.
     """
     text = json.dumps(asdict(night), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     store.open_store(ws.store).create(_key(name, night.date), text.encode())
-    standing = find(ws, name, night.date)
-    if standing is None or standing.run != night.run:
-        raise taken(name, night.date, standing.run if standing else "another run")
-    return standing
+    existing = find(ws, name, night.date)
+    if existing is None or existing.run != night.run:
+        raise already_recorded(name, night.date, existing.run if existing else "another run")
+    return existing
 
 
-def taken(name: str, date: str, run: str) -> UserError:
-    """Somebody else has this night."""
+def already_recorded(name: str, date: str, run: str) -> UserError:
+    """The error for a night that another run recorded."""
     return UserError(
         f"the night of {date} of recipe {name} is taken by run {run}",
-        reason="a night has one record, which stays as it is: two nightlies overlapped, or it is done already",
+        reason="a night has one record, which never changes: two nightlies overlapped, or it is done already",
         fix=f"look at that run's page: `medmim runs show {run}` on a cluster, `reports/` in its home on a laptop",
     )
 
 
 def claim(ws: Workspace, name: str, date: str, again: bool = False) -> str:
-    """Take a night for a run on a cluster, before it is submitted; of two submitters one gets it.
+    """Claim a night for a run on a cluster, before it is submitted; of two submitters one gets it.
 
     Args:
-        ws: Its store is looked at.
+        ws: The claim is made in its store.
         name: The recipe's.
         date: The night.
-        again: Though a run of it was submitted before, and ended without a record.
+        again: Also where a run of it was submitted before and ended without a record.
 
     Returns:
         Name of the run.
 
     Raises:
-        UserError: The night is recorded, or taken.
+        UserError: The night is recorded or claimed.
     """
-    standing = find(ws, name, date)
-    if standing is not None:
-        raise taken(name, date, standing.run)
+    existing = find(ws, name, date)
+    if existing is not None:
+        raise already_recorded(name, date, existing.run)
     place = store.open_store(ws.store)
     last = max((int(key.rpartition("-")[2]) for key in place.list(_claim(name, date, ""))), default=0)
     if last and not again:
-        raise _claimed(name, date, last)
+        raise _already_claimed(name, date, last)
     number = last + 1  # not how many there are: an earlier one may have been withdrawn
     if not place.create(_claim(name, date, number), b""):
-        raise _claimed(name, date, number)
+        raise _already_claimed(name, date, number)
     return run_name(name, date, str(number))
 
 
 def withdraw(ws: Workspace, name: str, date: str, run: str) -> None:
-    """Give up a claim: its run was not started."""
+    """Withdraw a claim whose run was not started."""
     store.open_store(ws.store).delete(_claim(name, date, int(run.rpartition("-")[2])))
 
 
-def run_name(name: str, date: str, mark: str) -> str:
-    """What a night's run is called: the same for each try of one who goes on."""
-    return f"{name}-nightly-{date.replace('-', '')}-{mark}"
+def run_name(name: str, date: str, suffix: str) -> str:
+    """Name of a night's run; a resumed try has the same."""
+    return f"{name}-nightly-{date.replace('-', '')}-{suffix}"
 
 
-def _claimed(name: str, date: str, number: int) -> UserError:
+def _already_claimed(name: str, date: str, number: int) -> UserError:
     run = run_name(name, date, str(number))
     return UserError(
         f"the night of {date} of recipe {name} is taken by run {run}",
         reason="it was submitted before; two runs of one night would do the same work twice",
-        fix=f"`medmim runs show {run}`; if it failed or is not there: the same command with --again",
+        fix=f"`medmim runs show {run}`; if it failed or does not exist: the same command with --again",
     )
 
 
-def kept(place: store.Store) -> set[str]:
-    """Digests that the next nights compare with: those of the last records of each recipe."""
-    names: dict[str, list[str]] = defaultdict(list)
+def digests_in_window(place: store.Store) -> set[str]:
+    """Digests that the next nights compare with: those in the last records of each recipe."""
+    by_recipe: dict[str, list[str]] = defaultdict(list)
     for key in sorted(key for key in place.list(f"{FOLDER}/") if key.endswith(".json")):
-        names[key.split("/")[1]].append(key)
+        by_recipe[key.split("/")[1]].append(key)
     found: set[str] = set()
-    for keys in names.values():
+    for keys in by_recipe.values():
         last = _parse(place.read(keys[-1]), keys[-1])
         for key in keys[-last.window :]:
             night = _parse(place.read(key), key)

@@ -1,4 +1,4 @@
-"""watch: tonight beside the last nights; the record, a row in MLflow, and an alarm where something got worse."""
+"""watch: compare tonight with the last nights; the record, a run in MLflow, an alarm on a regression or a drift."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ def run(recipe: Recipe, ws: Workspace, night: str) -> Outcome:
     """The stage.
 
     Args:
-        recipe: `nightly` says what is compared and what is an alarm.
+        recipe: `nightly` says what is compared and what raises an alarm.
         ws: The workspace.
         night: URI of what `rebench` made.
 
@@ -33,45 +33,46 @@ def run(recipe: Recipe, ws: Workspace, night: str) -> Outcome:
         Facts: the record as a `Night` has it.
 
     Raises:
-        Refused: An alarm: a drop, or an engine that drifted. Everything is written by then.
-        UserError: The night is another run's.
-        Unavailable: MLflow or the store does not answer; the same run goes on from there.
+        Refused: An alarm: a regression, or an engine that drifted. Everything is written by then.
+        UserError: Another run recorded the night.
+        Unavailable: MLflow or the store does not answer; the same run resumes from there.
     """
     with stage(ws, "watch") as outcome:
         name = recipe.name
         tonight = rebench.read(ws, night)
         before = [one for one in records.read(ws, name) if one.date < tonight["date"]]
-        seen = records.record(ws, name, _look(recipe, ws, tonight, before))
-        mlflow_night.log(ws, name, [*before[-recipe.nightly.nights :], seen])
-        outcome.facts = seen.__dict__
-        if seen.alarms:
+        recorded = records.record(ws, name, _compare(recipe, ws, tonight, before))
+        mlflow_night.log(ws, name, [*before[-recipe.nightly.nights :], recorded])
+        outcome.facts = recorded.__dict__
+        alarms = recorded.alarms
+        if alarms:
             raise Refused(
-                f"the night of {seen.date} of recipe {name} raises {len(seen.alarms)} alarm"
-                + "s" * (len(seen.alarms) > 1),
-                problems=seen.alarms,
+                f"the night of {recorded.date} of recipe {name} raises {len(alarms)} alarm{'s' * (len(alarms) > 1)}",
+                problems=alarms,
                 fix="look at the trend page. A worse champion: `medmim registry rollback`. A drifted engine: pin its "
-                "version. A drop that is right: set nightly.since to the next day",
+                "version. A regression that you accept: set nightly.since to the next day",
             )
     return outcome
 
 
-def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Sequence[Night]) -> Night:
+def _compare(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Sequence[Night]) -> Night:
+    """Tonight's record, from what `rebench` wrote and the nights before."""
     settings = recipe.nightly
     window = [one for one in before if not settings.since or one.date >= settings.since][-settings.nights :]
     notes: list[str] = []
     pairs, changed = {}, {}
     for role, own in tonight["models"].items():
-        known = _others(ws, role, own, window, notes)
-        if not known:  # a quiet night reads no answers
+        earlier = _earlier_answers(ws, role, own, window, notes)
+        if not earlier:  # a quiet night reads no answers
             continue
         ours = answers(ws, tonight["date"], tonight["bench"], role)
-        pairs[role] = (ours, [one for one in known if _meets(role, ours, one, notes)])
-        if known[-1].date == before[-1].date:
-            changed[role] = regressions.changed(ours, known[-1])[:_SHOWN]
+        pairs[role] = (ours, [one for one in earlier if _has_common_questions(role, ours, one, notes)])
+        if earlier[-1].date == before[-1].date:
+            changed[role] = regressions.changed(ours, earlier[-1])[:_SHOWN]
     scored = bench.scores(ws, f"{ws.store}/bench/{tonight['bench']}")
     rows = regressions.differences(pairs, recipe.bench.resamples, settings.significance, settings.drop)
-    board = [{key: row[key] for key in _ROW} for row in scored["leaderboard"] if _shown(row)]
-    notes += [*_few(board), *_other_data(ws, tonight, before)]
+    board = [{key: row[key] for key in _ROW} for row in scored["leaderboard"] if _is_recorded(row)]
+    notes += [*_too_few_patients(board), *_other_data(ws, tonight, before)]
     for note in dict.fromkeys(notes):
         say(note)
     return Night(
@@ -84,7 +85,7 @@ def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Seq
         canary=tonight["canary"],
         differences=rows,
         changed=changed,
-        alarms=[*_drifts(tonight["canary"]), *_drops(rows)],
+        alarms=[*_drift_alarms(tonight["canary"]), *_regression_alarms(rows)],
         notes=list(dict.fromkeys(notes)),
         window=settings.nights,
         who=current_user(),
@@ -92,15 +93,15 @@ def _look(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: Seq
     )
 
 
-def _others(
+def _earlier_answers(
     ws: Workspace, role: str, own: Mapping[str, str], window: Sequence[Night], notes: list[str]
 ) -> list[Answers]:
-    """Each distinct set of answers that this line gave in the window and that is not tonight's; its last night."""
+    """Each distinct set of answers of this series in the window, but tonight's; each of the last night that had it."""
     found: dict[str, tuple[Night, str]] = {}
     for night in window:
         for name, known in night.models.items():
-            follows = known["weights"] == own["weights"] if role.startswith(_BY_WEIGHTS) else name == role
-            if follows and known["answers"] != own["answers"]:
+            same_series = known["weights"] == own["weights"] if role.startswith(_BY_WEIGHTS) else name == role
+            if same_series and known["answers"] != own["answers"]:
                 found[known["answers"]] = (night, name)
     loaded = []
     for night, name in sorted(found.values(), key=lambda pair: pair[0].date):
@@ -111,65 +112,65 @@ def _others(
     return loaded
 
 
-def _meets(role: str, ours: Answers, theirs: Answers, notes: list[str]) -> bool:
-    shared = bool(ours.rows.keys() & theirs.rows.keys())
-    if not shared:
+def _has_common_questions(role: str, ours: Answers, theirs: Answers, notes: list[str]) -> bool:
+    common = bool(ours.rows.keys() & theirs.rows.keys())
+    if not common:
         notes.append(f"{role} is not compared with the night of {theirs.date}: no question in common, another data set")
-    return shared
+    return common
 
 
 def answers(ws: Workspace, date: str, digest: str, role: str) -> Answers:
-    """What a model said in a night, from the scores of that digest.
+    """A model's answers of a night, from the bench artifact of that digest.
 
     Raises:
-        UserError: They are gone.
+        UserError: The artifact is gone.
     """
     return regressions.answers(date, bench.predictions(ws, f"{ws.store}/bench/{digest}"), role)
 
 
-def _few(board: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where a drop could not be told, by group; metrics are named where the others of the group have enough."""
-    told = []
+def _too_few_patients(board: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is not tested for a regression, by group; metrics are named where others of the group have enough."""
+    notes = []
     for group in tasks.DOMAINS:
         rows = [row for row in board if row["group"] == group]
         small = {row["metric"] for row in rows if row["low"] is None}
         enough = {row["metric"] for row in rows} - small
         where = f"{group}, {' and '.join(sorted(small))}" if enough else group
         if small:
-            told.append(f"{where}: under {stats.MIN_PATIENTS} patients, so no drop can be told from chance")
-    return told
+            notes.append(f"{where}: under {stats.MIN_PATIENTS} patients, not tested for a regression")
+    return notes
 
 
 def _other_data(ws: Workspace, tonight: Mapping[str, Any], before: Sequence[Night]) -> list[str]:
-    """Whether the data set is another one than the night before, and how many of tonight's questions it had."""
+    """A note where the data set is not that of the night before, with the number of common questions."""
     if not before or before[-1].data == tonight["data"]:
         return []
-    told = f"another data set than the night before ({before[-1].date})"
+    note = f"another data set than the night before ({before[-1].date})"
     try:
         ours, theirs = (
             {row["id"] for row in bench.predictions(ws, f"{ws.store}/bench/{digest}")}
             for digest in (tonight["bench"], before[-1].bench)
         )
-    except UserError:  # its answers were collected
-        return [told]
-    return [f"{told}: {len(ours & theirs):,} of {len(ours):,} questions in common"]
+    except UserError:  # garbage collection removed its answers
+        return [note]
+    return [f"{note}: {len(ours & theirs):,} of {len(ours):,} questions in common"]
 
 
-def _shown(row: Mapping[str, Any]) -> bool:
+def _is_recorded(row: Mapping[str, Any]) -> bool:
     return row["metric"] in regressions.METRICS and not row["group"].startswith("source:")
 
 
-def _drifts(canaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _drift_alarms(canaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
-        f"{role} drifted: {seen['changed']} of {seen['asked']} answers asked anew are not those of before "
-        f"(p {seen['p']:.2g}): its weights are the same by all we know, so its engine, libraries or server changed"
-        for role, seen in canaries.items()
-        if seen["drifted"]
+        f"{role} drifted: {own['changed']} of {own['asked']} answers asked anew differ from the cached ones "
+        f"(p {own['p']:.2g}): its weights are the same as far as is known, so its engine, libraries or server changed"
+        for role, own in canaries.items()
+        if own["drifted"]
     ]
 
 
-def _drops(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each model, group and metric, by the night that it fell most against."""
+def _regression_alarms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for each model, group and metric, against the night since which it fell most."""
     worst: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for row in rows:
         key = (row["model"], row["group"], row["metric"])

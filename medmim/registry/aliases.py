@@ -1,38 +1,38 @@
-"""MLflow's aliases, made what the decision log says: `champion`, `previous-champion` and `challenger`."""
+"""Set MLflow's aliases `champion`, `previous-champion` and `challenger` to what the decision log says."""
 
 from medmim import tracking
 from medmim.errors import UserError
 from medmim.registry import decisions, lookup
-from medmim.registry.decisions import Decision, Standing, standing
+from medmim.registry.decisions import Decision, Roles
 from medmim.run.workspace import Workspace
 
 ROLES = ("champion", "previous-champion", "challenger")
 
 
 def reconcile(ws: Workspace, name: str | None = None) -> dict[str, list[str]]:
-    """Make the aliases what the log says.
+    """Set the aliases to what the log says.
 
     Args:
         ws: The workspace.
         name: One model, or all that have a log.
 
     Returns:
-        Name -> what differed and is right now.
+        Name -> a sentence for every alias that differed and was set.
     """
-    every = [name] if name else decisions.names(ws)
-    found = {each: drift(ws, each) for each in every}
-    for each in every:
-        project(ws, each)
+    names = [name] if name else decisions.names(ws)
+    found = {each: drift(ws, each) for each in names}
+    for each in names:
+        sync(ws, each)
     return found
 
 
 def drift(ws: Workspace, name: str) -> list[str]:
-    """Where the aliases differ from the log: moved by hand, or left behind by a run that was killed."""
+    """A sentence for every alias that differs from the log: set by hand, or not yet set by a run that was killed."""
     return [text for _, _, text in _differences(ws, name)]
 
 
-def project(ws: Workspace, name: str) -> bool:
-    """Set the aliases from the log; whether anything had to be set.
+def sync(ws: Workspace, name: str) -> bool:
+    """Set the aliases from the log; True where one had to be set.
 
     Raises:
         UserError: The champion's version is gone from MLflow.
@@ -50,10 +50,10 @@ def project(ws: Workspace, name: str) -> bool:
                         api.set_registered_model_alias(name, role, number)
                     elif role in tracking.registered(ws, name)[name].aliases:
                         api.delete_registered_model_alias(name, role)
-        if len(decisions.read(ws, name)) == len(log):  # else we may have written over a newer projection
+        if len(decisions.read(ws, name)) == len(log):  # else an alias of a newer entry may have been overwritten
             break
-    holder = standing(log).champion
-    if holder and lookup.held(ws, name, holder) is None:
+    holder = decisions.roles(log).champion
+    if holder and lookup.version_of(ws, name, holder) is None:
         raise UserError(
             f"version {holder.version} of {name}, the champion, is gone from MLflow",
             reason=f"the decision log made it champion (decision {holder.n}), but it was deleted there",
@@ -63,28 +63,28 @@ def project(ws: Workspace, name: str) -> bool:
     return changed
 
 
-def champion(ws: Workspace, name: str, now: Standing) -> dict[str, str] | None:
+def champion(ws: Workspace, name: str, now: Roles) -> dict[str, str] | None:
     """The champion as screen and `--json` show it."""
     if now.champion is None:
         return None
-    version = lookup.held(ws, name, now.champion)
+    version = lookup.version_of(ws, name, now.champion)
     number = version.number if version else now.champion.version
     return {"name": name, "version": number, "digest": now.champion.digest, "uri": now.champion.uri}
 
 
 def _differences(ws: Workspace, name: str, log: list[Decision] | None = None) -> list[tuple[str, str, str]]:
-    """Role, version that it should name (empty: none) and a sentence, for every alias that is not so."""
-    roles = standing(decisions.read(ws, name) if log is None else log).roles()
+    """(role, version that its alias should name or empty for none, sentence) of every alias that differs."""
+    wanted = decisions.roles(decisions.read(ws, name) if log is None else log).by_alias()
     present = tracking.registered(ws, name).get(name, tracking.Registered()).aliases
     found = []
     for role in ROLES:
-        entry = roles.get(role)
-        version = lookup.held(ws, name, entry) if entry else None
+        entry = wanted.get(role)
+        version = lookup.version_of(ws, name, entry) if entry else None
         number = version.number if version else ""
         if present.get(role, "") == number:
             continue
-        stands = f"was on version {present[role]}" if role in present else "was not set"
+        actual = f"was on version {present[role]}" if role in present else "was not set"
         gone = f"version {entry.version}, which is gone" if entry else "none"
-        should = f"version {number}" if number else gone
-        found.append((role, number, f"alias {role} of {name} {stands}; the decision log says {should}"))
+        expected = f"version {number}" if number else gone
+        found.append((role, number, f"alias {role} of {name} {actual}; the decision log says {expected}"))
     return found

@@ -1,8 +1,8 @@
-"""Candidates that wait for a person: what a run may say of them, and how a promoter takes one over.
+"""Candidates awaiting approval: how a run proposes one, and how a promoter copies it into the production model.
 
-A run that may not promote registers into `NAME-candidate` and tags the version there with the gate's verdict. That it
-waits is no decision, so the decision log has no entry for it: awaiting approval is the absence of one. The log, and the
-production model NAME, are written by promoters alone.
+A run that may not promote registers into `NAME-candidate` and tags the version there with the gate's verdict. Awaiting
+approval is no decision, so the decision log has no entry for it. Only promoters write the log and the production model
+NAME.
 """
 
 import io
@@ -23,7 +23,7 @@ AWAITING = "awaiting approval"
 
 
 def propose(ws: Workspace, name: str, version: Version, document: Mapping[str, Any], evidence: str) -> bool:
-    """Tag a candidate with the gate's decision; whether that was news.
+    """Tag a candidate with the gate's decision; True where a tag had to be set.
 
     Args:
         ws: The workspace.
@@ -32,18 +32,18 @@ def propose(ws: Workspace, name: str, version: Version, document: Mapping[str, A
         document: The gate's decision.
         evidence: Its store URI; the tag that is set last.
     """
-    wanted = {VERDICT: document["decision"], EVIDENCE: evidence}
-    news = {key: value for key, value in wanted.items() if version.tags.get(key) != value}
-    if news:
+    tags = {VERDICT: document["decision"], EVIDENCE: evidence}
+    missing = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    if missing:
         api = tracking.client(ws)
         with tracking.answering(ws.tracking):
-            for key, value in news.items():
+            for key, value in missing.items():
                 api.set_model_version_tag(name, version.number, key, value)
-    return bool(news)
+    return bool(missing)
 
 
-def waiting(ws: Workspace, name: str) -> list[Version]:
-    """Versions of `NAME-candidate` that passed the gate and that nobody has promoted; none for any other name."""
+def awaiting(ws: Workspace, name: str) -> list[Version]:
+    """Versions of `NAME-candidate` that passed the gate and are not promoted yet; none for any other name."""
     if not name.endswith(CANDIDATE):
         return []
     log = decisions.read(ws, name.removesuffix(CANDIDATE))
@@ -52,7 +52,7 @@ def waiting(ws: Workspace, name: str) -> list[Version]:
     return [v for v in listed if v.tags.get(VERDICT) == "promoted" and v.tags.get(lookup.DIGEST) not in done]
 
 
-def take_over(ws: Workspace, name: str, number: str) -> Version:
+def copy_to_production(ws: Workspace, name: str, number: str) -> Version:
     """The candidate's version in the production model: copied there now, or found by its digest.
 
     Args:
@@ -61,13 +61,13 @@ def take_over(ws: Workspace, name: str, number: str) -> Version:
         number: The candidate's version.
     """
     production = name.removesuffix(CANDIDATE)
-    digest = lookup.lookup(ws, name, number).tags[lookup.DIGEST]
+    digest = lookup.get_version(ws, name, number).tags[lookup.DIGEST]
     found = lookup.find(ws, production, digest)
     if found is None:
         api = tracking.client(ws)
-        with tracking.answering(ws.tracking), redirect_stderr(io.StringIO()):  # it tells what it does
+        with tracking.answering(ws.tracking), redirect_stderr(io.StringIO()):  # MLflow prints there
             api.copy_model_version(f"models:/{name}/{number}", production)
-            found = register.settle(api, ws, production, digest)
+            found = register.deduplicate(api, ws, production, digest)
     return found
 
 

@@ -1,7 +1,7 @@
-"""The decision log: `STORE/decisions/NAME/N.json`, the truth on who is champion.
+"""The decision log: `STORE/decisions/NAME/N.json`, the truth on which version is champion.
 
-An entry is created only if it is absent, and only after the one before it: two promoters give one winner, and the log
-has no gaps. What the aliases should be is a fold over it.
+An entry is created only if it is absent, and only after the one before it: of two promoters one wins, and the log has
+no gaps. What the aliases should be is a fold over it.
 """
 
 import json
@@ -26,7 +26,7 @@ class Decision:
     """One entry of the log.
 
     Attributes:
-        verdict: `promoted` and `rolled-back` make `version` champion; `kept` and `refused` move nothing.
+        verdict: `promoted` and `rolled-back` make `version` champion; `kept` and `refused` change no alias.
         version: MLflow version number of the model it is about.
         digest: Digest of that model's artifact.
         uri: Its store URI.
@@ -34,10 +34,10 @@ class Decision:
         evidence_uri: Its store URI.
         bench: Digest of the scores that were judged.
         against: Store URI of the champion it was benched against; empty for the base.
-        why: A sentence.
+        why: The reason, a sentence.
         who: User that wrote the entry.
         time: UTC, ISO 8601.
-        n: Place in the log, from 1; 0 before it is written.
+        n: Number in the log, from 1; 0 before it is written.
     """
 
     verdict: Verdict
@@ -55,22 +55,22 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What the log says now: the entry that made the champion, the one before it, and the last candidate's."""
+class Roles:
+    """The roles by the log: the entry that made the champion, the champion's before it, the last that was judged."""
 
     champion: Decision | None = None
     previous: Decision | None = None
     challenger: Decision | None = None
 
-    def roles(self) -> dict[str, Decision]:
+    def by_alias(self) -> dict[str, Decision]:
         """Alias -> the entry whose model it should name."""
         named = {"champion": self.champion, "previous-champion": self.previous, "challenger": self.challenger}
         return {alias: entry for alias, entry in named.items() if entry is not None}
 
 
-def standing(log: Sequence[Decision]) -> Standing:
-    """Fold the log: who is champion, who was before, and whom the gate judged last."""
-    now = Standing()
+def roles(log: Sequence[Decision]) -> Roles:
+    """Fold the log: the champion, the champion before it, and the model that the gate judged last."""
+    now = Roles()
     for entry in log:
         if entry.verdict in ("promoted", "rolled-back"):
             again = now.champion is not None and now.champion.digest == entry.digest
@@ -106,21 +106,21 @@ def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision
     Args:
         ws: The workspace.
         name: Registered model.
-        decide: Gets the log as it stands and gives the entry to add, or one of the log's own when nothing is to be
-            added; raises when the log no longer allows it. Asked again when another process was first.
+        decide: Gets the log and returns the entry to add, or one of the log's own when nothing is to be added; raises
+            when the log no longer allows it. Called again when another process was first.
 
     Returns:
-        The entry as it stands in the log.
+        The entry as it is in the log.
     """
     store = open_store(ws.store)
-    me = current_user()
+    user = current_user()
     while True:
         log = read(ws, name)
         wanted = decide(log)
         if wanted.n:
             return wanted
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = replace(wanted, n=len(log) + 1, who=wanted.who or me, time=time)
+        entry = replace(wanted, n=len(log) + 1, who=wanted.who or user, time=time)
         text = json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         if store.create(f"{_prefix(name)}{entry.n}.json", text.encode()):
             return entry

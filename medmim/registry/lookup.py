@@ -1,4 +1,4 @@
-"""Who is who in the registry: the version of a digest, the champion, and what `models:/NAME@ALIAS` means."""
+"""Look up registered versions: by digest, number, `models:/NAME@ALIAS` or decision; the champion, a run's opponents."""
 
 import difflib
 
@@ -15,21 +15,21 @@ _ROLES = ("champion", "challenger", "previous-champion")
 
 
 def find(ws: Workspace, name: str, digest: str) -> Version | None:
-    """The version that holds the model of this digest; the first, should there be several."""
+    """The version of the model with this digest; the first, should there be several."""
     listed = tracking.registered(ws, name).get(name, tracking.Registered()).versions
     return next((v for v in listed if v.tags.get(DIGEST) == digest), None)
 
 
 def champion(ws: Workspace, name: str) -> Decision | None:
     """The entry of the decision log that made the champion: its `version`, `uri` and `digest`."""
-    return decisions.standing(decisions.read(ws, name)).champion
+    return decisions.roles(decisions.read(ws, name)).champion
 
 
 def opponents(recipe: Recipe, ws: Workspace, model: str = "") -> dict[str, str]:
-    """Whom the tuned model is benched against: `base`, and `champion` where there is one.
+    """The models that the tuned one is benched against: `base`, and `champion` where there is one.
 
-    A model that already is the champion meets whom it met when it was promoted, so that a second run of its recipe
-    finds its scores instead of asking anew.
+    A model that already is the champion keeps the opponent that it was promoted against, so that a second run of its
+    recipe finds its scores in the cache.
 
     Args:
         recipe: Names the base and the registered model.
@@ -56,7 +56,7 @@ def resolve(ref: str, ws: Workspace) -> str:
     if not ref.startswith("models:/"):
         return ref
     name, number = locate(ref, ws)
-    version = lookup(ws, name, number)
+    version = get_version(ws, name, number)
     if URI not in version.tags:
         raise UserError(
             f"{ref} was not registered by medmim",
@@ -67,7 +67,7 @@ def resolve(ref: str, ws: Workspace) -> str:
 
 
 def locate(ref: str, ws: Workspace) -> tuple[str, str]:
-    """Name and version number of `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/`.
+    """Resolve `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/`, to a name and a version number.
 
     Raises:
         UserError: Not of that form, or no such model or alias.
@@ -79,28 +79,26 @@ def locate(ref: str, ws: Workspace) -> tuple[str, str]:
         if not slash or not number:
             raise UserError(f"'{ref}' names no model version", fix="write NAME@champion or NAME/3")
         return name, number
-    aliases = {k: v for k, v in _known(ws, name).aliases.items() if k not in _ROLES}
-    roles = decisions.standing(decisions.read(ws, name)).roles()
-    for role, entry in roles.items():
-        version = held(ws, name, entry)
+    aliases = {k: v for k, v in _registered(ws, name).aliases.items() if k not in _ROLES}
+    for role, entry in decisions.roles(decisions.read(ws, name)).by_alias().items():
+        version = version_of(ws, name, entry)
         aliases[role] = version.number if version else entry.version
     if alias not in aliases:
-        none = "no model has been promoted yet" if alias in _ROLES else ""
         raise UserError(
             f"{name} has no alias '{alias}'",
-            reason=none,
+            reason="no model has been promoted yet" if alias in _ROLES else "",
             fix=f"known: {', '.join(sorted(aliases))}" if aliases else "run a recipe, or `medmim registry promote`",
         )
     return name, aliases[alias]
 
 
-def lookup(ws: Workspace, name: str, number: str) -> Version:
-    """A registered version.
+def get_version(ws: Workspace, name: str, number: str) -> Version:
+    """The version of that number.
 
     Raises:
         UserError: No such model or version.
     """
-    model = _known(ws, name)
+    model = _registered(ws, name)
     version = model.version(number)
     if version is None:
         listed = ", ".join(v.number for v in model.versions) or "none"
@@ -108,19 +106,19 @@ def lookup(ws: Workspace, name: str, number: str) -> Version:
     return version
 
 
-def held(ws: Workspace, name: str, entry: Decision) -> Version | None:
-    """The version that an entry of the log means: by its number, or by its digest in an MLflow that was rebuilt."""
+def version_of(ws: Workspace, name: str, entry: Decision) -> Version | None:
+    """The version that a decision is about: by its number, or by its digest in an MLflow that was rebuilt."""
     version = tracking.registered(ws, name).get(name, tracking.Registered()).version(entry.version)
     return version if version and version.tags.get(DIGEST) == entry.digest else find(ws, name, entry.digest)
 
 
-def _known(ws: Workspace, name: str) -> tracking.Registered:
+def _registered(ws: Workspace, name: str) -> tracking.Registered:
     model = tracking.registered(ws, name).get(name)
     if model is None:
-        every = list(tracking.registered(ws))
-        near = difflib.get_close_matches(name, every, 1)
+        names = list(tracking.registered(ws))
+        near = difflib.get_close_matches(name, names, 1)
         raise UserError(
             f"no registered model '{name}' at {ws.tracking}",
-            fix=(f"did you mean '{near[0]}'? " if near else "") + f"there are: {', '.join(every) or 'none yet'}",
+            fix=(f"did you mean '{near[0]}'? " if near else "") + f"there are: {', '.join(names) or 'none yet'}",
         )
     return model

@@ -1,6 +1,7 @@
-"""Scores and loss curve of a model, as MLflow shows them on its run and on the logged model."""
+"""Log a registered model's scores and loss curve to its MLflow run and to the logged model."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,11 @@ _BATCH = 1000  # metrics in one call; MLflow's limit
 
 
 def log(api: "MlflowClient", run: str, model: str | None, bench: Path, tuned: Path, digest: str) -> None:
-    """Log them and end the run.
+    """Log scores and loss curve, and end the run.
 
     Args:
         api: The client.
-        run: MLflow run.
+        run: Id of the MLflow run.
         model: Id of the logged model that gets the scores as well.
         bench: Folder of the bench artifact (`scores.json`).
         tuned: Folder of the model artifact; its `losses.jsonl`, if it has one, is the curve.
@@ -37,12 +38,17 @@ def log(api: "MlflowClient", run: str, model: str | None, bench: Path, tuned: Pa
     api.set_terminated(run, RunStatus.to_string(RunStatus.FINISHED))
 
 
+def metric_key(*parts: str) -> str:
+    """`ROLE/GROUP/METRIC`, with `/` for every character that MLflow or its charts do not take, `:` included."""
+    return re.sub(r"[^\w./ -]", "/", "/".join(parts))
+
+
 def _leaderboard(path: Path) -> dict[str, float]:
-    """`ROLE/GROUP/METRIC` -> value, the same without images under `..._blind`, right both ways under `..._swap`."""
+    """Metric key -> value; the score without images ends in `_blind`, the share right both ways in `_swap`."""
     found: dict[str, float] = {}
     rows: list[dict[str, Any]] = json.loads(path.read_text())["leaderboard"]
     for row in rows:
-        key = f"{row['model']}/{row['group']}/{row['metric']}".replace(":", "/")
+        key = metric_key(row["model"], row["group"], row["metric"])
         found[key] = row["value"]
         for probe in ("blind", "swap"):
             if row.get(probe) is not None:

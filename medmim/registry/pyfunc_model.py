@@ -1,6 +1,6 @@
-"""The model version's code (MLflow models-from-code): answers questions with the artifact that its config names.
+"""The code of a registered version (MLflow models-from-code): answers questions with the artifact in its config.
 
-The version holds this file and an address, not a second copy of the weights; loading checks the artifact's digest.
+The version holds this file and a store URI, not a second copy of the weights; loading checks the artifact's digest.
 """
 
 import base64
@@ -34,8 +34,8 @@ class Request(BaseModel):
     images: list[str] | None = None
 
 
-class Answering(PythonModel):  # type: ignore[misc]
-    """Asks the LVLM at `uri` as it was benched: same batch size, same longest answer, greedy."""
+class LvlmModel(PythonModel):  # type: ignore[misc]
+    """Answers with the LVLM at `uri` as it was benched: same batch size, same longest answer, greedy."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Fetch the artifact and load it.
@@ -61,7 +61,7 @@ class Answering(PythonModel):  # type: ignore[misc]
         """Answer each question.
 
         Raises:
-            UserError: An image that cannot be read, or a question that cannot be asked; all of them are named.
+            UserError: An image that cannot be read, or a question that cannot be asked; every one is named.
         """
         from medmim.lvlm import ask, ask_hf
 
@@ -114,4 +114,4 @@ def _open(text: str) -> Any:
     return Image.open(io.BytesIO(image_file.decode(raw).shrunk())).convert("RGB")
 
 
-set_model(Answering())
+set_model(LvlmModel())

@@ -1,7 +1,7 @@
-"""register: the tuned model becomes an MLflow model version with its lineage.
+"""register: make the tuned model an MLflow model version, with its lineage.
 
-A version is a small pyfunc that names the model artifact by address and digest; the weights stay where they are.
-The same model under the same name is one version, whoever registers it and however often.
+A version is a small pyfunc that names the model artifact by URI and digest; the weights stay where they are. The same
+model under the same name is one version, however often and by however many processes it is registered.
 """
 
 import json
@@ -32,7 +32,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
     """Register the tuned model, with lineage, scores and loss curve.
 
     Args:
-        recipe: The recipe that made it; `home_of` is the name.
+        recipe: The recipe that made it; `model_name` is the registered model.
         ws: The workspace.
         data: Store URI of the data set.
         model: Store URI of the tuned model.
@@ -42,7 +42,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
         Facts: `name`, `version`, `digest`, `uri`, `lineage`.
     """
     with stage(ws, "register") as outcome:
-        name = home_of(recipe)
+        name = model_name(recipe)
         tuned, scores = store.get(model), store.get(bench)
         lineage = _lineage(recipe, ws, store.get(data), tuned)
         version = find(ws, name, tuned.digest)
@@ -52,8 +52,8 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
             with tracking.answering(ws.tracking):
                 if version is None:
                     _create(api, ws, recipe, lineage)
-                    version = settle(api, ws, name, tuned.digest)
-                _measure(api, ws, name, version, tuned, scores)
+                    version = deduplicate(api, ws, name, tuned.digest)
+                _log_scores(api, ws, name, version, tuned, scores)
         assert version is not None
         outcome.uri, outcome.digest = f"models:/{name}/{version.number}", tuned.digest
         outcome.facts = {
@@ -66,11 +66,11 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
     return outcome
 
 
-def home_of(recipe: Recipe) -> str:
-    """The registered model that a run writes its version into.
+def model_name(recipe: Recipe) -> str:
+    """Name of the registered model that a run writes its version into.
 
-    `register.model` itself, or `NAME-candidate` where promotion needs approval: then the run needs no right on the
-    production model, and a promoter copies the version there.
+    `register.model` itself, or `NAME-candidate` where promotion needs approval: then the run needs no permission on
+    the production model, and a promoter copies the version there.
 
     Raises:
         UserError: MEDMIM_APPROVAL is neither `none` nor `required`.
@@ -83,10 +83,10 @@ def home_of(recipe: Recipe) -> str:
 
 
 def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> dict[str, str]:
-    """What the version is made of, as tags."""
-    made = json.loads(recipe.dump())
-    for section in ("platform", "promote", "retention", "nightly"):  # where it ran and what came after: not what it is
-        del made[section]
+    """What the version was made of, as tags."""
+    sections = json.loads(recipe.dump())
+    for section in ("platform", "promote", "retention", "nightly"):  # where it ran and what came after: not the model
+        del sections[section]
     parents: dict[str, str] = {}
     root, _, folder = tuned.uri.rpartition("/")
     with suppress(FileNotFoundError):
@@ -96,7 +96,7 @@ def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> 
         URI: tuned.uri,
         "medmim.data": data.digest,
         "medmim.data_uri": data.uri,
-        "medmim.recipe": digest_of([json.dumps(made, sort_keys=True)]),
+        "medmim.recipe": digest_of([json.dumps(sections, sort_keys=True)]),
         "medmim.recipe_name": recipe.name,
         "medmim.base": recipe.finetune.base,
     }
@@ -110,12 +110,12 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    name = home_of(recipe)
+    name = model_name(recipe)
     say(f"registering {lineage[DIGEST][:12]} as {name}")
     try:
         api.create_registered_model(name)
     except MlflowException:
-        api.get_registered_model(name)  # it is there already; anything else raises again
+        api.get_registered_model(name)  # it exists already; anything else raises again
     experiment = tracking.experiment(ws, name)
     run = api.create_run(experiment, run_name=ws.run or recipe.name, tags=lineage).info.run_id
     params = {f"finetune.{key}": str(value) for key, value in recipe.finetune.model_dump().items()}
@@ -138,14 +138,14 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
         )
         api.log_model_artifacts(logged.model_id, str(path))
     api.finalize_logged_model(logged.model_id, "READY")
-    # A SQL store looks `models:/` sources up by the process-wide tracking URI, which we leave alone.
+    # A SQL store resolves `models:/` sources by the process-wide tracking URI, which we do not set.
     source = logged.artifact_location if tracking.database(ws.tracking) else f"models:/{logged.model_id}"
     tags = lineage | {LOGGED: logged.model_id}
     api.create_model_version(name, source=source, run_id=run, tags=tags, model_id=logged.model_id)
 
 
-def settle(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Version:
-    """Of two registrars that made a version each, the first wins; every one of them deletes the later ones."""
+def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Version:
+    """Keep the first of the versions that processes made of one model at the same time; each deletes the later ones."""
     from mlflow.exceptions import MlflowException
 
     listed = [v for v in tracking.registered(ws, name)[name].versions if v.tags.get(DIGEST) == digest]
@@ -157,10 +157,10 @@ def settle(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Versio
     return listed[0]
 
 
-def _measure(
+def _log_scores(
     api: "MlflowClient", ws: Workspace, name: str, version: Version, tuned: Artifact, scores: Artifact
 ) -> None:
-    """Log scores and losses; the tag that says so comes last, so that a kill before it is made good."""
+    """Log scores and losses; the tag is set last, so that the next run repeats what a kill cut off."""
     from mlflow.exceptions import MlflowException
 
     mlflow_run.log(api, version.run, version.tags.get(LOGGED), ws.fetch(scores.uri), ws.fetch(tuned.uri), scores.digest)
@@ -168,5 +168,5 @@ def _measure(
         api.set_model_version_tag(name, version.number, BENCH, scores.digest)
     except MlflowException:
         again = find(ws, name, tuned.digest)
-        if again is None or again.tags.get(BENCH) != scores.digest:  # else another registrar set it just now
+        if again is None or again.tags.get(BENCH) != scores.digest:  # else another process set it just now
             raise

@@ -1,4 +1,4 @@
-"""The canary's rule: honest noise is let pass, a changed engine is not."""
+"""The canary's rule: numerical noise passes, a changed engine does not."""
 
 import pytest
 from hypothesis import given
@@ -7,18 +7,18 @@ from scipy.stats import binom
 
 from medmim.bench import probes
 from medmim.nightly import canary
-from medmim.nightly.canary import Seen
+from medmim.nightly.canary import Canary
 from medmim.sample import Answer
 
 from tests.support.bench import samples  # isort: skip
 
 
-def seen(asked: int, changed: int) -> Seen:
-    return Seen(asked, tuple(map(str, range(changed))))
+def made(asked: int, changed: int) -> Canary:
+    return Canary(asked, tuple(map(str, range(changed))))
 
 
 def p(asked: int, changed: int, last: list[tuple[int, int]] | None = None, noise: float = 0.01) -> float:
-    return canary.chances({"base": seen(asked, changed)}, {"base": last or []}, noise)["base"]
+    return canary.p_values({"base": made(asked, changed)}, {"base": last or []}, noise)["base"]
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.floats(0, 0.5))
@@ -29,8 +29,8 @@ def test_nothing_changed_is_no_drift_and_more_changes_are_no_less_a_drift(asked:
     assert p(asked, min(asked, changed + 1), noise=noise) <= p(asked, changed, noise=noise)
 
 
-def test_honest_noise_at_its_bound_is_seldom_taken_for_drift() -> None:
-    """Exact: over all counts that noise can give tonight, whatever the nights before gave at their mean."""
+def test_noise_at_its_bound_is_seldom_taken_for_drift() -> None:
+    """Exact: over all counts that noise can give tonight, with the nights before at their mean."""
     false = sum(binom.pmf(k, 100, 0.01) for k in range(101) if p(100, k, [(1300, 13)]) < 0.01)
     assert false < 0.01
 
@@ -46,7 +46,7 @@ def test_without_noise_one_changed_byte_is_drift() -> None:
 
 
 def test_many_models_are_corrected_for() -> None:
-    many = canary.chances({str(i): seen(100, 5) for i in range(10)}, {}, 0.01)
+    many = canary.p_values({str(i): made(100, 5) for i in range(10)}, {}, 0.01)
     assert min(many.values()) == pytest.approx(10 * p(100, 5))
 
 
@@ -56,7 +56,7 @@ def test_bytes_are_compared_and_an_engines_error_is_no_answer() -> None:
 
     known = [said("a", "A"), said("b", "B"), said("c", "", "error"), said("d", "D")]
     anew = [said("a", "A "), said("b", "B"), said("c", "C"), said("d", "", "error")]
-    assert canary.compare(known, anew) == Seen(2, ("a",))
+    assert canary.compare(known, anew) == Canary(2, ("a",))
 
 
 def test_another_night_draws_other_questions_and_the_same_night_the_same() -> None:

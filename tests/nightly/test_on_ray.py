@@ -40,9 +40,9 @@ def recipe(where: str, ray: str) -> Recipe:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_nodes_answer_and_the_night_is_the_same(world: World, tmp_path: Path) -> None:  # noqa: F811
-    alone = recipe(str(tmp_path / "alone"), "local")
-    ws = workspace(tmp_path / "here", alone, "t-nightly-20260601-1")
-    here = rebench.run(alone, ws, publish(world, ws.store), {"base": str(world.models[0])})
+    one = recipe(str(tmp_path / "one"), "local")
+    ws = workspace(tmp_path / "here", one, "t-nightly-20260601-1")
+    here = rebench.run(one, ws, publish(world, ws.store), {"base": str(world.models[0])})
     where = str(tmp_path / "store")
     with ray_world.nodes(tmp_path / "nodes", 1) as nodes:
         made = recipe(where, nodes.cluster.address)

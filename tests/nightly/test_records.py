@@ -1,4 +1,4 @@
-"""The nights' records: written once, read back, taken by one."""
+"""The nights' records: written once, read back, claimed by one."""
 
 import json
 from collections.abc import Callable
@@ -27,16 +27,16 @@ def night(date: str = "2026-06-01", run: str = "demo-nightly-20260601-1", window
 
 
 def refused(do: Callable[[], object]) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         do()
-    assert told.value.exit_code == 2 and told.value.fix
-    return str(told.value)
+    assert error.value.exit_code == 2 and error.value.fix
+    return str(error.value)
 
 
 def test_a_night_is_recorded_once(place: Workspace) -> None:
     first = records.record(place, "demo", night())
     assert records.read(place, "demo") == [first] and records.find(place, "demo", "2026-06-01") == first
-    assert records.record(place, "demo", replace(night(), who="the same run, gone on")) == first
+    assert records.record(place, "demo", replace(night(), who="the same run, resumed")) == first
     other = replace(night(), run="demo-nightly-20260601-2")
     assert "is taken by run demo-nightly-20260601-1" in refused(lambda: records.record(place, "demo", other))
     assert records.read(place, "demo") == [first] and records.read(place, "dem") == []
@@ -62,11 +62,11 @@ def test_of_many_submitters_one_gets_the_night(place: Workspace) -> None:
             return str(error.exit_code)
 
     with ThreadPoolExecutor(8) as threads:
-        told = list(threads.map(one, range(8)))
-    assert sorted(told) == ["2"] * 7 + ["demo-nightly-20260601-1"]
+        results = list(threads.map(one, range(8)))
+    assert sorted(results) == ["2"] * 7 + ["demo-nightly-20260601-1"]
 
 
-def test_a_claim_is_given_back_or_taken_again_by_word(ws: Workspace) -> None:
+def test_a_claim_is_withdrawn_or_repeated_by_option(ws: Workspace) -> None:
     run = records.claim(ws, "demo", "2026-06-01")
     assert "--again" in refused(lambda: records.claim(ws, "demo", "2026-06-01"))
     assert records.claim(ws, "demo", "2026-06-01", again=True) == "demo-nightly-20260601-2"
@@ -85,7 +85,7 @@ def test_what_the_next_night_compares_with_is_kept(ws: Workspace) -> None:
         records.record(ws, "demo", night(f"2026-06-{day:02}", mark=mark))
     records.claim(ws, "demo", "2026-06-04")
     records.record(ws, "other", night(mark="f"))
-    kept = records.kept(open_store(ws.store))
+    kept = records.digests_in_window(open_store(ws.store))
     assert {mark * 64 for mark in "bcf"} <= kept and "a" * 64 not in kept
 
 

@@ -1,4 +1,4 @@
-"""The rule for drops: how often it errs, what it sees, and that looking again does no harm."""
+"""The rule for regressions: how often it raises a false alarm, what it detects, and that repeating it does no harm."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ def night(right: Sequence[bool], patients: int, group: str = "held_in", date: st
     )  # fmt: skip
 
 
-def dropped(ours: Answers, *theirs: Answers, resamples: int = 400, drop: float = 0.01) -> bool:
-    rows = regressions.differences({"champion": (ours, theirs)}, resamples, LEVEL, drop)
+def regressed(ours: Answers, *theirs: Answers, resamples: int = 400, smallest: float = 0.01) -> bool:
+    rows = regressions.differences({"champion": (ours, theirs)}, resamples, LEVEL, smallest)
     return any(row["dropped"] for row in rows)
 
 
@@ -45,46 +45,46 @@ def test_equally_good_champions_seldom_raise_an_alarm() -> None:
             before = np.array([row["scores"]["accuracy"] for row in sets[-1].rows.values()])
             moved = rng.random(400) < 0.1 * np.repeat(rng.random(80) < 0.5, 5).reshape(5, 80, order="F").ravel() * 2
             sets.append(night(np.where(moved, rng.random(400) < 0.7, before > 0.5), 80))
-        false += any(dropped(sets[i], *sets[:i]) for i in range(1, len(sets)))
+        false += any(regressed(sets[i], *sets[:i]) for i in range(1, len(sets)))
     assert false <= 5  # 2.4 are the bound's mean
 
 
-def test_three_points_less_are_seen_in_the_first_night() -> None:
+def test_three_points_less_are_detected_in_the_first_night() -> None:
     """2,000 questions of 200 patients: 5 points lost and 2 won."""
     rng, seen = np.random.default_rng(1), 0
     for _ in range(20):
         before = rng.random(2000) < 0.7
         lost, won = before & (rng.random(2000) < 0.05 / 0.7), ~before & (rng.random(2000) < 0.02 / 0.3)
-        seen += dropped(night((before & ~lost) | won, 200), night(before, 200))
+        seen += regressed(night((before & ~lost) | won, 200), night(before, 200))
     assert seen >= 19
 
 
-def test_slow_erosion_is_seen_against_the_oldest_night() -> None:
-    """0.4 points a night: yesterday's alone would never tell."""
+def test_slow_erosion_is_detected_against_the_oldest_night() -> None:
+    """0.4 points a night: yesterday's alone would never show it."""
     rng = np.random.default_rng(3)
     state, week = rng.random(2000) < 0.7, []
     for _ in range(10):
         week.append(night(state, 200))
         state = state & ~((rng.random(2000) < 0.004 / 0.7) & state)
     tonight = night(state, 200)
-    assert dropped(tonight, *week) and not dropped(tonight, week[-1])
+    assert regressed(tonight, *week) and not regressed(tonight, week[-1])
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 200))
-def test_what_is_no_worse_is_never_a_drop(seed: int, patients: int) -> None:
+def test_what_is_no_worse_is_never_a_regression(seed: int, patients: int) -> None:
     rng = np.random.default_rng(seed)
     before = rng.random(200) < 0.5
-    assert not dropped(night(before, patients), night(before, patients))
-    assert not dropped(night(before | (rng.random(200) < 0.3), patients), night(before, patients))
+    assert not regressed(night(before, patients), night(before, patients))
+    assert not regressed(night(before | (rng.random(200) < 0.3), patients), night(before, patients))
 
 
-def test_a_small_drop_does_not_count_however_sure() -> None:
+def test_a_small_regression_does_not_count_however_significant() -> None:
     before = np.ones(5000, bool)
     after = before.copy()
     after[:40] = False
-    assert not dropped(night(after, 500), night(before, 500))
-    assert dropped(night(after, 500), night(before, 500), drop=0.005)
+    assert not regressed(night(after, 500), night(before, 500))
+    assert regressed(night(after, 500), night(before, 500), smallest=0.005)
 
 
 def test_few_patients_are_not_tested() -> None:

@@ -1,4 +1,4 @@
-"""Who is asked in a night, and what is told where one of them is gone."""
+"""Which models a night benches, and the error where one of them is gone."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from medmim.run.workspace import Workspace
 
 
 def promoted(ws: Workspace, recipe: Recipe, digest: str) -> None:
-    """Somebody becomes champion whose model is not in the store."""
+    """Make a model champion that is not in the store."""
     entry = decisions.Decision("promoted", "7", digest * 64, f"{ws.store}/model/{digest * 64}", why="a test")
     decisions.append(ws, recipe.register_.model, lambda _: entry)
 
@@ -26,23 +26,23 @@ def world(tmp_path: Path) -> tuple[Recipe, Workspace]:
     return loading.load("demo", [f"platform.store={ws.store}", f"platform.tracking={ws.tracking}"]), ws
 
 
-def test_a_champion_that_was_deleted_is_said_so_and_rolled_back_only_where_there_was_another(
+def test_a_deleted_champion_is_reported_and_rollback_named_only_where_there_was_another(
     world: tuple[Recipe, Workspace],
 ) -> None:
     recipe, ws = world
     name = recipe.register_.model
     promoted(ws, recipe, "a")
-    with pytest.raises(UserError, match=f"the champion of {name} was deleted: version 7") as told:
+    with pytest.raises(UserError, match=f"the champion of {name} was deleted: version 7") as error:
         roster.models(recipe, ws)
-    assert told.value.exit_code == 2 and "rollback" not in told.value.fix and "backup" in told.value.fix
+    assert error.value.exit_code == 2 and "rollback" not in error.value.fix and "backup" in error.value.fix
     promoted(ws, recipe, "b")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         roster.models(recipe, ws)
-    assert f"`medmim registry rollback {name} --why" in told.value.fix
+    assert f"`medmim registry rollback {name} --why" in error.value.fix
 
 
 @pytest.mark.parametrize("ray", ["local", "rayjob"])
-def test_a_night_that_cannot_be_asked_leaves_the_record_of_its_stage(
+def test_a_night_without_its_champion_leaves_the_record_of_its_stage(
     world: tuple[Recipe, Workspace], ray: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, ws = world
@@ -57,7 +57,7 @@ def test_a_night_that_cannot_be_asked_leaves_the_record_of_its_stage(
     assert (seen.status, seen.exit_code) == ("failed", 2) and "was deleted" in seen.message
 
 
-def test_a_reference_that_names_nothing_leaves_the_record_too(
+def test_a_reference_that_does_not_exist_leaves_the_record_too(
     world: tuple[Recipe, Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, ws = world

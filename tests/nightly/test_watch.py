@@ -1,4 +1,4 @@
-"""What the night says of itself, beside its alarms: too few patients, other questions."""
+"""A night's notes, beside its alarms: too few patients, another data set."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ from medmim.run.workspace import Workspace
 
 
 @pytest.mark.parametrize(
-    ("small", "told"),
+    ("small", "notes"),
     [
         ((), []),
-        (("token_f1",), ["held_out, token_f1: under 20 patients, so no drop can be told from chance"]),
-        (("accuracy", "token_f1"), ["held_out: under 20 patients, so no drop can be told from chance"]),
+        (("token_f1",), ["held_out, token_f1: under 20 patients, not tested for a regression"]),
+        (("accuracy", "token_f1"), ["held_out: under 20 patients, not tested for a regression"]),
     ],
 )
-def test_what_is_too_small_is_named_and_nothing_else(small: tuple[str, ...], told: list[str]) -> None:
+def test_what_is_too_small_is_named_and_nothing_else(small: tuple[str, ...], notes: list[str]) -> None:
     board = [
         {"model": model, "group": group, "metric": metric, "low": None if (group, metric) in own else 0.1}
         for own in ({("held_out", metric) for metric in small},)
@@ -27,10 +27,10 @@ def test_what_is_too_small_is_named_and_nothing_else(small: tuple[str, ...], tol
         for group in ("all", "held_in", "held_out")
         for metric in ("accuracy", "token_f1")
     ]
-    assert watch._few(board) == told
+    assert watch._too_few_patients(board) == notes
 
 
-def test_another_data_set_is_told_with_the_questions_in_common(tmp_path: Path) -> None:
+def test_another_data_set_is_noted_with_the_questions_in_common(tmp_path: Path) -> None:
     ws = Workspace(tmp_path, str(tmp_path / "store"), "")
 
     def benched(ids: range) -> str:

@@ -1,4 +1,4 @@
-"""Promotion that needs a person: a run proposes, a promoter takes over, and a step's credentials move nothing."""
+"""Promotion that needs approval: a run proposes, a promoter promotes, and a step's credentials change no alias."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def add(ws: Workspace, digest: str, name: str = CANDIDATES) -> str:
     if name not in tracking.registered(ws, name):
         api.create_registered_model(name)
     tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}"}
-    source = ws.home.as_uri() if tracking.database(ws.tracking) else "s3://medmim/mlflow"  # a server wants no local one
+    source = ws.home.as_uri() if tracking.database(ws.tracking) else "s3://medmim/mlflow"  # a server takes no local one
     return str(api.create_model_version(name, source=source, tags=tags).version)
 
 
@@ -61,30 +61,30 @@ def propose(ws: Workspace, guarded: Recipe, bench: Callable[..., Any]) -> Callab
     return propose
 
 
-def test_the_default_is_the_platforms_and_a_laptop_has_none(
+def test_the_default_is_the_platforms_and_on_a_laptop_no_approval_is_needed(
     recipe: Recipe, guarded: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MEDMIM_APPROVAL", raising=False)
     open_one = recipe.model_copy(update={"promote": Promote(approval="none")})
-    assert [register.home_of(r) for r in (recipe, guarded, open_one)] == [NAME, CANDIDATES, NAME]
+    assert [register.model_name(r) for r in (recipe, guarded, open_one)] == [NAME, CANDIDATES, NAME]
     monkeypatch.setenv("MEDMIM_APPROVAL", "required")
-    assert [register.home_of(r) for r in (recipe, guarded, open_one)] == [CANDIDATES, CANDIDATES, NAME]
+    assert [register.model_name(r) for r in (recipe, guarded, open_one)] == [CANDIDATES, CANDIDATES, NAME]
     monkeypatch.setenv("MEDMIM_APPROVAL", "yes")
     with pytest.raises(UserError, match="MEDMIM_APPROVAL is 'yes'"):
-        register.home_of(recipe)
+        register.model_name(recipe)
 
 
-def test_a_run_proposes_and_touches_neither_log_nor_production(ws: Workspace, propose: Callable[..., Any]) -> None:
+def test_a_run_proposes_and_changes_neither_log_nor_production(ws: Workspace, propose: Callable[..., Any]) -> None:
     number, outcome = propose("a")
     assert outcome.facts == {"decision": "awaiting approval", "champion": None, "entry": 0, "restored": []}
     assert decisions.names(ws) == [] and list(tracking.registered(ws)) == [CANDIDATES]
-    assert [v.number for v in approval.waiting(ws, CANDIDATES)] == [number]
+    assert [v.number for v in approval.awaiting(ws, CANDIDATES)] == [number]
     _, again = propose("a")
     assert again.cached and again.facts == outcome.facts
     with pytest.raises(Refused) as error:
         propose("b", good=False)
     assert error.value.exit_code == REFUSED and "-40.0 points" in str(error.value)
-    assert [v.number for v in approval.waiting(ws, CANDIDATES)] == [number] and decisions.names(ws) == []
+    assert [v.number for v in approval.awaiting(ws, CANDIDATES)] == [number] and decisions.names(ws) == []
 
 
 def test_a_promoter_copies_the_candidate_with_its_lineage_and_the_gates_evidence(
@@ -95,10 +95,10 @@ def test_a_promoter_copies_the_candidate_with_its_lineage_and_the_gates_evidence
     (log,) = decisions.read(ws, NAME)
     assert entry == log and (log.verdict, log.digest, log.who) == ("promoted", "a", "somebody")
     assert log.evidence and gate.read(ws, log.evidence_uri)["candidate"] == "a" and log.bench
-    copied = lookup.lookup(ws, NAME, entry.version)
+    copied = lookup.get_version(ws, NAME, entry.version)
     assert copied.tags[lookup.URI] == f"{ws.store}/model/a"
     assert tracking.registered(ws)[NAME].aliases == {"champion": entry.version, "challenger": entry.version}
-    assert approval.waiting(ws, CANDIDATES) == []
+    assert approval.awaiting(ws, CANDIDATES) == []
     assert promote.promote(ws, CANDIDATES, number, "again") == entry  # and no second copy
     assert len(tracking.registered(ws)[NAME].versions) == 1
     _, outcome = propose("a")
@@ -106,9 +106,7 @@ def test_a_promoter_copies_the_candidate_with_its_lineage_and_the_gates_evidence
     assert aliases.drift(ws, NAME) == []
 
 
-def test_evidence_against_a_champion_that_is_none_any_more_does_not_enter_the_log(
-    ws: Workspace, propose: Callable[..., Any]
-) -> None:
+def test_evidence_against_a_former_champion_does_not_enter_the_log(ws: Workspace, propose: Callable[..., Any]) -> None:
     (first, _), (second, _) = propose("a"), propose("b")
     promote.promote(ws, CANDIDATES, first, "first")
     late = promote.promote(ws, CANDIDATES, second, "I know that it was not benched against the first")
@@ -173,7 +171,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 assert child.poll() is None, (folder / "log").read_text()[-2000:]
                 time.sleep(0.5)
         with pytest.MonkeyPatch.context() as patch:
-            acting(patch, "root", "root-password-12")
+            act_as(patch, "root", "root-password-12")
             import mlflow.server
 
             users = mlflow.server.get_app_client("basic-auth", tracking_uri=address)
@@ -185,27 +183,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         child.wait(30)
 
 
-def acting(patch: pytest.MonkeyPatch, user: str, password: str = "") -> None:
+def act_as(patch: pytest.MonkeyPatch, user: str, password: str = "") -> None:
     patch.setenv("MLFLOW_TRACKING_USERNAME", user)
     patch.setenv("MLFLOW_TRACKING_PASSWORD", password or f"{user}-password-12")
 
 
 @pytest.mark.slow  # MLflow hashes the password at each request; the chart's test asks a server for the same rights
 @pytest.mark.timeout(600)
-def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
+def test_a_steps_mlflow_user_writes_candidates_and_changes_no_champion(
     server: str, ws: Workspace, guarded: Recipe, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few requests: the server hashes a password for each, which takes up to a second."""
     from mlflow.exceptions import MlflowException
 
     ws = replace(ws, tracking=server)
-    acting(monkeypatch, "promoter")
+    act_as(monkeypatch, "promoter")
     api = tracking.client(ws)
     before = add(ws, "old", NAME)
     decisions.append(ws, NAME, lambda log: Decision("promoted", before, "old", f"{ws.store}/model/old"))
     api.set_registered_model_alias(NAME, "champion", before)
 
-    acting(monkeypatch, "step")
+    act_as(monkeypatch, "step")
     number = add(ws, "new")
     scored = bench("new", "old", held_in=(0.9, 0.4, 0.35, 0.3, 100))
     facts = promote.run(guarded, ws, number, gate.run(guarded, ws, scored.uri).uri).facts
@@ -215,20 +213,20 @@ def test_a_steps_mlflow_user_writes_candidates_and_moves_no_champion(
         "unset": lambda: api.delete_registered_model_alias(NAME, "champion"),
         "add": lambda: api.create_model_version(NAME, source=f"models:/{CANDIDATES}/{number}"),
         "copy": lambda: api.copy_model_version(f"models:/{CANDIDATES}/{number}", NAME),
-        "retag": lambda: api.set_model_version_tag(NAME, before, lookup.URI, "s3://elsewhere"),
+        "retag": lambda: api.set_model_version_tag(NAME, before, lookup.URI, "s3://another"),
         "delete version": lambda: api.delete_model_version(NAME, before),
         "delete": lambda: api.delete_registered_model(NAME),
         "rename": lambda: api.rename_registered_model(NAME, "gone"),
     }
-    for what, act in denied.items():
+    for what, call in denied.items():
         with pytest.raises(MlflowException) as error:
-            act()
+            call()
         assert error.value.get_http_status_code() == 403 or "403" in str(error.value), what  # a copy wraps it
     model = tracking.registered(ws, NAME)[NAME]
     assert model.aliases == {"champion": before}
     assert [v.tags[lookup.DIGEST] for v in model.versions] == ["old"]
 
-    acting(monkeypatch, "promoter")
+    act_as(monkeypatch, "promoter")
     entry = promote.promote(ws, CANDIDATES, number, "a person looked")
     assert tracking.registered(ws, NAME)[NAME].aliases["champion"] == entry.version != before
     assert entry.evidence and entry.digest == "new"
@@ -293,9 +291,9 @@ def test_a_steps_s3_user_publishes_and_writes_no_decision(
         "undo an erasure": lambda: place.write("erased/list.json", b"{}"),
         "delete a model": lambda: place.delete(f"model/{made.digest}/manifest.json"),
     }
-    for what, act in denied.items():
+    for what, call in denied.items():
         with pytest.raises(UserError, match="refuses access") as error:
-            act()
+            call()
         assert "AccessDenied" in str(error.value), what
     assert decisions.read(ws, NAME) == [first] and store.find(made.uri)
 

@@ -1,4 +1,4 @@
-"""The log: one winner, no gaps, and what it says of who is champion."""
+"""The decision log: one winner, no gaps, and the roles that it gives."""
 
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +44,7 @@ def test_many_writers_leave_no_gap_and_lose_no_entry(ws: Workspace) -> None:
     assert [e.n for e in decisions.read(ws, "m")] == list(range(1, 41))
 
 
-def test_a_writer_that_was_late_is_asked_again_with_the_new_log(ws: Workspace) -> None:
+def test_a_writer_that_was_late_decides_again_by_the_new_log(ws: Workspace) -> None:
     seen: list[int] = []
 
     def decide(log: list[Decision]) -> Decision:
@@ -70,14 +70,14 @@ def test_a_missing_or_broken_entry_is_named(ws: Workspace) -> None:
     assert "2.json is missing" in str(error.value)
 
 
-def test_standing_folds_the_log() -> None:
+def test_roles_fold_the_log() -> None:
     log = [entry("a", evidence="e1"), entry("b", "refused", "e2")]
-    now = decisions.standing(log)
-    assert {role: e.digest for role, e in now.roles().items()} == {"champion": "a", "challenger": "b"}
+    now = decisions.roles(log)
+    assert {role: e.digest for role, e in now.by_alias().items()} == {"champion": "a", "challenger": "b"}
     log += [entry("c", evidence="e3"), entry("c", "kept", "e4"), entry("a", "rolled-back")]
-    now = decisions.standing(log)
+    now = decisions.roles(log)
     expected = {"champion": "a", "previous-champion": "c", "challenger": "c"}
-    assert {role: e.digest for role, e in now.roles().items()} == expected
+    assert {role: e.digest for role, e in now.by_alias().items()} == expected
 
 
 def test_writers_on_s3_leave_no_gap_either(tmp_path: Path, bucket: str) -> None:

@@ -1,4 +1,4 @@
-"""Promotion: the log decides, the aliases follow, whoever interferes."""
+"""Promotion: the log decides and the aliases follow it, whatever else happens at the same time."""
 
 import itertools
 import json
@@ -119,7 +119,7 @@ def test_the_evidence_that_was_rolled_back_does_not_promote_again(
     assert aliases(ws)["champion"] == first
 
 
-def test_rolling_back_gives_the_title_back_and_twice_swaps(ws: Workspace) -> None:
+def test_rolling_back_makes_the_previous_one_champion_and_twice_swaps(ws: Workspace) -> None:
     for digest in "ab":
         add(ws, digest)
     promote.promote(ws, NAME, "1", "start")
@@ -143,7 +143,7 @@ def test_promoting_the_champion_adds_nothing_and_a_reason_is_needed(ws: Workspac
         promote.promote(ws, NAME, "9", "why not")
 
 
-def test_an_alias_moved_by_hand_is_noticed_and_put_right(
+def test_an_alias_set_by_hand_is_noticed_and_restored(
     ws: Workspace, recipe: Recipe, judged: Callable[..., str]
 ) -> None:
     first, second = add(ws, "a"), add(ws, "b")
@@ -154,18 +154,18 @@ def test_an_alias_moved_by_hand_is_noticed_and_put_right(
     api.set_registered_model_alias(NAME, "previous-champion", second)
     api.delete_registered_model_alias(NAME, "challenger")
     api.set_registered_model_alias(NAME, "theirs", second)
-    told = alias_log.drift(ws, NAME)
-    assert len(told) == 3 and f"was on version {second}; the decision log says version {first}" in told[0]
+    drift = alias_log.drift(ws, NAME)
+    assert len(drift) == 3 and f"was on version {second}; the decision log says version {first}" in drift[0]
     outcome = run(recipe, ws, first, decision)
-    assert outcome.facts["restored"] == [f"put right: {text}" for text in told] and not outcome.cached
+    assert outcome.facts["restored"] == [f"restored: {text}" for text in drift] and not outcome.cached
     assert aliases(ws) == {"champion": first, "challenger": first, "theirs": second}
     assert alias_log.reconcile(ws) == {NAME: []}
     api.set_registered_model_alias(NAME, "champion", second)
-    assert alias_log.reconcile(ws, NAME) == {NAME: [told[0]]}
+    assert alias_log.reconcile(ws, NAME) == {NAME: [drift[0]]}
     assert aliases(ws)["champion"] == first
 
 
-def test_a_champion_deleted_by_hand_is_told_with_its_fix_and_comes_back_when_registered_again(ws: Workspace) -> None:
+def test_a_champion_deleted_by_hand_is_an_error_with_its_fix_and_is_back_once_registered_again(ws: Workspace) -> None:
     add(ws, "a")
     promote.promote(ws, NAME, "1", "start")
     tracking.client(ws).delete_model_version(NAME, "1")
@@ -178,7 +178,7 @@ def test_a_champion_deleted_by_hand_is_told_with_its_fix_and_comes_back_when_reg
     assert aliases(ws) == {"champion": again}
 
 
-def test_a_decision_about_another_model_or_another_champion_is_turned_away(
+def test_a_decision_about_another_model_or_another_champion_is_refused(
     ws: Workspace, recipe: Recipe, judged: Callable[..., str]
 ) -> None:
     first, second = add(ws, "a"), add(ws, "b")
@@ -192,7 +192,7 @@ def test_a_decision_about_another_model_or_another_champion_is_turned_away(
     assert len(decisions.read(ws, NAME)) == 1
 
 
-def test_of_promoters_with_one_champion_in_mind_one_wins(
+def test_of_promoters_that_saw_the_same_champion_one_wins(
     ws: Workspace, recipe: Recipe, judged: Callable[..., str]
 ) -> None:
     candidates = {add(ws, digest): judged(digest) for digest in "abcd"}
@@ -213,7 +213,7 @@ def test_of_promoters_with_one_champion_in_mind_one_wins(
 
 def _promote_by_hand(home: str, version: str) -> bool:
     ws = workspace(Path(home))
-    promote.project = lambda *_: False  # MLflow is not what is raced here, and forked connections are no good
+    promote.sync = lambda *_: False  # MLflow is not what is raced here, and forked connections are no good
     try:
         return promote.promote(ws, NAME, version, f"process {version}").version == version
     except UserError as error:

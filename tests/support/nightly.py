@@ -56,7 +56,7 @@ class World:
         return self.recipe.model_copy(update={"nightly": own}), replace(self.ws, run=run)
 
     def night(self, night: int, **settings: object) -> Night:
-        """The stages of a night, as its components run them; an alarm is seen in the record."""
+        """The stages of a night, as its components run them; an alarm is in the record."""
         recipe, ws = self.on(night, **settings)
         seen = rebench.run(recipe, ws, self.data, roster.models(recipe, ws))
         try:
@@ -101,7 +101,7 @@ def world(home: Path, database: Path) -> Iterator[World]:
 
 
 def drift(server: Server, share: int) -> None:
-    """From now on the server answers every so many-th question otherwise."""
+    """From now on the server answers one question in `share` differently."""
     server.say = lambda text: _word(text + "!" * (int(digest_of([text])[:8], 16) % share == 0))
 
 
@@ -142,9 +142,9 @@ def _data(folder: Path, ws: Workspace, models: tuple[Path, Path]) -> tuple[str, 
     asked = [_question(i) for i in range(QUESTIONS)]
     questions = [Question(sample.prompt, [picture]) for sample in asked]
     said = [[reply.text for reply in ask_hf.ask(checkpoint.load(path), questions, 80, 2)] for path in models]
-    tells = [i for i, (a, b) in enumerate(zip(*said, strict=True)) if metrics.token_f1(b, a) == 0][:WORSE]
-    assert len({asked[i].patients for i in tells if not asked[i].held_out}) == WORSE
-    made = [replace(one, answer=said[0][i] if i in tells else "none of it") for i, one in enumerate(asked)]
+    differing = [i for i, (a, b) in enumerate(zip(*said, strict=True)) if metrics.token_f1(b, a) == 0][:WORSE]
+    assert len({asked[i].patients for i in differing if not asked[i].held_out}) == WORSE
+    made = [replace(one, answer=said[0][i] if i in differing else "none of it") for i, one in enumerate(asked)]
     shards.write(folder, made, [(f"sha256:{p:02}", f"sha256:{p:02}", out.getvalue()) for p in range(PATIENTS)])
     (folder / "quarantine.jsonl").touch()
     data = store.publish(folder, ws.store, "data", {}, {"time": "2026-06-01T00:00:00+00:00"}).uri

@@ -1,11 +1,11 @@
-"""Waiting for what another process or a cluster does."""
+"""Wait for what another process or a cluster does."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
 
-def until(what: Callable[[], Any], seconds: float = 60, told: str = "it") -> Any:
+def until(what: Callable[[], Any], seconds: float = 60, goal: str = "it") -> Any:
     """The first true answer; fails the test where none comes in time."""
     last = time.monotonic() + seconds
     while time.monotonic() < last:
@@ -13,4 +13,4 @@ def until(what: Callable[[], Any], seconds: float = 60, told: str = "it") -> Any
         if found:
             return found
         time.sleep(0.5)
-    raise AssertionError(f"{told} did not come to pass within {seconds} s")
+    raise AssertionError(f"{goal} did not come to pass within {seconds} s")

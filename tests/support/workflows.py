@@ -21,5 +21,5 @@ CRD = {
 
 
 def workflow(name: str) -> dict[str, object]:
-    """A run that goes on."""
+    """A running one."""
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": name}, "spec": {}}

@@ -1,0 +1,75 @@
+"""The gate's policy: a shipped name or a YAML file, checked with all its mistakes at once."""
+
+import difflib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from medmim.errors import UserError
+from medmim.recipe.keys import Positive, Section
+from medmim.recipe.schema import Fraction
+from medmim.recipe.yaml_text import parse_yaml
+
+
+class Policy(Section):
+    """What a candidate must show; see medmim/shipped/policies/default.yaml for the meaning of each key."""
+
+    metric: Literal["accuracy", "token_f1", "bleu", "rouge_l"] = "accuracy"
+    min_patients: Positive = Field(20, ge=20)  # under 20 there is no interval
+    min_gain: dict[str, float] = Field(min_length=1)
+    max_regression: dict[str, Fraction] = {}
+    blind_gap: dict[str, float] = {}
+    min_swap: dict[str, Fraction] = {}
+    max_unparsed: Fraction = 1.0
+    max_errors: Fraction = 1.0
+    require_comparable: bool = True
+
+
+def shipped() -> list[str]:
+    """Names of the shipped policies."""
+    names = (entry.name for entry in resources.files("medmim.shipped.policies").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load(ref: str) -> Policy:
+    """Load and check a policy.
+
+    Args:
+        ref: A shipped name or a YAML file.
+
+    Raises:
+        UserError: No such policy, or every problem that it has.
+    """
+    if ref in shipped():
+        text, where = (resources.files("medmim.shipped.policies") / f"{ref}.yaml").read_text(), f"policy {ref}"
+    else:
+        try:
+            text, where = Path(ref).read_text(), ref
+        except (OSError, UnicodeDecodeError):
+            raise UserError(
+                f"no gate policy '{ref}'",
+                reason="it is neither a readable file nor a shipped name",
+                fix=f"set gate.policy to a file or one of: {', '.join(shipped())}",
+            ) from None
+    try:
+        return Policy.model_validate_json(json.dumps(parse_yaml(text, where)))
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+    raise UserError(
+        f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
+        problems=problems,
+        fix="medmim/shipped/policies/default.yaml explains every key",
+    )
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Policy.model_fields, 1, cutoff=0.5)
+        return f"{key}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {error['msg']} (got {error['input']!r})"

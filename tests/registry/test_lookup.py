@@ -1,0 +1,89 @@
+"""Looking up versions: by digest, number and alias, and the models that a run is benched against."""
+
+from collections.abc import Callable
+
+import pytest
+
+from medmim import tracking
+from medmim.errors import UserError
+from medmim.recipe.schema import Recipe
+from medmim.registry import decisions, lookup, promote, register
+from medmim.run.workspace import Workspace
+from medmim.store import Artifact
+
+Publish = Callable[..., Artifact]
+
+
+@pytest.fixture
+def made(publish: Publish, bench: Publish) -> tuple[Artifact, Artifact, Artifact]:
+    model = publish("model", weights__txt="w")
+    return publish("data", rows__txt="r"), model, bench(model.digest)
+
+
+def test_references_resolve_to_the_store(ws: Workspace, recipe: Recipe, made: tuple[Artifact, ...]) -> None:
+    data, model, scores = made
+    assert lookup.resolve("tiny-mantis", ws) == "tiny-mantis"
+    assert lookup.champion(ws, "medmim-demo") is None
+    register.run(recipe, ws, data.uri, model.uri, scores.uri)
+    assert lookup.resolve("models:/medmim-demo/1", ws) == model.uri
+    with pytest.raises(UserError, match="no alias 'champion'"):
+        lookup.resolve("models:/medmim-demo@champion", ws)
+    promote.promote(ws, "medmim-demo", "1", "test")
+    assert lookup.resolve("models:/medmim-demo@champion", ws) == model.uri
+    tracking.client(ws).set_registered_model_alias("medmim-demo", "mine", "1")
+    assert lookup.resolve("models:/medmim-demo@mine", ws) == model.uri
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("models:/medmim-dem@champion", "did you mean 'medmim-demo'"),
+        ("models:/medmim-demo/7", "has no version 7"),
+        ("models:/medmim-demo/x", "has no version x"),
+        ("models:/medmim-demo", "names no model version"),
+        ("models:/medmim-demo@", "no alias ''"),
+        ("models:/other/1", "was not registered by medmim"),
+    ],
+)
+def test_a_wrong_reference_is_an_error_that_names_it(
+    ws: Workspace, recipe: Recipe, made: tuple[Artifact, ...], ref: str, message: str
+) -> None:
+    register.run(recipe, ws, *(artifact.uri for artifact in made))
+    api = tracking.client(ws)
+    api.create_registered_model("other")
+    api.create_model_version("other", source=ws.home.as_uri())
+    with pytest.raises(UserError) as error:
+        lookup.resolve(ref, ws)
+    assert message in str(error.value)
+
+
+def test_the_alias_of_a_role_resolves_by_the_log_even_when_set_by_hand(
+    ws: Workspace, recipe: Recipe, publish: Publish, bench: Publish
+) -> None:
+    data = publish("data", rows__txt="r")
+    first, second = (publish("model", weights__txt=text) for text in "ab")
+    for model in (first, second):
+        register.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
+    promote.promote(ws, "medmim-demo", "1", "test")
+    tracking.client(ws).set_registered_model_alias("medmim-demo", "champion", "2")
+    assert lookup.resolve("models:/medmim-demo@champion", ws) == first.uri
+
+
+def test_a_champion_keeps_the_opponent_it_was_promoted_against(
+    ws: Workspace, recipe: Recipe, publish: Publish, bench: Publish
+) -> None:
+    data = publish("data", rows__txt="r")
+    first, second, third = (publish("model", weights__txt=text) for text in "abc")
+    for model in (first, second, third):
+        register.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
+    base = {"base": "tiny-llava-med"}
+    assert lookup.opponents(recipe, ws, first.uri) == base
+    promote.promote(ws, "medmim-demo", "1", "test")
+    assert lookup.opponents(recipe, ws, first.uri) == base
+    assert lookup.opponents(recipe, ws, second.uri) == base | {"champion": first.uri}
+    promote.promote(ws, "medmim-demo", "2", "test")
+    assert lookup.opponents(recipe, ws, second.uri) == base | {"champion": first.uri}
+    assert lookup.opponents(recipe, ws, third.uri) == base | {"champion": second.uri}
+    promote.rollback(ws, "medmim-demo", "test")
+    assert lookup.opponents(recipe, ws, first.uri) == base
+    assert decisions.read(ws, "medmim-demo")[-1].verdict == "rolled-back"

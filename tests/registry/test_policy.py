@@ -1,0 +1,30 @@
+"""A gate policy is right, or every one of its mistakes is reported at once."""
+
+from pathlib import Path
+
+import pytest
+
+from medmim.errors import UserError
+from medmim.registry import policy
+
+
+@pytest.mark.parametrize("name", policy.shipped())
+def test_every_shipped_policy_loads(name: str) -> None:
+    assert policy.load(name).min_gain
+
+
+def test_every_mistake_of_a_policy_is_reported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("min_gains: {}\nmin_patients: 5\nmax_unparsed: 7\nmetric: luck\n")
+    with pytest.raises(UserError) as error:
+        policy.load(str(path))
+    text = str(error.value)
+    for message in ("did you mean 'min_gain'", "min_gain: missing", "min_patients", "max_unparsed", "metric"):
+        assert message in text
+    assert str(path) in text
+
+
+def test_a_policy_that_does_not_exist_names_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match="no gate policy 'defalt'") as error:
+        policy.load("defalt")
+    assert "default" in error.value.fix
