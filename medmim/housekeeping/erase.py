@@ -1,4 +1,4 @@
-"""Erasing a patient: what holds or descends from them, taking it away, and how to make the rest anew."""
+"""Erase a patient: find what holds or descends from them, remove or mark it, list the recipes to rebuild the rest."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from medmim import store
 from medmim.data import erased
 from medmim.errors import UserError
 from medmim.housekeeping import inventory
-from medmim.housekeeping.inventory import Held
+from medmim.housekeeping.inventory import Entry
 from medmim.progress import bar
 from medmim.run.provenance import current_user
 from medmim.run.workspace import Workspace
@@ -28,8 +28,8 @@ class Affected:
         name: `KIND/DIGEST`.
         recipe: Name of its recipe; empty where none is known.
         why: `holds` rows of the patient, `may show` pictures (a report), or `descends` from what holds them.
-        does: What becomes of it.
-        note: Why it stays though descendants were to be removed; else empty.
+        does: What is done with it.
+        note: The reason why it stays though descendants were to be removed; else empty.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Erasure:
         artifacts: All that hold or descend.
         rebuild: The recipes that made them, as they were dumped, with the artifacts that each made.
         runs: Runs whose records name one of them.
-        resume: Folders of trainings that did not end; they may hold rows, and nobody can tell whose.
+        resume: Folders of unfinished trainings; they may hold rows, of which patients is not known.
     """
 
     artifacts: tuple[Affected, ...]
@@ -57,59 +57,59 @@ class Erasure:
 
 
 def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -> Erasure:
-    """What holds or descends from patients.
+    """Find what holds or descends from patients; changes nothing.
 
     Args:
         ws: The workspace.
         patients: Identifiers, as the data sets have them.
-        descendants: What becomes of the descendants. What a decision or a registered version names is never removed,
+        descendants: What is done with the descendants. What a decision or a registered version names is never removed,
             data sets that hold the patient and reports always are.
 
     Raises:
-        UserError: A patient is in no data set and was not erased before. No identifier is told.
+        UserError: A patient is in no data set and was not erased before. It shows no identifier.
     """
     place = store.open_store(ws.store)
     ages = place.ages()
-    held = inventory.look(place, ages)
-    holders, known = _holders(place, held.values(), set(patients))
+    entries = inventory.scan(place, ages)
+    holders, known = _holders(place, entries.values(), set(patients))
     before = erased.load(ws.store)
     unknown = [i for i, patient in enumerate(patients, 1) if patient not in known and patient not in before]
     if unknown:
         raise UserError(
             f"{len(unknown)} of {len(patients)} patients are in no data set of {ws.store}",
             reason="an identifier must be written as the data sets have it; none is shown here, not even a near one",
-            fix="look at the source that the data was built from; nothing was changed",
+            fix="look it up in the source that the data was built from; nothing was changed",
             problems=[f"the patient given as number {i}" for i in unknown],
         )
-    tainted = inventory.with_descendants(held.values(), {own.digest for own in holders})
-    runs = inventory.below("runs", ages)
-    records = {run: inventory.named_in(place, run, ages) for run in runs}
-    touched = [run for run, names in records.items() if names & tainted]
-    shown = set().union(*(records[run] for run in touched))
+    tainted = inventory.with_descendants(entries.values(), {entry.digest for entry in holders})
+    runs = inventory.totals("runs", ages)
+    references = {run: inventory.referenced_by(place, run, ages) for run in runs}
+    concerned = [run for run, digests in references.items() if digests & tainted]
+    reported = tainted.union(*(references[run] for run in concerned))
     roots = inventory.roots(ws, runs)
-    found = []
-    for own in held.values():
-        if own in holders:
-            found.append(Affected(own.name, own.recipe_name, "holds", "removed"))
-        elif own.kind == "report" and own.digest in shown | tainted:
-            found.append(Affected(own.name, own.recipe_name, "may show", "removed"))
-        elif own.digest in tainted:
-            by = next((kind for kind, names in roots.items() if own.digest in names), "")
-            stays = f"a {by} names it" if by and descendants == "removed" else ""
-            found.append(Affected(own.name, own.recipe_name, "descends", "marked" if stays else descendants, stays))
-    concerned = [held[one.name] for one in found]
-    resume = tuple(inventory.below("resume", ages))
-    return Erasure(tuple(found), tuple(_recipes(concerned)), tuple(touched), resume)
+    affected = []
+    for entry in entries.values():
+        if entry in holders:
+            affected.append(Affected(entry.name, entry.recipe_name, "holds", "removed"))
+        elif entry.kind == "report" and entry.digest in reported:
+            affected.append(Affected(entry.name, entry.recipe_name, "may show", "removed"))
+        elif entry.digest in tainted:
+            root = next((kind for kind, digests in roots.items() if entry.digest in digests), "")
+            note = f"a {root} names it" if root and descendants == "removed" else ""
+            does = "marked" if note else descendants
+            affected.append(Affected(entry.name, entry.recipe_name, "descends", does, note))
+    rebuild = _recipes(entries[one.name] for one in affected)
+    return Erasure(tuple(affected), tuple(rebuild), tuple(concerned), tuple(inventory.totals("resume", ages)))
 
 
 def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> dict[str, Any]:
-    """Do it: the list first, then the record, then the removals. Killed on the way, the same command ends it.
+    """Erase: first the list of the erased, then the record, then the removals. Killed, the same command finishes it.
 
     Args:
-        ws: The workspace; copies in its cache and its reports go too.
+        ws: The workspace; copies in its cache and its reports are removed too.
         patients: Identifiers.
         what: Their `plan`.
-        why: A sentence for the record. No identifier belongs into it.
+        why: The reason for the record; without any identifier.
 
     Returns:
         The record: n, time, who, why, patients (their number), marks, removed, marked, rebuild.
@@ -132,7 +132,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     for run in what.runs:
         (ws.home / "reports" / f"{run.partition('/')[2]}.html").unlink(missing_ok=True)
     with bar("erase", len(record["removed"]), "artifacts") as shown:
-        for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # by them the rest is found
+        for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # last: they lead to the rest
             remove(place, one["name"])
             shutil.rmtree(ws.cache / one["name"].partition("/")[2], ignore_errors=True)
             shown.add()
@@ -141,7 +141,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
 
 
 def marked(ws: Workspace) -> set[str]:
-    """Digests of what descends from an erased patient and stayed."""
+    """Digests of what descends from an erased patient and was not removed."""
     place = store.open_store(ws.store)
     names = (one["name"] for key in place.list(_RECORDS) for one in json.loads(place.read(key))["marked"])
     return {name.partition("/")[2] for name in names}
@@ -150,24 +150,25 @@ def marked(ws: Workspace) -> set[str]:
 _RECORDS = f"{erased.FOLDER}/records/"
 
 
-def _holders(place: store.Store, held: Iterable[Held], patients: set[str]) -> tuple[list[Held], set[str]]:
-    """Data sets that hold any of the patients, and which of them were seen; half-published ones count."""
-    sets = [own for own in held if own.kind == "data"]
-    found, known = [], set()
-    with bar("looking", len(sets), "data sets") as shown:
-        for own in sets:
-            inside = erased.patients_of(place, own.name) & patients
+def _holders(place: store.Store, entries: Iterable[Entry], patients: set[str]) -> tuple[list[Entry], set[str]]:
+    """Data sets that hold any of the patients, unfinished ones included, and the patients that were found."""
+    sets = [entry for entry in entries if entry.kind == "data"]
+    holders, known = [], set()
+    with bar("searching", len(sets), "data sets") as shown:
+        for entry in sets:
+            inside = erased.patients_of(place, entry.name) & patients
             known |= inside
-            found += [own] if inside else []
+            if inside:
+                holders.append(entry)
             shown.add()
-    return found, known
+    return holders, known
 
 
-def _recipes(held: Iterable[Held]) -> list[dict[str, Any]]:
-    """Each recipe once, with what it made."""
+def _recipes(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Each recipe once, with the names of what it made."""
     found: dict[str, dict[str, Any]] = {}
-    for own in held:
-        if own.recipe:
-            text = json.dumps(own.recipe, sort_keys=True)
-            found.setdefault(text, {"recipe": own.recipe, "made": []})["made"].append(own.name)
+    for entry in entries:
+        if entry.recipe:
+            text = json.dumps(entry.recipe, sort_keys=True)
+            found.setdefault(text, {"recipe": entry.recipe, "made": []})["made"].append(entry.name)
     return list(found.values())

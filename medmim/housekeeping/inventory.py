@@ -1,4 +1,4 @@
-"""What a store holds, and what points to what."""
+"""What a store holds: its artifacts and runs, which of them are referenced, and what was made of what."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from medmim.registry import decisions
 from medmim.run.workspace import Workspace
 from medmim.store.removal import MANIFEST, REMOVING, USED
 
-LAST_RECORD = "report.json"  # of a run, on every way out
+LAST_RECORD = "report.json"  # of a run, however it ended
 LAST_OF_NIGHT = "trend.json"  # likewise
-_MANY = 200  # take seconds in S3
+_MANY = 200  # reading so many takes seconds in S3
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RUN = re.compile(r"^(.*)-\d{8}-\d{6}-[0-9a-f]+$|^(.*-nightly)-\d{8}-[0-9a-f]+$")
 _NOT_ARTIFACTS = ("runs", "steps", "resume", decisions.FOLDER, records.FOLDER, erased.FOLDER, USED, REMOVING)
@@ -27,24 +27,24 @@ Ages = Mapping[str, tuple[float, int]]  # key -> (s since 1970, bytes), as `Stor
 
 
 @dataclass
-class Held:
-    """What lies below one name: an artifact, files that no manifest claims, or a run.
+class Entry:
+    """Everything below one name: an artifact, files without a manifest, or a run.
 
     Attributes:
         name: `KIND/DIGEST`, or `runs/RUN`.
-        time: When it was last written or claimed.
+        time: When it was last written or claimed, in s since 1970.
         bytes: Its size.
-        whole: It has a manifest; a run: its last record.
+        complete: It has a manifest; a run: its last record.
         recipe: Recipe of its provenance, as it was dumped; empty where there is none.
-        names: Digests in its provenance: its parents.
+        parents: Digests in its provenance.
     """
 
     name: str
     time: float = 0.0
     bytes: int = 0
-    whole: bool = False
+    complete: bool = False
     recipe: dict[str, Any] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
+    parents: set[str] = field(default_factory=set)
 
     @property
     def recipe_name(self) -> str:
@@ -62,26 +62,28 @@ class Held:
         return self.name.partition("/")[2]
 
 
-def look(place: store.Store, ages: Ages) -> dict[str, Held]:
+def scan(place: store.Store, ages: Ages) -> dict[str, Entry]:
     """Everything below `KIND/DIGEST`, by that name."""
-    held: dict[str, Held] = {}
+    entries: dict[str, Entry] = {}
     for key, (when, size) in ages.items():
         kind, _, rest = key.partition("/")
         digest, _, file = rest.partition("/")
         if kind in _NOT_ARTIFACTS or not file or not _DIGEST.fullmatch(digest):
             continue
-        own = held.setdefault(f"{kind}/{digest}", Held(f"{kind}/{digest}"))
-        own.time, own.bytes, own.whole = max(own.time, when), own.bytes + size, own.whole or file == MANIFEST
-    if len(held) > _MANY:
-        progress.say(f"reading the provenance of {len(held):,} artifacts")
-    for own in held.values():
-        own.time = max(own.time, ages.get(f"{USED}/{own.name}", (0.0, 0))[0])
-        if own.whole:
-            text = text_of(place, f"{own.name}/{store.PROVENANCE}")
-            own.names = digests(text) - {own.digest}
+        entry = entries.setdefault(f"{kind}/{digest}", Entry(f"{kind}/{digest}"))
+        entry.time = max(entry.time, when)
+        entry.bytes += size
+        entry.complete = entry.complete or file == MANIFEST
+    if len(entries) > _MANY:
+        progress.say(f"reading the provenance of {len(entries):,} artifacts")
+    for entry in entries.values():
+        entry.time = max(entry.time, ages.get(f"{USED}/{entry.name}", (0.0, 0))[0])
+        if entry.complete:
+            text = read_text(place, f"{entry.name}/{store.PROVENANCE}")
+            entry.parents = digests(text) - {entry.digest}
             with suppress(ValueError, AttributeError):  # edited by hand
-                own.recipe = json.loads(text).get("recipe") or {}
-    return held
+                entry.recipe = json.loads(text).get("recipe") or {}
+    return entries
 
 
 def roots(ws: Workspace, runs: Iterable[str] = ()) -> dict[str, set[str]]:
@@ -91,16 +93,16 @@ def roots(ws: Workspace, runs: Iterable[str] = ()) -> dict[str, set[str]]:
         UserError: MLflow knows none of the models that decisions or the runs' records name.
     """
     place = store.open_store(ws.store)
-    logs = "".join(text_of(place, key) for key in place.list(f"{decisions.FOLDER}/"))
+    logs = "".join(read_text(place, key) for key in place.list(f"{decisions.FOLDER}/"))
     known = tracking.registered(ws)
     named = set(decisions.names(ws))
     if not known:
-        registered = (text_of(place, f"{run}/register.json") for run in runs)
+        registered = (read_text(place, f"{run}/register.json") for run in runs)
         named |= {json.loads(text).get("facts", {}).get("name") or "" for text in registered if text} - {""}
     if named and not named & known.keys():
         raise UserError(
             f"MLflow at {ws.tracking} knows none of the models of this store",
-            reason=f"decisions or runs in {ws.store} name {', '.join(sorted(named))}: what MLflow's versions point to "
+            reason=f"decisions or runs in {ws.store} name {', '.join(sorted(named))}: what MLflow's versions reference "
             "must stay, so it must be the MLflow that belongs to this store",
             fix="set MLFLOW_TRACKING_URI, or --home to the home with its mlflow.db",
         )
@@ -108,31 +110,31 @@ def roots(ws: Workspace, runs: Iterable[str] = ()) -> dict[str, set[str]]:
     return {"decision": digests(logs), "version": digests(" ".join(tags))}
 
 
-def with_ancestors(held: Iterable[Held], digests: set[str]) -> set[str]:
+def with_ancestors(entries: Iterable[Entry], digests: set[str]) -> set[str]:
     """The digests, and those of all that they were made of."""
-    return _reached(digests, ((own.digest, parent) for own in held for parent in own.names))
+    return _reachable(digests, ((entry.digest, parent) for entry in entries for parent in entry.parents))
 
 
-def with_descendants(held: Iterable[Held], digests: set[str]) -> set[str]:
+def with_descendants(entries: Iterable[Entry], digests: set[str]) -> set[str]:
     """The digests, and those of all that was made of them."""
-    return _reached(digests, ((parent, own.digest) for own in held for parent in own.names))
+    return _reachable(digests, ((parent, entry.digest) for entry in entries for parent in entry.parents))
 
 
-def _reached(start: set[str], arrows: Iterable[tuple[str, str]]) -> set[str]:
-    """Where the arrows lead from the start, which is among it."""
-    leads: dict[str, set[str]] = defaultdict(set)
-    for tail, head in arrows:
-        leads[tail].add(head)
+def _reachable(start: set[str], edges: Iterable[tuple[str, str]]) -> set[str]:
+    """The nodes that a directed graph reaches from `start`, itself included."""
+    following: dict[str, set[str]] = defaultdict(set)
+    for tail, head in edges:
+        following[tail].add(head)
     found, ahead = set(start), list(start)
     while ahead:
-        new = leads[ahead.pop()] - found
+        new = following[ahead.pop()] - found
         found |= new
         ahead += new
     return found
 
 
-def below(top: str, ages: Ages) -> dict[str, tuple[float, int]]:
-    """`TOP/NAME` -> (newest time, bytes) of all that lies below it."""
+def totals(top: str, ages: Ages) -> dict[str, tuple[float, int]]:
+    """`TOP/NAME` -> (newest time, bytes) of everything below it."""
     found: dict[str, tuple[float, int]] = {}
     for key, (when, size) in ages.items():
         parts = key.split("/", 2)
@@ -143,20 +145,20 @@ def below(top: str, ages: Ages) -> dict[str, tuple[float, int]]:
     return found
 
 
-def ended(run: str, ages: Ages) -> bool:
+def is_finished(run: str, ages: Ages) -> bool:
     """Whether a run, or a night, has its last record."""
     return any(f"{run}/{last}" in ages for last in (LAST_RECORD, LAST_OF_NIGHT))
 
 
-def named_in(place: store.Store, run: str, ages: Ages) -> set[str]:
-    """Digests in the records of a run's stages and in the orders of its jobs."""
+def referenced_by(place: store.Store, run: str, ages: Ages) -> set[str]:
+    """Digests in the records of a run's stages and in the requests of its Ray jobs."""
     keys = [key for key in ages if key.startswith(f"{run}/") and key.endswith(".json")]
     wanted = [key for key in keys if key.count("/") == 2 or key.endswith("/order.json")]
-    return {digest for key in wanted for digest in digests(text_of(place, key))}
+    return {digest for key in wanted for digest in digests(read_text(place, key))}
 
 
-def recipe_of(name: str) -> str:
-    """The recipe of `runs/RECIPE-DATE-TIME-RANDOM`, with `-nightly` that of a night; else the whole name."""
+def recipe_of_run(name: str) -> str:
+    """The recipe of `runs/RECIPE-DATE-TIME-RANDOM`, `RECIPE-nightly` of a night's run; else the whole name."""
     run = name.partition("/")[2]
     found = _RUN.match(run)
     return found[1] or found[2] if found else run
@@ -167,8 +169,8 @@ def digests(text: str) -> set[str]:
     return set(_DIGEST.findall(text))
 
 
-def text_of(place: store.Store, key: str) -> str:
-    """An object as text; empty where it is not there."""
+def read_text(place: store.Store, key: str) -> str:
+    """An object as text; empty where it does not exist."""
     try:
         return place.read(key).decode(errors="replace")
     except FileNotFoundError:

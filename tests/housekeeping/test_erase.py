@@ -1,4 +1,4 @@
-"""Erasing a patient from a store where models, scores, reports and decisions came of them."""
+"""Erasing a patient from a store with models, scores, reports and decisions made from their data."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
 from tests.support.killing import killed_at
-from tests.support.registry import there
+from tests.support.registry import artifacts
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     again = erase.plan(ws, [patient])  # known, though no data set holds them any more
     assert again.artifacts == ()
     place = open_store(ws.store)
-    told = " ".join(place.read(key).decode() for key in place.list("erased/"))
-    assert patient not in told and patient not in " ".join(place.list("erased/"))
+    written = " ".join(place.read(key).decode() for key in place.list("erased/"))
+    assert patient not in written and patient not in " ".join(place.list("erased/"))
 
 
 def test_descendants_go_when_asked_but_not_what_a_version_or_a_decision_names(
@@ -135,7 +135,7 @@ def test_descendants_go_when_asked_but_not_what_a_version_or_a_decision_names(
     assert "an erased patient was in its data" in shown.stderr
 
 
-def test_who_is_unknown_is_told_by_number_and_nobody_by_name(
+def test_an_unknown_patient_is_reported_by_number_and_nobody_by_name(
     ws: Workspace, fill: Callable[[Workspace], dict[str, str]]
 ) -> None:
     made = fill(ws)
@@ -143,15 +143,15 @@ def test_who_is_unknown_is_told_by_number_and_nobody_by_name(
     before = set(open_store(ws.store).list())
     with pytest.raises(UserError, match="1 of 2 patients are in no data set") as error:
         erase.plan(ws, [patient, near])
-    told = str(error.value)
-    assert error.value.exit_code == 2 and "number 2" in told and "number 1" not in told
+    message = str(error.value)
+    assert error.value.exit_code == 2 and "number 2" in message and "number 1" not in message
     everybody = erased.patients_of(open_store(ws.store), made["data twelve"])
-    assert not any(name in told for name in {*everybody, near})
+    assert not any(name in message for name in {*everybody, near})
     assert set(open_store(ws.store).list()) == before
 
 
 @pytest.mark.long
-def test_killed_at_any_moment_the_same_command_ends_it(
+def test_killed_at_any_moment_the_same_command_finishes_it(
     place: Workspace, fill: Callable[[Workspace], dict[str, str]]
 ) -> None:
     made, at = fill(place), open_store(place.store)
@@ -164,22 +164,22 @@ def test_killed_at_any_moment_the_same_command_ends_it(
     for number in count():
         killed = killed_at(number, type(at), ("delete", "write", "create"), go)
         if killed:
-            if there(place) != set(made.values()):  # who is not on the list yet has lost nothing
+            if artifacts(place) != set(made.values()):  # while the patient is not on the list, nothing is removed
                 assert patient in erased.load(place.store), f"killed at {number}"
             go()
-        assert there(place) == {name for key, name in made.items() if key.endswith("three")}, f"killed at {number}"
+        assert artifacts(place) == {name for key, name in made.items() if key.endswith("three")}, f"killed at {number}"
         left = set(at.list())
         assert not [key for key in left if key.startswith(("removing/", made["data twelve"]))]
         if not killed:
             break
         for key in left - set(before):
             at.delete(key)
-        for key in set(before) - left:  # all back, which is sooner done than to make it anew
+        for key in set(before) - left:  # put all back, which is faster than making it anew
             at.write(key, before[key])
     assert number > 10
 
 
-def test_the_command_shows_first_does_then_and_prints_no_name(
+def test_the_command_shows_first_then_removes_and_prints_no_name(
     ws: Workspace, fill: Callable[[Workspace], dict[str, str]]
 ) -> None:
     made = fill(ws)

@@ -1,4 +1,4 @@
-"""What goes and what stays, whatever points to what, and wherever a collection is killed."""
+"""What garbage collection removes and keeps, whatever references what, and wherever it is killed."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from medmim.run.cache import cached_step
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact, open_store
 from tests.support.killing import killed_at
-from tests.support.registry import there
+from tests.support.registry import artifacts
 
 NOW = time.time()
 DAY = gc.DAY
@@ -65,7 +65,7 @@ GRAPH = st.lists(
         st.sampled_from(["one", "two"]),
         st.integers(0, 60),  # days
         st.sets(st.integers(0, 7), max_size=2),  # parents, of those before it
-        st.sampled_from(["", "", "", "decision", "version", "run"]),  # what names it
+        st.sampled_from(["", "", "", "decision", "version", "run"]),  # what references it
     ),
     min_size=1,
     max_size=8,
@@ -77,7 +77,7 @@ UNSHRUNK = [Phase.generate]  # each example costs a second
 
 @settings(max_examples=12, deadline=None, phases=UNSHRUNK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(GRAPH, st.integers(1, 2), st.sampled_from([0, 20, 45]))
-def test_what_is_named_stays_with_all_its_ancestors_and_of_the_rest_only_what_retention_spares(
+def test_what_is_referenced_stays_with_all_its_ancestors_and_of_the_rest_only_what_retention_keeps(
     ws: Workspace, put: Callable[..., Artifact], graph: list[Any], last: int, days: int
 ) -> None:
     ws = replace(ws, store=f"{ws.store}-{time.monotonic_ns()}")
@@ -109,11 +109,11 @@ def test_what_is_named_stays_with_all_its_ancestors_and_of_the_rest_only_what_re
         if not more:
             break
         stay |= more
-    before = there(ws)
+    before = artifacts(ws)
     planned = gc.plan(ws, last, days, now=NOW)
-    assert there(ws) == before  # a plan takes nothing
+    assert artifacts(ws) == before  # a plan removes nothing
     gc.collect(ws, planned)
-    assert there(ws) == {name(made[n]) for n in stay}
+    assert artifacts(ws) == {name(made[n]) for n in stay}
     assert {key for key in open_store(ws.store).list("steps/")} == {
         f"steps/{made[n].kind}/{made[n].digest}.json" for n in stay
     }
@@ -134,7 +134,7 @@ def _fill(ws: Workspace, put: Callable[..., Artifact]) -> None:
 
 
 @pytest.mark.long
-def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_nothing_is_ever_half_there(
+def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_no_artifact_is_ever_incomplete(
     place: Workspace, put: Callable[..., Artifact]
 ) -> None:
     def filled(folder: str) -> Workspace:
@@ -143,23 +143,23 @@ def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_nothing_is
         return own
 
     whole = filled("whole")
-    taken = collected(whole, last=1)
+    removed = collected(whole, last=1)
     goal = set(open_store(whole.store).list())
-    assert {text.partition("/")[0] for text in taken} == {"data", "model", "resume", "runs", "steps"}
+    assert {text.partition("/")[0] for text in removed} == {"data", "model", "resume", "runs", "steps"}
     for number in count():
         own = filled(f"killed{number}")
         if not killed_at(
             number, type(open_store(place.store)), ("delete", "write"), lambda own=own: collected(own, last=1)
         ):
             break
-        there(own)
+        artifacts(own)
         collected(own, last=1)
         # which of the equally old ones stays depends on the name alone, so both stores end alike
         assert set(open_store(own.store).list()) == goal, f"killed at call {number}"
     assert number > 20
 
 
-def test_a_run_that_goes_on_and_what_it_names_stays(ws: Workspace, put: Callable[..., Artifact]) -> None:
+def test_a_running_run_and_what_it_references_stays(ws: Workspace, put: Callable[..., Artifact]) -> None:
     own = [put(ws, "data", str(number)) for number in range(3)]
     target = open_store(ws.store)
     for number, (run, report) in enumerate([("r-20260101-000000-a", False), ("r-20260102-000000-b", True)]):
@@ -190,7 +190,9 @@ def test_a_recipe_says_how_long_its_own_things_stay(ws: Workspace, tmp_path: Pat
     assert left == {"short", "long"}
 
 
-def test_another_stores_mlflow_is_noticed_before_anything_goes(ws: Workspace, put: Callable[..., Artifact]) -> None:
+def test_the_mlflow_of_another_store_is_refused_before_anything_goes(
+    ws: Workspace, put: Callable[..., Artifact]
+) -> None:
     own = put(ws, "model", "champion")
     record = {"facts": {"name": "chest"}, "digest": own.digest}
     open_store(ws.store).write("runs/r-20260101-000000-a/register.json", json.dumps(record).encode())
@@ -204,15 +206,15 @@ def _make(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def test_what_a_step_finds_again_is_young_again(place: Workspace) -> None:
+def test_what_a_step_finds_again_counts_as_used_now(place: Workspace) -> None:
     cached_step(place, "data", 1, {}, {}, _make)
     begin = time.time()
-    time.sleep(1.1)  # S3 tells whole seconds
+    time.sleep(1.1)  # S3 gives whole seconds
     artifact, cached = cached_step(place, "data", 1, {}, {}, _make)
     assert cached
     used, _ = open_store(place.store).ages("used/")[f"used/{name(artifact)}"]
     assert used >= int(begin) + 1
-    young = replace(gc.plan(place, now=NOW), young=used)
+    planned = replace(gc.plan(place, now=NOW), cutoff=used)
     item = gc.Item("artifact", name(artifact), "", 0, 0, "a plan made before it was found again")
-    assert gc.collect(place, replace(young, items=(item,))) == []
+    assert gc.collect(place, replace(planned, items=(item,))) == []
     assert store.find(artifact.uri)

@@ -1,4 +1,4 @@
-"""A real MLflow on SQLite: migrated once and copied for each test; models and scores are small real artifacts."""
+"""A real MLflow on SQLite, migrated once and copied for each test; models and scores are small real artifacts."""
 
 import json
 import shutil
@@ -64,14 +64,14 @@ def bench(publish: Callable[..., Artifact]) -> Callable[..., Artifact]:
     return bench
 
 
-def there(ws: Workspace) -> set[str]:
-    """The artifacts that a reader finds; each must be whole."""
+def artifacts(ws: Workspace) -> set[str]:
+    """The artifacts that a reader finds; each must be complete."""
     place = open_store(ws.store)
     found = set()
     for key in place.list():
         if key.endswith(MANIFEST) and not key.startswith("resume/"):
             name = key.removesuffix(f"/{MANIFEST}")
             artifact = store.get(f"{ws.store}/{name}")
-            assert all(place.exists(f"{name}/{file}") for file in artifact.files), f"{name} is half there"
+            assert all(place.exists(f"{name}/{file}") for file in artifact.files), f"{name} is incomplete"
             found.add(name)
     return found
