@@ -1,4 +1,4 @@
-"""medmim doctor: what this machine or a cluster has and lacks, one line a check, each failure with its fix."""
+"""medmim doctor: what works on this machine or a cluster, one line a check, each failure with its fix."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from medmim.cli.options import Home, Json
-from medmim.doctor.check import Check, failed
+from medmim.doctor.check import Check, failed, line
 from medmim.doctor.machine import check_all
 from medmim.errors import BAD_INPUT, REFUSED, TRY_AGAIN, UserError
 from medmim.run.workspace import Workspace, workspace
@@ -37,10 +37,10 @@ def doctor(
     """Check this machine, or with --cluster the cluster: what works, and the fix for what does not.
 
     With --json: home, store, tracking, ok, checks (name, status, found, fix, exit_code). Exit code 2 when something
-    is to be mended, 75 when only a server or a disk is not there for now. Leaves nothing behind.
+    must be fixed, 75 when only a server or a disk is unavailable for now. Leaves nothing behind.
 
     With --cluster: settings come from the recipe, this environment, then ConfigMap `medmim` of the namespace; exit
-    code 1 when any check says no. With --json: cluster, namespace, store, tracking, kfp, image, ok, checks.
+    code 1 when any check fails. With --json: cluster, namespace, store, tracking, kfp, image, ok, checks.
     """
     if cluster:
         if _cluster(namespace, recipe, as_json):
@@ -50,31 +50,31 @@ def doctor(
         raise UserError("--namespace and --recipe are for the cluster", fix="add --cluster")
     wanted = (home or Path(os.environ.get("MEDMIM_HOME", ".medmim"))).expanduser().absolute()
     sys.stderr.write(f"home {wanted}\n")
-    with _nothing_left(wanted):
+    with _new_folders_removed(wanted):
         ws: Workspace | None = None
         try:
             ws = workspace(home)
             first = Check("home", "ok", str(ws.home))
         except UserError as error:
             first = failed("home", error)
-        told = {"home": str(wanted), "store": ws.store if ws else None, "tracking": ws.tracking if ws else None}
-        codes = _tell(told, chain([first], check_all(wanted, ws)), as_json)
+        header = {"home": str(wanted), "store": ws.store if ws else None, "tracking": ws.tracking if ws else None}
+        codes = _report(header, chain([first], check_all(wanted, ws)), as_json)
     if codes:
         raise typer.Exit(TRY_AGAIN if codes == {TRY_AGAIN} else BAD_INPUT)
 
 
 def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[int]:
-    """Look at a cluster; what cannot be asked without it is left out where it does not answer."""
+    """Check a cluster; where its API server does not answer, only servers that need none."""
     from medmim.cluster.doctor import api
     from medmim.cluster.doctor.run import check_all as check_cluster
     from medmim.cluster.doctor.servers import without_password
-    from medmim.cluster.doctor.setup import setup
+    from medmim.cluster.doctor.setup import resolve
     from medmim.cluster.kube import Kube, connect
     from medmim.recipe.loading import load
     from medmim.recipe.schema import Platform
 
     platform = load(recipe).platform if recipe else Platform()
-    warnings.filterwarnings("ignore", message="Unverified HTTPS")  # who has a kubeconfig without a check knows it
+    warnings.filterwarnings("ignore", message="Unverified HTTPS")  # a kubeconfig without verification says so itself
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # more checks at once than kept connections
     kube: Kube | None = None
     try:
@@ -82,31 +82,33 @@ def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[in
         first = api.cluster(kube)
     except UserError as error:
         first = failed("cluster", error)
-    at, space = (kube.api.configuration.host, kube.namespace) if kube else (None, namespace)
-    sys.stderr.write(f"cluster {at}, namespace {space}\n")
-    there = kube if first.status == "ok" else None
-    found = setup(there, platform)
-    told = {"cluster": at, "namespace": space}
-    told |= {
+    host, space = (kube.api.configuration.host, kube.namespace) if kube else (None, namespace)
+    sys.stderr.write(f"cluster {host}, namespace {space}\n")
+    answering = kube if first.status == "ok" else None
+    found = resolve(answering, platform)
+    header = {
+        "cluster": host,
+        "namespace": space,
         "store": found.store,
         "tracking": without_password(found.tracking),
         "kfp": without_password(found.kfp),
         "image": found.image,
     }
-    with _environment({**found.environment, "MEDMIM_PATIENCE": "0"}):  # a doctor tells and does not wait
-        return _tell(told, chain([first], check_cluster(there, found)), as_json)
+    with _environment({**found.environment, "MEDMIM_PATIENCE": "0"}):  # a doctor reports and does not wait
+        return _report(header, chain([first], check_cluster(answering, found)), as_json)
 
 
-def _tell(told: Mapping[str, Any], checks: Iterable[Check], as_json: bool) -> set[int]:
-    """Show the checks as they come, or all of them as JSON; the exit codes of those that failed."""
+def _report(header: Mapping[str, Any], checks: Iterable[Check], as_json: bool) -> set[int]:
+    """Print the checks as they come, or all of them as JSON; the exit codes of those that failed."""
     found = []
     for check in checks:
         found.append(check)
         if not as_json:
-            _print(check)
+            colour = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}[check.status]
+            typer.echo(line(check, typer.style(f"{check.status:5}", fg=colour)))
     codes = {check.exit_code for check in found if check.status == "fail"}
     if as_json:
-        typer.echo(json.dumps({**told, "ok": not codes, "checks": [asdict(check) for check in found]}))
+        typer.echo(json.dumps({**header, "ok": not codes, "checks": [asdict(check) for check in found]}))
     return codes
 
 
@@ -122,8 +124,8 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _nothing_left(home: Path) -> Iterator[None]:
-    """Folders that were not there before, and are empty, go again."""
+def _new_folders_removed(home: Path) -> Iterator[None]:
+    """Remove again the folders that are new and empty."""
     store = os.environ.get("MEDMIM_STORE") or str(home / "store")
     places = [home]
     with suppress(UserError):
@@ -136,9 +138,3 @@ def _nothing_left(home: Path) -> Iterator[None]:
         for folder in sorted(new, key=lambda folder: len(folder.parts), reverse=True):
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _print(check: Check) -> None:
-    colour = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}[check.status]
-    fix = f"; fix: {check.fix}" if check.fix else ""
-    typer.echo(f"{typer.style(f'{check.status:5}', fg=colour)} {check.name:9} {check.found}{fix}")

@@ -1,4 +1,4 @@
-"""Waiting for a run on a cluster: a line for each step as it changes, and a sign of life between them."""
+"""Waiting for a run on a cluster: a line for each step as it changes, and one a minute in between."""
 
 import sys
 import time
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from medmim.cluster.kfp.runs import Run, Step
     from medmim.cluster.kfp.submit import Submitted
 
-_SILENCE = 60.0  # s without a terminal before a sign of life
+_SILENCE = 60.0  # s without a line before `waiting` is printed, where there is no terminal
 MARK = {"SUCCEEDED": "[green]✓[/]", "FAILED": "[red]✗[/]", "CANCELED": "[yellow]✗[/]", "SKIPPED": "·"}
 
 
 def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
-    """Wait for a run and tell what happens; an interrupt, or a server that says no more, ends the waiting only.
+    """Wait for a run and print its progress; an interrupt, or a server that fails for good, ends only the waiting.
 
     Returns:
         The run as last seen, and the exit code: the run's own, or that of a waiting which ended before it.
@@ -28,41 +28,41 @@ def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
     from medmim.cluster.kfp import runs
 
     console = Console(file=sys.stderr, highlight=False)
-    run = runs.begun(made)
-    begin = told = time.monotonic()
+    run = runs.pending(made)
+    begin = printed = time.monotonic()
 
-    def say(step: "Step") -> None:
-        nonlocal told
-        told = time.monotonic()
+    def on_step(step: "Step") -> None:
+        nonlocal printed
+        printed = time.monotonic()
         if step.state:
             console.print(line(step))
         if step.state == "RUNNING":
             status.update(f"{step.name} is running")
 
-    def tick(now: "Run") -> None:
-        nonlocal run, told
+    def on_poll(now: "Run") -> None:
+        nonlocal run, printed
         run = now
-        if not console.is_terminal and time.monotonic() - told > _SILENCE:
-            told = time.monotonic()
-            console.print(f"          waiting, {told - begin:.0f} s")
+        if not console.is_terminal and time.monotonic() - printed > _SILENCE:
+            printed = time.monotonic()
+            console.print(f"          waiting, {printed - begin:.0f} s")
 
     with Status("waiting for the first step", console=console) as status:
         try:
-            run = runs.follow(api, run, say, tick)
-            said, code = ending(run), run.exit_code
+            run = runs.follow(api, run, on_step, on_poll)
+            text, code = summary(run), run.exit_code
         except KeyboardInterrupt:
-            said, code = _goes_on(run), 130
-        except runs.Gone as error:
-            said, code = f"the waiting has ended: {error}", TRY_AGAIN
+            text, code = _still_running(run), 130
+        except runs.Deleted as error:
+            text, code = f"stopped waiting: {error}", TRY_AGAIN
         except UserError as error:
-            said, code = f"{_goes_on(run)}\n{error}", TRY_AGAIN
-    console.print(Text(said), soft_wrap=True)
+            text, code = f"{_still_running(run)}\n{error}", TRY_AGAIN
+    console.print(Text(text), soft_wrap=True)
     return run, code
 
 
-def _goes_on(run: "Run") -> str:
+def _still_running(run: "Run") -> str:
     return (
-        f"the waiting has ended, the run goes on: {run.link}\n"
+        f"stopped waiting, the run is still running: {run.link}\n"
         f"  medmim runs show {run.name}\n  medmim runs cancel {run.name}   # to end it"
     )
 
@@ -78,14 +78,14 @@ def line(step: "Step") -> str:
     return f"{mark} {step.name:10}{state:11}{took:>9}".rstrip()
 
 
-def ending(run: "Run") -> str:
-    """How a run ended: each stage that did not end well in its own words."""
-    told = [f"{step.name}: {step.record.message}" for step in run.steps if step.record and step.record.message]
+def summary(run: "Run") -> str:
+    """How a run ended, with the message of each stage that has one."""
+    lines = [f"{step.name}: {step.record.message}" for step in run.steps if step.record and step.record.message]
     if run.state == "CANCELED":
-        told = [f"run {run.name} was cancelled; what finished stays, the same recipe again goes on from there"]
-    elif run.state != "SUCCEEDED" and not told:
-        told = [
-            f"run {run.name} is {run.state}, and no stage says why: a pod was lost or did not start, or it was ended",
+        lines = [f"run {run.name} was cancelled; finished steps are kept, the same recipe again resumes from them"]
+    elif run.state != "SUCCEEDED" and not lines:
+        lines = [
+            f"run {run.name} is {run.state}, and no stage recorded why: a pod was lost, did not start, or was ended",
             f"fix: see {run.link} and `medmim runs logs {run.name}`, then submit again: finished steps are kept",
         ]
-    return "\n".join([*told, *(f"note: {note}" for note in run.notes), f"run {run.name}: {run.result}"])
+    return "\n".join([*lines, *(f"note: {note}" for note in run.notes), f"run {run.name}: {run.result}"])

@@ -1,4 +1,4 @@
-"""medmim runs: what runs on a cluster, how it stands, what it said; ending it, and what was left there."""
+"""medmim runs: the runs on a cluster, their state and logs; cancelling them, and removing what they left behind."""
 
 import json
 import time
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from medmim.cluster.kfp.client import Api
     from medmim.cluster.kfp.runs import Run, Step
 
-app = typer.Typer(no_args_is_help=True, help="Look after what runs on a cluster.")
+app = typer.Typer(no_args_is_help=True, help="List, show, cancel and clean up runs on a cluster.")
 Named = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.")]
-_FOLLOW = 3.0  # s between two looks at a log
+_POLL = 3.0  # s between two requests for a log
 
 
 @app.command("list")
 def list_(
     limit: Annotated[int, typer.Option(min=1, max=200, help="Runs on a page.")] = 20,
-    page: Annotated[str, typer.Option("--page", metavar="TOKEN", help="The page that the last one named.")] = "",
+    page: Annotated[
+        str, typer.Option("--page", metavar="TOKEN", help="The next page, as printed below the last.")
+    ] = "",
     host: Host = None,
     namespace: Namespace = None,
     as_json: Json = False,
@@ -51,20 +53,20 @@ def list_(
 
 @app.command()
 def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
-    """How a run stands: its steps, what each left, and where. With --json: the run with `steps` and `exit_code`."""
+    """A run's state: its steps, their artifacts and messages. With --json: the run with `steps` and `exit_code`."""
     from medmim.cli.follow import line
     from medmim.cluster.kfp import runs
 
     run = runs.find(_api(host, namespace), named)
     if as_json:
-        typer.echo(json.dumps({**plain(run), "exit_code": run.exit_code if run.over else None}))
+        typer.echo(json.dumps({**plain(run), "exit_code": run.exit_code if run.ended else None}))
         return
     out = Console(highlight=False)
     out.print(f"{run.name}  {run.result}, submitted {age(run.created)} ago\n{run.link}", markup=False, soft_wrap=True)
     out.print(f"recipe    {run.uri}", markup=False, soft_wrap=True)
     for step in run.steps:
         out.print(line(step))
-        for text in _left(step):
+        for text in _details(step):
             out.print(f"    {text}", markup=False, soft_wrap=True)
     for note in run.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
@@ -72,7 +74,7 @@ def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: 
 
 @app.command()
 def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
-    """End a run; one that is over or ending already is left as it is. With --json: run, run_id, was, cancelled."""
+    """Cancel a run that has not ended. With --json: run, run_id, was, cancelled."""
     from medmim.cluster.kfp import runs
 
     api = _api(host, namespace)
@@ -84,9 +86,9 @@ def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json
         typer.echo(f"run {run.name} is {run.state.lower()} already")
     else:
         typer.echo(
-            f"run {run.name} is being cancelled\nits Ray jobs end by themselves once nobody renews their Lease "
+            f"run {run.name} is being cancelled\nits Ray jobs end when their Lease expires "
             "(platform.pods.lease_seconds), at the latest with the next `medmim runs sweep`;\nfinished steps and "
-            "checkpoints stay: the same recipe goes on from there"
+            "checkpoints are kept: the same recipe resumes from them"
         )
 
 
@@ -94,12 +96,12 @@ def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json
 def logs(
     named: Named,
     step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Of this step only; else of all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the run has ended.")] = False,
     host: Host = None,
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:
-    """What steps said; where their pods are gone, what Ray's pods left in the store.
+    """The logs of steps; where KFP has none, the archived logs of their Ray jobs.
 
     With --json: a list of source (step, or key in the store) and text; not with --follow.
     """
@@ -110,17 +112,17 @@ def logs(
     if step and step not in {one.name for one in run.steps}:
         raise UserError(
             f"run {run.name} has no step '{step}' yet",
-            fix=f"there are: {', '.join(one.name for one in run.steps) or 'none; it waits to begin'}",
+            fix=f"there are: {', '.join(one.name for one in run.steps) or 'none; it has not started'}",
         )
     if follow and as_json:
-        raise UserError("--follow is for people", fix="leave out --json or --follow")
+        raise UserError("--follow prints no JSON", fix="leave out --json or --follow")
     if follow:
         _follow(api, run, step)
         return
     wanted = [one for one in run.steps if step in (None, one.name)]
-    said = {one.name: logs.of_step(api, run, one) for one in wanted}
-    parts = [(name, logs.readable(text)) for name, text in said.items() if text is not None]
-    if any(said[name] is None for name in said if name in ("finetune", "bench")):
+    found = {one.name: logs.of_step(api, run, one) for one in wanted}
+    parts = [(name, logs.readable(text)) for name, text in found.items() if text is not None]
+    if any(found[name] is None for name in found if name in ("finetune", "bench")):
         parts += logs.of_ray(run)
     if as_json:
         typer.echo(json.dumps([{"source": name, "text": text} for name, text in parts]))
@@ -128,8 +130,8 @@ def logs(
     if not parts:
         raise UserError(
             f"KFP has no log of run {run.name}" + (f", step {step}" if step else ""),
-            reason="its pods have not begun, or are gone, and KFP keeps no archive of logs",
-            fix=f"`medmim runs show {run.name}` tells what each stage left",
+            reason="its pods have not started, or KFP serves no log of them",
+            fix=f"`medmim runs show {run.name}` prints each stage's record",
         )
     for name, text in parts:
         typer.echo(f"== {name}\n{text.rstrip()}")
@@ -140,25 +142,25 @@ def sweep(
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="[default: this pod's, or the kubeconfig's]")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove Ray jobs whose step or run is gone, so that no GPU is left burning; run it every two minutes.
+    """Remove Ray jobs whose step or run is gone, so that they hold no GPU; run it every two minutes.
 
-    Their logs and Events are copied into the store first. With --json: a list of name, why.
+    Their logs and Events are archived in the store first. With --json: a list of name, why.
     """
     from medmim.cluster import kube
-    from medmim.cluster.ray.sweep import sweep as do
+    from medmim.cluster.ray import sweep as ray_sweep
 
-    left = do(kube.connect(namespace), dry_run)
+    orphans = ray_sweep.sweep(kube.connect(namespace), dry_run)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in left]))
+        typer.echo(json.dumps([asdict(one) for one in orphans]))
         return
-    if not left:
-        typer.echo("nothing is left behind")
+    if not orphans:
+        typer.echo("no orphaned Ray jobs")
         return
     table = Table("Ray job", "why", title="would be removed" if dry_run else "removed")
-    for one in left:
+    for one in orphans:
         table.add_row(one.name, one.why)
     Console().print(table)
 
@@ -187,8 +189,8 @@ def _times(run: "Run") -> dict[str, datetime | None]:
     return {"created": run.created, "finished": run.finished}
 
 
-def _left(step: "Step") -> list[str]:
-    """What a stage's record is about: its artifact, its message, and links among its facts."""
+def _details(step: "Step") -> list[str]:
+    """A stage's artifact, its message, and links among its facts."""
     if step.record is None:
         return []
     facts = step.record.facts
@@ -197,27 +199,27 @@ def _left(step: "Step") -> list[str]:
 
 
 def _follow(api: "Api", run: "Run", step: str | None) -> None:
-    """Print what is new, step by step, until the run is over."""
+    """Print new lines, step by step, until the run has ended."""
     from medmim.cluster.kfp import logs, runs
 
     shown: dict[str, int] = {}
     last = ""
     while True:
-        over = run.over
+        ended = run.ended
         for one in run.steps:
             text = logs.of_step(api, run, one) if step in (None, one.name) else None
-            whole = text if text is None or over else text[: text.rfind("\n") + 1]
-            new = (whole or "")[shown.get(one.name, 0) :]
+            lines = text if text is None or ended else text[: text.rfind("\n") + 1]
+            new = (lines or "")[shown.get(one.name, 0) :]
             if new:
-                shown[one.name] = len(whole or "")
+                shown[one.name] = len(lines or "")
                 if last != one.name:
                     typer.echo(f"== {one.name}")
                 last = one.name
                 typer.echo(logs.readable(new))
-        if over:
+        if ended:
             return
-        time.sleep(_FOLLOW)
-        run = runs.again(api, run)
+        time.sleep(_POLL)
+        run = runs.refresh(api, run)
 
 
 def _api(host: str | None, namespace: str | None) -> "Api":

@@ -16,7 +16,7 @@ def submit(
     recipe: RecipeRef,
     sets: Sets = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit with its result.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be done.")] = False,
     host: Host = None,
     namespace: Namespace = None,
     image: Annotated[
@@ -31,42 +31,42 @@ def submit(
     Exit codes with --wait are those of `medmim run`; a cancelled run ends with 75. With --json the last line is one
     object: run, run_id, link, recipe, pipeline, version, new_version; with --wait also state, steps and exit_code.
     """
-    from medmim.cluster.kfp import client
-    from medmim.cluster.kfp import submit as room
+    from medmim.cluster.kfp.client import access as access_to
+    from medmim.cluster.kfp.submit import describe, plan, start
 
     parsed = loading.load(recipe, sets or ())
-    access = client.access(host, namespace or parsed.platform.pods.namespace)
+    access = access_to(host, namespace or parsed.platform.pods.namespace)
     out = Console(stderr=as_json, highlight=False)
-    planned = room.plan("train", parsed, new_name(parsed), access=access, image=image, experiment=experiment)
+    planned = plan("train", parsed, new_name(parsed), access=access, image=image, experiment=experiment)
     for note in planned.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     if dry_run:
-        _dry(out, room.describe(planned), as_json)
+        _print_plan(out, describe(planned), as_json)
         return
-    made = room.start(planned)
+    made = start(planned)
     out.print(f"run       {made.run}\n          {made.link}", markup=False, soft_wrap=True)
     version = "new" if made.new_version else "known"
     out.print(f"pipeline  {made.pipeline}, version {made.version[:12]} ({version})", markup=False, soft_wrap=True)
     out.print(f"image     {planned.image}\nrecipe    {made.recipe}", markup=False, soft_wrap=True)
-    told: dict[str, Any] = asdict(made)
+    report: dict[str, Any] = asdict(made)
     code = 0
     if wait:
         from medmim.cli.follow import follow
 
         run, code = follow(planned.api, made)
-        told |= {"state": run.state, "exit_code": code, "steps": [asdict(step) for step in run.steps]}
+        report |= {"state": run.state, "exit_code": code, "steps": [asdict(step) for step in run.steps]}
     else:
         out.print(f"next      medmim runs show {made.run}", markup=False, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(report))
     raise typer.Exit(code)
 
 
-def _dry(out: Console, told: dict[str, Any], as_json: bool) -> None:
+def _print_plan(out: Console, planned: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(planned))
         return
     out.print("nothing was changed; this would be done:")
-    for key, value in told.items():
+    for key, value in planned.items():
         if key != "notes":
             out.print(f"  {key:12}{value}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a doctor tells: one line a check, each failure with its fix."""
+"""What a doctor reports: one line a check, each failure with its fix."""
 
 import time
 import uuid
@@ -22,16 +22,16 @@ class Check:
     exit_code: int = 0
 
 
-def side_by_side(looks: Mapping[str, Callable[[], Check]]) -> Iterator[Check]:
-    """What each look tells, in the order given; all of them run at once, and one that raises is a failed line."""
-    with ThreadPoolExecutor(max(1, len(looks))) as pool:
-        looking = {name: pool.submit(look) for name, look in looks.items()}
-        for name, answer in looking.items():
+def run_side_by_side(checks: Mapping[str, Callable[[], Check]]) -> Iterator[Check]:
+    """The result of each check, in the order given; all of them run at once, and one that raises is a failed line."""
+    with ThreadPoolExecutor(max(1, len(checks))) as pool:
+        running = {name: pool.submit(check) for name, check in checks.items()}
+        for name, result in running.items():
             try:
-                yield answer.result()
+                yield result.result()
             except UserError as error:
                 yield failed(name, error)
-            except Exception as error:  # a doctor tells what is wrong, with itself too
+            except Exception as error:  # a fault of the doctor itself is one failed line too, and the others are shown
                 yield Check(name, "fail", f"{type(error).__name__}: {error}", exit_code=BAD_INPUT)
 
 
@@ -39,6 +39,16 @@ def failed(name: str, error: UserError) -> Check:
     """A failed check from an error."""
     text = "; ".join([error.fact, *error.problems, *([error.reason] if error.reason else [])])
     return Check(name, "fail", text, error.fix, error.exit_code)
+
+
+def line(check: Check, status: str = "") -> str:
+    """A check in one line.
+
+    Args:
+        check: The check.
+        status: Its status as it is to be shown, such as in colour, padded to five places.
+    """
+    return f"{status or f'{check.status:5}'} {check.name:9} {check.found}{f'; fix: {check.fix}' if check.fix else ''}"
 
 
 def store(uri: str) -> Check:
@@ -58,10 +68,10 @@ def store(uri: str) -> Check:
     if not first or second or content != b"first":
         raise UserError(
             f"{place.uri} overwrites what was to be created once",
-            reason="two promoters at once would both win",
-            fix="use a server that knows conditional writes (If-None-Match), or a folder",
+            reason="two promoters at once would both succeed",
+            fix="use a server with conditional writes (If-None-Match), or a folder",
         )
     if last != b"third" or place.exists(key):
-        raise UserError(f"{place.uri} gives back something else than was written", fix="use another server")
+        raise UserError(f"{place.uri} returns something else than was written", fix="use another server")
     took = (time.perf_counter() - begin) * 1000
     return Check("store", "ok", f"{place.uri}: writes, reads, creates once, deletes ({took:.0f} ms)")

@@ -1,6 +1,6 @@
-"""What `medmim doctor` looks at. Each check returns its line, or raises the error that its line tells.
+"""What `medmim doctor` checks on this machine. Each check returns its line, or raises the error that its line shows.
 
-Heavy libraries are looked at in processes of their own, side by side: one that breaks or hangs says so on its line.
+Heavy libraries are imported in processes of their own, side by side: one that crashes or hangs is one failed line.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import medmim
-from medmim.doctor.check import Check, side_by_side, store
+from medmim.doctor.check import Check, run_side_by_side, store
 from medmim.errors import Unavailable, UserError
 from medmim.run.workspace import Workspace
 
@@ -41,9 +41,9 @@ def check_all(home: Path, ws: Workspace | None) -> Iterator[Check]:
 
     Args:
         home: Where the home is or will be.
-        ws: The workspace, if it could be resolved; else store and MLflow are not looked at.
+        ws: The workspace, if it could be resolved; else store and MLflow are not checked.
     """
-    looks: dict[str, Callable[[], Check]] = {
+    checks: dict[str, Callable[[], Check]] = {
         "python": _python,
         "torch": _torch,
         "memory": _memory,
@@ -54,8 +54,8 @@ def check_all(home: Path, ws: Workspace | None) -> Iterator[Check]:
         "bases": _bases,
     }
     if ws is not None:
-        looks |= {"store": lambda: store(ws.store), "mlflow": lambda: _mlflow(ws)}
-    return side_by_side(looks)
+        checks |= {"store": lambda: store(ws.store), "mlflow": lambda: _mlflow(ws)}
+    return run_side_by_side(checks)
 
 
 def _python() -> Check:
@@ -66,13 +66,13 @@ def _python() -> Check:
 
 
 def _torch() -> Check:
-    seen = _import("torch", _TORCH, "finetune")
-    text = f"{seen['version']}, {seen['threads']} threads"
-    if seen["gpus"]:
-        gpus = ", ".join(f"{name} ({memory / _GIB:.0f} GiB)" for name, memory in seen["gpus"])
-        return Check("torch", "ok", f"{text}, {gpus}, {'bf16' if seen['bf16'] else 'no bf16: fp32'}")
+    found = _import("torch", _TORCH, "finetune")
+    text = f"{found['version']}, {found['threads']} threads"
+    if found["gpus"]:
+        gpus = ", ".join(f"{name} ({memory / _GIB:.0f} GiB)" for name, memory in found["gpus"])
+        return Check("torch", "ok", f"{text}, {gpus}, {'bf16' if found['bf16'] else 'no bf16: fp32'}")
     if Path("/proc/driver/nvidia/version").exists():
-        why = f"built for CUDA {seen['build']}" if seen["build"] else "a build without CUDA"
+        why = f"built for CUDA {found['build']}" if found["build"] else "a build without CUDA"
         return Check("torch", "warn", f"{text}, does not see the GPU ({why})", "install torch for the driver's CUDA")
     return Check("torch", "ok", f"{text}, no GPU: runs on the CPU in fp32")
 
@@ -93,9 +93,9 @@ def _memory() -> Check:
 
 
 def _disk(home: Path) -> Check:
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    text = f"{free / _GIB:.1f} GiB free at {there}"
+    folder = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    text = f"{free / _GIB:.1f} GiB free at {folder}"
     if free < _GIB:
         raise Unavailable(text, fix="free some space, or give another folder with --home")
     if free < 5 * _GIB:
@@ -112,7 +112,7 @@ def _mlflow(ws: Workspace) -> Check:
     if scheme in ("http", "https"):
         _server(ws.tracking)
         return Check("mlflow", "ok", f"{version}, {ws.tracking} answers")
-    return Check("mlflow", "ok", f"{version}, {ws.tracking} (not asked)")
+    return Check("mlflow", "ok", f"{version}, {ws.tracking} (not checked)")
 
 
 def _database(path: Path) -> None:
@@ -123,9 +123,9 @@ def _database(path: Path) -> None:
         except sqlite3.Error as error:
             fix = "move it away: a new one is made"
             raise UserError(f"{path} is not a database that can be read", str(error), fix) from None
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{there} cannot be written", fix="mend its permissions, or give another --home")
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{existing} cannot be written", fix="fix its permissions, or give another --home")
 
 
 def _server(uri: str) -> None:
@@ -141,12 +141,12 @@ def _server(uri: str) -> None:
 
 
 def _ray() -> Check:
-    with socket.socket() as listening, socket.socket() as asking:
+    with socket.socket() as server, socket.socket() as client:
         try:
-            listening.bind(("127.0.0.1", 0))
-            listening.listen()
-            asking.settimeout(2)
-            asking.connect(listening.getsockname())
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            client.settimeout(2)
+            client.connect(server.getsockname())
         except OSError as error:
             raise UserError(
                 "loopback does not connect", str(error), "bring `lo` up: Ray talks over 127.0.0.1"
@@ -156,8 +156,8 @@ def _ray() -> Check:
     if min(lengths, default=_SOCKET_PATH + 1) > _SOCKET_PATH:
         raise UserError(
             f"{' and '.join(places)}: no place for Ray's sockets",
-            reason=f"a folder that may be written is wanted, and a socket's path has at most {_SOCKET_PATH} bytes",
-            fix="mend the permissions of /tmp, or set TMPDIR to a short folder",
+            reason=f"they need a writable folder, and a socket's path has at most {_SOCKET_PATH} bytes",
+            fix="fix the permissions of /tmp, or set TMPDIR to a short folder",
         )
     return Check("ray", "ok", f"{_import('ray', _RAY, 'finetune')['version']}, loopback connects")
 
@@ -165,7 +165,9 @@ def _ray() -> Check:
 def _kfp() -> Check:
     version, pinned = _version("kfp"), "2.17.0"
     if version != pinned:
-        raise UserError(f"{version}", reason=f"the compiled pipeline is of {pinned}", fix=f"pip install kfp=={pinned}")
+        raise UserError(
+            f"{version}", reason=f"the pipelines are compiled with {pinned}", fix=f"pip install kfp=={pinned}"
+        )
     return Check("kfp", "ok", version)
 
 
@@ -174,25 +176,25 @@ def _extras() -> Check:
 
     wanted = [Requirement(text) for text in metadata.requires("medmim") or ()]
     extras = metadata.metadata("medmim").get_all("Provides-Extra") or []
-    if not (Path(medmim.__file__).parents[1] / "pyproject.toml").is_file():  # of a checkout, where people develop
+    if not (Path(medmim.__file__).parents[1] / "pyproject.toml").is_file():  # only a checkout needs them
         extras = [extra for extra in extras if extra != "dev"]
     missing = {}
     for extra in ("", *extras):
         needs = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": extra})]
-        missing[extra] = [f"{need.name}{need.specifier}" for need in needs if not _fits(need)]
+        missing[extra] = [f"{need.name}{need.specifier}" for need in needs if not _installed(need)]
     if missing.pop(""):
         raise UserError("packages that every command needs are missing", fix="pip install medmim")
-    lacking = [extra for extra in extras if missing[extra]]
-    if not lacking:
+    incomplete = [extra for extra in extras if missing[extra]]
+    if not incomplete:
         return Check("extras", "ok", ", ".join(extras))
-    text = "; ".join(f"{extra} lacks {', '.join(missing[extra])}" for extra in lacking)
-    fix = f"pip install 'medmim[{','.join(lacking)}]'"
-    if {"finetune", "bench"} & set(lacking):
+    text = "; ".join(f"{extra} lacks {', '.join(missing[extra])}" for extra in incomplete)
+    fix = f"pip install 'medmim[{','.join(incomplete)}]'"
+    if {"finetune", "bench"} & set(incomplete):
         raise UserError(text, fix=fix)
     return Check("extras", "warn", text, fix)
 
 
-def _fits(need: Any) -> bool:
+def _installed(need: Any) -> bool:
     try:
         return bool(need.specifier.contains(metadata.version(need.name), prereleases=True))
     except metadata.PackageNotFoundError:
@@ -204,7 +206,7 @@ def _bases() -> Check:
 
     names = checkpoint.shipped()
     if not names:
-        raise UserError("no base checkpoint came with the package", fix="install medmim again, or run `make bases`")
+        raise UserError("the package holds no base checkpoint", fix="install medmim again, or run `make bases`")
     wrong = []
     for name in names:
         folder = checkpoint.resolve(name)
@@ -224,10 +226,10 @@ def _import(module: str, code: str, extra: str) -> dict[str, Any]:
             [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"`import {module}` takes over {_PROBE_SECONDS} s", fix="look at disk and memory") from None
+        raise UserError(f"`import {module}` takes over {_PROBE_SECONDS} s", fix="check disk and memory") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise UserError(f"{module} does not load", reason=said[-1], fix=fix)
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise UserError(f"{module} does not load", reason=lines[-1], fix=fix)
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

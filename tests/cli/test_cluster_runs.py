@@ -1,4 +1,4 @@
-"""medmim submit and medmim runs as people type them, against KFP's contract server."""
+"""The commands medmim submit and medmim runs, against KFP's contract server."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(runs, "EVERY", 0.05)
+    monkeypatch.setattr(runs, "POLL", 0.05)
     with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
         monkeypatch.setenv("KFP_ENDPOINT", found.kfp.address)
         monkeypatch.setenv("MEDMIM_IMAGE", found.image)
@@ -41,7 +41,7 @@ def call(*words: str) -> tuple[int, str]:
     return ended.exit_code, ended.output
 
 
-def told(*words: str) -> Any:
+def json_of(*words: str) -> Any:
     """What a command prints as JSON."""
     code, text = call(*words, "--json")
     assert code == 0, text
@@ -49,18 +49,18 @@ def told(*words: str) -> Any:
 
 
 def test_a_recipe_is_submitted_shown_and_cancelled(world: World) -> None:
-    made = told("submit", "demo")
+    made = json_of("submit", "demo")
     assert set(made) == {"run", "run_id", "link", "recipe", "pipeline", "version", "new_version"}
-    (listed,) = told("runs", "list")["runs"]
+    (listed,) = json_of("runs", "list")["runs"]
     assert (listed["name"], listed["state"]) == (made["run"], "PENDING")
     world.kfp.begin(world.kfp.run(made["run"]), "data", log="hello\n")
-    assert [step["name"] for step in told("runs", "show", made["run"])["steps"]] == ["data"]
-    assert told("runs", "logs", made["run"], "data") == [{"source": "data", "text": "hello"}]
-    assert told("runs", "cancel", made["run_id"])["cancelled"] is True
-    assert told("runs", "cancel", made["run"])["cancelled"] is False
+    assert [step["name"] for step in json_of("runs", "show", made["run"])["steps"]] == ["data"]
+    assert json_of("runs", "logs", made["run"], "data") == [{"source": "data", "text": "hello"}]
+    assert json_of("runs", "cancel", made["run_id"])["cancelled"] is True
+    assert json_of("runs", "cancel", made["run"])["cancelled"] is False
 
 
-def test_people_read_lines(world: World) -> None:
+def test_text_output_has_links_steps_and_messages(world: World) -> None:
     code, text = call("submit", "demo")
     assert code == 0 and "/#/runs/details/" in text and "(new)" in text and "@sha256:" in text
     (run,) = world.kfp.state.runs.values()
@@ -69,32 +69,32 @@ def test_people_read_lines(world: World) -> None:
     code, text = call("runs", "show", run["display_name"])
     assert code == 0 and "✓ data" in text and "s3://b/data/1" in text and "40 rows are bad" in text
     code, text = call("runs", "cancel", run["display_name"])
-    assert code == 0 and "Lease" in text and "goes on from there" in text
+    assert code == 0 and "Lease" in text and "resumes from them" in text
     assert call("runs", "cancel", run["display_name"]) == (0, f"run {run['display_name']} is canceling already\n")
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(world: World, tmp_path: Path) -> None:
+def test_a_dry_run_prints_what_would_be_done_and_does_nothing(world: World, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    said = told("submit", "demo", "--dry-run")
-    assert said["new_version"] and said["image"].startswith(f"{world.registry.address}/medmim@sha256:")
+    plan = json_of("submit", "demo", "--dry-run")
+    assert plan["new_version"] and plan["image"].startswith(f"{world.registry.address}/medmim@sha256:")
     assert call("submit", "demo", "--dry-run")[1].count("nothing was changed") == 1
     assert world.kfp.changes() == [] and world.left() == [] and sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("end", "record", "code", "said"),
+    ("end", "record", "code", "message"),
     [
         ("SUCCEEDED", None, 0, "succeeded"),
         ("FAILED", {"status": "refused", "exit_code": 1, "message": "worse than the champion"}, 1, "worse than"),
         ("FAILED", {"status": "failed", "exit_code": 2, "message": "no such base"}, 2, "gate: no such base"),
         ("FAILED", {"status": "failed", "exit_code": 75, "message": "S3 is away"}, 75, "gate: S3 is away"),
-        ("FAILED", None, 75, "no stage says why"),
+        ("FAILED", None, 75, "no stage recorded why"),
         ("CANCELED", None, 75, "was cancelled"),
         ("SKIPPED", None, 75, "is SKIPPED"),
     ],
 )
 def test_waiting_ends_as_the_run_ends(
-    world: World, end: str, record: dict[str, Any] | None, code: int, said: str
+    world: World, end: str, record: dict[str, Any] | None, code: int, message: str
 ) -> None:
     def course() -> None:
         run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
@@ -108,30 +108,30 @@ def test_waiting_ends_as_the_run_ends(
     last = json.loads(text.splitlines()[-1])
     assert (ended, last["exit_code"], last["state"]) == (code, code, end)
     assert text.splitlines()[-2].endswith("refused" if code == 1 else end.lower())
-    assert said in text and "gate" in text
+    assert message in text and "gate" in text
 
 
 @pytest.mark.parametrize(
-    ("event", "said", "goes_on"),
+    ("event", "message", "still_running"),
     [
         ("redirect", "a login page answers", True),
         ("page", "a login page answers", True),
-        ("refuse", "does not know who asks (403)", True),
-        ("401", "does not know who asks (401)", True),
+        ("refuse", "does not accept this account (403)", True),
+        ("401", "does not accept this account (401)", True),
         ("403", "forbids getting a run", True),
         ("deleted", "was deleted in KFP", False),
     ],
 )
-def test_where_kfp_says_no_more_the_waiting_ends_and_not_the_run(
-    world: World, event: str, said: str, goes_on: bool
+def test_where_kfp_refuses_to_answer_the_waiting_ends_and_not_the_run(
+    world: World, event: str, message: str, still_running: bool
 ) -> None:
     front = world.kfp.front
 
     def course() -> None:
         run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
         world.kfp.begin(run, "data")
-        before = len(front.asked)
-        until(lambda: len(front.asked) > before + 2)  # the first may have been on its way, the second was answered
+        before = len(front.requests)
+        until(lambda: len(front.requests) > before + 2)  # the first may have been on its way, the second was answered
         if event == "deleted":
             world.kfp.state.runs.clear()
         elif event.isdigit():
@@ -139,19 +139,19 @@ def test_where_kfp_says_no_more_the_waiting_ends_and_not_the_run(
         else:
             front.login, front.cookie = event, "authservice_session=of-a-new-login"
 
-    beside = threading.Thread(target=course, daemon=True)
-    beside.start()
+    thread = threading.Thread(target=course, daemon=True)
+    thread.start()
     ended, text = call("submit", "demo", "--wait", "--json")
-    beside.join(30)
+    thread.join(30)
     last = json.loads(text.splitlines()[-1])
     assert (ended, last["exit_code"], last["state"]) == (75, 75, "RUNNING")
     assert [step["name"] for step in last["steps"]] == ["data"]
-    assert said in text and (f"the run goes on: {last['link']}" in text) == goes_on
-    assert "the waiting has ended" in text and last["run_id"]
+    assert message in text and (f"the run is still running: {last['link']}" in text) == still_running
+    assert "stopped waiting" in text and last["run_id"]
 
 
-def test_a_run_of_others_and_a_broken_record_are_told_in_every_command(world: World) -> None:
-    made = told("submit", "demo")
+def test_a_run_of_others_and_a_broken_record_are_reported_in_every_command(world: World) -> None:
+    made = json_of("submit", "demo")
     run = world.kfp.run(made["run"])
     world.kfp.begin(run, "data", log="hello\n")
     open_store(world.store).write(f"runs/{made['run']}/data.json", b"half a reco")
@@ -162,7 +162,7 @@ def test_a_run_of_others_and_a_broken_record_are_told_in_every_command(world: Wo
     code, text = call("runs", "cancel", made["run"])
     assert code == 2 and "not submitted by medmim" in text and made["link"] in text
     run["description"] = description
-    assert told("runs", "cancel", made["run"])["cancelled"] is True
+    assert json_of("runs", "cancel", made["run"])["cancelled"] is True
 
 
 def test_an_interrupt_ends_only_the_waiting(world: World) -> None:
@@ -172,12 +172,12 @@ def test_an_interrupt_ends_only_the_waiting(world: World) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background shells ignore it
     )  # fmt: skip
     run = until(lambda: next(iter(world.kfp.state.runs.values()), None), 120)
-    until(lambda: any(f"GET /apis/v2beta1/runs/{run['run_id']}" in one for one in world.kfp.front.asked), 60)
+    until(lambda: any(f"GET /apis/v2beta1/runs/{run['run_id']}" in one for one in world.kfp.front.requests), 60)
     time.sleep(1)
     waiting.send_signal(signal.SIGINT)
-    out, said = waiting.communicate(timeout=60)
-    assert waiting.returncode == 130 and "Traceback" not in said + out
-    assert "the waiting has ended, the run goes on" in said and f"medmim runs cancel {run['display_name']}" in said
+    out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130 and "Traceback" not in err + out
+    assert "stopped waiting, the run is still running" in err and f"medmim runs cancel {run['display_name']}" in err
     assert run["state"] == "PENDING"
 
 
@@ -186,23 +186,23 @@ def test_bad_input_ends_with_2_and_one_message(world: World, tmp_path: Path) -> 
     assert code == 2 and "platform.store" in text and "platform.ray" in text and "Traceback" not in text
     code, text = call("submit", "demo", "--host", "http://127.0.0.1:1")
     assert code == 75 and "does not answer" in text
-    told("submit", "demo")
+    json_of("submit", "demo")
     code, text = call("submit", "demo")
-    assert code == 2 and "is going" in text
+    assert code == 2 and "is running (PENDING)" in text
     assert len(world.kfp.state.runs) == 1
 
 
 @pytest.mark.parametrize("words", [("show",), ("cancel",), ("logs",)])
-def test_a_run_that_nobody_knows_is_told(world: World, words: tuple[str, ...]) -> None:
-    made = told("submit", "demo")
+def test_an_unknown_run_is_reported(world: World, words: tuple[str, ...]) -> None:
+    made = json_of("submit", "demo")
     code, text = call("runs", *words, made["run"][:-1])
     assert code == 2 and f"did you mean {made['run']}?" in text
 
 
-def test_logs_tell_a_step_that_is_not_there_and_pods_that_are_gone(world: World) -> None:
-    made = told("submit", "demo")
+def test_logs_report_an_unknown_step_and_pods_that_are_gone(world: World) -> None:
+    made = json_of("submit", "demo")
     code, text = call("runs", "logs", made["run"], "data")
-    assert code == 2 and "it waits to begin" in text
+    assert code == 2 and "it has not started" in text
     run = world.kfp.run(made["run"])
     world.kfp.begin(run, "finetune")
     code, text = call("runs", "logs", made["run"])
@@ -211,11 +211,11 @@ def test_logs_tell_a_step_that_is_not_there_and_pods_that_are_gone(world: World)
     assert call("runs", "logs", made["run"]) == (0, "== jobs/finetune-1/logs/head/ray-head.log\nloss 0.1\n")
 
 
-def test_a_log_is_followed_until_the_run_is_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_followed_until_the_run_has_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from medmim.cli import runs as commands
 
-    monkeypatch.setattr(commands, "_FOLLOW", 0.05)
-    made = told("submit", "demo")
+    monkeypatch.setattr(commands, "_POLL", 0.05)
+    made = json_of("submit", "demo")
     run = world.kfp.run(made["run"])
     world.kfp.begin(run, "data", log="one\n")
 
@@ -231,15 +231,15 @@ def test_a_log_is_followed_until_the_run_is_over(world: World, monkeypatch: pyte
 
 
 def test_an_empty_server_has_no_runs(world: World) -> None:
-    assert told("runs", "list") == {"runs": [], "next_page": None}
+    assert json_of("runs", "list") == {"runs": [], "next_page": None}
     assert call("runs", "list") == (0, "no runs\n")
 
 
 def test_pages_follow_each_other(world: World) -> None:
     for seed in range(3):
-        told("submit", "demo", "--set", f"data.seed={seed}")
-    first = told("runs", "list", "--limit", "2")
-    rest = told("runs", "list", "--limit", "2", "--page", first["next_page"])
+        json_of("submit", "demo", "--set", f"data.seed={seed}")
+    first = json_of("runs", "list", "--limit", "2")
+    rest = json_of("runs", "list", "--limit", "2", "--page", first["next_page"])
     assert (len(first["runs"]), len(rest["runs"]), rest["next_page"]) == (2, 1, None)
     code, text = call("runs", "list", "--page", "nonsense")
     assert code == 2 and "Invalid page token" in text and "start again without --page" in text

@@ -1,4 +1,4 @@
-"""The doctor tells what is wrong and its fix, one line a check, and leaves nothing behind."""
+"""The doctor reports what is wrong and its fix, one line a check, and leaves nothing behind."""
 
 import json
 import os
@@ -40,20 +40,20 @@ def tree(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
 
-def test_this_machine_is_looked_at_and_left_as_it_was(
+def test_this_machine_is_checked_and_left_as_it_was(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "_PROBE_SECONDS", 240)  # tests may share the machine with others
     before = tree(tmp_path)
     ended = CliRunner().invoke(app, ["--home", str(tmp_path / "deep" / "home"), "--json"])
-    told = json.loads(ended.stdout)
-    found = {check["name"]: check for check in told["checks"]}
-    assert list(found) == NAMES and told["home"] == str(tmp_path / "deep" / "home")
+    report = json.loads(ended.stdout)
+    found = {check["name"]: check for check in report["checks"]}
+    assert list(found) == NAMES and report["home"] == str(tmp_path / "deep" / "home")
     for name in ("home", "python", "torch", "ray", "kfp", "store", "mlflow"):
         assert found[name]["status"] in ("ok", "warn"), found[name]
     assert found["kfp"]["found"] == "2.17.0" and "creates once" in found["store"]["found"]
     assert found["torch"]["found"].startswith(metadata.version("torch"))
-    assert told["ok"] == (ended.exit_code == 0) == all(check["status"] != "fail" for check in found.values())
+    assert report["ok"] == (ended.exit_code == 0) == all(check["status"] != "fail" for check in found.values())
     assert tree(tmp_path) == before
 
 
@@ -67,35 +67,35 @@ def test_what_was_there_stays(app: typer.Typer, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("codes", "ended"), [([], 0), ([75], 75), ([2], 2), ([75, 2], 2), ([75, 75], 75)])
-def test_the_exit_code_tells_what_to_mend_from_what_may_pass(
+def test_the_exit_code_distinguishes_what_to_fix_from_what_may_pass(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], ended: int
 ) -> None:
-    failures = [Check(f"c{code}", "fail", "broken", "mend it", code) for code in codes]
+    failures = [Check(f"c{code}", "fail", "broken", "repair it", code) for code in codes]
     monkeypatch.setattr(doctor, "check_all", lambda *_: iter([Check("fine", "warn", "so so", "buy more"), *failures]))
     run = CliRunner().invoke(app, ["--home", str(tmp_path)])
     assert run.exit_code == ended
     lines = run.stdout.splitlines()
     assert len(lines) == 2 + len(codes) and lines[1].split() == ["warn", "fine", "so", "so;", "fix:", "buy", "more"]
-    assert all(line.endswith("broken; fix: mend it") for line in lines[2:])
+    assert all(line.endswith("broken; fix: repair it") for line in lines[2:])
 
 
-def test_a_home_that_cannot_be_made_fails_and_the_rest_is_still_looked_at(
+def test_a_home_that_cannot_be_made_fails_and_the_rest_is_still_checked(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
     (tmp_path / "file").write_text("")
     run = CliRunner().invoke(app, ["--home", str(tmp_path / "file" / "home"), "--json"])
-    told = json.loads(run.stdout)
-    assert run.exit_code == 2 and not told["ok"]
-    assert [check["name"] for check in told["checks"]] == NAMES[:-2] and told["checks"][0]["status"] == "fail"
+    report = json.loads(run.stdout)
+    assert run.exit_code == 2 and not report["ok"]
+    assert [check["name"] for check in report["checks"]] == NAMES[:-2] and report["checks"][0]["status"] == "fail"
 
 
-def test_a_check_that_breaks_is_a_line_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks() -> Check:
+def test_a_check_that_crashes_is_a_line_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash() -> Check:
         raise ZeroDivisionError("a bug of ours")
 
     monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
-    monkeypatch.setattr(machine, "_kfp", breaks)
+    monkeypatch.setattr(machine, "_kfp", crash)
     found = {check.name: check for check in machine.check_all(tmp_path, None)}
     assert found["kfp"] == Check("kfp", "fail", "ZeroDivisionError: a bug of ours", exit_code=2)
     assert found["python"].status == "ok"
@@ -109,12 +109,12 @@ def test_a_store_that_overwrites_what_was_created_is_refused(tmp_path: Path, mon
     assert list(open_store(ws.store).list()) == []
 
 
-def test_a_bucket_is_looked_at_and_left_empty(bucket: str, tmp_path: Path) -> None:
+def test_a_bucket_is_checked_and_left_empty(bucket: str, tmp_path: Path) -> None:
     check = store(bucket)
     assert check.status == "ok" and list(open_store(bucket).list()) == []
 
 
-def test_a_store_that_does_not_answer_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from medmim.store.s3 import connect
 
     for name, value in (
@@ -148,7 +148,7 @@ def mlflow_server() -> Iterator[tuple[str, list[int]]]:
         server.shutdown()
 
 
-def test_a_tracking_server_is_asked_for_its_health(tmp_path: Path, mlflow_server: tuple[str, list[int]]) -> None:
+def test_a_tracking_servers_health_is_checked(tmp_path: Path, mlflow_server: tuple[str, list[int]]) -> None:
     uri, status = mlflow_server
     assert machine._mlflow(Workspace(tmp_path, "", uri)).found.endswith("answers")
     status[0] = 503
@@ -178,30 +178,30 @@ def test_a_database_is_opened_and_an_absent_one_is_not_made(tmp_path: Path) -> N
         ("import os; os.kill(os.getpid(), 11)", "it ended with -11"),
     ],
 )
-def test_a_library_that_does_not_load_says_the_real_reason(code: str, reason: str) -> None:
+def test_a_library_that_does_not_load_is_reported_with_the_real_reason(code: str, reason: str) -> None:
     with pytest.raises(UserError) as caught:
         machine._import("torch", code, "finetune")
     assert caught.value.reason == reason and "medmim[finetune]" in caught.value.fix
 
 
-def test_a_library_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_hangs_is_reported_after_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_PROBE_SECONDS", 1)
     with pytest.raises(UserError, match="takes over 1 s"):
         machine._import("torch", "import time; time.sleep(30)", "finetune")
 
 
-def test_what_a_library_prints_while_it_loads_does_not_count() -> None:
+def test_what_a_library_prints_while_it_loads_is_ignored() -> None:
     code = "import json, sys; print('WARNING: noise'); print('more', file=sys.stderr); print(json.dumps({'a': 1}))"
     assert machine._import("x", code, "finetune") == {"a": 1}
 
 
-def test_a_gpu_is_told_with_its_memory_and_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {"version": "2", "threads": 8, "build": "13.0", "gpus": [["H100", 80 << 30]], "bf16": True}
-    monkeypatch.setattr(machine, "_import", lambda *_: seen)
+def test_a_gpu_is_reported_with_its_memory_and_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"version": "2", "threads": 8, "build": "13.0", "gpus": [["H100", 80 << 30]], "bf16": True}
+    monkeypatch.setattr(machine, "_import", lambda *_: found)
     assert machine._torch().found == "2, 8 threads, H100 (80 GiB), bf16"
 
 
-def test_no_place_for_the_sockets_of_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_place_for_the_sockets_of_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1"})
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("d" * 60)))
     assert machine._ray().status == "ok", "the launcher falls back on /tmp"
@@ -212,7 +212,7 @@ def test_no_place_for_the_sockets_of_ray_is_told(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("gib", "status"), [(0.5, "fail"), (3, "warn"), (50, "ok")])
-def test_disk_that_runs_out_is_told_before_it_does(
+def test_a_disk_that_is_nearly_full_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: float, status: str
 ) -> None:
     usage = type("usage", (), {"free": int(gib * (1 << 30))})
@@ -235,14 +235,14 @@ def without(monkeypatch: pytest.MonkeyPatch, *absent: str, **other: str) -> None
     monkeypatch.setattr(metadata, "version", version)
 
 
-def test_another_kfp_than_the_compiled_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_kfp_than_the_compiled_one_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, kfp="2.14.0")
     with pytest.raises(UserError, match="2.14.0") as caught:
         machine._kfp()
     assert caught.value.fix == "pip install kfp==2.17.0"
 
 
-def test_a_missing_extra_is_told_by_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "kubernetes")
     check = machine._extras()
     assert check.status == "warn" and "cluster lacks kubernetes" in check.found
@@ -278,7 +278,7 @@ def test_a_base_is_compared_with_its_model_card(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
         machine._mlflow(Workspace(tmp_path, "", f"sqlite:///{tmp_path}/mlflow.db"))

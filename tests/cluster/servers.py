@@ -1,4 +1,4 @@
-"""Servers on loopback for as long as a test needs them: a real MLflow, and one that says what it is told to."""
+"""Servers on loopback for as long as a test needs them: a real MLflow, and one that always answers the same."""
 
 import os
 import subprocess
@@ -15,18 +15,18 @@ import requests
 from tests.cluster.conftest import free_port
 from tests.support.waiting import until
 
-LETS_IN = "localhost:*"  # MLflow's server under no other name, and so not as 127.0.0.1
+ALLOWED_HOSTS = "localhost:*"  # no other name, and so not 127.0.0.1
 
 
 @contextmanager
 def mlflow_server(folder: Path, database: Path) -> Iterator[int]:
-    """The port of a real MLflow that lets in requests to `localhost` only."""
+    """The port of a real MLflow that accepts requests to `localhost` only."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder)]
     env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen([*command, "--allowed-hosts", LETS_IN], env=env, stdout=log, stderr=log)
+        server = subprocess.Popen([*command, "--allowed-hosts", ALLOWED_HOSTS], env=env, stdout=log, stderr=log)
 
         def answers() -> bool:
             try:
@@ -44,8 +44,8 @@ def mlflow_server(folder: Path, database: Path) -> Iterator[int]:
 
 
 @contextmanager
-def saying(status: int, body: str, **headers: str) -> Iterator[str]:
-    """The address of a server that answers everything in the same way."""
+def answering(status: int, body: str, **headers: str) -> Iterator[str]:
+    """The address of a server that gives every request the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,11 +1,12 @@
-"""What accounts may do, asked verb by verb: Kubernetes answers for the asker, and to administrators for others.
+"""What accounts may do, verb by verb: Kubernetes reviews it for the account itself, and for administrators for others.
 
-Each verb is one that medmim itself calls; the tests hold these against what runs and against the Roles.
+Each verb is one that medmim itself calls; the tests compare these with what runs and with the Roles.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from medmim.cluster.doctor.api import Unseen, ask, read
+from medmim.cluster.doctor.api import Unchecked, ask, read
 from medmim.cluster.kube import Kube, Object
 from medmim.doctor.check import Check
 from medmim.errors import UserError
@@ -41,24 +42,28 @@ _API = "authorization.k8s.io/v1"
 
 
 def account(kube: Kube) -> Check:
-    """Who asks, and whether it may do what a step (or, as another account of medmim, that one) does."""
+    """This account, and whether it has the rights of a step (or, as another account of medmim, its own).
+
+    Raises:
+        UserError: It lacks one.
+    """
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    said = ask(kube, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review)[1]
-    user = str(said.get("status", {}).get("userInfo", {}).get("username", "this account"))
+    answer = ask(kube, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review)[1]
+    user = str(answer.get("status", {}).get("userInfo", {}).get("username", "this account"))
     role = user.rpartition(":")[2]
     role = role if role in NEEDS else "medmim-step"
-    lacking = [verb for verb in sorted(NEEDS[role]) if not _may(kube, verb)]
-    if lacking:
+    missing = [verb for verb in sorted(NEEDS[role]) if not _may(kube, verb)]
+    if missing:
         raise UserError(
-            f"{user} may not {_said(lacking)} in {kube.namespace}",
+            f"{user} may not {_listed(missing)} in {kube.namespace}",
             reason=f"{role.removeprefix('medmim-')} needs it",
-            fix=f"add to its Role: {_rules(lacking)}",
+            fix=f"add to its Role: {_rules(missing)}",
         )
-    return Check("account", "ok", f"{user} may all that {role} needs ({len(NEEDS[role])} verbs)")
+    return Check("account", "ok", f"{user} has all rights that {role} needs ({len(NEEDS[role])} verbs)")
 
 
 def accounts(kube: Kube, ray_account: str) -> Check:
-    """Whether the accounts of steps, Ray pods and sweep are there and may do what they must."""
+    """Whether the accounts of steps, Ray pods and sweep exist and have the rights that they need."""
     problems, fixes = [], []
     for role, needs in NEEDS.items():
         name = ray_account if role == "medmim-ray" else role
@@ -66,52 +71,86 @@ def accounts(kube: Kube, ray_account: str) -> Check:
             problems.append(f"no service account {name}")
             fixes.append(f"make {name} with its Role (docs/cluster.md)")
             continue
-        lacking = [verb for verb in sorted(needs) if not _may(kube, verb, name)]
-        if lacking:
-            problems.append(f"{name} may not {_said(lacking)}")
-            fixes.append(f"add to the Role of {name}: {_rules(lacking)}")
+        missing = [verb for verb in sorted(needs) if not _may(kube, verb, name)]
+        if missing:
+            problems.append(f"{name} may not {_listed(missing)}")
+            fixes.append(f"add to the Role of {name}: {_rules(missing)}")
     if problems:
         raise UserError("; ".join(problems), fix="; ".join(fixes))
-    return Check("accounts", "ok", f"medmim-step, medmim-sweep, {ray_account} may what they need")
+    return Check("accounts", "ok", f"medmim-step, medmim-sweep, {ray_account} have the rights that they need")
+
+
+def denied(kube: Kube, rights: Sequence[str]) -> Check:
+    """Whether this account is denied what it must not do.
+
+    Args:
+        kube: The cluster.
+        rights: Each `not VERB RESOURCE[/SUBRESOURCE][.GROUP] [NAMESPACE]`; by default in this account's namespace.
+
+    Raises:
+        UserError: It has one of the rights, or a right is written otherwise.
+    """
+    granted = []
+    for right in rights:
+        words = right.split()
+        if len(words) not in (3, 4) or words[0] != "not":
+            raise UserError(
+                f"'{right}' is no denied right", fix="write it as `not VERB RESOURCE[/SUBRESOURCE][.GROUP] [NAMESPACE]`"
+            )
+        resource, _, group = words[2].partition(".")
+        there = replace(kube, namespace=words[3]) if len(words) == 4 else kube
+        if _may(there, (group, resource, words[1])):
+            granted.append(f"it may {words[1]} {words[2]} in {there.namespace}")
+    if granted:
+        raise UserError(
+            "this account has rights that it must not have",
+            fix="remove the RoleBinding that grants them: kubectl get rolebindings,clusterrolebindings -A -o wide",
+            problems=granted,
+        )
+    return Check("denied", "ok", f"{len(rights)} rights are denied, as they must be")
 
 
 def _may(kube: Kube, verb: Verb, account: str = "") -> bool:
-    """Whether the asker, or a service account of the namespace, may do something there."""
-    group, resource, do = verb
-    resource, _, sub = resource.partition("/")
+    """Whether this account, or a service account of the namespace, may do something there."""
+    group, resource, action = verb
+    resource, _, subresource = resource.partition("/")
     spec: Object = {
         "resourceAttributes": {
-            "namespace": kube.namespace, "group": group, "resource": resource, "subresource": sub, "verb": do
+            "namespace": kube.namespace,
+            "group": group,
+            "resource": resource,
+            "subresource": subresource,
+            "verb": action,
         }
-    }  # fmt: skip
+    }
     path, kind = f"/apis/{_API}/selfsubjectaccessreviews", "SelfSubjectAccessReview"
     meta: Object = {}
     if account:
-        of = "system:serviceaccounts"
+        everyone = "system:serviceaccounts"
         spec |= {
             "user": f"system:serviceaccount:{kube.namespace}:{account}",
-            "groups": [of, f"{of}:{kube.namespace}", "system:authenticated"],
+            "groups": [everyone, f"{everyone}:{kube.namespace}", "system:authenticated"],
         }
         path, kind = f"/apis/{_API}/namespaces/{kube.namespace}/localsubjectaccessreviews", "LocalSubjectAccessReview"
         meta = {"namespace": kube.namespace}
-    status, said = ask(kube, "POST", path, {"apiVersion": _API, "kind": kind, "metadata": meta, "spec": spec})
+    status, answer = ask(kube, "POST", path, {"apiVersion": _API, "kind": kind, "metadata": meta, "spec": spec})
     if status == 403:
-        raise Unseen("this account may not ask what others may", fix="run the doctor as an administrator")
+        raise Unchecked("this account may not review the rights of others", fix="run the doctor as an administrator")
     if status != 201:
-        raise UserError(f"the cluster answers {status} to a {kind}", reason=str(said.get("message", "")))
-    return bool(said["status"]["allowed"])
+        raise UserError(f"the cluster answers {status} to a {kind}", reason=str(answer.get("message", "")))
+    return bool(answer["status"]["allowed"])
 
 
-def _said(verbs: Iterable[Verb]) -> str:
-    return ", ".join(f"{do} {f'{resource}.{group}' if group else resource}" for group, resource, do in verbs)
+def _listed(verbs: Iterable[Verb]) -> str:
+    return ", ".join(f"{action} {f'{resource}.{group}' if group else resource}" for group, resource, action in verbs)
 
 
 def _rules(verbs: Iterable[Verb]) -> str:
     """Rules that grant the verbs, as a Role writes them."""
     grouped: dict[tuple[str, str], list[str]] = {}
-    for group, resource, do in verbs:
-        grouped.setdefault((group, resource), []).append(do)
+    for group, resource, action in verbs:
+        grouped.setdefault((group, resource), []).append(action)
     return ", ".join(
-        f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: [{", ".join(dos)}]}}'
-        for (group, resource), dos in grouped.items()
+        f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: [{", ".join(actions)}]}}'
+        for (group, resource), actions in grouped.items()
     )

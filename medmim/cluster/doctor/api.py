@@ -1,6 +1,6 @@
-"""What a doctor asks of the API server: each question once, with seconds to answer, and told where it may not be asked.
+"""Checks of the API server, the namespace, the CRDs and KubeRay's operator; each request once, with seconds to answer.
 
-From what every account may see (version, discovery, reviews of its own rights) as much as possible is read.
+As much as possible is read from what every account may see: version, discovery, reviews of its own rights.
 """
 
 import json
@@ -10,42 +10,42 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medmim.cluster.kube import API, Kube, Object, Silent
+from medmim.cluster.kube import API, Kube, Object, Retryable
 from medmim.cluster.ray import manifest
-from medmim.cluster.ray.request import Order
+from medmim.cluster.ray.request import Request
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
 from medmim.recipe.schema import Platform
 
 _SECONDS = (2.0, 5.0)  # to connect, to answer
 _OLDEST = (1, 31)  # of the chart
-_ACTS = 8.0  # s in which an operator that runs takes up a new job
+_RECONCILED = 8.0  # s in which a running operator reconciles a new job
 _LEVEL = "pod-security.kubernetes.io/enforce"
 
 
-class Unseen(UserError):
-    """Something that this account or this machine cannot look at; neither good nor bad."""
+class Unchecked(UserError):
+    """Something that this account or this machine cannot check; neither good nor bad."""
 
 
-def unseen_warns(name: str, look: Callable[[], Check]) -> Callable[[], Check]:
-    """The look, but for a warning where it cannot be made."""
+def warn_unchecked(name: str, check: Callable[[], Check]) -> Callable[[], Check]:
+    """The check, but with a warning where it cannot be made."""
 
-    def looked() -> Check:
+    def checked() -> Check:
         try:
-            return look()
-        except Unseen as error:
-            return Check(name, "warn", f"not looked at: {error.fact}", error.fix)
+            return check()
+        except Unchecked as error:
+            return Check(name, "warn", f"not checked: {error.fact}", error.fix)
 
-    return looked
+    return checked
 
 
 def ask(kube: Kube, method: str, path: str, body: Object | None = None) -> tuple[int, Any]:
-    """One request to the API server: its status and what it says. Raises as `send`."""
+    """One request to the API server: status and body of the answer. Raises as `send`."""
     return send(kube, method, path, body)[:2]
 
 
 def send(kube: Kube, method: str, path: str, body: Object | None = None) -> tuple[int, Any, Mapping[str, str]]:
-    """One request to the API server, tried once: its status, what it says, and its headers.
+    """One request to the API server, tried once: status, body and headers of the answer.
 
     Raises:
         Unavailable: It does not answer.
@@ -54,7 +54,7 @@ def send(kube: Kube, method: str, path: str, body: Object | None = None) -> tupl
     host = kube.api.configuration.host
     try:
         status, text, headers = kube.request(method, path, body, _SECONDS)
-    except Silent as error:
+    except Retryable as error:
         status, text, headers = 503, str(error), {}
     if status >= 500:
         fix = "check KUBECONFIG, its context and the network"
@@ -76,16 +76,16 @@ def read(kube: Kube, path: str) -> Object | None:
     """An object or list, None where there is none.
 
     Raises:
-        Unseen: This account may not read it.
+        Unchecked: This account may not read it.
     """
-    status, said = ask(kube, "GET", path)
+    status, answer = ask(kube, "GET", path)
     if status == 404:
         return None
     if status == 403:
-        raise Unseen(f"this account may not read {path}", fix="run the doctor as an administrator")
+        raise Unchecked(f"this account may not read {path}", fix="run the doctor as an administrator")
     if status != 200:
-        raise UserError(f"the cluster answers {status} to GET {path}", reason=str(said.get("message", "")))
-    return dict(said)
+        raise UserError(f"the cluster answers {status} to GET {path}", reason=str(answer.get("message", "")))
+    return dict(answer)
 
 
 def items(kube: Kube, path: str) -> list[Object]:
@@ -96,8 +96,7 @@ def items(kube: Kube, path: str) -> list[Object]:
 
 def cluster(kube: Kube) -> Check:
     """Whether the API server answers, and its version."""
-    said = read(kube, "/version") or {}
-    version = str(said.get("gitVersion", "unknown"))
+    version = str((read(kube, "/version") or {}).get("gitVersion", "unknown"))
     parts = re.match(r"v(\d+)\.(\d+)", version)
     if parts and (int(parts[1]), int(parts[2])) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
@@ -106,12 +105,12 @@ def cluster(kube: Kube) -> Check:
 
 
 def namespace(kube: Kube) -> Check:
-    """Whether the namespace is there, and which Pod Security Standard it enforces."""
+    """Whether the namespace exists, and which Pod Security Standard it enforces."""
     name = kube.namespace
     found = read(kube, f"/api/v1/namespaces/{name}")
     if found is None:
         raise UserError(
-            f"{name} is not there", fix=f"kubectl create namespace {name}, or give another with --namespace"
+            f"{name} does not exist", fix=f"kubectl create namespace {name}, or give another with --namespace"
         )
     if found.get("status", {}).get("phase") == "Terminating":
         raise UserError(f"{name} is being deleted", fix="wait until it is gone, then make it again")
@@ -120,16 +119,18 @@ def namespace(kube: Kube) -> Check:
     if level not in ("restricted", "baseline"):
         raise UserError(
             f"{name} enforces {level or 'no'} Pod Security level",
-            reason="pods that may do everything are let in beside medmim's, which pass `restricted`",
+            reason="privileged pods are admitted beside medmim's, which pass `restricted`",
             fix=fix,
         )
     if level == "baseline":
-        return Check("namespace", "warn", f"{name} enforces baseline", f"where KFP's own pods are elsewhere: {fix}")
+        return Check(
+            "namespace", "warn", f"{name} enforces baseline", f"where KFP's own pods are in another namespace: {fix}"
+        )
     return Check("namespace", "ok", f"{name} enforces restricted")
 
 
 def crds(kube: Kube) -> Check:
-    """Whether the cluster serves RayJobs and Workflows in the versions that medmim speaks."""
+    """Whether the cluster serves RayJobs and Workflows in the versions that medmim uses."""
     problems, fixes = [], []
     for kind, resource, fix in (
         ("RayJob", "rayjobs", "install KubeRay 1.5 or newer (its chart brings operator and CRDs)"),
@@ -140,8 +141,8 @@ def crds(kube: Kube) -> Check:
         served = (read(kube, path) or {}).get("resources", [])
         if resource not in {one["name"] for one in served}:
             versions = [one["version"] for one in (read(kube, f"/apis/{group}") or {}).get("versions", [])]
-            there = f"; the group has {', '.join(versions)}" if versions else ""
-            problems.append(f"no {kind} of {group}/{version}{there}")
+            other = f"; the group has {', '.join(versions)}" if versions else ""
+            problems.append(f"no {kind} of {group}/{version}{other}")
             fixes.append(fix)
     if problems:
         raise UserError("; ".join(problems), fix="; ".join(fixes))
@@ -149,33 +150,33 @@ def crds(kube: Kube) -> Check:
 
 
 def kuberay(kube: Kube, platform: Platform, image: str | None) -> Check:
-    """Whether the API server takes our RayJob field by field, and KubeRay's operator takes it up.
+    """Whether the API server accepts medmim's RayJob field by field, and KubeRay's operator reconciles it.
 
     The job is suspended, so that no pod is made of it, and removed at once; `medmim runs sweep` would do so too.
     """
     name = f"doctor-{secrets.token_hex(8)}"
-    asked = platform.model_copy(update={"pods": platform.pods.model_copy(update={"queue": None})})
-    body = manifest.manifest(Order("finetune", "{}", "doctor", {}), "", asked, image or "medmim", name, 1)
+    unqueued = platform.model_copy(update={"pods": platform.pods.model_copy(update={"queue": None})})
+    body = manifest.rayjob(Request("finetune", "{}", "doctor", {}), "", unqueued, image or "medmim", name, 1)
     body["metadata"] |= {"name": name, "annotations": {}}
     body["spec"]["suspend"] = True
     path = f"{API['rayjobs']}/namespaces/{kube.namespace}/rayjobs"
     begin = time.monotonic()
-    status, said = ask(kube, "POST", f"{path}?fieldValidation=Strict", body)
+    status, answer = ask(kube, "POST", f"{path}?fieldValidation=Strict", body)
     if status == 404:
-        raise UserError("no RayJob can be made: CRD or namespace is missing", fix="mend the lines above first")
+        raise UserError("no RayJob can be made: CRD or namespace is missing", fix="fix the lines above first")
     if status == 403:
-        raise Unseen(f"no RayJob may be made ({said.get('message')})", fix="see the line `account`")
+        raise Unchecked(f"no RayJob may be made ({answer.get('message')})", fix="see the line `account`")
     if status != 201:
         raise UserError(
-            "the cluster does not take medmim's RayJob",
-            reason=str(said.get("message", ""))[:500],
+            "the cluster does not accept medmim's RayJob",
+            reason=str(answer.get("message", ""))[:500],
             fix="upgrade KubeRay, its CRDs too, to 1.5 or newer: an older one drops token authentication",
         )
     try:
         while not (read(kube, f"{path}/{name}") or {}).get("status", {}).get("jobDeploymentStatus"):
-            if time.monotonic() - begin > _ACTS:
+            if time.monotonic() - begin > _RECONCILED:
                 raise UserError(
-                    f"KubeRay's operator has not looked at a new RayJob for {_ACTS:.0f} s",
+                    f"KubeRay's operator did not reconcile a new RayJob within {_RECONCILED:.0f} s",
                     fix="kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator; see its log, and whether it "
                     f"watches namespace {kube.namespace}",
                 )
@@ -183,4 +184,4 @@ def kuberay(kube: Kube, platform: Platform, image: str | None) -> Check:
     finally:
         ask(kube, "DELETE", f"{path}/{name}", {"propagationPolicy": "Background"})
     took = time.monotonic() - begin
-    return Check("kuberay", "ok", f"takes medmim's RayJob; the operator took it up ({took * 1000:.0f} ms)")
+    return Check("kuberay", "ok", f"accepts medmim's RayJob; the operator reconciled it ({took * 1000:.0f} ms)")

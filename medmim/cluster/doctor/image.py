@@ -1,4 +1,4 @@
-"""Whether pods get what they are made of: the image, and secrets and settings by the names that they go by."""
+"""Whether pods can pull the image, and whether the Secrets and ConfigMaps that they refer to exist with their keys."""
 
 from medmim.cluster.doctor.api import items, read
 from medmim.cluster.kube import Kube, Object
@@ -8,12 +8,12 @@ from medmim.doctor.check import Check
 from medmim.errors import UserError
 from medmim.recipe.pods import Pods
 
-_OPTIONAL = {"medmim-mlflow": TRACKING_KEYS}  # steps take these where they are there
+_OPTIONAL = {"medmim-mlflow": TRACKING_KEYS}  # steps read these where they exist
 _REGISTRY = (".dockerconfigjson", ".dockercfg")
 
 
 def image(kube: Kube, named: str | None) -> Check:
-    """Whether the image is named by digest, and whether pods could pull it. Starts none: looks at those that were."""
+    """Whether the image is named by digest, and whether pods could pull it. Starts none: reads those that there are."""
     if not named:
         raise UserError(
             "no image is named",
@@ -24,17 +24,17 @@ def image(kube: Kube, named: str | None) -> Check:
     for pod in items(kube, f"/api/v1/namespaces/{kube.namespace}/pods"):
         status, name = pod.get("status", {}), pod["metadata"]["name"]
         for one in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-            if _asked(pod, one["name"]) != named:
+            if _spec_image(pod, one["name"]) != named:
                 continue
             waiting = one.get("state", {}).get("waiting", {})
             if waiting.get("reason") in UNPULLED:
-                raise _unpulled(kube, name, f"{waiting['reason']}: {waiting.get('message', '')}", named)
+                raise _pull_error(kube, name, f"{waiting['reason']}: {waiting.get('message', '')}", named)
             pulled = pulled or (name if one.get("imageID") or "running" in one.get("state", {}) else "")
     for event in items(kube, f"/api/v1/namespaces/{kube.namespace}/events?fieldSelector=type%3DWarning"):
-        message, what = str(event.get("message", "")), event["involvedObject"]
+        message, pod_name = str(event.get("message", "")), event["involvedObject"].get("name", "")
         if not pulled and f'"{named}"' in message and "pull" in message:
-            raise _unpulled(kube, what.get("name", ""), message, named)
-    seen = f"pod {pulled} has it" if pulled else "no pod here has asked for it yet"
+            raise _pull_error(kube, pod_name, message, named)
+    seen = f"pod {pulled} has it" if pulled else "no pod here uses it yet"
     if "@sha256:" not in named:
         fix = "name it by digest (registry/medmim@sha256:...): a tag may mean another image tomorrow"
         return Check("image", "warn", f"{named} is a tag; {seen}", fix)
@@ -42,53 +42,53 @@ def image(kube: Kube, named: str | None) -> Check:
 
 
 def secrets(kube: Kube, pods: Pods) -> Check:
-    """Whether the secrets and ConfigMaps that pods refer to are there and have the keys; names only, no value."""
+    """Whether the secrets and ConfigMaps that pods refer to exist with their keys; names only, no value."""
     wanted = {name: keys for name, keys in ((pods.s3_secret, S3_KEYS), (pods.tracking_secret, TRACKING_KEYS)) if name}
-    there, problems, fixes = [], [], []
+    complete, problems, fixes = [], [], []
     for name, keys in {**_OPTIONAL, **wanted}.items():
         found = _keys(kube, "secrets", name)
         if found is None and name not in wanted:
             continue
-        lacking = [key for key in keys if key not in (found or ())]
-        if not lacking:
-            there.append(name)
+        missing = [key for key in keys if key not in (found or ())]
+        if not missing:
+            complete.append(name)
             continue
         literals = " ".join(f"--from-literal={key}=..." for key in keys)
-        problems.append(f"no secret {name}" if found is None else f"secret {name} has no key {', '.join(lacking)}")
+        problems.append(f"no secret {name}" if found is None else f"secret {name} has no key {', '.join(missing)}")
         apply = f"kubectl -n {kube.namespace} create secret generic {name} {literals}"
         fixes.append(apply if found is None else f"{apply} --dry-run=client -o yaml | kubectl apply -f -")
     for name in pods.pull_secrets:
         found = _keys(kube, "secrets", name)
         if found is None or not set(found) & set(_REGISTRY):
-            problems.append(f"no pull secret {name}" if found is None else f"{name} is no secret of a registry")
+            problems.append(f"no pull secret {name}" if found is None else f"{name} is not a registry secret")
             fixes.append(f"kubectl -n {kube.namespace} create secret docker-registry {name} --docker-server=...")
         else:
-            there.append(name)
+            complete.append(name)
     if pods.ca_config_map:
         found = _keys(kube, "configmaps", pods.ca_config_map)
         if "ca.crt" not in (found or ()):
             problems.append(f"no key ca.crt in ConfigMap {pods.ca_config_map}")
             fixes.append(f"kubectl -n {kube.namespace} create configmap {pods.ca_config_map} --from-file=ca.crt=FILE")
         else:
-            there.append(pods.ca_config_map)
+            complete.append(pods.ca_config_map)
     if problems:
         raise UserError("; ".join(problems), fix="; ".join(fixes))
-    return Check("secrets", "ok", ", ".join(there) or "none is referred to")
+    return Check("secrets", "ok", ", ".join(complete) or "none is referred to")
 
 
 def _keys(kube: Kube, kind: str, name: str) -> list[str] | None:
-    """The keys of a Secret or ConfigMap; None where it is absent. Kubernetes gives the values along: they end here."""
+    """The keys of a Secret or ConfigMap; None where it is absent. The values of the answer go no further than here."""
     found = read(kube, f"/api/v1/namespaces/{kube.namespace}/{kind}/{name}")
     return None if found is None else sorted({**(found.get("data") or {}), **(found.get("binaryData") or {})})
 
 
-def _asked(pod: Object, container: str) -> str:
-    """The image as the pod's spec names it; its status may name the same one otherwise."""
+def _spec_image(pod: Object, container: str) -> str:
+    """The image as the pod's spec names it; its status may name the same one in another way."""
     listed = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
     return next((str(one["image"]) for one in listed if one["name"] == container), "")
 
 
-def _unpulled(kube: Kube, pod: str, reason: str, named: str) -> UserError:
+def _pull_error(kube: Kube, pod: str, reason: str, named: str) -> UserError:
     return UserError(
         f"pod {pod} cannot pull {named}",
         reason=reason[:300],

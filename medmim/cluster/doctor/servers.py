@@ -1,4 +1,4 @@
-"""Whether KFP and the object store answer as they must, and whether clocks agree; how every server is asked."""
+"""Whether KFP and the object store answer as they must, and whether clocks agree; the one HTTP request to a server."""
 
 import os
 import re
@@ -9,99 +9,98 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from medmim.cluster.doctor.api import Unseen, read, send
+from medmim.cluster.doctor.api import Unchecked, read, send
 from medmim.cluster.kube import Kube
+from medmim.doctor import check
 from medmim.doctor.check import Check
-from medmim.doctor.check import store as look_at_store
 from medmim.errors import Unavailable, UserError
 
 _SECONDS = (2, 5)  # to connect, to answer
-_SKEW = (5.0, 60.0)  # s: told, refused. The sweep allows a Lease 60 s; S3 refuses a request after 15 minutes
+_SKEW = (5.0, 60.0)  # s: a warning, a failure. The sweep allows a Lease 60 s; S3 refuses a request after 15 minutes
 _KFP = (2, 17)  # what the pipelines are compiled for
 _WITHIN = re.compile(r"[^.]+(\.[^.]+)?(\.svc(\.cluster\.local)?)?")  # name, name.namespace and longer
 _S3_TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class Unresolved(Unavailable):
-    """A server whose name is not known here; it may be one that only pods know."""
+    """A server whose name does not resolve here; it may be one that only pods resolve."""
 
     def __init__(self, host: str, port: int, fix: str) -> None:
-        super().__init__(f"the name {host} is not known here", fix=fix)
+        super().__init__(f"the name {host} does not resolve here", fix=fix)
         self.host, self.port = host, port
 
 
-def known_in_pods(kube: Kube, look: Callable[[], Check]) -> Callable[[], Check]:
-    """The look, but unseen where a server's name is that of a Service, and this machine is no pod."""
+def unchecked_outside(kube: Kube, run: Callable[[], Check]) -> Callable[[], Check]:
+    """The check, but `Unchecked` where a server's name is that of a Service, and this machine is no pod."""
 
-    def looked() -> Check:
+    def checked() -> Check:
         try:
-            return look()
+            return run()
         except Unresolved as error:
             if os.environ.get("KUBERNETES_SERVICE_HOST") or not _WITHIN.fullmatch(error.host):
                 raise
             name, _, rest = error.host.partition(".")
             space = rest.split(".")[0] or kube.namespace
             if read(kube, f"/api/v1/namespaces/{space}/services/{name}") is None:
-                fact = f"{error.host} is not known here, and the cluster has no Service {name} in {space}"
+                fact = f"{error.host} does not resolve here, and the cluster has no Service {name} in {space}"
                 raise UserError(fact, fix="install it there, or correct its address") from None
-            raise Unseen(
+            raise Unchecked(
                 f"{error.host} is a Service of the cluster, and this machine is outside",
                 fix=f"kubectl -n {space} port-forward svc/{name} {error.port}, and set its address to "
                 f"http://localhost:{error.port} in this environment; or run the doctor in a pod",
             ) from None
 
-    return looked
+    return checked
 
 
 def store(uri: str) -> Check:
     """Whether the object store is an S3 bucket that does what medmim needs."""
     if not uri.startswith("s3://"):
         raise UserError(
-            f"the store is {uri or 'not set'}",
+            f"the store is {uri or 'not configured'}",
             reason="pods share no folder",
             fix="set MEDMIM_STORE in ConfigMap medmim, or platform.store, to s3://BUCKET/PREFIX",
         )
-    request("GET", _endpoint(uri), trust=_S3_TRUST)  # a name or a port that is wrong is told in seconds
-    return look_at_store(uri)
+    request("GET", _endpoint(uri), trust=_S3_TRUST)  # a name or a port that is wrong fails in seconds
+    return check.store(uri)
 
 
 def kfp(uri: str) -> Check:
     """Whether KFP's API answers, and its version."""
     at, answer = without_password(uri), request("GET", f"{uri}/apis/v2beta1/healthz")
     forward = (
-        "ask the API past the login: kubectl -n kubeflow port-forward svc/ml-pipeline 8888, and "
+        "bypass the login: kubectl -n kubeflow port-forward svc/ml-pipeline 8888, and "
         "KF_PIPELINES_ENDPOINT=http://localhost:8888"
     )
     if answer.is_redirect or "html" in answer.headers.get("Content-Type", ""):
         raise UserError(f"a login page answers at {at}, not KFP's API", fix=forward)
     if answer.status_code in (401, 403):
-        raise UserError(f"{at} answers {answer.status_code}: it wants a login", fix=forward)
+        raise UserError(f"{at} answers {answer.status_code}: it requires a login", fix=forward)
     if answer.status_code >= 500:
         raise Unavailable(
             f"{at} answers {answer.status_code}", fix="kubectl -n kubeflow get pods; see ml-pipeline's log"
         )
     try:
-        said = dict(answer.json())
+        health = dict(answer.json())
     except ValueError:
-        said = {}
-    if answer.status_code != 200 or not said:
+        health = {}
+    if answer.status_code != 200 or not health:
         raise UserError(f"{at} is no KFP API: {answer.status_code} to healthz", fix="set KF_PIPELINES_ENDPOINT")
-    tag = str(said.get("tag_name", "unknown"))
-    many = ", for many users" if said.get("multi_user") else ""
+    tag = str(health.get("tag_name", "unknown"))
+    mode = ", multi-user" if health.get("multi_user") else ""
     parts = re.match(r"v?(\d+)\.(\d+)", tag)
     found = (int(parts[1]), int(parts[2])) if parts else None
     wanted = ".".join(map(str, _KFP))
     if found and found < _KFP:
         raise UserError(
             f"KFP {tag} at {at}",
-            reason="an older server drops fields of pods that it does not know, secrets among them, without a word",
+            reason="an older server silently drops fields of pods that it does not know, secrets among them",
             fix=f"upgrade Kubeflow Pipelines to {wanted}",
         )
     if found != _KFP:
-        return Check(
-            "kfp", "warn", f"{tag} at {at}{many}", f"the pipelines are compiled for {wanted}: try `step` first"
-        )
-    return Check("kfp", "ok", f"{tag} at {at}{many}")
+        fix = f"the pipelines are compiled for {wanted}: try `medmim submit demo` first"
+        return Check("kfp", "warn", f"{tag} at {at}{mode}", fix)
+    return Check("kfp", "ok", f"{tag} at {at}{mode}")
 
 
 def clock(kube: Kube, addresses: dict[str, str]) -> Check:
@@ -109,7 +108,7 @@ def clock(kube: Kube, addresses: dict[str, str]) -> Check:
 
     Args:
         kube: The cluster.
-        addresses: What to call a server -> where it answers; one that does not is told by its own line.
+        addresses: What to call a server -> where it answers; one that does not fails in its own line.
     """
     dates = {}
     before = datetime.now(UTC)
@@ -124,13 +123,13 @@ def clock(kube: Kube, addresses: dict[str, str]) -> Check:
             continue
         dates[name] = skew(answer.headers.get("Date", ""), before, datetime.now(UTC))
     known = {name: seconds for name, seconds in dates.items() if seconds is not None}
-    text = ", ".join(f"{name} {seconds:+.0f} s" for name, seconds in known.items()) + " against this machine"
+    text = ", ".join(f"{name} {seconds:+.0f} s" for name, seconds in known.items()) + " from this machine"
     worst = max(apart([0.0, *known.values()]), 0.0)
     fix = "set the clocks by NTP, on this machine and on the nodes"
     if worst > _SKEW[1]:
         raise UserError(
             f"clocks differ by {worst:.0f} s: {text}",
-            reason="Leases would seem to have run out, and signed requests be refused",
+            reason="Leases would seem to have expired, and signed requests be refused",
             fix=fix,
         )
     return Check("clock", "ok" if worst <= _SKEW[0] else "warn", text, "" if worst <= _SKEW[0] else fix)
@@ -143,12 +142,12 @@ def without_password(uri: str) -> str:
 
 
 def skew(date: str, before: datetime, after: datetime) -> float | None:
-    """Seconds that a server's clock is ahead; 0 where its answer's second fits into the time that asking took.
+    """Seconds that a server's clock is ahead; 0 where its answer's second fits into the time that the request took.
 
     Args:
         date: The answer's Date header, in whole seconds; none or nonsense gives None.
-        before: This machine's clock when it asked.
-        after: ... and when it had the answer.
+        before: This machine's clock before the request.
+        after: ... and after the answer.
     """
     try:
         begin = parsedate_to_datetime(date).astimezone(UTC)
@@ -178,6 +177,7 @@ def request(
     headers: Mapping[str, str] | None = None,
     login: tuple[str, str] | None = None,
     trust: Iterable[str] = ("MLFLOW_TRACKING_SERVER_CERT_PATH",),
+    seconds: tuple[int, int] = _SECONDS,
 ) -> Any:
     """One HTTP request, tried once, no redirect followed.
 
@@ -188,9 +188,10 @@ def request(
         headers: More of them.
         login: User and password.
         trust: Variables of the environment, the first of which that is set names the authority's file.
+        seconds: To connect, and between two bytes of the answer.
 
     Raises:
-        Unresolved: Nobody here knows the server's name.
+        Unresolved: The server's name does not resolve here.
         Unavailable: No answer.
     """
     import requests
@@ -199,10 +200,16 @@ def request(
     address = f"{where.scheme}://{where.netloc.rpartition('@')[2]}"
     try:
         return requests.request(
-            method, url, json=body if method != "GET" else None, params=body if method == "GET" else None,
-            headers=headers, auth=login, timeout=_SECONDS, allow_redirects=False,
+            method,
+            url,
+            json=body if method != "GET" else None,
+            params=body if method == "GET" else None,
+            headers=headers,
+            auth=login,
+            timeout=seconds,
+            allow_redirects=False,
             verify=next((os.environ[name] for name in trust if os.environ.get(name)), True),
-        )  # fmt: skip
+        )
     except requests.exceptions.SSLError as error:
         raise UserError(
             f"the certificate of {address} is not trusted",

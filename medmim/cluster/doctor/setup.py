@@ -1,4 +1,4 @@
-"""What pods of medmim would work with: store, MLflow, KFP and image, as recipe, environment and ConfigMap say."""
+"""What pods of medmim would work with: store, MLflow, KFP and image, from recipe, environment and ConfigMap."""
 
 import os
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from medmim.errors import UserError
 from medmim.recipe.schema import Platform
 
 SETTINGS = "medmim"  # the ConfigMap that every pod of medmim reads
-_TOLD = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE")  # what the store's client takes from its environment
+_STORE_CLIENT = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE")  # what it takes from its environment
 _KFP = "http://ml-pipeline.kubeflow:8888"  # where KFP's own manifests put it
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What pods would work with. The recipe's word comes first, then this environment's, then the ConfigMap's.
+    """What pods would work with. The recipe comes first, then this environment, then the ConfigMap.
 
     Attributes:
         platform: The recipe's section.
@@ -29,7 +29,7 @@ class Setup:
     unread: UserError | None = None
 
     def get(self, key: str, recipe: str | None = None) -> str:
-        """A setting; empty where nobody says it."""
+        """A setting; empty where it is not configured."""
         return recipe or os.environ.get(key) or self.configured.get(key) or ""
 
     @property
@@ -54,13 +54,17 @@ class Setup:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What this process lacks to reach the store as pods do. A pod's file is none of this machine."""
-        found = {key: self.configured[key] for key in _TOLD if self.configured.get(key) and not os.environ.get(key)}
+        """What this process must add to its environment to reach the store as pods do.
+
+        A path of the ConfigMap is one in a pod: it is left out unless this machine has that file too.
+        """
+        absent = [key for key in _STORE_CLIENT if self.configured.get(key) and not os.environ.get(key)]
+        found = {key: self.configured[key] for key in absent}
         return {key: value for key, value in found.items() if not value.startswith("/") or os.path.isfile(value)}
 
 
-def setup(kube: Kube | None, platform: Platform) -> Setup:
-    """What pods of the namespace are told; without a cluster, only what recipe and environment say."""
+def resolve(kube: Kube | None, platform: Platform) -> Setup:
+    """The settings of the namespace's pods; without a cluster, only those of recipe and environment."""
     if kube is None:
         return Setup(platform)
     try:

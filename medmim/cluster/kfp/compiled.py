@@ -1,4 +1,4 @@
-"""The compiled pipelines that come with medmim: which version made them, and the image that they shall run."""
+"""The compiled pipelines that come with medmim: the version that made them, and the image that they run."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ from medmim.errors import UserError
 PLACEHOLDER = "medmim:placeholder"
 VERSION_LABEL = "app.kubernetes.io/version"  # each pod's, and so the IR's
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
-_MAKE = "take train.yaml and nightly.yaml from one medmim: pip install it again, or `make compile` in a checkout"
+_FIX = "use train.yaml and nightly.yaml from one medmim: pip install it again, or `make compile` in a checkout"
 
 
 @dataclass(frozen=True)
@@ -50,34 +50,34 @@ def load(pipeline: str) -> Ir:
     try:
         text = (resources.files("medmim.shipped.pipelines") / f"{pipeline}.yaml").read_text("utf-8")
     except FileNotFoundError:
-        raise UserError(f"this medmim brings no pipeline '{pipeline}'", fix=_MAKE) from None
+        raise UserError(f"this medmim has no pipeline '{pipeline}'", fix=_FIX) from None
     return parse(text, pipeline)
 
 
 def parse(text: str, where: str) -> Ir:
-    """Read an IR and check whose it is. Raises as `load`."""
+    """Read an IR and check the version and the images in it. Raises as `load`."""
     try:
         spec, platform = yaml.load_all(text, _LOADER)
         executors = spec["deploymentSpec"]["executors"]
         images = {executor["container"]["image"] for executor in executors.values()}
         metadata = _metadata(platform)
-        made_by = {one["labels"].get(VERSION_LABEL, "a version that says no name") for one in metadata}
+        made_by = {one["labels"].get(VERSION_LABEL, "an unknown version") for one in metadata}
         ir = Ir(text, spec["pipelineInfo"]["name"], spec["sdkVersion"], _steps(spec))
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"the pipeline '{where}' is damaged", reason=str(error)[:200], fix=_MAKE) from None
+        raise UserError(f"the pipeline '{where}' is damaged", reason=str(error)[:200], fix=_FIX) from None
     if made_by != {__version__}:
         raise UserError(
             f"the pipeline '{where}' was made by medmim {', '.join(sorted(made_by))}, and this is {__version__}",
-            reason="its steps call functions of that very version",
-            fix=_MAKE,
+            reason="its steps call functions of exactly that version",
+            fix=_FIX,
         )
     if images != {PLACEHOLDER}:
-        raise UserError(f"the pipeline '{where}' names the images {', '.join(sorted(images))}", fix=_MAKE)
+        raise UserError(f"the pipeline '{where}' names the images {', '.join(sorted(images))}", fix=_FIX)
     return ir
 
 
 def pinned(ir: Ir, image: str) -> Ir:
-    """The same with an image in the placeholder's place, everywhere."""
+    """The same pipeline with an image in place of each placeholder."""
     text = re.sub(rf"\b{re.escape(PLACEHOLDER)}\b", image, ir.text)
     return Ir(text, ir.name, ir.sdk, ir.steps)
 
@@ -108,7 +108,7 @@ def _metadata(platform: Any) -> list[Any]:
 
 
 def _steps(spec: dict[str, Any]) -> tuple[str, ...]:
-    """Tasks of containers, in the order of the graph as far as it is one."""
+    """Tasks of containers in the order of the graph; what ends a run comes last."""
     executed = {name for name, one in spec["components"].items() if "executorLabel" in one}
     dags = [one["dag"] for one in spec["components"].values() if "dag" in one] + [spec["root"]["dag"]]
     tasks = {
@@ -116,4 +116,4 @@ def _steps(spec: dict[str, Any]) -> tuple[str, ...]:
     }
     waits = {name: [one for one in task.get("dependentTasks", []) if one in tasks] for name, task in tasks.items()}
     order = TopologicalSorter(waits).static_order()
-    return tuple(sorted(order, key=lambda name: "triggerPolicy" in tasks[name]))  # what ends a run comes last
+    return tuple(sorted(order, key=lambda name: "triggerPolicy" in tasks[name]))

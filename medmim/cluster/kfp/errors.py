@@ -1,4 +1,4 @@
-"""What a KFP API server's answers and silences mean to people. How it is reached is said in each."""
+"""The errors of a KFP API server as errors of medmim: what it refused, or that it did not answer, and the fix."""
 
 import json
 import re
@@ -18,10 +18,10 @@ class Access:
         host: Its address, with http:// or https://.
         namespace: The user's own, where KFP serves many users; may be empty.
         token: Bearer token; or
-        token_file: a file that holds one, read anew for each request, as projected tokens change.
+        token_file: a file that holds one, read again for each request, as projected tokens change.
         cookie: What a login leaves in a browser, such as `authservice_session=...` of Dex.
         ca: File of the authority that signed the server's certificate.
-        ui: Where people see runs; the host by default.
+        ui: Address of KFP's web pages; the host by default.
     """
 
     host: str
@@ -34,7 +34,7 @@ class Access:
 
 
 class Refusal(UserError):
-    """The server understood and said no.
+    """The server understood the request and refused it.
 
     Attributes:
         status: Of HTTP.
@@ -45,23 +45,26 @@ class Refusal(UserError):
         self.status = status
 
 
-class Unsent(Unavailable):
-    """Nothing was sent: no connection came about."""
+class NotSent(Unavailable):
+    """Nothing was sent: there was no connection."""
 
 
-def refusal(access: Access, doing: str, status: int, body: Any) -> UserError:
-    """What an answer other than 2xx means. KFP's errors are `{code, message, details}`, those of uploads otherwise."""
+def from_response(access: Access, doing: str, status: int, body: Any) -> UserError:
+    """The error of an answer other than 2xx.
+
+    KFP's own body is `{code, message, details}`, that of uploads `{error_message, error_details}` or plain text.
+    """
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
-    said = _message(text)
+    message = _message(text)
     if status == 0:
         return untrusted(access, text)
     if 300 <= status < 400 or "<html" in text.lower()[:500]:
-        return login(access)
-    if status == 401 or (status == 403 and not text.lstrip().startswith("{")):  # a guard in front of it
+        return login_page(access)
+    if status == 401 or (status == 403 and not text.lstrip().startswith("{")):  # from a proxy in front of it
         return Refusal(
             status,
-            f"KFP at {access.host} does not know who asks ({status})",
-            reason="; ".join(part for part in (said, f"asked with {_identity(access)}") if part),
+            f"KFP at {access.host} does not accept this account ({status})",
+            reason="; ".join(part for part in (message, f"sent {_credentials(access)}") if part),
             fix="set KFP_TOKEN or KFP_TOKEN_FILE (kubectl create token ACCOUNT --audience=pipelines.kubeflow.org), or "
             "KFP_COOKIE; in a pod mount a token of that audience",
         )
@@ -69,37 +72,39 @@ def refusal(access: Access, doing: str, status: int, body: Any) -> UserError:
         return Refusal(
             status,
             f"KFP at {access.host} forbids {doing}" + (f" in namespace {access.namespace}" if access.namespace else ""),
-            reason=said,
+            reason=message,
             fix="give the --namespace of your own profile, or be made a contributor of that one",
         )
-    if status == 429 or (status >= 500 and not re.search("invalid ?input ?error|NotFoundError", said, re.IGNORECASE)):
+    if status == 429 or (
+        status >= 500 and not re.search("invalid ?input ?error|NotFoundError", message, re.IGNORECASE)
+    ):
         return Unavailable(
             f"KFP at {access.host} answers {status} to {doing}",
-            reason=said,
+            reason=message,
             fix="kubectl -n kubeflow logs deploy/ml-pipeline; then run the same command again",
         )
     if status == 404 and "code" not in text:
-        return foreign(access, f"404 to {doing}")
+        return not_kfp(access, f"404 to {doing}")
     fix = "change what the reason names; `medmim submit --dry-run` shows what is sent"
-    return Refusal(status, f"KFP at {access.host} refuses {doing} ({status})", said, fix)
+    return Refusal(status, f"KFP at {access.host} refuses {doing} ({status})", message, fix)
 
 
 def _message(text: str) -> str:
     try:
-        said = json.loads(text)
-        return str(said.get("message") or said.get("error_message") or said.get("error") or "")[:600]
+        body = json.loads(text)
+        return str(body.get("message") or body.get("error_message") or body.get("error") or "")[:600]
     except (ValueError, AttributeError):
         return text.strip()[:300]
 
 
-def silence(access: Access, error: Exception) -> UserError:
-    """No answer: to connect, to read, or no trust."""
+def no_answer(access: Access, error: Exception) -> UserError:
+    """The error of a request without an answer: no connection, a timeout, an untrusted certificate."""
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
     cause = getattr(error, "reason", None) or error
     if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "SSLError" in type(cause).__name__:
         return untrusted(access, str(cause))
-    kind = Unsent if isinstance(cause, NewConnectionError | ConnectTimeoutError) else Unavailable
+    kind = NotSent if isinstance(cause, NewConnectionError | ConnectTimeoutError) else Unavailable
     return kind(
         f"KFP at {access.host} does not answer",
         reason=str(cause)[-200:],
@@ -108,7 +113,7 @@ def silence(access: Access, error: Exception) -> UserError:
 
 
 def untrusted(access: Access, reason: str) -> UserError:
-    """No TLS."""
+    """The error of a TLS connection that failed."""
     return UserError(
         f"no secure connection to KFP at {access.host}",
         reason=reason.replace("\n", " ")[-200:],
@@ -116,18 +121,18 @@ def untrusted(access: Access, reason: str) -> UserError:
     )
 
 
-def login(access: Access) -> UserError:
-    """A page for people, where JSON was asked for."""
+def login_page(access: Access) -> UserError:
+    """The error of a web page or a redirect in the place of JSON."""
     return UserError(
         f"a login page answers at {access.host}, not KFP's API",
-        reason=f"asked with {_identity(access)}",
+        reason=f"sent {_credentials(access)}",
         fix="set KFP_COOKIE to the cookie that a login in the browser leaves (authservice_session=..., "
-        f"oauth2_proxy_kubeflow=...), or KFP_TOKEN; or go past the login: {FORWARD}",
+        f"oauth2_proxy_kubeflow=...), or KFP_TOKEN; or bypass the login: {FORWARD}",
     )
 
 
-def foreign(access: Access, reason: str) -> UserError:
-    """Something else than KFP."""
+def not_kfp(access: Access, reason: str) -> UserError:
+    """The error of a server that is something else than KFP."""
     return UserError(
         f"what answers at {access.host} is not the API v2beta1 of KFP",
         reason=reason,
@@ -135,6 +140,6 @@ def foreign(access: Access, reason: str) -> UserError:
     )
 
 
-def _identity(access: Access) -> str:
+def _credentials(access: Access) -> str:
     given = {"a token": access.token, f"the token in {access.token_file}": access.token_file, "a cookie": access.cookie}
     return " and ".join(name for name, value in given.items() if value) or "no token and no cookie"

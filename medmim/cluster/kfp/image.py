@@ -1,4 +1,4 @@
-"""An image by its digest, asked of its registry: a tag may mean another image tomorrow.
+"""An image by its digest, as its registry gives it: a tag may mean another image tomorrow.
 
 https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#checking-if-content-exists-in-the-registry;
 names and logins are docker's own (`docker login`, DOCKER_CONFIG, credential helpers).
@@ -23,43 +23,43 @@ _VERSION = "org.opencontainers.image.version"
 _BY_DIGEST = "name the image by digest: registry/medmim@sha256:... (what a push prints)"
 
 
-class Absent(UserError):
-    """The registry knows no such image."""
+class NotFound(UserError):
+    """The registry has no such image."""
 
 
 def pin(named: str) -> str:
-    """The image by digest; one that is so named stays as it is, and no registry is asked.
+    """The image by digest; one that is named by digest stays as it is, without a request.
 
     Raises:
-        UserError: It is no name of an image, or the registry does not have it or does not let us look.
+        UserError: It is no name of an image, or the registry does not have it or denies access.
         Unavailable: The registry does not answer.
     """
     repository, reference = _split(named)
     if _DIGEST.fullmatch(reference):
         return f"{repository}@{reference}"
-    answer = _ask("HEAD", named, repository, f"manifests/{reference}")
+    answer = _request("HEAD", named, repository, f"manifests/{reference}")
     digest = answer.headers.get("Docker-Content-Digest", "")
     if not digest:
-        body = _ask("GET", named, repository, f"manifests/{reference}").content
+        body = _request("GET", named, repository, f"manifests/{reference}").content
         digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
     if not _DIGEST.fullmatch(digest):
         raise UserError(f"the registry of {named} gives no digest", reason=digest[:100], fix=_BY_DIGEST)
     return f"{repository}@{digest}"
 
 
-def version(pinned: str) -> str:
-    """Which medmim is in an image, by its label.
+def version_of(pinned: str) -> str:
+    """The version of medmim in an image, by its label.
 
     Raises:
-        UserError: The registry does not say.
+        UserError: It has no such label, or the registry denies access.
     """
     repository, reference = _split(pinned)
-    manifest = _ask("GET", pinned, repository, f"manifests/{reference}").json()
+    manifest = _request("GET", pinned, repository, f"manifests/{reference}").json()
     if "manifests" in manifest:  # of several platforms, which are one version
         reference = manifest["manifests"][0]["digest"]
-        manifest = _ask("GET", pinned, repository, f"manifests/{reference}").json()
+        manifest = _request("GET", pinned, repository, f"manifests/{reference}").json()
     try:
-        config = _ask("GET", pinned, repository, f"blobs/{manifest['config']['digest']}").json()
+        config = _request("GET", pinned, repository, f"blobs/{manifest['config']['digest']}").json()
         return str(config["config"]["Labels"][_VERSION])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{pinned} has no label {_VERSION}") from None
@@ -71,7 +71,7 @@ def _split(named: str) -> tuple[str, str]:
     if not _NAME.fullmatch(named):
         raise UserError(f"'{named}' is no name of an image", fix=_BY_DIGEST)
     repository, reference = parse_repository_tag(named)
-    if "@" in named:  # NAME:TAG@DIGEST: the digest says it all
+    if "@" in named:  # NAME:TAG@DIGEST: the digest alone decides
         repository, _ = parse_repository_tag(repository)
     return repository, reference or "latest"
 
@@ -82,29 +82,29 @@ def _split(named: str) -> tuple[str, str]:
     wait=wait_exponential_jitter(initial=0.3, max=5),
     reraise=True,
 )
-def _ask(method: str, named: str, repository: str, what: str) -> Any:
-    """One request, with a login where the registry wants one."""
+def _request(method: str, named: str, repository: str, path: str) -> Any:
+    """One request, with a login where the registry requires one."""
     import requests
     from docker import auth, errors
 
     try:
-        registry, path = auth.resolve_repository_name(repository)
+        registry, name = auth.resolve_repository_name(repository)
         found = auth.load_config().resolve_authconfig(registry) or {}
     except errors.DockerException as error:
         raise UserError(f"{named} is no name of an image", reason=str(error), fix=_BY_DIGEST) from None
     if registry == auth.INDEX_NAME:
-        registry, path = "registry-1.docker.io", path if "/" in path else f"library/{path}"
+        registry, name = "registry-1.docker.io", name if "/" in name else f"library/{name}"
     scheme = "http" if re.match(r"(localhost|127\.\d+\.\d+\.\d+)(:|$)", registry) else "https"
-    url, headers = f"{scheme}://{registry}/v2/{path}/{what}", {"Accept": ", ".join(_MANIFESTS)}
-    login = {key.lower(): value for key, value in found.items()}  # a file's keys are small, a helper's are not
+    url, headers = f"{scheme}://{registry}/v2/{name}/{path}", {"Accept": ", ".join(_MANIFESTS)}
+    login = {key.lower(): value for key, value in found.items()}  # a file's keys are in lower case, a helper's are not
     user, password = login.get("username"), login.get("password")
     basic = (user, password) if user and password else None
     try:
         answer = requests.request(method, url, headers=headers, timeout=_SECONDS)
         if answer.status_code == 401:
-            wanted, _, challenge = answer.headers.get("WWW-Authenticate", "").partition(" ")
-            if wanted.lower() == "bearer":
-                headers["Authorization"] = f"Bearer {_token(challenge, path, basic)}"
+            kind, _, challenge = answer.headers.get("WWW-Authenticate", "").partition(" ")
+            if kind.lower() == "bearer":
+                headers["Authorization"] = f"Bearer {_token(challenge, name, basic)}"
                 basic = None
             answer = requests.request(method, url, headers=headers, auth=basic, timeout=_SECONDS)
     except (requests.RequestException, ValueError, KeyError) as error:
@@ -115,18 +115,20 @@ def _ask(method: str, named: str, repository: str, what: str) -> Any:
         ) from None
     if answer.status_code in (401, 403):
         raise UserError(
-            f"the registry {registry} does not let us look at {named} ({answer.status_code})",
+            f"the registry {registry} denies access to {named} ({answer.status_code})",
             reason=f"logged in as {user}" if user else "no login",
             fix=f"docker login {registry}; or {_BY_DIGEST}",
         )
     if answer.status_code == 404:
-        raise Absent(f"the registry {registry} has no image {named}", fix=f"push it, or correct its name; {_BY_DIGEST}")
+        raise NotFound(
+            f"the registry {registry} has no image {named}", fix=f"push it, or correct its name; {_BY_DIGEST}"
+        )
     if answer.status_code >= 400:
         raise Unavailable(f"the registry {registry} answers {answer.status_code} for {named}", fix=_BY_DIGEST)
     return answer
 
 
-def _token(challenge: str, path: str, basic: tuple[str, str] | None) -> str:
+def _token(challenge: str, name: str, basic: tuple[str, str] | None) -> str:
     """A token to pull with, from the service that the registry names.
 
     https://distribution.github.io/distribution/spec/auth/token/
@@ -134,10 +136,10 @@ def _token(challenge: str, path: str, basic: tuple[str, str] | None) -> str:
     import requests
     from requests.utils import parse_dict_header
 
-    said: dict[str, str] = parse_dict_header(challenge)  # type: ignore[no-untyped-call]
-    scope = said.get("scope") or f"repository:{path}:pull"
-    query = {"service": said.get("service", ""), "scope": scope}
-    answer = requests.get(said["realm"], params=query, auth=basic, timeout=_SECONDS)
+    parameters: dict[str, str] = parse_dict_header(challenge)  # type: ignore[no-untyped-call]
+    scope = parameters.get("scope") or f"repository:{name}:pull"
+    query = {"service": parameters.get("service", ""), "scope": scope}
+    answer = requests.get(parameters["realm"], params=query, auth=basic, timeout=_SECONDS)
     answer.raise_for_status()
     body = answer.json()
     return str(body.get("token") or body["access_token"])

@@ -1,4 +1,4 @@
-"""Whether a recipe can run on a cluster at all: what pods cannot reach, and what the cluster lacks for it."""
+"""Whether a recipe can run on a cluster at all: what pods cannot reach, and what is missing on the cluster."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from medmim.cluster.doctor import access, api, image
 from medmim.cluster.doctor.servers import without_password
-from medmim.cluster.doctor.setup import SETTINGS, Setup, setup
+from medmim.cluster.doctor.setup import SETTINGS, Setup, resolve
 from medmim.cluster.kube import Kube
-from medmim.doctor.check import Check, side_by_side
+from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.recipe.schema import Recipe
 
@@ -24,29 +24,29 @@ _LONGEST = {"experiment": 128, "namespace": 63}  # KFP 2.17: backend/src/apiserv
 
 
 def settings(namespace: str | None, recipe: Recipe) -> tuple[Kube | None, Setup, str]:
-    """What pods would work with, and why the cluster could not be asked (empty if it could)."""
+    """What pods would work with, and why the cluster could not be checked (empty if it could)."""
     from medmim.cluster.kube import connect
 
     try:
         kube = connect(namespace or recipe.platform.pods.namespace)
         api.cluster(kube)
     except UserError as error:
-        return None, setup(None, recipe.platform), error.fact
-    return kube, setup(kube, recipe.platform), ""
+        return None, resolve(None, recipe.platform), error.fact
+    return kube, resolve(kube, recipe.platform), ""
 
 
-def unfit(recipe: Recipe, told: Setup) -> list[str]:
+def unsupported(recipe: Recipe, setup: Setup) -> list[str]:
     """What of a recipe is for this machine only; each with its key.
 
     Args:
         recipe: As the user wrote it.
-        told: What pods would work with.
+        setup: What pods would work with.
     """
-    return [*_data(recipe), *_models(recipe), *_platform(recipe, told), *_secrets(json.loads(recipe.dump()))]
+    return [*_data(recipe), *_models(recipe), *_platform(recipe, setup), *_passwords(json.loads(recipe.dump()))]
 
 
-def unnamed(run: str, experiment: str, namespace: str, uri: str) -> list[str]:
-    """Names that KFP or Kubernetes would not take, or that Argo would take for a template."""
+def invalid_names(run: str, experiment: str, namespace: str, uri: str) -> list[str]:
+    """Names that KFP or Kubernetes would refuse, or in which Argo would expand a template."""
     problems = []
     if not _RUN.fullmatch(run):
         problems.append(f"run '{run}': up to 128 lower-case letters, digits and hyphens")
@@ -55,22 +55,22 @@ def unnamed(run: str, experiment: str, namespace: str, uri: str) -> list[str]:
             problems.append(f"{what} '{name[:40]}...': {len(name.encode())} bytes, at most {_LONGEST[what]}")
     for what, text in (("run", run), ("the recipe's URI", uri)):
         problems += [
-            f"{what} '{text}' has {mark}: KFP puts values in its place" for mark in ("{{", "[[") if mark in text
+            f"{what} '{text}' has {mark}: KFP expands it as a template" for mark in ("{{", "[[") if mark in text
         ]
     return problems
 
 
-def lacking(kube: Kube, recipe: Recipe) -> list[str]:
-    """What the cluster lacks for the steps of this recipe; what this account may not look at is not among it."""
-    looks = {
+def missing(kube: Kube, recipe: Recipe) -> list[str]:
+    """What the steps of this recipe need and the cluster does not have, as far as this account may check it."""
+    checks = {
         "namespace": lambda: _namespace(kube),
         "account": lambda: _account(kube),
         "secrets": lambda: image.secrets(kube, recipe.platform.pods),
     }
     if recipe.platform.ray == "rayjob":
-        looks["crds"] = lambda: api.crds(kube)
-        looks["accounts"] = lambda: access.accounts(kube, recipe.platform.pods.service_account)
-    found = side_by_side({name: api.unseen_warns(name, look) for name, look in looks.items()})
+        checks["crds"] = lambda: api.crds(kube)
+        checks["accounts"] = lambda: access.accounts(kube, recipe.platform.pods.service_account)
+    found = run_side_by_side({name: api.warn_unchecked(name, check) for name, check in checks.items()})
     return [f"{one.name}: {one.found}; fix: {one.fix}" for one in found if one.status == "fail"]
 
 
@@ -79,7 +79,7 @@ def _data(recipe: Recipe) -> Iterator[str]:
         folder = getattr(recipe.data, key)
         if folder and (os.path.exists(os.path.expanduser(folder)) or not os.path.isabs(folder)):
             yield (
-                f"data.{key}: {folder} is a folder of this machine, and pods do not see it; put the data into an image "
+                f"data.{key}: {folder} is a folder of this machine, which pods cannot read; put the data into an image "
                 "made FROM medmim's, and name its path there"
             )
 
@@ -94,33 +94,33 @@ def _models(recipe: Recipe) -> Iterator[str]:
         yield f"gate.policy: {policy} is a file of this machine; pods have the shipped policies only"
 
 
-def _platform(recipe: Recipe, told: Setup) -> Iterator[str]:
+def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:
     ray = recipe.platform.ray
     if ray not in ("local", "rayjob") and "://" not in ray:
-        yield f"platform.ray: {ray} is for a process on a node of a Ray cluster, and a step's pod is none; take rayjob"
+        yield f"platform.ray: {ray} is for a process on a node of a Ray cluster, which a step's pod is not; use rayjob"
     if "://" in ray and urlsplit(ray).hostname in _LOCAL:
         yield f"platform.ray: {ray} is this machine"
-    if not told.store.startswith("s3://"):
+    if not setup.store.startswith("s3://"):
         yield (
-            f"platform.store: {told.store or 'not set, nor MEDMIM_STORE'}; pods share no folder: s3://BUCKET/PREFIX, "
-            "the same that the cluster's ConfigMap medmim says"
+            f"platform.store: {setup.store or 'not configured, nor MEDMIM_STORE'}; pods share no folder: "
+            "s3://BUCKET/PREFIX, the same as in the cluster's ConfigMap medmim"
         )
-    tracking = recipe.platform.tracking or told.configured.get("MLFLOW_TRACKING_URI", "")
+    tracking = recipe.platform.tracking or setup.configured.get("MLFLOW_TRACKING_URI", "")
     if tracking and (not tracking.startswith(("http://", "https://")) or urlsplit(tracking).hostname in _LOCAL):
-        yield f"platform.tracking: {without_password(tracking)} is of this machine; pods need http(s)://HOST:PORT"
-    seen = told.configured or (told.unread and not isinstance(told.unread, api.Unseen))
-    if not tracking and seen:
-        yield f"platform.tracking: not set, nor MLFLOW_TRACKING_URI in ConfigMap {SETTINGS}; http(s)://HOST:PORT"
+        yield f"platform.tracking: {without_password(tracking)} is on this machine; pods need http(s)://HOST:PORT"
+    checked = setup.configured or (setup.unread and not isinstance(setup.unread, api.Unchecked))
+    if not tracking and checked:
+        yield f"platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap {SETTINGS}; http(s)://HOST:PORT"
 
 
-def _secrets(values: Any, key: str = "") -> Iterator[str]:
-    """Addresses with a password: the recipe is kept in the store, and whoever reads that would have it."""
+def _passwords(values: Any, key: str = "") -> Iterator[str]:
+    """Addresses with a password: the recipe lies in the store, and everyone who reads that would have it."""
     if isinstance(values, dict):
         for name, value in values.items():
-            yield from _secrets(value, f"{key}.{name}" if key else name)
+            yield from _passwords(value, f"{key}.{name}" if key else name)
     elif isinstance(values, list):
         for value in values:
-            yield from _secrets(value, key)
+            yield from _passwords(value, key)
     elif isinstance(values, str) and _PASSWORD.search(values):
         yield (
             f"{key}: an address with a password in it; recipes are no place for secrets: "

@@ -1,6 +1,6 @@
-"""Runs of medmim on a KFP server: which there are, how they stand, what they said; and ending one.
+"""Runs of medmim on a KFP server: list, find, follow, cancel.
 
-KFP 2.17 calls a cancelled run FAILED in the end; that it was CANCELING stands in its history only.
+KFP 2.17 ends a cancelled run as FAILED; only its history says that it was CANCELING.
 """
 
 import difflib
@@ -14,18 +14,18 @@ from typing import Any
 from medmim.cluster.kfp import compiled
 from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
-from medmim.cluster.kfp.submit import GOING, RECIPE, Submitted
+from medmim.cluster.kfp.submit import ACTIVE, RECIPE, Submitted
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
 from medmim.run.stage import Outcome, parse_record
 from medmim.store import open_store
 
-MARK = "medmim "  # begins the description of each run that `medmim submit` started
-_MADE = re.compile(MARK + r"\S+, recipe (\S+) ")
+_PREFIX = "medmim "  # begins the description of each run that `medmim submit` started
+_DESCRIPTION = re.compile(_PREFIX + r"\S+, recipe (\S+) ")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-EVERY = 5.0  # s between two looks at a run
-_OUTAGE = 600.0  # s that KFP may be away while somebody waits
-_MANY = 200  # KFP's largest page
-_EPOCH = datetime(1971, 1, 1, tzinfo=UTC)  # earlier times are KFP's "not yet"
+POLL = 5.0  # s between two requests for a run's state
+_OUTAGE = 600.0  # s that KFP may be unavailable before `follow` gives up
+_LARGEST_PAGE = 200  # KFP's limit
+_EPOCH = datetime(1971, 1, 1, tzinfo=UTC)  # KFP gives an earlier time for "not yet"
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Step:
 
     Attributes:
         name: Of the task.
-        state: KFP's word; empty while it has not begun.
+        state: KFP's; empty while it has not begun.
         seconds: That it has taken so far; None while it has not begun.
         nodes: Argo's ids of its pods.
-        record: What the stage left; None while there is nothing.
+        record: The stage's own; None while there is none.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Run:
     Attributes:
         name: Its name.
         run_id: KFP's id.
-        state: KFP's word, but `CANCELED` where somebody ended it.
+        state: KFP's, but `CANCELED` where it was cancelled.
         created: When it was submitted.
         finished: When it ended.
         recipe: Name of its recipe; empty where medmim did not submit it.
         link: Its page.
         uri: Where its recipe lies.
         steps: In the order of the graph; empty in lists.
-        notes: What could not be looked at.
+        notes: What could not be read.
     """
 
     name: str
@@ -76,23 +76,23 @@ class Run:
     notes: tuple[str, ...] = ()
 
     @property
-    def place(self) -> str:
-        """Where its stages leave their records; empty where medmim did not submit it."""
+    def folder(self) -> str:
+        """URI of its stages' records; empty where medmim did not submit it."""
         return self.uri.removesuffix(f"/{RECIPE}") if self.uri.endswith(f"/{RECIPE}") else ""
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more will come."""
-        return self.state not in GOING
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.state not in ACTIVE
 
     @property
     def result(self) -> str:
-        """Its state in a word of ours: KFP calls it failed when a gate or an audit says no."""
-        return "refused" if self.over and self.steps and self.exit_code == REFUSED else self.state.lower()
+        """Its state, but `refused` where a gate or an audit said no, which KFP calls failed."""
+        return "refused" if self.ended and self.steps and self.exit_code == REFUSED else self.state.lower()
 
     @property
     def exit_code(self) -> int:
-        """What the laptop's run would have ended with: the first stage that did not end well decides."""
+        """What the laptop's run would have ended with: that of the first stage that failed or refused."""
         codes = [step.record.exit_code for step in self.steps if step.record and step.record.exit_code]
         if codes and self.state != "CANCELED":
             return codes[0]
@@ -101,47 +101,55 @@ class Run:
         return REFUSED if any(step.record and step.record.status == "refused" for step in self.steps) else 0
 
 
-class Gone(UserError):
-    """A run that was there is there no more."""
+class Deleted(UserError):
+    """A run was deleted in KFP."""
 
 
 def page(api: Api, size: int = 20, token: str = "") -> tuple[list[Run], str]:
-    """The newest runs, and the token of the next page; empty on the last.
+    """The newest runs of medmim, and the token of the next page; empty on the last.
 
     Raises:
-        UserError: The token is none of this list's.
+        UserError: The token is not one of this list.
     """
-    asked: dict[str, Any] = {"page_token": token} if token else {}
-    mine = filtered({"operation": "IS_SUBSTRING", "key": "description", "string_value": MARK})
+    page_token: dict[str, Any] = {"page_token": token} if token else {}
     try:
-        found = api.call(
-            "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None, page_size=size,
-            sort_by="created_at desc", filter=mine, **asked,
-        )  # fmt: skip
+        listed = api.call(
+            "listing runs",
+            api.client.runs.run_service_list_runs,
+            namespace=api.namespace or None,
+            page_size=size,
+            sort_by="created_at desc",
+            filter=filtered({"operation": "IS_SUBSTRING", "key": "description", "string_value": _PREFIX}),
+            **page_token,
+        )
     except Refusal as error:
         if not token or error.status in (401, 403):
             raise
         raise UserError(
             f"no page '{token}' in the list of runs", reason=error.reason, fix="start again without --page"
         ) from None
-    return [_run(api, one) for one in found.runs or []], found.next_page_token or ""
+    return [_run(api, one) for one in listed.runs or []], listed.next_page_token or ""
 
 
 def find(api: Api, named: str) -> Run:
     """A run by id or name, with its steps.
 
     Raises:
-        UserError: There is none, with names that are near; or several, with their ids.
+        UserError: There is none (similar names are in the fix), or there are several (their ids are in the problems).
     """
     if _ID.fullmatch(named.lower()):
         run = _get(api, named.lower())
         if run is None:
             raise UserError(f"no run {named}", fix="`medmim runs list` shows names and ids")
         return run
-    found = api.call(
-        "listing runs", api.client.runs.run_service_list_runs, namespace=api.namespace or None,
-        filter=where(display_name=named), sort_by="created_at desc",
-    ).runs or []  # fmt: skip
+    listed = api.call(
+        "listing runs",
+        api.client.runs.run_service_list_runs,
+        namespace=api.namespace or None,
+        filter=where(display_name=named),
+        sort_by="created_at desc",
+    )
+    found = listed.runs or []
     if len(found) > 1:
         raise UserError(
             f"{len(found)} runs are called {named}",
@@ -149,87 +157,87 @@ def find(api: Api, named: str) -> Run:
             fix="give the id",
         )
     if not found:
-        names = [one.name for one in page(api, _MANY)[0]]
+        names = [one.name for one in page(api, _LARGEST_PAGE)[0]]
         near = [one for one in names if named in one] or difflib.get_close_matches(named, names, 3, cutoff=0.5)
-        said = f"did you mean {' or '.join(near[:3])}? " if near else ""
-        raise UserError(f"no run '{named}'", fix=f"{said}`medmim runs list` shows names and ids")
-    return again(api, _run(api, found[0]))
+        hint = f"did you mean {' or '.join(near[:3])}? " if near else ""
+        raise UserError(f"no run '{named}'", fix=f"{hint}`medmim runs list` shows names and ids")
+    return refresh(api, _run(api, found[0]))
 
 
-def begun(made: Submitted) -> Run:
-    """A run that was just started, before anybody looked at it."""
+def pending(made: Submitted) -> Run:
+    """A run that was just submitted, before its first state is known."""
     return Run(made.run, made.run_id, "PENDING", datetime.now(UTC), None, "", made.link, made.recipe)
 
 
-def again(api: Api, run: Run) -> Run:
-    """The same run as it stands now.
+def refresh(api: Api, run: Run) -> Run:
+    """The run in its present state.
 
     Raises:
-        Gone: Somebody deleted it.
+        Deleted: It was deleted.
     """
     now = _get(api, run.run_id)
     if now is None:
         fix = "submit the recipe again: finished steps are kept"
-        raise Gone(f"run {run.name} was deleted in KFP", fix=fix, exit_code=TRY_AGAIN)
+        raise Deleted(f"run {run.name} was deleted in KFP", fix=fix, exit_code=TRY_AGAIN)
     return now
 
 
-def follow(api: Api, run: Run, told: Callable[[Step], None], looked: Callable[[Run], None]) -> Run:
-    """Wait until a run is over; `kfp.Client` would wait for a cancelled one for ever.
+def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callable[[Run], None]) -> Run:
+    """Wait until a run has ended; `kfp.Client` would wait for a cancelled one for ever.
 
     Args:
-        api: The server; while it is away for less than ten minutes the waiting goes on.
+        api: The server; outages of less than ten minutes are waited out.
         run: A run with its steps.
-        told: Hears of each step whose state has changed.
-        looked: Hears of each look.
+        on_step: Called with each step whose state has changed.
+        on_poll: Called with the run after each poll, while it is active.
 
     Raises:
-        Unavailable: The server is away for good.
-        Gone: Somebody deleted the run.
-        UserError: The server does not tell any more; a login that ran out, say.
+        Unavailable: The server does not come back.
+        Deleted: The run was deleted.
+        UserError: The server refuses to answer; after a login has expired, for instance.
     """
     known: dict[str, str] = {}
-    ending = False
+    canceling = False
     seen = time.monotonic()
     while True:
         for step in run.steps:
             if known.get(step.name) != step.state:
                 known[step.name] = step.state
-                told(step)
-        ending = ending or run.state == "CANCELING"
-        if run.over:
-            return replace(run, state="CANCELED") if ending and run.state == "FAILED" else run
-        looked(run)
-        time.sleep(EVERY)
+                on_step(step)
+        canceling = canceling or run.state == "CANCELING"
+        if run.ended:
+            return replace(run, state="CANCELED") if canceling and run.state == "FAILED" else run
+        on_poll(run)
+        time.sleep(POLL)
         try:
-            run, seen = again(api, run), time.monotonic()
+            run, seen = refresh(api, run), time.monotonic()
         except Unavailable:
             if time.monotonic() - seen > _OUTAGE:
                 raise
 
 
 def cancel(api: Api, run: Run) -> bool:
-    """End a run; False where it is over or ending already.
+    """Cancel a run; False where it has ended or is being cancelled already.
 
     Raises:
-        UserError: It is none of medmim's.
+        UserError: It was not submitted by medmim.
     """
     if not run.recipe:
         raise UserError(f"run {run.name} was not submitted by medmim", fix=f"end it on its own page: {run.link}")
-    if run.over or run.state == "CANCELING":
+    if run.ended or run.state == "CANCELING":
         return False
     try:
         api.call("cancelling a run", api.client.runs.run_service_terminate_run, run_id=run.run_id)
-    except Refusal:  # it ended, or was ended, meanwhile; or our first try's answer was lost
-        now = again(api, run)
-        if not now.over and now.state != "CANCELING":
+    except Refusal:  # it ended or was cancelled meanwhile, or the answer to our first try was lost
+        now = refresh(api, run)
+        if not now.ended and now.state != "CANCELING":
             raise
     return True
 
 
 def _get(api: Api, run_id: str) -> Run | None:
     try:
-        return _whole(api, api.call("getting a run", api.client.runs.run_service_get_run, run_id=run_id))
+        return _with_steps(api, api.call("getting a run", api.client.runs.run_service_get_run, run_id=run_id))
     except Refusal as error:
         if error.status != 404:
             raise
@@ -238,23 +246,27 @@ def _get(api: Api, run_id: str) -> Run | None:
 
 def _run(api: Api, one: Any) -> Run:
     states = [status.state for status in one.state_history or []]
-    ended = "CANCELED" if one.state == "FAILED" and "CANCELING" in states else one.state
+    state = "CANCELED" if one.state == "FAILED" and "CANCELING" in states else one.state
     parameters = (one.runtime_config and one.runtime_config.parameters) or {}
-    made = _MADE.match(one.description or "")
+    description = _DESCRIPTION.match(one.description or "")
     return Run(
-        name=one.display_name, run_id=one.run_id, state=ended or "RUNTIME_STATE_UNSPECIFIED", created=one.created_at,
-        finished=_time(one.finished_at), recipe=made[1] if made else "",
-        link=api.link(f"runs/details/{one.run_id}"), uri=str(parameters.get("recipe", "")),
-    )  # fmt: skip
+        name=one.display_name,
+        run_id=one.run_id,
+        state=state or "RUNTIME_STATE_UNSPECIFIED",
+        created=one.created_at,
+        finished=_time(one.finished_at),
+        recipe=description[1] if description else "",
+        link=api.link(f"runs/details/{one.run_id}"),
+        uri=str(parameters.get("recipe", "")),
+    )
 
 
-def _whole(api: Api, one: Any) -> Run:
+def _with_steps(api: Api, one: Any) -> Run:
     run = _run(api, one)
     tasks = {task.display_name: task for task in (one.run_details and one.run_details.task_details) or []}
-    left, notes = _records(run)
-    steps = tuple(
-        _step(name, tasks.get(name), left.get(name)) for name in compiled.step_names() if name in tasks or name in left
-    )
+    records, notes = _records(run)
+    names = [name for name in compiled.step_names() if name in tasks or name in records]
+    steps = tuple(_step(name, tasks.get(name), records.get(name)) for name in names)
     return replace(run, steps=steps, notes=notes)
 
 
@@ -268,23 +280,23 @@ def _step(name: str, task: Any, record: Outcome | None) -> Step:
 
 
 def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:
-    """What each stage left in the store; and what of it cannot be read, and why."""
+    """The record of each stage in the store, and why others cannot be read."""
     try:
-        if not run.place:
+        if not run.folder:
             raise UserError("it was not started by `medmim submit`")
-        store = open_store(run.place)
-        there = set(store.list())
-        texts = {name: store.read(f"{name}.json") for name in compiled.step_names() if f"{name}.json" in there}
+        store = open_store(run.folder)
+        keys = set(store.list())
+        texts = {name: store.read(f"{name}.json") for name in compiled.step_names() if f"{name}.json" in keys}
     except (UserError, FileNotFoundError) as error:
         return {}, (f"the stages' records cannot be read: {getattr(error, 'fact', error)}",)
-    left: dict[str, Outcome] = {}
+    records: dict[str, Outcome] = {}
     notes: list[str] = []
     for name, text in texts.items():
         try:
-            left[name] = parse_record(text, name, run.name)
+            records[name] = parse_record(text, name, run.name)
         except UserError as error:
             notes.append(error.fact)
-    return left, tuple(notes)
+    return records, tuple(notes)
 
 
 def _time(moment: datetime | None) -> datetime | None:

@@ -12,8 +12,8 @@ import yaml
 from medmim.cluster.kube import Kube
 from medmim.recipe.loading import read_text
 from tests.cluster.conftest import kubectl
-from tests.cluster.doctor.world import SECRET, STANDARD, Doctor, run, served
-from tests.cluster.servers import KFP, mlflow_server, saying
+from tests.cluster.doctor.world import SECRET, Doctor, run, served
+from tests.cluster.servers import KFP, answering, mlflow_server
 from tests.cluster.test_accounts import objects
 from tests.support import workflows
 from tests.support.waiting import until
@@ -29,7 +29,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> I
 
 @pytest.fixture(scope="session")
 def kfp() -> Iterator[str]:
-    with saying(200, json.dumps(KFP), Content_Type="application/json") as uri:
+    with answering(200, json.dumps(KFP), Content_Type="application/json") as uri:
         yield uri
 
 
@@ -52,7 +52,7 @@ def good(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Doctor]:
-    """A cluster that lacks nothing; asks its doctor. What each test breaks is told by its name."""
+    """A cluster that lacks nothing; calling it runs the doctor on it. A test's name says what the test breaks."""
     for name in ("MEDMIM_STORE", "MEDMIM_IMAGE", "MLFLOW_TRACKING_URI", "KF_PIPELINES_ENDPOINT", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     settings = {
@@ -61,7 +61,6 @@ def good(
     }  # fmt: skip
     kube_apply(
         workflows.CRD,
-        STANDARD,
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "medmim"}, "data": settings},
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "medmim-s3"}, "stringData": SECRET},
         *(one for name in ("step", "sweep", "ray") for one in objects(f"medmim-{name}", cluster.namespace)),
@@ -69,13 +68,12 @@ def good(
     for path, kind in (("argoproj.io/v1alpha1", "workflows"), ("ray.io/v1", "rayjobs")):  # the kit may have just begun
         until(lambda path=path, kind=kind: kind in served(cluster, path))
 
-    def ask(*options: str, pods: dict[str, Any] | None = None, exits: int, **platform: Any) -> dict[str, Any]:
+    def check(*options: str, pods: dict[str, Any] | None = None, exits: int, **platform: Any) -> dict[str, Any]:
         recipe = yaml.safe_load(read_text("demo")[0])
-        asked = {"tolerations": [{"key": "nvidia.com/gpu"}], "gpus": 8, **(pods or {})}
-        recipe["platform"] = {"ray": "rayjob", "workers": 16, "pods": asked, **platform}
+        recipe["platform"] = {"ray": "rayjob", "workers": 16, "pods": {"gpus": 8, **(pods or {})}, **platform}
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
         return run("-n", cluster.namespace, "--recipe", str(path), *options, exits=exits)
 
-    yield ask
+    yield check
     until(lambda: not kubectl(kubeconfig, "-n", cluster.namespace, "get", "rayjobs,rayclusters,leases", "-o", "name"))

@@ -1,4 +1,4 @@
-"""What the tests of `medmim doctor --cluster` share: asking it, and what a good cluster has."""
+"""What the tests of `medmim doctor --cluster` share: running it, and what a good cluster has."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,13 +15,9 @@ from medmim.cluster.kube import Kube
 from tests.cluster.conftest import kubectl
 
 NAMES = [
-    "cluster", "namespace", "account", "accounts", "crds", "kuberay", "settings", "secrets", "image", "pods", "quota",
-    "nodes", "storage", "store", "mlflow", "kfp", "clock",
+    "cluster", "namespace", "account", "accounts", "crds", "kuberay", "settings", "secrets", "image", "pods", "nodes",
+    "store", "mlflow", "kfp", "clock",
 ]  # fmt: skip
-STANDARD = {
-    "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "none",
-    "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-}  # fmt: skip
 SECRET = {"AWS_ACCESS_KEY_ID": "the-key-itself", "AWS_SECRET_ACCESS_KEY": "the-secret-itself"}
 Doctor = Callable[..., dict[str, Any]]
 
@@ -31,19 +27,19 @@ def served(cluster: Kube, path: str) -> set[str]:
 
 
 def run(*options: str, exits: int) -> dict[str, Any]:
-    """What the doctor says, by check; no value of a secret among it."""
+    """What the doctor reports, by check; no value of a secret among it."""
     app = typer.Typer()
     app.command()(doctor.doctor)
     ended = CliRunner().invoke(app, ["--cluster", "--json", *options])
     assert not any(value in ended.output for value in SECRET.values())
-    told = json.loads(ended.stdout)
-    found = {check["name"]: check for check in told["checks"]}
-    assert ended.exit_code == exits == int(not told["ok"]), found
+    report = json.loads(ended.stdout)
+    found = {check["name"]: check for check in report["checks"]}
+    assert ended.exit_code == exits == int(not report["ok"]), found
     return found
 
 
 def only(found: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The check of the first name; those named, and no other, failed, and each says how to mend it."""
+    """The check of the first name; those named, and no other, failed, and each names its fix."""
     failed = {name: check for name, check in found.items() if check["status"] == "fail"}
     assert set(failed) == set(names), failed
     assert all(check["fix"] for check in failed.values())

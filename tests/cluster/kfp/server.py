@@ -1,7 +1,7 @@
 """A contract server: speaks HTTP as KFP's API server 2.17 does, so that the real kfp.Client can be driven against it.
 
-No pipeline runs here: a test says how a run goes on (`begin`, `end`). What is asked and answered is held against the
-models of kfp-server-api; what is refused, and how, is refusals.yaml.
+No pipeline runs here: a test sets the states of a run (`begin`, `end`). Requests and answers are checked against the
+models of kfp-server-api; refusals.yaml has what is refused, and how.
 """
 
 import json
@@ -22,18 +22,18 @@ IMPL = "metadata-0-3-system-container-impl"  # of pods with three labels
 
 
 class Front:
-    """What stands before the API: a login, an outage, a lost answer. Tests change it while the server runs."""
+    """What is in front of the API: a login, an outage, a lost answer. Tests change it while the server runs."""
 
     token = ""  # that a request must bear
     cookie = ""  # ... or this
-    login = "redirect"  # or "page": how who has neither is sent away; or "refuse"
+    login = "redirect"  # what a request without either gets; or "page", or "refuse"
     tag = "2.17.0"
-    fail: list[tuple[str, int]]  # (method and path as a pattern, status): each answers once and does nothing
+    fail: list[tuple[str, int]]  # (pattern of method and path, status): each is answered once, and nothing done
     lose: list[str]  # patterns: each is done once, and its answer lost
 
     def __init__(self) -> None:
         self.fail, self.lose = [], []
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
 
 class Kfp:
@@ -41,14 +41,14 @@ class Kfp:
         self.state, self.front, self.address = state, front, address
 
     def changes(self) -> list[str]:
-        """The requests so far that were meant to change something."""
-        return [one for one in self.front.asked if not one.startswith("GET")]
+        """The requests so far that change something."""
+        return [one for one in self.front.requests if not one.startswith("GET")]
 
     def run(self, name: str) -> Object:
         return next(one for one in self.state.runs.values() if one["display_name"] == name)
 
     def begin(self, run: Object, step: str, log: str = "", state: str = "RUNNING") -> None:
-        """A step as KFP shows it: a driver's pod, a node of the task, and in it the pod that works."""
+        """A step as KFP shows it: a driver's task, and the step's own with the node of its pod."""
         mark = str(1000000 + sum(map(ord, step)))
         tasks = run.setdefault("run_details", {"task_details": []})["task_details"]
         tasks[:] = [one for one in tasks if one["display_name"] not in (step, f"{step}-driver")]
@@ -89,14 +89,14 @@ class Handler(BaseHTTPRequestHandler):
         where = urlsplit(self.path)
         query, body = dict(parse_qsl(where.query)), self.rfile.read(int(self.headers.get("Content-Length") or 0))
         named = f"{self.command} {unquote(where.path)}"
-        self.front.asked.append(named)
-        if self._turned_away() or self._failed(named):
+        self.front.requests.append(named)
+        if self._unauthorized() or self._failed(named):
             return
         try:
             with self.state.lock:
                 answer, kind = self._answer(unquote(where.path), query, body)
-        except Refused as no:
-            self._refuse(no)
+        except Refused as error:
+            self._refuse(error)
             return
         if self._once(self.front.lose, named):
             self.close_connection = True
@@ -109,30 +109,30 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, path: str, query: Mapping[str, str], body: bytes) -> tuple[str, str]:
         if found := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
             return self.state.log(*found.groups()), "text/plain; charset=utf-8"
-        asked, state = f"{self.command} {path.removeprefix('/apis/v2beta1')}", self.state
-        if asked == "GET /healthz":
-            many = {"multi_user": True} if state.many_users else {"multi_user": False}
-            return json.dumps({"commit_sha": "0", "tag_name": self.front.tag, **many}), "application/json"
-        if asked == "POST /pipelines/upload_version":
+        request, state = f"{self.command} {path.removeprefix('/apis/v2beta1')}", self.state
+        if request == "GET /healthz":
+            health = {"commit_sha": "0", "tag_name": self.front.tag, "multi_user": state.multi_user}
+            return json.dumps(health), "application/json"
+        if request == "POST /pipelines/upload_version":
             return _checked(state.upload_version(dict(query), *self._file(body)), "V2beta1PipelineVersion")
-        if asked == "POST /pipelines":
+        if request == "POST /pipelines":
             return _checked(state.create_pipeline(json.loads(body)), "V2beta1Pipeline")
-        if asked == "POST /experiments":
+        if request == "POST /experiments":
             return _checked(state.create_experiment(json.loads(body)), "V2beta1Experiment")
-        if asked == "POST /runs":
+        if request == "POST /runs":
             return _checked(state.create_run(json.loads(body)), "V2beta1Run")
-        if found := re.fullmatch(r"POST /runs/([^/:]+):terminate", asked):
+        if found := re.fullmatch(r"POST /runs/([^/:]+):terminate", request):
             return _checked(state.terminate(found[1]), "object")
-        if found := re.fullmatch(r"GET /runs/([^/:]+)", asked):
+        if found := re.fullmatch(r"GET /runs/([^/:]+)", request):
             return _checked(state.get_run(found[1]), "V2beta1Run")
-        if found := re.fullmatch(r"GET /pipelines/([^/]+)/versions", asked):
+        if found := re.fullmatch(r"GET /pipelines/([^/]+)/versions", request):
             return self._list("versions", query, lambda one: one["pipeline_id"] == found[1])
-        if found := re.fullmatch(r"GET /(pipelines|experiments|runs)", asked):
-            if found[1] == "runs" and state.many_users and not query.get("namespace"):
-                raise Refused("runs of nobody")
-            space = state.mine(query.get("namespace", ""))
+        if found := re.fullmatch(r"GET /(pipelines|experiments|runs)", request):
+            if found[1] == "runs" and state.multi_user and not query.get("namespace"):
+                raise Refused("runs without a namespace")
+            space = state.authorized(query.get("namespace", ""))
             return self._list(found[1], query, lambda one: one.get("_namespace", one.get("namespace", "")) == space)
-        raise AssertionError(f"the contract server does not know {asked}")
+        raise AssertionError(f"the contract server does not know {request}")
 
     def _list(self, kind: str, query: Mapping[str, str], mine: Any) -> tuple[str, str]:
         page, token = self.state.page(
@@ -140,8 +140,8 @@ class Handler(BaseHTTPRequestHandler):
         )
         key = {"versions": "pipeline_versions"}.get(kind, kind)
         message = {"versions": "PipelineVersions"}.get(kind, kind.capitalize())
-        told = {key: [_public(one) for one in page], "total_size": len(page), "next_page_token": token}
-        return _checked({name: value for name, value in told.items() if value}, f"V2beta1List{message}Response")
+        answer = {key: [_public(one) for one in page], "total_size": len(page), "next_page_token": token}
+        return _checked({name: value for name, value in answer.items() if value}, f"V2beta1List{message}Response")
 
     def _file(self, body: bytes) -> tuple[str | None, bytes]:
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
@@ -151,11 +151,11 @@ class Handler(BaseHTTPRequestHandler):
                 return part.get_filename() or "", content if isinstance(content, bytes) else b""
         return None, b""
 
-    def _turned_away(self) -> bool:
-        front, given = self.front, self.headers
-        open_to = [front.token and given.get("Authorization") == f"Bearer {front.token}"]
-        open_to += [front.cookie and given.get("Cookie") == front.cookie]
-        if not (front.token or front.cookie) or any(open_to):
+    def _unauthorized(self) -> bool:
+        front, headers = self.front, self.headers
+        accepted = [front.token and headers.get("Authorization") == f"Bearer {front.token}"]
+        accepted += [front.cookie and headers.get("Cookie") == front.cookie]
+        if not (front.token or front.cookie) or any(accepted):
             return False
         if front.login == "redirect":
             self._send(302, "", "text/html", Location="/dex/auth?client_id=kubeflow")
@@ -169,8 +169,8 @@ class Handler(BaseHTTPRequestHandler):
         for one in self.front.fail:
             if re.search(one[0], named):
                 self.front.fail.remove(one)
-                said = {"code": 14, "message": "ServiceUnavailable: try again later", "details": []}
-                self._send(one[1], json.dumps(said), "application/json")
+                body = {"code": 14, "message": "ServiceUnavailable: try again later", "details": []}
+                self._send(one[1], json.dumps(body), "application/json")
                 return True
         return False
 
@@ -181,18 +181,17 @@ class Handler(BaseHTTPRequestHandler):
                 return True
         return False
 
-    def _refuse(self, no: Refused) -> None:
-        row = no.row
+    def _refuse(self, error: Refused) -> None:
+        row, text = error.row, error.text
         if row["code"] is not None:
-            detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": row["code"], "message": no.says}
-            said = {"code": row["code"], "message": f"Failed to do what was asked: {no.says}", "details": [detail]}
-            strict({key: said[key] for key in ("code", "message")}, "GoogleRpcStatus")
-            self._send(row["status"], json.dumps(said), "application/json")
+            detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": row["code"], "message": text}
+            body = {"code": row["code"], "message": f"Failed to process the request: {text}", "details": [detail]}
+            strict({key: body[key] for key in ("code", "message")}, "GoogleRpcStatus")
+            self._send(row["status"], json.dumps(body), "application/json")
         elif "plain text" in row["when"]:
-            self._send(row["status"], no.says + "\n", "text/plain; charset=utf-8")
+            self._send(row["status"], f"{text}\n", "text/plain; charset=utf-8")
         else:
-            told = json.dumps({"error_message": no.says, "error_details": no.says})
-            self._send(row["status"], told, "application/json")
+            self._send(row["status"], json.dumps({"error_message": text, "error_details": text}), "application/json")
 
     def _send(self, status: int, text: str, kind: str, **headers: str) -> None:
         body = text.encode()
@@ -214,13 +213,13 @@ def _checked(answer: Object, model: str) -> tuple[str, str]:
     try:
         strict(_public(answer), model)
     except Refused as error:
-        raise AssertionError(f"the contract server answers what {model} does not have: {error.says}") from None
+        raise AssertionError(f"the contract server answers what {model} does not have: {error.text}") from None
     return json.dumps(_public(answer)), "application/json"
 
 
 @contextmanager
-def kfp_server(many_users: bool = False) -> Iterator[Kfp]:
-    state, front = State(many_users), Front()
+def kfp_server(multi_user: bool = False) -> Iterator[Kfp]:
+    state, front = State(multi_user), Front()
     handler = type("Bound", (Handler,), {"state": state, "front": front})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True

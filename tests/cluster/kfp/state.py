@@ -1,4 +1,4 @@
-"""What a KFP API server knows and refuses, as its source at 2.17.0 says (refusals.yaml)."""
+"""What a KFP API server stores and refuses, as in its source at 2.17.0 (refusals.yaml)."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 REFUSALS = {row["name"]: row for row in yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text())}
-EPOCH = "1970-01-01T00:00:00Z"  # what KFP says of a time that has not come
+EPOCH = "1970-01-01T00:00:00Z"  # what KFP gives for a time that has not come
 LARGEST = 32 << 20
 FIELDS = {
     "runs": {"run_id", "display_name", "created_at", "finished_at", "description", "storage_state", "state"},
@@ -30,12 +30,12 @@ Object = dict[str, Any]
 class Refused(Exception):
     def __init__(self, row: str, /, **values: Any) -> None:
         self.row = REFUSALS[row]
-        self.says = self.row["says"].format(**values)
+        self.text = self.row["message"].format(**values)
 
 
 @dataclass
 class State:
-    many_users: bool = False
+    multi_user: bool = False
     user: str = "me@example.org"
     namespaces: tuple[str, ...] = ("team-a",)  # of the user
     pipelines: dict[str, Object] = field(default_factory=dict)
@@ -46,14 +46,14 @@ class State:
     logs: dict[str, str] = field(default_factory=dict)  # pod -> text
     lock: Any = field(default_factory=threading.RLock)
 
-    def mine(self, namespace: str) -> str:
-        """The namespace that counts: ReplaceNamespace of resource_manager.go, then IsAuthorized."""
-        if not self.many_users:
+    def authorized(self, namespace: str) -> str:
+        """The namespace that is used: ReplaceNamespace of resource_manager.go, then IsAuthorized."""
+        if not self.multi_user:
             return ""
         if not self.user:
             raise Refused("no identity")
         if namespace not in self.namespaces:
-            raise Refused("not yours", user=self.user)
+            raise Refused("namespace of another user", user=self.user)
         return namespace
 
     def create_pipeline(self, body: Object) -> Object:
@@ -63,11 +63,11 @@ class State:
             raise Refused("pipeline name too long")
         if not name:
             raise Refused("pipeline without a name")
-        space = self.mine(body.get("namespace", ""))
+        space = self.authorized(body.get("namespace", ""))
         if any(one["name"] == name and one.get("namespace", "") == space for one in self.pipelines.values()):
-            raise Refused("pipeline taken", name=name)
+            raise Refused("pipeline name taken", name=name)
         made = {**body, "pipeline_id": new_id(), "name": name, "display_name": body.get("display_name") or name}
-        return self._keep(self.pipelines, {**made, "namespace": space, "created_at": now()}, "pipeline_id")
+        return self._insert(self.pipelines, {**made, "namespace": space, "created_at": now()}, "pipeline_id")
 
     def upload_version(self, query: dict[str, str], filename: str | None, content: bytes) -> Object:
         if filename is None:
@@ -85,10 +85,10 @@ class State:
             raise Refused("version of an unknown pipeline")
         check_spec(content.decode())
         if any(one["pipeline_id"] == pipeline and one["name"] == name for one in self.versions.values()):
-            raise Refused("version taken")
+            raise Refused("version name taken")
         made = {"pipeline_version_id": new_id(), "pipeline_id": pipeline, "name": name, "display_name": name}
         self.specs[made["pipeline_version_id"]] = content.decode()
-        return self._keep(self.versions, {**made, "created_at": now()}, "pipeline_version_id")
+        return self._insert(self.versions, {**made, "created_at": now()}, "pipeline_version_id")
 
     def create_experiment(self, body: Object) -> Object:
         strict(body, "V2beta1Experiment")
@@ -97,24 +97,24 @@ class State:
             raise Refused("experiment without a name")
         if len(name.encode()) > 128:
             raise Refused("experiment name too long")
-        if self.many_users and not body.get("namespace"):
-            raise Refused("experiment of nobody")
-        space = self.mine(body.get("namespace", ""))
+        if self.multi_user and not body.get("namespace"):
+            raise Refused("experiment without a namespace")
+        space = self.authorized(body.get("namespace", ""))
         if any(one["display_name"] == name and one["namespace"] == space for one in self.experiments.values()):
-            raise Refused("experiment taken", name=name)
+            raise Refused("experiment name taken", name=name)
         made = {**body, "experiment_id": new_id(), "namespace": space, "created_at": now()}
-        return self._keep(self.experiments, made, "experiment_id")
+        return self._insert(self.experiments, made, "experiment_id")
 
     def create_run(self, body: Object) -> Object:
         strict(body, "V2beta1Run")
         if not body.get("display_name"):
             raise Refused("run without a name")
         experiment = body.get("experiment_id", "")
-        if self.many_users and not experiment:
+        if self.multi_user and not experiment:
             raise Refused("run of no experiment")
         if experiment and experiment not in self.experiments:
             raise Refused("run of an unknown experiment", id=experiment)
-        space = self.mine(self.experiments[experiment]["namespace"] if experiment else "")
+        space = self.authorized(self.experiments[experiment]["namespace"] if experiment else "")
         named = body.get("pipeline_version_reference", {})
         version = self.versions.get(named.get("pipeline_version_id", ""))
         if version is None:
@@ -131,13 +131,13 @@ class State:
             **body, "run_id": new_id(), "state": "PENDING", "storage_state": "AVAILABLE", "created_at": now(),
             "scheduled_at": now(), "finished_at": EPOCH, "state_history": [{"update_time": now(), "state": "PENDING"}],
         }  # fmt: skip
-        self._keep(self.runs, made, "run_id")["_namespace"] = space
+        self._insert(self.runs, made, "run_id")["_namespace"] = space
         return made
 
     def get_run(self, run_id: str) -> Object:
         if run_id not in self.runs:
             raise Refused("run unknown", id=run_id)
-        self.mine(self.runs[run_id]["_namespace"])
+        self.authorized(self.runs[run_id]["_namespace"])
         return self.runs[run_id]
 
     def terminate(self, run_id: str) -> Object:
@@ -145,15 +145,15 @@ class State:
             raise Refused("terminate an unknown run", id=run_id)
         run = self.runs[run_id]
         if run["state"] not in ("PAUSED", "PENDING", "RUNNING", "RUNTIME_STATE_UNSPECIFIED"):
-            raise Refused("terminate what is over", id=run_id)
+            raise Refused("terminate an ended run", id=run_id)
         run["state"] = "CANCELING"  # and its history does not say so: storage/run_store.go, TerminateRun
         return {}
 
     def log(self, run_id: str, pod: str) -> str:
         if run_id in self.runs and pod in self.logs:
             return self.logs[pod]
-        said = f'{REFUSALS["no log"]["says"].format(pod=pod)}: pods "{pod}" not found'
-        return json.dumps({"error_message": said, "error_details": said}, separators=(",", ":"))
+        text = f'{REFUSALS["no log"]["message"].format(pod=pod)}: pods "{pod}" not found'
+        return json.dumps({"error_message": text, "error_details": text}, separators=(",", ":"))
 
     def page(self, kind: str, objects: list[Object], query: dict[str, str]) -> tuple[list[Object], str]:
         """One page of a list: filter, order, token; `page_token` must belong to the other criteria."""
@@ -169,7 +169,7 @@ class State:
         for one in wanted:
             if one["key"] not in FIELDS[kind]:
                 raise Refused("filter field", field=one["key"])
-        found = [one for one in objects if all(fits(one, predicate) for predicate in wanted)]
+        found = [one for one in objects if all(matches(one, predicate) for predicate in wanted)]
         found.sort(key=lambda one: str(one.get(key, "")), reverse=words[1:] == ["desc"])
         start = 0
         if query.get("page_token"):
@@ -183,8 +183,8 @@ class State:
         token = base64.b64encode(json.dumps([end, *criteria]).encode()).decode() if end < len(found) else ""
         return found[start:end], token
 
-    def _keep(self, where: dict[str, Object], made: Object, key: str) -> Object:
-        where[made[key]] = made
+    def _insert(self, table: dict[str, Object], made: Object, key: str) -> Object:
+        table[made[key]] = made
         return made
 
 
@@ -258,7 +258,7 @@ def predicates(text: str) -> list[Object]:
         raise Refused("filter", filter=json.dumps(text)) from None
 
 
-def fits(one: Object, predicate: Object) -> bool:
+def matches(one: Object, predicate: Object) -> bool:
     has, text = str(one.get(predicate["key"], "")), predicate.get("string_value", predicate.get("stringValue"))
     operations = {
         "EQUALS": lambda: has == text,

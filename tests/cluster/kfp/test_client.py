@@ -1,4 +1,4 @@
-"""Getting to KFP: who asks, by what, and what is told when nobody or somebody else answers."""
+"""Reaching KFP: address, credentials, and the errors where it does not answer or something else does."""
 
 import datetime
 import json
@@ -15,7 +15,7 @@ from medmim.cluster.kfp import client
 from medmim.errors import Unavailable, UserError
 from tests.cluster.kfp.server import Kfp, kfp_server
 from tests.cluster.kfp.world import nothing_set
-from tests.cluster.servers import KFP, saying
+from tests.cluster.servers import KFP, answering
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,10 @@ def refused(host: str, namespace: str | None = None) -> UserError:
     return raised.value
 
 
-def test_a_server_tells_its_version_and_nothing_is_printed(kfp: Kfp, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_reports_its_version_and_nothing_is_printed(kfp: Kfp, capfd: pytest.CaptureFixture[str]) -> None:
     api = connected(kfp.address)
     runs(api)
-    assert (api.tag, api.many_users, api.namespace) == ("2.17.0", False, "")
+    assert (api.tag, api.multi_user, api.namespace) == ("2.17.0", False, "")
     assert capfd.readouterr() == ("", "")
 
 
@@ -56,15 +56,15 @@ def test_nothing_is_written_into_the_home(kfp: Kfp, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nobody_says_where_kfp_is_the_fix_does() -> None:
-    with pytest.raises(UserError, match="nobody says where KFP is") as raised:
+def test_without_an_address_the_fix_says_how_to_give_one() -> None:
+    with pytest.raises(UserError, match="KFP's address is not configured") as raised:
         client.access()
     assert "KFP_ENDPOINT" in raised.value.fix and "port-forward" in raised.value.fix
 
 
 @pytest.mark.parametrize("host", ["localhost:8888", "kubeflow.example.org", "ftp://kfp", "http://"])
-def test_an_address_that_is_none_is_told(host: str) -> None:
-    with pytest.raises(UserError, match="KFP's address is"):
+def test_an_address_that_is_no_url_is_refused(host: str) -> None:
+    with pytest.raises(UserError, match="KFP's address '.*' is no URL"):
         client.access(host)
 
 
@@ -80,40 +80,40 @@ def test_a_pod_knows_where_kfp_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.access().host == client.IN_CLUSTER
 
 
-def test_the_sdks_own_namespace_is_taken(tmp_path: Path) -> None:
+def test_the_sdks_own_namespace_is_used(tmp_path: Path) -> None:
     (tmp_path / ".config/kfp").mkdir(parents=True)
     (tmp_path / ".config/kfp/context.json").write_text(json.dumps({"namespace": "team-a"}))
     assert client.access("http://kfp").namespace == "team-a"
     assert client.access("http://kfp", "team-b").namespace == "team-b"
 
 
-def test_a_pods_namespace_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_pod_the_namespace_is_the_pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "namespace").write_text("team-a\n")
     monkeypatch.setattr(client, "_NAMESPACE_OF_POD", tmp_path / "namespace")
     assert client.access("http://kfp").namespace == "team-a"
 
 
-def test_a_login_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_TOKEN", "tooken")
     monkeypatch.setenv("KFP_COOKIE", "coookie")
     assert not {"tooken", "coookie"} & set(repr(client.access("http://kfp")).replace("'", " ").split())
 
 
 @pytest.mark.parametrize("name", ["KFP_TOKEN_FILE", "KFP_CA_FILE"])
-def test_a_file_that_is_not_there_is_told(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_does_not_exist_is_reported(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, str(tmp_path / "none"))
     with pytest.raises(UserError, match=f"{name}: .* cannot be read"):
         client.access("http://kfp")
 
 
-def test_a_token_opens(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_accepted(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
     kfp.front.token = "good"
     monkeypatch.setenv("KFP_TOKEN", "good")
     runs(connected(kfp.address))
 
 
 @pytest.mark.parametrize("name", ["KFP_TOKEN_FILE", "KF_PIPELINES_SA_TOKEN_PATH"])
-def test_a_token_in_a_file_is_read_anew_for_each_request(
+def test_a_token_file_is_read_again_for_each_request(
     kfp: Kfp, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the account's token of a pod, which the kubelet changes every hour."""
@@ -125,18 +125,18 @@ def test_a_token_in_a_file_is_read_anew_for_each_request(
     (tmp_path / "token").write_text("second\n")
     runs(api)
     (tmp_path / "token").unlink()
-    with pytest.raises(UserError, match="KFP cannot be asked"):
+    with pytest.raises(UserError, match="KFP cannot be called"):
         runs(api)
 
 
-def test_a_cookie_opens(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cookie_is_accepted(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
     kfp.front.cookie = "authservice_session=abc"
     monkeypatch.setenv("KFP_COOKIE", "authservice_session=abc")
     runs(connected(kfp.address))
 
 
 @pytest.mark.parametrize("way", ["redirect", "page"])
-def test_a_login_page_is_told_and_not_taken_for_an_empty_list(kfp: Kfp, way: str) -> None:
+def test_a_login_page_is_reported_and_not_parsed_as_an_empty_list(kfp: Kfp, way: str) -> None:
     kfp.front.token, kfp.front.login = "good", way
     error = refused(kfp.address)
     assert error.fact == f"a login page answers at {kfp.address}, not KFP's API"
@@ -144,7 +144,7 @@ def test_a_login_page_is_told_and_not_taken_for_an_empty_list(kfp: Kfp, way: str
 
 
 @pytest.mark.parametrize("way", ["redirect", "page"])
-def test_a_login_that_runs_out_in_the_middle_is_told(kfp: Kfp, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_that_expires_is_reported(kfp: Kfp, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kfp.front.cookie = "session=1"
     monkeypatch.setenv("KFP_COOKIE", "session=1")
     api = connected(kfp.address)
@@ -153,7 +153,7 @@ def test_a_login_that_runs_out_in_the_middle_is_told(kfp: Kfp, way: str, monkeyp
         runs(api)
 
 
-def test_who_is_not_let_in_is_told_what_was_shown(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_account_is_reported_without_its_token(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
     kfp.front.token, kfp.front.login = "good", "refuse"
     monkeypatch.setenv("KFP_TOKEN", "bad")
     error = refused(kfp.address)
@@ -161,9 +161,9 @@ def test_who_is_not_let_in_is_told_what_was_shown(kfp: Kfp, monkeypatch: pytest.
     assert "bad" not in str(error), "a token is a secret"
 
 
-def test_many_users_need_a_namespace() -> None:
-    with kfp_server(many_users=True) as kfp:
-        assert "no namespace is named" in refused(kfp.address).fact
+def test_a_multi_user_server_needs_a_namespace() -> None:
+    with kfp_server(multi_user=True) as kfp:
+        assert "no namespace is configured" in refused(kfp.address).fact
         assert connected(kfp.address, "team-a").namespace == "team-a"
         error = refused(kfp.address, "team-b")
         assert "forbids listing runs in namespace team-b" in error.fact and "--namespace" in error.fix
@@ -176,7 +176,7 @@ def test_an_older_server_is_refused(kfp: Kfp, tag: str) -> None:
 
 
 @pytest.mark.parametrize("tag", ["2.17.3", "2.18.0", "master"])
-def test_a_newer_server_is_asked(kfp: Kfp, tag: str) -> None:
+def test_a_newer_server_is_used(kfp: Kfp, tag: str) -> None:
     kfp.front.tag = tag
     assert connected(kfp.address).tag == tag
 
@@ -191,8 +191,8 @@ def test_a_newer_server_is_asked(kfp: Kfp, tag: str) -> None:
         (200, '"text"', {}),
     ],
 )
-def test_what_is_no_kfp_is_told(status: int, body: str, headers: dict[str, str]) -> None:
-    with saying(status, body, **headers) as address:
+def test_what_is_no_kfp_is_reported(status: int, body: str, headers: dict[str, str]) -> None:
+    with answering(status, body, **headers) as address:
         assert "is not the API v2beta1 of KFP" in refused(address).fact
 
 
@@ -201,7 +201,7 @@ def test_a_server_that_is_down_is_unavailable() -> None:
     assert isinstance(error, Unavailable) and error.exit_code == 75 and "does not answer" in error.fact
 
 
-def test_a_server_that_answers_503_is_asked_again(kfp: Kfp) -> None:
+def test_a_server_that_answers_503_is_called_again(kfp: Kfp) -> None:
     api = connected(kfp.address)
     kfp.front.fail += [("GET .*/runs", 503), ("GET .*/runs", 429)]
     runs(api)
@@ -210,13 +210,13 @@ def test_a_server_that_answers_503_is_asked_again(kfp: Kfp) -> None:
         runs(api)
 
 
-def test_a_call_that_must_not_be_made_twice_is_made_once(kfp: Kfp) -> None:
+def test_a_call_that_is_not_idempotent_is_made_once(kfp: Kfp) -> None:
     api = connected(kfp.address)
     kfp.front.fail += [("GET .*/runs", 503)]
-    before = len(kfp.front.asked)
+    before = len(kfp.front.requests)
     with pytest.raises(Unavailable):
-        api.call("listing runs", api.client.runs.run_service_list_runs, again=False)
-    assert len(kfp.front.asked) == before + 1
+        api.call("listing runs", api.client.runs.run_service_list_runs, idempotent=False)
+    assert len(kfp.front.requests) == before + 1
 
 
 def certified(folder: Path) -> tuple[Path, Path]:
@@ -266,12 +266,12 @@ def test_a_certificate_is_trusted_by_its_authoritys_file_only(tmp_path: Path, mo
         server.shutdown()
 
 
-def test_https_to_a_server_that_speaks_http_is_told(kfp: Kfp) -> None:
+def test_https_to_a_server_that_speaks_http_is_reported(kfp: Kfp) -> None:
     assert "no secure connection" in refused(kfp.address.replace("http:", "https:")).fact
 
 
 @pytest.mark.parametrize("name", ["KFP_TOKEN", "KFP_COOKIE"])
-def test_a_line_break_at_the_end_of_a_secret_is_left_out_and_one_within_is_not_shown(
+def test_a_line_break_at_the_end_of_a_secret_is_stripped_and_one_within_is_not_shown(
     name: str, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "a-secret\n")
@@ -281,7 +281,7 @@ def test_a_line_break_at_the_end_of_a_secret_is_left_out_and_one_within_is_not_s
     assert name in error.fact and "secret" not in str(error)
 
 
-def test_an_empty_token_file_is_told(kfp: Kfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_token_file_is_reported(kfp: Kfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("\n")
     monkeypatch.setenv("KFP_TOKEN_FILE", str(tmp_path / "token"))
     assert "is empty" in refused(kfp.address).fact
@@ -291,7 +291,7 @@ def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
     assert "hunter2" not in str(refused("http://bob:hunter2@127.0.0.1:1"))
 
 
-def test_a_guards_own_403_is_about_who_asks() -> None:
-    with saying(403, "RBAC: access denied") as address:
+def test_a_403_of_a_proxy_is_about_the_account() -> None:
+    with answering(403, "RBAC: access denied") as address:
         error = refused(address)
-    assert "does not know who asks" in error.fact and "KFP_TOKEN" in error.fix and "RBAC" in error.reason
+    assert "does not accept this account" in error.fact and "KFP_TOKEN" in error.fix and "RBAC" in error.reason

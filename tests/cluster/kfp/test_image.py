@@ -1,4 +1,4 @@
-"""A tag becomes a digest, by what a registry says; the registry is a small one on loopback."""
+"""A tag becomes the digest that a registry gives; the registry is a small one on loopback."""
 
 import base64
 import json
@@ -27,9 +27,9 @@ def log_in(folder: Path, registry: Registry, user: str, password: str) -> None:
     (folder / "config.json").write_text(json.dumps({"auths": {registry.address: {"auth": auth}}}))
 
 
-@pytest.mark.parametrize("says", [True, False])
-def test_a_tag_becomes_the_digest_that_the_registry_has(registry: Registry, says: bool) -> None:
-    registry.says_digest = says
+@pytest.mark.parametrize("sends", [True, False])
+def test_a_tag_becomes_the_digest_that_the_registry_has(registry: Registry, sends: bool) -> None:
+    registry.sends_digest = sends
     digest = registry.push("v1")
     assert image.pin(f"{registry.address}/medmim:v1") == f"{registry.address}/medmim@{digest}"
 
@@ -39,39 +39,39 @@ def test_no_tag_means_latest(registry: Registry) -> None:
     assert image.pin(f"{registry.address}/medmim") == f"{registry.address}/medmim@{digest}"
 
 
-def test_what_is_named_by_digest_stays_and_no_registry_is_asked(registry: Registry) -> None:
+def test_what_is_named_by_digest_stays_without_a_request(registry: Registry) -> None:
     named = f"{registry.address}/medmim@{DIGEST}"
-    assert image.pin(named) == named and registry.asked == []
+    assert image.pin(named) == named and registry.requests == []
 
 
 def test_the_version_of_an_image_is_its_label(registry: Registry) -> None:
     digest = registry.push("v1")
-    assert image.version(f"{registry.address}/medmim@{digest}") == __version__
+    assert image.version_of(f"{registry.address}/medmim@{digest}") == __version__
     with pytest.raises(UserError, match="has no label"):
-        image.version(f"{registry.address}/medmim@{registry.push('v2', version=None)}")
+        image.version_of(f"{registry.address}/medmim@{registry.push('v2', version=None)}")
 
 
-def test_a_registry_that_wants_a_login_gets_dockers(registry: Registry, tmp_path: Path) -> None:
+def test_a_registry_that_requires_a_login_gets_dockers(registry: Registry, tmp_path: Path) -> None:
     digest = registry.push("v1")
     registry.login = ("me", "secret")
-    with pytest.raises(UserError, match="does not let us look") as raised:
+    with pytest.raises(UserError, match="denies access") as raised:
         image.pin(f"{registry.address}/medmim:v1")
     assert raised.value.fix.startswith(f"docker login {registry.address}")
     log_in(tmp_path, registry, "me", "wrong")
-    with pytest.raises(UserError, match="does not let us look") as raised:
+    with pytest.raises(UserError, match="denies access") as raised:
         image.pin(f"{registry.address}/medmim:v1")
     assert "logged in as me" in raised.value.reason and "wrong" not in str(raised.value)
     log_in(tmp_path, registry, "me", "secret")
     assert image.pin(f"{registry.address}/medmim:v1").endswith(digest)
 
 
-def test_a_tag_that_is_not_there_is_bad_input(registry: Registry) -> None:
+def test_a_tag_that_does_not_exist_is_bad_input(registry: Registry) -> None:
     with pytest.raises(UserError, match="has no image") as raised:
         image.pin(f"{registry.address}/medmim:none")
     assert raised.value.exit_code == 2
 
 
-def test_a_registry_that_is_away_may_be_back(registry: Registry) -> None:
+def test_a_registry_that_is_down_is_unavailable(registry: Registry) -> None:
     registry.down = True
     with pytest.raises(Unavailable, match="answers 503"):
         image.pin(f"{registry.address}/medmim:v1")
@@ -81,12 +81,12 @@ def test_a_registry_that_is_away_may_be_back(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("named", ["http://registry/medmim:1", "-registry.org/medmim:1"])
-def test_what_is_no_name_is_told(registry: Registry, named: str) -> None:
+def test_what_is_no_name_is_refused(registry: Registry, named: str) -> None:
     with pytest.raises(UserError, match="is no name of an image"):
         image.pin(named)
 
 
-def test_a_tag_beside_a_digest_is_left_out(registry: Registry) -> None:
+def test_a_tag_beside_a_digest_is_dropped(registry: Registry) -> None:
     digest = registry.push("v1")
     assert image.pin(f"{registry.address}/medmim:v1@{digest}") == f"{registry.address}/medmim@{digest}"
-    assert image.version(f"{registry.address}/medmim:other@{digest}") == __version__
+    assert image.version_of(f"{registry.address}/medmim:other@{digest}") == __version__

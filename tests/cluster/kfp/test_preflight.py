@@ -1,4 +1,4 @@
-"""What a cluster lacks for a recipe, read by the real Kubernetes client from an API server that has a few objects."""
+"""What is missing on a cluster for a recipe, read by the real Kubernetes client from an API server with few objects."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "eA==", "AWS_SECRET_ACCESS_KEY": "eA=="}
 
 
 class Objects(dict[str, dict[str, Any]]):
-    """Path -> object; what is not there is 404, and what is in `hidden` is 403."""
+    """Path -> object; an absent one is 404, one in `hidden` is 403."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,52 +85,53 @@ def test_settings_come_from_the_cluster(world: World, objects: Objects) -> None:
     recipe = world.recipe.model_copy(update={"platform": platform})
     plan = submit.plan("train", recipe, "demo-1", access=world.access, image=None)
     assert plan.image.startswith(f"{world.registry.address}/medmim@sha256:") and plan.store == f"{world.store}2"
-    assert plan.recipe.platform.tracking is None, "pods take MLflow's address from the cluster's settings"
+    assert plan.recipe.platform.tracking is None, "pods read MLflow's address from the cluster's settings"
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "problem"),
     [
         (SPACE, "namespace: namespace team-a does not exist"),
         (f"{SPACE}/serviceaccounts/medmim-step", "account: no service account medmim-step"),
         (f"{SPACE}/secrets/medmim-s3", "secrets: no secret medmim-s3"),
     ],
 )
-def test_what_is_missing_is_told_with_its_fix(world: World, objects: Objects, missing: str, told: str) -> None:
+def test_what_is_missing_is_reported_with_its_fix(world: World, objects: Objects, missing: str, problem: str) -> None:
     del objects[missing]
     with pytest.raises(UserError, match="cannot run on this cluster") as raised:
         planned(world, world.image)
-    (problem,) = raised.value.problems
-    assert problem.startswith(told) and "; fix: " in problem and world.kfp.front.asked == []
+    (reported,) = raised.value.problems
+    assert reported.startswith(problem) and "; fix: " in reported and world.kfp.front.requests == []
 
 
-def test_a_secret_without_a_key_and_all_else_are_told_at_once(world: World, objects: Objects) -> None:
+def test_a_secret_without_a_key_and_all_else_are_reported_at_once(world: World, objects: Objects) -> None:
     del objects[f"{SPACE}/secrets/medmim-s3"]["data"]["AWS_ACCESS_KEY_ID"]
     del objects[f"{SPACE}/serviceaccounts/medmim-step"]
     with pytest.raises(UserError) as raised:
         planned(world)
-    told = " ".join(raised.value.problems)
-    assert len(raised.value.problems) == 3 and "has no key AWS_ACCESS_KEY_ID" in told and "image: not set" in told
+    text = " ".join(raised.value.problems)
+    assert len(raised.value.problems) == 3 and "has no key AWS_ACCESS_KEY_ID" in text
+    assert "image: not configured" in text
 
 
 def test_a_ray_job_needs_its_crd_and_accounts(world: World, objects: Objects) -> None:
     platform = world.recipe.platform.model_copy(update={"ray": "rayjob"})
     kube, _, _ = preflight.settings("team-a", world.recipe)
     assert kube is not None
-    problems = preflight.lacking(kube, world.recipe.model_copy(update={"platform": platform}))
+    problems = preflight.missing(kube, world.recipe.model_copy(update={"platform": platform}))
     assert [problem.partition(":")[0] for problem in problems] == ["crds", "accounts"]
     assert "no RayJob of ray.io/v1" in problems[0]
 
 
-def test_what_this_account_may_not_see_stops_nobody(world: World, objects: Objects) -> None:
+def test_what_this_account_may_not_read_is_no_problem(world: World, objects: Objects) -> None:
     objects.hidden |= {f"{SPACE}/secrets/medmim-s3", f"{SPACE}/secrets/medmim-mlflow"}
     assert planned(world, world.image).notes == ()
 
 
-def test_a_cluster_whose_settings_lack_mlflow_is_told(world: World, objects: Objects) -> None:
+def test_a_cluster_without_mlflow_in_its_settings_is_reported(world: World, objects: Objects) -> None:
     platform = world.recipe.platform.model_copy(update={"tracking": None})
     recipe = world.recipe.model_copy(update={"platform": platform})
     del objects[f"{SPACE}/configmaps/medmim"]
-    _, told, _ = preflight.settings("team-a", recipe)
-    (problem,) = preflight.unfit(recipe, told)
-    assert problem.startswith("platform.tracking: not set, nor MLFLOW_TRACKING_URI in ConfigMap medmim")
+    _, setup, _ = preflight.settings("team-a", recipe)
+    (problem,) = preflight.unsupported(recipe, setup)
+    assert problem.startswith("platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap medmim")

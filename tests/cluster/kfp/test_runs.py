@@ -1,4 +1,4 @@
-"""Runs as KFP and the store tell of them: found, followed to every kind of end, cancelled, their logs."""
+"""Runs as KFP and the store have them: found, followed to every kind of end, cancelled, their logs."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(runs, "EVERY", 0.05)
+    monkeypatch.setattr(runs, "POLL", 0.05)
     with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
         yield found
 
@@ -35,14 +35,14 @@ def start(world: World, name: str = "demo-1", recipe: str = "demo") -> dict[str,
 
 
 def followed(world: World, api: client.Api, course: Callable[[], None]) -> tuple[runs.Run, list[tuple[str, str]]]:
-    """The run `demo-1` at its end, and what was told of its steps, while the course of events runs beside."""
-    told: list[tuple[str, str]] = []
+    """The run `demo-1` at its end, and the reported states of its steps, while `course` changes them in a thread."""
+    states: list[tuple[str, str]] = []
     begun = runs.find(api, "demo-1")
-    beside = threading.Thread(target=course, daemon=True)
-    beside.start()
-    run = runs.follow(api, begun, lambda step: told.append((step.name, step.state)), lambda _: None)
-    beside.join(30)
-    return run, told
+    thread = threading.Thread(target=course, daemon=True)
+    thread.start()
+    run = runs.follow(api, begun, lambda step: states.append((step.name, step.state)), lambda _: None)
+    thread.join(30)
+    return run, states
 
 
 def test_runs_are_listed_newest_first_page_by_page(world: World, api: client.Api) -> None:
@@ -58,7 +58,7 @@ def test_runs_are_listed_newest_first_page_by_page(world: World, api: client.Api
     assert names == ["r-4", "r-3", "r-2", "r-1", "r-0"]
 
 
-def test_a_list_tells_medmims_runs_only(world: World, api: client.Api) -> None:
+def test_a_list_has_medmims_runs_only(world: World, api: client.Api) -> None:
     run = start(world)
     world.kfp.state.runs["other"] = {**run, "run_id": "other", "display_name": "other", "description": "of others"}
     assert [(one.name, one.recipe, one.state) for one in runs.page(api)[0]] == [("demo-1", "demo", "PENDING")]
@@ -70,22 +70,22 @@ def test_a_run_is_found_by_name_and_by_id(world: World, api: client.Api) -> None
     assert runs.find(api, run["run_id"].upper()).name == "demo-1"
 
 
-@pytest.mark.parametrize("asked", ["demo-2", "demo", "11111111-2222-3333-4444-555555555555"])
-def test_a_run_that_is_not_there_is_told_with_those_that_are_near(world: World, api: client.Api, asked: str) -> None:
+@pytest.mark.parametrize("named", ["demo-2", "demo", "11111111-2222-3333-4444-555555555555"])
+def test_an_unknown_run_is_reported_with_similar_names(world: World, api: client.Api, named: str) -> None:
     start(world)
-    with pytest.raises(UserError, match=f"no run '?{asked}") as raised:
-        runs.find(api, asked)
-    assert ("did you mean demo-1?" in raised.value.fix) == asked.startswith("demo")
+    with pytest.raises(UserError, match=f"no run '?{named}") as raised:
+        runs.find(api, named)
+    assert ("did you mean demo-1?" in raised.value.fix) == named.startswith("demo")
 
 
-def test_a_page_that_no_list_gave_is_told(world: World, api: client.Api) -> None:
+def test_an_invalid_page_token_is_reported(world: World, api: client.Api) -> None:
     start(world)
     with pytest.raises(UserError, match="no page 'garbage'") as raised:
         runs.page(api, token="garbage")
     assert "Invalid page token" in raised.value.reason and "without --page" in raised.value.fix
 
 
-def test_two_runs_of_one_name_are_told_with_their_ids(world: World, api: client.Api) -> None:
+def test_two_runs_of_one_name_are_reported_with_their_ids(world: World, api: client.Api) -> None:
     run = start(world)
     twin = {**run, "run_id": "11111111-2222-3333-4444-555555555555"}
     world.kfp.state.runs[twin["run_id"]] = twin
@@ -94,7 +94,7 @@ def test_two_runs_of_one_name_are_told_with_their_ids(world: World, api: client.
     assert sorted(problem.split(",")[0] for problem in raised.value.problems) == sorted(world.kfp.state.runs)
 
 
-def test_a_run_tells_its_steps_with_what_each_left(world: World, api: client.Api) -> None:
+def test_a_run_has_its_steps_with_their_records(world: World, api: client.Api) -> None:
     run = start(world)
     world.kfp.begin(run, "data", state="SUCCEEDED")
     world.record("demo-1", "data", uri="s3://bucket/data/1", seconds=7.0)
@@ -113,7 +113,7 @@ def test_steps_come_in_the_order_of_the_graph(world: World, api: client.Api) -> 
     assert steps == ["data", "audit", "finetune", "bench", "register", "gate", "promote", "report"]
 
 
-def test_a_run_whose_store_cannot_be_read_is_told_of_without(world: World, api: client.Api) -> None:
+def test_a_run_whose_store_cannot_be_read_is_shown_without_records(world: World, api: client.Api) -> None:
     run = start(world)
     world.kfp.begin(run, "data")
     run["runtime_config"]["parameters"]["recipe"] = "s3://no-such-bucket-here/store/runs/demo-1/recipe.json"
@@ -154,11 +154,11 @@ def test_a_run_that_succeeds_ends_the_waiting_with_0(world: World, api: client.A
             world.record("demo-1", step)
         world.kfp.end(run, "SUCCEEDED")
 
-    found, told = followed(world, api, course)
+    found, states = followed(world, api, course)
     assert (found.state, found.exit_code) == ("SUCCEEDED", 0)
-    assert told == [
+    assert states == [
         ("data", "RUNNING"), ("data", "SUCCEEDED"), ("audit", "RUNNING"), ("audit", "SUCCEEDED"),
-    ] or set(told) >= {("data", "SUCCEEDED"), ("audit", "SUCCEEDED")}  # fmt: skip
+    ] or set(states) >= {("data", "SUCCEEDED"), ("audit", "SUCCEEDED")}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_a_refusal_that_kfp_calls_a_success_is_still_a_refusal(world: World, api
     assert runs.find(api, "demo-1").exit_code == 1
 
 
-@pytest.mark.parametrize("reported", ["while we looked", "in the history", "by name"])
+@pytest.mark.parametrize("reported", ["while polled", "in the history", "by name"])
 def test_a_cancelled_run_ends_the_waiting(world: World, api: client.Api, reported: str) -> None:
     """KFP calls it FAILED in the end, and CANCELING on the way; a later version may say CANCELED."""
     run = start(world)
 
     def course() -> None:
-        if reported == "while we looked":
+        if reported == "while polled":
             assert runs.cancel(api, runs.find(api, "demo-1"))
             time.sleep(1)
         elif reported == "in the history":
@@ -212,10 +212,10 @@ def test_a_cancelled_run_ends_the_waiting(world: World, api: client.Api, reporte
 def test_a_skipped_run_ends_the_waiting(world: World, api: client.Api) -> None:
     run = start(world)
     found, _ = followed(world, api, lambda: world.kfp.end(run, "SKIPPED"))
-    assert found.over and found.exit_code == 75
+    assert found.ended and found.exit_code == 75
 
 
-def test_the_waiting_outlasts_a_server_that_restarts(world: World, api: client.Api) -> None:
+def test_following_outlasts_a_server_that_restarts(world: World, api: client.Api) -> None:
     run = start(world)
 
     def course() -> None:
@@ -226,7 +226,7 @@ def test_the_waiting_outlasts_a_server_that_restarts(world: World, api: client.A
     assert followed(world, api, course)[0].state == "SUCCEEDED"
 
 
-def test_a_server_that_stays_away_ends_the_waiting(
+def test_a_server_that_stays_down_ends_the_waiting(
     world: World, api: client.Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(world)
@@ -239,7 +239,7 @@ def test_a_server_that_stays_away_ends_the_waiting(
 
 def test_a_run_that_is_deleted_ends_the_waiting(world: World, api: client.Api) -> None:
     start(world)
-    with pytest.raises(runs.Gone, match="demo-1 was deleted in KFP") as raised:
+    with pytest.raises(runs.Deleted, match="demo-1 was deleted in KFP") as raised:
         runs.follow(api, runs.find(api, "demo-1"), lambda _: None, lambda _: world.kfp.state.runs.clear())
     assert raised.value.exit_code == 75
 
@@ -289,7 +289,7 @@ def test_the_log_of_a_step_is_that_of_its_pod(world: World, api: client.Api) -> 
     assert text is not None and logs.readable(text) == "starting\n1,500 patients"
 
 
-def test_a_log_that_breaks_off_is_shown_as_far_as_it_goes(world: World, api: client.Api) -> None:
+def test_a_truncated_log_is_shown_as_far_as_it_goes(world: World, api: client.Api) -> None:
     run = start(world)
     error = '{"error_message":"InternalServerError: stream","error_details":"..."}'
     world.kfp.begin(run, "data", log=f"one\ntwo\n{error}")
@@ -304,7 +304,7 @@ def test_a_log_that_holds_json_like_an_error_is_a_log(world: World, api: client.
     assert logs.of_step(api, found, found.steps[0]) == 'saw {"error_message": and went on\n'
 
 
-def test_where_pods_are_gone_the_store_has_what_rays_said(world: World, api: client.Api) -> None:
+def test_logs_of_rays_pods_are_read_from_the_store(world: World, api: client.Api) -> None:
     run = start(world)
     world.kfp.begin(run, "finetune", state="SUCCEEDED")
     open_store(world.store).write("runs/demo-1/jobs/finetune-1/logs/head/ray-head.log", b"loss 0.1\n")

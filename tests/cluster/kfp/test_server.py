@@ -1,4 +1,4 @@
-"""The contract server refuses what KFP 2.17 refuses, row by row, seen through the real kfp.Client."""
+"""The contract server refuses what KFP 2.17 refuses, row by row, called by the real kfp.Client."""
 
 import os
 import subprocess
@@ -28,8 +28,8 @@ class World:
     def __init__(self, kfp: Kfp, folder: Path) -> None:
         self.kfp, self.folder = kfp, folder
         access = Access(kfp.address, namespace="team-a")
-        self.api = client.Api(client._client(access), access, "2.17.0", kfp.state.many_users)
-        space = {"namespace": "team-a"} if kfp.state.many_users else {}
+        self.api = client.Api(client._client(access), access, "2.17.0", kfp.state.multi_user)
+        space = {"namespace": "team-a"} if kfp.state.multi_user else {}
         self.pipeline = kfp.state.create_pipeline({"name": "medmim-train", **space})["pipeline_id"]
         self.version = self.upload("first", SPEC).pipeline_version_id
         self.experiment = kfp.state.create_experiment({"display_name": "medmim", **space})["experiment_id"]
@@ -37,18 +37,18 @@ class World:
     def upload(self, name: str, text: str, file: str = "pipeline.yaml", pipeline: str | None = None) -> Any:
         path = self.folder / file
         path.write_text(text)
-        asked = {"pipelineid": self.pipeline if pipeline is None else pipeline}
+        query = {"pipelineid": self.pipeline if pipeline is None else pipeline}
         return self.api.client.pipeline_uploads.upload_pipeline_version(
-            str(path), name=name, **{key: value for key, value in asked.items() if value}
+            str(path), name=name, **{key: value for key, value in query.items() if value}
         )
 
     def start(self, **changes: Any) -> Any:
         parameters = {"recipe": "s3://b/r.json", "home": "/home", "run": "r"}
-        asked: dict[str, Any] = {
+        body: dict[str, Any] = {
             "display_name": "r", "experiment_id": self.experiment, "runtime_config": {"parameters": parameters},
             "pipeline_version_reference": self.of(),
         }  # fmt: skip
-        return self.api.client.runs.run_service_create_run(V2beta1Run(**asked | changes))
+        return self.api.client.runs.run_service_create_run(V2beta1Run(**body | changes))
 
     def of(self, version: str | None = None, pipeline: str | None = None) -> V2beta1PipelineVersionReference:
         return V2beta1PipelineVersionReference(
@@ -59,8 +59,8 @@ class World:
         all_of_them = {"recipe": "s3://b/r.json", "home": "/home", "run": "r", **parameters}
         return {"parameters": {key: value for key, value in all_of_them.items() if value is not None}}
 
-    def runs(self, **asked: Any) -> Any:
-        return self.api.client.runs.run_service_list_runs(**{"namespace": "team-a", **asked})
+    def runs(self, **query: Any) -> Any:
+        return self.api.client.runs.run_service_list_runs(**{"namespace": "team-a", **query})
 
     def pipelines(self, **body: Any) -> Any:
         return self.api.client.pipelines.pipeline_service_create_pipeline(V2beta1Pipeline(**body))
@@ -77,7 +77,7 @@ class World:
         header = {"Content-Type": "application/json"}
         return rest.call_api(path, "POST", body=body, header_params=header, auth_settings=["Bearer"])
 
-    def over(self) -> str:
+    def ended(self) -> str:
         run = self.kfp.state.runs[self.start().run_id]
         self.kfp.end(run, "SUCCEEDED")
         return str(run["run_id"])
@@ -89,12 +89,12 @@ class World:
         assert token
         self.runs(page_size=1, sort_by="display_name", page_token=token)
 
-    def as_nobody(self) -> None:
+    def without_a_user(self) -> None:
         self.kfp.state.user = ""
         self.runs()
 
     def another_pipeline(self) -> None:
-        space = {"namespace": "team-a"} if self.kfp.state.many_users else {}
+        space = {"namespace": "team-a"} if self.kfp.state.multi_user else {}
         other = self.kfp.state.create_pipeline({"name": "other", **space})["pipeline_id"]
         self.start(pipeline_version_reference=self.of(pipeline=other))
 
@@ -111,11 +111,11 @@ PROVOKE: dict[str, Callable[[World], Any]] = {
     "sort field": lambda w: w.runs(sort_by="colour"),
     "filter": lambda w: w.runs(filter='{"predicates": [{"operation": "EQUALS", "colour": "red"}]}'),
     "filter field": lambda w: w.runs(filter=client.where(colour="red")),
-    "no identity": lambda w: w.as_nobody(),
-    "not yours": lambda w: w.runs(namespace="team-b"),
+    "no identity": lambda w: w.without_a_user(),
+    "namespace of another user": lambda w: w.runs(namespace="team-b"),
     "pipeline without a name": lambda w: w.pipelines(description="no name", namespace="team-a"),
     "pipeline name too long": lambda w: w.pipelines(name=LONG, namespace="team-a"),
-    "pipeline taken": lambda w: w.pipelines(name="medmim-train", namespace="team-a"),
+    "pipeline name taken": lambda w: w.pipelines(name="medmim-train", namespace="team-a"),
     "version without a file": lambda w: w.raw("/apis/v2beta1/pipelines/upload_version", {}),
     "version of no format": lambda w: w.upload("new", SPEC, file="pipeline.txt"),
     "version too large": lambda w: w.upload("new", SPEC + "#" * LARGEST),
@@ -128,11 +128,11 @@ PROVOKE: dict[str, Callable[[World], Any]] = {
     ),
     "version with two specs": lambda w: w.two_specs(),
     "version with a bad name inside": lambda w: w.upload("new", SPEC.replace("name: medmim-train", "name: Medmim")),
-    "version taken": lambda w: w.upload("first", SPEC),
+    "version name taken": lambda w: w.upload("first", SPEC),
     "experiment without a name": lambda w: w.experiments(namespace="team-a"),
     "experiment name too long": lambda w: w.experiments(display_name=LONG, namespace="team-a"),
-    "experiment of nobody": lambda w: w.experiments(display_name="new"),
-    "experiment taken": lambda w: w.experiments(display_name="medmim", namespace="team-a"),
+    "experiment without a namespace": lambda w: w.experiments(display_name="new"),
+    "experiment name taken": lambda w: w.experiments(display_name="medmim", namespace="team-a"),
     "run without a name": lambda w: w.start(display_name=None),
     "run of no experiment": lambda w: w.start(experiment_id=None),
     "run of an unknown experiment": lambda w: w.start(experiment_id="nothing"),
@@ -142,16 +142,16 @@ PROVOKE: dict[str, Callable[[World], Any]] = {
     "parameter of another type": lambda w: w.start(runtime_config=w.given(run=7)),
     "parameter too many": lambda w: w.start(runtime_config=w.given(colour="red")),
     "run unknown": lambda w: w.run_api().run_service_get_run("nothing"),
-    "runs of nobody": lambda w: w.runs(namespace=""),
+    "runs without a namespace": lambda w: w.runs(namespace=""),
     "terminate an unknown run": lambda w: w.run_api().run_service_terminate_run("nothing"),
-    "terminate what is over": lambda w: w.run_api().run_service_terminate_run(w.over()),
+    "terminate an ended run": lambda w: w.run_api().run_service_terminate_run(w.ended()),
 }
 
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     nothing_set(monkeypatch, str(tmp_path))
-    with kfp_server(many_users="for many users" in getattr(request, "param", {}).get("request", "")) as kfp:
+    with kfp_server(multi_user="multi-user" in getattr(request, "param", {}).get("request", "")) as kfp:
         yield World(kfp, tmp_path)
 
 
@@ -159,23 +159,23 @@ ROWS = [row for name, row in REFUSALS.items() if row["status"] != 200]
 
 
 @pytest.mark.parametrize(("world", "row"), [(r, r) for r in ROWS], ids=[r["name"] for r in ROWS], indirect=["world"])
-def test_each_row_is_refused_as_the_table_says(world: World, row: dict[str, Any]) -> None:
+def test_each_row_is_refused_as_in_the_table(world: World, row: dict[str, Any]) -> None:
     with pytest.raises(ApiException) as raised:
         PROVOKE[row["name"]](world)
     text = raised.value.body.decode() if isinstance(raised.value.body, bytes) else str(raised.value.body)
     assert raised.value.status == row["status"], text
-    first = row["says"].partition("{")[0]
+    first = row["message"].partition("{")[0]
     assert first in errors._message(text)
     assert ('"code"' in text) == (row["code"] is not None)
-    told = errors.refusal(world.api.access, "this", raised.value.status, raised.value.body)
-    assert told.exit_code == 2 and first in told.reason, "what KFP refuses is bad input, also where it says 500"
+    error = errors.from_response(world.api.access, "this", raised.value.status, raised.value.body)
+    assert error.exit_code == 2 and first in error.reason, "what KFP refuses is bad input, also with status 500"
 
 
-def test_a_log_that_is_not_there_comes_with_200(world: World) -> None:
+def test_an_absent_log_comes_with_200(world: World) -> None:
     run = SimpleNamespace(run_id=world.start().run_id)
     text = world.kfp.state.log(run.run_id, "no-pod")
-    assert REFUSALS["no log"]["says"].partition("{")[0] in text
-    assert logs._ask(world.api, run.run_id, "no-pod") is None
+    assert REFUSALS["no log"]["message"].partition("{")[0] in text
+    assert logs._read(world.api, run.run_id, "no-pod") is None
 
 
 def test_nothing_else_is_refused(world: World) -> None:
@@ -187,12 +187,12 @@ def test_nothing_else_is_refused(world: World) -> None:
 
 
 @pytest.mark.parametrize("row", REFUSALS.values(), ids=list(REFUSALS))
-def test_each_row_stands_where_it_says_in_kfps_source(row: dict[str, Any]) -> None:
+def test_each_row_is_in_kfps_source_where_it_says(row: dict[str, Any]) -> None:
     source = os.environ.get("MEDMIM_KFP_SOURCE")
     if not source:
         pytest.skip("MEDMIM_KFP_SOURCE names no git directory of kubeflow/pipelines with the tag of this kfp")
     for one in row["source"]:
-        told = subprocess.run(
+        shown = subprocess.run(
             ["git", "-C", source, "show", f"{version('kfp')}:{one['file']}"], capture_output=True, text=True, check=True
         )
-        assert one["text"] in told.stdout.splitlines()[one["line"] - 1]
+        assert one["text"] in shown.stdout.splitlines()[one["line"] - 1]

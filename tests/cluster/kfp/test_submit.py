@@ -1,4 +1,4 @@
-"""A recipe on its way to KFP: checked, pinned, uploaded once, started. The real kfp.Client, and the contract server."""
+"""Submitting a recipe: checked, pinned, uploaded once, started. The real kfp.Client on the contract server."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def submitted(world: World, run: str = "demo-1", recipe: Recipe | None = None, *
     return submit.submit("train", recipe or world.recipe, run, access=world.access, **{"image": world.image, **more})
 
 
-def told(world: World, exit_code: int = 2, **changed: Any) -> UserError:
+def error_of(world: World, exit_code: int = 2, **changed: Any) -> UserError:
     """The error of a submission that fails; nothing may be left behind."""
     before = world.left()
     with pytest.raises(UserError) as raised:
@@ -90,17 +90,17 @@ def test_another_image_is_another_version_of_the_same_pipeline(world: World) -> 
 
 
 def test_two_submitters_at_once_make_one_version(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both have looked and found nothing, then both upload."""
-    both, look = threading.Barrier(2, timeout=30), get_or_create._once
+    """Both have found none, then both upload."""
+    both, original = threading.Barrier(2, timeout=30), get_or_create._get_or_create
 
-    def at_once(known: Any, make: Any) -> Any:
-        def make_together() -> str:
+    def at_once(find: Any, create: Any) -> Any:
+        def create_together() -> str:
             both.wait()
-            return str(make())
+            return str(create())
 
-        return look(known, make_together)
+        return original(find, create_together)
 
-    monkeypatch.setattr(get_or_create, "_once", at_once)
+    monkeypatch.setattr(get_or_create, "_get_or_create", at_once)
     recipes = [world.recipe, world.recipe.model_copy(update={"name": "other"})]
     with ThreadPoolExecutor() as pool:
         made = list(pool.map(lambda pair: submitted(world, *pair), zip(("a-1", "b-1"), recipes, strict=True)))
@@ -109,20 +109,20 @@ def test_two_submitters_at_once_make_one_version(world: World, monkeypatch: pyte
     assert len(world.kfp.state.runs) == 2
 
 
-def test_a_recipe_whose_run_is_going_is_refused_with_its_name(world: World) -> None:
+def test_a_recipe_whose_run_has_not_ended_is_refused_with_its_name(world: World) -> None:
     submitted(world)
-    for state in submit.GOING:
+    for state in submit.ACTIVE:
         world.kfp.run("demo-1")["state"] = state
-        with pytest.raises(UserError, match=f"run demo-1 of recipe demo is going .{state}.") as raised:
+        with pytest.raises(UserError, match=f"run demo-1 of recipe demo is running .{state}.") as raised:
             submitted(world, "demo-2")
         assert ("submit again when" if state == "CANCELING" else "medmim runs cancel demo-1") in raised.value.fix
     assert len(world.kfp.state.runs) == 1 and not [key for key in world.left() if "demo-2" in key]
     submitted(world, "demo-3", world.recipe.model_copy(update={"name": "other"}))
 
 
-def test_a_run_of_that_name_is_not_written_over(world: World) -> None:
+def test_an_existing_run_of_that_name_is_not_overwritten(world: World) -> None:
     open_store(world.store).write("runs/demo-1/recipe.json", b"mine")
-    assert "there is a run demo-1" in told(world).fact
+    assert "there is a run demo-1" in error_of(world).fact
     assert open_store(world.store).read("runs/demo-1/recipe.json") == b"mine"
 
 
@@ -132,7 +132,7 @@ def test_a_plan_changes_nothing(world: World) -> None:
     assert world.kfp.changes() == [] and not world.kfp.state.pipelines
 
 
-def test_all_that_is_wrong_with_a_recipe_is_told_at_once(world: World, tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_recipe_is_reported_at_once(world: World, tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("{}")
     wrong = {
         "data": {"root": str(tmp_path), "annotations": "here"},
@@ -143,13 +143,13 @@ def test_all_that_is_wrong_with_a_recipe_is_told_at_once(world: World, tmp_path:
     recipe = world.recipe
     for section, values in wrong.items():
         recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=values)})
-    error = told(world, run="Demo_1", recipe=recipe, experiment="x" * 129, image=None)
+    error = error_of(world, run="Demo_1", recipe=recipe, experiment="x" * 129, image=None)
     keys = [problem.partition(":")[0].partition(" '")[0] for problem in error.problems]
     assert keys == [
         "data.root", "data.annotations", "finetune.base", "gate.policy", "platform.ray", "platform.store",
         "platform.tracking", "run", "experiment", "image",
     ]  # fmt: skip
-    assert world.kfp.front.asked == [], "a recipe that cannot run is told before KFP is asked"
+    assert world.kfp.front.requests == [], "a recipe that cannot run is refused without a request to KFP"
 
 
 @pytest.mark.parametrize(
@@ -159,21 +159,21 @@ def test_all_that_is_wrong_with_a_recipe_is_told_at_once(world: World, tmp_path:
         ("platform", "tracking", "http://127.0.0.1:5000"), ("finetune", "base", "no-such-base"),
     ],
 )  # fmt: skip
-def test_what_only_this_machine_has_is_told(world: World, section: str, key: str, value: str) -> None:
+def test_what_only_this_machine_has_is_refused(world: World, section: str, key: str, value: str) -> None:
     changed = getattr(world.recipe, section).model_copy(update={key: value})
-    error = told(world, recipe=world.recipe.model_copy(update={section: changed}))
+    error = error_of(world, recipe=world.recipe.model_copy(update={section: changed}))
     assert [problem.startswith(f"{section}.{key}: {value}") for problem in error.problems] == [True]
 
 
 @pytest.mark.parametrize("mark", ["{{", "[["])
-def test_what_kfp_takes_for_a_template_is_told(mark: str) -> None:
-    (problem,) = preflight.unnamed("run", "medmim", "", f"s3://bucket/{mark}x/runs/run/recipe.json")
+def test_what_kfp_would_expand_as_a_template_is_refused(mark: str) -> None:
+    (problem,) = preflight.invalid_names("run", "medmim", "", f"s3://bucket/{mark}x/runs/run/recipe.json")
     assert mark in problem
 
 
 @pytest.mark.parametrize("ray", ["local", "rayjob", "http://ray-head.team-a:8265"])
 @pytest.mark.parametrize("base", ["tiny-mantis", "s3://b/model/1", "models:/medmim@champion"])
-def test_what_pods_can_reach_is_let_through(world: World, ray: str, base: str) -> None:
+def test_what_pods_can_reach_is_accepted(world: World, ray: str, base: str) -> None:
     recipe = world.recipe
     recipe = recipe.model_copy(
         update={
@@ -181,17 +181,17 @@ def test_what_pods_can_reach_is_let_through(world: World, ray: str, base: str) -
             "finetune": recipe.finetune.model_copy(update={"base": base}),
         }
     )
-    assert preflight.unfit(recipe, preflight.settings(None, recipe)[1]) == []
+    assert preflight.unsupported(recipe, preflight.settings(None, recipe)[1]) == []
 
 
-def test_that_the_cluster_was_not_looked_at_is_said(world: World) -> None:
+def test_a_cluster_that_was_not_checked_is_a_note(world: World) -> None:
     notes = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image).notes
     assert [note for note in notes if note.startswith("the Kubernetes cluster was not checked: no Kubernetes cluster")]
 
 
 def test_an_ir_of_another_version_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "__version__", "9.9.9")
-    assert f"was made by medmim {__version__}, and this is 9.9.9" in told(world).fact
+    assert f"was made by medmim {__version__}, and this is 9.9.9" in error_of(world).fact
 
 
 def test_an_ir_that_was_cut_off_is_refused(world: World) -> None:
@@ -204,23 +204,23 @@ def test_an_ir_that_was_cut_off_is_refused(world: World) -> None:
 
 def test_an_image_of_another_version_is_refused(world: World) -> None:
     world.registry.push("v1", version="0.0.1")
-    assert "holds medmim 0.0.1" in told(world).fact
+    assert "holds medmim 0.0.1" in error_of(world).fact
 
 
-def test_an_image_that_does_not_say_its_version_is_a_note(world: World) -> None:
+def test_an_image_without_a_version_is_a_note(world: World) -> None:
     world.registry.push("v1", version=None)
     notes = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image).notes
-    assert [note for note in notes if note.startswith("which medmim is in the image is not known")]
+    assert [note for note in notes if note.startswith("the version of medmim in the image is not known")]
 
 
-def test_a_tag_that_is_not_there_is_told(world: World) -> None:
-    assert "has no image" in told(world, image=f"{world.registry.address}/medmim:none").fact
+def test_a_tag_that_does_not_exist_is_refused(world: World) -> None:
+    assert "has no image" in error_of(world, image=f"{world.registry.address}/medmim:none").fact
 
 
 @pytest.mark.parametrize(
     ("pattern", "status"), [("POST .*/pipelines$", 503), ("upload_version", 503), ("POST .*/experiments$", 500)]
 )
-def test_a_server_that_is_away_for_a_moment_costs_nothing(world: World, pattern: str, status: int) -> None:
+def test_a_short_outage_of_the_server_is_outlasted(world: World, pattern: str, status: int) -> None:
     world.kfp.front.fail.append((pattern, status))
     assert submitted(world).new_version and world.kfp.front.fail == []
 
@@ -234,13 +234,13 @@ def test_an_answer_that_is_lost_starts_no_second_run(world: World) -> None:
 
 def test_a_run_that_does_not_start_leaves_no_recipe(world: World) -> None:
     world.kfp.front.fail.append(("POST .*/runs$", 503))
-    error = told(world, exit_code=75)
+    error = error_of(world, exit_code=75)
     assert isinstance(error, Unavailable) and "503" in error.fact
 
 
 def test_a_server_that_refuses_the_run_leaves_no_recipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_HOME", 7)
-    assert "requires type string" in told(world).reason
+    assert "requires type string" in error_of(world).reason
 
 
 def test_an_interrupt_after_the_start_leaves_the_run_its_recipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,24 +253,24 @@ def test_an_interrupt_after_the_start_leaves_the_run_its_recipe(world: World, mo
     assert world.kfp.run("demo-1") and world.left() == ["runs/demo-1/recipe.json"]
 
 
-def test_names_in_other_alphabets_and_marks_find_themselves(world: World) -> None:
+def test_names_in_other_alphabets_and_with_quotes_are_found(world: World) -> None:
     for name in ("50 % + more", "naïve", 'say "x"'):
         get_or_create.experiment(submit.client.connect(world.access), name)
         assert get_or_create.experiment(submit.client.connect(world.access), name)
     assert len(world.kfp.state.experiments) == 3
 
 
-def test_where_kfp_serves_many_everything_lies_in_the_users_namespace(
+def test_on_a_multi_user_server_everything_is_in_the_users_namespace(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch, many_users=True) as world:
+    with a_world(tmp_path, f"{bucket}/store", monkeypatch, multi_user=True) as world:
         submitted(world)
         assert {one["namespace"] for one in world.kfp.state.pipelines.values()} == {"team-a"}
         assert {one["namespace"] for one in world.kfp.state.experiments.values()} == {"team-a"}
         assert re.search("'team-a'", str(world.kfp.state.runs))
 
 
-def test_where_nobody_knows_whether_the_run_is_there_its_recipe_stays(world: World) -> None:
+def test_where_it_is_unknown_whether_the_run_exists_its_recipe_stays(world: World) -> None:
     planned = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image)
     world.kfp.front.lose.append("POST .*/runs$")
     world.kfp.front.fail += [("GET .*/runs$", 503)] * 10
@@ -293,15 +293,15 @@ def test_a_password_in_an_address_is_refused_and_not_shown(world: World, key: st
     section, name = key.split(".")
     values = world.recipe.model_dump(mode="json", by_alias=True)
     values[section][name] = value
-    error = told(world, recipe=Recipe.model_validate_json(json.dumps(values)))
+    error = error_of(world, recipe=Recipe.model_validate_json(json.dumps(values)))
     assert f"{key}: an address with a password" in str(error) and "hunter2" not in str(error)
 
 
-def test_a_bucket_that_is_not_there_is_told_before_anything_is_done(world: World) -> None:
-    elsewhere = world.recipe.platform.model_copy(update={"store": "s3://no-such-bucket/store"})
-    told(world, recipe=world.recipe.model_copy(update={"platform": elsewhere}))
+def test_a_bucket_that_does_not_exist_is_reported_before_anything_is_done(world: World) -> None:
+    platform = world.recipe.platform.model_copy(update={"store": "s3://no-such-bucket/store"})
+    error_of(world, recipe=world.recipe.model_copy(update={"platform": platform}))
 
 
 def test_an_image_that_the_registry_lacks_is_refused_by_digest_too(world: World) -> None:
-    error = told(world, image=f"{world.registry.address}/medmim@sha256:{'1' * 64}")
+    error = error_of(world, image=f"{world.registry.address}/medmim@sha256:{'1' * 64}")
     assert "has no image" in error.fact

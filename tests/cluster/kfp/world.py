@@ -31,14 +31,14 @@ def digest(content: bytes) -> str:
 
 @dataclass
 class Registry:
-    """Holds one image, `medmim:TAG` for two platforms; asks for a login where it has one."""
+    """Holds one image, `medmim:TAG` for two platforms; requires a login where one is set."""
 
     address: str = ""
     login: tuple[str, str] | None = None
-    says_digest: bool = True
+    sends_digest: bool = True
     down: bool = False
     content: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # `manifests/REF`, `blobs/DIGEST`
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     bearers: list[str] = field(default_factory=list)
 
     def push(self, tag: str, version: str | None = __version__) -> str:
@@ -61,7 +61,7 @@ def registry_server() -> Iterator[Registry]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            registry.asked.append(f"{self.command} {path}")
+            registry.requests.append(f"{self.command} {path}")
             if registry.down:
                 self.send(503, b"", "text/plain")
             elif path == "/token":
@@ -71,7 +71,7 @@ def registry_server() -> Iterator[Registry]:
                 self.send(401, b"", "text/plain", **{"WWW-Authenticate": challenge})
             else:
                 kind, content = registry.content.get(path.removeprefix("/v2/medmim/"), ("", b""))
-                extra = {"Docker-Content-Digest": digest(content)} if registry.says_digest else {}
+                extra = {"Docker-Content-Digest": digest(content)} if registry.sends_digest else {}
                 self.send(200 if kind else 404, content, kind or "application/json", **extra)
 
         do_HEAD = do_GET
@@ -102,7 +102,7 @@ def registry_server() -> Iterator[Registry]:
 
 
 def nothing_set(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
-    """No setting of whoever runs the tests reaches KFP, a cluster, a registry or MLflow."""
+    """Remove the settings of the environment in which the tests run."""
     for name in (
         "KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KFP_TOKEN", "KFP_TOKEN_FILE", "KF_PIPELINES_SA_TOKEN_PATH",
         "KFP_COOKIE", "KFP_CA_FILE", "KFP_NAMESPACE", "KF_PIPELINES_UI_ENDPOINT", "KUBERNETES_SERVICE_HOST",
@@ -123,7 +123,7 @@ class World:
 
     @property
     def recipe(self) -> Recipe:
-        """One that fits a cluster."""
+        """One that can run on a cluster."""
         return load("demo", [f"platform.store={self.store}", "platform.tracking=http://mlflow:5000"])
 
     @property
@@ -139,14 +139,14 @@ class World:
         return list(open_store(self.store).list())
 
     def record(self, run: str, stage: str, **facts: Any) -> None:
-        """What a stage leaves of itself."""
+        """Write a stage's record."""
         text = json.dumps(Outcome(stage, **facts).__dict__)
         open_store(self.store).write(f"runs/{run}/{stage}.json", text.encode())
 
 
 @contextmanager
-def a_world(folder: Path, store: str, monkeypatch: pytest.MonkeyPatch, many_users: bool = False) -> Iterator[World]:
+def a_world(folder: Path, store: str, monkeypatch: pytest.MonkeyPatch, multi_user: bool = False) -> Iterator[World]:
     nothing_set(monkeypatch, str(folder))
-    with kfp_server(many_users) as kfp, registry_server() as registry:
+    with kfp_server(multi_user) as kfp, registry_server() as registry:
         registry.push("v1")
         yield World(kfp, registry, store, folder)

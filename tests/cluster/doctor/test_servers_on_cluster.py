@@ -4,7 +4,7 @@ import pytest
 
 from tests.cluster.conftest import free_port
 from tests.cluster.doctor.world import Doctor, only
-from tests.cluster.servers import saying
+from tests.cluster.servers import answering
 
 pytestmark = pytest.mark.cluster
 
@@ -26,13 +26,13 @@ def test_no_mlflow(good: Doctor) -> None:
     assert "does not answer" in only(found, "mlflow")["found"]
 
 
-def test_an_mlflow_that_does_not_know_its_name(good: Doctor, mlflow: str) -> None:
+def test_an_mlflow_that_rejects_its_host_name(good: Doctor, mlflow: str) -> None:
     check = only(good(exits=1, tracking=mlflow.replace("localhost", "127.0.0.1")), "mlflow")
     assert "--allowed-hosts" in check["fix"]
 
 
 def test_a_login_page_in_front_of_kfp(good: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    with saying(200, "<html>dex</html>", Content_Type="text/html") as uri:
+    with answering(200, "<html>dex</html>", Content_Type="text/html") as uri:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", uri)
         check = only(good(exits=1), "kfp")
     assert "a login page answers" in check["found"] and "port-forward" in check["fix"]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.cluster
 def test_no_namespace(good: Doctor) -> None:
     found = run("-n", "medmim-nowhere", exits=1)
     assert found["namespace"]["fix"].startswith("kubectl create namespace medmim-nowhere")
-    assert found["crds"]["status"] == found["cluster"]["status"] == "ok", "the rest is still looked at"
+    assert found["crds"]["status"] == found["cluster"]["status"] == "ok", "the rest is still checked"
 
 
 @pytest.mark.parametrize("level", ["privileged", None])
@@ -39,7 +39,7 @@ def test_wrong_pod_security_level(good: Doctor, cluster: Kube, kubeconfig: Path,
     check = only(good(exits=1), "namespace")
     assert check["fix"] == f"kubectl label --overwrite namespace {cluster.namespace} {label}=restricted"
     kubectl(kubeconfig, *check["fix"].split()[1:])
-    assert good(exits=0)["namespace"]["status"] == "ok", "the fix mends it"
+    assert good(exits=0)["namespace"]["status"] == "ok", "the fix works"
 
 
 def without(account: str, namespace: str, resource: str, verb: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_no_account_for_ray(good: Doctor, cluster: Kube, kubeconfig: Path) -> No
 
 @pytest.fixture
 def as_step(good: Doctor, cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """The doctor as a step's account: without KFP's rules, which are no business of medmim's."""
+    """The doctor as a step's account, with medmim's own rules and none of KFP's."""
     kubectl(kubeconfig, "-n", cluster.namespace, "delete", "rolebinding", "medmim-step-kfp")
     config = yaml.safe_load(kubectl(kubeconfig, "config", "view", "--raw", "--minify"))
     token = kubectl(kubeconfig, "-n", cluster.namespace, "create", "token", "medmim-step").strip()
@@ -78,15 +78,15 @@ def as_step(good: Doctor, cluster: Kube, kubeconfig: Path, tmp_path: Path, monke
     return good
 
 
-def test_a_step_sees_what_it_may_and_is_told_the_rest(as_step: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDMIM_IMAGE", "registry.example/medmim@sha256:" + "0" * 64)  # a step's pod is told
+def test_what_a_step_may_not_read_is_a_warning(as_step: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_IMAGE", "registry.example/medmim@sha256:" + "0" * 64)  # as in a step's pod
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     found = as_step(exits=1, store="s3://medmim-no-such-bucket/store")
     only(found, "store", "mlflow")
-    unseen = {name for name, check in found.items() if check["found"].startswith("not looked at")}
-    assert unseen == {"namespace", "accounts", "settings", "secrets", "pods", "quota", "nodes", "storage", "kfp"}
-    assert {found[name]["status"] for name in unseen} == {"warn"}
-    assert "medmim-step may all that medmim-step needs" in found["account"]["found"]
+    unchecked = {name for name, check in found.items() if check["found"].startswith("not checked")}
+    assert unchecked == {"namespace", "accounts", "settings", "secrets", "pods", "nodes", "kfp"}
+    assert {found[name]["status"] for name in unchecked} == {"warn"}
+    assert "medmim-step has all rights that medmim-step needs" in found["account"]["found"]
     assert found["kuberay"]["status"] == "ok"
 
 
@@ -124,25 +124,25 @@ def test_a_kuberay_without_token_authentication(good: Doctor, cluster: Kube, kub
             (cluster or {"properties": {}})["properties"].pop("authOptions", None)
 
     with changed(kubeconfig, "crd", "rayjobs.ray.io", older):
-        until(lambda: not takes_our_job(cluster))  # the API server takes a moment to serve the older one
+        until(lambda: not accepts_our_job(cluster))  # the API server takes a moment to serve the older one
         check = only(good(exits=1), "kuberay")
     assert 'unknown field "spec.rayClusterSpec.authOptions"' in check["found"]
     assert check["fix"].startswith("upgrade KubeRay")
-    until(lambda: takes_our_job(cluster))
+    until(lambda: accepts_our_job(cluster))
 
 
-def takes_our_job(cluster: Kube) -> bool:
+def accepts_our_job(cluster: Kube) -> bool:
     try:
         return api.kuberay(cluster, Platform(), None).status == "ok"
     except UserError:
         return False
 
 
-def test_no_operator_acting(good: Doctor, kubeconfig: Path) -> None:
+def test_no_operator_running(good: Doctor, kubeconfig: Path) -> None:
     operator = int((kubeconfig.parent / "kuberay.pid").read_text())
     os.kill(operator, signal.SIGSTOP)
     try:
         check = only(good(exits=1), "kuberay")
     finally:
         os.kill(operator, signal.SIGCONT)
-    assert "operator has not looked at a new RayJob" in check["found"] and "kuberay-operator" in check["fix"]
+    assert "operator did not reconcile a new RayJob" in check["found"] and "kuberay-operator" in check["fix"]

@@ -1,0 +1,96 @@
+"""The doctor on clusters where the pods of a Ray job would lack a secret or an image, or would not be admitted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim.cluster.kube import Kube
+from tests.cluster.conftest import kubectl
+from tests.cluster.doctor.world import Doctor, only
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+
+def test_missing_secret_key(good: Doctor, cluster: Kube, kubeconfig: Path) -> None:
+    change = '{"data": {"AWS_SECRET_ACCESS_KEY": null}}'
+    kubectl(kubeconfig, "-n", cluster.namespace, "patch", "secret", "medmim-s3", "-p", change)
+    check = only(good(exits=1), "secrets")
+    assert check["found"] == "secret medmim-s3 has no key AWS_SECRET_ACCESS_KEY"
+
+
+def test_missing_secrets_of_the_recipe(good: Doctor) -> None:
+    pods = {"tracking_secret": "ours", "pull_secrets": ["medmim-s3", "away"], "ca_config_map": "kube-root-ca.crt"}
+    check = only(good(pods=pods, exits=1), "secrets")
+    assert "no secret ours; medmim-s3 is not a registry secret; no pull secret away" in check["found"]
+    assert "ConfigMap" not in check["found"], "every namespace has kube-root-ca.crt"
+
+
+def test_workload_identity_needs_no_secret(good: Doctor, cluster: Kube, kubeconfig: Path) -> None:
+    kubectl(kubeconfig, "-n", cluster.namespace, "delete", "secret", "medmim-s3")
+    assert only(good(exits=1), "secrets")["found"] == "no secret medmim-s3"
+    assert good(pods={"s3_secret": None}, exits=0)["secrets"]["found"] == "none is referred to"
+
+
+def test_an_image_by_tag_is_a_warning(good: Doctor) -> None:
+    check = good(pods={"image": "registry.example/medmim:1"}, exits=0)["image"]
+    assert check["status"] == "warn" and "@sha256" in check["fix"]
+
+
+def waiting_pod(name: str, image: str) -> dict[str, Any]:
+    """A pod that fits no node."""
+    security = {
+        "runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
+    spec = {
+        "nodeSelector": {"no": "node"},
+        "containers": [{"name": "main", "image": image, "securityContext": security}],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def test_an_image_that_cannot_be_pulled(
+    good: Doctor, cluster: Kube, kubeconfig: Path, kube_apply: Callable[..., None]
+) -> None:
+    """Simulated nodes pull nothing: what a kubelet would report is put into the status of a pod that fits no node."""
+    image = "registry.example/medmim@sha256:" + "1" * 64
+    kube_apply(waiting_pod("the-step", image))
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    reported = {"name": "main", "image": image, "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+    kubectl(
+        kubeconfig, "-n", cluster.namespace, "patch", "pod", "the-step", "--subresource=status", "-p",
+        json.dumps({"status": {"containerStatuses": [reported]}}),
+    )  # fmt: skip
+    check = only(good(pods={"image": image}, exits=1), "image")
+    assert check["found"] == f"pod the-step cannot pull {image}; ImagePullBackOff: not found"
+    assert good(exits=0)["image"]["status"] == "ok", "only the image that is configured counts"
+
+
+def test_pods_that_are_not_admitted(good: Doctor) -> None:
+    check = only(good(pods={"priority": "no-such-class"}, exits=1), "pods")
+    assert "no-such-class" in check["found"]
+
+
+def test_a_pod_that_exceeds_a_quota_is_refused_in_the_api_servers_words(
+    good: Doctor, cluster: Kube, kubeconfig: Path, kube_apply: Callable[..., None]
+) -> None:
+    hard = {"requests.nvidia.com/gpu": "4"}
+    kube_apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team"}, "spec": {"hard": hard}})
+    status = ("-n", cluster.namespace, "get", "resourcequota", "team", "-o", "jsonpath={.status}")
+    until(lambda: "hard" in kubectl(kubeconfig, *status))
+    found = only(good(exits=1), "pods")["found"]
+    assert "worker: " in found and "exceeded quota: team" in found and "head: " not in found
+    assert good(pods={"gpus": 4}, exits=0)["pods"]["status"] == "ok"
+
+
+def test_the_nodes_and_their_gpus_are_reported(good: Doctor, kubeconfig: Path) -> None:
+    assert good(exits=0)["nodes"]["found"] == "2 nodes, 16 GPUs NVIDIA-H100-80GB-HBM3"
+    status = '{"status": {"allocatable": {"nvidia.com/gpu": "%s"}, "capacity": {"nvidia.com/gpu": "%s"}}}'
+    for count, expected in ((0, "2 nodes, no GPU"), (8, "2 nodes, 16 GPUs NVIDIA-H100-80GB-HBM3")):
+        for node in ("gpu-0", "gpu-1"):
+            kubectl(kubeconfig, "patch", "node", node, "--subresource=status", "-p", status % (count, count))
+        assert good(exits=0)["nodes"]["found"] == expected
