@@ -1,4 +1,4 @@
-"""MLflow's server as the chart starts it: who gets in, by which name, and who may move `champion`."""
+"""MLflow's server as the chart starts it: its users, its host names, and who may move `champion`."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from medmim.cli import doctor
 from medmim.cluster.ray.pods import TRACKING_KEYS
 from tests.charts.chart import containers, named, render
-from tests.charts.scripts import PATH, run
+from tests.charts.scripts import PATH, helm_test, run
 from tests.support.waiting import until
 
 for module in ("flask_wtf", "prometheus_flask_exporter"):
@@ -64,7 +64,7 @@ class Server:
         body: bytes | None = None,
         method: str | None = None,
     ) -> int:
-        """What it answers to a Host header, a user and an Origin; 0 where nobody answers."""
+        """What it answers to a Host header, a user and an Origin; 0 where it does not answer."""
         headers = self.headers(host, user) | ({"Origin": origin} if origin else {})
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data=body, headers=headers, method=method
@@ -120,20 +120,20 @@ def add_user(server: Server, name: str) -> None:
 SEARCH = "/api/2.0/mlflow/experiments/search"
 
 
-def test_it_answers_to_its_own_names_only(server: Server) -> None:
+def test_it_accepts_its_own_host_names_only(server: Server) -> None:
     for host in ("medmim-mlflow.platform.svc:5000", "medmim-mlflow", "mlflow.example.org", f"localhost:{server.port}"):
         assert server.status(f"{SEARCH}?max_results=1", host) == 200, host
     for host in ("evil.example", "medmim-mlflow.evil.example", "10.0.0.1:5000"):
         assert server.status(f"{SEARCH}?max_results=1", host) == 403, host
 
 
-def test_a_browser_may_write_from_the_ingress_and_from_nowhere_else(server: Server) -> None:
+def test_a_browser_may_write_from_the_ingress_only(server: Server) -> None:
     host, body = "mlflow.example.org", b'{"max_results": 1}'
     assert server.status(SEARCH, host, origin="https://mlflow.example.org", body=body) == 200
     assert server.status(SEARCH, host, origin="https://evil.example", body=body) == 403
 
 
-def test_prometheus_gets_metrics_by_the_pods_address_and_nobody_without_a_user(server: Server) -> None:
+def test_prometheus_gets_metrics_by_the_pods_address_and_needs_a_login(server: Server) -> None:
     assert server.status("/metrics", f"{POD_IP}:5000") == 200
     asked = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers=server.headers(f"{POD_IP}:5000"))
     with urllib.request.urlopen(asked, timeout=30) as answer:
@@ -161,9 +161,10 @@ def test_a_steps_user_registers_candidates_and_cannot_move_champion(
     assert server.status("/api/2.0/mlflow/registered-models/create", "medmim-mlflow", "promoter", body=model) == 200
 
     step = as_user("steps")
-    passed = run("check_mlflow.py", MLFLOW_TRACKING_URI=server.uri)  # what `helm test` runs, as a step
-    assert passed.returncode == 0, passed.stderr
-    assert "written, read, deleted" in passed.stdout
+    pod = named(render({"runNamespaces": [{"name": "team-a"}]}), "Pod", "medmim-check-mlflow", "team-a")
+    passed = helm_test(pod, MLFLOW_TRACKING_URI=server.uri)
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+    assert passed.stdout.startswith("ok    mlflow") and "deletes a model and an artifact" in passed.stdout
     step.create_registered_model("candidate")
     own = step.create_run(step.create_experiment("training")).info.run_id
     step.log_text(own, "weights", "model/weights.txt")
@@ -186,21 +187,21 @@ def test_a_steps_user_registers_candidates_and_cannot_move_champion(
     assert step.get_model_version_by_alias("production", "champion").version == "1"
 
 
-# What `medmim doctor --cluster` says of a server with users
+# What `medmim doctor --cluster` reports of a server with users
 
 SECRET = " and ".join(TRACKING_KEYS) + " from Secret medmim-mlflow"
 
 
 @pytest.fixture
-def told(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """The doctor's row of MLflow; servers are looked at where no cluster is."""
+def checked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """The doctor's line of MLflow for a user; without a cluster it checks servers only."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     app = Typer()
     app.command()(doctor.doctor)
 
-    def told(user: str = "", password: str = "") -> dict[str, Any]:
+    def checked(user: str = "", password: str = "") -> dict[str, Any]:
         for key, value in zip(TRACKING_KEYS, (user, password), strict=True):
             monkeypatch.setenv(key, value)
         ended = CliRunner().invoke(app, ["--cluster", "--json"])
@@ -208,51 +209,54 @@ def told(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
         (row,) = [one for one in json.loads(ended.stdout)["checks"] if one["name"] == "mlflow"]
         return dict(row)
 
-    return told
+    return checked
 
 
-def test_the_right_password_writes(server: Server, told: Callable[..., dict[str, Any]]) -> None:
-    add_user(server, "writer")
-    row = told("writer", "a-password-of-writer")
-    assert row["status"] == "ok" and re.match(r"3\.\d+.*: lets localhost.* in, writes, reads, deletes", row["found"]), (
-        row
-    )
+def test_every_user_with_the_right_password_writes(server: Server, checked: Callable[..., dict[str, Any]]) -> None:
+    """The second, too, who may only read the experiment that the first one's check has made."""
+    for user in ("writer", "second-writer"):
+        add_user(server, user)
+        row = checked(user, f"a-password-of-{user}")
+        assert row["status"] == "ok", row
+        assert re.match(r"3\.\d+.*: accepts localhost.*; writes, reads, deletes a model and an artifact", row["found"])
 
 
-def test_a_wrong_password_is_told_with_the_secret_that_holds_it(
-    server: Server, told: Callable[..., dict[str, Any]]
+def test_a_wrong_password_is_reported_with_the_secret_that_holds_it(
+    server: Server, checked: Callable[..., dict[str, Any]]
 ) -> None:
     add_user(server, "forgetful")
-    for user in ("forgetful", "stranger"):
-        row = told(user, "a-wrong-password")
+    for user in ("forgetful", "unknown"):
+        row = checked(user, "a-wrong-password")
         assert row["status"] == "fail" and row["exit_code"] == 2
         assert row["found"].startswith(
-            f"MLflow at {server.uri} does not let user {user} in: 401; the password is wrong"
+            f"MLflow at {server.uri} rejects the login of user {user}: 401; the password is wrong"
         )
         assert SECRET in row["fix"] and "charts/medmim/README.md" in row["fix"]
     anew = b'{"username": "forgetful", "password": "a-newer-password"}'  # as that README says
     assert server.status("/api/2.0/mlflow/users/update-password", "medmim-mlflow", body=anew, method="PATCH") == 200
-    assert told("forgetful", "a-newer-password")["status"] == "ok"
+    assert checked("forgetful", "a-newer-password")["status"] == "ok"
 
 
-def test_no_password_is_told_by_the_variables_that_lack(server: Server, told: Callable[..., dict[str, Any]]) -> None:
-    for given, lacking in ((("", ""), " and ".join(TRACKING_KEYS) + " are"), (("steps", ""), TRACKING_KEYS[1] + " is")):
-        row = told(*given)
+def test_a_missing_login_is_reported_by_its_variables(server: Server, checked: Callable[..., dict[str, Any]]) -> None:
+    for given, unset in ((("", ""), " and ".join(TRACKING_KEYS) + " are"), (("steps", ""), TRACKING_KEYS[1] + " is")):
+        row = checked(*given)
         assert row["status"] == "fail"
-        assert row["found"] == f"MLflow at {server.uri} has users, and nobody logs in: 401; {lacking} not set here"
+        assert row["found"] == f"MLflow at {server.uri} requires a login: 401; {unset} not set here"
         assert SECRET in row["fix"]
 
 
-def test_a_user_who_may_not_write_is_told_what_was_refused(server: Server, told: Callable[..., dict[str, Any]]) -> None:
+def test_a_user_without_permission_to_write_is_reported_with_what_was_denied(
+    server: Server, checked: Callable[..., dict[str, Any]]
+) -> None:
     add_user(server, "reader")
     denied = {"username": "reader", "resource_type": "registered_model", "resource_id": "*", "permission": "DENY"}
     permissions, body = "/api/3.0/mlflow/users/permissions", json.dumps(denied).encode()
     assert server.status(f"{permissions}/grant", "medmim-mlflow", body=body) == 200
-    row = told("reader", "a-password-of-reader")
+    row = checked("reader", "a-password-of-reader")
     assert row["status"] == "fail"
     assert row["found"] == (
-        f"MLflow at {server.uri} lets user reader in, but refuses registered-models/create: 403; Permission denied"
+        f"MLflow at {server.uri} accepts user reader, but denies registered-models/create: 403; Permission denied"
     )
-    assert "an administrator takes the denial back" in row["fix"] and SECRET in row["fix"]
+    assert "an administrator revokes the denial" in row["fix"] and SECRET in row["fix"]
     assert server.status(f"{permissions}/revoke", "medmim-mlflow", body=body) == 200
-    assert told("reader", "a-password-of-reader")["status"] == "ok"
+    assert checked("reader", "a-password-of-reader")["status"] == "ok"

@@ -15,7 +15,7 @@ from medmim.cluster.ray.pods import head, submitter
 from medmim.recipe.pods import Pods
 from tests.charts.chart import CHART, VALUES, Object, helm, named, render
 from tests.charts.network import Pod, about
-from tests.charts.scripts import run
+from tests.charts.scripts import helm_test
 from tests.cluster.conftest import kubeconfig, kubectl  # noqa: F401
 from tests.support.waiting import until
 
@@ -206,7 +206,7 @@ def test_kuberays_pods_carry_the_labels_that_the_policies_choose(place: Place) -
         release.uninstall("medmim")
 
 
-def test_helm_tests_check_of_rights_passes_as_a_step_and_tells_what_is_missing(place: Place, tmp_path: Path) -> None:
+def test_helm_tests_check_of_rights_passes_as_a_step_and_reports_what_is_wrong(place: Place, tmp_path: Path) -> None:
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name)
         as_step = yaml.safe_load(place.kubeconfig.read_text())
@@ -215,19 +215,19 @@ def test_helm_tests_check_of_rights_passes_as_a_step_and_tells_what_is_missing(p
         as_step["contexts"][0]["context"]["namespace"] = place.runs
         config = tmp_path / "kubeconfig"
         config.write_text(yaml.safe_dump(as_step))
-        check = named(render(place.values(), place.name), "Pod", "medmim-check-access", place.runs)
-        rights = check["spec"]["containers"][0]["args"][3:]
-        assert len(rights) > 10
+        pod = named(render(place.values(), place.name), "Pod", "medmim-check-access", place.runs)
 
-        done = run("check_access.py", *rights, KUBECONFIG=str(config))
-        assert done.returncode == 0, done.stderr
-        place.kubectl("-n", place.runs, "delete", "rolebinding", "medmim-step")
+        done = helm_test(pod, KUBECONFIG=str(config))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("ok    ") == 2 and "5 rights are denied" in done.stdout
+        place.kubectl("-n", place.runs, "delete", "rolebinding", "medmim-step", "medmim-step-kfp")
         everything = ["create", "rolebinding", "too-much", "--clusterrole=admin"]
         place.kubectl("-n", place.name, *everything, f"--serviceaccount={place.runs}:medmim-step")
-        done = run("check_access.py", *rights, KUBECONFIG=str(config))
-        assert done.returncode == 1
-        assert f"it may not create rayjobs.ray.io (in {place.runs})" in done.stderr
-        assert f"it may get secrets (in {place.name})" in done.stderr
+        done = helm_test(pod, KUBECONFIG=str(config))
+        assert done.returncode == 2
+        account, denied = done.stdout.splitlines()
+        assert account.startswith("fail  account") and "create rayjobs.ray.io" in account and place.runs in account
+        assert denied.startswith("fail  denied") and f"it may get secrets in {place.name}" in denied
         release.uninstall("medmim")
 
 

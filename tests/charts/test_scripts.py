@@ -1,4 +1,4 @@
-"""The chart's scripts against the real thing: MLflow's migrations, an S3 server."""
+"""What the chart's pods run, against the real thing: MLflow's migrations, the checks of `helm test` on an S3 server."""
 
 import os
 import re
@@ -16,9 +16,10 @@ import pytest
 
 from medmim import tracking
 from medmim.run.workspace import Workspace
-from tests.charts.chart import CHART
+from medmim.store import open_store
+from tests.charts.chart import CHART, PLATFORM, named, rendered
 from tests.charts.old_mlflow import KEPT, fill, rewind
-from tests.charts.scripts import command_of, run
+from tests.charts.scripts import command_of, helm_test, run
 from tests.support.waiting import until
 
 RUNBOOK = CHART.parents[1] / "docs" / "runbook.md"
@@ -35,7 +36,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> t
 
 @pytest.fixture
 def older(filled: tuple[Path, str, str], tmp_path: Path) -> tuple[Path, str, str]:
-    """One of one's own, alone in its folder."""
+    """A copy for the test, in a folder of its own."""
     path, before, newest = filled
     (tmp_path / "data").mkdir()
     return Path(shutil.copy(path, tmp_path / "data")), before, newest
@@ -157,7 +158,7 @@ def test_a_migration_that_is_killed_leaves_the_database_as_it_was(older: tuple[P
     assert {one.name for one in path.parent.iterdir()} == {path.name, f"mlflow-{before}.db"}
 
 
-def test_a_database_of_a_newer_mlflow_is_left_alone_and_the_way_back_is_told(
+def test_a_database_of_a_newer_mlflow_is_left_as_it_is_and_the_error_names_the_way_back(
     tmp_path: Path, mlflow_database: Path
 ) -> None:
     """What an older release's pod finds after a rollback over a migration."""
@@ -181,7 +182,7 @@ def test_a_database_of_a_newer_mlflow_is_left_alone_and_the_way_back_is_told(
 
 
 def test_the_runbooks_backup_is_whole_while_others_write(tmp_path: Path) -> None:
-    """The very words of docs/runbook.md, but for the folder."""
+    """The command of docs/runbook.md, but for the folder."""
     found = re.search(r"python3 -c '(\nimport sqlite3.+?)'", RUNBOOK.read_text("utf-8"), flags=re.DOTALL)
     assert found
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as writer:
@@ -209,23 +210,33 @@ def test_the_users_lie_beside_an_external_database_and_its_password_is_kept_as_i
     assert uri not in done.stdout + done.stderr
 
 
-def test_the_check_of_mlflow_says_what_is_wrong() -> None:
+def test_the_check_of_mlflow_fails_where_none_answers() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        done = run("check_mlflow.py", MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    assert done.returncode == 1
-    assert f"error: MLflow at {address} does not keep a run" in done.stderr
-    assert "fix: " in done.stderr and "Traceback" not in done.stderr
+        done = helm_test(named(rendered("laptop"), "Pod", "medmim-check-mlflow"), MLFLOW_TRACKING_URI=address)
+    assert done.returncode == 75
+    assert done.stdout.startswith(f"fail  mlflow    {address} does not answer") and "; fix: " in done.stdout
+    assert done.stderr == ""
 
 
-def test_the_check_of_the_store_writes_reads_and_deletes(bucket: str) -> None:
-    done = run("check_store.py", MEDMIM_STORE=f"{bucket}/store")
-    assert done.returncode == 0, done.stderr
-    assert f"{bucket}/store: written, read, deleted" in done.stdout
+@pytest.mark.parametrize("namespace", [PLATFORM, "medmim-runs"])
+def test_the_check_of_the_store_writes_creates_once_and_deletes(bucket: str, namespace: str) -> None:
+    pod = named(rendered("laptop"), "Pod", "medmim-check-store", namespace)
+    done = helm_test(pod, MEDMIM_STORE=f"{bucket}/store")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"ok    store     {bucket}/store: writes, reads, creates once, deletes")
+    assert list(open_store(bucket).list()) == []
 
 
-def test_the_check_of_the_store_says_what_is_wrong(bucket: str) -> None:
-    done = run("check_store.py", MEDMIM_STORE=f"{bucket}-not-there/store")
-    assert done.returncode == 1
-    assert "error: " in done.stderr and "Traceback" not in done.stderr
+def test_the_check_of_the_store_fails_without_its_bucket(bucket: str) -> None:
+    done = helm_test(named(rendered("laptop"), "Pod", "medmim-check-store"), MEDMIM_STORE=f"{bucket}-absent/store")
+    assert done.returncode == 2
+    assert "fail  store" in done.stdout and f"there is no bucket '{bucket[5:]}-absent'" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("name", "setting"), [("store", "MEDMIM_STORE"), ("mlflow", "MLFLOW_TRACKING_URI")])
+def test_a_check_without_its_setting_names_it(name: str, setting: str) -> None:
+    done = helm_test(named(rendered("laptop"), "Pod", f"medmim-check-{name}"), **{setting: ""})
+    assert done.returncode == 2 and f"{setting} is not set" in done.stdout
