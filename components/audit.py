@@ -1,4 +1,4 @@
-"""audit: who and what train and benchmark share; a leak ends the run."""
+"""audit: which patients and images train and benchmark share; a leak ends the run."""
 
 from kfp import dsl
 
@@ -18,8 +18,8 @@ def audit(recipe: str, home: str, run: str, data: str) -> str:
     Returns:
         Store URI of the audit.
     """
-    from medmim.data import audit as room
+    from medmim.data import audit
     from medmim.run.stage import component
 
     with component("audit", recipe, home, run) as (parsed, workspace):
-        return room.run(parsed, workspace, data).uri
+        return audit.run(parsed, workspace, data).uri

@@ -19,7 +19,7 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
     Returns:
         Store URI of the scores.
     """
-    from medmim.bench import run as room
+    import medmim.bench.run
     from medmim.cluster import dispatch
     from medmim.registry import lookup
     from medmim.run.stage import component
@@ -28,4 +28,4 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
         opponents = lookup.opponents(parsed, workspace, model)
         if dispatch.is_remote(parsed):
             return dispatch.run(parsed, workspace, "bench", {"data": data, "model": model, "opponents": opponents})
-        return room.run(parsed, workspace, data, model, opponents).uri
+        return medmim.bench.run.run(parsed, workspace, data, model, opponents).uri

@@ -1,4 +1,4 @@
-"""finetune: a base and the train split -> a tuned model."""
+"""finetune: train a base on the train split -> a tuned model."""
 
 from kfp import dsl
 
@@ -18,8 +18,8 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
     Returns:
         Store URI of the tuned model.
     """
+    import medmim.finetune.run
     from medmim.cluster import dispatch
-    from medmim.finetune import run as room
     from medmim.lvlm import checkpoint
     from medmim.registry import lookup
     from medmim.run.stage import component
@@ -27,7 +27,6 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
     with component("finetune", recipe, home, run) as (parsed, workspace):
         base = lookup.resolve(parsed.finetune.base, workspace)
         if dispatch.is_remote(parsed):
-            return dispatch.run(
-                parsed, workspace, "finetune", {"data": data, "base": checkpoint.upload_if_local(base, workspace)}
-            )
-        return room.run(parsed, workspace, data, base).uri
+            uploaded = checkpoint.upload_if_local(base, workspace)
+            return dispatch.run(parsed, workspace, "finetune", {"data": data, "base": uploaded})
+        return medmim.finetune.run.run(parsed, workspace, data, base).uri

@@ -1,4 +1,4 @@
-"""gate: policy and scores -> a decision with its reasons."""
+"""gate: decide by policy and scores whether the candidate may become champion, with reasons."""
 
 from kfp import dsl
 
@@ -18,8 +18,8 @@ def gate(recipe: str, home: str, run: str, bench: str) -> str:
     Returns:
         Store URI of the decision.
     """
-    from medmim.registry import gate as room
+    from medmim.registry import gate
     from medmim.run.stage import component
 
     with component("gate", recipe, home, run) as (parsed, workspace):
-        return room.run(parsed, workspace, bench).uri
+        return gate.run(parsed, workspace, bench).uri

@@ -1,4 +1,4 @@
-"""promote: the decision enters the log and the aliases follow; a refusal ends the run."""
+"""promote: write the decision log and set MLflow's aliases; a refusal ends the run."""
 
 from kfp import dsl
 
@@ -7,7 +7,7 @@ from components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def promote(recipe: str, home: str, run: str, version: str, decision: str) -> str:
-    """Write the decision log and move the aliases; exits 1 on a refusal, after it is written.
+    """Write the decision log and set the aliases; exits 1 on a refusal, after it is written.
 
     Args:
         recipe: The run's recipe as JSON, or its URI in the store.
@@ -19,8 +19,8 @@ def promote(recipe: str, home: str, run: str, version: str, decision: str) -> st
     Returns:
         `promoted`, `kept` or `awaiting approval`.
     """
-    from medmim.registry import promote as room
+    from medmim.registry import promote
     from medmim.run.stage import component
 
     with component("promote", recipe, home, run) as (parsed, workspace):
-        return str(room.run(parsed, workspace, version, decision).facts["decision"])
+        return str(promote.run(parsed, workspace, version, decision).facts["decision"])

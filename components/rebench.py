@@ -7,7 +7,7 @@ from components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def rebench(recipe: str, home: str, run: str, data: str) -> str:
-    """Bench everybody who is watched.
+    """Bench the night's models.
 
     Args:
         recipe: The run's recipe as JSON, or its URI in the store.
@@ -16,16 +16,15 @@ def rebench(recipe: str, home: str, run: str, data: str) -> str:
         data: Store URI of the data set.
 
     Returns:
-        Store URI of what the night saw.
+        Store URI of the night's results.
     """
     from medmim.cluster import dispatch
-    from medmim.nightly import rebench as room
-    from medmim.nightly import roster
+    from medmim.nightly import rebench, roster
     from medmim.run.stage import component
 
     with component("rebench", recipe, home, run) as (parsed, workspace):
         models = roster.models(parsed, workspace)
         if dispatch.is_remote(parsed):
-            there = roster.shared(models, workspace)
-            return dispatch.run(parsed, workspace, "rebench", {"data": data, "models": there})
-        return room.run(parsed, workspace, data, models).uri
+            uploaded = roster.upload_local(models, workspace)
+            return dispatch.run(parsed, workspace, "rebench", {"data": data, "models": uploaded})
+        return rebench.run(parsed, workspace, data, models).uri

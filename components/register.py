@@ -1,4 +1,4 @@
-"""register: the tuned model becomes an MLflow model version with its lineage."""
+"""register: make the tuned model an MLflow model version, with its lineage."""
 
 from kfp import dsl
 

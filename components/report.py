@@ -1,4 +1,4 @@
-"""report: what the run did, as one page, on every way out."""
+"""report: what the run did, as one page, however the run ended."""
 
 from kfp import dsl
 
@@ -13,12 +13,12 @@ def report(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None
         recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
-        page: The report, for the pipeline's own user interface.
+        page: The report, for KFP's user interface.
     """
     import shutil
 
-    from medmim.bench import report as room
+    from medmim.bench import report
     from medmim.run.stage import component
 
     with component("report", recipe, home, run) as (parsed, workspace):
-        shutil.copyfile(room.run(parsed, workspace).facts["path"], page.path)
+        shutil.copyfile(report.run(parsed, workspace).facts["path"], page.path)

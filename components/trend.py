@@ -1,4 +1,4 @@
-"""trend: the nights as one page, on every way out."""
+"""trend: the nights as one page, however the night ended."""
 
 from kfp import dsl
 
@@ -13,12 +13,12 @@ def trend(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None:
         recipe: The run's recipe as JSON, or its URI in the store.
         home: Scratch folder.
         run: Name of the run.
-        page: The page, for the pipeline's own user interface.
+        page: The page, for KFP's user interface.
     """
     import shutil
 
-    from medmim.nightly import trend as room
+    from medmim.nightly import trend
     from medmim.run.stage import component
 
     with component("trend", recipe, home, run) as (parsed, workspace):
-        shutil.copyfile(room.run(parsed, workspace).facts["path"], page.path)
+        shutil.copyfile(trend.run(parsed, workspace).facts["path"], page.path)
