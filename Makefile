@@ -19,7 +19,7 @@ help: ## this list
 # One environment, pinned by hash; uv comes by pip into it, so that nothing outside is touched.
 $(READY): requirements.txt pyproject.toml
 	@echo "environment: $(VENV) (about a minute, 5.5 GB: PyPI's torch for Linux brings CUDA)"
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit(f"error: Python {v[0]}.{v[1]}; medmim needs 3.11 or 3.12\nfix: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) or sys.exit(f"error: Python {v[0]}.{v[1]}; medmim needs 3.11 to 3.14\nfix: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --quiet --require-hashes -r requirements.txt

@@ -11,15 +11,8 @@ from importlib.metadata import version
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
-USER = 10001  # of the image
-SETTINGS = (
-    "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE", "MLFLOW_TRACKING_URI",
-    "MEDMIM_STORE", "MEDMIM_IMAGE", "MEDMIM_PATIENCE", "MEDMIM_APPROVAL",
-)  # fmt: skip
-SECRETS = {
-    "medmim-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    "medmim-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
-}
+from medmim.recipe import names
+
 LABELS = {
     "app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": "step",  # what the chart's policies choose
     "app.kubernetes.io/version": version("medmim"),  # whose IR it is: `medmim submit` refuses another version's
@@ -54,15 +47,15 @@ def in_pod(task: PipelineTask, size: Size = SMALL) -> PipelineTask:
     task.set_caching_options(False)
     task.set_cpu_request(size.cpu[0]).set_cpu_limit(size.cpu[1])
     task.set_memory_request(size.memory[0]).set_memory_limit(size.memory[1])
-    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.set_security_context(task, run_as_user=names.USER, run_as_group=names.USER, run_as_non_root=True)
     for key, value in LABELS.items():
         kubernetes.add_pod_label(task, key, value)
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # noqa: S108
-    kubernetes.empty_dir_mount(task, "home", "/home/medmim")
+    kubernetes.empty_dir_mount(task, "home", names.HOME)
     if size is LARGE:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="1Gi")  # noqa: S108  Ray's
-    for secret, keys in SECRETS.items():
+    for secret, keys in ((names.S3_SECRET, names.S3_KEYS), (names.TRACKING_SECRET, names.TRACKING_KEYS)):
         kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
-    kubernetes.use_config_map_as_env(task, "medmim", {key: key for key in SETTINGS}, optional=True)
-    kubernetes.use_config_map_as_volume(task, "medmim-ca", "/etc/medmim/ca", optional=True)
+    kubernetes.use_config_map_as_env(task, names.SETTINGS, {key: key for key in names.SETTINGS_KEYS}, optional=True)
+    kubernetes.use_config_map_as_volume(task, names.CA_CONFIG_MAP, names.CA_FOLDER, optional=True)
     return task

@@ -1,0 +1,24 @@
+"""What recipe, chart, compiled pipelines and pods must call the same. The chart and the IR are tested against it."""
+
+USER = 10001  # uid and gid of medmim's image
+HOME = "/home/medmim"  # of that user
+CA_FOLDER = "/etc/medmim/ca"  # where ConfigMap CA_CONFIG_MAP is mounted; its key is ca.crt
+
+SETTINGS = "medmim"  # the ConfigMap of a run namespace: where store and MLflow are, and what is no secret
+SETTINGS_KEYS = (
+    "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE", "MLFLOW_TRACKING_URI",
+    "MEDMIM_STORE", "MEDMIM_IMAGE", "MEDMIM_PATIENCE", "MEDMIM_APPROVAL",
+)  # fmt: skip
+CA_CONFIG_MAP = "medmim-ca"
+
+S3_SECRET = "medmim-s3"  # noqa: S105  a name
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+TRACKING_SECRET = "medmim-mlflow"  # noqa: S105  a name
+TRACKING_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+
+STEP_ACCOUNT, RAY_ACCOUNT, SWEEP_ACCOUNT = "medmim-step", "medmim-ray", "medmim-sweep"
+
+RAY_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}  # Ray's own defaults
+
+KFP_VERSION = "2.17.0"  # of SDK and server
+KFP_ENDPOINT = "http://ml-pipeline.kubeflow:8888"  # where KFP's own manifests put its API
