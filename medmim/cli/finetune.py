@@ -36,6 +36,7 @@ def finetune(
     """
     from medmim.cluster import dispatch
     from medmim.finetune import run as room
+    from medmim.finetune.plan import plan
     from medmim.lvlm import checkpoint
     from medmim.registry import lookup
 
@@ -46,7 +47,7 @@ def finetune(
     digests = f"data {store.get(uri).digest}, base {checkpoint.digest(checkpoint.resolve(ref, ws))}"
     sys.stderr.write(f"recipe {parsed.name}, {digests}, home {ws.home}, store {ws.store}\n")
     if dry_run:
-        facts = asdict(room.plan(parsed, ws, uri, ref))
+        facts = asdict(plan(parsed, ws, uri, ref))
         if as_json:
             typer.echo(json.dumps(facts))
         else:

@@ -1,7 +1,7 @@
-"""Attention that keeps the samples of a packed row apart, exactly.
+"""Attention for packed rows: each sample attends only to itself, exactly as if it were alone in the row.
 
-Transformers builds a mask for every attention function it knows. It does not know ours, so it builds none, and hands
-on the borders of the samples (`cu_seq_lens_q`); the dense mask of a long packed row would cost the flash kernel.
+Transformers builds a mask for every attention function it knows. It does not know this one, so it builds none and
+passes the borders of the samples (`cu_seq_lens_q`) on; with a dense mask the flash kernel could not be used.
 """
 
 from collections.abc import Iterator
@@ -33,23 +33,23 @@ def packed_attention(
     """Causal attention within each segment of a packed row.
 
     Args:
-        module: The attention layer; unused, the interface wants it.
+        module: The attention layer; unused, but part of the interface.
         query: `[1, heads, tokens, head size]`.
         key: `[1, key heads, tokens, head size]`.
         value: Like `key`.
         attention_mask: Must be None.
         scaling: Factor on the logits.
         dropout: Attention dropout.
-        sliding_window: Reach of a token; only allowed where it exceeds every segment.
+        sliding_window: How far back a token attends; must not be below the longest segment.
         cu_seq_lens_q: Borders of the segments, int32 `[segments + 1]`.
         max_length_q: Tokens of the longest segment.
-        segments: Lengths of the segments, known on the host: asking a GPU for them would stall it in every layer.
+        segments: Lengths of the segments, on the host: reading them from the GPU would stall it in every layer.
 
     Returns:
-        `[1, tokens, heads, head size]`, and no weights.
+        `[1, tokens, heads, head size]`, and None for the weights.
 
     Raises:
-        ValueError: A mask came in, the borders did not, or a segment outgrows the sliding window.
+        ValueError: A mask is given, the borders are missing, or a segment exceeds the sliding window.
     """
     if attention_mask is not None or cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(f"{NAME} takes packed rows only: their borders, and no mask")
@@ -73,9 +73,10 @@ def packed_attention(
         )
         assert isinstance(out, Tensor)  # noqa: S101  a tuple only when auxiliary outputs are asked for
         return out[None], None
-    runs = [(length, len(list(run))) for length, run in groupby(segments)]  # neighbours of one length go together
+    # adjacent segments of equal length are computed together
+    runs = [(length, len(list(run))) for length, run in groupby(segments)]
     tokens = [length * count for length, count in runs]
-    # split, not slices: the gradient of every slice would be a whole row, of zeros elsewhere
+    # split, not slices: the gradient of each slice would be a whole row, zero outside the slice
     pieces = zip(*(torch.split(x[0], tokens, dim=1) for x in (query, key, value)), strict=True)
     parts = []
     for (length, count), piece in zip(runs, pieces, strict=True):
@@ -89,7 +90,7 @@ def packed_attention(
 
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
-    """Let the language model of a LLaVA read packed rows; the vision tower keeps its own attention."""
+    """Switch the language model of a LLaVA to packed attention; the vision tower keeps its own."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)

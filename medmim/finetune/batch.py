@@ -1,4 +1,4 @@
-"""From encoded samples to the tensors of one optimizer step."""
+"""The tensors of one optimizer step, built from tokenized samples: packed or padded rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,23 +8,21 @@ import torch
 from torch import Tensor
 
 from medmim.finetune import packing
-from medmim.lvlm.encode import Encoded
-
-IGNORED = -100
+from medmim.lvlm.encode import IGNORED, Encoded
 
 
 @dataclass(frozen=True)
 class Row:
-    """One forward pass.
+    """The input of one forward pass.
 
     Attributes:
         input_ids: `[1, tokens]` when packed, `[samples, longest]` when padded.
-        pixel_values: `[images, channels, height, width]`, in the order of the image tokens; None for text alone.
+        pixel_values: `[images, channels, height, width]`, in the order of the image tokens; None for text only.
         lengths: Tokens of each sample, without padding.
-        predicts: Flat positions of `input_ids` whose next token is trained. The first token of a sample has no
-            predecessor of its own sample, so no position predicts it: samples of a packed row stay strangers.
-        targets: The tokens they must predict.
-        packed: Whether the samples lie end to end.
+        predicts: Flat positions of `input_ids` whose next token is trained. No position predicts the first token of a
+            sample, so the samples of a packed row do not depend on each other.
+        targets: The tokens that these positions must predict.
+        packed: Whether the samples are concatenated.
     """
 
     input_ids: Tensor
@@ -68,12 +66,12 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the samples; padding does not count."""
+        """Number of tokens of the samples, without padding."""
         return sum(sum(row.lengths) for row in self.rows)
 
     @property
     def trained(self) -> int:
-        """Tokens that the loss is taken over."""
+        """Number of tokens that the loss is taken over."""
         return sum(len(row.targets) for row in self.rows)
 
 
@@ -91,13 +89,13 @@ def build(
 
     Args:
         encoded: The samples of the step, over all workers.
-        pixels: Index into `encoded` -> `[images, channels, height, width]`, None for text alone. Called only for
+        pixels: Index into `encoded` -> `[images, channels, height, width]`, None for text only. Called only for the
             samples of this worker.
         max_tokens: Tokens of a row.
-        packed: Lay samples end to end, or pad them.
+        packed: Concatenate samples, or pad them.
         pad: Token to pad with.
         rank: This worker.
-        world: Workers.
+        world: Number of workers.
     """
     shares = packing.rows([len(e.ids) for e in encoded], max_tokens, world, packed)[rank::world]
     return Batch(tuple(_row([encoded[i] for i in share], [pixels(i) for i in share], packed, pad) for share in shares))

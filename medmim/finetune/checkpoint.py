@@ -1,8 +1,8 @@
-"""Where a training stood: weights, optimizer state and one integer, as safetensors and JSON. No pickle.
+"""Training checkpoints, to resume from: weights, optimizer state and step, as safetensors and JSON, without pickle.
 
     FOLDER/resume/step-00000100/model.safetensors, optimizer.safetensors, state.json
 
-The plan of the batches is a pure function of the step, so nothing else is needed to go on bit by bit.
+The batches are a pure function of the step, so nothing else is needed to resume bit for bit.
 """
 
 import json
@@ -22,49 +22,49 @@ _KEEP = 2
 
 
 def save(folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimizer], state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint beside the older ones, whole or not at all; the newest two are kept.
+    """Write a checkpoint atomically; the newest two are kept.
 
     Args:
         folder: The `resume` folder.
         step: Optimizer steps done.
-        model: Its trainable parameters are kept; the frozen ones come from the base.
-        optimizers: Their state is kept by parameter name.
-        state: Plain JSON to hand back on `load`.
+        model: Its trainable parameters are saved; the frozen ones are in the base.
+        optimizers: Their state is saved by parameter name.
+        state: Plain JSON that `newest` returns.
     """
-    goal = folder / f"step-{step:08d}"
+    final = folder / f"step-{step:08d}"
     part = folder / f".part-{step:08d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     save_file({n: p.detach().contiguous() for p, n in names.items() if p.requires_grad}, part / "model.safetensors")
-    save_file(_flat(names, optimizers), part / "optimizer.safetensors")
+    save_file(_state_by_name(names, optimizers), part / "optimizer.safetensors")
     (part / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True))
     for path in part.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    shutil.rmtree(goal, ignore_errors=True)
-    part.rename(goal)
-    for old in _found(folder)[_KEEP:]:
+    shutil.rmtree(final, ignore_errors=True)
+    part.rename(final)
+    for old in _newest_first(folder)[_KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
-    return goal
+    return final
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """State of the newest whole checkpoint, with its `path` and `step`; None where there is none."""
-    for path in _found(folder):
+    """State of the newest undamaged checkpoint, with its `path` and `step`; None where there is none."""
+    for path in _newest_first(folder):
         try:
             state = json.loads((path / "state.json").read_text())
             for name in ("model", "optimizer"):
-                with safe_open(path / f"{name}.safetensors", "pt"):  # reads the header, compares the file's size
+                with safe_open(path / f"{name}.safetensors", "pt"):  # reads the header and checks the size of the file
                     pass
             return {**state, "path": path}
-        except (OSError, ValueError, SafetensorError):  # cut off by a crash of the machine: an older one serves
+        except (OSError, ValueError, SafetensorError):  # cut off by a crash of the machine: try an older one
             continue
     return None
 
 
 def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Put the weights and the optimizer state of a checkpoint in place."""
+    """Load the weights and the optimizer state of a checkpoint into the model and its optimizers."""
     weights = load_file(path / "model.safetensors")
     params = dict(model.named_parameters())
     with torch.no_grad():
@@ -81,7 +81,7 @@ def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         owner[param].state[param] = {field: value.to(param.device) for field, value in fields.items()}
 
 
-def _flat(names: Mapping[Tensor, str], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+def _state_by_name(names: Mapping[Tensor, str], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     return {
         f"{names[param]}/{field}": value.detach().cpu().contiguous()
         for optimizer in optimizers
@@ -90,5 +90,5 @@ def _flat(names: Mapping[Tensor, str], optimizers: Sequence[Optimizer]) -> dict[
     }
 
 
-def _found(folder: Path) -> list[Path]:
+def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)

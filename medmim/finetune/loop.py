@@ -1,48 +1,29 @@
-"""The training loop: pure torch. Runs bare, under torchrun and under Ray Train, with the same losses.
+"""The training loop, in plain torch. It runs bare, under torchrun and under Ray Train, with the same losses.
 
-One optimizer step follows the mean over ALL trained tokens of its batch, whatever the split into rows and workers.
-Gradients are summed by hand, not by DistributedDataParallel: workers may hold different numbers of rows (even none),
-a text-only step leaves the vision tower out, and the mean must be over tokens, not over workers.
+The gradient of an optimizer step is the mean over all trained tokens of its batch, whatever the split into rows and
+workers (see `distributed`).
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from medmim import progress
 from medmim.errors import UserError
-from medmim.finetune import attention, checkpoint, optim, throughput
+from medmim.finetune import attention, checkpoint, distributed, optim, throughput
 from medmim.finetune.batch import Batch, Row
 from medmim.finetune.record import Record, TrainResult
 from medmim.lvlm.checkpoint import Lvlm, save
 from medmim.recipe.schema import Finetune
 from medmim.sample import digest_of
-
-_BUCKET = 1 << 25  # numbers summed over the workers at once
-
-
-@contextmanager
-def distributed() -> Iterator[tuple[int, int]]:
-    """Rank and world of this process: of a group that exists (Ray), of torchrun's environment, or alone."""
-    if dist.is_initialized():
-        yield dist.get_rank(), dist.get_world_size()
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        try:
-            yield dist.get_rank(), dist.get_world_size()
-        finally:
-            dist.destroy_process_group()
-    else:
-        yield 0, 1
 
 
 def train(
@@ -62,18 +43,18 @@ def train(
 
     Args:
         lvlm: The base; its weights are changed in place.
-        batch_at: Step (from 0) -> this worker's share of it. A pure function; called from a thread, one step ahead.
+        batch_at: Step (from 0) -> this worker's share of the batch. A pure function; called in a thread, a step ahead.
         steps: Optimizer steps.
         settings: Optimizer, schedule, precision, how often to save.
-        folder: Gets the weights, `losses.jsonl` (a line for every step) and, while it trains, `resume/`.
+        folder: Receives the weights, `losses.jsonl` (a line for every step) and, during training, `resume/`.
         on_step: Called on rank 0 with the record of each step.
-        on_save: Called on every rank when a checkpoint was written: steps done, and its folder on rank 0.
-        evaluate: Called on rank 0 at every checkpoint; its figures go on the screen.
+        on_save: Called on every rank after a checkpoint was written, with the steps done and, on rank 0, its folder.
+        evaluate: Called on rank 0 at every checkpoint; its metrics are reported.
         rank: This worker.
-        world: Workers; more than one needs a process group (see `distributed`).
+        world: Number of workers; more than one needs a process group (see `distributed.process_group`).
 
     Raises:
-        UserError: The loss is not a number, the GPU's memory is too small, or `folder` holds another training.
+        UserError: The loss is not a number, the GPU is out of memory, or `folder` holds another training.
     """
     model: Any = lvlm.model
     device = next(model.parameters()).device
@@ -82,64 +63,87 @@ def train(
     bf16 = settings.precision == "bf16" or (
         settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
-    cast: Any = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-    found = optim.optimizers(model, settings)
-    params = [p for optimizer in found for group in optimizer.param_groups for p in group["params"]]
-    begin, seen = _resume(folder, model, found, _identity(steps, settings, world), rank)
-    peak = throughput.peak_flops(device, bf16)
-    record = Record(folder, rank, steps, begin, on_step)
-    attend = attention.packed(model) if settings.packing else nullcontext()
+    autocast: Any = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+    optimizers = optim.optimizers(model, settings)
+    params = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+
+    identity = _identity(steps, settings, world)
+    first_step, tokens_seen = _resume(folder, model, optimizers, identity, rank)
+    peak_flops = throughput.peak_flops(device, bf16)
+    record = Record(folder, rank, steps, first_step, on_step)
+    packed_attention = attention.packed(model) if settings.packing else nullcontext()
     model.train()
-    with attend, ThreadPoolExecutor(1) as ahead, record:
-        coming = ahead.submit(batch_at, begin) if begin < steps else None
-        for step in range(begin, steps):
-            assert coming is not None  # noqa: S101  there is a batch for each step
-            batch = coming.result()
-            coming = ahead.submit(batch_at, step + 1) if step + 1 < steps else None
+    with packed_attention, ThreadPoolExecutor(1) as loader, record:
+        next_batch = loader.submit(batch_at, first_step) if first_step < steps else None
+        for step in range(first_step, steps):
+            assert next_batch is not None  # noqa: S101  there is a batch for each step
+            batch = next_batch.result()
+            next_batch = loader.submit(batch_at, step + 1) if step + 1 < steps else None
+
             torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, where a base has it, resumes exactly
-            lr = optim.set_lr(found, optim.factor(step, steps, settings))
+            lr = optim.set_lr(optimizers, optim.factor(step, steps, settings))
             try:
-                loss, counts = _gradients(model, batch, params, cast, world)
+                loss, (_, tokens) = _gradients(model, batch, params, autocast, world)
             except torch.OutOfMemoryError as error:
                 raise _out_of_memory(error, settings, step) from None
-            if not loss == loss or loss == float("inf"):
-                raise _not_a_number(folder, step, lr, loss)
-            norm = torch.nn.utils.clip_grad_norm_(params, settings.clip)
-            for optimizer in found:
+            if math.isnan(loss) or loss == math.inf:
+                raise _diverged(folder, step, lr, loss)
+            grad_norm = torch.nn.utils.clip_grad_norm_(params, settings.clip)
+            for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            seen += counts[1]
-            flops = throughput.step_flops(model.config, batch, settings.freeze_vision) * world
-            record.add(step, loss, lr, float(norm), counts[1], seen, flops, peak and peak * world)
+
+            tokens_seen += tokens
+            record.add(
+                step,
+                loss=loss,
+                lr=lr,
+                grad_norm=float(grad_norm),
+                tokens=tokens,
+                tokens_seen=tokens_seen,
+                flops=throughput.step_flops(model.config, batch, settings.freeze_vision) * world,
+                peak_flops=None if peak_flops is None else peak_flops * world,
+            )
             if (step + 1) % settings.save_every == 0 or step + 1 == steps:
-                _save(folder, step + 1, lvlm, found, seen, _identity(steps, settings, world), rank, on_save, evaluate)
+                path = None
+                if rank == 0:
+                    state = {"tokens": tokens_seen, "identity": identity}
+                    path = checkpoint.save(folder / "resume", step + 1, model, optimizers, state)
+                    if evaluate is not None:
+                        model.eval()
+                        progress.emit("step", step=step + 1, **evaluate(lvlm, step + 1))
+                        model.train()
+                if on_save is not None:
+                    on_save(step + 1, path)
     model.eval()
     if rank == 0:
         save(lvlm, folder)
-    return record.result(seen)
+    return record.result(tokens_seen)
 
 
-def _gradients(model: Any, batch: Batch, params: list[Any], cast: Any, world: int) -> tuple[float, list[int]]:
-    """Leave in `.grad` the gradient of the mean over the trained tokens of all workers; returns that mean."""
+def _gradients(model: Any, batch: Batch, params: list[Any], autocast: Any, world: int) -> tuple[float, tuple[int, int]]:
+    """Set `.grad` to the gradient of the mean loss over the trained tokens of all workers.
+
+    Returns:
+        The mean loss, and (trained tokens, tokens) over all workers.
+    """
     device = params[0].device
-    counts = [batch.trained, batch.tokens]
+    trained, tokens = batch.trained, batch.tokens
     if world > 1:
-        total = torch.tensor(counts, device=device)
-        dist.all_reduce(total)
-        counts = total.tolist()
+        trained, tokens = distributed.sum_counts([trained, tokens], device)
     loss = torch.zeros((), device=device)
     for row in batch.rows:
-        with cast:
-            part = _loss(model, row.to(device)) / max(counts[0], 1)
+        with autocast:
+            part = _loss(model, row.to(device)) / max(trained, 1)
         torch.autograd.backward(part)
         loss += part.detach()
     if world > 1:
-        _sum_over_workers(params, loss)
-    return float(loss), counts
+        distributed.sum_gradients(params, loss)
+    return float(loss), (trained, tokens)
 
 
 def _loss(model: Any, row: Row) -> Tensor:
-    """Sum of the cross-entropy over the trained tokens; logits are computed only where something is trained."""
+    """Sum of the cross-entropy over the trained tokens; logits are computed only where a token is trained."""
     borders = row.cu_seq_lens
     packed = {
         "position_ids": row.position_ids,
@@ -149,7 +153,7 @@ def _loss(model: Any, row: Row) -> Tensor:
         "max_length_k": max(row.lengths),
         "segments": row.lengths,
     }
-    # No attention mask in either case: padding stands to the right, where causal attention never looks.
+    # No attention mask in either case: padding is on the right, which causal attention never reads.
     hidden = model.model(
         input_ids=row.input_ids, pixel_values=row.pixel_values, use_cache=False, **(packed if row.packed else {})
     ).last_hidden_state
@@ -157,37 +161,13 @@ def _loss(model: Any, row: Row) -> Tensor:
     return cross_entropy(logits.float(), row.targets, reduction="sum")
 
 
-def _sum_over_workers(params: list[Any], loss: Tensor) -> None:
-    """Sum gradients and loss. A parameter that no worker used stays without gradient, as it would on one worker."""
-    used = torch.tensor([p.grad is not None for p in params], dtype=torch.int32, device=loss.device)
-    dist.all_reduce(used)
-    dist.all_reduce(loss)
-    bucket: list[Any] = []
-    for p, n in zip(params, used.tolist(), strict=True):
-        if not n:
-            continue
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-        bucket.append(p.grad)
-        if sum(g.numel() for g in bucket) >= _BUCKET:
-            _sum_bucket(bucket)
-            bucket = []
-    if bucket:
-        _sum_bucket(bucket)
-
-
-def _sum_bucket(grads: list[Tensor]) -> None:
-    flat = torch.cat([g.flatten() for g in grads])
-    dist.all_reduce(flat)
-    for g, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
-        g.copy_(part.view_as(g))
-
-
 def _identity(steps: int, settings: Finetune, world: int) -> str:
+    """Digest of what must be equal for a checkpoint to be resumed."""
     return digest_of([str(steps), settings.model_dump_json(exclude={"save_every"}), str(world)])
 
 
-def _resume(folder: Path, model: Any, found: list[Optimizer], identity: str, rank: int) -> tuple[int, int]:
+def _resume(folder: Path, model: Any, optimizers: list[Optimizer], identity: str, rank: int) -> tuple[int, int]:
+    """Load the newest checkpoint, if any; returns steps done and tokens seen."""
     state = checkpoint.newest(folder / "resume")
     if state is None:
         return 0, 0
@@ -197,35 +177,13 @@ def _resume(folder: Path, model: Any, found: list[Optimizer], identity: str, ran
             reason="its recipe or its number of workers differ",
             fix="give another folder, or delete this one",
         )
-    checkpoint.load(state["path"], model, found)
+    checkpoint.load(state["path"], model, optimizers)
     if rank == 0:
         progress.say(f"resuming from step {state['step']:,}")
     return state["step"], state["tokens"]
 
 
-def _save(
-    folder: Path,
-    step: int,
-    lvlm: Lvlm,
-    found: list[Optimizer],
-    seen: int,
-    identity: str,
-    rank: int,
-    on_save: Callable[[int, Path | None], None] | None,
-    evaluate: Callable[[Lvlm, int], Mapping[str, float]] | None,
-) -> None:
-    path = None
-    if rank == 0:
-        path = checkpoint.save(folder / "resume", step, lvlm.model, found, {"tokens": seen, "identity": identity})
-        if evaluate is not None:
-            lvlm.model.eval()
-            progress.emit("step", step=step, **evaluate(lvlm, step))
-            lvlm.model.train()
-    if on_save is not None:
-        on_save(step, path)
-
-
-def _not_a_number(folder: Path, step: int, lr: float, loss: float) -> UserError:
+def _diverged(folder: Path, step: int, lr: float, loss: float) -> UserError:
     good = checkpoint.newest(folder / "resume")
     where = f"the last good checkpoint is {good['path']}" if good else "no checkpoint was written before"
     return UserError(

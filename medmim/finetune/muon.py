@@ -1,7 +1,7 @@
-"""Muon whose orthogonalisation runs in the weights' own precision, for all matrices of one shape at once.
+"""The Muon optimizer, orthogonalising in the precision of the weights, all matrices of one shape at once.
 
-`torch.optim.Muon` orthogonalises matrix by matrix in bfloat16. A CPU without bfloat16 units takes longer for that than
-for the whole forward and backward pass of a small model; this takes a tenth.
+`torch.optim.Muon` orthogonalises matrix by matrix in bfloat16. On a CPU without bfloat16 units that takes longer than
+the whole forward and backward pass of a small model; this takes a tenth of the time.
 """
 
 from collections import defaultdict
@@ -60,7 +60,7 @@ class Muon(Optimizer):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
-        assert p.grad is not None  # noqa: S101  only such are asked for
+        assert p.grad is not None  # noqa: S101  `step` passes only parameters with a gradient
         buffer: Tensor = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         buffer.lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(buffer, momentum)

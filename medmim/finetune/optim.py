@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of a recipe."""
+"""Optimizers (AdamW, Muon) and learning-rate schedules, as the recipe configures them."""
 
 import math
 
@@ -8,15 +8,14 @@ from torch.optim import AdamW, Optimizer
 from medmim.finetune.muon import Muon
 from medmim.recipe.schema import Finetune
 
-_BETAS = (0.9, 0.98)  # short trainings: the second moment must follow within 50 steps
+_BETAS = (0.9, 0.98)  # for short trainings: the second moment must adapt within 50 steps
 
 
 def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
     """AdamW for everything, or Muon for the block matrices and AdamW for the rest.
 
     Muon is meant for the matrices of hidden layers (Keller Jordan's post on Muon); embeddings, the output layer,
-    norms and biases stay with AdamW.
-    Weight decay touches matrices only.
+    norms and biases stay with AdamW. Weight decay applies to matrices only.
     """
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     inner = [
@@ -24,8 +23,8 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
         for name, param in named
         if settings.optimizer == "muon" and param.ndim == 2 and (".layers." in name or "multi_modal_projector" in name)
     ]
-    taken = set(inner)
-    rest = [param for _, param in named if param not in taken]
+    in_muon = set(inner)
+    rest = [param for _, param in named if param not in in_muon]
     decay = settings.weight_decay
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},

@@ -1,6 +1,6 @@
-"""Which samples share an optimizer step, and which of them share a row: decided by lengths alone.
+"""Sequence packing: which samples form an optimizer step, and which of them share a row, by their lengths.
 
-Nothing here looks at pixels or at a clock, so that every worker, and every run after a kill, comes to the same plan.
+The plan depends on lengths and seed only, so every worker, and every resumed run, computes the same one.
 """
 
 import math
@@ -14,10 +14,10 @@ def plan(lengths: Sequence[int], max_tokens: int, batch_size: int, seed: int, ep
 
     Args:
         lengths: Tokens of each sample, image tokens included.
-        max_tokens: Room of one row; a longer sample cannot be trained on.
+        max_tokens: Tokens of one row; a longer sample cannot be trained on.
         batch_size: Samples in a step, over all workers; the last step may have fewer.
         seed: Decides the order.
-        epoch: Each epoch has an order of its own.
+        epoch: Each epoch has its own order.
 
     Raises:
         ValueError: A sample is longer than a row.
@@ -29,16 +29,17 @@ def plan(lengths: Sequence[int], max_tokens: int, batch_size: int, seed: int, ep
 
 
 def rows(lengths: Sequence[int], max_tokens: int, world: int = 1, packing: bool = True) -> list[list[int]]:
-    """Split the samples of one step into rows; worker `r` of `world` runs rows `[r::world]`.
+    """Split the samples of one step into rows; worker `r` of `world` processes rows `[r::world]`.
 
-    Packed rows hold about equally many tokens (longest first, into the emptiest row), so that no worker waits for
-    another. Within a row the samples go from long to short: equal lengths are neighbours, which attention uses.
+    Packed rows have about equally many tokens (longest first, into the emptiest row), so that no worker waits for
+    another. Within a row, samples are sorted from long to short, so that equal lengths are adjacent, which attention
+    makes use of.
 
     Args:
         lengths: Tokens of each sample of the step.
         max_tokens: Tokens of a row, padding included.
-        world: Workers.
-        packing: False: rows of samples that are padded to the longest among them.
+        world: Number of workers.
+        packing: False for rows of samples that are padded to the longest among them.
 
     Returns:
         Indices into `lengths`, row by row; fewer than `world` rows where there are fewer samples.

@@ -1,4 +1,4 @@
-"""What a training leaves behind and shows: a line for every step in `losses.jsonl`, step lines and a bar."""
+"""Records a training: a line for every step in `losses.jsonl`, progress reports, and the final result."""
 
 import json
 import time
@@ -10,21 +10,21 @@ from typing import Any
 from medmim import progress
 
 LOSSES = "losses.jsonl"
-_TELL_EVERY = 0.4  # s between two step lines
+_REPORT_EVERY = 0.4  # s between two reported steps
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
-        steps: Optimizer steps in all.
-        tokens: Tokens seen in all, padding not counted.
+        steps: Optimizer steps, those before a resume included.
+        tokens: Tokens seen, those before a resume included, without padding.
         loss: Mean over the last tenth of the steps.
-        seconds: Time in the loop of this process; less than the whole training's after a resume.
-        tokens_per_s: Over all workers, in this process's part.
-        mfu: Model FLOPs utilisation in it; None where the device's peak is not known.
-        resumed_from: The step this process began at.
+        seconds: Time that this process spent in the loop; after a resume, less than the whole training took.
+        tokens_per_s: Over all workers, in this process.
+        mfu: Model FLOPs utilisation in this process; None where the peak of the device is not known.
+        resumed_from: The step at which this process began.
     """
 
     steps: int
@@ -37,7 +37,7 @@ class TrainResult:
 
 
 class Record:
-    """Rank 0's account of the steps; the other workers only count."""
+    """Rank 0 writes and reports every step; the other workers only count tokens and FLOPs."""
 
     def __init__(
         self, folder: Path, rank: int, steps: int, begin: int, on_step: Callable[[Mapping[str, Any]], None] | None
@@ -45,13 +45,13 @@ class Record:
         self.rank, self.steps, self.begin, self.on_step = rank, steps, begin, on_step
         self.bar = progress.Bar("finetune", steps - begin, "steps")
         self.losses: list[float] = []
-        self.tokens, self.flops, self.told = 0, 0.0, 0.0
+        self.tokens, self.flops, self.reported_at = 0, 0.0, 0.0
         self.peak: float | None = None
         self.path = folder / LOSSES
         self.start = time.perf_counter()
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            self.losses = _cut(self.path, begin)
+            self.losses = _truncate(self.path, begin)
 
     def __enter__(self) -> None:
         self.file = self.path.open("a") if self.rank == 0 else None
@@ -63,23 +63,43 @@ class Record:
             self.file.close()
 
     def add(
-        self, step: int, loss: float, lr: float, norm: float, tokens: int, seen: int, flops: float, peak: float | None
+        self,
+        step: int,
+        *,
+        loss: float,
+        lr: float,
+        grad_norm: float,
+        tokens: int,
+        tokens_seen: int,
+        flops: float,
+        peak_flops: float | None,
     ) -> None:
-        """Count one step and tell it, unless the last line is a moment ago."""
+        """Record one step; it is also reported, at most every `_REPORT_EVERY` seconds.
+
+        Args:
+            step: From 0.
+            loss: Mean over the trained tokens of the step.
+            lr: Learning rate.
+            grad_norm: Norm of the gradient before clipping.
+            tokens: Tokens of the step, over all workers.
+            tokens_seen: Tokens of all steps so far.
+            flops: Model FLOPs of the step, over all workers.
+            peak_flops: FLOP/s that all workers together can reach; None where it is not known.
+        """
         self.losses.append(loss)
         self.tokens += tokens
         self.flops += flops
-        self.peak = peak
+        self.peak = peak_flops
         if self.file is None:
             return
-        line = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": seen}
+        line = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": tokens_seen}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         if self.on_step is not None:
             self.on_step(line)
         now = time.perf_counter()
-        if now - self.told > _TELL_EVERY or step + 1 == self.steps:
-            self.told = now
+        if now - self.reported_at > _REPORT_EVERY or step + 1 == self.steps:
+            self.reported_at = now
             speed, mfu = self._speed(now - self.start)
             shown = {} if mfu is None else {"mfu": f"{mfu:.0%}"}
             progress.emit("step", step=f"{step + 1}/{self.steps}", loss=loss, lr=lr, tokens_per_s=speed, **shown)
@@ -88,15 +108,15 @@ class Record:
     def _speed(self, seconds: float) -> tuple[float, float | None]:
         return self.tokens / max(seconds, 1e-9), self.peak and self.flops / max(seconds, 1e-9) / self.peak
 
-    def result(self, seen: int) -> TrainResult:
-        """What the training came to."""
+    def result(self, tokens_seen: int) -> TrainResult:
+        """The result of the training."""
         last = self.losses[-max(1, self.steps // 10) :] or [float("nan")]
         speed, mfu = self._speed(self.seconds)
-        return TrainResult(self.steps, seen, sum(last) / len(last), self.seconds, speed, mfu, self.begin)
+        return TrainResult(self.steps, tokens_seen, sum(last) / len(last), self.seconds, speed, mfu, self.begin)
 
 
-def _cut(path: Path, steps: int) -> list[float]:
-    """Drop what a killed process wrote after its last checkpoint, a torn line included; returns the losses kept."""
+def _truncate(path: Path, steps: int) -> list[float]:
+    """Remove what a killed process wrote after its last checkpoint, a torn line included; returns the losses kept."""
     kept = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
     part = path.with_name(".part-losses")
     part.write_text("".join(kept))

@@ -1,4 +1,4 @@
-"""Model FLOPs of a step and what the device could do: the MFU on the step line, or no figure at all."""
+"""Model FLOPs of a step and peak FLOP/s of the device; together the MFU (model FLOPs utilisation) of a training."""
 
 import time
 from functools import lru_cache
@@ -25,16 +25,16 @@ _PEAK_BF16 = {
 
 
 def step_flops(config: Any, batch: Batch, frozen_vision: bool) -> float:
-    """FLOPs that the model needs for the forward and backward passes of a batch; the optimizer is not counted.
+    """FLOPs of the forward and backward passes of a batch; the optimizer is not counted.
 
     Matrix products only, two FLOPs a multiply-add, the backward pass twice the forward (PaLM, arXiv 2204.02311,
-    appendix B), with these cuts: causal attention counts the lower triangle, the output layer counts trained
+    appendix B), with these exceptions: causal attention counts the lower triangle, the output layer counts trained
     positions only, and a frozen tower has no backward pass.
 
     Args:
         config: A `LlavaConfig`.
         batch: The batch.
-        frozen_vision: The vision tower gets no gradient.
+        frozen_vision: Whether the vision tower gets no gradient.
     """
     text, vision = config.text_config, config.vision_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -60,19 +60,19 @@ def step_flops(config: Any, batch: Batch, frozen_vision: bool) -> float:
 
 
 def peak_flops(device: torch.device, bf16: bool) -> float | None:
-    """FLOP/s that the device reaches at best; None where nobody knows, rather than a wrong guess.
+    """Peak FLOP/s of the device; None where it is not known, rather than a wrong guess.
 
-    GPUs: the data sheet, for bf16 only. CPU: the best of a few large matrix products, with the threads and the
-    precision of the training.
+    GPUs: from the data sheet, for bf16 only. CPU: measured as the best of a few large matrix products, with the threads
+    and the precision of the training.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         return next((peak for key, peak in _PEAK_BF16.items() if key in name), None) if bf16 else None
-    return _measured(torch.get_num_threads(), bf16) if device.type == "cpu" else None
+    return _measured_peak(torch.get_num_threads(), bf16) if device.type == "cpu" else None
 
 
 @lru_cache(maxsize=8)
-def _measured(threads: int, bf16: bool) -> float:
+def _measured_peak(threads: int, bf16: bool) -> float:
     size = 1024
     a = torch.ones(size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
     best = 0.0

@@ -1,4 +1,4 @@
-"""What one worker does: load the base, make the batches, train. The same bare, under torchrun and under Ray."""
+"""One training worker: loads the base, builds its batches, trains. The same bare, under torchrun and under Ray."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,8 +10,9 @@ import torch
 
 from medmim import shards
 from medmim.finetune import loop
-from medmim.finetune.feed import feed, steps
-from medmim.finetune.lengths import Examples
+from medmim.finetune.distributed import process_group
+from medmim.finetune.examples import Examples
+from medmim.finetune.loader import loader, total_steps
 from medmim.finetune.record import TrainResult
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Finetune
@@ -26,7 +27,7 @@ class Job:
     Attributes:
         base: Folder of the base.
         data: Folder of the data set.
-        folder: Where the model goes; holds `EXAMPLES`.
+        folder: Receives the model; holds `EXAMPLES`.
         settings: `Finetune` as JSON.
         threads: CPU threads of a worker.
     """
@@ -49,7 +50,13 @@ def run_worker(
     on_save: Callable[[int, Path | None], None] | None = None,
     on_step: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> TrainResult:
-    """Train; called by every worker.
+    """Train; every worker calls this.
+
+    Args:
+        job: The training.
+        device: As for `checkpoint.load`.
+        on_save: As for `loop.train`.
+        on_step: As for `loop.train`.
 
     Raises:
         UserError: See `loop.train`.
@@ -57,16 +64,16 @@ def run_worker(
     torch.set_num_threads(job.threads)
     settings = Finetune.model_validate_json(job.settings)
     folder = Path(job.folder)
-    # fp32: with bf16 weights the small updates of a fine-tuning round away; autocast computes in bf16 where it can
+    # fp32: bf16 weights would round away the small updates of a fine-tuning; autocast computes in bf16 where it can
     lvlm = checkpoint.load(Path(job.base), device, torch.float32)
     examples = Examples.load(folder / EXAMPLES)
     images: Mapping[str, Any] = shards.Images(Path(job.data)) if any(examples.images) else {}
-    with loop.distributed() as (rank, world):
-        batch_at = feed(lvlm, examples, images, settings, rank, world)
+    with process_group() as (rank, world):
+        batch_at = loader(lvlm, examples, images, settings, rank, world)
         return loop.train(
             lvlm,
             batch_at,
-            steps(settings, len(examples.encoded)),
+            total_steps(settings, len(examples.encoded)),
             settings,
             folder,
             on_step=on_step,

@@ -1,4 +1,4 @@
-"""The base that the tests of this room share."""
+"""The base that the tests of this folder share."""
 
 import pytest
 

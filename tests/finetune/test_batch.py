@@ -1,4 +1,4 @@
-"""Packed, padded, and one by one give the same loss and the same gradients."""
+"""Packed rows, padded rows and single samples give the same loss and the same gradients."""
 
 import pytest
 import torch
@@ -31,13 +31,13 @@ def build(encoded: list[Encoded], packed: bool, max_tokens: int) -> batch.Batch:
 
 
 @pytest.mark.parametrize(("packed", "max_tokens"), [(True, 400), (True, 10_000), (False, 400), (False, 10_000)])
-def test_any_split_into_rows_has_the_loss_and_gradients_of_single_samples(
+def test_any_split_into_rows_gives_the_loss_and_gradients_of_single_samples(
     lvlm: Lvlm, packed: bool, max_tokens: int
 ) -> None:
     encoded = make_encoded(lvlm, 12)
     loss, grads = gradients(lvlm, build(encoded, packed, max_tokens), packed)
-    alone = batch.Batch(tuple(row for e in encoded for row in build([e], False, 10_000).rows))
-    want, want_grads = gradients(lvlm, alone, False)
+    one_by_one = batch.Batch(tuple(row for e in encoded for row in build([e], False, 10_000).rows))
+    want, want_grads = gradients(lvlm, one_by_one, False)
     assert loss == pytest.approx(want, rel=1e-6)
     assert grads.keys() == want_grads.keys()
     for name, grad in want_grads.items():
@@ -69,7 +69,7 @@ def test_a_token_of_another_sample_changes_nothing(lvlm: Lvlm) -> None:
     assert torch.allclose(hidden[0], hidden[1], atol=2e-5)
 
 
-def test_the_first_token_of_a_sample_is_predicted_by_nobody() -> None:
+def test_no_position_predicts_the_first_token_of_a_sample() -> None:
     encoded = [Encoded([1, 2, 3], [1, 2, 3], 0), Encoded([4, 5], [4, 5], 0)]
     row = batch.build(encoded, lambda i: None, max_tokens=10).rows[0]
     assert row.predicts.tolist() == [0, 1, 3]
@@ -79,7 +79,7 @@ def test_the_first_token_of_a_sample_is_predicted_by_nobody() -> None:
     assert row.cu_seq_lens.tolist() == [0, 3, 5]
 
 
-def test_workers_shares_make_up_the_whole_step(lvlm: Lvlm) -> None:
+def test_the_shares_of_the_workers_make_up_the_step(lvlm: Lvlm) -> None:
     encoded = make_encoded(lvlm, 9)
     asked: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What one optimizer step means, and that a killed training goes on bit by bit."""
+"""The training loop: rows and workers change no loss, and a killed training resumes bit for bit."""
 
 import dataclasses
 import json
@@ -17,6 +17,7 @@ import torch
 from medmim.errors import UserError
 from medmim.finetune import batch, checkpoint, loop, packing, record
 from medmim.finetune.batch import Batch
+from medmim.finetune.distributed import process_group
 from medmim.finetune.worker import run_worker
 from medmim.lvlm.checkpoint import Lvlm, digest
 from medmim.recipe.schema import Finetune
@@ -57,7 +58,7 @@ SMALL = Finetune(batch_size=8, max_tokens=10_000, lr=1e-3, freeze_vision=False)
 @pytest.mark.parametrize(
     "change", [{"max_tokens": 150}, {"packing": False}, {"packing": False, "max_tokens": 150}], ids=str
 )
-def test_rows_do_not_change_the_trajectory(lvlm: Lvlm, tmp_path: Path, change: dict[str, object]) -> None:
+def test_the_split_into_rows_does_not_change_the_losses(lvlm: Lvlm, tmp_path: Path, change: dict[str, object]) -> None:
     want = train(lvlm, tmp_path / "a", SMALL)
     assert train(lvlm, tmp_path / "b", SMALL.model_copy(update=change)) == pytest.approx(want, rel=2e-5)
     assert want[-1] < want[0]
@@ -72,11 +73,11 @@ def _worker(rank: int, folder: Path, port: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     lvlm = make_lvlm()
-    with loop.distributed() as (rank, world):
+    with process_group() as (rank, world):
         loop.train(lvlm, batches(lvlm, UNEVEN, rank, world), 3, UNEVEN, folder, rank=rank, world=world)
 
 
-def test_two_workers_take_the_steps_of_one_even_when_one_has_no_row(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_two_workers_have_the_losses_of_one_even_when_one_has_no_row(lvlm: Lvlm, tmp_path: Path) -> None:
     want = train(lvlm, tmp_path / "one", UNEVEN, steps=3)
     context = multiprocessing.get_context("spawn")
     port = 29_000 + os.getpid() % 1000
@@ -89,7 +90,7 @@ def test_two_workers_take_the_steps_of_one_even_when_one_has_no_row(lvlm: Lvlm, 
     assert losses(tmp_path / "two") == pytest.approx(want, rel=2e-5)
 
 
-def test_a_frozen_tower_stays_and_the_projector_moves(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_a_frozen_tower_is_not_trained_and_the_projector_is(lvlm: Lvlm, tmp_path: Path) -> None:
     tuned = copy_of(lvlm)
     settings = SMALL.model_copy(update={"freeze_vision": True, "optimizer": "muon", "weight_decay": 0.1})
     loop.train(tuned, batches(tuned, settings), 2, settings, tmp_path)
@@ -109,7 +110,7 @@ run_worker(Job(**{job!r}))
 """
 
 
-def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"steps": 16, "save_every": 3})
     run_worker(make_job(tmp_path, settings))
     (tmp_path / "out").rename(tmp_path / "whole")
@@ -131,7 +132,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_by_bit(tmp_path: Path) -> N
     assert digest(tmp_path / "out") == digest(tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(lvlm: Lvlm, tmp_path: Path) -> None:
     settings = SMALL.model_copy(update={"save_every": 1})
     want = train(lvlm, tmp_path, settings)
     newest = checkpoint.newest(tmp_path / "resume")
@@ -150,7 +151,7 @@ def test_a_folder_of_another_training_is_refused(lvlm: Lvlm, tmp_path: Path) -> 
         train(lvlm, tmp_path, SMALL.model_copy(update={"lr": 2e-3}), steps=1)
 
 
-def test_a_diverged_training_names_step_rate_and_checkpoint(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_a_diverged_training_reports_step_rate_and_checkpoint(lvlm: Lvlm, tmp_path: Path) -> None:
     tuned = copy_of(lvlm)
     good = batches(tuned, SMALL)
 
@@ -161,14 +162,14 @@ def test_a_diverged_training_names_step_rate_and_checkpoint(lvlm: Lvlm, tmp_path
         poison = torch.full_like(rows[0].pixel_values, float("nan")) if rows[0].pixel_values is not None else None
         return Batch((dataclasses.replace(rows[0], pixel_values=poison),))
 
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         loop.train(tuned, batch_at, 5, SMALL.model_copy(update={"save_every": 2}), tmp_path)
-    assert "step 3" in told.value.fact and "nan" in told.value.fact
-    assert "step-00000002" in told.value.reason
-    assert "finetune.lr" in told.value.fix
+    assert "step 3" in caught.value.fact and "nan" in caught.value.fact
+    assert "step-00000002" in caught.value.reason
+    assert "finetune.lr" in caught.value.fix
 
 
-def test_every_step_is_told_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_every_step_is_reported_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> None:
     tuned = copy_of(lvlm)
     records: list[int] = []
     saves: list[int] = []

@@ -1,4 +1,4 @@
-"""Our Muon is torch's, in the weights' own precision."""
+"""Our Muon takes the steps of torch's, in the precision of the weights."""
 
 import torch
 
@@ -32,7 +32,7 @@ def test_brings_singular_values_close_to_one_whatever_their_scale():
         assert values.max() < 1.4
 
 
-def test_leaves_matrices_without_gradient_alone():
+def test_does_not_change_matrices_without_gradient():
     moved, still = (torch.nn.Parameter(torch.eye(4)) for _ in range(2))
     moved.grad = torch.ones(4, 4)
     Muon([moved, still], lr=0.1, weight_decay=0.1).step()

@@ -1,4 +1,4 @@
-"""Which parameters go where, and what the schedules do."""
+"""Which optimizer gets which parameters, and the learning-rate schedules."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from medmim.recipe.schema import Finetune
 from tests.support.finetune import copy_of
 
 
-def test_muon_takes_the_block_matrices_and_adamw_the_rest(lvlm: Lvlm) -> None:
+def test_muon_gets_the_block_matrices_and_adamw_the_rest(lvlm: Lvlm) -> None:
     model = copy_of(lvlm).model
     adamw, muon = optim.optimizers(model, Finetune(optimizer="muon", lr=1e-3))
     names = {p: n for n, p in model.named_parameters()}
@@ -21,7 +21,7 @@ def test_muon_takes_the_block_matrices_and_adamw_the_rest(lvlm: Lvlm) -> None:
     assert muon.param_groups[0]["lr"] == 2e-3
 
 
-def test_weight_decay_leaves_norms_and_biases_alone(lvlm: Lvlm) -> None:
+def test_weight_decay_does_not_apply_to_norms_and_biases(lvlm: Lvlm) -> None:
     (adamw,) = optim.optimizers(copy_of(lvlm).model, Finetune(weight_decay=0.1))
     assert {g["weight_decay"]: {p.ndim > 1 for p in g["params"]} for g in adamw.param_groups} == {
         0.1: {True},

@@ -1,4 +1,4 @@
-"""The plan comes from lengths alone, holds every sample once, and fits."""
+"""Packing: every sample is in one row, rows are not too long, and the plan depends on lengths and seed only."""
 
 import pytest
 from hypothesis import given
@@ -24,12 +24,12 @@ def test_epochs_and_seeds_differ_and_each_repeats() -> None:
 
 
 @given(LENGTHS, st.integers(64, 200), st.integers(1, 4), st.booleans())
-def test_rows_hold_every_sample_once_and_fit(lengths: list[int], room: int, world: int, packed: bool) -> None:
-    rows = packing.rows(lengths, room, world, packed)
+def test_rows_hold_every_sample_once_and_fit(lengths: list[int], max_tokens: int, world: int, packed: bool) -> None:
+    rows = packing.rows(lengths, max_tokens, world, packed)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     for row in rows:
         size = sum(lengths[i] for i in row) if packed else len(row) * max(lengths[i] for i in row)
-        assert size <= room
+        assert size <= max_tokens
         assert [lengths[i] for i in row] == sorted((lengths[i] for i in row), reverse=True)
 
 

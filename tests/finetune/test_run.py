@@ -1,4 +1,4 @@
-"""The stage: refuses what cannot be trained, plans without training. Ray itself is tested at the launcher."""
+"""The stage `finetune`, and its dry run; training on Ray is tested in `ray/`."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from medmim import store
 from medmim.errors import UserError
 from medmim.finetune import record, run
+from medmim.finetune.plan import plan
 from medmim.finetune.ray import local
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
@@ -37,7 +38,7 @@ def recipe(base: str, **changes: object) -> Recipe:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Train in this process: the launcher's own tests show that Ray computes the same."""
+    """Train in this process; the tests in `ray/` show that Ray computes the same."""
     jobs: list[Job] = []
 
     def launch(job: Job, home: Path, workers: int) -> record.TrainResult:
@@ -48,7 +49,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return jobs
 
 
-def test_the_artifact_is_a_model_with_its_losses_and_is_made_once(
+def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
     world: tuple[Workspace, str, str], bare: list[Job]
 ) -> None:
     ws, data, base = world
@@ -60,7 +61,7 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_made_once(
     assert checkpoint.load(checkpoint.resolve(made.uri, ws)).digest != checkpoint.digest(Path(base))
     assert made.facts["steps"] == 3 and made.facts["samples"] == 30 and made.facts["workers"] == 1
     assert [step for step, _ in made.facts["losses"]] == [1, 2, 3]
-    again = run.run(recipe(base, save_every=7), ws, data)  # how often to save decides nothing
+    again = run.run(recipe(base, save_every=7), ws, data)  # how often to save does not change the result
     assert again.cached and again.digest == made.digest and again.facts == made.facts
     run.run(recipe(base, lr=2e-3), ws, data)
     assert len(bare) == 2
@@ -68,11 +69,11 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_made_once(
 
 def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
     ws, data, base = world
-    plan = run.plan(recipe(base, steps=None, epochs=2), ws, data)
-    assert plan.samples == 30 and plan.steps == 8 and plan.quarantined == 0
-    assert plan.filled == 1 and plan.trained_tokens < plan.tokens
-    assert plan.trainable == plan.parameters
-    padded = run.plan(recipe(base, packing=False, freeze_vision=True), ws, data)
+    packed = plan(recipe(base, steps=None, epochs=2), ws, data)
+    assert packed.samples == 30 and packed.steps == 8 and packed.quarantined == 0
+    assert packed.filled == 1 and packed.trained_tokens < packed.tokens
+    assert packed.trainable == packed.parameters
+    padded = plan(recipe(base, packing=False, freeze_vision=True), ws, data)
     assert padded.filled < 1 and padded.trainable < padded.parameters
     assert bare == []
 
@@ -83,15 +84,15 @@ def test_data_that_cannot_be_trained_on_is_refused(
 ) -> None:
     ws, _, base = world
     if what == "nothing":
-        uri, says = f"{ws.store}/data/{'0' * 64}", "no artifact"
+        uri, message = f"{ws.store}/data/{'0' * 64}", "no artifact"
     elif what == "another kind":
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "f").write_text("x")
-        uri, says = store.publish(tmp_path / "a", ws.store, "answers", {}, {}).uri, "not a data set"
+        uri, message = store.publish(tmp_path / "a", ws.store, "answers", {}, {}).uri, "not a data set"
     else:
         made = make_data(tmp_path / "d", make_samples(3, "test"))
-        uri, says = store.publish(made, ws.store, "data", {}, {}).uri, "no train rows"
-    with pytest.raises(UserError, match=says):
+        uri, message = store.publish(made, ws.store, "data", {}, {}).uri, "no train rows"
+    with pytest.raises(UserError, match=message):
         run.run(recipe(base), ws, uri)
     assert bare == []
 
@@ -102,8 +103,8 @@ def test_a_base_without_weights_or_of_another_family_is_refused(
     ws, data, base = world
     config = (Path(base) / "config.json").read_text()
     other = config.replace('"llama"', '"gpt2"')
-    for name, text, says in (("empty", config, "no \\*.safetensors"), ("gpt", other, "another family")):
+    for name, text, message in (("empty", config, "no \\*.safetensors"), ("gpt", other, "another family")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             run.run(recipe(str(tmp_path / name)), ws, data)

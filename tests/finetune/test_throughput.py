@@ -1,4 +1,4 @@
-"""FLOPs agree with what torch counts, and no peak is guessed."""
+"""FLOPs of a step agree with what torch counts, and the peak of an unknown device is not guessed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A tiny LVLM of the real architecture, conversations about noise images, and a small training on disk."""
+"""For tests of training: a tiny LVLM, conversations on noise images, and a small training on disk."""
 
 import copy
 import dataclasses
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from medmim import shards
-from medmim.finetune.lengths import prepare
+from medmim.finetune.examples import tokenize
 from medmim.finetune.worker import EXAMPLES, Job
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
@@ -52,7 +52,7 @@ def make_pixels(encoded: Encoded) -> torch.Tensor | None:
 
 
 def copy_of(lvlm: Lvlm) -> Lvlm:
-    """The same weights in a model of their own."""
+    """A copy of the model with the same weights."""
     return dataclasses.replace(lvlm, model=copy.deepcopy(lvlm.model))
 
 
@@ -85,20 +85,20 @@ def make_samples(count: int, split: str = "train") -> list[Sample]:
 
 
 def make_data(folder: Path, samples: list[Sample]) -> Path:
-    """A data set's files."""
+    """Write a data set."""
     folder.mkdir(parents=True, exist_ok=True)
     shards.write(folder, samples, [(f"i{i}", f"i{i}.png", png(i)) for i in range(10)])
     return folder
 
 
 def make_job(root: Path, settings: Finetune = SETTINGS) -> Job:
-    """Base and data below `root`, which may hold them already, and a job into `root/out`."""
+    """A job that trains into `root/out`; base and data are created below `root` unless they exist."""
     base, data, out = root / "base", root / "data", root / "out"
     if not base.is_dir():
         checkpoint.save(make_lvlm(), base)
         make_data(data, make_samples(30))
     out.mkdir()
-    examples, bad = prepare(checkpoint.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)
+    examples, bad = tokenize(checkpoint.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)
     assert not bad
     examples.save(out / EXAMPLES)
     return Job(str(base), str(data), str(out), settings.model_dump_json(), threads=1)

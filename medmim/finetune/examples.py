@@ -1,4 +1,4 @@
-"""Samples as tokens: their lengths, and which of them cannot be trained on. Done once, read by every worker."""
+"""Tokenizes the train split, once for all workers; samples that cannot be trained on are quarantined."""
 
 import json
 from collections import Counter
@@ -22,18 +22,18 @@ from medmim.sample import BadRow, Sample
 
 @dataclass(frozen=True)
 class Examples:
-    """What training reads: the tokens of each sample, and the ids of its images."""
+    """Tokenized samples, and the ids of the images of each."""
 
     encoded: tuple[Encoded, ...]
     images: tuple[tuple[str, ...], ...]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each sample, image tokens included."""
+        """Number of tokens of each sample, image tokens included."""
         return [len(e.ids) for e in self.encoded]
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, atomically."""
         tensors = {
             "ids": torch.tensor([i for e in self.encoded for i in e.ids], dtype=torch.int32),
             "labels": torch.tensor([i for e in self.encoded for i in e.labels], dtype=torch.int32),
@@ -45,7 +45,7 @@ class Examples:
 
     @staticmethod
     def load(path: Path) -> "Examples":
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         with safe_open(path, "pt") as file:
             images = tuple(tuple(names) for names in json.loads(file.metadata()["images"]))
             ids, labels, lengths = (file.get_tensor(name).tolist() for name in ("ids", "labels", "lengths"))
@@ -57,27 +57,27 @@ class Examples:
         return Examples(encoded, images)
 
 
-def prepare(
+def tokenize(
     lvlm: Lvlm, samples: Sequence[Sample], images: Mapping[str, Any], max_tokens: int
 ) -> tuple[Examples, list[BadRow]]:
-    """Encode samples and look at each of their images once.
+    """Tokenize samples, and check that each of their images can be decoded.
 
     Args:
         lvlm: The base.
         samples: The train split.
-        images: Image id -> picture.
-        max_tokens: Room of one row.
+        images: Image id -> RGB image.
+        max_tokens: Tokens of one row; a longer sample is quarantined.
 
     Returns:
-        What can be trained on, and the quarantined rows with their reasons.
+        The samples that can be trained on, and the quarantined rows with their reasons.
     """
-    broken = _broken(samples, images)
+    unusable = _unusable_images(samples, images)
     encoded: list[Encoded] = []
     kept: list[tuple[str, ...]] = []
     bad: list[BadRow] = []
     with progress.bar("tokens", len(samples), "samples") as bar:
         for row, sample in enumerate(samples):
-            found = _encode(lvlm, sample, broken, max_tokens)
+            found = _encode(lvlm, sample, unusable, max_tokens)
             if isinstance(found, str):
                 bad.append(BadRow("train", row, sample.id, found))
             else:
@@ -95,15 +95,16 @@ def refuse_too_many_bad(bad: Sequence[BadRow], total: int, limit: float) -> None
     raise UserError(
         f"{len(bad)} of {total} train rows cannot be trained on",
         reason=f"more than max_bad_fraction ({limit:.1%}) are quarantined",
-        fix="raise finetune.max_tokens for long samples, mend the images, or raise data.max_bad_fraction",
+        fix="raise finetune.max_tokens for long samples, fix the images, or raise data.max_bad_fraction",
         problems=[f"{count} rows: {reason}" for reason, count in reasons.most_common()],
     )
 
 
-def _encode(lvlm: Lvlm, sample: Sample, broken: Mapping[str, str], max_tokens: int) -> Encoded | str:
+def _encode(lvlm: Lvlm, sample: Sample, unusable: Mapping[str, str], max_tokens: int) -> Encoded | str:
+    """The tokens of a sample, or the reason to quarantine it."""
     for name in sample.images:
-        if name in broken:
-            return f"image {broken[name]}"
+        if name in unusable:
+            return f"image {unusable[name]}"
     try:
         found = encode(lvlm, [Turn(sample.prompt, sample.target)], len(sample.images))
     except UserError as error:
@@ -115,23 +116,24 @@ def _encode(lvlm: Lvlm, sample: Sample, broken: Mapping[str, str], max_tokens: i
     return found
 
 
-def _broken(samples: Sequence[Sample], images: Mapping[str, Any]) -> dict[str, str]:
+def _unusable_images(samples: Sequence[Sample], images: Mapping[str, Any]) -> dict[str, str]:
+    """Image id -> why it cannot be used."""
     names = list(dict.fromkeys(name for sample in samples for name in sample.images))
     found: dict[str, str] = {}
     with progress.bar("images", len(names), "images") as bar:
         for name in names:
-            reason = _look(images.__getitem__, name)
+            reason = _image_problem(images.__getitem__, name)
             if reason:
                 found[name] = reason
             bar.add()
     return found
 
 
-def _look(get: Callable[[str], Any], name: str) -> str:
+def _image_problem(get: Callable[[str], Any], name: str) -> str:
     try:
         get(name)
     except KeyError:
         return "is not in the data set"
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: what Pillow raises for a broken PNG
         return f"does not decode: {type(error).__name__}"
     return ""

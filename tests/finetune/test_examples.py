@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medmim.errors import UserError
-from medmim.finetune import lengths
+from medmim.finetune.examples import Examples, refuse_too_many_bad, tokenize
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import length_of
 from medmim.lvlm.family import Turn
@@ -16,7 +16,7 @@ from tests.support.finetune import make_samples, png
 
 
 class Lazy(dict[str, bytes]):
-    """Image id -> picture, decoded when asked for, as `shards.Images` does."""
+    """Image id -> RGB image, decoded on access, as `shards.Images` does."""
 
     def __getitem__(self, name: str) -> Image.Image:  # type: ignore[override]
         return Image.open(io.BytesIO(super().__getitem__(name))).convert("RGB")
@@ -25,13 +25,13 @@ class Lazy(dict[str, bytes]):
 IMAGES = Lazy({f"i{i}": png(i) for i in range(10)})
 
 
-def test_lengths_are_those_of_the_tokens_and_survive_the_file(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_lengths_are_token_counts_and_survive_the_file(lvlm: Lvlm, tmp_path: Path) -> None:
     samples = make_samples(20)
-    examples, bad = lengths.prepare(lvlm, samples, IMAGES, 400)
+    examples, bad = tokenize(lvlm, samples, IMAGES, 400)
     assert bad == []
     assert examples.lengths == [length_of(lvlm, [Turn(s.prompt, s.target)], len(s.images)) for s in samples]
     examples.save(tmp_path / "examples")
-    assert lengths.Examples.load(tmp_path / "examples") == examples
+    assert Examples.load(tmp_path / "examples") == examples
     assert [p.name for p in tmp_path.iterdir()] == ["examples"]
 
 
@@ -45,7 +45,7 @@ def test_each_bad_row_is_quarantined_with_its_own_reason(lvlm: Lvlm) -> None:
         dataclasses.replace(good[4], question="see <image>"),
     ]
     images = Lazy({**IMAGES, "torn": png(3)[:200], "text": b"not an image"})
-    examples, bad = lengths.prepare(lvlm, [*bad_ones, good[5]], images, 400)
+    examples, bad = tokenize(lvlm, [*bad_ones, good[5]], images, 400)
     assert len(examples.encoded) == 1
     assert [row.row for row in bad] == [0, 1, 2, 3, 4]
     assert [row.key for row in bad] == [s.id for s in bad_ones]
@@ -56,13 +56,13 @@ def test_each_bad_row_is_quarantined_with_its_own_reason(lvlm: Lvlm) -> None:
     assert "<image>" in reasons[4]
 
 
-def test_a_few_bad_rows_pass_and_many_are_an_error_that_counts_them(lvlm: Lvlm) -> None:
+def test_a_few_bad_rows_are_accepted_and_many_are_an_error_that_counts_them(lvlm: Lvlm) -> None:
     samples = make_samples(10)
     samples[0] = dataclasses.replace(samples[0], question="mass " * 500)
-    _, bad = lengths.prepare(lvlm, samples, IMAGES, 400)
-    lengths.refuse_too_many_bad(bad, 10, 0.1)
-    with pytest.raises(UserError, match="1 of 10 train rows") as told:
-        lengths.refuse_too_many_bad(bad, 10, 0.05)
-    assert told.value.problems == ("1 rows: longer than finetune.max_tokens (400)",)
+    _, bad = tokenize(lvlm, samples, IMAGES, 400)
+    refuse_too_many_bad(bad, 10, 0.1)
+    with pytest.raises(UserError, match="1 of 10 train rows") as caught:
+        refuse_too_many_bad(bad, 10, 0.05)
+    assert caught.value.problems == ("1 rows: longer than finetune.max_tokens (400)",)
     with pytest.raises(UserError):
-        lengths.refuse_too_many_bad(bad * 10, 10, 1.0)
+        refuse_too_many_bad(bad * 10, 10, 1.0)

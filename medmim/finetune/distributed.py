@@ -1,0 +1,68 @@
+"""Several workers in one training: rank and world size, and gradients summed over the workers.
+
+Gradients are summed by hand, not by DistributedDataParallel: workers may have different numbers of rows (even none), a
+text-only step leaves the vision tower out, and the mean must be over tokens, not over workers.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_BUCKET = 1 << 25  # numbers that one all-reduce sums
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """Rank and world size: of the group that exists (Ray), of torchrun's environment, or 0 and 1 without either."""
+    if dist.is_initialized():
+        yield dist.get_rank(), dist.get_world_size()
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            yield dist.get_rank(), dist.get_world_size()
+        finally:
+            dist.destroy_process_group()
+    else:
+        yield 0, 1
+
+
+def sum_counts(counts: list[int], device: torch.device) -> list[int]:
+    """Sums of some counts over all workers."""
+    total = torch.tensor(counts, device=device)
+    dist.all_reduce(total)
+    summed: list[int] = total.tolist()
+    return summed
+
+
+def sum_gradients(params: list[Any], loss: Tensor) -> None:
+    """Sum `.grad` of every parameter, and the loss, over all workers, in place.
+
+    A parameter that no worker used stays without gradient, as it would on one worker.
+    """
+    used = torch.tensor([p.grad is not None for p in params], dtype=torch.int32, device=loss.device)
+    dist.all_reduce(used)
+    dist.all_reduce(loss)
+    bucket: list[Any] = []
+    for param, workers_that_used_it in zip(params, used.tolist(), strict=True):
+        if not workers_that_used_it:
+            continue
+        if param.grad is None:
+            param.grad = torch.zeros_like(param)
+        bucket.append(param.grad)
+        if sum(grad.numel() for grad in bucket) >= _BUCKET:
+            _sum_bucket(bucket)
+            bucket = []
+    if bucket:
+        _sum_bucket(bucket)
+
+
+def _sum_bucket(grads: list[Tensor]) -> None:
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+        grad.copy_(part.view_as(grad))

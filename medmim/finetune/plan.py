@@ -1,0 +1,103 @@
+"""`medmim finetune --dry-run`: steps, tokens, rows and memory of a training, without training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medmim import shards
+from medmim.finetune.run import data_artifact, train_split
+from medmim.lvlm import checkpoint
+from medmim.recipe.schema import Recipe
+from medmim.run.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would do.
+
+    Attributes:
+        samples: Samples that can be trained on.
+        quarantined: Rows that cannot.
+        tokens: Tokens of one epoch.
+        trained_tokens: Tokens of one epoch that the loss is taken over.
+        longest: Tokens of the longest sample.
+        steps: Optimizer steps.
+        rows: Forward passes of one epoch, over all workers.
+        filled: Share of the rows' positions, padding included, that are tokens.
+        parameters: Parameters of the model.
+        trainable: Those of them that are trained.
+        memory_gib: Memory of a worker: weights, gradients, optimizer state, and about what a row of `max_tokens` needs.
+    """
+
+    samples: int
+    quarantined: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+    steps: int
+    rows: int
+    filled: float
+    parameters: int
+    trainable: int
+    memory_gib: float
+
+
+def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Plan:
+    """Plan a training without running it: tokenizes the train split and opens each of its images.
+
+    Args:
+        recipe: Its sections `finetune` and `platform`.
+        ws: The workspace.
+        data: URI of a data set.
+        base: The base where it is resolved already; else the recipe's.
+
+    Raises:
+        UserError: As `finetune.run.run` does.
+    """
+    from medmim.finetune import loader, packing
+    from medmim.finetune.examples import refuse_too_many_bad, tokenize
+    from medmim.lvlm.encode import IGNORED
+
+    settings = recipe.finetune
+    folder = ws.fetch(data_artifact(data).uri)
+    lvlm = checkpoint.load(checkpoint.resolve(base or settings.base, ws), "cpu")
+    samples = train_split(folder)
+    images: Mapping[str, Any] = shards.Images(folder) if any(s.images for s in samples) else {}
+    examples, bad = tokenize(lvlm, samples, images, settings.max_tokens)
+    refuse_too_many_bad(bad, len(samples), recipe.data.max_bad_fraction)
+
+    lengths = examples.lengths
+    rows = positions = 0
+    for chosen in packing.plan(lengths, settings.max_tokens, settings.batch_size, settings.seed, epoch=0):
+        of_step = [lengths[i] for i in chosen]
+        for row in packing.rows(of_step, settings.max_tokens, recipe.platform.workers, settings.packing):
+            rows += 1
+            of_row = [of_step[i] for i in row]
+            positions += sum(of_row) if settings.packing else len(of_row) * max(of_row)
+
+    frozen = sum(p.numel() for p in lvlm.model.model.vision_tower.parameters()) if settings.freeze_vision else 0
+    parameters = lvlm.model.num_parameters()
+    memory = _memory(lvlm.model.config, parameters, parameters - frozen, settings.max_tokens)
+    return Plan(
+        samples=len(lengths),
+        quarantined=len(bad),
+        tokens=sum(lengths),
+        trained_tokens=sum(label != IGNORED for e in examples.encoded for label in e.labels[1:]),
+        longest=max(lengths),
+        steps=loader.total_steps(settings, len(lengths)),
+        rows=rows,
+        filled=round(sum(lengths) / positions, 3),
+        parameters=parameters,
+        trainable=parameters - frozen,
+        memory_gib=round(memory / 2**30, 2),
+    )
+
+
+def _memory(config: Any, total: int, trainable: int, tokens: int) -> float:
+    """Bytes: fp32 weights, gradients and two moments, and what the decoder's layers keep for the backward pass.
+
+    About 34 numbers of the hidden size per token and layer, without attention scores (Korthikanti et al.,
+    arXiv 2205.05198, section 4).
+    """
+    text = config.text_config
+    return float(4 * total + 12 * trainable + 34 * 2 * tokens * text.hidden_size * text.num_hidden_layers)
