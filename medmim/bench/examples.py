@@ -1,23 +1,28 @@
-"""The items that the report shows: a few of every ability, gains and misses alike."""
+"""The items that a report shows: a few of every ability, gains and misses alike."""
 
 import base64
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medmim import shards
 from medmim.errors import UserError
 from medmim.sample import to_json
 
-_SIDE = 320  # px of the longer side; what a page of a dozen items can carry
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SIDES = (320, 224, 160, 112, 80)  # px of the longer side: the first at which all images fit into the page
+_BYTES = 1_400_000  # for all images; leaves a page of 2 MB room for its text and figures
+_TINY = 128  # px; lossless up to here, and drawn in its own pixels
 
 
 def pick(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
     """Choose items evenly over abilities, held-out ones included.
 
-    In turn: one that the tuned model gains over its base, one that it misses, then whatever comes.
+    In turn one that only the tuned model gets right and one that it gets wrong, any other where there is none.
 
     Args:
         rows: Items of `predictions.jsonl`.
@@ -37,7 +42,7 @@ def pick(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any
 
 
 def cards(rows: Sequence[Mapping[str, Any]], data: Path | None) -> list[dict[str, Any]]:
-    """Items as the template draws them, images embedded.
+    """Items as the template draws them, images embedded: the more there are, the smaller.
 
     Args:
         rows: From `pick`.
@@ -47,11 +52,13 @@ def cards(rows: Sequence[Mapping[str, Any]], data: Path | None) -> list[dict[str
         images = shards.Images(data) if data else None
     except UserError:
         images = None
+    shown = [name for row in rows for name in row["images"] if images and name in images]
+    pictures = _embedded({name: images[name] for name in shown} if images else {}, shown)
     return [
         {
             **row,
-            "pictures": [_embedded(images, name) if images and name in images else None for name in row["images"]],
-            "said": [
+            "pictures": [pictures.get(name) for name in row["images"]],
+            "replies": [
                 {"model": role, "right": right(given["none"]["scores"]), **given["none"], "swap": _swap(given)}
                 for role, given in row.get("answers", {}).items()
             ],
@@ -61,7 +68,7 @@ def cards(rows: Sequence[Mapping[str, Any]], data: Path | None) -> list[dict[str
 
 
 def unanswered(data: Path, count: int) -> list[dict[str, Any]]:
-    """Items of a data set that no model was asked yet, in the form of `predictions.jsonl`."""
+    """Items of a data set that no model was asked, in the form of `predictions.jsonl`."""
     samples = shards.read_samples(data, "test") or shards.read_samples(data)
     return [{**to_json(sample), "id": sample.id} for sample in samples[:: max(1, len(samples) // max(1, count))]][
         :count
@@ -74,7 +81,7 @@ def right(scores: Mapping[str, float]) -> bool | None:
 
 
 def _swap(given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What was said once the images had moved on; None where that was not asked."""
+    """The answer with the images moved one place on; None where that was not asked."""
     swap = given.get("swap")
     return swap and {"text": swap["text"], "right": right(swap["scores"])}
 
@@ -86,13 +93,19 @@ def _kind(row: Mapping[str, Any]) -> str:
     return "miss" if next(iter(verdicts.values()), None) is False else ""
 
 
-def _embedded(images: shards.Images, name: str) -> str:
-    image = images[name]
-    image.thumbnail((_SIDE, _SIDE))
-    out = io.BytesIO()
-    if max(image.size) <= 128:
-        image.save(out, "PNG")
-    else:
-        image.save(out, "JPEG", quality=88)
-    kind = "png" if max(image.size) <= 128 else "jpeg"
+def _embedded(images: Mapping[str, "Image"], shown: Sequence[str]) -> dict[str, str]:
+    """Images as data URIs, as large as leaves a page with all those `shown` below 2 MB."""
+    uris: dict[str, str] = {}
+    for side in _SIDES:
+        uris = {name: _data_uri(image, side) for name, image in images.items()}
+        if sum(len(uris[name]) for name in shown) <= _BYTES:
+            break
+    return uris
+
+
+def _data_uri(image: "Image", side: int) -> str:
+    kind = "png" if max(image.size) <= min(side, _TINY) else "jpeg"
+    small, out = image.copy(), io.BytesIO()
+    small.thumbnail((side, side))
+    small.save(out, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -1,7 +1,7 @@
-"""report: what a run did, as one page that needs nothing else; written on every way out."""
+"""report: what a run did, as one page that needs nothing else; written however the run ended."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,20 +10,21 @@ from medmim.bench import examples
 from medmim.bench import run as bench
 from medmim.errors import UserError
 from medmim.page import figures
-from medmim.page.page import publish, templates
+from medmim.page.page import label, publish, templates
 from medmim.recipe.schema import Recipe
 from medmim.run.provenance import provenance
 from medmim.run.stage import STAGES, Outcome, outcomes, stage
 from medmim.run.workspace import Workspace
 
 REVISION = 1
+_SERIES = ("tuned", "base", "champion")  # in the order and with the colours of the figure
 
 
 def run(recipe: Recipe, ws: Workspace) -> Outcome:
-    """Write the page of this run from the records that its stages left, however far it came.
+    """Write the page of this run from the records of its stages, however many there are.
 
     Returns:
-        Facts: `path` of the page below the home.
+        Facts: `path` of the page in the home.
 
     Raises:
         UserError: The disk is full, or the store refuses.
@@ -31,8 +32,8 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
     with stage(ws, "report") as outcome:
         before = {name: own for name, own in outcomes(ws).items() if name != "report"}
         page = render(recipe, ws, before)
-        goal = ws.home / "reports" / f"{ws.run or 'report'}.html"
-        publish(ws, page, goal, provenance("report", REVISION, {}, recipe), outcome)
+        target = ws.home / "reports" / f"{ws.run or 'report'}.html"
+        publish(ws, page, target, provenance("report", REVISION, {}, recipe), outcome)
     return outcome
 
 
@@ -41,15 +42,16 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
 
     Args:
         recipe: What was run.
-        ws: The workspace, to look into the artifacts.
+        ws: The workspace, to read the artifacts.
         found: The stages' records; any may be absent.
     """
     facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in STAGES}
     scores = facts["bench"]
     board = scores.get("leaderboard", [])
     first = [row for row in board if row["metric"] == "accuracy" and not row["group"].startswith("source:")]
+    losses = facts["finetune"].get("losses", [])
     environment = templates("medmim.bench")
-    environment.filters["count"] = _count
+    environment.filters |= {"count": _count, "running_mean": figures.running_mean}
     return environment.get_template("report.html.j2").render(
         recipe=recipe,
         run=ws.run,
@@ -60,10 +62,11 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         seconds=sum(outcome.seconds for outcome in found.values()),
         scores=scores,
         tiles=_tiles(scores),
-        dots=figures.dots(board),
+        intervals=_intervals(first),
         headline=first or board,
         others=[row for row in board if row not in first] if first else [],
-        curve=figures.curve(facts["finetune"].get("losses", [])),
+        curve=figures.curve(losses),
+        losses=[loss for _, loss in losses],
         data=facts["data"],
         finetune=facts["finetune"],
         audit=facts["audit"],
@@ -112,6 +115,29 @@ def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
                 {"group": group, "tuned": own["tuned"], "base": own.get("base"), "gain": gains[0] if gains else None}
             )
     return tiles
+
+
+def _intervals(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Every model's accuracy by group, beside chance and the main model's score without images; empty without rows."""
+    series = [*_SERIES, *sorted({str(row["model"]) for row in rows} - {*_SERIES})]
+    ordered = sorted(rows, key=lambda row: series.index(row["model"]))
+    main: dict[str, Mapping[str, Any]] = {}
+    for row in ordered:
+        main.setdefault(label(row["group"]), row)
+    points = [
+        figures.Point(
+            row["model"], label(row["group"]), row["value"], row["low"], row["high"], row["n"], row["patients"]
+        )
+        for row in rows
+    ]
+    levels = [
+        figures.Point(name, at, row[key])
+        for key in ("blind", "chance")
+        for at, row in main.items()
+        if row[key] is not None
+        for name in [f"{row['model']}, images removed" if key == "blind" else key]
+    ]
+    return figures.intervals(points, levels, series, "accuracy")
 
 
 def _leaks(audit: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""trend: the nights as one page that needs nothing else; written on every way out of a night."""
+"""trend: the nights as one page that needs nothing else; written however the night ended."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,8 +10,8 @@ from medmim.bench import answers, tasks
 from medmim.errors import UserError
 from medmim.nightly import rebench, records, regressions, watch
 from medmim.nightly.records import Night
-from medmim.page import trend_figure
-from medmim.page.page import publish, templates
+from medmim.page import figures
+from medmim.page.page import label, publish, templates
 from medmim.recipe.schema import Recipe
 from medmim.run.provenance import provenance
 from medmim.run.stage import NIGHTLY, Outcome, outcomes, stage
@@ -21,13 +21,14 @@ REVISION = 1
 _NIGHTS = 60  # drawn
 _LISTED = 21
 _ITEMS = 12  # shown of each model
+_METRICS = {"accuracy": "accuracy", "token_f1": "token F1"}
 
 
 def run(recipe: Recipe, ws: Workspace) -> Outcome:
-    """Write the page: the nights' records, and how far tonight came.
+    """Write the page: the nights' records, and how far tonight's stages came.
 
     Returns:
-        Facts: `path` of the page below the home.
+        Facts: `path` of the page in the home.
 
     Raises:
         UserError: The disk is full, or the store refuses.
@@ -42,7 +43,7 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
 
 
 def path(recipe: Recipe, ws: Workspace) -> Path:
-    """Where the page lies: one for all nights of a recipe."""
+    """The page's path: one page for all nights of a recipe."""
     return ws.home / "reports" / f"{recipe.name}-nightly.html"
 
 
@@ -51,20 +52,20 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], seen: Se
 
     Args:
         recipe: Whose nights.
-        ws: The workspace, to look into the answers.
-        found: The records that the stages of tonight left; any may be absent.
+        ws: The workspace, to read the answers.
+        found: The records of tonight's stages; any may be absent.
         seen: All nights.
     """
-    date = rebench.of(recipe)
+    date = rebench.date_of(recipe)
     tonight = next((night for night in seen if night.date == date), None)
     drawn = [night for night in seen if night.date <= date][-_NIGHTS:]
-    figures = [
-        (group, metric, trend_figure.lines(drawn, group, metric))
+    trends = [
+        (f"{label(group).capitalize()} {_METRICS[metric]}", _trend(drawn, group, metric))
         for metric in regressions.METRICS
         for group in tasks.DOMAINS
     ]
     return (
-        templates("medmim.nightly", "medmim.bench")
+        templates("medmim.nightly")
         .get_template("trend.html.j2")
         .render(
             recipe=recipe,
@@ -74,12 +75,25 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], seen: Se
             version=__version__,
             verdict=_verdict(date, tonight, found),
             tonight=tonight,
-            figures=[figure for figure in figures if figure[2]],
-            names=trend_figure.names(drawn),
+            trends=[(title, figure) for title, figure in trends if figure],
             listed=drawn[-_LISTED:][::-1],
             items=_items(ws, tonight, drawn),
         )
     )
+
+
+def _trend(nights: Sequence[Night], group: str, metric: str) -> str:
+    """Every model's score in a group, night by night, and the alarms; empty where nothing was scored."""
+    points = [
+        figures.Point(row["model"], night.date, row["value"], row["low"], row["high"], row["n"], row["patients"])
+        for night in nights
+        for row in night.scores
+        if (row["group"], row["metric"]) == (group, metric)
+    ]
+    roles = dict.fromkeys(role for night in nights for role in night.models)
+    series = sorted(roles, key=lambda role: (role != "champion", role != "base"))
+    alarms = {night.date: "; ".join(night.alarms) for night in nights if night.alarms}
+    return figures.trend(points, [night.date for night in nights], series, alarms, _METRICS[metric])
 
 
 def _verdict(date: str, tonight: Night | None, found: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def _items(ws: Workspace, tonight: Night | None, drawn: Sequence[Night]) -> list
         except UserError:  # garbage collection or an erasure took them
             continue
         rows = [
-            {"id": name, "question": now[name]["question"], "before": _said(then, name), "now": _said(now, name)}
+            {"id": name, "question": now[name]["question"], "before": _text(then, name), "now": _text(now, name)}
             | {"anew": next((one.text for one in given if one.sample == name), "–")}
             for name in names[:_ITEMS]
             if name in now
@@ -120,5 +134,5 @@ def _items(ws: Workspace, tonight: Night | None, drawn: Sequence[Night]) -> list
     return shown
 
 
-def _said(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def _text(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return str(rows[name]["text"]) if name in rows else "–"

@@ -1,4 +1,4 @@
-"""A page for people: one HTML file that needs nothing else, below the home and as an artifact."""
+"""A page for people: one HTML file that needs nothing else, in the home and as an artifact."""
 
 import shutil
 import tempfile
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import store
 from medmim.errors import from_os_error
-from medmim.page import figures
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace
 
@@ -18,43 +17,49 @@ if TYPE_CHECKING:
 FILE = "report.html"
 
 
-def templates(*packages: str) -> "Environment":
-    """The templates of these packages, values escaped, with the filters that pages share."""
+def templates(package: str) -> "Environment":
+    """The templates of a package, with the style sheet and the filters of all pages; values are escaped."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    found = Environment(
-        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("medmim.page")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": _percent, "points": _points, "label": figures.label}
-    return found
+    environment.filters |= {"percent": _percent, "points": _points, "label": label}
+    return environment
 
 
-def publish(ws: Workspace, page: str, goal: Path, made: Mapping[str, Any], outcome: Outcome) -> None:
-    """Write a page to its place, whole or not at all, and publish it as the stage's artifact.
+def label(group: str) -> str:
+    """A group's name as people read it: `ability:coreference` is co-reference."""
+    kind, _, name = group.rpartition(":")
+    return {"coreference": "co-reference"}.get(name, name).replace("_", "-") if kind else group.replace("_", "-")
+
+
+def publish(ws: Workspace, html: str, target: Path, provenance: Mapping[str, Any], outcome: Outcome) -> None:
+    """Write a page to its path atomically, and publish it as the stage's artifact.
 
     Args:
         ws: The workspace.
-        page: HTML.
-        goal: Where people find it.
-        made: Its provenance.
-        outcome: Gets the artifact and the `path`.
+        html: The page.
+        target: Its path in the home.
+        provenance: Of the artifact.
+        outcome: Of the stage; gets the artifact and, as a fact, the `path`.
 
     Raises:
         UserError: The disk is full, or the store refuses.
     """
     try:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
-            (Path(folder) / FILE).write_text(page)
-            outcome.of(store.publish(Path(folder), ws.store, "report", {}, made), cached=False)
-            shutil.move(Path(folder) / FILE, goal)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            (Path(folder) / FILE).write_text(html)
+            outcome.of(store.publish(Path(folder), ws.store, "report", {}, provenance), cached=False)
+            shutil.move(Path(folder) / FILE, target)
     except OSError as error:
-        raise from_os_error(error, f"writing {goal}") from error
-    outcome.facts = {"path": str(goal)}
+        raise from_os_error(error, f"writing {target}") from error
+    outcome.facts = {"path": str(target)}
 
 
 def _percent(value: float | None) -> str:
