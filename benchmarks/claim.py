@@ -259,7 +259,7 @@ def correct(rows: Sequence[Row]) -> list[Row]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Two tables as Markdown, as they stand in the README: the headline rows, and their sub-cases."""
+    """Two tables as Markdown, as they stand in docs/claim.md: the headline rows, and their sub-cases."""
     _print([row for row in rows if "/" not in row.group])
     print()
     _print([row for row in rows if "/" in row.group])
