@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import altair as alt
 
-WIDTH = 982  # px; a section's at the page's widest, so that text is as large as the page's
+WIDTH = 880  # px; a section's at a common width of the page, so that text is about as large as the page's
 _GROUPS = 190  # px for the names of groups
 _DATES = 12  # named below a trend, at most
 _SVG = "http://www.w3.org/2000/svg"
@@ -112,7 +112,7 @@ def intervals(points: Sequence[Point], levels: Sequence[Point], series: Sequence
         below.encode(x=alt.value(0), y=y, text="text:N"),
     )
     height = len(order) * 18 * (len(drawn) + 1)
-    return _svg(chart.properties(height=height), f"{axis} by group: {', '.join(names)}", right=60)
+    return _svg(chart.properties(height=height), f"{axis} by group: {', '.join(names)}", right=42)
 
 
 def curve(points: Sequence[Sequence[float]]) -> str:
