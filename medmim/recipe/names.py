@@ -3,6 +3,7 @@
 USER = 10001  # uid and gid of medmim's image
 HOME = "/home/medmim"  # of that user
 CA_FOLDER = "/etc/medmim/ca"  # where ConfigMap CA_CONFIG_MAP is mounted; its key is ca.crt
+CA_FILE = f"{CA_FOLDER}/ca.crt"
 
 SETTINGS = "medmim"  # the ConfigMap of a run namespace: where store and MLflow are, and what is no secret
 SETTINGS_KEYS = (

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from medmim.recipe import names
 from medmim.recipe.keys import Positive, Section
 
 Cpus = Annotated[float, Field(gt=0)]
@@ -54,13 +55,11 @@ class Pods(Section):
     queue: Name | None = Field(None, description="Kueue LocalQueue that admits the job")
     pull_secrets: tuple[Name, ...] = Field((), description="secrets to pull the image with")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="when to pull it")
-    service_account: Name = Field("medmim-ray", description="account of the pods: reads its Lease, no more")
+    service_account: Name = Field(names.RAY_ACCOUNT, description="account of the pods: reads its Lease, no more")
     s3_secret: Name | None = Field(
-        "medmim-s3", description="secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: workload identity"
+        names.S3_SECRET, description=f"secret with {' and '.join(names.S3_KEYS)}; null: workload identity"
     )
-    tracking_secret: Name | None = Field(
-        None, description="secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    )
+    tracking_secret: Name | None = Field(None, description=f"secret with {' and '.join(names.TRACKING_KEYS)}")
     ca_config_map: Name | None = Field(
         None, description="ConfigMap whose ca.crt signs the certificate of the S3 endpoint"
     )

@@ -11,15 +11,15 @@ import yaml
 from google.protobuf.json_format import ParseDict, ParseError
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 
-from medmim.cluster.ray import pods
+from medmim.recipe import names
 from medmim.recipe.pods import Pods
 from medmim.run.stage import STAGES
-from pipelines import pod
 
 ROOT = Path(__file__).parents[2]
 IR, PLATFORM = yaml.safe_load_all((ROOT / "medmim/shipped/pipelines/train.yaml").read_text())
 CONFIGS: dict[str, Any] = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 RESOURCES = {name: executor["container"]["resources"] for name, executor in IR["deploymentSpec"]["executors"].items()}
+SECRETS = {names.S3_SECRET: names.S3_KEYS, names.TRACKING_SECRET: names.TRACKING_KEYS}
 UNITS = {"m": 0.001, "Mi": 2**20, "Gi": 2**30, "": 1}
 
 
@@ -53,8 +53,8 @@ def test_it_is_compiled_by_the_version_that_the_pipeline_is_of() -> None:
 def test_a_step_is_the_images_user_and_may_write_where_the_image_writes(name: str) -> None:
     context = parsed(name).security_context
     assert context.run_as_non_root
-    assert (context.run_as_user, context.run_as_group) == (pods.USER, pods.USER)
-    assert {"/tmp", pods.HOME} <= {mount.mount_path for mount in parsed(name).empty_dir_mounts}
+    assert (context.run_as_user, context.run_as_group) == (names.USER, names.USER)
+    assert {"/tmp", names.HOME} <= {mount.mount_path for mount in parsed(name).empty_dir_mounts}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -74,7 +74,7 @@ def test_what_trains_and_answers_asks_for_more() -> None:
 def test_secrets_are_named_and_never_written(name: str) -> None:
     found = parsed(name)
     named = {s.secret_name: [pair.env_var for pair in s.key_to_env] for s in found.secret_as_env}
-    assert named == {secret: list(keys) for secret, keys in pod.SECRETS.items()}
+    assert named == {secret: list(keys) for secret, keys in SECRETS.items()}
     assert Pods().s3_secret in named
     assert all(one.optional for one in (*found.secret_as_env, *found.config_map_as_env, *found.config_map_as_volume))
     assert "env" not in IR["deploymentSpec"]["executors"][f"exec-{name}"]["container"]

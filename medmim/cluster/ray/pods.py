@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from math import ceil
 
 from medmim.cluster.kube import Object
+from medmim.recipe import names
 from medmim.recipe.pods import Pods
 
-USER = 10001  # of the image
-HOME = "/home/medmim"
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-TRACKING_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 _INHERITED = (  # settings of the step's pod that are no secrets
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI",
     "MEDMIM_PATIENCE", "MEDMIM_USER",
@@ -25,11 +22,7 @@ def head(pods: Pods, image: str, lease: str) -> Object:
     """The head: Ray's control processes and the driver, which watches the Lease."""
     container = _ray("ray-head", pods, image, pods.head_cpus, pods.head_memory)
     container["env"].append({"name": "MEDMIM_LEASE", "value": lease})
-    container["ports"] = [
-        {"containerPort": 6379, "name": "gcs-server"},
-        {"containerPort": 8265, "name": "dashboard"},
-        {"containerPort": 10001, "name": "client"},
-    ]
+    container["ports"] = [{"containerPort": port, "name": name} for name, port in names.RAY_PORTS.items()]
     spec = _pod(pods, container, account_token=True)
     spec["restartPolicy"] = "Never"  # a restarted head has lost the job: the step makes a new attempt
     return _template(spec)
@@ -72,9 +65,9 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
         "terminationGracePeriodSeconds": 15,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            "runAsUser": names.USER,
+            "runAsGroup": names.USER,
+            "fsGroup": names.USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
@@ -93,8 +86,8 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
         spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
     if pods.ca_config_map:
         spec["volumes"].append({"name": "ca", "configMap": {"name": pods.ca_config_map}})
-        container["volumeMounts"].append({"name": "ca", "mountPath": "/etc/medmim/ca", "readOnly": True})
-        container["env"].append({"name": "AWS_CA_BUNDLE", "value": "/etc/medmim/ca/ca.crt"})
+        container["volumeMounts"].append({"name": "ca", "mountPath": names.CA_FOLDER, "readOnly": True})
+        container["env"].append({"name": "AWS_CA_BUNDLE", "value": names.CA_FILE})
     if container["name"] != "submitter":
         spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}})
         container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
@@ -109,8 +102,8 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     container["env"] += [{"name": key, "value": os.environ[key]} for key in _INHERITED if os.environ.get(key)]
     if not os.environ.get("MEDMIM_PATIENCE"):
         container["env"].append({"name": "MEDMIM_PATIENCE", "value": str(_PATIENCE)})
-    container["env"] += _secret(pods.s3_secret, S3_KEYS)
-    container["env"] += _secret(pods.tracking_secret, TRACKING_KEYS)
+    container["env"] += _secret(pods.s3_secret, names.S3_KEYS)
+    container["env"] += _secret(pods.tracking_secret, names.TRACKING_KEYS)
     container["env"] += [
         {"name": "MEDMIM_EVENTS", "value": "-"},
         {"name": "RAY_worker_niceness", "value": "0"},
@@ -124,7 +117,7 @@ def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request
         "name": name,
         "image": image,
         "imagePullPolicy": pods.pull_policy,
-        "env": [{"name": "HOME", "value": HOME}, {"name": "MEDMIM_HOME", "value": f"{HOME}/.medmim"}],
+        "env": [{"name": "HOME", "value": names.HOME}, {"name": "MEDMIM_HOME", "value": f"{names.HOME}/.medmim"}],
         "resources": {
             "requests": {"cpu": request, "memory": memory},
             "limits": {"cpu": cpu, "memory": memory},
@@ -136,7 +129,7 @@ def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME}],  # noqa: S108
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": names.HOME}],  # noqa: S108
     }
 
 

@@ -1,0 +1,52 @@
+"""The chart calls things as `medmim.recipe.names` does, which steps, Ray pods and doctors go by."""
+
+import pytest
+
+from medmim.recipe import names
+from tests.charts.chart import containers, pods, rendered
+
+VALUES = ("default", "all-on")
+MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS"  # for MLflow's own server
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_pods_are_the_images_user_and_find_home_and_certificate(values: str) -> None:
+    found = list(pods(rendered(values)))
+    assert found
+    for _, _, spec in found:
+        context = spec["securityContext"]
+        assert {context["runAsUser"], context["runAsGroup"], context["fsGroup"]} == {names.USER}
+        assert names.CA_CONFIG_MAP in {one.get("configMap", {}).get("name") for one in spec["volumes"]}
+        for container in containers(spec):
+            mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+            assert (mounts["home"], mounts["ca"]) == (names.HOME, names.CA_FOLDER)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_settings_and_secrets_are_read_by_their_names(values: str) -> None:
+    read: dict[str, set[str]] = {}
+    for _, _, spec in pods(rendered(values)):
+        for container in containers(spec):
+            for one in container.get("env", []):
+                source = one.get("valueFrom", {})
+                for reference in (source.get("configMapKeyRef"), source.get("secretKeyRef")):
+                    if reference and reference["key"] == one["name"]:
+                        read.setdefault(reference["name"], set()).add(one["name"])
+    assert read[names.SETTINGS] <= {*names.SETTINGS_KEYS, MLFLOW_ARTIFACTS}
+    assert read[names.S3_SECRET] == set(names.S3_KEYS)
+    assert read[names.TRACKING_SECRET] == set(names.TRACKING_KEYS)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_settings_of_a_run_namespace_are_those_that_steps_read(values: str) -> None:
+    written = [
+        one["data"]
+        for one in rendered(values)
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"] == names.SETTINGS
+    ]
+    assert written and all(one.keys() <= {*names.SETTINGS_KEYS, MLFLOW_ARTIFACTS} for one in written)
+
+
+def test_every_account_that_runs_use_is_made() -> None:
+    accounts = {one["metadata"]["name"] for one in rendered("all-on") if one["kind"] == "ServiceAccount"}
+    assert {names.STEP_ACCOUNT, names.RAY_ACCOUNT, names.SWEEP_ACCOUNT} <= accounts
