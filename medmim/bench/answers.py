@@ -1,12 +1,12 @@
-"""Asking a benchmark's questions: answers are appended as they come, survive kill -9, and are sealed as an artifact.
+"""Collects a model's answers to a benchmark: appended as they arrive, resumed after kill -9, then published and cached.
 
-They are kept by what decides them (weights, data, questions, probe, longest answer), so a base is never asked twice;
-batch size, order of asking, store and time leave no trace in them.
+The cache key is what decides the answers (weights, data, questions, probe, longest answer), so a base is never asked
+twice. Batch size, order of asking, store and time are not in the artifact.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +40,12 @@ def collect(
     settings: Bench,
     recipe: Recipe | None = None,
 ) -> Artifact:
-    """The answers of one model to the questions of one probe, asked now or found.
+    """The answers of one model to the questions of one probe, from the cache or from the model.
 
     Args:
         ws: The workspace.
-        role: What to call the model on the screen.
-        engine: Whom to ask.
+        role: Name of the model in progress reports: `tuned`, `base`, ...
+        engine: The model.
         items: The questions.
         images: Image id -> RGB image.
         data: Digest of the data set.
@@ -60,36 +60,35 @@ def collect(
     def make(folder: Path) -> Mapping[str, Any]:
         file = folder / FILE
         known = _resume(file)
-        wanted = probes.select(items.samples, probe)
-        rest = [sample for sample in wanted if sample.id not in known]
-        # equal lengths side by side need little padding
+        selected = probes.select(items.samples, probe)
+        rest = [sample for sample in selected if sample.id not in known]
+        # similar lengths in one batch need little padding
         rest.sort(key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id))
         label = f"{role} answers" + ("" if probe == "none" else f" {probe}")
-        with file.open("a") as out, bar(label, len(wanted), "questions") as progress:
+        with file.open("a") as out, bar(label, len(selected), "questions") as progress:
             progress.add(len(known))
-            for answer in _asked(engine, rest, images, probe, settings, progress, items):
+            for answer in _ask(engine, rest, images, probe, settings, progress, items):
                 out.write(_line(answer))
-                out.flush()  # the kernel has it now: killing this process loses nothing
+                out.flush()  # to the kernel, where it survives a kill of this process
                 known[answer.sample] = answer
-        return _seal(file, [known[sample.id] for sample in wanted], role, settings.max_bad_fraction)
+        return _finish(file, [known[sample.id] for sample in selected], role, settings.max_bad_fraction)
 
-    section, parents = _decided_by(engine.digest, data, probe, settings)
+    section, parents = _key_parts(engine.digest, data, probe, settings)
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe)[0]
 
 
 def probes_of(settings: Bench) -> tuple[str, ...]:
-    """How the questions are asked: as they are, and by each probe."""
+    """The probes of a benchmark, led by `none`: the questions as they are."""
     return ("none", *settings.probes)
 
 
-def there(ws: Workspace, model: str, data: str, probe: str, settings: Bench) -> bool:
-    """Whether the model of that digest has answered the questions of a probe."""
-    return (
-        finished(ws, "answers", step_key("answers", REVISION, *_decided_by(model, data, probe, settings))) is not None
-    )
+def exist(ws: Workspace, model: str, data: str, probe: str, settings: Bench) -> bool:
+    """Whether the answers of a model, given by its digest, to the questions of a probe are in the cache."""
+    key = step_key("answers", REVISION, *_key_parts(model, data, probe, settings))
+    return finished(ws, "answers", key) is not None
 
 
-def _decided_by(model: str, data: str, probe: str, settings: Bench) -> tuple[dict[str, Any], dict[str, str]]:
+def _key_parts(model: str, data: str, probe: str, settings: Bench) -> tuple[dict[str, Any], dict[str, str]]:
     section = {
         "tasks": sorted(settings.tasks),
         "split": settings.split,
@@ -102,11 +101,11 @@ def _decided_by(model: str, data: str, probe: str, settings: Bench) -> tuple[dic
 
 
 def load(folder: Path) -> list[Answer]:
-    """Read sealed answers. A model may well say U+2028, at which `splitlines` would cut."""
+    """Read published answers. Text may contain U+2028, at which `splitlines` would split."""
     return [from_json(Answer, json.loads(line)) for line in (folder / FILE).read_bytes().split(b"\n") if line]
 
 
-def _asked(
+def _ask(
     engine: Engine,
     samples: Sequence[Sample],
     images: Mapping[str, "Image"],
@@ -115,13 +114,14 @@ def _asked(
     progress: Bar,
     items: Items,
 ) -> Iterator[Answer]:
+    """Ask in batches, and yield an answer for each sample; without images, equal questions are asked once."""
     from medmim.lvlm.ask import Question, Reply
 
     mean = probes.mean_image(items.samples, images) if probe == "grey" and samples else None
-    told: dict[str, Reply] = {}
+    replied: dict[str, Reply] = {}
     stride = settings.batch_size * _AHEAD
     for start in range(0, len(samples), stride):
-        told = {name: reply for name, reply in told.items() if not reply.error}  # what failed may pass by itself
+        replied = {name: reply for name, reply in replied.items() if not reply.error}  # an error may be temporary
         asked: list[tuple[Sample, str]] = []
         questions: dict[str, Question] = {}
         for sample in samples[start : start + stride]:
@@ -131,9 +131,9 @@ def _asked(
                 progress.add()
                 yield metrics.read(sample, probe, "", "", f"the data set has no image {error.args[0]}")
                 continue
-            name = sample.id if question.images else sample.prompt  # without images, equal questions are put once
+            name = sample.id if question.images else sample.prompt
             asked.append((sample, name))
-            if name not in told:
+            if name not in replied:
                 questions[name] = question
         replies = zip(
             questions,
@@ -141,16 +141,16 @@ def _asked(
             strict=True,
         )
         for sample, name in asked:
-            while name not in told:  # replies come in the order of the questions
-                told.update([next(replies)])
-            reply = told.pop(name) if name == sample.id else told[name]
+            while name not in replied:  # replies arrive in the order of the questions
+                replied.update([next(replies)])
+            reply = replied.pop(name) if name == sample.id else replied[name]
             progress.add()
             yield metrics.read(sample, probe, reply.key, reply.text, reply.error)
-        next(replies, None)  # strict: a reply too many is an error too
+        next(replies, None)  # strict: one reply too many is an error too
 
 
 def _resume(file: Path) -> dict[str, Answer]:
-    """Answers that an earlier try left. A torn last line is dropped, and engine errors are asked again."""
+    """Answers of an earlier run. A torn last line is removed, and questions with an engine error are asked again."""
     known: dict[str, Answer] = {}
     if not file.exists():
         return known
@@ -162,22 +162,26 @@ def _resume(file: Path) -> dict[str, Answer]:
     return known
 
 
-def _seal(file: Path, answers: Sequence[Answer], role: str, max_bad_fraction: float) -> dict[str, Any]:
-    """Put the answers into the order of the questions: the order of asking is no content."""
+def _finish(file: Path, answers: Sequence[Answer], role: str, max_bad_fraction: float) -> dict[str, Any]:
+    """Write the answers in the order of the questions, so that the order of asking is not in the digest.
+
+    Returns:
+        Counts for the manifest.
+    """
     failed = [answer for answer in answers if answer.status == "error"]
     if len(failed) > max_bad_fraction * len(answers):
         raise UserError(
             f"{role}: the engine failed on {len(failed)} of {len(answers)} questions",
             reason=f"bench.max_bad_fraction allows a share of {max_bad_fraction}",
             problems=[f"question {answer.sample}: {answer.error}" for answer in failed],
-            fix="mend the cause and run the same command: the answers given so far are kept",
+            fix="fix the cause and run the same command: the answers given so far are kept",
         )
     _replace(file, answers)
     unparsed = sum(answer.status == "unparsed" for answer in answers)
     return {"answers": len(answers), "unparsed": unparsed, "errors": len(failed)}
 
 
-def _replace(file: Path, answers: "Iterator[Answer] | Sequence[Answer] | Any") -> None:
+def _replace(file: Path, answers: Iterable[Answer]) -> None:
     part = file.with_name(".part")
     part.write_text("".join(map(_line, answers)))
     os.replace(part, file)

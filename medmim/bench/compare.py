@@ -1,4 +1,4 @@
-"""Two finished benchmarks side by side, on the items that both asked."""
+"""Compares two finished benchmarks on the questions that both contain."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from medmim.run.workspace import Workspace
 
 
 def compare(ws: Workspace, first: str, second: str, resamples: int = 2000) -> dict[str, Any]:
-    """Paired differences, first minus second, of the models that the two benchmarks are about.
+    """Paired differences, first minus second, of the first model of each benchmark.
 
     Args:
         ws: The workspace.
@@ -17,11 +17,11 @@ def compare(ws: Workspace, first: str, second: str, resamples: int = 2000) -> di
         resamples: Bootstrap draws.
 
     Returns:
-        `models` (role and digest of each), `items` in both, `comparable` (both asked exactly these items, unlimited),
-        and `differences`.
+        `models` (role and digest of each), `items` in both, `comparable` (both asked exactly these items, without a
+        limit), and `differences`.
 
     Raises:
-        UserError: They have no item in common.
+        UserError: They have no question in common.
     """
     written = [run.scores(ws, uri) for uri in (first, second)]
     rows = [{row["id"]: row for row in run.predictions(ws, uri)} for uri in (first, second)]

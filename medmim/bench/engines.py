@@ -1,4 +1,4 @@
-"""Whom to ask: a model's content digest at once, the model itself when the first question comes."""
+"""Inference engines: a reference resolved to a digest and a function that answers; models are loaded on first use."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ OPENAI = "openai:"
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that answers questions.
+    """A model or server that answers questions.
 
     Attributes:
-        ref: What the user called it.
-        digest: Content digest of the weights; of address and name for a server, whose weights nobody sees. What is
-            asked anew since a day has another one from then on, so that no answer from before is found.
+        ref: The reference that the user gave.
+        digest: Content digest of the weights; for a server, whose weights are not known, of its address and model name.
+            It also depends on `stale_before`, so that older answers are not found in the cache.
         ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
     """
 
@@ -36,19 +36,21 @@ class Engine:
     ask: "Ask"
 
 
-def engine(ref: str, ws: Workspace, anew: str = "") -> Engine:
-    """The engine behind a reference: a shipped base, folder, model artifact or `openai:URL#NAME`.
+def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
+    """The engine of a reference: a shipped base, folder, model artifact or `openai:URL#NAME`.
 
     Args:
         ref: The reference.
         ws: The workspace.
-        anew: Since when it no longer answers as its cached answers say: a server or a library changed.
+        stale_before: Day before which cached answers are stale, because a server or a library changed; empty if none.
 
     Raises:
         UserError: No such model, or an `openai:` reference without a name.
     """
     found = _engine(ref, ws)
-    return replace(found, digest=digest_of([found.digest, "asked anew", anew])) if anew else found
+    if not stale_before:
+        return found
+    return replace(found, digest=digest_of([found.digest, "asked anew", stale_before]))
 
 
 def _engine(ref: str, ws: Workspace) -> Engine:
@@ -56,12 +58,12 @@ def _engine(ref: str, ws: Workspace) -> Engine:
         url, _, name = ref.removeprefix(OPENAI).rpartition("#")
         if not url or not name:
             raise UserError(
-                f"{ref} names no model of the server",
+                f"{ref} does not name a model of the server",
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
         return Engine(ref, digest_of(["openai", url, name]), _server(url, name))
     path = checkpoint.resolve(ref, ws)
-    checkpoint.family_of(path)  # refuse another family now, not after the benchmark's first half
+    checkpoint.family_of(path)  # refuse an unsupported family now, not in the middle of the benchmark
     artifact = store.find(ref)
     return Engine(ref, artifact.digest if artifact else checkpoint.digest(path), _local(path))
 
@@ -72,17 +74,17 @@ def _local(path: Path) -> "Ask":
         return checkpoint.load(path)
 
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
-        from medmim.lvlm.ask_hf import ask as put
+        from medmim.lvlm import ask_hf
 
-        return put(load(), questions, batch_size, max_new_tokens)
+        return ask_hf.ask(load(), questions, batch_size, max_new_tokens)
 
     return ask
 
 
 def _server(url: str, name: str) -> "Ask":
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
-        from medmim.lvlm.ask_openai import ask as put
+        from medmim.lvlm import ask_openai
 
-        return put(url, name, questions, batch_size, max_new_tokens)
+        return ask_openai.ask(url, name, questions, batch_size, max_new_tokens)
 
     return ask

@@ -1,8 +1,8 @@
-"""Which option did the model mean? Read from what it wrote, or not at all: never guessed.
+"""Extracts the chosen option from the free text of an answer; what is ambiguous is None, never guessed.
 
-An answer is read as a letter (`B`, `B: text`, `(b)`, `**B**`, `The answer is B.`, `option B`) or as the text of one
-option, case and punctuation aside; references to images are one thing in all their wordings (`the second image`,
-`image two`, `2nd`). Two different options, a contradiction or a letter that is no option read as None.
+An answer is parsed as a letter (`B`, `B: text`, `(b)`, `**B**`, `The answer is B.`, `option B`) or as the text of one
+option, ignoring case and punctuation; all references to an image are equal (`the second image`, `image two`, `2nd`).
+Two different options, a contradiction, or a letter without an option give None.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from medmim.sample import LETTERS
 
 _L = f"[{LETTERS[0].lower()}-{LETTERS[-1].lower()}]"
-# `e.g.` and `a.m.` are no letters with a full stop, `d-dimer` is none with a dash, `a mass` is an article.
+# Not letters: `e.g.` and `a.m.` (full stop inside), `d-dimer` (dash inside), `a mass` (an article).
 _STOP = r"(?=\s*(?:$|[:,;!?)\]}]|\.(?!\w\.)|[-–—](?:\s|$)|(?:because|since)\b))"
 _LEAD = re.compile(rf"^[\s(\[{{]*(?:option\s+|choice\s+)?({_L}){_STOP}")
 _BARE = re.compile(rf"^[\s(\[{{]*({_L})\s+(?=\S)")
@@ -46,21 +46,21 @@ _WRONG = re.compile(r"^[)\]}]?\s*(?:is|was|seems)?(?:\s*not|n't)?\s*(?:wrong|inc
 
 
 def extract(text: str, options: Sequence[str], images: int = 0) -> int | None:
-    """Read the chosen option from a model's answer.
+    """The chosen option of an answer.
 
     Args:
-        text: What the model wrote.
+        text: The generated text.
         options: Option texts in order A, B, ...; equal texts count as one, the first.
         images: Images shown, so that "the last image" has a number; 0 where unknown.
 
     Returns:
-        Index of the option, or None where the text names none, several, or contradicts itself.
+        Index of the option, or None where the text names none or several, or contradicts itself.
     """
     said = _fold(re.sub(r"(?s)<think>.*?</think>", " ", text))
     named = [_fold(option) for option in options]
     if not said or not options:
         return None
-    for i, option in enumerate(named):  # the very form that the prompt shows
+    for i, option in enumerate(named):  # the form of the prompt: `B: text`
         if _letter_form(said) == _letter_form(f"{LETTERS[i].lower()}: {option}"):
             return i
     reader = _Reader(named, [_tokens(option, images) for option in named], images)
@@ -93,7 +93,7 @@ class _Reader:
         return None
 
     def claim(self, part: str) -> int | None:
-        """What stands after `the answer is`: a letter at once, or the text of an option."""
+        """The option named after `the answer is`: by a letter right behind it, or by its text."""
         exact = self.exactly(part.rstrip(" ."))
         if exact is not None:
             return exact
@@ -135,7 +135,7 @@ class _Reader:
         return found
 
     def texts(self, said: str) -> set[int]:
-        """Options whose words stand in the text and are not denied; longer options hide those within them."""
+        """Options whose words are in the text and are not negated; a longer option hides those within it."""
         words, clauses = _words(said, self.images)
         if words and words[0] in ("yes", "no") and [words[0]] in self.tokens and clauses[:2] != [0, 0]:
             return {self.tokens.index([words[0]])}  # `No, there is no mass`
@@ -145,7 +145,7 @@ class _Reader:
             for at in range(len(words) - len(own) + 1):
                 if tuple(words[at : at + len(own)]) == own and all(free[at : at + len(own)]):
                     free[at : at + len(own)] = [False] * len(own)
-                    if not _denied(words, clauses, at, len(own)):
+                    if not _negated(words, clauses, at, len(own)):
                         found.add(self.tokens.index(list(own)))
         return found
 
@@ -154,7 +154,7 @@ def _wrong(after: str) -> bool:
     return bool(_WRONG.match(after))
 
 
-def _denied(words: list[str], clauses: list[int], at: int, length: int) -> bool:
+def _negated(words: list[str], clauses: list[int], at: int, length: int) -> bool:
     near = range(max(0, at - 5), at)
     before = [words[i] for i in near if clauses[i] == clauses[at]]
     if any(w in _NOT or w.endswith("n't") for w in before) or before[-2:] in (["rather", "than"], ["instead", "of"]):
@@ -163,7 +163,7 @@ def _denied(words: list[str], clauses: list[int], at: int, length: int) -> bool:
 
 
 def _fold(text: str) -> str:
-    """One case, one kind of quote and space, no emphasis."""
+    """Normalise case, quotes, white space and emphasis."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper().casefold())
     text = re.sub(r"[*`\"“”«»]|(?<!\w)_+|_+(?!\w)", "", text.replace("’", "'"))
     return " ".join(text.split())
@@ -174,13 +174,13 @@ def _letter_form(said: str) -> str:
 
 
 def _words(said: str, images: int) -> tuple[list[str], list[int]]:
-    """Words without articles, image references as `#2`, and the clause each stands in."""
+    """Words without articles, image references as `#2`, and the clause of each word."""
     raw: list[tuple[str, int]] = []
     clause = 0
     found = [*_WORD.findall(said), "."]
     for word, after in itertools.pairwise(found):
         clause += word in _MARKS or word in ("but", "however")
-        if word not in _MARKS and (word not in _ARTICLES or after in _MARKS):  # `a)` is no article
+        if word not in _MARKS and (word not in _ARTICLES or after in _MARKS):  # `a)` is not an article
             raw.append((word, clause))
     words: list[str] = []
     clauses: list[int] = []

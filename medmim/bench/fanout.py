@@ -1,6 +1,6 @@
-"""The questions of a benchmark asked on the nodes of a running Ray cluster, a task for each model and probe.
+"""Inference for a benchmark on the nodes of a running Ray cluster, one Ray task for each model and probe.
 
-The answers land in the store under their keys, where the benchmark then finds them as if it had asked before.
+The answers are published to the store under their cache keys, where the benchmark then finds them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from medmim.recipe.schema import Bench, Recipe
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 
-_RETRIES = 2  # lost nodes that a task survives
+_RETRIES = 2  # lost nodes after which a task is retried
 
 
 def collect(
@@ -29,54 +29,54 @@ def collect(
     settings: Bench,
     recipe: Recipe,
 ) -> None:
-    """Have every answer that is not there yet given by the cluster's nodes; without one missing, no Ray is looked for.
+    """Collect, on the nodes of the cluster, the answers that are not in the cache; connects only if any are missing.
 
     Args:
         ws: The workspace; its store is all that the nodes share with it.
         data: The data set.
-        engines: Role -> whom to ask.
-        probes: How to ask.
+        engines: Role -> model.
+        probes: Probes to ask.
         settings: The bench section.
-        recipe: Its platform says where Ray is, and how large a worker is.
+        recipe: Its section `platform` gives the address of Ray and the size of a worker.
 
     Raises:
-        UserError: What a task raised.
-        Unavailable: Nodes were lost more often than is mended, none came, or the cluster does not answer.
+        UserError: A task raised it.
+        Unavailable: Nodes were lost too often, none joined, or the cluster does not answer.
     """
     missing = [
-        (role, who, probe)
-        for role, who in engines.items()
+        (role, model, probe)
+        for role, model in engines.items()
         for probe in probes
-        if not answers.there(ws, who.digest, data.digest, probe, settings)
+        if not answers.exist(ws, model.digest, data.digest, probe, settings)
     ]
     if not missing:
         return
     refs = {
-        role: who.ref if who.ref.startswith(OPENAI) else checkpoint.upload_if_local(who.ref, ws)
-        for role, who, _ in missing
+        role: model.ref if model.ref.startswith(OPENAI) else checkpoint.upload_if_local(model.ref, ws)
+        for role, model, _ in missing
     }
-    orders = [
+    requests = [
         {
             "role": role,
             "ref": refs[role],
-            "digest": who.digest,
+            "digest": model.digest,
             "probe": probe,
             "data": data.uri,
             "store": ws.store,
             "settings": settings.model_dump_json(),
             "recipe": recipe.dump(),
         }
-        for role, who, probe in missing
+        for role, model, probe in missing
     ]
     platform = recipe.platform
     cpus = platform.threads or 1
     with ray_nodes.joined(platform.ray):
-        gpu = ray_nodes.wait_for_workers(min(platform.workers, len(orders)), cpus)
-        progress.say(f"asking on the Ray cluster: {len(orders)} sets of answers")
-        _ask_all(orders, cpus, gpu)
+        gpu = ray_nodes.wait_for_workers(min(platform.workers, len(requests)), cpus)
+        progress.say(f"inference on the Ray cluster: {len(requests)} sets of answers")
+        _run_tasks(requests, cpus, gpu)
 
 
-def _ask_all(orders: list[dict[str, Any]], cpus: int, gpu: bool) -> None:
+def _run_tasks(requests: list[dict[str, Any]], cpus: int, gpu: bool) -> None:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -86,43 +86,46 @@ def _ask_all(orders: list[dict[str, Any]], cpus: int, gpu: bool) -> None:
         max_retries=_RETRIES,
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": ray_nodes.worker_environment(cpus)},
-    )(_ask)
-    waiting = [task.remote(order) for order in orders]
-    while waiting:
-        done, waiting = ray.wait(waiting)
+    )(_collect)
+    pending = [task.remote(request) for request in requests]
+    while pending:
+        done, pending = ray.wait(pending)
         try:
             error = ray.get(done[0])
-        except RayTaskError:  # a fault of ours, with its traceback
+        except RayTaskError:  # a bug, with its traceback
             raise
         except RayError as lost:
             raise Unavailable(
                 "the benchmark lost its nodes",
                 reason=str(lost).strip().splitlines()[-1][:300],
-                fix="run the same command again: the answers that are whole are kept",
+                fix="run the same command again: finished sets of answers are kept",
             ) from None
         if error is not None:
             raise error
 
 
-def _ask(order: Mapping[str, Any]) -> UserError | None:
-    """One task. A UserError is its result: raised, it would come wrapped in Ray's own words."""
-    settings = Bench.model_validate_json(order["settings"])
-    recipe = from_dump(order["recipe"])
+def _collect(request: Mapping[str, Any]) -> UserError | None:
+    """One Ray task. A UserError is returned: if it were raised, Ray would wrap it in an error of its own."""
+    settings = Bench.model_validate_json(request["settings"])
+    recipe = from_dump(request["recipe"])
     try:
-        with wrap_os_errors(f"asking {order['role']}"):
-            ws = ray_nodes.node_workspace(order["store"])
-            who = _engine(order["ref"], order["digest"], ws)
-            data = store.get(order["data"])
-            raw = store.fetch(data, ws.cache)
-            items = tasks.select(raw, settings.tasks, settings.limit, settings.split)
-            images = shards.Images(raw)
-            answers.collect(ws, order["role"], who, items, images, data.digest, order["probe"], settings, recipe)
+        with wrap_os_errors(f"collecting the answers of {request['role']}"):
+            ws = ray_nodes.node_workspace(request["store"])
+            model = _cached_engine(request["ref"], request["digest"], ws)
+            data = store.get(request["data"])
+            folder = store.fetch(data, ws.cache)
+            items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
+            images = shards.Images(folder)
+            answers.collect(ws, request["role"], model, items, images, data.digest, request["probe"], settings, recipe)
     except UserError as error:
         return error
     return None
 
 
 @lru_cache(maxsize=1)
-def _engine(ref: str, digest: str, ws: Workspace) -> Engine:
-    """One for all tasks of a model that this process runs: it is loaded once. The digest is of what the user named."""
+def _cached_engine(ref: str, digest: str, ws: Workspace) -> Engine:
+    """One engine for all tasks of a model in this process, so that it is loaded once.
+
+    The digest is that of the reference that the user gave, not that of the copy in the store.
+    """
     return replace(engine(ref, ws), digest=digest)

@@ -1,4 +1,4 @@
-"""What an answer is worth: accuracy for closed questions; token F1, BLEU and ROUGE-L for open ones. All 0..1."""
+"""Metrics of one answer: accuracy for closed questions; token F1, BLEU and ROUGE-L for open ones. All 0..1."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ OPEN = ("token_f1", "bleu", "rouge_l")
 
 
 def read(sample: Sample, probe: str, key: str, text: str, error: str | None) -> Answer:
-    """A reply as an Answer: `parsed`, `unparsed` (counts as wrong, and is shown) or `error` (in no score)."""
+    """A reply as an Answer: `parsed`, `unparsed` (counts as wrong, and is counted) or `error` (in no score)."""
     if error:
         return Answer(sample.id, probe, key, "", None, "error", error)
     if not sample.options:
@@ -30,8 +30,8 @@ def read(sample: Sample, probe: str, key: str, text: str, error: str | None) -> 
 def score(sample: Sample, answer: Answer) -> dict[str, float]:
     """Metric -> value of one answer; empty where the engine failed.
 
-    A closed question whose gold text stands under two letters accepts either. Under `swap`, what is right is what the
-    moved images show.
+    A closed question whose gold text is under two letters accepts either. Under `swap`, the right answer is that for
+    the moved images.
     """
     if answer.status == "error":
         return {}
@@ -45,14 +45,14 @@ def score(sample: Sample, answer: Answer) -> dict[str, float]:
 
 
 def both_ways(scores: Mapping[str, float], swapped: Mapping[str, float]) -> dict[str, float]:
-    """Whether a question was answered right with its images as they are and moved on.
+    """Whether a question was answered right both with its images as they are and with them moved on.
 
     Args:
-        scores: What `score` gave as they are.
-        swapped: What it gave under `swap`; empty where that was not asked.
+        scores: From `score`, with the images as they are.
+        swapped: From `score`, under `swap`; empty where that was not asked.
 
     Returns:
-        `swap_consistency`, 1 or 0; nothing unless both were asked and answered.
+        `swap_consistency`, 1 or 0; empty unless both were asked and answered.
     """
     if "accuracy" not in scores or "accuracy" not in swapped:
         return {}

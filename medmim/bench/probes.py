@@ -1,13 +1,12 @@
-"""What a question looks like with its pixels taken away, or with its images in another order.
+"""Probes: the questions without their images, with mean images, or with the images in another order.
 
-Two blinds, named apart and never mixed:
-`blind` removes the images and their markers, so that nothing tells there ever was one. `grey` keeps markers and sizes
-and shows the mean image of the benchmark, so that only what differs between images is gone.
+`blind` removes the images and their markers. `grey` keeps markers and sizes and shows the mean image of the benchmark,
+so that only the differences between images are removed.
 
-`swap` shows the real images, each moved one place on: a model that has read them gives the other answer
-(`Sample.swapped`), one that prefers a letter, a place or a word does not.
+`swap` shows the real images, each moved one position on: a model that reads them gives the other answer
+(`Sample.swapped`); one that prefers a letter, a position or a word does not.
 
-A `canary` asks some of the questions just as they are, another draw each night: its answers are given anew.
+`canary` asks a random part of the questions as they are, another part each night, and never from the cache.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +24,14 @@ _MEAN_OF = 256
 
 
 def canary(night: str, size: int) -> str:
-    """The probe that asks so many questions anew on a night."""
+    """The canary probe of a night, with `size` questions."""
     return f"{_CANARY} {night} {size}"
 
 
 def select(samples: Sequence[Sample], probe: str) -> list[Sample]:
     """The questions that a probe asks: `swap` only those whose right answer moves with the images.
 
-    A canary's are those of the smallest digests of night and question: everybody draws the same ones.
+    A canary asks those with the smallest digests of night and question, so every model gets the same ones.
     """
     if probe.startswith(_CANARY):
         _, night, size = probe.split(" ")

@@ -1,4 +1,4 @@
-"""bench: a model and its opponents answer the same questions: as they are, without images, with images moved on."""
+"""The stage `bench`: a model and its opponents answer the same questions, and their answers are scored."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
 def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[str, str]) -> Outcome:
-    """The stage of the pipeline.
+    """Bench a tuned model and its opponents.
 
     Args:
-        recipe: Its `bench` section decides tasks, probes and intervals.
+        recipe: Its section `bench` gives tasks, probes and intervals.
         ws: The workspace.
         data: URI of the data set.
         model: URI of the tuned model.
@@ -45,9 +45,9 @@ def bench(
     models: Mapping[str, str],
     settings: Bench,
     recipe: Recipe | None = None,
-    anew: Mapping[str, str] | None = None,
+    stale_before: Mapping[str, str] | None = None,
 ) -> tuple[Artifact, bool]:
-    """Ask, score and publish.
+    """Collect the answers of all models, score them and publish the scores.
 
     Args:
         ws: The workspace.
@@ -55,31 +55,31 @@ def bench(
         models: Role -> reference; the first is compared with each of the others.
         settings: The recipe's bench section.
         recipe: For the provenance.
-        anew: Role -> since when its cached answers no longer hold; see `engines.engine`.
+        stale_before: Role -> day before which its cached answers are stale; see `engines.engine`.
 
     Returns:
-        The artifact (`scores.json`, `predictions.jsonl`), and whether it was found.
+        The artifact (`scores.json`, `predictions.jsonl`), and whether it was cached.
     """
     tasks.check(settings.tasks)
     source = store.get(data)
-    engines = {role: engine(ref, ws, (anew or {}).get(role, "")) for role, ref in models.items()}
+    engines = {role: engine(ref, ws, (stale_before or {}).get(role, "")) for role, ref in models.items()}
 
     def make(folder: Path) -> Mapping[str, Any]:
         if recipe is not None and recipe.platform.ray != "local":
             fanout.collect(ws, source, engines, answers.probes_of(settings), settings, recipe)
-        raw = store.fetch(source, ws.cache)
-        items = tasks.select(raw, settings.tasks, settings.limit, settings.split)
-        images = shards.Images(raw)
-        given = {
+        dataset = store.fetch(source, ws.cache)
+        items = tasks.select(dataset, settings.tasks, settings.limit, settings.split)
+        images = shards.Images(dataset)
+        collected = {
             role: {
-                probe: answers.collect(ws, role, who, items, images, source.digest, probe, settings, recipe)
+                probe: answers.collect(ws, role, model, items, images, source.digest, probe, settings, recipe)
                 for probe in answers.probes_of(settings)
             }
-            for role, who in engines.items()
+            for role, model in engines.items()
         }
         loaded = {
-            role: {probe: answers.load(store.fetch(a, ws.cache)) for probe, a in by_probe.items()}
-            for role, by_probe in given.items()
+            role: {probe: answers.load(store.fetch(artifact, ws.cache)) for probe, artifact in by_probe.items()}
+            for role, by_probe in collected.items()
         }
         board = Board(items.samples, loaded, settings.resamples)
         written = {
@@ -89,8 +89,11 @@ def bench(
             "tasks": sorted(settings.tasks),
             "items": len(items.samples),
             "repeated": items.repeated,
-            "models": {role: {"digest": who.digest} for role, who in engines.items()},
-            "answers": {role: {p: a.digest for p, a in by_probe.items()} for role, by_probe in given.items()},
+            "models": {role: {"digest": model.digest} for role, model in engines.items()},
+            "answers": {
+                role: {probe: artifact.digest for probe, artifact in by_probe.items()}
+                for role, by_probe in collected.items()
+            },
             "leaderboard": board.leaderboard(),
             "differences": board.differences(next(iter(engines))),
             "text_only": board.text_only(),
@@ -101,21 +104,21 @@ def bench(
         return {"items": len(items.samples), "models": len(engines)}
 
     section = settings.model_dump(mode="json", exclude={"batch_size"})  # it changes no answer
-    parents = {"data": source.digest, **{role: who.digest for role, who in engines.items()}}
+    parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe)
 
 
 def scores(ws: Workspace, uri: str) -> dict[str, Any]:
-    """What `scores.json` of a bench artifact holds."""
+    """The content of `scores.json` of a bench artifact."""
     loaded: dict[str, Any] = json.loads((ws.fetch(uri) / SCORES).read_text())
     return loaded
 
 
 def predictions(ws: Workspace, uri: str) -> list[dict[str, Any]]:
-    """Every item of a bench artifact with what every model said to it."""
+    """Every item of a bench artifact with the answers of every model."""
     return [json.loads(line) for line in (ws.fetch(uri) / PREDICTIONS).read_text().split("\n") if line]
 
 
 def facts(written: Mapping[str, Any]) -> dict[str, Any]:
-    """What screen, gate and report need of the scores."""
+    """The part of the scores that terminal, gate and report need."""
     return {**written, "digests": {"answers": written["answers"]}}

@@ -1,4 +1,4 @@
-"""Answers to scores: one line for each model, group and metric; paired differences on the same items."""
+"""Scores of a benchmark: a row for each model, group and metric, and paired differences between models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,20 +11,20 @@ from medmim.sample import Answer, Sample, Score, to_json
 
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples
 Values = dict[str, list[dict[str, float]]]  # probe -> metric -> value of each sample
-_ABOVE = 0.05  # blind this far above chance, interval included: the text gives the answers away
+_ABOVE = 0.05  # blind accuracy surely this far above chance: the text reveals the answers
 
 
 class Board:
-    """The values of every model on every item, and the means, intervals and differences over groups of items."""
+    """The scores of every model on every item; means, intervals and differences over groups of items."""
 
     def __init__(self, samples: Sequence[Sample], answers: Answers, resamples: int) -> None:
         self.samples, self.resamples = samples, resamples
         self.answers = {
-            role: {probe: _beside(samples, probe, given) for probe, given in by_probe.items()}
+            role: {probe: _aligned(samples, probe, given) for probe, given in by_probe.items()}
             for role, by_probe in answers.items()
         }
         self.values = {role: _values(samples, by_probe) for role, by_probe in self.answers.items()}
-        self.people = [tasks.people(sample) for sample in samples]
+        self.people = [tasks.patient_keys(sample) for sample in samples]
         self.groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
             for name in tasks.groups(sample):
@@ -51,7 +51,7 @@ class Board:
         return rows
 
     def text_only(self) -> list[dict[str, Any]]:
-        """How far text alone goes: blind accuracy against chance. `above` marks questions that give answers away."""
+        """Blind accuracy against chance; `above` marks groups in which the text alone reveals the answers."""
         rows = []
         for role, values in self.values.items():
             for group in sorted(self.groups, key=_order) if "blind" in values else ():
@@ -65,7 +65,7 @@ class Board:
         return rows
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Every item with what every model said to it."""
+        """Every item with the answers of every model."""
         return [
             {
                 **to_json(sample),
@@ -126,7 +126,7 @@ class Board:
         return {"swap": found.value, **ends, "swap_n": found.n, "swap_patients": found.patients}
 
     def _estimate(self, values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Estimate:
-        """A mean with its interval, cut to 0..1: the bootstrap of a share near an end may reach beyond it."""
+        """A mean with its interval, clipped to 0..1: the bootstrap of a share near an end may exceed it."""
         found = stats.estimate(_column(values, own, metric), [self.people[i] for i in own], self.resamples)
         if found.low is None or found.high is None:
             return found
@@ -144,7 +144,7 @@ def paired(
 
     Args:
         groups: Group -> indices of its items.
-        ours: Metric -> value of each item; an item that either engine failed on is left out.
+        ours: Metric -> value of each item; an item on which either engine failed is left out.
         theirs: Likewise.
         people: Patients of each item.
         resamples: Bootstrap draws.
@@ -168,7 +168,7 @@ def paired(
     return rows
 
 
-def _beside(samples: Sequence[Sample], probe: str, given: Sequence[Answer]) -> list[Answer | None]:
+def _aligned(samples: Sequence[Sample], probe: str, given: Sequence[Answer]) -> list[Answer | None]:
     """The answers in the order of the samples, None where the probe does not ask a sample."""
     by_sample = {answer.sample: answer for answer in given}
     asked = {sample.id for sample in probes.select(samples, probe)}
@@ -176,7 +176,7 @@ def _beside(samples: Sequence[Sample], probe: str, given: Sequence[Answer]) -> l
 
 
 def _values(samples: Sequence[Sample], given: Mapping[str, Sequence[Answer | None]]) -> Values:
-    """The scores of one model's answers; `swap_consistency` stands with those to the images as they are."""
+    """The scores of one model's answers; `swap_consistency` is among those of the probe `none`."""
     values: Values = {
         probe: [metrics.score(sample, answer) if answer else {} for sample, answer in zip(samples, own, strict=True)]
         for probe, own in given.items()

@@ -1,9 +1,9 @@
-"""Intervals and tests whose unit is the patient: items of one patient are never taken as independent.
+"""Confidence intervals and tests clustered by patient: items of one patient are not independent.
 
 Patients are drawn with replacement (cluster bootstrap). An item that shows several patients belongs to the cluster of
-each: its deviation counts once for every one of them. Its own noise is thus counted up to as often as it has patients,
-so such intervals are conservative, never too narrow; where every item has one patient it is the plain cluster
-bootstrap. (Connected components would be exact, but a few composed items join most patients into one.)
+each: its deviation counts once for every one of them. Its own noise is thus counted as often as it has patients, so
+such intervals are conservative, never too narrow; where every item has one patient it is the plain cluster bootstrap.
+(Connected components would be exact, but a few composed items join most patients into one.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from medmim.errors import require
 
 MIN_PATIENTS = 20
 CONFIDENCE = 0.95
-_BLOCK = 4_000_000  # drawn patients held at once, 32 MB
+_BLOCK = 4_000_000  # drawn patients in memory at once, 32 MB
 
 Floats = NDArray[np.float64]
 
@@ -45,11 +45,11 @@ class Estimate:
 
 
 def estimate(values: Floats, patients: Sequence[Sequence[str]], resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Mean and interval of one value an item.
+    """Mean and interval of one value per item.
 
     Args:
         values: Shape (items,), at least one.
-        patients: The patients of each item, named uniquely over all sources.
+        patients: The patients of each item, with names that are unique over all sources.
         resamples: Bootstrap draws.
         seed: Decides the draws.
     """
@@ -59,7 +59,7 @@ def estimate(values: Floats, patients: Sequence[Sequence[str]], resamples: int =
         return Estimate(value, None, None, None, len(values), people)
     boot = draws(values, patients, resamples, seed)
     low, high = _interval(boot, people)
-    if np.ptp(values) == 0 and value in (0.0, 1.0):  # all right or all wrong: resampling sees no doubt
+    if np.ptp(values) == 0 and value in (0.0, 1.0):  # all right or all wrong: resampling gives no width
         bound = float(((1 - CONFIDENCE) / 2) ** (1 / people))  # Clopper-Pearson, patients as the trials
         low, high = (bound, 1.0) if value else (0.0, 1 - bound)
     below, above = int(np.sum(boot <= 0)), int(np.sum(boot >= 0))
@@ -70,7 +70,7 @@ def estimate(values: Floats, patients: Sequence[Sequence[str]], resamples: int =
 def draws(values: Floats, patients: Sequence[Sequence[str]], resamples: int, seed: int) -> Floats:
     """Bootstrap means, shape (resamples,).
 
-    With one patient an item, each is the mean over the items of the patients drawn, a patient drawn twice counting
+    With one patient per item, each is the mean over the items of the patients drawn, a patient drawn twice counting
     twice. The order of the rows does not matter.
     """
     names = sorted({name for own in patients for name in own})
@@ -98,7 +98,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     known = [p for p in p_values if p is not None]
     if not known:
         return list(p_values)
-    # not by statsmodels' multipletests: it collects all garbage of the process in each call, a second with torch loaded
+    # not statsmodels' multipletests, which runs a garbage collection in each call: a second with torch loaded
     order = np.argsort(known, kind="stable")
     steps = np.array(known)[order] * np.arange(len(known), 0, -1)
     corrected = np.empty(len(known))

@@ -1,4 +1,4 @@
-"""Which questions are asked, and in which groups they are scored."""
+"""Tasks: which questions of a data set are asked, and in which groups they are scored."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Items:
 
     Attributes:
         samples: The questions.
-        repeated: Rows left out since the same images, question and options stood before.
-        limited: Not all test questions, or none of them, so the result is not comparable.
+        repeated: Number of rows left out as duplicates: the same images, question and options.
+        limited: Whether test questions are missing, or it is another split, so that the result is not comparable.
     """
 
     samples: tuple[Sample, ...]
@@ -28,7 +28,7 @@ class Items:
 
 
 def check(tasks: Iterable[str]) -> None:
-    """Refuse names that are no task.
+    """Refuse names of unknown tasks.
 
     Raises:
         UserError: Every unknown name at once.
@@ -47,8 +47,8 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
     Args:
         folder: A data set as `medmim.shards` writes it.
         tasks: Names of `NAMES`; a question that belongs to one of them is asked.
-        limit: Only the first so many.
-        split: `test`, or `dev` for choices that must not see the test patients.
+        limit: Only the first `limit` questions.
+        split: `test`, or `dev` for choices that must not use the test patients.
 
     Raises:
         UserError: An unknown task, or nothing to ask.
@@ -71,14 +71,15 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
 
 
 def groups(sample: Sample) -> tuple[str, ...]:
-    """The groups a question is scored in.
+    """The groups in which a question is scored.
 
-    Abilities are about what training could show, so held-out questions count in `held_out` and their source alone.
+    Groups by ability contain only questions of domains that are in training; held-out questions count in `held_out`
+    and in their source only.
     """
     own = (DOMAINS[sample.held_out], f"source:{sample.source}")
     return own if sample.held_out else (*own, f"ability:{sample.ability}")
 
 
-def people(sample: Sample) -> tuple[str, ...]:
-    """Its patients, told apart across data sets: `phantom-mixed` asks about patients of `phantom-chest`."""
+def patient_keys(sample: Sample) -> tuple[str, ...]:
+    """Its patients as `DATA SET/PATIENT`; the data set is the source up to its first dash, as in `data.leakage`."""
     return tuple(f"{sample.source.split('-')[0]}/{patient}" for patient in sample.patients)

@@ -1,3 +1,3 @@
-"""The benchmark world, for every test of this room."""
+"""The benchmark that the tests of this folder share."""
 
 from tests.support.bench import world  # noqa: F401

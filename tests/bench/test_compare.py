@@ -1,4 +1,4 @@
-"""Comparing runs is pairing on equal items: swapping turns the sign, and a run does not differ from itself."""
+"""Comparing two benchmarks: paired on equal items, antisymmetric, and zero for a benchmark and itself."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def two(world, tmp_path_factory):
     return ws, *(run.bench(ws, data, {"model": str(path)}, settings)[0].uri for path in world.models)
 
 
-def test_swapping_turns_the_sign(two):
+def test_exchanging_the_runs_changes_the_sign(two):
     ws, first, second = two
     ours, theirs = compare.compare(ws, first, second, 100), compare.compare(ws, second, first, 100)
     assert ours["comparable"] and ours["items"] == 48

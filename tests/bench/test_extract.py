@@ -1,4 +1,4 @@
-"""Extraction reads what stands there, whatever the wording, and nothing where nothing stands."""
+"""Extraction finds the option in any wording, and nothing in ambiguous text."""
 
 import json
 import os
@@ -82,12 +82,12 @@ def test_two_options_are_not_read(options, data):
         ("not the second image", None),
     ],
 )  # fmt: skip
-def test_image_references_are_one_thing_in_all_their_wordings(text, index):
+def test_all_wordings_of_an_image_reference_are_equal(text, index):
     assert extract(text, IMAGES, images=3) == index
     assert extract(text, ("the first image", "the second in sequence", "the last image"), images=3) == index
 
 
-def test_the_first_letter_of_a_word_is_no_answer():
+def test_the_first_letter_of_a_word_is_not_an_answer():
     assert extract("The second image", COURSE) is None
     assert extract("A large mass", COURSE) is None
     assert extract("Both look alike", COURSE) is None
@@ -105,7 +105,7 @@ def test_the_first_letter_of_a_word_is_no_answer():
         ("B is not correct", None), ("Not A. B is correct", 1), ("B is wrong", None),
     ],
 )  # fmt: skip
-def test_a_denied_option_is_not_chosen(text, index):
+def test_a_negated_option_is_not_chosen(text, index):
     assert extract(text, COURSE) == index
 
 
@@ -127,7 +127,7 @@ def test_equal_texts_count_as_the_first():
     assert extract("C: cataract", ("cataract", "normal", "Cataract")) in (0, 2)
 
 
-def test_a_letter_that_is_no_option_is_not_read():
+def test_a_letter_without_an_option_is_not_read():
     assert extract("E", COURSE) is None
     assert extract("The answer is D.", COURSE) is None
 

@@ -1,4 +1,4 @@
-"""Nodes of a cluster answer what this process would, with equal digests; nobody is asked for what is there."""
+"""Nodes of a Ray cluster give the answers of one process, with equal digests; cached answers are not asked again."""
 
 import subprocess
 import time
@@ -12,7 +12,7 @@ from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import workspace
 from tests.bench.test_run import SETTINGS, bench
-from tests.support import ray_cluster as ray_world
+from tests.support import ray_cluster
 from tests.support.bench import World, publish
 
 CODE = """
@@ -42,15 +42,15 @@ def recipe(where: Path, address: str, workers: int = 2, **changes: object) -> Re
 
 def start(made: Recipe, home: Path, world: World) -> "subprocess.Popen[str]":
     data = publish(world, str(made.platform.store))
-    return ray_world.driver(CODE, made.dump(), home, data, *world.models)
+    return ray_cluster.driver(CODE, made.dump(), home, data, *world.models)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_cluster_gives_the_digest_of_one_process_though_a_node_is_lost(world: World, tmp_path: Path) -> None:
-    here = bench(world, tmp_path / "here")[1]
+def test_a_cluster_gives_the_digest_of_one_process_even_if_a_node_is_lost(world: World, tmp_path: Path) -> None:
+    local = bench(world, tmp_path / "local")[1]
     where = tmp_path / "store"
-    with ray_world.nodes(tmp_path / "nodes", 2) as nodes:
+    with ray_cluster.nodes(tmp_path / "nodes", 2) as nodes:
         driver = start(recipe(where, nodes.cluster.address), tmp_path / "head", world)
         asked = list((tmp_path / "nodes").glob("node1/work/answers-*"))
         last = time.monotonic() + 240
@@ -61,9 +61,9 @@ def test_a_cluster_gives_the_digest_of_one_process_though_a_node_is_lost(world: 
         nodes.add()
         out = driver.communicate(timeout=400)[0]
     assert driver.returncode == 0, out
-    said = ray_world.events(out)
-    assert [event["text"] for event in said if event["kind"] == "digest"] == [here.digest]
-    assert {event["label"] for event in said if event["kind"] == "bar"} >= {"tuned answers", "base answers swap"}
+    events = ray_cluster.events(out)
+    assert [event["text"] for event in events if event["kind"] == "digest"] == [local.digest]
+    assert {event["label"] for event in events if event["kind"] == "bar"} >= {"tuned answers", "base answers swap"}
     assert list((tmp_path / "nodes").glob("node2/work")), "the second node has answered too"
     made = recipe(where, "127.0.0.1:1", resamples=100)  # the cluster is gone
     ws = workspace(tmp_path / "other-head", made)
@@ -72,15 +72,15 @@ def test_a_cluster_gives_the_digest_of_one_process_though_a_node_is_lost(world: 
 
 
 @pytest.mark.slow
-def test_the_error_of_a_node_is_the_users(world: World, tmp_path: Path) -> None:
-    """The driver reads no picture, so that it is the node that finds them damaged."""
+def test_a_user_error_on_a_node_is_raised_by_the_driver(world: World, tmp_path: Path) -> None:
+    """The driver reads no image, so the node is the one that finds them damaged."""
     where = tmp_path / "store"
     data = store.get(publish(world, str(where)))
     damaged = next(name for name in data.files if name.startswith("images/"))
     (where / "data" / data.digest / damaged).write_bytes(b"")
-    with ray_world.nodes(tmp_path / "nodes", 1) as nodes:
+    with ray_cluster.nodes(tmp_path / "nodes", 1) as nodes:
         driver = start(recipe(where, nodes.cluster.address, workers=1), tmp_path / "head", world)
         out = driver.communicate(timeout=400)[0]
     assert driver.returncode == 2, out
-    text = ray_world.events(out)[-1]["text"]
+    text = ray_cluster.events(out)[-1]["text"]
     assert "is damaged" in text and damaged in text

@@ -1,4 +1,4 @@
-"""Scores of single answers: bounds, identities, and what status an answer gets."""
+"""Metrics of single answers: bounds, identities, and the status of an answer."""
 
 import pytest
 from hypothesis import given, settings
@@ -37,16 +37,16 @@ def test_token_f1_ignores_case_punctuation_and_articles():
 
 
 def test_unparsed_counts_as_wrong_and_an_engine_error_does_not_count():
-    unread = metrics.read(sample(), "none", "k", "no idea", None)
+    unparsed = metrics.read(sample(), "none", "k", "no idea", None)
     broken = metrics.read(sample(), "none", "k", "", "timeout")
-    assert (unread.status, metrics.score(sample(), unread)) == ("unparsed", {"accuracy": 0.0})
+    assert (unparsed.status, metrics.score(sample(), unparsed)) == ("unparsed", {"accuracy": 0.0})
     assert (broken.status, broken.error, metrics.score(sample(), broken)) == ("error", "timeout", {})
 
 
 def test_a_gold_under_two_letters_accepts_either():
     twice = sample(("cataract", "normal", "cataract"), "cataract", (0, 2))
-    for said, right in (("A", 1.0), ("C", 1.0), ("B", 0.0), ("cataract", 1.0)):
-        assert metrics.score(twice, metrics.read(twice, "none", "k", said, None)) == {"accuracy": right}
+    for text, right in (("A", 1.0), ("C", 1.0), ("B", 0.0), ("cataract", 1.0)):
+        assert metrics.score(twice, metrics.read(twice, "none", "k", text, None)) == {"accuracy": right}
 
 
 def test_an_empty_open_answer_is_unparsed_and_scores_nothing():

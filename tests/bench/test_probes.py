@@ -1,4 +1,4 @@
-"""What is shown under a probe: the images, none of them, or all of them in another order."""
+"""The images of a question under each probe: as they are, none, mean images, or in another order."""
 
 import io
 
@@ -16,7 +16,7 @@ def item(images: tuple[str, ...], swapped: tuple[int, ...] = ()) -> Sample:
 
 
 @given(st.integers(1, 8))
-def test_moving_every_image_on_as_often_as_there_are_images_shows_them_as_they_are(count: int) -> None:
+def test_moving_n_images_on_n_times_restores_their_order(count: int) -> None:
     images = {str(i): Image.new("RGB", (1, 1), (i, 0, 0)) for i in range(count)}
     names = order = tuple(images)
     for turn in range(1, count + 1):
@@ -26,13 +26,13 @@ def test_moving_every_image_on_as_often_as_there_are_images_shows_them_as_they_a
     assert order == names
 
 
-def test_swap_asks_what_moves_with_the_images_and_every_other_probe_asks_all() -> None:
+def test_swap_asks_only_questions_whose_answer_moves_and_every_other_probe_asks_all() -> None:
     asked = samples()
     assert probes.select(asked, "swap") == [sample for sample in asked if sample.swapped] != []
     assert all(probes.select(asked, probe) == asked for probe in probes.PROBES if probe != "swap")
 
 
-def test_blind_shows_nothing_and_grey_as_many_images_all_alike() -> None:
+def test_blind_shows_no_image_and_grey_shows_equal_ones() -> None:
     images = {name: Image.open(io.BytesIO(picture(i))).convert("RGB") for i, name in enumerate("ab")}
     asked = item(("a", "b"))
     assert probes.images_for(asked, "blind", images) == []

@@ -1,4 +1,4 @@
-"""Benching: nothing is asked twice, nothing that does not matter is in a digest, kill -9 loses nothing."""
+"""The stage `bench`: nothing is asked twice, digests depend on content only, kill -9 loses no answer."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def done(world, tmp_path_factory):
     return bench(world, tmp_path_factory.mktemp("done"))
 
 
-def test_the_scores_say_what_gate_screen_and_report_read(done):
+def test_the_scores_hold_what_gate_terminal_and_report_read(done):
     ws, artifact, cached = done
     scores = run.scores(ws, artifact.uri)
     assert not cached and scores["comparable"] and list(scores["models"]) == ["tuned", "base"]
@@ -59,15 +59,15 @@ def test_the_scores_say_what_gate_screen_and_report_read(done):
     assert gain["value"] == pytest.approx(by_model["tuned"] - by_model["base"])
 
 
-def test_again_nothing_is_asked(done, world):
+def test_a_second_run_asks_nothing(done, world):
     ws, artifact, _ = done
     assert bench(world, ws.home)[1:] == (artifact, True)
 
 
 def test_a_model_that_was_asked_before_is_not_asked_again(done, world, monkeypatch):
     ws, _, _ = done
-    monkeypatch.setattr(answers, "_asked", lambda *a: pytest.fail("asked again"))
-    _, artifact, cached = bench(world, ws.home, roles="base tuned")  # the same two models change places
+    monkeypatch.setattr(answers, "_ask", lambda *a: pytest.fail("asked again"))
+    _, artifact, cached = bench(world, ws.home, roles="base tuned")  # the same two models in exchanged roles
     assert not cached
     assert run.scores(ws, artifact.uri)["models"]
 
@@ -82,7 +82,7 @@ def test_a_bucket_gives_the_digest_of_a_folder(done, world, tmp_path, bucket):
     assert bench(world, tmp_path, bucket)[1].digest == done[1].digest
 
 
-def test_blind_sees_no_image_and_grey_sees_them_all_alike(done):
+def test_every_question_is_asked_under_every_probe_with_another_key(done):
     ws, artifact, _ = done
     for row in run.predictions(ws, artifact.uri):
         assert set(row["answers"]["tuned"]) == {"none", "blind", "grey", *(["swap"] if row["swapped"] else [])}
@@ -133,7 +133,7 @@ def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkey
     failing = {"on": True}
     real = answers.Engine
 
-    def broken(ref, ws, anew):
+    def broken(ref, ws, stale_before):
         def ask(questions, batch_size, max_new_tokens):
             for question in questions:
                 down = failing["on"] and "What changed in 3?" in question.prompt
@@ -179,7 +179,7 @@ def test_without_images_equal_questions_are_put_once_and_answered_each(world, tm
     assert all(answer.text == f"0 {sample.prompt}" for answer, sample in zip(given["blind"], twins, strict=True))
 
 
-def test_an_engine_that_says_more_than_it_was_asked_is_not_believed(world, tmp_path):
+def test_an_engine_with_more_replies_than_questions_is_refused(world, tmp_path):
     from medmim.lvlm.ask import Reply
 
     engine = answers.Engine("ref", "digest", lambda questions, *_: iter([Reply("A", "k")] * (len(questions) + 1)))
@@ -194,7 +194,7 @@ def test_a_limit_makes_the_result_not_comparable(world, tmp_path):
     assert (scores["comparable"], scores["items"]) == (False, 6)
 
 
-def test_answers_to_dev_questions_are_not_taken_for_answers_to_test_questions(world, tmp_path):
+def test_answers_to_dev_questions_are_not_used_for_test_questions(world, tmp_path):
     ws = workspace(tmp_path)
     names = {name for sample in samples() for name in sample.images}
     halves = [replace(sample, split=("dev", "test")[i % 2]) for i, sample in enumerate(samples())]
@@ -224,7 +224,7 @@ def test_answers_are_plain_lines(done):
     assert [json.loads(line)["sample"] for line in lines] == [s.id for s in samples()]
 
 
-def test_an_answer_with_odd_line_breaks_comes_back(tmp_path):
-    said = Answer("1", "none", "k", "one\u2028two\u0085three\r\nfour\x0bfive", None, "unparsed")
-    answers._replace(tmp_path / answers.FILE, [said])
-    assert answers.load(tmp_path) == [said]
+def test_an_answer_with_unusual_line_breaks_is_read_back(tmp_path):
+    answer = Answer("1", "none", "k", "one\u2028two\u0085three\r\nfour\x0bfive", None, "unparsed")
+    answers._replace(tmp_path / answers.FILE, [answer])
+    assert answers.load(tmp_path) == [answer]

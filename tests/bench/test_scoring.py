@@ -1,4 +1,4 @@
-"""Right both ways: whoever always says the same scores nothing, whoever reads the images scores as well as he reads."""
+"""Swap consistency: a model with a constant answer scores 0, a model that reads the images scores its accuracy."""
 
 from collections.abc import Callable
 
@@ -32,11 +32,11 @@ def benchmarks(draw: st.DrawFn, least: int = 1) -> list[Sample]:
 
 
 def board(samples: list[Sample], **readers: Reader) -> scoring.Board:
-    def said(reader: Reader, probe: str) -> list:
+    def answers(reader: Reader, probe: str) -> list:
         asked = [sample for sample in samples if probe == "none" or sample.swapped]
         return [metrics.read(sample, probe, "k", *reader(sample, probe)) for sample in asked]
 
-    given = {role: {probe: said(reader, probe) for probe in ("none", "swap")} for role, reader in readers.items()}
+    given = {role: {probe: answers(reader, probe) for probe in ("none", "swap")} for role, reader in readers.items()}
     return scoring.Board(samples, given, 100)
 
 
@@ -50,19 +50,19 @@ def perfect(sample: Sample, probe: str) -> tuple[str, str | None]:
 
 
 def blind(sample: Sample, probe: str) -> tuple[str, str | None]:
-    return LETTERS[sample.gold[0]], None  # right as asked, and never moves with the images
+    return LETTERS[sample.gold[0]], None  # right for the images as they are, and never moves with them
 
 
 @given(benchmarks(), st.one_of(st.sampled_from([*LETTERS[:5], *WORDS]), st.text(max_size=20)))
 @settings(deadline=None)
-def test_whoever_always_says_the_same_is_never_right_both_ways(samples: list[Sample], text: str) -> None:
+def test_a_constant_answer_is_never_right_both_ways(samples: list[Sample], text: str) -> None:
     row = held_in(board(samples, tuned=lambda sample, probe: (text, None)))
     assert row["swap"] == 0 and row["swap_n"] == sum(bool(sample.swapped) for sample in samples)
 
 
 @given(benchmarks())
 @settings(deadline=None)
-def test_whoever_reads_the_images_is_always_right_both_ways(samples: list[Sample]) -> None:
+def test_a_perfect_reader_of_the_images_is_always_right_both_ways(samples: list[Sample]) -> None:
     row = held_in(board(samples, tuned=perfect))
     assert (row["value"], row["swap"]) == (1, 1)
 
@@ -70,8 +70,8 @@ def test_whoever_reads_the_images_is_always_right_both_ways(samples: list[Sample
 @given(benchmarks(), st.lists(st.sampled_from(["A", "B", "C", "no idea", ""]), min_size=60, max_size=60))
 @settings(deadline=None)
 def test_right_both_ways_is_rarer_than_right_either_way(samples: list[Sample], texts: list[str]) -> None:
-    said = iter(texts)
-    found = board(samples, tuned=lambda sample, probe: (next(said), None))
+    replies = iter(texts)
+    found = board(samples, tuned=lambda sample, probe: (next(replies), None))
     both = [found.values["tuned"]["none"][i] for i, sample in enumerate(samples) if sample.swapped]
     swapped = [found.values["tuned"]["swap"][i]["accuracy"] for i, sample in enumerate(samples) if sample.swapped]
     plain = [scores["accuracy"] for scores in both]
@@ -110,7 +110,7 @@ def test_models_are_compared_on_it_pair_by_pair() -> None:
     assert row["low"] > 0 and row["p_holm"] < 0.05 and row["n"] == 30
 
 
-def test_without_the_probe_nothing_is_said_of_it_and_without_such_questions_that_there_are_none() -> None:
+def test_without_the_probe_its_counts_are_none_and_without_such_questions_they_are_zero() -> None:
     samples = [item(i, ("a", "b"), 0, None) for i in range(30)]
     row = held_in(board(samples, tuned=perfect))
     assert (row["swap"], row["swap_n"]) == (None, 0)

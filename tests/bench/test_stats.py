@@ -1,4 +1,4 @@
-"""Intervals hold what they promise when answers of one patient go together."""
+"""Intervals have their nominal coverage when the answers of a patient are correlated."""
 
 import numpy as np
 import pytest
@@ -24,12 +24,12 @@ def coverage(patients_of, trials=300):
     return hits / trials
 
 
-def test_the_clustered_interval_covers_the_truth_as_often_as_it_says():
+def test_the_clustered_interval_has_its_nominal_coverage():
     # 300 trials of probability 0.95 leave [0.912, 0.988] once in about 400 tries
     assert 0.912 <= coverage(lambda patients: patients) <= 0.988
 
 
-def test_taking_rows_of_a_patient_as_independent_would_not():
+def test_treating_rows_of_a_patient_as_independent_would_not():
     assert coverage(lambda patients: [(f"row{i}",) for i in range(len(patients))]) < 0.88
 
 
@@ -45,7 +45,7 @@ def test_items_of_several_patients_are_covered_at_least_as_often():
     assert hits / 300 >= 0.93
 
 
-def test_one_item_a_patient_is_the_plain_bootstrap():
+def test_with_one_item_per_patient_it_is_the_plain_bootstrap():
     values = np.random.default_rng(1).random(60)
     names = [f"p{i:02}" for i in range(60)]
     ours = stats.draws(values, [(name,) for name in names], 500, seed=5)
@@ -53,7 +53,7 @@ def test_one_item_a_patient_is_the_plain_bootstrap():
     assert ours == pytest.approx(values[drawn].mean(axis=1), abs=1e-12)
 
 
-def test_one_patient_an_item_is_the_cluster_bootstrap():
+def test_with_one_patient_per_item_it_is_the_cluster_bootstrap():
     rng = np.random.default_rng(2)
     who = np.sort(rng.integers(0, 25, 100))
     values = rng.random(100)
@@ -101,9 +101,9 @@ def test_pairing_beats_two_intervals_when_models_agree():
     theirs, patients = clustered(rng, 60, 5, 0.3)
     ours = np.maximum(theirs, rng.random(300) < 0.1)
     found = stats.difference(ours, theirs, patients)
-    alone = stats.estimate(ours, patients)
+    unpaired = stats.estimate(ours, patients)
     assert found.low > 0 and found.p < 0.01
-    assert found.high - found.low < alone.high - alone.low
+    assert found.high - found.low < unpaired.high - unpaired.low
 
 
 def test_p_values_are_uniform_where_nothing_differs():
@@ -116,6 +116,6 @@ def test_p_values_are_uniform_where_nothing_differs():
     assert small / 300 < 0.09
 
 
-def test_holm_keeps_its_place_for_what_has_no_p_value():
+def test_holm_keeps_none_where_there_is_no_p_value():
     assert stats.holm([0.01, None, 0.04]) == [pytest.approx(0.02), None, pytest.approx(0.04)]
     assert stats.holm([None]) == [None]

@@ -1,4 +1,4 @@
-"""What tests of the bench room share: a benchmark of 24 patients, small but of the real make."""
+"""For tests of benchmarks: a data set of 24 patients and two tiny models, small but complete."""
 
 import io
 import random
@@ -14,7 +14,7 @@ from medmim.sample import Sample
 
 @dataclass(frozen=True)
 class World:
-    """Folders to work from; each test has a home of its own."""
+    """The data set and the models; each test has its own home."""
 
     data: Path
     models: tuple[Path, Path]
@@ -57,13 +57,13 @@ def samples() -> list[Sample]:
 
 
 def publish(world: World, uri: str) -> str:
-    """The data set in a store."""
+    """Publish the data set; returns its URI."""
     return store.publish(world.data, uri, "data", {}, {"time": "2026-01-01T00:00:00+00:00"}).uri
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The data set and the models, made once."""
+    """The data set and the models, created once."""
     from medmim.lvlm import checkpoint
     from medmim.lvlm.mantis import MANTIS
     from medmim.tiny import architecture
