@@ -38,13 +38,13 @@ def ask(
         raise UserError("the question is missing", fix='put it last, in quotes: medmim ask MODEL IMAGE... "QUESTION"')
     images = [_open(file) for file in files]
     ws = workspace(home)
-    who = engine(lookup.resolve(model, ws), ws)
-    sys.stderr.write(f"model {who.digest}, home {ws.home}\n")
-    (reply,) = who.ask([Question(question, images)], 1, max_new_tokens)
+    found = engine(lookup.resolve(model, ws), ws)
+    sys.stderr.write(f"model {found.digest}, home {ws.home}\n")
+    (reply,) = found.ask([Question(question, images)], 1, max_new_tokens)
     if reply.error:
         raise UserError(f"{model} gave no answer", reason=reply.error)
     if as_json:
-        facts = {"model": model, "digest": who.digest, "images": files, "question": question}
+        facts = {"model": model, "digest": found.digest, "images": files, "question": question}
         typer.echo(json.dumps({**facts, "answer": reply.text, "key": reply.key}))
     else:
         typer.echo(reply.text.strip())

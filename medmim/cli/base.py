@@ -1,4 +1,4 @@
-"""medmim base: train a shipped base again from its recipe."""
+"""medmim base build | check: train a shipped base again from its recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def build(
     ] = None,
     home: Home = None,
 ) -> None:
-    """Train a base on text and single images. Killed, it goes on from its last checkpoint."""
+    """Train a base on text and single images. Killed, it resumes from its last checkpoint."""
     import sys
 
     from medmim.run.workspace import workspace
@@ -53,15 +53,15 @@ def check(
     sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, {len(recorded)} steps\n")
     with tempfile.TemporaryDirectory() as folder:
         losses = build.first_losses(recipe, Path(folder), len(recorded))
-    apart = [abs(a - b) for a, b in zip(losses, recorded, strict=True)]
-    far = max(apart)
+    differences = [abs(a - b) for a, b in zip(losses, recorded, strict=True)]
+    largest = max(differences)
     if as_json:
-        typer.echo(json.dumps({"losses": losses, "recorded": recorded, "largest_difference": far}))
+        typer.echo(json.dumps({"losses": losses, "recorded": recorded, "largest_difference": largest}))
     else:
-        typer.echo(f"largest difference to the recorded losses: {far:.1e}")
-    if not all(one <= build.TOLERANCE for one in apart):  # so that a loss which is no number is refused too
+        typer.echo(f"largest difference to the recorded losses: {largest:.1e}")
+    if not all(one <= build.TOLERANCE for one in differences):  # so that NaN is refused too
         raise Refused(
-            f"the losses of {name}'s recipe differ from the recorded ones by {far:.1e}",
-            reason=f"{build.TOLERANCE:g} is what another machine's rounding may make",
+            f"the losses of {name}'s recipe differ from the recorded ones by {largest:.1e}",
+            reason=f"another machine's rounding may change them by {build.TOLERANCE:g}",
             fix="`medmim base build` makes the base anew, with its record",
         )

@@ -1,4 +1,4 @@
-"""medmim bench run | show | compare."""
+"""medmim bench run | show | compare: score models, show their answers, compare two runs."""
 
 import json
 import secrets
@@ -16,7 +16,7 @@ from medmim.recipe.schema import Bench
 from medmim.run.stage import stage
 from medmim.run.workspace import Workspace, workspace
 
-app = typer.Typer(no_args_is_help=True, help="Score models, look at their answers, compare them.")
+app = typer.Typer(no_args_is_help=True, help="Score models, show their answers, compare them.")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the URI of its scores.")]
 
@@ -42,9 +42,9 @@ def run(
     With --json: run, uri, digest, and all of scores.json: comparable, data, tasks, items, models, leaderboard,
     differences, text_only.
     """
-    from medmim.bench import run as room
     from medmim.bench import tasks
     from medmim.bench.engines import engine
+    from medmim.bench.run import bench, facts, scores
     from medmim.registry import lookup
 
     names = [name for name in task if name in tasks.NAMES]
@@ -60,9 +60,9 @@ def run(
     _say(f"run {name}, data {store.get(uri).digest}, model {engine(ref, ws).digest}, home {ws.home}, store {ws.store}")
     settings = Bench(tasks=tuple(names) or tasks.DOMAINS, limit=limit)
     with stage(ws, "bench") as outcome:
-        artifact, cached = room.bench(ws, uri, {"model": ref}, settings)
+        artifact, cached = bench(ws, uri, {"model": ref}, settings)
         outcome.of(artifact, cached)
-        outcome.facts = room.facts(room.scores(ws, artifact.uri))
+        outcome.facts = facts(scores(ws, artifact.uri))
     _show(outcome.facts, artifact.uri, artifact.digest, as_json, name)
 
 
@@ -78,18 +78,18 @@ def show(
     With --json: uri, digest and all of scores.json; with --wrong a list of items: id, ability, family, source, images,
     question, options, answer, gold, swapped, answers (role -> probe -> text, choice, status, scores).
     """
-    from medmim.bench import run as room
+    from medmim.bench.run import facts, predictions, scores
 
     ws = workspace(home)
     uri = _uri(ws, run)
     digest = store.get(uri).digest
     _say(f"bench {digest}, home {ws.home}, store {ws.store}")
-    facts = room.facts(room.scores(ws, uri))
+    found = facts(scores(ws, uri))
     if not wrong:
-        _show(facts, uri, digest, as_json)
+        _show(found, uri, digest, as_json)
         return
-    role = next(iter(facts["models"]))
-    rows = [row for row in room.predictions(ws, uri) if _is_wrong(row["answers"][role]["none"]["scores"])]
+    role = next(iter(found["models"]))
+    rows = [row for row in predictions(ws, uri) if _is_wrong(row["answers"][role]["none"]["scores"])]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -103,10 +103,10 @@ def show(
             typer.echo(f"    * {row['answer']}")
         for name, given in row["answers"].items():
             answer = given["none"]
-            typer.echo(f"  {name}: {_said(answer)}")
+            typer.echo(f"  {name}: {_text(answer)}")
             if swap := given.get("swap"):
-                typer.echo(f"  {name}, images moved on: {_said(swap)}")
-    typer.echo(f"\n{len(rows):,} of {facts['items']:,} questions wrong")
+                typer.echo(f"  {name}, images moved on: {_text(swap)}")
+    typer.echo(f"\n{len(rows):,} of {found['items']:,} questions wrong")
 
 
 @app.command()
@@ -115,12 +115,12 @@ def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -
 
     With --json: models, items, comparable, differences (group, metric, value, low, high, p, p_holm, n, patients).
     """
-    from medmim.bench import compare as room
+    from medmim.bench import compare
 
     ws = workspace(home)
     uris = _uri(ws, first), _uri(ws, second)
     _say(", ".join(f"bench {store.get(uri).digest}" for uri in uris) + f", home {ws.home}, store {ws.store}")
-    found = room.compare(ws, *uris)
+    found = compare.compare(ws, *uris)
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -160,7 +160,7 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     _say(f"scores {uri}\nnext: medmim bench show {name or uri} --wrong")
 
 
-def _said(answer: dict[str, Any]) -> str:
+def _text(answer: dict[str, Any]) -> str:
     note = "" if answer["status"] == "parsed" else f" ({answer['status']})"
     return f"{answer['text'].strip()!r}{note}"
 
@@ -187,18 +187,18 @@ def _uri(ws: Workspace, run: str) -> str:
             fix=f"runs: {', '.join(known)}" if known else "bench a model first: medmim bench run",
         ) from None
     if not record["uri"]:
-        raise UserError(f"the bench of run '{run}' did not end", reason=record["message"])
+        raise UserError(f"the bench of run '{run}' did not finish", reason=record["message"])
     return str(record["uri"])
 
 
 def _newest_data(ws: Workspace) -> str:
     where = store.open_store(ws.store)
-    kept = [key for key in where.list("data/") if key.endswith(f"/{store.PROVENANCE}")]
-    if not kept:
+    keys = [key for key in where.list("data/") if key.endswith(f"/{store.PROVENANCE}")]
+    if not keys:
         raise UserError(
             f"there is no data set in {ws.store}", fix="build one with `medmim data build RECIPE`, or give --data URI"
         )
-    newest = max(kept, key=lambda key: (json.loads(where.read(key))["time"], key))
+    newest = max(keys, key=lambda key: (json.loads(where.read(key))["time"], key))
     return f"{where.uri}/{newest.rpartition('/')[0]}"
 
 

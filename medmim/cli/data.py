@@ -1,4 +1,4 @@
-"""medmim data build | audit | show | peek | erase."""
+"""medmim data build | audit | show | peek | erase: build a data set, audit it for leaks, show it, erase a patient."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from medmim.recipe import loading
 from medmim.recipe.schema import Audit
 from medmim.run.workspace import Workspace, workspace
 
-app = typer.Typer(no_args_is_help=True, help="Build a data set, audit what its splits share, look at it.")
+app = typer.Typer(no_args_is_help=True, help="Build a data set, audit what its splits share, show it, erase a patient.")
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Address of a data set, as `medmim data build` prints it.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")]
@@ -27,17 +27,17 @@ def build(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Build the data set of a recipe, or find it built.
+    """Build the data set of a recipe, or find it in the store.
 
     With --json: uri, digest, rows, by_ability, quarantined (reason -> count), missing_images, the other counts of the
     manifest, and what the raw files hold (`source`).
     """
-    from medmim.data import build as room
+    from medmim.data import build
 
     parsed = loading.load(recipe, [*(sets or ()), *(["data.rows_only=true"] if rows_only else [])])
     ws = workspace(home, parsed)
-    tell(ws, recipe=parsed.name, source=parsed.data.source, root=parsed.data.root)
-    outcome = room.run(parsed, ws)
+    _print_resolved(ws, recipe=parsed.name, source=parsed.data.source, root=parsed.data.root)
+    outcome = build.run(parsed, ws)
     facts = outcome.facts
     if as_json:
         typer.echo(json.dumps({"uri": outcome.uri, "digest": outcome.digest, **facts}))
@@ -50,25 +50,25 @@ def build(
 
 @app.command()
 def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
-    """Tell what the splits of a data set share, and which benchmark rows are clean. Exit code 1 if they share anything.
+    """Show what the splits of a data set share, and which benchmark rows are clean. Exit code 1 if they share anything.
 
     With --json: `pairs`, each pair of split and ability with its overlaps of patients, image_sets and images and both
     totals; `parts`; `benchmark`, as it is and clean; `shared`.
     """
-    from medmim.data import audit as room
+    from medmim.data import audit
 
     ws = workspace(home)
-    tell(ws, data=store.get(uri).digest)
-    artifact, _ = room.audit_artifact(ws, uri)
-    report = room.read(ws, artifact)
+    _print_resolved(ws, data=store.get(uri).digest)
+    artifact, _ = audit.audit_artifact(ws, uri)
+    report = audit.read(ws, artifact)
     if as_json:
         typer.echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **report}))
     else:
         from medmim.cli import data_tables
 
         data_tables.audited(report)
-        sys.stderr.write(f"clean rows: {artifact.uri}/{room.CLEAN}\n")
-    room.check_limits(report, Audit(), artifact.uri)
+        sys.stderr.write(f"clean rows: {artifact.uri}/{audit.CLEAN}\n")
+    audit.check_limits(report, Audit(), artifact.uri)
 
 
 @app.command()
@@ -82,7 +82,7 @@ def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> No
 
     ws = workspace(home)
     artifact = store.get(uri)
-    tell(ws, data=artifact.digest)
+    _print_resolved(ws, data=artifact.digest)
     folder = store.fetch(artifact, ws.cache)
     samples = shards.read_samples(folder)[:n]
     quarantine = _lines(folder / "quarantine.jsonl")[:n]
@@ -104,19 +104,21 @@ def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, 
     With --json, a list: id, ability, family, images, rendered (segments with `trained`), tokens, length, trained.
     """
     from medmim.cli import data_peek
-    from medmim.data import build as room
+    from medmim.data import build
     from medmim.lvlm import checkpoint
 
     parsed = loading.load(recipe, sets or ())
     ws = workspace(home, parsed)
     base = checkpoint.resolve(parsed.finetune.base, ws)
-    outcome = room.run(parsed, ws)
-    tell(ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=checkpoint.digest(base))
-    seen = data_peek.look(ws.fetch(outcome.uri), base, n)
+    outcome = build.run(parsed, ws)
+    _print_resolved(
+        ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=checkpoint.digest(base)
+    )
+    rows = data_peek.read_rows(ws.fetch(outcome.uri), base, n)
     if as_json:
-        typer.echo(json.dumps([look.plain() for look in seen]))
+        typer.echo(json.dumps([row.to_json() for row in rows]))
     else:
-        data_peek.draw(seen)
+        data_peek.draw(rows)
 
 
 @app.command()
@@ -125,7 +127,7 @@ def erase(
         list[str], typer.Argument(metavar="PATIENT...", help="Identifiers; `-` reads them from stdin, a line each.")
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only shown.")] = False,
-    why: Annotated[str, typer.Option("--why", help="For the record; name nobody in it.")] = "",
+    why: Annotated[str, typer.Option("--why", help="The reason, for the record; without any identifier.")] = "",
     remove_descendants: Annotated[
         bool, typer.Option("--remove-descendants", help="Also remove what was made of it, not only mark it.")
     ] = False,
@@ -134,18 +136,18 @@ def erase(
 ) -> None:
     """Show what holds or descends from a patient; with --yes remove it, and leave them out of every later build.
 
-    Data sets that hold the patient go, and reports, which may show their pictures. Models, scores and answers are
-    marked. With --json: done, artifacts (list of {name, recipe, why, does, note}), rebuild (list of {recipe, made}),
-    recipes (the files to run again), runs, resume, record (its number, or null).
+    Data sets that hold the patient are removed, and reports, which may show their pictures. Models, scores and answers
+    are marked. With --json: done, artifacts (list of {name, recipe, why, does, note}), rebuild (list of {recipe,
+    made}), recipes (the files to run again), runs, resume, record (its number, or null).
     """
     from medmim.cli import data_erase
 
     names = [line.strip() for line in sys.stdin if line.strip()] if patients == ["-"] else patients
-    data_erase.erase(workspace(home), names, yes, why, remove_descendants, as_json)
+    data_erase.plan_and_erase(workspace(home), names, yes, why, remove_descendants, as_json)
 
 
-def tell(ws: Workspace, **resolved: str | None) -> None:
-    """What a command has resolved, on stderr, before it works."""
+def _print_resolved(ws: Workspace, **resolved: str | None) -> None:
+    """Print on stderr what a command has resolved, before it works."""
     known = [f"{name} {value}" for name, value in resolved.items() if value]
     sys.stderr.write(", ".join([*known, f"home {ws.home}", f"store {ws.store}"]) + "\n")
 

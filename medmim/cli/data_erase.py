@@ -1,4 +1,4 @@
-"""What `medmim data erase` shows. No identifier of a patient is ever printed or written."""
+"""What `medmim data erase` prints and writes; never an identifier of a patient."""
 
 import json
 import sys
@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim.errors import UserError
-from medmim.housekeeping import erase as room
+from medmim.housekeeping import erase
 from medmim.housekeeping.erase import Erasure
 from medmim.run.workspace import Workspace
 
 
-def erase(ws: Workspace, patients: Sequence[str], yes: bool, why: str, remove_descendants: bool, as_json: bool) -> None:
-    """Plan, do if so told, and show it.
+def plan_and_erase(
+    ws: Workspace, patients: Sequence[str], yes: bool, why: str, remove_descendants: bool, as_json: bool
+) -> None:
+    """Plan an erasure, carry it out with `yes`, and show it.
 
     Raises:
         UserError: No patient was given, one is unknown, or there is no reason to record.
@@ -25,10 +27,10 @@ def erase(ws: Workspace, patients: Sequence[str], yes: bool, why: str, remove_de
     if not patients:
         raise UserError("no patient was given", fix="medmim data erase PATIENT, or one a line to `medmim data erase -`")
     if yes and not why.strip():
-        raise UserError("an erasure needs its reason", fix="give it with --why; name nobody in it")
+        raise UserError("an erasure needs its reason", fix="give it with --why, without any identifier")
     sys.stderr.write(f"home {ws.home}, store {ws.store}\n")
-    found = room.plan(ws, patients, "removed" if remove_descendants else "marked")
-    record = room.erase(ws, patients, found, why.strip()) if yes else None
+    found = erase.plan(ws, patients, "removed" if remove_descendants else "marked")
+    record = erase.erase(ws, patients, found, why.strip()) if yes else None
     files = _write(ws, found) if yes else []
     if as_json:
         facts = {"done": yes, **asdict(found), "recipes": files, "record": record and record["n"]}
@@ -61,13 +63,11 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
         console.print(f"to rebuild without them: recipe {recipe['recipe']['name']} ({made})", markup=False)
     if found.resume:
         console.print(
-            f"{len(found.resume)} trainings that did not end lie below {ws.store}/resume and may hold rows: end them, "
+            f"{len(found.resume)} unfinished trainings are below {ws.store}/resume and may hold rows: end them, "
             "then `medmim gc` removes what is left", markup=False, soft_wrap=True,
         )  # fmt: skip
     if (ws.home / "work").is_dir() and any(Path(ws.home / "work").iterdir()):
-        console.print(
-            f"{ws.home}/work holds steps that did not end: finish or delete them", markup=False, soft_wrap=True
-        )
+        console.print(f"{ws.home}/work holds unfinished steps: finish or delete them", markup=False, soft_wrap=True)
     if not yes:
         console.print("nothing was changed; --yes --why TEXT does it")
         return

@@ -1,4 +1,4 @@
-"""medmim data peek: rows as the model reads them, drawn on the terminal."""
+"""What `medmim data peek` shows: rows as the model reads them, drawn on the terminal."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,16 +26,16 @@ _TRAINED = "bold green"
 
 
 @dataclass(frozen=True)
-class Look:
-    """A row as the model reads it. `tokens` pairs each token's text with whether it carries the loss."""
+class Row:
+    """A row as the model reads it. `tokens` pairs each token's text with whether it is trained on."""
 
     sample: Sample
     segments: tuple[Segment, ...]
     tokens: tuple[tuple[str, bool], ...]
     pictures: tuple[Image.Image, ...]
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
         return {
             "id": self.sample.id,
             "ability": self.sample.ability,
@@ -48,39 +48,39 @@ class Look:
         }
 
 
-def look(folder: Path, base: Path, n: int) -> list[Look]:
+def read_rows(folder: Path, base: Path, n: int) -> list[Row]:
     """The first rows of a data set, one ability after another, as a base reads them.
 
     Args:
         folder: A data set.
-        base: A model; of its weights nothing is read.
+        base: A model; its weights are not read.
         n: How many rows.
     """
     lvlm = _reader(base)
     samples = list(islice(_in_turn(shards.read_samples(folder)), n))
     images = shards.Images(folder) if (folder / "images").is_dir() else {}
-    seen = []
+    rows = []
     for sample in samples:
         turns = [Turn(sample.prompt, sample.target)]
         encoded = encode(lvlm, turns, len(sample.images))
         texts = lvlm.tokenizer.convert_ids_to_tokens(encoded.ids)
         trained = (label != IGNORED for label in encoded.labels)
-        seen.append(
-            Look(
+        rows.append(
+            Row(
                 sample,
                 tuple(lvlm.family.render(turns, len(sample.images))),
                 tuple(zip(texts, trained, strict=True)),
                 tuple(images[name] for name in sample.images if name in images),
             )
         )
-    return seen
+    return rows
 
 
-def draw(seen: Sequence[Look]) -> None:
-    """Draw rows on the terminal; the pictures only where there is one."""
+def draw(rows: Sequence[Row]) -> None:
+    """Print rows; their pictures only on a terminal."""
     console = Console()
-    for one in seen:
-        sample, facts = one.sample, one.plain()
+    for one in rows:
+        sample, facts = one.sample, one.to_json()
         console.rule(f"{sample.ability} / {sample.family}, {sample.split}, {sample.source}")
         if console.is_terminal and one.pictures:
             console.print(_beside(one.pictures, min(_WIDEST, console.width // len(one.pictures) - 2)))

@@ -1,4 +1,4 @@
-"""How the data commands look on a terminal."""
+"""The tables of the data commands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,7 +92,7 @@ def rows(samples: Sequence[Sample], quarantine: Sequence[Mapping[str, Any]]) -> 
 
 
 def _table(*columns: str, texts: int = 1) -> Table:
-    """A plain table; numbers, which come after the first columns, stand right."""
+    """A plain table; the columns after the first `texts` are numbers and right-aligned."""
     table = Table(box=None)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < texts else "right")
@@ -100,7 +100,7 @@ def _table(*columns: str, texts: int = 1) -> Table:
 
 
 def _short(file: str) -> str:
-    """A published file's name without what all of them share."""
+    """A published file's name without what all of them have in common."""
     for common in ("Med_MIM_", "benchmark_", "_inherent"):
         file = file.replace(common, "")
     return file.removesuffix(".json")

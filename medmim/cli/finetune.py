@@ -1,4 +1,4 @@
-"""medmim finetune: a base and a data set -> a tuned model."""
+"""medmim finetune: train a base on a data set -> a tuned model."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def finetune(
     trainable, memory_gib.
     """
     from medmim.cluster import dispatch
-    from medmim.finetune import run as room
+    from medmim.finetune import run
     from medmim.finetune.plan import plan
     from medmim.lvlm import checkpoint
     from medmim.registry import lookup
@@ -55,12 +55,11 @@ def finetune(
                 typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
         return
     if dispatch.is_remote(parsed):
-        made = store.get(
-            dispatch.run(parsed, ws, "finetune", {"data": uri, "base": checkpoint.upload_if_local(ref, ws)})
-        )
+        uploaded = checkpoint.upload_if_local(ref, ws)
+        made = store.get(dispatch.run(parsed, ws, "finetune", {"data": uri, "base": uploaded}))
         outcome = Outcome("finetune", uri=made.uri, digest=made.digest, facts=dict(made.counts))
     else:
-        outcome = room.run(parsed, ws, uri, ref)
+        outcome = run.run(parsed, ws, uri, ref)
     if as_json:
         typer.echo(
             json.dumps({"uri": outcome.uri, "digest": outcome.digest, "cached": outcome.cached, **outcome.facts})

@@ -1,4 +1,4 @@
-"""medmim gc: what a store need not keep."""
+"""medmim gc: remove old artifacts, runs and leftovers from the store."""
 
 import json
 import sys
@@ -20,16 +20,16 @@ def gc(
     last: Annotated[int | None, typer.Option(min=1, help="Instead of every recipe's retention.last.")] = None,
     days: Annotated[int | None, typer.Option(min=0, help="Instead of every recipe's retention.days.")] = None,
     grace: Annotated[
-        float, typer.Option("--grace-days", min=0.05, help="Nothing that was written or used within them goes.")
+        float, typer.Option("--grace-days", min=0.05, help="Nothing written or used within them is removed.")
     ] = 7.0,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show what the store need not keep: artifacts, runs and leftovers outside of their recipe's `retention`.
+    """Show, with --yes remove, artifacts, runs and leftovers outside of their recipe's `retention`.
 
-    Never goes what an alias, a registered version, a decision, a kept run or a kept artifact's parents name, nor a run
-    that goes on. One `medmim gc` at a time. With --json: removed (whether), bytes, items (list of {kind, name, recipe,
-    bytes, days, why}), kept (reason -> count).
+    Never removed is what an alias, a registered version, a decision, a kept run or a kept artifact's parents name, nor
+    a run that is running. One `medmim gc` at a time. With --json: removed (whether), bytes, items (list of {kind, name,
+    recipe, bytes, days, why}), kept (reason -> count).
     """
     from medmim.housekeeping import gc
 
@@ -53,12 +53,12 @@ def gc(
         console.print(f"and {len(items) - _SHOWN} more; --json lists them all")
     for reason, count in found.kept.items():
         console.print(f"stays: {count:,} {reason}", markup=False, soft_wrap=True)
-    verb = "removed" if yes else "would go"
-    console.print(f"{len(items):,} things, {total / 1e6:,.1f} MB {verb}" if items else "nothing is to go")
+    verb = "removed" if yes else "would be removed"
+    console.print(f"{len(items):,} items, {total / 1e6:,.1f} MB {verb}" if items else "nothing to remove")
     if items and not yes:
         console.print("nothing was removed; `medmim gc --yes` removes it")
 
 
 def _short(name: str) -> str:
-    """A digest is told by its first twelve letters."""
+    """A name with each digest cut to its first twelve letters."""
     return "/".join(part[:12] if len(part) == 64 else part for part in name.split("/"))

@@ -50,11 +50,11 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
-        told = errors.from_os_error(error, "running this command")
-        sys.stderr.write(f"error: {told}\n")
-        sys.exit(told.exit_code)
+        problem = errors.from_os_error(error, "running this command")
+        sys.stderr.write(f"error: {problem}\n")
+        sys.exit(problem.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on from here\n")
+        sys.stderr.write("interrupted; run the same command again to resume\n")
         sys.exit(130)
 
 

@@ -1,4 +1,4 @@
-"""medmim nightly: the night's benchmark, here or on a cluster."""
+"""medmim nightly: bench the night's models here, or submit that to a cluster."""
 
 import json
 import platform
@@ -23,8 +23,8 @@ from medmim.run.workspace import Workspace, workspace
 from medmim.sample import digest_of
 
 _RECORDED = (
-    "the night of {date} is recorded already, and its record stays: this is what it says, and the settings given now "
-    "were not looked at"
+    "the night of {date} is recorded already, and a record never changes: this is what it says, and the settings given "
+    "now were not used"
 )
 
 
@@ -32,7 +32,7 @@ def nightly(
     recipe: RecipeRef,
     submit: Annotated[bool, typer.Option("--submit", help="On the cluster: one KFP run a night.")] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="With --submit: though a run of this night ended without a record.")
+        bool, typer.Option("--again", help="With --submit: once more, after a run of this night without a record.")
     ] = False,
     sets: Sets = None,
     home: Home = None,
@@ -45,18 +45,18 @@ def nightly(
 ) -> None:
     """Bench champion, challengers, base and references again, and compare with the last nights.
 
-    What did not change is answered from the cache; a canary is asked anew. A night that was killed goes on. Exit code
-    1 is an alarm: a score dropped, or an engine drifted. With --json the last line is one object: night, run, verdict
+    What did not change is answered from the cache; a canary is asked anew. A night that was killed resumes. Exit code
+    1 is an alarm: a regression, or an engine that drifted. With --json the last line is one object: night, run, verdict
     (quiet, alarm or null), alarms, notes, scores, canary, differences, page, seconds; with --submit: night, run,
     run_id, link, recipe, pipeline, version, new_version.
     """
     from medmim.nightly import rebench
 
     parsed = loading.load(recipe, sets or ())
-    date = rebench.date_of(parsed)  # of this moment, also where the run goes on past midnight
+    date = rebench.date_of(parsed)  # of this moment, also for a run that takes until after midnight
     parsed = parsed.model_copy(update={"nightly": parsed.nightly.model_copy(update={"date": date})})
     if again and not submit:
-        raise UserError("--again goes with --submit", fix="here a night that was killed goes on by the same command")
+        raise UserError("--again goes with --submit", fix="here the same command resumes a night that was killed")
     if submit:
         _submit(parsed, date, again, host, namespace, image, as_json)
     else:
@@ -67,17 +67,17 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
     from medmim.nightly import records
 
     ws = workspace(home, parsed)
-    mark = digest_of([platform.node(), str(ws.home)])[:4]  # the next try from here is the same run, and goes on
-    ws = replace(ws, run=records.run_name(parsed.name, date, mark))
-    standing = records.find(ws, parsed.name, date)
-    if standing is not None and standing.run != ws.run:
-        raise records.already_recorded(parsed.name, date, standing.run)
-    notes = [_RECORDED.format(date=date)] if standing else []
+    suffix = digest_of([platform.node(), str(ws.home)])[:4]  # the next try from here is the same run, and resumes
+    ws = replace(ws, run=records.run_name(parsed.name, date, suffix))
+    existing = records.find(ws, parsed.name, date)
+    if existing is not None and existing.run != ws.run:
+        raise records.already_recorded(parsed.name, date, existing.run)
+    notes = [_RECORDED.format(date=date)] if existing else []
     log = kfp_local.log_file(ws)
     log.parent.parent.mkdir(parents=True, exist_ok=True)
     busy = UserError(
-        f"the night of {date} of recipe {parsed.name} is going on in another process, as run {ws.run}",
-        reason="two at once from one home would be one run",
+        f"the night of {date} of recipe {parsed.name} is running in another process, as run {ws.run}",
+        reason="two at once from one home would be the same run",
         fix=f"wait for it; its log is {log}",
     )
     with locked(log.parent, busy):
@@ -96,21 +96,21 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
 def summary(found: dict[str, Outcome], date: str, run: str, notes: Sequence[str] = ()) -> dict[str, Any]:
     """What `--json` prints; its keys are a contract. `notes` are this command's, beside those of the record."""
     watch, trend = found.get("watch"), found.get("trend")
-    seen = watch.facts if watch else {}
+    night = watch.facts if watch else {}
     return {
         "night": date,
         "run": run,
-        "verdict": ("alarm" if seen["alarms"] else "quiet") if seen else None,
+        "verdict": ("alarm" if night["alarms"] else "quiet") if night else None,
         "page": trend.facts.get("path") if trend else None,
         "seconds": {name: outcome.seconds for name, outcome in found.items()},
-        **{key: seen.get(key, []) for key in ("alarms", "scores", "differences")},
-        "notes": [*notes, *seen.get("notes", ())],
-        "canary": seen.get("canary", {}),
+        **{key: night.get(key, []) for key in ("alarms", "scores", "differences")},
+        "notes": [*notes, *night.get("notes", ())],
+        "canary": night.get("canary", {}),
     }
 
 
 def _end(screen: Screen, found: dict[str, Outcome], notes: Sequence[str]) -> None:
-    """Stages, scores, notes, alarms and where the page is."""
+    """Print stages, scores, notes, alarms and where the page is."""
     if screen.live:
         screen.live.stop()
     out = screen.out
@@ -129,17 +129,18 @@ def _end(screen: Screen, found: dict[str, Outcome], notes: Sequence[str]) -> Non
         out.print(f"\ntrend     {trend.facts['path']}", markup=False, soft_wrap=True)
 
 
-def _scores(seen: dict[str, Any]) -> Table:
+def _scores(night: dict[str, Any]) -> Table:
     """Accuracy held-in and held-out of each model, and its canary."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for name in ("model", "held-in", "held-out", "canary: changed", "weights"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("model", "weights") else "right")
-    values = {(row["model"], row["group"]): row["value"] for row in seen["scores"] if row["metric"] == "accuracy"}
-    for role, own in seen["models"].items():
+    values = {(row["model"], row["group"]): row["value"] for row in night["scores"] if row["metric"] == "accuracy"}
+    for role, own in night["models"].items():
         shares = [values.get((role, group)) for group in ("held_in", "held_out")]
-        canary = seen["canary"][role]
-        told = f"{canary['changed']} of {canary['asked']}" + (", drifted" if canary["drifted"] else "")
-        table.add_row(role, *("-" if one is None else f"{100 * one:.1f}" for one in shares), told, own["weights"][:12])
+        scores = ("-" if one is None else f"{100 * one:.1f}" for one in shares)
+        canary = night["canary"][role]
+        changed = f"{canary['changed']} of {canary['asked']}" + (", drifted" if canary["drifted"] else "")
+        table.add_row(role, *scores, changed, own["weights"][:12])
     return table
 
 
@@ -148,20 +149,19 @@ def _submit(
 ) -> None:
     from rich.console import Console
 
-    from medmim.cluster.kfp import client
-    from medmim.cluster.kfp import submit as room
+    from medmim.cluster.kfp import client, submit
     from medmim.nightly import records, roster
 
     roster.check_reachable(parsed)
     access = client.access(host, namespace or parsed.platform.pods.namespace)
     first = records.run_name(parsed.name, date, "1")
-    planned = room.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed
+    planned = submit.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed
     ws = Workspace(Path(), planned.store, "")
     run = records.claim(ws, parsed.name, date, again)
     try:
-        made = room.start(replace(planned, run=run))
+        made = submit.start(replace(planned, run=run))
     except BaseException:
-        if not store.open_store(ws.store).exists(f"runs/{run}/{room.RECIPE}"):  # else the run came about all the same
+        if not store.open_store(ws.store).exists(f"runs/{run}/{submit.RECIPE}"):  # else the run may have been started
             records.withdraw(ws, parsed.name, date, run)
         raise
     out = Console(stderr=as_json, highlight=False)

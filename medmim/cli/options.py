@@ -1,4 +1,4 @@
-"""The options that go with every command that takes them."""
+"""Options that several commands have in common."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ Sets = Annotated[
 ]
 Home = Annotated[
     Path | None,
-    typer.Option("--home", metavar="DIR", help="Where everything is kept. [default: MEDMIM_HOME or .medmim]"),
+    typer.Option("--home", metavar="DIR", help="Folder of everything it writes. [default: MEDMIM_HOME or .medmim]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout; its keys are a contract.")]
 RecipeRef = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a file.")]

@@ -1,4 +1,4 @@
-"""medmim recipe list | copy | explain."""
+"""medmim recipe list | copy | explain: the shipped recipes, and what their keys mean."""
 
 import json
 import sys

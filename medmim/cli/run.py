@@ -1,4 +1,4 @@
-"""medmim run: the compiled pipeline, the very file that a cluster gets, on this machine."""
+"""medmim run: run the compiled pipeline, the very file that a cluster gets, on this machine."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ from medmim.run.workspace import workspace
 def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json = False) -> None:
     """Run a recipe's whole pipeline here: data, audit, finetune, bench, register, gate, promote, report.
 
-    Finished steps are found again and cost nothing. With --json the last line is one object: decision, reasons,
+    Finished steps are found in the cache and cost nothing. With --json the last line is one object: decision, reasons,
     champion, digests, seconds, scores, report.
     """
     parsed = loading.load(recipe, sets or ())
@@ -37,7 +37,7 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
 
 
 def new_name(recipe: Recipe) -> str:
-    """What a run is called: recipe, time, and four digits for two at once."""
+    """A new run's name: recipe, time, and four random digits for two at once."""
     return f"{recipe.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
@@ -57,7 +57,7 @@ def summary(found: dict[str, Outcome]) -> dict[str, Any]:
 
 
 def _reasons(gate: Outcome) -> list[str]:
-    """Of a refusal, what refused; else all."""
+    """Of a refusal, the rules that refused; else all reasons."""
     rules = gate.facts.get("rules", [])
     refusing = [rule["text"] for rule in rules if rule["passed"] is False]
     return list(dict.fromkeys(refusing or gate.facts.get("reasons", [])))

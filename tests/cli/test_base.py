@@ -34,7 +34,7 @@ def test_a_base_is_built_twice_with_equal_bytes_and_loads(recipe, tmp_path):
     assert recipe.digest[:16] in card
 
 
-def test_a_build_goes_on_from_its_finished_phases(recipe, tmp_path, monkeypatch):
+def test_a_build_resumes_from_its_finished_phases(recipe, tmp_path, monkeypatch):
     from medmim.finetune import loop
 
     whole = build.build(recipe, tmp_path / "w1", tmp_path / "one")
@@ -56,7 +56,7 @@ def test_a_build_goes_on_from_its_finished_phases(recipe, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("text", [None, "", "{bad", "[]", "[1.0, 2.0]", '["a"]'])
-def test_a_damaged_record_of_losses_is_told(tmp_path, monkeypatch, text):
+def test_a_damaged_record_of_losses_is_an_error(tmp_path, monkeypatch, text):
     if text is not None:
         (tmp_path / build.FIRST_LOSSES).write_text(text)
     monkeypatch.setattr(checkpoint, "resolve", lambda _: tmp_path)

@@ -33,10 +33,10 @@ def call(app, *arguments):
 def test_run_show_and_compare_by_the_run_s_name(home, world):
     names = []
     for model in world.models:
-        told = call(bench.app, "run", "--model", model, "--task", "held_in", "--task", "held_out", "--json")
-        first = json.loads(told.stdout)
+        ended = call(bench.app, "run", "--model", model, "--task", "held_in", "--task", "held_out", "--json")
+        first = json.loads(ended.stdout)
         assert first["comparable"] and first["items"] == len(samples())
-        assert first["data"] in told.stderr and first["models"]["model"]["digest"] in told.stderr
+        assert first["data"] in ended.stderr and first["models"]["model"]["digest"] in ended.stderr
         names.append(first["run"])
     shown = json.loads(call(bench.app, "show", names[0], "--json").stdout)
     again = json.loads(call(bench.app, "show", shown["uri"], "--json").stdout)
@@ -54,14 +54,14 @@ def test_run_show_and_compare_by_the_run_s_name(home, world):
 
 
 def test_a_limited_run_says_that_it_is_not_comparable(home, world):
-    told = call(bench.app, "run", "--model", world.models[0], "--task", "temporal", "--limit", 3)
-    assert "not comparable: 3 test questions, not the whole test split" in told.stdout
+    ended = call(bench.app, "run", "--model", world.models[0], "--task", "temporal", "--limit", 3)
+    assert "not comparable: 3 test questions, not the whole test split" in ended.stdout
 
 
 def test_a_data_set_may_be_the_task(home, world, tmp_path):
-    uri = publish(world, str(tmp_path / "elsewhere"))
-    told = call(bench.app, "run", "--model", world.models[0], "--task", uri, "--limit", 3, "--json")
-    assert json.loads(told.stdout)["data"] == store.get(uri).digest
+    uri = publish(world, str(tmp_path / "another"))
+    ended = call(bench.app, "run", "--model", world.models[0], "--task", uri, "--limit", 3, "--json")
+    assert json.loads(ended.stdout)["data"] == store.get(uri).digest
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_build_prints_its_contract_and_finds_its_work_again(medmim: Medmim, tmp_
     assert {"uri", "digest", "rows", "by_ability", "quarantined", "missing_images"} <= set(facts)
     assert (facts["rows"], facts["missing_images"], facts["quarantined"]) == (40, 0, {})
     assert facts["by_ability"] == {"comparison": 30, "composed": 5, "temporal": 5}
-    assert str(tmp_path / "home") in first.err  # what it resolved stands on stderr
+    assert str(tmp_path / "home") in first.err  # what it resolved is on stderr
     before = store_of(tmp_path)
     assert build(medmim, root, "--json").json == facts
     assert store_of(tmp_path) == before
@@ -169,7 +169,7 @@ def test_bad_input_is_one_error_exit_2_and_leaves_nothing(medmim: Medmim, tmp_pa
     assert [path for path in store_of(tmp_path) if not path.startswith("runs/")] == []
 
 
-def test_after_the_input_is_mended_the_same_command_works(medmim: Medmim, tmp_path: Path) -> None:
+def test_after_the_input_is_fixed_the_same_command_works(medmim: Medmim, tmp_path: Path) -> None:
     root = files.write(tmp_path / "raw", files.clean_set(), images=True)
     good = (root / files.film(0, 1)).read_bytes()
     for patient in range(3):
@@ -274,7 +274,7 @@ def test_peek_needs_no_pixels(medmim: Medmim, tmp_path: Path, base: Path) -> Non
 
 
 @shared_data.needs("med-mim")
-def test_the_published_rows_are_built_and_their_audit_tells_the_leak(medmim: Medmim) -> None:
+def test_the_published_rows_are_built_and_their_audit_finds_the_leak(medmim: Medmim) -> None:
     facts = build(medmim, shared_data.FOLDER / "med-mim", "--rows-only", "--json").json
     assert facts["by_ability"] == {"comparison": 3572, "composed": 599, "coreference": 1463, "temporal": 933}
     result = medmim("data", "audit", facts["uri"], "--json")

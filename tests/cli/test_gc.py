@@ -1,4 +1,4 @@
-"""medmim gc: shown first, removed when told."""
+"""medmim gc: shows first, removes with --yes."""
 
 import json
 import os
@@ -18,11 +18,11 @@ def call(home: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_shows_first_and_removes_when_told(tmp_path: Path, monkeypatch: Any) -> None:
+def test_it_shows_first_and_removes_with_yes(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("MEDMIM_STORE", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     ws = workspace(tmp_path / "home")
-    assert "nothing is to go" in call(ws.home)
+    assert "nothing to remove" in call(ws.home)
     for number in range(3):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -39,4 +39,4 @@ def test_it_shows_first_and_removes_when_told(tmp_path: Path, monkeypatch: Any) 
     gone = json.loads(call(ws.home, "--last", "1", "--json", "--yes"))
     assert gone["removed"] is True and gone["items"] == shown["items"] and gone["bytes"] == shown["bytes"] > 0
     assert len(set(Path(ws.store).rglob("manifest.json"))) == 1
-    assert "nothing is to go" in call(ws.home, "--last", "1")
+    assert "nothing to remove" in call(ws.home, "--last", "1")

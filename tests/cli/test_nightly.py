@@ -52,11 +52,11 @@ def submit(cluster: World, *more: str, day: str = DAY) -> dict[str, object]:
 
 def refused(cluster: World, *more: str, day: str = DAY) -> UserError:
     before = cluster.left()
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         submit(cluster, *more, day=day)
-    assert told.value.exit_code == 2 and told.value.fix, told.value
+    assert error.value.exit_code == 2 and error.value.fix, error.value
     assert cluster.left() == before, "nothing is left behind"
-    return told.value
+    return error.value
 
 
 def test_a_night_is_one_run_of_the_nightly_pipeline_and_knows_its_day(cluster: World) -> None:
@@ -99,14 +99,14 @@ def test_what_no_pod_can_reach_is_refused_at_once(cluster: World, tmp_path: Path
     assert "platform.store" in str(refused(cluster, "--set", "platform.store=/a/folder"))
 
 
-def test_where_submitting_fails_the_night_is_given_back(cluster: World) -> None:
+def test_where_submitting_fails_the_claim_is_withdrawn(cluster: World) -> None:
     cluster.kfp.front.fail.append(("POST .*/runs", 400))
     refused(cluster)
     assert submit(cluster)["run"] == "demo-nightly-20260601-1"
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--set", "nightly.date=yesterday"], "nightly.date"),
         (["--set", "nightly.date=20260601"], "nightly.date"),
@@ -116,14 +116,14 @@ def test_where_submitting_fails_the_night_is_given_back(cluster: World) -> None:
         (["--again"], "--again goes with --submit"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_made(tmp_path: Path, more: list[str], told: str) -> None:
+def test_bad_input_is_an_error_before_anything_is_made(tmp_path: Path, more: list[str], message: str) -> None:
     ended = CliRunner().invoke(main.app, ["nightly", "demo", "--home", str(tmp_path / "home"), *more])
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
-    assert told in str(ended.exception)
+    assert message in str(ended.exception)
     assert not (tmp_path / "home").exists()
 
 
-def test_a_night_of_another_home_in_the_same_store_is_told(tmp_path: Path) -> None:
+def test_a_night_of_another_home_in_the_same_store_is_an_error(tmp_path: Path) -> None:
     text = json.dumps({"date": DAY, "run": "somebody", "data": "", "bench": "", "models": {}, "scores": []})
     open_store(str(tmp_path / "store")).write(f"nights/demo/{DAY}.json", text.encode())
     typed = ["nightly", "demo", "--home", str(tmp_path / "home"), "--set", f"platform.store={tmp_path / 'store'}"]
@@ -133,38 +133,40 @@ def test_a_night_of_another_home_in_the_same_store_is_told(tmp_path: Path) -> No
 
 def night_of(home: Path) -> tuple[list[str], Workspace]:
     """What is typed for a night of that home, and the workspace of its run."""
-    mark = digest_of([platform.node(), str(home)])[:4]
-    ws = Workspace(home, str(home / "store"), "", records.run_name("demo", DAY, mark))
+    suffix = digest_of([platform.node(), str(home)])[:4]
+    ws = Workspace(home, str(home / "store"), "", records.run_name("demo", DAY, suffix))
     return ["nightly", "demo", "--home", str(home), "--set", f"nightly.date={DAY}"], ws
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_night_that_is_recorded_says_so_when_it_is_asked_again(
+def test_a_night_that_is_recorded_says_so_when_it_is_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     typed, ws = night_of(tmp_path)
     seen = records.Night(date=DAY, run=ws.run, data="", bench="", models={}, scores=[], notes=["few"])
 
-    def again(name: str, parsed: Recipe, ws: Workspace, screen: Screen) -> int:  # as watch ends, once it is recorded
+    def again(
+        name: str, parsed: Recipe, ws: Workspace, screen: Screen
+    ) -> int:  # as watch ends on a recorded night
         with stage(ws, "watch") as outcome:
             outcome.facts = records.record(ws, parsed.name, seen).__dict__
         return 0
 
     monkeypatch.setattr(kfp_local, "run_pipeline", again)
-    for told in (False, True):
+    for recorded in (False, True):
         ended = CliRunner().invoke(main.app, [*typed, "--set", "nightly.drop=0.5", *["--json"] * as_json])
         assert ended.exit_code == 0, ended.output
         said = json.loads(ended.stdout.splitlines()[-1])["notes"] if as_json else ended.output.splitlines()
         assert any("few" in one for one in said)
-        assert any("recorded already" in one and "not looked at" in one for one in said) == told
+        assert any("recorded already" in one and "not used" in one for one in said) == recorded
 
 
-def test_a_night_that_goes_on_in_another_process_names_its_log_and_no_sentence_in_a_command(tmp_path: Path) -> None:
+def test_a_night_that_runs_in_another_process_names_its_log_and_no_sentence_in_a_command(tmp_path: Path) -> None:
     typed, ws = night_of(tmp_path)
     folder = kfp_local.log_file(ws).parent
     folder.mkdir(parents=True)
-    with locked(folder, UserError("nobody else is here")):
+    with locked(folder, UserError("nothing else holds the lock")):
         ended = CliRunner().invoke(main.app, typed)
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
-    assert f"is going on in another process, as run {ws.run}" in ended.exception.fact
+    assert f"is running in another process, as run {ws.run}" in ended.exception.fact
     assert "`" not in ended.exception.fix and str(kfp_local.log_file(ws)) in ended.exception.fix

@@ -40,26 +40,26 @@ def first(home: Path) -> tuple[int, dict[str, Any], str]:
 
 
 def test_every_stage_runs_and_an_incomparable_bench_is_refused(first: tuple[int, dict[str, Any], str]) -> None:
-    code, told, screen = first
+    code, printed, screen = first
     assert code == 1, screen  # bench.limit makes the result not comparable, so the gate must say no
-    assert told["decision"] == "refused"
-    assert set(told["seconds"]) == set(STAGES)
-    assert set(told["digests"]) >= {"data", "audit", "finetune", "bench", "gate", "report"}
-    assert any("comparable" in reason for reason in told["reasons"])
-    assert Path(told["report"]).read_text().startswith("<!")
+    assert printed["decision"] == "refused"
+    assert set(printed["seconds"]) == set(STAGES)
+    assert set(printed["digests"]) >= {"data", "audit", "finetune", "bench", "gate", "report"}
+    assert any("comparable" in reason for reason in printed["reasons"])
+    assert Path(printed["report"]).read_text().startswith("<!")
 
 
-def test_what_each_component_put_out_is_what_a_kfp_server_takes(
+def test_the_outputs_of_each_component_are_what_a_kfp_server_takes(
     first: tuple[int, dict[str, Any], str], home: Path
 ) -> None:
     """Flat strings, and artifacts where the launcher put them: anything else fails the task after it succeeded."""
     outputs = {path.parent.name: json.loads(path.read_text()) for path in home.rglob("kfp/*/*/executor_output.json")}
     assert outputs.keys() >= {"data", "audit", "finetune", "bench", "register", "gate", "report"}, first
-    for step, told in outputs.items():
-        assert told.keys() <= {"parameterValues", "artifacts"}
-        for value in told.get("parameterValues", {}).values():
+    for step, output in outputs.items():
+        assert output.keys() <= {"parameterValues", "artifacts"}
+        for value in output.get("parameterValues", {}).values():
             assert isinstance(value, str) and len(value) < 4096
-        for name, artifacts in told.get("artifacts", {}).items():
+        for name, artifacts in output.get("artifacts", {}).items():
             (artifact,) = artifacts["artifacts"]
             assert Path(artifact["uri"]).parts[-2:] == (step, name) and artifact["metadata"] == {}
             assert 0 < Path(artifact["uri"]).stat().st_size < 32 << 20
@@ -71,7 +71,7 @@ def test_nothing_on_the_screen_is_a_librarys(first: tuple[int, dict[str, Any], s
     assert not [line for line in screen.splitlines() if any(word in line for word in foreign)]
 
 
-def test_run_again_does_no_work_and_tells_the_same(first: tuple[int, dict[str, Any], str], home: Path) -> None:
+def test_run_again_does_no_work_and_prints_the_same(first: tuple[int, dict[str, Any], str], home: Path) -> None:
     _, before, _ = first
     _, again, screen = run("demo", home, *SMALL)
     assert {k: v for k, v in again["digests"].items() if k != "report"} == {
@@ -96,13 +96,13 @@ def test_a_night_asks_the_canary_alone_anew_and_can_be_run_again(
     typed = [sys.executable, "-m", "medmim.cli.main", "nightly", "demo", "--home", str(home), "--json", *SMALL]
     done = subprocess.run(typed, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert (told["verdict"], told["alarms"], told["seconds"]["data"]) == ("quiet", [], 0)
-    assert set(told["canary"]) == {"challenger", "base"}, "whom the gate refused in the run before is watched, too"
-    assert {(one["asked"], one["changed"]) for one in told["canary"].values()} == {(60, 0)}
+    printed = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (printed["verdict"], printed["alarms"], printed["seconds"]["data"]) == ("quiet", [], 0)
+    assert set(printed["canary"]) == {"challenger", "base"}, "the model that the gate refused is benched too"
+    assert {(one["asked"], one["changed"]) for one in printed["canary"].values()} == {(60, 0)}
     asked = [line for line in done.stderr.splitlines() if "answers" in line and "questions" in line]
     assert asked and all("canary" in line for line in asked), "both had answered in the run before"
-    assert Path(told["page"]).read_text().startswith("<!")
+    assert Path(printed["page"]).read_text().startswith("<!")
 
 
 def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
@@ -116,7 +116,7 @@ def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
     else:
         pytest.fail(f"never saw {mark!r}")
     child.wait()
-    time.sleep(3)  # its runner and its step notice within a second
+    time.sleep(3)  # its runner and its step end within a second
 
 
 @pytest.mark.long

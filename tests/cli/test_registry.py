@@ -74,7 +74,7 @@ def test_people_read_tables_and_sentences(ws: Workspace) -> None:
     assert "it is good" in shown and "models:/chest/2" in shown
 
 
-def test_mistakes_are_told(ws: Workspace) -> None:
+def test_mistakes_are_errors(ws: Workspace) -> None:
     assert "did you mean 'chest'" in refuse("show", "chst@champion")
     assert "no alias 'champion'" in refuse("show", "chest@champion")
     assert "names no model version" in refuse("show", "chest")
