@@ -20,6 +20,7 @@ from typing import Any
 import medmim
 from medmim.doctor.check import Check, run_side_by_side, store
 from medmim.errors import Unavailable, UserError
+from medmim.recipe import names
 from medmim.run.workspace import Workspace
 
 _GIB = 1 << 30
@@ -163,7 +164,7 @@ def _ray() -> Check:
 
 
 def _kfp() -> Check:
-    version, pinned = _version("kfp"), "2.17.0"
+    version, pinned = _version("kfp"), names.KFP_VERSION
     if version != pinned:
         raise UserError(
             f"{version}", reason=f"the pipelines are compiled with {pinned}", fix=f"pip install kfp=={pinned}"
@@ -204,18 +205,18 @@ def _installed(need: Any) -> bool:
 def _bases() -> Check:
     from medmim.lvlm import checkpoint
 
-    names = checkpoint.shipped()
-    if not names:
+    shipped = checkpoint.shipped()
+    if not shipped:
         raise UserError("the package holds no base checkpoint", fix="install medmim again, or run `make bases`")
     wrong = []
-    for name in names:
+    for name in shipped:
         folder = checkpoint.resolve(name)
         card = folder / "README.md"
         if not card.is_file() or checkpoint.digest(folder)[:16] not in card.read_text("utf-8"):
             wrong.append(name)
     if wrong:
         raise UserError(f"{', '.join(wrong)}: not the weights that the model card names", fix="install medmim again")
-    return Check("bases", "ok", ", ".join(names))
+    return Check("bases", "ok", ", ".join(shipped))
 
 
 def _import(module: str, code: str, extra: str) -> dict[str, Any]:

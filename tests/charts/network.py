@@ -1,4 +1,4 @@
-"""NetworkPolicies, evaluated: may this pod speak to that one on that port?
+"""NetworkPolicies, evaluated: may this pod connect to that one on that port?
 
 The semantics of https://kubernetes.io/docs/concepts/services-networking/network-policies/: a pod that some policy of a
 direction selects is closed in that direction but for what the policies' rules name; both ends must agree.
@@ -23,7 +23,7 @@ class Pod:
 
 
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:
-    """Whether a label selector chooses; an empty one chooses all."""
+    """Whether a label selector selects; an empty one selects all."""
     assert set(selector) <= {"matchLabels", "matchExpressions"}
     wanted = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
     for one in selector.get("matchExpressions", []):
@@ -66,10 +66,10 @@ def _port(rule: Object, target: Pod, port: int, protocol: str) -> bool:
 def _peer(rule: Object, key: str, here: Pod, other: Pod) -> bool:
     if not rule.get(key):
         return True
-    return any(_fits(peer, here, other) for peer in rule[key])
+    return any(_matches(peer, here, other) for peer in rule[key])
 
 
-def _fits(peer: Object, here: Pod, other: Pod) -> bool:
+def _matches(peer: Object, here: Pod, other: Pod) -> bool:
     if "ipBlock" in peer:
         return ip_address(other.ip) in ip_network(peer["ipBlock"]["cidr"])
     if not other.namespace:

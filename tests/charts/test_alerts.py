@@ -1,4 +1,4 @@
-"""Alerts ask Prometheus for what is there: real metrics, by labels that they have, of objects that the chart makes."""
+"""Alerts query what exists: real metrics, by labels that they have, of objects that the chart makes."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ ALERTED = [name for name in VALUES if any(one["kind"] == "PrometheusRule" for on
 
 
 def rules(objects: list[Object]) -> dict[str, str]:
-    """Alert -> what it asks."""
+    """Alert -> its expression."""
     groups = named(objects, "PrometheusRule", "medmim")["spec"]["groups"]
     return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
 
@@ -26,37 +26,37 @@ def selectors(expression: str) -> list[Any]:
     """Every metric that an expression names, each with its matchers; raises where it is no PromQL."""
     found: list[Any] = []
 
-    def look(part: Any) -> None:
+    def visit(part: Any) -> None:
         if isinstance(part, promql.VectorSelector):
             found.append(part)
 
-    promql.walk(promql.parse(expression), look)
+    promql.walk(promql.parse(expression), visit)
     return found
 
 
 def faults(expression: str, objects: list[Object]) -> list[str]:
-    """What of it no Prometheus could answer, or nothing of the chart would ever match."""
+    """What of it Prometheus could not evaluate, or would never match an object of the chart."""
     try:
-        asked = selectors(expression)
+        found = selectors(expression)
     except ValueError as error:
         return [str(error)]
-    there = {(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects}
-    wrong = [] if asked else ["no metric"]
-    for one in asked:
+    made = {(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects}
+    wrong = [] if found else ["no metric"]
+    for one in found:
         if one.name not in METRICS:
-            wrong.append(f"nobody exposes {one.name}")
+            wrong.append(f"no exporter has {one.name}")
             continue
-        said = {matcher.name: matcher.value for matcher in one.matchers.matchers}
-        wrong += [f"{one.name} has no label {label}" for label in said if label not in METRICS[one.name]]
-        for label, name in said.items():
-            for namespace in said["namespace"].split("|") if label in KINDS else []:
-                if (KINDS[label], namespace, name) not in there:
+        labels = {matcher.name: matcher.value for matcher in one.matchers.matchers}
+        wrong += [f"{one.name} has no label {label}" for label in labels if label not in METRICS[one.name]]
+        for label, name in labels.items():
+            for namespace in labels["namespace"].split("|") if label in KINDS else []:
+                if (KINDS[label], namespace, name) not in made:
                     wrong.append(f"the chart makes no {KINDS[label]} {name} in {namespace}")
     return wrong
 
 
 @pytest.mark.parametrize("name", ALERTED)
-def test_each_expression_is_promql_on_metrics_labels_and_objects_that_are_there(name: str) -> None:
+def test_each_expression_is_promql_on_metrics_labels_and_objects_that_exist(name: str) -> None:
     objects = rendered(name)
     assert {alert: faults(expression, objects) for alert, expression in rules(objects).items()} == {
         alert: [] for alert in rules(objects)
@@ -64,25 +64,25 @@ def test_each_expression_is_promql_on_metrics_labels_and_objects_that_are_there(
 
 
 @pytest.mark.parametrize(
-    ("alert", "right", "wrong", "told"),
+    ("alert", "right", "wrong", "fault"),
     [
         ("MedmimMlflowDown", "==", "=== ", "invalid promql"),
-        ("MedmimMlflowDown", "replicas_available", "available_replicas", "nobody exposes"),
+        ("MedmimMlflowDown", "replicas_available", "available_replicas", "no exporter has"),
         ("MedmimMlflowDown", "medmim-mlflow", "mlflow", "makes no Deployment mlflow in platform"),
         ("MedmimMlflowDiskFull", "persistentvolumeclaim=", "pvc=", "has no label pvc"),
         ("MedmimSweepLate", "team-a", "team-b", "makes no CronJob medmim-sweep in team-b"),
         ("MedmimNightlyFailed", "condition", "reason", "has no label reason"),
     ],
 )
-def test_a_worse_expression_would_be_seen(alert: str, right: str, wrong: str, told: str) -> None:
+def test_a_wrong_expression_is_detected(alert: str, right: str, wrong: str, fault: str) -> None:
     objects = rendered("all-on")
     expression = rules(objects)[alert]
     assert right in expression
-    assert told in " ".join(faults(expression.replace(right, wrong), objects))
+    assert fault in " ".join(faults(expression.replace(right, wrong), objects))
 
 
-def test_a_sweep_that_never_ended_well_is_late_too() -> None:
-    """Such a CronJob has no last successful time, and nothing compared with nothing alerts nobody."""
+def test_a_sweep_that_never_succeeded_is_late_too() -> None:
+    """Such a CronJob has no last successful time, and a comparison with an absent metric never alerts."""
     values = {"alerts": {"enabled": True}, "runNamespaces": [{"name": "a"}, {"name": "b"}]}
     expression = rules(render(values))["MedmimSweepLate"]
     assert [one.name for one in selectors(expression)] == [
@@ -97,9 +97,9 @@ def test_a_sweep_that_never_ended_well_is_late_too() -> None:
 
 
 def test_the_alert_of_the_nightly_run_means_jobs_of_its_cron_job() -> None:
-    """The controller calls a job after its CronJob and the minute; a person's `nightly-now` is another."""
+    """The controller names a job after its CronJob and the minute; a person's `nightly-now` does not match."""
     objects = rendered("all-on")
-    (asked,) = selectors(rules(objects)["MedmimNightlyFailed"])
-    pattern = {matcher.name: matcher.value for matcher in asked.matchers.matchers}["job_name"]
+    (selector,) = selectors(rules(objects)["MedmimNightlyFailed"])
+    pattern = {matcher.name: matcher.value for matcher in selector.matchers.matchers}["job_name"]
     job = named(objects, "CronJob", "medmim-nightly", PLATFORM)["metadata"]["name"]
     assert re.fullmatch(pattern, f"{job}-29384120") and not re.fullmatch(pattern, "nightly-now")

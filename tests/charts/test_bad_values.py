@@ -1,4 +1,4 @@
-"""Values that cannot be right are refused before anything is applied, by a message that names the key."""
+"""Invalid values are refused before anything is applied, by a message that names the key."""
 
 import copy
 from typing import Any
@@ -82,8 +82,8 @@ def test_what_may_be_a_recipe_is_not(recipe: str) -> None:
     assert render({**values, "nightly": {"enabled": True, "recipe": recipe}})
 
 
-@pytest.mark.parametrize(("key", "value", "told"), BAD, ids=[f"{key}={value}" for key, value, _ in BAD])
-def test_it_is_refused_and_its_key_is_named(key: str, value: Any, told: str) -> None:
+@pytest.mark.parametrize(("key", "value", "message"), BAD, ids=[f"{key}={value}" for key, value, _ in BAD])
+def test_it_is_refused_and_its_key_is_named(key: str, value: Any, message: str) -> None:
     values: dict[str, Any] = {}
     *path, last = key.split(".")
     at = values
@@ -92,10 +92,10 @@ def test_it_is_refused_and_its_key_is_named(key: str, value: Any, told: str) -> 
     at[last] = copy.deepcopy(value)
     with pytest.raises(helm.HelmError) as refused:
         render(values)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_all_that_the_schema_finds_is_told_at_once() -> None:
+def test_all_that_the_schema_finds_is_reported_at_once() -> None:
     with pytest.raises(helm.HelmError) as refused:
         render({"patienceSeconds": "5m", "store": {"endpoint": "minio"}, "imge": {}})
     assert all(key in str(refused.value) for key in ("/patienceSeconds", "/store/endpoint", "imge"))

@@ -26,7 +26,7 @@ def helm3() -> str:
     return found
 
 
-def told(objects: list[Object]) -> list[str]:
+def sorted_json(objects: list[Object]) -> list[str]:
     return sorted(json.dumps(one, sort_keys=True) for one in objects)
 
 
@@ -52,7 +52,7 @@ def test_it_renders_the_same_objects(helm3: str, name: str, tmp_path: Path) -> N
     for one in objects:
         if one["kind"] != "Namespace":
             one["metadata"].setdefault("namespace", PLATFORM)
-    assert told(objects) == told(rendered(name))
+    assert sorted_json(objects) == sorted_json(rendered(name))
 
 
 def test_it_refuses_what_helm_4_refuses(helm3: str) -> None:

@@ -19,7 +19,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from medmim.cli import doctor
-from medmim.cluster.ray.pods import TRACKING_KEYS
+from medmim.recipe.names import TRACKING_KEYS
 from tests.charts.chart import containers, named, render
 from tests.charts.scripts import PATH, helm_test, run
 from tests.support.waiting import until
@@ -135,8 +135,10 @@ def test_a_browser_may_write_from_the_ingress_only(server: Server) -> None:
 
 def test_prometheus_gets_metrics_by_the_pods_address_and_needs_a_login(server: Server) -> None:
     assert server.status("/metrics", f"{POD_IP}:5000") == 200
-    asked = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers=server.headers(f"{POD_IP}:5000"))
-    with urllib.request.urlopen(asked, timeout=30) as answer:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/metrics", headers=server.headers(f"{POD_IP}:5000")
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
         families = {one.name for one in text_string_to_metric_families(answer.read().decode())}
     assert "mlflow_http_request" in families, families
     assert server.status("/metrics", f"{POD_IP}:5000", user="") == 401
@@ -146,7 +148,7 @@ def test_prometheus_gets_metrics_by_the_pods_address_and_needs_a_login(server: S
 def test_a_steps_user_registers_candidates_and_cannot_move_champion(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the chart's README makes them: whoever makes a model manages it, and the others read."""
+    """As the chart's README makes them: the user who makes a model manages it, and the others read."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""The nightly's CronJob finds its recipe, KFP and its token where medmim looks for them."""
+"""The nightly's CronJob has its recipe, KFP's address and its token where medmim reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ def mounted(container: Object, volume: str) -> Path:
 
 def test_the_recipe_of_the_values_is_the_file_that_is_named(tmp_path: Path) -> None:
     objects, container = nightly()
-    held = named(objects, "ConfigMap", "medmim-nightly")["data"]
+    files = named(objects, "ConfigMap", "medmim-nightly")["data"]
     command, sub, file, flag = container["args"]
     assert (command, sub, flag) == ("medmim", "nightly", "--submit")
-    assert mounted(container, "recipe") / next(iter(held)) == Path(file)
-    (tmp_path / "recipe.yaml").write_text(held["recipe.yaml"])
+    assert mounted(container, "recipe") / next(iter(files)) == Path(file)
+    (tmp_path / "recipe.yaml").write_text(files["recipe.yaml"])
     assert loading.load(str(tmp_path / "recipe.yaml")).name == "mine"
 
 
@@ -43,7 +43,7 @@ def test_a_shipped_recipe_needs_no_file() -> None:
     assert not [one for one in objects if (one["kind"], one["metadata"]["name"]) == ("ConfigMap", "medmim-nightly")]
 
 
-def test_kfp_is_asked_where_it_is_with_a_token_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kfp_is_called_at_its_address_with_a_token_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     _, container = nightly(kfp={"namespace": "ml"})
     for one in container["env"]:
         if "value" in one:
@@ -78,7 +78,7 @@ def test_bad_input_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"nightly": {"enabled": True}}, "nightly.recipe"),
         ({"nightly": {"enabled": True, "recipe": "demo"}, "image": {"digest": ""}}, "image.digest"),
@@ -87,10 +87,10 @@ def test_bad_input_is_not_tried_again() -> None:
         ({"kfp": {"host": "ml-pipeline:8888"}}, "/kfp/host"),
     ],
 )
-def test_what_is_missing_is_named(values: dict[str, Any], told: str) -> None:
+def test_what_is_missing_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(helm.HelmError) as refused:
         render({**ALL_ON, **values})
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_the_clouds_nightly_has_a_role_of_its_own_for_the_store() -> None:

@@ -1,4 +1,4 @@
-"""The chart on a real API server, with simulated nodes: admitted, applied, upgraded, rolled back, taken away."""
+"""The chart on a real API server, with simulated nodes: admitted, applied, upgraded, rolled back, uninstalled."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ STEP_MAY = [
     ("get", "rayjobs.ray.io"), ("create", "rayjobs.ray.io"), ("delete", "rayjobs.ray.io"),
     ("create", "leases"), ("patch", "leases"), ("get", "pods"), ("list", "pods"), ("list", "events"),
 ]  # fmt: skip
-NOBODY_MAY = [
+NO_ACCOUNT_MAY = [
     ("create", "rolebindings"), ("escalate", "roles"), ("impersonate", "serviceaccounts"),
     ("delete", "networkpolicies"), ("update", "configmaps"), ("delete", "leases"), ("patch", "rayjobs.ray.io"),
 ]  # fmt: skip
@@ -41,7 +41,7 @@ NOBODY_MAY = [
 
 @dataclass(frozen=True)
 class Place:
-    """Two namespaces of the test's own, one for the release, one for runs, and how to ask about them."""
+    """Two namespaces of the test's own, one for the release, one for runs, and requests about them."""
 
     kubeconfig: Path
     name: str
@@ -112,7 +112,7 @@ def place(kubeconfig: Path) -> Iterator[Place]:  # noqa: F811
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_api_server_takes_every_object_in_restricted_namespaces(place: Place, name: str) -> None:
+def test_the_api_server_accepts_every_object_in_restricted_namespaces(place: Place, name: str) -> None:
     """A server-side dry run, with admission: what is not restricted is refused (pods) or warned about (Deployments)."""
     renamed = json.loads(json.dumps(VALUES[name]))
     for i, one in enumerate(renamed.get("runNamespaces", [])):
@@ -121,7 +121,7 @@ def test_the_api_server_takes_every_object_in_restricted_namespaces(place: Place
         for kind in ("enforce", "warn"):
             place.kubectl("label", "namespace", one["name"], f"pod-security.kubernetes.io/{kind}=restricted")
     place.kubectl("label", "namespace", place.name, "pod-security.kubernetes.io/warn=restricted")
-    # Prometheus' operator is not there; its objects are held against their CRDs in test_render.py.
+    # Prometheus' operator is not there; its objects are validated against their CRDs in test_render.py.
     absent = ("ServiceMonitor", "PrometheusRule", "Namespace")
     objects = [one for one in render(renamed, place.name) if one["kind"] not in absent]
     accounts = [one for one in objects if one["kind"] == "ServiceAccount"]  # a pod's must be there
@@ -140,7 +140,7 @@ def test_the_api_server_takes_every_object_in_restricted_namespaces(place: Place
     assert done.stdout.count("serverside-applied") == len(objects)
 
 
-def test_it_is_installed_upgraded_rolled_back_and_taken_away_but_for_what_is_kept(place: Place) -> None:
+def test_it_is_installed_upgraded_rolled_back_and_uninstalled_but_for_what_is_kept(place: Place) -> None:
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name, wait="watcher", timeout=120)
         disk = json.loads(place.kubectl("-n", place.name, "get", "pvc", "medmim-mlflow", "-o", "json"))
@@ -170,13 +170,13 @@ def test_it_is_installed_upgraded_rolled_back_and_taken_away_but_for_what_is_kep
         release.uninstall("medmim")
 
 
-def test_each_account_may_what_it_must_and_not_what_it_must_not(place: Place) -> None:
+def test_each_account_has_its_rights_and_no_others(place: Place) -> None:
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name)
         for verb, resource in STEP_MAY:
             assert place.may("medmim-step", verb, resource, place.runs), (verb, resource)
         for account in ("medmim-step", "medmim-ray", "medmim-sweep"):
-            for verb, resource in NOBODY_MAY:
+            for verb, resource in NO_ACCOUNT_MAY:
                 assert not place.may(account, verb, resource, place.runs), (account, verb, resource)
             for verb, resource in (("get", "secrets"), ("create", "pods"), ("get", "configmaps"), ("list", "pods")):
                 assert not place.may(account, verb, resource, place.name), (account, verb, resource)
@@ -188,7 +188,7 @@ def test_each_account_may_what_it_must_and_not_what_it_must_not(place: Place) ->
         release.uninstall("medmim")
 
 
-def test_kuberays_pods_carry_the_labels_that_the_policies_choose(place: Place) -> None:
+def test_kuberays_pods_carry_the_labels_that_the_policies_select(place: Place) -> None:
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name)
         _ray_job(place)
@@ -235,10 +235,10 @@ def test_a_person_promotes_by_a_job_of_the_promoters(place: Place) -> None:
     """The command of README and NOTES, up to the pod: what it does there is tests/registry's."""
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name)
-        mould = ("--from=cronjob/medmim-promoter", "--dry-run=client", "-o", "yaml")
-        job = place.kubectl("-n", place.name, "create", "job", "promote", *mould)
-        said = ("MODEL=demo-candidate", "VERSION=3", "WHY=better on every task")
-        job = place.kubectl("set", "env", "--local", "-f", "-", *said, "-o", "yaml", stdin=job)
+        template = ("--from=cronjob/medmim-promoter", "--dry-run=client", "-o", "yaml")
+        job = place.kubectl("-n", place.name, "create", "job", "promote", *template)
+        variables = ("MODEL=demo-candidate", "VERSION=3", "WHY=better on every task")
+        job = place.kubectl("set", "env", "--local", "-f", "-", *variables, "-o", "yaml", stdin=job)
         place.kubectl("create", "-f", "-", stdin=job)
 
         def pods() -> list[Object]:
@@ -248,13 +248,13 @@ def test_a_person_promotes_by_a_job_of_the_promoters(place: Place) -> None:
         (pod,) = until(pods)
         (container,) = pod["spec"]["containers"]
         given = {one["name"]: one["value"] for one in container["env"] if "value" in one}
-        assert given == dict(one.split("=") for one in said)
+        assert given == dict(one.split("=") for one in variables)
         assert container["args"] == ["medmim", "registry", "promote", "$(MODEL)", "$(VERSION)", "--why", "$(WHY)"]
         assert pod["spec"]["serviceAccountName"] == "medmim-promoter"
         release.uninstall("medmim")
 
 
-def test_a_release_beside_a_namespace_that_is_there_makes_no_namespace(place: Place) -> None:
+def test_a_release_with_an_existing_namespace_makes_none(place: Place) -> None:
     place.kubectl("create", "namespace", place.runs)
     values = place.values() | {"runNamespaces": [{"name": place.runs}]}
     with place.release() as release:
@@ -271,13 +271,13 @@ def _setting(place: Place, key: str) -> str:
 
 def _ray_job(place: Place) -> Object:
     """A training run that upgrade and rollback must not touch, once KubeRay has taken it."""
-    asked = Pods.model_validate_json(
+    pods = Pods.model_validate_json(
         json.dumps({"node_selector": {"type": "simulated"}, "tolerations": [{"key": "nvidia.com/gpu"}]})
     )
     spec = {
         "entrypoint": "sleep 600",
-        "submitterPodTemplate": submitter(asked, "none"),
-        "rayClusterSpec": {"headGroupSpec": {"rayStartParams": {}, "template": head(asked, "none", "lease")}},
+        "submitterPodTemplate": submitter(pods, "none"),
+        "rayClusterSpec": {"headGroupSpec": {"rayStartParams": {}, "template": head(pods, "none", "lease")}},
     }
     job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "kept"}, "spec": spec}
     place.kubectl("-n", place.runs, "apply", "-f", "-", stdin=yaml.safe_dump(job))

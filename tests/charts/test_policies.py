@@ -1,4 +1,4 @@
-"""Who may speak to whom: each allowed edge and each that must not be there, from the rendered policies alone."""
+"""Which pods may connect to which: each allowed edge and each that must not exist, from the rendered policies alone."""
 
 from dataclasses import replace
 from itertools import pairwise, product
@@ -43,8 +43,8 @@ PODS = {
     "kuberay": Pod("kuberay-system", {"app.kubernetes.io/name": "kuberay-operator"}),
     "ingress": Pod("ingress-nginx", {"app.kubernetes.io/name": "ingress-nginx"}),
     "prometheus": Pod("monitoring", {"app.kubernetes.io/name": "prometheus"}),
-    "stranger": Pod("elsewhere", {"app": "stranger"}),
-    "stranger-in-our-clothes": ours("promoter", "elsewhere"),
+    "foreign": Pod("foreign", {"app": "foreign"}),
+    "foreign-with-our-labels": ours("promoter", "foreign"),
     "neighbour": Pod(RUN, {"app": "notebook"}),
     "dns": Pod("kube-system", {"k8s-app": "kube-dns"}),
     "store": Pod(ip="10.20.0.7"),
@@ -78,22 +78,22 @@ def policies() -> list[Object]:
     return [one for one in render(values) if one["kind"] == "NetworkPolicy"]
 
 
-def test_what_is_ours_may_do_what_is_named_and_nothing_else(policies: list[Object]) -> None:
-    """Every pair and port with one of our pods at an end; whoever is not ours is open at their own end."""
+def test_our_pods_have_the_named_connections_and_no_others(policies: list[Object]) -> None:
+    """Every pair and port with one of our pods at an end; pods of others are open at their own end."""
     wrong = []
     closed = {*OURS, "head-of-another-namespace"}
     for (source, a), (target, b), port in product(PODS.items(), PODS.items(), PORTS):
         if source == target or not {source, target} & closed or not a.namespace:
             continue
-        names = port == DNS and source in closed and target not in closed  # anybody may be a name server
+        names = port == DNS and source in closed and target not in closed  # any address may be a name server
         expected = (source, target, port) in ALLOWED or names
         if may(policies, a, b, port, "UDP" if port == DNS else "TCP") != expected:
             wrong.append(f"{source} -> {target}:{port} {'may not' if expected else 'may'}")
     assert not wrong
 
 
-def test_whoever_is_not_ours_is_not_touched(policies: list[Object]) -> None:
-    for name in ("kfp", "kfps-driver", "kuberay", "stranger", "neighbour", "ingress", "dns"):
+def test_pods_of_others_are_not_selected(policies: list[Object]) -> None:
+    for name in ("kfp", "kfps-driver", "kuberay", "foreign", "neighbour", "ingress", "dns"):
         for direction in ("Ingress", "Egress"):
             assert about(policies, PODS[name], direction) == [], name
     for one in policies:
@@ -105,13 +105,13 @@ def test_whoever_is_not_ours_is_not_touched(policies: list[Object]) -> None:
     assert may(policies, PODS["neighbour"], PODS["internet"], 443)
 
 
-def test_a_policy_less_would_be_seen(policies: list[Object]) -> None:
+def test_a_missing_policy_is_detected(policies: list[Object]) -> None:
     without = [one for one in policies if one["metadata"]["name"] != "medmim-mlflow"]
-    assert may(without, PODS["stranger"], PODS["mlflow"], MLFLOW)
-    assert not may(policies, PODS["stranger"], PODS["mlflow"], MLFLOW)
+    assert may(without, PODS["foreign"], PODS["mlflow"], MLFLOW)
+    assert not may(policies, PODS["foreign"], PODS["mlflow"], MLFLOW)
 
 
-def test_each_allowed_edge_has_its_words() -> None:
+def test_each_allowed_edge_has_its_comment() -> None:
     for file in ("templates/platform/policies.yaml", "templates/run/policies.yaml", "templates/_edges.tpl"):
         lines = [line.strip() for line in (CHART / file).read_text("utf-8").splitlines()]
         for before, line in pairwise(lines):
@@ -120,7 +120,7 @@ def test_each_allowed_edge_has_its_words() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_each_example_lets_its_own_traffic_through(name: str) -> None:
+def test_each_example_allows_its_own_traffic(name: str) -> None:
     policies = [one for one in rendered(name) if one["kind"] == "NetworkPolicy"]
     values, server = EXAMPLES[name], PODS["mlflow"]
     for run in values["runNamespaces"]:
@@ -130,8 +130,8 @@ def test_each_example_lets_its_own_traffic_through(name: str) -> None:
         assert may(policies, above, below, TORCH) and may(policies, below, above, 6379)
         assert may(policies, PODS["kuberay"], above, DASHBOARD)
         assert not may(policies, below, server, MLFLOW)
-        assert not may(policies, PODS["stranger"], above, DASHBOARD)
-    assert not may(policies, PODS["stranger"], server, MLFLOW)
+        assert not may(policies, PODS["foreign"], above, DASHBOARD)
+    assert not may(policies, PODS["foreign"], server, MLFLOW)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_the_stores_port_is_that_of_its_address(endpoint: str, port: int) -> Non
         assert may(policies, PODS["mlflow"], PODS["internet"], tried) == (tried == port)
 
 
-def test_they_can_be_left_to_others() -> None:
+def test_they_can_be_turned_off() -> None:
     objects = render({"networkPolicy": {"enabled": False}, "runNamespaces": [{"name": "a"}]})
     assert not [one for one in objects if one["kind"] == "NetworkPolicy"]
     assert named(objects, "Role", "medmim-step", "a")

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from medmim import __version__
-from medmim.cluster.ray import pods as ray_pods
-from pipelines import pod as step_pod
+from medmim.recipe import names
 from tests.charts.chart import (
     ALL_ON,
     CHART,
@@ -66,7 +65,7 @@ def test_every_object_is_valid_in_three_versions_of_kubernetes(name: str) -> Non
         seen.add(at)
 
 
-def test_a_field_that_kubernetes_does_not_know_would_be_seen() -> None:
+def test_an_unknown_field_is_detected() -> None:
     broken = json.loads(json.dumps(named(rendered("default"), "Deployment", "medmim-mlflow")))
     broken["spec"]["template"]["spec"]["containers"][0]["redinessProbe"] = {}
     for version in KUBERNETES:
@@ -78,11 +77,11 @@ def test_a_field_that_kubernetes_does_not_know_would_be_seen() -> None:
         jsonschema.validate(monitor, CUSTOM["ServiceMonitor"])
 
 
-def test_helm_finds_nothing_to_say() -> None:
+def test_helm_lint_reports_nothing() -> None:
     for values in VALUES.values():
         report = helm.lint(CHART, values, strict=True, namespace=PLATFORM)
-        said = [one for one in report["messages"] if one["severity"] > 1]  # 1: an icon is recommended
-        assert not said and not report["errors"]
+        messages = [one for one in report["messages"] if one["severity"] > 1]  # 1: an icon is recommended
+        assert not messages and not report["errors"]
 
 
 def test_the_chart_is_of_the_packages_version() -> None:
@@ -92,7 +91,7 @@ def test_the_chart_is_of_the_packages_version() -> None:
 
 
 def test_every_switch_is_on_somewhere() -> None:
-    """Else a template could be broken unseen."""
+    """Else a broken template could go undetected."""
     (templates,) = [{str(path.relative_to(CHART)) for path in (CHART / "templates").rglob("*.yaml")}]
     with helm.Chart.load(CHART) as chart:
         shown = set()
@@ -102,7 +101,7 @@ def test_every_switch_is_on_somewhere() -> None:
     assert templates <= shown
 
 
-def test_values_and_schema_know_the_same_keys_and_each_has_its_words() -> None:
+def test_values_and_schema_have_the_same_keys_and_each_is_documented() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
     values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 
@@ -127,7 +126,7 @@ def test_values_and_schema_know_the_same_keys_and_each_has_its_words() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_mlflow_lets_in_those_who_call_it_rightly_and_nobody_else(name: str) -> None:
+def test_mlflow_accepts_its_own_host_names_and_no_others(name: str) -> None:
     objects, ingress = rendered(name), EXAMPLES[name].get("mlflow", {}).get("ingress", {})
     hosts = str(flag(server(objects), "allowed-hosts")).split(",")
 
@@ -147,13 +146,13 @@ def test_mlflow_lets_in_those_who_call_it_rightly_and_nobody_else(name: str) -> 
         assert flag(server(objects), "cors-allowed-origins") == f"https://{ingress['host']}"
 
 
-def test_metrics_are_watched_only_where_they_are_served() -> None:
+def test_metrics_are_scraped_only_where_they_are_served() -> None:
     for name in VALUES:
         objects = rendered(name)
-        watched = any(one["kind"] == "ServiceMonitor" for one in objects)
-        assert watched == (flag(server(objects), "expose-prometheus") is not None)
-        if watched:
-            assert "$(POD_IP):5000" in str(flag(server(objects), "allowed-hosts"))  # by which Prometheus asks
+        scraped = any(one["kind"] == "ServiceMonitor" for one in objects)
+        assert scraped == (flag(server(objects), "expose-prometheus") is not None)
+        if scraped:
+            assert "$(POD_IP):5000" in str(flag(server(objects), "allowed-hosts"))  # by which Prometheus scrapes
             assert "POD_IP" in {one["name"] for one in server(objects)["env"]}
 
 
@@ -168,11 +167,11 @@ def test_each_alert_has_its_section_in_the_runbook() -> None:
     assert {line.removeprefix("## ") for line in runbook.splitlines() if line.startswith("## Medmim")} == alerts
 
 
-def test_a_step_finds_in_its_namespace_what_the_pipeline_asks_for() -> None:
+def test_a_step_finds_in_its_namespace_what_the_pipeline_refers_to() -> None:
     objects = rendered("onprem-gpu")
     for run in ("radiology", "research"):
         data = named(objects, "ConfigMap", "medmim", run)["data"]
-        assert set(step_pod.SETTINGS) <= set(data)
+        assert set(names.SETTINGS_KEYS) <= set(data)
         assert data["AWS_CA_BUNDLE"] == "/etc/medmim/ca/ca.crt"
         assert "ca.crt" in named(objects, "ConfigMap", "medmim-ca", run)["data"]
         (env,) = [
@@ -181,12 +180,12 @@ def test_a_step_finds_in_its_namespace_what_the_pipeline_asks_for() -> None:
             if one["kind"] == "CronJob" and one["metadata"]["namespace"] == run
         ]
         secrets = {one["valueFrom"]["secretKeyRef"]["name"] for one in env if "secretKeyRef" in one["valueFrom"]}
-        assert secrets <= set(step_pod.SECRETS)
+        assert secrets <= {names.S3_SECRET, names.TRACKING_SECRET}
 
 
 def test_pods_are_of_the_images_user() -> None:
     context = named(rendered("default"), "Deployment", "medmim-mlflow")["spec"]["template"]["spec"]["securityContext"]
-    assert context["runAsUser"] == context["fsGroup"] == ray_pods.USER
+    assert context["runAsUser"] == context["fsGroup"] == names.USER
 
 
 def test_sqlite_has_one_writer_and_its_disk_outlives_the_release() -> None:
@@ -216,7 +215,7 @@ def test_schedules_never_overlap_and_each_namespace_is_swept() -> None:
     objects = render(ALL_ON | {"runNamespaces": [{"name": "a"}, {"name": "b"}]})
     jobs = [one for one in objects if one["kind"] == "CronJob"]
     assert {one["spec"]["concurrencyPolicy"] for one in jobs} == {"Forbid"}
-    for one in jobs:  # by which the runbook asks for them
+    for one in jobs:  # by which the runbook selects them
         template = one["spec"]["jobTemplate"]
         assert template["metadata"]["labels"] == template["spec"]["template"]["metadata"]["labels"]
     swept = {}
@@ -227,7 +226,7 @@ def test_schedules_never_overlap_and_each_namespace_is_swept() -> None:
     assert swept == {n: ("*/2 * * * *", ["medmim", "runs", "sweep", "-n", n]) for n in ("a", "b")}
 
 
-def test_nothing_runs_by_default_that_needs_a_command_to_come_or_a_persons_word() -> None:
+def test_nothing_runs_by_default_that_needs_a_setting_or_an_approval() -> None:
     for name in EXAMPLES:
         jobs = [one for one in rendered(name) if one["kind"] == "CronJob"]
         assert {one["metadata"]["name"] for one in jobs if not one["spec"].get("suspend")} == {"medmim-sweep"}

@@ -1,4 +1,4 @@
-"""Who gets which rights; tests/cluster/test_accounts.py holds the verbs against what medmim asks for."""
+"""Which account gets which rights; tests/cluster/test_accounts.py compares the verbs with what medmim calls."""
 
 import pytest
 
@@ -15,12 +15,12 @@ def test_each_rule_keeps_its_reason(file: str) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_nobody_else_gets_a_role(example: str) -> None:
+def test_no_other_account_gets_a_role(example: str) -> None:
     roles = {one["metadata"]["name"] for one in rendered(example) if one["kind"] in ("Role", "ClusterRole")}
     assert roles == {"medmim-step", "medmim-step-kfp", "medmim-ray", "medmim-sweep"}
 
 
-def test_workload_identity_reaches_each_account_and_no_key_is_asked_for() -> None:
+def test_workload_identity_reaches_each_account_and_needs_no_key() -> None:
     objects = rendered("cloud")
     places = {"mlflow": "platform", "promoter": "platform"} | dict.fromkeys(("step", "ray", "sweep"), "medmim-runs")
     for account, namespace in places.items():

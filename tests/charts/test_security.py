@@ -8,7 +8,7 @@ import pytest
 
 from tests.charts.chart import PLATFORM, VALUES, Object, containers, named, pods, rendered
 
-# What may hold a token of its account: what speaks to the API server.
+# Pods that hold a token of their account: those that call the API server.
 TOKENS = {"medmim-sweep", "medmim-check-access"}
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 CASES = [
@@ -89,7 +89,7 @@ def _token(spec: Object) -> None:
 
 
 @pytest.mark.parametrize("worse", [_root, _writable, _host_path, _init_escalates, _token])
-def test_a_worse_pod_would_be_seen(worse: Callable[[Object], None]) -> None:
+def test_a_less_restricted_pod_is_detected(worse: Callable[[Object], None]) -> None:
     spec = copy.deepcopy(named(rendered("laptop"), "Deployment", "medmim-mlflow")["spec"]["template"]["spec"])
     worse(spec)
     assert faults(spec)
@@ -110,8 +110,8 @@ def test_secrets_are_referred_to_and_never_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_promoters_secrets_are_out_of_every_steps_reach(name: str) -> None:
-    """A step may read every Secret of its namespace, since KFP asks for that; so they lie in another."""
+def test_no_step_can_read_the_promoters_secrets(name: str) -> None:
+    """A step may read every Secret of its namespace, since KFP requires that right; so they are in another."""
     objects = rendered(name)
     runs = {one["metadata"].get("namespace") for one in objects} - {PLATFORM, None}
     guarded = {"medmim-promoter-s3", "medmim-promoter-mlflow", "medmim-mlflow-admin", "medmim-mlflow-db", "db"}
@@ -120,7 +120,7 @@ def test_the_promoters_secrets_are_out_of_every_steps_reach(name: str) -> None:
             assert not [secret for secret in guarded if f'"{secret}"' in json.dumps(one)]
         if one["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             assert one["kind"] == "RoleBinding" and one["metadata"]["namespace"] in runs
-            if one["metadata"]["name"] == "medmim-nightly":  # from outside: what KFP asks of it, nothing of Kubernetes
+            if one["metadata"]["name"] == "medmim-nightly":  # from outside, with rights in KFP only
                 role = named(objects, "Role", "medmim-nightly", one["metadata"]["namespace"])
                 assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"pipelines.kubeflow.org"}
                 continue

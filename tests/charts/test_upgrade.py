@@ -120,7 +120,7 @@ def _secret(objects: list[Object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("worse", "told"),
+    ("worse", "fault"),
     [
         (_selector, "spec.selector changes"),
         (_claim, "PersistentVolumeClaim/platform/medmim-mlflow: spec changes"),
@@ -131,7 +131,7 @@ def _secret(objects: list[Object]) -> None:
         (_secret, "Deployment/medmim-mlflow needs Secret tls now"),
     ],
 )
-def test_a_worse_upgrade_would_be_seen(worse: Callable[[list[Object]], None], told: str) -> None:
+def test_a_breaking_upgrade_is_detected(worse: Callable[[list[Object]], None], fault: str) -> None:
     after = copy.deepcopy(rendered("laptop"))
     worse(after)
-    assert told in " ".join(faults(packaged("laptop"), after))
+    assert fault in " ".join(faults(packaged("laptop"), after))

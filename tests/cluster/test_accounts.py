@@ -1,4 +1,4 @@
-"""The accounts of the chart may do what medmim asks of a cluster, and nothing that it does not."""
+"""The accounts of the chart have the rights that medmim uses on a cluster, and no others."""
 
 import json
 import threading
@@ -46,8 +46,8 @@ def granted(role: str) -> set[Verb]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> set[Verb]:
-    """What an account asks of the API server from now on; the administrator's own calls are left out."""
+def used(monkeypatch: pytest.MonkeyPatch) -> set[Verb]:
+    """The verbs that an account uses from now on; the administrator's own calls are left out."""
     seen: set[Verb] = set()
     call = Kube._retry
 
@@ -83,10 +83,10 @@ def step_account(cluster: Kube, kubeconfig: Path, monkeypatch: pytest.MonkeyPatc
     yield as_step
 
 
-def test_a_step_asks_for_exactly_what_its_role_grants(
+def test_a_step_uses_exactly_what_its_role_grants(
     cluster: Kube,
     step_account: Kube,
-    asked: set[Verb],
+    used: set[Verb],
     kubeconfig: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -105,7 +105,7 @@ def test_a_step_asks_for_exactly_what_its_role_grants(
     driver_succeeds(job_of(cluster, "Running"))
     step.join(120)
     assert step.error is None
-    assert asked == granted("medmim-step")
+    assert used == granted("medmim-step")
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_a_rule_that_is_missing_is_named(
         assert f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}' in step.error.fix
 
 
-def test_the_sweep_asks_for_exactly_what_its_role_grants(
-    cluster: Kube, workflow: dict[str, Any], asked: set[Verb], kubeconfig: Path, tmp_path: Path
+def test_the_sweep_uses_exactly_what_its_role_grants(
+    cluster: Kube, workflow: dict[str, Any], used: set[Verb], kubeconfig: Path, tmp_path: Path
 ) -> None:
     give(kubeconfig, cluster, "medmim-sweep")
     step = Step(a_request(), platform(cluster), tmp_path)
@@ -144,11 +144,11 @@ def test_the_sweep_asks_for_exactly_what_its_role_grants(
     removed = {one.name for one in sweep(as_sweep)}
     step.join(120)
     assert removed == {name}
-    assert asked == granted("medmim-sweep")
+    assert used == granted("medmim-sweep")
 
 
-def test_the_driver_asks_for_exactly_what_its_role_grants(
-    cluster: Kube, asked: set[Verb], kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_driver_uses_exactly_what_its_role_grants(
+    cluster: Kube, used: set[Verb], kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(kubeconfig, cluster, "medmim-ray")
     as_head = account(cluster, "medmim-ray")
@@ -161,4 +161,4 @@ def test_the_driver_asks_for_exactly_what_its_role_grants(
     )
     lease.watch("held", lambda reason: stale.set())
     assert stale.wait(30)
-    assert asked == granted("medmim-ray")
+    assert used == granted("medmim-ray")

@@ -1,4 +1,4 @@
-"""Before MLflow's server starts: bring SQLite's schemas up to date, and write where the server's users are kept."""
+"""Before MLflow's server starts: upgrade SQLite's schemas, and write the settings of its user database."""
 
 import configparser
 import os
@@ -27,7 +27,7 @@ def copies(path: Path) -> list[Path]:
 
 
 def clear(part: Path) -> None:
-    """Remove what is in the making, SQLite's own files beside it too."""
+    """Remove an unfinished copy, with SQLite's own files beside it."""
     for one in (part, *part.parent.glob(f"{part.name}-*")):
         one.unlink(missing_ok=True)
 
@@ -45,7 +45,7 @@ def migrate(path: Path, table: str, *command: str) -> None:
             source.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # nothing may stay beside the file that is replaced
             source.backup(target)
     done = subprocess.run([*command, f"sqlite:///{part}"], capture_output=True, text=True)
-    after = revision(part, table)  # and closes it, so that nothing of the copy is beside it either
+    after = revision(part, table)  # and closes it, so that no file of SQLite's is left beside the copy
     if done.returncode:
         clear(part)
         sys.stderr.write(done.stderr[-4000:])
@@ -57,7 +57,7 @@ def migrate(path: Path, table: str, *command: str) -> None:
             )
         sys.exit(
             f"error: {path} was not migrated from {before or 'nothing'} and is as it was\n"
-            "fix: see above what MLflow says; `helm rollback` starts the server before on it"
+            "fix: see MLflow's output above; `helm rollback` starts the previous server on it"
         )
     if after == before:
         clear(part)

@@ -1,6 +1,6 @@
-{{/* Egress rules, one for each neighbour. An empty list of peers is any address, on these ports. */}}
+{{/* Egress rules, one for each destination. An empty list of peers is any address, on these ports. */}}
 {{- define "medmim.toNames" -}}
-# Names: any address, since a node's own DNS cache is no pod.
+# DNS: any address, since a node's own DNS cache is no pod.
 - ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
 {{- end }}
 

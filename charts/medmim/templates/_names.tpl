@@ -1,4 +1,4 @@
-{{/* Labels of an object. Names are fixed, not the release's: the compiled pipeline asks for them, so one release a namespace. */}}
+{{/* Labels of an object. Names are fixed, not the release's: the compiled pipeline refers to them, so one release a namespace. */}}
 {{- define "medmim.labels" -}}
 {{ include "medmim.selector" . }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -7,7 +7,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{/* What chooses our pods, in Services and NetworkPolicies. */}}
+{{/* The labels that select our pods, in Services and NetworkPolicies. */}}
 {{- define "medmim.selector" -}}
 app.kubernetes.io/name: medmim
 app.kubernetes.io/component: {{ .component }}
@@ -17,7 +17,7 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* Where the nightly's runs live. */}}
+{{/* The namespace of the nightly's runs. */}}
 {{- define "medmim.nightlyNamespace" -}}
 {{- $first := first .Values.runNamespaces | default dict -}}
 {{ .Values.nightly.namespace | default (get $first "name") }}
@@ -27,7 +27,7 @@ app.kubernetes.io/component: {{ .component }}
 medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- end }}
 
-{{/* Every name by which somebody may rightly call MLflow's server; the list replaces the server's own. */}}
+{{/* Every valid host name of MLflow's server; the list replaces the server's own. */}}
 {{- define "medmim.allowedHosts" -}}
 {{- $service := printf "medmim-mlflow.%s" .Release.Namespace -}}
 {{- $names := list "medmim-mlflow" $service (printf "%s.svc" $service) (printf "%s.svc.%s" $service .Values.clusterDomain) -}}
@@ -43,7 +43,7 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- define "medmim.check" -}}
 {{- if and (not .Values.mlflow.database.existingSecret) (gt (int .Values.mlflow.replicas) 1) }}{{ fail "mlflow.replicas: SQLite has one writer; set mlflow.database.existingSecret or leave it at 1" }}{{ end -}}
 {{- if and .Values.mlflow.ingress.enabled (not .Values.mlflow.ingress.host) }}{{ fail "mlflow.ingress.host: an ingress needs it, and the server must know it" }}{{ end -}}
-{{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else nobody gets through the ingress" }}{{ end -}}
+{{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else the ingress cannot reach MLflow" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name Prometheus' pods, else mlflow.metrics are out of its reach" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.mlflow.auth.enabled (not .Values.mlflow.metrics.existingSecret) }}{{ fail "mlflow.metrics.existingSecret: with mlflow.auth the server shows /metrics to its users only" }}{{ end -}}
 {{- if .Values.nightly.enabled -}}

@@ -10,11 +10,12 @@ from medmim.cluster.doctor.api import Unchecked, ask, read
 from medmim.cluster.kube import Kube, Object
 from medmim.doctor.check import Check
 from medmim.errors import UserError
+from medmim.recipe import names
 
 Verb = tuple[str, str, str]  # API group, resource, verb
 
 NEEDS: dict[str, frozenset[Verb]] = {
-    "medmim-step": frozenset(
+    names.STEP_ACCOUNT: frozenset(
         {
             *(("ray.io", "rayjobs", verb) for verb in ("get", "create", "delete")),
             *(("coordination.k8s.io", "leases", verb) for verb in ("create", "patch")),
@@ -24,7 +25,7 @@ NEEDS: dict[str, frozenset[Verb]] = {
             ("", "events", "list"),
         }
     ),
-    "medmim-sweep": frozenset(
+    names.SWEEP_ACCOUNT: frozenset(
         {
             ("", "namespaces", "get"),
             ("ray.io", "rayjobs", "list"),
@@ -36,7 +37,7 @@ NEEDS: dict[str, frozenset[Verb]] = {
             ("", "pods/log", "get"),
         }
     ),
-    "medmim-ray": frozenset({("coordination.k8s.io", "leases", "get")}),
+    names.RAY_ACCOUNT: frozenset({("coordination.k8s.io", "leases", "get")}),
 }
 _API = "authorization.k8s.io/v1"
 
@@ -51,7 +52,7 @@ def account(kube: Kube) -> Check:
     answer = ask(kube, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review)[1]
     user = str(answer.get("status", {}).get("userInfo", {}).get("username", "this account"))
     role = user.rpartition(":")[2]
-    role = role if role in NEEDS else "medmim-step"
+    role = role if role in NEEDS else names.STEP_ACCOUNT
     missing = [verb for verb in sorted(NEEDS[role]) if not _may(kube, verb)]
     if missing:
         raise UserError(
@@ -66,7 +67,7 @@ def accounts(kube: Kube, ray_account: str) -> Check:
     """Whether the accounts of steps, Ray pods and sweep exist and have the rights that they need."""
     problems, fixes = [], []
     for role, needs in NEEDS.items():
-        name = ray_account if role == "medmim-ray" else role
+        name = ray_account if role == names.RAY_ACCOUNT else role
         if read(kube, f"/api/v1/namespaces/{kube.namespace}/serviceaccounts/{name}") is None:
             problems.append(f"no service account {name}")
             fixes.append(f"make {name} with its Role (docs/cluster.md)")
@@ -77,7 +78,8 @@ def accounts(kube: Kube, ray_account: str) -> Check:
             fixes.append(f"add to the Role of {name}: {_rules(missing)}")
     if problems:
         raise UserError("; ".join(problems), fix="; ".join(fixes))
-    return Check("accounts", "ok", f"medmim-step, medmim-sweep, {ray_account} have the rights that they need")
+    known = f"{names.STEP_ACCOUNT}, {names.SWEEP_ACCOUNT}, {ray_account}"
+    return Check("accounts", "ok", f"{known} have the rights that they need")
 
 
 def denied(kube: Kube, rights: Sequence[str]) -> Check:

@@ -3,12 +3,12 @@
 from medmim.cluster.doctor.api import items, read
 from medmim.cluster.kube import Kube, Object
 from medmim.cluster.ray.diagnose import UNPULLED
-from medmim.cluster.ray.pods import S3_KEYS, TRACKING_KEYS
 from medmim.doctor.check import Check
 from medmim.errors import UserError
+from medmim.recipe import names
 from medmim.recipe.pods import Pods
 
-_OPTIONAL = {"medmim-mlflow": TRACKING_KEYS}  # steps read these where they exist
+_OPTIONAL = {names.TRACKING_SECRET: names.TRACKING_KEYS}  # steps read these where they exist
 _REGISTRY = (".dockerconfigjson", ".dockercfg")
 
 
@@ -43,7 +43,8 @@ def image(kube: Kube, named: str | None) -> Check:
 
 def secrets(kube: Kube, pods: Pods) -> Check:
     """Whether the secrets and ConfigMaps that pods refer to exist with their keys; names only, no value."""
-    wanted = {name: keys for name, keys in ((pods.s3_secret, S3_KEYS), (pods.tracking_secret, TRACKING_KEYS)) if name}
+    referred = ((pods.s3_secret, names.S3_KEYS), (pods.tracking_secret, names.TRACKING_KEYS))
+    wanted = {name: keys for name, keys in referred if name}
     complete, problems, fixes = [], [], []
     for name, keys in {**_OPTIONAL, **wanted}.items():
         found = _keys(kube, "secrets", name)

@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medmim.cluster.doctor.servers import request, without_password
-from medmim.cluster.ray.pods import TRACKING_KEYS
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
+from medmim.recipe.names import TRACKING_KEYS, TRACKING_SECRET
 
 EXPERIMENT = (
     "medmim-check"  # holds the artifact while it is checked; whoever makes an experiment manages it: one a user
@@ -139,7 +139,7 @@ def _denied(at: str, path: str, status: int, text: str) -> UserError:
     """Why a server with users says no: no login, a wrong password, or too few permissions."""
     login = _login()
     who = f"user {login[0]}" if login else "the bearer of MLFLOW_TRACKING_TOKEN" if _bearer() else ""
-    source = f"pods take {' and '.join(TRACKING_KEYS)} from Secret medmim-mlflow of their namespace"
+    source = f"pods take {' and '.join(TRACKING_KEYS)} from Secret {TRACKING_SECRET} of their namespace"
     if not who:
         unset = " and ".join(key for key in TRACKING_KEYS if not os.environ.get(key))
         return UserError(

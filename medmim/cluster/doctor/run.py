@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from medmim.cluster.doctor import access, api, image, mlflow, pods, servers
 from medmim.cluster.doctor.api import Unchecked, warn_unchecked
 from medmim.cluster.doctor.servers import unchecked_outside
-from medmim.cluster.doctor.setup import SETTINGS, Setup
+from medmim.cluster.doctor.setup import Setup
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
+from medmim.recipe.names import SETTINGS
 
 
 def check_all(kube: Kube | None, setup: Setup) -> Iterator[Check]:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medmim.cluster.doctor.api import Unchecked, read, send
+from medmim.cluster.kfp.client import COMPILED_FOR, major_minor
 from medmim.cluster.kube import Kube
 from medmim.doctor import check
 from medmim.doctor.check import Check
@@ -17,7 +18,6 @@ from medmim.errors import Unavailable, UserError
 
 _SECONDS = (2, 5)  # to connect, to answer
 _SKEW = (5.0, 60.0)  # s: a warning, a failure. The sweep allows a Lease 60 s; S3 refuses a request after 15 minutes
-_KFP = (2, 17)  # what the pipelines are compiled for
 _WITHIN = re.compile(r"[^.]+(\.[^.]+)?(\.svc(\.cluster\.local)?)?")  # name, name.namespace and longer
 _S3_TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -88,16 +88,14 @@ def kfp(uri: str) -> Check:
         raise UserError(f"{at} is no KFP API: {answer.status_code} to healthz", fix="set KF_PIPELINES_ENDPOINT")
     tag = str(health.get("tag_name", "unknown"))
     mode = ", multi-user" if health.get("multi_user") else ""
-    parts = re.match(r"v?(\d+)\.(\d+)", tag)
-    found = (int(parts[1]), int(parts[2])) if parts else None
-    wanted = ".".join(map(str, _KFP))
-    if found and found < _KFP:
+    found, wanted = major_minor(tag), ".".join(map(str, COMPILED_FOR))
+    if found and found < COMPILED_FOR:
         raise UserError(
             f"KFP {tag} at {at}",
             reason="an older server silently drops fields of pods that it does not know, secrets among them",
             fix=f"upgrade Kubeflow Pipelines to {wanted}",
         )
-    if found != _KFP:
+    if found != COMPILED_FOR:
         fix = f"the pipelines are compiled for {wanted}: try `medmim submit demo` first"
         return Check("kfp", "warn", f"{tag} at {at}{mode}", fix)
     return Check("kfp", "ok", f"{tag} at {at}{mode}")

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from medmim.cluster.doctor.api import read
 from medmim.cluster.kube import Kube
 from medmim.errors import UserError
+from medmim.recipe import names
 from medmim.recipe.schema import Platform
 
-SETTINGS = "medmim"  # the ConfigMap that every pod of medmim reads
 _STORE_CLIENT = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE")  # what it takes from its environment
-_KFP = "http://ml-pipeline.kubeflow:8888"  # where KFP's own manifests put it
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Setup:
     @property
     def kfp(self) -> str:
         """KFP's API, by the variables that `medmim submit` and KFP's own client read."""
-        return (self.get("KFP_ENDPOINT") or self.get("KF_PIPELINES_ENDPOINT") or _KFP).rstrip("/")
+        return (self.get("KFP_ENDPOINT") or self.get("KF_PIPELINES_ENDPOINT") or names.KFP_ENDPOINT).rstrip("/")
 
     @property
     def image(self) -> str:
@@ -68,12 +67,12 @@ def resolve(kube: Kube | None, platform: Platform) -> Setup:
     if kube is None:
         return Setup(platform)
     try:
-        found = read(kube, f"/api/v1/namespaces/{kube.namespace}/configmaps/{SETTINGS}")
+        found = read(kube, f"/api/v1/namespaces/{kube.namespace}/configmaps/{names.SETTINGS}")
     except UserError as error:
         return Setup(platform, unread=error)
     if found is None:
         missing = UserError(
-            f"no ConfigMap {SETTINGS} in {kube.namespace}",
+            f"no ConfigMap {names.SETTINGS} in {kube.namespace}",
             reason="steps read store, MLflow and image there",
             fix="install the chart there, or make it as docs/cluster.md says; or give the right --namespace",
         )

@@ -15,27 +15,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_all,
-    wait_exponential_jitter,
-)
-
 from medmim.cluster.kfp import errors
 from medmim.cluster.kfp.errors import Access
-from medmim.errors import Unavailable, UserError, patience
+from medmim.errors import Unavailable, UserError, retrying
+from medmim.recipe import names
 
-IN_CLUSTER = "http://ml-pipeline.kubeflow:8888"  # where KFP's own manifests put it
 _TOKEN_OF_POD = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105  a path; `KF_PIPELINES_SA_TOKEN_PATH` of kfp
 _NAMESPACE_OF_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONTEXT = Path("~/.config/kfp/context.json")  # the SDK's own settings
 _SINGLE_USER = "default"  # a server for one user ignores it; without one kfp.Client asks the server and writes a file
-_TRIES = 4  # and more while there is patience
 _SECONDS = (5, 60)  # to connect, to answer
-_OLDEST = (2, 17)  # an older server silently drops fields of pods that it does not know, secrets among them
+# Major and minor. Also the oldest that works: an older server silently drops fields of pods that it does not know.
+COMPILED_FOR = tuple(map(int, names.KFP_VERSION.split(".")[:2]))
 
 
 @dataclass(frozen=True)
@@ -84,12 +75,8 @@ class Api:
             UserError: What the server refuses; `status` is HTTP's.
             Unavailable: It does not answer, or answers 5xx.
         """
-        return Retrying(
-            retry=retry_if_exception_type(Unavailable if idempotent else errors.NotSent),
-            stop=stop_all(stop_after_attempt(_TRIES), stop_after_delay(patience())),
-            wait=wait_exponential_jitter(initial=0.3, max=5),
-            reraise=True,
-        )(self._once, doing, function, arguments)
+        temporary = Unavailable if idempotent else errors.NotSent
+        return retrying(temporary)(self._once, doing, function, arguments)
 
     def _once(self, doing: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         from kfp_server_api import ApiException
@@ -124,7 +111,7 @@ def access(host: str | None = None, namespace: str | None = None) -> Access:
         UserError: KFP's address is not configured, or a setting is invalid.
     """
     env, pod = os.environ.get, bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
-    at = host or env("KFP_ENDPOINT") or env("KF_PIPELINES_ENDPOINT") or (IN_CLUSTER if pod else "")
+    at = host or env("KFP_ENDPOINT") or env("KF_PIPELINES_ENDPOINT") or (names.KFP_ENDPOINT if pod else "")
     if not at:
         raise UserError(
             "KFP's address is not configured",
@@ -183,12 +170,13 @@ def connect(access: Access) -> Api:
         raise errors.not_kfp(access, json.dumps(health)[:200])
     tag, multi_user = str(health["tag_name"]), bool(health.get("multi_user"))
     version = major_minor(tag)
-    if version and version < _OLDEST:
+    if version and version < COMPILED_FOR:
+        oldest = ".".join(map(str, COMPILED_FOR))
         raise UserError(
             f"KFP {tag} at {access.host}",
-            reason="the pipelines are compiled for 2.17; an older server silently drops what it does not know, secrets "
-            "of pods among it",
-            fix="upgrade Kubeflow Pipelines to 2.17",
+            reason=f"the pipelines are compiled for {oldest}; an older server silently drops what it does not know, "
+            "secrets of pods among it",
+            fix=f"upgrade Kubeflow Pipelines to {oldest}",
         )
     if multi_user and not access.namespace:
         raise UserError(

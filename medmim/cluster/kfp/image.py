@@ -8,9 +8,7 @@ import hashlib
 import re
 from typing import Any
 
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
-
-from medmim.errors import Unavailable, UserError
+from medmim.errors import Unavailable, UserError, retrying
 
 _SECONDS = (5, 20)  # to connect, to answer
 _MANIFESTS = (
@@ -76,13 +74,11 @@ def _split(named: str) -> tuple[str, str]:
     return repository, reference or "latest"
 
 
-@retry(
-    retry=retry_if_exception_type(Unavailable),
-    stop=stop_after_attempt(3),
-    wait=wait_exponential_jitter(initial=0.3, max=5),
-    reraise=True,
-)
 def _request(method: str, named: str, repository: str, path: str) -> Any:
+    return retrying(Unavailable)(_once, method, named, repository, path)
+
+
+def _once(method: str, named: str, repository: str, path: str) -> Any:
     """One request, with a login where the registry requires one."""
     import requests
     from docker import auth, errors

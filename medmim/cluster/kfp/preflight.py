@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 from medmim.cluster.doctor import access, api, image
 from medmim.cluster.doctor.servers import without_password
-from medmim.cluster.doctor.setup import SETTINGS, Setup, resolve
+from medmim.cluster.doctor.setup import Setup, resolve
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
+from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
 from medmim.recipe.schema import Recipe
 
-STEP_ACCOUNT = "medmim-step"
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
 _RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
 _PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")

@@ -14,9 +14,9 @@ from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
 from medmim.cluster.kfp.errors import Access, NotSent
 from medmim.cluster.kfp.image import NotFound, pin, version_of
-from medmim.cluster.ray import pods
 from medmim.errors import Unavailable, UserError
 from medmim.progress import say
+from medmim.recipe import names
 from medmim.recipe.schema import Recipe
 from medmim.sample import digest_of
 from medmim.store import Store, open_store
@@ -24,7 +24,7 @@ from medmim.store import Store, open_store
 EXPERIMENT = "medmim"
 RECIPE = "recipe.json"
 ACTIVE = ("PENDING", "RUNNING", "CANCELING", "PAUSED")  # states of a run that has not ended
-_HOME = f"{pods.HOME}/.medmim"
+_HOME = f"{names.HOME}/.medmim"
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _run_body(planned: Plan, pipeline: str, version: str) -> Any:
         experiment_id=get_or_create.experiment(planned.api, planned.experiment),
         pipeline_version_reference=V2beta1PipelineVersionReference(pipeline_id=pipeline, pipeline_version_id=version),
         runtime_config=V2beta1RuntimeConfig(parameters={"recipe": planned.uri, "home": _HOME, "run": planned.run}),
-        service_account=preflight.STEP_ACCOUNT,
+        service_account=names.STEP_ACCOUNT,
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from medmim.cluster.kfp import client
 from medmim.errors import Unavailable, UserError
+from medmim.recipe import names
 from tests.cluster.kfp.server import Kfp, kfp_server
 from tests.cluster.kfp.world import nothing_set
 from tests.cluster.servers import KFP, answering
@@ -77,7 +78,7 @@ def test_the_address_comes_from_the_environment(name: str, monkeypatch: pytest.M
 
 def test_a_pod_knows_where_kfp_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    assert client.access().host == client.IN_CLUSTER
+    assert client.access().host == names.KFP_ENDPOINT
 
 
 def test_the_sdks_own_namespace_is_used(tmp_path: Path) -> None:
