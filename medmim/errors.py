@@ -4,15 +4,20 @@ import errno
 import importlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState, Retrying
 
 DONE = 0
 REFUSED = 1
 BAD_INPUT = 2
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+MIN_TRIES = 4  # of a request to a server
 
 _SHOWN = 20
 
@@ -84,6 +89,40 @@ def patience() -> float:
         return max(0.0, float(given))
     except ValueError:
         raise UserError(f"MEDMIM_PATIENCE is '{given}'", fix="give seconds, such as 300") from None
+
+
+def retrying(
+    temporary: type[BaseException] | Callable[[BaseException], bool],
+    longest_wait: float = 5.0,
+    before_sleep: "Callable[[RetryCallState], None] | None" = None,
+) -> "Retrying":
+    """Calls a function again after a temporary failure: MIN_TRIES times, and more until MEDMIM_PATIENCE is over.
+
+    Args:
+        temporary: The exception that may pass by itself, or what says so of an exception.
+        longest_wait: Between two tries, in seconds.
+        before_sleep: Called before each wait.
+
+    Returns:
+        Call it with the function and its arguments; it raises the last exception.
+    """
+    from tenacity import (
+        Retrying,
+        retry_if_exception,
+        retry_if_exception_type,
+        stop_after_attempt,
+        stop_after_delay,
+        stop_all,
+        wait_exponential_jitter,
+    )
+
+    return Retrying(
+        retry=retry_if_exception_type(temporary) if isinstance(temporary, type) else retry_if_exception(temporary),
+        stop=stop_all(stop_after_attempt(MIN_TRIES), stop_after_delay(patience())),
+        wait=wait_exponential_jitter(initial=0.3, max=longest_wait),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
 
 
 def require(module: str, extra: str) -> ModuleType:

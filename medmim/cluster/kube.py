@@ -12,16 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_all,
-    wait_exponential_jitter,
-)
-
-from medmim.errors import Unavailable, UserError, patience, require
+from medmim.errors import Unavailable, UserError, require, retrying
 
 Object = dict[str, Any]  # as Kubernetes' API gives it
 
@@ -37,7 +28,6 @@ API = {
 }
 MANAGED_BY_MEDMIM = "app.kubernetes.io/managed-by=medmim"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_TRIES = 4  # at least, and more within MEDMIM_PATIENCE
 _SECONDS = (5.0, 30.0)  # to connect, to answer
 
 
@@ -118,12 +108,7 @@ class Kube:
         self, method: str, verb: str, kind: str, path: str, body: Object | None = None
     ) -> tuple[Any, Mapping[str, str]]:
         try:
-            return Retrying(
-                retry=retry_if_exception_type(Retryable),
-                stop=stop_all(stop_after_attempt(_TRIES), stop_after_delay(patience())),
-                wait=wait_exponential_jitter(initial=0.5, max=5),
-                reraise=True,
-            )(self._once, method, verb, kind, path, body)
+            return retrying(Retryable)(self._once, method, verb, kind, path, body)
         except Retryable as error:
             raise Unavailable(
                 f"the Kubernetes API at {self.api.configuration.host} does not answer",

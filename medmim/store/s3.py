@@ -10,28 +10,21 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from xml.etree.ElementTree import ParseError
 
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_all,
-    wait_exponential_jitter,
-)
 from urllib3.exceptions import HTTPError
 
-from medmim.errors import Unavailable, UserError, from_os_error, patience
+from medmim.errors import MIN_TRIES, Unavailable, UserError, from_os_error, retrying
 from medmim.progress import say
 from medmim.store.folder import check_key, write_atomically
 from medmim.store.s3_client import connection
 
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
 _CHUNK = 1 << 20
-_MIN_TRIES = 4  # more until MEDMIM_PATIENCE is over
 _MULTIPART = 16 << 20  # bytes in one part of a large upload
 _HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # what HTTPS servers answer to plain HTTP
 
@@ -112,13 +105,7 @@ class S3Store:
         """Run one operation, retry it after a temporary failure, and turn a permanent one into a UserError."""
         name = self.prefix + check_key(key) if key is not None else self.prefix
         try:
-            return Retrying(
-                retry=retry_if_exception(_is_temporary),
-                stop=stop_all(stop_after_attempt(_MIN_TRIES), stop_after_delay(patience())),
-                wait=wait_exponential_jitter(initial=0.2, max=2),
-                before_sleep=self._report_waiting,
-                reraise=True,
-            )(operation, name)
+            return retrying(_is_temporary, 2, self._report_waiting)(operation, name)
         except S3Error as error:
             raise self._refused(error, name) from None
         except (HTTPError, MinioException, ParseError) as error:
@@ -128,8 +115,8 @@ class S3Store:
         except ValueError as error:  # the client checks names before it sends anything
             raise UserError(f"{self.uri} is not the address of a store", reason=str(error)) from None
 
-    def _report_waiting(self, state: RetryCallState) -> None:
-        if state.attempt_number == _MIN_TRIES:
+    def _report_waiting(self, state: "RetryCallState") -> None:
+        if state.attempt_number == MIN_TRIES:
             say(f"waiting for the store {self.uri}: {self.endpoint} does not answer")
 
     def _refused(self, error: S3Error, name: str) -> Exception:
