@@ -21,7 +21,7 @@ from medmim.lvlm.encode import IGNORED, encode
 from medmim.lvlm.family import Segment, Turn
 from medmim.sample import Sample
 
-_WIDEST = 32  # columns of one image; two pixels stand in one character
+_WIDEST = 32  # columns of one image; a character is two pixels
 _TRAINED = "bold green"
 
 
@@ -114,7 +114,7 @@ def _in_turn(samples: Sequence[Sample]) -> Iterator[Sample]:
 
 
 def _tokens(tokens: Sequence[tuple[str, bool]]) -> Text:
-    """Tokens with a bar between them; a run of one token, such as an image's, stands once with its count."""
+    """Tokens with a bar between them; a run of one token, such as an image's, is printed once with its count."""
     text = Text()
     for (token, trained), run in groupby(tokens):
         count = sum(1 for _ in run)

@@ -36,8 +36,8 @@ class Data(Section):
     abilities: tuple[Annotated[str, AfterValidator(_known_ability)], ...] = Field(
         ABILITIES, min_length=1, description="which abilities to ask about"
     )
-    dev_fraction: Fraction = Field(0.05, description="share of the patients kept for choices")
-    test_fraction: Fraction = Field(0.15, description="share of the patients kept for the benchmark")
+    dev_fraction: Fraction = Field(0.05, description="share of the patients for development choices")
+    test_fraction: Fraction = Field(0.15, description="share of the patients for the benchmark")
     max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
 

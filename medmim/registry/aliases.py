@@ -57,7 +57,7 @@ def sync(ws: Workspace, name: str) -> bool:
         raise UserError(
             f"version {holder.version} of {name}, the champion, is gone from MLflow",
             reason=f"the decision log made it champion (decision {holder.n}), but it was deleted there",
-            fix="run its recipe again to register the same model anew, or name another champion: "
+            fix="run its recipe again to register the same model, or make another version champion: "
             f"medmim registry rollback {name} --why ..., medmim registry promote {name} VERSION --why ...",
         )
     return changed

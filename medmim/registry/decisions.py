@@ -93,7 +93,7 @@ def read(ws: Workspace, name: str) -> list[Decision]:
     if missing:
         raise UserError(
             f"the decision log of {name} has gaps",
-            reason="it is the truth on who is champion, so it must be whole",
+            reason="it decides which version is champion, so no entry may be missing",
             fix="restore the files from a backup of the store",
             problems=[f"{store.uri}/{prefix}{n}.json is missing" for n in missing],
         )

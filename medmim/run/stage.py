@@ -115,7 +115,7 @@ def share_cores() -> None:
 def end_with_runner() -> None:
     """End this step when the laptop's runner was killed: else it would run unseen and keep its folder locked.
 
-    Shells stand between the two, so the runner's pid comes in the environment; on a cluster there is none.
+    There are shells between the two, so the runner's pid comes in the environment; on a cluster there is none.
     """
     runner = os.environ.get("MEDMIM_RUNNER")
     if not runner:
