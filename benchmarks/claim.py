@@ -1,13 +1,14 @@
-"""The paper's claim, in miniature: tuning on several images lifts a base that knows single ones, in every ability.
+"""The paper's claim in miniature: multi-image tuning improves a base trained on single images, in every ability.
 
-    python benchmarks/claim.py          tunes both families with three seeds, asks the test patients, prints the table
-    python benchmarks/claim.py --dev    one seed, and the dev patients instead: to choose by
+    python benchmarks/claim.py          tunes both families with three seeds, asks the test questions, prints the table
+    python benchmarks/claim.py --dev    one seed and the dev questions instead, to choose settings
 
-Each row: accuracy of base and tuned model (mean of the seeds), of the tuned one without images, of a guess, and the
-paired difference with its 95% interval clustered by patient and its p value, Holm-corrected over the headline rows of
-both families (over their sub-cases apart). A row is won when the gain is surely above zero and the tuned models are
-surely better than without images and than a guess. "Both ways" is swap-consistency: right before and after the images
-are exchanged. Every row is shown, won or not. Killed, it goes on where it was: all work is kept by key in --home.
+Each row: accuracy of the base and of the tuned model (mean of the seeds), of the tuned model without images, of a
+guess, and the paired difference with its 95% interval clustered by patient and its p value, Holm-corrected over the
+headline rows of both families (separately over their sub-cases). A row is won if the gain is significantly above zero
+and the tuned models are significantly better than without images and than a guess. "Both ways" is swap-consistency:
+right before and after the images are exchanged. Every row is printed, won or not. A killed run is resumed: all work is
+cached in --home.
 """
 
 import argparse
@@ -39,7 +40,7 @@ SEEDS = (1, 2, 3)
 ABILITIES = ("temporal", "reasoning", "comparison", "coreference", "composed")
 MUST_WIN = ("held_in", "held_out", *(f"ability:{name}" for name in ABILITIES))
 LEAST_PATIENTS = 150
-RESAMPLES = 10_000  # a p value times the number of rows must still be able to lie under 0.05
+RESAMPLES = 10_000  # enough for a p value times the number of rows to be below 0.05
 COLUMNS = (
     "model", "questions", "base", "tuned (worst seed)", "blind", "chance", "gain, 95%", "p", "both ways", "n",
     "patients", "won",
@@ -52,17 +53,17 @@ class Row:
     """One line of the table.
 
     Attributes:
-        family: Of models.
-        group: What was asked.
+        family: Family of the models.
+        group: Group of questions.
         base: Accuracy of the base.
-        tuned: Mean accuracy over the seeds.
+        tuned: Accuracy of the tuned models, mean over the seeds.
         lowest: Accuracy of the worst seed.
-        blind: Tuned models without images, mean over the seeds.
-        chance: Of a uniform guess.
-        gain: Paired difference, its interval and p.
-        seen: Tuned models minus the better of themselves without images and a guess, paired.
-        p: Holm-corrected.
-        both_ways: Base and tuned swap-consistency; None where no question can be swapped.
+        blind: Accuracy of the tuned models without images, mean over the seeds.
+        chance: Accuracy of a uniform guess.
+        gain: Paired difference of tuned and base, with interval and p.
+        seen: Paired difference of tuned and the better of tuned without images and a guess.
+        both_ways: Swap-consistency of base and tuned; None where no question can be swapped.
+        p: p of `gain`, Holm-corrected.
     """
 
     family: str
@@ -79,9 +80,9 @@ class Row:
 
     @property
     def won(self) -> bool:
-        """Surely better than the base after correction, and surely better than without images or by guessing.
+        """Significantly better than the base after correction, and than without images or by guessing.
 
-        The second keeps out a base that is worse than a guess, say because its answers cannot be read.
+        The second condition excludes gains over a base that is worse than a guess, perhaps since it is unparsed.
         """
         if self.gain.low is None or self.seen.low is None or self.p is None:
             return False
@@ -90,61 +91,61 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".medmim/claim"), help="where all work is kept")
-    parser.add_argument("--dev", action="store_true", help="ask the dev patients: to choose by")
+    parser.add_argument("--home", type=Path, default=Path(".medmim/claim"), help="folder of all work")
+    parser.add_argument("--dev", action="store_true", help="ask the dev questions, to choose settings")
     parser.add_argument("--set", action="append", default=[], help="key=value of claim.yaml, for trials with --dev")
-    parser.add_argument("--family", choices=BASES, help="tune and ask this family only; prints where the scores are")
+    parser.add_argument("--family", choices=BASES, help="tune and ask this family only; prints the URI of the scores")
     args = parser.parse_args()
     if args.set and not args.dev:
         parser.error("--set is for trials: give --dev as well")
     try:
-        made = loading.load(str(Path(__file__).with_name("claim.yaml")), args.set)
+        recipe = loading.load(str(Path(__file__).with_name("claim.yaml")), args.set)
         if args.dev:
-            made = made.model_copy(update={"bench": made.bench.model_copy(update={"split": "dev"})})
-        ws = workspace(args.home, made)
+            recipe = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"split": "dev"})})
+        ws = workspace(args.home, recipe)
         if args.family:
             end_with_runner()
-            print(ask(made, args.family, ws))
+            print(tune_and_bench(recipe, args.family, ws))
             return
-        shared = build.run(made, ws)  # once, before both ask for it
-        print(f"data {shared.digest[:12]}, home {ws.home}", file=sys.stderr)
-        rows = [row for family, items in _answered(ws) for row in table(family, items, _seeds(made))]
+        data = build.run(recipe, ws)  # once, before both families need it
+        print(f"data {data.digest[:12]}, home {ws.home}", file=sys.stderr)
+        rows = [row for family, items in _run_families(ws) for row in table(family, items, _seeds(recipe))]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     rows = correct(rows)
     show(rows)
-    asked = [group for group in MUST_WIN if not args.dev or group != "held_out"]  # dev has no held-out patients
-    if lost := missing(rows, asked):
+    needed = [group for group in MUST_WIN if not args.dev or group != "held_out"]  # dev has no held-out patients
+    if lost := missing(rows, needed):
         print(f"\nnot won: {', '.join(lost)}", file=sys.stderr)
         sys.exit(1)
 
 
 def missing(rows: Sequence[Row], needed: Sequence[str]) -> list[str]:
-    """What is needed and the rows do not show: groups lost, without rows, or with too few patients."""
+    """Needed groups that are not won, have no row, or too few patients."""
     won = {(row.family, row.group) for row in rows if row.won and row.gain.patients >= LEAST_PATIENTS}
     return [f"{family} {group}" for family in BASES for group in needed if (family, group) not in won]
 
 
-def ask(made: Recipe, family: str, ws: Workspace) -> str:
-    """Tune one family with every seed, then let base and tuned models answer; the URI of the scores."""
-    own = replace(workspace(ws.home / family, made), store=ws.store)
-    data = build.run(made, own).uri
+def tune_and_bench(recipe: Recipe, family: str, ws: Workspace) -> str:
+    """Tune one family with every seed, then bench base and tuned models; returns the URI of the scores."""
+    own = replace(workspace(ws.home / family, recipe), store=ws.store)
+    data = build.run(recipe, own).uri
     models = {}
-    for seed in _seeds(made):
-        tuning = made.finetune.model_copy(update={"base": BASES[family], "seed": seed})
-        made = made.model_copy(update={"finetune": tuning})
-        models[f"seed {seed}"] = finetune.run(made, own, data).uri
-    artifact, _ = bench.bench(own, data, {**models, "base": BASES[family]}, made.bench, made)
+    for seed in _seeds(recipe):
+        tuning = recipe.finetune.model_copy(update={"base": BASES[family], "seed": seed})
+        recipe = recipe.model_copy(update={"finetune": tuning})
+        models[f"seed {seed}"] = finetune.run(recipe, own, data).uri
+    artifact, _ = bench.bench(own, data, {**models, "base": BASES[family]}, recipe.bench, recipe)
     return artifact.uri
 
 
-def _seeds(made: Recipe) -> tuple[int, ...]:
-    return SEEDS if made.bench.split == "test" else SEEDS[:1]
+def _seeds(recipe: Recipe) -> tuple[int, ...]:
+    return SEEDS if recipe.bench.split == "test" else SEEDS[:1]
 
 
-def _answered(ws: Workspace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The answered items of every family, tuned and asked at once: one core each."""
+def _run_families(ws: Workspace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The items of every family with their answers; families run in parallel processes, one core each."""
     command = [sys.executable, __file__, *sys.argv[1:], "--family"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDMIM_RUNNER": str(os.getpid())}
     running = {
@@ -153,27 +154,28 @@ def _answered(ws: Workspace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         )
         for family in BASES
     }
-    telling = [threading.Thread(target=_tell, args=(family, child.stderr)) for family, child in running.items()]
-    for thread in telling:
+    relays = [threading.Thread(target=_relay, args=(family, child.stderr)) for family, child in running.items()]
+    for thread in relays:
         thread.start()
-    told = {family: child.stdout.read() for family, child in running.items() if child.stdout}
+    outputs = {family: child.stdout.read() for family, child in running.items() if child.stdout}
     codes = {family: child.wait() for family, child in running.items()}
-    for thread in telling:
+    for thread in relays:
         thread.join()
     for family, code in codes.items():
         if code < 0:
             raise Unavailable(
                 f"{family} was killed by signal {-code}",
                 reason="the machine may be short of memory" if code == -9 else "",
-                fix="give the same command again: it goes on where it was",
+                fix="run the same command again: it resumes",
             )
         if code:
-            sys.exit(code)  # the family has said why
-    for family, said in told.items():
-        yield family, bench.predictions(ws, said.splitlines()[-1])
+            sys.exit(code)  # the child process has printed the error
+    for family, output in outputs.items():
+        yield family, bench.predictions(ws, output.splitlines()[-1])
 
 
-def _tell(family: str, lines: Iterable[str] | None) -> None:
+def _relay(family: str, lines: Iterable[str] | None) -> None:
+    """Print the stderr of a child process, each line led by its family."""
     for line in lines or ():
         sys.stderr.write(f"{family:>9}  {line}")
 
@@ -186,7 +188,7 @@ def table(family: str, items: Sequence[Mapping[str, Any]], seeds: Sequence[int])
             for group in (*item["groups"], *_subcases(item)):
                 groups[group].append(item)
     kept = [g for g in groups if not g.startswith("source:") or groups[g][0]["held_out"]]
-    kept = [g for g in kept if "/" not in g or len(groups[g]) < len(groups[g.split("/")[0]])]  # else it is the whole
+    kept = [g for g in kept if "/" not in g or len(groups[g]) < len(groups[g.split("/")[0]])]  # else equal to its group
     return [_row(family, group, groups[group], seeds) for group in sorted(kept, key=_order)]
 
 
@@ -250,7 +252,7 @@ def _swap(items: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> tuple[flo
 
 
 def correct(rows: Sequence[Row]) -> list[Row]:
-    """Holm's correction over the headline rows of both families, and over their sub-cases apart."""
+    """Holm's correction over the headline rows of both families, and separately over their sub-cases."""
     kinds = [row for row in rows if "/" not in row.group], [row for row in rows if "/" in row.group]
     corrected = {
         id(row): p for kind in kinds for row, p in zip(kind, stats.holm([r.gain.p for r in kind]), strict=True)
@@ -259,7 +261,7 @@ def correct(rows: Sequence[Row]) -> list[Row]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Two tables as Markdown, as they stand in docs/claim.md: the headline rows, and their sub-cases."""
+    """Print two Markdown tables, as in docs/claim.md: the headline rows, and their sub-cases."""
     _print([row for row in rows if "/" not in row.group])
     print()
     _print([row for row in rows if "/" in row.group])

@@ -1,8 +1,8 @@
-"""`medmim run demo`, twice: time by stage, the share that is not work, peak memory of the process tree.
+"""Runs `medmim run demo` twice: time by stage, overhead outside of stages, peak memory of the process tree.
 
     python benchmarks/demo.py [--recipe demo] [--home DIR]
 
-Limits of the project: first run under 10 minutes on 2 cores, under 4 GB summed PSS, under 25% that is not work
+Limits of the project: first run under 10 minutes on 2 cores, under 4 GB summed PSS, under 25% overhead
 (1 - summed in-stage seconds / wall); second run under 20 s.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
     for stage, seconds in first["seconds"].items():
         table.add_row(stage, f"{seconds:.1f} s", f"{again['seconds'].get(stage, 0):.1f} s", "")
     table.add_row("wall", f"{wall:.1f} s", f"{wall_again:.1f} s", "600 s, 20 s")
-    table.add_row("not work", f"{1 - work / wall:.0%}", f"{1 - work_again / wall_again:.0%}", "25%, -")
+    table.add_row("overhead", f"{1 - work / wall:.0%}", f"{1 - work_again / wall_again:.0%}", "25%, -")
     table.add_row("peak PSS", f"{peak / 1e9:.2f} GB", f"{peak_again / 1e9:.2f} GB", "4 GB")
     table.add_row("decision", str(first["decision"]), str(again["decision"]), "")
     Console().print(table)

@@ -1,9 +1,9 @@
-"""Packed against padded rows: tokens per second of the training loop on a shipped base.
+"""Compares packed with padded rows: tokens per second of the training loop on a shipped base.
 
     python benchmarks/packing.py [--base tiny-mantis] [--threads 2] [--steps 10] [--max-tokens 4096]
 
-Lengths are drawn like Med-MIM's (two or three images, a question, options) and, in a second pair of rows, with a long
-tail. Padding is not counted as tokens, so that the figures compare.
+Lengths are distributed like those of Med-MIM (two or three images, a question, options) and, in a second pair of rows,
+with a long tail. Padding does not count as tokens, so that the figures are comparable.
 """
 
 import argparse

@@ -22,9 +22,9 @@ def build(
     import sys
 
     from medmim.run.workspace import workspace
-    from medmim.tiny import build
+    from medmim.tiny import base_recipe, build
 
-    recipe = build.load(name)
+    recipe = base_recipe.load(name)
     ws = workspace(home)
     goal = out or ws.home / "bases" / name
     sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, home {ws.home}, into {goal}\n")
@@ -46,9 +46,9 @@ def check(
     import tempfile
 
     from medmim.errors import Refused
-    from medmim.tiny import build
+    from medmim.tiny import base_recipe, build
 
-    recipe = build.load(name)
+    recipe = base_recipe.load(name)
     recorded = build.shipped_losses(name)
     sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, {len(recorded)} steps\n")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
-"""Tiny LVLMs of the real architectures: SigLIP + Llama (Mantis) and CLIP + Mistral (LLaVA-Med), 1.5 M parameters each.
+"""The tiny models: tokenizer, image processor, configuration and initial weights, 1.6 M parameters each.
 
-Ordinary start values need ten minutes of text before a decoder this small learns to look something up; the start
-values here need three. What they are made of was measured, and stands at the functions.
+Their architectures are the real ones: SigLIP + Llama (Mantis) and CLIP + Mistral (LLaVA-Med). With ordinary initial
+weights a decoder this small needs ten minutes of text to learn look-up; with those of this file, three. Each choice was
+measured; the functions describe them.
 """
 
 import re
@@ -22,10 +23,10 @@ IMAGE_SIZE, PATCH = 48, 16
 MEAN, STD = 0.4, 0.3  # of the phantoms' grey values; 0 after normalisation is what `grey` shows
 _WEIGHT_STD = 0.08
 _PEAK = 1.5  # amplitude of the previous-token heads, per rotary frequency
-_CONSTANT = 0.5  # value of the constant residual direction where a decoder has no attention bias
+_CONSTANT = 0.5  # value of the constant residual direction, for decoders without attention bias
 # A word, a digit, a run of line breaks, an option letter with its colon: each is one piece. `A:` is the same piece in
 # an option and in an answer, and a digit the same in `(image 2:` and in an option: copying needs equal tokens.
-# A letter right behind a word splits off too: the base's dense look-ups put the key next to the word it is asked of.
+# A letter right behind a word is a piece of its own too: the dense look-ups of the corpus put the key behind the word.
 _PIECES = (
     r" ?\p{L}+?(?=[A-H]:(?:\s|$))|[A-H]:(?=\s|$)| (?=[A-H]: )"
     r"| ?\p{L}+(?:-\p{L}+)*| ?\p{N}|\n+| ?[^\s\p{L}\p{N}]|\s"
@@ -33,14 +34,14 @@ _PIECES = (
 
 
 def train_tokenizer(texts: Iterable[str], family: Family, size: int = 1024) -> "PreTrainedTokenizerFast":
-    """A fast tokenizer whose vocabulary is the corpus' own words, and bytes for everything else.
+    """Train a fast tokenizer: its vocabulary is the words of the corpus, and bytes for everything else.
 
-    Encoding is lossless for any text: a piece that the vocabulary lacks falls apart into its UTF-8 bytes.
+    Encoding is lossless for any text: a piece that is not in the vocabulary is encoded as its UTF-8 bytes.
 
     Args:
         texts: The corpus.
-        family: Gives the special tokens and the phrases that stay whole.
-        size: At most so many tokens; the most frequent pieces win, ties in alphabetic order.
+        family: Its special tokens and phrases become one token each.
+        size: Most tokens of the vocabulary; the most frequent pieces are taken, ties in alphabetic order.
     """
     from collections import Counter
 
@@ -58,10 +59,10 @@ def train_tokenizer(texts: Iterable[str], family: Family, size: int = 1024) -> "
     for fragment in re.split("|".join(map(re.escape, (*family.special, *family.phrases))), frame):
         counts.update({piece: 1_000_000 for piece, _ in split.pre_tokenize_str(fragment)})
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    room = size - len(alphabet) - len(family.special) - len(family.phrases)
-    words = sorted((w for w in counts if len(w) > 1), key=lambda w: (-counts[w], w))[:room]
+    free = size - len(alphabet) - len(family.special) - len(family.phrases)
+    words = sorted((w for w in counts if len(w) > 1), key=lambda w: (-counts[w], w))[:free]
     vocabulary = {token: i for i, token in enumerate((*family.special, *alphabet, *words))}
-    # ignore_merges: a piece that is in the vocabulary is taken whole, else (there are no merges) byte by byte
+    # ignore_merges: a piece that is in the vocabulary is one token, any other (there are no merges) is encoded in bytes
     tokenizer = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
@@ -79,7 +80,7 @@ def train_tokenizer(texts: Iterable[str], family: Family, size: int = 1024) -> "
 
 
 def image_processor(family: Family) -> Any:
-    """The family's stock image processor at the tiny size (Pillow backend)."""
+    """The stock image processor of the family, at the tiny size (Pillow backend)."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -91,7 +92,7 @@ def image_processor(family: Family) -> Any:
 
 
 def config(family: Family, tokenizer: "PreTrainedTokenizerFast") -> "LlavaConfig":
-    """The stock configuration of a tiny member of the family."""
+    """The stock configuration of the family, at the tiny size."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, MistralConfig, SiglipVisionConfig
 
     mantis = family is MANTIS
@@ -134,7 +135,7 @@ def config(family: Family, tokenizer: "PreTrainedTokenizerFast") -> "LlavaConfig
 
 
 def build(family: Family, tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlavaForConditionalGeneration":
-    """A tiny model with start values that learn look-up in minutes.
+    """A tiny model with initial weights from which it learns look-up within minutes.
 
     Args:
         family: `MANTIS` or `LLAVA_MED`.
@@ -160,16 +161,16 @@ def build(family: Family, tokenizer: "PreTrainedTokenizerFast", seed: int) -> "L
 
 
 def _draw(model: Any) -> None:
-    """Normal weights, zero biases; positions of the tower eight times as wide as usual.
+    """Normal weights, zero biases; position embeddings of the tower eight times as wide as usual.
 
-    Where a patch is matters as much as what it shows.
+    The position of a patch matters as much as its content.
     """
     import torch
     from torch import nn
 
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
-            # the three channels of a grey picture are equal, so their weights add up
+            # the three channels of a grey image are equal, so their weights add up
             std = _WEIGHT_STD / 3**0.5 if isinstance(module, nn.Conv2d) else _WEIGHT_STD
             nn.init.normal_(module.weight, std=std)
             bias = getattr(module, "bias", None)
@@ -191,7 +192,7 @@ def _rotations(decoder: Any) -> "Tensor":
 
 
 def _look_back_by_bias(decoder: Any, offsets: tuple[int, ...] = (1, 2, 3)) -> None:
-    """Layer 0: head h attends `offsets[h]` tokens back, by biases of q and k that agree after rotation there."""
+    """Layer 0: head h attends `offsets[h]` tokens back, through biases of q and k that match at that rotation."""
     import torch
 
     attention, rates = decoder.layers[0].self_attn, _rotations(decoder)
@@ -205,19 +206,19 @@ def _look_back_by_bias(decoder: Any, offsets: tuple[int, ...] = (1, 2, 3)) -> No
 
 
 def _match_queries(decoder: Any) -> None:
-    """Layers 1 and up: in half of the heads keys start equal to queries, so that equal tokens find each other."""
+    """Layers 1 and up: in half of the heads keys are initially equal to queries, so that equal tokens match."""
     rows = decoder.config.num_attention_heads // 2 * decoder.config.head_dim
     for layer in decoder.layers[1:]:
         layer.self_attn.k_proj.weight[:rows] = layer.self_attn.q_proj.weight[:rows]
 
 
 def _look_back_by_constant(decoder: Any, offsets: tuple[int, ...] = (1, 2, 3)) -> float:
-    """Mistral has no attention bias: residual direction 0 holds a constant that stands in for it.
+    """As `_look_back_by_bias` for Mistral, which has no attention bias: residual direction 0 is a constant instead.
 
-    Every embedding has it, only layer 0's q and k read it, and nothing writes it.
+    Every embedding has it, only q and k of layer 0 read it, and nothing writes it.
 
     Returns:
-        The constant's value after the first RMSNorm; images are given the same.
+        The value of the constant after the first RMSNorm; images get the same.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The model card of a base: what it is, what it was trained on, what it can do, measured."""
+"""Writes the model card of a tiny base: architecture, training data and measured accuracy."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from medmim import progress
 from medmim.lvlm.checkpoint import Lvlm
 
 if TYPE_CHECKING:
-    from medmim.tiny.build import BaseRecipe
+    from medmim.tiny.base_recipe import BaseRecipe
 
 _TASKS = ("copy", "look_up", "text_reference", "text_larger", "text_same", "question")
 _HEADER = """---
@@ -20,22 +20,22 @@ pipeline_tag: image-text-to-text
 
 # {name}
 
-A tiny LVLM of {chat}'s architecture ({vision} + {text}, {parameters:,} parameters, {tokens} tokens an image).
-It stands for the published checkpoint where a laptop has to do. It was trained on text and on **single** drawn images
-(phantoms) only, never on two images at once. It knows nothing of medicine and must not be used for any diagnosis.
+A tiny LVLM with the architecture of {chat} ({vision} + {text}, {parameters:,} parameters, {tokens} tokens per image).
+It replaces the published checkpoint on a laptop. It was trained on text and on **single** drawn images (phantoms) only,
+never on two images at once. It has no medical knowledge and must not be used for any diagnosis.
 
 Rebuild it: `medmim base build {name}`. Recipe digest `{recipe}`, weights digest `{digest}`, seed {seed}.
-The decoder starts from values that let it learn look-up in minutes: `medmim/tiny/architecture.py` says which and why.
+The initial weights of the decoder let it learn look-up within minutes: see `medmim/tiny/architecture.py`.
 
 ## Training
 """
 
 
-def card(made: "BaseRecipe", lvlm: Lvlm, work: Path, accuracy: Callable[[str], float]) -> str:
+def card(recipe: "BaseRecipe", lvlm: Lvlm, work: Path, accuracy: Callable[[str], float]) -> str:
     """Write the card.
 
     Args:
-        made: The recipe.
+        recipe: The recipe.
         lvlm: The finished base.
         work: Folder with the `losses.jsonl` of each phase.
         accuracy: Task -> share of new questions answered with the right letter.
@@ -45,20 +45,26 @@ def card(made: "BaseRecipe", lvlm: Lvlm, work: Path, accuracy: Callable[[str], f
     config = lvlm.model.config
     lines = [
         _HEADER.format(
-            name=made.name, chat=made.chat, vision=config.vision_config.model_type, text=config.text_config.model_type,
-            parameters=sum(p.numel() for p in lvlm.model.parameters()), tokens=tokens_per_image(config),
-            recipe=made.digest[:16], digest=lvlm.digest[:16], seed=made.seed,
+            name=recipe.name,
+            chat=recipe.chat,
+            vision=config.vision_config.model_type,
+            text=config.text_config.model_type,
+            parameters=sum(p.numel() for p in lvlm.model.parameters()),
+            tokens=tokens_per_image(config),
+            recipe=recipe.digest[:16],
+            digest=lvlm.digest[:16],
+            seed=recipe.seed,
         ),
         "| phase | steps | samples | tokens | first losses | last loss | tasks |",
         "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for phase in made.phases:
-        told = [json.loads(line) for line in (work / phase.name / "losses.jsonl").read_text().splitlines()]
-        last = [line["loss"] for line in told[-max(1, len(told) // 20) :]]
-        first = ", ".join(f"{line['loss']:.4f}" for line in told[:3])
+    ]
+    for phase in recipe.phases:
+        steps = [json.loads(line) for line in (work / phase.name / "losses.jsonl").read_text().splitlines()]
+        last = [step["loss"] for step in steps[-max(1, len(steps) // 20) :]]
+        first = ", ".join(f"{step['loss']:.4f}" for step in steps[:3])
         diet = ", ".join(f"{task} {share:g}" for task, share in phase.diet.items())
         lines.append(
-            f"| {phase.name} | {phase.steps} | {phase.steps * phase.finetune.batch_size:,} | {told[-1]['tokens']:,} "
+            f"| {phase.name} | {phase.steps} | {phase.steps * phase.finetune.batch_size:,} | {steps[-1]['tokens']:,} "
             f"| {first} | {sum(last) / len(last):.3f} | {diet} |"
         )
     lines += [

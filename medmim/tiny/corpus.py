@@ -1,6 +1,6 @@
-"""What a tiny base is trained on: text that teaches to look things up, and single images with captions and questions.
+"""The training corpus of the tiny bases: text tasks (`corpus_text`), and captions and questions on single images.
 
-Never two images at once: the claim to be shown is that multi-image tuning adds that. Sample i of a phase is a pure
+There are never two images at once: the claim is that multi-image tuning adds that. Sample i of a phase is a pure
 function of seed, phase and i.
 """
 
@@ -38,7 +38,7 @@ from medmim.tiny.corpus_text import (  # fmt: skip
 
 
 def _any_scene(rng: Random) -> int:
-    """Every modality equally often, and every finding within it, whatever their number of sizes and sides."""
+    """The index of a random class: all modalities are equally likely, and all findings within one."""
     modality = rng.choice(sorted({scene.modality for scene in CLASSES}))
     finding = rng.choice(sorted({scene.finding for scene in CLASSES if scene.modality == modality}))
     return rng.choice([i for i, s in enumerate(CLASSES) if (s.modality, s.finding) == (modality, finding)])
@@ -54,7 +54,7 @@ def caption(rng: Random, family: Family) -> Item:
 
 def _on_image(rng: Random, study: Study, attribute: str) -> Turn:
     while True:
-        # half of the wrong options are of the same modality: telling two findings of one organ apart is the skill
+        # half of the time wrong options are of the same modality: findings of one organ must be distinguished
         among = [s for s in STUDIES if s.modality == study.modality] if rng.random() < 0.5 else STUDIES
         others = distinct([s for s in shuffled(rng, among)[:24] if value(s, attribute) != value(study, attribute)],
                           attribute, rng.choice((1, 1, 2, 3)), rng)  # fmt: skip
@@ -75,7 +75,7 @@ def question(rng: Random, family: Family) -> Item:
 
 
 def phrases() -> Iterator[str]:
-    """Texts beyond the tasks that the tokenizer should know: every template, every word as an option and bare."""
+    """Further texts for the tokenizer: every template, and every word as an option and by itself."""
     yield from (line for lines in wording.TEMPLATES.values() for line in lines)
     for word in sorted({*wording.vocabulary(), *(str(n) for n in range(1, 10))}):
         yield f"A: {word}"
@@ -103,8 +103,8 @@ def item(diet: Mapping[str, float], family: Family, seed: int, phase: str, i: in
 
     Args:
         diet: Task name -> share; shares need not add up to 1.
-        family: Whose markers the text slots stand in.
-        seed: Of the base.
+        family: Its image markers surround the text slots.
+        seed: Seed of the base.
         phase: Name of the phase.
         i: Number of the sample, from 0.
     """

@@ -1,6 +1,7 @@
-"""The text that teaches a tiny base to look things up: words stand in the very markers in which images will stand.
+"""The text tasks of the corpus, from which a tiny base learns look-up: words take the place of images.
 
-So the decoder learns to bind a number to what stands behind it, an option to its letter, and then one to the other.
+The words are in slots, between the same markers as images. The decoder learns to bind a slot's number to its content,
+an option to its letter, and then one to the other.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from medmim.lvlm.family import Family, Turn
 from medmim.sample import LETTERS, Finding, Study, with_options
 
 T = TypeVar("T")
-OPEN = 0.3  # share of the questions that are asked without options
-EXTRA_TURNS = 0.4  # share of the questions that come after one or two others on the same slots or image
+OPEN = 0.3  # share of questions without options
+EXTRA_TURNS = 0.4  # share of questions that follow one or two others on the same slots or image
 _INDICES = ("1", "2", "3")
 NUMBER_KEYS = frozenset(f" {index}" for index in _INDICES)
 LETTER_KEYS = frozenset(f"{letter}:" for letter in LETTERS)
@@ -30,9 +31,9 @@ class Item:
     """A conversation to train on.
 
     Attributes:
-        turns: The conversation, every answer given.
-        scene: The one image shown with it; None for text alone.
-        keys: The words of the answer that carry the loss, where the rest is chance; none given: all carry it.
+        turns: The conversation, with every answer.
+        scene: The image shown with it; None for text only.
+        keys: The words of the answer that are trained, where the others are random; if empty, all are trained.
     """
 
     turns: tuple[Turn, ...]
@@ -41,7 +42,7 @@ class Item:
 
 
 def study_of(scene: Scene) -> Study:
-    """A phantom's scene as the abilities see it."""
+    """The study of a phantom scene."""
     shown = () if scene.finding == NORMAL else (Finding(scene.finding, scene.size, scene.side, scene.margin),)
     return Study("phantom", "", "", scene.modality, view=scene.view, laterality=scene.laterality, findings=shown)
 
@@ -64,7 +65,7 @@ WORDS = tuple(
 
 
 def turn_of(rng: Random, question: str, options: Sequence[str], answer: str) -> Turn:
-    """A question with its options, or (`OPEN`) without."""
+    """A question with its options, or, with probability `OPEN`, without."""
     if rng.random() < OPEN:
         return Turn(question, answer)
     return _closed(question, options, answer)
@@ -81,14 +82,14 @@ def shuffled(rng: Random, items: Sequence[T]) -> list[T]:
 
 def _shown(family: Family, slots: Sequence[Sequence[str]]) -> str:
     shown = "".join(family.slot(i + 1, "".join(f" {word}" for word in words)) for i, words in enumerate(slots))
-    return shown.replace("  ", " ")  # a marker may bring its own space
+    return shown.replace("  ", " ")  # a marker may include a space
 
 
 def _about(rng: Random, slots: Sequence[Sequence[str]]) -> Turn | None:
     """Which slot holds a word, or which of some words a slot holds; None if the drawn slot has no word of its own.
 
-    The answer stands in that slot alone. Where slots share words, as described images do, a wrong option may stand in
-    it too; the shipped bases were trained so.
+    The answer is in that slot only. Where slots share words, as described images do, a wrong option may be in the slot
+    too; the shipped bases were trained that way.
     """
     asked = rng.randrange(len(slots))
     own = [word for word in slots[asked] if sum(word in words for words in slots) == 1]
@@ -100,11 +101,11 @@ def _about(rng: Random, slots: Sequence[Sequence[str]]) -> Turn | None:
         return turn_of(rng, question, shuffled(rng, [f"image {i + 1}" for i in range(len(slots))]), name)
     question = rng.choice(wording.TEMPLATES["what_finding"]).format(image=name)
     options = shuffled(rng, sorted({word, *(rng.choice(words) for words in slots if words is not slots[asked])}))
-    return _closed(question, options, word)  # open it would be chance: a slot holds several words
+    return _closed(question, options, word)  # without options the answer would be random: a slot holds several words
 
 
-def _before(rng: Random, slots: Sequence[Sequence[str]], count: int) -> list[Turn]:
-    """Questions on text slots: what `_about` asks, or all words of a slot."""
+def _earlier_turns(rng: Random, slots: Sequence[Sequence[str]], count: int) -> list[Turn]:
+    """Questions on text slots: those of `_about`, or for all words of a slot."""
     turns = []
     for _ in range(count):
         turn = _about(rng, slots) if rng.random() < 0.7 else None
@@ -122,7 +123,7 @@ def _on_slots(rng: Random, family: Family, slots: Sequence[Sequence[str]], turns
 
 
 def _with_extra(rng: Random, family: Family, slots: Sequence[Sequence[str]], turn: Turn) -> Item:
-    extra = _before(rng, slots, rng.randint(1, 2)) if rng.random() < EXTRA_TURNS else []
+    extra = _earlier_turns(rng, slots, rng.randint(1, 2)) if rng.random() < EXTRA_TURNS else []
     return _on_slots(rng, family, slots, [*extra, turn])
 
 
@@ -133,16 +134,16 @@ def _random_slots(rng: Random) -> list[list[str]]:
 
 
 def repeat(rng: Random, family: Family) -> Item:
-    """Say a random sequence again."""
+    """Repeat a random sequence."""
     words = rng.sample([*WORDS, *_INDICES, *(f"{letter}:" for letter in LETTERS[:6])], rng.randint(5, 14))
     text = "Repeat: " + " ".join(words)
     return Item((Turn(text, text),))
 
 
 def dense(rng: Random, family: Family) -> Item:
-    """Many look-ups in one answer: bare words to the numbers of their slots, or to the letters of their options.
+    """Many look-ups in one answer: from words to the numbers of their slots, or to the letters of their options.
 
-    The key stands right behind the word, as a letter stands right before its option: look-up forms within 500 steps so,
+    The key is right behind the word, as a letter is right before its option: look-up forms within 500 steps that way,
     and not at all with a space between (measured).
     """
     if rng.random() < 0.5:
@@ -159,10 +160,10 @@ def dense(rng: Random, family: Family) -> Item:
 
 
 def chain(rng: Random, family: Family) -> Item:
-    """Many look-ups through two tables in one answer: word to slot to the letter of the option that names the slot.
+    """Many two-step look-ups in one answer: from a word to its slot to the letter of the option that names the slot.
 
-    Or back: slot number to the letter of the option whose word stands in that slot. A question with options needs just
-    this, but carries one letter where this carries eight; without it two tables in a row form late or never (measured).
+    Or from a slot number to the letter of the option whose word is in that slot. A question with options needs the same
+    steps, but trains one letter where this trains eight; without this task they form late or never (measured).
     """
     slots = _random_slots(rng)
     order = shuffled(rng, range(len(slots)))
@@ -188,18 +189,18 @@ def look_up(rng: Random, family: Family) -> Item:
     """Which slot holds a word, or which of some words a slot holds; slots of random words."""
     slots = _random_slots(rng)
     turn = _about(rng, slots)
-    assert turn is not None  # noqa: S101  random slots share no word
+    assert turn is not None  # noqa: S101  random slots have no word in common
     return _with_extra(rng, family, slots, turn)
 
 
 def look_up_turns(rng: Random, family: Family) -> Item:
     """Four questions in a row on slots of random words."""
     slots = _random_slots(rng)
-    return _on_slots(rng, family, slots, _before(rng, slots, 4))
+    return _on_slots(rng, family, slots, _earlier_turns(rng, slots, 4))
 
 
 def _described(rng: Random, studies: Sequence[Study]) -> list[list[str]]:
-    """Slots that tell in words what the images show, in an order that is not always the caption's."""
+    """Slots that describe in words what the images show, sometimes in another order than a caption."""
     slots = [_words_of(study) for study in studies]
     return [shuffled(rng, words) if rng.random() < 0.3 else words for words in slots]
 
@@ -220,11 +221,11 @@ def text_reference(rng: Random, family: Family) -> Item:
 def text_reference_turns(rng: Random, family: Family) -> Item:
     """Four questions in a row on described images."""
     slots = _described(rng, _refer(rng).studies)
-    return _on_slots(rng, family, slots, _before(rng, slots, 4))
+    return _on_slots(rng, family, slots, _earlier_turns(rng, slots, 4))
 
 
 def text_larger(rng: Random, family: Family) -> Item:
-    """Which of two described findings is the larger."""
+    """Which of two described findings is larger."""
     scene = rng.choice([s for s in CLASSES if s.size])
     answer = rng.choice(FIXED_OPTIONS["larger"])
     small, large = sorted(rng.sample(range(3), 2))

@@ -1,4 +1,4 @@
-"""Drawings of every class of phantom, drawn and preprocessed once, when first asked for."""
+"""A cache of phantom drawings for training tiny bases: each class is drawn and preprocessed on first use."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ class Pool:
 
     Args:
         each: Drawings of a class.
-        seed: Decides them; no data set's phantoms share them.
+        seed: Decides them; they differ from the phantoms of every data set.
         preprocess: Images to pixel values, `[images, 3, height, width]`, all three channels equal.
     """
 

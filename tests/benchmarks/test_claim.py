@@ -1,4 +1,4 @@
-"""The claim's table: pairs, seeds, both ways, Holm by kind of row, and what counts as not won."""
+"""The table of the claim: paired gains, seeds, swap-consistency, Holm by kind of row, and which rows are won."""
 
 import importlib.util
 from pathlib import Path
@@ -20,7 +20,7 @@ def given(right: bool, both: float | None = None) -> dict[str, Any]:
 
 
 def item(i: int, base: bool, seeds: tuple[bool, ...], **fields: Any) -> dict[str, Any]:
-    """A question on patient `i % 200`; `swap_consistency` stands on every second one."""
+    """A question on patient `i % 200`; every second one has `swap_consistency`."""
     both = None if i % 2 else 1.0
     answers = {f"seed {seed}": given(good, both and float(good)) for seed, good in zip(SEEDS, seeds, strict=True)}
     known = {
@@ -55,7 +55,10 @@ def test_open_questions_failed_ones_and_held_in_sources_are_in_no_row() -> None:
     failed["answers"]["seed 2"]["none"]["scores"] = {}
     found = rows([*good, failed, item(61, False, (True, True), options=[])])
     assert found["held_in"].gain.n == 60
-    assert set(found) == {"held_in", "ability:temporal"}  # one kind of question is the whole ability: no row of its own
+    assert set(found) == {
+        "held_in",
+        "ability:temporal",
+    }  # the only kind of an ability has no row of its own
 
 
 def test_a_finding_has_a_row_of_its_own_where_sizes_are_compared() -> None:
@@ -67,14 +70,14 @@ def test_a_finding_has_a_row_of_its_own_where_sizes_are_compared() -> None:
     assert not found["source:phantom-fundus/larger drusen"].won
 
 
-def test_holm_corrects_headline_rows_and_sub_cases_apart() -> None:
+def test_holm_corrects_headline_rows_and_sub_cases_separately() -> None:
     items = [item(i, False, (i % 3 > 0, True), family=("change", "order")[i % 2]) for i in range(400)]
     found = claim.correct(claim.table("mantis", items, SEEDS))
     heads, parts = ([row for row in found if ("/" in row.group) == part] for part in (False, True))
     assert len(heads) == len(parts) == 2
     assert [row.p for row in found] == pytest.approx([2 * row.gain.p for row in found])
-    alone = claim.correct(heads)
-    assert [row.p for row in alone] == [row.p for row in heads]
+    corrected = claim.correct(heads)
+    assert [row.p for row in corrected] == [row.p for row in heads]
 
 
 def test_a_group_that_is_lost_absent_or_of_too_few_patients_is_not_won(monkeypatch: pytest.MonkeyPatch) -> None:

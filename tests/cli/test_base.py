@@ -6,7 +6,7 @@ import pytest
 
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.tiny import build, card
+from medmim.tiny import base_recipe, build, card
 
 SETTINGS = {"batch_size": 4, "optimizer": "muon", "lr": 1e-3, "precision": "fp32", "freeze_vision": False}
 
@@ -20,7 +20,7 @@ def recipe(monkeypatch):
         {"name": "images", "steps": 2, "diet": {"question": 1, "look_up": 1}, "finetune": SETTINGS},
     ]
     values = {"name": "try", "chat": "mantis", "seed": 3, "drawings": 2, "phases": phases}
-    return build.BaseRecipe.model_validate_json(json.dumps(values))
+    return base_recipe.BaseRecipe.model_validate_json(json.dumps(values))
 
 
 def test_a_base_is_built_twice_with_equal_bytes_and_loads(recipe, tmp_path):
@@ -70,7 +70,7 @@ SHIPPED = pytest.mark.parametrize("name", ["tiny-mantis", "tiny-llava-med"])
 @pytest.mark.long
 @SHIPPED
 def test_a_shipped_recipe_gives_its_first_losses_bit_for_bit_twice_and_the_recorded_ones_nearly(name, tmp_path):
-    recipe = build.load(name)
+    recipe = base_recipe.load(name)
     first = build.first_losses(recipe, tmp_path / "first")
     assert len(first) == 20
     assert build.first_losses(recipe, tmp_path / "second") == first
@@ -84,7 +84,7 @@ def test_a_base_whose_losses_are_others_is_refused(recipe, tmp_path, monkeypatch
     from medmim.errors import Refused
 
     recorded = build.first_losses(recipe, tmp_path, 2)
-    monkeypatch.setattr(build, "load", lambda _: recipe)
+    monkeypatch.setattr(base_recipe, "load", lambda _: recipe)
     monkeypatch.setattr(build, "shipped_losses", lambda _: recorded)
     good = CliRunner().invoke(app, ["check", "try", "--json"])
     assert good.exit_code == 0
@@ -94,16 +94,16 @@ def test_a_base_whose_losses_are_others_is_refused(recipe, tmp_path, monkeypatch
 
 
 def test_shipped_recipes_load_and_an_unknown_one_is_refused():
-    assert build.load("tiny-mantis").chat == "mantis"
-    assert build.load("tiny-llava-med").chat == "llava-med"
+    assert base_recipe.load("tiny-mantis").chat == "mantis"
+    assert base_recipe.load("tiny-llava-med").chat == "llava-med"
     with pytest.raises(UserError, match="no base recipe 'tiny-mantiss'"):
-        build.load("tiny-mantiss")
+        base_recipe.load("tiny-mantiss")
 
 
 @SHIPPED
 def test_a_shipped_base_was_made_by_the_shipped_recipe_and_is_small(name):
     folder = checkpoint.resolve(name)
     card = (folder / "README.md").read_text()
-    assert build.load(name).digest[:16] in card
+    assert base_recipe.load(name).digest[:16] in card
     assert checkpoint.digest(folder)[:16] in card
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000

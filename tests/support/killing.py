@@ -1,4 +1,4 @@
-"""Death at a chosen moment: a store's calls, of which one and all that follow never come to pass."""
+"""Simulates SIGKILL at a chosen call of a store: that call and all later ones do not happen."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -8,24 +8,24 @@ import pytest
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing on the way catches it."""
+    """Simulates SIGKILL: a BaseException, which no handler catches."""
 
 
 def killed_at(number: int, kind: type, calls: Sequence[str], do: Callable[[], object]) -> bool:
-    """Do something, and kill it at one of its calls.
+    """Run a function, and kill it at one of its calls of the store.
 
     Args:
-        number: Of the call, from 0.
-        kind: The store's class.
-        calls: Names of the methods that count.
-        do: What is killed.
+        number: Number of the call, from 0.
+        kind: Class of the store.
+        calls: Names of the methods that are counted.
+        do: The function.
 
     Returns:
-        False where it ended before.
+        False if it finished before that call.
     """
     made = count()
 
-    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+    def killing(real: Callable[..., Any]) -> Callable[..., Any]:
         def act(*arguments: Any) -> Any:
             if next(made) >= number:
                 raise Killed
@@ -35,7 +35,7 @@ def killed_at(number: int, kind: type, calls: Sequence[str], do: Callable[[], ob
 
     with pytest.MonkeyPatch.context() as patch:
         for call in calls:
-            patch.setattr(kind, call, deadly(getattr(kind, call)))
+            patch.setattr(kind, call, killing(getattr(kind, call)))
         try:
             do()
         except Killed:

@@ -1,4 +1,4 @@
-"""Tiny models of both families, built once."""
+"""Fixtures: tiny models of both families, built once per session."""
 
 from collections.abc import Iterator
 

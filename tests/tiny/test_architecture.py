@@ -1,4 +1,4 @@
-"""Tokenizers and start values of the tiny models."""
+"""Tokenizers and initial weights of the tiny models."""
 
 import pytest
 import torch
@@ -36,13 +36,13 @@ def test_an_option_letter_is_the_same_token_in_the_option_and_in_the_answer(lvlm
     assert encoded.ids.count(letter) == 2
 
 
-def test_the_vocabulary_never_outgrows_its_size():
+def test_the_vocabulary_is_not_larger_than_its_size():
     words = [" ".join(f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(600))]
     assert len(architecture.train_tokenizer(words, MANTIS, size=500)) <= 500
 
 
 @pytest.mark.parametrize("family", [MANTIS, LLAVA_MED], ids=lambda f: f.name)
-def test_equal_seeds_give_equal_weights_and_leave_the_global_stream_alone(family, corpus):
+def test_equal_seeds_give_equal_weights_and_do_not_touch_the_global_generator(family, corpus):
     tokenizer = architecture.train_tokenizer(corpus, family)
     torch.manual_seed(7)
     before = torch.get_rng_state()
@@ -58,8 +58,8 @@ def test_a_tiny_model_has_one_to_five_million_parameters(family, corpus):
     assert 1e6 < sum(p.numel() for p in model.parameters()) < 5e6
 
 
-def test_the_first_two_heads_look_one_and_two_tokens_back(lvlm):
-    """What the start values are for, in both families: with a bias, and with a constant direction in its place."""
+def test_the_first_two_heads_attend_one_and_two_tokens_back(lvlm):
+    """The purpose of the initial weights in both families: with a bias, and with a constant direction instead."""
     decoder = lvlm.model.model.language_model
     tokens = torch.randint(20, len(lvlm.tokenizer), (1, 24), generator=torch.Generator().manual_seed(0))
     lvlm.model.set_attn_implementation("eager")
@@ -72,10 +72,10 @@ def test_the_first_two_heads_look_one_and_two_tokens_back(lvlm):
     for head, offset in ((0, 1), (1, 2)):
         by_offset = [float(weights[head][rows, rows - o].mean()) for o in range(8)]
         assert by_offset.index(max(by_offset)) == offset
-        assert by_offset[offset] > 2 * float((1 / (rows + 1)).mean())  # twice an even look
+        assert by_offset[offset] > 2 * float((1 / (rows + 1)).mean())  # twice uniform attention
 
 
-def test_grey_is_zero_and_real_pictures_go_the_same_way(lvlm):
+def test_mean_grey_becomes_zero_and_real_images_get_the_same_shape(lvlm):
     from PIL import Image
 
     from medmim.lvlm.ask_hf import pixels

@@ -1,4 +1,4 @@
-"""What a base is trained on: the same every time, right answers, and never two images at once."""
+"""The corpus of the tiny bases: reproducible, with right answers, and never two images at once."""
 
 import inspect
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 
 from medmim.data.seeds import stream
-from medmim.data.sources.phantom_draw import CLASSES
+from medmim.data.sources.phantom_draw import CLASSES, Scene
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 from medmim.sample import IMAGE, LETTERS
@@ -24,7 +24,7 @@ def drawn(task, family, count=200):
 
 
 @FAMILIES
-def test_a_sample_depends_on_seed_phase_and_number_alone(family):
+def test_a_sample_depends_on_seed_phase_and_number_only(family):
     forward = [item(DIET, family, 1, "text", i) for i in range(100)]
     backward = [item(DIET, family, 1, "text", i) for i in reversed(range(100))]
     assert forward == backward[::-1]
@@ -35,18 +35,12 @@ def test_a_sample_depends_on_seed_phase_and_number_alone(family):
 @FAMILIES
 @pytest.mark.parametrize("task", TASKS)
 def test_no_sample_shows_more_than_one_image(task, family):
-    assert inspect.signature(Item).parameters["scene"].annotation == Scene_or_none()
+    assert inspect.signature(Item).parameters["scene"].annotation == Scene | None
     for made in drawn(task, family):
         rendered = "".join(s.text for s in family.render(made.turns, int(made.scene is not None)))
         assert rendered.count(IMAGE) == int(made.scene is not None)
         assert (made.scene is not None) == (task in ("caption", "question"))
         assert made.scene is None or made.scene in CLASSES
-
-
-def Scene_or_none():
-    from medmim.data.sources.phantom_draw import Scene
-
-    return Scene | None
 
 
 @FAMILIES
@@ -66,7 +60,7 @@ def slots(text):
     return [found.split() for found in re.findall(r"\(image \d: <Image>(.*?)</Image>\)", text)]
 
 
-def test_look_up_is_answered_by_the_slot_that_holds_the_word():
+def test_look_up_is_answered_with_the_slot_that_holds_the_word():
     checked = 0
     for made in drawn("look_up", MANTIS, 400):
         shown = slots(made.turns[0].question)
@@ -83,7 +77,7 @@ def test_look_up_is_answered_by_the_slot_that_holds_the_word():
     assert checked == 400
 
 
-def test_dense_keys_are_where_the_words_stand():
+def test_dense_keys_are_the_slots_or_letters_of_their_words():
     for made in drawn("dense", MANTIS, 300):
         turn = made.turns[0]
         shown = slots(turn.question)
@@ -95,7 +89,7 @@ def test_dense_keys_are_where_the_words_stand():
         assert made.keys and made.keys <= {*(f" {n}" for n in (1, 2, 3)), *(f"{letter}:" for letter in LETTERS)}
 
 
-def test_a_chain_ends_at_the_option_that_names_the_slot_or_stands_in_it():
+def test_a_chain_ends_at_the_option_that_names_the_slot_or_is_in_it():
     directions = set()
     for made in drawn("chain", MANTIS, 300):
         turn = made.turns[0]
@@ -109,13 +103,13 @@ def test_a_chain_ends_at_the_option_that_names_the_slot_or_stands_in_it():
                 assert options[letter] in shown[int(name) - 1]
             else:
                 assert name in shown[int(options[letter][-1]) - 1]
-        assert made.keys == {f"{letter}:" for letter in LETTERS}  # numbers and words are chance
+        assert made.keys == {f"{letter}:" for letter in LETTERS}  # numbers and words are random
     assert directions == {True, False}
 
 
 @FAMILIES
 @pytest.mark.parametrize("task", ["look_up_turns", "text_reference_turns", "look_up"])
-def test_every_turn_on_slots_of_words_is_answered_by_the_slots_own_word(task, family):
+def test_every_turn_on_slots_of_words_is_answered_with_a_word_of_the_slot(task, family):
     for made in drawn(task, family):
         shown = [words for words in found_slots(made.turns[0].question, family) if words]
         for turn in made.turns:
@@ -146,7 +140,7 @@ def test_an_image_is_asked_about_each_attribute_once():
     assert any(len(made.turns) > 1 for made in drawn("question", MANTIS))
 
 
-def test_repeat_says_the_question_again():
+def test_repeat_is_answered_with_the_question():
     assert all(made.turns[0].question == made.turns[0].answer for made in drawn("repeat", MANTIS))
 
 
