@@ -69,7 +69,7 @@ def test_a_data_set_may_be_the_task(home, world, tmp_path):
     [
         (["run", "--model", "MODEL", "--task", "temproal"], "no such task: temproal"),
         (["run", "--model", "tiny-mantiss", "--task", "temporal"], "no model 'tiny-mantiss'"),
-        (["run", "--model", "openai:http://127.0.0.1:1/v1", "--task", "temporal"], "names no model"),
+        (["run", "--model", "openai:http://127.0.0.1:1/v1", "--task", "temporal"], "does not name a model"),
         (["run", "--model", "MODEL", "--task", "./a/b", "--data", "./c/d"], "more than one data set"),
         (["show", "no-such-run"], "no run 'no-such-run'"),
     ],
