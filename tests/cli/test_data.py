@@ -141,7 +141,7 @@ def outside(path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "cut off JSON": (cut, "complete rows stand before"),
+    "cut off JSON": (cut, "complete rows"),
     "missing image": (every_image(Path.unlink), "image is missing"),
     "placeholder count": (every_row(lambda row: row["images"].pop()), "2 <image> placeholders for 1 images"),
     "empty answer": (every_row(lambda row: row["conversation"][1].update(content=" ")), "the answer is empty"),

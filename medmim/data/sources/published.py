@@ -68,7 +68,7 @@ def image_root(data: Data) -> Path:
     if folder is None:
         raise UserError(
             "the recipe names no folder to read",
-            fix="--set data.root=FOLDER (and --set data.annotations=FOLDER where the JSON lies apart from the images)",
+            fix="--set data.root=FOLDER (and --set data.annotations=FOLDER where the JSON files are not in it)",
         )
     return _folder(folder, "data.root")
 
@@ -114,7 +114,7 @@ def read_rows(path: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path.name} is not valid JSON at line {error.lineno}, column {error.colno} "
-            f"({error.msg}); {_count_complete_rows(text):,} complete rows stand before",
+            f"({error.msg}), after {_count_complete_rows(text):,} complete rows",
             reason="the file is cut off or was edited by hand",
             fix="download it again",
         ) from None

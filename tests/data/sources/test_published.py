@@ -226,7 +226,7 @@ def test_the_error_of_a_cut_off_file_names_line_column_and_complete_rows(tmp_pat
     lines = text.split("\n")
     cut = len("\n".join(lines[: len(lines) // 2]))
     (tmp_path / name).write_text(text[:cut])
-    with pytest.raises(UserError, match=r"line \d+, column \d+ .*; 4 complete rows stand before") as caught:
+    with pytest.raises(UserError, match=r"line \d+, column \d+ .*, after 4 complete rows") as caught:
         published.load(data(tmp_path))
     assert name in caught.value.fact
 
