@@ -1,1 +1,1 @@
-"""The steps as Kubeflow components: typed interface, parse, one medmim call, outputs. Their source is part of the IR."""
+"""The steps as Kubeflow components: typed interface, parse, call medmim, outputs. Their source is part of the IR."""

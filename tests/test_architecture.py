@@ -123,7 +123,7 @@ def test_a_pipeline_imports_components_the_shared_names_and_kfp(module: str) -> 
     for name, line in imports(module):
         top = name.split(".")[0]
         known = top in ("components", "pipelines", "kfp") or top in sys.stdlib_module_names
-        assert known or name.startswith("medmim.recipe.names"), f"{module}:{line}: the graphs know components, not {name}"
+        assert known or name.startswith("medmim.recipe.names"), f"{module}:{line}: graphs import components, not {name}"
 
 
 def test_imports_run_in_no_circle() -> None:

@@ -145,9 +145,7 @@ def test_a_night_that_is_recorded_says_so_when_it_is_run_again(
     typed, ws = night_of(tmp_path)
     seen = records.Night(date=DAY, run=ws.run, data="", bench="", models={}, scores=[], notes=["few"])
 
-    def again(
-        name: str, parsed: Recipe, ws: Workspace, screen: Screen
-    ) -> int:  # as watch ends on a recorded night
+    def again(name: str, parsed: Recipe, ws: Workspace, screen: Screen) -> int:  # as watch ends on a recorded night
         with stage(ws, "watch") as outcome:
             outcome.facts = records.record(ws, parsed.name, seen).__dict__
         return 0
