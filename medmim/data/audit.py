@@ -15,6 +15,7 @@ from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Audit, Recipe
 from medmim.run.cache import cached_step
+from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import Sample, to_published
@@ -71,7 +72,8 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
             _write_published(folder / "clean", clean)
         return {**report["benchmark"], "shared": report["shared"]}
 
-    return cached_step(ws, "audit", REVISION, None, {"data": source.digest}, make, recipe=recipe)
+    parents, terms = {"data": source.digest}, terms_of(source)
+    return cached_step(ws, "audit", REVISION, None, parents, make, recipe=recipe, terms=terms)
 
 
 def read(ws: Workspace, artifact: Artifact) -> dict[str, Any]:

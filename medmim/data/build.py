@@ -52,7 +52,7 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
             source = erased.leave_out(module.load(recipe.data), erased_patients)
             return make(source, recipe.data, folder)
 
-        artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe)
+        artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe, terms=module.TERMS)
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)
         return outcome

@@ -7,17 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medmim import progress, shards, store
+from medmim import progress, shards, store, terms
 from medmim.errors import UserError
 from medmim.finetune.record import TrainResult
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Recipe
 from medmim.run.cache import cached_step, step_key
+from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import Sample
 
-REVISION = 1
+REVISION = 2
 _CURVE = 200  # points of the loss curve in the record; `losses.jsonl` has every step
 
 
@@ -41,7 +42,9 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         folder = checkpoint.resolve(ref, ws)
         checkpoint.family_of(folder)
         artifact = data_artifact(data)
+        allowed = terms.combine([checkpoint.terms_of(ref, ws), terms_of(artifact)])
         section = {
+            "terms": allowed.as_dict(),  # part of the model's content
             **recipe.finetune.model_dump(mode="json", exclude={"base", "save_every"}),
             "workers": recipe.platform.workers,
             "max_bad_fraction": recipe.data.max_bad_fraction,
@@ -49,9 +52,13 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         parents = {"data": artifact.digest, "base": checkpoint.digest(folder)}
 
         def make(work: Path) -> Mapping[str, Any]:
-            return _train(recipe, ws, ref, artifact, work)
+            counts = _train(recipe, ws, ref, artifact, work)
+            (work / terms.FILE).write_text(allowed.dump())
+            return counts
 
-        model, cached = cached_step(ws, "finetune", REVISION, section, parents, make, kind="model", recipe=recipe)
+        model, cached = cached_step(
+            ws, "finetune", REVISION, section, parents, make, kind="model", recipe=recipe, terms=allowed
+        )
         if recipe.platform.ray != "local":
             from medmim.finetune.ray import exchange
 

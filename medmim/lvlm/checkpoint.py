@@ -9,12 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from medmim import __version__, store
+from medmim import __version__, store, terms
 from medmim.errors import UserError, from_os_error, require
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 from medmim.progress import say
+from medmim.run import provenance
 from medmim.run.workspace import Workspace
 from medmim.sample import IMAGE
 
@@ -99,8 +100,25 @@ def upload_if_local(ref: str, ws: Workspace) -> str:
     if known is not None and known.uri.startswith(f"{ws.store}/"):
         return known.uri
     say(f"copying the model {path} to the store")
-    provenance = {"medmim": __version__, "step": "copy of a folder"}
-    return store.publish(path, ws.store, "model", known.counts if known else {}, provenance).uri
+    made_from = {"medmim": __version__, "step": "copy of a folder", "terms": terms_of(ref, ws).as_dict()}
+    return store.publish(path, ws.store, "model", known.counts if known else {}, made_from).uri
+
+
+def terms_of(ref: str, ws: Workspace | None = None) -> terms.Terms:
+    """The terms of a model; unknown where nothing states them.
+
+    Args:
+        ref: As for `resolve`.
+        ws: As for `resolve`.
+
+    Raises:
+        UserError: As `resolve` does, or its `terms.json` is not a record of terms.
+    """
+    file = resolve(ref, ws) / terms.FILE
+    if file.is_file():
+        return terms.parse(file.read_bytes(), str(file))
+    artifact = store.find(ref.removeprefix("file://"))
+    return provenance.terms_of(artifact) if artifact else terms.UNKNOWN
 
 
 def digest(path: Path) -> str:

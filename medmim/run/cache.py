@@ -15,6 +15,7 @@ from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.store import Artifact
 from medmim.store.removal import claim
+from medmim.terms import UNKNOWN, Terms
 
 
 def cached_step(
@@ -26,6 +27,7 @@ def cached_step(
     make: Callable[[Path], Mapping[str, Any]],
     kind: str = "",
     recipe: Recipe | None = None,
+    terms: Terms = UNKNOWN,
 ) -> tuple[Artifact, bool]:
     """The artifact of this step, found by its key or made now.
 
@@ -40,6 +42,7 @@ def cached_step(
             for that and are not published.
         kind: First part of the artifact's address; the step name by default.
         recipe: Written to `provenance.json`.
+        terms: Of all that goes in; written to `provenance.json`, too.
 
     Returns:
         The artifact, and whether it was found.
@@ -67,7 +70,8 @@ def cached_step(
                 return known, True
             folder.mkdir(exist_ok=True)
             counts = make(folder)
-            artifact = store.publish(folder, ws.store, kind, counts, provenance(name, revision, parents, recipe))
+            made_from = provenance(name, revision, parents, recipe, terms)
+            artifact = store.publish(folder, ws.store, kind, counts, made_from)
             store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
             shutil.rmtree(folder, ignore_errors=True)
     return artifact, False

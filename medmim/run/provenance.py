@@ -4,16 +4,22 @@ import getpass
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import resources
 from typing import Any
 
-from medmim import __version__
+from medmim import __version__, store, terms
 from medmim.recipe.schema import Recipe
+from medmim.terms import Terms
 
 
-def provenance(name: str, revision: int, parents: Mapping[str, str], recipe: Recipe | None) -> dict[str, Any]:
-    """The content of `provenance.json` for an artifact of this step."""
+def provenance(
+    name: str, revision: int, parents: Mapping[str, str], recipe: Recipe | None, allowed: Terms = terms.UNKNOWN
+) -> dict[str, Any]:
+    """The content of `provenance.json` for an artifact of this step, with the terms of its sources and bases."""
     return {
+        "terms": allowed.as_dict(),
         "step": name,
         "revision": revision,
         "parents": dict(parents),
@@ -30,3 +36,35 @@ def current_user() -> str:
         return os.environ.get("MEDMIM_USER") or getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid {os.getuid()}"
+
+
+def terms_of(artifact: store.Artifact) -> Terms:
+    """The terms of an artifact; those of a model are part of its content.
+
+    An artifact that was published before terms were recorded has none, unless its recipe says that it was made from
+    phantoms and a shipped base alone.
+
+    Raises:
+        UserError: Its `terms.json` is not a record of terms.
+    """
+    root, _, folder = artifact.uri.rpartition("/")
+    where = store.open_store(root)
+    if terms.FILE in artifact.files:
+        return terms.parse(where.read(f"{folder}/{terms.FILE}"), f"{artifact.uri}/{terms.FILE}")
+    record: Any = None
+    with suppress(FileNotFoundError, ValueError):
+        record = json.loads(where.read(f"{folder}/{store.PROVENANCE}"))
+    if not isinstance(record, dict):
+        return terms.UNKNOWN
+    if "terms" in record:
+        return terms.parse(json.dumps(record["terms"]), f"{artifact.uri}/{store.PROVENANCE}")
+    return terms.APACHE if _ours(record, artifact.kind) else terms.UNKNOWN
+
+
+def _ours(record: Mapping[str, Any], kind: str) -> bool:
+    recipe = record.get("recipe") or {}
+    drawn: bool = recipe.get("data", {}).get("source") == "phantom"
+    if kind in ("data", "audit"):
+        return drawn
+    shipped = {entry.name for entry in resources.files("medmim.shipped.bases").iterdir()}
+    return drawn and kind == "model" and recipe.get("finetune", {}).get("base") in shipped

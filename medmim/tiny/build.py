@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim import progress
+from medmim import progress, terms
 from medmim.data.seeds import fraction, stream
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
@@ -64,6 +64,7 @@ def build(recipe: BaseRecipe, work: Path, destination: Path) -> Lvlm:
     lvlm = checkpoint.save(lvlm, part)
     (part / "README.md").write_text(card.card(recipe, lvlm, work, lambda task: accuracy(lvlm, recipe, task)))
     losses = (work / recipe.phases[0].name / LOSSES).read_text().splitlines()[:FIRST]
+    (part / terms.FILE).write_text(terms.APACHE.dump())
     (part / FIRST_LOSSES).write_text(json.dumps([json.loads(line)["loss"] for line in losses]) + "\n")
     destination.mkdir(parents=True, exist_ok=True)
     for file in part.iterdir():

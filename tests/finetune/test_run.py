@@ -1,10 +1,11 @@
 """The stage `finetune`, and its dry run; training on Ray is tested in `ray/`."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from medmim import store
+from medmim import store, terms
 from medmim.errors import UserError
 from medmim.finetune import record, run
 from medmim.finetune.plan import plan
@@ -13,7 +14,9 @@ from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
+from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace, workspace
+from medmim.terms import Terms
 from tests.support.finetune import make_data, make_lvlm, make_samples
 
 FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_vision": False}
@@ -65,6 +68,28 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
     assert again.cached and again.digest == made.digest and again.facts == made.facts
     run.run(recipe(base, lr=2e-3), ws, data)
     assert len(bare) == 2
+
+
+def test_a_tuned_model_may_do_what_its_base_and_its_data_both_allow(
+    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
+) -> None:
+    ws, _, base = world
+    data = tmp_path / "data"
+    make_data(data, make_samples(6))
+    (data / "note").write_text("another digest")
+    allowed = Terms(serve=True, commercial_use=True, text=("of the data",))
+    uri = store.publish(data, ws.store, "data", {}, {"terms": allowed.as_dict()}).uri
+    shutil.copytree(base, tmp_path / "base")
+    digests = set()
+    for of_base in (Terms(serve=True, release_weights=True, text=("of the base",)), Terms(text=("strict",))):
+        (tmp_path / "base" / terms.FILE).write_text(of_base.dump())
+        made = store.get(run.run(recipe(str(tmp_path / "base")), ws, uri).uri)
+        assert terms_of(made) == checkpoint.terms_of(made.uri, ws) == terms.combine([of_base, allowed])
+        digests.add(made.digest)
+    assert len(digests) == 2  # a base with other terms is not found in the cache under the old ones
+    (tmp_path / "base" / terms.FILE).unlink()
+    made = store.get(run.run(recipe(str(tmp_path / "base")), ws, uri).uri)
+    assert terms_of(made).refused == terms.FLAGS
 
 
 def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare: list[Job]) -> None:

@@ -14,6 +14,8 @@ from medmim.lvlm import checkpoint
 from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
+from medmim.run.workspace import workspace
+from medmim.terms import APACHE, UNKNOWN, Terms
 
 
 def logits(model, ids, values):
@@ -132,3 +134,13 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(copy, folders):
         shutil.copy(file, copy)
     with pytest.raises(UserError, match="the model expects"):
         checkpoint.load(copy)
+
+
+def test_a_base_carries_its_terms(copy, tmp_path):
+    assert checkpoint.terms_of("tiny-mantis") == checkpoint.terms_of("tiny-llava-med") == APACHE
+    assert checkpoint.terms_of(str(copy)) == UNKNOWN
+    ws = workspace(tmp_path / "home")
+    without = checkpoint.upload_if_local(str(copy), ws)
+    assert checkpoint.terms_of(without, ws) == UNKNOWN
+    (copy / "terms.json").write_text(Terms(serve=True).dump())
+    assert checkpoint.terms_of(checkpoint.upload_if_local(f"file://{copy}", ws), ws) == Terms(serve=True)

@@ -2,15 +2,26 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medmim import store
 from medmim.recipe import loading
 from medmim.run.cache import cached_step
+from medmim.run.provenance import terms_of
 from medmim.run.workspace import workspace
+from medmim.terms import APACHE, UNKNOWN, Terms
+
+
+def writes(text: str) -> Callable[[Path], Mapping[str, Any]]:
+    def make(folder: Path) -> Mapping[str, Any]:
+        (folder / "text").write_text(text)
+        return {}
+
+    return make
 
 
 def test_provenance_says_who_made_it_from_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +39,54 @@ def test_provenance_says_who_made_it_from_what(tmp_path: Path, monkeypatch: pyte
     said = json.loads((Path(artifact.uri) / "provenance.json").read_text())
     assert said["who"] == f"uid {os.getuid()}" and said["parents"] == {"base": "abc"} and said["revision"] == 3
     assert said["recipe"]["name"] == "demo" and said["time"].endswith("+00:00")
+
+
+def edited(artifact: store.Artifact, **changes: Any) -> store.Artifact:
+    file = Path(artifact.uri) / "provenance.json"
+    record = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
+    return artifact
+
+
+def test_terms_travel_in_the_provenance(tmp_path: Path) -> None:
+    ws = workspace(tmp_path / "home")
+    allowed = Terms(serve=True, text=("served only",))
+    artifact, _ = cached_step(ws, "data", 1, {}, {}, writes("x"), terms=allowed)
+    assert terms_of(artifact) == allowed
+    assert terms_of(cached_step(ws, "data", 2, {}, {}, writes("other"))[0]) == UNKNOWN
+    (Path(artifact.uri) / "provenance.json").write_text("{")
+    assert terms_of(artifact) == UNKNOWN
+
+
+def test_terms_of_a_model_are_part_of_its_content(tmp_path: Path) -> None:
+    ws = workspace(tmp_path / "home")
+    inside = Terms(release_weights=True, text=("weights only",))
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        (folder / "terms.json").write_text(inside.dump())
+        return {}
+
+    artifact, _ = cached_step(ws, "finetune", 1, {}, {}, make, kind="model", terms=APACHE)
+    assert terms_of(artifact) == inside
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "base", "expected"),
+    [
+        ("data", "phantom", "tiny-mantis", APACHE),
+        ("audit", "phantom", "llama", APACHE),
+        ("data", "published", "tiny-mantis", UNKNOWN),
+        ("model", "phantom", "tiny-mantis", APACHE),
+        ("model", "phantom", "s3://b/model/x", UNKNOWN),
+        ("model", "published", "tiny-mantis", UNKNOWN),
+        ("answers", "phantom", "tiny-mantis", UNKNOWN),
+    ],
+)
+def test_an_artifact_from_before_terms_has_those_of_phantoms_and_shipped_bases_alone(
+    tmp_path: Path, kind: str, source: str, base: str, expected: Terms
+) -> None:
+    ws = workspace(tmp_path / "home")
+    artifact, _ = cached_step(ws, "step", 1, {}, {}, writes("x"), kind=kind)
+    recipe = {"data": {"source": source}, "finetune": {"base": base}}
+    assert terms_of(edited(artifact, terms=None, recipe=recipe)) == expected
+    assert terms_of(edited(artifact, recipe=None)) == UNKNOWN

@@ -19,6 +19,10 @@ from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Data
 from medmim.sample import BadRow, Finding, Study, digest_of
+from medmim.terms import Terms
+
+# The list has a column `license` for each image: CC0 to CC BY-NC-SA, and none for many. So only what all allow: nothing.
+TERMS = Terms(text=("ieee8023/covid-chestxray-dataset: a licence for each image, some non-commercial, many not given",))
 
 LIST = "metadata.csv"
 COLUMNS = ("patientid", "offset", "finding", "view", "modality", "filename")

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
+from medmim import terms
 from medmim.data import wording
 from medmim.data.seeds import pixels, stream
 from medmim.data.sources.phantom_draw import CLASSES, FINDINGS, NORMAL, SIDES, SIZES, Scene, draw, png
@@ -17,7 +18,9 @@ from medmim.data.sources.source import Source
 from medmim.recipe.schema import Data
 from medmim.sample import Finding, Study
 
-__all__ = ["CLASSES", "FAMILIES", "Scene", "draw", "inputs", "load", "patients", "scene_of"]
+__all__ = ["CLASSES", "FAMILIES", "TERMS", "Scene", "draw", "inputs", "load", "patients", "scene_of"]
+
+TERMS = terms.APACHE
 
 FAMILIES = (
     "change", "assessment", "resection", "larger", "same_finding", "describe",

@@ -19,6 +19,14 @@ from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Data
 from medmim.sample import BadRow, Sample, digest_of
+from medmim.terms import Terms
+
+TERMS = Terms(
+    text=(
+        "Med-MIM: published without a licence; its images are EMBED's, LUMIERE's, MS-CXR-T's (MIMIC-CXR), ODIR's, VQA-RAD's "
+        "and PMC's, each under terms or a data use agreement of its own",
+    )
+)
 
 PATTERN = "Med_MIM_*.json"
 

@@ -1,7 +1,8 @@
 """The interface of a data source: what `load` of every module in this folder returns.
 
-A source is a module of this folder with two functions:
+A source is a module of this folder with two functions and its terms of use:
 
+    TERMS: terms.Terms                              what may be done with its images and what is made from them
     inputs(data: recipe.Data) -> dict[str, str]     name -> SHA-256 of what it reads; parents of the data step
     load(data: recipe.Data) -> Source               the records themselves
 """

@@ -1,0 +1,49 @@
+"""Terms combine to what all of them allow; what is unknown allows nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medmim import terms
+from medmim.errors import UserError
+from medmim.terms import APACHE, FLAGS, PUBLISHED, UNKNOWN, Terms, combine, parse
+
+any_terms = st.builds(Terms, **dict.fromkeys(FLAGS, st.booleans()), text=st.lists(st.text(), max_size=3).map(tuple))
+
+
+@given(st.lists(any_terms, min_size=1, max_size=4))
+def test_a_combination_allows_what_all_allow_and_keeps_every_line(several):
+    together = combine(several)
+    for flag in FLAGS:
+        assert getattr(together, flag) == all(getattr(one, flag) for one in several)
+    assert set(together.text) == {line for one in several for line in one.text}
+    assert combine([together, *several]) == together
+
+
+@given(any_terms)
+def test_unknown_terms_allow_nothing(one):
+    assert combine([]) == UNKNOWN
+    assert combine([one, UNKNOWN]).refused == FLAGS == UNKNOWN.refused
+
+
+@given(any_terms)
+def test_terms_are_read_as_written(one):
+    assert parse(one.dump(), "file") == one
+
+
+def test_a_flag_that_is_not_there_is_false_and_a_newer_one_is_ignored():
+    assert parse('{"serve": true, "fly": true, "text": ["a"]}', "file") == Terms(serve=True, text=("a",))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"serve": "yes"}', '{"serve": 1}', '{"text": "a"}', '{"text": [1]}'])
+def test_what_is_no_record_of_terms_is_refused(text):
+    with pytest.raises(UserError, match="x/terms.json is not a record of terms"):
+        parse(text, "x/terms.json")
+
+
+def test_published_bases_have_their_terms():
+    assert not APACHE.refused
+    assert PUBLISHED["llava-med"].refused == FLAGS
+    assert not PUBLISHED["llama3"].refused and "Built with Meta Llama 3" in PUBLISHED["llama3"].text[0]
+    assert "Health AI Developer Foundations" in PUBLISHED["medgemma"].text[0]
+    assert terms.FILE == "terms.json"
