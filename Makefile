@@ -33,14 +33,14 @@ demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 m
 test: $(READY) ## set up, then the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-long: $(READY) ## what takes half a minute and more a test: kills at every write, Ray with lost workers
+test-long: $(READY) ## tests of 30 s and more: kills at every write, Ray with lost workers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 test-cluster: $(READY) ## Ray jobs and the chart on a real control plane with simulated GPU nodes (where ../shared/cluster is)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/charts
 
-test-node: $(READY) ## the pipeline as pods on a node where pods really run (KUBECONFIG, or root; minutes)
+test-node: $(READY) ## the pipeline as pods on a node where pods really run (KUBECONFIG, or root; half an hour)
 	@$(BIN)/python -m pytest -m node tests/node -s
 
 check: $(READY) ## ruff, mypy, the architecture, stale IR
@@ -53,14 +53,14 @@ check: $(READY) ## ruff, mypy, the architecture, stale IR
 compile: $(READY) ## write medmim/shipped/pipelines from components and pipelines
 	@$(BIN)/python -m pipelines.compile
 
-bases: $(READY) ## train the shipped bases again from their recipes (about an hour, a core each)
-	@for name in tiny-mantis tiny-llava-med; do OMP_NUM_THREADS=1 $(BIN)/medmim base build $$name & pids="$$pids $$!"; done; \
+bases: $(READY) ## train the shipped bases again from their recipes (under an hour, a core each)
+	@for name in tiny-mantis tiny-llava-med; do OMP_NUM_THREADS=1 $(BIN)/medmim base build $$name --out medmim/shipped/bases/$$name & pids="$$pids $$!"; done; \
 	for pid in $$pids; do wait $$pid || exit 1; done
 
 benchmarks: $(READY) ## speed and memory tables
 	@for name in demo packing; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-claim: $(READY) ## tune both families with three seeds, ask the test patients (about an hour)
+claim: $(READY) ## tune both families with three seeds, ask the test patients (about 40 minutes)
 	@$(BIN)/python benchmarks/claim.py
 
 image: ## build the container image (docs/image.md: where no registry is reachable)
