@@ -61,8 +61,8 @@ def check_all(home: Path, ws: Workspace | None) -> Iterator[Check]:
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    if not (3, 11) <= sys.version_info[:2] < (3, 13):
-        raise UserError(f"{version} at {sys.executable}", fix="use Python 3.11 or 3.12")
+    if not (3, 11) <= sys.version_info[:2] < (3, 15):
+        raise UserError(f"{version} at {sys.executable}", fix="use Python 3.11 to 3.14")
     return Check("python", "ok", f"{version} at {sys.executable}")
 
 
