@@ -1,6 +1,6 @@
 """Terms of use: what a data set or a base allows, and how terms combine.
 
-They travel with what they hold for: `terms.json` beside the weights of a model, `terms` in the provenance of every other
+They travel with what they hold for: `terms.json` beside the weights of a model, `terms` in the provenance of any other
 artifact. What descends from several sources and bases may do what all of them allow. What is unknown allows nothing.
 """
 

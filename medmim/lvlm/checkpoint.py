@@ -1,5 +1,6 @@
 """Model checkpoints: resolve a reference to a folder, load a model with checks, save it, upload it to the store."""
 
+import copy
 import difflib
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 from medmim import __version__, store, terms
 from medmim.errors import UserError, from_os_error, require
+from medmim.lvlm import weights
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
@@ -20,7 +22,10 @@ from medmim.run.workspace import Workspace
 from medmim.sample import IMAGE
 
 FAMILIES = (MANTIS, LLAVA_MED)
-_CONTENT = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*processor_config.json")
+_CONTENT = (
+    "*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -202,26 +207,62 @@ def family_of(path: Path) -> Family:
 
 
 def save(lvlm: Lvlm, folder: Path) -> Lvlm:
-    """Save a model so that `load`, `LlavaForConditionalGeneration` and `AutoProcessor` can load it.
+    """Save a model so that `load`, transformers, TRL and vLLM can use it as it is.
+
+    The weights have their published names, the processor the chat template of the family, and generation stops at all
+    the tokens that end an answer.
 
     Returns:
         The same model with its new folder and digest.
     """
-    transformers = quiet_transformers()
-    config = lvlm.model.config
+    config = copy.deepcopy(lvlm.model.config)
+    config.dtype = lvlm.model.dtype
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lvlm.model.save_pretrained(folder)
-        transformers.LlavaProcessor(
-            image_processor=lvlm.image_processor,
-            tokenizer=lvlm.tokenizer,
-            patch_size=config.vision_config.patch_size,
-            vision_feature_select_strategy=config.vision_feature_select_strategy,
-            num_additional_image_tokens=int(config.vision_config.model_type == "clip_vision_model"),
-        ).save_pretrained(folder)
+        weights.write(folder, weights.of_model(lvlm.model))
+        save_settings(folder, config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
     except OSError as error:
         raise from_os_error(error, "saving the model") from error
     return Lvlm(lvlm.model, lvlm.tokenizer, lvlm.image_processor, lvlm.family, folder, digest(folder))
+
+
+def save_settings(
+    folder: Path, config: Any, generation: Any, tokenizer: Any, image_processor: Any, family: Family
+) -> None:
+    """Write all but the weights: configuration, generation settings, tokenizer, image processor and chat template.
+
+    Args:
+        folder: Exists.
+        config: A `LlavaConfig`.
+        generation: A `GenerationConfig`; the tokens that end an answer are set to the family's.
+        tokenizer: Fast tokenizer.
+        image_processor: Of the vision tower.
+        family: The chat format.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    transformers = quiet_transformers()
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.save_pretrained(folder)
+    generation = copy.deepcopy(generation)
+    generation.eos_token_id = stop_tokens(tokenizer, family)
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.save_pretrained(folder)
+    transformers.LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=int(config.vision_config.model_type == "clip_vision_model"),
+        chat_template=family.chat_template,
+    ).save_pretrained(folder)
+
+
+def stop_tokens(tokenizer: Any, family: Family) -> list[int]:
+    """Ids of the tokens that end an answer."""
+    known = tokenizer.get_vocab()
+    return [known[token] for token in family.stop if token in known]
 
 
 def quiet_transformers() -> Any:

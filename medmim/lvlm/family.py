@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
 
 from medmim.errors import UserError
 from medmim.sample import IMAGE, digest_of
@@ -82,6 +83,11 @@ class Family:
                     fix="remove it from the text; images are given apart from the text",
                 )
         return self.write(turns, images)
+
+    @cached_property
+    def chat_template(self) -> str:
+        """The same format as a Jinja template, for tools that render chats themselves: transformers, TRL, vLLM."""
+        return (resources.files("medmim.lvlm") / "templates" / f"{self.name}.jinja").read_text("utf-8")
 
     @cached_property
     def template_digest(self) -> str:

@@ -5,30 +5,33 @@ source, family and number of options, duplicate rows, and rows whose gold text i
 """
 
 import json
-import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medmim import progress, store
-from medmim.data.sources.image_file import locate, read_bytes
+from medmim.data.sources import names, sniff
+from medmim.data.sources.files import fix_for, folder, is_missing, link_roots, locate, read_bytes
 from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Data
-from medmim.sample import BadRow, Sample, digest_of
+from medmim.sample import BadRow, Sample, digest_of, is_utf8
 from medmim.terms import Terms
 
 TERMS = Terms(
     text=(
-        "Med-MIM: published without a licence; its images are EMBED's, LUMIERE's, MS-CXR-T's (MIMIC-CXR), ODIR's, VQA-RAD's "
-        "and PMC's, each under terms or a data use agreement of its own",
+        "Med-MIM: published without a licence; its images are EMBED's, LUMIERE's, MS-CXR-T's (MIMIC-CXR), ODIR's, "
+        "VQA-RAD's and PMC's, each under terms or a data use agreement of its own",
     )
 )
 
 PATTERN = "Med_MIM_*.json"
+_LAYOUT = '[{"id", "images", "conversation", "source"}, ...]'
+_WANTED = "a list of rows in JSON"
 
 
 def inputs(data: Data) -> dict[str, str]:
@@ -38,13 +41,13 @@ def inputs(data: Data) -> dict[str, str]:
     """
     files = annotation_files(data)
     digests = {path.name: store.file_digest(path) for path in files}
-    root = image_root(data)
+    root, allowed = image_root(data), link_roots(data)
     parts = []
     for path in sorted({image for rows in map(read_rows, files) for image in _image_paths(rows)}):
         try:
-            facts = os.stat(root / path)
+            facts = locate(root, path, allowed).stat()
             parts.append(f"{path} {facts.st_size} {facts.st_mtime_ns}")
-        except (OSError, ValueError):
+        except (OSError, BadImage):
             parts.append(f"{path} -")
     return digests | {"images": digest_of(parts)}
 
@@ -55,7 +58,7 @@ def load(data: Data) -> Source:
     Raises:
         UserError: No folder, no file of Med-MIM in it, or files that are not valid JSON (all of them at once).
     """
-    root = image_root(data)
+    root, allowed = image_root(data), link_roots(data)
     samples: list[Sample] = []
     bad: list[BadRow] = []
     facts: dict[str, Any] = {}
@@ -63,22 +66,29 @@ def load(data: Data) -> Source:
         kept, dropped, facts[path.name] = check_file(path.name, kind, read_rows(path))
         samples += kept
         bad += dropped
-    missing = _missing(root, samples)
+    missing = _missing(root, samples, allowed)
     absent = set(missing)
     for file in facts.values():
         file["missing_images"] = sum(path in absent for path in file.pop("paths"))
-    return Source(partial(read_bytes, root), samples=samples, bad=bad, missing=missing, facts={"files": facts})
+    return Source(
+        partial(read_bytes, root, allowed=allowed),
+        samples=samples,
+        bad=bad,
+        missing=missing,
+        facts={"files": facts},
+        fix_for=partial(fix_for, root),
+    )
 
 
 def image_root(data: Data) -> Path:
     """The folder that image paths start from."""
-    folder = data.root or data.annotations
-    if folder is None:
+    given = data.root or data.annotations
+    if given is None:
         raise UserError(
             "the recipe names no folder to read",
             fix="--set data.root=FOLDER (and --set data.annotations=FOLDER where the JSON files are not in it)",
         )
-    return _folder(folder, "data.root")
+    return folder(given, "data.root" if data.root else "data.annotations")
 
 
 def annotation_files(data: Data) -> list[Path]:
@@ -87,18 +97,20 @@ def annotation_files(data: Data) -> list[Path]:
     Raises:
         UserError: There is none, or one whose name has no known ability.
     """
-    folder = image_root(data) if data.annotations is None else _folder(data.annotations, "data.annotations")
-    found = sorted(path for path in folder.glob(PATTERN) if path.is_file())
+    place = image_root(data) if data.annotations is None else folder(data.annotations, "data.annotations")
+    found = sorted(place.glob(PATTERN))
     if not found:
+        near = sorted(path.name for path in place.iterdir() if path.name.lower().startswith("med_mim"))
         raise UserError(
-            f"no {PATTERN} in {folder}",
-            reason="the published annotations are read by their names",
+            f"no {PATTERN} in {place}",
+            reason="the published annotations are read by their names"
+            + (f"; there is {', '.join(near[:5])}" if near else ""),
             fix="give the folder that holds Med_MIM_train_inherent_*.json and Med_MIM_benchmark_Held_*.json",
         )
     unknown = [path.name for path in found if kind_of(path.name) is None]
     if unknown:
         raise UserError(
-            f"{folder} holds files of Med-MIM whose names have no known ability",
+            f"{place} holds files of Med-MIM whose names have no known ability",
             problems=unknown,
             fix="names are Med_MIM_train_inherent_ABILITY.json, Med_MIM_train_Composed.json, "
             "Med_MIM_benchmark_Held_in_ABILITY.json and Med_MIM_benchmark_Held_out_SOURCE.json",
@@ -112,25 +124,51 @@ def read_rows(path: Path) -> list[Any]:
     Raises:
         UserError: Not valid JSON, with line, column and the number of complete rows before; or not a list.
     """
+    sniff.refuse_other(path, _WANTED)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = json.loads(text)
+        data = path.read_bytes()
     except OSError as error:
         raise from_os_error(error, f"reading {path.name}") from error
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not UTF-8 text: byte {error.start} is wrong") from None
+        raise sniff.not_utf8(data, error).error(path, _WANTED) from None
+    try:
+        rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path.name} is not valid JSON at line {error.lineno}, column {error.colno} "
-            f"({error.msg}), after {_count_complete_rows(text):,} complete rows",
-            reason="the file is cut off or was edited by hand",
-            fix="download it again",
-        ) from None
+        raise _broken(path, text, error) from None
     except (RecursionError, ValueError) as error:
-        raise UserError(f"{path.name} is not a list of rows", reason=str(error)) from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path.name} holds a {type(rows).__name__}, not a list of rows")
-    return rows
+        raise UserError(f"{path.name} is not a list of rows", reason=str(error), fix=f"correct it: {_LAYOUT}") from None
+    if isinstance(rows, list):
+        return rows
+    lists = [key for key, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
+    if lists and "conversation" not in rows and re.fullmatch(r"[\w ]+", lists[0]):
+        code = f"import json, sys; json.dump(json.load(sys.stdin)[{lists[0]!r}], sys.stdout)"
+        kind = sniff.Kind(f"an object whose '{lists[0]}' is a list", sniff.in_place(f'python3 -c "{code}"'))
+        raise kind.error(path, _WANTED)
+    raise UserError(f"{path.name} holds a {type(rows).__name__}, not a list of rows", fix=f"correct it: {_LAYOUT}")
+
+
+def _broken(path: Path, text: str, error: json.JSONDecodeError) -> UserError:
+    """The error of text that is not JSON: what it is, or where it is broken or cut off."""
+    if error.msg == "Extra data":
+        code = "import json, sys; json.dump([json.loads(line) for line in sys.stdin if line.strip()], sys.stdout)"
+        lines = error.pos > len(text.lstrip().split("\n", 1)[0])
+        fix = sniff.in_place(f'python3 -c "{code}"' if lines else "jq -s .")
+        name = "JSON Lines (one row a line)" if lines else "several JSON values one after another"
+        return sniff.Kind(name, fix).error(path, _WANTED)
+    kind = sniff.text_kind(text[: sniff.HEAD].encode()) if error.pos == 0 else None
+    if kind is not None:
+        return kind.error(path, _WANTED)
+    cut_off = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+    return UserError(
+        f"{path.name} is not valid JSON at line {error.lineno}, column {error.colno} "
+        f"({error.msg}), after {_count_complete_rows(text):,} complete rows",
+        reason="the file is cut off" if cut_off else "the file was edited by hand, or is not JSON",
+        fix=f"copy it completely: it has {len(text.encode()):,} bytes here"
+        if cut_off
+        else f"correct line {error.lineno}",
+    )
 
 
 def check_file(name: str, kind: FileKind, rows: list[Any]) -> tuple[list[Sample], list[BadRow], dict[str, Any]]:
@@ -207,8 +245,8 @@ def _readable(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
     if problems:
         raise UserError(
             f"{len(problems)} of {len(files)} annotation files cannot be read",
-            problems=[problem.fact for problem in problems],
-            fix="download them again",
+            problems=[f"{problem.fact}; fix: {problem.fix}" for problem in problems],
+            fix="correct each as it says",
         )
     for path in files:
         kind = kind_of(path.name)
@@ -234,26 +272,15 @@ def _count_complete_rows(text: str) -> int:
 def _image_paths(rows: list[Any]) -> Iterator[str]:
     for row in rows:
         if isinstance(row, dict) and isinstance(row.get("images"), list):
-            yield from (path for path in row["images"] if isinstance(path, str))
+            yield from (names.composed(path) for path in row["images"] if isinstance(path, str) and is_utf8(path))
 
 
-def _missing(root: Path, samples: list[Sample]) -> list[str]:
+def _missing(root: Path, samples: list[Sample], allowed: Sequence[Path]) -> list[str]:
     paths = sorted({path for sample in samples for path in sample.paths})
     absent = []
     with progress.bar("looking for images", len(paths), "images") as bar:
         for path in paths:
-            try:
-                locate(root, path)
-            except FileNotFoundError:
+            if is_missing(root, path, allowed):
                 absent.append(path)
-            except BadImage:  # it exists; the build reads it and reports the problem
-                pass
             bar.add()
     return absent
-
-
-def _folder(text: str, key: str) -> Path:
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{key}: {text} is not a folder", fix=f"--set {key}=FOLDER")
-    return folder
