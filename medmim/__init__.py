@@ -1,3 +1,3 @@
 """medmim: build, fine-tune, bench, register and promote multi-image medical vision-language models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
-_TELL_EVERY = 60.0  # s between two lines about a server that does not answer
+_REPORT_EVERY = 60.0  # s between two lines about a server that does not answer
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -112,7 +112,7 @@ def answering(tracking: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise Unavailable(
-            f"MLflow at {tracking} does not do what it was asked",
+            f"a request to MLflow at {tracking} failed",
             reason=str(error).strip().split("\n", 1)[0],
             fix="check MLFLOW_TRACKING_URI or platform.tracking, then run the same command",
         ) from None
@@ -167,21 +167,21 @@ def _retries(seconds: float) -> int:
 
 
 class _Waiting(logging.Handler):
-    """Tells that MLflow is waited for, where its client logs a warning for each try."""
+    """Reports that MLflow does not answer, where its client logs a warning for each try."""
 
     def __init__(self, tracking: str) -> None:
         super().__init__(logging.WARNING)
-        self.tracking, self.told = tracking, -_TELL_EVERY
+        self.tracking, self.reported = tracking, -_REPORT_EVERY
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
-        if str(record.msg).startswith("Retrying") and now - self.told >= _TELL_EVERY:
-            self.told = now
+        if str(record.msg).startswith("Retrying") and now - self.reported >= _REPORT_EVERY:
+            self.reported = now
             say(f"waiting for MLflow at {self.tracking}, which does not answer")
 
 
 def _create(path: Path, migrate: Callable[[str], Any]) -> None:
-    """Make the database beside its place, then link it there: a kill in mid-migration or a race leaves no half one."""
+    """Make the database beside its place, then link it there: a kill or a race leaves no partial one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:

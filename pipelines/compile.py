@@ -13,7 +13,6 @@ from pathlib import Path
 from kfp import compiler
 
 from pipelines.nightly import nightly
-from pipelines.pod import LARGE, SMALL
 from pipelines.step import one_step
 from pipelines.train import train
 
@@ -22,7 +21,6 @@ STEPS = (
     "data", "audit", "finetune", "bench", "register", "gate", "promote", "report",
     "rebench", "watch", "trend",
 )  # fmt: skip
-ASK_A_MODEL = ("finetune", "bench", "rebench")
 
 
 def write(folder: Path) -> None:
@@ -31,8 +29,7 @@ def write(folder: Path) -> None:
     compiler.Compiler().compile(nightly, str(folder / "nightly.yaml"))
     for name in STEPS:
         step = getattr(import_module(f"components.{name}"), name)
-        size = LARGE if name in ASK_A_MODEL else SMALL
-        compiler.Compiler().compile(one_step(step, size), str(folder / f"step-{name}.yaml"))
+        compiler.Compiler().compile(one_step(step), str(folder / f"step-{name}.yaml"))
 
 
 def stale() -> list[str]:

@@ -6,7 +6,7 @@ from components.data import data
 from components.rebench import rebench
 from components.trend import trend
 from components.watch import watch
-from pipelines.pod import LARGE, in_pod
+from pipelines.pod import in_pod
 
 
 @dsl.pipeline(name="medmim-nightly", description="Bench the champion, its challengers and references again, and watch")
@@ -22,5 +22,5 @@ def nightly(recipe: str, home: str, run: str) -> None:
     written = in_pod(trend(**common))
     with dsl.ExitHandler(written, name="run"):
         built = in_pod(data(**common))
-        seen = in_pod(rebench(**common, data=built.output), LARGE)
+        seen = in_pod(rebench(**common, data=built.output))
         in_pod(watch(**common, night=seen.output))

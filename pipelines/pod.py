@@ -29,9 +29,10 @@ class Size:
 
 SMALL = Size(("200m", "2"), ("1Gi", "4Gi"))
 LARGE = Size(("500m", "4"), ("3Gi", "8Gi"))  # where Ray is `local`; with its own pods the step only watches
+LARGE_STEPS = ("finetune", "bench", "rebench")
 
 
-def in_pod(task: PipelineTask, size: Size = SMALL) -> PipelineTask:
+def in_pod(task: PipelineTask) -> PipelineTask:
     """Say what a task's pod looks like, and never take a result from KFP's cache: the store has its own.
 
     Every secret and setting is optional: a namespace may use workload identity, AWS itself or no CA of its own, and a
@@ -39,11 +40,11 @@ def in_pod(task: PipelineTask, size: Size = SMALL) -> PipelineTask:
 
     Args:
         task: A task of the graph.
-        size: What it asks for.
 
     Returns:
         The task.
     """
+    size = LARGE if task.component_spec.name in LARGE_STEPS else SMALL
     task.set_caching_options(False)
     task.set_cpu_request(size.cpu[0]).set_cpu_limit(size.cpu[1])
     task.set_memory_request(size.memory[0]).set_memory_limit(size.memory[1])

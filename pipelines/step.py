@@ -7,17 +7,16 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.types.type_annotations import get_io_artifact_class
 
-from pipelines.pod import SMALL, Size, in_pod
+from pipelines.pod import in_pod
 
 
-def one_step(component: Any, size: Size = SMALL) -> BaseComponent:
+def one_step(component: Any) -> BaseComponent:
     """The pipeline of one component; inputs and outputs are the component's, its name is medmim-step-NAME.
 
     A component compiled alone has neither settings, secrets nor a security context, and KFP would cache it.
 
     Args:
         component: A component of `components/`.
-        size: What its pod requests.
     """
     signature = inspect.signature(component.python_func)
     inputs = [one for name, one in signature.parameters.items() if name in component.component_spec.inputs]
@@ -25,7 +24,7 @@ def one_step(component: Any, size: Size = SMALL) -> BaseComponent:
     outputs = _outputs(artifacts)
 
     def graph(*values: Any) -> Any:
-        task = in_pod(component(**dict(zip((one.name for one in inputs), values, strict=True))), size)
+        task = in_pod(component(**dict(zip((one.name for one in inputs), values, strict=True))))
         return outputs(*(task.outputs[name] for name, _ in artifacts)) if artifacts else task.output
 
     graph.__name__ = component.name

@@ -10,7 +10,7 @@ from components.gate import gate
 from components.promote import promote
 from components.register import register
 from components.report import report
-from pipelines.pod import LARGE, in_pod
+from pipelines.pod import in_pod
 
 
 @dsl.pipeline(name="medmim-train", description="Build, audit, fine-tune, bench, register and promote a medical LVLM")
@@ -27,8 +27,8 @@ def train(recipe: str, home: str, run: str) -> None:
     with dsl.ExitHandler(written, name="run"):
         built = in_pod(data(**common))
         audited = in_pod(audit(**common, data=built.output))
-        tuned = in_pod(finetune(**common, data=built.output).after(audited), LARGE)
-        scored = in_pod(bench(**common, data=built.output, model=tuned.output), LARGE)
+        tuned = in_pod(finetune(**common, data=built.output).after(audited))
+        scored = in_pod(bench(**common, data=built.output, model=tuned.output))
         version = in_pod(register(**common, data=built.output, model=tuned.output, bench=scored.output))
         decided = in_pod(gate(**common, bench=scored.output).after(version))
         in_pod(promote(**common, version=version.output, decision=decided.output))

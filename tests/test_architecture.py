@@ -18,7 +18,7 @@ FILES = {
 }
 # From the ground up. What stands in one row does not import its neighbours; see docs/architecture.md.
 LAYERS = (
-    ("errors", "progress", "sample", "shards", "terms"),
+    ("errors", "hints", "progress", "sample", "shards", "terms"),
     ("store",),
     ("recipe",),
     ("run",),
@@ -68,6 +68,11 @@ def package(module: str) -> str:
     return "" if part in PACKAGE_DATA else part
 
 
+def parents(module: str) -> set[str]:
+    parts = module.split(".")
+    return {".".join(parts[:end]) for end in range(1, len(parts))}
+
+
 def modules(top: str) -> list[str]:
     return [name for name in FILES if name.split(".")[0] == top]
 
@@ -105,8 +110,9 @@ def test_a_component_is_thin(module: str) -> None:
     assert len(text.splitlines()) < 60
     for name, line in imports(module):
         top = name.split(".")[0]
-        known = top in ("medmim", "components", "kfp") or top in sys.stdlib_module_names
-        assert known, f"{module}:{line}: a component imports medmim and kfp, not {name}"
+        known = top in ("components", "kfp") or top in sys.stdlib_module_names
+        below = top == "medmim" and package(name) != "cli"
+        assert known or below, f"{module}:{line}: a component imports medmim below cli and kfp, not {name}"
 
 
 @pytest.mark.parametrize("module", modules("components"))
@@ -123,11 +129,16 @@ def test_a_pipeline_imports_components_the_shared_names_and_kfp(module: str) -> 
     for name, line in imports(module):
         top = name.split(".")[0]
         known = top in ("components", "pipelines", "kfp") or top in sys.stdlib_module_names
-        assert known or name.startswith("medmim.recipe.names"), f"{module}:{line}: graphs import components, not {name}"
+        assert known or name == "medmim.recipe.names", f"{module}:{line}: graphs import components, not {name}"
 
 
 def test_imports_run_in_no_circle() -> None:
-    graph = {module: {name for name, _ in imports(module) if name in FILES and name != module} for module in FILES}
+    graph: dict[str, set[str]] = {}
+    for module in FILES:
+        found = {name for name, _ in imports(module) if name in FILES}
+        for name in list(found):  # importing a.b.c runs a and a.b first; a package may import what is in it
+            found |= {parent for parent in parents(name) if not module.startswith(f"{parent}.") and parent in FILES}
+        graph[module] = found - {module}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -150,7 +161,7 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:
-    ended = run("-c", "import sys, medmim.cli.main; print(*{name.split('.')[0] for name in sys.modules})")
+    ended = run("-c", "import sys, medmim.cli.app; print(*{name.split('.')[0] for name in sys.modules})")
     assert ended.returncode == 0, ended.stderr
     assert not set(ended.stdout.split()) & HEAVY
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medmim.cli.options import Host, Json, Namespace
+from medmim.cli.options import Host, Json, Namespace, keep
 from medmim.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def logs(
 @app.command()
 def sweep(
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="[default: this pod's, or the kubeconfig's]")
+        str | None, typer.Option("--namespace", "-n", help="[default: this pod's, or the kubeconfig's]", callback=keep)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: Json = False,
@@ -224,5 +224,6 @@ def _follow(api: "Api", run: "Run", step: str | None) -> None:
 
 def _api(host: str | None, namespace: str | None) -> "Api":
     from medmim.cluster.kfp import client
+    from medmim.cluster.kfp.access import resolve
 
-    return client.connect(client.access(host, namespace))
+    return client.connect(resolve(host, namespace))

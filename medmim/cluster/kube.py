@@ -87,10 +87,12 @@ class Kube:
         if self._retry("GET", "get", "namespaces", f"{API['namespaces']}/namespaces/{self.namespace}")[0] is None:
             raise _no_namespace(self.namespace, "no namespace has that name")
 
-    def log(self, pod: str, container: str, since: int | None = None) -> str:
+    def log(self, pod: str, container: str, since: int | None = None, last_lines: int | None = None) -> str:
         """A container's log with a time before each line; empty while there is none."""
         options = {"container": container, "timestamps": "true"}
-        query = urlencode(options | ({"sinceSeconds": str(max(1, since))} if since is not None else {}))
+        options |= {"sinceSeconds": str(max(1, since))} if since is not None else {}
+        options |= {"tailLines": str(last_lines)} if last_lines is not None else {}
+        query = urlencode(options)
         return self._call("GET", "get", "pods", f"{pod}/log", query=query)[0] or ""
 
     def now(self) -> datetime:

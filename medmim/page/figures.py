@@ -18,6 +18,7 @@ WIDTH = 880  # px; a section's at a common width of the page, so that text is ab
 _GROUPS = 190  # px for the names of groups
 _DATES = 12  # named below a trend, at most
 _SVG = "http://www.w3.org/2000/svg"
+_NUMBERS = {"d", "transform", "x", "y", "x1", "x2", "y1", "y2", "width", "height", "viewBox"}
 
 # CSS variables, so that a figure follows the page by day and by night; all in page.css.
 _INK, _SOFT, _LINE, _CARD, _ALARM = "var(--ink)", "var(--soft)", "var(--line)", "var(--card)", "var(--bad)"
@@ -290,11 +291,13 @@ def _svg(chart: "alt.Chart | alt.LayerChart | alt.FacetChart", name: str, right:
     chart.save(out, format="svg")
     # A width of the page's instead of its own; and digits that no screen shows are left out.
     ET.register_namespace("", _SVG)
-    root = ET.fromstring(re.sub(r"(\.\d\d)\d{3,}", r"\1", out.getvalue()))  # noqa: S314  (what Vega has just written)
+    root = ET.fromstring(out.getvalue())  # noqa: S314  (what Vega has just written)
     for size in ("width", "height"):
         del root.attrib[size]
     root.attrib |= {"role": "img", "aria-label": name}
     for mark in root.iter():
+        for key in _NUMBERS & mark.attrib.keys():
+            mark.attrib[key] = re.sub(r"(\.\d\d)\d{3,}", r"\1", mark.attrib[key])
         if mark.get("role") == "graphics-symbol" and not len(mark):
             ET.SubElement(mark, f"{{{_SVG}}}title").text = mark.get("aria-label")
     return ET.tostring(root, encoding="unicode")

@@ -36,6 +36,11 @@ def main(words: Sequence[str]) -> int:
     if name not in known:
         sys.stderr.write(f"error: no check '{name}'\nfix: give one of {', '.join(known)}\n")
         return BAD_INPUT
+    if name == "access" and not words[1:]:
+        sys.stderr.write(
+            "error: access names no right\nfix: give at least one `not VERB RESOURCE[.GROUP] [NAMESPACE]`\n"
+        )
+        return BAD_INPUT
     lines = list(check.run_side_by_side(known[name]))
     sys.stdout.writelines(f"{check.line(one)}\n" for one in lines)
     return max(one.exit_code for one in lines)

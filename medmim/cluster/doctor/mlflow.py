@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,11 +12,13 @@ from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
 from medmim.recipe.names import TRACKING_KEYS, TRACKING_SECRET
 
-EXPERIMENT = (
-    "medmim-check"  # holds the artifact while it is checked; whoever makes an experiment manages it: one a user
-)
+EXPERIMENT = "medmim-check"  # of the artifact; one for each user, since whoever makes an experiment manages it
 _SECONDS = (2, 20)  # to connect, to answer: the first call after a start opens the registry, the first artifact S3
 _PROXIED = "mlflow-artifacts"  # scheme of artifacts that clients send through the server
+
+
+class _Exists(UserError):
+    """What was to be made exists."""
 
 
 def mlflow(uri: str, configured: str) -> Check:
@@ -68,11 +71,12 @@ def _experiment(uri: str) -> str:
     """Where the artifacts of this user's experiment lie; it is made once."""
     login = _login()
     name = f"{EXPERIMENT}-{re.sub(r'[^a-zA-Z0-9_.@-]', '-', login[0])}" if login else EXPERIMENT
-    found = _call(uri, "POST", "experiments/search", {"max_results": 1, "filter": f"name = '{name}'"})
-    if not found.get("experiments"):
-        made = _call(uri, "POST", "experiments/create", {"name": name})
-        found = {"experiments": [_call(uri, "GET", "experiments/get", made)["experiment"]]}
-    return str(found["experiments"][0]["artifact_location"])
+    with suppress(_Exists):
+        _call(uri, "POST", "experiments/create", {"name": name})
+    found = _call(uri, "GET", "experiments/get-by-name", {"experiment_name": name})["experiment"]
+    if found.get("lifecycle_stage") == "deleted":  # its name stays taken
+        _call(uri, "POST", "experiments/restore", {"experiment_id": found["experiment_id"]})
+    return str(found["artifact_location"])
 
 
 def _artifact(uri: str, folder: str, name: str) -> None:
@@ -130,6 +134,8 @@ def _request(uri: str, method: str, path: str, body: dict[str, Any], *, api: str
     if status >= 500:
         fix = "look at its log: is its artifact store there?" if api == _PROXIED else "look at its log, disk first"
         raise Unavailable(f"MLflow at {at} answers {status} to {path}", text, fix)
+    if "RESOURCE_ALREADY_EXISTS" in text:
+        raise _Exists(f"MLflow at {at} has it already: {path}", text)
     if status != 200:
         raise UserError(f"MLflow at {at} answers {status} to {path}", text, "check MLFLOW_TRACKING_URI")
     return answer

@@ -1,4 +1,4 @@
-"""A KFP API server through `kfp.Client`: where it is, with which credentials, and each call with its errors.
+"""A KFP API server through `kfp.Client`: one way to call it, with its errors.
 
 `kfp.Client` provides addresses, tokens, cookies and certificates; its own calls are not used, since they print, wait
 for minutes and parse a login page as an empty answer. Calls go through the API classes that it makes.
@@ -6,23 +6,18 @@ for minutes and parse a login page as an empty answer. Calls go through the API 
 
 import json
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from medmim.cluster.kfp import errors
-from medmim.cluster.kfp.errors import Access
+from medmim.cluster.kfp.access import SDK_CONTEXT, Access
 from medmim.errors import Unavailable, UserError, retrying
 from medmim.recipe import names
 
-_TOKEN_OF_POD = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105  a path; `KF_PIPELINES_SA_TOKEN_PATH` of kfp
-_NAMESPACE_OF_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_CONTEXT = Path("~/.config/kfp/context.json")  # the SDK's own settings
 _SINGLE_USER = "default"  # a server for one user ignores it; without one kfp.Client asks the server and writes a file
 _SECONDS = (5, 60)  # to connect, to answer
 # Major and minor. Also the oldest that works: an older server silently drops fields of pods that it does not know.
@@ -101,58 +96,6 @@ class Api:
         return found
 
 
-def access(host: str | None = None, namespace: str | None = None) -> Access:
-    """How to reach KFP: by options, else the environment, the SDK's own settings, or the address within a cluster.
-
-    KFP_ENDPOINT or KF_PIPELINES_ENDPOINT, KFP_TOKEN or KFP_TOKEN_FILE (KF_PIPELINES_SA_TOKEN_PATH in a pod),
-    KFP_COOKIE, KFP_CA_FILE, KF_PIPELINES_UI_ENDPOINT, KFP_NAMESPACE.
-
-    Raises:
-        UserError: KFP's address is not configured, or a setting is invalid.
-    """
-    env, pod = os.environ.get, bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
-    at = host or env("KFP_ENDPOINT") or env("KF_PIPELINES_ENDPOINT") or (names.KFP_ENDPOINT if pod else "")
-    if not at:
-        raise UserError(
-            "KFP's address is not configured",
-            fix=f"give --host or set KFP_ENDPOINT to its address; from outside the cluster: {errors.FORWARD}",
-        )
-    if not re.match(r"https?://[^\s/]+", at):
-        raise UserError(
-            f"KFP's address '{at}' is no URL", fix="give it with http:// or https://, such as http://localhost:8888"
-        )
-    if urlsplit(at).username or urlsplit(at).password:
-        raise UserError(
-            "KFP's address holds a user or a password, and links would show it",
-            fix="give the bare address, and the credentials as KFP_TOKEN or KFP_COOKIE",
-        )
-    token_file = env("KFP_TOKEN_FILE") or env("KF_PIPELINES_SA_TOKEN_PATH") or ""
-    if not token_file and pod and Path(_TOKEN_OF_POD).exists():
-        token_file = _TOKEN_OF_POD
-    for name, path in (("KFP_TOKEN_FILE", token_file), ("KFP_CA_FILE", env("KFP_CA_FILE"))):
-        if path and not os.access(path, os.R_OK):
-            raise UserError(f"{name}: {path} cannot be read", fix="give a file that exists, or unset it")
-    if token_file and not Path(token_file).read_text().strip():
-        raise UserError(f"KFP_TOKEN_FILE: {token_file} is empty", fix="write a token into it, or unset it")
-    return Access(
-        host=at.rstrip("/"),
-        namespace=namespace or env("KFP_NAMESPACE") or _default_namespace(),
-        token=_header("KFP_TOKEN"),
-        token_file=token_file,
-        cookie=_header("KFP_COOKIE"),
-        ca=env("KFP_CA_FILE") or "",
-        ui=env("KF_PIPELINES_UI_ENDPOINT") or "",
-    )
-
-
-def _header(name: str) -> str:
-    """A secret of the environment for an HTTP header; files and Secrets often end it with a line break."""
-    value = os.environ.get(name, "").strip()
-    if not value.isprintable() or not value.isascii():
-        raise UserError(f"{name} holds characters that are not allowed in a header", fix="set it again, in one line")
-    return value
-
-
 def connect(access: Access) -> Api:
     """The server, once it has reported its version.
 
@@ -222,22 +165,13 @@ def _client(access: Access) -> Any:
             )
         except (ValueError, TypeError, OSError) as error:
             raise UserError(
-                "kfp's own settings cannot be read", reason=str(error)[:200], fix=f"fix or remove {_CONTEXT}"
+                "kfp's own settings cannot be read", reason=str(error)[:200], fix=f"fix or remove {SDK_CONTEXT}"
             ) from None
     pool = Api(client, access).transport.rest_client.pool_manager
     pool.connection_pool_kw["retries"] = urllib3.Retry(
         0, redirect=0, raise_on_redirect=False
     )  # `call` retries; a redirect is a login page
     return client
-
-
-def _default_namespace() -> str:
-    """The namespace of the SDK's settings, or of this pod."""
-    try:
-        found = str(json.loads(_CONTEXT.expanduser().read_text()).get("namespace") or "")
-    except (OSError, ValueError, AttributeError):
-        found = ""
-    return found or (_NAMESPACE_OF_POD.read_text().strip() if _NAMESPACE_OF_POD.exists() else "")
 
 
 def _is_object(data: Any) -> bool:

@@ -2,35 +2,10 @@
 
 import json
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
+from medmim.cluster.kfp.access import FORWARD, Access
 from medmim.errors import Unavailable, UserError
-
-FORWARD = "kubectl -n kubeflow port-forward svc/ml-pipeline 8888:8888, then --host http://localhost:8888"
-
-
-@dataclass(frozen=True)
-class Access:
-    """How to reach a KFP API server.
-
-    Attributes:
-        host: Its address, with http:// or https://.
-        namespace: The user's own, where KFP serves many users; may be empty.
-        token: Bearer token; or
-        token_file: a file that holds one, read again for each request, as projected tokens change.
-        cookie: What a login leaves in a browser, such as `authservice_session=...` of Dex.
-        ca: File of the authority that signed the server's certificate.
-        ui: Address of KFP's web pages; the host by default.
-    """
-
-    host: str
-    namespace: str = ""
-    token: str = field(default="", repr=False)
-    token_file: str = ""
-    cookie: str = field(default="", repr=False)
-    ca: str = ""
-    ui: str = ""
 
 
 class Refusal(UserError):

@@ -75,7 +75,7 @@ def _split(named: str) -> tuple[str, str]:
 
 
 def _request(method: str, named: str, repository: str, path: str) -> Any:
-    return retrying(Unavailable)(_once, method, named, repository, path)
+    return retrying(Unavailable, patient=False)(_once, method, named, repository, path)
 
 
 def _once(method: str, named: str, repository: str, path: str) -> Any:

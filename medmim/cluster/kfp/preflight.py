@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +13,10 @@ from medmim.cluster.doctor.setup import Setup, resolve
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
+from medmim.lvlm import checkpoint
 from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
 from medmim.recipe.schema import Recipe
+from medmim.registry import policy
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
 _RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
@@ -86,12 +87,10 @@ def _data(recipe: Recipe) -> Iterator[str]:
 
 def _models(recipe: Recipe) -> Iterator[str]:
     base = recipe.finetune.base
-    shipped = (resources.files("medmim.shipped.bases") / base).is_dir() if re.fullmatch(r"[\w.-]+", base) else False
-    if not shipped and not base.startswith(("s3://", "models:/")):
+    if base not in checkpoint.shipped() and not base.startswith(("s3://", "models:/")):
         yield f"finetune.base: {base} is neither a shipped base, nor s3://... nor models:/NAME@ALIAS"
-    policy = recipe.gate.policy
-    if not (resources.files("medmim.shipped.policies") / f"{policy}.yaml").is_file():
-        yield f"gate.policy: {policy} is a file of this machine; pods have the shipped policies only"
+    if recipe.gate.policy not in policy.shipped():
+        yield f"gate.policy: {recipe.gate.policy} is a file of this machine; pods have the shipped policies only"
 
 
 def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:

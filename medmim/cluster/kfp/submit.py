@@ -6,13 +6,14 @@ Neither these nor the recipe hold a secret: pods get secrets by reference.
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from medmim import __version__
 from medmim.cluster.kfp import client, compiled, get_or_create, preflight
+from medmim.cluster.kfp.access import Access
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
-from medmim.cluster.kfp.errors import Access, NotSent
+from medmim.cluster.kfp.errors import NotSent
 from medmim.cluster.kfp.image import NotFound, pin, version_of
 from medmim.errors import Unavailable, UserError
 from medmim.progress import say
@@ -86,37 +87,6 @@ class Submitted:
 
 class _Unknown(Unavailable):
     """A run was requested, and whether it exists is not known."""
-
-
-def submit(
-    pipeline: Literal["train", "nightly"],
-    recipe: Recipe,
-    run: str,
-    *,
-    access: Access,
-    image: str | None,
-    experiment: str | None = None,
-) -> Submitted:
-    """Check a recipe, upload its pipeline unless it exists, and start a run. Where that fails, no recipe stays behind.
-
-    Args:
-        pipeline: Which of the shipped graphs.
-        recipe: The recipe.
-        run: Name of the run; `STORE/runs/RUN` must be new.
-        access: The KFP server.
-        image: medmim's image; default: the recipe's, then MEDMIM_IMAGE of this environment, then of the cluster's
-            settings.
-        experiment: KFP's experiment.
-
-    Raises:
-        UserError: Recipe, names, cluster or server do not allow it, all problems at once; or a run of the same recipe
-            is running.
-        Unavailable: KFP, the store or the registry does not answer.
-    """
-    planned = plan(pipeline, recipe, run, access=access, image=image, experiment=experiment)
-    for note in planned.notes:
-        say(note)
-    return start(planned)
 
 
 def plan(

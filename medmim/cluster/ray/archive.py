@@ -12,6 +12,7 @@ from medmim.errors import UserError
 from medmim.progress import say
 
 _LOG = 1 << 20  # bytes of one container's log, from its end
+_LINES = 20_000  # of them that are read: a whole log may be larger than this pod's memory
 
 
 def archive(kube: Kube, job: Object, uri: str) -> None:
@@ -32,7 +33,7 @@ def archive(kube: Kube, job: Object, uri: str) -> None:
         for pod in pods:
             name = pod["metadata"]["name"]
             for container in pod["spec"]["containers"]:
-                log = kube.log(name, container["name"]).encode()
+                log = kube.log(name, container["name"], last_lines=_LINES).encode()
                 if log:
                     folder.write(f"logs/{name}/{container['name']}.log", log[-_LOG:])
     except UserError as error:

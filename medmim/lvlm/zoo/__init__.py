@@ -1,5 +1,11 @@
-"""The models' declarations. `load` stands here for versions that medmim 0.1.0 registered: their file imports it so."""
+"""The models' declarations. `load` is for versions that medmim 0.1.0 registered: their pyfunc imports it from here."""
 
-from medmim.lvlm.checkpoint import load
+from pathlib import Path
+from typing import Any
 
-__all__ = ["load"]
+
+def load(path: Path) -> Any:
+    """The model in a folder; see `medmim.lvlm.checkpoint.load`."""
+    from medmim.lvlm import checkpoint
+
+    return checkpoint.load(path)

@@ -55,6 +55,15 @@ def test_mlflow_is_written_to_and_but_for_one_experiment_left_empty(mlflow_port:
     assert not list(folder.rglob("check.json"))
 
 
+def test_an_experiment_that_was_deleted_is_restored(mlflow_port: int) -> None:
+    uri = f"http://localhost:{mlflow_port}"
+    assert mlflow.mlflow(uri, "").status == "ok"
+    found = requests.get(f"{uri}/api/2.0/mlflow/experiments/get-by-name", {"experiment_name": mlflow.EXPERIMENT}).json()
+    deleted = {"experiment_id": found["experiment"]["experiment_id"]}
+    requests.post(f"{uri}/api/2.0/mlflow/experiments/delete", json=deleted).raise_for_status()
+    assert mlflow.mlflow(uri, "").status == "ok"
+
+
 def test_an_artifact_store_that_fails_is_reported(
     mlflow_port: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from medmim.cluster.kfp import client
+from medmim.cluster.kfp import access, client
+from medmim.cluster.kfp.access import resolve
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
 from tests.cluster.kfp.server import Kfp, kfp_server
@@ -31,7 +32,7 @@ def kfp() -> Iterator[Kfp]:
 
 
 def connected(host: str, namespace: str | None = None) -> client.Api:
-    return client.connect(client.access(host, namespace))
+    return client.connect(resolve(host, namespace))
 
 
 def runs(api: client.Api) -> Any:
@@ -59,52 +60,52 @@ def test_nothing_is_written_into_the_home(kfp: Kfp, tmp_path: Path) -> None:
 
 def test_without_an_address_the_fix_says_how_to_give_one() -> None:
     with pytest.raises(UserError, match="KFP's address is not configured") as raised:
-        client.access()
+        resolve()
     assert "KFP_ENDPOINT" in raised.value.fix and "port-forward" in raised.value.fix
 
 
 @pytest.mark.parametrize("host", ["localhost:8888", "kubeflow.example.org", "ftp://kfp", "http://"])
 def test_an_address_that_is_no_url_is_refused(host: str) -> None:
     with pytest.raises(UserError, match="KFP's address '.*' is no URL"):
-        client.access(host)
+        resolve(host)
 
 
 @pytest.mark.parametrize("name", ["KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT"])
 def test_the_address_comes_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "http://kfp:8888/")
-    assert client.access().host == "http://kfp:8888"
-    assert client.access("http://other").host == "http://other"
+    assert resolve().host == "http://kfp:8888"
+    assert resolve("http://other").host == "http://other"
 
 
 def test_a_pod_knows_where_kfp_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    assert client.access().host == names.KFP_ENDPOINT
+    assert resolve().host == names.KFP_ENDPOINT
 
 
 def test_the_sdks_own_namespace_is_used(tmp_path: Path) -> None:
     (tmp_path / ".config/kfp").mkdir(parents=True)
     (tmp_path / ".config/kfp/context.json").write_text(json.dumps({"namespace": "team-a"}))
-    assert client.access("http://kfp").namespace == "team-a"
-    assert client.access("http://kfp", "team-b").namespace == "team-b"
+    assert resolve("http://kfp").namespace == "team-a"
+    assert resolve("http://kfp", "team-b").namespace == "team-b"
 
 
 def test_in_a_pod_the_namespace_is_the_pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "namespace").write_text("team-a\n")
-    monkeypatch.setattr(client, "_NAMESPACE_OF_POD", tmp_path / "namespace")
-    assert client.access("http://kfp").namespace == "team-a"
+    monkeypatch.setattr(access, "_NAMESPACE_OF_POD", tmp_path / "namespace")
+    assert resolve("http://kfp").namespace == "team-a"
 
 
 def test_a_login_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_TOKEN", "tooken")
     monkeypatch.setenv("KFP_COOKIE", "coookie")
-    assert not {"tooken", "coookie"} & set(repr(client.access("http://kfp")).replace("'", " ").split())
+    assert not {"tooken", "coookie"} & set(repr(resolve("http://kfp")).replace("'", " ").split())
 
 
 @pytest.mark.parametrize("name", ["KFP_TOKEN_FILE", "KFP_CA_FILE"])
 def test_a_file_that_does_not_exist_is_reported(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, str(tmp_path / "none"))
     with pytest.raises(UserError, match=f"{name}: .* cannot be read"):
-        client.access("http://kfp")
+        resolve("http://kfp")
 
 
 def test_a_token_is_accepted(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from kfp_server_api import ApiException, V2beta1Experiment, V2beta1Pipeline, V2beta1PipelineVersionReference, V2beta1Run
 
 from medmim.cluster.kfp import client, errors, logs
-from medmim.cluster.kfp.errors import Access
+from medmim.cluster.kfp.access import Access
 from tests.cluster.kfp.server import Kfp, kfp_server
 from tests.cluster.kfp.state import LARGEST, REFUSALS
 from tests.cluster.kfp.world import nothing_set

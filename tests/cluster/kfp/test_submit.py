@@ -27,7 +27,8 @@ def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def submitted(world: World, run: str = "demo-1", recipe: Recipe | None = None, **more: Any) -> submit.Submitted:
-    return submit.submit("train", recipe or world.recipe, run, access=world.access, **{"image": world.image, **more})
+    options = {"image": world.image, **more}
+    return submit.start(submit.plan("train", recipe or world.recipe, run, access=world.access, **options))
 
 
 def error_of(world: World, exit_code: int = 2, **changed: Any) -> UserError:

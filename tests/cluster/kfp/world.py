@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from medmim import __version__
-from medmim.cluster.kfp import client
-from medmim.cluster.kfp.errors import Access
+from medmim.cluster.kfp.access import Access, resolve
 from medmim.recipe.loading import load
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome
@@ -132,7 +131,7 @@ class World:
 
     @property
     def access(self) -> Access:
-        return client.access(self.kfp.address, "team-a")
+        return resolve(self.kfp.address, "team-a")
 
     def left(self) -> list[str]:
         """The keys in the store."""
