@@ -1,13 +1,21 @@
-"""User-facing errors: a fact, its reason, the fix and an exit code; never a traceback."""
+"""User-facing errors: a fact, its reason, the fix and an exit code; a traceback goes to a log, never to the screen."""
 
 import errno
 import importlib
 import os
+import platform
 import re
+import secrets
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from medmim import __version__, hints, progress
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
@@ -15,7 +23,9 @@ if TYPE_CHECKING:
 DONE = 0
 REFUSED = 1
 BAD_INPUT = 2
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+TRY_AGAIN = 75  # EX_TEMPFAIL
+INTERRUPTED = 130  # what a shell gives for SIGINT
 
 MIN_TRIES = 4  # of a request to a server
 
@@ -30,7 +40,7 @@ class UserError(Exception):
         reason: Why that cannot work. May be empty where the fact is enough.
         fix: What to type or change.
         problems: Every single problem, when there are several; one line each.
-        exit_code: `BAD_INPUT`, `REFUSED` or `TRY_AGAIN`.
+        exit_code: `BAD_INPUT`, `REFUSED`, `TRY_AGAIN`, or of `internal_error` `INTERNAL`.
     """
 
     def __init__(
@@ -78,6 +88,65 @@ class Unavailable(UserError):
         super().__init__(fact, reason, fix, problems, exit_code=TRY_AGAIN)
 
 
+def as_user_error(error: Exception, doing: str, home: Path | None = None) -> UserError:
+    """The error that a user sees for any exception: itself, one of the operating system's, or medmim's own fault.
+
+    Args:
+        error: Any exception.
+        doing: What was being done, as in "no permission while DOING".
+        home: See `internal_error`.
+    """
+    if isinstance(error, UserError):
+        return error
+    found = _os_error(error)
+    return internal_error(error, home) if found is None else from_os_error(found, doing)
+
+
+def internal_error(error: Exception, home: Path | None = None) -> UserError:
+    """The error for an exception that no code expects: a fault of medmim's own. Its traceback is written to a log.
+
+    On a machine the log is a file in the home; in a pod, whose home ends with it, the pod's own log.
+
+    Args:
+        error: The exception.
+        home: Its folder `errors` gets the file; by default that of this process.
+
+    Returns:
+        A UserError with exit code `INTERNAL`, which nobody retries.
+    """
+    lines = [line for line in progress.strip_ansi(str(error)).splitlines() if line.strip()] or [""]
+    message = lines[-1 if "Traceback" in str(error) else 0].strip()[:300]
+    frames: list[str] = []
+    try:
+        reason = f"its traceback is in {_write_traceback(error, home or hints.home())}"
+    except OSError as failed:
+        reason = f"its traceback could not be written to a log: {failed}"
+        frames = [f"{one.filename}:{one.lineno} in {one.name}" for one in traceback.extract_tb(error.__traceback__)]
+    return UserError(
+        f"a fault of medmim itself: {type(error).__name__}{f': {message}' if message else ''}",
+        reason=reason,
+        fix="report it, with that traceback; the same command on the same input would fail again",
+        problems=frames[-5:],
+        exit_code=INTERNAL,
+    )
+
+
+def _write_traceback(error: Exception, home: Path) -> str:
+    """Write the traceback of an exception to a log; returns which."""
+    text = "".join(traceback.format_exception(error))
+    stage = os.environ.get("MEDMIM_STAGE")
+    if stage and not os.environ.get("MEDMIM_RUNNER"):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        return f"the log of this pod (`{hints.command('runs', 'logs', 'RUN', stage)}`)"
+    now = datetime.now(UTC)
+    path = home / "errors" / f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = f"medmim {__version__}, Python {platform.python_version()}, {platform.platform()}, {now.isoformat()}\n"
+    path.write_text(head + text, encoding="utf-8", errors="backslashreplace")
+    return str(path)
+
+
 def patience() -> float:
     """How long a server that does not answer is retried, in seconds (MEDMIM_PATIENCE); 0 means a few attempts only.
 
@@ -95,6 +164,7 @@ def retrying(
     temporary: type[BaseException] | Callable[[BaseException], bool],
     longest_wait: float = 5.0,
     before_sleep: "Callable[[RetryCallState], None] | None" = None,
+    patient: bool = True,
 ) -> "Retrying":
     """Calls a function again after a temporary failure: MIN_TRIES times, and more until MEDMIM_PATIENCE is over.
 
@@ -102,6 +172,7 @@ def retrying(
         temporary: The exception that may pass by itself, or what says so of an exception.
         longest_wait: Between two tries, in seconds.
         before_sleep: Called before each wait.
+        patient: Whether MEDMIM_PATIENCE counts; else MIN_TRIES are all.
 
     Returns:
         Call it with the function and its arguments; it raises the last exception.
@@ -118,7 +189,7 @@ def retrying(
 
     return Retrying(
         retry=retry_if_exception_type(temporary) if isinstance(temporary, type) else retry_if_exception(temporary),
-        stop=stop_all(stop_after_attempt(MIN_TRIES), stop_after_delay(patience())),
+        stop=stop_all(stop_after_attempt(MIN_TRIES), stop_after_delay(patience() if patient else 0)),
         wait=wait_exponential_jitter(initial=0.3, max=longest_wait),
         before_sleep=before_sleep,
         reraise=True,
@@ -178,6 +249,8 @@ def wrap_os_errors(doing: str) -> Iterator[None]:
 def _os_error(error: Exception) -> OSError | None:
     if isinstance(error, OSError):
         return error
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, str(error))
     rust = re.search(r"\(os error (\d+)\)", str(error))  # Rust libraries: safetensors, tokenizers
     if rust:
         return OSError(int(rust[1]), str(error))

@@ -13,12 +13,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from medmim import tracking
+from medmim import hints, tracking
 from medmim.run.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 settings.register_profile("untimed", deadline=None)  # a busy machine is no bug
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def _neither_command_nor_step() -> Iterator[None]:
+    """A command or a step that a test runs in this process leaves neither its --home nor its name to the next test."""
+    yield
+    hints.forget()
+    os.environ.pop("MEDMIM_STAGE", None)
 
 
 @pytest.fixture(scope="session")

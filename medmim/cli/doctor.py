@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from medmim.cli.options import Home, Json
+from medmim.cli.options import Home, Json, keep
 from medmim.doctor.check import Check, failed, line
 from medmim.doctor.machine import check_all
-from medmim.errors import BAD_INPUT, REFUSED, TRY_AGAIN, UserError
+from medmim.errors import BAD_INPUT, INTERNAL, REFUSED, TRY_AGAIN, UserError
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
 from medmim.store.folder import FolderStore
@@ -27,7 +27,7 @@ def doctor(
     home: Home = None,
     cluster: Annotated[bool, typer.Option("--cluster", help="Check the Kubernetes cluster instead.")] = False,
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="[default: this pod's, or the kubeconfig's]")
+        str | None, typer.Option("--namespace", "-n", help="[default: this pod's, or the kubeconfig's]", callback=keep)
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose `platform` the cluster must serve.")
@@ -37,7 +37,8 @@ def doctor(
     """Check this machine, or with --cluster the cluster: what works, and the fix for what does not.
 
     With --json: home, store, tracking, ok, checks (name, status, found, fix, exit_code). Exit code 2 when something
-    must be fixed, 75 when only a server or a disk is unavailable for now. Leaves nothing behind.
+    must be fixed, 75 when only a server or a disk is unavailable for now, 70 after a fault of the doctor itself. Leaves
+    nothing behind, but that fault's traceback.
 
     With --cluster: settings come from the recipe, this environment, then ConfigMap `medmim` of the namespace; exit
     code 1 when any check fails. With --json: cluster, namespace, store, tracking, kfp, image, ok, checks.
@@ -60,7 +61,7 @@ def doctor(
         header = {"home": str(wanted), "store": ws.store if ws else None, "tracking": ws.tracking if ws else None}
         codes = _report(header, chain([first], check_all(wanted, ws)), as_json)
     if codes:
-        raise typer.Exit(TRY_AGAIN if codes == {TRY_AGAIN} else BAD_INPUT)
+        raise typer.Exit(next(code for code in (BAD_INPUT, INTERNAL, TRY_AGAIN) if code in codes))
 
 
 def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[int]:

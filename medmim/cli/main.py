@@ -1,61 +1,131 @@
-"""medmim: the command line. One file a command group; heavy libraries load only where they are used."""
+"""The process of a command: an exit code and at most one message on every way out, a traceback on none; text as UTF-8.
 
+0 done, 1 a gate or audit said no, 2 bad input, 70 a fault of medmim itself, 75 try again, 130 interrupted. As with any
+program: 141 (SIGPIPE) where the reader of the output has gone, 143 after SIGTERM.
+"""
+
+import locale
+import os
+import select
+import signal
 import sys
+import time
+from contextlib import suppress
+from types import FrameType
 
-import typer
+from medmim import errors
 
-from medmim import __version__, errors
-from medmim.cli import ask, base, bench, data, doctor, finetune, gc, nightly, recipe, registry, run, runs, submit
-from medmim.run.stage import share_cores
+_PIPE_CLOSED = 128 + signal.SIGPIPE
+_INTERRUPTED = "interrupted; run the same command again to resume"
+_SECOND = 2.0  # s in which another Ctrl-C is the same one
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Build, fine-tune, bench, register and promote multi-image medical vision-language models.",
-    epilog="Start with `medmim doctor`, then `medmim run demo`. Exit codes: 0 done, 1 a gate or audit said no, "
-    "2 bad input, 75 try again.",
-)
-
-
-@app.callback(invoke_without_command=True)
-def root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
-    """Options of the program itself."""
-    if version:
-        typer.echo(f"medmim {__version__}")
-        raise typer.Exit
-
-
-app.command("doctor")(doctor.doctor)
-app.add_typer(recipe.app, name="recipe")
-app.command("run")(run.run)
-app.command("submit")(submit.submit)
-app.add_typer(runs.app, name="runs")
-app.command("nightly")(nightly.nightly)
-app.add_typer(data.app, name="data")
-app.command("finetune")(finetune.finetune)
-app.add_typer(bench.app, name="bench")
-app.command("ask")(ask.ask)
-app.add_typer(registry.app, name="registry")
-app.command("gc")(gc.gc)
-app.add_typer(base.app, name="base")
+_interrupted_at: float | None = None
 
 
 def main() -> None:
-    """Run a command; a UserError becomes one message and its exit code, an interrupt 130."""
-    share_cores()
+    """Run the command line and end the process with its exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored: nohup
+        signal.signal(signal.SIGINT, _interrupt)
     try:
-        app()
-    except errors.UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        problem = errors.from_os_error(error, "running this command")
-        sys.stderr.write(f"error: {problem}\n")
-        sys.exit(problem.exit_code)
+        _start_again_in_utf8()
+        code = _run()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to resume\n")
-        sys.exit(130)
+        _print(_INTERRUPTED)
+        code = errors.INTERRUPTED
+    sys.exit(_flush(code))
+
+
+def _run() -> int:
+    try:
+        _replace_unprintable()
+        from medmim.cli.app import Passed, app
+        from medmim.run.stage import share_cores
+
+        share_cores()
+        try:
+            app()  # ends with SystemExit
+        except Passed as passed:
+            raise passed.error from None
+        return errors.DONE
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich's own exit code is 1
+            return _PIPE_CLOSED
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except BrokenPipeError as error:
+        return _PIPE_CLOSED if _output_closed() else _report(errors.from_os_error(error, "running this command"))
+    except Exception as error:
+        return _report(errors.as_user_error(error, "running this command"))
+
+
+def _report(error: errors.UserError) -> int:
+    _print(f"error: {error}")
+    return error.exit_code
+
+
+def _print(text: str) -> None:
+    """Print a last message, also where nobody reads it any more."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def _flush(code: int) -> int:
+    """Write what is left to write, so that Python has nothing to complain about at its end; the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code or _PIPE_CLOSED
+        return code or _report(errors.from_os_error(error, "printing the result"))
+    return code
+
+
+def _output_closed() -> bool:
+    """Whether the reader of stdout or stderr has gone, as `head` does."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt once, so that a second Ctrl-C does not break off the cleaning up; a later one ends it."""
+    global _interrupted_at
+    now = time.monotonic()
+    if _interrupted_at is None:
+        _interrupted_at = now
+        raise KeyboardInterrupt
+    if now - _interrupted_at > _SECOND:
+        os.write(2, f"{_INTERRUPTED}\n".encode())
+        os._exit(errors.INTERRUPTED)
+
+
+def _start_again_in_utf8() -> None:
+    """Start Python again in its UTF-8 mode where the locale is another one.
+
+    Nothing less makes the names of files, and the files that libraries write, the same in every shell.
+    """
+    on = sys.flags.utf8_mode or os.environ.get("PYTHONUTF8") == "1"  # the latter without effect: python -E, -X utf8=0
+    if not on and not utf8_locale() and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def utf8_locale() -> bool:
+    """Whether the locale's encoding is UTF-8."""
+    return locale.getencoding().lower().replace("-", "") == "utf8"
+
+
+def _replace_unprintable() -> None:
+    """Print a character that the terminal cannot show, or UTF-8 cannot hold, as its number, instead of failing."""
+    encoding = None if utf8_locale() or os.environ.get("PYTHONIOENCODING") else locale.getencoding()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: `medmim ... >&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 if __name__ == "__main__":

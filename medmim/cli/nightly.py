@@ -111,8 +111,7 @@ def summary(found: dict[str, Outcome], date: str, run: str, notes: Sequence[str]
 
 def _end(screen: Screen, found: dict[str, Outcome], notes: Sequence[str]) -> None:
     """Print stages, scores, notes, alarms and where the page is."""
-    if screen.live:
-        screen.live.stop()
+    screen.stop()
     out = screen.out
     out.print(stages(found))
     watch, trend = found.get("watch"), found.get("trend")
@@ -149,11 +148,12 @@ def _submit(
 ) -> None:
     from rich.console import Console
 
-    from medmim.cluster.kfp import client, submit
+    from medmim.cluster.kfp import submit
+    from medmim.cluster.kfp.access import resolve
     from medmim.nightly import records, roster
 
     roster.check_reachable(parsed)
-    access = client.access(host, namespace or parsed.platform.pods.namespace)
+    access = resolve(host, namespace or parsed.platform.pods.namespace)
     first = records.run_name(parsed.name, date, "1")
     planned = submit.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed
     ws = Workspace(Path(), planned.store, "")

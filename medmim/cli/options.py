@@ -1,9 +1,18 @@
-"""Options that several commands have in common."""
+"""Options that several commands have in common. Where medmim works is kept, for the commands that a message names."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from medmim import hints
+
+
+def keep(parameter: typer.CallbackParam, value: Path | str | None) -> Path | str | None:
+    """Keep an option's value for the messages of this process."""
+    hints.remember(f"--{parameter.name}", value)
+    return value
+
 
 Sets = Annotated[
     list[str] | None,
@@ -11,15 +20,30 @@ Sets = Annotated[
 ]
 Home = Annotated[
     Path | None,
-    typer.Option("--home", metavar="DIR", help="Folder of everything it writes. [default: MEDMIM_HOME or .medmim]"),
+    typer.Option(
+        "--home",
+        metavar="DIR",
+        help="Folder of everything it writes. [default: MEDMIM_HOME or .medmim]",
+        callback=keep,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout; its keys are a contract.")]
 RecipeRef = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a file.")]
 Host = Annotated[
     str | None,
-    typer.Option("--host", metavar="URL", help="KFP's address. [default: KFP_ENDPOINT, KF_PIPELINES_ENDPOINT]"),
+    typer.Option(
+        "--host",
+        metavar="URL",
+        help="KFP's address. [default: KFP_ENDPOINT, KF_PIPELINES_ENDPOINT]",
+        callback=keep,
+    ),
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="Your own in KFP. [default: KFP_NAMESPACE, platform.pods.namespace]"),
+    typer.Option(
+        "--namespace",
+        "-n",
+        help="Your own in KFP. [default: KFP_NAMESPACE, platform.pods.namespace]",
+        callback=keep,
+    ),
 ]

@@ -9,7 +9,7 @@ from typing import NoReturn
 from medmim import progress
 from medmim.cluster.ray import lease
 from medmim.cluster.ray.request import Request, Result, read_request, write_result
-from medmim.errors import TRY_AGAIN, UserError, wrap_os_errors
+from medmim.errors import TRY_AGAIN, as_user_error
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome, share_cores
@@ -31,12 +31,11 @@ def main(uri: str) -> int:
 
 def _run(request: Request) -> Result:
     try:
-        with wrap_os_errors(f"running the stage {request.stage}"):
-            parsed = from_dump(request.recipe)
-            home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
-            return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
-    except UserError as error:
-        return Result(error=error.as_dict())
+        parsed = from_dump(request.recipe)
+        home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
+        return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
+    except Exception as error:
+        return Result(error=as_user_error(error, f"running the stage {request.stage}").as_dict())
 
 
 def _finetune(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
@@ -71,4 +70,10 @@ def _stop(reason: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    try:
+        code = main(sys.argv[1])
+    except Exception as raised:  # there is no request, or the store does not take the result
+        problem = as_user_error(raised, "serving a request")
+        sys.stderr.write(f"error: {problem}\n")
+        code = problem.exit_code
+    sys.exit(code)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from medmim.errors import BAD_INPUT, UserError
+from medmim.errors import UserError, as_user_error
 from medmim.store import open_store
 
 
@@ -29,10 +29,8 @@ def run_side_by_side(checks: Mapping[str, Callable[[], Check]]) -> Iterator[Chec
         for name, result in running.items():
             try:
                 yield result.result()
-            except UserError as error:
-                yield failed(name, error)
             except Exception as error:  # a fault of the doctor itself is one failed line too, and the others are shown
-                yield Check(name, "fail", f"{type(error).__name__}: {error}", exit_code=BAD_INPUT)
+                yield failed(name, as_user_error(error, f"checking {name}"))
 
 
 def failed(name: str, error: UserError) -> Check:

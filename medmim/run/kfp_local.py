@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
-from medmim.errors import REFUSED, TRY_AGAIN, UserError
+from medmim.errors import INTERNAL, REFUSED, TRY_AGAIN, UserError
 from medmim.recipe.schema import Recipe
 from medmim.run.screen import Screen
 from medmim.run.stage import Outcome
@@ -30,13 +32,20 @@ def exit_code(found: dict[str, Outcome], reported: list[int], code: int, workspa
         workspace: Of the run.
 
     Raises:
-        UserError: The runner ended without either; exit code 75.
+        UserError: The runner ended without either: exit code 75 where it was killed, 70 after an exception in it.
     """
     for outcome in found.values():
         if outcome.exit_code:
             return outcome.exit_code
     if reported:
         return reported[0]
+    if code == INTERNAL:
+        raise UserError(
+            "a fault of medmim itself: the pipeline runner ended with an exception",
+            reason=f"its traceback is in {log_file(workspace)}",
+            fix="report it, with that file",
+            exit_code=INTERNAL,
+        )
     if code:
         raise UserError(
             "the pipeline runner ended before its stages did",
@@ -65,7 +74,7 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
     log = log_file(workspace)
     log.parent.mkdir(parents=True, exist_ok=True)
     events = log.parent / "events.jsonl"
-    events.write_text("")  # a night resumes under its name: drop the events of the try that was killed
+    events.write_bytes(b"")  # a night resumes under its name: drop the events of the try that was killed
     placed = {"store": workspace.store, "tracking": workspace.tracking}
     parsed = parsed.model_copy(update={"platform": parsed.platform.model_copy(update=placed)})
     arguments = {"recipe": parsed.dump(), "home": str(workspace.home), "run": workspace.run}
@@ -75,20 +84,20 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
         "PYTHONWARNINGS": "ignore",
         "PYTHONUNBUFFERED": "1",
     }
-    with log.open("w") as out:
+    with log.open("wb") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", "medmim.run.kfp_local", name, str(log.parent / "kfp")],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
-            text=True,
         )
         assert child.stdin is not None
-        child.stdin.write(json.dumps(arguments))
-        child.stdin.close()
         try:
-            with events.open() as lines:
+            with suppress(BrokenPipeError):  # it has ended: its exit code says so
+                child.stdin.write(json.dumps(arguments).encode())
+                child.stdin.close()
+            with events.open(encoding="utf-8") as lines:
                 while True:
                     ended = child.poll() is not None  # before the last read, so that no event is lost
                     for line in lines:
@@ -98,9 +107,12 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
                         return child.returncode
                     time.sleep(0.1)
         finally:
+            screen.stop()
             if child.poll() is None:
                 child.terminate()
-                child.wait(30)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(30)
+                child.kill()
 
 
 def _run_child(name: str, root: str) -> None:
@@ -126,4 +138,8 @@ def _run_child(name: str, root: str) -> None:
 
 
 if __name__ == "__main__":
-    _run_child(sys.argv[1], sys.argv[2])
+    try:
+        _run_child(sys.argv[1], sys.argv[2])
+    except Exception:  # else it would be exit code 1, as for a task that failed
+        traceback.print_exc()
+        sys.exit(INTERNAL)

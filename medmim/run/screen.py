@@ -67,10 +67,14 @@ class Screen:
         elif time.monotonic() - self.last_print > _SILENCE:
             self._print(self.now or f"working, {took:.0f} s")
 
-    def end(self, found: dict[str, Outcome], workspace: Workspace, command: str) -> None:
-        """Print stages, leaderboard, decision, report and what to type next; `command` is what was typed."""
+    def stop(self) -> None:
+        """Remove the live line and give the terminal its cursor back."""
         if self.live:
             self.live.stop()
+
+    def end(self, found: dict[str, Outcome], workspace: Workspace, command: str) -> None:
+        """Print stages, leaderboard, decision, report and what to type next; `command` is what was typed."""
+        self.stop()
         self.out.print(stages(found))
         if bench := found.get("bench"):
             self.out.print(leaderboard(bench.facts.get("leaderboard", [])))

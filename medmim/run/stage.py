@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from medmim import store
-from medmim.errors import REFUSED, UserError, wrap_os_errors
+from medmim.errors import INTERRUPTED, REFUSED, TRY_AGAIN, UserError, as_user_error
 from medmim.progress import emit
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
@@ -50,25 +50,32 @@ class Outcome:
         """Set URI and digest of the stage's artifact."""
         self.uri, self.digest, self.cached = artifact.uri, artifact.digest, cached
 
+    def end_with(self, error: UserError) -> None:
+        """Set what an error decides."""
+        self.status = "refused" if error.exit_code == REFUSED else "failed"
+        self.message, self.exit_code = str(error), error.exit_code
+
 
 @contextmanager
 def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
     """Run a stage and write its record, on every way out.
 
-    A UserError is recorded and raised again; an error of the operating system becomes one. `seconds` is 0 where the
-    cache had everything.
+    A UserError is recorded and raised again; an error of the operating system becomes one, and any other exception one
+    with exit code 70, whose message names the log of its traceback. `seconds` is 0 where the cache had everything.
     """
     outcome = Outcome(name)
     begin = time.perf_counter()
     try:
-        with wrap_os_errors(f"running the stage {name}"):
-            yield outcome
-    except UserError as error:
-        outcome.status = "refused" if error.exit_code == REFUSED else "failed"
-        outcome.message, outcome.exit_code = str(error), error.exit_code
-        raise
-    except BaseException as error:
-        outcome.status, outcome.message, outcome.exit_code = "failed", f"{type(error).__name__}: {error}", 75
+        yield outcome
+    except Exception as error:
+        known = as_user_error(error, f"running the stage {name}", ws.home)
+        outcome.end_with(known)
+        if known is error:
+            raise
+        raise known from error
+    except BaseException as error:  # an interrupt; SIGTERM
+        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else TRY_AGAIN
+        outcome.status, outcome.message, outcome.exit_code = "failed", f"{type(error).__name__}: {error}", code
         raise
     finally:
         outcome.seconds = 0.0 if outcome.cached else round(time.perf_counter() - begin, 2)
@@ -97,11 +104,12 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         parsed = from_parameter(recipe)
         ws = workspace(Path(home), parsed, run)
         yield parsed, ws
-    except UserError as error:
+    except Exception as error:
+        known = as_user_error(error, f"running the step {name}", Path(home))
         if ws is not None:
-            _record_failure(ws, name, error)
-        emit("error", text=str(error), code=error.exit_code)
-        raise SystemExit(error.exit_code) from None
+            _record_failure(ws, name, known)
+        emit("error", text=str(known), code=known.exit_code)
+        raise SystemExit(known.exit_code) from None
 
 
 def share_cores() -> None:
@@ -166,5 +174,6 @@ def _record_failure(ws: Workspace, name: str, error: UserError) -> None:
     with suppress(UserError):
         known = outcomes(ws, [name]).get(name)
         if known is None or known.message != str(error):
-            status: Literal["refused", "failed"] = "refused" if error.exit_code == REFUSED else "failed"
-            _write_record(ws, Outcome(name, status, message=str(error), exit_code=error.exit_code))
+            outcome = Outcome(name)
+            outcome.end_with(error)
+            _write_record(ws, outcome)

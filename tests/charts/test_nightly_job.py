@@ -7,7 +7,7 @@ import pytest
 
 from medmim.cluster.kfp import access as kfp_access
 from medmim.recipe import loading
-from tests.charts.chart import ALL_ON, EXAMPLES, PLATFORM, Object, helm, named, render
+from tests.support.chart import ALL_ON, EXAMPLES, PLATFORM, Object, helm, named, render
 
 CLOUD = EXAMPLES["cloud"]
 RECIPE = "name: mine\ndata:\n  source: phantom\n  # {{ no template }}\n"

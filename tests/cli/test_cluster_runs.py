@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from medmim.cli.main import app
+from medmim.cli.app import app
 from medmim.cluster.kfp import runs
 from medmim.errors import UserError
 from medmim.store import open_store

@@ -66,7 +66,9 @@ def test_what_was_there_stays(app: typer.Typer, tmp_path: Path, monkeypatch: pyt
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(("codes", "ended"), [([], 0), ([75], 75), ([2], 2), ([75, 2], 2), ([75, 75], 75)])
+@pytest.mark.parametrize(
+    ("codes", "ended"), [([], 0), ([75], 75), ([2], 2), ([75, 2], 2), ([75, 75], 75), ([70, 75], 70), ([70, 2], 2)]
+)
 def test_the_exit_code_distinguishes_what_to_fix_from_what_may_pass(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], ended: int
 ) -> None:
@@ -96,8 +98,11 @@ def test_a_check_that_crashes_is_a_line_and_no_traceback(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(machine, "_import", lambda *_: {"version": "1", "threads": 1, "gpus": [], "bf16": False})
     monkeypatch.setattr(machine, "_kfp", crash)
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path))
     found = {check.name: check for check in machine.check_all(tmp_path, None)}
-    assert found["kfp"] == Check("kfp", "fail", "ZeroDivisionError: a bug of ours", exit_code=2)
+    (log,) = (tmp_path / "errors").iterdir()
+    assert (found["kfp"].status, found["kfp"].exit_code) == ("fail", 70)
+    assert "ZeroDivisionError: a bug of ours" in found["kfp"].found and str(log) in found["kfp"].found
     assert found["python"].status == "ok"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from medmim import store
-from medmim.cli.main import app
+from medmim.cli.app import app
 from medmim.run.workspace import workspace
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medmim.cli import main
+from medmim.cli.app import app
 from medmim.errors import UserError
 from medmim.nightly import records
 from medmim.recipe.parameter import from_parameter
@@ -23,7 +23,7 @@ from medmim.run.stage import stage
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.store import open_store
-from tests.cluster.kfp.world import World, a_world
+from tests.support.kfp_world import World, a_world
 
 DAY = "2026-06-01"
 
@@ -42,7 +42,7 @@ def typed(cluster: World, day: str = DAY) -> list[str]:
 
 def submit(cluster: World, *more: str, day: str = DAY) -> dict[str, object]:
     """What --json prints last; raises what the command raises."""
-    ended = CliRunner().invoke(main.app, [*typed(cluster, day), *more])
+    ended = CliRunner().invoke(app, [*typed(cluster, day), *more])
     if ended.exception and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     assert ended.exit_code == 0, ended.output
@@ -117,7 +117,7 @@ def test_where_submitting_fails_the_claim_is_withdrawn(cluster: World) -> None:
     ],
 )
 def test_bad_input_is_an_error_before_anything_is_made(tmp_path: Path, more: list[str], message: str) -> None:
-    ended = CliRunner().invoke(main.app, ["nightly", "demo", "--home", str(tmp_path / "home"), *more])
+    ended = CliRunner().invoke(app, ["nightly", "demo", "--home", str(tmp_path / "home"), *more])
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
     assert message in str(ended.exception)
     assert not (tmp_path / "home").exists()
@@ -127,7 +127,7 @@ def test_a_night_of_another_home_in_the_same_store_is_an_error(tmp_path: Path) -
     text = json.dumps({"date": DAY, "run": "somebody", "data": "", "bench": "", "models": {}, "scores": []})
     open_store(str(tmp_path / "store")).write(f"nights/demo/{DAY}.json", text.encode())
     typed = ["nightly", "demo", "--home", str(tmp_path / "home"), "--set", f"platform.store={tmp_path / 'store'}"]
-    ended = CliRunner().invoke(main.app, [*typed, "--set", f"nightly.date={DAY}"])
+    ended = CliRunner().invoke(app, [*typed, "--set", f"nightly.date={DAY}"])
     assert isinstance(ended.exception, UserError) and "is taken by run somebody" in str(ended.exception)
 
 
@@ -152,7 +152,7 @@ def test_a_night_that_is_recorded_says_so_when_it_is_run_again(
 
     monkeypatch.setattr(kfp_local, "run_pipeline", again)
     for recorded in (False, True):
-        ended = CliRunner().invoke(main.app, [*typed, "--set", "nightly.drop=0.5", *["--json"] * as_json])
+        ended = CliRunner().invoke(app, [*typed, "--set", "nightly.drop=0.5", *["--json"] * as_json])
         assert ended.exit_code == 0, ended.output
         said = json.loads(ended.stdout.splitlines()[-1])["notes"] if as_json else ended.output.splitlines()
         assert any("few" in one for one in said)
@@ -164,7 +164,7 @@ def test_a_night_that_runs_in_another_process_names_its_log_and_no_sentence_in_a
     folder = kfp_local.log_file(ws).parent
     folder.mkdir(parents=True)
     with locked(folder, UserError("nothing else holds the lock")):
-        ended = CliRunner().invoke(main.app, typed)
+        ended = CliRunner().invoke(app, typed)
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
     assert f"is running in another process, as run {ws.run}" in ended.exception.fact
     assert "`" not in ended.exception.fix and str(kfp_local.log_file(ws)) in ended.exception.fix

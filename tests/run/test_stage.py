@@ -1,6 +1,7 @@
 """A stage leaves its record on every way out; a component parses its recipe and ends with our exit code."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,12 @@ def test_a_damaged_record_is_named(ws: Workspace, text: bytes) -> None:
         (Refused("too few patients"), "refused", 1),
         (UserError("bad row"), "failed", 2),
         (Unavailable("no answer"), "failed", 75),
-        (ZeroDivisionError("a bug"), "failed", 75),
+        (ZeroDivisionError("a bug"), "failed", 70),
+        (KeyError("patient"), "failed", 70),
+        (MemoryError(), "failed", 75),
         (PermissionError(13, "Permission denied"), "failed", 2),
-        (KeyboardInterrupt(), "failed", 75),
+        (KeyboardInterrupt(), "failed", 130),
+        (SystemExit(143), "failed", 75),
     ],
 )
 def test_a_stage_leaves_its_record_on_every_way_out(
@@ -59,7 +63,21 @@ def test_a_stage_leaves_its_record_on_every_way_out(
         assert raised is error or raised.__cause__ is error
     (left,) = outcomes(ws).values()
     assert (left.stage, left.status, left.exit_code, left.facts) == ("gate", status, code, {"seen": 1})
-    assert error is None or (str(error) or type(error).__name__) in left.message or "no permission" in left.message
+    assert error is None or (str(error) or type(error).__name__) in left.message or "Error" in type(error).__name__
+    logs = [str(path) for path in (ws.home / "errors").glob("*")]
+    assert [path in left.message for path in logs] == [True] * (code == 70)
+
+
+def test_in_a_pod_the_traceback_of_a_fault_is_in_its_log(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDMIM_STAGE", "gate")
+    monkeypatch.delenv("MEDMIM_RUNNER", raising=False)
+    with pytest.raises(UserError, match="ZeroDivisionError: a bug"), stage(ws, "gate"):
+        raise ZeroDivisionError("a bug")
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    assert "the log of this pod (`medmim runs logs RUN gate`)" in outcomes(ws)["gate"].message
+    assert not (ws.home / "errors").exists()
 
 
 def test_a_stage_that_fails_raises_its_own_error_when_the_store_is_gone_too(tmp_path: Path) -> None:
@@ -89,6 +107,25 @@ def test_a_component_reads_its_recipe_by_its_uri(tmp_path: Path) -> None:
     open_store(str(tmp_path)).write("runs/r/recipe.json", DEMO.dump().encode())
     with component("data", f"{tmp_path}/runs/r/recipe.json", str(tmp_path / "home"), "r") as (parsed, ws):
         assert parsed == DEMO and ws.run == "r"
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_component_ends_with_70_after_a_fault_in_its_stage_or_around_it(
+    within: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = tmp_path / "events"
+    monkeypatch.setenv("MEDMIM_EVENTS", str(events))
+    monkeypatch.setenv("MEDMIM_RUNNER", str(os.getpid()))
+    monkeypatch.setattr("medmim.run.stage.end_with_runner", lambda: None)
+    with pytest.raises(SystemExit) as raised, component("gate", DEMO.dump(), str(tmp_path / "home"), "r") as (_, ws):
+        if within:
+            with stage(ws, "gate"):
+                raise KeyError("x")
+        raise KeyError("x")
+    (event,) = map(json.loads, events.read_text("utf-8").splitlines())
+    (log,) = (tmp_path / "home" / "errors").iterdir()
+    assert raised.value.code == event["code"] == outcomes(ws)["gate"].exit_code == 70
+    assert outcomes(ws)["gate"].message == event["text"] and str(log) in event["text"]
 
 
 def test_a_component_without_its_recipe_ends_with_2(tmp_path: Path) -> None:

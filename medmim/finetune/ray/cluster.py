@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import progress, ray_nodes
-from medmim.errors import UserError, wrap_os_errors
+from medmim.errors import wrap_os_errors
 from medmim.finetune.ray import errors, exchange
 from medmim.finetune.ray.exchange import SharedJob
 from medmim.finetune.ray.local import RETRIES, fit, workers_lost
@@ -26,6 +26,7 @@ def launch(shared: SharedJob, folder: Path, workers: int, address: str) -> Train
 
     Raises:
         UserError: What a worker raised.
+        RuntimeError: A worker raised an exception that nobody expects; it is not retried.
         Unavailable: Workers were lost more than RETRIES times, too few joined, or the cluster does not answer.
     """
     # a worker's pod that is replaced may take as long as its first one
@@ -96,9 +97,10 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
         checkpoint = broadcast_from_rank_zero(exchange.newest_checkpoint(shared.folder) if rank == 0 else "")
         with wrap_os_errors("fetching what is trained on"):
             job = exchange.fetch_job(shared, rank, checkpoint)
-        result = run_worker(job, str(ray.train.torch.get_device()), on_save)
+        with wrap_os_errors("training"):
+            result = run_worker(job, str(ray.train.torch.get_device()), on_save)
         return (result, exchange.upload_model(shared.folder, Path(job.folder))) if rank == 0 else None
-    except UserError as error:
+    except Exception as error:
         errors.write(shared.folder, error)
         if context.get_world_size() > 1:
             raise  # the others may be waiting for this one; the new group sees the error and ends

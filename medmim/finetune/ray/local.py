@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medmim.errors import Unavailable, UserError
+from medmim.errors import Unavailable, wrap_os_errors
 from medmim.finetune.ray import errors
 from medmim.finetune.ray.session import FOLDER, session
 from medmim.finetune.record import TrainResult
@@ -27,6 +27,7 @@ def launch(job: Job, home: Path, workers: int) -> TrainResult:
 
     Raises:
         UserError: What a worker raised.
+        RuntimeError: A worker raised an exception that nobody expects; it is not retried.
         Unavailable: Workers were lost more than RETRIES times.
     """
     errors.pop(job.folder)
@@ -44,6 +45,7 @@ def fit(trainer: Any, kind: type[T]) -> T | Exception:
     """Run a trainer: what its first worker returned, of the type `kind`, or the error that ended it."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    trainer._register_sigint_handler = lambda controller: None  # Ray's own ends the process, with exit code 0
     try:
         result: object = trainer.fit().return_value
     except TrainingFailedError as error:
@@ -104,9 +106,10 @@ def _worker(config: dict[str, Any]) -> TrainResult | None:
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
     try:
-        _init_process_group()
-        return run_worker(job, str(ray.train.torch.get_device()), on_save)
-    except UserError as error:
+        with wrap_os_errors("training"):
+            _init_process_group()
+            return run_worker(job, str(ray.train.torch.get_device()), on_save)
+    except Exception as error:
         errors.write(job.folder, error)
         if ray.train.get_context().get_world_size() > 1:
             raise  # the others may be waiting for this one; the new group sees the error and ends

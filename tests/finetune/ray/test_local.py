@@ -11,11 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import save_file
 
 from medmim.errors import UserError
 from medmim.finetune import record
 from medmim.finetune.ray import local
-from medmim.finetune.worker import run_worker
+from medmim.finetune.worker import EXAMPLES, run_worker
 from medmim.lvlm import checkpoint
 from tests.support.finetune import SETTINGS, make_job
 
@@ -91,6 +92,16 @@ def test_a_workers_user_error_is_raised_whole_and_not_retried(tmp_path: Path) ->
     with pytest.raises(UserError) as raised:
         local.launch(job, tmp_path / "home", 1)
     assert "the loss is" in raised.value.fact and "finetune.lr" in raised.value.fix
+    assert not list(Path(job.folder).glob(".error*"))
+
+
+@pytest.mark.long
+def test_an_unforeseen_exception_of_a_worker_is_reported_and_not_retried(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    save_file({}, tmp_path / "out" / EXAMPLES, metadata={"written by": "another version"})
+    with pytest.raises(RuntimeError, match=r"KeyError: 'images' \(in a training worker\)") as raised:
+        local.launch(job, tmp_path / "home", 2)
+    assert "in load" in raised.value.__notes__[0]
     assert not list(Path(job.folder).glob(".error*"))
 
 

@@ -1,0 +1,62 @@
+"""Commands that a message gives the reader to type: quoted for a shell, with the options given to this process."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+_GIVEN = "MEDMIM_GIVEN"  # JSON: option -> value; in the environment, so that the steps of a run print the same commands
+_NEITHER = ("recipe", "base check")  # commands that take no --home, nor an address of a cluster
+_CLUSTER = ("runs", "submit", "doctor --cluster")
+_NO_HOST = ("runs sweep", "doctor --cluster")
+
+
+def remember(option: str, value: object) -> None:
+    """Keep the value that an option was given on the command line; None forgets it.
+
+    Args:
+        option: `--home`, `--host` or `--namespace`.
+        value: Its value.
+    """
+    others = {name: kept for name, kept in _given().items() if name != option}
+    os.environ[_GIVEN] = json.dumps(others if value is None else {**others, option: str(value)})
+
+
+def forget() -> None:
+    """Forget all options: a new command begins."""
+    os.environ.pop(_GIVEN, None)
+
+
+def command(*words: str) -> str:
+    """A medmim command as the reader can type it in this folder: quoted, with the --home that this process was given.
+
+    Args:
+        words: Command and arguments, such as `bench`, `show`, a run's name. `NAME` and `...` stay as they are.
+
+    Returns:
+        `medmim bench show 'a run' --home '/my home'`
+    """
+    return shlex.join(["medmim", *words, *_options(" ".join(words))])
+
+
+def home() -> Path:
+    """The home of this process: --home, MEDMIM_HOME, or `.medmim` in this folder."""
+    return Path(_given().get("--home") or os.environ.get("MEDMIM_HOME") or ".medmim").expanduser().absolute()
+
+
+def _options(typed: str) -> list[str]:
+    def begins(commands: tuple[str, ...]) -> bool:
+        return any(f"{typed} ".startswith(f"{name} ") for name in commands)
+
+    if begins(_NEITHER):
+        names: tuple[str, ...] = ()
+    elif begins(_CLUSTER):
+        names = ("--namespace",) if begins(_NO_HOST) else ("--host", "--namespace")
+    else:
+        names = ("--home",)
+    given = _given()
+    return [word for name in names if name in given for word in (name, given[name]) if f" {name} " not in f" {typed} "]
+
+
+def _given() -> dict[str, str]:
+    return dict(json.loads(os.environ.get(_GIVEN) or "{}"))
