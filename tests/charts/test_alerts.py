@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.chart import PLATFORM, VALUES, Object, named, render, rendered
+from tests.support.chart import PLATFORM, VALUES, Object, named, render, rendered
 
 promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.charts.chart import PLATFORM, helm, render
+from tests.support.chart import PLATFORM, helm, render
 
 BAD: list[tuple[str, Any, str]] = [
     ("mlfow.replicas", 2, "mlfow"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.charts.chart import CHART, PLATFORM, VALUES, Object, rendered
+from tests.support.chart import CHART, PLATFORM, VALUES, Object, rendered
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from medmim.cli import doctor
 from medmim.recipe.names import TRACKING_KEYS
-from tests.charts.chart import containers, named, render
-from tests.charts.scripts import PATH, helm_test, run
+from tests.support.chart import containers, named, render
+from tests.support.chart_scripts import PATH, helm_test, run
 from tests.support.waiting import until
 
 for module in ("flask_wtf", "prometheus_flask_exporter"):

@@ -3,7 +3,7 @@
 import pytest
 
 from medmim.recipe import names
-from tests.charts.chart import containers, pods, rendered
+from tests.support.chart import containers, pods, rendered
 
 VALUES = ("default", "all-on")
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS"  # for MLflow's own server
@@ -50,3 +50,24 @@ def test_the_settings_of_a_run_namespace_are_those_that_steps_read(values: str) 
 def test_every_account_that_runs_use_is_made() -> None:
     accounts = {one["metadata"]["name"] for one in rendered("all-on") if one["kind"] == "ServiceAccount"}
     assert {names.STEP_ACCOUNT, names.RAY_ACCOUNT, names.SWEEP_ACCOUNT} <= accounts
+
+
+def test_the_ports_of_ray_and_the_address_of_kfp_are_those_that_medmim_uses() -> None:
+    (ray,) = (
+        one
+        for one in rendered("all-on")
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "medmim-ray" and "ingress" in one["spec"]
+    )
+    opened = {port["port"] for rule in ray["spec"]["ingress"] for port in rule.get("ports", [])}
+    assert names.RAY_PORTS["dashboard"] in opened
+    addresses = [
+        one["value"]
+        for _, _, spec in pods(rendered("all-on"))
+        for container in containers(spec)
+        for one in container.get("env", [])
+        if one["name"] == "KFP_ENDPOINT"
+    ]
+    service, port = names.KFP_ENDPOINT.removeprefix("http://").split(":")
+    assert addresses and all(
+        one.startswith(f"http://{service.partition('.')[0]}.") and one.endswith(f":{port}") for one in addresses
+    )

@@ -13,10 +13,10 @@ import yaml
 
 from medmim.cluster.ray.pods import head, submitter
 from medmim.recipe.pods import Pods
-from tests.charts.chart import CHART, VALUES, Object, helm, named, render
 from tests.charts.network import Pod, about
-from tests.charts.scripts import helm_test
 from tests.cluster.conftest import kubeconfig, kubectl  # noqa: F401
+from tests.support.chart import CHART, VALUES, Object, helm, named, render
+from tests.support.chart_scripts import helm_test
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster

@@ -8,8 +8,8 @@ import pytest
 from medmim.cluster.ray.pods import head, submitter, worker
 from medmim.recipe.pods import Pods
 from pipelines import pod as step_pod
-from tests.charts.chart import CHART, EXAMPLES, PLATFORM, Object, named, render, rendered
 from tests.charts.network import Pod, about, may
+from tests.support.chart import CHART, EXAMPLES, PLATFORM, Object, named, render, rendered
 
 RUN, OTHER = "radiology", "research"
 

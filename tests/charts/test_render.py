@@ -11,7 +11,7 @@ import yaml
 
 from medmim import __version__
 from medmim.recipe import names
-from tests.charts.chart import (
+from tests.support.chart import (
     ALL_ON,
     CHART,
     EXAMPLES,

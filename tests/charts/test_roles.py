@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.charts.chart import CHART, EXAMPLES, named, rendered
+from tests.support.chart import CHART, EXAMPLES, named, rendered
 
 FILES = ("step-account", "ray-account", "sweep-account")
 

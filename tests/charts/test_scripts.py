@@ -17,9 +17,9 @@ import pytest
 from medmim import tracking
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
-from tests.charts.chart import CHART, PLATFORM, named, rendered
 from tests.charts.old_mlflow import KEPT, fill, rewind
-from tests.charts.scripts import command_of, helm_test, run
+from tests.support.chart import CHART, PLATFORM, named, rendered
+from tests.support.chart_scripts import command_of, helm_test, run
 from tests.support.waiting import until
 
 RUNBOOK = CHART.parents[1] / "docs" / "runbook.md"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.charts.chart import PLATFORM, VALUES, Object, containers, named, pods, rendered
+from tests.support.chart import PLATFORM, VALUES, Object, containers, named, pods, rendered
 
 # Pods that hold a token of their account: those that call the API server.
 TOKENS = {"medmim-sweep", "medmim-check-access"}

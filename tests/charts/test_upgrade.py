@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.chart import CHART, EXAMPLES, LAST, VALUES, Object, containers, helm, named, pods, render, rendered
+from tests.support.chart import CHART, EXAMPLES, LAST, VALUES, Object, containers, helm, named, pods, render, rendered
 
 # https://kubernetes.io/docs/reference/kubernetes-api: what an update of each kind is refused for. Of a claim, requests
 # may grow, which is the user's to say and none of a chart's new version.

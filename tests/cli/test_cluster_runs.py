@@ -17,7 +17,7 @@ from medmim.cli.app import app
 from medmim.cluster.kfp import runs
 from medmim.errors import UserError
 from medmim.store import open_store
-from tests.cluster.kfp.world import World, a_world
+from tests.support.kfp_world import World, a_world
 from tests.support.waiting import until
 
 

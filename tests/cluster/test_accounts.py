@@ -14,9 +14,9 @@ from medmim.cluster.kube import API, Kube
 from medmim.cluster.ray import lease, runner
 from medmim.cluster.ray.sweep import sweep
 from medmim.errors import UserError
-from tests.charts.chart import render
 from tests.cluster.conftest import kubectl
-from tests.cluster.world import Step, a_request, driver_succeeds, job_of, nothing_left, platform
+from tests.support.chart import render
+from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 
 pytestmark = pytest.mark.cluster
 

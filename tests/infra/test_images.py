@@ -10,6 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from medmim.recipe import names
+
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "infra" / "images"
 LOCKS = [ROOT / "requirements.txt", IMAGES / "requirements.txt", IMAGES / "build.txt"]
@@ -97,8 +99,9 @@ def test_one_base_image_that_the_builder_names_and_no_floating_tag() -> None:
 
 def test_the_last_stage_runs_as_a_user_by_number() -> None:
     users = [rest for word, rest in lineage() if word == "USER"]
-    assert users[-1:] == ["10001:10001"], "runAsNonRoot wants a number: the kubelet cannot check a name"
-    assert any("useradd --uid 10001" in rest for word, rest in lineage() if word == "RUN")
+    assert users[-1:] == [f"{names.USER}:{names.USER}"], "runAsNonRoot wants a number: the kubelet cannot check a name"
+    made = [rest for word, rest in lineage() if word == "RUN" and f"useradd --uid {names.USER}" in rest]
+    assert made and f"--home-dir {names.HOME} " in made[0]
 
 
 def test_the_last_stage_gets_the_environment_alone_from_the_stages_that_build() -> None:

@@ -15,12 +15,12 @@ import yaml
 
 from medmim import tracking
 from medmim.run.workspace import Workspace
-from tests.charts.chart import CHART, LAST
 from tests.charts.old_mlflow import KEPT, fill, rewind
 from tests.node.conftest import BRIDGE
-from tests.node.ray_world import a_run
+from tests.node.ray_jobs import a_run
 from tests.node.world import Namespace
 from tests.support import workflows
+from tests.support.chart import CHART, LAST
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 

@@ -17,7 +17,7 @@ from medmim.finetune import run as finetune
 from medmim.recipe import loading
 from medmim.recipe.registry import CANDIDATE
 from medmim.run.workspace import Workspace, workspace
-from tests.node.ray_world import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets
+from tests.node.ray_jobs import LEASE, SAVE, STEPS, TUNED, Run, a_run, sets
 from tests.node.world import Namespace
 from tests.support.waiting import until
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 from minio import Minio
 
-from tests.charts.chart import CHART, helm, render
+from tests.support.chart import CHART, helm, render
 
 
 def kubectl_of(kubeconfig: Path) -> Callable[..., str]:

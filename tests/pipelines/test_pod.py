@@ -46,7 +46,7 @@ def test_the_server_knows_every_field(name: str) -> None:
 
 
 def test_it_is_compiled_by_the_version_that_the_pipeline_is_of() -> None:
-    assert version("kfp-kubernetes") == version("kfp") == IR["sdkVersion"].removeprefix("kfp-")
+    assert version("kfp-kubernetes") == version("kfp") == IR["sdkVersion"].removeprefix("kfp-") == names.KFP_VERSION
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -39,6 +39,15 @@ def test_it_loads_with_the_components_own_inputs_and_outputs(name: str) -> None:
     assert (loaded.outputs or {}).keys() == outputs.keys()
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_it_requests_what_it_requests_in_the_graph(name: str) -> None:
+    step = name.removeprefix("step-").removesuffix(".yaml")
+    graph = "nightly" if step in ("rebench", "watch", "trend") else "train"
+    specs = [next(yaml.safe_load_all((COMPILED / file).read_text("utf-8"))) for file in (name, f"{graph}.yaml")]
+    own, theirs = (spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"] for spec in specs)
+    assert own == theirs
+
+
 def test_in_a_graph_of_ones_own_it_keeps_its_pod_and_is_not_cached(tmp_path: Path) -> None:
     data, bench = (components.load_component_from_text(text(f"step-{name}.yaml")) for name in ("data", "bench"))
 

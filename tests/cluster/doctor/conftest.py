@@ -13,9 +13,9 @@ from medmim.cluster.kube import Kube
 from medmim.recipe.loading import read_text
 from tests.cluster.conftest import kubectl
 from tests.cluster.doctor.world import SECRET, Doctor, run, served
-from tests.cluster.servers import KFP, answering, mlflow_server
 from tests.cluster.test_accounts import objects
 from tests.support import workflows
+from tests.support.servers import KFP, answering, mlflow_server
 from tests.support.waiting import until
 
 

@@ -14,11 +14,11 @@ from medmim.cluster.doctor import api
 from medmim.cluster.kube import Kube
 from medmim.errors import UserError
 from medmim.recipe.schema import Platform
-from tests.charts.chart import named
 from tests.cluster.conftest import kubectl
 from tests.cluster.doctor.world import Doctor, changed, only, run, served
 from tests.cluster.test_accounts import objects
 from tests.support import workflows
+from tests.support.chart import named
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster

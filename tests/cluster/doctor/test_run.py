@@ -18,7 +18,7 @@ from medmim.doctor.check import run_side_by_side
 from medmim.errors import UserError
 from medmim.recipe.schema import Platform
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
-from tests.cluster.servers import answering
+from tests.support.servers import answering
 
 CONFIGURED = {"MEDMIM_STORE": "s3://b/configured", "MEDMIM_IMAGE": "i:configured", "MLFLOW_TRACKING_URI": "http://m/"}
 

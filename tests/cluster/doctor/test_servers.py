@@ -18,7 +18,7 @@ from medmim.cluster.doctor.servers import Unresolved
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
-from tests.cluster.servers import KFP, answering, mlflow_server
+from tests.support.servers import KFP, answering, mlflow_server
 
 CREDENTIALS = ("USERNAME", "PASSWORD", "TOKEN")
 

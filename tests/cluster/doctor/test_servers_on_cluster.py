@@ -4,7 +4,7 @@ import pytest
 
 from tests.cluster.conftest import free_port
 from tests.cluster.doctor.world import Doctor, only
-from tests.cluster.servers import answering
+from tests.support.servers import answering
 
 pytestmark = pytest.mark.cluster
 

@@ -15,9 +15,9 @@ from medmim.cluster.kfp import access, client
 from medmim.cluster.kfp.access import resolve
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
-from tests.cluster.kfp.server import Kfp, kfp_server
-from tests.cluster.kfp.world import nothing_set
-from tests.cluster.servers import KFP, answering
+from tests.support.kfp_server import Kfp, kfp_server
+from tests.support.kfp_world import nothing_set
+from tests.support.servers import KFP, answering
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from medmim import __version__
 from medmim.cluster.kfp import image
 from medmim.errors import Unavailable, UserError
-from tests.cluster.kfp.world import Registry, nothing_set, registry_server
+from tests.support.kfp_world import Registry, nothing_set, registry_server
 
 DIGEST = "sha256:" + "0" * 64
 

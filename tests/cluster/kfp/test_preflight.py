@@ -12,7 +12,7 @@ import yaml
 
 from medmim.cluster.kfp import preflight, submit
 from medmim.errors import UserError
-from tests.cluster.kfp.world import World, a_world
+from tests.support.kfp_world import World, a_world
 
 SPACE = "/api/v1/namespaces/team-a"
 KEYS = {"AWS_ACCESS_KEY_ID": "eA==", "AWS_SECRET_ACCESS_KEY": "eA=="}

@@ -12,7 +12,7 @@ import pytest
 from medmim.cluster.kfp import client, compiled, logs, runs, submit
 from medmim.errors import Unavailable, UserError
 from medmim.store import open_store
-from tests.cluster.kfp.world import World, a_world
+from tests.support.kfp_world import World, a_world
 from tests.support.waiting import until
 
 

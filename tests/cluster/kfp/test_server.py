@@ -14,9 +14,9 @@ from kfp_server_api import ApiException, V2beta1Experiment, V2beta1Pipeline, V2b
 
 from medmim.cluster.kfp import client, errors, logs
 from medmim.cluster.kfp.access import Access
-from tests.cluster.kfp.server import Kfp, kfp_server
-from tests.cluster.kfp.state import LARGEST, REFUSALS
-from tests.cluster.kfp.world import nothing_set
+from tests.support.kfp_server import Kfp, kfp_server
+from tests.support.kfp_state import LARGEST, REFUSALS
+from tests.support.kfp_world import nothing_set
 
 SPEC = (resources.files("medmim.shipped.pipelines") / "train.yaml").read_text()
 LONG = "x" * 129

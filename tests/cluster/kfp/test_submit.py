@@ -17,7 +17,7 @@ from medmim.errors import Unavailable, UserError
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
 from medmim.store import open_store
-from tests.cluster.kfp.world import World, a_world
+from tests.support.kfp_world import World, a_world
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ class FakeKube:
     def list(self, kind: str, selector: str = "") -> list[Object]:
         return self.events if kind == "events" else self.pods[selector]
 
-    def log(self, pod: str, container: str) -> str:
-        return self.logs[pod, container]
+    def log(self, pod: str, container: str, last_lines: int) -> str:
+        return "".join(self.logs[pod, container].splitlines(keepends=True)[-last_lines:])
 
 
 def test_status_events_and_the_end_of_each_log_are_archived(tmp_path: Path) -> None:

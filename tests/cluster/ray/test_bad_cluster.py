@@ -12,7 +12,7 @@ from medmim.cluster.ray import runner
 from medmim.cluster.ray.sweep import sweep
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 from tests.cluster.conftest import free_port
-from tests.cluster.world import a_request, platform
+from tests.support.ray_jobs import a_request, platform
 
 
 def kubeconfig_of(folder: Path, server: str, **user: str) -> Path:

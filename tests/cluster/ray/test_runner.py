@@ -15,7 +15,7 @@ from medmim.cluster.kube import Kube
 from medmim.cluster.ray import manifest
 from medmim.errors import BAD_INPUT, UserError
 from tests.cluster.conftest import kubectl
-from tests.cluster.world import Step, a_request, driver_succeeds, job_of, nothing_left, platform
+from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -52,7 +52,7 @@ def test_two_steps_at_once_run_one_job(cluster: Kube, tmp_path: Path) -> None:
 
 def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:
     script = (
-        "import sys; from tests.cluster.world import *; from medmim.cluster import kube\n"
+        "import sys; from tests.support.ray_jobs import *; from medmim.cluster import kube\n"
         "from medmim.cluster.ray import runner\n"
         "k = kube.connect(sys.argv[1]); runner.run(a_request(), platform(k), sys.argv[2])"
     )

@@ -11,7 +11,7 @@ from medmim.cluster.kube import Kube, parse_time
 from medmim.cluster.ray import lease, manifest
 from medmim.cluster.ray.request import write_request
 from medmim.cluster.ray.sweep import sweep
-from tests.cluster.world import Step, a_request, driver_succeeds, job_of, nothing_left, platform
+from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 
 pytestmark = pytest.mark.cluster
 

@@ -1,4 +1,4 @@
-"""What a KFP API server stores and refuses, as in its source at 2.17.0 (refusals.yaml)."""
+"""What a KFP API server stores and refuses, as in its source at 2.17.0 (kfp_refusals.yaml)."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ import yaml
 from google.protobuf.json_format import ParseDict, ParseError
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-REFUSALS = {row["name"]: row for row in yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text())}
+REFUSALS = {row["name"]: row for row in yaml.safe_load((Path(__file__).parent / "kfp_refusals.yaml").read_text())}
 EPOCH = "1970-01-01T00:00:00Z"  # what KFP gives for a time that has not come
 LARGEST = 32 << 20
 FIELDS = {

@@ -1,7 +1,7 @@
 """A contract server: speaks HTTP as KFP's API server 2.17 does, so that the real kfp.Client can be driven against it.
 
 No pipeline runs here: a test sets the states of a run (`begin`, `end`). Requests and answers are checked against the
-models of kfp-server-api; refusals.yaml has what is refused, and how.
+models of kfp-server-api; kfp_refusals.yaml has what is refused, and how.
 """
 
 import json
@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.cluster.kfp.state import Object, Refused, State, now, strict
+from tests.support.kfp_state import Object, Refused, State, now, strict
 
 WORKFLOW = "medmim-train-x7k2p"
 IMPL = "metadata-0-3-system-container-impl"  # of pods with three labels

@@ -18,7 +18,7 @@ from medmim.recipe.loading import load
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome
 from medmim.store import open_store
-from tests.cluster.kfp.server import Kfp, kfp_server
+from tests.support.kfp_server import Kfp, kfp_server
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -12,7 +12,7 @@ helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not install
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "medmim"
-LAST = Path(__file__).with_name("data") / "medmim-0.1.0.tgz"  # the chart's version before, by `helm package`
+LAST = Path(__file__).with_name("medmim-0.1.0.tgz")  # the chart's version before, by `helm package`
 EXAMPLES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted((CHART / "examples").glob("*.yaml"))}
 PLATFORM = "platform"  # the release's namespace
 Object = dict[str, Any]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.charts.chart import CHART, Object
+from tests.support.chart import CHART, Object
 
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where `mlflow` is
 
