@@ -9,7 +9,7 @@ from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import workspace
 from medmim.store import open_store
-from tests.support import ray_cluster as ray_world
+from tests.support import ray_cluster
 from tests.support.bench import World, publish, world  # noqa: F401
 
 CODE = """
@@ -44,12 +44,12 @@ def test_the_nodes_answer_and_the_night_is_the_same(world: World, tmp_path: Path
     ws = workspace(tmp_path / "here", one, "t-nightly-20260601-1")
     here = rebench.run(one, ws, publish(world, ws.store), {"base": str(world.models[0])})
     where = str(tmp_path / "store")
-    with ray_world.nodes(tmp_path / "nodes", 1) as nodes:
+    with ray_cluster.nodes(tmp_path / "nodes", 1) as nodes:
         made = recipe(where, nodes.cluster.address)
         data = publish(world, where)
-        driver = ray_world.driver(CODE, made.dump(), tmp_path / "head", data, world.models[0])
+        driver = ray_cluster.driver(CODE, made.dump(), tmp_path / "head", data, world.models[0])
         out = driver.communicate(timeout=600)[0]
     assert driver.returncode == 0, out
-    assert [one["text"] for one in ray_world.events(out) if one["kind"] == "digest"] == [here.digest]
+    assert [one["text"] for one in ray_cluster.events(out) if one["kind"] == "digest"] == [here.digest]
     assert not list((tmp_path / "head").glob("work/answers-*")) and list((tmp_path / "nodes").glob("node1/work"))
     assert len([key for key in open_store(where).list("steps/answers/")]) == 2, "the benchmark and the canary"
