@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from medmim.data.sources.image_file import decode
 from medmim.data.sources.source import BadImage
 from medmim.progress import bar
 
 MISSING = "image is missing"
+_BLANK = "all pixels of the image have one value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> 
     end = max((item.start + item.size for item in known.values()), default=0)
     with (
         (folder / "pixels.bin").open("ab") as pixels,
-        (folder / "index.jsonl").open("a") as index,
+        (folder / "index.jsonl").open("a", encoding="utf-8") as index,
         bar("images", len(wanted), "images") as progress,
     ):
         for path in wanted:
@@ -81,12 +84,18 @@ def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, 
 def _read(path: str, read: Callable[[str], bytes], start: int) -> tuple[Gathered, bytes]:
     try:
         image = decode(read(path))
+        if _is_blank(image.pixels):
+            raise BadImage(_BLANK)
         data = image.shrunk()
     except FileNotFoundError:
         return Gathered(path, problem=MISSING), b""
     except BadImage as error:
         return Gathered(path, problem=str(error)), b""
     return Gathered(path, image.id, "", start, len(data)), data
+
+
+def _is_blank(picture: Image.Image) -> bool:
+    return all(low == high for low, high in (band.getextrema() for band in picture.split()))
 
 
 def _resume(folder: Path) -> dict[str, Gathered]:

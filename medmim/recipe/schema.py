@@ -31,6 +31,10 @@ class Data(Section):
     annotations: str | None = Field(
         None, description="folder of the Med-MIM JSON files, where they are apart from the images"
     )
+    link_roots: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="folders outside `root` that symlinks of images may lead into (DVC, git-annex, Hugging Face cache)",
+    )
     patients: Positive = Field(1500, description="phantom only: how many patients to draw")
     seed: Seed = Field(0, description="decides patients, split, wording and option order")
     abilities: tuple[Annotated[str, AfterValidator(_known_ability)], ...] = Field(

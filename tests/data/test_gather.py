@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +14,9 @@ from medmim.data.sources.source import BadImage
 
 def png(level: int) -> bytes:
     out = io.BytesIO()
-    Image.new("L", (8, 8), level).save(out, "PNG")
+    picture = Image.new("L", (8, 8), level)
+    picture.putpixel((3, 3), 255)
+    picture.save(out, "PNG")
     return out.getvalue()
 
 
@@ -51,6 +54,24 @@ def test_an_unusable_image_has_a_reason_and_no_id(tmp_path: Path) -> None:
     assert problems["absent"] == MISSING
     assert problems["outside"] == "the path leaves the image root"
     assert not any(found[path].id for path in problems)
+
+
+BLANK = {
+    "black": Image.new("L", (9, 9)),
+    "one grey": Image.new("L", (9, 9), 77),
+    "one colour": Image.new("RGB", (9, 9), (3, 99, 200)),
+    "one level of 16 bits": Image.fromarray(np.full((9, 9), 30_000, np.uint16)),
+    "one float": Image.fromarray(np.full((9, 9), 0.5, np.float32)),
+    "one pixel": Image.new("L", (1, 1), 3),
+}
+
+
+@pytest.mark.parametrize("name", BLANK)
+def test_an_image_of_one_value_is_quarantined(tmp_path: Path, name: str) -> None:
+    out = io.BytesIO()
+    BLANK[name].save(out, "TIFF")
+    (found,) = gather([name], lambda path: out.getvalue(), tmp_path).values()
+    assert (found.id, found.problem) == ("", "all pixels of the image have one value")
 
 
 def test_a_second_call_reads_nothing_again(tmp_path: Path) -> None:

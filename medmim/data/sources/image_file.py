@@ -1,31 +1,32 @@
-"""Reads and decodes one untrusted image file; every failure is a `BadImage`, whose message is the quarantine reason.
+"""Decodes one untrusted image file; every failure is a `BadImage`, whose message is the quarantine reason.
 
-Data sets are downloaded, unpacked by hand and often incomplete. Paths may lead out of the root; files may be empty, cut
-off, not images, or a few bytes that decode to gigabytes.
+Files may be empty, cut off, not images, or a few bytes that decode to gigabytes.
 """
 
 import hashlib
 import io
-import os
-import stat
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
+from medmim.data.sources import pixels, sniff
+from medmim.data.sources.files import short
 from medmim.data.sources.source import BadImage
 
 MAX_PIXELS = 50_000_000  # the largest mammograms have 25 million
-MAX_BYTES = 256 << 20
 SIDE = 512  # no base reads more than 384 pixels a side
-# Raster formats that Pillow decodes itself: EPS would start Ghostscript, and a PDF is not an image.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
+_PNG = b"\x89PNG\r\n\x1a\n"
+_READ = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # optional chunks of a PNG that say what it shows
+_LARGEST_PROFILE = 1 << 20  # bytes of a colour profile that Pillow reads back from a PNG
 T = TypeVar("T")
 
 
@@ -56,91 +57,72 @@ class ImageFile:
             return self.data
         small = self.pixels.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        if len(small.info.get("icc_profile") or b"") > _LARGEST_PROFILE:
+            del small.info["icc_profile"]
         out = io.BytesIO()
         small.save(out, "PNG")
         return out.getvalue()
 
 
-def locate(root: Path, relative: str) -> Path:
-    """The real file of a path that a data set names.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        BadImage: The path is empty, absolute, leads out of `root` (by `..` or by a symlink), or is not a regular file.
-    """
-    if not relative.strip():
-        raise BadImage("the image path is empty")
-    if escapes(relative):
-        raise BadImage("the path leaves the image root")
-    try:
-        real = os.path.realpath(root / relative, strict=True)
-        mode = os.stat(real).st_mode
-        size = os.stat(real).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(relative) from None
-    except (OSError, ValueError) as error:  # no permission, a loop of symlinks, a zero byte in the name
-        raise BadImage(f"the file cannot be opened ({_short(error)})") from None
-    if not Path(real).is_relative_to(os.path.realpath(root)):
-        raise BadImage("the path leaves the image root through a symlink")
-    if not stat.S_ISREG(mode):
-        raise BadImage("not a regular file")
-    if size == 0:
-        raise BadImage("the file is empty (0 bytes)")
-    if size > MAX_BYTES:
-        raise BadImage(f"the file has {size:,} bytes, more than {MAX_BYTES:,}")
-    return Path(real)
-
-
-def escapes(relative: str) -> bool:
-    """Whether the text of a path points outside its root (on Windows, too)."""
-    parts = relative.replace("\\", "/").split("/")
-    return ".." in parts or relative.startswith(("/", "\\")) or (len(parts[0]) == 2 and parts[0].endswith(":"))
-
-
-def read_bytes(root: Path, relative: str) -> bytes:
-    """The original bytes of one image file below `root`: the `Source.read` of a source that reads files.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        BadImage: It must not be read (see `locate`), or it is not readable.
-    """
-    path = locate(root, relative)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadImage(f"the file cannot be read ({_short(error)})") from None
-
-
 def decode(data: bytes) -> ImageFile:
     """Decode the bytes of an image file.
 
-    16-bit, 32-bit and float pixels are scaled from their own minimum and maximum to 0..255: scanners store 10 to 14
-    bits in 16, and the nominal range would leave them black. Transparent pixels become black, the background of a film.
+    16-bit, 32-bit and float pixels are scaled to 0..255, transparent ones become black: see `pixels`. Colour profiles
+    and texts are not read, so their size does not matter.
 
     Raises:
         BadImage: Not an image, an unknown format, too many pixels (by the header, before anything is decoded), several
-            frames, or cut off.
+            frames, cut off, or transparent all over.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata and about half of its own pixel limit
-        image = _guarded(lambda: Image.open(io.BytesIO(data), formats=FORMATS), "not an image")
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise BadImage(f"{width:,} x {height:,} pixels are more than {MAX_PIXELS:,}")
-        frames = _guarded(lambda: int(getattr(image, "n_frames", 1)), "broken image")
-        if frames > 1 and image.format != "MPO":  # MPO: a photo with its own preview as a second frame
-            raise BadImage(f"{frames} frames where one image is expected")
-        _guarded(image.load, "broken image")
-        upright = _guarded(lambda: image.getexif().get(_ORIENTATION, 1) == 1, "broken EXIF data")
-        turned = image if upright else _guarded(lambda: ImageOps.exif_transpose(image), "broken EXIF data")
-        plain = _guarded(lambda: _plain(turned), "broken image")
+        bare = _bare_png(data)
+        try:
+            image, upright = _decoded(data)
+        except BadImage:
+            if bare == data:
+                raise
+            image, upright = _decoded(bare)
+            upright = upright.copy()  # what cannot be opened again as it is must not be stored as it is
     return ImageFile(
         id=f"sha256:{hashlib.sha256(data).hexdigest()}",
         data=data,
         format=str(image.format),
-        as_stored=upright and plain.mode == image.mode,
-        pixels=plain,
+        as_stored=upright is image,
+        pixels=upright,
     )
+
+
+def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
+    """The image as Pillow gives it, and as it is used: the same object where nothing had to be changed."""
+    image = _guarded(lambda: _opened(data), "not an image")
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"{width:,} x {height:,} pixels are more than {MAX_PIXELS:,}")
+    frames = _guarded(lambda: int(getattr(image, "n_frames", 1)), "broken image")
+    if frames > 1 and image.format != "MPO":  # MPO: a photo with its own preview as a second frame
+        raise BadImage(f"{frames} frames where one image is expected")
+    deep = _guarded(lambda: pixels.has_deep_colour(image), "broken image")
+    _guarded(image.load, "broken image")
+    turn = _guarded(lambda: image.getexif().get(_ORIENTATION, 1), "broken EXIF data")
+    plain = _guarded(lambda: pixels.plain(image, data, deep), "broken image")
+    if turn == 1:
+        return image, plain
+    return image, plain.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else plain.copy()
+
+
+def _bare_png(data: bytes) -> bytes:
+    """A PNG without its optional chunks: a profile or text that is large or broken makes Pillow refuse the picture."""
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        name = data[at + 4 : at + 8]
+        if name[:1].isupper() or name in _READ:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _guarded(doing: Callable[[], T], what: str) -> T:
@@ -151,37 +133,18 @@ def _guarded(doing: Callable[[], T], what: str) -> T:
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
-    except UnidentifiedImageError:
-        raise BadImage("not an image (PNG, JPEG, WebP, TIFF, BMP, GIF or PPM)") from None
     except Exception as error:
-        reason = _short(error)
+        reason = short(error)
         raise BadImage("the image is cut off" if "truncat" in reason.lower() else f"{what} ({reason})") from None
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_scaled(np.asarray(image, dtype=np.float32)))
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        flat = Image.alpha_composite(black, image.convert("RGBA"))
-        return flat.convert("L" if image.mode in ("LA", "La") else "RGB")
-    return image.convert("RGB")  # palettes, CMYK (Pillow undoes Adobe's inversion), YCbCr, LAB
-
-
-def _scaled(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    if not np.isfinite(values).all():
-        raise BadImage("pixels that are no numbers (NaN or infinite)")
-    low, high = float(values.min()), float(values.max())
-    scale = 255.0 / (high - low) if high > low else 0.0
-    grey: NDArray[np.uint8] = np.rint((values - low) * scale).astype(np.uint8)
-    return grey
-
-
-def _short(error: Exception) -> str:
-    """The error as one line without the path: the quarantine names the file already."""
-    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0]
-    return text[:120] or type(error).__name__
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return pixels.opened(data)
+    except UnidentifiedImageError:
+        kind = sniff.identify(data[: sniff.HEAD])
+    if kind is None:
+        raise BadImage("not an image (PNG, JPEG, WebP, TIFF, BMP, GIF or PPM)")
+    if sniff.is_raster(kind):
+        raise BadImage(f"{kind.name} that is broken at its start or of a form that is not read: save it as PNG")
+    raise BadImage(f"not an image but {kind.name}: {kind.fix}")

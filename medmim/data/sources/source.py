@@ -7,7 +7,7 @@ A source is a module of this folder with two functions and its terms of use:
     load(data: recipe.Data) -> Source               the records themselves
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class Source:
         missing: Image paths that the annotations name and that do not exist.
         facts: Further statistics of the raw files (duplicates, counts per file); plain JSON, which the build puts under
             `source` in the artifact's counts and in its outcome.
+        fix_for: Paths of images that are missing or cannot be used -> what would help; empty where nothing is known.
     """
 
     read: Callable[[str], bytes]
@@ -41,3 +42,4 @@ class Source:
     bad: list[BadRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    fix_for: Callable[[Iterable[str]], str] = lambda _: ""

@@ -13,16 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medmim.data.sources.image_file import MAX_PIXELS, decode, locate, read_bytes
+from medmim.data.sources.files import locate, read_bytes
+from medmim.data.sources.image_file import MAX_PIXELS, decode
 from medmim.data.sources.source import BadImage
+from tests.support.image_files import chunk, encoded
 
 GRADIENT = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def valid(kind: str) -> bytes:
@@ -31,10 +27,6 @@ def valid(kind: str) -> bytes:
 
 def bomb(side: int) -> bytes:
     """A PNG of a few bytes whose header promises side x side pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
@@ -95,7 +87,9 @@ def test_float_pixels_that_are_not_finite_are_refused() -> None:
 
 def test_transparent_pixels_become_black_not_their_hidden_colour() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
-    assert decode(encoded(clear, "PNG")).pixels.getpixel((0, 0)) == (0, 0, 0)
+    clear.putpixel((5, 5), (90, 80, 70, 255))
+    pixels = decode(encoded(clear, "PNG")).pixels
+    assert (pixels.getpixel((0, 0)), pixels.getpixel((5, 5))) == ((0, 0, 0), (90, 80, 70))
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA", "I;16"])

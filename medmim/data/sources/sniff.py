@@ -1,0 +1,235 @@
+"""Says what a file is that is not what it should be, and what to do about it: one check for tables, JSON and images.
+
+What lies under a name such as `metadata.csv` or `film.png` is often something that a tool left in its place: a pointer
+(Git LFS, git-annex, DVC), an archive, a web page, a DICOM file, text of another encoding.
+"""
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmim.errors import UserError, from_os_error
+
+HEAD = 1 << 16  # bytes that `identify` needs
+_SHORT = 2048  # no pointer and no server's error text is longer
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a file is: `name` with its article, and `fix`, where FILE stands for the file."""
+
+    name: str
+    fix: str
+
+    def error(self, path: Path, wanted: str) -> UserError:
+        """The error for a file that should have been `wanted`, such as "a CSV table"."""
+        return UserError(
+            f"{path.name} is {self.name}, not {wanted}",
+            reason=f"medmim reads {path} as {wanted}",
+            fix=self.fix.replace("FILE", shlex.quote(str(path))),
+        )
+
+
+def in_place(command: str) -> str:
+    """A shell command that replaces FILE by what `command` makes of it."""
+    return f"`{command} < FILE > FILE.new && mv FILE.new FILE`"
+
+
+_OTHER_FILE = "put the right file under this name"
+_TO_PNG = "convert it to PNG"
+_TO_CSV = "open it in its program and save it as CSV in UTF-8"
+_SLICES = "export its slices as PNG"
+_BINARY = "copy it again in binary mode"
+_DICOM = f"{_TO_PNG}, for example by DCMTK: `dcmj2pnm +on FILE FILE.png`"
+_POINTERS = (
+    (rb"version https://(git-lfs|hawser)\.github\.com", "a Git LFS pointer", "`git lfs pull` in its repository"),
+    (rb"# xet version", "a Xet pointer", "`hf download` gets what it stands for"),
+    (rb"\S{0,900}annex/objects/\S+\s*$", "a git-annex pointer", "`git annex get FILE` in its repository"),
+    (rb"(outs:\s*\n\s*- |md5: [0-9a-f]{32}\s*\n)", "a DVC pointer", "`dvc pull` in its repository"),
+    (rb"(\.\./)+[^\n]{1,900}\s*$", "the text of a symbolic link", "copy or check it out again with links"),
+)
+_MAGIC = (
+    (128, rb"DICM", "a DICOM file", _DICOM),
+    (0, rb"[\x02\x08]\x00[\x00\x01\x05\x08\x16]\x00(UL|OB|CS|UI)", "a DICOM file", _DICOM),
+    (0, rb"\x1f\x8b", "a gzip file", "`mv FILE FILE.gz && gunzip FILE.gz`"),
+    (0, rb"BZh[1-9]1AY", "a bzip2 file", "`mv FILE FILE.bz2 && bunzip2 FILE.bz2`"),
+    (0, rb"\xfd7zXZ\x00", "an xz file", "`mv FILE FILE.xz && unxz FILE.xz`"),
+    (0, rb"\x28\xb5\x2f\xfd", "a Zstandard file", "`zstd -d FILE -o FILE.new && mv FILE.new FILE`"),
+    (0, rb"PK\x03\x04.{0,4000}(xl/|\[Content_Types\]\.xml)", "an Excel workbook", _TO_CSV),
+    (0, rb"PK\x03\x04.{26}mimetypeapplication/vnd\.oasis", "an OpenDocument file", _TO_CSV),
+    (0, rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive", "unpack it, for example by `unzip FILE`"),
+    (0, rb"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it, for example by `7z x FILE`"),
+    (0, rb"Rar!\x1a\x07", "a RAR archive", "unpack it, for example by `unrar x FILE`"),
+    (257, rb"ustar", "a tar archive", "unpack it: `tar -xf FILE`"),
+    (0, rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office file of the old formats (xls, doc)", _TO_CSV),
+    (0, rb"\{\\rtf", "an RTF document", _TO_CSV),
+    (0, rb"\x00\x05\x16[\x00\x07]", "a macOS resource fork", "copy the file of this name without `._`"),
+    (0, rb"%PDF-", "a PDF", _OTHER_FILE),
+    (0, rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file", _TO_PNG),
+    (0, rb"\x89HDF\r\n|CDF[\x01\x02]", "an HDF5 or NetCDF file", _OTHER_FILE),
+    (0, rb"\x93NUMPY", "a NumPy array", _OTHER_FILE),
+    (0, rb"MATLAB 5", "a MATLAB file", _OTHER_FILE),
+    (0, rb"PAR1|ARROW1|FEA1", "a Parquet or Arrow file", "export its table as CSV in UTF-8"),
+    (0, rb"SQLite format 3\0", "an SQLite database", "export its table as CSV in UTF-8"),
+    (0, rb"\x80[\x02-\x05][\x95}\](cX\x8c]", "a Python pickle", _OTHER_FILE),
+    (344, rb"(n\+1|ni1)\0", "a NIfTI volume", _SLICES),
+    (0, rb"NRRD000|ObjectType\s*=", "an NRRD or MetaImage volume", _SLICES),
+    (0, rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", _TO_PNG),
+    (0, rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image", _TO_PNG),
+    (4, rb"ftyp(heic|heix|hevc|mif1|msf1)", "a HEIC image", _TO_PNG),
+    (4, rb"ftypavi[fs]", "an AVIF image", _TO_PNG),
+    (0, rb".{4}(ftyp|moov|mdat)|RIFF.{4}AVI |\x1aE\xdf\xa3", "a video", "export its frames as PNG"),
+    (0, rb"8BPS", "a Photoshop file", _TO_PNG),
+    (0, rb"v/1\x01", "an OpenEXR image", _TO_PNG),
+    (0, rb"\x89PNG\r\n\x1a\n", "a PNG image", _OTHER_FILE),
+    (0, rb"\xff\xd8\xff", "a JPEG image", _OTHER_FILE),
+    (0, rb"GIF8[79]a", "a GIF image", _OTHER_FILE),
+    (0, rb"RIFF.{4}WEBP", "a WebP image", _OTHER_FILE),
+    (0, rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]", "a TIFF image", _OTHER_FILE),
+    (0, rb"(\x89|\xef\xbf\xbd|\xc2\x89|\t)PNG\r?\n", "a PNG image that was copied as text, which changed it", _BINARY),
+    (0, rb"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd", "a binary file that was copied as text, which changed it", _BINARY),
+    (0, rb"data:image/|iVBORw0KGgo|/9j/4", "an image in base64 text", "decode it: " + in_place("base64 -d")),
+    (0, rb"\xff\xfe\0\0|\0\0\xfe\xff", "UTF-32 text", in_place("iconv -f UTF-32 -t UTF-8")),
+    (0, rb"\xff\xfe|\xfe\xff", "UTF-16 text", in_place("iconv -f UTF-16 -t UTF-8")),
+)
+TABLE = Kind("a table (CSV)", _OTHER_FILE)
+_RASTER = ("a PNG image", "a JPEG image", "a GIF image", "a WebP image", "a TIFF image")
+_ACCESS = "check its address and your access to the data set, then save the file itself under this name"
+_MARKUP = re.compile(rb"\s*<(!doctype|\?xml|!--|[a-z][a-z0-9:]*[\s>/])", re.IGNORECASE)
+_CODE = re.compile(rb"<Error>.*?<Code>(\w{1,60})</Code>", re.DOTALL)
+_REFUSAL = re.compile(
+    r"((40\d|410|429|50\d)\b|(Entry|Repository|File|Page|Object)? ?Not Found\b|Access .{0,60}(denied|restricted)"
+    r"|Forbidden\b|Unauthorized\b|Invalid username|Rate limit|Too many requests).{0,200}$",
+    re.IGNORECASE,
+)
+
+
+def identify(head: bytes) -> Kind | None:
+    """What a file is, by its first `HEAD` bytes; None for plain text and for what is not known.
+
+    JSON and tables are plain text here: see `text_kind`.
+    """
+    if not head:
+        return Kind("empty (0 bytes)", "copy it again from where it is complete")
+    if not head.strip(b"\0"):
+        return Kind("a file of zero bytes, as an interrupted copy leaves it", "copy it again, completely")
+    for pattern, name, fix in _POINTERS if len(head) < _SHORT else ():
+        if re.match(pattern, head):
+            return Kind(name, fix)
+    for at, pattern, name, fix in _MAGIC:
+        if re.compile(pattern, re.DOTALL).match(head, at):
+            return Kind(name, fix)
+    return _markup(head.removeprefix(_BOM)) or _server_error(head.removeprefix(_BOM)) or _binary(head)
+
+
+def is_raster(kind: Kind) -> bool:
+    """Whether medmim reads such images, so that not the kind of the file is wrong but what it holds."""
+    return kind.name in _RASTER
+
+
+def refuse_other(path: Path, wanted: str) -> None:
+    """Refuse what is known to be something else than text.
+
+    Args:
+        path: A file that a data set must have.
+        wanted: What it should be, with its article.
+
+    Raises:
+        UserError: It is not text, or a folder, or it cannot be read.
+    """
+    if path.is_dir():
+        raise UserError(
+            f"{path.name} is a folder, not {wanted}", reason=f"medmim reads {path} as {wanted}", fix=_OTHER_FILE
+        )
+    try:
+        with path.open("rb") as file:
+            kind = identify(file.read(HEAD))
+    except OSError as error:
+        raise from_os_error(error, f"reading {path.name}") from error
+    if kind is not None:
+        raise kind.error(path, wanted)
+
+
+def not_utf8(data: bytes, error: UnicodeDecodeError) -> Kind:
+    """What a text is that is not UTF-8: its likely encoding, and how its first such word reads in it."""
+    at = error.start
+    line = data.count(b"\n", 0, at) + 1
+    if error.reason == "unexpected end of data":
+        return Kind(f"cut off inside a character at its end (line {line})", "copy it again, completely")
+    text = data.decode("utf-8", "replace")
+    wrong = text.count("\ufffd")
+    if sum(not char.isascii() for char in text) > 3 * wrong:
+        return Kind(f"UTF-8 text with {wrong:,} wrong bytes, the first in line {line}", "correct these characters")
+    before, after = re.search(rb"[^\s,;\"]*$", data[max(0, at - 40) : at]), re.match(rb"[^\s,;\"]*", data[at : at + 40])
+    name = _encoding(data)
+    reads = b"".join(part[0] for part in (before, after) if part).decode(name, "replace")
+    return Kind(
+        f"probably text in {name} ('{reads}' in line {line})",
+        in_place(f"iconv -f {name} -t UTF-8") + f", or from another encoding if '{reads}' is not what was written",
+    )
+
+
+def text_kind(head: bytes) -> Kind | None:
+    """What a text is that lacks the form it should have; None where that is not known."""
+    text = head.removeprefix(_BOM).decode("utf-8", "replace").lstrip()
+    if text.startswith(("{", "[")):
+        return Kind("JSON", _OTHER_FILE)
+    if re.match(r"(---|[\w-]+:(\s|$))", text):
+        return Kind("YAML", _OTHER_FILE)
+    if re.match(r"[^\n{}\[\]]*[,;\t][^\n{}\[\]]*\n", text):
+        return TABLE
+    return None
+
+
+def _encoding(data: bytes) -> str:
+    """Runs of two and more high bytes are East Asian text, where they decode; single ones are letters with accents."""
+    runs = re.findall(rb"[\x80-\xff]+", data)
+    if sum(len(run) > 1 for run in runs) * 2 > len(runs):
+        for name in ("GB18030", "SHIFT_JIS", "EUC-KR", "BIG5"):
+            try:
+                data.decode(name)
+            except UnicodeDecodeError:
+                continue
+            return name
+    return "WINDOWS-1252"
+
+
+def _markup(text: bytes) -> Kind | None:
+    if not _MARKUP.match(text):
+        return None
+    failed = _CODE.search(text)
+    if failed:
+        return Kind(f"the error of a server ({failed[1].decode()})", _ACCESS)
+    if re.search(rb"<svg[\s>]", text[:_SHORT], re.IGNORECASE):
+        return Kind("an SVG drawing", _TO_PNG)
+    return Kind("a web page (HTML or XML), often a sign-in or an error page", _ACCESS)
+
+
+def _server_error(text: bytes) -> Kind | None:
+    if len(text) > _SHORT:
+        return None
+    message = text.decode("utf-8", "replace").strip()
+    if message.startswith("{"):
+        try:
+            answer = json.loads(message)
+        except (ValueError, RecursionError):
+            return None
+        texts = [answer[key] for key in ("message", "error", "detail") if isinstance(answer.get(key), str)]
+        if not texts:
+            return None
+        message = texts[0]
+    elif not _REFUSAL.match(message):
+        return None
+    return Kind(f"the error of a server ('{message[:80]}')", _ACCESS)
+
+
+def _binary(head: bytes) -> Kind | None:
+    zeros = [head[i::2].count(0) * 2 / len(head) for i in (0, 1)]
+    if len(head) > 8 and max(zeros) > 0.7 and min(zeros) < 0.3:
+        name = "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"
+        return Kind(f"{name} text", in_place(f"iconv -f {name} -t UTF-8"))
+    controls = sum(head.count(code) for code in range(32) if code not in b"\t\n\f\r\x1a\x1b")
+    return Kind("a binary file of an unknown kind", _OTHER_FILE) if controls > len(head) / 20 else None
