@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 ABILITIES = ("temporal", "reasoning", "comparison", "coreference", "composed", "single")
@@ -237,11 +237,34 @@ def from_json(kind: type, row: Mapping[str, Any]) -> Any:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written: half a surrogate pair, which JSON can hold, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_writable(record: Any) -> bool:
+    """Whether all texts of a record, tuples and records in it included, can be written."""
+    if isinstance(record, str):
+        return is_utf8(record)
+    if isinstance(record, tuple):
+        return all(map(is_writable, record))
+    return not is_dataclass(record) or all(is_writable(getattr(record, field.name)) for field in fields(record))
+
+
+def escaped(text: str) -> str:
+    """The text, with an escape for every character that cannot be written; any other text unchanged."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def digest_of(parts: Iterable[str]) -> str:
     """SHA-256 over strings, each prefixed with its length, so that no two lists collide."""
     sha = hashlib.sha256()
     for part in parts:
-        data = part.encode()
+        data = part.encode("utf-8", "surrogatepass")
         sha.update(b"%d:" % len(data))
         sha.update(data)
     return sha.hexdigest()

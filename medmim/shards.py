@@ -65,7 +65,7 @@ def write(folder: Path, samples: Iterable[Sample], images: Iterable[tuple[str, s
     count = _write_images(folder / "images", images)
     if not count:
         (folder / "images").rmdir()
-    (folder / "README.md").write_text(_card(by_split, count))
+    (folder / "README.md").write_text(_card(by_split, count), encoding="utf-8")
 
 
 def _write_images(folder: Path, images: Iterable[tuple[str, str, bytes]]) -> int:

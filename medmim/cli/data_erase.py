@@ -46,7 +46,7 @@ def _write(ws: Workspace, found: Erasure) -> list[str]:
         digest = min(name.partition("/")[2] for name in one["made"])
         path = ws.home / "rebuild" / f"{one['recipe']['name']}-{digest[:8]}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(one["recipe"], indent=1) + "\n")
+        path.write_text(json.dumps(one["recipe"], indent=1) + "\n", encoding="utf-8")
         files.append(str(path))
     return files
 

@@ -64,8 +64,8 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
     def make(folder: Path) -> dict[str, Any]:
         samples = shards.read_samples(store.fetch(source, ws.cache), None)
         report, clean = examine(samples)
-        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-        with (folder / CLEAN).open("w") as file:
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        with (folder / CLEAN).open("w", encoding="utf-8") as file:
             for sample in clean:
                 file.write(json.dumps({"id": sample.id, "file": file_of(sample)}) + "\n")
         if report["benchmark"]["clean_rows"] < report["benchmark"]["rows"]:
@@ -78,7 +78,7 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
 
 def read(ws: Workspace, artifact: Artifact) -> dict[str, Any]:
     """The report of an audit artifact."""
-    report: dict[str, Any] = json.loads((store.fetch(artifact, ws.cache) / REPORT).read_text())
+    report: dict[str, Any] = json.loads((store.fetch(artifact, ws.cache) / REPORT).read_text(encoding="utf-8"))
     return report
 
 
@@ -146,4 +146,5 @@ def _write_published(folder: Path, clean: Sequence[Sample]) -> None:
         files[file_of(sample)].append(sample)
     for name, samples in files.items():
         rows = [to_published(sample) for sample in samples]
-        (folder / f"{Path(name).stem}.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        (folder / f"{Path(name).stem}.json").write_text(text, encoding="utf-8")

@@ -21,9 +21,9 @@ from medmim.recipe.schema import Data, Recipe
 from medmim.run.cache import cached_step
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
-from medmim.sample import SPLITS, BadRow, Sample, Study
+from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 2
+REVISION = 3
 
 SOURCES = {
     "phantom": "medmim.data.sources.phantom",
@@ -31,7 +31,8 @@ SOURCES = {
     "covid_chestxray": "medmim.data.sources.covid_chestxray",
 }
 _OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
-_PATHS = ("root", "annotations")  # not in the cache key: the content of the input is, as a parent of the step
+_PATHS = ("root", "annotations", "link_roots")  # not in the cache key: the input's content is, as a parent of the step
+_NO_UTF8 = "holds half a surrogate pair, which is no character"
 
 
 def run(recipe: Recipe, ws: Workspace) -> Outcome:
@@ -70,6 +71,7 @@ def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
         The counts of `summary`.
     """
     resume = folder / "resume"
+    source = _writable(source)
     if source.studies is not None:
         paths = list(dict.fromkeys(study.image for study in source.studies))
     else:
@@ -84,14 +86,15 @@ def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
         samples, dropped = list(source.samples or ()), []
         total = len(samples) + _rows(source.bad)
     samples, without_image = _with_ids(samples, images)
-    bad += dropped + without_image
+    bad = [_escaped(row) for row in bad + dropped + without_image]
     missing = sorted({*source.missing, *(path for path, item in images.items() if item.problem == MISSING)})
-    _refuse_too_many_bad(bad, total, data.max_bad_fraction)
+    fix = source.fix_for([*(row.file for row in bad if not row.row), *missing])
+    _refuse_too_many_bad(bad, total, data.max_bad_fraction, fix)
     if not samples:
         raise UserError(
             "there is nothing to ask",
             reason=f"{total:,} rows were read, {_rows(bad):,} of them bad, {len(missing):,} images are missing",
-            fix="check data.root and data.abilities in the recipe",
+            fix=fix or "check data.root and data.abilities in the recipe",
         )
     used = {path for sample in samples for path in sample.paths}
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
@@ -138,6 +141,23 @@ def _sample(ask: Ask, name: str, seed: int) -> Sample:
     )
 
 
+def _writable(source: Source) -> Source:
+    """The source without records of text that no file can hold, so that a build does not end when it writes them."""
+    studies, samples = source.studies or [], source.samples or []
+    bad = [BadRow(study.image, 0, study.patient, _NO_UTF8) for study in studies if not is_writable(study)]
+    bad += [BadRow(" ".join(sample.paths), 0, sample.source, _NO_UTF8) for sample in samples if not is_writable(sample)]
+    return replace(
+        source,
+        studies=None if source.studies is None else [study for study in studies if is_writable(study)],
+        samples=None if source.samples is None else [sample for sample in samples if is_writable(sample)],
+        bad=[*source.bad, *bad],
+    )
+
+
+def _escaped(row: BadRow) -> BadRow:
+    return replace(row, file=escaped(row.file), key=escaped(row.key), reason=escaped(row.reason))
+
+
 def _usable(studies: Sequence[Study], images: dict[str, Gathered]) -> tuple[list[Study], list[BadRow]]:
     """Studies whose image is usable, and a quarantined row for each of the others."""
     broken = {path: item.problem for path, item in images.items() if item.problem}
@@ -164,14 +184,14 @@ def _rows(bad: Iterable[BadRow]) -> int:
     return len({(row.file, row.row, row.key if row.row == 0 else "") for row in bad})
 
 
-def _refuse_too_many_bad(bad: Sequence[BadRow], total: int, allowed: float) -> None:
+def _refuse_too_many_bad(bad: Sequence[BadRow], total: int, allowed: float, fix: str) -> None:
     count = _rows(bad)
     if count and not count <= allowed * total:
         reasons = Counter(row.reason for row in bad)
         raise UserError(
             f"{count:,} of {total:,} rows are bad, more than max_bad_fraction = {allowed:g} allows",
             reason="; ".join(f"{n:,} x {reason}" for reason, n in reasons.most_common(5)),
-            fix="fix the rows, or raise data.max_bad_fraction to go on without them",
+            fix=f"{fix or 'fix the rows'}, or raise data.max_bad_fraction to go on without them",
             problems=[f"{row.file}{f' row {row.row}' if row.row else ''} ({row.key}): {row.reason}" for row in bad],
         )
     if count:
@@ -194,4 +214,4 @@ def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -40,7 +40,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
 
 def png(level: int = 7) -> bytes:
     out = io.BytesIO()
-    Image.new("L", (16, 16), level).save(out, "PNG")
+    picture = Image.new("L", (16, 16), level)
+    picture.putpixel((3, 3), 255)
+    picture.save(out, "PNG")
     return out.getvalue()
 
 

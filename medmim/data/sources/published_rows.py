@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from medmim.data.sources.image_file import escapes
-from medmim.sample import ABILITIES, IMAGE, LETTERS, Sample, split_options
+from medmim.data.sources.files import escapes
+from medmim.data.sources.names import composed
+from medmim.sample import ABILITIES, IMAGE, LETTERS, Sample, escaped, is_utf8, split_options
 
 MAX_IMAGES = 8
 Problem = tuple[str, str]  # key, reason
@@ -103,10 +104,10 @@ def sample_of(row: Any, kind: FileKind) -> tuple[Sample | None, list[Problem]]:
     """
     if not isinstance(row, dict):
         return None, [("", f"the row is a {type(row).__name__}, not an object")]
-    problems = [*_type_problems(row)]
+    problems = [*_text_problems(row), *_type_problems(row)]
     if problems:
         return None, problems
-    images: list[str] = row["images"]
+    images = [composed(path) for path in row["images"]]
     asked, answered = (turn["content"] for turn in row["conversation"])
     problems += _image_problems(images, asked)
     question, options = split_options(asked.replace(IMAGE, ""))
@@ -144,6 +145,19 @@ def sample_of(row: Any, kind: FileKind) -> tuple[Sample | None, list[Problem]]:
         gold=gold,
     )
     return sample, []
+
+
+def _text_problems(row: dict[str, Any]) -> Iterator[Problem]:
+    """Texts that JSON can hold, half a surrogate pair among them, and a file in UTF-8 cannot."""
+    left: list[tuple[str, Any]] = [("", row)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, str):
+            if not is_utf8(value):
+                yield key, "holds half a surrogate pair (\\ud800 to \\udfff), which is no character"
+        elif isinstance(value, dict | list):
+            named = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [(escaped(f"{key}.{name}" if key else str(name)), inner) for name, inner in named]
 
 
 def _type_problems(row: dict[str, Any]) -> Iterator[Problem]:
