@@ -28,6 +28,8 @@ def built(counts: Mapping[str, Any], cached: bool) -> None:
         console.print(f"[yellow]{counts['missing_images']:,} images are missing[/]; missing_images.txt lists them")
     if out := counts["source"].get("erased", {}).get("patients"):
         console.print(f"[yellow]{out:,} erased patients are left out[/]")
+    for reason, rows in counts["source"].get("skipped", {}).items():
+        console.print(f"skipped {rows:,} rows: {escape(reason)}")
     for reason, rows in counts["quarantined"].items():
         console.print(f"[yellow]quarantined {rows:,}[/] {escape(reason)}")
 

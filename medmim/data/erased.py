@@ -33,7 +33,7 @@ class Erased:
     marks: frozenset[str] = frozenset()
 
     def __contains__(self, patient: str) -> bool:
-        return bool(self.marks) and mark(self.key, patient) in self.marks
+        return bool(self.marks) and any(mark(self.key, name) in self.marks for name in _spellings(patient))
 
     @property
     def parents(self) -> dict[str, str]:
@@ -60,7 +60,12 @@ def add(store_uri: str, patients: Iterable[str]) -> Erased:
 
 def mark(key: bytes, patient: str) -> str:
     """The mark of a patient on the list."""
-    return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key, patient.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def _spellings(patient: str) -> tuple[str, ...]:
+    """The id, and its forms as a float: earlier versions did not read `1.0` as `1`, and erased it under that name."""
+    return (patient, f"{patient}.0", f"{patient}.") if patient.isdecimal() else (patient,)
 
 
 def leave_out(source: Source, erased: Erased) -> Source:

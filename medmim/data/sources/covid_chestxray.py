@@ -7,25 +7,31 @@ Time is the column `offset`, days since the first symptom: `date` is only a year
 are not used in questions of time. A patient's `finding` is one diagnosis, the last part of `Pneumonia/Viral/COVID-19`.
 """
 
-import csv
-import math
+import posixpath
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from medmim import store
-from medmim.data.sources.image_file import escapes, locate, read_bytes
+from medmim.data.sources import cells, names, table
+from medmim.data.sources.files import escapes, fix_for, folder, is_missing, link_roots, locate, read_bytes
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Data
 from medmim.sample import BadRow, Finding, Study, digest_of
 from medmim.terms import Terms
 
-# The list has a column `license` for each image: CC0 to CC BY-NC-SA, and none for many. So only what all allow: nothing.
+# The list's column `license` is another for each image, CC0 to CC BY-NC-SA, and empty for many: so what all allow.
 TERMS = Terms(text=("ieee8023/covid-chestxray-dataset: a licence for each image, some non-commercial, many not given",))
 
 LIST = "metadata.csv"
 COLUMNS = ("patientid", "offset", "finding", "view", "modality", "filename")
+_BIRTH = ("birthyear", "yearofbirth", "birthdate", "dateofbirth", "dob")
+_OPTIONAL = ("folder", "sex", "gender", "age", *_BIRTH)
+_LIFE = 36_525  # days; no offset is longer
 # `change` and `larger` would need the size of a finding, which this data set does not have.
 FAMILIES = (
     "order", "diagnosis", "same_patient", "same_finding", "describe",
@@ -38,17 +44,17 @@ _VIEWS = {
 }  # fmt: skip
 _NO_FINDING = ("no finding", "normal")
 _FIX = f"--set data.root=FOLDER, with {LIST} and images/ inside"
-_UNKNOWN = ("", "unknown", "todo", "nan")
+Problem = tuple[str, str]  # column, reason
+T = TypeVar("T")
 
 
 def inputs(data: Data) -> dict[str, str]:
     """SHA-256 of the list, and one digest over the images that it names; parents of the data step."""
-    root = _root(data)
-    rows = _rows(root)
+    root, allowed = _root(data), link_roots(data)
     parts = []
-    for path in sorted({_path(row) for row in rows}):
+    for path in sorted({_path(row) for row in _rows(root)}):
         try:
-            parts.append(f"{path} {store.file_digest(locate(root, path))}")
+            parts.append(f"{path} {store.file_digest(locate(root, path, allowed))}")
         except (FileNotFoundError, BadImage):
             parts.append(f"{path} -")
         except OSError as error:
@@ -60,116 +66,136 @@ def load(data: Data) -> Source:
     """Read the list and check which of its images exist; rows that cannot be used are quarantined.
 
     Raises:
-        UserError: No folder, no list, or a list without the columns that are needed.
+        UserError: No folder, no list, or a list that is no table or lacks columns.
     """
-    root = _root(data)
+    root, allowed = _root(data), link_roots(data)
+    rows = list(_rows(root))
+    if not rows:
+        raise UserError(f"{LIST} has no rows", fix=_FIX)
+    people = _people(rows)
     studies: list[Study] = []
     bad: list[BadRow] = []
-    missing: list[str] = []
     skipped: Counter[str] = Counter()
     first: dict[str, int] = {}
-    rows = _rows(root)
-    for number, row in enumerate(rows, 2):  # row 1 is the header
-        path = _path(row)
+    for row in rows:
         reason_to_skip = _reason_to_skip(row)
         if reason_to_skip:
             skipped[reason_to_skip] += 1
             continue
-        problems = _problems(row, path)
+        path = posixpath.normpath(_path(row))
+        study, problems = _study(row, people)
         if path in first:
             problems.append(("filename", f"the image of row {first[path]} again"))
-        if problems:
-            bad += [BadRow(LIST, number, key, reason) for key, reason in problems]
-            continue
-        first[path] = number
-        if _is_missing(root, path):
-            missing.append(path)
-        else:
-            studies.append(_study(row, path))
+        bad += [BadRow(LIST, row.number, key, reason) for key, reason in problems]
+        if study is not None and not problems:
+            first[path] = row.number
+            studies.append(study)
+    missing = [study.image for study in studies if is_missing(root, study.image, allowed)]
+    absent = set(missing)
+    studies = [study for study in studies if study.image not in absent]
     facts = {"rows": len(rows), "images": len(studies), "missing_images": len(missing), "skipped": dict(skipped)}
-    return Source(partial(read_bytes, root), studies=studies, families=FAMILIES, bad=bad, missing=missing, facts=facts)
+    return Source(
+        partial(read_bytes, root, allowed=allowed),
+        studies=studies,
+        families=FAMILIES,
+        bad=bad,
+        missing=missing,
+        facts=facts,
+        fix_for=partial(fix_for, root),
+    )
 
 
 def _root(data: Data) -> Path:
     if data.root is None:
         raise UserError("the recipe names no folder to read", fix=_FIX)
-    root = Path(data.root).expanduser()
-    if not (root / LIST).is_file():
+    root = folder(data.root, "data.root")
+    if not (root / LIST).exists():
+        near = sorted(path.name for path in root.iterdir() if path.name.lower().startswith("metadata"))
         raise UserError(
             f"there is no {LIST} in {data.root}",
-            reason="the source covid_chestxray reads the layout of github.com/ieee8023/covid-chestxray-dataset",
+            reason="the source covid_chestxray reads the layout of github.com/ieee8023/covid-chestxray-dataset"
+            + (f"; there is {', '.join(near[:5])}" if near else ""),
             fix=_FIX,
         )
     return root
 
 
-def _rows(root: Path) -> list[dict[str, str]]:
-    """Rows as column -> text; column names in lower case and stripped, since copies of the list differ in both."""
-    try:
-        with (root / LIST).open(newline="", encoding="utf-8-sig") as file:
-            table = list(csv.reader(file, strict=True))
-    except OSError as error:
-        raise from_os_error(error, f"reading {LIST}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{LIST} is not a complete CSV file", reason=str(error), fix="download it again") from None
-    header = [name.strip().lower() for name in table[0]] if table else []
-    absent = [name for name in COLUMNS if name not in header]
-    if absent:
-        raise UserError(f"{LIST} lacks columns: {', '.join(absent)}", reason=f"it has {', '.join(header) or 'none'}")
-    if len(table) < 2:
-        raise UserError(f"{LIST} has no rows")
-    return [dict(zip(header, (cell.strip() for cell in cells), strict=False)) for cells in table[1:] if any(cells)]
+def _rows(root: Path) -> Iterator[table.Row]:
+    return table.rows(root / LIST, COLUMNS, _OPTIONAL)
 
 
-def _path(row: dict[str, str]) -> str:
-    return f"{row.get('folder') or 'images'}/{row.get('filename', '')}"
+def _path(row: table.Row) -> str:
+    """The path of the row's image in NFC, whatever its cells hold."""
+    return f"{cells.text(row['folder']) or 'images'}/{names.composed(row['filename'])}"
 
 
-def _reason_to_skip(row: dict[str, str]) -> str:
+def _people(rows: Iterable[table.Row]) -> dict[str, str]:
+    """Patients whose rows cannot be trusted -> the reason."""
+    people = []
+    for row in rows:
+        days = None
+        with suppress(cells.BadCell):
+            days = _offset(row)
+        with suppress(cells.BadCell):
+            birth = next((row[column] for column in _BIRTH if row[column]), "")
+            patient = cells.identifier(row["patientid"])
+            people.append(cells.Person(patient, row["sex"] or row["gender"], row["age"], birth, days))
+    return cells.suspicious(person.patient for person in people) | cells.shared_ids(people)
+
+
+def _offset(row: table.Row) -> float | None:
+    return cells.number(row["offset"], "days", _LIFE)
+
+
+def _reason_to_skip(row: table.Row) -> str:
     """Why a valid row is not used; empty if it is."""
-    if row.get("folder") == "volumes" or row.get("filename", "").endswith((".nii.gz", ".nii")):
+    if row["folder"] == "volumes" or row["filename"].endswith((".nii.gz", ".nii")):
         return "a volume, not an image"
-    return "finding unknown" if row.get("finding", "?").lower() in _UNKNOWN else ""
+    with suppress(cells.BadCell):
+        if "finding" in row.cells and _finding(row) is None:
+            return "finding unknown"
+    return ""
 
 
-def _problems(row: dict[str, str], path: str) -> list[tuple[str, str]]:
-    problems = [(name, "the row ends before this column") for name in COLUMNS if name not in row]
+def _finding(row: table.Row) -> str | None:
+    """The last part of `Pneumonia/Viral/COVID-19` that has a value."""
+    parts = row["finding"].split("/")
+    known = next((parts[:i] for i in range(len(parts)) if cells.text("/".join(parts[i:])) is None), parts)
+    return cells.label(known[-1]) if known else None
+
+
+def _study(row: table.Row, people: Mapping[str, str]) -> tuple[Study | None, list[Problem]]:
+    problems = list(row.problems)
     if problems:
-        return problems
-    if not row["patientid"]:
-        problems.append(("patientid", "is empty"))
-    if row["modality"].lower() not in _MODALITIES:
-        problems.append(("modality", f"'{row['modality']}' is neither X-ray nor CT"))
-    if not row["filename"]:
-        problems.append(("filename", "is empty"))
-    elif escapes(path):
+        return None, problems
+
+    def value(column: str, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except cells.BadCell as error:
+            problems.append((column, str(error)))
+            return None
+
+    patient = value("patientid", lambda: cells.identifier(row["patientid"]))
+    if patient is not None and patient in people:
+        problems.append(("patientid", people[patient]))
+    time = value("offset", lambda: _offset(row))
+    finding = value("finding", lambda: _finding(row))
+    modality = _MODALITIES.get((cells.text(row["modality"]) or "").lower())
+    if modality is None:
+        problems.append(("modality", f"'{row['modality'][:40]}' is neither X-ray nor CT"))
+    path = _path(row)
+    value("filename", lambda: cells.file_name(row["filename"]))
+    if escapes(path):
         problems.append(("filename", f"the path '{path}' leaves the image root"))
-    try:
-        if row["offset"] and not math.isfinite(float(row["offset"])):
-            raise ValueError
-    except ValueError:
-        problems.append(("offset", f"'{row['offset']}' is no number of days"))
-    return problems
-
-
-def _is_missing(root: Path, path: str) -> bool:
-    try:
-        locate(root, path)
-    except FileNotFoundError:
-        return True
-    except BadImage:  # it exists; the build reads it and reports the problem
-        pass
-    return False
-
-
-def _study(row: dict[str, str], path: str) -> Study:
-    name = row["finding"].split("/")[-1].strip()
+    if problems or patient is None or finding is None or modality is None:
+        return None, problems
     return Study(
         source="covid-chestxray",
-        patient=row["patientid"],
+        patient=patient,
         image=path,
-        modality=_MODALITIES[row["modality"].lower()],
-        time=float(row["offset"]) if row["offset"] else None,
-        view=_VIEWS.get(row["view"].lower()),
-        findings=() if name.lower() in _NO_FINDING else (Finding(name),),
-    )
+        modality=modality,
+        time=time,
+        view=_VIEWS.get((cells.text(row["view"]) or "").lower()),
+        findings=() if finding.lower() in _NO_FINDING else (Finding(finding),),
+    ), problems

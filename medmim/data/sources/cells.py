@@ -1,0 +1,236 @@
+"""Reads values from the cells of tables.
+
+Tables pass through pandas, R and spreadsheets before they come here. What these leave in cells is read by these rules:
+
+* **No value**: an empty cell, the words of those programs for it (`NaN`, `NA`, `N/A`, `None`, `NULL`, `#REF!`, ... in
+  any case: `MISSING`) and those of people (`unknown`, `?`, `-`, `todo`). A missing id is a bad row, never an id.
+* **An id is text.** A whole number that became a float is that number: `1`, `1.0` and ` 1` are one id. Where a
+  spreadsheet wrote an exponent (`1.23E+15`), more than 15 digits as a float or with zeros at the end, a date or a truth
+  value, the id is lost and the row is bad. Thousands separators and negative numbers (codes for no value) are bad too.
+  `1e0`, `1 000` and `1.000` are bad among whole numbers but text among other ids: hexadecimal ids may look so.
+* **Leading zeros stay**, since `007` may be the whole id. Where one column has both `01` and `1`, or `P1` and `p1`, it
+  is not known whether these are two patients: the rows of both are bad.
+* **One id, two people**: ids whose rows name two sexes, two birth years, or ages that time does not explain are bad.
+* **A number** is written with digits, a point and perhaps an exponent. Infinity is no value; a decimal comma, a
+  thousands separator, a date, and a number beyond what the column can hold (a date as a number) are bad.
+* **A label**, such as a diagnosis, has letters: a number, a date or a truth value is none.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_PROGRAMS = (
+    "", "nan", "-nan", "+nan", "na", "n/a", "n.a.", "n-a", "n / a", "nat", "null", "nil", "none", "<na>", "(null)",
+    "(none)", "(blank)", "#n/a", "#na", "#n/a n/a", "#null!", "#ref!", "#value!", "#div/0!", "#num!", "#name?",
+    "#getting_data", "#spill!", "#calc!", "#field!", "\\n", "na_character_", "na_integer_", "na_real_", "undefined",
+    "empty", *(f"{sign}1.#{word}" for sign in ("", "-") for word in ("qnan", "ind", "inf")),
+)  # fmt: skip
+_PEOPLE = (
+    "missing", "unknown", "unk", "unspecified", "not specified", "not known", "not available", "not applicable",
+    "not given", "not reported", "no data", "anonymous", "anonymized", "anonymised", "redacted", "removed", "todo",
+    "tbd", "?", "??", "???", "-", "--", "---", "\u2013", "\u2014", ".", "..", "...", "_",
+)  # fmt: skip
+MISSING = frozenset((*_PROGRAMS, *_PEOPLE))
+HIDDEN = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\x1a\0"  # invisible marks around a value
+_TRUTH = ("true", "false", "yes", "no")
+_MONTH = (
+    "(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
+    "|dec(ember)?)"
+)
+_YEAR = r"(19|20)\d\d"
+_DATE = re.compile(
+    rf"{_YEAR}[-/.]\d\d?[-/.]\d\d?([ t].*)?|\d\d?/\d\d?/(\d\d|{_YEAR})( .*)?|\d\d?[-.]\d\d?[-.]{_YEAR}"
+    rf"|\d\d?[- ]{_MONTH}([- ](\d\d|{_YEAR}))?|{_MONTH} \d\d?,? {_YEAR}",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_WHOLE = re.compile(r"\+?(\d+)(\.0*)?")  # also as a float
+_INFINITE = re.compile(r"[+-]?inf(inity)?|[+-]?∞", re.IGNORECASE)
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*[eE]\+\d+|\d+\.\d*[eE]-?\d+)")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}([,'\u2019]\d{3})+(\.\d*)?")
+_ODD_AMONG_NUMBERS = re.compile(r"\d+[eE]-?\d+|\d+,\d+|\d{1,3}([ .]\d{3})+")
+_EXACT = 15  # digits that a spreadsheet keeps
+_ENOUGH = 5  # as many ids that end in zeros are no accident
+_AGE_SLACK = 2  # years by which ages of one patient differ without a contradiction, beside the time between the rows
+_FOLLOW_UP = 10  # years that may lie between two rows whose times are not known
+
+
+class BadCell(ValueError):
+    """A cell whose value cannot be used; the message is the reason under which its row is quarantined."""
+
+
+def has_controls(value: str) -> bool:
+    """Whether a text holds control characters, line breaks included."""
+    return any(unicodedata.category(char) == "Cc" for char in value)
+
+
+def text(cell: str) -> str | None:
+    """The text of a cell on one line; None where it holds no value."""
+    plain = " ".join(unicodedata.normalize("NFC", cell).strip(HIDDEN).split())
+    return None if plain.casefold() in MISSING or not plain.strip("#") else plain
+
+
+def identifier(cell: str) -> str:
+    """The id in a cell, so that equal ids are equal texts.
+
+    Raises:
+        BadCell: There is none, or it is damaged. The reason never holds an id.
+    """
+    plain = _unwrapped(unicodedata.normalize("NFKC", cell).replace("\u2212", "-").strip(HIDDEN).strip())
+    if not plain:
+        raise BadCell("is empty")
+    if text(plain) is None or _INFINITE.fullmatch(plain) or re.fullmatch(r"-\d+(\.0*)?", plain):
+        raise BadCell(f"'{plain}' stands for a missing value")
+    if plain.casefold() in _TRUTH:
+        raise BadCell(f"'{plain}' is a truth value, not an id")
+    if _EXPONENT.fullmatch(plain):
+        raise BadCell("an id with an exponent, such as 1.23E+15: a spreadsheet has cut its digits off")
+    if _THOUSANDS.fullmatch(plain):
+        raise BadCell("an id with thousands separators, such as 1,234")
+    if _DATE.fullmatch(plain):
+        raise BadCell("an id that is a date: a spreadsheet makes dates of ids such as 1-2")
+    if has_controls(plain) or len(plain) > 200:
+        raise BadCell("an id with line breaks, control characters or more than 200 characters")
+    whole = _WHOLE.fullmatch(plain)
+    if whole is None:
+        return plain
+    if whole[2] and len(whole[1].lstrip("0")) > _EXACT:
+        raise BadCell(f"an id of more than {_EXACT} digits that became a float, which cuts digits off")
+    return whole[1]
+
+
+def suspicious(ids: Iterable[str]) -> dict[str, str]:
+    """Ids of one column that cannot be trusted beside the others -> the reason, which never holds an id."""
+    known = set(ids)
+    whole = {name for name in known if name.isdecimal()}
+    odd = {name for name in known if _ODD_AMONG_NUMBERS.fullmatch(name)}
+    found: dict[str, str] = {}
+    if len(whole) * 2 > len(known - odd):
+        found |= dict.fromkeys(odd, "an id that is a number of another form among whole numbers")
+    long = {name for name in whole if len(name) > _EXACT}
+    if len(long) >= _ENOUGH and all(not name[_EXACT:].strip("0") for name in long):
+        reason = f"all ids of more than {_EXACT} digits end in zeros: a spreadsheet has cut their digits off"
+        found |= dict.fromkeys(long, reason)
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for name in known:
+        spellings[re.sub(r"(?<!\d)0+(?=\d)|\s", "", name.casefold())].add(name)
+    reason = "ids that differ in leading zeros, case or blanks only: perhaps one patient"
+    return found | {name: reason for same in spellings.values() if len(same) > 1 for name in same}
+
+
+def number(cell: str, unit: str, largest: float) -> float | None:
+    """The number in a cell; None where it holds no value.
+
+    Args:
+        cell: The cell.
+        unit: What it counts, for the message.
+        largest: What its absolute value cannot exceed.
+
+    Raises:
+        BadCell: It is something else than a number.
+    """
+    plain = (text(cell) or "").replace("\u2212", "-")
+    if not plain or _INFINITE.fullmatch(plain):
+        return None
+    if not _NUMBER.fullmatch(plain):
+        raise BadCell(f"'{plain[:40]}' is no number of {unit}")
+    value = float(plain)
+    if abs(value) > largest:
+        raise BadCell(f"'{plain[:40]}' is more than {largest:,.0f} {unit}: perhaps a date that became a number")
+    return value
+
+
+def label(cell: str) -> str | None:
+    """The label in a cell, such as a diagnosis; None where it holds no value.
+
+    Raises:
+        BadCell: It is a number, a date or a truth value.
+    """
+    plain = text(cell)
+    if plain is None:
+        return None
+    if plain.casefold() in _TRUTH or _DATE.fullmatch(plain) or not any(char.isalpha() for char in plain):
+        raise BadCell(f"'{plain[:40]}' is a number, a date or a truth value")
+    return plain
+
+
+def file_name(cell: str) -> str:
+    """The name of a file in a cell, in NFC.
+
+    Raises:
+        BadCell: There is none, or it holds line breaks or other control characters.
+    """
+    plain = unicodedata.normalize("NFC", cell).strip(HIDDEN).strip()
+    if not plain:
+        raise BadCell("is empty")
+    if text(plain) is None:
+        raise BadCell(f"'{plain}' stands for a missing value")
+    if has_controls(plain):
+        raise BadCell("a file name with line breaks or other control characters")
+    return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What one row says of its patient, as the cells have it; `days` is the time of the row, if it is known."""
+
+    patient: str
+    sex: str = ""
+    age: str = ""
+    birth: str = ""
+    days: float | None = None
+
+
+def shared_ids(people: Iterable[Person]) -> dict[str, str]:
+    """Ids that stand for two people -> the reason, which never holds the id."""
+    seen: dict[str, list[Person]] = defaultdict(list)
+    for person in people:
+        seen[person.patient].append(person)
+    found = {}
+    for patient, own in seen.items():
+        reason = _contradiction(own)
+        if reason:
+            found[patient] = f"one patient id with {reason}: two people, or a wrong cell"
+    return found
+
+
+def _contradiction(own: Sequence[Person]) -> str:
+    sexes = {sex for person in own if (sex := _sex(person.sex))}
+    if {"female", "male"} <= sexes or len(sexes - {"female", "male"}) > 1:
+        return "two sexes"
+    births = {found[0] for person in own if (found := re.search(rf"{_YEAR}", person.birth))}
+    if len(births) > 1:
+        return "two years of birth"
+    ages = [(age, person.days) for person in own if (age := _age(person.age)) is not None]
+    for age, days in ages:
+        for other, later in ages:
+            known = days is not None and later is not None
+            between = abs((days or 0) - (later or 0)) / 365 if known else _FOLLOW_UP
+            if abs(age - other) > between + _AGE_SLACK:
+                return "two ages"
+    return ""
+
+
+def _sex(cell: str) -> str:
+    plain = (text(cell) or "").casefold()
+    if plain in ("m", "male", "man", "boy"):
+        return "male"
+    if plain in ("f", "female", "w", "woman", "girl"):
+        return "female"
+    return "" if plain in ("u", "o", "other") else plain.removesuffix(".0")
+
+
+def _age(cell: str) -> float | None:
+    """Years; None for a word or another unit, such as the `040Y` of DICOM: only what is sure makes a contradiction."""
+    plain = (text(cell) or "").upper()
+    found = re.fullmatch(r"0*(\d{1,3}(\.\d+)?)\s*Y?", plain)
+    return float(found[1]) if found else None
+
+
+def _unwrapped(cell: str) -> str:
+    """Without what makes a spreadsheet take a cell for text: `="1"`, `'1`, and quotation marks."""
+    found = re.fullmatch(r"=?\"(.*)\"|'(.*?)'?", cell, re.DOTALL)
+    return (found[1] or found[2] or "").strip() if found else cell

@@ -1,0 +1,165 @@
+"""Reads the tables of data sets: CSV in UTF-8, the header in its first line. `cells` reads the values.
+
+* A cell that is used and holds control characters or more than `MAX_CELL` characters makes its row bad, and so does a
+  row with more cells than the header (a comma outside quotation marks). Other cells may hold anything, at any length.
+* Column names are compared without case, blanks, `_` and `-`. Rows are numbered as a spreadsheet does; empty ones, and
+  blank cells beyond the last column, are passed over.
+"""
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medmim.data.sources import sniff
+from medmim.data.sources.cells import HIDDEN, has_controls
+from medmim.errors import UserError, from_os_error
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+MAX_CELL = 4096  # characters of a cell that is used
+_WANTED = "a CSV table in UTF-8"
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEARCHED = 20  # lines at the start of a file in which a header may be
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its number in the file, the cells that it has of the columns asked for, and why it is unusable."""
+
+    number: int
+    cells: dict[str, str]
+    problems: tuple[tuple[str, str], ...] = ()  # column, reason
+
+    def __getitem__(self, column: str) -> str:
+        """The cell; empty where the row or the table lacks it."""
+        return self.cells.get(column, "")
+
+
+def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+    """Read a table in CSV.
+
+    Args:
+        path: The file: UTF-8, commas, its header in the first line.
+        needed: Columns that it must have, in lower case without blanks, `_` and `-`.
+        optional: Columns that it may have.
+
+    Yields:
+        The rows that are not empty, one after another: a table may be larger than the memory.
+
+    Raises:
+        UserError: It is no such file, lacks columns, or has a broken quotation; the message says what it is.
+    """
+    sniff.refuse_other(path, _WANTED)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file, _cells_of_any_length():
+            yield from _parsed(path, csv.reader(file, strict=True), needed, optional)
+    except OSError as error:
+        raise from_os_error(error, f"reading {path.name}") from error
+    except UnicodeDecodeError:
+        data = path.read_bytes()
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise sniff.not_utf8(data, error).error(path, _WANTED) from None
+        raise
+
+
+def _parsed(path: Path, table: "Reader", needed: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    records = _records(path, table)
+    header = next(records, [])
+    keys = [_key(name) for name in header]
+    columns = {name: [i for i, key in enumerate(keys) if key == name] for name in (*needed, *optional) if name in keys}
+    if not columns.keys() >= set(needed):
+        raise _no_columns(path, keys, needed)
+    for number, cells in enumerate(records, 2):
+        if not any(cell.strip(HIDDEN).strip() for cell in cells):
+            continue
+        extra = len(cells) - len(header)
+        if cells == header:
+            yield Row(number, {}, (("", "the header again"),))
+        elif extra > 0 and any(cell.strip() for cell in cells[len(header) :]):
+            reason = f"the row has {extra} cells more than the header: a comma outside quotation marks"
+            yield Row(number, {}, (("", reason),))
+        else:
+            found = {name: [cells[i] for i in at if i < len(cells)] for name, at in columns.items()}
+            yield _row(number, found, needed)
+
+
+def _row(number: int, found: dict[str, list[str]], needed: Sequence[str]) -> Row:
+    problems = [(name, "the row ends before this column") for name in needed if not found[name]]
+    for name, cells in found.items():
+        if len(set(cells)) > 1:
+            problems.append((name, "two columns have this name and differ"))
+        elif cells and len(cells[0]) > MAX_CELL:
+            problems.append((name, f"a cell of more than {MAX_CELL:,} characters"))
+        elif cells and has_controls(re.sub(r"\s", "", cells[0].strip(HIDDEN))):
+            problems.append((name, "a cell with control characters"))
+    values = {name: cells[0].strip(HIDDEN).strip() for name, cells in found.items() if cells}
+    return Row(number, values, tuple(problems))
+
+
+def _records(path: Path, table: "Reader") -> Iterator[list[str]]:
+    start = 1
+    while True:
+        start = table.line_num + 1
+        try:
+            yield next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise UserError(
+                    f"{path.name} is not a complete CSV file: the quotation mark in line {start} is never closed",
+                    reason="the mark is wrong, or the end of the file is missing",
+                    fix=f"correct line {start}; if the file is shorter than where it came from, copy it completely",
+                ) from None
+            raise UserError(
+                f"{path.name} has a broken quotation in line {start}",
+                reason=f"{error}: what follows cannot be cut into cells",
+                fix=f'correct line {start}: a quotation mark inside a quoted cell is written twice ("")',
+            ) from None
+
+
+def _no_columns(path: Path, keys: Sequence[str], needed: Sequence[str]) -> UserError:
+    """Why the first line lacks the columns: it is cut at other marks, is not the header, or the file is no table."""
+    with path.open("rb") as file:
+        head = file.read(sniff.HEAD)
+    for number, line in enumerate(head.decode("utf-8-sig", "replace").splitlines()[:_SEARCHED], 1):
+        for mark, name in _DELIMITERS.items():
+            if not {_key(cell) for cell in next(csv.reader([line], delimiter=mark), [])}.issuperset(needed):
+                continue
+            if number > 1:
+                kind = sniff.Kind(f"a table whose header is line {number}", sniff.in_place(f"tail -n +{number}"))
+                return kind.error(path, "one that starts with its header")
+            code = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter={mark!r}))"
+            kind = sniff.Kind(f"a table separated by {name}", sniff.in_place(f'python3 -c "{code}"'))
+            return kind.error(path, "one separated by commas")
+    other = sniff.text_kind(head)
+    if other is not None and other != sniff.TABLE:
+        return other.error(path, _WANTED)
+    return UserError(
+        f"{path.name} lacks columns: {', '.join(name for name in needed if name not in keys)}",
+        reason=f"its first line names {', '.join(filter(None, keys))[:300] or 'none'}",
+        fix="name these columns in the first line",
+    )
+
+
+def _key(name: str) -> str:
+    """A column's name as it is compared."""
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).strip(HIDDEN).casefold())
+
+
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """Lift the limit of `csv`, which would refuse the whole file for one long note."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
