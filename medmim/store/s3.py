@@ -5,6 +5,7 @@ Every operation is retried after a temporary failure, and what the server refuse
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 _MULTIPART = 16 << 20  # bytes in one part of a large upload
 _HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # what HTTPS servers answer to plain HTTP
+
+# What may pass by itself has no status in common: most of these come as 400, 403 or 409. The codes are those of AWS
+# (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html), its SDKs' retry rules, MinIO, Ceph and OSS.
+_TEMPORARY_STATUS = (408, 425, 429)
+_TEMPORARY_CODE = re.compile(
+    r"RequestTimeout|PriorRequestNotComplete|OperationAborted|ConditionalRequestConflict|IncompleteBody|BadDigest"
+    r"|NoSuchUpload|InvalidPart$|InternalError|InternalFailure|ServiceUnavailable|ServiceFailure|ClientDisconnected"
+    r"|Busy|SlowDown|Thrott|TooManyRequests|ThroughputExceeded|(Request|Rate|Bandwidth|Qps|Traffic)LimitExceeded"
+)
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+_CLOCK = ("RequestTimeTooSkewed", "RequestExpired", "RequestNotReadyYet")
 
 T = TypeVar("T")
 
@@ -61,7 +73,7 @@ class S3Store:
             if answer.status == 412:
                 # After a lost answer the object that exists may be ours.
                 return tries > 1 and b"".join(self._stream(name)) == data
-            if answer.status == 409 or answer.status >= 500:  # 409: two conditional writes at once, try again
+            if answer.status == 409:  # two conditional writes at once
                 raise ServerError(f"server failed with HTTP status code {answer.status}", answer.status)
             if answer.status >= 300:
                 raise S3Error.fromxml(answer)
@@ -70,14 +82,27 @@ class S3Store:
         return self._call(key, put)
 
     def upload(self, key: str, path: Path) -> None:
-        self._call(key, lambda name: self._client.fput_object(self.bucket, name, str(path), part_size=_MULTIPART))
+        def put(name: str) -> None:
+            done = self._client.fput_object(self.bucket, name, str(path), part_size=_MULTIPART)
+            if not done.etag:  # S3 may fail to join the parts with status 200 and an error in the body
+                raise ServerError("the parts of a large file were not joined", 500)
+
+        self._call(key, put)
 
     def download(self, key: str, path: Path) -> None:
         self._call(key, lambda name: write_atomically(path, self._stream(name)))
 
     def exists(self, key: str) -> bool:
+        def stat(name: str) -> None:
+            try:
+                self._client.stat_object(self.bucket, name)
+            except S3Error as error:
+                if error.response.status != 400:
+                    raise
+                next(self._stream(name), b"")  # a HEAD is answered without a body: a GET says what is wrong
+
         try:
-            self._call(key, lambda name: self._client.stat_object(self.bucket, name))
+            self._call(key, stat)
         except FileNotFoundError:
             return False
         return True
@@ -129,17 +154,42 @@ class S3Store:
                 f"there is no bucket '{self.bucket}' at {self.endpoint}",
                 fix=f"create it (`aws s3 mb s3://{self.bucket}` or `mc mb`), or give another store",
             )
-        if error.code == "RequestTimeTooSkewed":
+        if error.code in _CLOCK or (error.code == "AccessDenied" and "Request has expired" in message):
             return UserError(
                 f"{self.endpoint} refuses requests of this machine: their clocks differ too much",
                 reason=f"{message} This machine's clock shows {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC.",
                 fix="set the clock of this machine (or node), or of the server: NTP should keep both",
+            )
+        if error.code in _EXPIRED:
+            return UserError(
+                f"the credentials for {self.uri} have expired",
+                reason=message,
+                fix="log in again (such as `aws sso login`) and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+                "AWS_SESSION_TOKEN to the new ones; then run the same command: finished steps are kept",
+            )
+        if error.code == "InvalidToken":
+            return UserError(
+                f"the session token for {self.uri} is not valid",
+                reason=message,
+                fix="set AWS_SESSION_TOKEN to the one that came with these two keys; unset it where they are permanent",
+            )
+        if error.code == "InvalidObjectState":
+            return UserError(
+                f"s3://{self.bucket}/{name} is archived and cannot be read",
+                reason=message,
+                fix="restore it (`aws s3api restore-object`), and keep the store out of archive storage classes",
             )
         if error.code in ("AuthorizationHeaderMalformed", "AuthorizationQueryParametersError", "InvalidRegion"):
             return UserError(
                 f"{self.endpoint} is not in the region {os.environ.get('AWS_REGION') or 'that was assumed'}",
                 reason=message,
                 fix="set AWS_REGION to the region that the server names",
+            )
+        if _is_temporary(error) and error.response.status != 507:
+            return Unavailable(
+                f"{self.endpoint} does not serve the store {self.uri} for now",
+                reason=message,
+                fix="run the same command again: finished steps are kept; MEDMIM_PATIENCE=300 waits longer by itself",
             )
         if error.response.status in (401, 403):
             return UserError(
@@ -153,8 +203,6 @@ class S3Store:
                 reason=message,
                 fix="free some space there, then run the same command",
             )
-        if _is_temporary(error):
-            return self._unreachable(message)
         return UserError(f"{self.endpoint} refuses an operation on s3://{self.bucket}/{name}", reason=message)
 
     def _unreachable(self, reason: str) -> UserError:
@@ -184,7 +232,9 @@ os.register_at_fork(after_in_child=connect.cache_clear)  # connections must not 
 def _is_temporary(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, S3Error):
-        return bool(error.response.status >= 500 or error.response.status == 429)
+        status = error.response.status
+        failed = status in _TEMPORARY_STATUS or (status >= 500 and status != 501)  # 501: it cannot do this at all
+        return failed or _TEMPORARY_CODE.search(error.code or "") is not None
     if "CERTIFICATE_VERIFY_FAILED" in str(error) or _HTTP_TO_HTTPS in str(error):
         return False
     return isinstance(error, HTTPError | ServerError | InvalidResponseError | ParseError)
