@@ -1,48 +1,31 @@
 """Extracts the chosen option from the free text of an answer; what is ambiguous is None, never guessed.
 
-An answer is parsed as a letter (`B`, `B: text`, `(b)`, `**B**`, `The answer is B.`, `option B`) or as the text of one
-option, ignoring case and punctuation; all references to an image are equal (`the second image`, `image two`, `2nd`).
-Two different options, a contradiction, or a letter without an option give None.
+The rules, in order; the first that finds an option decides, and a rule that finds two leaves the answer unread:
+
+1. The form of the prompt (`B: text`), because an option may hold any text, also what later rules would remove.
+2. Thinking is removed and is never the answer; of what is left, the content of answer tags, where there are any
+   (`reply_text`), because the model itself marked it.
+3. The options repeated in order are removed: an echo of the question is no choice.
+4. The text of an option and nothing else (`option_text`).
+5. What is stated: a line that is a letter, the letter that leads the first line, and claims (`the answer is B`). They
+   must agree; only a final answer, or a claim after a word of correction, replaces an earlier one.
+6. A letter in a weaker place (`(B)`, `option B`), if it is the only one and no other option's text contradicts it.
+7. The only option whose text is named.
+
+What marks a letter stands in `wordings`.
 """
 
 import itertools
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from medmim.bench import option_text, reply_text, wordings
+from medmim.bench.option_text import Options
 from medmim.sample import LETTERS
 
-_L = f"[{LETTERS[0].lower()}-{LETTERS[-1].lower()}]"
-# Not letters: `e.g.` and `a.m.` (full stop inside), `d-dimer` (dash inside), `a mass` (an article).
-_STOP = r"(?=\s*(?:$|[:,;!?)\]}]|\.(?!\w\.)|[-–—](?:\s|$)|(?:because|since)\b))"
-_LEAD = re.compile(rf"^[\s(\[{{]*(?:option\s+|choice\s+)?({_L}){_STOP}")
-_BARE = re.compile(rf"^[\s(\[{{]*({_L})\s+(?=\S)")
-_ELSEWHERE = (
-    re.compile(rf"\b(?:options?|choice|letter|select|choose|chose|pick|go with|boxed)\s*[:=]?\s*[(\[{{]?({_L}){_STOP}"),
-    re.compile(r"\b(?:options?|choice|letter|select|choose|chose|pick|go with)\s*[:=]?\s*[(\[{]?([b-h])(?![\w'-])"),
-    re.compile(rf"[(\[]\s*({_L})\s*[)\]]"),
-    re.compile(rf"(?<![\w'-])({_L})\s*[:)](?!\w:)"),
-    re.compile(rf"(?<![\w'-])({_L})\s+is\s+(?:not\s+)?(?:the\s+)?(?:correct|right|best|wrong|incorrect|answer)\b"),
-)
-_MORE = re.compile(rf"[)\]}}]?\s*(?:,|/|&|\bor\b|\band\b)\s*[(\[{{]?({_L})(?:{_STOP}|(?=\s*(?:/|&|or\b|and\b)))")
-_CLAIM = re.compile(r"\banswer(?:\s+to\s+\w+(?:\s+\w+)?)?\s*(?:(?:is|would be|should be|must be)\b\s*:?|[:=])\s*")
-_CLAIMED = re.compile(rf"^[\s(\[{{]*(?:option\s+|choice\s+|letter\s+)?(?:({_L}){_STOP}|([b-h])(?![\w'-]))")
-
-_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:'[^\W_]+)*|[.,;:!?()\[\]]")
-_MARKS = set(".,;:!?()[]")
-_ARTICLES = {"the", "a", "an"}
-_FIRST = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-_1ST = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
-_ONE = ("one", "two", "three", "four", "five", "six", "seven", "eight")
-_ORDINALS = {word: i for words in (_FIRST, _1ST) for i, word in enumerate(words, 1)}
-_NUMBERS = {word: i for words in (_ONE, "12345678") for i, word in enumerate(words, 1)}
-_NOUNS = {"image", "picture", "photo", "photograph", "scan", "figure", "film", "radiograph", "view"}
-_NOT = {"not", "no", "never", "neither", "nor", "without", "except", "excluding", "cannot"}
-_NOT_BEFORE = re.compile(r"(?:\b(?:not|no|never|neither|nor|except|excluding|cannot|rather than|instead of)|n't)"
-                         r"\s+(?:[\w']+\s+){0,4}[(\[{]?$")  # fmt: skip
-_WRONG = re.compile(r"^[)\]}]?\s*(?:is|was|seems)?(?:\s*not|n't)?\s*(?:wrong|incorrect|ruled out|excluded)\b"
-                    r"|^[)\]}]?\s*(?:is|was)(?:\s+not|n't)\s+(?:correct|right|it|the|an?|my)\b")  # fmt: skip
+_NEAR = 120  # characters beside a letter in which it may be negated
+_BOTH = -1  # two options are stated, or a letter and another option's text
 
 
 def extract(text: str, options: Sequence[str], images: int = 0) -> int | None:
@@ -56,166 +39,239 @@ def extract(text: str, options: Sequence[str], images: int = 0) -> int | None:
     Returns:
         Index of the option, or None where the text names none or several, or contradicts itself.
     """
-    said = _fold(re.sub(r"(?s)<think>.*?</think>", " ", text))
-    named = [_fold(option) for option in options]
-    if not said or not options:
-        return None
-    for i, option in enumerate(named):  # the form of the prompt: `B: text`
-        if _letter_form(said) == _letter_form(f"{LETTERS[i].lower()}: {option}"):
+    said = " ".join(reply_text.fold(text).split())
+    for i, option in enumerate(options):
+        written = " ".join(f"{LETTERS[i].lower()}: {reply_text.fold(option)}".split())
+        if said and _prompt_form(said) == _prompt_form(written):
             return i
-    reader = _Reader(named, [_tokens(option, images) for option in named], images)
-    exact = reader.exactly(said)
-    if exact is not None and not re.fullmatch(_L, said):
+    known = Options(tuple(options), images)
+    found = {_read(known, reply_text.lines(part)) for part in reply_text.answers(text)} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def letters_in(text: str) -> set[str]:
+    """The capital letters of options that stand by themselves in a reply, wherever; to see what is left unread."""
+    return {found[0] for found in re.finditer(rf"(?<![\w'-])[{LETTERS}](?![\w'-]|\s+[a-z])", text)}
+
+
+def _read(options: Options, lines: Sequence[str]) -> int | None:
+    turn = reply_text.first_turn(lines)
+    if len(turn) < len(lines) and (choice := _read(options, turn)) is not None:
+        return choice
+    lines = _without_echo(options, lines)
+    whole = " | ".join(lines)  # a mark, so that an `a` that ends a line is no article
+    exact = options.exactly(whole)
+    if exact is not None and not re.fullmatch(wordings.LETTER, whole):
         return exact
-    cues = [*_CLAIM.finditer(said)]
-    ends = [cue.start() for cue in cues[1:]] + [len(said)]
-    claims = [said[cue.end() : end] for cue, end in zip(cues, ends, strict=False)]
-    claimed = {reader.claim(part) for part in claims if part.strip()} - {None}
-    if claimed:
-        lead = _LEAD.match(said)
-        return _only(claimed | ({_index(lead[1])} if lead else set()), len(options))
-    return reader.read(said)
+    stated = _decided(list(_statements(options, lines)), "\n".join(lines))
+    if stated is not None:
+        return _valid(stated, options)
+    letters, texts = _letters(whole), options.named(whole)
+    if not letters:
+        return _only(texts, options)
+    choice = _only(letters, options)
+    contradicted = choice is not None and len(texts) == 1 and options.tokens[choice] != options.tokens[min(texts)]
+    return None if contradicted else choice
 
 
 @dataclass(frozen=True)
-class _Reader:
-    named: list[str]
-    tokens: list[list[str]]
-    images: int
+class _Statement:
+    """An option that is stated: its index or `_BOTH`, where in the text, and whether it is called final."""
 
-    def exactly(self, said: str) -> int | None:
-        words = _tokens(said, self.images)
-        for i, own in enumerate(self.tokens):
-            if (own and own == words) or (not own and self.named[i] == said):
-                return i
-        if len(words) == 1 and words[0] in _NUMBERS and [f"#{_NUMBERS[words[0]]}"] in self.tokens:
-            return self.tokens.index([f"#{_NUMBERS[words[0]]}"])
+    choice: int
+    at: int
+    final: bool = False
+
+
+def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
+    items = {found[1] for line in lines if (found := wordings.ITEM.match(line))}
+    headings = {options.exactly(line) for line in lines} - {None}
+    begin = 0
+    for number, line in enumerate(lines):
+        whole = _short(options, line)
+        if whole is None and number in (0, len(lines) - 1) and len(headings) < 2 and not line.endswith(":"):
+            whole = options.exactly(line) if len(lines) > 1 else None
+            whole = options.shortened(line) if whole is None and number == 0 else whole
+        if whole is None and number == 0 and len(items) < 2:  # several lines with letters list the options
+            whole = _lead(options, line)
+        if whole is not None:
+            yield _Statement(whole, begin)
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        for unit in wordings.SENTENCE.finditer(line):
+            short = _short(options, unit[0], letter_only=True) if whole is None else None
+            if short is not None:
+                yield _Statement(short, begin + unit.start())
+            if not unit[0].endswith("?") or unit[0] == line:  # else a question to itself
+                for choice, at, final in _claims(options, unit[0], following):
+                    yield _Statement(choice, begin + unit.start() + at, final)
+        begin += len(line) + 1
+
+
+def _decided(found: list[_Statement], said: str) -> int | None:
+    """The option that the statements agree on; `_BOTH` where they do not, None where there is none."""
+    if not found:
         return None
+    last = max(found, key=lambda one: one.at)
+    others = [one for one in found if one.choice != last.choice]
+    if not others:
+        return last.choice
+    corrected = wordings.CORRECTION.search(said, max(one.at for one in others), last.at)
+    opening = any(one.at == 0 and not one.final for one in others)
+    return last.choice if corrected or (last.final and not opening) else _BOTH
 
-    def claim(self, part: str) -> int | None:
-        """The option named after `the answer is`: by a letter right behind it, or by its text."""
-        exact = self.exactly(part.rstrip(" ."))
-        if exact is not None:
-            return exact
-        sentence = re.split(r"\.\s", part, maxsplit=1)[0]
-        match = _CLAIMED.match(part)
-        if match is None:
-            return _only(self.texts(sentence), len(self.named))
-        letter = _index(match[1] or match[2])
-        named = self.exactly(sentence[match.end() :].strip(" .:)]}-"))
-        contradicts = named is not None and letter < len(self.tokens) and self.tokens[letter] != self.tokens[named]
-        return None if contradicts or _MORE.match(part, match.end()) else letter
 
-    def read(self, said: str) -> int | None:
-        letters, texts = self.letters(said), self.texts(said)
-        if not letters:
-            return _only(texts, len(self.named))
-        choice = _only(letters, len(self.named))
-        if choice is None or (len(texts) == 1 and self.tokens[choice] != self.tokens[min(texts)]):
-            return None  # `A: worse` where A is `stable`
-        return choice
+def _short(options: Options, line: str, letter_only: bool = False) -> int | None:
+    """The option of a line that is nothing but a letter, or a letter and its own text, in either order."""
+    bare = _unfilled(line)
+    match = wordings.BRACKETED.match(bare)
+    if match and not _wrong(bare[match.end(1) :]):
+        index, rest = _index(match[1]), bare[match.end(1) :].strip(" .,:;!?()[]{}>|=-")
+        if not rest or (not letter_only and _is_text(options, index, rest)):
+            return index
+    behind = None if letter_only else wordings.BEHIND_TEXT.search(bare)
+    if behind:
+        named, index = options.exactly(bare[: behind.start()].strip(" .,:;-(")), _index(behind[1])
+        if named is not None and index < len(options.tokens):
+            return index if options.tokens[index] == options.tokens[named] else _BOTH
+    return None
 
-    def letters(self, said: str) -> set[int]:
-        found = set()
-        bare = _BARE.match(said)
-        if bare and _index(bare[1]) < len(self.tokens):
-            own = self.tokens[_index(bare[1])]
-            if own and own == _tokens(said[bare.end() :], self.images):
-                found.add(_index(bare[1]))
-        for pattern in (_LEAD, *_ELSEWHERE):
-            for match in pattern.finditer(said):
-                clause = re.split(r"[.,;:!?]", said[: match.start(1)])[-1]
-                if _NOT_BEFORE.search(clause) or _WRONG.match(said, match.end(1)) or _wrong(said[match.end(1) :]):
-                    continue
-                found.add(_index(match[1]))
-                end = match.end(1)
-                while more := _MORE.match(said, end):
-                    found.add(_index(more[1]))
-                    end = more.end(1)
-        return found
 
-    def texts(self, said: str) -> set[int]:
-        """Options whose words are in the text and are not negated; a longer option hides those within it."""
-        words, clauses = _words(said, self.images)
-        if words and words[0] in ("yes", "no") and [words[0]] in self.tokens and clauses[:2] != [0, 0]:
-            return {self.tokens.index([words[0]])}  # `No, there is no mass`
-        free = [True] * len(words)
-        found = set()
-        for own in sorted({tuple(t) for t in self.tokens if t}, key=lambda t: (-len(t), t)):
-            for at in range(len(words) - len(own) + 1):
-                if tuple(words[at : at + len(own)]) == own and all(free[at : at + len(own)]):
-                    free[at : at + len(own)] = [False] * len(own)
-                    if not _negated(words, clauses, at, len(own)):
-                        found.add(self.tokens.index(list(own)))
-        return found
+def _lead(options: Options, line: str) -> int | None:
+    """The option of a line that begins with a letter and a mark; `_BOTH` where the text behind is another option's."""
+    bare = _unfilled(line)
+    match = wordings.LEAD.match(bare)
+    if not match or _wrong(bare[match.end(1) :]) or wordings.MORE.match(bare, match.end(1)):
+        return None
+    index, rest = _index(match[1]), bare[match.end(1) :]
+    if wordings.BECAUSE.match(rest) or index >= len(options.tokens):
+        return index
+    named = {tuple(options.tokens[i]) for i in options.named(rest)}
+    return _BOTH if len(named) == 1 and tuple(options.tokens[index]) not in named else index
+
+
+def _claims(options: Options, unit: str, following: str) -> Iterator[tuple[int, int, bool]]:
+    """(option or `_BOTH`, where, whether it is final) of each claim in a sentence.
+
+    A claim without anything behind it is about the following line.
+    """
+    for start, begin, end in _cues(unit):
+        part = unit[begin:end] if unit[begin:].strip(" :=-([") else following
+        clause = re.split(r"[,;]|\bbut\b", unit[max(0, start - _NEAR) : start])[-1]
+        refused = wordings.NOT_BEFORE.search(clause) or wordings.DOUBT_BEFORE.search(clause)
+        choice = None if refused else _claimed(options, part)
+        if choice is not None:
+            yield choice, start, bool(wordings.FINAL.search(unit, max(0, start - _NEAR), begin))
+    for match in wordings.CLAIM_BEHIND.finditer(unit):
+        clause = _clause(unit[max(0, match.start(1) - _NEAR) : match.start(1)])
+        if (
+            not wordings.NOT_BEFORE.search(clause)
+            and not wordings.DOUBT_BEFORE.search(clause)
+            and not _wrong(unit[match.end(1) :][:_NEAR])
+        ):
+            at = match.start(1)
+            yield _index(match[1]), at, bool(wordings.FINAL.search(unit, max(0, at - _NEAR), at))
+
+
+def _cues(unit: str) -> Iterator[tuple[int, int, int]]:
+    """Where each `the answer is` begins and ends, and where what it claims ends: at the next one."""
+    spans = sorted(
+        {match.span() for pattern in wordings.CLAIMS for match in pattern.finditer(unit)}, key=lambda s: (s[1], s)
+    )
+    last = {end: (start, end) for start, end in reversed(spans)}  # of those with one end, the longest
+    cues = [last[end] for end in sorted(last)]
+    for (start, end), (following, _) in itertools.pairwise([*cues, (len(unit), 0)]):
+        if following >= end:  # else it is the beginning of a longer cue
+            yield start, end, following
+
+
+def _claimed(options: Options, part: str) -> int | None:
+    """The option named right behind `the answer is`: by a letter, or by its text; `_BOTH` where they differ."""
+    said = part.strip(" .:")
+    exact = options.exactly(said)
+    if exact is not None and not re.fullmatch(wordings.LETTER, said):
+        return exact
+    bare = _unfilled(part)
+    if re.match(r"(?:not|neither|never)\b", bare):
+        return None
+    letter = wordings.BRACKETED.match(bare)
+    after = bare[letter.end(1) :] if letter else ""
+    if letter and (wordings.CLOSED.match(after) or _is_text(options, _index(letter[1]), after)):
+        index, named = _index(letter[1]), options.exactly(after.strip(" .:)]}>-"))
+        if _wrong(after):
+            return None
+        several = wordings.MORE.match(after) or (named is not None and not _is_text(options, index, after))
+        return _BOTH if several else index
+    short = options.shortened(said)
+    return _maybe(options.named(said)) if short is None else short
+
+
+def _is_text(options: Options, index: int, text: str) -> bool:
+    """Whether a text is that of an option, and nothing else."""
+    own = options.tokens[index] if index < len(options.tokens) else []
+    return bool(own) and own == options.tokens_of(text)
+
+
+def _letters(said: str) -> set[int]:
+    """Letters in weaker places that are not negated and name no class."""
+    found = set()
+    for pattern in wordings.WEAKER:
+        for match in pattern.finditer(said):
+            before = said[max(0, match.start(1) - _NEAR) : match.start(1)]
+            if (
+                wordings.NOT_BEFORE.search(_clause(before))
+                or wordings.CLASSIFIED.search(before)
+                or _wrong(said[match.end(1) :][:_NEAR])
+            ):
+                continue
+            found.add(_index(match[1]))
+            end = match.end(1)
+            while more := wordings.MORE.match(said, end):
+                found.add(_index(more[1]))
+                end = more.end(1)
+    return found
+
+
+def _without_echo(options: Options, lines: Sequence[str]) -> list[str]:
+    """The lines without the first run of `A: text B: text ...`, which repeats the question."""
+    said = "\n".join(lines)
+    items = [rf"{LETTERS[i].lower()}\s*[:.)-]+\s*{re.escape(text)}" for i, text in enumerate(options.plain) if text]
+    if len(items) < 2:
+        return list(lines)
+    run = re.compile(r"(?<![^\W_])[(\[]?" + r"[\s,;|*•.)-]+[(\[]?".join(items) + r"(?![^\W_])\W*?(?=\n|\s|$)")
+    return [line for line in run.sub("\n", said, count=1).split("\n") if line.strip(" .,;:")]
+
+
+def _clause(before: str) -> str:
+    return re.split(r"[.,;:!?|]", before)[-1]
 
 
 def _wrong(after: str) -> bool:
-    return bool(_WRONG.match(after))
+    return option_text.wrong(after) or bool(wordings.REJECTED.match(after))
 
 
-def _negated(words: list[str], clauses: list[int], at: int, length: int) -> bool:
-    near = range(max(0, at - 5), at)
-    before = [words[i] for i in near if clauses[i] == clauses[at]]
-    if any(w in _NOT or w.endswith("n't") for w in before) or before[-2:] in (["rather", "than"], ["instead", "of"]):
-        return True
-    return _wrong(" " + " ".join(words[at + length : at + length + 4]))
+def _unfilled(line: str) -> str:
+    """A line without the words that may stand before a choice: `Sure, it's option B`."""
+    while (match := wordings.FILLER.match(line)) and match.end() < len(line):
+        line = line[match.end() :]
+    return line
 
 
-def _fold(text: str) -> str:
-    """Normalise case, quotes, white space and emphasis."""
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper().casefold())
-    text = re.sub(r"[*`\"“”«»]|(?<!\w)_+|_+(?!\w)", "", text.replace("’", "'"))
-    return " ".join(text.split())
-
-
-def _letter_form(said: str) -> str:
-    return re.sub(rf"^({_L})\s*[:.)]\s*", r"\1: ", said).rstrip(" .")
-
-
-def _words(said: str, images: int) -> tuple[list[str], list[int]]:
-    """Words without articles, image references as `#2`, and the clause of each word."""
-    raw: list[tuple[str, int]] = []
-    clause = 0
-    found = [*_WORD.findall(said), "."]
-    for word, after in itertools.pairwise(found):
-        clause += word in _MARKS or word in ("but", "however")
-        if word not in _MARKS and (word not in _ARTICLES or after in _MARKS):  # `a)` is not an article
-            raw.append((word, clause))
-    words: list[str] = []
-    clauses: list[int] = []
-    at = 0
-    while at < len(raw):
-        word, took = _reference([w for w, _ in raw[at : at + 3]], images)
-        words.append(word)
-        clauses.append(raw[at][1])
-        at += took
-    return words, clauses
-
-
-def _tokens(said: str, images: int) -> list[str]:
-    return _words(said, images)[0]
-
-
-def _reference(ahead: list[str], images: int) -> tuple[str, int]:
-    word, rest = ahead[0], ahead[1:]
-    if word in _NOUNS and rest and rest[0] in _NUMBERS:
-        return f"#{_NUMBERS[rest[0]]}", 2
-    number = _ORDINALS.get(word) or (images or -1 if word == "last" else 0)
-    if not number:
-        return word, 1
-    took = 1
-    if rest and (rest[0] in _NOUNS or rest[0] == "one"):
-        took = 2
-    elif rest[:2] in (["in", "sequence"], ["in", "order"]):
-        took = 3
-    return ("#last" if number < 0 else f"#{number}"), took
+def _prompt_form(said: str) -> str:
+    return re.sub(rf"^({wordings.LETTER})\s*[:.)]\s*", r"\1: ", said).rstrip(" .")
 
 
 def _index(letter: str) -> int:
     return LETTERS.lower().index(letter)
 
 
-def _only(found: set[int] | set[int | None], options: int) -> int | None:
-    one = next(iter(found)) if len(found) == 1 else None
-    return one if one is not None and one < options else None
+def _maybe(found: set[int]) -> int | None:
+    return found.pop() if len(found) == 1 else None
+
+
+def _valid(choice: int, options: Options) -> int | None:
+    return choice if 0 <= choice < len(options.texts) else None
+
+
+def _only(found: set[int], options: Options) -> int | None:
+    choice = _maybe(set(found))
+    return None if choice is None else _valid(choice, options)

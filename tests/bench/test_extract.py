@@ -2,25 +2,21 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from medmim.bench.extract import extract
+from medmim.bench.extract import extract, letters_in
 from medmim.sample import LETTERS, split_options
+from tests.support.wordings import READ, UNREAD, fill
 
 COURSE = ("stable", "worse", "improved")
 IMAGES = ("Image 1", "Image 2", "Image 3")
 RESECTION = ("partially resected", "completely resected", "not resected", "resected")
 
-LETTER_WORDINGS = (
-    "{l}", "{l}.", "{l}:", "({l})", "{l})", "**{l}**", "`{l}`", "Answer: {l}", "The answer is {l}.", "option {l}",
-    "Option {l}: {t}", "{l}) {t}", "{l}. {t}", "{l}: {t}", "{l} {t}", "{l} - {t}", "({l}) {t}", "**{l}: {t}**",
-    "Final answer: ({l})", "The correct answer is option {l}: {t}.", "I choose {l}.", "{l} is correct.",
-    "The answer is {l} because of the images.", "\\boxed{{{l}}}", "<think>A or B?</think>{l}",
-)  # fmt: skip
 TEXT_WORDINGS = ("{t}", "{t}.", " {t} ", '"{t}"', "**{t}**", "Answer: {t}", "The answer is {t}.", "I see: {t}.")
 
 word = st.text("bcdfghjklmnpqrstuvwxyz", min_size=3, max_size=9)
@@ -29,10 +25,54 @@ options = st.lists(st.lists(word, min_size=1, max_size=3).map(" ".join), min_siz
 )
 
 
-@given(options, st.data(), st.sampled_from(LETTER_WORDINGS))
-def test_any_letter_wording_of_any_option_is_read(options, data, wording):
+FIXED = (
+    COURSE,
+    ("image 1", "image 2", "same size"),
+    ("left side", "right side", "both sides", "neither side"),
+    ("pneumonia", "normal", "tuberculosis", "covid-19", "effusion", "edema", "nodule", "fracture"),
+    ("yes", "no", "unclear"),
+)
+# A letter among marks and words, without any option's text: what is read must not depend on which letters these are.
+PIECES = (
+    "answer", "is", "the", "correct", "option", "choice", "letter", ":", "-", ".", ",", ";", "(", ")", "[", "]", '"',
+    "'", "*", "**", "\n", "\n\n", "because", "not", "or", "and", "but", "I think", "choose", "so", "therefore", "final",
+    "no", "best", "if", "what", "large mass", "image", "shows", "1", "it's", "<answer>", "</answer>", "<think>",
+    "</think>", "\\boxed{", "}", "would be", "{l}", "{l}", "{l}", "{l}", "{o}", "{o}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("template", READ)
+def test_every_letter_is_read_in_every_wording(template):
+    for options in FIXED:
+        for index in range(len(options)):
+            text = fill(template, options, index)
+            assert extract(text, options, 2) == index, (text, options)
+
+
+@pytest.mark.parametrize("template", UNREAD)
+def test_no_letter_is_read_where_none_or_two_are_meant(template):
+    for options in FIXED:
+        for index in range(len(options)):
+            text = fill(template, options, index)
+            assert extract(text, options, 2) is None, (text, options)
+
+
+@given(options, st.data(), st.sampled_from(READ))
+def test_any_letter_wording_of_any_option_is_read(options, data, template):
+    assume(len(options) > 2)
     index = data.draw(st.integers(0, len(options) - 1))
-    assert extract(wording.format(l=LETTERS[index], t=options[index]), options) == index
+    assert extract(fill(template, options, index), options) == index
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=9).map(" ".join))
+@settings(max_examples=300)
+def test_other_letters_change_nothing_but_the_letter_that_is_read(template):
+    options = ("brond", "clest", "frimp", "gloft", "hurst", "jolth", "krint", "morps")
+    read = set()
+    for one, other in ((0, 1), (1, 0), (2, 5), (7, 0), (4, 3)):
+        index = extract(template.replace("{l}", LETTERS[one]).replace("{o}", LETTERS[other]), options, 2)
+        read.add({one: "one", other: "other"}.get(index, index))
+    assert len(read) == 1
 
 
 @given(options, st.data(), st.sampled_from(TEXT_WORDINGS))
@@ -115,6 +155,56 @@ def test_a_negation_within_an_option_is_its_own():
     assert extract("It was completely resected", RESECTION) == 1
     assert extract("No, there is no mass", ("yes", "no")) == 1
     assert extract("Yes, there is no doubt", ("yes", "no")) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("Partially resected", 1), ("The tumor has been resected partially.", 1), ("partial", 1), ("Resected.", 0),
+        ("incompletely resected", None), ("nearly completely resected", None), ("subtotally resected", None),
+    ],
+)  # fmt: skip
+def test_a_qualified_option_is_another_one(text, index):
+    assert extract(text, ("resected", "partial", "unchanged")) == index
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [("left", 0), ("The right.", 1), ("Answer: both", 2), ("side", None), ("no", None), ("Left\n\nIt is left.", 0)],
+)
+def test_the_beginning_of_one_option_is_read(text, index):
+    assert extract(text, ("left side", "right side", "both sides", "no side")) == index
+
+
+@pytest.mark.parametrize("text", ["image1", "Image #1", "image no. 1", "IMG 1", "image_1", "(image 1)", "scan one"])
+def test_an_image_reference_may_be_glued_or_numbered(text):
+    assert extract(text, IMAGES, 3) == 0
+
+
+def test_an_option_that_holds_a_letter_is_read_as_text():
+    options = ("type B", "type A", "E. coli", "hepatitis C", "vitamin D")
+    for text, index in (
+        ("Type A", 1),
+        ("It is type B.", 0),
+        ("E. coli", 2),
+        ("hepatitis C", 3),
+        ("The answer is vitamin D", 4),
+    ):
+        assert extract(text, options) == index, text
+
+
+def test_a_long_reply_is_read_in_linear_time():
+    options = ("image 1", "image 2")
+    for piece in ("<", "[", "(", "answer is ", "- ", "<think>", "not ", "\\boxed{", "option A shows. ", "A\n"):
+        begin = time.process_time()
+        extract(piece * (30_000 // len(piece)), options, 2)
+        assert time.process_time() - begin < 3, piece
+
+
+def test_the_letters_in_an_unread_reply_are_those_that_stand_by_themselves():
+    assert letters_in("perhaps it were A?") == {"A"}
+    assert letters_in("A large mass near B, (C) and D-dimer, CT") == {"B", "C"}
+    assert letters_in("Absent") == set()
 
 
 def test_numbers_are_read_whole():
