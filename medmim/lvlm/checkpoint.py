@@ -193,7 +193,7 @@ def family_of(path: Path) -> Family:
         kind = "an unreadable file"
         with suppress(ValueError, KeyError, TypeError):
             kind = f"of model_type '{json.loads(file.read_text())['model_type']}'"
-        raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=_supported()) from None
+        raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=supported()) from None
     except OSError as error:
         raise from_os_error(error, "reading the model") from None
     for family in FAMILIES:
@@ -202,7 +202,7 @@ def family_of(path: Path) -> Family:
     raise UserError(
         f"{path} is a checkpoint of another family: {kinds[0]} + {kinds[1]}",
         reason="its chat format is not known, and a wrong format would silently lower every score",
-        fix=_supported(),
+        fix=supported(),
     )
 
 
@@ -274,7 +274,8 @@ def quiet_transformers() -> Any:
     return transformers
 
 
-def _supported() -> str:
+def supported() -> str:
+    """The families, for the fix of an error."""
     return "give a checkpoint of: " + ", ".join(f"{f.name} ({f.vision} + {f.text})" for f in FAMILIES)
 
 

@@ -69,20 +69,15 @@ def of_model(model: Any) -> list[Weight]:
     """The weights of a loaded model under their published names; a tied weight once."""
     found: dict[int, Weight] = {}
     for name, tensor in model.state_dict().items():
-        weight = Weight(published_name(name), dtype_name(tensor.dtype), tuple(tensor.shape), _bytes_of(tensor))
-        found.setdefault(tensor.data_ptr(), weight)
+        found.setdefault(tensor.data_ptr(), of_tensor(published_name(name), tensor))
     return list(found.values())
 
 
-def dtype_name(dtype: Any) -> str:
-    """A torch dtype as safetensors calls it."""
-    return {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}[str(dtype).removeprefix("torch.")]
-
-
-def _bytes_of(tensor: "Tensor") -> Callable[[], list[Any]]:
-    import torch
-
-    return lambda: [memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())]
+def of_tensor(name: str, tensor: "Tensor") -> Weight:
+    """A tensor in memory as a weight to write."""
+    kinds = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+    dtype = kinds[str(tensor.dtype).removeprefix("torch.")]
+    return Weight(name, dtype, tuple(tensor.shape), lambda: [buffer(tensor, dtype)])
 
 
 def write(
@@ -193,12 +188,14 @@ def tensors(file: Path) -> Mapping[str, Stored]:
     return found
 
 
-def pieces(stored: Stored, dtype: str, piece: int = PIECE) -> Iterator[Any]:
-    """The bytes of a stored tensor as another dtype, `piece` bytes of the file at a time."""
-    import numpy as np
+def values(stored: Stored, piece: int = PIECE) -> Iterator["Tensor"]:
+    """A stored tensor's values, flat, `piece` bytes of the file at a time.
+
+    Raises:
+        ValueError: The file became shorter.
+    """
     import torch
 
-    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     with stored.file.open("rb") as source:
         source.seek(stored.begin)
         left = stored.end - stored.begin
@@ -207,5 +204,17 @@ def pieces(stored: Stored, dtype: str, piece: int = PIECE) -> Iterator[Any]:
             if not data:
                 raise ValueError(f"{stored.file.name} became shorter while it was read")
             left -= len(data)
-            values = torch.frombuffer(data, dtype=kinds[stored.dtype]).to(kinds[dtype])
-            yield memoryview(np.ascontiguousarray(values.view(torch.uint8).numpy()))
+            yield torch.frombuffer(data, dtype=_kind(stored.dtype))
+
+
+def buffer(tensor: "Tensor", dtype: str) -> memoryview:
+    """A tensor's bytes, row-major, as that dtype."""
+    import torch
+
+    return tensor.detach().cpu().to(_kind(dtype)).contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _kind(dtype: str) -> Any:
+    import torch
+
+    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype]

@@ -4,7 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import nodes
 from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from PIL import Image
 from transformers import AutoProcessor, pipeline
 
@@ -97,3 +100,19 @@ def test_the_template_decides_what_a_server_answers_so_it_is_in_the_digest(lvlm,
     saved = checkpoint.save(lvlm, tmp_path)
     (tmp_path / "chat_template.jinja").write_text("other")
     assert checkpoint.digest(tmp_path) != saved.digest
+
+
+class _Generation(Extension):
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+def test_the_template_loops_over_the_parts_of_a_message(lvlm):
+    """By that vLLM knows that images come apart from the text; else it writes `<image>` into the text itself."""
+    tree = ImmutableSandboxedEnvironment(extensions=[_Generation]).parse(lvlm.family.chat_template)
+    loops = [loop.iter for loop in tree.find_all(nodes.For)]
+    assert any(isinstance(it, nodes.Getitem) and (it.node.name, it.arg.value) == ("message", "content") for it in loops)

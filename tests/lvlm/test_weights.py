@@ -19,7 +19,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def read(stored, dtype, piece):
-    data = bytearray(b"".join(bytes(part) for part in weights.pieces(stored, dtype, piece)))
+    data = bytearray(b"".join(bytes(weights.buffer(part, dtype)) for part in weights.values(stored, piece)))
     return torch.frombuffer(data, dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
 
 
@@ -36,9 +36,7 @@ def drawn(count):
 @given(count=st.integers(1, 12), limit=st.integers(1, 200), piece=st.integers(1, 5))
 def test_what_is_written_is_read_by_safetensors_and_by_us(tmp_path_factory, count, limit, piece):
     folder, values = tmp_path_factory.mktemp("w"), drawn(count)
-    written = [
-        Weight(name, weights.dtype_name(t.dtype), tuple(t.shape), weights._bytes_of(t)) for name, t in values.items()
-    ]
+    written = [weights.of_tensor(name, tensor) for name, tensor in values.items()]
     weights.write(folder, written, limit)
     files = sorted(folder.glob("*.safetensors"))
     loaded = {name: tensor for file in files for name, tensor in load_file(file).items()}

@@ -1,0 +1,278 @@
+"""`import_base`: a published checkpoint -> a base in the store, which recipes name by its URI."""
+
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medmim import progress, store, terms
+from medmim.errors import Unavailable, UserError, from_os_error, wrap_os_errors
+from medmim.lvlm import checkpoint
+from medmim.lvlm.encode import tokens_per_image
+from medmim.lvlm.family import Turn
+from medmim.lvlm.importing import convert, layouts, source, tokenizer
+from medmim.lvlm.importing.layouts import Layout
+from medmim.lvlm.mantis import MANTIS
+from medmim.run.lock import locked
+from medmim.run.provenance import provenance
+from medmim.run.workspace import Workspace
+from medmim.sample import IMAGE, digest_of
+from medmim.store import Artifact
+from medmim.terms import Terms
+
+REVISION = 1
+STEP = "import"
+Tower = Literal["checkpoint", "stock"]
+
+_KNOWN = {  # hub name -> whose terms
+    "TIGER-Lab/Mantis-8B-siglip-llama3": "llama3",
+    "microsoft/llava-med-v1.5-mistral-7b": "llava-med",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read a checkpoint.
+
+    Attributes:
+        tower: For LLaVA-Med, whose checkpoint carries a tuned vision tower that its own code does not read: which one.
+        clip: Folder of the stock CLIP, where config.json does not lead to it.
+        hub: Whether the network may be asked for a hub name.
+        allowed: Terms of the checkpoint; those that are known of its name or layout where none are given.
+    """
+
+    tower: Tower | None = None
+    clip: Path | None = None
+    hub: bool = False
+    allowed: Terms | None = None
+
+
+def import_base(ref: str, ws: Workspace, options: Options, limit: int | None = None) -> Artifact:
+    """Convert a checkpoint and publish it as a model.
+
+    Args:
+        ref: A folder, `s3://` or a hub name.
+        ws: Its store receives the base.
+        options: How to read it.
+        limit: Bytes of a weight file. [default: 5 GB]
+
+    Returns:
+        The artifact. Its counts: family, layout, parameters, tokens per image, vision tower.
+
+    Raises:
+        UserError: Whatever is wrong with the checkpoint, by file and tensor; nothing is published then.
+        Unavailable: The store or the Hub does not answer, or another process is importing the same.
+    """
+    key = digest_of([STEP, str(REVISION), ref, str(options.tower), str(options.clip)])[:16]
+    work = ws.home / "work" / f"{STEP}-{key}"
+    with wrap_os_errors(f"importing {ref}"):
+        work.parent.mkdir(parents=True, exist_ok=True)
+        busy = Unavailable(f"another process is importing {ref} in {work}", fix="wait for it, or give another --home")
+        with locked(work, busy):
+            folder = source.local(ref, ws, work / "source", options.hub)
+            out = work / "base"
+            shutil.rmtree(out, ignore_errors=True)  # of a process that was killed
+            try:
+                artifact = _convert(ref, folder, out, ws, options, limit)
+            finally:
+                shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
+    return artifact
+
+
+def _convert(ref: str, folder: Path, out: Path, ws: Workspace, options: Options, limit: int | None) -> Artifact:
+    layout = layouts.layout_of(folder, options.clip)
+    tower = _tower(layout, options.tower, folder)
+    tokens, own = tokenizer.read(folder, layout.family, add=layout.name == "llava_mistral")
+    config, rows = layout.config, layout.config.text_config.vocab_size
+    if layout.name == "llava_mistral":
+        rows = -(-max(rows, len(tokens)) // layouts.ROWS) * layouts.ROWS
+        config.image_token_index = tokens.convert_tokens_to_ids(IMAGE)
+    _check_tokens(folder, layout, tokens, own)
+    planned = convert.plan(convert.find(layout, folder, tower), config, rows)
+    size = sum(weight.bytes for weight in planned)
+    progress.say(f"{ref}: {layout.family.name}, layout {layout.name}, {size / 2e9:.2f} billion parameters")
+    out.mkdir(parents=True)
+    in_place = not ws.store.startswith("s3://")
+    source.refuse_full_disk(out, (2 if in_place else 1) * size)
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = "bfloat16"
+    config.text_config.pad_token_id = tokens.pad_token_id
+    checkpoint.save_settings(
+        out, config, _generation(folder, tokens), tokens, image_processor(layout, folder), layout.family
+    )
+    allowed = options.allowed or _terms(ref, folder, layout)
+    (out / terms.FILE).write_text(allowed.dump())
+    with progress.bar("weights", size, "bytes") as bar:
+        try:
+            convert.write(out, planned, bar.add, limit)
+        except ValueError as error:
+            raise UserError(f"{folder} changed while it was read", reason=str(error), fix="import it again") from None
+        except OSError as error:
+            raise from_os_error(error, f"writing the converted weights to {out}") from None
+    counts = {
+        "family": layout.family.name,
+        "layout": layout.name,
+        "vision_tower": tower,
+        "parameters": size // 2,
+        "tokens_per_image": tokens_per_image(config),
+    }
+    made_from = provenance(STEP, REVISION, {}, None, allowed) | {"source": ref, **counts}
+    return store.publish(out, ws.store, "model", counts, made_from)
+
+
+def _tower(layout: Layout, tower: Tower | None, folder: Path) -> Tower:
+    """Which vision tower is read.
+
+    Raises:
+        UserError: The choice is open, or cannot be met.
+    """
+    if layout.name != "llava_mistral":
+        if tower == "stock":
+            raise UserError(
+                f"{folder} has one vision tower, its own",
+                reason="only the layout of LLaVA-Med v1.5 leaves a choice",
+                fix="leave --vision-tower out",
+            )
+        return "checkpoint"
+    if tower is None:
+        raise UserError(
+            "which vision tower, that of the checkpoint or stock CLIP?",
+            reason="LLaVA-Med v1.5 was published with a tuned tower, but its own code loads stock CLIP over it: the "
+            "published scores are those of stock CLIP",
+            fix="--vision-tower checkpoint, or --vision-tower stock (with --clip FOLDER of its CLIP)",
+        )
+    if tower == "stock" and layout.clip is None:
+        named = layouts.read_config(folder).get("mm_vision_tower") or next(iter(layouts.CLIPS))
+        raise UserError(
+            f"the stock vision tower {named} is not at hand",
+            reason="config.json only names it",
+            fix=f"hf download {named} --local-dir CLIP, then give --clip CLIP",
+        )
+    return tower
+
+
+def _check_tokens(folder: Path, layout: Layout, tokens: Any, own: int) -> None:
+    """Check that the tokenizer is that of the weights.
+
+    Args:
+        folder: The checkpoint.
+        layout: Its layout; the configuration still has the source's rows.
+        tokens: The tokenizer.
+        own: Its tokens without the added ones.
+
+    Raises:
+        UserError: It is not; says where they differ.
+    """
+    problems = []
+    family, config = layout.family, layout.config
+    image, rows = tokens.convert_tokens_to_ids(IMAGE), config.text_config.vocab_size
+    if image != config.image_token_index:
+        problems.append(f"{IMAGE} is token {image} of the tokenizer and {config.image_token_index} of config.json")
+    if layout.name == "llava_mistral":
+        stated = layouts.read_config(folder)
+        for token, key in ((layout.family.bos, "bos_token_id"), (layout.family.eos, "eos_token_id")):
+            if stated.get(key) not in (None, tokens.convert_tokens_to_ids(token)):
+                problems.append(
+                    f"{token} is token {tokens.convert_tokens_to_ids(token)} of the tokenizer and {stated[key]} "
+                    "of config.json"
+                )
+        if own > rows or rows - own >= layouts.ROWS:  # LLaVA-Med: 32,000 and 32,000
+            problems.append(f"{own:,} tokens, but the embedding has {rows:,} rows")
+    elif len(tokens) > rows:
+        problems.append(f"{len(tokens):,} tokens, but the embedding has {rows:,} rows")
+    if problems:
+        raise UserError(
+            f"tokenizer and model of {folder} disagree",
+            reason="every prompt would be misread",
+            fix="take config.json and all tokenizer files from the same checkpoint",
+            problems=problems,
+        )
+    # the last thing that reads a prompt: what `encode` will do with it
+    written = "".join(segment.text for segment in family.render([Turn("a")], 2))
+    ids = tokens.backend_tokenizer.encode(written, add_special_tokens=False).ids
+    if ids.count(image) != 2 or ids[0] != tokens.bos_token_id:
+        raise UserError(
+            f"the tokenizer of {folder} does not split the chat format of {family.name}",
+            reason=f"a prompt with two images has {ids.count(image)} image tokens",
+            fix="take all tokenizer files from the checkpoint as it was published",
+        )
+
+
+def _generation(folder: Path, tokens: Any) -> Any:
+    """Generation settings: the tokens of the checkpoint that end an answer; sampling is left to who asks."""
+    transformers = checkpoint.quiet_transformers()
+    end: Any = []
+    with suppress(FileNotFoundError, ValueError, AttributeError):
+        end = json.loads((folder / "generation_config.json").read_text("utf-8")).get("eos_token_id") or []
+    return transformers.GenerationConfig(
+        bos_token_id=tokens.bos_token_id, eos_token_id=end if isinstance(end, list) else [end]
+    )
+
+
+def image_processor(layout: Layout, folder: Path) -> Any:
+    """The image processor that the original code uses, with Pillow.
+
+    LLaVA-Med pads an image to a square with the mean colour before it shrinks it (`image_aspect_ratio: pad`), so that
+    nothing is cut off; SigLIP's squeezes it. Mean, deviation and filter are those of the checkpoint's own file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    side = layout.config.vision_config.image_size
+    square = {"height": side, "width": side}
+    if layout.name == "llava":
+        own = _processor_settings(folder)
+        if own:
+            return _own_processor(folder)
+        if layout.family is MANTIS:
+            return SiglipImageProcessorPil(size=square, do_convert_rgb=True)
+        return LlavaImageProcessorPil(size={"shortest_edge": side}, crop_size=square, do_pad=True)
+    own = _processor_settings(layout.clip) if layout.clip else {}
+    kept = {key: own[key] for key in ("image_mean", "image_std", "resample", "rescale_factor") if key in own}
+    pad = layouts.read_config(folder).get("image_aspect_ratio", "pad") == "pad"
+    kind = LlavaImageProcessorPil if pad else CLIPImageProcessorPil
+    return kind(size={"shortest_edge": side}, crop_size=square, **({"do_pad": True} if pad else {}), **kept)
+
+
+def _processor_settings(folder: Path) -> dict[str, Any]:
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        with suppress(FileNotFoundError):
+            try:
+                found = json.loads((folder / name).read_text("utf-8"))
+                found = found.get("image_processor", found)
+            except (ValueError, AttributeError) as error:
+                raise UserError(f"{folder / name} is damaged", reason=str(error), fix="copy the file again") from None
+            if "image_processor_type" in found or "size" in found:
+                return dict(found)
+    return {}
+
+
+def _own_processor(folder: Path) -> Any:
+    transformers = checkpoint.quiet_transformers()
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"the image processor of {folder} does not load",
+            reason=str(error).split("\n", 1)[0],
+            fix="copy preprocessor_config.json again",
+        ) from None
+
+
+def _terms(ref: str, folder: Path, layout: Layout) -> Terms:
+    """The terms that the checkpoint brings along or that are known of its name; else unknown."""
+    file = folder / terms.FILE
+    if file.is_file():
+        return terms.parse(file.read_bytes(), str(file))
+    known = _KNOWN.get(ref) or ("llava-med" if layout.name == "llava_mistral" else None)
+    if known:
+        return terms.PUBLISHED[known]
+    progress.say("its terms of use are unknown, so nothing is allowed with it: read them, then give --terms")
+    return terms.UNKNOWN
