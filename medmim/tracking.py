@@ -1,31 +1,47 @@
-"""MLflow: one quiet client for each process, on SQLite in the home or on a server; and what is registered there."""
+"""MLflow: one quiet client for each process, on SQLite in the home or on a server; and what is registered there.
+
+Its client opens a database by itself, with SQLAlchemy: what goes wrong there becomes one message, too.
+"""
 
 import logging
 import os
+import re
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import __version__
-from medmim.errors import Unavailable, from_os_error, patience
+from medmim.errors import MIN_TRIES, Unavailable, UserError, as_user_error, from_os_error, patience, retrying
 from medmim.progress import say
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, sqlite_path, sqlite_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from tenacity import RetryCallState
 
 _SQLITE = "sqlite:///"
 _REPORT_EVERY = 60.0  # s between two lines about a server that does not answer
+_BUSY = 20.0  # s that another process may hold the lock of an SQLite database
+_CONNECT = 10  # s
+_PATH = 489  # bytes of the path of an SQLite database; SQLite's limit is 512, and names of files beside it are longer
+_DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
+_DRIVERS = {"psycopg": "medmim[cluster]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> package
+# What the servers say, in English; an error that is none of them may pass.
+_PERMANENT = re.compile(
+    r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry|not permitted to log in|SSL"
+    r"|certificate|permission denied|Access denied|Unknown database|invalid connection option|Login failed"
+)
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it logs as an error, with a traceback, it raises as well
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -68,7 +84,11 @@ def client(ws: Workspace) -> "MlflowClient":
 
 
 def registered(ws: Workspace, name: str | None = None) -> dict[str, Registered]:
-    """Registered models by name, with their versions and aliases; all of them, or the one asked for."""
+    """Registered models by name, with their versions and aliases; all of them, or the one asked for.
+
+    Raises:
+        UserError: See `answering`.
+    """
     path = database(ws.tracking)
     if path is not None and not path.exists():
         return {}  # a question makes no database
@@ -96,26 +116,183 @@ def experiment(ws: Workspace, name: str) -> str:
 
 def database(tracking: str) -> Path | None:
     """The file of an embedded database; None for a server."""
-    return Path(tracking.removeprefix(_SQLITE)) if tracking.startswith(_SQLITE) else None
+    return sqlite_path(tracking)
+
+
+def is_database_server(tracking: str) -> bool:
+    """Whether the URI names a database server that MLflow opens by itself, such as PostgreSQL."""
+    return _DATABASES.match(tracking) is not None
+
+
+def check(ws: Workspace) -> None:
+    """Whether something can be registered at the tracking URI. MLflow itself starts slowly and gives up after minutes.
+
+    Raises:
+        UserError: MLflow cannot use it: a folder, a database in memory, another path, a missing driver, or what a
+            database refuses.
+        Unavailable: The database is locked or does not answer.
+    """
+    uri, path = ws.tracking, database(ws.tracking)
+    if path is not None:
+        _check_path(uri, path)
+        if path.exists():
+            check_sqlite(path)
+    elif uri.startswith("sqlite"):
+        fix = f"did you mean {re.sub('^sqlite:/*', 'sqlite:///', uri)}?" if uri.strip("/:") != "sqlite" else ""
+        raise _unusable(uri, "SQLite is named by sqlite:///PATH, or sqlite:////PATH from the root", fix)
+    elif uri.startswith("postgres:"):
+        raise _unusable(uri, "SQLAlchemy calls it postgresql", f"set it to {uri.replace('postgres', 'postgresql', 1)}")
+    elif is_database_server(uri):
+        _connect(uri)
+    elif uri.startswith("file:") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+        raise _unusable(uri, "MLflow 3 keeps no models in a folder of files", "give sqlite:///mlflow.db or a server")
+    elif ":" not in uri and uri not in ("databricks", "uc"):
+        raise _unusable(uri, "it names neither a file nor a server", f"did you mean sqlite:///{uri}?")
+
+
+def check_sqlite(path: Path) -> None:
+    """Whether an SQLite database can be read.
+
+    Raises:
+        UserError: It is damaged or something else.
+        Unavailable: Another process has it locked; the message says which.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY)) as opened:
+            opened.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise _database_error(str(path), str(error), path) from None
 
 
 @contextmanager
 def answering(tracking: str) -> Iterator[None]:
-    """Turn MLflow's own errors into one message.
+    """Turn the errors of MLflow, and of the database that it opens, into one message.
 
     Raises:
-        Unavailable: MLflow raised.
+        UserError: The database refuses it for good.
+        Unavailable: MLflow raised, or its database is locked or does not answer.
     """
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
+    at, path = without_password(tracking), database(tracking)
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
+        if path is not None or is_database_server(tracking):
+            raise _database_error(at, str(error), path) from None
         raise Unavailable(
-            f"a request to MLflow at {tracking} failed",
-            reason=str(error).strip().split("\n", 1)[0],
+            f"MLflow at {at} does not do what it was asked",
+            reason=_first_line(str(error)),
             fix="check MLFLOW_TRACKING_URI or platform.tracking, then run the same command",
         ) from None
+
+
+def _database_error(at: str, text: str, path: Path | None) -> UserError:
+    """The error for what a database says; `path` is the file of an embedded one."""
+    reason = _first_line(text)
+    if path is not None:
+        if "is locked" in text:
+            who = _holders(path)
+            return Unavailable(
+                f"the MLflow database {path} is locked",
+                reason=f"{' and '.join(who) or 'another process'} has it open in a transaction",
+                fix="wait until that ends, or end it; then run the same command again: finished steps are kept",
+            )
+        if "is not a database" in text or "malformed" in text:
+            return UserError(f"{path} is not a database that can be read", reason, "move it away: a new one is made")
+        if "unable to open" in text or "readonly" in text:
+            fix = "fix the permissions of the file and its folder, or give another --home"
+            return UserError(f"the MLflow database {path} cannot be opened", reason, fix)
+        if "disk is full" in text:
+            return as_user_error(sqlite3.OperationalError(reason), f"writing the MLflow database {path}")
+    if "schema" in text and ("out-of-date" in text or "downgrade" in text or "can't locate revision" in text.lower()):
+        fix = f"mlflow db upgrade {at}; or use the version of MLflow that wrote it"
+        return UserError(f"the MLflow database {at} is of another version of MLflow", reason, fix)
+    if _PERMANENT.search(reason):
+        return UserError(
+            f"the MLflow database {at} refuses this account or connection",
+            reason=reason,
+            fix="check user, password, database and options in MLFLOW_TRACKING_URI or platform.tracking",
+        )
+    return Unavailable(
+        f"the MLflow database {at} is not available",
+        reason=reason,
+        fix="check that it runs and MLFLOW_TRACKING_URI or platform.tracking; then run the same command again",
+    )
+
+
+def _connect(uri: str) -> None:
+    """Open and close one connection, as often as a server is retried: MLflow itself would try without a word."""
+
+    def report(state: "RetryCallState") -> None:
+        if state.attempt_number == MIN_TRIES:
+            say(f"waiting for the MLflow database {without_password(uri)}, which does not answer")
+
+    retrying(Unavailable, before_sleep=report)(_connect_once, uri)
+
+
+def _connect_once(uri: str) -> None:
+    import sqlalchemy
+    from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+    at = without_password(uri)
+    try:
+        url = sqlalchemy.make_url(uri)
+        timeout = {"connect_timeout": _CONNECT} if url.drivername.startswith("postgresql") else {}
+        given = {name: value for name, value in timeout.items() if name not in url.query}
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=given)
+        engine.connect().close()
+    except ImportError as error:
+        module = getattr(error, "name", None) or url.get_dialect().driver
+        raise UserError(
+            f"the driver of {at} is missing: {_first_line(str(error))}",
+            fix=f"pip install '{_DRIVERS.get(module, module)}'",
+        ) from None
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise _unusable(at, _first_line(str(error)), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    except DBAPIError as error:
+        raise _database_error(at, str(error), None) from None
+
+
+def _check_path(uri: str, path: Path) -> None:
+    if str(path) in (".", ":memory:") or str(path).startswith("file:"):
+        reason = "a registry in memory ends with its process" if str(path) in (".", ":memory:") else ""
+        raise _unusable(uri, reason, "name a file: sqlite:///mlflow.db")
+    if len(os.fsencode(path)) > _PATH:
+        raise UserError(
+            f"the path of the MLflow database is {len(os.fsencode(path))} bytes long: {path}",
+            reason=f"SQLite opens no path of more than {_PATH}, with the files that it puts beside it",
+            fix="give a shorter --home, or a server as platform.tracking",
+        )
+
+
+def _unusable(uri: str, reason: str, fix: str) -> UserError:
+    return UserError(f"{uri} cannot be the tracking URI", reason, fix)
+
+
+def _holders(path: Path) -> list[str]:
+    """The processes that hold a lock on a file or on SQLite's files beside it, as far as Linux shows them."""
+    inodes = set()
+    for name in (path, path.with_name(f"{path.name}-shm")):
+        with suppress(OSError):
+            inodes.add(str(name.stat().st_ino))
+    found: dict[str, None] = {}
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            fields = line.replace("->", "").split()
+            if fields[5].rpartition(":")[2] in inodes and fields[4] not in ("-1", "0", str(os.getpid())):
+                found[fields[4]] = None
+    holders = []
+    for pid in found:
+        with suppress(OSError):
+            program = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+            holders.append(f"process {pid} ({program})")
+    return holders
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0][:300]
 
 
 def code_version() -> dict[str, str]:
@@ -142,11 +319,15 @@ def _client(tracking: str) -> "MlflowClient":
     for key, value in {**_ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(_retries(patience()))}.items():
         os.environ.setdefault(key, value)
     path = database(tracking)
+    if path is not None:
+        _check_path(tracking, path)
+    elif is_database_server(tracking):
+        _connect(tracking)
     say("starting MLflow" if path is None or path.exists() else "creating the MLflow database, once")
     logging.getLogger("alembic").setLevel(logging.ERROR)
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     if path is None:
         logging.getLogger("urllib3.connectionpool").addHandler(_Waiting(tracking))
     with answering(tracking):
@@ -186,7 +367,7 @@ def _create(path: Path, migrate: Callable[[str], Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
             part = Path(folder) / path.name
-            migrate(f"{_SQLITE}{part}")
+            migrate(sqlite_uri(part))
             with suppress(FileExistsError):  # another process was first
                 os.link(part, path)
     except OSError as error:

@@ -1,19 +1,24 @@
 """MLflow set-up: quiet, inside the home; and what is registered, as its client lists it page by page."""
 
+import json
 import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medmim import __version__, tracking
-from medmim.errors import Unavailable
-from medmim.run.workspace import Workspace
+from medmim.errors import Unavailable, UserError
+from medmim.run.workspace import Workspace, sqlite_path, workspace
 
 
 def _ws(home: Path) -> Workspace:
@@ -31,9 +36,7 @@ def test_creators_at_the_same_moment_leave_one_whole_database_and_nothing_beside
     tmp_path: Path, mlflow_database: Path
 ) -> None:
     def create(_: int) -> None:
-        tracking._create(
-            tmp_path / "mlflow.db", lambda uri: shutil.copy(mlflow_database, uri.removeprefix("sqlite:///"))
-        )
+        tracking._create(tmp_path / "mlflow.db", lambda uri: shutil.copy(mlflow_database, sqlite_path(uri) or ""))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(create, range(8)))
@@ -108,6 +111,167 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, monkeypatch: 
     ws = Workspace(tmp_path, str(tmp_path), "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
         tracking.client(ws)
+
+
+@pytest.fixture
+def locked(home: Path, tmp_path: Path) -> Iterator[Path]:
+    """A home whose database another process has locked."""
+    shutil.copy(home / "mlflow.db", tmp_path)
+    code = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute(sys.argv[2])"
+    command = [sys.executable, "-c", f"{code}; print('locked', flush=True); input()"]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "mlflow.db"), "BEGIN EXCLUSIVE"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
+        yield tmp_path
+        holder.kill()
+
+
+def test_a_locked_database_is_unavailable_and_its_holder_named(
+    locked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from sqlalchemy.dialects.sqlite import pysqlite
+
+    monkeypatch.setattr(tracking, "_BUSY", 0.1)
+    monkeypatch.setattr(pysqlite.SQLiteDialect_pysqlite, "on_connect", _impatient)
+    ws = _ws(locked)
+    for ask in (tracking.check, tracking.client, tracking.registered):
+        with pytest.raises(Unavailable, match=f"the MLflow database {locked}/mlflow.db is locked") as caught:
+            ask(ws)
+        if Path("/proc/locks").exists():
+            assert "process " in caught.value.reason and "(python" in caught.value.reason
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def _impatient(self: object) -> Callable[[Any], None]:
+    """The driver waits five seconds for a lock; for a test a moment is enough."""
+    return lambda connection: connection.execute("PRAGMA busy_timeout = 100") and None
+
+
+def test_a_database_that_is_locked_while_it_is_used_is_unavailable(home: Path, tmp_path: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    text = "(sqlite3.OperationalError) database is locked\n[SQL: SELECT 1]\n(Background on this error at: ...)"
+    with pytest.raises(Unavailable, match="is locked") as caught, tracking.answering(_ws(tmp_path).tracking):
+        raise MlflowException(text)
+    assert caught.value.reason == "another process has it open in a transaction"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "fact"),
+    [
+        ("(sqlite3.DatabaseError) file is not a database", 2, "is not a database that can be read"),
+        ("(sqlite3.DatabaseError) database disk image is malformed", 2, "is not a database that can be read"),
+        ("(sqlite3.OperationalError) unable to open database file", 2, "cannot be opened"),
+        ("(sqlite3.OperationalError) attempt to write a readonly database", 2, "cannot be opened"),
+        ("(sqlite3.OperationalError) database or disk is full", 2, "the disk is full while writing"),
+        ("(sqlite3.OperationalError) disk I/O error", 75, "is not available"),
+        ("Detected out-of-date database schema (found version a, but expected b)", 2, "another version of MLflow"),
+    ],
+)
+def test_what_sqlite_says_has_its_exit_code(text: str, code: int, fact: str, tmp_path: Path) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with pytest.raises(UserError, match=fact) as caught, tracking.answering(_ws(tmp_path).tracking):
+        raise SQLAlchemyError(text)
+    assert caught.value.exit_code == code
+
+
+@pytest.fixture
+def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[bytes]]]:
+    """A PostgreSQL that answers each connection with an error: its address, and what it says (SQLSTATE, message)."""
+    answer: list[bytes] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            if len(self.rfile.read(8)) == 8:  # it begins by asking for TLS
+                self.wfile.write(b"N")
+                self.rfile.read(int.from_bytes(self.rfile.read(4), "big") - 4)
+                self.wfile.write(answer[0])
+
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"postgresql://me:secret@127.0.0.1:{listening.server_address[1]}/mlflow?sslmode=prefer", answer
+        listening.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "code"),
+    [
+        ("28P01", 'password authentication failed for user "me"', 2),
+        ("28000", 'no pg_hba.conf entry for host "10.0.0.1", user "me", database "mlflow"', 2),
+        ("28000", 'role "me" is not permitted to log in', 2),
+        ("28000", 'role "me" does not exist', 2),
+        ("3D000", 'database "mlflow" does not exist', 2),
+        ("42501", 'permission denied for database "mlflow"', 2),
+        ("53300", "sorry, too many clients already", 75),
+        ("57P03", "the database system is starting up", 75),
+        ("57P03", "the database system is in recovery mode", 75),
+        ("57P01", "terminating connection due to administrator command", 75),
+        ("", "", 75),
+    ],
+)
+def test_what_postgresql_refuses_has_its_exit_code(
+    state: str, message: str, code: int, postgres: tuple[str, list[bytes]], tmp_path: Path
+) -> None:
+    uri, answer = postgres
+    fields = f"SFATAL\0VFATAL\0C{state}\0M{message}\0\0".encode()
+    answer.append(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields if state else b"")
+    for ask in (tracking.check, tracking.client):
+        with pytest.raises(UserError) as caught:
+            ask(Workspace(tmp_path, str(tmp_path), uri))
+        assert caught.value.exit_code == code and message in caught.value.reason
+        assert "127.0.0.1" in caught.value.fact and "secret" not in str(caught.value) and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "words"),
+    [
+        ("postgresql://me:secret@127.0.0.1:9/mlflow", 75, "Connection refused"),
+        ("postgresql://me:secret@no-such-host.invalid/mlflow", 75, "no-such-host.invalid"),
+        ("postgresql+psycopg2://me:secret@h/mlflow", 2, "pip install 'psycopg2-binary'"),
+        ("mysql://me:secret@h/mlflow", 2, "pip install 'mysqlclient'"),
+        ("mysql+pymysql://me:secret@h/mlflow", 2, "pip install 'pymysql'"),
+        ("postgresql+nosuch://me:secret@h/mlflow", 2, "cannot be the tracking URI"),
+        ("postgresql://me:secret@127.0.0.1:port/mlflow", 2, "cannot be the tracking URI"),
+        ("postgresql://me:secret@127.0.0.1:9/mlflow?nosuch=1", 2, "invalid connection option"),
+        ("postgres://me:secret@h/mlflow", 2, "set it to postgresql://"),
+        ("sqlite://", 2, "sqlite:///PATH"),
+        ("sqlite:mlflow.db", 2, "did you mean sqlite:///mlflow.db?"),
+        ("sqlite://mlflow.db", 2, "did you mean sqlite:///mlflow.db?"),
+        ("sqlite:///:memory:", 2, "ends with its process"),
+        ("sqlite:////" + "d" * 250 + "/" + "d" * 250, 2, "is 502 bytes long"),
+        ("file:///mlruns", 2, "sqlite:///mlflow.db"),
+        ("mlflow.db", 2, "did you mean sqlite:///mlflow.db?"),
+    ],
+)
+def test_a_tracking_uri_that_cannot_work_is_refused_without_mlflow(
+    uri: str, code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(tracking, "_client", lambda *_: pytest.fail("MLflow was started"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        tracking.check(Workspace(tmp_path, str(tmp_path), uri))
+    assert caught.value.exit_code == code and words in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "50%", "a&b=c;d", 'it\'s "q"', "[x]{y}", "ü \u65e5\u672c"])
+def test_a_home_of_any_name_holds_all_that_mlflow_writes(name: str, mlflow_database: Path, tmp_path: Path) -> None:
+    place = tmp_path / name
+    place.mkdir()
+    shutil.copy(mlflow_database, place)
+    ws = workspace(place)
+    api = tracking.client(ws)
+    run = api.create_run(tracking.experiment(ws, "mine")).info.run_id
+    api.log_dict(run, {"a": 1}, "recipe.json")
+    api.create_registered_model("model")
+    assert set(tracking.registered(ws)) == {"model"}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.name for path in place.iterdir()) == ["mlflow", "mlflow.db"]
+    assert json.loads(next(place.rglob("recipe.json")).read_text("utf-8")) == {"a": 1}
 
 
 @pytest.mark.parametrize(("seconds", "tries"), [(0, 2), (2, 2), (3, 3), (60, 6), (62, 6), (63, 7), (1e6, 10)])

@@ -18,7 +18,7 @@ from medmim.cli.options import Home, Json, keep
 from medmim.doctor.check import Check, failed, line
 from medmim.doctor.machine import check_all
 from medmim.errors import BAD_INPUT, INTERNAL, REFUSED, TRY_AGAIN, UserError
-from medmim.run.workspace import Workspace, workspace
+from medmim.run.workspace import Workspace, without_password, workspace
 from medmim.store import open_store
 from medmim.store.folder import FolderStore
 
@@ -58,7 +58,11 @@ def doctor(
             first = Check("home", "ok", str(ws.home))
         except UserError as error:
             first = failed("home", error)
-        header = {"home": str(wanted), "store": ws.store if ws else None, "tracking": ws.tracking if ws else None}
+        header = {
+            "home": str(wanted),
+            "store": ws.store if ws else None,
+            "tracking": without_password(ws.tracking) if ws else None,
+        }
         codes = _report(header, chain([first], check_all(wanted, ws)), as_json)
     if codes:
         raise typer.Exit(next(code for code in (BAD_INPUT, INTERNAL, TRY_AGAIN) if code in codes))
@@ -68,7 +72,6 @@ def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[in
     """Check a cluster; where its API server does not answer, only servers that need none."""
     from medmim.cluster.doctor import api
     from medmim.cluster.doctor.run import check_all as check_cluster
-    from medmim.cluster.doctor.servers import without_password
     from medmim.cluster.doctor.setup import resolve
     from medmim.cluster.kube import Kube, connect
     from medmim.recipe.loading import load

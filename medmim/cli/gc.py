@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim.cli.options import Home, Json
-from medmim.run.workspace import workspace
+from medmim.run.workspace import without_password, workspace
 
 _SHOWN = 40
 
@@ -34,7 +34,7 @@ def gc(
     from medmim.housekeeping import gc
 
     ws = workspace(home)
-    sys.stderr.write(f"store {ws.store}\ntracking {ws.tracking}\n")
+    sys.stderr.write(f"store {ws.store}\ntracking {without_password(ws.tracking)}\n")
     found = gc.plan(ws, last, days, grace)
     items = gc.collect(ws, found) if yes else list(found.items)
     total = sum(item.bytes for item in items)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from medmim import store
+from medmim import store, tracking
 from medmim.cli.options import Home, Host, Json, Namespace, RecipeRef, Sets
 from medmim.errors import UserError
 from medmim.recipe import loading
@@ -67,6 +67,7 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
     from medmim.nightly import records
 
     ws = workspace(home, parsed)
+    tracking.check(ws)
     suffix = digest_of([platform.node(), str(ws.home)])[:4]  # the next try from here is the same run, and resumes
     ws = replace(ws, run=records.run_name(parsed.name, date, suffix))
     existing = records.find(ws, parsed.name, date)

@@ -18,7 +18,7 @@ from medmim.housekeeping import erase
 from medmim.recipe.registry import CANDIDATE
 from medmim.registry import aliases, approval, decisions, lookup, promote
 from medmim.registry.decisions import Decision
-from medmim.run.workspace import Workspace, workspace
+from medmim.run.workspace import Workspace, without_password, workspace
 
 app = typer.Typer(no_args_is_help=True, help="Registered models, and which version is champion.")
 
@@ -159,7 +159,7 @@ def reconcile(
 
 def _workspace(home: Path | None) -> Workspace:
     ws = workspace(home)
-    sys.stderr.write(f"home {ws.home}\nstore {ws.store}\ntracking {ws.tracking}\n")
+    sys.stderr.write(f"home {ws.home}\nstore {ws.store}\ntracking {without_password(ws.tracking)}\n")
     return ws
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from medmim import tracking
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
@@ -25,6 +26,7 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     """
     parsed = loading.load(recipe, sets or ())
     ws = workspace(home, parsed, new_name(parsed))
+    tracking.check(ws)
     screen = Screen(quiet=as_json)
     screen.start(parsed, ws)
     code = kfp_local.run_pipeline("train", parsed, ws, screen)

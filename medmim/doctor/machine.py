@@ -7,21 +7,21 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import medmim
+from medmim import tracking
 from medmim.doctor.check import Check, run_side_by_side, store
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, without_password
 
 _GIB = 1 << 30
 _PROBE_SECONDS = 60
@@ -105,28 +105,18 @@ def _disk(home: Path) -> Check:
 
 
 def _mlflow(ws: Workspace) -> Check:
-    version, (scheme, _, rest) = _version("mlflow"), ws.tracking.partition("://")
-    if scheme == "sqlite":
-        path = Path(rest.removeprefix("/"))
-        _database(path)
+    version, path = _version("mlflow"), tracking.database(ws.tracking)
+    tracking.check(ws)
+    if path is not None:
+        existing = next(place for place in (path, *path.parents) if place.exists())
+        if not os.access(existing, os.W_OK):
+            raise UserError(f"{existing} cannot be written", fix="fix its permissions, or give another --home")
         return Check("mlflow", "ok", f"{version}, {path}{'' if path.exists() else ' (made on first use)'}")
-    if scheme in ("http", "https"):
+    if ws.tracking.startswith(("http://", "https://")):
         _server(ws.tracking)
-        return Check("mlflow", "ok", f"{version}, {ws.tracking} answers")
-    return Check("mlflow", "ok", f"{version}, {ws.tracking} (not checked)")
-
-
-def _database(path: Path) -> None:
-    if path.exists():
-        try:
-            with closing(sqlite3.connect(path, timeout=5)) as database:
-                database.execute("select count(*) from sqlite_master").fetchone()
-        except sqlite3.Error as error:
-            fix = "move it away: a new one is made"
-            raise UserError(f"{path} is not a database that can be read", str(error), fix) from None
-    existing = next(place for place in (path, *path.parents) if place.exists())
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"{existing} cannot be written", fix="fix its permissions, or give another --home")
+    elif not tracking.is_database_server(ws.tracking):
+        return Check("mlflow", "ok", f"{version}, {ws.tracking} (not checked)")
+    return Check("mlflow", "ok", f"{version}, {without_password(ws.tracking)} answers")
 
 
 def _server(uri: str) -> None:
@@ -136,9 +126,11 @@ def _server(uri: str) -> None:
         with urllib3.PoolManager(timeout=3, retries=False) as http:
             status = http.request("GET", uri.rstrip("/") + "/health").status
     except urllib3.exceptions.HTTPError as error:
-        raise Unavailable(f"{uri} does not answer", str(error), "start it, or unset MLFLOW_TRACKING_URI") from None
+        fact = f"{without_password(uri)} does not answer"
+        raise Unavailable(fact, str(error), "start it, or unset MLFLOW_TRACKING_URI") from None
     if status != 200:
-        raise Unavailable(f"{uri} answers {status} to /health", fix="check MLFLOW_TRACKING_URI and the server")
+        fact = f"{without_password(uri)} answers {status} to /health"
+        raise Unavailable(fact, fix="check MLFLOW_TRACKING_URI and the server")
 
 
 def _ray() -> Check:

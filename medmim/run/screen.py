@@ -13,7 +13,7 @@ from rich.text import Text
 from medmim.progress import render
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, without_password
 
 _SILENCE = 4.0  # s without a terminal before a sign of life
 _MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
@@ -34,7 +34,9 @@ class Screen:
     def start(self, recipe: Recipe, workspace: Workspace, command: str = "run") -> None:
         """Print what was resolved."""
         self.console.print(f"[bold]medmim {command}[/] {recipe.name}   run {workspace.run}")
-        self.console.print(f"  home {workspace.home}\n  store {workspace.store}\n  tracking {workspace.tracking}")
+        places = {"home": workspace.home, "store": workspace.store, "tracking": without_password(workspace.tracking)}
+        for name, place in places.items():
+            self.console.print(f"  {name} {place}", markup=False, soft_wrap=True)
         self.now = "starting"
         if self.live:
             self.live.start()

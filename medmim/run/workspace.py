@@ -1,12 +1,18 @@
 """Where a run reads and writes: its home, the artifact store, MLflow's tracking URI."""
 
 import os
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from medmim import store
-from medmim.errors import from_os_error
+from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Recipe
+
+_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)(?P<query>\?.*)?", re.DOTALL)
+_LONGEST = 3500  # bytes of a folder's path: Linux allows 4,096, and files lie up to 500 below it
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,76 @@ class Workspace:
 
 
 def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") -> Workspace:
-    """Resolve home, store and tracking: recipe first, then environment, then embedded defaults."""
-    place = (home or Path(os.environ.get("MEDMIM_HOME", ".medmim"))).expanduser().absolute()
+    """Resolve home, store and tracking: recipe first, then environment, then embedded defaults.
+
+    A tracking URI that names a file by a relative path is resolved here, once, against the current folder.
+
+    Raises:
+        UserError: The home cannot be made or written into other files, or the store is none.
+    """
+    place = (home or Path(os.environ.get("MEDMIM_HOME") or ".medmim")).expanduser().absolute()
     platform = recipe.platform if recipe else None
     uri = (platform and platform.store) or os.environ.get("MEDMIM_STORE") or str(place / "store")
-    tracking = (
-        (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place / 'mlflow.db'}"
-    )
+    tracking = (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI")
+    _refuse_unusable(place)
     address = store.open_store(uri).uri  # first: a store that is refused must leave no home behind
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, "creating the home") from error
-    return Workspace(place, address, tracking, run)
+    return Workspace(place, address, absolute(tracking) if tracking else sqlite_uri(place / "mlflow.db"), run)
+
+
+def absolute(tracking: str) -> str:
+    """A tracking URI that means the same in every folder: SQLite files and folders by their whole path."""
+    found = _SQLITE.fullmatch(tracking)
+    if found:
+        path = unquote(found["path"])
+        if path in ("", ":memory:") or path.startswith("file:"):
+            return tracking
+        return sqlite_uri(Path(os.path.abspath(path))) + (found["query"] or "")
+    scheme, colon, rest = tracking.partition(":")
+    if (scheme == "file" and not rest.startswith("/")) or (not colon and "/" in tracking):
+        return Path(unquote(rest if colon else tracking)).absolute().as_uri()
+    return tracking
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite file, with `%` and `?` in its path quoted as SQLAlchemy 2.1 reads it.
+
+    From the first such folder on, slashes are quoted too: MLflow makes the parent folder of the path that it finds in
+    the URI, without unquoting it, and would leave an empty one beside the real one.
+    """
+    parts = path.parts
+    first = next((n for n, part in enumerate(parts) if "%" in part or "?" in part), len(parts))
+    plain, quoted = Path(*parts[:first]), quote("/".join(parts[first:]), safe="")
+    return f"sqlite:///{plain / quoted}" if quoted else f"sqlite:///{plain}"
+
+
+def sqlite_path(tracking: str) -> Path | None:
+    """The file of an SQLite tracking URI; None for any other."""
+    found = _SQLITE.fullmatch(tracking)
+    return Path(unquote(found["path"])) if found else None
+
+
+def without_password(uri: str) -> str:
+    """An address as it may be shown."""
+    where = urlsplit(uri)
+    return where._replace(netloc=where.netloc.rpartition("@")[2]).geturl() if "@" in where.netloc else uri
+
+
+def _refuse_unusable(home: Path) -> None:
+    """Refuse a home whose path SQLite, JSON or a file below it could not hold, before anything is made."""
+    name = str(home)
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise UserError(
+            f"{name!r} cannot be the home",
+            reason="its path has a control character, or a byte that is not UTF-8: no record or recipe could name it",
+            fix="give another folder with --home or MEDMIM_HOME",
+        )
+    if len(os.fsencode(home)) > _LONGEST:
+        raise UserError(
+            f"the path of the home is {len(os.fsencode(home)):,} bytes long: {name[:80]}...",
+            reason="files lie up to 500 bytes below it, and Linux allows 4,096 in all",
+            fix="give a shorter --home",
+        )

@@ -15,6 +15,7 @@ from medmim.cluster.kube import Kube
 from medmim.doctor import check
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
+from medmim.run.workspace import without_password as without_password
 
 _SECONDS = (2, 5)  # to connect, to answer
 _SKEW = (5.0, 60.0)  # s: a warning, a failure. The sweep allows a Lease 60 s; S3 refuses a request after 15 minutes
@@ -131,12 +132,6 @@ def clock(kube: Kube, addresses: dict[str, str]) -> Check:
             fix=fix,
         )
     return Check("clock", "ok" if worst <= _SKEW[0] else "warn", text, "" if worst <= _SKEW[0] else fix)
-
-
-def without_password(uri: str) -> str:
-    """An address as it may be shown."""
-    where = urlsplit(uri)
-    return where._replace(netloc=where.netloc.rpartition("@")[2]).geturl() if "@" in where.netloc else uri
 
 
 def skew(date: str, before: datetime, after: datetime) -> float | None:
