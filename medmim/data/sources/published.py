@@ -153,7 +153,7 @@ def _broken(path: Path, text: str, error: json.JSONDecodeError) -> UserError:
     """The error of text that is not JSON: what it is, or where it is broken or cut off."""
     if error.msg == "Extra data":
         code = "import json, sys; json.dump([json.loads(line) for line in sys.stdin if line.strip()], sys.stdout)"
-        lines = error.pos > len(text.lstrip().split("\n", 1)[0])
+        lines = _is_json(text.lstrip().split("\n", 1)[0])
         fix = sniff.in_place(f'python3 -c "{code}"' if lines else "jq -s .")
         name = "JSON Lines (one row a line)" if lines else "several JSON values one after another"
         return sniff.Kind(name, fix).error(path, _WANTED)
@@ -252,6 +252,14 @@ def _readable(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
         kind = kind_of(path.name)
         if kind is not None:
             yield path, kind
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _count_complete_rows(text: str) -> int:

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 
 from medmim.data.sources import published
 from medmim.data.sources.published_rows import FileKind, file_of, kind_of, patient_of, sample_of, source_of
+from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
 from medmim.recipe.schema import Data
-from medmim.sample import to_published
+from medmim.sample import is_writable, to_published
 from tests.support import med_mim_files as files
 from tests.support import shared_data
 
@@ -229,6 +232,123 @@ def test_the_error_of_a_cut_off_file_names_line_column_and_complete_rows(tmp_pat
     with pytest.raises(UserError, match=r"line \d+, column \d+ .*, after 4 complete rows") as caught:
         published.load(data(tmp_path))
     assert name in caught.value.fact
+
+
+NAME = "Med_MIM_train_inherent_Comparison.json"
+ROWS = files.comparison(range(9))
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+OTHER: dict[str, tuple[str | bytes, str, str]] = {
+    "JSON Lines": (LINES, r"is JSON Lines \(one row a line\)", "json.loads(line)"),
+    "JSON Lines with CRLF": (LINES.replace("\n", "\r\n"), "is JSON Lines", "json.loads(line)"),
+    "JSON Lines of long rows": (LINES.replace("edema", "edema " * 20_000), "is JSON Lines", "json.loads(line)"),
+    "values one after another": ("".join(json.dumps(row, indent=1) for row in ROWS), "several JSON values", "jq -s ."),
+    "object with a list": (json.dumps({"data": ROWS}), "an object whose 'data' is a list", "['data']"),
+    "one row": (json.dumps(ROWS[0]), "holds a dict, not a list", "conversation"),
+    "a number": ("7", "holds a int, not a list", "conversation"),
+    "cut off": (json.dumps(ROWS)[:-90], "not valid JSON at line 1.*after 8 complete rows", "completely"),
+    "cut off behind a row": ("[" + json.dumps(ROWS[0]) + ",", "not valid JSON", "completely"),
+    "trailing comma": (json.dumps(ROWS)[:-1] + ",]", "not valid JSON", "correct line 1"),
+    "comment": ("[\n// first\n" + json.dumps(ROWS)[1:], "not valid JSON at line 2", "correct line 2"),
+    "Python": (repr(ROWS), "not valid JSON", "correct line 1"),
+    "UTF-16": (json.dumps(ROWS).encode("utf-16"), "UTF-16 text", "iconv -f UTF-16"),
+    "Windows-1252": (json.dumps("f\u00fcr", ensure_ascii=False).encode("cp1252"), "WINDOWS-1252", "iconv"),
+    "CSV": ("id,images\n1,a.png\n", r"a table \(CSV\)", "right file"),
+    "YAML": ("- id: 1\n", "not valid JSON", "correct line 1"),
+    "Git LFS": (POINTER, "a Git LFS pointer", "git lfs pull"),
+    "gzip": (b"\x1f\x8b\x08....", "a gzip file", "gunzip"),
+    "sign-in page": ("<html><body>Log in", "a web page", "access"),
+    "error of a server": ('{"error": "Access to dataset x is restricted."}', "error of a server", "access"),
+    "DICOM": (b"\0" * 128 + b"DICM", "a DICOM file", "PNG"),
+    "empty": ("", "is empty", "complete"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_file_that_is_no_list_of_rows_is_named_with_its_fix(tmp_path: Path, name: str) -> None:
+    text, words, fix = OTHER[name]
+    (tmp_path / NAME).write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError, match=words) as caught:
+        published.load(data(tmp_path))
+    assert NAME in caught.value.fact and fix in caught.value.fix
+    assert "ownload" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["JSON Lines", "JSON Lines with CRLF", "JSON Lines of long rows", "object with a list", "UTF-16"]
+)
+def test_the_command_that_the_fix_names_makes_the_file_readable(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "it's here" / NAME
+    path.parent.mkdir()
+    text = OTHER[name][0]
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError) as caught:
+        published.load(data(path.parent))
+    subprocess.run(["sh", "-c", caught.value.fix.split("`")[1]], check=True, cwd="/")
+    assert len(published.load(data(path.parent)).samples or ()) == 9
+
+
+def test_a_folder_or_a_broken_link_with_the_name_of_a_file_is_not_passed_over(tmp_path: Path) -> None:
+    files.write(tmp_path, files.clean_set())
+    (tmp_path / "Med_MIM_train_inherent_Temporal.json").mkdir()
+    (tmp_path / "Med_MIM_train_Composed.json").symlink_to("absent")
+    with pytest.raises(UserError) as caught:
+        published.load(data(tmp_path))
+    assert len(caught.value.problems) == 2
+    assert "Med_MIM_train_inherent_Temporal.json is a folder" in "\n".join(caught.value.problems)
+
+
+def test_a_folder_with_packed_files_only_names_them(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(UserError) as caught:
+        published.load(data(tmp_path))
+    assert f"{NAME}.gz" in caught.value.reason
+
+
+HALVES = ("\ud83d", "\udc00", "a\udfffb", "\udcff", "\ude00\ud83d")
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize(
+    "key", ["id", "images.0", "source", "conversation.0.content", "conversation.1.content", "conversation.0.role"]
+)
+def test_half_a_surrogate_pair_is_quarantined_with_its_row_and_key(tmp_path: Path, key: str, half: str) -> None:
+    row = changed(key, half)
+    sample, problems = sample_of(row, COMPARISON)
+    assert sample is None and (key, "surrogate" in problems[0][1]) == (problems[0][0], True)
+    files.write(tmp_path, {NAME: [*files.comparison(range(2, 5)), row]}, images=False)
+    assert published.inputs(data(tmp_path))
+    source = published.load(data(tmp_path))
+    assert [(bad.row, bad.key) for bad in source.bad if "surrogate" in bad.reason] == [(4, key)]
+    assert all(is_writable(record) for record in (*source.bad, *(source.samples or ())))
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert sample_of(changed("id", "\U0001f600"), COMPARISON)[1] == []
+
+
+def test_an_image_in_two_normal_forms_is_one_image(tmp_path: Path) -> None:
+    rows = files.comparison([1, 2])
+    for row, form in zip(rows, ("NFC", "NFD"), strict=True):
+        name = unicodedata.normalize(form, "f\u00edlm")
+        row["images"] = [f"p10/p10000001/s{n}/{name}.png" for n in (1, 2)]
+    rows[1]["conversation"] = rows[0]["conversation"]
+    source = published.load(data(files.write(tmp_path, {NAME: rows})))
+    assert source.facts["files"][NAME]["duplicates"]["rows"] == 1
+    files.picture(tmp_path / "p10/p10000001/s1/fi\u0301lm.png")
+    assert published.load(data(tmp_path)).missing == ["p10/p10000001/s2/f\u00edlm.png"]
+
+
+def test_links_that_the_recipe_allows_are_read_and_change_the_inputs(tmp_path: Path) -> None:
+    files.write(tmp_path / "root", files.clean_set(), images=True)
+    (tmp_path / "root" / "p10").rename(tmp_path / "cache")
+    (tmp_path / "root" / "p10").symlink_to(tmp_path / "cache")
+    path = files.film(10, 1)
+    allowed = data(tmp_path / "root").model_copy(update={"link_roots": (str(tmp_path / "cache"),)})
+    assert published.load(allowed).read(path)
+    with pytest.raises(BadImage, match="symlink"):
+        published.load(data(tmp_path / "root")).read(path)
+    assert published.inputs(allowed) != published.inputs(data(tmp_path / "root"))
 
 
 def test_all_unreadable_files_are_reported_at_once(tmp_path: Path) -> None:

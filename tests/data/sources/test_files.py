@@ -1,0 +1,188 @@
+"""Finding files below a root: names in either normal form of Unicode, links, and nothing outside."""
+
+import contextlib
+import os
+import shlex
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medmim.data.sources.files import fix_for, folder, link_roots, locate, read_bytes
+from medmim.data.sources.source import BadImage
+from medmim.errors import UserError
+from medmim.recipe import loading
+from medmim.recipe.schema import Data
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:/x.png"])
+def test_a_path_out_of_the_root_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(b"pixels")
+    with pytest.raises(BadImage, match="leaves the image root"):
+        read_bytes(tmp_path / "root", path)
+
+
+def test_symlinks_may_stay_inside_the_root_but_not_leave_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside.png").write_bytes(b"pixels")
+    (root / "inside.png").write_bytes(b"pixels")
+    (root / "good").symlink_to(root / "inside.png")
+    (root / "bad").symlink_to(tmp_path / "outside.png")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "folder").symlink_to(tmp_path)
+    assert read_bytes(root, "good") == b"pixels"
+    for path in ("bad", "folder/outside.png"):
+        with pytest.raises(BadImage, match="symlink"):
+            read_bytes(root, path)
+    with pytest.raises(BadImage, match="cannot be opened"):
+        read_bytes(root, "loop")
+
+
+def test_what_is_not_a_regular_file_has_its_own_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would hang for ever
+    for path, words in (("empty.png", "0 bytes"), ("pipe.png", "not a regular"), (".", "but a folder"), ("", "empty")):
+        with pytest.raises(BadImage, match=words):
+            read_bytes(tmp_path, path)
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path, "absent.png")
+    with pytest.raises(BadImage, match="cannot be opened"):
+        locate(tmp_path, "a\0b.png")
+
+
+@settings(max_examples=200, deadline=None)
+@given(path=st.text(max_size=40))
+def test_no_path_reads_outside_the_root(path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp() / "paths"
+    root.mkdir(exist_ok=True)
+    with contextlib.suppress(BadImage, FileNotFoundError):
+        assert locate(root, path).is_relative_to(root.resolve())
+
+
+def linked(root: Path, name: str, target: Path, exists: bool = True) -> None:
+    """A symlink below a root, as DVC, git-annex and the Hugging Face cache make them."""
+    if exists:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"pixels")
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).symlink_to(os.path.relpath(target, (root / name).parent))
+
+
+LAYOUTS = {
+    "Hugging Face": [("snapshots/1/a.png", "blobs/aa"), ("snapshots/1/b.png", "blobs/bb")],
+    "DVC": [("data/a.png", "cache/files/md5/0a/aa"), ("data/b.png", "cache/files/md5/1b/bb")],
+    "git-annex": [("data/a.png", ".git/annex/objects/w/X/k1/k1"), ("data/b.png", ".git/annex/objects/y/Z/k2/k2")],
+    "per patient": [("data/a.png", "raw/p1/x.png"), ("data/b.png", "raw/p2/y.png")],
+    "blank in a name": [("data/a.png", "my raw's/x.png"), ("data/b.png", "my raw's/y.png")],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_setting_that_the_fix_names_allows_the_links(tmp_path: Path, layout: str) -> None:
+    for name, target in LAYOUTS[layout]:
+        linked(tmp_path, name, tmp_path / target)
+    root = (tmp_path / LAYOUTS[layout][0][0]).parent
+    with pytest.raises(BadImage, match="data.link_roots"):
+        read_bytes(root, "a.png")
+    option, setting = shlex.split(fix_for(root, ["a.png", "b.png"]).removesuffix(" allows the links"))
+    assert option == "--set"
+    recipe = loading.load("covid", [f"data.root={root}", setting])
+    allowed = link_roots(recipe.data)
+    assert allowed and tmp_path.resolve() not in allowed
+    assert [read_bytes(root, name, allowed) for name in ("a.png", "b.png")] == [b"pixels"] * 2
+    assert fix_for(root, []) == ""
+
+
+def test_a_link_elsewhere_stays_refused_and_a_climbing_path_too(tmp_path: Path) -> None:
+    linked(tmp_path / "root", "good.png", tmp_path / "cache" / "a")
+    linked(tmp_path / "root", "bad.png", tmp_path / "cache-2" / "a")
+    linked(tmp_path / "cache", "onward", tmp_path / "secret")
+    (tmp_path / "root" / "chain.png").symlink_to(tmp_path / "cache" / "onward")
+    allowed = link_roots(Data(source="phantom", link_roots=(str(tmp_path / "cache"),)))
+    assert read_bytes(tmp_path / "root", "good.png", allowed) == b"pixels"
+    for path in ("bad.png", "chain.png"):
+        with pytest.raises(BadImage, match="symlink"):
+            read_bytes(tmp_path / "root", path, allowed)
+    for path in ("../cache/a", str(tmp_path / "cache" / "a")):
+        with pytest.raises(BadImage, match="leaves the image root"):
+            read_bytes(tmp_path / "root", path, allowed)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (".git/annex/objects/w/X/k/k", "git annex get"),
+        (".dvc/cache/files/md5/0a/aa", "dvc pull"),
+        ("blobs/aa", "missing"),
+    ],
+)
+def test_a_link_to_nothing_is_missing_and_the_fix_says_what_fetches_it(tmp_path: Path, target: str, words: str) -> None:
+    linked(tmp_path / "root", "a.png", tmp_path / target, exists=False)
+    with pytest.raises(FileNotFoundError):
+        locate(tmp_path / "root", "a.png")
+    assert words in fix_for(tmp_path / "root", ["a.png", "plainly absent.png", "../x", "a\0b", "\ud83d.png"])
+
+
+def test_a_pointer_of_dvc_beside_a_missing_image_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.png.dvc").write_text("outs:\n", encoding="utf-8")
+    assert fix_for(tmp_path, ["a.png"]) == "fetch the images: `dvc pull`"
+
+
+@pytest.mark.parametrize("place", ["/", "//", "/..", "absent", "file", ""])
+def test_a_link_root_is_a_folder_and_not_everything(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    given = place if not place or place.startswith("/") else str(tmp_path / place)
+    with pytest.raises(UserError, match="link_roots"):
+        link_roots(loading.validate({"name": "x", "data": {"source": "phantom", "link_roots": [given]}}, "test").data)
+
+
+NAMES = [
+    "R\u00f6ntgen 1.png",
+    "\u00e9t\u00e9/\u00e0.png",
+    "\u1e9b\u0323.png",
+    "\ud55c\uae00.png",
+    "\u304c\u304e/\u30d1.png",
+]
+FORMS = ("NFC", "NFD")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("disk", FORMS)
+@pytest.mark.parametrize("listed", FORMS)
+def test_one_name_in_two_normal_forms_is_one_file(tmp_path: Path, name: str, disk: str, listed: str) -> None:
+    path = tmp_path / unicodedata.normalize(disk, name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"pixels")
+    assert read_bytes(tmp_path, unicodedata.normalize(listed, name)) == b"pixels"
+
+
+def test_a_folder_and_its_file_may_be_in_different_forms(tmp_path: Path) -> None:
+    place = tmp_path / "e\u0301t\u00e9"
+    place.mkdir()
+    (place / "\u00e0.png").write_bytes(b"pixels")
+    assert read_bytes(tmp_path, "\u00e9t\u00e9/a\u0300.png") == b"pixels"
+    assert folder(str(tmp_path / "\u00e9te\u0301"), "data.root").samefile(place)
+
+
+def test_two_files_of_one_name_are_ambiguous_unless_they_are_one(tmp_path: Path) -> None:
+    for form in FORMS:
+        (tmp_path / unicodedata.normalize(form, "\u00e9.png")).write_bytes(form.encode())
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system takes both for one name")
+    for form in FORMS:
+        with pytest.raises(BadImage, match="two files have this name"):
+            locate(tmp_path, unicodedata.normalize(form, "\u00e9.png"))
+    (tmp_path / "e\u0301.png").unlink()
+    (tmp_path / "e\u0301.png").symlink_to("\u00e9.png")
+    assert read_bytes(tmp_path, "e\u0301.png") == b"NFC"
+
+
+def test_a_file_where_a_folder_is_meant_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").touch()
+    with pytest.raises(UserError, match="metadata.csv is a file, not a folder") as caught:
+        folder(str(tmp_path / "metadata.csv"), "data.root")
+    assert caught.value.fix == f"--set data.root={tmp_path}"

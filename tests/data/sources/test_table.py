@@ -1,0 +1,216 @@
+"""Tables as programs, spreadsheets and copies leave them: read row by row, or refused with what they are."""
+
+import gzip
+import io
+import shlex
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medmim.data.sources import table
+from medmim.errors import UserError
+
+NEEDED = ("patientid", "filename")
+PLAIN = "patientid,note,filename\n1,first,a.png\n2,second,b.png\n"
+
+
+def read(path: Path, text: str | bytes) -> list[table.Row]:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return list(table.rows(path, NEEDED, ("sex",)))
+
+
+def refusal(path: Path, text: str | bytes) -> UserError:
+    with pytest.raises(UserError) as caught:
+        read(path, text)
+    return caught.value
+
+
+SAME: dict[str, str | bytes] = {
+    "plain": PLAIN,
+    "byte order mark": "\ufeff" + PLAIN,
+    "CRLF": PLAIN.replace("\n", "\r\n"),
+    "CR": PLAIN.replace("\n", "\r"),
+    "no line end": PLAIN.rstrip(),
+    "header in capitals": PLAIN.replace("patientid", "PatientID"),
+    "header with blanks": PLAIN.replace("patientid", " patient id ").replace("filename", "File Name"),
+    "header with marks": PLAIN.replace("patientid", "patient_id").replace("filename", "file-name\u00a0"),
+    "full-width header": PLAIN.replace("patientid", "\uff50atientid"),
+    "trailing commas": PLAIN.replace("\n", ",,,\n"),
+    "blank cells beyond the header": PLAIN.replace(".png\n", ".png, ,\n"),
+    "blank lines at the end": PLAIN + "\n,,\n , \n\n",
+    "end of file of DOS": PLAIN + "\x1a",
+    "quoted": PLAIN.replace("first", '"first, ""quoted"""'),
+    "quoted line break": PLAIN.replace("first", '"line 1\nline 2\r\nline 3"'),
+    "index of pandas": "\n".join(f"{i},{line}" for i, line in enumerate(PLAIN.splitlines())).replace("0,p", ",p"),
+    "long note": PLAIN.replace("first", "x " * 80_000),
+    "long quoted note": PLAIN.replace("first", '"' + "x,\n" * 60_000 + '"'),
+    "zero byte in a note": PLAIN.replace("first", "fir\0st"),
+    "column twice with equal cells": "patientid,filename,patientid\n1,a.png,1\n2,b.png,2\n",
+    "zero byte behind a value": PLAIN.replace("a.png", "a.png\0"),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_sound_table_gives_its_rows(tmp_path: Path, name: str) -> None:
+    rows = read(tmp_path / "t.csv", SAME[name])
+    assert [(row["patientid"], row["filename"], row.problems) for row in rows] == [
+        ("1", "a.png", ()),
+        ("2", "b.png", ()),
+    ]
+    assert [row.number for row in rows] == [2, 3]
+
+
+BAD_ROW: dict[str, tuple[str, str]] = {
+    "comma outside quotation marks": (PLAIN.replace("first", "Hanoi, Vietnam"), "1 cells more than the header"),
+    "cut row": (PLAIN.replace("1,first,a.png", "1,first"), "ends before this column"),
+    "header again": (PLAIN.replace("1,first,a.png", "patientid,note,filename"), "header again"),
+    "long cell that is used": (PLAIN.replace("a.png", "x" * 160_000), "more than 4,096 characters"),
+    "zero byte inside a value": (PLAIN.replace("a.png", "a\0.png"), "control characters"),
+    "escape inside a value": (PLAIN.replace("a.png", "a\x1b[31m.png"), "control characters"),
+    "column twice with other cells": (
+        "patientid,filename,Patient ID\n1,a.png,7\n2,b.png,2\n",
+        "have this name and differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROW)
+def test_a_bad_row_has_its_reason_and_the_next_is_read(tmp_path: Path, name: str) -> None:
+    text, words = BAD_ROW[name]
+    first, second = read(tmp_path / "t.csv", text)
+    assert (first.number, [words in reason for _, reason in first.problems]) == (2, [True])
+    assert (second.number, second["patientid"], second.problems) == (3, "2", ())
+
+
+def test_a_row_behind_blank_lines_has_the_number_that_a_spreadsheet_shows(tmp_path: Path) -> None:
+    assert [row.number for row in read(tmp_path / "t.csv", PLAIN.replace("1,first", "\n,,\n1,first"))] == [4, 5]
+
+
+def test_an_optional_column_may_be_absent_or_hold_cells(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.csv", PLAIN)[0]["sex"] == ""
+    assert read(tmp_path / "b.csv", PLAIN.replace("note", "Sex"))[0]["sex"] == "first"
+
+
+def zipped(name: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, PLAIN)
+    return out.getvalue()
+
+
+UMLAUT = PLAIN.replace("first", "f\u00fcr")
+CHINESE = PLAIN.replace("first", "\u8001\u5e74\u6027\u767d\u5185\u969c\uff0c\u6b63\u5e38")
+OTHER: dict[str, tuple[str | bytes, str, str]] = {
+    "empty": (b"", r"empty \(0 bytes\)", "copy it again from where it is complete"),
+    "zero bytes": (b"\0" * 5_000, "zero bytes", "completely"),
+    "semicolons": (PLAIN.replace(",", ";"), "separated by semicolons", "delimiter=';'"),
+    "tabs": (PLAIN.replace(",", "\t"), "separated by tabs", r"delimiter='\t'"),
+    "vertical bars": (PLAIN.replace(",", "|"), "separated by vertical bars", "delimiter='|'"),
+    "comment before the header": ("# made by hand\n" + PLAIN, "header is line 2", "tail -n +2"),
+    "three lines before the header": ("Cohort;2020\n\nexported\n" + PLAIN, "header is line 4", "tail -n +4"),
+    "separator line of Excel": ("sep=;\n" + PLAIN.replace(",", ";"), "header is line 2", "tail -n +2"),
+    "blank first line": ("\n" + PLAIN, "header is line 2", "tail -n +2"),
+    "Windows-1252": (UMLAUT.encode("cp1252"), r"WINDOWS-1252 \('f\u00fcr' in line 2\)", "iconv -f WINDOWS-1252"),
+    "Latin-1": (UMLAUT.encode("latin-1"), "WINDOWS-1252", "iconv"),
+    "GB18030": (CHINESE.encode("gb18030"), "GB18030 \\('\u8001\u5e74", "iconv -f GB18030"),
+    "UTF-16 with a mark": (UMLAUT.encode("utf-16"), "UTF-16 text", "iconv -f UTF-16 "),
+    "UTF-16 without a mark": (UMLAUT.encode("utf-16-le"), "UTF-16LE text", "iconv -f UTF-16LE"),
+    "big-endian UTF-16": (b"\xfe\xff" + UMLAUT.encode("utf-16-be"), "UTF-16 text", "iconv -f UTF-16 "),
+    "UTF-32": (UMLAUT.encode("utf-32"), "UTF-32 text", "iconv -f UTF-32"),
+    "UTF-8 with one wrong byte": ((UMLAUT * 9).encode() + b"\xff", "1 wrong bytes, the first in line 28", "correct"),
+    "cut inside a character": (UMLAUT.encode()[: UMLAUT.encode().index(b"\xc3") + 1], "cut off inside", "completely"),
+    "Git LFS": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n",
+        "Git LFS pointer", "git lfs pull",
+    ),
+    "git-annex": ("/annex/objects/SHA256E-s9--" + "0" * 64 + ".csv\n", "git-annex pointer", "git annex get"),
+    "git-annex link as text": ("../.git/annex/objects/9/x/SHA256E-s9.csv", "git-annex pointer", "git annex get"),
+    "link as text": ("../../blobs/0123456789abcdef", "symbolic link", "with links"),
+    "DVC": ("outs:\n- md5: 0123456789abcdef0123456789abcdef\n  path: metadata.csv\n", "DVC pointer", "dvc pull"),
+    "gzip": (gzip.compress(PLAIN.encode()), "gzip", "gunzip"),
+    "zip": (zipped("metadata.csv"), "zip archive", "unzip"),
+    "Excel": (zipped("xl/workbook.xml"), "Excel workbook", "save it as CSV"),
+    "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "Office file", "save it as CSV"),
+    "sign-in page": ("<!DOCTYPE html>\n<html><head><title>Sign in, please</title>", "web page", "access"),
+    "page without a type": ("\n <html lang=en>", "web page", "access"),
+    "error of S3": (
+        "<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+        r"error of a server \(AccessDenied\)", "access",
+    ),
+    "error of GitHub": ("404: Not Found", r"error of a server \('404: Not Found'\)", "access"),
+    "error of Hugging Face": ("Entry not found", "error of a server", "access"),
+    "error in JSON": ('{"message": "Requires authentication", "status": "401"}', "Requires authentication", "access"),
+    "JSON": ('[{"patientid": 1, "filename": "a.png"}]', "is JSON", "right file"),
+    "YAML": ("---\npatientid: 1\n", "is YAML", "right file"),
+    "PDF": (b"%PDF-1.7\n...", "a PDF", "right file"),
+    "PNG": (b"\x89PNG\r\n\x1a\n....", "a PNG image", "right file"),
+    "Parquet": (b"PAR1....", "Parquet", "CSV"),
+    "pickle": (b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x03", "pickle", "right file"),
+    "SQLite": (b"SQLite format 3\0...", "SQLite", "CSV"),
+    "binary": (bytes(range(32)) * 40, "binary file of an unknown kind", "right file"),
+    "another table": ("a,b\n1,2\n", "lacks columns: patientid, filename", "name these columns"),
+    "no header": ("1,first,a.png\n2,second,b.png\n", "lacks columns", "name these columns"),
+    "open quotation mark": (PLAIN.replace("first", '"first'), "line 2 is never closed", "correct line 2"),
+    "mark inside quotation marks": (PLAIN.replace("first", '"a "b" c"'), "broken quotation in line 2", "written twice"),
+    "backslash before a mark": (PLAIN.replace("second", r'"a \"b\" c"'), "broken quotation in line 3", "written twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_is_no_such_table_is_named_with_its_fix(tmp_path: Path, name: str) -> None:
+    text, words, fix = OTHER[name]
+    error = refusal(tmp_path / "metadata.csv", text)
+    with pytest.raises(UserError, match=words):
+        raise error
+    assert "metadata.csv" in error.fact and error.reason and fix in error.fix
+    assert "ownload it again" not in str(error) and "etch it again" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["semicolons", "tabs", "vertical bars", "comment before the header", "three lines before the header",
+     "Windows-1252", "GB18030", "UTF-16 with a mark", "UTF-16 without a mark", "big-endian UTF-16", "UTF-32", "gzip"],
+)  # fmt: skip
+def test_the_command_that_the_fix_names_makes_the_table_readable(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "my 'data'" / "meta data.csv"
+    path.parent.mkdir()
+    command = refusal(path, OTHER[name][0]).fix.split("`")[1]
+    assert shlex.split(command)
+    subprocess.run(["sh", "-c", command], check=True, cwd="/")
+    assert [row["filename"] for row in table.rows(path, NEEDED)] == ["a.png", "b.png"]
+
+
+def test_a_folder_where_the_table_is_meant_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").mkdir()
+    with pytest.raises(UserError, match="metadata.csv is a folder"):
+        list(table.rows(tmp_path / "metadata.csv", NEEDED))
+
+
+MUTATIONS: list[Callable[[str, str, int], str]] = [
+    lambda text, junk, at: text[:at] + junk + text[at:],
+    lambda text, junk, at: text[:at],
+    lambda text, junk, at: text[:at] + junk,
+    lambda text, junk, at: text.replace(",", junk or ","),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    junk=st.text(max_size=6), at=st.integers(0, len(PLAIN)), change=st.sampled_from(MUTATIONS),
+    code=st.sampled_from(["utf-8", "utf-16", "cp1252", "gb18030"]),
+)  # fmt: skip
+def test_any_text_gives_rows_or_one_refusal(
+    tmp_path_factory: pytest.TempPathFactory, junk: str, at: int, change: Callable[[str, str, int], str], code: str
+) -> None:
+    data = change(PLAIN, junk, at).encode(code, "replace")
+    try:
+        rows = read(tmp_path_factory.getbasetemp() / "any.csv", data)
+    except UserError as error:
+        assert "any.csv" in error.fact and error.fix
+    else:
+        assert all(row.problems or set(row.cells) >= set(NEEDED) for row in rows)
