@@ -144,3 +144,20 @@ def test_a_separator_inside_a_string_is_no_separator(one: list[str], two: list[s
 def test_records_are_frozen() -> None:
     for kind in (sample.Study, Sample, Answer, Score, sample.BadRow, sample.Finding):
         assert dataclasses.fields(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@given(st.text(st.characters()))
+def test_what_is_escaped_can_be_written_and_the_rest_is_as_it_was(text: str) -> None:
+    shown = sample.escaped(text)
+    assert sample.is_utf8(shown) and (shown == text) == sample.is_utf8(text)
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "a\udc00", "\udfff\ud800"])
+def test_half_a_surrogate_pair_anywhere_in_a_record_is_found(half: str) -> None:
+    assert sample.is_writable(an_item()) and sample.is_writable(an_item(question="\U0001f600"))
+    for change in ({"question": half}, {"options": ("a", half)}, {"paths": (half,)}, {"patients": (half,)}):
+        assert not sample.is_writable(an_item(**change))
+    study = sample.Study("s", "p", "a.png", "CT", findings=(sample.Finding("mass"),))
+    assert sample.is_writable(study)
+    assert not sample.is_writable(dataclasses.replace(study, findings=(sample.Finding(half),)))
+    assert digest_of([half]) != digest_of([half + half])

@@ -29,9 +29,9 @@ def built(counts: Mapping[str, Any], cached: bool) -> None:
     if out := counts["source"].get("erased", {}).get("patients"):
         console.print(f"[yellow]{out:,} erased patients are left out[/]")
     for reason, rows in counts["source"].get("skipped", {}).items():
-        console.print(f"skipped {rows:,} rows: {escape(reason)}")
+        console.print(f"skipped {rows:,} rows: {escape(reason)}", soft_wrap=True)
     for reason, rows in counts["quarantined"].items():
-        console.print(f"[yellow]quarantined {rows:,}[/] {escape(reason)}")
+        console.print(f"[yellow]quarantined {rows:,}[/] {escape(reason)}", soft_wrap=True)
 
 
 def _files(console: Console, files: Mapping[str, Any]) -> None:

@@ -91,10 +91,12 @@ def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
     fix = source.fix_for([*(row.file for row in bad if not row.row), *missing])
     _refuse_too_many_bad(bad, total, data.max_bad_fraction, fix)
     if not samples:
+        read = total if source.studies is None else total + len(source.missing)
+        elsewhere = f"give the folder that holds {missing[0]} as data.root" if missing else ""
         raise UserError(
             "there is nothing to ask",
-            reason=f"{total:,} rows were read, {_rows(bad):,} of them bad, {len(missing):,} images are missing",
-            fix=fix or "check data.root and data.abilities in the recipe",
+            reason=f"{read:,} rows were read, {_rows(bad):,} of them bad, {len(missing):,} images are missing",
+            fix=fix or elsewhere or "check data.root and data.abilities in the recipe",
         )
     used = {path for sample in samples for path in sample.paths}
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())

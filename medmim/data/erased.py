@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import io
 import json
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -91,6 +92,8 @@ def leave_out(source: Source, erased: Erased) -> Source:
 def patients_of(place: Store, name: str) -> set[str]:
     """Patients of a published data set, those of quarantined rows included; its images are not read.
 
+    A data set of an earlier version may hold `1.0` for the patient `1`: then both are named.
+
     Args:
         place: The store.
         name: `data/DIGEST`.
@@ -105,4 +108,5 @@ def patients_of(place: Store, name: str) -> set[str]:
         lines = place.read(f"{name}/quarantine.jsonl").split(b"\n")
     except FileNotFoundError:
         lines = []
-    return found | {json.loads(line)["key"] for line in lines if line}
+    found |= {json.loads(line)["key"] for line in lines if line}
+    return found | {name.partition(".")[0] for name in found if re.fullmatch(r"\d+\.0*", name)}

@@ -1,6 +1,7 @@
 import copy
 import json
 import re
+import shlex
 import sys
 import zlib
 from collections.abc import Callable
@@ -140,6 +141,12 @@ def outside(path: Path) -> None:
     path.symlink_to(goal)
 
 
+def lines(root: Path) -> None:
+    rows = json.loads((root / TRAIN).read_text())
+    (root / TRAIN).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut off JSON": (cut, "complete rows"),
     "missing image": (every_image(Path.unlink), "image is missing"),
@@ -151,7 +158,18 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty image": (every_image(lambda path: path.write_bytes(b"")), "0 bytes"),
     "text as image": (every_image(lambda path: path.write_text("hello")), "not an image"),
     "bomb": (every_image(bomb), "pixels"),
-    "symlink": (every_image(outside), "through a symlink"),
+    "symlink": (every_image(outside), r"through a symlink(.|\n)*fix: --set 'data\.link_roots=\["),
+    "DICOM as image": (every_image(lambda path: path.write_bytes(bytes(128) + b"DICM")), "a DICOM file: convert it"),
+    "pointer as image": (every_image(lambda path: path.write_text(POINTER)), "Git LFS pointer: `git lfs pull`"),
+    "blank image": (every_image(lambda path: Image.new("L", (9, 9)).save(path)), "all pixels"),
+    "transparent image": (every_image(lambda path: Image.new("RGBA", (9, 9)).save(path)), "transparent all over"),
+    "JSON Lines": (lines, r"is JSON Lines(.|\n)*fix: `python3 -c"),
+    "another encoding": (lambda root: (root / TRAIN).write_bytes('["f\u00fcr"]'.encode("cp1252")), "iconv -f"),
+    "half a surrogate pair": (
+        every_row(lambda row: row["conversation"][0].update(content="<image><image>\ud83d?")),
+        r"row 3 \(conversation\.0\.content\): holds half a surrogate pair",
+    ),
+    "half a surrogate pair in a path": (every_row(lambda row: row["images"].append("\udfff")), "half a surrogate"),
 }
 
 
@@ -227,6 +245,38 @@ def test_real_pixels_become_a_data_set_whose_audit_is_clean(medmim: Medmim, tmp_
     assert min(facts["by_split"]["train"], facts["by_split"]["test"]) > 0
     assert {"temporal", "coreference", "comparison", "reasoning"} <= set(facts["by_ability"])
     assert medmim("data", "audit", facts["uri"]).code == 0
+
+
+def test_the_setting_that_an_error_names_lets_links_be_read_and_changes_no_digest(
+    medmim: Medmim, tmp_path: Path
+) -> None:
+    root = files.write(tmp_path / "raw", files.clean_set(), images=True)
+    plain = build(medmim, root, "--json").json
+    for path in [path for path in root.rglob("*.png")]:
+        goal = tmp_path / "the cache" / f"{abs(hash(path))}"
+        goal.parent.mkdir(exist_ok=True)
+        path.rename(goal)
+        path.symlink_to(goal)
+    refused = build(medmim, root)
+    assert refused.code == 2
+    option, setting = shlex.split(re.search("fix: (.*) allows the links", refused.err)[1])  # type: ignore[index]
+    linked = build(medmim, root, option, setting, "--json").json
+    assert (linked["digest"], linked["quarantined"]) == (plain["digest"], {})
+
+
+def test_what_is_skipped_and_quarantined_is_counted_on_the_screen(medmim: Medmim, tmp_path: Path) -> None:
+    rows = files.covid_rows(30)
+    rows[0]["finding"] = rows[1]["finding"] = "N/A"
+    rows[9]["Patientid"] = rows[8]["Patientid"] = "NaN"
+    rows[20]["sex"] = "M"
+    shown = build(medmim, files.write_covid(tmp_path / "raw", rows), source="covid")
+    assert shown.code == 0
+    for line in (
+        "skipped 2 rows: finding unknown",
+        "quarantined 5 one patient id with two sexes: two people, or a wrong cell",
+        "quarantined 2 'NaN' stands for a missing value",
+    ):
+        assert line in shown.out
 
 
 @pytest.fixture(scope="session")

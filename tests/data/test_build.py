@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from medmim.errors import UserError
 from medmim.recipe import loading, schema
 from medmim.run.stage import Outcome
 from medmim.run.workspace import workspace
-from medmim.sample import BadRow, Sample, Study, digest_of
+from medmim.sample import BadRow, Finding, Sample, Study, digest_of
 
 # What 30 patients of seed 0 give. It changes with every change of drawing, questions, words or split.
 GOLDEN = "8cd75c4e085bb4a19f334c586df14a9a7293902af3191d3f332a31994d877e24"
@@ -238,6 +239,47 @@ def test_nothing_to_ask_is_an_error(tmp_path: Path) -> None:
     single = Study("s", "p", "a", "X-ray")
     with pytest.raises(UserError, match="nothing to ask"):
         build.make(source({"a": png()}, studies=[single]), demo(abilities=("temporal",)).data, tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"question": "\ud83d?"}, {"options": ("a", "\udc00")}, {"patients": ("\udfff",)},
+                                    {"paths": ("\ud800.png",)}, {"answer": "\ude00\ud83d"}])  # fmt: skip
+def test_text_that_no_file_can_hold_does_not_end_a_build(tmp_path: Path, change: dict[str, Any]) -> None:
+    given = source({"a": png()}, [ready(("a",)), replace(ready(("a",)), **change)])
+    counts = build.make(given, demo(max_bad_fraction=0.5).data, tmp_path)
+    assert counts["quarantined"] == {"holds half a surrogate pair, which is no character": 1}
+    assert len(shards.read_samples(tmp_path)) == 1
+    assert "surrogate" in json.loads((tmp_path / "quarantine.jsonl").read_text(encoding="utf-8"))["reason"]
+
+
+def test_a_study_whose_text_no_file_can_hold_is_quarantined(tmp_path: Path) -> None:
+    real = phantom.load(demo(60).data)
+    studies = real.studies or []
+    studies = [replace(studies[0], findings=(Finding("\ud83d"),)), *studies[1:]]
+    bad = BadRow("\udcff.json", 1, "\ud83d", "holds '\udfff'")
+    counts = build.make(replace(real, studies=studies, bad=[bad]), demo(60).data, tmp_path)
+    assert sum(counts["quarantined"].values()) == 2
+    lines = (tmp_path / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["\\ud83d", studies[0].patient]
+
+
+def test_what_helps_unusable_images_is_in_the_errors_fix(tmp_path: Path) -> None:
+    given = source({"a": png()}, [ready(("a",)), ready(("absent",))], fix_for=lambda paths: f"fetch {sorted(paths)}")
+    with pytest.raises(UserError) as caught:
+        build.make(given, demo(max_bad_fraction=0.4).data, tmp_path)
+    assert caught.value.fix.startswith("fetch ['absent', 'absent'], or raise")
+    given = source({}, studies=[], missing=["x.png"], fix_for=lambda paths: f"fetch {sorted(paths)}")
+    with pytest.raises(UserError, match="nothing to ask") as caught:
+        build.make(given, demo().data, tmp_path)
+    assert caught.value.fix == "fetch ['x.png']"
+    with pytest.raises(UserError, match="1 rows were read") as caught:
+        build.make(source({}, studies=[], missing=["x.png"]), demo().data, tmp_path)
+    assert caught.value.fix == "give the folder that holds x.png as data.root"
+
+
+def test_link_roots_are_not_in_the_cache_key(tmp_path: Path) -> None:
+    ws = workspace(tmp_path)
+    build.run(demo(), ws)
+    assert build.run(demo(link_roots=[str(tmp_path)]), ws).cached
 
 
 def test_the_manifest_names_every_file(built: tuple[Outcome, Path]) -> None:

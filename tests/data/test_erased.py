@@ -17,7 +17,7 @@ from medmim.run.workspace import workspace
 from medmim.sample import Sample, Study
 from medmim.store import open_store
 
-NAMES = st.text(min_size=1, max_size=4)
+NAMES = st.text(st.characters(exclude_characters="."), min_size=1, max_size=4)  # `1.` and `1` are one patient
 
 
 def no_pictures(path: str) -> bytes:
@@ -90,3 +90,12 @@ def test_patients_of_quarantined_rows_are_found_too(tmp_path: Path, demo: schema
     place.write(f"{name}/quarantine.jsonl", json.dumps({"file": "a", "row": 0, "key": "P9", "reason": "x"}).encode())
     assert "P9" in erased.patients_of(place, name)
     assert replace(made).digest == made.digest
+
+
+@pytest.mark.parametrize("form", ["1.0", "1.", "1"])
+def test_a_patient_stays_erased_under_the_name_that_a_spreadsheet_gave_it(tmp_path: Path, form: str) -> None:
+    listed = erased.add(str(tmp_path), [form])
+    assert "1" in listed and "11" not in listed and "1.5" not in listed
+    place = open_store(str(tmp_path))
+    place.write("data/x/quarantine.jsonl", json.dumps({"file": "a", "row": 0, "key": form, "reason": "x"}).encode())
+    assert erased.patients_of(place, "data/x") == {form, "1"}

@@ -99,6 +99,76 @@ def test_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
         source.read("images/0-0-PA.png")
 
 
+def test_a_missing_offset_in_any_word_is_no_offset(tmp_path: Path) -> None:
+    rows = files.covid_rows(2)
+    for row, word in zip(rows, ("NaN", "N/A", "inf", "#REF!", "-"), strict=False):
+        row["offset"] = word
+    source = covid_chestxray.load(data(files.write_covid(tmp_path, rows)))
+    assert source.bad == []
+    assert [study.time for study in source.studies or []] == [None] * 5 + [0, 0, 4, 9, 9]
+
+
+def test_a_word_for_no_value_is_no_diagnosis_and_its_row_is_counted(tmp_path: Path) -> None:
+    rows = files.covid_rows(4)
+    words = ("NA", "None", "N/A", "nan", "#N/A", "Pneumonia/Viral/NaN", "Pneumonia/N/A", "Pneumonia/", "/", "?")
+    for row, word in zip(rows, words, strict=False):
+        row["finding"] = word
+    source = covid_chestxray.load(data(files.write_covid(tmp_path, rows)))
+    found = [finding.name for study in source.studies or [] for finding in study.findings]
+    assert found[:3] == ["Viral", "Pneumonia", "Pneumonia"] and set(found[3:]) == {"COVID-19"}
+    assert (source.bad, source.facts["skipped"]) == ([], {"finding unknown": 7})
+
+
+@pytest.mark.parametrize("word", ["NaN", "N/A", "None", "?", "-", ".", "#REF!", "-1", "TRUE", "1.23E+15", "1,234"])
+def test_no_patient_is_made_of_what_is_no_id(tmp_path: Path, word: str) -> None:
+    rows = files.covid_rows(6)
+    for row in rows[:10]:
+        row["Patientid"] = word
+    source = covid_chestxray.load(data(files.write_covid(tmp_path, rows)))
+    assert {study.patient for study in source.studies or []} == {"2", "3", "4", "5"}
+    assert [(bad.row, bad.key) for bad in source.bad] == [(n, "patientid") for n in range(2, 12)]
+
+
+@pytest.mark.parametrize("form", ["{}.0", " {}", "{}.", "'{}", '="{}"', "\u200b{}"])
+def test_one_patient_in_two_forms_is_in_one_split(tmp_path: Path, form: str) -> None:
+    rows = files.covid_rows(40)
+    plain = questions(files.write_covid(tmp_path / "plain", rows))
+    for row in rows[::2]:
+        row["Patientid"] = form.format(row["Patientid"])
+    assert questions(files.write_covid(tmp_path / "mixed", rows)) == plain
+
+
+def test_all_rows_of_an_id_of_two_people_are_quarantined(tmp_path: Path) -> None:
+    rows = files.covid_rows(4)
+    rows[7]["sex"] = "M"
+    source = covid_chestxray.load(data(files.write_covid(tmp_path, rows)))
+    assert "1" not in {study.patient for study in source.studies or []}
+    assert [bad.row for bad in source.bad] == [7, 8, 9, 10, 11]
+    assert {bad.reason for bad in source.bad} == {"one patient id with two sexes: two people, or a wrong cell"}
+
+
+def test_a_name_in_another_normal_form_is_found_and_is_the_image_of_its_other_row(tmp_path: Path) -> None:
+    rows = files.covid_rows(2)
+    rows[0]["filename"], rows[1]["filename"] = "re\u0301ne\u0301.png", "r\u00e9n\u00e9.png"
+    files.write_covid(tmp_path, rows[:1] + rows[2:])
+    files.write_covid(tmp_path, rows, images=False)
+    source = covid_chestxray.load(data(tmp_path))
+    assert (source.missing, [(bad.row, bad.reason) for bad in source.bad]) == ([], [(3, "the image of row 2 again")])
+    assert (source.studies or [])[0].image == "images/r\u00e9n\u00e9.png"
+    assert source.read("images/r\u00e9n\u00e9.png")
+
+
+def test_links_that_the_recipe_allows_are_read_and_change_the_inputs(tmp_path: Path) -> None:
+    root = files.write_covid(tmp_path / "root", files.covid_rows(2))
+    (root / "images").rename(tmp_path / "cache")
+    (root / "images").symlink_to(tmp_path / "cache")
+    allowed = data(root).model_copy(update={"link_roots": (str(tmp_path / "cache"),)})
+    assert covid_chestxray.load(allowed).read("images/0-0-PA.png")
+    with pytest.raises(BadImage, match="symlink"):
+        covid_chestxray.load(data(root)).read("images/0-0-PA.png")
+    assert covid_chestxray.inputs(allowed) != covid_chestxray.inputs(data(root))
+
+
 HEADER = "Patientid,offset,finding,view,modality,filename\n"
 
 

@@ -1,0 +1,162 @@
+"""The values of cells as pandas, R, spreadsheets and people leave them."""
+
+import re
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medmim.data.sources import cells
+from medmim.data.sources.cells import BadCell, Person
+
+MISSING = (
+    "", " ", "\t", "\u00a0", "\u200b", "NaN", "nan", "NAN", "NA", "na", "<NA>", "N/A", "n/a", "#N/A", "#N/A N/A",
+    "n.a.", "None", "none", "NONE", "NULL", "null", "(null)", "nil", "NaT", "-nan", "1.#QNAN", "-1.#IND", "#REF!",
+    "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "########", "-", "--", "\u2013", "?", ".", "...", "unknown", "Unknown",
+    "UNK", "todo", "TBD", "missing", "not available", "undefined", "\\N", "NA_character_", "(blank)", " NaN ",
+    "\ufeffNA",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", MISSING)
+def test_a_word_for_no_value_is_none(cell: str) -> None:
+    assert cells.text(cell) is None
+    assert cells.number(cell, "days", 99) is None
+    assert cells.label(cell) is None
+    for read in (cells.identifier, cells.file_name):
+        with pytest.raises(BadCell, match="is empty|stands for a missing value"):
+            read(cell)
+
+
+@pytest.mark.parametrize("cell", ["N", "0", "Nan Wang", "NA-17", "none of these", "nana", "O", "no-1", "P-", "x?"])
+def test_a_value_that_only_looks_like_one_is_kept(cell: str) -> None:
+    assert cells.text(cell) == cell
+    assert cells.identifier(cell) == cell
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("1", "1"), ("1.0", "1"), ("1.", "1"), (" 1", "1"), ("1.000", "1"), ("+1", "1"), ('="1"', "1"), ("'1", "1"),
+        ('"1"', "1"), ("\uff11", "1"), ("1\u00a0", "1"), ("\ufeff1", "1"), ("1\u200b", "1"), ("007", "007"),
+        ("1.5", "1.5"),
+        ("12e5", "12e5"), ("123456789012345.0", "123456789012345"), ("1234567890123456789", "1234567890123456789"),
+        ("1.2.840.10008", "1.2.840.10008"), ("a1-\u00e9", "a1-e\u0301"), ("MAR-01", "MAR-01"), ("0x1F", "0x1F"),
+    ],
+)  # fmt: skip
+def test_equal_ids_are_equal_texts(cell: str, name: str) -> None:
+    assert cells.identifier(cell) == cells.identifier(name)
+    assert name.isascii() is False or cells.identifier(cell) == name
+
+
+@given(st.integers(0, 10**15 - 1), st.sampled_from(["", ".0", ".", ".00"]), st.sampled_from(["", " ", "\t", "\u00a0"]))
+def test_a_whole_number_is_one_id_in_whatever_form(value: int, tail: str, blank: str) -> None:
+    assert cells.identifier(f"{blank}{value}{tail}{blank}") == str(value)
+
+
+@given(st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=20))
+def test_an_id_that_is_read_is_read_again_as_itself(cell: str) -> None:
+    try:
+        name = cells.identifier(cell)
+    except BadCell:
+        return
+    assert cells.identifier(name) == name
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("7.23E+15", "exponent"), ("4.37886E+15", "exponent"), ("1e+05", "exponent"), ("1E+16", "exponent"),
+        ("1.0E15", "exponent"), ("4,321", "thousands"), ("1,234,567.0", "thousands"), ("1'234", "thousands"),
+        ("4378860000000000.0", "float"), ("12345678901234567.0", "float"), ("-1", "missing value"),
+        ("-9.0", "missing value"), ("\u22121", "missing value"), ("inf", "missing value"),
+        ("-Infinity", "missing value"),
+        ("TRUE", "truth value"), ("false", "truth value"), ("2020-01-02", "date"), ("2020-01-02 00:00:00", "date"),
+        ("2-Jan", "date"), ("02-Jan-2020", "date"), ("1/2/2020", "date"), ("1\n2", "line breaks"), ("a\0b", "control"),
+        ("x" * 300, "200"),
+    ],
+)  # fmt: skip
+def test_a_damaged_id_is_bad_and_its_reason_does_not_hold_it(cell: str, words: str) -> None:
+    with pytest.raises(BadCell, match=words) as caught:
+        cells.identifier(cell)
+    assert words in ("missing value", "truth value") or cell not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ids", "bad"),
+    [
+        (["1", "2", "3"], []), (["007", "008", "12"], []), (["a1", "b2"], []), (["12", "12.1", "13"], []),
+        (["1", "2", "1e0"], ["1e0"]), (["1", "2", "1 000"], ["1 000"]), (["1", "2", "1.000.000"], ["1.000.000"]),
+        (["1", "2", "3,5"], ["3,5"]), (["ab12", "12e5", "cd34", "7"], []), (["01", "1", "2"], ["01", "1"]),
+        (["P01", "P1", "P2"], ["P01", "P1"]), (["p1", "P1"], ["p1", "P1"]), (["P 1", "P1"], ["P 1", "P1"]),
+        (["100", "10", "1", "1001"], []), ([f"43788612345678{n}0" for n in range(10, 16)], []),
+        ([f"437886{n}0000000000" for n in range(6)], [f"437886{n}0000000000" for n in range(6)]),
+        ([f"43788612345{n:02}0010" for n in range(6)], []), ([f"437886123456{n:03}00" for n in range(6)], "all"),
+    ],
+)  # fmt: skip
+def test_ids_are_judged_beside_those_of_their_column(ids: list[str], bad: list[str] | str) -> None:
+    assert set(cells.suspicious(ids)) == set(ids if bad == "all" else bad)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("3", 3), ("3.0", 3), ("3.", 3), (".5", 0.5), ("-2", -2), ("\u22122", -2), ("+4", 4), ("1e1", 10), (" 7 ", 7)],
+)  # fmt: skip
+def test_a_number_is_read(cell: str, value: float) -> None:
+    assert cells.number(cell, "days", 99) == value
+
+
+@pytest.mark.parametrize("cell", ["inf", "-inf", "Infinity", "\u221e", "NaN", "#VALUE!", ""])
+def test_infinity_and_words_are_no_number(cell: str) -> None:
+    assert cells.number(cell, "days", 99) is None
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["soon", "3,5", "1 000", "1_000", "2020-01-02", "3 days", "~3", "3-5", "0x10", "TRUE", "1e999", "43852", "--3"],
+)
+def test_what_is_no_number_of_the_unit_is_bad(cell: str) -> None:
+    with pytest.raises(BadCell, match="days"):
+        cells.number(cell, "days", 36_525)
+
+
+@given(st.floats(-36_000, 36_000))
+def test_any_number_survives_being_written(value: float) -> None:
+    assert cells.number(repr(value), "days", 36_525) == value
+
+
+@pytest.mark.parametrize("cell", ["1", "0.0", "TRUE", "no", "2020-01-02", "3/4/2020", "1,5", "!!"])
+def test_a_number_a_date_and_a_truth_value_are_no_label(cell: str) -> None:
+    with pytest.raises(BadCell, match="number, a date or a truth value"):
+        cells.label(cell)
+
+
+def people(*rows: tuple[str, str, str, float | None]) -> list[Person]:
+    return [Person("7", sex, age, birth, days) for sex, age, birth, days in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (people(("M", "", "", 0), ("F", "", "", 3)), "two sexes"),
+        (people(("male", "", "", 0), ("W", "", "", 3)), "two sexes"),
+        (people(("1", "", "", 0), ("2.0", "", "", 3)), "two sexes"),
+        (people(("", "40", "", 0), ("", "22", "", 3)), "two ages"),
+        (people(("", "40", "", None), ("", "22.0", "", None)), "two ages"),
+        (people(("", "040Y", "", 0), ("", "45", "", 30)), "two ages"),
+        (people(("", "", "1980", 0), ("", "", "1998-03-01", 3)), "two years of birth"),
+        (people(("M", "", "", 0), ("Male", "", "", 3), ("m", "", "", None), ("NaN", "", "", 3)), ""),
+        (people(("1", "", "", 0), ("1.0", "", "", 3)), ""),
+        (people(("M", "40", "", 0), ("M", "41", "", 3)), ""),
+        (people(("M", "40", "", 0), ("M", "46", "", 6 * 365)), ""),
+        (people(("M", "40", "", None), ("M", "48", "", 3)), ""),
+        (people(("M", "40s", "", 0), ("M", "70+", "", 3)), ""),
+        (people(("M", "", "1980-01-01", 0), ("M", "", "01/01/1980", 3)), ""),
+    ],
+)
+def test_an_id_of_two_people_is_noticed(rows: list[Person], words: str) -> None:
+    others = [Person("8", "F", "1", "2001", 0), Person("9", "M", "99", "1901", 0)]
+    found = cells.shared_ids([*rows, *others])
+    assert list(found) == (["7"] if words else [])
+    assert not words or re.search(words, found["7"])
