@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from medmim import store
 from medmim.data.sources import cells, names, table
-from medmim.data.sources.files import escapes, fix_for, folder, is_missing, link_roots, locate, read_bytes
+from medmim.data.sources.files import beside, escapes, fix_for, folder, is_missing, link_roots, locate, read_bytes
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Data
@@ -110,12 +110,11 @@ def _root(data: Data) -> Path:
         raise UserError("the recipe names no folder to read", fix=_FIX)
     root = folder(data.root, "data.root")
     if not (root / LIST).exists():
-        near = sorted(path.name for path in root.iterdir() if path.name.lower().startswith("metadata"))
         raise UserError(
             f"there is no {LIST} in {data.root}",
             reason="the source covid_chestxray reads the layout of github.com/ieee8023/covid-chestxray-dataset"
-            + (f"; there is {', '.join(near[:5])}" if near else ""),
-            fix=_FIX,
+            + beside(root, "metadata"),
+            fix=fix_for(root, [LIST]) or _FIX,
         )
     return root
 

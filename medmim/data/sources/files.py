@@ -8,15 +8,21 @@ import json
 import os
 import shlex
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from medmim.data.sources import names
+from medmim.data.sources import names, sniff
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
 from medmim.recipe.schema import Data
 
 MAX_BYTES = 256 << 20
+_ENOUGH = 10_000  # paths from which a fix is known
+_PACKED = {
+    ".dvc": "dvc pull", ".zip": "unzip", ".tar": "tar -xf", ".tar.gz": "tar -xf", ".tgz": "tar -xf", ".gz": "gunzip",
+    ".bz2": "bunzip2", ".xz": "unxz", ".zst": "zstd -d", ".7z": "7z x", ".rar": "unrar x",
+}  # fmt: skip
 _LEAVES = "the path leaves the image root through a symlink, and not into a folder of data.link_roots"
 
 
@@ -35,9 +41,10 @@ def folder(text: str, key: str) -> Path:
         raise UserError(
             f"{key}: {text} is a file, not a folder",
             reason="the folder that holds the files is meant, unpacked",
-            fix=f"--set {shlex.quote(f'{key}={path.parent}')}",
+            fix=_set(key, str(path.parent)),
         )
-    raise UserError(f"{key}: {text} is not a folder", fix=f"--set {key}=FOLDER")
+    value: str | list[str] = ["FOLDER"] if key == "data.link_roots" else "FOLDER"
+    raise UserError(f"{key}: {text} is not a folder", fix=_set(key, value))
 
 
 def link_roots(data: Data) -> tuple[Path, ...]:
@@ -126,30 +133,60 @@ def is_missing(root: Path, relative: str, allowed: Sequence[Path] = ()) -> bool:
 
 
 def fix_for(root: Path, paths: Iterable[str]) -> str:
-    """What to do about images that are missing or cannot be used: the `Source.fix_for` of a source that reads files.
+    """What to do about files that are missing or cannot be used: the `Source.fix_for` of a source that reads files.
 
     Returns:
-        The setting that allows their links, or what fetches the content of pointers; empty where neither helps.
+        The setting that allows their links, or what fetches or unpacks them; empty where nothing is known.
     """
     outside: set[Path] = set()
     commands: dict[str, None] = {}
-    for path in paths:
+    seen: set[Path] = set()
+    for path in islice(paths, _ENOUGH):
+        if escapes(path):
+            continue
         try:
             named = names.find(root, path)
             target = Path(os.path.realpath(named))
-            if target.is_file() and not target.is_relative_to(os.path.realpath(root)) and not escapes(path):
+            if target.is_file() and not target.is_relative_to(os.path.realpath(root)):
                 outside.add(target.parent)
-            elif Path(f"{named}.dvc").is_file():
-                commands["`dvc pull`"] = None
-            elif os.path.islink(named) and not target.exists():
-                commands[_fetch(target.as_posix())] = None
-        except (BadImage, OSError, ValueError):  # a path that no link can help
+                continue
+            for place in (named, *named.parents):
+                if place == root or place in seen:
+                    break
+                seen.add(place)
+                commands |= dict.fromkeys(_stand_ins(place, place != named))
+        except (BadImage, OSError, ValueError):  # a path that nothing helps
             continue
-    fixes = [f"fetch the images: {', '.join(commands)}"] if commands else []
+    fixes = list(commands)[:3]
     if outside:
-        value = json.dumps([str(place) for place in _above(outside)], ensure_ascii=False)
-        fixes.append(f"--set {shlex.quote(f'data.link_roots={value}')} allows the links")
+        fixes.append(f"{_set('data.link_roots', [str(place) for place in _above(outside)])} allows the links")
     return "; ".join(fixes)
+
+
+def _stand_ins(place: Path, folder: bool) -> Iterator[str]:
+    """What makes a file or folder of that which lies in its place or beside it."""
+    if os.path.islink(place) and not place.exists():
+        target = os.path.realpath(place)
+        if "annex/objects" in target:
+            yield "`git annex get` fetches what the links lead to"
+        elif ".dvc/" in target or "/files/md5/" in target:
+            yield "`dvc pull` fetches what the links lead to"
+        else:
+            yield f"the link {place} leads to {target}, which is missing"
+    elif folder and place.is_file():
+        with place.open("rb") as file:
+            kind = sniff.identify(file.read(sniff.HEAD))
+        yield f"{place} is {kind.name if kind else 'a file'} where a folder is meant"
+    elif not place.exists():
+        for suffix, command in _PACKED.items():
+            if Path(f"{place}{suffix}").is_file():
+                yield f"`cd {shlex.quote(str(place.parent))} && {command} {shlex.quote(place.name + suffix)}`"
+
+
+def beside(root: Path, start: str) -> str:
+    """The files of a folder whose names start so, in any case: for the error that one is missing."""
+    found = sorted(path.name for path in root.iterdir() if path.name.lower().startswith(start.lower()))
+    return f"; there is {', '.join(found[:5])}" if found else ""
 
 
 def short(error: Exception) -> str:
@@ -158,15 +195,10 @@ def short(error: Exception) -> str:
     return text[:120] or type(error).__name__
 
 
-def _fetch(target: str) -> str:
-    """What brings the content of a link whose target is missing."""
-    if "annex/objects" in target:
-        return "`git annex get`"
-    return (
-        "`dvc pull`"
-        if ".dvc/" in target or "/files/md5/" in target
-        else f"the links lead to {target}, which is missing"
-    )
+def _set(key: str, value: str | list[str]) -> str:
+    """The option that sets a key."""
+    written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"--set {shlex.quote(f'{key}={written}')}"
 
 
 def _above(places: set[Path]) -> list[Path]:

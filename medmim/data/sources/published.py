@@ -14,7 +14,7 @@ from typing import Any
 
 from medmim import progress, store
 from medmim.data.sources import names, sniff
-from medmim.data.sources.files import fix_for, folder, is_missing, link_roots, locate, read_bytes
+from medmim.data.sources.files import beside, fix_for, folder, is_missing, link_roots, locate, read_bytes
 from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
@@ -100,12 +100,11 @@ def annotation_files(data: Data) -> list[Path]:
     place = image_root(data) if data.annotations is None else folder(data.annotations, "data.annotations")
     found = sorted(place.glob(PATTERN))
     if not found:
-        near = sorted(path.name for path in place.iterdir() if path.name.lower().startswith("med_mim"))
         raise UserError(
             f"no {PATTERN} in {place}",
-            reason="the published annotations are read by their names"
-            + (f"; there is {', '.join(near[:5])}" if near else ""),
-            fix="give the folder that holds Med_MIM_train_inherent_*.json and Med_MIM_benchmark_Held_*.json",
+            reason="the published annotations are read by their names" + beside(place, "med_mim"),
+            fix=fix_for(place, sorted(path.stem for path in place.glob(f"{PATTERN}.*")))
+            or "give the folder that holds Med_MIM_train_inherent_*.json and Med_MIM_benchmark_Held_*.json",
         )
     unknown = [path.name for path in found if kind_of(path.name) is None]
     if unknown:

@@ -169,6 +169,23 @@ def test_links_that_the_recipe_allows_are_read_and_change_the_inputs(tmp_path: P
     assert covid_chestxray.inputs(allowed) != covid_chestxray.inputs(data(root))
 
 
+@pytest.mark.parametrize(
+    ("beside", "words"), [("metadata.csv.gz", "gunzip metadata.csv.gz"), ("metadata.csv.dvc", "dvc pull"),
+                          ("Metadata.xlsx", "there is Metadata.xlsx"), ("metadata.tsv", "there is metadata.tsv")]
+)  # fmt: skip
+def test_what_lies_beside_a_missing_list_is_named(tmp_path: Path, beside: str, words: str) -> None:
+    (tmp_path / beside).touch()
+    with pytest.raises(UserError, match="there is no metadata.csv") as caught:
+        covid_chestxray.load(data(tmp_path))
+    assert words in str(caught.value)
+
+
+def test_a_list_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").symlink_to(".git/annex/objects/k/k")
+    with pytest.raises(UserError, match="git annex get"):
+        covid_chestxray.load(data(tmp_path))
+
+
 HEADER = "Patientid,offset,finding,view,modality,filename\n"
 
 

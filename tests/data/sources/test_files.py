@@ -117,7 +117,7 @@ def test_a_link_elsewhere_stays_refused_and_a_climbing_path_too(tmp_path: Path) 
     [
         (".git/annex/objects/w/X/k/k", "git annex get"),
         (".dvc/cache/files/md5/0a/aa", "dvc pull"),
-        ("blobs/aa", "missing"),
+        ("blobs/aa", "which is missing"),
     ],
 )
 def test_a_link_to_nothing_is_missing_and_the_fix_says_what_fetches_it(tmp_path: Path, target: str, words: str) -> None:
@@ -127,9 +127,25 @@ def test_a_link_to_nothing_is_missing_and_the_fix_says_what_fetches_it(tmp_path:
     assert words in fix_for(tmp_path / "root", ["a.png", "plainly absent.png", "../x", "a\0b", "\ud83d.png"])
 
 
-def test_a_pointer_of_dvc_beside_a_missing_image_is_noticed(tmp_path: Path) -> None:
-    (tmp_path / "a.png.dvc").write_text("outs:\n", encoding="utf-8")
-    assert fix_for(tmp_path, ["a.png"]) == "fetch the images: `dvc pull`"
+@pytest.mark.parametrize(
+    ("beside", "command"),
+    [
+        ("images/a.png.dvc", "dvc pull a.png.dvc"), ("images.dvc", "dvc pull images.dvc"),
+        ("images.zip", "unzip images.zip"), ("images.tar.gz", "tar -xf images.tar.gz"),
+        ("images/a.png.gz", "gunzip a.png.gz"), ("images.7z", "7z x images.7z"),
+    ],
+)  # fmt: skip
+def test_what_lies_packed_beside_a_missing_file_is_noticed(tmp_path: Path, beside: str, command: str) -> None:
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / beside).touch()
+    place = (tmp_path / beside).parent
+    assert fix_for(tmp_path, ["images/a.png", "images/b.png"]) == f"`cd {place} && {command}`"
+    assert fix_for(tmp_path, ["films/a.png", "../images/a.png"]) == ""
+
+
+def test_an_archive_that_has_the_name_of_a_folder_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "images").write_bytes(b"PK\3\4....")
+    assert "images is a zip archive where a folder is meant" in fix_for(tmp_path, ["images/a.png"])
 
 
 @pytest.mark.parametrize("place", ["/", "//", "/..", "absent", "file", ""])

@@ -302,7 +302,7 @@ def test_a_folder_with_packed_files_only_names_them(tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(UserError) as caught:
         published.load(data(tmp_path))
-    assert f"{NAME}.gz" in caught.value.reason
+    assert f"{NAME}.gz" in caught.value.reason and f"gunzip {NAME}.gz`" in caught.value.fix
 
 
 HALVES = ("\ud83d", "\udc00", "a\udfffb", "\udcff", "\ude00\ud83d")
