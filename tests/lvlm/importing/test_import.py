@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from medmim import store, terms
@@ -23,16 +24,14 @@ from medmim.lvlm.encode import encode, tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.lvlm.importing import convert, layouts, source
 from medmim.lvlm.importing.run import Options, import_base
-from medmim.lvlm.mantis import MANTIS
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace, workspace
 from medmim.tiny import architecture
 from tests.support import originals
-from tests.support.originals import LLAVA_MED
+from tests.support.originals import LLAVA_MED, QUESTION, write_original
 
 SIGLIP = originals.MANTIS
 BOTH = pytest.mark.parametrize("which", [SIGLIP, LLAVA_MED])
-QUESTION = "which image shows the larger opacity\nA: image 1\nB: image 2"
 IMAGES = [
     Image.fromarray(np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8))
     for i, shape in enumerate([(20, 50, 3), (40, 16, 3)])
@@ -47,45 +46,6 @@ def options(which: str) -> Options:
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
     return workspace(tmp_path / "home")
-
-
-def write_original(folder: Path, which: str, shards: int = 2) -> dict[str, torch.Tensor]:
-    """A small checkpoint as it was published; returns its tensors."""
-    folder.mkdir(parents=True)
-    if which == LLAVA_MED:
-        data = originals.sentencepiece_model()
-        (folder / "tokenizer.model").write_bytes(data)
-        vocabulary = pieces(data)
-        (folder / "clip").mkdir()
-        (folder / "clip" / "config.json").write_text(json.dumps(originals.CLIP_CONFIG))
-    else:
-        tokenizer = architecture.train_tokenizer([QUESTION, *originals.WORDS], MANTIS, size=512)
-        tokenizer.save_pretrained(folder)
-        vocabulary = len(tokenizer)
-    config = originals.small_config(which, vocabulary)
-    if which == SIGLIP:
-        config["image_token_index"] = tokenizer.convert_tokens_to_ids("<image>")
-        settings = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}}
-        settings |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
-        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "processor_class": "MLlavaProcessor"}
-        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    (folder / "config.json").write_text(json.dumps(config))
-    tensors = originals.small_tensors(which, vocabulary)
-    names = sorted(tensors)
-    files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
-    where = {name: files[i % shards] for i, name in enumerate(names)}
-    for file in files:
-        save_file({n: tensors[n] for n in names if where[n] == file}, folder / file, {"format": "pt"})
-    (folder / weights.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    return tensors
-
-
-def pieces(data: bytes) -> int:
-    from transformers.convert_slow_tokenizer import import_protobuf
-
-    proto = import_protobuf().ModelProto()
-    proto.ParseFromString(data)
-    return len(proto.pieces)
 
 
 def original_ids(which: str, folder: Path, prompt: str, tokenizer: Any) -> list[int]:
@@ -467,3 +427,39 @@ def test_what_is_no_place_is_refused(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no config.json" in refused(tmp_path / "empty", ws).fact
     assert source.is_hub_name("a/b") and not source.is_hub_name("a/b/c") and not source.is_hub_name("/a")
+
+
+_MEASURED = """
+import resource, sys
+from pathlib import Path
+from medmim.lvlm.importing.run import Options, import_base
+from medmim.run.workspace import workspace
+artifact = import_base(sys.argv[1], workspace(Path(sys.argv[2])), Options(tower="checkpoint"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(artifact.counts["parameters"])
+"""
+
+
+@pytest.mark.long
+def test_memory_is_that_of_some_pieces_whatever_the_size_of_the_model(tmp_path: Path) -> None:
+    """Real widths, two layers, in float32: 3 GB come in, the largest tensor has half a gigabyte."""
+    originals.write_sparse(tmp_path, LLAVA_MED, "F32", layers=2)
+    config = originals.REAL_CONFIG[LLAVA_MED] | {"num_hidden_layers": 2, "vision_config": _clip_of_two_layers()}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "clip of two layers"}))
+    vocabulary = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(31997))]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, [], unk_token="<unk>"))
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(tmp_path), str(tmp_path / "home")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    peak, parameters = map(int, done.stdout.split())
+    size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    largest = 4 * 32000 * 4096
+    print(f"{size / 1e9:.2f} GB, {parameters:,} parameters, largest {largest >> 20} MiB: peak {peak >> 20} MiB")
+    assert size > 2.5e9 and peak < largest + 2**30
+
+
+def _clip_of_two_layers() -> dict[str, Any]:
+    return layouts.CLIPS["openai/clip-vit-large-patch14-336"] | {"num_hidden_layers": 2}
