@@ -24,6 +24,7 @@ API = {
     "rayjobs": "/apis/ray.io/v1",
     "rayclusters": "/apis/ray.io/v1",
     "leases": "/apis/coordination.k8s.io/v1",
+    "jobs": "/apis/batch/v1",
     "workflows": "/apis/argoproj.io/v1alpha1",
 }
 MANAGED_BY_MEDMIM = "app.kubernetes.io/managed-by=medmim"
