@@ -17,7 +17,16 @@ from typing import TypeVar
 
 from medmim import store
 from medmim.data.sources import cells, names, table
-from medmim.data.sources.files import beside, escapes, fix_for, folder, is_missing, link_roots, locate, read_bytes
+from medmim.data.sources.files import (
+    escapes,
+    fix_for,
+    folder,
+    is_missing,
+    link_roots,
+    locate,
+    read_bytes,
+    similar_names,
+)
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Data
@@ -113,7 +122,7 @@ def _root(data: Data) -> Path:
         raise UserError(
             f"there is no {LIST} in {data.root}",
             reason="the source covid_chestxray reads the layout of github.com/ieee8023/covid-chestxray-dataset"
-            + beside(root, "metadata"),
+            + similar_names(root, "metadata"),
             fix=fix_for(root, [LIST]) or _FIX,
         )
     return root
@@ -125,7 +134,7 @@ def _rows(root: Path) -> Iterator[table.Row]:
 
 def _path(row: table.Row) -> str:
     """The path of the row's image in NFC, whatever its cells hold."""
-    return f"{cells.text(row['folder']) or 'images'}/{names.composed(row['filename'])}"
+    return f"{cells.text(row['folder']) or 'images'}/{names.nfc(row['filename'])}"
 
 
 def _people(rows: Iterable[table.Row]) -> dict[str, str]:

@@ -87,7 +87,7 @@ def locate(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(relative) from None
     except (OSError, ValueError) as error:  # no permission, a loop of symlinks, a zero byte in the name
-        raise BadImage(f"the file cannot be opened ({short(error)})") from None
+        raise BadImage(f"the file cannot be opened ({one_line(error)})") from None
     if not any(Path(real).is_relative_to(place) for place in (Path(os.path.realpath(root)), *allowed)):
         raise BadImage(_LEAVES)
     if stat.S_ISDIR(mode):
@@ -118,7 +118,7 @@ def read_bytes(root: Path, relative: str, allowed: Sequence[Path] = ()) -> bytes
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadImage(f"the file cannot be read ({short(error)})") from None
+        raise BadImage(f"the file cannot be read ({one_line(error)})") from None
 
 
 def is_missing(root: Path, relative: str, allowed: Sequence[Path] = ()) -> bool:
@@ -154,16 +154,16 @@ def fix_for(root: Path, paths: Iterable[str]) -> str:
                 if place == root or place in seen:
                     break
                 seen.add(place)
-                commands |= dict.fromkeys(_stand_ins(place, place != named))
+                commands |= dict.fromkeys(_suggestions(place, place != named))
         except (BadImage, OSError, ValueError):  # a path that nothing helps
             continue
     fixes = list(commands)[:3]
     if outside:
-        fixes.append(f"{_set('data.link_roots', [str(place) for place in _above(outside)])} allows the links")
+        fixes.append(f"{_set('data.link_roots', [str(place) for place in _common_parents(outside)])} allows the links")
     return "; ".join(fixes)
 
 
-def _stand_ins(place: Path, folder: bool) -> Iterator[str]:
+def _suggestions(place: Path, folder: bool) -> Iterator[str]:
     """What makes a file or folder of that which lies in its place or beside it."""
     if os.path.islink(place) and not place.exists():
         target = os.path.realpath(place)
@@ -183,13 +183,13 @@ def _stand_ins(place: Path, folder: bool) -> Iterator[str]:
                 yield f"`cd {shlex.quote(str(place.parent))} && {command} {shlex.quote(place.name + suffix)}`"
 
 
-def beside(root: Path, start: str) -> str:
+def similar_names(root: Path, start: str) -> str:
     """The files of a folder whose names start so, in any case: for the error that one is missing."""
     found = sorted(path.name for path in root.iterdir() if path.name.lower().startswith(start.lower()))
     return f"; there is {', '.join(found[:5])}" if found else ""
 
 
-def short(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An error as one line without the path: the quarantine names the file already."""
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0]
     return text[:120] or type(error).__name__
@@ -201,7 +201,7 @@ def _set(key: str, value: str | list[str]) -> str:
     return f"--set {shlex.quote(f'{key}={written}')}"
 
 
-def _above(places: set[Path]) -> list[Path]:
+def _common_parents(places: set[Path]) -> list[Path]:
     """Few folders that hold all of these, none of them the root of the file system."""
     tops: dict[tuple[str, ...], list[Path]] = {}
     for place in sorted(places):

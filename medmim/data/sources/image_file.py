@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from medmim.data.sources import pixels, sniff
-from medmim.data.sources.files import short
+from medmim.data.sources.files import one_line
 from medmim.data.sources.source import BadImage
 
 MAX_PIXELS = 50_000_000  # the largest mammograms have 25 million
@@ -134,7 +134,7 @@ def _guarded(doing: Callable[[], T], what: str) -> T:
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:
-        reason = short(error)
+        reason = one_line(error)
         raise BadImage("the image is cut off" if "truncat" in reason.lower() else f"{what} ({reason})") from None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from medmim.data.sources.source import BadImage
 
 
-def composed(name: str) -> str:
+def nfc(name: str) -> str:
     """The name in NFC, by which names are compared."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
@@ -26,7 +26,7 @@ def find(folder: Path, relative: str) -> Path:
         return folder / relative
     at = folder
     for part in relative.split("/"):
-        same = [] if part.isascii() else _names(str(at), _changed(at)).get(composed(part), [])
+        same = [] if part.isascii() else _names(str(at), _changed(at)).get(nfc(part), [])
         if len({os.path.realpath(at / name) for name in same}) > 1:
             raise BadImage("two files have this name, one in composed, one in decomposed letters (NFC, NFD)")
         at = at / (part if part in same or not same else same[0])
@@ -35,11 +35,11 @@ def find(folder: Path, relative: str) -> Path:
 
 @lru_cache(maxsize=64)
 def _names(folder: str, changed: int) -> dict[str, list[str]]:
-    """Names in a folder by their composed form; `changed` makes a folder that has changed another one."""
+    """Names in a folder by their NFC form; `changed` makes a folder that has changed another one."""
     found: dict[str, list[str]] = {}
     try:
         for name in os.listdir(folder):
-            found.setdefault(composed(name), []).append(name)
+            found.setdefault(nfc(name), []).append(name)
     except (OSError, ValueError):
         return {}
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 from medmim import progress, store
 from medmim.data.sources import names, sniff
-from medmim.data.sources.files import beside, fix_for, folder, is_missing, link_roots, locate, read_bytes
+from medmim.data.sources.files import fix_for, folder, is_missing, link_roots, locate, read_bytes, similar_names
 from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError, from_os_error
@@ -102,7 +102,7 @@ def annotation_files(data: Data) -> list[Path]:
     if not found:
         raise UserError(
             f"no {PATTERN} in {place}",
-            reason="the published annotations are read by their names" + beside(place, "med_mim"),
+            reason="the published annotations are read by their names" + similar_names(place, "med_mim"),
             fix=fix_for(place, sorted(path.stem for path in place.glob(f"{PATTERN}.*")))
             or "give the folder that holds Med_MIM_train_inherent_*.json and Med_MIM_benchmark_Held_*.json",
         )
@@ -123,7 +123,7 @@ def read_rows(path: Path) -> list[Any]:
     Raises:
         UserError: Not valid JSON, with line, column and the number of complete rows before; or not a list.
     """
-    sniff.refuse_other(path, _WANTED)
+    sniff.require_text(path, _WANTED)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -131,7 +131,7 @@ def read_rows(path: Path) -> list[Any]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise sniff.not_utf8(data, error).error(path, _WANTED) from None
+        raise sniff.encoding_kind(data, error).error(path, _WANTED) from None
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -279,7 +279,7 @@ def _count_complete_rows(text: str) -> int:
 def _image_paths(rows: list[Any]) -> Iterator[str]:
     for row in rows:
         if isinstance(row, dict) and isinstance(row.get("images"), list):
-            yield from (names.composed(path) for path in row["images"] if isinstance(path, str) and is_utf8(path))
+            yield from (names.nfc(path) for path in row["images"] if isinstance(path, str) and is_utf8(path))
 
 
 def _missing(root: Path, samples: list[Sample], allowed: Sequence[Path]) -> list[str]:

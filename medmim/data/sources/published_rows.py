@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medmim.data.sources.files import escapes
-from medmim.data.sources.names import composed
+from medmim.data.sources.names import nfc
 from medmim.sample import ABILITIES, IMAGE, LETTERS, Sample, escaped, is_utf8, split_options
 
 MAX_IMAGES = 8
@@ -107,7 +107,7 @@ def sample_of(row: Any, kind: FileKind) -> tuple[Sample | None, list[Problem]]:
     problems = [*_text_problems(row), *_type_problems(row)]
     if problems:
         return None, problems
-    images = [composed(path) for path in row["images"]]
+    images = [nfc(path) for path in row["images"]]
     asked, answered = (turn["content"] for turn in row["conversation"])
     problems += _image_problems(images, asked)
     question, options = split_options(asked.replace(IMAGE, ""))

@@ -130,7 +130,7 @@ def is_raster(kind: Kind) -> bool:
     return kind.name in _RASTER
 
 
-def refuse_other(path: Path, wanted: str) -> None:
+def require_text(path: Path, wanted: str) -> None:
     """Refuse what is known to be something else than text.
 
     Args:
@@ -153,7 +153,7 @@ def refuse_other(path: Path, wanted: str) -> None:
         raise kind.error(path, wanted)
 
 
-def not_utf8(data: bytes, error: UnicodeDecodeError) -> Kind:
+def encoding_kind(data: bytes, error: UnicodeDecodeError) -> Kind:
     """What a text is that is not UTF-8: its likely encoding, and how its first such word reads in it."""
     at = error.start
     line = data.count(b"\n", 0, at) + 1

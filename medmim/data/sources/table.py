@@ -55,7 +55,7 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
     Raises:
         UserError: It is no such file, lacks columns, or has a broken quotation; the message says what it is.
     """
-    sniff.refuse_other(path, _WANTED)
+    sniff.require_text(path, _WANTED)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file, _cells_of_any_length():
             yield from _parsed(path, csv.reader(file, strict=True), needed, optional)
@@ -66,7 +66,7 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise sniff.not_utf8(data, error).error(path, _WANTED) from None
+            raise sniff.encoding_kind(data, error).error(path, _WANTED) from None
         raise
 
 
