@@ -150,7 +150,13 @@ def _run_families(ws: Workspace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDMIM_RUNNER": str(os.getpid())}
     running = {
         family: subprocess.Popen(
-            [*command, family], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            [*command, family],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            encoding="utf-8",
+            errors="replace",
         )
         for family in BASES
     }

@@ -40,7 +40,7 @@ def measure(recipe: str, home: str) -> tuple[dict[str, Any], float, int]:
     """Run a recipe; returns its summary, wall seconds and peak bytes."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "medmim.cli.main", "run", recipe, "--home", home, "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
     peak = 0
 
     def watch() -> None:

@@ -5,7 +5,9 @@ as one JSON line for the parent process to draw; `-` is stdout, whose lines are 
 on stderr.
 """
 
+import codecs
 import json
+import locale
 import os
 import re
 import sys
@@ -44,6 +46,11 @@ def forward(event: dict[str, Any], to: str | None = None) -> None:
             file.write(line)
     else:
         _draw(event, sys.stderr)
+
+
+def locale_encoding() -> str:
+    """The encoding of this shell's locale, as Python calls it: `utf-8`; `ascii` for C and POSIX; `iso8859-1`."""
+    return codecs.lookup(locale.getencoding()).name
 
 
 def strip_ansi(text: str) -> str:

@@ -36,8 +36,8 @@ def stale() -> list[str]:
     """Names of the checked-in files that differ from what the sources compile to."""
     with tempfile.TemporaryDirectory() as name:
         write(Path(name))
-        fresh = {path.name: path.read_text() for path in Path(name).iterdir()}
-    kept = {path.name: path.read_text() for path in GOAL.glob("*.yaml")}
+        fresh = {path.name: path.read_text(encoding="utf-8") for path in Path(name).iterdir()}
+    kept = {path.name: path.read_text(encoding="utf-8") for path in GOAL.glob("*.yaml")}
     return sorted(n for n in fresh.keys() | kept.keys() if fresh.get(n) != kept.get(n))
 
 

@@ -65,7 +65,7 @@ def collect(
         # similar lengths in one batch need little padding
         rest.sort(key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id))
         label = f"{role} answers" + ("" if probe == "none" else f" {probe}")
-        with file.open("a") as out, bar(label, len(selected), "questions") as progress:
+        with file.open("a", encoding="utf-8") as out, bar(label, len(selected), "questions") as progress:
             progress.add(len(known))
             for answer in _ask(engine, rest, images, probe, settings, progress, items):
                 out.write(_line(answer))
@@ -183,7 +183,7 @@ def _finish(file: Path, answers: Sequence[Answer], role: str, max_bad_fraction: 
 
 def _replace(file: Path, answers: Iterable[Answer]) -> None:
     part = file.with_name(".part")
-    part.write_text("".join(map(_line, answers)))
+    part.write_text("".join(map(_line, answers)), encoding="utf-8")
     os.replace(part, file)
 
 

@@ -97,10 +97,12 @@ def bench(
             "leaderboard": board.leaderboard(),
             "differences": board.differences(next(iter(engines))),
             "text_only": board.text_only(),
+            "reading": board.reading(),
+            "max_new_tokens": settings.max_new_tokens,
         }
-        (folder / SCORES).write_text(json.dumps(written, indent=1) + "\n")
+        (folder / SCORES).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in board.predictions())
-        (folder / PREDICTIONS).write_text("".join(lines))
+        (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8")
         return {"items": len(items.samples), "models": len(engines)}
 
     section = settings.model_dump(mode="json", exclude={"batch_size"})  # it changes no answer
@@ -110,13 +112,13 @@ def bench(
 
 def scores(ws: Workspace, uri: str) -> dict[str, Any]:
     """The content of `scores.json` of a bench artifact."""
-    loaded: dict[str, Any] = json.loads((ws.fetch(uri) / SCORES).read_text())
+    loaded: dict[str, Any] = json.loads((ws.fetch(uri) / SCORES).read_text(encoding="utf-8"))
     return loaded
 
 
 def predictions(ws: Workspace, uri: str) -> list[dict[str, Any]]:
     """Every item of a bench artifact with the answers of every model."""
-    return [json.loads(line) for line in (ws.fetch(uri) / PREDICTIONS).read_text().split("\n") if line]
+    return [json.loads(line) for line in (ws.fetch(uri) / PREDICTIONS).read_text(encoding="utf-8").split("\n") if line]
 
 
 def facts(written: Mapping[str, Any]) -> dict[str, Any]:

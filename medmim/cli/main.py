@@ -4,7 +4,6 @@
 program: 141 (SIGPIPE) where the reader of the output has gone, 143 after SIGTERM.
 """
 
-import locale
 import os
 import select
 import signal
@@ -13,7 +12,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from medmim import errors
+from medmim import errors, progress
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE
 _INTERRUPTED = "interrupted; run the same command again to resume"
@@ -38,10 +37,12 @@ def main() -> None:
 def _run() -> int:
     try:
         _replace_unprintable()
+        from medmim.cli import arguments
         from medmim.cli.app import Passed, app
         from medmim.run.stage import share_cores
 
         share_cores()
+        arguments.check(sys.argv[1:])
         try:
             app()  # ends with SystemExit
         except Passed as passed:
@@ -107,25 +108,34 @@ def _start_again_in_utf8() -> None:
     Nothing less makes the names of files, and the files that libraries write, the same in every shell.
     """
     on = sys.flags.utf8_mode or os.environ.get("PYTHONUTF8") == "1"  # the latter without effect: python -E, -X utf8=0
-    if not on and not utf8_locale() and sys.executable:
+    if not on and progress.locale_encoding() != "utf-8" and sys.executable:
         os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        os.execv(sys.executable, [os.fsencode(sys.executable), *map(_in_utf8, sys.orig_argv[1:])])  # noqa: S606
 
 
-def utf8_locale() -> bool:
-    """Whether the locale's encoding is UTF-8."""
-    return locale.getencoding().lower().replace("-", "") == "utf8"
+def _in_utf8(argument: str) -> bytes:
+    """An argument in UTF-8: the bytes that were typed where they are UTF-8 already, as the name of a file may be."""
+    typed = os.fsencode(argument)
+    try:
+        typed.decode()
+    except UnicodeDecodeError:
+        return argument.encode("utf-8", "surrogateescape")
+    return typed
 
 
 def _replace_unprintable() -> None:
-    """Print a character that the terminal cannot show, or UTF-8 cannot hold, as its number, instead of failing."""
-    encoding = None if utf8_locale() or os.environ.get("PYTHONIOENCODING") else locale.getencoding()
+    """Print a character that the terminal cannot show, or UTF-8 cannot hold, as its number, instead of failing.
+
+    The C locale says nothing about the terminal: as Python itself does, we take it for one of UTF-8.
+    """
+    encoding = progress.locale_encoding()
+    known = encoding in ("utf-8", "ascii") or os.environ.get("PYTHONIOENCODING")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed: `medmim ... >&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+            stream.reconfigure(encoding=None if known else encoding, errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def copy(name: str, file: Path) -> None:
     """Copy a shipped recipe to FILE, to edit it."""
     text, _ = loading.read_text(name)
     try:
-        with file.open("x") as goal:
+        with file.open("x", encoding="utf-8") as goal:
             goal.write(text)
     except FileExistsError:
         raise UserError(f"{file} exists", reason="it may hold your changes", fix="give another name") from None

@@ -195,7 +195,7 @@ def connect(namespace: str | None = None) -> Kube:
     settings = client.Configuration()
     if os.environ.get("KUBERNETES_SERVICE_HOST") and (_ACCOUNT / "token").exists():
         config.load_incluster_config(client_configuration=settings)
-        own = (_ACCOUNT / "namespace").read_text().strip()
+        own = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
     else:
         own = _from_file(config, settings)
     settings.retries = False  # _retry does

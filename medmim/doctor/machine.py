@@ -4,6 +4,7 @@ Heavy libraries are imported in processes of their own, side by side: one that c
 """
 
 import json
+import locale
 import os
 import shutil
 import socket
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import medmim
-from medmim import tracking
+from medmim import progress, tracking
 from medmim.doctor.check import Check, run_side_by_side, store
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
@@ -46,6 +47,7 @@ def check_all(home: Path, ws: Workspace | None) -> Iterator[Check]:
     """
     checks: dict[str, Callable[[], Check]] = {
         "python": _python,
+        "locale": _locale,
         "torch": _torch,
         "memory": _memory,
         "disk": lambda: _disk(home),
@@ -66,6 +68,15 @@ def _python() -> Check:
     return Check("python", "ok", f"{version} at {sys.executable}")
 
 
+def _locale() -> Check:
+    name = next((f"{name}={os.environ[name]}" for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "")
+    text = locale.getencoding() + (f" ({name})" if name else "")
+    if progress.locale_encoding() == "utf-8":
+        return Check("locale", "ok", text)
+    fix = "export LC_ALL=C.UTF-8: files are UTF-8 all the same, but this screen may not show every character"
+    return Check("locale", "warn", text, fix)
+
+
 def _torch() -> Check:
     found = _import("torch", _TORCH, "finetune")
     text = f"{found['version']}, {found['threads']} threads"
@@ -81,11 +92,11 @@ def _torch() -> Check:
 def _memory() -> Check:
     total, free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
     with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) << 10
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # absent, or the word `max`
-            total = min(total, int(Path(limit).read_text()))
+            total = min(total, int(Path(limit).read_text(encoding="utf-8")))
     free = min(total, total if free is None else free)
     text = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free, {os.cpu_count()} cores"
     if free < 4 * _GIB:
@@ -216,7 +227,12 @@ def _import(module: str, code: str, extra: str) -> dict[str, Any]:
     fix = f"pip install 'medmim[{extra}]'"
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter
-            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_SECONDS,
+            encoding="utf-8",
+            errors="replace",
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"`import {module}` takes over {_PROBE_SECONDS} s", fix="check disk and memory") from None

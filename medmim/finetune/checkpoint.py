@@ -38,7 +38,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimiz
     names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     save_file({n: p.detach().contiguous() for p, n in names.items() if p.requires_grad}, part / "model.safetensors")
     save_file(_state_by_name(names, optimizers), part / "optimizer.safetensors")
-    (part / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True))
+    (part / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True), encoding="utf-8")
     for path in part.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -53,7 +53,7 @@ def newest(folder: Path) -> dict[str, Any] | None:
     """State of the newest undamaged checkpoint, with its `path` and `step`; None where there is none."""
     for path in _newest_first(folder):
         try:
-            state = json.loads((path / "state.json").read_text())
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             for name in ("model", "optimizer"):
                 with safe_open(path / f"{name}.safetensors", "pt"):  # reads the header and checks the size of the file
                     pass

@@ -54,7 +54,7 @@ class Record:
             self.losses = _truncate(self.path, begin)
 
     def __enter__(self) -> None:
-        self.file = self.path.open("a") if self.rank == 0 else None
+        self.file = self.path.open("a", encoding="utf-8") if self.rank == 0 else None
         self.start = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
@@ -117,8 +117,8 @@ class Record:
 
 def _truncate(path: Path, steps: int) -> list[float]:
     """Remove what a killed process wrote after its last checkpoint, a torn line included; returns the losses kept."""
-    kept = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
+    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.is_file() else []
     part = path.with_name(".part-losses")
-    part.write_text("".join(kept))
+    part.write_text("".join(kept), encoding="utf-8")
     part.replace(path)
     return [json.loads(line)["loss"] for line in kept]

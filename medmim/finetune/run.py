@@ -53,7 +53,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
 
         def make(work: Path) -> Mapping[str, Any]:
             counts = _train(recipe, ws, ref, artifact, work)
-            (work / terms.FILE).write_text(allowed.dump())
+            (work / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
             return counts
 
         model, cached = cached_step(
@@ -116,7 +116,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
         lvlm = checkpoint.load(checkpoint.resolve(base, ws), "cpu")
         examples, bad = tokenize(lvlm, samples, images, recipe.finetune.max_tokens)
         refuse_too_many_bad(bad, len(samples), recipe.data.max_bad_fraction)
-        quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad))
+        quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad), encoding="utf-8")
         examples.save(prepared)
     kept = len(Examples.load(prepared).encoded)
     workers = recipe.platform.workers
@@ -126,7 +126,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
         exchange.upload_examples(folder, shared)
     train = _train_on_this_machine if local else _train_on_ray_cluster
     result = train(recipe, ws, base, data, folder)
-    reasons = Counter(json.loads(line)["reason"] for line in quarantine.read_text().splitlines())
+    reasons = Counter(json.loads(line)["reason"] for line in quarantine.read_text(encoding="utf-8").splitlines())
     return {
         "steps": result.steps,
         "samples": kept,
@@ -170,7 +170,7 @@ def _train_on_ray_cluster(recipe: Recipe, ws: Workspace, base: str, data: store.
 
 def _loss_curve(path: Path) -> list[list[float]]:
     """About `_CURVE` points of (step, loss), the last one included."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     every = -(-len(lines) // _CURVE)
     points = [json.loads(line) for line in lines]
     return [[p["step"], p["loss"]] for i, p in enumerate(points) if i % every == 0 or i + 1 == len(points)]

@@ -182,7 +182,7 @@ def family_of(path: Path) -> Family:
     """
     file = path / "config.json"
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         kinds = (config["vision_config"]["model_type"], config["text_config"]["model_type"])
     except FileNotFoundError:
         raise UserError(
@@ -192,7 +192,7 @@ def family_of(path: Path) -> Family:
     except (ValueError, KeyError, TypeError):
         kind = "an unreadable file"
         with suppress(ValueError, KeyError, TypeError):
-            kind = f"of model_type '{json.loads(file.read_text())['model_type']}'"
+            kind = f"of model_type '{json.loads(file.read_text('utf-8'))['model_type']}'"
         raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=supported()) from None
     except OSError as error:
         raise from_os_error(error, "reading the model") from None

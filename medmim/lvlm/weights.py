@@ -103,7 +103,7 @@ def write(
             "metadata": {"total_size": sum(weight.bytes for weight in weights)},
             "weight_map": {w.name: name for name, shard in zip(names, shards, strict=True) for w in shard},
         }
-        (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+        (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
         _write_file(folder / name, shard, done)
 

@@ -17,9 +17,11 @@ from medmim.nightly.records import Night
 from medmim.progress import say
 from medmim.recipe.schema import Recipe
 from medmim.run.cache import cached_step
+from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
+from medmim.terms import combine
 
 REVISION = 1
 FILE = "night.json"
@@ -89,7 +91,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
         }
 
         def make(folder: Path) -> Mapping[str, Any]:
-            (folder / FILE).write_text(json.dumps(night, indent=1) + "\n")
+            (folder / FILE).write_text(json.dumps(night, indent=1) + "\n", encoding="utf-8")
             return {"models": len(models), "asked anew": sum(own.asked for own in canaries.values())}
 
         parents = {"data": source.digest, "bench": scores.digest}
@@ -97,14 +99,16 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
             parents[f"answers of {role}"] = night["models"][role]["answers"]
             parents[f"canary of {role}"] = artifacts[role].digest
         section = {"written": night}
-        outcome.of(*cached_step(ws, "rebench", REVISION, section, parents, make, kind="night", recipe=recipe))
+        allowed = combine([terms_of(source), *(model.terms for model in engines.values())])
+        made = cached_step(ws, "rebench", REVISION, section, parents, make, kind="night", recipe=recipe, terms=allowed)
+        outcome.of(*made)
         outcome.facts = night
     return outcome
 
 
 def read(ws: Workspace, uri: str) -> dict[str, Any]:
     """The content of `night.json` in the stage's artifact."""
-    found: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text())
+    found: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text(encoding="utf-8"))
     return found
 
 
@@ -143,7 +147,7 @@ def _ask_canaries(
     artifacts, canaries = {}, {}
     for role, model in engines.items():
         cached, artifacts[role] = (
-            answers.collect(ws, role, model, items, images, source.digest, how, settings, recipe)
+            answers.collect(ws, role, model, items, images, source.digest, how, settings, recipe, terms_of(source))
             for how in ("none", probe)
         )
         canaries[role] = canary.compare(

@@ -54,7 +54,7 @@ def publish(ws: Workspace, html: str, target: Path, provenance: Mapping[str, Any
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            (Path(folder) / FILE).write_text(html)
+            (Path(folder) / FILE).write_text(html, encoding="utf-8")
             outcome.of(store.publish(Path(folder), ws.store, "report", {}, provenance), cached=False)
             shutil.move(Path(folder) / FILE, target)
     except OSError as error:

@@ -42,13 +42,13 @@ def run(recipe: Recipe, ws: Workspace, bench: str) -> Outcome:
     with stage(ws, "gate") as outcome:
         limits = policy.load(recipe.gate.policy)
         source = store.get(bench)
-        scores = json.loads((ws.fetch(bench) / "scores.json").read_text())
+        scores = json.loads((ws.fetch(bench) / "scores.json").read_text(encoding="utf-8"))
         holder = decisions.roles(decisions.read(ws, recipe.register_.model)).champion
         verdict = decide(limits, scores, holder) | {"bench": source.digest}
 
         def make(folder: Path) -> Mapping[str, Any]:
             text = json.dumps(verdict, indent=1, sort_keys=True, ensure_ascii=False)
-            (folder / FILE).write_text(text + "\n")
+            (folder / FILE).write_text(text + "\n", encoding="utf-8")
             return {"rules": len(verdict["rules"])}
 
         artifact, cached = cached_step(
@@ -61,7 +61,7 @@ def run(recipe: Recipe, ws: Workspace, bench: str) -> Outcome:
 
 def read(ws: Workspace, uri: str) -> dict[str, Any]:
     """The decision of a decision artifact."""
-    loaded: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text())
+    loaded: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text(encoding="utf-8"))
     return loaded
 
 

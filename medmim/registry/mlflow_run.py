@@ -46,7 +46,7 @@ def metric_key(*parts: str) -> str:
 def _leaderboard(path: Path) -> dict[str, float]:
     """Metric key -> value; the score without images ends in `_blind`, the share right both ways in `_swap`."""
     found: dict[str, float] = {}
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["leaderboard"]
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["leaderboard"]
     for row in rows:
         key = metric_key(row["model"], row["group"], row["metric"])
         found[key] = row["value"]
@@ -59,7 +59,7 @@ def _leaderboard(path: Path) -> dict[str, float]:
 def _curve(path: Path, now: int) -> "list[Metric]":
     from mlflow.entities import Metric
 
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
         Metric(f"train/{key}", float(line[key]), now, int(line["step"]))
         for line in lines

@@ -44,10 +44,11 @@ def load(ref: str) -> Policy:
         UserError: No such policy, or every problem that it has.
     """
     if ref in shipped():
-        text, where = (resources.files("medmim.shipped.policies") / f"{ref}.yaml").read_text(), f"policy {ref}"
+        text = (resources.files("medmim.shipped.policies") / f"{ref}.yaml").read_text(encoding="utf-8")
+        where = f"policy {ref}"
     else:
         try:
-            text, where = Path(ref).read_text(), ref
+            text, where = Path(ref).read_text(encoding="utf-8"), ref
         except (OSError, UnicodeDecodeError):
             raise UserError(
                 f"no gate policy '{ref}'",

@@ -39,7 +39,7 @@ def _try_lock(path: Path) -> IO[str] | None:
     """The locked file, or None while another process holds it."""
     import fcntl
 
-    lock = path.open("w")
+    lock = path.open("w", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # else its owner has just ended and unlinked it

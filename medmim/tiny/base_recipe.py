@@ -55,7 +55,7 @@ def load(name: str) -> BaseRecipe:
     known = sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
     if name not in known:
         raise UserError(f"no base recipe '{name}'", fix=f"shipped ones: {', '.join(known)}")
-    values = parse_yaml((folder / f"{name}.yaml").read_text(), f"base recipe {name}")
+    values = parse_yaml((folder / f"{name}.yaml").read_text(encoding="utf-8"), f"base recipe {name}")
     try:
         return BaseRecipe.model_validate_json(json.dumps({"name": name, **values}))
     except ValidationError as error:

@@ -62,10 +62,11 @@ def build(recipe: BaseRecipe, work: Path, destination: Path) -> Lvlm:
     part = work / "base"
     shutil.rmtree(part, ignore_errors=True)
     lvlm = checkpoint.save(lvlm, part)
-    (part / "README.md").write_text(card.card(recipe, lvlm, work, lambda task: accuracy(lvlm, recipe, task)))
-    losses = (work / recipe.phases[0].name / LOSSES).read_text().splitlines()[:FIRST]
-    (part / terms.FILE).write_text(terms.APACHE.dump())
-    (part / FIRST_LOSSES).write_text(json.dumps([json.loads(line)["loss"] for line in losses]) + "\n")
+    readme = card.card(recipe, lvlm, work, lambda task: accuracy(lvlm, recipe, task))
+    (part / "README.md").write_text(readme, encoding="utf-8")
+    losses = (work / recipe.phases[0].name / LOSSES).read_text(encoding="utf-8").splitlines()[:FIRST]
+    (part / terms.FILE).write_text(terms.APACHE.dump(), encoding="utf-8")
+    (part / FIRST_LOSSES).write_text(json.dumps([json.loads(line)["loss"] for line in losses]) + "\n", encoding="utf-8")
     destination.mkdir(parents=True, exist_ok=True)
     for file in part.iterdir():
         shutil.copyfile(file, destination / file.name)
@@ -106,7 +107,7 @@ def shipped_losses(name: str) -> list[float]:
     """
     file = checkpoint.resolve(name) / FIRST_LOSSES
     try:
-        losses = json.loads(file.read_text())
+        losses = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         losses = None
     if not isinstance(losses, list) or len(losses) != FIRST or not all(isinstance(loss, float) for loss in losses):

@@ -59,7 +59,8 @@ def card(recipe: "BaseRecipe", lvlm: Lvlm, work: Path, accuracy: Callable[[str],
         "|---|---|---|---|---|---|---|",
     ]
     for phase in recipe.phases:
-        steps = [json.loads(line) for line in (work / phase.name / "losses.jsonl").read_text().splitlines()]
+        curve = (work / phase.name / "losses.jsonl").read_text(encoding="utf-8")
+        steps = [json.loads(line) for line in curve.splitlines()]
         last = [step["loss"] for step in steps[-max(1, len(steps) // 20) :]]
         first = ", ".join(f"{step['loss']:.4f}" for step in steps[:3])
         diet = ", ".join(f"{task} {share:g}" for task, share in phase.diet.items())

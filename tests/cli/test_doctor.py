@@ -24,7 +24,7 @@ from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
 from medmim.store.folder import FolderStore
 
-NAMES = ["home", "python", "torch", "memory", "disk", "ray", "kfp", "extras", "bases", "store", "mlflow"]
+NAMES = ["home", "python", "locale", "torch", "memory", "disk", "ray", "kfp", "extras", "bases", "store", "mlflow"]
 
 
 @pytest.fixture
@@ -90,6 +90,17 @@ def test_a_home_that_cannot_be_made_fails_and_the_rest_is_still_checked(
     report = json.loads(run.stdout)
     assert run.exit_code == 2 and not report["ok"]
     assert [check["name"] for check in report["checks"]] == NAMES[:-2] and report["checks"][0]["status"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("UTF-8", "ok"), ("utf8", "ok"), ("ANSI_X3.4-1968", "warn"), ("ISO-8859-1", "warn")]
+)
+def test_a_locale_that_is_not_utf8_is_a_warning(encoding: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getencoding", lambda: encoding)
+    monkeypatch.setenv("LC_ALL", "mine")
+    found = machine._locale()
+    assert (found.status, found.found) == (status, f"{encoding} (LC_ALL=mine)")
+    assert ("export LC_ALL=C.UTF-8" in found.fix) == (status == "warn")
 
 
 def test_a_check_that_crashes_is_a_line_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """The process of a command: each way out has its exit code and one message, never a traceback."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 from medmim.cli.main import main
 from medmim.errors import Refused
 from medmim.recipe import loading
+from tests.support.med_mim_files import film, row
 
 Ended = tuple[int, str, str]  # exit code, stdout, stderr
 Run = Callable[..., Ended]
@@ -121,3 +124,49 @@ def test_output_that_is_closed_or_full(redirected: str, code: int, tmp_path: Pat
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == code and ("the disk is full" in done.stderr) == bool(code)
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+ROW = row([film(1, 1), film(1, 2)], "Größer? 更大? ✓", "更大", ("größer", "更大", "same"))
+
+
+@pytest.fixture
+def latin1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a shell in ISO-8859-1."""
+    folder = tmp_path_factory.mktemp("locales")
+    made = shutil.which("localedef") and subprocess.run(
+        ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", folder / "de_DE.ISO-8859-1"], capture_output=True
+    )
+    if not made or not (folder / "de_DE.ISO-8859-1").exists():
+        pytest.skip("no localedef that knows de_DE")
+    return {"LOCPATH": str(folder), "LC_ALL": "de_DE.ISO-8859-1"}
+
+
+def test_a_locale_that_is_not_utf8_changes_the_screen_and_nothing_else(latin1: dict[str, str], tmp_path: Path) -> None:
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    root, home = tmp_path / "größe ✓", tmp_path / "hömé✓"
+    root.mkdir()
+    (root / "Med_MIM_benchmark_Held_in_Comparison.json").write_text(json.dumps([ROW], ensure_ascii=False), "utf-8")
+
+    def call(shell: dict[str, str], *typed: str | Path) -> tuple[bytes, bytes]:
+        command = [sys.executable, "-m", "medmim.cli.main", "data", *typed, "--home", home]
+        done = subprocess.run(command, env=others | shell, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    build = ("build", "published", "--json", "--rows-only", "--set", f"data.root={root}")
+    plain_c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    made = json.loads(call(plain_c, *build)[0])
+    again, resolved = call(latin1, *build)
+    assert json.loads(again)["digest"] == made["digest"]
+    assert "hömé\\u2713" in resolved.decode("latin-1")
+    shown, _ = call(latin1, "show", made["uri"])  # the bytes of its path are typed as UTF-8
+    assert "Größer? \\u66f4\\u5927? \\u2713" in shown.decode("latin-1")
+    assert {path.name for path in tmp_path.iterdir()} == {root.name, home.name}
+    typed = [sys.executable, "-m", "medmim.cli.main", "data", "show", b"no/s\xf6", "--home", home]
+    done = subprocess.run(typed, env=others | latin1, capture_output=True, timeout=60)
+    assert "there is no artifact at no/sö" in done.stderr.decode("latin-1")
+
+
+def test_text_that_utf8_cannot_hold_is_printed_as_its_number(run: Run) -> None:
+    code, _, shown = run(raising(Refused("the file a\udcff.png")))
+    assert (code, shown) == (1, "error: the file a\\udcff.png\n")

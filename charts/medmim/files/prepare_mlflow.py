@@ -44,7 +44,9 @@ def migrate(path: Path, table: str, *command: str) -> None:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as target:
             source.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # nothing may stay beside the file that is replaced
             source.backup(target)
-    done = subprocess.run([*command, f"sqlite:///{part}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, f"sqlite:///{part}"], capture_output=True, text=True, encoding="utf-8", errors="replace"
+    )
     after = revision(part, table)  # and closes it, so that no file of SQLite's is left beside the copy
     if done.returncode:
         clear(part)
@@ -82,7 +84,7 @@ def write_auth(path: Path, users: str, permission: str) -> None:
         "grant_default_workspace_access": "false",
         "auth_cache_ttl_seconds": "60",  # else it hashes the password anew for each request
     }
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         settings.write(file)
 
 

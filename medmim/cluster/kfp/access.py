@@ -70,7 +70,7 @@ def resolve(host: str | None = None, namespace: str | None = None) -> Access:
     for name, path in (("KFP_TOKEN_FILE", token_file), ("KFP_CA_FILE", env("KFP_CA_FILE"))):
         if path and not os.access(path, os.R_OK):
             raise UserError(f"{name}: {path} cannot be read", fix="give a file that exists, or unset it")
-    if token_file and not Path(token_file).read_text().strip():
+    if token_file and not Path(token_file).read_text(encoding="utf-8").strip():
         raise UserError(f"KFP_TOKEN_FILE: {token_file} is empty", fix="write a token into it, or unset it")
     return Access(
         host=at.rstrip("/"),
@@ -94,7 +94,7 @@ def _header(name: str) -> str:
 def _default_namespace() -> str:
     """The namespace of the SDK's settings, or of this pod."""
     try:
-        found = str(json.loads(SDK_CONTEXT.expanduser().read_text()).get("namespace") or "")
+        found = str(json.loads(SDK_CONTEXT.expanduser().read_text(encoding="utf-8")).get("namespace") or "")
     except (OSError, ValueError, AttributeError):
         found = ""
-    return found or (_NAMESPACE_OF_POD.read_text().strip() if _NAMESPACE_OF_POD.exists() else "")
+    return found or (_NAMESPACE_OF_POD.read_text(encoding="utf-8").strip() if _NAMESPACE_OF_POD.exists() else "")

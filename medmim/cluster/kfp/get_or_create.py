@@ -54,7 +54,7 @@ def version(api: Api, pipeline: str, content: Ir) -> tuple[str, bool]:
     def upload() -> str:
         with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
             path = Path(folder) / "pipeline.yaml"  # the server tells formats by the file's ending
-            path.write_text(content.text)
+            path.write_text(content.text, encoding="utf-8")
             made = api.call(
                 "uploading the pipeline",
                 api.client.pipeline_uploads.upload_pipeline_version,

@@ -39,7 +39,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
         _sweep(Path(base))
         folder = Path(tempfile.mkdtemp(prefix="medmim-", dir=base))
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        (folder / _OWNER).write_text(str(os.getpid()))
+        (folder / _OWNER).write_text(str(os.getpid()), encoding="utf-8")
         inside = home / "ray"
         inside.mkdir(parents=True, exist_ok=True)
         loopback = "lo0" if sys.platform == "darwin" else "lo"
@@ -60,7 +60,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
         undo.enter_context(_loopback())
         undo.enter_context(_events(folder / "events"))
         # Ray prints the death of a worker on stdout, which is for results
-        undo.enter_context(redirect_stdout(undo.enter_context((folder / "stdout").open("w"))))
+        undo.enter_context(redirect_stdout(undo.enter_context((folder / "stdout").open("w", encoding="utf-8"))))
         undo.enter_context(sigterm())
         quiet_ray()
         progress.say(f"starting Ray with {workers} worker{'s' * (workers > 1)}")
@@ -106,7 +106,7 @@ def _sweep(base: Path) -> None:
     for owner in base.glob(f"medmim-*/{_OWNER}"):
         with suppress(OSError, ValueError):
             try:
-                os.kill(int(owner.read_text()), 0)
+                os.kill(int(owner.read_text(encoding="utf-8")), 0)
             except ProcessLookupError:
                 shutil.rmtree(owner.parent, ignore_errors=True)
 
@@ -122,7 +122,7 @@ def _events(path: Path) -> Iterator[None]:
     end = threading.Event()
 
     def relay() -> None:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             while True:
                 last = end.is_set()
                 for line in file:

@@ -104,7 +104,7 @@ def _convert(ref: str, folder: Path, out: Path, ws: Workspace, options: Options,
         out, config, _generation(folder, tokens), tokens, image_processor(layout, folder), layout.family
     )
     allowed = options.allowed or _terms(ref, folder, layout)
-    (out / terms.FILE).write_text(allowed.dump())
+    (out / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
     with progress.bar("weights", size, "bytes") as bar:
         try:
             convert.write(out, planned, bar.add, limit)
