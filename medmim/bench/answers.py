@@ -20,6 +20,7 @@ from medmim.run.cache import cached_step, finished, step_key
 from medmim.run.workspace import Workspace
 from medmim.sample import Answer, Sample, from_json, to_json
 from medmim.store import Artifact
+from medmim.terms import UNKNOWN, Terms, combine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +40,7 @@ def collect(
     probe: str,
     settings: Bench,
     recipe: Recipe | None = None,
+    of_data: Terms = UNKNOWN,
 ) -> Artifact:
     """The answers of one model to the questions of one probe, from the cache or from the model.
 
@@ -52,6 +54,7 @@ def collect(
         probe: One of `probes.PROBES`.
         settings: The recipe's bench section.
         recipe: For the provenance.
+        of_data: Terms of the data set.
 
     Raises:
         UserError: The engine failed on more than `max_bad_fraction` of the questions.
@@ -74,7 +77,8 @@ def collect(
         return _finish(file, [known[sample.id] for sample in selected], role, settings.max_bad_fraction)
 
     section, parents = _key_parts(engine.digest, data, probe, settings)
-    return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe)[0]
+    allowed = combine([of_data, engine.terms])
+    return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed)[0]
 
 
 def probes_of(settings: Bench) -> tuple[str, ...]:

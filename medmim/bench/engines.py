@@ -11,6 +11,7 @@ from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
+from medmim.terms import UNKNOWN, Terms
 
 if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
@@ -29,11 +30,13 @@ class Engine:
         digest: Content digest of the weights; for a server, whose weights are not known, of its address and model name.
             It also depends on `stale_before`, so that older answers are not found in the cache.
         ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
+        terms: Of the model; a server's are unknown.
     """
 
     ref: str
     digest: str
     ask: "Ask"
+    terms: Terms = UNKNOWN
 
 
 def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
@@ -65,7 +68,8 @@ def _engine(ref: str, ws: Workspace) -> Engine:
     path = checkpoint.resolve(ref, ws)
     checkpoint.family_of(path)  # refuse an unsupported family now, not in the middle of the benchmark
     artifact = store.find(ref)
-    return Engine(ref, artifact.digest if artifact else checkpoint.digest(path), _local(path))
+    weights = artifact.digest if artifact else checkpoint.digest(path)
+    return Engine(ref, weights, _local(path), checkpoint.terms_of(ref, ws))
 
 
 def _local(path: Path) -> "Ask":

@@ -15,6 +15,7 @@ from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Bench, Recipe
+from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 
@@ -116,7 +117,8 @@ def _collect(request: Mapping[str, Any]) -> UserError | None:
             folder = store.fetch(data, ws.cache)
             items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
             images = shards.Images(folder)
-            answers.collect(ws, request["role"], model, items, images, data.digest, request["probe"], settings, recipe)
+            role, probe = request["role"], request["probe"]
+            answers.collect(ws, role, model, items, images, data.digest, probe, settings, recipe, terms_of(data))
     except UserError as error:
         return error
     return None

@@ -11,9 +11,11 @@ from medmim.bench.engines import engine
 from medmim.bench.scoring import Board
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step
+from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
+from medmim.terms import combine
 
 REVISION = 3
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
@@ -62,6 +64,7 @@ def bench(
     """
     tasks.check(settings.tasks)
     source = store.get(data)
+    of_data = terms_of(source)
     engines = {role: engine(ref, ws, (stale_before or {}).get(role, "")) for role, ref in models.items()}
 
     def make(folder: Path) -> Mapping[str, Any]:
@@ -72,7 +75,7 @@ def bench(
         images = shards.Images(dataset)
         collected = {
             role: {
-                probe: answers.collect(ws, role, model, items, images, source.digest, probe, settings, recipe)
+                probe: answers.collect(ws, role, model, items, images, source.digest, probe, settings, recipe, of_data)
                 for probe in answers.probes_of(settings)
             }
             for role, model in engines.items()
@@ -107,7 +110,8 @@ def bench(
 
     section = settings.model_dump(mode="json", exclude={"batch_size"})  # it changes no answer
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
-    return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe)
+    allowed = combine([of_data, *(model.terms for model in engines.values())])
+    return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe, terms=allowed)
 
 
 def scores(ws: Workspace, uri: str) -> dict[str, Any]:
