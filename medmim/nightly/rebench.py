@@ -91,7 +91,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
         }
 
         def make(folder: Path) -> Mapping[str, Any]:
-            (folder / FILE).write_text(json.dumps(night, indent=1) + "\n")
+            (folder / FILE).write_text(json.dumps(night, indent=1) + "\n", encoding="utf-8")
             return {"models": len(models), "asked anew": sum(own.asked for own in canaries.values())}
 
         parents = {"data": source.digest, "bench": scores.digest}
@@ -108,7 +108,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
 
 def read(ws: Workspace, uri: str) -> dict[str, Any]:
     """The content of `night.json` in the stage's artifact."""
-    found: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text())
+    found: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text(encoding="utf-8"))
     return found
 
 
