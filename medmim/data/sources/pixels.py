@@ -54,8 +54,12 @@ def plain(image: Image.Image, data: bytes, deep: bool) -> Image.Image:
         return scaled
     if image.mode == "1":
         return image.convert("L")
+    if image.mode == "LAB":
+        converted = image.convert("RGB")
+        converted.info.pop("icc_profile", None)  # made by the conversion, with the time of day in it
+        return converted
     if image.mode not in ("LA", "La", "RGBA", "RGBa", "PA") and "transparency" not in image.info:
-        # palettes, CMYK (Pillow undoes Adobe's inversion), YCbCr, LAB
+        # palettes, CMYK (Pillow undoes Adobe's inversion), YCbCr
         return image if image.mode in ("L", "RGB") else image.convert("RGB")
     flat = _on_black(image.convert("LA") if image.mode == "La" else image)
     flat = flat.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
@@ -163,11 +167,11 @@ def _maximum(args: Any) -> int:
 
 
 def _ppm(data: bytes) -> NDArray[np.uint16]:
-    """The pixels of a PPM file of more than 8 bits: big-endian, or as text."""
+    """The pixels of a PPM file of more than 8 bits (big-endian, or as text), its own maximum as that of 16 bits."""
     image = opened(data)
-    start = image.tile[0].offset
-    shape = (image.height, image.width, 3)
+    start, shape = image.tile[0].offset, (image.height, image.width, 3)
     if data[:2] == b"P6":
-        return np.frombuffer(data, ">u2", math.prod(shape), start).reshape(shape).astype(np.uint16)
-    numbers = re.sub(rb"#[^\r\n]*", b"", data[start:]).split()
-    return np.array(numbers[: math.prod(shape)], np.uint16).reshape(shape)
+        values = np.frombuffer(data, ">u2", math.prod(shape), start)
+    else:
+        values = np.array(re.sub(rb"#[^\r\n]*", b"", data[start:]).split()[: math.prod(shape)], np.uint16)
+    return (values.astype(np.uint32) * 0xFFFF // _maximum(image.tile[0].args)).astype(np.uint16).reshape(shape)

@@ -98,6 +98,11 @@ def test_sixteen_full_bits_are_stored_by_their_upper_eight(kind: int) -> None:
     assert np.array_equal(found, np.broadcast_to(words >> 8, found.shape))
 
 
+def test_a_ppm_that_says_its_maximum_is_scaled_by_it() -> None:
+    found = stored(b"P6 60 40 4095\n" + COLOURS.astype(">u2").tobytes())
+    assert np.abs(found - COLOURS * (255 / 4095)).max() <= 0.51
+
+
 def test_planes_of_full_sixteen_bits_are_read_as_such() -> None:
     words = COLOURS * 16 + 5
     assert np.array_equal(stored(tiff(planes(words), separate=True)), words >> 8)
@@ -170,6 +175,11 @@ CLEAR: dict[str, Callable[[], bytes]] = {
 def test_a_picture_that_is_transparent_all_over_is_refused(name: str) -> None:
     with pytest.raises(BadImage, match="transparent all over"):
         decode(CLEAR[name]())
+
+
+def test_colours_of_lab_are_stored_without_the_time_of_their_conversion() -> None:
+    lab = encoded(Image.effect_noise((40, 30), 60).convert("RGB").convert("LAB"), "TIFF")
+    assert b"acsp" not in decode(lab).shrunk() and b"iCCP" not in decode(lab).shrunk()
 
 
 def test_a_transparent_colour_is_black_in_grey_and_rgb_too() -> None:
