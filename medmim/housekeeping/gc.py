@@ -109,7 +109,9 @@ def plan(
     retained = set()
     for entry, rank in _ranked(complete, lambda entry: (entry.kind, entry.recipe_name)):
         rule = retention(entry.recipe_name)
-        if entry.time >= cutoff:
+        if entry.imported:
+            reason = "an imported base"
+        elif entry.time >= cutoff:
             reason = f"used within {grace:g} days"
         elif entry.time >= now - rule.days * DAY:
             reason = "used within retention.days"

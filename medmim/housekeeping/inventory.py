@@ -37,6 +37,7 @@ class Entry:
         complete: It has a manifest; a run: its last record.
         recipe: Recipe of its provenance, as it was dumped; empty where there is none.
         parents: Digests in its provenance.
+        imported: A base that somebody brought in; no step makes it again.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Entry:
     complete: bool = False
     recipe: dict[str, Any] = field(default_factory=dict)
     parents: set[str] = field(default_factory=set)
+    imported: bool = False
 
     @property
     def recipe_name(self) -> str:
@@ -82,7 +84,9 @@ def scan(place: store.Store, ages: Ages) -> dict[str, Entry]:
             text = read_text(place, f"{entry.name}/{store.PROVENANCE}")
             entry.parents = digests(text) - {entry.digest}
             with suppress(ValueError, AttributeError):  # edited by hand
-                entry.recipe = json.loads(text).get("recipe") or {}
+                record = json.loads(text)
+                entry.recipe = record.get("recipe") or {}
+                entry.imported = record.get("step") == "import"
     return entries
 
 

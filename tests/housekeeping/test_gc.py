@@ -218,3 +218,16 @@ def test_what_a_step_finds_again_counts_as_used_now(place: Workspace) -> None:
     item = gc.Item("artifact", name(artifact), "", 0, 0, "a plan made before it was found again")
     assert gc.collect(place, replace(planned, items=(item,))) == []
     assert store.find(artifact.uri)
+
+
+def test_an_imported_base_stays_though_nothing_points_to_it(ws: Workspace, tmp_path: Path) -> None:
+    """Recipes name it by its address, and no step makes it again."""
+    there = []
+    for step in ("import", "copy of a folder"):
+        folder = tmp_path / step
+        folder.mkdir()
+        (folder / "config.json").write_text(step)
+        there.append(store.publish(folder, ws.store, "model", {}, {"step": step}))
+    age(ws, "model/", 400)
+    assert collected(ws, last=0, days=0) == [name(there[1])]
+    assert store.find(there[0].uri) is not None

@@ -96,10 +96,12 @@ def plan(source: Source, config: "LlavaConfig", rows: int) -> list[Weight]:
         elif tensors[name].dtype not in weights.SIZES:
             problems.append(f"{name}: {tensors[name].dtype}, not a float: quantized weights cannot be tuned")
     if problems:
+        tower = all(problem.startswith(TOWER) for problem in problems)
         raise UserError(
             f"weights and config.json of {source.folder} do not fit: {len(problems)} tensors",
             reason="they are of two checkpoints, or a file is missing",
-            fix="copy the checkpoint again, all of it",
+            fix="copy the checkpoint again, all of it"
+            + (", or give --clip with the CLIP whose size its vision tower has" if tower else ""),
             problems=sorted(problems),
         )
     planned = []

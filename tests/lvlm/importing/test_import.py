@@ -205,6 +205,9 @@ def test_the_real_names_and_shapes_are_planned_whole(which: str, tmp_path: Path)
     assert text.rope_parameters["rope_theta"] == (1e6 if which == LLAVA_MED else 5e5)
     assert text.num_key_value_heads == 8 and text.rms_norm_eps == 1e-5 and not layout.config.tie_word_embeddings
     assert layout.config.vision_feature_layer == -2
+    vision = layout.config.vision_config
+    assert vision.num_attention_heads == 16 and vision.layer_norm_eps == (1e-5 if which == LLAVA_MED else 1e-6)
+    assert vision.hidden_act == ("quick_gelu" if which == LLAVA_MED else "gelu_pytorch_tanh")
 
 
 @pytest.mark.parametrize("generation", ["transformers 4.52", "transformers 5"])
