@@ -21,7 +21,7 @@ from medmim.errors import UserError
 from medmim.finetune import attention, checkpoint, distributed, optim, throughput
 from medmim.finetune.batch import Batch, Row
 from medmim.finetune.record import Record, TrainResult
-from medmim.lvlm.checkpoint import Lvlm, save
+from medmim.lvlm.checkpoint import Lvlm, not_finite, save
 from medmim.recipe.schema import Finetune
 from medmim.sample import digest_of
 
@@ -54,7 +54,7 @@ def train(
         world: Number of workers; more than one needs a process group (see `distributed.process_group`).
 
     Raises:
-        UserError: The loss is not a number, the GPU is out of memory, or `folder` holds another training.
+        UserError: The loss or the gradient is not finite, the GPU is out of memory, or `folder` holds another training.
     """
     model: Any = lvlm.model
     device = next(model.parameters()).device
@@ -87,8 +87,10 @@ def train(
             except torch.OutOfMemoryError as error:
                 raise _out_of_memory(error, settings, step) from None
             if math.isnan(loss) or loss == math.inf:
-                raise _diverged(folder, step, lr, loss)
-            grad_norm = torch.nn.utils.clip_grad_norm_(params, settings.clip)
+                raise _invalid_base(lvlm, folder, loss, step == first_step) or _diverged(folder, step, lr, "loss", loss)
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(params, settings.clip))
+            if not math.isfinite(grad_norm):  # the update would make every weight NaN
+                raise _diverged(folder, step, lr, "norm of the gradient", grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -98,7 +100,7 @@ def train(
                 step,
                 loss=loss,
                 lr=lr,
-                grad_norm=float(grad_norm),
+                grad_norm=grad_norm,
                 tokens=tokens,
                 tokens_seen=tokens_seen,
                 flops=throughput.step_flops(model.config, batch, settings.freeze_vision) * world,
@@ -183,11 +185,26 @@ def _resume(folder: Path, model: Any, optimizers: list[Optimizer], identity: str
     return state["step"], state["tokens"]
 
 
-def _diverged(folder: Path, step: int, lr: float, loss: float) -> UserError:
+def _invalid_base(lvlm: Lvlm, folder: Path, loss: float, first: bool) -> UserError | None:
+    """The error where the weights were not finite before the first update; None where they were."""
+    names = not_finite(lvlm.model) if first else []
+    if not names:
+        return None
+    resumed = checkpoint.newest(folder / "resume")
+    origin = f"the checkpoint {resumed['path']}" if resumed else f"the base {lvlm.path}"
+    return UserError(
+        f"weights of {origin} are not finite",
+        reason=f"the loss of the first step is {loss}, before any update",
+        fix="delete this checkpoint" if resumed else "copy the base again, or take another one",
+        problems=names,
+    )
+
+
+def _diverged(folder: Path, step: int, lr: float, what: str, value: float) -> UserError:
     good = checkpoint.newest(folder / "resume")
     where = f"the last good checkpoint is {good['path']}" if good else "no checkpoint was written before"
     return UserError(
-        f"the loss is {loss} in step {step + 1}, at a learning rate of {lr:.3g}",
+        f"the {what} is {value} in step {step + 1}, at a learning rate of {lr:.3g}",
         reason=f"training diverged; {where}",
         fix="lower finetune.lr (and finetune.muon_lr), raise finetune.warmup or lower finetune.clip",
     )

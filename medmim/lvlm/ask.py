@@ -29,14 +29,38 @@ class Reply:
     """A model's reply.
 
     Attributes:
-        text: The generated text without special tokens; empty where `error` is set.
+        text: The generated text without special tokens; empty where `error` is set. UTF-8 can hold it: see `writable`.
         key: Digest of weights, rendered prompt, images and generation settings: equal keys, equal text.
-        error: Why there is no answer; empty where there is one.
+        error: Why there is no answer; empty where there is one. Likewise.
+        cut: Whether the limit of new tokens ended it, and not the model.
     """
 
     text: str
     key: str
     error: str = ""
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", writable(self.text))
+        object.__setattr__(self, "error", writable(self.error))
+
+
+def writable(text: str) -> str:
+    """Text that UTF-8 can hold, as files and databases do.
+
+    JSON and byte-level tokenizers can bring half a surrogate pair, also the two halves apart. These are joined; a half
+    without its other becomes U+FFFD, the character that stands for what could not be decoded.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def refusal(question: Question) -> str:
+    """Why a question cannot be sent to any model; empty where it can."""
+    try:
+        question.prompt.encode()
+    except UnicodeEncodeError as error:
+        return f"the question holds half a surrogate pair ({question.prompt[error.start]!a}), which is no text"
+    return ""
 
 
 def key(weights: str, rendered: str, images: "Sequence[Image]", max_new_tokens: int) -> str:

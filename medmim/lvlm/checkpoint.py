@@ -20,8 +20,10 @@ from medmim.progress import say
 from medmim.run import provenance
 from medmim.run.workspace import Workspace
 from medmim.sample import IMAGE
+from medmim.store.paths import existing
 
 FAMILIES = (MANTIS, LLAVA_MED)
+_SHOWN = 100  # characters of a reference that names nothing
 _CONTENT = (
     "*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
     "chat_template.jinja",
@@ -67,17 +69,18 @@ def resolve(ref: str, ws: Workspace | None = None) -> Path:
     names = shipped()
     if ref in names:
         return Path(str(resources.files("medmim.shipped.bases") / ref))
-    path = Path(ref.removeprefix("file://")).expanduser()
-    if path.is_dir() and not (path / store.MANIFEST).is_file():
+    path = existing(ref.removeprefix("file://"))
+    is_folder = path is not None and path.is_dir()
+    if path is not None and is_folder and not (path / store.MANIFEST).is_file():
         return path
-    if path.is_dir() or "://" in ref:
+    if is_folder or "://" in ref:
         artifact = store.get(ref)
         if artifact.kind != "model":
             raise UserError(f"{ref} is not a model", reason=f"it is an artifact of kind '{artifact.kind}'")
         return store.fetch(artifact, ws.cache if ws else Path(".medmim") / "cache")
     similar = difflib.get_close_matches(ref, names, 1)
     raise UserError(
-        f"no model '{ref}'",
+        f"no model '{ref if len(ref) <= _SHOWN else ref[:_SHOWN] + '...'}'",
         reason="it is neither a folder, nor the URI of a model, nor a shipped base",
         fix=(f"did you mean '{similar[0]}'? " if similar else "") + f"shipped bases: {', '.join(names) or 'none'}",
     )
@@ -141,7 +144,8 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
         dtype: Torch dtype of the weights; by default bf16 on a GPU and fp32 on a CPU.
 
     Raises:
-        UserError: A missing or broken config, an unsupported family, weights that are missing, cut off or do not match.
+        UserError: A missing or broken config, an unsupported family, weights that are missing, cut off, not finite or
+            do not match, or a device without room for them.
     """
     family = family_of(path)
     _check_weights(path)
@@ -171,7 +175,49 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
             f"but the model expects {model.config.image_token_id}",
             fix="take tokenizer and config.json from the same checkpoint",
         )
-    return Lvlm(model.to(device).eval(), tokenizer, processor, family, path, digest(path))
+    try:
+        model = model.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU has no room for {path}",
+            reason=str(error).split(". ")[0],
+            fix="end what else uses it (`nvidia-smi`), or take a larger one",
+        ) from None
+    if not_finite(model):
+        raise _not_finite(path, dtype)
+    return Lvlm(model, tokenizer, processor, family, path, digest(path))
+
+
+def not_finite(model: Any) -> list[str]:
+    """Names of the weights that hold NaN or infinity. One pass without a copy: 2 s for 8B in fp32 on one CPU core."""
+    torch = require("torch", "finetune")
+    return [
+        name
+        for name, weight in model.state_dict().items()
+        if weight.is_floating_point() and weight.numel() and not torch.stack(torch.aminmax(weight)).isfinite().all()
+    ]
+
+
+def _not_finite(path: Path, dtype: Any) -> UserError:
+    """The error for weights that are not finite, with their names in the files."""
+    safetensors = require("safetensors", "finetune")
+    problems = []
+    for file in sorted(path.glob("*.safetensors")):
+        with safetensors.safe_open(str(file), framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  no dict
+                values = weights.get_tensor(name).float()
+                nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
+                if nan or infinite:
+                    counts = f"{nan:,} NaN and {infinite:,} infinite of {values.numel():,} values"
+                    problems.append(f"{name} in {file.name}: {counts}")
+    return UserError(
+        f"weights of {path} are not finite",
+        reason="a model with them gives no answer, and a training from them no loss"
+        if problems
+        else f"the values in its files are, but {str(dtype).removeprefix('torch.')} cannot hold them",
+        fix="copy the checkpoint again, or take an earlier one of the training that made it",
+        problems=problems,
+    )
 
 
 def family_of(path: Path) -> Family:

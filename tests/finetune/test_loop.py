@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medmim.errors import UserError
 from medmim.finetune import batch, checkpoint, loop, packing, record
@@ -195,3 +196,32 @@ def test_every_step_is_reported_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> 
     lines = [json.loads(line) for line in (tmp_path / record.LOSSES).read_text().splitlines()]
     assert lines[-1]["tokens"] == result.tokens
     assert {"step", "loss", "lr", "grad_norm", "tokens"} == set(lines[0])
+
+
+def test_a_base_that_is_not_finite_is_named_and_not_the_learning_rate(lvlm: Lvlm, tmp_path: Path) -> None:
+    tuned = copy_of(lvlm)
+    name, weight = next((n, w) for n, w in tuned.model.state_dict().items() if n.endswith("language_model.norm.weight"))
+    weight.view(-1)[3] = float("nan")
+    with pytest.raises(UserError, match="weights of the base .* are not finite") as caught:
+        loop.train(tuned, batches(tuned, SMALL), 2, SMALL, tmp_path)
+    assert caught.value.problems == (name,) and "lr" not in caught.value.fix
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight_and_reaches_no_checkpoint(lvlm: Lvlm, tmp_path: Path) -> None:
+    tuned = copy_of(lvlm)
+    weight = tuned.model.lm_head.weight
+    steps: list[int] = []
+
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return torch.full_like(gradient, float("inf")) if len(steps) > 2 else gradient
+
+    settings = SMALL.model_copy(update={"save_every": 1})
+    weight.register_hook(poison)
+    with pytest.raises(UserError, match="gradient is (inf|nan)") as caught:
+        loop.train(tuned, batches(tuned, settings), 5, settings, tmp_path)
+    assert "last good checkpoint" in caught.value.reason and "finetune.lr" in caught.value.fix
+    assert weight.isfinite().all()
+    newest = checkpoint.newest(tmp_path / "resume")
+    assert newest is not None
+    assert all(t.isfinite().all() for t in load_file(newest["path"] / "model.safetensors").values())

@@ -1,8 +1,10 @@
 """Inference with a loaded model: equal text at any batch size, one reply for each question, in order."""
 
 import pytest
+import torch
 from PIL import Image
 
+from medmim.errors import UserError
 from medmim.lvlm import ask_hf, checkpoint
 from medmim.lvlm.ask import Question, key
 from medmim.lvlm.encode import encode
@@ -39,7 +41,6 @@ def questions_asked_twice(questions):
 
 
 def test_a_batch_gives_the_text_of_plain_greedy_decoding(lvlm, questions):
-    import torch
 
     question = questions[3]
     reply = next(iter(ask_hf.ask(lvlm, [question], max_new_tokens=5)))
@@ -84,3 +85,102 @@ def test_the_key_changes_with_everything_that_may_change_the_text():
     }
     assert len(keys) == 7
     assert key("w", "q", [image], 8) == key("w", "q", [image.copy()], 8)
+
+
+def long_question(words):
+    return Question("Which image shows the larger opacity? " + "left side " * words)
+
+
+def test_a_question_beyond_the_context_is_its_own_error_and_pads_no_other(lvlm, monkeypatch):
+    asked = []
+    generate = lvlm.model.generate
+    monkeypatch.setattr(lvlm.model, "generate", lambda **kw: asked.append(kw["input_ids"].shape) or generate(**kw))
+    context = ask_hf.context_length(lvlm)
+    questions = [Question("one"), long_question(context), Question("two"), long_question(10 * context)]
+    replies = list(ask_hf.ask(lvlm, questions, max_new_tokens=3))
+    assert [bool(reply.error) for reply in replies] == [False, True, False, True]
+    assert f"context of {context:,}" in replies[1].error and replies[1].text == ""
+    (shape,) = asked
+    assert shape[0] == 2 and shape[1] < 200
+    alone = list(ask_hf.ask(lvlm, [questions[0], questions[2]], max_new_tokens=3))
+    assert alone == [replies[0], replies[2]]
+
+
+def test_images_and_the_answer_count_in_the_context(lvlm, monkeypatch):
+    image = Image.new("RGB", (8, 8))
+    question = Question("What?", [image, image])
+    needed = len(encode(lvlm, [Turn("What?")], 2).ids)
+    for new_tokens, room, fits in ((4, needed + 4, True), (5, needed + 4, False), (4, needed + 3, False)):
+        monkeypatch.setattr(lvlm.model.config.text_config, "max_position_embeddings", room)
+        (reply,) = ask_hf.ask(lvlm, [question], max_new_tokens=new_tokens)
+        assert (reply.error == "") == fits, (new_tokens, room)
+
+
+def test_an_answer_as_long_as_the_context_is_refused(lvlm):
+    with pytest.raises(UserError, match="leaves no room for a question") as caught:
+        list(ask_hf.ask(lvlm, [Question("one")], max_new_tokens=ask_hf.context_length(lvlm)))
+    assert "--max-new-tokens" in caught.value.fix
+
+
+def test_a_reply_is_cut_unless_a_stop_token_ended_it(lvlm, monkeypatch):
+    stop = ask_hf._stop_tokens(lvlm)[0]
+    word = lvlm.tokenizer.encode("left", add_special_tokens=False)[:1]
+
+    def generate(input_ids, **_):
+        ends = torch.tensor([[*word, stop, lvlm.tokenizer.pad_token_id], [*word, *word, *word]])
+        return torch.cat([input_ids, ends], dim=1)
+
+    monkeypatch.setattr(lvlm.model, "generate", generate)
+    replies = list(ask_hf.ask(lvlm, [Question("one"), Question("two")], max_new_tokens=3))
+    assert [reply.cut for reply in replies] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB"), "GPU"),
+        (MemoryError(), "machine"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"), "machine"),
+    ],
+)
+def test_memory_that_runs_out_is_reported_with_what_to_lower(lvlm, monkeypatch, error, where):
+    def generate(**_):
+        raise error
+
+    monkeypatch.setattr(lvlm.model, "generate", generate)
+    with pytest.raises(UserError, match=f"the {where} ran out of memory while 2 questions") as caught:
+        list(ask_hf.ask(lvlm, [Question("one"), Question("two")], max_new_tokens=3))
+    assert "bench.batch_size" in caught.value.fix and caught.value.reason and caught.value.exit_code == 2
+    with pytest.raises(UserError, match="1 question was") as caught:
+        list(ask_hf.ask(lvlm, [Question("one")], max_new_tokens=3))
+    assert "fewer images" in caught.value.fix
+
+
+def test_another_runtime_error_is_not_called_memory(lvlm, monkeypatch):
+    def generate(**_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(lvlm.model, "generate", generate)
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(ask_hf.ask(lvlm, [Question("one")], max_new_tokens=3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error_and_not_an_empty_answer(lvlm, monkeypatch, value):
+    forward = lvlm.model.lm_head.forward
+
+    def broken(hidden):
+        logits = forward(hidden)
+        logits[1:, -1, 5] = value  # of the second question only
+        return logits
+
+    monkeypatch.setattr(lvlm.model.lm_head, "forward", broken)
+    replies = list(ask_hf.ask(lvlm, [Question("one"), Question("two")], max_new_tokens=2))
+    assert [bool(reply.error) for reply in replies] == [False, True]
+    assert "not finite" in replies[1].error
+
+
+@pytest.mark.parametrize("prompt", ["a \ud83d", "\udcff", "x\ude00y"])
+def test_a_question_that_is_no_text_is_its_own_error(lvlm, prompt):
+    replies = list(ask_hf.ask(lvlm, [Question(prompt), Question("one")], max_new_tokens=2))
+    assert "surrogate" in replies[0].error and not replies[1].error

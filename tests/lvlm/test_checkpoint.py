@@ -144,3 +144,45 @@ def test_a_base_carries_its_terms(copy, tmp_path):
     assert checkpoint.terms_of(without, ws) == UNKNOWN
     (copy / "terms.json").write_text(Terms(serve=True).dump())
     assert checkpoint.terms_of(checkpoint.upload_if_local(f"file://{copy}", ws), ws) == Terms(serve=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "count"),
+    [
+        (float("nan"), "norm.weight", "1 NaN"),
+        (float("inf"), "embed_tokens.weight", "1 infinite"),
+        (-float("inf"), "q_proj.weight", "1 infinite"),
+    ],
+)
+@pytest.mark.parametrize("where", [0, -1])
+def test_weights_that_are_not_finite_are_refused_by_name_and_file(copy, value, name, count, where):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    poisoned = next(key for key in weights if key.endswith(name) and "vision" not in key)
+    weights[poisoned].view(-1)[where] = value
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="are not finite") as caught:
+        checkpoint.load(copy, device="cpu")
+    (problem,) = caught.value.problems
+    assert poisoned in problem and "model.safetensors" in problem and count in problem
+    assert str(copy) in caught.value.fact and caught.value.fix and caught.value.exit_code == 2
+
+
+def test_weights_that_the_dtype_cannot_hold_are_refused(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] = 1e30
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="are not finite") as caught:
+        checkpoint.load(copy, "cpu", torch.float16)
+    assert "float16" in caught.value.reason
+    assert checkpoint.load(copy, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("ref", ["x" * 300, "Which image is it? " * 40, "a\0b", "\ud83d", "ü" * 200, "~nobody-x/y"])
+def test_a_text_that_is_no_path_is_no_model(ref):
+    with pytest.raises(UserError, match="no model") as caught:
+        checkpoint.resolve(ref)
+    assert len(caught.value.fact) < 150

@@ -16,6 +16,8 @@ class Server(ThreadingHTTPServer):
         self.requests: list[dict] = []
         self.say: Callable[[str], str] = lambda text: f" echo {text} "
         self.failures: dict[str, int] = {}
+        self.error = "no, thanks"  # the words of a failure
+        self.finish = "stop"  # why a reply ends
         self.lock = threading.Lock()
 
     @property
@@ -36,9 +38,9 @@ class Handler(BaseHTTPRequestHandler):
             elif wanted[0] == "always":
                 status = int(wanted[1])
         message = {"role": "assistant", "content": None if wanted[0] == "nothing" else self.server.say(text)}
-        reply = {"error": {"message": "no, thanks"}} if status != 200 else {
+        reply = {"error": {"message": self.server.error}} if status != 200 else {
             "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "choices": [{"index": 0, "finish_reason": self.server.finish, "message": message}],
         }  # fmt: skip
         kind, data = "application/json", json.dumps(reply).encode()
         if wanted[0] == "raw":  # the rest of the question, sent with the content type that it names

@@ -1,0 +1,124 @@
+"""Reads what OpenAI-like servers answer: the text of a completion in any of its shapes, or why there is none.
+
+Servers differ: content as a list of parts, a text completion, an error in an answer of status 200, only the reasoning
+of a model, no choice at all. Whatever brings no text is the error of that one question, in the server's own words.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from medmim.lvlm.ask import Reply
+
+_CUT = ("length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length", "token_limit")
+_TEXT_PARTS = (None, "text", "output_text")  # not `thinking`, `reasoning`, `refusal`
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_SHOWN = 300  # characters of a server's words
+
+
+def parse(data: bytes) -> Mapping[str, Any]:
+    """The JSON object that a server sent.
+
+    Raises:
+        ValueError: It sent something else, such as a web page.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        body = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if isinstance(body, list) and len(body) == 1:  # Gemini's errors
+        body = body[0]
+    if not isinstance(body, dict):
+        raise ValueError(f"it sent {shortened(text)!r}")
+    return body
+
+
+def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
+    """A completion as a reply.
+
+    Args:
+        body: What the server sent.
+        key: The key of the reply.
+        max_new_tokens: The limit that was asked for.
+    """
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else body
+    if not isinstance(choice, dict):
+        return Reply("", key, f"the server sent a choice that is no object: {shortened(json.dumps(choice))}")
+    error = _error(body.get("error") or choice.get("error") or _untitled_error(body))
+    if error:
+        return Reply("", key, f"the server sent an error: {error}")
+    message = choice.get("message") or choice.get("delta")
+    content = message.get("content") if isinstance(message, dict) else message
+    text = _text(choice.get("text") if content is None else content)
+    cut = _is_cut(body, choice, max_new_tokens)
+    fields = message if isinstance(message, dict) else choice
+    if not text.strip() and isinstance(fields.get("refusal"), str):
+        text = fields["refusal"]  # the model's own words: it declines to answer
+    reasoned = any(fields.get(name) for name in _REASONING)
+    if text.strip() or (text == content and not cut and not reasoned):  # an empty answer of the model is one
+        return Reply(text.strip(), key, cut=cut)
+    return Reply("", key, _why_no_text(body, choice, fields, cut, max_new_tokens))
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+
+def _untitled_error(body: Mapping[str, Any]) -> Any:
+    """An error as FastAPI (`detail`), older vLLM and proxies (`message`) write it."""
+    if "choices" in body:
+        return None
+    message = body.get("message")
+    return body.get("detail") or (message if isinstance(message, str) else None)
+
+
+def _error(error: Any) -> str:
+    if isinstance(error, dict):
+        error = error.get("message") or error
+    return shortened(error if isinstance(error, str) else json.dumps(error)) if error else ""
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        content = [content]
+    return "".join(map(_part, content)) if isinstance(content, list) else ""
+
+
+def _part(part: Any) -> str:
+    if not isinstance(part, dict):
+        return part if isinstance(part, str) else ""
+    text = part.get("text") if part.get("type") in _TEXT_PARTS else None
+    if isinstance(text, dict):
+        text = text.get("value")
+    return text if isinstance(text, str) else ""
+
+
+def _is_cut(body: Mapping[str, Any], choice: Mapping[str, Any], max_new_tokens: int) -> bool:
+    reason = choice.get("finish_reason") or choice.get("stop_reason")
+    if isinstance(reason, str):
+        return reason.lower() in _CUT
+    usage = body.get("usage")
+    used = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return isinstance(used, int) and used >= max_new_tokens
+
+
+def _why_no_text(
+    body: Mapping[str, Any], choice: Mapping[str, Any], message: Mapping[str, Any], cut: bool, max_new_tokens: int
+) -> str:
+    limit = f", cut at {max_new_tokens} new tokens: raise bench.max_new_tokens or --max-new-tokens" if cut else ""
+    if any(message.get(name) for name in _REASONING):
+        return f"the server sent only the model's reasoning and no answer{limit}"
+    if choice.get("finish_reason") == "content_filter":
+        return "the server's content filter removed the answer"
+    if message.get("tool_calls") or message.get("function_call"):
+        return "the server sent a call of a tool and no text"
+    if choice is body and "message" not in body and "text" not in body:
+        known = "an empty list of choices" if body.get("choices") == [] else shortened(json.dumps(body))
+        return f"the server sent no completion but {known}"
+    return f"the server sent no text{limit}"
