@@ -30,7 +30,8 @@ def main() -> None:
         code = _run()
     except KeyboardInterrupt:
         _print(_INTERRUPTED)
-        code = errors.INTERRUPTED
+        _flush(errors.INTERRUPTED)
+        os._exit(errors.INTERRUPTED)  # Python's own end may wait for threads, or die of another Ctrl-C
     sys.exit(_flush(code))
 
 

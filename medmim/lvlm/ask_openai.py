@@ -70,7 +70,7 @@ def ask(
             if on_done is not None:
                 on_done(1)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for the requests under way
         client.close()
 
 

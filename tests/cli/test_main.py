@@ -28,6 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.setattr(loading, "shipped", broken)
         monkeypatch.setattr(sys, "argv", ["medmim", *(typed or ("recipe", "list"))])
         monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+        monkeypatch.setattr(os, "_exit", sys.exit)
         with pytest.raises(SystemExit) as ended:
             main()
         return int(ended.value.code or 0), *capsys.readouterr()

@@ -1,0 +1,115 @@
+"""Ctrl-C: one line and exit code 130, whatever a command does and however often it is pressed; no process is left."""
+
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import pytest
+
+from medmim import shards, store
+from tests.support.bench import picture, samples
+
+LINE = b"interrupted; run the same command again to resume"
+Pressed = Literal["process", "terminal", "twice"]
+
+
+def interrupt(typed: list[str], mark: bytes, pressed: Pressed) -> tuple[int, list[bytes]]:
+    """Press Ctrl-C when stderr shows `mark`: the exit code, and the lines of stderr from then on.
+
+    In a terminal the signal reaches the whole group of processes; `kill -INT` reaches one.
+    """
+    command = [sys.executable, "-m", "medmim.cli.main", *typed]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # in the background it is ignored
+    )  # fmt: skip
+    assert child.stderr is not None
+    for line in child.stderr:
+        if mark in line:
+            break
+    else:
+        pytest.fail(f"never saw {mark!r}")
+    time.sleep(0.3)
+    family = psutil.Process(child.pid).children(recursive=True)
+    if pressed == "process":
+        child.send_signal(signal.SIGINT)
+    else:
+        os.killpg(child.pid, signal.SIGINT)
+    while pressed == "twice" and child.poll() is None:
+        time.sleep(0.01)
+        os.killpg(child.pid, signal.SIGINT)
+    lines = child.communicate(timeout=30)[1].splitlines()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    return child.returncode, lines
+
+
+def check(ended: tuple[int, list[bytes]]) -> None:
+    code, lines = ended
+    assert (code, lines[-1], lines.count(LINE)) == (130, LINE, 1)
+    assert not [line for line in lines if b"Traceback" in line or b"Exception ignored" in line]
+
+
+@pytest.mark.parametrize("pressed", ["process", "twice"])
+def test_while_data_is_built(pressed: Pressed, tmp_path: Path) -> None:
+    typed = ["data", "build", "demo", "--set", "data.patients=20000", "--home", str(tmp_path)]
+    check(interrupt(typed, b"source phantom", pressed))
+
+
+def test_while_the_pipeline_runs(tmp_path: Path) -> None:
+    typed = ["run", "demo", "--set", "data.patients=20000", "--home", str(tmp_path)]
+    check(interrupt(typed, b"data  images: ", "twice"))
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that takes every request and answers none."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while self.request.recv(65536):
+                pass
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"openai:http://127.0.0.1:{listening.server_address[1]}/v1#model"
+        listening.shutdown()
+
+
+def test_while_a_server_is_asked_that_does_not_answer(silent: str, tmp_path: Path) -> None:
+    asked = samples()
+    names = sorted({name for sample in asked for name in sample.images})
+    shards.write(tmp_path / "data", asked, [(name, name, picture(i)) for i, name in enumerate(names)])
+    data = store.publish(tmp_path / "data", str(tmp_path / "store"), "data", {}, {})
+    typed = ["bench", "run", "--model", silent, "--task", "temporal", "--data", data.uri, "--home", str(tmp_path)]
+    begin = time.monotonic()
+    check(interrupt(typed, b"model answers", "process"))
+    assert time.monotonic() - begin < 25
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("mark", "pressed"), [(b"starting Ray", "twice"), (b"step 3/", "terminal"), (b"step 3/", "process")]
+)
+def test_while_ray_trains(mark: bytes, pressed: Pressed, tmp_path: Path) -> None:
+    sets = ("data.patients=220", "finetune.steps=2000")
+    typed = ["finetune", "demo", "--home", str(tmp_path), *(part for item in sets for part in ("--set", item))]
+    check(interrupt(typed, mark, pressed))
+
+
+@pytest.mark.long
+def test_while_a_night_runs(tmp_path: Path) -> None:
+    typed = ["nightly", "demo", "--set", "data.patients=20000", "--home", str(tmp_path)]
+    check(interrupt(typed, b"data  images: ", "terminal"))
