@@ -122,6 +122,7 @@ class Answer:
         choice: Index of the extracted option, None for open questions and unparsed text.
         status: `parsed`, `unparsed` or `error`; open questions are `parsed` unless empty.
         error: Why the status is `error`.
+        cut: Whether the limit of new tokens ended it; False where an earlier version, which did not know, stored it.
     """
 
     sample: str
@@ -131,6 +132,7 @@ class Answer:
     choice: int | None
     status: str
     error: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class Score:
         swap_high: Upper end, likewise.
         swap_n: Items asked both ways; None where the probe was not run.
         swap_patients: Clusters among them, likewise.
+        cut: Items whose answer was cut at the limit of new tokens; they are scored as they are.
     """
 
     group: str
@@ -173,6 +176,7 @@ class Score:
     swap_high: float | None = None
     swap_n: int | None = None
     swap_patients: int | None = None
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)

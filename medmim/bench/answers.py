@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim.bench import metrics, probes
+from medmim.bench import metrics, probes, reading
 from medmim.bench.engines import Engine
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
@@ -149,7 +149,7 @@ def _ask(
                 replied.update([next(replies)])
             reply = replied.pop(name) if name == sample.id else replied[name]
             progress.add()
-            yield metrics.read(sample, probe, reply.key, reply.text, reply.error)
+            yield metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
         next(replies, None)  # strict: one reply too many is an error too
 
 
@@ -178,11 +178,17 @@ def _finish(file: Path, answers: Sequence[Answer], role: str, max_bad_fraction: 
             f"{role}: the engine failed on {len(failed)} of {len(answers)} questions",
             reason=f"bench.max_bad_fraction allows a share of {max_bad_fraction}",
             problems=[f"question {answer.sample}: {answer.error}" for answer in failed],
-            fix="fix the cause and run the same command: the answers given so far are kept",
+            fix="fix the cause and run the same command: the answers so far are kept. Where these questions cannot "
+            "be asked, allow more by bench.max_bad_fraction (bench run: --max-bad-fraction), and all are asked again",
         )
     _replace(file, answers)
-    unparsed = sum(answer.status == "unparsed" for answer in answers)
-    return {"answers": len(answers), "unparsed": unparsed, "errors": len(failed)}
+    return {
+        "answers": len(answers),
+        "unparsed": sum(answer.status == "unparsed" for answer in answers),
+        "errors": len(failed),
+        "cut": sum(answer.cut for answer in answers),
+        "replaced": sum(reading.REPLACED in answer.text for answer in answers),
+    }
 
 
 def _replace(file: Path, answers: Iterable[Answer]) -> None:
@@ -192,4 +198,7 @@ def _replace(file: Path, answers: Iterable[Answer]) -> None:
 
 
 def _line(answer: Answer) -> str:
-    return json.dumps(to_json(answer), sort_keys=True, ensure_ascii=False) + "\n"
+    row = to_json(answer)
+    if not answer.cut:  # as earlier versions wrote it: an answer that ended by itself keeps its bytes
+        del row["cut"]
+    return json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n"

@@ -48,7 +48,7 @@ def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
         stale_before: Day before which cached answers are stale, because a server or a library changed; empty if none.
 
     Raises:
-        UserError: No such model, or an `openai:` reference without a name.
+        UserError: No such model, or an `openai:` reference with a malformed address or without a name.
     """
     found = _engine(ref, ws)
     if not stale_before:
@@ -58,8 +58,11 @@ def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
 
 def _engine(ref: str, ws: Workspace) -> Engine:
     if ref.startswith(OPENAI):
-        url, _, name = ref.removeprefix(OPENAI).rpartition("#")
-        if not url or not name:
+        from medmim.lvlm import ask_openai
+
+        url, _, name = ref.removeprefix(OPENAI).partition("#")
+        ask_openai.check(url)
+        if not name.strip():
             raise UserError(
                 f"{ref} does not name a model of the server",
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",

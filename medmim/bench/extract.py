@@ -50,8 +50,14 @@ def extract(text: str, options: Sequence[str], images: int = 0) -> int | None:
 
 
 def letters_in(text: str) -> set[str]:
-    """The capital letters of options that stand by themselves in a reply, wherever; to see what is left unread."""
-    return {found[0] for found in re.finditer(rf"(?<![\w'-])[{LETTERS}](?![\w'-]|\s+[a-z])", text)}
+    """The capital letters of options that stand alone in a reply, read or not; no `A` that begins a sentence."""
+    letters = set()
+    for found in re.finditer(rf"(?<![\w'-])[{LETTERS}](?![\w'-])", text):
+        before, after = text[: found.start()].rstrip(" *_(\"'"), text[found.end() :]
+        begins = not before or before[-1] in ".!?:\n"
+        if not begins or not re.match(r"\s+[a-z]", after):
+            letters.add(found[0])
+    return letters
 
 
 def _read(options: Options, lines: Sequence[str]) -> int | None:

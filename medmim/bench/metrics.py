@@ -17,14 +17,21 @@ BOTH_WAYS = "swap_consistency"
 OPEN = ("token_f1", "bleu", "rouge_l")
 
 
-def read(sample: Sample, probe: str, key: str, text: str, error: str | None) -> Answer:
+def read(sample: Sample, probe: str, key: str, text: str, error: str | None, cut: bool = False) -> Answer:
     """A reply as an Answer: `parsed`, `unparsed` (counts as wrong, and is counted) or `error` (in no score)."""
     if error:
         return Answer(sample.id, probe, key, "", None, "error", error)
     if not sample.options:
-        return Answer(sample.id, probe, key, text, None, "parsed" if text.strip() else "unparsed")
+        return Answer(sample.id, probe, key, text, None, "parsed" if text.strip() else "unparsed", cut=cut)
     choice = extract(text, sample.options, len(sample.images))
-    return Answer(sample.id, probe, key, text, choice, "unparsed" if choice is None else "parsed")
+    return Answer(sample.id, probe, key, text, choice, "unparsed" if choice is None else "parsed", cut=cut)
+
+
+def reread(sample: Sample, answer: Answer) -> Answer:
+    """A stored answer as this version reads its text, so that no two readers are compared instead of two models."""
+    if answer.status == "error":
+        return answer
+    return read(sample, answer.probe, answer.key, answer.text, None, answer.cut)
 
 
 def score(sample: Sample, answer: Answer) -> dict[str, float]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards, store
-from medmim.bench import answers, fanout, tasks
+from medmim.bench import answers, fanout, metrics, reading, tasks
 from medmim.bench.engines import engine
 from medmim.bench.scoring import Board
+from medmim.progress import say
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step
 from medmim.run.provenance import terms_of
@@ -17,7 +18,7 @@ from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.terms import combine
 
-REVISION = 3
+REVISION = 4
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
@@ -38,6 +39,8 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[st
         artifact, cached = bench(ws, data, {"tuned": model, **opponents}, recipe.bench, recipe)
         outcome.of(artifact, cached)
         outcome.facts = facts(scores(ws, artifact.uri))
+        for warning in reading.warnings(outcome.facts):
+            say(warning)
     return outcome
 
 
@@ -80,8 +83,15 @@ def bench(
             }
             for role, model in engines.items()
         }
+        asked = {sample.id: sample for sample in items.samples}
         loaded = {
-            role: {probe: answers.load(store.fetch(artifact, ws.cache)) for probe, artifact in by_probe.items()}
+            role: {
+                probe: [
+                    metrics.reread(asked[answer.sample], answer)
+                    for answer in answers.load(store.fetch(artifact, ws.cache))
+                ]
+                for probe, artifact in by_probe.items()
+            }
             for role, by_probe in collected.items()
         }
         board = Board(items.samples, loaded, settings.resamples)

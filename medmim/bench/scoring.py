@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import metrics, probes, stats, tasks
+from medmim.bench import metrics, probes, reading, stats, tasks
 from medmim.sample import Answer, Sample, Score, to_json
 
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples
@@ -64,6 +64,13 @@ class Board:
                     rows.append({**row, "chance": chance, "above": above})
         return rows
 
+    def reading(self) -> list[dict[str, Any]]:
+        """How the answers of each model could be read; see `reading.summary`."""
+        return [
+            {"model": role, **reading.summary(self.samples, by_probe["none"])}
+            for role, by_probe in self.answers.items()
+        ]
+
     def predictions(self) -> list[dict[str, Any]]:
         """Every item with the answers of every model."""
         return [
@@ -78,6 +85,7 @@ class Board:
                             "text": answer.text,
                             "choice": answer.choice,
                             "status": answer.status,
+                            "cut": answer.cut,
                             "scores": self.values[role][probe][i],
                         }
                         for probe, given in by_probe.items()
@@ -112,6 +120,7 @@ class Board:
             patients=found.patients,
             unparsed=statuses.count("unparsed"),
             errors=statuses.count("error"),
+            cut=sum(answer.cut for i in asked if (answer := self.answers[role]["none"][i])),
             **(self._both_ways(values, scored) if closed and "swap" in values else {}),
         )
         return {"model": role, **to_json(score), **({"grey": means["grey"]} if "grey" in means else {})}

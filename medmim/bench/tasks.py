@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmim import shards
+from medmim import hints, shards
 from medmim.errors import UserError
 from medmim.sample import ABILITIES, Sample
 
@@ -64,7 +64,7 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
     if not chosen:
         raise UserError(
             f"{folder} has no {split} question for {', '.join(tasks)}",
-            fix="`medmim data show URI` counts the questions by split and ability",
+            fix=f"`{hints.command('data', 'show', 'URI')}` counts the questions by split and ability",
         )
     samples = tuple(chosen.values())
     return Items(samples[:limit], repeated, split != "test" or (limit is not None and limit < len(samples)))

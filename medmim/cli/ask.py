@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,9 +9,12 @@ import typer
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.run.workspace import workspace
+from medmim.store.paths import existing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_SHOWN = 100  # characters of a path that names nothing
 
 
 def ask(
@@ -27,14 +29,15 @@ def ask(
 ) -> None:
     """Ask a model a question on any number of images.
 
-    With --json: model, digest, images, question, answer, key (what decides the answer, as one digest).
+    With --json: model, digest, images, question, answer, key (what decides the answer, as one digest), cut.
     """
     from medmim.bench.engines import engine
     from medmim.lvlm.ask import Question
     from medmim.registry import lookup
 
     *files, question = rest
-    if not question.strip() or Path(question).is_file():
+    path = existing(question)
+    if not question.strip() or (path is not None and path.is_file()):
         raise UserError("the question is missing", fix='put it last, in quotes: medmim ask MODEL IMAGE... "QUESTION"')
     images = [_open(file) for file in files]
     ws = workspace(home)
@@ -43,9 +46,11 @@ def ask(
     (reply,) = found.ask([Question(question, images)], 1, max_new_tokens)
     if reply.error:
         raise UserError(f"{model} gave no answer", reason=reply.error)
+    if reply.cut:
+        sys.stderr.write(f"the answer was cut at {max_new_tokens} new tokens; --max-new-tokens allows more\n")
     if as_json:
         facts = {"model": model, "digest": found.digest, "images": files, "question": question}
-        typer.echo(json.dumps({**facts, "answer": reply.text, "key": reply.key}))
+        typer.echo(json.dumps({**facts, "answer": reply.text, "key": reply.key, "cut": reply.cut}))
     else:
         typer.echo(reply.text.strip())
 
@@ -54,9 +59,13 @@ def _open(file: str) -> "Image":
     from medmim.data.sources.image_file import decode
     from medmim.data.sources.source import BadImage
 
+    path = existing(file)
+    if path is None:
+        shown = file if len(file) <= _SHOWN else f"{file[:_SHOWN]}..."
+        raise UserError(f"there is no image {shown}", fix="give image files first, and the question last, in quotes")
+    if path.is_dir():
+        raise UserError(f"{file} is a folder, not an image", fix="give the files in it")
     try:
-        return decode(Path(file).read_bytes()).pixels.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"there is no image {file}") from None
+        return decode(path.read_bytes()).pixels.convert("RGB")
     except BadImage as error:
         raise UserError(f"{file} cannot be used: {error}") from None

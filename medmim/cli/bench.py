@@ -4,17 +4,17 @@ import json
 import secrets
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medmim import store
+from medmim import hints, store
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.recipe.schema import Bench
 from medmim.run.stage import stage
 from medmim.run.workspace import Workspace, workspace
+from medmim.store.paths import existing
 
 app = typer.Typer(no_args_is_help=True, help="Score models, show their answers, compare them.")
 
@@ -34,13 +34,24 @@ def run(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only the first N questions: not comparable.")
     ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="Longest answer: a thinking model needs more. [default: 32]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Questions asked at once. [default: 32]")
+    ] = None,
+    max_bad_fraction: Annotated[
+        float | None,
+        typer.Option("--max-bad-fraction", min=0, max=1, help="Share of questions that may fail. [default: 0.02]"),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Bench one model: with its images, without them, and with them in another order.
 
     With --json: run, uri, digest, and all of scores.json: comparable, data, tasks, items, models, leaderboard,
-    differences, text_only.
+    differences, text_only, reading, max_new_tokens.
     """
     from medmim.bench import tasks
     from medmim.bench.engines import engine
@@ -58,7 +69,11 @@ def run(
     uri = data or (uris[0] if uris else _newest_data(ws))
     ref = lookup.resolve(model, ws)
     _say(f"run {name}, data {store.get(uri).digest}, model {engine(ref, ws).digest}, home {ws.home}, store {ws.store}")
-    settings = Bench(tasks=tuple(names) or tasks.DOMAINS, limit=limit)
+    given: dict[str, Any] = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    given["max_bad_fraction"] = max_bad_fraction
+    settings = Bench.model_validate(
+        {"tasks": tuple(names) or tasks.DOMAINS, **{key: value for key, value in given.items() if value is not None}}
+    )
     with stage(ws, "bench") as outcome:
         artifact, cached = bench(ws, uri, {"model": ref}, settings)
         outcome.of(artifact, cached)
@@ -145,6 +160,7 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
         return
     from rich.console import Console
 
+    from medmim.bench.reading import warnings
     from medmim.run import screen
 
     console = Console(highlight=False)
@@ -154,14 +170,17 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     given_away = sorted({row["group"] for row in facts["text_only"] if row["above"]})
     if given_away:
         console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")
+    for warning in warnings(facts):
+        console.print(warning, soft_wrap=True, markup=False)
     if not facts["comparable"]:
         asked = f"{facts['items']:,} {facts.get('split', 'test')} questions"
         console.print(f"not comparable: {asked}, not the whole test split")
-    _say(f"scores {uri}\nnext: medmim bench show {name or uri} --wrong")
+    _say(f"scores {uri}\nnext: {hints.command('bench', 'show', name or uri, '--wrong')}")
 
 
 def _text(answer: dict[str, Any]) -> str:
-    note = "" if answer["status"] == "parsed" else f" ({answer['status']})"
+    notes = [answer["status"]] * (answer["status"] != "parsed") + ["cut"] * bool(answer.get("cut"))
+    note = f" ({', '.join(notes)})" if notes else ""
     return f"{answer['text'].strip()!r}{note}"
 
 
@@ -171,7 +190,8 @@ def _is_wrong(scores: dict[str, float]) -> bool:
 
 def _uri(ws: Workspace, run: str) -> str:
     """A URI as it is; a run's name as the URI of its scores."""
-    if "/" in run or Path(run).is_dir():
+    path = existing(run)
+    if "/" in run or (path is not None and path.is_dir()):
         if store.get(run).kind != "bench":
             raise UserError(
                 f"{run} holds no scores", fix="give the URI of an artifact of kind 'bench', or a run's name"
@@ -184,7 +204,7 @@ def _uri(ws: Workspace, run: str) -> str:
         known = sorted(found, reverse=True)[:10]
         raise UserError(
             f"no run '{run}' with scores in {ws.store}",
-            fix=f"runs: {', '.join(known)}" if known else "bench a model first: medmim bench run",
+            fix=f"runs: {', '.join(known)}" if known else f"bench a model first: {hints.command('bench', 'run')}",
         ) from None
     if not record["uri"]:
         raise UserError(f"the bench of run '{run}' did not finish", reason=record["message"])
@@ -196,7 +216,8 @@ def _newest_data(ws: Workspace) -> str:
     keys = [key for key in where.list("data/") if key.endswith(f"/{store.PROVENANCE}")]
     if not keys:
         raise UserError(
-            f"there is no data set in {ws.store}", fix="build one with `medmim data build RECIPE`, or give --data URI"
+            f"there is no data set in {ws.store}",
+            fix=f"build one with `{hints.command('data', 'build', 'RECIPE')}`, or give --data URI",
         )
     newest = max(keys, key=lambda key: (json.loads(where.read(key))["time"], key))
     return f"{where.uri}/{newest.rpartition('/')[0]}"

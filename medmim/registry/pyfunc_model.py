@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medmim import store
 from medmim.errors import UserError
+from medmim.store.paths import existing
 
 _LONGEST_PATH = 4096
 
@@ -104,8 +105,8 @@ def _open(text: str) -> Any:
 
     if text.startswith("data:"):
         raw = base64.b64decode(text.partition(",")[2], validate=True)
-    elif len(text) < _LONGEST_PATH and Path(text).is_file():
-        raw = Path(text).read_bytes()
+    elif len(text) < _LONGEST_PATH and (path := existing(text)) is not None and path.is_file():
+        raw = path.read_bytes()
     else:
         try:
             raw = base64.b64decode(text, validate=True)

@@ -203,7 +203,8 @@ def test_a_long_reply_is_read_in_linear_time():
 
 def test_the_letters_in_an_unread_reply_are_those_that_stand_by_themselves():
     assert letters_in("perhaps it were A?") == {"A"}
-    assert letters_in("A large mass near B, (C) and D-dimer, CT") == {"B", "C"}
+    assert letters_in("A large mass near B, (C) and D-dimer, CT. A second one") == {"B", "C"}
+    assert letters_in("It were A then") == {"A"} and letters_in("It were B then") == {"B"}
     assert letters_in("Absent") == set()
 
 

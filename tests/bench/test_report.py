@@ -84,7 +84,7 @@ def test_the_loss_curve_is_on_the_page(run):
 
 def test_writing_again_shows_the_same_though_an_earlier_report_failed(run):
     parsed, ws = run
-    with pytest.raises(RuntimeError), stage(ws, "report"):
+    with pytest.raises(UserError, match="a fault of medmim"), stage(ws, "report"):
         raise RuntimeError("the disk was full")
     assert "the disk was full" not in write(run).text
 

@@ -14,10 +14,16 @@ import pytest
 from medmim import shards, store
 from medmim.bench import answers, run, tasks
 from medmim.errors import UserError
+from medmim.lvlm.ask import Reply
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
-from medmim.sample import Answer
+from medmim.sample import Answer, to_json
 from tests.support.bench import World, picture, publish, samples
+
+
+def held_in():
+    return [s for s in samples() if not s.held_out]
+
 
 SETTINGS = Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"))
 
@@ -128,8 +134,6 @@ def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path, probe
 
 
 def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkeypatch):
-    from medmim.lvlm.ask import Reply
-
     failing = {"on": True}
     real = answers.Engine
 
@@ -155,8 +159,6 @@ def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkey
 
 
 def test_without_images_equal_questions_are_put_once_and_answered_each(world, tmp_path):
-    from medmim.lvlm.ask import Reply
-
     twins = list({t.id: t for t in (replace(sample, question="What changed?") for sample in samples())}.values())
     items = tasks.Items(tuple(twins), 0, False)
     put = []
@@ -180,8 +182,6 @@ def test_without_images_equal_questions_are_put_once_and_answered_each(world, tm
 
 
 def test_an_engine_with_more_replies_than_questions_is_refused(world, tmp_path):
-    from medmim.lvlm.ask import Reply
-
     engine = answers.Engine("ref", "digest", lambda questions, *_: iter([Reply("A", "k")] * (len(questions) + 1)))
     items = tasks.Items(tuple(samples()[:3]), 0, False)
     with pytest.raises(ValueError, match="longer"):
@@ -228,3 +228,50 @@ def test_an_answer_with_unusual_line_breaks_is_read_back(tmp_path):
     answer = Answer("1", "none", "k", "one\u2028two\u0085three\r\nfour\x0bfive", None, "unparsed")
     answers._replace(tmp_path / answers.FILE, [answer])
     assert answers.load(tmp_path) == [answer]
+
+
+def test_answers_that_an_earlier_version_stored_are_found_and_read_anew(world, tmp_path, monkeypatch):
+    """A reader that reads more must not need the models again, nor compare two readers instead of two models."""
+    ws = workspace(tmp_path)
+    said = "The right one? **B**\n\nBoth scans were compared."
+    engine = answers.Engine("ref", "digest", lambda questions, *_: iter([Reply(said, "k") for _ in questions]))
+    monkeypatch.setattr(run, "engine", lambda *_: engine)
+    before = {"cut", "replaced"}  # what version 0.1.0 did not write
+    monkeypatch.setattr(answers.metrics, "extract", lambda *_: None)
+    monkeypatch.setattr(
+        answers, "_line", lambda a: json.dumps({k: v for k, v in to_json(a).items() if k not in before}) + "\n"
+    )
+    items, images = tasks.select(world.data, SETTINGS.tasks), shards.Images(world.data)
+    data = store.get(publish(world, ws.store)).digest
+    for probe in answers.probes_of(SETTINGS):
+        stored = answers.collect(ws, "tuned", engine, items, images, data, probe, SETTINGS)
+        closed = {sample.id for sample in items.samples if sample.options}
+        assert {a.status for a in answers.load(Path(stored.uri)) if a.sample in closed} == {"unparsed"}
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "engine", lambda *_: replace(engine, ask=lambda *_: pytest.fail("asked again")))
+    artifact, _ = run.bench(ws, publish(world, ws.store), {"tuned": "ref"}, SETTINGS)
+    closed = [row["answers"]["tuned"]["none"] for row in run.predictions(ws, artifact.uri) if row["options"]]
+    assert {(given["choice"], given["status"], given["cut"]) for given in closed} == {(1, "parsed", False)}
+
+
+@pytest.mark.parametrize("text", ["B: image 2 \ud83d", "\udcff", "B \ude00\ud83d", "\ud83d" * 50, "a\udfff\u2028b"])
+def test_an_answer_that_utf_8_cannot_hold_ends_no_benchmark(world, tmp_path, monkeypatch, text):
+    engine = answers.Engine(
+        "ref", "digest", lambda questions, *_: iter([Reply(text, "k", cut=True) for _ in questions])
+    )
+    monkeypatch.setattr(run, "engine", lambda *_: engine)
+    ws = workspace(tmp_path)
+    artifact, _ = run.bench(ws, publish(world, ws.store), {"tuned": "ref"}, SETTINGS)
+    (row,) = run.scores(ws, artifact.uri)["reading"]
+    assert (row["replaced"], row["cut"], row["answers"]) == (48, 48, 48)
+    board = [r for r in run.scores(ws, artifact.uri)["leaderboard"] if r["group"] == "held_in"]
+    assert {r["cut"] for r in board if r["metric"] == "accuracy"} == {sum(bool(s.options) for s in held_in())}
+    assert all(
+        "\ufffd" in given["none"]["text"] for r in run.predictions(ws, artifact.uri) for given in r["answers"].values()
+    )
+
+
+def test_an_answer_that_ended_by_itself_keeps_the_bytes_of_earlier_versions():
+    line = answers._line(Answer("1", "none", "k", "B", 1, "parsed"))
+    assert json.loads(line).keys() == {"sample", "probe", "key", "text", "choice", "status", "error"}
+    assert json.loads(answers._line(Answer("1", "none", "k", "B", 1, "parsed", cut=True)))["cut"] is True

@@ -2,6 +2,7 @@
 """medmim bench run | show | compare and medmim ask, on a real tiny model."""
 
 import json
+import threading
 
 import pytest
 import typer
@@ -12,6 +13,7 @@ from medmim.cli import ask, bench
 from medmim.errors import UserError
 from medmim.run.workspace import workspace
 from tests.support.bench import picture, publish, samples, world  # noqa: F401
+from tests.support.openai_server import Server
 
 
 @pytest.fixture
@@ -72,6 +74,11 @@ def test_a_data_set_may_be_the_task(home, world, tmp_path):
         (["run", "--model", "openai:http://127.0.0.1:1/v1", "--task", "temporal"], "does not name a model"),
         (["run", "--model", "MODEL", "--task", "./a/b", "--data", "./c/d"], "more than one data set"),
         (["show", "no-such-run"], "no run 'no-such-run'"),
+        (["show", "x" * 300], "too long"),
+        (["run", "--model", "y" * 300, "--task", "temporal"], "no model 'yyy"),
+        (["run", "--model", "openai:127.0.0.1:1/v1#m", "--task", "temporal"], "is not the address of a server"),
+        (["run", "--model", "openai:http://h:99999/v1#m", "--task", "temporal"], "is not the address of a server"),
+        (["run", "--model", "openai:http://u:p@h/v1#m", "--task", "temporal"], "a password"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(home, world, arguments, message):
@@ -102,3 +109,70 @@ def test_ask_answers_on_images(home, world, tmp_path):
             call(app, world.models[0], tmp_path / broken, "What?")
     with pytest.raises(UserError, match="question is missing"):
         call(app, world.models[0], *files)
+    for folder in (tmp_path, tmp_path / "absent" / "x", "What is it? " * 30):
+        with pytest.raises(UserError, match="is a folder|there is no image"):
+            call(app, world.models[0], folder, "What?")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Which image shows it? " * 20,
+        "é" * 200,
+        "One line.\nAnother line.\n" * 20,
+        "a/b " * 80,
+        "~nobody-x what is it?",
+        "?" * 256,
+    ],
+)
+def test_a_question_of_any_length_is_asked(home, world, question):
+    app = typer.Typer()
+    app.command()(ask.ask)
+    found = json.loads(call(app, world.models[0], question, "--max-new-tokens", 2, "--json").stdout)
+    assert found["question"] == question and found["key"]
+
+
+def test_a_question_beyond_the_context_is_refused_with_its_length(home, world):
+    app = typer.Typer()
+    app.command()(ask.ask)
+    with pytest.raises(UserError, match="gave no answer") as caught:
+        call(app, world.models[0], "Which image shows it? " * 2000)
+    assert "context of 2,048" in caught.value.reason
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_a_server_is_benched_with_the_longest_answer_that_is_given(home, server):
+    server.say = lambda text: "perhaps it were A then"
+    server.finish = "length"
+    model = f"openai:{server.url}#tiny"
+    ended = call(bench.app, "run", "--model", model, "--task", "held_in", "--max-new-tokens", 77, "--batch-size", 4)
+    assert {request["max_tokens"] for request in server.requests} == {77}
+    assert "answers were cut at 77 new tokens" in ended.stdout
+    assert "unread answers hold one option's letter" in ended.stdout and "the letter A" in ended.stdout
+    server.say, server.finish = (lambda text: "A\n\nBoth were compared."), "stop"
+    ended = call(bench.app, "run", "--model", f"{model}2", "--task", "held_in", "--json")
+    assert {request["max_tokens"] for request in server.requests} == {77, 32}
+    found = json.loads(ended.stdout)
+    (row,) = found["reading"]
+    assert (row["unread"], row["cut"]) == (0, 0) and found["max_new_tokens"] == 32
+    shown = call(bench.app, "show", found["run"], "--wrong").stdout
+    assert "(unparsed" not in shown
+
+
+def test_what_a_server_answers_on_one_question_ends_no_bench(home, server):
+    shapes = ['{"choices": [{"message": null}]}', '{"error": {"message": "model overloaded"}}', '{"choices": []}']
+    server.raw = lambda text: shapes[0] if "in 3?" in text else None
+    more = ["--limit", 30, "--max-bad-fraction", 0.1, "--json"]
+    ended = call(bench.app, "run", "--model", f"openai:{server.url}#a", "--task", "held_in", *more)
+    assert sum(row["errors"] for row in json.loads(ended.stdout)["leaderboard"] if row["group"] == "held_in") == 1
+    server.raw = lambda text: shapes[1]
+    with pytest.raises(UserError, match="failed on") as caught:
+        call(bench.app, "run", "--model", f"openai:{server.url}#b", "--task", "held_in", "--limit", 5)
+    assert "model overloaded" in str(caught.value)

@@ -15,6 +15,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[dict] = []
         self.say: Callable[[str], str] = lambda text: f" echo {text} "
+        self.raw: Callable[[str], str | None] = lambda text: None  # the whole body, where it is not a completion
         self.failures: dict[str, int] = {}
         self.error = "no, thanks"  # the words of a failure
         self.finish = "stop"  # why a reply ends
@@ -43,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
             "choices": [{"index": 0, "finish_reason": self.server.finish, "message": message}],
         }  # fmt: skip
         kind, data = "application/json", json.dumps(reply).encode()
+        if (body := self.server.raw(text)) is not None:
+            data = body.encode()
         if wanted[0] == "raw":  # the rest of the question, sent with the content type that it names
             kind, data = wanted[1], text.split(maxsplit=2)[2].encode()
         self.send_response(status)

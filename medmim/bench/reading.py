@@ -1,0 +1,70 @@
+"""How a model's answers could be read: how many were not, were cut or damaged, and what that may hide."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medmim.bench import reply_text
+from medmim.bench.extract import letters_in
+from medmim.sample import Answer, Sample
+
+REPLACED = "\ufffd"  # stands for what could not be decoded
+_FEW = 3  # unread answers that are an accident
+
+
+def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[str, Any]:
+    """Counts over the answers of one model, without probes.
+
+    Returns:
+        `answers`; `cut` at the limit of new tokens; `replaced`, with a character that could not be decoded; `closed`,
+        to questions with options; `unread` among these; `unfinished`, unread ones that end within their thinking; of
+        the other unread ones `single`, in which the letter of one option stands, `letter`, which stands in more than
+        half, and `holding`, in how many: None and 0 where none does.
+    """
+    answers = [(sample, answer) for sample, answer in zip(samples, given, strict=True) if answer]
+    unread = [answer.text for sample, answer in answers if sample.options and answer.status == "unparsed"]
+    finished = [text for text in unread if not text.strip() or reply_text.answers(text)]
+    single = [letter for text in finished if len(found := letters_in(text)) == 1 for letter in found]
+    letter, holding = Counter(single).most_common(1)[0] if single else (None, 0)
+    most = holding * 2 > len(finished)
+    return {
+        "answers": len(answers),
+        "cut": sum(answer.cut for _, answer in answers),
+        "replaced": sum(REPLACED in answer.text for _, answer in answers),
+        "closed": sum(bool(sample.options) for sample, _ in answers),
+        "unread": len(unread),
+        "unfinished": len(unread) - len(finished),
+        "single": len(single),
+        "letter": letter if most else None,
+        "holding": holding if most else 0,
+    }
+
+
+def warnings(facts: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores must know about how the answers were read.
+
+    Args:
+        facts: The content of `scores.json`; one of an earlier version gives no warning.
+    """
+    found = []
+    for row in facts.get("reading", ()):
+        model, limit = row["model"], facts["max_new_tokens"]
+        if row["cut"]:
+            found.append(
+                f"{model}: {row['cut']:,} of {row['answers']:,} answers were cut at {limit} new tokens; "
+                "allow more with bench.max_new_tokens or --max-new-tokens"
+            )
+        if row["unfinished"]:
+            found.append(
+                f"{model}: {row['unfinished']:,} answers end within the model's thinking; allow more new tokens"
+            )
+        finished = row["unread"] - row["unfinished"]
+        if finished > _FEW and row["single"] * 2 > finished:
+            same = f", {row['holding']:,} of them the letter {row['letter']}" if row["letter"] else ""
+            found.append(
+                f"{model}: {row['single']:,} of its {finished:,} unread answers hold one option's letter{same}: it may "
+                "be a wording that is not read, and the score too low; bench show --wrong lists them"
+            )
+        if row["replaced"]:
+            found.append(f"{model}: {row['replaced']:,} answers hold characters that could not be decoded")
+    return found
