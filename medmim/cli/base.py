@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from medmim import hints
 from medmim.cli.options import Home, Json, Namespace
 
 if TYPE_CHECKING:
@@ -210,5 +211,5 @@ def check(
         raise Refused(
             f"the losses of {name}'s recipe differ from the recorded ones by {largest:.1e}",
             reason=f"another machine's rounding may change them by {build.TOLERANCE:g}",
-            fix="`medmim base build` makes the base anew, with its record",
+            fix=f"`{hints.command('base', 'build', name)}` makes the base anew, with its record",
         )

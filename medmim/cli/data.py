@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medmim import store
+from medmim import hints, store
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
 from medmim.recipe.schema import Audit
@@ -45,7 +45,7 @@ def build(
     from medmim.cli import data_tables
 
     data_tables.built(facts, outcome.cached)
-    sys.stderr.write(f"data set {outcome.uri}\nnext: medmim data audit {outcome.uri}\n")
+    sys.stderr.write(f"data set {outcome.uri}\nnext: {hints.command('data', 'audit', outcome.uri)}\n")
 
 
 @app.command()

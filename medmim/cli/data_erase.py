@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medmim import hints
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.housekeeping.erase import Erasure
@@ -25,7 +26,8 @@ def plan_and_erase(
         UserError: No patient was given, one is unknown, or there is no reason to record.
     """
     if not patients:
-        raise UserError("no patient was given", fix="medmim data erase PATIENT, or one a line to `medmim data erase -`")
+        one, many = (hints.command("data", "erase", given) for given in ("PATIENT", "-"))
+        raise UserError("no patient was given", fix=f"`{one}`, or one a line to `{many}`")
     if yes and not why.strip():
         raise UserError("an erasure needs its reason", fix="give it with --why, without any identifier")
     sys.stderr.write(f"home {ws.home}, store {ws.store}\n")
@@ -64,7 +66,7 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
     if found.resume:
         console.print(
             f"{len(found.resume)} unfinished trainings are below {ws.store}/resume and may hold rows: end them, "
-            "then `medmim gc` removes what is left", markup=False, soft_wrap=True,
+            f"then `{hints.command('gc')}` removes what is left", markup=False, soft_wrap=True,
         )  # fmt: skip
     if (ws.home / "work").is_dir() and any(Path(ws.home / "work").iterdir()):
         console.print(f"{ws.home}/work holds unfinished steps: finish or delete them", markup=False, soft_wrap=True)
@@ -73,4 +75,4 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
         return
     console.print("done: later builds leave them out")
     for file in files:
-        console.print(f"next: medmim run {file}", markup=False, soft_wrap=True)
+        console.print(f"next: {hints.command('run', file)}", markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from medmim import hints
 from medmim.errors import TRY_AGAIN, UserError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
 def _still_running(run: "Run") -> str:
     return (
         f"stopped waiting, the run is still running: {run.link}\n"
-        f"  medmim runs show {run.name}\n  medmim runs cancel {run.name}   # to end it"
+        f"  {hints.command('runs', 'show', run.name)}\n  {hints.command('runs', 'cancel', run.name)}   # to end it"
     )
 
 
@@ -86,6 +87,7 @@ def summary(run: "Run") -> str:
     elif run.state != "SUCCEEDED" and not lines:
         lines = [
             f"run {run.name} is {run.state}, and no stage recorded why: a pod was lost, did not start, or was ended",
-            f"fix: see {run.link} and `medmim runs logs {run.name}`, then submit again: finished steps are kept",
+            f"fix: see {run.link} and `{hints.command('runs', 'logs', run.name)}`, then submit again: "
+            "finished steps are kept",
         ]
     return "\n".join([*lines, *(f"note: {note}" for note in run.notes), f"run {run.name}: {run.result}"])

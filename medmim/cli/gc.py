@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medmim import hints
 from medmim.cli.options import Home, Json
 from medmim.run.workspace import without_password, workspace
 
@@ -56,7 +57,8 @@ def gc(
     verb = "removed" if yes else "would be removed"
     console.print(f"{len(items):,} items, {total / 1e6:,.1f} MB {verb}" if items else "nothing to remove")
     if items and not yes:
-        console.print("nothing was removed; `medmim gc --yes` removes it")
+        text = f"nothing was removed; `{hints.command('gc', '--yes')}` removes it"
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def _short(name: str) -> str:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from medmim import hints
 from medmim.cli.options import Json
 from medmim.errors import UserError
 from medmim.recipe import loading
@@ -37,7 +38,7 @@ def copy(name: str, file: Path) -> None:
             goal.write(text)
     except FileExistsError:
         raise UserError(f"{file} exists", reason="it may hold your changes", fix="give another name") from None
-    sys.stderr.write(f"wrote {file}; run it with: medmim run {file}\n")
+    sys.stderr.write(f"wrote {file}; run it with: {hints.command('run', str(file))}\n")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medmim import tracking
+from medmim import hints, tracking
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.housekeeping import erase
@@ -45,12 +45,16 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
             named = ", ".join(version["aliases"])
             made, digest = version["created"][:16].replace("T", " "), version["digest"][:12]
             table.add_row(row["name"], version["version"], named, version["recipe"], version["base"], digest, made)
-    Console().print(table if rows else "no model is registered yet; `medmim run RECIPE` registers one")
+    if rows:
+        Console().print(table)
+    else:
+        typer.echo(f"no model is registered yet; `{hints.command('run', 'RECIPE')}` registers one")
     for row in rows:
         for text in row["drift"]:
-            sys.stderr.write(f"{text}; `medmim registry reconcile` restores it\n")
+            sys.stderr.write(f"{text}; `{hints.command('registry', 'reconcile')}` restores it\n")
         for number in row["awaiting"]:
-            sys.stderr.write(f"awaiting approval: medmim registry promote {row['name']} {number} --why ...\n")
+            promoting = hints.command("registry", "promote", row["name"], number, "--why", "...")
+            sys.stderr.write(f"awaiting approval: {promoting}\n")
 
 
 @app.command()
@@ -145,7 +149,8 @@ def reconcile(
     """
     ws = _workspace(home)
     if name and name not in decisions.names(ws):
-        raise UserError(f"no decision has been made about '{name}'", fix="`medmim registry list` shows the models")
+        fix = f"`{hints.command('registry', 'list')}` shows the models"
+        raise UserError(f"no decision has been made about '{name}'", fix=fix)
     found = aliases.reconcile(ws, name)
     if as_json:
         typer.echo(json.dumps(found))

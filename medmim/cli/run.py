@@ -2,13 +2,12 @@
 
 import json
 import secrets
-import shlex
 from datetime import UTC, datetime
 from typing import Any
 
 import typer
 
-from medmim import tracking
+from medmim import hints, tracking
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
@@ -31,8 +30,8 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     screen.start(parsed, ws)
     code = kfp_local.run_pipeline("train", parsed, ws, screen)
     found = outcomes(ws)
-    typed = ["medmim", "run", recipe, *(part for item in sets or () for part in ("--set", item))]
-    screen.end(found, ws, shlex.join([*typed, *(("--home", str(home)) if home else ())]))
+    typed = (part for item in sets or () for part in ("--set", item))
+    screen.end(found, ws, hints.command("run", recipe, *typed))
     if as_json:
         typer.echo(json.dumps(summary(found), sort_keys=True))
     raise typer.Exit(kfp_local.exit_code(found, list(screen.errors.values()), code, ws))

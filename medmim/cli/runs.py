@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medmim import hints
 from medmim.cli.options import Host, Json, Namespace, keep
 from medmim.errors import UserError
 
@@ -48,7 +49,7 @@ def list_(
     if not found:
         console.print("no runs")
     if following:
-        console.print(f"more: medmim runs list --page {following}", markup=False, soft_wrap=True)
+        console.print(f"more: {hints.command('runs', 'list', '--page', following)}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -87,8 +88,8 @@ def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json
     else:
         typer.echo(
             f"run {run.name} is being cancelled\nits Ray jobs end when their Lease expires "
-            "(platform.pods.lease_seconds), at the latest with the next `medmim runs sweep`;\nfinished steps and "
-            "checkpoints are kept: the same recipe resumes from them"
+            f"(platform.pods.lease_seconds), at the latest with the next `{hints.command('runs', 'sweep')}`;\n"
+            "finished steps and checkpoints are kept: the same recipe resumes from them"
         )
 
 
@@ -131,7 +132,7 @@ def logs(
         raise UserError(
             f"KFP has no log of run {run.name}" + (f", step {step}" if step else ""),
             reason="its pods have not started, or KFP serves no log of them",
-            fix=f"`medmim runs show {run.name}` prints each stage's record",
+            fix=f"`{hints.command('runs', 'show', run.name)}` prints each stage's record",
         )
     for name, text in parts:
         typer.echo(f"== {name}\n{text.rstrip()}")

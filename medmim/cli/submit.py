@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from medmim import hints
 from medmim.cli.options import Host, Json, Namespace, RecipeRef, Sets
 from medmim.cli.run import new_name
 from medmim.recipe import loading
@@ -56,7 +57,7 @@ def submit(
         run, code = follow(planned.api, made)
         report |= {"state": run.state, "exit_code": code, "steps": [asdict(step) for step in run.steps]}
     else:
-        out.print(f"next      medmim runs show {made.run}", markup=False, soft_wrap=True)
+        out.print(f"next      {hints.command('runs', 'show', made.run)}", markup=False, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(report))
     raise typer.Exit(code)

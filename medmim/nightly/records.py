@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medmim import store
+from medmim import hints, store
 from medmim.errors import UserError
 from medmim.run.workspace import Workspace
 
@@ -98,7 +98,8 @@ def already_recorded(name: str, date: str, run: str) -> UserError:
     return UserError(
         f"the night of {date} of recipe {name} is taken by run {run}",
         reason="a night has one record, which never changes: two nightlies overlapped, or it is done already",
-        fix=f"look at that run's page: `medmim runs show {run}` on a cluster, `reports/` in its home on a laptop",
+        fix=f"look at that run's page: `{hints.command('runs', 'show', run)}` on a cluster, "
+        "`reports/` in its home on a laptop",
     )
 
 
@@ -145,7 +146,7 @@ def _already_claimed(name: str, date: str, number: int) -> UserError:
     return UserError(
         f"the night of {date} of recipe {name} is taken by run {run}",
         reason="it was submitted before; two runs of one night would do the same work twice",
-        fix=f"`medmim runs show {run}`; if it failed or does not exist: the same command with --again",
+        fix=f"`{hints.command('runs', 'show', run)}`; if it failed or does not exist: the same command with --again",
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from medmim import store
+from medmim import hints, store
 from medmim.bench.engines import OPENAI
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
@@ -36,7 +36,8 @@ def models(recipe: Recipe, ws: Workspace) -> dict[str, str]:
     found: dict[str, str] = {}
     if now.champion is not None:
         if store.find(now.champion.uri) is None:
-            rollback = f"or `medmim registry rollback {name} --why ...`, " if now.previous else ""
+            command = hints.command("registry", "rollback", name, "--why", "...")
+            rollback = f"or `{command}`, " if now.previous else ""
             raise UserError(
                 f"the champion of {name} was deleted: version {now.champion.version}, {now.champion.uri}",
                 reason=f"decision {now.champion.n} made it champion, and the store no longer has the model",

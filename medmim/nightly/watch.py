@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from medmim import hints
 from medmim.bench import run as bench
 from medmim.bench import stats, tasks
 from medmim.errors import Refused, UserError
@@ -46,10 +47,11 @@ def run(recipe: Recipe, ws: Workspace, night: str) -> Outcome:
         outcome.facts = recorded.__dict__
         alarms = recorded.alarms
         if alarms:
+            rollback = hints.command("registry", "rollback", name, "--why", "...")
             raise Refused(
                 f"the night of {recorded.date} of recipe {name} raises {len(alarms)} alarm{'s' * (len(alarms) > 1)}",
                 problems=alarms,
-                fix="look at the trend page. A worse champion: `medmim registry rollback`. A drifted engine: pin its "
+                fix=f"look at the trend page. A worse champion: `{rollback}`. A drifted engine: pin its "
                 "version. A regression that you accept: set nightly.since to the next day",
             )
     return outcome

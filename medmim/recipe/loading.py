@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medmim import hints
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.keys import leaves, nearest, type_name
 from medmim.recipe.schema import Recipe
@@ -52,7 +53,8 @@ def read_text(ref: str) -> tuple[str, str]:
         raise UserError(
             f"no recipe '{ref}'",
             reason="it is neither a file nor a shipped name",
-            fix=(f"did you mean '{near[0]}'? " if near else "") + f"`medmim recipe list` shows: {', '.join(names)}",
+            fix=(f"did you mean '{near[0]}'? " if near else "")
+            + f"`{hints.command('recipe', 'list')}` shows: {', '.join(names)}",
         ) from None
 
 
@@ -88,7 +90,7 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
     raise UserError(
         f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
         problems=problems,
-        fix="`medmim recipe explain` lists every key with its type and default",
+        fix=f"`{hints.command('recipe', 'explain')}` lists every key with its type and default",
     )
 
 

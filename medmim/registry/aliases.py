@@ -1,6 +1,6 @@
 """Set MLflow's aliases `champion`, `previous-champion` and `challenger` to what the decision log says."""
 
-from medmim import tracking
+from medmim import hints, tracking
 from medmim.errors import UserError
 from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision, Roles
@@ -58,7 +58,8 @@ def sync(ws: Workspace, name: str) -> bool:
             f"version {holder.version} of {name}, the champion, is gone from MLflow",
             reason=f"the decision log made it champion (decision {holder.n}), but it was deleted there",
             fix="run its recipe again to register the same model, or make another version champion: "
-            f"medmim registry rollback {name} --why ..., medmim registry promote {name} VERSION --why ...",
+            f"`{hints.command('registry', 'rollback', name, '--why', '...')}` or "
+            f"`{hints.command('registry', 'promote', name, 'VERSION', '--why', '...')}`",
         )
     return changed
 

@@ -2,7 +2,7 @@
 
 import difflib
 
-from medmim import store, tracking
+from medmim import hints, store, tracking
 from medmim.errors import UserError
 from medmim.recipe.schema import Recipe
 from medmim.registry import decisions
@@ -84,10 +84,11 @@ def locate(ref: str, ws: Workspace) -> tuple[str, str]:
         version = version_of(ws, name, entry)
         aliases[role] = version.number if version else entry.version
     if alias not in aliases:
+        promoting = hints.command("registry", "promote", name, "VERSION", "--why", "...")
         raise UserError(
             f"{name} has no alias '{alias}'",
             reason="no model has been promoted yet" if alias in _ROLES else "",
-            fix=f"known: {', '.join(sorted(aliases))}" if aliases else "run a recipe, or `medmim registry promote`",
+            fix=f"known: {', '.join(sorted(aliases))}" if aliases else f"run a recipe, or `{promoting}`",
         )
     return name, aliases[alias]
 

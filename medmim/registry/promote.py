@@ -7,7 +7,7 @@ gate judged). Set by hand, they are restored by the next run, or by `medmim regi
 from collections.abc import Mapping
 from typing import Any
 
-from medmim import progress, store
+from medmim import hints, progress, store
 from medmim.errors import TRY_AGAIN, Refused, UserError
 from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
@@ -48,7 +48,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
             raise UserError(
                 f"the decision {decision} is not about version {version} of {registered}",
                 reason=f"it judged the model {document['candidate'][:12]}",
-                fix="give the version that `medmim registry list` shows for that digest",
+                fix=f"give the version that `{hints.command('registry', 'list')}` shows for that digest",
             )
         if registered != name:
             return _propose(ws, name, outcome, document, candidate, evidence)
@@ -110,7 +110,7 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> 
         raise UserError(
             f"version {version} of {name} was not registered by medmim",
             reason=f"it has no tag {' and no tag '.join(missing)}",
-            fix="register it with a recipe: medmim run RECIPE",
+            fix=f"register it with a recipe: {hints.command('run', 'RECIPE')}",
         )
     digest, uri = candidate.tags[lookup.DIGEST], candidate.tags[lookup.URI]
     reason = _reason(why)  # before anything is copied
@@ -157,13 +157,14 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
             raise UserError(
                 f"{name} has no champion to roll back to",
                 reason="only one model was champion so far" if now.champion else "no model has been promoted yet",
-                fix=f"medmim registry promote {name} VERSION --why ...",
+                fix=hints.command("registry", "promote", name, "VERSION", "--why", "..."),
             )
         goal = lookup.version_of(ws, name, now.previous)
         if goal is None:
             raise UserError(
                 f"version {now.previous.version} of {name}, the champion before, is gone from MLflow",
-                fix=f"register it again with its recipe, or: medmim registry promote {name} VERSION --why ...",
+                fix="register it again with its recipe, or: "
+                + hints.command("registry", "promote", name, "VERSION", "--why", "..."),
             )
         old = now.previous
         return Decision("rolled-back", goal.number, old.digest, old.uri, against=old.against, why=_reason(why), who=who)
@@ -193,7 +194,7 @@ def _propose(
         outcome.facts["decision"] = "refused"
         raise _superseded(name, known.version, known, roles(log))
     if passed:
-        command = f"medmim registry promote {name}{CANDIDATE} {candidate.number} --why ..."
+        command = hints.command("registry", "promote", name + CANDIDATE, candidate.number, "--why", "...")
         progress.say(f"awaiting approval: {command}")
     return outcome
 
@@ -250,7 +251,7 @@ def _superseded(name: str, version: str, entry: Decision, now: Roles) -> Refused
     return Refused(
         f"version {version} of {name} is not promoted again",
         reason=reason,
-        fix=f"medmim registry promote {name} {version} --why ...",
+        fix=hints.command("registry", "promote", name, version, "--why", "..."),
     )
 
 

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from medmim import hints
 from medmim.progress import render
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome
@@ -85,7 +85,7 @@ class Screen:
         self.failures(found)
         decision(self.out, found)
         if report := found.get("report"):
-            self.out.print(f"\nreport    {report.facts.get('path')}", soft_wrap=True)
+            self.out.print(f"\nreport    {report.facts.get('path')}", markup=False, soft_wrap=True)
         _next(self.out, found, workspace, command)
 
     def failures(self, found: dict[str, Outcome]) -> None:
@@ -174,14 +174,14 @@ def decision(out: Console, found: dict[str, Outcome]) -> None:
 
 
 def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, command: str) -> None:
-    home = "" if workspace.home == Path(".medmim").absolute() else f" --home {workspace.home}"
-    out.print("\nnext")
+    typed = []
     if "bench" in found and found["bench"].uri:
-        out.print(f"  medmim bench show {workspace.run} --wrong{home}", soft_wrap=True)
+        typed.append(workspace.command("bench", "show", workspace.run, "--wrong"))
     if "promote" in found:
-        out.print(f"  medmim registry list{home}", soft_wrap=True)
+        typed.append(workspace.command("registry", "list"))
     if "data" in found and found["data"].uri:
-        out.print(f"  medmim data show {found['data'].uri}", soft_wrap=True)
+        typed.append(hints.command("data", "show", found["data"].uri))
+    out.print(Text("\n".join(["", "next", *(f"  {text}" for text in typed)])), soft_wrap=True)
     out.print(Text(f"  {command}   # again: finished steps cost nothing"), soft_wrap=True)
 
 

@@ -2,12 +2,13 @@
 
 import os
 import re
+import shlex
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from medmim import store
+from medmim import hints, store
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Recipe
 
@@ -39,6 +40,15 @@ class Workspace:
     def fetch(self, uri: str) -> Path:
         """Local folder of a published artifact."""
         return store.fetch(store.get(uri), self.cache)
+
+    def command(self, *words: str) -> str:
+        """A command as `hints.command`, which finds this store and registry also where a recipe has moved them."""
+        plain, moved = workspace(self.home), {}
+        if self.store != plain.store:
+            moved["MEDMIM_STORE"] = self.store
+        if self.tracking not in (plain.tracking, "") and self.tracking == without_password(self.tracking):
+            moved["MLFLOW_TRACKING_URI"] = self.tracking
+        return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in moved.items()), hints.command(*words)])
 
 
 def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") -> Workspace:

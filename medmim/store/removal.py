@@ -9,6 +9,7 @@ ago, and no publisher takes a half-removed artifact for an existing one or write
 import shutil
 import time
 
+from medmim import hints
 from medmim.errors import Unavailable, patience
 from medmim.store.folder import FolderStore
 from medmim.store.interface import Store
@@ -35,7 +36,8 @@ def claim(store: Store, name: str) -> None:
             raise Unavailable(
                 f"{store.uri}/{name} is being removed",
                 reason="`medmim gc` or `medmim data erase` is running, or was killed while it removed this artifact",
-                fix="wait until it ends, or let `medmim gc --yes` finish it; then run the same command again",
+                fix=f"wait until it ends, or let `{hints.command('gc', '--yes')}` finish it; "
+                "then run the same command again",
             )
         time.sleep(0.5)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim import progress, terms
+from medmim import hints, progress, terms
 from medmim.data.seeds import fraction, stream
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
@@ -114,7 +114,7 @@ def shipped_losses(name: str) -> list[float]:
         raise UserError(
             f"{file} is not the record of {FIRST} losses",
             reason="it is missing, damaged or cut short",
-            fix=f"install medmim again, or build the base again: medmim base build {name}",
+            fix=f"install medmim again, or build the base again: {hints.command('base', 'build', name)}",
         )
     return losses
 

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from medmim import hints
 from medmim.cluster.doctor.api import Unchecked, read, send
 from medmim.cluster.kfp.client import COMPILED_FOR, major_minor
 from medmim.cluster.kube import Kube
@@ -97,7 +98,7 @@ def kfp(uri: str) -> Check:
             fix=f"upgrade Kubeflow Pipelines to {wanted}",
         )
     if found != COMPILED_FOR:
-        fix = f"the pipelines are compiled for {wanted}: try `medmim submit demo` first"
+        fix = f"the pipelines are compiled for {wanted}: try `{hints.command('submit', 'demo')}` first"
         return Check("kfp", "warn", f"{tag} at {at}{mode}", fix)
     return Check("kfp", "ok", f"{tag} at {at}{mode}")
 

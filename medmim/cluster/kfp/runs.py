@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from medmim import hints
 from medmim.cluster.kfp import compiled
 from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
@@ -140,7 +141,7 @@ def find(api: Api, named: str) -> Run:
     if _ID.fullmatch(named.lower()):
         run = _get(api, named.lower())
         if run is None:
-            raise UserError(f"no run {named}", fix="`medmim runs list` shows names and ids")
+            raise UserError(f"no run {named}", fix=f"`{hints.command('runs', 'list')}` shows names and ids")
         return run
     listed = api.call(
         "listing runs",
@@ -160,7 +161,7 @@ def find(api: Api, named: str) -> Run:
         names = [one.name for one in page(api, _LARGEST_PAGE)[0]]
         near = [one for one in names if named in one] or difflib.get_close_matches(named, names, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near[:3])}? " if near else ""
-        raise UserError(f"no run '{named}'", fix=f"{hint}`medmim runs list` shows names and ids")
+        raise UserError(f"no run '{named}'", fix=f"{hint}`{hints.command('runs', 'list')}` shows names and ids")
     return refresh(api, _run(api, found[0]))
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from medmim import __version__
+from medmim import __version__, hints
 from medmim.cluster.kfp import client, compiled, get_or_create, preflight
 from medmim.cluster.kfp.access import Access
 from medmim.cluster.kfp.client import Api
@@ -110,7 +110,7 @@ def plan(
         raise UserError(
             f"recipe {recipe.name} cannot run on this cluster",
             problems=problems,
-            fix="fix what is named; `medmim doctor --cluster` checks the whole cluster",
+            fix=f"fix what is named; `{hints.command('doctor', '--cluster')}` checks the whole cluster",
         )
     next(iter(open_store(store).list(f"runs/{run}/")), None)  # raises without the bucket or the right to list it
     notes = [f"the Kubernetes cluster was not checked: {unchecked}"] if unchecked else []
@@ -158,7 +158,7 @@ def start(planned: Plan) -> Submitted:
         if not sent or isinstance(error, UserError) and not isinstance(error, _Unknown):
             _remove_recipe(store, key)
         elif not isinstance(error, UserError):  # an interrupt: what was sent may still start, and needs its recipe
-            say(f"{planned.run} was being started and may be running: `medmim runs show {planned.run}`")
+            say(f"{planned.run} was being started and may be running: `{hints.command('runs', 'show', planned.run)}`")
         raise
     return Submitted(
         run=planned.run,
@@ -198,7 +198,8 @@ def _create_run(api: Api, body: Any) -> str:
             raise _Unknown(
                 f"whether the run {body.display_name} was started is not known: {error.fact}",
                 reason=error.reason,
-                fix=f"`medmim runs show {body.display_name}` once KFP answers again, before you submit again",
+                fix=f"`{hints.command('runs', 'show', body.display_name)}` once KFP answers again, "
+                "before you submit again",
             ) from None
         if not found:
             raise
@@ -244,11 +245,11 @@ def _refuse_duplicate(api: Api, digest: str, name: str) -> None:
     if run.state == "CANCELING":
         then = "submit again when it has ended"
     else:
-        then = f"`medmim runs cancel {run.display_name}` ends it"
+        then = f"`{hints.command('runs', 'cancel', run.display_name)}` ends it"
     raise UserError(
         f"run {run.display_name} of recipe {name} is running ({run.state})",
         reason=f"{api.link(f'runs/details/{run.run_id}')}: two at once would do the same work twice",
-        fix=f"`medmim runs show {run.display_name}`; {then}",
+        fix=f"`{hints.command('runs', 'show', run.display_name)}`; {then}",
     )
 
 

@@ -2,10 +2,11 @@
 
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
-from medmim import store
+from medmim import hints, store
 from medmim.errors import Unavailable, UserError, from_os_error, require
 from medmim.progress import say
 from medmim.run.workspace import Workspace
@@ -58,7 +59,8 @@ def local(ref: str, ws: Workspace, work: Path, hub: bool) -> Path:
 def download_lines(name: str) -> str:
     """The commands that bring a checkpoint in by hand."""
     folder = name.rpartition("/")[2]
-    return f"`hf download {name} --local-dir {folder}`, then `medmim base import {folder}`"
+    download = shlex.join(["hf", "download", name, "--local-dir", folder])
+    return f"`{download}`, then `{hints.command('base', 'import', folder)}`"
 
 
 def _from_store(ref: str, work: Path) -> Path:
