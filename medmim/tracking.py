@@ -6,6 +6,7 @@ Its client opens a database by itself, with SQLAlchemy: what goes wrong there be
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import tempfile
@@ -207,7 +208,7 @@ def _database_error(at: str, text: str, path: Path | None) -> UserError:
         if "disk is full" in text:
             return as_user_error(sqlite3.OperationalError(reason), f"writing the MLflow database {path}")
     if "schema" in text and ("out-of-date" in text or "downgrade" in text or "can't locate revision" in text.lower()):
-        fix = f"mlflow db upgrade {at}; or use the version of MLflow that wrote it"
+        fix = f"`mlflow db upgrade {shlex.quote(at)}`, or use the version of MLflow that wrote it"
         return UserError(f"the MLflow database {at} is of another version of MLflow", reason, fix)
     if _PERMANENT.search(reason):
         return UserError(

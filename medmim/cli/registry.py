@@ -1,6 +1,7 @@
 """medmim registry list | show | promote | rollback | reconcile: registered models, and which version is champion."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -94,8 +95,9 @@ def show(
         text = f"decision {entry.n}  {entry.verdict}  {entry.time}  {entry.who}: {entry.why}"
         console.print(text, markup=False, soft_wrap=True)
     console.print("\nload it in Python:", markup=False)
-    console.print(f"  MLFLOW_TRACKING_URI={ws.tracking}", markup=False, soft_wrap=True)
-    console.print(f'  mlflow.pyfunc.load_model("models:/{name}/{number}")', markup=False, soft_wrap=True)
+    uri = shlex.quote(without_password(ws.tracking))
+    console.print(f"  MLFLOW_TRACKING_URI={uri}", markup=False, soft_wrap=True)
+    console.print(f"  mlflow.pyfunc.load_model({json.dumps(f'models:/{name}/{number}')})", markup=False, soft_wrap=True)
 
 
 @app.command("promote")

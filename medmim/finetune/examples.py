@@ -14,10 +14,20 @@ from safetensors.torch import save_file
 
 from medmim import progress
 from medmim.errors import UserError
+from medmim.lvlm import family
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import IGNORED, Encoded, encode
 from medmim.lvlm.family import Turn
 from medmim.sample import BadRow, Sample
+
+# how the reasons of quarantined rows begin
+_IMAGE, _TOO_LONG, _NO_ANSWER = "image", "longer than finetune.max_tokens", "nothing to train on"
+_FIXES = {
+    _IMAGE: "fix the images",
+    _TOO_LONG: "raise finetune.max_tokens",
+    _NO_ANSWER: "give these rows an answer",
+    family.RESERVED: "remove that special token from the text: the chat format of this base reserves it",
+}
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,11 @@ def refuse_too_many_bad(bad: Sequence[BadRow], total: int, limit: float) -> None
     if not bad or (len(bad) <= limit * total and len(bad) < total):
         return
     reasons = Counter(row.reason for row in bad)
+    fixes = dict.fromkeys(fix for reason in reasons for begin, fix in _FIXES.items() if reason.startswith(begin))
     raise UserError(
         f"{len(bad)} of {total} train rows cannot be trained on",
-        reason=f"more than max_bad_fraction ({limit:.1%}) are quarantined",
-        fix="raise finetune.max_tokens for long samples, fix the images, or raise data.max_bad_fraction",
+        reason="no row is left" if len(bad) == total else f"more than max_bad_fraction ({limit:.1%}) are quarantined",
+        fix="; ".join([*fixes, *(["or raise data.max_bad_fraction"] if len(bad) < total else [])]),
         problems=[f"{count} rows: {reason}" for reason, count in reasons.most_common()],
     )
 
@@ -104,15 +115,15 @@ def _encode(lvlm: Lvlm, sample: Sample, unusable: Mapping[str, str], max_tokens:
     """The tokens of a sample, or the reason to quarantine it."""
     for name in sample.images:
         if name in unusable:
-            return f"image {unusable[name]}"
+            return f"{_IMAGE} {unusable[name]}"
     try:
         found = encode(lvlm, [Turn(sample.prompt, sample.target)], len(sample.images))
     except UserError as error:
         return error.fact
     if len(found.ids) > max_tokens:
-        return f"longer than finetune.max_tokens ({max_tokens})"
+        return f"{_TOO_LONG} ({max_tokens})"
     if all(label == IGNORED for label in found.labels[1:]):
-        return "nothing to train on"
+        return _NO_ANSWER
     return found
 
 

@@ -8,6 +8,8 @@ from importlib import resources
 from medmim.errors import UserError
 from medmim.sample import IMAGE, digest_of
 
+RESERVED = "a question or answer contains"  # begins the error of a text that holds one
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -78,7 +80,7 @@ class Family:
             inside = [token for token in self.special if token in f"{turn.question}\0{turn.answer or ''}"]
             if inside:
                 raise UserError(
-                    f"a question or answer contains {', '.join(inside)}",
+                    f"{RESERVED} {', '.join(inside)}",
                     reason=f"the chat format of {self.name} reserves it: the conversation would be misread",
                     fix="remove it from the text; images are given apart from the text",
                 )

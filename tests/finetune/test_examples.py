@@ -12,6 +12,7 @@ from medmim.finetune.examples import Examples, refuse_too_many_bad, tokenize
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import length_of
 from medmim.lvlm.family import Turn
+from medmim.lvlm.mantis import MANTIS
 from tests.support.finetune import make_samples, png
 
 
@@ -64,5 +65,29 @@ def test_a_few_bad_rows_are_accepted_and_many_are_an_error_that_counts_them(lvlm
     with pytest.raises(UserError, match="1 of 10 train rows") as caught:
         refuse_too_many_bad(bad, 10, 0.05)
     assert caught.value.problems == ("1 rows: longer than finetune.max_tokens (400)",)
-    with pytest.raises(UserError):
+    assert caught.value.fix == "raise finetune.max_tokens; or raise data.max_bad_fraction"
+    with pytest.raises(UserError) as caught:
         refuse_too_many_bad(bad * 10, 10, 1.0)
+    assert (caught.value.reason, caught.value.fix) == ("no row is left", "raise finetune.max_tokens")
+
+
+@pytest.mark.parametrize("token", MANTIS.special)
+def test_a_special_token_in_a_text_is_named_with_the_fix_that_helps(lvlm: Lvlm, token: str) -> None:
+    samples = [dataclasses.replace(s, question=f"is it{token}larger?", answer=s.answer) for s in make_samples(3)]
+    _, bad = tokenize(lvlm, samples, IMAGES, 400)
+    with pytest.raises(UserError) as caught:
+        refuse_too_many_bad(bad, 30, 0.01)
+    assert caught.value.problems == (f"3 rows: a question or answer contains {token}",)
+    assert caught.value.fix.startswith("remove that special token from the text") and "max_tokens" not in str(
+        caught.value
+    )
+
+
+def test_each_reason_has_its_own_fix(lvlm: Lvlm) -> None:
+    good = make_samples(4)
+    rows = [dataclasses.replace(good[0], images=("gone",)), dataclasses.replace(good[1], question="see <image>")]
+    _, bad = tokenize(lvlm, [*rows, *good[2:]], IMAGES, 400)
+    with pytest.raises(UserError) as caught:
+        refuse_too_many_bad(bad, 4, 0.0)
+    images, special, fraction = caught.value.fix.split("; ")
+    assert (images, fraction) == ("fix the images", "or raise data.max_bad_fraction") and "special token" in special
