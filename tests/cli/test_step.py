@@ -1,0 +1,64 @@
+"""The driver of a Ray job: what ends its stage is its result and its exit code, so that the step raises the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medmim.cli import step
+from medmim.cluster.ray.request import Request, read_result, write_request
+from medmim.errors import Refused, Unavailable, UserError
+from medmim.recipe import loading
+from medmim.run.stage import outcomes, stage
+from medmim.run.workspace import workspace
+
+RECIPE = loading.load("demo").dump()
+
+
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyError("input_ids"), 70),
+        (ZeroDivisionError("division by zero"), 70),
+        (MemoryError(), 75),
+        (ConnectionResetError(104, "Connection reset by peer"), 75),
+        (UserError("bad rows"), 2),
+        (Refused("too few"), 1),
+        (Unavailable("S3 is away"), 75),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_error_of_a_stage_reaches_the_step_with_its_exit_code(
+    error: Exception, code: int, within: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MEDMIM_RUNNER", raising=False)
+
+    def fail(recipe: object, ws: object, request: object) -> None:
+        if within:
+            with stage(workspace(None, run="r1"), "finetune"):
+                raise error
+        raise error
+
+    monkeypatch.setitem(step._STAGES, "finetune", fail)
+    uri = write_request(str(tmp_path / "home" / "store"), Request("finetune", RECIPE, "r1", {}), "job")
+    assert step.main(uri) == code
+    result = read_result(uri)
+    assert result is not None
+    with pytest.raises(UserError) as raised:
+        result.uri_or_raise()
+    assert raised.value.exit_code == code and (str(error) in str(raised.value) or code == 75)
+    assert ("Traceback (most recent call last)" in capsys.readouterr().err) == (code == 70)
+    if within:
+        record = outcomes(workspace(None, run="r1"))["finetune"]
+        assert (record.exit_code, record.message) == (code, str(raised.value))
+
+
+def test_a_request_that_is_not_there_is_one_message(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medmim.cli.step", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: there is no request at ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,47 @@
+"""The runner of a pipeline on this machine: how it ended decides the exit code where no stage recorded one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medmim.errors import UserError
+from medmim.run.kfp_local import exit_code, log_file
+from medmim.run.stage import Outcome
+from medmim.run.workspace import Workspace, workspace
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    return workspace(tmp_path / "home", run="r1")
+
+
+@pytest.mark.parametrize(("code", "ended"), [(70, 70), (1, 75), (75, 75), (-9, 75), (-15, 75), (137, 75)])
+def test_a_runner_that_ended_by_itself_names_its_log(code: int, ended: int, ws: Workspace) -> None:
+    with pytest.raises(UserError) as raised:
+        exit_code({}, [], code, ws)
+    assert raised.value.exit_code == ended and str(log_file(ws)) in raised.value.reason
+
+
+@pytest.mark.parametrize(
+    ("stages", "reported", "code", "ended"),
+    [
+        ({"data": 70}, [], 1, 70),
+        ({"data": 0, "audit": 1}, [], 1, 1),
+        ({"data": 75, "report": 70}, [2], 1, 75),
+        ({}, [70], 1, 70),
+        ({"data": 0}, [], 0, 0),
+    ],
+)
+def test_a_stages_record_comes_first(
+    stages: dict[str, int], reported: list[int], code: int, ended: int, ws: Workspace
+) -> None:
+    found = {name: Outcome(name, exit_code=one) for name, one in stages.items()}
+    assert exit_code(found, reported, code, ws) == ended
+
+
+def test_an_exception_in_the_runner_is_70_with_its_traceback_in_the_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medmim.run.kfp_local", "no such pipeline", str(tmp_path)]
+    done = subprocess.run(command, input=b"{}", capture_output=True, timeout=60)
+    assert done.returncode == 70 and b"Traceback (most recent call last)" in done.stderr
