@@ -21,6 +21,8 @@ from medmim.run.screen import Screen
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace
 
+_PLACEHOLDER = "{{$"
+
 
 def exit_code(found: dict[str, Outcome], reported: list[int], code: int, workspace: Workspace) -> int:
     """The exit code of a run: that of the first stage that failed, else of the first error that a step reported.
@@ -70,14 +72,25 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
         parsed: The recipe.
         workspace: Where; its `run` names the run.
         screen: Draws the steps' events.
+
+    Raises:
+        UserError: The home or a text of the recipe holds what KFP takes for a placeholder.
     """
     log = log_file(workspace)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    events = log.parent / "events.jsonl"
-    events.write_bytes(b"")  # a night resumes under its name: drop the events of the try that was killed
     placed = {"store": workspace.store, "tracking": workspace.tracking}
     parsed = parsed.model_copy(update={"platform": parsed.platform.model_copy(update=placed)})
     arguments = {"recipe": parsed.dump(), "home": str(workspace.home), "run": workspace.run}
+    for argument in ("home", "recipe"):  # the recipe holds the paths of the home, too
+        value = arguments[argument]
+        if _PLACEHOLDER in value:
+            raise UserError(
+                f"the {argument} holds '{_PLACEHOLDER}': {value[max(0, value.find(_PLACEHOLDER) - 40) :][:80]}",
+                reason="KFP takes it for the beginning of a placeholder, and would pass something else",
+                fix="give another --home" if argument == "home" else "change that text of the recipe",
+            )
+    log.parent.mkdir(parents=True, exist_ok=True)
+    events = log.parent / "events.jsonl"
+    events.write_bytes(b"")  # a night resumes under its name: drop the events of the try that was killed
     environment = os.environ | {
         "MEDMIM_EVENTS": str(events),
         "MEDMIM_RUNNER": str(os.getpid()),

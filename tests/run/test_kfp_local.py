@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from medmim.errors import UserError
-from medmim.run.kfp_local import exit_code, log_file
+from medmim.recipe import loading
+from medmim.run.kfp_local import exit_code, log_file, run_pipeline
+from medmim.run.screen import Screen
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace, workspace
 
@@ -45,3 +47,17 @@ def test_an_exception_in_the_runner_is_70_with_its_traceback_in_the_log(tmp_path
     command = [sys.executable, "-m", "medmim.run.kfp_local", "no such pipeline", str(tmp_path)]
     done = subprocess.run(command, input=b"{}", capture_output=True, timeout=60)
     assert done.returncode == 70 and b"Traceback (most recent call last)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("home", "sets", "fix"),
+    [("{{$}}", (), "give another --home"), ("home", ("data.root=/x{{$.inputs}}",), "change that text of the recipe")],
+)
+def test_what_kfp_takes_for_a_placeholder_is_refused_before_anything_runs(
+    home: str, sets: tuple[str, ...], fix: str, tmp_path: Path
+) -> None:
+    recipe = loading.load("demo", sets)
+    ws = workspace(tmp_path / home, recipe, "r1")
+    with pytest.raises(UserError, match="holds '{{\\$'") as raised:
+        run_pipeline("train", recipe, ws, Screen())
+    assert raised.value.fix == fix and not list(ws.home.iterdir())
