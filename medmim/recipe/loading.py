@@ -8,7 +8,7 @@ medmim recipe explain finetune.lr   what a key means
 import difflib
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from medmim.errors import UserError, from_os_error
 from medmim.recipe.keys import leaves, nearest, type_name
 from medmim.recipe.schema import Recipe
 from medmim.recipe.yaml_text import parse_value, parse_yaml
+from medmim.sample import escaped, is_utf8
 
 
 def shipped() -> dict[str, str]:
@@ -82,7 +83,9 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
         UserError: Every problem, in one message.
     """
     try:
-        return Recipe.model_validate_json(json.dumps(values))
+        problems = list(_unwritable(values))
+        if not problems:
+            return Recipe.model_validate_json(json.dumps(values))
     except ValidationError as error:
         problems = [_explain(e) for e in error.errors()]
     except (TypeError, ValueError, RecursionError) as error:  # a set, bytes or another YAML type that JSON lacks
@@ -127,6 +130,19 @@ def describe(prefix: str = "") -> list[tuple[str, str, str, str]]:
         near = nearest(Recipe, prefix)
         raise UserError(f"no recipe key '{prefix}'", fix=f"did you mean '{near}'?" if near else "")
     return rows
+
+
+def _unwritable(value: Any, key: str = "") -> Iterator[str]:
+    """Problems of texts that no path, file or database can hold; YAML can, by an escape."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _unwritable(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _unwritable(inner, key)
+    elif isinstance(value, str) and ("\0" in value or not is_utf8(value)):
+        what = "a NUL" if "\0" in value else "half a surrogate pair"
+        yield f"{escaped(key)}: holds {what}, which no path or record can (got {value!a})"
 
 
 def _plain(value: Any) -> Any:

@@ -134,6 +134,22 @@ def test_any_text_passed_to_a_step_is_a_recipe_or_a_user_error(text: str) -> Non
         loading.from_dump(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a\\0b", "\\0", "\\ud83d", "x\\udfffy", "\\x00"],
+)
+@pytest.mark.parametrize("key", ["data.root", "platform.store", "finetune.base", "platform.tracking"])
+def test_a_text_that_no_path_or_record_can_hold_is_refused_by_its_key(tmp_path: Path, key: str, text: str) -> None:
+    section, name = key.split(".")
+    data = {"data": {"source": "phantom"}}
+    data.setdefault(section, {})[name] = "HERE"
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({"name": "x", **data}).replace("HERE", text), "utf-8")
+    with pytest.raises(UserError) as caught:
+        loading.load(str(file))
+    assert f"{key}: holds" in caught.value.problems[0] and str(caught.value).encode()
+
+
 def test_every_key_has_a_meaning_and_a_type_in_words() -> None:
     rows = loading.describe()
     assert all(meaning and "[" not in kind and "Annotated" not in kind for _, kind, _, meaning in rows)

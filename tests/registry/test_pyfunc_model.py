@@ -2,6 +2,7 @@
 
 import base64
 import io
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from medmim.errors import UserError
 from medmim.lvlm import ask, ask_hf, checkpoint
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Recipe
-from medmim.registry import promote, register
+from medmim.registry import promote, pyfunc_model, register
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.tiny import architecture
@@ -77,3 +78,20 @@ def test_the_champion_answers_by_path_base64_and_data_url(
     shutil.rmtree(model.uri)
     with pytest.raises(UserError, match="there is no artifact"):
         mlflow.pyfunc.load_model("models:/medmim-demo/1")
+
+
+@pytest.mark.parametrize(("side", "seed"), [(32, 9), (40, 5), (44, 4), (48, 0), (56, 1)])
+def test_base64_that_is_too_long_for_a_name_is_a_picture(side: int, seed: int) -> None:
+    shades = random.Random(seed).choices((0, 90, 255), k=side * side)
+    out = io.BytesIO()
+    Image.frombytes("L", (side, side), bytes(shades)).save(out, "PNG")
+    text = base64.b64encode(out.getvalue()).decode()
+    assert text.find("/") > 255  # as a path, its first part is longer than a name may be
+    assert pyfunc_model._open(text).size == (side, side)
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "\0", "\ud83d", "é" * 200, "What is it? " * 50])
+def test_a_text_that_is_neither_a_file_nor_a_picture_is_named(text: str) -> None:
+    with pytest.raises(UserError, match="images that cannot be read") as caught:
+        pyfunc_model._images([pyfunc_model.Request.model_construct(question="?", images=[text])])
+    assert "request 1, image 1" in caught.value.problems[0]
