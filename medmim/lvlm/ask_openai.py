@@ -226,10 +226,10 @@ def _words(error: BaseException) -> str:
 
 
 def _cannot_send(url: str, error: BaseException) -> UserError:
-    words = _words(error)
+    words = str(error) if isinstance(error, ImportError) else _words(error)
     proxies = _proxies(url)
     if isinstance(error, ImportError) or "proxy" in words.lower():
-        fix = "unset the proxy's variable for this command, or, for a SOCKS proxy, install what the message names"
+        fix = "unset the variable for this command; for a SOCKS proxy that is needed: pip install socksio"
     elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
         fix = "write http:// where the server has no TLS; for an authority of your own set SSL_CERT_FILE"
     elif isinstance(error, OSError):
