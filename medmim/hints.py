@@ -41,7 +41,12 @@ def command(*words: str) -> str:
 
 def home() -> Path:
     """The home of this process: --home, MEDMIM_HOME, or `.medmim` in this folder."""
-    return Path(_given().get("--home") or os.environ.get("MEDMIM_HOME") or ".medmim").expanduser().absolute()
+    return expanded(_given().get("--home") or os.environ.get("MEDMIM_HOME") or ".medmim").absolute()
+
+
+def expanded(path: str | Path) -> Path:
+    """A path whose `~` or `~name` at the beginning is a user's home; one of nobody stays, as in a shell."""
+    return Path(os.path.expanduser(path))
 
 
 def _options(typed: str) -> list[str]:

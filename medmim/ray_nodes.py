@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from medmim import progress
+from medmim import hints, progress
 from medmim.errors import Unavailable, UserError, require
 from medmim.run.workspace import Workspace
 
@@ -121,7 +121,7 @@ def worker_environment(cpus: int) -> dict[str, str]:
 def node_workspace(store: str) -> Workspace:
     """The workspace of a worker: the common store, and a home of the node it runs on."""
     home = os.environ.get("MEDMIM_HOME") or Path(tempfile.gettempdir()) / f"medmim-{os.getuid()}"
-    place = Path(home).expanduser().absolute()
+    place = hints.expanded(home).absolute()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Workspace(place, store, tracking="")
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medmim import hints
 from medmim.cli.options import Home, Json, keep
 from medmim.doctor.check import Check, failed, line
 from medmim.doctor.machine import check_all
@@ -49,7 +50,7 @@ def doctor(
         return
     if namespace or recipe:
         raise UserError("--namespace and --recipe are for the cluster", fix="add --cluster")
-    wanted = (home or Path(os.environ.get("MEDMIM_HOME", ".medmim"))).expanduser().absolute()
+    wanted = hints.expanded(home).absolute() if home else hints.home()
     sys.stderr.write(f"home {wanted}\n")
     with _new_folders_removed(wanted):
         ws: Workspace | None = None

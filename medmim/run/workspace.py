@@ -59,7 +59,7 @@ def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") ->
     Raises:
         UserError: The home cannot be made or written into other files, or the store is none.
     """
-    place = (home or Path(os.environ.get("MEDMIM_HOME") or ".medmim")).expanduser().absolute()
+    place = hints.expanded(home or os.environ.get("MEDMIM_HOME") or ".medmim").absolute()
     platform = recipe.platform if recipe else None
     uri = (platform and platform.store) or os.environ.get("MEDMIM_STORE") or str(place / "store")
     tracking = (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI")

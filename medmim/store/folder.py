@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from medmim import hints
 from medmim.errors import UserError, from_os_error
 
 PART = ".part-"  # prefix of a partial file
@@ -60,7 +61,7 @@ class FolderStore:
     """A store in a local folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        self.root = hints.expanded(root).absolute()
         self.uri = str(self.root)
 
     def read(self, key: str) -> bytes:

@@ -51,6 +51,14 @@ def test_a_home_that_no_record_could_name_is_refused(name: str, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tilde_is_a_users_home_and_that_of_nobody_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert workspace(Path("~/x")).home == tmp_path / "me" / "x"
+    for name in ("~no-such-user", "~0", "~~", "a~"):
+        assert workspace(Path(name)).home == tmp_path / name
+
+
 def test_a_home_whose_files_would_be_too_deep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is 3,6.. bytes long"):
         workspace(tmp_path / "/".join(["d" * 200] * 18))

@@ -61,6 +61,7 @@ def server(no_pauses: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each answer takes 40 ms
 
         def handle_one_request(self) -> None:
             self.raw_requestline = self.rfile.readline(65537)

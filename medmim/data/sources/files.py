@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from medmim import hints
 from medmim.data.sources import names, sniff
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
@@ -32,7 +33,7 @@ def folder(text: str, key: str) -> Path:
     Raises:
         UserError: There is none.
     """
-    path = Path(text).expanduser()
+    path = hints.expanded(text)
     if not path.is_dir() and path.is_absolute():
         path = names.find(Path(path.anchor), str(path.relative_to(path.anchor)))
     if path.is_dir():

@@ -34,7 +34,7 @@ def local(ref: str, ws: Workspace, work: Path, hub: bool) -> Path:
         UserError: There is nothing, or a hub name without permission or network.
         Unavailable: The store does not answer.
     """
-    path = Path(ref.removeprefix("file://")).expanduser()
+    path = hints.expanded(ref.removeprefix("file://"))
     if path.is_dir():
         return path
     if ref.startswith("s3://"):
