@@ -212,7 +212,7 @@ def _not_finite(path: Path, dtype: Any) -> UserError:
                     problems.append(f"{name} in {file.name}: {counts}")
     return UserError(
         f"weights of {path} are not finite",
-        reason="a model with them gives no answer, and a training from them no loss"
+        reason="a model with them gives no answer, and a base with them no loss"
         if problems
         else f"the values in its files are, but {str(dtype).removeprefix('torch.')} cannot hold them",
         fix="copy the checkpoint again, or take an earlier one of the training that made it",
