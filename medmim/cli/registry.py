@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import typer
 from rich.console import Console
@@ -94,6 +95,9 @@ def show(
     for entry in own:
         text = f"decision {entry.n}  {entry.verdict}  {entry.time}  {entry.who}: {entry.why}"
         console.print(text, markup=False, soft_wrap=True)
+    if tracking.database(ws.tracking) and unquote(str(ws.home)) != str(ws.home):
+        console.print("\nMLflow's own load_model takes the % in the path of this home for a code: load it by its uri")
+        return
     console.print("\nload it in Python:", markup=False)
     uri = shlex.quote(without_password(ws.tracking))
     console.print(f"  MLFLOW_TRACKING_URI={uri}", markup=False, soft_wrap=True)
