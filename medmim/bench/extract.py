@@ -62,8 +62,9 @@ def letters_in(text: str) -> set[str]:
 
 def _read(options: Options, lines: Sequence[str]) -> int | None:
     turn = reply_text.first_turn(lines)
-    if len(turn) < len(lines) and (choice := _read(options, turn)) is not None:
-        return choice
+    following = list(lines[len(turn) :])
+    if following == _without_echo(options, following):  # another question: its options are not these
+        lines = turn
     lines = _without_echo(options, lines)
     whole = " | ".join(lines)  # a mark, so that an `a` that ends a line is no article
     exact = options.exactly(whole)
@@ -94,7 +95,7 @@ def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
     headings = {options.exactly(line) for line in lines} - {None}
     begin = 0
     for number, line in enumerate(lines):
-        whole = _short(options, line)
+        alone = whole = _short(options, line)
         if whole is None and number in (0, len(lines) - 1) and len(headings) < 2 and not line.endswith(":"):
             whole = options.exactly(line) if len(lines) > 1 else None
             whole = options.shortened(line) if whole is None and number == 0 else whole
@@ -104,9 +105,10 @@ def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
             yield _Statement(whole, begin)
         following = lines[number + 1] if number + 1 < len(lines) else ""
         for unit in wordings.SENTENCE.finditer(line):
-            short = _short(options, unit[0], letter_only=True) if whole is None else None
+            short = _short(options, unit[0], letter_only=True) if alone is None else None
             if short is not None:
-                yield _Statement(short, begin + unit.start())
+                several = wordings.OR_ANOTHER.match(line, unit.end())
+                yield _Statement(_BOTH if several else short, begin + unit.start())
             if not unit[0].endswith("?") or unit[0] == line:  # else a question to itself
                 for choice, at, final in _claims(options, unit[0], following):
                     yield _Statement(choice, begin + unit.start() + at, final)
@@ -151,8 +153,11 @@ def _lead(options: Options, line: str) -> int | None:
     index, rest = _index(match[1]), bare[match.end(1) :]
     if wordings.BECAUSE.match(rest) or index >= len(options.tokens):
         return index
+    sentence = wordings.SENTENCE.match(rest)
+    others = {_short(options, clause, letter_only=True) for clause in re.split("[,;]", sentence[0] if sentence else "")}
     named = {tuple(options.tokens[i]) for i in options.named(rest)}
-    return _BOTH if len(named) == 1 and tuple(options.tokens[index]) not in named else index
+    differs = len(named) == 1 and tuple(options.tokens[index]) not in named
+    return _BOTH if differs or others - {None, index} else index
 
 
 def _claims(options: Options, unit: str, following: str) -> Iterator[tuple[int, int, bool]]:

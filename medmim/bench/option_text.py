@@ -74,8 +74,8 @@ class Options:
         if not words or set(words) <= _WEAK or words[0] in _NOT:
             return None
         found = [i for i, own in enumerate(self.tokens) if own[: len(words)] == words]
-        elsewhere = [own for own in self.tokens if words[0] in own]
-        return found[0] if len(found) == len(elsewhere) == 1 else None
+        containing = [own for own in self.tokens if words[0] in own]
+        return found[0] if len(found) == len(containing) == 1 else None
 
     def named(self, said: str) -> set[int]:
         """Options whose words are in a text, not negated and not qualified; a longer one hides those within it."""

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 _THOUGHT = re.compile(
     r"(?:deep|inner|internal|my|self)?[ -]?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflect(?:ion)?|analy[sz](?:e|is)|"
     r"monologue?|deliberation|scratch ?pad|brainstorm(?:ing)?|chain of thought|cot|rationale|plan(?:ning)?)"
-    r"(?: (?:process|content|steps?))?"
+    r"(?: (?:process|content|steps?))?|思考|思考过程|推理|分析"
 )
 _ANSWER = {
     "ans", "answer", "box", "choice", "conclusion", "final", "final answer", "final response", "output", "response",
-    "result", "solution",
+    "result", "solution", "答案", "回答",
 }  # fmt: skip
 _MARK = re.compile(
     r"(?P<open>[<\[◁]{1,2})\s*(?P<bar>\|?)\s*\\?(?P<slash>/?)\s*"
-    r"(?:(?P<edge>begin|start|end)(?:[_▁ -]of)?[_▁ -])?(?P<name>[a-z][a-z:_▁ -]*?)"
+    r"(?:(?P<edge>begin|start|end)(?:[_▁ -]of)?[_▁ -])?(?P<name>[^\W\d_][^\W\d_]*(?:[:_▁ -]+[^\W\d_]+)*?)"
     r"(?:\s+[a-z-]+\s*=[^<>]*)?\s*(?P<empty>/?)\s*\|?\s*[>\]▷]{1,2}"
 )
 _SPACES = re.compile(r"[_▁\s-]+")
@@ -27,6 +27,10 @@ _SPACES = re.compile(r"[_▁\s-]+")
 _ALIASES = (
     (re.compile(r"<\|channel\|>\s*(?:analysis|commentary)\b[^<]*(?:<\|message\|>)?"), "<think>"),
     (re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|message\|>)?"), "</think>"),
+    (re.compile(r"<\|im_start\|>\s*think\b"), "<think>"),
+    (re.compile(r"<\|im_start\|>\s*answer\b"), "</think>"),
+    (re.compile(r"<details[^<>]*>"), "<think>"),
+    (re.compile(r"</details>"), "</think>"),
     (re.compile(r"<unused94>(?:thought\b)?"), "<think>"),
     (re.compile(r"<unused95>"), "</think>"),
     (re.compile(r"^\s*analysis(?=[^\W_])"), "<think>"),
@@ -35,6 +39,10 @@ _ALIASES = (
 _HEADING = r"(?m)^[ \t#*>]*(?:{names})[ \t]*[*]*[ \t]*(?::[ \t*]*|$)"
 _THOUGHT_HEADING = re.compile(
     _HEADING.format(names="thinking(?: process)?|thoughts?(?: process)?|(?:here is )?my thought process")
+)
+# Such a section is no thinking where it stands alone: `Explanation: ...` may hold the answer.
+_REASONING_HEADING = re.compile(
+    _HEADING.format(names="(?:step[- ]by[- ]step )?(?:reasoning|analysis|explanation|rationale)|observations?|findings")
 )
 _ANSWER_HEADING = re.compile(
     _HEADING.format(names="(?:the )?(?:final )?(?:answer|response)|conclusion|here is my (?:response|answer)")
@@ -52,7 +60,7 @@ _LETTER_TAG = re.compile(r"<\s*([a-h])\s*>(?![\s\S]*</\s*\1\s*>)")
 _STRUCK = re.compile(r"~~[^~\n]*~~|<(del|strike)>[\s\S]*?</\1>")
 _LATEX = re.compile(r"\\(?:text\w*|math\w+|mbox|rm|bf|displaystyle|large|quad|left|right|[,;!()\[\]])\s?|(?<!\\)\$")
 _BOXED = re.compile(
-    r"\\f?boxed\s*(?:\{+([^{}\n]*)\}+|([a-h])\b)|\[\[\s*([a-h])\s*\]\]|\{\{\s*([a-h])\s*\}\}|<<\s*([a-h])\s*>>"
+    r"\\(?:boxed|fbox)\s*(?:\{+([^{}\n]*)\}+|([a-h])\b)|\[\[\s*([a-h])\s*\]\]|\{\{\s*([a-h])\s*\}\}|<<\s*([a-h])\s*>>"
 )
 _ROLE = re.compile(r"^(?:assistant|model|ai|bot|gpt|response|output)\s*(?::\s*|$)")
 _NEXT_TURN = re.compile(r"^(?:user|human|instruction|question|q)\s*\d*\s*:")
@@ -155,11 +163,14 @@ def _ends_with_answer(text: str) -> bool:
 
 def _without_headed_thinking(text: str) -> str | None:
     """The text without a thought under a heading (`## Thinking`), which the heading of the answer ends."""
-    heading = _THOUGHT_HEADING.search(text)
+    thought = _THOUGHT_HEADING.search(text)
+    heading = thought or _REASONING_HEADING.search(text)
     if heading is None:
         return text
     answer = [*_ANSWER_HEADING.finditer(text, heading.end())]
-    return text[: heading.start()] + text[answer[-1].start() :] if answer else None
+    if not answer:
+        return None if thought else text
+    return text[: heading.start()] + text[answer[-1].start() :]
 
 
 def _answer_blocks(text: str) -> list[str]:
@@ -193,7 +204,7 @@ def _plain(text: str) -> str:
     text = _TOKEN.sub(" ", _END.sub(" ", text))
     text = _CUT_TAG.sub("", _TAG.sub(" ", text))
     text = re.sub(r"```\w*", "\n", text)
-    text = re.sub(r"\*\*|(?<!\w)\*|\*(?!\w)|[\"`\\]|(?<![^\W_])'|'(?![^\W_])", "", text)
+    text = re.sub(r"\*\*|(?<!\w)\*|\*(?!\w)|[\"`~\\]|(?<![^\W_])'|'(?![^\W_])", "", text)
     return re.sub(rf"(?<=[{UNSPACED}])(?=[a-z])|(?<=[a-z])(?=[{UNSPACED}])", " ", text.replace("_", " "))
 
 

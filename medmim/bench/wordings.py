@@ -31,13 +31,17 @@ _WORD_END = rf"(?=\s*(?:{_MARK}|{_VERB}|[{UNSPACED}]))"
 
 _NOUN = r"(?:answer|ans|option|choice|letter|response|selection|pick|alternative|guess)"
 _IS = r"(?:is|was|would be|should be|must be|will be|has to be)\b(?:\s+(?:as follows|given as))?\s*:?|[:=]|-(?=\s)"
-_IT_IS = r"(?:it is|it's|it must be|this is|that is|that's)"
+_IT_IS = r"(?:(?:it|this|that) (?:is|would be|should be|must be|has to be)|it's|that's)"
 # "answer" in other languages, and how a sentence goes on behind it
 _ANSWER = (
-    "(?:答案|选项|選項|答え|回答|解答|正解|选择|選擇|应选|故选|选|정답|답|الإجابة|الاجابة|الجواب|ответ|réponse|reponse|respuesta|"
-    "risposta|resposta|antwort|antwoord|svar|vastaus|odpowiedź|odpověď|cevap|yanıt|jawaban|đáp án|उत्तर|απάντηση)"
+    "(?:答案|答え|答|选项|選項|選択肢|回答|解答|正解|选择|選擇|应选|故选|选|정답|답|보기|الإجابة|الاجابة|الجواب|الخيار|ответ|вариант|"
+    "réponse|reponse|respuesta|opción|opcion|risposta|resposta|opção|opcao|antwort|antwoord|variante|svar|vastaus|"
+    "odpowiedź|odpověď|cevap|yanıt|seçenek|jawaban|opsi|đáp án|उत्तर|विकल्प|απάντηση)"
 )
-_COPULA = "(?:是|为|為|は|은|는|है|هي|هو|est|es|è|é|ist|is|är|jest|[:=,])"
+_COPULA = (
+    "(?:(?:是|为|為|は|은|는|है|هي|هو|est|es|è|é|ist|lautet|is|är|jest|[:=,-])"
+    rf"(?:\s+(?:la|le|el|die|o|a)\b)?(?:\s+{_ANSWER})?)"
+)
 
 CLAIMS = (
     # the answer is, the correct option to this is, Answer:, ANSWER -
@@ -57,7 +61,7 @@ CLAIMS = (
         r"\b(?:so|thus|therefore|hence|overall|finally|ultimately|conclusion|in summary|verdict|result|diagnosis|"
         rf"decision)\b\s*[,:]?(?:\s+{_IT_IS})?\s*(?=(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}{_MARK_END})"
     ),
-    re.compile(rf"\b(?:{_IT_IS}|(?<=\bbut))\s+(?=(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}{_MARK_END})"),
+    re.compile(rf"\b(?:{_IT_IS}|not\s[^.;]{{0,40}}\sbut)\s+(?=(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}{_MARK_END})"),
     re.compile(
         rf"{_ANSWER}(?:\s+\w+){{0,2}}?\s*{_COPULA}?\s*:?\s*(?={_OPEN}(?:\W{{0,5}}(?:$|[{UNSPACED}])|{_MARK_END}))"
     ),
@@ -88,8 +92,9 @@ BECAUSE = re.compile(rf"\W{{0,5}}{_REASON}")
 ITEM = re.compile(rf"{_OPEN}\s*{_CLOSE}\s*[:.)-]")
 BEHIND_TEXT = re.compile(rf"[\s,:(\[-]{{1,4}}(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}\W{{0,3}}$")
 MORE = re.compile(
-    rf"{_CLOSE}\s*(?:[,/&=<>+]|(?:or|and|vs|versus)\b\.?)\s*(?:option\s+)?{_OPEN}(?:{_MARK_END}|(?=\s*(?:or|and)\b))"
+    rf"{_CLOSE}\s*(?:[,/&=<>+]|[.?]{{0,3}}\s*(?:or|and|vs|versus)\b\.?)\s*(?:option\s+)?{_OPEN}(?:{_MARK_END}|(?=\s*(?:or|and)\b))"
 )
+OR_ANOTHER = re.compile(rf"\s*(?:or|and|vs|versus)\b\.?\s+(?:option\s+)?{_OPEN}{_MARK_END}")
 WEAKER = (
     LEAD,
     re.compile(rf"\b(?:options?|choice|letter|select|choose|chose|pick|go with)\s*[:=]?\s*{_OPEN}{_WORD_END}"),

@@ -39,7 +39,7 @@ def ask(
     context = context_length(lvlm)
     if max_new_tokens >= context:
         raise UserError(
-            f"an answer of {max_new_tokens:,} new tokens leaves no room for a question",
+            f"an answer of {max_new_tokens:,} new tokens leaves no tokens for a question",
             reason=f"the context of {lvlm.path} has {context:,} tokens (max_position_embeddings)",
             fix="lower bench.max_new_tokens, or --max-new-tokens",
         )

@@ -145,7 +145,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
 
     Raises:
         UserError: A missing or broken config, an unsupported family, weights that are missing, cut off, not finite or
-            do not match, or a device without room for them.
+            do not match, or do not fit into the GPU's memory.
     """
     family = family_of(path)
     _check_weights(path)
@@ -179,7 +179,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
         model = model.to(device).eval()
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"the GPU has no room for {path}",
+            f"the GPU's memory is too small for {path}",
             reason=str(error).split(". ")[0],
             fix="end what else uses it (`nvidia-smi`), or take a larger one",
         ) from None

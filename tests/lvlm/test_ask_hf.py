@@ -117,7 +117,7 @@ def test_images_and_the_answer_count_in_the_context(lvlm, monkeypatch):
 
 
 def test_an_answer_as_long_as_the_context_is_refused(lvlm):
-    with pytest.raises(UserError, match="leaves no room for a question") as caught:
+    with pytest.raises(UserError, match="leaves no tokens for a question") as caught:
         list(ask_hf.ask(lvlm, [Question("one")], max_new_tokens=ask_hf.context_length(lvlm)))
     assert "--max-new-tokens" in caught.value.fix
 

@@ -164,3 +164,8 @@ def test_what_is_no_json_object_is_no_completion(data):
 
 def test_a_long_error_is_shortened_to_one_line():
     assert len(read({"error": "words\n" * 1000}).error) < 400 and "\n" not in read({"error": "a\nb"}).error
+
+
+def test_bytes_that_are_not_utf_8_are_replaced():
+    body = openai_reply.parse(b'{"choices": [{"message": {"content": "B \xff\xc3"}}]}')
+    assert openai_reply.read(body, "key", LIMIT).text == "B \ufffd\ufffd"
