@@ -26,6 +26,7 @@ _QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_worker_niceness": "0",  # 15 by default: on a laptop that does anything else, training would starve
     "RAY_COLOR_PREFIX": "0",
+    "RAY_gcs_server_port_wait_time_s": "120",  # 30 by default: too few where other work fills every core
 }
 
 
