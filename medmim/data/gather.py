@@ -5,8 +5,11 @@ read, written after its bytes. On the next start a torn last line, and bytes tha
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -39,11 +42,11 @@ class Gathered:
 
 
 def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> dict[str, Gathered]:
-    """Read, check and store every image.
+    """Read, check and store every image, on all cores.
 
     Args:
         paths: Source paths, each once, in the order of storage.
-        read: As in `Source.read`.
+        read: As in `Source.read`; called in several threads.
         folder: Working folder of this data set; kept after a kill.
 
     Returns:
@@ -58,14 +61,15 @@ def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> 
         (folder / "index.jsonl").open("a", encoding="utf-8") as index,
         bar("images", len(wanted), "images") as progress,
     ):
-        for path in wanted:
-            if path not in known:
-                known[path], data = _read(path, read, end)
-                pixels.write(data)
-                pixels.flush()  # to the kernel, where it survives a kill of this process
-                index.write(json.dumps(asdict(known[path])) + "\n")
-                index.flush()
-                end += len(data)
+        new = [path for path in wanted if path not in known]
+        progress.add(len(wanted) - len(new))
+        for item, data in _read_all(new, read):
+            known[item.path] = replace(item, start=end) if data else item
+            pixels.write(data)
+            pixels.flush()  # to the kernel, where it survives a kill of this process
+            index.write(json.dumps(asdict(known[item.path])) + "\n")
+            index.flush()
+            end += len(data)
             progress.add()
     return {path: known[path] for path in wanted}
 
@@ -81,7 +85,29 @@ def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, 
                 yield item.id, item.path, pixels.read(item.size)
 
 
-def _read(path: str, read: Callable[[str], bytes], start: int) -> tuple[Gathered, bytes]:
+def _read_all(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[Gathered, bytes]]:
+    """Each image with its stored bytes, in the order of `paths`; threads are enough, since decoding frees the GIL."""
+    from joblib import cpu_count
+
+    workers = cpu_count()
+    ahead: deque[Future[tuple[Gathered, bytes]]] = deque()
+    with (
+        warnings.catch_warnings(),  # around all threads, which share one list of filters
+        ThreadPoolExecutor(workers, thread_name_prefix="images") as pool,
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            for path in paths:
+                ahead.append(pool.submit(_read, path, read))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(path: str, read: Callable[[str], bytes]) -> tuple[Gathered, bytes]:
     try:
         image = decode(read(path))
         if _is_blank(image.pixels):
@@ -91,7 +117,7 @@ def _read(path: str, read: Callable[[str], bytes], start: int) -> tuple[Gathered
         return Gathered(path, problem=MISSING), b""
     except BadImage as error:
         return Gathered(path, problem=str(error)), b""
-    return Gathered(path, image.id, "", start, len(data)), data
+    return Gathered(path, image.id, size=len(data)), data
 
 
 def _is_blank(picture: Image.Image) -> bool:

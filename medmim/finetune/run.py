@@ -141,8 +141,10 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
 
 
 def _train_on_this_machine(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> TrainResult:
+    from joblib import cpu_count
+
     from medmim.finetune.ray.local import launch
-    from medmim.finetune.worker import Job, cores
+    from medmim.finetune.worker import Job
 
     workers = recipe.platform.workers
     job = Job(
@@ -150,7 +152,7 @@ def _train_on_this_machine(recipe: Recipe, ws: Workspace, base: str, data: store
         data=str(store.fetch(data, ws.cache)),
         folder=str(folder),
         settings=recipe.finetune.model_dump_json(),
-        threads=recipe.platform.threads or max(1, cores() // workers),
+        threads=recipe.platform.threads or max(1, cpu_count() // workers),
     )
     return launch(job, ws.home, workers)
 

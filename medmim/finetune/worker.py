@@ -1,6 +1,5 @@
 """One training worker: loads the base, builds its batches, trains. The same bare, under torchrun and under Ray."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +36,6 @@ class Job:
     folder: str
     settings: str
     threads: int
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_worker(

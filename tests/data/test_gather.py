@@ -1,6 +1,8 @@
 """Gathering images: each is read once, bad ones have a reason, a killed run is resumed."""
 
 import io
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +98,33 @@ def test_a_killed_run_resumes_to_the_same_images(tmp_path: Path, damage: Callabl
     damage(tmp_path / "killed" / "index.jsonl", tmp_path / "killed" / "pixels.bin")
     again = gather(PATHS, read, tmp_path / "killed")
     assert list(stored(tmp_path / "killed", again.values())) == list(stored(tmp_path / "whole", whole.values()))
+
+
+def test_images_are_read_on_all_cores_and_stored_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
+    together = threading.Barrier(3)  # breaks unless three reads run at once
+
+    def late(path: str) -> bytes:
+        together.wait(timeout=20)
+        time.sleep(0.02 * (int(path) % 3))  # the later ones of three are done first, or last
+        return png(int(path))
+
+    found = gather([str(number) for number in range(30)], late, tmp_path)
+    assert [data for *_, data in stored(tmp_path, found.values())] == [png(number) for number in range(30)]
+
+
+def test_images_wait_for_the_slowest_in_bounded_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    begun: list[str] = []
+    most = 0
+
+    def first_is_slow(path: str) -> bytes:
+        nonlocal most
+        begun.append(path)
+        if path == "0":
+            time.sleep(0.5)
+            most = len(begun)
+        return png(int(path))
+
+    gather([str(number) for number in range(100)], first_is_slow, tmp_path)
+    assert 1 < most < 10
