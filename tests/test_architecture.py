@@ -35,8 +35,8 @@ GROUND = set(LAYERS[0])  # small files that may know each other; no circles, lik
 PACKAGE_DATA = {"shipped"}
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 HEAVY = {
-    "altair", "datasets", "joblib", "kfp", "kubernetes", "minio", "mlflow", "openai", "pandas", "PIL", "plotly", "pyarrow",
-    "ray", "scipy", "sklearn", "statsmodels", "tokenizers", "torch", "transformers", "vl_convert",
+    "altair", "datasets", "joblib", "kfp", "kubernetes", "minio", "mlflow", "openai", "pandas", "PIL", "plotly",
+    "pyarrow", "ray", "scipy", "sklearn", "statsmodels", "tokenizers", "torch", "transformers", "vl_convert",
 }  # fmt: skip
 
 
