@@ -30,9 +30,9 @@ def finetune(
 ) -> None:
     """Fine-tune a base on the train split of a data set.
 
-    With --json: uri, digest, cached, steps, samples, tokens, loss, quarantined, workers, seconds, tokens_per_s, mfu and
-    losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, steps, rows, filled, parameters,
-    trainable, memory_gib.
+    With --json: uri, digest, cached, steps, samples, tokens, loss, quarantined, workers, seconds, tokens_per_s, mfu,
+    data_wait and losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, steps, rows, filled,
+    parameters, trainable, memory_gib.
     """
     from medmim.cluster import dispatch
     from medmim.finetune import run

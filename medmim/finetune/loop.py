@@ -5,6 +5,7 @@ workers (see `distributed`).
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -77,7 +78,9 @@ def train(
         next_batch = loader.submit(batch_at, first_step) if first_step < steps else None
         for step in range(first_step, steps):
             assert next_batch is not None  # noqa: S101  there is a batch for each step
+            asked_at = time.perf_counter()
             batch = next_batch.result()
+            waited = time.perf_counter() - asked_at
             next_batch = loader.submit(batch_at, step + 1) if step + 1 < steps else None
 
             torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, where a base has it, resumes exactly
@@ -105,6 +108,7 @@ def train(
                 tokens_seen=tokens_seen,
                 flops=throughput.step_flops(model.config, batch, settings.freeze_vision) * world,
                 peak_flops=None if peak_flops is None else peak_flops * world,
+                waited=waited,
             )
             if (step + 1) % settings.save_every == 0 or step + 1 == steps:
                 path = None

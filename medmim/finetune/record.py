@@ -25,6 +25,7 @@ class TrainResult:
         tokens_per_s: Over all workers, in this process.
         mfu: Model FLOPs utilisation in this process; None where the peak of the device is not known.
         resumed_from: The step at which this process began.
+        data_wait: Share of `seconds` that this process waited for its batches.
     """
 
     steps: int
@@ -34,6 +35,7 @@ class TrainResult:
     tokens_per_s: float
     mfu: float | None
     resumed_from: int
+    data_wait: float
 
 
 class Record:
@@ -45,7 +47,7 @@ class Record:
         self.rank, self.steps, self.begin, self.on_step = rank, steps, begin, on_step
         self.bar = progress.Bar("finetune", steps - begin, "steps")
         self.losses: list[float] = []
-        self.tokens, self.flops, self.reported_at = 0, 0.0, 0.0
+        self.tokens, self.flops, self.waited, self.reported_at = 0, 0.0, 0.0, 0.0
         self.peak: float | None = None
         self.path = folder / LOSSES
         self.start = time.perf_counter()
@@ -73,6 +75,7 @@ class Record:
         tokens_seen: int,
         flops: float,
         peak_flops: float | None,
+        waited: float = 0.0,
     ) -> None:
         """Record one step; it is also reported, at most every `_REPORT_EVERY` seconds.
 
@@ -85,11 +88,14 @@ class Record:
             tokens_seen: Tokens of all steps so far.
             flops: Model FLOPs of the step, over all workers.
             peak_flops: FLOP/s that all workers together can reach; None where it is not known.
+            waited: Seconds that this worker waited for its batch. They are reported and not written to `losses.jsonl`,
+                which is content of the model: the same training must give the same bytes.
         """
         self.losses.append(loss)
         self.tokens += tokens
         self.flops += flops
         self.peak = peak_flops
+        self.waited += waited
         if self.file is None:
             return
         line = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": tokens_seen}
@@ -100,19 +106,33 @@ class Record:
         now = time.perf_counter()
         if now - self.reported_at > _REPORT_EVERY or step + 1 == self.steps:
             self.reported_at = now
-            speed, mfu = self._speed(now - self.start)
+            seconds = now - self.start
+            speed, mfu = self._speed(seconds)
             shown = {} if mfu is None else {"mfu": f"{mfu:.0%}"}
+            shown["data_wait"] = f"{self._share(seconds):.0%}"
             progress.emit("step", step=f"{step + 1}/{self.steps}", loss=loss, lr=lr, tokens_per_s=speed, **shown)
         self.bar.add()
 
     def _speed(self, seconds: float) -> tuple[float, float | None]:
         return self.tokens / max(seconds, 1e-9), self.peak and self.flops / max(seconds, 1e-9) / self.peak
 
+    def _share(self, seconds: float) -> float:
+        return min(1.0, self.waited / max(seconds, 1e-9))
+
     def result(self, tokens_seen: int) -> TrainResult:
         """The result of the training."""
         last = self.losses[-max(1, self.steps // 10) :] or [float("nan")]
         speed, mfu = self._speed(self.seconds)
-        return TrainResult(self.steps, tokens_seen, sum(last) / len(last), self.seconds, speed, mfu, self.begin)
+        return TrainResult(
+            self.steps,
+            tokens_seen,
+            sum(last) / len(last),
+            self.seconds,
+            speed,
+            mfu,
+            self.begin,
+            round(self._share(self.seconds), 4),
+        )
 
 
 def _truncate(path: Path, steps: int) -> list[float]:

@@ -26,7 +26,8 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
     """Fine-tune the recipe's base on the train split of a data set, or take the model from the cache.
 
     `Outcome.facts`: steps, samples, tokens, loss (mean of the last tenth), quarantined (reason -> count), workers,
-    seconds, tokens_per_s, mfu, and losses, the curve as `[step, loss]`.
+    seconds, tokens_per_s, mfu, data_wait (share of the seconds that the first worker waited for its batches), and
+    losses, the curve as `[step, loss]`.
 
     Args:
         recipe: Its sections `finetune` and `platform`.
@@ -137,6 +138,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
         "seconds": round(result.seconds, 1),
         "tokens_per_s": round(result.tokens_per_s),
         "mfu": None if result.mfu is None else round(result.mfu, 3),
+        "data_wait": result.data_wait,
     }
 
 
