@@ -5,14 +5,19 @@ text-only step leaves the vision tower out, and the mean must be over tokens, no
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from medmim.errors import UserError
+
+# While the first worker writes a checkpoint, the others wait in the next step: 20 minutes for 8B to S3
+TIMEOUT = timedelta(hours=1)
 _BUCKET = 1 << 25  # numbers that one all-reduce sums
 
 
@@ -22,13 +27,50 @@ def process_group() -> Iterator[tuple[int, int]]:
     if dist.is_initialized():
         yield dist.get_rank(), dist.get_world_size()
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        join("env://")
         try:
             yield dist.get_rank(), dist.get_world_size()
         finally:
             dist.destroy_process_group()
     else:
         yield 0, 1
+
+
+def join(rendezvous: str, rank: int = -1, world: int = -1) -> None:
+    """Create the process group.
+
+    Args:
+        rendezvous: Where the workers meet, such as `env://` or `file://PATH`.
+        rank: This worker; by default what the environment says.
+        world: Number of workers; likewise.
+    """
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, rendezvous, TIMEOUT, world_size=world, rank=rank)
+
+
+def pick_device(name: str, environ: Mapping[str, str], gpus: int) -> str:
+    """The device of this worker: torchrun starts one for each GPU and numbers them by LOCAL_RANK.
+
+    Args:
+        name: `auto` to choose, or a device.
+        environ: The process's environment.
+        gpus: GPUs of this machine that the process may use.
+
+    Raises:
+        UserError: LOCAL_RANK is no number, or there are fewer GPUs.
+    """
+    if name not in ("auto", "cuda"):
+        return name
+    if not gpus:
+        return "cpu"
+    text = environ.get("LOCAL_RANK", "0")
+    if not text.isdecimal() or int(text) >= gpus:
+        raise UserError(
+            f"LOCAL_RANK is {text}, but this machine has {gpus} GPU{'s' * (gpus > 1)}",
+            reason="each worker needs a GPU of its own, numbered from 0",
+            fix=f"start at most {gpus} worker{'s' * (gpus > 1)} on a machine: torchrun --nproc-per-node {gpus}",
+        )
+    return f"cuda:{int(text)}"
 
 
 def sum_counts(counts: list[int], device: torch.device) -> list[int]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from medmim import progress, shards, store, terms
 from medmim.errors import UserError
-from medmim.finetune.record import TrainResult
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Recipe
 from medmim.run.cache import cached_step, step_key
@@ -100,10 +99,12 @@ def train_split(data: Path) -> list[Sample]:
 
 def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> Mapping[str, Any]:
     """Tokenize the train split, train on this machine or on a Ray cluster; returns the counts of the manifest."""
+    from joblib import cpu_count
+
     from medmim.finetune import loader
     from medmim.finetune.examples import Examples, refuse_too_many_bad, tokenize
-    from medmim.finetune.ray import exchange
-    from medmim.finetune.worker import EXAMPLES
+    from medmim.finetune.ray import exchange, launcher
+    from medmim.finetune.worker import EXAMPLES, Job
 
     local = recipe.platform.ray == "local"
     shared = exchange.shared_folder(ws, folder.name)
@@ -125,8 +126,14 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
     progress.say(f"finetune: {kept:,} samples, {steps:,} steps of {recipe.finetune.batch_size}")
     if not local:
         exchange.upload_examples(folder, shared)
-    train = _train_on_this_machine if local else _train_on_ray_cluster
-    result = train(recipe, ws, base, data, folder)
+    job = Job(
+        base=str(checkpoint.resolve(base, ws)) if local else checkpoint.upload_if_local(base, ws),
+        data=str(store.fetch(data, ws.cache)) if local else data.uri,
+        folder=str(folder) if local else shared,
+        settings=recipe.finetune.model_dump_json(),
+        threads=recipe.platform.threads or (max(1, cpu_count() // workers) if local else 1),
+    )
+    result = launcher.launch(job, folder, workers, ws.home, recipe.platform.ray)
     reasons = Counter(json.loads(line)["reason"] for line in quarantine.read_text(encoding="utf-8").splitlines())
     return {
         "steps": result.steps,
@@ -140,36 +147,6 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
         "mfu": None if result.mfu is None else round(result.mfu, 3),
         "data_wait": result.data_wait,
     }
-
-
-def _train_on_this_machine(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> TrainResult:
-    from joblib import cpu_count
-
-    from medmim.finetune.ray.local import launch
-    from medmim.finetune.worker import Job
-
-    workers = recipe.platform.workers
-    job = Job(
-        base=str(checkpoint.resolve(base, ws)),
-        data=str(store.fetch(data, ws.cache)),
-        folder=str(folder),
-        settings=recipe.finetune.model_dump_json(),
-        threads=recipe.platform.threads or max(1, cpu_count() // workers),
-    )
-    return launch(job, ws.home, workers)
-
-
-def _train_on_ray_cluster(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> TrainResult:
-    from medmim.finetune.ray import cluster, exchange
-
-    job = exchange.SharedJob(
-        checkpoint.upload_if_local(base, ws),
-        data.uri,
-        exchange.shared_folder(ws, folder.name),
-        recipe.finetune.model_dump_json(),
-        recipe.platform.threads or 1,
-    )
-    return cluster.launch(job, folder, recipe.platform.workers, recipe.platform.ray)
 
 
 def _loss_curve(path: Path) -> list[list[float]]:

@@ -1,5 +1,6 @@
 """One training worker: loads the base, builds its batches, trains. The same bare, under torchrun and under Ray."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from medmim import shards
 from medmim.finetune import loop
-from medmim.finetune.distributed import process_group
+from medmim.finetune.distributed import pick_device, process_group
 from medmim.finetune.examples import Examples
 from medmim.finetune.loader import loader, total_steps
 from medmim.finetune.record import TrainResult
@@ -23,10 +24,13 @@ EXAMPLES = ".examples.safetensors"
 class Job:
     """A training as plain values, so that it crosses process borders.
 
+    On a cluster the driver's job has the base, data and folder that all nodes share; `ray.exchange.fetch_job` makes a
+    worker's own of it.
+
     Attributes:
-        base: Folder of the base.
-        data: Folder of the data set.
-        folder: Receives the model; holds `EXAMPLES`.
+        base: Folder of the base, or a shipped base or the URI of a model.
+        data: Folder of the data set, or its URI.
+        folder: Receives the model; holds `EXAMPLES`. Or `STORE/resume/finetune-KEY`.
         settings: `Finetune` as JSON.
         threads: CPU threads of a worker.
     """
@@ -48,13 +52,16 @@ def run_worker(
 
     Args:
         job: The training.
-        device: As for `checkpoint.load`.
+        device: `auto` is the GPU that LOCAL_RANK numbers, where there is one.
         on_save: As for `loop.train`.
         on_step: As for `loop.train`.
 
     Raises:
-        UserError: See `loop.train`.
+        UserError: See `loop.train` and `distributed.pick_device`.
     """
+    device = pick_device(device, os.environ, torch.cuda.device_count())
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # before anything touches CUDA: it would take memory of GPU 0
     torch.set_num_threads(job.threads)
     settings = Finetune.model_validate_json(job.settings)
     folder = Path(job.folder)

@@ -9,7 +9,7 @@ from medmim import store, terms
 from medmim.errors import UserError
 from medmim.finetune import record, run
 from medmim.finetune.plan import plan
-from medmim.finetune.ray import local
+from medmim.finetune.ray import launcher
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import validate
@@ -44,11 +44,11 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Train in this process; the tests in `ray/` show that Ray computes the same."""
     jobs: list[Job] = []
 
-    def launch(job: Job, home: Path, workers: int) -> record.TrainResult:
+    def launch(job: Job, *_: object) -> record.TrainResult:
         jobs.append(job)
         return run_worker(job)
 
-    monkeypatch.setattr(local, "launch", launch)
+    monkeypatch.setattr(launcher, "launch", launch)
     return jobs
 
 

@@ -19,7 +19,7 @@ import torch
 from medmim import shards
 from medmim.data import build
 from medmim.finetune import run
-from medmim.finetune.ray import local
+from medmim.finetune.ray import launcher
 from medmim.finetune.worker import run_worker
 from medmim.lvlm import ask_hf, ask_openai, checkpoint
 from medmim.lvlm.ask import Question
@@ -56,7 +56,7 @@ def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ws = workspace(tmp_path_factory.mktemp("served"), run="r")
     data = build.run(recipe, ws)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "launch", lambda job, home, workers: run_worker(job))
+        patch.setattr(launcher, "launch", lambda job, *_: run_worker(job))
         model = run.run(recipe, ws, data.uri)
     return ws, ws.fetch(data.uri), ws.fetch(model.uri)
 

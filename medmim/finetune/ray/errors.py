@@ -13,8 +13,10 @@ _FILE = ".error.json"
 _TRACEBACK = "traceback"
 
 
-def write(folder: str, error: Exception) -> None:
+def write(folder: str, error: Exception, rank: int = 0) -> None:
     """Write what ended a worker into a folder, local or in the store, that driver and workers share.
+
+    Where several fail at once, the first worker's error stands: it alone has written checkpoints and can name one.
 
     Raises:
         Exception: The error itself, where Ray or another worker was lost.
@@ -26,7 +28,11 @@ def write(folder: str, error: Exception) -> None:
     else:
         message = f"{type(error).__name__}: {error}"
         facts = {"fact": message, _TRACEBACK: "".join(traceback.format_exception(error))}
-    store.open_store(folder).write(_FILE, json.dumps(facts).encode())
+    shared, text = store.open_store(folder), json.dumps(facts).encode()
+    if rank == 0:
+        shared.write(_FILE, text)
+    else:
+        shared.create(_FILE, text)
 
 
 def exists(folder: str) -> bool:

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from medmim import ray_nodes, store
@@ -24,25 +24,6 @@ from medmim.store.folder import FolderStore
 
 _KEEP = 2  # the newest, and the one that a new group of workers may just be fetching
 _EXAMPLES, _QUARANTINE = "examples.safetensors", "quarantine.jsonl"
-
-
-@dataclass(frozen=True)
-class SharedJob:
-    """A training as plain values that mean the same on every node; `fetch_job` makes a worker's own `Job` of it.
-
-    Attributes:
-        base: A shipped base or the URI of a model.
-        data: URI of the data set.
-        folder: `STORE/resume/finetune-KEY`, which workers and driver share.
-        settings: `Finetune` as JSON.
-        threads: CPUs of a worker.
-    """
-
-    base: str
-    data: str
-    folder: str
-    settings: str
-    threads: int
 
 
 def shared_folder(ws: Workspace, step: str) -> str:
@@ -72,8 +53,11 @@ def newest_checkpoint(folder: str) -> str:
     return f"{folder}/{found[-1]}" if found else ""
 
 
-def fetch_job(job: SharedJob, rank: int, checkpoint: str) -> Job:
+def fetch_job(job: Job, rank: int, checkpoint: str) -> Job:
     """Fetch what a worker needs into the home of its node, and the checkpoint that all of them resume from.
+
+    Returns:
+        The same job with local folders, one of them the worker's own.
 
     Raises:
         UserError: Something is missing or damaged in the store.
@@ -89,7 +73,7 @@ def fetch_job(job: SharedJob, rank: int, checkpoint: str) -> Job:
         copy = work / "resume" / checkpoint.split("/")[-2]
         _copy(checkpoint, copy, work)
         (copy / LOSSES).rename(work / LOSSES)
-    return Job(str(base), str(data), str(work), job.settings, job.threads)
+    return replace(job, base=str(base), data=str(data), folder=str(work))
 
 
 def upload_checkpoint(folder: str, checkpoint: Path, losses: Path) -> None:

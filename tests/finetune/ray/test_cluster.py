@@ -11,8 +11,8 @@ import pytest
 from medmim import store
 from medmim.errors import UserError
 from medmim.finetune import record, run
-from medmim.finetune.ray import cluster, exchange, local
-from medmim.finetune.worker import run_worker
+from medmim.finetune.ray import launcher
+from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
@@ -135,7 +135,7 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> N
 def bare(home: Path, made: Recipe, data: str, base: str) -> str:
     """Digest of the same training in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "launch", lambda job, home, workers: run_worker(job, "cpu"))
+        patch.setattr(launcher, "launch", lambda job, *_: run_worker(job, "cpu"))
         return run.run(made, workspace(home, made), data, base).digest
 
 
@@ -187,7 +187,7 @@ def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Pa
 def test_an_address_that_is_invalid_or_does_not_answer_is_reported(
     tmp_path: Path, address: str, code: int, fact: str
 ) -> None:
-    job = exchange.SharedJob("base", "data", str(tmp_path / "store"), "{}", 1)
+    job = Job("base", "data", str(tmp_path / "store"), "{}", 1)
     with pytest.raises(UserError, match=fact) as raised:
-        cluster.launch(job, tmp_path, 1, address)
+        launcher.launch(job, tmp_path, 1, tmp_path, address)
     assert raised.value.exit_code == code

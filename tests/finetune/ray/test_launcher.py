@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from medmim.errors import UserError
 from medmim.finetune import record
-from medmim.finetune.ray import local
+from medmim.finetune.ray import launcher
 from medmim.finetune.worker import EXAMPLES, run_worker
 from medmim.lvlm import checkpoint
 from tests.support.finetune import SETTINGS, make_job
@@ -45,7 +45,7 @@ def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
     capfd.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(short))
-        result = local.launch(job, tmp_path / "home", workers=1)
+        result = launcher.launch(job, tmp_path / "out", 1, tmp_path / "home")
     watcher.join(1)
     assert seen.get("killed"), "no worker was there to kill"
     assert seen["outside"] == []
@@ -90,7 +90,7 @@ def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
 def test_a_workers_user_error_is_raised_whole_and_not_retried(tmp_path: Path) -> None:
     job = make_job(tmp_path, SETTINGS.model_copy(update={"lr": 1e38, "optimizer": "adamw"}))
     with pytest.raises(UserError) as raised:
-        local.launch(job, tmp_path / "home", 1)
+        launcher.launch(job, tmp_path / "out", 1, tmp_path / "home")
     assert "the loss is" in raised.value.fact and "finetune.lr" in raised.value.fix
     assert not list(Path(job.folder).glob(".error*"))
 
@@ -100,7 +100,7 @@ def test_an_unforeseen_exception_of_a_worker_is_reported_and_not_retried(tmp_pat
     job = make_job(tmp_path)
     save_file({}, tmp_path / "out" / EXAMPLES, metadata={"written by": "another version"})
     with pytest.raises(RuntimeError, match=r"KeyError: 'images' \(in a training worker\)") as raised:
-        local.launch(job, tmp_path / "home", 2)
+        launcher.launch(job, tmp_path / "out", 2, tmp_path / "home")
     assert "in load" in raised.value.__notes__[0]
     assert not list(Path(job.folder).glob(".error*"))
 
@@ -110,7 +110,7 @@ def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
     run_worker(make_job(tmp_path))
     (tmp_path / "out").rename(tmp_path / "bare")
     job = make_job(tmp_path)
-    local.launch(job, tmp_path / "home", 2)
+    launcher.launch(job, tmp_path / "out", 2, tmp_path / "home")
     curves = [
         [json.loads(line)["loss"] for line in (tmp_path / name / record.LOSSES).read_text().splitlines()]
         for name in ("bare", "out")

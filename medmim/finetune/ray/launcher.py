@@ -1,0 +1,169 @@
+"""Trains with Ray Train: in a private session on this machine, or on nodes of a cluster that share only the store."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medmim import progress, ray_nodes
+from medmim.errors import Unavailable, wrap_os_errors
+from medmim.finetune import distributed
+from medmim.finetune.ray import errors, exchange
+from medmim.finetune.ray.session import FOLDER, session
+from medmim.finetune.record import LOSSES, TrainResult
+from medmim.finetune.worker import Job, run_worker
+
+RETRIES = 2  # lost workers that a training survives
+
+
+def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "local") -> TrainResult:
+    """Train with Ray and wait for the end; a lost worker resumes from the newest checkpoint.
+
+    Args:
+        job: The training. On a cluster base and data are references, and its folder is `exchange.shared_folder`'s,
+            with the examples in it.
+        folder: Gets the finished files.
+        workers: How many, each with `job.threads` CPUs, and a GPU where there are any.
+        home: Gets Ray's HOME; else a session on this machine writes only a temporary folder, and removes it.
+        address: `local`, or of a cluster: `auto` or `HOST:6379`.
+
+    Raises:
+        UserError: What a worker raised.
+        RuntimeError: A worker raised an exception that nobody expects; it is not retried.
+        Unavailable: Workers were lost more than RETRIES times, too few joined, or the cluster does not answer.
+    """
+    with _nodes(address, workers, job.threads, home) as gpu:
+        outcome = _fit(job, workers, gpu, address != "local")
+    if isinstance(outcome, Exception):
+        raise outcome
+    result, uri = outcome
+    if uri:
+        exchange.download_model(uri, folder)
+    return result
+
+
+@contextmanager
+def _nodes(address: str, workers: int, cpus: int, home: Path) -> Iterator[bool]:
+    """Ray with room for the workers inside the block; whether each gets a GPU."""
+    if address == "local":
+        import torch
+
+        with session(home, workers):
+            yield torch.cuda.is_available()
+        return
+    # a worker's pod that is replaced may take as long as its first one
+    patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ray_nodes.join_timeout())}
+    with ray_nodes.environment(patience), ray_nodes.joined(address):
+        gpu = ray_nodes.wait_for_workers(workers, cpus)
+        progress.say(f"training on {workers} worker{'s' * (workers > 1)} of the Ray cluster")
+        yield gpu
+
+
+def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResult, str] | Exception:
+    """What the first worker returned, or the error that ended the training."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.backend import Backend
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    class Loopback(TorchConfig):  # type: ignore[misc]  # Ray's own rendezvous listens on every address
+        @property
+        def backend_cls(self) -> Any:
+            return Backend
+
+    errors.pop(job.folder)  # left by a driver that died
+    with tempfile.TemporaryDirectory(prefix="medmim-train-") as storage:  # of Ray's controller, which runs on this node
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"job": asdict(job), "on_cluster": on_cluster},
+            torch_config=TorchConfig(timeout_s=int(distributed.TIMEOUT.total_seconds())) if on_cluster else Loopback(),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": job.threads if on_cluster else 1, **({"GPU": 1} if gpu else {})},
+                placement_strategy="SPREAD",
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+                worker_runtime_env={"env_vars": ray_nodes.worker_environment(job.threads)} if on_cluster else None,
+            ),
+        )
+        trainer._register_sigint_handler = lambda controller: None  # Ray's own ends the process, with exit code 0
+        lost: Exception
+        try:
+            returned = trainer.fit().return_value
+            lost = RuntimeError("the first worker returned nothing")
+        except TrainingFailedError as error:
+            returned, lost = None, error
+    return errors.pop(job.folder) or returned or _workers_lost(lost)
+
+
+def _workers_lost(error: Exception) -> Unavailable:
+    return Unavailable(
+        "the training lost its workers",
+        reason=str(error).strip().splitlines()[-1][:300],
+        fix="run the same command again: it resumes from the newest checkpoint",
+    )
+
+
+def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
+    import ray.train
+    import ray.train.torch
+
+    from medmim.lvlm.checkpoint import quiet_transformers
+
+    quiet_transformers()
+    job = Job(**config["job"])
+    if errors.exists(job.folder):
+        return None
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = str(ray.train.torch.get_device())
+    try:
+        if not config["on_cluster"]:
+            _meet_in_a_file(rank, world)
+            with wrap_os_errors("training"):
+                return run_worker(job, device), ""
+        return _train_on_node(job, rank, device)
+    except Exception as error:
+        errors.write(job.folder, error, rank)
+        if world > 1:
+            raise  # the others may be waiting for this one; the new group sees the error and ends
+        return None
+
+
+def _train_on_node(job: Job, rank: int, device: str) -> tuple[TrainResult, str]:
+    """Train in a folder of this node; checkpoints and, in the end, the model go to the store."""
+    from ray.train.collective import broadcast_from_rank_zero
+
+    # one worker looks for all: they might find different ones while a dying worker still writes
+    newest = broadcast_from_rank_zero(exchange.newest_checkpoint(job.folder) if rank == 0 else "")
+
+    def on_save(step: int, path: Path | None) -> None:
+        if path is not None:
+            exchange.upload_checkpoint(job.folder, path, path.parents[1] / LOSSES)
+
+    with wrap_os_errors("fetching what is trained on"):
+        own = exchange.fetch_job(job, rank, newest)
+    try:
+        with wrap_os_errors("training"):
+            result = run_worker(own, device, on_save)
+        return result, exchange.upload_model(job.folder, Path(own.folder)) if rank == 0 else ""
+    finally:
+        shutil.rmtree(own.folder, ignore_errors=True)
+
+
+def _meet_in_a_file(rank: int, world: int) -> None:
+    """Join the other workers of this machine through a file, so that nothing listens beyond loopback."""
+    if world == 1:
+        return
+    from ray.train.collective import broadcast_from_rank_zero
+
+    # a new one for each group: the file of a group that broke would confuse the next
+    file = broadcast_from_rank_zero(tempfile.mktemp(prefix="meet-", dir=os.environ[FOLDER]))  # noqa: S306
+    distributed.join(f"file://{file}", rank, world)
