@@ -1,13 +1,12 @@
 """Lock a work folder: one process at a time, and the lock ends with its process."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from medmim.errors import UserError
+from medmim.store.flock import try_lock
 
 _PATIENCE = 3.0  # s; a killed process ends within a second, which releases its lock
 
@@ -22,7 +21,7 @@ def locked(folder: Path, busy: UserError) -> Iterator[None]:
     """
     path = folder.with_name(f"{folder.name}.lock")
     last = time.monotonic() + _PATIENCE
-    while (lock := _try_lock(path)) is None:
+    while (lock := try_lock(path)) is None:
         if time.monotonic() > last:
             raise busy
         time.sleep(0.1)
@@ -33,18 +32,3 @@ def locked(folder: Path, busy: UserError) -> Iterator[None]:
             with suppress(OSError):
                 folder.rmdir()
             path.unlink()
-
-
-def _try_lock(path: Path) -> IO[str] | None:
-    """The locked file, or None while another process holds it."""
-    import fcntl
-
-    lock = path.open("w", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # else its owner has just ended and unlinked it
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    lock.close()
-    return None

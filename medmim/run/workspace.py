@@ -34,8 +34,8 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        """Local copies of artifacts that lie in S3."""
-        return self.home / "cache"
+        """Local copies of artifacts that lie in S3: MEDMIM_CACHE, which several homes may share, or below the home."""
+        return cache_folder(self.home)
 
     def fetch(self, uri: str) -> Path:
         """Local folder of a published artifact."""
@@ -49,6 +49,12 @@ class Workspace:
         if self.tracking not in (plain.tracking, "") and self.tracking == without_password(self.tracking):
             moved["MLFLOW_TRACKING_URI"] = self.tracking
         return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in moved.items()), hints.command(*words)])
+
+
+def cache_folder(home: Path) -> Path:
+    """The folder of local copies for a home."""
+    given = os.environ.get("MEDMIM_CACHE")
+    return hints.expanded(given).absolute() if given else home / "cache"
 
 
 def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") -> Workspace:

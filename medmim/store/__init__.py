@@ -4,14 +4,14 @@ from medmim.store.artifact import (
     PROVENANCE,
     Artifact,
     content_digest,
-    fetch,
     file_digest,
     find,
     get,
     publish,
+    read_file,
     scan,
-    verify,
 )
+from medmim.store.copies import fetch, sweep, verify
 from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST
 
@@ -27,6 +27,8 @@ __all__ = [
     "get",
     "open_store",
     "publish",
+    "read_file",
     "scan",
+    "sweep",
     "verify",
 ]

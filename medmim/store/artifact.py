@@ -4,17 +4,17 @@ A `manifest.json` is written last; without it the artifact does not exist. The d
 a folder and S3 give equal digests. The address contains the digest: publishing the same bytes twice is publishing once.
 """
 
+import errno
 import hashlib
 import json
-import shutil
-import tempfile
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.errors import UserError, from_os_error
-from medmim.store.folder import PART, FolderStore, check_key, write_atomically
+from medmim.errors import UserError
+from medmim.store.folder import check_key
 from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST, claim
 
@@ -87,8 +87,8 @@ def publish(
 
     for name in files:
         store.upload(f"{prefix}/{name}", folder / name)
-    store.write(f"{prefix}/{PROVENANCE}", _json(provenance))
-    store.create(f"{prefix}/{MANIFEST}", _json(_manifest(artifact)))
+    store.write(f"{prefix}/{PROVENANCE}", as_json(provenance))
+    store.create(f"{prefix}/{MANIFEST}", as_json(manifest(artifact)))
     return artifact
 
 
@@ -98,23 +98,23 @@ def find(uri: str) -> Artifact | None:
     Raises:
         UserError: The manifest is damaged.
     """
-    store, name = _store_and_name(uri)
+    store, name = locate(uri)
     try:
         text = store.read(f"{name}/{MANIFEST}")
     except FileNotFoundError:
         return None
     try:
-        manifest = json.loads(text)
-        for file in manifest["files"]:
+        known = json.loads(text)
+        for file in known["files"]:
             check_key(file)
-        if content_digest(manifest["files"]) != manifest["digest"]:
+        if content_digest(known["files"]) != known["digest"]:
             raise ValueError("digest")
         return Artifact(
             uri=f"{store.uri}/{name}",
-            digest=manifest["digest"],
-            kind=manifest["kind"],
-            files=manifest["files"],
-            counts=manifest["counts"],
+            digest=known["digest"],
+            kind=known["kind"],
+            files=known["files"],
+            counts=known["counts"],
         )
     except (ValueError, KeyError, TypeError, AttributeError, UserError):
         raise UserError(
@@ -140,92 +140,33 @@ def get(uri: str) -> Artifact:
     return artifact
 
 
-def fetch(artifact: Artifact, cache: Path) -> Path:
-    """A local folder with the artifact's files, checked against the manifest.
-
-    A folder store is read in place; a file that changed after the manifest was written is checked by its SHA-256. From
-    S3, files are copied below `cache`, once for each digest, and checked as they are copied.
+def read_file(artifact: Artifact, name: str) -> bytes:
+    """One file of an artifact, without the others; for small ones.
 
     Raises:
-        UserError: A file is missing or its content is not what the manifest says; names them all.
+        FileNotFoundError: The artifact has no such file.
+        UserError: Its content is not what the manifest says, or the store does not answer.
     """
-    store, name = _store_and_name(artifact.uri)
-    if isinstance(store, FolderStore):
-        folder = store.root / name
-        _refuse_damaged(artifact, _changed_files(artifact, folder))
-        return folder
-
-    copy = cache / artifact.digest
+    if name not in artifact.files:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{artifact.uri}/{name}")
+    store, folder = locate(artifact.uri)
     try:
-        if copy.is_dir() and not _changed_files(artifact, copy):
-            return copy
-        shutil.rmtree(copy, ignore_errors=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=PART, dir=cache, ignore_cleanup_errors=True) as parent:
-            part = Path(parent) / artifact.digest
-            _refuse_damaged(artifact, _download(artifact, store, name, part))
-            write_atomically(part / MANIFEST, [_json(_manifest(artifact))])
-            try:
-                part.rename(copy)
-            except OSError:  # another process was first; both copies are equal
-                if not copy.is_dir():
-                    raise
-    except OSError as error:
-        raise from_os_error(error, f"copying {artifact.uri} to {cache}") from None
-    return copy
+        data = store.read(f"{folder}/{name}")
+    except FileNotFoundError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != artifact.files[name]["sha256"]:
+        refuse_damaged(artifact, [name])
+    return data
 
 
-def verify(artifact: Artifact, cache: Path) -> list[str]:
-    """Files whose content no longer has the SHA-256 of the manifest; every byte is read again."""
-    folder = fetch(artifact, cache)
-    return [name for name, facts in artifact.files.items() if file_digest(folder / name) != facts["sha256"]]
-
-
-def _store_and_name(uri: str) -> tuple[Store, str]:
+def locate(uri: str) -> tuple[Store, str]:
+    """The store of an artifact, and its name there. Raises as `open_store`."""
     root, slash, name = uri.rstrip("/").rpartition("/")
     return open_store(root or slash or "."), name
 
 
-def _changed_files(artifact: Artifact, folder: Path) -> list[str]:
-    """Files that are missing or differ from the manifest.
-
-    The manifest is the last file written, so only files that are younger have to be hashed.
-    """
-    try:
-        published = (folder / MANIFEST).stat().st_mtime_ns
-    except FileNotFoundError:
-        return list(artifact.files)
-    changed = []
-    for name, facts in artifact.files.items():
-        try:
-            stat = (folder / name).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            changed.append(name)
-            continue
-        touched = stat.st_mtime_ns >= published
-        if stat.st_size != facts["bytes"] or (touched and file_digest(folder / name) != facts["sha256"]):
-            changed.append(name)
-    return changed
-
-
-def _download(artifact: Artifact, store: Store, name: str, folder: Path) -> list[str]:
-    """Download every file; returns the names of those that are missing or differ from the manifest."""
-    folder.mkdir()
-    damaged = []
-    for file, facts in artifact.files.items():
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            store.download(f"{name}/{file}", path)
-        except FileNotFoundError:
-            damaged.append(file)
-            continue
-        if file_digest(path) != facts["sha256"]:
-            damaged.append(file)
-    return damaged
-
-
-def _refuse_damaged(artifact: Artifact, damaged: list[str]) -> None:
+def refuse_damaged(artifact: Artifact, damaged: list[str]) -> None:
+    """Raise a UserError where any files are."""
     if damaged:
         raise UserError(
             f"{artifact.uri} is damaged",
@@ -235,9 +176,11 @@ def _refuse_damaged(artifact: Artifact, damaged: list[str]) -> None:
         )
 
 
-def _manifest(artifact: Artifact) -> dict[str, Any]:
+def manifest(artifact: Artifact) -> dict[str, Any]:
+    """The content of its `manifest.json`."""
     return {"digest": artifact.digest, "kind": artifact.kind, "files": artifact.files, "counts": artifact.counts}
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """As the files of an artifact hold it."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

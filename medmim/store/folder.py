@@ -4,10 +4,11 @@ import errno
 import os
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO
 
 from medmim import hints
@@ -86,6 +87,24 @@ class FolderStore:
                 write_atomically(path, iter(lambda: source.read(_CHUNK), b""))
         except OSError as error:
             raise self._user_error(error, "reading") from None
+
+    def version(self, key: str) -> tuple[int, str]:
+        try:
+            stat = self._path(key).stat()
+            if not S_ISREG(stat.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._path(key)))
+        except OSError as error:
+            raise self._user_error(error, "reading") from None
+        return stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}"
+
+    def read_range(self, key: str, version: str, start: int, length: int, write: Callable[[int, bytes], None]) -> None:
+        size, current = self.version(key)
+        if version not in ("", current) or start + length > size:
+            raise FileNotFoundError(errno.ENOENT, "its content is another one by now", str(self._path(key)))
+        with self._path(key).open("rb") as source:
+            source.seek(start)
+            for at in range(0, length, _CHUNK):
+                write(at, source.read(min(_CHUNK, length - at)))
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()

@@ -1,7 +1,7 @@
 """The interface that every kind of store implements (`Store`), and `open_store`, which opens one by its URI."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
@@ -31,6 +31,23 @@ class Store(Protocol):
 
     def download(self, key: str, path: Path) -> None:
         """Read into a file, which is whole or absent. Raises FileNotFoundError."""
+
+    def version(self, key: str) -> tuple[int, str]:
+        """Size in bytes, and a mark that changes with the content (S3's ETag). Raises FileNotFoundError."""
+
+    def read_range(self, key: str, version: str, start: int, length: int, write: Callable[[int, bytes], None]) -> None:
+        """Read `length` bytes from `start` on, in pieces.
+
+        Args:
+            key: The object.
+            version: As `version` gave it; empty: any.
+            start: First byte.
+            length: Number of bytes.
+            write: Gets each piece and its place, counted from `start`; after a broken connection from 0 again.
+
+        Raises:
+            FileNotFoundError: It is gone, shorter, or of another version by now.
+        """
 
     def exists(self, key: str) -> bool:
         """Whether the object exists."""

@@ -6,6 +6,7 @@ Every operation is retried after a temporary failure, and what the server refuse
 import errno
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -23,9 +24,11 @@ from medmim.store.folder import check_key, write_atomically
 from medmim.store.s3_client import connection
 
 if TYPE_CHECKING:
+    from minio.datatypes import Object
     from tenacity import RetryCallState
 
 _CHUNK = 1 << 20
+_SILENCE = 30.0  # s between two reports that the server is waited for
 _MULTIPART = 16 << 20  # bytes in one part of a large upload
 _HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # what HTTPS servers answer to plain HTTP
 
@@ -52,6 +55,7 @@ class S3Store:
         self.uri = uri.rstrip("/")
         if prefix:
             check_key(prefix)
+        self._said = -_SILENCE
         connected = connection(self.uri)
         self.endpoint, self._client, self._http = connected.endpoint, connected.client, connected.http
 
@@ -92,17 +96,33 @@ class S3Store:
     def download(self, key: str, path: Path) -> None:
         self._call(key, lambda name: write_atomically(path, self._stream(name)))
 
-    def exists(self, key: str) -> bool:
-        def stat(name: str) -> None:
-            try:
-                self._client.stat_object(self.bucket, name)
-            except S3Error as error:
-                if error.response.status != 400:
-                    raise
-                next(self._stream(name), b"")  # a HEAD is answered without a body: a GET says what is wrong
+    def version(self, key: str) -> tuple[int, str]:
+        found = self._call(key, self._stat)
+        return (found.size or 0, found.etag or "") if found else (0, "")
 
+    def read_range(self, key: str, version: str, start: int, length: int, write: Callable[[int, bytes], None]) -> None:
+        same = {"If-Match": f'"{version}"'} if version else None
+
+        def get(name: str) -> int:
+            answer = self._client.get_object(self.bucket, name, start, length, request_headers=same)
+            at = 0
+            try:
+                for piece in answer.stream(_CHUNK):
+                    if at + len(piece) > length:
+                        raise ServerError("more was sent than the range that was asked for", answer.status)
+                    write(at, piece)
+                    at += len(piece)
+            finally:
+                answer.close()
+                answer.release_conn()
+            return at
+
+        if length and self._call(key, get) < length:
+            raise FileNotFoundError(errno.ENOENT, "it is shorter than it was", f"{self.uri}/{key}")
+
+    def exists(self, key: str) -> bool:
         try:
-            self._call(key, stat)
+            self._call(key, self._stat)
         except FileNotFoundError:
             return False
         return True
@@ -117,6 +137,15 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         self._call(key, lambda name: self._client.remove_object(self.bucket, name))
+
+    def _stat(self, name: str) -> "Object | None":
+        try:
+            return self._client.stat_object(self.bucket, name)
+        except S3Error as error:
+            if error.response.status != 400:
+                raise
+            next(self._stream(name), b"")  # a HEAD is answered without a body: a GET says what is wrong
+            return None
 
     def _stream(self, name: str) -> Iterator[bytes]:
         answer = self._client.get_object(self.bucket, name)
@@ -141,13 +170,14 @@ class S3Store:
             raise UserError(f"{self.uri} is not the address of a store", reason=str(error)) from None
 
     def _report_waiting(self, state: "RetryCallState") -> None:
-        if state.attempt_number == MIN_TRIES:
+        if state.attempt_number == MIN_TRIES and time.monotonic() - self._said > _SILENCE:  # once for all threads
+            self._said = time.monotonic()
             say(f"waiting for the store {self.uri}: {self.endpoint} does not answer")
 
     def _refused(self, error: S3Error, name: str) -> Exception:
         """The error to raise for an S3 error code: FileNotFoundError for a missing object, else a UserError."""
         message = f"{error.code}: {error.message}"
-        if error.code == "NoSuchKey":
+        if error.code in ("NoSuchKey", "PreconditionFailed", "InvalidRange"):  # the latter two: of another content
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"s3://{self.bucket}/{name}")
         if error.code == "NoSuchBucket":
             return UserError(

@@ -1,0 +1,428 @@
+"""Local copies of artifacts in S3: fetched once by all processes of a machine, continued after a kill, bounded."""
+
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medmim import store
+from medmim.errors import Unavailable, UserError
+from medmim.store import copies, open_store, ranges
+from medmim.store.s3 import connect
+from tests.support.s3_proxy import Proxy, counting
+from tests.support.waiting import until
+
+RANGE = 64 << 10
+LARGE, SMALL = bytes(range(256)) * (4 * RANGE // 256) + b"tail", b"small" * 1000
+FETCH = (
+    "import os, sys; from pathlib import Path; from medmim import errors, store; from medmim.store import ranges\n"
+    f"ranges.RANGE = {RANGE}; ranges.CONNECTIONS = int(os.environ.get('CONNECTIONS', 4))\n"
+    "print('ready', flush=True)\n"
+    "try: print(store.fetch(store.get(sys.argv[1]), Path(sys.argv[2])), flush=True)\n"
+    "except errors.UserError as error: print(error); sys.exit(error.exit_code)\n"
+    "if sys.argv[3:]: sys.stdin.read()"
+)
+
+
+@pytest.fixture
+def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    monkeypatch.setattr(ranges, "RANGE", RANGE)
+    monkeypatch.delenv("MEDMIM_CACHE_GIB", raising=False)
+    with counting(os.environ["AWS_ENDPOINT_URL"]) as it:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", it.url)
+        connect.cache_clear()
+        yield it
+    copies._used.clear()
+
+
+@pytest.fixture
+def artifact(proxy: Proxy, bucket: str, tmp_path: Path) -> store.Artifact:
+    return publish(bucket, tmp_path / "files", a_small=SMALL, large=LARGE, empty=b"")
+
+
+def publish(where: str, folder: Path, kind: str = "model", **files: bytes) -> store.Artifact:
+    (folder / "sub").mkdir(parents=True)
+    for name, data in files.items():
+        (folder / "sub" / name).write_bytes(data)
+    return store.publish(folder, where, kind, {}, {})
+
+
+def process(artifact: store.Artifact, cache: Path, *more: str, **env: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", FETCH, artifact.uri, str(cache), *more]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **env})
+
+
+def whole(artifact: store.Artifact, folder: Path) -> bool:
+    return all(store.file_digest(folder / name) == facts["sha256"] for name, facts in artifact.files.items())
+
+
+def size(artifact: store.Artifact) -> int:
+    return sum(facts["bytes"] for facts in artifact.files.values())
+
+
+def part(artifact: store.Artifact, cache: Path) -> Path:
+    return cache / f".part-{artifact.digest}"
+
+
+def ranges_done(artifact: store.Artifact, cache: Path) -> list[int]:
+    """The ranges of `sub/large` that its journal names."""
+    journal = ranges._beside(part(artifact, cache), "sub/large")
+    return [int(line.split()[0]) for line in journal.read_text().splitlines()[1:]] if journal.is_file() else []
+
+
+def killed_midway(artifact: store.Artifact, cache: Path, proxy: Proxy) -> list[int]:
+    """Kill -9 a process that has fetched two of the five ranges; returns which."""
+    gate = threading.Event()
+
+    def hold(name: str, range_: str, body: bytes) -> bytes:
+        if name.endswith("large") and int(range_[6:].split("-")[0]) >= 2 * RANGE:
+            gate.wait(60)
+        return body
+
+    proxy.alter = hold
+    with process(artifact, cache, CONNECTIONS="2") as victim:
+        until(lambda: len(ranges_done(artifact, cache)) == 2, 30)
+        victim.kill()
+        victim.wait()
+    gate.set()
+    time.sleep(0.3)  # for what the proxy was still sending
+    proxy.alter = lambda name, range_, body: body
+    proxy.reads.clear()
+    assert not (cache / artifact.digest).exists()
+    return sorted(ranges_done(artifact, cache))
+
+
+def test_eight_processes_fetch_one_copy(artifact: store.Artifact, proxy: Proxy, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    proxy.rate = 2_000_000
+    racers = [process(artifact, cache) for _ in range(8)]
+    found = {racer.communicate(timeout=60)[0].split("\n")[1] for racer in racers}
+    assert found == {str(cache / artifact.digest)} and whole(artifact, cache / artifact.digest)
+    assert proxy.bytes == size(artifact)
+    assert sorted(path.name for path in cache.iterdir()) == sorted([".swept", artifact.digest])
+
+
+def test_after_kill_9_only_the_missing_ranges_are_fetched(
+    artifact: store.Artifact, proxy: Proxy, tmp_path: Path
+) -> None:
+    done = killed_midway(artifact, tmp_path / "cache", proxy)
+    folder = store.fetch(artifact, tmp_path / "cache")
+    assert whole(artifact, folder) and sorted(p.name for p in folder.iterdir()) == ["manifest.json", "sub"]
+    missing = [index for index in range(5) if index not in done]
+    asked = sorted(int(range_[6:].split("-")[0]) // RANGE for name, range_, _ in proxy.reads if name.endswith("large"))
+    assert asked == missing and "a_small" not in proxy.names()
+
+
+def test_a_waiting_process_goes_on_where_a_killed_one_was(
+    artifact: store.Artifact, proxy: Proxy, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    proxy.rate = 300_000
+    with process(artifact, cache, CONNECTIONS="1") as victim:
+        until(lambda: ranges_done(artifact, cache), 30)
+        with process(artifact, cache) as other:
+            other.stdout.readline()
+            time.sleep(0.5)
+            victim.kill()
+            proxy.rate = 0
+            assert other.communicate(timeout=30)[0].strip() == str(cache / artifact.digest)
+    asked = [range_ for name, range_, sent in proxy.reads if name.endswith("large") and sent >= RANGE]
+    assert len(asked) == len(set(asked)) and whole(artifact, cache / artifact.digest)
+
+
+def test_a_stopped_process_is_named_and_goes_on(
+    artifact: store.Artifact,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(copies, "_SAY_AFTER", 0.5)
+    monkeypatch.setattr(copies, "_STOPPED", 1.5)
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    proxy.rate = 200_000
+    with process(artifact, cache, CONNECTIONS="1") as holder:
+        until(lambda: ranges_done(artifact, cache), 30)
+        holder.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(Unavailable, match=f"process {holder.pid} on .* has not moved for") as caught:
+                store.fetch(artifact, cache)
+        finally:
+            holder.send_signal(signal.SIGCONT)
+        assert caught.value.exit_code == 75 and "kill -9" in caught.value.fix
+        said = capfd.readouterr().err
+        assert f"waiting for {artifact.uri}: process {holder.pid} on " in said
+        proxy.rate = 0
+        assert holder.communicate(timeout=30)[0].split("\n")[1] == str(cache / artifact.digest)
+
+
+def test_a_slow_process_is_not_taken_for_a_stopped_one(
+    artifact: store.Artifact, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_STOPPED", 2.5)
+    proxy.latency = 0.4
+    with process(artifact, tmp_path / "cache", CONNECTIONS="1") as holder:
+        until((tmp_path / "cache" / f"{artifact.digest}.lock").exists, 30)
+        assert whole(artifact, store.fetch(artifact, tmp_path / "cache"))
+        holder.communicate(timeout=30)
+    assert proxy.bytes == size(artifact)
+
+
+def test_ranges_of_another_version_are_thrown_away(
+    artifact: store.Artifact, proxy: Proxy, bucket: str, tmp_path: Path
+) -> None:
+    place, key = open_store(bucket), f"model/{artifact.digest}/sub/large"
+    place.write(key, LARGE[::-1])
+    killed_midway(artifact, tmp_path / "cache", proxy)
+    place.write(key, LARGE)
+    assert whole(artifact, store.fetch(artifact, tmp_path / "cache"))
+    assert proxy.bytes == len(LARGE), "all of it, and once"
+
+
+def test_an_object_that_is_replaced_meanwhile_is_fetched_anew(
+    artifact: store.Artifact, proxy: Proxy, bucket: str, tmp_path: Path
+) -> None:
+    place, key = open_store(bucket), f"model/{artifact.digest}/sub/large"
+    place.write(key, LARGE[::-1])
+
+    def replace(name: str, range_: str, body: bytes) -> bytes:
+        if range_ == f"bytes=0-{RANGE - 1}" and name.endswith("large") and body != LARGE[:RANGE]:
+            place.write(key, LARGE)
+        return body
+
+    proxy.alter = replace
+    assert whole(artifact, store.fetch(artifact, tmp_path / "cache"))
+
+
+def test_a_range_that_the_disk_has_spoiled_is_fetched_again_and_no_other(
+    artifact: store.Artifact, proxy: Proxy, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    done = killed_midway(artifact, cache, proxy)
+    with (part(artifact, cache) / "sub" / "large").open("r+b") as file:
+        file.seek(done[0] * RANGE + 100)
+        file.write(b"spoiled")
+    assert whole(artifact, store.fetch(artifact, cache))
+    asked = sorted(int(range_[6:].split("-")[0]) // RANGE for name, range_, _ in proxy.reads if name.endswith("large"))
+    assert asked == sorted({*range(5)} - {*done} | {done[0]})
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_what_was_spoiled_on_the_way_is_fetched_again_once(
+    times: int, artifact: store.Artifact, proxy: Proxy, tmp_path: Path
+) -> None:
+    spoiled = []
+
+    def spoil(name: str, range_: str, body: bytes) -> bytes:
+        if len(spoiled) >= times or range_ != f"bytes={RANGE}-{2 * RANGE - 1}":
+            return body
+        spoiled.append(range_)
+        return b"?" + body[1:]
+
+    proxy.alter = spoil
+    if times == 1:
+        assert whole(artifact, store.fetch(artifact, tmp_path / "cache"))
+    else:
+        with pytest.raises(UserError, match="is damaged") as caught:
+            store.fetch(artifact, tmp_path / "cache")
+        assert caught.value.problems == ("sub/large",) and not list((tmp_path / "cache").iterdir())
+    assert proxy.bytes == size(artifact) + len(LARGE)
+
+
+def test_a_broken_connection_repeats_its_range_only(
+    artifact: store.Artifact, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = []
+    client = store.artifact.locate(artifact.uri)[0]._client
+    real = client.get_object
+
+    def breaking(*arguments: object, **more: object) -> object:
+        answer = real(*arguments, **more)
+        if not broken and arguments[2] == 2 * RANGE:
+            broken.append(True)
+            answer._fp.close()  # as a connection that is lost after the headers
+        return answer
+
+    monkeypatch.setattr(client, "get_object", breaking)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    assert whole(artifact, store.fetch(artifact, tmp_path / "cache")) and broken
+    asked = [range_ for name, range_, _ in proxy.reads if name.endswith("large")]
+    assert len(asked) == 6 and len(set(asked)) == 5
+
+
+def test_an_artifact_that_is_removed_meanwhile_is_reported_so(
+    artifact: store.Artifact, proxy: Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medmim.store.removal import remove
+
+    monkeypatch.setattr(ranges, "CONNECTIONS", 1)
+
+    def gc(name: str, range_: str, body: bytes) -> bytes:
+        if range_ == f"bytes=0-{RANGE - 1}":
+            remove(open_store(bucket), f"model/{artifact.digest}")
+        return body
+
+    proxy.alter = gc
+    with pytest.raises(UserError, match="was removed while it was fetched") as caught:
+        store.fetch(artifact, tmp_path / "cache")
+    assert caught.value.exit_code == 2 and "medmim gc" in caught.value.reason
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_copy_outlives_its_artifact_until_the_next_sweep(
+    artifact: store.Artifact, bucket: str, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    folder = store.fetch(artifact, cache)
+    other = store.fetch(publish(bucket, tmp_path / "other", small=b"other"), cache)
+    open_store(bucket).delete(f"model/{artifact.digest}/manifest.json")
+    assert store.fetch(artifact, cache) == folder
+    store.sweep(cache, 0)
+    assert folder.is_dir(), "this process uses it"
+    copies._used.clear()
+    store.sweep(cache, 3600)
+    assert folder.is_dir(), "it was swept a moment ago"
+    store.sweep(cache, 0)
+    assert not folder.exists() and other.is_dir()
+
+
+def isolated(folder: Path, mount: str, artifact: store.Artifact, cache: Path) -> subprocess.CompletedProcess[str]:
+    """`FETCH` where a file system of its own is mounted at `folder`."""
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("no mount namespace of one's own")
+    folder.mkdir(parents=True, exist_ok=True)
+    shell = f'{mount} && exec "$@"'
+    command = ["unshare", "-rm", "sh", "-c", shell, "sh", sys.executable, "-c", FETCH, artifact.uri, str(cache)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_read(
+    artifact: store.Artifact, proxy: Proxy, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    ended = isolated(disk, f"mount -t tmpfs -o size=128k tmpfs {disk}", artifact, disk / "cache")
+    assert ended.returncode == 2, ended.stderr
+    assert f"the disk of {disk}/cache is too small for {artifact.uri}" in ended.stdout
+    assert re.search(rf"{size(artifact):,} bytes are needed, and 1[23]\d,\d\d\d are free", ended.stdout)
+    assert proxy.bytes == 0
+
+
+def test_a_cache_that_may_only_be_read_serves_what_it_has(
+    artifact: store.Artifact, bucket: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    folder = store.fetch(artifact, cache)
+    other = publish(bucket, tmp_path / "other", small=b"other")
+    read_only = f"mount --bind {cache} {cache} && mount -o remount,ro,bind {cache}"
+    known = isolated(cache, read_only, artifact, cache)
+    assert known.returncode == 0 and known.stdout.split("\n")[1] == str(folder), known.stdout + known.stderr
+    unknown = isolated(cache, read_only, other, cache)
+    assert unknown.returncode == 2 and f"the cache {cache} cannot be written" in unknown.stdout, unknown.stderr
+    assert "set MEDMIM_CACHE to another folder" in unknown.stdout
+
+
+def test_a_file_system_without_locks_is_said_so_and_leaves_whole_copies_only(
+    artifact: store.Artifact,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)  # no such file system is at hand
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    cache = tmp_path / "cache"
+    assert whole(artifact, store.fetch(artifact, cache))
+    assert "on a file system without locks" in capfd.readouterr().err
+    assert sorted(path.name for path in cache.iterdir()) == sorted([".swept", artifact.digest])
+    before = proxy.bytes
+    assert store.fetch(artifact, cache).is_dir() and proxy.bytes == before
+    monkeypatch.setenv("MEDMIM_CACHE_GIB", "0.0001")
+    copies._make_room(artifact, cache, 1)
+    assert (cache / artifact.digest).is_dir(), "nobody knows who uses it"
+
+
+def test_the_least_recently_used_copies_make_room_but_not_those_in_use(
+    proxy: Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    one, two, three, four = (publish(bucket, tmp_path / str(n), "data", large=bytes([n]) * 1_000_000) for n in range(4))
+    with process(one, cache, "and wait") as reader:
+        reader.stdout.readline(), reader.stdout.readline()
+        for known in (two, three, two):
+            store.fetch(known, cache)
+            time.sleep(0.02)
+        copies._used.clear()
+        monkeypatch.setenv("MEDMIM_CACHE_GIB", str(3_500_000 / 2**30))
+        store.fetch(four, cache)
+        kept = {path.name for path in cache.iterdir() if len(path.name) == 64}
+        assert kept == {one.digest, two.digest, four.digest}, "three was used last of all before two"
+        reader.kill()
+        reader.wait()
+    monkeypatch.setenv("MEDMIM_CACHE_GIB", "0.001")
+    store.fetch(three, cache)
+    kept = {path.name for path in cache.iterdir() if len(path.name) == 64}
+    assert kept == {four.digest, three.digest}, "this process uses four"
+
+
+@pytest.mark.parametrize("given", ["much", "-1", "inf", "nan"])
+def test_a_limit_that_is_no_size_is_refused(
+    given: str, artifact: store.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_CACHE_GIB", given)
+    with pytest.raises(UserError, match=f"MEDMIM_CACHE_GIB is '{given}'"):
+        store.fetch(artifact, tmp_path / "cache")
+
+
+def test_a_copy_that_was_cut_off_long_ago_is_removed(artifact: store.Artifact, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for name, age in ((".part-old", 8 * 86400), (".part-new", 86400)):
+        (cache / name / "sub").mkdir(parents=True)
+        file = cache / name / "sub" / "large"
+        file.write_bytes(b"1")
+        for path in (file, cache / name / "sub", cache / name):
+            os.utime(path, (time.time() - age, time.time() - age))
+    store.sweep(cache, 0)
+    assert sorted(path.name for path in cache.iterdir()) == [".part-new", ".swept"]
+    shutil.rmtree(cache)
+
+
+def test_two_homes_share_one_cache(
+    artifact: store.Artifact, bucket: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medmim.run.workspace import workspace
+
+    monkeypatch.setenv("MEDMIM_STORE", bucket)
+    apart = {workspace(tmp_path / home).fetch(artifact.uri) for home in "ab"}
+    assert apart == {tmp_path / home / "cache" / artifact.digest for home in "ab"}
+    assert proxy.bytes == 2 * size(artifact)
+    monkeypatch.setenv("MEDMIM_CACHE", str(tmp_path / "shared"))
+    shared = {workspace(tmp_path / home).fetch(artifact.uri) for home in "ab"}
+    assert shared == {tmp_path / "shared" / artifact.digest} and proxy.bytes == 3 * size(artifact)
+
+
+def test_a_slow_download_shows_its_megabytes(
+    proxy: Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    artifact = publish(bucket, tmp_path / "files", large=bytes(3_000_000))
+    monkeypatch.setattr(ranges, "_SHOWN_AFTER", 0.0)
+    store.fetch(artifact, tmp_path / "cache")
+    assert f"fetching model {artifact.digest[:12]}: 3/3 MB (" in capfd.readouterr().err
+    monkeypatch.setattr(ranges, "_SHOWN_AFTER", 3.0)
+    store.fetch(artifact, tmp_path / "another")
+    assert "fetching" not in capfd.readouterr().err
