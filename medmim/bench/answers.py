@@ -1,7 +1,7 @@
 """Collects a model's answers to a benchmark: appended as they arrive, resumed after kill -9, then published and cached.
 
-The cache key is what decides the answers (weights, data, questions, probe, longest answer), so a base is never asked
-twice. Batch size, order of asking, store and time are not in the artifact.
+The cache key is what decides the answers (weights, chat format, data, questions, probe, longest answer), so a base is
+never asked twice. Batch size, order of asking, store and time are not in the artifact.
 """
 
 import json
@@ -76,7 +76,7 @@ def collect(
                 known[answer.sample] = answer
         return _finish(file, [known[sample.id] for sample in selected], role, settings.max_bad_fraction)
 
-    section, parents = _key_parts(engine.digest, data, probe, settings)
+    section, parents = _key_parts(engine, data, probe, settings)
     allowed = combine([of_data, engine.terms])
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed)[0]
 
@@ -86,13 +86,13 @@ def probes_of(settings: Bench) -> tuple[str, ...]:
     return ("none", *settings.probes)
 
 
-def exist(ws: Workspace, model: str, data: str, probe: str, settings: Bench) -> bool:
-    """Whether the answers of a model, given by its digest, to the questions of a probe are in the cache."""
-    key = step_key("answers", REVISION, *_key_parts(model, data, probe, settings))
+def exist(ws: Workspace, engine: Engine, data: str, probe: str, settings: Bench) -> bool:
+    """Whether the answers of a model to the questions of a probe are in the cache."""
+    key = step_key("answers", REVISION, *_key_parts(engine, data, probe, settings))
     return finished(ws, "answers", key) is not None
 
 
-def _key_parts(model: str, data: str, probe: str, settings: Bench) -> tuple[dict[str, Any], dict[str, str]]:
+def _key_parts(engine: Engine, data: str, probe: str, settings: Bench) -> tuple[dict[str, Any], dict[str, str]]:
     section = {
         "tasks": sorted(settings.tasks),
         "split": settings.split,
@@ -100,8 +100,9 @@ def _key_parts(model: str, data: str, probe: str, settings: Bench) -> tuple[dict
         "max_new_tokens": settings.max_new_tokens,
         "max_bad_fraction": settings.max_bad_fraction,
         "probe": probe,
+        **({"template": engine.template} if engine.template else {}),  # a server's answers keep their key
     }
-    return section, {"model": model, "data": data}
+    return section, {"model": engine.digest, "data": data}
 
 
 def load(folder: Path) -> list[Answer]:

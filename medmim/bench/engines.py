@@ -31,12 +31,14 @@ class Engine:
             It also depends on `stale_before`, so that older answers are not found in the cache.
         ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
         terms: Of the model; a server's are unknown.
+        template: Digest of the chat format in which it is asked; empty for a server, which has its own.
     """
 
     ref: str
     digest: str
     ask: "Ask"
     terms: Terms = UNKNOWN
+    template: str = ""
 
 
 def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
@@ -69,10 +71,10 @@ def _engine(ref: str, ws: Workspace) -> Engine:
             )
         return Engine(ref, digest_of(["openai", url, name]), _server(url, name))
     path = checkpoint.resolve(ref, ws)
-    checkpoint.family_of(path)  # refuse an unsupported family now, not in the middle of the benchmark
+    family = checkpoint.family_of(path)  # refuse an unsupported family now, not in the middle of the benchmark
     artifact = store.find(ref)
     weights = artifact.digest if artifact else checkpoint.digest(path)
-    return Engine(ref, weights, _local(path), checkpoint.terms_of(ref, ws))
+    return Engine(ref, weights, _local(path), checkpoint.terms_of(ref, ws), family.template_digest)
 
 
 def _local(path: Path) -> "Ask":

@@ -48,7 +48,7 @@ def collect(
         (role, model, probe)
         for role, model in engines.items()
         for probe in probes
-        if not answers.exist(ws, model.digest, data.digest, probe, settings)
+        if not answers.exist(ws, model, data.digest, probe, settings)
     ]
     if not missing:
         return

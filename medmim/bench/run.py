@@ -118,7 +118,10 @@ def bench(
         (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8")
         return {"items": len(items.samples), "models": len(engines)}
 
-    section = settings.model_dump(mode="json", exclude={"batch_size"})  # it changes no answer
+    section = {
+        **settings.model_dump(mode="json", exclude={"batch_size"}),  # it changes no answer
+        "templates": {role: model.template for role, model in engines.items() if model.template},
+    }
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     allowed = combine([of_data, *(model.terms for model in engines.values())])
     return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe, terms=allowed)

@@ -101,7 +101,7 @@ def _reader(path: Path) -> checkpoint.Lvlm:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not load", reason=str(error).split("\n", 1)[0]) from None
-    return checkpoint.Lvlm(SimpleNamespace(config=config), tokenizer, None, family, path, "")
+    return checkpoint.Lvlm(SimpleNamespace(config=config), tokenizer, None, family, path)
 
 
 def _in_turn(samples: Sequence[Sample]) -> Iterator[Sample]:

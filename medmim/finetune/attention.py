@@ -39,7 +39,7 @@ def packed_attention(
         value: Like `key`.
         attention_mask: Must be None.
         scaling: Factor on the logits.
-        dropout: Attention dropout.
+        dropout: Attention dropout, 0 outside training. The flash kernel has none, so others compute it.
         sliding_window: How far back a token attends; must not be below the longest segment.
         cu_seq_lens_q: Borders of the segments, int32 `[segments + 1]`.
         max_length_q: Tokens of the longest segment.
@@ -56,7 +56,9 @@ def packed_attention(
     if sliding_window is not None and max_length_q > sliding_window:
         raise ValueError(f"a segment of {max_length_q} tokens exceeds the sliding window of {sliding_window}")
     shared_keys = query.shape[1] != key.shape[1]
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+    # under autocast only the value arrives in half precision: rotary embeddings are computed in fp32
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if flash(value.device.type, value.dtype, dropout):
         from torch.nn.attention.varlen import varlen_attn
 
         out = varlen_attn(
@@ -86,6 +88,16 @@ def packed_attention(
         )
         parts.append(part.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[None], None
+
+
+def flash(device: str, dtype: torch.dtype, dropout: float) -> bool:
+    """Whether the flash kernel takes a packed row: half precision on a GPU, without dropout."""
+    return device == "cuda" and dtype in (torch.bfloat16, torch.float16) and not dropout
+
+
+def dropout(model: Any) -> float:
+    """Attention dropout of the language model of a LLaVA in training."""
+    return float(getattr(model.config.text_config, "attention_dropout", 0.0))
 
 
 @contextmanager

@@ -39,11 +39,11 @@ def save(folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimiz
     save_file({n: p.detach().contiguous() for p, n in names.items() if p.requires_grad}, part / "model.safetensors")
     save_file(_state_by_name(names, optimizers), part / "optimizer.safetensors")
     (part / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True), encoding="utf-8")
-    for path in part.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in (*part.iterdir(), part):
+        _sync(path)
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
+    _sync(folder)  # else a crash of the machine could undo the rename, after older checkpoints are gone
     for old in _newest_first(folder)[_KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -79,6 +79,15 @@ def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     for name, fields in by_param.items():
         param = params[name]
         owner[param].state[param] = {field: value.to(param.device) for field, value in fields.items()}
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _state_by_name(names: Mapping[Tensor, str], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:

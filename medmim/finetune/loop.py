@@ -6,9 +6,10 @@ workers (see `distributed`).
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def train(
         world: Number of workers; more than one needs a process group (see `distributed.process_group`).
 
     Raises:
-        UserError: The loss or the gradient is not finite, the GPU is out of memory, or `folder` holds another training.
+        UserError: The loss, the gradient or a weight is not finite, the GPU is out of memory, or `folder` holds
+            another training.
     """
     model: Any = lvlm.model
     device = next(model.parameters()).device
@@ -73,6 +75,8 @@ def train(
     peak_flops = throughput.peak_flops(device, bf16)
     record = Record(folder, rank, steps, first_step, on_step)
     packed_attention = attention.packed(model) if settings.packing else nullcontext()
+    if rank == 0 and settings.packing and device.type == "cuda" and attention.dropout(model):
+        progress.say("the base has attention dropout, which the flash kernel lacks: attention takes a slower way")
     model.train()
     with packed_attention, ThreadPoolExecutor(1) as loader, record:
         next_batch = loader.submit(batch_at, first_step) if first_step < steps else None
@@ -83,17 +87,19 @@ def train(
             waited = time.perf_counter() - asked_at
             next_batch = loader.submit(batch_at, step + 1) if step + 1 < steps else None
 
-            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, where a base has it, resumes exactly
+            torch.manual_seed(_seed(settings, step, rank))  # dropout, where a base has it, resumes exactly
             lr = optim.set_lr(optimizers, optim.factor(step, steps, settings))
             try:
                 loss, (_, tokens) = _gradients(model, batch, params, autocast, world)
             except torch.OutOfMemoryError as error:
                 raise _out_of_memory(error, settings, step) from None
-            if math.isnan(loss) or loss == math.inf:
-                raise _invalid_base(lvlm, folder, loss, step == first_step) or _diverged(folder, step, lr, "loss", loss)
+            # Loss, gradient and weights are the same on all workers, so that all of them stop in the same step
+            diverged = partial(_diverged, folder, step, lr, rank)
+            if not math.isfinite(loss):
+                raise _invalid_base(lvlm, folder, loss, step == first_step) or diverged(f"the loss is {loss}")
             grad_norm = float(torch.nn.utils.clip_grad_norm_(params, settings.clip))
             if not math.isfinite(grad_norm):  # the update would make every weight NaN
-                raise _diverged(folder, step, lr, "norm of the gradient", grad_norm)
+                raise diverged(f"the norm of the gradient is {grad_norm}")
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -111,6 +117,8 @@ def train(
                 waited=waited,
             )
             if (step + 1) % settings.save_every == 0 or step + 1 == steps:
+                if names := not_finite(model):  # a finite gradient times a huge rate
+                    raise diverged(f"{len(names)} weights are not finite", names)
                 path = None
                 if rank == 0:
                     state = {"tokens": tokens_seen, "identity": identity}
@@ -125,6 +133,11 @@ def train(
     if rank == 0:
         save(lvlm, folder)
     return record.result(tokens_seen)
+
+
+def _seed(settings: Finetune, step: int, rank: int) -> int:
+    """Of the random numbers of a step: others in each step and on each worker. A CPU's generator takes 32 bits."""
+    return ((settings.seed * 1_000_003 + step) * 8_191 + rank) % 2**32
 
 
 def _gradients(model: Any, batch: Batch, params: list[Any], autocast: Any, world: int) -> tuple[float, tuple[int, int]]:
@@ -204,13 +217,15 @@ def _invalid_base(lvlm: Lvlm, folder: Path, loss: float, first: bool) -> UserErr
     )
 
 
-def _diverged(folder: Path, step: int, lr: float, what: str, value: float) -> UserError:
+def _diverged(folder: Path, step: int, lr: float, rank: int, what: str, problems: Sequence[str] = ()) -> UserError:
     good = checkpoint.newest(folder / "resume")
     where = f"the last good checkpoint is {good['path']}" if good else "no checkpoint was written before"
     return UserError(
-        f"the {what} is {value} in step {step + 1}, at a learning rate of {lr:.3g}",
-        reason=f"training diverged; {where}",
+        f"{what} in step {step + 1}, at a learning rate of {lr:.3g}",
+        # on a cluster the other workers have no checkpoints
+        reason=f"training diverged; {where}" if rank == 0 else "training diverged",
         fix="lower finetune.lr (and finetune.muon_lr), raise finetune.warmup or lower finetune.clip",
+        problems=problems,
     )
 
 

@@ -40,12 +40,13 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
     with stage(ws, "finetune") as outcome:
         ref = base or recipe.finetune.base
         folder = checkpoint.resolve(ref, ws)
-        checkpoint.family_of(folder)
+        family = checkpoint.family_of(folder)
         artifact = data_artifact(data)
         allowed = terms.combine([checkpoint.terms_of(ref, ws), terms_of(artifact)])
         section = {
             "terms": allowed.as_dict(),  # part of the model's content
             **recipe.finetune.model_dump(mode="json", exclude={"base", "save_every"}),
+            "template": family.template_digest,
             "workers": recipe.platform.workers,
             "max_bad_fraction": recipe.data.max_bad_fraction,
         }

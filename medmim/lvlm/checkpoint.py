@@ -5,7 +5,8 @@ import difflib
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,7 @@ class Lvlm:
         tokenizer: Fast tokenizer.
         image_processor: PIL images to `pixel_values`.
         family: Its chat format.
-        path: Folder that it was loaded from.
-        digest: Content digest of weights, configuration, tokenizer and processor; empty for a model not yet saved.
+        path: Folder that it was loaded from; `Path()` for a model not yet saved.
     """
 
     model: Any
@@ -48,7 +48,11 @@ class Lvlm:
     image_processor: Any
     family: Family
     path: Path
-    digest: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Content digest of its folder; empty for a model not yet saved. Read when asked for: training needs none."""
+        return "" if self.path == Path() else digest(self.path)
 
 
 def shipped() -> list[str]:
@@ -185,7 +189,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
         ) from None
     if not_finite(model):
         raise _not_finite(path, dtype)
-    return Lvlm(model, tokenizer, processor, family, path, digest(path))
+    return Lvlm(model, tokenizer, processor, family, path)
 
 
 def not_finite(model: Any) -> list[str]:
@@ -259,7 +263,7 @@ def save(lvlm: Lvlm, folder: Path) -> Lvlm:
     the tokens that end an answer.
 
     Returns:
-        The same model with its new folder and digest.
+        The same model with its new folder.
     """
     config = copy.deepcopy(lvlm.model.config)
     config.dtype = lvlm.model.dtype
@@ -269,7 +273,7 @@ def save(lvlm: Lvlm, folder: Path) -> Lvlm:
         save_settings(folder, config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
     except OSError as error:
         raise from_os_error(error, "saving the model") from error
-    return Lvlm(lvlm.model, lvlm.tokenizer, lvlm.image_processor, lvlm.family, folder, digest(folder))
+    return replace(lvlm, path=folder)
 
 
 def save_settings(

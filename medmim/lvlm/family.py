@@ -93,7 +93,12 @@ class Family:
 
     @cached_property
     def template_digest(self) -> str:
-        """Digest of the format: of what it writes for zero to three images and one or two turns."""
+        """Digest of the format: what it writes, and what ends an answer.
+
+        Zero to three images, one or two turns, the last one answered or not.
+        """
         turns = [Turn("question 1", "answer 1"), Turn("question 2", "answer 2")]
-        written = [self.write(turns[:n], images) for images in range(4) for n in (1, 2)]
-        return digest_of(f"{int(s.trained)}{s.text}" for segments in written for s in (*segments, Segment("")))
+        asked = [turns[:1], turns, [Turn("question 1")], [turns[0], Turn("question 2")]]
+        written = [self.write(conversation, images) for images in range(4) for conversation in asked]
+        texts = [f"{int(s.trained)}{s.text}" for segments in written for s in (*segments, Segment(""))]
+        return digest_of([*texts, *self.special, "", *self.stop])

@@ -125,7 +125,7 @@ def _untrained(recipe: BaseRecipe) -> Lvlm:
     checkpoint.quiet_transformers()
     tokenizer = architecture.train_tokenizer(_texts(recipe), recipe.family, recipe.vocabulary)
     model = architecture.build(recipe.family, tokenizer, recipe.seed)
-    return Lvlm(model, tokenizer, architecture.image_processor(recipe.family), recipe.family, Path(), "")
+    return Lvlm(model, tokenizer, architecture.image_processor(recipe.family), recipe.family, Path())
 
 
 def _texts(recipe: BaseRecipe) -> Iterator[str]:

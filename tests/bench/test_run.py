@@ -14,7 +14,10 @@ import pytest
 from medmim import shards, store
 from medmim.bench import answers, run, tasks
 from medmim.errors import UserError
+from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Reply
+from medmim.lvlm.family import Segment
+from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Answer, to_json
@@ -186,6 +189,20 @@ def test_an_engine_with_more_replies_than_questions_is_refused(world, tmp_path):
     items = tasks.Items(tuple(samples()[:3]), 0, False)
     with pytest.raises(ValueError, match="longer"):
         answers.collect(workspace(tmp_path), "r", engine, items, shards.Images(world.data), "d", "none", SETTINGS)
+
+
+def test_another_chat_format_finds_no_earlier_answers_and_no_earlier_scores(world, tmp_path, monkeypatch):
+    settings = SETTINGS.model_copy(update={"limit": 3, "probes": ()})
+    _, before, _ = bench(world, tmp_path, settings=settings)
+    assert bench(world, tmp_path, settings=settings)[2]
+    wordier = replace(MANTIS, write=lambda turns, images: [Segment("Be brief. "), *MANTIS.write(turns, images)])
+    monkeypatch.setattr(checkpoint, "FAMILIES", (wordier,))
+    ws = workspace(tmp_path)
+    new = run.engine(str(world.models[0]), ws)
+    assert not answers.exist(ws, new, store.get(publish(world, ws.store)).digest, "none", settings)
+    assert not bench(world, tmp_path, settings=settings)[2]
+    monkeypatch.undo()
+    assert bench(world, tmp_path, settings=settings)[1:] == (before, True)
 
 
 def test_a_limit_makes_the_result_not_comparable(world, tmp_path):

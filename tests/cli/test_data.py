@@ -285,7 +285,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tokenizer = architecture.train_tokenizer(["What became of the edema? stable worse improved image A: B: C:"], MANTIS)
     model = architecture.build(MANTIS, tokenizer, 0)
-    checkpoint.save(checkpoint.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path(), ""), folder)
+    checkpoint.save(checkpoint.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path()), folder)
     return folder
 
 

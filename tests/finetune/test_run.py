@@ -1,6 +1,7 @@
 """The stage `finetune`, and its dry run; training on Ray is tested in `ray/`."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from medmim.finetune.plan import plan
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
+from medmim.lvlm.family import Segment
+from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.provenance import terms_of
@@ -90,6 +93,40 @@ def test_a_tuned_model_may_do_what_its_base_and_its_data_both_allow(
     (tmp_path / "base" / terms.FILE).unlink()
     made = store.get(run.run(recipe(str(tmp_path / "base")), ws, uri).uri)
     assert terms_of(made).refused == terms.FLAGS
+
+
+def test_another_chat_format_finds_no_earlier_model(
+    world: tuple[Workspace, str, str], bare: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, data, base = world
+    settings = recipe(base, steps=1)
+    old = run.run(settings, ws, data)
+    wordier = replace(MANTIS, write=lambda turns, images: [Segment("Be brief. "), *MANTIS.write(turns, images)])
+    monkeypatch.setattr(checkpoint, "FAMILIES", (wordier,))
+    new = run.run(settings, ws, data)
+    assert not new.cached and new.digest != old.digest
+    monkeypatch.undo()
+    assert run.run(settings, ws, data).digest == old.digest
+
+
+def test_the_weights_of_the_base_are_hashed_once_and_by_no_worker(
+    world: tuple[Workspace, str, str], bare: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, data, base = world
+    hashed: list[Path] = []
+    real = store.file_digest
+
+    def file_digest(path: Path) -> str:
+        hashed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(store, "file_digest", file_digest)
+    monkeypatch.setattr(store.artifact, "file_digest", file_digest)
+    run.run(recipe(base, steps=2, lr=3e-3), ws, data)
+    assert len(bare) == 1  # driver and worker are this process
+    assert sorted(path.name for path in hashed if path.suffix == ".safetensors" and path.parent == Path(base)) == [
+        "model.safetensors"
+    ]
 
 
 def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare: list[Job]) -> None:

@@ -1,11 +1,13 @@
 """The chat formats, byte for byte."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from medmim.errors import UserError
-from medmim.lvlm.family import Turn
+from medmim.lvlm.family import Segment, Turn
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 
@@ -91,5 +93,22 @@ def test_an_open_answer_before_the_last_turn_is_refused():
 
 def test_the_template_digest_differs_by_format_and_stays():
     assert MANTIS.template_digest != LLAVA_MED.template_digest
-    assert MANTIS.template_digest.startswith("ab74675b7bc63d94")
-    assert LLAVA_MED.template_digest.startswith("f3eece1c913d9eb2")
+    assert MANTIS.template_digest.startswith("33984765f1e224a5")
+    assert LLAVA_MED.template_digest.startswith("4b2812b4f1d5f405")
+
+
+@pytest.mark.parametrize("family", [MANTIS, LLAVA_MED], ids=lambda family: family.name)
+def test_the_template_digest_depends_on_all_that_is_written_and_on_what_ends_an_answer(family):
+    def changed(when, trained=False):
+        more = Segment(" ", trained)
+        return lambda turns, images: family.write(turns, images) + [more] * bool(when(turns, images))
+
+    others = [
+        replace(family, write=changed(lambda turns, images: turns[-1].answer is None)),
+        replace(family, write=changed(lambda turns, images: images == 3)),
+        replace(family, write=changed(lambda turns, images: len(turns) == 2 and images == 0)),
+        replace(family, write=changed(lambda turns, images: images == 3, trained=True)),
+        replace(family, stop=family.stop[1:]),
+        replace(family, eos="<|other|>"),
+    ]
+    assert len({one.template_digest for one in (family, *others)}) == 1 + len(others)

@@ -29,7 +29,7 @@ def model(ws: Workspace, tmp_path: Path) -> Artifact:
     checkpoint.quiet_transformers()
     tokenizer = architecture.train_tokenizer([QUESTION, "A: image 1"], MANTIS)
     made = checkpoint.Lvlm(
-        architecture.build(MANTIS, tokenizer, 0), tokenizer, architecture.image_processor(MANTIS), MANTIS, tmp_path, ""
+        architecture.build(MANTIS, tokenizer, 0), tokenizer, architecture.image_processor(MANTIS), MANTIS, tmp_path
     )
     checkpoint.save(made, tmp_path / "model")
     return store.publish(tmp_path / "model", ws.store, "model", {}, {})

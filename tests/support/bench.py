@@ -82,7 +82,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             architecture.image_processor(MANTIS),
             MANTIS,
             root,
-            "",
         )
         models.append(checkpoint.save(model, root / f"model{seed}").path)
     return World(root / "data", (models[0], models[1]))

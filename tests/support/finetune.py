@@ -29,7 +29,7 @@ def make_lvlm(seed: int = 0) -> Lvlm:
     """A fresh tiny Mantis, not yet saved."""
     tokenizer = architecture.train_tokenizer([" ".join(WORDS)] * 3, MANTIS, size=512)
     return Lvlm(
-        architecture.build(MANTIS, tokenizer, seed), tokenizer, architecture.image_processor(MANTIS), MANTIS, Path(), ""
+        architecture.build(MANTIS, tokenizer, seed), tokenizer, architecture.image_processor(MANTIS), MANTIS, Path()
     )
 
 

@@ -125,7 +125,6 @@ def _models(root: Path) -> tuple[Path, Path]:
             architecture.image_processor(MANTIS),
             MANTIS,
             root,
-            "",
         )
         made.append(checkpoint.save(model, root / str(seed)).path)
     return made[0], made[1]

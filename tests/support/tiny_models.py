@@ -40,9 +40,7 @@ def folders(tmp_path_factory):
     for family in (MANTIS, LLAVA_MED):
         tokenizer = architecture.train_tokenizer(CORPUS, family)
         model = architecture.build(family, tokenizer, seed=0)
-        checkpoint.save(
-            Lvlm(model, tokenizer, architecture.image_processor(family), family, root, ""), root / family.name
-        )
+        checkpoint.save(Lvlm(model, tokenizer, architecture.image_processor(family), family, root), root / family.name)
     return {family.name: root / family.name for family in (MANTIS, LLAVA_MED)}
 
 
