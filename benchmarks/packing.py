@@ -11,6 +11,7 @@ import random
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -26,15 +27,15 @@ SPREADS = {"Med-MIM": (40, 90), "long tail": (20, 400)}  # text tokens of a samp
 def draw(lvlm: checkpoint.Lvlm, count: int, shortest: int, longest: int) -> list[Encoded]:
     """Samples of random tokens; the last quarter of the text is trained. Short ones are more frequent."""
     rng = random.Random(0)
-    image, vocabulary = lvlm.model.config.image_token_id, lvlm.model.config.text_config.vocab_size
+    image, vocabulary = lvlm.config.image_token_id, lvlm.config.text_config.vocab_size
     words = [token for token in range(vocabulary) if token != image]
     found = []
     for _ in range(count):
         images = rng.choice([2, 2, 3])
         text = rng.choices(words, k=shortest + int((longest - shortest) * rng.random() ** 2))
-        ids = [image] * (images * tokens_per_image(lvlm.model.config)) + text
-        masked = len(ids) - len(text) // 4
-        found.append(Encoded(ids, [-100] * masked + ids[masked:], images))
+        ids = np.array([image] * images + text, np.int32)
+        trained = np.arange(len(ids)) >= len(ids) - len(text) // 4
+        found.append(Encoded(ids, trained, images, image, tokens_per_image(lvlm.config)))
     return found
 
 
@@ -42,9 +43,9 @@ def measure(base: Path, packed: bool, spread: tuple[int, int], steps: int, max_t
     """Train a fresh copy for some steps."""
     lvlm = checkpoint.load(base, dtype=torch.float32)
     samples = draw(lvlm, 64 * 4, *spread)
-    size = lvlm.model.config.vision_config.image_size
+    size = lvlm.config.vision_config.image_size
     picture = torch.randn(3, 3, size, size)
-    plan = packing.plan([len(s.ids) for s in samples], max_tokens, 64, 0, 0)
+    plan = packing.plan([len(s) for s in samples], max_tokens, 64, 0, 0)
 
     def batch_at(step: int) -> batch.Batch:
         chosen = [samples[i] for i in plan[step % len(plan)]]

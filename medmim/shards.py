@@ -10,10 +10,11 @@ Equal samples and images give equal bytes under one pyarrow version.
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -106,28 +107,62 @@ def _groups(images: Iterable[tuple[str, str, bytes]]) -> Iterator[list[tuple[str
         yield group
 
 
-def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
-    """The samples of one split, or of all, in the order in which they were written.
+class Samples(Collection[Sample]):
+    """The samples of one split, or of all, in the order in which they were written; read as they are iterated.
 
     Raises:
         UserError: The folder holds no samples, or a file cannot be read.
     """
-    found = [folder / "samples" / f"{name}-00000-of-00001.parquet" for name in SPLITS if split in (None, name)]
-    if not any((folder / "samples").glob("*.parquet")):
-        raise UserError(f"{folder} holds no samples", fix="give the folder of a data set that `medmim data build` made")
-    rows = [row for path in found if path.exists() for row in _read(path).to_pylist()]
-    # data sets built before `swapped` lack its column
-    return [from_json(Sample, {key: row[key] for key in _SAMPLE_FIELDS if key in row}) for row in rows]
+
+    def __init__(self, folder: Path, split: str | None = None) -> None:
+        found = [folder / "samples" / f"{name}-00000-of-00001.parquet" for name in SPLITS if split in (None, name)]
+        if not any((folder / "samples").glob("*.parquet")):
+            fix = "give the folder of a data set that `medmim data build` made"
+            raise UserError(f"{folder} holds no samples", fix=fix)
+        self._paths = [path for path in found if path.exists()]
+
+    def __len__(self) -> int:
+        return sum(file.metadata.num_rows for _, file in self._files())
+
+    def __iter__(self) -> Iterator[Sample]:
+        for path, file in self._files():
+            try:
+                for batch in file.iter_batches(_READ_ROWS):
+                    # data sets built before `swapped` lack its column
+                    for row in batch.to_pylist():
+                        yield from_json(Sample, {key: row[key] for key in _SAMPLE_FIELDS if key in row})
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged_error(path, error) from None
+
+    def __contains__(self, sample: object) -> bool:
+        return any(sample == one for one in self)
+
+    def show_images(self) -> bool:
+        """Whether any of them has an image."""
+        return any(
+            len(names) for _, file in self._files() for names in file.read(["images"]).column("images").to_pylist()
+        )
+
+    def _files(self) -> Iterator[tuple[Path, pq.ParquetFile]]:
+        for path in self._paths:
+            try:
+                with pq.ParquetFile(path) as file:
+                    yield path, file
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged_error(path, error) from None
 
 
+def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
+    """The samples of one split, or of all, in the order in which they were written.
+
+    Raises:
+        UserError: As `Samples`.
+    """
+    return list(Samples(folder, split))
+
+
+_READ_ROWS = 1000  # of samples at once
 _SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged_error(path, error) from None
 
 
 def _damaged_error(path: Path, error: Exception) -> UserError:
@@ -161,13 +196,15 @@ class Images(Mapping[str, Image.Image]):
         for number, path in enumerate(paths):
             try:
                 file = pq.ParquetFile(path, memory_map=True)
+                ids = iter(file.read(columns=["id"]).column("id").to_pylist())
                 for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=["id"]).column("id").to_pylist()
-                    self._places.update((name, (number, group, row)) for row, name in enumerate(ids))
+                    rows = range(file.metadata.row_group(group).num_rows)
+                    self._places.update((next(ids), (number, group, row)) for row in rows)
             except (pa.ArrowException, OSError) as error:
                 raise _damaged_error(path, error) from None
             self._files.append(file)
         self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
+        self._lock = Lock()  # a ParquetFile is for one thread; images are decoded outside of it
 
     def _read_group(self, number: int, group: int) -> pa.ChunkedArray:
         return self._files[number].read_row_group(group, columns=["image"]).column("image")
@@ -175,7 +212,8 @@ class Images(Mapping[str, Image.Image]):
     def stored(self, name: str) -> bytes:
         """The encoded image as stored in the data set (PNG or JPEG). Raises KeyError."""
         number, group, row = self._places[name]
-        data: bytes = self._group(number, group)[row]["bytes"].as_py()
+        with self._lock:
+            data: bytes = self._group(number, group)[row]["bytes"].as_py()
         return data
 
     def png(self, name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,35 @@ def test_samples_read_back_equal_and_in_order(tmp_path_factory: pytest.TempPathF
     for split in ("train", "dev", "test"):
         assert shards.read_samples(folder, split) == [s for s in samples if s.split == split]
     assert sorted(map(repr, shards.read_samples(folder))) == sorted(map(repr, samples))
+
+
+def test_samples_are_read_as_they_are_iterated_and_counted_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [replace(SAMPLE, question=str(i), images=(), split="train" if i < 6 else "test") for i in range(9)]
+    monkeypatch.setattr(shards, "_READ_ROWS", 2)
+    shards.write(tmp_path, rows, [])
+    for split, want in ((None, rows), ("train", rows[:6]), ("test", rows[6:]), ("dev", [])):
+        samples = shards.Samples(tmp_path, split)
+        assert len(samples) == len(want)
+        assert list(samples) == list(samples) == sorted(want, key=rows.index)
+        assert not samples.show_images()
+    some = iter(shards.Samples(tmp_path, "train"))
+    assert [next(some), next(some)] == rows[:2]
+    shards.write(tmp_path, [*rows, SAMPLE], IMAGES)
+    assert shards.Samples(tmp_path, "train").show_images() and not shards.Samples(tmp_path, "test").show_images()
+
+
+def test_many_threads_read_the_images_that_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 200)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 600)
+    monkeypatch.setattr(shards, "_CACHED_GROUPS", 2)
+    shards.write(tmp_path, [SAMPLE], [(f"sha256:{i}", f"{i}.png", encoded(i)) for i in range(60)])
+    images = shards.Images(tmp_path)
+    names = [f"sha256:{i * 7 % 60}" for i in range(600)]
+    with ThreadPoolExecutor(8) as pool:
+        for name, image in zip(names, pool.map(images.__getitem__, names), strict=True):
+            assert image.getpixel((0, 0)) == (int(name[7:]),) * 3
 
 
 def test_a_data_set_without_the_column_swapped_is_still_readable(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, zip_longest
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
@@ -15,7 +14,6 @@ from rich.style import Style
 from rich.text import Text
 
 from medmim import shards
-from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.encode import IGNORED, encode
 from medmim.lvlm.family import Segment, Turn
@@ -56,19 +54,19 @@ def read_rows(folder: Path, base: Path, n: int) -> list[Row]:
         base: A model; its weights are not read.
         n: How many rows.
     """
-    lvlm = _reader(base)
+    text = checkpoint.load_text(base)
     samples = list(islice(_in_turn(shards.read_samples(folder)), n))
     images = shards.Images(folder) if (folder / "images").is_dir() else {}
     rows = []
     for sample in samples:
         turns = [Turn(sample.prompt, sample.target)]
-        encoded = encode(lvlm, turns, len(sample.images))
-        texts = lvlm.tokenizer.convert_ids_to_tokens(encoded.ids)
+        encoded = encode(text, turns, len(sample.images))
+        texts = text.tokenizer.convert_ids_to_tokens(encoded.ids)
         trained = (label != IGNORED for label in encoded.labels)
         rows.append(
             Row(
                 sample,
-                tuple(lvlm.family.render(turns, len(sample.images))),
+                tuple(text.family.render(turns, len(sample.images))),
                 tuple(zip(texts, trained, strict=True)),
                 tuple(images[name] for name in sample.images if name in images),
             )
@@ -90,18 +88,6 @@ def draw(rows: Sequence[Row]) -> None:
         console.print(Text.assemble(*((s.text, _TRAINED if s.trained else "") for s in one.segments)))
         console.print(_tokens(one.tokens))
         console.print(f"{facts['length']:,} tokens, {facts['trained']:,} of them trained")
-
-
-def _reader(path: Path) -> checkpoint.Lvlm:
-    """A model without its weights: what rendering and tokenizing need, for a checkpoint of any size."""
-    family = checkpoint.family_of(path)
-    transformers = checkpoint.quiet_transformers()
-    try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not load", reason=str(error).split("\n", 1)[0]) from None
-    return checkpoint.Lvlm(SimpleNamespace(config=config), tokenizer, None, family, path)
 
 
 def _in_turn(samples: Sequence[Sample]) -> Iterator[Sample]:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medmim.finetune import packing
-from medmim.lvlm.encode import IGNORED, Encoded
+from medmim.lvlm.encode import Encoded
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ def build(
     pad: int = 0,
     rank: int = 0,
     world: int = 1,
+    announce: Callable[[Sequence[int]], None] | None = None,
 ) -> Batch:
-    """Build a worker's share of the step that trains on `encoded`.
+    """Build a worker's share of the step that trains on `encoded`; here each `<image>` becomes all of its tokens.
 
     Args:
         encoded: The samples of the step, over all workers.
@@ -96,31 +98,33 @@ def build(
         pad: Token to pad with.
         rank: This worker.
         world: Number of workers.
+        announce: Called first, with all the indices for which `pixels` will be called, in that order.
     """
-    shares = packing.rows([len(e.ids) for e in encoded], max_tokens, world, packed)[rank::world]
+    shares = packing.rows([len(e) for e in encoded], max_tokens, world, packed)[rank::world]
+    if announce is not None:
+        announce([i for share in shares for i in share])
     return Batch(tuple(_row([encoded[i] for i in share], [pixels(i) for i in share], packed, pad) for share in shares))
 
 
 def _row(samples: Sequence[Encoded], pixels: Sequence[Tensor | None], packed: bool, pad: int) -> Row:
-    lengths = tuple(len(sample.ids) for sample in samples)
-    width = 0 if packed else max(lengths)
+    expanded = [sample.expand() for sample in samples]
+    lengths = tuple(len(ids) for ids, _ in expanded)
+    width = sum(lengths) if packed else max(lengths)
+    input_ids = np.full((1 if packed else len(samples), width), pad, np.int64)
+    flat = input_ids.reshape(-1)
     starts = list(accumulate(lengths, initial=0)) if packed else [i * width for i in range(len(samples))]
     predicts, targets = [], []
-    for start, sample in zip(starts, samples, strict=False):
-        for i in range(1, len(sample.ids)):
-            if sample.labels[i] != IGNORED:
-                predicts.append(start + i - 1)
-                targets.append(sample.labels[i])
-    if packed:
-        ids = torch.tensor([[token for sample in samples for token in sample.ids]])
-    else:
-        ids = torch.tensor([[*sample.ids, *[pad] * (width - len(sample.ids))] for sample in samples])
+    for start, (ids, trained) in zip(starts, expanded, strict=False):
+        flat[start : start + len(ids)] = ids
+        before = np.flatnonzero(trained[1:])  # nothing predicts the first token
+        predicts.append(start + before)
+        targets.append(ids[before + 1])
     images = [p for p in pixels if p is not None and len(p)]
     return Row(
-        ids,
+        torch.from_numpy(input_ids),
         torch.cat(images) if images else None,
         lengths,
-        torch.tensor(predicts, dtype=torch.long),
-        torch.tensor(targets, dtype=torch.long),
+        torch.from_numpy(np.concatenate(predicts)),
+        torch.from_numpy(np.concatenate(targets)),
         packed,
     )

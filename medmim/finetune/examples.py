@@ -1,25 +1,30 @@
-"""Tokenizes the train split, once for all workers; samples that cannot be trained on are quarantined."""
+"""Tokenizes the train split, once for all workers; samples that cannot be trained on are quarantined.
+
+The file that workers share is one safetensors, which they map: 83,200 samples take 70 MB, once for all workers of a
+node. An image is one token in it; `batch` makes 728 of it.
+"""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+import numpy as np
+from numpy.typing import NDArray
 
-from medmim import progress
+from medmim import progress, shards
 from medmim.errors import UserError
-from medmim.lvlm import family
-from medmim.lvlm.checkpoint import Lvlm
-from medmim.lvlm.encode import IGNORED, Encoded, encode
+from medmim.lvlm import checkpoint, family
+from medmim.lvlm.encode import Encoded, Reader, encode_all, tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.sample import BadRow, Sample
 
+_FORMAT = 2  # of the file; the first held every image token, and labels beside the ids
+_CHUNK = 1000  # samples that are tokenized at once
+_NAMED = 5  # samples that are too long and named in the error
 # how the reasons of quarantined rows begin
 _IMAGE, _TOO_LONG, _NO_ANSWER = "image", "longer than finetune.max_tokens", "nothing to train on"
 _FIXES = {
@@ -30,121 +35,261 @@ _FIXES = {
 }
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Tokenized samples, and the ids of the images of each."""
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Strings in one array: no Python object for each."""
 
-    encoded: tuple[Encoded, ...]
-    images: tuple[tuple[str, ...], ...]
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    @staticmethod
+    def of(texts: Iterable[str]) -> "Texts":
+        """The strings as one array."""
+        pieces = [text.encode("utf-8", "surrogatepass") for text in texts]
+        return Texts(np.frombuffer(b"".join(pieces), np.uint8), _offsets([len(piece) for piece in pieces]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> str:
+        begin, end = self.offsets[i], self.offsets[i + 1]
+        return self.data[begin:end].tobytes().decode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Tokenized samples; sample `i` is at `offsets[i]:offsets[i + 1]` of `tokens`, and likewise for its images.
+
+    Attributes:
+        tokens: Token ids, int32, each `<image>` once.
+        trained: Which of `tokens` the loss is taken over, bool.
+        offsets: int64, one more than samples.
+        images: Indices into `names`, int32.
+        image_offsets: int64, one more than samples.
+        names: Ids of the images, each once.
+        ids: Ids of the samples.
+        image_token: Id of `<image>`.
+        tokens_per_image: Decoder positions that an image takes.
+    """
+
+    tokens: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    images: NDArray[np.int32]
+    image_offsets: NDArray[np.int64]
+    names: Texts
+    ids: Texts
+    image_token: int
+    tokens_per_image: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> Encoded:
+        begin, end = self.offsets[i], self.offsets[i + 1]
+        images = int(self.image_offsets[i + 1] - self.image_offsets[i])
+        return Encoded(self.tokens[begin:end], self.trained[begin:end], images, self.image_token, self.tokens_per_image)
+
+    def images_of(self, i: int) -> list[str]:
+        """Ids of the images of a sample, in the order of its prompt."""
+        return [self.names[name] for name in self.images[self.image_offsets[i] : self.image_offsets[i + 1]]]
 
     @property
     def lengths(self) -> list[int]:
-        """Number of tokens of each sample, image tokens included."""
-        return [len(e.ids) for e in self.encoded]
+        """Number of tokens of each sample, all image tokens included."""
+        return [len(self[i]) for i in range(len(self))]
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically."""
-        tensors = {
-            "ids": torch.tensor([i for e in self.encoded for i in e.ids], dtype=torch.int32),
-            "labels": torch.tensor([i for e in self.encoded for i in e.labels], dtype=torch.int32),
-            "lengths": torch.tensor(self.lengths, dtype=torch.int32),
+        from safetensors.numpy import save_file
+
+        tensors: dict[str, NDArray[Any]] = {
+            "tokens": self.tokens,
+            "trained": self.trained,
+            "offsets": self.offsets,
+            "images": self.images,
+            "image_offsets": self.image_offsets,
+            "names": self.names.data,
+            "name_offsets": self.names.offsets,
+            "ids": self.ids.data,
+            "id_offsets": self.ids.offsets,
         }
+        # one entry: safetensors writes several in any order, and equal examples are equal bytes
+        facts = [_FORMAT, self.image_token, self.tokens_per_image]
         part = path.with_name(f"{path.name}.part")
-        save_file(tensors, part, metadata={"images": json.dumps(self.images)})
+        save_file(tensors, part, metadata={"examples": json.dumps(facts)})
         part.replace(path)
 
     @staticmethod
     def load(path: Path) -> "Examples":
-        """Read a file that `save` wrote."""
-        with safe_open(path, "pt") as file:
-            images = tuple(tuple(names) for names in json.loads(file.metadata()["images"]))
-            ids, labels, lengths = (file.get_tensor(name).tolist() for name in ("ids", "labels", "lengths"))
-        starts = list(accumulate(lengths, initial=0))
-        encoded = tuple(
-            Encoded(ids[a:b], labels[a:b], len(names))
-            for a, b, names in zip(starts[:-1], starts[1:], images, strict=True)
+        """Map a file that `save` wrote: nothing is read before it is needed, and workers share the pages.
+
+        Raises:
+            UserError: Another version of medmim wrote it.
+        """
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:  # of all frameworks, torch's is the one that maps the file
+            written, *facts = json.loads((file.metadata() or {}).get("examples", "[0]"))
+            if written != _FORMAT:
+                raise UserError(
+                    f"{path} holds samples in another layout",
+                    reason="another version of medmim prepared them",
+                    fix=f"delete {path.parent} and run the same command again",
+                )
+            tokens, trained, offsets, images, image_offsets, names, name_offsets, ids, id_offsets = (
+                file.get_tensor(name).numpy()
+                for name in (
+                    "tokens", "trained", "offsets", "images", "image_offsets", "names", "name_offsets", "ids",
+                    "id_offsets",
+                )
+            )  # fmt: skip
+        return Examples(
+            tokens, trained, offsets, images, image_offsets, Texts(names, name_offsets), Texts(ids, id_offsets), *facts
         )
-        return Examples(encoded, images)
+
+
+def prepare(base: Path, data: Path, max_tokens: int, max_bad_fraction: float) -> tuple[Examples, list[BadRow]]:
+    """Tokenize the train split of a data set; neither weights nor pixels are read.
+
+    That an image decodes is not checked again: the build has decoded each and written it anew, and the data set's
+    digest is checked where it is fetched. One that does not decode all the same ends the training with its name.
+
+    Args:
+        base: Folder of the base.
+        data: Folder of the data set.
+        max_tokens: Tokens of one row; a longer sample is quarantined.
+        max_bad_fraction: Largest share of quarantined rows.
+
+    Returns:
+        The samples that can be trained on, and the quarantined rows with their reasons.
+
+    Raises:
+        UserError: Base or data set cannot be read, there is no train row, or too many are quarantined.
+    """
+    checkpoint.check_weights(base)
+    samples = shards.Samples(data, "train")
+    if not samples:
+        raise UserError(f"{data} has no train rows", fix="lower data.test_fraction and data.dev_fraction, build again")
+    images: Collection[str] = shards.Images(data) if samples.show_images() else ()
+    examples, bad = tokenize(checkpoint.load_text(base), samples, images, max_tokens)
+    refuse_too_many_bad(bad, len(samples), max_bad_fraction)
+    return examples, bad
 
 
 def tokenize(
-    lvlm: Lvlm, samples: Sequence[Sample], images: Mapping[str, Any], max_tokens: int
+    reader: Reader, samples: Collection[Sample], images: Collection[str], max_tokens: int
 ) -> tuple[Examples, list[BadRow]]:
-    """Tokenize samples, and check that each of their images can be decoded.
+    """Tokenize samples, and check that each of their images is in the data set.
 
     Args:
-        lvlm: The base.
-        samples: The train split.
-        images: Image id -> RGB image.
+        reader: The base, with or without its weights.
+        samples: The train split; iterated once, and not kept.
+        images: Ids of the images of the data set; nothing else of them is used.
         max_tokens: Tokens of one row; a longer sample is quarantined.
 
     Returns:
         The samples that can be trained on, and the quarantined rows with their reasons.
     """
-    unusable = _unusable_images(samples, images)
-    encoded: list[Encoded] = []
-    kept: list[tuple[str, ...]] = []
+    tokens: list[NDArray[np.int32]] = []
+    trained: list[NDArray[np.bool_]] = []
+    lengths: list[int] = []
+    counts: list[int] = []
+    shown: list[int] = []
+    ids: list[str] = []
+    names: dict[str, int] = {}
     bad: list[BadRow] = []
     with progress.bar("tokens", len(samples), "samples") as bar:
-        for row, sample in enumerate(samples):
-            found = _encode(lvlm, sample, unusable, max_tokens)
-            if isinstance(found, str):
-                bad.append(BadRow("train", row, sample.id, found))
-            else:
-                encoded.append(found)
-                kept.append(sample.images)
-            bar.add()
-    return Examples(tuple(encoded), tuple(kept)), bad
+        for row, chunk in _chunks(samples):
+            found = [_usable(one, max_tokens) for one in _encoded(reader, chunk, images)]
+            kept = [(s, one) for s, one in zip(chunk, found, strict=True) if not isinstance(one, str)]
+            bad += [
+                BadRow("train", row + i, sample.id, one)
+                for i, (sample, one) in enumerate(zip(chunk, found, strict=True))
+                if isinstance(one, str)
+            ]
+            if kept:
+                tokens.append(np.concatenate([one.tokens for _, one in kept]))
+                trained.append(np.concatenate([one.trained for _, one in kept]))
+            lengths += [len(one.tokens) for _, one in kept]
+            counts += [len(sample.images) for sample, _ in kept]
+            shown += [names.setdefault(name, len(names)) for sample, _ in kept for name in sample.images]
+            ids += [sample.id for sample, _ in kept]
+            bar.add(len(chunk))
+    examples = Examples(
+        np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
+        np.concatenate(trained) if trained else np.zeros(0, np.bool_),
+        _offsets(lengths),
+        np.array(shown, np.int32),
+        _offsets(counts),
+        Texts.of(names),
+        Texts.of(ids),
+        reader.config.image_token_id,
+        tokens_per_image(reader.config),
+    )
+    return examples, bad
 
 
 def refuse_too_many_bad(bad: Sequence[BadRow], total: int, limit: float) -> None:
     """Raise a UserError when more than the share `limit` of the rows was quarantined, or nothing is left."""
     if not bad or (len(bad) <= limit * total and len(bad) < total):
         return
-    reasons = Counter(row.reason for row in bad)
+    reasons: dict[str, list[BadRow]] = defaultdict(list)
+    for row in bad:
+        reasons[group(row.reason)].append(row)
     fixes = dict.fromkeys(fix for reason in reasons for begin, fix in _FIXES.items() if reason.startswith(begin))
     raise UserError(
         f"{len(bad)} of {total} train rows cannot be trained on",
         reason="no row is left" if len(bad) == total else f"more than max_bad_fraction ({limit:.1%}) are quarantined",
         fix="; ".join([*fixes, *(["or raise data.max_bad_fraction"] if len(bad) < total else [])]),
-        problems=[f"{count} rows: {reason}" for reason, count in reasons.most_common()],
+        problems=[
+            f"{len(rows)} rows: {reason}{_examples(reason, rows)}"
+            for reason, rows in sorted(reasons.items(), key=lambda entry: -len(entry[1]))
+        ],
     )
 
 
-def _encode(lvlm: Lvlm, sample: Sample, unusable: Mapping[str, str], max_tokens: int) -> Encoded | str:
-    """The tokens of a sample, or the reason to quarantine it."""
-    for name in sample.images:
-        if name in unusable:
-            return f"{_IMAGE} {unusable[name]}"
-    try:
-        found = encode(lvlm, [Turn(sample.prompt, sample.target)], len(sample.images))
-    except UserError as error:
-        return error.fact
-    if len(found.ids) > max_tokens:
-        return f"{_TOO_LONG} ({max_tokens})"
-    if all(label == IGNORED for label in found.labels[1:]):
-        return _NO_ANSWER
-    return found
+def group(reason: str) -> str:
+    """The reason of a quarantined row without what is its own: rows are counted by it."""
+    return reason.partition(": ")[0] if reason.startswith(_TOO_LONG) else reason
 
 
-def _unusable_images(samples: Sequence[Sample], images: Mapping[str, Any]) -> dict[str, str]:
-    """Image id -> why it cannot be used."""
-    names = list(dict.fromkeys(name for sample in samples for name in sample.images))
-    found: dict[str, str] = {}
-    with progress.bar("images", len(names), "images") as bar:
-        for name in names:
-            reason = _image_problem(images.__getitem__, name)
-            if reason:
-                found[name] = reason
-            bar.add()
-    return found
+def _examples(reason: str, rows: Sequence[BadRow]) -> str:
+    """The first samples that are too long, each with its length."""
+    if not reason.startswith(_TOO_LONG):
+        return ""
+    named = [f"{row.key} with {row.reason.partition(': ')[2]}" for row in rows[:_NAMED]]
+    more = [f"{len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
+    return f": {', '.join([*named, *more])}"
 
 
-def _image_problem(get: Callable[[str], Any], name: str) -> str:
-    try:
-        get(name)
-    except KeyError:
-        return "is not in the data set"
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: what Pillow raises for a broken PNG
-        return f"does not decode: {type(error).__name__}"
-    return ""
+def _chunks(samples: Iterable[Sample]) -> Iterator[tuple[int, list[Sample]]]:
+    """Chunks of the samples, each with the number of its first row."""
+    left, row = iter(samples), 0
+    while chunk := list(islice(left, _CHUNK)):
+        yield row, chunk
+        row += len(chunk)
+
+
+def _encoded(reader: Reader, chunk: Sequence[Sample], images: Collection[str]) -> Iterator[Encoded | str]:
+    """The tokens of each sample, or the reason to quarantine it."""
+    absent = [next((name for name in sample.images if name not in images), None) for sample in chunk]
+    found = encode_all(reader, [([Turn(sample.prompt, sample.target)], len(sample.images)) for sample in chunk])
+    for name, one in zip(absent, found, strict=True):
+        if name is not None:
+            yield f"{_IMAGE} is not in the data set"
+        else:
+            yield one.fact if isinstance(one, UserError) else one
+
+
+def _usable(one: Encoded | str, max_tokens: int) -> Encoded | str:
+    if isinstance(one, str):
+        return one
+    if len(one) > max_tokens:
+        return f"{_TOO_LONG} ({max_tokens}): {len(one):,} tokens"
+    return one if one.trained[1:].any() else _NO_ANSWER
+
+
+def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Where each of some pieces begins, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

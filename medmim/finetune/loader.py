@@ -1,13 +1,21 @@
-"""The data loader: optimizer step -> batch, by the packing plan of its epoch; preprocessed images are cached."""
+"""The data loader: optimizer step -> batch, by the packing plan of its epoch; images are prepared by several threads.
+
+Memory of a worker beside the examples: `_PIXEL_CACHE` for preprocessed images, and the pixels of its share of at most
+three steps: one in training, the next one, and the images of which that is just being put together.
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from medmim.errors import UserError
 from medmim.finetune import batch, packing
 from medmim.finetune.batch import Batch
 from medmim.finetune.examples import Examples
@@ -16,6 +24,7 @@ from medmim.lvlm.checkpoint import Lvlm
 from medmim.recipe.schema import Finetune
 
 _PIXEL_CACHE = 512 << 20  # bytes of preprocessed images that a worker caches
+_MOST_THREADS = 16
 
 
 def total_steps(settings: Finetune, samples: int) -> int:
@@ -23,18 +32,34 @@ def total_steps(settings: Finetune, samples: int) -> int:
     return settings.steps or max(1, round(settings.epochs * math.ceil(samples / settings.batch_size)))
 
 
+@contextmanager
 def loader(
-    lvlm: Lvlm, examples: Examples, images: Mapping[str, Any], settings: Finetune, rank: int = 0, world: int = 1
-) -> Callable[[int], Batch]:
-    """A function that builds this worker's share of the batch of any step.
+    lvlm: Lvlm,
+    examples: Examples,
+    images: Mapping[str, Any],
+    settings: Finetune,
+    rank: int = 0,
+    world: int = 1,
+    *,
+    threads: int = 1,
+    data: str = "",
+) -> Iterator[Callable[[int], Batch]]:
+    """Within the block, a function that builds this worker's share of the batch of any step.
+
+    It is to be called by one thread at a time. Each image of a step is decoded and preprocessed once.
 
     Args:
         lvlm: The model, for its image processor and padding token.
         examples: What to train on.
-        images: Image id -> RGB image.
+        images: Image id -> RGB image; read by several threads.
         settings: Batch size, tokens of a row, seed.
         rank: This worker.
         world: Number of workers.
+        threads: CPUs of this worker; at least two threads prepare images, since some of the time they wait for a disk.
+        data: The data set, for the error of an image that does not decode.
+
+    Raises:
+        UserError: (the function) An image does not decode.
     """
     lengths = examples.lengths
     per_epoch = math.ceil(len(lengths) / settings.batch_size)
@@ -43,28 +68,63 @@ def loader(
     def epoch_plan(epoch: int) -> list[list[int]]:
         return packing.plan(lengths, settings.max_tokens, settings.batch_size, settings.seed, epoch)
 
-    size = lvlm.model.config.vision_config.image_size
-    bytes_per_image: int = 3 * size * size * 4
+    size = lvlm.config.vision_config.image_size
+    most = _PIXEL_CACHE // (3 * size * size * 4)
+    cache: OrderedDict[str, Tensor] = OrderedDict()  # the least recently used first
 
-    @lru_cache(maxsize=_PIXEL_CACHE // bytes_per_image)
-    def preprocess(name: str) -> Tensor:
-        return pixels(lvlm, [images[name]])
+    def preprocess(name: str, sample: int) -> Tensor:
+        return pixels(lvlm, [_decoded(images, name, examples.ids[sample], data)])
 
-    def batch_at(step: int) -> Batch:
-        chosen = epoch_plan(step // per_epoch)[step % per_epoch]
+    with ThreadPoolExecutor(min(_MOST_THREADS, max(2, threads)), "images") as pool:
 
-        def pixels_of(i: int) -> Tensor | None:
-            names = examples.images[chosen[i]]
-            return torch.cat([preprocess(name) for name in names]) if names else None
+        def batch_at(step: int) -> Batch:
+            chosen = epoch_plan(step // per_epoch)[step % per_epoch]
+            shown: dict[str, Tensor] = {}
 
-        return batch.build(
-            [examples.encoded[i] for i in chosen],
-            pixels_of,
-            max_tokens=settings.max_tokens,
-            packed=settings.packing,
-            pad=lvlm.tokenizer.pad_token_id or 0,
-            rank=rank,
-            world=world,
-        )
+            def prepare(mine: Sequence[int]) -> None:
+                first = {name: chosen[i] for i in reversed(mine) for name in examples.images_of(chosen[i])}
+                shown.update((name, cache[name]) for name in first if name in cache)
+                absent = [name for name in first if name not in shown]
+                samples = [first[name] for name in absent]
+                shown.update(zip(absent, pool.map(preprocess, absent, samples), strict=True))
+                for name in first:
+                    cache[name] = shown[name]
+                    cache.move_to_end(name)
+                while len(cache) > most:
+                    cache.popitem(last=False)
 
-    return batch_at
+            def pixels_of(i: int) -> Tensor | None:
+                names = examples.images_of(chosen[i])
+                return torch.cat([shown[name] for name in names]) if names else None
+
+            return batch.build(
+                [examples[i] for i in chosen],
+                pixels_of,
+                max_tokens=settings.max_tokens,
+                packed=settings.packing,
+                pad=lvlm.tokenizer.pad_token_id or 0,
+                rank=rank,
+                world=world,
+                announce=prepare,
+            )
+
+        yield batch_at
+
+
+def _decoded(images: Mapping[str, Any], name: str, sample: str, data: str) -> Any:
+    """An image of the data set.
+
+    Raises:
+        UserError: It does not decode: a decoder may raise anything on hostile bytes.
+    """
+    try:
+        return images[name]
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = "it is not in the data set" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"image {name} of sample {sample} in {data} does not decode",
+            reason=reason,
+            fix="build the data set with `medmim data build`, which decodes every image and quarantines what does not",
+        ) from None

@@ -1,11 +1,11 @@
 """`medmim finetune --dry-run`: steps, tokens, rows and memory of a training, without training."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medmim import shards
-from medmim.finetune.run import data_artifact, train_split
+import numpy as np
+
+from medmim.finetune.run import data_artifact
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import Workspace
@@ -43,7 +43,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Plan:
-    """Plan a training without running it: tokenizes the train split and opens each of its images.
+    """Plan a training without running it: tokenizes the train split; reads no weights and no images.
 
     Args:
         recipe: Its sections `finetune` and `platform`.
@@ -55,18 +55,14 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
         UserError: As `finetune.run.run` does.
     """
     from medmim.finetune import loader, packing
-    from medmim.finetune.examples import refuse_too_many_bad, tokenize
-    from medmim.lvlm.encode import IGNORED
+    from medmim.finetune.examples import prepare
 
     settings = recipe.finetune
     folder = ws.fetch(data_artifact(data).uri)
-    lvlm = checkpoint.load(checkpoint.resolve(base or settings.base, ws), "cpu")
-    samples = train_split(folder)
-    images: Mapping[str, Any] = shards.Images(folder) if any(s.images for s in samples) else {}
-    examples, bad = tokenize(lvlm, samples, images, settings.max_tokens)
-    refuse_too_many_bad(bad, len(samples), recipe.data.max_bad_fraction)
+    path = checkpoint.resolve(base or settings.base, ws)
+    examples, bad = prepare(path, folder, settings.max_tokens, recipe.data.max_bad_fraction)
 
-    lengths = examples.lengths
+    lengths, starts = examples.lengths, examples.offsets[:-1]
     rows = positions = 0
     for chosen in packing.plan(lengths, settings.max_tokens, settings.batch_size, settings.seed, epoch=0):
         of_step = [lengths[i] for i in chosen]
@@ -75,14 +71,16 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
             of_row = [of_step[i] for i in row]
             positions += sum(of_row) if settings.packing else len(of_row) * max(of_row)
 
-    frozen = sum(p.numel() for p in lvlm.model.model.vision_tower.parameters()) if settings.freeze_vision else 0
-    parameters = lvlm.model.num_parameters()
-    memory = _memory(lvlm.model.config, parameters, parameters - frozen, settings.max_tokens)
+    config = checkpoint.load_text(path).config
+    parameters, of_tower = _parameters(config)
+    frozen = of_tower if settings.freeze_vision else 0
+    memory = _memory(config, parameters, parameters - frozen, settings.max_tokens)
     return Plan(
         samples=len(lengths),
         quarantined=len(bad),
         tokens=sum(lengths),
-        trained_tokens=sum(label != IGNORED for e in examples.encoded for label in e.labels[1:]),
+        # an image token is in no answer, and nothing predicts the first token of a sample
+        trained_tokens=int(np.count_nonzero(examples.trained) - np.count_nonzero(examples.trained[starts])),
         longest=max(lengths),
         steps=loader.total_steps(settings, len(lengths)),
         rows=rows,
@@ -91,6 +89,16 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
         trainable=parameters - frozen,
         memory_gib=round(memory / 2**30, 2),
     )
+
+
+def _parameters(config: Any) -> tuple[int, int]:
+    """Parameters of a model of this configuration, and those of its vision tower; the model has no memory."""
+    import torch
+
+    transformers = checkpoint.quiet_transformers()
+    with torch.device("meta"):
+        model = transformers.LlavaForConditionalGeneration(config)
+    return model.num_parameters(), sum(weight.numel() for weight in model.model.vision_tower.parameters())
 
 
 def _memory(config: Any, total: int, trainable: int, tokens: int) -> float:

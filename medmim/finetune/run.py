@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medmim import progress, shards, store, terms
+from medmim import progress, store, terms
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Recipe
@@ -15,9 +15,8 @@ from medmim.run.cache import cached_step, step_key
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
-from medmim.sample import Sample
 
-REVISION = 2
+REVISION = 3
 _CURVE = 200  # points of the loss curve in the record; `losses.jsonl` has every step
 
 
@@ -86,24 +85,12 @@ def data_artifact(uri: str) -> store.Artifact:
     return artifact
 
 
-def train_split(data: Path) -> list[Sample]:
-    """The train split of a data set in a local folder.
-
-    Raises:
-        UserError: It is empty.
-    """
-    samples = shards.read_samples(data, "train")
-    if not samples:
-        raise UserError(f"{data} has no train rows", fix="lower data.test_fraction and data.dev_fraction, build again")
-    return samples
-
-
 def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> Mapping[str, Any]:
     """Tokenize the train split, train on this machine or on a Ray cluster; returns the counts of the manifest."""
     from joblib import cpu_count
 
     from medmim.finetune import loader
-    from medmim.finetune.examples import Examples, refuse_too_many_bad, tokenize
+    from medmim.finetune.examples import group
     from medmim.finetune.ray import exchange, launcher
     from medmim.finetune.worker import EXAMPLES, Job
 
@@ -113,15 +100,8 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
     if not local and not prepared.is_file():
         exchange.download_examples(folder, shared)
     if not prepared.is_file():
-        path = store.fetch(data, ws.cache)
-        samples = train_split(path)
-        images: Mapping[str, Any] = shards.Images(path) if any(s.images for s in samples) else {}
-        lvlm = checkpoint.load(checkpoint.resolve(base, ws), "cpu")
-        examples, bad = tokenize(lvlm, samples, images, recipe.finetune.max_tokens)
-        refuse_too_many_bad(bad, len(samples), recipe.data.max_bad_fraction)
-        quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad), encoding="utf-8")
-        examples.save(prepared)
-    kept = len(Examples.load(prepared).encoded)
+        _prepare(recipe, checkpoint.resolve(base, ws), store.fetch(data, ws.cache), prepared, quarantine)
+    kept = _count(prepared)
     workers = recipe.platform.workers
     steps = loader.total_steps(recipe.finetune, kept)
     progress.say(f"finetune: {kept:,} samples, {steps:,} steps of {recipe.finetune.batch_size}")
@@ -135,7 +115,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
         threads=recipe.platform.threads or (max(1, cpu_count() // workers) if local else 1),
     )
     result = launcher.launch(job, folder, workers, ws.home, recipe.platform.ray)
-    reasons = Counter(json.loads(line)["reason"] for line in quarantine.read_text(encoding="utf-8").splitlines())
+    reasons = Counter(group(json.loads(line)["reason"]) for line in quarantine.read_text(encoding="utf-8").splitlines())
     return {
         "steps": result.steps,
         "samples": kept,
@@ -148,6 +128,21 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
         "mfu": None if result.mfu is None else round(result.mfu, 3),
         "data_wait": result.data_wait,
     }
+
+
+def _prepare(recipe: Recipe, base: Path, data: Path, prepared: Path, quarantine: Path) -> None:
+    """Write what is trained on, and the rows that cannot be; nothing of it stays in memory while the workers train."""
+    from medmim.finetune.examples import prepare
+
+    examples, bad = prepare(base, data, recipe.finetune.max_tokens, recipe.data.max_bad_fraction)
+    quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad), encoding="utf-8")
+    examples.save(prepared)
+
+
+def _count(prepared: Path) -> int:
+    from medmim.finetune.examples import Examples
+
+    return len(Examples.load(prepared))
 
 
 def _loss_curve(path: Path) -> list[list[float]]:

@@ -57,7 +57,7 @@ def run_worker(
         on_step: As for `loop.train`.
 
     Raises:
-        UserError: See `loop.train` and `distributed.pick_device`.
+        UserError: See `loop.train` and `distributed.pick_device`; or an image does not decode.
     """
     device = pick_device(device, os.environ, torch.cuda.device_count())
     if device.startswith("cuda"):
@@ -68,13 +68,15 @@ def run_worker(
     # fp32: bf16 weights would round away the small updates of a fine-tuning; autocast computes in bf16 where it can
     lvlm = checkpoint.load(Path(job.base), device, torch.float32)
     examples = Examples.load(folder / EXAMPLES)
-    images: Mapping[str, Any] = shards.Images(Path(job.data)) if any(examples.images) else {}
-    with process_group() as (rank, world):
-        batch_at = loader(lvlm, examples, images, settings, rank, world)
+    images: Mapping[str, Any] = shards.Images(Path(job.data)) if len(examples.images) else {}
+    with (
+        process_group() as (rank, world),
+        loader(lvlm, examples, images, settings, rank, world, threads=job.threads, data=job.data) as batch_at,
+    ):
         return loop.train(
             lvlm,
             batch_at,
-            total_steps(settings, len(examples.encoded)),
+            total_steps(settings, len(examples)),
             settings,
             folder,
             on_step=on_step,

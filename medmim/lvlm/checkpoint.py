@@ -54,6 +54,28 @@ class Lvlm:
         """Content digest of its folder; empty for a model not yet saved. Read when asked for: training needs none."""
         return "" if self.path == Path() else digest(self.path)
 
+    @property
+    def config(self) -> Any:
+        """The `LlavaConfig` of the model."""
+        return self.model.config
+
+
+@dataclass(frozen=True)
+class Text:
+    """A checkpoint without its weights: what rendering and tokenizing need, however large the model is.
+
+    Attributes:
+        config: A `LlavaConfig`.
+        tokenizer: Fast tokenizer.
+        family: Its chat format.
+        path: Folder that it was loaded from.
+    """
+
+    config: Any
+    tokenizer: Any
+    family: Family
+    path: Path
+
 
 def shipped() -> list[str]:
     """Names of the bases that are shipped with the package."""
@@ -152,7 +174,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
             do not match, or do not fit into the GPU's memory.
     """
     family = family_of(path)
-    _check_weights(path)
+    check_weights(path)
     torch = require("torch", "finetune")
     transformers = quiet_transformers()
     if device == "auto":
@@ -165,20 +187,11 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"{path} does not load as a {family.name} model",
-            reason=str(error).split("\n", 1)[0],
-            fix="give a whole checkpoint: config.json, *.safetensors, tokenizer.json and the processor's config",
-        ) from None
+        raise _does_not_load(path, family, error) from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
-    if tokenizer.convert_tokens_to_ids(IMAGE) != model.config.image_token_id:
-        raise UserError(
-            f"{path}: '{IMAGE}' is token {tokenizer.convert_tokens_to_ids(IMAGE)} of the tokenizer, "
-            f"but the model expects {model.config.image_token_id}",
-            fix="take tokenizer and config.json from the same checkpoint",
-        )
+    _check_image_token(path, tokenizer, model.config)
     try:
         model = model.to(device).eval()
     except torch.OutOfMemoryError as error:
@@ -190,6 +203,40 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
     if not_finite(model):
         raise _not_finite(path, dtype)
     return Lvlm(model, tokenizer, processor, family, path)
+
+
+def load_text(path: Path) -> Text:
+    """Load what tokenizing needs of a checkpoint: its configuration and its tokenizer, not its weights.
+
+    Raises:
+        UserError: A missing or broken config or tokenizer, or an unsupported family.
+    """
+    family = family_of(path)
+    transformers = quiet_transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _does_not_load(path, family, error) from None
+    _check_image_token(path, tokenizer, config)
+    return Text(config, tokenizer, family, path)
+
+
+def _does_not_load(path: Path, family: Family, error: Exception) -> UserError:
+    return UserError(
+        f"{path} does not load as a {family.name} model",
+        reason=str(error).split("\n", 1)[0],
+        fix="give a whole checkpoint: config.json, *.safetensors, tokenizer.json and the processor's config",
+    )
+
+
+def _check_image_token(path: Path, tokenizer: Any, config: Any) -> None:
+    if tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
+        raise UserError(
+            f"{path}: '{IMAGE}' is token {tokenizer.convert_tokens_to_ids(IMAGE)} of the tokenizer, "
+            f"but the model expects {config.image_token_id}",
+            fix="take tokenizer and config.json from the same checkpoint",
+        )
 
 
 def not_finite(model: Any) -> list[str]:
@@ -329,8 +376,12 @@ def supported() -> str:
     return "give a checkpoint of: " + ", ".join(f"{f.name} ({f.vision} + {f.text})" for f in FAMILIES)
 
 
-def _check_weights(path: Path) -> None:
-    """Check, before anything is loaded, that every shard opens and has the length that its header gives."""
+def check_weights(path: Path) -> None:
+    """Check, before anything is loaded, that every shard opens and has the length that its header gives.
+
+    Raises:
+        UserError: There is none, or one is cut off or damaged.
+    """
     safetensors = require("safetensors", "finetune")
     shards = sorted(path.glob("*.safetensors"))
     if not shards:

@@ -1,30 +1,74 @@
-"""Tokenizes conversations to ids and labels; needs no pixels, so lengths are known before any image is opened."""
+"""Tokenizes conversations; needs no pixels and no weights, so lengths are known before any image or model is opened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from medmim.lvlm.family import Turn
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from medmim.lvlm.checkpoint import Lvlm
+from medmim.errors import UserError
+from medmim.lvlm.family import Family, Segment, Turn
 
 IGNORED = -100  # the label that torch's cross-entropy skips
 
 
-@dataclass(frozen=True)
+class Reader(Protocol):
+    """What tokenizing needs of a model: `checkpoint.Lvlm` has it, and `checkpoint.Text`, which holds no weights."""
+
+    @property
+    def family(self) -> Family:
+        """The chat format."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer."""
+
+    @property
+    def config(self) -> Any:
+        """A `LlavaConfig`."""
+
+
+@dataclass(frozen=True, eq=False)
 class Encoded:
-    """One tokenized conversation.
+    """One tokenized conversation; an image takes one token in memory, and all of its tokens in what is computed.
 
     Attributes:
-        ids: Token ids, `<image>` repeated once per image token.
-        labels: `ids` at the positions that are trained, `IGNORED` at the others; not shifted.
+        tokens: Token ids, int32, `<image>` once for each image.
+        trained: Which of `tokens` the loss is taken over, bool.
         images: Number of images in it.
+        image_token: Id of `<image>`.
+        tokens_per_image: Decoder positions that an image takes.
     """
 
-    ids: list[int]
-    labels: list[int]
+    tokens: NDArray[np.int32]
+    trained: NDArray[np.bool_]
     images: int
+    image_token: int
+    tokens_per_image: int
+
+    def __len__(self) -> int:
+        """Number of tokens, those of the images included."""
+        shown = int(np.count_nonzero(self.tokens == self.image_token))
+        return len(self.tokens) + shown * (self.tokens_per_image - 1)
+
+    def expand(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Ids and which of them are trained, with each `<image>` repeated once per image token."""
+        repeats = np.where(self.tokens == self.image_token, self.tokens_per_image, 1)
+        return np.repeat(self.tokens.astype(np.int64), repeats), np.repeat(self.trained, repeats)
+
+    @property
+    def ids(self) -> list[int]:
+        """The expanded token ids."""
+        ids: list[int] = self.expand()[0].tolist()
+        return ids
+
+    @property
+    def labels(self) -> list[int]:
+        """`ids` at the positions that are trained, `IGNORED` at the others; not shifted."""
+        ids, trained = self.expand()
+        labels: list[int] = np.where(trained, ids, IGNORED).tolist()
+        return labels
 
 
 def tokens_per_image(config: Any) -> int:
@@ -38,37 +82,79 @@ def tokens_per_image(config: Any) -> int:
     return int(positions) - int(config.vision_feature_select_strategy == "default")
 
 
-def encode(lvlm: "Lvlm", turns: Sequence[Turn], images: int) -> Encoded:
+def encode(reader: Reader, turns: Sequence[Turn], images: int) -> Encoded:
     """Render and tokenize a conversation.
 
     The text is tokenized as a whole, as the published training code does; trained tokens are found by their offsets.
 
     Args:
-        lvlm: The model, for its family, tokenizer and image size.
+        reader: The model, with or without its weights.
         turns: The conversation; a last answer of None gives a prompt for generation.
         images: Images shown with the first question; 0 is the blind form.
 
     Raises:
         UserError: The text contains a special token of the format.
     """
-    segments = lvlm.family.render(turns, images)
-    encoding = lvlm.tokenizer.backend_tokenizer.encode("".join(s.text for s in segments), add_special_tokens=False)
-    spans, end = [], 0
+    segments = reader.family.render(turns, images)
+    encoding = _backend(reader).encode(_text(segments), add_special_tokens=False)
+    return _encoded(segments, images, encoding, *_image_tokens(reader))
+
+
+def encode_all(reader: Reader, conversations: Sequence[tuple[Sequence[Turn], int]]) -> list[Encoded | UserError]:
+    """Tokenize many conversations on all cores: what `encode` gives for each, or the error that it would raise.
+
+    The threads are the tokenizer's own: as many as the CPU affinity and the cgroup's quota allow, or as
+    RAYON_NUM_THREADS says.
+
+    Args:
+        reader: As for `encode`.
+        conversations: Turns and number of images of each.
+    """
+    rendered: list[list[Segment] | UserError] = []
+    for turns, images in conversations:
+        try:
+            rendered.append(reader.family.render(turns, images))
+        except UserError as error:
+            rendered.append(error)
+    texts = [_text(segments) for segments in rendered if not isinstance(segments, UserError)]
+    encodings = iter(_backend(reader).encode_batch(texts, add_special_tokens=False))
+    token, each = _image_tokens(reader)
+    return [
+        segments if isinstance(segments, UserError) else _encoded(segments, images, next(encodings), token, each)
+        for segments, (_, images) in zip(rendered, conversations, strict=True)
+    ]
+
+
+def _backend(reader: Reader) -> Any:
+    """The Rust tokenizer, without the padding and the truncation that a checkpoint's file may ask for."""
+    backend = reader.tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    return backend
+
+
+def _text(segments: Sequence[Segment]) -> str:
+    return "".join(segment.text for segment in segments)
+
+
+def _image_tokens(reader: Reader) -> tuple[int, int]:
+    """The id of `<image>`, and how many tokens an image takes."""
+    return reader.config.image_token_id, tokens_per_image(reader.config)
+
+
+def _encoded(segments: Sequence[Segment], images: int, encoding: Any, image_token: int, each: int) -> Encoded:
+    begins = np.array(encoding.offsets, np.int64).reshape(-1, 2)[:, 0]
+    trained = np.zeros(len(begins), np.bool_)
+    end = 0
     for segment in segments:
         begin, end = end, end + len(segment.text)
         if segment.trained:
-            spans.append((begin, end))
-    image, repeat = lvlm.model.config.image_token_id, tokens_per_image(lvlm.model.config)
-    ids: list[int] = []
-    labels: list[int] = []
-    for token, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True):
-        times = repeat if token == image else 1
-        trained = any(a <= begin < b for a, b in spans)
-        ids += [token] * times
-        labels += [token if trained else IGNORED] * times
-    return Encoded(ids, labels, images)
+            trained |= (begins >= begin) & (begins < end)
+    return Encoded(np.array(encoding.ids, np.int32), trained, images, image_token, each)
 
 
-def length_of(lvlm: "Lvlm", turns: Sequence[Turn], images: int) -> int:
+def length_of(reader: Reader, turns: Sequence[Turn], images: int) -> int:
     """Number of tokens of a conversation, without reading pixels: packing plans with it."""
-    return len(encode(lvlm, turns, images).ids)
+    return len(encode(reader, turns, images))

@@ -4,15 +4,18 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from medmim import hints, progress, terms
 from medmim.data.seeds import fraction, stream
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
-from medmim.lvlm.encode import IGNORED, Encoded, encode
+from medmim.lvlm.encode import Encoded, encode
 from medmim.sample import LETTERS
 from medmim.tiny import corpus
 from medmim.tiny.base_recipe import BaseRecipe, Phase
@@ -166,9 +169,8 @@ def _encode(lvlm: Lvlm, item: Item, tokens: Mapping[str, int]) -> Encoded:
     encoded = encode(lvlm, item.turns, int(item.scene is not None))
     if not item.keys:
         return encoded
-    trained = {tokens[key] for key in item.keys}
-    labels = [label if label in trained else IGNORED for label in encoded.labels]
-    return Encoded(encoded.ids, labels, encoded.images)
+    keys = np.isin(encoded.tokens, [tokens[key] for key in item.keys])
+    return replace(encoded, trained=encoded.trained & keys)
 
 
 def accuracy(lvlm: Lvlm, recipe: BaseRecipe, task: str, count: int = _ASKED) -> float:

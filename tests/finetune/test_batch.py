@@ -1,5 +1,6 @@
 """Packed rows, padded rows and single samples give the same loss and the same gradients."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,13 +71,28 @@ def test_a_token_of_another_sample_changes_nothing(lvlm: Lvlm) -> None:
 
 
 def test_no_position_predicts_the_first_token_of_a_sample() -> None:
-    encoded = [Encoded([1, 2, 3], [1, 2, 3], 0), Encoded([4, 5], [4, 5], 0)]
+    encoded = [Encoded(np.array(ids, np.int32), np.ones(len(ids), bool), 0, 99, 7) for ids in ([1, 2, 3], [4, 5])]
     row = batch.build(encoded, lambda i: None, max_tokens=10).rows[0]
     assert row.predicts.tolist() == [0, 1, 3]
     assert row.targets.tolist() == [2, 3, 5]
     assert row.position_ids is not None
     assert row.position_ids.tolist() == [[0, 1, 2, 0, 1]]
     assert row.cu_seq_lens.tolist() == [0, 3, 5]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_image_becomes_its_tokens_in_the_row_and_positions_count_them(packed: bool) -> None:
+    one = Encoded(np.array([5, 99, 6, 7, 8], np.int32), np.array([0, 0, 0, 1, 1], bool), 1, 99, 3)
+    two = Encoded(np.array([4, 9], np.int32), np.array([1, 1], bool), 0, 99, 3)
+    row = batch.build([one, two], lambda i: None, max_tokens=20, packed=packed, pad=0).rows[0]
+    assert row.lengths == (7, 2) == (len(one), len(two))
+    if packed:
+        assert row.input_ids.tolist() == [[5, 99, 99, 99, 6, 7, 8, 4, 9]]
+        assert row.predicts.tolist() == [4, 5, 7]
+    else:
+        assert row.input_ids.tolist() == [[5, 99, 99, 99, 6, 7, 8], [4, 9, 0, 0, 0, 0, 0]]
+        assert row.predicts.tolist() == [4, 5, 7]
+    assert row.targets.tolist() == [7, 8, 9]
 
 
 def test_the_shares_of_the_workers_make_up_the_step(lvlm: Lvlm) -> None:

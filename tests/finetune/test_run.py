@@ -1,19 +1,23 @@
 """The stage `finetune`, and its dry run; training on Ray is tested in `ray/`."""
 
+import dataclasses
+import gc
+import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from medmim import store, terms
+from medmim import shards, store, terms
 from medmim.errors import UserError
 from medmim.finetune import record, run
 from medmim.finetune.plan import plan
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
-from medmim.lvlm.family import Segment
+from medmim.lvlm.encode import IGNORED, encode
+from medmim.lvlm.family import Family, Segment, Turn
+from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
@@ -28,8 +32,17 @@ FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str, str]:
     """A workspace, the URI of a data set and the folder of a base."""
-    root = tmp_path_factory.mktemp("run")
-    checkpoint.save(make_lvlm(), root / "base")
+    return _world(tmp_path_factory.mktemp("run"), MANTIS)
+
+
+@pytest.fixture(scope="module", params=[MANTIS, LLAVA_MED], ids=lambda family: family.name)
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str, str]:
+    """The same for a base of each family."""
+    return _world(tmp_path_factory.mktemp("either"), request.param)
+
+
+def _world(root: Path, family: Family) -> tuple[Workspace, str, str]:
+    checkpoint.save(make_lvlm(family=family), root / "base")
     make_data(root / "data", make_samples(30) + make_samples(5, "test"))
     ws = workspace(root / "home", run="r")
     data = store.publish(root / "data", ws.store, "data", {}, {})
@@ -101,7 +114,9 @@ def test_another_chat_format_finds_no_earlier_model(
     ws, data, base = world
     settings = recipe(base, steps=1)
     old = run.run(settings, ws, data)
-    wordier = replace(MANTIS, write=lambda turns, images: [Segment("Be brief. "), *MANTIS.write(turns, images)])
+    wordier = dataclasses.replace(
+        MANTIS, write=lambda turns, images: [Segment("Be brief. "), *MANTIS.write(turns, images)]
+    )
     monkeypatch.setattr(checkpoint, "FAMILIES", (wordier,))
     new = run.run(settings, ws, data)
     assert not new.cached and new.digest != old.digest
@@ -129,8 +144,8 @@ def test_the_weights_of_the_base_are_hashed_once_and_by_no_worker(
     ]
 
 
-def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
-    ws, data, base = world
+def test_a_plan_counts_without_training(either: tuple[Workspace, str, str], bare: list[Job]) -> None:
+    ws, data, base = either
     packed = plan(recipe(base, steps=None, epochs=2), ws, data)
     assert packed.samples == 30 and packed.steps == 8 and packed.quarantined == 0
     assert packed.filled == 1 and packed.trained_tokens < packed.tokens
@@ -138,6 +153,71 @@ def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare:
     padded = plan(recipe(base, packing=False, freeze_vision=True), ws, data)
     assert padded.filled < 1 and padded.trainable < padded.parameters
     assert bare == []
+
+
+def test_a_plan_knows_the_model_and_reads_none_of_its_weights(
+    either: tuple[Workspace, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, data, base = either
+    model = checkpoint.load(Path(base), "cpu").model
+    frozen = sum(p.numel() for p in model.model.vision_tower.parameters())
+    encoded = [
+        encode(checkpoint.load_text(Path(base)), [Turn(s.prompt, s.target)], len(s.images))
+        for s in shards.read_samples(ws.fetch(data), "train")
+    ]
+
+    def load(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(checkpoint, "load", load)
+    for freeze, trainable in ((False, model.num_parameters()), (True, model.num_parameters() - frozen)):
+        found = plan(recipe(base, freeze_vision=freeze), ws, data)
+        assert (found.parameters, found.trainable) == (model.num_parameters(), trainable)
+    assert found.tokens == sum(len(one.ids) for one in encoded)
+    assert found.trained_tokens == sum(label != IGNORED for one in encoded for label in one.labels[1:])
+    assert found.longest == max(len(one.ids) for one in encoded)
+
+
+def test_the_driver_holds_neither_a_model_nor_samples_while_workers_train(
+    either: tuple[Workspace, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, data, base = either
+
+    def held() -> list[str]:
+        gc.collect()
+        kinds = ("Encoded", "Examples", "Sample", "Encoding", "LlavaForConditionalGeneration")
+        return sorted(kind for kind in map(_kind, gc.get_objects()) if kind in kinds)
+
+    def launch(*_: object) -> record.TrainResult:
+        assert held() == before
+        raise UserError("far enough")
+
+    monkeypatch.setattr(launcher, "launch", launch)
+    before = held()
+    with pytest.raises(UserError, match="far enough"):
+        run.run(recipe(base, lr=0.5), ws, data)
+
+
+def _kind(it: object) -> str:
+    return type(it).__name__
+
+
+def test_quarantined_rows_have_their_length_and_are_counted_together(
+    either: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
+) -> None:
+    ws, _, base = either
+    samples = make_samples(8)
+    long = [dataclasses.replace(s, question="mass " * (500 + i)) for i, s in enumerate(samples[:2])]
+    made = make_data(tmp_path / "d", [*long, *samples[2:]])
+    uri = store.publish(made, ws.store, "data", {}, {}).uri
+    settings = recipe(base).model_copy(update={"data": recipe(base).data.model_copy(update={"max_bad_fraction": 0.5})})
+    done = run.run(settings, ws, uri)
+    assert done.facts["quarantined"] == {"longer than finetune.max_tokens (400)": 2} and done.facts["samples"] == 6
+    lines = (ws.fetch(done.uri) / "quarantine.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["key"] for row in rows] == [s.id for s in long]
+    assert all(row["reason"].endswith(" tokens") for row in rows) and rows[0]["reason"] != rows[1]["reason"]
+    assert 0 <= done.facts["data_wait"] <= 1
 
 
 @pytest.mark.parametrize("what", ["nothing", "another kind", "no train rows"])
@@ -164,7 +244,7 @@ def test_a_base_without_weights_or_of_another_family_is_refused(
 ) -> None:
     ws, data, base = world
     config = (Path(base) / "config.json").read_text()
-    other = config.replace('"llama"', '"gpt2"')
+    other = config.replace('"llama"', '"gpt2"').replace('"mistral"', '"gpt2"')
     for name, text, message in (("empty", config, "no \\*.safetensors"), ("gpt", other, "another family")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)

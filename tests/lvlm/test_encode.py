@@ -5,7 +5,9 @@ from types import SimpleNamespace
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from medmim.lvlm.encode import IGNORED, encode, length_of, tokens_per_image
+from medmim.errors import UserError
+from medmim.lvlm import checkpoint
+from medmim.lvlm.encode import IGNORED, encode, encode_all, length_of, tokens_per_image
 from medmim.lvlm.family import Turn
 
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -60,3 +62,33 @@ def test_a_prompt_is_the_beginning_of_its_training_text(lvlm):
     turns = [Turn("Which image shows opacity?\nA: image 1\nB: image 2", "B: image 2")]
     prompt = encode(lvlm, [Turn(turns[0].question)], 2).ids
     assert encode(lvlm, turns, 2).ids[: len(prompt)] == prompt
+
+
+@relaxed
+@given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=20), st.integers(0, 4)), max_size=6))
+def test_many_at_once_are_what_each_is_alone_and_a_refused_one_does_not_move_the_others(lvlm, texts):
+    conversations = [([Turn(question, answer)], images) for question, answer, images in texts]
+    conversations.insert(len(texts) // 2, ([Turn("see <image>")], 1))
+    for (turns, images), found in zip(conversations, encode_all(lvlm, conversations), strict=True):
+        try:
+            alone = encode(lvlm, turns, images)
+        except UserError as error:
+            assert found.fact == error.fact
+        else:
+            assert (found.ids, found.labels, found.images) == (alone.ids, alone.labels, images)
+            assert len(found) == len(alone.ids)
+
+
+def test_weights_are_not_needed(lvlm):
+    turns = [Turn("Which image shows opacity?", "B: image 2")]
+    assert encode(checkpoint.load_text(lvlm.path), turns, 2).ids == encode(lvlm, turns, 2).ids
+
+
+def test_a_tokenizer_whose_file_asks_for_truncation_and_padding_does_neither(lvlm):
+    text = checkpoint.load_text(lvlm.path)
+    conversations = [([Turn("Which image shows opacity? " * n, "B")], 1) for n in (1, 20)]
+    want = [encode(lvlm, turns, images).ids for turns, images in conversations]
+    for find in (lambda: encode_all(text, conversations), lambda: [encode(text, *one) for one in conversations]):
+        text.tokenizer.backend_tokenizer.enable_truncation(16)
+        text.tokenizer.backend_tokenizer.enable_padding(length=64)
+        assert [found.ids for found in find()] == want

@@ -16,7 +16,7 @@ from medmim.finetune.worker import EXAMPLES, Job
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode
-from medmim.lvlm.family import Turn
+from medmim.lvlm.family import Family, Turn
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Finetune
 from medmim.sample import Sample
@@ -25,11 +25,11 @@ from medmim.tiny import architecture
 WORDS = ["does", "the", "mass", "grow", "shrink", "left", "right", "first", "second", "larger", "smaller", "same"]
 
 
-def make_lvlm(seed: int = 0) -> Lvlm:
-    """A fresh tiny Mantis, not yet saved."""
-    tokenizer = architecture.train_tokenizer([" ".join(WORDS)] * 3, MANTIS, size=512)
+def make_lvlm(seed: int = 0, family: Family = MANTIS) -> Lvlm:
+    """A fresh tiny model, not yet saved."""
+    tokenizer = architecture.train_tokenizer([" ".join(WORDS)] * 3, family, size=512)
     return Lvlm(
-        architecture.build(MANTIS, tokenizer, seed), tokenizer, architecture.image_processor(MANTIS), MANTIS, Path()
+        architecture.build(family, tokenizer, seed), tokenizer, architecture.image_processor(family), family, Path()
     )
 
 
