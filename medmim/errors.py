@@ -6,6 +6,8 @@ import os
 import platform
 import re
 import secrets
+import socket
+import ssl
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,7 @@ BAD_INPUT = 2
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 TRY_AGAIN = 75  # EX_TEMPFAIL
 INTERRUPTED = 130  # what a shell gives for SIGINT
+TERMINATED = 143  # and for SIGTERM
 
 MIN_TRIES = 4  # of a request to a server
 
@@ -88,21 +91,27 @@ class Unavailable(UserError):
         super().__init__(fact, reason, fix, problems, exit_code=TRY_AGAIN)
 
 
-def as_user_error(error: Exception, doing: str, home: Path | None = None) -> UserError:
+def as_user_error(error: BaseException, doing: str, home: Path | None = None) -> UserError:
     """The error that a user sees for any exception: itself, one of the operating system's, or medmim's own fault.
 
     Args:
-        error: Any exception.
+        error: Any exception; a panic of a Rust library is no `Exception`.
         doing: What was being done, as in "no permission while DOING".
         home: See `internal_error`.
     """
     if isinstance(error, UserError):
         return error
     found = _os_error(error)
-    return internal_error(error, home) if found is None else from_os_error(found, doing)
+    if found is not None:
+        return from_os_error(found, doing, home)
+    where = None if isinstance(error, MemoryError) else out_of_memory(error)
+    if where is not None:
+        fix = "lower finetune.max_tokens or bench.batch_size, end what else uses it, or take a larger one"
+        return used_up(where, f"while {doing}", error, fix)
+    return internal_error(error, home)
 
 
-def internal_error(error: Exception, home: Path | None = None) -> UserError:
+def internal_error(error: BaseException, home: Path | None = None) -> UserError:
     """The error for an exception that no code expects: a fault of medmim's own. Its traceback is written to a log.
 
     On a machine the log is a file in the home; in a pod, whose home ends with it, the pod's own log.
@@ -131,7 +140,7 @@ def internal_error(error: Exception, home: Path | None = None) -> UserError:
     )
 
 
-def _write_traceback(error: Exception, home: Path) -> str:
+def _write_traceback(error: BaseException, home: Path) -> str:
     """Write the traceback of an exception to a log; returns which."""
     text = "".join(traceback.format_exception(error))
     stage = os.environ.get("MEDMIM_STAGE")
@@ -222,7 +231,16 @@ _DISK_FULL = {
     errno.EDQUOT: "the quota is used up",
     errno.EFBIG: "a file grew too large",
 }
-_TEMPORARY = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT)
+_TEMPORARY = (
+    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR,
+    errno.EBUSY, errno.ETXTBSY, errno.EDEADLK, errno.ENOLCK, errno.ETIMEDOUT, errno.ETIME, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.EADDRINUSE,
+    errno.EADDRNOTAVAIL, errno.ENOLINK, errno.ECOMM, errno.EREMOTEIO, errno.EPROTO,
+)  # fmt: skip
+_GPU_MEMORY = re.compile(
+    r"out of memory|_STATUS_\w*(ALLOC(ATION)?_FAILED|NOT_ENOUGH_MEMORY)|MemoryAllocation", re.IGNORECASE
+)
+_MACHINE_MEMORY = re.compile(r"DefaultCPUAllocator|t allocate memory|Cannot allocate memory|bad_alloc", re.IGNORECASE)
 
 
 @contextmanager
@@ -246,7 +264,36 @@ def wrap_os_errors(doing: str) -> Iterator[None]:
         raise from_os_error(found, doing) from error
 
 
-def _os_error(error: Exception) -> OSError | None:
+def out_of_memory(error: BaseException) -> str | None:
+    """The memory that was used up, `GPU` or `machine`, in Python's or torch's words; None for another error.
+
+    torch has a class for one of its ways to say so; others are a RuntimeError (an allocation on the CPU), an
+    AcceleratorError, or what cuBLAS and cuDNN return.
+    """
+    if isinstance(error, MemoryError):
+        return "machine"
+    if not isinstance(error, RuntimeError):
+        return None
+    if _MACHINE_MEMORY.search(str(error)):
+        return "machine"
+    return "GPU" if _GPU_MEMORY.search(str(error)) else None
+
+
+def used_up(where: str, doing: str, error: BaseException, fix: str) -> UserError:
+    """The error for memory that was used up: bad input, since the same command would need as much again.
+
+    Args:
+        where: As `out_of_memory` gives it.
+        doing: As in "the GPU ran out of memory DOING".
+        error: What was raised.
+        fix: What to lower.
+    """
+    sentences = [part.strip() for line in str(error).splitlines() for part in line.split(". ")]
+    said = next((one for one in sentences if _MACHINE_MEMORY.search(one) or _GPU_MEMORY.search(one)), "")
+    return UserError(f"the {where} ran out of memory {doing}", reason=said[:300] or "an allocation failed", fix=fix)
+
+
+def _os_error(error: BaseException) -> OSError | None:
     if isinstance(error, OSError):
         return error
     if isinstance(error, MemoryError):
@@ -257,10 +304,26 @@ def _os_error(error: Exception) -> OSError | None:
     return OSError(errno.ENOSPC, str(error)) if "disk is full" in str(error) else None  # SQLite
 
 
-def from_os_error(error: OSError, doing: str) -> UserError:
-    """Turn an operating-system error (full disk, no permission, lost network) into a UserError."""
+def from_os_error(error: OSError, doing: str, home: Path | None = None) -> UserError:
+    """Turn an operating-system error (full disk, no permission, lost network) into a UserError.
+
+    One without a number is none of the system's: a library's own, which its caller should have expected.
+
+    Args:
+        error: What was raised.
+        doing: As for `as_user_error`.
+        home: See `internal_error`.
+    """
     where = f": {error.filename}" if error.filename else ""
-    name = os.strerror(error.errno) if error.errno else str(error)
+    # The numbers of name resolution and TLS are their own: -3 is no errno, and 1 is not EPERM.
+    other = isinstance(error, socket.gaierror | socket.herror | ssl.SSLError)
+    name = os.strerror(error.errno) if error.errno and not other else (error.strerror or str(error))
+    if other and not isinstance(error, ssl.SSLCertVerificationError):
+        return Unavailable(
+            f"{name} while {doing}{where}", fix="check the address and the network, then run the same command again"
+        )
+    if other:
+        return UserError(f"{name} while {doing}{where}", fix="set SSL_CERT_FILE to the authority that signed it")
     if error.errno in _DISK_FULL:
         return UserError(
             f"{_DISK_FULL[error.errno]} while {doing}{where}",
@@ -275,6 +338,8 @@ def from_os_error(error: OSError, doing: str) -> UserError:
         )
     if error.errno in _TEMPORARY or isinstance(error, ConnectionError | TimeoutError):
         return Unavailable(f"{name} while {doing}{where}", fix="run the same command again: finished steps are kept")
+    if not error.errno:
+        return internal_error(error, home)
     return UserError(
         f"{name} while {doing}{where}",
         reason="the operating system refuses this path",

@@ -2,12 +2,14 @@
 
 import errno
 import pickle
+import socket
+import ssl
 import sys
 from pathlib import Path
 
 import pytest
 
-from medmim.errors import Refused, Unavailable, UserError, from_os_error, require
+from medmim.errors import Refused, Unavailable, UserError, as_user_error, from_os_error, out_of_memory, require
 
 
 def test_an_error_prints_fact_problems_reason_and_fix() -> None:
@@ -73,6 +75,14 @@ def test_an_installed_module_that_does_not_load_is_reported_with_the_reason(
         (errno.EFBIG, UserError, "a file grew too large"),
         (errno.EIO, Unavailable, "Input/output error"),
         (errno.ECONNREFUSED, Unavailable, "Connection refused"),
+        (errno.ENETUNREACH, Unavailable, "Network is unreachable"),
+        (errno.EHOSTUNREACH, Unavailable, "No route to host"),
+        (errno.ENETDOWN, Unavailable, "Network is down"),
+        (errno.EBUSY, Unavailable, "Device or resource busy"),
+        (errno.ENOTCONN, Unavailable, "Transport endpoint is not connected"),
+        (errno.ENOLCK, Unavailable, "No locks available"),
+        (errno.ENOBUFS, Unavailable, "No buffer space available"),
+        (errno.EADDRNOTAVAIL, Unavailable, "Cannot assign requested address"),
         (errno.EACCES, UserError, "no permission"),
         (errno.EROFS, UserError, "no permission"),
         (errno.ENOENT, UserError, "No such file or directory"),
@@ -86,5 +96,69 @@ def test_temporary_os_errors_exit_with_75_and_permanent_ones_with_2(
     assert error.fact == f"{message} while writing the shards: /data/file"
 
 
-def test_an_os_error_without_a_number_keeps_its_message() -> None:
-    assert from_os_error(OSError("the codec broke"), "reading").fact == "the codec broke while reading"
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (socket.gaierror(-3, "Temporary failure in name resolution"), 75, "Temporary failure in name resolution"),
+        (socket.gaierror(-2, "Name or service not known"), 75, "Name or service not known"),
+        (socket.herror(1, "Unknown host"), 75, "Unknown host"),
+        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), 75, "EOF occurred"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), 75, "wrong version number"),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), 2, "certificate verify failed"),
+        (TimeoutError("timed out"), 75, "timed out"),
+        (ConnectionError("gone"), 75, "gone"),
+        (OSError("the codec broke"), 70, "OSError: the codec broke"),
+        (OSError(), 70, "OSError"),
+    ],
+    ids=repr,
+)
+def test_what_is_an_os_error_by_its_class_only_is_told_by_its_own_words(
+    error: OSError, code: int, words: str, tmp_path: Path
+) -> None:
+    for told in (from_os_error(error, "reading", tmp_path), as_user_error(error, "reading", tmp_path)):
+        assert told.exit_code == code and words in told.fact and "this path" not in told.reason
+        assert "permission" not in told.fact and "Unknown error" not in told.fact
+
+
+ON_GPU = [
+    "CUDA out of memory. Tried to allocate 7 GiB. GPU 0 has a total capacity of 79 GiB",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    "NCCL Error 1: unhandled cuda error: Cuda failure 2 'out of memory'",
+    "HIP out of memory. Tried to allocate 2.00 GiB",
+    "MPS backend out of memory (MPS allocated: 18.00 GB)",
+]
+ON_MACHINE = [
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4",
+    "[enforce fail at CPUAllocator.cpp:68] . DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+    "unable to mmap 4096 bytes from file </dev/shm/x>: Cannot allocate memory (12)",
+    "std::bad_alloc",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"), [(text, "GPU") for text in ON_GPU] + [(text, "machine") for text in ON_MACHINE]
+)
+def test_memory_that_is_used_up_is_known_by_its_words_and_never_retried(text: str, where: str) -> None:
+    assert out_of_memory(RuntimeError(text)) == where
+    told = as_user_error(RuntimeError(text), "asking")
+    assert told.exit_code == 2 and told.fact == f"the {where} ran out of memory while asking" and told.fix
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"),
+        RuntimeError("shapes do not fit"),
+        RuntimeError(""),
+        ValueError("CUDA out of memory"),
+        KeyError("memory"),
+    ],
+    ids=repr,
+)
+def test_another_error_is_not_called_memory(error: Exception, tmp_path: Path) -> None:
+    assert out_of_memory(error) is None and as_user_error(error, "asking", tmp_path).exit_code == 70

@@ -55,7 +55,9 @@ def _run() -> int:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except BrokenPipeError as error:
         return _PIPE_CLOSED if _output_closed() else _report(errors.from_os_error(error, "running this command"))
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also a panic of a Rust library, which is no Exception
         return _report(errors.as_user_error(error, "running this command"))
 
 

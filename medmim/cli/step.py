@@ -34,7 +34,9 @@ def _run(request: Request) -> Result:
         parsed = from_dump(request.recipe)
         home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
         return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # also a panic of a Rust library
         return Result(error=as_user_error(error, f"running the stage {request.stage}").as_dict())
 
 
@@ -72,7 +74,9 @@ def _stop(reason: str) -> NoReturn:
 if __name__ == "__main__":
     try:
         code = main(sys.argv[1])
-    except Exception as raised:  # there is no request, or the store does not take the result
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as raised:  # there is no request, or the store does not take the result
         problem = as_user_error(raised, "serving a request")
         sys.stderr.write(f"error: {problem}\n")
         code = problem.exit_code

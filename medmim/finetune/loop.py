@@ -23,6 +23,7 @@ from medmim.errors import UserError
 from medmim.finetune import attention, checkpoint, distributed, optim, throughput
 from medmim.finetune.batch import Batch, Row
 from medmim.finetune.record import Record, TrainResult
+from medmim.lvlm import memory
 from medmim.lvlm.checkpoint import Lvlm, not_finite, save
 from medmim.recipe.schema import Finetune
 from medmim.sample import digest_of
@@ -56,7 +57,7 @@ def train(
         world: Number of workers; more than one needs a process group (see `distributed.process_group`).
 
     Raises:
-        UserError: The loss, the gradient or a weight is not finite, the GPU is out of memory, or `folder` holds
+        UserError: The loss, the gradient or a weight is not finite, the memory is used up, or `folder` holds
             another training.
     """
     model: Any = lvlm.model
@@ -89,20 +90,21 @@ def train(
 
             torch.manual_seed(_seed(settings, step, rank))  # dropout, where a base has it, resumes exactly
             lr = optim.set_lr(optimizers, optim.factor(step, steps, settings))
-            try:
+            pass_memory = _one_pass(settings, step)
+            with memory.reporting(*pass_memory):
                 loss, (_, tokens) = _gradients(model, batch, params, autocast, world)
-            except torch.OutOfMemoryError as error:
-                raise _out_of_memory(error, settings, step) from None
             # Loss, gradient and weights are the same on all workers, so that all of them stop in the same step
             diverged = partial(_diverged, folder, step, lr, rank)
             if not math.isfinite(loss):
                 raise _invalid_base(lvlm, folder, loss, step == first_step) or diverged(f"the loss is {loss}")
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(params, settings.clip))
+            with memory.reporting(*pass_memory):
+                grad_norm = float(torch.nn.utils.clip_grad_norm_(params, settings.clip))
             if not math.isfinite(grad_norm):  # the update would make every weight NaN
                 raise diverged(f"the norm of the gradient is {grad_norm}")
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            with memory.reporting(*_update(settings, step)):  # AdamW's state is allocated in the first
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
 
             tokens_seen += tokens
             record.add(
@@ -229,10 +231,17 @@ def _diverged(folder: Path, step: int, lr: float, rank: int, what: str, problems
     )
 
 
-def _out_of_memory(error: Exception, settings: Finetune, step: int) -> UserError:
-    return UserError(
-        f"the GPU ran out of memory in step {step + 1}",
-        reason=str(error).split(". ")[0],
-        fix=f"lower finetune.max_tokens (now {settings.max_tokens}), the tokens of one forward pass; "
-        f"finetune.batch_size (now {settings.batch_size}) only changes how many passes make a step",
+def _one_pass(settings: Finetune, step: int) -> tuple[str, str]:
+    """(what was done, fix) where the passes of a step use up the memory."""
+    return f"in step {step + 1}", (
+        f"lower finetune.max_tokens (now {settings.max_tokens}), the tokens of one forward pass; "
+        f"finetune.batch_size (now {settings.batch_size}) only changes how many passes make a step"
     )
+
+
+def _update(settings: Finetune, step: int) -> tuple[str, str]:
+    """(what was done, fix) where the update, with the state that an optimizer keeps for each weight, uses it up."""
+    fix = "take a smaller base or more memory: the optimizer keeps two more values for each weight that is trained"
+    if not settings.freeze_vision:
+        fix = f"set finetune.freeze_vision, which leaves the vision tower as it is, or {fix}"
+    return f"in the update of step {step + 1}", fix

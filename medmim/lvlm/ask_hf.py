@@ -1,12 +1,12 @@
 """Inference with a loaded Hugging Face model: greedy decoding of left-padded batches, replies in order."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from medmim.errors import UserError
+from medmim.lvlm import memory
 from medmim.lvlm.ask import Question, Reply, key, refusal
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.checkpoint import Lvlm, stop_tokens
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 
@@ -45,7 +45,7 @@ def ask(
         )
     for start in range(0, len(questions), batch_size):
         part = questions[start : start + batch_size]
-        with _reporting_memory(len(part)):
+        with memory.reporting(*_asked_at_once(len(part))):
             replies = _batch(lvlm, part, max_new_tokens)
         yield from replies
         if on_done is not None:
@@ -82,7 +82,7 @@ def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int) -> li
         shown += features
     if not prompts:
         return [reply for reply in replies if reply]
-    model, tokenizer, stop = lvlm.model, lvlm.tokenizer, _stop_tokens(lvlm)
+    model, tokenizer, stop = lvlm.model, lvlm.tokenizer, stop_tokens(lvlm.tokenizer, lvlm.family)
     longest = max(map(len, prompts))
     padded = [[tokenizer.pad_token_id] * (longest - len(ids)) + ids for ids in prompts]
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -139,34 +139,13 @@ def _reply(
     return Reply(text.strip(), name, cut=not set(stop).intersection(ids))
 
 
-@contextmanager
-def _reporting_memory(questions: int) -> Iterator[None]:
-    """Turn an allocation that fails, on the GPU or beside it, into an error of the user's settings.
-
-    Raises:
-        UserError: The memory is used up.
-    """
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        on_gpu = isinstance(error, torch.OutOfMemoryError)
-        if not on_gpu and not isinstance(error, MemoryError) and "t allocate memory" not in str(error):  # torch's CPU
-            raise
-        raise UserError(
-            f"the {'GPU' if on_gpu else 'machine'} ran out of memory while {questions} "
-            f"question{'s were' if questions > 1 else ' was'} asked at once",
-            reason=str(error).split(". ")[0] or "an allocation failed",
-            fix=f"lower bench.batch_size (now {questions}; `medmim bench run --batch-size`)"
-            if questions > 1
-            else "ask with fewer images or a shorter question, or use a machine with more memory",
-        ) from None
-
-
-def _stop_tokens(lvlm: Lvlm) -> list[int]:
-    known = lvlm.tokenizer.get_vocab()
-    return [known[token] for token in lvlm.family.stop if token in known]
+def _asked_at_once(questions: int) -> tuple[str, str]:
+    """(what was done, fix) where that many questions at once use up the memory."""
+    if questions == 1:
+        fix = "ask with fewer images or a shorter question, or use a machine with more memory"
+        return "while 1 question was asked at once", fix
+    fix = f"lower bench.batch_size (now {questions}; `medmim bench run --batch-size`)"
+    return f"while {questions} questions were asked at once", fix
 
 
 def _key(lvlm: Lvlm, question: Question, max_new_tokens: int) -> str:

@@ -4,7 +4,8 @@ import copy
 import difflib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -13,7 +14,7 @@ from typing import Any
 
 from medmim import __version__, store, terms
 from medmim.errors import UserError, from_os_error, require
-from medmim.lvlm import weights
+from medmim.lvlm import memory, weights
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
@@ -170,8 +171,9 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
         dtype: Torch dtype of the weights; by default bf16 on a GPU and fp32 on a CPU.
 
     Raises:
-        UserError: A missing or broken config, an unsupported family, weights that are missing, cut off, not finite or
-            do not match, or do not fit into the GPU's memory.
+        UserError: A missing or damaged file, an unsupported family, weights that are missing, cut off, not finite or
+            do not match, or do not fit into the memory.
+        Unavailable: A file cannot be read for now.
     """
     family = family_of(path)
     check_weights(path)
@@ -180,26 +182,18 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    try:
+    with _reading(path, family):
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _does_not_load(path, family, error) from None
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
-    _check_image_token(path, tokenizer, model.config)
-    try:
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
+        _check_image_token(path, tokenizer, model.config)
+    with memory.reporting(*_loading(path)):
         model = model.to(device).eval()
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU's memory is too small for {path}",
-            reason=str(error).split(". ")[0],
-            fix="end what else uses it (`nvidia-smi`), or take a larger one",
-        ) from None
     if not_finite(model):
         raise _not_finite(path, dtype)
     return Lvlm(model, tokenizer, processor, family, path)
@@ -209,25 +203,41 @@ def load_text(path: Path) -> Text:
     """Load what tokenizing needs of a checkpoint: its configuration and its tokenizer, not its weights.
 
     Raises:
-        UserError: A missing or broken config or tokenizer, or an unsupported family.
+        UserError: A missing or damaged config or tokenizer, or an unsupported family.
+        Unavailable: A file cannot be read for now.
     """
     family = family_of(path)
     transformers = quiet_transformers()
-    try:
+    with _reading(path, family):
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _does_not_load(path, family, error) from None
-    _check_image_token(path, tokenizer, config)
+        _check_image_token(path, tokenizer, config)
     return Text(config, tokenizer, family, path)
 
 
-def _does_not_load(path: Path, family: Family, error: Exception) -> UserError:
-    return UserError(
-        f"{path} does not load as a {family.name} model",
-        reason=str(error).split("\n", 1)[0],
-        fix="give a whole checkpoint: config.json, *.safetensors, tokenizer.json and the processor's config",
-    )
+@contextmanager
+def _reading(path: Path, family: Family) -> Iterator[None]:
+    """Tell what others' parsers, in Python and in Rust, raise on files that may hold anything: no fault of medmim's."""
+    try:
+        with memory.reporting(*_loading(path)):
+            yield
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # also a panic of a Rust library
+        if isinstance(error, OSError) and error.errno:  # transformers' own have no number
+            raise from_os_error(error, "reading the model") from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+        raise UserError(
+            f"{path} does not load as a {family.name} model",
+            reason=f"{type(error).__name__}: {said}" if said else type(error).__name__,
+            fix="give a whole checkpoint: config.json, *.safetensors, tokenizer.json and the processor's config",
+        ) from None
+
+
+def _loading(path: Path) -> tuple[str, str]:
+    """(what was done, fix) where loading a model uses up the memory."""
+    return f"while {path} was loaded", "end what else uses it (`nvidia-smi`, `top`), or take a larger one"
 
 
 def _check_image_token(path: Path, tokenizer: Any, config: Any) -> None:
@@ -286,9 +296,9 @@ def family_of(path: Path) -> Family:
             f"{path} is not a model: it has no config.json",
             fix="give the folder of a LLaVA checkpoint in the Hugging Face layout",
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         kind = "an unreadable file"
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             kind = f"of model_type '{json.loads(file.read_text('utf-8'))['model_type']}'"
         raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=supported()) from None
     except OSError as error:

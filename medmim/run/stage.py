@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from medmim import store
-from medmim.errors import INTERRUPTED, REFUSED, TRY_AGAIN, UserError, as_user_error
+from medmim.errors import INTERRUPTED, REFUSED, TERMINATED, TRY_AGAIN, UserError, as_user_error
 from medmim.progress import emit
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
@@ -61,22 +61,25 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
     """Run a stage and write its record, on every way out.
 
     A UserError is recorded and raised again; an error of the operating system becomes one, and any other exception one
-    with exit code 70, whose message names the log of its traceback. `seconds` is 0 where the cache had everything.
+    with exit code 70, whose message names the log of its traceback: also a panic of a Rust library, which is no
+    `Exception`, and an exit that no signal asked for. `seconds` is 0 where the cache had everything.
     """
     outcome = Outcome(name)
     begin = time.perf_counter()
     try:
         yield outcome
-    except Exception as error:
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        terminated = isinstance(error, SystemExit) and error.code == TERMINATED
+        if interrupted or terminated or isinstance(error, GeneratorExit):
+            code = INTERRUPTED if interrupted else TRY_AGAIN
+            outcome.status, outcome.message, outcome.exit_code = "failed", f"{type(error).__name__}: {error}", code
+            raise
         known = as_user_error(error, f"running the stage {name}", ws.home)
         outcome.end_with(known)
         if known is error:
             raise
         raise known from error
-    except BaseException as error:  # an interrupt; SIGTERM
-        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else TRY_AGAIN
-        outcome.status, outcome.message, outcome.exit_code = "failed", f"{type(error).__name__}: {error}", code
-        raise
     finally:
         outcome.seconds = 0.0 if outcome.cached else round(time.perf_counter() - begin, 2)
         try:
@@ -104,7 +107,9 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         parsed = from_parameter(recipe)
         ws = workspace(Path(home), parsed, run)
         yield parsed, ws
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # also a panic of a Rust library
         known = as_user_error(error, f"running the step {name}", Path(home))
         if ws is not None:
             _record_failure(ws, name, known)

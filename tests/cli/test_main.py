@@ -15,6 +15,7 @@ from medmim.cli.main import main
 from medmim.errors import Refused
 from medmim.recipe import loading
 from tests.support.med_mim_files import film, row
+from tests.support.rust import panic
 
 Ended = tuple[int, str, str]  # exit code, stdout, stderr
 Run = Callable[..., Ended]
@@ -69,6 +70,13 @@ def test_an_unforeseen_exception_is_medmims_own_fault_with_its_traceback_in_a_fi
     assert (code, out) == (70, "")
     text = log.read_text("utf-8")
     assert "Traceback (most recent call last)" in text and "in fail" in text and type(error).__name__ in text
+
+
+def test_a_panic_of_a_rust_library_is_no_traceback_on_the_screen(run: Run, tmp_path: Path) -> None:
+    code, out, shown = run(panic)
+    (log,) = (tmp_path / "home" / "errors").iterdir()
+    assert (code, out) == (70, "") and "a fault of medmim itself: PanicException: Precompiled" in shown
+    assert str(log) in shown and "Traceback" not in shown and "Traceback" in log.read_text("utf-8")
 
 
 def test_where_no_log_can_be_written_the_place_in_the_code_is_printed(run: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from medmim.errors import Refused, Unavailable, UserError
 from medmim.recipe import loading
 from medmim.run.stage import outcomes, stage
 from medmim.run.workspace import workspace
+from tests.support.rust import panic
 
 RECIPE = loading.load("demo").dump()
 
@@ -55,6 +56,15 @@ def test_the_error_of_a_stage_reaches_the_step_with_its_exit_code(
     if within:
         record = outcomes(workspace(None, run="r1"))["finetune"]
         assert (record.exit_code, record.message) == (code, str(raised.value))
+
+
+def test_a_panic_of_a_rust_library_reaches_the_step_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(step._STAGES, "finetune", panic)
+    uri = write_request(str(tmp_path / "home" / "store"), Request("finetune", RECIPE, "r1", {}), "job")
+    assert step.main(uri) == 70
+    result = read_result(uri)
+    assert result is not None and result.error["exit_code"] == 70
 
 
 def test_a_request_that_is_not_there_is_one_message(tmp_path: Path) -> None:

@@ -53,6 +53,28 @@ def train(lvlm: Lvlm, folder: Path, settings: Finetune, steps: int = 4) -> list[
     return losses(folder)
 
 
+@pytest.mark.parametrize("error", [torch.AcceleratorError("CUDA error: out of memory"), MemoryError()], ids=repr)
+@pytest.mark.parametrize(
+    ("place", "doing", "fix"),
+    [
+        ("medmim.finetune.loop._loss", "in step 1", "finetune.max_tokens (now 10000)"),
+        ("torch.nn.utils.clip_grad_norm_", "in step 1", "finetune.max_tokens"),
+        ("torch.optim.AdamW.step", "in the update of step 1", "finetune.freeze_vision"),
+    ],
+)
+def test_memory_that_runs_out_in_any_part_of_a_step_names_what_to_lower(
+    place: str, doing: str, fix: str, error: Exception, lvlm: Lvlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    where = "machine" if isinstance(error, MemoryError) else "GPU"
+    with pytest.raises(UserError, match=f"the {where} ran out of memory {doing}") as caught:
+        train(lvlm, tmp_path, SMALL)
+    assert caught.value.exit_code == 2 and fix in caught.value.fix and caught.value.reason
+
+
 SMALL = Finetune(batch_size=8, max_tokens=10_000, lr=1e-3, freeze_vision=False)
 
 

@@ -123,7 +123,7 @@ def test_an_answer_as_long_as_the_context_is_refused(lvlm):
 
 
 def test_a_reply_is_cut_unless_a_stop_token_ended_it(lvlm, monkeypatch):
-    stop = ask_hf._stop_tokens(lvlm)[0]
+    stop = checkpoint.stop_tokens(lvlm.tokenizer, lvlm.family)[0]
     word = lvlm.tokenizer.encode("left", add_special_tokens=False)[:1]
 
     def generate(input_ids, **_):
@@ -140,6 +140,9 @@ def test_a_reply_is_cut_unless_a_stop_token_ended_it(lvlm, monkeypatch):
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB"), "GPU"),
         (MemoryError(), "machine"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "GPU"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"), "machine"),
     ],
 )

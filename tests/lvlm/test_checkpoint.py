@@ -2,20 +2,25 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from medmim import store
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 from medmim.run.workspace import workspace
 from medmim.terms import APACHE, UNKNOWN, Terms
+from tests.support.rust import PRECOMPILED
 
 
 def logits(model, ids, values):
@@ -186,3 +191,98 @@ def test_a_text_that_is_no_path_is_no_model(ref):
     with pytest.raises(UserError, match="no model") as caught:
         checkpoint.resolve(ref)
     assert len(caught.value.fact) < 150
+
+
+def change(file: Path, *keys: Any, value: Any) -> None:
+    whole = node = json.loads(file.read_text("utf-8"))
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    file.write_text(json.dumps(whole), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "reason"),
+    [
+        ("config.json", ("text_config", "num_attention_heads"), 0, "ZeroDivisionError: "),
+        ("config.json", ("vision_config", "patch_size"), 0, "ZeroDivisionError: "),
+        ("config.json", ("text_config", "hidden_size"), "x", "'hidden_size' expected int, got str"),
+        ("config.json", ("text_config", "rope_scaling"), [1], "StrictDataclassFieldValidationError: "),
+        ("config.json", ("text_config", "hidden_act"), "nope", "KeyError: 'nope'"),
+        ("tokenizer.json", ("normalizer",), PRECOMPILED, "PanicException: "),
+        ("tokenizer.json", ("model",), {}, ""),
+    ],
+)
+def test_a_damaged_checkpoint_is_bad_input_and_the_parser_s_error_is_named(copy, file, keys, value, reason):
+    change(copy / file, *keys, value=value)
+    with pytest.raises(UserError, match="does not load as a mantis model") as caught:
+        checkpoint.load(copy, device="cpu")
+    assert caught.value.exit_code == 2 and reason in caught.value.reason and caught.value.fix
+
+
+def test_a_damaged_tokenizer_is_bad_input_where_no_weights_are_read(copy):
+    change(copy / "tokenizer.json", "normalizer", value=PRECOMPILED)
+    with pytest.raises(UserError, match="does not load as a mantis model") as caught:
+        checkpoint.load_text(copy)
+    assert "PanicException: " in caught.value.reason
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "", "null", "\ufeff{}", "1" * 5000])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json", "processor_config.json"])
+def test_a_file_that_is_another_thing_is_bad_input(copy, file, text):
+    (copy / file).write_text(text, "utf-8")
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(copy, device="cpu")
+    assert caught.value.exit_code == 2 and str(copy) in caught.value.fact
+
+
+BASE = checkpoint.resolve("tiny-mantis")
+PARSED = {path.name: json.loads(path.read_text("utf-8")) for path in sorted(BASE.glob("*.json"))}
+PLACES = [
+    (name, keys)
+    for name, top in PARSED.items()
+    if name not in ("terms.json", "first_losses.json")
+    for keys in [(key,) for key in top] + [(key, low) for key in top if isinstance(top[key], dict) for low in top[key]]
+]
+ODD = [None, True, 0, -1, 7, 0.5, float("nan"), "", "x", "\x00", "\ud83d", [], [1], [[]], {}, {"type": "x"}, {"a": {}}]
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    return shutil.copytree(BASE, tmp_path_factory.mktemp("damaged") / "model")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(PLACES), value=st.sampled_from(ODD))
+def test_no_value_in_a_file_of_a_checkpoint_is_called_medmim_s_fault(damaged, place, value):
+    name, keys = place
+    try:
+        change(damaged / name, *keys, value=value)
+        checkpoint.load(damaged, device="cpu")
+    except UserError as error:
+        assert error.exit_code == 2 and str(damaged) in error.fact
+    finally:
+        shutil.copy(BASE / name, damaged / name)
+
+
+@pytest.mark.parametrize(("number", "code"), [(5, 75), (116, 75), (13, 2)])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(copy, monkeypatch, number, code):
+    def unreadable(*_, **__):
+        raise OSError(number, "of the file system", str(copy / "tokenizer.json"))
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unreadable)
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(copy, device="cpu")
+    assert caught.value.exit_code == code and "does not load" not in caught.value.fact
+    assert isinstance(caught.value, Unavailable) == (code == 75)
+
+
+@pytest.mark.parametrize("broken", ["from_pretrained", "to"])
+def test_memory_that_runs_out_while_a_model_is_loaded_is_no_damage(copy, monkeypatch, broken):
+    def allocate(*_, **__):
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, broken, allocate)
+    with pytest.raises(UserError, match=f"the machine ran out of memory while {copy} was loaded") as caught:
+        checkpoint.load(copy, device="cpu")
+    assert "you tried to allocate" in caught.value.reason and caught.value.fix and caught.value.exit_code == 2

@@ -11,6 +11,7 @@ from medmim.recipe import loading
 from medmim.run.stage import component, outcomes, stage
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
+from tests.support.rust import panic
 
 DEMO = loading.load("demo")
 
@@ -49,6 +50,8 @@ def test_a_damaged_record_is_named(ws: Workspace, text: bytes) -> None:
         (PermissionError(13, "Permission denied"), "failed", 2),
         (KeyboardInterrupt(), "failed", 130),
         (SystemExit(143), "failed", 75),
+        (SystemExit(1), "failed", 70),
+        (SystemExit(), "failed", 70),
     ],
 )
 def test_a_stage_leaves_its_record_on_every_way_out(
@@ -66,6 +69,21 @@ def test_a_stage_leaves_its_record_on_every_way_out(
     assert error is None or (str(error) or type(error).__name__) in left.message or "Error" in type(error).__name__
     logs = [str(path) for path in (ws.home / "errors").glob("*")]
     assert [path in left.message for path in logs] == [True] * (code == 70)
+
+
+def test_a_panic_of_a_rust_library_is_a_fault_that_nobody_retries(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with (
+        pytest.raises(SystemExit) as raised,
+        component("gate", DEMO.dump(), str(home), "r") as (_, ws),
+        stage(ws, "gate"),
+    ):
+        panic()
+    record = outcomes(ws)["gate"]
+    assert raised.value.code == record.exit_code == 70 and "PanicException: Precompiled" in record.message
+    with pytest.raises(SystemExit) as raised, component("data", DEMO.dump(), str(home), "r") as (_, ws):
+        panic()
+    assert raised.value.code == outcomes(ws)["data"].exit_code == 70
 
 
 def test_in_a_pod_the_traceback_of_a_fault_is_in_its_log(
