@@ -7,8 +7,10 @@ artifact. What descends from several sources and bases may do what all of them a
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from medmim import sniff
 from medmim.errors import UserError
 
 FILE = "terms.json"
@@ -96,7 +98,7 @@ def parse(text: str | bytes, where: str) -> Terms:
         where: Names the file in the message.
 
     Raises:
-        UserError: It is not a record of terms.
+        UserError: It is not a record of terms; the message says what bytes are that are something else.
     """
     try:
         values = json.loads(text)
@@ -106,7 +108,11 @@ def parse(text: str | bytes, where: str) -> Terms:
             raise ValueError("flags are true or false, and text is a list of lines")
         if not all(isinstance(line, str) for line in lines):
             raise ValueError("text is a list of lines")
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        if isinstance(text, bytes):
+            sniff.decoded(
+                text, Path(where), "a record of terms in JSON"
+            )  # raises where it is known to be something else
         raise UserError(
             f"{where} is not a record of terms",
             reason=str(error),

@@ -47,3 +47,19 @@ def test_published_bases_have_their_terms():
     assert not PUBLISHED["llama3"].refused and "Built with Meta Llama 3" in PUBLISHED["llama3"].text[0]
     assert "Health AI Developer Foundations" in PUBLISHED["medgemma"].text[0]
     assert terms.FILE == "terms.json"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "terms.json is a Git LFS pointer"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "terms.json is a web page"),
+        ('{"text": ["f\u00fcr"]}'.encode("cp1252"), "terms.json is probably text in WINDOWS-1252"),
+        (b"", r"terms.json is empty \(0 bytes\)"),
+        (b"\x1f\x8b\x08\0....", "terms.json is a gzip file"),
+    ],
+)
+def test_bytes_that_are_something_else_are_named(data, words):
+    with pytest.raises(UserError, match=words) as caught:
+        parse(data, "x/terms.json")
+    assert caught.value.fix

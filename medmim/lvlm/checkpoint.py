@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from medmim import __version__, store, terms
+from medmim import __version__, sniff, store, terms
 from medmim.errors import UserError, from_os_error, require
 from medmim.lvlm import memory, weights
 from medmim.lvlm.family import Family
@@ -289,20 +289,23 @@ def family_of(path: Path) -> Family:
     """
     file = path / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        kinds = (config["vision_config"]["model_type"], config["text_config"]["model_type"])
-    except FileNotFoundError:
+        found = file.exists()
+    except OSError as error:
+        raise from_os_error(error, "reading the model") from None
+    if not found:
         raise UserError(
             f"{path} is not a model: it has no config.json",
             fix="give the folder of a LLaVA checkpoint in the Hugging Face layout",
-        ) from None
+        )
+    text = sniff.read_text(file, "a LLaVA configuration in JSON")
+    try:
+        config = json.loads(text)
+        kinds = (config["vision_config"]["model_type"], config["text_config"]["model_type"])
     except (ValueError, KeyError, TypeError, RecursionError):
         kind = "an unreadable file"
         with suppress(ValueError, KeyError, TypeError, RecursionError):
-            kind = f"of model_type '{json.loads(file.read_text('utf-8'))['model_type']}'"
+            kind = f"of model_type '{json.loads(text)['model_type']}'"
         raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=supported()) from None
-    except OSError as error:
-        raise from_os_error(error, "reading the model") from None
     for family in FAMILIES:
         if kinds == (family.vision, family.text):
             return family
@@ -387,10 +390,10 @@ def supported() -> str:
 
 
 def check_weights(path: Path) -> None:
-    """Check, before anything is loaded, that every shard opens and has the length that its header gives.
+    """Check, before anything is loaded, that every shard opens, and that no file beside it is something else.
 
     Raises:
-        UserError: There is none, or one is cut off or damaged.
+        UserError: There is no shard, one is cut off or damaged, or a file is a pointer, a web page or the like.
     """
     safetensors = require("safetensors", "finetune")
     shards = sorted(path.glob("*.safetensors"))
@@ -398,12 +401,21 @@ def check_weights(path: Path) -> None:
         raise UserError(
             f"{path} has no *.safetensors", fix="convert pickled weights to safetensors: loading a pickle runs code"
         )
+    for glob in (*_CONTENT[1:], weights.INDEX):
+        for file in sorted(path.glob(glob)):
+            if file.suffix == ".json":
+                sniff.require_text(file, "a file of a checkpoint")
     problems = []
+    fixes = []
     for shard in shards:
         try:
             with safetensors.safe_open(str(shard), framework="pt"):
                 pass
         except (safetensors.SafetensorError, OSError) as error:
-            problems.append(f"{shard.name}: {error}")
+            kind = sniff.kind_of(shard) if shard.is_file() else None
+            if kind == sniff.UNKNOWN:  # what is left of weights
+                kind = None
+            problems.append(f"{shard.name} is {kind.name}" if kind else f"{shard.name}: {error}")
+            fixes.append(kind.fix_of(shard) if kind else "copy the checkpoint again")
     if problems:
-        raise UserError(f"weights in {path} are damaged", problems=problems, fix="copy the checkpoint again")
+        raise UserError(f"weights in {path} are damaged", problems=problems, fix="; ".join(dict.fromkeys(fixes)))

@@ -10,17 +10,19 @@ import json
 import reprlib
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from medmim import hints
+from medmim import hints, sniff
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.keys import leaves, nearest, type_name
 from medmim.recipe.schema import Recipe
 from medmim.recipe.yaml_text import parse_value, parse_yaml
 from medmim.sample import escaped, is_utf8
+from medmim.store.paths import existing
+
+_OFFERED = 5  # files of a folder that is given as a recipe
 
 
 def shipped() -> dict[str, str]:
@@ -37,26 +39,31 @@ def read_text(ref: str) -> tuple[str, str]:
     """The YAML of a shipped recipe or a file, and the name to use in messages.
 
     Raises:
-        UserError: Neither a shipped name nor a readable file.
+        UserError: Neither a shipped name nor a readable file, or a file of something else.
     """
     names = shipped()
     if ref in names:
         return (resources.files("medmim.shipped.recipes") / f"{ref}.yaml").read_text("utf-8"), f"recipe {ref}"
-    path = Path(ref)
     try:
-        return path.read_text("utf-8-sig"), str(path)
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8", fix="give a recipe in YAML") from None
+        path = existing(ref)
     except PermissionError as error:
         raise from_os_error(error, "reading the recipe") from None
-    except (OSError, ValueError):  # no such file, a folder, a name that no file can have
+    listing = f"`{hints.command('recipe', 'list')}` shows: {', '.join(names)}"
+    if path is None:
         near = difflib.get_close_matches(ref, names, 1)
         raise UserError(
             f"no recipe '{ref}'",
             reason="it is neither a file nor a shipped name",
-            fix=(f"did you mean '{near[0]}'? " if near else "")
-            + f"`{hints.command('recipe', 'list')}` shows: {', '.join(names)}",
-        ) from None
+            fix=(f"did you mean '{near[0]}'? " if near else "") + listing,
+        )
+    if path.is_dir():
+        inside = sorted(str(file) for file in path.glob("*.y*ml"))[:_OFFERED]
+        raise UserError(
+            f"{path} is a folder, not a recipe",
+            reason="a recipe is one file in YAML",
+            fix=f"give a file in it: {', '.join(inside)}" if inside else f"give a file, or a shipped one: {listing}",
+        )
+    return sniff.read_text(path, "a recipe in YAML"), str(path)
 
 
 def load(ref: str, sets: Sequence[str] = ()) -> Recipe:

@@ -114,6 +114,28 @@ def test_weights_that_are_cut_off_are_refused_naming_the_file(copy, keep):
     assert "model.safetensors" in caught.value.problems[0]
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 9\n"
+ELSE = {
+    "Git LFS": (POINTER, "a Git LFS pointer", "git lfs pull"),
+    "Xet": ("# xet version 0\nfilesize = 9\n", "a Xet pointer", "hf download"),
+    "git-annex": ("/annex/objects/SHA256E-s9--0123.bin\n", "a git-annex pointer", "git annex get"),
+    "link as text": ("../../blobs/0123456789abcdef", "the text of a symbolic link", "with links"),
+    "sign-in page": ("<!DOCTYPE html><title>Sign in</title>", "a web page", "access"),
+    "refusal": ("Access to model x is restricted. You must be authenticated", "the error of a server", "access"),
+}
+
+
+@pytest.mark.parametrize("name", ELSE)
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "processor_config.json"])
+def test_a_file_of_a_checkpoint_that_is_something_else_is_named_with_its_fix(copy, name, file):
+    text, words, fix = ELSE[name]
+    assert (copy / file).is_file()
+    (copy / file).write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        checkpoint.load(copy)
+    assert file in str(caught.value) and fix in caught.value.fix and "checkpoint again" not in caught.value.fix
+
+
 def test_no_weights_and_missing_weights_are_refused(copy):
     from safetensors.torch import load_file, save_file
 

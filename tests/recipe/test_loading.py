@@ -1,6 +1,9 @@
 """A recipe is right, or every one of its problems is reported at once."""
 
 import json
+import os
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,17 +70,61 @@ def test_yaml_that_json_lacks_is_one_clear_error(tmp_path: Path, text: str) -> N
         loading.load(write(tmp_path, text))
 
 
-@pytest.mark.parametrize("text", [b"name: m\xfcller\n", b"\x89PNG\r\n\x1a\n\x00"])
-def test_what_is_no_text_is_one_clear_error(tmp_path: Path, text: bytes) -> None:
-    with pytest.raises(UserError, match=r"mine\.yaml is not a text file in UTF-8"):
-        loading.load(write(tmp_path, text))
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+OTHER = {
+    "cp1252": (b"name: m\xfcller\n", r"WINDOWS-1252 \('m\u00fcller' in line 1\)", "iconv -f WINDOWS-1252"),
+    "UTF-16": (MINIMAL.encode("utf-16"), "UTF-16 text", "iconv -f UTF-16 "),
+    "UTF-16 without a mark": (MINIMAL.encode("utf-16-le"), "UTF-16LE text", "iconv -f UTF-16LE"),
+    "Git LFS": (POINTER, "a Git LFS pointer", "git lfs pull"),
+    "DVC": (b"outs:\n- md5: 0123456789abcdef0123456789abcdef\n", "a DVC pointer", "dvc pull"),
+    "sign-in page": (b"<!DOCTYPE html><title>Sign in</title>", "a web page", "access"),
+    "gzip": (b"\x1f\x8b\x08\0....", "a gzip file", "gunzip"),
+    "PNG": (b"\x89PNG\r\n\x1a\n\x00", "a PNG image", "right file"),
+    "empty": (b"", r"empty \(0 bytes\)", "copy it again"),
+    "refusal": (b"404: Not Found", "the error of a server", "access"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_file_that_is_no_recipe_is_named_with_its_fix(tmp_path: Path, name: str) -> None:
+    data, words, fix = OTHER[name]
+    with pytest.raises(UserError, match=rf"mine\.yaml is .*{words}.*, not a recipe in YAML") as caught:
+        loading.load(write(tmp_path, data))
+    assert fix in caught.value.fix and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["cp1252", "UTF-16", "UTF-16 without a mark"])
+def test_the_command_that_the_fix_names_makes_the_recipe_readable(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, OTHER[name][0])
+    with pytest.raises(UserError) as caught:
+        loading.load(path)
+    subprocess.run(["sh", "-c", caught.value.fix.split("`")[1]], check=True)
+    assert loading.read_text(path)[0].startswith("name: m")
+
+
+def test_a_folder_is_no_recipe_and_the_files_in_it_are_offered(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, not a recipe") as caught:
+        loading.load(str(tmp_path))
+    assert "demo" in caught.value.fix
+    path = write(tmp_path, MINIMAL)
+    with pytest.raises(UserError) as caught:
+        loading.load(str(tmp_path))
+    assert path in caught.value.fix and loading.load(path).name == "mine"
+
+
+def test_a_recipe_may_come_through_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(MINIMAL,))
+    writer.start()
+    assert loading.load(str(tmp_path / "pipe")).name == "mine"
+    writer.join()
 
 
 def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
     assert loading.load(write(tmp_path, b"\xef\xbb\xbf" + MINIMAL.encode())).name == "mine"
 
 
-@pytest.mark.parametrize("ref", ["dmo", "nothing.yaml", "/", "x" * 5000, "a\0b", ""])
+@pytest.mark.parametrize("ref", ["dmo", "nothing.yaml", "x/y", "x" * 5000, "a\0b", ""])
 def test_what_is_no_recipe_is_an_error_that_names_the_shipped_ones(ref: str) -> None:
     with pytest.raises(UserError, match="no recipe") as caught:
         loading.load(ref)

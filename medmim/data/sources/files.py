@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from medmim import hints
-from medmim.data.sources import names, sniff
+from medmim import hints, sniff
+from medmim.data.sources import names
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
 from medmim.recipe.schema import Data
@@ -175,8 +175,7 @@ def _suggestions(place: Path, folder: bool) -> Iterator[str]:
         else:
             yield f"the link {place} leads to {target}, which is missing"
     elif folder and place.is_file():
-        with place.open("rb") as file:
-            kind = sniff.identify(file.read(sniff.HEAD))
+        kind = sniff.kind_of(place)
         yield f"{place} is {kind.name if kind else 'a file'} where a folder is meant"
     elif not place.exists():
         for suffix, command in _PACKED.items():

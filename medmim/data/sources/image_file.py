@@ -13,7 +13,8 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from medmim.data.sources import pixels, sniff
+from medmim import sniff
+from medmim.data.sources import pixels
 from medmim.data.sources.files import one_line
 from medmim.data.sources.source import BadImage
 

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medmim import progress, store
-from medmim.data.sources import names, sniff
+from medmim import progress, sniff, store
+from medmim.data.sources import names
 from medmim.data.sources.files import fix_for, folder, is_missing, link_roots, locate, read_bytes, similar_names
 from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
 from medmim.data.sources.source import BadImage, Source
-from medmim.errors import UserError, from_os_error
+from medmim.errors import UserError
 from medmim.recipe.schema import Data
 from medmim.sample import BadRow, Sample, digest_of, is_utf8
 from medmim.terms import Terms
@@ -123,15 +123,7 @@ def read_rows(path: Path) -> list[Any]:
     Raises:
         UserError: Not valid JSON, with line, column and the number of complete rows before; or not a list.
     """
-    sniff.require_text(path, _WANTED)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise from_os_error(error, f"reading {path.name}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise sniff.encoding_kind(data, error).error(path, _WANTED) from None
+    text = sniff.read_text(path, _WANTED)
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:

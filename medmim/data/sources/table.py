@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medmim.data.sources import sniff
+from medmim import sniff
 from medmim.data.sources.cells import HIDDEN, has_controls
 from medmim.errors import UserError, from_os_error
 

@@ -1,7 +1,7 @@
-"""Says what a file is that is not what it should be, and what to do about it: one check for tables, JSON and images.
+"""Says what a file is that is not what it should be, and what to do about it: tables, images, recipes, checkpoints.
 
-What lies under a name such as `metadata.csv` or `film.png` is often something that a tool left in its place: a pointer
-(Git LFS, git-annex, DVC), an archive, a web page, a DICOM file, text of another encoding.
+What lies under a name such as `metadata.csv` or `model.safetensors` is often something that a tool left in its place: a
+pointer (Git LFS, git-annex, DVC), an archive, a web page, a DICOM file, text of another encoding.
 """
 
 import json
@@ -24,12 +24,16 @@ class Kind:
     name: str
     fix: str
 
+    def fix_of(self, path: Path) -> str:
+        """What to do about this file."""
+        return self.fix.replace("FILE", shlex.quote(str(path)))
+
     def error(self, path: Path, wanted: str) -> UserError:
         """The error for a file that should have been `wanted`, such as "a CSV table"."""
         return UserError(
             f"{path.name} is {self.name}, not {wanted}",
             reason=f"medmim reads {path} as {wanted}",
-            fix=self.fix.replace("FILE", shlex.quote(str(path))),
+            fix=self.fix_of(path),
         )
 
 
@@ -51,11 +55,11 @@ _POINTERS = (
     (rb"(outs:\s*\n\s*- |md5: [0-9a-f]{32}\s*\n)", "a DVC pointer", "`dvc pull` in its repository"),
     (rb"(\.\./)+[^\n]{1,900}\s*$", "the text of a symbolic link", "copy or check it out again with links"),
 )
-_MAGIC = (
-    (128, rb"DICM", "a DICOM file", _DICOM),
+_MAGIC = (  # each has a byte that no text holds, or more letters than a text begins with by chance
+    (128, rb"DICM(?![\w,;|\s-])", "a DICOM file", _DICOM),
     (0, rb"[\x02\x08]\x00[\x00\x01\x05\x08\x16]\x00(UL|OB|CS|UI)", "a DICOM file", _DICOM),
     (0, rb"\x1f\x8b", "a gzip file", "`mv FILE FILE.gz && gunzip FILE.gz`"),
-    (0, rb"BZh[1-9]1AY", "a bzip2 file", "`mv FILE FILE.bz2 && bunzip2 FILE.bz2`"),
+    (0, rb"BZh[1-9]1AY&SY", "a bzip2 file", "`mv FILE FILE.bz2 && bunzip2 FILE.bz2`"),
     (0, rb"\xfd7zXZ\x00", "an xz file", "`mv FILE FILE.xz && unxz FILE.xz`"),
     (0, rb"\x28\xb5\x2f\xfd", "a Zstandard file", "`zstd -d FILE -o FILE.new && mv FILE.new FILE`"),
     (0, rb"PK\x03\x04.{0,4000}(xl/|\[Content_Types\]\.xml)", "an Excel workbook", _TO_CSV),
@@ -63,7 +67,7 @@ _MAGIC = (
     (0, rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive", "unpack it, for example by `unzip FILE`"),
     (0, rb"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it, for example by `7z x FILE`"),
     (0, rb"Rar!\x1a\x07", "a RAR archive", "unpack it, for example by `unrar x FILE`"),
-    (257, rb"ustar", "a tar archive", "unpack it: `tar -xf FILE`"),
+    (257, rb"ustar(\x00|  \x00)", "a tar archive", "unpack it: `tar -xf FILE`"),
     (0, rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office file of the old formats (xls, doc)", _TO_CSV),
     (0, rb"\{\\rtf", "an RTF document", _TO_CSV),
     (0, rb"\x00\x05\x16[\x00\x07]", "a macOS resource fork", "copy the file of this name without `._`"),
@@ -71,38 +75,52 @@ _MAGIC = (
     (0, rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file", _TO_PNG),
     (0, rb"\x89HDF\r\n|CDF[\x01\x02]", "an HDF5 or NetCDF file", _OTHER_FILE),
     (0, rb"\x93NUMPY", "a NumPy array", _OTHER_FILE),
-    (0, rb"MATLAB 5", "a MATLAB file", _OTHER_FILE),
-    (0, rb"PAR1|ARROW1|FEA1", "a Parquet or Arrow file", "export its table as CSV in UTF-8"),
+    (0, rb"MATLAB 5\.0 MAT-file", "a MATLAB file", _OTHER_FILE),
+    (0, rb"(PAR1|ARROW1|FEA1)(?![\w,;|\s-])", "a Parquet or Arrow file", "export its table as CSV in UTF-8"),
     (0, rb"SQLite format 3\0", "an SQLite database", "export its table as CSV in UTF-8"),
     (0, rb"\x80[\x02-\x05][\x95}\](cX\x8c]", "a Python pickle", _OTHER_FILE),
     (344, rb"(n\+1|ni1)\0", "a NIfTI volume", _SLICES),
     (0, rb"NRRD000|ObjectType\s*=", "an NRRD or MetaImage volume", _SLICES),
     (0, rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", _TO_PNG),
     (0, rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image", _TO_PNG),
-    (4, rb"ftyp(heic|heix|hevc|mif1|msf1)", "a HEIC image", _TO_PNG),
-    (4, rb"ftypavi[fs]", "an AVIF image", _TO_PNG),
-    (0, rb".{4}(ftyp|moov|mdat)|RIFF.{4}AVI |\x1aE\xdf\xa3", "a video", "export its frames as PNG"),
-    (0, rb"8BPS", "a Photoshop file", _TO_PNG),
+    (0, rb"[\x00-\x08].{3}ftyp(heic|heix|hevc|mif1|msf1)", "a HEIC image", _TO_PNG),
+    (0, rb"[\x00-\x08].{3}ftypavi[fs]", "an AVIF image", _TO_PNG),
+    (0, rb"[\x00-\x08].{3}(ftyp|moov|mdat)|RIFF.{4}AVI |\x1aE\xdf\xa3", "a video", "export its frames as PNG"),
+    (0, rb"8BPS\x00[\x01\x02]", "a Photoshop file", _TO_PNG),
     (0, rb"v/1\x01", "an OpenEXR image", _TO_PNG),
     (0, rb"\x89PNG\r\n\x1a\n", "a PNG image", _OTHER_FILE),
     (0, rb"\xff\xd8\xff", "a JPEG image", _OTHER_FILE),
     (0, rb"GIF8[79]a", "a GIF image", _OTHER_FILE),
     (0, rb"RIFF.{4}WEBP", "a WebP image", _OTHER_FILE),
     (0, rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]", "a TIFF image", _OTHER_FILE),
-    (0, rb"(\x89|\xef\xbf\xbd|\xc2\x89|\t)PNG\r?\n", "a PNG image that was copied as text, which changed it", _BINARY),
+    (
+        0,
+        rb"(\x89|\xef\xbf\xbd|\xc2\x89|\t)PNG\r?\n\x1a",
+        "a PNG image that was copied as text, which changed it",
+        _BINARY,
+    ),
     (0, rb"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd", "a binary file that was copied as text, which changed it", _BINARY),
     (0, rb"data:image/|iVBORw0KGgo|/9j/4", "an image in base64 text", "decode it: " + in_place("base64 -d")),
     (0, rb"\xff\xfe\0\0|\0\0\xfe\xff", "UTF-32 text", in_place("iconv -f UTF-32 -t UTF-8")),
     (0, rb"\xff\xfe|\xfe\xff", "UTF-16 text", in_place("iconv -f UTF-16 -t UTF-8")),
 )
 TABLE = Kind("a table (CSV)", _OTHER_FILE)
+UNKNOWN = Kind("a binary file of an unknown kind", _OTHER_FILE)
 _RASTER = ("a PNG image", "a JPEG image", "a GIF image", "a WebP image", "a TIFF image")
 _ACCESS = "check its address and your access to the data set, then save the file itself under this name"
-_MARKUP = re.compile(rb"\s*<(!doctype|\?xml|!--|[a-z][a-z0-9:]*[\s>/])", re.IGNORECASE)
+_MARKUP = re.compile(rb"\s*<(!doctype|\?xml|!--|[a-z][a-z0-9:]*(>(?!\s*[,;\t|])|[\s/]))", re.IGNORECASE)
 _CODE = re.compile(rb"<Error>.*?<Code>(\w{1,60})</Code>", re.DOTALL)
-_REFUSAL = re.compile(
-    r"((40\d|410|429|50\d)\b|(Entry|Repository|File|Page|Object)? ?Not Found\b|Access .{0,60}(denied|restricted)"
-    r"|Forbidden\b|Unauthorized\b|Invalid username|Rate limit|Too many requests).{0,200}$",
+_ANSWER_KEYS = {  # of the JSON with which servers refuse, in lower case without `_` and `-`
+    "message", "msg", "error", "errors", "errormessage", "errorcode", "errordescription", "detail", "details", "code",
+    "status", "statuscode", "title", "type", "reason", "success", "ok", "path", "instance", "timestamp", "requestid",
+    "traceid", "documentationurl",
+}  # fmt: skip
+_ANSWER_TEXT = ("message", "msg", "error", "errorMessage", "error_description", "detail")
+_REFUSAL = re.compile(  # what an answer of HTTP says; a number alone says nothing
+    r"(\(?[45]\d\d\)?\W{1,3}(client error|server error|bad request|gone|payment required|internal server error"
+    r"|bad gateway|(service )?(temporarily )?unavailable|(gateway |request )?time-?out)"
+    r"|(\(?[45]\d\d\)?\W{1,3})?((entry|repository|revision|file|page|object|resource) )?(not found|forbidden"
+    r"|unauthori[sz]ed|invalid username|rate limit|too many requests|access .{0,60}(denied|restricted)))\b.{0,200}$",
     re.IGNORECASE,
 )
 
@@ -130,27 +148,69 @@ def is_raster(kind: Kind) -> bool:
     return kind.name in _RASTER
 
 
+def kind_of(path: Path) -> Kind | None:
+    """What a file is, by its first bytes: see `identify`.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return identify(file.read(HEAD))
+
+
 def require_text(path: Path, wanted: str) -> None:
     """Refuse what is known to be something else than text.
 
     Args:
-        path: A file that a data set must have.
+        path: A file that must be there.
         wanted: What it should be, with its article.
 
     Raises:
         UserError: It is not text, or a folder, or it cannot be read.
     """
-    if path.is_dir():
-        raise UserError(
-            f"{path.name} is a folder, not {wanted}", reason=f"medmim reads {path} as {wanted}", fix=_OTHER_FILE
-        )
+    _require_file(path, wanted)
     try:
-        with path.open("rb") as file:
-            kind = identify(file.read(HEAD))
+        kind = kind_of(path)
     except OSError as error:
         raise from_os_error(error, f"reading {path.name}") from error
     if kind is not None:
         raise kind.error(path, wanted)
+
+
+def read_text(path: Path, wanted: str) -> str:
+    """The text of a file in UTF-8, with a byte order mark or without.
+
+    Args:
+        path: A file that must be there; it is opened once, so that it may be a pipe.
+        wanted: What it should be, with its article.
+
+    Raises:
+        UserError: It is not text, or text of another encoding, or a folder, or it cannot be read.
+    """
+    _require_file(path, wanted)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise from_os_error(error, f"reading {path.name}") from error
+    return decoded(data, path, wanted)
+
+
+def decoded(data: bytes, path: Path, wanted: str) -> str:
+    """The text in the bytes of a file; arguments and errors as of `read_text`."""
+    kind = identify(data[:HEAD])
+    if kind is not None:
+        raise kind.error(path, wanted)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise encoding_kind(data, error).error(path, wanted) from None
+
+
+def _require_file(path: Path, wanted: str) -> None:
+    if path.is_dir():
+        raise UserError(
+            f"{path.name} is a folder, not {wanted}", reason=f"medmim reads {path} as {wanted}", fix=_OTHER_FILE
+        )
 
 
 def encoding_kind(data: bytes, error: UnicodeDecodeError) -> Kind:
@@ -213,17 +273,25 @@ def _server_error(text: bytes) -> Kind | None:
         return None
     message = text.decode("utf-8", "replace").strip()
     if message.startswith("{"):
-        try:
-            answer = json.loads(message)
-        except (ValueError, RecursionError):
+        message = _answer(message)
+        if not message:
             return None
-        texts = [answer[key] for key in ("message", "error", "detail") if isinstance(answer.get(key), str)]
-        if not texts:
-            return None
-        message = texts[0]
     elif not _REFUSAL.match(message):
         return None
     return Kind(f"the error of a server ('{message[:80]}')", _ACCESS)
+
+
+def _answer(text: str) -> str:
+    """The message in the JSON of a server that refuses; empty for any other JSON."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    if not {re.sub("[_-]", "", key.lower()) for key in answer} <= _ANSWER_KEYS:
+        return ""
+    found = [answer[key] for key in _ANSWER_TEXT if key in answer]
+    texts = [value.get("message") if isinstance(value, dict) else value for value in found]
+    return next((value for value in texts if isinstance(value, str)), "")
 
 
 def _binary(head: bytes) -> Kind | None:
@@ -232,4 +300,4 @@ def _binary(head: bytes) -> Kind | None:
         name = "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"
         return Kind(f"{name} text", in_place(f"iconv -f {name} -t UTF-8"))
     controls = sum(head.count(code) for code in range(32) if code not in b"\t\n\f\r\x1a\x1b")
-    return Kind("a binary file of an unknown kind", _OTHER_FILE) if controls > len(head) / 20 else None
+    return UNKNOWN if controls > len(head) / 20 else None
