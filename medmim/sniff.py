@@ -31,8 +31,8 @@ class Kind:
     def error(self, path: Path, wanted: str) -> UserError:
         """The error for a file that should have been `wanted`, such as "a CSV table"."""
         return UserError(
-            f"{path.name} is {self.name}, not {wanted}",
-            reason=f"medmim reads {path} as {wanted}",
+            f"{path} is {self.name}, not {wanted}",
+            reason=f"medmim reads it as {wanted}",
             fix=self.fix_of(path),
         )
 
@@ -208,9 +208,7 @@ def decoded(data: bytes, path: Path, wanted: str) -> str:
 
 def _require_file(path: Path, wanted: str) -> None:
     if path.is_dir():
-        raise UserError(
-            f"{path.name} is a folder, not {wanted}", reason=f"medmim reads {path} as {wanted}", fix=_OTHER_FILE
-        )
+        raise UserError(f"{path} is a folder, not {wanted}", reason=f"medmim reads it as {wanted}", fix=_OTHER_FILE)
 
 
 def encoding_kind(data: bytes, error: UnicodeDecodeError) -> Kind:

@@ -92,7 +92,7 @@ def test_text_of_another_encoding_is_refused_with_the_command_that_converts_it(t
     path.write_bytes("name: \u00fc\u00e4 and more words\n".encode(code))
     with pytest.raises(UserError, match="not a recipe") as caught:
         sniff.read_text(path, "a recipe")
-    assert "iconv -f" in caught.value.fix and str(path) in caught.value.reason
+    assert "iconv -f" in caught.value.fix and str(path) in caught.value.fact
 
 
 def test_a_folder_and_a_file_that_is_gone_are_named(tmp_path: Path) -> None:
