@@ -1,12 +1,20 @@
-"""The base that the tests of this folder share."""
+"""The bases that the tests of this folder share."""
 
 import pytest
 
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm.family import Family
 from tests.support.finetune import make_lvlm
 
 
+@pytest.fixture(scope="session", params=FAMILIES, ids=lambda family: str(family.name))
+def family(request: pytest.FixtureRequest) -> Family:
+    """Each family in turn."""
+    found: Family = request.param
+    return found
+
+
 @pytest.fixture(scope="session")
-def lvlm() -> Lvlm:
+def lvlm(family: Family) -> Lvlm:
     """Shared: tests that train it take `copy_of(lvlm)`."""
-    return make_lvlm()
+    return make_lvlm(family=family)

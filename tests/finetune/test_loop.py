@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import nullcontext
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -16,35 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from medmim.errors import UserError
-from medmim.finetune import batch, checkpoint, loop, packing, record
+from medmim.finetune import checkpoint, loop, record
 from medmim.finetune.batch import Batch
-from medmim.finetune.distributed import process_group
 from medmim.finetune.worker import run_worker
 from medmim.lvlm.checkpoint import Lvlm, digest
+from medmim.lvlm.family import Family
 from medmim.recipe.schema import Finetune
-from tests.support.finetune import SETTINGS, copy_of, make_encoded, make_job, make_pixels
-
-
-def batches(lvlm: Lvlm, settings: Finetune, rank: int = 0, world: int = 1) -> Callable[[int], Batch]:
-    encoded = make_encoded(lvlm, 24)
-    plan = packing.plan([len(e.ids) for e in encoded], settings.max_tokens, settings.batch_size, settings.seed, 0)
-
-    def batch_at(step: int) -> Batch:
-        chosen = [encoded[i] for i in plan[step % len(plan)]]
-        return batch.build(
-            chosen,
-            lambda i: make_pixels(chosen[i]),
-            max_tokens=settings.max_tokens,
-            packed=settings.packing,
-            rank=rank,
-            world=world,
-        )
-
-    return batch_at
-
-
-def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / record.LOSSES).read_text().splitlines()]
+from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, set_dropout, steps_of
 
 
 def train(lvlm: Lvlm, folder: Path, settings: Finetune, steps: int = 4) -> list[float]:
@@ -87,32 +65,6 @@ def test_the_split_into_rows_does_not_change_the_losses(lvlm: Lvlm, tmp_path: Pa
     assert want[-1] < want[0]
 
 
-UNEVEN = SMALL.model_copy(update={"batch_size": 23})  # of 24: the second step has one sample for two workers
-
-
-def _worker(rank: int, folder: Path, port: int) -> None:
-    from tests.support.finetune import make_lvlm
-
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    lvlm = make_lvlm()
-    with process_group() as (rank, world):
-        loop.train(lvlm, batches(lvlm, UNEVEN, rank, world), 3, UNEVEN, folder, rank=rank, world=world)
-
-
-def test_two_workers_have_the_losses_of_one_even_when_one_has_no_row(lvlm: Lvlm, tmp_path: Path) -> None:
-    want = train(lvlm, tmp_path / "one", UNEVEN, steps=3)
-    context = multiprocessing.get_context("spawn")
-    port = 29_000 + os.getpid() % 1000
-    workers = [context.Process(target=_worker, args=(r, tmp_path / "two", port)) for r in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(300)
-        assert worker.exitcode == 0
-    assert losses(tmp_path / "two") == pytest.approx(want, rel=2e-5)
-
-
 def test_a_frozen_tower_is_not_trained_and_the_projector_is(lvlm: Lvlm, tmp_path: Path) -> None:
     tuned = copy_of(lvlm)
     settings = SMALL.model_copy(update={"freeze_vision": True, "optimizer": "muon", "weight_decay": 0.1})
@@ -133,11 +85,11 @@ run_worker(Job(**{job!r}))
 """
 
 
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, family: Family) -> None:
     settings = SETTINGS.model_copy(update={"steps": 16, "save_every": 3})
-    run_worker(make_job(tmp_path, settings))
+    run_worker(make_job(tmp_path, settings, family))
     (tmp_path / "out").rename(tmp_path / "whole")
-    job = make_job(tmp_path, settings)
+    job = make_job(tmp_path, settings, family)
     text = SCRIPT.format(job=dataclasses.asdict(job))
     process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)  # noqa: S603
     file = tmp_path / "out" / record.LOSSES
@@ -153,6 +105,45 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> 
     assert run_worker(job).resumed_from >= 3
     assert file.read_bytes() == (tmp_path / "whole" / record.LOSSES).read_bytes()
     assert digest(tmp_path / "out") == digest(tmp_path / "whole")
+
+
+def test_dropout_differs_by_step_and_resumes_bit_for_bit(lvlm: Lvlm, tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"save_every": 1})
+    random = copy_of(lvlm)
+    set_dropout(random, 0.3)
+    same = batches(lvlm, settings)(0)
+
+    def train(folder: Path, until: int = 0) -> list[float]:
+        tuned = copy_of(random)
+
+        def stop(step: int, _: Path | None) -> None:
+            if step == until:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) if until else nullcontext():
+            loop.train(tuned, lambda step: same, 4, settings, folder, on_save=stop)
+        return losses(folder)
+
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "parts", until=2)
+    torch.manual_seed(1)  # as a new process would have another state than one that has done two steps
+    assert train(tmp_path / "parts") == whole
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    frozen = SMALL.model_copy(update={"lr": 1e-30, "weight_decay": 0.0})
+    loop.train(copy_of(random), lambda step: same, 3, frozen, tmp_path / "still")
+    assert len(set(losses(tmp_path / "still"))) == 3  # of the same weights and batch, with other dropout
+
+
+def test_each_epoch_has_an_order_of_its_own(tmp_path: Path, family: Family) -> None:
+    settings = SETTINGS.model_copy(
+        update={"steps": None, "epochs": 3.0, "lr": 1e-30, "muon_lr": 1e-30, "weight_decay": 0.0, "save_every": 100}
+    )
+    run_worker(make_job(tmp_path, settings, family))
+    steps = steps_of(tmp_path / "out")
+    first, second, third = (steps[i]["tokens"] for i in (3, 7, 11))  # so far; 30 samples are 4 steps of 8
+    assert first == second - first == third - second  # each sample once in an epoch
+    curves = [[step["loss"] for step in steps[i : i + 4]] for i in (0, 4, 8)]  # of weights that never change
+    assert all(a != pytest.approx(b, rel=1e-4) for a, b in combinations(curves, 2))
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(lvlm: Lvlm, tmp_path: Path) -> None:
@@ -229,16 +220,40 @@ def test_a_base_that_is_not_finite_is_named_and_not_the_learning_rate(lvlm: Lvlm
     assert caught.value.problems == (name,) and "lr" not in caught.value.fix
 
 
-def test_a_gradient_that_is_not_finite_changes_no_weight_and_reaches_no_checkpoint(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_weights_that_an_update_made_infinite_are_not_saved_as_the_last_good_checkpoint(
+    lvlm: Lvlm, tmp_path: Path
+) -> None:
     tuned = copy_of(lvlm)
-    weight = tuned.model.lm_head.weight
+    name, weight = next((n, w) for n, w in tuned.model.named_parameters() if n.endswith("q_proj.weight"))
+
+    def overflow(record: Mapping[str, object]) -> None:
+        if record["step"] == 3:
+            weight.data[0, 0] = float("inf")
+
+    settings = SMALL.model_copy(update={"save_every": 1})
+    with pytest.raises(UserError, match="1 weights are not finite in step 3") as caught:
+        loop.train(tuned, batches(tuned, settings), 4, settings, tmp_path, on_step=overflow)
+    assert caught.value.problems == (name,) and "step-00000002" in caught.value.reason
+    newest = checkpoint.newest(tmp_path / "resume")
+    assert newest is not None and newest["step"] == 2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_gradient_that_is_not_finite_changes_no_weight_and_reaches_no_checkpoint(
+    lvlm: Lvlm, tmp_path: Path, optimizer: str
+) -> None:
+    tuned = copy_of(lvlm)
+    weight = {
+        "adamw": tuned.model.lm_head.weight,
+        "muon": tuned.model.model.language_model.layers[0].self_attn.q_proj.weight,
+    }[optimizer]
     steps: list[int] = []
 
     def poison(gradient: torch.Tensor) -> torch.Tensor:
         steps.append(1)
         return torch.full_like(gradient, float("inf")) if len(steps) > 2 else gradient
 
-    settings = SMALL.model_copy(update={"save_every": 1})
+    settings = SMALL.model_copy(update={"save_every": 1, "optimizer": optimizer})
     weight.register_hook(poison)
     with pytest.raises(UserError, match="gradient is (inf|nan)") as caught:
         loop.train(tuned, batches(tuned, settings), 5, settings, tmp_path)

@@ -3,7 +3,9 @@
 import copy
 import dataclasses
 import io
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,10 @@ import torch
 from PIL import Image
 
 from medmim import shards
+from medmim.finetune import batch, packing
+from medmim.finetune.batch import Batch
 from medmim.finetune.examples import tokenize
+from medmim.finetune.record import LOSSES
 from medmim.finetune.worker import EXAMPLES, Job
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
@@ -91,11 +96,47 @@ def make_data(folder: Path, samples: list[Sample]) -> Path:
     return folder
 
 
-def make_job(root: Path, settings: Finetune = SETTINGS) -> Job:
+def batches(lvlm: Lvlm, settings: Finetune, rank: int = 0, world: int = 1) -> Callable[[int], Batch]:
+    """Step -> batch, over 24 conversations on noise images."""
+    encoded = make_encoded(lvlm, 24)
+    plan = packing.plan([len(e.ids) for e in encoded], settings.max_tokens, settings.batch_size, settings.seed, 0)
+
+    def batch_at(step: int) -> Batch:
+        chosen = [encoded[i] for i in plan[step % len(plan)]]
+        return batch.build(
+            chosen,
+            lambda i: make_pixels(chosen[i]),
+            max_tokens=settings.max_tokens,
+            packed=settings.packing,
+            rank=rank,
+            world=world,
+        )
+
+    return batch_at
+
+
+def set_dropout(lvlm: Lvlm, share: float) -> None:
+    """Set the attention dropout of the language model."""
+    lvlm.model.config.text_config.attention_dropout = share
+    for layer in lvlm.model.model.language_model.layers:
+        layer.self_attn.attention_dropout = share
+
+
+def steps_of(folder: Path) -> list[dict[str, float]]:
+    """The lines of `losses.jsonl`."""
+    return [json.loads(line) for line in (folder / LOSSES).read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of every step."""
+    return [step["loss"] for step in steps_of(folder)]
+
+
+def make_job(root: Path, settings: Finetune = SETTINGS, family: Family = MANTIS) -> Job:
     """A job that trains into `root/out`; base and data are created below `root` unless they exist."""
     base, data, out = root / "base", root / "data", root / "out"
     if not base.is_dir():
-        checkpoint.save(make_lvlm(), base)
+        checkpoint.save(make_lvlm(family=family), base)
         make_data(data, make_samples(30))
     out.mkdir()
     examples, bad = tokenize(checkpoint.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)

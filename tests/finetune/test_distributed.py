@@ -1,0 +1,96 @@
+"""Several workers: the GPU of each, one gradient for all, and all of them stop together."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from medmim.errors import UserError
+from medmim.finetune import checkpoint, loop
+from medmim.finetune.distributed import pick_device
+from medmim.finetune.worker import run_worker
+from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava_med import LLAVA_MED
+from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, steps_of
+from tests.support.two_workers import POISONED, UNEVEN, run
+
+SHORT = SETTINGS.model_copy(update={"steps": 3})
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """The folder and what each of two workers has seen; see `two_workers.main`."""
+    root = tmp_path_factory.mktemp("two")
+    yield root, run(root, make_job(root, SHORT, LLAVA_MED))
+
+
+@pytest.mark.parametrize(
+    ("name", "environ", "gpus", "device"),
+    [
+        ("auto", {}, 0, "cpu"),
+        ("auto", {"LOCAL_RANK": "3"}, 0, "cpu"),
+        ("auto", {}, 8, "cuda:0"),
+        ("auto", {"LOCAL_RANK": "3"}, 8, "cuda:3"),
+        ("cuda", {"LOCAL_RANK": "7"}, 8, "cuda:7"),
+        ("cuda:2", {"LOCAL_RANK": "3"}, 8, "cuda:2"),  # as Ray gives it
+        ("cpu", {"LOCAL_RANK": "3"}, 8, "cpu"),
+    ],
+)
+def test_local_rank_decides_the_gpu(name: str, environ: dict[str, str], gpus: int, device: str) -> None:
+    assert pick_device(name, environ, gpus) == device
+
+
+@pytest.mark.parametrize("rank", ["2", "-1", "one", ""])
+def test_a_local_rank_beyond_the_gpus_is_refused(rank: str) -> None:
+    with pytest.raises(UserError, match="this machine has 2 GPUs") as raised:
+        pick_device("auto", {"LOCAL_RANK": rank}, 2)
+    assert "--nproc-per-node 2" in raised.value.fix
+
+
+def test_two_workers_of_torchrun_take_the_steps_of_one_even_when_one_has_no_row(
+    two: tuple[Path, list[dict[str, Any]]], lvlm: Lvlm, tmp_path: Path
+) -> None:
+    one = copy_of(lvlm)
+    loop.train(one, batches(one, UNEVEN), 3, UNEVEN, tmp_path)
+    pairs = list(zip(steps_of(two[0] / lvlm.family.name), steps_of(tmp_path), strict=True))
+    for key in ("loss", "grad_norm", "lr", "tokens"):  # AdamW alone would not notice a gradient of half the size
+        assert [of_two[key] for of_two, _ in pairs] == pytest.approx([of_one[key] for _, of_one in pairs], rel=1e-4)
+
+
+def test_a_whole_training_under_torchrun_equals_one_process(
+    two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    run_worker(make_job(tmp_path, SHORT, LLAVA_MED))
+    assert losses(two[0] / "out") == pytest.approx(losses(tmp_path / "out"), rel=1e-4)
+
+
+def test_dropout_differs_by_worker(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = two[1]
+    assert first["dropout 0.0"] == pytest.approx(second["dropout 0.0"], rel=1e-5)
+    for a, b in zip(first["dropout 0.5"], second["dropout 0.5"], strict=True):
+        assert abs(a - b) > 1e-3 * abs(a)
+    assert first["dropout 0.5"][0] != pytest.approx(first["dropout 0.0"][0], rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", POISONED)
+def test_all_workers_stop_before_an_infinite_gradient_of_one_is_used_or_saved(
+    two: tuple[Path, list[dict[str, Any]]], optimizer: str
+) -> None:
+    root, seen = two
+    for worker in seen:
+        assert worker[optimizer]["saved"] == [1, 2]
+        fact = worker[optimizer]["error"]["fact"]
+        assert "norm of the gradient is" in fact and "step 3" in fact
+    newest = checkpoint.newest(root / optimizer / "resume")
+    assert newest is not None and newest["step"] == 2
+    assert str(newest["path"]) in seen[0][optimizer]["error"]["reason"]
+    assert "checkpoint" not in seen[1][optimizer]["error"]["reason"]  # on a cluster it has none
+    assert seen[0][optimizer]["weights"] == seen[1][optimizer]["weights"]
+    stored = load_file(newest["path"] / "model.safetensors")
+    assert {name: float(w.double().sum()) for name, w in stored.items()} == {
+        name: seen[0][optimizer]["weights"][name] for name in stored
+    }
+    state = load_file(newest["path"] / "optimizer.safetensors")
+    assert all(tensor.isfinite().all() for tensor in (*stored.values(), *state.values()))

@@ -1,0 +1,97 @@
+"""What the tests of several workers train, with the two workers of torchrun: `run` starts them, `main` is a worker."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmim.errors import UserError
+from medmim.finetune import batch, loop
+from medmim.finetune.distributed import process_group
+from medmim.finetune.worker import Job, run_worker
+from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.recipe.schema import Finetune
+from tests.support.finetune import batches, make_encoded, make_lvlm, make_pixels, set_dropout
+
+UNEVEN = Finetune(batch_size=23, max_tokens=10_000, lr=1e-3, freeze_vision=False)
+"""Of 24 samples, so that the second step has one for two workers."""
+BAD = Finetune(batch_size=8, max_tokens=10_000, lr=1e-3, freeze_vision=False, save_every=1)
+POISONED = {
+    "adamw": "model.language_model.embed_tokens.weight",
+    "muon": "model.language_model.layers.0.self_attn.q_proj.weight",
+}
+
+
+def run(root: Path, job: Job) -> list[dict[str, Any]]:
+    """Run `main` in two workers of torchrun; returns what each has seen."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.support.two_workers", str(root), json.dumps(asdict(job))],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads((root / f"seen-{rank}.json").read_text()) for rank in range(2)]
+
+
+def main(root: Path, job: Job) -> None:
+    """Train all that is looked at, in one process group: to start one takes longest."""
+    torch.set_num_threads(1)
+    seen: dict[str, Any] = {}
+    with process_group() as (rank, world):
+        run_worker(job)
+        for family in FAMILIES:
+            lvlm = make_lvlm(family=family)
+            loop.train(lvlm, batches(lvlm, UNEVEN, rank, world), 3, UNEVEN, root / family.name, rank=rank, world=world)
+        for share in (0.0, 0.5):
+            seen[f"dropout {share}"] = _outputs_of_equal_rows(root / f"dropout-{share}", share, rank, world)
+        for optimizer, name in POISONED.items():
+            seen[optimizer] = _poisoned(root / optimizer, optimizer, name, rank, world)
+    (root / f"seen-{rank}.json").write_text(json.dumps(seen))
+
+
+def _outputs_of_equal_rows(folder: Path, dropout: float, rank: int, world: int) -> list[float]:
+    """Both workers train on the same sample: the sum of the last hidden states in each step."""
+    lvlm = make_lvlm()
+    set_dropout(lvlm, dropout)
+    sample = make_encoded(lvlm, 1)[0]
+    same = batch.build([sample], lambda _: make_pixels(sample), max_tokens=10_000)
+    sums: list[float] = []
+    lvlm.model.lm_head.register_forward_hook(lambda _, given, __: sums.append(float(given[0].detach().double().sum())))
+    loop.train(lvlm, lambda step: same, 3, BAD, folder, rank=rank, world=world)
+    return sums
+
+
+def _poisoned(folder: Path, optimizer: str, name: str, rank: int, world: int) -> dict[str, Any]:
+    """The gradient of one matrix becomes infinite on the second worker alone, in step 3, which would be saved."""
+    lvlm = make_lvlm()
+    settings = BAD.model_copy(update={"optimizer": optimizer})
+    weight = dict(lvlm.model.named_parameters())[name]
+    done: list[int] = []
+
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(gradient, float("inf")) if rank == 1 and len(done) == 2 else gradient
+
+    weight.register_hook(poison)
+    error = None
+    try:
+        loop.train(
+            lvlm, batches(lvlm, settings, rank, world), 5, settings, folder,
+            on_save=lambda step, _: done.append(step), rank=rank, world=world,
+        )  # fmt: skip
+    except UserError as raised:
+        error = raised.as_dict()
+    return {"error": error, "saved": done, "weights": _sums(lvlm)}
+
+
+def _sums(lvlm: Lvlm) -> dict[str, float]:
+    return {name: float(p.detach().double().sum()) for name, p in lvlm.model.named_parameters()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Job(**json.loads(sys.argv[2])))
