@@ -19,7 +19,7 @@ from tests.support.two_workers import POISONED, UNEVEN, run
 SHORT = SETTINGS.model_copy(update={"steps": 3})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     """The folder and what each of two workers has seen; see `two_workers.main`."""
     root = tmp_path_factory.mktemp("two")

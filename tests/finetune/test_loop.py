@@ -86,7 +86,7 @@ run_worker(Job(**{job!r}))
 
 
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, family: Family) -> None:
-    settings = SETTINGS.model_copy(update={"steps": 16, "save_every": 3})
+    settings = SETTINGS.model_copy(update={"steps": 11, "save_every": 3})
     run_worker(make_job(tmp_path, settings, family))
     (tmp_path / "out").rename(tmp_path / "whole")
     job = make_job(tmp_path, settings, family)
@@ -94,12 +94,12 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, fam
     process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)  # noqa: S603
     file = tmp_path / "out" / record.LOSSES
     until = time.monotonic() + 300
-    while not (file.exists() and file.read_text().count("\n") >= 5):
+    while not (file.exists() and file.read_text().count("\n") >= 4):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert file.read_text().count("\n") < 16
+    assert file.read_text().count("\n") < 11
     with file.open("a") as torn:
         torn.write('{"step": 9')
     assert run_worker(job).resumed_from >= 3
