@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medmim import store
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.run.workspace import Workspace
@@ -70,17 +69,16 @@ def _engine(ref: str, ws: Workspace) -> Engine:
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
         return Engine(ref, digest_of(["openai", url, name]), _server(url, name))
-    path = checkpoint.resolve(ref, ws)
-    family = checkpoint.family_of(path)  # refuse an unsupported family now, not in the middle of the benchmark
-    artifact = store.find(ref)
-    weights = artifact.digest if artifact else checkpoint.digest(path)
-    return Engine(ref, weights, _local(path), checkpoint.terms_of(ref, ws), family.template_digest)
+    found = checkpoint.locate(ref)
+    family = checkpoint.family_of(found)  # refuse an unsupported family now, not in the middle of the benchmark
+    weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
+    return Engine(ref, weights, _local(ref, ws), checkpoint.terms_of(ref), family.template_digest)
 
 
-def _local(path: Path) -> "Ask":
+def _local(ref: str, ws: Workspace) -> "Ask":
     @lru_cache(maxsize=1)
     def load() -> checkpoint.Lvlm:
-        return checkpoint.load(path)
+        return checkpoint.load(checkpoint.resolve(ref, ws))
 
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         from medmim.lvlm import ask_hf

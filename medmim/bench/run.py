@@ -129,13 +129,13 @@ def bench(
 
 def scores(ws: Workspace, uri: str) -> dict[str, Any]:
     """The content of `scores.json` of a bench artifact."""
-    loaded: dict[str, Any] = json.loads((ws.fetch(uri) / SCORES).read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(store.read_file(store.get(uri), SCORES))
     return loaded
 
 
 def predictions(ws: Workspace, uri: str) -> list[dict[str, Any]]:
     """Every item of a bench artifact with the answers of every model."""
-    return [json.loads(line) for line in (ws.fetch(uri) / PREDICTIONS).read_text(encoding="utf-8").split("\n") if line]
+    return [json.loads(line) for line in store.read_file(store.get(uri), PREDICTIONS).decode().split("\n") if line]
 
 
 def facts(written: Mapping[str, Any]) -> dict[str, Any]:

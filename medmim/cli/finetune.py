@@ -44,7 +44,7 @@ def finetune(
     ws = workspace(home, parsed)
     ref = lookup.resolve(parsed.finetune.base, ws)
     uri = data or _built(parsed, ws)
-    digests = f"data {store.get(uri).digest}, base {checkpoint.digest(checkpoint.resolve(ref, ws))}"
+    digests = f"data {store.get(uri).digest}, base {checkpoint.digest(checkpoint.locate(ref))}"
     sys.stderr.write(f"recipe {parsed.name}, {digests}, home {ws.home}, store {ws.store}\n")
     if dry_run:
         facts = asdict(plan(parsed, ws, uri, ref))

@@ -78,7 +78,7 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
 
 def read(ws: Workspace, artifact: Artifact) -> dict[str, Any]:
     """The report of an audit artifact."""
-    report: dict[str, Any] = json.loads((store.fetch(artifact, ws.cache) / REPORT).read_text(encoding="utf-8"))
+    report: dict[str, Any] = json.loads(store.read_file(artifact, REPORT))
     return report
 
 

@@ -38,10 +38,10 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
     """
     with stage(ws, "finetune") as outcome:
         ref = base or recipe.finetune.base
-        folder = checkpoint.resolve(ref, ws)
-        family = checkpoint.family_of(folder)
+        found = checkpoint.locate(ref)
+        family = checkpoint.family_of(found)
         artifact = data_artifact(data)
-        allowed = terms.combine([checkpoint.terms_of(ref, ws), terms_of(artifact)])
+        allowed = terms.combine([checkpoint.terms_of(ref), terms_of(artifact)])
         section = {
             "terms": allowed.as_dict(),  # part of the model's content
             **recipe.finetune.model_dump(mode="json", exclude={"base", "save_every"}),
@@ -49,7 +49,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
             "workers": recipe.platform.workers,
             "max_bad_fraction": recipe.data.max_bad_fraction,
         }
-        parents = {"data": artifact.digest, "base": checkpoint.digest(folder)}
+        parents = {"data": artifact.digest, "base": checkpoint.digest(found)}
 
         def make(work: Path) -> Mapping[str, Any]:
             counts = _train(recipe, ws, ref, artifact, work)
@@ -65,7 +65,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
             key = step_key("finetune", REVISION, section, parents)
             exchange.clear(exchange.shared_folder(ws, f"finetune-{key[:16]}"))
         outcome.of(model, cached)
-        outcome.facts = {**model.counts, "losses": _loss_curve(ws.fetch(model.uri) / "losses.jsonl")}
+        outcome.facts = {**model.counts, "losses": _loss_curve(store.read_file(model, "losses.jsonl"))}
         return outcome
 
 
@@ -145,9 +145,9 @@ def _count(prepared: Path) -> int:
     return len(Examples.load(prepared))
 
 
-def _loss_curve(path: Path) -> list[list[float]]:
+def _loss_curve(text: bytes) -> list[list[float]]:
     """About `_CURVE` points of (step, loss), the last one included."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = text.decode().splitlines()
     every = -(-len(lines) // _CURVE)
     points = [json.loads(line) for line in lines]
     return [[p["step"], p["loss"]] for i, p in enumerate(points) if i % every == 0 or i + 1 == len(points)]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -20,7 +21,7 @@ from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 from medmim.progress import say
 from medmim.run import provenance
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, cache_folder
 from medmim.sample import IMAGE
 from medmim.store.paths import existing
 
@@ -84,15 +85,23 @@ def shipped() -> list[str]:
 
 
 def resolve(ref: str, ws: Workspace | None = None) -> Path:
-    """The local folder of a model.
+    """The local folder of a model; one in S3 is fetched.
 
     Args:
         ref: A shipped name, a folder, `file://` or the URI of a model artifact.
-        ws: The workspace; artifacts in S3 are copied below its home. [default: .medmim]
+        ws: The workspace; artifacts in S3 are copied into its cache. [default: .medmim]
 
     Raises:
         UserError: There is no such model, or the artifact is not a model.
     """
+    found = locate(ref)
+    if isinstance(found, Path):
+        return found
+    return store.fetch(found, ws.cache if ws else cache_folder(Path(".medmim")))
+
+
+def locate(ref: str) -> Path | store.Artifact:
+    """Where a model is; nothing of it is downloaded. Arguments and errors as `resolve`."""
     names = shipped()
     if ref in names:
         return Path(str(resources.files("medmim.shipped.bases") / ref))
@@ -104,7 +113,7 @@ def resolve(ref: str, ws: Workspace | None = None) -> Path:
         artifact = store.get(ref)
         if artifact.kind != "model":
             raise UserError(f"{ref} is not a model", reason=f"it is an artifact of kind '{artifact.kind}'")
-        return store.fetch(artifact, ws.cache if ws else Path(".medmim") / "cache")
+        return artifact
     similar = difflib.get_close_matches(ref, names, 1)
     raise UserError(
         f"no model '{ref if len(ref) <= _SHOWN else ref[:_SHOWN] + '...'}'",
@@ -126,40 +135,46 @@ def upload_if_local(ref: str, ws: Workspace) -> str:
     Raises:
         UserError: As `resolve` does, or the store refuses.
     """
-    path = resolve(ref, ws)
+    found = locate(ref)
     if ref in shipped():
         return ref
     if "://" in ref and not ref.startswith("file://"):
         return ref
+    path = found if isinstance(found, Path) else resolve(ref, ws)
     known = store.find(str(path))
     if known is not None and known.uri.startswith(f"{ws.store}/"):
         return known.uri
     say(f"copying the model {path} to the store")
-    made_from = {"medmim": __version__, "step": "copy of a folder", "terms": terms_of(ref, ws).as_dict()}
+    made_from = {"medmim": __version__, "step": "copy of a folder", "terms": terms_of(ref).as_dict()}
     return store.publish(path, ws.store, "model", known.counts if known else {}, made_from).uri
 
 
-def terms_of(ref: str, ws: Workspace | None = None) -> terms.Terms:
+def terms_of(ref: str) -> terms.Terms:
     """The terms of a model; unknown where nothing states them.
 
     Args:
         ref: As for `resolve`.
-        ws: As for `resolve`.
 
     Raises:
         UserError: As `resolve` does, or its `terms.json` is not a record of terms.
     """
-    file = resolve(ref, ws) / terms.FILE
-    if file.is_file():
-        return terms.parse(file.read_bytes(), str(file))
-    artifact = store.find(ref.removeprefix("file://"))
-    return provenance.terms_of(artifact) if artifact else terms.UNKNOWN
+    found = locate(ref)
+    if not isinstance(found, Path):
+        return provenance.terms_of(found)
+    file = found / terms.FILE
+    return terms.parse(file.read_bytes(), str(file)) if file.is_file() else terms.UNKNOWN
 
 
-def digest(path: Path) -> str:
-    """Content digest of the files that decide what a model answers; a README beside them does not count."""
-    files = {file.name: {"sha256": store.file_digest(file)} for glob in _CONTENT for file in path.glob(glob)}
-    return store.content_digest(files)
+def digest(where: Path | store.Artifact) -> str:
+    """Content digest of the files that decide what a model answers; a README beside them does not count.
+
+    Of an artifact, it is read from the manifest: neither downloaded nor hashed.
+    """
+    if isinstance(where, Path):
+        files = {file.name: {"sha256": store.file_digest(file)} for glob in _CONTENT for file in where.glob(glob)}
+        return store.content_digest(files)
+    wanted = [name for name in where.files if "/" not in name and any(fnmatchcase(name, glob) for glob in _CONTENT)]
+    return store.content_digest({name: where.files[name] for name in wanted})
 
 
 def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
@@ -281,23 +296,19 @@ def _not_finite(path: Path, dtype: Any) -> UserError:
     )
 
 
-def family_of(path: Path) -> Family:
-    """The family of a checkpoint, read from its config.json.
+def family_of(where: Path | store.Artifact) -> Family:
+    """The family of a checkpoint, read from its config.json; of an artifact, no other file is read.
 
     Raises:
         UserError: A missing or broken config, or an architecture of no supported family.
     """
-    file = path / "config.json"
-    try:
-        found = file.exists()
-    except OSError as error:
-        raise from_os_error(error, "reading the model") from None
-    if not found:
+    path = where if isinstance(where, Path) else where.uri
+    text = _config_of(where)
+    if text is None:
         raise UserError(
             f"{path} is not a model: it has no config.json",
             fix="give the folder of a LLaVA checkpoint in the Hugging Face layout",
         )
-    text = sniff.read_text(file, "a LLaVA configuration in JSON")
     try:
         config = json.loads(text)
         kinds = (config["vision_config"]["model_type"], config["text_config"]["model_type"])
@@ -305,7 +316,7 @@ def family_of(path: Path) -> Family:
         kind = "an unreadable file"
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             kind = f"of model_type '{json.loads(text)['model_type']}'"
-        raise UserError(f"{file} is {kind}, not a LLaVA configuration", fix=supported()) from None
+        raise UserError(f"{path}/config.json is {kind}, not a LLaVA configuration", fix=supported()) from None
     for family in FAMILIES:
         if kinds == (family.vision, family.text):
             return family
@@ -314,6 +325,20 @@ def family_of(path: Path) -> Family:
         reason="its chat format is not known, and a wrong format would silently lower every score",
         fix=supported(),
     )
+
+
+def _config_of(where: Path | store.Artifact) -> str | bytes | None:
+    """The text of its config.json; None where there is none."""
+    if not isinstance(where, Path):
+        with suppress(FileNotFoundError):
+            return store.read_file(where, "config.json")
+        return None
+    file = where / "config.json"
+    try:
+        found = file.exists()
+    except OSError as error:
+        raise from_os_error(error, "reading the model") from None
+    return sniff.read_text(file, "a LLaVA configuration in JSON") if found else None
 
 
 def save(lvlm: Lvlm, folder: Path) -> Lvlm:

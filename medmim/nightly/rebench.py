@@ -108,7 +108,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
 
 def read(ws: Workspace, uri: str) -> dict[str, Any]:
     """The content of `night.json` in the stage's artifact."""
-    found: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(store.read_file(store.get(uri), FILE))
     return found
 
 

@@ -42,7 +42,7 @@ def run(recipe: Recipe, ws: Workspace, bench: str) -> Outcome:
     with stage(ws, "gate") as outcome:
         limits = policy.load(recipe.gate.policy)
         source = store.get(bench)
-        scores = json.loads((ws.fetch(bench) / "scores.json").read_text(encoding="utf-8"))
+        scores = json.loads(store.read_file(source, "scores.json"))
         holder = decisions.roles(decisions.read(ws, recipe.register_.model)).champion
         verdict = decide(limits, scores, holder) | {"bench": source.digest}
 
@@ -61,7 +61,7 @@ def run(recipe: Recipe, ws: Workspace, bench: str) -> Outcome:
 
 def read(ws: Workspace, uri: str) -> dict[str, Any]:
     """The decision of a decision artifact."""
-    loaded: dict[str, Any] = json.loads((ws.fetch(uri) / FILE).read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(store.read_file(store.get(uri), FILE))
     return loaded
 
 

@@ -3,8 +3,10 @@
 import json
 import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medmim import store
+from medmim.store import Artifact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -13,26 +15,25 @@ if TYPE_CHECKING:
 _BATCH = 1000  # metrics in one call; MLflow's limit
 
 
-def log(api: "MlflowClient", run: str, model: str | None, bench: Path, tuned: Path, digest: str) -> None:
+def log(api: "MlflowClient", run: str, model: str | None, bench: Artifact, tuned: Artifact) -> None:
     """Log scores and loss curve, and end the run.
 
     Args:
         api: The client.
         run: Id of the MLflow run.
         model: Id of the logged model that gets the scores as well.
-        bench: Folder of the bench artifact (`scores.json`).
-        tuned: Folder of the model artifact; its `losses.jsonl`, if it has one, is the curve.
-        digest: Digest of the bench artifact, logged as the data set of the scores.
+        bench: The bench artifact: `scores.json`, and its digest as the data set of the scores.
+        tuned: The model artifact; its `losses.jsonl`, if it has one, is the curve. No other file of it is read.
     """
     from mlflow.entities import Metric, RunStatus
 
     now = int(time.time() * 1000)
     metrics = [
-        Metric(key, value, now, 0, model_id=model, dataset_name="bench", dataset_digest=digest[:36])
-        for key, value in _leaderboard(bench / "scores.json").items()
+        Metric(key, value, now, 0, model_id=model, dataset_name="bench", dataset_digest=bench.digest[:36])
+        for key, value in _leaderboard(store.read_file(bench, "scores.json")).items()
     ]
-    if (tuned / "losses.jsonl").is_file():
-        metrics += _curve(tuned / "losses.jsonl", now)
+    if "losses.jsonl" in tuned.files:
+        metrics += _curve(store.read_file(tuned, "losses.jsonl"), now)
     for begin in range(0, len(metrics), _BATCH):
         api.log_batch(run, metrics=metrics[begin : begin + _BATCH])
     api.set_terminated(run, RunStatus.to_string(RunStatus.FINISHED))
@@ -43,10 +44,10 @@ def metric_key(*parts: str) -> str:
     return re.sub(r"[^\w./ -]", "/", "/".join(parts))
 
 
-def _leaderboard(path: Path) -> dict[str, float]:
+def _leaderboard(text: bytes) -> dict[str, float]:
     """Metric key -> value; the score without images ends in `_blind`, the share right both ways in `_swap`."""
     found: dict[str, float] = {}
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["leaderboard"]
+    rows: list[dict[str, Any]] = json.loads(text)["leaderboard"]
     for row in rows:
         key = metric_key(row["model"], row["group"], row["metric"])
         found[key] = row["value"]
@@ -56,10 +57,10 @@ def _leaderboard(path: Path) -> dict[str, float]:
     return found
 
 
-def _curve(path: Path, now: int) -> "list[Metric]":
+def _curve(text: bytes, now: int) -> "list[Metric]":
     from mlflow.entities import Metric
 
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in text.splitlines()]
     return [
         Metric(f"train/{key}", float(line[key]), now, int(line["step"]))
         for line in lines

@@ -163,7 +163,7 @@ def _log_scores(
     """Log scores and losses; the tag is set last, so that the next run repeats what a kill cut off."""
     from mlflow.exceptions import MlflowException
 
-    mlflow_run.log(api, version.run, version.tags.get(LOGGED), ws.fetch(scores.uri), ws.fetch(tuned.uri), scores.digest)
+    mlflow_run.log(api, version.run, version.tags.get(LOGGED), scores, tuned)
     try:
         api.set_model_version_tag(name, version.number, BENCH, scores.digest)
     except MlflowException:

@@ -168,9 +168,9 @@ def test_a_base_carries_its_terms(copy, tmp_path):
     assert checkpoint.terms_of(str(copy)) == UNKNOWN
     ws = workspace(tmp_path / "home")
     without = checkpoint.upload_if_local(str(copy), ws)
-    assert checkpoint.terms_of(without, ws) == UNKNOWN
+    assert checkpoint.terms_of(without) == UNKNOWN
     (copy / "terms.json").write_text(Terms(serve=True).dump())
-    assert checkpoint.terms_of(checkpoint.upload_if_local(f"file://{copy}", ws), ws) == Terms(serve=True)
+    assert checkpoint.terms_of(checkpoint.upload_if_local(f"file://{copy}", ws)) == Terms(serve=True)
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,10 @@ def fetch_job(job: Job, rank: int, checkpoint: str) -> Job:
     store.open_store(job.folder).download(_EXAMPLES, work / EXAMPLES)
     if checkpoint:
         copy = work / "resume" / checkpoint.split("/")[-2]
-        _copy(checkpoint, copy, work)
-        (copy / LOSSES).rename(work / LOSSES)
+        _link(ws.fetch(checkpoint), copy)
+        shutil.copyfile(copy / LOSSES, work / LOSSES)
+        (copy / LOSSES).unlink()
+        store.sweep(ws.cache, 0)  # the checkpoint that an earlier group of workers resumed from
     return replace(job, base=str(base), data=str(data), folder=str(work))
 
 
@@ -117,6 +119,14 @@ def _remove(folder: str, keys: Iterable[str]) -> None:
     shared = store.open_store(folder)
     for key in sorted(keys, key=lambda key: not key.endswith(f"/{store.MANIFEST}")):
         shared.delete(key)
+
+
+def _link(found: Path, folder: Path) -> None:
+    """Links to an artifact's files: all workers of a node read one copy, which stays as long as they do."""
+    folder.mkdir()
+    for path in found.iterdir():
+        if path.name not in (store.MANIFEST, store.PROVENANCE):
+            (folder / path.name).symlink_to(path)
 
 
 def _copy(uri: str, goal: Path, work: Path) -> None:

@@ -57,5 +57,5 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
         "digest": checkpoint.digest(folder),
         "dtype": ", ".join(sorted({one.dtype for one in stored})),
         "source": made_from.get("source", ""),
-        "terms": checkpoint.terms_of(ref, ws).as_dict(),
+        "terms": checkpoint.terms_of(ref).as_dict(),
     }

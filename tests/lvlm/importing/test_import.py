@@ -246,7 +246,7 @@ def test_terms_come_with_the_checkpoint(ws: Workspace, tmp_path: Path) -> None:
     assert terms_of(import_base(str(tmp_path / "llava"), ws, TOWER)) == terms.PUBLISHED["llava-med"]
     assert terms_of(import_base(str(tmp_path / "mantis"), ws, Options())) == terms.UNKNOWN
     given = import_base(str(tmp_path / "mantis"), ws, Options(allowed=terms.PUBLISHED["llama3"]))
-    assert checkpoint.terms_of(given.uri, ws) == terms.PUBLISHED["llama3"]
+    assert checkpoint.terms_of(given.uri) == terms.PUBLISHED["llama3"]
     own = terms.Terms(serve=True, text=("mine",))
     (tmp_path / "mantis" / "terms.json").write_text(own.dump())
     assert terms_of(import_base(str(tmp_path / "mantis"), ws, Options())) == own
