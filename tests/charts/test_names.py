@@ -3,7 +3,8 @@
 import pytest
 
 from medmim.recipe import names
-from tests.support.chart import containers, pods, rendered
+from tests.support.chart import VALUES as ALL
+from tests.support.chart import containers, named, pods, render, rendered
 
 VALUES = ("default", "all-on")
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS"  # for MLflow's own server
@@ -45,6 +46,32 @@ def test_the_settings_of_a_run_namespace_are_those_that_steps_read(values: str) 
         if one["kind"] == "ConfigMap" and one["metadata"]["name"] == names.SETTINGS
     ]
     assert written and all(one.keys() <= {*names.SETTINGS_KEYS, MLFLOW_ARTIFACTS} for one in written)
+
+
+def test_a_cache_on_the_nodes_is_a_claim_of_each_run_namespace_with_a_folder_of_its_own() -> None:
+    objects = render({**ALL["onprem-gpu"], "cache": {"hostPath": "/var/lib/medmim", "sizeGi": 7}})
+    paths = set()
+    for run in ("radiology", "research"):
+        settings = named(objects, "ConfigMap", names.SETTINGS, run)["data"]
+        assert settings["MEDMIM_CACHE_GIB"] == "7"
+        claim = named(objects, "PersistentVolumeClaim", settings["MEDMIM_CACHE_CLAIM"], run)
+        (volume,) = [one for one in objects if one["metadata"]["name"] == claim["spec"]["volumeName"]]
+        assert volume["kind"] == "PersistentVolume"
+        assert volume["spec"]["claimRef"] == {"namespace": run, "name": claim["metadata"]["name"]}
+        assert claim["spec"]["storageClassName"] == volume["spec"]["storageClassName"] == ""
+        assert claim["spec"]["accessModes"] == volume["spec"]["accessModes"] == ["ReadWriteMany"]
+        paths.add(volume["spec"]["hostPath"]["path"])
+    assert paths == {"/var/lib/medmim/radiology", "/var/lib/medmim/research"}
+
+
+def test_a_claim_that_is_there_is_only_named_and_no_cache_is_the_default() -> None:
+    runs = {"runNamespaces": [{"name": "team-a"}]}
+    objects = render({**runs, "cache": {"existingClaim": "mine"}})
+    assert named(objects, "ConfigMap", names.SETTINGS, "team-a")["data"]["MEDMIM_CACHE_CLAIM"] == "mine"
+    kinds = {one["kind"] for one in objects if one["metadata"]["name"].startswith("medmim-cache")}
+    assert kinds == set()
+    settings = named(render(runs), "ConfigMap", names.SETTINGS, "team-a")["data"]
+    assert not {key for key in settings if "CACHE" in key}
 
 
 def test_every_account_that_runs_use_is_made() -> None:

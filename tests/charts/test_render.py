@@ -208,7 +208,8 @@ def test_an_external_database_is_migrated_before_the_new_server_starts() -> None
         {"secretKeyRef": {"name": "medmim-mlflow-db", "key": "uri"}}
     ]
     assert "strategy" not in named(objects, "Deployment", "medmim-mlflow")["spec"]
-    assert not [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
+    claims = {one["metadata"]["name"] for one in objects if one["kind"] == "PersistentVolumeClaim"}
+    assert claims == {"medmim-cache"}, "none of MLflow's"
 
 
 def test_schedules_never_overlap_and_each_namespace_is_swept() -> None:

@@ -46,6 +46,7 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else the ingress cannot reach MLflow" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name Prometheus' pods, else mlflow.metrics are out of its reach" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.mlflow.auth.enabled (not .Values.mlflow.metrics.existingSecret) }}{{ fail "mlflow.metrics.existingSecret: with mlflow.auth the server shows /metrics to its users only" }}{{ end -}}
+{{- if and .Values.cache.hostPath .Values.cache.existingClaim }}{{ fail "cache.hostPath: cache.existingClaim is given as well; give one of them" }}{{ end -}}
 {{- if .Values.nightly.enabled -}}
 {{- $recipe := trim .Values.nightly.recipe -}}
 {{- if not $recipe }}{{ fail "nightly.recipe: give the recipe to run, --set-file nightly.recipe=mine.yaml" }}{{ end -}}

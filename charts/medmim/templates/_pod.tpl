@@ -53,7 +53,7 @@ securityContext:
 
 {{/* Settings by reference. s3, mlflow: names of Secrets, empty for none. */}}
 {{- define "medmim.env" -}}
-{{- range list "MEDMIM_STORE" "MEDMIM_PATIENCE" "MLFLOW_TRACKING_URI" "AWS_ENDPOINT_URL" "AWS_REGION" "AWS_CA_BUNDLE" }}
+{{- range list "MEDMIM_STORE" "MEDMIM_PATIENCE" "MLFLOW_TRACKING_URI" "AWS_ENDPOINT_URL" "AWS_REGION" "AWS_CA_BUNDLE" "MEDMIM_CACHE_CLAIM" }}
 - name: {{ . }}
   valueFrom: {configMapKeyRef: {name: medmim, key: {{ . }}, optional: true}}
 {{- end }}

@@ -12,6 +12,7 @@ import yaml
 
 from medmim import __version__
 from medmim.errors import UserError
+from medmim.recipe import names
 
 PLACEHOLDER = "medmim:placeholder"
 VERSION_LABEL = "app.kubernetes.io/version"  # each pod's, and so the IR's
@@ -80,6 +81,18 @@ def pinned(ir: Ir, image: str) -> Ir:
     """The same pipeline with an image in place of each placeholder."""
     text = re.sub(rf"\b{re.escape(PLACEHOLDER)}\b", image, ir.text)
     return Ir(text, ir.name, ir.sdk, ir.steps)
+
+
+def with_cache(ir: Ir, claim: str) -> Ir:
+    """The same pipeline with a claim of the run's namespace as the cache of each step; KFP has no optional volumes."""
+    spec, platform = yaml.load_all(ir.text, _LOADER)
+    for executor in spec["deploymentSpec"]["executors"].values():
+        executor["container"].setdefault("env", []).append({"name": "MEDMIM_CACHE", "value": names.CACHE_FOLDER})
+    name = {"runtimeValue": {"constant": claim}}
+    mount = {"mountPath": names.CACHE_FOLDER, "constant": claim, "pvcNameParameter": name}
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        executor["pvcMount"] = [mount]
+    return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
 
 
 def step_names() -> tuple[str, ...]:

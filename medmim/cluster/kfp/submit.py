@@ -124,6 +124,8 @@ def plan(
     pods_of_image = recipe.platform.pods.model_copy(update={"image": pinned})
     platform = recipe.platform.model_copy(update={"store": store, "pods": pods_of_image})
     ir = compiled.pinned(ir, pinned)
+    claim = setup.get("MEDMIM_CACHE_CLAIM")
+    ir = compiled.with_cache(ir, claim) if claim else ir
     pipeline_id = get_or_create.find_pipeline(api, ir.name)
     return Plan(
         api=api,

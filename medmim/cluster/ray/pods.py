@@ -13,7 +13,7 @@ from medmim.recipe.pods import Pods
 
 _INHERITED = (  # settings of the step's pod that are no secrets
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI",
-    "MEDMIM_PATIENCE", "MEDMIM_USER",
+    "MEDMIM_PATIENCE", "MEDMIM_USER", "MEDMIM_CACHE_GIB",
 )  # fmt: skip
 _PATIENCE = 300  # s that a call to the store or MLflow is retried while the server restarts
 
@@ -88,6 +88,9 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
         spec["volumes"].append({"name": "ca", "configMap": {"name": pods.ca_config_map}})
         container["volumeMounts"].append({"name": "ca", "mountPath": names.CA_FOLDER, "readOnly": True})
         container["env"].append({"name": "AWS_CA_BUNDLE", "value": names.CA_FILE})
+    if any(mount["name"] == "cache" for mount in container["volumeMounts"]):
+        claim = {"claimName": os.environ["MEDMIM_CACHE_CLAIM"]}
+        spec["volumes"].append({"name": "cache", "persistentVolumeClaim": claim})
     if container["name"] != "submitter":
         spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}})
         container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
@@ -102,6 +105,9 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     container["env"] += [{"name": key, "value": os.environ[key]} for key in _INHERITED if os.environ.get(key)]
     if not os.environ.get("MEDMIM_PATIENCE"):
         container["env"].append({"name": "MEDMIM_PATIENCE", "value": str(_PATIENCE)})
+    if os.environ.get("MEDMIM_CACHE_CLAIM"):
+        container["volumeMounts"].append({"name": "cache", "mountPath": names.CACHE_FOLDER})
+        container["env"].append({"name": "MEDMIM_CACHE", "value": names.CACHE_FOLDER})
     container["env"] += _secret(pods.s3_secret, names.S3_KEYS)
     container["env"] += _secret(pods.tracking_secret, names.TRACKING_KEYS)
     container["env"] += [

@@ -14,6 +14,7 @@ import yaml
 from medmim import __version__
 from medmim.cluster.kfp import compiled, get_or_create, preflight, submit
 from medmim.errors import Unavailable, UserError
+from medmim.recipe import names
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
 from medmim.store import open_store
@@ -70,6 +71,24 @@ def test_every_container_is_the_image_by_its_digest(world: World) -> None:
     executors = next(iter(yaml.safe_load_all(spec)))["deploymentSpec"]["executors"].values()
     assert {one["container"]["image"] for one in executors} == {pinned}
     assert made.version == compiled.pinned(compiled.load("train"), pinned).digest
+
+
+def test_a_cache_claim_is_mounted_into_every_step_and_changes_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_CACHE_CLAIM", "medmim-cache")
+    submitted(world)
+    spec, platform = yaml.safe_load_all(next(iter(world.kfp.state.specs.values())))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    for executor in executors:
+        (mount,) = executor.pop("pvcMount")
+        assert mount["mountPath"] == names.CACHE_FOLDER
+        assert mount["pvcNameParameter"] == {"runtimeValue": {"constant": "medmim-cache"}}
+    for executor in spec["deploymentSpec"]["executors"].values():
+        assert executor["container"].pop("env") == [{"name": "MEDMIM_CACHE", "value": names.CACHE_FOLDER}]
+    plain = f"{world.registry.address}/medmim@{world.registry.push('v1')}"
+    assert [spec, platform] == list(yaml.safe_load_all(compiled.pinned(compiled.load("train"), plain).text))
+    assert len(executors) == len(spec["deploymentSpec"]["executors"]) > 5
 
 
 def test_the_same_content_twice_is_one_version_and_two_runs(world: World) -> None:

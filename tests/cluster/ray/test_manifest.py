@@ -13,6 +13,7 @@ from medmim.cluster.dispatch import is_remote
 from medmim.cluster.ray import manifest
 from medmim.cluster.ray.request import Request
 from medmim.errors import UserError
+from medmim.recipe import names
 from medmim.recipe.loading import load
 from medmim.recipe.schema import Platform
 
@@ -108,6 +109,23 @@ def test_what_a_recipe_asks_for_is_in_the_job() -> None:
     assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert body["spec"]["activeDeadlineSeconds"] == 300
     assert not body["spec"].get("suspend"), "Kueue's webhook does that: without Kueue nobody would ever resume it"
+
+
+def test_a_cache_claim_is_mounted_into_head_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDMIM_CACHE_CLAIM", raising=False)
+    assert "cache" not in json.dumps(manifest.spec(platform(), "image", "s3://b/x", "lease"))
+    monkeypatch.setenv("MEDMIM_CACHE_CLAIM", "medmim-cache")
+    monkeypatch.setenv("MEDMIM_CACHE_GIB", "500")
+    spec = manifest.spec(platform(), "image", "s3://b/x", "lease")
+    cluster = spec["rayClusterSpec"]
+    for template in (cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]):
+        (container,) = template["spec"]["containers"]
+        volumes = {one["name"]: one for one in template["spec"]["volumes"]}
+        assert volumes["cache"]["persistentVolumeClaim"] == {"claimName": "medmim-cache"}
+        (mount,) = [one for one in container["volumeMounts"] if one["name"] == "cache"]
+        env = {one["name"]: one.get("value") for one in container["env"]}
+        assert env["MEDMIM_CACHE"] == mount["mountPath"] == names.CACHE_FOLDER and env["MEDMIM_CACHE_GIB"] == "500"
+    assert "cache" not in json.dumps(spec["submitterPodTemplate"]), "it fetches nothing"
 
 
 def test_no_value_of_a_secret_is_in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
