@@ -23,7 +23,7 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 3
+REVISION = 4
 
 SOURCES = {
     "phantom": "medmim.data.sources.phantom",

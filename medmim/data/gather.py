@@ -15,11 +15,11 @@ from pathlib import Path
 from PIL import Image
 
 from medmim.data.sources.image_file import decode
+from medmim.data.sources.pixels import BLANK
 from medmim.data.sources.source import BadImage
 from medmim.progress import bar
 
 MISSING = "image is missing"
-_BLANK = "all pixels of the image have one value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _read(path: str, read: Callable[[str], bytes]) -> tuple[Gathered, bytes]:
     try:
         image = decode(read(path))
         if _is_blank(image.pixels):
-            raise BadImage(_BLANK)
+            raise BadImage(BLANK)
         data = image.shrunk()
     except FileNotFoundError:
         return Gathered(path, problem=MISSING), b""

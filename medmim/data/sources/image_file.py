@@ -6,8 +6,9 @@ Files may be empty, cut off, not images, or a few bytes that decode to gigabytes
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
@@ -25,6 +26,7 @@ _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
     6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
 }  # fmt: skip
+MAX_CHUNKS = 100_000  # of a PNG
 _PNG = b"\x89PNG\r\n\x1a\n"
 _READ = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # optional chunks of a PNG that say what it shows
 _LARGEST_PROFILE = 1 << 20  # bytes of a colour profile that Pillow reads back from a PNG
@@ -77,10 +79,11 @@ def decode(data: bytes) -> ImageFile:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata and about half of its own pixel limit
-        bare = _bare_png(data)
+        _refuse_many_chunks(data)
         try:
             image, upright = _decoded(data)
         except BadImage:
+            bare = _bare_png(data)
             if bare == data:
                 raise
             image, upright = _decoded(bare)
@@ -112,18 +115,25 @@ def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
     return image, plain.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else plain.copy()
 
 
+def _refuse_many_chunks(data: bytes) -> None:
+    """Refuse a PNG of so many chunks that reading them takes minutes; the largest sound ones have ten thousand."""
+    if next(islice(_chunks(data), MAX_CHUNKS, None), None) is not None:
+        raise BadImage(f"a PNG of more than {MAX_CHUNKS:,} chunks")
+
+
 def _bare_png(data: bytes) -> bytes:
     """A PNG without its optional chunks: a profile or text that is large or broken makes Pillow refuse the picture."""
-    if not data.startswith(_PNG):
-        return data
-    kept, at = [_PNG], len(_PNG)
-    while at < len(data):
+    kept = [data[at:end] for name, at, end in _chunks(data) if name[:1].isupper() or name in _READ]
+    return b"".join([_PNG, *kept]) if kept else data
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of each chunk of a PNG; nothing of another file."""
+    at = len(_PNG)
+    while data.startswith(_PNG) and at < len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])
-        name = data[at + 4 : at + 8]
-        if name[:1].isupper() or name in _READ:
-            kept.append(data[at:end])
+        yield data[at + 4 : at + 8], at, end
         at = end
-    return b"".join(kept)
 
 
 def _guarded(doing: Callable[[], T], what: str) -> T:

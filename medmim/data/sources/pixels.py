@@ -1,7 +1,8 @@
 """Turns what Pillow decodes into 8 bits of grey or RGB, without losing what 16 bits hold.
 
 Scanners store 10 to 14 bits in 16, so values are scaled from their own minimum and maximum: the nominal range would
-leave them black. Of colours and of grey with alpha Pillow keeps the upper 8 bits only: those are decoded a second time.
+leave them black, and so would a few hot pixels or a mark that is burnt in: see `_shown_range`. Of colours and of grey
+with alpha Pillow keeps the upper 8 bits only: those are decoded a second time.
 """
 
 import io
@@ -20,7 +21,10 @@ from medmim.data.sources.source import BadImage
 # Raster formats that Pillow decodes itself: EPS would start Ghostscript, and a PDF is not an image.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _CLEAR = "the image is transparent all over"
+BLANK = "all pixels of the image have one value"
 _FULL = 1 << 15  # a value from here on shows that all 16 bits are used, and that the upper 8 are the picture
+_STRAY = 0.001  # share of the values at either end that may be noise of the detector
+_MARK = 0.02  # share that letters and frames burnt into a picture may have
 _FAINT = 4  # of 255: no pixel can be seen with less alpha
 _BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
@@ -81,7 +85,11 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
     visible = values != clear if isinstance(clear, int) else np.ones(values.shape, bool)
     if not visible.any():
         raise BadImage(_CLEAR)
-    low, high = float(values[visible].min()), float(values[visible].max())
+    low, high = _shown_range(values[visible])
+    if low == high:
+        if visible.all():
+            raise BadImage(BLANK)
+        low = min(low, 0.0)  # what is transparent is the picture
     scale = 255.0 / (high - low) if high > low else 0.0
     grey: NDArray[np.uint8] = np.rint((values.clip(low, high) - low) * scale).astype(np.uint8)
     if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
@@ -89,12 +97,39 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
     return np.where(visible, grey, 0).astype(np.uint8)
 
 
+def _shown_range(values: NDArray[Any], uniform: bool = False) -> tuple[float, float]:
+    """The values that become black and white: the lowest and highest, or those of the picture where a few dominate.
+
+    Left out are `_STRAY` of the values at either end, and up to `_MARK` that lie beyond an empty gap of half the whole
+    range, as hot pixels and burnt-in letters do; both only where what remains has less than a quarter of the range, and
+    more than one value, unless it may be `uniform`.
+    """
+    low, high = float(values.min()), float(values.max())
+    flat = values.reshape(-1)
+    count = int(flat.size * _MARK)
+    if count == 0 or low == high:
+        return low, high
+    ends = np.partition(flat, (count, flat.size - 1 - count))
+    strays, gap = int(flat.size * _STRAY), (high - low) / 2
+    first = _without_strays(ends[: count + 1].astype(np.float64), strays, gap)
+    last = -_without_strays(-ends[flat.size - 1 - count :].astype(np.float64), strays, gap)
+    stays = last - first < (high - low) / 4 and (first < last or (uniform and first == last))
+    return (first, last) if stays else (low, high)
+
+
+def _without_strays(end: NDArray[np.float64], strays: int, gap: float) -> float:
+    """The lowest value that belongs to the picture, of its lowest ones in any order."""
+    rising = np.sort(end)
+    beyond = np.flatnonzero(np.diff(rising) > gap)
+    return float(rising[max(strays, int(beyond[0]) + 1 if beyond.size else 0)])
+
+
 def _scaled_colours(image: Image.Image, data: bytes) -> Image.Image | None:
     """Colours of 16 bits, scaled over all channels together; None where the upper 8 bits are the picture."""
     planes = image.format == "TIFF" and image.tag_v2.get(_PLANAR) == _SEPARATE  # type: ignore[attr-defined]
     words, premultiplied = _words(image, data)
     if image.mode == "CMYK" or words is None:
-        if (np.asarray(image) if words is None else words >> 8).max() < _FULL >> 8:
+        if _shown_range(np.asarray(image) if words is None else words >> 8)[1] < _FULL >> 8:
             raise BadImage("16-bit colours that use few bits, as CMYK or in compressed planes: save it as RGB")
         return None
     channels = words.shape[-1]
@@ -105,8 +140,12 @@ def _scaled_colours(image: Image.Image, data: bytes) -> Image.Image | None:
     visible = colours if alpha is None else colours[alpha > 0]
     if not visible.size:
         raise BadImage(_CLEAR)
-    low, high = int(visible.min()), int(visible.max())
-    opaque = 0xFFFF if alpha is None else int(alpha.max())
+    low, high = _shown_range(visible)
+    opaque = 0xFFFF if alpha is None else int(_shown_range(alpha, uniform=True)[1] or alpha.max())
+    if low == high:
+        if alpha is None or alpha.min() == alpha.max():
+            raise BadImage(BLANK)
+        low = 0.0  # what is transparent is the picture
     if high >= _FULL and opaque >= _FULL and not isinstance(clear, tuple) and not planes:
         return None
     values = np.arange(1 << 16)
@@ -173,5 +212,7 @@ def _ppm(data: bytes) -> NDArray[np.uint16]:
     if data[:2] == b"P6":
         values = np.frombuffer(data, ">u2", math.prod(shape), start)
     else:
-        values = np.array(re.sub(rb"#[^\r\n]*", b"", data[start:]).split()[: math.prod(shape)], np.uint16)
+        text = data[start:]
+        text = re.sub(rb"#[^\r\n]*", b"", text) if b"#" in text else text
+        values = np.array(text.split(None, math.prod(shape))[: math.prod(shape)], np.uint16)
     return (values.astype(np.uint32) * 0xFFFF // _maximum(image.tile[0].args)).astype(np.uint16).reshape(shape)

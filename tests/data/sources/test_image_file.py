@@ -2,7 +2,9 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medmim.data.sources.image_file import MAX_PIXELS, decode
+from medmim.data.sources.image_file import MAX_CHUNKS, MAX_PIXELS, decode
 from medmim.data.sources.source import BadImage
 from tests.support.image_files import chunk, encoded, tiff
 
@@ -56,6 +58,42 @@ def test_a_bomb_is_refused_from_its_header_alone() -> None:
 
 def test_an_image_just_over_the_limit_is_refused_too() -> None:
     assert f"{MAX_PIXELS:,}" in reason(bomb(int(MAX_PIXELS**0.5) + 1))
+
+
+def peak(data: bytes) -> int:
+    """Bytes of Python's memory that decoding takes at most."""
+    tracemalloc.start()
+    try:
+        with suppress(BadImage):
+            decode(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+HEAD = valid("PNG")[:33]  # signature and IHDR
+CHUNKS = {
+    "transparency": chunk(b"tRNS", b""), "texts": chunk(b"tEXt", b"k\0v"), "of no name": bytes(12),
+    "frames": chunk(b"fcTL", b""), "pieces of pixels": chunk(b"IDAT", b"\0"), "EXIF": chunk(b"eXIf", b""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_a_png_of_very_many_chunks_is_refused_before_they_are_read(name: str) -> None:
+    for head in (HEAD, HEAD[:8]):
+        assert "more than 100,000 chunks" in reason(head + CHUNKS[name] * (MAX_CHUNKS + 1))
+
+
+def test_a_sound_png_is_not_taken_apart() -> None:
+    data = encoded(Image.effect_noise((1500, 1500), 80), "PNG")
+    assert peak(data) < len(data) / 2
+
+
+@pytest.mark.parametrize("comment", [b"", b"# made here\n"])
+def test_a_small_ppm_with_a_long_tail_is_read_with_little_memory(comment: bytes) -> None:
+    data = b"P3\n10 10\n65535\n" + comment + b" ".join(b"%d" % (n * 200) for n in range(300)) + b" 1" * 2_000_000
+    assert np.asarray(decode(data).pixels).std() > 50
+    assert peak(data) < 5 * len(data)
 
 
 def test_text_and_an_empty_file_are_not_images() -> None:

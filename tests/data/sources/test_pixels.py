@@ -3,6 +3,7 @@
 Pillow writes no 16-bit colours, and what decodes them must not also say what they are.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medmim.data.sources.image_file import decode
+from medmim.data.sources.pixels import BLANK
 from medmim.data.sources.source import BadImage
+from tests.support import shared_data
 from tests.support.image_files import chunk, encoded, png, tiff
 
 Words = NDArray[np.uint16]
@@ -237,3 +240,150 @@ def test_a_large_profile_is_not_passed_on_to_the_stored_picture() -> None:
     found = decode(encoded(picture, "TIFF", icc_profile=PROFILE))
     assert decode(found.shrunk()).pixels.size == (512, 427)
     assert len(found.shrunk()) < len(PROFILE)
+
+
+WIDE = np.add.outer(np.zeros(200), np.arange(256) * 16).astype(np.uint16)  # 0 to 4080
+
+
+def at_random(count: int, value: int | list[int], base: int = 0) -> tuple[Words, NDArray[np.bool_]]:
+    """The ramp from `base` on with some of its pixels replaced, and which."""
+    words = WIDE + np.uint16(base)
+    places = np.random.default_rng(count).choice(words.size, count, replace=False)
+    words.flat[places] = value
+    return words, np.isin(np.arange(words.size), places).reshape(words.shape)
+
+
+def both_ends() -> tuple[Words, NDArray[np.bool_]]:
+    words, outside = at_random(20, 65535, base=30_000)
+    words[0, :9], outside[0, :9] = 0, True
+    return words, outside
+
+
+STRAYS: dict[str, Callable[[], tuple[Words, NDArray[np.bool_]]]] = {
+    "one hot pixel": lambda: at_random(1, 65535),
+    "one pixel that is a little hot": lambda: at_random(1, 17_000),
+    "hot pixels": lambda: at_random(40, 40_000),
+    "hot pixels of many values": lambda: at_random(48, list(range(17_000, 65_000, 1000))),
+    "burnt-in letters": lambda: at_random(800, 65535),
+    "letters with soft edges": lambda: at_random(900, [65535] * 500 + list(range(45_000, 65_000, 50))),
+    "dead pixels": lambda: at_random(30, 0, base=28_000),
+    "dark letters": lambda: at_random(900, 0, base=28_000),
+    "dead and hot pixels": both_ends,
+}
+FORMS: dict[str, Callable[[Words], bytes]] = {
+    "grey": lambda words: png(words, GREY),
+    "RGB": lambda words: png(np.repeat(words[..., None], 3, axis=-1), RGB),
+    "grey and alpha": lambda words: png(with_alpha(words, 0xFFFF), GREY_ALPHA),
+    "RGB and alpha": lambda words: png(with_alpha(np.repeat(words[..., None], 3, axis=-1), 0xFFFF), RGB_ALPHA),
+    "TIFF grey": lambda words: tiff([words], photometric=1),
+    "TIFF planes": lambda words: tiff([words] * 3, separate=True),
+    "PPM": lambda words: b"P6 256 200 65535\n" + np.repeat(words[..., None], 3, axis=-1).astype(">u2").tobytes(),
+    "32 bits": lambda words: encoded(Image.fromarray(words.astype(np.int32)), "TIFF"),
+    "floats": lambda words: encoded(Image.fromarray(words.astype(np.float32) / 7), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", STRAYS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_few_stray_pixels_do_not_take_the_contrast_of_the_picture(name: str, form: str) -> None:
+    words, outside = STRAYS[name]()
+    high = words[~outside].max() >= 1 << 15  # colours that use all bits are stored by their upper eight
+    wanted = (
+        (words >> 8) if high and form not in ("grey", "TIFF grey", "32 bits", "floats") else scaled_by(words, outside)
+    )
+    found = stored(FORMS[form](words))
+    found = found if found.ndim == 2 else found[..., 0]
+    assert np.abs(found - wanted)[~outside].max() <= 2.1  # a thousandth of the picture is cut at either end
+    if not high:
+        assert found[~outside].std() > 70
+        assert set(found[outside].tolist()) <= {0, 255}
+
+
+def scaled_by(words: Words, outside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    inside = words[~outside].astype(float)
+    return (words - inside.min()) * (255 / (inside.max() - inside.min()))
+
+
+def test_alpha_of_few_bits_with_a_hot_pixel_does_not_darken_the_picture() -> None:
+    alpha = np.full(WIDE.shape, 0x0FFF)
+    alpha[7, 9] = 0xFFFF
+    assert np.abs(stored(png(with_alpha(WIDE, alpha), GREY_ALPHA)) - scaled(WIDE)).max() <= 0.51
+
+
+def test_inks_of_few_bits_are_refused_with_a_hot_pixel_too() -> None:
+    inks = [WIDE.copy() for _ in range(4)]
+    inks[0][3, 3] = 0xFFFF
+    with pytest.raises(BadImage, match="CMYK"):
+        decode(tiff(inks, photometric=5))
+
+
+def plainly_scaled(words: Words) -> NDArray[np.float32]:
+    """0..255 from minimum to maximum to the byte, as it was stored before strays were left out."""
+    low, high = float(words.min()), float(words.max())
+    return np.rint((words.astype(np.float32) - low) * (255.0 / (high - low)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), shape=st.sampled_from(["uniform", "bell", "dark", "bright", "two"]),
+    bits=st.integers(9, 16), size=st.integers(2, 90),
+)  # fmt: skip
+def test_an_ordinary_picture_is_scaled_from_its_own_minimum_and_maximum(
+    seed: int, shape: str, bits: int, size: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = {
+        "uniform": lambda: rng.random((size, size)),
+        "bell": lambda: rng.normal(0.5, 0.15, (size, size)),
+        "dark": lambda: rng.exponential(0.14, (size, size)),
+        "bright": lambda: 1 - rng.exponential(0.14, (size, size)),
+        "two": lambda: rng.choice([0.1, 0.9], (size, size)) + rng.normal(0, 0.03, (size, size)),
+    }[shape]()
+    words = (values.clip(0, 1) * ((1 << bits) - 1)).astype(np.uint16)
+    if words.min() < words.max():
+        assert np.array_equal(stored(png(words, GREY)), plainly_scaled(words))
+
+
+@pytest.mark.parametrize("share", [0.03, 0.2, 0.5])
+def test_what_covers_more_than_a_mark_is_part_of_the_picture(share: float) -> None:
+    words, _ = at_random(int(WIDE.size * share), 65535)
+    assert np.abs(stored(png(words, GREY)) - scaled(words)).max() <= 0.51
+
+
+@pytest.mark.parametrize("count", [1, 40, 900])
+def test_a_small_bright_object_on_black_keeps_its_shades(count: int) -> None:
+    words = np.zeros((200, 256), np.uint16)
+    words.flat[1000 : 1000 + count] = np.linspace(20_000, 60_000, count)
+    assert np.abs(stored(png(words, GREY)) - scaled(words)).max() <= 0.51
+
+
+@pytest.mark.parametrize("value", [0, 1, 500, 4095, 60_000, 65_535])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_picture_of_one_value_is_refused_or_stays_of_one_value(form: str, value: int) -> None:
+    """Colours of all 16 bits keep their level, as 8 bits do; `gather` refuses those."""
+    with pytest.raises(BadImage, match="all pixels of the image have one value"):
+        if np.ptp(stored(FORMS[form](np.full((200, 256), value, np.uint16)))) == 0:
+            raise BadImage(BLANK)
+
+
+@pytest.mark.parametrize("value", [77, 4095, 60_000])
+@pytest.mark.parametrize("kind", [GREY_ALPHA, RGB_ALPHA])
+def test_a_shape_that_only_alpha_draws_is_seen(kind: int, value: int) -> None:
+    words = np.full(RAMP.shape if kind == GREY_ALPHA else COLOURS.shape, value, np.uint16)
+    alpha = np.where(np.add.outer(np.arange(40), np.arange(60)) < 40, 0, 0xFFFF)
+    found = stored(png(with_alpha(words, alpha), kind))
+    assert not found[alpha == 0].any() and (found[alpha > 0] >= 234).all()
+
+
+@shared_data.needs("covid-chestxray")
+def test_real_pictures_keep_their_bytes() -> None:
+    """Of 8 bits as they are; of 12 bits, made of them, as their minimum and maximum say."""
+    found = sorted((shared_data.FOLDER / "covid-chestxray" / "images").iterdir())
+    for path in found[:: max(1, len(found) // 5)]:
+        data = path.read_bytes()
+        grey = np.asarray(Image.open(io.BytesIO(data)).convert("L"))[::2, ::2]
+        words = grey.astype(np.uint16) * 16 + 7
+        assert np.array_equal(stored(png(words, GREY)), plainly_scaled(words)), path.name
+        picture = Image.open(io.BytesIO(data))
+        if picture.mode in ("L", "RGB"):
+            assert decode(data).pixels.tobytes() == picture.tobytes(), path.name
