@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from medmim import __version__, hints, progress
+from medmim import __version__, hints, progress, redact
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
@@ -38,6 +38,8 @@ _SHOWN = 20
 class UserError(Exception):
     """Bad input or a missing prerequisite, reported so that the reader can fix it.
 
+    Passwords and keys of the environment are not in it, whoever wrote the words (`redact.hidden`).
+
     Args:
         fact: What is wrong, naming file, row and key.
         reason: Why that cannot work. May be empty where the fact is enough.
@@ -54,11 +56,11 @@ class UserError(Exception):
         problems: Sequence[str] = (),
         exit_code: int = BAD_INPUT,
     ) -> None:
-        super().__init__(fact)
-        self.fact = fact
-        self.reason = reason
-        self.fix = fix
-        self.problems = tuple(problems)
+        self.fact = redact.hidden(fact)
+        super().__init__(self.fact)
+        self.reason = redact.hidden(reason)
+        self.fix = redact.hidden(fix)
+        self.problems = tuple(map(redact.hidden, problems))
         self.exit_code = exit_code
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class UserError(Exception):
             lines.append(f"reason: {self.reason}")
         if self.fix:
             lines.append(f"fix: {self.fix}")
-        return "\n".join(lines)
+        return redact.escaped("\n".join(lines))
 
 
 class Refused(UserError):
@@ -142,7 +144,7 @@ def internal_error(error: BaseException, home: Path | None = None) -> UserError:
 
 def _write_traceback(error: BaseException, home: Path) -> str:
     """Write the traceback of an exception to a log; returns which."""
-    text = "".join(traceback.format_exception(error))
+    text = redact.hidden("".join(traceback.format_exception(error)))
     stage = os.environ.get("MEDMIM_STAGE")
     if stage and not os.environ.get("MEDMIM_RUNNER"):
         sys.stderr.write(text)

@@ -10,6 +10,7 @@ import shlex
 import sqlite3
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -17,11 +18,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from medmim import __version__
 from medmim.errors import MIN_TRIES, Unavailable, UserError, as_user_error, from_os_error, patience, retrying
 from medmim.progress import say
-from medmim.run.workspace import Workspace, sqlite_path, sqlite_uri, without_password
+from medmim.redact import hidden, shown
+from medmim.run.workspace import Workspace, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,14 +33,21 @@ if TYPE_CHECKING:
 _SQLITE = "sqlite:///"
 _REPORT_EVERY = 60.0  # s between two lines about a server that does not answer
 _BUSY = 20.0  # s that another process may hold the lock of an SQLite database
+_SILENCE = 3.0  # s until it is said that it does
 _CONNECT = 10  # s
 _PATH = 489  # bytes of the path of an SQLite database; SQLite's limit is 512, and names of files beside it are longer
 _DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
 _DRIVERS = {"psycopg": "medmim[cluster]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> package
+_QUOTED = (
+    "in user and password write %40 for @, %3A for :, %2F for /, %3F for ?, %23 for #, %25 for %, %5B for [, "
+    "%5D for ]; an IPv6 address stands in brackets: http://[::1]:5000"
+)
 # What the servers say, in English; an error that is none of them may pass.
 _PERMANENT = re.compile(
-    r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry|not permitted to log in|SSL"
-    r"|certificate|permission denied|Access denied|Unknown database|invalid connection option|Login failed"
+    r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry|not permitted to log in"
+    r"|certificate verify failed|certificate file|does not match host name|alert (unknown ca|certificate)|sslmode"
+    r"|no SSL|not support SSL|SSL is required|SSL (is )?not (supported|enabled)"
+    r"|permission denied|Access denied|Unknown database|invalid connection option|Login failed"
 )
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -90,7 +100,7 @@ def registered(ws: Workspace, name: str | None = None) -> dict[str, Registered]:
     Raises:
         UserError: See `answering`.
     """
-    path = database(ws.tracking)
+    path = sqlite_path(ws.tracking)
     if path is not None and not path.exists():
         return {}  # a question makes no database
     api = client(ws)
@@ -103,7 +113,7 @@ def experiment(ws: Workspace, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     api = client(ws)
-    location = (ws.home / "mlflow").as_uri() if database(ws.tracking) else None
+    location = (ws.home / "mlflow").as_uri() if sqlite_path(ws.tracking) else None
     known = api.get_experiment_by_name(name)
     if known is None:
         try:
@@ -115,11 +125,6 @@ def experiment(ws: Workspace, name: str) -> str:
     return str(known.experiment_id)
 
 
-def database(tracking: str) -> Path | None:
-    """The file of an embedded database; None for a server."""
-    return sqlite_path(tracking)
-
-
 def is_database_server(tracking: str) -> bool:
     """Whether the URI names a database server that MLflow opens by itself, such as PostgreSQL."""
     return _DATABASES.match(tracking) is not None
@@ -129,26 +134,16 @@ def check(ws: Workspace) -> None:
     """Whether something can be registered at the tracking URI. MLflow itself starts slowly and gives up after minutes.
 
     Raises:
-        UserError: MLflow cannot use it: a folder, a database in memory, another path, a missing driver, or what a
-            database refuses.
+        UserError: MLflow cannot use it: a folder, a database in memory, another path, no address at all, a missing
+            driver, or what a database refuses.
         Unavailable: The database is locked or does not answer.
     """
-    uri, path = ws.tracking, database(ws.tracking)
-    if path is not None:
-        _check_path(uri, path)
-        if path.exists():
-            check_sqlite(path)
-    elif uri.startswith("sqlite"):
-        fix = f"did you mean {re.sub('^sqlite:/*', 'sqlite:///', uri)}?" if uri.strip("/:") != "sqlite" else ""
-        raise _unusable(uri, "SQLite is named by sqlite:///PATH, or sqlite:////PATH from the root", fix)
-    elif uri.startswith("postgres:"):
-        raise _unusable(uri, "SQLAlchemy calls it postgresql", f"set it to {uri.replace('postgres', 'postgresql', 1)}")
+    uri, path = ws.tracking, sqlite_path(ws.tracking)
+    _refuse_unusable(uri, path)
+    if path is not None and path.exists():
+        check_sqlite(path)
     elif is_database_server(uri):
         _connect(uri)
-    elif uri.startswith("file:") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
-        raise _unusable(uri, "MLflow 3 keeps no models in a folder of files", "give sqlite:///mlflow.db or a server")
-    elif ":" not in uri and uri not in ("databricks", "uc"):
-        raise _unusable(uri, "it names neither a file nor a server", f"did you mean sqlite:///{uri}?")
 
 
 def check_sqlite(path: Path) -> None:
@@ -159,7 +154,7 @@ def check_sqlite(path: Path) -> None:
         Unavailable: Another process has it locked; the message says which.
     """
     try:
-        with closing(sqlite3.connect(path, timeout=_BUSY)) as opened:
+        with _reporting_lock(path), closing(sqlite3.connect(path, timeout=_BUSY)) as opened:
             opened.execute("select count(*) from sqlite_master").fetchone()
     except sqlite3.Error as error:
         raise _database_error(str(path), str(error), path) from None
@@ -176,17 +171,53 @@ def answering(tracking: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    at, path = without_password(tracking), database(tracking)
+    at, path = shown(tracking), sqlite_path(tracking)
     try:
-        yield
+        with _reporting_lock(path):
+            yield
     except (MlflowException, SQLAlchemyError) as error:
+        said = hidden(str(error), tracking)
         if path is not None or is_database_server(tracking):
-            raise _database_error(at, str(error), path) from None
+            raise _database_error(at, said, path) from None
+        if "unsupported URI" in said:
+            raise _unusable(
+                tracking, "MLflow knows no such registry", "give http(s)://HOST:PORT or sqlite:///PATH"
+            ) from None
         raise Unavailable(
             f"MLflow at {at} does not do what it was asked",
-            reason=_first_line(str(error)),
+            reason=_first_line(said),
             fix="check MLFLOW_TRACKING_URI or platform.tracking, then run the same command",
         ) from None
+
+
+@contextmanager
+def _reporting_lock(path: Path | None) -> Iterator[None]:
+    """Say what is waited for, once, where another process keeps an SQLite database locked."""
+
+    def report() -> None:
+        holders = _holders(path) if path is not None else []
+        if path is not None and holders and _is_locked(path):
+            say(f"waiting for the MLflow database {path}: {' and '.join(holders)} has it open in a transaction")
+
+    timer = threading.Timer(_SILENCE, report)
+    timer.daemon = True
+    if path is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether nobody else can write into an SQLite database just now."""
+    try:
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as opened:
+            opened.execute("begin immediate")
+            opened.execute("rollback")
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    return False
 
 
 def _database_error(at: str, text: str, path: Path | None) -> UserError:
@@ -228,7 +259,7 @@ def _connect(uri: str) -> None:
 
     def report(state: "RetryCallState") -> None:
         if state.attempt_number == MIN_TRIES:
-            say(f"waiting for the MLflow database {without_password(uri)}, which does not answer")
+            say(f"waiting for the MLflow database {shown(uri)}, which does not answer")
 
     retrying(Unavailable, before_sleep=report)(_connect_once, uri)
 
@@ -237,7 +268,7 @@ def _connect_once(uri: str) -> None:
     import sqlalchemy
     from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-    at = without_password(uri)
+    at = shown(uri)
     try:
         url = sqlalchemy.make_url(uri)
         timeout = {"connect_timeout": _CONNECT} if url.drivername.startswith("postgresql") else {}
@@ -251,9 +282,36 @@ def _connect_once(uri: str) -> None:
             fix=f"pip install '{_DRIVERS.get(module, module)}'",
         ) from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise _unusable(at, _first_line(str(error)), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+        said = _first_line(hidden(str(error), uri))
+        raise _unusable(uri, said, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
     except DBAPIError as error:
-        raise _database_error(at, str(error), None) from None
+        raise _database_error(at, hidden(str(error), uri), None) from None
+
+
+def _refuse_unusable(uri: str, path: Path | None) -> None:
+    """Refuse a tracking URI that cannot work, without asking anybody; `path` is the file of an embedded database."""
+    if path is not None:
+        return _check_path(uri, path)
+    at = shown(uri)
+    try:
+        where = urlsplit(uri)  # MLflow does the same, without catching what it raises
+        if where.scheme in ("http", "https") and (where.port == 0 or not where.hostname):
+            raise ValueError("it names no host, or port 0")
+    except ValueError as error:
+        said = str(error) if at == uri else "user, password, host and port cannot be told apart"
+        raise _unusable(uri, said, _QUOTED) from None
+    if uri.startswith("sqlite"):
+        fix = f"did you mean {re.sub('^sqlite:/*', 'sqlite:///', at)}?" if uri.strip("/:") != "sqlite" else ""
+        raise _unusable(uri, "SQLite is named by sqlite:///PATH, or sqlite:////PATH from the root", fix)
+    if uri.startswith("postgres:"):
+        fix = f"set it to {re.sub('^postgres', 'postgresql', at)}{', with user and password' if at != uri else ''}"
+        raise _unusable(uri, "SQLAlchemy calls it postgresql", fix)
+    if uri.startswith("file:") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+        raise _unusable(uri, "MLflow 3 keeps no models in a folder of files", "give sqlite:///mlflow.db or a server")
+    if not re.match(r"[\w+.-]+:/|(databricks|databricks-uc|uc)(:|$)", uri):
+        fix = "give http(s)://HOST:PORT or sqlite:///PATH" if ":" in uri else f"did you mean sqlite:///{uri}?"
+        raise _unusable(uri, "it names neither a file nor a server", fix)
+    return None
 
 
 def _check_path(uri: str, path: Path) -> None:
@@ -269,7 +327,7 @@ def _check_path(uri: str, path: Path) -> None:
 
 
 def _unusable(uri: str, reason: str, fix: str) -> UserError:
-    return UserError(f"{uri} cannot be the tracking URI", reason, fix)
+    return UserError(f"{shown(uri)} cannot be the tracking URI", reason, fix)
 
 
 def _holders(path: Path) -> list[str]:
@@ -321,10 +379,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def _client(tracking: str) -> "MlflowClient":
     for key, value in {**_ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(_retries(patience()))}.items():
         os.environ.setdefault(key, value)
-    path = database(tracking)
-    if path is not None:
-        _check_path(tracking, path)
-    elif is_database_server(tracking):
+    path = sqlite_path(tracking)
+    _refuse_unusable(tracking, path)
+    if is_database_server(tracking):
         _connect(tracking)
     say("starting MLflow" if path is None or path.exists() else "creating the MLflow database, once")
     logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -355,13 +412,13 @@ class _Waiting(logging.Handler):
 
     def __init__(self, tracking: str) -> None:
         super().__init__(logging.WARNING)
-        self.tracking, self.reported = tracking, -_REPORT_EVERY
+        self.at, self.reported = shown(tracking), -_REPORT_EVERY
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
         if str(record.msg).startswith("Retrying") and now - self.reported >= _REPORT_EVERY:
             self.reported = now
-            say(f"waiting for MLflow at {self.tracking}, which does not answer")
+            say(f"waiting for MLflow at {self.at}, which does not answer")
 
 
 def _create(path: Path, migrate: Callable[[str], Any]) -> None:

@@ -9,6 +9,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,6 +114,31 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, monkeypatch: 
         tracking.client(ws)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    ["http://me:XQ/ZJXQ@127.0.0.1:9", "http://me:XQZJXQ@127.0.0.1:9", "http://127.0.0.1:9/?token=XQZJXQ",
+     "postgresql://me:XQ/ZJXQ@127.0.0.1:9/db", "postgresql://127.0.0.1:9/db?user=me&password=XQZJXQ",
+     "postgresql+nope://me:XQZJXQ@h/db", "postgres://me:XQZJXQ@h/db", "nope://me:XQZJXQ@h/db"],
+)  # fmt: skip
+def test_no_command_prints_the_password_of_the_tracking_uri(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from medmim.cli.main import main
+
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for typed in ("list", "show model@champion"):
+        monkeypatch.setattr(sys, "argv", ["medmim", "registry", *typed.split(), "--home", str(tmp_path)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = "".join(capfd.readouterr())
+        assert ended.value.code in (2, 75) and "error: " in printed and "Traceback" not in printed
+        assert "XQ" not in printed and "ZJ" not in printed, printed
+
+
 @pytest.fixture
 def locked(home: Path, tmp_path: Path) -> Iterator[Path]:
     """A home whose database another process has locked."""
@@ -141,6 +167,32 @@ def test_a_locked_database_is_unavailable_and_its_holder_named(
         if Path("/proc/locks").exists():
             assert "process " in caught.value.reason and "(python" in caught.value.reason
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_lock_that_is_waited_for_is_told_with_its_holder(
+    locked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/proc/locks").exists():
+        pytest.skip("this system does not say who holds a lock")
+    monkeypatch.setattr(tracking, "_SILENCE", 0.1)
+    monkeypatch.setattr(tracking, "_BUSY", 0.6)
+    monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
+    with pytest.raises(Unavailable):
+        tracking.check(_ws(locked))
+    said = capfd.readouterr().err
+    assert said.count(f"waiting for the MLflow database {locked}/mlflow.db: process ") == 1 and "(python" in said
+    with tracking.answering(_ws(locked).tracking):
+        time.sleep(0.3)
+    assert "waiting for the MLflow database" in capfd.readouterr().err
+
+
+def test_a_long_answer_of_a_database_that_nobody_locks_is_no_wait(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "_SILENCE", 0.05)
+    with tracking.answering(_ws(home).tracking):
+        time.sleep(0.2)
+    assert "waiting" not in capfd.readouterr().err
 
 
 def _impatient(self: object) -> Callable[[Any], None]:
@@ -209,6 +261,15 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[bytes]
         ("57P03", "the database system is starting up", 75),
         ("57P03", "the database system is in recovery mode", 75),
         ("57P01", "terminating connection due to administrator command", 75),
+        ("08006", "SSL connection has been closed unexpectedly", 75),
+        ("08006", "SSL SYSCALL error: EOF detected", 75),
+        ("08006", "SSL SYSCALL error: Connection reset by peer", 75),
+        ("08006", "SSL error: decryption failed or bad record mac", 75),
+        ("08006", "SSL error: certificate verify failed", 2),
+        ("08006", "server does not support SSL, but SSL was required", 2),
+        ("08006", "SSL is not enabled on the server", 2),
+        ("08006", 'server certificate for "a" does not match host name "b"', 2),
+        ("28000", 'no pg_hba.conf entry for host "10.0.0.1", user "me", no SSL', 2),
         ("", "", 75),
     ],
 )
@@ -236,7 +297,19 @@ def test_what_postgresql_refuses_has_its_exit_code(
         ("postgresql+nosuch://me:secret@h/mlflow", 2, "cannot be the tracking URI"),
         ("postgresql://me:secret@127.0.0.1:port/mlflow", 2, "cannot be the tracking URI"),
         ("postgresql://me:secret@127.0.0.1:9/mlflow?nosuch=1", 2, "invalid connection option"),
-        ("postgres://me:secret@h/mlflow", 2, "set it to postgresql://"),
+        ("postgres://me:secret@h/mlflow", 2, "set it to postgresql://h/mlflow, with user and password"),
+        ("postgres://h/mlflow", 2, "set it to postgresql://h/mlflow"),
+        ("postgresql://me:p[secret@h/db", 2, "%5B for ["),
+        ("postgresql://me:secret]@h/db", 2, "%5D for ]"),
+        ("postgresql://me:secret@[h/db", 2, "write %40 for @"),
+        ("mysql://me:secret[@h/db", 2, "write %40 for @"),
+        ("http://[::1/x", 2, "an IPv6 address stands in brackets"),
+        ("http://me:se/secret@h", 2, "%2F for /"),
+        ("https://h:99999", 2, "65535"),
+        ("http://:5000", 2, "it names no host"),
+        ("//me:secret[@h", 2, "write %40 for @"),
+        ("me:secret@h/db", 2, "names neither a file nor a server"),
+        ("sqlite://me:secret@h/db", 2, "sqlite:///PATH"),
         ("sqlite://", 2, "sqlite:///PATH"),
         ("sqlite:mlflow.db", 2, "did you mean sqlite:///mlflow.db?"),
         ("sqlite://mlflow.db", 2, "did you mean sqlite:///mlflow.db?"),
@@ -250,12 +323,14 @@ def test_a_tracking_uri_that_cannot_work_is_refused_without_mlflow(
     uri: str, code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(tracking, "_client", lambda *_: pytest.fail("MLflow was started"))
+    started = [name for name in sys.modules if name.partition(".")[0] == "mlflow"]
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as caught:
-        tracking.check(Workspace(tmp_path, str(tmp_path), uri))
-    assert caught.value.exit_code == code and words in str(caught.value)
+    for ask in (tracking.check, tracking.client):
+        with pytest.raises(UserError) as caught:
+            ask(Workspace(tmp_path, str(tmp_path), uri))
+        assert caught.value.exit_code == code and words in str(caught.value) and "secret" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+    assert started == [name for name in sys.modules if name.partition(".")[0] == "mlflow"]
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "50%", "a&b=c;d", 'it\'s "q"', "[x]{y}", "ü \u65e5\u672c"])

@@ -74,7 +74,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         leaks=_leaks(facts["audit"]),
         cards=_cards(recipe, ws, found),
         lineage=_lineage(found),
-        settings=json.dumps(json.loads(recipe.dump()), indent=2),
+        settings=json.dumps(recipe.record(), indent=2),
     )
 
 

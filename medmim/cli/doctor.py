@@ -19,7 +19,8 @@ from medmim.cli.options import Home, Json, keep
 from medmim.doctor.check import Check, failed, line
 from medmim.doctor.machine import check_all
 from medmim.errors import BAD_INPUT, INTERNAL, REFUSED, TRY_AGAIN, UserError
-from medmim.run.workspace import Workspace, without_password, workspace
+from medmim.redact import shown
+from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
 from medmim.store.folder import FolderStore
 
@@ -62,7 +63,7 @@ def doctor(
         header = {
             "home": str(wanted),
             "store": ws.store if ws else None,
-            "tracking": without_password(ws.tracking) if ws else None,
+            "tracking": shown(ws.tracking) if ws else None,
         }
         codes = _report(header, chain([first], check_all(wanted, ws)), as_json)
     if codes:
@@ -95,8 +96,8 @@ def _cluster(namespace: str | None, recipe: str | None, as_json: bool) -> set[in
         "cluster": host,
         "namespace": space,
         "store": found.store,
-        "tracking": without_password(found.tracking),
-        "kfp": without_password(found.kfp),
+        "tracking": shown(found.tracking),
+        "kfp": shown(found.kfp),
         "image": found.image,
     }
     with _environment({**found.environment, "MEDMIM_PATIENCE": "0"}):  # a doctor reports and does not wait

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from medmim import hints
 from medmim.cli.options import Home, Json
-from medmim.run.workspace import without_password, workspace
+from medmim.redact import shown
+from medmim.run.workspace import workspace
 
 _SHOWN = 40
 
@@ -35,7 +36,7 @@ def gc(
     from medmim.housekeeping import gc
 
     ws = workspace(home)
-    sys.stderr.write(f"store {ws.store}\ntracking {without_password(ws.tracking)}\n")
+    sys.stderr.write(f"store {ws.store}\ntracking {shown(ws.tracking)}\n")
     found = gc.plan(ws, last, days, grace)
     items = gc.collect(ws, found) if yes else list(found.items)
     total = sum(item.bytes for item in items)

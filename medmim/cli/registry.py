@@ -18,9 +18,10 @@ from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.recipe.registry import CANDIDATE
+from medmim.redact import shown
 from medmim.registry import aliases, approval, decisions, lookup, promote
 from medmim.registry.decisions import Decision
-from medmim.run.workspace import Workspace, without_password, workspace
+from medmim.run.workspace import Workspace, sqlite_path, workspace
 
 app = typer.Typer(no_args_is_help=True, help="Registered models, and which version is champion.")
 
@@ -95,11 +96,11 @@ def show(
     for entry in own:
         text = f"decision {entry.n}  {entry.verdict}  {entry.time}  {entry.who}: {entry.why}"
         console.print(text, markup=False, soft_wrap=True)
-    if tracking.database(ws.tracking) and unquote(str(ws.home)) != str(ws.home):
+    if sqlite_path(ws.tracking) and unquote(str(ws.home)) != str(ws.home):
         console.print("\nMLflow's own load_model takes the % in the path of this home for a code: load it by its uri")
         return
     console.print("\nload it in Python:", markup=False)
-    uri = shlex.quote(without_password(ws.tracking))
+    uri = shlex.quote(shown(ws.tracking))
     console.print(f"  MLFLOW_TRACKING_URI={uri}", markup=False, soft_wrap=True)
     console.print(f"  mlflow.pyfunc.load_model({json.dumps(f'models:/{name}/{number}')})", markup=False, soft_wrap=True)
 
@@ -170,7 +171,7 @@ def reconcile(
 
 def _workspace(home: Path | None) -> Workspace:
     ws = workspace(home)
-    sys.stderr.write(f"home {ws.home}\nstore {ws.store}\ntracking {without_password(ws.tracking)}\n")
+    sys.stderr.write(f"home {ws.home}\nstore {ws.store}\ntracking {shown(ws.tracking)}\n")
     return ws
 
 

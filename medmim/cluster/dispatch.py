@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from medmim import tracking
 from medmim.cluster.ray.request import Request
 from medmim.errors import UserError
 from medmim.recipe.schema import Recipe
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, sqlite_path
 
 
 def is_remote(recipe: Recipe) -> bool:
@@ -40,7 +39,7 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
         update={
             "ray": "auto",
             "store": ws.store,
-            "tracking": ws.tracking if tracking.database(ws.tracking) is None else None,
+            "tracking": ws.tracking if sqlite_path(ws.tracking) is None else None,
             "threads": recipe.platform.threads or max(1, int(recipe.platform.pods.cpus)),
         }
     )

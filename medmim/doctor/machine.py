@@ -22,7 +22,8 @@ from medmim import progress, tracking
 from medmim.doctor.check import Check, run_side_by_side, store
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
-from medmim.run.workspace import Workspace, without_password
+from medmim.redact import hidden, shown
+from medmim.run.workspace import Workspace, sqlite_path
 
 _GIB = 1 << 30
 _PROBE_SECONDS = 60
@@ -116,7 +117,7 @@ def _disk(home: Path) -> Check:
 
 
 def _mlflow(ws: Workspace) -> Check:
-    version, path = _version("mlflow"), tracking.database(ws.tracking)
+    version, path = _version("mlflow"), sqlite_path(ws.tracking)
     tracking.check(ws)
     if path is not None:
         existing = next(place for place in (path, *path.parents) if place.exists())
@@ -126,8 +127,8 @@ def _mlflow(ws: Workspace) -> Check:
     if ws.tracking.startswith(("http://", "https://")):
         _server(ws.tracking)
     elif not tracking.is_database_server(ws.tracking):
-        return Check("mlflow", "ok", f"{version}, {ws.tracking} (not checked)")
-    return Check("mlflow", "ok", f"{version}, {without_password(ws.tracking)} answers")
+        return Check("mlflow", "ok", f"{version}, {shown(ws.tracking)} (not checked)")
+    return Check("mlflow", "ok", f"{version}, {shown(ws.tracking)} answers")
 
 
 def _server(uri: str) -> None:
@@ -137,10 +138,10 @@ def _server(uri: str) -> None:
         with urllib3.PoolManager(timeout=3, retries=False) as http:
             status = http.request("GET", uri.rstrip("/") + "/health").status
     except urllib3.exceptions.HTTPError as error:
-        fact = f"{without_password(uri)} does not answer"
-        raise Unavailable(fact, str(error), "start it, or unset MLFLOW_TRACKING_URI") from None
+        fact = f"{shown(uri)} does not answer"
+        raise Unavailable(fact, hidden(str(error), uri), "start it, or unset MLFLOW_TRACKING_URI") from None
     if status != 200:
-        fact = f"{without_password(uri)} answers {status} to /health"
+        fact = f"{shown(uri)} answers {status} to /health"
         raise Unavailable(fact, fix="check MLFLOW_TRACKING_URI and the server")
 
 

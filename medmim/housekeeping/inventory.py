@@ -12,6 +12,7 @@ from medmim import progress, store, tracking
 from medmim.data import erased
 from medmim.errors import UserError
 from medmim.nightly import records
+from medmim.redact import shown
 from medmim.registry import decisions
 from medmim.run.workspace import Workspace
 from medmim.store.removal import MANIFEST, REMOVING, USED
@@ -105,7 +106,7 @@ def roots(ws: Workspace, runs: Iterable[str] = ()) -> dict[str, set[str]]:
         named |= {json.loads(text).get("facts", {}).get("name") or "" for text in registered if text} - {""}
     if named and not named & known.keys():
         raise UserError(
-            f"MLflow at {ws.tracking} knows none of the models of this store",
+            f"MLflow at {shown(ws.tracking)} knows none of the models of this store",
             reason=f"decisions or runs in {ws.store} name {', '.join(sorted(named))}: what MLflow's versions reference "
             "must stay, so it must be the MLflow that belongs to this store",
             fix="set MLFLOW_TRACKING_URI, or --home to the home with its mlflow.db",

@@ -1,7 +1,7 @@
 """The schema of a recipe: the typed YAML that a user edits, section by section."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -9,6 +9,7 @@ from medmim.recipe.keys import Positive, Section
 from medmim.recipe.nightly import Nightly
 from medmim.recipe.pods import Pods
 from medmim.recipe.registry import Gate, Promote, Register, Retention
+from medmim.redact import shown
 from medmim.sample import ABILITIES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -139,5 +140,12 @@ class Recipe(Section):
     platform: Platform = Field(default_factory=Platform)
 
     def dump(self) -> str:
-        """The recipe as canonical JSON, as steps receive it and `provenance.json` records it."""
+        """The recipe as canonical JSON, as steps receive it."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
+
+    def record(self) -> dict[str, Any]:
+        """The recipe as plain JSON for records and pages: as `dump`, without the password of `platform.tracking`."""
+        plain: dict[str, Any] = json.loads(self.dump())
+        if self.platform.tracking:
+            plain["platform"]["tracking"] = shown(self.platform.tracking)
+        return plain

@@ -5,6 +5,7 @@ import difflib
 from medmim import hints, store, tracking
 from medmim.errors import UserError
 from medmim.recipe.schema import Recipe
+from medmim.redact import shown
 from medmim.registry import decisions
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
@@ -119,7 +120,7 @@ def _registered(ws: Workspace, name: str) -> tracking.Registered:
         names = list(tracking.registered(ws))
         near = difflib.get_close_matches(name, names, 1)
         raise UserError(
-            f"no registered model '{name}' at {ws.tracking}",
+            f"no registered model '{name}' at {shown(ws.tracking)}",
             fix=(f"did you mean '{near[0]}'? " if near else "") + f"there are: {', '.join(names) or 'none yet'}",
         )
     return model

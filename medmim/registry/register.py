@@ -19,7 +19,7 @@ from medmim.recipe.schema import Recipe
 from medmim.registry import mlflow_run
 from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find
 from medmim.run.stage import Outcome, stage
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, sqlite_path
 from medmim.sample import digest_of
 from medmim.store import Artifact
 from medmim.tracking import Version
@@ -120,7 +120,7 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     run = api.create_run(experiment, run_name=ws.run or recipe.name, tags=lineage).info.run_id
     params = {f"finetune.{key}": str(value) for key, value in recipe.finetune.model_dump().items()}
     params |= {f"data.{key}": str(value) for key, value in recipe.data.model_dump().items() if key != "root"}
-    api.log_dict(run, json.loads(recipe.dump()), "recipe.json")
+    api.log_dict(run, recipe.record(), "recipe.json")
     logged = api.create_logged_model(experiment, name=name, source_run_id=run, tags=lineage, params=params)
     with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
         path = Path(folder) / "model"
@@ -139,7 +139,7 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
         api.log_model_artifacts(logged.model_id, str(path))
     api.finalize_logged_model(logged.model_id, "READY")
     # A SQL store resolves `models:/` sources by the process-wide tracking URI, which we do not set.
-    source = logged.artifact_location if tracking.database(ws.tracking) else f"models:/{logged.model_id}"
+    source = logged.artifact_location if sqlite_path(ws.tracking) else f"models:/{logged.model_id}"
     tags = lineage | {LOGGED: logged.model_id}
     api.create_model_version(name, source=source, run_id=run, tags=tags, model_id=logged.model_id)
 

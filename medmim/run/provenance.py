@@ -23,7 +23,7 @@ def provenance(
         "step": name,
         "revision": revision,
         "parents": dict(parents),
-        "recipe": json.loads(recipe.dump()) if recipe else None,
+        "recipe": recipe.record() if recipe else None,
         "medmim": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "who": current_user(),

@@ -12,8 +12,9 @@ from rich.text import Text
 from medmim import hints
 from medmim.progress import render
 from medmim.recipe.schema import Recipe
+from medmim.redact import shown
 from medmim.run.stage import Outcome
-from medmim.run.workspace import Workspace, without_password
+from medmim.run.workspace import Workspace
 
 _SILENCE = 4.0  # s without a terminal before a sign of life
 _MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
@@ -34,7 +35,7 @@ class Screen:
     def start(self, recipe: Recipe, workspace: Workspace, command: str = "run") -> None:
         """Print what was resolved."""
         self.console.print(f"[bold]medmim {command}[/] {recipe.name}   run {workspace.run}")
-        places = {"home": workspace.home, "store": workspace.store, "tracking": without_password(workspace.tracking)}
+        places = {"home": workspace.home, "store": workspace.store, "tracking": shown(workspace.tracking)}
         for name, place in places.items():
             self.console.print(f"  {name} {place}", markup=False, soft_wrap=True)
         self.now = "starting"

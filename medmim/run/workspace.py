@@ -6,11 +6,12 @@ import shlex
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from medmim import hints, store
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Recipe
+from medmim.redact import shown
 
 _SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)(?P<query>\?.*)?", re.DOTALL)
 _LONGEST = 3500  # bytes of a folder's path: Linux allows 4,096, and files lie up to 500 below it
@@ -46,7 +47,7 @@ class Workspace:
         plain, moved = workspace(self.home), {}
         if self.store != plain.store:
             moved["MEDMIM_STORE"] = self.store
-        if self.tracking not in (plain.tracking, "") and self.tracking == without_password(self.tracking):
+        if self.tracking not in (plain.tracking, "") and self.tracking == shown(self.tracking):
             moved["MLFLOW_TRACKING_URI"] = self.tracking
         return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in moved.items()), hints.command(*words)])
 
@@ -108,12 +109,6 @@ def sqlite_path(tracking: str) -> Path | None:
     """The file of an SQLite tracking URI; None for any other."""
     found = _SQLITE.fullmatch(tracking)
     return Path(unquote(found["path"])) if found else None
-
-
-def without_password(uri: str) -> str:
-    """An address as it may be shown."""
-    where = urlsplit(uri)
-    return where._replace(netloc=where.netloc.rpartition("@")[2]).geturl() if "@" in where.netloc else uri
 
 
 def _refuse_unusable(home: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from medmim.errors import UserError
+from medmim.redact import shown
 from medmim.store.folder import FolderStore
 
 
@@ -74,7 +75,8 @@ def open_store(uri: str) -> Store:
     scheme, separator, rest = uri.partition("://")
     if not separator and re.match(r"(s3|file|gs|https?):", uri):
         raise UserError(
-            f"{uri} is not the address of a store", fix=f"did you mean {re.sub(':/*', '://', uri, count=1)}?"
+            f"{shown(uri)} is not the address of a store",
+            fix=f"did you mean {re.sub(':/*', '://', shown(uri), count=1)}?",
         )
     if not separator:
         return FolderStore(Path(uri))
@@ -85,6 +87,6 @@ def open_store(uri: str) -> Store:
     if scheme == "file" and rest.startswith("/"):
         return FolderStore(Path(unquote(rest)))
     raise UserError(
-        f"{uri} is not the address of a store",
+        f"{shown(uri)} is not the address of a store",
         fix="use a folder, file:///folder or s3://bucket/prefix",
     )

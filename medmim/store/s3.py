@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, TypeVar
 from xml.etree.ElementTree import ParseError
 
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.helpers import check_bucket_name
 from urllib3.exceptions import HTTPError
 
 from medmim.errors import MIN_TRIES, Unavailable, UserError, from_os_error, retrying
 from medmim.progress import say
+from medmim.redact import shown
 from medmim.store.folder import check_key, write_atomically
 from medmim.store.s3_client import connection
 
@@ -56,8 +58,17 @@ class S3Store:
         if prefix:
             check_key(prefix)
         self._said = -_SILENCE
-        connected = connection(self.uri)
+        connected = connection(shown(self.uri))
         self.endpoint, self._client, self._http = connected.endpoint, connected.client, connected.http
+        try:
+            check_bucket_name(self.bucket, s3_check="amazonaws.com" in self.endpoint)  # as the client does at each use
+        except ValueError as error:
+            why = "it holds a user or a password: they belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            raise UserError(
+                f"{shown(self.uri)} is not the address of a store",
+                reason=why if "@" in self.bucket else str(error),
+                fix="write s3://BUCKET/PREFIX",
+            ) from None
 
     def read(self, key: str) -> bytes:
         return self._call(key, lambda name: b"".join(self._stream(name)))
@@ -166,8 +177,6 @@ class S3Store:
             raise self._unreachable(str(error)) from None
         except OSError as error:
             raise from_os_error(error, f"copying to or from the store {self.uri}") from None
-        except ValueError as error:  # the client checks names before it sends anything
-            raise UserError(f"{self.uri} is not the address of a store", reason=str(error)) from None
 
     def _report_waiting(self, state: "RetryCallState") -> None:
         if state.attempt_number == MIN_TRIES and time.monotonic() - self._said > _SILENCE:  # once for all threads

@@ -18,6 +18,7 @@ from minio.credentials import AWSConfigProvider, ChainedProvider, EnvAWSProvider
 from urllib3.exceptions import HTTPError
 
 from medmim.errors import UserError
+from medmim.redact import hidden, shown
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MINIO_ENDPOINT")
 
@@ -50,6 +51,10 @@ def connection(store_uri: str) -> Connection:
     )
     try:
         address = urlsplit(endpoint)
+        if "@" in address.netloc:
+            raise ValueError(
+                "it holds a user or a password: they belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("it is not http(s)://HOST[:PORT]")
         client = Minio(
@@ -61,8 +66,8 @@ def connection(store_uri: str) -> Connection:
         )
     except ValueError as error:
         raise UserError(
-            f"{endpoint} is not the address of an S3 server",
-            reason=str(error),
+            f"{shown(endpoint)} is not the address of an S3 server",
+            reason=hidden(str(error), endpoint),
             fix="set AWS_ENDPOINT_URL to http(s)://HOST:PORT",
         ) from None
     return Connection(endpoint, client, http)

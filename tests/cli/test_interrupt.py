@@ -65,6 +65,7 @@ def test_while_data_is_built(pressed: Pressed, tmp_path: Path) -> None:
     check(interrupt(typed, b"source phantom", pressed))
 
 
+@pytest.mark.long
 def test_while_the_pipeline_runs(tmp_path: Path) -> None:
     typed = ["run", "demo", "--set", "data.patients=20000", "--home", str(tmp_path)]
     check(interrupt(typed, b"data  images: ", "twice"))

@@ -22,7 +22,7 @@ from medmim.recipe.registry import Promote
 from medmim.recipe.schema import Recipe
 from medmim.registry import aliases, approval, decisions, gate, lookup, promote, register
 from medmim.registry.decisions import Decision
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, sqlite_path
 from medmim.store import open_store
 from medmim.store.s3 import connect
 
@@ -42,7 +42,7 @@ def add(ws: Workspace, digest: str, name: str = CANDIDATES) -> str:
     if name not in tracking.registered(ws, name):
         api.create_registered_model(name)
     tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}"}
-    source = ws.home.as_uri() if tracking.database(ws.tracking) else "s3://medmim/mlflow"  # a server takes no local one
+    source = ws.home.as_uri() if sqlite_path(ws.tracking) else "s3://medmim/mlflow"  # a server takes no local one
     return str(api.create_model_version(name, source=source, tags=tags).version)
 
 

@@ -24,6 +24,15 @@ def writes(text: str) -> Callable[[Path], Mapping[str, Any]]:
     return make
 
 
+def test_no_record_holds_the_password_of_the_tracking_uri(tmp_path: Path) -> None:
+    recipe = loading.load("demo", ["platform.tracking=postgresql://me:XQ/ZJ@h/db?sslmode=require&sslpassword=XQZ"])
+    artifact, _ = cached_step(workspace(tmp_path), "data", 3, {}, {}, writes("x"), recipe=recipe)
+    text = (Path(artifact.uri) / "provenance.json").read_text("utf-8")
+    assert json.loads(text)["recipe"]["platform"]["tracking"] == "postgresql://h/db?sslmode=require&sslpassword=***"
+    assert "XQ" not in text and "ZJ" not in text
+    assert {**recipe.record(), "platform": {}} == {**json.loads(recipe.dump()), "platform": {}}
+
+
 def test_provenance_says_who_made_it_from_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nameless() -> str:
         raise KeyError("uid not found")

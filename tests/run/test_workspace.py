@@ -9,7 +9,8 @@ from sqlalchemy import make_url
 
 from medmim.errors import UserError
 from medmim.recipe import loading
-from medmim.run.workspace import Workspace, absolute, sqlite_path, sqlite_uri, without_password, workspace
+from medmim.redact import shown
+from medmim.run.workspace import Workspace, absolute, sqlite_path, sqlite_uri, workspace
 
 
 def test_the_recipe_comes_before_the_environment_and_that_before_the_home(
@@ -114,5 +115,5 @@ def test_a_tracking_uri_means_the_same_in_every_folder(
 
 
 def test_an_address_is_shown_without_its_password() -> None:
-    assert without_password("postgresql://me:secret@host:5432/db") == "postgresql://host:5432/db"
-    assert without_password("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
+    assert shown("postgresql://me:secret@host:5432/db") == "postgresql://host:5432/db"
+    assert shown("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"

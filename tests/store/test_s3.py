@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from medmim.errors import Unavailable, UserError
+from medmim.errors import MIN_TRIES, Unavailable, UserError
 from medmim.store import Store, open_store
 from medmim.store.s3 import connect
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 OPERATIONS: dict[str, Callable[[Store, Path], object]] = {
     "read": lambda place, path: place.read("key"),
@@ -315,19 +319,40 @@ def test_without_credentials_the_variables_are_named(tmp_path: Path, monkeypatch
     assert "AWS_ACCESS_KEY_ID" in caught.value.fix
 
 
-@pytest.mark.parametrize("endpoint", ["http://", "ftp://host", "http://host/path", "http://[::1"])
+@pytest.mark.parametrize(
+    "endpoint", ["http://", "ftp://host", "http://host/path", "http://[::1", "http://me:XQZJ/X@h:1", "http://me:XQZJ@h"]
+)
 def test_an_invalid_endpoint_is_bad_input(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(UserError, match="is not the address of an S3 server") as caught:
         open_store("s3://bucket")
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 2 and "XQZJ" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "s3://B_/x", "s3://bucket/a//b", "s3://bucket/../x"])
-def test_an_invalid_address_is_bad_input(uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://", "s3:///x", "s3://B_/x", "s3://bucket/a//b", "s3://bucket/../x", "s3://me:XQZJ@bucket/x", "s3://a..b",
+        "s3://127.0.0.1/x", "https://me:XQZJ@h/bucket", "s3:me:XQZJ@bucket",
+    ],
+)  # fmt: skip
+def test_an_invalid_address_is_bad_input_before_anything_is_asked(uri: str) -> None:
     with pytest.raises(UserError) as caught:
-        open_store(uri).read("key")
-    assert caught.value.exit_code == 2
+        open_store(uri)
+    assert caught.value.exit_code == 2 and "XQZJ" not in str(caught.value)
+
+
+def test_an_error_of_the_client_itself_is_not_called_the_address_of_a_store(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = open_store("s3://bucket")
+
+    def fail(*_: object) -> None:
+        raise ValueError("of our own")
+
+    monkeypatch.setattr(place, "_stat", fail)
+    with pytest.raises(ValueError, match="of our own"):
+        place.exists("key")
 
 
 def test_two_addresses_of_one_bucket_do_not_see_each_other(bucket: str) -> None:
@@ -383,7 +408,7 @@ def test_a_damaged_local_copy_is_made_anew(bucket: str, tmp_path: Path) -> None:
 def test_a_server_that_comes_back_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A real server that is down for six seconds, twice as long as the default retries last."""
+    """A real server that is down for twice as many tries as there are without patience."""
     from minio import Minio
     from moto.server import ThreadedMotoServer
 
@@ -402,13 +427,18 @@ def test_a_server_that_comes_back_is_waited_for(
     place.write("key", b"1")
     server.stop()
     back: list[ThreadedMotoServer] = []
-    timer = threading.Timer(6, lambda: back.append(serve(port)))
-    timer.start()
+
+    def wait(state: "RetryCallState") -> float:
+        if state.attempt_number == 2 * MIN_TRIES:
+            back.append(serve(port))
+        return 0.0
+
+    monkeypatch.setattr("tenacity.wait_exponential_jitter", lambda **_: wait)
     try:
         assert place.create("other", b"2") and place.read("key") == b"1"
     finally:
-        timer.join()
-        back[0].stop()
+        for made in back:
+            made.stop()
     assert capfd.readouterr().err.count("waiting for the store s3://bucket/x") == 1
 
 

@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from medmim.cluster.doctor.servers import request, without_password
+from medmim.cluster.doctor.servers import request
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
 from medmim.recipe.names import TRACKING_KEYS, TRACKING_SECRET
+from medmim.redact import shown
 
 EXPERIMENT = "medmim-check"  # of the artifact; one for each user, since whoever makes an experiment manages it
 _SECONDS = (2, 20)  # to connect, to answer: the first call after a start opens the registry, the first artifact S3
@@ -37,7 +38,7 @@ def mlflow(uri: str, configured: str) -> Check:
     """
     if not uri.startswith(("http://", "https://")):
         raise UserError(
-            f"MLflow is {without_password(uri) or 'not configured'}",
+            f"MLflow is {shown(uri) or 'not configured'}",
             reason="pods share no database",
             fix="set MLFLOW_TRACKING_URI in ConfigMap medmim, or platform.tracking, to http(s)://HOST:PORT",
         )
@@ -48,7 +49,7 @@ def mlflow(uri: str, configured: str) -> Check:
     name = f"medmim-doctor-{secrets.token_hex(4)}"
     _model(uri, name)
     location = _experiment(uri)
-    text = f"{version}, {without_password(uri)}: accepts {host}; writes, reads, deletes a model"
+    text = f"{version}, {shown(uri)}: accepts {host}; writes, reads, deletes a model"
     if urlsplit(location).scheme != _PROXIED:
         fix = "start its server with --artifacts-destination and without --no-serve-artifacts, as the chart does"
         return Check("mlflow", "warn", f"{text}; artifacts not checked: clients write {location} themselves", fix)
@@ -92,9 +93,7 @@ def _artifact(uri: str, folder: str, name: str) -> None:
 
 
 def _changed(uri: str, what: str) -> UserError:
-    return UserError(
-        f"MLflow at {without_password(uri)} returns {what} other than it was written", fix="look at its log"
-    )
+    return UserError(f"MLflow at {shown(uri)} returns {what} other than it was written", fix="look at its log")
 
 
 def _call(uri: str, method: str, path: str, body: dict[str, Any], *, api: str = "mlflow", host: str = "") -> Any:
@@ -103,7 +102,7 @@ def _call(uri: str, method: str, path: str, body: dict[str, Any], *, api: str = 
     try:
         return dict(answer.json())
     except (ValueError, TypeError):
-        at = without_password(uri)
+        at = shown(uri)
         raise UserError(f"what answers at {at} is not MLflow", answer.text[:200], "check MLFLOW_TRACKING_URI") from None
 
 
@@ -117,7 +116,7 @@ def _request(uri: str, method: str, path: str, body: dict[str, Any], *, api: str
     headers = _bearer() | ({"Host": host} if host else {})
     url = f"{uri.rstrip('/')}/api/2.0/{api}/{path}"
     answer = request(method, url, body, headers, _login(), seconds=_SECONDS)
-    at, text, status = without_password(uri), answer.text[:200].replace("\n", " "), answer.status_code
+    at, text, status = shown(uri), answer.text[:200].replace("\n", " "), answer.status_code
     if status == 403 and "Host" in text:
         raise UserError(
             f"MLflow at {at} rejects the host name {host}",

@@ -16,7 +16,7 @@ from medmim.cluster.kube import Kube
 from medmim.doctor import check
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
-from medmim.run.workspace import without_password as without_password
+from medmim.redact import shown
 
 _SECONDS = (2, 5)  # to connect, to answer
 _SKEW = (5.0, 60.0)  # s: a warning, a failure. The sweep allows a Lease 60 s; S3 refuses a request after 15 minutes
@@ -69,7 +69,7 @@ def store(uri: str) -> Check:
 
 def kfp(uri: str) -> Check:
     """Whether KFP's API answers, and its version."""
-    at, answer = without_password(uri), request("GET", f"{uri}/apis/v2beta1/healthz")
+    at, answer = shown(uri), request("GET", f"{uri}/apis/v2beta1/healthz")
     forward = (
         "bypass the login: kubectl -n kubeflow port-forward svc/ml-pipeline 8888, and "
         "KF_PIPELINES_ENDPOINT=http://localhost:8888"

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medmim.cluster.doctor import access, api, image
-from medmim.cluster.doctor.servers import without_password
 from medmim.cluster.doctor.setup import Setup, resolve
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
@@ -16,6 +15,7 @@ from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
 from medmim.recipe.schema import Recipe
+from medmim.redact import shown
 from medmim.registry import policy
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
@@ -106,7 +106,7 @@ def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:
         )
     tracking = recipe.platform.tracking or setup.configured.get("MLFLOW_TRACKING_URI", "")
     if tracking and (not tracking.startswith(("http://", "https://")) or urlsplit(tracking).hostname in _LOCAL):
-        yield f"platform.tracking: {without_password(tracking)} is on this machine; pods need http(s)://HOST:PORT"
+        yield f"platform.tracking: {shown(tracking)} is on this machine; pods need http(s)://HOST:PORT"
     checked = setup.configured or (setup.unread and not isinstance(setup.unread, api.Unchecked))
     if not tracking and checked:
         yield f"platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap {SETTINGS}; http(s)://HOST:PORT"
