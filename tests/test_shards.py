@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +69,20 @@ def test_many_threads_read_the_images_that_one_reads(tmp_path: Path, monkeypatch
     monkeypatch.setattr(shards, "SHARD_BYTES", 600)
     monkeypatch.setattr(shards, "_CACHED_GROUPS", 2)
     shards.write(tmp_path, [SAMPLE], [(f"sha256:{i}", f"{i}.png", encoded(i)) for i in range(60)])
+    reading: list[int] = []
+    real = shards.Images._read_group
+
+    def read_group(self: shards.Images, number: int, group: int) -> object:
+        reading.append(1)
+        assert len(reading) == 1, "a ParquetFile is for one thread"
+        time.sleep(0.001)
+        found = real(self, number, group)
+        reading.pop()
+        return found
+
+    monkeypatch.setattr(shards.Images, "_read_group", read_group)
     images = shards.Images(tmp_path)
-    names = [f"sha256:{i * 7 % 60}" for i in range(600)]
+    names = [f"sha256:{i * 7 % 60}" for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
         for name, image in zip(names, pool.map(images.__getitem__, names), strict=True):
             assert image.getpixel((0, 0)) == (int(name[7:]),) * 3

@@ -72,9 +72,9 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
             positions += sum(of_row) if settings.packing else len(of_row) * max(of_row)
 
     config = checkpoint.load_text(path).config
-    parameters, of_tower = _parameters(config)
-    frozen = of_tower if settings.freeze_vision else 0
-    memory = _memory(config, parameters, parameters - frozen, settings.max_tokens)
+    total, of_tower = parameters(config)
+    trainable = total - (of_tower if settings.freeze_vision else 0)
+    memory = _memory(config, total, trainable, settings.max_tokens)
     return Plan(
         samples=len(lengths),
         quarantined=len(bad),
@@ -85,13 +85,13 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
         steps=loader.total_steps(settings, len(lengths)),
         rows=rows,
         filled=round(sum(lengths) / positions, 3),
-        parameters=parameters,
-        trainable=parameters - frozen,
+        parameters=total,
+        trainable=trainable,
         memory_gib=round(memory / 2**30, 2),
     )
 
 
-def _parameters(config: Any) -> tuple[int, int]:
+def parameters(config: Any) -> tuple[int, int]:
     """Parameters of a model of this configuration, and those of its vision tower; the model has no memory."""
     import torch
 

@@ -17,7 +17,7 @@ from medmim.finetune.examples import Examples, group, prepare, refuse_too_many_b
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import encode
-from medmim.lvlm.family import Family, Turn
+from medmim.lvlm.family import Family, Segment, Turn
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 from medmim.sample import Sample
@@ -124,7 +124,11 @@ def test_progress_has_rate_and_time_left(lvlm: Lvlm, monkeypatch: pytest.MonkeyP
     assert all(event["rate"] and event["eta"] is not None for event in events[1:])
 
 
-def test_each_bad_row_is_quarantined_with_its_own_reason(lvlm: Lvlm) -> None:
+@pytest.mark.parametrize("chunk", [2, 1000])
+def test_each_bad_row_is_quarantined_with_its_own_reason(
+    lvlm: Lvlm, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", chunk)
     good = make_samples(4)
     bad_ones = [
         dataclasses.replace(good[0], images=("i0", "gone")),
@@ -140,6 +144,14 @@ def test_each_bad_row_is_quarantined_with_its_own_reason(lvlm: Lvlm) -> None:
     length = len(encode(lvlm, [Turn(bad_ones[1].prompt, bad_ones[1].target)], len(bad_ones[1].images)))
     assert reasons[1] == f"longer than finetune.max_tokens (400): {length:,} tokens"
     assert "<image>" in reasons[2]
+
+
+def test_a_sample_whose_format_trains_nothing_is_quarantined(lvlm: Lvlm) -> None:
+    """Not even the first token: no position predicts it."""
+    first = dataclasses.replace(lvlm.family, write=lambda turns, images: [Segment("a", trained=True), Segment("b c d")])
+    silent = dataclasses.replace(lvlm, family=first)
+    examples, bad = tokenize(silent, make_samples(2), IMAGES, 400)
+    assert len(examples) == 0 and [row.reason for row in bad] == ["nothing to train on"] * 2
 
 
 def test_the_longest_sample_that_fits_is_kept(lvlm: Lvlm) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import random
+import struct
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -193,6 +194,21 @@ def test_an_image_that_does_not_decode_ends_the_training_with_image_sample_data_
     assert caught.value.fact.startswith("image i3 of sample ") and str(tmp_path / "data") in caught.value.fact
     assert any(f"sample {owner} in" in caught.value.fact for owner in owners)
     assert "medmim data build" in caught.value.fix and caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "error", [SyntaxError("broken PNG"), struct.error("short"), EOFError(), KeyError("i3")], ids=repr
+)
+def test_whatever_a_decoder_raises_names_the_image(lvlm: Lvlm, error: Exception) -> None:
+    class Broken(Counted):
+        def __getitem__(self, name: str) -> Image.Image:
+            if name == "i3":
+                raise error
+            return super().__getitem__(name)
+
+    samples = make_samples(30)
+    with pytest.raises(UserError, match=r"image i3 of sample \w{20} in DATA does not decode"):
+        batches(lvlm, samples, Broken(), SETTINGS.model_copy(update={"batch_size": 30}), 1, threads=4, data="DATA")
 
 
 def test_examples_of_a_killed_worker_are_mapped_by_the_next(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from medmim import progress
-from medmim.finetune import record
+from medmim.finetune import batch, loop, record
+from medmim.lvlm.checkpoint import Lvlm
+from tests.support.finetune import SETTINGS, copy_of, make_encoded, make_pixels
 
 
 def test_the_step_line_says_how_much_of_the_time_was_spent_waiting_for_data(
@@ -31,3 +34,14 @@ def test_the_step_line_says_how_much_of_the_time_was_spent_waiting_for_data(
     assert result.data_wait == pytest.approx(4 * 0.25 / result.seconds, abs=1e-3)
     written = [json.loads(line) for line in (tmp_path / record.LOSSES).read_text().splitlines()]
     assert [set(line) for line in written] == [{"step", "loss", "lr", "grad_norm", "tokens"}] * 4
+
+
+def test_the_loop_counts_what_it_waits_for_a_batch(lvlm: Lvlm, tmp_path: Path) -> None:
+    encoded = make_encoded(lvlm, 2)
+
+    def batch_at(step: int) -> batch.Batch:
+        time.sleep(0.2 if step == 0 else 0.0)  # nothing is there to be done meanwhile
+        return batch.build(encoded, lambda i: make_pixels(encoded[i]), max_tokens=10_000)
+
+    result = loop.train(copy_of(lvlm), batch_at, 2, SETTINGS, tmp_path)
+    assert 0.19 <= result.data_wait * result.seconds <= result.seconds

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from medmim import shards, store, terms
 from medmim.errors import UserError
 from medmim.finetune import record, run
-from medmim.finetune.plan import plan
+from medmim.finetune.plan import parameters, plan
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
 from medmim.lvlm.encode import IGNORED, encode
 from medmim.lvlm.family import Family, Segment, Turn
+from medmim.lvlm.importing import convert, layouts
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.loading import validate
@@ -24,6 +26,7 @@ from medmim.recipe.schema import Recipe
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace, workspace
 from medmim.terms import Terms
+from tests.support import originals
 from tests.support.finetune import make_data, make_lvlm, make_samples
 
 FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_vision": False}
@@ -176,6 +179,20 @@ def test_a_plan_knows_the_model_and_reads_none_of_its_weights(
     assert found.tokens == sum(len(one.ids) for one in encoded)
     assert found.trained_tokens == sum(label != IGNORED for one in encoded for label in one.labels[1:])
     assert found.longest == max(len(one.ids) for one in encoded)
+
+
+@pytest.mark.parametrize("which", sorted(originals.REAL_CONFIG))
+def test_a_plan_counts_the_parameters_of_the_published_models(which: str, tmp_path: Path) -> None:
+    """By the list of their tensors; a model of 34 GB would not fit here."""
+    originals.write_sparse(tmp_path, which)
+    (tmp_path / "config.json").write_text(json.dumps(originals.REAL_CONFIG[which]))
+    layout = layouts.layout_of(tmp_path, None)
+    rows = 32064 if which.startswith("llava-med") else 128258
+    planned = convert.plan(convert.find(layout, tmp_path, "checkpoint"), layout.config, rows)
+    layout.config.text_config.vocab_size = rows
+    sizes = {weight.name: math.prod(weight.shape) for weight in planned}
+    tower = sum(size for name, size in sizes.items() if name.startswith("vision_tower"))
+    assert parameters(layout.config) == (sum(sizes.values()), tower)
 
 
 def test_the_driver_holds_neither_a_model_nor_samples_while_workers_train(
