@@ -4,22 +4,26 @@ Tables pass through pandas, R and spreadsheets before they come here. What these
 
 * **No value**: an empty cell, the words of those programs for it (`NaN`, `NA`, `N/A`, `None`, `NULL`, `#REF!`, ... in
   any case: `MISSING`) and those of people (`unknown`, `?`, `-`, `todo`). A missing id is a bad row, never an id.
-* **An id is text.** A whole number that became a float is that number: `1`, `1.0` and ` 1` are one id. Where a
+* **An id is text**, without invisible characters, every dash a `-` and every digit one of ASCII: programs put them in.
+  A whole number that became a float is that number: `1`, `1.0` and ` 1` are one id. Where a
   spreadsheet wrote an exponent (`1.23E+15`), more than 15 digits as a float or with zeros at the end, a date or a truth
   value, the id is lost and the row is bad. Thousands separators and negative numbers (codes for no value) are bad too.
   `1e0`, `1 000` and `1.000` are bad among whole numbers but text among other ids: hexadecimal ids may look so.
-* **Leading zeros stay**, since `007` may be the whole id. Where one column has both `01` and `1`, or `P1` and `p1`, it
-  is not known whether these are two patients: the rows of both are bad.
+* **Leading zeros stay**, since `007` may be the whole id. Where one column has both `01` and `1`, `P1` and `p1`, or ids
+  that differ in marks only (`P-1`, `P_1`, `P1`) or in letters that look alike (a Cyrillic and a Latin P), it is not
+  known whether these are two patients: the rows of both are bad. That there is a mark between two digits counts, not
+  which: `P1-2` and `P12` are two patients, `P1-2` and `P1/2` may be one.
 * **One id, two people**: ids whose rows name two sexes, two birth years, or ages that time does not explain are bad.
 * **A number** is written with digits, a point and perhaps an exponent. Infinity is no value; a decimal comma, a
   thousands separator, a date, and a number beyond what the column can hold (a date as a number) are bad.
 * **A label**, such as a diagnosis, has letters: a number, a date or a truth value is none.
 """
 
+import math
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 _PROGRAMS = (
@@ -35,6 +39,16 @@ _PEOPLE = (
 )  # fmt: skip
 MISSING = frozenset((*_PROGRAMS, *_PEOPLE))
 HIDDEN = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\x1a\0"  # invisible marks around a value
+# Letters, marks and symbols that show nothing, beside the category Cf: fillers of Hangul, variation selectors, ...
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+# Cyrillic and Greek letters whose capitals look like Latin ones
+_LATIN = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0445\u0443\u0456\u0458\u0455", "abekmhopctxyijs"
+) | str.maketrans(
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7", "abezhikmnoptyx"
+)
 _TRUTH = ("true", "false", "yes", "no")
 _MONTH = (
     "(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
@@ -79,7 +93,7 @@ def identifier(cell: str) -> str:
     Raises:
         BadCell: There is none, or it is damaged. The reason never holds an id.
     """
-    plain = _unwrapped(unicodedata.normalize("NFKC", cell).replace("\u2212", "-").strip(HIDDEN).strip())
+    plain = _unwrapped(_typed(unicodedata.normalize("NFKC", cell).strip(HIDDEN)).strip())
     if not plain:
         raise BadCell("is empty")
     if text(plain) is None or _INFINITE.fullmatch(plain) or re.fullmatch(r"-\d+(\.0*)?", plain):
@@ -114,11 +128,26 @@ def suspicious(ids: Iterable[str]) -> dict[str, str]:
     if len(long) >= _ENOUGH and all(not name[_EXACT:].strip("0") for name in long):
         reason = f"all ids of more than {_EXACT} digits end in zeros: a spreadsheet has cut their digits off"
         found |= dict.fromkeys(long, reason)
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for name in known:
-        spellings[re.sub(r"(?<!\d)0+(?=\d)|\s", "", name.casefold())].add(name)
+    reason = "ids that differ in hyphens or other marks, or in letters that look alike, only: perhaps one patient"
+    found |= _alike(known, _without_marks, reason)
     reason = "ids that differ in leading zeros, case or blanks only: perhaps one patient"
-    return found | {name: reason for same in spellings.values() if len(same) > 1 for name in same}
+    return found | _alike(known, lambda name: re.sub(r"(?<!\d)0+(?=\d)|\s", "", name.casefold()), reason)
+
+
+def _alike(known: Iterable[str], spelling: Callable[[str], str], reason: str) -> dict[str, str]:
+    """Ids of which another has the same spelling -> the reason."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for name in known:
+        same[spelling(name)].append(name)
+    return {name: reason for key, names in same.items() if key and len(names) > 1 for name in names}
+
+
+def _without_marks(name: str) -> str:
+    """Letters and digits alone, and one mark between two digits: without it, `P1-2` would be `P12`."""
+    folded = name.casefold().translate(_LATIN)
+    # vowel signs of many scripts are no letters to Python, but part of a name
+    bare = "".join(char if char.isalnum() or unicodedata.category(char) in ("Mn", "Mc") else " " for char in folded)
+    return re.sub(r"(?<!\d)0+(?=\d)|\s", "", re.sub(r"(?<=\d) +(?=\d)", "-", bare))
 
 
 def number(cell: str, unit: str, largest: float) -> float | None:
@@ -205,13 +234,26 @@ def _contradiction(own: Sequence[Person]) -> str:
     if len(births) > 1:
         return "two years of birth"
     ages = [(age, person.days) for person in own if (age := _age(person.age)) is not None]
-    for age, days in ages:
-        for other, later in ages:
-            known = days is not None and later is not None
-            between = abs((days or 0) - (later or 0)) / 365 if known else _FOLLOW_UP
-            if abs(age - other) > between + _AGE_SLACK:
-                return "two ages"
-    return ""
+    return "two ages" if _ages_differ(ages) else ""
+
+
+def _ages_differ(ages: Sequence[tuple[float, float | None]]) -> bool:
+    """Whether two of (age in years, days or None) are further apart than the time between them and the slack explain.
+
+    In one pass over the rows in the order of time: a later 365 x age - days may not be above an earlier one by more
+    than the slack, nor an earlier 365 x age + days above a later one.
+    """
+    every, undated = [age for age, _ in ages], [age for age, days in ages if days is None]
+    allowed = _FOLLOW_UP + _AGE_SLACK
+    if undated and (max(every) - min(undated) > allowed or max(undated) - min(every) > allowed):
+        return True
+    least, most = math.inf, -math.inf
+    slack = 365 * _AGE_SLACK + 1e-6  # rounding
+    for days, age in sorted((days, age) for age, days in ages if days is not None):
+        least, most = min(least, 365 * age - days), max(most, 365 * age + days)
+        if 365 * age - days - least > slack or most - (365 * age + days) > slack:
+            return True
+    return False
 
 
 def _sex(cell: str) -> str:
@@ -228,6 +270,20 @@ def _age(cell: str) -> float | None:
     plain = (text(cell) or "").upper()
     found = re.fullmatch(r"0*(\d{1,3}(\.\d+)?)\s*Y?", plain)
     return float(found[1]) if found else None
+
+
+def _typed(text: str) -> str:
+    """Text as a keyboard would give it: nothing invisible, `-` for every dash, ASCII digits."""
+    if text.isascii():
+        return text
+    plain = ""
+    for char in text:
+        category = unicodedata.category(char)
+        if category == "Cf" or _INVISIBLE.match(char):
+            continue
+        digit = unicodedata.decimal(char, None)
+        plain += "-" if category == "Pd" or char == "\u2212" else char if digit is None else str(digit)
+    return plain
 
 
 def _unwrapped(cell: str) -> str:

@@ -10,7 +10,6 @@ import csv
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,11 @@ from medmim.errors import UserError, from_os_error
 
 if TYPE_CHECKING:
     from _csv import Reader
+
+# The limit of `csv` would refuse a whole file for one long note. It holds for the process, so it is never set back:
+# other tables may be read at the same time.
+_ANY = 2**31 - 1
+csv.field_size_limit(_ANY)
 
 MAX_CELL = 4096  # characters of a cell that is used
 _WANTED = "a CSV table in UTF-8"
@@ -57,7 +61,7 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
     """
     sniff.require_text(path, _WANTED)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file, _cells_of_any_length():
+        with path.open(newline="", encoding="utf-8-sig") as file:
             yield from _parsed(path, csv.reader(file, strict=True), needed, optional)
     except OSError as error:
         raise from_os_error(error, f"reading {path.name}") from error
@@ -71,7 +75,7 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
 
 
 def _parsed(path: Path, table: "Reader", needed: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    records = _records(path, table)
+    records = _records(path, table, needed)
     header = next(records, [])
     keys = [_key(name) for name in header]
     columns = {name: [i for i, key in enumerate(keys) if key == name] for name in (*needed, *optional) if name in keys}
@@ -104,7 +108,7 @@ def _row(number: int, found: dict[str, list[str]], needed: Sequence[str]) -> Row
     return Row(number, values, tuple(problems))
 
 
-def _records(path: Path, table: "Reader") -> Iterator[list[str]]:
+def _records(path: Path, table: "Reader", needed: Sequence[str]) -> Iterator[list[str]]:
     start = 1
     while True:
         start = table.line_num + 1
@@ -113,6 +117,9 @@ def _records(path: Path, table: "Reader") -> Iterator[list[str]]:
         except StopIteration:
             return
         except csv.Error as error:
+            other = _other_form(path, needed) if start == 1 else None  # quoted names and other marks between them
+            if other is not None:
+                raise other from None
             if "unexpected end" in str(error):
                 raise UserError(
                     f"{path.name} is not a complete CSV file: the quotation mark in line {start} is never closed",
@@ -126,24 +133,33 @@ def _records(path: Path, table: "Reader") -> Iterator[list[str]]:
             ) from None
 
 
-def _no_columns(path: Path, keys: Sequence[str], needed: Sequence[str]) -> UserError:
-    """Why the first line lacks the columns: it is cut at other marks, is not the header, or the file is no table."""
+def _other_form(path: Path, needed: Sequence[str]) -> UserError | None:
+    """Why the first line is no header: it is cut at other marks, or another line is, or this is no table; or None."""
     with path.open("rb") as file:
         head = file.read(sniff.HEAD)
     for number, line in enumerate(head.decode("utf-8-sig", "replace").splitlines()[:_SEARCHED], 1):
         for mark, name in _DELIMITERS.items():
             if not {_key(cell) for cell in next(csv.reader([line], delimiter=mark), [])}.issuperset(needed):
                 continue
+            if number == 1 and mark == ",":
+                return None
             if number > 1:
                 kind = sniff.Kind(f"a table whose header is line {number}", sniff.in_place(f"tail -n +{number}"))
                 return kind.error(path, "one that starts with its header")
-            code = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter={mark!r}))"
+            code = (
+                f"import csv, sys; csv.field_size_limit({_ANY}); "
+                "sys.stdin.reconfigure(encoding='utf-8-sig', newline=''); "
+                "sys.stdout.reconfigure(encoding='utf-8', newline=''); "
+                f"csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter={mark!r}))"
+            )
             kind = sniff.Kind(f"a table separated by {name}", sniff.in_place(f'python3 -c "{code}"'))
             return kind.error(path, "one separated by commas")
     other = sniff.text_kind(head)
-    if other is not None and other != sniff.TABLE:
-        return other.error(path, _WANTED)
-    return UserError(
+    return None if other is None or other == sniff.TABLE else other.error(path, _WANTED)
+
+
+def _no_columns(path: Path, keys: Sequence[str], needed: Sequence[str]) -> UserError:
+    return _other_form(path, needed) or UserError(
         f"{path.name} lacks columns: {', '.join(name for name in needed if name not in keys)}",
         reason=f"its first line names {', '.join(filter(None, keys))[:300] or 'none'}",
         fix="name these columns in the first line",
@@ -153,13 +169,3 @@ def _no_columns(path: Path, keys: Sequence[str], needed: Sequence[str]) -> UserE
 def _key(name: str) -> str:
     """A column's name as it is compared."""
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).strip(HIDDEN).casefold())
-
-
-@contextmanager
-def _cells_of_any_length() -> Iterator[None]:
-    """Lift the limit of `csv`, which would refuse the whole file for one long note."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

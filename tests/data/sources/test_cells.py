@@ -2,9 +2,10 @@
 
 import re
 import string
+import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmim.data.sources import cells
@@ -50,6 +51,46 @@ def test_equal_ids_are_equal_texts(cell: str, name: str) -> None:
     assert name.isascii() is False or cells.identifier(cell) == name
 
 
+TYPED = {  # what a program or another keyboard made of an id -> what was typed
+    "P\u20131": "P-1", "P\u20141": "P-1", "P\u20101": "P-1", "P\u20111": "P-1", "P\ufe631": "P-1", "P\uff0d1": "P-1",
+    "P\u22121": "P-1", "\u2013 P1": "- P1", "P7\u200b": "P7", "P\u200b7": "P7", "P\u00ad7": "P7", "P\u20607": "P7",
+    "P\ufeff7": "P7", "\u202aP7\u202c": "P7", "P\u200e7": "P7", "P\u20697": "P7", "P\u180e7": "P7", "P7\ufe0f": "P7",
+    "P\u034f7": "P7", "P\u31647": "P7", "P\u28007": "P7", "\u0667": "7", "\u0661\u0662": "12", "P\u06f7": "P7",
+    "\u096d": "7", "\uff17": "7", "\u0be7\u0be8.\u0be6": "12", "\u0660\u0660\u0667": "007", "P7\U000e0041": "P7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", TYPED, ids=ascii)
+def test_an_id_is_read_as_it_was_typed(cell: str) -> None:
+    assert cells.identifier(cell) == cells.identifier(TYPED[cell]) == TYPED[cell]
+
+
+INVISIBLE = [chr(code) for code in range(0x1_0000) if unicodedata.category(chr(code)) == "Cf"]
+DASHES = [chr(code) for code in range(0x1_0000) if unicodedata.category(chr(code)) == "Pd"]
+ZEROS = [chr(code) for code in range(0x1_0000) if unicodedata.decimal(chr(code), None) == 0]
+
+
+@given(
+    st.from_regex(r"[A-Z]{1,3}(-?[0-9]{1,4}){1,2}[A-Z]", fullmatch=True),
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from(INVISIBLE))),
+    st.sampled_from(DASHES),
+    st.sampled_from(ZEROS),
+)
+def test_invisible_characters_dashes_and_digits_of_any_script_are_one_id(
+    name: str, hidden: list[tuple[int, str]], dash: str, zero: str
+) -> None:
+    changed = "".join(chr(ord(zero) + int(char)) if char.isdigit() else char for char in name.replace("-", dash))
+    for at, char in hidden:
+        changed = changed[:at] + char + changed[at:]
+    assert cells.identifier(changed) == cells.identifier(name) == name
+
+
+@given(st.text(string.printable, min_size=1, max_size=20))
+def test_an_id_of_ascii_is_what_it_was(cell: str) -> None:
+    """The digests of sound data sets depend on it."""
+    assert cells._typed(cell) is cell
+
+
 @given(st.integers(0, 10**15 - 1), st.sampled_from(["", ".0", ".", ".00"]), st.sampled_from(["", " ", "\t", "\u00a0"]))
 def test_a_whole_number_is_one_id_in_whatever_form(value: int, tail: str, blank: str) -> None:
     assert cells.identifier(f"{blank}{value}{tail}{blank}") == str(value)
@@ -90,6 +131,13 @@ def test_a_damaged_id_is_bad_and_its_reason_does_not_hold_it(cell: str, words: s
         (["1", "2", "1e0"], ["1e0"]), (["1", "2", "1 000"], ["1 000"]), (["1", "2", "1.000.000"], ["1.000.000"]),
         (["1", "2", "3,5"], ["3,5"]), (["ab12", "12e5", "cd34", "7"], []), (["01", "1", "2"], ["01", "1"]),
         (["P01", "P1", "P2"], ["P01", "P1"]), (["p1", "P1"], ["p1", "P1"]), (["P 1", "P1"], ["P 1", "P1"]),
+        (["P-1", "P1", "P2"], ["P-1", "P1"]), (["P_1", "P-1", "P.1", "P-2"], ["P_1", "P-1", "P.1"]),
+        (["#7", "7", "8"], ["#7", "7"]), (["P1*", "P1"], ["P1*", "P1"]), (["(7)", "7"], ["(7)", "7"]),
+        (["A-B", "AB", "AC"], ["A-B", "AB"]), (["1-A", "1A"], ["1-A", "1A"]), (["P7\u20e3", "P7"], ["P7\u20e3", "P7"]),
+        (["P1-2", "P12", "P1-3"], []), (["P1-2", "P1/2", "P12"], ["P1-2", "P1/2"]), (["P1-12", "P11-2", "P112"], []),
+        (["1.2", "12", "1.20"], []), (["S01-P1", "S1-P1"], ["S01-P1", "S1-P1"]), (["S1-P1", "S1-P11", "S11-P1"], []),
+        (["\u04201", "P1", "P2"], ["\u04201", "P1"]), (["\u0420\u0411", "\u0420\u0412"], []),
+        (["\u0915\u093e", "\u0915\u0940", "\u0915"], []), (["@", "&&"], []),
         (["100", "10", "1", "1001"], []), ([f"43788612345678{n}0" for n in range(10, 16)], []),
         ([f"437886{n}0000000000" for n in range(6)], [f"437886{n}0000000000" for n in range(6)]),
         ([f"43788612345{n:02}0010" for n in range(6)], []), ([f"437886123456{n:03}00" for n in range(6)], "all"),
@@ -160,3 +208,46 @@ def test_an_id_of_two_people_is_noticed(rows: list[Person], words: str) -> None:
     found = cells.shared_ids([*rows, *others])
     assert list(found) == (["7"] if words else [])
     assert not words or re.search(words, found["7"])
+
+
+def contradict(rows: list[tuple[int, int | None]]) -> bool:
+    """As the rules say it, row by row: (age, days)."""
+    return any(
+        abs(age - other) > (10 if days is None or later is None else abs(days - later) / 365) + 2
+        for age, days in rows
+        for other, later in rows
+    )
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.none() | st.integers(0, 9000) | st.integers(0, 20).map(lambda n: 365 * n)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_ages_contradict_as_each_pair_of_rows_does(rows: list[tuple[int, int | None]]) -> None:
+    own = people(*(("", str(age), "", days) for age, days in rows))
+    assert bool(cells.shared_ids(own)) == contradict(rows)
+
+
+class Counted(float):
+    """A number that counts how often it is used in arithmetic."""
+
+    used = 0
+
+    def __rsub__(self, other: float) -> float:
+        Counted.used += 1
+        return other - float(self)
+
+    def __radd__(self, other: float) -> float:
+        Counted.used += 1
+        return other + float(self)
+
+
+def test_the_rows_of_one_id_are_not_compared_pair_by_pair() -> None:
+    count = 3000
+    own = [Person("7", "", str(40 + i // 1000), "", Counted(i)) for i in range(count)]
+    assert not cells.shared_ids(own)
+    assert count <= Counted.used <= 10 * count

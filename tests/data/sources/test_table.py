@@ -1,7 +1,9 @@
 """Tables as programs, spreadsheets and copies leave them: read row by row, or refused with what they are."""
 
+import csv
 import gzip
 import io
+import os
 import shlex
 import subprocess
 import zipfile
@@ -103,6 +105,7 @@ def zipped(name: str) -> bytes:
     return out.getvalue()
 
 
+QUOTED = "".join(",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in PLAIN.splitlines())
 UMLAUT = PLAIN.replace("first", "f\u00fcr")
 CHINESE = PLAIN.replace("first", "\u8001\u5e74\u6027\u767d\u5185\u969c\uff0c\u6b63\u5e38")
 OTHER: dict[str, tuple[str | bytes, str, str]] = {
@@ -111,6 +114,28 @@ OTHER: dict[str, tuple[str | bytes, str, str]] = {
     "semicolons": (PLAIN.replace(",", ";"), "separated by semicolons", "delimiter=';'"),
     "tabs": (PLAIN.replace(",", "\t"), "separated by tabs", r"delimiter='\t'"),
     "vertical bars": (PLAIN.replace(",", "|"), "separated by vertical bars", "delimiter='|'"),
+    "write.csv2 of R": (QUOTED.replace(",", ";"), "separated by semicolons", "delimiter=';'"),
+    "write.table of R": (QUOTED.replace(",", "\t"), "separated by tabs", r"delimiter='\t'"),
+    "quoted, vertical bars": (QUOTED.replace(",", "|"), "separated by vertical bars", "delimiter='|'"),
+    "quoted with a mark": ("\ufeff" + QUOTED.replace(",", ";"), "separated by semicolons", "delimiter=';'"),
+    "quoted with row names": (
+        "\n".join(f'"{i or ""}";{line}' for i, line in enumerate(QUOTED.replace(",", ";").splitlines())),
+        "separated by semicolons", "delimiter=';'",
+    ),
+    "quoted, CRLF": (QUOTED.replace(",", ";").replace("\n", "\r\n"), "separated by semicolons", "delimiter=';'"),
+    "quoted, header alone": (QUOTED.replace(",", ";").replace('"1"', "1"), "separated by semicolons", "delimiter=';'"),
+    "semicolons and a long cell": (
+        PLAIN.replace(",", ";").replace("first", "x" * 160_000), "separated by semicolons", "delimiter=';'",
+    ),
+    "quoted tabs and a long cell": (
+        QUOTED.replace(",", "\t").replace("first", "x" * 160_000), "separated by tabs", "delimiter",
+    ),
+    "semicolons and line breaks": (
+        QUOTED.replace(",", ";").replace("first", "a\r\nb\nc"), "separated by semicolons", "delimiter",
+    ),
+    "comment with an open mark": ('"Export of 2020\n' + QUOTED.replace(",", ";"), "header is line 2", "tail -n +2"),
+    "broken header": ('patientid,"no"te",filename\n1,first,a.png\n', "broken quotation in line 1", "correct line 1"),
+    "open mark in the header": ('patientid,filename,"note\n1,a.png,b\n', "line 1 is never closed", "correct line 1"),
     "comment before the header": ("# made by hand\n" + PLAIN, "header is line 2", "tail -n +2"),
     "three lines before the header": ("Cohort;2020\n\nexported\n" + PLAIN, "header is line 4", "tail -n +4"),
     "separator line of Excel": ("sep=;\n" + PLAIN.replace(",", ";"), "header is line 2", "tail -n +2"),
@@ -173,7 +198,8 @@ def test_what_is_no_such_table_is_named_with_its_fix(tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize(
     "name",
-    ["semicolons", "tabs", "vertical bars", "comment before the header", "three lines before the header",
+    ["semicolons", "tabs", "vertical bars", *(name for name in OTHER if "quoted" in name or "semicolons" in name),
+     "write.csv2 of R", "write.table of R", "comment before the header", "three lines before the header",
      "Windows-1252", "GB18030", "UTF-16 with a mark", "UTF-16 without a mark", "big-endian UTF-16", "UTF-32", "gzip"],
 )  # fmt: skip
 def test_the_command_that_the_fix_names_makes_the_table_readable(tmp_path: Path, name: str) -> None:
@@ -183,6 +209,28 @@ def test_the_command_that_the_fix_names_makes_the_table_readable(tmp_path: Path,
     assert shlex.split(command)
     subprocess.run(["sh", "-c", command], check=True, cwd="/")
     assert [row["filename"] for row in table.rows(path, NEEDED)] == ["a.png", "b.png"]
+
+
+def test_the_conversion_keeps_what_is_in_the_cells(tmp_path: Path) -> None:
+    note = "x" * 200_000 + ' a;b,c \u00e9 \r\n "q" \n end'
+    out = io.StringIO()
+    csv.writer(out, delimiter=";", quoting=csv.QUOTE_ALL).writerows(
+        [["patientid", "sex", "filename"], ["1", note, "a"]]
+    )
+    path = tmp_path / "t.csv"
+    command = refusal(path, "\ufeff" + out.getvalue()).fix.split("`")[1]
+    subprocess.run(["sh", "-c", command], check=True, env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"})
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file))[1] == ["1", note, "a"]
+
+
+def test_two_tables_that_are_read_at_once_may_both_have_long_cells(tmp_path: Path) -> None:
+    text = PLAIN.replace("second", "y" * 200_000)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(text)
+    one, two = (table.rows(tmp_path / name, NEEDED) for name in ("a.csv", "b.csv"))
+    assert next(one).number == next(two).number == 2
+    assert [row.number for row in one] == [row.number for row in two] == [3]
 
 
 def test_a_folder_where_the_table_is_meant_is_named(tmp_path: Path) -> None:
