@@ -176,6 +176,7 @@ def retrying(
     longest_wait: float = 5.0,
     before_sleep: "Callable[[RetryCallState], None] | None" = None,
     patient: bool = True,
+    asked: Callable[[BaseException], float] | None = None,
 ) -> "Retrying":
     """Calls a function again after a temporary failure: MIN_TRIES times, and more until MEDMIM_PATIENCE is over.
 
@@ -184,6 +185,7 @@ def retrying(
         longest_wait: Between two tries, in seconds.
         before_sleep: Called before each wait.
         patient: Whether MEDMIM_PATIENCE counts; else MIN_TRIES are all.
+        asked: The seconds that the failure itself asks to wait, such as `Retry-After`; 0 for none.
 
     Returns:
         Call it with the function and its arguments; it raises the last exception.
@@ -198,10 +200,16 @@ def retrying(
         wait_exponential_jitter,
     )
 
+    backoff = wait_exponential_jitter(initial=0.3, max=longest_wait)
+
+    def wait(state: "RetryCallState") -> float:
+        failed = state.outcome.exception() if state.outcome else None
+        return max(backoff(state), asked(failed) if asked and failed else 0.0)
+
     return Retrying(
         retry=retry_if_exception_type(temporary) if isinstance(temporary, type) else retry_if_exception(temporary),
         stop=stop_all(stop_after_attempt(MIN_TRIES), stop_after_delay(patience() if patient else 0)),
-        wait=wait_exponential_jitter(initial=0.3, max=longest_wait),
+        wait=wait,
         before_sleep=before_sleep,
         reraise=True,
     )

@@ -8,6 +8,7 @@ import typer
 
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
+from medmim.redact import escaped
 from medmim.run.workspace import workspace
 from medmim.store.paths import existing
 
@@ -52,7 +53,7 @@ def ask(
         facts = {"model": model, "digest": found.digest, "images": files, "question": question}
         typer.echo(json.dumps({**facts, "answer": reply.text, "key": reply.key, "cut": reply.cut}))
     else:
-        typer.echo(reply.text.strip())
+        typer.echo(escaped(reply.text.strip()))
 
 
 def _open(file: str) -> "Image":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medmim.redact import escaped
 from medmim.sample import digest_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Reply:
     Attributes:
         text: The generated text without special tokens; empty where `error` is set. UTF-8 can hold it: see `writable`.
         key: Digest of weights, rendered prompt, images and generation settings: equal keys, equal text.
-        error: Why there is no answer; empty where there is one. Likewise.
+        error: Why there is no answer; empty where there is one. Likewise, and without control characters.
         cut: Whether the limit of new tokens ended it, and not the model.
     """
 
@@ -42,7 +43,7 @@ class Reply:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", writable(self.text))
-        object.__setattr__(self, "error", writable(self.error))
+        object.__setattr__(self, "error", escaped(writable(self.error)))
 
 
 def writable(text: str) -> str:

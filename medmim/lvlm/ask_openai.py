@@ -1,34 +1,45 @@
 """Inference on a server with the OpenAI chat API (vLLM, SGLang, llama.cpp, a hosted model): images as data URLs."""
 
 import base64
+import email.utils
 import io
+import math
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from medmim.errors import Unavailable, UserError, require
+from medmim.errors import MIN_TRIES, Unavailable, UserError, patience, require, retrying
 from medmim.lvlm import openai_reply
 from medmim.lvlm.ask import Question, Reply, key, refusal, writable
+from medmim.progress import say
+from medmim.redact import hidden, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from tenacity import RetryCallState
 
-_TRIES = 5
+_LONGEST_WAIT = 60.0  # s that a server may ask for (Retry-After), or MEDMIM_PATIENCE where that is longer
+_SILENCE = 30.0  # s between two reports that the server is waited for
 _TIMEOUT = 120.0  # s for one answer
 _KEY = "OPENAI_API_KEY"
 _EXAMPLE = "openai:http://127.0.0.1:8000/v1#my-model"
 _ENDPOINT = re.compile(r"/+(?:(?:chat/)?completions/*)?$")  # of the API; the client adds it
 # What makes the client's HTTP library refuse to send a request, by the names of its classes: trying again is no use.
 _SETTINGS = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "InvalidProxyURL")
+_TEMPORARY = (408, 409, 425, 429)  # and 5xx, but these:
+_NEVER = (501, 505)  # the server cannot do this at all
+_UNPAID = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # with 429, by OpenAI and others
 # How servers say, with a status that would else be tried again, that this question will never fit.
 _TOO_LONG = re.compile(
-    r"context (?:length|size|window)|too (?:long|many tokens|large)|maximum (?:number of )?tokens|max_model_len",
+    r"context (?:length|size|window)|too many (?:\w+ )?tokens|maximum (?:number of )?(?:\w+ )?tokens|max_model_len"
+    r"|\b(?:prompt|input|question|message|sequence|text)s?\b[^.]{0,40}\btoo (?:long|large)",
     re.IGNORECASE,
 )
 
@@ -57,15 +68,16 @@ def ask(
         One reply for each question, in order.
 
     Raises:
-        UserError: As `check` does; the server does not know the model or the path, refuses the API key, or is not
-            OpenAI-compatible.
-        Unavailable: It does not answer, or answers with a temporary error, after several tries.
+        UserError: As `check` does; the server does not know the model or the path, refuses the API key, wants to be
+            paid, or is not OpenAI-compatible.
+        Unavailable: It does not answer, or answers with a temporary error, also after MEDMIM_PATIENCE; or it asks to
+            wait longer than that.
     """
     check(url)
     client = _client(url)
     pool = ThreadPoolExecutor(batch_size)
     try:
-        for reply in pool.map(partial(_one, client, url, model, max_new_tokens), questions):
+        for reply in pool.map(partial(_one, client, url, model, max_new_tokens, _report_waiting(url)), questions):
             yield reply
             if on_done is not None:
                 on_done(1)
@@ -80,10 +92,10 @@ def check(url: str) -> None:
     Raises:
         UserError: The address is malformed or holds a password, or OPENAI_API_KEY is empty or not ASCII.
     """
-    shown = re.sub(r"(?<=://)[^/]*@", "***@", url)
     reason, fix = _problem(url)
     if reason:
-        raise UserError(f"{writable(shown)!r} is not the address of a server", reason=reason, fix=fix)
+        fact = f"{writable(shown(url))!r} is not the address of a server"
+        raise UserError(fact, reason=hidden(writable(reason), url), fix=fix)
     _api_key()
 
 
@@ -96,12 +108,14 @@ def _problem(url: str) -> tuple[str, str]:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
     except ValueError as error:
+        if shown(url) != url:
+            return "it holds a user name or a password", f"leave it out; put a key into {_KEY}"
         fix = "an IPv6 address stands in brackets: http://[::1]:8000/v1" if url.count(":") > 2 else write
         return str(error), fix
     if parts.scheme not in ("http", "https"):
         given = f"its scheme is '{parts.scheme}'" if "://" in url else "it has no scheme"
         return f"{given}, not http or https", write
-    if parts.username is not None:
+    if parts.username is not None or "@" in parts.path:
         return (
             "it holds a user name or a password, and references to models are shown and written into records",
             f"leave it out; put a key into {_KEY}",
@@ -152,22 +166,33 @@ def _client(url: str) -> Any:
         raise _cannot_send(url, error) from None
 
 
-def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Question) -> Reply:
+class _Failed(Exception):
+    """An error with a status, in an answer of status 200: proxies before several servers send it."""
+
+    def __init__(self, body: Mapping[str, Any], status: int, response: Any) -> None:
+        super().__init__(openai_reply.error_of(body))
+        self.status_code, self.response, self.body = status, response, body.get("error")
+
+
+def _one(
+    client: Any,
+    url: str,
+    model: str,
+    max_new_tokens: int,
+    report: "Callable[[RetryCallState], None]",
+    question: Question,
+) -> Reply:
     import openai
-    import tenacity
 
     name = key(f"{url}#{model}", question.prompt, question.images, max_new_tokens)
     if reason := refusal(question):
         return Reply("", name, reason)
     content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images]
-    send = tenacity.retry(
-        retry=tenacity.retry_if_exception(_is_temporary),
-        stop=tenacity.stop_after_attempt(_TRIES),
-        wait=tenacity.wait_random_exponential(0.2, max=20),
-        reraise=True,
-    )(client.chat.completions.with_raw_response.create)
+    send = retrying(_is_temporary, 20, report, asked=_retry_after)
     try:
-        answer = send(
+        body = send(
+            _send,
+            client,
             model=model,
             messages=[{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
             temperature=0.0,
@@ -175,38 +200,118 @@ def _one(client: Any, url: str, model: str, max_new_tokens: int, question: Quest
             max_tokens=max_new_tokens,
         )
     except (openai.APIConnectionError, UnicodeError) as error:
-        if not _is_temporary(error):
+        if not _is_lost(error):
             raise _cannot_send(url, error) from None
-        raise _unavailable(url, "does not answer", _words(error)) from None
-    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-        raise UserError(
-            f"{url} refuses the model '{model}'",
-            reason=writable(error.message),
-            fix=f"check address (usually it ends in /v1), name and {_KEY}",
-        ) from None
-    except openai.APIStatusError as error:
-        if _is_temporary(error):
-            raise _unavailable(url, f"answers {error.status_code}", writable(error.message)) from None
-        return Reply("", name, f"HTTP {error.status_code}: {openai_reply.shortened(error.message)}")
-    try:
-        return openai_reply.read(openai_reply.parse(answer.http_response.content), name, max_new_tokens)
+        raise _unavailable(url, "does not answer", _words(error), send) from None
+    except (openai.APIStatusError, _Failed) as error:
+        said = _said(error)
+        if error.status_code == 402 or _is_unpaid(error):
+            raise UserError(
+                f"{url} does not answer '{model}' before it is paid",
+                reason=said,
+                fix=f"pay there, or give another key as {_KEY}; answers so far are kept",
+            ) from None
+        if error.status_code in (401, 403, 404):
+            raise UserError(
+                f"{url} refuses the model '{model}'",
+                reason=said,
+                fix=f"check address (usually it ends in /v1), name and {_KEY}",
+            ) from None
+        if _is_passing(error):
+            raise _unavailable(url, f"answers {error.status_code}", said, send, _retry_after(error)) from None
+        return Reply("", name, f"HTTP {error.status_code}: {said}")
     except ValueError as error:
         raise UserError(
             f"what answers at {url} is not an OpenAI-compatible server",
             reason=f"its answer is not a chat completion: {writable(str(error))}",
             fix="check the address: usually it ends in /v1; it may be that of a web page or a login before the server",
         ) from None
+    return openai_reply.read(body, name, max_new_tokens)
+
+
+def _send(client: Any, **request: Any) -> Mapping[str, Any]:
+    """One request; what the server sent.
+
+    Raises:
+        _Failed: An error of the kind that may pass, or that wants to be paid, with status 200.
+        ValueError: Something else than a JSON object.
+    """
+    response = client.chat.completions.with_raw_response.create(**request).http_response
+    body = openai_reply.parse(response.content)
+    status = openai_reply.status_of(body)
+    if status == 402 or (status is not None and _may_pass(status)):
+        raise _Failed(body, status, response)
+    return body
 
 
 def _is_temporary(error: BaseException) -> bool:
+    """Whether the same request may succeed later, and soon enough to wait for it."""
+    if not hasattr(error, "status_code"):
+        return _is_lost(error)
+    return _is_passing(error) and _retry_after(error) <= _longest_wait()
+
+
+def _is_passing(error: Any) -> bool:
+    """Whether an error of a server may pass by itself, and is not about this one question or about money."""
+    return _may_pass(error.status_code) and not _is_unpaid(error) and not _TOO_LONG.search(_said(error))
+
+
+def _may_pass(status: int) -> bool:
+    return status in _TEMPORARY or (500 <= status < 600 and status not in _NEVER)
+
+
+def _is_unpaid(error: Any) -> bool:
+    fields = error.body if isinstance(error.body, Mapping) else {}
+    return bool({str(fields.get("code")), str(fields.get("type"))} & set(_UNPAID))
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether a connection was lost or refused, and not one that no request can be sent to."""
     import openai
 
-    if isinstance(error, openai.InternalServerError):
-        return not _TOO_LONG.search(error.message)
     certificate = any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
     refused = any(type(cause).__name__ in _SETTINGS or isinstance(cause, UnicodeError) for cause in _causes(error))
-    lost = isinstance(error, openai.APIConnectionError) and not certificate and not refused
-    return lost or isinstance(error, openai.RateLimitError)
+    return isinstance(error, openai.APIConnectionError) and not certificate and not refused
+
+
+def _said(error: Any) -> str:
+    """What a server says in an error, without the words that the client puts before it."""
+    if isinstance(error, _Failed):
+        return writable(str(error))
+    return writable(openai_reply.words(error.body) or f"no words, only the status {error.status_code}")
+
+
+def _retry_after(error: BaseException) -> float:
+    """The seconds that a server asks to wait (Retry-After, as seconds or as a date); 0 where it does not."""
+    response = getattr(error, "response", None)
+    given = str(response.headers.get("retry-after", "")) if response is not None else ""
+    try:
+        seconds = float(given)
+    except ValueError:
+        parsed = email.utils.parsedate_tz(given)
+        seconds = email.utils.mktime_tz(parsed) - time.time() if parsed else 0.0
+    return 0.0 if math.isnan(seconds) else max(0.0, seconds)
+
+
+def _longest_wait() -> float:
+    return max(_LONGEST_WAIT, patience())
+
+
+def _report_waiting(url: str) -> "Callable[[RetryCallState], None]":
+    """What says, once for all threads, that a server is waited for."""
+    said_at = -_SILENCE
+
+    def report(state: "RetryCallState") -> None:
+        nonlocal said_at
+        failed = state.outcome.exception() if state.outcome else None
+        asked = _retry_after(failed) if failed else 0.0
+        if (asked > _SILENCE / 10 or state.attempt_number == MIN_TRIES) and time.monotonic() - said_at >= _SILENCE:
+            said_at = time.monotonic()
+            status = getattr(failed, "status_code", None)
+            what = f"answers {status}" if status else "does not answer"
+            say(f"waiting for {url}, which {what}" + (f" and asks for {asked:.0f} s" if asked else ""))
+
+    return report
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -236,14 +341,18 @@ def _cannot_send(url: str, error: BaseException) -> UserError:
         fix = "check SSL_CERT_FILE and SSL_CERT_DIR"
     else:
         fix = f"check the address, {_KEY} and the other OPENAI_* variables"
-    return UserError(f"no request can be sent to {url}", reason="; ".join(filter(None, (words, proxies))), fix=fix)
+    reason = hidden("; ".join(filter(None, (words, proxies))), *getproxies().values())
+    return UserError(f"no request can be sent to {url}", reason=reason, fix=fix)
 
 
-def _unavailable(url: str, what: str, reason: str) -> Unavailable:
+def _unavailable(url: str, what: str, reason: str, send: Any, asked: float = 0.0) -> Unavailable:
+    wait = f"; it asks to wait {asked:,.0f} s" if asked else ""
+    tries = send.statistics["attempt_number"]
+    longer = "" if asked > _longest_wait() else "; MEDMIM_PATIENCE=300 waits longer by itself"
     return Unavailable(
-        f"{url} {what}, after {_TRIES} tries",
-        reason="; ".join(filter(None, (reason, _proxies(url)))),
-        fix="check address and server, then run the same command: answers so far are kept",
+        f"{url} {what}, after {'one try' if tries == 1 else f'{tries} tries'}{wait}",
+        reason=hidden("; ".join(filter(None, (reason, _proxies(url)))), *getproxies().values()),
+        fix=f"check address and server, then run the same command: answers so far are kept{longer}",
     )
 
 
@@ -253,9 +362,7 @@ def _proxies(url: str) -> str:
     names = [name for name in (parts.scheme, "all") if name in found]
     if not names or proxy_bypass(parts.hostname or ""):
         return ""
-    return "the environment has the proxy " + ", ".join(
-        f"{name.upper()}_PROXY={re.sub(r'(?<=://)[^/]*@', '***@', found[name])}" for name in names
-    )
+    return "the environment has the proxy " + ", ".join(f"{name.upper()}_PROXY={shown(found[name])}" for name in names)
 
 
 def data_url(image: "Image") -> str:

@@ -46,7 +46,7 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices else body
     if not isinstance(choice, dict):
         return Reply("", key, f"the server sent a choice that is no object: {shortened(json.dumps(choice))}")
-    error = _error(body.get("error") or choice.get("error") or _untitled_error(body))
+    error = error_of(body)
     if error:
         return Reply("", key, f"the server sent an error: {error}")
     message = choice.get("message") or choice.get("delta")
@@ -60,6 +60,27 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
     if text.strip() or (text == content and not cut and not reasoned):  # an empty answer of the model is one
         return Reply(text.strip(), key, cut=cut)
     return Reply("", key, _why_no_text(body, choice, fields, cut, max_new_tokens))
+
+
+def error_of(body: Mapping[str, Any]) -> str:
+    """What a server says in an error that it sent as if it were an answer; empty where it sent none."""
+    return words(_error(body))
+
+
+def status_of(body: Mapping[str, Any]) -> int | None:
+    """The HTTP status that such an error names as its code; None where it names none."""
+    error = _error(body)
+    code = error.get("code") or error.get("status") if isinstance(error, dict) else None
+    if isinstance(code, str) and code.isascii() and code.isdecimal() and len(code) == 3:
+        code = int(code)
+    return code if isinstance(code, int) and 400 <= code < 600 else None
+
+
+def words(error: Any) -> str:
+    """What an error says, in one line; empty where there is none."""
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error
+    return shortened(error if isinstance(error, str) else json.dumps(error)) if error else ""
 
 
 def shortened(text: str) -> str:
@@ -76,10 +97,11 @@ def _untitled_error(body: Mapping[str, Any]) -> Any:
     return body.get("detail") or (message if isinstance(message, str) else None)
 
 
-def _error(error: Any) -> str:
-    if isinstance(error, dict):
-        error = error.get("message") or error
-    return shortened(error if isinstance(error, str) else json.dumps(error)) if error else ""
+def _error(body: Mapping[str, Any]) -> Any:
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    within = choice.get("error") if isinstance(choice, dict) else None
+    return body.get("error") or within or _untitled_error(body)
 
 
 def _text(content: Any) -> str:

@@ -1,8 +1,11 @@
 """Inference on a server over real HTTP: what is sent, which failures are retried, which belong to one question."""
 
 import base64
+import email.utils
 import io
+import json
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -25,7 +28,15 @@ def server():
 def _fast(monkeypatch):
     import tenacity
 
-    monkeypatch.setattr(tenacity, "wait_random_exponential", lambda *_, **__: tenacity.wait_none())
+    monkeypatch.setattr(tenacity, "wait_exponential_jitter", lambda *_, **__: tenacity.wait_none())
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The seconds of each wait, without waiting."""
+    waits = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    return waits
 
 
 def test_images_are_sent_in_order_and_without_loss(server, monkeypatch):
@@ -53,17 +64,20 @@ def test_replies_keep_the_order_of_the_questions(server):
     assert sum(done) == 40
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+TEMPORARY = [408, 409, 425, 429, 500, 502, 503, 504, 529]
+
+
+@pytest.mark.parametrize("status", TEMPORARY)
 def test_a_temporary_failure_is_retried(server, status):
     (reply,) = ask_openai.ask(server.url, "tiny", [Question(f"once {status}")])
     assert reply.text == f"echo once {status}"
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("status", [400, 405, 413, 415, 422, 501, 505])
 def test_a_refused_question_gets_its_error_and_the_others_are_answered(server, status):
     replies = list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}"), Question("fine")]))
-    assert str(status) in replies[0].error
+    assert replies[0].error == f"HTTP {status}: no, thanks" and len(server.requests) == 2
     assert (replies[0].text, replies[1].text) == ("", "echo fine")
 
 
@@ -85,11 +99,88 @@ def test_a_server_that_stays_down_is_unavailable():
     assert caught.value.exit_code == 75
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", TEMPORARY)
 def test_a_server_that_answers_with_an_error_is_not_reported_as_unreachable(server, status):
-    with pytest.raises(Unavailable, match=f"answers {status}, after 5 tries") as caught:
+    with pytest.raises(Unavailable, match=f"answers {status}, after 4 tries") as caught:
         list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}")]))
-    assert caught.value.exit_code == 75
+    assert caught.value.exit_code == 75 and caught.value.reason == "no, thanks" and len(server.requests) == 4
+    assert "MEDMIM_PATIENCE" in caught.value.fix
+
+
+def test_a_server_is_retried_for_as_long_as_medmim_is_patient(server, monkeypatch):
+    monkeypatch.setenv("MEDMIM_PATIENCE", "1")
+    begin = time.monotonic()
+    with pytest.raises(Unavailable):
+        list(ask_openai.ask(server.url, "tiny", [Question("always 503")]))
+    assert len(server.requests) > 8 and time.monotonic() - begin >= 1
+
+
+@pytest.mark.parametrize(("given", "wait"), [("20", 20), ("0.5", 0.5), ("60", 60), ("-3", 0), ("soon", 0), ("nan", 0)])
+def test_a_server_gets_the_time_that_it_asks_for(server, slept, given, wait):
+    server.headers["Retry-After"] = given
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("once 429")])
+    assert reply.text == "echo once 429" and slept == [wait]
+
+
+def test_a_server_may_ask_by_a_date(server, slept):
+    server.headers["Retry-After"] = email.utils.formatdate(time.time() + 30, usegmt=True)
+    list(ask_openai.ask(server.url, "tiny", [Question("once 503")]))
+    assert len(slept) == 1 and 25 < slept[0] <= 30
+
+
+@pytest.mark.parametrize("given", ["3600", "inf", "1e400", "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_a_server_that_asks_for_too_long_is_not_waited_for(server, slept, given):
+    server.headers["Retry-After"] = given
+    with pytest.raises(Unavailable, match="answers 429, after one try; it asks to wait") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question("always 429")]))
+    assert not slept and len(server.requests) == 1 and caught.value.reason == "no, thanks"
+
+
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        (402, {}),
+        (429, {"type": "insufficient_quota", "code": "insufficient_quota"}),
+        (429, {"code": "insufficient_quota"}),
+        (429, {"type": "insufficient_quota"}),
+        (429, {"code": "billing_not_active"}),
+        (403, {"code": "billing_hard_limit_reached"}),
+    ],
+)
+def test_a_server_that_wants_to_be_paid_ends_it_at_once(server, status, fields):
+    server.error_fields = fields
+    with pytest.raises(UserError, match="before it is paid") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}")]))
+    assert caught.value.exit_code == 2 and caught.value.reason == "no, thanks" and len(server.requests) == 1
+    assert "pay there, or give another key as OPENAI_API_KEY" in caught.value.fix
+
+
+@pytest.mark.parametrize("code", [408, 409, 425, 429, 500, 502, 503, "503", "429"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"error": {"message": "later", "code": CODE}}',
+        '{"choices": [{"error": {"message": "later", "code": CODE}, "message": {"content": ""}}]}',
+    ],
+)
+def test_a_status_within_an_answer_of_status_200_counts_as_one(server, body, code):
+    bad, good = body.replace("CODE", json.dumps(code)), '{"choices": [{"message": {"content": "B"}}]}'
+    bodies = iter([bad, bad, good])
+    server.raw = lambda text: next(bodies)
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("which?")])
+    assert reply.text == "B" and len(server.requests) == 3
+    server.raw = lambda text: bad
+    with pytest.raises(Unavailable, match=f"answers {code}, after 4 tries") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question("which?")]))
+    assert caught.value.reason == "later"
+
+
+@pytest.mark.parametrize("code", [400, 404, 501, 40303, "context_length_exceeded", None, True, 5.5, [429]])
+def test_another_code_within_an_answer_is_an_error_of_its_question(server, code):
+    body = json.dumps({"error": {"message": "no", "code": code}})
+    replies = list(ask_openai.ask(server.url, "tiny", [Question(f"raw application/json {body}"), Question("fine")]))
+    assert replies[0].error == "the server sent an error: no" and replies[1].text == "echo fine"
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -126,6 +217,10 @@ def test_a_server_s_own_shape_ends_nothing_but_its_question(server, body, text, 
         "This model's maximum context length is 1024 tokens. However, you requested 3000 tokens",
         "the request exceeds the available context size. try increasing it",
         "input is too large to process. increase the physical batch size",
+        "The prompt (total length 5000) is too long to fit into the model",
+        "Input validation error: too many input tokens",
+        "prompt too long for model",
+        "Please reduce the maximum number of tokens",
     ],
 )
 @pytest.mark.parametrize("status", [400, 500])
@@ -133,6 +228,24 @@ def test_a_question_beyond_the_server_s_context_is_its_own_error(server, status,
     server.error = words
     replies = list(ask_openai.ask(server.url, "tiny", [Question(f"always {status}"), Question("fine")]))
     assert words in replies[0].error and replies[1].text == "echo fine"
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA error: too large", "the request took too long", "index too large", "too many requests"]
+)
+def test_other_things_that_are_too_large_may_pass(server, words):
+    server.error = words
+    with pytest.raises(Unavailable, match="answers 500, after 4 tries"):
+        list(ask_openai.ask(server.url, "tiny", [Question("always 500")]))
+
+
+def test_a_control_character_of_a_server_reaches_nobody(server):
+    server.error = "\x1b[2J\x1b]0;pwned\x07 ok"
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("always 400")])
+    assert reply.error == r"HTTP 400: \x1b[2J\x1b]0;pwned\x07 ok"
+    with pytest.raises(Unavailable) as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question("always 500")]))
+    assert "\x1b" not in str(caught.value) and r"\x1b[2J" in str(caught.value)
 
 
 def test_a_question_that_is_no_text_is_not_sent(server):
@@ -166,6 +279,9 @@ def test_a_reply_that_was_cut_is_marked(server):
         ("http://user:secret@host/v1", "password"),
         ("http://user@host/v1", "user name"),
         ("http://user:se@cret@host/v1", "password"),
+        ("http://user:se/cret@host/v1", "password"),
+        ("http://user:1/cret@host/v1", "password"),
+        ("http://user:se[cret@host/v1", "password"),
         ("http://host/v1?api-version=1", "query"),
         ("http://ho st/v1", "white space"),
         ("http://host/v1\u200b", "cannot be seen"),
@@ -207,6 +323,7 @@ def test_white_space_around_an_api_key_is_removed(server, monkeypatch):
     [
         ("ALL_PROXY", "socks5://user:secret@127.0.0.1:1080"),
         ("HTTP_PROXY", "foo://127.0.0.1:1"),
+        ("HTTP_PROXY", "foo://me:se/secret@127.0.0.1:1"),
         ("HTTP_PROXY", "http://[::1"),
         ("SSL_CERT_FILE", "/no/such/file.pem"),
         ("OPENAI_ORG_ID", "ü"),

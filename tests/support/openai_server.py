@@ -18,6 +18,8 @@ class Server(ThreadingHTTPServer):
         self.raw: Callable[[str], str | None] = lambda text: None  # the whole body, where it is not a completion
         self.failures: dict[str, int] = {}
         self.error = "no, thanks"  # the words of a failure
+        self.error_fields: dict[str, object] = {}  # what its error has beside them
+        self.headers: dict[str, str] = {}  # of a failure
         self.finish = "stop"  # why a reply ends
         self.lock = threading.Lock()
 
@@ -39,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             elif wanted[0] == "always":
                 status = int(wanted[1])
         message = {"role": "assistant", "content": None if wanted[0] == "nothing" else self.server.say(text)}
-        reply = {"error": {"message": self.server.error}} if status != 200 else {
+        reply = {"error": {"message": self.server.error, **self.server.error_fields}} if status != 200 else {
             "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "finish_reason": self.server.finish, "message": message}],
         }  # fmt: skip
@@ -51,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
+        for name, value in self.server.headers.items() if status != 200 else ():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
