@@ -31,6 +31,14 @@ def test_a_user_error_reaches_the_driver_as_it_is(error: UserError, tmp_path: Pa
     assert not errors.exists(str(tmp_path)) and errors.pop(str(tmp_path)) is None
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 2, 0), (2, 0, 1)])
+def test_where_several_workers_fail_the_error_of_the_first_stands(order: tuple[int, ...], tmp_path: Path) -> None:
+    for rank in order:
+        errors.write(str(tmp_path), UserError(f"of {rank}"), rank)
+    found = errors.pop(str(tmp_path))
+    assert isinstance(found, UserError) and found.fact == "of 0"
+
+
 @pytest.mark.parametrize(
     ("module", "error"),
     [
