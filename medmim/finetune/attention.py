@@ -58,7 +58,7 @@ def packed_attention(
     shared_keys = query.shape[1] != key.shape[1]
     # under autocast only the value arrives in half precision: rotary embeddings are computed in fp32
     query, key = query.to(value.dtype), key.to(value.dtype)
-    if flash(value.device.type, value.dtype, dropout):
+    if flash(query.device.type, query.dtype, dropout):
         from torch.nn.attention.varlen import varlen_attn
 
         out = varlen_attn(
