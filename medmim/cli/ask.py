@@ -57,6 +57,7 @@ def ask(
 
 
 def _open(file: str) -> "Image":
+    from medmim.data.sources.files import read_image
     from medmim.data.sources.image_file import decode
     from medmim.data.sources.source import BadImage
 
@@ -67,6 +68,6 @@ def _open(file: str) -> "Image":
     if path.is_dir():
         raise UserError(f"{file} is a folder, not an image", fix="give the files in it")
     try:
-        return decode(path.read_bytes()).pixels.convert("RGB")
+        return decode(read_image(path)).pixels.convert("RGB")
     except BadImage as error:
         raise UserError(f"{file} cannot be used: {error}") from None

@@ -7,6 +7,7 @@ import yaml
 
 from medmim.errors import UserError
 
+MAX_REPEATED = 10_000  # values that aliases may add: nine levels of nine are 400 million
 # Beside its own, PyYAML lets through what an explicit tag (`!!int x`) or very deep nesting raises.
 _BROKEN = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
@@ -19,6 +20,15 @@ class _Loader(yaml.SafeLoader):
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            sizes: dict[int, int] = {}
+            if _expanded(node, sizes) - len(sizes) > MAX_REPEATED:
+                problem = f"aliases repeat more than {MAX_REPEATED:,} values"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -29,6 +39,16 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many nodes there are once each alias is replaced by what it stands for; `sizes` by identity, each once."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # also for a node inside itself, which is refused as JSON
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if not isinstance(node, yaml.ScalarNode):
+            sizes[id(node)] += sum(_expanded(part, sizes) for part in parts)
+    return sizes[id(node)]
 
 
 _Loader.add_implicit_resolver(
@@ -46,7 +66,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         where: The file, for messages.
 
     Raises:
-        UserError: Broken YAML (with line and column), a duplicate key, or something else than a mapping.
+        UserError: Broken YAML (with line and column), a duplicate key, aliases without end, or no mapping.
     """
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader

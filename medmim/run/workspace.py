@@ -14,6 +14,7 @@ from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 
 _SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)(?P<query>\?.*)?", re.DOTALL)
+_LONGEST_NAME = 255  # bytes
 _LONGEST = 3500  # bytes of a folder's path: Linux allows 4,096, and files lie up to 500 below it
 
 
@@ -71,6 +72,8 @@ def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") ->
     uri = (platform and platform.store) or os.environ.get("MEDMIM_STORE") or str(place / "store")
     tracking = (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI")
     _refuse_unusable(place)
+    if uri != str(place / "store"):
+        _refuse_long(uri, "platform.store" if platform and platform.store else "MEDMIM_STORE")
     address = store.open_store(uri).uri  # first: a store that is refused must leave no home behind
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,18 @@ def sqlite_path(tracking: str) -> Path | None:
     """The file of an SQLite tracking URI; None for any other."""
     found = _SQLITE.fullmatch(tracking)
     return Path(unquote(found["path"])) if found else None
+
+
+def _refuse_long(store: str, key: str) -> None:
+    """Refuse a folder as store whose path is longer than a file system takes, by the key that names it."""
+    path = unquote(store.removeprefix("file://"))
+    longest = max((len(os.fsencode(part)) for part in Path(path).parts), default=0)
+    if "://" not in path and (longest > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST):
+        raise UserError(
+            f"{key}: {path[:80]}... is too long for a folder",
+            reason=f"a name has at most {_LONGEST_NAME} bytes, and files lie up to 500 bytes below it, of 4,096 in all",
+            fix="give a shorter path, or s3://BUCKET/PREFIX",
+        )
 
 
 def _refuse_unusable(home: Path) -> None:

@@ -2,6 +2,8 @@
 """medmim bench run | show | compare and medmim ask, on a real tiny model."""
 
 import json
+import os
+import socket
 import threading
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from medmim import store
 from medmim.cli import ask, bench
+from medmim.data.sources.files import MAX_BYTES
 from medmim.errors import UserError
 from medmim.run.workspace import workspace
 from tests.support.bench import picture, publish, samples, world  # noqa: F401
@@ -112,6 +115,37 @@ def test_ask_answers_on_images(home, world, tmp_path):
     for folder in (tmp_path, tmp_path / "absent" / "x", "What is it? " * 30):
         with pytest.raises(UserError, match="is a folder|there is no image"):
             call(app, world.models[0], folder, "What?")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device", "too large", "empty", "socket"])
+def test_a_file_that_cannot_be_read_as_an_image_is_refused_before_it_is_opened(home, world, tmp_path, kind):
+    app = typer.Typer()
+    app.command()(ask.ask)
+    path = tmp_path / "a.png"
+    with socket.socket(socket.AF_UNIX) as server:
+        if kind == "pipe":
+            os.mkfifo(path)  # opening it would wait for a writer for ever
+        elif kind == "device":
+            path = "/dev/zero"
+        elif kind == "link to a device":
+            path.symlink_to("/dev/zero")
+        elif kind == "socket":
+            server.bind(os.path.relpath(path))
+        else:
+            path.touch()
+            os.truncate(path, MAX_BYTES + 1 if kind == "too large" else 0)
+        with pytest.raises(UserError, match="cannot be used: (not a regular file|the file)") as caught:
+            call(app, world.models[0], path, "What?")
+    assert str(path) in caught.value.fact
+
+
+def test_an_image_behind_a_link_is_asked_about(home, world, tmp_path):
+    app = typer.Typer()
+    app.command()(ask.ask)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.png").write_bytes(picture(1))
+    (tmp_path / "near.png").symlink_to(tmp_path / "far" / "a.png")
+    assert call(app, world.models[0], tmp_path / "near.png", "What?", "--max-new-tokens", 1).exit_code == 0
 
 
 @pytest.mark.parametrize(

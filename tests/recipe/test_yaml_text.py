@@ -48,6 +48,39 @@ def test_what_is_no_yaml_mapping_is_one_clear_error(text: str, message: str) -> 
     assert message in str(caught.value) and "mine.yaml" in caught.value.fact
 
 
+def nested(levels: int, width: int, form: str = "list") -> str:
+    """A YAML of a few hundred bytes whose aliases stand for width ** levels values."""
+    lines = [f"k0: &k0 [{', '.join(['x'] * width)}]"]
+    for level in range(1, levels):
+        inner = [f"*k{level - 1}"] * width
+        text = {
+            "list": f"[{', '.join(inner)}]",
+            "mapping": "{" + ", ".join(f"m{i}: {alias}" for i, alias in enumerate(inner)) + "}",
+            "merge": "{<<: [" + ", ".join(inner) + "]}" if level > 1 else "{" + ", ".join("abcdefghi"[:width]) + "}",
+        }[form]
+        lines.append(f"k{level}: &k{level} {text}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("form", ["list", "mapping", "merge"])
+@pytest.mark.parametrize(("levels", "width"), [(9, 9), (20, 3), (40, 2), (5, 9), (300, 2)])
+def test_aliases_that_grow_without_end_are_refused(form: str, levels: int, width: int) -> None:
+    text = nested(levels, width, form)
+    with pytest.raises(UserError, match="mine.yaml is not valid YAML") as caught:
+        parse_yaml(text, "mine.yaml")
+    assert "aliases repeat more than 10,000 values" in caught.value.reason
+    assert parse_value(text) == text
+
+
+def test_aliases_that_repeat_little_are_read_and_so_is_a_long_list_without_any() -> None:
+    assert parse_yaml("a: &a [1, 2]\nb: *a\nc: {<<: {d: 1}, e: *a}\n", "it") == {
+        "a": [1, 2], "b": [1, 2], "c": {"d": 1, "e": [1, 2]},
+    }  # fmt: skip
+    assert len(parse_yaml(nested(4, 9), "it")["k3"]) == 9
+    many = parse_yaml("a: &a [1]\nb: [" + "x, " * 15_000 + "*a]\n", "it")["b"]
+    assert len(many) == 15_001
+
+
 @given(st.text() | st.text("[]{}:,-?&*!|>'\"%@`# \n\tab1.=<~"))
 @example("!!int ''")
 @example("!!timestamp x")

@@ -43,6 +43,22 @@ def test_a_store_that_is_none_leaves_no_home(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+@pytest.mark.parametrize("name", ["x" * 300, "\u00fc" * 200, "a/" + "y" * 256 + "/b", "d/" * 1800])
+def test_a_store_whose_path_is_too_long_is_an_error_of_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, form: str
+) -> None:
+    address = form.format(tmp_path / name)
+    said = loading.load("demo", [f"platform.store={address}"])
+    with pytest.raises(UserError, match="platform.store: .* is too long") as caught:
+        workspace(tmp_path / "home", said)
+    assert len(caught.value.fact) < 150 and caught.value.exit_code == 2
+    monkeypatch.setenv("MEDMIM_STORE", address)
+    with pytest.raises(UserError, match="MEDMIM_STORE: .* is too long"):
+        workspace(tmp_path / "home")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\tb", "a\x1b[31mb", "a\udcffb", "a\x7fb"])
 def test_a_home_that_no_record_could_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be the home") as caught:

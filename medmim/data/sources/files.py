@@ -15,10 +15,13 @@ from pathlib import Path
 from medmim import hints, sniff
 from medmim.data.sources import names
 from medmim.data.sources.source import BadImage
-from medmim.errors import UserError
+from medmim.errors import TRY_AGAIN, UserError, from_os_error
 from medmim.recipe.schema import Data
 
 MAX_BYTES = 256 << 20
+_SHOWN = 100  # characters of a path that is no folder
+_NARROW = 3  # parts of the path of a folder that may be opened for all links below it: / home name
+_LISTED = 10  # folders in one fix
 _ENOUGH = 10_000  # paths from which a fix is known
 _PACKED = {
     ".dvc": "dvc pull", ".zip": "unzip", ".tar": "tar -xf", ".tar.gz": "tar -xf", ".tgz": "tar -xf", ".gz": "gunzip",
@@ -31,21 +34,31 @@ def folder(text: str, key: str) -> Path:
     """The folder that a recipe's key names.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or two whose names look the same, or it may not be opened.
     """
     path = hints.expanded(text)
-    if not path.is_dir() and path.is_absolute():
-        path = names.find(Path(path.anchor), str(path.relative_to(path.anchor)))
-    if path.is_dir():
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    fix = _set(key, ["FOLDER"] if key == "data.link_roots" else "FOLDER")
+    try:
+        if not path.is_dir():
+            path = names.find(Path(path.anchor), str(path.relative_to(path.anchor)))
+        is_folder, exists = path.is_dir(), path.exists()
+    except BadImage as error:
+        raise UserError(f"{key}: {shown} names two folders", reason=str(error), fix=f"rename one, or {fix}") from None
+    except OSError as error:
+        found = from_os_error(error, f"opening {key}")
+        if found.exit_code == TRY_AGAIN:
+            raise found from None
+        raise UserError(f"{key}: {shown} cannot be opened", reason=one_line(error), fix=fix) from None
+    if is_folder:
         return path
-    if path.exists():
+    if exists:
         raise UserError(
-            f"{key}: {text} is a file, not a folder",
+            f"{key}: {shown} is a file, not a folder",
             reason="the folder that holds the files is meant, unpacked",
             fix=_set(key, str(path.parent)),
         )
-    value: str | list[str] = ["FOLDER"] if key == "data.link_roots" else "FOLDER"
-    raise UserError(f"{key}: {text} is not a folder", fix=_set(key, value))
+    raise UserError(f"{key}: {shown} is not a folder", fix=fix)
 
 
 def link_roots(data: Data) -> tuple[Path, ...]:
@@ -83,23 +96,26 @@ def locate(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
         raise BadImage("the path leaves the image root")
     try:
         real = os.path.realpath(names.find(root, relative), strict=True)
-        mode = os.stat(real).st_mode
-        size = os.stat(real).st_size
+        found = os.stat(real)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(relative) from None
     except (OSError, ValueError) as error:  # no permission, a loop of symlinks, a zero byte in the name
         raise BadImage(f"the file cannot be opened ({one_line(error)})") from None
     if not any(Path(real).is_relative_to(place) for place in (Path(os.path.realpath(root)), *allowed)):
         raise BadImage(_LEAVES)
-    if stat.S_ISDIR(mode):
-        raise BadImage("not a regular file but a folder")
-    if not stat.S_ISREG(mode):
-        raise BadImage("not a regular file")
-    if size == 0:
-        raise BadImage("the file is empty (0 bytes)")
-    if size > MAX_BYTES:
-        raise BadImage(f"the file has {size:,} bytes, more than {MAX_BYTES:,}")
+    _require_readable(found)
     return Path(real)
+
+
+def _require_readable(found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise BadImage("not a regular file but a folder")
+    if not stat.S_ISREG(found.st_mode):
+        raise BadImage("not a regular file")
+    if found.st_size == 0:
+        raise BadImage("the file is empty (0 bytes)")
+    if found.st_size > MAX_BYTES:
+        raise BadImage(f"the file has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
 
 
 def escapes(relative: str) -> bool:
@@ -115,8 +131,17 @@ def read_bytes(root: Path, relative: str, allowed: Sequence[Path] = ()) -> bytes
         FileNotFoundError: There is no such file.
         BadImage: It must not be read (see `locate`), or it is not readable.
     """
-    path = locate(root, relative, allowed)
+    return read_image(locate(root, relative, allowed))
+
+
+def read_image(path: Path) -> bytes:
+    """The bytes of an image file that a person names, wherever it lies and whatever link leads there.
+
+    Raises:
+        BadImage: Not a regular file (reading a pipe or a device may never end), empty, too large, or not readable.
+    """
     try:
+        _require_readable(path.stat())
         return path.read_bytes()
     except OSError as error:
         raise BadImage(f"the file cannot be read ({one_line(error)})") from None
@@ -148,7 +173,7 @@ def fix_for(root: Path, paths: Iterable[str]) -> str:
         try:
             named = names.find(root, path)
             target = Path(os.path.realpath(named))
-            if target.is_file() and not target.is_relative_to(os.path.realpath(root)):
+            if target.is_file() and not target.is_relative_to(os.path.realpath(root)) and target.parent.name:
                 outside.add(target.parent)
                 continue
             for place in (named, *named.parents):
@@ -160,7 +185,9 @@ def fix_for(root: Path, paths: Iterable[str]) -> str:
             continue
     fixes = list(commands)[:3]
     if outside:
-        fixes.append(f"{_set('data.link_roots', [str(place) for place in _common_parents(outside)])} allows the links")
+        places = [str(place) for place in _common_parents(outside)]
+        some = f" into the first {_LISTED} of {len(places)} folders" if len(places) > _LISTED else ""
+        fixes.append(f"{_set('data.link_roots', places[:_LISTED])} allows the links{some}")
     return "; ".join(fixes)
 
 
@@ -202,8 +229,8 @@ def _set(key: str, value: str | list[str]) -> str:
 
 
 def _common_parents(places: set[Path]) -> list[Path]:
-    """Few folders that hold all of these, none of them the root of the file system."""
+    """Few folders that hold all of these, none of them as wide as /home, which holds what is no part of a data set."""
     tops: dict[tuple[str, ...], list[Path]] = {}
     for place in sorted(places):
-        tops.setdefault(place.parts[:2], []).append(place)
+        tops.setdefault(place.parts[:_NARROW], []).append(place)
     return [Path(os.path.commonpath(below)) for below in tops.values()]

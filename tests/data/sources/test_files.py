@@ -3,14 +3,15 @@
 import contextlib
 import os
 import shlex
+import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from medmim.data.sources.files import fix_for, folder, link_roots, locate, read_bytes
+from medmim.data.sources.files import _common_parents, fix_for, folder, link_roots, locate, read_bytes
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
 from medmim.recipe import loading
@@ -112,6 +113,42 @@ def test_a_link_elsewhere_stays_refused_and_a_climbing_path_too(tmp_path: Path) 
             read_bytes(tmp_path / "root", path, allowed)
 
 
+FOLDERS = st.lists(st.sampled_from(["home", "mnt", "data", "a", "b"]), min_size=1, max_size=4)
+
+
+@given(st.sets(FOLDERS.map(lambda parts: Path("/", *parts)), min_size=1))
+@example({Path("/home/a/x"), Path("/home/b/y")})
+@example({Path("/home/a/x"), Path("/mnt/b/y"), Path("/data")})
+@example({Path("/mnt/p1"), Path("/mnt/p2")})
+def test_no_folder_that_many_share_is_proposed_for_links(places: set[Path]) -> None:
+    found = _common_parents(places)
+    for place in places:
+        assert any(place.is_relative_to(proposed) for proposed in found)
+    for proposed in found:
+        assert len(proposed.parts) >= 3 or proposed in places
+        assert any(place.is_relative_to(proposed) for place in places)
+
+
+def test_the_proposed_setting_never_allows_everything(tmp_path: Path) -> None:
+    """Links into folders of the system, which have nothing but `/` in common."""
+    targets = [Path(sys.executable).resolve(), Path("/etc/passwd"), Path("/proc/version"), Path(os.__file__)]
+    for number, target in enumerate(targets):
+        (tmp_path / f"{number}.png").symlink_to(target)
+    paths = [f"{number}.png" for number in range(len(targets))]
+    _, setting = shlex.split(fix_for(tmp_path, paths).removesuffix(" allows the links"))
+    allowed = link_roots(loading.load("covid", [f"data.root={tmp_path}", setting]).data)
+    assert Path("/") not in allowed and Path("/usr") not in allowed
+    assert all(any(target.resolve().is_relative_to(place) for place in allowed) for target in targets)
+
+
+def test_of_very_many_folders_some_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medmim.data.sources.files._NARROW", 99)
+    for number in range(30):
+        linked(tmp_path / "root", f"{number}.png", tmp_path / f"p{number}" / "x.png")
+    fix = fix_for(tmp_path / "root", [f"{number}.png" for number in range(30)])
+    assert fix.endswith("allows the links into the first 10 of 30 folders") and fix.count(str(tmp_path)) == 10
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [
@@ -202,3 +239,48 @@ def test_a_file_where_a_folder_is_meant_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="metadata.csv is a file, not a folder") as caught:
         folder(str(tmp_path / "metadata.csv"), "data.root")
     assert caught.value.fix == f"--set data.root={tmp_path}"
+
+
+KEYS = ["data.root", "data.annotations", "data.link_roots"]
+NO_FOLDER = {
+    "long name": "x" * 300, "long name below": "/tmp/" + "\u00fc" * 200 + "/images", "long path": "/a" * 3000,
+    "long and relative": "a/" * 2500, "long with a tilde": "~/" + "y" * 999,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("name", NO_FOLDER)
+def test_a_text_that_is_too_long_for_a_folder_is_an_error_of_its_key(name: str, key: str) -> None:
+    with pytest.raises(UserError, match=key) as caught:
+        folder(NO_FOLDER[name], key)
+    assert len(caught.value.fact) < 200 and f"--set {key}=" in caught.value.fix.replace("'", "")
+    assert caught.value.exit_code == 2 and "--home" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_is_an_error_of_its_key(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0)
+    with pytest.raises(UserError, match="data.root: .* cannot be opened"):
+        folder(str(tmp_path / "locked" / "images"), "data.root")
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_folders_of_one_name_in_two_forms_are_an_error_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    for form in FORMS:
+        (tmp_path / unicodedata.normalize(form, "caf\u00e9")).mkdir()
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system takes both for one name")
+    monkeypatch.chdir(tmp_path)
+    for key in KEYS:
+        for name in ("caf\u00e9/images", "cafe\u0301/images"):
+            with pytest.raises(UserError, match=f"{key}: .* names two folders") as caught:
+                folder(name if relative else str(tmp_path / name), key)
+            assert "NFC" in caught.value.reason and key in caught.value.fix and caught.value.exit_code == 2
+
+
+def test_a_relative_folder_is_found_in_either_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cafe\u0301" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert folder("caf\u00e9/images", "data.root").samefile(tmp_path / "cafe\u0301" / "images")
