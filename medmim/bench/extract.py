@@ -7,10 +7,14 @@ The rules, in order; the first that finds an option decides, and a rule that fin
    (`reply_text`), because the model itself marked it.
 3. The options repeated in order are removed: an echo of the question is no choice.
 4. The text of an option and nothing else (`option_text`).
-5. What is stated: a line that is a letter, the letter that leads the first line, and claims (`the answer is B`). They
-   must agree; only a final answer, or a claim after a word of correction, replaces an earlier one.
-6. A letter in a weaker place (`(B)`, `option B`), if it is the only one and no other option's text contradicts it.
-7. The only option whose text is named.
+5. Letters in a list (`A, B or C`, `A: 5%; B: 90%`) name none of them, unless the list calls one right and the others
+   wrong (`A: no, B: yes`).
+6. What is stated: a line that is a letter, the letter that leads the first line, and claims (`the answer is B`). They
+   must agree; only a final answer, or a claim after a word of correction, replaces an earlier one. A letter that leads
+   a later line with words behind it is about that option, and states nothing.
+7. A refusal (`no images were provided`) names none.
+8. A letter in a weaker place (`(B)`, `option B`), if it is the only one and no other option's text contradicts it.
+9. The only option whose text is named.
 
 What marks a letter stands in `wordings`.
 """
@@ -39,12 +43,10 @@ def extract(text: str, options: Sequence[str], images: int = 0) -> int | None:
     Returns:
         Index of the option, or None where the text names none or several, or contradicts itself.
     """
-    said = " ".join(reply_text.fold(text).split())
-    for i, option in enumerate(options):
-        written = " ".join(f"{LETTERS[i].lower()}: {reply_text.fold(option)}".split())
-        if said and _prompt_form(said) == _prompt_form(written):
-            return i
-    known = Options(tuple(options), images)
+    known = option_text.known(tuple(options), images)
+    said = option_text.prompt_form(" ".join(reply_text.fold(text).split()))
+    if said and said in known.written:
+        return known.written.index(said)
     found = {_read(known, reply_text.lines(part)) for part in reply_text.answers(text)} - {None}
     return found.pop() if len(found) == 1 else None
 
@@ -60,6 +62,11 @@ def letters_in(text: str) -> set[str]:
     return letters
 
 
+def refuses(said: str) -> bool:
+    """Whether a reply says that it gives no answer: `I cannot view images`, `No image was provided`."""
+    return bool(wordings.REFUSED.pattern.search(reply_text.fold(said)))
+
+
 def _read(options: Options, lines: Sequence[str]) -> int | None:
     turn = reply_text.first_turn(lines)
     following = list(lines[len(turn) :])
@@ -70,12 +77,20 @@ def _read(options: Options, lines: Sequence[str]) -> int | None:
     exact = options.exactly(whole)
     if exact is not None and not re.fullmatch(wordings.LETTER, whole):
         return exact
-    stated = _decided(list(_statements(options, lines)), "\n".join(lines))
+    judged = _judged(options, "\n".join(lines))
+    if judged is not None:
+        lines = [line for line in lines if not wordings.ITEM.pattern.match(line)]
+    lines = _without_lists(options, lines)
+    judgement = [] if judged is None else [_Statement(judged, 0, 0)]
+    stated = _decided([*judgement, *_statements(options, lines)], "\n".join(lines))
     if stated is not None:
         return _valid(stated, options)
-    letters, texts = _letters(whole), options.named(whole)
+    if refuses(whole) and not any(refuses(option) for option in options.plain):
+        return None
+    letters, texts = _letters(" | ".join(lines)), options.named(whole)
     if not letters:
-        return _only(texts, options)
+        beside = {_index(found) for found in re.findall(rf"[(\[]\s*{wordings.ONE}\s*[)\]]", whole)}
+        return None if beside and not beside & texts else _only(texts, options)
     choice = _only(letters, options)
     contradicted = choice is not None and len(texts) == 1 and options.tokens[choice] != options.tokens[min(texts)]
     return None if contradicted else choice
@@ -83,35 +98,38 @@ def _read(options: Options, lines: Sequence[str]) -> int | None:
 
 @dataclass(frozen=True)
 class _Statement:
-    """An option that is stated: its index or `_BOTH`, where in the text, and whether it is called final."""
+    """An option that is stated: its index or `_BOTH`, from and until where in the text, whether it is called final."""
 
     choice: int
     at: int
+    until: int
     final: bool = False
 
 
 def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
-    items = {found[1] for line in lines if (found := wordings.ITEM.match(line))}
+    items = {found[1] for line in lines if (found := wordings.ITEM.pattern.match(line))}
     headings = {options.exactly(line) for line in lines} - {None}
     begin = 0
     for number, line in enumerate(lines):
         alone = whole = _short(options, line)
         if whole is None and number in (0, len(lines) - 1) and len(headings) < 2 and not line.endswith(":"):
             whole = options.exactly(line) if len(lines) > 1 else None
-            whole = options.shortened(line) if whole is None and number == 0 else whole
-        if whole is None and number == 0 and len(items) < 2:  # several lines with letters list the options
-            whole = _lead(options, line)
+        if whole is None and number == 0:
+            whole = _lead(options, line) if len(items) < 2 else None  # several lines with letters list the options
+            whole = options.shortened(line) if whole is None and len(headings) < 2 and line[-1] != ":" else whole
         if whole is not None:
-            yield _Statement(whole, begin)
+            yield _Statement(whole, begin, begin)
         following = lines[number + 1] if number + 1 < len(lines) else ""
-        for unit in wordings.SENTENCE.finditer(line):
-            short = _short(options, unit[0], letter_only=True) if alone is None else None
+        for unit in wordings.SENTENCE.pattern.finditer(line):
+            item = number > 0 and unit.end() < len(line) and not line[: unit.start()].strip(" .)0123456789")
+            question = unit[0].endswith("?") and unit.end() < len(line)  # to itself
+            short = None if alone is not None or item or question else _short(options, unit[0], letter_only=True)
             if short is not None:
-                several = wordings.OR_ANOTHER.match(line, unit.end())
-                yield _Statement(_BOTH if several else short, begin + unit.start())
-            if not unit[0].endswith("?") or unit[0] == line:  # else a question to itself
-                for choice, at, final in _claims(options, unit[0], following):
-                    yield _Statement(choice, begin + unit.start() + at, final)
+                yield _Statement(short, begin + unit.start(), begin + unit.start())
+            asked = unit[0].endswith("?") and (unit[0] != line or wordings.ASKED.pattern.match(line))
+            if not asked:  # by the reply of itself
+                for choice, at, until, final in _claims(options, unit[0], following):
+                    yield _Statement(choice, begin + unit.start() + at, begin + unit.start() + until, final)
         begin += len(line) + 1
 
 
@@ -123,7 +141,7 @@ def _decided(found: list[_Statement], said: str) -> int | None:
     others = [one for one in found if one.choice != last.choice]
     if not others:
         return last.choice
-    corrected = wordings.CORRECTION.search(said, max(one.at for one in others), last.at)
+    corrected = wordings.CORRECTION.pattern.search(said, max(one.at for one in others), last.until)
     opening = any(one.at == 0 and not one.final for one in others)
     return last.choice if corrected or (last.final and not opening) else _BOTH
 
@@ -131,14 +149,15 @@ def _decided(found: list[_Statement], said: str) -> int | None:
 def _short(options: Options, line: str, letter_only: bool = False) -> int | None:
     """The option of a line that is nothing but a letter, or a letter and its own text, in either order."""
     bare = _unfilled(line)
-    match = wordings.BRACKETED.match(bare)
+    match = wordings.BRACKETED.pattern.match(bare)
     if match and not _wrong(bare[match.end(1) :]):
         index, rest = _index(match[1]), bare[match.end(1) :].strip(" .,:;!?()[]{}>|=-")
         if not rest or (not letter_only and _is_text(options, index, rest)):
             return index
-    behind = None if letter_only else wordings.BEHIND_TEXT.search(bare)
-    if behind:
-        named, index = options.exactly(bare[: behind.start()].strip(" .,:;-(")), _index(behind[1])
+    for said in () if letter_only else (line, bare):
+        behind = wordings.BEHIND_TEXT.pattern.search(said)
+        named = options.exactly(said[: behind.start()].strip(" .,:;-(")) if behind else None
+        index = _index(behind[1]) if behind else _BOTH
         if named is not None and index < len(options.tokens):
             return index if options.tokens[index] == options.tokens[named] else _BOTH
     return None
@@ -147,46 +166,39 @@ def _short(options: Options, line: str, letter_only: bool = False) -> int | None
 def _lead(options: Options, line: str) -> int | None:
     """The option of a line that begins with a letter and a mark; `_BOTH` where the text behind is another option's."""
     bare = _unfilled(line)
-    match = wordings.LEAD.match(bare)
-    if not match or _wrong(bare[match.end(1) :]) or wordings.MORE.match(bare, match.end(1)):
+    match = wordings.LEAD.pattern.match(bare)
+    if not match or _wrong(bare[match.end(1) :]):
         return None
     index, rest = _index(match[1]), bare[match.end(1) :]
-    if wordings.BECAUSE.match(rest) or index >= len(options.tokens):
+    if wordings.BECAUSE.pattern.match(rest) or index >= len(options.tokens):
         return index
-    sentence = wordings.SENTENCE.match(rest)
-    others = {_short(options, clause, letter_only=True) for clause in re.split("[,;]", sentence[0] if sentence else "")}
     named = {tuple(options.tokens[i]) for i in options.named(rest)}
     differs = len(named) == 1 and tuple(options.tokens[index]) not in named
-    return _BOTH if differs or others - {None, index} else index
+    return _BOTH if differs else index
 
 
-def _claims(options: Options, unit: str, following: str) -> Iterator[tuple[int, int, bool]]:
-    """(option or `_BOTH`, where, whether it is final) of each claim in a sentence.
+def _claims(options: Options, unit: str, following: str) -> Iterator[tuple[int, int, int, bool]]:
+    """(option or `_BOTH`, from and until where, whether it is final) of each claim in a sentence.
 
     A claim without anything behind it is about the following line.
     """
     for start, begin, end in _cues(unit):
         part = unit[begin:end] if unit[begin:].strip(" :=-([") else following
-        clause = re.split(r"[,;]|\bbut\b", unit[max(0, start - _NEAR) : start])[-1]
-        refused = wordings.NOT_BEFORE.search(clause) or wordings.DOUBT_BEFORE.search(clause)
-        choice = None if refused else _claimed(options, part)
+        choice = None if _doubted(unit[max(0, start - _NEAR) : start]) else _claimed(options, part)
         if choice is not None:
-            yield choice, start, bool(wordings.FINAL.search(unit, max(0, start - _NEAR), begin))
-    for match in wordings.CLAIM_BEHIND.finditer(unit):
-        clause = _clause(unit[max(0, match.start(1) - _NEAR) : match.start(1)])
-        if (
-            not wordings.NOT_BEFORE.search(clause)
-            and not wordings.DOUBT_BEFORE.search(clause)
-            and not _wrong(unit[match.end(1) :][:_NEAR])
-        ):
+            yield choice, start, begin, bool(wordings.FINAL.pattern.search(unit, max(0, start - _NEAR), begin))
+    for match in wordings.CLAIM_BEHIND.pattern.finditer(unit):
+        before = unit[max(0, match.start(1) - _NEAR) : match.start(1)]
+        classified = wordings.CLASSIFIED.pattern.search(before)
+        if not classified and not _doubted(before) and not _wrong(unit[match.end(1) :][:_NEAR]):
             at = match.start(1)
-            yield _index(match[1]), at, bool(wordings.FINAL.search(unit, max(0, at - _NEAR), at))
+            yield _index(match[1]), at, at, bool(wordings.FINAL.pattern.search(unit, max(0, at - _NEAR), at))
 
 
 def _cues(unit: str) -> Iterator[tuple[int, int, int]]:
     """Where each `the answer is` begins and ends, and where what it claims ends: at the next one."""
     spans = sorted(
-        {match.span() for pattern in wordings.CLAIMS for match in pattern.finditer(unit)}, key=lambda s: (s[1], s)
+        {match.span() for rule in wordings.CLAIMS for match in rule.pattern.finditer(unit)}, key=lambda s: (s[1], s)
     )
     last = {end: (start, end) for start, end in reversed(spans)}  # of those with one end, the longest
     cues = [last[end] for end in sorted(last)]
@@ -204,14 +216,15 @@ def _claimed(options: Options, part: str) -> int | None:
     bare = _unfilled(part)
     if re.match(r"(?:not|neither|never)\b", bare):
         return None
-    letter = wordings.BRACKETED.match(bare)
+    if bare.lstrip(" ([{<").startswith(wordings.SEVERAL):
+        return _BOTH
+    letter = wordings.BRACKETED.pattern.match(bare)
     after = bare[letter.end(1) :] if letter else ""
-    if letter and (wordings.CLOSED.match(after) or _is_text(options, _index(letter[1]), after)):
+    if letter and (wordings.CLOSED.pattern.match(after) or _is_text(options, _index(letter[1]), after)):
         index, named = _index(letter[1]), options.exactly(after.strip(" .:)]}>-"))
         if _wrong(after):
             return None
-        several = wordings.MORE.match(after) or (named is not None and not _is_text(options, index, after))
-        return _BOTH if several else index
+        return _BOTH if named is not None and not _is_text(options, index, after) else index
     short = options.shortened(said)
     return _maybe(options.named(said)) if short is None else short
 
@@ -225,20 +238,12 @@ def _is_text(options: Options, index: int, text: str) -> bool:
 def _letters(said: str) -> set[int]:
     """Letters in weaker places that are not negated and name no class."""
     found = set()
-    for pattern in wordings.WEAKER:
-        for match in pattern.finditer(said):
+    for rule in wordings.WEAKER:
+        for match in rule.pattern.finditer(said):
             before = said[max(0, match.start(1) - _NEAR) : match.start(1)]
-            if (
-                wordings.NOT_BEFORE.search(_clause(before))
-                or wordings.CLASSIFIED.search(before)
-                or _wrong(said[match.end(1) :][:_NEAR])
-            ):
+            if wordings.CLASSIFIED.pattern.search(before) or _doubted(before) or _wrong(said[match.end(1) :][:_NEAR]):
                 continue
             found.add(_index(match[1]))
-            end = match.end(1)
-            while more := wordings.MORE.match(said, end):
-                found.add(_index(more[1]))
-                end = more.end(1)
     return found
 
 
@@ -252,23 +257,71 @@ def _without_echo(options: Options, lines: Sequence[str]) -> list[str]:
     return [line for line in run.sub("\n", said, count=1).split("\n") if line.strip(" .,;:")]
 
 
+def _judged(options: Options, said: str) -> int | None:
+    """The one option that a list calls right, if it judges each that it holds: `A: no, B: yes`."""
+    items = [*wordings.ITEM.pattern.finditer(said)]
+    ends = [*(item.start() for item in items), len(said)][1:]
+    right, wrong = set(), set()
+    for item, end in zip(items, ends, strict=True):
+        index = LETTERS.lower().find(item[1])
+        if not 0 <= index < len(options.texts) or ["no"] in options.tokens:
+            return None
+        text = said[item.end() : end].split("\n")[0].strip().removeprefix(options.plain[index])
+        if wordings.WRONG.pattern.match(text):
+            wrong.add(index)
+        elif wordings.RIGHT.pattern.match(text):
+            right.add(index)
+        else:
+            return None
+    return _maybe(right) if wrong - right else None
+
+
+def _without_lists(options: Options, lines: Sequence[str]) -> list[str]:
+    """The lines with a mark for each list of letters, which names none of them."""
+    if any(wordings.LIST.pattern.search(text) for text in options.plain):
+        return list(lines)  # such an option is known by its text alone
+    lines = wordings.LIST.pattern.sub(_several, "\n".join(lines)).split("\n")
+    return [_without_items(line) for line in lines if line]
+
+
+def _several(match: re.Match[str]) -> str:
+    return wordings.SEVERAL if len(set(re.findall(wordings.ONE, match[0]))) > 1 else match[0]
+
+
+def _without_items(line: str) -> str:
+    """A line without the letters of a list (`A: 5%; B: 90%`): two letters and more, with the same mark."""
+    items = [*wordings.ITEM.pattern.finditer(line)]
+    marks = {item[2] or item[3] for item in items}
+    if len({item[1] for item in items}) < 2 or len(marks) > 1 or _unfilled(line[: items[0].start(1)]).strip(" ([{<"):
+        return line
+    return wordings.ITEM.pattern.sub(wordings.SEVERAL, line)
+
+
+def _doubted(before: str) -> bool:
+    """Whether the clause before a claim takes it back, or makes it depend on a condition."""
+    sentence = re.split(r"[.!?;|](?=\s)", before)[-1]
+    clause = re.split(r"[,:]|\bbut\b", sentence)[-1]
+    return bool(
+        wordings.NOT_BEFORE.pattern.search(clause)
+        or wordings.DOUBT_BEFORE.pattern.search(clause)
+        or wordings.CONDITION.pattern.search(sentence)
+    )
+
+
 def _clause(before: str) -> str:
     return re.split(r"[.,;:!?|]", before)[-1]
 
 
 def _wrong(after: str) -> bool:
-    return option_text.wrong(after) or bool(wordings.REJECTED.match(after))
+    return option_text.wrong(after) or bool(wordings.REJECTED.pattern.match(after))
 
 
 def _unfilled(line: str) -> str:
     """A line without the words that may stand before a choice: `Sure, it's option B`."""
-    while (match := wordings.FILLER.match(line)) and match.end() < len(line):
-        line = line[match.end() :]
-    return line
-
-
-def _prompt_form(said: str) -> str:
-    return re.sub(rf"^({wordings.LETTER})\s*[:.)]\s*", r"\1: ", said).rstrip(" .")
+    at = 0
+    while (match := wordings.FILLER.pattern.match(line, at)) and match.end() < len(line):
+        at = match.end()
+    return line[at:]
 
 
 def _index(letter: str) -> int:

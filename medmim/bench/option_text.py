@@ -6,10 +6,12 @@ qualified (`not resected`, `partially resected`) is not named.
 
 import itertools
 import re
+from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from medmim.bench import reply_text
+from medmim.sample import LETTERS
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:'[^\W_]+)*|[.,;:!?(){}\[\]=|]|-(?!\w)")
 _MARKS = set(".,;:!?(){}[]=|-")
@@ -22,13 +24,17 @@ _NUMBERS = {word: i for words in (_ONE, "12345678") for i, word in enumerate(wor
 _NOUNS = {"image", "img", "picture", "photo", "photograph", "scan", "figure", "film", "radiograph", "view"}
 _GLUED = re.compile(rf"\b({'|'.join(sorted(_NOUNS))})([1-8])\b")
 _NUMBER_WORDS = {"no", "number", "nr"}
-_NOT = {"not", "no", "never", "neither", "nor", "without", "except", "excluding", "cannot"}
+_NOT = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot"}
 _WEAK = {*_NOT, *_ARTICLES, "of", "in", "on", "at", "to", "and", "or", "is", "it"}  # no answer by themselves
 _QUALIFIERS = {"partial", "partially", "partly", "incomplete", "incompletely", "subtotal", "subtotally", "nearly",
-               "almost"}  # fmt: skip
+               "almost", "false"}  # fmt: skip
+# `no` before one of these denies no finding: `no doubt`, `no images were provided`.
+_NO_FINDING = {"ability", "access", "answer", "doubt", "idea", "image", "images", "longer", "matter", "need", "problem",
+               "question", "scan", "scans", "way"}  # fmt: skip
 _WRONG = re.compile(
     r"^[)\]}]?\s*(?:is|was|seems)?(?:\s*not|n't)?\s*\(?(?:wrong|incorrect|ruled out|excluded)\b"
-    r"|^[)\]}]?\s*(?:is|was)(?:\s+not|n't)\s+(?:correct|right|it|the|an?|my)\b"
+    r"|^[)\]}]?\s*(?:is|was)(?:\s+not|n't)\s+(?:correct|right|it|the|an?|my|seen|present|visible|evident)\b"
+    r"|^\s*cannot be (?:excluded|ruled out)\b"
 )
 
 
@@ -43,6 +49,12 @@ class Options:
 
     texts: tuple[str, ...]
     images: int = 0
+
+    @cached_property
+    def written(self) -> list[str]:
+        """Each as the prompt writes it, folded: `a: stable`."""
+        items = zip(LETTERS, self.texts, strict=False)
+        return [prompt_form(" ".join(f"{letter.lower()}: {reply_text.fold(text)}".split())) for letter, text in items]
 
     @cached_property
     def plain(self) -> list[str]:
@@ -80,12 +92,15 @@ class Options:
     def named(self, said: str) -> set[int]:
         """Options whose words are in a text, not negated and not qualified; a longer one hides those within it."""
         words, clauses = _words(said, self.images)
-        if words and words[0] in ("yes", "no") and [words[0]] in self.tokens and clauses[:2] != [0, 0]:
-            return {self.tokens.index([words[0]])}  # `No, there is no mass`
+        length = Counter(clauses)
+        alone = {word for word, clause in zip(words, clauses, strict=True) if length[clause] == 1} & {"yes", "no"}
+        said_alone = {self.tokens.index([word]) for word in alone if [word] in self.tokens}
+        if said_alone:
+            return said_alone  # `No, there is no mass`
         words = [self._adjective(word) for word in words]
         free = [True] * len(words)
         found = set()
-        for own in sorted({tuple(t) for t in self.tokens if t}, key=lambda t: (-len(t), t)):
+        for own in sorted({tuple(t) for t in self.tokens if "".join(t)[1:]}, key=lambda t: (-len(t), t)):
             for at in range(len(words) - len(own) + 1):
                 if tuple(words[at : at + len(own)]) == own and all(free[at : at + len(own)]):
                     free[at : at + len(own)] = [False] * len(own)
@@ -97,6 +112,17 @@ class Options:
         """`partially` as `partial` where an option is `partial`."""
         known = word.removesuffix("ly")
         return known if [known] in self.tokens and [word] not in self.tokens else word
+
+
+@lru_cache(maxsize=1024)  # a bench asks many questions with the same options
+def known(texts: tuple[str, ...], images: int) -> Options:
+    """The options of a question, read once."""
+    return Options(texts, images)
+
+
+def prompt_form(said: str) -> str:
+    """A folded text whose leading letter is marked as in the prompt: `b) text` and `b. text` as `b: text`."""
+    return re.sub(r"^([a-h])\s*[:.)]\s*", r"\1: ", said).rstrip(" .")
 
 
 def wrong(after: str) -> bool:
@@ -111,7 +137,11 @@ def tokens(said: str, images: int) -> list[str]:
 
 def _negated(words: list[str], clauses: list[int], at: int, length: int) -> bool:
     near = range(max(0, at - 5), at)
+    if words[at : at + length] == ["no"] and not _NO_FINDING.isdisjoint(words[at + 1 : at + 3]):
+        return True
     before = [words[i] for i in near if clauses[i] == clauses[at]]
+    if before[-2:] == ["yes", "or"] or words[at : at + 3] == ["yes", "or", "no"]:
+        return True
     if any(w in _NOT or w.endswith("n't") for w in before) or before[-2:] in (["rather", "than"], ["instead", "of"]):
         return True
     return wrong(" " + " ".join(words[at + length : at + length + 4]))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medmim.bench import reply_text
-from medmim.bench.extract import letters_in
+from medmim.bench.extract import letters_in, refuses
 from medmim.sample import Answer, Sample
 
 REPLACED = "\ufffd"  # stands for what could not be decoded
@@ -18,8 +18,8 @@ def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[s
     Returns:
         `answers`; `cut` at the limit of new tokens; `replaced`, with a character that could not be decoded; `closed`,
         to questions with options; `unread` among these; `unfinished`, unread ones that end within their thinking; of
-        the other unread ones `single`, in which the letter of one option stands, `letter`, which stands in more than
-        half, and `holding`, in how many: None and 0 where none does.
+        the other unread ones `refused`, which say that they give none; `single`, in which the letter of one option
+        stands; `letter`, which stands in more than half, and `holding`, in how many: None and 0 where none does.
     """
     answers = [(sample, answer) for sample, answer in zip(samples, given, strict=True) if answer]
     unread = [answer.text for sample, answer in answers if sample.options and answer.status == "unparsed"]
@@ -34,6 +34,7 @@ def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[s
         "closed": sum(bool(sample.options) for sample, _ in answers),
         "unread": len(unread),
         "unfinished": len(unread) - len(finished),
+        "refused": sum(refuses(text) for text in finished),
         "single": len(single),
         "letter": letter if most else None,
         "holding": holding if most else 0,

@@ -8,19 +8,36 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_THOUGHT = re.compile(
-    r"(?:deep|inner|internal|my|self)?[ -]?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflect(?:ion)?|analy[sz](?:e|is)|"
-    r"monologue?|deliberation|scratch ?pad|brainstorm(?:ing)?|chain of thought|cot|rationale|plan(?:ning)?)"
-    r"(?: (?:process|content|steps?))?|思考|思考过程|推理|分析"
-)
-_ANSWER = {
-    "ans", "answer", "box", "choice", "conclusion", "final", "final answer", "final response", "output", "response",
-    "result", "solution", "答案", "回答",
-}  # fmt: skip
+from medmim.bench.words import UNSPACED, words
+
+_LONGEST = 50_000  # characters: a longer reply is read from its beginning and its end, half of it each
+# A tag of any other name holds no answer. `summary` and `details` are HTML too, but models think in them.
+_ANSWER = re.compile(
+    r"(?:\w+ )?"
+    + words("ans", "answer", "box", "choice", "conclusion", "final", "letter", "option", "output",
+            "prediction", "response", "result", "selection", "solution", "verdict", "答案", "回答")
+)  # fmt: skip
+_FORMAT = re.compile(
+    "[a-z]|h[1-6]|"
+    + words("blockquote", "body", "br", "center", "code", "div", "em", "font", "html", "ins", "li", "mark", "ol",
+            "pre", "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "tr", "ul")
+)  # fmt: skip
+# Stands alone: `<pad>`, `<image>`, `<start_of_turn>`.
+_PLACE = re.compile(words("bos", "eos", "image", "img", "pad", "sep", "turn", "unk", "video") + r"\d*|unused\d+")
+# Names that say so are thoughts in brackets of any kind, as a heading, and where only the end is marked.
+_THINKING = words("think(?:ing)?", "thoughts?", "reason(?:ing)?", "reflect(?:ion)?", "analy(?:ze|sis)", "monologue",
+                  "scratch ?pad", "chain of thought", "cot", "rationale", "plan(?:ning)?", "思考", "推理",
+                  "分析")  # fmt: skip
+_THOUGHT = re.compile(rf"(?:\w+[ :-])?{_THINKING}(?: \w+)?")
 _MARK = re.compile(
-    r"(?P<open>[<\[◁]{1,2})\s*(?P<bar>\|?)\s*\\?(?P<slash>/?)\s*"
-    r"(?:(?P<edge>begin|start|end)(?:[_▁ -]of)?[_▁ -])?(?P<name>[^\W\d_][^\W\d_]*(?:[:_▁ -]+[^\W\d_]+)*?)"
-    r"(?:\s+[a-z-]+\s*=[^<>]*)?\s*(?P<empty>/?)\s*\|?\s*[>\]▷]{1,2}"
+    r"""
+    (?P<open>[<\[◁]{1,2})\s*(?P<bar>\|?)\s*(?P<slash>/?)\s*
+    (?:(?P<edge>begin|start|end)(?:[_▁ -]of)?[_▁ -])?
+    (?P<name>[^\W\d_][^\W_]*(?:[:_▁ -]+[^\W\d_][^\W_]*)*?)
+    (?:\s+[a-z-]+\s*=[^<>]*)?                                   # attributes
+    \s*(?P<empty>/?)\s*\|?\s*[>\]▷]{1,2}
+    """,
+    re.VERBOSE,
 )
 _SPACES = re.compile(r"[_▁\s-]+")
 # How some models write it: Harmony's channels (also with its tokens left out), MedGemma's reserved tokens.
@@ -34,9 +51,12 @@ _ALIASES = (
     (re.compile(r"<unused94>(?:thought\b)?"), "<think>"),
     (re.compile(r"<unused95>"), "</think>"),
     (re.compile(r"^\s*analysis(?=[^\W_])"), "<think>"),
+    (re.compile(r"^\s*thinking\.\.\.\s*\n"), "<think>"),
+    (re.compile(r"\.\.\.done thinking\.?"), "</think>"),
+    (re.compile(rf"[(\[]\s*{_THINKING}\s*:[^()\[\]]*[)\]]"), " "),
     (re.compile(r"assistantfinal"), "</think>"),
 )
-_HEADING = r"(?m)^[ \t#*>]*(?:{names})[ \t]*[*]*[ \t]*(?::[ \t*]*|$)"
+_HEADING = r"(?m)^[ \t#*>(\[]*(?:{names})[ \t]*[*]*[ \t]*(?::[ \t*]*|$)"
 _THOUGHT_HEADING = re.compile(
     _HEADING.format(names="thinking(?: process)?|thoughts?(?: process)?|(?:here is )?my thought process")
 )
@@ -55,21 +75,25 @@ _END = re.compile(
 _BLOCK_TAG = re.compile(r"<br\s*/?>|</?(?:p|div|li|ul|ol|tr|h\d)(?:\s[^<>]*)?>")
 _TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|>|\[/?(?:inst|sys|bos|pad|unk|sep|cls)\]")
 _TAG = re.compile(r"</?[a-z!][^<>\n]{0,80}>")
-_CUT_TAG = re.compile(r"<[/|]?[a-z_|]*$")
-_LETTER_TAG = re.compile(r"<\s*([a-h])\s*>(?![\s\S]*</\s*\1\s*>)")
-_STRUCK = re.compile(r"~~[^~\n]*~~|<(del|strike)>[\s\S]*?</\1>")
+_CUT_TAG = re.compile(r"<[/|]?[a-z_|]*\s*$")
+_LETTER_TAG = re.compile(r"<\s*([a-h])\s*>")
+_CLOSED_LETTER = re.compile(r"</\s*([a-h])\s*>")
+_STRUCK = re.compile(r"~~[^~\n]*~~")
 _LATEX = re.compile(r"\\(?:text\w*|math\w+|mbox|rm|bf|displaystyle|large|quad|left|right|[,;!()\[\]])\s?|(?<!\\)\$")
 _BOXED = re.compile(
-    r"\\(?:boxed|fbox)\s*(?:\{+([^{}\n]*)\}+|([a-h])\b)|\[\[\s*([a-h])\s*\]\]|\{\{\s*([a-h])\s*\}\}|<<\s*([a-h])\s*>>"
+    r"(?:\\|\b)(?:boxed|fbox)\s*(?:\{+([^{}\n]*)\}+|([a-h])\b)|\[\[\s*([a-h])\s*\]\]|\{\{\s*([a-h])\s*\}\}|<<\s*([a-h])\s*>>"
 )
 _ROLE = re.compile(r"^(?:assistant|model|ai|bot|gpt|response|output)\s*(?::\s*|$)")
 _NEXT_TURN = re.compile(r"^(?:user|human|instruction|question|q)\s*\d*\s*:")
+_TICKED = re.compile(r"^\[x\]\s*")
+_UNTICKED = re.compile(r"^\[ ?\]")
 _BULLET = re.compile(r"^[-*•>|#=~:.+\s]+|[|*#\s]+$")
 
 _CHARACTERS = str.maketrans(
     {
-        **dict.fromkeys("。｡۔।॥", "."), **dict.fromkeys("、،", ","), "؛": ";", "؟": "?", "：": ":",
-        **dict.fromkeys("“”„‟«»「」『』《》【】〖〗〝〞", '"'), **dict.fromkeys("‘‚‛‹›`´", "'"), "’": "'", "ʼ": "'",
+        **dict.fromkeys("。｡۔।॥", ". "), **dict.fromkeys("、،", ","), "؛": ";", "؟": "?", "：": ":",
+        **dict.fromkeys("“”„‟«»「」『』《》〝〞", '"'), **dict.fromkeys("‘‚‛‹›`´", "'"), "’": "'", "ʼ": "'",
+        **dict.fromkeys("【〖", "["), **dict.fromkeys("】〗", "]"), **dict.fromkeys("☑☒", "[x] "), "☐": "[ ] ",
         **dict.fromkeys("‐‑‒–—―−", "-"), **dict.fromkeys("→⇒➔➡➜⟹👉", ":"), **dict.fromkeys("〈⟨", "<"),
         **dict.fromkeys("〉⟩", ">"), **dict.fromkeys("〔", "("), **dict.fromkeys("〕", ")"),
         **dict.fromkeys("❌✗✘✖", " (wrong) "), **dict.fromkeys("\u2028\u2029\x85\x0b\x0c\r", "\n"), "\t": " ",
@@ -77,7 +101,6 @@ _CHARACTERS = str.maketrans(
     }
 )  # fmt: skip
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&nbsp;": " ", "&#39;": "'", "&apos;": "'"}
-UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"  # scripts whose words touch a Latin letter beside them
 
 
 def answers(text: str) -> Sequence[str]:
@@ -100,6 +123,8 @@ def lines(part: str) -> list[str]:
     if rest and _plain(head).strip():  # what a model writes past its end of turn is another conversation
         part = head
     found = [_BULLET.sub("", " ".join(line.split())) for line in _plain(part).split("\n")]
+    if any(_TICKED.match(line) for line in found):
+        found = [_TICKED.sub("", line) for line in found if not _UNTICKED.match(line)]
     found = [_ROLE.sub("", line).strip() for line in found]
     return [line for line in found if line]
 
@@ -114,13 +139,15 @@ def first_turn(found: Sequence[str]) -> Sequence[str]:
 
 def fold(text: str) -> str:
     """Normalise case, alphabet, quotes and dashes; remove what is not seen. Equal for any case of the same text."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}\n{text[-_LONGEST // 2 :]}"
     text = text.replace("\x08oxed", "\\boxed")  # a server that takes `\b` for a backspace
     text = text.translate(_CHARACTERS)
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper().casefold())
     text = "".join(" " if _is_ornament(c) else c for c in text if c == "\n" or not _is_invisible(c))
     for entity, character in _ENTITIES.items():
         text = text.replace(entity, character)
-    return text
+    return text.replace("\\<", "<").replace("\\>", ">")
 
 
 def plain(text: str) -> str:
@@ -135,29 +162,39 @@ def _without_thinking(text: str) -> str | None:
     answer ends a thought too, if the reply ends with that answer.
     """
     kept: list[str] = []
-    at, thinking, implied = 0, False, False
+    at, implied = 0, False
+    inside: str | None = None  # the name of the tag in which thoughts stand
     for mark in _MARK.finditer(text):
         name, closes = _name(mark), _closes(mark)
-        if thinking and name in _ANSWER and not closes:
-            thinking, implied, at = False, not mark["bar"], mark.start()  # `<|answer|>` is never closed
-        if not _THOUGHT.fullmatch(name) or mark["empty"]:
+        thought = bool(_THOUGHT.fullmatch(name))
+        if inside and not closes and _ANSWER.fullmatch(name):
+            inside, implied, at = None, not mark["bar"], mark.start()  # `<|answer|>` is never closed
+        elif inside and closes and (thought or name == inside):
+            inside, at = None, mark.end()
+        elif inside or mark["empty"]:
             continue
-        if not thinking:
-            kept.append(text[at : mark.start()])
-        if closes and not thinking:
+        elif closes and thought:
             kept.clear()
-            implied = False
-        thinking, at = not closes, mark.end()
-    if thinking:
+            implied, at = False, mark.end()
+        elif not closes and (thought or _holds_no_answer(mark, name)):
+            kept.append(text[at : mark.start()])
+            inside, at = name, mark.end()
+    if inside and (_THOUGHT.fullmatch(inside) or _plain(text[at:]).strip()):
         return None
-    rest = "".join((*kept, text[at:]))
+    rest = "".join((*kept, "" if inside else text[at:]))
     if implied and not _ends_with_answer(rest):
         return None
     return _without_headed_thinking(rest)
 
 
+def _holds_no_answer(mark: re.Match[str], name: str) -> bool:
+    """Whether a tag of no known name begins what is no answer; tokens (`<|user|>`) and brackets do not."""
+    known = _ANSWER.fullmatch(name) or _FORMAT.fullmatch(name) or _PLACE.fullmatch(name)
+    return mark["open"] == "<" and not mark["bar"] and mark[0].endswith(">") and not known
+
+
 def _ends_with_answer(text: str) -> bool:
-    marks = [mark for mark in _MARK.finditer(text) if _name(mark) in _ANSWER]
+    marks = [mark for mark in _MARK.finditer(text) if _ANSWER.fullmatch(_name(mark))]
     return bool(marks and _closes(marks[-1]) and not _plain(text[marks[-1].end() :]).strip())
 
 
@@ -177,7 +214,7 @@ def _answer_blocks(text: str) -> list[str]:
     blocks: list[str] = []
     begin: int | None = None
     for mark in _MARK.finditer(text):
-        if _name(mark) not in _ANSWER:
+        if not _ANSWER.fullmatch(_name(mark)):
             continue
         if begin is not None:
             blocks.append(text[begin : mark.start()])
@@ -200,7 +237,8 @@ def _plain(text: str) -> str:
     text = _LATEX.sub("", text)
     text = _BOXED.sub(lambda m: f"\nfinal answer: {next(group for group in m.groups() if group is not None)}\n", text)
     text = _BLOCK_TAG.sub("\n", text)
-    text = _LETTER_TAG.sub(r"(\1)", text)
+    closed = set(_CLOSED_LETTER.findall(text))  # `<b>text</b>` is bold, `<b>` alone an answer
+    text = _LETTER_TAG.sub(lambda m: m[0] if m[1] in closed else f"({m[1]})", text)
     text = _TOKEN.sub(" ", _END.sub(" ", text))
     text = _CUT_TAG.sub("", _TAG.sub(" ", text))
     text = re.sub(r"```\w*", "\n", text)

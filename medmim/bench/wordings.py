@@ -1,123 +1,262 @@
-"""The wordings in which replies name an option by its letter, as patterns over folded text (`reply_text`).
+"""The wordings in which replies name an option by its letter: rules over folded text (`reply_text`), with examples.
 
-A letter is one by the marks and words around it, and these are the same for every letter: relabelling the options never
-changes what is read. `A` is no special case, though it is also an article: what does not mark an `a` as a letter does
-not mark a `b`.
+Letters are known by the marks and words around them, and these are the same for every letter: relabelling the options
+never changes what is read. `A` is no special case, though it is also an article: what does not mark an `a` as a letter
+does not mark a `b`.
 
-Repetitions are bounded, so that long replies are read in linear time.
+Repetitions are bounded, so that long replies are read in linear time. `tests/bench/test_wordings.py` reads the
+examples, and takes out each word and each rule in turn: one that no example and no case needs must go.
 """
 
 import re
+from dataclasses import dataclass
 
-from medmim.bench.reply_text import UNSPACED
+from medmim.bench.words import UNSPACED, words
 from medmim.sample import LETTERS
 
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern, and whole replies that show it.
+
+    Attributes:
+        read: Replies that are read as `{l}`; `{t}` is its option's text, `{o}` and `{p}` are other letters, `{u}` is
+            the text of `{o}`.
+        unread: Replies that are not read.
+    """
+
+    pattern: re.Pattern[str]
+    read: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+def _rule(pattern: str, read: tuple[str, ...] = (), unread: tuple[str, ...] = ()) -> Rule:
+    return Rule(re.compile(pattern, re.VERBOSE), read, unread)
+
+
+SEVERAL = "\0"  # stands in a reply for a list of letters, which names none of them
 LETTER = f"[{LETTERS[0].lower()}-{LETTERS[-1].lower()}]"
 # Not letters of options: `e.g.`, `a.m.` (full stop inside), `d-dimer` (dash inside), `b's`.
-_ONE = rf"(?<![^\W_])(?<![^\W_][-'.&])({LETTER})(?![^\W_]|[-'&][^\W_]|\.[^\W\d_]\b)"
-_OPEN = rf"[(\[{{<]{{0,3}}\s*{_ONE}"
+_ALONE = r"(?<![^\W_])(?<![^\W_][-'.&])({})(?![^\W_]|[-'&][^\W_]|\.[^\W\d_]\b)"
+ONE = _ALONE.format(LETTER)
+_OPEN = rf"(?:[(\[{{<]{{1,3}}\s*)?{ONE}"
+_OTHER = _OPEN.replace(f"({LETTER})", LETTER)  # a further one, whose place no rule asks for
 _CLOSE = r"[)\]}>]{0,3}"
-_REASON = r"(?:because|since|as|due to)\b"
+_NOUN = words("answer", "ans", "option", "opt", "choice", "letter", "response", "selection", "pick", "alternative",
+              "guess", "statement", "description", "match", "prediction", "solution")  # fmt: skip
+_REASON = words("because", "since", "as", "due to") + r"\b"
+_INSTEAD = words("over", "rather than", "instead of", "not") + rf"\s(?:{_NOUN}\s)?{_OTHER}(?=\W{{0,9}}$|[.,;:])"
+_TAIL = words("it is", "i think", "i believe", "for sure", "of course", "probably", "most likely") + r"\W{0,9}$"
 # What ends a letter: a mark; behind a cue also a word that no article stands before.
-_MARK = rf"$|[:,;!?)\]}}|=/.&]|-(?:\s|$)|\(|{_REASON}"
-_VERB = (
-    r"(?:is|was|are|were|be|has|had|seems?|appears?|looks?|shows?|showed|fits?|matches|describes?|represents?|would|"
-    r"indicates?|corresponds?|makes?|could|should|must|can|will|may|might|and|or|but|so|with|for|in|on|at|by|from|of|"
-    r"than|which|that|who|where|when|while|if|unless|therefore|it|this|it's|these|the|here|there|also|i|we|you|my|best)"
-    r"\b"
-)
+_MARK = rf"$|[:,;!?)\]}}|=/.&]|-(?:\s|$)|\(|{_REASON}|{_INSTEAD}|{_TAIL}"
+_VERB = words("is", "was", "are", "has", "seems", "appears", "looks", "shows", "fits", "matches", "describes", "would",
+              "represents", "indicates", "makes", "could", "should", "must", "can", "will", "may", "might", "and", "or",
+              "but", "so", "with", "for", "in", "on", "at", "by", "from", "which", "that", "it",
+              "when", "while", "therefore", "this", "the", "here", "also", "i", "we", "correct") + r"\b"  # fmt: skip
 _MARK_END = rf"(?=\s*(?:{_MARK}))"
 _WORD_END = rf"(?=\s*(?:{_MARK}|{_VERB}|[{UNSPACED}]))"
+_NAMED = rf"(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}"  # option (B)
 
-_NOUN = r"(?:answer|ans|option|choice|letter|response|selection|pick|alternative|guess)"
-_IS = r"(?:is|was|would be|should be|must be|will be|has to be)\b(?:\s+(?:as follows|given as))?\s*:?|[:=]|-(?=\s)"
-_IT_IS = r"(?:(?:it|this|that) (?:is|would be|should be|must be|has to be)|it's|that's)"
-# "answer" in other languages, and how a sentence goes on behind it
-_ANSWER = (
-    "(?:答案|答え|答|选项|選項|選択肢|回答|解答|正解|选择|選擇|应选|故选|选|정답|답|보기|الإجابة|الاجابة|الجواب|الخيار|ответ|вариант|"
-    "réponse|reponse|respuesta|opción|opcion|risposta|resposta|opção|opcao|antwort|antwoord|variante|svar|vastaus|"
-    "odpowiedź|odpověď|cevap|yanıt|seçenek|jawaban|opsi|đáp án|उत्तर|विकल्प|απάντηση)"
-)
-_COPULA = (
-    "(?:(?:是|为|為|は|은|는|है|هي|هو|est|es|è|é|ist|lautet|is|är|jest|[:=,-])"
-    rf"(?:\s+(?:la|le|el|die|o|a)\b)?(?:\s+{_ANSWER})?)"
-)
+_BE = words("is", "was", "would be", "will be", "appears to be", "seems to be")
+_IS = rf"(?:{_BE}\b(?:\s+{words('as follows', 'given as')})?\s*:?|[:=]|-(?=\s))"
+_IT_IS = "(?:" + words("it", "this", "that") + rf"\s{_BE}|" + words("must be", "should be", "has to be", "it's",
+                                                                    "that's") + ")"  # fmt: skip
+_ASKED_FOR = words("to", "for", "of", "that", "which", "among", "here", "number", "with")
+_CHOOSE = words("choose", "chose", "chosen", "choosing", "select", "selected", "selecting", "pick", "picked", "picking",
+                "go with", "going with", "went with", "go for", "opt for", "settle on", "lean", "lean towards",
+                "leaning towards", "vote for", "say", "think", "believe", "guess", "conclude", "corresponds to",
+                "matches", "points to", "suggests", "indicates", "means", "leaves", "leads to", "we get")  # fmt: skip
+_SO = words("so", "thus", "therefore", "hence", "overall", "finally", "ultimately", "conclusion", "in summary",
+            "verdict", "result", "diagnosis", "decision", "elimination")  # fmt: skip
+_NO_WAIT = words("wait", "no", "actually", "sorry", "correction", "rather")
+_PRAISED = words("correct", "right", "best", "accurate", "appropriate", "true", "likely")
+_PRAISED_ONE = words("one", "fit", "diagnosis", "than", "here")
+_SURELY = words("the", "my", "most", "only", "clearly", "definitely", "probably", "therefore", "also",
+                "indeed", "more", "single", "final")  # fmt: skip
+_FITS = words("fits", "matches", "describes", "represents", "explains")
+
+# "answer" in other languages
+_ANSWER = r"(?<![不非]\s)(?<![不非])" + words(
+    "答", "選項", "選択肢", "正解", "選擇", "选", "답", "보기", "الإجابة", "الاجابة", "الجواب", "الخيار", "ответ",
+    "вариант", "réponse", "reponse", "respuesta", "opción", "opcion", "risposta", "resposta", "opção", "opcao",
+    "alternativa", "letra", "antwort", "richtig", "antwoord", "svar", "vastaus", "odpowiedź", "odpověď", "cevap",
+    "yanit", "seçenek", "jawaban", "opsi", "đáp án", "उत्तर", "विकल्प", "απάντηση",
+)  # fmt: skip
+_NOT_ABROAD = words("nicht", "kein", "no", "non", "pas", "не", "não")
 
 CLAIMS = (
-    # the answer is, the correct option to this is, Answer:, ANSWER -
-    re.compile(
-        rf"\b{_NOUN}\b(?:\s+(?:to|for|of|that|which|among|here|number|{_NOUN})\b[^.;:!?=]{{0,60}}?)?{_CLOSE}\s*(?:{_IS})"
+    _rule(
+        rf"\b{_NOUN}\b(?:\s+(?:{_ASKED_FOR}|{_NOUN})\b[^.;:!?=]{{0,60}}?)?[\s(\[{SEVERAL}]*{_CLOSE}\s*\d{{0,2}}\s*{_IS}",
+        read=("The answer to question 1 is {l}.", "Answer ({l}/{o}): {l}", "Answer with {l} or {o}: {l}"),
+        unread=("The answer is {l} large mass", "The answer is not {l}."),
     ),
-    re.compile(rf"\b{_NOUN}\s+(?={_OPEN}\W{{0,5}}$)"),  # final answer (B)
-    re.compile(r"\b(?:correct|right|best)\s*[:=]"),
-    # I choose B; only with a letter, since much is chosen and thought that is no option
-    re.compile(
-        r"\b(?:choose|chose|choosing|select|selected|selecting|pick|picked|picking|go with|going with|went with|"
-        r"opt for|opted for|settle on|lean towards?|leaning towards?|vote for|say|think|believe|guess|conclude)\b"
-        rf"(?:\s+(?:that|{_IT_IS}|the\s+{_NOUN}\s+is))*\s*:?(?=\s*(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}{_WORD_END})"
+    _rule(rf"\b{_NOUN}\s+(?={_OPEN}\W{{0,5}}$)", read=("Final answer ({l})",), unread=("not option {l}",)),
+    _rule(  # only with a letter, since much is chosen and thought that is no option
+        rf"\b{_CHOOSE}\b(?:\s+(?:that|{_IT_IS}|the\s+{_NOUN}\s+is))*\s*:?(?=\s*{_NAMED}{_WORD_END})",
+        read=("I would choose {l} over {o}.", "I choose option {l} over option {o}.", "This corresponds to {l}."),
+        unread=("It is tempting to choose {l}.", "I think {l} large mass"),
     ),
-    # so B, therefore: (B), verdict: B
-    re.compile(
-        r"\b(?:so|thus|therefore|hence|overall|finally|ultimately|conclusion|in summary|verdict|result|diagnosis|"
-        rf"decision)\b\s*[,:]?(?:\s+{_IT_IS})?\s*(?=(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}{_MARK_END})"
+    _rule(
+        rf"\b{_SO}\b\s*[,:]?(?:\s+{_IT_IS})?\s*(?={_NAMED}{_MARK_END})",
+        read=("The mass grew; so {l}.", "{o} is excluded. By elimination, {l}."),
     ),
-    re.compile(rf"\b(?:{_IT_IS}|not\s[^.;]{{0,40}}\sbut)\s+(?=(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}{_MARK_END})"),
-    re.compile(
-        rf"{_ANSWER}(?:\s+\w+){{0,2}}?\s*{_COPULA}?\s*:?\s*(?={_OPEN}(?:\W{{0,5}}(?:$|[{UNSPACED}])|{_MARK_END}))"
+    _rule(
+        rf"""\b(?:{_IT_IS}|not\s[^.;]{{0,40}}\sbut|(?<=,\s)but\s(?:(?!not\b|never\b|n't)[\w']+\s){{0,4}}?)\s*
+        (?={_NAMED}{_MARK_END})""",
+        read=("Not {o} but {l}.", "At first glance {o}, but on closer inspection {l}."),
+        unread=("Everything but {l}", "Perhaps, but not {l}."),
+    ),
+    _rule(
+        rf"\b{_NO_WAIT}\b\s*[,:.-]+\s*(?={_OPEN}{_CLOSE}{_MARK_END})",
+        read=("Let me think. The answer is {o}... wait, {l}.", "The answer is {o}? No, {l}."),
+    ),
+    _rule(
+        rf"\bmak(?:es|ing)\s+(?={_NAMED}\s+(?:the\s+)?{_PRAISED}\b)",
+        read=("The mass grew, making {l} the correct answer.",),
+    ),
+    _rule(
+        rf"""{_ANSWER}(?:(?!\b{_NOT_ABROAD}\b|不|ない)[\w\s]){{0,24}}?[\s:=,-]*
+        (?={_OPEN}(?:\W{{0,5}}(?:$|[{UNSPACED}])|{_MARK_END}))""",
+        read=("正解は{l}です", "A resposta correta é a letra {l}.", "选{l}，不选{o}"),
+        unread=("Die Antwort ist nicht {l}.", "不选{l}", "选項{l}錯誤", "答えは{l}ではない"),
     ),
 )
-# B is correct, B is the most likely answer
-CLAIM_BEHIND = re.compile(
-    rf"{_OPEN}{_CLOSE}\s*,?\s*(?:which\s+)?(?:is|seems|appears|would be|must be|should be|was)\s+(?:to be\s+)?"
-    r"(?:(?:the|my|most|best|only|clearly|definitely|probably|likely|therefore|thus|also|indeed|more|single|overall|"
-    rf"final)\s+)*(?:{_NOUN}\b|(?:correct|right|best|accurate|appropriate|true|likely)\b(?=\s*(?:$|[.,;:!)]|{_REASON}"
-    rf"|(?:{_NOUN}|one|match|fit|description|diagnosis|than|here)\b)))"
+CLAIM_BEHIND = _rule(
+    rf"""{_OPEN}{_CLOSE}\s*,?\s*(?:which\s+)?(?:
+        {words("is", "seems", "appears", "would be", "must be", "should be", "was")}\s+(?:to\sbe\s+)?(?:{_SURELY}\s+)*
+        (?:{_NOUN}\b|{_PRAISED}\b(?=\s*(?:$|[.,;:!)]|{_REASON}|(?:{_NOUN}|{_PRAISED_ONE})\b)))
+        |{_FITS}\sbest\b|best\s{_FITS}\b|applies\b|选项正确|是正确)""",
+    read=("{l} is the most likely answer.", "Option {l} fits best.", "{l} best describes the change."),
+    unread=("hepatitis {l} is likely", "{l} is likely a mass"),
 )
-FINAL = re.compile(r"\b(?:final|finally|therefore|thus|hence|ultimately|conclusion)\b")
-CORRECTION = re.compile(
-    r"\b(?:wait|actually|correction|scratch that|on second thoughts?|i mean|let me (?:re|correct)\w*|sorry|apologies|"
-    r"no,|hmm|rather)(?!\w)"
+FINAL = _rule(
+    rf"\b{words('final', 'finally', 'therefore', 'thus', 'hence', 'ultimately', 'conclusion')}\b",
+    read=("I would say {o} at first. The final answer is {l}.",),
+    unread=("{o}\n\nTherefore the final answer is {l}.",),
+)
+CORRECTION = _rule(
+    r"\b" + words("wait", "actually", "correction", "scratch that", "on second thought", "i mean", "let me re", "no,",
+                  "sorry", "hmm", "rather"),
+    read=("The answer is {o}. Wait, the answer is {l}.",),
+)  # fmt: skip
+
+_HEDGE = words("probably", "most likely", "likely",
+               "definitely", "clearly", "obviously", "surely", "indeed", "maybe", "perhaps", "simply", "just", "the",
+               "my", "final", "correct", "best", "right")  # fmt: skip
+_SURE = words("sure", "certainly", "of course", "okay", "ok", "well", "hmm", "alright", "great", "yes",
+              "if i had to choose", "if i had to guess")  # fmt: skip
+FILLER = _rule(  # what may stand before a choice without changing it
+    rf"""(?:{_SURE}\s*[,.!:]|(?:{_IT_IS}|{_NOUN}|{_HEDGE})(?!\w)|q\d*:|(?:number|no\.)(?=\s{LETTER}\W*$)
+    |\(?\d{{1,2}}[.):]\s|[\s:=,.>/~∴-])\s*""",
+    read=("Sure, it's option {l}.", "1. {l}"),
+)
+LEAD = _rule(rf"^{_OPEN}{_MARK_END}", read=("{l}. The mass grew.", "{l} over {o}."), unread=("{l} large mass",))
+BRACKETED = _rule(_OPEN, read=("({l})", "[[{l}]]"))
+CLOSED = _rule(rf"{_CLOSE}{_WORD_END}", read=("The answer is ({l}) since the mass grew.",))
+BECAUSE = _rule(rf"\W{{0,5}}{_REASON}", read=("{l} because {u} would look otherwise.",))
+BEHIND_TEXT = _rule(
+    rf"[\s,:(\[-]{{1,4}}{_NAMED}\W{{0,3}}$",
+    read=("{t} (option {l})",),
+    unread=("{u} - {l}",),
 )
 
-# What may stand before a choice without changing it: `Sure, it's option`.
-FILLER = re.compile(
-    r"(?:(?:sure|certainly|of course|okay|ok|well|hmm|alright|great|so|thus|therefore|hence)\s*[,.!:]|"
-    rf"(?:{_IT_IS}|i think|i believe|i guess|i'd say|probably|(?:most )?likely|definitely|clearly|maybe|perhaps|simply|"
-    rf"just|the|my|final|correct|best|right|{_NOUN})\b|\d[.)]\s|[\s:=,.>-])\s*"
+# Letters that stand together name none of them.
+_AND = words("or", "and", "或", "和", "或者", "と") + r"\b\.?"
+_JOIN = (
+    rf"{_CLOSE}(?:\s*[,;]?[.?]{{0,3}}\s*\(?{_AND}|\s*[,/&=<>+|]|[)\]}}>]\ ?(?=[(\[{{<]))\s*"
+    rf"(?:{words('maybe', 'perhaps')}\s+)?"
 )
-LEAD = re.compile(rf"^{_OPEN}{_MARK_END}")
-BRACKETED = re.compile(_OPEN)
-CLOSED = re.compile(rf"{_CLOSE}{_WORD_END}")
-BECAUSE = re.compile(rf"\W{{0,5}}{_REASON}")
-ITEM = re.compile(rf"{_OPEN}\s*{_CLOSE}\s*[:.)-]")
-BEHIND_TEXT = re.compile(rf"[\s,:(\[-]{{1,4}}(?:{_NOUN}\s+)?{_OPEN}{_CLOSE}\W{{0,3}}$")
-MORE = re.compile(
-    rf"{_CLOSE}\s*(?:[,/&=<>+]|[.?]{{0,3}}\s*(?:or|and|vs|versus)\b\.?)\s*(?:option\s+)?{_OPEN}(?:{_MARK_END}|(?=\s*(?:or|and)\b))"
+LIST = _rule(
+    rf"""(?m)^{_OTHER}:\s?{_OTHER}$
+    |{_OTHER}(?:{_JOIN}{_OTHER}){{0,12}}
+    (?:{_JOIN}{_OTHER}{_MARK_END}|{_CLOSE}\s*,?\s*{_AND}\s+(?:options?\s+)?{_OTHER}{_WORD_END})""",
+    read=("Between {l} and {o}, I choose {l}.", "Both {o} and {p} can be excluded; {l}."),
+    unread=("{l} or {o}", "({l}) ({o}) ({p})", "None of the above ({l}, {o}, {p})", "Answer: {l} (or {o})", "{l}: {o}"),
 )
-OR_ANOTHER = re.compile(rf"\s*(?:or|and|vs|versus)\b\.?\s+(?:option\s+)?{_OPEN}{_MARK_END}")
+# Letters with a mark and a text each are a list of the options.
+ITEM = _rule(
+    rf"(?m)(?:^|[\s,;|({{\[])(?:options?\s+)?{_ALONE.format('[a-z]')}(?:\ ?([:.)\]=|]|\((?=[\d.]))|\s(-))(?=\s*\S)",
+    unread=("{l}: 5%, {o}: 90%", '{"{l}": 0.1, "{o}": 0.8}', "{l} (0.1), {o} (0.8)", "{l} - rare. {o} - common."),
+)
+# What a list says of an option
+RIGHT = _rule(rf"\W*{words('yes', 'true', 'correct', 'right', 'likely')}\b", read=("({o}) no ({l}) yes ({p}) no",))
+WRONG = _rule(
+    rf"\W*{words('no', 'false', 'incorrect', 'wrong', 'unlikely', 'not')}\b",
+    read=('{"{o}": false, "{l}": true}', "Option {o}: incorrect. Option {l}: correct.", "{o}: not seen\n{l}: yes"),
+    unread=("{o}: yes\n{l}: true", "{o}: no, {l}: no"),
+)
+# A letter in a weaker place: it counts if nothing is stated and it is the only one.
 WEAKER = (
-    LEAD,
-    re.compile(rf"\b(?:options?|choice|letter|select|choose|chose|pick|go with)\s*[:=]?\s*{_OPEN}{_WORD_END}"),
-    re.compile(rf"[(\[]\s*{_ONE}\s*[)\]]"),
-    re.compile(rf"{_ONE}\s*[:)](?!\w:)"),
+    _rule(rf"(?:^|\|\s)\W{{0,3}}{_OPEN}{_MARK_END}", read=("Both scans were compared.\n{l}. The mass grew.",)),
+    _rule(
+        rf"\b{words('option', 'choice', 'letter')}\s*[:=]?\s*{_OPEN}{_WORD_END}",
+        read=("They fit option {l} in size.",),
+        unread=("Avoid option {l}.",),
+    ),
+    _rule(rf"[(\[]\s*{ONE}\s*[)\]]{_WORD_END}", read=("It has grown ({l}), yes.",), unread=("Kerley ({l}) lines",)),
 )
-# A letter behind one of these names a class or a part, not an option: `Stanford type (A)`, `hepatitis B`.
-CLASSIFIED = re.compile(
-    r"\b(?:type|class|grade|stage|category|group|level|segment|zone|phase|density|panel|hepatitis|vitamin|influenza|lead|"
-    r"column|row|part|image|figure|picture|scan|film|view|patient|lesion|case|point|region|label|arrow|slice)\s*[(\[{]*$"
+# A letter behind one of these names a class or a part, not an option.
+CLASSIFIED = _rule(
+    r"\b" + words("type", "class", "grade", "stage", "category", "group", "level", "segment", "zone", "phase",
+                  "density", "panel", "hepatitis", "vitamin", "influenza", "kerley", "lead", "column", "row", "part",
+                  "image", "figure", "picture", "scan", "film", "view", "patient", "lesion", "case", "point", "region",
+                  "label", "arrow", "slice") + r"\s*\#?\d?\s*[(\[{]*$",
+    unread=("Panel ({l}) shows a mass.", "Image 1 ({l}) shows a mass, image 2 ({o}) does not."),
+)  # fmt: skip
+_NEVER = words("not", "no", "never", "neither", "nor", "except", "excluding", "cannot", "rather than", "instead of",
+               "avoid", "exclude", "eliminate", "reject", "rule out")  # fmt: skip
+NOT_BEFORE = _rule(
+    rf"(?:\b{_NEVER}|n't)\s+(?:[\w']+\s+){{0,4}}[(\[{{]*$|\bover\s+(?:{_NOUN}\s)?[(\[{{]*$",
+    read=("Not option {o}; option {l}.",),
+    unread=("It is not the case that ({l})", "Avoid option {l}."),
 )
-NOT_BEFORE = re.compile(
-    r"(?:\b(?:not|no|never|neither|nor|except|excluding|cannot|rather than|instead of)|n't)\s+(?:[\w']+\s+){0,4}"
-    r"[(\[{]*$"
+_BAD = words("wrong", "incorrect", "false", "worst", "least likely", "unlikely", "initial")
+_MIGHT = words("tempting", "might", "may", "could", "user", "someone", "people", "initially")
+DOUBT_BEFORE = _rule(
+    rf"\b{words('whether', 'unless')}\s+(?:[\w']+\s+){{0,4}}$|\b(?:{_BAD}|first)\s+$|\b{_MIGHT}\b[^.;]{{0,40}}$",
+    unread=(
+        "I am not sure whether the answer is {l}.",
+        "You might think it's {l}.",
+        "My initial guess was {l}.",
+    ),
 )
-DOUBT_BEFORE = re.compile(
-    r"\b(?:if|whether|unless)\s+(?:[\w']+\s+){0,4}$|\b(?:wrong|incorrect|false|worst|least \w+|unlikely)\s+$"
+_GIVEN = rf"\s(?!{words('i', 'we', 'you', 'forced', 'asked')}\b)"  # `if I had to guess` is no condition
+CONDITION = _rule(
+    rf"\bif{_GIVEN}",
+    read=("If I had to guess, the answer is {l}.",),
+    unread=("If the mass had grown, the answer would be {l}.",),
 )
-# Behind a letter only: behind the text of an option such words may begin another sentence.
-REJECTED = re.compile(
-    r"[)\]}]*\s*(?:(?:does|do|did|can|could|would|is|was|has)(?:\s+not|not|n't)\b|"
-    r"(?:is|seems|looks)\s+(?:unlikely|less|im)"
-    r"|(?:can|could|should|must)\s+be\s+(?:eliminated|excluded|rejected|discarded|ruled out)\b"
-    r"|is\s+(?:eliminated|rejected)\b)"
+_EXCLUDED = words("eliminated", "rejected", "discarded")
+REJECTED = _rule(  # behind a letter only: behind the text of an option such words may begin another sentence
+    rf"""[)\]}}]*\s*(?:\?\s*no\b
+    |{words("does", "do", "did", "can", "could", "would", "is", "was", "has")}(?:\s+not|not|n't)\b
+    |{words("is", "seems", "looks")}\s+{words("unlikely", "less", "im", "false", "possible")}
+    |(?:{words("can", "could", "should", "must")}\s+be|is)\s+{_EXCLUDED}\b
+    |,?\s*{words("if", "unless")}{_GIVEN}
+    |{words("错误", "錯誤", "不正确", "不對", "不对", "ではない")})""",
+    read=("{o}? No. {l}.",),
+    unread=("Option {l} does not fit.", "Option {l} is possible.", "The answer would be {l} if the mass had grown."),
 )
-SENTENCE = re.compile(r"\S.*?(?:(?<!\bvs)[.!?;](?=\s)|$)")
+ASKED = _rule(  # a question to itself, even where the reply has nothing else
+    rf"^{words('is', 'are', 'was', 'should', 'would', 'can', 'does', 'do', 'which', 'what')}\b",
+    unread=("Is the answer {l}?",),
+)
+_CANNOT = words("can't", "cannot", "can not", "couldn't", "could not", "unable to", "not able to")
+_ANSWER_IT = words("help", "assist", "answer", "provide", "determine", "determined", "tell", "say", "view", "access",
+                   "interpret", "diagnose", "identify")  # fmt: skip
+_PICTURES = words("images?", "pictures?", "photos?", "scans?")
+REFUSED = _rule(  # no answer, whatever words of options it holds
+    rf"""\b(?:{_CANNOT}\s+(?:\w+\s)?(?:be\s)?(?:{_ANSWER_IT}|see\s(?:any\s|the\s)?{_PICTURES})\b
+    |as\san\sai\b
+    |no\s(?:\w+\s)?{words("access", "ability", "way", "idea", "answer")}\b
+    |no\s(?:\w+\s)?{_PICTURES}\s?(?:{words("was", "were", "is", "are", "in", "have")}\b|$|[.,])
+    |don't\s{words("know", "have")}\b
+    |none\sof\sthe\b)""",
+    unread=("No images were provided; {t}?",),
+)
+SENTENCE = _rule(r"\S.*?(?:(?<!\bvs)[.!?;](?=\s)|$)", read=("{l}! The mass grew.",))
+
+RULES = (
+    *CLAIMS, CLAIM_BEHIND, FINAL, CORRECTION, FILLER, LEAD, BRACKETED, CLOSED, BECAUSE, BEHIND_TEXT, LIST, ITEM, RIGHT,
+    WRONG, *WEAKER, CLASSIFIED, NOT_BEFORE, DOUBT_BEFORE, CONDITION, REJECTED, ASKED, REFUSED, SENTENCE,
+)  # fmt: skip

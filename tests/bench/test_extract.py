@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import time
 from pathlib import Path
 
@@ -11,9 +12,8 @@ from hypothesis import strategies as st
 
 from medmim.bench.extract import extract, letters_in
 from medmim.sample import LETTERS, split_options
-from tests.support.wordings import READ, UNREAD, fill
+from tests.support.wordings import COURSE, FIXED, READ, UNREAD, fill
 
-COURSE = ("stable", "worse", "improved")
 IMAGES = ("Image 1", "Image 2", "Image 3")
 RESECTION = ("partially resected", "completely resected", "not resected", "resected")
 
@@ -25,11 +25,6 @@ options = st.lists(st.lists(word, min_size=1, max_size=3).map(" ".join), min_siz
 )
 
 
-FIXED = (
-    COURSE,
-    ("image 1", "image 2", "same size"),
-    ("pneumonia", "normal", "tuberculosis", "covid-19", "effusion", "edema", "nodule", "fracture"),
-)
 # A letter among marks and words, without any option's text: what is read must not depend on which letters these are.
 PIECES = (
     "answer", "is", "the", "correct", "option", "choice", "letter", ":", "-", ".", ",", ";", "(", ")", "[", "]", '"',
@@ -193,12 +188,86 @@ def test_an_option_that_holds_a_letter_is_read_as_text():
         assert extract(text, options) == index, text
 
 
+LONG = ("<", "[", "(", ")", "{", "answer is ", "- ", "<think>", "</think>", "not ", "\\boxed{", "option A ", "A\n",
+        "<a>", "</a>", "<b> =", "<del>", "**or ", "</b>", "<answer>", "~~", "e.g. ", "1. ", "答案", "the ", "so ",
+        "no ", "A, ", "image 1 ", "A: no, ", "_", "<|", "\n#", "thinking: ", "if ", "but ", '"')  # fmt: skip
+
+
+def seconds(text):
+    begin = time.process_time()
+    extract(text, ("image 1", "image 2"), 2)
+    return time.process_time() - begin
+
+
 def test_a_long_reply_is_read_in_linear_time():
-    options = ("image 1", "image 2")
-    for piece in ("<", "[", "(", "answer is ", "- ", "<think>", "not ", "\\boxed{", "option A shows. ", "A\n"):
-        begin = time.process_time()
-        extract(piece * (30_000 // len(piece)), options, 2)
-        assert time.process_time() - begin < 3, piece
+    draw = random.Random(1)
+    pairs = ["(<b> =", "<a>**or ", "<del>", "<a>", "<b>x", *("".join(draw.sample(LONG, 2)) for _ in range(25))]
+    for piece in pairs:
+        short, long = (piece * (size // len(piece)) for size in (1_000, 16_000))
+        # 16 where it is linear, 256 where it is quadratic
+        assert any(seconds(long) < 60 * seconds(short) + 0.05 for _ in range(3)), piece
+
+
+def test_of_a_very_long_reply_the_beginning_and_the_end_are_read():
+    filler = "The scan was looked at again. " * 10_000
+    assert extract(f"<think>The answer is A. {filler}</think>B", COURSE) == 1
+    assert extract(f"B\n\n{filler}", COURSE) == 1
+    assert extract(f"{filler}\nThe answer is B.", COURSE) == 1
+    assert extract(f"<think>{filler}", COURSE) is None
+    piece = "<a>or (b) = "
+    assert seconds(piece * 100_000) < 4 * seconds(piece * 10_000) + 1  # not 10 times
+
+
+tag = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=2, max_size=9).map(lambda name: f"x{name}x")
+
+
+NAMES = ("antThinking", "longcat_think", "internal", "commentary", "draft", "steps", "o1", "explanation", "critique",
+         "SUMMARY", "caption", "note to self")  # fmt: skip
+
+
+@given(st.one_of(tag, st.sampled_from(NAMES)))
+def test_a_tag_that_is_no_answer_and_no_format_holds_no_answer(name):
+    assert extract(f"<{name}>The answer is A.</{name}>B", COURSE) == 1
+    assert extract(f"<{name}>The answer is A.</{name}>\n<answer>B</answer>", COURSE) == 1
+    assert extract(f"<{name}>The answer is A.</{name}>", COURSE) is None
+    if name.startswith("x"):
+        assert extract(f"B<{name}>", COURSE) == 1
+    if name != "o1":
+        assert extract(f"<{name}>The answer is A.", COURSE) is None
+
+
+REFUSALS = ("No images were provided.", "I have no access to images.", "I have no idea.", "No answer.", "No idea",
+            "As an AI, I have no ability to view images.", "There is no doubt that an effusion is present.",
+            "No image was attached, please upload it.", "No, I cannot help with that.", "There are no images.",
+            "It is not possible to say yes or no.", "Sorry, no images are visible, so I can't say.",
+            "No problem, here is the analysis.")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_a_refusal_is_no_no(text):
+    assert extract(text, ("yes", "no")) is None
+    assert extract(text, ("no", "yes")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [("No.", 1), ("No, it is clear.", 1), ("no evidence of pneumonia", 1), ("There is no nodule.", 1),
+     ("No effusion. Yes.", 0), ("Without doubt: yes", 0), ("No. Yes.", None)],
+)  # fmt: skip
+def test_no_denies_a_finding(text, index):
+    assert extract(text, ("yes", "no")) == index
+
+
+def test_an_option_may_be_a_refusal():
+    options = (*COURSE, "cannot be determined")
+    assert extract("It cannot be determined.", options) == 3
+    assert extract("It cannot be determined, maybe worse.", COURSE) is None
+    assert extract("I cannot give medical advice, but the answer is B.", options) == 1
+
+
+def test_a_first_guess_is_no_answer():
+    assert extract("My first guess was A.", COURSE) is None
+    assert extract("My first guess was A. The answer is B.", COURSE) == 1
 
 
 def test_the_letters_in_an_unread_reply_are_those_that_stand_by_themselves():
@@ -231,6 +300,7 @@ def _published() -> list[Path]:
 @pytest.mark.skipif(not _published(), reason="needs med-mim in MEDMIM_SHARED_DATA")
 def test_every_published_gold_is_read_as_itself():
     asked = 0
+    seen = set()
     for file in _published():
         for row in json.loads(file.read_text()):
             _, options = split_options(row["conversation"][0]["content"])
@@ -239,6 +309,9 @@ def test_every_published_gold_is_read_as_itself():
                 continue
             asked += 1
             index = LETTERS.index(gold[0])
+            if (index, *options) in seen:
+                continue
+            seen.add((index, *options))
             same = {i for i, option in enumerate(options) if option.casefold() == options[index].casefold()}
             for text in (gold, gold[0], f"The answer is {gold[0]}.", options[index], f"**{gold.upper()}**"):
                 assert extract(text, options, len(row["images"])) in same, (text, options)

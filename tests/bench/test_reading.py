@@ -56,6 +56,11 @@ def test_cut_and_damaged_answers_are_counted_and_reported():
     assert "1 answers hold characters" in damaged
 
 
+def test_refusals_are_counted():
+    found = summary(["No images were provided.", "I cannot view images like A-B", "perhaps it were B then", "A", ""])
+    assert (found["unread"], found["refused"]) == (4, 2)
+
+
 def test_open_questions_are_cut_but_never_unread():
     found = summary(["A large mass", ""], cut=True, options=())
     assert (found["closed"], found["unread"], found["cut"]) == (0, 0, 2)
