@@ -135,6 +135,7 @@ def _copy(artifact: Artifact, store: Store, name: str, cache: Path, alone: bool)
         except OSError:  # without a lock another process may be first; both copies are equal
             if alone or not copy.is_dir():
                 raise
+        ranges.forget(copy)  # not earlier: a kill before the renaming would cost the whole download
     except ranges.DiskError as failed:
         keep = keep and failed.error.errno not in _FULL
         raise

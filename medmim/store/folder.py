@@ -103,6 +103,7 @@ class FolderStore:
             raise FileNotFoundError(errno.ENOENT, "its content is another one by now", str(self._path(key)))
         with self._path(key).open("rb") as source:
             source.seek(start)
+            write(0, b"")
             for at in range(0, length, _CHUNK):
                 write(at, source.read(min(_CHUNK, length - at)))
 

@@ -44,7 +44,8 @@ class Store(Protocol):
             version: As `version` gave it; empty: any.
             start: First byte.
             length: Number of bytes.
-            write: Gets each piece and its place, counted from `start`; after a broken connection from 0 again.
+            write: Gets each piece and its place, counted from `start`; an empty one at 0 begins each try. An exception
+                that it raises ends the reading.
 
         Raises:
             FileNotFoundError: It is gone, shorter, or of another version by now.

@@ -122,8 +122,12 @@ def download(store: Store, prefix: str, files: Mapping[str, Mapping[str, Any]], 
     else:
         return left
     progress.end()
-    shutil.rmtree(folder / _JOURNALS, ignore_errors=True)
     return []
+
+
+def forget(folder: Path) -> None:
+    """Remove what only serves to go on with a download."""
+    shutil.rmtree(folder / _JOURNALS, ignore_errors=True)
 
 
 def _download(
@@ -147,16 +151,15 @@ def _download(
 
     pool = ThreadPoolExecutor(CONNECTIONS, "medmim-fetch")
     try:
-        planning = [pool.submit(_plan, store, prefix, name, facts, folder) for name, facts in files.items()]
-        _wait(planning)
         jobs = []
-        for file in (one.result() for one in planning):
+        for name, facts in files.items():
+            file = _plan(store, prefix, name, facts, folder)  # in this thread, where an interrupt ends its retries
             todo: Sequence[int | None] = [] if file.gone else file.missing
             todo = todo or [None]
             file.left = len(todo)
             jobs += [pool.submit(job, file, index) for index in todo]
         _wait(jobs)
-        return [name for one in jobs if (name := one.result()) is not None]
+        return [wrong for one in jobs if (wrong := one.result()) is not None]
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -212,7 +215,7 @@ def _fetch(store: Store, file: _File, index: int, progress: _Progress, stop: thr
         nonlocal crc, written
         if stop.is_set():
             raise _Stopped
-        if at == 0:
+        if not piece:  # a try begins
             progress.add(-written)
             crc = written = 0
         try:

@@ -191,8 +191,9 @@ def test_ranges_of_another_version_are_thrown_away(
 
 
 def test_an_object_that_is_replaced_meanwhile_is_fetched_anew(
-    artifact: store.Artifact, proxy: Proxy, bucket: str, tmp_path: Path
+    artifact: store.Artifact, proxy: Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ranges, "CONNECTIONS", 1)
     place, key = open_store(bucket), f"model/{artifact.digest}/sub/large"
     place.write(key, LARGE[::-1])
 
@@ -203,6 +204,7 @@ def test_an_object_that_is_replaced_meanwhile_is_fetched_anew(
 
     proxy.alter = replace
     assert whole(artifact, store.fetch(artifact, tmp_path / "cache"))
+    assert proxy.bytes == size(artifact) + RANGE, "no more was read of the old one"
 
 
 def test_a_range_that_the_disk_has_spoiled_is_fetched_again_and_no_other(
@@ -238,6 +240,48 @@ def test_what_was_spoiled_on_the_way_is_fetched_again_once(
             store.fetch(artifact, tmp_path / "cache")
         assert caught.value.problems == ("sub/large",) and not list((tmp_path / "cache").iterdir())
     assert proxy.bytes == size(artifact) + len(LARGE)
+
+
+def test_every_file_is_on_the_disk_before_the_manifest_says_so(
+    artifact: store.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, bool]] = []
+    part_of = part(artifact, tmp_path / "cache")
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append((os.fstat(handle).st_ino, (part_of / "manifest.json").exists()))
+        real(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    folder = store.fetch(artifact, tmp_path / "cache")
+    assert {((folder / name).stat().st_ino, False) for name in artifact.files} <= set(synced)
+
+
+@pytest.mark.parametrize("name", ["sub/large", "sub/a_small"])  # asked for in the main thread, and in another
+def test_an_interrupt_ends_the_retries(name: str, artifact: store.Artifact, tmp_path: Path) -> None:
+    """Ctrl-C while the server is gone and MEDMIM_PATIENCE is long."""
+    files = {name: dict(artifact.files[name])}
+    code = (
+        f"{FETCH.splitlines()[0]}\n{FETCH.splitlines()[1]}\n"
+        f"artifact = store.Artifact(sys.argv[1], {artifact.digest!r}, 'model', {files!r}, {{}})\n"
+        "store.fetch(artifact, Path(sys.argv[2]))"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, artifact.uri, str(tmp_path / "cache")],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "MEDMIM_PATIENCE": "600"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # in the background it is ignored
+    )
+    try:
+        until(lambda: part(artifact, tmp_path / "cache").exists(), 30)
+        time.sleep(1)
+        running.send_signal(signal.SIGINT)
+        running.wait(15)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == -signal.SIGINT and not (tmp_path / "cache" / artifact.digest).exists()
 
 
 def test_a_broken_connection_repeats_its_range_only(

@@ -1,0 +1,95 @@
+"""Downloads in ranges: whatever an earlier one left, the files are right in the end, and no range is read twice."""
+
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medmim import store
+from medmim.store import ranges
+from medmim.store.artifact import scan
+from medmim.store.folder import FolderStore
+from tests.support.killing import killed_at
+
+RANGE = 100
+SIZES = st.lists(st.sampled_from([0, 1, RANGE - 1, RANGE, RANGE + 1, 2 * RANGE, 5 * RANGE + 3]), min_size=1, max_size=4)
+
+
+class Counting(FolderStore):
+    """A folder that remembers which ranges were read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.read_ranges: list[tuple[str, int]] = []
+
+    def read_range(self, key: str, version: str, start: int, length: int, write: object) -> None:
+        super().read_range(key, version, start, length, write)  # type: ignore[arg-type]
+        self.read_ranges.append((key, start))
+
+
+@pytest.fixture(autouse=True)
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "RANGE", RANGE)
+    monkeypatch.setattr(ranges, "CONNECTIONS", 3)
+
+
+def filled(folder: Path, sizes: list[int], seed: int) -> Counting:
+    """A store with files of these sizes, two of which may be equal."""
+    draw = random.Random(seed)
+    (folder / "a" / "sub").mkdir(parents=True)
+    for number, length in enumerate(sizes):
+        (folder / "a" / ("sub" * (number % 2)) / f"{number}").write_bytes(
+            draw.randbytes(length) if seed else bytes(length)
+        )
+    return Counting(folder)
+
+
+@settings(max_examples=25)
+@given(sizes=SIZES, seed=st.integers(0, 3), at=st.integers(0, 12))
+def test_what_was_read_before_a_kill_is_not_read_again(sizes: list[int], seed: int, at: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place, part = filled(Path(folder), sizes, seed), Path(folder) / "part"
+        part.mkdir()
+        files = scan(Path(folder) / "a")
+        killed_at(at, Counting, ["read_range"], lambda: ranges.download(place, "a", files, part, "x"))
+        before = ranges.missing_bytes(files, part)
+        known, place.read_ranges = set(place.read_ranges), []
+        assert ranges.download(place, "a", files, part, "x") == []
+        assert scan(part) == files
+        ranges.forget(part)
+        assert {path.name for path in part.iterdir()} == {Path(name).parts[0] for name in files}
+        assert len(place.read_ranges) == len(set(place.read_ranges)) and not known & set(place.read_ranges)
+        lengths = {f"a/{name}": facts["bytes"] for name, facts in files.items()}
+        assert before == sum(min(RANGE, lengths[key] - start) for key, start in place.read_ranges)
+
+
+@settings(max_examples=25)
+@given(sizes=SIZES, where=st.integers(0, 10**6), what=st.sampled_from(["flip", "cut", "grow", "remove"]))
+def test_what_differs_from_the_manifest_is_named_and_nothing_else(sizes: list[int], where: int, what: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place, part = filled(Path(folder), sizes, 1), Path(folder) / "part"
+        part.mkdir()
+        files = scan(Path(folder) / "a")
+        name = sorted(files)[where % len(files)]
+        path, data = Path(folder) / "a" / name, bytearray((Path(folder) / "a" / name).read_bytes())
+        if what == "remove":
+            path.unlink()
+        elif what == "grow":
+            path.write_bytes(data + b"!")
+        elif data and what == "cut":
+            path.write_bytes(data[:-1])
+        elif data:
+            data[where % len(data)] ^= 1
+            path.write_bytes(data)
+        else:
+            return
+        grown = what == "grow" and files[name]["bytes"] <= RANGE  # what was asked for is there
+        expected = [] if grown else [name]
+        assert ranges.download(place, "a", files, part, "x") == expected
+        right = {other: facts for other, facts in files.items() if other not in expected}
+        assert {other: store.file_digest(part / other) for other in right} == {
+            other: facts["sha256"] for other, facts in right.items()
+        }
