@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from medmim.errors import UserError
 from medmim.finetune import checkpoint, loop
 from medmim.finetune.distributed import pick_device
-from medmim.finetune.worker import run_worker
+from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.llava_med import LLAVA_MED
+from medmim.recipe.schema import Finetune
 from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, steps_of
 from tests.support.two_workers import POISONED, UNEVEN, run
 
@@ -47,6 +49,25 @@ def test_a_local_rank_beyond_the_gpus_is_refused(rank: str) -> None:
     with pytest.raises(UserError, match="this machine has 2 GPUs") as raised:
         pick_device("auto", {"LOCAL_RANK": rank}, 2)
     assert "--nproc-per-node 2" in raised.value.fix
+
+
+def test_a_worker_takes_its_gpu_before_it_touches_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Taken(Exception):
+        pass
+
+    def set_device(device: str) -> None:
+        assert not torch.cuda.is_initialized()
+        raise Taken(device)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(Taken, match="cuda:1"):
+        run_worker(Job(str(tmp_path / "no base"), "", str(tmp_path), Finetune().model_dump_json(), 1))
+
+
+def test_the_others_wait_an_hour_for_a_checkpoint(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert [worker["timeout"] for worker in two[1]] == [3600, 3600]
 
 
 def test_two_workers_of_torchrun_take_the_steps_of_one_even_when_one_has_no_row(

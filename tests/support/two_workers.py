@@ -44,6 +44,8 @@ def main(root: Path, job: Job) -> None:
     torch.set_num_threads(1)
     seen: dict[str, Any] = {}
     with process_group() as (rank, world):
+        gloo = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
+        seen["timeout"] = gloo.options._timeout.total_seconds()
         run_worker(job)
         for family in FAMILIES:
             lvlm = make_lvlm(family=family)
