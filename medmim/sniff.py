@@ -14,6 +14,7 @@ from medmim.errors import UserError, from_os_error
 
 HEAD = 1 << 16  # bytes that `identify` needs
 _SHORT = 2048  # no pointer and no server's error text is longer
+_PADDED = 16  # zero bytes at the end of a text that was being copied
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -168,7 +169,7 @@ def require_text(path: Path, wanted: str) -> None:
     Raises:
         UserError: It is not text, or a folder, or it cannot be read.
     """
-    _require_file(path, wanted)
+    require_file(path, wanted)
     try:
         kind = kind_of(path)
     except OSError as error:
@@ -177,17 +178,18 @@ def require_text(path: Path, wanted: str) -> None:
         raise kind.error(path, wanted)
 
 
-def read_text(path: Path, wanted: str) -> str:
+def read_text(path: Path, wanted: str, pipe: bool = False) -> str:
     """The text of a file in UTF-8, with a byte order mark or without.
 
     Args:
-        path: A file that must be there; it is opened once, so that it may be a pipe.
+        path: A file that must be there.
         wanted: What it should be, with its article.
+        pipe: Whether it may be a pipe; it is opened once.
 
     Raises:
         UserError: It is not text, or text of another encoding, or a folder, or it cannot be read.
     """
-    _require_file(path, wanted)
+    require_file(path, wanted, pipe)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -206,9 +208,22 @@ def decoded(data: bytes, path: Path, wanted: str) -> str:
         raise encoding_kind(data, error).error(path, wanted) from None
 
 
-def _require_file(path: Path, wanted: str) -> None:
+def require_file(path: Path, wanted: str, pipe: bool = False) -> None:
+    """Refuse a folder, and what can be read without end or not at all: a pipe that nobody writes, a device, a socket.
+
+    Args:
+        path: A file that must be there.
+        wanted: What it should be, with its article.
+        pipe: Whether it may be a pipe.
+
+    Raises:
+        UserError: It is no file.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder, not {wanted}", reason=f"medmim reads it as {wanted}", fix=_OTHER_FILE)
+    if path.exists() and not path.is_file() and not (pipe and path.is_fifo()):
+        name = "a pipe" if path.is_fifo() else "a device or a socket"
+        raise Kind(name, _OTHER_FILE).error(path, wanted)
 
 
 def encoding_kind(data: bytes, error: UnicodeDecodeError) -> Kind:
@@ -247,12 +262,18 @@ def _encoding(data: bytes) -> str:
     runs = re.findall(rb"[\x80-\xff]+", data)
     if sum(len(run) > 1 for run in runs) * 2 > len(runs):
         for name in ("GB18030", "SHIFT_JIS", "EUC-KR", "BIG5"):
-            try:
-                data.decode(name)
-            except UnicodeDecodeError:
-                continue
-            return name
-    return "WINDOWS-1252"
+            if _decodes(data, name):
+                return name
+    others = ("SHIFT_JIS", "GB18030") if any(len(run) > 1 for run in runs) else ()
+    return next(name for name in ("WINDOWS-1252", *others, "CP850") if _decodes(data, name))
+
+
+def _decodes(data: bytes, name: str) -> bool:
+    try:
+        data.decode(name)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _markup(text: bytes) -> Kind | None:
@@ -293,6 +314,9 @@ def _answer(text: str) -> str:
 
 
 def _binary(head: bytes) -> Kind | None:
+    text = head.rstrip(b"\0")
+    if len(head) - len(text) >= _PADDED and not any(code in text for code in range(9)):
+        return Kind("text with zero bytes behind it, as an interrupted copy leaves it", "copy it again, completely")
     zeros = [head[i::2].count(0) * 2 / len(head) for i in (0, 1)]
     if len(head) > 8 and max(zeros) > 0.7 and min(zeros) < 0.3:
         name = "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"

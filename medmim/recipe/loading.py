@@ -63,7 +63,7 @@ def read_text(ref: str) -> tuple[str, str]:
             reason="a recipe is one file in YAML",
             fix=f"give a file in it: {', '.join(inside)}" if inside else f"give a file, or a shipped one: {listing}",
         )
-    return sniff.read_text(path, "a recipe in YAML"), str(path)
+    return sniff.read_text(path, "a recipe in YAML", pipe=True), str(path)
 
 
 def load(ref: str, sets: Sequence[str] = ()) -> Recipe:

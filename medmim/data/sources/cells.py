@@ -3,7 +3,8 @@
 Tables pass through pandas, R and spreadsheets before they come here. What these leave in cells is read by these rules:
 
 * **No value**: an empty cell, the words of those programs for it (`NaN`, `NA`, `N/A`, `None`, `NULL`, `#REF!`, ... in
-  any case: `MISSING`) and those of people (`unknown`, `?`, `-`, `todo`). A missing id is a bad row, never an id.
+  any case: `MISSING`) and those of people (`unknown`, `?`, `-`, `todo`, `k.A.`), also in brackets. A missing id is a
+  bad row, never an id; so is an id of nines that is longer than all others (`9999` among `1` to `14`).
 * **An id is text**, without invisible characters, every dash a `-` and every digit one of ASCII: programs put them in.
   A whole number that became a float is that number: `1`, `1.0` and ` 1` are one id. Where a
   spreadsheet wrote an exponent (`1.23E+15`), more than 15 digits as a float or with zeros at the end, a date or a truth
@@ -35,9 +36,26 @@ _PROGRAMS = (
 _PEOPLE = (
     "missing", "unknown", "unk", "unspecified", "not specified", "not known", "not available", "not applicable",
     "not given", "not reported", "no data", "anonymous", "anonymized", "anonymised", "redacted", "removed", "todo",
-    "tbd", "?", "??", "???", "-", "--", "---", "\u2013", "\u2014", ".", "..", "...", "_",
+    "tbd", "to be determined", "not recorded", "not found", "not a number", "no value", "nodata", "anonym", "anon",
+    "deidentified", "de-identified", "dummy", "?", "??", "???", "-", "--", "---", "\u2013", "\u2014", ".",
+    "..", "...", "_",
 )  # fmt: skip
-MISSING = frozenset((*_PROGRAMS, *_PEOPLE))
+_LANGUAGES = (
+    "unbekannt", "nicht bekannt", "k.a.", "k. a.", "k.a", "keine angabe", "keine angaben", "ohne angabe", "fehlt",
+    "leer", "entf\u00e4llt", "inconnu", "inconnue", "non renseign\u00e9", "non disponible", "vide", "desconocido",
+    "sin dato", "sin datos", "no disponible", "no aplica", "s/d", "sconosciuto", "non disponibile", "n.d.", "n.d",
+    "n/d", "nd", "desconhecido", "n\u00e3o informado", "sem dados", "onbekend", "brak", "brak danych", "nieznany",
+    "\u043d/\u0434", "\u043d\u0435\u0442 \u0434\u0430\u043d\u043d\u044b\u0445",
+    "\u043d\u0435\u0438\u0437\u0432\u0435\u0441\u0442\u043d\u043e", "\u4e0d\u660e", "\u4e0d\u8be6", "\u672a\u77e5",
+    "\u65e0", "\u7121", "\u306a\u3057", "\u672a\u8a18\u5165", "\ud574\ub2f9\uc5c6\uc74c", "\uc5c6\uc74c",
+    "\ubbf8\uc0c1", "\u0644\u0627 \u0634\u064a\u0621",
+)  # fmt: skip
+MISSING = frozenset((*_PROGRAMS, *_PEOPLE, *_LANGUAGES))
+# What spreadsheets of any language write for an error, what Python prints, and one mark over and over.
+_NO_VALUE = re.compile(
+    r"#[^\W\d_][\w/ ]{0,18}[!?]|#nv|#n/\w|err:\d{3}|(np|numpy|pd|pandas|math)\.(nan|na|nat)|float\(.nan.\)"
+    r"|\\+n|x{3,20}|\*{1,20}"
+)
 HIDDEN = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\x1a\0"  # invisible marks around a value
 # Letters, marks and symbols that show nothing, beside the category Cf: fillers of Hangul, variation selectors, ...
 _INVISIBLE = re.compile(
@@ -72,6 +90,18 @@ _AGE_SLACK = 2  # years by which ages of one patient differ without a contradict
 _FOLLOW_UP = 10  # years that may lie between two rows whose times are not known
 
 
+_MALE = (
+    "m", "male", "man", "boy", "mr", "h", "homme", "hombre", "masculin", "masculino", "m\u00e4nnlich", "maennlich",
+    "mann", "herr", "uomo", "maschio", "homem", "mannelijk", "\u043c", "\u043c\u0443\u0436",
+    "\u043c\u0443\u0436\u0441\u043a\u043e\u0439", "\u7537", "\u7537\u6027",
+)  # fmt: skip
+_FEMALE = (
+    "f", "female", "w", "woman", "girl", "mrs", "ms", "femme", "femenino", "f\u00e9minin", "mujer", "weiblich",
+    "frau", "donna", "femmina", "feminino", "mulher", "vrouw", "vrouwelijk", "\u0436", "\u0436\u0435\u043d",
+    "\u0436\u0435\u043d\u0441\u043a\u0438\u0439", "\u5973", "\u5973\u6027",
+)  # fmt: skip
+
+
 class BadCell(ValueError):
     """A cell whose value cannot be used; the message is the reason under which its row is quarantined."""
 
@@ -84,7 +114,24 @@ def has_controls(value: str) -> bool:
 def text(cell: str) -> str | None:
     """The text of a cell on one line; None where it holds no value."""
     plain = " ".join(unicodedata.normalize("NFC", cell).strip(HIDDEN).split())
-    return None if plain.casefold() in MISSING or not plain.strip("#") else plain
+    return None if _is_no_value(plain.casefold()) or not plain.strip("#") else plain
+
+
+def _is_no_value(word: str) -> bool:
+    """Whether a folded text stands for no value, also in brackets, with a full stop, several times, or as a float."""
+    if word in MISSING or _NO_VALUE.fullmatch(word):
+        return True
+    bare = re.sub(r"^[<\[({](.*)[>\])}]$", r"\1", word)
+    bare = bare.removesuffix(".0").removesuffix(".")
+    parts = re.split(r"[/,;|]", bare)
+    return (
+        bool(bare)
+        and bare != word
+        and bare in MISSING
+        or len(parts) > 1
+        and len(set(parts)) == 1
+        and parts[0] in MISSING
+    )
 
 
 def identifier(cell: str) -> str:
@@ -124,6 +171,9 @@ def suspicious(ids: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     if len(whole) * 2 > len(known - odd):
         found |= dict.fromkeys(odd, "an id that is a number of another form among whole numbers")
+    code = {name for name in whole if re.fullmatch("9{3,}", name)}
+    if code and max((len(name.lstrip("0")) for name in whole - code), default=9) < min(map(len, code)):
+        found |= dict.fromkeys(code, "an id of nines among shorter ones: a code for a missing value")
     long = {name for name in whole if len(name) > _EXACT}
     if len(long) >= _ENOUGH and all(not name[_EXACT:].strip("0") for name in long):
         reason = f"all ids of more than {_EXACT} digits end in zeros: a spreadsheet has cut their digits off"
@@ -257,10 +307,10 @@ def _ages_differ(ages: Sequence[tuple[float, float | None]]) -> bool:
 
 
 def _sex(cell: str) -> str:
-    plain = (text(cell) or "").casefold()
-    if plain in ("m", "male", "man", "boy"):
+    plain = (text(cell) or "").casefold().rstrip(".*")
+    if plain in _MALE:
         return "male"
-    if plain in ("f", "female", "w", "woman", "girl"):
+    if plain in _FEMALE:
         return "female"
     return "" if plain in ("u", "o", "other") else plain.removesuffix(".0")
 
@@ -287,6 +337,6 @@ def _typed(text: str) -> str:
 
 
 def _unwrapped(cell: str) -> str:
-    """Without what makes a spreadsheet take a cell for text: `="1"`, `'1`, and quotation marks."""
-    found = re.fullmatch(r"=?\"(.*)\"|'(.*?)'?", cell, re.DOTALL)
-    return (found[1] or found[2] or "").strip() if found else cell
+    """Without what makes a spreadsheet take a cell for text: `="1"`, `'1`; and the quotation marks of bytes."""
+    found = re.fullmatch(r"=?\"(.*)\"|'(.*?)'?|b'(.*)'", cell, re.DOTALL)
+    return (found[1] or found[2] or found[3] or "").strip() if found else cell

@@ -212,7 +212,9 @@ def _suggestions(place: Path, folder: bool) -> Iterator[str]:
 
 def similar_names(root: Path, start: str) -> str:
     """The files of a folder whose names start so, in any case: for the error that one is missing."""
-    found = sorted(path.name for path in root.iterdir() if path.name.lower().startswith(start.lower()))
+    found = sorted(
+        path.name for path in root.iterdir() if path.name.lower().startswith(start.lower()) and path.exists()
+    )
     return f"; there is {', '.join(found[:5])}" if found else ""
 
 

@@ -40,6 +40,8 @@ def inputs(data: Data) -> dict[str, str]:
     Hashing a hundred thousand images at each start would take longer than the build that the cache saves.
     """
     files = annotation_files(data)
+    for file in files:
+        sniff.require_file(file, _WANTED)
     digests = {path.name: store.file_digest(path) for path in files}
     root, allowed = image_root(data), link_roots(data)
     parts = []

@@ -137,6 +137,13 @@ def _other_form(path: Path, needed: Sequence[str]) -> UserError | None:
     """Why the first line is no header: it is cut at other marks, or another line is, or this is no table; or None."""
     with path.open("rb") as file:
         head = file.read(sniff.HEAD)
+    whole = next(csv.reader(head.decode("utf-8-sig", "replace").splitlines()[:1]), [])
+    if len(whole) == 1 and {_key(cell) for cell in next(csv.reader(whole), [])}.issuperset(needed):
+        kind = sniff.Kind(
+            "a table whose lines are quoted as a whole",
+            _converted("csv.reader(row[0] for row in csv.reader(sys.stdin) if row)"),
+        )
+        return kind.error(path, _WANTED)
     for number, line in enumerate(head.decode("utf-8-sig", "replace").splitlines()[:_SEARCHED], 1):
         for mark, name in _DELIMITERS.items():
             if not {_key(cell) for cell in next(csv.reader([line], delimiter=mark), [])}.issuperset(needed):
@@ -146,16 +153,19 @@ def _other_form(path: Path, needed: Sequence[str]) -> UserError | None:
             if number > 1:
                 kind = sniff.Kind(f"a table whose header is line {number}", sniff.in_place(f"tail -n +{number}"))
                 return kind.error(path, "one that starts with its header")
-            code = (
-                f"import csv, sys; csv.field_size_limit({_ANY}); "
-                "sys.stdin.reconfigure(encoding='utf-8-sig', newline=''); "
-                "sys.stdout.reconfigure(encoding='utf-8', newline=''); "
-                f"csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter={mark!r}))"
-            )
-            kind = sniff.Kind(f"a table separated by {name}", sniff.in_place(f'python3 -c "{code}"'))
+            kind = sniff.Kind(f"a table separated by {name}", _converted(f"csv.reader(sys.stdin, delimiter={mark!r})"))
             return kind.error(path, "one separated by commas")
     other = sniff.text_kind(head)
     return None if other is None or other == sniff.TABLE else other.error(path, _WANTED)
+
+
+def _converted(rows: str) -> str:
+    """The command that writes a table anew, with commas: `rows` is the Python that reads it from `sys.stdin`."""
+    code = (
+        f"import csv, sys; csv.field_size_limit({_ANY}); sys.stdin.reconfigure(encoding='utf-8-sig', newline=''); "
+        f"sys.stdout.reconfigure(encoding='utf-8', newline=''); csv.writer(sys.stdout).writerows({rows})"
+    )
+    return sniff.in_place(f'python3 -c "{code}"')
 
 
 def _no_columns(path: Path, keys: Sequence[str], needed: Sequence[str]) -> UserError:

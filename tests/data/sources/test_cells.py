@@ -16,7 +16,11 @@ MISSING = (
     "n.a.", "None", "none", "NONE", "NULL", "null", "(null)", "nil", "NaT", "-nan", "1.#QNAN", "-1.#IND", "#REF!",
     "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "########", "-", "--", "\u2013", "?", ".", "...", "unknown", "Unknown",
     "UNK", "todo", "TBD", "missing", "not available", "undefined", "\\N", "NA_character_", "(blank)", " NaN ",
-    "\ufeffNA",
+    "\ufeffNA", "#NV", "#WERT!", "#BEZUG!", "#N/D", "#NOM?", "#ZAHL!", "#FEHLER!", "#\u00dcBERLAUF!", "Err:502", "k.A.",
+    "k. A.", "keine Angabe", "unbekannt", "inconnu", "non renseign\u00e9", "desconocido", "s/d", "n.d.", "brak",
+    "\u043d/\u0434", "\u4e0d\u660e", "\u65e0", "\ud574\ub2f9\uc5c6\uc74c", "[null]", "<null>", "(unknown)", "{none}",
+    "none.", "nan.0", "NA/NA",
+    "nan,nan", "pd.NA", "numpy.nan", "float('nan')", "\\\\N", "XXXX", "xxx", "***", "anonym", "not recorded",
 )  # fmt: skip
 
 
@@ -30,7 +34,31 @@ def test_a_word_for_no_value_is_none(cell: str) -> None:
             read(cell)
 
 
-@pytest.mark.parametrize("cell", ["N", "0", "Nan Wang", "NA-17", "none of these", "nana", "O", "no-1", "P-", "x?"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "N",
+        "0",
+        "#7",
+        "#A1",
+        "x1",
+        "xx",
+        "N/B",
+        "A/A",
+        "NA/17",
+        "(7",
+        "test",
+        "nd1",
+        "Nan Wang",
+        "NA-17",
+        "none of these",
+        "nana",
+        "O",
+        "no-1",
+        "P-",
+        "x?",
+    ],
+)
 def test_a_value_that_only_looks_like_one_is_kept(cell: str) -> None:
     assert cells.text(cell) == cell
     assert cells.identifier(cell) == cell
@@ -40,7 +68,8 @@ def test_a_value_that_only_looks_like_one_is_kept(cell: str) -> None:
     ("cell", "name"),
     [
         ("1", "1"), ("1.0", "1"), ("1.", "1"), (" 1", "1"), ("1.000", "1"), ("+1", "1"), ('="1"', "1"), ("'1", "1"),
-        ('"1"', "1"), ("\uff11", "1"), ("1\u00a0", "1"), ("\ufeff1", "1"), ("1\u200b", "1"), ("007", "007"),
+        ('"1"', "1"), ("b'1'", "1"), ("\uff11", "1"), ("1\u00a0", "1"), ("\ufeff1", "1"), ("1\u200b", "1"),
+        ("007", "007"),
         ("1.5", "1.5"),
         ("12e5", "12e5"), ("123456789012345.0", "123456789012345"), ("1234567890123456789", "1234567890123456789"),
         ("1.2.840.10008", "1.2.840.10008"), ("a1-\u00e9", "a1-e\u0301"), ("MAR-01", "MAR-01"), ("0x1F", "0x1F"),
@@ -138,6 +167,8 @@ def test_a_damaged_id_is_bad_and_its_reason_does_not_hold_it(cell: str, words: s
         (["1.2", "12", "1.20"], []), (["S01-P1", "S1-P1"], ["S01-P1", "S1-P1"]), (["S1-P1", "S1-P11", "S11-P1"], []),
         (["\u04201", "P1", "P2"], ["\u04201", "P1"]), (["\u0420\u0411", "\u0420\u0412"], []),
         (["\u0915\u093e", "\u0915\u0940", "\u0915"], []), (["@", "&&"], []),
+        (["1", "2", "14", "9999"], ["9999"]), (["1", "14", "999", "9999"], ["999", "9999"]), (["1", "999", "1000"], []),
+        (["98", "99", "100"], []), (["0999", "998"], []), (["997", "998", "999"], []), (["P1", "P2", "9999"], []),
         (["100", "10", "1", "1001"], []), ([f"43788612345678{n}0" for n in range(10, 16)], []),
         ([f"437886{n}0000000000" for n in range(6)], [f"437886{n}0000000000" for n in range(6)]),
         ([f"43788612345{n:02}0010" for n in range(6)], []), ([f"437886123456{n:03}00" for n in range(6)], "all"),
@@ -190,6 +221,13 @@ def people(*rows: tuple[str, str, str, float | None]) -> list[Person]:
         (people(("M", "", "", 0), ("F", "", "", 3)), "two sexes"),
         (people(("male", "", "", 0), ("W", "", "", 3)), "two sexes"),
         (people(("1", "", "", 0), ("2.0", "", "", 3)), "two sexes"),
+        (people(("H", "", "", 0), ("F", "", "", 3)), "two sexes"),
+        (people(("M", "", "", 0), ("Frau", "", "", 3)), "two sexes"),
+        (people(("Mr.", "", "", 0), ("Mrs.", "", "", 3)), "two sexes"),
+        (people(("\u041c", "", "", 0), ("\u0416", "", "", 3)), "two sexes"),
+        (people(("\u7537", "", "", 0), ("F*", "", "", 3)), "two sexes"),
+        (people(("M", "", "", 0), ("m\u00e4nnlich", "", "", 3), ("Mann", "", "", 4), ("m.", "", "", 5)), ""),
+        (people(("F", "", "", 0), ("weiblich", "", "", 3), ("k.A.", "", "", 4), ("M?", "", "", 4)), ""),
         (people(("", "40", "", 0), ("", "22", "", 3)), "two ages"),
         (people(("", "40", "", None), ("", "22.0", "", None)), "two ages"),
         (people(("", "040Y", "", 0), ("", "45", "", 30)), "two ages"),

@@ -4,7 +4,9 @@ import csv
 import gzip
 import io
 import os
+import re
 import shlex
+import socket
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medmim import sniff
 from medmim.data.sources import table
 from medmim.errors import UserError
 
@@ -134,6 +137,18 @@ OTHER: dict[str, tuple[str | bytes, str, str]] = {
         QUOTED.replace(",", ";").replace("first", "a\r\nb\nc"), "separated by semicolons", "delimiter",
     ),
     "comment with an open mark": ('"Export of 2020\n' + QUOTED.replace(",", ";"), "header is line 2", "tail -n +2"),
+    "lines quoted as a whole": (
+        "".join('"' + line.replace('"', '""') + '"\n' for line in PLAIN.splitlines()), "quoted as a whole", "row[0]",
+    ),
+    "lines quoted as a whole, mark and quotes": (
+        "\ufeff" + "".join('"' + line.replace('"', '""') + '"\n' for line in QUOTED.splitlines()),
+        "quoted as a whole", "row[0]",
+    ),
+    "text padded with zero bytes": (PLAIN.encode() + bytes(4096), "text with zero bytes behind it", "completely"),
+    "Shift JIS": (
+        PLAIN.replace("first", "\u80ba\u708e\u6240\u898b").encode("shift_jis"), "SHIFT_JIS", "iconv -f SHIFT_JIS",
+    ),
+    "DOS": (UMLAUT.encode("cp850"), r"CP850 \('f\u00fcr' in line 2\)", "iconv -f CP850"),
     "broken header": ('patientid,"no"te",filename\n1,first,a.png\n', "broken quotation in line 1", "correct line 1"),
     "open mark in the header": ('patientid,filename,"note\n1,a.png,b\n', "line 1 is never closed", "correct line 1"),
     "comment before the header": ("# made by hand\n" + PLAIN, "header is line 2", "tail -n +2"),
@@ -199,7 +214,8 @@ def test_what_is_no_such_table_is_named_with_its_fix(tmp_path: Path, name: str) 
 @pytest.mark.parametrize(
     "name",
     ["semicolons", "tabs", "vertical bars", *(name for name in OTHER if "quoted" in name or "semicolons" in name),
-     "write.csv2 of R", "write.table of R", "comment before the header", "three lines before the header",
+     "write.csv2 of R", "write.table of R", "Shift JIS", "DOS",
+     "comment before the header", "three lines before the header",
      "Windows-1252", "GB18030", "UTF-16 with a mark", "UTF-16 without a mark", "big-endian UTF-16", "UTF-32", "gzip"],
 )  # fmt: skip
 def test_the_command_that_the_fix_names_makes_the_table_readable(tmp_path: Path, name: str) -> None:
@@ -262,3 +278,29 @@ def test_any_text_gives_rows_or_one_refusal(
         assert "any.csv" in error.fact and error.fix
     else:
         assert all(row.problems or set(row.cells) >= set(NEEDED) for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_what_can_be_read_without_end_is_named_and_not_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "metadata.csv"
+    with socket.socket(socket.AF_UNIX) as server:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            server.bind(os.path.relpath(path))
+        with pytest.raises(UserError, match=f"metadata.csv is a .*{kind}.*, not a CSV table") as caught:
+            list(table.rows(path, NEEDED))
+    assert caught.value.fix and caught.value.exit_code == 2
+
+
+@given(st.binary(min_size=1, max_size=40).filter(lambda data: max(data) > 127))
+def test_the_encoding_that_is_named_can_hold_the_text(data: bytes) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        fix = sniff.encoding_kind(data, error).fix
+        named = re.search(r"iconv -f (\S+)", fix)
+        if named:
+            data.decode(named[1])
