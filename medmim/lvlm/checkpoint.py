@@ -207,6 +207,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
         if missing:
             raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
         _check_image_token(path, tokenizer, model.config)
+        _check_image_size(path, processor, model.config)
     with memory.reporting(*_loading(path)):
         model = model.to(device).eval()
     if not_finite(model):
@@ -261,6 +262,20 @@ def _check_image_token(path: Path, tokenizer: Any, config: Any) -> None:
             f"{path}: '{IMAGE}' is token {tokenizer.convert_tokens_to_ids(IMAGE)} of the tokenizer, "
             f"but the model expects {config.image_token_id}",
             fix="take tokenizer and config.json from the same checkpoint",
+        )
+
+
+def _check_image_size(path: Path, processor: Any, config: Any) -> None:
+    """Check that the processor makes pictures of the size that the vision tower has positions for."""
+    from PIL import Image
+
+    made = tuple(processor([Image.new("RGB", (8, 8))], return_tensors="pt")["pixel_values"].shape[-2:])
+    size = config.vision_config.image_size
+    if made != (size, size):
+        raise UserError(
+            f"{path}: its processor makes pictures of {' x '.join(map(str, made))} pixels, "
+            f"but the vision tower reads {size} x {size}",
+            fix="take config.json and the processor's config from the same checkpoint",
         )
 
 

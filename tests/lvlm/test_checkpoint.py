@@ -242,6 +242,13 @@ def test_a_damaged_checkpoint_is_bad_input_and_the_parser_s_error_is_named(copy,
     assert caught.value.exit_code == 2 and reason in caught.value.reason and caught.value.fix
 
 
+def test_a_processor_of_another_model_is_refused_before_anything_is_asked(copy):
+    found = json.loads((copy / "processor_config.json").read_text("utf-8"))["image_processor"]
+    change(copy / "processor_config.json", "image_processor", value={**found, "size": {"height": 40, "width": 56}})
+    with pytest.raises(UserError, match=r"pictures of 40 x 56 pixels, but the vision tower reads \d+ x \d+"):
+        checkpoint.load(copy, device="cpu")
+
+
 def test_a_damaged_tokenizer_is_bad_input_where_no_weights_are_read(copy):
     change(copy / "tokenizer.json", "normalizer", value=PRECOMPILED)
     with pytest.raises(UserError, match="does not load as a mantis model") as caught:

@@ -176,7 +176,7 @@ def test_a_server_that_is_down_ends_with_try_again_and_nothing_is_recorded(
 ) -> None:
     import tenacity
 
-    monkeypatch.setattr(tenacity, "wait_random_exponential", lambda *_, **__: tenacity.wait_none())
+    monkeypatch.setattr(tenacity, "wait_exponential_jitter", lambda *_, **__: tenacity.wait_none())
     made, _ = weeks
     recipe, ws = made.on(25)
     models = roster.models(recipe, ws) | {"other": "openai:http://127.0.0.1:9/v1#other"}
