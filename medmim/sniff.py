@@ -265,7 +265,8 @@ def _encoding(data: bytes) -> str:
             if _decodes(data, name):
                 return name
     others = ("SHIFT_JIS", "GB18030") if any(len(run) > 1 for run in runs) else ()
-    return next(name for name in ("WINDOWS-1252", *others, "CP850") if _decodes(data, name))
+    names: tuple[str, ...] = ("WINDOWS-1252", *others, "CP850")
+    return next(name for name in names if _decodes(data, name))
 
 
 def _decodes(data: bytes, name: str) -> bool:
