@@ -29,8 +29,8 @@ _WEAK = {*_NOT, *_ARTICLES, "of", "in", "on", "at", "to", "and", "or", "is", "it
 _QUALIFIERS = {"partial", "partially", "partly", "incomplete", "incompletely", "subtotal", "subtotally", "nearly",
                "almost", "false"}  # fmt: skip
 # `no` before one of these denies no finding: `no doubt`, `no images were provided`.
-_NO_FINDING = {"ability", "access", "answer", "doubt", "idea", "image", "images", "longer", "matter", "need", "problem",
-               "question", "scan", "scans", "way"}  # fmt: skip
+_NO_FINDING = {"ability", "access", "answer", "comment", "data", "doubt", "idea", "image", "images", "information",
+               "longer", "need", "one", "opinion", "problem", "question", "reason", "scan", "scans", "way"}  # fmt: skip
 _WRONG = re.compile(
     r"^[)\]}]?\s*(?:is|was|seems)?(?:\s*not|n't)?\s*\(?(?:wrong|incorrect|ruled out|excluded)\b"
     r"|^[)\]}]?\s*(?:is|was)(?:\s+not|n't)\s+(?:correct|right|it|the|an?|my|seen|present|visible|evident)\b"

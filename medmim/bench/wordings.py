@@ -45,7 +45,9 @@ _CLOSE = r"[)\]}>]{0,3}"
 _NOUN = words("answer", "ans", "option", "opt", "choice", "letter", "response", "selection", "pick", "alternative",
               "guess", "statement", "description", "match", "prediction", "solution")  # fmt: skip
 _REASON = words("because", "since", "as", "due to") + r"\b"
-_INSTEAD = words("over", "rather than", "instead of", "not") + rf"\s(?:{_NOUN}\s)?{_OTHER}(?=\W{{0,9}}$|[.,;:])"
+_INSTEAD = (
+    words("over", "rather than", "instead of", "not") + rf"\s(?:{_NOUN}\s)?(?:{_OTHER}|{SEVERAL})(?=\W{{0,9}}$|[.,;:])"
+)
 _TAIL = words("it is", "i think", "i believe", "for sure", "of course", "probably", "most likely") + r"\W{0,9}$"
 # What ends a letter: a mark; behind a cue also a word that no article stands before.
 _MARK = rf"$|[:,;!?)\]}}|=/.&]|-(?:\s|$)|\(|{_REASON}|{_INSTEAD}|{_TAIL}"
@@ -61,11 +63,12 @@ _BE = words("is", "was", "would be", "will be", "appears to be", "seems to be")
 _IS = rf"(?:{_BE}\b(?:\s+{words('as follows', 'given as')})?\s*:?|[:=]|-(?=\s))"
 _IT_IS = "(?:" + words("it", "this", "that") + rf"\s{_BE}|" + words("must be", "should be", "has to be", "it's",
                                                                     "that's") + ")"  # fmt: skip
-_ASKED_FOR = words("to", "for", "of", "that", "which", "among", "here", "number", "with")
+_ASKED_FOR = words("to", "for", "of", "that", "which", "among", "here", "number")
 _CHOOSE = words("choose", "chose", "chosen", "choosing", "select", "selected", "selecting", "pick", "picked", "picking",
                 "go with", "going with", "went with", "go for", "opt for", "settle on", "lean", "lean towards",
                 "leaning towards", "vote for", "say", "think", "believe", "guess", "conclude", "corresponds to",
-                "matches", "points to", "suggests", "indicates", "means", "leaves", "leads to", "we get")  # fmt: skip
+                "matches", "points to", "suggests", "indicates", "means", "leaves", "leaving", "leads to",
+                "we get")  # fmt: skip
 _SO = words("so", "thus", "therefore", "hence", "overall", "finally", "ultimately", "conclusion", "in summary",
             "verdict", "result", "diagnosis", "decision", "elimination")  # fmt: skip
 _NO_WAIT = words("wait", "no", "actually", "sorry", "correction", "rather")
@@ -86,9 +89,13 @@ _NOT_ABROAD = words("nicht", "kein", "no", "non", "pas", "не", "não")
 
 CLAIMS = (
     _rule(
-        rf"\b{_NOUN}\b(?:\s+(?:{_ASKED_FOR}|{_NOUN})\b[^.;:!?=]{{0,60}}?)?[\s(\[{SEVERAL}]*{_CLOSE}\s*\d{{0,2}}\s*{_IS}",
-        read=("The answer to question 1 is {l}.", "Answer ({l}/{o}): {l}", "Answer with {l} or {o}: {l}"),
+        rf"\b{_NOUN}\b(?:\s+(?:{_ASKED_FOR}|{_NOUN})\b[^.;:!?=]{{0,60}}?)?{_CLOSE}\s*\d{{0,2}}\s*{_IS}",
+        read=("The answer to question 1 is {l}.", "Answer 1: {l}"),
         unread=("The answer is {l} large mass", "The answer is not {l}."),
+    ),
+    _rule(
+        rf"{SEVERAL}[)\]]?\s*:(?=\s*{_NAMED}{_MARK_END})",
+        read=("Answer ({l}/{o}): {l}", "Answer with {l} or {o}: {l}", "Select one ({o}, {l}): {l}"),
     ),
     _rule(rf"\b{_NOUN}\s+(?={_OPEN}\W{{0,5}}$)", read=("Final answer ({l})",), unread=("not option {l}",)),
     _rule(  # only with a letter, since much is chosen and thought that is no option
@@ -136,7 +143,7 @@ FINAL = _rule(
 )
 CORRECTION = _rule(
     r"\b" + words("wait", "actually", "correction", "scratch that", "on second thought", "i mean", "let me re", "no,",
-                  "sorry", "hmm", "rather"),
+                  "sorry", "rather"),
     read=("The answer is {o}. Wait, the answer is {l}.",),
 )  # fmt: skip
 
@@ -179,9 +186,11 @@ ITEM = _rule(
     unread=("{l}: 5%, {o}: 90%", '{"{l}": 0.1, "{o}": 0.8}', "{l} (0.1), {o} (0.8)", "{l} - rare. {o} - common."),
 )
 # What a list says of an option
-RIGHT = _rule(rf"\W*{words('yes', 'true', 'correct', 'right', 'likely')}\b", read=("({o}) no ({l}) yes ({p}) no",))
+RIGHT = _rule(
+    rf"\W*(?:is\s)?{words('yes', 'true', 'correct', 'right', 'likely')}\b", read=("({o}) no ({l}) yes ({p}) no",)
+)
 WRONG = _rule(
-    rf"\W*{words('no', 'false', 'incorrect', 'wrong', 'unlikely', 'not')}\b",
+    rf"\W*(?:is\s)?{words('no', 'false', 'incorrect', 'wrong', 'unlikely', 'not')}\b",
     read=('{"{o}": false, "{l}": true}', "Option {o}: incorrect. Option {l}: correct.", "{o}: not seen\n{l}: yes"),
     unread=("{o}: yes\n{l}: true", "{o}: no, {l}: no"),
 )
@@ -197,9 +206,9 @@ WEAKER = (
 )
 # A letter behind one of these names a class or a part, not an option.
 CLASSIFIED = _rule(
-    r"\b" + words("type", "class", "grade", "stage", "category", "group", "level", "segment", "zone", "phase",
+    r"\b" + words("type", "class", "grade", "stage", "category", "group", "level", "segment", "lobe", "zone", "phase",
                   "density", "panel", "hepatitis", "vitamin", "influenza", "kerley", "lead", "column", "row", "part",
-                  "image", "figure", "picture", "scan", "film", "view", "patient", "lesion", "case", "point", "region",
+                  "image", "figure", "picture", "scan", "film", "view", "lesion", "case", "point", "region",
                   "label", "arrow", "slice") + r"\s*\#?\d?\s*[(\[{]*$",
     unread=("Panel ({l}) shows a mass.", "Image 1 ({l}) shows a mass, image 2 ({o}) does not."),
 )  # fmt: skip
@@ -211,9 +220,10 @@ NOT_BEFORE = _rule(
     unread=("It is not the case that ({l})", "Avoid option {l}."),
 )
 _BAD = words("wrong", "incorrect", "false", "worst", "least likely", "unlikely", "initial")
-_MIGHT = words("tempting", "might", "may", "could", "user", "someone", "people", "initially")
+_MIGHT = words("tempting", "might", "may", "could", "user", "someone", "people", "others", "patient",
+               "initially")  # fmt: skip
 DOUBT_BEFORE = _rule(
-    rf"\b{words('whether', 'unless')}\s+(?:[\w']+\s+){{0,4}}$|\b(?:{_BAD}|first)\s+$|\b{_MIGHT}\b[^.;]{{0,40}}$",
+    rf"\bwhether\s+(?:[\w']+\s+){{0,4}}$|\b(?:{_BAD}|first)\s+$|\b{_MIGHT}\b[^.;]{{0,40}}$",
     unread=(
         "I am not sure whether the answer is {l}.",
         "You might think it's {l}.",
@@ -222,9 +232,9 @@ DOUBT_BEFORE = _rule(
 )
 _GIVEN = rf"\s(?!{words('i', 'we', 'you', 'forced', 'asked')}\b)"  # `if I had to guess` is no condition
 CONDITION = _rule(
-    rf"\bif{_GIVEN}",
+    rf"\b{words('if', 'unless', 'assuming', 'provided')}{_GIVEN}|^should\s",
     read=("If I had to guess, the answer is {l}.",),
-    unread=("If the mass had grown, the answer would be {l}.",),
+    unread=("If the mass had grown, the answer would be {l}.", "Should the mass grow, the answer is {l}."),
 )
 _EXCLUDED = words("eliminated", "rejected", "discarded")
 REJECTED = _rule(  # behind a letter only: behind the text of an option such words may begin another sentence
@@ -238,7 +248,7 @@ REJECTED = _rule(  # behind a letter only: behind the text of an option such wor
     unread=("Option {l} does not fit.", "Option {l} is possible.", "The answer would be {l} if the mass had grown."),
 )
 ASKED = _rule(  # a question to itself, even where the reply has nothing else
-    rf"^{words('is', 'are', 'was', 'should', 'would', 'can', 'does', 'do', 'which', 'what')}\b",
+    rf"^{words('is', 'are', 'was', 'would', 'can', 'does', 'do', 'which', 'what')}\b",
     unread=("Is the answer {l}?",),
 )
 _CANNOT = words("can't", "cannot", "can not", "couldn't", "could not", "unable to", "not able to")

@@ -241,6 +241,13 @@ REFUSALS = ("No images were provided.", "I have no access to images.", "I have n
             "No image was attached, please upload it.", "No, I cannot help with that.", "There are no images.",
             "It is not possible to say yes or no.", "Sorry, no images are visible, so I can't say.",
             "No problem, here is the analysis.")  # fmt: skip
+NO_FINDINGS = ("ability", "access", "answer", "comment", "data", "doubt", "idea", "image", "images", "information",
+               "longer", "need", "one", "opinion", "problem", "question", "reason", "scan", "scans", "way")  # fmt: skip
+
+
+@pytest.mark.parametrize("word", NO_FINDINGS)
+def test_no_before_what_is_no_finding_is_no_answer(word):
+    assert extract(f"There is no {word} yet.", ("yes", "no")) is None
 
 
 @pytest.mark.parametrize("text", REFUSALS)
