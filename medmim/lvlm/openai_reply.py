@@ -22,7 +22,7 @@ def parse(data: bytes) -> Mapping[str, Any]:
     Raises:
         ValueError: It sent something else, such as a web page.
     """
-    text = data.decode("utf-8", "replace")
+    text = data.decode("utf-8-sig", "replace")
     try:
         body = json.loads(text)
     except RecursionError:
@@ -42,8 +42,7 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
         key: The key of the reply.
         max_new_tokens: The limit that was asked for.
     """
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else body
+    choice = _first(body)
     if not isinstance(choice, dict):
         return Reply("", key, f"the server sent a choice that is no object: {shortened(json.dumps(choice))}")
     error = error_of(body)
@@ -57,7 +56,10 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
     if not text.strip() and isinstance(fields.get("refusal"), str):
         text = fields["refusal"]  # the model's own words: it declines to answer
     reasoned = any(fields.get(name) for name in _REASONING)
-    if text.strip() or (text == content and not cut and not reasoned):  # an empty answer of the model is one
+    filtered = choice.get("finish_reason") == "content_filter"
+    if text.strip() or (
+        text == content and not cut and not reasoned and not filtered
+    ):  # an empty answer of the model is one
         return Reply(text.strip(), key, cut=cut)
     return Reply("", key, _why_no_text(body, choice, fields, cut, max_new_tokens))
 
@@ -97,9 +99,16 @@ def _untitled_error(body: Mapping[str, Any]) -> Any:
     return body.get("detail") or (message if isinstance(message, str) else None)
 
 
-def _error(body: Mapping[str, Any]) -> Any:
+def _first(body: Mapping[str, Any]) -> Any:
+    """The choice that comes first, by its index where the server gives one; without any, what was sent."""
     choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choices, list) or not choices:
+        return body
+    return next((one for one in choices if isinstance(one, dict) and one.get("index") == 0), choices[0])
+
+
+def _error(body: Mapping[str, Any]) -> Any:
+    choice = _first(body)
     within = choice.get("error") if isinstance(choice, dict) else None
     return body.get("error") or within or _untitled_error(body)
 

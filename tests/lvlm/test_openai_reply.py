@@ -169,3 +169,28 @@ def test_a_long_error_is_shortened_to_one_line():
 def test_bytes_that_are_not_utf_8_are_replaced():
     body = openai_reply.parse(b'{"choices": [{"message": {"content": "B \xff\xc3"}}]}')
     assert openai_reply.read(body, "key", LIMIT).text == "B \ufffd\ufffd"
+
+
+def test_a_choice_is_found_by_its_index_whatever_the_order():
+    body = {"choices": [{"index": 1, "message": {"content": "A"}}, {"index": 0, "message": {"content": "B"}}]}
+    assert openai_reply.read(body, "key", 9).text == "B"
+
+
+def test_an_answer_that_a_filter_emptied_is_an_error():
+    body = {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}
+    assert openai_reply.read(body, "key", 9).error == "the server's content filter removed the answer"
+
+
+def test_a_byte_order_mark_before_an_answer_is_no_part_of_it():
+    assert openai_reply.parse(b'\xef\xbb\xbf{"choices": []}') == {"choices": []}
+
+
+@pytest.mark.parametrize("code", [408, 429, 503, "503"])
+def test_the_status_within_an_answer_is_found_in_every_place(code):
+    places = [{"error": {"code": code}}, {"error": {"status": code}}, {"choices": [{"error": {"code": code}}]}]
+    assert [openai_reply.status_of(body) for body in places] == [int(code)] * 3
+
+
+@pytest.mark.parametrize("code", [None, True, 40303, 200, 399, 600, "5x3", "invalid", 5.5, [503], {"a": 503}])
+def test_another_code_is_no_status(code):
+    assert openai_reply.status_of({"error": {"code": code}}) is None
