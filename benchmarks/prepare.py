@@ -11,6 +11,7 @@ timed.
 import argparse
 import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -104,16 +105,13 @@ def prepare(folder: Path) -> dict[str, Any]:
     """What the driver does: tokenize the train split, write it, forget it."""
     from medmim.finetune.examples import prepare
 
-    begin = time.perf_counter()
-    examples, bad = prepare(folder / "base", folder / "data", MAX_TOKENS, 0.0)
+    examples, _ = prepare(folder / "base", folder / "data", MAX_TOKENS, 0.0)
     examples.save(folder / "examples.safetensors")
     return {
         "samples": len(examples),
         "tokens": sum(examples.lengths) / len(examples),
         "text": len(examples.tokens) / len(examples),
         "images": len(examples.images) / len(examples),
-        "bad": len(bad),
-        "inside": time.perf_counter() - begin,
     }
 
 
@@ -135,7 +133,7 @@ def work(folder: Path) -> dict[str, Any]:
     processor = quiet_transformers().AutoImageProcessor.from_pretrained(folder / "base", backend="pil")
     processor.size = {"height": text.config.vision_config.image_size, "width": text.config.vision_config.image_size}
     lvlm = Lvlm(SimpleNamespace(config=text.config), text.tokenizer, processor, text.family, text.path)
-    before, begin = private(), time.perf_counter()
+    begin = time.perf_counter()
     examples = Examples.load(folder / "examples.safetensors")
     images = shards.Images(folder / "data")
     settings = Finetune(max_tokens=MAX_TOKENS)
@@ -143,16 +141,12 @@ def work(folder: Path) -> dict[str, Any]:
         batch_at(0)
         first = time.perf_counter() - begin
         begin = time.perf_counter()
-        sizes = [sum(len(row.pixel_values) for row in batch_at(step).rows) for step in range(1, _STEPS + 1)]
+        shown = 0
+        for step in range(1, _STEPS + 1):
+            batch = batch_at(step)  # the one before is held meanwhile, as in training
+            shown += sum(0 if row.pixel_values is None else len(row.pixel_values) for row in batch.rows)
         seconds = time.perf_counter() - begin
-    lengths = sum(examples.lengths)  # touches every page
-    loaded = private()
-    del batch_at
-    whole = psutil.Process().memory_full_info()
-    return {
-        "before": before, "with_batches": loaded, "first": first, "images_per_s": sum(sizes) / seconds,
-        "tokens": lengths, "pss": whole.pss,
-    }  # fmt: skip
+    return {"private": private(), "first": first, "images_per_s": shown / seconds}
 
 
 def hold(folder: Path) -> dict[str, Any]:
@@ -166,7 +160,7 @@ def hold(folder: Path) -> dict[str, Any]:
     tokens = sum(len(examples[i].ids) for i in islice(range(len(examples)), 1_000)) + sum(examples.lengths)
     found = {name in images for i in range(len(examples)) for name in examples.images_of(i)}
     assert tokens and found == {True}
-    return {"share": private() - before, "pss": psutil.Process().memory_full_info().pss}
+    return {"share": private() - before}
 
 
 STEPS = {"prepare": prepare, "work": work, "hold": hold}
@@ -174,7 +168,7 @@ STEPS = {"prepare": prepare, "work": work, "hold": hold}
 
 def measure(step: str, folder: Path) -> tuple[dict[str, Any], float, int]:
     """Run a step in a process of its own; its facts, wall seconds and peak of the summed PSS of its tree."""
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     peak = 0
@@ -191,7 +185,9 @@ def measure(step: str, folder: Path) -> tuple[dict[str, Any], float, int]:
     watcher.join()
     if child.returncode:
         sys.exit(f"{step} failed with exit code {child.returncode}")
-    return json.loads(out.strip().splitlines()[-1]), time.perf_counter() - begin, peak
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    return {**json.loads(out.strip().splitlines()[-1]), "cpu": cpu}, time.perf_counter() - begin, peak
 
 
 def tree_pss(pid: int) -> int:
@@ -230,11 +226,12 @@ def main() -> None:
     table.add_row("images of a sample", f"{made['images']:.2f}", "")
     table.add_row("tokens of a sample, an image as one", f"{made['text']:,.0f}", "")
     table.add_row("prepare, start of Python included", f"{seconds:.1f} s", f"{LIMITS['seconds']:.0f} s")
+    table.add_row("CPU time of that", f"{made['cpu']:.1f} s", "")
     table.add_row("rows/s", f"{made['samples'] / seconds:,.0f}", "")
     table.add_row("peak memory (PSS of the process tree)", f"{peak / gib:.2f} GiB", f"{LIMITS['peak'] / gib:.0f} GiB")
     table.add_row("file that workers map", f"{size / 2**20:,.0f} MiB", "")
     table.add_row("a worker's share, private", f"{held['share'] / gib:.2f} GiB", f"{LIMITS['share'] / gib:.0f} GiB")
-    table.add_row("a worker with its batches, private", f"{worked['with_batches'] / gib:.2f} GiB", "")
+    table.add_row("a worker with its batches, private", f"{worked['private'] / gib:.2f} GiB", "")
     table.add_row("a worker with its batches, peak (PSS)", f"{worker_peak / gib:.2f} GiB", "")
     table.add_row("a worker's first batch", f"{worked['first']:.1f} s", "")
     table.add_row("images that a worker prepares", f"{worked['images_per_s']:,.0f}/s", "")

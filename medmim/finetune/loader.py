@@ -1,8 +1,8 @@
 """The data loader: optimizer step -> batch, by the packing plan of its epoch; images are prepared by several threads.
 
-Memory of a worker beside the samples: the pixels of its share of three steps (one in training, the next one, and the
-images from which that is put together), and `_PIXEL_CACHE` where all images of the training fit into it. Fewer are not
-cached: in a random order, a cache for a tenth of the images has 0.5% of the next ones.
+Memory of a worker beside the samples: the pixels of its share of two steps (one in training, the next one) and of a
+row, and `_PIXEL_CACHE` where all images of the training fit into it. Fewer are not cached: in a random order, a cache
+for a tenth of the images has 0.5% of the next ones.
 """
 
 import math
@@ -80,8 +80,10 @@ def loader(
         def batch_at(step: int) -> Batch:
             chosen = epoch_plan(step // per_epoch)[step % per_epoch]
             shown: dict[str, Tensor] = {}
+            last: dict[str, int] = {}  # image -> the last sample that shows it
 
             def prepare(mine: Sequence[int]) -> None:
+                last.update((name, i) for i in mine for name in examples.images_of(chosen[i]))
                 first = {name: chosen[i] for i in reversed(mine) for name in examples.images_of(chosen[i])}
                 shown.update((name, cache[name]) for name in first if name in cache)
                 absent = [name for name in first if name not in shown]
@@ -92,7 +94,11 @@ def loader(
 
             def pixels_of(i: int) -> Tensor | None:
                 names = examples.images_of(chosen[i])
-                return torch.cat([shown[name] for name in names]) if names else None
+                found = torch.cat([shown[name] for name in names]) if names else None
+                for name in names:
+                    if last[name] == i:
+                        shown.pop(name, None)
+                return found
 
             return batch.build(
                 [examples[i] for i in chosen],
