@@ -1,6 +1,6 @@
 """Tokenizes the train split, once for all workers; samples that cannot be trained on are quarantined.
 
-The file that workers share is one safetensors, which they map: 83,200 samples take 70 MB, once for all workers of a
+The file that workers share is one safetensors, which they map: 83,200 samples take 120 MB, once for all workers of a
 node. An image is one token in it; `batch` makes 728 of it.
 """
 
