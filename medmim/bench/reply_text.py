@@ -86,7 +86,6 @@ _BOXED = re.compile(
 _ROLE = re.compile(r"^(?:assistant|model|ai|bot|gpt|response|output)\s*(?::\s*|$)")
 _NEXT_TURN = re.compile(r"^(?:user|human|instruction|question|q)\s*\d*\s*:")
 _TICKED = re.compile(r"^\[x\]\s*")
-_UNTICKED = re.compile(r"^\[ ?\]")
 _BULLET = re.compile(r"^[-*•>|#=~:.+\s]+|[|*#\s]+$")
 
 _CHARACTERS = str.maketrans(
@@ -123,9 +122,7 @@ def lines(part: str) -> list[str]:
     if rest and _plain(head).strip():  # what a model writes past its end of turn is another conversation
         part = head
     found = [_BULLET.sub("", " ".join(line.split())) for line in _plain(part).split("\n")]
-    if any(_TICKED.match(line) for line in found):
-        found = [_TICKED.sub("", line) for line in found if not _UNTICKED.match(line)]
-    found = [_ROLE.sub("", line).strip() for line in found]
+    found = [_ROLE.sub("", _TICKED.sub("", line)).strip() for line in found]
     return [line for line in found if line]
 
 

@@ -272,6 +272,11 @@ def test_an_option_may_be_a_refusal():
     assert extract("I cannot give medical advice, but the answer is B.", options) == 1
 
 
+def test_an_option_of_one_letter_is_not_named_by_another_word():
+    assert extract("Vitamin D: low", ("a", "b", "c", "d")) is None
+    assert extract("The answer is d", ("a", "b", "c", "d")) == 3
+
+
 def test_a_first_guess_is_no_answer():
     assert extract("My first guess was A.", COURSE) is None
     assert extract("My first guess was A. The answer is B.", COURSE) == 1

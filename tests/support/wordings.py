@@ -564,6 +564,8 @@ READ = (
     "The answer is {l} instead of {o}",
     "答案：{l}。{o}错误。",
     "{l}选项正确",
+    "<b>Answer:</b> {l}",
+    "<c>The mass grew.</c> Answer: {l}",
     "{l} rather than {o} or {p}.",
     "Select one ({l}, {o} or {p}): {l}",
     "({o}) is wrong; ({l}) is right; ({p}) is wrong",
