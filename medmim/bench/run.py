@@ -18,7 +18,7 @@ from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.terms import combine
 
-REVISION = 4
+REVISION = 5
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
