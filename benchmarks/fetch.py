@@ -46,7 +46,7 @@ def measure(uri: str, proxy: Proxy, processes: int, code: str) -> tuple[float, f
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", CODE.format(code), uri, f"{folder}/cache"]
         begin = time.perf_counter()
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") for _ in range(processes)]
         printed = [one.communicate()[0] for one in running]
         seconds = time.perf_counter() - begin
         if any(one.returncode for one in running):
