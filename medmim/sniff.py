@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from medmim.errors import UserError, from_os_error
@@ -27,7 +28,10 @@ class Kind:
 
     def fix_of(self, path: Path) -> str:
         """What to do about this file."""
-        return self.fix.replace("FILE", shlex.quote(str(path)))
+        only = _PRINTED.get(self.name)
+        fix = f"`{only} > FILE.new && mv FILE.new FILE`" if only and _holds_one_file(path, self) else self.fix
+        places = {"FILE": _typed(path), "FOLDER": _typed(path.parent)}
+        return re.sub("FILE|FOLDER", lambda found: places[found[0]], fix)
 
     def error(self, path: Path, wanted: str) -> UserError:
         """The error for a file that should have been `wanted`, such as "a CSV table"."""
@@ -36,6 +40,26 @@ class Kind:
             reason=f"medmim reads it as {wanted}",
             fix=self.fix_of(path),
         )
+
+
+def _typed(path: Path) -> str:
+    """A path as a shell reads it, which a program takes for no option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
+def _holds_one_file(path: Path, kind: Kind) -> bool:
+    """Whether a zip or tar archive holds a single file, as what is sent packed under its own name does."""
+    import tarfile
+    import zipfile
+
+    try:
+        if kind.name == "a zip archive":
+            with zipfile.ZipFile(path) as packed:
+                return sum(not item.is_dir() for item in packed.infolist()) == 1
+        with tarfile.open(path, "r:") as tape:
+            return sum(1 for _ in islice((item for item in tape if item.isfile()), 2)) == 1
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError):
+        return False
 
 
 def in_place(command: str) -> str:
@@ -48,6 +72,8 @@ _TO_PNG = "convert it to PNG"
 _TO_CSV = "open it in its program and save it as CSV in UTF-8"
 _SLICES = "export its slices as PNG"
 _BINARY = "copy it again in binary mode"
+_DATA_URL = "`sed 's/^data:[^,]*,//' FILE | base64 -d > FILE.new && mv FILE.new FILE`"
+_PRINTED = {"a zip archive": "unzip -p FILE", "a tar archive": "tar -xOf FILE"}  # the content of their only file
 _DICOM = f"{_TO_PNG}, for example by DCMTK: `dcmj2pnm +on FILE FILE.png`"
 _POINTERS = (
     (rb"version https://(git-lfs|hawser)\.github\.com", "a Git LFS pointer", "`git lfs pull` in its repository"),
@@ -59,16 +85,16 @@ _POINTERS = (
 _MAGIC = (  # each has a byte that no text holds, or more letters than a text begins with by chance
     (128, rb"DICM(?![\w,;|\s-])", "a DICOM file", _DICOM),
     (0, rb"[\x02\x08]\x00[\x00\x01\x05\x08\x16]\x00(UL|OB|CS|UI)", "a DICOM file", _DICOM),
-    (0, rb"\x1f\x8b", "a gzip file", "`mv FILE FILE.gz && gunzip FILE.gz`"),
-    (0, rb"BZh[1-9]1AY&SY", "a bzip2 file", "`mv FILE FILE.bz2 && bunzip2 FILE.bz2`"),
-    (0, rb"\xfd7zXZ\x00", "an xz file", "`mv FILE FILE.xz && unxz FILE.xz`"),
-    (0, rb"\x28\xb5\x2f\xfd", "a Zstandard file", "`zstd -d FILE -o FILE.new && mv FILE.new FILE`"),
+    (0, rb"\x1f\x8b", "a gzip file", in_place("gunzip")),
+    (0, rb"BZh[1-9]1AY&SY", "a bzip2 file", in_place("bunzip2")),
+    (0, rb"\xfd7zXZ\x00", "an xz file", in_place("unxz")),
+    (0, rb"\x28\xb5\x2f\xfd", "a Zstandard file", in_place("zstd -d")),
     (0, rb"PK\x03\x04.{0,4000}(xl/|\[Content_Types\]\.xml)", "an Excel workbook", _TO_CSV),
     (0, rb"PK\x03\x04.{26}mimetypeapplication/vnd\.oasis", "an OpenDocument file", _TO_CSV),
-    (0, rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive", "unpack it, for example by `unzip FILE`"),
-    (0, rb"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it, for example by `7z x FILE`"),
-    (0, rb"Rar!\x1a\x07", "a RAR archive", "unpack it, for example by `unrar x FILE`"),
-    (257, rb"ustar(\x00|  \x00)", "a tar archive", "unpack it: `tar -xf FILE`"),
+    (0, rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive", "`mv FILE FILE.zip && unzip FILE.zip -d FOLDER`"),
+    (0, rb"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "`mv FILE FILE.7z && 7z x -oFOLDER FILE.7z`"),
+    (0, rb"Rar!\x1a\x07", "a RAR archive", "`mv FILE FILE.rar && unrar x FILE.rar FOLDER/`"),
+    (257, rb"ustar(\x00|  \x00)", "a tar archive", "`mv FILE FILE.tar && tar -xf FILE.tar -C FOLDER`"),
     (0, rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office file of the old formats (xls, doc)", _TO_CSV),
     (0, rb"\{\\rtf", "an RTF document", _TO_CSV),
     (0, rb"\x00\x05\x16[\x00\x07]", "a macOS resource fork", "copy the file of this name without `._`"),
@@ -101,10 +127,15 @@ _MAGIC = (  # each has a byte that no text holds, or more letters than a text be
         _BINARY,
     ),
     (0, rb"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd", "a binary file that was copied as text, which changed it", _BINARY),
-    (0, rb"data:image/|iVBORw0KGgo|/9j/4", "an image in base64 text", "decode it: " + in_place("base64 -d")),
+    (0, rb"data:image/[^,]{1,99};base64,", "an image in base64 text", f"decode it: {_DATA_URL}"),
+    (0, rb"data:image/", "an image in a data URL", _TO_PNG),
+    (0, rb"iVBORw0KGgo|/9j/4", "an image in base64 text", "decode it: " + in_place("base64 -d")),
     (0, rb"\xff\xfe\0\0|\0\0\xfe\xff", "UTF-32 text", in_place("iconv -f UTF-32 -t UTF-8")),
     (0, rb"\xff\xfe|\xfe\xff", "UTF-16 text", in_place("iconv -f UTF-16 -t UTF-8")),
 )
+JSON = Kind("JSON", _OTHER_FILE)
+JSON_LINES = Kind("JSON Lines (one row a line)", _OTHER_FILE)
+MARKDOWN = Kind("a table in Markdown", _OTHER_FILE)
 TABLE = Kind("a table (CSV)", _OTHER_FILE)
 UNKNOWN = Kind("a binary file of an unknown kind", _OTHER_FILE)
 _RASTER = ("a PNG image", "a JPEG image", "a GIF image", "a WebP image", "a TIFF image")
@@ -248,9 +279,13 @@ def encoding_kind(data: bytes, error: UnicodeDecodeError) -> Kind:
 def text_kind(head: bytes) -> Kind | None:
     """What a text is that lacks the form it should have; None where that is not known."""
     text = head.removeprefix(_BOM).decode("utf-8", "replace").lstrip()
+    if re.match(r"\{[^\n]*\}[ \t\r]*\n\s*\{", text):
+        return JSON_LINES
     if text.startswith(("{", "[")):
-        return Kind("JSON", _OTHER_FILE)
-    if re.match(r"(---|[\w-]+:(\s|$))", text):
+        return JSON
+    if re.match(r"\|.*\|\s*\n\s*\|[ :|-]*-[ :|-]*\n", text):
+        return MARKDOWN
+    if re.match(r"(---|(- )?[\w-]+:(\s|$))", text):
         return Kind("YAML", _OTHER_FILE)
     if re.match(r"[^\n{}\[\]]*[,;\t][^\n{}\[\]]*\n", text):
         return TABLE

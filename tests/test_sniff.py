@@ -1,6 +1,17 @@
 """What a file is that is not what it should be; and text that only begins like such a file is left alone."""
 
+import base64
+import bz2
+import gzip
+import io
 import json
+import lzma
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,3 +110,95 @@ def test_a_folder_and_a_file_that_is_gone_are_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match=path.name):
             sniff.read_text(path, "a recipe")
+
+
+def zipped(*names: str) -> Callable[[bytes], bytes]:
+    """A zip archive of files that all hold the same; a name that ends in a slash is a folder."""
+
+    def pack(content: bytes) -> bytes:
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in names:
+                archive.writestr(name, b"" if name.endswith("/") else content)
+        return out.getvalue()
+
+    return pack
+
+
+def taped(*names: str) -> Callable[[bytes], bytes]:
+    """A tar archive, as `zipped`."""
+
+    def pack(content: bytes) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            for name in names:
+                item = tarfile.TarInfo(name)
+                item.size = len(content)
+                archive.addfile(item, io.BytesIO(content))
+        return out.getvalue()
+
+    return pack
+
+
+def by(*command: str) -> Callable[[bytes], bytes]:
+    """What a program makes of its standard input."""
+    return lambda content: subprocess.run(command, input=content, check=True, capture_output=True).stdout
+
+
+def sevened(content: bytes) -> bytes:
+    """A 7-Zip archive of one file, which only its own program writes, and only to a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["7z", "a", f"{folder}/a.7z", "-si-name.csv"]
+        subprocess.run(command, input=content, check=True, capture_output=True)
+        return Path(folder, "a.7z").read_bytes()
+
+
+PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": ("gunzip", gzip.compress),
+    "bzip2": ("bunzip2", bz2.compress),
+    "xz": ("unxz", lzma.compress),
+    "Zstandard": ("zstd", by("zstd", "-c")),
+    "zip": ("unzip", zipped("-name.csv")),
+    "zip of another name": ("unzip", zipped("deep/", "deep/other [1].csv")),
+    "zip of several": ("unzip", zipped("-name.csv", "readme.txt")),
+    "tar": ("tar", taped("-name.csv")),
+    "tar of another name": ("tar", taped("other.csv")),
+    "tar of several": ("tar", taped("readme.txt", "-name.csv")),
+    "7-Zip": ("7z", sevened),
+    "data URL": ("base64", lambda content: b"data:image/png;base64," + base64.b64encode(content)),
+    "base64": ("base64", base64.encodebytes),
+}
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("form", PACKED)
+def test_the_command_for_a_packed_file_puts_its_content_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, relative: bool
+) -> None:
+    program, pack = PACKED[form]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    content = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9
+    folder = tmp_path / "a FILE's FOLDER"
+    folder.mkdir()
+    (folder / "-name.csv").write_bytes(pack(content))
+    monkeypatch.chdir(folder if relative else "/")
+    path = Path("-name.csv") if relative else folder / "-name.csv"
+    kind = sniff.kind_of(path)
+    assert kind is not None
+    command = kind.error(path, "a table").fix.split("`")[1]
+    subprocess.run(["sh", "-c", command], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    assert (folder / "-name.csv").read_bytes() == content
+
+
+def test_a_broken_archive_has_a_fix_too(tmp_path: Path) -> None:
+    for name, content in (("zip", zipped("a")(b"x")[:40]), ("tar", taped("a")(b"x" * 2000)[:300] + b"\xff" * 512)):
+        (tmp_path / name).write_bytes(content)
+        kind = sniff.kind_of(tmp_path / name)
+        assert kind is not None and kind.name == f"a {name} archive"
+        assert f"{tmp_path / name}.{name}" in kind.fix_of(tmp_path / name)
+
+
+def test_a_data_url_that_is_no_base64_is_converted_by_a_program() -> None:
+    found = sniff.identify(b"data:image/svg+xml,%3Csvg%20/%3E")
+    assert found is not None and "base64" not in found.name + found.fix

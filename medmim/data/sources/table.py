@@ -7,6 +7,7 @@
 """
 
 import csv
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,17 @@ csv.field_size_limit(_ANY)
 MAX_CELL = 4096  # characters of a cell that is used
 _WANTED = "a CSV table in UTF-8"
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_OBJECTS = (
+    "(lambda rows: [names := list(dict.fromkeys(name for row in rows for name in row))] "
+    "+ [[row.get(name) for name in names] for row in rows])"
+)
+_ROWS = {  # a table of another form -> the Python that reads its rows from `sys.stdin`
+    sniff.JSON.name: f"{_OBJECTS}(json.load(sys.stdin))",
+    sniff.JSON_LINES.name: f"{_OBJECTS}([json.loads(line) for line in sys.stdin if line.strip()])",
+    sniff.MARKDOWN.name: "[cell.strip() for cell in line.strip().removeprefix('|').removesuffix('|').split('|')] "
+    "for line in sys.stdin if line.strip(' |:-\\r\\n')",
+}
+_VALUE = re.compile(r"[+-]?\d+([.,]\d+)?|.+\.(png|jpe?g|tiff?|bmp|webp|dcm)", re.IGNORECASE)  # no name of a column
 _SEARCHED = 20  # lines at the start of a file in which a header may be
 
 
@@ -80,7 +92,7 @@ def _parsed(path: Path, table: "Reader", needed: Sequence[str], optional: Sequen
     keys = [_key(name) for name in header]
     columns = {name: [i for i, key in enumerate(keys) if key == name] for name in (*needed, *optional) if name in keys}
     if not columns.keys() >= set(needed):
-        raise _no_columns(path, keys, needed)
+        raise _no_columns(path, header, needed, optional)
     for number, cells in enumerate(records, 2):
         if not any(cell.strip(HIDDEN).strip() for cell in cells):
             continue
@@ -144,6 +156,11 @@ def _other_form(path: Path, needed: Sequence[str]) -> UserError | None:
             _converted("csv.reader(row[0] for row in csv.reader(sys.stdin) if row)"),
         )
         return kind.error(path, _WANTED)
+    other = sniff.text_kind(head)
+    if other is not None and other != sniff.TABLE and other.name in _ROWS:
+        named = {_key(name) for name in _names(head.decode("utf-8-sig", "replace"))}
+        fix = _converted(_ROWS[other.name]) if named.issuperset(needed) else other.fix
+        return sniff.Kind(other.name, fix).error(path, _WANTED)
     for number, line in enumerate(head.decode("utf-8-sig", "replace").splitlines()[:_SEARCHED], 1):
         for mark, name in _DELIMITERS.items():
             if not {_key(cell) for cell in next(csv.reader([line], delimiter=mark), [])}.issuperset(needed):
@@ -155,24 +172,41 @@ def _other_form(path: Path, needed: Sequence[str]) -> UserError | None:
                 return kind.error(path, "one that starts with its header")
             kind = sniff.Kind(f"a table separated by {name}", _converted(f"csv.reader(sys.stdin, delimiter={mark!r})"))
             return kind.error(path, "one separated by commas")
-    other = sniff.text_kind(head)
     return None if other is None or other == sniff.TABLE else other.error(path, _WANTED)
+
+
+def _names(text: str) -> list[str]:
+    """The columns of a table in JSON, JSON Lines or Markdown, by its first row."""
+    if text.lstrip().startswith("|"):
+        return [name.strip() for name in text.lstrip().split("\n", 1)[0].split("|")]
+    try:
+        first, _ = json.JSONDecoder().raw_decode(text.lstrip().removeprefix("[").lstrip())
+    except (ValueError, RecursionError):
+        return []
+    return list(first) if isinstance(first, dict) else []
 
 
 def _converted(rows: str) -> str:
     """The command that writes a table anew, with commas: `rows` is the Python that reads it from `sys.stdin`."""
     code = (
-        f"import csv, sys; csv.field_size_limit({_ANY}); sys.stdin.reconfigure(encoding='utf-8-sig', newline=''); "
+        f"import csv, json, sys; csv.field_size_limit({_ANY}); "
+        "sys.stdin.reconfigure(encoding='utf-8-sig', newline=''); "
         f"sys.stdout.reconfigure(encoding='utf-8', newline=''); csv.writer(sys.stdout).writerows({rows})"
     )
     return sniff.in_place(f'python3 -c "{code}"')
 
 
-def _no_columns(path: Path, keys: Sequence[str], needed: Sequence[str]) -> UserError:
+def _no_columns(path: Path, header: Sequence[str], needed: Sequence[str], optional: Sequence[str]) -> UserError:
+    written = [cell.strip(HIDDEN).strip() for cell in header]
+    keys = {_key(name) for name in written}
+    first = ", ".join(filter(None, written))[:300] or "nothing"
+    row = keys.isdisjoint((*needed, *optional)) and any(_VALUE.fullmatch(cell) for cell in written)
     return _other_form(path, needed) or UserError(
         f"{path.name} lacks columns: {', '.join(name for name in needed if name not in keys)}",
-        reason=f"its first line names {', '.join(filter(None, keys))[:300] or 'none'}",
-        fix="name these columns in the first line",
+        reason=f"its first line is a row of values, not the header: {first}" if row else f"its first line has: {first}",
+        fix="add a line before it to name these columns and the others, in their order"
+        if row
+        else "name these columns in the first line",
     )
 
 

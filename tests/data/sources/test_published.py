@@ -254,7 +254,7 @@ OTHER: dict[str, tuple[str | bytes, str, str]] = {
     "UTF-16": (json.dumps(ROWS).encode("utf-16"), "UTF-16 text", "iconv -f UTF-16"),
     "Windows-1252": (json.dumps("f\u00fcr", ensure_ascii=False).encode("cp1252"), "WINDOWS-1252", "iconv"),
     "CSV": ("id,images\n1,a.png\n", r"a table \(CSV\)", "right file"),
-    "YAML": ("- id: 1\n", "not valid JSON", "correct line 1"),
+    "YAML": ("- id: 1\n", "is YAML", "right file"),
     "Git LFS": (POINTER, "a Git LFS pointer", "git lfs pull"),
     "gzip": (b"\x1f\x8b\x08....", "a gzip file", "gunzip"),
     "sign-in page": ("<html><body>Log in", "a web page", "access"),

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 import os
 import re
 import shlex
@@ -111,6 +112,7 @@ def zipped(name: str) -> bytes:
 QUOTED = "".join(",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in PLAIN.splitlines())
 UMLAUT = PLAIN.replace("first", "f\u00fcr")
 CHINESE = PLAIN.replace("first", "\u8001\u5e74\u6027\u767d\u5185\u969c\uff0c\u6b63\u5e38")
+OBJECTS = [{"patientid": 1, "note": 'a, "b"', "filename": "a.png"}, {"patientid": 2, "filename": "b.png"}]
 OTHER: dict[str, tuple[str | bytes, str, str]] = {
     "empty": (b"", r"empty \(0 bytes\)", "copy it again from where it is complete"),
     "zero bytes": (b"\0" * 5_000, "zero bytes", "completely"),
@@ -185,16 +187,25 @@ OTHER: dict[str, tuple[str | bytes, str, str]] = {
     "error of GitHub": ("404: Not Found", r"error of a server \('404: Not Found'\)", "access"),
     "error of Hugging Face": ("Entry not found", "error of a server", "access"),
     "error in JSON": ('{"message": "Requires authentication", "status": "401"}', "Requires authentication", "access"),
-    "JSON": ('[{"patientid": 1, "filename": "a.png"}]', "is JSON", "right file"),
+    "JSON": (json.dumps(OBJECTS, indent=1), "is JSON", "json.load(sys.stdin)"),
+    "JSON Lines": ("\n".join(map(json.dumps, OBJECTS)), "is JSON Lines", "json.loads(line)"),
+    "JSON that is no such table": ('[{"id": 1}]', "is JSON", "right file"),
+    "JSON Lines that are no such table": ('{"id": 1}\n{"id": 2}\n', "is JSON Lines", "right file"),
+    "Markdown": (
+        "| patientid | note | filename |\n|---:|:---|---|\n| 1 | first | a.png |\n| 2 || b.png |\n",
+        "is a table in Markdown", "split('|')",
+    ),
+    "Markdown that is no such table": ("| id | Note It |\n|---|---|\n| 1 | x |\n", "in Markdown", "right file"),
     "YAML": ("---\npatientid: 1\n", "is YAML", "right file"),
+    "YAML list": ("- patientid: 1\n  filename: a.png\n", "is YAML", "right file"),
     "PDF": (b"%PDF-1.7\n...", "a PDF", "right file"),
     "PNG": (b"\x89PNG\r\n\x1a\n....", "a PNG image", "right file"),
     "Parquet": (b"PAR1....", "Parquet", "CSV"),
     "pickle": (b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x03", "pickle", "right file"),
     "SQLite": (b"SQLite format 3\0...", "SQLite", "CSV"),
     "binary": (bytes(range(32)) * 40, "binary file of an unknown kind", "right file"),
-    "another table": ("a,b\n1,2\n", "lacks columns: patientid, filename", "name these columns"),
-    "no header": ("1,first,a.png\n2,second,b.png\n", "lacks columns", "name these columns"),
+    "another table": ("First Name,b\n1,2\n", "line has: First Name, b", "name these columns"),
+    "no header": ("1,first,A_1.png\n2,b,c.png\n", "a row of values, .*: 1, first, A_1.png", "add a line before it"),
     "open quotation mark": (PLAIN.replace("first", '"first'), "line 2 is never closed", "correct line 2"),
     "mark inside quotation marks": (PLAIN.replace("first", '"a "b" c"'), "broken quotation in line 2", "written twice"),
     "backslash before a mark": (PLAIN.replace("second", r'"a \"b\" c"'), "broken quotation in line 3", "written twice"),
@@ -216,7 +227,8 @@ def test_what_is_no_such_table_is_named_with_its_fix(tmp_path: Path, name: str) 
     ["semicolons", "tabs", "vertical bars", *(name for name in OTHER if "quoted" in name or "semicolons" in name),
      "write.csv2 of R", "write.table of R", "Shift JIS", "DOS",
      "comment before the header", "three lines before the header",
-     "Windows-1252", "GB18030", "UTF-16 with a mark", "UTF-16 without a mark", "big-endian UTF-16", "UTF-32", "gzip"],
+     "Windows-1252", "GB18030", "UTF-16 with a mark", "UTF-16 without a mark", "big-endian UTF-16", "UTF-32", "gzip",
+     "JSON", "JSON Lines", "Markdown"],
 )  # fmt: skip
 def test_the_command_that_the_fix_names_makes_the_table_readable(tmp_path: Path, name: str) -> None:
     path = tmp_path / "my 'data'" / "meta data.csv"
