@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
 from medmim import __version__
 from medmim.errors import MIN_TRIES, Unavailable, UserError, as_user_error, from_os_error, patience, retrying
@@ -38,6 +40,7 @@ _CONNECT = 10  # s
 _PATH = 489  # bytes of the path of an SQLite database; SQLite's limit is 512, and names of files beside it are longer
 _DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
 _DRIVERS = {"psycopg": "medmim[cluster]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> package
+_ADDRESSES = "http(s)://HOST:PORT, with a port from 1 to 65535, or sqlite:///PATH"
 _QUOTED = (
     "in user and password write %40 for @, %3A for :, %2F for /, %3F for ?, %23 for #, %25 for %, %5B for [, "
     "%5D for ]; an IPv6 address stands in brackets: http://[::1]:5000"
@@ -48,6 +51,10 @@ _PERMANENT = re.compile(
     r"|certificate verify failed|certificate file|does not match host name|alert (unknown ca|certificate)|sslmode"
     r"|no SSL|not support SSL|SSL is required|SSL (is )?not (supported|enabled)"
     r"|permission denied|Access denied|Unknown database|invalid connection option|Login failed"
+)
+# Likewise MLflow, and what stands before it.
+_REFUSED = re.compile(
+    r"failed with error code 4(?!08|25|29)\d\d|^(40[13]|PERMISSION_DENIED|UNAUTHENTICATED|CUSTOMER_UNAUTHORIZED):"
 )
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -101,6 +108,7 @@ def registered(ws: Workspace, name: str | None = None) -> dict[str, Registered]:
         UserError: See `answering`.
     """
     path = sqlite_path(ws.tracking)
+    _refuse_unusable(ws.tracking, path)
     if path is not None and not path.exists():
         return {}  # a question makes no database
     api = client(ws)
@@ -171,23 +179,17 @@ def answering(tracking: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    at, path = shown(tracking), sqlite_path(tracking)
+    path = sqlite_path(tracking)
     try:
         with _reporting_lock(path):
             yield
     except (MlflowException, SQLAlchemyError) as error:
         said = hidden(str(error), tracking)
         if path is not None or is_database_server(tracking):
-            raise _database_error(at, said, path) from None
+            raise _database_error(shown(tracking), said, path) from None
         if "unsupported URI" in said:
-            raise _unusable(
-                tracking, "MLflow knows no such registry", "give http(s)://HOST:PORT or sqlite:///PATH"
-            ) from None
-        raise Unavailable(
-            f"MLflow at {at} does not do what it was asked",
-            reason=_first_line(said),
-            fix="check MLFLOW_TRACKING_URI or platform.tracking, then run the same command",
-        ) from None
+            raise _unusable(tracking, "MLflow knows no such registry", f"give {_ADDRESSES}") from None
+        raise _server_error(tracking, error, said) from None
 
 
 @contextmanager
@@ -254,6 +256,48 @@ def _database_error(at: str, text: str, path: Path | None) -> UserError:
     )
 
 
+def _server_error(tracking: str, error: BaseException, said: str) -> UserError:
+    """The error for what an MLflow server, or the connection to it, failed with; `said` are MLflow's words for it."""
+    from requests import exceptions
+
+    at, check = shown(tracking), "check MLFLOW_TRACKING_URI or platform.tracking"
+    causes = list(_causes(error))
+    failed = next((cause for cause in causes if isinstance(cause, exceptions.RequestException)), None)
+    last = causes[-1]
+    words = hidden(_first_line(getattr(last, "strerror", None) or str(last) or type(last).__name__), tracking)
+    if isinstance(failed, exceptions.SSLError):
+        fix = "set MLFLOW_TRACKING_SERVER_CERT_PATH to its authority's file; write http:// where it has no TLS"
+        return UserError(f"no connection with TLS can be made to MLflow at {at}", reason=words, fix=fix)
+    if isinstance(failed, exceptions.ProxyError):
+        proxies = ", ".join(f"{name.upper()}_PROXY={shown(uri)}" for name, uri in getproxies().items() if name != "no")
+        return Unavailable(
+            f"MLflow at {at} does not answer through a proxy",
+            reason=f"{words}; the environment has {proxies}",
+            fix="unset the variable where no proxy is needed, or name the host in NO_PROXY; then run it again",
+        )
+    if isinstance(failed, exceptions.ConnectionError | exceptions.Timeout):
+        fix = f"check that it runs, and {check}; then run the same command again"
+        return Unavailable(f"MLflow at {at} does not answer", reason=words, fix=fix)
+    if isinstance(failed, exceptions.InvalidURL | exceptions.InvalidSchema | exceptions.InvalidHeader):
+        return UserError(f"no request can be sent to MLflow at {at}", reason=words, fix=f"{check}, and HTTP(S)_PROXY")
+    if "not in a valid JSON format" in said:
+        return UserError(f"what answers at {at} is not MLflow", reason=_first_line(said), fix=check)
+    if _REFUSED.search(said):
+        fix = f"{check}, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return UserError(f"MLflow at {at} refuses a request", reason=_first_line(said), fix=fix)
+    fix = f"{check}, then run the same command"
+    said = words if failed else _first_line(said)
+    return Unavailable(f"MLflow at {at} does not do what it was asked", reason=said, fix=fix)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, outermost first."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
 def _connect(uri: str) -> None:
     """Open and close one connection, as often as a server is retried: MLflow itself would try without a word."""
 
@@ -299,25 +343,48 @@ def _refuse_unusable(uri: str, path: Path | None) -> None:
             raise ValueError("it names no host, or port 0")
     except ValueError as error:
         said = str(error) if at == uri else "user, password, host and port cannot be told apart"
-        raise _unusable(uri, said, _QUOTED) from None
-    if uri.startswith("sqlite"):
-        fix = f"did you mean {re.sub('^sqlite:/*', 'sqlite:///', at)}?" if uri.strip("/:") != "sqlite" else ""
+        fix = _QUOTED if at != uri or "[" in uri or uri.count(":") > 2 else f"give {_ADDRESSES}"
+        raise _unusable(uri, said, fix) from None
+    if where.scheme.startswith("sqlite"):
+        bare = uri.strip("/:").lower() == "sqlite"
+        fix = "" if bare else f"did you mean {re.sub('^sqlite:/{0,3}', 'sqlite:///', at, flags=re.IGNORECASE)}?"
         raise _unusable(uri, "SQLite is named by sqlite:///PATH, or sqlite:////PATH from the root", fix)
     if uri.startswith("postgres:"):
         fix = f"set it to {re.sub('^postgres', 'postgresql', at)}{', with user and password' if at != uri else ''}"
         raise _unusable(uri, "SQLAlchemy calls it postgresql", fix)
     if uri.startswith("file:") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
-        raise _unusable(uri, "MLflow 3 keeps no models in a folder of files", "give sqlite:///mlflow.db or a server")
-    if not re.match(r"[\w+.-]+:/|(databricks|databricks-uc|uc)(:|$)", uri):
-        fix = "give http(s)://HOST:PORT or sqlite:///PATH" if ":" in uri else f"did you mean sqlite:///{uri}?"
-        raise _unusable(uri, "it names neither a file nor a server", fix)
+        file = sqlite_uri(Path(unquote(where.path)) / "mlflow.db")
+        raise _unusable(uri, "MLflow 3 keeps no models in a folder of files", f"give {file} or a server")
+    if re.match(r"(databricks|databricks-uc|uc)(:|$)", uri):
+        raise _unusable(uri, "no registry of Databricks has both aliases and plain names", f"give {_ADDRESSES}")
+    if not re.match(r"[\w+.-]+:/", uri):
+        raise _unusable(uri, "it names neither a file nor a server", _meant(uri))
+    if where.scheme not in ("http", "https", "file") and not is_database_server(uri) and not _is_plugin(where.scheme):
+        raise _unusable(uri, f"MLflow knows no '{where.scheme}'", f"give {_ADDRESSES}")
     return None
+
+
+def _meant(uri: str) -> str:
+    """The fix for a tracking URI without a scheme."""
+    if re.match(r"localhost(/|$)|[\w.-]+:\d+(/|$)", uri):
+        return f"did you mean http://{uri}?"
+    return f"did you mean sqlite:///{uri}?" if uri.strip() and ":" not in uri else f"give {_ADDRESSES}"
+
+
+def _is_plugin(scheme: str) -> bool:
+    """Whether an installed package gives MLflow a tracking store of that scheme."""
+    return any(found.name == scheme for found in entry_points(group="mlflow.tracking_store"))
 
 
 def _check_path(uri: str, path: Path) -> None:
     if str(path) in (".", ":memory:") or str(path).startswith("file:"):
         reason = "a registry in memory ends with its process" if str(path) in (".", ":memory:") else ""
         raise _unusable(uri, reason, "name a file: sqlite:///mlflow.db")
+    if os.path.isdir(path):
+        raise _unusable(uri, f"{path} is a folder", f"name a file in it: {sqlite_uri(path / 'mlflow.db')}")
+    above = next((folder for folder in path.parents if os.path.exists(folder)), path.parent)
+    if not os.path.isdir(above):
+        raise _unusable(uri, f"{above} is a file, not a folder", "name a file in a folder: sqlite:///PATH")
     if len(os.fsencode(path)) > _PATH:
         raise UserError(
             f"the path of the MLflow database is {len(os.fsencode(path))} bytes long: {path}",

@@ -20,6 +20,7 @@ import pytest
 from medmim import __version__, tracking
 from medmim.errors import Unavailable, UserError
 from medmim.run.workspace import Workspace, sqlite_path, workspace
+from tests.support.servers import answering
 
 
 def _ws(home: Path) -> Workspace:
@@ -110,8 +111,31 @@ def test_files_of_an_experiment_lie_in_the_home(home: Path) -> None:
 def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     ws = Workspace(tmp_path, str(tmp_path), "http://127.0.0.1:9")
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(
+        Unavailable, match=r"^MLflow at http://127\.0\.0\.1:9 does not answer\nreason: Connection refused\n"
+    ):
         tracking.client(ws)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "fact"),
+    [
+        (401, "who are you?", 2, "refuses a request"),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "not yours"}', 2, "refuses a request"),
+        (404, "<html>nothing here</html>", 2, "refuses a request"),
+        (200, "<html>a login</html>", 2, "is not MLflow"),
+        (503, "starting", 75, "does not do what it was asked"),
+    ],
+)
+def test_what_a_server_refuses_for_good_is_no_reason_to_try_again(
+    status: int, body: str, code: int, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with answering(status, body) as address, pytest.raises(UserError) as caught:
+        tracking.client(Workspace(tmp_path, str(tmp_path), address))
+    assert (
+        caught.value.exit_code == code and fact in caught.value.fact and "HTTPConnectionPool" not in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,8 +339,18 @@ def test_what_postgresql_refuses_has_its_exit_code(
         ("sqlite://mlflow.db", 2, "did you mean sqlite:///mlflow.db?"),
         ("sqlite:///:memory:", 2, "ends with its process"),
         ("sqlite:////" + "d" * 250 + "/" + "d" * 250, 2, "is 502 bytes long"),
-        ("file:///mlruns", 2, "sqlite:///mlflow.db"),
+        ("sqlite:////tmp", 2, "/tmp is a folder"),
+        ("sqlite:////dev/null/mlflow.db", 2, "/dev/null is a file, not a folder"),
+        ("SQLite:////home/mlflow.db", 2, "did you mean sqlite:////home/mlflow.db?"),
+        ("file:///mlruns", 2, "give sqlite:////mlruns/mlflow.db"),
         ("mlflow.db", 2, "did you mean sqlite:///mlflow.db?"),
+        ("localhost:5000", 2, "did you mean http://localhost:5000?"),
+        ("10.0.0.1:5000/mlflow", 2, "did you mean http://10.0.0.1:5000/mlflow?"),
+        (" ", 2, "fix: give http(s)://HOST:PORT"),
+        ("http://h:99999", 2, "fix: give http(s)://HOST:PORT, with a port from 1 to 65535"),
+        ("ftp://h/mlflow", 2, "MLflow knows no 'ftp'"),
+        ("databricks", 2, "no registry of Databricks"),
+        ("databricks-uc://profile", 2, "no registry of Databricks"),
     ],
 )
 def test_a_tracking_uri_that_cannot_work_is_refused_without_mlflow(
@@ -325,7 +359,8 @@ def test_a_tracking_uri_that_cannot_work_is_refused_without_mlflow(
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
     started = [name for name in sys.modules if name.partition(".")[0] == "mlflow"]
     monkeypatch.chdir(tmp_path)
-    for ask in (tracking.check, tracking.client):
+    asked = (tracking.check, tracking.client, *([tracking.registered] if code == 2 else []))
+    for ask in asked:
         with pytest.raises(UserError) as caught:
             ask(Workspace(tmp_path, str(tmp_path), uri))
         assert caught.value.exit_code == code and words in str(caught.value) and "secret" not in str(caught.value)
