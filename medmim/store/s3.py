@@ -40,9 +40,15 @@ _TEMPORARY_STATUS = (408, 425, 429)
 _TEMPORARY_CODE = re.compile(
     r"RequestTimeout|PriorRequestNotComplete|OperationAborted|ConditionalRequestConflict|IncompleteBody|BadDigest"
     r"|NoSuchUpload|InvalidPart$|InternalError|InternalFailure|ServiceUnavailable|ServiceFailure|ClientDisconnected"
-    r"|Busy|SlowDown|Thrott|TooManyRequests|ThroughputExceeded|(Request|Rate|Bandwidth|Qps|Traffic)LimitExceeded"
+    r"|TransactionInProgress|NotInitialized|Busy|SlowDown|Thrott|TooManyRequests|ThroughputExceeded|(Request|Rate|Bandwidth|Qps|Traffic)LimitExceeded"
 )
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+_REDIRECT = re.compile(r"Response code: 30[1278]")  # without S3's own words for it
+_FULL = re.compile(r"StorageFull|Quota(Exceeded|Limit)|ExceededQuota|InsufficientCapacity|NotEnoughSpace")
+_REGION = (
+    "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError", "InvalidRegion", "PermanentRedirect",
+    "TemporaryRedirect", "Redirect", "IllegalLocationConstraintException", "InvalidLocationConstraint",
+)  # fmt: skip
 _CLOCK = ("RequestTimeTooSkewed", "RequestExpired", "RequestNotReadyYet")
 
 T = TypeVar("T")
@@ -221,13 +227,30 @@ class S3Store:
                 reason=message,
                 fix="restore it (`aws s3api restore-object`), and keep the store out of archive storage classes",
             )
-        if error.code in ("AuthorizationHeaderMalformed", "AuthorizationQueryParametersError", "InvalidRegion"):
+        if error.code in _REGION or error.response.status in (301, 302, 307, 308):
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+            target = error.response.headers.get("location") or error.response.headers.get("x-amz-bucket-region")
             return UserError(
-                f"{self.endpoint} is not in the region {os.environ.get('AWS_REGION') or 'that was assumed'}",
-                reason=message,
-                fix="set AWS_REGION to the region that the server names",
+                f"{self.endpoint} is not in the region {region or 'that was assumed'}, or not where the bucket "
+                f"'{self.bucket}' is",
+                reason=f"{message}{f' ({shown(target)})' if target else ''}",
+                fix="set AWS_REGION to the region that the server names (`aws s3api get-bucket-location --bucket "
+                f"{self.bucket}`), and AWS_ENDPOINT_URL to the address that it names",
             )
-        if _is_temporary(error) and error.response.status != 507:
+        if error.code == "InvalidBucketName":
+            return UserError(
+                f"'{self.bucket}' is no name of a bucket at {self.endpoint}",
+                reason=message,
+                fix="write s3://BUCKET/PREFIX; a name has 3 to 63 lower-case letters, digits, dots and hyphens",
+            )
+        if _FULL.search(error.code or "") or error.response.status == 507:
+            return UserError(
+                f"there is no space left for the store {self.uri} at {self.endpoint}",
+                reason=message,
+                fix="free some space there, or have its quota raised; then run the same command: finished steps are "
+                "kept",
+            )
+        if _is_temporary(error):
             return Unavailable(
                 f"{self.endpoint} does not serve the store {self.uri} for now",
                 reason=message,
@@ -238,12 +261,6 @@ class S3Store:
                 f"{self.endpoint} refuses access to {self.uri}",
                 reason=message,
                 fix="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, and the rights that they give",
-            )
-        if error.response.status == 507:
-            return Unavailable(
-                f"the disk of {self.endpoint} is full",
-                reason=message,
-                fix="free some space there, then run the same command",
             )
         return UserError(f"{self.endpoint} refuses an operation on s3://{self.bucket}/{name}", reason=message)
 
@@ -260,6 +277,12 @@ class S3Store:
             return UserError(
                 f"{self.endpoint} is an https server", reason=reason, fix="set AWS_ENDPOINT_URL to https://HOST:PORT"
             )
+        if _REDIRECT.search(reason):
+            return UserError(
+                f"{self.endpoint} sends requests elsewhere, and is no S3 server",
+                reason=reason,
+                fix="set AWS_ENDPOINT_URL to the address of the S3 API: https:// where it wants TLS, no web console",
+            )
         return Unavailable(
             f"the store {self.uri} does not answer",
             reason=f"{self.endpoint}: {reason}",
@@ -275,8 +298,12 @@ def _is_temporary(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, S3Error):
         status = error.response.status
+        if status == 507 or _FULL.search(error.code or ""):
+            return False  # a full disk of a server needs a person
         failed = status in _TEMPORARY_STATUS or (status >= 500 and status != 501)  # 501: it cannot do this at all
         return failed or _TEMPORARY_CODE.search(error.code or "") is not None
-    if "CERTIFICATE_VERIFY_FAILED" in str(error) or _HTTP_TO_HTTPS in str(error):
+    if any(sign in str(error) for sign in ("CERTIFICATE_VERIFY_FAILED", _HTTP_TO_HTTPS)) or _REDIRECT.search(
+        str(error)
+    ):
         return False
     return isinstance(error, HTTPError | ServerError | InvalidResponseError | ParseError)

@@ -162,6 +162,8 @@ PASSING = [
     (400, "RequestLimitExceeded"),
     (400, "ProvisionedThroughputExceededException"),
     (400, "PriorRequestNotComplete"),
+    (400, "TransactionInProgressException"),
+    (400, "ServerNotInitialized"),
     (403, "RequestThrottled"),
     (404, "NoSuchUpload"),
     (408, "RequestTimeout"),
@@ -202,6 +204,13 @@ def test_an_error_that_passes_is_retried_whatever_its_status(
         (403, "InvalidObjectState", "s3://bucket/key is archived", "restore"),
         (403, "AccessDenied", "refuses access to s3://bucket", "rights"),
         (403, "SignatureDoesNotMatch", "refuses access to s3://bucket", "AWS_SECRET_ACCESS_KEY"),
+        (400, "XMinioStorageFull", "there is no space left for the store s3://bucket", "free some space"),
+        (507, "XMinioStorageFull", "there is no space left for the store s3://bucket", "free some space"),
+        (403, "QuotaExceeded", "there is no space left for the store s3://bucket", "quota"),
+        (301, "PermanentRedirect", "not where the bucket 'bucket' is", "AWS_REGION"),
+        (307, "TemporaryRedirect", "not where the bucket 'bucket' is", "AWS_ENDPOINT_URL"),
+        (400, "IllegalLocationConstraintException", "is not in the region us-east-1", "get-bucket-location"),
+        (400, "InvalidBucketName", "'bucket' is no name of a bucket", "3 to 63"),
         (400, "InvalidPartOrder", "refuses an operation on s3://bucket/key", ""),
         (400, "EntityTooLarge", "refuses an operation on s3://bucket/key", ""),
         (501, "NotImplemented", "refuses an operation on s3://bucket/key", ""),
@@ -278,10 +287,11 @@ def test_create_is_one_conditional_put(server: Server) -> None:
     assert server.asked == ["PUT *"]
 
 
-def test_a_full_server_is_reported(server: Server) -> None:
-    server.answers = [whole(507, b"<Error><Code>XMinioStorageFull</Code><Message>no space</Message></Error>")]
-    with pytest.raises(Unavailable, match="is full"):
-        open_store("s3://bucket").write("key", b"1")
+def test_a_server_that_is_no_s3_and_redirects_is_bad_input_at_once(server: Server) -> None:
+    server.answers = [whole(301, b"<html>Moved</html>")]
+    with pytest.raises(UserError, match="is no S3 server") as caught:
+        open_store("s3://bucket").read("key")
+    assert (caught.value.exit_code, len(server.asked)) == (2, 1) and "AWS_ENDPOINT_URL" in caught.value.fix
 
 
 @each_operation
