@@ -80,6 +80,7 @@ _DATE = re.compile(
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"\+?(\d+)(\.0*)?")  # also as a float
+_POINTED = r"[1-9]\d{0,2}(\.\d{3})+"
 _INFINITE = re.compile(r"[+-]?inf(inity)?|[+-]?∞", re.IGNORECASE)
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*[eE]\+\d+|\d+\.\d*[eE]-?\d+)")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([,'\u2019]\d{3})+(\.\d*)?")
@@ -87,6 +88,14 @@ _ODD_AMONG_NUMBERS = re.compile(r"\d+[eE]-?\d+|\d+,\d+|\d{1,3}([ .]\d{3})+")
 _EXACT = 15  # digits that a spreadsheet keeps
 _ENOUGH = 5  # as many ids that end in zeros are no accident
 _AGE_SLACK = 2  # years by which ages of one patient differ without a contradiction, beside the time between the rows
+_LIFE = 130  # years; nobody is older
+_AGE_UNITS = (  # how a unit is written -> its part of a year
+    (("", "Y", "YR", "YRS", "YEAR", "YEARS"), 1.0),
+    (("M", "MO", "MOS", "MONTH", "MONTHS"), 1 / 12),
+    (("W", "WK", "WKS", "WEEK", "WEEKS"), 7 / 365),
+    (("D", "DAY", "DAYS"), 1 / 365),
+)
+_UNSURE_UNITS = ("M", "W", "D")  # letters that are also sexes: male, weiblich, divers
 _FOLLOW_UP = 10  # years that may lie between two rows whose times are not known
 
 
@@ -134,13 +143,31 @@ def _is_no_value(word: str) -> bool:
     )
 
 
-def identifier(cell: str) -> str:
+def has_thousands(column: Iterable[str]) -> bool:
+    """Whether a point in the ids of a column may separate thousands, as in German: then `1.000` may be 1000, not 1.
+
+    Args:
+        column: All cells of the column, each once or more.
+    """
+    long = pointed = False
+    for cell in column:
+        plain = _plain(cell)
+        long |= re.fullmatch(r"[1-9]\d{3,}", plain) is not None
+        pointed |= re.fullmatch(_POINTED, plain) is not None
+    return long and pointed
+
+
+def identifier(cell: str, thousands: bool = False) -> str:
     """The id in a cell, so that equal ids are equal texts.
+
+    Args:
+        cell: The cell.
+        thousands: See `has_thousands`; then `1.000` stays as it is, for `suspicious` to report.
 
     Raises:
         BadCell: There is none, or it is damaged. The reason never holds an id.
     """
-    plain = _unwrapped(_typed(unicodedata.normalize("NFKC", cell).strip(HIDDEN)).strip())
+    plain = _plain(cell)
     if not plain:
         raise BadCell("is empty")
     if text(plain) is None or _INFINITE.fullmatch(plain) or re.fullmatch(r"-\d+(\.0*)?", plain):
@@ -156,7 +183,7 @@ def identifier(cell: str) -> str:
     if has_controls(plain) or len(plain) > 200:
         raise BadCell("an id with line breaks, control characters or more than 200 characters")
     whole = _WHOLE.fullmatch(plain)
-    if whole is None:
+    if whole is None or (thousands and re.fullmatch(_POINTED, plain)):
         return plain
     if whole[2] and len(whole[1].lstrip("0")) > _EXACT:
         raise BadCell(f"an id of more than {_EXACT} digits that became a float, which cuts digits off")
@@ -180,6 +207,7 @@ def suspicious(ids: Iterable[str]) -> dict[str, str]:
         found |= dict.fromkeys(long, reason)
     reason = "ids that differ in hyphens or other marks, or in letters that look alike, only: perhaps one patient"
     found |= _alike(known, _without_marks, reason)
+    found |= _alike(known, lambda name: name.replace(".", "") if re.fullmatch(_POINTED, name) else name, reason)
     reason = "ids that differ in leading zeros, case or blanks only: perhaps one patient"
     return found | _alike(known, lambda name: re.sub(r"(?<!\d)0+(?=\d)|\s", "", name.casefold()), reason)
 
@@ -283,25 +311,30 @@ def _contradiction(own: Sequence[Person]) -> str:
     births = {found[0] for person in own if (found := re.search(rf"{_YEAR}", person.birth))}
     if len(births) > 1:
         return "two years of birth"
-    ages = [(age, person.days) for person in own if (age := _age(person.age)) is not None]
+    ages = [(*age, person.days) for person in own if (age := _age(person.age)) is not None]
     return "two ages" if _ages_differ(ages) else ""
 
 
-def _ages_differ(ages: Sequence[tuple[float, float | None]]) -> bool:
-    """Whether two of (age in years, days or None) are further apart than the time between them and the slack explain.
+def _ages_differ(ages: Sequence[tuple[float, float, float | None]]) -> bool:
+    """Whether two ages are further apart than the time between them and the slack explain.
 
     In one pass over the rows in the order of time: a later 365 x age - days may not be above an earlier one by more
     than the slack, nor an earlier 365 x age + days above a later one.
+
+    Args:
+        ages: The least and the greatest age in years that a row can mean, and its days or None. Of two spans, the ages
+            that are closest count.
     """
-    every, undated = [age for age, _ in ages], [age for age, days in ages if days is None]
+    lows, highs = [low for low, _, _ in ages], [high for _, high, _ in ages]
+    undated = [(low, high) for low, high, days in ages if days is None]
     allowed = _FOLLOW_UP + _AGE_SLACK
-    if undated and (max(every) - min(undated) > allowed or max(undated) - min(every) > allowed):
+    if any(max(lows) - high > allowed or low - min(highs) > allowed for low, high in undated):
         return True
     least, most = math.inf, -math.inf
     slack = 365 * _AGE_SLACK + 1e-6  # rounding
-    for days, age in sorted((days, age) for age, days in ages if days is not None):
-        least, most = min(least, 365 * age - days), max(most, 365 * age + days)
-        if 365 * age - days - least > slack or most - (365 * age + days) > slack:
+    for days, low, high in sorted((days, low, high) for low, high, days in ages if days is not None):
+        least, most = min(least, 365 * high - days), max(most, 365 * low + days)
+        if 365 * low - days - least > slack or most - (365 * high + days) > slack:
             return True
     return False
 
@@ -315,11 +348,28 @@ def _sex(cell: str) -> str:
     return "" if plain in ("u", "o", "other") else plain.removesuffix(".0")
 
 
-def _age(cell: str) -> float | None:
-    """Years; None for a word or another unit, such as the `040Y` of DICOM: only what is sure makes a contradiction."""
-    plain = (text(cell) or "").upper()
-    found = re.fullmatch(r"0*(\d{1,3}(\.\d+)?)\s*Y?", plain)
-    return float(found[1]) if found else None
+def _age(cell: str) -> tuple[float, float] | None:
+    """The least and the greatest age in years that a cell can mean; None for a word: only what is sure counts.
+
+    `40-49` and `90+` are spans. The `006M` of DICOM are months; `6M` may also be a man of 6, so it is a span of both.
+    """
+    plain = (text(cell) or "").upper().replace("\u2013", "-")
+    span = re.fullmatch(r"(\d{1,3})\s*(?:-\s*(\d{1,3})|\+)\s*(Y(EARS?)?)?", plain)
+    if span:
+        least, greatest = float(span[1]), float(span[2] or _LIFE)
+        return (least, greatest) if least <= greatest else None
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*([A-Z]*)", plain)
+    years = None if found is None else next((years for units, years in _AGE_UNITS if found[2] in units), None)
+    if found is None or years is None:
+        return None
+    age = float(found[1])
+    unsure = found[2] in _UNSURE_UNITS and len(found[1]) < 3
+    return age * years, age if unsure else age * years
+
+
+def _plain(cell: str) -> str:
+    """An id as it was meant, without what surrounds it."""
+    return _unwrapped(_typed(unicodedata.normalize("NFKC", cell).strip(HIDDEN)).strip())
 
 
 def _typed(text: str) -> str:

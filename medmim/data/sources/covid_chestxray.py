@@ -81,7 +81,8 @@ def load(data: Data) -> Source:
     rows = list(_rows(root))
     if not rows:
         raise UserError(f"{LIST} has no rows", fix=_FIX)
-    people = _people(rows)
+    thousands = cells.has_thousands(row["patientid"] for row in rows)
+    people = _people(rows, thousands)
     studies: list[Study] = []
     bad: list[BadRow] = []
     skipped: Counter[str] = Counter()
@@ -92,7 +93,7 @@ def load(data: Data) -> Source:
             skipped[reason_to_skip] += 1
             continue
         path = posixpath.normpath(_path(row))
-        study, problems = _study(row, people)
+        study, problems = _study(row, people, thousands)
         if path in first:
             problems.append(("filename", f"the image of row {first[path]} again"))
         bad += [BadRow(LIST, row.number, key, reason) for key, reason in problems]
@@ -137,7 +138,7 @@ def _path(row: table.Row) -> str:
     return f"{cells.text(row['folder']) or 'images'}/{names.nfc(row['filename'])}"
 
 
-def _people(rows: Iterable[table.Row]) -> dict[str, str]:
+def _people(rows: Iterable[table.Row], thousands: bool) -> dict[str, str]:
     """Patients whose rows cannot be trusted -> the reason."""
     people = []
     for row in rows:
@@ -146,7 +147,7 @@ def _people(rows: Iterable[table.Row]) -> dict[str, str]:
             days = _offset(row)
         with suppress(cells.BadCell):
             birth = next((row[column] for column in _BIRTH if row[column]), "")
-            patient = cells.identifier(row["patientid"])
+            patient = cells.identifier(row["patientid"], thousands)
             people.append(cells.Person(patient, row["sex"] or row["gender"], row["age"], birth, days))
     return cells.suspicious(person.patient for person in people) | cells.shared_ids(people)
 
@@ -172,7 +173,7 @@ def _finding(row: table.Row) -> str | None:
     return cells.label(known[-1]) if known else None
 
 
-def _study(row: table.Row, people: Mapping[str, str]) -> tuple[Study | None, list[Problem]]:
+def _study(row: table.Row, people: Mapping[str, str], thousands: bool) -> tuple[Study | None, list[Problem]]:
     problems = list(row.problems)
     if problems:
         return None, problems
@@ -184,7 +185,7 @@ def _study(row: table.Row, people: Mapping[str, str]) -> tuple[Study | None, lis
             problems.append((column, str(error)))
             return None
 
-    patient = value("patientid", lambda: cells.identifier(row["patientid"]))
+    patient = value("patientid", lambda: cells.identifier(row["patientid"], thousands))
     if patient is not None and patient in people:
         problems.append(("patientid", people[patient]))
     time = value("offset", lambda: _offset(row))

@@ -154,6 +154,24 @@ def test_a_damaged_id_is_bad_and_its_reason_does_not_hold_it(cell: str, words: s
 
 
 @pytest.mark.parametrize(
+    ("column", "bad"),
+    [
+        (["1", "2", "3", "1000", "1.000"], {"1.000", "1000"}), (["1", "2", "1000", "2.000"], {"2.000"}),
+        (["1", "2", "3", "4", "1000", "1.234", "1234"], {"1.234", "1234"}),
+        (["1", "2", "1.000", "3.000"], set()), (["1.000", "1000.000", "1"], set()),
+        (["1", "2", "10000", "10.000", "4", "1.000.000"], {"10000", "10.000", "1.000.000"}),
+        (["1", "2", "1000", "1.0", "2.00"], set()),
+        (["1", "2", "3", "'1000", '="1.000"'], {"1.000", "1000"}),
+    ],
+)  # fmt: skip
+def test_a_point_before_three_digits_may_separate_thousands(column: list[str], bad: set[str]) -> None:
+    thousands = cells.has_thousands(column)
+    ids = [cells.identifier(cell, thousands) for cell in column]
+    assert set(cells.suspicious(ids)) == bad
+    assert set(ids) - bad <= {"1", "2", "3", "4", "1000"}
+
+
+@pytest.mark.parametrize(
     ("ids", "bad"),
     [
         (["1", "2", "3"], []), (["007", "008", "12"], []), (["a1", "b2"], []), (["12", "12.1", "13"], []),
@@ -231,6 +249,16 @@ def people(*rows: tuple[str, str, str, float | None]) -> list[Person]:
         (people(("", "40", "", 0), ("", "22", "", 3)), "two ages"),
         (people(("", "40", "", None), ("", "22.0", "", None)), "two ages"),
         (people(("", "040Y", "", 0), ("", "45", "", 30)), "two ages"),
+        (people(("", "6M", "", 0), ("", "40", "", 30)), "two ages"),
+        (people(("", "018M", "", None), ("", "20", "", None)), "two ages"),
+        (people(("", "3 weeks", "", 0), ("", "4", "", 30)), "two ages"),
+        (people(("", "40-49", "", 0), ("", "10\u201319", "", 30)), "two ages"),
+        (people(("", "40-49", "", None), ("", "27", "", None)), "two ages"),
+        (people(("", "90+", "", 0), ("", "80", "", 30)), "two ages"),
+        (people(("", "40-49", "", 0), ("", "50-59", "", 30), ("", "49", "", 60)), ""),
+        (people(("", "40M", "", 0), ("", "40", "", 30), ("", "040Y", "", 60)), ""),
+        (people(("", "6M", "", 0), ("", "9 months", "", 90), ("", "1", "", 180)), ""),
+        (people(("", "89+", "", 0), ("", "94 years", "", 30), ("", "49-40", "", 30), ("", "7X", "", 3)), ""),
         (people(("", "", "1980", 0), ("", "", "1998-03-01", 3)), "two years of birth"),
         (people(("M", "", "", 0), ("Male", "", "", 3), ("m", "", "", None), ("NaN", "", "", 3)), ""),
         (people(("1", "", "", 0), ("1.0", "", "", 3)), ""),
@@ -246,6 +274,15 @@ def test_an_id_of_two_people_is_noticed(rows: list[Person], words: str) -> None:
     found = cells.shared_ids([*rows, *others])
     assert list(found) == (["7"] if words else [])
     assert not words or re.search(words, found["7"])
+
+
+@pytest.mark.parametrize("high", [10, 19, 40, 129])
+def test_a_span_of_ages_contradicts_when_every_age_in_it_does(high: int) -> None:
+    for age in range(0, 130, 3):
+        for days in (None, 0, 900):
+            span = people(("", f"10-{high}", "", 30), ("", str(age), "", days))
+            each = [people(("", str(one), "", 30), ("", str(age), "", days)) for one in range(10, high + 1)]
+            assert bool(cells.shared_ids(span)) == all(cells.shared_ids(pair) for pair in each)
 
 
 def contradict(rows: list[tuple[int, int | None]]) -> bool:

@@ -138,6 +138,16 @@ def test_one_patient_in_two_forms_is_in_one_split(tmp_path: Path, form: str) -> 
     assert questions(files.write_covid(tmp_path / "mixed", rows)) == plain
 
 
+def test_a_german_thousand_is_not_the_patient_1(tmp_path: Path) -> None:
+    rows = files.covid_rows(8)
+    for row in rows:
+        row["Patientid"] = {"2": "1000", "3": "1.000"}.get(row["Patientid"], row["Patientid"])
+    source = covid_chestxray.load(data(files.write_covid(tmp_path, rows)))
+    assert {study.patient for study in source.studies or []} == {"0", "1", "4", "5", "6", "7"}
+    assert {study.image.split("-")[0] for study in source.studies or [] if study.patient == "1"} == {"images/1"}
+    assert len(source.bad) == sum(row["Patientid"] in ("1000", "1.000") for row in rows)
+
+
 def test_all_rows_of_an_id_of_two_people_are_quarantined(tmp_path: Path) -> None:
     rows = files.covid_rows(4)
     rows[7]["sex"] = "M"
