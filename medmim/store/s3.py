@@ -227,9 +227,12 @@ class S3Store:
                 reason=message,
                 fix="restore it (`aws s3api restore-object`), and keep the store out of archive storage classes",
             )
-        if error.code in _REGION or error.response.status in (301, 302, 307, 308):
+        redirected = error.response.status in (301, 302, 307, 308)
+        target = error.response.headers.get("location") or error.response.headers.get("x-amz-bucket-region") or ""
+        if redirected and not error.code:
+            return self._unreachable(f"Response code: {error.response.status}, {shown(target)}")
+        if error.code in _REGION or redirected:
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-            target = error.response.headers.get("location") or error.response.headers.get("x-amz-bucket-region")
             return UserError(
                 f"{self.endpoint} is not in the region {region or 'that was assumed'}, or not where the bucket "
                 f"'{self.bucket}' is",
@@ -302,8 +305,7 @@ def _is_temporary(error: BaseException) -> bool:
             return False  # a full disk of a server needs a person
         failed = status in _TEMPORARY_STATUS or (status >= 500 and status != 501)  # 501: it cannot do this at all
         return failed or _TEMPORARY_CODE.search(error.code or "") is not None
-    if any(sign in str(error) for sign in ("CERTIFICATE_VERIFY_FAILED", _HTTP_TO_HTTPS)) or _REDIRECT.search(
-        str(error)
-    ):
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text or _HTTP_TO_HTTPS in text or _REDIRECT.search(text):
         return False
     return isinstance(error, HTTPError | ServerError | InvalidResponseError | ParseError)
