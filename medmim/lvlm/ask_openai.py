@@ -30,6 +30,7 @@ _SILENCE = 30.0  # s between two reports that the server is waited for
 _TIMEOUT = 120.0  # s for one answer
 _KEY = "OPENAI_API_KEY"
 _EXAMPLE = "openai:http://127.0.0.1:8000/v1#my-model"
+_HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")  # which the client sends along
 _ENDPOINT = re.compile(r"/+(?:(?:chat/)?completions/*)?$")  # of the API; the client adds it
 # What makes the client's HTTP library refuse to send a request, by the names of its classes: trying again is no use.
 _SETTINGS = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "InvalidProxyURL")
@@ -159,11 +160,22 @@ def _api_key() -> str:
 def _client(url: str) -> Any:
     openai = require("openai", "bench")
     try:
-        return openai.OpenAI(base_url=_ENDPOINT.sub("", url), api_key=_api_key(), max_retries=0, timeout=_TIMEOUT)
+        base, http = _ENDPOINT.sub("", url), openai.DefaultHttpxClient(event_hooks={"response": [_refuse_redirect]})
+        return openai.OpenAI(base_url=base, api_key=_api_key(), max_retries=0, timeout=_TIMEOUT, http_client=http)
     except Exception as error:
         if not isinstance(error, ImportError | ValueError | OSError) and type(error).__name__ not in _SETTINGS:
             raise
         raise _cannot_send(url, error) from None
+
+
+class _Redirected(Exception):
+    """The server sends the request elsewhere, as a login before a server does; its text is where."""
+
+
+def _refuse_redirect(response: Any) -> None:
+    """Let a redirect pass only where the request stays what it is: by the others a POST becomes a GET of a web page."""
+    if response.status_code in (301, 302, 303):
+        raise _Redirected(response.headers.get("location", "an address that it does not name"))
 
 
 class _Failed(Exception):
@@ -199,6 +211,12 @@ def _one(
             seed=0,
             max_tokens=max_new_tokens,
         )
+    except _Redirected as redirect:
+        raise UserError(
+            f"{url} redirects to {writable(shown(str(redirect)))}",
+            reason="it is a login before the server, or the server has another address",
+            fix="give the address of the API itself; where a login is needed, log in first",
+        ) from None
     except (openai.APIConnectionError, UnicodeError) as error:
         if not _is_lost(error):
             raise _cannot_send(url, error) from None
@@ -333,12 +351,19 @@ def _words(error: BaseException) -> str:
 def _cannot_send(url: str, error: BaseException) -> UserError:
     words = str(error) if isinstance(error, ImportError) else _words(error)
     proxies = _proxies(url)
-    if isinstance(error, ImportError) or "proxy" in words.lower():
-        fix = "unset the variable for this command; for a SOCKS proxy that is needed: pip install socksio"
+    unsent = [name for name in _HEADERS if not (value := os.environ.get(name, "")).isascii() or not value.isprintable()]
+    names = " and ".join(unsent or [f"{name.upper()}_PROXY" for name in _proxy_names(url)])
+    if unsent:
+        words = f"{names} has a character that no HTTP header takes"
+        fix = f"set {names} again, or unset it"
+    elif isinstance(error, ImportError) or "proxy" in words.lower():
+        fix = f"unset {names or 'the variable'} for this command; for a SOCKS proxy that is needed: pip install socksio"
     elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
         fix = "write http:// where the server has no TLS; for an authority of your own set SSL_CERT_FILE"
     elif isinstance(error, OSError):
         fix = "check SSL_CERT_FILE and SSL_CERT_DIR"
+    elif names:
+        fix = f"set {names} to http://HOST:PORT, or unset it for this command"
     else:
         fix = f"check the address, {_KEY} and the other OPENAI_* variables"
     reason = hidden("; ".join(filter(None, (words, proxies))), *getproxies().values())
@@ -358,11 +383,17 @@ def _unavailable(url: str, what: str, reason: str, send: Any, asked: float = 0.0
 
 def _proxies(url: str) -> str:
     """The proxies of the environment through which requests to an address go; empty without any."""
-    parts, found = urlsplit(url), getproxies()
-    names = [name for name in (parts.scheme, "all") if name in found]
-    if not names or proxy_bypass(parts.hostname or ""):
+    names, found = _proxy_names(url), getproxies()
+    if not names:
         return ""
     return "the environment has the proxy " + ", ".join(f"{name.upper()}_PROXY={shown(found[name])}" for name in names)
+
+
+def _proxy_names(url: str) -> list[str]:
+    """The proxies of the environment through which requests to an address go, as `http`, `https` or `all`."""
+    parts, found = urlsplit(url), getproxies()
+    names = [name for name in (parts.scheme, "all") if name in found]
+    return [] if proxy_bypass(parts.hostname or "") else names
 
 
 def data_url(image: "Image") -> str:

@@ -4,7 +4,9 @@ Servers differ: content as a list of parts, a text completion, an error in an an
 of a model, no choice at all. Whatever brings no text is the error of that one question, in the server's own words.
 """
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from medmim.lvlm.ask import Reply
 _CUT = ("length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length", "token_limit")
 _TEXT_PARTS = (None, "text", "output_text")  # not `thinking`, `reasoning`, `refusal`
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_HTML = re.compile(r"\s*<(!doctype|html|head|body|title|h\d|center|p|div|\?xml)\b|\s*<!", re.IGNORECASE)
 _SHOWN = 300  # characters of a server's words
 
 
@@ -27,6 +30,8 @@ def parse(data: bytes) -> Mapping[str, Any]:
         body = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError:
+        raise ValueError(_received(text)) from None
     if isinstance(body, list) and len(body) == 1:  # Gemini's errors
         body = body[0]
     if not isinstance(body, dict):
@@ -82,7 +87,38 @@ def words(error: Any) -> str:
     """What an error says, in one line; empty where there is none."""
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
+    if isinstance(error, list) and all(isinstance(one, dict) and isinstance(one.get("msg"), str) for one in error):
+        error = "; ".join(map(_invalid, error))  # FastAPI's list of what is wrong with a request
+    if isinstance(error, str) and _HTML.match(error):
+        error = _of_page(error)
     return shortened(error if isinstance(error, str) else json.dumps(error)) if error else ""
+
+
+def _invalid(one: Mapping[str, Any]) -> str:
+    place = ".".join(map(str, one["loc"])) if isinstance(one.get("loc"), list) else ""
+    return f"{place}: {one['msg']}" if place else str(one["msg"])
+
+
+def _of_page(page: str) -> str:
+    """The title of a web page, and the beginning of its text."""
+    page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<!--.*?-->", " ", page)
+    title, _, rest = page.partition("</title>")
+    parts = [" ".join(html.unescape(re.sub(r"<[^>]*>", " ", part)).split()) for part in (title, rest)]
+    return "a web page: " + (": ".join(dict.fromkeys(filter(None, parts))) or "without text")
+
+
+def _received(text: str) -> str:
+    """What a text is that is no JSON."""
+    if not text.strip():
+        return "it sent nothing"
+    if _HTML.match(text):
+        return f"it sent {shortened(_of_page(text))}"
+    if re.match(r"\s*(data|event|id|retry|):", text):
+        return f"it sent a stream of events, which was not asked for: {shortened(text)!r}"
+    if text.lstrip()[0] in "{[":
+        line = " ".join(text.split())
+        return f"it sent JSON that is cut or damaged, {len(text):,} characters that end in {line[-60:]!r}"
+    return f"it sent {shortened(text)!r}"
 
 
 def shortened(text: str) -> str:

@@ -184,13 +184,59 @@ def test_another_code_within_an_answer_is_an_error_of_its_question(server, code)
 
 
 @pytest.mark.parametrize(
-    "answer", ["text/html <html>Sign in</html>", "application/json <html>", "application/json [1]", "text/plain ok"]
+    ("answer", "received"),
+    [
+        ("text/html <html><title>Sign in</title><body>Your name?</html>", "sent a web page: Sign in: Your name?"),
+        ("application/json <html>", "a web page: without text"),
+        ("application/json [1]", "[1]"),
+        ("text/plain ok", "it sent 'ok'"),
+        ('text/event-stream data: {"choices": []}', "a stream of events"),
+        ('application/json {"choices": [{"message": {"content": "B"', '"content": "B"'),
+    ],
 )
-def test_a_server_of_another_kind_is_reported_as_such(server, answer):
+def test_a_server_of_another_kind_is_reported_with_what_it_sent(server, answer, received):
     with pytest.raises(UserError, match="is not an OpenAI-compatible server") as caught:
         list(ask_openai.ask(server.url, "tiny", [Question(f"raw {answer}")]))
     assert caught.value.exit_code == 2 and server.url in caught.value.fact
-    assert caught.value.reason and caught.value.fix
+    assert received in caught.value.reason and caught.value.fix
+
+
+def test_a_server_that_sends_nothing_is_reported_as_such(server):
+    server.raw = lambda text: ""
+    with pytest.raises(UserError, match="it sent nothing"):
+        list(ask_openai.ask(server.url, "tiny", [Question("hello")]))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (422, '{"detail": [{"loc": ["body", "x"], "msg": "Field required"}]}', "HTTP 422: body.x: Field required"),
+        (400, "bad", "HTTP 400: bad"),
+        (413, "<html><center><h1>413 Too Large</h1></center></html>", "HTTP 413: a web page: 413 Too Large"),
+        (415, "<!DOCTYPE html><head><title>No</title><style>b {}</style></head>Not &quot;this&quot;", 'No: Not "this"'),
+    ],
+)  # fmt: skip
+def test_the_words_of_a_server_s_error_are_kept_whatever_their_shape(server, status, body, said):
+    server.raw = lambda text: body
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question(f"always {status}")])
+    assert said in reply.error and "<" not in reply.error and "style" not in reply.error
+
+
+def test_a_redirect_to_a_login_is_named_with_its_target_and_not_followed(server):
+    server.headers = {"Location": f"{server.url}/login?token=secret"}
+    with pytest.raises(UserError, match=rf"^{server.url} redirects to {server.url}/login\?token=\*\*\*") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question("always 302")]))
+    assert (caught.value.exit_code, len(server.requests)) == (2, 1)
+
+
+def test_a_redirect_that_keeps_the_request_is_followed(server):
+    with Server() as before:
+        threading.Thread(target=before.serve_forever, args=(0.01,), daemon=True).start()
+        before.headers = {"Location": f"{server.url}/chat/completions"}
+        server.failures["once 308"] = 1
+        (reply,) = ask_openai.ask(before.url, "tiny", [Question("once 308")])
+        before.shutdown()
+    assert reply.text == "echo once 308" and len(before.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -325,8 +371,10 @@ def test_white_space_around_an_api_key_is_removed(server, monkeypatch):
         ("HTTP_PROXY", "foo://127.0.0.1:1"),
         ("HTTP_PROXY", "foo://me:se/secret@127.0.0.1:1"),
         ("HTTP_PROXY", "http://[::1"),
+        ("HTTP_PROXY", "http://127.0.0.1:abc"),
         ("SSL_CERT_FILE", "/no/such/file.pem"),
         ("OPENAI_ORG_ID", "ü"),
+        ("OPENAI_PROJECT_ID", "a\nb"),
     ],
 )
 def test_an_environment_in_which_nothing_can_be_sent_is_reported_with_its_cause(server, monkeypatch, name, value):
@@ -336,6 +384,7 @@ def test_an_environment_in_which_nothing_can_be_sent_is_reported_with_its_cause(
     with pytest.raises(UserError, match="no request can be sent to") as caught:
         list(ask_openai.ask(server.url, "tiny", [Question("hello")]))
     assert caught.value.exit_code == 2 and caught.value.reason and caught.value.fix
+    assert name in caught.value.fix
     assert "Connection error." not in str(caught.value) and "secret" not in str(caught.value)
 
 
