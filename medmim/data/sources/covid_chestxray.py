@@ -19,12 +19,14 @@ from medmim import store
 from medmim.data.sources import cells, names, table
 from medmim.data.sources.files import (
     escapes,
+    fetching,
     fix_for,
     folder,
     is_missing,
     link_roots,
     locate,
     read_bytes,
+    renaming,
     similar_names,
 )
 from medmim.data.sources.source import BadImage, Source
@@ -124,7 +126,7 @@ def _root(data: Data) -> Path:
             f"there is no {LIST} in {data.root}",
             reason="the source covid_chestxray reads the layout of github.com/ieee8023/covid-chestxray-dataset"
             + similar_names(root, "metadata"),
-            fix=fix_for(root, [LIST]) or _FIX,
+            fix=renaming(root, LIST) or fetching(root, [LIST]) or _FIX,
         )
     return root
 

@@ -6,9 +6,11 @@ bytes elsewhere and put symlinks in their place: `data.link_roots` names the fol
 
 import json
 import os
+import re
 import shlex
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +29,11 @@ _PACKED = {
     ".dvc": "dvc pull", ".zip": "unzip", ".tar": "tar -xf", ".tar.gz": "tar -xf", ".tgz": "tar -xf", ".gz": "gunzip",
     ".bz2": "bunzip2", ".xz": "unxz", ".zst": "zstd -d", ".7z": "7z x", ".rar": "unrar x",
 }  # fmt: skip
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm", ".dcm", ".dicom")
+_URL = re.compile(r"(?:^|/)(?P<name>(?:[a-z][a-z0-9+.-]+:/|data:image/).+)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE = re.compile(r"^(?:[^/]*/)??(?P<name>(?:/|[a-z]:[/\\]|\\|~[\w.-]*/).+)", re.IGNORECASE | re.DOTALL)
+_LOOKED_UP = 1_000  # names for which a similar one is searched
+_NAMED = 3  # of them in one fix
 _LEAVES = "the path leaves the image root through a symlink, and not into a folder of data.link_roots"
 
 
@@ -159,11 +166,90 @@ def is_missing(root: Path, relative: str, allowed: Sequence[Path] = ()) -> bool:
 
 
 def fix_for(root: Path, paths: Iterable[str]) -> str:
-    """What to do about files that are missing or cannot be used: the `Source.fix_for` of a source that reads files.
+    """What to do about images that are missing or cannot be used: the `Source.fix_for` of a source that reads files.
 
     Returns:
-        The setting that allows their links, or what fetches or unpacks them; empty where nothing is known.
+        As of `fetching`, and what is wrong with their names; empty where nothing is known.
     """
+    some = list(islice(paths, _ENOUGH))
+    found: list[str] = []
+    for path in some[:_LOOKED_UP]:
+        if len(found) < _NAMED and (wrong := wrong_name(root, path)):
+            found.append(wrong)
+    return "; ".join(filter(None, (fetching(root, some), *found)))
+
+
+def wrong_name(root: Path, path: str) -> str:
+    """What is wrong with the name of an image that is missing, and which image is there; empty where that is not known.
+
+    Lists come from other machines: their names may be absolute, URLs, of another case or form, or start elsewhere.
+    """
+    try:
+        if escapes(path) or not root.is_dir() or os.path.lexists(names.find(root, path)):
+            return ""
+        there = _similar_image(root, path)
+    except (BadImage, OSError, ValueError):
+        return ""
+    url, absolute = _URL.search(path), _ABSOLUTE.search(path)
+    named = next((found["name"] for found in (url, absolute) if found), "")
+    if not named:
+        return f"there is {there}, not {path}" if there else ""
+    what = "a URL" if url else "an absolute path"
+    other = f"save what it leads to below {root}, and name that file" if url else f"name files as seen from {root}"
+    return f"'{named[:_SHOWN]}' is {what}: {f'there is {there}' if there else other}"
+
+
+def _similar_image(root: Path, path: str) -> str:
+    """The image that is meant by a path, without leading folders if need be; empty where there is none, or several."""
+    parts = [part for part in re.split(r"[/\\]+", path.split("?")[0]) if part not in ("", ".")]
+    for start in range(len(parts)):
+        for tried in (parts[start:], [parts[0], *parts[start:]]):
+            at, found = root, ""
+            for number, part in enumerate(tried, 1):
+                same = _alike(at, part, number == len(tried))
+                found = same if number == 1 or not same else f"{found}/{same}"
+                at = at / same
+                if not same:
+                    break
+            else:
+                if at.is_file():
+                    return found
+    return ""
+
+
+def _alike(folder: Path, name: str, last: bool) -> str:
+    """The entry of a folder that has this name in any case, or of images also with any ending; empty for none."""
+    exact, cased, stems = _entries(str(folder), folder.stat().st_mtime_ns) if folder.is_dir() else (set(), {}, {})
+    name = names.nfc(name)
+    if name in exact:
+        return name
+    found = cased.get(name.casefold(), [])
+    if not found and last:
+        found = stems.get(_stem(name), [])
+    return found[0] if len(found) == 1 else ""
+
+
+@lru_cache(maxsize=64)
+def _entries(folder: str, changed: int) -> tuple[set[str], dict[str, list[str]], dict[str, list[str]]]:
+    """The names in a folder, by their folded form, and its images by their name without its ending."""
+    exact = set(os.listdir(folder))
+    cased: dict[str, list[str]] = {}
+    stems: dict[str, list[str]] = {}
+    for name in sorted(exact):
+        cased.setdefault(names.nfc(name).casefold(), []).append(name)
+        if name.lower().endswith(_IMAGES):
+            stems.setdefault(_stem(names.nfc(name)), []).append(name)
+    return exact, cased, stems
+
+
+def _stem(name: str) -> str:
+    """A name in folded form without the ending of an image."""
+    folded = name.casefold()
+    return next((folded.removesuffix(ending) for ending in _IMAGES if folded.endswith(ending)), folded)
+
+
+def fetching(root: Path, paths: Iterable[str]) -> str:
+    """The setting that allows the links of files, or what fetches or unpacks them; empty where nothing is known."""
     outside: set[Path] = set()
     commands: dict[str, None] = {}
     seen: set[Path] = set()
@@ -195,7 +281,9 @@ def _suggestions(place: Path, folder: bool) -> Iterator[str]:
     """What makes a file or folder of that which lies in its place or beside it."""
     if os.path.islink(place) and not place.exists():
         target = os.path.realpath(place)
-        if "annex/objects" in target:
+        if os.path.islink(target):
+            yield f"the link {place} leads back to itself: put the file in its place"
+        elif "annex/objects" in target:
             yield "`git annex get` fetches what the links lead to"
         elif ".dvc/" in target or "/files/md5/" in target:
             yield "`dvc pull` fetches what the links lead to"
@@ -208,6 +296,19 @@ def _suggestions(place: Path, folder: bool) -> Iterator[str]:
         for suffix, command in _PACKED.items():
             if Path(f"{place}{suffix}").is_file():
                 yield f"`cd {shlex.quote(str(place.parent))} && {command} {shlex.quote(place.name + suffix)}`"
+
+
+def renaming(folder: Path, name: str) -> str:
+    """The command that gives a file its right name, which it has in another case, with ` (1)` or with a second ending.
+
+    Browsers add them, and Windows hides the last ending. Empty where none or several could be meant.
+    """
+    stem, ending = re.escape(Path(name).stem), re.escape(Path(name).suffix)
+    written = re.compile(rf"{stem}( ?\(\d\d?\))?{ending}(\.txt|{ending})?", re.IGNORECASE)
+    found = [path for path in folder.iterdir() if written.fullmatch(path.name) and path.is_file()]
+    if len(found) != 1:
+        return ""
+    return f"`mv {shlex.quote(str(found[0]))} {shlex.quote(str(folder / name))}`"
 
 
 def similar_names(root: Path, start: str) -> str:

@@ -14,7 +14,16 @@ from typing import Any
 
 from medmim import progress, sniff, store
 from medmim.data.sources import names
-from medmim.data.sources.files import fix_for, folder, is_missing, link_roots, locate, read_bytes, similar_names
+from medmim.data.sources.files import (
+    fetching,
+    fix_for,
+    folder,
+    is_missing,
+    link_roots,
+    locate,
+    read_bytes,
+    similar_names,
+)
 from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
 from medmim.data.sources.source import BadImage, Source
 from medmim.errors import UserError
@@ -105,7 +114,7 @@ def annotation_files(data: Data) -> list[Path]:
         raise UserError(
             f"no {PATTERN} in {place}",
             reason="the published annotations are read by their names" + similar_names(place, "med_mim"),
-            fix=fix_for(place, sorted(path.stem for path in place.glob(f"{PATTERN}.*")))
+            fix=fetching(place, sorted(path.stem for path in place.glob(f"{PATTERN}.*")))
             or "give the folder that holds Med_MIM_train_inherent_*.json and Med_MIM_benchmark_Held_*.json",
         )
     unknown = [path.name for path in found if kind_of(path.name) is None]

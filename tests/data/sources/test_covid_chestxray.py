@@ -181,6 +181,7 @@ def test_links_that_the_recipe_allows_are_read_and_change_the_inputs(tmp_path: P
 
 @pytest.mark.parametrize(
     ("beside", "words"), [("metadata.csv.gz", "gunzip metadata.csv.gz"), ("metadata.csv.dvc", "dvc pull"),
+                          ("Metadata.CSV", "fix: `mv "), ("metadata (1).csv", "metadata.csv`"),
                           ("Metadata.xlsx", "there is Metadata.xlsx"), ("metadata.tsv", "there is metadata.tsv")]
 )  # fmt: skip
 def test_what_lies_beside_a_missing_list_is_named(tmp_path: Path, beside: str, words: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from medmim.data.sources.files import _common_parents, fix_for, folder, link_roots, locate, read_bytes
+from medmim.data.sources.files import _common_parents, fix_for, folder, link_roots, locate, read_bytes, renaming
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
 from medmim.recipe import loading
@@ -284,3 +285,91 @@ def test_a_relative_folder_is_found_in_either_form(tmp_path: Path, monkeypatch: 
     (tmp_path / "cafe\u0301" / "images").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert folder("caf\u00e9/images", "data.root").samefile(tmp_path / "cafe\u0301" / "images")
+
+
+NAMED = {  # a name in a list -> what the fix says of it
+    "images//srv/x/p10v0.png": "'/srv/x/p10v0.png' is an absolute path: there is images/p10v0.png",
+    "images//srv/x/none.png": "'/srv/x/none.png' is an absolute path: name files as seen from ROOT",
+    "images/C:\\data\\p10v0.png": "'C:\\data\\p10v0.png' is an absolute path: there is images/p10v0.png",
+    "images/\\\\server\\share\\n.png": "'\\\\server\\share\\n.png' is an absolute path: name files as seen from ROOT",
+    "images/~/p10v0.png": "'~/p10v0.png' is an absolute path: there is images/p10v0.png",
+    "images/https://h/a/p10v0.png?raw=1": "'https://h/a/p10v0.png?raw=1' is a URL: there is images/p10v0.png",
+    "images/s3://b/x.png": "'s3://b/x.png' is a URL: save what it leads to below ROOT, and name that file",
+    "https://h/x.png": "'https://h/x.png' is a URL: save what it leads to below ROOT, and name that file",
+    "images/file:///srv/p10v0.png": "'file:///srv/p10v0.png' is a URL: there is images/p10v0.png",
+    "images/data:image/png;base64,iVBO": "'data:image/png;base64,iVBO' is a URL: save what it leads to below ROOT, and "
+    "name that file",
+    "images/P10V0.PNG": "there is images/p10v0.png, not images/P10V0.PNG",
+    "Images/p10v0.png": "there is images/p10v0.png, not Images/p10v0.png",
+    "images/p10v0.jpg": "there is images/p10v0.png, not images/p10v0.jpg",
+    "images/p10v0": "there is images/p10v0.png, not images/p10v0",
+    "images/p10v0.nii.gz": "",
+    "images/images/p10v0.png": "there is images/p10v0.png, not images/images/p10v0.png",
+    "cohort/images/p10v0.png": "there is images/p10v0.png, not cohort/images/p10v0.png",
+    "p10v0.png": "",
+    "images/ct\\s1.jpeg": "there is images/ct/s1.jpeg, not images/ct\\s1.jpeg",
+    "images/CT/S1.JPG": "there is images/ct/s1.jpeg, not images/CT/S1.JPG",
+    "images/cafe\u0301.PNG": "there is images/caf\u00e9.png, not images/cafe\u0301.PNG",
+    "images/two.png": "",  # of two.jpg and two.tif, who knows?
+    "images/plainly absent.png": "",
+    "../images/p10v0.png": "",
+    "images/p10v0.png": "",
+    "images/notes": "",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_from_another_place_is_said_to_be_so_and_what_is_there_is_named(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "data set"
+    for path in ("p10v0.png", "ct/s1.jpeg", "caf\u00e9.png", "two.jpg", "two.tif", "notes.txt"):
+        (root / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images" / path).write_bytes(b"pixels")
+    assert fix_for(root, [name]) == NAMED[name].replace("ROOT", str(root))
+
+
+def test_of_many_names_some_are_quoted(tmp_path: Path) -> None:
+    assert fix_for(tmp_path, [f"https://h/{number}.png" for number in range(500)]).count("is a URL") == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(path=st.text("aA/\\:~.?p\0\ud800", max_size=20) | st.text(max_size=20))
+def test_any_name_has_a_fix_or_none(path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp() / "names"
+    (root / "a").mkdir(parents=True, exist_ok=True)
+    (root / "a" / "p.png").touch()
+    fix_for(root, [path])
+
+
+@pytest.mark.parametrize(
+    "name", ["List.CSV", "LIST.csv", "list (1).csv", "list(2).csv", "list.csv.txt", "list.csv.csv", "List.csv.TXT"]
+)
+def test_a_file_under_nearly_its_name_is_renamed_by_the_command(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "it's here"
+    place.mkdir()
+    (place / name).write_text("x")
+    for other in ("mylist.csv", "list.tsv", "list.csv.gz", "list-2.csv"):
+        (place / other).touch()
+    command = renaming(place, "list.csv").strip("`")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert (place / "list.csv").read_text() == "x"
+    for other in ("LIST.Csv", "list.csv.txt"):
+        (place / other).touch()
+    (place / "list.csv").unlink()
+    assert renaming(place, "list.csv") == ""
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_links_in_a_circle_are_said_to_be_so(tmp_path: Path, length: int) -> None:
+    for number in range(length):
+        (tmp_path / f"{number}.png").symlink_to(f"{(number + 1) % length}.png")
+    assert fix_for(tmp_path, ["0.png"]) == (
+        f"the link {tmp_path / '0.png'} leads back to itself: put the file in its place"
+    )
+
+
+def test_the_home_in_a_key_of_the_recipe_is_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "cache").mkdir()
+    assert link_roots(Data(source="phantom", link_roots=("~/cache", "~"))) == (tmp_path / "cache", tmp_path)
+    for key in KEYS:
+        assert folder("~/cache", key) == tmp_path / "cache"
