@@ -29,6 +29,7 @@ INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 TRY_AGAIN = 75  # EX_TEMPFAIL
 INTERRUPTED = 130  # what a shell gives for SIGINT
 TERMINATED = 143  # and for SIGTERM
+HUNG_UP = 129  # and for SIGHUP
 
 MIN_TRIES = 4  # of a request to a server
 

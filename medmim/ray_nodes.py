@@ -166,7 +166,9 @@ def sigterm() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_DFL:  # else the command raises it, once
+        signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

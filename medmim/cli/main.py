@@ -1,7 +1,7 @@
 """The process of a command: an exit code and at most one message on every way out, a traceback on none; text as UTF-8.
 
 0 done, 1 a gate or audit said no, 2 bad input, 70 a fault of medmim itself, 75 try again, 130 interrupted. As with any
-program: 141 (SIGPIPE) where the reader of the output has gone, 143 after SIGTERM.
+program: 141 (SIGPIPE) where the reader of the output has gone, 143 after SIGTERM, 129 after SIGHUP.
 """
 
 import os
@@ -15,23 +15,36 @@ from types import FrameType
 from medmim import errors, progress
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE
-_INTERRUPTED = "interrupted; run the same command again to resume"
-_SECOND = 2.0  # s in which another Ctrl-C is the same one
+_ENDED = {  # by a signal: its exit code -> the last line
+    errors.INTERRUPTED: "interrupted; run the same command again to resume",
+    errors.TERMINATED: "ended by SIGTERM; run the same command again to resume",
+    errors.HUNG_UP: "ended by SIGHUP; run the same command again to resume",
+}
+_SECOND = 2.0  # s in which another signal, such as Ctrl-C, is the same one
 
-_interrupted_at: float | None = None
+_DEFAULTS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+_ended_at: float | None = None
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored: nohup
-        signal.signal(signal.SIGINT, _interrupt)
+    for number, default in _DEFAULTS.items():
+        if signal.getsignal(number) is default:  # else it is ignored: nohup
+            signal.signal(number, _end)
+    os.register_at_fork(after_in_child=_restore)
     try:
         _start_again_in_utf8()
         code = _run()
     except KeyboardInterrupt:
-        _print(_INTERRUPTED)
-        _flush(errors.INTERRUPTED)
-        os._exit(errors.INTERRUPTED)  # Python's own end may wait for threads, or die of another Ctrl-C
+        code = errors.INTERRUPTED
+    if code in _ENDED:
+        _print(_ENDED[code])
+        _flush(code)
+        os._exit(code)  # Python's own end may wait for threads, or die of another Ctrl-C
     sys.exit(_flush(code))
 
 
@@ -93,16 +106,28 @@ def _output_closed() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt once, so that a second Ctrl-C does not break off the cleaning up; a later one ends it."""
-    global _interrupted_at
-    now = time.monotonic()
-    if _interrupted_at is None:
-        _interrupted_at = now
-        raise KeyboardInterrupt
-    if now - _interrupted_at > _SECOND:
-        os.write(2, f"{_INTERRUPTED}\n".encode())
-        os._exit(errors.INTERRUPTED)
+def _end(number: int, frame: FrameType | None) -> None:
+    """Raise once what ends the command: a second signal does not break off the cleaning up; a later one ends it.
+
+    SIGTERM is the exit that Ray's session and a stage's record expect of it.
+    """
+    global _ended_at
+    now, code = time.monotonic(), 128 + number
+    if _ended_at is None:
+        _ended_at = now
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(code)
+    if now - _ended_at > _SECOND:
+        os.write(2, f"{_ENDED[code]}\n".encode())
+        os._exit(code)
+
+
+def _restore() -> None:
+    """A forked process ends as any other: its parent ends it by a signal, and prints the line."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _start_again_in_utf8() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from medmim import store
-from medmim.errors import INTERRUPTED, REFUSED, TERMINATED, TRY_AGAIN, UserError, as_user_error
+from medmim.errors import HUNG_UP, INTERRUPTED, REFUSED, TERMINATED, TRY_AGAIN, UserError, as_user_error
 from medmim.progress import emit
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
@@ -70,7 +70,7 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
         yield outcome
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        terminated = isinstance(error, SystemExit) and error.code == TERMINATED
+        terminated = isinstance(error, SystemExit) and error.code in (TERMINATED, HUNG_UP)
         if interrupted or terminated or isinstance(error, GeneratorExit):
             code = INTERRUPTED if interrupted else TRY_AGAIN
             outcome.status, outcome.message, outcome.exit_code = "failed", f"{type(error).__name__}: {error}", code

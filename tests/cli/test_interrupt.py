@@ -1,4 +1,4 @@
-"""Ctrl-C: one line and exit code 130, whatever a command does and however often it is pressed; no process is left."""
+"""Ctrl-C, SIGTERM, SIGHUP: one line and the shell's code, whatever a command does and however often; none is left."""
 
 import os
 import signal
@@ -21,7 +21,9 @@ LINE = b"interrupted; run the same command again to resume"
 Pressed = Literal["process", "terminal", "twice"]
 
 
-def interrupt(typed: list[str], mark: bytes, pressed: Pressed) -> tuple[int, list[bytes]]:
+def interrupt(
+    typed: list[str], mark: bytes, pressed: Pressed, number: signal.Signals = signal.SIGINT
+) -> tuple[int, list[bytes]]:
     """Press Ctrl-C when stderr shows `mark`: the exit code, and the lines of stderr from then on.
 
     In a terminal the signal reaches the whole group of processes; `kill -INT` reaches one.
@@ -41,21 +43,21 @@ def interrupt(typed: list[str], mark: bytes, pressed: Pressed) -> tuple[int, lis
     time.sleep(0.3)
     family = psutil.Process(child.pid).children(recursive=True)
     if pressed == "process":
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
     else:
-        os.killpg(child.pid, signal.SIGINT)
+        os.killpg(child.pid, number)
     while pressed == "twice" and child.poll() is None:
         time.sleep(0.01)
-        os.killpg(child.pid, signal.SIGINT)
+        os.killpg(child.pid, number)
     lines = child.communicate(timeout=30)[1].splitlines()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     return child.returncode, lines
 
 
-def check(ended: tuple[int, list[bytes]]) -> None:
+def check(ended: tuple[int, list[bytes]], expected: int = 130, line: bytes = LINE) -> None:
     code, lines = ended
-    assert (code, lines[-1], lines.count(LINE)) == (130, LINE, 1)
+    assert (code, lines[-1], lines.count(line)) == (expected, line, 1)
     assert not [line for line in lines if b"Traceback" in line or b"Exception ignored" in line]
 
 
@@ -65,10 +67,36 @@ def test_while_data_is_built(pressed: Pressed, tmp_path: Path) -> None:
     check(interrupt(typed, b"source phantom", pressed))
 
 
+@pytest.mark.parametrize(
+    ("number", "pressed", "code"), [(signal.SIGTERM, "process", 143), (signal.SIGHUP, "twice", 129)]
+)
+def test_what_ends_a_command_from_outside(number: signal.Signals, pressed: Pressed, code: int, tmp_path: Path) -> None:
+    typed = ["data", "build", "demo", "--set", "data.patients=20000", "--home", str(tmp_path)]
+    ended = interrupt(typed, b"source phantom", pressed, number)
+    check(ended, code, f"ended by {number.name}; run the same command again to resume".encode())
+    assert not list(tmp_path.glob("store/data/*/manifest.json"))
+
+
+def test_nohup_keeps_its_word(silent: str, tmp_path: Path) -> None:
+    command = ["nohup", sys.executable, "-m", "medmim.cli.main", "ask", silent, "What?", "--home", str(tmp_path)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    assert child.stderr is not None
+    while b"model " not in child.stderr.readline():
+        assert child.poll() is None
+    child.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    child.terminate()
+    assert child.wait(20) == 143
+
+
 @pytest.mark.long
-def test_while_the_pipeline_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_while_the_pipeline_runs(number: signal.Signals, code: int, tmp_path: Path) -> None:
     typed = ["run", "demo", "--set", "data.patients=20000", "--home", str(tmp_path)]
-    check(interrupt(typed, b"data  images: ", "twice"))
+    code_and_lines = interrupt(typed, b"data  images: ", "twice", number)
+    check(code_and_lines, code, LINE if code == 130 else code_and_lines[1][-1])
+    assert number == signal.SIGINT or f"ended by {number.name}".encode() in code_and_lines[1][-1]
 
 
 @pytest.fixture

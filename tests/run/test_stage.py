@@ -50,6 +50,7 @@ def test_a_damaged_record_is_named(ws: Workspace, text: bytes) -> None:
         (PermissionError(13, "Permission denied"), "failed", 2),
         (KeyboardInterrupt(), "failed", 130),
         (SystemExit(143), "failed", 75),
+        (SystemExit(129), "failed", 75),
         (SystemExit(1), "failed", 70),
         (SystemExit(), "failed", 70),
     ],
