@@ -67,9 +67,11 @@ def in_place(command: str) -> str:
     return f"`{command} < FILE > FILE.new && mv FILE.new FILE`"
 
 
+IMAGES = "give a PNG, JPEG, WebP, TIFF, BMP, GIF or PPM file"
 _OTHER_FILE = "put the right file under this name"
 _TO_PNG = "convert it to PNG"
 _TO_CSV = "open it in its program and save it as CSV in UTF-8"
+_EXPORT = "export its table as CSV in UTF-8"
 _SLICES = "export its slices as PNG"
 _BINARY = "copy it again in binary mode"
 _DATA_URL = "`sed 's/^data:[^,]*,//' FILE | base64 -d > FILE.new && mv FILE.new FILE`"
@@ -103,8 +105,8 @@ _MAGIC = (  # each has a byte that no text holds, or more letters than a text be
     (0, rb"\x89HDF\r\n|CDF[\x01\x02]", "an HDF5 or NetCDF file", _OTHER_FILE),
     (0, rb"\x93NUMPY", "a NumPy array", _OTHER_FILE),
     (0, rb"MATLAB 5\.0 MAT-file", "a MATLAB file", _OTHER_FILE),
-    (0, rb"(PAR1|ARROW1|FEA1)(?![\w,;|\s-])", "a Parquet or Arrow file", "export its table as CSV in UTF-8"),
-    (0, rb"SQLite format 3\0", "an SQLite database", "export its table as CSV in UTF-8"),
+    (0, rb"(PAR1|ARROW1|FEA1)(?![\w,;|\s-])", "a Parquet or Arrow file", _EXPORT),
+    (0, rb"SQLite format 3\0", "an SQLite database", _EXPORT),
     (0, rb"\x80[\x02-\x05][\x95}\](cX\x8c]", "a Python pickle", _OTHER_FILE),
     (344, rb"(n\+1|ni1)\0", "a NIfTI volume", _SLICES),
     (0, rb"NRRD000|ObjectType\s*=", "an NRRD or MetaImage volume", _SLICES),
@@ -178,6 +180,15 @@ def identify(head: bytes) -> Kind | None:
 def is_raster(kind: Kind) -> bool:
     """Whether medmim reads such images, so that not the kind of the file is wrong but what it holds."""
     return kind.name in _RASTER
+
+
+def not_an_image(path: Path, head: bytes) -> UserError | None:
+    """The error for a file that should have been an image, by its first `HEAD` bytes; None where it may be one."""
+    kind = identify(head) or text_kind(head)
+    if kind is None or is_raster(kind):
+        return None
+    fix = IMAGES if kind.fix in (_OTHER_FILE, _TO_CSV, _EXPORT) else kind.fix_of(path)
+    return UserError(f"{path} is {kind.name}, not an image", reason="medmim reads it as an image", fix=fix)
 
 
 def kind_of(path: Path) -> Kind | None:

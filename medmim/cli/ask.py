@@ -1,11 +1,16 @@
 """medmim ask: one question on images, to any model."""
 
+import glob
 import json
+import os
+import re
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medmim import hints, sniff
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.redact import escaped
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SHOWN = 100  # characters of a path that names nothing
+_PATTERN = re.compile(r"(?=.*[*?\[])(\S*[*/]\S*|.+\.[a-z\[{]\S{0,6})", re.IGNORECASE)  # of a shell; `Which?` is none
 
 
 def ask(
@@ -63,11 +69,55 @@ def _open(file: str) -> "Image":
 
     path = existing(file)
     if path is None:
-        shown = file if len(file) <= _SHOWN else f"{file[:_SHOWN]}..."
-        raise UserError(f"there is no image {shown}", fix="give image files first, and the question last, in quotes")
+        raise _absent(file)
     if path.is_dir():
         raise UserError(f"{file} is a folder, not an image", fix="give the files in it")
+    data = b""
     try:
-        return decode(read_image(path)).pixels.convert("RGB")
+        data = read_image(path)
+        return decode(data).pixels.convert("RGB")
     except BadImage as error:
-        raise UserError(f"{file} cannot be used: {error}") from None
+        other = sniff.not_an_image(path, data[: sniff.HEAD]) if data else None
+        raise other or UserError(f"{file} cannot be used: {error}", fix=sniff.IMAGES) from None
+
+
+def _absent(file: str) -> UserError:
+    """The error for an image that is not there: what its name is, and what to give in its place."""
+    from medmim.data.sources.files import wrong_name
+
+    shown = file if len(file) <= _SHOWN else f"{file[:_SHOWN]}..."
+    path = hints.expanded(file)
+    fix = "give image files first, and the question last, in quotes"
+    if file.startswith("data:"):
+        return UserError(f"{shown} is a data URL, not a file", fix="write the image to a file, and give that")
+    if url := re.match(r"(?P<scheme>[a-z][a-z0-9+.-]+)://", file, re.IGNORECASE):
+        return UserError(f"{shown} is a URL, not a file", fix=_local(file, url["scheme"].lower()))
+    if os.path.islink(path):
+        if os.path.islink(os.path.realpath(path)):
+            return UserError(f"{shown} is a link that leads back to itself", fix="give the image file itself")
+        return UserError(f"{shown} is a link to {os.path.realpath(path)}, which is missing", fix=fix)
+    if _PATTERN.fullmatch(file):
+        if glob.glob(str(path)):
+            return UserError(
+                f"{shown} is a pattern, not a file",
+                fix="give it without quotation marks: the shell puts the files there",
+            )
+        return UserError(f"no file matches {shown}", fix="correct the pattern, or give the files themselves")
+    full = f" ({path})" if str(path) != file and len(file) <= _SHOWN else ""
+    return UserError(f"there is no image {shown}{full}", reason=wrong_name(path.parent, path.name), fix=fix)
+
+
+def _local(url: str, scheme: str) -> str:
+    """What to do about a URL that is given for an image."""
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        path = unquote(urlsplit(url).path)
+    except ValueError:
+        path = ""
+    if scheme == "file" and path:
+        return f"give its path: {shlex.quote(path)}"
+    name = shlex.quote(path.rsplit("/", 1)[-1] or "image.png")
+    if scheme in ("http", "https"):
+        return f"download it first: `curl -fL -o {name} {shlex.quote(url)}`, then give {name}"
+    return f"copy it to this machine, then give {name}"

@@ -139,6 +139,74 @@ def test_a_file_that_cannot_be_read_as_an_image_is_refused_before_it_is_opened(h
     assert str(path) in caught.value.fact
 
 
+def refused(*arguments):
+    """The error of `medmim ask` with a model that is never looked for: the images are opened first."""
+    app = typer.Typer()
+    app.command()(ask.ask)
+    with pytest.raises(UserError) as caught:
+        call(app, "no-such-model", *arguments, "What changed?")
+    assert caught.value.exit_code == 2 and caught.value.fix
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("given", "fact", "fix"),
+    [
+        ("https://h/a/x.png?raw=1", "is a URL, not a file", "curl -fL -o x.png 'https://h/a/x.png?raw=1'`, then give x"),
+        ("https://h/", "is a URL, not a file", "curl -fL -o image.png https://h/"),
+        ("S3://bucket/x.png", "is a URL, not a file", "then give x.png"),
+        ("file:///tmp/my%20x.png", "is a URL, not a file", "give its path: '/tmp/my x.png'"),
+        ("http://[", "is a URL, not a file", "curl"),
+        ("data:image/png;base64,iVBORw0KGgo", "is a data URL", "write the image to a file"),
+        ("~/none.png", "there is no image ~/none.png (HOME/none.png)", "the question last"),
+        ("HOME/*.jpg", "no file matches HOME/*.jpg", "correct the pattern"),
+        ("*.jpg", "no file matches *.jpg", "correct the pattern"),
+        ("HOME/scan?[0-9].png", "no file matches", "correct the pattern"),
+        ("HOME/*.png", "is a pattern, not a file", "without quotation marks"),
+        ("~/*.png", "is a pattern, not a file", "without quotation marks"),
+        ("Which?", "there is no image Which?", "the question last"),
+        ("Is it larger [in 2]?", "there is no image Is it", "the question last"),
+        ("HOME/circle.png", "leads back to itself", "the image file itself"),
+        ("HOME/gone.png", "is a link to HOME/nowhere, which is missing", "image files first"),
+        ("HOME/SCAN.PNG", "HOME/SCAN.PNG\nreason: there is scan.png, not SCAN.PNG", "image files first"),
+    ],
+)  # fmt: skip
+def test_what_is_given_for_an_image_and_is_no_file_is_named(home, tmp_path, monkeypatch, given, fact, fix):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scan.png").write_bytes(picture(1))
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    error = refused(given.replace("HOME", str(tmp_path)))
+    assert fact.replace("HOME", str(tmp_path)) in str(error) and fix in error.fix
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "fix"),
+    [
+        (b"patientid,filename\n1,a.png\n", "a table (CSV)", "give a PNG"),
+        (b'{"a": 1}\n{"a": 2}\n', "JSON Lines (one row a line)", "give a PNG"),
+        (b'{"a": 1}', "JSON", "give a PNG"),
+        (b"%PDF-1.7\n", "a PDF", "give a PNG"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Office file of the old formats", "give a PNG"),
+        (b"PAR1\x15\4\x15", "a Parquet or Arrow file", "give a PNG"),
+        (b"<!DOCTYPE html><html>", "a web page", "access"),
+        (bytes(128) + b"DICM\2\0\0\0UL", "a DICOM file", "dcmj2pnm +on FILE FILE.png"),
+        (b"\x1f\x8b\x08\0....", "a gzip file", "gunzip < FILE"),
+        (b"data:image/png;base64,iVBORw0KGgo", "an image in base64 text", "FILE | base64 -d"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer", "git lfs pull"),
+        (b"\x89PNG\r\n\x1a\n....", "cannot be used: a PNG image that is broken", "give a PNG"),
+        (b"some words", "cannot be used: not an image", "give a PNG"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_kind_that_is_given_for_an_image_is_named(home, tmp_path, content, name, fix):
+    path = tmp_path / "it is a.png"
+    path.write_bytes(content)
+    error = refused(path)
+    assert str(path) in error.fact and name in error.fact
+    assert fix.replace("FILE.png", f"'{path}'.png").replace("FILE", f"'{path}'") in error.fix
+
+
 def test_an_image_behind_a_link_is_asked_about(home, world, tmp_path):
     app = typer.Typer()
     app.command()(ask.ask)
