@@ -152,7 +152,7 @@ def refused(*arguments):
 @pytest.mark.parametrize(
     ("given", "fact", "fix"),
     [
-        ("https://h/a/x.png?raw=1", "is a URL, not a file", "curl -fL -o x.png 'https://h/a/x.png?raw=1'`, then give x"),
+        ("https://h/a/x.png?raw=1", "is a URL, not a file", "curl -fL -o x.png 'https://h/a/x.png?raw=1'"),
         ("https://h/", "is a URL, not a file", "curl -fL -o image.png https://h/"),
         ("S3://bucket/x.png", "is a URL, not a file", "then give x.png"),
         ("file:///tmp/my%20x.png", "is a URL, not a file", "give its path: '/tmp/my x.png'"),
