@@ -151,7 +151,7 @@ def _terms(given: str | None) -> "Terms | None":
     if given in terms.PUBLISHED:
         return terms.PUBLISHED[given]
     try:
-        return terms.parse(Path(given).read_bytes(), given)
+        return terms.parse(hints.expanded(given).read_bytes(), given)
     except OSError:
         raise UserError(
             f"there are no terms '{given}'", fix=f"give a file, or one of: {', '.join(terms.PUBLISHED)}"
@@ -174,7 +174,7 @@ def build(
 
     recipe = base_recipe.load(name)
     ws = workspace(home)
-    goal = out or ws.home / "bases" / name
+    goal = hints.expanded(out) if out else ws.home / "bases" / name
     sys.stderr.write(f"base {name}, recipe {recipe.digest[:12]}, home {ws.home}, into {goal}\n")
     made = build.build(recipe, ws.home / "work" / f"base-{name}-{recipe.digest[:12]}", goal)
     typer.echo(f"{goal}\ndigest {made.digest}")

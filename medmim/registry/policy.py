@@ -3,11 +3,11 @@
 import difflib
 import json
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from medmim import hints
 from medmim.errors import UserError
 from medmim.recipe.keys import Positive, Section
 from medmim.recipe.schema import Fraction
@@ -48,7 +48,7 @@ def load(ref: str) -> Policy:
         where = f"policy {ref}"
     else:
         try:
-            text, where = Path(ref).read_text(encoding="utf-8"), ref
+            text, where = hints.expanded(ref).read_text(encoding="utf-8"), ref
         except (OSError, UnicodeDecodeError):
             raise UserError(
                 f"no gate policy '{ref}'",

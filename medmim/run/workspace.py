@@ -89,10 +89,10 @@ def absolute(tracking: str) -> str:
         path = unquote(found["path"])
         if path in ("", ":memory:") or path.startswith("file:"):
             return tracking
-        return sqlite_uri(Path(os.path.abspath(path))) + (found["query"] or "")
+        return sqlite_uri(Path(os.path.abspath(hints.expanded(path)))) + (found["query"] or "")
     scheme, colon, rest = tracking.partition(":")
     if (scheme == "file" and not rest.startswith("/")) or (not colon and "/" in tracking):
-        return Path(unquote(rest if colon else tracking)).absolute().as_uri()
+        return hints.expanded(unquote(rest if colon else tracking)).absolute().as_uri()
     return tracking
 
 

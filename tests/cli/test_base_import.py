@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from medmim import terms
@@ -37,7 +38,9 @@ def test_a_base_is_imported_listed_and_shown(tmp_path: Path) -> None:
     assert json.loads(run("show", "tiny-mantis", "--json", home=home).stdout)["terms"] == terms.APACHE.as_dict()
 
 
-def test_terms_that_do_not_exist_and_options_of_the_job_alone_are_refused(tmp_path: Path) -> None:
+def test_terms_that_do_not_exist_and_options_of_the_job_alone_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for words, message in (
         (["--terms", "mine"], "no terms 'mine'"),
         (["--dry-run"], "are for --on-cluster"),
@@ -46,5 +49,7 @@ def test_terms_that_do_not_exist_and_options_of_the_job_alone_are_refused(tmp_pa
         error = run("import", str(tmp_path), *words, home=tmp_path / "home").exception
         assert isinstance(error, UserError) and message in error.fact and error.fix
     (tmp_path / "own.json").write_text('{"serve": 1}')
-    error = run("import", str(tmp_path), "--terms", str(tmp_path / "own.json"), home=tmp_path / "home").exception
-    assert isinstance(error, UserError) and "not a record of terms" in error.fact
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (str(tmp_path / "own.json"), "~/own.json"):
+        error = run("import", str(tmp_path), "--terms", path, home=tmp_path / "home").exception
+        assert isinstance(error, UserError) and "not a record of terms" in error.fact

@@ -28,3 +28,9 @@ def test_a_policy_that_does_not_exist_names_the_shipped_ones() -> None:
     with pytest.raises(UserError, match="no gate policy 'defalt'") as error:
         policy.load("defalt")
     assert "default" in error.value.fix
+
+
+def test_a_policy_in_the_user_s_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("min_gain: {accuracy: 0.5}\n")
+    assert policy.load("~/mine.yaml").min_gain == {"accuracy": 0.5}

@@ -72,6 +72,8 @@ def test_a_tilde_is_a_users_home_and_that_of_nobody_is_a_name(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     assert workspace(Path("~/x")).home == tmp_path / "me" / "x"
+    recipe = loading.load("demo", ["platform.store=~/s"])
+    assert workspace(Path("~/x"), recipe).store == str(tmp_path / "me" / "s")
     for name in ("~no-such-user", "~0", "~~", "a~"):
         assert workspace(Path(name)).home == tmp_path / name
 
@@ -113,6 +115,10 @@ def test_sqlalchemy_reads_the_path_that_is_written_and_mlflow_makes_no_folder_be
         ("file:mlruns", "file://{0}/mlruns"),
         ("file:///data/mlruns", "file:///data/mlruns"),
         ("http://host:5000/a", "http://host:5000/a"),
+        ("sqlite:///~/a/mlflow.db?timeout=30", "sqlite:////srv/me/a/mlflow.db?timeout=30"),
+        ("~/mlruns", "file:///srv/me/mlruns"),
+        ("file:~/mlruns", "file:///srv/me/mlruns"),
+        ("~no-such-user/mlruns", "file://{0}/~no-such-user/mlruns"),
         ("postgresql://me:p%40ss@host/db", "postgresql://me:p%40ss@host/db"),
         ("databricks", "databricks"),
     ],
@@ -123,6 +129,7 @@ def test_a_tracking_uri_means_the_same_in_every_folder(
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
+    monkeypatch.setenv("HOME", "/srv/me")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     monkeypatch.chdir(first)
     found = workspace(tmp_path / "home")
