@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medmim import __version__
-from medmim.bench import examples, reading
+from medmim.bench import examples, failures, reading
 from medmim.bench import run as bench
 from medmim.errors import UserError
 from medmim.page import figures
@@ -61,7 +61,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         stages=[(name, found.get(name)) for name in STAGES if name != "report"],
         seconds=sum(outcome.seconds for outcome in found.values()),
         scores=scores,
-        warnings=reading.warnings(scores),
+        warnings=[*failures.warnings(scores), *reading.warnings(scores)],
         tiles=_tiles(scores),
         intervals=_intervals(first),
         headline=first or board,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards, store
-from medmim.bench import answers, fanout, metrics, reading, tasks
+from medmim.bench import answers, failures, fanout, metrics, reading, tasks
 from medmim.bench.engines import engine
 from medmim.bench.scoring import Board
 from medmim.progress import say
@@ -39,7 +39,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[st
         artifact, cached = bench(ws, data, {"tuned": model, **opponents}, recipe.bench, recipe)
         outcome.of(artifact, cached)
         outcome.facts = facts(scores(ws, artifact.uri))
-        for warning in reading.warnings(outcome.facts):
+        for warning in [*failures.warnings(outcome.facts), *reading.warnings(outcome.facts)]:
             say(warning)
     return outcome
 
@@ -95,6 +95,7 @@ def bench(
             for role, by_probe in collected.items()
         }
         board = Board(items.samples, loaded, settings.resamples)
+        failed = [row for role, by_probe in loaded.items() for row in failures.summary(role, by_probe)]
         written = {
             "comparable": not items.limited,
             "split": settings.split,
@@ -112,6 +113,7 @@ def bench(
             "text_only": board.text_only(),
             "reading": board.reading(),
             "max_new_tokens": settings.max_new_tokens,
+            **({"failures": failed} if failed else {}),
         }
         (folder / SCORES).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in board.predictions())

@@ -55,6 +55,8 @@ def ask(
         raise UserError(f"{model} gave no answer", reason=reply.error)
     if reply.cut:
         sys.stderr.write(f"the answer was cut at {max_new_tokens} new tokens; --max-new-tokens allows more\n")
+    elif not reply.text.strip():
+        sys.stderr.write("the answer is empty: weights may be untrained or damaged, or a chat template wrong\n")
     if as_json:
         facts = {"model": model, "digest": found.digest, "images": files, "question": question}
         typer.echo(json.dumps({**facts, "answer": reply.text, "key": reply.key, "cut": reply.cut}))

@@ -51,7 +51,7 @@ def run(
     """Bench one model: with its images, without them, and with them in another order.
 
     With --json: run, uri, digest, and all of scores.json: comparable, data, tasks, items, models, leaderboard,
-    differences, text_only, reading, max_new_tokens.
+    differences, text_only, reading, max_new_tokens; failures, where questions ended in an error.
     """
     from medmim.bench import tasks
     from medmim.bench.engines import engine
@@ -160,7 +160,7 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
         return
     from rich.console import Console
 
-    from medmim.bench.reading import warnings
+    from medmim.bench import failures, reading
     from medmim.run import screen
 
     console = Console(highlight=False)
@@ -170,7 +170,7 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     given_away = sorted({row["group"] for row in facts["text_only"] if row["above"]})
     if given_away:
         console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")
-    for warning in warnings(facts):
+    for warning in [*failures.warnings(facts), *reading.warnings(facts)]:
         console.print(warning, soft_wrap=True, markup=False)
     if not facts["comparable"]:
         asked = f"{facts['items']:,} {facts.get('split', 'test')} questions"

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from medmim import store
@@ -274,7 +275,22 @@ def test_what_a_server_answers_on_one_question_ends_no_bench(home, server):
     more = ["--limit", 30, "--max-bad-fraction", 0.1, "--json"]
     ended = call(bench.app, "run", "--model", f"openai:{server.url}#a", "--task", "held_in", *more)
     assert sum(row["errors"] for row in json.loads(ended.stdout)["leaderboard"] if row["group"] == "held_in") == 1
+    shown = " ".join(call(bench.app, "show", json.loads(ended.stdout)["run"]).stdout.split())
+    (failed,) = json.loads(ended.stdout)["failures"]
+    said = "questions (all probes) ended in an error and are in no score: 3 times: the server sent no text"
+    assert f"model: 3 of {failed['asked']} {said}" in shown and failed["asked"] > 30
     server.raw = lambda text: shapes[1]
     with pytest.raises(UserError, match="failed on") as caught:
         call(bench.app, "run", "--model", f"openai:{server.url}#b", "--task", "held_in", "--limit", 5)
     assert "model overloaded" in str(caught.value)
+
+
+def test_a_model_that_answers_nothing_is_asked_and_benched_with_a_warning(home, server, tmp_path):
+    server.say = lambda text: " "
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    app = typer.Typer()
+    app.command()(ask.ask)
+    ended = call(app, f"openai:{server.url}#a", str(tmp_path / "a.png"), "What?")
+    assert (ended.exit_code, ended.stdout) == (0, "\n") and "the answer is empty" in ended.stderr
+    ended = call(bench.app, "run", "--model", f"openai:{server.url}#a", "--task", "held_in", "--limit", 3)
+    assert ended.exit_code == 0 and "every answer is empty" in ended.stdout and "untrained" in ended.stdout

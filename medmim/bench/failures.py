@@ -1,0 +1,62 @@
+"""Questions that ended in an error, and models that answer nothing: how many, why, and what to tell of it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from medmim.sample import Answer
+
+_REASONS = 3  # that are told of a model
+
+
+def summary(role: str, by_probe: Mapping[str, Iterable[Answer | None]]) -> list[dict[str, Any]]:
+    """What went wrong with the answers of one model: one row, or none where nothing did.
+
+    Args:
+        role: Its name.
+        by_probe: Probe -> its answers.
+
+    Returns:
+        `model`; over all probes `asked`, `errors` and `reasons`, the most frequent ones with how often, equal but for
+        their numbers; `empty`: of the questions as they are, every answer is empty.
+    """
+    given = {probe: [answer for answer in answers if answer] for probe, answers in by_probe.items()}
+    failed = [answer.error for answers in given.values() for answer in answers if answer.status == "error"]
+    answered = [answer.text for answer in given["none"] if answer.status != "error"]
+    empty = bool(answered) and not any(text.strip() for text in answered)
+    if not failed and not empty:
+        return []
+    kinds = Counter(map(_kind, failed))
+    first = {_kind(error): error for error in reversed(failed)}
+    reasons = [{"reason": first[kind], "questions": count} for kind, count in kinds.most_common(_REASONS)]
+    asked = sum(map(len, given.values()))
+    return [{"model": role, "asked": asked, "errors": len(failed), "reasons": reasons, "empty": empty}]
+
+
+def _kind(error: str) -> str:
+    return re.sub(r"\d[\d.,]*", "0", error)
+
+
+def warnings(facts: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores must know about what was not answered.
+
+    Args:
+        facts: The content of `scores.json`; one of an earlier version gives no warning.
+    """
+    found = []
+    rows: Sequence[Mapping[str, Any]] = facts.get("failures", ())
+    for row in rows:
+        if row["errors"]:
+            named = "; ".join(f"{one['questions']:,} times: {one['reason']}" for one in row["reasons"])
+            more = row["errors"] - sum(one["questions"] for one in row["reasons"])
+            found.append(
+                f"{row['model']}: {row['errors']:,} of {row['asked']:,} questions (all probes) ended in an error and "
+                f"are in no score: {named}{f'; {more:,} others' if more else ''}"
+            )
+        if row["empty"]:
+            found.append(
+                f"{row['model']}: every answer is empty: its weights may be untrained or damaged, or the server's chat "
+                "template wrong"
+            )
+    return found
