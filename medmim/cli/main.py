@@ -28,6 +28,7 @@ _DEFAULTS = {
     signal.SIGHUP: signal.SIG_DFL,
 }
 _ended_at: float | None = None
+_ended_by = 0  # the signal
 
 
 def main() -> None:
@@ -41,6 +42,8 @@ def main() -> None:
         code = _run()
     except KeyboardInterrupt:
         code = errors.INTERRUPTED
+    if _ended_by:
+        code = 128 + _ended_by
     if code in _ENDED:
         _print(_ENDED[code])
         _flush(code)
@@ -71,6 +74,8 @@ def _run() -> int:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also a panic of a Rust library, which is no Exception
+        if _ended_by:  # Ray's core turns what the signal raised into an exit of its own
+            return 128 + _ended_by
         return _report(errors.as_user_error(error, "running this command"))
 
 
@@ -111,10 +116,10 @@ def _end(number: int, frame: FrameType | None) -> None:
 
     SIGTERM is the exit that Ray's session and a stage's record expect of it.
     """
-    global _ended_at
+    global _ended_at, _ended_by
     now, code = time.monotonic(), 128 + number
     if _ended_at is None:
-        _ended_at = now
+        _ended_at, _ended_by = now, number
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(code)
