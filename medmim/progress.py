@@ -149,9 +149,11 @@ def render(event: dict[str, Any]) -> str:
         rate = f"{event['rate']:,.{0 if event['rate'] >= 10 else 1}f}/s"
         return f"{event['label']}: {event['done']:,}/{event['total']:,} {event['unit']} ({rate}{left})"
     if event["kind"] == "step":
-        return " ".join(
-            f"{k} {v:,.4g}" if isinstance(v, float) else f"{k} {v}"
-            for k, v in event.items()
-            if k not in ("kind", "time", "stage")
-        )
+        return " ".join(f"{k} {_number(v)}" for k, v in event.items() if k not in ("kind", "time", "stage"))
     return str(event["text"])
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:,.4g}"

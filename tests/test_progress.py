@@ -95,6 +95,8 @@ def test_events_are_rendered_as_text() -> None:
     }
     assert render(event) == "answers: 1,500/3,000 answers (120/s, 13 s left)"
     assert render({"kind": "step", "stage": "s", "time": 1.0, "step": 7, "loss": 1.23456}) == "step 7 loss 1.235"
+    rates = [render({"kind": "step", "tokens_per_s": rate}) for rate in (9_418.6, 10_823.4, 1_234_567.0)]
+    assert rates == ["tokens_per_s 9,419", "tokens_per_s 10,823", "tokens_per_s 1,234,567"]
 
 
 def test_events_go_to_stdout_however_it_is_redirected(

@@ -129,11 +129,11 @@ def show(base: _Ref, home: Home = None, as_json: Json = False) -> None:
         return
     for key, value in facts.items():
         if key != "terms":
-            typer.echo(f"{key.replace('_', ' '):<17}{value:,}" if isinstance(value, int) else f"{key:<17}{value}")
+            typer.echo(f"{key.replace('_', ' '):<18}{value:,}" if isinstance(value, int) else f"{key:<18}{value}")
     for flag in FLAGS:
-        typer.echo(f"{flag.replace('_', ' '):<17}{'yes' if facts['terms'][flag] else 'no'}")
+        typer.echo(f"{flag.replace('_', ' '):<18}{'yes' if facts['terms'][flag] else 'no'}")
     for line in facts["terms"]["text"]:
-        typer.echo(f"{'terms':<17}{line}")
+        typer.echo(f"{'terms':<18}{line}")
 
 
 def _line(facts: "Mapping[str, Any]") -> str:

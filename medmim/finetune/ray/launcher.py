@@ -75,7 +75,8 @@ def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResu
             return Backend
 
     errors.pop(job.folder)  # left by a driver that died
-    with tempfile.TemporaryDirectory(prefix="medmim-train-") as storage:  # of Ray's controller, which runs on this node
+    # of Ray's controller, which runs on this node; of a private session below its folder, which the next one sweeps
+    with tempfile.TemporaryDirectory(prefix="medmim-train-", dir=os.environ.get(FOLDER)) as storage:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"job": asdict(job), "on_cluster": on_cluster},
