@@ -60,9 +60,12 @@ def escaped(text: str) -> str:
 
 
 def _split(uri: str) -> tuple[str, str, str, str]:
-    """Scheme with its slashes, user with password, `@`, the rest; the middle two are empty where nobody is named."""
+    """Scheme with its slashes, user with password, `@`, the rest; the middle two are empty where nobody is named.
+
+    What stands before a single slash may be a user whose password begins with it.
+    """
     found = _HEAD.match(uri)
-    head = found[0] if found else ""
+    head = found[0] if found and (found[0].endswith("//") or "@" not in uri) else ""
     return head, *uri[len(head) :].rpartition("@")
 
 

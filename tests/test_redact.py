@@ -4,7 +4,7 @@ import string
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medmim.errors import UserError
@@ -33,6 +33,7 @@ def leaks(text: str, password: str) -> bool:
 
 
 @given(st.sampled_from(IN_USER), PASSWORDS, st.booleans())
+@example("me:{}@proxy:3128", "/XQZJXQ:ZZJQXX", False)
 def test_an_address_is_shown_without_its_user_whatever_the_password_holds(
     address: str, password: str, quoted: bool
 ) -> None:

@@ -34,7 +34,7 @@ def test_a_base_is_imported_listed_and_shown(tmp_path: Path) -> None:
     assert shown["source"] == str(tmp_path / "mantis") and shown["dtype"] == "BF16" and shown["family"] == "mantis"
     assert shown["terms"] == terms.PUBLISHED["llama3"].as_dict()
     text = run("show", uri, home=home).stdout
-    assert "release weights  yes" in text and "Built with Meta Llama 3" in text
+    assert "release weights   yes" in text and "Built with Meta Llama 3" in text
     assert json.loads(run("show", "tiny-mantis", "--json", home=home).stdout)["terms"] == terms.APACHE.as_dict()
 
 
