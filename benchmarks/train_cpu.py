@@ -132,6 +132,7 @@ def trainer(base: str, samples: Sequence[Encoded], steps: int) -> float:
             dataloader_pin_memory=False,
         )  # fmt: skip
         peer = transformers.Trainer(model=model, args=arguments, train_dataset=Rows(), data_collator=collate)
+        peer.remove_callback(transformers.PrinterCallback)
         begin = time.perf_counter()
         peer.train()
         return sum(len(s) for s in samples) / (time.perf_counter() - begin)
@@ -247,7 +248,7 @@ def main() -> None:
             table.add_row(base, name, *speeds, f"{ratio('Trainer'):.2f}x", f"{ratio('bound'):.2f}")
             if ratio("bound") < GOALS["bound"]:
                 missed.append(f"{base}, {name}: packed/bound {ratio('bound'):.2f} is below {GOALS['bound']}")
-    console = Console()
+    console = Console(width=110)
     console.print(table)
     for base in bases:
         turns = ray_beside_bare(base, given.threads, given.rounds)
