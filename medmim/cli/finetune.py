@@ -31,8 +31,8 @@ def finetune(
     """Fine-tune a base on the train split of a data set.
 
     With --json: uri, digest, cached, steps, samples, tokens, loss, quarantined, workers, seconds, tokens_per_s, mfu,
-    data_wait and losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, steps, rows, filled,
-    parameters, trainable, memory_gib.
+    data_wait and losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, limit,
+    limited_by, steps, rows, filled, parameters, trainable, memory_gib.
     """
     from medmim.cluster import dispatch
     from medmim.finetune import run
@@ -52,7 +52,7 @@ def finetune(
             typer.echo(json.dumps(facts))
         else:
             for key, value in facts.items():
-                typer.echo(f"{key.replace('_', ' '):<15} {value:>14,}")
+                typer.echo(f"{key.replace('_', ' '):<15} {value if isinstance(value, str) else f'{value:,}':>14}")
         return
     if dispatch.is_remote(parsed):
         uploaded = checkpoint.upload_if_local(ref, ws)

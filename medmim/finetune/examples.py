@@ -6,7 +6,7 @@ node. An image is one token in it; `batch` makes 728 of it.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,10 +26,14 @@ _FORMAT = 2  # of the file; the first held every image token, and labels beside 
 _CHUNK = 1000  # samples that are tokenized at once
 _NAMED = 5  # samples that are too long and named in the error
 # how the reasons of quarantined rows begin
-_IMAGE, _TOO_LONG, _NO_ANSWER = "image", "longer than finetune.max_tokens", "nothing to train on"
+_IMAGE, _TOO_LONG, _NO_ANSWER = "image", "longer than ", "nothing to train on"
+_MAX_TOKENS = "finetune.max_tokens"
+# the limits of a base on a sample, as text_config names them
+_CONTEXT = {"max_position_embeddings": "the context of the base", "sliding_window": "the sliding window of the base"}
 _FIXES = {
     _IMAGE: "fix the images",
-    _TOO_LONG: "raise finetune.max_tokens",
+    f"{_TOO_LONG}{_MAX_TOKENS}": f"raise {_MAX_TOKENS}",
+    **{f"{_TOO_LONG}{name}": "shorten these samples, or take a base that reads more" for name in _CONTEXT.values()},
     _NO_ANSWER: "give these rows an answer",
     family.RESERVED: "remove that special token from the text: the chat format of this base reserves it",
 }
@@ -158,7 +162,7 @@ def prepare(base: Path, data: Path, max_tokens: int, max_bad_fraction: float) ->
     Args:
         base: Folder of the base.
         data: Folder of the data set.
-        max_tokens: Tokens of one row; a longer sample is quarantined.
+        max_tokens: Tokens of one row; a longer sample is quarantined, as is one that the base cannot read whole.
         max_bad_fraction: Largest share of quarantined rows.
 
     Returns:
@@ -186,7 +190,7 @@ def tokenize(
         reader: The base, with or without its weights.
         samples: The train split; iterated once, and not kept.
         images: Ids of the images of the data set; nothing else of them is used.
-        max_tokens: Tokens of one row; a longer sample is quarantined.
+        max_tokens: Tokens of one row; a longer sample is quarantined, as is one that the base cannot read whole.
 
     Returns:
         The samples that can be trained on, and the quarantined rows with their reasons.
@@ -199,9 +203,10 @@ def tokenize(
     ids: list[str] = []
     names: dict[str, int] = {}
     bad: list[BadRow] = []
+    bounds = limits(reader.config, max_tokens)
     with progress.bar("tokens", len(samples), "samples") as bar:
         for row, chunk in _chunks(samples):
-            found = [_usable(one, max_tokens) for one in _encoded(reader, chunk, images)]
+            found = [_usable(one, bounds) for one in _encoded(reader, chunk, images)]
             kept = [(s, one) for s, one in zip(chunk, found, strict=True) if not isinstance(one, str)]
             bad += [
                 BadRow("train", row + i, sample.id, one)
@@ -282,11 +287,26 @@ def _encoded(reader: Reader, chunk: Sequence[Sample], images: Collection[str]) -
             yield one.fact if isinstance(one, UserError) else one
 
 
-def _usable(one: Encoded | str, max_tokens: int) -> Encoded | str:
+def limits(config: Any, max_tokens: int) -> dict[str, int]:
+    """What bounds the tokens of a sample: name -> tokens; all of them hold.
+
+    Beyond its context a base has never seen a position, and packed attention has no sliding window. They come first:
+    where a sample exceeds one of them, a larger `finetune.max_tokens` would not help.
+
+    Args:
+        config: A `LlavaConfig`.
+        max_tokens: Tokens of one row.
+    """
+    found = {name: getattr(config.text_config, key, None) for key, name in _CONTEXT.items()}
+    return {**{name: tokens for name, tokens in found.items() if tokens}, _MAX_TOKENS: max_tokens}
+
+
+def _usable(one: Encoded | str, bounds: Mapping[str, int]) -> Encoded | str:
     if isinstance(one, str):
         return one
-    if len(one) > max_tokens:
-        return f"{_TOO_LONG} ({max_tokens}): {len(one):,} tokens"
+    for name, tokens in bounds.items():
+        if len(one) > tokens:
+            return f"{_TOO_LONG}{name} ({tokens}): {len(one):,} tokens"
     return one if one.trained[1:].any() else _NO_ANSWER
 
 

@@ -21,6 +21,8 @@ class Plan:
         tokens: Tokens of one epoch.
         trained_tokens: Tokens of one epoch that the loss is taken over.
         longest: Tokens of the longest sample.
+        limit: Tokens that a sample may have; a longer one is quarantined.
+        limited_by: What sets the limit: `finetune.max_tokens`, or context or sliding window of the base.
         steps: Optimizer steps.
         rows: Forward passes of one epoch, over all workers.
         filled: Share of the rows' positions, padding included, that are tokens.
@@ -34,6 +36,8 @@ class Plan:
     tokens: int
     trained_tokens: int
     longest: int
+    limit: int
+    limited_by: str
     steps: int
     rows: int
     filled: float
@@ -55,7 +59,7 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
         UserError: As `finetune.run.run` does.
     """
     from medmim.finetune import loader, packing
-    from medmim.finetune.examples import prepare
+    from medmim.finetune.examples import limits, prepare
 
     settings = recipe.finetune
     folder = ws.fetch(data_artifact(data).uri)
@@ -72,6 +76,7 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
             positions += sum(of_row) if settings.packing else len(of_row) * max(of_row)
 
     config = checkpoint.load_text(path).config
+    limited_by, limit = min(limits(config, settings.max_tokens).items(), key=lambda entry: entry[1])
     total, of_tower = parameters(config)
     trainable = total - (of_tower if settings.freeze_vision else 0)
     memory = _memory(config, total, trainable, settings.max_tokens)
@@ -82,6 +87,8 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
         # an image token is in no answer, and nothing predicts the first token of a sample
         trained_tokens=int(np.count_nonzero(examples.trained) - np.count_nonzero(examples.trained[starts])),
         longest=max(lengths),
+        limit=limit,
+        limited_by=limited_by,
         steps=loader.total_steps(settings, len(lengths)),
         rows=rows,
         filled=round(sum(lengths) / positions, 3),

@@ -16,7 +16,7 @@ from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 
-REVISION = 3
+REVISION = 4
 _CURVE = 200  # points of the loss curve in the record; `losses.jsonl` has every step
 
 

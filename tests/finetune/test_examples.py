@@ -1,5 +1,6 @@
 """Every row is trained on or quarantined with its reason; too many bad ones stop the step."""
 
+import copy
 import dataclasses
 import os
 import subprocess
@@ -159,6 +160,31 @@ def test_the_longest_sample_that_fits_is_kept(lvlm: Lvlm) -> None:
     length = len(encode(lvlm, [Turn(sample.prompt, sample.target)], len(sample.images)))
     assert len(tokenize(lvlm, [sample], IMAGES, length)[0]) == 1
     assert len(tokenize(lvlm, [sample], IMAGES, length - 1)[0]) == 0
+
+
+@pytest.mark.parametrize("larger", [0, 1])
+@pytest.mark.parametrize(
+    ("key", "what"), [("max_position_embeddings", "context"), ("sliding_window", "sliding window")], ids=str
+)
+def test_a_sample_is_never_longer_than_the_base_reads(lvlm: Lvlm, key: str, what: str, larger: int) -> None:
+    samples = make_samples(20)
+    lengths = [len(encode(lvlm, [Turn(s.prompt, s.target)], len(s.images))) for s in samples]
+    bound = sorted(lengths)[10]
+    config = copy.deepcopy(lvlm.config)
+    setattr(config.text_config, key, bound)
+    reader = checkpoint.Text(config, lvlm.tokenizer, lvlm.family, lvlm.path)
+    examples, bad = tokenize(reader, samples, IMAGES, bound + larger * 1000)
+    assert sorted(examples.lengths) == sorted(length for length in lengths if length <= bound)
+    assert {(row.key, row.reason) for row in bad} == {
+        (s.id, f"longer than the {what} of the base ({bound}): {length:,} tokens")
+        for s, length in zip(samples, lengths, strict=True)
+        if length > bound
+    }
+    with pytest.raises(UserError) as caught:
+        refuse_too_many_bad(bad, 20, 0.0)
+    (problem,) = caught.value.problems  # all of them under one reason, each with its length
+    assert problem.startswith(f"{len(bad)} rows: longer than the {what} of the base ({bound}): {bad[0].key} with ")
+    assert "a base that reads more" in caught.value.fix and "raise finetune.max_tokens" not in caught.value.fix
 
 
 def test_a_few_bad_rows_are_accepted_and_many_are_an_error_that_names_them_with_their_lengths(lvlm: Lvlm) -> None:

@@ -181,6 +181,25 @@ def test_a_plan_knows_the_model_and_reads_none_of_its_weights(
     assert found.longest == max(len(one.ids) for one in encoded)
 
 
+def test_a_plan_quarantines_what_the_base_cannot_read_whole_and_says_so(
+    either: tuple[Workspace, str, str], tmp_path: Path
+) -> None:
+    ws, data, base = either
+    shutil.copytree(base, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    whole = plan(recipe(base), ws, data)
+    assert (whole.limit, whole.limited_by) == (400, "finetune.max_tokens")
+    for key, what in (("max_position_embeddings", "context"), ("sliding_window", "sliding window")):
+        text = {**config["text_config"], key: whole.longest - 1}
+        (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "text_config": text}))
+        settings = recipe(str(tmp_path / "base"))
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"max_bad_fraction": 0.5})})
+        found = plan(settings, ws, data)
+        assert (found.limit, found.limited_by) == (whole.longest - 1, f"the {what} of the base")
+        assert found.longest < whole.longest and found.samples + found.quarantined == whole.samples
+        assert found.quarantined > 0
+
+
 @pytest.mark.parametrize("which", sorted(originals.REAL_CONFIG))
 def test_a_plan_counts_the_parameters_of_the_published_models(which: str, tmp_path: Path) -> None:
     """By the list of their tensors; a model of 34 GB would not fit here."""
