@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, processors
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
@@ -150,6 +151,22 @@ def pieces(data: bytes) -> int:
     return len(proto.pieces)
 
 
+def add_bos(file: Path, bos: str) -> None:
+    """Give a tokenizer.json the post-processor of Llama 3's, which puts its first token before each text."""
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{bos} $A",
+                pair=f"{bos} $A {bos}:1 $B:1",
+                special_tokens=[(bos, tokenizer.token_to_id(bos))],
+            ),
+        ]
+    )
+    tokenizer.save(str(file))
+
+
 def write_original(folder: Path, which: str, shards: int = 2) -> dict[str, torch.Tensor]:
     """A small checkpoint as it was published; returns its tensors."""
     folder.mkdir(parents=True)
@@ -162,6 +179,7 @@ def write_original(folder: Path, which: str, shards: int = 2) -> dict[str, torch
     else:
         tokenizer = architecture.train_tokenizer([QUESTION, *WORDS], FAMILY, size=512)
         tokenizer.save_pretrained(folder)
+        add_bos(folder / "tokenizer.json", "<|begin_of_text|>")
         vocabulary = len(tokenizer)
     config = small_config(which, vocabulary)
     if which == MANTIS:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmim import sniff
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.family import Family
@@ -62,19 +63,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: It is missing or unreadable.
     """
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except FileNotFoundError:
+    file = folder / "config.json"
+    if not file.exists():
         raise UserError(
             f"{folder} is not a checkpoint: it has no config.json",
             fix="give the folder that `hf download NAME --local-dir FOLDER` filled",
-        ) from None
-    except ValueError as error:
-        raise UserError(
-            f"{folder / 'config.json'} is not JSON", reason=str(error), fix="copy the checkpoint again"
-        ) from None
+        )
+    return read_object(file)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint; empty where the file is missing.
+
+    Raises:
+        UserError: It holds something else; a Git LFS pointer, another encoding and the like are named.
+    """
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(sniff.read_text(file, "a file of a checkpoint in JSON"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON", reason=str(error), fix="copy the checkpoint again") from None
     if not isinstance(found, dict):
-        raise UserError(f"{folder / 'config.json'} is not a configuration", fix="copy the checkpoint again")
+        raise UserError(f"{file} holds no JSON object", fix="copy the checkpoint again")
     return found
 
 
