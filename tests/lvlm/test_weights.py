@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -70,6 +71,41 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, keep):
     data = (tmp_path / "f.safetensors").read_bytes()
     (tmp_path / "f.safetensors").write_bytes(data[:keep])
     with pytest.raises(ValueError):
+        weights.tensors(tmp_path / "f.safetensors")
+
+
+def of_another(header):
+    header["b"]["data_offsets"] = header["a"]["data_offsets"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        of_another,
+        lambda header: header["a"]["data_offsets"].reverse(),
+        lambda header: header["a"].update(data_offsets=[0, 30]),
+        lambda header: header["a"].update(data_offsets=[4, 32]),
+        lambda header: header["a"].update(data_offsets=[-4, 28]),
+        lambda header: header["a"].update(data_offsets=["0", "32"]),
+        lambda header: header["a"].update(shape=[7]),
+        lambda header: header["a"].update(shape=[-8]),
+        lambda header: header["a"].update(shape=None),
+        lambda header: header["a"].update(dtype="F16"),
+        lambda header: header["a"].update(dtype="F33"),
+        lambda header: header.pop("a"),
+    ],
+)
+def test_a_header_that_does_not_describe_its_bytes_is_refused(tmp_path, damage):
+    """Three tensors of 32 bytes; the last offset stays that of the file, so that its length alone says nothing."""
+    save_file({"a": torch.ones(8), "b": torch.ones(8), "c": torch.ones(8)}, tmp_path / "f.safetensors")
+    data = (tmp_path / "f.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    assert header["a"]["data_offsets"] == [0, 32] and weights.tensors(tmp_path / "f.safetensors")
+    damage(header)
+    text = json.dumps(header).encode()
+    (tmp_path / "f.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    with pytest.raises(ValueError, match="damaged"):
         weights.tensors(tmp_path / "f.safetensors")
 
 

@@ -5,12 +5,13 @@ source files -> names -> checked shapes -> bf16 -> shards of 5 GB
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmim import sniff
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint, weights
 from medmim.lvlm.importing import layouts
@@ -155,19 +156,27 @@ def _pieces(name: str, stored: Stored, added: int) -> Iterator[Any]:
 def _tensors(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder's safetensors files."""
     files = _files(folder)
+    index = folder / weights.INDEX
+    listed = _index(index) if index.is_file() else {}
     found: dict[str, Stored] = {}
     problems = []
     for file in files:
         try:
             layouts.refuse_pointer(file)
-            found |= weights.tensors(file)
+            for name, stored in weights.tensors(file).items():
+                if listed.get(name, file.name) != file.name:
+                    continue  # the index says which file's is meant
+                if name in found:
+                    problems.append(
+                        f"{file.name}: {name} is in {found[name].file.name} too, and no index says which is meant"
+                    )
+                found[name] = stored
         except ValueError as error:
             problems.append(f"{file.name}: {error}")
     if problems:
         raise UserError(f"weights in {folder} are damaged", problems=problems, fix="copy these files again")
-    index = folder / weights.INDEX
-    if index.is_file():
-        absent = sorted(set(_index(index)) - found.keys())
+    if listed:
+        absent = sorted(listed.keys() - found.keys())
         if absent:
             raise UserError(
                 f"{folder} lacks {len(absent)} tensors that {index.name} lists",
@@ -215,14 +224,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _index(file: Path) -> Mapping[str, str]:
     try:
-        found = json.loads(file.read_text("utf-8"))["weight_map"]
+        found = json.loads(sniff.read_text(file, "an index of weights in JSON"))["weight_map"]
         if not all("/" not in name and name.endswith(".safetensors") for name in found.values()):
             raise ValueError("it names files outside of its folder")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not an index of weights", reason=str(error), fix="copy the file again") from None
     return dict(found)
-
-
-def write(folder: Path, planned: list[Weight], done: Callable[[int], Any], limit: int | None) -> None:
-    """Write the planned weights; see `weights.write`."""
-    weights.write(folder, planned, limit or weights.SHARD_BYTES, done)

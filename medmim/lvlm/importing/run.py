@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from medmim import progress, store, terms
 from medmim.errors import Unavailable, UserError, from_os_error, wrap_os_errors
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, weights
 from medmim.lvlm.encode import tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.lvlm.importing import convert, layouts, source, tokenizer
@@ -107,7 +107,7 @@ def _convert(ref: str, folder: Path, out: Path, ws: Workspace, options: Options,
     (out / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
     with progress.bar("weights", size, "bytes") as bar:
         try:
-            convert.write(out, planned, bar.add, limit)
+            weights.write(out, planned, limit or weights.SHARD_BYTES, bar.add)
         except ValueError as error:
             raise UserError(f"{folder} changed while it was read", reason=str(error), fix="import it again") from None
         except OSError as error:
