@@ -153,8 +153,3 @@ def _encoded(segments: Sequence[Segment], images: int, encoding: Any, image_toke
         if segment.trained:
             trained |= (begins >= begin) & (begins < end)
     return Encoded(np.array(encoding.ids, np.int32), trained, images, image_token, each)
-
-
-def length_of(reader: Reader, turns: Sequence[Turn], images: int) -> int:
-    """Number of tokens of a conversation, without reading pixels: packing plans with it."""
-    return len(encode(reader, turns, images))

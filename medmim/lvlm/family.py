@@ -59,8 +59,13 @@ class Family:
 
     @property
     def special(self) -> tuple[str, ...]:
-        """Every special token, padding first."""
+        """Every special token that the format writes, padding first."""
         return tuple(dict.fromkeys((self.pad, self.bos, self.eos, *self.control, IMAGE)))
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """What no question and no answer may contain: `special`, and what would end the answer."""
+        return tuple(dict.fromkeys((*self.special, *self.stop)))
 
     def render(self, turns: Sequence[Turn], images: int) -> list[Segment]:
         """Render a conversation whose first turn shows `images` images, each as one `<image>`.
@@ -72,12 +77,12 @@ class Family:
             images: Number of images before the first question.
 
         Raises:
-            UserError: No turn, a missing answer before the last turn, or a special token in a question or an answer.
+            UserError: No turn, a missing answer before the last turn, or a reserved token in a question or an answer.
         """
         if not turns or any(turn.answer is None for turn in turns[:-1]):
             raise UserError("a conversation needs a turn, and every turn but the last needs its answer")
         for turn in turns:
-            inside = [token for token in self.special if token in f"{turn.question}\0{turn.answer or ''}"]
+            inside = [token for token in self.reserved if token in f"{turn.question}\0{turn.answer or ''}"]
             if inside:
                 raise UserError(
                     f"{RESERVED} {', '.join(inside)}",

@@ -210,7 +210,7 @@ def test_a_few_bad_rows_are_accepted_and_many_are_an_error_that_names_them_with_
 
 
 @pytest.mark.parametrize(
-    ("family", "token"), [(family, token) for family in (MANTIS, LLAVA_MED) for token in family.special]
+    ("family", "token"), [(family, token) for family in (MANTIS, LLAVA_MED) for token in family.reserved]
 )
 def test_a_special_token_in_a_text_is_named_with_the_fix_that_helps(family: Family, token: str) -> None:
     lvlm = make_lvlm(family=family)

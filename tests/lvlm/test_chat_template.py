@@ -49,7 +49,7 @@ def processors(folders):
 @settings(max_examples=60)
 @given(conversation=turns, images=st.integers(0, 4), strings=st.booleans())
 def test_the_template_writes_what_the_family_writes(lvlm, processors, conversation, images, strings):
-    if any(token in f"{turn.question}\0{turn.answer}" for turn in conversation for token in lvlm.family.special):
+    if any(token in f"{turn.question}\0{turn.answer}" for turn in conversation for token in lvlm.family.reserved):
         return
     written = "".join(segment.text for segment in lvlm.family.render(conversation, images))
     to_answer = conversation[-1].answer is None
@@ -73,7 +73,7 @@ def test_the_processor_tokenizes_a_chat_as_we_do_and_marks_what_is_trained(lvlm,
 
 
 def test_a_reserved_token_in_the_text_is_refused_as_the_family_refuses_it(lvlm, processors):
-    for token in lvlm.family.special:
+    for token in lvlm.family.reserved:
         with pytest.raises(TemplateError, match="reserves"):
             processors[lvlm.family.name].apply_chat_template(chat([Turn(f"a {token} b")]))
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.lvlm.encode import IGNORED, encode, encode_all, length_of, tokens_per_image
+from medmim.lvlm.encode import IGNORED, encode, encode_all, tokens_per_image
 from medmim.lvlm.family import Turn
 
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -36,7 +36,7 @@ def test_tokens_per_image_are_what_the_model_computes(lvlm):
 @given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=20)), min_size=1, max_size=3), st.integers(0, 4))
 def test_labels_cover_exactly_the_trained_text(lvlm, pairs, images):
     turns = [Turn(question, answer) for question, answer in pairs]
-    assume(not any(token in q + "|" + a for token in lvlm.family.special for q, a in pairs))
+    assume(not any(token in q + "|" + a for token in lvlm.family.reserved for q, a in pairs))
     encoded = encode(lvlm, turns, images)
     segments = lvlm.family.render(turns, images)
     wanted = "".join(s.text for s in segments if s.trained)
@@ -47,14 +47,14 @@ def test_labels_cover_exactly_the_trained_text(lvlm, pairs, images):
 @relaxed
 @given(st.text(max_size=60), st.integers(0, 4))
 def test_ids_are_the_whole_text_with_images_expanded(lvlm, question, images):
-    assume(not any(token in question for token in lvlm.family.special))
+    assume(not any(token in question for token in lvlm.family.reserved))
     encoded = encode(lvlm, [Turn(question)], images)
     image = lvlm.model.config.image_token_id
     repeat = tokens_per_image(lvlm.model.config)
     assert encoded.ids.count(image) == images * repeat
     once = lvlm.tokenizer.decode(encoded.ids).replace("<image>" * repeat, "<image>")
     assert once == "".join(s.text for s in lvlm.family.render([Turn(question)], images))
-    assert len(encoded.ids) == length_of(lvlm, [Turn(question)], images)
+    assert len(encoded.ids) == len(encoded)
     assert set(encoded.labels) == {IGNORED}
 
 

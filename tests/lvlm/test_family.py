@@ -62,7 +62,7 @@ def test_llava_med_writes_several_images_between_their_numbers():
 @given(st.integers(0, 8), st.lists(st.tuples(st.text(max_size=40), st.text(max_size=20)), min_size=1, max_size=3))
 def test_every_image_stands_once_and_every_answer_is_trained(family, images, pairs):
     turns = [Turn(question, answer) for question, answer in pairs]
-    assume(not any(token in q + "|" + a for token in family.special for q, a in pairs))
+    assume(not any(token in q + "|" + a for token in family.reserved for q, a in pairs))
     written = family.render(turns, images)
     assert text(written).count("<image>") == images
     for _, answer in pairs:
@@ -78,7 +78,7 @@ def test_the_blind_form_shows_no_marker(family):
 @pytest.mark.parametrize("family", [MANTIS, LLAVA_MED], ids=lambda f: f.name)
 @pytest.mark.parametrize("where", ["question", "answer"])
 def test_a_reserved_token_in_the_text_is_refused(family, where):
-    for token in family.special:
+    for token in family.reserved:
         turn = Turn(f"a{token}b", "c") if where == "question" else Turn("c", f"a{token}b")
         with pytest.raises(UserError, match="contains"):
             family.render([turn], 1)
