@@ -12,6 +12,7 @@ from medmim import store
 from medmim.store import ranges
 from medmim.store.artifact import scan
 from medmim.store.folder import FolderStore
+from medmim.store.interface import open_store
 from tests.support.killing import killed_at
 
 RANGE = 100
@@ -93,3 +94,24 @@ def test_what_differs_from_the_manifest_is_named_and_nothing_else(sizes: list[in
         assert {other: store.file_digest(part / other) for other in right} == {
             other: facts["sha256"] for other, facts in right.items()
         }
+
+
+@pytest.mark.parametrize("where", ["bucket", "folder"])
+def test_an_object_that_is_replaced_between_two_ranges_is_refused_and_not_mixed(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    place = open_store(request.getfixturevalue("bucket") if where == "bucket" else str(tmp_path / "store"))
+    place.write("key", b"a" * 200)
+    _, version = place.version("key")
+    got = bytearray()
+
+    def write(_: int, piece: bytes) -> None:
+        got.extend(piece)
+
+    place.read_range("key", version, 0, 100, write)
+    place.write("key", b"b" * 200)  # of the same size: only the version tells
+    with pytest.raises(FileNotFoundError):
+        place.read_range("key", version, 100, 100, write)
+    assert bytes(got) == b"a" * 100
+    place.read_range("key", "", 100, 100, write)
+    assert bytes(got) == b"a" * 100 + b"b" * 100
