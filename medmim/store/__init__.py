@@ -9,6 +9,7 @@ from medmim.store.artifact import (
     get,
     publish,
     read_file,
+    read_range,
     scan,
 )
 from medmim.store.copies import fetch, sweep, verify
@@ -28,6 +29,7 @@ __all__ = [
     "open_store",
     "publish",
     "read_file",
+    "read_range",
     "scan",
     "sweep",
     "verify",

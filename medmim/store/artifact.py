@@ -159,6 +159,31 @@ def read_file(artifact: Artifact, name: str) -> bytes:
     return data
 
 
+def read_range(artifact: Artifact, name: str, start: int, length: int) -> bytes:
+    """Part of a file of an artifact, such as a header of weights; only `fetch` checks it against the manifest.
+
+    Args:
+        artifact: Has the file.
+        name: The file.
+        start: First byte.
+        length: Number of bytes.
+
+    Raises:
+        UserError: The file is missing or shorter, or the store does not answer.
+    """
+    store, folder = locate(artifact.uri)
+    data = bytearray(length)
+
+    def write(at: int, piece: bytes) -> None:
+        data[at : at + len(piece)] = piece
+
+    try:
+        store.read_range(f"{folder}/{name}", "", start, length, write)
+    except FileNotFoundError:
+        refuse_damaged(artifact, [name])
+    return bytes(data)
+
+
 def locate(uri: str) -> tuple[Store, str]:
     """The store of an artifact, and its name there. Raises as `open_store`."""
     root, slash, name = uri.rstrip("/").rpartition("/")

@@ -1,11 +1,15 @@
-"""What bases there are and what they are, from their files and manifests alone: no weights are read."""
+"""What bases there are and what they are: of one in a store, its manifest, config and the headers of its weights."""
 
 import json
 import math
+import struct
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from medmim import store
+from medmim.errors import UserError
 from medmim.lvlm import checkpoint, weights
 from medmim.lvlm.encode import tokens_per_image
 from medmim.run.workspace import Workspace
@@ -37,12 +41,13 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
         dtype, source (where it was imported from) and terms; plain JSON.
 
     Raises:
-        UserError: It is no model, or one of another family.
+        UserError: It is no model, one of another family, or damaged.
     """
-    folder = checkpoint.resolve(ref, ws)
-    family = checkpoint.family_of(folder)
-    stored = [one for file in sorted(folder.glob("*.safetensors")) for one in weights.tensors(file).values()]
-    config = checkpoint.quiet_transformers().LlavaConfig.from_pretrained(folder)
+    found = checkpoint.locate(ref)
+    family = checkpoint.family_of(found)
+    text = (found / "config.json").read_bytes() if isinstance(found, Path) else store.read_file(found, "config.json")
+    config = checkpoint.quiet_transformers().LlavaConfig.from_dict(json.loads(text))
+    stored = _stored(found)
     made_from: dict[str, Any] = {}
     if ref not in checkpoint.shipped() and (artifact := store.find(ref.removeprefix("file://"))) is not None:
         root, _, name = artifact.uri.rpartition("/")
@@ -51,11 +56,33 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     return {
         "ref": ref,
         "family": family.name,
-        "parameters": sum(math.prod(one.shape) for one in stored),
+        "parameters": sum(math.prod(shape) for _, shape in stored),
         "tokens_per_image": tokens_per_image(config),
         "vision_tower": made_from.get("vision_tower", "checkpoint"),
-        "digest": checkpoint.digest(folder),
-        "dtype": ", ".join(sorted({one.dtype for one in stored})),
+        "digest": checkpoint.digest(found),
+        "dtype": ", ".join(sorted({dtype for dtype, _ in stored})),
         "source": made_from.get("source", ""),
         "terms": checkpoint.terms_of(ref).as_dict(),
     }
+
+
+def _stored(where: Path | store.Artifact) -> list[tuple[str, Sequence[int]]]:
+    """(dtype, shape) of each tensor of a model; of an artifact, only the headers of its files are read."""
+    if isinstance(where, Path):
+        files = sorted(where.glob("*.safetensors"))
+        return [(one.dtype, one.shape) for file in files for one in weights.tensors(file).values()]
+    found = []
+    for name in sorted(name for name in where.files if "/" not in name and name.endswith(".safetensors")):
+        try:
+            (length,) = struct.unpack("<Q", store.read_range(where, name, 0, 8))
+            if length > where.files[name]["bytes"]:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(store.read_range(where, name, 8, length))
+            found += [(one["dtype"], one["shape"]) for key, one in header.items() if key != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+            raise UserError(
+                f"{where.uri}/{name} is damaged",
+                reason="it does not begin with the header of a safetensors file",
+                fix="delete this artifact and import the base again",
+            ) from None
+    return found
