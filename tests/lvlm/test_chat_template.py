@@ -73,7 +73,7 @@ def test_the_processor_tokenizes_a_chat_as_we_do_and_marks_what_is_trained(lvlm,
 
 
 def test_a_reserved_token_in_the_text_is_refused_as_the_family_refuses_it(lvlm, processors):
-    for token in lvlm.family.reserved:
+    for token in (*lvlm.family.special, *lvlm.family.stop):
         with pytest.raises(TemplateError, match="reserves"):
             processors[lvlm.family.name].apply_chat_template(chat([Turn(f"a {token} b")]))
 
