@@ -231,6 +231,28 @@ def load_text(path: Path) -> Text:
     return Text(config, tokenizer, family, path)
 
 
+def check_settings(path: Path) -> None:
+    """Check that all but the weights of a checkpoint loads and fits together, before hours of writing them.
+
+    Raises:
+        UserError: As `load` does.
+        Unavailable: A file cannot be read for now.
+    """
+    text = load_text(path)
+    transformers = quiet_transformers()
+    with _reading(path, text.family):
+        processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        _check_image_size(path, processor, text.config)
+
+
+def without_memory(config: Any) -> Any:
+    """The modules of a `LlavaConfig` with names and shapes of their parameters, but no values: on torch's `meta`."""
+    import torch
+
+    with torch.device("meta"):
+        return quiet_transformers().LlavaForConditionalGeneration(config)
+
+
 @contextmanager
 def _reading(path: Path, family: Family) -> Iterator[None]:
     """Tell what others' parsers, in Python and in Rust, raise on files that may hold anything: no fault of medmim's."""

@@ -220,17 +220,22 @@ def logits(which: str, config: dict[str, Any], tensors: dict[str, Tensor], ids: 
         tower, decoder, vision = "vision_tower.vision_model.", "language_model.model.", config["vision_config"]
         first, second = "multi_modal_projector.linear_1", "multi_modal_projector.linear_2"
         head, text = "language_model.lm_head.weight", config["text_config"]
-    seen = _tower(weights, tower, vision, pixels)[:, 1:]  # both drop the first position of the layer before the last
+    if which == LLAVA_MED:
+        layer, whole = config["mm_vision_select_layer"], config["mm_vision_select_feature"] == "cls_patch"
+    else:
+        layer, whole = config["vision_feature_layer"], config["vision_feature_select_strategy"] == "full"
+    # as published, both drop the first position of the layer before the last
+    seen = _tower(weights, tower, vision, pixels, layer)[:, 0 if whole else 1 :]
     seen = linear(seen, weights[f"{first}.weight"], weights[f"{first}.bias"])
     seen = linear(gelu(seen), weights[f"{second}.weight"], weights[f"{second}.bias"])
     images = iter(seen)
     table = weights[f"{decoder}embed_tokens.weight"]
     hidden = torch.cat([next(images) if i == -200 else table[i][None] for i in ids])
-    return _decoder(weights, decoder, text, hidden) @ weights[head].T
+    return _decoder(weights, decoder, text, hidden) @ (table if config.get("tie_word_embeddings") else weights[head]).T
 
 
-def _tower(weights: dict[str, Tensor], at: str, config: dict[str, Any], pixels: Tensor) -> Tensor:
-    """Hidden states of the layer before the last, `[images, positions, width]`."""
+def _tower(weights: dict[str, Tensor], at: str, config: dict[str, Any], pixels: Tensor, layer: int) -> Tensor:
+    """Hidden states of a layer, counted from the last, which is -1: `[images, positions, width]`."""
     clip, width = config["model_type"] == "clip_vision_model", config["hidden_size"]
     patches = torch.nn.functional.conv2d(
         pixels, weights[f"{at}embeddings.patch_embedding.weight"],
@@ -243,21 +248,21 @@ def _tower(weights: dict[str, Tensor], at: str, config: dict[str, Any], pixels: 
     eps = 1e-5 if clip else 1e-6
     if clip:
         hidden = layer_norm(hidden, (width,), *_pair(weights, f"{at}pre_layrnorm"), eps)
-    for i in range(config["num_hidden_layers"] - 1):
-        layer = f"{at}encoder.layers.{i}."
-        x = layer_norm(hidden, (width,), *_pair(weights, f"{layer}layer_norm1"), eps)
+    for i in range(config["num_hidden_layers"] + 1 + layer):
+        module = f"{at}encoder.layers.{i}."
+        x = layer_norm(hidden, (width,), *_pair(weights, f"{module}layer_norm1"), eps)
         q, k, v = (
-            linear(x, *_pair(weights, f"{layer}self_attn.{p}_proj")).unflatten(-1, (config["num_attention_heads"], -1))
+            linear(x, *_pair(weights, f"{module}self_attn.{p}_proj")).unflatten(-1, (config["num_attention_heads"], -1))
             for p in "qkv"
         )
         x = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        hidden = hidden + linear(x.transpose(1, 2).flatten(2), *_pair(weights, f"{layer}self_attn.out_proj"))
+        hidden = hidden + linear(x.transpose(1, 2).flatten(2), *_pair(weights, f"{module}self_attn.out_proj"))
         x = linear(
-            layer_norm(hidden, (width,), *_pair(weights, f"{layer}layer_norm2"), eps),
-            *_pair(weights, f"{layer}mlp.fc1"),
+            layer_norm(hidden, (width,), *_pair(weights, f"{module}layer_norm2"), eps),
+            *_pair(weights, f"{module}mlp.fc1"),
         )
         x = x * torch.sigmoid(1.702 * x) if clip else gelu(x, approximate="tanh")
-        hidden = hidden + linear(x, *_pair(weights, f"{layer}mlp.fc2"))
+        hidden = hidden + linear(x, *_pair(weights, f"{module}mlp.fc2"))
     return hidden
 
 

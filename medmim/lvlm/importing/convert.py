@@ -5,7 +5,7 @@ source files -> names -> checked shapes -> bf16 -> shards of 5 GB
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,13 @@ def find(layout: Layout, folder: Path, tower: str) -> Source:
         if new in tensors:
             unknown.append(f"{name}: a second {new}")
         tensors[new] = found[name]
+    if layout.name == "llava_mistral" and tower == "checkpoint" and not any(n.startswith(TOWER) for n in tensors):
+        named = layouts.read_config(folder).get("mm_vision_tower") or next(iter(layouts.CLIPS))
+        raise UserError(
+            f"{folder} has no vision tower: none of its tensors is one's",
+            reason=f"it was saved without, as LLaVA does where the tower was not tuned: that is stock {named}",
+            fix="--vision-tower stock --clip FOLDER, the folder of that CLIP",
+        )
     if tower == "stock":
         assert layout.clip is not None  # noqa: S101  the caller's contract
         tensors = {name: one for name, one in tensors.items() if not name.startswith(TOWER)}
@@ -88,7 +95,15 @@ def plan(source: Source, config: "LlavaConfig", rows: int) -> list[Weight]:
         tensors.pop(_HEAD, None)  # transformers would not read it either
     if config.vision_config.model_type == "siglip_vision_model" and not any(n.startswith(_POOLING) for n in tensors):
         config.vision_config.vision_use_head = False
-    asked = _shapes(config)
+    try:
+        model = checkpoint.without_memory(config)
+    except (KeyError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise layouts.unusable(source.folder, error) from None
+    asked = {
+        weights.published_name(name): tuple(weight.shape)
+        for name, weight in model.named_parameters(remove_duplicate=False)
+        if not (config.tie_word_embeddings and name == "lm_head.weight")
+    }
     problems = [f"{name}: missing" for name in asked if name not in tensors]
     problems += [f"{name}: not in a model of this configuration" for name in tensors if name not in asked]
     for name in asked.keys() & tensors.keys():
@@ -114,19 +129,6 @@ def plan(source: Source, config: "LlavaConfig", rows: int) -> list[Weight]:
     return planned
 
 
-def _shapes(config: "LlavaConfig") -> dict[str, tuple[int, ...]]:
-    """Published name -> shape of every parameter, from the modules that transformers builds, without memory."""
-    import torch
-
-    transformers = checkpoint.quiet_transformers()
-    with torch.device("meta"):
-        model = transformers.LlavaForConditionalGeneration(config)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    if config.tie_word_embeddings:
-        parameters.pop("lm_head.weight", None)
-    return {weights.published_name(name): tuple(p.shape) for name, p in parameters.items()}
-
-
 def _pieces(name: str, stored: Stored, added: int) -> Iterator[Any]:
     """The tensor's bytes as bf16, and `added` rows that are the mean of its rows.
 
@@ -138,15 +140,17 @@ def _pieces(name: str, stored: Stored, added: int) -> Iterator[Any]:
     width = stored.shape[-1] * weights.SIZES[stored.dtype] if stored.shape else weights.SIZES[stored.dtype]
     total = torch.zeros(stored.shape[-1], dtype=torch.float64) if added else None
     for values in weights.values(stored, max(1, weights.PIECE // max(1, width)) * max(1, width)):
-        if not torch.isfinite(values).all():
+        made = values.to(torch.bfloat16)
+        if not torch.isfinite(made).all():
+            finite = bool(torch.isfinite(values).all())
             raise UserError(
-                f"{name} in {stored.file.name} holds values that are not finite",
+                f"{name} in {stored.file.name} holds values that are not finite{' in bf16' if finite else ''}",
                 reason="training from it could only give NaN",
                 fix="copy the checkpoint again; if it was published so, it is damaged",
             )
         if total is not None:
             total += values.reshape(-1, stored.shape[-1]).sum(0, dtype=torch.float64)
-        yield weights.buffer(values, DTYPE)
+        yield weights.buffer(made, DTYPE)
     if total is not None:
         row = weights.buffer((total / stored.shape[0]).to(torch.float32), DTYPE)
         for _ in range(added):
@@ -204,13 +208,7 @@ def _files(folder: Path) -> list[Path]:
                 of = int(part[3])
                 names += [f"{part[1]}-{i:0{len(part[2])}d}-of-{part[3]}.safetensors" for i in range(1, of + 1)]
     missing = sorted({name for name in names if not (folder / name).is_file()})
-    pickled = sorted(file.name for pattern in ("*.bin", "*.pth", "*.pt") for file in folder.glob(pattern))
-    if not there and pickled:
-        raise UserError(
-            f"the weights of {folder} are pickled: {', '.join(pickled)}",
-            reason="loading a pickle can run code that somebody hid in it",
-            fix=f"convert them without running code, then import again: {_CONVERT.replace('FOLDER', str(folder))}",
-        )
+    refuse_pickled(str(folder), (file.name for file in folder.iterdir()), str(folder))
     if not names:
         raise UserError(f"{folder} has no weights: no *.safetensors", fix="copy the checkpoint again, all of it")
     if missing:
@@ -220,6 +218,29 @@ def _files(folder: Path) -> list[Path]:
             problems=missing,
         )
     return [folder / name for name in sorted(set(names))]
+
+
+def refuse_pickled(ref: str, names: Iterable[str], folder: str, before: str = "") -> None:
+    """Refuse weights that are only there as pickles.
+
+    Args:
+        ref: Where they are.
+        names: Of all files there.
+        folder: Where the user converts them.
+        before: What the user does before that, ending in a comma.
+
+    Raises:
+        UserError: There are pickles, and no safetensors.
+    """
+    names = sorted(name for name in names if "/" not in name)
+    pickled = [name for name in names if name.endswith((".bin", ".pth", ".pt"))]
+    if pickled and not any(name.endswith(".safetensors") for name in names):
+        raise UserError(
+            f"the weights of {ref} are pickled: {', '.join(pickled)}",
+            reason="loading a pickle can run code that somebody hid in it",
+            fix=f"{before}convert them without running code, then import {folder if before else 'again'}: "
+            f"{_CONVERT.replace('FOLDER', folder)}",
+        )
 
 
 def _index(file: Path) -> Mapping[str, str]:

@@ -127,7 +127,7 @@ def layout_of(folder: Path, clip: Path | None) -> Layout:
     try:
         config = transformers.LlavaConfig.from_dict(values)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _unusable(folder, error) from None
+        raise unusable(folder, error) from None
     return Layout("llava", family, config)
 
 
@@ -173,7 +173,7 @@ def _llava_mistral(folder: Path, values: dict[str, Any], clip: Path | None) -> L
             tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
         )
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _unusable(folder, error) from None
+        raise unusable(folder, error) from None
     config.image_seq_length = (vision.image_size // vision.patch_size) ** 2
     return Layout("llava_mistral", LLAVA_MED, config, clip)
 
@@ -208,7 +208,8 @@ def _clip_config(folder: Path, named: str, clip: Path | None) -> dict[str, Any]:
     return {key: value for key, value in vision.items() if key not in ("model_type", "transformers_version", "dtype")}
 
 
-def _unusable(folder: Path, error: Exception) -> UserError:
+def unusable(folder: Path, error: Exception) -> UserError:
+    """The error for a config.json of which transformers makes no configuration, or no model."""
     return UserError(
         f"{folder / 'config.json'} is not a configuration that transformers accepts",
         reason=" ".join(str(error).split()),

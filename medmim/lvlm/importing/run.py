@@ -22,14 +22,9 @@ from medmim.sample import IMAGE, digest_of
 from medmim.store import Artifact
 from medmim.terms import Terms
 
-REVISION = 1
+REVISION = 2
 STEP = "import"
 Tower = Literal["checkpoint", "stock"]
-
-_KNOWN = {  # hub name -> whose terms
-    "TIGER-Lab/Mantis-8B-siglip-llama3": "llama3",
-    "microsoft/llava-med-v1.5-mistral-7b": "llava-med",
-}
 
 
 @dataclass(frozen=True)
@@ -71,19 +66,33 @@ def import_base(ref: str, ws: Workspace, options: Options, limit: int | None = N
         work.parent.mkdir(parents=True, exist_ok=True)
         busy = Unavailable(f"another process is importing {ref} in {work}", fix="wait for it, or give another --home")
         with locked(work, busy):
-            folder = source.local(ref, ws, work / "source", options.hub)
+            from_hub = source.is_hub_name(ref)  # as `local` decides it
+            folder = source.local(ref, ws, work / "source", options.hub, _typed(options))
             out = work / "base"
             shutil.rmtree(out, ignore_errors=True)  # of a process that was killed
             try:
-                artifact = _convert(ref, folder, out, ws, options, limit)
+                artifact = _convert(ref, folder, out, ws, options, limit, from_hub)
             finally:
                 shutil.rmtree(out, ignore_errors=True)
             shutil.rmtree(work, ignore_errors=True)
     return artifact
 
 
-def _convert(ref: str, folder: Path, out: Path, ws: Workspace, options: Options, limit: int | None) -> Artifact:
+def _typed(options: Options) -> list[str]:
+    """The options as words of the command."""
+    words = ["--vision-tower", options.tower] if options.tower else []
+    words += ["--clip", str(options.clip)] if options.clip else []
+    if options.allowed:
+        named = [name for name, one in terms.PUBLISHED.items() if one == options.allowed]
+        words += ["--terms", *(named[:1] or ["FILE"])]
+    return words
+
+
+def _convert(
+    ref: str, folder: Path, out: Path, ws: Workspace, options: Options, limit: int | None, from_hub: bool
+) -> Artifact:
     layout = layouts.layout_of(folder, options.clip)
+    _check_feature_layers(folder, layout.config)
     tower = _tower(layout, options.tower, folder)
     tokens, own = tokenizer.read(folder, layout.family, add=layout.name == "llava_mistral")
     config, rows = layout.config, layout.config.text_config.vocab_size
@@ -95,15 +104,22 @@ def _convert(ref: str, folder: Path, out: Path, ws: Workspace, options: Options,
     size = sum(weight.bytes for weight in planned)
     progress.say(f"{ref}: {layout.family.name}, layout {layout.name}, {size / 2e9:.2f} billion parameters")
     out.mkdir(parents=True)
-    in_place = not ws.store.startswith("s3://")
-    source.refuse_full_disk(out, (2 if in_place else 1) * size)
+    store_folder = None if ws.store.startswith("s3://") else Path(ws.store.removeprefix("file://"))
+    source.refuse_full_disk(out, store_folder, size)
     for part in (config, config.text_config, config.vision_config):
         part.dtype = "bfloat16"
+        if hasattr(part, "quantization_config"):  # the plan has floats alone: how it was loaded, not what it holds
+            del part.quantization_config
     config.text_config.pad_token_id = tokens.pad_token_id
-    checkpoint.save_settings(
-        out, config, _generation(folder, tokens), tokens, image_processor(layout, folder), layout.family
-    )
-    allowed = options.allowed or _terms(ref, folder, layout)
+    config.image_seq_length = tokens_per_image(config)
+    generation = checkpoint.quiet_transformers().GenerationConfig(bos_token_id=tokens.bos_token_id)
+    checkpoint.save_settings(out, config, generation, tokens, image_processor(layout, folder), layout.family)
+    try:
+        checkpoint.check_settings(out)
+    except UserError as error:  # `out` is gone when this is read
+        fact, reason = (text.replace(str(out), str(folder)) for text in (error.fact, error.reason))
+        raise UserError(fact, reason, error.fix, exit_code=error.exit_code) from None
+    allowed = options.allowed or _terms(ref if from_hub else None, folder, layout)
     (out / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
     with progress.bar("weights", size, "bytes") as bar:
         try:
@@ -201,15 +217,20 @@ def _check_tokens(folder: Path, layout: Layout, tokens: Any, own: int) -> None:
         )
 
 
-def _generation(folder: Path, tokens: Any) -> Any:
-    """Generation settings: the tokens of the checkpoint that end an answer; sampling is left to who asks."""
-    transformers = checkpoint.quiet_transformers()
-    end: Any = []
-    with suppress(FileNotFoundError, ValueError, AttributeError):
-        end = json.loads((folder / "generation_config.json").read_text("utf-8")).get("eos_token_id") or []
-    return transformers.GenerationConfig(
-        bos_token_id=tokens.bos_token_id, eos_token_id=end if isinstance(end, list) else [end]
-    )
+def _check_feature_layers(folder: Path, config: Any) -> None:
+    """Check that the vision tower has the layers whose output the projector reads.
+
+    Raises:
+        UserError: It has not.
+    """
+    asked = config.vision_feature_layer
+    states = config.vision_config.num_hidden_layers + 1  # the embeddings, and the output of each layer
+    if any(not -states <= layer < states for layer in (asked if isinstance(asked, list | tuple) else [asked])):
+        raise UserError(
+            f"{folder / 'config.json'}: the projector reads layer {asked} of a vision tower of {states - 1} layers",
+            reason="every image would be an error",
+            fix="take config.json as it was published with these weights",
+        )
 
 
 def image_processor(layout: Layout, folder: Path) -> Any:
@@ -266,12 +287,18 @@ def _own_processor(folder: Path) -> Any:
         ) from None
 
 
-def _terms(ref: str, folder: Path, layout: Layout) -> Terms:
-    """The terms that the checkpoint brings along or that are known of its name; else unknown."""
+def _terms(name: str | None, folder: Path, layout: Layout) -> Terms:
+    """The terms that the checkpoint brings along or that are known of its name; else unknown.
+
+    Args:
+        name: The hub name that it was downloaded by; None for a folder, which may be called anything.
+        folder: The checkpoint.
+        layout: Its layout.
+    """
     file = folder / terms.FILE
     if file.is_file():
         return terms.parse(file.read_bytes(), str(file))
-    known = _KNOWN.get(ref) or ("llava-med" if layout.name == "llava_mistral" else None)
+    known = source.TERMS.get(name or "") or ("llava-med" if layout.name == "llava_mistral" else None)
     if known:
         return terms.PUBLISHED[known]
     progress.say("its terms of use are unknown, so nothing is allowed with it: read them, then give --terms")

@@ -1,6 +1,7 @@
 """Published checkpoints come in: names, shapes, logits by the original formula, tokens, images, and what is refused."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace, workspace
 from medmim.tiny import architecture
-from tests.support import originals
+from tests.support import hub_server, originals
 from tests.support.originals import LLAVA_MED, QUESTION, write_original
 
 SIGLIP = originals.MANTIS
@@ -73,18 +74,23 @@ def test_logits_are_those_of_the_original_formula(which: str, images: int, ws: W
     artifact = import_base(str(tmp_path / "original"), ws, options(which), limit=20_000)
     folder = store.fetch(artifact, ws.cache)
     assert len(list(folder.glob("*.safetensors"))) > 2
+    check_logits(which, tmp_path / "original", tensors, folder, images, 16 if which == LLAVA_MED else 15)
+
+
+def check_logits(
+    which: str, original: Path, tensors: dict[str, torch.Tensor], folder: Path, images: int, per_image: int
+) -> None:
     lvlm = checkpoint.load(folder, "cpu", torch.float32)
     turns = [Turn(QUESTION)]
     prompt = "".join(segment.text for segment in lvlm.family.render(turns, images))
     processor = AutoProcessor.from_pretrained(folder)
-    ids = original_ids(which, tmp_path / "original", prompt, processor)
+    ids = original_ids(which, original, prompt, processor)
     encoded = encode(lvlm, turns, images)
-    per_image = tokens_per_image(lvlm.model.config)
-    assert per_image == (16 if which == LLAVA_MED else 15)
+    assert tokens_per_image(lvlm.model.config) == lvlm.model.config.image_seq_length == per_image
     image = lvlm.model.config.image_token_id
     assert encoded.ids == [i for one in ids for i in ([image] * per_image if one == -200 else [one])]
     shown = pixels(lvlm, IMAGES[:images]) if images else torch.zeros(0, 3, 16, 16)
-    config = json.loads((tmp_path / "original" / "config.json").read_text())
+    config = json.loads((original / "config.json").read_text())
     expected = originals.logits(which, config, tensors, ids, shown)
     with torch.no_grad():
         found = lvlm.model(input_ids=torch.tensor([encoded.ids]), **({"pixel_values": shown} if images else {})).logits[
@@ -92,6 +98,31 @@ def test_logits_are_those_of_the_original_formula(which: str, images: int, ws: W
         ]
     assert torch.allclose(found[:, : expected.shape[1]], expected, atol=2e-4, rtol=1e-4)
     assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "per_image"),
+    [
+        (LLAVA_MED, {"mm_vision_select_layer": -3}, 16),
+        (LLAVA_MED, {"mm_vision_select_feature": "cls_patch"}, 17),
+        (LLAVA_MED, {"tie_word_embeddings": True}, 16),
+        (SIGLIP, {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}, 16),
+        (SIGLIP, {"tie_word_embeddings": True}, 15),
+    ],
+)
+def test_a_changed_setting_changes_the_logits_as_in_the_original(
+    which: str, change: dict[str, Any], per_image: int, ws: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "original"
+    tensors = write_original(folder, which, 1)
+    edit(folder / "config.json", change)
+    artifact = import_base(str(folder), ws, options(which))
+    check_logits(which, folder, tensors, store.fetch(artifact, ws.cache), 1, per_image)
+
+
+def edit(file: Path, change: dict[str, Any]) -> None:
+    """Change keys of a file in JSON."""
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.is_file() else {}) | change))
 
 
 @BOTH
@@ -110,6 +141,7 @@ def test_what_comes_in_is_a_base_that_recipes_name_and_everybody_loads(
         name.startswith(("vision_tower.vision_model.", "multi_modal_projector.", "language_model.")) for name in stored
     )
     model, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert model.config.text_config.pad_token_id == AutoProcessor.from_pretrained(folder).tokenizer.pad_token_id
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     total = sum(tensor.numel() for tensor in tensors.values())
     added = model.config.text_config.vocab_size - max(t.shape[0] for n, t in tensors.items() if "embed_tokens" in n)
@@ -156,6 +188,41 @@ def test_llava_med_pads_to_a_square_with_the_mean_colour(ws: Workspace, tmp_path
         small = np.asarray(square.resize((16, 16), Image.Resampling.BICUBIC), dtype=np.float32) / 255
         expected = ((small - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
         assert np.allclose(pixels(lvlm, [image])[0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_mean": [0.1, 0.2, 0.3]},
+        {"image_std": [0.5, 0.6, 0.7]},
+        {"resample": 2},
+        {"rescale_factor": 1 / 127.5},
+        {"image_aspect_ratio": "square"},  # of config.json, the others of the CLIP
+    ],
+)
+def test_llava_med_sees_what_the_settings_of_its_clip_say(
+    change: dict[str, Any], ws: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "original"
+    write_original(folder, LLAVA_MED, 1)
+    square = "image_aspect_ratio" in change
+    edit(folder / ("config.json" if square else "clip/preprocessor_config.json"), change)
+    edit(folder / "clip" / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"})
+    lvlm = checkpoint.load(store.fetch(import_base(str(folder), ws, TOWER), ws.cache), "cpu")
+    mean = np.array(change.get("image_mean", (0.48145466, 0.4578275, 0.40821073)))
+    std = np.array(change.get("image_std", (0.26862954, 0.26130258, 0.27577711)))
+    for image in IMAGES:
+        if square:  # the shorter side becomes 16, the middle of the longer one is kept
+            width, height = (16 * n // min(image.size) for n in image.size)
+            left, top = (width - 16) // 2, (height - 16) // 2
+            small = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 16, top + 16))
+        else:
+            side = max(image.size)
+            padded = Image.new("RGB", (side, side), tuple(int(255 * m) for m in mean))
+            padded.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            small = padded.resize((16, 16), Image.Resampling(change.get("resample", 3)))
+        expected = (np.asarray(small, dtype=np.float32) * change.get("rescale_factor", 1 / 255) - mean) / std
+        assert np.allclose(pixels(lvlm, [image])[0].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
 
 
 def test_the_tower_of_llava_med_is_chosen_and_recorded(ws: Workspace, tmp_path: Path) -> None:
@@ -252,6 +319,45 @@ def test_terms_come_with_the_checkpoint(ws: Workspace, tmp_path: Path) -> None:
     assert terms_of(import_base(str(tmp_path / "mantis"), ws, Options())) == own
 
 
+_FROM_HUB = """
+import sys
+from pathlib import Path
+from medmim.errors import UserError
+from medmim.lvlm.importing.run import Options, import_base
+from medmim.run.provenance import terms_of
+from medmim.run.workspace import workspace
+for name in sys.argv[2:]:
+    try:
+        print(terms_of(import_base(name, workspace(Path(sys.argv[1])), Options(hub=True))).text[0])
+    except UserError as error:
+        print(" ".join(str(error).split()))
+"""
+
+
+@pytest.mark.long
+def test_only_what_the_hub_sent_has_the_terms_of_its_name(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, pickled = "TIGER-Lab/Mantis-8B-siglip-llama3", "owner/pickled"
+    write_original(tmp_path / "hub" / name, SIGLIP)
+    shutil.copytree(tmp_path / "hub" / name, tmp_path / "hub" / pickled)
+    for file in (tmp_path / "hub" / pickled).glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    with hub_server.serving(tmp_path / "hub") as address:
+        done = subprocess.run(
+            [sys.executable, "-c", _FROM_HUB, str(tmp_path / "other"), name, pickled],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "HF_ENDPOINT": address, "HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"},
+        )
+    downloaded, refusal = done.stdout.splitlines()
+    assert downloaded == terms.PUBLISHED["llama3"].text[0], done.stderr
+    assert f"{pickled} are pickled: model-00001-of-00002.bin" in refusal and "hf download" in refusal
+    monkeypatch.chdir(tmp_path / "hub")
+    assert terms_of(import_base(name, ws, Options())) == terms.UNKNOWN
+
+
 def test_a_checkpoint_comes_from_a_bucket_and_goes_into_one(ws: Workspace, bucket: str, tmp_path: Path) -> None:
     write_original(tmp_path / "original", LLAVA_MED)
     near = import_base(str(tmp_path / "original"), ws, TOWER)
@@ -268,6 +374,44 @@ def test_a_checkpoint_comes_from_a_bucket_and_goes_into_one(ws: Workspace, bucke
     assert not list((far.home / "work").iterdir())
     with pytest.raises(UserError, match="no checkpoint at"):
         import_base(f"{bucket}/raw/other", far, chosen)
+    store.open_store(f"{bucket}/raw/pickled").write("pytorch_model.bin", b"x")
+    store.open_store(f"{bucket}/raw/pickled").write("config.json", b"{}")
+    with pytest.raises(UserError, match="are pickled: pytorch_model.bin") as caught:
+        import_base(f"{bucket}/raw/pickled", far, chosen)
+    assert "aws s3 cp" in caught.value.fix and "python -c" in caught.value.fix
+
+
+def test_what_was_replaced_in_the_bucket_is_copied_again_and_only_that(
+    ws: Workspace, bucket: str, tmp_path: Path
+) -> None:
+    """A file of equal length, after an import that was refused: the copies of the first try are still there."""
+    folder, ref = tmp_path / "original", f"{bucket}/raw"
+    tensors = write_original(folder, SIGLIP, 1)
+    name = "model-00001-of-00001.safetensors"
+    good = (folder / "config.json").read_bytes()
+    wrong = good.replace(b'"model_type": "llama"', b'"model_type": "lamma"')
+    there = store.open_store(ref)
+    for file in folder.iterdir():
+        there.upload(file.name, file)
+    there.write("config.json", wrong)
+    there.write("zz.safetensors", b"of another checkpoint")
+    far = Workspace(tmp_path / "far", f"{bucket}/store", "")
+    with pytest.raises(UserError, match="of another family"):
+        import_base(ref, far, Options())
+    (copy,) = (far.home / "work").glob("import-*/source")
+    before = {file.name: file.stat().st_ino for file in copy.iterdir()}
+    there.write("config.json", good.replace(b'"projector_hidden_act": "gelu"', b'"projector_hidden_act": "nope"'))
+    there.delete("zz.safetensors")
+    with pytest.raises(UserError, match="not a configuration that transformers accepts"):
+        import_base(ref, far, Options())
+    after = {file.name: file.stat().st_ino for file in copy.iterdir()}
+    assert before.keys() - after.keys() == {"zz.safetensors"}
+    assert {file for file in after if before[file] != after[file]} == {"config.json"}
+    changed = tensors | {"language_model.lm_head.weight": -tensors["language_model.lm_head.weight"]}
+    save_file(changed, folder / name, {"format": "pt"})
+    there.upload(name, folder / name)
+    there.write("config.json", good)
+    assert import_base(ref, far, Options()).digest == import_base(str(folder), ws, Options()).digest
 
 
 # ------------------------------------------------------------------ bad input: nothing is published, all is named
@@ -285,10 +429,14 @@ def refused(folder: Path | str, ws: Workspace, chosen: Options = TOWER) -> UserE
 def test_a_hub_name_without_network_names_the_line_to_type(
     ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    med = refused("microsoft/llava-med-v1.5-mistral-7b", ws, Options()).fix
+    imported = "medmim base import llava-med-v1.5-mistral-7b"
+    assert f"`{imported} --terms llava-med --vision-tower checkpoint`, or with `--vision-tower stock`" in med
+    med = refused("microsoft/llava-med-v1.5-mistral-7b", ws, Options("stock", Path("CLIP"))).fix
+    assert med.endswith(f"`{imported} --vision-tower stock --clip CLIP --terms llava-med`")
     name = "TIGER-Lab/Mantis-8B-siglip-llama3"
-    line = (
-        f"`hf download {name} --local-dir Mantis-8B-siglip-llama3`, then `medmim base import Mantis-8B-siglip-llama3`"
-    )
+    folder = "Mantis-8B-siglip-llama3"
+    line = f"`hf download {name} --local-dir {folder}`, then `medmim base import {folder} --terms llama3`"
     error = refused(name, ws, Options())
     assert "online only" in error.reason and "--hub" in error.fix and line in error.fix
     code = (
@@ -296,7 +444,7 @@ def test_a_hub_name_without_network_names_the_line_to_type(
         f"try: import_base({name!r}, workspace(pathlib.Path({str(tmp_path / 'other')!r})), Options(hub=True))\n"
         "except Exception as error: sys.exit(f'{type(error).__name__}: {error}')"
     )
-    env = {"PATH": "/usr/bin", "HF_ENDPOINT": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HOME": str(tmp_path)}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert "Unavailable: the Hugging Face Hub cannot be reached" in ended.stderr, ended.stderr
     assert line in ended.stderr
@@ -398,6 +546,10 @@ def test_a_file_that_is_cut_off_is_named(ws: Workspace, tmp_path: Path) -> None:
         ({"model_type": "llava_qwen2"}, "model_type 'llava_qwen2'"),
         ({"mm_vision_tower": "google/vit"}, "the vision tower 'google/vit' is not known"),
         ({"hidden_size": "wide"}, "not a configuration that transformers accepts"),
+        ({"bos_token_id": 7}, "<s> is token 1 of the tokenizer and 7 of config.json"),
+        ({"eos_token_id": 7}, "</s> is token 2 of the tokenizer and 7 of config.json"),
+        ({"mm_vision_select_layer": -5}, "reads layer -5 of a vision tower of 3 layers"),
+        ({"mm_vision_select_layer": 4}, "reads layer 4 of a vision tower of 3 layers"),
     ],
 )
 def test_another_llava_is_refused_by_its_feature(
@@ -407,6 +559,62 @@ def test_another_llava_is_refused_by_its_feature(
     file = tmp_path / "original" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert message in str(refused(tmp_path / "original", ws))
+
+
+def test_what_would_not_load_is_refused_before_it_is_published(ws: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "original"
+    tensors = write_original(folder, SIGLIP, 1)
+    edit(folder / "preprocessor_config.json", {"size": {"height": 20, "width": 20}})
+    error = refused(folder, ws, Options())
+    assert error.fact.startswith(f"{folder}: its processor makes pictures of 20 x 20 pixels")
+    edit(folder / "preprocessor_config.json", {"size": {"height": 16, "width": 16}})
+    name = "language_model.lm_head.weight"
+    large = tensors[name].float()
+    large[0, 0] = 3.4e38  # finite in float32
+    save_file(tensors | {name: large}, folder / "model-00001-of-00001.safetensors")
+    assert f"{name} in model-00001-of-00001.safetensors holds values that are not finite in bf16" in str(
+        refused(folder, ws, Options())
+    )
+
+
+def test_how_floats_were_loaded_is_not_kept(ws: Workspace, tmp_path: Path) -> None:
+    write_original(tmp_path / "original", SIGLIP)
+    edit(
+        tmp_path / "original" / "config.json",
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+    )
+    folder = store.fetch(import_base(str(tmp_path / "original"), ws, Options()), ws.cache)
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    checkpoint.load(folder, "cpu")
+
+
+def test_a_checkpoint_without_its_tower_is_told_to_take_the_stock_one(ws: Workspace, tmp_path: Path) -> None:
+    folder, at = tmp_path / "original", "model.vision_tower.vision_tower."
+    tensors = write_original(folder, LLAVA_MED, 1)
+    (folder / weights.INDEX).unlink()
+    save_file({n: t for n, t in tensors.items() if at not in n}, folder / "model-00001-of-00001.safetensors")
+    error = refused(folder, ws)
+    assert "has no vision tower" in error.fact and "--vision-tower stock --clip FOLDER" in error.fix
+    save_file({n.removeprefix(at): t for n, t in tensors.items() if at in n}, folder / "clip" / "model.safetensors")
+    chosen = Options(tower="stock", clip=folder / "clip")
+    assert import_base(str(folder), ws, chosen).counts["vision_tower"] == "stock"
+
+
+def test_each_disk_needs_room_for_what_it_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no disk of its own")
+    free = {tmp_path: 150, other: 150}
+    monkeypatch.setattr(shutil, "disk_usage", lambda disk: shutil._ntuple_diskusage(999, 0, free[disk]))
+    source.refuse_full_disk(tmp_path, other / "store", 100)
+    source.refuse_full_disk(tmp_path, None, 100)
+    with pytest.raises(UserError, match="needs 0.0 GB") as caught:
+        source.refuse_full_disk(tmp_path, tmp_path / "store" / "model", 100)
+    assert "--home" in caught.value.fix
+    free[other] = 50
+    with pytest.raises(UserError, match="/dev/shm") as caught:
+        source.refuse_full_disk(tmp_path, other / "store", 100)
+    assert "--store" in caught.value.fix
 
 
 def test_a_full_disk_leaves_nothing(ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
