@@ -1,4 +1,4 @@
-"""The loop takes the steps of a plain one, written here from torch's AdamW and the formulas of the schedules."""
+"""The loop takes the steps of a plain one, written here from torch's AdamW, and the formulas of Muon and schedules."""
 
 import math
 from pathlib import Path
@@ -16,6 +16,7 @@ from tests.support.finetune import copy_of, make_encoded, make_pixels, steps_of
 
 STEPS, WARM, TAIL = 8, 2, 4
 LR, CLIP, DECAY = 2e-3, 4.5, 0.1
+MUON_LR = 1e-3  # not twice LR, which it would be by default
 SAMPLES = 6
 SETTINGS = Finetune(
     batch_size=SAMPLES, lr=LR, clip=CLIP, weight_decay=DECAY, optimizer="adamw", warmup=WARM / STEPS,
@@ -23,17 +24,34 @@ SETTINGS = Finetune(
 )  # fmt: skip
 
 
-def rate(step: int, schedule: str) -> float:
+def rate(step: int, schedule: str, peak: float = LR) -> float:
     if step < WARM:
-        return LR * (step + 1) / WARM
+        return peak * (step + 1) / WARM
     if schedule == "cosine":
-        return LR * 0.5 * (1 + math.cos(math.pi * (step - WARM) / (STEPS - WARM)))
-    return LR * min(1.0, (STEPS - step) / TAIL)
+        return peak * 0.5 * (1 + math.cos(math.pi * (step - WARM) / (STEPS - WARM)))
+    return peak * min(1.0, (STEPS - step) / TAIL)
 
 
-def reference(model: Any, steps: list[list[Encoded]], schedule: str) -> tuple[list[float], list[float]]:
+def muon_step(p: torch.Tensor, momentum: torch.Tensor, lr: float, decay: float) -> None:
+    """One matrix by Keller Jordan's post (Nesterov momentum 0.95, five Newton-Schulz steps), with Moonlight's scale."""
+    assert p.grad is not None
+    momentum.mul_(0.95).add_(0.05 * p.grad)
+    x = 0.05 * p.grad + 0.95 * momentum
+    x = x / torch.linalg.matrix_norm(x)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+    p.data = p.data - lr * decay * p.data - lr * 0.2 * math.sqrt(max(p.shape)) * x
+
+
+def reference(model: Any, steps: list[list[Encoded]], schedule: str, muon: bool) -> tuple[list[float], list[float]]:
     """Losses, and norms of the gradients before they are clipped; every sample has a forward pass of its own."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
+    inside = {
+        id(layer.weight)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and muon and "lm_head" not in name and "embed" not in name
+    }
+    inner = {id(p): (p, torch.zeros_like(p)) for p in model.parameters() if id(p) in inside}
+    matrices = [p for p in model.parameters() if p.ndim > 1 and id(p) not in inner]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98), eps=1e-8, foreach=False)
@@ -55,7 +73,9 @@ def reference(model: Any, steps: list[list[Encoded]], schedule: str) -> tuple[li
             if p.grad is not None:
                 p.grad.mul_(min(1.0, CLIP / float(norm)))
         optimizer.step()
-        optimizer.zero_grad()
+        for p, momentum in inner.values():
+            muon_step(p, momentum, rate(step, schedule, MUON_LR), DECAY)
+        model.zero_grad()
         losses.append(float(total))
         norms.append(float(norm))
     return losses, norms
@@ -65,18 +85,19 @@ def row(sample: Encoded) -> batch.Row:
     return batch.build([sample], lambda _: make_pixels(sample), max_tokens=10_000, packed=False).rows[0]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize(("optimizer", "schedule"), [("adamw", "cosine"), ("muon", "linear")])
 def test_the_loop_equals_a_plain_one_loss_by_loss_and_weight_by_weight(
-    lvlm: Lvlm, tmp_path: Path, schedule: str
+    lvlm: Lvlm, tmp_path: Path, optimizer: str, schedule: str
 ) -> None:
     """In fp64: Adam divides small gradients by their size, and would make rounding errors as large as the others."""
     encoded = make_encoded(lvlm, SAMPLES * STEPS)
     steps = [encoded[i : i + SAMPLES] for i in range(0, len(encoded), SAMPLES)]
     plain, tuned = copy_of(lvlm), copy_of(lvlm)
-    want, norms = reference(plain.model.double(), steps, schedule)
-    assert min(norms) < CLIP < max(norms), "clipping must change some steps and not others"
+    want, norms = reference(plain.model.double(), steps, schedule, optimizer == "muon")
+    if optimizer == "adamw":
+        assert min(norms) < CLIP < max(norms), "clipping must change some steps and not others"
     tuned.model.double()
-    settings = SETTINGS.model_copy(update={"schedule": schedule})
+    settings = SETTINGS.model_copy(update={"schedule": schedule, "optimizer": optimizer, "muon_lr": MUON_LR})
 
     def batch_at(step: int) -> batch.Batch:
         samples = steps[step]
