@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from medmim.errors import Unavailable, UserError, from_os_error
 from medmim.progress import say
@@ -95,7 +96,7 @@ def sweep(cache: Path, every: float = _SWEEP_EVERY) -> None:
     """
     mark = cache / ".swept"
     try:
-        if mark.exists() and time.time() - mark.stat().st_mtime < every:
+        if mark.exists() and 0 <= time.time() - mark.stat().st_mtime < every:  # a clock may have been set back
             return
         mark.touch()
     except OSError:
@@ -261,7 +262,7 @@ def _evict(entry: _Entry) -> bool:
     """Remove a copy, or the beginning of one; False where a process uses it."""
     digest = entry.path.name.removeprefix(PART)
     path = entry.path.with_name(f"{digest}.lock") if entry.unfinished else entry.path / MANIFEST
-    gone = entry.path.with_name(f"{PART}removed-{digest}")
+    gone = entry.path.with_name(f"{PART}removed-{uuid4().hex}")  # an earlier one may have been killed half-way
     try:
         lock = try_lock(path, mode="a+" if entry.unfinished else "r+")
         if lock is None:
@@ -294,6 +295,8 @@ def _make_room(artifact: Artifact, cache: Path, needed: int) -> None:
             if _evict(one):
                 total -= one.size
                 removed.append(one)
+        if limit and total + needed > limit:
+            say(f"{cache} will be larger than {LIMIT} allows: what is in use, or {artifact.uri} alone, needs more")
         if removed:
             size = sum(one.size for one in removed) / 1e6
             say(f"removed {len(removed)} copies, {size:,.0f} MB, from {cache}: the least recently used")
