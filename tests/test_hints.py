@@ -48,6 +48,7 @@ MENTIONS = (  # a command's name in a sentence, not something to type next
     "than `medmim submit` wrote to",
     "`medmim run` or `medmim submit` starts one",
     "`medmim gc` or `medmim data erase` is running",
+    "`medmim gc` or `medmim data erase` has removed it",
 )
 
 

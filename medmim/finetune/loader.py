@@ -129,5 +129,5 @@ def _decoded(images: Mapping[str, Any], name: str, sample: str, data: str) -> An
         raise UserError(
             f"image {name} of sample {sample} in {data} does not decode",
             reason=reason,
-            fix="build the data set with `medmim data build`, which decodes every image and quarantines what does not",
+            fix="build the data set again: the data step decodes every image and quarantines what does not",
         ) from None
