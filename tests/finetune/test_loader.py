@@ -193,7 +193,7 @@ def test_an_image_that_does_not_decode_ends_the_training_with_image_sample_data_
     owners = [s.id for s in samples if "i3" in s.images]
     assert caught.value.fact.startswith("image i3 of sample ") and str(tmp_path / "data") in caught.value.fact
     assert any(f"sample {owner} in" in caught.value.fact for owner in owners)
-    assert "medmim data build" in caught.value.fix and caught.value.reason
+    assert "build the data set again" in caught.value.fix and caught.value.reason
 
 
 @pytest.mark.parametrize(
