@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from medmim import __version__
 from medmim.errors import MIN_TRIES, Unavailable, UserError, as_user_error, from_os_error, patience, retrying
 from medmim.progress import say
 from medmim.redact import hidden, shown
@@ -419,27 +417,6 @@ def _holders(path: Path) -> list[str]:
 
 def _first_line(text: str) -> str:
     return text.strip().split("\n", 1)[0][:300]
-
-
-def code_version() -> dict[str, str]:
-    """Package version, and the git commit where the package is part of a checkout (`+changes` if edited)."""
-    package = Path(__file__).parent
-    found = {"medmim": __version__}
-    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
-        commit = _git(package, "rev-parse", "HEAD")
-        if commit:
-            found["commit"] = commit + ("+changes" if _git(package, "status", "--porcelain", "--", ".") else "")
-    return found
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 @lru_cache(maxsize=8)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from medmim import __version__, tracking
+from medmim import tracking
 from medmim.errors import Unavailable, UserError
 from medmim.run.workspace import Workspace, sqlite_path, workspace
 from tests.support.servers import answering
@@ -425,10 +425,3 @@ def test_a_server_that_is_started_again_is_waited_for(
     finally:
         stop(server)
     assert "waiting for MLflow at http://127.0.0.1" in capfd.readouterr().err
-
-
-def test_the_code_version_names_package_and_commit() -> None:
-    found = tracking.code_version()
-    assert found["medmim"] == __version__
-    checkout = (Path(tracking.__file__).parents[1] / ".git").exists()
-    assert ("commit" in found) == checkout

@@ -18,6 +18,7 @@ from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
 from medmim.registry import mlflow_run
 from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find
+from medmim.run.provenance import code_version
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.sample import digest_of
@@ -102,7 +103,7 @@ def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> 
     }
     if "base" in parents:
         tags["medmim.base_digest"] = parents["base"]
-    return tags | {f"medmim.code_{key}": value for key, value in tracking.code_version().items()}
+    return tags | {f"medmim.code_{key}": value for key, value in code_version().items()}
 
 
 def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[str, str]) -> None:

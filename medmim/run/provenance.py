@@ -3,10 +3,12 @@
 import getpass
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from medmim import __version__, store, terms
@@ -36,6 +38,27 @@ def current_user() -> str:
         return os.environ.get("MEDMIM_USER") or getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid {os.getuid()}"
+
+
+def code_version() -> dict[str, str]:
+    """Package version, and the git commit where the package is part of a checkout (`+changes` if edited)."""
+    package = Path(__file__).parents[1]
+    found = {"medmim": __version__}
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
+        commit = _git(package, "rev-parse", "HEAD")
+        if commit:
+            found["commit"] = commit + ("+changes" if _git(package, "status", "--porcelain", "--", ".") else "")
+    return found
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def terms_of(artifact: store.Artifact) -> Terms:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from medmim import store
+import medmim
+from medmim import __version__, store
 from medmim.recipe import loading
 from medmim.run.cache import cached_step
-from medmim.run.provenance import terms_of
+from medmim.run.provenance import code_version, terms_of
 from medmim.run.workspace import workspace
 from medmim.terms import APACHE, UNKNOWN, Terms
 
@@ -99,3 +100,10 @@ def test_an_artifact_from_before_terms_has_those_of_phantoms_and_shipped_bases_a
     recipe = {"data": {"source": source}, "finetune": {"base": base}}
     assert terms_of(edited(artifact, terms=None, recipe=recipe)) == expected
     assert terms_of(edited(artifact, recipe=None)) == UNKNOWN
+
+
+def test_the_code_version_names_package_and_commit() -> None:
+    found = code_version()
+    assert found["medmim"] == __version__
+    checkout = (Path(medmim.__file__).parents[1] / ".git").exists()
+    assert ("commit" in found) == checkout
