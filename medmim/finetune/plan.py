@@ -100,11 +100,7 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
 
 def parameters(config: Any) -> tuple[int, int]:
     """Parameters of a model of this configuration, and those of its vision tower; the model has no memory."""
-    import torch
-
-    transformers = checkpoint.quiet_transformers()
-    with torch.device("meta"):
-        model = transformers.LlavaForConditionalGeneration(config)
+    model = checkpoint.without_memory(config)
     return model.num_parameters(), sum(weight.numel() for weight in model.model.vision_tower.parameters())
 
 

@@ -1,8 +1,6 @@
 """`import_base`: a published checkpoint -> a base in the store, which recipes name by its URI."""
 
-import json
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -264,14 +262,11 @@ def image_processor(layout: Layout, folder: Path) -> Any:
 
 def _processor_settings(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
-        with suppress(FileNotFoundError):
-            try:
-                found = json.loads((folder / name).read_text("utf-8"))
-                found = found.get("image_processor", found)
-            except (ValueError, AttributeError) as error:
-                raise UserError(f"{folder / name} is damaged", reason=str(error), fix="copy the file again") from None
-            if "image_processor_type" in found or "size" in found:
-                return dict(found)
+        found = layouts.read_object(folder / name)
+        inner = found.get("image_processor")
+        found = inner if isinstance(inner, dict) else found
+        if "image_processor_type" in found or "size" in found:
+            return found
     return {}
 
 
