@@ -1,4 +1,4 @@
-"""Questions that ended in an error, and models that answer nothing: how many, why, and what to tell of it."""
+"""Questions that ended in an error, and models that answer nothing: how many, why, and the warnings of them."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Any
 
 from medmim.sample import Answer
 
-_REASONS = 3  # that are told of a model
+_REASONS = 3  # that are shown of a model
 
 
 def summary(role: str, by_probe: Mapping[str, Iterable[Answer | None]]) -> list[dict[str, Any]]:

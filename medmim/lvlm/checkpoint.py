@@ -255,7 +255,7 @@ def without_memory(config: Any) -> Any:
 
 @contextmanager
 def _reading(path: Path, family: Family) -> Iterator[None]:
-    """Tell what others' parsers, in Python and in Rust, raise on files that may hold anything: no fault of medmim's."""
+    """Report what others' parsers, in Python and Rust, raise on files that may hold anything: no fault of medmim's."""
     try:
         with memory.reporting(*_loading(path)):
             yield
