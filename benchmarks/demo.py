@@ -8,52 +8,19 @@ Limits of the project: first run under 10 minutes on 2 cores, under 4 GB summed 
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from typing import Any
 
-import psutil
+from process_memory import peak_of
 from rich.console import Console
 from rich.table import Table
 
 
-def tree_pss(pid: int) -> int:
-    """Summed proportional set size of a process and its descendants, bytes: shared pages count once."""
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    for process in family:
-        try:
-            total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return total
-
-
 def measure(recipe: str, home: str) -> tuple[dict[str, Any], float, int]:
     """Run a recipe; returns its summary, wall seconds and peak bytes."""
-    begin = time.perf_counter()
-    command = [sys.executable, "-m", "medmim.cli.main", "run", recipe, "--home", home, "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
-    peak = 0
-
-    def watch() -> None:
-        nonlocal peak
-        while child.poll() is None:
-            peak = max(peak, tree_pss(child.pid))
-            time.sleep(0.5)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    out, _ = child.communicate()
-    watcher.join()
-    return json.loads(out.strip().splitlines()[-1]), time.perf_counter() - begin, peak
+    out, seconds, peak = peak_of([sys.executable, "-m", "medmim.cli.main", "run", recipe, "--home", home, "--json"])
+    return json.loads(out.strip().splitlines()[-1]), seconds, peak
 
 
 def main() -> None:
@@ -73,6 +40,8 @@ def main() -> None:
     table.add_row("peak PSS", f"{peak / 1e9:.2f} GB", f"{peak_again / 1e9:.2f} GB", "4 GB")
     table.add_row("decision", str(first["decision"]), str(again["decision"]), "")
     Console().print(table)
+    if wall > 600 or wall_again > 20 or peak > 4e9:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ import json
 import random
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -25,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
+from process_memory import peak_of
 from rich.console import Console
 from rich.table import Table
 
@@ -98,6 +97,8 @@ def build(folder: Path, base: str, rows: int, source: Path) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     clip = config["vision_config"]["model_type"] == "clip_vision_model"
     config["vision_config"] |= {"image_size": 336 if clip else 384, "patch_size": 14}
+    config["text_config"]["max_position_embeddings"] = 8192  # the published ones'; the tiny bases have 2,048
+    config["text_config"].pop("sliding_window", None)
     file.write_text(json.dumps(config), encoding="utf-8")
 
 
@@ -168,37 +169,11 @@ STEPS = {"prepare": prepare, "work": work, "hold": hold}
 
 def measure(step: str, folder: Path) -> tuple[dict[str, Any], float, int]:
     """Run a step in a process of its own; its facts, wall seconds and peak of the summed PSS of its tree."""
-    begin, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-    peak = 0
-
-    def watch() -> None:
-        nonlocal peak
-        while child.poll() is None:
-            peak = max(peak, tree_pss(child.pid))
-            time.sleep(0.1)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    out, _ = child.communicate()
-    watcher.join()
-    if child.returncode:
-        sys.exit(f"{step} failed with exit code {child.returncode}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    out, seconds, peak = peak_of([sys.executable, __file__, "--step", step, "--folder", str(folder)])
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
-    return {**json.loads(out.strip().splitlines()[-1]), "cpu": cpu}, time.perf_counter() - begin, peak
-
-
-def tree_pss(pid: int) -> int:
-    """Summed proportional set size of a process and its descendants, bytes: shared pages count once."""
-    total = 0
-    try:
-        for process in (root := psutil.Process(pid), *root.children(recursive=True)):
-            total += process.memory_full_info().pss
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        pass
-    return total
+    return {**json.loads(out.strip().splitlines()[-1]), "cpu": cpu}, seconds, peak
 
 
 def main() -> None:
