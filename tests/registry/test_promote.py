@@ -19,6 +19,7 @@ from medmim.registry import aliases as alias_log
 from medmim.registry import decisions, gate, lookup, promote
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace, workspace
+from medmim.tracking import mlflow_client
 
 NAME = "medmim-demo"
 _numbers = itertools.count()
@@ -34,7 +35,7 @@ def add(ws: Workspace, digest: str, name: str = NAME) -> str:
 
 
 def aliases(ws: Workspace, name: str = NAME) -> dict[str, str]:
-    return dict(tracking._ask(tracking.client(ws), name)[name].aliases)
+    return dict(mlflow_client._ask(tracking.client(ws), name)[name].aliases)
 
 
 @pytest.fixture

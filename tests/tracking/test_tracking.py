@@ -20,6 +20,7 @@ import pytest
 from medmim import tracking
 from medmim.errors import Unavailable, UserError
 from medmim.run.workspace import Workspace, sqlite_path, workspace
+from medmim.tracking import errors, mlflow_client
 from tests.support.servers import answering
 
 
@@ -38,7 +39,7 @@ def test_creators_at_the_same_moment_leave_one_whole_database_and_nothing_beside
     tmp_path: Path, mlflow_database: Path
 ) -> None:
     def create(_: int) -> None:
-        tracking._create(tmp_path / "mlflow.db", lambda uri: shutil.copy(mlflow_database, sqlite_path(uri) or ""))
+        mlflow_client._create(tmp_path / "mlflow.db", lambda uri: shutil.copy(mlflow_database, sqlite_path(uri) or ""))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(create, range(8)))
@@ -52,7 +53,7 @@ def test_a_creator_killed_in_mid_migration_leaves_no_database(tmp_path: Path) ->
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tracking._create(tmp_path / "mlflow.db", migrate)
+        mlflow_client._create(tmp_path / "mlflow.db", migrate)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,7 +183,7 @@ def test_a_locked_database_is_unavailable_and_its_holder_named(
 ) -> None:
     from sqlalchemy.dialects.sqlite import pysqlite
 
-    monkeypatch.setattr(tracking, "_BUSY", 0.1)
+    monkeypatch.setattr(mlflow_client, "_BUSY", 0.1)
     monkeypatch.setattr(pysqlite.SQLiteDialect_pysqlite, "on_connect", _impatient)
     ws = _ws(locked)
     for ask in (tracking.check, tracking.client, tracking.registered):
@@ -198,8 +199,8 @@ def test_a_lock_that_is_waited_for_is_told_with_its_holder(
 ) -> None:
     if not Path("/proc/locks").exists():
         pytest.skip("this system does not say who holds a lock")
-    monkeypatch.setattr(tracking, "_SILENCE", 0.1)
-    monkeypatch.setattr(tracking, "_BUSY", 0.6)
+    monkeypatch.setattr(errors, "_SILENCE", 0.1)
+    monkeypatch.setattr(mlflow_client, "_BUSY", 0.6)
     monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
     with pytest.raises(Unavailable):
         tracking.check(_ws(locked))
@@ -213,7 +214,7 @@ def test_a_lock_that_is_waited_for_is_told_with_its_holder(
 def test_a_long_answer_of_a_database_that_nobody_locks_is_no_wait(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "_SILENCE", 0.05)
+    monkeypatch.setattr(errors, "_SILENCE", 0.05)
     with tracking.answering(_ws(home).tracking):
         time.sleep(0.2)
     assert "waiting" not in capfd.readouterr().err
@@ -386,7 +387,7 @@ def test_a_home_of_any_name_holds_all_that_mlflow_writes(name: str, mlflow_datab
 
 @pytest.mark.parametrize(("seconds", "tries"), [(0, 2), (2, 2), (3, 3), (60, 6), (62, 6), (63, 7), (1e6, 10)])
 def test_patience_decides_how_often_mlflow_is_tried(seconds: float, tries: int) -> None:
-    assert tracking._retries(seconds) == tries
+    assert mlflow_client._retries(seconds) == tries
 
 
 @pytest.mark.slow

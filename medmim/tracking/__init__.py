@@ -1,0 +1,13 @@
+"""MLflow as the tracking server and the model registry.
+
+Its client opens a database by itself, with SQLAlchemy: what goes wrong there becomes one message, too.
+"""
+
+from medmim.tracking.address import is_database_server
+from medmim.tracking.errors import answering
+from medmim.tracking.mlflow_client import Registered, Version, check, check_sqlite, client, experiment, registered
+
+__all__ = [
+    "Registered", "Version", "answering", "check", "check_sqlite", "client", "experiment", "is_database_server",
+    "registered",
+]  # fmt: skip

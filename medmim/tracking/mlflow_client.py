@@ -1,0 +1,256 @@
+"""MLflow: one quiet client for each process, on SQLite in the home or on a server; and what is registered there."""
+
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medmim.errors import MIN_TRIES, Unavailable, UserError, from_os_error, patience, retrying
+from medmim.progress import say
+from medmim.redact import hidden, shown
+from medmim.run.workspace import Workspace, sqlite_path, sqlite_uri
+from medmim.tracking.address import is_database_server, refuse_unusable, unusable
+from medmim.tracking.errors import answering, database_error, first_line, reporting_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from tenacity import RetryCallState
+
+_SQLITE = "sqlite:///"
+_REPORT_EVERY = 60.0  # s between two lines about a server that does not answer
+_BUSY = 20.0  # s that another process may hold the lock of an SQLite database
+_CONNECT = 10  # s
+_DRIVERS = {"psycopg": "medmim[cluster]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> package
+_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it logs as an error, with a traceback, it raises as well
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class Version:
+    """One model version: its number, its tags, when it was made (ms since 1970), and its run."""
+
+    number: str
+    tags: Mapping[str, str]
+    created: int
+    run: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered model: its versions in order, and alias -> version number."""
+
+    versions: tuple[Version, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def version(self, number: str) -> Version | None:
+        """The version of that number."""
+        return next((v for v in self.versions if v.number == number), None)
+
+
+def client(ws: Workspace) -> "MlflowClient":
+    """The client of this workspace; creates the embedded database on first use.
+
+    MLflow's process-wide tracking URI stays as it is: setting it writes MLFLOW_TRACKING_URI, which would decide
+    where every later workspace of this process tracks.
+
+    Raises:
+        Unavailable: The server does not answer, or the database cannot be read.
+    """
+    return _client(ws.tracking)
+
+
+def registered(ws: Workspace, name: str | None = None) -> dict[str, Registered]:
+    """Registered models by name, with their versions and aliases; all of them, or the one asked for.
+
+    Raises:
+        UserError: See `answering`.
+    """
+    path = sqlite_path(ws.tracking)
+    refuse_unusable(ws.tracking, path)
+    if path is not None and not path.exists():
+        return {}  # a question makes no database
+    api = client(ws)
+    with answering(ws.tracking):
+        return _ask(api, name)
+
+
+def experiment(ws: Workspace, name: str) -> str:
+    """Id of the experiment of that name, made if absent; its files lie in the home, or where the server puts them."""
+    from mlflow.exceptions import MlflowException
+
+    api = client(ws)
+    location = (ws.home / "mlflow").as_uri() if sqlite_path(ws.tracking) else None
+    known = api.get_experiment_by_name(name)
+    if known is None:
+        try:
+            return str(api.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another process made it in between
+            known = api.get_experiment_by_name(name)
+            if known is None:
+                raise
+    return str(known.experiment_id)
+
+
+def check(ws: Workspace) -> None:
+    """Whether something can be registered at the tracking URI. MLflow itself starts slowly and gives up after minutes.
+
+    Raises:
+        UserError: MLflow cannot use it: a folder, a database in memory, another path, no address at all, a missing
+            driver, or what a database refuses.
+        Unavailable: The database is locked or does not answer.
+    """
+    uri, path = ws.tracking, sqlite_path(ws.tracking)
+    refuse_unusable(uri, path)
+    if path is not None and path.exists():
+        check_sqlite(path)
+    elif is_database_server(uri):
+        _connect(uri)
+
+
+def check_sqlite(path: Path) -> None:
+    """Whether an SQLite database can be read.
+
+    Raises:
+        UserError: It is damaged or something else.
+        Unavailable: Another process has it locked; the message says which.
+    """
+    try:
+        with reporting_lock(path), closing(sqlite3.connect(path, timeout=_BUSY)) as opened:
+            opened.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise database_error(str(path), str(error), path) from None
+
+
+def _connect(uri: str) -> None:
+    """Open and close one connection, as often as a server is retried: MLflow itself would try without a word."""
+
+    def report(state: "RetryCallState") -> None:
+        if state.attempt_number == MIN_TRIES:
+            say(f"waiting for the MLflow database {shown(uri)}, which does not answer")
+
+    retrying(Unavailable, before_sleep=report)(_connect_once, uri)
+
+
+def _connect_once(uri: str) -> None:
+    import sqlalchemy
+    from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+    at = shown(uri)
+    try:
+        url = sqlalchemy.make_url(uri)
+        timeout = {"connect_timeout": _CONNECT} if url.drivername.startswith("postgresql") else {}
+        given = {name: value for name, value in timeout.items() if name not in url.query}
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=given)
+        engine.connect().close()
+    except ImportError as error:
+        module = getattr(error, "name", None) or url.get_dialect().driver
+        raise UserError(
+            f"the driver of {at} is missing: {first_line(str(error))}",
+            fix=f"pip install '{_DRIVERS.get(module, module)}'",
+        ) from None
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        said = first_line(hidden(str(error), uri))
+        raise unusable(uri, said, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    except DBAPIError as error:
+        raise database_error(at, hidden(str(error), uri), None) from None
+
+
+@lru_cache(maxsize=8)
+def _client(tracking: str) -> "MlflowClient":
+    for key, value in {**_ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(_retries(patience()))}.items():
+        os.environ.setdefault(key, value)
+    path = sqlite_path(tracking)
+    refuse_unusable(tracking, path)
+    if is_database_server(tracking):
+        _connect(tracking)
+    say("starting MLflow" if path is None or path.exists() else "creating the MLflow database, once")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    if path is None:
+        logging.getLogger("urllib3.connectionpool").addHandler(_Waiting(tracking))
+    with answering(tracking):
+        if path is not None and not path.exists():
+            _create(path, lambda uri: mlflow.MlflowClient(uri, uri))
+        made = mlflow.MlflowClient(tracking, tracking)
+        made.search_registered_models(max_results=1)
+    return made
+
+
+def _retries(seconds: float) -> int:
+    """How often MLflow must try again to go on for so long: it waits 0, 2, 4, ... s, 120 at most, at most 10 times.
+
+    Its own default waits for minutes without a word.
+    """
+    waits = [0, *(min(2**n, 120) for n in range(1, 10))]
+    return next((n for n in range(2, len(waits)) if sum(waits[:n]) >= seconds), len(waits))
+
+
+class _Waiting(logging.Handler):
+    """Reports that MLflow does not answer, where its client logs a warning for each try."""
+
+    def __init__(self, tracking: str) -> None:
+        super().__init__(logging.WARNING)
+        self.at, self.reported = shown(tracking), -_REPORT_EVERY
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if str(record.msg).startswith("Retrying") and now - self.reported >= _REPORT_EVERY:
+            self.reported = now
+            say(f"waiting for MLflow at {self.at}, which does not answer")
+
+
+def _create(path: Path, migrate: Callable[[str], Any]) -> None:
+    """Make the database beside its place, then link it there: a kill or a race leaves no partial one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            migrate(sqlite_uri(part))
+            with suppress(FileExistsError):  # another process was first
+                os.link(part, path)
+    except OSError as error:
+        raise from_os_error(error, "creating the MLflow database") from error
+
+
+def _ask(api: "MlflowClient", name: str | None) -> dict[str, Registered]:
+    found = {}
+    for model in _pages(api.search_registered_models, _named(name) if name else None):
+        listed = [
+            Version(str(v.version), dict(v.tags), v.creation_timestamp, v.run_id or "")
+            for v in _pages(api.search_model_versions, _named(model.name))
+        ]
+        listed.sort(key=lambda version: int(version.number))
+        aliases = api.get_registered_model(model.name).aliases  # a search may leave them out
+        found[model.name] = Registered(tuple(listed), {alias: str(number) for alias, number in aliases.items()})
+    return found
+
+
+def _named(name: str) -> str:
+    quote = '"' if "'" in name else "'"  # MLflow's filters know no escape
+    return f"name = {quote}{name}{quote}"
+
+
+def _pages(search: Callable[..., Any], where: str | None) -> Iterator[Any]:
+    token = None
+    while True:
+        page: Sequence[Any] = search(where, page_token=token)
+        yield from page
+        token = getattr(page, "token", None)
+        if not token:
+            return
