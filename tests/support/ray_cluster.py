@@ -14,8 +14,6 @@ import psutil
 
 from medmim import progress
 
-_START = "RAY_gcs_server_port_wait_time_s"
-
 
 class Nodes:
     """A head without CPUs, as KubeRay's, and workers of one CPU."""
@@ -25,17 +23,10 @@ class Nodes:
 
         self.root, self.environment = root, environment
         self.short = tempfile.TemporaryDirectory(prefix="m", dir="/tmp")  # a Unix socket's path ends at 107 bytes
-        os.environ |= {"RAY_TMPDIR": self.short.name, _START: "120"}  # 30 by default: too few on a busy machine
+        os.environ["RAY_TMPDIR"] = self.short.name
+        self.cluster = Cluster()
         self.workers: list[Any] = []
-        for last in (False, True):
-            self.cluster = Cluster()
-            try:
-                self.cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=80 << 20)
-                break
-            except (ConnectionError, RuntimeError, TimeoutError):
-                if last:
-                    self.stop()
-                    raise
+        self.cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=80 << 20)
 
     def add(self) -> Any:
         """One more worker node, with an empty home."""
@@ -47,7 +38,7 @@ class Nodes:
 
     def stop(self) -> None:
         self.cluster.shutdown()
-        del os.environ["RAY_TMPDIR"], os.environ[_START]
+        del os.environ["RAY_TMPDIR"]
         self.short.cleanup()
 
 

@@ -19,6 +19,7 @@ from medmim.errors import require
 from medmim.ray_nodes import QUIET, environment, no_answer, quiet_ray, sigterm
 
 _OWNER = "owner.pid"
+_AUTH_MODE = "RAY_AUTH_MODE"
 FOLDER = "MEDMIM_RAY_FOLDER"
 _STORE = 80 << 20  # bytes of Ray's object store: only small records pass through it
 _QUIET = {
@@ -26,7 +27,6 @@ _QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_worker_niceness": "0",  # 15 by default: on a laptop that does anything else, training would starve
     "RAY_COLOR_PREFIX": "0",
-    "RAY_gcs_server_port_wait_time_s": "120",  # 30 by default: too few where other work fills every core
 }
 
 
@@ -44,6 +44,8 @@ def session(home: Path, workers: int) -> Iterator[None]:
         inside = home / "ray"
         inside.mkdir(parents=True, exist_ok=True)
         loopback = "lo0" if sys.platform == "darwin" else "lo"
+        if _AUTH_MODE not in os.environ:  # ray.init sets it, and every Ray that starts later would ask for our token
+            undo.callback(os.environ.pop, _AUTH_MODE, None)
         undo.enter_context(
             environment(
                 {
