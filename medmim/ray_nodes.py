@@ -143,17 +143,18 @@ def no_answer(address: str, reason: str) -> Unavailable:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables inside the block."""
-    before = {name: os.environ.get(name) for name in values}
+    """Set environment variables inside the block, and take back those that Ray sets there.
+
+    One of them is RAY_AUTH_MODE: the next Ray of this process would die for lack of the token that it asks for.
+    """
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from medmim.errors import require
 from medmim.ray_nodes import QUIET, environment, no_answer, quiet_ray, sigterm
 
 _OWNER = "owner.pid"
-_AUTH_MODE = "RAY_AUTH_MODE"
 FOLDER = "MEDMIM_RAY_FOLDER"
 _STORE = 80 << 20  # bytes of Ray's object store: only small records pass through it
 _QUIET = {
@@ -44,8 +43,6 @@ def session(home: Path, workers: int) -> Iterator[None]:
         inside = home / "ray"
         inside.mkdir(parents=True, exist_ok=True)
         loopback = "lo0" if sys.platform == "darwin" else "lo"
-        if _AUTH_MODE not in os.environ:  # ray.init sets it, and every Ray that starts later would ask for our token
-            undo.callback(os.environ.pop, _AUTH_MODE, None)
         undo.enter_context(
             environment(
                 {
