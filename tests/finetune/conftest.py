@@ -2,6 +2,7 @@
 
 import pytest
 
+from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
 from medmim.lvlm.family import Family
 from tests.support.finetune import make_lvlm
@@ -15,6 +16,6 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture(scope="session")
-def lvlm(family: Family) -> Lvlm:
-    """Shared: tests that train it take `copy_of(lvlm)`."""
-    return make_lvlm(family=family)
+def lvlm(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Lvlm:
+    """Saved, and shared: tests that train it take `copy_of(lvlm)`."""
+    return checkpoint.save(make_lvlm(family), tmp_path_factory.mktemp("base"))

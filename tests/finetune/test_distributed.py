@@ -1,6 +1,5 @@
 """Several workers: the GPU of each, one gradient for all, and all of them stop together."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from medmim.errors import UserError
 from medmim.finetune import checkpoint, loop
 from medmim.finetune.distributed import pick_device
 from medmim.finetune.worker import Job, run_worker
-from medmim.lvlm.checkpoint import Lvlm
-from medmim.lvlm.llava_med import LLAVA_MED
+from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm.family import Family
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, steps_of
 from tests.support.two_workers import POISONED, UNEVEN, run
@@ -21,11 +20,23 @@ from tests.support.two_workers import POISONED, UNEVEN, run
 SHORT = SETTINGS.model_copy(update={"steps": 3})
 
 
+Seen = tuple[Path, list[dict[str, Any]]]
+
+
 @pytest.fixture(scope="session")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """The folder and what each of two workers has seen; see `two_workers.main`."""
+def both(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """The folder and what each of two workers has seen, by family; see `two_workers.main`."""
     root = tmp_path_factory.mktemp("two")
-    yield root, run(root, make_job(root, SHORT, LLAVA_MED))
+    for family in FAMILIES:
+        (root / family.name).mkdir()
+    return root, run(root, {family.name: make_job(root / family.name, family, SHORT) for family in FAMILIES})
+
+
+@pytest.fixture
+def two(both: Seen, family: Family) -> Seen:
+    """The same of one family."""
+    root, seen = both
+    return root / family.name, [of_worker[family.name] for of_worker in seen]
 
 
 @pytest.mark.parametrize(
@@ -66,28 +77,26 @@ def test_a_worker_takes_its_gpu_before_it_touches_anything(monkeypatch: pytest.M
         run_worker(Job(str(tmp_path / "no base"), "", str(tmp_path), Finetune().model_dump_json(), 1))
 
 
-def test_the_others_wait_an_hour_for_a_checkpoint(two: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_the_others_wait_an_hour_for_a_checkpoint(two: Seen) -> None:
     assert [worker["timeout"] for worker in two[1]] == [3600, 3600]
 
 
 def test_two_workers_of_torchrun_take_the_steps_of_one_even_when_one_has_no_row(
-    two: tuple[Path, list[dict[str, Any]]], lvlm: Lvlm, tmp_path: Path
+    two: Seen, lvlm: Lvlm, tmp_path: Path
 ) -> None:
     one = copy_of(lvlm)
     loop.train(one, batches(one, UNEVEN), 3, UNEVEN, tmp_path)
-    pairs = list(zip(steps_of(two[0] / lvlm.family.name), steps_of(tmp_path), strict=True))
+    pairs = list(zip(steps_of(two[0] / "uneven"), steps_of(tmp_path), strict=True))
     for key in ("loss", "grad_norm", "lr", "tokens"):  # AdamW alone would not notice a gradient of half the size
         assert [of_two[key] for of_two, _ in pairs] == pytest.approx([of_one[key] for _, of_one in pairs], rel=1e-4)
 
 
-def test_a_whole_training_under_torchrun_equals_one_process(
-    two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
-) -> None:
-    run_worker(make_job(tmp_path, SHORT, LLAVA_MED))
+def test_a_whole_training_under_torchrun_equals_one_process(two: Seen, family: Family, tmp_path: Path) -> None:
+    run_worker(make_job(tmp_path, family, SHORT))
     assert losses(two[0] / "out") == pytest.approx(losses(tmp_path / "out"), rel=1e-4)
 
 
-def test_dropout_differs_by_worker(two: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_dropout_differs_by_worker(two: Seen) -> None:
     first, second = two[1]
     assert first["dropout 0.0"] == pytest.approx(second["dropout 0.0"], rel=1e-5)
     for a, b in zip(first["dropout 0.5"], second["dropout 0.5"], strict=True):
@@ -96,9 +105,7 @@ def test_dropout_differs_by_worker(two: tuple[Path, list[dict[str, Any]]]) -> No
 
 
 @pytest.mark.parametrize("optimizer", POISONED)
-def test_all_workers_stop_before_an_infinite_gradient_of_one_is_used_or_saved(
-    two: tuple[Path, list[dict[str, Any]]], optimizer: str
-) -> None:
+def test_all_workers_stop_before_an_infinite_gradient_of_one_is_used_or_saved(two: Seen, optimizer: str) -> None:
     root, seen = two
     for worker in seen:
         assert worker[optimizer]["saved"] == [1, 2]

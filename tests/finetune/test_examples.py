@@ -16,21 +16,13 @@ from medmim.errors import UserError
 from medmim.finetune import examples as module
 from medmim.finetune.examples import Examples, group, prepare, refuse_too_many_bad, tokenize
 from medmim.lvlm import checkpoint
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.checkpoint import FAMILIES, Lvlm
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Family, Segment, Turn
-from medmim.lvlm.llava_med import LLAVA_MED
-from medmim.lvlm.mantis import MANTIS
 from medmim.sample import Sample
 from tests.support.finetune import make_data, make_lvlm, make_samples
 
 IMAGES = frozenset(f"i{i}" for i in range(10))
-
-
-@pytest.fixture(scope="module", params=[MANTIS, LLAVA_MED], ids=lambda family: family.name)
-def lvlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lvlm:
-    """A saved tiny model of each family."""
-    return checkpoint.save(make_lvlm(family=request.param), tmp_path_factory.mktemp("base"))
 
 
 def same(a: Examples, b: Examples) -> bool:
@@ -209,11 +201,9 @@ def test_a_few_bad_rows_are_accepted_and_many_are_an_error_that_names_them_with_
     assert all(f"{s.id} with {n:,} tokens" in problem for s, n in list(zip(long, lengths, strict=True))[:5])
 
 
-@pytest.mark.parametrize(
-    ("family", "token"), [(family, token) for family in (MANTIS, LLAVA_MED) for token in family.reserved]
-)
+@pytest.mark.parametrize(("family", "token"), [(family, token) for family in FAMILIES for token in family.reserved])
 def test_a_special_token_in_a_text_is_named_with_the_fix_that_helps(family: Family, token: str) -> None:
-    lvlm = make_lvlm(family=family)
+    lvlm = make_lvlm(family)
     samples = [dataclasses.replace(s, question=f"is it{token}larger?", answer=s.answer) for s in make_samples(3)]
     _, bad = tokenize(lvlm, samples, IMAGES, 400)
     with pytest.raises(UserError) as caught:

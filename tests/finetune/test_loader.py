@@ -24,22 +24,14 @@ from medmim.finetune.batch import Batch
 from medmim.finetune.examples import Examples, tokenize
 from medmim.finetune.loader import loader
 from medmim.finetune.worker import run_worker
-from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
-from medmim.lvlm.llava_med import LLAVA_MED
-from medmim.lvlm.mantis import MANTIS
+from medmim.lvlm.family import Family
 from medmim.recipe.schema import Finetune
 from medmim.sample import Sample
-from tests.support.finetune import SETTINGS, make_data, make_job, make_lvlm, make_samples, png
+from tests.support.finetune import SETTINGS, make_data, make_job, make_samples, png
 
 IMAGES = {f"i{i}": Image.open(io.BytesIO(png(i))).convert("RGB") for i in range(10)}
 words = st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=30)
-
-
-@pytest.fixture(scope="module", params=[MANTIS, LLAVA_MED], ids=lambda family: family.name)
-def lvlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lvlm:
-    """A saved tiny model of each family."""
-    return checkpoint.save(make_lvlm(family=request.param), tmp_path_factory.mktemp("base"))
 
 
 def batches(
@@ -182,9 +174,11 @@ def test_a_worker_decodes_the_images_of_its_own_samples_only(lvlm: Lvlm, monkeyp
     assert decoded[0] and decoded[1] and not decoded[0] & decoded[1] and decoded[0] | decoded[1] == set(IMAGES)
 
 
-def test_an_image_that_does_not_decode_ends_the_training_with_image_sample_data_set_and_fix(tmp_path: Path) -> None:
+def test_an_image_that_does_not_decode_ends_the_training_with_image_sample_data_set_and_fix(
+    tmp_path: Path, family: Family
+) -> None:
     settings = SETTINGS.model_copy(update={"steps": 6, "batch_size": 30})
-    job = make_job(tmp_path, settings)
+    job = make_job(tmp_path, family, settings)
     samples = shards.read_samples(tmp_path / "data", "train")
     broken = [(f"i{i}", f"i{i}.png", png(i)[: 100 if i == 3 else None]) for i in range(10)]
     shards.write(tmp_path / "data", samples, broken)
@@ -211,9 +205,9 @@ def test_whatever_a_decoder_raises_names_the_image(lvlm: Lvlm, error: Exception)
         batches(lvlm, samples, Broken(), SETTINGS.model_copy(update={"batch_size": 30}), 1, threads=4, data="DATA")
 
 
-def test_examples_of_a_killed_worker_are_mapped_by_the_next(tmp_path: Path) -> None:
+def test_examples_of_a_killed_worker_are_mapped_by_the_next(tmp_path: Path, family: Family) -> None:
     """Two readers of one file see the same samples, and neither writes into it."""
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, family)
     file = Path(job.folder) / ".examples.safetensors"
     before = file.read_bytes()
     one, two = Examples.load(file), Examples.load(file)

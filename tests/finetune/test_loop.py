@@ -87,9 +87,9 @@ run_worker(Job(**{job!r}))
 
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, family: Family) -> None:
     settings = SETTINGS.model_copy(update={"steps": 11, "save_every": 3})
-    run_worker(make_job(tmp_path, settings, family))
+    run_worker(make_job(tmp_path, family, settings))
     (tmp_path / "out").rename(tmp_path / "whole")
-    job = make_job(tmp_path, settings, family)
+    job = make_job(tmp_path, family, settings)
     text = SCRIPT.format(job=dataclasses.asdict(job))
     process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)  # noqa: S603
     file = tmp_path / "out" / record.LOSSES
@@ -138,7 +138,7 @@ def test_each_epoch_has_an_order_of_its_own(tmp_path: Path, family: Family) -> N
     settings = SETTINGS.model_copy(
         update={"steps": None, "epochs": 3.0, "lr": 1e-30, "muon_lr": 1e-30, "weight_decay": 0.0, "save_every": 100}
     )
-    run_worker(make_job(tmp_path, settings, family))
+    run_worker(make_job(tmp_path, family, settings))
     steps = steps_of(tmp_path / "out")
     first, second, third = (steps[i]["tokens"] for i in (3, 7, 11))  # so far; 30 samples are 4 steps of 8
     assert first == second - first == third - second  # each sample once in an epoch

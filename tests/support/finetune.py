@@ -22,7 +22,6 @@ from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode
 from medmim.lvlm.family import Family, Turn
-from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Finetune
 from medmim.sample import Sample
 from medmim.tiny import architecture
@@ -30,7 +29,7 @@ from medmim.tiny import architecture
 WORDS = ["does", "the", "mass", "grow", "shrink", "left", "right", "first", "second", "larger", "smaller", "same"]
 
 
-def make_lvlm(seed: int = 0, family: Family = MANTIS) -> Lvlm:
+def make_lvlm(family: Family, seed: int = 0) -> Lvlm:
     """A fresh tiny model, not yet saved."""
     tokenizer = architecture.train_tokenizer([" ".join(WORDS)] * 3, family, size=512)
     return Lvlm(
@@ -132,11 +131,11 @@ def losses(folder: Path) -> list[float]:
     return [step["loss"] for step in steps_of(folder)]
 
 
-def make_job(root: Path, settings: Finetune = SETTINGS, family: Family = MANTIS) -> Job:
+def make_job(root: Path, family: Family, settings: Finetune = SETTINGS) -> Job:
     """A job that trains into `root/out`; base and data are created below `root` unless they exist."""
     base, data, out = root / "base", root / "data", root / "out"
     if not base.is_dir():
-        checkpoint.save(make_lvlm(family=family), base)
+        checkpoint.save(make_lvlm(family), base)
         make_data(data, make_samples(30))
     out.mkdir()
     examples, bad = tokenize(checkpoint.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)

@@ -15,6 +15,7 @@ from medmim.finetune import batch, loop
 from medmim.finetune.distributed import process_group
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm.family import Family
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import batches, make_encoded, make_lvlm, make_pixels, set_dropout
 
@@ -27,11 +28,12 @@ POISONED = {
 }
 
 
-def run(root: Path, job: Job) -> list[dict[str, Any]]:
-    """Run `main` in two workers of torchrun; returns what each has seen."""
+def run(root: Path, jobs: dict[str, Job]) -> list[dict[str, Any]]:
+    """Run `main` in two workers of torchrun, with a job for each family; returns what each has seen."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    given = json.dumps({name: asdict(job) for name, job in jobs.items()})
     done = subprocess.run(
-        [*command, "-m", "tests.support.two_workers", str(root), json.dumps(asdict(job))],
+        [*command, "-m", "tests.support.two_workers", str(root), given],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
@@ -39,27 +41,29 @@ def run(root: Path, job: Job) -> list[dict[str, Any]]:
     return [json.loads((root / f"seen-{rank}.json").read_text()) for rank in range(2)]
 
 
-def main(root: Path, job: Job) -> None:
+def main(root: Path, jobs: dict[str, Job]) -> None:
     """Train all that is looked at, in one process group: to start one takes longest."""
     torch.set_num_threads(1)
     seen: dict[str, Any] = {}
     with process_group() as (rank, world):
         gloo = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
-        seen["timeout"] = gloo.options._timeout.total_seconds()
-        run_worker(job)
         for family in FAMILIES:
-            lvlm = make_lvlm(family=family)
-            loop.train(lvlm, batches(lvlm, UNEVEN, rank, world), 3, UNEVEN, root / family.name, rank=rank, world=world)
-        for share in (0.0, 0.5):
-            seen[f"dropout {share}"] = _outputs_of_equal_rows(root / f"dropout-{share}", share, rank, world)
-        for optimizer, name in POISONED.items():
-            seen[optimizer] = _poisoned(root / optimizer, optimizer, name, rank, world)
+            folder = root / family.name
+            run_worker(jobs[family.name])
+            lvlm = make_lvlm(family)
+            uneven = batches(lvlm, UNEVEN, rank, world)
+            loop.train(lvlm, uneven, 3, UNEVEN, folder / "uneven", rank=rank, world=world)
+            of_family = seen[family.name] = {"timeout": gloo.options._timeout.total_seconds()}
+            for share in (0.0, 0.5):
+                of_family[f"dropout {share}"] = _outputs_of_equal_rows(family, folder / str(share), share, rank, world)
+            for optimizer, name in POISONED.items():
+                of_family[optimizer] = _poisoned(family, folder / optimizer, optimizer, name, rank, world)
     (root / f"seen-{rank}.json").write_text(json.dumps(seen))
 
 
-def _outputs_of_equal_rows(folder: Path, dropout: float, rank: int, world: int) -> list[float]:
+def _outputs_of_equal_rows(family: Family, folder: Path, dropout: float, rank: int, world: int) -> list[float]:
     """Both workers train on the same sample: the sum of the last hidden states in each step."""
-    lvlm = make_lvlm()
+    lvlm = make_lvlm(family)
     set_dropout(lvlm, dropout)
     sample = make_encoded(lvlm, 1)[0]
     same = batch.build([sample], lambda _: make_pixels(sample), max_tokens=10_000)
@@ -69,9 +73,9 @@ def _outputs_of_equal_rows(folder: Path, dropout: float, rank: int, world: int) 
     return sums
 
 
-def _poisoned(folder: Path, optimizer: str, name: str, rank: int, world: int) -> dict[str, Any]:
+def _poisoned(family: Family, folder: Path, optimizer: str, name: str, rank: int, world: int) -> dict[str, Any]:
     """The gradient of one matrix becomes infinite on the second worker alone, in step 3, which would be saved."""
-    lvlm = make_lvlm()
+    lvlm = make_lvlm(family)
     settings = BAD.model_copy(update={"optimizer": optimizer})
     weight = dict(lvlm.model.named_parameters())[name]
     done: list[int] = []
@@ -96,4 +100,4 @@ def _sums(lvlm: Lvlm) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Job(**json.loads(sys.argv[2])))
+    main(Path(sys.argv[1]), {name: Job(**job) for name, job in json.loads(sys.argv[2]).items()})

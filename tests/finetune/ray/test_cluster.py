@@ -14,6 +14,8 @@ from medmim.finetune import record, run
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
+from medmim.lvlm.checkpoint import FAMILIES
+from medmim.lvlm.family import Family
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import workspace
@@ -52,9 +54,9 @@ def recipe(where: object, address: str, workers: int = 1, **changes: object) -> 
     )
 
 
-def world(root: Path, where: object) -> tuple[str, str]:
+def world(root: Path, where: object, family: Family) -> tuple[str, str]:
     """URI of a data set in a store, and the folder of a base."""
-    checkpoint.save(make_lvlm(), root / "base")
+    checkpoint.save(make_lvlm(family), root / "base")
     make_data(root / "data", make_samples(30))
     return store.publish(root / "data", str(where), "data", {}, {}).uri, str(root / "base")
 
@@ -87,28 +89,29 @@ def saved(where: Path, step: int) -> bool:
 
 @pytest.mark.long
 def test_a_node_with_a_home_of_its_own_gives_the_digest_of_one_process(tmp_path: Path) -> None:
-    """Before it joins, the training reports that it waits for it."""
+    """Before it joins, the training reports that it waits for it. The families share a cluster: its start is slow."""
     where = tmp_path / "store"
-    data, base = world(tmp_path, where)
+    given = [world(tmp_path / family.name, where, family) for family in FAMILIES]
     with ray_cluster.nodes(tmp_path / "a", 0) as nodes:
         made = recipe(where, nodes.cluster.address)
-        error = finish(train(made, tmp_path / "head", data, base, MEDMIM_WORKERS_WAIT="1"), code=75)[-1]
+        error = finish(train(made, tmp_path / "head", *given[0], MEDMIM_WORKERS_WAIT="1"), code=75)[-1]
         nodes.add()
-        events = finish(train(made, tmp_path / "other-head", data, base))
+        trained = [finish(train(made, tmp_path / "other-head", *one)) for one in given]
     assert "0 of 1 workers have joined the Ray cluster after 1 s" in error["text"]
     assert "each needs 1 CPU; the cluster has a node of 0 CPUs" in error["text"]
-    assert [event["stage"] for event in events if event["kind"] == "step"][-1] == "stage"
     assert not (where / "resume").exists()
-    assert bare(tmp_path / "here", recipe(tmp_path / "here" / "store", "local"), data, base) == digest(events)
+    for (data, base), events in zip(given, trained, strict=True):
+        assert [event["stage"] for event in events if event["kind"] == "step"][-1] == "stage"
+        assert bare(tmp_path / "here", recipe(tmp_path / "here" / "store", "local"), data, base) == digest(events)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> None:
+def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path, family: Family) -> None:
     """A worker is killed, then the driver with its whole cluster; new nodes with empty homes end in the digest of
     a training in one process."""
     where = tmp_path / "store"
-    data, base = world(tmp_path, where)
+    data, base = world(tmp_path, where, family)
     changes = {"steps": 60, "save_every": 5}
     with ray_cluster.nodes(tmp_path / "a", 1) as nodes:
         first = train(recipe(where, nodes.cluster.address, **changes), tmp_path / "head", data, base)
@@ -141,8 +144,8 @@ def bare(home: Path, made: Recipe, data: str, base: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_two_nodes_and_a_bucket_give_the_digest_of_one_machine(tmp_path: Path, bucket: str) -> None:
-    data, base = world(tmp_path, bucket)
+def test_two_nodes_and_a_bucket_give_the_digest_of_one_machine(tmp_path: Path, bucket: str, family: Family) -> None:
+    data, base = world(tmp_path, bucket, family)
     local = train(recipe(tmp_path / "local", "local", 2), tmp_path / "home", data, base)
     here = digest(finish(local))
     with ray_cluster.nodes(tmp_path / "nodes", 1) as nodes:
@@ -161,10 +164,10 @@ def test_two_nodes_and_a_bucket_give_the_digest_of_one_machine(tmp_path: Path, b
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Path) -> None:
+def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Path, family: Family) -> None:
     """At two workers: the losses after the last checkpoint are those of an undisturbed training."""
     where = tmp_path / "store"
-    data, base = world(tmp_path, where)
+    data, base = world(tmp_path, where, family)
     changes = {"steps": 60, "save_every": 5}
     with ray_cluster.nodes(tmp_path / "a", 1) as nodes:
         second = nodes.add()

@@ -17,7 +17,9 @@ from medmim.finetune import record
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import EXAMPLES, run_worker
 from medmim.lvlm import checkpoint
+from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED
+from medmim.lvlm.mantis import MANTIS
 from tests.support.finetune import SETTINGS, losses, make_job
 from tests.support.ray_cluster import train_workers
 
@@ -26,15 +28,15 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 @pytest.mark.long
 def test_ray_with_one_lost_worker_equals_bare_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One launch shows it all, because a launch takes most of a minute on two cores."""
     importlib.import_module("ray")  # as another test or stage may have done before
     monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
     settings = SETTINGS.model_copy(update={"steps": 30, "save_every": 4})
-    bare = run_worker(make_job(tmp_path, settings))
+    bare = run_worker(make_job(tmp_path, family, settings))
     (tmp_path / "out").rename(tmp_path / "bare")
-    job = make_job(tmp_path, settings)
+    job = make_job(tmp_path, family, settings)
     short = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
     left = short / "medmim-left-by-a-kill"
     left.mkdir()
@@ -98,7 +100,7 @@ def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
 
 @pytest.mark.long
 def test_a_workers_user_error_is_raised_whole_and_not_retried(tmp_path: Path) -> None:
-    job = make_job(tmp_path, SETTINGS.model_copy(update={"lr": 1e38, "optimizer": "adamw"}))
+    job = make_job(tmp_path, MANTIS, SETTINGS.model_copy(update={"lr": 1e38, "optimizer": "adamw"}))
     with pytest.raises(UserError) as raised:
         launcher.launch(job, tmp_path / "out", 1, tmp_path / "home")
     assert "the loss is" in raised.value.fact and "finetune.lr" in raised.value.fix
@@ -107,7 +109,7 @@ def test_a_workers_user_error_is_raised_whole_and_not_retried(tmp_path: Path) ->
 
 @pytest.mark.long
 def test_an_unforeseen_exception_of_a_worker_is_reported_and_not_retried(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, LLAVA_MED)
     save_file({}, tmp_path / "out" / EXAMPLES, metadata={"examples": "[2, 0, 1]"})
     with pytest.raises(RuntimeError, match=r"SafetensorError: .* \(in a training worker\)") as raised:
         launcher.launch(job, tmp_path / "out", 2, tmp_path / "home")
@@ -117,10 +119,11 @@ def test_an_unforeseen_exception_of_a_worker_is_reported_and_not_retried(tmp_pat
 
 @pytest.mark.long
 def test_two_workers_take_the_steps_of_one_and_meet_on_loopback_only(tmp_path: Path) -> None:
+    """Of one family: a launch takes most of a minute, and torchrun shows the steps of two workers for both."""
     settings = SETTINGS.model_copy(update={"steps": 40})
-    run_worker(make_job(tmp_path, settings, LLAVA_MED))
+    run_worker(make_job(tmp_path, LLAVA_MED, settings))
     (tmp_path / "out").rename(tmp_path / "bare")
-    job = make_job(tmp_path, settings, LLAVA_MED)
+    job = make_job(tmp_path, LLAVA_MED, settings)
     seen: dict[str, object] = {}
     watcher = threading.Thread(target=_look_at_ports, args=(tmp_path / "out" / record.LOSSES, seen), daemon=True)
     watcher.start()
