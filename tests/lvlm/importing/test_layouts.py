@@ -1,0 +1,89 @@
+"""The original layouts: names, shapes and settings of the published checkpoints, and features that are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medmim.lvlm import weights
+from medmim.lvlm.encode import tokens_per_image
+from medmim.lvlm.importing import convert, layouts
+from medmim.lvlm.importing.run import Options, import_base
+from medmim.run.workspace import Workspace
+from tests.support import originals
+from tests.support.importing import BOTH, SIGLIP, refused
+from tests.support.originals import LLAVA_MED, write_original
+
+
+@BOTH
+def test_the_real_names_and_shapes_are_planned_whole(which: str, tmp_path: Path) -> None:
+    """The list of the published checkpoint, as a file of its real size that takes no room."""
+    originals.write_sparse(tmp_path, which)
+    (tmp_path / "config.json").write_text(json.dumps(originals.REAL_CONFIG[which]))
+    layout = layouts.layout_of(tmp_path, None)
+    rows = 32064 if which == LLAVA_MED else 128258
+    planned = convert.plan(convert.find(layout, tmp_path, "checkpoint"), layout.config, rows)
+    assert len(planned) == len(list(originals.listed(which)))
+    by_name = {weight.name: weight.shape for weight in planned}
+    assert by_name["language_model.model.embed_tokens.weight"] == (rows, 4096)
+    assert by_name["language_model.lm_head.weight"] == (rows, 4096)
+    total = sum(np.prod(shape) for shape in by_name.values())
+    assert total == pytest.approx(7.57e9 if which == LLAVA_MED else 8.48e9, rel=0.01)
+    assert tokens_per_image(layout.config) == (576 if which == LLAVA_MED else 728)
+    text = layout.config.text_config
+    assert text.rope_parameters["rope_theta"] == (1e6 if which == LLAVA_MED else 5e5)
+    assert text.num_key_value_heads == 8 and text.rms_norm_eps == 1e-5 and not layout.config.tie_word_embeddings
+    assert layout.config.vision_feature_layer == -2
+    vision = layout.config.vision_config
+    assert vision.num_attention_heads == 16 and vision.layer_norm_eps == (1e-5 if which == LLAVA_MED else 1e-6)
+    assert vision.hidden_act == ("quick_gelu" if which == LLAVA_MED else "gelu_pytorch_tanh")
+
+
+@pytest.mark.parametrize("generation", ["transformers 4.52", "transformers 5"])
+def test_every_generation_of_transformers_names_is_read(generation: str, ws: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "original"
+    tensors = write_original(folder, SIGLIP)
+    first = import_base(str(folder), ws, Options())
+    renamed = {}
+    for name, tensor in tensors.items():
+        if generation == "transformers 4.52":
+            name = name.replace("language_model.lm_head", "lm_head") if "lm_head" in name else f"model.{name}"
+            name = name.replace("model.language_model.model", "model.language_model")
+        else:
+            name = name.replace("vision_tower.vision_model", "vision_tower")
+        renamed[name] = tensor
+    renamed["vision_tower.vision_model.embeddings.position_ids"] = torch.arange(16)[None]
+    renamed["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    for file in (*folder.glob("*.safetensors"), folder / weights.INDEX):
+        file.unlink()
+    save_file(renamed, folder / "model.safetensors")
+    assert import_base(str(folder), ws, Options()).digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mm_patch_merge_type": "spatial_unpad"}, "mm_patch_merge_type is 'spatial_unpad'"),
+        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is 'anyres'"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is True"),
+        ({"mm_projector_type": "linear"}, "mm_projector_type is 'linear'"),
+        ({"model_type": "llava_qwen2"}, "model_type 'llava_qwen2'"),
+        ({"mm_vision_tower": "google/vit"}, "the vision tower 'google/vit' is not known"),
+        ({"hidden_size": "wide"}, "not a configuration that transformers accepts"),
+        ({"bos_token_id": 7}, "<s> is token 1 of the tokenizer and 7 of config.json"),
+        ({"eos_token_id": 7}, "</s> is token 2 of the tokenizer and 7 of config.json"),
+        ({"mm_vision_select_layer": -5}, "reads layer -5 of a vision tower of 3 layers"),
+        ({"mm_vision_select_layer": 4}, "reads layer 4 of a vision tower of 3 layers"),
+    ],
+)
+def test_another_llava_is_refused_by_its_feature(
+    change: dict[str, Any], message: str, ws: Workspace, tmp_path: Path
+) -> None:
+    write_original(tmp_path / "original", LLAVA_MED)
+    file = tmp_path / "original" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert message in str(refused(tmp_path / "original", ws))
