@@ -1,84 +1,133 @@
 """Training checkpoints, to resume from: weights, optimizer state and step, as safetensors and JSON, without pickle.
 
-    FOLDER/resume/step-00000100/model.safetensors, optimizer.safetensors, state.json
+    FOLDER/resume/step-00000100/rank-00000-of-00002.safetensors, rank-00001-of-00002.safetensors, state.json
 
+Each worker writes the fragments of the parameters that it holds; `state.json` comes last: without it there is no
+checkpoint. What reads one puts the fragments together, so that any number of workers, with any engine, resumes from it.
 The batches are a pure function of the step, so nothing else is needed to resume bit for bit.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from safetensors.torch import save_file
 
+from medmim.finetune.engines.engine import Fragment, Whole
+
+STATE = "state.json"
 _KEEP = 2
+_COUNTS = "counts"
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimizer], state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint atomically; the newest two are kept.
+def save(folder: Path, step: int, fragments: Iterable[Fragment], rank: int, world: int) -> Path:
+    """Write this worker's file of a checkpoint; `commit` makes a checkpoint of the files of all workers.
 
     Args:
         folder: The `resume` folder.
         step: Optimizer steps done.
-        model: Its trainable parameters are saved; the frozen ones are in the base.
-        optimizers: Their state is saved by parameter name.
-        state: Plain JSON that `newest` returns.
+        fragments: What this worker holds.
+        rank: This worker.
+        world: Number of workers.
+
+    Returns:
+        The folder of the checkpoint.
     """
     final = folder / f"step-{step:08d}"
-    part = folder / f".part-{step:08d}"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
-    save_file({n: p.detach().contiguous() for p, n in names.items() if p.requires_grad}, part / "model.safetensors")
-    save_file(_state_by_name(names, optimizers), part / "optimizer.safetensors")
-    (part / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True), encoding="utf-8")
-    for path in (*part.iterdir(), part):
-        _sync(path)
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
-    _sync(folder)  # else a crash of the machine could undo the rename, after older checkpoints are gone
-    for old in _newest_first(folder)[_KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
+    final.mkdir(parents=True, exist_ok=True)
+    tensors, counts = {}, {}
+    for fragment in fragments:
+        counts[fragment.name] = dict(fragment.counts)
+        for field, value in fragment.fields.items():
+            tensors[f"{fragment.name}/{fragment.start}/{field}"] = value.contiguous()
+    path = final / f"rank-{rank:05d}-of-{world:05d}.safetensors"
+    part = path.with_suffix(".part")
+    save_file(tensors, part, {_COUNTS: json.dumps(counts)})
+    _sync(part)
+    part.replace(path)
+    _sync(final)
     return final
+
+
+def commit(path: Path, state: Mapping[str, Any]) -> None:
+    """Make a checkpoint of the files that all workers have written.
+
+    Args:
+        path: Its folder.
+        state: Plain JSON that `newest` returns.
+    """
+    part = path / ".part-state"
+    part.write_text(json.dumps(dict(state), sort_keys=True), encoding="utf-8")
+    _sync(part)
+    part.replace(path / STATE)
+    _sync(path)
+    _sync(path.parent)  # else a crash of the machine could undo it, after older checkpoints are gone
+
+
+def prune(folder: Path) -> None:
+    """Remove all checkpoints but the newest two, and what is left of saves that were killed before."""
+    found = _newest_first(folder)
+    whole = [path for path in found if (path / STATE).is_file()]
+    for old in found[found.index(whole[0]) + 1 :] if whole else []:
+        if old not in whole[:_KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
     """State of the newest undamaged checkpoint, with its `path` and `step`; None where there is none."""
     for path in _newest_first(folder):
         try:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            for name in ("model", "optimizer"):
-                with safe_open(path / f"{name}.safetensors", "pt"):  # reads the header and checks the size of the file
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            for file in _files(path):
+                with safe_open(file, "pt"):  # reads the header and checks the size of the file
                     pass
-            return {**state, "path": path}
+            return {**state, "path": path, "step": int(path.name.removeprefix("step-"))}
         except (OSError, ValueError, SafetensorError):  # cut off by a crash of the machine: try an older one
             continue
     return None
 
 
-def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Load the weights and the optimizer state of a checkpoint into the model and its optimizers."""
-    weights = load_file(path / "model.safetensors")
-    params = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in weights.items():
-            params[name].copy_(value)
-    stored = load_file(path / "optimizer.safetensors")
-    by_param: dict[str, dict[str, Tensor]] = {}
-    for key, value in stored.items():
-        name, _, field = key.rpartition("/")
-        by_param.setdefault(name, {})[field] = value
-    owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    for name, fields in by_param.items():
-        param = params[name]
-        owner[param].state[param] = {field: value.to(param.device) for field, value in fields.items()}
+@contextmanager
+def reader(path: Path) -> Iterator[Callable[[str], Whole]]:
+    """Within the block, a function: name of a parameter -> what the checkpoint has of it, read when asked for."""
+    parts: dict[str, dict[str, list[tuple[int, Any, str]]]] = defaultdict(lambda: defaultdict(list))
+    counts: dict[str, Mapping[str, float]] = {}
+    with ExitStack() as opened:
+        for file in _files(path):
+            tensors = opened.enter_context(safe_open(file, "pt"))
+            counts |= json.loads(tensors.metadata()[_COUNTS])
+            for key in tensors.keys():  # noqa: SIM118  no dict
+                name, start, field = key.rsplit("/", 2)
+                parts[name][field].append((int(start), tensors, key))
+
+        def read(name: str) -> Whole:
+            fields = {
+                field: torch.cat([tensors.get_tensor(key) for _, tensors, key in sorted(found, key=lambda p: p[0])])
+                for field, found in parts[name].items()
+            }
+            return Whole(fields, counts[name])
+
+        yield read
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of all workers.
+
+    Raises:
+        FileNotFoundError: One is missing.
+    """
+    found = sorted(path.glob("rank-*-of-*.safetensors"))
+    world = max((int(file.stem.rpartition("-")[2]) for file in found), default=0)
+    if not found or len(found) != world:
+        raise FileNotFoundError(f"{path} has the files of {len(found)} of {world} workers")
+    return found
 
 
 def _sync(path: Path) -> None:
@@ -88,15 +137,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _state_by_name(names: Mapping[Tensor, str], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    return {
-        f"{names[param]}/{field}": value.detach().cpu().contiguous()
-        for optimizer in optimizers
-        for param, fields in optimizer.state.items()
-        for field, value in fields.items()
-    }
 
 
 def _newest_first(folder: Path) -> list[Path]:

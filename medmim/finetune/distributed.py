@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,18 +23,28 @@ _BUCKET = 1 << 25  # numbers that one all-reduce sums
 
 
 @contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
-    """Rank and world size: of the group that exists (Ray), of torchrun's environment, or 0 and 1 without either."""
+def process_group(always: bool = False) -> Iterator[tuple[int, int]]:
+    """Rank and world size: of the group that exists (Ray), of torchrun's environment, or 0 and 1 without either.
+
+    Args:
+        always: Create a group also for one worker alone, as DeepSpeed needs it.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if dist.is_initialized():
         yield dist.get_rank(), dist.get_world_size()
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        join("env://")
+        return
+    if not (several or always):
+        yield 0, 1
+        return
+    with TemporaryDirectory() as folder:
+        if several:
+            join("env://")
+        else:
+            join(f"file://{folder}/meet", 0, 1)
         try:
             yield dist.get_rank(), dist.get_world_size()
         finally:
             dist.destroy_process_group()
-    else:
-        yield 0, 1
 
 
 def join(rendezvous: str, rank: int = -1, world: int = -1) -> None:
@@ -79,6 +90,18 @@ def sum_counts(counts: list[int], device: torch.device) -> list[int]:
     dist.all_reduce(total)
     summed: list[int] = total.tolist()
     return summed
+
+
+def largest(count: int, device: torch.device) -> int:
+    """The largest of the workers' counts."""
+    found = torch.tensor(count, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def wait_for_all() -> None:
+    """Wait until every worker has come here."""
+    dist.barrier()
 
 
 def sum_gradients(params: list[Any], loss: Tensor) -> None:

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from medmim import progress
 from medmim.errors import UserError
-from medmim.finetune import attention, checkpoint, distributed, optim, throughput
-from medmim.finetune.batch import Batch, Row
+from medmim.finetune import attention, checkpoint, distributed, optim, throughput, trainable
+from medmim.finetune.batch import Batch
+from medmim.finetune.engines.engine import Engine
+from medmim.finetune.engines.plain import Plain
 from medmim.finetune.record import Record, TrainResult
-from medmim.lvlm import memory
-from medmim.lvlm.checkpoint import Lvlm, not_finite, save
+from medmim.lvlm import memory, weights
+from medmim.lvlm.checkpoint import Lvlm, save
 from medmim.recipe.schema import Finetune
 from medmim.sample import digest_of
 
@@ -37,7 +36,7 @@ def train(
     folder: Path,
     *,
     on_step: Callable[[Mapping[str, Any]], None] | None = None,
-    on_save: Callable[[int, Path | None], None] | None = None,
+    on_save: Callable[[int, Path], None] | None = None,
     evaluate: Callable[[Lvlm, int], Mapping[str, float]] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -51,7 +50,7 @@ def train(
         settings: Optimizer, schedule, precision, how often to save.
         folder: Receives the weights, `losses.jsonl` (a line for every step) and, during training, `resume/`.
         on_step: Called on rank 0 with the record of each step.
-        on_save: Called on every rank after a checkpoint was written, with the steps done and, on rank 0, its folder.
+        on_save: Called on every rank after a checkpoint was written, with the steps done and its folder.
         evaluate: Called on rank 0 at every checkpoint; its metrics are reported.
         rank: This worker.
         world: Number of workers; more than one needs a process group (see `distributed.process_group`).
@@ -62,17 +61,12 @@ def train(
     """
     model: Any = lvlm.model
     device = next(model.parameters()).device
-    if settings.freeze_vision:
-        model.model.vision_tower.requires_grad_(False)
-    bf16 = settings.precision == "bf16" or (
-        settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    autocast: Any = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-    optimizers = optim.optimizers(model, settings)
-    params = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    adapted = trainable.prepare(model, settings)
+    bf16 = trainable.computes_in_bf16(settings, device)
+    engine = _engine(model, settings, bf16, rank, world)
 
-    identity = _identity(steps, settings, world)
-    first_step, tokens_seen = _resume(folder, model, optimizers, identity, rank)
+    identity = _identity(steps, settings)
+    first_step, tokens_seen = _resume(folder, engine, identity, rank)
     peak_flops = throughput.peak_flops(device, bf16)
     record = Record(folder, rank, steps, first_step, on_step)
     packed_attention = attention.packed(model) if settings.packing else nullcontext()
@@ -89,22 +83,17 @@ def train(
             next_batch = loader.submit(batch_at, step + 1) if step + 1 < steps else None
 
             torch.manual_seed(_seed(settings, step, rank))  # dropout, where a base has it, resumes exactly
-            lr = optim.set_lr(optimizers, optim.factor(step, steps, settings))
-            pass_memory = _one_pass(settings, step)
-            with memory.reporting(*pass_memory):
-                loss, (_, tokens) = _gradients(model, batch, params, autocast, world)
+            with memory.reporting(*_one_pass(settings, step)):
+                loss, tokens = engine.gradients(batch)
             # Loss, gradient and weights are the same on all workers, so that all of them stop in the same step
-            diverged = partial(_diverged, folder, step, lr, rank)
+            share = optim.factor(step, steps, settings)
+            diverged = partial(_diverged, folder, step, share * settings.lr, rank)
             if not math.isfinite(loss):
-                raise _invalid_base(lvlm, folder, loss, step == first_step) or diverged(f"the loss is {loss}")
-            with memory.reporting(*pass_memory):
-                grad_norm = float(torch.nn.utils.clip_grad_norm_(params, settings.clip))
-            if not math.isfinite(grad_norm):  # the update would make every weight NaN
-                raise diverged(f"the norm of the gradient is {grad_norm}")
+                raise _invalid_base(engine, lvlm, folder, loss, step == first_step) or diverged(f"the loss is {loss}")
             with memory.reporting(*_update(settings, step)):  # AdamW's state is allocated in the first
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                lr, grad_norm = engine.update(share)
+            if not math.isfinite(grad_norm):
+                raise diverged(f"the norm of the gradient is {grad_norm}")
 
             tokens_seen += tokens
             record.add(
@@ -119,22 +108,31 @@ def train(
                 waited=waited,
             )
             if (step + 1) % settings.save_every == 0 or step + 1 == steps:
-                if names := not_finite(model):  # a finite gradient times a huge rate
+                if names := engine.not_finite():  # a finite gradient times a huge rate
                     raise diverged(f"{len(names)} weights are not finite", names)
-                path = None
+                path = checkpoint.save(folder / "resume", step + 1, engine.fragments(), rank, world)
+                if world > 1:
+                    distributed.wait_for_all()
                 if rank == 0:
-                    state = {"tokens": tokens_seen, "identity": identity}
-                    path = checkpoint.save(folder / "resume", step + 1, model, optimizers, state)
+                    checkpoint.commit(path, {"tokens": tokens_seen, "identity": identity})
                     if evaluate is not None:
                         model.eval()
                         progress.emit("step", step=step + 1, **evaluate(lvlm, step + 1))
                         model.train()
+                checkpoint.prune(folder / "resume")
                 if on_save is not None:
                     on_save(step + 1, path)
     model.eval()
-    if rank == 0:
-        save(lvlm, folder)
+    _publish(lvlm, adapted, engine, folder, rank)
     return record.result(tokens_seen)
+
+
+def _engine(model: Any, settings: Finetune, bf16: bool, rank: int, world: int) -> Engine:
+    if not settings.zero:
+        return Plain(model, settings, bf16, rank, world)
+    from medmim.finetune.engines.deepspeed import Zero
+
+    return Zero(model, settings, bf16, rank, world)
 
 
 def _seed(settings: Finetune, step: int, rank: int) -> int:
@@ -142,52 +140,12 @@ def _seed(settings: Finetune, step: int, rank: int) -> int:
     return ((settings.seed * 1_000_003 + step) * 8_191 + rank) % 2**32
 
 
-def _gradients(model: Any, batch: Batch, params: list[Any], autocast: Any, world: int) -> tuple[float, tuple[int, int]]:
-    """Set `.grad` to the gradient of the mean loss over the trained tokens of all workers.
-
-    Returns:
-        The mean loss, and (trained tokens, tokens) over all workers.
-    """
-    device = params[0].device
-    trained, tokens = batch.trained, batch.tokens
-    if world > 1:
-        trained, tokens = distributed.sum_counts([trained, tokens], device)
-    loss = torch.zeros((), device=device)
-    for row in batch.rows:
-        with autocast:
-            part = _loss(model, row.to(device)) / max(trained, 1)
-        torch.autograd.backward(part)
-        loss += part.detach()
-    if world > 1:
-        distributed.sum_gradients(params, loss)
-    return float(loss), (trained, tokens)
-
-
-def _loss(model: Any, row: Row) -> Tensor:
-    """Sum of the cross-entropy over the trained tokens; logits are computed only where a token is trained."""
-    borders = row.cu_seq_lens
-    packed = {
-        "position_ids": row.position_ids,
-        "cu_seq_lens_q": borders,
-        "cu_seq_lens_k": borders,
-        "max_length_q": max(row.lengths),
-        "max_length_k": max(row.lengths),
-        "segments": row.lengths,
-    }
-    # No attention mask in either case: padding is on the right, which causal attention never reads.
-    hidden = model.model(
-        input_ids=row.input_ids, pixel_values=row.pixel_values, use_cache=False, **(packed if row.packed else {})
-    ).last_hidden_state
-    logits = model.lm_head(hidden.flatten(0, 1)[row.predicts])
-    return cross_entropy(logits.float(), row.targets, reduction="sum")
-
-
-def _identity(steps: int, settings: Finetune, world: int) -> str:
+def _identity(steps: int, settings: Finetune) -> str:
     """Digest of what must be equal for a checkpoint to be resumed."""
-    return digest_of([str(steps), settings.model_dump_json(exclude={"save_every"}), str(world)])
+    return digest_of([str(steps), settings.model_dump_json(exclude={"save_every", "zero", "offload"})])
 
 
-def _resume(folder: Path, model: Any, optimizers: list[Optimizer], identity: str, rank: int) -> tuple[int, int]:
+def _resume(folder: Path, engine: Engine, identity: str, rank: int) -> tuple[int, int]:
     """Load the newest checkpoint, if any; returns steps done and tokens seen."""
     state = checkpoint.newest(folder / "resume")
     if state is None:
@@ -195,18 +153,28 @@ def _resume(folder: Path, model: Any, optimizers: list[Optimizer], identity: str
     if state["identity"] != identity:
         raise UserError(
             f"{folder / 'resume'} holds a checkpoint of another training",
-            reason="its recipe or its number of workers differ",
+            reason="its recipe differs",
             fix="give another folder, or delete this one",
         )
-    checkpoint.load(state["path"], model, optimizers)
+    with checkpoint.reader(state["path"]) as read:
+        engine.restore(read)
     if rank == 0:
         progress.say(f"resuming from step {state['step']:,}")
     return state["step"], state["tokens"]
 
 
-def _invalid_base(lvlm: Lvlm, folder: Path, loss: float, first: bool) -> UserError | None:
+def _publish(lvlm: Lvlm, adapted: Any, engine: Engine, folder: Path, rank: int) -> None:
+    """Write the model, on the first worker; all of them give their parts of the weights."""
+    model_weights = weights.of_model(lvlm.model, engine.whole)
+    if rank == 0:
+        save(lvlm, folder, model_weights)
+    else:
+        weights.take(model_weights)
+
+
+def _invalid_base(engine: Engine, lvlm: Lvlm, folder: Path, loss: float, first: bool) -> UserError | None:
     """The error where the weights were not finite before the first update; None where they were."""
-    names = not_finite(lvlm.model) if first else []
+    names = engine.not_finite() if first else []
     if not names:
         return None
     resumed = checkpoint.newest(folder / "resume")

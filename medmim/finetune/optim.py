@@ -1,14 +1,13 @@
 """Optimizers (AdamW, Muon) and learning-rate schedules, as the recipe configures them."""
 
 import math
+from collections import defaultdict
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from medmim.finetune.muon import Muon
 from medmim.recipe.schema import Finetune
-
-_BETAS = (0.9, 0.98)  # for short trainings: the second moment must adapt within 50 steps
 
 
 def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
@@ -24,13 +23,26 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
         if settings.optimizer == "muon" and param.ndim == 2 and (".layers." in name or "multi_modal_projector" in name)
     ]
     in_muon = set(inner)
-    rest = [param for _, param in named if param not in in_muon]
+    # equal rates share a group: the norm of the gradient, summed by group, stays what it is without them
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, param in named:
+        if param not in in_muon:
+            groups[_rate(name, settings), _is_matrix(param)].append(param)
+    rates = dict.fromkeys([settings.lr, *(rate for rate, _ in groups)])
     decay = settings.weight_decay
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    found: list[Optimizer] = [
+        AdamW(
+            [
+                {"params": groups[rate, matrix], "lr": rate, "weight_decay": decay if matrix else 0.0}
+                for rate in rates
+                for matrix in (True, False)
+                if groups[rate, matrix]
+            ],
+            lr=settings.lr,
+            betas=settings.betas,
+            fused=True,
+        )
     ]
-    found: list[Optimizer] = [AdamW(groups, lr=settings.lr, betas=_BETAS, fused=True)]
     if inner:
         lr = settings.muon_lr or 2 * settings.lr
         found.append(Muon(inner, lr=lr, weight_decay=decay))
@@ -38,6 +50,20 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return found
+
+
+def _rate(name: str, settings: Finetune) -> float:
+    """Peak learning rate of a parameter."""
+    if "vision_tower." in name:
+        return settings.tower_lr or settings.lr
+    if "multi_modal_projector." in name:
+        return settings.projector_lr or settings.lr
+    return settings.lr
+
+
+def _is_matrix(param: nn.Parameter) -> bool:
+    """ZeRO-3 leaves an empty vector in place of each parameter."""
+    return len(getattr(param, "ds_shape", param.shape)) > 1
 
 
 def factor(step: int, steps: int, settings: Finetune) -> float:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from medmim import shards
-from medmim.finetune import loop
+from medmim.finetune import loop, trainable
 from medmim.finetune.distributed import pick_device, process_group
 from medmim.finetune.examples import Examples
 from medmim.finetune.loader import loader, total_steps
 from medmim.finetune.record import TrainResult
-from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Finetune
 
 EXAMPLES = ".examples.safetensors"
@@ -45,7 +44,7 @@ class Job:
 def run_worker(
     job: Job,
     device: str = "auto",
-    on_save: Callable[[int, Path | None], None] | None = None,
+    on_save: Callable[[int, Path], None] | None = None,
     on_step: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Train; every worker calls this.
@@ -65,22 +64,19 @@ def run_worker(
     torch.set_num_threads(job.threads)
     settings = Finetune.model_validate_json(job.settings)
     folder = Path(job.folder)
-    # fp32: bf16 weights would round away the small updates of a fine-tuning; autocast computes in bf16 where it can
-    lvlm = checkpoint.load(Path(job.base), device, torch.float32)
     examples = Examples.load(folder / EXAMPLES)
     images: Mapping[str, Any] = shards.Images(Path(job.data)) if len(examples.images) else {}
-    with (
-        process_group() as (rank, world),
-        loader(lvlm, examples, images, settings, rank, world, threads=job.threads, data=job.data) as batch_at,
-    ):
-        return loop.train(
-            lvlm,
-            batch_at,
-            total_steps(settings, len(examples)),
-            settings,
-            folder,
-            on_step=on_step,
-            on_save=on_save,
-            rank=rank,
-            world=world,
-        )
+    with process_group(always=bool(settings.zero)) as (rank, world):
+        lvlm = trainable.load(Path(job.base), settings, device)
+        with loader(lvlm, examples, images, settings, rank, world, threads=job.threads, data=job.data) as batch_at:
+            return loop.train(
+                lvlm,
+                batch_at,
+                total_steps(settings, len(examples)),
+                settings,
+                folder,
+                on_step=on_step,
+                on_save=on_save,
+                rank=rank,
+                world=world,
+            )

@@ -4,7 +4,7 @@ import copy
 import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -378,11 +378,16 @@ def _config_of(where: Path | store.Artifact) -> str | bytes | None:
     return sniff.read_text(file, "a LLaVA configuration in JSON") if found else None
 
 
-def save(lvlm: Lvlm, folder: Path) -> Lvlm:
+def save(lvlm: Lvlm, folder: Path, written: Sequence[weights.Weight] | None = None) -> Lvlm:
     """Save a model so that `load`, transformers, TRL and vLLM can use it as it is.
 
     The weights have their published names, the processor the chat template of the family, and generation stops at all
     the tokens that end an answer.
+
+    Args:
+        lvlm: The model.
+        folder: Is created.
+        written: Its weights, where the model itself does not hold all of them. [default: those of the model]
 
     Returns:
         The same model with its new folder.
@@ -391,7 +396,7 @@ def save(lvlm: Lvlm, folder: Path) -> Lvlm:
     config.dtype = lvlm.model.dtype
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        weights.write(folder, weights.of_model(lvlm.model))
+        weights.write(folder, weights.of_model(lvlm.model) if written is None else written)
         save_settings(folder, config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
     except OSError as error:
         raise from_os_error(error, "saving the model") from error

@@ -8,6 +8,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000  # of one file: what transformers writes, and S3 takes in one piece
 PIECE = 64 * 2**20  # bytes of a tensor in memory at once
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _NAMES = (  # a state dict's names -> those of published checkpoints, which vLLM wants and every transformers loads
     ("model.vision_tower.", "vision_tower.vision_model."),
     ("model.multi_modal_projector.", "multi_modal_projector."),
@@ -65,19 +67,35 @@ def published_name(name: str) -> str:
     raise KeyError(name)
 
 
-def of_model(model: Any) -> list[Weight]:
-    """The weights of a loaded model under their published names; a tied weight once."""
+def of_model(model: Any, whole: "Callable[[str], Tensor] | None" = None) -> list[Weight]:
+    """The weights of a loaded model under their published names; a tied weight once.
+
+    Args:
+        model: `LlavaForConditionalGeneration`.
+        whole: Its name -> a weight with all its values, where they are split over several workers.
+    """
     found: dict[int, Weight] = {}
-    for name, tensor in model.state_dict().items():
-        found.setdefault(tensor.data_ptr(), of_tensor(published_name(name), tensor))
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        read = partial(whole, name) if whole else tensor.detach
+        found.setdefault(id(tensor), of_tensor(published_name(name), tensor, read))
     return list(found.values())
 
 
-def of_tensor(name: str, tensor: "Tensor") -> Weight:
-    """A tensor in memory as a weight to write."""
-    kinds = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-    dtype = kinds[str(tensor.dtype).removeprefix("torch.")]
-    return Weight(name, dtype, tuple(tensor.shape), lambda: [buffer(tensor, dtype)])
+def of_tensor(name: str, tensor: "Tensor", read: "Callable[[], Tensor] | None" = None) -> Weight:
+    """A tensor as a weight to write.
+
+    Args:
+        name: Its name in the file.
+        tensor: Dtype and shape; of a tensor that DeepSpeed has split, the shape of the whole.
+        read: Gives the values. [default: those of the tensor]
+    """
+    dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    return Weight(
+        name,
+        dtype,
+        tuple(getattr(tensor, "ds_shape", tensor.shape)),
+        lambda: [buffer(read() if read else tensor, dtype)],
+    )
 
 
 def write(
@@ -108,6 +126,14 @@ def write(
         _write_file(folder / name, shard, done)
 
 
+def take(weights: Sequence[Weight], limit: int = SHARD_BYTES) -> None:
+    """Read all weights in the order of `write`, and drop them: what the other workers do while the first one writes."""
+    for shard in _split(weights, limit):
+        for weight in _ordered(shard):
+            for _ in weight.pieces():
+                pass
+
+
 def _split(weights: Sequence[Weight], limit: int) -> list[list[Weight]]:
     shards: list[list[Weight]] = [[]]
     size = 0
@@ -120,11 +146,15 @@ def _split(weights: Sequence[Weight], limit: int) -> list[list[Weight]]:
     return shards
 
 
+def _ordered(weights: Sequence[Weight]) -> list[Weight]:
+    """The widest type first, so that every tensor starts at a multiple of its own width."""
+    return sorted(weights, key=lambda weight: -SIZES[weight.dtype])
+
+
 def _write_file(path: Path, weights: Sequence[Weight], done: Callable[[int], None] | None) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to know of which library
     end = 0
-    # the widest type first, so that every tensor starts at a multiple of its own width
-    ordered = sorted(weights, key=lambda weight: -SIZES[weight.dtype])
+    ordered = _ordered(weights)
     for weight in ordered:
         begin, end = end, end + weight.bytes
         header[weight.name] = {"dtype": weight.dtype, "shape": list(weight.shape), "data_offsets": [begin, end]}

@@ -60,6 +60,21 @@ class Audit(Section):
     max_shared_images: int = Field(0, ge=0, description="images that train and test may share")
 
 
+class Lora(Section):
+    """Low-rank adapters instead of all weights (LoRA, arXiv 2106.09685)."""
+
+    rank: Positive = Field(128, description="columns of an adapter's matrices")
+    alpha: Positive = Field(256, description="an adapter's output is scaled by alpha / rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="on an adapter's input")
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="layers of the decoder that get an adapter",
+    )
+    train_projector: bool = Field(True, description="train all weights of the projector as well")
+    merge: bool = Field(False, description="publish one model with the adapters added, instead of adapters and base")
+
+
 class Finetune(Section):
     """How the base is tuned. The defaults are Mantis' published ones where it has them."""
 
@@ -71,6 +86,11 @@ class Finetune(Section):
     packing: bool = Field(True, description="pack samples without padding; exact, see finetune/packing.py")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: block matrices by Muon, the rest AdamW")
     lr: float = Field(1e-5, gt=0, description="peak learning rate (AdamW part)")
+    projector_lr: float | None = Field(None, gt=0, description="of the projector (AdamW); default lr")
+    tower_lr: float | None = Field(None, gt=0, description="of the vision tower (AdamW); default lr")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.98), description="AdamW's moments; 0.98 since short trainings must adapt within 50 steps"
+    )
     muon_lr: float | None = Field(None, gt=0, description="peak learning rate of the Muon part; default 2 x lr")
     schedule: Literal["cosine", "linear"] = Field(
         "cosine", description="cosine to zero, or constant with a linear tail (`decay_fraction`)"
@@ -79,10 +99,33 @@ class Finetune(Section):
     warmup: Fraction = Field(0.03, description="share of the steps that warm up")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     clip: float = Field(1.0, gt=0, description="gradient norm limit")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the GPU has it, else fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="bf16: computes in bf16 over fp32 weights (LoRA: over frozen bf16 ones, adapters in fp32); "
+        "auto: where the GPU has it, else fp32",
+    )
+    zero: Literal[0, 2, 3] = Field(
+        0,
+        description="DeepSpeed's ZeRO: 0 without; 2 splits optimizer and gradients by worker, 3 the weights, too",
+    )
+    offload: Literal["none", "optimizer"] = Field(
+        "none", description="optimizer: its state and update are in host memory; needs zero: 2 or 3"
+    )
+    lora: Lora | None = Field(None, description="train low-rank adapters; default: all weights")
+    activation_checkpointing: bool = Field(
+        False, description="compute a layer's activations again in the backward pass: less memory, a third more time"
+    )
     freeze_vision: bool = Field(True, description="keep the vision tower as the base has it, as Mantis does")
     save_every: Positive = Field(100, description="steps between checkpoints")
     seed: Seed = Field(0, description="order of the samples")
+
+    @model_validator(mode="after")
+    def _engine_takes_the_settings(self) -> "Finetune":
+        if self.zero and self.optimizer == "muon":
+            raise ValueError("optimizer: muon needs zero: 0: DeepSpeed splits matrices, and Muon needs whole ones")
+        if self.offload != "none" and not self.zero:
+            raise ValueError("offload needs zero: 2 or 3: the plain engine keeps the optimizer beside the weights")
+        return self
 
 
 class Bench(Section):

@@ -1,34 +1,93 @@
-"""A checkpoint is on the disk before older ones are removed."""
+"""A checkpoint is whole, and on the disk, before older ones are removed; any number of workers reads it."""
 
 import os
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medmim.finetune import checkpoint
+from medmim.finetune.engines.engine import WEIGHT, Fragment
+
+VALUES = torch.arange(12.0)
 
 
-def test_files_are_on_the_disk_before_the_rename_and_the_rename_before_older_ones_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def save(folder: Path, step: int, *, ranks: Sequence[int] = (0, 1), commit: bool = True) -> Path:
+    """The files of two workers, each with half of a parameter and a parameter of its own."""
+    for rank in ranks:
+        half = {WEIGHT: VALUES[6 * rank : 6 * rank + 6], "exp_avg": -VALUES[6 * rank : 6 * rank + 6]}
+        own = Fragment(f"own/{rank}", 0, {WEIGHT: torch.full((3,), float(rank))}, {})
+        path = checkpoint.save(folder, step, [Fragment("a.b", 6 * rank, half, {"step": step}), own], rank, 2)
+    if commit:
+        checkpoint.commit(path, {"tokens": 10 * step})
+    return path
+
+
+def test_fragments_of_all_workers_make_the_parameter(tmp_path: Path) -> None:
+    path = save(tmp_path, 7)
+    found = checkpoint.newest(tmp_path)
+    assert found == {"tokens": 70, "step": 7, "path": path}
+    with checkpoint.reader(path) as read:
+        whole = read("a.b")
+        assert torch.equal(whole.fields[WEIGHT], VALUES) and torch.equal(whole.fields["exp_avg"], -VALUES)
+        assert whole.counts == {"step": 7}
+        assert read("own/1").fields[WEIGHT].tolist() == [1, 1, 1]
+
+
+@given(st.lists(st.integers(1, 11), unique=True, max_size=6), st.randoms())
+def test_the_order_of_the_fragments_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory,
+    cuts: list[int],
+    rng: "st.random.Random",  # type: ignore[name-defined]
 ) -> None:
-    model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters())
-    folder = tmp_path / "resume"
-    for step in (1, 2):
-        checkpoint.save(folder, step, model, [optimizer], {})
-    synced: list[tuple[str, list[str]]] = []
-    real = os.fsync
+    edges = [0, *sorted(cuts), len(VALUES)]
+    fragments = [Fragment("a", i, {WEIGHT: VALUES[i:j]}, {}) for i, j in zip(edges, edges[1:], strict=False)]
+    rng.shuffle(fragments)
+    folder = tmp_path_factory.mktemp("cuts")
+    for rank, fragment in enumerate(fragments):
+        path = checkpoint.save(folder, 1, [fragment], rank, len(fragments))
+    with checkpoint.reader(path) as read:
+        assert torch.equal(read("a").fields[WEIGHT], VALUES)
+
+
+def test_what_not_all_workers_have_written_or_none_has_committed_is_no_checkpoint(tmp_path: Path) -> None:
+    good = save(tmp_path, 1)
+    save(tmp_path, 2, commit=False)
+    save(tmp_path, 3, ranks=[1])
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and found["path"] == good
+
+
+def test_the_newest_two_whole_ones_stay_and_so_do_files_of_a_save_under_way(tmp_path: Path) -> None:
+    for step in (1, 3, 4):
+        save(tmp_path, step)
+    save(tmp_path, 2, commit=False)
+    save(tmp_path, 5, ranks=[1], commit=False)
+    checkpoint.prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-0000000{step}" for step in (3, 4, 5)]
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real, replace = os.fsync, Path.replace
 
     def fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        synced.append((str(path.relative_to(folder)), sorted(p.name for p in folder.iterdir() if p.name[0] != ".")))
+        synced.append(str(Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(tmp_path)))
         real(descriptor)
 
+    def renamed(self: Path, target: Path) -> Path:
+        synced.append(f"{self.relative_to(tmp_path)} -> {target.name}")
+        return replace(self, target)
+
     monkeypatch.setattr(os, "fsync", fsync)
-    final = checkpoint.save(folder, 3, model, [optimizer], {})
-    before, after = ["step-00000001", "step-00000002"], ["step-00000001", "step-00000002", "step-00000003"]
-    files = {f".part-00000003/{path.name}" for path in final.iterdir()}
-    assert {path for path, there in synced if there == before} == {*files, ".part-00000003"}
-    assert [path for path, there in synced if there == after] == ["."]
-    assert sorted(p.name for p in folder.iterdir()) == after[1:]
+    monkeypatch.setattr(Path, "replace", renamed)
+    path = save(tmp_path, 1, ranks=[0])
+    files = "rank-00000-of-00002"
+    assert synced == [
+        f"{path.name}/{files}.part", f"{path.name}/{files}.part -> {files}.safetensors", path.name,
+        f"{path.name}/.part-state", f"{path.name}/.part-state -> state.json", path.name, ".",
+    ]  # fmt: skip

@@ -92,7 +92,8 @@ def _poisoned(family: Family, folder: Path, optimizer: str, name: str, rank: int
         )  # fmt: skip
     except UserError as raised:
         error = raised.as_dict()
-    return {"error": error, "saved": done, "weights": _sums(lvlm)}
+    trained = [name for name, p in lvlm.model.named_parameters() if p.requires_grad]
+    return {"error": error, "saved": done, "weights": _sums(lvlm), "trained": trained}
 
 
 def _sums(lvlm: Lvlm) -> dict[str, float]:

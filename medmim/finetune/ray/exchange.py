@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medmim import ray_nodes, store
+from medmim.finetune import distributed
 from medmim.finetune.record import LOSSES
 from medmim.finetune.worker import EXAMPLES, Job
 from medmim.lvlm.checkpoint import resolve
@@ -78,12 +79,25 @@ def fetch_job(job: Job, rank: int, checkpoint: str) -> Job:
     return replace(job, base=str(base), data=str(data), folder=str(work))
 
 
-def upload_checkpoint(folder: str, checkpoint: Path, losses: Path) -> None:
-    """Publish a checkpoint in the shared folder, with the losses up to it, and remove the old ones."""
+def upload_checkpoint(folder: str, checkpoint: Path, losses: Path, rank: int, world: int) -> None:
+    """Publish a checkpoint in the shared folder, with the losses up to it, and remove the old ones.
+
+    Every worker calls it: the first one publishes the files of all.
+    """
+    shared, parts = store.open_store(folder), f"parts/{checkpoint.name}"
+    if rank > 0:
+        (mine,) = checkpoint.glob(f"rank-{rank:05d}-*")
+        shared.upload(f"{parts}/{mine.name}", mine)
+    if world > 1:
+        distributed.wait_for_all()
+    if rank > 0:
+        return
+    for key in shared.list(f"{parts}/"):
+        shared.download(key, checkpoint / key.rpartition("/")[2])
     os.link(losses, checkpoint / LOSSES)
     store.publish(checkpoint, folder, checkpoint.name, {}, {})
     (checkpoint / LOSSES).unlink()
-    shared = store.open_store(folder)
+    _remove(folder, shared.list("parts/"))
     for old in _checkpoints(folder)[:-_KEEP]:
         _remove(folder, shared.list(f"{old}/"))
 

@@ -130,7 +130,7 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
             _meet_in_a_file(rank, world)
             with wrap_os_errors("training"):
                 return run_worker(job, device), ""
-        return _train_on_node(job, rank, device)
+        return _train_on_node(job, rank, world, device)
     except Exception as error:
         errors.write(job.folder, error, rank)
         if world > 1:
@@ -138,16 +138,15 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
         return None
 
 
-def _train_on_node(job: Job, rank: int, device: str) -> tuple[TrainResult, str]:
+def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainResult, str]:
     """Train in a folder of this node; checkpoints and, in the end, the model go to the store."""
     from ray.train.collective import broadcast_from_rank_zero
 
     # one worker looks for all: they might find different ones while a dying worker still writes
     newest = broadcast_from_rank_zero(exchange.newest_checkpoint(job.folder) if rank == 0 else "")
 
-    def on_save(step: int, path: Path | None) -> None:
-        if path is not None:
-            exchange.upload_checkpoint(job.folder, path, path.parents[1] / LOSSES)
+    def on_save(step: int, path: Path) -> None:
+        exchange.upload_checkpoint(job.folder, path, path.parents[1] / LOSSES, rank, world)
 
     with wrap_os_errors("fetching what is trained on"):
         own = exchange.fetch_job(job, rank, newest)
