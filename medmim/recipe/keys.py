@@ -18,13 +18,15 @@ class Section(BaseModel):
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted name and definition of every value in the schema, in its order."""
+    """Dotted name and definition of every value in the schema, in its order; a section that may be null is one, too."""
     for name, info in model.model_fields.items():
         key = prefix + (info.alias or name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from leaves(info.annotation, key + ".")
-        else:
+        kinds = [info.annotation, *get_args(info.annotation)]
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if section is None or section is not info.annotation:
             yield key, info
+        if section is not None:
+            yield from leaves(section, key + ".")
 
 
 def nearest(model: type[BaseModel], key: str) -> str:
@@ -42,7 +44,7 @@ def type_name(annotation: Any) -> str:
     """A type in words: `int or null`, `list of str`, `cosine | linear`."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return " | ".join(inner)
+        return " | ".join(map(str, inner))
     if origin is Annotated:
         return type_name(inner[0])
     if origin in (Union, UnionType):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from medmim.finetune import attention, batch, loop
+from medmim.finetune import attention, batch
+from medmim.finetune.engines.plain import Plain
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded
+from medmim.recipe.schema import Finetune
 from tests.support.finetune import copy_of, make_encoded, make_pixels
 
 
@@ -16,8 +18,7 @@ def gradients(lvlm: Lvlm, built: batch.Batch, packed: bool) -> tuple[float, dict
     model = copy_of(lvlm).model.double()
     built = batch.Batch(tuple(_double(row) for row in built.rows))
     with attention.packed(model) if packed else nullcontext():
-        params = list(model.parameters())
-        loss, _ = loop._gradients(model, built, params, nullcontext(), 1)
+        loss, _ = Plain(model, Finetune(), bf16=False).gradients(built)
     return loss, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 

@@ -9,13 +9,13 @@ from medmim.errors import Unavailable
 from medmim.finetune.ray import errors, exchange
 
 
-def checkpoint(root: Path, step: int, text: str = "") -> tuple[Path, Path]:
-    """A checkpoint's folder and the losses so far."""
+def checkpoint(root: Path, step: int, text: str = "") -> tuple[Path, Path, int, int]:
+    """A checkpoint's folder, the losses so far, and the rank and number of workers that wrote it."""
     path, losses = root / "resume" / f"step-{step:08d}", root / "losses.jsonl"
     path.mkdir(parents=True)
-    (path / "model.safetensors").write_text(text or f"weights {step}")
+    (path / "rank-00000-of-00001.safetensors").write_text(text or f"weights {step}")
     losses.write_text("".join(f"{i}\n" for i in range(step)))
-    return path, losses
+    return path, losses, 0, 1
 
 
 @pytest.fixture(params=["folder", "bucket"])
