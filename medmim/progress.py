@@ -76,6 +76,14 @@ def say(text: str) -> None:
     emit("line", text=text)
 
 
+def size(count: float) -> str:
+    """Bytes in the unit that fits: `16.1 GB`, `40.0 kB`, `512 bytes`."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
+        if count >= 1000**power:
+            return f"{count / 1000**power:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
 class Bar:
     """A progress bar: counts work and reports rate and time left, at most twice a second."""
 

@@ -28,13 +28,14 @@ def import_(
         str, typer.Argument(metavar="SOURCE", help="A folder, s3://BUCKET/PREFIX, or with --hub OWNER/NAME.")
     ],
     store: _Store = None,
-    hub: Annotated[bool, typer.Option("--hub", help="Download SOURCE from the Hugging Face Hub.")] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="Download an OWNER/NAME from the Hugging Face Hub.")] = False,
     vision_tower: Annotated[
         Literal["checkpoint", "stock"] | None,
         typer.Option(help="LLaVA-Med only: its own tuned tower, or stock CLIP, which its code loads over it."),
     ] = None,
     clip: Annotated[
-        Path | None, typer.Option("--clip", metavar="DIR", help="The stock CLIP. [default: what config.json names]")
+        str | None,
+        typer.Option("--clip", metavar="SOURCE", help="The stock CLIP. [default: the folder that config.json names]"),
     ] = None,
     terms: Annotated[
         str | None,
@@ -68,7 +69,7 @@ def import_(
 
         words = ["--hub"] if hub else []
         words += ["--vision-tower", vision_tower] if vision_tower else []
-        words += ["--clip", str(clip)] if clip else []
+        words += ["--clip", clip] if clip else []
         words += ["--terms", terms] if terms else []
         job = base_import.job(source, store, words, image, disk)
         if dry_run:

@@ -44,23 +44,19 @@ def job(
     """
     from medmim.lvlm.importing.source import is_hub_name
 
-    if not source.startswith("s3://") and not is_hub_name(source):
-        raise UserError(
-            f"{source} is a folder of this machine",
-            reason="the pods of the cluster do not see it",
-            fix="give s3://BUCKET/PREFIX or a hub name with --hub; or import it here, with --store s3://BUCKET/PREFIX",
-        )
-    if is_hub_name(source) and "--hub" not in words:
-        raise UserError(f"{source} is a hub name", reason="medmim goes online only when told to", fix="add --hub")
+    words = list(words)
+    clip = words[words.index("--clip") + 1 : words.index("--clip") + 2] if "--clip" in words else []
+    for ref in (source, *clip):
+        if not ref.startswith("s3://") and not is_hub_name(ref):
+            raise UserError(
+                f"{ref} is a folder of this machine",
+                reason="the pods of the cluster do not see it",
+                fix="give s3://BUCKET/PREFIX or a hub name with --hub; or import here, with --store s3://BUCKET/PREFIX",
+            )
+        if is_hub_name(ref) and "--hub" not in words:
+            raise UserError(f"{ref} is a hub name", reason="medmim goes online only when told to", fix="add --hub")
     if store is not None and not store.startswith("s3://"):
         raise UserError(f"--store is {store}", reason="a pod's folder is gone with it", fix="give s3://BUCKET/PREFIX")
-    words = list(words)
-    if "--clip" in words:
-        raise UserError(
-            "--clip names a folder of this machine",
-            reason="the pods of the cluster do not see it",
-            fix="import here, with --store s3://BUCKET/PREFIX",
-        )
     if "--terms" in words and Path(words[words.index("--terms") + 1]).is_file():
         raise UserError(
             "--terms names a file of this machine",

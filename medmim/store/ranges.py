@@ -1,8 +1,9 @@
-"""Downloads an artifact's files in ranges, several at once; what a killed process has fetched is not fetched again.
+"""Downloads files of a store in ranges, several at once; what a killed process has fetched is not fetched again.
 
 Beside the files lies a journal for each large one, in `.ranges`: the version that its bytes are of, then a line for
-each range that is on the disk, with its CRC. A file of another version starts anew. The SHA-256 of the manifest decides
+each range that is on the disk, with its CRC. A file of another version starts anew. The SHA-256 of a manifest decides
 in the end; where it differs, the ranges whose CRC differs are fetched once more, or all, if the disk is not at fault.
+What is no artifact has no manifest: its version in the store says what is read, and the CRCs decide.
 
 Memory: a connection holds 2 MiB, at most, so 16 of them 32 MiB, whatever the size of the files.
 """
@@ -53,8 +54,9 @@ class _File:
     path: Path
     beside: Path  # its journal; of a file of one range, the part that is being written
     size: int
-    sha256: str
-    version: str = ""  # empty: of one range, and so whole or absent
+    sha256: str  # empty: not known
+    version: str
+    whole: bool  # of one range and of a known digest: there is no journal, and it is whole or absent
     missing: list[int] = field(default_factory=list)  # ranges
     left: int = 0  # jobs
     gone: bool = False
@@ -89,10 +91,14 @@ def missing_bytes(files: Mapping[str, Mapping[str, Any]], folder: Path) -> int:
     for name, facts in files.items():
         needed += facts["bytes"]
         path, journal = folder / name, _beside(folder, name)
-        if facts["bytes"] > RANGE:
-            needed -= sum(_length(facts["bytes"], index) for index in _read_journal(journal)[1] if path.is_file())
-        elif path.is_file():
+        if not path.is_file():
+            continue
+        if _is_whole_or_absent(facts):
             needed -= path.stat().st_size
+        else:
+            version, present = _read_journal(journal)
+            same = facts.get("version", version) == version
+            needed -= sum(_length(facts["bytes"], index) for index in present if same)
     return max(0, needed)
 
 
@@ -101,13 +107,13 @@ def download(store: Store, prefix: str, files: Mapping[str, Mapping[str, Any]], 
 
     Args:
         store: Where they are.
-        prefix: Their keys begin with it and a slash.
-        files: Name -> `bytes` and `sha256`.
+        prefix: Their keys begin with it and a slash, unless it is empty.
+        files: Name -> `bytes`, and `sha256` or, where that is not known, `version`, both as `Store.version` gives them.
         folder: Gets them; may hold what an earlier, killed download has left.
         label: Of the progress bar.
 
     Returns:
-        Names of those that are missing in the store, or there differ from the manifest.
+        Names of those that are missing in the store, or there differ from the manifest or the version.
 
     Raises:
         UserError: The store refuses or does not answer. What is fetched stays.
@@ -176,29 +182,32 @@ def _wait(futures: Sequence[Any]) -> None:
 
 def _plan(store: Store, prefix: str, name: str, facts: Mapping[str, Any], folder: Path) -> _File:
     """What of a file is missing, after what belongs to another version was thrown away."""
-    size, sha256 = facts["bytes"], facts["sha256"]
-    file = _File(name, f"{prefix}/{name}", folder / name, _beside(folder, name), size, sha256)
+    size, key = facts["bytes"], f"{prefix}/{name}" if prefix else name
+    sha256, version = facts.get("sha256", ""), facts.get("version", "")
+    whole = _is_whole_or_absent(facts)
+    file = _File(name, key, folder / name, _beside(folder, name), size, sha256, version, whole)
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         file.beside.parent.mkdir(exist_ok=True)
-        if size <= RANGE:
+        if file.whole:
             file.missing = [] if file.path.is_file() else [0]
             return file
-        try:
-            found, file.version = store.version(file.key)
-        except FileNotFoundError:
-            found = -1
-        if found != size:
-            file.gone = True
-            return file
+        if sha256:
+            try:
+                found, file.version = store.version(file.key)
+            except FileNotFoundError:
+                found = -1
+            if found != size:
+                file.gone = True
+                return file
         version, present = _read_journal(file.beside)
-        if version != file.version or not file.path.is_file():
+        if not version or version != file.version or not file.path.is_file():
             present = {}
             _write_journal(file, present)
             file.path.unlink(missing_ok=True)
         with file.path.open("ab") as out:
             out.truncate(size)
-        file.missing = [index for index in range(-(-size // RANGE)) if index not in present]
+        file.missing = [index for index in range(max(1, -(-size // RANGE))) if index not in present]
     except OSError as error:
         raise DiskError(error) from None
     return file
@@ -207,8 +216,7 @@ def _plan(store: Store, prefix: str, name: str, facts: Mapping[str, Any], folder
 def _fetch(store: Store, file: _File, index: int, progress: _Progress, stop: threading.Event) -> None:
     """Fetch one range and note it in the journal; a file of one range appears whole."""
     length = _length(file.size, index)
-    whole = file.size <= RANGE
-    path = file.beside if whole else file.path
+    path = file.beside if file.whole else file.path
     crc = written = 0
 
     def write(at: int, piece: bytes) -> None:
@@ -232,7 +240,7 @@ def _fetch(store: Store, file: _File, index: int, progress: _Progress, stop: thr
         raise DiskError(error) from None
     try:
         store.read_range(file.key, file.version, index * RANGE, length, write)
-        if whole:
+        if file.whole:
             os.ftruncate(out, length)
             path.rename(file.path)
         else:
@@ -242,23 +250,32 @@ def _fetch(store: Store, file: _File, index: int, progress: _Progress, stop: thr
 
 
 def _is_whole(file: _File) -> bool:
-    """Whether a file has the digest of the manifest; if so it is safe on the disk, else what is wrong is forgotten."""
+    """Whether a file has the digest that is known, else the bytes that came.
+
+    If so it is safe on the disk, else what is wrong is forgotten.
+    """
     try:
-        if file_digest(file.path) == file.sha256:
+        right = bool(file.sha256) and file_digest(file.path) == file.sha256
+        if not right and not file.whole:
+            present = _read_journal(file.beside)[1]
+            kept = {index: crc for index, crc in present.items() if _crc(file, index) == crc}
+            as_it_came = len(kept) == len(present)
+            right = as_it_came and not file.sha256
+            if not right:  # the disk is at fault, or, if it is not, what was sent: where, is not known then
+                _write_journal(file, {} if as_it_came else kept)
+        if right:
             with file.path.open("rb") as written:
                 os.fsync(written.fileno())
-            return True
-        if file.size <= RANGE:
+        elif file.whole:
             file.path.unlink()
-            return False
-        present = _read_journal(file.beside)[1]
-        kept = {index: crc for index, crc in present.items() if _crc(file, index) == crc}
-        if len(kept) == len(present):  # they are as they came: what was sent is wrong, and where is not known
-            kept = {}
-        _write_journal(file, kept)
     except OSError as error:
         raise DiskError(error) from None
-    return False
+    return right
+
+
+def _is_whole_or_absent(facts: Mapping[str, Any]) -> bool:
+    """Whether a file is fetched in one range, and what is there may be trusted until its digest is taken."""
+    return facts["bytes"] <= RANGE and "sha256" in facts
 
 
 def _beside(folder: Path, name: str) -> Path:

@@ -44,6 +44,12 @@ def test_the_pod_is_a_step_without_a_token_and_keeps_within_restricted() -> None
     assert names.TRACKING_SECRET not in json.dumps(spec)
 
 
+@pytest.mark.parametrize("words", [["--clip", "s3://b/raw/clip"], ["--hub", "--clip", "openai/clip"]], ids=str)
+def test_the_pod_gets_the_clip_where_it_can_reach_it(words: list[str]) -> None:
+    (container,) = job(words=words)["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-len(words) :] == words
+
+
 def test_equal_imports_have_equal_names_and_others_have_others() -> None:
     made = [job(), job(source="s3://b/raw/other"), job(store=None), job(words=["--terms", "llama3"]), job(image="i@x")]
     assert len({one["metadata"]["name"] for one in made}) == len(made)
@@ -56,7 +62,8 @@ def test_equal_imports_have_equal_names_and_others_have_others() -> None:
         ({"source": "/data/mantis"}, "folder of this machine"),
         ({"source": HUB}, "add --hub"),
         ({"store": "/data/store"}, "--store is /data/store"),
-        ({"words": ["--clip", "/data/clip"]}, "--clip names a folder"),
+        ({"words": ["--clip", "/data/clip"]}, "/data/clip is a folder of this machine"),
+        ({"words": ["--clip", "openai/clip"]}, "openai/clip is a hub name"),
         ({"words": ["--terms", __file__]}, "--terms names a file"),
         ({"image": None}, "no image"),
         ({"disk": "much"}, "--disk is 'much'"),

@@ -58,11 +58,12 @@ def find(layout: Layout, folder: Path, tower: str) -> Source:
             unknown.append(f"{name}: a second {new}")
         tensors[new] = found[name]
     if layout.name == "llava_mistral" and tower == "checkpoint" and not any(n.startswith(TOWER) for n in tensors):
-        named = layouts.read_config(folder).get("mm_vision_tower") or next(iter(layouts.CLIPS))
+        named = str(layouts.read_config(folder).get("mm_vision_tower") or "")
         raise UserError(
             f"{folder} has no vision tower: none of its tensors is one's",
-            reason=f"it was saved without, as LLaVA does where the tower was not tuned: that is stock {named}",
-            fix="--vision-tower stock --clip FOLDER, the folder of that CLIP",
+            reason="it was saved without, as LLaVA does where the tower was not tuned: that is stock "
+            + (named or "CLIP"),
+            fix="give --vision-tower stock" + ("" if layout.clip else f", and {layouts.clip_fix(named)}"),
         )
     if tower == "stock":
         assert layout.clip is not None  # noqa: S101  the caller's contract
@@ -220,7 +221,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
-def refuse_pickled(ref: str, names: Iterable[str], folder: str, before: str = "") -> None:
+def refuse_pickled(ref: str, names: Iterable[str], folder: str, before: str = "", then: str = "import again") -> None:
     """Refuse weights that are only there as pickles.
 
     Args:
@@ -228,6 +229,7 @@ def refuse_pickled(ref: str, names: Iterable[str], folder: str, before: str = ""
         names: Of all files there.
         folder: Where the user converts them.
         before: What the user does before that, ending in a comma.
+        then: And after it.
 
     Raises:
         UserError: There are pickles, and no safetensors.
@@ -238,8 +240,7 @@ def refuse_pickled(ref: str, names: Iterable[str], folder: str, before: str = ""
         raise UserError(
             f"the weights of {ref} are pickled: {', '.join(pickled)}",
             reason="loading a pickle can run code that somebody hid in it",
-            fix=f"{before}convert them without running code, then import {folder if before else 'again'}: "
-            f"{_CONVERT.replace('FOLDER', folder)}",
+            fix=f"{before}convert them without running code, then {then}: {_CONVERT.replace('FOLDER', folder)}",
         )
 
 

@@ -7,6 +7,7 @@ LLaVA's keys, and modules `model.mm_projector` and `model.vision_tower.vision_to
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ _GENERATIONS = (  # transformers 5 as it saves, 4.52 and newer, older; each lead
     (re.compile(r"^(?:language_model\.)?lm_head\."), "language_model.lm_head."),
     (re.compile(r"^(?:language_model\.model|model\.language_model|language_model)\."), "language_model.model."),
 )
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _LFS = b"version https://git-lfs"
 _CLIP_336 = {  # openai/clip-vit-large-patch14-336, config.json
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -202,10 +204,23 @@ def _clip_config(folder: Path, named: str, clip: Path | None) -> dict[str, Any]:
             raise UserError(
                 f"the size of the vision tower '{named}' is not known",
                 reason="config.json only names it",
-                fix=f"hf download {named or 'NAME'} --local-dir CLIP, then give --clip CLIP",
+                fix=clip_fix(named),
             )
     vision = found.get("vision_config", found)
     return {key: value for key, value in vision.items() if key not in ("model_type", "transformers_version", "dtype")}
+
+
+def clip_fix(named: str) -> str:
+    """What brings in the stock CLIP that a config.json names: by its hub name, as a folder elsewhere, or not at all."""
+    name = named or next(iter(CLIPS))
+    if not HUB_NAME.fullmatch(name):
+        return f"give --clip with a copy of {name}"
+    return f"give --clip {name} and --hub; or, where there is a network: {clip_lines(name)}"
+
+
+def clip_lines(name: str) -> str:
+    """How the CLIP of that hub name is brought in by hand."""
+    return f"`{shlex.join(['hf', 'download', name, '--local-dir', 'CLIP'])}`, then give --clip CLIP"
 
 
 def unusable(folder: Path, error: Exception) -> UserError:

@@ -31,13 +31,13 @@ class Options:
 
     Attributes:
         tower: For LLaVA-Med, whose checkpoint carries a tuned vision tower that its own code does not read: which one.
-        clip: Folder of the stock CLIP, where config.json does not lead to it.
+        clip: The stock CLIP, where config.json does not lead to it: as the checkpoint a folder, `s3://` or a hub name.
         hub: Whether the network may be asked for a hub name.
         allowed: Terms of the checkpoint; those that are known of its name or layout where none are given.
     """
 
     tower: Tower | None = None
-    clip: Path | None = None
+    clip: str | None = None
     hub: bool = False
     allowed: Terms | None = None
 
@@ -65,11 +65,17 @@ def import_base(ref: str, ws: Workspace, options: Options, limit: int | None = N
         busy = Unavailable(f"another process is importing {ref} in {work}", fix="wait for it, or give another --home")
         with locked(work, busy):
             from_hub = source.is_hub_name(ref)  # as `local` decides it
-            folder = source.local(ref, ws, work / "source", options.hub, _typed(options))
+            clip = None
+            if options.clip is not None:  # before the checkpoint, which is ten times as large
+                by_hand = layouts.clip_lines(options.clip)
+                whole = options.tower == "stock"  # else its settings say how large the tower is
+                clip = source.local(options.clip, ws, work / "clip", options.hub, by_hand, "give --clip", whole)
+            by_hand = source.download_lines(ref, _typed(options))
+            folder = source.local(ref, ws, work / "source", options.hub, by_hand)
             out = work / "base"
             shutil.rmtree(out, ignore_errors=True)  # of a process that was killed
             try:
-                artifact = _convert(ref, folder, out, ws, options, limit, from_hub)
+                artifact = _convert(ref, folder, clip, out, ws, options, limit, from_hub)
             finally:
                 shutil.rmtree(out, ignore_errors=True)
             shutil.rmtree(work, ignore_errors=True)
@@ -79,7 +85,7 @@ def import_base(ref: str, ws: Workspace, options: Options, limit: int | None = N
 def _typed(options: Options) -> list[str]:
     """The options as words of the command."""
     words = ["--vision-tower", options.tower] if options.tower else []
-    words += ["--clip", str(options.clip)] if options.clip else []
+    words += ["--clip", options.clip] if options.clip else []
     if options.allowed:
         named = [name for name, one in terms.PUBLISHED.items() if one == options.allowed]
         words += ["--terms", *(named[:1] or ["FILE"])]
@@ -87,9 +93,16 @@ def _typed(options: Options) -> list[str]:
 
 
 def _convert(
-    ref: str, folder: Path, out: Path, ws: Workspace, options: Options, limit: int | None, from_hub: bool
+    ref: str,
+    folder: Path,
+    clip: Path | None,
+    out: Path,
+    ws: Workspace,
+    options: Options,
+    limit: int | None,
+    from_hub: bool,
 ) -> Artifact:
-    layout = layouts.layout_of(folder, options.clip)
+    layout = layouts.layout_of(folder, clip)
     _check_feature_layers(folder, layout.config)
     tower = _tower(layout, options.tower, folder)
     tokens, own = tokenizer.read(folder, layout.family, add=layout.name == "llava_mistral")
@@ -134,6 +147,7 @@ def _convert(
         "tokens_per_image": tokens_per_image(config),
     }
     made_from = provenance(STEP, REVISION, {}, None, allowed) | {"source": ref, **counts}
+    made_from |= {"clip": options.clip} if options.clip else {}
     return store.publish(out, ws.store, "model", counts, made_from)
 
 
@@ -156,14 +170,14 @@ def _tower(layout: Layout, tower: Tower | None, folder: Path) -> Tower:
             "which vision tower, that of the checkpoint or stock CLIP?",
             reason="LLaVA-Med v1.5 was published with a tuned tower, but its own code loads stock CLIP over it: the "
             "published scores are those of stock CLIP",
-            fix="--vision-tower checkpoint, or --vision-tower stock (with --clip FOLDER of its CLIP)",
+            fix="--vision-tower checkpoint, or --vision-tower stock (with --clip and its CLIP)",
         )
     if tower == "stock" and layout.clip is None:
-        named = layouts.read_config(folder).get("mm_vision_tower") or next(iter(layouts.CLIPS))
+        named = str(layouts.read_config(folder).get("mm_vision_tower") or "")
         raise UserError(
-            f"the stock vision tower {named} is not at hand",
+            f"the stock vision tower {named or next(iter(layouts.CLIPS))} is not at hand",
             reason="config.json only names it",
-            fix=f"hf download {named} --local-dir CLIP, then give --clip CLIP",
+            fix=layouts.clip_fix(named),
         )
     return tower
 

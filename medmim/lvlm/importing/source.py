@@ -1,34 +1,34 @@
 """Brings a checkpoint onto this disk: a folder, `s3://`, or a name of the Hugging Face Hub."""
 
-import json
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from medmim import hints, store
 from medmim.errors import Unavailable, UserError, from_os_error, require
 from medmim.lvlm.importing.convert import refuse_pickled
-from medmim.progress import say
+from medmim.lvlm.importing.layouts import HUB_NAME
+from medmim.progress import say, size
 from medmim.run.workspace import Workspace
-from medmim.store.folder import write_atomically
+from medmim.store import ranges
 
 # What a checkpoint is read from; weights of other frameworks stay where they are.
-_WANTED = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SETTINGS = ("*.json", "tokenizer.model", "*.jinja")
+_WEIGHTS = ("*.safetensors",)
 _LLAVA_MED = "microsoft/llava-med-v1.5-mistral-7b"
 TERMS = {"TIGER-Lab/Mantis-8B-siglip-llama3": "llama3", _LLAVA_MED: "llava-med"}  # hub name -> whose terms
 
 
 def is_hub_name(ref: str) -> bool:
     """Whether it has the form `owner/name` and is no folder."""
-    return bool(_HUB_NAME.fullmatch(ref)) and not Path(ref).exists()
+    return bool(HUB_NAME.fullmatch(ref)) and not Path(ref).exists()
 
 
-def local(ref: str, ws: Workspace, work: Path, hub: bool, given: Sequence[str] = ()) -> Path:
+def local(
+    ref: str, ws: Workspace, work: Path, hub: bool, by_hand: str, then: str = "import", weights: bool = True
+) -> Path:
     """A local folder with the checkpoint's files.
 
     Args:
@@ -36,7 +36,9 @@ def local(ref: str, ws: Workspace, work: Path, hub: bool, given: Sequence[str] =
         ws: The workspace, for its cache.
         work: Where a download is put; what is there already in the same version is not downloaded again.
         hub: Whether the network may be asked for a hub name.
-        given: Options of the import, for the commands that an error prints.
+        by_hand: How a hub name is brought in without it, for errors: `download_lines` or `layouts.clip_lines`.
+        then: What the user does with a folder that was brought in by hand, for errors: `then` and its path.
+        weights: Whether they are wanted, not its settings alone.
 
     Raises:
         UserError: There is nothing, or a hub name without permission or network.
@@ -47,21 +49,20 @@ def local(ref: str, ws: Workspace, work: Path, hub: bool, given: Sequence[str] =
         return path
     if ref.startswith("s3://"):
         artifact = store.find(ref)
-        return store.fetch(artifact, ws.cache) if artifact else _from_store(ref, work)
+        return store.fetch(artifact, ws.cache) if artifact else _from_store(ref, work, then, weights)
     if not is_hub_name(ref):
         raise UserError(
             f"there is no checkpoint at {ref}",
             reason="it is neither a folder, nor s3://BUCKET/PREFIX, nor a hub name such as OWNER/NAME",
             fix="check the path",
         )
-    lines = download_lines(ref, given)
     if not hub:
         raise UserError(
             f"{ref} is the name of a checkpoint on the Hugging Face Hub, not a folder",
             reason="medmim goes online only when it is told to",
-            fix=f"add --hub; or, where there is a network: {lines}",
+            fix=f"add --hub; or, where there is a network: {by_hand}",
         )
-    return _from_hub(ref, work, lines)
+    return _from_hub(ref, work, by_hand, then, weights)
 
 
 def download_lines(name: str, given: Sequence[str] = ()) -> str:
@@ -83,12 +84,13 @@ def download_lines(name: str, given: Sequence[str] = ()) -> str:
     return f"`{download}`, then `{hints.command('base', 'import', folder, *words)}`{other}"
 
 
-def _from_store(ref: str, work: Path) -> Path:
+def _from_store(ref: str, work: Path, then: str, weights: bool) -> Path:
     where = store.open_store(ref.rstrip("/"))
     listed = sorted(key for key in where.ages("") if "/" not in key)
-    wanted = [key for key in listed if any(Path(key).match(pattern) for pattern in _WANTED)]
+    wanted = [key for key in listed if any(Path(key).match(pattern) for pattern in _patterns(weights))]
     copied = f"`{shlex.join(['aws', 's3', 'cp', '--recursive', ref, 'FOLDER'])}`"
-    refuse_pickled(ref, listed, "FOLDER", f"copy them ({copied}), ")
+    if weights:
+        refuse_pickled(ref, listed, "FOLDER", f"copy them ({copied}), ", f"{then} FOLDER")
     if not wanted:
         raise UserError(
             f"there is no checkpoint at {ref}",
@@ -99,34 +101,30 @@ def _from_store(ref: str, work: Path) -> Path:
         )
     work.mkdir(parents=True, exist_ok=True)
     for path in work.iterdir():
-        if path.name not in wanted:  # of an earlier try, removed from the bucket since
+        if path.is_file() and path.name not in wanted:  # of an earlier try, removed from the bucket since
             path.unlink()
-    # beside the files: which version of each lies here, so that none is taken for one that was replaced since
-    journal = work.with_name(f"{work.name}-versions.json")
-    kept: dict[str, str] = {}
-    with suppress(FileNotFoundError, ValueError):
-        kept = json.loads(journal.read_text("utf-8"))
     try:
-        for key in wanted:
-            path, (size, version) = work / key, where.version(key)
-            if not path.is_file() or not version or kept.get(key) != version:
-                say(f"copying {ref}/{key} ({size / 1e9:.1f} GB)")
-                where.download(key, path)
-                kept[key] = version
-                write_atomically(journal, [json.dumps(kept).encode()])
-        changed = [key for key in wanted if where.version(key)[1] != kept[key]]
+        versions = {key: where.version(key) for key in wanted}
+        files = {key: {"bytes": size, "version": version} for key, (size, version) in versions.items()}
+        missing = ranges.missing_bytes(files, work)
+        refuse_full_disk(work, None, missing)
+        say(f"copying {ref}: {len(files)} files, {size(missing)}")
+        changed = ranges.download(where, "", files, work, "checkpoint")
+        changed += [key for key in wanted if where.version(key) != versions[key]]
     except FileNotFoundError as error:
         changed = [str(error.filename)]
+    except ranges.DiskError as failed:
+        raise from_os_error(failed.error, f"copying {ref} to {work}") from None
     if changed:
         raise Unavailable(
-            f"{ref} changed while it was copied: {', '.join(changed)}",
+            f"{ref} changed while it was copied: {', '.join(sorted({*changed}))}",
             reason="files of two versions would be mixed",
             fix="run the same command again once all files are there",
         )
     return work
 
 
-def _from_hub(name: str, work: Path, lines: str) -> Path:
+def _from_hub(name: str, work: Path, by_hand: str, then: str, weights: bool) -> Path:
     os.environ["HF_HUB_OFFLINE"] = "0"  # --hub says so; before the import, which reads it. Images set it to 1.
     hub = require("huggingface_hub", "finetune")
     errors = require("huggingface_hub.errors", "finetune")
@@ -135,16 +133,16 @@ def _from_hub(name: str, work: Path, lines: str) -> Path:
     folder = name.rpartition("/")[2]
     download = f"`{shlex.join(['hf', 'download', name, '--local-dir', folder])}`"
     try:
-        found = Path(hub.snapshot_download(name, local_dir=work, allow_patterns=list(_WANTED)))
-        if not any(found.glob("*.safetensors")):  # pickles were left there
+        found = Path(hub.snapshot_download(name, local_dir=work, allow_patterns=list(_patterns(weights))))
+        if weights and not any(found.glob("*.safetensors")):  # pickles were left there
             names = [file.rfilename for file in hub.model_info(name).siblings or ()]
-            refuse_pickled(name, names, folder, f"download them ({download}), ")
+            refuse_pickled(name, names, folder, f"download them ({download}), ", f"{then} {folder}")
         return found
     except errors.GatedRepoError as error:
         raise UserError(
             f"{name} is gated: its terms must be accepted first",
             reason=str(error).split("\n", 1)[0],
-            fix=f"accept them on its page, `hf auth login`, then run this again; or {lines}",
+            fix=f"accept them on its page, `hf auth login`, then run this again; or {by_hand}",
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
@@ -154,19 +152,23 @@ def _from_hub(name: str, work: Path, lines: str) -> Path:
         raise Unavailable(
             f"the Hugging Face Hub cannot be reached for {name}",
             reason=str(error).split("\n", 1)[0],
-            fix=f"where there is a network: {lines}",
+            fix=f"where there is a network: {by_hand}",
         ) from None
     except OSError as error:
         raise from_os_error(error, f"downloading {name}") from None
 
 
-def refuse_full_disk(home: Path, store_folder: Path | None, size: int) -> None:
+def _patterns(weights: bool) -> tuple[str, ...]:
+    return _SETTINGS + (_WEIGHTS if weights else ())
+
+
+def refuse_full_disk(home: Path, store_folder: Path | None, added: int) -> None:
     """Check for room before hours of work.
 
     Args:
-        home: The converted weights lie there until they are in the store.
-        store_folder: The store, where it is a folder: it gets a copy of them.
-        size: Bytes of the converted weights.
+        home: Copied and converted weights lie there until they are in the store.
+        store_folder: The store, where it is a folder and gets a copy of them.
+        added: Bytes that are written.
 
     Raises:
         UserError: A disk has too little space; one that holds both folders needs it twice.
@@ -178,12 +180,12 @@ def refuse_full_disk(home: Path, store_folder: Path | None, size: int) -> None:
                 folder = folder.parent
             disk = folder.stat().st_dev
             before = needed.get(disk, (folder, 0, option))
-            needed[disk] = (before[0], before[1] + size, before[2])
+            needed[disk] = (before[0], before[1] + added, before[2])
     for folder, asked, option in needed.values():
         free = shutil.disk_usage(folder).free
         if free < asked:
             raise UserError(
-                f"the disk of {folder} has {free / 1e9:.1f} GB free; this needs {asked / 1e9:.1f} GB",
-                reason="the converted weights lie in the home until they are in the store",
+                f"the disk of {folder} has {size(free)} free; this needs {size(asked)}",
+                reason="copied and converted weights lie in the home until they are in the store",
                 fix=f"free some space, or give another folder with {option}",
             )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from medmim.lvlm import weights
 from medmim.lvlm.encode import tokens_per_image
@@ -15,7 +15,7 @@ from medmim.lvlm.importing import convert, layouts
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.workspace import Workspace
 from tests.support import originals
-from tests.support.importing import BOTH, SIGLIP, refused
+from tests.support.importing import BOTH, SIGLIP, edit, refused
 from tests.support.originals import LLAVA_MED, write_original
 
 
@@ -87,3 +87,33 @@ def test_another_llava_is_refused_by_its_feature(
     file = tmp_path / "original" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert message in str(refused(tmp_path / "original", ws))
+
+
+@pytest.mark.parametrize(
+    ("named", "fix"),
+    [
+        (
+            "openai/clip-vit-large-patch14-336",
+            "give --clip openai/clip-vit-large-patch14-336 and --hub; or, where there is a network: `hf download "
+            "openai/clip-vit-large-patch14-336 --local-dir CLIP`, then give --clip CLIP",
+        ),
+        ("/data/clip of mine", "give --clip with a copy of /data/clip of mine"),
+    ],
+)
+def test_a_stock_clip_that_is_only_named_has_its_option_in_the_fix(
+    named: str, fix: str, ws: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "original"
+    write_original(folder, LLAVA_MED)
+    vision = layouts.read_config(folder / "clip")
+    edit(folder / "config.json", {"mm_vision_tower": named, "vision_config": vision})
+    error = refused(folder, ws, Options("stock"))
+    assert error.fact == f"the stock vision tower {named} is not at hand" and error.fix == fix
+    for file in folder.glob("*.safetensors"):
+        rest = {n: t for n, t in load_file(file).items() if "vision_tower" not in n}
+        save_file(rest, file)
+    where = json.loads((folder / weights.INDEX).read_text())["weight_map"]
+    kept = {name: file for name, file in where.items() if "vision_tower" not in name}
+    (folder / weights.INDEX).write_text(json.dumps({"weight_map": kept}))
+    error = refused(folder, ws)
+    assert "has no vision tower" in error.fact and error.fix == f"give --vision-tower stock, and {fix}"
