@@ -40,9 +40,7 @@ def test_fragments_of_all_workers_make_the_parameter(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 11), unique=True, max_size=6), st.randoms())
 def test_the_order_of_the_fragments_does_not_matter(
-    tmp_path_factory: pytest.TempPathFactory,
-    cuts: list[int],
-    rng: "st.random.Random",  # type: ignore[name-defined]
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], rng: random.Random
 ) -> None:
     edges = [0, *sorted(cuts), len(VALUES)]
     fragments = [Fragment("a", i, {WEIGHT: VALUES[i:j]}, {}) for i, j in zip(edges, edges[1:], strict=False)]
