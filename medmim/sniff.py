@@ -78,7 +78,7 @@ _DATA_URL = "`sed 's/^data:[^,]*,//' FILE | base64 -d > FILE.new && mv FILE.new 
 _PRINTED = {"a zip archive": "unzip -p FILE", "a tar archive": "tar -xOf FILE"}  # the content of their only file
 _DICOM = f"{_TO_PNG}, for example by DCMTK: `dcmj2pnm +on FILE FILE.png`"
 _POINTERS = (
-    (rb"version https://(git-lfs|hawser)\.github\.com", "a Git LFS pointer", "`git lfs pull` in its repository"),
+    (rb"version https://(git-lfs|hawser)\.github\.com", "a Git LFS pointer", "`git lfs pull` in FOLDER"),
     (rb"# xet version", "a Xet pointer", "`hf download` gets what it stands for"),
     (rb"\S{0,900}annex/objects/\S+\s*$", "a git-annex pointer", "`git annex get FILE` in its repository"),
     (rb"(outs:\s*\n\s*- |md5: [0-9a-f]{32}\s*\n)", "a DVC pointer", "`dvc pull` in its repository"),
@@ -168,13 +168,27 @@ def identify(head: bytes) -> Kind | None:
         return Kind("empty (0 bytes)", "copy it again from where it is complete")
     if not head.strip(b"\0"):
         return Kind("a file of zero bytes, as an interrupted copy leaves it", "copy it again, completely")
-    for pattern, name, fix in _POINTERS if len(head) < _SHORT else ():
-        if re.match(pattern, head):
-            return Kind(name, fix)
+    if found := _pointer(head):
+        return found
     for at, pattern, name, fix in _MAGIC:
         if re.compile(pattern, re.DOTALL).match(head, at):
             return Kind(name, fix)
     return _markup(head.removeprefix(_BOM)) or _server_error(head.removeprefix(_BOM)) or _binary(head)
+
+
+def pointer(path: Path) -> Kind | None:
+    """What stands in place of a file whose repository was cloned without its content; None for a file that is there.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return _pointer(file.read(_SHORT))
+
+
+def _pointer(head: bytes) -> Kind | None:
+    short = len(head) < _SHORT
+    return next((Kind(name, fix) for pattern, name, fix in _POINTERS if short and re.match(pattern, head)), None)
 
 
 def is_raster(kind: Kind) -> bool:

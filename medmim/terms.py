@@ -81,6 +81,12 @@ PUBLISHED: Mapping[str, Terms] = {
 }
 
 
+def name_of(given: Terms) -> str:
+    """In a word: a name of `PUBLISHED`, `unknown`, or `own` for any others."""
+    named = {**PUBLISHED, "unknown": UNKNOWN}
+    return "apache-2.0" if given == APACHE else next((name for name, one in named.items() if one == given), "own")
+
+
 def combine(terms: Iterable[Terms]) -> Terms:
     """What all of them allow; of none, nothing is known."""
     given = list(terms)

@@ -133,3 +133,20 @@ def test_an_event_is_found_in_the_line_of_a_log(prefix: str) -> None:
 )
 def test_any_other_line_is_no_event(line: str) -> None:
     assert progress.parse(line) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (40_960, "41.0 kB"),
+        (5e8, "500.0 MB"),
+        (16.08e9, "16.1 GB"),
+        (2e12, "2.0 TB"),
+        (3e15, "3,000.0 TB"),
+    ],
+)
+def test_a_size_has_the_unit_that_fits(count: float, text: str) -> None:
+    assert progress.size(count) == text

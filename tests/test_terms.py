@@ -50,6 +50,20 @@ def test_published_bases_have_their_terms():
 
 
 @pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        *((one, name) for name, one in PUBLISHED.items()),
+        (APACHE, "apache-2.0"),
+        (terms.UNKNOWN, "unknown"),
+        (terms.Terms(serve=True), "own"),
+        (terms.combine([PUBLISHED["llama3"], PUBLISHED["llava-med"]]), "own"),
+    ],
+)
+def test_terms_have_a_name_of_one_word(given, word):
+    assert terms.name_of(given) == word
+
+
+@pytest.mark.parametrize(
     ("data", "words"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "terms.json is a Git LFS pointer"),

@@ -94,12 +94,14 @@ def import_(
 def list_(store: _Store = None, home: Home = None, as_json: Json = False) -> None:
     """The shipped bases, and those that were imported into the store.
 
-    With --json: a list of objects with `ref`, `family`, `parameters`, `tokens_per_image` and `vision_tower`.
+    With --json: a list of objects with `ref`, `family`, `parameters`, `tokens_per_image`, `vision_tower`, `source` and
+    `terms`.
     """
     import json
     from dataclasses import replace
 
     from medmim import store as stores
+    from medmim import terms
     from medmim.lvlm.importing.show import bases
     from medmim.run.workspace import workspace
 
@@ -109,14 +111,16 @@ def list_(store: _Store = None, home: Home = None, as_json: Json = False) -> Non
         typer.echo(json.dumps(found))
         return
     for base in found:
-        typer.echo(f"{base['ref']}\n  {_line(base)}")
+        word = terms.name_of(terms.parse(json.dumps(base["terms"]), base["ref"]))
+        typer.echo(f"{base['ref']}\n  {_line(base)}\n  from: {_short(base['source'])}, terms: {word}")
 
 
 @app.command("show")
 def show(base: _Ref, home: Home = None, as_json: Json = False) -> None:
     """What a base is and what its terms of use allow.
 
-    With --json: an object with the keys of `list`, and `digest`, `dtype`, `source` and `terms`.
+    With --json: an object with the keys of `list`, and `artifact_digest` (that of the URI), `digest` (of the files that
+    decide an answer) and `dtype`.
     """
     import json
 
@@ -129,8 +133,9 @@ def show(base: _Ref, home: Home = None, as_json: Json = False) -> None:
         typer.echo(json.dumps(facts))
         return
     for key, value in facts.items():
-        if key != "terms":
-            typer.echo(f"{key.replace('_', ' '):<18}{value:,}" if isinstance(value, int) else f"{key:<18}{value}")
+        label = "content digest" if key == "digest" else key.replace("_", " ")
+        if key != "terms" and value != "":
+            typer.echo(f"{label:<18}{value:,}" if isinstance(value, int) else f"{label:<18}{value}")
     for flag in FLAGS:
         typer.echo(f"{flag.replace('_', ' '):<18}{'yes' if facts['terms'][flag] else 'no'}")
     for line in facts["terms"]["text"]:
@@ -140,6 +145,13 @@ def show(base: _Ref, home: Home = None, as_json: Json = False) -> None:
 def _line(facts: "Mapping[str, Any]") -> str:
     size = f"{facts['parameters']:,} parameters, {facts['tokens_per_image']} tokens per image"
     return f"{facts['family']}, {size}, vision tower: {facts['vision_tower']}"
+
+
+def _short(source: str) -> str:
+    """Where a base came from, in a word: the name of a repository or folder."""
+    from medmim.lvlm.importing.layouts import HUB_NAME
+
+    return source if HUB_NAME.fullmatch(source) else source.rstrip("/").rpartition("/")[2] or "medmim"
 
 
 def _terms(given: str | None) -> "Terms | None":

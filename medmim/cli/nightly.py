@@ -76,11 +76,14 @@ def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
     notes = [_RECORDED.format(date=date)] if existing else []
     log = kfp_local.log_file(ws)
     log.parent.parent.mkdir(parents=True, exist_ok=True)
-    busy = UserError(
-        f"the night of {date} of recipe {parsed.name} is running in another process, as run {ws.run}",
-        reason="two at once from one home would be the same run",
-        fix=f"wait for it; its log is {log}",
-    )
+
+    def busy(holder: str) -> UserError:
+        return UserError(
+            f"the night of {date} of recipe {parsed.name} is running in {holder}, as run {ws.run}",
+            reason="two at once from one home would be the same run",
+            fix=f"wait for it; its log is {log}",
+        )
+
     with locked(log.parent, busy):
         for name in NIGHTLY:  # of a try that was killed
             store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")

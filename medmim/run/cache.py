@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import store
-from medmim.errors import Unavailable, wrap_os_errors
+from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.recipe.schema import Recipe
 from medmim.run.lock import locked
 from medmim.run.provenance import provenance
@@ -61,9 +61,12 @@ def cached_step(
         return known, True
     with wrap_os_errors(f"running the step {name}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        busy = Unavailable(
-            f"another process is running this very step in {folder}", fix="wait for it, or give another --home"
-        )
+
+        def busy(holder: str) -> UserError:
+            return Unavailable(
+                f"{holder} is running this very step in {folder}", fix="wait for it, or give another --home"
+            )
+
         with locked(folder, busy):
             known = finished(ws, name, key, kind)  # by the process that had the lock
             if known is not None:

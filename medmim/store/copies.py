@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -28,7 +27,7 @@ from medmim.errors import Unavailable, UserError, from_os_error
 from medmim.progress import say
 from medmim.store import ranges
 from medmim.store.artifact import Artifact, as_json, file_digest, locate, manifest, refuse_damaged
-from medmim.store.flock import try_lock
+from medmim.store.flock import holder, sign, try_lock
 from medmim.store.folder import PART, FolderStore, write_atomically
 from medmim.store.interface import Store
 from medmim.store.removal import MANIFEST
@@ -178,9 +177,7 @@ def _locked(path: Path, artifact: Artifact) -> Iterator[bool]:
                 os.utime(lock.fileno())
 
     with lock:
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        sign(lock)
         beating = threading.Thread(target=beat, daemon=True)
         beating.start()
         try:
@@ -216,20 +213,14 @@ def _wait_for_lock(path: Path, artifact: Artifact) -> IO[str] | None:
                 last, since = touched, now
         if not said and now - begin > _SAY_AFTER:
             said = True
-            say(f"waiting for {artifact.uri}: {_holder(path)} is fetching it")
+            say(f"waiting for {artifact.uri}: {holder(path)} is fetching it")
         if now - since > _STOPPED:
             raise Unavailable(
-                f"{_holder(path)} has not moved for {now - since:.0f} s, and is fetching {artifact.uri}",
+                f"{holder(path)} has not moved for {now - since:.0f} s, and is fetching {artifact.uri}",
                 reason=f"it is stopped, and holds {path}, so that no other process fetches the same",
                 fix="let it go on, or kill it (`kill -9`); the next one goes on where it was",
             )
         time.sleep(0.1)
-
-
-def _holder(path: Path) -> str:
-    with suppress(OSError, ValueError):
-        return path.read_text(encoding="utf-8") or "another process"
-    return "another process"
 
 
 @dataclass(frozen=True)

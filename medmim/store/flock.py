@@ -1,6 +1,8 @@
 """A lock on a file, between the processes of a machine: it ends with its process, however that ends."""
 
 import os
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -30,3 +32,17 @@ def try_lock(path: Path, shared: bool = False, mode: str = "a+") -> IO[str] | No
         raise
     lock.close()
     return None
+
+
+def sign(lock: IO[str]) -> None:
+    """Write into a file that this process has locked, and that holds nothing else, whose lock it is."""
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+
+
+def holder(path: Path) -> str:
+    """Who has signed a lock, for a message: `process 123 on HOST`, or `another process`."""
+    with suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8") or "another process"
+    return "another process"

@@ -29,12 +29,17 @@ def test_a_base_is_imported_listed_and_shown(tmp_path: Path) -> None:
     listed = json.loads(run("list", "--json", home=home).stdout)
     assert [one["family"] for one in listed[:2]] == ["llava-med", "mantis"]  # shipped
     assert {one["ref"] for one in listed[2:]} == {uri, done.stdout.splitlines()[0]}
-    assert uri in run("list", home=home).stdout
+    lines = run("list", home=home).stdout.splitlines()
+    assert lines[lines.index("tiny-mantis") + 2] == "  from: medmim, terms: apache-2.0"
+    assert lines[lines.index(uri) + 2] == "  from: mantis, terms: llama3"
+    assert lines[lines.index(done.stdout.splitlines()[0]) + 2] == "  from: llava, terms: llava-med"
+    assert [one["terms"] for one in listed if one["ref"] == uri] == [terms.PUBLISHED["llama3"].as_dict()]
     shown = json.loads(run("show", uri, "--json", home=home).stdout)
     assert shown["source"] == str(tmp_path / "mantis") and shown["dtype"] == "BF16" and shown["family"] == "mantis"
     assert shown["terms"] == terms.PUBLISHED["llama3"].as_dict()
     text = run("show", uri, home=home).stdout
     assert "release weights   yes" in text and "Built with Meta Llama 3" in text
+    assert f"artifact digest   {uri.rpartition('/')[2]}\ncontent digest    {shown['digest']}\n" in text
     assert json.loads(run("show", "tiny-mantis", "--json", home=home).stdout)["terms"] == terms.APACHE.as_dict()
 
 

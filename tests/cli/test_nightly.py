@@ -1,7 +1,9 @@
 """`medmim nightly` as a user types it: on the cluster's contract server; on this machine see test_pipeline."""
 
 import json
+import os
 import platform
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -163,8 +165,8 @@ def test_a_night_that_runs_in_another_process_names_its_log_and_no_sentence_in_a
     typed, ws = night_of(tmp_path)
     folder = kfp_local.log_file(ws).parent
     folder.mkdir(parents=True)
-    with locked(folder, UserError("nothing else holds the lock")):
+    with locked(folder, UserError):
         ended = CliRunner().invoke(app, typed)
     assert isinstance(ended.exception, UserError) and ended.exception.exit_code == 2
-    assert f"is running in another process, as run {ws.run}" in ended.exception.fact
+    assert f"is running in process {os.getpid()} on {socket.gethostname()}, as run {ws.run}" in ended.exception.fact
     assert "`" not in ended.exception.fix and str(kfp_local.log_file(ws)) in ended.exception.fix

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def test_of_two_processes_at_one_step_the_second_ends_with_75(tmp_path: Path) ->
     said = second.communicate(timeout=150)[0]
     busy.kill()
     busy.wait()
-    assert second.returncode == 75 and "another process is running this very step" in said
+    holder = f"process {busy.pid} on {socket.gethostname()}"
+    assert second.returncode == 75 and f"{holder} is running this very step" in said
     assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3"]
 
 

@@ -161,13 +161,21 @@ def _pieces(name: str, stored: Stored, added: int) -> Iterator[Any]:
 def _tensors(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder's safetensors files."""
     files = _files(folder)
+    pointers = [(file, kind) for file in files if (kind := sniff.pointer(file))]
+    if pointers:
+        file, kind = pointers[0]
+        raise UserError(
+            f"{len(pointers)} of {len(files)} weight files of {folder} were not fetched: each is {kind.name}",
+            reason="the repository was cloned without them",
+            fix=kind.fix_of(file),
+            problems=[file.name for file, _ in pointers],
+        )
     index = folder / weights.INDEX
     listed = _index(index) if index.is_file() else {}
     found: dict[str, Stored] = {}
     problems = []
     for file in files:
         try:
-            layouts.refuse_pointer(file)
             for name, stored in weights.tensors(file).items():
                 if listed.get(name, file.name) != file.name:
                     continue  # the index says which file's is meant

@@ -33,7 +33,6 @@ _GENERATIONS = (  # transformers 5 as it saves, 4.52 and newer, older; each lead
     (re.compile(r"^(?:language_model\.model|model\.language_model|language_model)\."), "language_model.model."),
 )
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_LFS = b"version https://git-lfs"
 _CLIP_336 = {  # openai/clip-vit-large-patch14-336, config.json
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 336, "patch_size": 14, "projection_dim": 768, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
@@ -89,17 +88,6 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{file} holds no JSON object", fix="copy the checkpoint again")
     return found
-
-
-def refuse_pointer(file: Path) -> None:
-    """Check that a file of a Git clone is there, not only named.
-
-    Raises:
-        ValueError: It is a pointer.
-    """
-    with file.open("rb") as source:
-        if source.read(len(_LFS)) == _LFS:
-            raise ValueError("it is a Git LFS pointer, not the file: run `git lfs pull` in its clone")
 
 
 def layout_of(folder: Path, clip: Path | None) -> Layout:

@@ -62,7 +62,10 @@ def import_base(ref: str, ws: Workspace, options: Options, limit: int | None = N
     work = ws.home / "work" / f"{STEP}-{key}"
     with wrap_os_errors(f"importing {ref}"):
         work.parent.mkdir(parents=True, exist_ok=True)
-        busy = Unavailable(f"another process is importing {ref} in {work}", fix="wait for it, or give another --home")
+
+        def busy(holder: str) -> UserError:
+            return Unavailable(f"{holder} is importing {ref} in {work}", fix="wait for it, or give another --home")
+
         with locked(work, busy):
             from_hub = source.is_hub_name(ref)  # as `local` decides it
             clip = None
@@ -87,8 +90,8 @@ def _typed(options: Options) -> list[str]:
     words = ["--vision-tower", options.tower] if options.tower else []
     words += ["--clip", options.clip] if options.clip else []
     if options.allowed:
-        named = [name for name, one in terms.PUBLISHED.items() if one == options.allowed]
-        words += ["--terms", *(named[:1] or ["FILE"])]
+        named = terms.name_of(options.allowed)
+        words += ["--terms", named if named in terms.PUBLISHED else "FILE"]
     return words
 
 

@@ -16,8 +16,8 @@ from medmim.run.workspace import Workspace
 
 
 def bases(ws: Workspace) -> list[dict[str, Any]]:
-    """The shipped bases and the imported ones of the store: `ref` and the facts of `describe` that a manifest has."""
-    keys = ("ref", "family", "parameters", "tokens_per_image", "vision_tower")
+    """The shipped bases and the imported ones of the store: the facts of `describe` for which no weights are read."""
+    keys = ("ref", "family", "parameters", "tokens_per_image", "vision_tower", "source", "terms")
     found = [{key: describe(name, ws)[key] for key in keys} for name in checkpoint.shipped()]
     where = store.open_store(ws.store)
     for key in where.list("model/"):
@@ -25,7 +25,10 @@ def bases(ws: Workspace) -> list[dict[str, Any]]:
             continue
         artifact = store.find(f"{where.uri}/{key.removesuffix(f'/{store.MANIFEST}')}")
         if artifact is not None and "layout" in artifact.counts:
-            found.append({"ref": artifact.uri, **{key: artifact.counts[key] for key in keys[1:]}})
+            of_manifest = {key: artifact.counts[key] for key in keys if key in artifact.counts}
+            allowed = checkpoint.terms_of(artifact.uri).as_dict()
+            source = _made_from(artifact).get("source", "")
+            found.append({"ref": artifact.uri, **of_manifest, "source": source, "terms": allowed})
     return found
 
 
@@ -37,8 +40,9 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
         ws: The workspace.
 
     Returns:
-        ref, family, parameters, tokens_per_image, vision_tower, digest (of the weights and all that decides an answer),
-        dtype, source (where it was imported from) and terms; plain JSON.
+        ref, family, parameters, tokens_per_image, vision_tower, artifact_digest (that of its URI; empty for a folder),
+        digest (of the weights and all that decides an answer), dtype, source (where it was imported from) and terms;
+        plain JSON.
 
     Raises:
         UserError: It is no model, one of another family, or damaged.
@@ -48,22 +52,28 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     text = (found / "config.json").read_bytes() if isinstance(found, Path) else store.read_file(found, "config.json")
     config = checkpoint.quiet_transformers().LlavaConfig.from_dict(json.loads(text))
     stored = _stored(found)
-    made_from: dict[str, Any] = {}
-    if ref not in checkpoint.shipped() and (artifact := store.find(ref.removeprefix("file://"))) is not None:
-        root, _, name = artifact.uri.rpartition("/")
-        with suppress(FileNotFoundError, ValueError):
-            made_from = json.loads(store.open_store(root).read(f"{name}/{store.PROVENANCE}"))
+    artifact = None if ref in checkpoint.shipped() else store.find(ref.removeprefix("file://"))
+    made_from = _made_from(artifact) if artifact else {}
     return {
         "ref": ref,
         "family": family.name,
         "parameters": sum(math.prod(shape) for _, shape in stored),
         "tokens_per_image": tokens_per_image(config),
         "vision_tower": made_from.get("vision_tower", "checkpoint"),
+        "artifact_digest": artifact.digest if artifact else "",
         "digest": checkpoint.digest(found),
         "dtype": ", ".join(sorted({dtype for dtype, _ in stored})),
         "source": made_from.get("source", ""),
         "terms": checkpoint.terms_of(ref).as_dict(),
     }
+
+
+def _made_from(artifact: store.Artifact) -> dict[str, Any]:
+    """Its provenance; empty where that is missing or damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        found = json.loads(store.open_store(artifact.uri).read(store.PROVENANCE))
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _stored(where: Path | store.Artifact) -> list[tuple[str, Sequence[int]]]:

@@ -134,7 +134,8 @@ def _from_file(folder: Path) -> "Tokenizer":
         if fast.is_file():
             return Tokenizer.from_str(sniff.read_text(fast, "a tokenizer in JSON"))
         if slow.is_file():
-            layouts.refuse_pointer(slow)
+            if kind := sniff.pointer(slow):
+                raise kind.error(slow, "a model of SentencePiece")
             return _from_sentencepiece(slow)
     except (OSError, UserError):
         raise

@@ -152,7 +152,8 @@ def test_a_git_lfs_pointer_is_named(file: str, ws: Workspace, tmp_path: Path) ->
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 493443\n"
     (tmp_path / "original" / file).write_text(pointer)
     error = refused(tmp_path / "original", ws)
-    assert "Git LFS pointer" in str(error) and file in str(error)
+    assert "a Git LFS pointer" in error.fact and file in str(error)
+    assert error.fix == f"`git lfs pull` in {tmp_path / 'original'}"
 
 
 _MEASURED = """

@@ -23,7 +23,9 @@ def test_a_base_in_a_bucket_is_described_as_the_model_that_it_loads_as_and_not_d
     family: Family, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lvlm = checkpoint.save(make_lvlm(family), tmp_path / "base")
+    (tmp_path / "base" / "README.md").write_text("decides no answer")
     uri = store.publish(tmp_path / "base", bucket, "model", {}, {"source": "there"}).uri
+    of_uri = uri.rpartition("/")[2]
     ws = Workspace(tmp_path / "home", bucket, "")
     with counting(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -34,7 +36,9 @@ def test_a_base_in_a_bucket_is_described_as_the_model_that_it_loads_as_and_not_d
     weights = (tmp_path / "base" / "model.safetensors").stat().st_size
     assert 0 < proxy.bytes < weights / 2, "the weights were downloaded"
     assert not ws.cache.exists()
-    assert describe(str(tmp_path / "base"), ws) == {**found, "ref": str(tmp_path / "base"), "source": ""}
+    assert found["artifact_digest"] == of_uri != lvlm.digest
+    of_folder = {"ref": str(tmp_path / "base"), "source": "", "artifact_digest": ""}
+    assert describe(str(tmp_path / "base"), ws) == {**found, **of_folder}
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x02" + bytes(7) + b"{{", b"\x02" + bytes(7) + b"[]"], ids=repr)
