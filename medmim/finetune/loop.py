@@ -103,7 +103,7 @@ def train(
                 grad_norm=grad_norm,
                 tokens=tokens,
                 tokens_seen=tokens_seen,
-                flops=throughput.step_flops(model.config, batch, settings.freeze_vision) * world,
+                flops=throughput.step_flops(model.config, batch, settings) * world,
                 peak_flops=None if peak_flops is None else peak_flops * world,
                 waited=waited,
             )

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from medmim.finetune.batch import Batch
+from medmim.lvlm.encode import tokens_per_image
+from medmim.recipe.schema import Finetune
 
 # Dense bf16 tensor-core FLOP/s by the name that CUDA reports; NVIDIA data sheets.
 _PEAK_BF16 = {
@@ -24,38 +26,60 @@ _PEAK_BF16 = {
 }
 
 
-def step_flops(config: Any, batch: Batch, frozen_vision: bool) -> float:
+def step_flops(config: Any, batch: Batch, settings: Finetune) -> float:
     """FLOPs of the forward and backward passes of a batch; the optimizer is not counted.
 
-    Matrix products only, two FLOPs a multiply-add, the backward pass twice the forward (PaLM, arXiv 2204.02311,
-    appendix B), with these exceptions: causal attention counts the lower triangle, the output layer counts trained
-    positions only, and a frozen tower has no backward pass.
+    Matrix products only, two FLOPs a multiply-add (PaLM, arXiv 2204.02311, appendix B). The backward pass of a product
+    is one for the gradient of its input and one for that of its weight, so that a trained layer costs three times its
+    forward pass and a frozen one that passes gradients on, as under LoRA, twice. Causal attention counts the lower
+    triangle, the output layer trained positions only. What activation checkpointing computes again is not counted, nor
+    is padding. With `lora.train_projector: false` the first decoder layer costs a little less than this says.
 
     Args:
         config: A `LlavaConfig`.
         batch: The batch.
-        frozen_vision: Whether the vision tower gets no gradient.
+        settings: What is trained.
     """
-    text, vision = config.text_config, config.vision_config
+    text, vision, lora = config.text_config, config.vision_config, settings.lora
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    width, inner = text.hidden_size, text.intermediate_size
     queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
-    layer = text.hidden_size * (2 * queries + 2 * keys) + 3 * text.hidden_size * text.intermediate_size
+    shapes = {
+        "q_proj": (width, queries),
+        "k_proj": (width, keys),
+        "v_proj": (width, keys),
+        "o_proj": (queries, width),
+        "gate_proj": (width, inner),
+        "up_proj": (width, inner),
+        "down_proj": (inner, width),
+    }
+    layer = sum(a * b for a, b in shapes.values())
+    adapters = 0 if lora is None else lora.rank * sum(sum(shapes[target]) for target in lora.targets)
+    decoder = 3 if lora is None else 2  # passes through its weights, of the size of the forward pass
+
     patches = (vision.image_size // vision.patch_size) ** 2
+    positions = patches + int(vision.model_type == "clip_vision_model")
     tower_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     depth = config.vision_feature_layer
     used = vision.num_hidden_layers + 1 + depth if isinstance(depth, int) and depth < 0 else vision.num_hidden_layers
-    image = patches * (
-        used * (2 * tower_layer + 4 * patches * vision.hidden_size)
-        + 2 * vision.num_channels * vision.patch_size**2 * vision.hidden_size
-    )
-    project = 2 * patches * text.hidden_size * (vision.hidden_size + text.hidden_size)
+    blocks = used * positions * (2 * tower_layer + 4 * positions * vision.hidden_size)
+    embed = 2 * patches * vision.num_channels * vision.patch_size**2 * vision.hidden_size
+    projector = [2 * tokens_per_image(config) * size * width for size in (vision.hidden_size, width)]
+    # nothing wants the gradient of pixels, nor of what a frozen tower gives
+    if settings.freeze_vision or lora is not None:
+        image = blocks + embed
+        image += sum(projector) if lora and not lora.train_projector else 2 * projector[0] + 3 * projector[1]
+    else:
+        image = 3 * blocks + 2 * embed + 3 * sum(projector)
+
     total = 0.0
     for row in batch.rows:
-        squares = sum(n * n for n in row.lengths)
+        tokens, squares = sum(row.lengths), sum(n * n for n in row.lengths)
         images = 0 if row.pixel_values is None else len(row.pixel_values)
-        language = text.num_hidden_layers * (2 * layer * sum(row.lengths) + 2 * squares * queries)
-        output = 2 * text.hidden_size * text.vocab_size * len(row.targets)
-        total += 3 * (language + output + images * project) + (1 if frozen_vision else 3) * images * image
+        weights = 2 * tokens * text.num_hidden_layers * (decoder * layer + 3 * adapters)
+        scores = 3 * text.num_hidden_layers * 2 * squares * queries
+        output = decoder * 2 * width * text.vocab_size * len(row.targets)
+        total += weights + scores + output + images * image
     return total
 
 

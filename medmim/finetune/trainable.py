@@ -60,6 +60,9 @@ def prepare(model: Any, settings: Finetune) -> Any:
     adapted = None if settings.lora is None else _with_adapters(model, settings.lora, settings.seed)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers makes embeddings and pixels ask for gradients, as only the reentrant kind needs it: a frozen
+        # tower would be computed again, and passed backwards through
+        model.disable_input_require_grads()
     return adapted
 
 
