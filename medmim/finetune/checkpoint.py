@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 from medmim.finetune.engines.engine import Fragment, Whole
 
 STATE = "state.json"
-_KEEP = 2
 _COUNTS = "counts"
 
 
@@ -71,13 +70,24 @@ def commit(path: Path, state: Mapping[str, Any]) -> None:
     _sync(path.parent)  # else a crash of the machine could undo it, after older checkpoints are gone
 
 
-def prune(folder: Path) -> None:
-    """Remove all checkpoints but the newest two, and what is left of saves that were killed before."""
+def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> None:
+    """Remove old checkpoints, and what is left of saves that were killed before.
+
+    Args:
+        folder: The `resume` folder.
+        keep: How many of the newest stay.
+        protected: Steps of older ones that stay, too.
+    """
     found = _newest_first(folder)
     whole = [path for path in found if (path / STATE).is_file()]
     for old in found[found.index(whole[0]) + 1 :] if whole else []:
-        if old not in whole[:_KEEP]:
+        if old not in whole[:keep] and not (old in whole and step_of(old.name) in protected):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def step_of(name: str) -> int:
+    """The step in the name of a checkpoint's folder, `step-00000100`."""
+    return int(name.removeprefix("step-"))
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
@@ -88,7 +98,7 @@ def newest(folder: Path) -> dict[str, Any] | None:
             for file in _files(path):
                 with safe_open(file, "pt"):  # reads the header and checks the size of the file
                     pass
-            return {**state, "path": path, "step": int(path.name.removeprefix("step-"))}
+            return {**state, "path": path, "step": step_of(path.name)}
         except (OSError, ValueError, SafetensorError):  # cut off by a crash of the machine: try an older one
             continue
     return None

@@ -4,6 +4,7 @@ The gradient of an optimizer step is the mean over all trained tokens of its bat
 workers (see `distributed`).
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -21,11 +23,11 @@ from medmim.finetune import attention, checkpoint, distributed, optim, throughpu
 from medmim.finetune.batch import Batch
 from medmim.finetune.engines.engine import Engine
 from medmim.finetune.engines.plain import Plain
+from medmim.finetune.pace import Pace, Preempted
 from medmim.finetune.record import Record, TrainResult
 from medmim.lvlm import memory, weights
 from medmim.lvlm.checkpoint import Lvlm, save
-from medmim.recipe.schema import Finetune
-from medmim.sample import digest_of
+from medmim.recipe.schema import NOT_CONTENT, Finetune
 
 
 def train(
@@ -38,6 +40,7 @@ def train(
     on_step: Callable[[Mapping[str, Any]], None] | None = None,
     on_save: Callable[[int, Path], None] | None = None,
     evaluate: Callable[[Lvlm, int], Mapping[str, float]] | None = None,
+    stop: Event | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> TrainResult:
@@ -52,12 +55,14 @@ def train(
         on_step: Called on rank 0 with the record of each step.
         on_save: Called on every rank after a checkpoint was written, with the steps done and its folder.
         evaluate: Called on rank 0 at every checkpoint; its metrics are reported.
+        stop: Set on any worker, the training ends with a checkpoint after the step.
         rank: This worker.
         world: Number of workers; more than one needs a process group (see `distributed.process_group`).
 
     Raises:
         UserError: The loss, the gradient or a weight is not finite, the memory is used up, or `folder` holds
             another training.
+        Preempted: `stop` was set.
     """
     model: Any = lvlm.model
     device = next(model.parameters()).device
@@ -66,12 +71,18 @@ def train(
     engine = _engine(model, settings, bf16, rank, world)
 
     identity = _identity(steps, settings)
-    first_step, tokens_seen = _resume(folder, engine, identity, rank)
+    first_step, tokens_seen, ran = _resume(folder, engine, identity, rank)
+    here = {"workers": world, "zero": settings.zero, "offload": settings.offload, "device": device.type}
+    if not ran or {**ran[-1], **here} != ran[-1]:
+        ran.append({"from_step": first_step, **here})
+    pace = Pace(settings, steps, stop or Event(), rank, world, device)
     peak_flops = throughput.peak_flops(device, bf16)
     record = Record(folder, rank, steps, first_step, on_step)
     packed_attention = attention.packed(model) if settings.packing else nullcontext()
     if rank == 0 and settings.packing and device.type == "cuda" and attention.dropout(model):
         progress.say("the base has attention dropout, which the flash kernel lacks: attention takes a slower way")
+    if first_step < steps and pace.after(first_step)[1]:
+        raise Preempted(first_step, steps)
     model.train()
     with packed_attention, ThreadPoolExecutor(1) as loader, record:
         next_batch = loader.submit(batch_at, first_step) if first_step < steps else None
@@ -107,24 +118,27 @@ def train(
                 peak_flops=None if peak_flops is None else peak_flops * world,
                 waited=waited,
             )
-            if (step + 1) % settings.save_every == 0 or step + 1 == steps:
+            save_now, stop_now = pace.after(step + 1)
+            if save_now:
                 if names := engine.not_finite():  # a finite gradient times a huge rate
                     raise diverged(f"{len(names)} weights are not finite", names)
                 path = checkpoint.save(folder / "resume", step + 1, engine.fragments(), rank, world)
                 if world > 1:
                     distributed.wait_for_all()
                 if rank == 0:
-                    checkpoint.commit(path, {"tokens": tokens_seen, "identity": identity})
+                    checkpoint.commit(path, {"tokens": tokens_seen, "settings": identity, "ran": ran})
                     if evaluate is not None:
                         model.eval()
                         progress.emit("step", step=step + 1, **evaluate(lvlm, step + 1))
                         model.train()
-                checkpoint.prune(folder / "resume")
                 if on_save is not None:
                     on_save(step + 1, path)
+                checkpoint.prune(folder / "resume", settings.keep_checkpoints)
+            if stop_now:
+                raise Preempted(step + 1, steps)
     model.eval()
     _publish(lvlm, adapted, engine, folder, rank)
-    return record.result(tokens_seen)
+    return record.result(tokens_seen, ran)
 
 
 def _engine(model: Any, settings: Finetune, bf16: bool, rank: int, world: int) -> Engine:
@@ -140,27 +154,44 @@ def _seed(settings: Finetune, step: int, rank: int) -> int:
     return ((settings.seed * 1_000_003 + step) * 8_191 + rank) % 2**32
 
 
-def _identity(steps: int, settings: Finetune) -> str:
-    """Digest of what must be equal for a checkpoint to be resumed."""
-    return digest_of([str(steps), settings.model_dump_json(exclude={"save_every", "zero", "offload"})])
+def _identity(steps: int, settings: Finetune) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be resumed: key of `finetune` -> value; a key of a section has a dot."""
+    plain = settings.model_dump(mode="json", exclude={*NOT_CONTENT, "epochs"})
+    flat = {name: value for name, value in plain.items() if not isinstance(value, dict)}
+    for name, section in plain.items():
+        if isinstance(section, dict):
+            flat |= {f"{name}.{key}": value for key, value in section.items()}
+    return {**flat, "steps": steps}
 
 
-def _resume(folder: Path, engine: Engine, identity: str, rank: int) -> tuple[int, int]:
-    """Load the newest checkpoint, if any; returns steps done and tokens seen."""
+def _resume(
+    folder: Path, engine: Engine, identity: Mapping[str, Any], rank: int
+) -> tuple[int, int, list[dict[str, Any]]]:
+    """Load the newest checkpoint, if any; returns steps done, tokens seen, and with what the steps were done."""
     state = checkpoint.newest(folder / "resume")
     if state is None:
-        return 0, 0
-    if state["identity"] != identity:
+        return 0, 0, []
+    before = state.get("settings", {})
+    if before != identity:
         raise UserError(
             f"{folder / 'resume'} holds a checkpoint of another training",
             reason="its recipe differs",
             fix="give another folder, or delete this one",
+            problems=[
+                f"finetune.{key}: {_shown(before, key)} in the checkpoint, {_shown(identity, key)} in the recipe"
+                for key in sorted({*before, *identity})
+                if _shown(before, key) != _shown(identity, key)
+            ],
         )
     with checkpoint.reader(state["path"]) as read:
         engine.restore(read)
     if rank == 0:
         progress.say(f"resuming from step {state['step']:,}")
-    return state["step"], state["tokens"]
+    return state["step"], state["tokens"], state["ran"]
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key]) if key in settings else "not set"
 
 
 def _publish(lvlm: Lvlm, adapted: Any, engine: Engine, folder: Path, rank: int) -> None:

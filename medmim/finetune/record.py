@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class TrainResult:
         mfu: Model FLOPs utilisation in this process; None where the peak of the device is not known.
         resumed_from: The step at which this process began.
         data_wait: Share of `seconds` that this process waited for its batches.
+        ran: With what the steps were done: `from_step` (steps done before), `workers`, `zero`, `offload`, `device`; a
+            new entry where any of them changed.
     """
 
     steps: int
@@ -36,6 +38,7 @@ class TrainResult:
     mfu: float | None
     resumed_from: int
     data_wait: float
+    ran: Sequence[Mapping[str, Any]] = ()
 
 
 class Record:
@@ -119,8 +122,8 @@ class Record:
     def _share(self, seconds: float) -> float:
         return min(1.0, self.waited / max(seconds, 1e-9))
 
-    def result(self, tokens_seen: int) -> TrainResult:
-        """The result of the training."""
+    def result(self, tokens_seen: int, ran: Sequence[Mapping[str, Any]] = ()) -> TrainResult:
+        """The result of the training; see `TrainResult`."""
         last = self.losses[-max(1, self.steps // 10) :] or [float("nan")]
         speed, mfu = self._speed(self.seconds)
         return TrainResult(
@@ -132,6 +135,7 @@ class Record:
             mfu,
             self.begin,
             round(self._share(self.seconds), 4),
+            ran,
         )
 
 

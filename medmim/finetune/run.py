@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from medmim import progress, store, terms
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import NOT_CONTENT, Recipe
 from medmim.run.cache import cached_step, step_key
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
@@ -44,20 +44,21 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         allowed = terms.combine([checkpoint.terms_of(ref), terms_of(artifact)])
         section = {
             "terms": allowed.as_dict(),  # part of the model's content
-            **recipe.finetune.model_dump(mode="json", exclude={"base", "save_every"}),
+            **recipe.finetune.model_dump(mode="json", exclude={"base", *NOT_CONTENT}),
             "template": family.template_digest,
-            "workers": recipe.platform.workers,
             "max_bad_fraction": recipe.data.max_bad_fraction,
         }
         parents = {"data": artifact.digest, "base": checkpoint.digest(found)}
 
+        ran: dict[str, Any] = {}
+
         def make(work: Path) -> Mapping[str, Any]:
-            counts = _train(recipe, ws, ref, artifact, work)
+            counts, ran["ran"] = _train(recipe, ws, ref, artifact, work)
             (work / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
             return counts
 
         model, cached = cached_step(
-            ws, "finetune", REVISION, section, parents, make, kind="model", recipe=recipe, terms=allowed
+            ws, "finetune", REVISION, section, parents, make, kind="model", recipe=recipe, terms=allowed, more=ran
         )
         if recipe.platform.ray != "local":
             from medmim.finetune.ray import exchange
@@ -85,8 +86,14 @@ def data_artifact(uri: str) -> store.Artifact:
     return artifact
 
 
-def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path) -> Mapping[str, Any]:
-    """Tokenize the train split, train on this machine or on a Ray cluster; returns the counts of the manifest."""
+def _train(
+    recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path
+) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
+    """Tokenize the train split, train on this machine or on a Ray cluster.
+
+    Returns:
+        The counts of the manifest, and `TrainResult.ran`.
+    """
     from joblib import cpu_count
 
     from medmim.finetune import loader
@@ -116,7 +123,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
     )
     result = launcher.launch(job, folder, workers, ws.home, recipe.platform.ray)
     reasons = Counter(group(json.loads(line)["reason"]) for line in quarantine.read_text(encoding="utf-8").splitlines())
-    return {
+    counts = {
         "steps": result.steps,
         "samples": kept,
         "tokens": result.tokens,
@@ -128,6 +135,7 @@ def _train(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folde
         "mfu": None if result.mfu is None else round(result.mfu, 3),
         "data_wait": result.data_wait,
     }
+    return counts, result.ran
 
 
 def _prepare(recipe: Recipe, base: Path, data: Path, prepared: Path, quarantine: Path) -> None:

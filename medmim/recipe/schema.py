@@ -1,6 +1,7 @@
 """The schema of a recipe: the typed YAML that a user edits, section by section."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -20,6 +21,13 @@ def _known_ability(name: str) -> str:
     if name not in ABILITIES:
         raise ValueError(f"unknown ability '{name}'; known: {', '.join(ABILITIES)}")
     return name
+
+
+def _steps_or_time(value: int | str) -> int | str:
+    number = value if isinstance(value, int) else int((re.fullmatch(r"(\d+)[smh]", value) or [0, 0])[1])
+    if number <= 0:
+        raise ValueError("is neither a number of steps, such as 100, nor a time, such as 45s, 10m or 2h")
+    return value
 
 
 class Data(Section):
@@ -116,7 +124,10 @@ class Finetune(Section):
         False, description="compute a layer's activations again in the backward pass: less memory, a third more time"
     )
     freeze_vision: bool = Field(True, description="keep the vision tower as the base has it, as Mantis does")
-    save_every: Positive = Field(100, description="steps between checkpoints")
+    save_every: Annotated[int | str, AfterValidator(_steps_or_time)] = Field(
+        100, description="between checkpoints: steps, or a time such as 45s, 10m or 2h"
+    )
+    keep_checkpoints: Positive = Field(2, description="how many of the newest checkpoints are kept")
     seed: Seed = Field(0, description="order of the samples")
 
     @model_validator(mode="after")
@@ -126,6 +137,10 @@ class Finetune(Section):
         if self.offload != "none" and not self.zero:
             raise ValueError("offload needs zero: 2 or 3: the plain engine keeps the optimizer beside the weights")
         return self
+
+
+NOT_CONTENT = ("save_every", "keep_checkpoints", "zero", "offload", "activation_checkpointing")
+"""Keys of `finetune` that change no content of the model: a training goes on, and is found, when they change."""
 
 
 class Bench(Section):
@@ -151,7 +166,7 @@ class Report(Section):
 
 
 class Platform(Section):
-    """Where a run computes and stores; none of it changes any content but the world size."""
+    """Where a run computes and stores; none of it is content."""
 
     store: str | None = Field(None, description="artifact store: folder or s3://bucket/prefix; default HOME/store")
     tracking: str | None = Field(None, description="MLflow tracking URI; default SQLite in HOME")

@@ -28,6 +28,7 @@ def cached_step(
     kind: str = "",
     recipe: Recipe | None = None,
     terms: Terms = UNKNOWN,
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[Artifact, bool]:
     """The artifact of this step, found by its key or made now.
 
@@ -43,6 +44,7 @@ def cached_step(
         kind: First part of the artifact's address; the step name by default.
         recipe: Written to `provenance.json`.
         terms: Of all that goes in; written to `provenance.json`, too.
+        more: For `provenance.json`; read after `make`, which may fill it.
 
     Returns:
         The artifact, and whether it was found.
@@ -73,7 +75,7 @@ def cached_step(
                 return known, True
             folder.mkdir(exist_ok=True)
             counts = make(folder)
-            made_from = provenance(name, revision, parents, recipe, terms)
+            made_from = {**provenance(name, revision, parents, recipe, terms), **(more or {})}
             artifact = store.publish(folder, ws.store, kind, counts, made_from)
             store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
             shutil.rmtree(folder, ignore_errors=True)

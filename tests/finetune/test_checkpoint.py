@@ -65,8 +65,16 @@ def test_the_newest_two_whole_ones_stay_and_so_do_files_of_a_save_under_way(tmp_
         save(tmp_path, step)
     save(tmp_path, 2, commit=False)
     save(tmp_path, 5, ranks=[1], commit=False)
-    checkpoint.prune(tmp_path)
+    checkpoint.prune(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-0000000{step}" for step in (3, 4, 5)]
+
+
+def test_a_protected_step_stays_as_long_as_it_is_whole(tmp_path: Path) -> None:
+    for step in (1, 3, 4):
+        save(tmp_path, step)
+    save(tmp_path, 2, commit=False)
+    checkpoint.prune(tmp_path, 1, protected=(1, 2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-0000000{step}" for step in (1, 4)]
 
 
 def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,25 +11,13 @@ from medmim.finetune import checkpoint, loop
 from medmim.finetune.distributed import pick_device
 from medmim.finetune.engines.engine import WEIGHT
 from medmim.finetune.worker import Job, run_worker
-from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.family import Family
 from medmim.recipe.schema import Finetune
-from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, steps_of
-from tests.support.two_workers import POISONED, UNEVEN, run
-
-SHORT = SETTINGS.model_copy(update={"steps": 3})
-
+from tests.support.finetune import batches, copy_of, losses, make_job, steps_of
+from tests.support.two_workers import POISONED, SHORT, UNEVEN
 
 Seen = tuple[Path, list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="session")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """The folder and what each of two workers has seen, by family; see `two_workers.main`."""
-    root = tmp_path_factory.mktemp("two")
-    for family in FAMILIES:
-        (root / family.name).mkdir()
-    return root, run(root, {family.name: make_job(root / family.name, family, SHORT) for family in FAMILIES})
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -18,10 +19,11 @@ from safetensors.torch import load_file
 from medmim.errors import UserError
 from medmim.finetune import checkpoint, loop, record
 from medmim.finetune.batch import Batch
+from medmim.finetune.pace import Preempted
 from medmim.finetune.worker import run_worker
 from medmim.lvlm.checkpoint import Lvlm, digest
 from medmim.lvlm.family import Family
-from medmim.recipe.schema import Finetune
+from medmim.recipe.schema import Finetune, Lora
 from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, set_dropout, steps_of
 
 
@@ -161,8 +163,32 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(lvlm: Lvlm, tmp_path
 
 def test_a_folder_of_another_training_is_refused(lvlm: Lvlm, tmp_path: Path) -> None:
     train(lvlm, tmp_path, SMALL, steps=1)
-    with pytest.raises(UserError, match="another training"):
-        train(lvlm, tmp_path, SMALL.model_copy(update={"lr": 2e-3}), steps=1)
+    same = {"save_every": "10m", "keep_checkpoints": 1, "activation_checkpointing": True}
+    assert len(train(lvlm, tmp_path, SMALL.model_copy(update=same), steps=1)) == 1
+    with pytest.raises(UserError, match="another training") as caught:
+        train(lvlm, tmp_path, SMALL.model_copy(update={"lr": 2e-3, "lora": Lora(rank=4)}), steps=2)
+    assert {
+        "finetune.lr: 0.001 in the checkpoint, 0.002 in the recipe",
+        "finetune.steps: 1 in the checkpoint, 2 in the recipe",
+        "finetune.lora.rank: not set in the checkpoint, 4 in the recipe",
+    } < set(caught.value.problems)
+    assert not [line for line in caught.value.problems if "seed" in line]
+
+
+def test_it_stops_with_a_checkpoint_and_goes_on_from_there(lvlm: Lvlm, tmp_path: Path) -> None:
+    want = train(lvlm, tmp_path / "whole", SMALL)
+    stop = Event()
+    tuned = copy_of(lvlm)
+    with pytest.raises(Preempted, match="after step 2 of 4") as caught:
+        loop.train(
+            tuned, batches(tuned, SMALL), 4, SMALL, tmp_path / "parts", stop=stop,
+            on_step=lambda line: stop.set() if line["step"] == 2 else None,
+        )  # fmt: skip
+    assert caught.value.exit_code == 75
+    assert len(losses(tmp_path / "parts")) == 2
+    with pytest.raises(Preempted, match="after step 2 of 4"):  # told before it has done any
+        loop.train(copy_of(lvlm), batches(tuned, SMALL), 4, SMALL, tmp_path / "parts", stop=stop)
+    assert train(lvlm, tmp_path / "parts", SMALL) == want
 
 
 def test_a_diverged_training_reports_step_rate_and_checkpoint(lvlm: Lvlm, tmp_path: Path) -> None:

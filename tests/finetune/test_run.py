@@ -72,7 +72,14 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
     assert checkpoint.load(checkpoint.resolve(made.uri, ws)).digest != checkpoint.digest(Path(base))
     assert made.facts["steps"] == 3 and made.facts["samples"] == 30 and made.facts["workers"] == 1
     assert [step for step, _ in made.facts["losses"]] == [1, 2, 3]
-    again = run.run(recipe(base, save_every=7), ws, data)  # how often to save does not change the result
+    notes = json.loads((ws.fetch(made.uri) / store.PROVENANCE).read_text())
+    assert notes["ran"] == [{"from_step": 0, "workers": 1, "zero": 0, "offload": "none", "device": "cpu"}]
+    # neither how often to save nor how the work is shared out changes the result
+    other = recipe(
+        base, save_every="7m", keep_checkpoints=1, zero=2, offload="optimizer", activation_checkpointing=True
+    )
+    other = other.model_copy(update={"platform": other.platform.model_copy(update={"workers": 8})})
+    again = run.run(other, ws, data)
     assert again.cached and again.digest == made.digest and again.facts == made.facts
     run.run(recipe(base, lr=2e-3), ws, data)
     assert len(bare) == 2

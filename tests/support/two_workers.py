@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ import torch
 from medmim.errors import UserError
 from medmim.finetune import batch, loop
 from medmim.finetune.distributed import process_group
+from medmim.finetune.pace import Pace
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
 from medmim.lvlm.family import Family
 from medmim.recipe.schema import Finetune
-from tests.support.finetune import batches, make_encoded, make_lvlm, make_pixels, set_dropout
+from tests.support.finetune import SETTINGS, batches, make_encoded, make_lvlm, make_pixels, set_dropout
 
+SHORT = SETTINGS.model_copy(update={"steps": 3})
 UNEVEN = Finetune(batch_size=23, max_tokens=10_000, lr=1e-3, freeze_vision=False)
 """Of 24 samples, so that the second step has one for two workers."""
 BAD = Finetune(batch_size=8, max_tokens=10_000, lr=1e-3, freeze_vision=False, save_every=1)
@@ -58,6 +61,7 @@ def main(root: Path, jobs: dict[str, Job]) -> None:
                 of_family[f"dropout {share}"] = _outputs_of_equal_rows(family, folder / str(share), share, rank, world)
             for optimizer, name in POISONED.items():
                 of_family[optimizer] = _poisoned(family, folder / optimizer, optimizer, name, rank, world)
+        seen["pace"] = _pace(rank, world)
     (root / f"seen-{rank}.json").write_text(json.dumps(seen))
 
 
@@ -94,6 +98,21 @@ def _poisoned(family: Family, folder: Path, optimizer: str, name: str, rank: int
         error = raised.as_dict()
     trained = [name for name, p in lvlm.model.named_parameters() if p.requires_grad]
     return {"error": error, "saved": done, "weights": _sums(lvlm), "trained": trained}
+
+
+def _pace(rank: int, world: int) -> dict[str, tuple[bool, bool]]:
+    """What the workers decide where one of them alone is late or told to stop."""
+    seen = {}
+    for chosen, name in enumerate(("first", "second")):
+        pace = Pace(Finetune(save_every="2h"), 100, Event(), rank, world, torch.device("cpu"))
+        pace.saved_at -= 7200 * (rank == chosen)
+        seen[f"late by its own clock: the {name}"] = pace.after(1)
+    stop = Event()
+    pace = Pace(Finetune(save_every="2h"), 100, stop, rank, world, torch.device("cpu"))
+    if rank == 1:
+        stop.set()
+    seen["told to stop: the second"] = pace.after(1)
+    return seen
 
 
 def _sums(lvlm: Lvlm) -> dict[str, float]:
