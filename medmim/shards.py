@@ -10,8 +10,11 @@ Equal samples and images give equal bytes under one pyarrow version.
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -21,12 +24,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from medmim import progress
 from medmim.errors import UserError
 from medmim.sample import SPLITS, Sample, from_json, to_json
 
 ROW_GROUP_BYTES = 1 << 20  # what one random access reads
 SHARD_BYTES = 256 << 20
+SAMPLES = "samples/*.parquet"  # the files that hold them, for `store.fetch`
 _CACHED_GROUPS = 64
+_IMAGES = "images/*.parquet"
+_CONNECTIONS = 16  # of `image_ids`
+_GROUPS_AT_ONCE = 16  # row groups that one of them reads
 _TEXTS = pa.list_(pa.string())
 _SAMPLE = pa.schema(
     [
@@ -116,7 +124,7 @@ class Samples(Collection[Sample]):
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
         found = [folder / "samples" / f"{name}-00000-of-00001.parquet" for name in SPLITS if split in (None, name)]
-        if not any((folder / "samples").glob("*.parquet")):
+        if not any(folder.glob(SAMPLES)):
             fix = "give the folder of a data set that `medmim data build` made"
             raise UserError(f"{folder} holds no samples", fix=fix)
         self._paths = [path for path in found if path.exists()]
@@ -165,11 +173,19 @@ _READ_ROWS = 1000  # of samples at once
 _SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 
 
-def _damaged_error(path: Path, error: Exception) -> UserError:
+def _damaged_error(path: Path | str, error: Exception) -> UserError:
     return UserError(
         f"{path} cannot be read",
         reason=str(error).split("\n")[0],
         fix="the file is damaged: build the data set again",
+    )
+
+
+def _no_images(where: str) -> UserError:
+    return UserError(
+        f"{where} holds no images",
+        reason="it was built with `rows_only`, or it is not a data set",
+        fix="build it without --rows-only",
     )
 
 
@@ -186,13 +202,9 @@ class Images(Mapping[str, Image.Image]):
         self.folder = Path(folder)
         self._files: list[pq.ParquetFile] = []
         self._places: dict[str, tuple[int, int, int]] = {}  # id -> file, row group, row
-        paths = sorted((self.folder / "images").glob("*.parquet"))
+        paths = sorted(self.folder.glob(_IMAGES))
         if not paths:
-            raise UserError(
-                f"{folder} holds no images",
-                reason="it was built with `rows_only`, or it is not a data set",
-                fix="build it without --rows-only",
-            )
+            raise _no_images(str(folder))
         for number, path in enumerate(paths):
             try:
                 file = pq.ParquetFile(path, memory_map=True)
@@ -240,6 +252,84 @@ class Images(Mapping[str, Image.Image]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Images, (self.folder,))
+
+
+def image_ids(where: str, sizes: Mapping[str, int], read: Callable[[str, int, int], bytes]) -> set[str]:
+    """Ids of the images of a data set that is not on this disk; of its images, only footers and this column are read.
+
+    Args:
+        where: Its address, for errors.
+        sizes: Name -> bytes of each of its files.
+        read: (name, first byte, number of bytes) -> these bytes; several threads call it.
+
+    Raises:
+        UserError: A file cannot be read, or the data set was built without pixels.
+    """
+    names = sorted(name for name in sizes if fnmatchcase(name, _IMAGES))
+    if not names:
+        raise _no_images(where)
+
+    def footer(name: str) -> pq.FileMetaData:
+        with _distant(where, name, sizes[name], read) as file:
+            return file.metadata
+
+    def ids(name: str, metadata: pq.FileMetaData, groups: range) -> list[str]:
+        with _distant(where, name, sizes[name], read, metadata) as file:
+            found: list[str] = file.read_row_groups(list(groups), ["id"], use_threads=False).column("id").to_pylist()
+            return found
+
+    pool = ThreadPoolExecutor(_CONNECTIONS, "medmim-ids")
+    try:
+        jobs = [
+            pool.submit(ids, name, metadata, range(at, min(at + _GROUPS_AT_ONCE, metadata.num_row_groups)))
+            for name, metadata in zip(names, pool.map(footer, names), strict=True)
+            for at in range(0, metadata.num_row_groups, _GROUPS_AT_ONCE)
+        ]
+        with progress.bar("index of the images", len(jobs), "reads") as bar:
+            found: set[str] = set()
+            for job in jobs:
+                found.update(job.result())
+                bar.add()
+        return found
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # whoever gave `read` ends what is still waiting
+
+
+@contextmanager
+def _distant(
+    where: str, name: str, size: int, read: Callable[[str, int, int], bytes], metadata: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(_Ranges(name, size, read), metadata=metadata) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged_error(f"{where}/{name}", error) from None
+
+
+class _Ranges(io.RawIOBase):
+    """A file of which each read is a call of `read`."""
+
+    def __init__(self, name: str, size: int, read: Callable[[str, int, int], bytes]) -> None:
+        self._name, self._size, self._read, self._at = name, size, read, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        data = self._read(self._name, self._at, min(count, left) if count >= 0 else left)
+        self._at += len(data)
+        return data
 
 
 def _card(by_split: Mapping[str, Sequence[Sample]], images: int) -> str:

@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from medmim import hints, tracking
 from medmim.run.workspace import Workspace
+from tests.support.s3_proxy import Proxy, counting
 
 ROOT = Path(__file__).parents[1]
 # No deadline: a busy machine is no bug. Equal inputs in each run, so that a commit that has passed passes again.
@@ -78,6 +79,17 @@ def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
     connect.cache_clear()
     yield f"s3://{name}"
     connect.cache_clear()
+
+
+@pytest.fixture
+def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Counts what is read of the bucket."""
+    from medmim.store.s3 import connect
+
+    with counting(os.environ["AWS_ENDPOINT_URL"]) as it:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", it.url)
+        connect.cache_clear()
+        yield it
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,70 @@ def test_hugging_face_reads_the_folder_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert pictures[0]["image"].getpixel((0, 0)) == 10
 
 
+class Far:
+    """A data set of which each read is counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.reads = folder, []
+        self.sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.parquet")}
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        assert start >= 0 and start + length <= self.sizes[name]
+        self.reads.append(length)
+        with (self.folder / name).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+
+@pytest.mark.parametrize(("count", "group", "shard"), [(1, 1, 1), (40, 200, 600), (40, 1, 1 << 20), (300, 1, 1 << 13)])
+def test_ids_of_images_elsewhere_are_those_of_the_images_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, group: int, shard: int
+) -> None:
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", group)
+    monkeypatch.setattr(shards, "SHARD_BYTES", shard)
+    shards.write(tmp_path, [SAMPLE], [(f"sha256:{i}", f"{i}.png", encoded(i % 250)) for i in range(count)])
+    far = Far(tmp_path)
+    assert shards.image_ids("s3://b/data/d", far.sizes, far.read) == set(shards.Images(tmp_path))
+
+
+def test_ids_of_images_elsewhere_are_read_without_their_pixels(tmp_path: Path) -> None:
+    pixels = bytes(2_000_000)
+    shards.write(tmp_path, [SAMPLE], [(f"sha256:{i}", f"{i}.png", pixels) for i in range(20)])
+    far = Far(tmp_path)
+    assert len(shards.image_ids("s3://b/data/d", far.sizes, far.read)) == 20
+    assert sum(far.reads) < 80_000, "the end of the file, of 64 KiB, and a few bytes for each row group"
+
+
+def test_images_elsewhere_that_are_absent_or_damaged_are_reported(tmp_path: Path) -> None:
+    shards.write(tmp_path, [SAMPLE], [])
+    with pytest.raises(UserError, match="s3://b/data/d holds no images") as absent:
+        shards.image_ids("s3://b/data/d", Far(tmp_path).sizes, Far(tmp_path).read)
+    assert "rows_only" in absent.value.reason
+    shards.write(tmp_path, [SAMPLE], IMAGES)
+    (path,) = (tmp_path / "images").iterdir()
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="s3://b/data/d/images/images-00000-of-00001.parquet cannot be read"):
+        shards.image_ids("s3://b/data/d", Far(tmp_path).sizes, Far(tmp_path).read)
+
+
+def test_what_the_store_says_while_ids_are_read_is_not_taken_for_damage(tmp_path: Path) -> None:
+    shards.write(tmp_path, [SAMPLE], IMAGES)
+    far = Far(tmp_path)
+
+    def refused(name: str, start: int, length: int) -> bytes:
+        if len(far.reads) >= kept:
+            raise UserError("the store does not answer")
+        return far.read(name, start, length)
+
+    kept = 99
+    shards.image_ids("s3://b/data/d", far.sizes, refused)
+    for last in range(len(far.reads)):
+        kept = last
+        far.reads.clear()
+        with pytest.raises(UserError, match="the store does not answer"):
+            shards.image_ids("s3://b/data/d", far.sizes, refused)
+
+
 def test_without_pixels_samples_are_readable_and_opening_images_is_an_error(tmp_path: Path) -> None:
     shards.write(tmp_path, [SAMPLE], [])
     assert shards.read_samples(tmp_path) == [SAMPLE]

@@ -83,7 +83,7 @@ def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> No
     ws = workspace(home)
     artifact = store.get(uri)
     _print_resolved(ws, data=artifact.digest)
-    folder = store.fetch(artifact, ws.cache)
+    folder = store.fetch(artifact, ws.cache, [shards.SAMPLES, "quarantine.jsonl"])
     samples = shards.read_samples(folder)[:n]
     quarantine = _lines(folder / "quarantine.jsonl")[:n]
     if as_json:
@@ -109,11 +109,10 @@ def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, 
 
     parsed = loading.load(recipe, sets or ())
     ws = workspace(home, parsed)
-    base = checkpoint.resolve(parsed.finetune.base, ws)
+    base = checkpoint.resolve_text(parsed.finetune.base, ws)
     outcome = build.run(parsed, ws)
-    _print_resolved(
-        ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=checkpoint.digest(base)
-    )
+    model = checkpoint.digest(checkpoint.locate(parsed.finetune.base))
+    _print_resolved(ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=model)
     rows = data_peek.read_rows(ws.fetch(outcome.uri), base, n)
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows]))

@@ -62,7 +62,7 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
         raise UserError(f"{data} is an artifact of kind '{source.kind}', not 'data'", fix="give the URI of a data set")
 
     def make(folder: Path) -> dict[str, Any]:
-        samples = shards.read_samples(store.fetch(source, ws.cache), None)
+        samples = shards.read_samples(store.fetch(source, ws.cache, [shards.SAMPLES]), None)
         report, clean = examine(samples)
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         with (folder / CLEAN).open("w", encoding="utf-8") as file:

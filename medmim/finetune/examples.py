@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmim import progress, shards
+from medmim import progress, shards, store
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint, family
 from medmim.lvlm.encode import Encoded, Reader, encode_all, tokens_per_image
@@ -153,17 +153,20 @@ class Examples:
         )
 
 
-def prepare(base: Path, data: Path, max_tokens: int, max_bad_fraction: float) -> tuple[Examples, list[BadRow]]:
+def prepare(
+    base: Path, data: Path, max_tokens: int, max_bad_fraction: float, stored: store.Artifact | None = None
+) -> tuple[Examples, list[BadRow]]:
     """Tokenize the train split of a data set; neither weights nor pixels are read.
 
     That an image decodes is not checked again: the build has decoded each and written it anew, and the data set's
     digest is checked where it is fetched. One that does not decode all the same ends the training with its name.
 
     Args:
-        base: Folder of the base.
-        data: Folder of the data set.
+        base: Folder of the base; its weights need not be in it.
+        data: Folder of the data set; the images need not be in it where `stored` is given.
         max_tokens: Tokens of one row; a longer sample is quarantined, as is one that the base cannot read whole.
         max_bad_fraction: Largest share of quarantined rows.
+        stored: The data set in its store: there the ids of the images are read where `data` has no images.
 
     Returns:
         The samples that can be trained on, and the quarantined rows with their reasons.
@@ -171,14 +174,21 @@ def prepare(base: Path, data: Path, max_tokens: int, max_bad_fraction: float) ->
     Raises:
         UserError: Base or data set cannot be read, there is no train row, or too many are quarantined.
     """
-    checkpoint.check_weights(base)
     samples = shards.Samples(data, "train")
     if not samples:
         raise UserError(f"{data} has no train rows", fix="lower data.test_fraction and data.dev_fraction, build again")
-    images: Collection[str] = shards.Images(data) if samples.show_images() else ()
+    images = _image_ids(data, stored) if samples.show_images() else ()
     examples, bad = tokenize(checkpoint.load_text(base), samples, images, max_tokens)
     refuse_too_many_bad(bad, len(samples), max_bad_fraction)
     return examples, bad
+
+
+def _image_ids(data: Path, stored: store.Artifact | None) -> Collection[str]:
+    if stored is None or (data / "images").is_dir():
+        return shards.Images(data)
+    sizes = {name: facts["bytes"] for name, facts in stored.files.items()}
+    with store.ranged(stored) as read:
+        return shards.image_ids(stored.uri, sizes, read)
 
 
 def tokenize(

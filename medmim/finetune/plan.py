@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from medmim import shards, store
 from medmim.finetune.run import data_artifact
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Recipe
@@ -47,7 +48,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Plan:
-    """Plan a training without running it: tokenizes the train split; reads no weights and no images.
+    """Plan a training without running it: tokenizes the train split; fetches no weights and no images.
 
     Args:
         recipe: Its sections `finetune` and `platform`.
@@ -62,9 +63,11 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
     from medmim.finetune.examples import limits, prepare
 
     settings = recipe.finetune
-    folder = ws.fetch(data_artifact(data).uri)
-    path = checkpoint.resolve(base or settings.base, ws)
-    examples, bad = prepare(path, folder, settings.max_tokens, recipe.data.max_bad_fraction)
+    ref, artifact = base or settings.base, data_artifact(data)
+    path = checkpoint.resolve_text(ref, ws)
+    checkpoint.check_weights_of(ref, path)
+    tables = store.fetch(artifact, ws.cache, [shards.SAMPLES])
+    examples, bad = prepare(path, tables, settings.max_tokens, recipe.data.max_bad_fraction, artifact)
 
     lengths, starts = examples.lengths, examples.offsets[:-1]
     rows = positions = 0

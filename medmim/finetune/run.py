@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medmim import progress, store, terms
+from medmim import progress, shards, store, terms
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import NOT_CONTENT, Recipe
@@ -104,10 +104,14 @@ def _train(
     local = recipe.platform.ray == "local"
     shared = exchange.shared_folder(ws, folder.name)
     prepared, quarantine = folder / EXAMPLES, folder / "quarantine.jsonl"
-    if not local and not prepared.is_file():
+    if local:
+        base_here = checkpoint.resolve(base, ws)
+        checkpoint.check_weights(base_here)  # the workers do so too, but only after all that follows
+        data_here = store.fetch(data, ws.cache)
+    elif not prepared.is_file():
         exchange.download_examples(folder, shared)
     if not prepared.is_file():
-        _prepare(recipe, checkpoint.resolve(base, ws), store.fetch(data, ws.cache), prepared, quarantine)
+        _prepare(recipe, ws, base, data, prepared, quarantine)
     kept = _count(prepared)
     workers = recipe.platform.workers
     steps = loader.total_steps(recipe.finetune, kept)
@@ -115,8 +119,8 @@ def _train(
     if not local:
         exchange.upload_examples(folder, shared)
     job = Job(
-        base=str(checkpoint.resolve(base, ws)) if local else checkpoint.upload_if_local(base, ws),
-        data=str(store.fetch(data, ws.cache)) if local else data.uri,
+        base=str(base_here) if local else checkpoint.upload_if_local(base, ws),
+        data=str(data_here) if local else data.uri,
         folder=str(folder) if local else shared,
         settings=recipe.finetune.model_dump_json(),
         threads=recipe.platform.threads or (max(1, cpu_count() // workers) if local else 1),
@@ -138,11 +142,17 @@ def _train(
     return counts, result.ran
 
 
-def _prepare(recipe: Recipe, base: Path, data: Path, prepared: Path, quarantine: Path) -> None:
-    """Write what is trained on, and the rows that cannot be; nothing of it stays in memory while the workers train."""
+def _prepare(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, prepared: Path, quarantine: Path) -> None:
+    """Write what is trained on, and the rows that cannot be; nothing of it stays in memory while the workers train.
+
+    Weights and images are fetched by whoever trains: on a cluster, not by this process.
+    """
     from medmim.finetune.examples import prepare
 
-    examples, bad = prepare(base, data, recipe.finetune.max_tokens, recipe.data.max_bad_fraction)
+    text = checkpoint.resolve_text(base, ws)
+    checkpoint.check_weights_of(base, text)
+    tables = store.fetch(data, ws.cache, [shards.SAMPLES])
+    examples, bad = prepare(text, tables, recipe.finetune.max_tokens, recipe.data.max_bad_fraction, data)
     quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad), encoding="utf-8")
     examples.save(prepared)
 

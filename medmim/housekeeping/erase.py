@@ -1,7 +1,6 @@
 """Erase a patient: find what holds or descends from them, remove or mark it, list the recipes to rebuild the rest."""
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -134,7 +133,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     with bar("erase", len(record["removed"]), "artifacts") as shown:
         for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # last: they lead to the rest
             remove(place, one["name"])
-            shutil.rmtree(ws.cache / one["name"].partition("/")[2], ignore_errors=True)
+            store.discard(one["name"].partition("/")[2], ws.cache)
             shown.add()
     finish(place)
     return record

@@ -27,10 +27,12 @@ from medmim.store.paths import existing
 
 FAMILIES = (MANTIS, LLAVA_MED)
 _SHOWN = 100  # characters of a reference that names nothing
+_WEIGHTS = "*.safetensors"
 _CONTENT = (
-    "*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
+    _WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
     "chat_template.jinja",
 )  # fmt: skip
+_TEXT = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")  # all that a tokenizer of any kind may be read from
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ def resolve(ref: str, ws: Workspace | None = None) -> Path:
     return store.fetch(found, ws.cache if ws else cache_folder(Path(".medmim")))
 
 
+def resolve_text(ref: str, ws: Workspace) -> Path:
+    """The local folder of a model for `load_text`; of one in S3, no weights are fetched. Errors as `resolve`."""
+    found = locate(ref)
+    return found if isinstance(found, Path) else store.fetch(found, ws.cache, _TEXT)
+
+
 def locate(ref: str) -> Path | store.Artifact:
     """Where a model is; nothing of it is downloaded. Arguments and errors as `resolve`."""
     names = shipped()
@@ -133,7 +141,7 @@ def upload_if_local(ref: str, ws: Workspace) -> str:
         `ref` itself where it is a shipped base or the URI of a model in S3, else the URI of the copy in the store.
 
     Raises:
-        UserError: As `resolve` does, or the store refuses.
+        UserError: As `resolve` does, or its weights are damaged, or the store refuses.
     """
     found = locate(ref)
     if ref in shipped():
@@ -144,6 +152,7 @@ def upload_if_local(ref: str, ws: Workspace) -> str:
     known = store.find(str(path))
     if known is not None and known.uri.startswith(f"{ws.store}/"):
         return known.uri
+    check_weights(path)  # before it is copied for minutes, and refused by each worker
     say(f"copying the model {path} to the store")
     made_from = {"medmim": __version__, "step": "copy of a folder", "terms": terms_of(ref).as_dict()}
     return store.publish(path, ws.store, "model", known.counts if known else {}, made_from).uri
@@ -223,6 +232,7 @@ def load_text(path: Path) -> Text:
         Unavailable: A file cannot be read for now.
     """
     family = family_of(path)
+    _refuse_other_files(path)
     transformers = quiet_transformers()
     with _reading(path, family):
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -456,6 +466,19 @@ def supported() -> str:
     return "give a checkpoint of: " + ", ".join(f"{f.name} ({f.vision} + {f.text})" for f in FAMILIES)
 
 
+def check_weights_of(ref: str, folder: Path) -> None:
+    """Check what can be known of a model's weights without fetching them; arguments and folder of `resolve_text`.
+
+    Raises:
+        UserError: As `check_weights`, where the weights are on this disk; else if the model has none.
+    """
+    found = locate(ref)
+    if isinstance(found, Path) or any(folder.glob(_WEIGHTS)):
+        check_weights(folder)
+    elif not any(fnmatchcase(name, _WEIGHTS) for name in found.files):
+        raise _no_weights(found.uri)
+
+
 def check_weights(path: Path) -> None:
     """Check, before anything is loaded, that every shard opens, and that no file beside it is something else.
 
@@ -463,15 +486,10 @@ def check_weights(path: Path) -> None:
         UserError: There is no shard, one is cut off or damaged, or a file is a pointer, a web page or the like.
     """
     safetensors = require("safetensors", "finetune")
-    shards = sorted(path.glob("*.safetensors"))
+    shards = sorted(path.glob(_WEIGHTS))
     if not shards:
-        raise UserError(
-            f"{path} has no *.safetensors", fix="convert pickled weights to safetensors: loading a pickle runs code"
-        )
-    for glob in (*_CONTENT[1:], weights.INDEX):
-        for file in sorted(path.glob(glob)):
-            if file.suffix == ".json":
-                sniff.require_text(file, "a file of a checkpoint")
+        raise _no_weights(str(path))
+    _refuse_other_files(path)
     problems = []
     fixes = []
     for shard in shards:
@@ -486,3 +504,17 @@ def check_weights(path: Path) -> None:
             fixes.append(kind.fix_of(shard) if kind else "copy the checkpoint again")
     if problems:
         raise UserError(f"weights in {path} are damaged", problems=problems, fix="; ".join(dict.fromkeys(fixes)))
+
+
+def _no_weights(where: str) -> UserError:
+    return UserError(
+        f"{where} has no *.safetensors", fix="convert pickled weights to safetensors: loading a pickle runs code"
+    )
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise a UserError where a file in JSON is a pointer, a web page or the like."""
+    for glob in (*_CONTENT[1:], weights.INDEX):
+        for file in sorted(path.glob(glob)):
+            if file.suffix == ".json":
+                sniff.require_text(file, "a file of a checkpoint")

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -39,9 +40,9 @@ class Workspace:
         """Local copies of artifacts that lie in S3: MEDMIM_CACHE, which several homes may share, or below the home."""
         return cache_folder(self.home)
 
-    def fetch(self, uri: str) -> Path:
-        """Local folder of a published artifact."""
-        return store.fetch(store.get(uri), self.cache)
+    def fetch(self, uri: str, only: Sequence[str] | None = None) -> Path:
+        """Local folder of a published artifact; `only` as for `store.fetch`."""
+        return store.fetch(store.get(uri), self.cache, only)
 
     def command(self, *words: str) -> str:
         """A command as `hints.command`, which finds this store and registry also where a recipe has moved them."""

@@ -8,11 +8,12 @@ from medmim.store.artifact import (
     find,
     get,
     publish,
+    ranged,
     read_file,
     read_range,
     scan,
 )
-from medmim.store.copies import fetch, sweep, verify
+from medmim.store.copies import discard, fetch, sweep, verify
 from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST
 
@@ -22,12 +23,14 @@ __all__ = [
     "Artifact",
     "Store",
     "content_digest",
+    "discard",
     "fetch",
     "file_digest",
     "find",
     "get",
     "open_store",
     "publish",
+    "ranged",
     "read_file",
     "read_range",
     "scan",

@@ -8,7 +8,10 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,17 +174,37 @@ def read_range(artifact: Artifact, name: str, start: int, length: int) -> bytes:
     Raises:
         UserError: The file is missing or shorter, or the store does not answer.
     """
-    store, folder = locate(artifact.uri)
-    data = bytearray(length)
+    with ranged(artifact) as read:
+        return read(name, start, length)
 
-    def write(at: int, piece: bytes) -> None:
-        data[at : at + len(piece)] = piece
+
+@contextmanager
+def ranged(artifact: Artifact) -> Iterator[Callable[[str, int, int], bytes]]:
+    """`read_range` of one artifact, for several threads: the end of the block ends what they still read.
+
+    Threads must be started and left inside of it: an error or an interrupt would else wait for their retries.
+    """
+    store, folder = locate(artifact.uri)
+    ended = threading.Event()
+
+    def read(name: str, start: int, length: int) -> bytes:
+        data = bytearray(length)
+
+        def write(at: int, piece: bytes) -> None:
+            if ended.is_set():
+                raise CancelledError
+            data[at : at + len(piece)] = piece
+
+        try:
+            store.read_range(f"{folder}/{name}", "", start, length, write)
+        except FileNotFoundError:
+            refuse_damaged(artifact, [name])
+        return bytes(data)
 
     try:
-        store.read_range(f"{folder}/{name}", "", start, length, write)
-    except FileNotFoundError:
-        refuse_damaged(artifact, [name])
-    return bytes(data)
+        yield read
+    finally:
+        ended.set()
 
 
 def locate(uri: str) -> tuple[Store, str]:

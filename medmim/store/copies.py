@@ -1,6 +1,7 @@
 """Local copies of artifacts that lie in S3: fetched once, whichever processes of a machine ask, and used by all.
 
     CACHE/DIGEST/           a copy: its files and, written last, `manifest.json`
+    CACHE/DIGEST-FILES/     a copy of some of its files, the digest of which begins with FILES
     CACHE/DIGEST.lock       whoever makes the copy holds it; the kernel releases it when that process ends
     CACHE/.part-DIGEST/     what is fetched so far; the next process goes on from there
 
@@ -16,9 +17,10 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -26,7 +28,15 @@ from uuid import uuid4
 from medmim.errors import Unavailable, UserError, from_os_error
 from medmim.progress import say
 from medmim.store import ranges
-from medmim.store.artifact import Artifact, as_json, file_digest, locate, manifest, refuse_damaged
+from medmim.store.artifact import (
+    Artifact,
+    as_json,
+    content_digest,
+    file_digest,
+    locate,
+    manifest,
+    refuse_damaged,
+)
 from medmim.store.flock import holder, sign, try_lock
 from medmim.store.folder import PART, FolderStore, write_atomically
 from medmim.store.interface import Store
@@ -44,12 +54,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _used: dict[Path, IO[str]] = {}  # locks of the copies that this process uses
 
 
-def fetch(artifact: Artifact, cache: Path) -> Path:
+def fetch(artifact: Artifact, cache: Path, only: Sequence[str] | None = None) -> Path:
     """A local folder with the artifact's files, checked against the manifest.
 
     A folder store is read in place; a file that changed after the manifest was written is checked by its SHA-256. From
     S3, files are copied below `cache`, once for each digest and by one process at a time, and checked as they are
     copied. A copy that was cut off is continued.
+
+    Args:
+        artifact: As `get` gives it.
+        cache: The folder of the copies; made if absent.
+        only: Globs (`*` stands for slashes too) of the files that are needed. The folder holds the others as well
+            where all of them are at hand: in a folder store, or in a whole copy. [default: all files]
 
     Raises:
         UserError: A file is missing or its content is not what the manifest says (all are named), the artifact was
@@ -65,12 +81,16 @@ def fetch(artifact: Artifact, cache: Path) -> Path:
     copy = cache / artifact.digest
     if _use(artifact, copy):
         return copy
+    if only is not None:
+        artifact, copy = _part_of(artifact, only, copy)
+        if _use(artifact, copy):
+            return copy
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f"{artifact.digest}.lock", artifact) as alone:
+        with _locked(cache / f"{copy.name}.lock", artifact) as alone:
             if _use(artifact, copy):  # made by the process that had the lock
                 return copy
-            _copy(artifact, store, name, cache, alone)
+            _copy(artifact, store, name, copy, alone)
             _use(artifact, copy)
     except ranges.DiskError as failed:
         raise _disk_error(failed.error, artifact, cache) from None
@@ -84,6 +104,12 @@ def verify(artifact: Artifact, cache: Path) -> list[str]:
     """Files whose content no longer has the SHA-256 of the manifest; every byte is read again."""
     folder = fetch(artifact, cache)
     return [name for name, facts in artifact.files.items() if file_digest(folder / name) != facts["sha256"]]
+
+
+def discard(digest: str, cache: Path) -> None:
+    """Remove all copies of an artifact, those of some of its files and unfinished ones too, whoever uses them."""
+    for copy in cache.glob(f"*{digest}*"):
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def sweep(cache: Path, every: float = _SWEEP_EVERY) -> None:
@@ -111,18 +137,26 @@ def sweep(cache: Path, every: float = _SWEEP_EVERY) -> None:
                     _evict(one)
 
 
-def _copy(artifact: Artifact, store: Store, name: str, cache: Path, alone: bool) -> None:
+def _part_of(artifact: Artifact, only: Sequence[str], copy: Path) -> tuple[Artifact, Path]:
+    """The artifact with some of its files only, and the folder of their copy; itself where that is all of them."""
+    files = {name: facts for name, facts in artifact.files.items() if any(fnmatchcase(name, glob) for glob in only)}
+    if len(files) == len(artifact.files):
+        return artifact, copy
+    digest = content_digest(files)
+    return replace(artifact, digest=digest, files=files), copy.with_name(f"{copy.name}-{digest[:16]}")
+
+
+def _copy(artifact: Artifact, store: Store, name: str, copy: Path, alone: bool) -> None:
     """Make the copy. Without a lock (`alone`) others may be making the same one: then in a folder of its own."""
-    copy = cache / artifact.digest
     if alone:
-        part = cache / f"{PART}{artifact.digest}"
+        part = copy.with_name(f"{PART}{copy.name}")
         part.mkdir(exist_ok=True)
     else:
-        part = Path(tempfile.mkdtemp(prefix=PART, dir=cache))
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=copy.parent))
     keep = alone
     try:
-        _make_room(artifact, cache, ranges.missing_bytes(artifact.files, part))
-        label = f"fetching {artifact.kind} {artifact.digest[:12]}"
+        _make_room(artifact, copy, ranges.missing_bytes(artifact.files, part))
+        label = f"fetching {artifact.kind} {copy.name[:12]}"
         damaged = ranges.download(store, name, artifact.files, part, label)
         if damaged:
             keep = False
@@ -251,8 +285,8 @@ def _entries(cache: Path) -> list[_Entry]:
 
 def _evict(entry: _Entry) -> bool:
     """Remove a copy, or the beginning of one; False where a process uses it."""
-    digest = entry.path.name.removeprefix(PART)
-    path = entry.path.with_name(f"{digest}.lock") if entry.unfinished else entry.path / MANIFEST
+    name = entry.path.name.removeprefix(PART)
+    path = entry.path.with_name(f"{name}.lock") if entry.unfinished else entry.path / MANIFEST
     gone = entry.path.with_name(f"{PART}removed-{uuid4().hex}")  # an earlier one may have been killed half-way
     try:
         lock = try_lock(path, mode="a+" if entry.unfinished else "r+")
@@ -268,14 +302,14 @@ def _evict(entry: _Entry) -> bool:
     return True
 
 
-def _make_room(artifact: Artifact, cache: Path, needed: int) -> None:
+def _make_room(artifact: Artifact, copy: Path, needed: int) -> None:
     """Remove copies until so many bytes fit.
 
     Raises:
         UserError: They do not, whatever is removed.
     """
     limit = _limit()
-    own = f"{PART}{artifact.digest}"
+    cache, own = copy.parent, f"{PART}{copy.name}"
     if limit or shutil.disk_usage(cache).free < needed:
         entries = _entries(cache)
         total = sum(one.size for one in entries)

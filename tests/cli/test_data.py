@@ -2,6 +2,7 @@ import copy
 import json
 import re
 import shlex
+import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
+from medmim import store
 from medmim.lvlm import checkpoint
 from medmim.lvlm.mantis import MANTIS
 from medmim.tiny import architecture
 from tests.support import med_mim_files as files
 from tests.support import shared_data
+from tests.support.s3_proxy import Proxy
 
 TRAIN = "Med_MIM_train_inherent_Comparison.json"
 
@@ -321,6 +324,28 @@ def test_peek_needs_no_pixels(medmim: Medmim, tmp_path: Path, base: Path) -> Non
     root = files.write(tmp_path / "raw", files.clean_set())
     options = ("--set", f"data.root={root}", "--set", f"finetune.base={base}", "--set", "data.rows_only=true")
     assert "no pixels" in medmim("data", "peek", "published", *options).out
+
+
+def test_of_a_store_in_s3_only_what_is_shown_is_fetched(
+    medmim: Medmim, tmp_path: Path, base: Path, bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_STORE", bucket)
+    root = files.write(tmp_path / "raw", files.clean_set(), images=True)
+    data = build(medmim, root, "--json").json["uri"]
+    model = store.publish(base, bucket, "model", {}, {}).uri
+    proxy.reads.clear()
+    assert medmim("data", "show", data).code == medmim("data", "audit", data).code == 0
+    assert not [name for name, _, _ in proxy.reads if "/images/" in name]
+    proxy.reads.clear()
+    options = ("--set", f"data.root={root}", "--json")
+    there = medmim("data", "peek", "published", "--set", f"finetune.base={model}", *options)
+    assert "tokenizer.json" in proxy.names() and "model.safetensors" not in proxy.names()
+    here = medmim("data", "peek", "published", "--set", f"finetune.base={base}", *options)
+    assert there.json == here.json and f"model {checkpoint.digest(base)}" in there.err
+    (base_without := tmp_path / "without").mkdir()
+    for file in base.glob("*.json"):
+        shutil.copy(file, base_without)
+    assert medmim("data", "peek", "published", "--set", f"finetune.base={base_without}", *options).json == here.json
 
 
 @shared_data.needs("med-mim")

@@ -1,7 +1,5 @@
 """A step that only watches a Ray job reads addresses and small files of its models and data, and downloads neither."""
 
-import os
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,9 @@ from medmim.cluster.ray.request import Request
 from medmim.lvlm import checkpoint
 from medmim.recipe import loading
 from medmim.run.workspace import workspace
-from medmim.store.s3 import connect
-from tests.support.s3_proxy import Proxy, counting
+from tests.support.s3_proxy import Proxy
 
 SMALL = {"manifest.json", "config.json", "terms.json", "provenance.json"}
-
-
-@pytest.fixture
-def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with counting(os.environ["AWS_ENDPOINT_URL"]) as it:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", it.url)
-        connect.cache_clear()
-        yield it
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from medmim import shards, store, terms
 from medmim.errors import UserError
-from medmim.finetune import record, run
+from medmim.finetune import examples, record, run
 from medmim.finetune.plan import parameters, plan
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import Job, run_worker
@@ -27,6 +27,7 @@ from medmim.run.workspace import Workspace, workspace
 from medmim.terms import Terms
 from tests.support import originals
 from tests.support.finetune import make_data, make_samples
+from tests.support.s3_proxy import Proxy
 
 FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_vision": False}
 
@@ -250,6 +251,166 @@ def test_quarantined_rows_have_their_length_and_are_counted_together(
     assert [row["key"] for row in rows] == [s.id for s in long]
     assert all(row["reason"].endswith(" tokens") for row in rows) and rows[0]["reason"] != rows[1]["reason"]
     assert 0 <= done.facts["data_wait"] <= 1
+
+
+PIXELS = 500_000  # bytes of an image
+
+
+@pytest.fixture
+def far(
+    either: tuple[Workspace, str, str], bucket: str, proxy: Proxy, tmp_path: Path
+) -> tuple[Workspace, store.Artifact, store.Artifact]:
+    """A workspace on S3, and there the same data set and base, but with images of `PIXELS`; nothing is copied yet."""
+    images = [(f"i{i}", f"i{i}.png", bytes([i]) * PIXELS) for i in range(10)]
+    shards.write(tmp_path / "data", make_samples(30) + make_samples(5, "test"), images)
+    data = store.publish(tmp_path / "data", bucket, "data", {}, {})
+    base = store.publish(Path(either[2]), bucket, "model", {}, {})
+    return workspace(tmp_path / "home", on_s3(base.uri, bucket), run="r"), data, base
+
+
+def on_s3(base: str, bucket: str, ray: str = "local") -> Recipe:
+    made = recipe(base)
+    return made.model_copy(update={"platform": made.platform.model_copy(update={"store": bucket, "ray": ray})})
+
+
+def check_reads(proxy: Proxy, data: store.Artifact, base: store.Artifact) -> None:
+    """No weights were read, and of the images no more than the end of their file, of 64 KiB, and their ids."""
+    small = [*data.files.items(), *base.files.items()]
+    allowed = sum(facts["bytes"] for name, facts in small if not name.endswith("safetensors") and "images" not in name)
+    assert not [name for name in proxy.names() if name.endswith("safetensors")]
+    images = [sent for name, _, sent in proxy.reads if "/images/" in name]
+    assert 0 < sum(images) < 80_000 < PIXELS
+    # its config and its terms are read once more, to find out what it is
+    assert proxy.bytes - sum(images) < allowed + 10_000
+
+
+def test_a_dry_run_fetches_neither_weights_nor_pixels(
+    either: tuple[Workspace, str, str], far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
+) -> None:
+    ws, data, base = far
+    proxy.reads.clear()
+    assert plan(recipe(base.uri), ws, data.uri) == plan(recipe(either[2]), either[0], either[1])
+    check_reads(proxy, data, base)
+
+
+def test_the_head_of_a_cluster_fetches_neither_weights_nor_pixels(
+    either: tuple[Workspace, str, str],
+    far: tuple[Workspace, store.Artifact, store.Artifact],
+    bucket: str,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ws, data, base = far
+    jobs: list[Job] = []
+
+    def launch(job: Job, *_: object) -> record.TrainResult:
+        jobs.append(job)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(launcher, "launch", launch)
+    proxy.reads.clear()
+    with pytest.raises(UserError, match="far enough"):
+        run.run(on_s3(base.uri, bucket, "127.0.0.1:1"), ws, data.uri)
+    assert [(job.base, job.data) for job in jobs] == [(base.uri, data.uri)]
+    check_reads(proxy, data, base)
+    examples.prepare(Path(either[2]), tmp_path / "data", 400, 0.0)[0].save(tmp_path / "here")
+    assert store.open_store(jobs[0].folder).read("examples.safetensors") == (tmp_path / "here").read_bytes()
+    proxy.reads.clear()
+    with pytest.raises(UserError, match="far enough"):
+        run.run(on_s3(base.uri, bucket, "127.0.0.1:1"), ws, data.uri)
+    assert not [name for name in proxy.names() if name.endswith("parquet")], "the tokens of the first try are used"
+
+
+def test_a_copy_that_is_at_hand_is_used_whole(
+    far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
+) -> None:
+    ws, data, base = far
+    ws.fetch(data.uri), ws.fetch(base.uri)
+    proxy.reads.clear()
+    plan(recipe(base.uri), ws, data.uri)
+    assert proxy.names() <= {"manifest.json", "config.json"}
+    assert not list(ws.cache.glob("*-*")), "no second copy"
+
+
+def test_rows_whose_image_is_not_in_the_store_are_quarantined(
+    far: tuple[Workspace, store.Artifact, store.Artifact], bucket: str, tmp_path: Path
+) -> None:
+    ws, _, base = far
+    samples = make_samples(30)
+    gone = samples[0].images[0]
+    shards.write(tmp_path / "some", samples, [(f"i{i}", "", b"x") for i in range(10) if f"i{i}" != gone])
+    data = store.publish(tmp_path / "some", bucket, "data", {}, {})
+    settings = recipe(base.uri)
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"max_bad_fraction": 0.9})})
+    found = plan(settings, ws, data.uri)
+    assert found.quarantined == sum(gone in sample.images for sample in samples) > 0
+    shards.write(tmp_path / "none", samples, [])
+    none = store.publish(tmp_path / "none", bucket, "data", {}, {})
+    with pytest.raises(UserError, match="holds no images") as caught:
+        plan(settings, ws, none.uri)
+    assert "rows_only" in caught.value.reason
+
+
+@pytest.mark.parametrize("how", ["dry run", "local", "cluster"])
+@pytest.mark.parametrize("where", ["folder", "store", "bucket"])
+@pytest.mark.parametrize("what", ["no weights", "cut off", "a pointer"])
+def test_a_damaged_base_is_refused_before_anything_is_tokenized(
+    what: str,
+    where: str,
+    how: str,
+    world: tuple[Workspace, str, str],
+    bare: list[Job],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From a bucket, the dry run and the head of a cluster have the manifest and the files that they fetch to tell."""
+    ws, data, _ = world
+    ws = dataclasses.replace(ws, home=tmp_path / "home")
+    folder = Path(shutil.copytree(world[2], tmp_path / "base"))
+    weights = folder / "model.safetensors"
+    if what == "no weights":
+        weights.rename(folder / "pytorch_model.bin")
+        message = r"has no \*.safetensors"
+    elif what == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-4])
+        message = "weights in .* are damaged"
+    else:
+        (folder / "tokenizer_config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        message = "a Git LFS pointer"
+    base = str(folder)
+    if where != "folder":
+        place = ws.store if where == "store" else request.getfixturevalue("bucket")
+        base = store.publish(folder, place, "model", {}, {}).uri
+
+    def tokenize(*_: object) -> None:
+        raise UserError("it was tokenized")
+
+    monkeypatch.setattr(examples, "tokenize", tokenize)
+    made = recipe(base)
+    ray = "127.0.0.1:1" if how == "cluster" else "local"
+    made = made.model_copy(update={"platform": made.platform.model_copy(update={"ray": ray})})
+    if (what, where) == ("cut off", "bucket") and how != "local":
+        message = "it was tokenized"
+    with pytest.raises(UserError, match=message):
+        if how == "dry run":
+            plan(made, ws, data)
+        else:
+            run.run(made, ws, data)
+    assert bare == []
+
+
+def test_of_a_damaged_base_no_data_is_fetched(
+    far: tuple[Workspace, store.Artifact, store.Artifact], bucket: str, proxy: Proxy, bare: list[Job], tmp_path: Path
+) -> None:
+    ws, data, base = far
+    damaged = shutil.copytree(ws.fetch(base.uri), tmp_path / "damaged", ignore=shutil.ignore_patterns("manifest.json"))
+    (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-4])
+    uri = store.publish(damaged, bucket, "model", {}, {}).uri
+    with pytest.raises(UserError, match="weights in .* are damaged"):
+        run.run(on_s3(uri, bucket), ws, data.uri)
+    assert not [name for name in proxy.names() if name.endswith("parquet")] and bare == []
 
 
 @pytest.mark.parametrize("what", ["nothing", "another kind", "no train rows"])

@@ -98,9 +98,15 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     page = ws.home / "reports" / "twelve.html"
     page.parent.mkdir()
     page.write_text("a picture")
+    copies = {name: [ws.cache / f"{name.partition('/')[2]}{part}" for part in ("", "-0123")] for name in made.values()}
+    for copy in (copy for both in copies.values() for copy in both):
+        copy.mkdir(parents=True)
     record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}
     assert not list(open_store(ws.store).list(made["data twelve"])) and not page.exists()
+    gone = {name for name, both in copies.items() if not any(copy.exists() for copy in both)}
+    assert gone == {made["data twelve"], made["report twelve"]}
+    assert all(copy.exists() for name, both in copies.items() if name not in gone for copy in both)
     assert erase.marked(ws) == {made[f"{kind} twelve"].partition("/")[2] for kind in ("model", "bench")}
     assert record["n"] == 1 and record["patients"] == 1
     anew = build.run(demo, ws)

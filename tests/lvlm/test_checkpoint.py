@@ -163,6 +163,15 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(copy, folders):
         checkpoint.load(copy)
 
 
+def test_a_damaged_model_is_not_uploaded(copy, tmp_path):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    ws = workspace(tmp_path / "home")
+    with pytest.raises(UserError, match="weights in .* are damaged"):
+        checkpoint.upload_if_local(str(copy), ws)
+    assert not list(store.open_store(ws.store).list())
+
+
 def test_a_base_carries_its_terms(copy, tmp_path):
     assert checkpoint.terms_of("tiny-mantis") == checkpoint.terms_of("tiny-llava-med") == APACHE
     assert checkpoint.terms_of(str(copy)) == UNKNOWN

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from medmim import store
 from medmim.errors import UserError
 from medmim.store import open_store
+from medmim.store.s3 import connect
 
 PART = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=20)
 KEY = st.lists(PART.filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map("/".join)
@@ -208,6 +209,29 @@ def test_fetched_files_are_the_published_ones(uri: str, files: Path, tmp_path: P
     artifact = store.publish(files, uri, "data", {}, {})
     folder = store.fetch(artifact, tmp_path / "cache")
     assert store.scan(folder) == store.scan(files) and store.verify(artifact, tmp_path / "cache") == []
+
+
+def test_reads_of_threads_end_with_their_block(files: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an interrupt while the server is gone would last as long as MEDMIM_PATIENCE."""
+    artifact = store.publish(files, bucket, "data", {}, {})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("MEDMIM_PATIENCE", "600")
+    connect.cache_clear()
+    ends: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            read("rows.jsonl", 0, 1)
+        except BaseException as error:
+            ends.append(error)
+
+    with store.ranged(artifact) as read:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(1)
+        assert thread.is_alive(), "it tries again"
+    thread.join(20)
+    assert [type(error) for error in ends] == [CancelledError]
 
 
 def test_damage_is_reported_with_the_name_of_every_file(uri: str, files: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Local copies of artifacts in S3: fetched once by all processes of a machine, continued after a kill, bounded."""
 
 import errno
+import fnmatch
 import os
 import re
 import shutil
@@ -17,8 +18,7 @@ import pytest
 from medmim import store
 from medmim.errors import Unavailable, UserError
 from medmim.store import copies, open_store, ranges
-from medmim.store.s3 import connect
-from tests.support.s3_proxy import Proxy, counting
+from tests.support.s3_proxy import Proxy
 from tests.support.waiting import until
 
 RANGE = 64 << 10
@@ -34,13 +34,10 @@ FETCH = (
 
 
 @pytest.fixture
-def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setattr(ranges, "RANGE", RANGE)
     monkeypatch.delenv("MEDMIM_CACHE_GIB", raising=False)
-    with counting(os.environ["AWS_ENDPOINT_URL"]) as it:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", it.url)
-        connect.cache_clear()
-        yield it
+    yield proxy
     copies._used.clear()
 
 
@@ -399,7 +396,7 @@ def test_a_file_system_without_locks_is_said_so_and_leaves_whole_copies_only(
     before = proxy.bytes
     assert store.fetch(artifact, cache).is_dir() and proxy.bytes == before
     monkeypatch.setenv("MEDMIM_CACHE_GIB", "0.0001")
-    copies._make_room(artifact, cache, 1)
+    copies._make_room(artifact, cache / artifact.digest, 1)
     assert (cache / artifact.digest).is_dir(), "nobody knows who uses it"
 
 
@@ -447,6 +444,76 @@ def test_a_copy_that_was_cut_off_long_ago_is_removed(artifact: store.Artifact, t
     store.sweep(cache, 0)
     assert sorted(path.name for path in cache.iterdir()) == [".part-new", ".swept"]
     shutil.rmtree(cache)
+
+
+@pytest.mark.parametrize("only", [["*small"], ["sub/large", "nothing"], [], ["*_small", "*empty"]])
+def test_some_files_are_a_copy_of_their_own_and_never_the_whole(
+    only: list[str], artifact: store.Artifact, proxy: Proxy, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    wanted = {name for name in artifact.files if any(fnmatch.fnmatchcase(name, glob) for glob in only)}
+    some = store.fetch(artifact, cache, only)
+    assert store.scan(some) == {name: artifact.files[name] for name in wanted}
+    before = sum(artifact.files[name]["bytes"] for name in wanted)
+    assert proxy.bytes == before, "nothing else was read"
+    assert store.fetch(artifact, cache, only) == some and proxy.bytes == before, "fetched once"
+    folder = store.fetch(artifact, cache)
+    assert folder == cache / artifact.digest != some and whole(artifact, folder)
+    assert proxy.bytes == before + size(artifact), "no file was taken from the part"
+    assert store.fetch(artifact, cache, ["*large"]) == folder and proxy.bytes == before + size(artifact)
+
+
+def test_globs_of_all_files_give_the_whole(artifact: store.Artifact, tmp_path: Path) -> None:
+    assert store.fetch(artifact, tmp_path / "cache", ["*"]) == tmp_path / "cache" / artifact.digest
+
+
+def test_eight_processes_fetch_some_files_once(artifact: store.Artifact, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.rate = 2_000_000
+    code = FETCH.replace("Path(sys.argv[2])", "Path(sys.argv[2]), ['*large']")
+    command = [sys.executable, "-c", code, artifact.uri, str(tmp_path / "cache")]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    (found,) = {racer.communicate(timeout=60)[0].split("\n")[1] for racer in racers}
+    assert proxy.bytes == len(LARGE)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([".swept", Path(found).name])
+
+
+def test_damage_in_some_files_is_refused_and_that_in_others_is_not_looked_for(
+    artifact: store.Artifact, bucket: str, tmp_path: Path
+) -> None:
+    open_store(bucket).write(f"model/{artifact.digest}/sub/large", LARGE[:-1])
+    assert store.fetch(artifact, tmp_path / "cache", ["*small"]).is_dir()
+    with pytest.raises(UserError, match="is damaged") as caught:
+        store.fetch(artifact, tmp_path / "cache", ["*large"])
+    assert caught.value.problems == ("sub/large",)
+    spoiled = store.fetch(artifact, tmp_path / "cache", ["*small"]) / "sub" / "a_small"
+    spoiled.write_bytes(SMALL[::-1])
+    assert (store.fetch(artifact, tmp_path / "cache", ["*small"]) / "sub" / "a_small").read_bytes() == SMALL
+
+
+def test_copies_of_some_files_are_swept_evicted_and_discarded_as_whole_ones_are(
+    artifact: store.Artifact, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    other = publish(bucket, tmp_path / "other", "data", a_small=SMALL, large=LARGE[::-1])
+    some, of_other = store.fetch(artifact, cache, ["*small"]), store.fetch(other, cache, ["*small"])
+    assert some != of_other, "equal files, but each goes with its artifact"
+    open_store(bucket).delete(f"model/{artifact.digest}/manifest.json")
+    store.sweep(cache, 0)
+    assert some.is_dir(), "this process uses it"
+    copies._used.clear()
+    store.sweep(cache, 0)
+    assert not some.exists() and of_other.is_dir()
+    monkeypatch.setenv("MEDMIM_CACHE_GIB", str(1.1 * len(LARGE) / 2**30))
+    copies._used.clear()
+    folder = store.fetch(other, cache)
+    assert {path.name for path in cache.iterdir()} == {".swept", folder.name, of_other.name}, "both fit"
+    again = store.fetch(publish(bucket, tmp_path / "third", large=LARGE), cache)
+    assert {path.name for path in cache.iterdir()} >= {folder.name, again.name}, "the whole one is in use"
+    assert not of_other.exists()
+    store.fetch(other, cache, ["sub/none"])
+    (cache / f".part-{other.digest}-0").mkdir()
+    store.discard(other.digest, cache)
+    assert {path.name for path in cache.iterdir()} == {".swept", again.name}
 
 
 def test_two_homes_share_one_cache(
