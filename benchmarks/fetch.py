@@ -1,5 +1,8 @@
 """Measures how long a model in S3 takes to reach a node: one stream, in ranges, and by eight processes at once.
 
+Also what is read where nothing is trained or asked: a base without its weights, the tables of a data set of as many
+megabytes, and the index of its images.
+
     AWS_ENDPOINT_URL=... AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... python -m benchmarks.fetch s3://BUCKET/PREFIX
 
 In front of the server (a MinIO on loopback, say) stands a proxy that answers after `--latency` seconds and sends
@@ -18,7 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from medmim import store
+from medmim import shards, store
+from medmim.sample import Sample
 from medmim.store.s3 import connect
 from tests.support.s3_proxy import Proxy, counting
 
@@ -33,11 +37,23 @@ found, place = store.get(sys.argv[1]), Path(sys.argv[2]); where = store.open_sto
 {}
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
+INDEX = """
+from medmim import shards
+store.fetch(found, place, [shards.SAMPLES])
+with store.ranged(found) as read:
+    shards.image_ids(found.uri, {name: facts["bytes"] for name, facts in found.files.items()}, read)
+"""
 HOW = {
-    "one stream, file after file": (1, ONE_STREAM),
-    "medmim": (1, "store.fetch(found, place)"),
-    "medmim, eight processes": (8, "store.fetch(found, place)"),
+    "one stream, file after file": ("model", 1, ONE_STREAM),
+    "medmim": ("model", 1, "store.fetch(found, place)"),
+    "medmim, eight processes": ("model", 8, "store.fetch(found, place)"),
+    "a base but the weights": ("model", 1, "store.fetch(found, place, ['*.json'])"),
+    "a data set but the pixels": ("data", 1, INDEX),
 }
+SAMPLE = Sample(
+    "comparison", "larger", "s", "train", False, ("p",), ("a", "b"), ("a", "b"), "Which?", ("1", "2"), "1", (0,), (1,)
+)
+_IMAGE = 128 << 10  # bytes
 
 
 def measure(uri: str, proxy: Proxy, processes: int, code: str) -> tuple[float, float, float]:
@@ -66,24 +82,30 @@ def main() -> None:
             (Path(folder) / f"model-{shard}.safetensors").write_bytes(os.urandom(args.megabytes * 250_000))
         for small in range(40):
             (Path(folder) / f"small-{small}.json").write_bytes(os.urandom(5_000))
-        artifact = store.publish(Path(folder), args.store, "model", {}, {})
-    size = sum(facts["bytes"] for facts in artifact.files.values()) / 1e6
-    title = (
-        f"{size:,.0f} MB in {len(artifact.files)} files; {args.latency * 1e3:.0f} ms, {args.rate:g} MB/s a connection"
-    )
+        model = store.publish(Path(folder), args.store, "model", {}, {})
+    with tempfile.TemporaryDirectory() as folder:
+        images = (
+            (f"sha256:{i:064x}", f"{i}.png", os.urandom(_IMAGE)) for i in range(args.megabytes * 1_000_000 // _IMAGE)
+        )
+        shards.write(Path(folder), [SAMPLE], images)
+        data = store.publish(Path(folder), args.store, "data", {}, {})
+    published = {"model": model, "data": data}
+    size = sum(facts["bytes"] for facts in model.files.values()) / 1e6
+    title = f"{size:,.0f} MB in {len(model.files)} files; {args.latency * 1e3:.0f} ms, {args.rate:g} MB/s a connection"
     table = Table("", "seconds", "MB/s", "MB served", "copies", "peak memory, MB", title=title, box=None)
     try:
         with counting(os.environ["AWS_ENDPOINT_URL"]) as proxy:
             os.environ["AWS_ENDPOINT_URL"] = proxy.url
             proxy.latency, proxy.rate = args.latency, args.rate * 1e6
-            for how, (processes, code) in HOW.items():
-                seconds, served, memory = measure(artifact.uri, proxy, processes, code)
-                cells = (f"{seconds:.1f}", f"{size / seconds:,.0f}", f"{served:,.0f}", f"{served / size:.2f}")
+            for how, (kind, processes, code) in HOW.items():
+                seconds, served, memory = measure(published[kind].uri, proxy, processes, code)
+                cells = (f"{seconds:.1f}", f"{served / seconds:,.0f}", f"{served:,.1f}", f"{served / size:.2f}")
                 table.add_row(how, *cells, f"{memory:,.0f}")
     finally:
         place = connect(args.store)
-        for key in place.list(f"model/{artifact.digest}/"):
-            place.delete(key)
+        for kind, artifact in published.items():
+            for key in place.list(f"{kind}/{artifact.digest}/"):
+                place.delete(key)
     Console().print(table)
 
 

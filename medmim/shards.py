@@ -33,8 +33,8 @@ SHARD_BYTES = 256 << 20
 SAMPLES = "samples/*.parquet"  # the files that hold them, for `store.fetch`
 _CACHED_GROUPS = 64
 _IMAGES = "images/*.parquet"
-_CONNECTIONS = 16  # of `image_ids`
-_GROUPS_AT_ONCE = 16  # row groups that one of them reads
+_CONNECTIONS = 32  # of `image_ids`; a read is of some hundred bytes, so all of its time is the latency
+_GROUPS_AT_ONCE = 4  # row groups that one of them reads
 _TEXTS = pa.list_(pa.string())
 _SAMPLE = pa.schema(
     [
