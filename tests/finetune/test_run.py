@@ -258,13 +258,13 @@ PIXELS = 500_000  # bytes of an image
 
 @pytest.fixture
 def far(
-    either: tuple[Workspace, str, str], bucket: str, proxy: Proxy, tmp_path: Path
+    world: tuple[Workspace, str, str], bucket: str, proxy: Proxy, tmp_path: Path
 ) -> tuple[Workspace, store.Artifact, store.Artifact]:
     """A workspace on S3, and there the same data set and base, but with images of `PIXELS`; nothing is copied yet."""
     images = [(f"i{i}", f"i{i}.png", bytes([i]) * PIXELS) for i in range(10)]
     shards.write(tmp_path / "data", make_samples(30) + make_samples(5, "test"), images)
     data = store.publish(tmp_path / "data", bucket, "data", {}, {})
-    base = store.publish(Path(either[2]), bucket, "model", {}, {})
+    base = store.publish(Path(world[2]), bucket, "model", {}, {})
     return workspace(tmp_path / "home", on_s3(base.uri, bucket), run="r"), data, base
 
 
@@ -285,16 +285,16 @@ def check_reads(proxy: Proxy, data: store.Artifact, base: store.Artifact) -> Non
 
 
 def test_a_dry_run_fetches_neither_weights_nor_pixels(
-    either: tuple[Workspace, str, str], far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
+    world: tuple[Workspace, str, str], far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
 ) -> None:
     ws, data, base = far
     proxy.reads.clear()
-    assert plan(recipe(base.uri), ws, data.uri) == plan(recipe(either[2]), either[0], either[1])
+    assert plan(recipe(base.uri), ws, data.uri) == plan(recipe(world[2]), world[0], world[1])
     check_reads(proxy, data, base)
 
 
 def test_the_head_of_a_cluster_fetches_neither_weights_nor_pixels(
-    either: tuple[Workspace, str, str],
+    world: tuple[Workspace, str, str],
     far: tuple[Workspace, store.Artifact, store.Artifact],
     bucket: str,
     proxy: Proxy,
@@ -314,7 +314,7 @@ def test_the_head_of_a_cluster_fetches_neither_weights_nor_pixels(
         run.run(on_s3(base.uri, bucket, "127.0.0.1:1"), ws, data.uri)
     assert [(job.base, job.data) for job in jobs] == [(base.uri, data.uri)]
     check_reads(proxy, data, base)
-    examples.prepare(Path(either[2]), tmp_path / "data", 400, 0.0)[0].save(tmp_path / "here")
+    examples.prepare(Path(world[2]), tmp_path / "data", 400, 0.0)[0].save(tmp_path / "here")
     assert store.open_store(jobs[0].folder).read("examples.safetensors") == (tmp_path / "here").read_bytes()
     proxy.reads.clear()
     with pytest.raises(UserError, match="far enough"):
@@ -352,8 +352,9 @@ def test_rows_whose_image_is_not_in_the_store_are_quarantined(
     assert "rows_only" in caught.value.reason
 
 
-@pytest.mark.parametrize("how", ["dry run", "local", "cluster"])
-@pytest.mark.parametrize("where", ["folder", "store", "bucket"])
+@pytest.mark.parametrize(
+    ("where", "how"), [("folder", "cluster"), ("store", "dry run"), ("bucket", "local"), ("bucket", "cluster")]
+)
 @pytest.mark.parametrize("what", ["no weights", "cut off", "a pointer"])
 def test_a_damaged_base_is_refused_before_anything_is_tokenized(
     what: str,
