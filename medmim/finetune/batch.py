@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from medmim.finetune import packing
-from medmim.lvlm.encode import Encoded
+from medmim.lvlm.encode import Encoded, tokens_per_image
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,39 @@ class Batch:
         return sum(len(row.targets) for row in self.rows)
 
 
+def with_blank_image(row: Row, config: Any) -> Row:
+    """A row without images, and a sample beside the others that is one blank image; any other row as it is.
+
+    Nothing is trained on that sample and no other one sees it. Where weights are gathered from all workers for each
+    forward pass, all workers must run the same modules in the same order: one whose row has no image would leave the
+    others waiting for the vision tower (DeepSpeed issue 7170).
+
+    Args:
+        row: The row.
+        config: A `LlavaConfig`.
+    """
+    if row.pixel_values is not None:
+        return row
+    count, vision = tokens_per_image(config), config.vision_config
+    image = torch.full((1, count), config.image_token_id, dtype=row.input_ids.dtype)
+    width = row.input_ids.shape[1]
+    if row.packed:
+        ids, predicts = torch.cat([row.input_ids, image], dim=1), row.predicts
+    else:
+        wide = max(width, count)
+        ids = torch.cat([pad(row.input_ids, (0, wide - width)), pad(image, (0, wide - count))])
+        predicts = row.predicts // width * wide + row.predicts % width
+    pixels = torch.zeros(1, vision.num_channels, vision.image_size, vision.image_size)
+    return replace(row, input_ids=ids, pixel_values=pixels, lengths=(*row.lengths, count), predicts=predicts)
+
+
 def build(
     encoded: Sequence[Encoded],
     pixels: Callable[[int], Tensor | None],
     *,
     max_tokens: int,
     packed: bool = True,
-    pad: int = 0,
+    padding: int = 0,
     rank: int = 0,
     world: int = 1,
     announce: Callable[[Sequence[int]], None] | None = None,
@@ -95,7 +123,7 @@ def build(
             samples of this worker.
         max_tokens: Tokens of a row.
         packed: Concatenate samples, or pad them.
-        pad: Token to pad with.
+        padding: Token to pad with.
         rank: This worker.
         world: Number of workers.
         announce: Called first, with all the indices for which `pixels` will be called, in that order.
@@ -103,14 +131,15 @@ def build(
     shares = packing.rows([len(e) for e in encoded], max_tokens, world, packed)[rank::world]
     if announce is not None:
         announce([i for share in shares for i in share])
-    return Batch(tuple(_row([encoded[i] for i in share], [pixels(i) for i in share], packed, pad) for share in shares))
+    rows = (_row([encoded[i] for i in share], [pixels(i) for i in share], packed, padding) for share in shares)
+    return Batch(tuple(rows))
 
 
-def _row(samples: Sequence[Encoded], pixels: Sequence[Tensor | None], packed: bool, pad: int) -> Row:
+def _row(samples: Sequence[Encoded], pixels: Sequence[Tensor | None], packed: bool, padding: int) -> Row:
     expanded = [sample.expand() for sample in samples]
     lengths = tuple(len(ids) for ids, _ in expanded)
     width = sum(lengths) if packed else max(lengths)
-    input_ids = np.full((1 if packed else len(samples), width), pad, np.int64)
+    input_ids = np.full((1 if packed else len(samples), width), padding, np.int64)
     flat = input_ids.reshape(-1)
     starts = list(accumulate(lengths, initial=0)) if packed else [i * width for i in range(len(samples))]
     predicts, targets = [], []

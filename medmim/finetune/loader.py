@@ -105,7 +105,7 @@ def loader(
                 pixels_of,
                 max_tokens=settings.max_tokens,
                 packed=settings.packing,
-                pad=lvlm.tokenizer.pad_token_id or 0,
+                padding=lvlm.tokenizer.pad_token_id or 0,
                 rank=rank,
                 world=world,
                 announce=prepare,

@@ -85,7 +85,7 @@ def test_no_position_predicts_the_first_token_of_a_sample() -> None:
 def test_an_image_becomes_its_tokens_in_the_row_and_positions_count_them(packed: bool) -> None:
     one = Encoded(np.array([5, 99, 6, 7, 8], np.int32), np.array([0, 0, 0, 1, 1], bool), 1, 99, 3)
     two = Encoded(np.array([4, 9], np.int32), np.array([1, 1], bool), 0, 99, 3)
-    row = batch.build([one, two], lambda i: None, max_tokens=20, packed=packed, pad=0).rows[0]
+    row = batch.build([one, two], lambda i: None, max_tokens=20, packed=packed, padding=0).rows[0]
     assert row.lengths == (7, 2) == (len(one), len(two))
     if packed:
         assert row.input_ids.tolist() == [[5, 99, 99, 99, 6, 7, 8, 4, 9]]

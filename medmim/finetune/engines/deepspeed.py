@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medmim.finetune import distributed, optim
-from medmim.finetune.batch import Batch, Row
+from medmim.finetune.batch import Batch, Row, with_blank_image
 from medmim.finetune.engines.engine import WEIGHT, Fragment, Whole
 from medmim.finetune.loss import row_loss
 from medmim.lvlm import checkpoint
@@ -51,13 +51,13 @@ class Zero:
         (trained, tokens), most = distributed.sum_counts([batch.trained, batch.tokens], self.device), len(batch.rows)
         if self.world > 1:
             most = distributed.largest(most, self.device)
-        rows = [*batch.rows, *[_blank_row()] * (most - len(batch.rows))]
+        rows = [*batch.rows, *[_nothing()] * (most - len(batch.rows))]
         loss = torch.zeros((), device=self.device)
         for i, row in enumerate(rows):
             # ZeRO takes the mean over the workers
             share = self.world / max(trained, 1) if i < len(batch.rows) else 0.0
             self.engine.set_gradient_accumulation_boundary(i + 1 == most)
-            part = self.engine(row.to(self.device), share)
+            part = self.engine(with_blank_image(row, self.model.config).to(self.device), share)
             self.engine.backward(part)
             loss += part.detach() / self.world
             if i + 1 < most:
@@ -187,7 +187,7 @@ class _Forward(nn.Module):
         self.model = model
 
     def forward(self, row: Row, share: float) -> Tensor:
-        return row_loss(self.model, row, always_tower=True) * share
+        return row_loss(self.model, row) * share
 
 
 def _config(settings: Finetune, bf16: bool) -> dict[str, Any]:
@@ -207,8 +207,8 @@ def _config(settings: Finetune, bf16: bool) -> dict[str, Any]:
     }
 
 
-def _blank_row() -> Row:
-    """A row of two tokens for a pass that counts nothing."""
+def _nothing() -> Row:
+    """A row of two tokens, for a pass that counts nothing."""
     tokens, first = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     return Row(tokens, None, (2,), first, first, packed=True)
 

@@ -1,0 +1,139 @@
+"""Trainings with every engine, in processes of torchrun: `run` starts them, `main` is a worker."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from medmim.finetune import batch, loop, trainable
+from medmim.finetune.batch import Batch
+from medmim.finetune.distributed import process_group
+from medmim.lvlm import checkpoint
+from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.recipe.schema import Finetune, Lora
+from tests.support.finetune import make_encoded, make_lvlm, make_pixels
+
+STEPS = 20
+VALUES = {
+    "family": tuple(family.name for family in FAMILIES),
+    "zero": (0, 2, 3),
+    "workers": (1, 2),
+    "packing": (True, False),
+    "lora": (False, True),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training."""
+
+    family: str
+    zero: int
+    workers: int
+    packing: bool
+    lora: bool
+
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, asdict(self).values()))
+
+    @property
+    def reference(self) -> "Case":
+        """The same weights trained by the plain engine of one worker, sample by sample."""
+        return Case(self.family, 0, 1, False, self.lora)
+
+
+ALL = [Case(*values) for values in itertools.product(*VALUES.values())]  # type: ignore[arg-type]
+PAIRWISE = [
+    Case("mantis", 0, 2, True, True),
+    Case("mantis", 2, 2, True, False),
+    Case("mantis", 3, 2, False, True),
+    Case("mantis", 3, 1, True, False),
+    Case("llava-med", 0, 1, True, False),
+    Case("llava-med", 2, 1, False, True),
+    Case("llava-med", 3, 2, True, True),
+    Case("llava-med", 0, 2, False, False),
+]
+
+
+def settings(case: Case) -> Finetune:
+    """Two rates, decay and clipping, so that what is left out of one engine shows."""
+    return Finetune(
+        batch_size=8, max_tokens=400, lr=1e-3, projector_lr=3e-3, weight_decay=0.1, clip=1.0, freeze_vision=case.lora,
+        zero=case.zero, packing=case.packing, precision="fp32", save_every=STEPS,
+        lora=Lora(rank=4, alpha=8, dropout=0) if case.lora else None,
+    )  # fmt: skip
+
+
+def batches(lvlm: Lvlm, case: Case, rank: int, world: int) -> Callable[[int], Batch]:
+    """Step -> batch: one worker has texts only, then has nothing, then both have what comes."""
+    encoded = make_encoded(lvlm, 48)
+    shown = [sample for sample in encoded if sample.images]
+    texts = [sample for sample in encoded if not sample.images]
+    limit = 400
+
+    def share(samples: Sequence[object], rank: int, world: int) -> Batch:
+        chosen = list(samples)
+        return batch.build(
+            chosen,  # type: ignore[arg-type]
+            lambda i: make_pixels(chosen[i]),  # type: ignore[arg-type]
+            max_tokens=limit,
+            packed=case.packing,
+            rank=rank,
+            world=world,
+        )
+
+    def batch_at(step: int) -> Batch:
+        mine = [shown[(3 * step + i) % len(shown)] for i in range(3)]
+        yours = [texts[(2 * step + i) % len(texts)] for i in range(2)] if step % 4 else []
+        if step % 2:
+            return share([*mine, *yours], rank, world)
+        parts = [share(mine, 0, 1), share(yours, 0, 1)] if yours else [share(mine, 0, 1), Batch(())]
+        return parts[rank] if world == 2 else Batch((*parts[0].rows, *parts[1].rows))
+
+    return batch_at
+
+
+def make_bases(root: Path) -> None:
+    """A base of each family, with few layers: ZeRO-3 takes its time for each module."""
+    for family in FAMILIES:
+        lvlm = make_lvlm(family=family)
+        for part, config in (
+            (lvlm.model.model.language_model, lvlm.config.text_config),
+            (lvlm.model.model.vision_tower.encoder, lvlm.config.vision_config),
+        ):
+            del part.layers[2:]
+            config.num_hidden_layers = 2
+        checkpoint.save(lvlm, root / family.name)
+
+
+def run(root: Path, cases: Sequence[Case]) -> None:
+    """Train all cases into `root/NAME`, those of one number of workers in one group of processes."""
+    for workers in sorted({case.workers for case in cases}):
+        mine = [asdict(case) for case in cases if case.workers == workers]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
+        done = subprocess.run(
+            [*command, "-m", "tests.support.engines", str(root), json.dumps(mine)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def main(root: Path, cases: Sequence[Case]) -> None:
+    torch.set_num_threads(1)
+    with process_group(always=True) as (rank, world):
+        for case in cases:
+            chosen = settings(case)
+            lvlm = trainable.load(root / case.family, chosen, "cpu")
+            loop.train(lvlm, batches(lvlm, case, rank, world), STEPS, chosen, root / case.name, rank=rank, world=world)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Case(**values) for values in json.loads(sys.argv[2])])
