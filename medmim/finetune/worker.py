@@ -66,6 +66,8 @@ def run_worker(
     folder = Path(job.folder)
     examples = Examples.load(folder / EXAMPLES)
     images: Mapping[str, Any] = shards.Images(Path(job.data)) if len(examples.images) else {}
+    if settings.zero:  # DeepSpeed takes the device that it numbers
+        os.environ["LOCAL_RANK"] = str(torch.device(device).index or 0)
     with process_group(always=bool(settings.zero)) as (rank, world):
         lvlm = trainable.load(Path(job.base), settings, device)
         with loader(lvlm, examples, images, settings, rank, world, threads=job.threads, data=job.data) as batch_at:

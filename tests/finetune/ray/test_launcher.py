@@ -119,11 +119,11 @@ def test_an_unforeseen_exception_of_a_worker_is_reported_and_not_retried(tmp_pat
 
 @pytest.mark.long
 def test_two_workers_take_the_steps_of_one_and_meet_on_loopback_only(tmp_path: Path) -> None:
-    """Of one family: a launch takes most of a minute, and torchrun shows the steps of two workers for both."""
-    settings = SETTINGS.model_copy(update={"steps": 40})
+    """Of one family and ZeRO-3: a launch takes most of a minute, and torchrun shows all engines and both families."""
+    settings = SETTINGS.model_copy(update={"steps": 40, "optimizer": "adamw"})
     run_worker(make_job(tmp_path, LLAVA_MED, settings))
     (tmp_path / "out").rename(tmp_path / "bare")
-    job = make_job(tmp_path, LLAVA_MED, settings)
+    job = make_job(tmp_path, LLAVA_MED, settings.model_copy(update={"zero": 3}))
     seen: dict[str, object] = {}
     watcher = threading.Thread(target=_look_at_ports, args=(tmp_path / "out" / record.LOSSES, seen), daemon=True)
     watcher.start()
