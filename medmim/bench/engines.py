@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import adapters, checkpoint
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.terms import UNKNOWN, Terms
@@ -71,6 +71,8 @@ def _engine(ref: str, ws: Workspace) -> Engine:
         return Engine(ref, digest_of(["openai", url, name]), _server(url, name))
     found = checkpoint.locate(ref)
     family = checkpoint.family_of(found)  # refuse an unsupported family now, not in the middle of the benchmark
+    if adapters.are_in(found):
+        checkpoint.base_of(found)  # likewise a missing base
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
     return Engine(ref, weights, _local(ref, ws), checkpoint.terms_of(ref), family.template_digest)
 
@@ -78,7 +80,7 @@ def _engine(ref: str, ws: Workspace) -> Engine:
 def _local(ref: str, ws: Workspace) -> "Ask":
     @lru_cache(maxsize=1)
     def load() -> checkpoint.Lvlm:
-        return checkpoint.load(checkpoint.resolve(ref, ws))
+        return checkpoint.load(checkpoint.resolve(ref, ws), cache=ws.cache)
 
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         from medmim.lvlm import ask_hf

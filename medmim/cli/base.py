@@ -120,7 +120,7 @@ def show(base: _Ref, home: Home = None, as_json: Json = False) -> None:
     """What a base is and what its terms of use allow.
 
     With --json: an object with the keys of `list`, and `artifact_digest` (that of the URI), `digest` (of the files that
-    decide an answer) and `dtype`.
+    decide an answer), `dtype` and `base` (of adapters).
     """
     import json
 

@@ -25,8 +25,8 @@ from medmim.finetune.engines.engine import Engine
 from medmim.finetune.engines.plain import Plain
 from medmim.finetune.pace import Pace, Preempted
 from medmim.finetune.record import Record, TrainResult
-from medmim.lvlm import memory, weights
-from medmim.lvlm.checkpoint import Lvlm, save
+from medmim.lvlm import adapters, memory, weights
+from medmim.lvlm.checkpoint import Lvlm, save, save_adapters
 from medmim.recipe.schema import NOT_CONTENT, Finetune
 
 
@@ -137,7 +137,7 @@ def train(
             if stop_now:
                 raise Preempted(step + 1, steps)
     model.eval()
-    _publish(lvlm, adapted, engine, folder, rank)
+    _publish(lvlm, adapted, engine, folder, rank, settings, bf16)
     return record.result(tokens_seen, ran)
 
 
@@ -194,9 +194,19 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
     return json.dumps(settings[key]) if key in settings else "not set"
 
 
-def _publish(lvlm: Lvlm, adapted: Any, engine: Engine, folder: Path, rank: int) -> None:
+def _publish(lvlm: Lvlm, adapted: Any, engine: Engine, folder: Path, rank: int, settings: Finetune, bf16: bool) -> None:
     """Write the model, on the first worker; all of them give their parts of the weights."""
-    model_weights = weights.of_model(lvlm.model, engine.whole)
+    if settings.lora and not settings.lora.merge:
+        trained = adapters.of_training(adapted, engine.whole)
+        if rank == 0:
+            save_adapters(lvlm, adapted, folder, trained)
+        else:
+            weights.take(trained, weights.ONE_FILE)
+        return
+    if settings.lora:
+        model_weights = adapters.merged(adapted, engine.whole, bf16)
+    else:
+        model_weights = weights.of_model(lvlm.model, engine.whole)
     if rank == 0:
         save(lvlm, folder, model_weights)
     else:

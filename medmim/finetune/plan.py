@@ -7,7 +7,7 @@ import numpy as np
 
 from medmim import shards, store
 from medmim.finetune.run import data_artifact
-from medmim.lvlm import checkpoint
+from medmim.lvlm import adapters, checkpoint
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import Workspace
 
@@ -65,6 +65,7 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
     settings = recipe.finetune
     ref, artifact = base or settings.base, data_artifact(data)
     path = checkpoint.resolve_text(ref, ws)
+    adapters.refuse_as_base(path)
     checkpoint.check_weights_of(ref, path)
     tables = store.fetch(artifact, ws.cache, [shards.SAMPLES])
     examples, bad = prepare(path, tables, settings.max_tokens, recipe.data.max_bad_fraction, artifact)

@@ -9,12 +9,13 @@ from typing import Any
 
 from medmim import progress, shards, store, terms
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import adapters, checkpoint
 from medmim.recipe.schema import NOT_CONTENT, Recipe
 from medmim.run.cache import cached_step, step_key
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
+from medmim.store.removal import claim
 
 REVISION = 4
 _CURVE = 200  # points of the loss curve in the record; `losses.jsonl` has every step
@@ -39,6 +40,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
     with stage(ws, "finetune") as outcome:
         ref = base or recipe.finetune.base
         found = checkpoint.locate(ref)
+        adapters.refuse_as_base(found)
         family = checkpoint.family_of(found)
         artifact = data_artifact(data)
         allowed = terms.combine([checkpoint.terms_of(ref), terms_of(artifact)])
@@ -50,10 +52,18 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         }
         parents = {"data": artifact.digest, "base": checkpoint.digest(found)}
 
+        lora = recipe.finetune.lora
+        needs_base = lora is not None and not lora.merge
         ran: dict[str, Any] = {}
 
         def make(work: Path) -> Mapping[str, Any]:
-            counts, ran["ran"] = _train(recipe, ws, ref, artifact, work)
+            # adapters are of no use without their base: one in a folder, which may be moved, is copied to the store
+            kept = checkpoint.upload_if_local(ref, ws) if needs_base else ref
+            counts, ran["ran"] = _train(recipe, ws, kept, artifact, work)
+            if needs_base:
+                adapters.record_base(work, kept, parents["base"], ws.store)
+                if kept.startswith(f"{ws.store}/"):
+                    claim(store.open_store(ws.store), kept.removeprefix(f"{ws.store}/"))
             (work / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
             return counts
 

@@ -11,6 +11,7 @@ from typing import Any
 from medmim import progress, store, tracking
 from medmim.data import erased
 from medmim.errors import UserError
+from medmim.lvlm import adapters
 from medmim.nightly import records
 from medmim.redact import shown
 from medmim.registry import decisions
@@ -83,7 +84,9 @@ def scan(place: store.Store, ages: Ages) -> dict[str, Entry]:
         entry.time = max(entry.time, ages.get(f"{USED}/{entry.name}", (0.0, 0))[0])
         if entry.complete:
             text = read_text(place, f"{entry.name}/{store.PROVENANCE}")
-            entry.parents = digests(text) - {entry.digest}
+            if f"{entry.name}/{adapters.BASE}" in ages:  # adapters are of no use without their base
+                entry.parents |= digests(read_text(place, f"{entry.name}/{adapters.BASE}"))
+            entry.parents |= digests(text) - {entry.digest}
             with suppress(ValueError, AttributeError):  # edited by hand
                 record = json.loads(text)
                 entry.recipe = record.get("recipe") or {}

@@ -4,6 +4,7 @@ import copy
 import difflib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, sniff, store, terms
-from medmim.errors import UserError, from_os_error, require
-from medmim.lvlm import memory, weights
+from medmim.errors import Unavailable, UserError, from_os_error, require
+from medmim.lvlm import adapters, memory, weights
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
@@ -30,7 +31,7 @@ _SHOWN = 100  # characters of a reference that names nothing
 _WEIGHTS = "*.safetensors"
 _CONTENT = (
     _WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
-    "chat_template.jinja",
+    "chat_template.jinja", adapters.CONFIG, adapters.BASE,
 )  # fmt: skip
 _TEXT = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")  # all that a tokenizer of any kind may be read from
 
@@ -153,6 +154,8 @@ def upload_if_local(ref: str, ws: Workspace) -> str:
     if known is not None and known.uri.startswith(f"{ws.store}/"):
         return known.uri
     check_weights(path)  # before it is copied for minutes, and refused by each worker
+    if adapters.are_in(path):
+        upload_if_local(base_of(path)[0], ws)
     say(f"copying the model {path} to the store")
     made_from = {"medmim": __version__, "step": "copy of a folder", "terms": terms_of(ref).as_dict()}
     return store.publish(path, ws.store, "model", known.counts if known else {}, made_from).uri
@@ -174,10 +177,40 @@ def terms_of(ref: str) -> terms.Terms:
     return terms.parse(file.read_bytes(), str(file)) if file.is_file() else terms.UNKNOWN
 
 
+def base_of(where: Path | store.Artifact) -> tuple[str, Path | store.Artifact]:
+    """The base of adapters: a reference, and where it is; nothing of it is downloaded.
+
+    Raises:
+        UserError: It is not there, or is another one than the adapters were trained on.
+        Unavailable: The store does not answer.
+    """
+    name = where if isinstance(where, Path) else where.uri
+    ref, wanted = adapters.base_of(where)
+    merge = "or run the adapters' recipe again with `finetune.lora.merge: true`, whose model needs no base"
+    try:
+        found = locate(ref)
+    except Unavailable:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"the base of the adapters {name} is missing: {ref}",
+            reason=f"{error.fact}; the adapters were trained on the base with digest {wanted}",
+            fix=f"restore it there, from a backup or with the import or training that made it, {merge}",
+        ) from None
+    if (given := digest(found)) != wanted:
+        raise UserError(
+            f"{ref} is not the base of the adapters {name}",
+            reason=f"its digest is {given}, and the adapters were trained on the base with digest {wanted}",
+            fix=f"restore that base there, {merge}",
+        )
+    return ref, found
+
+
 def digest(where: Path | store.Artifact) -> str:
     """Content digest of the files that decide what a model answers; a README beside them does not count.
 
-    Of an artifact, it is read from the manifest: neither downloaded nor hashed.
+    Of adapters, one of the files names the digest of the base. Of an artifact, it is read from the manifest: neither
+    downloaded nor hashed.
     """
     if isinstance(where, Path):
         files = {file.name: {"sha256": store.file_digest(file)} for glob in _CONTENT for file in where.glob(glob)}
@@ -186,42 +219,61 @@ def digest(where: Path | store.Artifact) -> str:
     return store.content_digest({name: where.files[name] for name in wanted})
 
 
-def load(path: Path, device: str = "auto", dtype: Any = None) -> Lvlm:
-    """Load a LLaVA checkpoint of a known family.
+def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None = None) -> Lvlm:
+    """Load a LLaVA checkpoint of a known family; adapters are added to the weights of their base.
 
     Args:
         path: Folder with config, safetensors, tokenizer and processor.
         device: `auto` is the GPU where there is one.
         dtype: Torch dtype of the weights; by default bf16 on a GPU and fp32 on a CPU.
+        cache: Where a base of adapters that is in S3 is copied to. [default: beside the adapters where these are such
+            a copy, else that of .medmim]
 
     Raises:
         UserError: A missing or damaged file, an unsupported family, weights that are missing, cut off, not finite or
-            do not match, or do not fit into the memory.
+            do not match, or do not fit into the memory; of adapters, the base is missing or another one.
         Unavailable: A file cannot be read for now.
     """
     family = family_of(path)
     check_weights(path)
+    whole = _whole_weights(path, cache)
     torch = require("torch", "finetune")
     transformers = quiet_transformers()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    with _reading(path, family):
+    with _reading(whole, family):
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            whole, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+    with _reading(path, family):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
         missing = sorted(report["missing_keys"])
         if missing:
-            raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
+            raise UserError(f"{whole} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
         _check_image_token(path, tokenizer, model.config)
         _check_image_size(path, processor, model.config)
+        if whole != path:
+            model = adapters.merge(model, path)
     with memory.reporting(*_loading(path)):
         model = model.to(device).eval()
     if not_finite(model):
-        raise _not_finite(path, dtype)
+        raise _not_finite(path, whole, dtype)
     return Lvlm(model, tokenizer, processor, family, path)
+
+
+def _whole_weights(path: Path, cache: Path | None) -> Path:
+    """The folder with the whole weights of a model: of adapters that of their base, else its own."""
+    if not adapters.are_in(path):
+        return path
+    _, found = base_of(path)
+    if not isinstance(found, Path):
+        _, copy_of = adapters.origin(path)
+        found = store.fetch(found, cache or (path.parent if copy_of else cache_folder(Path(".medmim"))))
+    adapters.refuse_as_base(found)
+    check_weights(found)
+    return found
 
 
 def load_text(path: Path) -> Text:
@@ -321,11 +373,11 @@ def not_finite(model: Any) -> list[str]:
     ]
 
 
-def _not_finite(path: Path, dtype: Any) -> UserError:
-    """The error for weights that are not finite, with their names in the files."""
+def _not_finite(path: Path, whole: Path, dtype: Any) -> UserError:
+    """The error for weights that are not finite, with their names in the files: of adapters, also those of the base."""
     safetensors = require("safetensors", "finetune")
     problems = []
-    for file in sorted(path.glob("*.safetensors")):
+    for file in sorted(file for folder in {path, whole} for file in folder.glob("*.safetensors")):
         with safetensors.safe_open(str(file), framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118  no dict
                 values = weights.get_tensor(name).float()
@@ -413,6 +465,28 @@ def save(lvlm: Lvlm, folder: Path, written: Sequence[weights.Weight] | None = No
     return replace(lvlm, path=folder)
 
 
+def save_adapters(lvlm: Lvlm, adapted: Any, folder: Path, written: list[weights.Weight]) -> None:
+    """Save what was trained of a model, and all that `load` needs beside it but `adapters.record_base`.
+
+    Args:
+        lvlm: The model, which peft has changed.
+        adapted: The `PeftModel` around it.
+        folder: Is created.
+        written: See `adapters.of_training`.
+
+    Raises:
+        UserError: The disk is full.
+    """
+    config = copy.deepcopy(lvlm.model.config)
+    config.dtype = lvlm.model.dtype
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        adapters.write(adapted, folder, written)
+        save_settings(folder, config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
+    except OSError as error:
+        raise from_os_error(error, "saving the adapters") from error
+
+
 def save_settings(
     folder: Path, config: Any, generation: Any, tokenizer: Any, image_processor: Any, family: Family
 ) -> None:
@@ -458,6 +532,8 @@ def quiet_transformers() -> Any:
     transformers = require("transformers", "finetune")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    # peft 0.21 asks for the old name
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     return transformers
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000  # of one file: what transformers writes, and S3 takes in one piece
+ONE_FILE = 2**63  # bytes: no limit
 PIECE = 64 * 2**20  # bytes of a tensor in memory at once
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -81,15 +82,18 @@ def of_model(model: Any, whole: "Callable[[str], Tensor] | None" = None) -> list
     return list(found.values())
 
 
-def of_tensor(name: str, tensor: "Tensor", read: "Callable[[], Tensor] | None" = None) -> Weight:
+def of_tensor(
+    name: str, tensor: "Tensor", read: "Callable[[], Tensor] | None" = None, dtype: str | None = None
+) -> Weight:
     """A tensor as a weight to write.
 
     Args:
         name: Its name in the file.
         tensor: Dtype and shape; of a tensor that DeepSpeed has split, the shape of the whole.
         read: Gives the values. [default: those of the tensor]
+        dtype: As safetensors calls it. [default: that of the tensor]
     """
-    dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    dtype = dtype or _DTYPES[str(tensor.dtype).removeprefix("torch.")]
     return Weight(
         name,
         dtype,
@@ -123,11 +127,16 @@ def write(
         }
         (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
-        _write_file(folder / name, shard, done)
+        write_file(folder / name, shard, done)
 
 
 def take(weights: Sequence[Weight], limit: int = SHARD_BYTES) -> None:
-    """Read all weights in the order of `write`, and drop them: what the other workers do while the first one writes."""
+    """Read all weights in the order of `write`, and drop them: what the other workers do while the first one writes.
+
+    Args:
+        weights: As for `write`.
+        limit: As for `write`; `ONE_FILE` is the order of `write_file`.
+    """
     for shard in _split(weights, limit):
         for weight in _ordered(shard):
             for _ in weight.pieces():
@@ -151,7 +160,8 @@ def _ordered(weights: Sequence[Weight]) -> list[Weight]:
     return sorted(weights, key=lambda weight: -SIZES[weight.dtype])
 
 
-def _write_file(path: Path, weights: Sequence[Weight], done: Callable[[int], None] | None) -> None:
+def write_file(path: Path, weights: Sequence[Weight], done: Callable[[int], None] | None = None) -> None:
+    """Write one file, however large. Arguments and errors as `write`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to know of which library
     end = 0
     ordered = _ordered(weights)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from medmim import shards, store, terms
 from medmim.errors import UserError
@@ -24,9 +25,11 @@ from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace, workspace
+from medmim.store.folder import FolderStore
 from medmim.terms import Terms
 from tests.support import originals
 from tests.support.finetune import make_data, make_samples
+from tests.support.killing import killed_at
 from tests.support.s3_proxy import Proxy
 
 FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_vision": False}
@@ -444,3 +447,67 @@ def test_a_base_without_weights_or_of_another_family_is_refused(
         (tmp_path / name / "config.json").write_text(text)
         with pytest.raises(UserError, match=message):
             run.run(recipe(str(tmp_path / name)), ws, data)
+
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "down_proj"]}
+
+
+def weights_of(ws: Workspace, uri: str) -> dict[str, torch.Tensor]:
+    """Of a model as it is asked; adapters are added to their base."""
+    found: dict[str, torch.Tensor] = checkpoint.load(checkpoint.resolve(uri, ws), "cpu").model.state_dict()
+    return found
+
+
+def test_lora_publishes_adapters_or_the_same_as_one_model(
+    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
+) -> None:
+    ws, data, shared = world
+    base = shutil.copytree(shared, tmp_path / "base")
+    allowed = Terms(serve=True, text=("of the base",))
+    (base / terms.FILE).write_text(allowed.dump())
+    made = run.run(recipe(str(base), lora=LORA, lr=0.02), ws, data)
+    artifact = store.get(made.uri)
+    assert artifact.kind == "model" and {"adapter_config.json", "adapter_model.safetensors"} <= set(artifact.files)
+    assert not {"model.safetensors", "resume"} & set(artifact.files)
+    record = json.loads(store.read_file(artifact, "base.json"))
+    assert record["digest"] == checkpoint.digest(base)
+    kept = store.get(f"{ws.store}/{record['ref']}")
+    assert checkpoint.digest(kept) == record["digest"] and checkpoint.terms_of(kept.uri) == allowed
+    config = json.loads(store.read_file(artifact, "adapter_config.json"))
+    assert config["base_model_name_or_path"] == record["ref"] and str(tmp_path) not in json.dumps(config)
+    assert terms_of(artifact) == terms.combine([allowed, terms_of(store.get(data))])
+
+    merged = run.run(recipe(str(base), lora={**LORA, "merge": True}, lr=0.02), ws, data)
+    assert "model.safetensors" in store.get(merged.uri).files and not merged.cached
+    shutil.rmtree(base)  # the copy in the store is enough
+    one, other, before = (weights_of(ws, uri) for uri in (made.uri, merged.uri, shared))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], rtol=0, atol=1e-6) for name in one)
+    changed = {name.split(".")[1] for name in one if not torch.equal(one[name], before[name])}
+    assert changed == {"language_model", "multi_modal_projector"}
+
+    with pytest.raises(UserError, match="holds LoRA adapters") as error:
+        run.run(recipe(made.uri), ws, data)
+    assert "merge: true" in error.value.fix
+    with pytest.raises(UserError, match="holds LoRA adapters"):
+        plan(recipe(made.uri), ws, data)
+    assert run.run(recipe(merged.uri, steps=1), ws, data).facts["steps"] == 1
+
+
+def test_adapters_are_published_once_wherever_a_kill_comes(
+    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
+) -> None:
+    base = world[2]
+    ws = workspace(tmp_path / "home", run="r")
+    make_data(tmp_path / "data", make_samples(8))
+    data = store.publish(tmp_path / "data", ws.store, "data", {}, {}).uri
+    settings = recipe(base, lora=LORA, steps=2)
+    kills = 0
+    while killed_at(kills, FolderStore, ("upload", "create", "write"), lambda: run.run(settings, ws, data)):
+        kills += 1 if kills < 3 else 4
+    assert kills > 3
+    made = run.run(settings, ws, data)
+    models = {key.split("/")[1] for key in store.open_store(ws.store).list("model/") if key.endswith(store.MANIFEST)}
+    (kept,) = models - {made.digest}
+    record = json.loads(store.read_file(store.get(made.uri), "base.json"))
+    assert made.cached and record["ref"] == f"model/{kept}"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from medmim import store, tracking
 from medmim.errors import UserError
 from medmim.housekeeping import gc
+from medmim.lvlm import adapters
 from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision
 from medmim.run.cache import cached_step
@@ -231,3 +232,17 @@ def test_an_imported_base_stays_though_nothing_points_to_it(ws: Workspace, tmp_p
     age(ws, "model/", 400)
     assert collected(ws, last=0, days=0) == [name(there[1])]
     assert store.find(there[0].uri) is not None
+
+
+def test_the_base_of_adapters_stays_as_long_as_they_do(
+    place: Workspace, put: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    """Their record names it: the copy of a folder has no provenance that does."""
+    base, other = put(place, "model", "base"), put(place, "model", "another")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / adapters.BASE).write_text(json.dumps({"ref": name(base), "digest": "0" * 64}))
+    tuned = store.publish(tmp_path / "a", place.store, "model", {}, {"step": "copy of a folder"})
+    decisions.append(place, "chest", lambda _: Decision("refused", "1", tuned.digest, tuned.uri))
+    tracking.client(place).create_registered_model("chest")
+    collected(place, last=0, days=0)
+    assert artifacts(place) == {name(base), name(tuned)} and store.find(other.uri) is None

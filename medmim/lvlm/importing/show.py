@@ -10,7 +10,7 @@ from typing import Any
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import adapters, checkpoint, weights
 from medmim.lvlm.encode import tokens_per_image
 from medmim.run.workspace import Workspace
 
@@ -41,8 +41,8 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
 
     Returns:
         ref, family, parameters, tokens_per_image, vision_tower, artifact_digest (that of its URI; empty for a folder),
-        digest (of the weights and all that decides an answer), dtype, source (where it was imported from) and terms;
-        plain JSON.
+        digest (of the weights and all that decides an answer), dtype, source (where it was imported from), base (of
+        adapters, which count as one model with it) and terms; plain JSON.
 
     Raises:
         UserError: It is no model, one of another family, or damaged.
@@ -51,7 +51,8 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     family = checkpoint.family_of(found)
     text = (found / "config.json").read_bytes() if isinstance(found, Path) else store.read_file(found, "config.json")
     config = checkpoint.quiet_transformers().LlavaConfig.from_dict(json.loads(text))
-    stored = _stored(found)
+    base, whole = checkpoint.base_of(found) if adapters.are_in(found) else ("", found)
+    stored = _stored(whole)
     artifact = None if ref in checkpoint.shipped() else store.find(ref.removeprefix("file://"))
     made_from = _made_from(artifact) if artifact else {}
     return {
@@ -64,6 +65,7 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
         "digest": checkpoint.digest(found),
         "dtype": ", ".join(sorted({dtype for dtype, _ in stored})),
         "source": made_from.get("source", ""),
+        "base": base,
         "terms": checkpoint.terms_of(ref).as_dict(),
     }
 
