@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -79,6 +80,82 @@ def test_llava_med_gets_image_and_padding_tokens_and_rows_that_are_the_mean(ws: 
     with torch.no_grad():
         logits = lvlm.model(input_ids=torch.tensor([encode(lvlm, [Turn(QUESTION)], 0).ids])).logits[0]
     assert (logits[:, rows:].max(-1).values < logits[:, :rows].max(-1).values).all()
+
+
+@pytest.mark.parametrize("piece", [1, 200, 1 << 26])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_values_become_the_nearest_of_bf16_and_added_rows_their_mean_whatever_the_pieces(
+    dtype: torch.dtype, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "original"
+    tensors = write_original(folder, LLAVA_MED, 1)
+    rows, width = tensors["lm_head.weight"].shape
+    rng = np.random.default_rng(0)
+    drawn = (rng.normal(size=(rows, width)) * 10.0 ** rng.integers(-4, 4, (rows, width))).astype(np.float32)
+    drawn[0, :4] = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0]  # halfway between two
+    head = torch.from_numpy(drawn).to(dtype)
+    save_file(tensors | {"lm_head.weight": head}, folder / "model-00001-of-00001.safetensors")
+    monkeypatch.setattr(weights, "PIECE", piece)
+    layout = layouts.layout_of(folder, None)
+    planned = convert.plan(convert.find(layout, folder, "checkpoint"), layout.config, rows + 3)
+    (made,) = (weight for weight in planned if weight.name == "language_model.lm_head.weight")
+    found = np.frombuffer(b"".join(bytes(part) for part in made.pieces()), np.uint16).reshape(rows + 3, width)
+    values = head.float().numpy()
+    assert np.array_equal(found[:rows], nearest(values))
+    mean = values.mean(0, dtype=np.float64).astype(np.float32)
+    assert np.array_equal(found[rows:], nearest(np.tile(mean, (3, 1))))
+
+
+def nearest(values: Any) -> Any:
+    """Bits of the nearest bf16, of two equally near ones the even: the upper half of a float32, rounded."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    low, high = bits & 0xFFFF, bits >> 16
+    return (high + ((low > 0x8000) | ((low == 0x8000) & (high % 2 == 1)))).astype(np.uint16)
+
+
+def test_two_names_of_one_tensor_are_refused(ws: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "original"
+    tensors = write_original(folder, SIGLIP, 1)
+    (folder / weights.INDEX).unlink()
+    again = {"model.language_model.norm.weight": tensors["language_model.model.norm.weight"] + 1}
+    save_file(tensors | again, folder / "model-00001-of-00001.safetensors")
+    (problem,) = refused(folder, ws, Options()).problems
+    assert problem.endswith("a second language_model.model.norm.weight")
+
+
+def test_a_tensor_that_only_the_index_has_is_named_with_the_index(ws: Workspace, tmp_path: Path) -> None:
+    """A buffer, which the model does not miss: the file is older than its index all the same."""
+    folder = tmp_path / "original"
+    tensors = write_original(folder, SIGLIP, 1)
+    name = "vision_tower.vision_model.embeddings.position_ids"
+    file = "model-00001-of-00001.safetensors"
+    where = {"weight_map": dict.fromkeys([*tensors, name], file)}
+    (folder / weights.INDEX).write_text(json.dumps(where))
+    error = refused(folder, ws, Options())
+    assert "lacks 1 tensors that model.safetensors.index.json lists" in error.fact and error.problems == (name,)
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "model.bin"])
+def test_an_index_names_weights_of_its_folder_only(name: str, ws: Workspace, tmp_path: Path) -> None:
+    tensors = write_original(tmp_path / "original", SIGLIP, 1)
+    (tmp_path / "original" / weights.INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(tensors, name)}))
+    error = refused(tmp_path / "original", ws, Options())
+    assert "is not an index of weights" in error.fact and "outside of its folder" in error.reason
+
+
+def test_of_a_checkpoint_with_a_stock_tower_nothing_of_its_own_is_read(ws: Workspace, tmp_path: Path) -> None:
+    """Its own may have another size."""
+    folder, at = tmp_path / "original", "model.vision_tower.vision_tower."
+    tensors = write_original(folder, LLAVA_MED, 1)
+    (folder / weights.INDEX).unlink()
+    tower = {n.removeprefix(at): t + 1 for n, t in tensors.items() if n.startswith(at)}
+    save_file(tower, folder / "clip" / "model.safetensors")
+    own = {f"{at}vision_model.encoder.layers.7.layer_norm1.bias": torch.ones(24)}
+    save_file(tensors | own, folder / "model-00001-of-00001.safetensors")
+    found = load_file(store.fetch(import_base(str(folder), ws, Options("stock")), ws.cache) / "model.safetensors")
+    of_tower = {n: t for n, t in found.items() if n.startswith("vision_tower.")}
+    assert of_tower.keys() == {f"vision_tower.{name}" for name in tower}
+    assert all(torch.equal(of_tower[f"vision_tower.{name}"], tensor) for name, tensor in tower.items())
 
 
 def test_a_siglip_without_its_pooling_head_is_read(ws: Workspace, tmp_path: Path) -> None:

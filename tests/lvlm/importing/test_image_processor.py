@@ -10,9 +10,9 @@ from PIL import Image
 from medmim import store
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask_hf import pixels
-from medmim.lvlm.importing.run import import_base
+from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.workspace import Workspace
-from tests.support.importing import IMAGES, TOWER, edit
+from tests.support.importing import IMAGES, SIGLIP, TOWER, edit
 from tests.support.originals import LLAVA_MED, write_original
 
 
@@ -63,3 +63,18 @@ def test_llava_med_sees_what_the_settings_of_its_clip_say(
             small = padded.resize((16, 16), Image.Resampling(change.get("resample", 3)))
         expected = (np.asarray(small, dtype=np.float32) * change.get("rescale_factor", 1 / 255) - mean) / std
         assert np.allclose(pixels(lvlm, [image])[0].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_a_checkpoint_of_transformers_keeps_its_own_image_processor(ws: Workspace, tmp_path: Path) -> None:
+    """Against SiglipImageProcessor by hand: an image is squeezed into the square; without a file it is SigLIP's own."""
+    folder = tmp_path / "original"
+    write_original(folder, SIGLIP)
+    settings = folder / "preprocessor_config.json"
+    edit(settings, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "resample": 2})
+    for mean, std, resample in (((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 2), ((0.5,) * 3, (0.5,) * 3, 3)):
+        lvlm = checkpoint.load(store.fetch(import_base(str(folder), ws, Options()), ws.cache), "cpu")
+        for image in IMAGES:
+            small = np.asarray(image.resize((16, 16), Image.Resampling(resample)), dtype=np.float32) / 255
+            expected = ((small - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
+            assert np.allclose(pixels(lvlm, [image])[0].numpy(), expected, atol=1e-5)
+        settings.unlink(missing_ok=True)

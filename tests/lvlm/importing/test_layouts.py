@@ -1,6 +1,7 @@
 """The original layouts: names, shapes and settings of the published checkpoints, and features that are refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medmim.lvlm import weights
-from medmim.lvlm.encode import tokens_per_image
+from medmim import store
+from medmim.errors import UserError
+from medmim.lvlm import checkpoint, weights
+from medmim.lvlm.ask_hf import pixels
+from medmim.lvlm.encode import encode, tokens_per_image
+from medmim.lvlm.family import Family, Turn
 from medmim.lvlm.importing import convert, layouts
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.workspace import Workspace
 from tests.support import originals
-from tests.support.importing import BOTH, SIGLIP, edit, refused
-from tests.support.originals import LLAVA_MED, write_original
+from tests.support.finetune import make_lvlm
+from tests.support.importing import BOTH, IMAGES, SIGLIP, edit, refused
+from tests.support.originals import LLAVA_MED, QUESTION, write_original
 
 
 @BOTH
@@ -117,3 +123,37 @@ def test_a_stock_clip_that_is_only_named_has_its_option_in_the_fix(
     (folder / weights.INDEX).write_text(json.dumps({"weight_map": kept}))
     error = refused(folder, ws)
     assert "has no vision tower" in error.fact and error.fix == f"give --vision-tower stock, and {fix}"
+
+
+@pytest.mark.parametrize("family", checkpoint.FAMILIES, ids=lambda family: str(family.name))
+def test_what_transformers_saves_of_either_family_is_read_in_its_own_layout(
+    family: Family, ws: Workspace, tmp_path: Path
+) -> None:
+    """As somebody saves a model that he tuned: a CLIP + Mistral in transformers' names is no `llava_mistral`."""
+    made = checkpoint.save(make_lvlm(family), tmp_path / "base")
+    artifact = import_base(str(tmp_path / "base"), ws, Options())
+    assert (artifact.counts["layout"], artifact.counts["family"]) == ("llava", family.name)
+    lvlm = checkpoint.load(store.fetch(artifact, ws.cache), "cpu", torch.float32)
+    for (name, found), expected in zip(lvlm.model.named_parameters(), made.model.parameters(), strict=True):
+        assert torch.equal(found, expected.to(torch.bfloat16).float()), name
+    assert encode(lvlm, [Turn(QUESTION)], 2).ids == encode(made, [Turn(QUESTION)], 2).ids
+    assert torch.equal(pixels(lvlm, IMAGES), pixels(made, IMAGES))
+    with pytest.raises(UserError, match="has one vision tower, its own"):
+        import_base(str(tmp_path / "base"), ws, Options("stock"))
+
+
+def test_the_clip_that_is_given_goes_before_the_one_that_is_named_and_must_be_one(
+    ws: Workspace, tmp_path: Path
+) -> None:
+    folder, given = tmp_path / "original", tmp_path / "given"
+    write_original(folder, LLAVA_MED)
+    shutil.copytree(folder / "clip", given)
+    edit(given / "config.json", {"layer_norm_eps": 0.125})
+    lvlm = checkpoint.load(
+        store.fetch(import_base(str(folder), ws, Options("checkpoint", str(given))), ws.cache), "cpu"
+    )
+    assert lvlm.model.config.vision_config.layer_norm_eps == 0.125
+    edit(given / "config.json", {"model_type": "siglip_vision_model"})
+    with pytest.raises(UserError, match="is not a CLIP: its model_type is 'siglip_vision_model'") as caught:
+        import_base(str(folder), ws, Options("checkpoint", str(given)))
+    assert caught.value.fix

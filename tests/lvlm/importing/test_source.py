@@ -204,14 +204,17 @@ def test_a_copy_from_a_bucket_goes_on_where_it_was_killed(
     there = store.open_store(f"{bucket}/raw")
     for file in folder.iterdir():
         there.upload(file.name, file)
+    there.write("tf_model.h5", b"of another framework")
+    there.write("onnx/model.safetensors", b"of a folder below")
     with counting(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         connect.cache_clear()
-        assert killed_at(20, S3Store, ["read_range"], lambda: import_base(f"{bucket}/raw", ws, Options()))
-        first = [(name, range_) for name, range_, _ in proxy.reads if "/raw/" in name and range_]
+        with monkeypatch.context() as patch:
+            patch.setattr(ranges, "CONNECTIONS", 1)  # else a read that the kill stops in another thread counts too
+            assert killed_at(20, S3Store, ["read_range"], lambda: import_base(f"{bucket}/raw", ws, Options()))
         made = import_base(f"{bucket}/raw", ws, Options())
     read = [(name, range_) for name, range_, _ in proxy.reads if "/raw/" in name and range_]
-    assert len(first) == 20 and len(read) == len(set(read)) > 30
+    assert len(read) == len(set(read)) > 30
     assert sum(count for name, range_, count in proxy.reads if "/raw/" in name) == sum(
         file.stat().st_size for file in folder.iterdir()
     )
