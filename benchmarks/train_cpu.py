@@ -16,7 +16,6 @@ Ratios are medians over the rounds, and sides take turns in each, so that a busy
 import argparse
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -29,19 +28,17 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
 import torch
+import training_samples
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from medmim.finetune import batch, loop, packing
 from medmim.finetune.worker import EXAMPLES, Job, run_worker
 from medmim.lvlm import checkpoint
-from medmim.lvlm.encode import Encoded, tokens_per_image
+from medmim.lvlm.encode import Encoded
 from medmim.recipe.schema import Finetune
 
-SPREADS = {"Med-MIM": (40, 90), "long tail": (20, 400)}  # text tokens of a sample
 BATCH = 64
 MAX_TOKENS = 4096
 LR = 1e-4
@@ -49,36 +46,10 @@ GOALS = {"bound": 0.95, "ray": 0.97}
 RAY_SECONDS = 30
 
 
-def draw(lvlm: checkpoint.Lvlm, count: int, shortest: int, longest: int) -> list[Encoded]:
-    """Samples of random tokens; the last quarter of the text is trained. Short ones are more frequent."""
-    rng = random.Random(0)
-    texts = [shortest + int((longest - shortest) * rng.random() ** 2) for _ in range(count)]
-    return _samples(lvlm, [rng.choice([2, 2, 3]) for _ in range(count)], texts)
-
-
-def level(lvlm: checkpoint.Lvlm, samples: Sequence[Encoded]) -> list[Encoded]:
-    """As many samples of about as many tokens, all of one length."""
-    each = round(statistics.mean(len(sample) for sample in samples))
-    size = tokens_per_image(lvlm.config)
-    return _samples(lvlm, [s.images for s in samples], [each - s.images * size for s in samples])
-
-
-def _samples(lvlm: checkpoint.Lvlm, images: Sequence[int], texts: Sequence[int]) -> list[Encoded]:
-    rng = random.Random(1)
-    image, vocabulary = lvlm.config.image_token_id, lvlm.config.text_config.vocab_size
-    words = [token for token in range(vocabulary) if token != image]
-    found = []
-    for shown, text in zip(images, texts, strict=True):
-        ids = np.array([image] * shown + rng.choices(words, k=text), np.int32)
-        trained = np.arange(len(ids)) >= len(ids) - max(1, text // 4)
-        found.append(Encoded(ids, trained, shown, image, tokens_per_image(lvlm.config)))
-    return found
-
-
 def ours(base: str, samples: Sequence[Encoded], steps: int, packed: bool) -> float:
     """Tokens per second of medmim's loop."""
     lvlm = checkpoint.load(checkpoint.resolve(base), dtype=torch.float32)
-    picture = _picture(lvlm)
+    picture = training_samples.picture(lvlm.config)
     plan = packing.plan([len(s) for s in samples], MAX_TOKENS, BATCH, 0, 0)
 
     def batch_at(step: int) -> batch.Batch:
@@ -95,59 +66,24 @@ def ours(base: str, samples: Sequence[Encoded], steps: int, packed: bool) -> flo
 
 def trainer(base: str, samples: Sequence[Encoded], steps: int) -> float:
     """Tokens per second of transformers' Trainer."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
     lvlm = checkpoint.load(checkpoint.resolve(base), dtype=torch.float32)
     model: Any = lvlm.model
     model.model.vision_tower.requires_grad_(False)
-    picture, pad = _picture(lvlm), lvlm.tokenizer.pad_token_id or 0
-    rows = [{"input_ids": s.ids, "labels": s.labels, "images": s.images, "length": len(s)} for s in samples]
-
-    class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-        def __len__(self) -> int:
-            return len(rows)
-
-        def __getitem__(self, i: int) -> dict[str, Any]:
-            return rows[i]
-
-    def collate(chosen: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        width = max(row["length"] for row in chosen)
-
-        def padded(values: Callable[[dict[str, Any]], list[int]], with_: int) -> Tensor:
-            return torch.tensor([values(row) + [with_] * (width - row["length"]) for row in chosen])
-
-        return {
-            "input_ids": padded(lambda row: row["input_ids"], pad),
-            "attention_mask": padded(lambda row: [1] * row["length"], 0),
-            "labels": padded(lambda row: row["labels"], -100),
-            "pixel_values": torch.cat([picture[: row["images"]] for row in chosen]),
-        }
-
     with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=LR,
-            train_sampling_strategy="group_by_length", length_column_name="length", report_to=[], save_strategy="no",
-            logging_strategy="no", use_cpu=True, remove_unused_columns=False, disable_tqdm=True, max_grad_norm=1.0,
-            dataloader_pin_memory=False,
+        peer = training_samples.peer(
+            model, samples, Path(folder), lvlm.tokenizer.pad_token_id or 0, per_device_train_batch_size=BATCH,
+            max_steps=steps, learning_rate=LR, use_cpu=True, dataloader_pin_memory=False,
         )  # fmt: skip
-        peer = transformers.Trainer(model=model, args=arguments, train_dataset=Rows(), data_collator=collate)
-        peer.remove_callback(transformers.PrinterCallback)
         begin = time.perf_counter()
         peer.train()
         return sum(len(s) for s in samples) / (time.perf_counter() - begin)
 
 
-def _picture(lvlm: checkpoint.Lvlm) -> Tensor:
-    size = lvlm.config.vision_config.image_size
-    return torch.randn(3, 3, size, size)
-
-
 def rates(base: str, spread: tuple[int, int], rounds: int, steps: int) -> dict[str, list[float]]:
     """Tokens per second of each side, round by round."""
     lvlm = checkpoint.load(checkpoint.resolve(base), dtype=torch.float32)
-    samples = draw(lvlm, BATCH * steps, *spread)
-    equal = level(lvlm, samples)
+    samples = training_samples.draw(lvlm.config, BATCH * steps, *spread)
+    equal = training_samples.level(lvlm.config, samples)
     sides: dict[str, Callable[[], float]] = {
         "packed": lambda: ours(base, samples, steps, True),
         "padded": lambda: ours(base, samples, steps, False),
@@ -238,7 +174,7 @@ def main() -> None:
     )  # fmt: skip
     missed = []
     for base in bases:
-        for name, spread in SPREADS.items():
+        for name, spread in training_samples.SPREADS.items():
             found = rates(base, spread, given.rounds, given.steps)
 
             def ratio(other: str, found: dict[str, list[float]] = found) -> float:

@@ -34,39 +34,10 @@ SMALL = {
     MANTIS: {1152: 24, 4304: 40, 729: 16, 3456: 72, 4096: 32, 1024: 16, 14336: 48, 128258: None, 14: 4},
     LLAVA_MED: {1024: 24, 4096: 40, 577: 17, 32000: None, 14336: 48, 14: 4},
 }
+SHAPES = Path(__file__).parents[2] / "benchmarks" / "shapes"  # config.json as published
 REAL_CONFIG: dict[str, dict[str, Any]] = {
-    LLAVA_MED: {
-        "_name_or_path": "mistralai/Mistral-7B-Instruct-v0.2", "architectures": ["LlavaMistralForCausalLM"],
-        "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "freeze_mm_mlp_adapter": False,
-        "hidden_act": "silu", "hidden_size": 4096, "image_aspect_ratio": "pad", "image_grid_pinpoints": None,
-        "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
-        "mm_hidden_size": 1024, "mm_patch_merge_type": "flat", "mm_projector_lr": None,
-        "mm_projector_type": "mlp2x_gelu", "mm_resampler_type": None, "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False, "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2,
-        "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_tower_lr": 2e-06,
-        "model_type": "llava_mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": None, "tie_word_embeddings": False,
-        "tokenizer_model_max_length": 2048, "tokenizer_padding_side": "right", "torch_dtype": "bfloat16",
-        "transformers_version": "4.36.2", "tune_mm_mlp_adapter": False, "unfreeze_mm_vision_tower": True,
-        "use_cache": True, "use_mm_proj": True, "vocab_size": 32000,
-    },
-    MANTIS: {
-        "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100, "image_token_index": 128256,
-        "model_type": "llava", "pad_token_id": 128257, "projector_hidden_act": "gelu",
-        "text_config": {
-            "_name_or_path": "meta-llama/Meta-Llama-3-8B-Instruct", "architectures": ["LlamaForCausalLM"],
-            "bos_token_id": 128000, "eos_token_id": 128009, "intermediate_size": 14336,
-            "max_position_embeddings": 8192, "model_type": "llama", "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
-            "rope_theta": 500000.0, "torch_dtype": "bfloat16", "vocab_size": 128258,
-        },
-        "torch_dtype": "bfloat16", "transformers_version": "4.41.0",
-        "vision_config": {
-            "hidden_size": 1152, "image_size": 384, "intermediate_size": 4304, "model_type": "siglip_vision_model",
-            "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14,
-        },
-        "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
-    },
-}  # fmt: skip
+    which: json.loads((SHAPES / f"{which}.json").read_text()) for which in (LLAVA_MED, MANTIS)
+}
 
 
 def listed(which: str, layers: int | None = None) -> Iterator[tuple[str, tuple[int, ...]]]:
