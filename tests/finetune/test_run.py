@@ -14,7 +14,7 @@ from medmim import shards, store, terms
 from medmim.errors import UserError
 from medmim.finetune import examples, record, run
 from medmim.finetune.plan import parameters, plan
-from medmim.finetune.ray import launcher
+from medmim.finetune.ray import exchange, launcher
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
@@ -323,6 +323,35 @@ def test_the_head_of_a_cluster_fetches_neither_weights_nor_pixels(
     with pytest.raises(UserError, match="far enough"):
         run.run(on_s3(base.uri, bucket, "127.0.0.1:1"), ws, data.uri)
     assert not [name for name in proxy.names() if name.endswith("parquet")], "the tokens of the first try are used"
+
+
+def test_head_and_worker_of_one_cache_give_the_digest_of_one_machine(
+    world: tuple[Workspace, str, str],
+    far: tuple[Workspace, store.Artifact, store.Artifact],
+    bare: list[Job],
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The parts that the head has fetched lie beside the whole copies, which the worker reads."""
+    ws, _, base = far
+    make_data(tmp_path / "real", make_samples(30) + make_samples(5, "test"))
+    data = store.publish(tmp_path / "real", bucket, "data", {}, {})
+    monkeypatch.setenv("MEDMIM_HOME", str(ws.home))
+    here = run.run(recipe(world[2], steps=1), dataclasses.replace(world[0], home=tmp_path / "here"), world[1])
+
+    def launch(job: Job, folder: Path, *_: object) -> record.TrainResult:
+        assert len(list(ws.cache.glob("*-*"))) == 2 and not (ws.cache / base.digest).exists()
+        own = exchange.fetch_job(job, 0, "")
+        result = run_worker(own)
+        exchange.download_model(exchange.upload_model(job.folder, Path(own.folder)), folder)
+        return result
+
+    monkeypatch.setattr(launcher, "launch", launch)
+    there = on_s3(base.uri, bucket, "127.0.0.1:1")
+    there = there.model_copy(update={"finetune": there.finetune.model_copy(update={"steps": 1})})
+    assert run.run(there, ws, data.uri).digest == here.digest
+    assert (ws.cache / base.digest / "model.safetensors").is_file()
 
 
 def test_a_copy_that_is_at_hand_is_used_whole(
