@@ -21,7 +21,8 @@ def finetune(
         str | None, typer.Option("--data", help="URI of a data set. [default: the recipe's, built if need be]")
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", help="Shipped base, folder, store URI or models:/NAME@ALIAS.")
+        str | None,
+        typer.Option("--base", help="Shipped base, folder, store URI, models:/NAME@ALIAS or imported:FAMILY."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
     sets: Sets = None,

@@ -84,9 +84,12 @@ class Lora(Section):
 
 
 class Finetune(Section):
-    """How the base is tuned. The defaults are Mantis' published ones where it has them."""
+    """How the base is tuned. The defaults suit the shipped bases; the recipes med-mantis and mim-llava-med have those of
+    the published models."""
 
-    base: str = Field("tiny-mantis", description="a shipped base, a folder, a store URI or models:/name@alias")
+    base: str = Field(
+        "tiny-mantis", description="a shipped base, a folder, a store URI, models:/NAME@ALIAS or imported:FAMILY"
+    )
     steps: Positive | None = Field(None, description="optimizer steps; default: `epochs` over the train split")
     epochs: float = Field(1.0, gt=0, description="passes over the train split when `steps` is not given")
     batch_size: Positive = Field(64, description="samples in one optimizer step, over all workers")

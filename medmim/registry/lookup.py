@@ -4,6 +4,8 @@ import difflib
 
 from medmim import hints, store, tracking
 from medmim.errors import UserError
+from medmim.lvlm import checkpoint
+from medmim.lvlm.importing.show import imported
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import decisions
@@ -12,6 +14,7 @@ from medmim.run.workspace import Workspace
 from medmim.tracking import Version
 
 DIGEST, URI, BENCH, LOGGED = "medmim.digest", "medmim.uri", "medmim.bench", "medmim.logged_model"
+IMPORTED = "imported:"
 _ROLES = ("champion", "challenger", "previous-champion")
 
 
@@ -47,13 +50,16 @@ def opponents(recipe: Recipe, ws: Workspace, model: str = "") -> dict[str, str]:
 
 
 def resolve(ref: str, ws: Workspace) -> str:
-    """The store URI behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`; anything else unchanged.
+    """The store URI behind `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `imported:FAMILY`; anything else unchanged.
 
     `champion`, `challenger` and `previous-champion` come from the decision log, other aliases from MLflow.
+    `imported:mantis` is the one base of this family that was imported into the store.
 
     Raises:
-        UserError: No such model, alias or version, or one that medmim did not register.
+        UserError: No such model, alias or version, or one that medmim did not register; no imported base, or several.
     """
+    if ref.startswith(IMPORTED):
+        return _imported(ref.removeprefix(IMPORTED), ws)
     if not ref.startswith("models:/"):
         return ref
     name, number = locate(ref, ws)
@@ -65,6 +71,26 @@ def resolve(ref: str, ws: Workspace) -> str:
             fix="give a store URI, a folder or a shipped base",
         )
     return version.tags[URI]
+
+
+def _imported(family: str, ws: Workspace) -> str:
+    known = [known.name for known in checkpoint.FAMILIES]
+    found = [base.uri for base in imported(ws) if base.counts["family"] == family]
+    if len(found) == 1:
+        return found[0]
+    if family not in known:
+        raise UserError(f"{IMPORTED}{family} names no family", fix=f"write {' or '.join(IMPORTED + k for k in known)}")
+    if found:
+        raise UserError(
+            f"{IMPORTED}{family}: {len(found)} bases of this family were imported into {ws.store}",
+            fix="name one of them by its URI as finetune.base",
+            problems=found,
+        )
+    raise UserError(
+        f"{IMPORTED}{family}: no base of this family was imported into {ws.store}",
+        reason="the published weights are not shipped",
+        fix=f"{hints.command('base import')} SOURCE (docs/bases.md), or name another base as finetune.base",
+    )
 
 
 def locate(ref: str, ws: Workspace) -> tuple[str, str]:

@@ -1,10 +1,11 @@
 """Looking up versions: by digest, number and alias, and the models that a run is benched against."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from medmim import tracking
+from medmim import store, terms, tracking
 from medmim.errors import UserError
 from medmim.recipe.schema import Recipe
 from medmim.registry import decisions, lookup, promote, register
@@ -32,6 +33,26 @@ def test_references_resolve_to_the_store(ws: Workspace, recipe: Recipe, made: tu
     assert lookup.resolve("models:/medmim-demo@champion", ws) == model.uri
     tracking.client(ws).set_registered_model_alias("medmim-demo", "mine", "1")
     assert lookup.resolve("models:/medmim-demo@mine", ws) == model.uri
+
+
+def test_a_family_names_its_one_imported_base(ws: Workspace, publish: Publish, tmp_path: Path) -> None:
+    publish("model", weights__txt="tuned, not imported")
+    with pytest.raises(UserError, match="no base of this family was imported") as raised:
+        lookup.resolve("imported:mantis", ws)
+    assert "base import" in raised.value.fix
+    found = {}
+    for name, family in (("a", "mantis"), ("b", "llava-med"), ("c", "llava-med")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.txt").write_text(name)
+        found[name] = store.publish(
+            tmp_path / name, ws.store, "model", {"layout": "any", "family": family}, {"terms": terms.UNKNOWN.as_dict()}
+        ).uri
+    assert lookup.resolve("imported:mantis", ws) == found["a"]
+    with pytest.raises(UserError, match="2 bases of this family") as raised:
+        lookup.resolve("imported:llava-med", ws)
+    assert sorted(raised.value.problems) == sorted([found["b"], found["c"]])
+    with pytest.raises(UserError, match="imported:mantiss names no family"):
+        lookup.resolve("imported:mantiss", ws)
 
 
 @pytest.mark.parametrize(

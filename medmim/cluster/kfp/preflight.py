@@ -16,7 +16,7 @@ from medmim.lvlm import checkpoint
 from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
-from medmim.registry import policy
+from medmim.registry import lookup, policy
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
 _RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
@@ -87,8 +87,8 @@ def _data(recipe: Recipe) -> Iterator[str]:
 
 def _models(recipe: Recipe) -> Iterator[str]:
     base = recipe.finetune.base
-    if base not in checkpoint.shipped() and not base.startswith(("s3://", "models:/")):
-        yield f"finetune.base: {base} is neither a shipped base, nor s3://... nor models:/NAME@ALIAS"
+    if base not in checkpoint.shipped() and not base.startswith(("s3://", "models:/", lookup.IMPORTED)):
+        yield f"finetune.base: {base} is neither a shipped base, nor s3://..., models:/NAME@ALIAS nor imported:FAMILY"
     if recipe.gate.policy not in policy.shipped():
         yield f"gate.policy: {recipe.gate.policy} is a file of this machine; pods have the shipped policies only"
 

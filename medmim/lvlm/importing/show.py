@@ -3,7 +3,7 @@
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,22 @@ def bases(ws: Workspace) -> list[dict[str, Any]]:
     """The shipped bases and the imported ones of the store: the facts of `describe` for which no weights are read."""
     keys = ("ref", "family", "parameters", "tokens_per_image", "vision_tower", "source", "terms")
     found = [{key: describe(name, ws)[key] for key in keys} for name in checkpoint.shipped()]
+    for artifact in imported(ws):
+        of_manifest = {key: artifact.counts[key] for key in keys if key in artifact.counts}
+        allowed = checkpoint.terms_of(artifact.uri).as_dict()
+        source = _made_from(artifact).get("source", "")
+        found.append({"ref": artifact.uri, **of_manifest, "source": source, "terms": allowed})
+    return found
+
+
+def imported(ws: Workspace) -> Iterator[store.Artifact]:
+    """The bases that were imported into the store."""
     where = store.open_store(ws.store)
     for key in where.list("model/"):
-        if not key.endswith(f"/{store.MANIFEST}"):
-            continue
-        artifact = store.find(f"{where.uri}/{key.removesuffix(f'/{store.MANIFEST}')}")
-        if artifact is not None and "layout" in artifact.counts:
-            of_manifest = {key: artifact.counts[key] for key in keys if key in artifact.counts}
-            allowed = checkpoint.terms_of(artifact.uri).as_dict()
-            source = _made_from(artifact).get("source", "")
-            found.append({"ref": artifact.uri, **of_manifest, "source": source, "terms": allowed})
-    return found
+        if key.endswith(f"/{store.MANIFEST}"):
+            artifact = store.find(f"{where.uri}/{key.removesuffix(f'/{store.MANIFEST}')}")
+            if artifact is not None and "layout" in artifact.counts:
+                yield artifact
 
 
 def describe(ref: str, ws: Workspace) -> dict[str, Any]:
