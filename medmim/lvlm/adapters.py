@@ -62,7 +62,7 @@ def base_of(where: Path | store.Artifact) -> tuple[str, str]:
     except FileNotFoundError:
         raise UserError(
             f"{name} holds adapters, and no {BASE}",
-            reason=f"{BASE} says which base they were trained on, and is written by `medmim finetune`",
+            reason=f"{BASE} says which base they were trained on, and is written by the stage finetune",
             fix="merge them into their base with peft's merge_and_unload, and give the whole model",
         ) from None
     try:

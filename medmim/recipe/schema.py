@@ -84,7 +84,7 @@ class Lora(Section):
 
 
 class Finetune(Section):
-    """How the base is tuned. The defaults suit the shipped bases; other shipped recipes have those of published models."""
+    """How the base is tuned. The defaults suit the shipped bases; the recipes of published models say their own."""
 
     base: str = Field(
         "tiny-mantis", description="a shipped base, a folder, a store URI, models:/NAME@ALIAS or imported:FAMILY"
