@@ -55,13 +55,16 @@ def save(folder: Path, step: int, fragments: Iterable[Fragment], rank: int, worl
     return final
 
 
-def commit(path: Path, state: Mapping[str, Any]) -> None:
+def commit(path: Path, state: Mapping[str, Any], world: int) -> None:
     """Make a checkpoint of the files that all workers have written.
 
     Args:
         path: Its folder.
         state: Plain JSON that `newest` returns.
+        world: Number of workers. A killed save by another number may have left files here: they are removed.
     """
+    for other in set(path.glob("rank-*")) - set(path.glob(f"rank-*-of-{world:05d}.safetensors")):
+        other.unlink()
     part = path / ".part-state"
     part.write_text(json.dumps(dict(state), sort_keys=True), encoding="utf-8")
     _sync(part)

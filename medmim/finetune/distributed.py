@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medmim.errors import UserError
 
-# While the first worker writes a checkpoint, the others wait in the next step: 20 minutes for 8B to S3
+# While one worker waits for the upload of the checkpoint before, the others wait in the next step
 TIMEOUT = timedelta(hours=1)
 _BUCKET = 1 << 25  # numbers that one all-reduce sums
 

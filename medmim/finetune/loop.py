@@ -71,7 +71,7 @@ def train(
     engine = _engine(model, settings, bf16, rank, world)
 
     identity = _identity(steps, settings)
-    first_step, tokens_seen, ran = _resume(folder, engine, identity, rank)
+    first_step, tokens_seen, ran, good = _resume(folder, engine, identity, rank)
     here = {"workers": world, "zero": settings.zero, "offload": settings.offload, "device": device.type}
     if not ran or {**ran[-1], **here} != ran[-1]:
         ran.append({"from_step": first_step, **here})
@@ -98,7 +98,7 @@ def train(
                 loss, tokens = engine.gradients(batch)
             # Loss, gradient and weights are the same on all workers, so that all of them stop in the same step
             share = optim.factor(step, steps, settings)
-            diverged = partial(_diverged, folder, step, share * settings.lr, rank)
+            diverged = partial(_diverged, good, step, share * settings.lr, rank)
             if not math.isfinite(loss):
                 raise _invalid_base(engine, lvlm, folder, loss, step == first_step) or diverged(f"the loss is {loss}")
             with memory.reporting(*_update(settings, step)):  # AdamW's state is allocated in the first
@@ -125,8 +125,9 @@ def train(
                 path = checkpoint.save(folder / "resume", step + 1, engine.fragments(), rank, world)
                 if world > 1:
                     distributed.wait_for_all()
+                good = path
                 if rank == 0:
-                    checkpoint.commit(path, {"tokens": tokens_seen, "settings": identity, "ran": ran})
+                    checkpoint.commit(path, {"tokens": tokens_seen, "settings": identity, "ran": ran}, world)
                     if evaluate is not None:
                         model.eval()
                         progress.emit("step", step=step + 1, **evaluate(lvlm, step + 1))
@@ -166,11 +167,11 @@ def _identity(steps: int, settings: Finetune) -> dict[str, Any]:
 
 def _resume(
     folder: Path, engine: Engine, identity: Mapping[str, Any], rank: int
-) -> tuple[int, int, list[dict[str, Any]]]:
-    """Load the newest checkpoint, if any; returns steps done, tokens seen, and with what the steps were done."""
+) -> tuple[int, int, list[dict[str, Any]], Path | None]:
+    """Load the newest checkpoint, if any; returns steps and tokens done, with what, and its folder."""
     state = checkpoint.newest(folder / "resume")
     if state is None:
-        return 0, 0, []
+        return 0, 0, [], None
     before = state.get("settings", {})
     if before != identity:
         raise UserError(
@@ -187,7 +188,7 @@ def _resume(
         engine.restore(read)
     if rank == 0:
         progress.say(f"resuming from step {state['step']:,}")
-    return state["step"], state["tokens"], state["ran"]
+    return state["step"], state["tokens"], state["ran"], state["path"]
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
@@ -228,9 +229,8 @@ def _invalid_base(engine: Engine, lvlm: Lvlm, folder: Path, loss: float, first: 
     )
 
 
-def _diverged(folder: Path, step: int, lr: float, rank: int, what: str, problems: Sequence[str] = ()) -> UserError:
-    good = checkpoint.newest(folder / "resume")
-    where = f"the last good checkpoint is {good['path']}" if good else "no checkpoint was written before"
+def _diverged(good: Path | None, step: int, lr: float, rank: int, what: str, problems: Sequence[str] = ()) -> UserError:
+    where = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
     return UserError(
         f"{what} in step {step + 1}, at a learning rate of {lr:.3g}",
         # on a cluster the other workers have no checkpoints

@@ -5,6 +5,7 @@ from medmim.store.artifact import (
     Artifact,
     content_digest,
     file_digest,
+    file_facts,
     find,
     get,
     publish,
@@ -12,6 +13,7 @@ from medmim.store.artifact import (
     read_file,
     read_range,
     scan,
+    seal,
 )
 from medmim.store.copies import discard, fetch, sweep, verify
 from medmim.store.interface import Store, open_store
@@ -26,6 +28,7 @@ __all__ = [
     "discard",
     "fetch",
     "file_digest",
+    "file_facts",
     "find",
     "get",
     "open_store",
@@ -34,6 +37,7 @@ __all__ = [
     "read_file",
     "read_range",
     "scan",
+    "seal",
     "sweep",
     "verify",
 ]

@@ -41,6 +41,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
+def file_facts(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file: size and SHA-256."""
+    return {"sha256": file_digest(path), "bytes": path.stat().st_size}
+
+
 def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     """Digest of an artifact: its paths and the SHA-256 of each file, nothing else."""
     lines = "".join(f"{files[name]['sha256']}  {name}\n" for name in sorted(files))
@@ -58,7 +63,7 @@ def scan(folder: Path) -> dict[str, dict[str, Any]]:
         name = path.relative_to(folder).as_posix()
         working_file = name.startswith((".", "resume/")) or "/." in name
         if path.is_file() and not working_file and name not in (MANIFEST, PROVENANCE):
-            found[name] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
+            found[name] = file_facts(path)
     return found
 
 
@@ -81,15 +86,39 @@ def publish(
     digest = content_digest(files)
     store = open_store(store_uri)
     prefix = f"{kind}/{digest}"
-    artifact = Artifact(f"{store.uri}/{prefix}", digest, kind, files, dict(counts))
 
     claim(store, prefix)
-    existing = find(artifact.uri)
+    existing = find(f"{store.uri}/{prefix}")
     if existing is not None:
         return existing
 
     for name in files:
         store.upload(f"{prefix}/{name}", folder / name)
+    return seal(store, prefix, kind, files, counts, provenance)
+
+
+def seal(
+    store: Store,
+    prefix: str,
+    kind: str,
+    files: Mapping[str, Mapping[str, Any]],
+    counts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Artifact:
+    """Make an artifact of files that are in the store already, from one process or several.
+
+    Args:
+        store: The store.
+        prefix: Its folder there.
+        kind: As for `publish`; with counts and provenance.
+        files: Name -> what `file_facts` said of each where it was uploaded from.
+        counts: See `kind`.
+        provenance: See `kind`.
+
+    Raises:
+        UserError: The store refuses or the disk is full.
+    """
+    artifact = Artifact(f"{store.uri}/{prefix}", content_digest(files), kind, files, dict(counts))
     store.write(f"{prefix}/{PROVENANCE}", as_json(provenance))
     store.create(f"{prefix}/{MANIFEST}", as_json(manifest(artifact)))
     return artifact

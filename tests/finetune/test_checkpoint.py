@@ -23,7 +23,7 @@ def save(folder: Path, step: int, *, ranks: Sequence[int] = (0, 1), commit: bool
         own = Fragment(f"own/{rank}", 0, {WEIGHT: torch.full((3,), float(rank))}, {})
         path = checkpoint.save(folder, step, [Fragment("a.b", 6 * rank, half, {"step": step}), own], rank, 2)
     if commit:
-        checkpoint.commit(path, {"tokens": 10 * step})
+        checkpoint.commit(path, {"tokens": 10 * step}, 2)
     return path
 
 
@@ -75,6 +75,13 @@ def test_a_protected_step_stays_as_long_as_it_is_whole(tmp_path: Path) -> None:
     save(tmp_path, 2, commit=False)
     checkpoint.prune(tmp_path, 1, protected=(1, 2))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-0000000{step}" for step in (1, 4)]
+
+
+def test_what_a_killed_save_of_more_workers_left_is_no_part_of_a_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 1, ranks=[1], commit=False)
+    path = checkpoint.save(tmp_path, 1, [Fragment("a", 0, {WEIGHT: VALUES}, {})], 0, 1)
+    checkpoint.commit(path, {}, 1)
+    assert checkpoint.newest(tmp_path) == {"step": 1, "path": path}
 
 
 def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Trains with Ray Train: in a private session on this machine, or on nodes of a cluster that share only the store."""
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from typing import Any
 from medmim import progress, ray_nodes
 from medmim.errors import Unavailable, wrap_os_errors
 from medmim.finetune import distributed
+from medmim.finetune.pace import Preempted
 from medmim.finetune.ray import errors, exchange
 from medmim.finetune.ray.session import FOLDER, session
 from medmim.finetune.record import LOSSES, TrainResult
 from medmim.finetune.worker import Job, run_worker
+from medmim.recipe.schema import Finetune
 
 RETRIES = 2  # lost workers that a training survives
 
@@ -144,16 +147,19 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
 
     # one worker looks for all: they might find different ones while a dying worker still writes
     newest = broadcast_from_rank_zero(exchange.newest_checkpoint(job.folder) if rank == 0 else "")
-
-    def on_save(step: int, path: Path) -> None:
-        exchange.upload_checkpoint(job.folder, path, path.parents[1] / LOSSES, rank, world)
-
+    group = broadcast_from_rank_zero(secrets.token_hex(4))
+    keep = Finetune.model_validate_json(job.settings).keep_checkpoints
     with wrap_os_errors("fetching what is trained on"):
         own = exchange.fetch_job(job, rank, newest)
     try:
-        with wrap_os_errors("training"):
-            result = run_worker(own, device, on_save)
-        return result, exchange.upload_model(job.folder, Path(own.folder)) if rank == 0 else ""
+        with wrap_os_errors("training"), exchange.Uploads(job.folder, group, rank, world, keep) as uploads:
+            losses = Path(own.folder) / LOSSES
+            try:
+                result = run_worker(own, device, lambda step, path: uploads.begin(step, path, losses))
+            except Preempted:
+                uploads.finish()
+                raise
+            return result, exchange.upload_model(job.folder, Path(own.folder)) if rank == 0 else ""
     finally:
         shutil.rmtree(own.folder, ignore_errors=True)
 
