@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -55,7 +55,7 @@ def joined(address: str) -> Iterator[None]:
         from ray._private.ray_logging import global_worker_stdstream_dispatcher as streams
 
         undo.enter_context(redirect_stdout(StringIO()))  # Ray prints on stdout, which is for results
-        undo.enter_context(sigterm())
+        keep_sigterm = undo.enter_context(sigterm())
         quiet_ray()
         undo.callback(ray.shutdown)
         undo.callback(streams.remove_handler, "medmim")
@@ -63,6 +63,7 @@ def joined(address: str) -> Iterator[None]:
             ray.init(address, log_to_driver=True, logging_level=logging.ERROR, configure_logging=False)
         except (ConnectionError, RuntimeError, TimeoutError) as error:
             raise no_answer(address, str(error)) from None
+        keep_sigterm()
         streams.remove_handler("ray_print_logs")  # it prints all output of the workers on stdout
         streams.add_handler("medmim", _forward)
         yield
@@ -158,20 +159,28 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def sigterm() -> Iterator[None]:
-    """Inside the block SIGTERM raises SystemExit, so that Ray ends too: by default Python runs no `finally`."""
+def sigterm() -> Iterator[Callable[[], None]]:
+    """Inside the block SIGTERM raises SystemExit, so that Ray ends too: by default Python runs no `finally`.
+
+    Returns:
+        What to call after `ray.init`, which installs handlers of its own: they abort the process.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
 
     def stop(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    if before is signal.SIG_DFL:  # else the command raises it, once
-        signal.signal(signal.SIGTERM, stop)
+    ours = stop if before is signal.SIG_DFL else before  # the latter where the command raises it, once
+
+    def install() -> None:
+        signal.signal(signal.SIGTERM, ours)
+
+    install()
     try:
-        yield
+        yield install
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from medmim.finetune import loop, trainable
 from medmim.finetune.distributed import pick_device, process_group
 from medmim.finetune.examples import Examples
 from medmim.finetune.loader import loader, total_steps
+from medmim.finetune.preemption import on_sigterm
 from medmim.finetune.record import TrainResult
 from medmim.recipe.schema import Finetune
 
@@ -46,6 +48,7 @@ def run_worker(
     device: str = "auto",
     on_save: Callable[[int, Path], None] | None = None,
     on_step: Callable[[Mapping[str, Any]], None] | None = None,
+    stop: Event | None = None,
 ) -> TrainResult:
     """Train; every worker calls this.
 
@@ -54,6 +57,7 @@ def run_worker(
         device: `auto` is the GPU that LOCAL_RANK numbers, where there is one.
         on_save: As for `loop.train`.
         on_step: As for `loop.train`.
+        stop: As for `loop.train`; SIGTERM sets it, where this is the main thread.
 
     Raises:
         UserError: See `loop.train` and `distributed.pick_device`; or an image does not decode.
@@ -68,7 +72,8 @@ def run_worker(
     images: Mapping[str, Any] = shards.Images(Path(job.data)) if len(examples.images) else {}
     if settings.zero:  # DeepSpeed takes the device that it numbers
         os.environ["LOCAL_RANK"] = str(torch.device(device).index or 0)
-    with process_group(always=bool(settings.zero)) as (rank, world):
+    stop = stop or Event()
+    with on_sigterm(stop.set), process_group(always=bool(settings.zero)) as (rank, world):
         lvlm = trainable.load(Path(job.base), settings, device)
         with loader(lvlm, examples, images, settings, rank, world, threads=job.threads, data=job.data) as batch_at:
             return loop.train(
@@ -79,6 +84,7 @@ def run_worker(
                 folder,
                 on_step=on_step,
                 on_save=on_save,
+                stop=stop,
                 rank=rank,
                 world=world,
             )

@@ -5,14 +5,16 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from medmim import progress, ray_nodes
 from medmim.errors import Unavailable, wrap_os_errors
-from medmim.finetune import distributed
+from medmim.finetune import distributed, preemption
 from medmim.finetune.pace import Preempted
 from medmim.finetune.ray import errors, exchange
 from medmim.finetune.ray.session import FOLDER, session
@@ -35,7 +37,7 @@ def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "loc
         address: `local`, or of a cluster: `auto` or `HOST:6379`.
 
     Raises:
-        UserError: What a worker raised.
+        UserError: What a worker raised; after SIGTERM, that it has saved and stopped (`Preempted`, exit code 75).
         RuntimeError: A worker raised an exception that nobody expects; it is not retried.
         Unavailable: Workers were lost more than RETRIES times, too few joined, or the cluster does not answer.
     """
@@ -68,6 +70,7 @@ def _nodes(address: str, workers: int, cpus: int, home: Path) -> Iterator[bool]:
 
 def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResult, str] | Exception:
     """What the first worker returned, or the error that ended the training."""
+    from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.backend import Backend
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -78,6 +81,7 @@ def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResu
             return Backend
 
     errors.pop(job.folder)  # left by a driver that died
+    preemption.forget(job.folder)
     # of Ray's controller, which runs on this node; of a private session below its folder, which the next one sweeps
     with tempfile.TemporaryDirectory(prefix="medmim-train-", dir=os.environ.get(FOLDER)) as storage:
         trainer = TorchTrainer(
@@ -99,11 +103,13 @@ def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResu
         )
         trainer._register_sigint_handler = lambda controller: None  # Ray's own ends the process, with exit code 0
         lost: Exception
-        try:
-            returned = trainer.fit().return_value
-            lost = RuntimeError("the first worker returned nothing")
-        except TrainingFailedError as error:
-            returned, lost = None, error
+        with preemption.on_sigterm(partial(preemption.ask, job.folder)):
+            try:
+                returned = trainer.fit().return_value
+                lost = RuntimeError("the first worker returned nothing")
+            except (TrainingFailedError, RayError) as error:
+                returned, lost = None, error
+    preemption.forget(job.folder)
     return errors.pop(job.folder) or returned or _workers_lost(lost)
 
 
@@ -131,12 +137,12 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
     try:
         if not config["on_cluster"]:
             _meet_in_a_file(rank, world)
-            with wrap_os_errors("training"):
-                return run_worker(job, device), ""
+            with wrap_os_errors("training"), _told_to_stop(job, rank) as stop:
+                return run_worker(job, device, stop=stop), ""
         return _train_on_node(job, rank, world, device)
     except Exception as error:
         errors.write(job.folder, error, rank)
-        if world > 1:
+        if world > 1 and not isinstance(error, Preempted):
             raise  # the others may be waiting for this one; the new group sees the error and ends
         return None
 
@@ -155,13 +161,20 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
         with wrap_os_errors("training"), exchange.Uploads(job.folder, group, rank, world, keep) as uploads:
             losses = Path(own.folder) / LOSSES
             try:
-                result = run_worker(own, device, lambda step, path: uploads.begin(step, path, losses))
+                with _told_to_stop(job, rank) as stop:
+                    save = partial(uploads.begin, losses=losses)
+                    result = run_worker(own, device, save, stop=stop)
             except Preempted:
                 uploads.finish()
                 raise
             return result, exchange.upload_model(job.folder, Path(own.folder)) if rank == 0 else ""
     finally:
         shutil.rmtree(own.folder, ignore_errors=True)
+
+
+def _told_to_stop(job: Job, rank: int) -> AbstractContextManager[Event]:
+    """The event for `run_worker`; one worker looks for all."""
+    return nullcontext(Event()) if rank else preemption.watching(job.folder)
 
 
 def _meet_in_a_file(rank: int, world: int) -> None:

@@ -61,7 +61,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
         undo.enter_context(_events(folder / "events"))
         # Ray prints the death of a worker on stdout, which is for results
         undo.enter_context(redirect_stdout(undo.enter_context((folder / "stdout").open("w", encoding="utf-8"))))
-        undo.enter_context(sigterm())
+        keep_sigterm = undo.enter_context(sigterm())
         quiet_ray()
         progress.say(f"starting Ray with {workers} worker{'s' * (workers > 1)}")
         undo.callback(ray.shutdown)
@@ -79,6 +79,7 @@ def session(home: Path, workers: int) -> Iterator[None]:
             )
         except (ConnectionError, RuntimeError, TimeoutError) as error:
             raise no_answer("local", str(error)) from None
+        keep_sigterm()
         yield
 
 

@@ -184,6 +184,30 @@ def test_a_lost_node_is_replaced_and_a_user_error_ends_the_training(tmp_path: Pa
     assert digest(events) == here
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_driver_that_gets_sigterm_ends_with_a_checkpoint_in_the_store(tmp_path: Path, family: Family) -> None:
+    """Two workers with a home each, then one: the losses are those of an undisturbed training."""
+    where = tmp_path / "store"
+    data, base = world(tmp_path, where, family)
+    changes = {"steps": 60, "save_every": 7}
+    with ray_cluster.nodes(tmp_path / "a", 2) as nodes:
+        first = train(recipe(where, nodes.cluster.address, 2, **changes), tmp_path / "head", data, base)
+        until(lambda: saved(where, 7), "a checkpoint")
+        first.send_signal(signal.SIGTERM)
+        error = finish(first, code=75)[-1]["text"]
+        step = int(error.partition("after step ")[2].partition(" ")[0])
+        assert saved(where, step) and "run the same command again" in error
+        events = finish(train(recipe(where, nodes.cluster.address, 1, **changes), tmp_path / "head", data, base))
+    assert f"resuming from step {step}" in [event.get("text") for event in events]
+    losses = ray_cluster.lines(where / "model" / digest(events) / record.LOSSES)
+    here = recipe(tmp_path / "here" / "store", "local", **changes)
+    whole = tmp_path / "here" / "store" / "model" / bare(tmp_path / "here", here, data, base) / record.LOSSES
+    assert [line["loss"] for line in losses] == pytest.approx(
+        [line["loss"] for line in ray_cluster.lines(whole)], rel=1e-3
+    )
+
+
 @pytest.mark.parametrize(
     ("address", "code", "fact"), [("ray://127.0.0.1:10001", 2, "ray://"), ("127.0.0.1:1", 75, "127.0.0.1:1")]
 )
