@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from medmim.finetune import checkpoint
-from medmim.finetune.distributed import process_group
+from medmim.finetune.distributed import process_group, wait_for_all
 from medmim.finetune.pace import Preempted
 from medmim.finetune.worker import Job, run_worker
 from medmim.recipe.schema import Finetune
@@ -90,6 +90,7 @@ def main(job: Job, legs: Sequence[Leg]) -> None:
     with process_group() as (rank, _):
         for leg in legs:
             go(job, leg, rank)
+            wait_for_all()  # until the first worker has committed what all resume from
 
 
 if __name__ == "__main__":
