@@ -17,6 +17,7 @@ ADAMW = SETTINGS.model_copy(update={"optimizer": "adamw", "precision": "fp32", "
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_stage_and_workers_change_and_the_losses_are_those_of_an_uninterrupted_plain_training(
     family: Family, tmp_path: Path
 ) -> None:
@@ -36,6 +37,7 @@ def test_stage_and_workers_change_and_the_losses_are_those_of_an_uninterrupted_p
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("family", "kills"),
     [

@@ -91,8 +91,9 @@ class Zero:
                 for field, value in whole.fields.items():
                     start, mine = self._mine(p, None if field == WEIGHT else field)
                     mine.copy_(value[start : start + len(mine)])
-                for field, count in whole.counts.items():
-                    self._state(p)[field].fill_(count)
+                if self._flat(p) is not None:  # else other workers hold all of it
+                    for field, count in whole.counts.items():
+                        self._state(p)[field].fill_(count)
                 local = self._mine(p)[1]
                 if self.stage == 3:
                     p.ds_tensor.data[: len(local)].copy_(local)
