@@ -67,7 +67,7 @@ def settings(case: Case) -> Finetune:
     return Finetune(
         batch_size=8, max_tokens=400, lr=1e-3, projector_lr=3e-3, weight_decay=0.1, clip=1.0, freeze_vision=case.lora,
         zero=case.zero, packing=case.packing, precision="fp32", save_every=STEPS,
-        lora=Lora(rank=4, alpha=8, dropout=0) if case.lora else None,
+        lora=Lora(rank=4, alpha=8, dropout=0, merge=case.packing) if case.lora else None,
     )  # fmt: skip
 
 

@@ -1,11 +1,16 @@
-"""Every engine, whatever the workers, packing and LoRA, takes the steps of the plain loop on single samples."""
+"""Every engine, whatever the workers, packing and LoRA, takes the steps of the plain loop on single samples.
+
+What it publishes is the same model, too: of LoRA, adapters without packing, and one merged model with it.
+"""
 
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from medmim.lvlm import adapters, checkpoint
 from tests.support import engines
 from tests.support.engines import ALL, PAIRWISE, VALUES, Case
 from tests.support.finetune import steps_of
@@ -21,8 +26,26 @@ def check(root: Path, cases: Sequence[Case]) -> None:
         for key, most in {"loss": 1e-5, "grad_norm": 1e-3, "lr": 0, "tokens": 0}.items():
             values = [step[key] for step in got]
             assert values == pytest.approx([step[key] for step in want], rel=most, abs=most), (case.name, key)
+        model, goal = published(root, case), published(root, case.reference)
+        assert model.keys() == goal.keys()
+        far = {name: float((model[name] - goal[name]).abs().max()) for name in goal}
+        print("FAR", case.name, max(far.values()))
+        assert max(far.values()) < 1e-4, (case.name, max(far, key=lambda name: far[name]))
+        base = checkpoint.load(root / case.family, "cpu").model.state_dict()
+        moved = {name for name in base if not torch.allclose(base[name], model[name], rtol=0, atol=1e-3)}
+        assert {name.split(".")[1] for name in moved} >= {"language_model", "multi_modal_projector"}, case.name
     lost = steps_of(root / cases[0].name)
     assert lost[-1]["loss"] < 0.9 * lost[0]["loss"]
+
+
+def published(root: Path, case: Case) -> dict[str, torch.Tensor]:
+    """The weights of the model that a case left, with adapters added to their base."""
+    folder, base = root / case.name, root / case.family
+    assert adapters.are_in(folder) == (case.lora and not case.packing)
+    if adapters.are_in(folder):
+        adapters.record_base(folder, str(base), checkpoint.digest(base), "/elsewhere")
+    weights: dict[str, torch.Tensor] = checkpoint.load(folder, "cpu").model.state_dict()
+    return weights
 
 
 def test_the_pairwise_design_has_every_pair_of_values() -> None:
