@@ -16,6 +16,7 @@ import torch
 import training_samples
 from torch.nn.attention import varlen
 
+from medmim.errors import out_of_memory
 from medmim.finetune import attention, batch, packing, throughput, trainable
 from medmim.finetune.engines.plain import Plain
 from medmim.lvlm.checkpoint import quiet_transformers
@@ -167,7 +168,9 @@ def measure(case: Case, device: torch.device, until: float) -> Measured:
     side = {"medmim": _medmim, "Trainer": _trainer}[case.side]
     try:
         return side(case, device, until)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error) is None:
+            raise
         note = f"{_TOO_LARGE}: {str(error).partition('. ')[0]}"
     finally:
         gc.collect()  # also what the frames of the error held

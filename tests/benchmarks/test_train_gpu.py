@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import gather_wheels
 import gpu_cases
@@ -19,8 +20,10 @@ import train_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
+from torch.nn.attention import varlen
 
-from medmim.finetune import trainable
+from medmim.finetune import attention, trainable
+from tests.support.attention import documented
 from tests.support.originals import LLAVA_MED, MANTIS, listed
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +129,28 @@ def test_what_does_not_fit_is_tried_with_half_the_tokens_and_said(
         ("Trainer", True, 512, 0),
     ]
     assert cases[0]["note"] == "does not fit: CUDA out of memory"
+
+
+def test_packed_rows_take_the_flash_kernel_also_of_a_torch_that_is_not_told_of_shared_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a CPU a kernel of the documented meaning stands in for it."""
+
+    def of_torch_2_11(*tensors: Any, scale: float, window_size: tuple[int, int]) -> torch.Tensor:
+        return documented(*tensors, scale=scale, window_size=window_size, enable_gqa=True)
+
+    real = attention.flash
+    monkeypatch.setattr(attention, "flash", lambda _, dtype, dropout: real("cuda", dtype, dropout))
+
+    def kernel(checkpointing: bool, stands_in: Callable[..., torch.Tensor]) -> str:
+        monkeypatch.setattr(varlen, "varlen_attn", stands_in)
+        case = gpu_cases.Case("medmim", MANTIS, checkpointing, 512, 12, tiny=True)
+        return gpu_cases.measure(case, torch.device("cpu"), math.inf).attention
+
+    rows = 2 * sum(gpu_cases.Case("medmim", MANTIS, True, 512, 12, tiny=True).steps)  # of 950 tokens
+    layers = gpu_cases.config_of(MANTIS, tiny=True).text_config.num_hidden_layers
+    assert kernel(False, documented) == f"varlen_attn, {rows * layers} calls"
+    assert kernel(True, of_torch_2_11) == f"varlen_attn, {2 * rows * layers} calls"
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 64))
