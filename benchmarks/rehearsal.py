@@ -104,7 +104,7 @@ def finetune(
     options = [word for item in sets for word in ("--set", item)]
     begin, peak = time.perf_counter(), 0
     child = subprocess.Popen(
-        medmim(home, "finetune", str(recipe), "--json", *options), stdout=subprocess.PIPE, text=True
+        medmim(home, "finetune", str(recipe), "--json", *options), stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
     while child.poll() is None:
         peak = max(peak, tree_pss(child.pid))
@@ -151,7 +151,9 @@ def main() -> None:
     try:
         parameters = make_base(root / "base")
         recipe = root / "recipe.yaml"
-        recipe.write_text(json.dumps({**RECIPE, "finetune": {**RECIPE["finetune"], "base": str(root / "base")}}))
+        recipe.write_text(
+            json.dumps({**RECIPE, "finetune": {**RECIPE["finetune"], "base": str(root / "base")}}), encoding="utf-8"
+        )
         home = root / "home"
         lora = f"finetune.lora={json.dumps(LORA)}"
         runs: dict[str, tuple[dict[str, Any], float, int]] = {}
@@ -173,7 +175,7 @@ def main() -> None:
         _picture(picture)
         answer = subprocess.run(
             medmim(home, "ask", merged, str(picture), "Is the patient well?"),
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, encoding="utf-8", check=True,
         ).stdout.strip()  # fmt: skip
         table = Table("", "steps", "loss", "wall", "peak PSS", box=None)
         for name, (facts, seconds, peak) in runs.items():
