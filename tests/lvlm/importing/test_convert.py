@@ -21,7 +21,7 @@ from medmim.lvlm.importing import convert, layouts
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.workspace import Workspace
 from tests.support import originals
-from tests.support.importing import BOTH, SIGLIP, TOWER, options, refused
+from tests.support.importing import BOTH, SIGLIP, TOWER, edit, options, refused
 from tests.support.originals import LLAVA_MED, QUESTION, write_original
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -80,6 +80,27 @@ def test_llava_med_gets_image_and_padding_tokens_and_rows_that_are_the_mean(ws: 
     with torch.no_grad():
         logits = lvlm.model(input_ids=torch.tensor([encode(lvlm, [Turn(QUESTION)], 0).ids])).logits[0]
     assert (logits[:, rows:].max(-1).values < logits[:, :rows].max(-1).values).all()
+
+
+@pytest.mark.parametrize("above", [0, 1, 33, 63])
+def test_rows_are_rounded_up_to_the_next_multiple_of_64_whatever_the_checkpoint_has(
+    above: int, ws: Workspace, tmp_path: Path
+) -> None:
+    """Of a checkpoint whose rows are that many above such a multiple, some of them for no token."""
+    folder = tmp_path / "original"
+    tensors = write_original(folder, LLAVA_MED, 1)
+    tokens, width = tensors["lm_head.weight"].shape
+    rows = tokens + (above - tokens) % 64
+    larger = {name: torch.ones(rows, width).bfloat16() for name in ("lm_head.weight", "model.embed_tokens.weight")}
+    save_file(tensors | larger, folder / "model-00001-of-00001.safetensors")
+    edit(folder / "config.json", {"vocab_size": rows})
+    made = store.fetch(import_base(str(folder), ws, TOWER), ws.cache)
+    needed = max(rows, tokens + 2)  # <image> and <pad>
+    stored = weights.tensors(made / "model.safetensors")
+    for name in ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"):
+        found = stored[name].shape[0]
+        assert found % 64 == 0 and needed <= found < needed + 64
+    assert checkpoint.load_text(made).config.text_config.vocab_size == found
 
 
 @pytest.mark.parametrize("piece", [1, 200, 1 << 26])

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from medmim import store, terms
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint, weights
+from medmim.lvlm.importing import layouts
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
@@ -37,7 +39,16 @@ def test_what_comes_in_is_a_base_that_recipes_name_and_everybody_loads(
         name.startswith(("vision_tower.vision_model.", "multi_modal_projector.", "language_model.")) for name in stored
     )
     model, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
-    assert model.config.text_config.pad_token_id == AutoProcessor.from_pretrained(folder).tokenizer.pad_token_id
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    assert model.config.text_config.pad_token_id == tokenizer.pad_token_id
+    assert model.generation_config.bos_token_id == tokenizer.bos_token_id is not None
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        assert part["dtype"] == "bfloat16"
+    assert not [
+        key for key in (*config, *config["text_config"]) if key.startswith(("mm_", "tune_", "freeze_", "image_aspect"))
+    ]
+    assert not {"auto_map", "tokenizer_model_max_length", "use_mm_proj"} & config["text_config"].keys()
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     total = sum(tensor.numel() for tensor in tensors.values())
     added = model.config.text_config.vocab_size - max(t.shape[0] for n, t in tensors.items() if "embed_tokens" in n)
@@ -100,14 +111,23 @@ def test_terms_come_with_the_checkpoint(ws: Workspace, tmp_path: Path) -> None:
     assert terms_of(import_base(str(tmp_path / "mantis"), ws, Options())) == own
 
 
-def test_how_floats_were_loaded_is_not_kept(ws: Workspace, tmp_path: Path) -> None:
+def test_a_folder_that_is_called_as_a_checkpoint_of_the_hub_does_not_get_its_terms(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TIGER-Lab/Mantis-8B-siglip-llama3"
+    write_original(tmp_path / name, SIGLIP)
+    monkeypatch.chdir(tmp_path)
+    assert terms_of(import_base(name, ws, Options(hub=True))) == terms.UNKNOWN
+
+
+@pytest.mark.parametrize("part", ["", "text_config", "vision_config"])
+def test_how_floats_were_loaded_is_not_kept(part: str, ws: Workspace, tmp_path: Path) -> None:
     write_original(tmp_path / "original", SIGLIP)
-    edit(
-        tmp_path / "original" / "config.json",
-        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
-    )
+    config = layouts.read_config(tmp_path / "original")
+    loaded = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    edit(tmp_path / "original" / "config.json", {part: config[part] | loaded} if part else loaded)
     folder = store.fetch(import_base(str(tmp_path / "original"), ws, Options()), ws.cache)
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in (folder / "config.json").read_text()
     checkpoint.load(folder, "cpu")
 
 
@@ -118,6 +138,14 @@ def test_tokenizer_and_model_that_disagree_are_refused(ws: Workspace, tmp_path: 
     (tmp_path / "mantis" / "config.json").write_text(json.dumps(config | {"image_token_index": 7}))
     assert refused(tmp_path / "mantis", ws, Options()).problems == (
         f"<image> is token {right} of the tokenizer and 7 of config.json",
+    )
+    (tmp_path / "mantis" / "config.json").write_text(json.dumps(config))
+    more = Tokenizer.from_file(str(tmp_path / "mantis" / "tokenizer.json"))
+    before = more.get_vocab_size()
+    more.add_tokens(["one that the weights do not have"])
+    more.save(str(tmp_path / "mantis" / "tokenizer.json"))
+    assert refused(tmp_path / "mantis", ws, Options()).problems == (
+        f"{before + 1} tokens, but the embedding has {before} rows",
     )
     write_original(tmp_path / "llava", LLAVA_MED)
     (tmp_path / "llava" / "tokenizer.model").unlink()
