@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from medmim import terms
+from medmim import store, terms
 from medmim.cli.base import app
 from medmim.errors import UserError
 from tests.support.originals import LLAVA_MED, MANTIS, write_original
@@ -26,6 +26,9 @@ def test_a_base_is_imported_listed_and_shown(tmp_path: Path) -> None:
     assert line.startswith("mantis, ") and line.endswith("15 tokens per image, vision tower: checkpoint")
     done = run("import", str(tmp_path / "llava"), "--vision-tower", "checkpoint", home=home)
     assert done.exit_code == 0, done.output
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "config.json").write_text("{}")
+    store.publish(tmp_path / "tuned", str(home / "store"), "model", {"steps": 3}, {})  # a model, and no base
     listed = json.loads(run("list", "--json", home=home).stdout)
     assert [one["family"] for one in listed[:2]] == ["llava-med", "mantis"]  # shipped
     assert {one["ref"] for one in listed[2:]} == {uri, done.stdout.splitlines()[0]}

@@ -41,6 +41,7 @@ def test_what_comes_in_is_a_base_that_recipes_name_and_everybody_loads(
     model, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
     assert model.config.text_config.pad_token_id == tokenizer.pad_token_id
+    assert tokenizer.padding_side == "left", "generating from a batch goes on at the end of each row"
     assert model.generation_config.bos_token_id == tokenizer.bos_token_id is not None
     config = json.loads((folder / "config.json").read_text())
     for part in (config, config["text_config"], config["vision_config"]):
