@@ -82,6 +82,7 @@ def test_what_a_killed_save_of_more_workers_left_is_no_part_of_a_checkpoint(tmp_
     path = checkpoint.save(tmp_path, 1, [Fragment("a", 0, {WEIGHT: VALUES}, {})], 0, 1)
     checkpoint.commit(path, {}, 1)
     assert checkpoint.newest(tmp_path) == {"step": 1, "path": path}
+    assert [file.name for file in path.glob("rank-*")] == ["rank-00000-of-00001.safetensors"]
 
 
 def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,25 @@ def test_publishing_twice_is_publishing_once(uri: str, files: Path) -> None:
     assert json.loads(open_store(uri).read(f"{prefix}/provenance.json")) == {"who": "first"}
 
 
+def test_files_that_several_have_uploaded_are_sealed_to_the_artifact_that_one_would_have_published(
+    uri: str, files: Path, tmp_path: Path
+) -> None:
+    published = store.publish(files, uri, "data", {}, {})
+    names = ["images/ein Bild ü.png", "images/manifest.json", "rows.jsonl"]
+    place = open_store(uri)
+    for name in names:
+        place.upload(f"parts/mine/{name}", files / name)
+    assert store.find(f"{uri}/parts/mine") is None
+    facts = {name: store.file_facts(files / name) for name in names}
+    sealed = store.seal(place, "parts/mine", "data", facts, {"rows": 1}, {"who": "all"})
+    assert store.get(f"{uri}/parts/mine") == sealed
+    assert (sealed.digest, sealed.files, sealed.counts) == (published.digest, published.files, {"rows": 1})
+    place.write("parts/mine/rows.jsonl", b"{}")
+    assert store.verify(store.get(published.uri), tmp_path / "cache") == []
+    with pytest.raises(UserError, match="is damaged"):
+        store.fetch(sealed, tmp_path / "other cache")
+
+
 def test_working_files_are_not_content(uri: str, files: Path) -> None:
     plain = store.publish(files, uri, "data", {}, {})
     for name in (".lock", "resume/step.json", ".cache/x", "images/.DS_Store"):
