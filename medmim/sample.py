@@ -105,6 +105,11 @@ class Sample:
         return with_options(self.question, self.options)
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """Each option as a model should answer it: `B: text`; none for an open question."""
+        return tuple(f"{LETTERS[i]}: {text}" for i, text in enumerate(self.options))
+
+    @property
     def target(self) -> str:
         """The gold answer as a model should write it: `B: text` for a closed question, the text for an open one."""
         return f"{LETTERS[self.gold[0]]}: {self.answer}" if self.options else self.answer

@@ -66,7 +66,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         intervals=_intervals(first),
         headline=first or board,
         others=[row for row in board if row not in first] if first else [],
-        curve=figures.curve(losses),
+        curve=figures.curve(losses, [(step, loss) for step, loss, _ in facts["finetune"].get("validation", [])]),
         losses=[loss for _, loss in losses],
         data=facts["data"],
         finetune=facts["finetune"],

@@ -15,6 +15,19 @@ from medmim.lvlm.encode import Encoded, tokens_per_image
 
 
 @dataclass(frozen=True)
+class Question:
+    """The options of a closed question of a row, whose likelihoods are compared.
+
+    Attributes:
+        begin: Index into the row's `targets` of the token that stands for the first option; the others follow.
+        right: Which of the options are right.
+    """
+
+    begin: int
+    right: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """The input of one forward pass.
 
@@ -26,6 +39,8 @@ class Row:
             sample, so the samples of a packed row do not depend on each other.
         targets: The tokens that these positions must predict.
         packed: Whether the samples are concatenated.
+        questions: Only in validation: they have further `predicts` and `targets`, behind those that are trained, one
+            position with each of its options.
     """
 
     input_ids: Tensor
@@ -34,6 +49,12 @@ class Row:
     predicts: Tensor
     targets: Tensor
     packed: bool
+    questions: tuple[Question, ...] = ()
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that the loss is taken over."""
+        return self.questions[0].begin if self.questions else len(self.targets)
 
     @property
     def position_ids(self) -> Tensor | None:
@@ -75,7 +96,7 @@ class Batch:
     @property
     def trained(self) -> int:
         """Number of tokens that the loss is taken over."""
-        return sum(len(row.targets) for row in self.rows)
+        return sum(row.trained for row in self.rows)
 
 
 def with_blank_image(row: Row, config: Any) -> Row:
@@ -148,6 +169,14 @@ def _row(samples: Sequence[Encoded], pixels: Sequence[Tensor | None], packed: bo
         before = np.flatnonzero(trained[1:])  # nothing predicts the first token
         predicts.append(start + before)
         targets.append(ids[before + 1])
+    count, questions = sum(map(len, targets)), []
+    for start, sample, length in zip(starts, samples, lengths, strict=False):
+        if sample.options is not None:
+            questions.append(Question(count, tuple(sample.options.right.tolist())))
+            count += len(sample.options.tokens)
+            position = start + length - sample.options.back - 1
+            predicts.append(np.full(len(sample.options.tokens), position))
+            targets.append(sample.options.tokens.astype(np.int64))
     images = [p for p in pixels if p is not None and len(p)]
     return Row(
         torch.from_numpy(input_ids),
@@ -156,4 +185,5 @@ def _row(samples: Sequence[Encoded], pixels: Sequence[Tensor | None], packed: bo
         torch.from_numpy(np.concatenate(predicts)),
         torch.from_numpy(np.concatenate(targets)),
         packed,
+        tuple(questions),
     )

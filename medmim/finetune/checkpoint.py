@@ -39,7 +39,7 @@ def save(folder: Path, step: int, fragments: Iterable[Fragment], rank: int, worl
     Returns:
         The folder of the checkpoint.
     """
-    final = folder / f"step-{step:08d}"
+    final = path_of(folder, step)
     final.mkdir(parents=True, exist_ok=True)
     tensors, counts = {}, {}
     for fragment in fragments:
@@ -71,6 +71,11 @@ def commit(path: Path, state: Mapping[str, Any], world: int) -> None:
     part.replace(path / STATE)
     _sync(path)
     _sync(path.parent)  # else a crash of the machine could undo it, after older checkpoints are gone
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint of a step."""
+    return folder / f"step-{step:08d}"
 
 
 def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> None:

@@ -92,6 +92,14 @@ def sum_counts(counts: list[int], device: torch.device) -> list[int]:
     return summed
 
 
+def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
+    """Sums of some numbers over all workers."""
+    total = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    summed: list[float] = total.tolist()
+    return summed
+
+
 def largest(count: int, device: torch.device) -> int:
     """The largest of the workers' counts."""
     found = torch.tensor(count, device=device)

@@ -1,4 +1,4 @@
-"""Tokenizes the train split, once for all workers; samples that cannot be trained on are quarantined.
+"""Tokenizes the train split, and dev items, once for all workers; samples that cannot be used are quarantined.
 
 The file that workers share is one safetensors, which they map: 83,200 samples take 120 MB, once for all workers of a
 node. An image is one token in it; `batch` makes 728 of it.
@@ -7,7 +7,7 @@ node. An image is one token in it; `batch` makes 728 of it.
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from medmim import progress, shards, store
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint, family
-from medmim.lvlm.encode import Encoded, Reader, encode_all, tokens_per_image
+from medmim.lvlm.encode import Encoded, Options, Reader, encode_all, options, tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.sample import BadRow, Sample
 
 _FORMAT = 2  # of the file; the first held every image token, and labels beside the ids
+_CHOICES = {"tokens": "options", "right": "right", "back": "option_back", "offsets": "option_offsets"}
 _CHUNK = 1000  # samples that are tokenized at once
 _NAMED = 5  # samples that are too long and named in the error
 # how the reasons of quarantined rows begin
@@ -61,6 +62,38 @@ class Texts:
 
 
 @dataclass(frozen=True, eq=False)
+class Choices:
+    """`Options` of samples in arrays; those of sample `i` are at `offsets[i]:offsets[i + 1]` of `tokens` and `right`.
+
+    Attributes:
+        tokens: int32.
+        right: bool.
+        back: One of each sample, int64.
+        offsets: int64, one more than samples; a sample without options has none.
+    """
+
+    tokens: NDArray[np.int32]
+    right: NDArray[np.bool_]
+    back: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    @staticmethod
+    def of(found: Sequence[Options | None]) -> "Choices":
+        """The options as arrays."""
+        some = [one for one in found if one is not None]
+        return Choices(
+            np.concatenate([np.zeros(0, np.int32), *(one.tokens for one in some)]),
+            np.concatenate([np.zeros(0, np.bool_), *(one.right for one in some)]),
+            np.array([0 if one is None else one.back for one in found], np.int64),
+            _offsets([0 if one is None else len(one.tokens) for one in found]),
+        )
+
+    def __getitem__(self, i: int) -> Options | None:
+        begin, end = self.offsets[i], self.offsets[i + 1]
+        return Options(int(self.back[i]), self.tokens[begin:end], self.right[begin:end]) if end > begin else None
+
+
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Tokenized samples; sample `i` is at `offsets[i]:offsets[i + 1]` of `tokens`, and likewise for its images.
 
@@ -74,6 +107,7 @@ class Examples:
         ids: Ids of the samples.
         image_token: Id of `<image>`.
         tokens_per_image: Decoder positions that an image takes.
+        choices: What is compared to choose an option; None where nothing is.
     """
 
     tokens: NDArray[np.int32]
@@ -85,6 +119,7 @@ class Examples:
     ids: Texts
     image_token: int
     tokens_per_image: int
+    choices: Choices | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -92,7 +127,10 @@ class Examples:
     def __getitem__(self, i: int) -> Encoded:
         begin, end = self.offsets[i], self.offsets[i + 1]
         images = int(self.image_offsets[i + 1] - self.image_offsets[i])
-        return Encoded(self.tokens[begin:end], self.trained[begin:end], images, self.image_token, self.tokens_per_image)
+        options = None if self.choices is None else self.choices[i]
+        return Encoded(
+            self.tokens[begin:end], self.trained[begin:end], images, self.image_token, self.tokens_per_image, options
+        )
 
     def images_of(self, i: int) -> list[str]:
         """Ids of the images of a sample, in the order of its prompt."""
@@ -118,6 +156,8 @@ class Examples:
             "ids": self.ids.data,
             "id_offsets": self.ids.offsets,
         }
+        if self.choices is not None:
+            tensors |= {name: getattr(self.choices, key) for key, name in _CHOICES.items()}
         # one entry: safetensors writes several in any order, and equal examples are equal bytes
         facts = [_FORMAT, self.image_token, self.tokens_per_image]
         part = path.with_name(f"{path.name}.part")
@@ -148,9 +188,14 @@ class Examples:
                     "id_offsets",
                 )
             )  # fmt: skip
+            choices = None
+            if set(_CHOICES.values()) <= set(file.keys()):
+                choices = Choices(**{key: file.get_tensor(name).numpy() for key, name in _CHOICES.items()})
+        image_token, tokens_per_image = facts
         return Examples(
-            tokens, trained, offsets, images, image_offsets, Texts(names, name_offsets), Texts(ids, id_offsets), *facts
-        )
+            tokens, trained, offsets, images, image_offsets, Texts(names, name_offsets), Texts(ids, id_offsets),
+            image_token, tokens_per_image, choices,
+        )  # fmt: skip
 
 
 def prepare(
@@ -191,16 +236,77 @@ def _image_ids(data: Path, stored: store.Artifact | None) -> Collection[str]:
         return shards.image_ids(stored.uri, sizes, read)
 
 
+def prepare_dev(
+    base: Path,
+    data: Path,
+    max_tokens: int,
+    max_bad_fraction: float,
+    items: int,
+    seed: int,
+    stored: store.Artifact | None = None,
+) -> tuple[Examples | None, list[BadRow]]:
+    """Tokenize dev items, and what tells their options apart; the whole dev split is checked like the train split.
+
+    Args:
+        base: Folder of the base.
+        data: Folder of the data set.
+        max_tokens: As in `prepare`.
+        max_bad_fraction: Likewise, of the dev split.
+        items: The most dev items; see `chosen`.
+        seed: Decides which.
+        stored: As in `prepare`.
+
+    Returns:
+        The items, None where the data set has no dev split, and the quarantined rows of the whole split.
+
+    Raises:
+        UserError: As `prepare` does.
+    """
+    samples = shards.Samples(data, "dev")
+    if not samples or not items:
+        return None, []
+    reader = checkpoint.load_text(base)
+    images: Collection[str] = _image_ids(data, stored) if samples.show_images() else ()
+    _, bad = tokenize(reader, samples, images, max_tokens, "dev")
+    refuse_too_many_bad(bad, len(samples), max_bad_fraction, "dev")
+    unusable = {row.row for row in bad}
+    usable = [sample for row, sample in enumerate(samples) if row not in unusable]
+    of_training = [usable[i] for i in chosen([sample.ability for sample in usable], items, seed)]
+    examples, _ = tokenize(reader, of_training, images, max_tokens, "dev")
+    found = [_options(reader, sample, examples[i]) for i, sample in enumerate(of_training)]
+    return replace(examples, choices=Choices.of(found)), bad
+
+
+def chosen(abilities: Sequence[str], items: int, seed: int) -> list[int]:
+    """Indices of `items` samples, drawn from all abilities in equal numbers as far as these go; in ascending order."""
+    drawn: dict[str, int] = defaultdict(int)
+    turns = []
+    for i in np.random.default_rng([seed, len(abilities)]).permutation(len(abilities)).tolist():
+        turns.append((drawn[abilities[i]], abilities[i], i))
+        drawn[abilities[i]] += 1
+    return sorted(i for _, _, i in sorted(turns)[:items])
+
+
+def _options(reader: Reader, sample: Sample, right: Encoded) -> Options | None:
+    if not sample.choices:
+        return None
+    conversations = [([Turn(sample.prompt, answer)], len(sample.images)) for answer in sample.choices]
+    answers = [one for one in encode_all(reader, conversations) if not isinstance(one, UserError)]
+    is_right = [i in sample.gold for i in range(len(sample.choices))]
+    return options(right, answers, is_right) if len(answers) == len(is_right) else None
+
+
 def tokenize(
-    reader: Reader, samples: Collection[Sample], images: Collection[str], max_tokens: int
+    reader: Reader, samples: Collection[Sample], images: Collection[str], max_tokens: int, split: str = "train"
 ) -> tuple[Examples, list[BadRow]]:
     """Tokenize samples, and check that each of their images is in the data set.
 
     Args:
         reader: The base, with or without its weights.
-        samples: The train split; iterated once, and not kept.
+        samples: The samples of a split; iterated once, and not kept.
         images: Ids of the images of the data set; nothing else of them is used.
         max_tokens: Tokens of one row; a longer sample is quarantined, as is one that the base cannot read whole.
+        split: Names the file of a quarantined row.
 
     Returns:
         The samples that can be trained on, and the quarantined rows with their reasons.
@@ -219,7 +325,7 @@ def tokenize(
             found = [_usable(one, bounds) for one in _encoded(reader, chunk, images)]
             kept = [(s, one) for s, one in zip(chunk, found, strict=True) if not isinstance(one, str)]
             bad += [
-                BadRow("train", row + i, sample.id, one)
+                BadRow(split, row + i, sample.id, one)
                 for i, (sample, one) in enumerate(zip(chunk, found, strict=True))
                 if isinstance(one, str)
             ]
@@ -245,7 +351,7 @@ def tokenize(
     return examples, bad
 
 
-def refuse_too_many_bad(bad: Sequence[BadRow], total: int, limit: float) -> None:
+def refuse_too_many_bad(bad: Sequence[BadRow], total: int, limit: float, split: str = "train") -> None:
     """Raise a UserError when more than the share `limit` of the rows was quarantined, or nothing is left."""
     if not bad or (len(bad) <= limit * total and len(bad) < total):
         return
@@ -254,7 +360,7 @@ def refuse_too_many_bad(bad: Sequence[BadRow], total: int, limit: float) -> None
         reasons[group(row.reason)].append(row)
     fixes = dict.fromkeys(fix for reason in reasons for begin, fix in _FIXES.items() if reason.startswith(begin))
     raise UserError(
-        f"{len(bad)} of {total} train rows cannot be trained on",
+        f"{len(bad)} of {total} {split} rows cannot be {'trained' if split == 'train' else 'validated'} on",
         reason="no row is left" if len(bad) == total else f"more than max_bad_fraction ({limit:.1%}) are quarantined",
         fix="; ".join([*fixes, *(["or raise data.max_bad_fraction"] if len(bad) < total else [])]),
         problems=[

@@ -19,12 +19,13 @@ import torch
 
 from medmim import progress
 from medmim.errors import UserError
-from medmim.finetune import attention, checkpoint, distributed, optim, throughput, trainable
+from medmim.finetune import attention, checkpoint, distributed, optim, throughput, trainable, validation
 from medmim.finetune.batch import Batch
 from medmim.finetune.engines.engine import Engine
 from medmim.finetune.engines.plain import Plain
 from medmim.finetune.pace import Pace, Preempted
 from medmim.finetune.record import Record, TrainResult
+from medmim.finetune.validation import Validated
 from medmim.lvlm import adapters, memory, weights
 from medmim.lvlm.checkpoint import Lvlm, save, save_adapters
 from medmim.recipe.schema import NOT_CONTENT, Finetune
@@ -39,7 +40,8 @@ def train(
     *,
     on_step: Callable[[Mapping[str, Any]], None] | None = None,
     on_save: Callable[[int, Path], None] | None = None,
-    evaluate: Callable[[Lvlm, int], Mapping[str, float]] | None = None,
+    validate: Callable[[Engine, int], Validated] | None = None,
+    fetch: Callable[[int], Path] | None = None,
     stop: Event | None = None,
     rank: int = 0,
     world: int = 1,
@@ -51,10 +53,12 @@ def train(
         batch_at: Step (from 0) -> this worker's share of the batch. A pure function; called in a thread, a step ahead.
         steps: Optimizer steps.
         settings: Optimizer, schedule, precision, how often to save.
-        folder: Receives the weights, `losses.jsonl` (a line for every step) and, during training, `resume/`.
+        folder: Receives the weights, `losses.jsonl` (a line for every step), `validation.jsonl` and, during training,
+            `resume/`.
         on_step: Called on rank 0 with the record of each step.
         on_save: Called on every rank after a checkpoint was written, with the steps done and its folder.
-        evaluate: Called on rank 0 at every checkpoint; its metrics are reported.
+        validate: Called on every rank when a validation is due, with the engine and the steps done.
+        fetch: Step -> folder with the files of all workers of its checkpoint; by default `folder` has them.
         stop: Set on any worker, the training ends with a checkpoint after the step.
         rank: This worker.
         world: Number of workers; more than one needs a process group (see `distributed.process_group`).
@@ -86,6 +90,9 @@ def train(
     model.train()
     with packed_attention, ThreadPoolExecutor(1) as loader, record:
         next_batch = loader.submit(batch_at, first_step) if first_step < steps else None
+        validated = any(one.step == first_step for one in record.validations)
+        if validate is not None and validation.is_due(first_step, steps, settings) and not validated:
+            _validate(record, partial(validate, engine, first_step), first_step, settings)
         for step in range(first_step, steps):
             assert next_batch is not None  # noqa: S101  there is a batch for each step
             asked_at = time.perf_counter()
@@ -119,27 +126,37 @@ def train(
                 waited=waited,
             )
             save_now, stop_now = pace.after(step + 1)
+            # a scheduler that stops the training does not wait long: what resumes it validates
+            validate_now = validation.is_due(step + 1, steps, settings) and not stop_now
+            if (save_now or validate_now) and (names := engine.not_finite()):  # a finite gradient times a huge rate
+                raise diverged(f"{len(names)} weights are not finite", names)
+            if validate is not None and validate_now:
+                found = _validate(record, partial(validate, engine, step + 1), step + 1, settings)
+                if not math.isfinite(found.loss):
+                    raise diverged(f"the dev loss is {found.loss}")
+                save_now |= settings.keep == "best" and validation.best(record.validations) == found
             if save_now:
-                if names := engine.not_finite():  # a finite gradient times a huge rate
-                    raise diverged(f"{len(names)} weights are not finite", names)
                 path = checkpoint.save(folder / "resume", step + 1, engine.fragments(), rank, world)
                 if world > 1:
                     distributed.wait_for_all()
                 good = path
                 if rank == 0:
                     checkpoint.commit(path, {"tokens": tokens_seen, "settings": identity, "ran": ran}, world)
-                    if evaluate is not None:
-                        model.eval()
-                        progress.emit("step", step=step + 1, **evaluate(lvlm, step + 1))
-                        model.train()
                 if on_save is not None:
                     on_save(step + 1, path)
-                checkpoint.prune(folder / "resume", settings.keep_checkpoints)
+                checkpoint.prune(folder / "resume", settings.keep_checkpoints, [_kept(record, settings)])
             if stop_now:
                 raise Preempted(step + 1, steps)
     model.eval()
+    kept = _kept(record, settings)
+    if kept != steps:
+        best = checkpoint.path_of(folder / "resume", kept) if fetch is None else fetch(kept)
+        with checkpoint.reader(best) as read:
+            engine.restore(read)
+        if rank == 0:
+            progress.say(f"the dev loss was lowest after step {kept:,}: that is the model that is kept")
     _publish(lvlm, adapted, engine, folder, rank, settings, bf16)
-    return record.result(tokens_seen, ran)
+    return record.result(tokens_seen, kept, ran)
 
 
 def _engine(model: Any, settings: Finetune, bf16: bool, rank: int, world: int) -> Engine:
@@ -150,6 +167,18 @@ def _engine(model: Any, settings: Finetune, bf16: bool, rank: int, world: int) -
     return Zero(model, settings, bf16, rank, world)
 
 
+def _validate(record: Record, measure: Callable[[], Validated], step: int, settings: Finetune) -> Validated:
+    fix = f"lower finetune.max_tokens (now {settings.max_tokens}), the tokens of one forward pass"
+    with memory.reporting(f"in the validation after step {step}", fix):
+        return record.validate(step, measure)
+
+
+def _kept(record: Record, settings: Finetune) -> int:
+    """The step whose model comes out, as far as is known: with `keep: best` that of the lowest dev loss."""
+    best = validation.best(record.validations) if settings.keep == "best" else None
+    return record.steps if best is None else best.step
+
+
 def _seed(settings: Finetune, step: int, rank: int) -> int:
     """Of the random numbers of a step: others in each step and on each worker. A CPU's generator takes 32 bits."""
     return ((settings.seed * 1_000_003 + step) * 8_191 + rank) % 2**32
@@ -157,7 +186,7 @@ def _seed(settings: Finetune, step: int, rank: int) -> int:
 
 def _identity(steps: int, settings: Finetune) -> dict[str, Any]:
     """What must be equal for a checkpoint to be resumed: key of `finetune` -> value; a key of a section has a dot."""
-    plain = settings.model_dump(mode="json", exclude={*NOT_CONTENT, "epochs"})
+    plain = settings.model_dump(mode="json", exclude={*NOT_CONTENT, *validation.excluded(settings), "epochs"})
     flat = {name: value for name, value in plain.items() if not isinstance(value, dict)}
     for name, section in plain.items():
         if isinstance(section, dict):

@@ -1,4 +1,4 @@
-"""Records a training: a line for every step in `losses.jsonl`, progress reports, and the final result."""
+"""Records a training: a line for each step in `losses.jsonl`, validations, progress reports, and the final result."""
 
 import json
 import time
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medmim import progress
+from medmim.finetune import validation
+from medmim.finetune.validation import Validated
 
 LOSSES = "losses.jsonl"
 _REPORT_EVERY = 0.4  # s between two reported steps
@@ -21,11 +23,13 @@ class TrainResult:
         steps: Optimizer steps, those before a resume included.
         tokens: Tokens seen, those before a resume included, without padding.
         loss: Mean over the last tenth of the steps.
-        seconds: Time that this process spent in the loop; after a resume, less than the whole training took.
+        seconds: Time that this process spent in the loop, without validations; after a resume, less than the whole
+            training took.
         tokens_per_s: Over all workers, in this process.
         mfu: Model FLOPs utilisation in this process; None where the peak of the device is not known.
         resumed_from: The step at which this process began.
         data_wait: Share of `seconds` that this process waited for its batches.
+        kept: The step of the model that came out.
         ran: With what the steps were done: `from_step` (steps done before), `workers`, `zero`, `offload`, `device`; a
             new entry where any of them changed.
     """
@@ -38,6 +42,7 @@ class TrainResult:
     mfu: float | None
     resumed_from: int
     data_wait: float
+    kept: int
     ran: Sequence[Mapping[str, Any]] = ()
 
 
@@ -51,8 +56,10 @@ class Record:
         self.bar = progress.Bar("finetune", steps - begin, "steps")
         self.losses: list[float] = []
         self.tokens, self.flops, self.waited, self.reported_at = 0, 0.0, 0.0, 0.0
+        self.validating = 0.0
         self.peak: float | None = None
         self.path = folder / LOSSES
+        self.validations = validation.until(folder / validation.VALIDATION, begin, truncate=rank == 0)
         self.start = time.perf_counter()
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +70,7 @@ class Record:
         self.start = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self.start
+        self.seconds = time.perf_counter() - self.start - self.validating
         if self.file:
             self.file.close()
 
@@ -109,12 +116,29 @@ class Record:
         now = time.perf_counter()
         if now - self.reported_at > _REPORT_EVERY or step + 1 == self.steps:
             self.reported_at = now
-            seconds = now - self.start
+            seconds = now - self.start - self.validating
             speed, mfu = self._speed(seconds)
             shown = {} if mfu is None else {"mfu": f"{mfu:.0%}"}
             shown["data_wait"] = f"{self._share(seconds):.0%}"
             progress.emit("step", step=f"{step + 1}/{self.steps}", loss=loss, lr=lr, tokens_per_s=speed, **shown)
         self.bar.add()
+
+    def validate(self, step: int, measure: Callable[[], Validated]) -> Validated:
+        """Record a validation; the time that it takes does not count as training.
+
+        Args:
+            step: Optimizer steps done.
+            measure: Validates.
+        """
+        begin = time.perf_counter()
+        found = measure()
+        self.validating += time.perf_counter() - begin
+        self.validations.append(found)
+        if self.rank == 0:
+            validation.append(self.path.with_name(validation.VALIDATION), found)
+            shown = {} if found.accuracy is None else {"dev_accuracy": f"{found.accuracy:.1%}"}
+            progress.emit("step", step=f"{step}/{self.steps}", dev_loss=found.loss, **shown)
+        return found
 
     def _speed(self, seconds: float) -> tuple[float, float | None]:
         return self.tokens / max(seconds, 1e-9), self.peak and self.flops / max(seconds, 1e-9) / self.peak
@@ -122,8 +146,8 @@ class Record:
     def _share(self, seconds: float) -> float:
         return min(1.0, self.waited / max(seconds, 1e-9))
 
-    def result(self, tokens_seen: int, ran: Sequence[Mapping[str, Any]] = ()) -> TrainResult:
-        """The result of the training; see `TrainResult`."""
+    def result(self, tokens_seen: int, kept: int, ran: Sequence[Mapping[str, Any]] = ()) -> TrainResult:
+        """The result of the training, with the model of the step `kept`; see `TrainResult`."""
         last = self.losses[-max(1, self.steps // 10) :] or [float("nan")]
         speed, mfu = self._speed(self.seconds)
         return TrainResult(
@@ -135,6 +159,7 @@ class Record:
             mfu,
             self.begin,
             round(self._share(self.seconds), 4),
+            kept,
             ran,
         )
 

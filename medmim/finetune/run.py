@@ -9,12 +9,14 @@ from typing import Any
 
 from medmim import progress, shards, store, terms
 from medmim.errors import UserError
+from medmim.finetune import validation
 from medmim.lvlm import adapters, checkpoint
 from medmim.recipe.schema import NOT_CONTENT, Recipe
 from medmim.run.cache import cached_step, step_key
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
+from medmim.sample import SPLITS
 from medmim.store.removal import claim
 
 REVISION = 4
@@ -26,7 +28,9 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
 
     `Outcome.facts`: steps, samples, tokens, loss (mean of the last tenth), quarantined (reason -> count), workers,
     seconds, tokens_per_s, mfu, data_wait (share of the seconds that the first worker waited for its batches), and
-    losses, the curve as `[step, loss]`.
+    losses, the curve as `[step, loss]`. With dev items also validation, the curve as `[step, dev loss, dev accuracy]`
+    (accuracy may be null), kept_step (the step of the model), its dev_loss and dev_accuracy, dev_items, and
+    dev_quarantined (reason -> count).
 
     Args:
         recipe: Its sections `finetune` and `platform`.
@@ -46,7 +50,9 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         allowed = terms.combine([checkpoint.terms_of(ref), terms_of(artifact)])
         section = {
             "terms": allowed.as_dict(),  # part of the model's content
-            **recipe.finetune.model_dump(mode="json", exclude={"base", *NOT_CONTENT}),
+            **recipe.finetune.model_dump(
+                mode="json", exclude={"base", *NOT_CONTENT, *validation.excluded(recipe.finetune)}
+            ),
             "template": family.template_digest,
             "max_bad_fraction": recipe.data.max_bad_fraction,
         }
@@ -77,6 +83,8 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
             exchange.clear(exchange.shared_folder(ws, f"finetune-{key[:16]}"))
         outcome.of(model, cached)
         outcome.facts = {**model.counts, "losses": _loss_curve(store.read_file(model, "losses.jsonl"))}
+        if validation.VALIDATION in model.files:
+            outcome.facts["validation"] = _validation_curve(store.read_file(model, validation.VALIDATION))
         return outcome
 
 
@@ -109,11 +117,11 @@ def _train(
     from medmim.finetune import loader
     from medmim.finetune.examples import group
     from medmim.finetune.ray import exchange, launcher
-    from medmim.finetune.worker import EXAMPLES, Job
+    from medmim.finetune.worker import DEV, EXAMPLES, Job
 
     local = recipe.platform.ray == "local"
     shared = exchange.shared_folder(ws, folder.name)
-    prepared, quarantine = folder / EXAMPLES, folder / "quarantine.jsonl"
+    prepared, dev, quarantine = folder / EXAMPLES, folder / DEV, folder / "quarantine.jsonl"
     if local:
         base_here = checkpoint.resolve(base, ws)
         checkpoint.check_weights(base_here)  # the workers do so too, but only after all that follows
@@ -121,7 +129,13 @@ def _train(
     elif not prepared.is_file():
         exchange.download_examples(folder, shared)
     if not prepared.is_file():
-        _prepare(recipe, ws, base, data, prepared, quarantine)
+        _prepare(recipe, ws, base, data, prepared, dev, quarantine)
+    if recipe.finetune.keep == "best" and not dev.is_file():
+        raise UserError(
+            "finetune.keep is best, but there are no dev items to find the best by",
+            reason=f"{data.uri} has no dev split",
+            fix="raise data.dev_fraction and build again, or set finetune.keep: last",
+        )
     kept = _count(prepared)
     workers = recipe.platform.workers
     steps = loader.total_steps(recipe.finetune, kept)
@@ -136,33 +150,46 @@ def _train(
         threads=recipe.platform.threads or (max(1, cpu_count() // workers) if local else 1),
     )
     result = launcher.launch(job, folder, workers, ws.home, recipe.platform.ray)
-    reasons = Counter(group(json.loads(line)["reason"]) for line in quarantine.read_text(encoding="utf-8").splitlines())
+    rows = [json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines()]
+    reasons = {split: Counter(group(row["reason"]) for row in rows if row["file"] == split) for split in SPLITS}
+    validations = validation.read(folder / validation.VALIDATION)
     counts = {
         "steps": result.steps,
         "samples": kept,
         "tokens": result.tokens,
         "loss": result.loss,
-        "quarantined": dict(reasons),
+        "quarantined": dict(reasons["train"]),
         "workers": workers,
         "seconds": round(result.seconds, 1),
         "tokens_per_s": round(result.tokens_per_s),
         "mfu": None if result.mfu is None else round(result.mfu, 3),
         "data_wait": result.data_wait,
+        **validation.facts(validations, result.kept),
+        "dev_quarantined": dict(reasons["dev"]),
     }
     return counts, result.ran
 
 
-def _prepare(recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, prepared: Path, quarantine: Path) -> None:
-    """Write what is trained on, and the rows that cannot be; nothing of it stays in memory while the workers train.
+def _prepare(
+    recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, prepared: Path, of_dev: Path, quarantine: Path
+) -> None:
+    """Write what is trained and validated on, and the rows that cannot be.
 
-    Weights and images are fetched by whoever trains: on a cluster, not by this process.
+    Nothing of it stays in memory while the workers train. Weights and images are fetched by whoever trains: on a
+    cluster, not by this process.
     """
-    from medmim.finetune.examples import prepare
+    from medmim.finetune.examples import prepare, prepare_dev
 
     text = checkpoint.resolve_text(base, ws)
     checkpoint.check_weights_of(base, text)
     tables = store.fetch(data, ws.cache, [shards.SAMPLES])
-    examples, bad = prepare(text, tables, recipe.finetune.max_tokens, recipe.data.max_bad_fraction, data)
+    settings, limit = recipe.finetune, recipe.data.max_bad_fraction
+    examples, bad = prepare(text, tables, settings.max_tokens, limit, data)
+    items, seed = settings.validation.items, settings.seed
+    dev, bad_dev = prepare_dev(text, tables, settings.max_tokens, limit, items, seed, data)
+    bad += bad_dev
+    if dev is not None:
+        dev.save(of_dev)
     quarantine.write_text("".join(json.dumps(asdict(row)) + "\n" for row in bad), encoding="utf-8")
     examples.save(prepared)
 
@@ -171,6 +198,11 @@ def _count(prepared: Path) -> int:
     from medmim.finetune.examples import Examples
 
     return len(Examples.load(prepared))
+
+
+def _validation_curve(text: bytes) -> list[list[float | None]]:
+    lines = [json.loads(line) for line in text.decode().splitlines()]
+    return [[line["step"], line["loss"], line["accuracy"]] for line in lines]
 
 
 def _loss_curve(text: bytes) -> list[list[float]]:

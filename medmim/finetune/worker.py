@@ -1,7 +1,9 @@
 """One training worker: loads the base, builds its batches, trains. The same bare, under torchrun and under Ray."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -10,15 +12,18 @@ from typing import Any
 import torch
 
 from medmim import shards
-from medmim.finetune import loop, trainable
+from medmim.finetune import loop, trainable, validation
+from medmim.finetune.batch import Batch
 from medmim.finetune.distributed import pick_device, process_group
+from medmim.finetune.engines.engine import Engine
 from medmim.finetune.examples import Examples
 from medmim.finetune.loader import loader, total_steps
 from medmim.finetune.preemption import on_sigterm
 from medmim.finetune.record import TrainResult
+from medmim.finetune.validation import Validated
 from medmim.recipe.schema import Finetune
 
-EXAMPLES = ".examples.safetensors"
+EXAMPLES, DEV = ".examples.safetensors", ".dev.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Job:
     Attributes:
         base: Folder of the base, or a shipped base or the URI of a model.
         data: Folder of the data set, or its URI.
-        folder: Receives the model; holds `EXAMPLES`. Or `STORE/resume/finetune-KEY`.
+        folder: Receives the model; holds `EXAMPLES`, and `DEV` where there are dev items. Or
+            `STORE/resume/finetune-KEY`.
         settings: `Finetune` as JSON.
         threads: CPU threads of a worker.
     """
@@ -49,6 +55,7 @@ def run_worker(
     on_save: Callable[[int, Path], None] | None = None,
     on_step: Callable[[Mapping[str, Any]], None] | None = None,
     stop: Event | None = None,
+    fetch: Callable[[int], Path] | None = None,
 ) -> TrainResult:
     """Train; every worker calls this.
 
@@ -58,6 +65,7 @@ def run_worker(
         on_save: As for `loop.train`.
         on_step: As for `loop.train`.
         stop: As for `loop.train`; SIGTERM sets it, where this is the main thread.
+        fetch: As for `loop.train`.
 
     Raises:
         UserError: See `loop.train` and `distributed.pick_device`; or an image does not decode.
@@ -69,13 +77,28 @@ def run_worker(
     settings = Finetune.model_validate_json(job.settings)
     folder = Path(job.folder)
     examples = Examples.load(folder / EXAMPLES)
-    images: Mapping[str, Any] = shards.Images(Path(job.data)) if len(examples.images) else {}
+    validated = settings.validation.items > 0 and (folder / DEV).is_file()
+    dev = Examples.load(folder / DEV) if validated else None
+    shown = len(examples.images) or (dev is not None and len(dev.images))
+    images: Mapping[str, Any] = shards.Images(Path(job.data)) if shown else {}
     if settings.zero:  # DeepSpeed takes the device that it numbers
         os.environ["LOCAL_RANK"] = str(torch.device(device).index or 0)
     stop = stop or Event()
     with on_sigterm(stop.set), process_group(always=bool(settings.zero)) as (rank, world):
         lvlm = trainable.load(Path(job.base), settings, device)
-        with loader(lvlm, examples, images, settings, rank, world, threads=job.threads, data=job.data) as batch_at:
+        with ExitStack() as opened:
+
+            def batches(of: Examples) -> Callable[[int], Batch]:
+                return opened.enter_context(
+                    loader(lvlm, of, images, settings, rank, world, threads=job.threads, data=job.data)
+                )
+
+            def validate(engine: Engine, step: int) -> Validated:
+                return validation.measure(engine, dev_at, dev_batches, step, rank, world)
+
+            batch_at = batches(examples)
+            if dev is not None:
+                dev_at, dev_batches = batches(dev), math.ceil(len(dev) / settings.batch_size)
             return loop.train(
                 lvlm,
                 batch_at,
@@ -85,6 +108,8 @@ def run_worker(
                 on_step=on_step,
                 on_save=on_save,
                 stop=stop,
+                validate=None if dev is None else validate,
+                fetch=fetch,
                 rank=rank,
                 world=world,
             )

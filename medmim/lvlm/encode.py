@@ -30,6 +30,21 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Options:
+    """What tells the options of a closed question apart: the first token in which their answers differ, the letter.
+
+    Attributes:
+        back: Where it stands in the conversation with the right answer, in tokens from the end: 1 is the last.
+        tokens: It, for each option, int32.
+        right: Which options are right, bool.
+    """
+
+    back: int
+    tokens: NDArray[np.int32]
+    right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """One tokenized conversation; an image takes one token in memory, and all of its tokens in what is computed.
 
@@ -39,6 +54,7 @@ class Encoded:
         images: Number of images in it.
         image_token: Id of `<image>`.
         tokens_per_image: Decoder positions that an image takes.
+        options: What is compared beside the answer; None in training.
     """
 
     tokens: NDArray[np.int32]
@@ -46,6 +62,7 @@ class Encoded:
     images: int
     image_token: int
     tokens_per_image: int
+    options: Options | None = None
 
     def __len__(self) -> int:
         """Number of tokens, those of the images included."""
@@ -123,6 +140,29 @@ def encode_all(reader: Reader, conversations: Sequence[tuple[Sequence[Turn], int
         segments if isinstance(segments, UserError) else _encoded(segments, images, next(encodings), token, each)
         for segments, (_, images) in zip(rendered, conversations, strict=True)
     ]
+
+
+def options(right: Encoded, answers: Sequence[Encoded], is_right: Sequence[bool]) -> Options | None:
+    """What tells the options of a question apart.
+
+    Args:
+        right: The conversation with the right answer.
+        answers: The same conversation with each of the options as its answer, in order.
+        is_right: Which options are right.
+
+    Returns:
+        None where one token does not tell all of them apart: no tokenizer of a family here splits letters so.
+    """
+    shortest = min(len(one.tokens) for one in (right, *answers))
+    common = np.stack([one.tokens[:shortest] for one in answers])
+    differs = np.flatnonzero((common != common[0]).any(0))
+    if not len(differs):
+        return None
+    at = int(differs[0])
+    told_apart = len(set(common[:, at].tolist())) == len(answers)
+    if not told_apart or not np.array_equal(right.tokens[:at], common[0, :at]):
+        return None
+    return Options(len(right.tokens) - at, common[:, at].copy(), np.array(is_right, np.bool_))
 
 
 def _backend(reader: Reader) -> Any:

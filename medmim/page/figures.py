@@ -116,11 +116,12 @@ def intervals(points: Sequence[Point], levels: Sequence[Point], series: Sequence
     return _svg(chart.properties(height=height), f"{axis} by group: {', '.join(names)}", right=42)
 
 
-def curve(points: Sequence[Sequence[float]]) -> str:
-    """Training loss by step, each and as a running mean.
+def curve(points: Sequence[Sequence[float]], dev: Sequence[Sequence[float]] = ()) -> str:
+    """Training loss by step, each and as a running mean, and the loss on dev items.
 
     Args:
         points: (step, loss) in order of the steps.
+        dev: Likewise, of the validations.
 
     Returns:
         An SVG element; empty under two steps.
@@ -129,21 +130,26 @@ def curve(points: Sequence[Sequence[float]]) -> str:
 
     if len(points) < 2:
         return ""
-    names = ["each step", "running mean"]
+    names = ["each step", "running mean", *(["dev items"] if dev else [])]
     steps, losses = zip(*points, strict=True)
     rows = [
         {"series": name, "step": step, "loss": loss}
-        for name, values in zip(names, (losses, running_mean(losses)), strict=True)
+        for name, values in zip(names, (losses, running_mean(losses)), strict=False)
         for step, loss in zip(steps, values, strict=True)
     ]
+    rows += [{"series": names[-1], "step": step, "loss": loss} for step, loss in dev]
 
     x = alt.X("step:Q", title="step", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, tickCount=8))
     y = alt.Y("loss:Q", title="loss", axis=alt.Axis(domain=False, ticks=False, tickCount=5))
-    opacity, width = alt.Scale(domain=names, range=[0.35, 1]), alt.Scale(domain=names, range=[1.2, 2.4])
-    chart = _rows(rows).mark_line(stroke=_COLOURS[0], strokeJoin="round")
+    opacity, width = alt.Scale(domain=names, range=[0.35, 1, 1]), alt.Scale(domain=names, range=[1.2, 2.4, 2.4])
+    colours = alt.Scale(domain=names, range=[_COLOURS[0], _COLOURS[0], _COLOURS[1]])
+    dashes = alt.Scale(domain=names, range=[[1, 0], [1, 0], [7, 4]])
+    chart = _rows(rows).mark_line(strokeJoin="round")
     chart = chart.encode(
         x=x,
         y=y,
+        stroke=alt.Stroke("series:N", title=None, scale=colours),
+        strokeDash=alt.StrokeDash("series:N", title=None, scale=dashes),
         strokeOpacity=alt.StrokeOpacity("series:N", title=None, scale=opacity),
         strokeWidth=alt.StrokeWidth("series:N", title=None, scale=width),
     )

@@ -83,6 +83,15 @@ class Lora(Section):
     merge: bool = Field(False, description="publish one model with the adapters added, instead of adapters and base")
 
 
+class Validation(Section):
+    """What the model is measured on while it is trained: loss, and accuracy by the likelihood of the options."""
+
+    items: int = Field(200, ge=0, description="dev items, of all abilities in equal numbers; 0: no validation")
+    every: Positive | None = Field(
+        None, description="steps between validations; default: 100, more where it would cost over 2% of the time"
+    )
+
+
 class Finetune(Section):
     """How the base is tuned. The defaults suit the shipped bases; the recipes of published models say their own."""
 
@@ -130,6 +139,10 @@ class Finetune(Section):
         100, description="between checkpoints: steps, or a time such as 45s, 10m or 2h"
     )
     keep_checkpoints: Positive = Field(2, description="how many of the newest checkpoints are kept")
+    validation: Validation = Field(default_factory=Validation)
+    keep: Literal["last", "best"] = Field(
+        "last", description="the model that comes out: after the last step, or of the validation with the lowest loss"
+    )
     seed: Seed = Field(0, description="order of the samples")
 
     @model_validator(mode="after")
@@ -138,6 +151,8 @@ class Finetune(Section):
             raise ValueError("optimizer: muon needs zero: 0: DeepSpeed splits matrices, and Muon needs whole ones")
         if self.offload != "none" and not self.zero:
             raise ValueError("offload needs zero: 2 or 3: the plain engine keeps the optimizer beside the weights")
+        if self.keep == "best" and not self.validation.items:
+            raise ValueError("keep: best needs validation.items above 0: the best is found by validating")
         return self
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from medmim import store
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
+_TRAIN, _DEV = ("loss", "lr", "grad_norm"), ("loss", "accuracy")  # keys of `losses.jsonl` and `validation.jsonl`
 _BATCH = 1000  # metrics in one call; MLflow's limit
 
 
@@ -23,7 +25,8 @@ def log(api: "MlflowClient", run: str, model: str | None, bench: Artifact, tuned
         run: Id of the MLflow run.
         model: Id of the logged model that gets the scores as well.
         bench: The bench artifact: `scores.json`, and its digest as the data set of the scores.
-        tuned: The model artifact; its `losses.jsonl`, if it has one, is the curve. No other file of it is read.
+        tuned: The model artifact; of its files `losses.jsonl` and `validation.jsonl`, the curves, are read if it has
+            them.
     """
     from mlflow.entities import Metric, RunStatus
 
@@ -33,7 +36,9 @@ def log(api: "MlflowClient", run: str, model: str | None, bench: Artifact, tuned
         for key, value in _leaderboard(store.read_file(bench, "scores.json")).items()
     ]
     if "losses.jsonl" in tuned.files:
-        metrics += _curve(store.read_file(tuned, "losses.jsonl"), now)
+        metrics += _curve(store.read_file(tuned, "losses.jsonl"), now, {k: f"train/{k}" for k in _TRAIN})
+    if "validation.jsonl" in tuned.files:
+        metrics += _curve(store.read_file(tuned, "validation.jsonl"), now, {k: f"dev/{k}" for k in _DEV})
     for begin in range(0, len(metrics), _BATCH):
         api.log_batch(run, metrics=metrics[begin : begin + _BATCH])
     api.set_terminated(run, RunStatus.to_string(RunStatus.FINISHED))
@@ -57,13 +62,14 @@ def _leaderboard(text: bytes) -> dict[str, float]:
     return found
 
 
-def _curve(text: bytes, now: int) -> "list[Metric]":
+def _curve(text: bytes, now: int, names: Mapping[str, str]) -> "list[Metric]":
+    """The values of some keys of each line, by the names that they get."""
     from mlflow.entities import Metric
 
     lines = [json.loads(line) for line in text.splitlines()]
     return [
-        Metric(f"train/{key}", float(line[key]), now, int(line["step"]))
+        Metric(name, float(line[key]), now, int(line["step"]))
         for line in lines
-        for key in ("loss", "lr", "grad_norm")
-        if key in line
+        for key, name in names.items()
+        if line.get(key) is not None
     ]

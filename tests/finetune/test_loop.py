@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from medmim.errors import UserError
 from medmim.finetune import checkpoint, loop, record
 from medmim.finetune.batch import Batch
+from medmim.finetune.engines.engine import Engine
 from medmim.finetune.pace import Preempted
+from medmim.finetune.validation import Validated
 from medmim.finetune.worker import run_worker
 from medmim.lvlm.checkpoint import Lvlm, digest
 from medmim.lvlm.family import Family
-from medmim.recipe.schema import Finetune, Lora
+from medmim.recipe.schema import Finetune, Lora, Validation
 from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, set_dropout, steps_of
 
 
@@ -213,24 +215,26 @@ def test_every_step_is_reported_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> 
     tuned = copy_of(lvlm)
     records: list[int] = []
     saves: list[int] = []
-    scores: list[int] = []
+    validated: list[int] = []
 
-    def evaluate(_: Lvlm, step: int) -> dict[str, float]:
-        scores.append(step)
-        return {"accuracy": 0.5}
+    def validate(_: Engine, step: int) -> Validated:
+        validated.append(step)
+        return Validated(step, 1.0, 0.5, 4, 2)
+
+    settings = SMALL.model_copy(update={"save_every": 2, "validation": Validation(every=3)})
 
     result = loop.train(
         tuned,
         batches(tuned, SMALL),
         5,
-        SMALL.model_copy(update={"save_every": 2}),
+        settings,
         tmp_path,
         on_step=lambda record: records.append(record["step"]),
         on_save=lambda step, _: saves.append(step),
-        evaluate=evaluate,
+        validate=validate,
     )
     assert records == [1, 2, 3, 4, 5]
-    assert saves == scores == [2, 4, 5]
+    assert saves == [2, 4, 5] and validated == [0, 3, 5]
     assert result.steps == 5 and result.tokens > 0 and not tuned.model.training
     lines = [json.loads(line) for line in (tmp_path / record.LOSSES).read_text().splitlines()]
     assert lines[-1]["tokens"] == result.tokens

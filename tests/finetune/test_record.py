@@ -30,7 +30,7 @@ def test_the_step_line_says_how_much_of_the_time_was_spent_waiting_for_data(
     assert len(steps) == 4
     assert all(0 < int(str(event["data_wait"]).removesuffix("%")) <= 25 for event in steps)
     assert f"data_wait {steps[-1]['data_wait']}" in progress.render(steps[-1])
-    result = kept.result(36)
+    result = kept.result(36, 4)
     assert result.data_wait == pytest.approx(4 * 0.25 / result.seconds, abs=1e-3)
     written = [json.loads(line) for line in (tmp_path / record.LOSSES).read_text().splitlines()]
     assert [set(line) for line in written] == [{"step", "loss", "lr", "grad_norm", "tokens"}] * 4

@@ -15,9 +15,9 @@ from PIL import Image
 from medmim import shards
 from medmim.finetune import batch, packing
 from medmim.finetune.batch import Batch
-from medmim.finetune.examples import tokenize
+from medmim.finetune.examples import prepare_dev, tokenize
 from medmim.finetune.record import LOSSES
-from medmim.finetune.worker import EXAMPLES, Job
+from medmim.finetune.worker import DEV, EXAMPLES, Job
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode
@@ -131,14 +131,49 @@ def losses(folder: Path) -> list[float]:
     return [step["loss"] for step in steps_of(folder)]
 
 
-def make_job(root: Path, family: Family, settings: Finetune = SETTINGS) -> Job:
-    """A job that trains into `root/out`; base and data are created below `root` unless they exist."""
-    base, data, out = root / "base", root / "data", root / "out"
+def make_dev() -> list[Sample]:
+    """Dev samples with none to four options, on zero to two images; some have two right options."""
+    options = ("grow", "shrink", "same", "larger mass")
+    found = []
+    for i, sample in enumerate(make_samples(14, "dev")):
+        shown = options[: (2, 3, 4, 0)[i % 4]]
+        gold = (i % 3 % len(shown),) if shown else ()
+        gold = (1, 3) if i == 2 else gold
+        images = sample.images if i % 5 else ()
+        found.append(
+            dataclasses.replace(
+                sample,
+                ability=("temporal", "single")[i % 3 == 0],
+                options=shown,
+                gold=gold,
+                answer=shown[gold[0]] if shown else "no change",
+                images=images,
+                paths=images,
+            )
+        )
+    return found
+
+
+def make_job(root: Path, family: Family, settings: Finetune = SETTINGS, out: str = "out", dev: bool = False) -> Job:
+    """A job that trains into `root/OUT`; base and data are created below `root` unless they exist.
+
+    Args:
+        root: The folder.
+        family: Of the base.
+        settings: The training.
+        out: Name of the folder of the model.
+        dev: Whether to validate, on `make_dev`.
+    """
+    base, data, folder = root / "base", root / "data", root / out
     if not base.is_dir():
         checkpoint.save(make_lvlm(family), base)
-        make_data(data, make_samples(30))
-    out.mkdir()
+        make_data(data, [*make_samples(30), *make_dev()])
+    folder.mkdir()
+    if dev:
+        items, bad = prepare_dev(base, data, 400, 0.0, 200, 0)
+        assert items is not None and not bad
+        items.save(folder / DEV)
     examples, bad = tokenize(checkpoint.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)
     assert not bad
-    examples.save(out / EXAMPLES)
-    return Job(str(base), str(data), str(out), settings.model_dump_json(), threads=1)
+    examples.save(folder / EXAMPLES)
+    return Job(str(base), str(data), str(folder), settings.model_dump_json(), threads=1)

@@ -6,7 +6,7 @@ DeepSpeed would divide the gradients by the number of rows, and the mean is to b
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medmim.finetune import distributed, optim
 from medmim.finetune.batch import Batch, Row, with_blank_image
 from medmim.finetune.engines.engine import WEIGHT, Fragment, Whole
-from medmim.finetune.loss import row_loss
+from medmim.finetune.loss import evaluating, row_loss
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Finetune
 
@@ -51,19 +51,25 @@ class Zero:
         (trained, tokens), most = distributed.sum_counts([batch.trained, batch.tokens], self.device), len(batch.rows)
         if self.world > 1:
             most = distributed.largest(most, self.device)
-        rows = [*batch.rows, *[_nothing()] * (most - len(batch.rows))]
         loss = torch.zeros((), device=self.device)
-        for i, row in enumerate(rows):
+        for i, row in enumerate(_filled(batch.rows, most, self.model.config)):
             # ZeRO takes the mean over the workers
             share = self.world / max(trained, 1) if i < len(batch.rows) else 0.0
             self.engine.set_gradient_accumulation_boundary(i + 1 == most)
-            part = self.engine(with_blank_image(row, self.model.config).to(self.device), share)
+            part = self.engine(row.to(self.device), share)
             self.engine.backward(part)
             loss += part.detach() / self.world
             if i + 1 < most:
                 self.engine.step()
         dist.all_reduce(loss)
         return float(loss), tokens
+
+    def losses(self, batch: Batch) -> list[Tensor]:
+        """See `Engine`; every worker makes as many passes as the one with most rows."""
+        most = distributed.largest(len(batch.rows), self.device)
+        with evaluating(self.engine):
+            found = [self.engine(row.to(self.device)) for row in _filled(batch.rows, most, self.model.config)]
+        return found[: len(batch.rows)]
 
     def update(self, share: float) -> tuple[float, float]:
         """See `Engine`: ZeRO skips a step whose gradient is not finite, and has no norm then."""
@@ -187,7 +193,10 @@ class _Forward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, row: Row, share: float) -> Tensor:
+    def forward(self, row: Row, share: float | None = None) -> Tensor:
+        """The loss of each target, or a share of their sum."""
+        if share is None:
+            return row_loss(self.model, row, reduction="none")
         return row_loss(self.model, row) * share
 
 
@@ -208,10 +217,11 @@ def _config(settings: Finetune, bf16: bool) -> dict[str, Any]:
     }
 
 
-def _nothing() -> Row:
-    """A row of two tokens, for a pass that counts nothing."""
+def _filled(rows: Sequence[Row], count: int, config: Any) -> list[Row]:
+    """`count` rows, all with images: those given, and rows of two tokens for passes that count nothing."""
     tokens, first = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    return Row(tokens, None, (2,), first, first, packed=True)
+    nothing = Row(tokens, None, (2,), first, first, packed=True)
+    return [with_blank_image(row, config) for row in [*rows, *[nothing] * (count - len(rows))]]
 
 
 def _quiet_deepspeed() -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from medmim.finetune.batch import Batch
@@ -39,11 +40,19 @@ class Whole:
 class Engine(Protocol):
     """Holds the weights and the optimizer of one worker. Every worker calls every method, in the same order."""
 
+    device: torch.device
+
     def gradients(self, batch: Batch) -> tuple[float, int]:
         """Compute the gradient of the mean loss over the trained tokens of all workers.
 
         Returns:
             The mean loss, and the tokens of all workers.
+        """
+
+    def losses(self, batch: Batch) -> list[Tensor]:
+        """The loss of each target of this worker's rows, row by row, in fp32: without dropout and without a gradient.
+
+        The weights are those of training, in its precision; no random number is drawn.
         """
 
     def update(self, share: float) -> tuple[float, float]:

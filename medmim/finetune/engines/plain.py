@@ -11,7 +11,7 @@ from torch import Tensor
 from medmim.finetune import distributed, optim
 from medmim.finetune.batch import Batch
 from medmim.finetune.engines.engine import WEIGHT, Fragment, Whole
-from medmim.finetune.loss import row_loss
+from medmim.finetune.loss import evaluating, row_loss
 from medmim.lvlm import checkpoint
 from medmim.recipe.schema import Finetune
 
@@ -48,6 +48,11 @@ class Plain:
         if self.world > 1:
             distributed.sum_gradients(self.params, loss)
         return float(loss), tokens
+
+    def losses(self, batch: Batch) -> list[Tensor]:
+        """See `Engine`."""
+        with evaluating(self.model), self.autocast:
+            return [row_loss(self.model, row.to(self.device), reduction="none") for row in batch.rows]
 
     def update(self, share: float) -> tuple[float, float]:
         """See `Engine`."""

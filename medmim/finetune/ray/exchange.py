@@ -1,7 +1,9 @@
 """A training whose workers share no disk: its inputs, checkpoints and results go through the store.
 
     STORE/resume/finetune-KEY/examples.safetensors, quarantine.jsonl    what is trained on
-    STORE/resume/finetune-KEY/step-00000100/GROUP/                      a checkpoint, with losses.jsonl up to it
+    STORE/resume/finetune-KEY/dev.safetensors                           what is validated on
+    STORE/resume/finetune-KEY/step-00000100/GROUP/                      a checkpoint, with losses.jsonl and
+                                                                        validation.jsonl up to it
     STORE/resume/finetune-KEY/step-00000100/GROUP/.worker-00001.json    what this worker has uploaded of it
     STORE/resume/finetune-KEY/model/DIGEST/                             the finished files, for the driver
 
@@ -27,7 +29,8 @@ from medmim.errors import Unavailable
 from medmim.finetune import distributed
 from medmim.finetune.checkpoint import STATE, step_of
 from medmim.finetune.record import LOSSES
-from medmim.finetune.worker import EXAMPLES, Job
+from medmim.finetune.validation import VALIDATION
+from medmim.finetune.worker import DEV, EXAMPLES, Job
 from medmim.lvlm.checkpoint import resolve
 from medmim.run.workspace import Workspace
 from medmim.store import removal
@@ -35,7 +38,7 @@ from medmim.store.folder import FolderStore
 
 _LEAST_KEPT = 2  # the newest, and the one that a new group of workers may just be fetching
 _POLL = 0.5  # s between two looks for the records of the other workers
-_EXAMPLES, _QUARANTINE = "examples.safetensors", "quarantine.jsonl"
+_EXAMPLES, _DEV, _QUARANTINE = "examples.safetensors", "dev.safetensors", "quarantine.jsonl"
 
 
 def shared_folder(ws: Workspace, step: str) -> str:
@@ -48,6 +51,8 @@ def upload_examples(work: Path, folder: str) -> None:
     shared = store.open_store(folder)
     if not shared.exists(_EXAMPLES):
         shared.upload(_QUARANTINE, work / _QUARANTINE)
+        if (work / DEV).is_file():
+            shared.upload(_DEV, work / DEV)
         shared.upload(_EXAMPLES, work / EXAMPLES)
 
 
@@ -56,6 +61,8 @@ def download_examples(work: Path, folder: str) -> None:
     shared = store.open_store(folder)
     if shared.exists(_EXAMPLES):
         shared.download(_QUARANTINE, work / _QUARANTINE)
+        if shared.exists(_DEV):
+            shared.download(_DEV, work / DEV)
         shared.download(_EXAMPLES, work / EXAMPLES)
 
 
@@ -82,14 +89,32 @@ def fetch_job(job: Job, rank: int, checkpoint: str) -> Job:
     work = ws.home / "work" / f"{job.folder.rpartition('/')[2]}-worker-{rank}"
     shutil.rmtree(work, ignore_errors=True)  # of a worker that was killed
     (work / "resume").mkdir(parents=True)
-    store.open_store(job.folder).download(_EXAMPLES, work / EXAMPLES)
+    shared = store.open_store(job.folder)
+    shared.download(_EXAMPLES, work / EXAMPLES)
+    if shared.exists(_DEV):
+        shared.download(_DEV, work / DEV)
     if checkpoint:
         copy = work / "resume" / checkpoint.split("/")[-2]  # one copy a node, which all its workers read
         _link(ws.fetch(checkpoint), copy)
-        shutil.copyfile(copy / LOSSES, work / LOSSES)
-        (copy / LOSSES).unlink()
+        for name in (LOSSES, VALIDATION):
+            if (copy / name).is_file():
+                shutil.copyfile(copy / name, work / name)
+                (copy / name).unlink()
         store.sweep(ws.cache, 0)  # the checkpoint that an earlier group of workers resumed from
     return replace(job, base=str(base), data=str(data), folder=str(work))
+
+
+def fetch_checkpoint(folder: str, step: int) -> Path:
+    """Fetch the checkpoint of a step, with the files of all workers, into the home of this node; returns its folder.
+
+    Raises:
+        UserError: It is damaged in the store.
+        FileNotFoundError: There is none.
+    """
+    for name in reversed(_checkpoints(folder)):
+        if step_of(name.partition("/")[0]) == step and _is_whole(f"{folder}/{name}"):
+            return ray_nodes.node_workspace(folder).fetch(f"{folder}/{name}")
+    raise FileNotFoundError(f"{folder} has no checkpoint of step {step}")
 
 
 class Uploads:
@@ -135,7 +160,7 @@ class Uploads:
         Args:
             step: Its steps.
             checkpoint: Its folder.
-            losses: Of the first worker, copied now: training goes on writing.
+            losses: Of the first worker, copied now with the validations beside it: training goes on writing.
 
         Raises:
             UserError: The one before failed.
@@ -147,7 +172,9 @@ class Uploads:
             )
         self.finish()
         if self.rank == 0:
-            shutil.copyfile(losses, checkpoint / LOSSES)
+            for file in (losses, losses.with_name(VALIDATION)):
+                if file.is_file():
+                    shutil.copyfile(file, checkpoint / file.name)
         self.step, self.last = step, self.pool.submit(self._upload, checkpoint)
 
     def finish(self) -> None:
@@ -162,7 +189,8 @@ class Uploads:
     def _upload(self, checkpoint: Path) -> None:
         shared, prefix = store.open_store(self.folder), f"{checkpoint.name}/{self.group}"
         (own,) = checkpoint.glob(f"rank-{self.rank:05d}-of-{self.world:05d}.*")
-        paths = [own] if self.rank else [own, checkpoint / STATE, checkpoint / LOSSES]
+        records = [path for path in (checkpoint / LOSSES, checkpoint / VALIDATION) if path.is_file()]
+        paths = [own] if self.rank else [own, checkpoint / STATE, *records]
         record = {path.name: store.file_facts(path) for path in paths}
         for path in paths:
             shared.upload(f"{prefix}/{path.name}", path)
@@ -170,7 +198,8 @@ class Uploads:
         if self.rank:
             shutil.rmtree(checkpoint)  # it has no state, so that the loop does not know when it may go
             return
-        (checkpoint / LOSSES).unlink()
+        for path in records:
+            path.unlink()
         files = self._files_of_all(shared, prefix)
         if files is not None:
             store.seal(shared, prefix, "checkpoint", files, {"step": step_of(checkpoint.name)}, {})

@@ -14,7 +14,7 @@ from typing import Any
 
 from medmim import progress, ray_nodes
 from medmim.errors import Unavailable, wrap_os_errors
-from medmim.finetune import distributed, preemption
+from medmim.finetune import distributed, preemption, validation
 from medmim.finetune.pace import Preempted
 from medmim.finetune.ray import errors, exchange
 from medmim.finetune.ray.session import FOLDER, session
@@ -154,16 +154,30 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
     # one worker looks for all: they might find different ones while a dying worker still writes
     newest = broadcast_from_rank_zero(exchange.newest_checkpoint(job.folder) if rank == 0 else "")
     group = broadcast_from_rank_zero(secrets.token_hex(4))
-    keep = Finetune.model_validate_json(job.settings).keep_checkpoints
+    settings, protected = Finetune.model_validate_json(job.settings), set[int]()
+    keep = settings.keep_checkpoints
     with wrap_os_errors("fetching what is trained on"):
         own = exchange.fetch_job(job, rank, newest)
+    losses = Path(own.folder) / LOSSES
+
+    def save(step: int, path: Path) -> None:
+        best = validation.best(validation.read(losses.with_name(validation.VALIDATION)))
+        stay = {best.step} if best is not None and settings.keep == "best" else set()
+        protected.update(stay)
+        uploads.begin(step, path, losses)
+        protected.intersection_update(stay)  # only now: the upload before has removed what was not protected
+
+    def fetch(step: int) -> Path:
+        uploads.finish()
+        if world > 1:
+            distributed.wait_for_all()  # the first worker has seen the files of all
+        return exchange.fetch_checkpoint(job.folder, step)
+
     try:
-        with wrap_os_errors("training"), exchange.Uploads(job.folder, group, rank, world, keep) as uploads:
-            losses = Path(own.folder) / LOSSES
+        with wrap_os_errors("training"), exchange.Uploads(job.folder, group, rank, world, keep, protected) as uploads:
             try:
                 with _told_to_stop(job, rank) as stop:
-                    save = partial(uploads.begin, losses=losses)
-                    result = run_worker(own, device, save, stop=stop)
+                    result = run_worker(own, device, save, stop=stop, fetch=fetch)
             except Preempted:
                 uploads.finish()
                 raise
