@@ -32,7 +32,8 @@ def finetune(
     """Fine-tune a base on the train split of a data set.
 
     With --json: uri, digest, cached, steps, samples, tokens, loss, quarantined, workers, seconds, tokens_per_s, mfu,
-    data_wait and losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, limit,
+    data_wait, losses, kept_step, dev_loss, dev_accuracy, dev_items, dev_quarantined and validation.
+    With --dry-run: samples, quarantined, tokens, trained_tokens, longest, limit,
     limited_by, steps, rows, filled, parameters, trainable, memory_gib.
     """
     from medmim.cluster import dispatch

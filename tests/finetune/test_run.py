@@ -28,7 +28,7 @@ from medmim.run.workspace import Workspace, workspace
 from medmim.store.folder import FolderStore
 from medmim.terms import Terms
 from tests.support import originals
-from tests.support.finetune import make_data, make_samples
+from tests.support.finetune import make_data, make_dev, make_samples
 from tests.support.killing import killed_at
 from tests.support.s3_proxy import Proxy
 
@@ -87,6 +87,33 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
     assert again.cached and again.digest == made.digest and again.facts == made.facts
     run.run(recipe(base, lr=2e-3), ws, data)
     assert len(bare) == 2
+
+
+def test_the_validation_is_in_the_model_and_in_the_key_only_where_it_chooses(
+    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
+) -> None:
+    ws, _, base = world
+    folder = make_data(tmp_path / "data", [*make_samples(30), *make_dev()])
+    uri = store.publish(folder, ws.store, "data", {}, {}).uri
+    made = run.run(recipe(base, validation={"every": 2}), ws, uri)
+    assert [step for step, _, _ in made.facts["validation"]] == [0, 2, 3]
+    _, loss, accuracy = made.facts["validation"][-1]
+    chosen = {"kept_step": 3, "dev_loss": loss, "dev_accuracy": accuracy, "dev_items": 14, "dev_quarantined": {}}
+    assert chosen.items() <= made.facts.items()
+    assert made.facts["samples"] == 30 and 0 <= accuracy <= 1
+    assert run.run(recipe(base, validation={"items": 5}), ws, uri).digest == made.digest and len(bare) == 1
+    best = [recipe(base, keep="best", validation={"items": items, "every": 2}) for items in (14, 5)]
+    assert len({run.run(one, ws, uri).digest for one in best} | {made.digest}) == 3
+    assert len(bare) == 3
+
+
+def test_the_best_model_needs_dev_items(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
+    ws, data, base = world
+    with pytest.raises(UserError, match=r"there are no dev items") as raised:
+        run.run(recipe(base, keep="best"), ws, data)
+    assert "data.dev_fraction" in raised.value.fix and bare == []
+    with pytest.raises(UserError, match="keep: best needs"):
+        recipe(base, keep="best", validation={"items": 0})
 
 
 def test_a_tuned_model_may_do_what_its_base_and_its_data_both_allow(

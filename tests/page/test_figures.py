@@ -131,6 +131,16 @@ def test_the_loss_curve_stays_in_its_frame() -> None:
         assert all(0 <= x <= figures.WIDTH and 0 <= y <= 220 for x, y in places)
 
 
+def test_the_loss_on_dev_items_is_a_line_of_its_own_in_dashes() -> None:
+    points = [(step, 2 / (step + 1)) for step in range(1, 50)]
+    drawn = ET.fromstring(figures.curve(points, [(0, 2.0), (20, 1.0), (49, 1.5)]))
+    lines = [mark for mark in drawn.iter() if mark.get("aria-roledescription") == "line mark"]
+    (dev,) = [line for line in lines if line.attrib["d"].count("L") == 2]
+    assert len(lines) == 3 and len({line.get("stroke-dasharray") for line in lines}) == 2
+    assert dev.get("stroke") != next(line for line in lines if line is not dev).get("stroke")
+    assert "dev items" in "".join(drawn.itertext())
+
+
 def test_a_running_mean_follows_its_values() -> None:
     assert figures.running_mean([2.0, 4.0, 9.0]) == [3.0, 5.0, 6.5]
     assert figures.running_mean([1.0] * 300) == [1.0] * 300

@@ -21,7 +21,11 @@ Publish = Callable[..., Artifact]
 @pytest.fixture
 def made(publish: Publish, bench: Publish) -> tuple[Artifact, Artifact, Artifact]:
     losses = "".join(json.dumps({"step": i + 1, "loss": 1 / (i + 1), "lr": 1e-3}) + "\n" for i in range(1200))
-    model = publish("model", weights__txt="w", losses__jsonl=losses)
+    validation = "".join(
+        json.dumps({"step": step, "loss": 1.5, "accuracy": accuracy}) + "\n"
+        for step, accuracy in ((0, None), (9, 0.75))
+    )
+    model = publish("model", weights__txt="w", losses__jsonl=losses, validation__jsonl=validation)
     return publish("data", rows__txt="r"), model, bench(model.digest)
 
 
@@ -38,6 +42,9 @@ def test_a_version_is_tagged_with_its_lineage(ws: Workspace, recipe: Recipe, mad
     assert run.data.metrics["tuned/held_in/accuracy"] == 0.9
     assert run.data.metrics["tuned/held_in/accuracy_blind"] == 0.33
     assert len(tracking.client(ws).get_metric_history(version.run, "train/loss")) == 1200
+    curves = {key: tracking.client(ws).get_metric_history(version.run, f"dev/{key}") for key in ("loss", "accuracy")}
+    assert [(m.step, m.value) for m in curves["loss"]] == [(0, 1.5), (9, 1.5)]
+    assert [(m.step, m.value) for m in curves["accuracy"]] == [(9, 0.75)]
     logged = tracking.client(ws).get_logged_model(version.tags[lookup.LOGGED])
     assert {m.key: m.value for m in logged.metrics}["tuned/held_in/accuracy"] == 0.9
     assert logged.artifact_location.startswith(ws.home.as_uri())

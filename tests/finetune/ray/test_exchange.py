@@ -186,6 +186,7 @@ def test_a_new_driver_finds_the_examples(tmp_path: Path, folder: str) -> None:
     exchange.download_examples(tmp_path / "other", folder)
     assert {path.name: path.read_text() for path in (tmp_path / "other").iterdir()} == {
         ".examples.safetensors": "tokens",
+        ".dev.safetensors": "items",
         "quarantine.jsonl": "rows",
     }
 
@@ -203,5 +204,6 @@ def test_an_error_is_read_once_and_whole(folder: str) -> None:
 def _prepared(work: Path) -> Path:
     work.mkdir()
     (work / ".examples.safetensors").write_text("tokens")
+    (work / ".dev.safetensors").write_text("items")
     (work / "quarantine.jsonl").write_text("rows")
     return work
