@@ -120,6 +120,7 @@ class Record:
             speed, mfu = self._speed(seconds)
             shown = {} if mfu is None else {"mfu": f"{mfu:.0%}"}
             shown["data_wait"] = f"{self._share(seconds):.0%}"
+            shown |= self._measured()
             progress.emit("step", step=f"{step + 1}/{self.steps}", loss=loss, lr=lr, tokens_per_s=speed, **shown)
         self.bar.add()
 
@@ -136,9 +137,16 @@ class Record:
         self.validations.append(found)
         if self.rank == 0:
             validation.append(self.path.with_name(validation.VALIDATION), found)
-            shown = {} if found.accuracy is None else {"dev_accuracy": f"{found.accuracy:.1%}"}
-            progress.emit("step", step=f"{step}/{self.steps}", dev_loss=found.loss, **shown)
+            progress.emit("step", step=f"{step}/{self.steps}", **self._measured())
         return found
+
+    def _measured(self) -> dict[str, str]:
+        """What the last validation has found, as it is shown."""
+        if not self.validations:
+            return {}
+        last = self.validations[-1]
+        accuracy = {} if last.accuracy is None else {"dev_accuracy": f"{last.accuracy:.1%}"}
+        return {"dev_loss": f"{last.loss:.4g}", **accuracy}
 
     def _speed(self, seconds: float) -> tuple[float, float | None]:
         return self.tokens / max(seconds, 1e-9), self.peak and self.flops / max(seconds, 1e-9) / self.peak

@@ -80,6 +80,20 @@ def test_the_loss_curve_is_on_the_page(run):
         finetune.facts = {"losses": [[step, 2 / (step + 1)] for step in range(10)]}
     page = write(run)
     assert page.figures == 1 and "running mean" in page.text and "From 2.000 to 0.211;" in page.text
+    assert "dev items" not in page.text
+
+
+def test_the_validation_is_on_the_page_and_says_which_step_the_model_is_of(run):
+    with stage(run[1], "finetune") as finetune:
+        finetune.facts = {
+            "losses": [[step, 2 / (step + 1)] for step in range(10)],
+            "validation": [[0, 3.0, 0.25], [5, 1.25, 0.5], [10, 1.5, 0.75]],
+            "dev_items": 40,
+            "kept_step": 5,
+        }
+    text = " ".join(write(run).text.split())
+    assert "On 40 dev items, the loss goes from 3.000 to 1.500; the right option is the likeliest in 25.0%" in text
+    assert "then in 75.0%. The model is that of step 5." in text
 
 
 def test_writing_again_shows_the_same_though_an_earlier_report_failed(run):

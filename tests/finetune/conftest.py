@@ -9,7 +9,7 @@ from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
 from medmim.lvlm.family import Family
 from tests.support.finetune import make_job, make_lvlm
-from tests.support.two_workers import SHORT, ZERO, run
+from tests.support.two_workers import SHORT, run
 
 
 @pytest.fixture(scope="session", params=FAMILIES, ids=lambda family: str(family.name))
@@ -31,9 +31,4 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     root = tmp_path_factory.mktemp("two")
     for family in FAMILIES:
         (root / family.name).mkdir()
-    jobs = {}
-    for family in FAMILIES:
-        split = SHORT.model_copy(update={"zero": ZERO[family.name]})
-        jobs[family.name] = make_job(root / family.name, family, SHORT, dev=True)
-        jobs[f"{family.name} zero"] = make_job(root / family.name, family, split, "zero", dev=True)
-    return root, run(root, jobs)
+    return root, run(root, {family.name: make_job(root / family.name, family, SHORT, dev=True) for family in FAMILIES})

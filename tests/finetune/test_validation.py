@@ -202,14 +202,14 @@ def test_the_best_model_is_kept_over_interruptions_and_validation_changes_no_los
     assert kept == {f"step-{step:08d}" for step in (lowest.step, 9, 10)}
 
     parts = make_job(tmp_path, family, WILD, "parts", dev=True)
-    for until in (1, 3, 6, 0):
+    for until in (2, 5, 8, 0):  # before step 8 is one that is validated and not saved
 
-        def stop(step: int, _: Path, until: int = until) -> None:
-            if step == until:
+        def stop(line: Mapping[str, Any], until: int = until) -> None:
+            if line["step"] == until:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt) if until else nullcontext():
-            run_worker(parts, on_save=stop)
+            run_worker(parts, on_step=stop)
         with (tmp_path / "parts" / VALIDATION).open("a") as torn:
             torn.write('{"step": 11' if until else "")
     for name in (VALIDATION, record.LOSSES):
@@ -298,6 +298,8 @@ def test_a_record_leaves_the_time_of_validations_out(tmp_path: Path, monkeypatch
     monkeypatch.setattr(record.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr("medmim.progress.Bar.add", lambda *_: None)
     monkeypatch.setattr("medmim.progress.Bar.__init__", lambda *_: None)
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr("medmim.progress.forward", lambda event, to=None: shown.append(event))
     kept = record.Record(tmp_path, 0, 1, 0, None)
     with kept:
         kept.validate(0, lambda: Validated(0, 1.0, 0.5, 4, 4))
@@ -305,3 +307,5 @@ def test_a_record_leaves_the_time_of_validations_out(tmp_path: Path, monkeypatch
     result = kept.result(28, 1)
     assert (result.seconds, result.tokens_per_s, result.data_wait) == (14.0, 2.0, 0.5)
     assert json.loads((tmp_path / VALIDATION).read_text())["accuracy"] == 0.5
+    measured = [(event["step"], event["dev_loss"], event["dev_accuracy"]) for event in shown]
+    assert measured == [("0/1", "1", "50.0%"), ("1/1", "1", "50.0%")]

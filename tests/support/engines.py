@@ -6,17 +6,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from medmim.finetune import batch, loop, trainable
+from medmim.finetune import batch, loop, trainable, validation
 from medmim.finetune.batch import Batch
 from medmim.finetune.distributed import process_group
+from medmim.finetune.engines.engine import Engine
+from medmim.finetune.validation import Validated
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
-from medmim.recipe.schema import Finetune, Lora
+from medmim.lvlm.encode import Options
+from medmim.recipe.schema import Finetune, Lora, Validation
 from tests.support.finetune import make_encoded, make_lvlm, make_pixels
 
 STEPS = 20
@@ -67,6 +71,7 @@ def settings(case: Case) -> Finetune:
     return Finetune(
         batch_size=8, max_tokens=400, lr=1e-3, projector_lr=3e-3, weight_decay=0.1, clip=1.0, freeze_vision=case.lora,
         zero=case.zero, packing=case.packing, precision="fp32", save_every=STEPS,
+        validation=Validation(every=STEPS // 2),
         lora=Lora(rank=4, alpha=8, dropout=0, merge=case.packing) if case.lora else None,
     )  # fmt: skip
 
@@ -98,6 +103,24 @@ def batches(lvlm: Lvlm, case: Case, rank: int, world: int) -> Callable[[int], Ba
         return parts[rank] if world == 2 else Batch((*parts[0].rows, *parts[1].rows))
 
     return batch_at
+
+
+def validate(lvlm: Lvlm, case: Case, rank: int, world: int) -> Callable[[Engine, int], Validated]:
+    """Validation on nine conversations, of which some ask which of three words, any of the vocabulary, is likelier."""
+    encoded = [
+        replace(one, options=Options(2, np.array([i, 7, 100 + i], np.int32), np.array([False, True, i % 2 == 0])))
+        if i % 3
+        else one
+        for i, one in enumerate(make_encoded(lvlm, 9, seed=1))
+    ]
+
+    def batch_at(number: int) -> Batch:
+        chosen = encoded[5 * number : 5 * number + 5]
+        return batch.build(
+            chosen, lambda i: make_pixels(chosen[i]), max_tokens=200, packed=case.packing, rank=rank, world=world
+        )
+
+    return lambda engine, step: validation.measure(engine, batch_at, 2, step, rank, world)
 
 
 def make_bases(root: Path) -> None:
@@ -132,7 +155,16 @@ def main(root: Path, cases: Sequence[Case]) -> None:
         for case in cases:
             chosen = settings(case)
             lvlm = trainable.load(root / case.family, chosen, "cpu")
-            loop.train(lvlm, batches(lvlm, case, rank, world), STEPS, chosen, root / case.name, rank=rank, world=world)
+            loop.train(
+                lvlm,
+                batches(lvlm, case, rank, world),
+                STEPS,
+                chosen,
+                root / case.name,
+                validate=validate(lvlm, case, rank, world),
+                rank=rank,
+                world=world,
+            )
 
 
 if __name__ == "__main__":

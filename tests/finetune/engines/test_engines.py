@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from medmim.finetune import validation
+from medmim.finetune.validation import VALIDATION
 from medmim.lvlm import adapters, checkpoint
 from tests.support import engines
 from tests.support.engines import ALL, PAIRWISE, VALUES, Case
@@ -34,6 +36,10 @@ def check(root: Path, cases: Sequence[Case]) -> None:
         base = checkpoint.load(root / case.family, "cpu").model.state_dict()
         moved = {name for name in base if not torch.allclose(base[name], model[name], rtol=0, atol=1e-3)}
         assert {name.split(".")[1] for name in moved} >= {"language_model", "multi_modal_projector"}, case.name
+        found, plain = (validation.read(root / name / VALIDATION) for name in (case.name, case.reference.name))
+        assert [v.step for v in found] == [0, engines.STEPS // 2, engines.STEPS]
+        assert [(v.accuracy, v.items, v.closed) for v in found] == [(v.accuracy, 9, 6) for v in plain], case.name
+        assert [v.loss for v in found] == pytest.approx([v.loss for v in plain], rel=1e-5), case.name
     lost = steps_of(root / cases[0].name)
     assert lost[-1]["loss"] < 0.9 * lost[0]["loss"]
 
