@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from medmim import shards
 from medmim.errors import UserError
-from medmim.finetune import batch, checkpoint, loop, record, validation
+from medmim.finetune import batch, loop, record, validation
 from medmim.finetune.engines.plain import Plain
 from medmim.finetune.examples import Choices, Examples, chosen, prepare_dev
 from medmim.finetune.loader import loader
@@ -284,13 +284,6 @@ def test_what_is_only_measured_does_not_keep_a_checkpoint_from_being_resumed(tmp
     best = SETTINGS.model_copy(update={"keep": "best"})
     assert loop._identity(3, best) != loop._identity(3, SETTINGS)
     assert loop._identity(3, best) != loop._identity(3, best.model_copy(update={"validation": Validation(items=7)}))
-
-
-def test_a_protected_checkpoint_is_not_pruned(tmp_path: Path) -> None:
-    for step in range(5):
-        checkpoint.commit(checkpoint.save(tmp_path, step, [], 0, 1), {})
-    checkpoint.prune(tmp_path, protect=1)
-    assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["1", "3", "4"]
 
 
 def test_a_record_leaves_the_time_of_validations_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from medmim import store
 from medmim.errors import Unavailable
 from medmim.finetune.checkpoint import STATE
 from medmim.finetune.ray import errors, exchange
+from medmim.finetune.validation import VALIDATION
 from medmim.store.folder import FolderStore
 from tests.support.killing import killed_at
 
@@ -65,6 +66,26 @@ def test_the_newest_whole_checkpoint_counts_and_two_are_kept(tmp_path: Path, fol
 def test_the_newest_k_and_a_protected_step_stay(tmp_path: Path, folder: str) -> None:
     upload(folder, tmp_path / "worker", *range(1, 7), keep=3, protected=[2])
     assert steps_in(folder) == [f"step-0000000{step}" for step in (2, 4, 5, 6)]
+
+
+def test_validations_travel_with_a_checkpoint_and_that_of_a_step_is_fetched_whole(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    with ExitStack() as undo:
+        workers = [undo.enter_context(exchange.Uploads(folder, "a", rank, 2, 2, {5})) for rank in range(2)]
+        for step in (5, 10, 15):
+            for rank, worker in enumerate(workers):
+                parts = write(tmp_path / str(rank), step, rank, 2)
+                parts[2].with_name(VALIDATION).write_text(f"up to {step}")
+                worker.begin(*parts)
+            for worker in workers:
+                worker.finish()
+    found = exchange.fetch_checkpoint(folder, 5)
+    assert {path.read_text() for path in found.glob("rank-*")} == {"weights 5 of 0", "weights 5 of 1"}
+    assert (found / VALIDATION).read_text() == "up to 5"
+    with pytest.raises(FileNotFoundError, match="step 7"):
+        exchange.fetch_checkpoint(folder, 7)
 
 
 def test_the_first_worker_makes_a_checkpoint_of_the_parts_of_all(tmp_path: Path, folder: str) -> None:
