@@ -84,6 +84,24 @@ def pick_device(name: str, environ: Mapping[str, str], gpus: int) -> str:
     return f"cuda:{int(text)}"
 
 
+def check_gpus(device: str) -> None:
+    """Check that the workers have GPUs of one kind: the fast ones would wait in each step, and the plan is for one.
+
+    Raises:
+        UserError: They have not.
+    """
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, name)
+    if len(set(found)) > 1:
+        raise UserError(
+            "the workers have GPUs of different kinds",
+            reason="in each step the faster ones would wait for the others",
+            fix="set platform.pods.accelerator to one kind, or start on machines of one kind",
+            problems=[f"worker {rank}: {kind}" for rank, kind in enumerate(found)],
+        )
+
+
 def sum_counts(counts: list[int], device: torch.device) -> list[int]:
     """Sums of some counts over all workers."""
     total = torch.tensor(counts, device=device)

@@ -14,7 +14,7 @@ import torch
 from medmim import shards
 from medmim.finetune import loop, trainable, validation
 from medmim.finetune.batch import Batch
-from medmim.finetune.distributed import pick_device, process_group
+from medmim.finetune.distributed import check_gpus, pick_device, process_group
 from medmim.finetune.engines.engine import Engine
 from medmim.finetune.examples import Examples
 from medmim.finetune.loader import loader, total_steps
@@ -85,6 +85,8 @@ def run_worker(
         os.environ["LOCAL_RANK"] = str(torch.device(device).index or 0)
     stop = stop or Event()
     with on_sigterm(stop.set), process_group(always=bool(settings.zero)) as (rank, world):
+        if world > 1:
+            check_gpus(device)
         lvlm = trainable.load(Path(job.base), settings, device)
         with ExitStack() as opened:
 

@@ -214,6 +214,15 @@ class Recipe(Section):
     nightly: Nightly = Field(default_factory=Nightly)
     platform: Platform = Field(default_factory=Platform)
 
+    @model_validator(mode="after")
+    def _each_worker_has_a_sample(self) -> "Recipe":
+        if self.platform.workers > self.finetune.batch_size:
+            raise ValueError(
+                f"platform.workers is {self.platform.workers} and finetune.batch_size {self.finetune.batch_size}: "
+                "a step has fewer samples than there are workers; raise batch_size, or take fewer workers"
+            )
+        return self
+
     def dump(self) -> str:
         """The recipe as canonical JSON, as steps receive it."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)

@@ -70,6 +70,12 @@ def test_the_others_wait_an_hour_for_a_checkpoint(two: Seen) -> None:
     assert [worker["timeout"] for worker in two[1]] == [3600, 3600]
 
 
+def test_gpus_of_different_kinds_are_refused_by_all_workers(both: Seen) -> None:
+    for worker in both[1]:
+        assert worker["kinds"]["problems"] == ["worker 0: GPU of 0", "worker 1: GPU of 1"]
+        assert "accelerator" in worker["kinds"]["fix"]
+
+
 def test_two_workers_of_torchrun_take_the_steps_of_one_even_when_one_has_no_row(
     two: Seen, lvlm: Lvlm, tmp_path: Path
 ) -> None:

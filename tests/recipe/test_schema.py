@@ -22,3 +22,10 @@ def test_dump_and_back_is_the_same_recipe() -> None:
 def test_a_loaded_recipe_does_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         loading.load("demo").data.seed = 2  # type: ignore[misc]
+
+
+def test_more_workers_than_samples_in_a_step_are_refused() -> None:
+    with pytest.raises(UserError) as raised:
+        loading.load("demo", ["platform.workers=5", "finetune.batch_size=4"])
+    assert "fewer samples than there are workers" in str([raised.value.fact, raised.value.problems])
+    assert loading.load("demo", ["platform.workers=4", "finetune.batch_size=4"]).platform.workers == 4

@@ -13,7 +13,7 @@ import torch
 
 from medmim.errors import UserError
 from medmim.finetune import batch, loop
-from medmim.finetune.distributed import process_group
+from medmim.finetune.distributed import check_gpus, process_group
 from medmim.finetune.pace import Pace
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
@@ -62,7 +62,21 @@ def main(root: Path, jobs: dict[str, Job]) -> None:
             for optimizer, name in POISONED.items():
                 of_family[optimizer] = _poisoned(family, folder / optimizer, optimizer, name, rank, world)
         seen["pace"] = _pace(rank, world)
+        seen["kinds"] = _mixed_gpus(rank)
     (root / f"seen-{rank}.json").write_text(json.dumps(seen))
+
+
+def _mixed_gpus(rank: int) -> dict[str, Any]:
+    """What a worker is told where the second one has another GPU."""
+    before = torch.cuda.get_device_name
+    torch.cuda.get_device_name = lambda _: f"GPU of {rank}"  # type: ignore[assignment,misc]
+    try:
+        check_gpus("cuda:0")
+    except UserError as error:
+        return error.as_dict()
+    finally:
+        torch.cuda.get_device_name = before  # type: ignore[assignment]
+    return {}
 
 
 def _outputs_of_equal_rows(family: Family, folder: Path, dropout: float, rank: int, world: int) -> list[float]:
