@@ -236,7 +236,7 @@ def _publish(lvlm: Lvlm, adapted: Any, engine: Engine, folder: Path, rank: int, 
     if settings.lora:
         model_weights = adapters.merged(adapted, engine.whole, bf16)
     else:
-        model_weights = weights.of_model(lvlm.model, engine.whole)
+        model_weights = weights.of_model(lvlm.model, engine.whole, bf16)
     if rank == 0:
         save(lvlm, folder, model_weights)
     else:

@@ -454,11 +454,12 @@ def save(lvlm: Lvlm, folder: Path, written: Sequence[weights.Weight] | None = No
     Returns:
         The same model with its new folder.
     """
+    written = weights.of_model(lvlm.model) if written is None else written
     config = copy.deepcopy(lvlm.model.config)
-    config.dtype = lvlm.model.dtype
+    config.dtype = weights.kind(written[0].dtype)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        weights.write(folder, weights.of_model(lvlm.model) if written is None else written)
+        weights.write(folder, written)
         save_settings(folder, config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
     except OSError as error:
         raise from_os_error(error, "saving the model") from error

@@ -68,17 +68,18 @@ def published_name(name: str) -> str:
     raise KeyError(name)
 
 
-def of_model(model: Any, whole: "Callable[[str], Tensor] | None" = None) -> list[Weight]:
+def of_model(model: Any, whole: "Callable[[str], Tensor] | None" = None, bf16: bool = False) -> list[Weight]:
     """The weights of a loaded model under their published names; a tied weight once.
 
     Args:
         model: `LlavaForConditionalGeneration`.
         whole: Its name -> a weight with all its values, where they are split over several workers.
+        bf16: Write all of them as bf16. [default: as the model holds them]
     """
     found: dict[int, Weight] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         read = partial(whole, name) if whole else tensor.detach
-        found.setdefault(id(tensor), of_tensor(published_name(name), tensor, read))
+        found.setdefault(id(tensor), of_tensor(published_name(name), tensor, read, "BF16" if bf16 else None))
     return list(found.values())
 
 
@@ -248,17 +249,18 @@ def values(stored: Stored, piece: int = PIECE) -> Iterator["Tensor"]:
             if not data:
                 raise ValueError(f"{stored.file.name} became shorter while it was read")
             left -= len(data)
-            yield torch.frombuffer(data, dtype=_kind(stored.dtype))
+            yield torch.frombuffer(data, dtype=kind(stored.dtype))
 
 
 def buffer(tensor: "Tensor", dtype: str) -> memoryview:
     """A tensor's bytes, row-major, as that dtype."""
     import torch
 
-    return tensor.detach().cpu().to(_kind(dtype)).contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return tensor.detach().cpu().to(kind(dtype)).contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _kind(dtype: str) -> Any:
+def kind(dtype: str) -> Any:
+    """The torch dtype of a dtype as safetensors calls it."""
     import torch
 
     return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype]

@@ -23,7 +23,7 @@ from medmim.finetune.engines.engine import Engine
 from medmim.finetune.pace import Preempted
 from medmim.finetune.validation import Validated
 from medmim.finetune.worker import run_worker
-from medmim.lvlm.checkpoint import Lvlm, digest
+from medmim.lvlm.checkpoint import Lvlm, digest, load
 from medmim.lvlm.family import Family
 from medmim.recipe.schema import Finetune, Lora, Validation
 from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, set_dropout, steps_of
@@ -292,3 +292,15 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_reaches_no_checkpoi
     newest = checkpoint.newest(tmp_path / "resume")
     assert newest is not None
     assert all(t.isfinite().all() for t in load_file(newest["path"] / "rank-00000-of-00001.safetensors").values())
+
+
+def test_a_model_that_was_computed_in_bf16_is_published_in_bf16(lvlm: Lvlm, tmp_path: Path) -> None:
+    tuned = copy_of(lvlm)
+    settings = SMALL.model_copy(update={"precision": "bf16"})
+    loop.train(tuned, batches(tuned, settings), 2, settings, tmp_path)
+    assert tuned.model.lm_head.weight.dtype == torch.float32
+    published = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in published.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    head = tuned.model.lm_head.weight.detach().bfloat16()
+    assert torch.equal(load(tmp_path, "cpu", torch.bfloat16).model.lm_head.weight, head)
