@@ -4,7 +4,7 @@ Transformers builds a mask for every attention function it knows. It does not kn
 passes the borders of the samples (`cu_seq_lens_q`) on; with a dense mask the flash kernel could not be used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -59,22 +59,9 @@ def packed_attention(
     # under autocast only the value arrives in half precision: rotary embeddings are computed in fp32
     query, key = query.to(value.dtype), key.to(value.dtype)
     if flash(query.device.type, query.dtype, dropout):
-        from torch.nn.attention.varlen import varlen_attn
-
-        out = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            cu_seq_lens_q,
-            cu_seq_lens_q,
-            max_length_q,
-            max_length_q,
-            scale=scaling,
-            window_size=(-1, 0),
-            enable_gqa=shared_keys,
+        return flash_attention(
+            module, query, key, value, None, scaling, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q
         )
-        assert isinstance(out, Tensor)  # noqa: S101  a tuple only when auxiliary outputs are asked for
-        return out[None], None
     # adjacent segments of equal length are computed together
     runs = [(length, len(list(run))) for length, run in groupby(segments)]
     tokens = [length * count for length, count in runs]
@@ -90,6 +77,37 @@ def packed_attention(
     return torch.cat(parts)[None], None
 
 
+def flash_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    *,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The same by the flash kernel, see `flash`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        query.to(value.dtype)[0].transpose(0, 1),
+        key.to(value.dtype)[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        cu_seq_lens_q,
+        cu_seq_lens_q,
+        max_length_q,
+        max_length_q,
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, Tensor)  # noqa: S101  a tuple only when auxiliary outputs are asked for
+    return out[None], None
+
+
 def flash(device: str, dtype: torch.dtype, dropout: float) -> bool:
     """Whether the flash kernel takes a packed row: half precision on a GPU, without dropout."""
     return device == "cuda" and dtype in (torch.bfloat16, torch.float16) and not dropout
@@ -101,11 +119,11 @@ def dropout(model: Any) -> float:
 
 
 @contextmanager
-def packed(model: Any) -> Iterator[None]:
+def packed(model: Any, function: Callable[..., tuple[Tensor, None]] = packed_attention) -> Iterator[None]:
     """Switch the language model of a LLaVA to packed attention; the vision tower keeps its own."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, packed_attention)
+    AttentionInterface.register(NAME, function)
     before = model.config.text_config._attn_implementation
     model.set_attn_implementation({"text_config": NAME})
     try:
