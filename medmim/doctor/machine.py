@@ -21,6 +21,7 @@ import medmim
 from medmim import progress, tracking
 from medmim.doctor.check import Check, run_side_by_side, store
 from medmim.errors import Unavailable, UserError
+from medmim.lvlm import memory
 from medmim.recipe import names
 from medmim.redact import hidden, shown
 from medmim.run.workspace import Workspace, sqlite_path
@@ -91,13 +92,10 @@ def _torch() -> Check:
 
 
 def _memory() -> Check:
-    total, free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
+    total, free = memory.of_machine(), None
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) << 10
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # absent, or the word `max`
-            total = min(total, int(Path(limit).read_text(encoding="utf-8")))
     free = min(total, total if free is None else free)
     text = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free, {os.cpu_count()} cores"
     if free < 4 * _GIB:

@@ -30,6 +30,12 @@ from medmim.lvlm import adapters, memory, weights
 from medmim.lvlm.checkpoint import Lvlm, save, save_adapters
 from medmim.recipe.schema import NOT_CONTENT, Finetune
 
+_LESS = (
+    "set finetune.zero: 3 with more workers, finetune.offload: optimizer or finetune.lora, or take more memory: "
+    "the plan of finetune (--dry-run) shows what each needs"
+)
+_FEWER_PICTURES = "take more memory, or lower finetune.batch_size: the pictures of two steps are in host memory"
+
 
 def train(
     lvlm: Lvlm,
@@ -70,12 +76,14 @@ def train(
     """
     model: Any = lvlm.model
     device = next(model.parameters()).device
-    adapted = trainable.prepare(model, settings)
     bf16 = trainable.computes_in_bf16(settings, device)
-    engine = _engine(model, settings, bf16, rank, world)
+    with memory.reporting("while the training was set up", _LESS):
+        adapted = trainable.prepare(model, settings)
+        engine = _engine(model, settings, bf16, rank, world)
 
     identity = _identity(steps, settings)
-    first_step, tokens_seen, ran, good = _resume(folder, engine, identity, rank)
+    with memory.reporting("while a checkpoint was read", _LESS):
+        first_step, tokens_seen, ran, good = _resume(folder, engine, identity, rank)
     here = {"workers": world, "zero": settings.zero, "offload": settings.offload, "device": device.type}
     if not ran or {**ran[-1], **here} != ran[-1]:
         ran.append({"from_step": first_step, **here})
@@ -96,7 +104,8 @@ def train(
         for step in range(first_step, steps):
             assert next_batch is not None  # noqa: S101  there is a batch for each step
             asked_at = time.perf_counter()
-            batch = next_batch.result()
+            with memory.reporting(f"while the pictures of step {step + 1} were prepared", _FEWER_PICTURES):
+                batch = next_batch.result()
             waited = time.perf_counter() - asked_at
             next_batch = loader.submit(batch_at, step + 1) if step + 1 < steps else None
 
@@ -136,7 +145,8 @@ def train(
                     raise diverged(f"the dev loss is {found.loss}")
                 save_now |= settings.keep == "best" and validation.best(record.validations) == found
             if save_now:
-                path = checkpoint.save(folder / "resume", step + 1, engine.fragments(), rank, world)
+                with memory.reporting(f"while the checkpoint of step {step + 1} was written", _LESS):
+                    path = checkpoint.save(folder / "resume", step + 1, engine.fragments(), rank, world)
                 if world > 1:
                     distributed.wait_for_all()
                 good = path
@@ -155,7 +165,8 @@ def train(
             engine.restore(read)
         if rank == 0:
             progress.say(f"the dev loss was lowest after step {kept:,}: that is the model that is kept")
-    _publish(lvlm, adapted, engine, folder, rank, settings, bf16)
+    with memory.reporting("while the model was written", _LESS):
+        _publish(lvlm, adapted, engine, folder, rank, settings, bf16)
     return record.result(tokens_seen, kept, ran)
 
 

@@ -67,15 +67,30 @@ def of_pass(config: Any, settings: Finetune, row: Pass, bf16: bool, flash: bool)
 def _of_pass(config: str, settings: str, row: Pass, bf16: bool, flash: bool) -> int:
     whole = checkpoint.quiet_transformers().LlavaConfig.from_dict(json.loads(config))
     given = Finetune.model_validate_json(settings)
-    text, tower = whole.text_config.num_hidden_layers, whole.vision_config.num_hidden_layers
+    text, tower = int(whole.text_config.num_hidden_layers), int(whole.vision_config.num_hidden_layers)
     phases = [
         _phases(_with_layers(whole, *layers), given, row, bf16, flash)
         for layers in ((_SHORT, _SHORT), (_LONGER, _SHORT), (_SHORT, _LONGER))
     ]
-    return max(
+    peak: int = max(
         short + (text - _SHORT) * (deeper - short) + (tower - _SHORT) * (more_tower - short)
         for short, deeper, more_tower in zip(*phases, strict=True)
     )
+    return peak
+
+
+def model_of(config: Any, settings: Finetune, bf16: bool) -> Any:
+    """The model as `trainable` prepares it, without memory.
+
+    Args:
+        config: A `LlavaConfig`.
+        settings: What is trained.
+        bf16: Whether passes are computed in bf16.
+    """
+    model = checkpoint.without_memory(config)
+    model.to(torch.bfloat16 if bf16 and settings.lora else torch.float32)  # whatever the files have
+    trainable.prepare(model, settings)
+    return model
 
 
 def _with_layers(config: Any, text: int, tower: int) -> Any:
@@ -90,10 +105,7 @@ def _phases(config: Any, settings: Finetune, row: Pass, bf16: bool, flash: bool)
     """Peaks of the tower's forward, the decoder's, the decoder's backward and the tower's."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    model = checkpoint.without_memory(config)
-    if bf16 and settings.lora:
-        model.to(torch.bfloat16)
-    trainable.prepare(model, settings)
+    model = model_of(config, settings, bf16)
     side = config.vision_config.image_size
     with FakeTensorMode():
         _fill(model)
@@ -121,7 +133,7 @@ def _phases(config: Any, settings: Finetune, row: Pass, bf16: bool, flash: bool)
             def leave_tower(_: Any, __: Any, features: Tensor) -> None:
                 live.next_phase()
                 if features.requires_grad:
-                    features.register_hook(begin_backward_of_tower)
+                    features.register_hook(begin_backward_of_tower)  # type: ignore[no-untyped-call]
 
             model.model.multi_modal_projector.register_forward_hook(leave_tower)
             with autocast:
@@ -134,26 +146,26 @@ def _phases(config: Any, settings: Finetune, row: Pass, bf16: bool, flash: bool)
 
 def _fill(model: nn.Module) -> None:
     """Replace parameters and buffers on `meta` by fake ones of a device, and add gradients, as after a first row."""
-    made: dict[int, Tensor] = {}
+    made: dict[int, Any] = {}
     for module in model.modules():
         for held in (module._parameters, module._buffers):
             for name, old in held.items():
                 if old is None:
                     continue
                 if id(old) not in made:
-                    new = torch.empty(old.shape, dtype=old.dtype)
+                    new: Tensor = torch.empty(old.shape, dtype=old.dtype)
                     if isinstance(old, nn.Parameter):
                         new = nn.Parameter(new, requires_grad=old.requires_grad)
-                        new.grad = torch.empty(old.shape, dtype=old.dtype) if old.requires_grad else None
+                        new.grad = torch.empty_like(new) if old.requires_grad else None
                     made[id(old)] = new
                 held[name] = made[id(old)]
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that exist, beside those of some tensors."""
 
     def __init__(self, besides: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.peaks: list[int] = []
         self.sizes: dict[int, int] = {t.untyped_storage()._cdata: 0 for t in besides}

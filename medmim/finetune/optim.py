@@ -17,16 +17,12 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
     norms and biases stay with AdamW. Weight decay applies to matrices only.
     """
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
-    inner = [
-        param
-        for name, param in named
-        if settings.optimizer == "muon" and param.ndim == 2 and (".layers." in name or "multi_modal_projector" in name)
-    ]
-    in_muon = set(inner)
+    inner = [param for name, param in named if in_muon(name, param, settings)]
+    by_muon = set(inner)
     # equal rates share a group: the norm of the gradient, summed by group, stays what it is without them
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, param in named:
-        if param not in in_muon:
+        if param not in by_muon:
             groups[_rate(name, settings), _is_matrix(param)].append(param)
     rates = dict.fromkeys([settings.lr, *(rate for rate, _ in groups)])
     decay = settings.weight_decay
@@ -50,6 +46,11 @@ def optimizers(model: nn.Module, settings: Finetune) -> list[Optimizer]:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return found
+
+
+def in_muon(name: str, param: nn.Parameter, settings: Finetune) -> bool:
+    """Whether Muon updates a parameter."""
+    return settings.optimizer == "muon" and param.ndim == 2 and (".layers." in name or "multi_modal_projector" in name)
 
 
 def _rate(name: str, settings: Finetune) -> float:

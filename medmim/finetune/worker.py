@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from medmim import shards
-from medmim.finetune import loop, trainable, validation
+from medmim.finetune import loop, memory_plan, trainable, validation
 from medmim.finetune.batch import Batch
 from medmim.finetune.distributed import check_gpus, pick_device, process_group
 from medmim.finetune.engines.engine import Engine
@@ -21,6 +21,7 @@ from medmim.finetune.loader import loader, total_steps
 from medmim.finetune.preemption import on_sigterm
 from medmim.finetune.record import TrainResult
 from medmim.finetune.validation import Validated
+from medmim.lvlm import checkpoint, memory
 from medmim.recipe.schema import Finetune
 
 EXAMPLES, DEV = ".examples.safetensors", ".dev.safetensors"
@@ -87,6 +88,7 @@ def run_worker(
     with on_sigterm(stop.set), process_group(always=bool(settings.zero)) as (rank, world):
         if world > 1:
             check_gpus(device)
+        check_memory(Path(job.base), settings, examples, device, world)
         lvlm = trainable.load(Path(job.base), settings, device)
         with ExitStack() as opened:
 
@@ -115,3 +117,26 @@ def run_worker(
                 rank=rank,
                 world=world,
             )
+
+
+def check_memory(base: Path, settings: Finetune, examples: Examples, device: str, world: int) -> None:
+    """Refuse a training that does not fit into this worker's device, or into the memory that it shares.
+
+    Raises:
+        UserError: With the parts, what there is, and the nearest setting that fits.
+    """
+    config = checkpoint.load_config(base)
+    gpu = device.startswith("cuda")
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    has = f"{torch.cuda.get_device_name(device)} or its machine" if gpu else "this machine"
+    room = memory_plan.Room(torch.cuda.mem_get_info(device)[0] if gpu else None, memory.of_machine(), has)
+    memory_plan.check(
+        config,
+        settings,
+        world,
+        memory_plan.largest_row(examples, settings, world),
+        room,
+        gpu=gpu,
+        bf16=trainable.computes_in_bf16(settings, device),
+        sharing=sharing,
+    )

@@ -293,6 +293,14 @@ def load_text(path: Path) -> Text:
     return Text(config, tokenizer, family, path)
 
 
+def load_config(where: Path | store.Artifact) -> Any:
+    """The `LlavaConfig` of a checkpoint; of an artifact, no other file is read. Errors as `load_text`."""
+    family = family_of(where)
+    path = where if isinstance(where, Path) else Path(where.uri)
+    with _reading(path, family):
+        return quiet_transformers().LlavaConfig.from_dict(json.loads(_config_of(where) or "{}"))
+
+
 def check_settings(path: Path) -> None:
     """Check that all but the weights of a checkpoint loads and fits together, before hours of writing them.
 

@@ -1,7 +1,9 @@
 """Memory that is used up while a model is loaded, asked or trained: one error of the user's settings."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from medmim.errors import out_of_memory, used_up
 
@@ -24,3 +26,12 @@ def reporting(doing: str, fix: str) -> Iterator[None]:
         if where is None:
             raise
         raise used_up(where, doing, error, fix) from None
+
+
+def of_machine() -> int:
+    """Bytes of memory that this process may use: the machine's, or what its container is limited to."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # absent, or the word `max`
+            found = min(found, int(Path(limit).read_text(encoding="utf-8")))
+    return found

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,7 +44,13 @@ def unsupported(recipe: Recipe, setup: Setup) -> list[str]:
         recipe: As the user wrote it.
         setup: What pods would work with.
     """
-    return [*_data(recipe), *_models(recipe), *_platform(recipe, setup), *_passwords(json.loads(recipe.dump()))]
+    return [
+        *_data(recipe),
+        *_models(recipe),
+        *_platform(recipe, setup),
+        *_memory(recipe),
+        *_passwords(json.loads(recipe.dump())),
+    ]
 
 
 def invalid_names(run: str, experiment: str, namespace: str, uri: str) -> list[str]:
@@ -110,6 +117,39 @@ def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:
     checked = setup.configured or (setup.unread and not isinstance(setup.unread, api.Unchecked))
     if not tracking and checked:
         yield f"platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap {SETTINGS}; http(s)://HOST:PORT"
+
+
+def _memory(recipe: Recipe) -> Iterator[str]:
+    """What a training worker needs beside the size of its pod, where torch and the base can be read from here.
+
+    Which rows the data will make is not known yet: rows of `finetune.max_tokens`, full of images.
+    """
+    base, pods = recipe.finetune.base, recipe.platform.pods
+    readable = base in checkpoint.shipped() or base.startswith("s3://")
+    if recipe.platform.ray != "rayjob" or not readable or find_spec("torch") is None:
+        return
+    from kubernetes.utils.quantity import parse_quantity
+
+    from medmim.finetune import memory_plan
+
+    try:
+        config = checkpoint.load_config(checkpoint.locate(base))
+    except UserError:  # finetune reports it, with what it can reach
+        return
+    on_gpu = re.search(r"(\d+)GB", pods.accelerator or "") if pods.gpus else None
+    room = memory_plan.Room(
+        device=int(on_gpu[1]) * 2**30 if on_gpu else None,
+        host=int(parse_quantity(pods.memory)),
+        says=f"a pod of platform.pods (memory {pods.memory}{f', {pods.accelerator}' if on_gpu else ''})",
+    )
+    gpu, settings = pods.gpus > 0, recipe.finetune
+    bf16 = settings.precision == "bf16" or settings.precision == "auto" and gpu
+    row = memory_plan.usual_row(config, settings)
+    sharing = min(recipe.platform.workers, max(1, pods.gpus))
+    try:
+        memory_plan.check(config, settings, recipe.platform.workers, row, room, gpu=gpu, bf16=bf16, sharing=sharing)
+    except UserError as error:
+        yield f"platform.pods: {error.fact} ({'; '.join(error.problems)}); {error.fix}"
 
 
 def _passwords(values: Any, key: str = "") -> Iterator[str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medmim.finetune import distributed, optim
 from medmim.finetune.batch import Batch, Row, with_blank_image
+from medmim.finetune.engines import zero_sizes
 from medmim.finetune.engines.engine import WEIGHT, Fragment, Whole
 from medmim.finetune.loss import evaluating, row_loss
 from medmim.lvlm import checkpoint
@@ -201,7 +202,14 @@ class _Forward(nn.Module):
 
 
 def _config(settings: Finetune, bf16: bool) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": settings.zero, "contiguous_gradients": True}
+    zero: dict[str, Any] = {
+        "stage": settings.zero,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": zero_sizes.BUCKET,
+        "stage3_prefetch_bucket_size": zero_sizes.PREFETCH,
+        "stage3_max_reuse_distance": zero_sizes.REUSE,
+        "stage3_param_persistence_threshold": zero_sizes.WHOLE,
+    }
     if settings.offload == "optimizer":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {

@@ -32,7 +32,10 @@ class Plain:
         self.optimizers = optim.optimizers(model, settings)
         self.params = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.device = self.params[0].device
-        self.autocast: Any = torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+        # a weight's copy in bf16 is read once in a pass: the cache would only keep all of them through the forward
+        self.autocast: Any = (
+            torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False) if bf16 else nullcontext()
+        )
 
     def gradients(self, batch: Batch) -> tuple[float, int]:
         """See `Engine`."""

@@ -134,6 +134,7 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = str(ray.train.torch.get_device())
+    os.environ["LOCAL_WORLD_SIZE"] = str(context.get_local_world_size())  # they share the memory of the machine
     try:
         if not config["on_cluster"]:
             _meet_in_a_file(rank, world)

@@ -1,0 +1,161 @@
+"""The memory plan: what it counts and predicts beside what a training allocates, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medmim.errors import BAD_INPUT, UserError
+from medmim.finetune import attention, loop, memory_plan, memory_trace, trainable, worker
+from medmim.finetune.batch import Batch
+from medmim.finetune.engines.plain import Plain
+from medmim.finetune.memory_plan import GIB, Need, Part, Room
+from medmim.finetune.memory_trace import Pass
+from medmim.lvlm import memory
+from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.mantis import MANTIS
+from medmim.recipe.schema import Finetune, Lora
+from tests.support.finetune import SETTINGS, batches, copy_of, make_job, make_lvlm
+
+WAYS = {
+    "plain": Finetune(max_tokens=1000, freeze_vision=False),
+    "checkpointing": Finetune(max_tokens=1000, activation_checkpointing=True),
+    "lora": Finetune(max_tokens=1000, lora=Lora(rank=8, alpha=16)),
+    "muon": Finetune(max_tokens=1000, optimizer="muon", freeze_vision=False),
+}
+
+
+@pytest.fixture(scope="module")
+def config() -> Any:
+    """Of a tiny model."""
+    return make_lvlm(MANTIS).model.config
+
+
+def _pass_of(batch: Batch) -> Pass:
+    (row,) = batch.rows
+    images = 0 if row.pixel_values is None else len(row.pixel_values)
+    return Pass(row.lengths, images, len(row.targets), row.packed)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_planned_is_what_a_training_allocates(lvlm: Lvlm, way: str) -> None:
+    """The bytes of all storages that torch really makes, of a model with more layers than the plan tries."""
+    settings = WAYS[way].model_copy(update={"batch_size": 12})
+    mine = copy_of(lvlm)
+    config = mine.model.config
+    trainable.prepare(mine.model, settings)
+    engine = Plain(mine.model, settings, bf16=False)
+    batch = batches(lvlm, settings)(0)
+    mine.model.train()
+    with attention.packed(mine.model):
+        engine.gradients(batch)
+        kept = [*mine.model.parameters(), *mine.model.buffers(), *(p.grad for p in engine.params if p.grad is not None)]
+        (row,) = batch.rows
+        kept += [row.input_ids, row.predicts, row.targets, *([] if row.pixel_values is None else [row.pixel_values])]
+        with memory_trace._watching(kept) as live:
+            engine.gradients(batch)
+    predicted = memory_trace.of_pass(config, settings, _pass_of(batch), bf16=False, flash=False)
+    assert predicted == pytest.approx(live.peak, rel=0.15)
+    counted = memory_plan.sizes(config, settings, bf16=False)
+    assert counted.trained == sum(p.numel() for p in engine.params)
+    used = sum(p.grad.nbytes for p in engine.params if p.grad is not None)
+    assert 0.85 * 4 * counted.trained < used <= 4 * counted.trained
+    engine.update(1.0)
+    states = [value for one in engine.optimizers for state in one.state.values() for value in state.values()]
+    assert 0.85 * counted.state < sum(value.nbytes for value in states if value.ndim) <= counted.state
+    whole = {id(p): p.nbytes for p in mine.model.parameters()}
+    assert counted.weights == sum(whole.values())
+    assert memory_plan._bound(config, _pass_of(batch)) > live.peak
+
+
+def test_a_model_with_more_layers_grows_as_its_short_ones(config: Any) -> None:
+    row = Pass((100, 100), 4, 40)
+    whole = memory_trace._phases(config, WAYS["plain"], row, bf16=True, flash=True)
+    assert memory_trace.of_pass(config, WAYS["plain"], row, bf16=True, flash=True) == pytest.approx(
+        max(whole), rel=0.01
+    )
+
+
+def test_a_row_in_bf16_keeps_less_and_checkpointing_less_still(config: Any) -> None:
+    row = Pass((250, 250), 4, 40)
+    fp32, bf16 = (memory_trace.of_pass(config, WAYS["plain"], row, bf16, flash=bf16) for bf16 in (False, True))
+    again = memory_trace.of_pass(config, WAYS["checkpointing"], row, bf16=True, flash=True)
+    assert again < bf16 < fp32
+
+
+def test_of_what_is_held_for_a_moment_only_the_largest_counts() -> None:
+    parts = (Part("a", 4, 1), Part("b", 2, 9, passing=True), Part("c", 3, 0, passing=True))
+    assert (Need(parts).device, Need(parts).host) == (7, 10)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_more_workers_hold_less_each_of_what_a_stage_splits(config: Any, stage: int) -> None:
+    settings = Finetune().model_copy(update={"zero": stage})
+    sizes = memory_plan.sizes(config, settings, bf16=False)
+    of = [
+        {part.name: part.device for part in memory_plan._held(sizes, settings, workers, bf16=False)}
+        for workers in (1, 4)
+    ]
+    split = ["gradients", "optimizer"] + ["weights, frozen"] * (stage == 3)
+    for name in split:
+        assert of[1][name] == pytest.approx(of[0][name] / 4, rel=0.01)
+    assert (of[1]["weights, frozen"] == of[0]["weights, frozen"]) is (stage == 2)
+
+
+ROW = Pass((500, 500), 4, 40)
+
+
+def _check(config: Any, settings: Finetune, room: Room) -> None:
+    memory_plan.check(config, settings, 1, ROW, room, gpu=True, bf16=True)
+
+
+def test_what_fits_is_not_refused_and_one_byte_less_is(config: Any) -> None:
+    settings = WAYS["plain"]
+    needed = memory_plan.need(config, settings, 1, ROW, gpu=True, bf16=True)
+    _check(config, settings, Room(needed.device, needed.host, "the GPU"))
+    for room in (Room(needed.device - 1, None, "the GPU"), Room(None, needed.host - 1, "the node")):
+        with pytest.raises(UserError, match="does not fit") as caught:
+            _check(config, settings, room)
+        assert caught.value.exit_code == BAD_INPUT and room.says in caught.value.fact
+        assert any(line.startswith("activations of a row") for line in caught.value.problems)
+
+
+def test_the_nearest_setting_is_named_and_fits(config: Any) -> None:
+    settings = WAYS["plain"]
+    again = settings.model_copy(update={"activation_checkpointing": True})
+    room = Room(memory_plan.need(config, again, 1, ROW, gpu=True, bf16=True).device, None, "the GPU")
+    with pytest.raises(UserError) as caught:
+        _check(config, settings, room)
+    assert caught.value.fix.startswith("set finetune.activation_checkpointing: true: ")
+
+
+def test_a_worker_refuses_before_it_loads_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(tmp_path, MANTIS)
+    monkeypatch.setattr(trainable, "load", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(memory, "of_machine", lambda: GIB // 2)
+    with pytest.raises(UserError, match="does not fit"):
+        worker.run_worker(job, "cpu")
+
+
+@pytest.mark.parametrize("what", ["_engine", "_resume", "_publish"])
+def test_memory_that_is_used_up_beside_the_steps_is_the_users_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def used_up(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(loop, what, used_up)
+    settings = SETTINGS.model_copy(update={"steps": 1})
+    lvlm = make_lvlm(MANTIS)
+    with pytest.raises(UserError, match="the GPU ran out of memory while") as caught:
+        loop.train(lvlm, batches(lvlm, settings), 1, settings, tmp_path)
+    assert caught.value.exit_code == BAD_INPUT and "finetune.zero: 3" in caught.value.fix
+
+
+def test_pictures_that_use_up_the_memory_are_the_users_error(tmp_path: Path) -> None:
+    def batch_at(step: int) -> Batch:
+        raise MemoryError
+
+    with pytest.raises(UserError, match="while the pictures of step 1 were prepared"):
+        loop.train(make_lvlm(MANTIS), batch_at, 1, SETTINGS, tmp_path)
