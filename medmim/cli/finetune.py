@@ -32,15 +32,10 @@ def finetune(
     """Fine-tune a base on the train split of a data set.
 
     With --json: uri, digest, cached, steps, samples, tokens, loss, quarantined, workers, seconds, tokens_per_s, mfu,
-    <<<<<<< HEAD
     data_wait, losses, kept_step, dev_loss, dev_accuracy, dev_items, dev_quarantined and validation.
-    With --dry-run: samples, quarantined, tokens, trained_tokens, longest, limit,
-    limited_by, steps, rows, filled, parameters, trainable, memory_gib.
-    =======
-    data_wait and losses. With --dry-run: samples, quarantined, tokens, trained_tokens, longest, limit,
-    limited_by, steps, rows, filled, parameters, trainable, memory_gib, host_gib, device, workers, checkpoint_gib,
-    model_gib and memory: for each way to train its zero, lora, ours, device_gib, host_gib and parts.
-    >>>>>>> f5d5f2f (Predict the memory of a worker part by part, refuse a training that does not fit before its first step, and report memory that is used up anywhere as the user's error)
+    With --dry-run: samples, quarantined, tokens, trained_tokens, longest, limit, limited_by, steps, rows, filled,
+    parameters, trainable, memory_gib, host_gib, device, workers, checkpoint_gib, model_gib and memory: for each way to
+    train its zero, lora, ours, device_gib, host_gib and parts.
     """
     from medmim.cluster import dispatch
     from medmim.finetune import run

@@ -198,7 +198,10 @@ class _Forward(nn.Module):
         """The loss of each target, or a share of their sum."""
         if share is None:
             return row_loss(self.model, row, reduction="none")
-        return row_loss(self.model, row) * share
+        kind = row.input_ids.device.type
+        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, dtype, enabled, cache_enabled=False):  # as in `plain`
+            return row_loss(self.model, row) * share
 
 
 def _config(settings: Finetune, bf16: bool) -> dict[str, Any]:
