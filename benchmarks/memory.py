@@ -37,7 +37,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["30"], choices=["1.6", *SHAPES])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--zero", nargs="+", type=int, default=[0, 2, 3])
+    parser.add_argument(
+        "--published", action="store_true", help="Print the plans of the shipped recipes, measure none."
+    )
     given = parser.parse_args()
+    if given.published:
+        _published()
+        return
     print("| model | training | part | predicted MB | measured MB | difference |\n|---|---|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as scratch:
         for size in given.sizes:
@@ -45,6 +51,31 @@ def main() -> None:
             for way in given.ways:
                 for zero in given.zero:
                     _row(size, base, way, zero, Path(scratch))
+
+
+def _published() -> None:
+    """Predicted, not run: a worker of the recipes at the shapes of the published models."""
+    import gpu_cases
+
+    from medmim.finetune import memory_plan
+    from medmim.recipe import loading
+
+    shapes = {
+        "med-mantis": "mantis-8b-siglip-llama3",
+        "mim-llava-med": "llava-med-v1.5-mistral-7b",
+    }
+    print("| recipe | workers | part | GPU GiB | host GiB |\n|---|---:|---|---:|---:|")
+    for name, shape in shapes.items():
+        for recipe in (loading.load(name), loading.load(f"{name}-lora")):
+            config, workers = gpu_cases.config_of(shape, tiny=False), recipe.platform.workers
+            row = memory_plan.usual_row(config, recipe.finetune)
+            needed = memory_plan.need(config, recipe.finetune, workers, row, gpu=True, bf16=True)
+            for part in needed.parts:
+                label = f"{part.name}{' (for a moment)' if part.passing else ''}"
+                device, host = part.device / memory_plan.GIB, part.host / memory_plan.GIB
+                print(f"| {recipe.name} | {workers} | {label} | {device:.2f} | {host:.2f} |")
+            device, host = needed.device / memory_plan.GIB, needed.host / memory_plan.GIB
+            print(f"| {recipe.name} | {workers} | **most at once** | **{device:.1f}** | **{host:.1f}** |", flush=True)
 
 
 def _row(size: str, base: Path, way: str, zero: int, scratch: Path) -> None:
@@ -142,6 +173,10 @@ def _worker(base: Path, settings: str, out: Path) -> None:
     weights = part["weights, trained"] + part["weights, frozen"]
     at_work = max(part["activations of a row"], part.get("exchange of ZeRO", 0)) + part.get("gathered weights", 0)
     held = part["gradients"] + part["optimizer"] + part.get("buckets of ZeRO", 0)
+    if given.zero == 2:
+        # a new bucket for each step, whose pages come as gradients do, while activations go; a GPU has it whole
+        held -= part["buckets of ZeRO"]
+        at_work = max(part["activations of a row"], part["buckets of ZeRO"] + part["exchange of ZeRO"])
     report = {"weights": (weights, found["weights"])}
     if not given.zero:
         report["gradients"] = (part["gradients"], found["gradients"])

@@ -180,7 +180,7 @@ def _held(of: Sizes, settings: Finetune, workers: int, bf16: bool) -> Iterator[P
         yield Part("buckets of ZeRO", bucket * (4 + 2 if bf16 else 4))
         yield Part("update of ZeRO", 4 * share, passing=True)
         # a full bucket is copied to be sent, and what comes back is beside it
-        yield Part("exchange of ZeRO", 8 * bucket if stage == 2 else _exchanged(of, workers), passing=True)
+        yield Part("exchange of ZeRO", 4 * bucket if stage == 2 else _exchanged(of, workers), passing=True)
     if stage == 3:
         live = 4 * (zero_sizes.REUSE // 2 + zero_sizes.PREFETCH) + of.largest
         yield Part("gathered weights", min(of.weights - of.small, live))

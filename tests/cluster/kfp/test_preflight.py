@@ -135,3 +135,16 @@ def test_a_cluster_without_mlflow_in_its_settings_is_reported(world: World, obje
     _, setup, _ = preflight.settings("team-a", recipe)
     (problem,) = preflight.unsupported(recipe, setup)
     assert problem.startswith("platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap medmim")
+
+
+def test_pods_that_are_too_small_for_a_worker_are_reported_with_what_it_needs(world: World) -> None:
+    def problems(memory: str) -> list[str]:
+        pods = world.recipe.platform.pods.model_copy(update={"memory": memory})
+        platform = world.recipe.platform.model_copy(update={"ray": "rayjob", "pods": pods})
+        recipe = world.recipe.model_copy(update={"platform": platform})
+        return preflight.unsupported(recipe, preflight.settings("team-a", recipe)[1])
+
+    assert problems("4Gi") == []
+    (problem,) = problems("512Mi")
+    assert problem.startswith("platform.pods: this training does not fit: a worker needs")
+    assert "memory 512Mi" in problem and "libraries: " in problem
