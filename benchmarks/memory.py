@@ -88,11 +88,12 @@ def _row(size: str, base: Path, way: str, zero: int, scratch: Path) -> None:
         [*command, __file__, "--worker", str(base), json.dumps(settings), str(out)],
         env={**os.environ, **own, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         sys.exit(done.stderr)
-    for part, (predicted, measured) in json.loads(out.read_text()).items():
+    for part, (predicted, measured) in json.loads(out.read_text(encoding="utf-8")).items():
         gap = f"{(predicted - measured) / measured:+.0%}" if measured > 20 * MB else "too small to measure"
         name = f"zero {zero}, {workers} workers" if zero else "zero 0"
         print(
