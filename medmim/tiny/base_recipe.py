@@ -36,8 +36,8 @@ class BaseRecipe(Section):
 
     @property
     def digest(self) -> str:
-        """Digest of every setting."""
-        return digest_of([self.model_dump_json()])
+        """Digest of every setting that it makes: a key that the schema gets later changes none."""
+        return digest_of([self.model_dump_json(exclude_unset=True)])
 
     @property
     def family(self) -> Family:
