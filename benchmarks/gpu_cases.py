@@ -17,8 +17,9 @@ import training_samples
 from torch.nn.attention import varlen
 
 from medmim.errors import out_of_memory
-from medmim.finetune import attention, batch, packing, throughput, trainable
+from medmim.finetune import attention, batch, memory_plan, packing, throughput, trainable
 from medmim.finetune.engines.plain import Plain
+from medmim.finetune.memory_trace import Pass
 from medmim.lvlm.checkpoint import quiet_transformers
 from medmim.lvlm.encode import Encoded
 from medmim.lvlm.importing import layouts
@@ -84,6 +85,7 @@ class Measured:
         tokens: Of their samples, without padding.
         flops: Model FLOPs for these tokens.
         peak_gib: Largest memory that torch had allocated at once, of warm-up and timed steps; None on a CPU.
+        plan_gib: What `medmim finetune --dry-run` would predict of it, by the largest row; None for the Trainer.
         attention: The kernel that ran in the decoder.
         note: Why there is no result.
     """
@@ -93,6 +95,7 @@ class Measured:
     tokens: int = 0
     flops: float = 0.0
     peak_gib: float | None = None
+    plan_gib: float | None = None
     attention: str = ""
     note: str = ""
 
@@ -155,6 +158,28 @@ def matmul_peak(device: torch.device) -> float:
             torch.cuda.synchronize()
             best = max(best, 2 * m * k * n / (begin.elapsed_time(end) / 1000))
     return best
+
+
+def planned(case: Case, device: torch.device) -> float | None:
+    """GiB on the device by the memory model of the plan; None for the Trainer."""
+    if case.side != "medmim":
+        return None
+    config = config_of(case.name, case.tiny)
+    samples = _samples(config, case)
+    lengths = [len(s) for s in samples]
+    rows = [
+        [chosen[i] for i in row]
+        for chosen in packing.plan(lengths, case.max_tokens, case.batch_size, 0, 0)
+        for row in packing.rows([lengths[i] for i in chosen], case.max_tokens)
+    ]
+    row = max(rows, key=lambda row: sum(lengths[i] for i in row))
+    shape = Pass(
+        tuple(lengths[i] for i in row),
+        sum(samples[i].images for i in row),
+        sum(int(samples[i].trained.sum()) for i in row),
+    )
+    need = memory_plan.need(config, case.settings, 1, shape, gpu=device.type == "cuda", bf16=True)
+    return need.device / 2**30
 
 
 def measure(case: Case, device: torch.device, until: float) -> Measured:
@@ -289,7 +314,7 @@ class _Clock:
     def measured(self, tokens: int, flops: float, kernel: str) -> Measured:
         """The result."""
         peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None
-        return Measured(self.steps, self.end - self.begin, tokens, flops, peak, kernel)
+        return Measured(self.steps, self.end - self.begin, tokens, flops, peak, attention=kernel)
 
 
 @contextmanager

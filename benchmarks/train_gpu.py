@@ -24,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,8 @@ def run(names: Sequence[str], tiny: bool, minutes: float, out: Path | None) -> l
         if remaining <= 0:
             found = gpu_cases.Measured(note="no time was left")
         else:
-            found = gpu_cases.measure(case, device, now + remaining / left)
+            plan = gpu_cases.planned(case, device)
+            found = replace(gpu_cases.measure(case, device, now + remaining / left), plan_gib=plan)
         results.append((case, found))
         print(said(case, found, peak), flush=True)
         if lines:
@@ -122,7 +124,9 @@ def run(names: Sequence[str], tiny: bool, minutes: float, out: Path | None) -> l
             measure(gpu_cases.Case("Trainer", name, checkpointing, max_tokens, BATCH, tiny), left - 1)
             left -= 2
 
-    table = Table("base", "checkpointing", "tokens", "side", "tokens/s", "MFU", "peak GiB", "steps", "note", box=None)
+    table = Table(
+        "base", "checkpointing", "tokens", "side", "tokens/s", "MFU", "peak GiB", "plan GiB", "steps", "note", box=None
+    )
     for case, found in results:
         table.add_row(case.name, "on" if case.checkpointing else "off", str(case.max_tokens), case.side,
                       *numbers(found, peak), str(found.steps), found.note)  # fmt: skip
@@ -136,17 +140,18 @@ def said(case: "Case", found: "Measured", peak: float) -> str:
     what = f"{case.name}, {case.side}, checkpointing {'on' if case.checkpointing else 'off'}, {case.max_tokens} tokens"
     if not found.steps:
         return f"{what}: {found.note}"
-    speed, mfu, memory = numbers(found, peak)
-    return f"{what}: {speed} tokens/s, MFU {mfu}, peak {memory} GiB, {found.steps} steps; {found.attention}"
+    speed, mfu, memory, plan = numbers(found, peak)
+    gib = f"peak {memory} GiB (plan {plan})"
+    return f"{what}: {speed} tokens/s, MFU {mfu}, {gib}, {found.steps} steps; {found.attention}"
 
 
-def numbers(found: "Measured", peak: float) -> tuple[str, str, str]:
-    """Tokens/s, MFU and peak GiB as text."""
+def numbers(found: "Measured", peak: float) -> tuple[str, str, str, str]:
+    """Tokens/s, MFU, peak GiB and the plan's as text."""
     speed, mfu = found.tokens_per_s, found.mfu(peak)
     return (
         "-" if speed is None else f"{speed:,.0f}",
         "-" if mfu is None else f"{mfu:.1%}",
-        "-" if found.peak_gib is None else f"{found.peak_gib:.1f}",
+        *("-" if gib is None else f"{gib:.1f}" for gib in (found.peak_gib, found.plan_gib)),
     )
 
 

@@ -68,6 +68,7 @@ def test_it_runs_with_torch_transformers_and_the_gathered_wheels_alone(tmp_path:
     kinds = [(case["side"], case["checkpointing"]) for case in cases]
     assert kinds == [("medmim", False), ("Trainer", False), ("medmim", True), ("Trainer", True)]
     assert {case["steps"] for case in cases} == {1}
+    assert all((case["plan_gib"] or 0) > 0 for case in cases if case["side"] == "medmim")
     # samples of one step: the same distribution
     assert max(case["tokens"] for case in cases) < 1.2 * min(case["tokens"] for case in cases)
 
