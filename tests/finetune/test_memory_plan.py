@@ -159,3 +159,14 @@ def test_pictures_that_use_up_the_memory_are_the_users_error(tmp_path: Path) -> 
 
     with pytest.raises(UserError, match="while the pictures of step 1 were prepared"):
         loop.train(make_lvlm(MANTIS), batch_at, 1, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [None, Lora(rank=4, alpha=8), Lora(rank=4, alpha=8, merge=True)], ids=str)
+def test_the_planned_size_is_that_of_the_files_that_come_out(tmp_path: Path, precision: str, lora: Lora | None) -> None:
+    settings = SETTINGS.model_copy(update={"optimizer": "adamw", "lora": lora, "precision": precision})
+    lvlm = make_lvlm(MANTIS)
+    planned = memory_plan.sizes(lvlm.config, settings, bf16=precision == "bf16").published
+    loop.train(lvlm, batches(lvlm, settings), 1, settings, tmp_path)
+    written = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert planned == pytest.approx(written, abs=20_000)  # the names of the tensors
