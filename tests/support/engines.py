@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmim.finetune import batch, loop, trainable, validation
+from medmim.finetune import attention, batch, distributed, loop, trainable, validation
+from medmim.finetune import checkpoint as training_checkpoint
 from medmim.finetune.batch import Batch
 from medmim.finetune.distributed import process_group
+from medmim.finetune.engines.deepspeed import Zero
 from medmim.finetune.engines.engine import Engine
 from medmim.finetune.validation import Validated
 from medmim.lvlm import checkpoint
@@ -165,6 +167,34 @@ def main(root: Path, cases: Sequence[Case]) -> None:
                 rank=rank,
                 world=world,
             )
+        if world > 1:
+            stale = _stale_after_a_restore(root, rank, world)
+            (root / f"stale-{rank}.json").write_text(json.dumps(stale))
+
+
+def _stale_after_a_restore(root: Path, rank: int, world: int) -> list[str]:
+    """Weights that are not those of the checkpoint which a ZeRO-3 engine has restored right after a step."""
+    case = Case("mantis", 3, world, True, False)
+    lvlm = trainable.load(root / case.family, settings(case), "cpu")
+    trainable.prepare(lvlm.model, settings(case))
+    engine = Zero(lvlm.model, settings(case), False, rank, world)
+    folder = training_checkpoint.save(root / "restore" / "resume", 1, engine.fragments(), rank, world)
+    distributed.wait_for_all()
+    names = [name for name, p in lvlm.model.named_parameters() if p.requires_grad]
+    before = {name: engine.whole(name).clone() for name in names}
+    lvlm.model.train()
+    with attention.packed(lvlm.model):
+        batch_at = batches(lvlm, case, rank, world)
+        engine.gradients(batch_at(1))
+        engine.update(1.0)
+        engine.losses(batch_at(1))
+    moved = [name for name in names if not torch.equal(engine.whole(name), before[name])]
+    assert len(moved) > len(names) / 2
+    engine.gradients(batch_at(1))
+    engine.update(1.0)
+    with training_checkpoint.reader(folder) as read:
+        engine.restore(read)
+    return [name for name in names if not torch.equal(engine.whole(name), before[name])]
 
 
 if __name__ == "__main__":

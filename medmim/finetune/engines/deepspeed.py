@@ -91,6 +91,8 @@ class Zero:
 
     def restore(self, read: Callable[[str], Whole]) -> None:
         """See `Engine`."""
+        if self.stage == 3:  # what is still gathered from the last pass would be taken for the new values
+            self.zero._partition_all_parameters()
         with torch.no_grad():
             for name, p in self._trained():
                 whole = read(name)
@@ -196,12 +198,10 @@ class _Forward(nn.Module):
 
     def forward(self, row: Row, share: float | None = None) -> Tensor:
         """The loss of each target, or a share of their sum."""
-        if share is None:
-            return row_loss(self.model, row, reduction="none")
         kind = row.input_ids.device.type
         dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         with torch.autocast(kind, dtype, enabled, cache_enabled=False):  # as in `plain`
-            return row_loss(self.model, row) * share
+            return row_loss(self.model, row, reduction="none") if share is None else row_loss(self.model, row) * share
 
 
 def _config(settings: Finetune, bf16: bool) -> dict[str, Any]:

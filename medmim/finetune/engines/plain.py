@@ -88,7 +88,9 @@ class Plain:
                 p.copy_(whole.fields[WEIGHT].view_as(p))
             state = {f: v.to(p.device).view_as(p).clone() for f, v in whole.fields.items() if f != WEIGHT}
             if state:
-                owner[p].state[p] = {**state, **{field: torch.tensor(n) for field, n in whole.counts.items()}}
+                # beside the weights, where the fused AdamW reads them
+                counts = {field: torch.tensor(n, device=p.device) for field, n in whole.counts.items()}
+                owner[p].state[p] = {**state, **counts}
 
     def not_finite(self) -> list[str]:
         """See `Engine`."""

@@ -4,6 +4,7 @@ What it publishes is the same model, too: of LoRA, adapters without packing, and
 """
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,8 +61,10 @@ def test_the_pairwise_design_has_every_pair_of_values() -> None:
         assert met == set(itertools.product(in_a, in_b)), f"{a} and {b}"
 
 
-def test_an_engine_takes_the_steps_of_the_plain_loop(tmp_path: Path) -> None:
+def test_an_engine_takes_the_steps_of_the_plain_loop_and_restores_what_it_has_gathered(tmp_path: Path) -> None:
     check(tmp_path, PAIRWISE)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"stale-{rank}.json").read_text()) == []
 
 
 @pytest.mark.long
