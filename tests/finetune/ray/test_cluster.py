@@ -87,7 +87,7 @@ def saved(where: Path, step: int) -> bool:
     return bool(list(where.glob(f"resume/finetune-*/step-{step:08d}/*/{store.MANIFEST}")))
 
 
-@pytest.mark.long
+@pytest.mark.slow  # in a process of its own: Ray keeps the token mode of an earlier session of this process
 def test_a_node_with_a_home_of_its_own_gives_the_digest_of_one_process(tmp_path: Path) -> None:
     """Before it joins, the training reports that it waits for it. The families share a cluster: its start is slow."""
     where = tmp_path / "store"
