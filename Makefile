@@ -89,7 +89,7 @@ image: ## build the container image (docs/image.md: where no registry is reachab
 LOCK = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-emit-index-url --no-header
 lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the image takes of it
 	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
-	@$(LOCK) --extra finetune --extra bench --extra cluster -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
+	@$(LOCK) --extra data --extra finetune --extra bench --extra cluster -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
 	@printf 'hatchling\nuv\n' | $(LOCK) - -o infra/images/build.txt
 
 clean: ## remove the environment and the demo's home

@@ -77,7 +77,7 @@ def test_the_image_has_every_run_time_dependency_and_no_tool_of_development() ->
     extras = PROJECT["optional-dependencies"]
     names = {group: {canonicalize_name(Requirement(line).name) for line in lines} for group, lines in extras.items()}
     run_time = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
-    run_time |= names["finetune"] | names["bench"] | names["cluster"]
+    run_time |= names["data"] | names["finetune"] | names["bench"] | names["cluster"]
     image = locked(LOCKS[1])
     assert run_time <= image.keys(), f"make lock: {run_time - image.keys()}"
     assert not {"pytest", "mypy", "ruff", "moto", "hypothesis", "pre-commit", "uv"} & image.keys()
