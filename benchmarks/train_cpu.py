@@ -99,15 +99,15 @@ def rates(base: str, spread: tuple[int, int], rounds: int, steps: int) -> dict[s
 
 def training(folder: Path, base: str, threads: int, seconds: float) -> tuple[Job, Path]:
     """A training on drawn patients that takes about so long."""
+    from medmim.data import reading
     from medmim.data.build import make
-    from medmim.data.sources import phantom
     from medmim.finetune.examples import prepare
     from medmim.recipe.schema import Data
 
     data = Data(source="phantom", patients=60, max_bad_fraction=0)
     source, work = folder / "data", folder / "prepared"
     work.mkdir()
-    make(phantom.load(data), data, source)
+    make(reading.of(data).load(), data, source)
     base_folder = checkpoint.resolve(base)
     prepare(base_folder, source, MAX_TOKENS, 0.0)[0].save(work / EXAMPLES)
 

@@ -28,21 +28,49 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What became of a finding between an earlier image of the patient and this one.
+
+    `state` is `improved`, `stable` or `worse`; `since` is the path of the earlier image.
+    """
+
+    finding: str
+    state: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A question on one image with its answer, as the source has it; `kind` is `open`, or `closed` (yes or no)."""
+
+    question: str
+    answer: str
+    kind: str = "open"
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """One image of one patient at one time point, as a source delivers it.
 
     Attributes:
         source: Data set, such as `phantom-chest` or `covid-chestxray`.
         patient: Patient identifier, unique within `source`.
-        image: Path of the image within the source's root.
-        modality: `X-ray`, `CT`, `MRI`, `mammography`, `fundus`, `ultrasound`, `dermoscopy`.
+        image: Path of the image within the source's root; a part of a file is named by its fragment.
+        modality: `X-ray`, `CT`, `MRI`, `mammography`, `fundus`, `ultrasound`, `dermoscopy`; others for figures.
         time: Days since the patient's first visit; None where unknown.
-        view: Projection (`PA`, `AP`, `L`, `CC`, `MLO`, `axial`); None where it has none.
+        view: Projection or plane (`PA`, `AP`, `L`, `CC`, `MLO`, `axial`, `coronal`); None where it has none.
         laterality: `left` or `right` for a paired organ, else None.
         findings: What the image shows; empty means clear.
         rating: BI-RADS or RANO class where the source gives one.
         caption: One sentence, for single-image and composed questions.
         held_out: The whole domain is kept out of training.
+        exam: Images that are read together share it; None: those of equal time do.
+        age: Years at the time of the image.
+        sequence: MRI sequence (`T1`, `CT1` after contrast, `T2`, `FLAIR`).
+        slice: Number of the slice; slices of equal number of one patient show the same place.
+        outcome: What a later proof says of the exam: `malignant`, `high-risk`, `benign`, `negative`.
+        changes: Since earlier images of the patient.
+        pairs: Questions that the source asks on this image alone.
     """
 
     source: str
@@ -56,6 +84,13 @@ class Study:
     rating: str | None = None
     caption: str | None = None
     held_out: bool = False
+    exam: str | None = None
+    age: float | None = None
+    sequence: str | None = None
+    slice: int | None = None
+    outcome: str | None = None
+    changes: tuple[Change, ...] = ()
+    pairs: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

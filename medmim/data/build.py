@@ -1,6 +1,5 @@
 """The stage `data`: source -> checked images -> questions -> shards; bad rows are quarantined with their reason."""
 
-import importlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards
-from medmim.data import erased, split, wording
+from medmim.data import erased, reading, split, wording
 from medmim.data.abilities import ask_all
 from medmim.data.abilities.ask import Ask
 from medmim.data.gather import MISSING, Gathered, gather, stored
@@ -25,13 +24,9 @@ from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
 REVISION = 4
 
-SOURCES = {
-    "phantom": "medmim.data.sources.phantom",
-    "published": "medmim.data.sources.published",
-    "covid_chestxray": "medmim.data.sources.covid_chestxray",
-}
 _OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
-_PATHS = ("root", "annotations", "link_roots")  # not in the cache key: the input's content is, as a parent of the step
+# Not in the cache key as they are: the content of the inputs is, as a parent of the step, and the sources' own options.
+_PATHS = ("root", "annotations", "link_roots", "source", "sources", "patients")
 _NO_UTF8 = "holds half a surrogate pair, which is no character"
 
 
@@ -44,26 +39,26 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         UserError: The source cannot be read, too many rows are bad, or nothing is left to ask.
     """
     with stage(ws, "data") as outcome:
-        module = importlib.import_module(SOURCES[recipe.data.source])
-        section = recipe.data.model_dump(mode="json", exclude=set(_PATHS))
+        read = reading.of(recipe.data)
+        section = recipe.data.model_dump(mode="json", exclude=set(_PATHS)) | {"sources": read.options}
         erased_patients = erased.load(ws.store)
-        parents = {**module.inputs(recipe.data), **erased_patients.parents}
+        parents = {**read.inputs(), **erased_patients.parents}
 
         def build(folder: Path) -> dict[str, Any]:
-            source = erased.leave_out(module.load(recipe.data), erased_patients)
-            return make(source, recipe.data, folder)
+            sources = [erased.leave_out(source, erased_patients) for source in read.load()]
+            return make(sources, recipe.data, folder)
 
-        artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe, terms=module.TERMS)
+        artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms)
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)
         return outcome
 
 
-def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
+def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
     """Write the data set into a folder.
 
     Args:
-        source: The records.
+        sources: The records of each source, in whose order the samples are written.
         data: The recipe's section.
         folder: May hold what an earlier, killed run has left in `resume/`.
 
@@ -71,27 +66,36 @@ def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
         The counts of `summary`.
     """
     resume = folder / "resume"
-    source = _writable(source)
-    if source.studies is not None:
-        paths = list(dict.fromkeys(study.image for study in source.studies))
-    else:
-        paths = list(dict.fromkeys(path for sample in source.samples or () for path in sample.paths))
-    images = {} if data.rows_only else gather(paths, source.read, resume)
-    bad = list(source.bad)
-    if source.studies is not None:
-        studies, dropped = _usable(source.studies, images)
-        samples = questions(studies, source.families, data)
-        total = len(source.studies) + _rows(source.bad)
-    else:
-        samples, dropped = list(source.samples or ()), []
-        total = len(samples) + _rows(source.bad)
-    samples, without_image = _with_ids(samples, images)
-    bad = [_escaped(row) for row in bad + dropped + without_image]
-    missing = sorted({*source.missing, *(path for path, item in images.items() if item.problem == MISSING)})
-    fix = source.fix_for([*(row.file for row in bad if not row.row), *missing])
+    sources = [_writable(source) for source in sources]
+    named = (
+        path
+        for source in sources
+        for path in (
+            *(study.image for study in source.studies or ()),
+            *(path for sample in source.samples or () for path in sample.paths),
+        )
+    )
+    paths = list(dict.fromkeys(named))
+    images = {} if data.rows_only else gather(paths, reading.read_any(sources), resume)
+    samples: list[Sample] = []
+    bad: list[BadRow] = []
+    total = 0
+    for source in sources:
+        studies, dropped = _usable(source.studies or (), images)
+        asked = [*questions(studies, source.families, data), *(source.samples or ())]
+        kept, without_image = _with_ids(asked, images)
+        samples += kept
+        bad += map(_escaped, [*source.bad, *dropped, *without_image])
+        total += len(source.studies or ()) + len(source.samples or ()) + _rows(source.bad)
+    missing = sorted(
+        {path for source in sources for path in source.missing}
+        | {path for path, item in images.items() if item.problem == MISSING}
+    )
+    lacking = [*(row.file for row in bad if not row.row), *missing]
+    fix = "; ".join(filter(None, (source.fix_for(lacking) for source in sources)))
     _refuse_too_many_bad(bad, total, data.max_bad_fraction, fix)
     if not samples:
-        read = total if source.studies is None else total + len(source.missing)
+        read = total + sum(len(source.missing) for source in sources if source.studies is not None)
         elsewhere = f"give the folder that holds {missing[0]} as data.root" if missing else ""
         raise UserError(
             "there is nothing to ask",
@@ -102,7 +106,7 @@ def make(source: Source, data: Data, folder: Path) -> dict[str, Any]:
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
     _write_lines(folder / "quarantine.jsonl", (json.dumps(asdict(row), ensure_ascii=False) for row in bad))
     _write_lines(folder / "missing_images.txt", missing)
-    return {**summary(samples, bad, missing), "source": source.facts}
+    return {**summary(samples, bad, missing), "source": reading.facts(sources)}
 
 
 def questions(studies: Sequence[Study], families: Sequence[str], data: Data) -> list[Sample]:

@@ -171,7 +171,10 @@ def _override(values: dict[str, Any], item: str) -> None:
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    place = error["loc"]
+    if place[:2] == ("data", "sources"):
+        place = (*place[:3], *place[4:])  # pydantic names the kind of the entry, which is no key
+    key = ".".join(str(part) for part in place)
     kind = error["type"]
     if kind == "extra_forbidden":
         near = nearest(Recipe, key)

@@ -4,12 +4,13 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from medmim.recipe.keys import Positive, Section
 from medmim.recipe.nightly import Nightly
 from medmim.recipe.pods import Pods
 from medmim.recipe.registry import Gate, Promote, Register, Retention
+from medmim.recipe.sources import BUILT_IN, AnySource, Files, Other, SourceName
 from medmim.redact import shown
 from medmim.sample import ABILITIES
 
@@ -33,9 +34,17 @@ def _steps_or_time(value: int | str) -> int | str:
 class Data(Section):
     """What the data set is made of."""
 
-    source: Literal["phantom", "published", "covid_chestxray"] = Field(description="where the studies come from")
+    source: SourceName | None = Field(
+        None, description=f"where the studies come from: {', '.join(BUILT_IN)}, or an installed one"
+    )
+    sources: tuple[AnySource, ...] = Field(
+        (),
+        validate_default=True,
+        description="several sources, each a mapping of name, root and its options (docs/data.md)",
+    )
     root: str | None = Field(
-        None, description="folder of the raw data: images, and annotations unless `annotations` is set"
+        None,
+        description="folder or s3:// address of the raw data: images, and annotations unless `annotations` is set",
     )
     annotations: str | None = Field(
         None, description="folder of the Med-MIM JSON files, where they are apart from the images"
@@ -53,6 +62,35 @@ class Data(Section):
     test_fraction: Fraction = Field(0.15, description="share of the patients for the benchmark")
     max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
+
+    @property
+    def read_from(self) -> tuple[AnySource, ...]:
+        """The sections of all sources; that of `source` is made of the keys beside it."""
+        if self.source is None:
+            return tuple(self._placed(own) for own in self.sources)
+        kind = BUILT_IN.get(self.source, Other)
+        values = {name: getattr(self, name) for name in ("root", "link_roots", "annotations", "patients")}
+        given = {name: value for name, value in values.items() if name in kind.model_fields}
+        return (kind.model_validate({"name": self.source, **given}),)  # type: ignore[return-value]
+
+    def _placed(self, own: AnySource) -> AnySource:
+        """A section with the address of its root, and with the links that all may follow."""
+        if not isinstance(own, Files):
+            return own
+        below = f"{self.root.rstrip('/')}/{own.root}" if self.root and own.root else own.root or self.root
+        inside = own.root is None or not (own.root.startswith(("/", "~")) or "://" in own.root)
+        return own.model_copy(
+            update={"root": below if inside else own.root, "link_roots": own.link_roots or self.link_roots}
+        )
+
+    @field_validator("sources")
+    @classmethod
+    def _one_form_names_the_sources(
+        cls, sources: tuple[AnySource, ...], found: ValidationInfo
+    ) -> tuple[AnySource, ...]:
+        if "source" in found.data and (found.data["source"] is None) == (not sources):
+            raise ValueError("name one source in `source`, or several in `sources`")
+        return sources
 
     @model_validator(mode="after")
     def _patients_are_left_to_train_on(self) -> "Data":

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim import shards, store
-from medmim.data import audit, build, leakage
-from medmim.data.sources import published
+from medmim.data import audit, build, leakage, reading
 from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Recipe
@@ -174,7 +173,7 @@ def test_clean_rows_share_nothing_with_training_and_no_other_row_is_clean(rows: 
 
 @shared_data.needs("med-mim")
 def test_the_known_leaks_of_the_published_split_are_found() -> None:
-    source = published.load(recipe(shared_data.FOLDER / "med-mim").data)
+    source = reading.of(recipe(shared_data.FOLDER / "med-mim").data).load()[0]
     report, clean = leakage.examine(source.samples or [])
     found = pair(report, COMPARISON, "Med_MIM_benchmark_Held_in_Comparison.json")
     assert found["image_sets"] == {"shared": 184, "first": 1865, "second": 288}

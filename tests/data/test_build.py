@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from medmim import shards, store
-from medmim.data import build
+from medmim.data import build, reading
 from medmim.data.sources import phantom
 from medmim.data.sources.source import Source
 from medmim.errors import UserError
@@ -191,7 +191,7 @@ def test_bad_images_and_their_rows_are_quarantined_with_reasons(tmp_path: Path) 
     files = {"a": png(1), "b": png(2), "empty": b"", "text": b"hello", "cut": png(3)[:40]}
     samples = [ready(("a", "b")), *(ready(("a", name)) for name in ("empty", "text", "cut", "absent"))]
     data = demo(max_bad_fraction=0.9).data
-    counts = build.make(source(files, samples), data, tmp_path)
+    counts = build.make([source(files, samples)], data, tmp_path)
     (kept,) = shards.read_samples(tmp_path)
     assert kept.paths == ("a", "b") and kept.images[0].startswith("sha256:")
     rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
@@ -204,7 +204,7 @@ def test_bad_images_and_their_rows_are_quarantined_with_reasons(tmp_path: Path) 
 def test_too_many_bad_rows_are_an_error_that_names_them(tmp_path: Path) -> None:
     samples = [ready(("a",)), ready(("absent",))]
     with pytest.raises(UserError, match="1 of 2 rows are bad") as caught:
-        build.make(source({"a": png()}, samples), demo(max_bad_fraction=0.4).data, tmp_path)
+        build.make([source({"a": png()}, samples)], demo(max_bad_fraction=0.4).data, tmp_path)
     assert caught.value.exit_code == 2
     assert "absent" in caught.value.problems[0]
     assert not list(tmp_path.rglob("*.parquet"))
@@ -213,24 +213,24 @@ def test_too_many_bad_rows_are_an_error_that_names_them(tmp_path: Path) -> None:
 def test_rows_that_the_source_quarantined_count_too(tmp_path: Path) -> None:
     bad = [BadRow("f.json", 3, "images", "is empty"), BadRow("f.json", 3, "answer", "is empty")]
     given = source({"a": png()}, [ready(("a",))], bad=bad)
-    assert build.make(given, demo(max_bad_fraction=0.5).data, tmp_path)["quarantined"] == {"is empty": 2}
+    assert build.make([given], demo(max_bad_fraction=0.5).data, tmp_path)["quarantined"] == {"is empty": 2}
     with pytest.raises(UserError, match="1 of 2 rows"):
-        build.make(given, demo(max_bad_fraction=0.49).data, tmp_path)
+        build.make([given], demo(max_bad_fraction=0.49).data, tmp_path)
 
 
 def test_rows_only_reads_no_pixel_and_keeps_paths_as_ids(tmp_path: Path) -> None:
     data = demo(rows_only=True).data
-    counts = build.make(source({}, [ready(("a", "b"))], missing=["b"]), data, tmp_path)
+    counts = build.make([source({}, [ready(("a", "b"))], missing=["b"])], data, tmp_path)
     assert shards.read_samples(tmp_path)[0].images == ("a", "b")
     assert counts["missing_images"] == 1
     assert not (tmp_path / "images").exists()
 
 
 def test_a_study_with_a_bad_image_is_in_no_question(tmp_path: Path) -> None:
-    real = phantom.load(demo(60).data)
+    real = reading.of(demo(60).data).load()[0]
     broken = (real.studies or [])[0].image
     cut = Source(lambda path: b"" if path == broken else real.read(path), studies=real.studies, families=real.families)
-    build.make(cut, demo(60).data, tmp_path)
+    build.make([cut], demo(60).data, tmp_path)
     assert broken not in {path for s in shards.read_samples(tmp_path) for path in s.paths}
     assert json.loads((tmp_path / "quarantine.jsonl").read_text())["file"] == broken
 
@@ -238,25 +238,25 @@ def test_a_study_with_a_bad_image_is_in_no_question(tmp_path: Path) -> None:
 def test_nothing_to_ask_is_an_error(tmp_path: Path) -> None:
     single = Study("s", "p", "a", "X-ray")
     with pytest.raises(UserError, match="nothing to ask"):
-        build.make(source({"a": png()}, studies=[single]), demo(abilities=("temporal",)).data, tmp_path)
+        build.make([source({"a": png()}, studies=[single])], demo(abilities=("temporal",)).data, tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"question": "\ud83d?"}, {"options": ("a", "\udc00")}, {"patients": ("\udfff",)},
                                     {"paths": ("\ud800.png",)}, {"answer": "\ude00\ud83d"}])  # fmt: skip
 def test_text_that_no_file_can_hold_does_not_end_a_build(tmp_path: Path, change: dict[str, Any]) -> None:
     given = source({"a": png()}, [ready(("a",)), replace(ready(("a",)), **change)])
-    counts = build.make(given, demo(max_bad_fraction=0.5).data, tmp_path)
+    counts = build.make([given], demo(max_bad_fraction=0.5).data, tmp_path)
     assert counts["quarantined"] == {"holds half a surrogate pair, which is no character": 1}
     assert len(shards.read_samples(tmp_path)) == 1
     assert "surrogate" in json.loads((tmp_path / "quarantine.jsonl").read_text(encoding="utf-8"))["reason"]
 
 
 def test_a_study_whose_text_no_file_can_hold_is_quarantined(tmp_path: Path) -> None:
-    real = phantom.load(demo(60).data)
+    real = reading.of(demo(60).data).load()[0]
     studies = real.studies or []
     studies = [replace(studies[0], findings=(Finding("\ud83d"),)), *studies[1:]]
     bad = BadRow("\udcff.json", 1, "\ud83d", "holds '\udfff'")
-    counts = build.make(replace(real, studies=studies, bad=[bad]), demo(60).data, tmp_path)
+    counts = build.make([replace(real, studies=studies, bad=[bad])], demo(60).data, tmp_path)
     assert sum(counts["quarantined"].values()) == 2
     lines = (tmp_path / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["\\ud83d", studies[0].patient]
@@ -265,14 +265,14 @@ def test_a_study_whose_text_no_file_can_hold_is_quarantined(tmp_path: Path) -> N
 def test_what_helps_unusable_images_is_in_the_errors_fix(tmp_path: Path) -> None:
     given = source({"a": png()}, [ready(("a",)), ready(("absent",))], fix_for=lambda paths: f"fetch {sorted(paths)}")
     with pytest.raises(UserError) as caught:
-        build.make(given, demo(max_bad_fraction=0.4).data, tmp_path)
+        build.make([given], demo(max_bad_fraction=0.4).data, tmp_path)
     assert caught.value.fix.startswith("fetch ['absent', 'absent'], or raise")
     given = source({}, studies=[], missing=["x.png"], fix_for=lambda paths: f"fetch {sorted(paths)}")
     with pytest.raises(UserError, match="nothing to ask") as caught:
-        build.make(given, demo().data, tmp_path)
+        build.make([given], demo().data, tmp_path)
     assert caught.value.fix == "fetch ['x.png']"
     with pytest.raises(UserError, match="1 rows were read") as caught:
-        build.make(source({}, studies=[], missing=["x.png"]), demo().data, tmp_path)
+        build.make([source({}, studies=[], missing=["x.png"])], demo().data, tmp_path)
     assert caught.value.fix == "give the folder that holds x.png as data.root"
 
 

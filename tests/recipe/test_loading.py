@@ -44,7 +44,7 @@ def test_all_problems_are_reported_at_once_each_with_its_key(tmp_path: Path) -> 
         loading.load(write(tmp_path, text))
     problems = {problem.partition(":")[0]: problem for problem in caught.value.problems}
     assert set(problems) == {
-        "name", "data.source", "data.sauce", "data.patients", "data.seed", "data.dev_fraction",
+        "name", "data.sources", "data.sauce", "data.patients", "data.seed", "data.dev_fraction",
         "finetune.batchsize", "finetune.packing", "lr", "bench.probes.1",
     }  # fmt: skip
     assert problems["data.sauce"].endswith("unknown key; did you mean 'data.source'?")

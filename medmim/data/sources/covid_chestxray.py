@@ -27,11 +27,12 @@ from medmim.data.sources.files import (
     locate,
     read_bytes,
     renaming,
+    setting,
     similar_names,
 )
-from medmim.data.sources.source import BadImage, Source
+from medmim.data.sources.source import BadImage, Entry, Source
 from medmim.errors import UserError, from_os_error
-from medmim.recipe.schema import Data
+from medmim.recipe.sources import CovidChestxray
 from medmim.sample import BadRow, Finding, Study, digest_of
 from medmim.terms import Terms
 
@@ -54,14 +55,14 @@ _VIEWS = {
     "axial": "axial", "coronal": "coronal",
 }  # fmt: skip
 _NO_FINDING = ("no finding", "normal")
-_FIX = f"--set data.root=FOLDER, with {LIST} and images/ inside"
+_INSIDE = f"with {LIST} and images/ inside"
 Problem = tuple[str, str]  # column, reason
 T = TypeVar("T")
 
 
-def inputs(data: Data) -> dict[str, str]:
+def inputs(entry: Entry[CovidChestxray]) -> dict[str, str]:
     """SHA-256 of the list, and one digest over the images that it names; parents of the data step."""
-    root, allowed = _root(data), link_roots(data)
+    root, allowed = _root(entry), link_roots(entry.own.link_roots)
     parts = []
     for path in sorted({_path(row) for row in _rows(root)}):
         try:
@@ -73,16 +74,16 @@ def inputs(data: Data) -> dict[str, str]:
     return {LIST: store.file_digest(root / LIST), "images": digest_of(parts)}
 
 
-def load(data: Data) -> Source:
+def load(entry: Entry[CovidChestxray]) -> Source:
     """Read the list and check which of its images exist; rows that cannot be used are quarantined.
 
     Raises:
         UserError: No folder, no list, or a list that is no table or lacks columns.
     """
-    root, allowed = _root(data), link_roots(data)
+    root, allowed = _root(entry), link_roots(entry.own.link_roots)
     rows = list(_rows(root))
     if not rows:
-        raise UserError(f"{LIST} has no rows", fix=_FIX)
+        raise UserError(f"{LIST} has no rows", fix=f"{setting(entry.key)}, {_INSIDE}")
     thousands = cells.has_thousands(row["patientid"] for row in rows)
     people = _people(rows, thousands)
     studies: list[Study] = []
@@ -117,16 +118,17 @@ def load(data: Data) -> Source:
     )
 
 
-def _root(data: Data) -> Path:
-    if data.root is None:
-        raise UserError("the recipe names no folder to read", fix=_FIX)
-    root = folder(data.root, "data.root")
+def _root(entry: Entry[CovidChestxray]) -> Path:
+    fix = f"{setting(entry.key)}, {_INSIDE}"
+    if entry.own.root is None:
+        raise UserError("the recipe names no folder to read", fix=fix)
+    root = folder(entry.own.root, f"{entry.key}.root")
     if not (root / LIST).exists():
         raise UserError(
-            f"there is no {LIST} in {data.root}",
+            f"there is no {LIST} in {entry.own.root}",
             reason="the source covid_chestxray reads the layout of github.com/ieee8023/covid-chestxray-dataset"
             + similar_names(root, "metadata"),
-            fix=renaming(root, LIST) or fetching(root, [LIST]) or _FIX,
+            fix=renaming(root, LIST) or fetching(root, [LIST]) or fix,
         )
     return root
 

@@ -18,7 +18,6 @@ from medmim import hints, sniff
 from medmim.data.sources import names
 from medmim.data.sources.source import BadImage
 from medmim.errors import TRY_AGAIN, UserError, from_os_error
-from medmim.recipe.schema import Data
 
 MAX_BYTES = 256 << 20
 _SHOWN = 100  # characters of a path that is no folder
@@ -68,13 +67,13 @@ def folder(text: str, key: str) -> Path:
     raise UserError(f"{key}: {shown} is not a folder", fix=fix)
 
 
-def link_roots(data: Data) -> tuple[Path, ...]:
+def link_roots(places: Sequence[str]) -> tuple[Path, ...]:
     """The real folders of `data.link_roots`.
 
     Raises:
         UserError: One is not a folder, or is the root of the file system.
     """
-    found = tuple(Path(os.path.realpath(folder(text, "data.link_roots"))) for text in data.link_roots)
+    found = tuple(Path(os.path.realpath(folder(text, "data.link_roots"))) for text in places)
     if any(path == Path(path.anchor) for path in found):
         raise UserError(
             "data.link_roots allows the whole file system",
@@ -323,6 +322,11 @@ def one_line(error: Exception) -> str:
     """An error as one line without the path: the quarantine names the file already."""
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0]
     return text[:120] or type(error).__name__
+
+
+def setting(key: str, name: str = "root") -> str:
+    """What sets the folder of a source, `key` being the place of its section in the recipe."""
+    return f"--set {key}.{name}=FOLDER" if key == "data" else f"set {name} in {key} of the recipe"
 
 
 def _set(key: str, value: str | list[str]) -> str:

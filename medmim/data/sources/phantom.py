@@ -14,8 +14,8 @@ from medmim import terms
 from medmim.data import wording
 from medmim.data.seeds import pixels, stream
 from medmim.data.sources.phantom_draw import CLASSES, FINDINGS, NORMAL, SIDES, SIZES, Scene, draw, png
-from medmim.data.sources.source import Source
-from medmim.recipe.schema import Data
+from medmim.data.sources.source import Entry, Source
+from medmim.recipe.sources import Phantom
 from medmim.sample import Finding, Study
 
 __all__ = ["CLASSES", "FAMILIES", "TERMS", "Scene", "draw", "inputs", "load", "patients", "scene_of"]
@@ -173,14 +173,14 @@ def scene_of(study: Study) -> Scene:
     return Scene(study.modality, shown.name, shown.size, shown.side, shown.margin, study.view, study.laterality)
 
 
-def inputs(data: Data) -> dict[str, str]:
+def inputs(entry: Entry[Phantom]) -> dict[str, str]:
     """None: phantoms read no files."""
     return {}
 
 
-def load(data: Data) -> Source:
+def load(entry: Entry[Phantom]) -> Source:
     """The phantom data set of a recipe, determined by `patients` and `seed`."""
-    studies = patients(data.patients, data.seed)
+    studies = patients(entry.own.patients, entry.seed)
     scenes = {study.image: (study.patient, scene_of(study)) for study in studies}
 
     def read(path: str) -> bytes:
@@ -188,6 +188,6 @@ def load(data: Data) -> Source:
             patient, scene = scenes[path]
         except KeyError:
             raise FileNotFoundError(path) from None
-        return png(draw(scene, pixels(data.seed, patient, path)))
+        return png(draw(scene, pixels(entry.seed, patient, path)))
 
     return Source(read, studies=studies, families=FAMILIES)

@@ -22,12 +22,13 @@ from medmim.data.sources.files import (
     link_roots,
     locate,
     read_bytes,
+    setting,
     similar_names,
 )
 from medmim.data.sources.published_rows import FileKind, kind_of, sample_of
-from medmim.data.sources.source import BadImage, Source
+from medmim.data.sources.source import BadImage, Entry, Source
 from medmim.errors import UserError
-from medmim.recipe.schema import Data
+from medmim.recipe.sources import Published
 from medmim.sample import BadRow, Sample, digest_of, is_utf8
 from medmim.terms import Terms
 
@@ -43,16 +44,16 @@ _LAYOUT = '[{"id", "images", "conversation", "source"}, ...]'
 _WANTED = "a list of rows in JSON"
 
 
-def inputs(data: Data) -> dict[str, str]:
+def inputs(entry: Entry[Published]) -> dict[str, str]:
     """SHA-256 of every annotation file, and one digest over the images' paths, sizes and times of change.
 
     Hashing a hundred thousand images at each start would take longer than the build that the cache saves.
     """
-    files = annotation_files(data)
+    files = annotation_files(entry)
     for file in files:
         sniff.require_file(file, _WANTED)
     digests = {path.name: store.file_digest(path) for path in files}
-    root, allowed = image_root(data), link_roots(data)
+    root, allowed = image_root(entry), link_roots(entry.own.link_roots)
     parts = []
     for path in sorted({image for rows in map(read_rows, files) for image in _image_paths(rows)}):
         try:
@@ -63,17 +64,17 @@ def inputs(data: Data) -> dict[str, str]:
     return digests | {"images": digest_of(parts)}
 
 
-def load(data: Data) -> Source:
+def load(entry: Entry[Published]) -> Source:
     """Read and check all annotation files.
 
     Raises:
         UserError: No folder, no file of Med-MIM in it, or files that are not valid JSON (all of them at once).
     """
-    root, allowed = image_root(data), link_roots(data)
+    root, allowed = image_root(entry), link_roots(entry.own.link_roots)
     samples: list[Sample] = []
     bad: list[BadRow] = []
     facts: dict[str, Any] = {}
-    for path, kind in _readable(annotation_files(data)):
+    for path, kind in _readable(annotation_files(entry)):
         kept, dropped, facts[path.name] = check_file(path.name, kind, read_rows(path))
         samples += kept
         bad += dropped
@@ -91,24 +92,25 @@ def load(data: Data) -> Source:
     )
 
 
-def image_root(data: Data) -> Path:
+def image_root(entry: Entry[Published]) -> Path:
     """The folder that image paths start from."""
-    given = data.root or data.annotations
+    given = entry.own.root or entry.own.annotations
     if given is None:
         raise UserError(
             "the recipe names no folder to read",
-            fix="--set data.root=FOLDER (and --set data.annotations=FOLDER where the JSON files are not in it)",
+            fix=f"{setting(entry.key)} (and {setting(entry.key, 'annotations')} where the JSON files are not in it)",
         )
-    return folder(given, "data.root" if data.root else "data.annotations")
+    return folder(given, f"{entry.key}.root" if entry.own.root else f"{entry.key}.annotations")
 
 
-def annotation_files(data: Data) -> list[Path]:
+def annotation_files(entry: Entry[Published]) -> list[Path]:
     """The Med-MIM files of `data.annotations`, or else of `data.root`, sorted by name.
 
     Raises:
         UserError: There is none, or one whose name has no known ability.
     """
-    place = image_root(data) if data.annotations is None else folder(data.annotations, "data.annotations")
+    given = entry.own.annotations
+    place = image_root(entry) if given is None else folder(given, f"{entry.key}.annotations")
     found = sorted(place.glob(PATTERN))
     if not found:
         raise UserError(

@@ -1,21 +1,42 @@
 """The interface of a data source: what `load` of every module in this folder returns.
 
-A source is a module of this folder with two functions and its terms of use:
+A source is a module of this folder with two functions and its terms of use. Its options are a section of
+`recipe.sources`; a source of another distribution (entry point `medmim.sources`) gets `recipe.sources.Other`.
 
-    TERMS: terms.Terms                              what may be done with its images and what is made from them
-    inputs(data: recipe.Data) -> dict[str, str]     name -> SHA-256 of what it reads; parents of the data step
-    load(data: recipe.Data) -> Source               the records themselves
+    TERMS: terms.Terms                        what may be done with its images and what is made from them
+    inputs(entry: Entry) -> dict[str, str]    name -> digest of what it reads; parents of the data step
+    load(entry: Entry) -> Source              the records themselves
+
+A source whose terms are in a file has `terms(entry: Entry) -> Terms` in place of TERMS.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from medmim.recipe.sources import Named
 from medmim.sample import BadRow, Sample, Study
+
+Own = TypeVar("Own", bound=Named)
 
 
 class BadImage(Exception):
     """An image that cannot be used; the message is the reason under which it is quarantined."""
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Own]):
+    """What a source is asked to read.
+
+    Attributes:
+        own: Its section of the recipe.
+        key: Where that section is, for messages: `data`, or `data.sources.2`.
+        seed: `data.seed`, for a source that draws.
+    """
+
+    own: Own
+    key: str = "data"
+    seed: int = 0
 
 
 @dataclass(frozen=True)

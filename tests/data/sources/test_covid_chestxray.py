@@ -1,14 +1,15 @@
 """Reading covid-chestxray: studies, quarantined rows, missing images, and the questions that are made of them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmim.data import build
+from medmim.data import build, reading
 from medmim.data.sources import covid_chestxray
-from medmim.data.sources.source import BadImage
+from medmim.data.sources.source import BadImage, Entry
 from medmim.errors import UserError
 from medmim.recipe.schema import Data
 from medmim.sample import SPLITS, Finding, Sample
@@ -16,13 +17,17 @@ from tests.support import med_mim_files as files
 from tests.support import shared_data
 
 
-def data(root: Path) -> Data:
-    return Data(source="covid_chestxray", root=str(root), dev_fraction=0.1, test_fraction=0.3)
+def section(root: Path, **keys: Any) -> Data:
+    return Data(source="covid_chestxray", root=str(root), dev_fraction=0.1, test_fraction=0.3, **keys)
+
+
+def data(root: Path, **keys: Any) -> Entry[Any]:
+    return reading.of(section(root, **keys)).parts[0][2]
 
 
 def questions(root: Path) -> list[Sample]:
     source = covid_chestxray.load(data(root))
-    return build.questions(source.studies or [], source.families, data(root))
+    return build.questions(source.studies or [], source.families, section(root))
 
 
 def one(tmp_path: Path, **changes: str) -> covid_chestxray.Source:
@@ -172,7 +177,7 @@ def test_links_that_the_recipe_allows_are_read_and_change_the_inputs(tmp_path: P
     root = files.write_covid(tmp_path / "root", files.covid_rows(2))
     (root / "images").rename(tmp_path / "cache")
     (root / "images").symlink_to(tmp_path / "cache")
-    allowed = data(root).model_copy(update={"link_roots": (str(tmp_path / "cache"),)})
+    allowed = data(root, link_roots=(str(tmp_path / "cache"),))
     assert covid_chestxray.load(allowed).read("images/0-0-PA.png")
     with pytest.raises(BadImage, match="symlink"):
         covid_chestxray.load(data(root)).read("images/0-0-PA.png")

@@ -16,7 +16,6 @@ from medmim.data.sources.files import _common_parents, fix_for, folder, link_roo
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
 from medmim.recipe import loading
-from medmim.recipe.schema import Data
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:/x.png"])
@@ -93,7 +92,7 @@ def test_the_setting_that_the_fix_names_allows_the_links(tmp_path: Path, layout:
     option, setting = shlex.split(fix_for(root, ["a.png", "b.png"]).removesuffix(" allows the links"))
     assert option == "--set"
     recipe = loading.load("covid", [f"data.root={root}", setting])
-    allowed = link_roots(recipe.data)
+    allowed = link_roots(recipe.data.link_roots)
     assert allowed and tmp_path.resolve() not in allowed
     assert [read_bytes(root, name, allowed) for name in ("a.png", "b.png")] == [b"pixels"] * 2
     assert fix_for(root, []) == ""
@@ -104,7 +103,7 @@ def test_a_link_elsewhere_stays_refused_and_a_climbing_path_too(tmp_path: Path) 
     linked(tmp_path / "root", "bad.png", tmp_path / "cache-2" / "a")
     linked(tmp_path / "cache", "onward", tmp_path / "secret")
     (tmp_path / "root" / "chain.png").symlink_to(tmp_path / "cache" / "onward")
-    allowed = link_roots(Data(source="phantom", link_roots=(str(tmp_path / "cache"),)))
+    allowed = link_roots([str(tmp_path / "cache")])
     assert read_bytes(tmp_path / "root", "good.png", allowed) == b"pixels"
     for path in ("bad.png", "chain.png"):
         with pytest.raises(BadImage, match="symlink"):
@@ -137,7 +136,7 @@ def test_the_proposed_setting_never_allows_everything(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").symlink_to(target)
     paths = [f"{number}.png" for number in range(len(targets))]
     _, setting = shlex.split(fix_for(tmp_path, paths).removesuffix(" allows the links"))
-    allowed = link_roots(loading.load("covid", [f"data.root={tmp_path}", setting]).data)
+    allowed = link_roots(loading.load("covid", [f"data.root={tmp_path}", setting]).data.link_roots)
     assert Path("/") not in allowed and Path("/usr") not in allowed
     assert all(any(target.resolve().is_relative_to(place) for place in allowed) for target in targets)
 
@@ -191,7 +190,11 @@ def test_a_link_root_is_a_folder_and_not_everything(tmp_path: Path, place: str) 
     (tmp_path / "file").touch()
     given = place if not place or place.startswith("/") else str(tmp_path / place)
     with pytest.raises(UserError, match="link_roots"):
-        link_roots(loading.validate({"name": "x", "data": {"source": "phantom", "link_roots": [given]}}, "test").data)
+        link_roots(
+            loading.validate(
+                {"name": "x", "data": {"source": "phantom", "link_roots": [given]}}, "test"
+            ).data.link_roots
+        )
 
 
 NAMES = [
@@ -370,6 +373,6 @@ def test_links_in_a_circle_are_said_to_be_so(tmp_path: Path, length: int) -> Non
 def test_the_home_in_a_key_of_the_recipe_is_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "cache").mkdir()
-    assert link_roots(Data(source="phantom", link_roots=("~/cache", "~"))) == (tmp_path / "cache", tmp_path)
+    assert link_roots(["~/cache", "~"]) == (tmp_path / "cache", tmp_path)
     for key in KEYS:
         assert folder("~/cache", key) == tmp_path / "cache"

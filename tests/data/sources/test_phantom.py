@@ -10,10 +10,11 @@ from PIL import Image
 
 from medmim.data.sources import phantom
 from medmim.data.sources.phantom_draw import CLASSES, PIXELS, SIZES, Scene, draw
-from medmim.recipe.schema import Data
+from medmim.data.sources.source import Entry
+from medmim.recipe.sources import Phantom
 from medmim.sample import Study
 
-DATA = Data(source="phantom", patients=60, seed=5)
+DATA = Entry(Phantom(name="phantom", patients=60), seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_patient_n_is_the_same_for_any_number_of_patients(studies: list[Study]) 
 
 def test_an_image_has_the_same_bytes_in_whatever_order_images_are_drawn(studies: list[Study]) -> None:
     forward = [phantom.load(DATA).read(s.image) for s in studies[:20]]
-    source = phantom.load(DATA.model_copy(update={"patients": 90}))
+    source = phantom.load(replace(DATA, own=Phantom(name="phantom", patients=90)))
     assert [source.read(s.image) for s in reversed(studies[:20])] == forward[::-1]
     assert len(set(forward)) == 20
 

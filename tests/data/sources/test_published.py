@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medmim.data import reading
 from medmim.data.sources import published
 from medmim.data.sources.published_rows import FileKind, file_of, kind_of, patient_of, sample_of, source_of
-from medmim.data.sources.source import BadImage
+from medmim.data.sources.source import BadImage, Entry
 from medmim.errors import UserError
 from medmim.recipe.schema import Data
 from medmim.sample import is_writable, to_published
@@ -24,8 +25,8 @@ COMPARISON = FileKind("train", "comparison", held_out=False)
 VALID = files.comparison([1])[0]
 
 
-def data(root: Path) -> Data:
-    return Data(source="published", root=str(root))
+def data(root: Path, **keys: Any) -> Entry[Any]:
+    return reading.of(Data(source="published", root=str(root), **keys)).parts[0][2]
 
 
 def changed(path: str, value: Any) -> Any:
@@ -206,7 +207,7 @@ def test_annotations_may_be_in_another_folder_than_the_images(tmp_path: Path) ->
     files.write(tmp_path / "json", files.clean_set())
     for file in (tmp_path / "images").glob("*.json"):
         file.unlink()
-    apart = Data(source="published", root=str(tmp_path / "images"), annotations=str(tmp_path / "json"))
+    apart = data(tmp_path / "images", annotations=str(tmp_path / "json"))
     assert published.load(apart).missing == []
 
 
@@ -344,7 +345,7 @@ def test_links_that_the_recipe_allows_are_read_and_change_the_inputs(tmp_path: P
     (tmp_path / "root" / "p10").rename(tmp_path / "cache")
     (tmp_path / "root" / "p10").symlink_to(tmp_path / "cache")
     path = files.film(10, 1)
-    allowed = data(tmp_path / "root").model_copy(update={"link_roots": (str(tmp_path / "cache"),)})
+    allowed = data(tmp_path / "root", link_roots=(str(tmp_path / "cache"),))
     assert published.load(allowed).read(path)
     with pytest.raises(BadImage, match="symlink"):
         published.load(data(tmp_path / "root")).read(path)

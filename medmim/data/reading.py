@@ -1,0 +1,185 @@
+"""Reads the sources of a recipe, one or several at once.
+
+Of several, each has its own folder in the data set's paths (`embed/images/...`), named like the source, so that no two
+files of different sources have one name. Questions never mix the images of two sources.
+"""
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from medmim import terms
+from medmim.data.sources.source import Entry, Source
+from medmim.errors import UserError
+from medmim.recipe.schema import Data
+from medmim.recipe.sources import BUILT_IN, ENTRY_POINTS
+from medmim.sample import Change, Sample, Study
+from medmim.terms import Terms
+
+_PLACES = {"root", "link_roots", "annotations"}  # where the files lie, which is no content
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The sources of a recipe, found but not yet read.
+
+    Attributes:
+        parts: The folder of each in the data set's paths (empty for the only one), its module and what to ask of it.
+    """
+
+    parts: tuple[tuple[str, ModuleType, Entry[Any]], ...]
+
+    @property
+    def terms(self) -> Terms:
+        """What the terms of all sources allow."""
+        return terms.combine(_terms(module, entry) for _, module, entry in self.parts)
+
+    @property
+    def options(self) -> list[dict[str, Any]]:
+        """The settings of all sources that decide the content."""
+        return [entry.own.model_dump(mode="json", exclude=_PLACES) for _, _, entry in self.parts]
+
+    def inputs(self) -> dict[str, str]:
+        """Name -> digest of what is read.
+
+        Raises:
+            UserError: What each source says that cannot be read, together.
+        """
+        found = self._of_each("inputs")
+        return {
+            f"{folder}/{name}".lstrip("/"): digest
+            for (folder, _, _), inputs in zip(self.parts, found, strict=True)
+            for name, digest in inputs.items()
+        }
+
+    def load(self) -> list[Source]:
+        """The sources, in the order of the recipe, their paths below their folders.
+
+        Raises:
+            UserError: What each source says that cannot be read, together.
+        """
+        found = self._of_each("load")
+        return [below(folder, source) for (folder, _, _), source in zip(self.parts, found, strict=True)]
+
+    def _of_each(self, function: str) -> list[Any]:
+        """What a function of each module gives, or the errors of all that fail."""
+        done, failed = [], []
+        for _, module, entry in self.parts:
+            try:
+                done.append(getattr(module, function)(entry))
+            except UserError as error:
+                failed.append((entry, error))
+        if len(failed) == 1:
+            raise failed[0][1]
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(self.parts)} sources cannot be read",
+                problems=[f"{entry.own.name} ({entry.key}): {error.fact}; fix: {error.fix}" for entry, error in failed],
+                fix="correct each as it says",
+            )
+        return done
+
+
+def of(data: Data) -> Reading:
+    """The sources of a recipe."""
+    sections = data.read_from
+    names = [getattr(own, "source", own.name) for own in sections]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"data.sources names {', '.join(twice)} twice",
+            reason="images and patients of a source are told apart by its name",
+            fix="give both folders below one root, or, for name: studies, another `source`",
+        )
+    parts = []
+    for number, (own, name) in enumerate(zip(sections, names, strict=True)):
+        key = "data" if data.source else f"data.sources.{number}"
+        parts.append((name if len(sections) > 1 else "", _module(own.name), Entry(own, key, data.seed)))
+    return Reading(tuple(parts))
+
+
+def below(folder: str, source: Source) -> Source:
+    """A source whose paths start with a folder; the source itself where that is empty."""
+    if not folder:
+        return source
+    start = f"{folder}/"
+
+    def study(one: Study) -> Study:
+        changes = tuple(Change(change.finding, change.state, start + change.since) for change in one.changes)
+        return replace(one, image=start + one.image, changes=changes)
+
+    def sample(one: Sample) -> Sample:
+        paths = tuple(start + path for path in one.paths)
+        return replace(one, paths=paths, images=paths)
+
+    return replace(
+        source,
+        read=_Below(start, source.read),
+        studies=None if source.studies is None else [study(one) for one in source.studies],
+        samples=None if source.samples is None else [sample(one) for one in source.samples],
+        bad=[replace(row, file=start + row.file) for row in source.bad],
+        missing=[start + path for path in source.missing],
+        fix_for=lambda paths: source.fix_for([path.removeprefix(start) for path in paths if path.startswith(start)]),
+    )
+
+
+def read_any(sources: Sequence[Source]) -> Callable[[str], bytes]:
+    """The `Source.read` of all of them."""
+    if len(sources) == 1:
+        return sources[0].read
+    return _Any({one.read.start: one.read for one in sources if isinstance(one.read, _Below)})
+
+
+def facts(sources: Sequence[Source]) -> dict[str, Any]:
+    """The statistics of all sources: counts added up, files together, and each source's own below its folder."""
+    if len(sources) == 1:
+        return sources[0].facts
+    found: dict[str, Any] = {"by_source": {}}
+    for one in sources:
+        name = one.read.start.rstrip("/") if isinstance(one.read, _Below) else "source"
+        found["by_source"][name] = one.facts
+        for key in ("skipped", "erased"):
+            if key in one.facts:
+                found[key] = dict(Counter(found.get(key, {})) + Counter(one.facts[key]))
+        found.setdefault("files", {}).update(
+            {f"{name}/{file}": counts for file, counts in one.facts.get("files", {}).items()}
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Below:
+    """A `read` of paths that start with a folder; a class, since another process must be able to have it."""
+
+    start: str
+    inner: Callable[[str], bytes]
+
+    def __call__(self, path: str) -> bytes:
+        return self.inner(path.removeprefix(self.start))
+
+
+@dataclass(frozen=True)
+class _Any:
+    """A `read` that asks the source whose folder a path starts with."""
+
+    reads: Mapping[str, Callable[[str], bytes]]
+
+    def __call__(self, path: str) -> bytes:
+        return self.reads[path[: path.index("/") + 1]](path)
+
+
+def _module(name: str) -> ModuleType:
+    if name in BUILT_IN:
+        return importlib.import_module(f"medmim.data.sources.{name}")
+    found = entry_points(group=ENTRY_POINTS, name=name)
+    module: ModuleType = next(iter(found)).load()
+    return module
+
+
+def _terms(module: ModuleType, entry: Entry[Any]) -> Terms:
+    found: Terms = module.TERMS if hasattr(module, "TERMS") else module.terms(entry)
+    return found
