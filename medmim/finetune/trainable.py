@@ -27,7 +27,7 @@ def load(path: Path, settings: Finetune, device: str) -> Lvlm:
     """Load a base to train it; with `zero: 3` a worker gets its part of each weight.
 
     Weights that are trained are fp32: bf16 would round away the small updates of a fine-tuning. Those that are frozen
-    under LoRA are bf16 where the passes are, but fp32 with `zero: 3`: `zero.Init` takes the dtype of its own settings.
+    under LoRA are bf16 where the passes are.
 
     Raises:
         UserError: As `checkpoint.load` does.

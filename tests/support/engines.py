@@ -16,8 +16,9 @@ from medmim.finetune import attention, batch, distributed, loop, trainable, vali
 from medmim.finetune import checkpoint as training_checkpoint
 from medmim.finetune.batch import Batch
 from medmim.finetune.distributed import process_group
+from medmim.finetune.engines import zero_sizes
 from medmim.finetune.engines.deepspeed import Zero
-from medmim.finetune.engines.engine import Engine
+from medmim.finetune.engines.engine import WEIGHT, Engine
 from medmim.finetune.validation import Validated
 from medmim.lvlm import checkpoint
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
@@ -170,6 +171,7 @@ def main(root: Path, cases: Sequence[Case]) -> None:
         if world > 1:
             stale = _stale_after_a_restore(root, rank, world)
             (root / f"stale-{rank}.json").write_text(json.dumps(stale))
+            (root / f"bf16-{rank}.json").write_text(json.dumps(_zero_3_in_bf16(root, rank, world)))
 
 
 def _stale_after_a_restore(root: Path, rank: int, world: int) -> list[str]:
@@ -195,6 +197,37 @@ def _stale_after_a_restore(root: Path, rank: int, world: int) -> list[str]:
     with training_checkpoint.reader(folder) as read:
         engine.restore(read)
     return [name for name in names if not torch.equal(engine.whole(name), before[name])]
+
+
+def _zero_3_in_bf16(root: Path, rank: int, world: int) -> dict[str, list[str]]:
+    """LoRA in bf16: what ZeRO-3 holds otherwise than the plain engine, and what it has rounded after a validation."""
+    case = Case("mantis", 3, world, True, True)
+    chosen = settings(case).model_copy(update={"precision": "bf16"})
+    plain = trainable.load(root / case.family, chosen.model_copy(update={"zero": 0}), "cpu").model
+    trainable.prepare(plain, chosen)
+    goal = dict([*plain.named_parameters(), *plain.named_buffers()])
+    lvlm = trainable.load(root / case.family, chosen, "cpu")
+    trainable.prepare(lvlm.model, chosen)
+    lvlm.model.train()
+    whole, zero_sizes.WHOLE = zero_sizes.WHOLE, 100  # so that the weights of a small model are split, too
+    try:
+        engine = Zero(lvlm.model, chosen, True, rank, world)
+    finally:
+        zero_sizes.WHOLE = whole
+    held = dict(lvlm.model.named_buffers()) | {name: engine.whole(name) for name, _ in plain.named_parameters()}
+    dtypes = [name for name in goal if held[name].dtype != goal[name].dtype]
+    values = [name for name in goal if not torch.equal(held[name].to(goal[name].dtype), goal[name])]
+    with attention.packed(lvlm.model):
+        batch_at = batches(lvlm, case, rank, world)
+        engine.gradients(batch_at(1))
+        engine.update(1.0)
+        engine.losses(batch_at(1))
+    rounded = []
+    for fragment in engine.fragments():
+        mine = fragment.fields[WEIGHT]
+        if not torch.equal(engine.whole(fragment.name).flatten()[fragment.start :][: len(mine)], mine):
+            rounded.append(fragment.name)
+    return {"dtypes": dtypes, "values": values, "rounded": rounded}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -120,13 +120,14 @@ class Zero:
 
     def whole(self, name: str) -> Tensor:
         """See `Engine`."""
-        import deepspeed
-
-        found: Tensor = self.model.state_dict(keep_vars=True)[name]
+        found: Any = self.model.state_dict(keep_vars=True)[name]
         if not hasattr(found, "ds_id"):
-            return found.detach()
-        with deepspeed.zero.GatheredParameters([found]):
-            return found.detach().clone()
+            return cast("Tensor", found.detach())
+        # of the workers' own parts: what the last pass has gathered was rounded to bf16 on its way
+        part = found.ds_tensor.detach()
+        values = part.new_empty(self.world * part.numel())
+        dist.all_gather_into_tensor(values, part)
+        return cast("Tensor", values[: found.ds_numel].view(found.ds_shape))
 
     def _trained(self) -> Iterator[tuple[str, Any]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
@@ -181,7 +182,9 @@ def partitioned(settings: Finetune, bf16: bool) -> Iterator[None]:
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     _quiet_deepspeed()
-    kept = HfDeepSpeedConfig(_config(settings, bf16))  # transformers has a weak reference to it
+    # `zero.Init` takes the dtype of the weights from here, not from transformers
+    narrow = {"bf16": {"enabled": bf16 and settings.lora is not None}}
+    kept = HfDeepSpeedConfig(_config(settings, bf16) | narrow)  # transformers has a weak reference to it
     try:
         yield
     finally:

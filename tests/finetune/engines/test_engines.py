@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,10 +62,26 @@ def test_the_pairwise_design_has_every_pair_of_values() -> None:
         assert met == set(itertools.product(in_a, in_b)), f"{a} and {b}"
 
 
-def test_an_engine_takes_the_steps_of_the_plain_loop_and_restores_what_it_has_gathered(tmp_path: Path) -> None:
-    check(tmp_path, PAIRWISE)
-    for rank in range(2):
-        assert json.loads((tmp_path / f"stale-{rank}.json").read_text()) == []
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All trainings of the pairwise design, checked."""
+    root = tmp_path_factory.mktemp("pairwise")
+    check(root, PAIRWISE)
+    return root
+
+
+def seen(root: Path, name: str) -> list[Any]:
+    """What two workers have seen; see `engines.main`."""
+    return [json.loads((root / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_an_engine_takes_the_steps_of_the_plain_loop_and_restores_what_it_has_gathered(trained: Path) -> None:
+    assert seen(trained, "stale") == [[], []]
+
+
+def test_zero_3_holds_a_frozen_base_in_bf16_and_gathers_fp32_adapters_unrounded(trained: Path) -> None:
+    for worker in seen(trained, "bf16"):
+        assert worker == {"dtypes": [], "values": [], "rounded": []}
 
 
 @pytest.mark.long
