@@ -17,6 +17,7 @@ from medmim.recipe.schema import Finetune, Lora
 
 GIB = 2**30
 LIBRARIES = 900 * 2**20  # of a worker, with Ray and DeepSpeed: 660 MiB were measured on a CPU
+_READERS = 4  # tensors that transformers reads at once
 _SUMMED = 1 << 25  # numbers that `distributed` sums at once
 
 
@@ -29,33 +30,41 @@ class Part:
         device: Bytes on the device of the worker.
         host: Bytes in host memory.
         passing: Whether it is held for a moment only. No two passing parts are held at once.
+        first: Whether only the first worker holds it.
     """
 
     name: str
     device: int
     host: int = 0
     passing: bool = False
+    first: bool = False
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one worker needs."""
+    """What one worker needs, the one that needs most."""
 
     parts: tuple[Part, ...]
 
     @property
     def device(self) -> int:
         """Most bytes on the device at once."""
-        return self._most("device")
+        return _most([(part, part.device) for part in self.parts])
 
     @property
     def host(self) -> int:
         """Most bytes of host memory at once, beside those of a device that is the host itself."""
-        return self._most("host")
+        return self.host_of(1)
 
-    def _most(self, where: str) -> int:
-        lasting = sum(getattr(part, where) for part in self.parts if not part.passing)
-        return int(lasting + max((getattr(part, where) for part in self.parts if part.passing), default=0))
+    def host_of(self, workers: int) -> int:
+        """The same for several workers of one machine, the first of all among them."""
+        return _most([(part, part.host * (1 if part.first else workers)) for part in self.parts])
+
+
+def _most(held: Sequence[tuple[Part, int]]) -> int:
+    """All that lasts, and the largest of what is held for a moment."""
+    lasting = sum(size for part, size in held if not part.passing)
+    return lasting + max((size for part, size in held if part.passing), default=0)
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,9 @@ def need(
     if gpu:
         written = (4 * of.trained + of.state) // workers
         parts.append(Part("writing a checkpoint", 0, 0 if settings.offload != "none" else written, True))
-        parts.append(Part("loading the base", 0, of.weights, True))
+        # files are mapped, not read: host memory only has the tensors that are on their way, in the dtype of training
+        read = of.largest if settings.zero == 3 else min(of.weights, _READERS * of.largest)
+        parts.append(Part("loading the base", 0, read, True, first=settings.zero == 3))
     parts.append(Part("libraries", 0, LIBRARIES))
     parts.append(
         Part("pictures of two steps", 0, 2 * _pixels(config, row.images * max(1, _rows(settings, workers, row))))
@@ -183,15 +194,17 @@ def _held(of: Sizes, settings: Finetune, workers: int, bf16: bool) -> Iterator[P
         yield Part("buckets of ZeRO", bucket * (4 + 2 if bf16 else 4))
         yield Part("update of ZeRO", 4 * share, passing=True)
         # a full bucket is copied to be sent, and what comes back is beside it
-        yield Part("exchange of ZeRO", 4 * bucket if stage == 2 else _exchanged(of, workers), passing=True)
+        width = 2 if bf16 and settings.lora else 4  # bytes of a weight: of LoRA's, almost all are frozen
+        exchanged = 4 * bucket if stage == 2 else _exchanged(of, workers, width)
+        yield Part("exchange of ZeRO", exchanged, passing=True)
     if stage == 3:
-        live = 4 * (zero_sizes.REUSE // 2 + zero_sizes.PREFETCH) + of.largest
+        live = width * (zero_sizes.REUSE // 2 + zero_sizes.PREFETCH) + of.largest
         yield Part("gathered weights", min(of.weights - of.small, live))
 
 
-def _exchanged(of: Sizes, workers: int) -> int:
+def _exchanged(of: Sizes, workers: int, width: int) -> int:
     """What gathering a group of weights takes beside them: those of all workers in one piece, and the own part."""
-    group = max(min(4 * zero_sizes.PREFETCH, of.weights - of.small), of.largest)
+    group = max(min(width * zero_sizes.PREFETCH, of.weights - of.small), of.largest)
     return group + math.ceil(group / workers)
 
 
@@ -291,7 +304,7 @@ def lacking(needed: Need, room: Room, gpu: bool, sharing: int = 1) -> str | None
     """What is too little, in words; None where it fits."""
     if gpu and room.device is not None and needed.device > room.device:
         return f"a worker needs {gib(needed.device)} of GPU memory, and {room.says} has {gib(room.device)}"
-    host = (needed.host if gpu else needed.host + needed.device) * sharing
+    host = needed.host_of(sharing) + (0 if gpu else needed.device * sharing)
     if room.host is not None and host > room.host:
         who = "a worker needs" if sharing == 1 else f"{sharing} workers need"
         return f"{who} {gib(host)} of host memory, and {room.says} has {gib(room.host)}"

@@ -242,9 +242,11 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    # adapters are added on the CPU: one sum of one model, whatever loads it
+    placed = _placement(device) if whole == path else {}
     with _reading(whole, family):
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
-            whole, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            whole, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **placed
         )
     with _reading(path, family):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -261,6 +263,17 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
     if not_finite(model):
         raise _not_finite(path, whole, dtype)
     return Lvlm(model, tokenizer, processor, family, path)
+
+
+def _placement(device: str) -> dict[str, Any]:
+    """Arguments with which transformers reads each weight straight into a GPU, and host memory never holds a model.
+
+    Where DeepSpeed splits the weights as they are read, it also places them.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    straight = device.startswith("cuda") and not is_deepspeed_zero3_enabled()
+    return {"device_map": {"": device}} if straight else {}
 
 
 def _whole_weights(path: Path, cache: Path | None) -> Path:

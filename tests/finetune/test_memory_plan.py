@@ -1,5 +1,7 @@
 """The memory plan: what it counts and predicts beside what a training allocates, and what it refuses."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,26 @@ def test_of_what_is_held_for_a_moment_only_the_largest_counts() -> None:
     assert (Need(parts).device, Need(parts).host) == (7, 10)
 
 
+def test_what_only_the_first_worker_holds_is_on_its_machine_once() -> None:
+    needed = Need((Part("a", 0, 3), Part("b", 0, 8, passing=True), Part("c", 0, 10, passing=True, first=True)))
+    assert [needed.host_of(workers) for workers in (1, 2)] == [3 + 10, 2 * 3 + 2 * 8]
+    room = Room(None, 22, "the node")
+    assert memory_plan.lacking(needed, room, gpu=True, sharing=2) is None
+    assert memory_plan.lacking(needed, replace(room, host=21), gpu=True, sharing=2)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_no_worker_on_a_gpu_needs_host_memory_for_a_whole_base(config: Any, stage: int) -> None:
+    """A base whose largest weight is a tenth of all, as in a published model of 8B its embeddings are."""
+    config = copy.deepcopy(config)
+    config.text_config.num_hidden_layers = 40
+    settings = Finetune().model_copy(update={"zero": stage})
+    of = memory_plan.sizes(config, settings, bf16=True)
+    needed = memory_plan.need(config, settings, 4, ROW, gpu=True, bf16=True, quick=True)
+    (loading,) = (part for part in needed.parts if part.name == "loading the base")
+    assert of.largest <= loading.host < of.weights / 2 and loading.first is (stage == 3)
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_more_workers_hold_less_each_of_what_a_stage_splits(config: Any, stage: int) -> None:
     settings = Finetune().model_copy(update={"zero": stage})
@@ -101,6 +123,17 @@ def test_more_workers_hold_less_each_of_what_a_stage_splits(config: Any, stage: 
     for name in split:
         assert of[1][name] == pytest.approx(of[0][name] / 4, rel=0.01)
     assert (of[1]["weights, frozen"] == of[0]["weights, frozen"]) is (stage == 2)
+
+
+def test_zero_3_gathers_a_frozen_base_of_bf16_in_half_the_bytes() -> None:
+    numbers, settings = 10**10, Finetune(zero=3, lora=Lora())
+    found = []
+    for width in (2, 4):
+        size = width * numbers
+        sizes = memory_plan.Sizes(size, size, 0, 0, 0, width * 10**6, 0, 0)
+        parts = {p.name: p.device for p in memory_plan._held(sizes, settings, 8, bf16=width == 2)}
+        found.append((parts["gathered weights"], parts["exchange of ZeRO"]))
+    assert [2 * size for size in found[0]] == list(found[1])
 
 
 ROW = Pass((500, 500), 4, 40)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.integrations import HfDeepSpeedConfig
 
 from medmim import store
 from medmim.errors import Unavailable, UserError
@@ -324,3 +325,29 @@ def test_memory_that_runs_out_while_a_model_is_loaded_is_no_damage(copy, monkeyp
     with pytest.raises(UserError, match=f"the machine ran out of memory while {copy} was loaded") as caught:
         checkpoint.load(copy, device="cpu")
     assert "you tried to allocate" in caught.value.reason and caught.value.fix and caught.value.exit_code == 2
+
+
+def test_a_gpu_gets_each_weight_as_it_is_read_and_the_model_is_the_same(copy, monkeypatch):
+    """Here the GPU is the CPU: what reads straight into a device is given another one."""
+    devices: list[Any] = []
+    real = LlavaForConditionalGeneration.from_pretrained
+
+    def from_pretrained(*given: Any, device_map: Any = None, **more: Any) -> Any:
+        devices.append(device_map)
+        return real(*given, device_map={"": "cpu"} if device_map else None, **more)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(LlavaForConditionalGeneration, "to", lambda model, _: model)
+    of_cpu, of_gpu = (checkpoint.load(copy, device, torch.bfloat16).model for device in ("cpu", "cuda:1"))
+    assert devices == [None, {"": "cuda:1"}]
+    held = [dict([*model.named_parameters(), *model.named_buffers()]) for model in (of_cpu, of_gpu)]
+    assert held[0].keys() == held[1].keys()
+    assert all(torch.equal(held[0][name], held[1][name]) for name in held[0])
+    assert {p.dtype for p in of_gpu.parameters()} == {torch.bfloat16}
+
+
+def test_deepspeed_places_itself_what_it_splits():
+    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    assert checkpoint._placement("cuda:1") == {} and checkpoint._placement("cpu") == {}
+    del config
+    assert checkpoint._placement("cuda:1") == {"device_map": {"": "cuda:1"}}
