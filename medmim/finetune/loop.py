@@ -163,8 +163,6 @@ def train(
         best = checkpoint.path_of(folder / "resume", kept) if fetch is None else fetch(kept)
         with checkpoint.reader(best) as read:
             engine.restore(read)
-        if world > 1:  # a node may fetch it long before another; the next collectives wait ten minutes only
-            distributed.wait_for_all()
         if rank == 0:
             progress.say(f"the dev loss was lowest after step {kept:,}: that is the model that is kept")
     with memory.reporting("while the model was written", _LESS):

@@ -171,6 +171,7 @@ def main(root: Path, cases: Sequence[Case]) -> None:
         if world > 1:
             stale = _stale_after_a_restore(root, rank, world)
             (root / f"stale-{rank}.json").write_text(json.dumps(stale))
+            (root / f"timeouts-{rank}.json").write_text(json.dumps(_timeouts()))
             (root / f"bf16-{rank}.json").write_text(json.dumps(_zero_3_in_bf16(root, rank, world)))
 
 
@@ -197,6 +198,12 @@ def _stale_after_a_restore(root: Path, rank: int, world: int) -> list[str]:
     with training_checkpoint.reader(folder) as read:
         engine.restore(read)
     return [name for name in names if not torch.equal(engine.whole(name), before[name])]
+
+
+def _timeouts() -> list[float]:
+    """Seconds after which a collective operation fails, of each process group that there is by now."""
+    groups = torch.distributed.distributed_c10d._world.pg_map
+    return [group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups]  # type: ignore[attr-defined]
 
 
 def _zero_3_in_bf16(root: Path, rank: int, world: int) -> dict[str, list[str]]:

@@ -46,6 +46,8 @@ class Zero:
             config=_config(settings, bf16),
         )
         self.zero = self.engine.optimizer
+        # DeepSpeed has made a group of its own, with torch's ten minutes for NCCL
+        dist.distributed_c10d._set_pg_timeout(distributed.TIMEOUT, self.zero.dp_process_group)
 
     def gradients(self, batch: Batch) -> tuple[float, int]:
         """See `Engine`; every worker makes as many passes as the one with most rows."""

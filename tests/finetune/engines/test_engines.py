@@ -79,6 +79,10 @@ def test_an_engine_takes_the_steps_of_the_plain_loop_and_restores_what_it_has_ga
     assert seen(trained, "stale") == [[], []]
 
 
+def test_also_deepspeed_s_own_process_group_waits_an_hour(trained: Path) -> None:
+    assert seen(trained, "timeouts") == [[3600, 3600]] * 2
+
+
 def test_zero_3_holds_a_frozen_base_in_bf16_and_gathers_fp32_adapters_unrounded(trained: Path) -> None:
     for worker in seen(trained, "bf16"):
         assert worker == {"dtypes": [], "values": [], "rounded": []}
