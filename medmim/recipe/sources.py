@@ -85,6 +85,9 @@ class MsCxrT(Files):
     metadata: Text = Field(
         "mimic-cxr-2.0.0-metadata.csv.gz", description="MIMIC's table of views and dates, below `root`; may be absent"
     )
+    disagreement: Literal["keep", "leave_out"] = Field(
+        "keep", description="labels on which the experts disagree; the published questions keep them"
+    )
 
 
 class LlavaMed(Files):

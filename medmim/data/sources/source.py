@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from medmim.recipe.sources import Named
 from medmim.sample import BadRow, Sample, Study
 
-Own = TypeVar("Own", bound=Named)
+Own = TypeVar("Own", bound=Named, covariant=True)
 
 
 class BadImage(Exception):

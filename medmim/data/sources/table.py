@@ -74,7 +74,7 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
     sniff.require_text(path, _WANTED)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from _parsed(path, csv.reader(file, strict=True), needed, optional)
+            yield from of_records(path, _records(path, csv.reader(file, strict=True), needed), needed, optional)
     except OSError as error:
         raise from_os_error(error, f"reading {path.name}") from error
     except UnicodeDecodeError:
@@ -86,8 +86,17 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
         raise
 
 
-def _parsed(path: Path, table: "Reader", needed: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    records = _records(path, table, needed)
+def of_records(
+    path: Path, records: Iterator[list[str]], needed: Sequence[str], optional: Sequence[str]
+) -> Iterator[Row]:
+    """The rows of a table that is cut into cells, whatever its file is; arguments and errors as of `rows`.
+
+    Args:
+        path: The file, for messages.
+        records: The cells of each row, those of the header first.
+        needed: See `rows`.
+        optional: See `rows`.
+    """
     header = next(records, [])
     keys = [_key(name) for name in header]
     columns = {name: [i for i, key in enumerate(keys) if key == name] for name in (*needed, *optional) if name in keys}
@@ -201,7 +210,8 @@ def _no_columns(path: Path, header: Sequence[str], needed: Sequence[str], option
     keys = {_key(name) for name in written}
     first = ", ".join(filter(None, written))[:300] or "nothing"
     row = keys.isdisjoint((*needed, *optional)) and any(_VALUE.fullmatch(cell) for cell in written)
-    return _other_form(path, needed) or UserError(
+    other = _other_form(path, needed) if sniff.kind_of(path) is None else None
+    return other or UserError(
         f"{path.name} lacks columns: {', '.join(name for name in needed if name not in keys)}",
         reason=f"its first line is a row of values, not the header: {first}" if row else f"its first line has: {first}",
         fix="add a line before it to name these columns and the others, in their order"
