@@ -26,7 +26,9 @@ class Terms:
         commercial_use: Use for more than research.
         outside_api: Send images or texts to a server of somebody else.
         serve: Answer questions of users.
-        text: Where that is written, and what else it asks for; one line a source or base.
+        text: Where that is written, and what else it asks for; one line a source or base, which begins with its name
+            and a colon.
+        refused_by: Of a combination, which source or base refuses what: (flag, its name).
     """
 
     redistribute_data: bool = False
@@ -35,10 +37,13 @@ class Terms:
     outside_api: bool = False
     serve: bool = False
     text: tuple[str, ...] = ()
+    refused_by: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {**asdict(self), "text": list(self.text)}
+        """As plain JSON; without `refused_by` where nothing is combined."""
+        plain = {**asdict(self), "text": list(self.text)}
+        del plain["refused_by"]
+        return plain | ({"refused_by": [list(pair) for pair in self.refused_by]} if self.refused_by else {})
 
     def dump(self) -> str:
         """The content of `terms.json`."""
@@ -49,14 +54,22 @@ class Terms:
         """Names of the flags that are false."""
         return tuple(name for name in FLAGS if not getattr(self, name))
 
+    @property
+    def refusals(self) -> tuple[tuple[str, str], ...]:
+        """(flag, the name of a source or base that refuses it), in the order of the flags."""
+        named = dict.fromkeys(line.split(":")[0] for line in self.text) or {"unknown": None}
+        found = self.refused_by or tuple((flag, name) for flag in self.refused for name in named)
+        return tuple(sorted(found, key=lambda pair: FLAGS.index(pair[0])))
 
-FLAGS = tuple(field.name for field in fields(Terms) if field.name != "text")
+
+FLAGS = tuple(field.name for field in fields(Terms) if field.type is bool)
 
 UNKNOWN = Terms(text=("unknown: nothing is allowed until somebody has read the terms",))
 
 
 def _open(text: str) -> Terms:
-    return Terms(**dict.fromkeys(FLAGS, True), text=(text,))
+    flags: dict[str, Any] = dict.fromkeys(FLAGS, True)
+    return Terms(**flags, text=(text,))
 
 
 APACHE = _open("Apache-2.0, made by medmim from drawn images and generated text: no person's data")
@@ -89,11 +102,25 @@ def name_of(given: Terms) -> str:
 
 def combine(terms: Iterable[Terms]) -> Terms:
     """What all of them allow; of none, nothing is known."""
-    given = list(terms)
+    given = list(dict.fromkeys(terms))
     if not given:
         return UNKNOWN
+    if len(given) == 1:
+        return given[0]
     flags = {name: all(getattr(one, name) for one in given) for name in FLAGS}
-    return Terms(**flags, text=tuple(dict.fromkeys(line for one in given for line in one.text)))
+    text = tuple(dict.fromkeys(line for one in given for line in one.text))
+    refused_by = tuple(sorted({pair for one in given for pair in one.refusals}))
+    return Terms(**flags, text=text, refused_by=refused_by)
+
+
+def reasons(given: Terms, uses: Iterable[str]) -> list[str]:
+    """Why terms do not allow some uses, a sentence each: `serve: not allowed by EMBED`; empty where they allow all."""
+    wanted = list(uses)
+    by_flag: dict[str, list[str]] = {}
+    for flag, name in given.refusals:
+        if flag in wanted:
+            by_flag.setdefault(flag, []).append(name)
+    return [f"{flag}: not allowed by {', '.join(names)}" for flag, names in by_flag.items()]
 
 
 def parse(text: str | bytes, where: str) -> Terms:
@@ -112,6 +139,7 @@ def parse(text: str | bytes, where: str) -> Terms:
         flags = {name: values.get(name, False) for name in FLAGS}
         if isinstance(values.get("text"), str) or not all(isinstance(v, bool) for v in flags.values()):
             raise ValueError("flags are true or false, and text is a list of lines")
+        refused_by = tuple((str(flag), str(name)) for flag, name in values.get("refused_by", ()) if flag in FLAGS)
         if not all(isinstance(line, str) for line in lines):
             raise ValueError("text is a list of lines")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
@@ -124,4 +152,4 @@ def parse(text: str | bytes, where: str) -> Terms:
             reason=str(error),
             fix=f"write JSON with {', '.join(FLAGS)} (true or false) and text (a list of lines)",
         ) from None
-    return Terms(**flags, text=lines)
+    return Terms(**flags, text=lines, refused_by=refused_by)

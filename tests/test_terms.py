@@ -1,12 +1,14 @@
 """Terms combine to what all of them allow; what is unknown allows nothing."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim import terms
 from medmim.errors import UserError
-from medmim.terms import APACHE, FLAGS, PUBLISHED, UNKNOWN, Terms, combine, parse
+from medmim.terms import APACHE, FLAGS, PUBLISHED, UNKNOWN, Terms, combine, parse, reasons
 
 any_terms = st.builds(Terms, **dict.fromkeys(FLAGS, st.booleans()), text=st.lists(st.text(), max_size=3).map(tuple))
 
@@ -18,6 +20,16 @@ def test_a_combination_allows_what_all_allow_and_keeps_every_line(several):
         assert getattr(together, flag) == all(getattr(one, flag) for one in several)
     assert set(together.text) == {line for one in several for line in one.text}
     assert combine([together, *several]) == together
+
+
+@given(st.lists(any_terms, min_size=1, max_size=4))
+def test_a_combination_names_who_refuses_a_use(several):
+    named = [replace(one, text=(f"{'abcd'[at]}: its terms",)) for at, one in enumerate(several)]
+    for flag in FLAGS:
+        refusing = [name for name, one in zip("abcd", named, strict=False) if not getattr(one, flag)]
+        assert reasons(combine(named), [flag]) == (
+            [f"{flag}: not allowed by {', '.join(refusing)}"] if refusing else []
+        )
 
 
 @given(any_terms)

@@ -110,6 +110,9 @@ def promote_version(
     name: Name,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Version number.")],
     why: Why,
+    despite_terms: Annotated[
+        bool, typer.Option("--despite-terms", help="Even where its terms of use forbid to serve it: for research only.")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +125,7 @@ def promote_version(
     ws = _workspace(home)
     candidate, name = name, name.removesuffix(CANDIDATE)
     log = decisions.read(ws, name)
-    entry = promote.promote(ws, candidate, version, why)
+    entry = promote.promote(ws, candidate, version, why, despite_terms=despite_terms)
     _print(ws, name, entry, len(log), as_json)
     judged = [known for known in log if known.digest == entry.digest and known.evidence]
     if judged and judged[-1].verdict == "refused":

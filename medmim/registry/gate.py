@@ -15,10 +15,12 @@ from medmim.registry import decisions, policy, rules
 from medmim.registry.decisions import Decision
 from medmim.registry.policy import Policy
 from medmim.registry.rules import RuleResult
+from medmim.run import provenance
 from medmim.run.cache import cached_step
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
+from medmim.terms import Terms
 
 REVISION = 1
 FILE = "decision.json"
@@ -44,7 +46,8 @@ def run(recipe: Recipe, ws: Workspace, bench: str) -> Outcome:
         source = store.get(bench)
         scores = json.loads(store.read_file(source, "scores.json"))
         holder = decisions.roles(decisions.read(ws, recipe.register_.model)).champion
-        verdict = decide(limits, scores, holder) | {"bench": source.digest}
+        allowed = terms_of_model(ws, scores["models"]["tuned"]["digest"])
+        verdict = decide(limits, scores, holder, allowed) | {"bench": source.digest}
 
         def make(folder: Path) -> Mapping[str, Any]:
             text = json.dumps(verdict, indent=1, sort_keys=True, ensure_ascii=False)
@@ -65,13 +68,22 @@ def read(ws: Workspace, uri: str) -> dict[str, Any]:
     return loaded
 
 
-def decide(limits: Policy, scores: Mapping[str, Any], holder: Decision | None) -> dict[str, Any]:
+def terms_of_model(ws: Workspace, digest: str) -> Terms | None:
+    """The terms of use of a model in the store; None where it is not there: then nobody can use it."""
+    artifact = store.find(f"{ws.store}/model/{digest}")
+    return None if artifact is None else provenance.terms_of(artifact)
+
+
+def decide(
+    limits: Policy, scores: Mapping[str, Any], holder: Decision | None, allowed: Terms | None = None
+) -> dict[str, Any]:
     """The decision document; a pure function.
 
     Args:
         limits: The policy.
         scores: `scores.json` of the bench, see `rules`.
         holder: The decision that made the present champion.
+        allowed: Terms of use of the candidate; None where it is no model of the store.
     """
     models = scores["models"]
     candidate = models["tuned"]["digest"]
@@ -89,6 +101,8 @@ def decide(limits: Policy, scores: Mapping[str, Any], holder: Decision | None) -
     if holder and document["opponent"]["digest"] != holder.digest:
         text = "not benched against the present champion: run the recipe again"
         results.insert(0, RuleResult("opponent", "", None, None, False, text))
+    if allowed is not None:
+        results += rules.terms_of_use(limits, allowed)
     passed = all(result.passed is not False for result in results)
     return document | {
         "decision": "promoted" if passed else "refused",

@@ -26,6 +26,7 @@ class Policy(Section):
     max_unparsed: Fraction = 1.0
     max_errors: Fraction = 1.0
     require_comparable: bool = True
+    terms: tuple[Literal["redistribute_data", "release_weights", "commercial_use", "outside_api", "serve"], ...] = ()
 
 
 def shipped() -> list[str]:

@@ -17,6 +17,7 @@ from medmim.registry.decisions import Decision, Roles, roles
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
+from medmim.terms import APACHE, reasons
 from medmim.tracking import Version
 
 
@@ -86,7 +87,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
     return outcome
 
 
-def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> Decision:
+def promote(ws: Workspace, name: str, version: str, why: str, who: str = "", despite_terms: bool = False) -> Decision:
     """Make a version champion by a person's decision.
 
     A version of `NAME-candidate` is copied into NAME first; its entry names the gate's decision if that still holds.
@@ -97,12 +98,14 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> 
         version: The version's number in it.
         why: The reason.
         who: User to record; by default the user of this process.
+        despite_terms: Promote a model that nobody may serve; the log says so.
 
     Returns:
         The new entry, or the one that made this model champion before.
 
     Raises:
-        UserError: No such version, no reason given, or another promotion came first.
+        UserError: No such version, no reason given, its terms of use forbid to serve it, or another promotion came
+            first.
     """
     candidate = lookup.get_version(ws, name, version)
     missing = [tag for tag in (lookup.DIGEST, lookup.URI) if tag not in candidate.tags]
@@ -114,6 +117,15 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "") -> 
         )
     digest, uri = candidate.tags[lookup.DIGEST], candidate.tags[lookup.URI]
     reason = _reason(why)  # before anything is copied
+    forbidden = reasons(gate.terms_of_model(ws, digest) or APACHE, ["serve"])
+    if forbidden and not despite_terms:
+        raise UserError(
+            f"version {version} of {name} must not answer users",
+            reason=f"{forbidden[0]}; the champion is what a server and a night ask",
+            fix="for research only, where nobody else asks it: add --despite-terms, which the decision log then says",
+        )
+    if forbidden:
+        reason = f"{reason} (despite the terms of use: {forbidden[0]})"
     if name.endswith(CANDIDATE):
         copied = approval.copy_to_production(ws, name, version)
         name, version = name.removesuffix(CANDIDATE), copied.number

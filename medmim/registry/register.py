@@ -18,11 +18,12 @@ from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
 from medmim.registry import mlflow_run
 from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find
-from medmim.run.provenance import code_version
+from medmim.run.provenance import code_version, terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.sample import digest_of
 from medmim.store import Artifact
+from medmim.terms import FLAGS, reasons
 from medmim.tracking import Version
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> 
     root, _, folder = tuned.uri.rpartition("/")
     with suppress(FileNotFoundError):
         parents = json.loads(store.open_store(root).read(f"{folder}/{store.PROVENANCE}")).get("parents") or {}
+    allowed = terms_of(tuned)
     tags = {
         DIGEST: tuned.digest,
         URI: tuned.uri,
@@ -100,6 +102,7 @@ def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> 
         "medmim.recipe": digest_of([json.dumps(sections, sort_keys=True)]),
         "medmim.recipe_name": recipe.name,
         "medmim.base": recipe.finetune.base,
+        "medmim.terms": "; ".join(reasons(allowed, FLAGS)) or "all uses are allowed",
     }
     if "base" in parents:
         tags["medmim.base_digest"] = parents["base"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medmim.registry.policy import Policy
+from medmim.terms import Terms, reasons
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ def apply(policy: Policy, scores: Mapping[str, Any], opponent: str) -> Iterator[
             asked = max(1, row["n"] + row["errors"])
             yield _share("unparsed", group, row["unparsed"] / asked, policy.max_unparsed, "could not be read")
             yield _share("errors", group, row["errors"] / asked, policy.max_errors, "failed in the engine")
+
+
+def terms_of_use(policy: Policy, allowed: Terms) -> Iterator[RuleResult]:
+    """One result for each use that the policy asks for, with the name of who forbids it."""
+    for use in policy.terms:
+        refused = reasons(allowed, [use])
+        text = refused[0] if refused else f"{use}: allowed by the terms of all sources and of the base"
+        yield RuleResult("terms", use, None, None, not refused, text)
 
 
 def _comparable(passed: bool) -> RuleResult:

@@ -22,6 +22,7 @@ from medmim.nightly import roster
 from medmim.recipe.loading import validate
 from medmim.registry import lookup, promote, register
 from medmim.run.workspace import Workspace
+from medmim.terms import APACHE
 from tests.support.finetune import make_data, make_lvlm, make_samples
 
 RECIPE = {
@@ -42,7 +43,7 @@ def test_adapters_are_benched_registered_and_answer_as_the_merged_model(
     base = checkpoint.save(make_lvlm(MANTIS), tmp_path / "base").path
     recipe = validate({**RECIPE, "finetune": {**RECIPE["finetune"], "base": str(base)}}, "test")  # type: ignore[dict-item]
     made = make_data(tmp_path / "data", make_samples(16) + make_samples(8, "test"))
-    data = store.publish(made, ws.store, "data", {}, {}).uri
+    data = store.publish(made, ws.store, "data", {}, {"terms": APACHE.as_dict()}).uri
     tuned = finetune.run(recipe, ws, data).uri
     assert "adapter_model.safetensors" in store.get(tuned).files
     scores = bench.run(recipe, ws, data, tuned, lookup.opponents(recipe, ws, tuned))

@@ -15,6 +15,7 @@ from medmim.registry.decisions import Decision
 from medmim.registry.policy import Policy
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import Artifact
+from medmim.terms import APACHE, Terms, combine
 from tests.support.scores import scores
 
 POLICY = policy.load("default")
@@ -119,6 +120,23 @@ def test_swapping_needs_as_many_patients_as_the_policy_says() -> None:
     assert ("min_swap", "held_in") not in failed(gate.decide(stricter, facts, None))
     row["swap_patients"] = 60
     assert ("min_swap", "held_in") in failed(gate.decide(stricter, facts, None))
+
+
+def test_a_model_whose_sources_forbid_a_use_that_the_policy_asks_for_is_refused_with_their_name() -> None:
+    embed = Terms(commercial_use=True, text=("EMBED: academic use",))
+    judged = gate.decide(POLICY, scores("new", **GOOD), None, combine([APACHE, embed]))
+    assert judged["decision"] == "refused" and failed(judged) == [("terms", "serve")]
+    assert "serve: not allowed by EMBED" in judged["reasons"]
+    for limits, terms in ((POLICY, APACHE), (policy.load("research"), embed)):
+        assert gate.decide(limits, scores("new", **GOOD), None, terms)["decision"] == "promoted"
+
+
+def test_the_gate_finds_the_terms_of_the_model_in_the_store(
+    ws: Workspace, recipe: Recipe, publish: Callable[..., Artifact], bench: Callable[..., Artifact]
+) -> None:
+    model = publish("model", weights__txt="w", terms__json=Terms(text=("MIMIC: credentialed",)).dump())
+    outcome = gate.run(recipe, ws, bench(model.digest, **GOOD).uri)
+    assert outcome.facts["decision"] == "refused" and "serve: not allowed by MIMIC" in outcome.facts["reasons"]
 
 
 def test_too_few_patients_refuse_with_their_number() -> None:

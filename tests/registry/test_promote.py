@@ -19,6 +19,7 @@ from medmim.registry import aliases as alias_log
 from medmim.registry import decisions, gate, lookup, promote
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace, workspace
+from medmim.terms import Terms
 from medmim.tracking import mlflow_client
 
 NAME = "medmim-demo"
@@ -142,6 +143,18 @@ def test_promoting_the_champion_adds_nothing_and_a_reason_is_needed(ws: Workspac
     assert promote.promote(ws, NAME, "1", "again") == first
     with pytest.raises(UserError, match="has no version 9"):
         promote.promote(ws, NAME, "9", "why not")
+
+
+def test_a_person_cannot_promote_what_nobody_may_serve_unless_the_log_says_so(
+    ws: Workspace, publish: Callable[..., Any]
+) -> None:
+    model = publish("model", weights__txt="w", terms__json=Terms(text=("EMBED: academic use",)).dump())
+    add(ws, model.digest)
+    with pytest.raises(UserError, match="must not answer users") as caught:
+        promote.promote(ws, NAME, "1", "start")
+    assert "serve: not allowed by EMBED" in caught.value.reason and decisions.read(ws, NAME) == []
+    entry = promote.promote(ws, NAME, "1", "a study", despite_terms=True)
+    assert entry.why == "a study (despite the terms of use: serve: not allowed by EMBED)"
 
 
 def test_an_alias_set_by_hand_is_noticed_and_restored(

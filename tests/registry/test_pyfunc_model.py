@@ -19,6 +19,7 @@ from medmim.recipe.schema import Recipe
 from medmim.registry import promote, pyfunc_model, register
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
+from medmim.terms import APACHE
 from medmim.tiny import architecture
 
 QUESTION = "Which image shows the larger opacity?\nA: image 1\nB: image 2"
@@ -32,7 +33,7 @@ def model(ws: Workspace, tmp_path: Path) -> Artifact:
         architecture.build(MANTIS, tokenizer, 0), tokenizer, architecture.image_processor(MANTIS), MANTIS, tmp_path
     )
     checkpoint.save(made, tmp_path / "model")
-    return store.publish(tmp_path / "model", ws.store, "model", {}, {})
+    return store.publish(tmp_path / "model", ws.store, "model", {}, {"terms": APACHE.as_dict()})
 
 
 def _png(shade: int) -> bytes:

@@ -14,6 +14,7 @@ from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import MANIFEST, Artifact, open_store
+from medmim.terms import APACHE
 from tests.support.scores import scores
 
 
@@ -47,7 +48,7 @@ def publish(ws: Workspace, tmp_path: Path) -> Callable[..., Artifact]:
         folder.mkdir()
         for name, text in files.items():
             (folder / name.replace("__", ".")).write_text(text)
-        made = store.publish(folder, ws.store, kind, {}, {"parents": {"base": "b" * 64}})
+        made = store.publish(folder, ws.store, kind, {}, {"parents": {"base": "b" * 64}, "terms": APACHE.as_dict()})
         shutil.rmtree(folder)
         return made
 
