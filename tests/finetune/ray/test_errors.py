@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from medmim.errors import Unavailable, UserError, as_user_error
 from medmim.finetune.ray import errors
@@ -48,6 +49,8 @@ def test_where_several_workers_fail_the_error_of_the_first_stands(order: tuple[i
         ("transformers.models.llava", AttributeError("no attribute 'image_token_id'")),
         ("torch.distributed.distributed_c10d", TypeError("all_reduce() got an unexpected keyword")),
         ("tokenizers", Exception("a Rust panic")),
+        ("medmim.finetune.loop", torch.AcceleratorError("CUDA error: device-side assert triggered", 710)),
+        ("medmim.finetune.loop", KeyError("NCCL")),
     ],
 )
 def test_an_unforeseen_exception_becomes_a_fault_of_medmim_with_the_workers_traceback(
@@ -70,9 +73,28 @@ def test_an_unforeseen_exception_becomes_a_fault_of_medmim_with_the_workers_trac
         ("torch.distributed.rendezvous", RuntimeError("Timed out after 601 seconds waiting for clients")),
         ("ray.train.v2._internal.execution", Exception("the controller is gone")),
         ("ray._private.worker", RuntimeError("The actor died unexpectedly before finishing this task")),
+        ("medmim.finetune.loop", torch.AcceleratorError("an illegal memory access was encountered", 700)),
+        ("medmim.finetune.loop", torch.distributed.DistBackendError("the watchdog of rank 3 caught a timeout")),
+        ("deepspeed.runtime.engine", RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")),
+        ("torch.autograd.graph", RuntimeError("NCCL communicator was aborted on rank 1")),
     ],
 )
-def test_a_lost_peer_is_left_to_ray(module: str, error: Exception, tmp_path: Path) -> None:
+def test_a_lost_peer_or_device_is_left_to_ray(module: str, error: Exception, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as raised:
         errors.write(str(tmp_path), raised_in(module, error))
     assert raised.value is error and not errors.exists(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory", 2),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("NCCL error: Cuda failure 2 'out of memory'"),
+    ],
+)
+def test_memory_that_was_used_up_is_not_retried(error: Exception, tmp_path: Path) -> None:
+    errors.write(str(tmp_path), raised_in("medmim.finetune.loop", error))
+    found = errors.pop(str(tmp_path))
+    assert found is not None and str(error).splitlines()[0] in str(found)
