@@ -139,10 +139,14 @@ def test_while_ray_trains(mark: bytes, pressed: Pressed, tmp_path: Path) -> None
 
 
 @pytest.mark.long
-def test_sigterm_while_ray_trains_saves_a_checkpoint_that_the_same_command_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pressed", ["process", "terminal"])
+def test_sigterm_while_ray_trains_saves_a_checkpoint_that_the_same_command_resumes(
+    pressed: Pressed, tmp_path: Path
+) -> None:
+    """A scheduler sends it to the command, or to all its processes, Ray's included."""
     sets = ("data.patients=220", "finetune.steps=2000", "finetune.save_every=2h", "platform.workers=2")
     typed = ["finetune", "demo", "--home", str(tmp_path), *(part for item in sets for part in ("--set", item))]
-    code, lines = interrupt(typed, b"step 3/", "process", signal.SIGTERM)
+    code, lines = interrupt(typed, b"step 3/", pressed, signal.SIGTERM)
     assert code == 75, lines
     assert not [line for line in lines if b"Traceback" in line]
     assert b"run the same command again" in lines[-1]

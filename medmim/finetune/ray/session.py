@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -65,22 +66,37 @@ def session(home: Path, workers: int) -> Iterator[None]:
         quiet_ray()
         progress.say(f"starting Ray with {workers} worker{'s' * (workers > 1)}")
         undo.callback(ray.shutdown)
-        try:
-            ray.init(
-                "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                include_dashboard=False,
-                num_cpus=workers + 1,
-                object_store_memory=_STORE,
-                _temp_dir=str(folder),
-                _node_ip_address="127.0.0.1",
-            )
-        except (ConnectionError, RuntimeError, TimeoutError) as error:
-            raise no_answer("local", str(error)) from None
-        keep_sigterm()
+        with _without_sigterm():
+            try:
+                ray.init(
+                    "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    include_dashboard=False,
+                    num_cpus=workers + 1,
+                    object_store_memory=_STORE,
+                    _temp_dir=str(folder),
+                    _node_ip_address="127.0.0.1",
+                )
+            except (ConnectionError, RuntimeError, TimeoutError) as error:
+                raise no_answer("local", str(error)) from None
+            keep_sigterm()
         yield
+
+
+@contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """No process that is started inside the block gets SIGTERM, nor do those that it starts; this one gets it after it.
+
+    A scheduler sends it to all processes of a job: the driver has the workers save, for which Ray must still be there.
+    Ray itself does the same with SIGINT.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
