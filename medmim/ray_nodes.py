@@ -8,9 +8,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from medmim import hints, progress
@@ -19,6 +20,7 @@ from medmim.run.workspace import Workspace
 
 WAIT = "MEDMIM_WORKERS_WAIT"  # s that workers may take to join the cluster
 _LOG_DELAY = 1.0  # s that a line of a worker's log takes to arrive, at most
+_LOOK_EVERY = 1.0  # s
 _JOIN_TIMEOUT = 600.0  # s; a pod's image may have to be pulled, a machine be started
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,6 +31,10 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a training is noticed this late
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+class NodeLeaves(Unavailable):
+    """The node of this driver leaves the cluster, as the pod of a head that is preempted does."""
 
 
 @contextmanager
@@ -106,6 +112,39 @@ def wait_for_workers(workers: int, cpus: int) -> bool:
             shown = count
             progress.say(f"waiting: {count}")
         time.sleep(0.5)
+
+
+@contextmanager
+def leaving(act: Callable[[], None]) -> Iterator[Event]:
+    """Within the block `act` is called, once, when this node is about to leave the cluster.
+
+    The SIGTERM of a pod that is preempted reaches `ray start`, none of Ray's other processes. It marks the node as
+    draining, and waits for what runs there (RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S).
+
+    Returns:
+        An event that is set then.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.exceptions import RayError
+
+    own, came, over = ray.get_runtime_context().get_node_id(), Event(), Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_EVERY):
+            with suppress(RayError, RuntimeError):  # a head that does not answer now may do so the next time
+                if own in state.get_draining_nodes():
+                    came.set()
+                    act()
+                    return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield came
+    finally:
+        over.set()
+        thread.join(2 * _LOOK_EVERY)
 
 
 def join_timeout() -> float:

@@ -10,6 +10,7 @@ from medmim import progress
 from medmim.cluster.ray import lease
 from medmim.cluster.ray.request import Request, Result, read_request, write_result
 from medmim.errors import TRY_AGAIN, as_user_error
+from medmim.ray_nodes import NodeLeaves
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome, share_cores
@@ -36,6 +37,9 @@ def _run(request: Request) -> Result:
         return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
     except (KeyboardInterrupt, SystemExit):
         raise
+    except NodeLeaves as error:  # no result: the step makes a new attempt, as for any head that is lost
+        progress.say(str(error))
+        raise SystemExit(error.exit_code) from None
     except BaseException as error:  # also a panic of a Rust library
         return Result(error=as_user_error(error, f"running the stage {request.stage}").as_dict())
 

@@ -9,6 +9,7 @@ import pytest
 from medmim.cli import step
 from medmim.cluster.ray.request import Request, read_result, write_request
 from medmim.errors import Refused, Unavailable, UserError
+from medmim.ray_nodes import NodeLeaves
 from medmim.recipe import loading
 from medmim.run.stage import outcomes, stage
 from medmim.run.workspace import workspace
@@ -65,6 +66,20 @@ def test_a_panic_of_a_rust_library_reaches_the_step_too(tmp_path: Path, monkeypa
     assert step.main(uri) == 70
     result = read_result(uri)
     assert result is not None and result.error["exit_code"] == 70
+
+
+def test_a_driver_whose_node_leaves_writes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step makes a new attempt for a head that is lost, and a queue that suspends the job starts it again."""
+
+    def leave(*_: object) -> None:
+        raise NodeLeaves("the training was told to stop")
+
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(step._STAGES, "finetune", leave)
+    uri = write_request(str(tmp_path / "home" / "store"), Request("finetune", RECIPE, "r1", {}), "job")
+    with pytest.raises(SystemExit, match="75"):
+        step.main(uri)
+    assert read_result(uri) is None
 
 
 def test_a_request_that_is_not_there_is_one_message(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from medmim.cluster.ray.state import (
     State,
     container_statuses,
     head_of,
+    is_leaving,
     is_lost,
     is_ready,
     pod_count,
@@ -76,6 +77,8 @@ def diagnose(state: State, pending: float, deadline: float) -> Diagnosis | None:
     if suspended(state.job):
         return None  # for as long as the queue likes; a job that it preempts loses its pods and gets new ones
     head = head_of(state.pods)
+    if head and is_leaving(head, state.now):
+        return None  # its training saves: to delete the job now would stop that
     # KubeRay makes no second head for a job that runs: without one it would try until the deadline.
     head_lost = len(state.heads) > 1 or (is_lost(head) if head else state.heads or phase == "Running")
     if phase in ("Failed", "Complete") or head_lost:
@@ -93,6 +96,9 @@ def waiting_for(state: State) -> str:
         return ""
     if suspended(state.job):
         return "waiting in the queue"
+    head = head_of(state.pods)
+    if head and is_leaving(head, state.now):
+        return "waiting for the end of the head: its pod is being deleted"
     for pod in state.pods:
         for condition in pod.get("status", {}).get("conditions", []):
             if condition.get("reason") == "Unschedulable":

@@ -15,6 +15,8 @@ _INHERITED = (  # settings of the step's pod that are no secrets
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI",
     "MEDMIM_PATIENCE", "MEDMIM_USER", "MEDMIM_CACHE_GIB",
 )  # fmt: skip
+_GRACE = 15  # s that the submitter has, which saves nothing
+_END = 5  # s of the grace period that Ray needs to end its processes
 _PATIENCE = 300  # s that a call to the store or MLflow is retried while the server restarts
 
 
@@ -62,7 +64,7 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
         "automountServiceAccountToken": account_token,
         "serviceAccountName": pods.service_account,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 15,
+        "terminationGracePeriodSeconds": _GRACE if container["name"] == "submitter" else pods.grace_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": names.USER,
@@ -113,6 +115,10 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     container["env"] += [
         {"name": "MEDMIM_EVENTS", "value": "-"},
         {"name": "RAY_worker_niceness", "value": "0"},
+        # `ray start`, told by SIGTERM, drains its node this long: training sees it (`ray_nodes.leaving`) and saves
+        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(pods.grace_seconds - _END)},
+        # and so long has the driver of a job that is deleted
+        {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(pods.grace_seconds - _END)},
         {"name": "OMP_NUM_THREADS", "value": str(max(1, int(cpus)))},
     ]
     return container

@@ -23,7 +23,7 @@ from medmim.errors import Unavailable, UserError
 from medmim.recipe.schema import Platform
 
 _EVERY = 2.0  # s between two polls
-_DELETION = 120.0  # s that a deleted job may take to disappear
+_DELETION = 105.0  # s that a deleted job may take to disappear, beside the grace period of its pods
 _TERMINAL = ("Complete", "Failed", "ValidationFailed")
 
 
@@ -50,7 +50,10 @@ def run(request: Request, platform: Platform, store: str) -> str:
     for _ in range(platform.pods.attempts):
         attempt, job = _adopt_or_start(kube, request, platform, store, image, identity, attempt, owners)
         uri = job["metadata"]["annotations"][manifest.REQUEST]
-        with _cleaned_up(kube, job, uri), lease.hold(kube, job, platform.pods.lease_seconds):
+        with (
+            _cleaned_up(kube, job, uri, _DELETION + platform.pods.grace_seconds),
+            lease.hold(kube, job, platform.pods.lease_seconds),
+        ):
             last = _follow(kube, job, platform, uri)
         result = read_result(uri)
         if result is not None:
@@ -193,7 +196,7 @@ def _print_events(history: _History) -> None:
 
 
 @contextmanager
-def _cleaned_up(kube: Kube, job: Object, uri: str) -> Iterator[None]:
+def _cleaned_up(kube: Kube, job: Object, uri: str, patience: float) -> Iterator[None]:
     """Archive logs and Events, then remove the job, on every way out but the death of this process."""
     try:
         yield
@@ -201,16 +204,16 @@ def _cleaned_up(kube: Kube, job: Object, uri: str) -> Iterator[None]:
         current = _current(kube, job)
         if current is not None:
             archive(kube, current, uri)
-            _remove(kube, current)
+            _remove(kube, current, patience)
 
 
-def _remove(kube: Kube, job: Object) -> None:
+def _remove(kube: Kube, job: Object, patience: float) -> None:
     """Delete a job and wait until it and its pods are gone."""
     meta, cluster = job["metadata"], cluster_of(job)
     kube.delete("rayjobs", meta["name"], meta["uid"])
-    last = time.monotonic() + _DELETION
+    last = time.monotonic() + patience
     while time.monotonic() < last:
         if _current(kube, job) is None and not (cluster and kube.list("pods", f"ray.io/cluster={cluster}")):
             return
         time.sleep(1)
-    progress.say(f"the pods of the Ray job {meta['name']} are not gone after {_DELETION:.0f} s")
+    progress.say(f"the pods of the Ray job {meta['name']} are not gone after {patience:.0f} s")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from medmim.cluster.kube import Kube, Object
+from medmim.cluster.kube import Kube, Object, parse_time
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,14 @@ def is_lost(pod: Object) -> bool:
     restarted = any(container.get("restartCount", 0) > 0 for container in container_statuses(pod))
     deleted = pod["metadata"].get("deletionTimestamp") is not None
     return restarted or deleted or pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+
+def is_leaving(pod: Object, now: datetime) -> bool:
+    """Whether a pod is being deleted, and still has some of its grace period."""
+    until = pod["metadata"].get("deletionTimestamp")  # when it is over
+    ended = any("terminated" in container.get("state", {}) for container in container_statuses(pod))
+    running = pod.get("status", {}).get("phase") == "Running" and not ended
+    return until is not None and running and parse_time(until) > now
 
 
 def _node_type(pod: Object) -> str:

@@ -28,6 +28,8 @@ RETRIES = 2  # lost workers that a training survives
 def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "local") -> TrainResult:
     """Train with Ray and wait for the end; a lost worker resumes from the newest checkpoint.
 
+    Where a node of the cluster leaves, all workers save first, and go on when another node has joined.
+
     Args:
         job: The training. On a cluster base and data are references, and its folder is `exchange.shared_folder`'s,
             with the examples in it.
@@ -37,12 +39,14 @@ def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "loc
         address: `local`, or of a cluster: `auto` or `HOST:6379`.
 
     Raises:
-        UserError: What a worker raised; after SIGTERM, that it has saved and stopped (`Preempted`, exit code 75).
+        UserError: What a worker raised; after SIGTERM, that it has saved and stopped (exit code 75).
+        NodeLeaves: The same, because the driver's own node leaves the cluster.
         RuntimeError: A worker raised an exception that nobody expects; it is not retried.
         Unavailable: Workers were lost more than RETRIES times, too few joined, or the cluster does not answer.
     """
     with _nodes(address, workers, job.threads, home) as gpu:
-        outcome = _fit(job, workers, gpu, address != "local")
+        while (outcome := _fit(job, workers, gpu, address != "local")) is None:
+            progress.say("a node leaves the Ray cluster: the training goes on when there is another one")
     if isinstance(outcome, Exception):
         raise outcome
     result, uri = outcome
@@ -68,8 +72,8 @@ def _nodes(address: str, workers: int, cpus: int, home: Path) -> Iterator[bool]:
         yield gpu
 
 
-def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResult, str] | Exception:
-    """What the first worker returned, or the error that ended the training."""
+def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResult, str] | Exception | None:
+    """What the first worker returned, or the error that ended the training; None where a node of a worker leaves."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.backend import Backend
@@ -103,14 +107,23 @@ def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResu
         )
         trainer._register_sigint_handler = lambda controller: None  # Ray's own ends the process, with exit code 0
         lost: Exception
-        with preemption.on_sigterm(partial(preemption.ask, job.folder)):
+        stop = partial(preemption.ask, job.folder)
+        with (
+            preemption.on_sigterm(stop) as told,
+            ray_nodes.leaving(stop) if on_cluster else nullcontext(Event()) as left,
+        ):
             try:
                 returned = trainer.fit().return_value
                 lost = RuntimeError("the first worker returned nothing")
             except (TrainingFailedError, RayError) as error:
                 returned, lost = None, error
     preemption.forget(job.folder)
-    return errors.pop(job.folder) or returned or _workers_lost(lost)
+    failed = errors.pop(job.folder)
+    if failed is None and isinstance(returned, dict):
+        if told.is_set():
+            return Unavailable(**returned)
+        return ray_nodes.NodeLeaves(**returned) if left.is_set() else None
+    return failed or returned or _workers_lost(lost)
 
 
 def _workers_lost(error: Exception) -> Unavailable:
@@ -121,7 +134,8 @@ def _workers_lost(error: Exception) -> Unavailable:
     )
 
 
-def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
+def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | dict[str, str] | None:
+    """Train; where all workers have saved and stopped, returns that error's arguments; where one failed, nothing."""
     import ray.train
     import ray.train.torch
 
@@ -141,9 +155,11 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | None:
             with wrap_os_errors("training"), _told_to_stop(job, rank) as stop:
                 return run_worker(job, device, stop=stop), ""
         return _train_on_node(job, rank, world, device)
+    except Preempted as error:
+        return {"fact": error.fact, "reason": error.reason, "fix": error.fix}
     except Exception as error:
         errors.write(job.folder, error, rank)
-        if world > 1 and not isinstance(error, Preempted):
+        if world > 1:
             raise  # the others may be waiting for this one; the new group sees the error and ends
         return None
 
@@ -177,7 +193,7 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
     try:
         with wrap_os_errors("training"), exchange.Uploads(job.folder, group, rank, world, keep, protected) as uploads:
             try:
-                with _told_to_stop(job, rank) as stop:
+                with _told_to_stop(job, rank) as stop, ray_nodes.leaving(stop.set):
                     result = run_worker(own, device, save, stop=stop, fetch=fetch)
             except Preempted:
                 uploads.finish()

@@ -36,6 +36,12 @@ def pod(name: str = "head", phase: str = "Running", age: float = 300, **status: 
     return {"metadata": meta, "spec": {"containers": [{"name": "ray"}]}, "status": {"phase": phase, **status}}
 
 
+def deleted(until: float, **changes: Any) -> dict[str, Any]:
+    """A head that has until then, in seconds from now, to end."""
+    made = pod(**{**READY, **changes})
+    return {**made, "metadata": {**made["metadata"], "deletionTimestamp": ago(-until)}}
+
+
 def waiting(reason: str, message: str) -> dict[str, Any]:
     state = {"waiting": {"reason": reason, "message": message}}
     return {"containerStatuses": [{"name": "ray", "image": "x:1", "state": state}]}
@@ -154,6 +160,15 @@ CASES = {
         "head of the Ray job was lost",
         TRY_AGAIN,
     ),
+    "head in its grace period": (State(job("Failed", "AppFailed", "FAILED"), [deleted(20)], [], NOW), None, "", 0),
+    **{
+        f"head {why}": (State(job(), [pod], [], NOW), "lost", "head of the Ray job was lost", TRY_AGAIN)
+        for why, pod in {
+            "after its grace period": deleted(-1),
+            "that has ended within its grace period": deleted(20, phase="Failed"),
+            "whose container has": deleted(20, **killed("Completed", 0)),
+        }.items()
+    },
     "another head": (
         State(job(), [pod()], [], NOW, frozenset({"a", "b"})),
         "lost",
@@ -204,5 +219,6 @@ def test_what_a_job_waits_for_is_one_line() -> None:
     assert waiting_for(State(job("Suspended"), [], [], NOW)) == "waiting in the queue"
     assert "Insufficient nvidia.com/gpu" in waiting_for(State(job(), [pod(**unschedulable(1))], [], NOW))
     assert "exceeded quota" in waiting_for(State(job(), [pod(**READY)], [QUOTA], NOW))
+    assert "pod is being deleted" in waiting_for(State(job(), [deleted(20)], [], NOW))
     assert waiting_for(State(job(), [pod(**READY)], [], NOW)) == "waiting for pods: 1 of 2 are ready"
     assert waiting_for(State(job(), [pod(**READY), pod("worker", **READY)], [], NOW)) == ""

@@ -111,6 +111,27 @@ def test_what_a_recipe_asks_for_is_in_the_job() -> None:
     assert not body["spec"].get("suspend"), "Kueue's webhook does that: without Kueue nobody would ever resume it"
 
 
+@pytest.mark.parametrize("seconds", [10, 30, 600])
+def test_ray_drains_its_node_for_nearly_all_of_the_grace_period(seconds: int) -> None:
+    """Longer, and the kubelet would kill it; the submitter has nothing to save."""
+    spec = manifest.spec(platform(grace_seconds=seconds), "image", "s3://b/x", "lease")
+    cluster = spec["rayClusterSpec"]
+    for template in (cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]):
+        assert template["spec"]["terminationGracePeriodSeconds"] == seconds
+        env = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
+        for name in ("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "RAY_JOB_STOP_WAIT_TIME_S"):
+            assert 0 < int(env[name]) < seconds
+    assert spec["submitterPodTemplate"]["spec"]["terminationGracePeriodSeconds"] == 15
+
+
+@pytest.mark.parametrize(
+    ("recipe", "seconds"),
+    [("demo", 30), *((f"{name}{kind}", 600) for name in ("med-mantis", "mim-llava-med") for kind in ("", "-lora"))],
+)
+def test_pods_that_train_a_large_model_have_the_time_to_save_it(recipe: str, seconds: int) -> None:
+    assert load(recipe, []).platform.pods.grace_seconds == seconds
+
+
 def test_a_cache_claim_is_mounted_into_head_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDMIM_CACHE_CLAIM", raising=False)
     assert "cache" not in json.dumps(manifest.spec(platform(), "image", "s3://b/x", "lease"))
@@ -157,6 +178,7 @@ def test_a_cluster_is_remote_where_this_process_is_not_part_of_it(ray: str, remo
         "platform.pods.tolerations=[{operator: Equal}]",
         "platform.pods.priority=Not_A_Name",
         "platform.pods.lease_seconds=5",
+        "platform.pods.grace_seconds=5",
     ],
 )
 def test_what_kubernetes_would_refuse_the_recipe_refuses(line: str) -> None:
