@@ -51,13 +51,13 @@ def test_a_cluster_gives_the_digest_of_one_process_even_if_a_node_is_lost(world:
     local = bench(world, tmp_path / "local")[1]
     where = tmp_path / "store"
     with ray_cluster.nodes(tmp_path / "nodes", 2) as nodes:
-        driver = start(recipe(where, nodes.cluster.address), tmp_path / "head", world)
+        driver = start(recipe(where, nodes.address), tmp_path / "head", world)
         asked = list((tmp_path / "nodes").glob("node1/work/answers-*"))
         last = time.monotonic() + 240
         while not asked and time.monotonic() < last:
             asked = list((tmp_path / "nodes").glob("node1/work/answers-*"))
             time.sleep(0.02)
-        nodes.cluster.remove_node(nodes.workers[0], allow_graceful=False)
+        nodes.remove(0)
         nodes.add()
         out = driver.communicate(timeout=400)[0]
     assert driver.returncode == 0, out
@@ -79,7 +79,7 @@ def test_a_user_error_on_a_node_is_raised_by_the_driver(world: World, tmp_path: 
     damaged = next(name for name in data.files if name.startswith("images/"))
     (where / "data" / data.digest / damaged).write_bytes(b"")
     with ray_cluster.nodes(tmp_path / "nodes", 1) as nodes:
-        driver = start(recipe(where, nodes.cluster.address, workers=1), tmp_path / "head", world)
+        driver = start(recipe(where, nodes.address, workers=1), tmp_path / "head", world)
         out = driver.communicate(timeout=400)[0]
     assert driver.returncode == 2, out
     text = ray_cluster.events(out)[-1]["text"]

@@ -45,7 +45,7 @@ def test_the_nodes_answer_and_the_night_is_the_same(world: World, tmp_path: Path
     here = rebench.run(one, ws, publish(world, ws.store), {"base": str(world.models[0])})
     where = str(tmp_path / "store")
     with ray_cluster.nodes(tmp_path / "nodes", 1) as nodes:
-        made = recipe(where, nodes.cluster.address)
+        made = recipe(where, nodes.address)
         data = publish(world, where)
         driver = ray_cluster.driver(CODE, made.dump(), tmp_path / "head", data, world.models[0])
         out = driver.communicate(timeout=600)[0]

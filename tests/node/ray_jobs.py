@@ -53,6 +53,7 @@ class Run:
         workflow: UID of the Workflow.
         data: URI of the data set.
         pods: The step pods so far, the newest last.
+        settings: Of the recipe, beside the usual ones.
     """
 
     namespace: Namespace
@@ -61,12 +62,13 @@ class Run:
     data: str
     pods: list[str] = field(default_factory=list)
     steps: int = STEPS
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def step(self, stage: str = "finetune", **more: str) -> str:
         """Start a step pod; returns its name. Each of a stage has the same input: it is the same task, tried again."""
         pipeline = Pipeline(ROOT / "medmim" / "shipped" / "pipelines" / "train.yaml")
         values = {
-            "recipe": loading.load("demo", sets(TUNED | PODS | {"finetune.steps": self.steps})).dump(),
+            "recipe": loading.load("demo", sets(TUNED | PODS | {"finetune.steps": self.steps} | self.settings)).dump(),
             "home": "/home/medmim/.medmim",
             "run": self.name,
             "data": self.data,

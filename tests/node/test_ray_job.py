@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,12 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, float]]:
     """The losses of the same training on this machine, at the same world size, without a kill."""
-    home = tmp_path_factory.mktemp("here")
+    return losses_here(tmp_path_factory.mktemp("here"), {})
+
+
+def losses_here(home: Path, settings: dict[str, Any]) -> list[tuple[int, float]]:
     command = [sys.executable, "-m", "medmim.cli.main", "finetune", "demo", "--home", str(home), "--json"]
-    more = [word for one in sets(TUNED | {"platform.threads": 1}) for word in ("--set", one)]
+    more = [word for one in sets(TUNED | {"platform.threads": 1} | settings) for word in ("--set", one)]
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MEDMIM_"))}
     done = subprocess.run([*command, *more], capture_output=True, text=True, env=clean)
     assert done.returncode == 0, done.stderr
@@ -93,6 +97,34 @@ def test_a_lost_head_is_a_new_attempt_from_the_checkpoint(
     assert [step for step, _ in losses] == list(range(1, STEPS + 1))
     assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in uninterrupted], abs=1e-6)
     nothing_of_ray_is_left(run)
+
+
+@pytest.mark.parametrize("kind", ["worker", "head"])
+def test_two_workers_with_zero_2_save_when_a_pod_is_preempted(
+    bare_namespace: Namespace, tmp_path: Path, kind: str
+) -> None:
+    """Deleted as a scheduler does it, with SIGTERM and a grace period: no step is lost, and none is done twice."""
+    run = a_run(bare_namespace, f"{kind}-preempted", tmp_path)
+    adamw = {"finetune.optimizer": "adamw", "finetune.save_every": "2h"}
+    run.settings = adamw | {"finetune.zero": 2}
+    run.step()
+    run.wait_for_step(20)
+    begun = time.monotonic()
+    run.namespace.call("delete", "pod", pod_of(run, kind))  # waits for its end
+    print(f"the {kind} has ended {time.monotonic() - begun:.0f} s after its SIGTERM")
+    uri = run.end()
+    log = run.log()
+    print(log)
+    shown = [int(line.split()[1].split("/")[0]) for line in log.splitlines() if line.startswith("step ")]
+    (resumed,) = [int(line.rpartition(" ")[2]) for line in log.splitlines() if line.startswith("resuming from step ")]
+    assert shown == sorted(shown) and 20 <= resumed < STEPS
+    assert ("a node leaves the Ray cluster" if kind == "worker" else "starting a new attempt") in log
+    losses = run.losses(uri, tmp_path)
+    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
+    plain = losses_here(tmp_path / "here", adamw | {"platform.workers": 1})
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in plain], rel=1e-3)
+    nothing_of_ray_is_left(run)
+    assert not run.namespace.objects("store/resume/")
 
 
 def test_a_replaced_step_adopts_its_job_and_a_cancelled_run_frees_its_gpus(

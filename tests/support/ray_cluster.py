@@ -1,10 +1,15 @@
-"""A Ray cluster on loopback whose nodes have nothing in common but a store: each has a home of its own."""
+"""A Ray cluster on loopback whose nodes have nothing in common but a store: each has a home of its own.
+
+Run as a module it is the process that keeps the cluster: a process reads once whether Ray's servers want a token, and
+that of the tests may have had a session that did.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,32 +19,89 @@ import psutil
 
 from medmim import progress
 
+STORE = 80 << 20  # bytes of a node's object store
+
 
 class Nodes:
-    """A head without CPUs, as KubeRay's, and workers of one CPU."""
+    """A head without CPUs, as KubeRay's, and workers of one CPU, which have numbers from 0."""
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.root, self.environment = root, environment
+        self.root, self.environment, self.count = root, environment, 0
         self.short = tempfile.TemporaryDirectory(prefix="m", dir="/tmp")  # a Unix socket's path ends at 107 bytes
         os.environ["RAY_TMPDIR"] = self.short.name
-        self.cluster = Cluster()
-        self.workers: list[Any] = []
-        self.cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=80 << 20)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.address = str(self._call("address"))
 
-    def add(self) -> Any:
+    def add(self) -> int:
         """One more worker node, with an empty home."""
-        home = self.root / f"node{len(self.workers) + 1}"
+        self.count += 1
+        home = self.root / f"node{self.count}"
         home.mkdir(parents=True)
-        variables = {**self.environment, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        self.workers.append(self.cluster.add_node(num_cpus=1, env_vars=variables, object_store_memory=80 << 20))
-        return self.workers[-1]
+        self._call("add", {**self.environment, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"})
+        return self.count - 1
+
+    def remove(self, node: int) -> None:
+        """As a machine is lost."""
+        self._call("remove", node)
+
+    def drain(self, node: int) -> None:
+        """What `ray start` does when its pod gets SIGTERM."""
+        self._call("drain", node)
+
+    def has_ended(self, node: int) -> bool:
+        """Whether the raylet has ended by itself."""
+        return bool(self._call("has_ended", node))
+
+    def _call(self, name: str, *arguments: object) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps([name, *arguments]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
     def stop(self) -> None:
-        self.cluster.shutdown()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
         del os.environ["RAY_TMPDIR"]
         self.short.cleanup()
+
+
+def keep() -> None:
+    """Keep a cluster until stdin ends; a line on stdin is a call, one on stdout its result."""
+    from ray._raylet import GcsClient
+    from ray.cluster_utils import Cluster
+    from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints on stdout
+    cluster, workers = Cluster(), list[Any]()
+    cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=STORE)
+
+    def add(environment: dict[str, str]) -> None:
+        workers.append(cluster.add_node(num_cpus=1, env_vars=environment, object_store_memory=STORE))
+
+    def drain(node: int) -> None:
+        head, until = GcsClient(address=cluster.address), int((time.time() + 100) * 1000)
+        assert head.drain_node(workers[node].node_id, DRAIN_NODE_REASON_PREEMPTION, "SIGTERM", until)[0]
+
+    calls = {
+        "address": lambda: cluster.address,
+        "add": add,
+        "remove": lambda node: cluster.remove_node(workers[node], allow_graceful=False),
+        "drain": drain,
+        "has_ended": lambda node: any(kind == "raylet" for kind, _ in workers[node].dead_processes()),
+    }
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        results.write(json.dumps(calls[name](*arguments)) + "\n")
+        results.flush()
+    cluster.shutdown()
 
 
 @contextmanager
@@ -79,3 +141,7 @@ def train_workers() -> list[psutil.Process]:
     """Processes of Ray Train's workers that this process has started."""
     family = psutil.Process().children(recursive=True)
     return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
+
+
+if __name__ == "__main__":
+    keep()
