@@ -1,4 +1,4 @@
-"""medmim data build | audit | show | peek | erase: build a data set, audit it for leaks, show it, erase a patient."""
+"""medmim data build | audit | show | peek | erase | lookalike: build a data set, audit it for leaks, show it, ..."""
 
 import json
 import sys
@@ -143,6 +143,22 @@ def erase(
 
     names = [line.strip() for line in sys.stdin if line.strip()] if patients == ["-"] else patients
     data_erase.plan_and_erase(workspace(home), names, yes, why, remove_descendants, as_json)
+
+
+@app.command()
+def lookalike(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; absent, or empty.")],
+    patients: Annotated[int, typer.Option("--patients", min=1, help="Of each source.")] = 60,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal bytes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write folders that look like the real sources, with drawn pictures: to try a recipe without gated data.
+
+    With --json: folder, and sources: name -> patients, rows, images, dirty (kind -> rows).
+    """
+    from medmim.cli import data_lookalike
+
+    data_lookalike.write(folder, patients, seed, as_json)
 
 
 def _print_resolved(ws: Workspace, **resolved: str | None) -> None:

@@ -203,6 +203,20 @@ _PAINTERS: dict[str, Callable[[Scene, np.random.Generator, float], Plane]] = {
 }
 
 
+def plane(scene: Scene, rng: np.random.Generator) -> Plane:
+    """What an image of a scene shows, before contrast and noise: about 0 to 1, float64 of shape [96, 96].
+
+    The pose of a finding is drawn after that of what surrounds it, and independent of its size.
+    """
+    radius = _RADIUS[scene.size] * rng.uniform(0.9, 1.1) if scene.size else 0.0
+    return _PAINTERS[scene.modality](scene, rng, radius)
+
+
+def exposed(shown: Plane, rng: np.random.Generator) -> Plane:
+    """A plane with random contrast and noise, clipped to 0 to 1."""
+    return np.clip(shown * rng.uniform(0.9, 1.1) + _NOISE * rng.standard_normal(shown.shape), 0.0, 1.0)
+
+
 def draw(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw one image of a scene; pose, contrast and noise come from `rng`.
 
@@ -213,10 +227,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     Returns:
         Grey values, uint8 of shape [96, 96].
     """
-    radius = _RADIUS[scene.size] * rng.uniform(0.9, 1.1) if scene.size else 0.0
-    plane = _PAINTERS[scene.modality](scene, rng, radius)
-    plane = plane * rng.uniform(0.9, 1.1) + _NOISE * rng.standard_normal(plane.shape)
-    return np.rint(np.clip(plane, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.rint(exposed(plane(scene, rng), rng) * 255.0).astype(np.uint8)
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
