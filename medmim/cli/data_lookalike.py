@@ -1,7 +1,6 @@
 """What `medmim data lookalike` prints."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -16,8 +15,7 @@ def write(folder: Path, patients: int, seed: int, as_json: bool) -> None:
     """Write look-alikes and show what is in them."""
     written = run.write(expanded(folder), patients, seed)
     if as_json:
-        sources = {one["source"]: one for one in map(asdict, written)}
-        typer.echo(json.dumps({"folder": str(folder), "sources": sources}))
+        typer.echo(json.dumps({"folder": str(folder), "sources": {one.source: vars(one) for one in written}}))
         return
     table = Table("source", "patients", "rows", "images", "dirty rows", box=None)
     for number in (1, 2, 3):

@@ -152,7 +152,13 @@ def _figure(name: str, article: int, domain: str, rng: random.Random, who: tuple
         picture = grey(enlarged(exposed(bare + added, noise), _FACTOR))
     what = f"a {scene.size} {_SHOWN[scene.finding]}" if scene.size else "no abnormality"
     where = f" on the {scene.side} of the image" if scene.side in SIDES else ""
-    return _Figure(name, article, domain, f"{_CALLED[domain].capitalize()} of {person} showing {what}{where}.", picture)
+    return _Figure(
+        name,
+        article,
+        domain,
+        f"{_CALLED[domain][0].upper()}{_CALLED[domain][1:]} of {person} showing {what}{where}.",
+        picture,
+    )
 
 
 def _panels(figure: _Figure) -> None:

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -302,12 +302,13 @@ def _atlas(shown: NDArray[np.generic]) -> Volume:
     return np.asfortranarray(shown[::-1][index][:, index].T, np.uint8)
 
 
+@lru_cache(maxsize=4)  # the sequences of a week show the same
 def _regions(size: str | None, who: tuple[int, int, str, int]) -> tuple[Plane, Plane, NDArray[np.uint8]]:
     """Brain (0 outside, 1 cortex, 2 white matter), midline (0 to 1) and tumor labels of a slice."""
     seed, number, side, _ = who
     scene = Scene("MRI", "tumor" if size else "normal", size, side)
     bare, tumor = layers(scene, seed, "lumiere", number, "pose")
-    skull = bare > 0.55
+    skull = bare > 0.38  # brighter than the brain
     brain = ~skull & np.logical_or.accumulate(skull, 1) & np.logical_or.accumulate(skull[:, ::-1], 1)[:, ::-1]
     inner = brain.copy()
     for axis in (0, 1):

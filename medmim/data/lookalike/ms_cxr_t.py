@@ -38,6 +38,14 @@ _TURNS = (  # what is wrong with a patient's last pair, in turn
     "", "", "capital letter", "", "nothing labelled", "", "picture missing", "", "view blank", "",
     "dated backwards", "",
 )  # fmt: skip
+_SHOWN = {  # finding -> the painter's, and how bright; edema is on both sides, a pneumothorax black and from above
+    "consolidation": ("opacity", 1.0),
+    "edema": ("opacity", 0.7),
+    "pleural_effusion": ("effusion", 1.0),
+    "pneumonia": ("nodules", 1.0),
+    "pneumothorax": ("effusion", -0.4),
+}
+_STEPS = ((-1, 20), (0, 35), (1, 45))  # improving, stable, worsening, and their shares
 _FACTOR = 3  # pixels of the file for one of the painter's
 
 
@@ -113,15 +121,15 @@ def _place(subject: int, study: _Study, name: str) -> str:
 def _story(rng: random.Random, number: int, seed: int, trouble: str) -> list[_Study]:
     """A patient's studies in time order: one or two findings that grow, stay or shrink."""
     shown = rng.sample(_FINDINGS, rng.choice((1, 1, 2)))
-    sizes = {finding: rng.choice((1, 2, 2, 3)) for finding in shown}
+    sizes = {finding: rng.choice((1, 2)) for finding in shown}
     day = date(2110, 1, 1) + timedelta(days=rng.randrange(30_000))
     studies = []
     for visit in range(rng.choice((2, 2, 3))):
         if visit:
             day += timedelta(days=rng.randrange(1, 90))
             for finding, size in sizes.items():
-                step = rng.choices((-1, 0, 1), (20, 35, 45))[0]
-                sizes[finding] = min(max(size + step, 0), 3)
+                steps = [(step, weight) for step, weight in _STEPS if 0 <= size + step <= 3]
+                sizes[finding] += rng.choices([step for step, _ in steps], [weight for _, weight in steps])[0]
         time = f"{rng.randrange(1, 24)}{rng.randrange(60):02d}{rng.randrange(60):02d}.{rng.randrange(1000):03d}"
         study = _Study(number_of(8 * number + visit, 50_000_000, 60_000_000, seed, "study"), day, time, dict(sizes))
         views = [rng.choice(("AP", "PA"))] + (["LATERAL"] if rng.random() < 0.25 else [])
@@ -193,24 +201,12 @@ def _film(study: _Study, view: str, patient: tuple[object, ...]) -> Plane:
         return exposed(bare[:, np.arange(96) // 4 + 36] * 1.2, noise)
     side = stream(*patient, "side").choice(("left", "right"))
     other = "right" if side == "left" else "left"
-    for finding, level in study.sizes.items():
-        if not level:
-            continue
-        size = SIZES[level - 1]
-
-        def added(name: str, where: str, size: str = size) -> Plane:
-            return layers(Scene("X-ray", name, size, where), *patient, "pose")[1]
-
-        if finding == "consolidation":
-            shown += added("opacity", side)
-        elif finding == "edema":  # on both sides
-            shown += 0.7 * (added("opacity", "left") + added("opacity", "right"))
-        elif finding == "pleural_effusion":
-            shown += added("effusion", side)
-        elif finding == "pneumonia":
-            shown += added("nodules", other)
-        else:  # black from above where an effusion is white from below
-            shown -= 0.4 * added("effusion", other)[::-1]
+    for (finding, level), where in zip(study.sizes.items(), (side, other), strict=False):
+        for one in ("left", "right") if finding == "edema" else (where,):
+            if level:
+                name, share = _SHOWN[finding]
+                added = layers(Scene("X-ray", name, SIZES[level - 1], one), *patient, "pose")[1]
+                shown += share * (added[::-1] if finding == "pneumothorax" else added)
     return exposed(shown, noise)
 
 

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from medmim.data.lookalike.pictures import encoded, enlarged, layers, tinted
 from medmim.data.lookalike.tables import Done, Row, Written, csv_text, turn, write, xlsx
 from medmim.data.seeds import pixels, stream
@@ -125,11 +127,12 @@ def _fundus(eye: _Eye, side: str, patient: tuple[object, ...], trouble: str) -> 
     """A fundus as the keywords of the eye say."""
     finding = eye.finding if eye.size else NORMAL
     bare, added = layers(Scene("fundus", finding, eye.size, laterality=side), *patient, side)
-    shown: Plane = bare + added
+    shown = np.add(bare, added)
     rng = pixels(*patient, side, "noise")
     if "O" in eye.letter:  # a grid of small bright scars
-        shown[20:80:10, 24:72:10] += 0.35
-        shown[21:81:10, 24:72:10] += 0.35
+        for row in range(3):
+            shown[20 + row : 80 : 12, 24:72:12] += 0.5
+            shown[20 + row : 80 : 12, 25:73:12] += 0.5
     if eye.letter == "C":  # a clouded lens hides what is behind it
         shown = 0.25 + 0.3 * shown
     if trouble == "lens dust":

@@ -37,17 +37,16 @@ def write(folder: Path, patients: int, seed: int) -> list[Written]:
     """
     for module in ("pydicom", "nibabel", "openpyxl"):
         require(module, "data")
+    folder = folder.absolute()
     _refuse_in_use(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
+    whole = part / folder.name  # not the temporary folder itself, which is its owner's alone
     try:
         with progress.bar("look-alikes", len(_SOURCES) * patients, "patients") as bar:
-            written = [write_source(part / name, patients, seed, bar.add) for name, write_source in _SOURCES.items()]
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o777 & ~mask)  # a temporary folder is its owner's alone
+            written = [write_source(whole / name, patients, seed, bar.add) for name, write_source in _SOURCES.items()]
         _refuse_in_use(folder)
-        part.rename(folder)
+        whole.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return written
