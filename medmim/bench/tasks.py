@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim import hints, shards
+from medmim.data import people
 from medmim.errors import UserError
 from medmim.sample import ABILITIES, Sample
 
@@ -81,5 +82,5 @@ def groups(sample: Sample) -> tuple[str, ...]:
 
 
 def patient_keys(sample: Sample) -> tuple[str, ...]:
-    """Its patients as `DATA SET/PATIENT`; the data set is the source up to its first dash, as in `data.leakage`."""
-    return tuple(f"{sample.source.split('-')[0]}/{patient}" for patient in sample.patients)
+    """Its patients as `POPULATION/PATIENT`, those of all data sets of one population alike (`data.people`)."""
+    return tuple(dict.fromkeys(people.key(sample.source, patient) for patient in sample.patients))

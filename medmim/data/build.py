@@ -1,16 +1,16 @@
 """The stage `data`: source -> checked images -> questions -> shards; bad rows are quarantined with their reason."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from medmim import shards
-from medmim.data import erased, reading, split, wording
+from medmim.data import erased, people, reading, split, wording
 from medmim.data.abilities import ask_all
-from medmim.data.abilities.ask import Ask
+from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, balance
 from medmim.data.gather import MISSING, Gathered, gather, stored
 from medmim.data.seeds import stream
 from medmim.data.sources.source import Source
@@ -22,7 +22,7 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 4
+REVISION = 5
 
 _OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
 # Not in the cache key as they are: the content of the inputs is, as a parent of the step, and the sources' own options.
@@ -79,11 +79,16 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
     images = {} if data.rows_only else gather(paths, reading.read_any(sources), resume)
     samples: list[Sample] = []
     bad: list[BadRow] = []
+    balanced: Counter[str] = Counter()
+    sized_for: dict[str, int] = {}
+    held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
     total = 0
     for source in sources:
         studies, dropped = _usable(source.studies or (), images)
-        asked = [*questions(studies, source.families, data), *(source.samples or ())]
-        kept, without_image = _with_ids(asked, images)
+        made, counts = ask_and_count(studies, source.families, data, held_out)
+        kept, without_image = _with_ids([*made, *(source.samples or ())], images)
+        balanced.update(counts["balanced"])
+        sized_for |= counts["sized_for"]
         samples += kept
         bad += map(_escaped, [*source.bad, *dropped, *without_image])
         total += len(source.studies or ()) + len(source.samples or ()) + _rows(source.bad)
@@ -106,22 +111,50 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
     _write_lines(folder / "quarantine.jsonl", (json.dumps(asdict(row), ensure_ascii=False) for row in bad))
     _write_lines(folder / "missing_images.txt", missing)
-    return {**summary(samples, bad, missing), "source": reading.facts(sources)}
+    asked = {"balanced": dict(sorted(balanced.items())), "sized_for": sized_for}
+    return {**summary(samples, bad, missing), **asked, "source": reading.facts(sources)}
 
 
 def questions(studies: Sequence[Study], families: Sequence[str], data: Data) -> list[Sample]:
+    """The samples of `ask_and_count`."""
+    return ask_and_count(studies, families, data)[0]
+
+
+def ask_and_count(
+    studies: Sequence[Study], families: Sequence[str], data: Data, held_out: Collection[people.Identity] = ()
+) -> tuple[list[Sample], dict[str, dict[str, int]]]:
     """Make the questions of all splits from studies; `images` of the samples are source paths, not yet ids.
 
     No patient is in two splits, and single-image questions are for training only. A question that is generated twice,
-    in whatever order of its options, is kept once.
+    in whatever order of its options, is kept once. Neither which questions there are nor their order depends on the
+    order of the studies.
+
+    Args:
+        studies: Of one source.
+        families: The question families that its images can answer.
+        data: The recipe's section.
+        held_out: Patients whom another source holds out of training.
+
+    Returns:
+        The samples; and `balanced`, the questions dropped of each family (`abilities.ask.balance`), and `sized_for`, for
+        how many patients the groups of each pool were made (`split.groups`).
     """
+    fractions = data.dev_fraction, data.test_fraction
+    splits = split.by_split(studies, data.seed, *fractions, held_out)
+    groups, sized_for = split.groups(splits, data.seed, *fractions, data.sized_for)
+    asks = {
+        name: ask_all(own, [a for a in data.abilities if a != "single" or name == "train"], families, data.seed)
+        for name, own in groups.items()
+    }
+    left, dropped = balance(asks, data.seed)
     found: dict[tuple[object, ...], Sample] = {}
-    for name, patients in split.by_split(studies, data.seed, data.dev_fraction, data.test_fraction).items():
-        abilities = [a for a in data.abilities if a != "single" or name == "train"]
-        for ask in ask_all(split.cohorts(patients, data.seed), abilities, families, data.seed):
+    for name, own in left.items():
+        for ask in own:
             sample = _sample(ask, name, data.seed)
             found.setdefault((sample.paths, sample.question, frozenset(sample.options)), sample)
-    return list(found.values())
+    # in no order of patients, so that the first of a split are a fair choice
+    samples = sorted(found.values(), key=lambda sample: (SPLITS.index(sample.split), sample.id))
+    return samples, {"balanced": dropped, "sized_for": sized_for}
 
 
 def _sample(ask: Ask, name: str, seed: int) -> Sample:
@@ -133,7 +166,7 @@ def _sample(ask: Ask, name: str, seed: int) -> Sample:
     return Sample(
         ability=ask.ability,
         family=ask.family,
-        source=sources[0] if len(sources) == 1 else f"{sources[0].split('-')[0]}-mixed",
+        source=sources[0] if len(sources) == 1 else split.mixed(people.population_of(sources[0])),
         split=name,
         held_out=any(study.held_out for study in ask.studies),
         patients=tuple(dict.fromkeys(study.patient for study in ask.studies)),
@@ -212,10 +245,24 @@ def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[
         "by_split": {name: n for name in SPLITS if (n := sum(s.split == name for s in samples))},
         "held_out": sum(s.held_out for s in samples),
         "images": len({image for s in samples for image in s.images}),
-        "patients": len({patient for s in samples for patient in s.patients}),
-        "patients_by_split": {n: len({p for s in samples if s.split == n for p in s.patients}) for n in SPLITS},
+        "patients": len({who for s in samples for who in people.of_sample(s)}),
+        "patients_by_split": {n: len({w for s in samples if s.split == n for w in people.of_sample(s)}) for n in SPLITS},
+        "majority": _majority(samples),
         "quarantined": dict(Counter(row.reason for row in bad).most_common()),
         "missing_images": len(missing),
+    }
+
+
+def _majority(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Split -> family -> the score of always giving the most frequent right answer, where the options are fixed."""
+    golds: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for sample in samples:
+        if sample.options and sample.family in FIXED_OPTIONS:
+            golds[sample.split][sample.family][sample.answer] += 1
+    return {
+        name: {family: round(max(n.values()) / n.total(), 3) for family, n in sorted(golds[name].items())}
+        for name in SPLITS
+        if name in golds
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from medmim.data import people
 from medmim.data.sources.published_rows import file_of
 from medmim.sample import SPLITS, Sample
 
@@ -27,7 +28,7 @@ class Part:
         split: `train`, `dev` or `test`.
         ability: One of `sample.ABILITIES`.
         samples: Its rows.
-        patients: (data set, patient) of its rows.
+        patients: Identities of its rows, (population, patient).
         image_sets: Images that are asked about together, in any order.
         images: Image ids.
     """
@@ -44,7 +45,7 @@ class Part:
     def add(self, sample: Sample) -> None:
         """Add a row."""
         self.samples.append(sample)
-        self.patients.update(patients(sample))
+        self.patients.update(people.of_sample(sample))
         self.image_sets.add(frozenset(sample.images))
         self.images.update(sample.images)
 
@@ -66,7 +67,7 @@ def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
     trained_images = _union(part.images for part in by_split["train"])
 
     def is_clean(sample: Sample) -> bool:
-        return trained_patients.isdisjoint(patients(sample)) and trained_images.isdisjoint(sample.images)
+        return trained_patients.isdisjoint(people.of_sample(sample)) and trained_images.isdisjoint(sample.images)
 
     benchmark = [sample for part in by_split["test"] for sample in part.samples]
     clean = [sample for sample in benchmark if is_clean(sample)]
@@ -77,14 +78,6 @@ def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
         "shared": {measure: len(_in_several_splits(by_split, measure)) for measure in MEASURES},
     }
     return report, clean
-
-
-def patients(sample: Sample) -> list[tuple[str, str]]:
-    """The patients of a row as (data set, patient), since patient numbers of different data sets coincide.
-
-    A data set is the source up to its first dash: `phantom-mixed` asks about patients of `phantom-chest`.
-    """
-    return [(sample.source.split("-")[0], patient) for patient in sample.patients]
 
 
 def _parts(samples: Iterable[Sample]) -> list[Part]:
@@ -143,9 +136,9 @@ def _describe(part: Part, is_clean: Callable[[Sample], bool]) -> dict[str, Any]:
 def _rows_and_patients(rows: Sequence[Sample], clean: Sequence[Sample]) -> dict[str, int]:
     return {
         "rows": len(rows),
-        "patients": len({patient for sample in rows for patient in patients(sample)}),
+        "patients": len({patient for sample in rows for patient in people.of_sample(sample)}),
         "clean_rows": len(clean),
-        "clean_patients": len({patient for sample in clean for patient in patients(sample)}),
+        "clean_patients": len({patient for sample in clean for patient in people.of_sample(sample)}),
     }
 
 

@@ -60,6 +60,10 @@ class Data(Section):
     )
     dev_fraction: Fraction = Field(0.05, description="share of the patients for development choices")
     test_fraction: Fraction = Field(0.15, description="share of the patients for the benchmark")
+    sized_for: dict[str, Positive] = Field(
+        {},
+        description="pool of patients -> how many its groups are made for; a power of two by default (docs/data.md)",
+    )
     max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
 

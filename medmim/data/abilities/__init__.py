@@ -1,13 +1,17 @@
 """Question generation: each ability turns the studies of a few patients into questions, which `wording` words."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 from random import Random
 
+from medmim.data import people
 from medmim.data.abilities import comparison, composed, coreference, reasoning, single, temporal
-from medmim.data.abilities.ask import Ask, Cohort, balance
+from medmim.data.abilities.ask import Ask, Cohort
 from medmim.data.seeds import stream
 from medmim.progress import bar
 
+# An ability gets a cohort of as many patients as its questions are made from, and asks nothing that fewer of them would
+# do for: then a patient who comes or goes changes no question that is made without them.
 BY_NAME: dict[str, Callable[[Cohort, Random], Iterator[Ask]]] = {
     "temporal": temporal.ask,
     "reasoning": reasoning.ask,
@@ -16,23 +20,29 @@ BY_NAME: dict[str, Callable[[Cohort, Random], Iterator[Ask]]] = {
     "composed": composed.ask,
     "single": single.ask,
 }
+PATIENTS = {
+    "temporal": (1,), "reasoning": (1, 2), "comparison": (1, 2), "coreference": (1, 2), "composed": (2, 3),
+    "single": (1, 2),
+}  # fmt: skip
 
 
-def ask_all(cohorts: Sequence[Cohort], names: Sequence[str], families: Sequence[str], seed: int) -> list[Ask]:
-    """The questions of some abilities on some cohorts of one split, balanced, in the order of the cohorts.
+def ask_all(groups: Sequence[Cohort], names: Sequence[str], families: Sequence[str], seed: int) -> list[Ask]:
+    """The questions of some abilities on every cohort within the groups of one split, not yet balanced.
 
     Args:
-        cohorts: Patients that may be put into one question, each a list of studies.
+        groups: Patients that may be put into one question, each a list of studies.
         names: Abilities, of `sample.ABILITIES`.
         families: Question families that the images of the source can answer.
         seed: Decides which images are chosen.
     """
     asks: list[Ask] = []
-    with bar("questions", len(cohorts), "groups of patients") as progress:
-        for cohort in cohorts:
-            patients = [patient[0].patient for patient in cohort]
+    with bar("questions", len(groups), "groups of patients") as progress:
+        for group in groups:
+            keys = ["/".join(people.of(patient[0])) for patient in group]
             for name in names:
-                found = BY_NAME[name](cohort, stream(seed, name, *patients))
-                asks += (ask for ask in found if ask.family in families)
+                for size in PATIENTS[name]:
+                    for chosen in combinations(range(len(group)), size):
+                        rng = stream(seed, name, *(keys[i] for i in chosen))
+                        asks += (a for a in BY_NAME[name]([group[i] for i in chosen], rng) if a.family in families)
             progress.add()
-    return balance(asks, stream(seed, "balance"))
+    return asks

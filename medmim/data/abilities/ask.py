@@ -1,11 +1,15 @@
 """`Ask`, a question before it is worded, and the helpers that choose images for one."""
 
 import random
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from math import ceil, log
+from statistics import median_low
 
+from medmim.data import people
+from medmim.data.seeds import fraction
 from medmim.sample import Study
 
 NORMAL = "normal"
@@ -19,6 +23,8 @@ FIXED_OPTIONS = {
 # The right answer after two images are exchanged; an answer that is not listed stays right.
 OPPOSITE = {"improved": "worse", "worse": "improved", "image 1": "image 2", "image 2": "image 1"}
 _SIZES = ("small", "medium", "large")
+_MAJORITY = 1.25  # how much more often than the median option an option may be right
+_STEP = 0.5**0.25  # of the share that is kept of a more frequent option
 
 Cohort = Sequence[Sequence[Study]]
 
@@ -96,15 +102,63 @@ def distinct(studies: Sequence[Study], attribute: str, count: int, rng: random.R
     return rng.sample(chosen, count)  # common values are found first: no position must reveal them
 
 
-def balance(asks: Sequence[Ask], rng: random.Random) -> list[Ask]:
-    """Remove surplus questions so that, among those of equal text, each fixed option is right equally often."""
-    groups: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    dropped: set[int] = set()
-    for i, ask in enumerate(asks):
-        if ask.family in FIXED_OPTIONS:
-            groups[ask.family, ask.studies[0].source, *sorted(ask.about.values())][ask.answer].append(i)
-    for key, golds in groups.items():
-        keep = min(len(golds[option]) for option in FIXED_OPTIONS[key[0]])
-        for indices in golds.values():
-            dropped.update(rng.sample(indices, len(indices) - keep))
-    return [ask for i, ask in enumerate(asks) if i not in dropped]
+def tries(expected: Mapping[str, float], rng: random.Random) -> Iterator[str]:
+    """Each attribute as often as expected, on average: 1.3 is once, and in three of ten cohorts twice."""
+    for attribute, number in expected.items():
+        yield from [attribute] * (int(number) + (rng.random() < number % 1))
+
+
+def of_all(studies: Sequence[Study], cohort: Cohort) -> bool:
+    """Whether the images are of every patient of the cohort."""
+    return len({people.of(study) for study in studies}) == len(cohort)
+
+
+def balance(asks: Mapping[str, Sequence[Ask]], seed: int) -> tuple[dict[str, list[Ask]], dict[str, int]]:
+    """Drop surplus questions so that no fixed option is right far more often than the others.
+
+    Among questions of equal text, over all splits, an option is right at most `_MAJORITY` times as often as the median
+    of the options that occur: of two or three options at most 5 in 9 times, of five 5 in 13. A constant answer is then
+    worth little more than a guess, though the rarest class does not decide how much is asked, nor whether. Which
+    questions go depends on each question alone and on a share in coarse steps, so further patients change few of them;
+    the first of each option in each split is always kept.
+
+    Args:
+        asks: Split -> its questions.
+        seed: Decides which questions go.
+
+    Returns:
+        The questions left, in their order, and how many were dropped of each family.
+    """
+    golds: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    place: dict[int, float] = {}
+    first: dict[tuple[str, ...], float] = {}
+    for split, own in asks.items():
+        for ask in own:
+            if ask.family in FIXED_OPTIONS:
+                place[id(ask)] = fraction(seed, "balance", ask.family, *(study.image for study in ask.studies))
+                golds[_text(ask)][ask.answer] += 1
+                at = (split, *_text(ask), ask.answer)
+                first[at] = min(first.get(at, 1.0), place[id(ask)])
+    share = {text: _shares(counts) for text, counts in golds.items()}
+    kept: dict[str, list[Ask]] = {}
+    dropped: Counter[str] = Counter()
+    for split, own in asks.items():
+        kept[split] = []
+        for ask in own:
+            if id(ask) in place:
+                limit = max(share[_text(ask)][ask.answer], first[split, *_text(ask), ask.answer])
+                if place[id(ask)] > limit:
+                    dropped[ask.family] += 1
+                    continue
+            kept[split].append(ask)
+    return kept, dict(sorted(dropped.items()))
+
+
+def _text(ask: Ask) -> tuple[str, ...]:
+    return (ask.family, ask.studies[0].source, *sorted(ask.about.values()))
+
+
+def _shares(counts: Mapping[str, int]) -> dict[str, float]:
+    """Option -> the share of its questions that is kept."""
+    limit = _MAJORITY * median_low(counts.values())
+    return {option: 1.0 if n <= limit else _STEP ** ceil(log(limit / n, _STEP)) for option, n in counts.items()}

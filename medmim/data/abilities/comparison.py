@@ -2,20 +2,20 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 from medmim.data.abilities.ask import FIXED_OPTIONS, OPPOSITE, Ask, Cohort, pairs, size_step, value
 from medmim.sample import Study
 
 _LARGER = 2  # questions per patient
-_SAME = 4  # questions per cohort
+_ACROSS = 0.3  # share of the pairs of patients that are asked about a finding
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
     """Families `resection` (before and after surgery), `larger` and `same_finding`."""
-    for patient in cohort:
-        yield from _resection(patient)
-        yield from _larger(patient, rng)
+    if len(cohort) == 1:
+        yield from _resection(cohort[0])
+        yield from _larger(cohort[0], rng)
     yield from _same_finding(cohort, rng)
 
 
@@ -37,13 +37,28 @@ def _larger(patient: Sequence[Study], rng: random.Random) -> Iterator[Ask]:
 
 
 def _same_finding(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
-    """Pairs of one modality, of one patient where there are any, so that only the finding can differ."""
-    studies = [s for patient in cohort for s in patient if value(s, "finding") is not None]
-    alike = [p for p in combinations(studies, 2) if (p[0].modality, p[0].view) == (p[1].modality, p[1].view)]
-    for answer in ("same", "different") * (_SAME // 2):
-        fitting = [p for p in alike if (value(p[0], "finding") == value(p[1], "finding")) == (answer == "same")]
-        own = [p for p in fitting if p[0].patient == p[1].patient]
-        if fitting:
-            first, second = rng.choice(own or fitting)
+    """Pairs of one modality and view; of two patients only where neither has such a pair of their own.
+
+    Then only the finding can differ, wherever that can be had.
+    """
+    own = [list(combinations(patient, 2)) for patient in cohort]
+    for answer in FIXED_OPTIONS["same_finding"]:
+        fitting = [[pair for pair in pairs if _answer(*pair) == answer] for pairs in own]
+        if len(cohort) == 1:
+            choice = fitting[0]
+        elif any(fitting) or rng.random() >= _ACROSS:
+            continue
+        else:
+            choice = [pair for pair in product(*cohort) if _answer(*pair) == answer]
+        if choice:
+            first, second = rng.choice(choice)
             images = (first, second) if rng.random() < 0.5 else (second, first)
             yield Ask("comparison", "same_finding", images, FIXED_OPTIONS["same_finding"], answer)
+
+
+def _answer(first: Study, second: Study) -> str | None:
+    """Whether two images show the same finding; None where that cannot be asked."""
+    findings = value(first, "finding"), value(second, "finding")
+    if None in findings or (first.modality, first.view) != (second.modality, second.view):
+        return None
+    return "same" if findings[0] == findings[1] else "different"

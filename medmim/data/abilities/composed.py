@@ -3,18 +3,22 @@
 import random
 from collections.abc import Iterator
 
-from medmim.data.abilities.ask import Ask, Cohort
-from medmim.data.abilities.coreference import refer
+from medmim.data.abilities.ask import Ask, Cohort, distinct, tries
+from medmim.data.abilities.coreference import about_one
 
-_WEIGHTS = {"caption": 6, "finding": 6, "modality": 3, "size": 5}  # questions tried in a cohort
+# Questions tried, by the number of patients.
+_TRIES = {
+    2: {"caption": 1.0, "finding": 1.0, "modality": 0.6, "size": 1.1},
+    3: {"caption": 0.3, "finding": 0.3, "modality": 0.2, "size": 0.4},
+}
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
     """The questions of co-reference, and `which_caption`, `what_caption`, each image from another patient."""
     figures = [[study for study in patient if study.caption] for patient in cohort]
-    figures = [patient for patient in figures if patient]
-    if len(figures) < 2:
+    if not all(figures):
         return
-    for attribute, tries in _WEIGHTS.items():
-        for _ in range(tries):
-            yield from refer("composed", [rng.choice(patient) for patient in figures], attribute, rng)
+    for attribute in tries(_TRIES[len(cohort)], rng):
+        images = distinct([rng.choice(patient) for patient in figures], attribute, len(cohort), rng)
+        if images is not None:
+            yield about_one("composed", images, attribute, rng)

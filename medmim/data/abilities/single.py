@@ -3,20 +3,24 @@
 import random
 from collections.abc import Iterator
 
-from medmim.data.abilities.ask import Ask, Cohort, distinct, value
+from medmim.data.abilities.ask import Ask, Cohort, distinct, of_all, tries, value
 
-_WEIGHTS = {"finding": 2, "size": 1, "modality": 1, "view": 1, "side": 1, "margin": 1}  # questions tried in a cohort
-_DESCRIBE = 2  # captions per cohort
+# Questions tried, by the number of patients whose values are options.
+_TRIES = {
+    1: {"finding": 0.3, "size": 0.3, "view": 0.3, "side": 0.3, "margin": 0.5},
+    2: {"finding": 0.6, "size": 0.3, "modality": 0.3, "view": 0.5, "side": 0.3, "margin": 0.4},
+}
+_DESCRIBE = 0.75  # share of the patients with a caption
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
     """Families `what_X` on a single image, and `describe`, which has no options."""
     studies = [study for patient in cohort for study in patient]
-    for study in rng.sample(studies, min(_DESCRIBE, len(studies))):
-        yield Ask("single", "describe", (study,), (), "")
-    for attribute in [name for name, tries in _WEIGHTS.items() for _ in range(tries)]:
+    if len(cohort) == 1 and rng.random() < _DESCRIBE:
+        yield Ask("single", "describe", (rng.choice(studies),), (), "")
+    for attribute in tries(_TRIES[len(cohort)], rng):
         images = distinct(studies, attribute, rng.choice((2, 2, 3)), rng)
-        if images is None:
+        if images is None or not of_all(images, cohort):
             continue
         values = [str(value(study, attribute)) for study in images]
         asked = rng.randrange(len(images))
