@@ -136,8 +136,8 @@ def ask_and_count(
         held_out: Patients whom another source holds out of training.
 
     Returns:
-        The samples; and `balanced`, the questions dropped of each family (`abilities.ask.balance`), and `sized_for`, for
-        how many patients the groups of each pool were made (`split.groups`).
+        The samples; and `balanced`, how many questions of each family `abilities.ask.balance` dropped, and `sized_for`,
+        for how many patients `split.groups` made the groups of each pool.
     """
     fractions = data.dev_fraction, data.test_fraction
     splits = split.by_split(studies, data.seed, *fractions, held_out)
@@ -239,14 +239,15 @@ def _refuse_too_many_bad(bad: Sequence[BadRow], total: int, allowed: float, fix:
 
 def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[str]) -> dict[str, Any]:
     """The counts that terminal, manifest and report show."""
+    patients = {name: {who for s in samples if s.split == name for who in people.of_sample(s)} for name in SPLITS}
     return {
         "rows": len(samples),
         "by_ability": dict(sorted(Counter(s.ability for s in samples).items())),
         "by_split": {name: n for name in SPLITS if (n := sum(s.split == name for s in samples))},
         "held_out": sum(s.held_out for s in samples),
         "images": len({image for s in samples for image in s.images}),
-        "patients": len({who for s in samples for who in people.of_sample(s)}),
-        "patients_by_split": {n: len({w for s in samples if s.split == n for w in people.of_sample(s)}) for n in SPLITS},
+        "patients": len(set().union(*patients.values())),
+        "patients_by_split": {name: len(patients[name]) for name in SPLITS},
         "majority": _majority(samples),
         "quarantined": dict(Counter(row.reason for row in bad).most_common()),
         "missing_images": len(missing),

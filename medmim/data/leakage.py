@@ -101,7 +101,7 @@ def _pair(first: Part, second: Part) -> dict[str, Any]:
     }
     for measure in MEASURES:
         found[measure] = _overlap(getattr(first, measure), getattr(second, measure))
-    in_first, in_second = _by_source(first.patients), _by_source(second.patients)
+    in_first, in_second = _by_source(first.samples), _by_source(second.samples)
     found["patients_by_source"] = {
         source: _overlap(in_first[source], in_second[source]) for source in sorted(in_first.keys() & in_second.keys())
     }
@@ -142,10 +142,11 @@ def _rows_and_patients(rows: Sequence[Sample], clean: Sequence[Sample]) -> dict[
     }
 
 
-def _by_source(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for source, patient in pairs:
-        found[source].add(patient)
+def _by_source(samples: Iterable[Sample]) -> dict[str, set[people.Identity]]:
+    """Data set, the source up to its first dash -> its patients."""
+    found: dict[str, set[people.Identity]] = defaultdict(set)
+    for sample in samples:
+        found[sample.source.split("-")[0]].update(people.of_sample(sample))
     return found
 
 

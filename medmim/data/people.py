@@ -10,7 +10,7 @@ from medmim.sample import Sample, Study
 
 Identity = tuple[str, str]
 
-# Names of data sets, in lower case with dashes, -> population. The published Med-MIM JSON says MS_CXR_T, EMBED, VQA_RAD.
+# Names of data sets, in lower case with dashes, -> population. The published Med-MIM JSON says MS_CXR_T, EMBED.
 _POPULATIONS = {
     **dict.fromkeys(
         (

@@ -14,8 +14,8 @@ from medmim.sample import ABILITIES, Finding, Study, split_options
 
 @pytest.fixture(scope="module")
 def asks() -> list[Ask]:
-    patients = split.by_split(phantom.patients(300, 2), 0, 0.0, 0.2)["train"]
-    return ask_all(split.cohorts(patients, 0), ABILITIES, phantom.FAMILIES, 0)
+    groups, _ = split.groups(split.by_split(phantom.patients(300, 2), 0, 0.0, 0.2), 0, 0.0, 0.2, {})
+    return ask_all(groups["train"], ABILITIES, phantom.FAMILIES, 0)
 
 
 def test_a_family_has_at_least_two_phrasings() -> None:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import ceil, log
+from math import ceil, log, sqrt
 from statistics import median_low
 
 from medmim.data import people
@@ -160,5 +160,6 @@ def _text(ask: Ask) -> tuple[str, ...]:
 
 def _shares(counts: Mapping[str, int]) -> dict[str, float]:
     """Option -> the share of its questions that is kept."""
-    limit = _MAJORITY * median_low(counts.values())
+    median = median_low(counts.values())
+    limit = _MAJORITY * median + 2 * sqrt(median)
     return {option: 1.0 if n <= limit else _STEP ** ceil(log(limit / n, _STEP)) for option, n in counts.items()}

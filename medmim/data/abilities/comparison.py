@@ -49,7 +49,7 @@ def _same_finding(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
         elif any(fitting) or rng.random() >= _ACROSS:
             continue
         else:
-            choice = [pair for pair in product(*cohort) if _answer(*pair) == answer]
+            choice = [pair for pair in product(cohort[0], cohort[1]) if _answer(*pair) == answer]
         if choice:
             first, second = rng.choice(choice)
             images = (first, second) if rng.random() < 0.5 else (second, first)

@@ -12,14 +12,13 @@ Exam = tuple[Study, ...]
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
-    """Families `assessment` (BI-RADS-like class of an exam), `diagnosis` (the finding that its views support) and
-    `same_patient`."""
+    """Families `assessment` (BI-RADS-like class of an exam), `diagnosis` (its finding) and `same_patient`."""
     exams = [list(_exams(patient)) for patient in cohort]
     if len(cohort) == 1:
         yield from _assessment(exams[0])
         yield from _diagnosis([(a, b) for i, a in enumerate(exams[0]) for b in exams[0][:i]], rng)
     else:
-        yield from _diagnosis(list(product(*exams)), rng)
+        yield from _diagnosis(list(product(exams[0], exams[1])), rng)
         yield from _same_patient(cohort, exams, rng)
 
 

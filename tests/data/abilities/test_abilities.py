@@ -1,13 +1,17 @@
 """Abilities: every answer follows from the studies, and answers are balanced."""
 
+from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medmim.data import split
-from medmim.data.abilities import BY_NAME, ask_all
-from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, value
+from medmim.data.abilities import BY_NAME, PATIENTS, ask_all
+from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, balance, value
 from medmim.data.seeds import stream
 from medmim.data.sources import phantom
 from medmim.sample import ABILITIES, Finding, Study
@@ -18,11 +22,9 @@ SIZES = ("small", "medium", "large")
 
 @pytest.fixture(scope="module")
 def asks() -> list[Ask]:
-    return [
-        ask
-        for patients in split.by_split(STUDIES, 0, 0.1, 0.2).values()
-        for ask in ask_all(split.cohorts(patients, 0), ABILITIES, phantom.FAMILIES, 0)
-    ]
+    groups, _ = split.groups(split.by_split(STUDIES, 0, 0.1, 0.2), 0, 0.1, 0.2, {})
+    asked = {name: ask_all(own, ABILITIES, phantom.FAMILIES, 0) for name, own in groups.items()}
+    return [ask for own in balance(asked, 0)[0].values() for ask in own]
 
 
 def study(patient: str = "p", time: float | None = 0.0, **more: Any) -> Study:
@@ -93,7 +95,8 @@ def right(ask: Ask, studies: tuple[Study, ...]) -> str:
 def test_the_swapped_answer_is_right_for_the_moved_images_and_moving_them_round_leads_back(asks: list[Ask]) -> None:
     seen = set()
     by_patient = [[s for s in STUDIES if s.patient == name] for name in {s.patient for s in STUDIES[:300]}]
-    orders = [a for a in BY_NAME["temporal"](by_patient, stream(0)) if a.family == "order"]  # phantoms ask none
+    asked = (a for own in by_patient for a in BY_NAME["temporal"]([own], stream(0)))
+    orders = [a for a in asked if a.family == "order"]  # phantoms ask none
     for ask in (*asks, *orders):
         if ask.swapped is not None:
             seen.add((ask.family, len(ask.studies)))
@@ -113,18 +116,56 @@ def test_only_where_moving_the_images_changes_the_answer_is_there_a_swapped_one(
         assert (ask.swapped is not None) == moves
 
 
-def test_fixed_options_are_right_equally_often_within_questions_of_equal_text(asks: list[Ask]) -> None:
-    for part in ("train", "test"):
-        patients = split.by_split(STUDIES, 0, 0.0, 0.3)[part]
-        counts: dict[tuple[Any, ...], dict[str, int]] = {}
-        for ask in ask_all(split.cohorts(patients, 0), ABILITIES, phantom.FAMILIES, 0):
+def changes(**golds: int) -> list[Ask]:
+    """Questions of change, as many of each right answer."""
+    return [
+        Ask("temporal", "change", (study(f"{gold}{i}"), study(f"{gold}{i}", 9.0)), FIXED_OPTIONS["change"], gold)
+        for gold, number in golds.items()
+        for i in range(number)
+    ]
+
+
+@given(st.fixed_dictionaries({gold: st.integers(0, 90) for gold in FIXED_OPTIONS["change"]}))
+def test_a_frequent_answer_is_capped_and_the_others_are_kept(golds: dict[str, int]) -> None:
+    asked = changes(**golds)
+    kept, dropped = balance({"train": asked[::2], "test": asked[1::2]}, 0)
+    left = Counter(ask.answer for own in kept.values() for ask in own)
+    assert sum(dropped.values()) == len(asked) - left.total()
+    assert set(left) == {gold for gold, number in golds.items() if number}
+    numbers = sorted(number for number in golds.values() if number)
+    median = numbers[(len(numbers) - 1) // 2] if numbers else 0
+    for gold, number in golds.items():
+        if number <= median:
+            assert left[gold] == number
+        if number > 60 and median:  # not by chance far above the cap
+            assert left[gold] <= 1.25 * median + 2 * median**0.5 + 3 * number**0.5
+
+
+def test_an_answer_that_never_occurs_ends_no_family() -> None:
+    kept, dropped = balance({"test": changes(improved=30, worse=30)}, 0)
+    assert len(kept["test"]) == 60 and dropped == {}
+
+
+def test_every_answer_of_every_split_is_kept_at_least_once() -> None:
+    same = [Ask("comparison", "same_finding", (study(str(i)), study(f"{i}b")), ("same", "different"), answer)
+            for i, answer in enumerate(["different"] + ["same"] * 400)]  # fmt: skip
+    for seed in range(20):
+        kept, dropped = balance({"train": same[:-3], "dev": same[-3:-2], "test": same[-2:]}, seed)
+        assert len(kept["dev"]) == 1 and kept["test"]
+        assert dropped["same_finding"] > 350
+
+
+def test_no_answer_of_phantoms_is_right_much_more_often_than_a_guess() -> None:
+    groups, _ = split.groups(split.by_split(STUDIES, 0, 0.0, 0.3), 0, 0.0, 0.3, {})
+    kept, _ = balance({name: ask_all(own, ABILITIES, phantom.FAMILIES, 0) for name, own in groups.items()}, 0)
+    for own in kept.values():
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for ask in own:
             if ask.family in FIXED_OPTIONS:
-                group = counts.setdefault((ask.family, ask.studies[0].source, *ask.about.values()), {})
-                group[ask.answer] = group.get(ask.answer, 0) + 1
-        assert counts
-        for (family, *_), group in counts.items():
-            assert set(group) == set(FIXED_OPTIONS[family])
-            assert len(set(group.values())) == 1
+                counts[ask.family][ask.answer] += 1
+        for family, golds in counts.items():
+            assert set(golds) == set(FIXED_OPTIONS[family])
+            assert max(golds.values()) / golds.total() < 1 / len(golds) + 0.1
 
 
 def test_time_runs_forward_and_eyes_are_not_mixed_in_questions_of_change(asks: list[Ask]) -> None:
@@ -184,6 +225,35 @@ def test_diagnosis_offers_the_findings_of_two_exams_and_shows_one_of_them() -> N
         assert {s.patient for s in ask.studies} == ({"a"} if ask.answer == "pneumonia" else {"b"})
         answers.add(ask.answer)
     assert len(answers) == 2
+
+
+def test_each_breast_is_asked_about_on_its_own() -> None:
+    rows = [("CC", "left", "benign"), ("CC", "right", "malignant"), ("MLO", "right", "malignant"),
+            ("MLO", "left", "benign")]  # fmt: skip
+    patient = [study(view=view, laterality=side, rating=rating) for view, side, rating in rows]
+    asked = list(BY_NAME["reasoning"]([patient], stream(0)))
+    assert {(a.answer, {s.laterality for s in a.studies}.pop()) for a in asked} == {
+        ("benign", "left"),
+        ("malignant", "right"),
+    }
+    assert all(len({s.laterality for s in a.studies}) == 1 and len(a.studies) == 2 for a in asked)
+
+
+def test_exams_of_one_day_are_apart_where_they_have_names_and_views_that_disagree_are_not_asked_about() -> None:
+    patient = [study(view=view, exam=exam, rating=rating) for view, exam, rating in (
+        ("CC", "a", "benign"), ("MLO", "b", "malignant"), ("MLO", "a", "benign"), ("CC", "c", "benign"),
+        ("MLO", "c", "negative"))]  # fmt: skip
+    (first, second) = [a for a in BY_NAME["reasoning"]([patient], stream(0)) if a.family == "assessment"]
+    assert {s.exam for s in (*first.studies, *second.studies)} == {"a"} and first.answer == "benign"
+    late = [replace(s, time=float(i)) for i, s in enumerate(patient) if s.exam == "a"]
+    assert len(list(BY_NAME["reasoning"]([late], stream(0)))) == 2
+
+
+def test_a_cohort_of_two_asks_nothing_that_one_of_them_would_do_for() -> None:
+    groups, _ = split.groups(split.by_split(STUDIES, 0, 0.1, 0.2), 0, 0.1, 0.2, {})
+    for ask in (a for own in groups["test"] for pair in combinations(own, 2) for name in ABILITIES
+                if 2 in PATIENTS[name] for a in BY_NAME[name](pair, stream(1))):  # fmt: skip
+        assert ask.ability == "single" or len({s.patient for s in ask.studies}) == 2 or ask.family == "diagnosis"
 
 
 def test_without_captions_nothing_is_composed() -> None:
