@@ -67,6 +67,8 @@ def in_place(command: str) -> str:
     return f"`{command} < FILE > FILE.new && mv FILE.new FILE`"
 
 
+DICOM = "a DICOM file"
+NIFTI = "a NIfTI volume"
 IMAGES = "give a PNG, JPEG, WebP, TIFF, BMP, GIF or PPM file"
 _OTHER_FILE = "put the right file under this name"
 _TO_PNG = "convert it to PNG"
@@ -85,8 +87,8 @@ _POINTERS = (
     (rb"(\.\./)+[^\n]{1,900}\s*$", "the text of a symbolic link", "copy or check it out again with links"),
 )
 _MAGIC = (  # each has a byte that no text holds, or more letters than a text begins with by chance
-    (128, rb"DICM(?![\w,;|\s-])", "a DICOM file", _DICOM),
-    (0, rb"[\x02\x08]\x00[\x00\x01\x05\x08\x16]\x00(UL|OB|CS|UI)", "a DICOM file", _DICOM),
+    (128, rb"DICM(?![\w,;|\s-])", DICOM, _DICOM),
+    (0, rb"[\x02\x08]\x00[\x00\x01\x05\x08\x16\x18]\x00(UL|OB|CS|UI|.\x00\x00\x00)", DICOM, _DICOM),
     (0, rb"\x1f\x8b", "a gzip file", in_place("gunzip")),
     (0, rb"BZh[1-9]1AY&SY", "a bzip2 file", in_place("bunzip2")),
     (0, rb"\xfd7zXZ\x00", "an xz file", in_place("unxz")),
@@ -108,7 +110,7 @@ _MAGIC = (  # each has a byte that no text holds, or more letters than a text be
     (0, rb"(PAR1|ARROW1|FEA1)(?![\w,;|\s-])", "a Parquet or Arrow file", _EXPORT),
     (0, rb"SQLite format 3\0", "an SQLite database", _EXPORT),
     (0, rb"\x80[\x02-\x05][\x95}\](cX\x8c]", "a Python pickle", _OTHER_FILE),
-    (344, rb"(n\+1|ni1)\0", "a NIfTI volume", _SLICES),
+    (344, rb"(n\+1|ni1)\0", NIFTI, _SLICES),
     (0, rb"NRRD000|ObjectType\s*=", "an NRRD or MetaImage volume", _SLICES),
     (0, rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", _TO_PNG),
     (0, rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image", _TO_PNG),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from medmim.data.sources.fragments import parse
 from medmim.data.sources.image_file import decode
 from medmim.data.sources.pixels import BLANK
 from medmim.data.sources.source import BadImage
@@ -109,7 +110,8 @@ def _read_all(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tu
 
 def _read(path: str, read: Callable[[str], bytes]) -> tuple[Gathered, bytes]:
     try:
-        image = decode(read(path))
+        file, fragment = parse(path)
+        image = decode(read(file), fragment)
         if _is_blank(image.pixels):
             raise BadImage(BLANK)
         data = image.shrunk()

@@ -6,26 +6,30 @@ Files may be empty, cut off, not images, or a few bytes that decode to gigabytes
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from medmim import sniff
-from medmim.data.sources import pixels
+from medmim.data.sources import dicom, nifti, pixels
 from medmim.data.sources.files import one_line
+from medmim.data.sources.fragments import FRAME, Fragment
 from medmim.data.sources.source import BadImage
+from medmim.errors import UserError
 
-MAX_PIXELS = 50_000_000  # the largest mammograms have 25 million
+MAX_PIXELS = pixels.MAX_PIXELS
 SIDE = 512  # no base reads more than 384 pixels a side
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
     6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
 }  # fmt: skip
+_ONLY = Fragment(FRAME, 0)  # the only frame of a file is the whole file
 MAX_CHUNKS = 100_000  # of a PNG
 _PNG = b"\x89PNG\r\n\x1a\n"
 _READ = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # optional chunks of a PNG that say what it shows
@@ -38,9 +42,10 @@ class ImageFile:
     """An image file that was read and decoded.
 
     Attributes:
-        id: `sha256:HEX` of the original bytes, so that resizing changes no item's identity.
+        id: `sha256:HEX` of the original bytes, so that resizing changes no item's identity. Of one of several pictures
+            in a file it is that of the text `HEX FRAGMENT`: the file's digest, a blank and, for example, `coronal=87`.
         data: The original bytes.
-        format: The format that Pillow found, such as `JPEG`.
+        format: The format that Pillow found, such as `JPEG`; `DICOM` or `NIfTI`.
         as_stored: Whether the decoded pixels are those of the file: no scaling, rotation or colour change.
         pixels: Upright, mode `L` or `RGB`.
     """
@@ -67,18 +72,79 @@ class ImageFile:
         return out.getvalue()
 
 
-def decode(data: bytes) -> ImageFile:
+def decode(data: bytes, fragment: Fragment | None = None) -> ImageFile:
     """Decode the bytes of an image file.
 
-    16-bit, 32-bit and float pixels are scaled to 0..255, transparent ones become black: see `pixels`. Colour profiles
-    and texts are not read, so their size does not matter.
+    16-bit, 32-bit and float pixels are scaled to 0..255, transparent ones become black: see `pixels`; for DICOM and
+    NIfTI see `dicom` and `nifti`. Colour profiles and texts are not read, so their size does not matter. What a file is
+    is told by its bytes, never by its name.
+
+    Args:
+        data: The file.
+        fragment: Which of its pictures, where it holds several.
 
     Raises:
         BadImage: Not an image, an unknown format, too many pixels (by the header, before anything is decoded), several
-            frames, cut off, or transparent all over.
+            frames and none chosen, cut off, or transparent all over.
+        UserError: A library that reads such files is not installed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about odd metadata and about half of its own pixel limit
+    found = next(decode_all(data, (fragment,)))
+    if isinstance(found, BadImage):
+        raise found
+    return found
+
+
+def decode_all(data: bytes, fragments: Iterable[Fragment | None]) -> Iterator[ImageFile | BadImage]:
+    """Some pictures of a file, which is hashed and read once, or why each cannot be used.
+
+    Raises:
+        UserError: As `decode`.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    picture = _pictures(data)
+    for fragment in fragments:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # libraries warn about odd metadata
+                kind, as_stored, shown, whole = picture(fragment)
+        except BadImage as error:
+            yield error
+        else:
+            name = digest if whole else hashlib.sha256(f"{digest} {fragment}".encode()).hexdigest()
+            yield ImageFile(f"sha256:{name}", data, kind, as_stored, shown)
+
+
+Picture = tuple[str, bool, Image.Image, bool]  # format, as_stored and pixels of an ImageFile; whether of the whole file
+
+
+def _pictures(data: bytes) -> Callable[[Fragment | None], Picture]:
+    """What decodes the pictures of a file; it reads a volume once."""
+    if dicom.is_dicom(data):
+
+        @cache
+        def file() -> Any:
+            return _guarded(lambda: dicom.read(data), "a broken DICOM file")
+
+        def frame(fragment: Fragment | None) -> Picture:
+            shown, alone = _guarded(lambda: dicom.picture(file(), fragment), "a broken DICOM file")
+            return "DICOM", False, shown, alone
+
+        return frame
+    if nifti.is_nifti(data):
+
+        @cache
+        def volume() -> tuple[nifti.Volume, tuple[float, float]]:
+            found = _guarded(lambda: nifti.read(data), "a broken NIfTI volume")
+            return found, _guarded(lambda: nifti.shown_range(found), "a broken NIfTI volume")
+
+        def plane(fragment: Fragment | None) -> Picture:
+            return "NIfTI", False, _guarded(lambda: nifti.cut(*volume(), fragment), "a broken NIfTI volume"), False
+
+        return plane
+
+    def raster(fragment: Fragment | None) -> Picture:
+        if fragment is not None and fragment != _ONLY:
+            raise BadImage(f"#{fragment} names a part of a DICOM file or a NIfTI volume, and this is neither")
         _refuse_many_chunks(data)
         try:
             image, upright = _decoded(data)
@@ -88,13 +154,9 @@ def decode(data: bytes) -> ImageFile:
                 raise
             image, upright = _decoded(bare)
             upright = upright.copy()  # what cannot be opened again as it is must not be stored as it is
-    return ImageFile(
-        id=f"sha256:{hashlib.sha256(data).hexdigest()}",
-        data=data,
-        format=str(image.format),
-        as_stored=upright is image,
-        pixels=upright,
-    )
+        return str(image.format), upright is image, upright, True
+
+    return raster
 
 
 def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
@@ -140,7 +202,7 @@ def _guarded(doing: Callable[[], T], what: str) -> T:
     """Run a decoder; on hostile bytes it may raise anything (struct.error, IndexError, zlib.error): always BadImage."""
     try:
         return doing()
-    except BadImage:
+    except (BadImage, UserError):
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None

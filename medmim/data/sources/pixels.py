@@ -1,7 +1,7 @@
 """Turns what Pillow decodes into 8 bits of grey or RGB, without losing what 16 bits hold.
 
 Scanners store 10 to 14 bits in 16, so values are scaled from their own minimum and maximum: the nominal range would
-leave them black, and so would a few hot pixels or a mark that is burnt in: see `_shown_range`. Of colours and of grey
+leave them black, and so would a few hot pixels or a mark that is burnt in: see `shown_range`. Of colours and of grey
 with alpha Pillow keeps the upper 8 bits only: those are decoded a second time.
 """
 
@@ -20,12 +20,14 @@ from medmim.data.sources.source import BadImage
 
 # Raster formats that Pillow decodes itself: EPS would start Ghostscript, and a PDF is not an image.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+MAX_PIXELS = 50_000_000  # the largest mammograms have 25 million
 _CLEAR = "the image is transparent all over"
 BLANK = "all pixels of the image have one value"
 _FULL = 1 << 15  # a value from here on shows that all 16 bits are used, and that the upper 8 are the picture
 _STRAY = 0.001  # share of the values at either end that may be noise of the detector
 _MARK = 0.02  # share that letters and frames burnt into a picture may have
 _FAINT = 4  # of 255: no pixel can be seen with less alpha
+_NEARLY = 1.01  # ratio of the sides of a pixel that is square
 _BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
@@ -85,7 +87,7 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
     visible = values != clear if isinstance(clear, int) else np.ones(values.shape, bool)
     if not visible.any():
         raise BadImage(_CLEAR)
-    low, high = _shown_range(values[visible])
+    low, high = shown_range(values[visible])
     if low == high:
         if visible.all():
             raise BadImage(BLANK)
@@ -97,7 +99,7 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
     return np.where(visible, grey, 0).astype(np.uint8)
 
 
-def _shown_range(values: NDArray[Any], uniform: bool = False) -> tuple[float, float]:
+def shown_range(values: NDArray[Any], uniform: bool = False) -> tuple[float, float]:
     """The values that become black and white: the lowest and highest, or those of the picture where a few dominate.
 
     Left out are `_STRAY` of the values at either end, and up to `_MARK` that lie beyond an empty gap of half the whole
@@ -129,7 +131,7 @@ def _scaled_colours(image: Image.Image, data: bytes) -> Image.Image | None:
     planes = image.format == "TIFF" and image.tag_v2.get(_PLANAR) == _SEPARATE  # type: ignore[attr-defined]
     words, premultiplied = _words(image, data)
     if image.mode == "CMYK" or words is None:
-        if _shown_range(np.asarray(image) if words is None else words >> 8)[1] < _FULL >> 8:
+        if shown_range(np.asarray(image) if words is None else words >> 8)[1] < _FULL >> 8:
             raise BadImage("16-bit colours that use few bits, as CMYK or in compressed planes: save it as RGB")
         return None
     channels = words.shape[-1]
@@ -140,8 +142,8 @@ def _scaled_colours(image: Image.Image, data: bytes) -> Image.Image | None:
     visible = colours if alpha is None else colours[alpha > 0]
     if not visible.size:
         raise BadImage(_CLEAR)
-    low, high = _shown_range(visible)
-    opaque = 0xFFFF if alpha is None else int(_shown_range(alpha, uniform=True)[1] or alpha.max())
+    low, high = shown_range(visible)
+    opaque = 0xFFFF if alpha is None else int(shown_range(alpha, uniform=True)[1] or alpha.max())
     if low == high:
         if alpha is None or alpha.min() == alpha.max():
             raise BadImage(BLANK)
@@ -216,3 +218,23 @@ def _ppm(data: bytes) -> NDArray[np.uint16]:
         text = re.sub(rb"#[^\r\n]*", b"", text) if b"#" in text else text
         values = np.array(text.split(None, math.prod(shape))[: math.prod(shape)], np.uint16)
     return (values.astype(np.uint32) * 0xFFFF // _maximum(image.tile[0].args)).astype(np.uint16).reshape(shape)
+
+
+def square(picture: Image.Image, height: float, width: float) -> Image.Image:
+    """A picture whose pixels are not square, enlarged along their longer side until they are.
+
+    Args:
+        picture: Mode `L` or `RGB`.
+        height: Of a pixel, in any unit.
+        width: Likewise.
+
+    Raises:
+        BadImage: It would be larger than any picture is read.
+    """
+    if max(height, width) <= _NEARLY * min(height, width):
+        return picture
+    unit = min(height, width)
+    if (picture.width * width / unit) * (picture.height * height / unit) > MAX_PIXELS:
+        raise BadImage(f"pixels of {width:g} x {height:g}: square ones are more than {MAX_PIXELS:,}")
+    size = max(1, round(picture.width * width / unit)), max(1, round(picture.height * height / unit))
+    return picture.resize(size, Image.Resampling.BICUBIC)
