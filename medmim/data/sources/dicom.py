@@ -31,6 +31,7 @@ _LARGEST = 1 << 30  # bytes of a deflated file
 _PLUGINS = ("pylibjpeg", "pillow", "gdcm", "pydicom")  # the safest first
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TWELVE_BITS = ("1.2.840.10008.1.2.4.51",)  # JPEG Extended; GDCM's and Pillow's decoders are of 8 bits
+_JP2 = b"\0\0\0\x0cjP  "  # a file of boxes around a JPEG 2000 codestream
 _RLE_GAIN = 64  # a byte of RLE becomes so many at most
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
@@ -185,8 +186,16 @@ def _check_compressed(file: Any, index: int, frames: int) -> None:
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
     """Width and height that a frame of JPEG, JPEG-LS or JPEG 2000 names itself."""
-    at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if at >= 0 and (at == 0 or frame.startswith(b"\0\0\0\x0cjP")):
+    at = 0
+    if frame.startswith(_JP2):
+        at = 12
+        while frame[at + 4 : at + 8] != b"jp2c":
+            length = int.from_bytes(frame[at : at + 4])
+            if length < 8:  # of a box; one of 0 makes pydicom look at it for ever
+                return None
+            at += length
+        at += 8
+    if frame[at : at + 4] == b"\xff\x4f\xff\x51":
         width, height, left, top = (int.from_bytes(frame[at + 8 + 4 * i : at + 12 + 4 * i]) for i in range(4))
         return width - left, height - top
     at = 2

@@ -37,6 +37,13 @@ def reason(data: bytes, fragment: Fragment | None = None) -> str:
     return str(caught.value)
 
 
+def decoded_or_reason(data: bytes) -> object:
+    try:
+        return decode(data)
+    except BadImage as error:
+        return error
+
+
 def test_a_window_says_what_is_black_and_white() -> None:
     data = dicom(RAMP, bits=12, WindowCenter=2000.5, WindowWidth=2001)
     assert levels(data).tolist() == [[0, 0, 128], [255, 255, 255]]
@@ -235,6 +242,19 @@ def test_a_compressed_picture_larger_than_the_header_says_is_refused() -> None:
     file = pydicom.dcmread(PYDICOM / "MR_small_jp2klossless.dcm")
     file.Columns = 32
     assert "the header says 32 x 64 pixels" in reason(written(file))
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 1000])
+def test_a_broken_box_around_jpeg_2000_is_refused_and_a_sound_one_is_read(length: int) -> None:
+    file = pydicom.dcmread(PYDICOM / "MR_small_jp2klossless.dcm")
+    stream = pydicom.encaps.get_frame(file.PixelData, 0, number_of_frames=1)
+    stream = stream[stream.index(b"\xff\x4f\xff\x51") :]
+    first = b"\0\0\0\x0cjP  \r\n\x87\n"
+    file.PixelData = pydicom.encaps.encapsulate([first + length.to_bytes(4) + b"ftyp" + b"\0\0\0\0jp2c" + stream])
+    assert "without a size" in reason(written(file))
+    sound = first + (12).to_bytes(4) + b"ftypjp2 " + (8 + len(stream)).to_bytes(4) + b"jp2c" + stream
+    file.PixelData = pydicom.encaps.encapsulate([sound])
+    assert "without a size" not in str(decoded_or_reason(written(file)))
 
 
 def test_a_deflated_file_is_read_and_a_bomb_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

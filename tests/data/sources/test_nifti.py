@@ -64,15 +64,16 @@ def test_right_is_on_the_left_and_front_and_top_are_up() -> None:
 
 @pytest.mark.parametrize("flips", list(itertools.product((1, -1), repeat=3)))
 def test_one_patient_gives_one_picture_in_whatever_order_it_is_stored(flips: tuple[int, int, int]) -> None:
-    straight = volume(head())
+    zooms = (1, 1.5, 2)  # mm to the right, the front, up
+    straight = volume(head(), np.diag([*zooms, 1]))
     for order in itertools.permutations(range(3)):
         stored = head()[:: flips[0], :: flips[1], :: flips[2]].transpose(order)
         affine = np.zeros((4, 4))
         affine[3, 3] = 1
         for axis, of in enumerate(order):
-            affine[of, axis] = flips[of]
+            affine[of, axis] = flips[of] * zooms[of]
             if flips[of] < 0:
-                affine[of, 3] = SIDES[of] - 1
+                affine[of, 3] = (SIDES[of] - 1) * zooms[of]
         assert np.allclose(nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine)).get_fdata(), head())
         turned = volume(np.ascontiguousarray(stored), affine)
         for plane, index in (("axial", 11), ("coronal", 11), ("sagittal", 15)):
