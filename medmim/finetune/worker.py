@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 
-from medmim import shards
+from medmim import progress, shards
+from medmim.errors import Unavailable
 from medmim.finetune import loop, memory_plan, trainable, validation
 from medmim.finetune.batch import Batch
 from medmim.finetune.distributed import check_gpus, pick_device, process_group
@@ -25,6 +27,7 @@ from medmim.lvlm import checkpoint, memory
 from medmim.recipe.schema import Finetune
 
 EXAMPLES, DEV = ".examples.safetensors", ".dev.safetensors"
+_PATIENCE, _LOOK_EVERY = 60.0, 1.0  # s
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def run_worker(
 
     Raises:
         UserError: See `loop.train` and `distributed.pick_device`; or an image does not decode.
+        Unavailable: Other processes hold memory of the GPU that the training needs.
     """
     device = pick_device(device, os.environ, torch.cuda.device_count())
     if device.startswith("cuda"):
@@ -124,19 +128,40 @@ def check_memory(base: Path, settings: Finetune, examples: Examples, device: str
 
     Raises:
         UserError: With the parts, what there is, and the nearest setting that fits.
+        Unavailable: It would fit into the GPU, but other processes hold too much of that.
     """
     config = checkpoint.load_config(base)
     gpu = device.startswith("cuda")
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     has = f"{torch.cuda.get_device_name(device)} or its machine" if gpu else "this machine"
-    room = memory_plan.Room(torch.cuda.mem_get_info(device)[0] if gpu else None, memory.of_machine(), has)
-    memory_plan.check(
-        config,
-        settings,
-        world,
-        memory_plan.largest_row(examples, settings, world),
-        room,
-        gpu=gpu,
-        bf16=trainable.computes_in_bf16(settings, device),
-        sharing=sharing,
-    )
+    row = memory_plan.largest_row(examples, settings, world)
+    bf16 = trainable.computes_in_bf16(settings, device)
+    room = memory_plan.Room(torch.cuda.mem_get_info(device)[1] if gpu else None, memory.of_machine(), has)
+    memory_plan.check(config, settings, world, row, room, gpu=gpu, bf16=bf16, sharing=sharing)
+    if not gpu:
+        return
+    for quick in (True, False):
+        needed = memory_plan.need(config, settings, world, row, gpu=gpu, bf16=bf16, quick=quick).device
+        if needed <= torch.cuda.mem_get_info(device)[0]:
+            return
+    _wait_for_memory(needed, device)
+
+
+def _wait_for_memory(needed: int, device: str) -> None:
+    """Wait until so many bytes of a GPU are free: a process that was just killed holds its own for some seconds.
+
+    Raises:
+        Unavailable: They are not, after `_PATIENCE`.
+    """
+    progress.say(f"waiting for memory of {device} that other processes hold")
+    last = time.monotonic() + _PATIENCE
+    while (free := torch.cuda.mem_get_info(device)[0]) < needed:
+        if time.monotonic() > last:
+            total = torch.cuda.mem_get_info(device)[1]
+            raise Unavailable(
+                f"of {device} {memory_plan.gib(free)} of {memory_plan.gib(total)} are free, "
+                f"and a worker needs {memory_plan.gib(needed)}",
+                reason=f"other processes hold the rest, for {_PATIENCE:.0f} s since this worker has begun to wait",
+                fix="end them (`nvidia-smi` lists them), then run the same command again",
+            )
+        time.sleep(_LOOK_EVERY)

@@ -1,6 +1,9 @@
 """The memory plan: what it counts and predicts beside what a training allocates, and what it refuses."""
 
 import copy
+import itertools
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from medmim.errors import BAD_INPUT, UserError
+from medmim.errors import BAD_INPUT, TRY_AGAIN, Unavailable, UserError
 from medmim.finetune import attention, loop, memory_plan, memory_trace, trainable, worker
 from medmim.finetune.batch import Batch
 from medmim.finetune.engines.plain import Plain
+from medmim.finetune.examples import Examples
 from medmim.finetune.memory_plan import GIB, Need, Part, Room
 from medmim.finetune.memory_trace import Pass
+from medmim.finetune.worker import EXAMPLES
 from medmim.lvlm import memory
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.mantis import MANTIS
@@ -169,6 +174,39 @@ def test_a_worker_refuses_before_it_loads_a_base(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(memory, "of_machine", lambda: GIB // 2)
     with pytest.raises(UserError, match="does not fit"):
         worker.run_worker(job, "cpu")
+
+
+@pytest.fixture
+def on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Free bytes at each look, total bytes -> a worker's check of a GPU that has them, and the seconds that it took."""
+
+    def check(free: Iterable[int], total: int) -> float:
+        looks, now = itertools.chain(free), [0.0]
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(looks), total))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+        worker.check_memory(Path(job.base), SETTINGS, examples, "cuda:0", 1)
+        return now[0]
+
+    job = make_job(tmp_path, MANTIS)
+    examples = Examples.load(Path(job.folder) / EXAMPLES)
+    return check
+
+
+def test_a_worker_waits_for_gpu_memory_that_a_dying_process_still_holds(on_gpu: Any) -> None:
+    assert on_gpu(itertools.repeat(GIB), 2 * GIB) == 0
+    assert on_gpu([1] * 6 + [GIB], 2 * GIB) == 3  # three looks before it waits, and one a second
+    assert on_gpu([1] * 63 + [GIB], 2 * GIB) == 60
+
+
+def test_gpu_memory_that_others_hold_for_long_is_tried_again_and_too_little_of_it_is_not(on_gpu: Any) -> None:
+    with pytest.raises(Unavailable, match=r"of cuda:0 0\.001 GiB of 2 GiB are free, and a worker needs") as caught:
+        on_gpu(itertools.repeat(GIB // 1000), 2 * GIB)
+    assert caught.value.exit_code == TRY_AGAIN and "nvidia-smi" in caught.value.fix
+    with pytest.raises(UserError, match="this training does not fit") as refused:
+        on_gpu(itertools.repeat(GIB // 1000), GIB // 1000)
+    assert refused.value.exit_code == BAD_INPUT
 
 
 @pytest.mark.parametrize("what", ["_engine", "_resume", "_publish"])

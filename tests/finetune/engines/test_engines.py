@@ -19,6 +19,8 @@ from tests.support import engines
 from tests.support.engines import ALL, PAIRWISE, VALUES, Case
 from tests.support.finetune import steps_of
 
+pytestmark = pytest.mark.timeout(900)
+
 
 def check(root: Path, cases: Sequence[Case]) -> None:
     references = {case.reference for case in cases}
@@ -89,7 +91,6 @@ def test_zero_3_holds_a_frozen_base_in_bf16_and_gathers_fp32_adapters_unrounded(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", VALUES["family"])
 def test_all_combinations_take_the_steps_of_the_plain_loop(family: str, tmp_path: Path) -> None:
     check(tmp_path, [case for case in ALL if case.family == family])
