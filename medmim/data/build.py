@@ -76,7 +76,7 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
         )
     )
     paths = list(dict.fromkeys(named))
-    images = {} if data.rows_only else gather(paths, reading.read_any(sources), resume)
+    images = {} if data.rows_only else gather(paths, reading.read_any(sources), resume, data.max_side)
     samples: list[Sample] = []
     bad: list[BadRow] = []
     balanced: Counter[str] = Counter()

@@ -19,6 +19,7 @@ from medmim.data.sources.image_file import decode
 from medmim.data.sources.pixels import BLANK
 from medmim.data.sources.source import BadImage
 from medmim.progress import bar
+from medmim.recipe.schema import MAX_SIDE
 
 MISSING = "image is missing"
 
@@ -42,13 +43,16 @@ class Gathered:
     size: int = 0
 
 
-def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> dict[str, Gathered]:
+def gather(
+    paths: Iterable[str], read: Callable[[str], bytes], folder: Path, side: int = MAX_SIDE
+) -> dict[str, Gathered]:
     """Read, check and store every image, on all cores.
 
     Args:
         paths: Source paths, each once, in the order of storage.
         read: As in `Source.read`; called in several threads.
         folder: Working folder of this data set; kept after a kill.
+        side: `data.max_side`.
 
     Returns:
         Path -> result, in the order of `paths`.
@@ -64,7 +68,7 @@ def gather(paths: Iterable[str], read: Callable[[str], bytes], folder: Path) -> 
     ):
         new = [path for path in wanted if path not in known]
         progress.add(len(wanted) - len(new))
-        for item, data in _read_all(new, read):
+        for item, data in _read_all(new, read, side):
             known[item.path] = replace(item, start=end) if data else item
             pixels.write(data)
             pixels.flush()  # to the kernel, where it survives a kill of this process
@@ -86,7 +90,7 @@ def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, 
                 yield item.id, item.path, pixels.read(item.size)
 
 
-def _read_all(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[Gathered, bytes]]:
+def _read_all(paths: Sequence[str], read: Callable[[str], bytes], side: int) -> Iterator[tuple[Gathered, bytes]]:
     """Each image with its stored bytes, in the order of `paths`; threads are enough, since decoding frees the GIL."""
     from joblib import cpu_count
 
@@ -99,7 +103,7 @@ def _read_all(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tu
         warnings.simplefilter("ignore")
         try:
             for path in paths:
-                ahead.append(pool.submit(_read, path, read))
+                ahead.append(pool.submit(_read, path, read, side))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -108,13 +112,13 @@ def _read_all(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tu
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(path: str, read: Callable[[str], bytes]) -> tuple[Gathered, bytes]:
+def _read(path: str, read: Callable[[str], bytes], side: int) -> tuple[Gathered, bytes]:
     try:
         file, fragment = parse(path)
         image = decode(read(file), fragment)
         if _is_blank(image.pixels):
             raise BadImage(BLANK)
-        data = image.shrunk()
+        data = image.shrunk(side)
     except FileNotFoundError:
         return Gathered(path, problem=MISSING), b""
     except BadImage as error:

@@ -15,6 +15,7 @@ from medmim.redact import shown
 from medmim.sample import ABILITIES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+MAX_SIDE = 1024  # the largest input of one view in the zoo is 896 (Gemma 3); four times the bytes of 512
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -65,6 +66,9 @@ class Data(Section):
         description="pool of patients -> how many its groups are made for; a power of two by default (docs/data.md)",
     )
     max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
+    max_side: int = Field(
+        MAX_SIDE, ge=32, le=8192, description="pixels of the longer side of an image as stored; larger ones are reduced"
+    )
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
 
     @property

@@ -152,6 +152,28 @@ def test_a_second_run_finds_the_first_and_another_seed_does_not(tmp_path: Path) 
     assert other.digest != first.digest
 
 
+def test_the_size_of_stored_images_changes_no_item_but_the_data_set(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    Image.effect_noise((300, 200), 60).save(out, "PNG")
+    found = []
+    for side in (64, 128, 512):
+        folder = tmp_path / str(side)
+        folder.mkdir()
+        build.make([source({"a": out.getvalue(), "b": png()}, [ready(("a", "b"))])], demo(max_side=side).data, folder)
+        samples = shards.read_samples(folder)
+        images = shards.Images(folder)
+        sizes = [images[image].size for image in samples[0].images]
+        found.append(([sample.id for sample in samples], sizes))
+    assert [ids for ids, _ in found] == [found[0][0]] * 3
+    assert [sizes for _, sizes in found] == [[(64, 43), (16, 16)], [(128, 85), (16, 16)], [(300, 200), (16, 16)]]
+
+
+def test_phantoms_are_stored_as_they_are_drawn_and_another_size_is_another_step(tmp_path: Path) -> None:
+    ws = workspace(tmp_path)
+    first, other = build.run(demo(), ws), build.run(demo(max_side=512), ws)
+    assert other.digest == first.digest and not other.cached
+
+
 def test_the_path_of_the_input_is_not_in_the_cache_key(tmp_path: Path) -> None:
     ws = workspace(tmp_path)
     build.run(demo(), ws)

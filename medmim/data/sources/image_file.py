@@ -21,9 +21,9 @@ from medmim.data.sources.files import one_line
 from medmim.data.sources.fragments import FRAME, Fragment
 from medmim.data.sources.source import BadImage
 from medmim.errors import UserError
+from medmim.recipe.schema import MAX_SIDE
 
 MAX_PIXELS = pixels.MAX_PIXELS
-SIDE = 512  # no base reads more than 384 pixels a side
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
@@ -56,7 +56,7 @@ class ImageFile:
     as_stored: bool
     pixels: Image.Image
 
-    def shrunk(self, side: int = SIDE) -> bytes:
+    def shrunk(self, side: int = MAX_SIDE) -> bytes:
         """The bytes to store: the original if it is a small plain PNG or JPEG, else a PNG of at most `side` pixels.
 
         Lanczos and lossless PNG, so that no second JPEG compression changes what a model reads.
