@@ -73,12 +73,14 @@ def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> None:
-    """Show the counts of a data set and its first rows.
+    """Show the counts of a data set, what its terms of use forbid, and its first rows.
 
-    With --json: uri, digest, counts, quarantine, samples.
+    With --json: uri, digest, counts, terms, quarantine, samples.
     """
     from medmim import shards
+    from medmim.run.provenance import terms_of
     from medmim.sample import to_json
+    from medmim.terms import FLAGS, reasons
 
     ws = workspace(home)
     artifact = store.get(uri)
@@ -88,13 +90,16 @@ def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> No
     quarantine = _lines(folder / "quarantine.jsonl")[:n]
     if as_json:
         rows = [{"id": sample.id, **to_json(sample)} for sample in samples]
-        facts = {"counts": dict(artifact.counts), "quarantine": quarantine, "samples": rows}
+        allowed = terms_of(artifact).as_dict()
+        facts = {"counts": dict(artifact.counts), "terms": allowed, "quarantine": quarantine, "samples": rows}
         typer.echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **facts}))
         return
     from medmim.cli import data_tables
 
     data_tables.built(artifact.counts, cached=True)
     data_tables.rows(samples, quarantine)
+    for line in reasons(terms_of(artifact), FLAGS):
+        typer.echo(line)
 
 
 @app.command()

@@ -1,0 +1,80 @@
+"""A root is a folder or an address in S3: both give the same tables, images, names and errors."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim import store
+from medmim.data.sources import roots
+from medmim.data.sources.roots import Root
+from medmim.data.sources.source import BadImage, Entry
+from medmim.errors import UserError
+from medmim.recipe.sources import Odir
+
+FILES = {"data.csv": b"a,b\n1,2\n", "images/p1/x#1.png": b"picture", "images/p2/v.nii.gz": b"volume"}
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    place = str(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket") + "/raw"
+    for name, data in FILES.items():
+        store.open_store(place).write(name, data)
+    return roots.opened(entry(place))
+
+
+def entry(place: str | None) -> Entry[Any]:
+    return Entry(Odir(name="odir", root=place))
+
+
+def test_tables_and_images_are_read(root: Root) -> None:
+    assert root.table("data.csv").read_bytes() == FILES["data.csv"]
+    assert root.read("images/p1/x#1.png") == b"picture"  # no fragment, but a name
+    assert root.read("images/p2/v.nii.gz#coronal=3") == b"volume"
+
+
+def test_what_is_there_is_listed_and_what_is_not_is_told(root: Root) -> None:
+    assert list(root.names("images")) == ["images/p1/x#1.png", "images/p2/v.nii.gz"]
+    assert root.has("images/p2/v.nii.gz#axial=0") and not root.has("images/p2/w.nii.gz")
+    with pytest.raises(FileNotFoundError):
+        root.read("images/p2/w.nii.gz")
+    with pytest.raises(UserError, match=r"there is no metadata\.csv in "):
+        root.table("metadata.csv")
+
+
+def test_inputs_change_with_a_table_and_with_an_image(root: Root, request: pytest.FixtureRequest) -> None:
+    images = ["images/p1/x#1.png", "images/p2/v.nii.gz#coronal=1", "images/absent.png"]
+    before = roots.digest(root, ["data.csv"], images)
+    assert set(before) == {"data.csv", "images"} and roots.digest(root, ["data.csv"], images[::-1]) == before
+    place = store.open_store(str(root))
+    place.write("images/p2/v.nii.gz", b"another volume")
+    changed = roots.digest(roots.opened(entry(str(root))), ["data.csv"], images)
+    assert changed["images"] != before["images"] and changed["data.csv"] == before["data.csv"]
+    place.write("data.csv", b"a,b\n1,3\n")
+    assert roots.digest(roots.opened(entry(str(root))), ["data.csv"], images)["data.csv"] != before["data.csv"]
+
+
+def test_a_path_that_leaves_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "secret.csv").write_text("x")
+    os.symlink(tmp_path / "secret.csv", tmp_path / "raw" / "link.csv")
+    root = roots.opened(entry(str(tmp_path / "raw")))
+    for read in (root.read, root.table):
+        for path in ("../secret.csv", "link.csv", str(tmp_path / "secret.csv")):
+            with pytest.raises((BadImage, UserError), match="leaves|cannot be read"):
+                read(path)
+
+
+def test_a_folder_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    read: Callable[[str], bytes] = pickle.loads(pickle.dumps(roots.opened(entry(str(tmp_path))).read))
+    assert read("a.png") == b"picture"
+
+
+def test_no_root_is_told_with_its_key() -> None:
+    with pytest.raises(UserError, match="data names no folder") as caught:
+        roots.opened(entry(None))
+    assert "data.root" in caught.value.fix
