@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medmim import hints, store
+from medmim.cli import data_init
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
 from medmim.recipe.schema import Audit
@@ -17,6 +18,9 @@ app = typer.Typer(no_args_is_help=True, help="Build a data set, audit what its s
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Address of a data set, as `medmim data build` prints it.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")]
+
+
+app.command("init")(data_init.init)
 
 
 @app.command()

@@ -1,0 +1,314 @@
+"""The source `studies`: a hospital's own images, listed in a table with one row an image.
+
+    patient    the id, in any form that stays the same                                   required
+    path       the image, below the root; `FILE#coronal=87` is a slice, see fragments    required
+    date | day 2024-03-01, 20240301 or 01.03.2024; or the number of days since any fixed day of the patient
+    exam       images that are read together share it; without it, those of one day do
+    modality   X-ray, CT, MRI, mammography, ultrasound, fundus, dermoscopy, ... or DICOM's code (DX, MG, MR)
+    view       PA, AP, lateral, CC, MLO, axial, ...
+    laterality left or right: of a paired organ, or the breast
+    finding    one, or several with `;` between them; `normal` where the image is clear. A blank cell says nothing: the
+               row is left out and counted
+    size       of the finding: small, medium or large
+    side       of the finding: left or right
+    rating     BI-RADS of the breast in this exam: 0 to 6, `BI-RADS 4a`, or in words
+    caption    a sentence on this image
+    age        years, at the time of the image
+    sequence   of an MRI: T1, CT1 (after contrast), T2, FLAIR
+    held_out   yes: the patient is in the benchmark only
+
+Columns may have other names (`columns` in the recipe), stand in any order, and be absent; of a DICOM file, its tags
+fill what its row lacks. A table that ends in `.jsonl` holds one JSON object a line.
+"""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, datetime
+from typing import TypeVar
+
+from medmim import terms as terms_of_use
+from medmim.data.sources import cells, dicom_tags, json_records, names, roots, table
+from medmim.data.sources.files import escapes
+from medmim.data.sources.fragments import parse
+from medmim.data.sources.roots import Root
+from medmim.data.sources.source import BadImage, Entry, Source
+from medmim.errors import UserError
+from medmim.progress import bar
+from medmim.recipe.sources import Studies
+from medmim.sample import BadRow, Finding, Study
+from medmim.terms import Terms
+
+NEEDED = ("patient", "path")
+OPTIONAL = (
+    "date", "day", "exam", "modality", "view", "laterality", "finding", "size", "side", "rating", "caption", "age",
+    "sequence", "held_out",
+)  # fmt: skip
+COLUMNS = (*NEEDED, *OPTIONAL)
+# A family is asked where the table has all of these columns (`date` stands for `day`, too).
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "order": ("date",),
+    "change": ("date", "finding", "size"),
+    "larger": ("finding", "size"),
+    "same_finding": ("finding",),
+    "diagnosis": ("finding", "view"),
+    "same_patient": ("view",),
+    "describe": ("finding",),
+    **{f"{kind}_{what}": (what,) for what in ("modality", "view", "caption", "finding") for kind in ("which", "what")},
+    **{f"{kind}_{what}": ("finding", what) for what in ("size", "side") for kind in ("which", "what")},
+    "which_diseased": ("rating", "date"),
+    "forecast": ("rating", "date", "age"),
+    "which_craniocaudal": ("view", "laterality"),
+    "birads": ("rating", "view"),
+    "which_sequence": ("sequence",),
+}
+BIRADS = (  # by number, in the words of the source `embed`
+    "additional evaluation needed", "negative", "benign", "probably benign", "suspicious",
+    "highly suggestive of malignancy", "known malignancy",
+)  # fmt: skip
+_MODALITIES = {
+    "xray": "X-ray", "xr": "X-ray", "radiograph": "X-ray", "radiography": "X-ray", "ct": "CT", "mri": "MRI",
+    "mr": "MRI", "mammography": "mammography", "mammogram": "mammography", "ultrasound": "ultrasound",
+    "sonography": "ultrasound", "fundus": "fundus", "dermoscopy": "dermoscopy",
+    **{code.lower(): name for code, name in dicom_tags.MODALITIES.items()},
+}  # fmt: skip
+_VIEWS = {
+    **{name.lower(): name for name in ("PA", "AP", "CC", "MLO", "ML", "LM", "L")},
+    "lateral": "L", "ll": "L", "lat": "L", "axial": "axial", "coronal": "coronal", "sagittal": "sagittal",
+}  # fmt: skip
+_SIDES = {"l": "left", "left": "left", "r": "right", "right": "right"}
+_SIZES = ("small", "medium", "large")
+_SEQUENCES = {"t1": "T1", "t1c": "CT1", "ct1": "CT1", "t1ce": "CT1", "t1gd": "CT1", "t2": "T2", "flair": "FLAIR"}
+_YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+_CLEAR = ("normal", "no finding", "clear", "healthy")
+_DATES = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%Y/%m/%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
+_LIFE = 36_525  # days
+_OLDEST = 120  # years
+T = TypeVar("T")
+
+
+def terms(entry: Entry[Studies]) -> Terms:
+    """The terms that the hospital has written; without them, nothing is allowed."""
+    if entry.own.terms is None:
+        return Terms(text=(f"{entry.own.source}: no terms are written yet, so nothing is allowed (docs/terms.md)",))
+    file = roots.opened(entry).table(entry.own.terms)
+    return terms_of_use.parse(file.read_bytes(), str(file))
+
+
+def inputs(entry: Entry[Studies]) -> dict[str, str]:
+    """The digests of the table and of the terms, and one over the images that the table names."""
+    root = roots.opened(entry)
+    paths = {names.nfc(row["path"]) for row in _rows(root, entry.own) if row["path"]}
+    tables = [entry.own.table, *([entry.own.terms] if entry.own.terms else [])]
+    return roots.digest(root, tables, (path for path in paths if not escapes(path)))
+
+
+def load(entry: Entry[Studies]) -> Source:
+    """Read the table, and the tags of DICOM files for what it lacks.
+
+    Raises:
+        UserError: No root, no table, or one without the columns `patient` and `path`.
+    """
+    root, own = roots.opened(entry), entry.own
+    rows = list(_rows(root, own))
+    there = {name for row in rows for name in row.cells}
+    studies: list[Study] = []
+    days: dict[str, date | float | None] = {}
+    bad: list[BadRow] = []
+    skipped: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    missing: list[str] = []
+    thousands = cells.has_thousands(row["patient"] for row in rows)
+    with bar("reading studies", len(rows), "images") as progress:
+        for row in rows:
+            progress.add()
+            study, day, problems = _study(row, own, root, thousands)
+            path = study.image if study else ""
+            if path in first:
+                problems.append(("path", f"the image of row {first[path]} again"))
+            if not problems and study is not None and "finding" in there and not row["finding"]:
+                skipped["finding is blank: write normal where the image is clear"] += 1
+            elif not problems and study is not None:
+                first[path] = row.number
+                if root.has(path):
+                    studies.append(study)
+                    days[path] = day
+                else:
+                    missing.append(path)
+            bad += [BadRow(own.table, row.number, name, reason) for name, reason in problems]
+    odd = cells.suspicious(study.patient for study in studies)
+    bad += [BadRow(own.table, first[s.image], "patient", odd[s.patient]) for s in studies if s.patient in odd]
+    timed = list(_timed([study for study in studies if study.patient not in odd], days))
+    found = there | {"date"} if any(study.time is not None for study in timed) else there - {"date"}
+    for name in ("modality", "view", "laterality", "age"):
+        if any(getattr(study, name) for study in timed):
+            found = found | {name}
+    facts = {"rows": len(rows), "images": len(timed), "missing_images": len(missing), "skipped": dict(skipped)}
+    return Source(
+        root.read,
+        studies=timed,
+        families=tuple(name for name, columns in FAMILIES.items() if found.issuperset(columns)),
+        bad=bad,
+        missing=missing,
+        facts=facts,
+        fix_for=root.fix_for,
+    )
+
+
+def _rows(root: Root, own: Studies) -> Iterator[table.Row]:
+    """The rows, their cells by our names."""
+    unknown = [name for name in own.columns if name not in COLUMNS]
+    if unknown:
+        fact = f"columns maps {', '.join(unknown)}, which is no column of ours"
+        raise UserError(fact, fix=f"known: {', '.join(COLUMNS)}")
+    theirs = {name: re.sub(r"[\s_-]", "", own.columns.get(name, name)).lower() for name in COLUMNS}
+    path = root.table(own.table)
+    needed, optional = [theirs[name] for name in NEEDED], [theirs[name] for name in OPTIONAL]
+    if own.table.lower().endswith((".jsonl", ".ndjson")):
+        found = table.of_records(path, _json_lines(root, own), needed, optional)
+    else:
+        found = table.rows(path, needed, optional)
+    for row in found:
+        values = {name: row.cells[key] for name, key in theirs.items() if key in row.cells}
+        ours = {key: name for name, key in theirs.items()}
+        yield table.Row(row.number, values, tuple((ours.get(key, key), reason) for key, reason in row.problems))
+
+
+def _json_lines(root: Root, own: Studies) -> Iterator[list[str]]:
+    """The cells of a table in JSON Lines, the names of all its keys first."""
+    path = root.table(own.table)
+    keys = dict.fromkeys(
+        key for one in json_records.records(path, "one JSON object a line") if isinstance(one, dict) for key in one
+    )
+    yield list(keys)
+    for one in json_records.records(path, "one JSON object a line"):
+        known = one if isinstance(one, dict) else {}
+        yield [_cell(known.get(key)) for key in keys]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "; ".join(map(_cell, value))
+    return "" if value is None else str(value)
+
+
+def _study(
+    row: table.Row, own: Studies, root: Root, thousands: bool
+) -> tuple[Study | None, date | float | None, list[tuple[str, str]]]:
+    """A row as a study, its date or day, and what is wrong with it."""
+    problems = list(row.problems)
+    if problems:
+        return None, None, problems
+
+    def value(column: str, read: Callable[[str], T]) -> T | None:
+        try:
+            return read(given.get(column, ""))
+        except cells.BadCell as error:
+            problems.append((column, str(error)))
+            return None
+
+    given = dict(row.cells)
+    path = value("path", lambda cell: posixpath.normpath(names.nfc(cells.file_name(cell)))) or ""
+    if escapes(path):
+        problems.append(("path", f"the path '{path[:100]}' leaves the root"))
+    if not problems and parse(path)[0].lower().endswith((".dcm", ".dicom")):
+        for name, said in _tags(root, path).items():
+            if not given.get(name) and name != "patient" and not (name == "date" and given.get("day")):
+                given[name] = said
+    patient = value("patient", lambda cell: cells.identifier(cell, thousands))
+    size = value("size", lambda cell: _one_of(cell, dict(zip(_SIZES, _SIZES, strict=True)), ", ".join(_SIZES)))
+    side = value("side", lambda cell: _one_of(cell, _SIDES, "left or right"))
+    day: date | float | None
+    day = value("day", lambda cell: cells.number(cell, "days", _LIFE)) if given.get("day") else value("date", _date)
+    study = Study(
+        source=own.source,
+        patient=patient or "",
+        image=path,
+        modality=value("modality", _modality) or "",
+        view=value("view", lambda cell: _VIEWS.get(cell.lower(), cells.text(cell))),
+        laterality=value("laterality", lambda cell: _one_of(cell, _SIDES, "left or right")),
+        findings=tuple(Finding(label, size, side) for label in value("finding", _labels) or ()),
+        rating=value("rating", _rating),
+        caption=value("caption", cells.text),
+        held_out=bool(value("held_out", lambda cell: _one_of(cell, _YES, "yes or no"))),
+        exam=value("exam", cells.text),
+        age=value("age", lambda cell: cells.number(cell, "years", _OLDEST)),
+        sequence=value("sequence", lambda cell: _SEQUENCES.get(cell.lower(), cells.text(cell))),
+    )
+    return study, day, problems
+
+
+def _tags(root: Root, path: str) -> dict[str, str]:
+    try:
+        return dicom_tags.read(root.read(path))
+    except (FileNotFoundError, BadImage):  # missing, or bad: the build says so when it reads the image
+        return {}
+
+
+def _labels(cell: str) -> tuple[str, ...]:
+    """The findings of a cell; none where it says that the image is clear."""
+    found = [cells.label(part) for part in cell.split(";")]
+    named = [label for label in found if label is not None]
+    if any(label.lower() in _CLEAR for label in named) and len(named) > 1:
+        raise cells.BadCell("says normal beside a finding")
+    return tuple(dict.fromkeys(label for label in named if label.lower() not in _CLEAR))
+
+
+def _modality(cell: str) -> str:
+    plain = cells.text(cell)
+    return "" if plain is None else _MODALITIES.get(re.sub(r"[\s_-]", "", plain).lower(), plain)
+
+
+def _rating(cell: str) -> str | None:
+    plain = cells.text(cell)
+    if plain is None:
+        return None
+    number = re.fullmatch(r"(?:bi-?rads:?\s*)?([0-6])(?:\.0|[abc])?", plain.lower())
+    if number:
+        return BIRADS[int(number[1])]
+    if not any(char.isalpha() for char in plain):
+        raise cells.BadCell(f"'{plain[:40]}' is no BI-RADS class of 0 to 6")
+    return plain.lower() if plain.lower() in BIRADS else plain
+
+
+def _one_of(cell: str, known: Mapping[str, T], what: str) -> T | None:
+    plain = cells.text(cell)
+    if plain is None:
+        return None
+    found = known.get(plain.lower())
+    if found is None:
+        raise cells.BadCell(f"'{plain[:40]}' is not {what}")
+    return found
+
+
+def _date(cell: str) -> date | None:
+    plain = cells.text(cell)
+    if plain is None:
+        return None
+    for form in _DATES:
+        try:
+            found = datetime.strptime(plain, form).date()
+        except ValueError:
+            continue
+        if not 1900 <= found.year <= 2200:
+            raise cells.BadCell(f"'{plain}' is not in the years 1900 to 2200")
+        return found
+    raise cells.BadCell(f"'{plain[:40]}' is no date such as 2024-03-01, 20240301 or 01.03.2024")
+
+
+def _timed(studies: Sequence[Study], days: Mapping[str, date | float | None]) -> Iterator[Study]:
+    """The studies with days since the patient's first date; held out are all of a patient, or none."""
+    held_out = {study.patient for study in studies if study.held_out}
+    first: dict[str, date] = {}
+    for study in studies:
+        day = days[study.image]
+        if isinstance(day, date):
+            first[study.patient] = min(day, first.get(study.patient, day))
+    for study in studies:
+        day = days[study.image]
+        time = float((day - first[study.patient]).days) if isinstance(day, date) else day
+        yield replace(study, time=time, held_out=study.patient in held_out)

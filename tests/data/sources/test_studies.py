@@ -1,0 +1,167 @@
+"""A hospital's own table: what each column may hold, what DICOM tags fill in, and what is quarantined."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medmim.data import build
+from medmim.data.sources import studies
+from medmim.data.sources.source import Entry, Source
+from medmim.errors import UserError
+from medmim.recipe.schema import Data
+from medmim.recipe.sources import Studies
+from medmim.sample import Finding
+from medmim.terms import Terms
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.linear_gradient("L").resize((8, 8)).save(path)
+
+
+def read(folder: Path, table: str, name: str = "studies.csv", **own: Any) -> Source:
+    (folder / name).write_text(table, encoding="utf-8")
+    return studies.load(Entry(Studies(name="studies", root=str(folder), table=name, **own)))
+
+
+def dicom(path: Path, **tags: str) -> None:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    file = Dataset()
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.2"
+    file.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for name, value in tags.items():
+        setattr(file, name, value)
+    out = io.BytesIO()
+    file.save_as(out, enforce_file_format=True)
+    path.write_bytes(out.getvalue())
+
+
+def test_patient_and_path_are_enough(tmp_path: Path) -> None:
+    picture(tmp_path / "p1" / "a.png")
+    source = read(tmp_path, "path,patient\np1/a.png,7\n")
+    assert source.studies and (source.studies[0].patient, source.studies[0].image) == ("7", "p1/a.png")
+    assert (source.studies[0].modality, source.studies[0].time, source.bad) == ("", None, [])
+    assert not {name for name in source.families if "finding" in name or "modality" in name}
+
+
+def test_every_column_is_read(tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    source = read(
+        tmp_path,
+        "patient,path,date,exam,modality,view,laterality,finding,size,side,rating,caption,age,sequence,held_out\n"
+        "P1,a.png,2024-03-01,E1,DX,pa,L,nodule;effusion,small,right,BI-RADS 4b,A nodule.,61.5,t1,no\n"
+        "P1,b.png,01.04.2024,E2,mr,Axial,,normal,,,2,,62,FLAIR,yes\n",
+    )
+    assert source.bad == [] and source.studies is not None
+    first, second = source.studies
+    assert (first.time, second.time, first.exam, first.age) == (0.0, 31.0, "E1", 61.5)
+    assert (first.modality, first.view, first.laterality) == ("X-ray", "PA", "left")
+    assert first.findings == (Finding("nodule", "small", "right"), Finding("effusion", "small", "right"))
+    assert (first.rating, first.caption, first.sequence) == ("suspicious", "A nodule.", "T1")
+    assert (second.modality, second.view, second.findings, second.rating) == ("MRI", "axial", (), "benign")
+    assert first.held_out and second.held_out  # a patient is held out as a whole
+
+
+def test_columns_may_have_other_names_and_json_lines_say_the_same(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    row = {"PatNr": 12, "Bild": "a.png", "Befund": ["nodule"], "Tag": 3}
+    mapped = {"patient": "PatNr", "path": "Bild", "finding": "Befund", "day": "Tag"}
+    lines = read(tmp_path, json.dumps(row) + "\n", "t.jsonl", columns=mapped)
+    table = read(tmp_path, "Pat-Nr,BILD,Befund,tag\n12,a.png,nodule,3\n", columns=mapped)
+    assert lines.studies == table.studies and table.studies is not None
+    assert (table.studies[0].patient, table.studies[0].time, table.studies[0].findings) == (
+        "12",
+        3.0,
+        (Finding("nodule"),),
+    )
+    with pytest.raises(UserError, match="lacks columns: patnr"):
+        read(tmp_path, "patient,Bild\n1,a.png\n", columns=mapped)
+    with pytest.raises(UserError, match="columns maps colour"):
+        read(tmp_path, "patient,path\n1,a.png\n", columns={"colour": "x"})
+
+
+def test_dicom_tags_fill_what_the_table_lacks_and_never_overwrite_it(tmp_path: Path) -> None:
+    tags = {"Modality": "MG", "ViewPosition": "MLO", "ImageLaterality": "R", "PatientAge": "006M", "PatientID": "other"}
+    for name, day in (("a.dcm", "20200101"), ("b.dcm", "20200301")):
+        dicom(tmp_path / name, StudyDate=day, StudyInstanceUID="1.2.3", **tags)
+    source = read(tmp_path, "patient,path,view\n1,a.dcm,\n1,b.dcm,CC\n")
+    assert source.studies is not None and source.bad == []
+    first, second = source.studies
+    assert (first.patient, first.modality, first.view, first.laterality) == ("1", "mammography", "MLO", "right")
+    assert (first.age, first.exam, second.view, second.time) == (0.5, "1.2.3", "CC", 60.0)
+    assert {"which_view", "order"} <= set(source.families)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("4.37886E+15,a.png,,,", "spreadsheet"),
+        (",a.png,,,", "is empty"),
+        ("1,../a.png,,,", "leaves the root"),
+        ("1,a.png,3/1/24,,", "is no date"),
+        ("1,a.png,,nodule;normal,", "normal beside a finding"),
+        ("1,a.png,,17,", "is a number"),
+        ("1,a.png,,nodule,huge", "is not small, medium, large"),
+    ],
+)
+def test_a_bad_cell_is_quarantined_with_its_row(tmp_path: Path, row: str, reason: str) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    source = read(tmp_path, f"patient,path,date,finding,size\n2,b.png,2024-01-01,nodule,small\n{row}\n")
+    assert [study.patient for study in source.studies or ()] == ["2"]
+    assert [(bad.file, bad.row) for bad in source.bad] == [("studies.csv", 3)] and reason in source.bad[0].reason
+
+
+def test_what_is_blank_missing_or_twice_is_counted_and_never_silent(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    source = read(tmp_path, "patient,path,finding\n1,a.png,nodule\n1,a.png,nodule\n1,b.png,\n1,c.png,nodule\n")
+    assert [study.image for study in source.studies or ()] == ["a.png"]
+    assert [(bad.row, bad.reason) for bad in source.bad] == [(3, "the image of row 2 again")]
+    assert source.missing == ["c.png"] and sum(source.facts["skipped"].values()) == 1
+
+
+def test_questions_come_of_it_and_its_terms_are_the_hospital_s_own(tmp_path: Path) -> None:
+    lines = ["patient,path,date,modality,view,finding,size"]
+    for patient in range(30):
+        for visit, size in enumerate(("small", "large", "small")):
+            picture(tmp_path / f"{patient}-{visit}.png")
+            lines.append(f"{patient},{patient}-{visit}.png,2024-0{visit + 1}-01,CT,axial,nodule,{size}")
+    source = read(tmp_path, "\n".join(lines))
+    asked = build.questions(source.studies or [], source.families, Data(source="studies", root=str(tmp_path)))
+    assert {"change", "order", "larger"} <= {sample.family for sample in asked}
+    entry = Entry(Studies(name="studies", root=str(tmp_path), source="our-ct"))
+    assert studies.terms(entry).refused and "our-ct" in studies.terms(entry).text[0]
+    (tmp_path / "terms.json").write_text(Terms(serve=True, text=("our-ct: board of 2024",)).dump())
+    assert studies.terms(Entry(entry.own.model_copy(update={"terms": "terms.json"}))).serve
+
+
+def test_inputs_follow_the_table_and_the_images(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    read(tmp_path, "patient,path\n1,a.png\n")
+    entry = Entry(Studies(name="studies", root=str(tmp_path)))
+    before = studies.inputs(entry)
+    picture(tmp_path / "b.png")
+    assert studies.inputs(entry) == before
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    assert studies.inputs(entry)["images"] != before["images"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cells=st.lists(st.text(max_size=30), min_size=15, max_size=15))
+def test_no_text_in_a_cell_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, cells: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("raw")
+    row = dict(zip(studies.COLUMNS, cells, strict=False))
+    source = read(folder, json.dumps(row) + "\n", "t.jsonl")
+    assert len(source.studies or ()) + len(source.missing) <= 1

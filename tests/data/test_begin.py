@@ -1,0 +1,59 @@
+"""From a folder of images to a table, terms and a recipe that builds."""
+
+from pathlib import Path
+
+import pytest
+
+from medmim.data import build
+from medmim.data.begin import begin
+from medmim.errors import UserError
+from medmim.recipe import loading
+from medmim.run.workspace import workspace
+from tests.data.sources.test_studies import dicom, picture
+
+
+def folder(tmp_path: Path) -> Path:
+    raw = tmp_path / "raw"
+    for patient in range(24):
+        for eye in ("left", "right"):
+            picture(raw / f"p{patient}" / f"{patient}_{eye}.png")
+    dicom(raw / "scan.dcm", Modality="MG", PatientID="17", StudyDate="20240201", ViewPosition="CC")
+    (raw / "notes.txt").write_text("no image")
+    return raw
+
+
+def test_the_table_holds_what_tags_and_names_say(tmp_path: Path) -> None:
+    raw = folder(tmp_path)
+    found = begin(raw, tmp_path / "eyes.yaml", "eyes")
+    assert (found.images, found.patients, found.passed_over) == (49, 25, {".txt": 1})
+    lines = (raw / "studies.csv").read_text().splitlines()
+    assert "p3,p3/3_left.png,,,,,left,,,,,,,," in lines
+    assert "17,scan.dcm,2024-02-01,,mammography,CC,,,,,,,,," in lines
+    assert "change" in found.further and "size" in found.further["change"]
+
+
+def test_the_recipe_builds_once_the_table_is_completed(tmp_path: Path) -> None:
+    raw = folder(tmp_path)
+    (raw / "scan.dcm").unlink()
+    begin(raw, tmp_path / "eyes.yaml", "eyes")
+    header, *rows = (raw / "studies.csv").read_text().splitlines()
+    at = header.split(",").index("finding")
+    done = [row.split(",") for row in rows]
+    for number, cells in enumerate(done):
+        cells[at] = ("cataract", "normal")[number % 2]
+        cells[header.split(",").index("modality")] = "fundus"
+    (raw / "studies.csv").write_text("\n".join([header, *map(",".join, done)]) + "\n")
+    recipe = loading.load(str(tmp_path / "eyes.yaml"), ["data.rows_only=true"])
+    outcome = build.run(recipe, workspace(tmp_path / "home"))
+    assert outcome.facts["rows"] > 0 and outcome.facts["patients"] == 24
+
+
+def test_nothing_is_overwritten_and_an_empty_folder_is_told(tmp_path: Path) -> None:
+    raw = folder(tmp_path)
+    (raw / "terms.json").write_text("mine")
+    with pytest.raises(UserError, match="there already"):
+        begin(raw, tmp_path / "eyes.yaml", "eyes")
+    assert not (raw / "studies.csv").exists() and not (tmp_path / "eyes.yaml").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="there are no images"):
+        begin(tmp_path / "empty", tmp_path / "eyes.yaml", "eyes")
