@@ -1,4 +1,4 @@
-"""medmim data build | audit | show | peek | erase | lookalike: build a data set, audit it for leaks, show it, ..."""
+"""medmim data build | plan | audit | show | peek | erase | lookalike: build a data set, audit it for leaks, ..."""
 
 import json
 import sys
@@ -50,6 +50,28 @@ def build(
 
     data_tables.built(facts, outcome.cached)
     sys.stderr.write(f"data set {outcome.uri}\nnext: {hints.command('data', 'audit', outcome.uri)}\n")
+
+
+@app.command()
+def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json = False) -> None:
+    """Show what the data set of a recipe will hold, by source, type and split, before any picture is opened.
+
+    Reads the tables of the sources only. With --json: rows, by_split, by_ability, quotas, total, form, terms, and
+    `sources`: name, terms, studies, patients, images, missing_images, quarantined and skipped (reason -> rows), `types`
+    (ability, family, train, dev, test, patients, images, balanced, unworded, over_quota).
+    """
+    from medmim.cli import data_tables
+    from medmim.data import plan
+
+    parsed = loading.load(recipe, sets or ())
+    ws = workspace(home, parsed)
+    _print_resolved(ws, recipe=parsed.name, source=parsed.data.source, root=parsed.data.root)
+    planned = plan.of(parsed, ws)
+    if as_json:
+        typer.echo(json.dumps(planned))
+        return
+    data_tables.planned(planned)
+    sys.stderr.write(f"next: {hints.command('data', 'build', recipe)}\n")
 
 
 @app.command()

@@ -61,6 +61,43 @@ def _files(console: Console, files: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def planned(plan: Mapping[str, Any]) -> None:
+    """What a recipe's data set will hold."""
+    console = Console()
+    total = f" of at most {plan['total']:,} for training" if plan["total"] else ""
+    console.print(f"[bold]{plan['rows']:,} rows[/] planned{total}, {plan['form']} form, no picture opened")
+    table = _table("ability", "train", "dev", "test", "quota")
+    for ability, counts in plan["by_ability"].items():
+        quota = plan["quotas"].get(ability, "") if ability in plan["quotas"] else ""
+        shown = "the rest" if quota is None else f"{quota:,}" if quota else ""
+        table.add_row(ability, *(f"{number:,}" for number in counts.values()), shown)
+    table.add_row("all", *(f"{number:,}" for number in plan["by_split"].values()), "", style="bold")
+    console.print(table)
+    dropped = ("balanced", "unworded", "over_quota")
+    columns = ("source", "ability", "family", "train", "dev", "test", "patients", "images")
+    table = _table(*columns, "surplus answers", "no words", "over quota", texts=3)
+    for source in plan["sources"]:
+        for kind in source["types"]:
+            numbers = (kind[key] for key in (*columns[3:], *dropped))
+            table.add_row(source["name"], kind["ability"], kind["family"], *(f"{number:,}" for number in numbers))
+    console.print(table)
+    table = _table("source", "studies", "patients", "images", "missing", "quarantined")
+    for source in plan["sources"]:
+        bad = sum(source["quarantined"].values())
+        numbers = (source[key] for key in ("studies", "patients", "images", "missing_images"))
+        table.add_row(source["name"], *(f"{number:,}" for number in numbers), f"{bad:,}")
+    console.print(table)
+    for source in plan["sources"]:
+        for reason, rows in source["skipped"].items():
+            console.print(f"{escape(source['name'])}: skipped {rows:,} rows: {escape(reason)}", soft_wrap=True)
+        for reason, rows in source["quarantined"].items():
+            text = f"[yellow]{escape(source['name'])}: quarantined {rows:,}[/] {escape(reason)}"
+            console.print(text, soft_wrap=True)
+        refused = [name for name, allowed in source["terms"].items() if allowed is False]
+        forbids = ", ".join(refused).replace("_", " ") or "nothing"
+        console.print(f"{escape(source['name'])} forbids: {forbids}", soft_wrap=True)
+
+
 def audited(report: Mapping[str, Any]) -> None:
     """What splits share, and what of each benchmark part is clean."""
     console = Console()

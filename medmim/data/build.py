@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards
-from medmim.data import erased, people, reading, split, wording
-from medmim.data.abilities import ask_all
+from medmim.data import erased, people, quotas, reading, split
+from medmim.data.abilities import FAMILIES, ask_all
+from medmim.data.abilities import balanced as balanced_in
 from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, balance
 from medmim.data.gather import MISSING, Gathered, gather, stored
 from medmim.data.seeds import stream
 from medmim.data.sources.source import Source
+from medmim.data.wordings import words
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.schema import Data, Recipe
@@ -79,19 +81,26 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
     images = {} if data.rows_only else gather(paths, reading.read_any(sources), resume, data.max_side)
     samples: list[Sample] = []
     bad: list[BadRow] = []
+    asked: list[list[Sample]] = []
     balanced: Counter[str] = Counter()
+    unworded: Counter[str] = Counter()
     sized_for: dict[str, int] = {}
     held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
     total = 0
     for source in sources:
         studies, dropped = _usable(source.studies or (), images)
         made, counts = ask_and_count(studies, source.families, data, held_out)
-        kept, without_image = _with_ids([*made, *(source.samples or ())], images)
+        asked.append(made)
         balanced.update(counts["balanced"])
+        unworded.update(counts["unworded"])
         sized_for |= counts["sized_for"]
-        samples += kept
-        bad += map(_escaped, [*source.bad, *dropped, *without_image])
+        bad += map(_escaped, [*source.bad, *dropped])
         total += len(source.studies or ()) + len(source.samples or ()) + _rows(source.bad)
+    left, over = quotas.apply(asked, data)
+    for source, made in zip(sources, left, strict=True):
+        kept, without_image = _with_ids([*made, *(source.samples or ())], images)
+        samples += kept
+        bad += map(_escaped, without_image)
     missing = sorted(
         {path for source in sources for path in source.missing}
         | {path for path, item in images.items() if item.problem == MISSING}
@@ -111,8 +120,12 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
     _write_lines(folder / "quarantine.jsonl", (json.dumps(asdict(row), ensure_ascii=False) for row in bad))
     _write_lines(folder / "missing_images.txt", missing)
-    asked = {"balanced": dict(sorted(balanced.items())), "sized_for": sized_for}
-    return {**summary(samples, bad, missing), **asked, "source": reading.facts(sources)}
+    choice: dict[str, Any] = {"balanced": dict(sorted(balanced.items())), "sized_for": sized_for}
+    if data.quotas:
+        choice["over_quota"] = dict(sorted(over.items()))
+    if unworded:
+        choice["unworded"] = dict(sorted(unworded.items()))
+    return {**summary(samples, bad, missing), **choice, "source": reading.facts(sources)}
 
 
 def questions(studies: Sequence[Study], families: Sequence[str], data: Data) -> list[Sample]:
@@ -136,8 +149,9 @@ def ask_and_count(
         held_out: Patients whom another source holds out of training.
 
     Returns:
-        The samples; and `balanced`, how many questions of each family `abilities.ask.balance` dropped, and `sized_for`,
-        for how many patients `split.groups` made the groups of each pool.
+        The samples; and `balanced`, how many questions of each family `abilities.ask.balance` dropped, `sized_for`, for
+        how many patients `split.groups` made the groups of each pool, and `unworded`, for how many questions of each
+        family `data.form` has no words.
     """
     fractions = data.dev_fraction, data.test_fraction
     splits = split.by_split(studies, data.seed, *fractions, held_out)
@@ -146,22 +160,28 @@ def ask_and_count(
         name: ask_all(own, [a for a in data.abilities if a != "single" or name == "train"], families, data.seed)
         for name, own in groups.items()
     }
-    left, dropped = balance(asks, data.seed)
+    left, dropped = balance(asks, data.seed, balanced_in(data.form))
+    unworded: Counter[str] = Counter()
     found: dict[tuple[object, ...], Sample] = {}
     for name, own in left.items():
         for ask in own:
-            sample = _sample(ask, name, data.seed)
+            sample = _sample(ask, name, data)
+            if sample is None:
+                unworded[ask.family] += 1
+                continue
             found.setdefault((sample.paths, sample.question, frozenset(sample.options)), sample)
     # in no order of patients, so that the first of a split are a fair choice
     samples = sorted(found.values(), key=lambda sample: (SPLITS.index(sample.split), sample.id))
-    return samples, {"balanced": dropped, "sized_for": sized_for}
+    return samples, {"balanced": dropped, "sized_for": sized_for, "unworded": dict(unworded)}
 
 
-def _sample(ask: Ask, name: str, seed: int) -> Sample:
+def _sample(ask: Ask, name: str, data: Data) -> Sample | None:
+    """The question in words; None where the recipe's form has none for it."""
     paths = tuple(study.image for study in ask.studies)
-    rng = stream(seed, "wording", ask.ability, ask.family, *paths, *sorted(ask.about.items()))
-    question, options, answer, gold = wording.render(ask, rng, closed=rng.random() >= _OPEN[name])
-    swapped = wording.matching_options(options, ask.swapped) if ask.swapped is not None else ()
+    rng = stream(data.seed, "wording", ask.ability, ask.family, *paths, *sorted(ask.about.items()))
+    worded = words.put(ask, rng, rng.random() >= _OPEN[name], data.form)
+    if worded is None:
+        return None
     sources = sorted({study.source for study in ask.studies})
     return Sample(
         ability=ask.ability,
@@ -172,11 +192,11 @@ def _sample(ask: Ask, name: str, seed: int) -> Sample:
         patients=tuple(dict.fromkeys(study.patient for study in ask.studies)),
         images=paths,
         paths=paths,
-        question=question,
-        options=options,
-        answer=answer,
-        gold=gold,
-        swapped=() if swapped == gold else swapped,  # two values may have the same wording
+        question=worded.question,
+        options=worded.options,
+        answer=worded.answer,
+        gold=worded.gold,
+        swapped=() if worded.swapped == worded.gold else worded.swapped,  # two values may have the same wording
     )
 
 
@@ -256,9 +276,10 @@ def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[
 
 def _majority(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """Split -> family -> the score of always giving the most frequent right answer, where the options are fixed."""
+    fixed = {name for name, family in FAMILIES.items() if family.options}
     golds: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for sample in samples:
-        if sample.options and sample.family in FIXED_OPTIONS:
+        if sample.options and (sample.family in FIXED_OPTIONS or sample.family in fixed):
             golds[sample.split][sample.family][sample.answer] += 1
     return {
         name: {family: round(max(n.values()) / n.total(), 3) for family, n in sorted(golds[name].items())}

@@ -36,7 +36,17 @@ class Reading:
     @property
     def terms(self) -> Terms:
         """What the terms of all sources allow."""
-        return terms.combine(_terms(module, entry) for _, module, entry in self.parts)
+        return terms.combine(self.terms_of_each)
+
+    @property
+    def terms_of_each(self) -> list[Terms]:
+        """The terms of each source, in the order of the recipe."""
+        return [_terms(module, entry) for _, module, entry in self.parts]
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each source."""
+        return [getattr(entry.own, "source", entry.own.name) for _, _, entry in self.parts]
 
     @property
     def options(self) -> list[dict[str, Any]]:

@@ -65,6 +65,14 @@ class Data(Section):
         {},
         description="pool of patients -> how many its groups are made for; a power of two by default (docs/data.md)",
     )
+    form: Literal["strict", "published"] = Field(
+        "strict",
+        description="wording of questions on the real sources; published: Med-MIM's stems and options, flaws included",
+    )
+    quotas: dict[Annotated[str, AfterValidator(_known_ability)], Positive | None] = Field(
+        {}, description="ability -> most train questions made for it; null: the rest up to `total`; default: all"
+    )
+    total: Positive | None = Field(None, description="train questions of the abilities in `quotas`, all together")
     max_bad_fraction: Fraction = Field(0.01, description="quarantined rows above this share fail the step")
     max_side: int = Field(
         MAX_SIDE, ge=32, le=8192, description="pixels of the longer side of an image as stored; larger ones are reduced"
@@ -104,6 +112,20 @@ class Data(Section):
     def _patients_are_left_to_train_on(self) -> "Data":
         if self.dev_fraction + self.test_fraction >= 1:
             raise ValueError("dev_fraction and test_fraction leave no patients to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _one_quota_is_the_rest(self) -> "Data":
+        rest = [name for name, number in self.quotas.items() if number is None]
+        if len(rest) > 1:
+            raise ValueError(f"quotas: only one ability can be the rest (null), not {' and '.join(rest)}")
+        if rest and self.total is None:
+            raise ValueError(f"quotas: {rest[0]} is the rest (null) of a `total` that is not given")
+        if not rest and self.total is not None:
+            raise ValueError("total: needs an ability of `quotas` that is null, the rest")
+        given = sum(number for number in self.quotas.values() if number is not None)
+        if self.total is not None and given >= self.total:
+            raise ValueError(f"quotas: {given} questions leave none of {self.total} for {rest[0]}")
         return self
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import ceil, log, sqrt
@@ -57,7 +57,7 @@ def value(study: Study, attribute: str) -> str | None:
     """The value of an attribute of an image; None where it has none or more than one."""
     if attribute in ("modality", "view", "rating", "caption"):
         shown: str | None = getattr(study, attribute)
-        return shown
+        return shown or None
     if attribute == "finding" and not study.findings:
         return NORMAL
     if len(study.findings) != 1:
@@ -113,7 +113,9 @@ def of_all(studies: Sequence[Study], cohort: Cohort) -> bool:
     return len({people.of(study) for study in studies}) == len(cohort)
 
 
-def balance(asks: Mapping[str, Sequence[Ask]], seed: int) -> tuple[dict[str, list[Ask]], dict[str, int]]:
+def balance(
+    asks: Mapping[str, Sequence[Ask]], seed: int, families: Collection[str] = tuple(FIXED_OPTIONS)
+) -> tuple[dict[str, list[Ask]], dict[str, int]]:
     """Drop surplus questions so that no fixed option is right far more often than the others.
 
     Among questions of equal text, over all splits, an option is right at most `_MAJORITY` times as often as the median
@@ -125,6 +127,7 @@ def balance(asks: Mapping[str, Sequence[Ask]], seed: int) -> tuple[dict[str, lis
     Args:
         asks: Split -> its questions.
         seed: Decides which questions go.
+        families: Those that are balanced; each offers the same options whenever it is asked.
 
     Returns:
         The questions left, in their order, and how many were dropped of each family.
@@ -134,7 +137,7 @@ def balance(asks: Mapping[str, Sequence[Ask]], seed: int) -> tuple[dict[str, lis
     first: dict[tuple[str, ...], float] = {}
     for split, own in asks.items():
         for ask in own:
-            if ask.family in FIXED_OPTIONS:
+            if ask.family in families:
                 place[id(ask)] = fraction(seed, "balance", ask.family, *(study.image for study in ask.studies))
                 golds[_text(ask)][ask.answer] += 1
                 at = (split, *_text(ask), ask.answer)

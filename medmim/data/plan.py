@@ -1,0 +1,105 @@
+"""What the data set of a recipe will hold, from its tables alone: no picture is opened.
+
+The numbers are those of the build but for what only pixels can tell: images that cannot be decoded.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from medmim.data import build, erased, people, quotas, reading
+from medmim.data.abilities import FAMILIES
+from medmim.recipe.schema import Recipe
+from medmim.run.workspace import Workspace
+from medmim.sample import SPLITS, Sample
+
+
+def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
+    """Plan the data set of a recipe.
+
+    Returns:
+        `rows`, `by_split`, `by_ability` (ability -> split -> questions), `quotas`, `total`, `form`, `terms` (of all
+        sources together), and `sources`: for each `name`, `terms`, `studies`, `patients`, `images`, `missing_images`,
+        `quarantined` (reason -> rows), `skipped`, and `types`. A type has `ability`, `family`, a count for each split,
+        `patients`, `images`, and what was dropped: `balanced`, `over_quota` and `unworded`.
+
+    Raises:
+        UserError: A source cannot be read.
+    """
+    read = reading.of(recipe.data)
+    erased_patients = erased.load(ws.store)
+    sources = [erased.leave_out(source, erased_patients) for source in read.load()]
+    held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
+    made, counts = [], []
+    for source in sources:
+        asked, count = build.ask_and_count(source.studies or (), source.families, recipe.data, held_out)
+        made.append(asked)
+        counts.append(count)
+    left, _ = quotas.apply(made, recipe.data)
+    rows = [[*kept, *(source.samples or ())] for kept, source in zip(left, sources, strict=True)]
+    planned = []
+    for name, terms, source, asked, kept, count in zip(
+        read.names, read.terms_of_each, sources, made, rows, counts, strict=True
+    ):
+        studies, samples = source.studies or (), source.samples or ()
+        patients = {people.of(study) for study in studies} | {who for s in samples for who in people.of_sample(s)}
+        planned.append(
+            {
+                "name": name,
+                "terms": terms.as_dict(),
+                "studies": len(studies),
+                "patients": len(patients),
+                "images": len({s.image for s in studies} | {path for s in samples for path in s.paths}),
+                "missing_images": len(source.missing),
+                "quarantined": dict(Counter(row.reason for row in source.bad).most_common()),
+                "skipped": dict(source.facts.get("skipped", {})),
+                "types": _types(asked, kept, count),
+            }
+        )
+    everything = [sample for own in rows for sample in own]
+    abilities = {
+        ability: [s for s in everything if s.ability == ability] for ability in {s.ability for s in everything}
+    }
+    return {
+        "rows": len(everything),
+        "by_split": _by_split(everything),
+        "by_ability": {ability: _by_split(abilities[ability]) for ability in sorted(abilities)},
+        "quotas": dict(recipe.data.quotas),
+        "total": recipe.data.total,
+        "form": recipe.data.form,
+        "terms": read.terms.as_dict(),
+        "sources": planned,
+    }
+
+
+def _types(asked: Sequence[Sample], kept: Sequence[Sample], counts: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """The types of one source, those included of which nothing is left."""
+    before = Counter((sample.ability, sample.family) for sample in asked)
+    rows: dict[tuple[str, str], list[Sample]] = {key: [] for key in before}
+    for sample in kept:
+        rows.setdefault((sample.ability, sample.family), []).append(sample)
+    known = {family for _, family in rows}
+    for family in {*counts["balanced"], *counts["unworded"]} - known:
+        rows[FAMILIES[family].ability if family in FAMILIES else "", family] = []
+    seen: set[str] = set()
+    found = []
+    for (ability, family), own in sorted(rows.items()):
+        dropped = {name: counts[name].get(family, 0) if family not in seen else 0 for name in ("balanced", "unworded")}
+        seen.add(family)
+        found.append(
+            {
+                "ability": ability,
+                "family": family,
+                **_by_split(own),
+                "patients": len({who for sample in own for who in people.of_sample(sample)}),
+                "images": len({path for sample in own for path in sample.paths}),
+                **dropped,
+                "over_quota": max(0, before[ability, family] - len(own)),
+            }
+        )
+    return found
+
+
+def _by_split(samples: Sequence[Sample]) -> dict[str, int]:
+    counts = Counter(sample.split for sample in samples)
+    return {name: counts[name] for name in SPLITS}
