@@ -31,10 +31,12 @@ EYES = (
     "mild nonproliferative retinopathy", "dry age-related macular degeneration", "pathological myopia",
 )  # fmt: skip
 WORDS = (
-    "axial coronal contrast enhanced large small enlarged heart liver kidney brain lobe node wall mass carcinoma cyst "
-    "effusion fracture hemorrhage stenosis thrombus aneurysm calcification abscess fibrosis hernia edema metastases "
-    "consolidation artery vein duct bone spine skull pelvis chest abdomen arrow section stained cells tissue margin"
-).split()  # fmt: skip
+    "axial", "coronal", "contrast", "enhanced", "large", "small", "enlarged", "heart", "liver", "kidney", "brain",
+    "lobe", "node", "wall", "mass", "carcinoma", "cyst", "effusion", "fracture", "hemorrhage", "stenosis",
+    "thrombus", "aneurysm", "calcification", "abscess", "fibrosis", "hernia", "edema", "metastases",
+    "consolidation", "artery", "vein", "duct", "bone", "spine", "skull", "pelvis", "chest", "abdomen", "arrow",
+    "section", "stained", "cells", "tissue", "margin",
+)  # fmt: skip
 FAMILIES = {
     "embed": ("which_diseased", "forecast", "which_craniocaudal", "birads"),
     "lumiere": ("which_sequence", "extent_of_resection", "tumor_course"),
