@@ -67,17 +67,18 @@ FLAGS = tuple(field.name for field in fields(Terms) if field.type is bool)
 UNKNOWN = Terms(text=("unknown: nothing is allowed until somebody has read the terms",))
 
 
-def _open(text: str) -> Terms:
+def unrestricted(text: str) -> Terms:
+    """Terms that allow all uses; `text` says what else they ask for."""
     flags: dict[str, Any] = dict.fromkeys(FLAGS, True)
     return Terms(**flags, text=(text,))
 
 
-APACHE = _open("Apache-2.0, made by medmim from drawn images and generated text: no person's data")
+APACHE = unrestricted("Apache-2.0, made by medmim from drawn images and generated text: no person's data")
 
 # Read from the publishers' own files; a base that is given by its hub name, or with --terms, has these.
 PUBLISHED: Mapping[str, Terms] = {
-    "apache-2.0": _open("Apache-2.0"),
-    "llama3": _open(
+    "apache-2.0": unrestricted("Apache-2.0"),
+    "llama3": unrestricted(
         "Meta Llama 3 Community License: pass on a copy of it, show 'Built with Meta Llama 3', let names of derived "
         "models begin with 'Llama 3', keep the acceptable use policy, ask Meta above 700 million monthly users"
     ),
@@ -87,7 +88,7 @@ PUBLISHED: Mapping[str, Terms] = {
             "distributed and not hosted for others; no clinical care or decision, any deployment is out of scope",
         )
     ),
-    "medgemma": _open(
+    "medgemma": unrestricted(
         "Health AI Developer Foundations terms: pass them on with the model and to its users; no clinical use without "
         "the authorization that the law asks for; keep the prohibited use policy"
     ),
