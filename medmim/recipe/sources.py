@@ -63,6 +63,7 @@ class Embed(Files):
     clinical: Text = Field("tables/EMBED_OpenData_clinical.csv", description="table of the findings, below `root`")
     metadata: Text = Field("tables/EMBED_OpenData_metadata.csv", description="table of the images, below `root`")
     images: Literal["dcm", "png"] = Field("dcm", description="png: a tree of PNG files made from the DICOM ones")
+    folder: Text = Field("images", description="folder of cohort_1 and cohort_2, below `root`")
 
 
 class Lumiere(Files):
@@ -71,6 +72,10 @@ class Lumiere(Files):
     name: Literal["lumiere"]
     ratings: Text = Field("LUMIERE-ExpertRating-v202211.csv", description="table of the RANO ratings, below `root`")
     demographics: Text = Field("LUMIERE-Demographics_Pathology.csv", description="table of the patients, below `root`")
+    images: Literal["nii", "png"] = Field(
+        "nii", description="png: slices that others made, SEQUENCE_LUMIERE_images_*/Patient-*/slice_*/week_*.png"
+    )
+    folder: str = Field("Imaging", description="folder of Patient-001, ... or of the PNG trees, below `root`")
     slices: Positive = Field(5, description="at most this many slices of a patient, evenly over the tumor")
 
 

@@ -222,6 +222,8 @@ def _alike(known: Iterable[str], spelling: Callable[[str], str], reason: str) ->
 
 def _without_marks(name: str) -> str:
     """Letters and digits alone, and one mark between two digits: without it, `P1-2` would be `P12`."""
+    if name.isascii() and name.isdecimal():
+        return name.lstrip("0") or name[-1:]
     folded = name.casefold().translate(_LATIN)
     # vowel signs of many scripts are no letters to Python, but part of a name
     bare = "".join(char if char.isalnum() or unicodedata.category(char) in ("Mn", "Mc") else " " for char in folded)

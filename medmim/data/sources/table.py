@@ -2,11 +2,12 @@
 
 * A cell that is used and holds control characters or more than `MAX_CELL` characters makes its row bad, and so does a
   row with more cells than the header (a comma outside quotation marks). Other cells may hold anything, at any length.
-* Column names are compared without case, blanks, `_` and `-`. Rows are numbered as a spreadsheet does; empty ones, and
-  blank cells beyond the last column, are passed over.
+* Column names are compared without case, blanks, `_` and `-`, so they may be asked for in any spelling. Rows are
+  numbered as a spreadsheet does; empty ones, and blank cells beyond the last column, are passed over.
 """
 
 import csv
+import difflib
 import json
 import re
 import unicodedata
@@ -28,7 +29,7 @@ _ANY = 2**31 - 1
 csv.field_size_limit(_ANY)
 
 MAX_CELL = 4096  # characters of a cell that is used
-_WANTED = "a CSV table in UTF-8"
+WANTED = "a CSV table in UTF-8"
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _OBJECTS = (
     "(lambda rows: [names := list(dict.fromkeys(name for row in rows for name in row))] "
@@ -41,6 +42,7 @@ _ROWS = {  # a table of another form -> the Python that reads its rows from `sys
     "for line in sys.stdin if line.strip(' |:-\\r\\n')",
 }
 _VALUE = re.compile(r"[+-]?\d+([.,]\d+)?|.+\.(png|jpe?g|tiff?|bmp|webp|dcm)", re.IGNORECASE)  # no name of a column
+_SHOWN = 300  # characters of the names in a message
 _SEARCHED = 20  # lines at the start of a file in which a header may be
 
 
@@ -62,7 +64,7 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
 
     Args:
         path: The file: UTF-8, commas, its header in the first line.
-        needed: Columns that it must have, in lower case without blanks, `_` and `-`.
+        needed: Columns that it must have; the cells of a row have these names.
         optional: Columns that it may have.
 
     Yields:
@@ -71,7 +73,7 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
     Raises:
         UserError: It is no such file, lacks columns, or has a broken quotation; the message says what it is.
     """
-    sniff.require_text(path, _WANTED)
+    sniff.require_text(path, WANTED)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from of_records(path, _records(path, csv.reader(file, strict=True), needed), needed, optional)
@@ -82,8 +84,25 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise sniff.encoding_kind(data, error).error(path, _WANTED) from None
+            raise sniff.encoding_kind(data, error).error(path, WANTED) from None
         raise
+
+
+def column_names(path: Path) -> list[str]:
+    """The names of the columns as the file writes them; none where its first line cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            return [value_of(name) for name in next(csv.reader(file, strict=True), [])]
+    except (OSError, csv.Error):
+        return []
+
+
+def find(names: Sequence[str], wanted: Sequence[str]) -> dict[str, list[int]]:
+    """Each of the wanted columns that there is -> where it stands in a header, more than once if written twice."""
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        places.setdefault(_key(name), []).append(i)
+    return {name: places[_key(name)] for name in wanted if _key(name) in places}
 
 
 def of_records(
@@ -98,8 +117,7 @@ def of_records(
         optional: See `rows`.
     """
     header = next(records, [])
-    keys = [_key(name) for name in header]
-    columns = {name: [i for i, key in enumerate(keys) if key == name] for name in (*needed, *optional) if name in keys}
+    columns = find(header, (*needed, *optional))
     if not columns.keys() >= set(needed):
         raise _no_columns(path, header, needed, optional)
     for number, cells in enumerate(records, 2):
@@ -121,12 +139,21 @@ def _row(number: int, found: dict[str, list[str]], needed: Sequence[str]) -> Row
     for name, cells in found.items():
         if len(set(cells)) > 1:
             problems.append((name, "two columns have this name and differ"))
-        elif cells and len(cells[0]) > MAX_CELL:
-            problems.append((name, f"a cell of more than {MAX_CELL:,} characters"))
-        elif cells and has_controls(re.sub(r"\s", "", cells[0].strip(HIDDEN))):
-            problems.append((name, "a cell with control characters"))
-    values = {name: cells[0].strip(HIDDEN).strip() for name, cells in found.items() if cells}
-    return Row(number, values, tuple(problems))
+        elif cells and (problem := problem_of(cells[0])):
+            problems.append((name, problem))
+    return Row(number, {name: value_of(cells[0]) for name, cells in found.items() if cells}, tuple(problems))
+
+
+def problem_of(cell: str) -> str:
+    """Why the row of this cell is bad, whatever the cell should hold; empty where it is not."""
+    if len(cell) > MAX_CELL:
+        return f"a cell of more than {MAX_CELL:,} characters"
+    return "a cell with control characters" if has_controls(re.sub(r"\s", "", cell.strip(HIDDEN))) else ""
+
+
+def value_of(cell: str) -> str:
+    """A cell without what surrounds its value."""
+    return cell.strip(HIDDEN).strip()
 
 
 def _records(path: Path, table: "Reader", needed: Sequence[str]) -> Iterator[list[str]]:
@@ -158,18 +185,19 @@ def _other_form(path: Path, needed: Sequence[str]) -> UserError | None:
     """Why the first line is no header: it is cut at other marks, or another line is, or this is no table; or None."""
     with path.open("rb") as file:
         head = file.read(sniff.HEAD)
+    needed = [_key(name) for name in needed]
     whole = next(csv.reader(head.decode("utf-8-sig", "replace").splitlines()[:1]), [])
     if len(whole) == 1 and {_key(cell) for cell in next(csv.reader(whole), [])}.issuperset(needed):
         kind = sniff.Kind(
             "a table whose lines are quoted as a whole",
             _converted("csv.reader(row[0] for row in csv.reader(sys.stdin) if row)"),
         )
-        return kind.error(path, _WANTED)
+        return kind.error(path, WANTED)
     other = sniff.text_kind(head)
     if other is not None and other != sniff.TABLE and other.name in _ROWS:
         named = {_key(name) for name in _names(head.decode("utf-8-sig", "replace"))}
         fix = _converted(_ROWS[other.name]) if named.issuperset(needed) else other.fix
-        return sniff.Kind(other.name, fix).error(path, _WANTED)
+        return sniff.Kind(other.name, fix).error(path, WANTED)
     for number, line in enumerate(head.decode("utf-8-sig", "replace").splitlines()[:_SEARCHED], 1):
         for mark, name in _DELIMITERS.items():
             if not {_key(cell) for cell in next(csv.reader([line], delimiter=mark), [])}.issuperset(needed):
@@ -181,7 +209,7 @@ def _other_form(path: Path, needed: Sequence[str]) -> UserError | None:
                 return kind.error(path, "one that starts with its header")
             kind = sniff.Kind(f"a table separated by {name}", _converted(f"csv.reader(sys.stdin, delimiter={mark!r})"))
             return kind.error(path, "one separated by commas")
-    return None if other is None or other == sniff.TABLE else other.error(path, _WANTED)
+    return None if other is None or other == sniff.TABLE else other.error(path, WANTED)
 
 
 def _names(text: str) -> list[str]:
@@ -206,14 +234,20 @@ def _converted(rows: str) -> str:
 
 
 def _no_columns(path: Path, header: Sequence[str], needed: Sequence[str], optional: Sequence[str]) -> UserError:
-    written = [cell.strip(HIDDEN).strip() for cell in header]
-    keys = {_key(name) for name in written}
-    first = ", ".join(filter(None, written))[:300] or "nothing"
-    row = keys.isdisjoint((*needed, *optional)) and any(_VALUE.fullmatch(cell) for cell in written)
+    written = {_key(cell): value_of(cell) for cell in header}
+    first = ", ".join(filter(None, map(value_of, header)))[:_SHOWN] or "nothing"
+    known = {_key(name) for name in (*needed, *optional)}
+    row = known.isdisjoint(written) and any(_VALUE.fullmatch(cell) for cell in written.values())
+    lacking = [name for name in needed if _key(name) not in written]
+    free = [key for key in written if key not in known]
+    near = {name: written[key] for name in lacking for key in difflib.get_close_matches(_key(name), free, 1)}
+    closest = "; closest: " + ", ".join(f"{found} for {name}" for name, found in near.items())
     other = _other_form(path, needed) if sniff.kind_of(path) is None else None
     return other or UserError(
-        f"{path.name} lacks columns: {', '.join(name for name in needed if name not in keys)}",
-        reason=f"its first line is a row of values, not the header: {first}" if row else f"its first line has: {first}",
+        f"{path.name} lacks columns: {', '.join(lacking)}",
+        reason=f"its first line is a row of values, not the header: {first}"
+        if row
+        else f"its first line has: {first}{closest[:_SHOWN] if near else ''}",
         fix="add a line before it to name these columns and the others, in their order"
         if row
         else "name these columns in the first line",
