@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,3 +106,17 @@ def test_a_kill_leaves_no_folder_of_the_name(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (tmp_path / "raw").exists()
+
+
+def test_no_reader_shares_code_with_what_it_is_tested_on() -> None:
+    """Else both could be wrong in the same way: only the phantom painter and the seeds are common."""
+    data = Path(run.__file__).parents[1]
+    imported = re.compile(r"^\s*(?:from|import) (medmim\.data\.[\w.]+)", re.MULTILINE)
+    common = {"medmim.data.lookalike", "medmim.data.seeds", "medmim.data.sources.phantom_draw"}
+    for path in data.rglob("*.py"):
+        mine = path.parent.name == "lookalike"
+        for module in imported.findall(path.read_text("utf-8")):
+            if mine:
+                assert module in common or module.startswith("medmim.data.lookalike."), f"{path.name}: {module}"
+            else:
+                assert not module.startswith("medmim.data.lookalike"), f"{path.name}: {module}"
