@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medmim import sniff
-from medmim.data.sources import pixels
+from medmim.data.sources import gdcm_frames, pixels
 from medmim.data.sources.fragments import FRAME, Fragment
 from medmim.data.sources.source import BadImage
 from medmim.errors import require
 
 EXTRA = "data"
 _LARGEST = 1 << 30  # bytes of a deflated file
-_PLUGINS = ("pylibjpeg", "pillow", "gdcm", "pydicom")  # the safest first
+_PLUGINS = ("pylibjpeg", "pillow", "gdcm")  # the first that has a decoder is the only one that is asked
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TWELVE_BITS = ("1.2.840.10008.1.2.4.51",)  # JPEG Extended; GDCM's and Pillow's decoders are of 8 bits
 _JP2 = b"\0\0\0\x0cjP  "  # a file of boxes around a JPEG 2000 codestream
@@ -139,7 +139,9 @@ def _whole(file: Any, name: str) -> int:
 
 def _frame(file: Any, index: int, frames: int) -> tuple[NDArray[Any], str]:
     """The values of a frame (rows x columns, x 3 of colours), and their photometric interpretation after decoding."""
+    from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import as_pixel_options
 
     syntax = file.file_meta.TransferSyntaxUID
     try:
@@ -154,15 +156,12 @@ def _frame(file: Any, index: int, frames: int) -> tuple[NDArray[Any], str]:
         _check_compressed(file, index, frames)
     if syntax in _TWELVE_BITS and "pylibjpeg" not in decoder.available_plugins and _whole(file, "BitsStored") > 8:
         raise BadImage(f"{syntax.name} of more than 8 bits, which only `pip install pylibjpeg-libjpeg` (GPL) reads")
-    plugins = [name for name in _PLUGINS if name in decoder.available_plugins] or [""]
-    for name in plugins[:-1]:
-        try:
-            values, about = decoder.as_array(file, index=index, decoding_plugin=name)
-            break
-        except (RuntimeError, NotImplementedError, ValueError):  # of a form that the next may read
-            continue
+    plugin = next((name for name in _PLUGINS if name in decoder.available_plugins), "")
+    if plugin == "gdcm":
+        frame = get_frame(file.PixelData, index, number_of_frames=frames)
+        values, about = gdcm_frames.decode(str(syntax), frame, {**as_pixel_options(file), "number_of_frames": 1})
     else:
-        values, about = decoder.as_array(file, index=index, decoding_plugin=plugins[-1])
+        values, about = decoder.as_array(file, index=index, decoding_plugin=plugin)
     return values, str(about["photometric_interpretation"])
 
 

@@ -285,11 +285,21 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(monkeypatch: 
     assert caught.value.fix == "pip install 'medmim[data]'" and "pydicom" in caught.value.fact
 
 
+@pytest.mark.parametrize(("name", "at"), [("JPEGLSNearLossless_08.dcm", 6), ("SC_rgb_jpeg_gdcm.dcm", 17)])
+def test_gdcm_cannot_end_this_process(name: str, at: int) -> None:
+    file = pydicom.dcmread(PYDICOM / name)
+    frame = bytearray(pydicom.encaps.get_frame(file.PixelData, 0, number_of_frames=1))
+    frame[at] = 0xFF
+    file.PixelData = pydicom.encaps.encapsulate([bytes(frame)])
+    assert "GDCM ends its process" in reason(written(file))
+    assert levels((PYDICOM / name).read_bytes()).size
+
+
 SMALL = [
     (PYDICOM / name).read_bytes()
     for name in (
         "MR_small.dcm", "SC_rgb_rle_2frame.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jp2klossless.dcm",
-        "MR_small_jpeg_ls_lossless.dcm", "SC_rgb_small_odd_jpeg.dcm", "image_dfl.dcm",
+        "SC_rgb_small_odd_jpeg.dcm", "image_dfl.dcm",
     )
 ]  # fmt: skip
 
