@@ -6,11 +6,13 @@ CA_FOLDER = "/etc/medmim/ca"  # where ConfigMap CA_CONFIG_MAP is mounted; its ke
 CA_FILE = f"{CA_FOLDER}/ca.crt"
 
 CACHE_FOLDER = "/var/cache/medmim"  # MEDMIM_CACHE of pods: where the claim MEDMIM_CACHE_CLAIM is mounted
+RAW_FOLDER = "/var/lib/medmim/raw"  # of the data step: where the claim MEDMIM_RAW_CLAIM with the raw data is mounted
 
 SETTINGS = "medmim"  # the ConfigMap of a run namespace: where store and MLflow are, and what is no secret
 SETTINGS_KEYS = (
     "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE", "MLFLOW_TRACKING_URI",
     "MEDMIM_STORE", "MEDMIM_IMAGE", "MEDMIM_PATIENCE", "MEDMIM_APPROVAL", "MEDMIM_CACHE_CLAIM", "MEDMIM_CACHE_GIB",
+    "MEDMIM_RAW_CLAIM",
 )  # fmt: skip
 CA_CONFIG_MAP = "medmim-ca"
 

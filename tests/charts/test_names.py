@@ -64,6 +64,13 @@ def test_a_cache_on_the_nodes_is_a_claim_of_each_run_namespace_with_a_folder_of_
     assert paths == {"/var/lib/medmim/radiology", "/var/lib/medmim/research"}
 
 
+def test_a_claim_of_raw_data_is_named_where_there_is_one() -> None:
+    runs = {"runNamespaces": [{"name": "team-a"}]}
+    with_claim = render({**runs, "rawData": {"existingClaim": "patients"}})
+    assert named(with_claim, "ConfigMap", names.SETTINGS, "team-a")["data"]["MEDMIM_RAW_CLAIM"] == "patients"
+    assert "MEDMIM_RAW_CLAIM" not in named(render(runs), "ConfigMap", names.SETTINGS, "team-a")["data"]
+
+
 def test_a_claim_that_is_there_is_only_named_and_no_cache_is_the_default() -> None:
     runs = {"runNamespaces": [{"name": "team-a"}]}
     objects = render({**runs, "cache": {"existingClaim": "mine"}})

@@ -88,11 +88,31 @@ def with_cache(ir: Ir, claim: str) -> Ir:
     spec, platform = yaml.load_all(ir.text, _LOADER)
     for executor in spec["deploymentSpec"]["executors"].values():
         executor["container"].setdefault("env", []).append({"name": "MEDMIM_CACHE", "value": names.CACHE_FOLDER})
-    name = {"runtimeValue": {"constant": claim}}
-    mount = {"mountPath": names.CACHE_FOLDER, "constant": claim, "pvcNameParameter": name}
-    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-        executor["pvcMount"] = [mount]
+    for executor in _on_kubernetes(platform).values():
+        executor.setdefault("pvcMount", []).append(_mount(claim, names.CACHE_FOLDER))
     return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
+
+
+def with_raw_data(ir: Ir, claim: str) -> Ir:
+    """The same pipeline with a claim of the run's namespace, the raw data, in the step `data` and no other."""
+    spec, platform = yaml.load_all(ir.text, _LOADER)
+    executor = _on_kubernetes(platform).get("exec-data")
+    if executor is not None:
+        executor.setdefault("pvcMount", []).append(_mount(claim, names.RAW_FOLDER))
+    return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
+
+
+def _on_kubernetes(platform: Any) -> dict[str, Any]:
+    executors: dict[str, Any] = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return executors
+
+
+def _mount(claim: str, folder: str) -> dict[str, Any]:
+    return {
+        "mountPath": folder,
+        "constant": claim,
+        "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+    }
 
 
 def step_names() -> tuple[str, ...]:

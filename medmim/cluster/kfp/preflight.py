@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +15,8 @@ from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
-from medmim.recipe.schema import Recipe
+from medmim.recipe.names import RAW_FOLDER, SETTINGS, STEP_ACCOUNT
+from medmim.recipe.schema import Data, Recipe
 from medmim.redact import shown
 from medmim.registry import lookup, policy
 
@@ -45,7 +46,7 @@ def unsupported(recipe: Recipe, setup: Setup) -> list[str]:
         setup: What pods would work with.
     """
     return [
-        *_data(recipe),
+        *_data(recipe, setup),
         *_models(recipe),
         *_platform(recipe, setup),
         *_memory(recipe),
@@ -82,14 +83,30 @@ def missing(kube: Kube, recipe: Recipe) -> list[str]:
     return [f"{one.name}: {one.found}; fix: {one.fix}" for one in found if one.status == "fail"]
 
 
-def _data(recipe: Recipe) -> Iterator[str]:
-    for key in ("root", "annotations"):
-        folder = getattr(recipe.data, key)
-        if folder and (os.path.exists(os.path.expanduser(folder)) or not os.path.isabs(folder)):
+def _data(recipe: Recipe, setup: Setup) -> Iterator[str]:
+    """Folders that pods cannot read: of this machine, or of a claim that the chart does not mount."""
+    claim = setup.get("MEDMIM_RAW_CLAIM")
+    for key, folder in _folders(recipe.data):
+        if folder.startswith("s3://") or (claim and Path(folder).is_relative_to(RAW_FOLDER)):
+            continue
+        if Path(folder).is_relative_to(RAW_FOLDER):
+            yield f"{key}: {folder} is of a claim with raw data, and the chart's rawData.existingClaim names none"
+        elif os.path.exists(os.path.expanduser(folder)) or not os.path.isabs(folder):
             yield (
-                f"data.{key}: {folder} is a folder of this machine, which pods cannot read; put the data into an image "
-                "made FROM medmim's, and name its path there"
+                f"{key}: {folder} is a folder of this machine, which pods cannot read; give an s3:// address, a folder "
+                f"below {RAW_FOLDER} (the chart's rawData.existingClaim), or put data that are no patients' into an "
+                "image made FROM medmim's, and name its path there"
             )
+
+
+def _folders(data: Data) -> Iterator[tuple[str, str]]:
+    for key in ("root", "annotations"):
+        if folder := getattr(data, key):
+            yield f"data.{key}", folder
+    for number, own in enumerate(data.read_from if data.sources else ()):
+        for key in ("root", "annotations"):
+            if (folder := getattr(own, key, None)) and folder != data.root:
+                yield f"data.sources.{number}.{key}", folder
 
 
 def _models(recipe: Recipe) -> Iterator[str]:

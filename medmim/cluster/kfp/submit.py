@@ -126,6 +126,8 @@ def plan(
     ir = compiled.pinned(ir, pinned)
     claim = setup.get("MEDMIM_CACHE_CLAIM")
     ir = compiled.with_cache(ir, claim) if claim else ir
+    raw = setup.get("MEDMIM_RAW_CLAIM")
+    ir = compiled.with_raw_data(ir, raw) if raw else ir
     pipeline_id = get_or_create.find_pipeline(api, ir.name)
     return Plan(
         api=api,

@@ -16,7 +16,7 @@ from medmim.cluster.kfp import compiled, get_or_create, preflight, submit
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
 from medmim.recipe.parameter import from_parameter
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import Data, Recipe
 from medmim.store import open_store
 from tests.support.kfp_world import World, a_world
 
@@ -89,6 +89,23 @@ def test_a_cache_claim_is_mounted_into_every_step_and_changes_nothing_else(
     plain = f"{world.registry.address}/medmim@{world.registry.push('v1')}"
     assert [spec, platform] == list(yaml.safe_load_all(compiled.pinned(compiled.load("train"), plain).text))
     assert len(executors) == len(spec["deploymentSpec"]["executors"]) > 5
+
+
+def test_a_claim_of_raw_data_is_mounted_into_the_data_step_alone_and_allows_its_folders(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [{"name": "odir", "root": "odir"}, {"name": "vqa_rad", "root": "s3://raw/vqa"}]
+    data = Data.model_validate({"sources": sources, "root": names.RAW_FOLDER}, strict=False)
+    recipe = world.recipe.model_copy(update={"data": data})
+    (told, below) = error_of(world, recipe=recipe).problems
+    assert told.startswith("data.root:") and below.startswith("data.sources.0.root:") and "rawData" in told
+    monkeypatch.setenv("MEDMIM_RAW_CLAIM", "raw")
+    submitted(world, recipe=recipe)
+    _, platform = yaml.safe_load_all(next(iter(world.kfp.state.specs.values())))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {name: one["pvcMount"] for name, one in executors.items() if "pvcMount" in one}
+    assert list(mounted) == ["exec-data"]
+    assert [(one["mountPath"], one["constant"]) for one in mounted["exec-data"]] == [(names.RAW_FOLDER, "raw")]
 
 
 def test_the_same_content_twice_is_one_version_and_two_runs(world: World) -> None:
