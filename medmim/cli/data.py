@@ -154,7 +154,8 @@ def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, 
 @app.command()
 def erase(
     patients: Annotated[
-        list[str], typer.Argument(metavar="PATIENT...", help="Identifiers; `-` reads them from stdin, a line each.")
+        list[str],
+        typer.Argument(metavar="PATIENT...", help="Identifiers, or POPULATION/IDENTIFIER; `-` reads them from stdin."),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only shown.")] = False,
     why: Annotated[str, typer.Option("--why", help="The reason, for the record; without any identifier.")] = "",

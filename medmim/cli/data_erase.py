@@ -35,7 +35,8 @@ def plan_and_erase(
     record = erase.erase(ws, patients, found, why.strip()) if yes else None
     files = _write(ws, found) if yes else []
     if as_json:
-        facts = {"done": yes, **asdict(found), "recipes": files, "record": record and record["n"]}
+        shown = {key: value for key, value in asdict(found).items() if key != "who"}
+        facts = {"done": yes, **shown, "recipes": files, "record": record and record["n"]}
         typer.echo(json.dumps(facts))
         return
     _show(ws, found, files, yes)

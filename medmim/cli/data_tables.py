@@ -24,6 +24,12 @@ def built(counts: Mapping[str, Any], cached: bool) -> None:
         table.add_row(ability, f"{rows:,}")
     console.print(table)
     _files(console, counts["source"].get("files", {}))
+    if dropped := counts.get("balanced"):
+        console.print(
+            "left out so that no answer is right far more often than the others: "
+            + ", ".join(f"{rows:,} {escape(family)}" for family, rows in dropped.items()),
+            soft_wrap=True,
+        )
     if counts["missing_images"]:
         console.print(f"[yellow]{counts['missing_images']:,} images are missing[/]; missing_images.txt lists them")
     if out := counts["source"].get("erased", {}).get("patients"):

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
         sized_for |= counts["sized_for"]
         bad += map(_escaped, [*source.bad, *dropped])
         total += len(source.studies or ()) + len(source.samples or ()) + _rows(source.bad)
+    _refuse_unknown_pools(data.sized_for, sized_for)
     left, over = quotas.apply(asked, data)
     for source, made in zip(sources, left, strict=True):
         kept, without_image = _with_ids([*made, *(source.samples or ())], images)
@@ -255,6 +256,15 @@ def _refuse_too_many_bad(bad: Sequence[BadRow], total: int, allowed: float, fix:
         )
     if count:
         say(f"{count:,} of {total:,} rows are quarantined; quarantine.jsonl says why")
+
+
+def _refuse_unknown_pools(given: Mapping[str, int], known: Mapping[str, int]) -> None:
+    if unknown := sorted(given.keys() - known.keys()):
+        raise UserError(
+            f"data.sized_for names pools that this data set does not have: {', '.join(unknown)}",
+            reason=f"there are {', '.join(known) or 'none'}",
+            fix="copy sized_for from the counts of a data set that was built from these sources",
+        )
 
 
 def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from medmim import store
-from medmim.data import erased
+from medmim.data import erased, people
 from medmim.errors import UserError
 from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import Entry
@@ -47,12 +47,14 @@ class Erasure:
         rebuild: The recipes that made them, as they were dumped, with the artifacts that each made.
         runs: Runs whose records name one of them.
         resume: Folders of unfinished trainings; they may hold rows, of which patients is not known.
+        who: The patients as POPULATION/IDENTIFIER, where a data set holds them; never to be shown.
     """
 
     artifacts: tuple[Affected, ...]
     rebuild: tuple[Mapping[str, Any], ...]
     runs: tuple[str, ...]
     resume: tuple[str, ...]
+    who: tuple[str, ...] = ()
 
 
 def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -> Erasure:
@@ -60,7 +62,7 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
 
     Args:
         ws: The workspace.
-        patients: Identifiers, as the data sets have them.
+        patients: Identifiers, as the data sets have them: those of all populations, or POPULATION/IDENTIFIER.
         descendants: What is done with the descendants. What a decision or a registered version names is never removed,
             data sets that hold the patient and reports always are.
 
@@ -72,7 +74,8 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
     entries = inventory.scan(place, ages)
     holders, known = _holders(place, entries.values(), set(patients))
     before = erased.load(ws.store)
-    unknown = [i for i, patient in enumerate(patients, 1) if patient not in known and patient not in before]
+    found = {name for who in known for name in erased.spellings(who)}
+    unknown = [i for i, patient in enumerate(patients, 1) if patient not in found and patient not in before]
     if unknown:
         raise UserError(
             f"{len(unknown)} of {len(patients)} patients are in no data set of {ws.store}",
@@ -98,7 +101,13 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
             does = "marked" if note else descendants
             affected.append(Affected(entry.name, entry.recipe_name, "descends", does, note))
     rebuild = _recipes(entries[one.name] for one in affected)
-    return Erasure(tuple(affected), tuple(rebuild), tuple(concerned), tuple(inventory.totals("resume", ages)))
+    return Erasure(
+        tuple(affected),
+        tuple(rebuild),
+        tuple(concerned),
+        tuple(inventory.totals("resume", ages)),
+        _keys(known, patients),
+    )
 
 
 def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> dict[str, Any]:
@@ -114,13 +123,14 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         The record: n, time, who, why, patients (their number), marks, removed, marked, rebuild.
     """
     place = store.open_store(ws.store)
-    known = erased.add(ws.store, patients)
+    named = sorted({*what.who, *map(erased.requested, patients)})
+    known = erased.add(ws.store, named)
     record: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "who": current_user(),
         "why": why,
         "patients": len(set(patients)),
-        "marks": sorted({erased.mark(known.key, patient) for patient in patients}),
+        "marks": sorted(erased.mark(known.key, name) for name in named),
         "removed": [asdict(one) for one in what.artifacts if one.does == "removed"],
         "marked": [asdict(one) for one in what.artifacts if one.does == "marked"],
         "rebuild": list(what.rebuild),
@@ -149,13 +159,31 @@ def marked(ws: Workspace) -> set[str]:
 _RECORDS = f"{erased.FOLDER}/records/"
 
 
-def _holders(place: store.Store, entries: Iterable[Entry], patients: set[str]) -> tuple[list[Entry], set[str]]:
-    """Data sets that hold any of the patients, unfinished ones included, and the patients that were found."""
+def _keys(known: Iterable[people.Identity], patients: Sequence[str]) -> tuple[str, ...]:
+    """What is marked of patients: the identifier alone where it was given so and only quarantined rows name it."""
+    placed = {who for who in known if who[0]}
+    alone = {name for population, name in known if not population and name in patients} - {name for _, name in placed}
+    return tuple(sorted({"/".join(who) for who in placed} | alone))
+
+
+def _holders(
+    place: store.Store, entries: Iterable[Entry], patients: set[str]
+) -> tuple[list[Entry], set[people.Identity]]:
+    """Data sets that hold any of the patients, unfinished ones included, and the patients that were found.
+
+    Quarantined rows do not say of which population they are, so those of an equal identifier count.
+    """
+    alone = {name for patient in patients if (name := patient.partition("/")[2])}
     sets = [entry for entry in entries if entry.kind == "data"]
-    holders, known = [], set()
+    holders: list[Entry] = []
+    known: set[people.Identity] = set()
     with bar("searching", len(sets), "data sets") as shown:
         for entry in sets:
-            inside = erased.patients_of(place, entry.name) & patients
+            inside = {
+                who
+                for who in erased.identities_of(place, entry.name)
+                if erased.spellings(who) & (patients if who[0] else patients | alone)
+            }
             known |= inside
             if inside:
                 holders.append(entry)

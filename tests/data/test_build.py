@@ -16,6 +16,7 @@ from PIL import Image
 
 from medmim import shards, store
 from medmim.data import build, reading
+from medmim.data.abilities.ask import FIXED_OPTIONS
 from medmim.data.sources import phantom
 from medmim.data.sources.source import Source
 from medmim.errors import UserError
@@ -296,6 +297,41 @@ def test_what_helps_unusable_images_is_in_the_errors_fix(tmp_path: Path) -> None
     with pytest.raises(UserError, match="1 rows were read") as caught:
         build.make([source({}, studies=[], missing=["x.png"])], demo().data, tmp_path)
     assert caught.value.fix == "give the folder that holds x.png as data.root"
+
+
+def test_the_counts_say_what_was_dropped_and_for_how_many_patients_groups_were_made(
+    built: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    facts = built[0].facts
+    assert facts["sized_for"] and all(n & (n - 1) == 0 for n in facts["sized_for"].values())
+    assert set(facts["balanced"]) <= set(FIXED_OPTIONS)
+    for split, families in facts["majority"].items():
+        for family, share in families.items():
+            golds = [s.answer for s in shards.read_samples(built[1], split) if s.family == family and s.options]
+            assert share == round(max(golds.count(gold) for gold in golds) / len(golds), 3)
+    pinned = demo(90, test_fraction=0.3, dev_fraction=0.1, sized_for=facts["sized_for"], rows_only=True).data
+    again = build.make([reading.of(pinned).load()[0]], pinned, tmp_path)
+    assert again["sized_for"] == facts["sized_for"] and again["rows"] == facts["rows"]
+
+
+def test_a_pool_that_the_data_do_not_have_is_an_error(tmp_path: Path) -> None:
+    data = demo(30, sized_for={"phantom-chests": 8}, rows_only=True).data
+    with pytest.raises(UserError, match="phantom-chests") as caught:
+        build.make([reading.of(data).load()[0]], data, tmp_path)
+    assert "phantom-chest, " in caught.value.reason
+
+
+def test_who_is_held_out_by_one_source_is_not_trained_on_in_another(tmp_path: Path) -> None:
+    def films(name: str, held_out: bool, count: int) -> Source:
+        made = [Study(name, str(i), f"{name}{i}-{t}", "X-ray", float(t), held_out=held_out) for i in range(count)
+                for t in (0, 9)]  # fmt: skip
+        return source({}, studies=made, families=("order",))
+
+    counts = build.make([films("mmxu", False, 30), films("ms_cxr_t", True, 12)], demo(rows_only=True).data, tmp_path)
+    rows = shards.read_samples(tmp_path)
+    held_out = {patient for row in rows if row.held_out for patient in row.patients}
+    assert len(held_out) == 12 and counts["patients"] == 30
+    assert {row.split for row in rows if held_out.intersection(row.patients)} == {"test"}
 
 
 def test_link_roots_are_not_in_the_cache_key(tmp_path: Path) -> None:

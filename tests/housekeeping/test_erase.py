@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from medmim import store, tracking
+from medmim import shards, store, tracking
 from medmim.cli import data as command
 from medmim.cli import registry
 from medmim.data import build, erased
@@ -20,6 +20,7 @@ from medmim.recipe.schema import Recipe
 from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
+from medmim.sample import Sample
 from medmim.store import open_store
 from tests.support.killing import killed_at
 from tests.support.registry import artifacts
@@ -208,3 +209,39 @@ def test_the_command_shows_first_then_removes_and_prints_no_name(
     (file,) = facts["recipes"]
     again = loading.load(file)
     assert patient not in erased.patients_of(open_store(ws.store), f"data/{build.run(again, ws).digest}")
+
+
+def data_of(ws: Workspace, folder: Path, *patients: tuple[str, str]) -> str:
+    """A data set with a question on each (source, patient)."""
+    samples = [
+        Sample(
+            "temporal", "f", source, "train", False, (name,), (f"{source}/{name}",), (f"{source}/{name}",), "?", (), "a"
+        )
+        for source, name in patients
+    ]
+    shards.write(folder, samples, ())
+    return f"data/{store.publish(folder, ws.store, 'data', {}, {'parents': {}}).digest}"
+
+
+def test_a_patient_is_erased_from_every_set_of_the_population_and_no_other(ws: Workspace, tmp_path: Path) -> None:
+    mimic = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001"), ("MS_CXR_T", "p10000002"))
+    other = data_of(ws, tmp_path / "b", ("mmxu", "10000001"))
+    covid = data_of(ws, tmp_path / "c", ("covid-chestxray", "10000001"))
+    for given in ("p10000001", "mimic/10000001"):
+        assert {one.name for one in erase.plan(ws, [given]).artifacts} == {mimic, other}
+    assert {one.name for one in erase.plan(ws, ["10000001"]).artifacts} == {mimic, other, covid}
+    found = erase.plan(ws, ["mimic/10000001"])
+    erase.erase(ws, ["mimic/10000001"], found, "asked for")
+    assert whole(ws) == {covid}
+    listed = erased.load(ws.store)
+    assert listed.holds("MS_CXR_T", "p10000001") and listed.holds("chest-imagenome", "10000001")
+    assert not listed.holds("covid-chestxray", "10000001") and not listed.holds("mmxu", "10000002")
+    assert erase.plan(ws, ["mimic/10000001"]).artifacts == ()  # known, though nothing holds them any more
+    with pytest.raises(UserError, match="in no data set"):
+        erase.plan(ws, ["mimic/10000002"])
+
+
+def test_what_is_shown_of_an_erasure_names_nobody(ws: Workspace, tmp_path: Path) -> None:
+    data_of(ws, tmp_path / "a", ("mmxu", "10000001"))
+    result = CliRunner().invoke(command.app, ["erase", "10000001", "--json", "--home", str(ws.home)])
+    assert result.exit_code == 0 and "10000001" not in result.output and "artifacts" in result.output
