@@ -13,12 +13,14 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from medmim.finetune.engines.engine import Fragment, Whole
 
@@ -53,6 +55,14 @@ def save(folder: Path, step: int, fragments: Iterable[Fragment], rank: int, worl
     part.replace(path)
     _sync(final)
     return final
+
+
+def copied(fragments: Iterable[Fragment]) -> list[Fragment]:
+    """Copies in host memory, which training does not change."""
+    return [
+        replace(one, fields={field: value.to("cpu", copy=True) for field, value in one.fields.items()})
+        for one in fragments
+    ]
 
 
 def commit(path: Path, state: Mapping[str, Any], world: int) -> None:
@@ -114,8 +124,8 @@ def newest(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def reader(path: Path) -> Iterator[Callable[[str], Whole]]:
-    """Within the block, a function: name of a parameter -> what the checkpoint has of it, read when asked for."""
-    parts: dict[str, dict[str, list[tuple[int, Any, str]]]] = defaultdict(lambda: defaultdict(list))
+    """Within the block, a function: name of a parameter -> what the checkpoint has of it."""
+    parts: dict[str, dict[str, list[tuple[int, Any]]]] = defaultdict(lambda: defaultdict(list))
     counts: dict[str, Mapping[str, float]] = {}
     with ExitStack() as opened:
         for file in _files(path):
@@ -123,16 +133,32 @@ def reader(path: Path) -> Iterator[Callable[[str], Whole]]:
             counts |= json.loads(tensors.metadata()[_COUNTS])
             for key in tensors.keys():  # noqa: SIM118  no dict
                 name, start, field = key.rsplit("/", 2)
-                parts[name][field].append((int(start), tensors, key))
+                parts[name][field].append((int(start), tensors.get_slice(key)))
 
         def read(name: str) -> Whole:
-            fields = {
-                field: torch.cat([tensors.get_tensor(key) for _, tensors, key in sorted(found, key=lambda p: p[0])])
-                for field, found in parts[name].items()
-            }
-            return Whole(fields, counts[name])
+            return Whole({field: _InFiles(found) for field, found in parts[name].items()}, counts[name])
 
         yield read
+
+
+class _InFiles:
+    """See `Values`: what is not asked for is not read.
+
+    Args:
+        parts: Where each worker's fragment starts, and the fragment in its file.
+    """
+
+    def __init__(self, parts: Iterable[tuple[int, Any]]) -> None:
+        self.parts = [(at, at + part.get_shape()[0], part) for at, part in sorted(parts, key=lambda one: one[0])]
+
+    def __getitem__(self, wanted: slice) -> Tensor:
+        begin, end, _ = wanted.indices(self.parts[-1][1])
+        found = [
+            part[max(begin - start, 0) : min(end, stop) - start]
+            for start, stop, part in self.parts
+            if start < end and begin < stop
+        ]
+        return torch.cat(found) if found else torch.empty(0)
 
 
 def _files(path: Path) -> list[Path]:

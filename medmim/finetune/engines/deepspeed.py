@@ -109,7 +109,7 @@ class Zero:
                 if self.stage == 3:
                     p.ds_tensor.data[: len(local)].copy_(local)
                 else:
-                    p.copy_(whole.fields[WEIGHT].view_as(p))
+                    p.copy_(whole.fields[WEIGHT][:].view_as(p))
 
     def not_finite(self) -> list[str]:
         """See `Engine`."""

@@ -29,11 +29,18 @@ class Fragment:
     counts: Mapping[str, float]
 
 
+class Values(Protocol):
+    """The values of a field of a parameter, flat, put together from the fragments of all workers."""
+
+    def __getitem__(self, wanted: slice) -> Tensor:
+        """Read some of them; `[:]` reads all."""
+
+
 @dataclass(frozen=True)
 class Whole:
-    """A trained parameter as a checkpoint has it, put together from the fragments of all workers."""
+    """A trained parameter as a checkpoint has it."""
 
-    fields: Mapping[str, Tensor]
+    fields: Mapping[str, Values]
     counts: Mapping[str, float]
 
 

@@ -85,8 +85,8 @@ class Plain:
                 continue
             whole = read(name)
             with torch.no_grad():
-                p.copy_(whole.fields[WEIGHT].view_as(p))
-            state = {f: v.to(p.device).view_as(p).clone() for f, v in whole.fields.items() if f != WEIGHT}
+                p.copy_(whole.fields[WEIGHT][:].view_as(p))
+            state = {f: v[:].to(p.device).view_as(p).clone() for f, v in whole.fields.items() if f != WEIGHT}
             if state:
                 # beside the weights, where the fused AdamW reads them
                 counts = {field: torch.tensor(n, device=p.device) for field, n in whole.counts.items()}

@@ -78,7 +78,13 @@ def seen(root: Path, name: str) -> list[Any]:
 
 
 def test_an_engine_takes_the_steps_of_the_plain_loop_and_restores_what_it_has_gathered(trained: Path) -> None:
-    assert seen(trained, "stale") == [[], []]
+    for worker in seen(trained, "restored"):
+        assert worker["restored"] == worker["saved"] != worker["moved"]
+
+
+def test_a_worker_of_zero_3_reads_its_own_part_of_a_checkpoint_only(trained: Path) -> None:
+    read, of_all = zip(*((worker["read"], worker["all"]) for worker in seen(trained, "restored")), strict=True)
+    assert sum(read) == of_all[0] and max(read) < 0.51 * of_all[0]
 
 
 def test_also_deepspeed_s_own_process_group_waits_an_hour(trained: Path) -> None:
