@@ -358,10 +358,10 @@ def _images(folder: Path, exam: _Exam, patient: _Patient, seed: int, rng: random
             shots.append((side, "CC", "2D", ""))  # taken twice
     for side, view, kind, spot in shots:
         series, image = _uid(rng, exam.day), _uid(rng, exam.day)
-        shown, box = _breast(exam, side, view, bool(spot), patient, seed)
+        shown, boxes = _breast(exam, side, view, bool(spot), patient, seed)
         plane = exposed(shown, pixels(seed, "embed", patient.number, image))
         place = f"cohort_{patient.cohort}/{patient.empi}/{study}/{series}/{image}.dcm"
-        boxes = f"({box},)" if box and kind == "2D" and not spot else "()"
+        boxes = boxes if kind == "2D" and not spot else []
         midnight = " 00:00:00" if patient.number % 3 == 0 else ""
         row: dict[str, object] = {
             **_dicom(folder / "images" / place, plane, exam, patient, side, view, (study, series, image), rng),
@@ -375,10 +375,10 @@ def _images(folder: Path, exam: _Exam, patient: _Patient, seed: int, rng: random
             "ImageLateralityFinal": side,
             "FinalImageType": kind,
             "spot_mag": spot,
-            "ROI_coords": boxes,
+            "ROI_coords": str(tuple(boxes)),
             "SRC_DST": "",
-            "match_level": "[1]" if boxes != "()" else "[]",
-            "num_roi": int(boxes != "()"),
+            "match_level": str([1] * len(boxes)),
+            "num_roi": len(boxes),
             "png_filename": f"{rng.getrandbits(224):056x}.png",
         }
         yield {**row, "png_path": f"/mnt/storage/mammo/png/{row['png_filename']}"}
@@ -386,27 +386,32 @@ def _images(folder: Path, exam: _Exam, patient: _Patient, seed: int, rng: random
 
 def _breast(
     exam: _Exam, side: str, view: str, spot: bool, patient: _Patient, seed: int
-) -> tuple[Plane, tuple[int, int, int, int] | None]:
-    """A breast as its letter says, the chest wall to the right of a right one, and the box of the mass in the file."""
+) -> tuple[Plane, list[tuple[int, ...]]]:
+    """A breast as its letter says, the chest wall to the right of a right one, and the boxes of what is in it.
+
+    Boxes are top, left, bottom, right in pixels of the file: of the mass, and of calcifications if there are any.
+    """
     letter = exam.rated[side]
     size, margin = _MASS.get(letter, (None, None))
     scene = Scene("mammography", "mass" if size else NORMAL, size, None, margin, "CC" if view == "CC" else "MLO")
     bare, mass = layers(scene, seed, "embed", patient.number, side, view)
+    found = [mass > mass.max() / 2] if size else []
     shown = bare + mass + 0.03 * (patient.density - 2.5) * (bare > 0.2)
     if exam.calcified == side:
-        spots = pixels(seed, "embed", patient.number, side, view, "calcifications")
-        rows, columns = spots.integers(40, 60, (2, _CALCIFICATIONS))
-        shown[rows, columns - 20] += 0.5
+        rng = pixels(seed, "embed", patient.number, side, view, "calcifications")
+        spots = np.zeros(shown.shape, bool)
+        spots[rng.choice(np.arange(40, 60), _CALCIFICATIONS, replace=False), rng.integers(20, 40, _CALCIFICATIONS)] = (
+            True
+        )
+        shown = shown + 0.5 * spots
+        found.append(spots)
     if side == "R":
-        shown, mass = shown[:, ::-1], mass[:, ::-1]
-    inside = np.argwhere(mass > mass.max() / 2) if size else np.empty((0, 2), int)
+        shown, found = shown[:, ::-1], [one[:, ::-1] for one in found]
     if spot:  # the middle half of the breast, magnified
         top, left = 28, 12 if side == "L" else 36
-        return enlarged(shown[top : top + 48, left : left + 48], 2), None
-    if not len(inside):
-        return shown, None
-    (top, left), (bottom, right) = inside.min(0) * _FACTOR, (inside.max(0) + 1) * _FACTOR
-    return shown, (int(top), int(left), int(bottom), int(right))
+        return enlarged(shown[top : top + 48, left : left + 48], 2), []
+    corners = [(inside.min(0), inside.max(0) + 1) for inside in map(np.argwhere, found)]
+    return shown, [tuple(int(edge) * _FACTOR for corner in both for edge in corner) for both in corners]
 
 
 def _uid(rng: random.Random, day: date) -> str:

@@ -89,7 +89,11 @@ def test_values_are_written_as_in_the_real_tables(made: tuple[Path, Written]) ->
     assert {row["FinalImageType"] for row in metadata} == {"2D", "cview"}
     assert {row["spot_mag"] for row in metadata} == {"", "1"}
     assert {"CC", "MLO", "ML"} <= {row["ViewPosition"] for row in metadata}
-    assert all(re.fullmatch(r"\(\)|\(\(\d+, \d+, \d+, \d+\),\)", row["ROI_coords"]) for row in metadata)
+    box = r"\(\d+, \d+, \d+, \d+\)"
+    forms = {"0": r"\(\)", "1": rf"\({box},\)", "2": rf"\({box}, {box}\)"}
+    assert {row["num_roi"] for row in metadata} == set(forms)
+    assert all(re.fullmatch(forms[row["num_roi"]], row["ROI_coords"]) for row in metadata)
+    assert {(row["num_roi"], row["match_level"]) for row in metadata} == {("0", "[]"), ("1", "[1]"), ("2", "[1, 1]")}
     assert "African American  or Black" in {row["ETHNICITY_DESC"] for row in clinical}
 
 
@@ -131,8 +135,8 @@ def test_the_mass_is_in_its_box_and_as_large_as_the_assessment_says(made: tuple[
     areas = defaultdict(list)
     for row in table(folder, "metadata")[1]:
         shown = seen(path_of(folder, row))
-        if row["num_roi"] == "1":
-            top, left, bottom, right = map(int, re.findall(r"\d+", row["ROI_coords"]))
+        if row["num_roi"] != "0":  # the mass first
+            top, left, bottom, right = map(int, re.findall(r"\d+", row["ROI_coords"])[:4])
             around = shown[max(top - 20, 0) : bottom + 20, max(left - 20, 0) : right + 20]
             assert shown[top:bottom, left:right].mean() > around.mean() + 0.03, row["anon_dicom_path"]
             for side, letter in worst[row["acc_anon"]]:
