@@ -24,7 +24,7 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 5
+REVISION = 6
 
 _OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
 # Not in the cache key as they are: the content of the inputs is, as a parent of the step, and the sources' own options.
@@ -86,9 +86,10 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
     unworded: Counter[str] = Counter()
     sized_for: dict[str, int] = {}
     held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
+    owners = _owners((study for source in sources for study in source.studies or ()), images)
     total = 0
     for source in sources:
-        studies, dropped = _usable(source.studies or (), images)
+        studies, dropped = _usable(source.studies or (), images, owners)
         made, counts = ask_and_count(studies, source.families, data, held_out)
         asked.append(made)
         balanced.update(counts["balanced"])
@@ -218,11 +219,34 @@ def _escaped(row: BadRow) -> BadRow:
     return replace(row, file=escaped(row.file), key=escaped(row.key), reason=escaped(row.reason))
 
 
-def _usable(studies: Sequence[Study], images: dict[str, Gathered]) -> tuple[list[Study], list[BadRow]]:
-    """Studies whose image is usable, and a quarantined row for each of the others."""
-    broken = {path: item.problem for path, item in images.items() if item.problem}
-    good = [study for study in studies if study.image not in broken]
-    bad = [BadRow(s.image, 0, s.patient, broken[s.image]) for s in studies if s.image in broken]
+def _owners(studies: Iterable[Study], images: dict[str, Gathered]) -> dict[str, tuple[bool, people.Identity]]:
+    """Image id -> who keeps the image where several patients or articles have it: in a benchmark, else the least name.
+
+    The same figure stands in two articles, and a benchmark holds published figures, too: split by patient alone, a
+    model would be asked about an image that it was trained on.
+    """
+    found: dict[str, tuple[bool, people.Identity]] = {}
+    for study in studies:
+        if study.image in images and images[study.image].id:
+            key, owner = images[study.image].id, (not study.held_out, people.of(study))
+            found[key] = min(found.get(key, owner), owner)
+    return found
+
+
+def _usable(
+    studies: Sequence[Study], images: dict[str, Gathered], owners: dict[str, tuple[bool, people.Identity]]
+) -> tuple[list[Study], list[BadRow]]:
+    """Studies whose image is usable and theirs, and a quarantined row for each of the others."""
+    good, bad = [], []
+    for study in studies:
+        item = images.get(study.image, Gathered(study.image))
+        problem = item.problem
+        if item.id and owners[item.id][1] != people.of(study):
+            problem = "the same image is another patient's or article's, too: it is kept there alone"
+        if problem:
+            bad.append(BadRow(study.image, 0, study.patient, problem))
+        else:
+            good.append(study)
     return good, bad
 
 

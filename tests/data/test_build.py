@@ -344,3 +344,29 @@ def test_the_manifest_names_every_file(built: tuple[Outcome, Path]) -> None:
     names = set(store.get(built[0].uri).files)
     assert {"README.md", "quarantine.jsonl", "missing_images.txt", "images/images-00000-of-00001.parquet"} <= names
     assert {f"samples/{split}-00000-of-00001.parquet" for split in ("train", "dev", "test")} <= names
+
+
+def test_an_image_of_two_articles_is_kept_in_one_and_in_the_benchmark_first(tmp_path: Path) -> None:
+    def figure(article: str, image: str, held_out: bool = False) -> Study:
+        return Study("pmc", article, image, "CT", caption=f"CT {article} of {image}.", held_out=held_out)
+
+    files = {name: png(level) for level, name in enumerate(("a1", "b1", "c1", "d1"), 10)}
+    files |= {"b-a1": files["a1"], "h-c1": files["c1"], "a2": files["a1"]}
+    own = [figure("B", "b-a1"), figure("A", "a1"), figure("A", "a2"), figure("C", "c1"), figure("B", "b1")]
+    other = [replace(figure("H", "h-c1", held_out=True), source="bench")]
+    data = demo(max_bad_fraction=1.0, test_fraction=0.0, dev_fraction=0.0).data
+    families = ("which_caption", "what_caption", "match_caption", "match_figure")
+    make = [source(files, studies=own, families=families), source(files, studies=other, families=families)]
+    build.make(reading_as_two(make), data, tmp_path / "out")
+    lines = (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [(row["file"], row["key"]) for row in map(json.loads, lines)] == [("pmc/b-a1", "B"), ("pmc/c1", "C")]
+    assert {row["reason"] for row in map(json.loads, lines)} == {
+        "the same image is another patient's or article's, too: it is kept there alone"
+    }
+    shown = {path for sample in shards.read_samples(tmp_path / "out") for path in sample.paths}
+    assert shown and shown <= {"pmc/a1", "pmc/a2", "pmc/b1"}
+
+
+def reading_as_two(sources: list[Source]) -> list[Source]:
+    """Two sources as a recipe that names both reads them."""
+    return [reading.below(name, one) for name, one in zip(("pmc", "bench"), sources, strict=True)]

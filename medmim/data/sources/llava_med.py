@@ -39,10 +39,8 @@ SOURCE = "pmc"
 MODALITIES = {  # key of `domain` -> Study.modality
     "chest_xray": "X-ray", "mri": "MRI", "histology": "histology", "gross": "gross pathology", "ct_scan": "CT",
 }  # fmt: skip
-FAMILIES = (
-    "which_figure", "match_figure", "match_caption", "same_modality", "joined_figures",
-    "which_caption", "what_caption", "which_modality", "what_modality", "describe",
-)  # fmt: skip
+# The others would take what a caption leaves open for what the figure does not show.
+FAMILIES = ("which_figure", "match_figure", "match_caption", "same_modality", "joined_figures")
 _TURNS = ("conversations", "conversatons")
 _ID = re.compile(r"(?P<article>[A-Za-z0-9.-]{1,40})_F(?P<figure>[\w.-]{1,40})", re.ASCII)
 _TAG = re.compile(

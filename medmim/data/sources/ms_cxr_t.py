@@ -40,13 +40,7 @@ TERMS = Terms(
 SOURCE = "ms-cxr-t"
 FINDINGS = ("consolidation", "edema", "pleural effusion", "pneumonia", "pneumothorax")
 STATES = {"improving": "improved", "stable": "stable", "worsening": "worse"}  # the table's word -> Change.state
-FAMILIES = (
-    "progression",
-    "order",
-    "same_patient",
-    "which_view",
-    "what_view",
-)  # none asks about the findings of one image
+FAMILIES = ("progression",)
 
 _PAIR = ("subjectid", "studyid", "previousstudyid", "dicomid", "previousdicomid")
 _PROGRESSION = {name: f"{name.replace(' ', '')}progression" for name in FINDINGS}

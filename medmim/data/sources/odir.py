@@ -26,10 +26,8 @@ from medmim.terms import Terms
 TERMS = Terms(text=("ODIR-5K: the licence of its copies is not known; nothing but research on one's own machines",))
 
 SOURCE = "odir"
-FAMILIES = (
-    "eye_diagnosis", "which_eye", "both_eyes", "shared_diagnosis", "same_diagnosis",
-    "which_finding", "what_finding", "same_finding",
-)  # fmt: skip
+# The families on any finding would offer `epiretinal membrane` beside `macular epiretinal membrane`.
+FAMILIES = ("eye_diagnosis", "which_eye", "both_eyes", "shared_diagnosis", "same_diagnosis")
 NORMAL = "normal fundus"
 QUALITY = (
     "anterior segment image", "no fundus image", "lens dust", "optic disk photographically invisible",
