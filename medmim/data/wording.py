@@ -108,7 +108,7 @@ def render(ask: Ask, rng: Random, closed: bool = True) -> tuple[str, tuple[str, 
     about = {key: "normal anatomy" if text == NORMAL else word(text) for key, text in ask.about.items()}
     question = rng.choice(TEMPLATES[ask.family]).format(**about)
     if ask.family == "describe":
-        return question, (), caption(ask.studies[0]), ()
+        return question, (), ask.studies[0].caption or caption(ask.studies[0]), ()
     options = [word(text) for text in rng.sample(ask.options, len(ask.options))]
     answer = word(ask.answer)
     if not closed:

@@ -44,7 +44,10 @@ TERMS = Terms(
         "distributed, no model, weights or embedding space trained or tuned on it released; no clinical use",
     )
 )
-FAMILIES = ("order", "which_view", "what_view", "same_patient")
+FAMILIES = (
+    "which_diseased", "forecast", "which_craniocaudal", "birads",
+    "order", "which_view", "what_view", "same_patient",
+)  # fmt: skip
 
 _V2 = re.compile(
     r"((patients|exam_level|side_level|imaging_findings|pathology_findings|reports|risk|combined)_anon\.parquet"
