@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards
-from medmim.data import erased, people, quotas, reading, split
+from medmim.data import erased, kept_pixels, people, quotas, reading, split
 from medmim.data.abilities import FAMILIES, ask_all
 from medmim.data.abilities import balanced as balanced_in
 from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, balance
 from medmim.data.gather import MISSING, Gathered, gather, stored
+from medmim.data.kept_pixels import KeptPixels
 from medmim.data.seeds import stream
 from medmim.data.sources.source import Source
 from medmim.data.wordings import words
@@ -48,7 +49,8 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
 
         def build(folder: Path) -> dict[str, Any]:
             sources = [erased.leave_out(source, erased_patients) for source in read.load()]
-            return make(sources, recipe.data, folder)
+            earlier = kept_pixels.of(ws.home, erased_patients.parents.get("erased", ""))
+            return make(sources, recipe.data, folder, earlier)
 
         artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms)
         outcome.of(artifact, cached)
@@ -56,13 +58,14 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         return outcome
 
 
-def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
+def make(sources: Sequence[Source], data: Data, folder: Path, earlier: KeptPixels | None = None) -> dict[str, Any]:
     """Write the data set into a folder.
 
     Args:
         sources: The records of each source, in whose order the samples are written.
         data: The recipe's section.
         folder: May hold what an earlier, killed run has left in `resume/`.
+        earlier: The pictures that earlier builds of the home stored.
 
     Returns:
         The counts of `summary`.
@@ -78,7 +81,10 @@ def make(sources: Sequence[Source], data: Data, folder: Path) -> dict[str, Any]:
         )
     )
     paths = list(dict.fromkeys(named))
-    images = {} if data.rows_only else gather(paths, reading.read_any(sources), resume, data.max_side)
+    images = {}
+    if not data.rows_only:
+        identity = reading.identity_any(sources)
+        images = gather(paths, reading.read_any(sources), resume, data.max_side, identity, earlier)
     samples: list[Sample] = []
     bad: list[BadRow] = []
     asked: list[list[Sample]] = []

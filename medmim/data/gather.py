@@ -14,14 +14,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from medmim.data.sources.fragments import parse
-from medmim.data.sources.image_file import decode
+from medmim.data.kept_pixels import KeptPixels
+from medmim.data.sources.fragments import Fragment, format_path, parse
+from medmim.data.sources.image_file import decode_all
 from medmim.data.sources.pixels import BLANK
 from medmim.data.sources.source import BadImage
 from medmim.progress import bar
 from medmim.recipe.schema import MAX_SIDE
 
 MISSING = "image is missing"
+_TOGETHER = 256  # pictures of one file in memory at once; no plane of a usual volume has more slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,22 @@ class Gathered:
 
 
 def gather(
-    paths: Iterable[str], read: Callable[[str], bytes], folder: Path, side: int = MAX_SIDE
+    paths: Iterable[str],
+    read: Callable[[str], bytes],
+    folder: Path,
+    side: int = MAX_SIDE,
+    identity: Callable[[str], str] = lambda _: "",
+    kept: KeptPixels | None = None,
 ) -> dict[str, Gathered]:
     """Read, check and store every image, on all cores.
 
     Args:
-        paths: Source paths, each once, in the order of storage.
+        paths: Source paths, each once; stored in this order, but all pictures of one file together.
         read: As in `Source.read`; called in several threads.
         folder: Working folder of this data set; kept after a kill.
         side: `data.max_side`.
+        identity: As `Source.identity`.
+        kept: What earlier builds stored; grows by what this one reads.
 
     Returns:
         Path -> result, in the order of `paths`.
@@ -68,14 +77,21 @@ def gather(
     ):
         new = [path for path in wanted if path not in known]
         progress.add(len(wanted) - len(new))
-        for item, data in _read_all(new, read, side):
+        grown = 0
+        for item, data in _read_all(new, _Reader(read, side, identity, kept)):
             known[item.path] = replace(item, start=end) if data else item
             pixels.write(data)
             pixels.flush()  # to the kernel, where it survives a kill of this process
             index.write(json.dumps(asdict(known[item.path])) + "\n")
             index.flush()
             end += len(data)
+            grown += len(data)
             progress.add()
+            if kept and grown > kept.limit // 8:
+                kept.trim()
+                grown = 0
+        if kept and grown:
+            kept.trim()
     return {path: known[path] for path in wanted}
 
 
@@ -90,40 +106,86 @@ def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, 
                 yield item.id, item.path, pixels.read(item.size)
 
 
-def _read_all(paths: Sequence[str], read: Callable[[str], bytes], side: int) -> Iterator[tuple[Gathered, bytes]]:
-    """Each image with its stored bytes, in the order of `paths`; threads are enough, since decoding frees the GIL."""
+@dataclass(frozen=True)
+class _Reader:
+    """What is done with one file."""
+
+    read: Callable[[str], bytes]
+    side: int
+    identity: Callable[[str], str]
+    kept: KeptPixels | None
+
+    def __call__(self, file: str, pictures: Sequence[Fragment | None]) -> list[tuple[Gathered, bytes]]:
+        """The pictures of a file with their stored bytes; it is read once, and not at all where all are kept."""
+        mark = self.identity(file) if self.kept else ""
+        if self.kept is None or not mark:
+            return list(self._decoded(file, pictures))
+        found: dict[Fragment | None, tuple[Gathered, bytes]] = {}
+        for picture in pictures:
+            known = self.kept.find(f"{mark} {picture or ''}", self.side)
+            if known is not None:
+                found[picture] = Gathered(format_path(file, picture), known[0], size=len(known[1])), known[1]
+        rest = [picture for picture in pictures if picture not in found]
+        for picture, (item, data) in zip(rest, self._decoded(file, rest) if rest else (), strict=True):
+            found[picture] = item, data
+            if not item.problem:
+                self.kept.keep(f"{mark} {picture or ''}", self.side, item.id, data)
+        return [found[picture] for picture in pictures]
+
+    def _decoded(self, file: str, pictures: Sequence[Fragment | None]) -> Iterator[tuple[Gathered, bytes]]:
+        try:
+            data = self.read(file)
+        except FileNotFoundError:
+            yield from ((Gathered(format_path(file, one), problem=MISSING), b"") for one in pictures)
+            return
+        except BadImage as error:
+            yield from ((Gathered(format_path(file, one), problem=str(error)), b"") for one in pictures)
+            return
+        for picture, image in zip(pictures, decode_all(data, pictures), strict=True):
+            path = format_path(file, picture)
+            try:
+                if isinstance(image, BadImage):
+                    raise image
+                if _is_blank(image.pixels):
+                    raise BadImage(BLANK)
+                small = image.shrunk(self.side)
+            except BadImage as error:
+                yield Gathered(path, problem=str(error)), b""
+            else:
+                yield Gathered(path, image.id, size=len(small)), small
+
+
+def _read_all(paths: Sequence[str], reader: _Reader) -> Iterator[tuple[Gathered, bytes]]:
+    """Each picture with its stored bytes, file by file; threads are enough, since decoding frees the GIL."""
     from joblib import cpu_count
 
     workers = cpu_count()
-    ahead: deque[Future[tuple[Gathered, bytes]]] = deque()
+    ahead: deque[Future[list[tuple[Gathered, bytes]]]] = deque()
     with (
         warnings.catch_warnings(),  # around all threads, which share one list of filters
         ThreadPoolExecutor(workers, thread_name_prefix="images") as pool,
     ):
         warnings.simplefilter("ignore")
         try:
-            for path in paths:
-                ahead.append(pool.submit(_read, path, read, side))
+            for file, pictures in _by_file(paths):
+                ahead.append(pool.submit(reader, file, pictures))
                 if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
+                    yield from ahead.popleft().result()
             while ahead:
-                yield ahead.popleft().result()
+                yield from ahead.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(path: str, read: Callable[[str], bytes], side: int) -> tuple[Gathered, bytes]:
-    try:
-        file, fragment = parse(path)
-        image = decode(read(file), fragment)
-        if _is_blank(image.pixels):
-            raise BadImage(BLANK)
-        data = image.shrunk(side)
-    except FileNotFoundError:
-        return Gathered(path, problem=MISSING), b""
-    except BadImage as error:
-        return Gathered(path, problem=str(error)), b""
-    return Gathered(path, image.id, size=len(data)), data
+def _by_file(paths: Sequence[str]) -> Iterator[tuple[str, list[Fragment | None]]]:
+    """The files of paths in their order, each with its pictures; of very many a part at a time, to bound memory."""
+    found: dict[str, list[Fragment | None]] = {}
+    for path in paths:
+        file, picture = parse(path)
+        found.setdefault(file, []).append(picture)
+    for file, pictures in found.items():
+        for start in range(0, len(pictures), _TOGETHER):
+            yield file, pictures[start : start + _TOGETHER]
 
 
 def _is_blank(picture: Image.Image) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from medmim import terms
 from medmim.data.sources.source import Entry, Source
@@ -20,6 +20,7 @@ from medmim.recipe.sources import BUILT_IN, ENTRY_POINTS
 from medmim.sample import Change, Sample, Study
 from medmim.terms import Terms
 
+T = TypeVar("T")
 _PLACES = {"root", "link_roots", "annotations"}  # where the files lie, which is no content
 
 
@@ -129,6 +130,7 @@ def below(folder: str, source: Source) -> Source:
     return replace(
         source,
         read=_Below(start, source.read),
+        identity=_Below(start, source.identity),
         studies=None if source.studies is None else [study(one) for one in source.studies],
         samples=None if source.samples is None else [sample(one) for one in source.samples],
         bad=[replace(row, file=start + row.file) for row in source.bad],
@@ -139,9 +141,18 @@ def below(folder: str, source: Source) -> Source:
 
 def read_any(sources: Sequence[Source]) -> Callable[[str], bytes]:
     """The `Source.read` of all of them."""
-    if len(sources) == 1:
-        return sources[0].read
-    return _Any({one.read.start: one.read for one in sources if isinstance(one.read, _Below)})
+    return _any([source.read for source in sources])
+
+
+def identity_any(sources: Sequence[Source]) -> Callable[[str], str]:
+    """The `Source.identity` of all of them."""
+    return _any([source.identity for source in sources])
+
+
+def _any(asked: Sequence[Callable[[str], T]]) -> Callable[[str], T]:
+    if len(asked) == 1:
+        return asked[0]
+    return _Any({one.start: one for one in asked if isinstance(one, _Below)})
 
 
 def facts(sources: Sequence[Source]) -> dict[str, Any]:
@@ -162,24 +173,24 @@ def facts(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Below:
+class _Below(Generic[T]):
     """A `read` of paths that start with a folder; a class, since another process must be able to have it."""
 
     start: str
-    inner: Callable[[str], bytes]
+    inner: Callable[[str], T]
 
-    def __call__(self, path: str) -> bytes:
+    def __call__(self, path: str) -> T:
         return self.inner(path.removeprefix(self.start))
 
 
 @dataclass(frozen=True)
-class _Any:
+class _Any(Generic[T]):
     """A `read` that asks the source whose folder a path starts with."""
 
-    reads: Mapping[str, Callable[[str], bytes]]
+    asked: Mapping[str, Callable[[str], T]]
 
-    def __call__(self, path: str) -> bytes:
-        return self.reads[path[: path.index("/") + 1]](path)
+    def __call__(self, path: str) -> T:
+        return self.asked[path[: path.index("/") + 1]](path)
 
 
 def _module(name: str) -> ModuleType:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from medmim import store
-from medmim.data import erased, people
+from medmim.data import erased, kept_pixels, people
 from medmim.errors import UserError
 from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import Entry
@@ -114,7 +114,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     """Erase: first the list of the erased, then the record, then the removals. Killed, the same command finishes it.
 
     Args:
-        ws: The workspace; copies in its cache and its reports are removed too.
+        ws: The workspace; copies in its cache, its reports and the pictures that it keeps for builds are removed, too.
         patients: Identifiers.
         what: Their `plan`.
         why: The reason for the record; without any identifier.
@@ -138,6 +138,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     record["n"] = len(list(place.list(_RECORDS))) + 1
     while not place.create(f"{_RECORDS}{record['n']}.json", json.dumps(record, indent=1).encode()):
         record["n"] += 1
+    kept_pixels.clear(ws.home)
     for run in what.runs:
         (ws.home / "reports" / f"{run.partition('/')[2]}.html").unlink(missing_ok=True)
     with bar("erase", len(record["removed"]), "artifacts") as shown:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medmim import progress, store
+from medmim.data import kept_pixels
 from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import LAST_RECORD, Entry
 from medmim.nightly import records
@@ -31,7 +32,8 @@ class Item:
     """One thing that may be removed.
 
     Attributes:
-        kind: `artifact`, `unfinished` (files without a manifest), `run`, `resume`, `index` or `mark`.
+        kind: `artifact`, `unfinished` (files without a manifest), `run`, `resume`, `index`, `mark` or `pixels` (what
+            the home keeps for the next build).
         name: Its key, or the common prefix of its keys.
         recipe: Name of its recipe; empty where none is known.
         bytes: Its size.
@@ -138,6 +140,10 @@ def plan(
         if when < cutoff:
             add("resume", name, "", size, when, f"no checkpoint for {grace:g} days")
 
+    if unused := kept_pixels.unused(ws.home, cutoff):
+        last_used, size = max(when for when, *_ in unused), sum(size for _, size, _ in unused)
+        add("pixels", "pixels", "", size, last_used, f"{len(unused):,} pictures of no build for {grace:g} days")
+
     remaining = {entry.digest for entry in complete} - {item.name.partition("/")[2] for item in items}
     for key, (when, size) in ages.items():
         if when >= cutoff:
@@ -157,7 +163,15 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
         What was removed; without the artifacts that were used since the plan was made.
     """
     place = store.open_store(ws.store)
-    order = ("run", "index", "artifact", "unfinished", "resume", "mark")  # records before the artifacts that they name
+    order = (
+        "run",
+        "index",
+        "artifact",
+        "unfinished",
+        "resume",
+        "mark",
+        "pixels",
+    )  # records before the artifacts that they name
     removed = []
     if plan.items:
         progress.say(f"removing {len(plan.items):,} things")
@@ -167,6 +181,9 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
                 continue
         elif item.kind in ("index", "mark"):
             place.delete(item.name)
+        elif item.kind == "pixels":
+            for *_, path in kept_pixels.unused(ws.home, plan.cutoff):
+                path.unlink(missing_ok=True)
         else:
             clear(place, item.name, LAST_RECORD)
         removed.append(item)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from medmim import shards, store, tracking
 from medmim.cli import data as command
 from medmim.cli import registry
-from medmim.data import build, erased
+from medmim.data import build, erased, kept_pixels
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.recipe import loading
@@ -102,7 +102,11 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     copies = {name: [ws.cache / f"{name.partition('/')[2]}{part}" for part in ("", "-0123")] for name in made.values()}
     for copy in (copy for both in copies.values() for copy in both):
         copy.mkdir(parents=True)
+    kept = kept_pixels.of(ws.home)
+    assert kept is not None
+    kept.keep("scan.png", 32, "sha256:0", b"a picture")
     record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
+    assert kept.find("scan.png", 32) is None
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}
     assert not list(open_store(ws.store).list(made["data twelve"])) and not page.exists()
     gone = {name for name, both in copies.items() if not any(copy.exists() for copy in both)}

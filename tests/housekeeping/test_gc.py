@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from medmim import store, tracking
+from medmim.data import kept_pixels
 from medmim.errors import UserError
 from medmim.housekeeping import gc
 from medmim.lvlm import adapters
@@ -219,6 +220,23 @@ def test_what_a_step_finds_again_counts_as_used_now(place: Workspace) -> None:
     item = gc.Item("artifact", name(artifact), "", 0, 0, "a plan made before it was found again")
     assert gc.collect(place, replace(planned, items=(item,))) == []
     assert store.find(artifact.uri)
+
+
+def test_pictures_that_no_build_used_go_after_the_grace_period(ws: Workspace) -> None:
+    kept = kept_pixels.of(ws.home)
+    assert kept is not None
+    for name in ("old", "used"):
+        kept.keep(name, 32, f"sha256:{name}", b"a picture")
+    for path in (path for path in kept.folder.rglob("*") if path.is_file()):
+        os.utime(path, (NOW - 9 * DAY,) * 2)
+    assert kept.find("used", 32) == ("sha256:used", b"a picture")
+    (item,) = gc.plan(ws, now=NOW).items
+    assert (item.kind, item.days) == ("pixels", 9) and item.bytes > len(b"a picture")
+    assert kept.find("old", 64) is None
+    gc.collect(ws, gc.plan(ws, now=NOW))
+    assert kept.find("old", 32) is None
+    assert kept.find("used", 32) is not None
+    assert gc.plan(ws, now=NOW).items == ()
 
 
 def test_an_imported_base_stays_though_nothing_points_to_it(ws: Workspace, tmp_path: Path) -> None:

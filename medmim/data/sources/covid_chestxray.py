@@ -22,6 +22,7 @@ from medmim.data.sources.files import (
     fetching,
     fix_for,
     folder,
+    identity,
     is_missing,
     link_roots,
     locate,
@@ -114,6 +115,7 @@ def load(entry: Entry[CovidChestxray]) -> Source:
         bad=bad,
         missing=missing,
         facts=facts,
+        identity=partial(identity, root, allowed=allowed),
         fix_for=partial(fix_for, root),
     )
 

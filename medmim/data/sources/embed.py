@@ -96,6 +96,7 @@ def load(entry: Entry[Embed]) -> Source:
         bad=[*clinical.bad, *images.bad],
         missing=[study.image for study in named if study.image not in there],
         facts=facts,
+        identity=root.identity,
         fix_for=root.fix_for,
     )
 

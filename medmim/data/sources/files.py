@@ -153,6 +153,16 @@ def read_image(path: Path) -> bytes:
         raise BadImage(f"the file cannot be read ({one_line(error)})") from None
 
 
+def identity(root: Path, relative: str, allowed: Sequence[Path] = ()) -> str:
+    """Place, size and time of change of a file below `root`: the `Source.identity` of a source that reads files."""
+    try:
+        path = locate(root, relative, allowed)
+        found = path.stat()
+    except (OSError, BadImage):
+        return ""
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
 def is_missing(root: Path, relative: str, allowed: Sequence[Path] = ()) -> bool:
     """Whether there is no such file; one that exists and is bad is reported when the build reads it."""
     try:

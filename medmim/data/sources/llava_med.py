@@ -109,6 +109,7 @@ def load(entry: Entry[LlavaMed]) -> Source:
             "pairs": sum(len(study.pairs) for study in studies),
             "skipped": dict(sorted(counts.items())),
         },
+        identity=root.identity,
         fix_for=root.fix_for,
     )
 

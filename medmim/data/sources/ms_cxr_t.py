@@ -156,6 +156,7 @@ def load(entry: Entry[MsCxrT]) -> Source:
             "without_date": sum(study.time is None for study in studies),
             "skipped": dict(sorted(found.skipped.items())),
         },
+        identity=root.identity,
         fix_for=root.fix_for,
     )
 

@@ -115,6 +115,7 @@ def load(entry: Entry[Odir]) -> Source:
             "marks_of_quality": {mark: n for mark, n in sorted(marks.items()) if mark != _NOTHING_ELSE},
             "skipped": {_NOTHING_ELSE: marks[_NOTHING_ELSE]} if marks[_NOTHING_ELSE] else {},
         },
+        identity=root.identity,
         fix_for=root.fix_for,
     )
 

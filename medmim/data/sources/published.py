@@ -18,6 +18,7 @@ from medmim.data.sources.files import (
     fetching,
     fix_for,
     folder,
+    identity,
     is_missing,
     link_roots,
     locate,
@@ -88,6 +89,7 @@ def load(entry: Entry[Published]) -> Source:
         bad=bad,
         missing=missing,
         facts={"files": facts},
+        identity=partial(identity, root, allowed=allowed),
         fix_for=partial(fix_for, root),
     )
 

@@ -45,6 +45,9 @@ class Root(Protocol):
     def mark(self, path: str) -> str:
         """What changes when the file does: size and time of change; `-` where it is absent."""
 
+    def identity(self, path: str) -> str:
+        """Place and mark of a file; empty where it is absent."""
+
     def names(self, folder: str = "") -> Iterator[str]:
         """Paths of all files below a folder, sorted, without following links of folders."""
 
@@ -115,6 +118,9 @@ class _Folder:
             return "-"
         return f"{facts.st_size} {facts.st_mtime_ns}"
 
+    def identity(self, path: str) -> str:
+        return files.identity(self.root, fragments.parse(path)[0], self.allowed)
+
     def names(self, folder: str = "") -> Iterator[str]:
         for place, folders, inside in os.walk(self.root / folder):
             folders.sort()
@@ -168,6 +174,10 @@ class _Bucket:
     def mark(self, path: str) -> str:
         known = self._keys.get(fragments.parse(path)[0])  # one listing; a request for each image would take an hour
         return "-" if known is None else f"{known[1]} {known[0]}"
+
+    def identity(self, path: str) -> str:
+        mark = self.mark(path)
+        return "" if mark == "-" else f"{self.place.uri}/{fragments.parse(path)[0]} {mark}"
 
     def names(self, folder: str = "") -> Iterator[str]:
         start = f"{folder.rstrip('/')}/" if folder else ""

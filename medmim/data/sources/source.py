@@ -53,6 +53,8 @@ class Source:
         missing: Image paths that the annotations name and that do not exist.
         facts: Further statistics of the raw files (duplicates, counts per file); plain JSON, which the build puts under
             `source` in the artifact's counts and in its outcome.
+        identity: Path of a file -> its place, size and time of change as one text, by which the next build knows it
+            again; empty where that is not known, so that the file is read.
         fix_for: Paths of images that are missing or cannot be used -> what would help; empty where nothing is known.
     """
 
@@ -63,4 +65,5 @@ class Source:
     bad: list[BadRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    identity: Callable[[str], str] = lambda _: ""
     fix_for: Callable[[Iterable[str]], str] = lambda _: ""

@@ -153,6 +153,7 @@ def load(entry: Entry[Studies]) -> Source:
         bad=bad,
         missing=missing,
         facts=facts,
+        identity=root.identity,
         fix_for=root.fix_for,
     )
 

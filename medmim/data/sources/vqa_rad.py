@@ -110,6 +110,7 @@ def load(entry: Entry[VqaRad]) -> Source:
             "linked_over_images": counts.pop("linked"),
             **_grouped(counts),
         },
+        identity=root.identity,
         fix_for=root.fix_for,
     )
 
