@@ -42,7 +42,7 @@ _MODALITY = "modality"
 _INSIDE = re.compile(r"(?P<file>.+\.parquet)/(?P<row>0|[1-9]\d{0,8})/(?P<column>image_[1-5])", re.ASCII)
 _PARQUET = "a Parquet or Arrow file"
 _WANTED = "a Parquet file"
-_CHUNK = 256 << 20  # bytes of one column in one group of rows; the hub writes groups of a hundred rows
+_GROUP = 1 << 30  # bytes of a group of rows; the hub writes groups of a hundred rows
 _HELD = len(_IMAGES)  # columns of a group that are in memory
 _SPLIT = "test"
 _ONE_FRAME = "a question on one frame"
@@ -246,6 +246,8 @@ def _places(column: Any) -> list[str | None]:
 
 def _image(root: Root, path: str) -> bytes:
     """The `Source.read`: of a table, only the column and the group of rows that hold the image are read."""
+    import pyarrow as pa
+
     inside = _INSIDE.fullmatch(path)
     if inside is None:
         return root.read(path)
@@ -255,7 +257,10 @@ def _image(root: Root, path: str) -> bytes:
     at = bisect.bisect_right([place.start for place in places], row) - 1
     if at < 0 or row >= places[at].start + places[at].rows:
         raise FileNotFoundError(path)
-    column = _column(str(table), table.stat().st_mtime_ns, places[at].group, inside["column"])
+    try:
+        column = _column(str(table), table.stat().st_mtime_ns, places[at].group, inside["column"])
+    except (pa.ArrowException, OSError) as error:
+        raise BadImage(f"the table that holds the image is damaged ({one_line(error)})") from None
     value = column[row - places[at].start].as_py()
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
@@ -307,15 +312,15 @@ def _broken(path: Path, error: Exception) -> UserError:
 
 def _require_small_groups(path: Path, file: Any) -> None:
     for group in range(file.num_row_groups):
-        parts = file.metadata.row_group(group)
-        largest = max(parts.column(i).total_uncompressed_size for i in range(parts.num_columns))
-        if largest > _CHUNK:
+        # Not the sizes of its columns: pyarrow 25 ends the whole process where a damaged file lacks some of them.
+        size = file.metadata.row_group(group).total_byte_size
+        if size > _GROUP:
             code = (
                 "import pyarrow.parquet as p, sys; "
                 "p.write_table(p.read_table(sys.argv[1]), sys.argv[2], row_group_size=100)"
             )
             raise UserError(
-                f"{path.name} has {largest:,} bytes in one column of one group of rows, more than {_CHUNK:,}",
+                f"{path.name} has {size:,} bytes in one group of rows, more than {_GROUP:,}",
                 reason="an image is read with its group",
                 fix=f'`python3 -c "{code}" {path.name} NEW` writes smaller groups; put NEW in its place',
             )

@@ -185,8 +185,8 @@ def test_a_missing_column_and_a_group_larger_than_memory_are_named(
     with pytest.raises(UserError, match="lacks columns: options") as caught:
         read(write(tmp_path, options=None))
     assert "correct_answer" in str(caught.value)
-    monkeypatch.setattr(medframeqa, "_CHUNK", 10)
-    with pytest.raises(UserError, match="one column of one group"):
+    monkeypatch.setattr(medframeqa, "_GROUP", 10)
+    with pytest.raises(UserError, match="in one group of rows"):
         read(write(tmp_path))
 
 
