@@ -21,6 +21,8 @@ from medmim.run.workspace import Workspace
 WAIT = "MEDMIM_WORKERS_WAIT"  # s that workers may take to join the cluster
 _LOG_DELAY = 1.0  # s that a line of a worker's log takes to arrive, at most
 _LOOK_EVERY = 1.0  # s
+_LEAVING = ".leaving"  # in a node's home: until when it lasts
+_TRAINING = "training"  # in a node's home: a file for each process that trains
 _JOIN_TIMEOUT = 600.0  # s; a pod's image may have to be pulled, a machine be started
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -114,26 +116,39 @@ def wait_for_workers(workers: int, cpus: int) -> bool:
         time.sleep(0.5)
 
 
-@contextmanager
-def leaving(act: Callable[[], None]) -> Iterator[Event]:
-    """Within the block `act` is called, once, when this node is about to leave the cluster.
+def pre_stop(seconds: int) -> str:
+    """A shell script that tells the trainings in this container to save, and waits for their end: `leaving`.
 
-    The SIGTERM of a pod that is preempted reaches `ray start`, none of Ray's other processes. It marks the node as
-    draining, and waits for what runs there (RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S).
+    A container's SIGTERM reaches its first process, `ray start`, alone, which ends all others.
+
+    Args:
+        seconds: From now until the container is killed.
+    """
+    return (
+        f'echo $(($(date +%s) + {seconds})) >"$MEDMIM_HOME/{_LEAVING}"; for one in "$MEDMIM_HOME"/{_TRAINING}/*; do '
+        'while [ -e "$one" ] && kill -0 "${one##*/}" 2>/dev/null; do sleep 1; done; done'
+    )
+
+
+@contextmanager
+def leaving(home: Path, act: Callable[[], None]) -> Iterator[Event]:
+    """Within the block, which is a training, `act` is called once when this node is about to leave the cluster.
+
+    Args:
+        home: Of this node, where the script of `pre_stop` looks for trainings.
+        act: Makes the training save and stop.
 
     Returns:
         An event that is set then.
     """
-    import ray
-    from ray._private.state import state
-    from ray.exceptions import RayError
-
-    own, came, over = ray.get_runtime_context().get_node_id(), Event(), Event()
+    own, came, over = home / _TRAINING / str(os.getpid()), Event(), Event()
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.touch()
 
     def look() -> None:
         while not over.wait(_LOOK_EVERY):
-            with suppress(RayError, RuntimeError):  # a head that does not answer now may do so the next time
-                if own in state.get_draining_nodes():
+            with suppress(OSError, ValueError):  # ValueError: the script has not written it yet
+                if time.time() < int((home / _LEAVING).read_text(encoding="utf-8")):  # later, it is another container
                     came.set()
                     act()
                     return
@@ -144,7 +159,8 @@ def leaving(act: Callable[[], None]) -> Iterator[Event]:
         yield came
     finally:
         over.set()
-        thread.join(2 * _LOOK_EVERY)
+        thread.join()
+        own.unlink(missing_ok=True)
 
 
 def join_timeout() -> float:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from medmim import progress
+from medmim import progress, ray_nodes
 
 STORE = 80 << 20  # bytes of a node's object store
 
@@ -50,13 +49,11 @@ class Nodes:
         """As a machine is lost."""
         self._call("remove", node)
 
-    def drain(self, node: int) -> None:
-        """What `ray start` does when its pod gets SIGTERM."""
-        self._call("drain", node)
-
-    def has_ended(self, node: int) -> bool:
-        """Whether the raylet has ended by itself."""
-        return bool(self._call("has_ended", node))
+    def leave(self, node: int) -> None:
+        """As a pod that is preempted ends: its hook, which has 100 s, then Ray."""
+        home = {"MEDMIM_HOME": str(self.root / f"node{node + 1}")}
+        subprocess.run(["sh", "-c", ray_nodes.pre_stop(100)], env=os.environ | home, check=True, timeout=100)
+        self.remove(node)
 
     def _call(self, name: str, *arguments: object) -> Any:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -74,9 +71,7 @@ class Nodes:
 
 def keep() -> None:
     """Keep a cluster until stdin ends; a line on stdin is a call, one on stdout its result."""
-    from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
-    from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints on stdout
@@ -86,16 +81,10 @@ def keep() -> None:
     def add(environment: dict[str, str]) -> None:
         workers.append(cluster.add_node(num_cpus=1, env_vars=environment, object_store_memory=STORE))
 
-    def drain(node: int) -> None:
-        head, until = GcsClient(address=cluster.address), int((time.time() + 100) * 1000)
-        assert head.drain_node(workers[node].node_id, DRAIN_NODE_REASON_PREEMPTION, "SIGTERM", until)[0]
-
     calls = {
         "address": lambda: cluster.address,
         "add": add,
         "remove": lambda node: cluster.remove_node(workers[node], allow_graceful=False),
-        "drain": drain,
-        "has_ended": lambda node: any(kind == "raylet" for kind, _ in workers[node].dead_processes()),
     }
     for line in sys.stdin:
         name, *arguments = json.loads(line)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from math import ceil
 
+from medmim import ray_nodes
 from medmim.cluster.kube import Object
 from medmim.recipe import names
 from medmim.recipe.pods import Pods
@@ -16,7 +17,7 @@ _INHERITED = (  # settings of the step's pod that are no secrets
     "MEDMIM_PATIENCE", "MEDMIM_USER", "MEDMIM_CACHE_GIB",
 )  # fmt: skip
 _GRACE = 15  # s that the submitter has, which saves nothing
-_END = 5  # s of the grace period that Ray needs to end its processes
+_END = 5  # s of it that Ray needs to end
 _PATIENCE = 300  # s that a call to the store or MLflow is retried while the server restarts
 
 
@@ -110,14 +111,14 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     if os.environ.get("MEDMIM_CACHE_CLAIM"):
         container["volumeMounts"].append({"name": "cache", "mountPath": names.CACHE_FOLDER})
         container["env"].append({"name": "MEDMIM_CACHE", "value": names.CACHE_FOLDER})
+    container["lifecycle"] = {"preStop": {"exec": {"command": ["sh", "-c", ray_nodes.pre_stop(pods.grace_seconds)]}}}
     container["env"] += _secret(pods.s3_secret, names.S3_KEYS)
     container["env"] += _secret(pods.tracking_secret, names.TRACKING_KEYS)
     container["env"] += [
         {"name": "MEDMIM_EVENTS", "value": "-"},
         {"name": "RAY_worker_niceness", "value": "0"},
-        # `ray start`, told by SIGTERM, drains its node this long: training sees it (`ray_nodes.leaving`) and saves
-        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(pods.grace_seconds - _END)},
-        # and so long has the driver of a job that is deleted
+        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(_END)},  # after the hook; a head is never idle
+        # what the driver of a job that is deleted has to save
         {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(pods.grace_seconds - _END)},
         {"name": "OMP_NUM_THREADS", "value": str(max(1, int(cpus)))},
     ]

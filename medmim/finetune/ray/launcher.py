@@ -45,7 +45,7 @@ def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "loc
         Unavailable: Workers were lost more than RETRIES times, too few joined, or the cluster does not answer.
     """
     with _nodes(address, workers, job.threads, home) as gpu:
-        while (outcome := _fit(job, workers, gpu, address != "local")) is None:
+        while (outcome := _fit(job, workers, gpu, address != "local", home)) is None:
             progress.say("a node leaves the Ray cluster: the training goes on when there is another one")
     if isinstance(outcome, Exception):
         raise outcome
@@ -72,7 +72,7 @@ def _nodes(address: str, workers: int, cpus: int, home: Path) -> Iterator[bool]:
         yield gpu
 
 
-def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResult, str] | Exception | None:
+def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool, home: Path) -> tuple[TrainResult, str] | Exception | None:
     """What the first worker returned, or the error that ended the training; None where a node of a worker leaves."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -110,7 +110,7 @@ def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool) -> tuple[TrainResu
         stop = partial(preemption.ask, job.folder)
         with (
             preemption.on_sigterm(stop) as told,
-            ray_nodes.leaving(stop) if on_cluster else nullcontext(Event()) as left,
+            ray_nodes.leaving(home, stop) if on_cluster else nullcontext(Event()) as left,
         ):
             try:
                 returned = trainer.fit().return_value
@@ -191,10 +191,15 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
         return exchange.fetch_checkpoint(job.folder, step)
 
     try:
-        with wrap_os_errors("training"), exchange.Uploads(job.folder, group, rank, world, keep, protected) as uploads:
+        home = ray_nodes.node_workspace(job.folder).home
+        with (
+            wrap_os_errors("training"),
+            exchange.Uploads(job.folder, group, rank, world, keep, protected) as uploads,
+            _told_to_stop(job, rank) as stop,
+            ray_nodes.leaving(home, stop.set),
+        ):
             try:
-                with _told_to_stop(job, rank) as stop, ray_nodes.leaving(stop.set):
-                    result = run_worker(own, device, save, stop=stop, fetch=fetch)
+                result = run_worker(own, device, save, stop=stop, fetch=fetch)
             except Preempted:
                 uploads.finish()
                 raise

@@ -13,6 +13,7 @@ from medmim.cluster.dispatch import is_remote
 from medmim.cluster.ray import manifest
 from medmim.cluster.ray.request import Request
 from medmim.errors import UserError
+from medmim.ray_nodes import pre_stop
 from medmim.recipe import names
 from medmim.recipe.loading import load
 from medmim.recipe.schema import Platform
@@ -112,16 +113,19 @@ def test_what_a_recipe_asks_for_is_in_the_job() -> None:
 
 
 @pytest.mark.parametrize("seconds", [10, 30, 600])
-def test_ray_drains_its_node_for_nearly_all_of_the_grace_period(seconds: int) -> None:
-    """Longer, and the kubelet would kill it; the submitter has nothing to save."""
+def test_a_pod_that_is_preempted_waits_for_its_training_and_ray_ends_within_the_rest(seconds: int) -> None:
     spec = manifest.spec(platform(grace_seconds=seconds), "image", "s3://b/x", "lease")
     cluster = spec["rayClusterSpec"]
     for template in (cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]):
         assert template["spec"]["terminationGracePeriodSeconds"] == seconds
-        env = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
-        for name in ("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "RAY_JOB_STOP_WAIT_TIME_S"):
-            assert 0 < int(env[name]) < seconds
-    assert spec["submitterPodTemplate"]["spec"]["terminationGracePeriodSeconds"] == 15
+        (container,) = template["spec"]["containers"]
+        assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sh", "-c", pre_stop(seconds)]
+        env = {one["name"]: one.get("value") for one in container["env"]}
+        assert int(env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < 10
+        assert 0 < int(env["RAY_JOB_STOP_WAIT_TIME_S"]) < seconds
+    submitter = spec["submitterPodTemplate"]["spec"]
+    assert submitter["terminationGracePeriodSeconds"] == 15, "it has nothing to save"
+    assert "lifecycle" not in submitter["containers"][0]
 
 
 @pytest.mark.parametrize(
