@@ -79,7 +79,12 @@ def session(home: Path, workers: int) -> Iterator[None]:
                     _temp_dir=str(folder),
                     _node_ip_address="127.0.0.1",
                 )
-            except (ConnectionError, RuntimeError, TimeoutError) as error:
+            except Exception as error:
+                # of a machine too busy to start it in time Ray says so in a plain Exception
+                if type(error) is not Exception and not isinstance(
+                    error, ConnectionError | RuntimeError | TimeoutError
+                ):
+                    raise
                 raise no_answer("local", str(error)) from None
             keep_sigterm()
         yield

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -12,9 +13,10 @@ import psutil
 import pytest
 from safetensors.torch import save_file
 
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
 from medmim.finetune import record
 from medmim.finetune.ray import launcher
+from medmim.finetune.ray.session import session
 from medmim.finetune.worker import EXAMPLES, run_worker
 from medmim.lvlm import checkpoint
 from medmim.lvlm.family import Family
@@ -131,3 +133,19 @@ def test_two_workers_take_the_steps_of_one_and_meet_on_loopback_only(tmp_path: P
     watcher.join(1)
     assert seen["workers"] == 2 and seen["outside"] == []
     assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "bare"), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "raised"), [(Exception, Unavailable), (RuntimeError, Unavailable), (KeyError, KeyError)]
+)
+def test_a_machine_too_busy_to_start_ray_is_no_fault_of_ours(
+    kind: type[Exception], raised: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(*_: object, **__: object) -> None:
+        raise kind("The current node timed out during startup.")
+
+    monkeypatch.setattr(importlib.import_module("ray"), "init", init)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(raised, match="timed out" if raised is KeyError else "does not start"), session(tmp_path, 1):
+        raise AssertionError
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
