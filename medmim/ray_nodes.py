@@ -119,14 +119,15 @@ def wait_for_workers(workers: int, cpus: int) -> bool:
 def pre_stop(seconds: int) -> str:
     """A shell script that tells the trainings in this container to save, and waits for their end: `leaving`.
 
-    A container's SIGTERM reaches its first process, `ray start`, alone, which ends all others.
+    SIGTERM to a container reaches its first process alone, `ray start`, which ends all others. What the script waits
+    for is the end of these processes: a worker that has returned lives on until Ray has seen it.
 
     Args:
         seconds: From now until the container is killed.
     """
     return (
         f'echo $(($(date +%s) + {seconds})) >"$MEDMIM_HOME/{_LEAVING}"; for one in "$MEDMIM_HOME"/{_TRAINING}/*; do '
-        'while [ -e "$one" ] && kill -0 "${one##*/}" 2>/dev/null; do sleep 1; done; done'
+        'while kill -0 "${one##*/}" 2>/dev/null; do sleep 1; done; done'
     )
 
 

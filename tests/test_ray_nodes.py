@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from threading import Event
 
 import pytest
 
@@ -16,23 +16,46 @@ def hook(home: Path, seconds: int = 60) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(["sh", "-c", ray_nodes.pre_stop(seconds)], env=os.environ | {"MEDMIM_HOME": str(home)})
 
 
-def test_a_pod_waits_until_its_training_has_saved(tmp_path: Path) -> None:
-    told = Event()
-    with ray_nodes.leaving(tmp_path, told.set) as left:
-        assert not left.wait(1.5), "nobody has told it to go"
-        pod = hook(tmp_path)
-        assert told.wait(20) and left.is_set()
-        with pytest.raises(subprocess.TimeoutExpired):
-            pod.wait(1.5)
-    assert pod.wait(20) == 0
+TRAINING = """
+import os, sys, time
+from pathlib import Path
+from threading import Event
+from medmim import ray_nodes
+home, told = Path(sys.argv[1]), Event()
+with ray_nodes.leaving(home, told.set) as left:
+    print("trains", flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), 9)
+    told.wait()
+    time.sleep(1.5)
+    assert left.is_set()
+(home / "saved").touch()
+time.sleep(1.5)
+"""
+
+
+def training(home: Path, end: str = "saves") -> "subprocess.Popen[bytes]":
+    """A process that trains until it is told to save."""
+    made = subprocess.Popen([sys.executable, "-c", TRAINING, str(home), end], stdout=subprocess.PIPE)
+    assert made.stdout is not None and made.stdout.readline() == b"trains\n"
+    threading.Thread(target=made.wait, daemon=True).start()  # else it stays a zombie, which counts as alive
+    return made
+
+
+def test_a_pod_waits_until_its_training_has_saved_and_ended(tmp_path: Path) -> None:
+    trains = training(tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):
+        trains.wait(1.5)  # nobody has told it to go
+    assert hook(tmp_path).wait(30) == 0
+    assert trains.poll() == 0 and (tmp_path / "saved").exists()
 
 
 def test_a_pod_without_a_training_or_with_a_killed_one_ends_at_once(tmp_path: Path) -> None:
+    with ray_nodes.leaving(tmp_path, lambda: None):
+        pass
     assert hook(tmp_path).wait(20) == 0
     (tmp_path / "other").mkdir()
-    code = "import os, sys; from pathlib import Path; from medmim import ray_nodes\n"
-    code += "with ray_nodes.leaving(Path(sys.argv[1]), lambda: None): os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "other")]).returncode == -9
+    assert training(tmp_path / "other", "killed").wait(20) == -9
     assert list((tmp_path / "other").rglob("*")), "it has left something"
     assert hook(tmp_path / "other").wait(20) == 0
 
