@@ -161,7 +161,7 @@ def main() -> None:
     )  # fmt: skip
     read = sources(share)
     held_out = {people.of(study) for one in read for study in one.studies or () if study.held_out}
-    begin = time.perf_counter()
+    begin, before = time.perf_counter(), time.process_time()
     made = []
     for one in read:
         start = time.perf_counter()
@@ -172,8 +172,9 @@ def main() -> None:
         print(f"{name:10} {len(one.studies or []):9,} studies {len(asked):9,} questions {took:6.1f} s {counts}")
     left, over = quotas.apply(made, data)
     train = sum(sample.split == "train" for own in left for sample in own)
-    took = time.perf_counter() - begin
-    print(f"{sum(map(len, left)):,} questions, {train:,} of them for training, {took:.1f} s; over quota: {dict(over)}")
+    took, busy = time.perf_counter() - begin, time.process_time() - before
+    print(f"{sum(map(len, left)):,} questions, {train:,} of them for training; over quota: {dict(over)}")
+    print(f"{took:.1f} s, of which one core was busy {busy:.1f} s")
 
 
 if __name__ == "__main__":

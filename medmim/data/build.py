@@ -163,9 +163,10 @@ def ask_and_count(
     """
     fractions = data.dev_fraction, data.test_fraction
     splits = split.by_split(studies, data.seed, *fractions, held_out)
+    asked = _types(families, data.form)
     groups, sized_for = split.groups(splits, data.seed, *fractions, data.sized_for)
     asks = {
-        name: ask_all(own, [a for a in data.abilities if a != "single" or name == "train"], families, data.seed)
+        name: ask_all(own, [a for a in data.abilities if a != "single" or name == "train"], asked, data.seed)
         for name, own in groups.items()
     }
     left, dropped = balance(asks, data.seed, balanced_in(data.form))
@@ -181,6 +182,12 @@ def ask_and_count(
     # in no order of patients, so that the first of a split are a fair choice
     samples = sorted(found.values(), key=lambda sample: (SPLITS.index(sample.split), sample.id))
     return samples, {"balanced": dropped, "sized_for": sized_for, "unworded": dict(unworded)}
+
+
+def _types(families: Sequence[str], form: str) -> Sequence[str]:
+    """The families to ask: in the published form Med-MIM's own alone, of a source that has some."""
+    published = [name for name in families if name in FAMILIES]
+    return published if form == "published" and published else families
 
 
 def _sample(ask: Ask, name: str, data: Data) -> Sample | None:

@@ -156,7 +156,7 @@ def _in_caption(caption: str) -> tuple[frozenset[str], frozenset[str]]:
     text = caption.lower()
     shown, related = set(), set()
     for term in TERMS:
-        if term.related.search(text) or term.shown.search(text):
+        if term.related.search(text):
             related.add(term.name)
             if any(not _DENIED.search(text[: match.start()]) for match in term.shown.finditer(text)):
                 shown.add(term.name)

@@ -243,3 +243,15 @@ def test_progression_is_worded_as_in_published_rows() -> None:
     pool = published.POOLS["progression"]
     assert all(stems[stem] for stem in pool.stems)
     assert all(sets[frozenset(texts)] for texts in pool.sets)
+
+
+def test_the_published_form_asks_med_mims_types_only() -> None:
+    studies = drawn.embed(random.Random(4), 40)  # noqa: S311  test records
+    families = ("birads", "order", "which_view")
+    asked = {
+        form: {s.family for s in build.questions(studies, families, Data(source="phantom", form=form))}
+        for form in ("strict", "published")
+    }
+    assert asked == {"strict": set(families), "published": {"birads"}}
+    old = build.questions(studies, ("order",), Data(source="phantom", form="published"))
+    assert {s.family for s in old} == {"order"}  # a source without such types is asked as ever
