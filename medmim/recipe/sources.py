@@ -75,7 +75,9 @@ class Lumiere(Files):
     images: Literal["nii", "png"] = Field(
         "nii", description="png: slices that others made, SEQUENCE_LUMIERE_images_*/Patient-*/slice_*/week_*.png"
     )
-    folder: str = Field("Imaging", description="folder of Patient-001, ... or of the PNG trees, below `root`")
+    folder: str | None = Field(
+        None, description="folder of Patient-001, ..., below `root`: Imaging; of the PNG trees: `root` itself"
+    )
     slices: Positive = Field(5, description="at most this many slices of a patient, evenly over the tumor")
 
 
