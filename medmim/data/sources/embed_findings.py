@@ -313,7 +313,7 @@ def _by_exam(rows: Iterable[_Row], name: str, found: Clinical) -> dict[str, list
         bad = [BadRow(name, row.number, PATIENT, two[row.patient]) for row in own if row.patient in two]
         if len(found.patients[exam]) > 1:
             bad = [BadRow(name, row.number, PATIENT, TWO_PATIENTS) for row in own]
-        if len({row.day for row in own} - {None}) > 1:
+        elif len({row.day for row in own} - {None}) > 1:
             reason = "the rows of this exam have different dates"
             bad += [BadRow(name, row.number, "study_date_anon", reason) for row in own]
         if bad:

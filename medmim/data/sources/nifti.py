@@ -177,7 +177,7 @@ def cut(volume: Volume, shown: tuple[float, float], fragment: Fragment | None) -
         raise BadImage(f"#{fragment} is not among its {sides[fragment.kind]} slices, which count from 0")
     axis = PLANES.index(fragment.kind)
     # the patient's right, front and top first; then rows are the later axis
-    seen = volume.voxels.take(fragment.index, axis)[::-1, ::-1].T
+    seen = np.moveaxis(volume.voxels, axis, 0)[fragment.index][::-1, ::-1].T
     low, high = shown
     values = np.nan_to_num(volume.values(seen), nan=low)
     picture = Image.fromarray(np.rint((values.clip(low, high) - low) * (255.0 / (high - low))).astype(np.uint8))
@@ -214,7 +214,7 @@ def slices_of_extent(data: bytes, labels: Collection[int], plane: str, more_than
     axis = PLANES.index(plane)
     found = {}
     for index in range(volume.voxels.shape[axis]):
-        count = int(np.isin(np.rint(volume.values(volume.voxels.take(index, axis))), wanted).sum())
+        count = int(np.isin(np.rint(volume.values(np.moveaxis(volume.voxels, axis, 0)[index])), wanted).sum())
         if count > more_than:
             found[index] = count
     return found
