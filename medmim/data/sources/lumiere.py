@@ -92,6 +92,7 @@ def load(entry: Entry[Lumiere]) -> Source:
         families=FAMILIES,
         bad=[*ratings.bad, *bad, *scans.bad],
         facts=facts,
+        identity=root.identity,
         fix_for=root.fix_for,
     )
 

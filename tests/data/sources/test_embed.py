@@ -5,6 +5,7 @@ No real table was seen: these have its columns, its value sets and its dirt.
 
 import csv
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medmim.data.sources.source import Entry, Source
 from medmim.errors import UserError
 from medmim.recipe.sources import Embed
 from medmim.sample import Study
+from medmim.store import open_store
 
 CLINICAL, METADATA = "tables/EMBED_OpenData_clinical.csv", "tables/EMBED_OpenData_metadata.csv"
 ANN, BEA = "25548754", "14581551"  # patients
@@ -211,6 +213,32 @@ def test_a_pathology_belongs_to_the_breast_of_bside(tmp_path: Path) -> None:
     assert {(study.laterality, study.outcome) for study in studies(source)} == {("left", "malignant"), ("right", None)}
 
 
+@pytest.mark.parametrize(("desc", "order"), [(SCREENING, "ABN"), ("MG Diagnostic Mammo Bilateral", "KMSPBN")])
+def test_of_any_two_assessments_the_more_severe_counts(tmp_path: Path, desc: str, order: str) -> None:
+    words = {
+        "A": "additional evaluation needed", "B": "benign", "K": "known malignancy", "N": "negative",
+        "M": "highly suggestive of malignancy", "P": "probably benign", "S": "suspicious",
+    }  # fmt: skip
+    rows, metadata, expected = [], [], {}
+    for i, (worse, other) in enumerate(combinations(order, 2)):
+        exam, patient = str(10**15 + i), str(10**7 + i)
+        rows += [finding(exam, patient, desc=desc, asses=letter) for letter in (other, worse)]
+        metadata.append(image("x", exam, patient))
+        expected[exam] = words[worse]
+    assert {study.exam: study.rating for study in studies(read(tmp_path, rows, metadata))} == expected
+
+
+def test_a_breast_with_a_pathology_alone_is_not_negative(tmp_path: Path) -> None:
+    rows = [finding(side="L", asses="A", path_severity="0", bside="R")]
+    assert labels(read(tmp_path, rows, views())) == dict.fromkeys(("LCC", "LMLO"), "additional evaluation needed")
+
+
+@pytest.mark.parametrize("letter", "NB")
+def test_a_diagnostic_breast_with_a_pathology_stays(tmp_path: Path, letter: str) -> None:
+    rows = [finding(desc=DIAGNOSTIC, side="L", asses=letter, path_severity="4")]
+    assert [study.outcome for study in studies(read(tmp_path, rows, [image("a")]))] == ["benign"]
+
+
 @pytest.mark.parametrize("letter", "NB")
 def test_a_screening_breast_that_was_amended_is_left_out(tmp_path: Path, letter: str) -> None:
     rows = [finding(side="L", asses=letter, path_severity="4", bside="L"), finding(side="R", asses="B")]
@@ -393,7 +421,8 @@ def test_the_reduced_tables_will_do(tmp_path: Path) -> None:
     assert labels(source) == {"LCC": "benign", "LMLO": "benign", "RCC": "negative", "RMLO": "negative"}
     assert source.facts["patients_by_race"] == {"Asian": 1}
     assert source.facts["images_with_regions"] == 1
-    assert {f.name for study in studies(source) for f in study.findings} == {"unspecified abnormality"}
+    shown = {(study.rating, *(found.name for found in study.findings)) for study in studies(source)}
+    assert shown == {("benign", "unspecified abnormality"), ("negative",)}
 
 
 def test_a_missing_column_is_named_with_the_closest(tmp_path: Path) -> None:
@@ -432,6 +461,18 @@ def test_the_parents_change_with_tables_and_images_that_are_used(tmp_path: Path)
     assert embed.inputs(section(tmp_path)) == before
     (place / "c.dcm").write_bytes(b"other pixels")
     assert embed.inputs(section(tmp_path))["images"] != before["images"]
+
+
+def test_a_folder_in_s3_reads_the_same(tmp_path: Path, bucket: str) -> None:
+    here = read(tmp_path, [finding(side="L", asses="B")], views())
+    place = open_store(f"{bucket}/raw")
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        place.upload(path.relative_to(tmp_path).as_posix(), path)
+    entry = Entry(Embed(name="embed", root=f"{bucket}/raw"), "data.sources.0")
+    there = embed.load(entry)
+    assert studies(there) == studies(here) and (there.facts, there.missing) == (here.facts, [])
+    assert there.read(studies(there)[0].image) == b"pixels"
+    assert list(embed.inputs(entry)) == [CLINICAL, METADATA, "images"]
 
 
 def test_nothing_may_be_released() -> None:

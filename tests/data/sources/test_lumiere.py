@@ -4,6 +4,7 @@ No real table was seen; what the real one must give is known from the published 
 """
 
 import csv
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from medmim.data.sources.source import Entry, Source
 from medmim.errors import UserError
 from medmim.recipe.sources import Lumiere
 from medmim.sample import Study
+from medmim.store import open_store
+from tests.support import shared_data
 
 RATINGS, PEOPLE = "LUMIERE-ExpertRating-v202211.csv", "LUMIERE-Demographics_Pathology.csv"
 RATING = (
@@ -172,6 +175,7 @@ def test_dirty_ratings_are_quarantined_or_counted(tmp_path: Path) -> None:
         ("009-1 SD, 009-2 PD, 020 PD", {}, {"009-2 020": "worse"}),
         ("000 Pre-Op, 001 Post-Op L, 002 Post-Op CRET CRET", {}, {}),
         ("000 Pre-Op, 001 Post-Op CRET PRET", {}, {}),
+        ("000 Pre-Op, 001 Post-Op CRET, 002 Post-Op", {"000 001": "complete"}, {}),
         ("020 PD, 021 Post-Op T2-Progr.,PRET", {"020 021": "partial"}, {}),
         ("010 None, 020 PD", {}, {"010 020": "worse"}),
     ],
@@ -384,6 +388,54 @@ def test_the_parents_change_with_tables_volumes_and_segmentations(tmp_path: Path
     assert lumiere.inputs(entry)["images"] != changed["images"]
     table(tmp_path / PEOPLE, [{"Patient": "Patient-001", "Age at surgery (years)": "50"}])
     assert list(lumiere.inputs(entry)) == [RATINGS, PEOPLE, "images"]
+
+
+@shared_data.needs("med-mim")
+def test_the_published_files_of_pictures_give_the_published_pairs(tmp_path: Path) -> None:
+    """Trees of the names that Med-MIM's questions have, with ratings typed above."""
+    named: dict[str, set[tuple[str, str]]] = {"typeB": set(), "typeC": set()}
+    for file in sorted((shared_data.FOLDER / "med-mim").glob("*.json")):
+        for row in json.loads(file.read_text("utf-8")):
+            kind = next((kind for kind in named if f"LUMIERE_multichoice_{kind}" in row["source"]), None)
+            if kind:
+                named[kind].add(tuple(row["images"]))
+    for path in {path for pairs in named.values() for pair in pairs for path in pair}:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"pixels")
+    table(tmp_path / RATINGS, real_rows())
+    source = lumiere.load(section(tmp_path, slices=1000))
+    assert source.bad and len(studies(source)) > 1000
+    found = {
+        finding: {
+            (change.since, study.image)
+            for study in studies(source)
+            for change in study.changes
+            if change.finding == finding
+        }
+        for finding in ("resection", "tumor")
+    }
+    assert named["typeB"] <= found["resection"] and len(named["typeB"]) == 924  # not of all slices
+    assert named["typeC"] <= found["tumor"] and len(named["typeC"]) == 631
+
+    def weeks(pairs: set[tuple[str, str]]) -> set[tuple[str, ...]]:
+        return {(before.split("/")[1], *(path.rpartition("/")[2] for path in (before, at))) for before, at in pairs}
+
+    assert weeks(named["typeB"]) == weeks(found["resection"])
+
+
+def test_a_folder_in_s3_reads_the_same(tmp_path: Path, bucket: str) -> None:
+    week_of(tmp_path, "001", "000", {3: 1300})
+    week_of(tmp_path, "001", "001", {4: 1300})
+    table(tmp_path / RATINGS, [rating("001", "000", "Pre-Op"), rating("001", "001", "Post-Op", "CRET")])
+    place = open_store(f"{bucket}/raw")
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        place.upload(path.relative_to(tmp_path).as_posix(), path)
+    here = lumiere.load(section(tmp_path, images="nii"))
+    entry = Entry(Lumiere(name="lumiere", root=f"{bucket}/raw", images="nii"), "data.sources.0")
+    there = lumiere.load(entry)
+    assert studies(there) == studies(here) and (there.facts, there.bad) == (here.facts, [])
+    assert there.read(studies(there)[0].image) == b"volume"
+    assert list(lumiere.inputs(entry)) == [RATINGS, "images"]
 
 
 def test_another_patient_changes_no_study(tmp_path: Path) -> None:
