@@ -83,13 +83,14 @@ def link_roots(places: Sequence[str]) -> tuple[Path, ...]:
     return found
 
 
-def locate(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
+def locate(root: Path, relative: str, allowed: Sequence[Path] = (), largest: int = MAX_BYTES) -> Path:
     """The real file of a path that a data set names, in either normal form of Unicode.
 
     Args:
         root: Where paths start.
         relative: The path.
         allowed: Real folders outside `root` that symlinks may lead into.
+        largest: Bytes that the file may have.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -109,19 +110,19 @@ def locate(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
         raise BadImage(f"the file cannot be opened ({one_line(error)})") from None
     if not any(Path(real).is_relative_to(place) for place in (Path(os.path.realpath(root)), *allowed)):
         raise BadImage(_LEAVES)
-    _require_readable(found)
+    _require_readable(found, largest)
     return Path(real)
 
 
-def _require_readable(found: os.stat_result) -> None:
+def _require_readable(found: os.stat_result, largest: int = MAX_BYTES) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise BadImage("not a regular file but a folder")
     if not stat.S_ISREG(found.st_mode):
         raise BadImage("not a regular file")
     if found.st_size == 0:
         raise BadImage("the file is empty (0 bytes)")
-    if found.st_size > MAX_BYTES:
-        raise BadImage(f"the file has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
+    if found.st_size > largest:
+        raise BadImage(f"the file has {found.st_size:,} bytes, more than {largest:,}")
 
 
 def escapes(relative: str) -> bool:

@@ -92,6 +92,7 @@ def load(entry: Entry[MedFrameQa]) -> Source:
             "missing_images": len(missing),
             "skipped": skipped | ({"a file of another split": len(others)} if others else {}),
         },
+        identity=partial(_identity, root),
         fix_for=root.fix_for,
     )
 
@@ -268,6 +269,13 @@ def _image(root: Root, path: str) -> bytes:
     if not 0 < len(data) <= MAX_BYTES:
         raise BadImage(f"the image has {len(data):,} bytes, not 1 to {MAX_BYTES:,}")
     return data
+
+
+def _identity(root: Root, path: str) -> str:
+    """The `Source.identity`: that of the table, and the place in it."""
+    inside = _INSIDE.fullmatch(path)
+    found = root.identity(inside["file"] if inside else path)
+    return f"{found} {path}" if found else ""
 
 
 @lru_cache(maxsize=64)

@@ -22,6 +22,8 @@ from medmim.recipe.sources import Files
 from medmim.sample import digest_of
 from medmim.store import Store
 
+_LARGEST_TABLE = 1 << 40  # bytes; tables are read row by row
+
 
 class Root(Protocol):
     """What every kind of root can do. A path may have a fragment (see `fragments`), which is left off."""
@@ -89,7 +91,7 @@ class _Folder:
 
     def table(self, path: str) -> Path:
         try:
-            return files.locate(self.root, path, self.allowed)
+            return files.locate(self.root, path, self.allowed, _LARGEST_TABLE)
         except FileNotFoundError:
             pass
         except BadImage as error:

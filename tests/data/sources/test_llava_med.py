@@ -89,6 +89,7 @@ def test_a_figure_has_its_article_modality_caption_and_conversation(tmp_path: Pa
         (Pair("What is it?", "A slide.", "open"),),
     ]
     assert {(study.source, study.held_out, study.time, study.view) for study in studies} == {("pmc", False, None, None)}
+    assert all(source.identity(study.image) for study in source.studies or [])
     assert (source.bad, source.missing) == ([], [])
     assert source.facts == {
         "rows": 4, "images": 4, "articles": 3, "missing_images": 0,

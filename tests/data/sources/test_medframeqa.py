@@ -88,6 +88,17 @@ def test_each_image_has_its_own_bytes_in_another_process_too(tmp_path: Path) -> 
             assert other(path) == f"{number}-{column[-1]}".encode()
 
 
+def test_an_image_is_known_again_until_its_table_changes(tmp_path: Path) -> None:
+    source = read(write(tmp_path))
+    paths = [path for sample in source.samples or [] for path in sample.paths]
+    before = {path: source.identity(path) for path in paths}
+    assert all(before.values()) and len(set(before.values())) == len(paths)
+    assert {path: read(tmp_path).identity(path) for path in paths} == before
+    write(tmp_path, [row(9, 2), *ROWS])
+    assert not {read(tmp_path).identity(path) for path in paths} & set(before.values())
+    assert source.identity("images/absent.jpg") == ""
+
+
 def test_an_image_is_read_with_its_group_and_column_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = read(write(tmp_path))
     asked: list[tuple[int, list[str]]] = []

@@ -112,6 +112,7 @@ def test_the_labels_of_a_pair_stand_on_its_current_image(tmp_path: Path) -> None
         (Change("pleural effusion", "worse", f"files/{E}.jpg"),),
     ]
     assert {(study.source, study.modality, study.findings) for study in studies} == {("ms-cxr-t", "X-ray", ())}
+    assert all(source.identity(study.image) for study in source.studies or [])
     assert source.bad == source.missing == []
     assert source.facts["label_quality"] == {"disagreement": 1, "multiple_experts": 1, "not given": 1, "one_expert": 1}
     assert source.facts["labels"] == {

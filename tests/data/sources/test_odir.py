@@ -69,6 +69,7 @@ def test_each_eye_shows_what_its_own_keywords_say(tmp_path: Path) -> None:
     assert {(s.source, s.modality, s.held_out, s.exam == s.patient) for s in source.studies or []} == {
         ("odir", "fundus", True, True)
     }
+    assert all(source.identity(study.image) for study in source.studies or [])
     assert (source.bad, source.missing) == ([], [])
     assert source.facts == {
         "rows": 4, "images": 7, "patients": 4, "missing_images": 0, "without_age": 2, "rows_again": 0,

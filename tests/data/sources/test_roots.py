@@ -78,3 +78,13 @@ def test_no_root_is_told_with_its_key() -> None:
     with pytest.raises(UserError, match="data names no folder") as caught:
         roots.opened(entry(None))
     assert "data.root" in caught.value.fix
+
+
+def test_a_table_may_be_larger_than_any_image(tmp_path: Path) -> None:
+    for name in ("large.csv", "large.png"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate((256 << 20) + 1)  # of no bytes on the disk
+    root = roots.opened(entry(str(tmp_path)))
+    assert root.table("large.csv").stat().st_size > 256 << 20
+    with pytest.raises(BadImage, match="more than 268,435,456"):
+        root.read("large.png")

@@ -68,6 +68,7 @@ def test_an_image_has_all_questions_on_it_and_is_its_own_case(tmp_path: Path) ->
     assert {(study.source, study.modality, study.held_out, study.caption) for study in studies} == {
         ("vqa-rad", "", True, None)
     }
+    assert all(source.identity(study.image) for study in source.studies or [])
     assert (source.bad, source.missing) == ([], [])
     assert source.facts == {
         "rows": 5, "images": 3, "missing_images": 0, "questions_without_an_image": 0, "linked_over_images": 1,
