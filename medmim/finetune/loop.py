@@ -19,12 +19,13 @@ import torch
 
 from medmim import progress
 from medmim.errors import UserError
-from medmim.finetune import attention, checkpoint, distributed, optim, throughput, trainable, validation
+from medmim.finetune import attention, checkpoint, optim, throughput, trainable, validation
 from medmim.finetune.batch import Batch
 from medmim.finetune.engines.engine import Engine
 from medmim.finetune.engines.plain import Plain
 from medmim.finetune.pace import Pace, Preempted
 from medmim.finetune.record import Record, TrainResult
+from medmim.finetune.saving import Saves
 from medmim.finetune.validation import Validated
 from medmim.lvlm import adapters, memory, weights
 from medmim.lvlm.checkpoint import Lvlm, save, save_adapters
@@ -62,7 +63,8 @@ def train(
         folder: Receives the weights, `losses.jsonl` (a line for every step), `validation.jsonl` and, during training,
             `resume/`.
         on_step: Called on rank 0 with the record of each step.
-        on_save: Called on every rank after a checkpoint was written, with the steps done and its folder.
+        on_save: Called on every rank when a checkpoint is whole, with its steps and its folder; a few steps later,
+            since it is written meanwhile. Then none is written after the last step.
         validate: Called on every rank when a validation is due, with the engine and the steps done.
         fetch: Step -> folder with the files of all workers of its checkpoint; by default `folder` has them.
         stop: Set on any worker, the training ends with a checkpoint after the step.
@@ -87,6 +89,13 @@ def train(
     here = {"workers": world, "zero": settings.zero, "offload": settings.offload, "device": device.type}
     if not ran or {**ran[-1], **here} != ran[-1]:
         ran.append({"from_step": first_step, **here})
+
+    def whole(done: int, path: Path) -> None:
+        if on_save is not None:
+            on_save(done, path)
+        checkpoint.prune(folder / "resume", settings.keep_checkpoints, [_kept(record, settings, done)])
+
+    saves = Saves(folder / "resume", good, whole, _LESS, device, rank, world)
     pace = Pace(settings, steps, stop or Event(), rank, world, device)
     peak_flops = throughput.peak_flops(device, bf16)
     record = Record(folder, rank, steps, first_step, on_step)
@@ -96,7 +105,7 @@ def train(
     if first_step < steps and pace.after(first_step)[1]:
         raise Preempted(first_step, steps)
     model.train()
-    with packed_attention, ThreadPoolExecutor(1) as loader, record:
+    with packed_attention, ThreadPoolExecutor(1) as loader, record, saves:
         next_batch = loader.submit(batch_at, first_step) if first_step < steps else None
         validated = any(one.step == first_step for one in record.validations)
         if validate is not None and validation.is_due(first_step, steps, settings) and not validated:
@@ -114,7 +123,7 @@ def train(
                 loss, tokens = engine.gradients(batch)
             # Loss, gradient and weights are the same on all workers, so that all of them stop in the same step
             share = optim.factor(step, steps, settings)
-            diverged = partial(_diverged, good, step, share * settings.lr, rank)
+            diverged = partial(_diverged, saves, step, share * settings.lr, rank)
             if not math.isfinite(loss):
                 raise _invalid_base(engine, lvlm, folder, loss, step == first_step) or diverged(f"the loss is {loss}")
             with memory.reporting(*_update(settings, step)):  # AdamW's state is allocated in the first
@@ -134,6 +143,7 @@ def train(
                 peak_flops=None if peak_flops is None else peak_flops * world,
                 waited=waited,
             )
+            saves.look()
             save_now, stop_now = pace.after(step + 1)
             # a scheduler that stops the training does not wait long: what resumes it validates
             validate_now = validation.is_due(step + 1, steps, settings) and not stop_now
@@ -144,21 +154,16 @@ def train(
                 if not math.isfinite(found.loss):
                     raise diverged(f"the dev loss is {found.loss}")
                 save_now |= settings.keep == "best" and validation.best(record.validations) == found
-            if save_now:
-                with memory.reporting(f"while the checkpoint of step {step + 1} was written", _LESS):
-                    path = checkpoint.save(folder / "resume", step + 1, engine.fragments(), rank, world)
-                if world > 1:
-                    distributed.wait_for_all()
-                good = path
-                if rank == 0:
-                    checkpoint.commit(path, {"tokens": tokens_seen, "settings": identity, "ran": ran}, world)
-                if on_save is not None:
-                    on_save(step + 1, path)
-                checkpoint.prune(folder / "resume", settings.keep_checkpoints, [_kept(record, settings)])
+            # the last one would be uploaded for nothing: the model, which comes now, ends the training
+            if save_now and (on_save is None or stop_now or step + 1 < steps):
+                state = {"tokens": tokens_seen, "settings": identity, "ran": ran}
+                saves.begin(step + 1, engine.fragments(), state)
             if stop_now:
+                saves.finish()
                 raise Preempted(step + 1, steps)
+        saves.finish()
     model.eval()
-    kept = _kept(record, settings)
+    kept = _kept(record, settings, steps)
     if kept != steps:
         best = checkpoint.path_of(folder / "resume", kept) if fetch is None else fetch(kept)
         with checkpoint.reader(best) as read:
@@ -184,9 +189,10 @@ def _validate(record: Record, measure: Callable[[], Validated], step: int, setti
         return record.validate(step, measure)
 
 
-def _kept(record: Record, settings: Finetune) -> int:
-    """The step whose model comes out, as far as is known: with `keep: best` that of the lowest dev loss."""
-    best = validation.best(record.validations) if settings.keep == "best" else None
+def _kept(record: Record, settings: Finetune, done: int) -> int:
+    """The step whose model comes out, as far as `done` steps show: with `keep: best` that of the lowest dev loss."""
+    known = [one for one in record.validations if one.step <= done]
+    best = validation.best(known) if settings.keep == "best" else None
     return record.steps if best is None else best.step
 
 
@@ -269,8 +275,9 @@ def _invalid_base(engine: Engine, lvlm: Lvlm, folder: Path, loss: float, first: 
     )
 
 
-def _diverged(good: Path | None, step: int, lr: float, rank: int, what: str, problems: Sequence[str] = ()) -> UserError:
-    where = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
+def _diverged(saves: Saves, step: int, lr: float, rank: int, what: str, problems: Sequence[str] = ()) -> UserError:
+    saves.finish()
+    where = f"the last good checkpoint is {saves.good}" if saves.good else "no checkpoint was written before"
     return UserError(
         f"{what} in step {step + 1}, at a learning rate of {lr:.3g}",
         # on a cluster the other workers have no checkpoints

@@ -161,11 +161,10 @@ def need(
     gathered = 3 * of.largest if settings.zero == 3 else 0
     parts.append(Part("saving the model", gathered, of.largest if gpu else 0, True))
     if gpu:
-        written = (4 * of.trained + of.state) // workers
-        parts.append(Part("writing a checkpoint", 0, 0 if settings.offload != "none" else written, True))
         # files are mapped, not read: host memory only has the tensors that are on their way, in the dtype of training
         read = of.largest if settings.zero == 3 else min(of.weights, _READERS * of.largest)
         parts.append(Part("loading the base", 0, read, True, first=settings.zero == 3))
+    parts.append(Part("writing a checkpoint", 0, (4 * of.trained + of.state) // workers))  # while training goes on
     parts.append(Part("libraries", 0, LIBRARIES))
     parts.append(
         Part("pictures of two steps", 0, 2 * _pixels(config, row.images * max(1, _rows(settings, workers, row))))

@@ -98,7 +98,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, fam
     process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)  # noqa: S603
     file = tmp_path / "out" / record.LOSSES
     until = time.monotonic() + 300
-    while not (file.exists() and file.read_text().count("\n") >= 4):
+    while not (file.exists() and file.read_text().count("\n") >= 7):  # the save of step 6 waits for that of step 3
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -234,7 +234,7 @@ def test_every_step_is_reported_and_counted_once(lvlm: Lvlm, tmp_path: Path) -> 
         validate=validate,
     )
     assert records == [1, 2, 3, 4, 5]
-    assert saves == [2, 4, 5] and validated == [0, 3, 5]
+    assert saves == [2, 4] and validated == [0, 3, 5]
     assert result.steps == 5 and result.tokens > 0 and not tuned.model.training
     lines = [json.loads(line) for line in (tmp_path / record.LOSSES).read_text().splitlines()]
     assert lines[-1]["tokens"] == result.tokens

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medmim.errors import BAD_INPUT, TRY_AGAIN, Unavailable, UserError
-from medmim.finetune import attention, loop, memory_plan, memory_trace, trainable, worker
+from medmim.finetune import attention, checkpoint, loop, memory_plan, memory_trace, trainable, worker
 from medmim.finetune.batch import Batch
 from medmim.finetune.engines.plain import Plain
 from medmim.finetune.examples import Examples
@@ -102,6 +102,21 @@ def test_what_only_the_first_worker_holds_is_on_its_machine_once() -> None:
     room = Room(None, 22, "the node")
     assert memory_plan.lacking(needed, room, gpu=True, sharing=2) is None
     assert memory_plan.lacking(needed, replace(room, host=21), gpu=True, sharing=2)
+
+
+@pytest.mark.parametrize("way", ["plain", "lora", "muon"])
+def test_the_copy_that_is_written_as_a_checkpoint_is_planned(config: Any, way: str) -> None:
+    """Of a model of the same shape, after its first step."""
+    lvlm = make_lvlm(MANTIS)
+    trainable.prepare(lvlm.model, WAYS[way])
+    engine = Plain(lvlm.model, WAYS[way], bf16=False)
+    with attention.packed(lvlm.model):
+        engine.gradients(batches(lvlm, WAYS[way])(0))
+    engine.update(1.0)
+    copies = [value for one in checkpoint.copied(engine.fragments()) for value in one.fields.values()]
+    needed = memory_plan.need(config, WAYS[way], 1, ROW, gpu=False, bf16=False, quick=True)
+    (planned,) = (part for part in needed.parts if part.name == "writing a checkpoint")
+    assert not planned.passing and planned.host == pytest.approx(sum(value.nbytes for value in copies), rel=0.15)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

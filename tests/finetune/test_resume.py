@@ -56,7 +56,8 @@ def test_zero_2_of_two_workers_is_killed_around_each_save_and_equals_an_uninterr
     job = make_job(tmp_path, family, settings)
     for step, (where, rank) in zip((2, 4, 6), kills, strict=True):
         assert run(job, [Leg(zero=2, killed=where, rank=rank, step=step)]) != 0
-        assert len((tmp_path / "out" / LOSSES).read_text().splitlines()) == step
+        done = len((tmp_path / "out" / LOSSES).read_text().splitlines())
+        assert step <= done <= step + 2  # the checkpoint is written meanwhile, and the next one waits for it
     assert run(job, [Leg(zero=2)]) == 0
     assert (tmp_path / "out" / LOSSES).read_bytes() == (tmp_path / "whole" / LOSSES).read_bytes()
     assert checkpoint.newest(tmp_path / "out" / "resume") is not None

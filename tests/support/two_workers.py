@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from medmim.errors import UserError
-from medmim.finetune import batch, loop
+from medmim.finetune import batch, checkpoint, distributed, loop
 from medmim.finetune.distributed import check_gpus, process_group
+from medmim.finetune.engines.engine import WEIGHT, Fragment
 from medmim.finetune.pace import Pace
+from medmim.finetune.saving import Saves
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
 from medmim.lvlm.family import Family
@@ -63,6 +65,7 @@ def main(root: Path, jobs: dict[str, Job]) -> None:
                 of_family[optimizer] = _poisoned(family, folder / optimizer, optimizer, name, rank, world)
         seen["pace"] = _pace(rank, world)
         seen["kinds"] = _mixed_gpus(rank)
+        seen["whole"] = _late_writer(root / "late", rank, world)
     (root / f"seen-{rank}.json").write_text(json.dumps(seen))
 
 
@@ -127,6 +130,33 @@ def _pace(rank: int, world: int) -> dict[str, tuple[bool, bool]]:
         stop.set()
     seen["told to stop: the second"] = pace.after(1)
     return seen
+
+
+def _late_writer(folder: Path, rank: int, world: int) -> list[bool]:
+    """Whether a checkpoint is whole where one worker has written and the other waits for its disk; then it writes."""
+    disk, real = Event(), checkpoint.save
+
+    def save(*given: Any) -> Path:
+        assert rank == 0 or disk.wait(120)
+        return real(*given)
+
+    checkpoint.save = save
+    try:
+        with Saves(folder, None, lambda *_: None, "", torch.device("cpu"), rank, world) as saves:
+            saves.begin(1, [Fragment(str(rank), 0, {WEIGHT: torch.ones(2)}, {})], {})
+            if rank == 0 and saves.writing is not None:
+                saves.writing.result()
+            state, seen = checkpoint.path_of(folder, 1) / checkpoint.STATE, []
+            for _ in range(2):
+                saves.look()
+                distributed.wait_for_all()
+                seen.append(state.exists())
+            disk.set()
+            saves.finish()
+            distributed.wait_for_all()
+            return [*seen, state.exists()]
+    finally:
+        checkpoint.save = real
 
 
 def _sums(lvlm: Lvlm) -> dict[str, float]:

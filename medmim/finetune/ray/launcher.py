@@ -178,7 +178,8 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
     losses = Path(own.folder) / LOSSES
 
     def save(step: int, path: Path) -> None:
-        best = validation.best(validation.read(losses.with_name(validation.VALIDATION)))
+        known = validation.read(losses.with_name(validation.VALIDATION))
+        best = validation.best([one for one in known if one.step <= step])  # a later one is not in the store yet
         stay = {best.step} if best is not None and settings.keep == "best" else set()
         protected.update(stay)
         uploads.begin(step, path, losses)

@@ -80,11 +80,15 @@ def _dead_pid() -> int:
     return process.pid
 
 
+def _wait_for_steps(file: Path, steps: int) -> None:
+    until = time.monotonic() + 250
+    while time.monotonic() < until and not (file.exists() and file.read_text().count("\n") >= steps):
+        time.sleep(0.02)
+
+
 def _look_at_ports(file: Path, seen: dict[str, object]) -> None:
     """After six steps: how many workers there are, and what listens beyond loopback."""
-    until = time.monotonic() + 250
-    while time.monotonic() < until and not (file.exists() and file.read_text().count("\n") >= 6):
-        time.sleep(0.02)
+    _wait_for_steps(file, 6)
     seen["workers"] = len(train_workers())
     seen["outside"] = [
         (process.name(), c.laddr)
@@ -96,6 +100,7 @@ def _look_at_ports(file: Path, seen: dict[str, object]) -> None:
 
 def _kill_a_worker(file: Path, seen: dict[str, object]) -> None:
     _look_at_ports(file, seen)
+    _wait_for_steps(file, 9)  # the save of step 8 waits until that of step 4 is whole
     for process in train_workers():
         process.kill()
 
