@@ -18,7 +18,7 @@ from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.terms import combine
 
-REVISION = 5
+REVISION = 6
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 

@@ -8,7 +8,7 @@ from medmim.data.abilities.ask import FIXED_OPTIONS, OPPOSITE, Ask, Cohort, pair
 from medmim.sample import Study
 
 _LARGER = 2  # questions per patient
-_ACROSS = 0.3  # share of the pairs of patients that are asked about a finding
+_ACROSS = 0.8  # share of the pairs of patients that are asked about a finding
 
 
 def ask(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:

@@ -8,8 +8,8 @@ from medmim.data.abilities.coreference import about_one
 
 # Questions tried, by the number of patients.
 _TRIES = {
-    2: {"caption": 1.2, "finding": 1.0, "modality": 0.8, "size": 1.1},
-    3: {"caption": 0.3, "finding": 0.3, "modality": 0.2, "size": 0.4},
+    2: {"caption": 1.4, "finding": 1.0, "modality": 1.2, "size": 1.1},
+    3: {"caption": 0.3, "finding": 0.3, "modality": 0.4, "size": 0.4},
 }
 
 
