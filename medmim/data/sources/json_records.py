@@ -93,12 +93,7 @@ class _Reader:
                     cut = error.pos >= len(self.text.rstrip()) or error.msg.startswith("Unterminated string")
                     raise self._error("the file is cut off" if cut else error.msg) from None
                 if len(self.text) - self.at > MAX_RECORD:
-                    reason = (
-                        error.msg
-                        if error.pos - self.at <= MAX_RECORD // 2
-                        else f"it has over {MAX_RECORD:,} characters"
-                    )
-                    raise self._error(reason) from None
+                    raise self._error(f"{error.msg}, in the first {MAX_RECORD:,} characters of it") from None
             except RecursionError:
                 raise self._error("it is nested too deeply") from None
             except ValueError as error:  # a number of more digits than Python converts

@@ -75,8 +75,9 @@ def test_a_broken_file_is_refused_at_its_record(tmp_path: Path, text: str, numbe
 def test_a_record_without_end_fills_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_records, "MAX_RECORD", 1 << 20)
     (tmp_path / "f.json").write_text('["' + "x" * (8 << 20), encoding="utf-8")
-    with pytest.raises(UserError, match="record 1"):
+    with pytest.raises(UserError, match="record 1") as caught:
         list(records(tmp_path / "f.json", WANTED))
+    assert "in the first 1,048,576 characters" in str(caught.value)
 
 
 @pytest.mark.parametrize(

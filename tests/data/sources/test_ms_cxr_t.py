@@ -245,6 +245,15 @@ def test_both_images_of_a_pair_are_of_one_patient_by_whom_the_splits_are_made(tm
     assert len(pairs) == 4 and all(current.patient == previous.patient for current, previous in pairs)
 
 
+def test_ids_count_the_labels_of_rows_that_are_left_out(tmp_path: Path) -> None:
+    broken = FIRST | {"previous_dicom_id": E}
+    odd = FIRST | {"edema_progression": "unclear", "pneumonia_progression": ""}
+    found = labels(entry("ms_cxr_t", folder(tmp_path, [broken, odd, SECOND, FIRST, THIRD]), disagreement="leave_out"))
+    assert [(label.id, label.row) for label in found] == [
+        ("ms-cxr-t-edema-2", 4), ("ms-cxr-t-edema-3", 5), ("ms-cxr-t-pleural_effusion-0", 6),
+    ]  # fmt: skip
+
+
 def test_terms_share_nothing() -> None:
     assert not ms_cxr_t.TERMS.redistribute_data and not ms_cxr_t.TERMS.outside_api
     assert not ms_cxr_t.TERMS.release_weights and not ms_cxr_t.TERMS.serve
