@@ -229,8 +229,8 @@ def test_of_any_two_assessments_the_more_severe_counts(tmp_path: Path, desc: str
 
 
 def test_a_breast_with_a_pathology_alone_is_not_negative(tmp_path: Path) -> None:
-    rows = [finding(side="L", asses="A", path_severity="0", bside="R")]
-    assert labels(read(tmp_path, rows, views())) == dict.fromkeys(("LCC", "LMLO"), "additional evaluation needed")
+    rows = [finding(desc="MG Diagnostic Mammo Bilateral", side="L", asses="S", path_severity="4", bside="R")]
+    assert labels(read(tmp_path, rows, views())) == dict.fromkeys(("LCC", "LMLO"), "suspicious")
 
 
 @pytest.mark.parametrize("letter", "NB")

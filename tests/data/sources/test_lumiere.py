@@ -175,6 +175,7 @@ def test_dirty_ratings_are_quarantined_or_counted(tmp_path: Path) -> None:
         ("009-1 SD, 009-2 PD, 020 PD", {}, {"009-2 020": "worse"}),
         ("000 Pre-Op, 001 Post-Op L, 002 Post-Op CRET CRET", {}, {}),
         ("000 Pre-Op, 001 Post-Op CRET PRET", {}, {}),
+        ("000 Pre-Op, 001 Post-Op CRET, 001 Post-Op", {}, {}),  # the last row counts, with what it leaves out
         ("000 Pre-Op, 001 Post-Op CRET, 002 Post-Op", {"000 001": "complete"}, {}),
         ("020 PD, 021 Post-Op T2-Progr.,PRET", {"020 021": "partial"}, {}),
         ("010 None, 020 PD", {}, {"010 020": "worse"}),

@@ -341,25 +341,32 @@ MUTATIONS: list[Callable[[str, str, int], str]] = [
 ]
 
 
+@each_reader
 @settings(max_examples=150, deadline=None)
 @given(
     junk=st.text(max_size=6), at=st.integers(0, len(PLAIN)), change=st.sampled_from(MUTATIONS),
     code=st.sampled_from(["utf-8", "utf-16", "cp1252", "gb18030"]),
 )  # fmt: skip
 def test_any_text_gives_rows_or_one_refusal(
-    tmp_path_factory: pytest.TempPathFactory, junk: str, at: int, change: Callable[[str, str, int], str], code: str
+    tmp_path_factory: pytest.TempPathFactory,
+    reader: Reader,
+    junk: str,
+    at: int,
+    change: Callable[[str, str, int], str],
+    code: str,
 ) -> None:
     data = change(PLAIN, junk, at).encode(code, "replace")
     try:
-        rows = read(tmp_path_factory.getbasetemp() / "any.csv", data)
+        rows = read(tmp_path_factory.getbasetemp() / "any.csv", data, reader)
     except UserError as error:
         assert "any.csv" in error.fact and error.fix
     else:
         assert all(row.problems or set(row.cells) >= set(NEEDED) for row in rows)
 
 
+@each_reader
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
-def test_what_can_be_read_without_end_is_named_and_not_read(tmp_path: Path, kind: str) -> None:
+def test_what_can_be_read_without_end_is_named_and_not_read(tmp_path: Path, kind: str, reader: Reader) -> None:
     path = tmp_path / "metadata.csv"
     with socket.socket(socket.AF_UNIX) as server:
         if kind == "pipe":
@@ -369,7 +376,7 @@ def test_what_can_be_read_without_end_is_named_and_not_read(tmp_path: Path, kind
         else:
             server.bind(os.path.relpath(path))
         with pytest.raises(UserError, match=f"metadata.csv is a .*{kind}.*, not a CSV table") as caught:
-            list(table.rows(path, NEEDED))
+            list(reader(path, NEEDED, ()))
     assert caught.value.fix and caught.value.exit_code == 2
 
 
