@@ -78,7 +78,7 @@ bases: $(READY) ## train the shipped bases again from their recipes (under an ho
 	for pid in $$pids; do wait $$pid || exit 1; done
 
 benchmarks: $(READY) ## speed and memory tables
-	@for name in demo train_cpu prepare; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in demo data_build train_cpu prepare; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 claim: $(READY) ## tune both families with three seeds, ask the test patients (about 40 minutes)
 	@$(BIN)/python benchmarks/claim.py
