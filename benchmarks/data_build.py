@@ -12,9 +12,7 @@ nothing changed and with one patient more, and the memory of builds of many smal
 import argparse
 import io
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ import numpy as np
 from joblib import cpu_count
 from numpy.typing import NDArray
 from PIL import Image
+from process_memory import peak_of
 from rich.console import Console
 from rich.table import Table
 
@@ -170,22 +169,20 @@ def speed(kind: str, place: Path, files: int, side: int) -> dict[str, Spent]:
 
 
 def memory(rows: int, place: Path) -> float:
-    """Peak MiB of a process that builds a data set of so many small images."""
+    """Peak MiB (PSS of the process tree) of a build of so many small images."""
     raw(place / f"rows-{rows}", "png", range(rows // _VISITS), 60)
     code = (
-        "import resource, sys; sys.path.insert(0, sys.argv[3]); from pathlib import Path; import data_build as b;"
-        "b.build(Path(sys.argv[1]), Path(sys.argv[2]));"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import data_build;"
+        "data_build.build(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(place / f"rows-{rows}"), str(place / f"home-{rows}"), sys.path[0]]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    return float(shown.stdout.splitlines()[-1])
+    folder, home = str(place / f"rows-{rows}"), str(place / f"home-{rows}")
+    return peak_of([sys.executable, "-c", code, folder, home, str(Path(__file__).parent)])[2] / 2**20
 
 
 def main() -> None:
     """Print both tables; exit code 1 where the build is slower than it is to be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=48, help="of each kind")
+    parser.add_argument("--files", type=int, default=48, help="of each kind; 0: memory only")
     parser.add_argument("--side", type=int, default=2400, help="their longer side, in pixels")
     parser.add_argument("--rows", type=int, action="append", help="images of the builds whose memory is measured")
     parser.add_argument("--json", action="store_true", help="print the numbers as one line of JSON as well")
@@ -197,10 +194,10 @@ def main() -> None:
         title=f"{given.files} files of {given.side} x {given.side * 5 // 6}, {cores} cores",
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="medmim-") as temporary:
-        for kind in KINDS:  # imports all that the builds below need
+        for kind in KINDS if given.files else ():  # imports all that the builds below need
             raw(Path(temporary) / f"first-{kind}", kind, range(4), 40)
             build(Path(temporary) / f"first-{kind}", Path(temporary) / f"first-home-{kind}")
-        for kind in KINDS:
+        for kind in KINDS if given.files else ():
             found = speed(kind, Path(temporary), given.files, given.side)
             first, bare_loop, again, more = (found[name] for name in ("first", "loop", "again", "one more"))
             ratio, by_cpu = bare_loop.wall / first.wall, bare_loop.cpu / first.cpu
