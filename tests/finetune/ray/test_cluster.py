@@ -207,7 +207,7 @@ def test_the_best_model_of_two_nodes_outlives_the_head(tmp_path: Path, family: F
     changes = {**wild, "steps": 40, "save_every": 3, "keep": "best", "validation": {"every": 2}}
     with ray_cluster.nodes(tmp_path / "a", 2) as nodes:
         first = train(recipe(where, nodes.address, 2, **changes), tmp_path / "head", data, base)
-        until(lambda: saved(where, 18), "a checkpoint")
+        until(lambda: saved(where, 24), "a checkpoint")
         first.kill()
         first.communicate()
     with ray_cluster.nodes(tmp_path / "b", 2) as nodes:
@@ -216,7 +216,9 @@ def test_the_best_model_of_two_nodes_outlives_the_head(tmp_path: Path, family: F
     here = digest(finish(train(recipe(tmp_path / "local", "local", 2, **changes), tmp_path / "home", data, base)))
     assert digest(events) == here
     best = validation.best(validation.read(where / "model" / here / validation.VALIDATION))
-    assert best is not None and best.step < 15, "older than the checkpoints that are kept anyway"
+    assert best is not None and best.step < 21, (
+        "older than the checkpoints that are kept anyway when the head is killed"
+    )
     assert not (where / "resume").exists()
 
 
