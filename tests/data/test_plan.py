@@ -16,7 +16,7 @@ from medmim.data.sources.source import Source
 from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import workspace
-from medmim.sample import BadRow
+from medmim.sample import BadRow, Sample
 from tests.support import real_studies as drawn
 
 
@@ -82,6 +82,21 @@ def test_what_is_bad_missing_or_without_words_is_counted_by_its_source(
     responses = [s for s in studies if s.sequence == "CT1" and "response" in (s.rating or "") and s.changes]
     assert kinds["tumor_course"]["unworded"] == len(responses) > 0
     assert {kind["family"]: kind["unworded"] for kind in first["types"]} == dict.fromkeys(families, 0)
+
+
+def test_ready_questions_are_counted_and_have_no_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ("a.png", "b.png")
+    ready = [
+        Sample("temporal", "frames", "videos", "train", False, (f"v{i}",), paths, paths, f"Which {i}?", (), "a")
+        for i in range(7)
+    ]
+    source = Source(lambda _: b"", samples=ready)
+    monkeypatch.setattr(phantom, "load", lambda entry: source)
+    planned = plan.of(recipe(quotas={"temporal": 2}), workspace(str(tmp_path)))
+    assert planned["by_ability"] == {"temporal": {"train": 7, "dev": 0, "test": 0}}
+    (one,) = planned["sources"]
+    assert (one["studies"], one["patients"], one["images"]) == (0, 7, 2)
+    assert [(kind["family"], kind["train"], kind["over_quota"]) for kind in one["types"]] == [("frames", 7, 0)]
 
 
 def test_erased_patients_are_in_no_plan(tmp_path: Path) -> None:

@@ -27,13 +27,15 @@ def data(quota: dict[str, int | None], total: int | None = None) -> Data:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(("temporal", "reasoning", "comparison", "composed")), st.integers(0, 40)),
+    st.dictionaries(st.sampled_from(("temporal", "reasoning", "comparison")), st.integers(0, 40)),
+    st.integers(0, 250),
     st.dictionaries(st.sampled_from(("temporal", "reasoning", "comparison")), st.integers(1, 30), min_size=1),
     st.integers(91, 200),
 )
 def test_each_ability_gets_its_quota_and_one_the_rest(
-    counts: dict[str, int], quota: dict[str, int | None], total: int
+    counts: dict[str, int], composed: int, quota: dict[str, int | None], total: int
 ) -> None:
+    counts = {**counts, "composed": composed}
     rows = made(counts)
     half = len(rows) // 2
     left, dropped = quotas.apply([rows[:half], rows[half:]], data({**quota, "composed": None}, total))

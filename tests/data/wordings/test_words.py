@@ -137,7 +137,10 @@ def test_ages_are_named_with_one_decimal_in_the_order_of_the_images() -> None:
         for sample in samples(form):
             if sample.family == "forecast":
                 found = re.findall(r"\d+\.\d", sample.question)
-                assert found[: len(sample.paths)] == [ages[path] for path in sample.paths]
+                own = [ages[path] for path in sample.paths]
+                assert found[: len(own)] == own
+                listed = f"{own[0]} and {own[1]}" if len(own) == 2 else f"{own[0]}, {own[1]}, and {own[2]}"
+                assert f" ages {listed}" in sample.question
                 seen.add(len(sample.paths))
     assert seen == {2, 3}
 
