@@ -68,6 +68,7 @@ def prepare(model: Any, settings: Finetune) -> Any:
 
 def _with_adapters(model: Any, lora: Lora, seed: int) -> Any:
     import peft
+    from peft.tuners.lora import LoraLayer
 
     layers = [
         name
@@ -103,4 +104,7 @@ def _with_adapters(model: Any, lora: Lora, seed: int) -> Any:
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):  # else each input is widened to fp32, for autocast to narrow it again
+            module.cast_input_dtype_enabled = False
     return adapted

@@ -6,9 +6,11 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import LlavaForConditionalGeneration
 
 from medmim.finetune import loop, trainable
+from medmim.finetune.engines.plain import Plain
 from medmim.finetune.loss import row_loss
 from medmim.lvlm import adapters, checkpoint, weights
 from medmim.lvlm.checkpoint import Lvlm
@@ -66,3 +68,29 @@ def test_of_a_training_in_bf16_one_model_is_bf16_and_what_adapters_make_of_the_b
     )
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert {one.dtype for one in weights.tensors(tmp_path / "False" / adapters.WEIGHTS).values()} == {"F32"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapters_take_their_inputs_as_they_are_and_compute_the_same(lvlm: Lvlm, precision: str) -> None:
+    chosen = settings(False, precision)
+    held = trainable.load(lvlm.path, chosen, "cpu")
+    trainable.prepare(held.model, chosen)
+    engine = Plain(held.model, chosen, bf16=precision == "bf16")
+    layers = [module for module in held.model.modules() if isinstance(module, LoraLayer)]
+    kinds: set[torch.dtype] = set()
+    for layer in layers:
+        layer.lora_A["default"].register_forward_hook(lambda _, given, __: kinds.add(given[0].dtype))
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
+    batch = batches(held, chosen)(0)
+
+    def gradients() -> list[torch.Tensor]:
+        loss, _ = engine.gradients(batch)
+        found = [torch.tensor(loss), *(p.grad.clone() for p in engine.params if p.grad is not None)]
+        held.model.zero_grad()
+        return found
+
+    got = gradients()
+    assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    for layer in layers:
+        layer.cast_input_dtype_enabled = True  # as peft does
+    assert all(torch.equal(a, b) for a, b in zip(got, gradients(), strict=True)) and len(got) > len(layers)
