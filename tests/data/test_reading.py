@@ -53,6 +53,7 @@ def test_the_errors_of_all_sources_come_together(tmp_path: Path) -> None:
         "covid_chestxray (data.sources.0)",
         "published (data.sources.1)",
     ]
+    assert "fix: set data.sources.1.root in the recipe" in caught.value.problems[1]
 
 
 def test_a_root_of_a_source_is_below_the_root_of_all(tmp_path: Path) -> None:

@@ -341,8 +341,10 @@ def setting(key: str, name: str = "root") -> str:
 
 
 def _set(key: str, value: str | list[str]) -> str:
-    """The option that sets a key."""
+    """What sets a key: the option, or for a section of `data.sources`, which has none, the words."""
     written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if key.startswith("data.sources."):
+        return f"set {key} in the recipe to {written}"
     return f"--set {shlex.quote(f'{key}={written}')}"
 
 
