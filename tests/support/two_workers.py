@@ -100,9 +100,11 @@ def _poisoned(family: Family, folder: Path, optimizer: str, name: str, rank: int
     settings = BAD.model_copy(update={"optimizer": optimizer})
     weight = dict(lvlm.model.named_parameters())[name]
     done: list[int] = []
+    values: set[float] = set()
 
     def poison(gradient: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(gradient, float("inf")) if rank == 1 and len(done) == 2 else gradient
+        values.add(float(weight.detach().double().sum()))  # another one in each step
+        return torch.full_like(gradient, float("inf")) if rank == 1 and len(values) == 3 else gradient
 
     weight.register_hook(poison)
     error = None
