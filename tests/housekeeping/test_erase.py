@@ -13,6 +13,7 @@ from medmim import shards, store, tracking
 from medmim.cli import data as command
 from medmim.cli import registry
 from medmim.data import build, erased, kept_pixels
+from medmim.data.sources.source import Source
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.recipe import loading
@@ -20,7 +21,7 @@ from medmim.recipe.schema import Recipe
 from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
-from medmim.sample import Sample
+from medmim.sample import Sample, Study
 from medmim.store import open_store
 from tests.support.killing import killed_at
 from tests.support.registry import artifacts
@@ -234,13 +235,15 @@ def test_a_patient_is_erased_from_every_set_of_the_population_and_no_other(ws: W
     for given in ("p10000001", "mimic/10000001"):
         assert {one.name for one in erase.plan(ws, [given]).artifacts} == {mimic, other}
     assert {one.name for one in erase.plan(ws, ["10000001"]).artifacts} == {mimic, other, covid}
-    found = erase.plan(ws, ["mimic/10000001"])
-    erase.erase(ws, ["mimic/10000001"], found, "asked for")
+    erase.erase(ws, ["p10000001"], erase.plan(ws, ["p10000001"]), "asked for")
     assert whole(ws) == {covid}
     listed = erased.load(ws.store)
     assert listed.holds("MS_CXR_T", "p10000001") and listed.holds("chest-imagenome", "10000001")
     assert not listed.holds("covid-chestxray", "10000001") and not listed.holds("mmxu", "10000002")
-    assert erase.plan(ws, ["mimic/10000001"]).artifacts == ()  # known, though nothing holds them any more
+    sets = ("ms_cxr_t", "covid-chestxray")
+    films = Source(str.encode, studies=[Study(name, "10000001", name, "X-ray") for name in sets])
+    assert [study.source for study in erased.leave_out(films, listed).studies or []] == ["covid-chestxray"]
+    assert erase.plan(ws, ["p10000001"]).artifacts == ()  # known, though nothing holds them any more
     with pytest.raises(UserError, match="in no data set"):
         erase.plan(ws, ["mimic/10000002"])
 
