@@ -183,4 +183,4 @@ def _explain(error: Any) -> str:
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ")
     given = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
-    return f"{key}: {message}{given}"
+    return f"{key}: {message}{given}" if key else message  # of the whole recipe: the message names the keys

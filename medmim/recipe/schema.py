@@ -261,7 +261,7 @@ class Platform(Section):
         description="where Ray runs: `local`, `rayjob` (pods of a KubeRay RayJob), http(s)://HOST:8265 (the Jobs API "
         "of a running cluster), or `auto` and HOST:6379 on a node of one",
     )
-    workers: Positive = Field(1, description="training workers")
+    workers: Annotated[int, Field(gt=0, le=4096)] = Field(1, description="training workers")
     threads: Positive | None = Field(None, description="CPU threads a worker uses; default: its share of the cores")
     pods: Pods = Field(default_factory=Pods)
 
