@@ -162,7 +162,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "text as image": (every_image(lambda path: path.write_text("hello")), "not an image"),
     "bomb": (every_image(bomb), "pixels"),
     "symlink": (every_image(outside), r"through a symlink(.|\n)*fix: --set 'data\.link_roots=\["),
-    "DICOM as image": (every_image(lambda path: path.write_bytes(bytes(128) + b"DICM")), "a DICOM file: convert it"),
+    "DICOM as image": (every_image(lambda path: path.write_bytes(bytes(128) + b"DICM")), "a DICOM file without pixels"),
     "pointer as image": (every_image(lambda path: path.write_text(POINTER)), "Git LFS pointer: `git lfs pull`"),
     "blank image": (every_image(lambda path: Image.new("L", (9, 9)).save(path)), "all pixels"),
     "transparent image": (every_image(lambda path: Image.new("RGBA", (9, 9)).save(path)), "transparent all over"),

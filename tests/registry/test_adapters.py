@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from medmim import store
+from medmim import store, terms
 from medmim.bench import run as bench
 from medmim.bench.engines import engine
 from medmim.errors import UserError
@@ -41,6 +41,7 @@ def test_adapters_are_benched_registered_and_answer_as_the_merged_model(
     monkeypatch.setattr(launcher, "launch", lambda job, *_: run_worker(job))
     ws = replace(ws, store=f"{bucket}/store")
     base = checkpoint.save(make_lvlm(MANTIS), tmp_path / "base").path
+    (base / terms.FILE).write_text(APACHE.dump())
     recipe = validate({**RECIPE, "finetune": {**RECIPE["finetune"], "base": str(base)}}, "test")  # type: ignore[dict-item]
     made = make_data(tmp_path / "data", make_samples(16) + make_samples(8, "test"))
     data = store.publish(made, ws.store, "data", {}, {"terms": APACHE.as_dict()}).uri
