@@ -130,7 +130,7 @@ def test_while_a_server_is_asked_that_does_not_answer(silent: str, tmp_path: Pat
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("mark", "pressed"), [(b"starting Ray", "twice"), (b"step 3/", "terminal"), (b"step 3/", "process")]
+    ("mark", "pressed"), [(b"starting Ray", "twice"), (b"/2000 loss", "terminal"), (b"/2000 loss", "process")]
 )
 def test_while_ray_trains(mark: bytes, pressed: Pressed, tmp_path: Path) -> None:
     sets = ("data.patients=220", "finetune.steps=2000")
@@ -146,7 +146,7 @@ def test_sigterm_while_ray_trains_saves_a_checkpoint_that_the_same_command_resum
     """A scheduler sends it to the command, or to all its processes, Ray's included."""
     sets = ("data.patients=220", "finetune.steps=2000", "finetune.save_every=2h", "platform.workers=2")
     typed = ["finetune", "demo", "--home", str(tmp_path), *(part for item in sets for part in ("--set", item))]
-    code, lines = interrupt(typed, b"step 3/", pressed, signal.SIGTERM)
+    code, lines = interrupt(typed, b"/2000 loss", pressed, signal.SIGTERM)
     assert code == 75, lines
     assert not [line for line in lines if b"Traceback" in line]
     assert b"run the same command again" in lines[-1]
