@@ -1,4 +1,4 @@
-"""medmim data build | plan | audit | show | peek | erase | lookalike: build a data set, audit it for leaks, ..."""
+"""medmim data init | build | plan | audit | show | peek | erase | lookalike: data sets, from raw files on."""
 
 import json
 import sys

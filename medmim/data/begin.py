@@ -14,7 +14,8 @@ from pathlib import Path
 
 from medmim import hints, store
 from medmim.data.build import questions
-from medmim.data.sources import dicom_tags, roots, studies
+from medmim.data.sources import dicom_tags, nifti, roots, studies
+from medmim.data.sources.fragments import Fragment, format_path
 from medmim.data.sources.source import BadImage, Entry, Source
 from medmim.errors import UserError, wrap_os_errors
 from medmim.progress import bar
@@ -121,7 +122,7 @@ def _look(root: roots.Root) -> tuple[list[dict[str, str]], dict[str, int]]:
                 other[ending or "no ending"] = other.get(ending or "no ending", 0) + 1
                 continue
             row = {"patient": _patient(path), "path": path} | _named(path) | found
-            rows.append(row | ({"path": f"{path}#axial=0", "modality": "MRI"} if ending in _VOLUMES else {}))
+            rows.append(row | ({"path": _middle(root, path)} if ending in _VOLUMES else {}))
     return rows, other
 
 
@@ -131,6 +132,14 @@ def _tags(root: roots.Root, path: str) -> dict[str, str] | None:
         return dicom_tags.read(root.read(path)) or None
     except (BadImage, FileNotFoundError):
         return None
+
+
+def _middle(root: roots.Root, path: str) -> str:
+    """The path of a volume's middle axial slice; the file's own where it cannot be read, which the build then says."""
+    try:
+        return format_path(path, Fragment("axial", nifti.read(root.read(path)).voxels.shape[2] // 2))
+    except (BadImage, FileNotFoundError):
+        return path
 
 
 def _patient(path: str) -> str:

@@ -93,11 +93,10 @@ class Data(Section):
         """A section with the address of its root, and with the links that all may follow."""
         if not isinstance(own, Files):
             return own
-        below = f"{self.root.rstrip('/')}/{own.root}" if self.root and own.root else own.root or self.root
-        inside = own.root is None or not (own.root.startswith(("/", "~")) or "://" in own.root)
-        return own.model_copy(
-            update={"root": below if inside else own.root, "link_roots": own.link_roots or self.link_roots}
-        )
+        root = own.root or self.root
+        if self.root and own.root and not (own.root.startswith(("/", "~")) or "://" in own.root):
+            root = f"{self.root.rstrip('/')}/{own.root}"
+        return own.model_copy(update={"root": root, "link_roots": own.link_roots or self.link_roots})
 
     @field_validator("sources")
     @classmethod

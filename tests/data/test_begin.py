@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from medmim.data import build
@@ -46,6 +48,14 @@ def test_the_recipe_builds_once_the_table_is_completed(tmp_path: Path) -> None:
     recipe = loading.load(str(tmp_path / "eyes.yaml"), ["data.rows_only=true"])
     outcome = build.run(recipe, workspace(tmp_path / "home"))
     assert outcome.facts["rows"] > 0 and outcome.facts["patients"] == 24
+
+
+def test_of_a_volume_the_middle_slice_is_listed_and_its_modality_is_left_open(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "p1").mkdir(parents=True)
+    voxels = np.arange(4 * 5 * 7, dtype=np.int16).reshape(4, 5, 7)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "raw" / "p1" / "flair.nii.gz")
+    begin(tmp_path / "raw", tmp_path / "brain.yaml", "brain")
+    assert "p1,p1/flair.nii.gz#axial=3,,,,,,,,,,,,FLAIR," in (tmp_path / "raw" / "studies.csv").read_text().splitlines()
 
 
 def test_nothing_is_overwritten_and_an_empty_folder_is_told(tmp_path: Path) -> None:

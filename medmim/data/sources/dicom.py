@@ -53,8 +53,7 @@ def read(data: bytes) -> Any:
         Exception: Whatever pydicom raises on hostile bytes.
     """
     pydicom: Any = require("pydicom", EXTRA)
-    if _DEFLATED in data[:2048]:
-        _refuse_bomb(data)
+    refuse_bomb(data)
     file = pydicom.dcmread(io.BytesIO(data), force=True)
     if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         kind = getattr(file.get("SOPClassUID"), "name", "") or "of unknown kind"
@@ -101,8 +100,14 @@ def _plain_syntax(implicit: bool, little: bool) -> Any:
     return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
 
 
-def _refuse_bomb(data: bytes) -> None:
-    """Refuse a deflated file that grows beyond all bounds: pydicom inflates it at once."""
+def refuse_bomb(data: bytes) -> None:
+    """Refuse a deflated file that grows beyond all bounds: pydicom inflates it at once, whatever is asked of it.
+
+    Raises:
+        BadImage: It does, or its header has no length.
+    """
+    if _DEFLATED not in data[:2048]:
+        return
     start = re.match(rb".{128}DICM\x02\0\0\0UL\x04\0(.{4})", data, re.DOTALL)
     if start is None:
         raise BadImage("a deflated DICOM file whose header has no length")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from medmim.data.sources import dicom
 from medmim.data.sources.source import BadImage
 from medmim.errors import require
 
@@ -14,7 +15,7 @@ MODALITIES: Mapping[str, str] = {  # DICOM's codes, PS3.3 C.7.3.1.1.1
     "OP": "fundus", "GM": "photograph", "XC": "photograph", "DMS": "dermoscopy", "SM": "histology", "PT": "PET",
 }  # fmt: skip
 SIDES: Mapping[str, str] = {"L": "left", "R": "right"}
-_STOP = ("SpecificCharacterSet", "Modality", "ViewPosition", "ImageLaterality", "Laterality", "StudyDate",
+_TAGS = ("SpecificCharacterSet", "Modality", "ViewPosition", "ImageLaterality", "Laterality", "StudyDate",
          "AcquisitionDate", "PatientID", "PatientAge", "StudyInstanceUID")  # fmt: skip
 
 
@@ -24,13 +25,14 @@ def read(data: bytes) -> dict[str, str]:
     Columns: `patient`, `modality`, `view`, `laterality`, `date` (YYYY-MM-DD), `age` (years), `exam`.
 
     Raises:
-        BadImage: It is no DICOM file.
+        BadImage: It is no DICOM file, or a deflated one that grows beyond all bounds.
         UserError: pydicom is not installed.
     """
     pydicom: Any = require("pydicom", "data")
+    dicom.refuse_bomb(data)
     try:
-        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(_STOP))
-        said = {name: str(file.get(name) or "").strip() for name in _STOP}
+        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(_TAGS))
+        said = {name: str(file.get(name) or "").strip() for name in _TAGS}
     except Exception as error:  # pydicom raises anything on hostile bytes
         raise BadImage(f"no DICOM file that can be read ({type(error).__name__})") from None
     found = {

@@ -134,7 +134,7 @@ def _pictures(data: bytes) -> Callable[[Fragment | None], Picture]:
 
         @cache
         def volume() -> tuple[nifti.Volume, tuple[float, float]]:
-            found = _guarded(lambda: nifti.read(data), "a broken NIfTI volume")
+            found = nifti.read(data)
             return found, _guarded(lambda: nifti.shown_range(found), "a broken NIfTI volume")
 
         def plane(fragment: Fragment | None) -> Picture:

@@ -82,8 +82,16 @@ def read(data: bytes) -> Volume:
     Raises:
         BadImage: Not one volume of numbers, too large, cut off, or an affine that says no directions.
         UserError: nibabel is not installed.
-        Exception: Whatever nibabel raises on hostile bytes.
     """
+    try:
+        return _read(data)
+    except (BadImage, UserError):
+        raise
+    except Exception as error:  # nibabel raises anything on hostile bytes
+        raise BadImage(f"a broken NIfTI volume ({one_line(error)})") from None
+
+
+def _read(data: bytes) -> Volume:
     nibabel: Any = require("nibabel", EXTRA)
     head = _head(data)
     version = _version(head)
@@ -204,12 +212,7 @@ def slices_of_extent(data: bytes, labels: Collection[int], plane: str, more_than
         BadImage: As `read`, or bytes that are none.
         UserError: nibabel is not installed.
     """
-    try:
-        volume = read(data)
-    except (BadImage, UserError):
-        raise
-    except Exception as error:
-        raise BadImage(f"a broken NIfTI volume ({one_line(error)})") from None
+    volume = read(data)
     wanted = np.asarray(sorted(labels), np.float32)
     axis = PLANES.index(plane)
     found = {}

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from medmim import errors
+from medmim.data.sources import dicom_tags
 from medmim.data.sources.fragments import Fragment
 from medmim.data.sources.image_file import decode
 from medmim.data.sources.source import BadImage
@@ -265,6 +266,8 @@ def test_a_deflated_file_is_read_and_a_bomb_is_not(monkeypatch: pytest.MonkeyPat
     bomb = data[:start] + packer.compress(bytes(20 << 20)) + packer.flush()
     monkeypatch.setattr("medmim.data.sources.dicom._LARGEST", 10 << 20)
     assert "more than 10,485,760 bytes" in reason(bomb)
+    with pytest.raises(BadImage, match="more than 10,485,760 bytes"):
+        dicom_tags.read(bomb)  # its tags are asked before its pixels
 
 
 def test_run_lengths_longer_than_the_picture_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
