@@ -25,7 +25,7 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 6
+REVISION = 7
 
 _OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
 # Not in the cache key as they are: the content of the inputs is, as a parent of the step, and the sources' own options.
@@ -96,7 +96,7 @@ def make(sources: Sequence[Source], data: Data, folder: Path, earlier: KeptPixel
     total = 0
     for source in sources:
         studies, dropped = _usable(source.studies or (), images, owners)
-        made, counts = ask_and_count(studies, source.families, data, held_out)
+        made, counts = ask_and_count(studies, source.families, data, held_out, source.start)
         asked.append(made)
         balanced.update(counts["balanced"])
         unworded.update(counts["unworded"])
@@ -142,19 +142,24 @@ def questions(studies: Sequence[Study], families: Sequence[str], data: Data) -> 
 
 
 def ask_and_count(
-    studies: Sequence[Study], families: Sequence[str], data: Data, held_out: Collection[people.Identity] = ()
+    studies: Sequence[Study],
+    families: Sequence[str],
+    data: Data,
+    held_out: Collection[people.Identity] = (),
+    start: str = "",
 ) -> tuple[list[Sample], dict[str, dict[str, int]]]:
-    """Make the questions of all splits from studies; `images` of the samples are source paths, not yet ids.
+    """Make the questions of all splits from studies; `images` of the samples are the source's paths, not yet ids.
 
     No patient is in two splits, and single-image questions are for training only. A question that is generated twice,
     in whatever order of its options, is kept once. Neither which questions there are nor their order depends on the
-    order of the studies.
+    order of the studies, nor on whether there are other sources.
 
     Args:
         studies: Of one source.
         families: The question families that its images can answer.
         data: The recipe's section.
         held_out: Patients whom another source holds out of training.
+        start: `Source.start`.
 
     Returns:
         The samples; and `balanced`, how many questions of each family `abilities.ask.balance` dropped, `sized_for`, for
@@ -162,7 +167,7 @@ def ask_and_count(
         family `data.form` has no words.
     """
     fractions = data.dev_fraction, data.test_fraction
-    splits = split.by_split(studies, data.seed, *fractions, held_out)
+    splits = split.by_split(reading.above(start, studies), data.seed, *fractions, held_out)
     asked = _types(families, data.form)
     groups, sized_for = split.groups(splits, data.seed, *fractions, data.sized_for)
     asks = {
@@ -174,7 +179,7 @@ def ask_and_count(
     found: dict[tuple[object, ...], Sample] = {}
     for name, own in left.items():
         for ask in own:
-            sample = _sample(ask, name, data)
+            sample = _sample(ask, name, data, start)
             if sample is None:
                 unworded[ask.family] += 1
                 continue
@@ -190,7 +195,7 @@ def _types(families: Sequence[str], form: str) -> Sequence[str]:
     return published if form == "published" and published else families
 
 
-def _sample(ask: Ask, name: str, data: Data) -> Sample | None:
+def _sample(ask: Ask, name: str, data: Data, start: str) -> Sample | None:
     """The question in words; None where the recipe's form has none for it."""
     paths = tuple(study.image for study in ask.studies)
     rng = stream(data.seed, "wording", ask.ability, ask.family, *paths, *sorted(ask.about.items()))
@@ -206,7 +211,7 @@ def _sample(ask: Ask, name: str, data: Data) -> Sample | None:
         held_out=any(study.held_out for study in ask.studies),
         patients=tuple(dict.fromkeys(study.patient for study in ask.studies)),
         images=paths,
-        paths=paths,
+        paths=tuple(start + path for path in paths),
         question=worded.question,
         options=worded.options,
         answer=worded.answer,

@@ -32,7 +32,7 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
     held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
     made, counts = [], []
     for source in sources:
-        asked, count = build.ask_and_count(source.studies or (), source.families, recipe.data, held_out)
+        asked, count = build.ask_and_count(source.studies or (), source.families, recipe.data, held_out, source.start)
         made.append(asked)
         counts.append(count)
     left, _ = quotas.apply(made, recipe.data)

@@ -17,7 +17,7 @@ def apply(made: Sequence[Sequence[Sample]], data: Data) -> tuple[list[list[Sampl
     """Drop the train questions above the quotas.
 
     Args:
-        made: The questions of each source; `images` are source paths.
+        made: The questions of each source; `images` are the source's own paths.
         data: The recipe's section.
 
     Returns:
@@ -45,4 +45,4 @@ def apply(made: Sequence[Sequence[Sample]], data: Data) -> tuple[list[list[Sampl
 
 
 def _place(seed: int, sample: Sample) -> float:
-    return fraction(seed, "quota", sample.family, *sample.paths, sample.question)
+    return fraction(seed, "quota", sample.family, *sample.images, sample.question)

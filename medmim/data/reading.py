@@ -6,7 +6,7 @@ files of different sources have one name. Questions never mix the images of two 
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -129,6 +129,7 @@ def below(folder: str, source: Source) -> Source:
 
     return replace(
         source,
+        start=start,
         read=_Below(start, source.read),
         identity=_Below(start, source.identity),
         studies=None if source.studies is None else [study(one) for one in source.studies],
@@ -137,6 +138,16 @@ def below(folder: str, source: Source) -> Source:
         missing=[start + path for path in source.missing],
         fix_for=lambda paths: source.fix_for([path.removeprefix(start) for path in paths if path.startswith(start)]),
     )
+
+
+def above(start: str, studies: Iterable[Study]) -> list[Study]:
+    """Studies with the paths that their source gave them: what is drawn from a path must not change with its folder."""
+
+    def study(one: Study) -> Study:
+        changes = tuple(replace(change, since=change.since.removeprefix(start)) for change in one.changes)
+        return replace(one, image=one.image.removeprefix(start), changes=changes)
+
+    return list(map(study, studies)) if start else list(studies)
 
 
 def read_any(sources: Sequence[Source]) -> Callable[[str], bytes]:
@@ -161,7 +172,7 @@ def facts(sources: Sequence[Source]) -> dict[str, Any]:
         return sources[0].facts
     found: dict[str, Any] = {"by_source": {}}
     for one in sources:
-        name = one.read.start.rstrip("/") if isinstance(one.read, _Below) else "source"
+        name = one.start.rstrip("/")
         found["by_source"][name] = one.facts
         for key in ("skipped", "erased"):
             if key in one.facts:

@@ -35,8 +35,7 @@ def test_two_sources_are_built_as_each_alone_and_their_paths_lie_in_folders_of_t
     assert {sample.paths[0].split("/")[0] for sample in both.values()} == {"phantom", "covid_chestxray"}
     assert all(len({path.split("/")[0] for path in sample.paths}) == 1 for sample in both.values())
     assert {sample.source for sample in both.values()} == {sample.source for sample in alone.values()}
-    assert len(both) >= len(alone) * 0.9  # wordings and draws differ with the paths, families do not
-    assert {sample.family for sample in both.values()} == {sample.family for sample in alone.values()}
+    assert {sample.id for sample in both.values()} == {sample.id for sample in alone.values()}  # a benchmark stays
 
 
 def test_the_strictest_terms_hold(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class Source:
             `source` in the artifact's counts and in its outcome.
         identity: Path of a file -> its place, size and time of change as one text, by which the next build knows it
             again; empty where that is not known, so that the file is read.
+        start: Of one of several sources, the folder that all its paths begin with (see `reading`).
         fix_for: Paths of images that are missing or cannot be used -> what would help; empty where nothing is known.
     """
 
@@ -66,4 +67,5 @@ class Source:
     missing: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     identity: Callable[[str], str] = lambda _: ""
+    start: str = ""
     fix_for: Callable[[Iterable[str]], str] = lambda _: ""
