@@ -68,7 +68,8 @@ class Study:
         age: Years at the time of the image.
         sequence: MRI sequence (`T1`, `CT1` after contrast, `T2`, `FLAIR`).
         slice: Number of the slice; slices of equal number of one patient show the same place.
-        outcome: What a later proof says of the exam: `malignant`, `high-risk`, `benign`, `negative`.
+        outcome: What a later proof says of the exam: `malignant`, `unclear`, `high-risk`, `benign`, `negative`.
+        year_after: What the records say of a breast in the year after the exam: `worse` (cancer) or `stable`.
         changes: Since earlier images of the patient.
         pairs: Questions that the source asks on this image alone.
     """
@@ -89,6 +90,7 @@ class Study:
     sequence: str | None = None
     slice: int | None = None
     outcome: str | None = None
+    year_after: str | None = None
     changes: tuple[Change, ...] = ()
     pairs: tuple[Pair, ...] = ()
 

@@ -6,14 +6,15 @@ What the values mean is typed here from the sources' own descriptions, not taken
 import random
 from collections.abc import Sequence
 
+from medmim.data.breasts import Look, year_after
 from medmim.sample import Change, Finding, Pair, Study
 
 RATINGS = (
     "negative", "benign", "probably benign", "additional evaluation needed", "suspicious",
     "highly suggestive of malignancy", "known malignancy",
 )  # fmt: skip
-OUTCOMES = (None, "malignant", "high-risk", "benign", "negative")
-WEIGHTS = (5, 1, 1, 1, 1)
+OUTCOMES = (None, "malignant", "high-risk", "benign", "negative", "unclear")
+WEIGHTS = (20, 4, 4, 4, 4, 1)
 RANO = {
     "complete response": "improved", "partial response": "improved", "stable disease": "stable",
     "progressive disease": "worse",
@@ -59,6 +60,7 @@ def embed(rng: random.Random, patients: int) -> list[Study]:
     found = []
     for number in range(patients):
         day, age = 0.0, rng.uniform(40, 80)
+        own: list[Study] = []
         for exam in range(rng.randint(1, 6)):
             dated = rng.random() < 0.95
             for side in ("left", "right"):
@@ -66,8 +68,10 @@ def embed(rng: random.Random, patients: int) -> list[Study]:
                 for view in rng.sample(("CC", "MLO", "ML"), rng.choice((2, 2, 2, 3, 1))):
                     path = f"images/{number}/{exam}/{side}-{view}.dcm"
                     study = Study("embed", f"{number}", path, "mammography", day if dated else None, view, side)
-                    found.append(_with(study, rating=rating, outcome=outcome, exam=f"{exam}", age=age + day / 365))
+                    own.append(_with(study, rating=rating, outcome=outcome, exam=f"{exam}", age=age + day / 365))
             day += rng.choice((0, 120, 300, 365, 365, 365, 400, 730))
+        looks = [Look(study.laterality, study.time, study.rating, study.outcome) for study in own]
+        found += [_with(study, year_after=year_after(look, looks)) for study, look in zip(own, looks, strict=True)]
     return found
 
 

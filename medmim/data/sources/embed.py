@@ -4,7 +4,8 @@ A study is an image of one breast; the breasts of an exam share `exam` (`acc_ano
 fields may hold:
 
     rating      a value of `RATINGS`: the worst assessment of this breast in this exam; never None
-    outcome     one of `OUTCOMES`: the worst pathology of this breast; None without a biopsy
+    outcome     one of `breasts.OUTCOMES`: the worst pathology of this breast; None without a biopsy
+    year_after  by all exams of the patient in the table: see `breasts.year_after`
     findings    none where the rating is `negative`; else mass, architectural distortion, asymmetry, lymph node,
                 calcifications as far as the table describes them, or `UNSPECIFIED`
     view        CC, MLO, or the table's word for another one; None where it is blank
@@ -26,7 +27,6 @@ from itertools import islice
 from pathlib import Path
 
 from medmim.data.sources import embed_findings, embed_images, roots, table
-from medmim.data.sources.embed_findings import OUTCOMES as OUTCOMES
 from medmim.data.sources.embed_findings import RATINGS as RATINGS
 from medmim.data.sources.embed_findings import SIDES, Clinical
 from medmim.data.sources.embed_findings import UNSPECIFIED as UNSPECIFIED
@@ -143,6 +143,7 @@ def _studies(clinical: Clinical, images: Images, own: Embed) -> Iterator[Study]:
             exam=exam,
             age=breast.age,
             outcome=breast.outcome,
+            year_after=breast.year_after,
         )
 
 

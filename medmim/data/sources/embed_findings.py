@@ -6,7 +6,7 @@ neither has a breast with a finding whose assessment does not fit the kind of ex
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,6 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+from medmim.data import breasts
+from medmim.data.breasts import UNCLEAR, Look
 from medmim.data.sources import cells, large_table, table
 from medmim.errors import UserError
 from medmim.sample import BadRow, Finding
@@ -29,11 +31,12 @@ RATINGS = {  # `asses`, the most severe first
     "N": "negative",
 }
 NEGATIVE = RATINGS["N"]
-OUTCOMES = ("malignant", "high-risk", "benign", "negative")  # what a breast's pathology may be, the worst first
 # The only letters that an exam of this kind gives: EMBED's own notebooks drop the others.
 _SCREENING, _DIAGNOSTIC = "ABN", "KMSPBN"
 _NO_ASSESSMENT = "X"
-_SEVERITY = {0: OUTCOMES[0], 1: OUTCOMES[0], 2: OUTCOMES[1], 3: OUTCOMES[1], 4: OUTCOMES[2], 5: OUTCOMES[3]}
+_SEVERITY = {
+    0: "malignant", 1: "malignant", 2: "high-risk", 3: "high-risk", 4: "benign", 5: "negative", 6: UNCLEAR,
+}  # fmt: skip
 _OTHER_CANCER = 6  # not of the breast
 _UNSURE = 5  # negative in tables that have a 6; in those without, cancer of another organ
 _LESIONS = {
@@ -67,7 +70,8 @@ class Breast:
         time: Days since the patient's first exam in the table; None where the exam has no date.
         age: Years.
         rating: A value of `RATINGS`.
-        outcome: One of `OUTCOMES`; None without a biopsy, or where its result is none of these.
+        outcome: One of `breasts.OUTCOMES`; None without a biopsy.
+        year_after: See `breasts.year_after`.
         findings: None for a negative breast; else those that are described, or `UNSPECIFIED`.
     """
 
@@ -76,6 +80,7 @@ class Breast:
     age: float | None
     rating: str
     outcome: str | None
+    year_after: str | None
     findings: tuple[Finding, ...]
 
 
@@ -132,12 +137,14 @@ def read(path: Path, name: str) -> Clinical:
     """
     found = Clinical()
     rows: list[_Row] = []
+    unread: list[tuple[str, int | None]] = []  # patient and day of rows that may have said anything
     for line in large_table.rows(path, NEEDED, OPTIONAL):
         found.rows += 1
         row, problems = _parsed(line)
         found.bad += [BadRow(name, line.number, key, reason) for key, reason in problems]
         if problems:
-            found.closed.update(filter(None, [_id_or_none(line[EXAM])]))
+            found.closed.update(filter(None, [_or_none(identified, line[EXAM])]))
+            unread.append((_or_none(identified, line[PATIENT]) or "", _or_none(_day, line["study_date_anon"])))
         if row is not None:
             rows.append(row)
             if race := _word(line["RACE_DESC"] or line["ETHNICITY_DESC"]):
@@ -151,11 +158,30 @@ def read(path: Path, name: str) -> Clinical:
         if row.day is not None:
             first[row.patient] = min(row.day, first.get(row.patient, row.day))
     has_other = any(row.severity == _OTHER_CANCER for row in rows)
+    labelled: dict[tuple[str, str], tuple[Look, list[_Row], tuple[Finding, ...]]] = {}
+    looks: dict[str, list[Look]] = defaultdict(list)
+
+    def time(patient: str, day: int | None) -> float | None:
+        return None if day is None or patient not in first else float(day - first[patient])
+
     for exam, own in exams.items():
-        if exam not in found.closed:
-            found.breasts |= {(exam, side): breast for side, breast in _breasts(own, first, has_other, found.skipped)}
-        else:
+        if exam in found.closed:
             found.skipped["exams with a row that is quarantined"] += 1
+            unread += ((row.patient, row.day) for row in own)
+            continue
+        patient = own[0].patient
+        at = time(patient, next((row.day for row in own if row.day is not None), None))
+        for look, findings in _breasts(own, at, has_other, found.skipped):
+            looks[patient].append(look)
+            if findings is not None:
+                labelled[exam, "L" if look.side == SIDES["L"] else "R"] = look, own, findings
+    for patient, day in unread:
+        looks[patient].append(Look(None, time(patient, day), None, UNCLEAR))
+    for (exam, side), (look, own, findings) in labelled.items():
+        patient = own[0].patient
+        age = next((row.age for row in own if row.age is not None), None)
+        after = breasts.year_after(look, looks[patient])
+        found.breasts[exam, side] = Breast(patient, look.day, age, str(look.rating), look.outcome, after, findings)
     return found
 
 
@@ -189,9 +215,9 @@ def identified(cell: str) -> str:
     return cells.identifier(cell)
 
 
-def _id_or_none(cell: str) -> str | None:
+def _or_none(read: Callable[[str], T], cell: str) -> T | None:
     try:
-        return identified(cell)
+        return read(cell)
     except cells.BadCell:
         return None
 
@@ -323,19 +349,20 @@ def _by_exam(rows: Iterable[_Row], name: str, found: Clinical) -> dict[str, list
 
 
 def _breasts(
-    own: Sequence[_Row], first: Mapping[str, int], has_other: bool, skipped: Counter[str]
-) -> Iterator[tuple[str, Breast]]:
-    """The breasts of an exam that have a label, `L` before `R`."""
+    own: Sequence[_Row], time: float | None, has_other: bool, skipped: Counter[str]
+) -> Iterator[tuple[Look, tuple[Finding, ...] | None]]:
+    """What an exam says of its breasts, left before right; with the findings of those that have a label."""
     about = {row.desc for row in own} - {""}
     kinds = {"screen" in text for text in about}
     if len(kinds) != 1:
         skipped["exams without a description" if not kinds else "exams described as screening and as diagnostic"] += 1
+        yield Look(None, time, None, UNCLEAR), None
         return
     fitting = _SCREENING if kinds == {True} else _DIAGNOSTIC
     both = any("bilat" in text for text in about)
     seen = "LR" if both else "".join(side for side, word in SIDES.items() if any(word in text for text in about))
     letters: dict[str, set[str]] = defaultdict(set)
-    severities: dict[str, set[int]] = defaultdict(set)
+    outcomes: dict[str, set[str]] = defaultdict(set)
     lesions: dict[str, set[str]] = defaultdict(set)
     for row in own:
         sides = _sides(row.side, seen)
@@ -343,41 +370,38 @@ def _breasts(
             letters[side].add(row.letter)
             lesions[side].update(row.lesions)
         if row.severity is not None:
-            for side in _sides(row.biopsied, sides):
-                severities[side].add(row.severity)
+            biopsied = _sides(row.biopsied, sides)
+            outcome = UNCLEAR if row.severity == _UNSURE and not has_other else _SEVERITY[row.severity]
+            if not row.biopsied and len(biopsied) > 1:
+                skipped["pathologies of a breast that is not named"] += 1
+                outcome = UNCLEAR
+            elif outcome == UNCLEAR:
+                skipped["pathologies that are, or may be, a cancer of another organ"] += 1
+            for side in biopsied:
+                outcomes[side].add(outcome)
         if not row.letter:
             skipped["findings without an assessment (X or blank)"] += 1
         elif row.letter not in fitting:
             skipped["findings whose assessment does not fit a screening or a diagnostic exam"] += 1
-    touched = letters.keys() | severities.keys()
+    touched = letters.keys() | outcomes.keys()
     if both and len(touched) == 1:  # the table has no row for a breast without findings beside one with findings
         letters["L" if "R" in touched else "R"].add("N")
-    day = next((row.day for row in own if row.day is not None), None)
-    for side in SIDES:
+    for side, word in SIDES.items():
         given = letters[side] - {""}
+        proven = min(outcomes[side], key=breasts.OUTCOMES.index, default=None)
         if not given or given - set(fitting):
+            if given or proven:
+                yield Look(word, time, None, proven if proven == breasts.MALIGNANT or not given else UNCLEAR), None
             continue
         worst = min(given, key=fitting.index)
-        severity = min(severities[side], default=None)
-        if kinds == {True} and worst in "NB" and severity is not None:
+        if kinds == {True} and worst in "NB" and proven is not None:
             skipped["breasts of a screening exam, N or B, with a pathology of their own: amended later"] += 1
+            yield Look(word, time, None, proven), None
             continue
-        if severity == _OTHER_CANCER or (severity == _UNSURE and not has_other):
-            skipped["pathologies that are, or may be, a cancer of another organ"] += 1
-            severity = None
         rating = RATINGS[worst]
         shown = [name for name in (*dict.fromkeys(_LESIONS.values()), _CALCIFICATIONS) if name in lesions[side]]
-        yield (
-            side,
-            Breast(
-                patient=own[0].patient,
-                time=None if day is None else float(day - first[own[0].patient]),
-                age=next((row.age for row in own if row.age is not None), None),
-                rating=rating,
-                outcome=None if severity is None else _SEVERITY[severity],
-                findings=() if rating == NEGATIVE else tuple(map(Finding, shown or [UNSPECIFIED])),
-            ),
-        )
+        found = () if rating == NEGATIVE else tuple(map(Finding, shown or [UNSPECIFIED]))
+        yield Look(word, time, rating, proven), found
 
 
 def _sides(side: str, otherwise: str) -> str:

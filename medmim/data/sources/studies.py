@@ -23,13 +23,15 @@ fill what its row lacks. A table that ends in `.jsonl` holds one JSON object a l
 
 import posixpath
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from typing import TypeVar
 
 from medmim import terms as terms_of_use
+from medmim.data import breasts
+from medmim.data.breasts import UNCLEAR, Look
 from medmim.data.sources import cells, dicom_tags, json_records, names, roots, table
 from medmim.data.sources.files import escapes
 from medmim.data.sources.fragments import parse
@@ -120,6 +122,7 @@ def load(entry: Entry[Studies]) -> Source:
     skipped: Counter[str] = Counter()
     first: dict[str, int] = {}
     missing: list[str] = []
+    said: list[tuple[str, Look, date | float | None]] = []  # of all rows: a missing image may be the one that matters
     thousands = cells.has_thousands(row["patient"] for row in rows)
     with bar("reading studies", len(rows), "images") as progress:
         for row in rows:
@@ -128,6 +131,9 @@ def load(entry: Entry[Studies]) -> Source:
             path = study.image if study else ""
             if path in first:
                 problems.append(("path", f"the image of row {first[path]} again"))
+            if study is not None:
+                look = Look(None, None, None, UNCLEAR) if problems else Look(study.laterality, None, study.rating, None)
+                said.append((study.patient, look, day))
             if not problems and study is not None and "finding" in there and not row["finding"]:
                 skipped["finding is blank: write normal where the image is clear"] += 1
             elif not problems and study is not None:
@@ -140,7 +146,7 @@ def load(entry: Entry[Studies]) -> Source:
             bad += [BadRow(own.table, row.number, name, reason) for name, reason in problems]
     odd = cells.suspicious(study.patient for study in studies)
     bad += [BadRow(own.table, first[s.image], "patient", odd[s.patient]) for s in studies if s.patient in odd]
-    timed = list(_timed([study for study in studies if study.patient not in odd], days))
+    timed = list(_timed([study for study in studies if study.patient not in odd], days, said))
     found = there | {"date"} if any(study.time is not None for study in timed) else there - {"date"}
     for name in ("modality", "view", "laterality", "age"):
         if any(getattr(study, name) for study in timed):
@@ -301,7 +307,11 @@ def _date(cell: str) -> date | None:
     raise cells.BadCell(f"'{plain[:40]}' is no date such as 2024-03-01, 20240301 or 01.03.2024")
 
 
-def _timed(studies: Sequence[Study], days: Mapping[str, date | float | None]) -> Iterator[Study]:
+def _timed(
+    studies: Sequence[Study],
+    days: Mapping[str, date | float | None],
+    said: Iterable[tuple[str, Look, date | float | None]],
+) -> Iterator[Study]:
     """The studies with days since the patient's first date; held out are all of a patient, or none."""
     held_out = {study.patient for study in studies if study.held_out}
     first: dict[str, date] = {}
@@ -309,7 +319,16 @@ def _timed(studies: Sequence[Study], days: Mapping[str, date | float | None]) ->
         day = days[study.image]
         if isinstance(day, date):
             first[study.patient] = min(day, first.get(study.patient, day))
+
+    def time(patient: str, day: date | float | None) -> float | None:
+        if not isinstance(day, date):
+            return day
+        return float((day - first[patient]).days) if patient in first else None
+
+    looks: dict[str, list[Look]] = defaultdict(list)
+    for patient, look, day in said:
+        looks[patient].append(replace(look, day=time(patient, day)))
     for study in studies:
-        day = days[study.image]
-        time = float((day - first[study.patient]).days) if isinstance(day, date) else day
-        yield replace(study, time=time, held_out=study.patient in held_out)
+        at = time(study.patient, days[study.image])
+        after = breasts.year_after(Look(study.laterality, at, study.rating, None), looks[study.patient])
+        yield replace(study, time=at, year_after=after, held_out=study.patient in held_out)

@@ -179,7 +179,8 @@ def test_what_has_no_label_is_counted(tmp_path: Path) -> None:
     ("severities", "outcome"),
     [
         ("0", "malignant"), ("1.0", "malignant"), ("2", "high-risk"), ("3", "high-risk"), ("4", "benign"),
-        ("4 0", "malignant"), ("4 2", "high-risk"), ("", None), ("6", None), ("6 4", "benign"),
+        ("4 0", "malignant"), ("4 2", "high-risk"), ("", None),
+        ("6", "unclear"), ("6 4", "unclear"), ("6 2", "unclear"), ("6 0", "malignant"),
     ],
 )  # fmt: skip
 def test_the_outcome_is_the_worst_pathology_of_the_breast(tmp_path: Path, severities: str, outcome: str | None) -> None:
@@ -191,7 +192,7 @@ def test_the_outcome_is_the_worst_pathology_of_the_breast(tmp_path: Path, severi
     assert {(study.laterality, study.outcome) for study in studies(source)} == {("left", outcome), ("right", None)}
 
 
-@pytest.mark.parametrize(("others", "outcome"), [("6", "negative"), ("4", None)])
+@pytest.mark.parametrize(("others", "outcome"), [("6", "negative"), ("4", "unclear")])
 def test_pathology_5_is_negative_only_in_a_table_that_tells_other_cancers_by_6(
     tmp_path: Path, others: str, outcome: str | None
 ) -> None:
@@ -211,6 +212,48 @@ def test_a_pathology_belongs_to_the_breast_of_bside(tmp_path: Path) -> None:
     ]
     source = read(tmp_path, rows, views())
     assert {(study.laterality, study.outcome) for study in studies(source)} == {("left", "malignant"), ("right", None)}
+
+
+@pytest.mark.parametrize("side", ["", "B"])
+def test_a_pathology_of_a_breast_that_is_not_named_is_of_neither(tmp_path: Path, side: str) -> None:
+    """Both breasts would have the cancer of one."""
+    rows = [finding(desc="MG Diagnostic Mammo Bilateral", side=side, asses="S", path_severity="0")]
+    source = read(tmp_path, rows, views())
+    assert {(s.laterality, s.outcome) for s in studies(source)} == {("left", "unclear"), ("right", "unclear")}
+    assert source.facts["skipped"]["pathologies of a breast that is not named"] == 1
+    rows = [finding(desc=DIAGNOSTIC, side="", asses="S", path_severity="0")]  # of an exam of one breast
+    assert {s.outcome for s in studies(read(tmp_path / "one", rows, views()))} == {"malignant"}
+
+
+CLEAR_LATER = {"study_date_anon": "2016-08-10", "side": "", "asses": "N"}
+
+
+@pytest.mark.parametrize(
+    ("later", "after"),
+    [
+        (CLEAR_LATER, "stable"),
+        ({"desc": DIAGNOSTIC, "side": "L", "asses": "S", "path_severity": "0"}, "worse"),
+        ({"desc": DIAGNOSTIC, "side": "L", "asses": "K"}, "worse"),
+        ({"desc": "MG Diagnostic Right", "side": "R", "asses": "S", "path_severity": "1"}, None),  # the other breast
+        ({"desc": "MG Diagnostic Mammo Bilateral", "side": "", "asses": "S", "path_severity": "0"}, None),  # which?
+        ({"side": "L", "asses": "N", "path_severity": "0", "bside": "L"}, "worse"),  # amended later
+        ({"desc": "", "side": "L", "asses": "N"}, None),
+        ({"side": "L", "asses": "M"}, None),  # fits no screening exam
+        ({"side": "L", "asses": "X"}, "stable"),
+        ({"side": "L", "asses": "Z"}, None),  # quarantined
+        ({"side": "L", "asses": "B", "study_date_anon": "2015-13-01"}, None),
+        ({"desc": DIAGNOSTIC, "side": "L", "asses": "K", "study_date_anon": ""}, None),
+        ({"desc": DIAGNOSTIC, "side": "L", "asses": "K", "study_date_anon": "2018-01-20"}, "stable"),
+    ],
+)
+def test_the_year_after_an_exam_is_judged_by_exams_without_images_too(
+    tmp_path: Path, later: dict[str, str], after: str | None
+) -> None:
+    """An exam of which no file is there would be no exam, and a breast with cancer would be `stable`."""
+    last = finding(OTHER, **CLEAR_LATER, age_at_study="53.1")
+    other = finding(SECOND, **{"study_date_anon": "2015-12-20", "age_at_study": "52.4", **later})
+    source = read(tmp_path, [finding(), other, last], [*views(), *views(OTHER)])
+    assert {s.year_after for s in studies(source) if s.exam == FIRST and s.laterality == "left"} == {after}
 
 
 @pytest.mark.parametrize(("desc", "order"), [(SCREENING, "ABN"), ("MG Diagnostic Mammo Bilateral", "KMSPBN")])

@@ -73,6 +73,20 @@ def test_every_column_is_read(tmp_path: Path) -> None:
     assert first.held_out and second.held_out  # a patient is held out as a whole
 
 
+@pytest.mark.parametrize(
+    ("later", "after"),
+    [("left,6", "worse"), ("right,6", None), ("left,2", "stable"), ("left,blue?", "stable"), ("up,2", None)],
+)
+def test_a_forecast_is_judged_by_rows_whose_image_is_missing_or_that_are_bad(
+    tmp_path: Path, later: str, after: str | None
+) -> None:
+    for name in "ac":
+        picture(tmp_path / f"{name}.png")
+    rows = ["a.png,0,left,1", f"missing.png,200,{later}", "c.png,365,left,2"]
+    source = read(tmp_path, "patient,path,day,laterality,rating\n" + "".join(f"P,{row}\n" for row in rows))
+    assert [study.year_after for study in source.studies or ()] == [after, None]
+
+
 def test_columns_may_have_other_names_and_json_lines_say_the_same(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     row = {"PatNr": 12, "Bild": "a.png", "Befund": ["nodule"], "Tag": 3}
