@@ -25,7 +25,7 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 7
+REVISION = 8
 
 _OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
 # Not in the cache key as they are: the content of the inputs is, as a parent of the step, and the sources' own options.
@@ -254,18 +254,32 @@ def _owners(studies: Iterable[Study], images: dict[str, Gathered]) -> dict[str, 
 def _usable(
     studies: Sequence[Study], images: dict[str, Gathered], owners: dict[str, tuple[bool, people.Identity]]
 ) -> tuple[list[Study], list[BadRow]]:
-    """Studies whose image is usable and theirs, and a quarantined row for each of the others."""
+    """Studies whose image is usable, theirs and told once, and a quarantined row for each of the others."""
     good, bad = [], []
+    told: dict[str, list[Study]] = defaultdict(list)
+    for study in studies:
+        if study.image in images and images[study.image].id:
+            told[images[study.image].id].append(study)
     for study in studies:
         item = images.get(study.image, Gathered(study.image))
         problem = item.problem
         if item.id and owners[item.id][1] != people.of(study):
             problem = "the same image is another patient's or article's, too: it is kept there alone"
+        elif item.id and len(told[item.id]) > 1:
+            problem = _told_again(study, [other for other in told[item.id] if people.of(other) == people.of(study)])
         if problem:
             bad.append(BadRow(study.image, 0, study.patient, problem))
         else:
             good.append(study)
     return good, bad
+
+
+def _told_again(study: Study, same: Sequence[Study]) -> str:
+    """Why one of several studies of one picture of a patient is left out; empty where it is the one that stays."""
+    if len({replace(other, image="", caption=None, pairs=()) for other in same}) > 1:
+        return "the same image is in the records of this patient again, where they say something else of it"
+    first = min(other.image for other in same)
+    return "" if study.image == first else "the same image is in the records of this patient under another name, too"
 
 
 def _with_ids(samples: Sequence[Sample], images: dict[str, Gathered]) -> tuple[list[Sample], list[BadRow]]:
