@@ -88,6 +88,10 @@ PUBLISHED: Mapping[str, Terms] = {
             "distributed and not hosted for others; no clinical care or decision, any deployment is out of scope",
         )
     ),
+    "gemma": unrestricted(
+        "Gemma Terms of Use (ai.google.dev/gemma/terms): pass them on with the model, with what is made from it and "
+        "with a service that answers with it; keep the prohibited use policy"
+    ),
     "medgemma": unrestricted(
         "Health AI Developer Foundations terms: pass them on with the model and to its users; no clinical use without "
         "the authorization that the law asks for; keep the prohibited use policy"

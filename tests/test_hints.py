@@ -16,7 +16,7 @@ from medmim import hints
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "medmim").rglob("*.py") if "shipped" not in path.parts)
-GROUPS = "doctor|recipe|run|submit|runs|nightly|data|finetune|bench|ask|registry|gc|base"
+GROUPS = "doctor|recipe|run|submit|runs|nightly|data|finetune|bench|ask|registry|gc|base|zoo"
 COMMAND = re.compile(rf"\bmedmim ({GROUPS})\b")
 
 

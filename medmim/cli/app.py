@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from medmim import __version__, hints
-from medmim.cli import ask, base, bench, data, doctor, finetune, gc, nightly, recipe, registry, run, runs, submit
+from medmim.cli import ask, base, bench, data, doctor, finetune, gc, nightly, recipe, registry, run, runs, submit, zoo
 
 
 class Passed(BaseException):
@@ -65,3 +65,4 @@ app.command("ask")(ask.ask)
 app.add_typer(registry.app, name="registry")
 app.command("gc")(gc.gc)
 app.add_typer(base.app, name="base")
+app.add_typer(zoo.app, name="zoo")

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from medmim import __version__, sniff, store, terms
+from medmim import __version__, hints, sniff, store, terms
 from medmim.errors import Unavailable, UserError, from_os_error, require
 from medmim.lvlm import adapters, memory, weights
 from medmim.lvlm.family import Family
@@ -243,12 +243,12 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     # adapters are added on the CPU: one sum of one model, whatever loads it
-    placed = _placement(device) if whole == path else {}
-    with _reading(whole, family):
+    placed = placement(device) if whole == path else {}
+    with reading(whole, family.name):
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
             whole, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **placed
         )
-    with _reading(path, family):
+    with reading(path, family.name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
         missing = sorted(report["missing_keys"])
@@ -258,14 +258,14 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
         _check_image_size(path, processor, model.config)
         if whole != path:
             model = adapters.merge(model, path)
-    with memory.reporting(*_loading(path)):
+    with memory.reporting(*loading(path)):
         model = model.to(device).eval()
     if not_finite(model):
-        raise _not_finite(path, whole, dtype)
+        raise not_finite_error(path, whole, dtype)
     return Lvlm(model, tokenizer, processor, family, path)
 
 
-def _placement(device: str) -> dict[str, Any]:
+def placement(device: str) -> dict[str, Any]:
     """Arguments with which transformers reads each weight straight into a GPU, and host memory never holds a model.
 
     Where DeepSpeed splits the weights as they are read, it also places them.
@@ -299,7 +299,7 @@ def load_text(path: Path) -> Text:
     family = family_of(path)
     _refuse_other_files(path)
     transformers = quiet_transformers()
-    with _reading(path, family):
+    with reading(path, family.name):
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         _check_image_token(path, tokenizer, config)
@@ -310,8 +310,8 @@ def load_config(where: Path | store.Artifact) -> Any:
     """The `LlavaConfig` of a checkpoint; of an artifact, no other file is read. Errors as `load_text`."""
     family = family_of(where)
     path = where if isinstance(where, Path) else Path(where.uri)
-    with _reading(path, family):
-        return quiet_transformers().LlavaConfig.from_dict(json.loads(_config_of(where) or "{}"))
+    with reading(path, family.name):
+        return quiet_transformers().LlavaConfig.from_dict(json.loads(config_text(where) or "{}"))
 
 
 def check_settings(path: Path) -> None:
@@ -323,7 +323,7 @@ def check_settings(path: Path) -> None:
     """
     text = load_text(path)
     transformers = quiet_transformers()
-    with _reading(path, text.family):
+    with reading(path, text.family.name):
         processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
         _check_image_size(path, processor, text.config)
 
@@ -337,10 +337,19 @@ def without_memory(config: Any) -> Any:
 
 
 @contextmanager
-def _reading(path: Path, family: Family) -> Iterator[None]:
-    """Report what others' parsers, in Python and Rust, raise on files that may hold anything: no fault of medmim's."""
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Report what others' parsers, in Python and Rust, raise on files that may hold anything: no fault of medmim's.
+
+    Args:
+        path: The checkpoint.
+        kind: As what it is read, as in "does not load as a KIND model".
+
+    Raises:
+        UserError: Whatever they raise, but for
+        Unavailable: a file that cannot be read for now.
+    """
     try:
-        with memory.reporting(*_loading(path)):
+        with memory.reporting(*loading(path)):
             yield
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
@@ -350,13 +359,13 @@ def _reading(path: Path, family: Family) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
         raise UserError(
-            f"{path} does not load as a {family.name} model",
+            f"{path} does not load as a {kind} model",
             reason=f"{type(error).__name__}: {said}" if said else type(error).__name__,
             fix="give a whole checkpoint: config.json, *.safetensors, tokenizer.json and the processor's config",
         ) from None
 
 
-def _loading(path: Path) -> tuple[str, str]:
+def loading(path: Path) -> tuple[str, str]:
     """(what was done, fix) where loading a model uses up the memory."""
     return f"while {path} was loaded", "end what else uses it (`nvidia-smi`, `top`), or take a larger one"
 
@@ -394,7 +403,7 @@ def not_finite(model: Any) -> list[str]:
     ]
 
 
-def _not_finite(path: Path, whole: Path, dtype: Any) -> UserError:
+def not_finite_error(path: Path, whole: Path, dtype: Any) -> UserError:
     """The error for weights that are not finite, with their names in the files: of adapters, also those of the base."""
     safetensors = require("safetensors", "finetune")
     problems = []
@@ -423,7 +432,7 @@ def family_of(where: Path | store.Artifact) -> Family:
         UserError: A missing or broken config, or an architecture of no supported family.
     """
     path = where if isinstance(where, Path) else where.uri
-    text = _config_of(where)
+    text = config_text(where)
     if text is None:
         raise UserError(
             f"{path} is not a model: it has no config.json",
@@ -447,7 +456,7 @@ def family_of(where: Path | store.Artifact) -> Family:
     )
 
 
-def _config_of(where: Path | store.Artifact) -> str | bytes | None:
+def config_text(where: Path | store.Artifact) -> str | bytes | None:
     """The text of its config.json; None where there is none."""
     if not isinstance(where, Path):
         with suppress(FileNotFoundError):
@@ -525,21 +534,25 @@ def save_settings(
     Raises:
         OSError: The disk is full.
     """
-    transformers = quiet_transformers()
     config.architectures = ["LlavaForConditionalGeneration"]
     config.save_pretrained(folder)
     generation = copy.deepcopy(generation)
     generation.eos_token_id = stop_tokens(tokenizer, family)
     generation.pad_token_id = tokenizer.pad_token_id
     generation.save_pretrained(folder)
-    transformers.LlavaProcessor(
+    processor_of(config, tokenizer, image_processor, family).save_pretrained(folder)
+
+
+def processor_of(config: Any, tokenizer: Any, image_processor: Any, family: Family) -> Any:
+    """A model's `LlavaProcessor`, which writes the chat format of its family."""
+    return quiet_transformers().LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=int(config.vision_config.model_type == "clip_vision_model"),
         chat_template=family.chat_template,
-    ).save_pretrained(folder)
+    )
 
 
 def stop_tokens(tokenizer: Any, family: Family) -> list[int]:
@@ -561,7 +574,8 @@ def quiet_transformers() -> Any:
 
 def supported() -> str:
     """The families, for the fix of an error."""
-    return "give a checkpoint of: " + ", ".join(f"{f.name} ({f.vision} + {f.text})" for f in FAMILIES)
+    known = ", ".join(f"{f.name} ({f.vision} + {f.text})" for f in FAMILIES)
+    return f"give a checkpoint of: {known}; what `{hints.command('zoo', 'list')}` shows can be asked, not fine-tuned"
 
 
 def check_weights_of(ref: str, folder: Path) -> None:

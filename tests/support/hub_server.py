@@ -11,8 +11,11 @@ _COMMIT = "0" * 40
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """Serve the folders `root/OWNER/NAME` as repositories; gives the address for HF_ENDPOINT."""
+def serving(root: Path, gated: bool = False) -> Iterator[str]:
+    """Serve the folders `root/OWNER/NAME` as repositories; gives the address for HF_ENDPOINT.
+
+    Of gated ones everybody may see what there is, and nobody gets it.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -30,6 +33,12 @@ def serving(root: Path) -> Iterator[str]:
                 siblings = [{"rfilename": file.name} for file in files]
                 whole = {"id": "/".join(parts[2:4]), "sha": _COMMIT, "siblings": siblings}
                 data = json.dumps(tree if parts[4:5] == ["tree"] else whole).encode()
+            elif gated:
+                self.send_response(403)
+                self.send_header("X-Error-Code", "GatedRepo")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             elif parts[2:3] == ["resolve"]:  # OWNER/NAME/resolve/REVISION/FILE
                 data = (root / parts[0] / parts[1] / parts[4]).read_bytes()
             else:

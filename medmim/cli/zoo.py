@@ -1,0 +1,120 @@
+"""medmim zoo list | show | check: the models that can be asked and benched, and the test that admits a checkpoint."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medmim import hints
+from medmim.cli.options import Home, Json
+
+app = typer.Typer(no_args_is_help=True, help="The zoo: models to ask and to bench, and what admits a checkpoint.")
+
+_Ref = Annotated[
+    str, typer.Argument(metavar="NAME|PATH", help="A model of `zoo list`, or a folder or URI with a checkpoint.")
+]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """The models of the zoo.
+
+    With --json: a list of what their files declare.
+    """
+    import json
+
+    from medmim.lvlm.zoo.entry import entries
+
+    if as_json:
+        typer.echo(json.dumps([entry.model_dump(mode="json") for entry in entries()]))
+        return
+    for entry in entries():
+        kind = "medical" if entry.medical else "general"
+        checked = "chat template known" if entry.template else "not checked on its real weights"
+        typer.echo(f"{entry.name:<20}{entry.classes[0]:<17}{kind}, beside {entry.sibling}")
+        typer.echo(f"  {entry.hub}{', gated' if entry.gated else ''}, terms: {entry.terms}; {checked}")
+
+
+@app.command("show")
+def show(ref: _Ref, home: Home = None, as_json: Json = False) -> None:
+    """How a model is asked: class, pixel budget, several images, stop tokens, tokens an image, licence.
+
+    With --json: of a name what its file declares; of a checkpoint model_type, adapter, siblings (models of the zoo of
+    that class), digest, template (of all it is asked with), asking and terms.
+    """
+    import json
+
+    from medmim.lvlm.zoo import checkpoints
+    from medmim.lvlm.zoo import entry as zoo
+    from medmim.run.workspace import workspace
+
+    if ref in {entry.name for entry in zoo.entries()}:
+        facts = zoo.find(ref).model_dump(mode="json")
+    else:
+        facts = checkpoints.describe(ref, workspace(home))
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        if value not in (None, "", [], {}):
+            typer.echo(f"{key.replace('_', ' '):<12}{_words(value)}")
+
+
+@app.command("check")
+def check(
+    ref: _Ref,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Download the weights of a NAME from the Hugging Face Hub.")
+    ] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write", metavar="FILE", help="Write a NAME's declaration with the digest of its chat template."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")] = "auto",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Whether a checkpoint's answers in a batch can be trusted: 1 if they cannot. In fp32; once for each model.
+
+    With --json: an object with `digest`, `model_type`, `template` (SHA-256 of the chat template) and `checks`, a list
+    of objects with `name`, `passed` and `detail`.
+    """
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from medmim.errors import Refused, UserError
+    from medmim.lvlm.zoo import admission, checkpoints
+    from medmim.run.workspace import workspace
+
+    ws = workspace(home)
+    found, entry = checkpoints.find(ref, ws, hub)
+    if write is not None and entry is None:
+        raise UserError("--write is for a NAME of the zoo", fix=f"`{hints.command('zoo', 'list')}` shows them")
+    sys.stderr.write(f"checkpoint {found}, home {ws.home}\n")
+    report = admission.check(found, entry, device)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        for one in report.checks:
+            typer.echo(f"{'ok' if one.passed else 'FAILED':<8}{one.name:<12}{one.detail}")
+    failed = [one.name for one in report.checks if not one.passed]
+    if failed:
+        raise Refused(
+            f"{ref} did not pass: {', '.join(failed)}",
+            reason="its answers would depend on the batch, on nothing, or on images in another order than asked",
+            fix="ask it through a server: openai:URL#NAME; or take a model of the zoo",
+        )
+    if write is not None and entry is not None:
+        write.write_text(entry.with_template(report.template), encoding="utf-8")
+        sys.stderr.write(f"wrote {write}\n")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_words(one)}" for key, one in value.items() if one not in (None, ""))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,89 @@
+"""Which checkpoint is meant: a name of the zoo with its weights on the Hub, or a folder, a shipped base, a URI."""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medmim import hints
+from medmim.errors import UserError
+from medmim.lvlm import checkpoint
+from medmim.lvlm.importing import source
+from medmim.lvlm.zoo import entry as zoo
+from medmim.lvlm.zoo import model as models
+from medmim.run.workspace import Workspace
+from medmim.terms import name_of
+
+
+def find(ref: str, ws: Workspace, hub: bool = False) -> tuple[Path, zoo.Entry | None]:
+    """The folder of a checkpoint.
+
+    Args:
+        ref: A name of the zoo, or as for `checkpoint.resolve`.
+        ws: The workspace: what is downloaded is below its home.
+        hub: Whether the network may be asked for the weights of a name.
+
+    Returns:
+        The folder, and the model of the zoo where its name was given.
+
+    Raises:
+        UserError: There is no such model or checkpoint, with the closest name; a name without `hub`, or that the Hub
+            does not give out; one that has to be imported first.
+        Unavailable: The Hub or the store does not answer.
+    """
+    named = next((one for one in zoo.entries() if one.name == ref), None)
+    if named is None:
+        return checkpoint.resolve(_known(ref), ws), None
+    if named.format is not None:
+        raise UserError(
+            f"{named.name} is asked in its own format, which its checkpoint on the Hub is converted for",
+            fix=f"{source.download_lines(named.hub)}, then `{hints.command('zoo', 'check', 'URI')}` of what it prints",
+        )
+    return source.local(named.hub, ws, ws.home / "work" / f"zoo-{named.name}", hub, _by_hand(named)), named
+
+
+def _known(ref: str) -> str:
+    """A reference that can be resolved; one that looks like a name of the zoo gets the closest one."""
+    try:
+        checkpoint.locate(ref)
+    except UserError:
+        if "/" not in ref and ref not in checkpoint.shipped():
+            zoo.find(ref)
+        raise
+    return ref
+
+
+def _by_hand(named: zoo.Entry) -> str:
+    folder = named.hub.rpartition("/")[2]
+    download = shlex.join(["hf", "download", named.hub, "--local-dir", folder])
+    terms = f"accept the terms on https://huggingface.co/{named.hub}, `hf auth login`, " if named.gated else ""
+    return f"{terms}`{download}`, then `{hints.command('zoo', 'check', folder)}`"
+
+
+def describe(ref: str, ws: Workspace) -> dict[str, Any]:
+    """How a checkpoint is asked; plain JSON. No weights are read.
+
+    Raises:
+        UserError: There is none, or it is not a model.
+    """
+    found = checkpoint.locate(_known(ref))
+    kind = models.model_type(found)
+    if not kind:
+        raise UserError(f"{ref} is not a model: its config.json names no model_type", fix="give a whole checkpoint")
+    ours = None if models.is_one(found) or kind != "llava" else checkpoint.family_of(found)
+    adapter = zoo.adapter_of(kind)
+    return {
+        "ref": ref,
+        "model_type": kind,
+        "adapter": adapter.name if adapter else "none: not proven",
+        "format": ours.name if ours else "",
+        "siblings": [
+            one.name
+            for one in zoo.entries()
+            if kind in one.classes and (one.format or "") == (ours.name if ours else "")
+        ],
+        "digest": checkpoint.digest(found),
+        "template": ours.template_digest if ours else models.template_digest(found),
+        "asking": {} if ours else asdict(zoo.asking_of(kind)),
+        "terms": name_of(checkpoint.terms_of(ref)),
+    }

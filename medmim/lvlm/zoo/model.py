@@ -1,0 +1,310 @@
+"""Checkpoints of the zoo's classes: load them, and write a question as they read it.
+
+Generation, likelihood and the admission test use the same few functions:
+
+    read(model, question) -> Row       tokens and pixels of one question alone
+    batch(model, rows) -> arguments    of the model's `generate` and `forward`
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medmim import hints, store
+from medmim.errors import UserError, require
+from medmim.lvlm import checkpoint, memory
+from medmim.lvlm.ask import Question, refusal
+from medmim.lvlm.family import RESERVED
+from medmim.lvlm.zoo import processors
+from medmim.lvlm.zoo.adapter import PER_TOKEN, Adapter, Asking, Row, as_stated
+from medmim.lvlm.zoo.entry import adapter_of, asking_of
+from medmim.lvlm.zoo.llava import LLAVA
+from medmim.sample import digest_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model of a class of the zoo.
+
+    Attributes:
+        model: Of `AutoModelForImageTextToText`, in eval mode.
+        processor: Its own, without the video part.
+        adapter: How it is given images.
+        asking: How it is asked.
+        path: Folder that it was loaded from.
+    """
+
+    model: Any
+    processor: Any
+    adapter: Adapter
+    asking: Asking
+    path: Path
+
+    @property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def config(self) -> Any:
+        """Its configuration."""
+        return self.model.config
+
+    @cached_property
+    def digest(self) -> str:
+        """Content digest of its folder."""
+        return checkpoint.digest(self.path)
+
+    @cached_property
+    def template_digest(self) -> str:
+        """See the function `template_digest`."""
+        return _digest(self.processor.chat_template, self.asking)
+
+    @cached_property
+    def stop(self) -> list[int]:
+        """Ids of the tokens that end an answer: those of generation_config.json and those of the zoo."""
+        known = self.tokenizer.get_vocab()
+        given = self.model.generation_config.eos_token_id
+        own = [] if given is None else [given] if isinstance(given, int) else list(given)
+        return list(dict.fromkeys([*own, *(known[token] for token in self.asking.stop if token in known)]))
+
+    @cached_property
+    def reserved(self) -> tuple[str, ...]:
+        """The special tokens, which no question may contain."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return tuple(sorted({token.content for token in added if token.special}))
+
+
+def model_type(where: Path | store.Artifact) -> str:
+    """The `model_type` in the config.json of a checkpoint; empty where there is none.
+
+    Raises:
+        UserError: The file is something else, or the store does not answer.
+    """
+    found = _config(where).get("model_type")
+    return found if isinstance(found, str) else ""
+
+
+def _config(where: Path | store.Artifact) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        found = json.loads(checkpoint.config_text(where) or "{}")
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _config_part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def is_one(where: Path | store.Artifact) -> bool:
+    """Whether a checkpoint is of a class of the zoo, and not of one of our families, which `checkpoint` reads."""
+    return adapter_of(model_type(where)) is not None and not _is_ours(where)
+
+
+def _is_ours(where: Path | store.Artifact) -> bool:
+    config = _config(where)
+    towers = tuple(_config_part(config, part).get("model_type") for part in ("vision_config", "text_config"))
+    ours = any(towers == (family.vision, family.text) for family in checkpoint.FAMILIES)
+    return config.get("model_type") == "llava" and ours
+
+
+def refuse_unproven(where: Path | store.Artifact) -> None:
+    """Refuse a checkpoint of a class that no adapter is proven for.
+
+    Raises:
+        UserError: It is one, with the command that says what is wrong with its class.
+    """
+    kind = model_type(where)
+    if kind and adapter_of(kind) is None:
+        path = where if isinstance(where, Path) else where.uri
+        raise UserError(
+            f"{path} is a checkpoint of model_type '{kind}', which is not proven",
+            reason="its answers in a batch may be others than alone, and its images may be read as an unordered set",
+            fix=f"`{hints.command('zoo', 'check', str(path))}` tries it; `{hints.command('zoo', 'list')}` shows others",
+        )
+
+
+def template_digest(where: Path | store.Artifact) -> str:
+    """Digest of what a checkpoint is asked with: chat template, pixel budget, image backend, form of several images."""
+    return _digest(processors.template_of(where) or "", asking_of(model_type(where)))
+
+
+def _digest(template: str, asking: Asking) -> str:
+    return digest_of([template, json.dumps(asdict(asking), sort_keys=True)])
+
+
+def chat_template_sha256(model: Model) -> str:
+    """What `Entry.template` holds: the SHA-256 of the chat template alone."""
+    return hashlib.sha256(model.processor.chat_template.encode()).hexdigest()
+
+
+def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = False) -> Model:
+    """Load a checkpoint of a class of the zoo.
+
+    Args:
+        path: Folder with config, safetensors, tokenizer, processor and chat template.
+        device: `auto` is the GPU where there is one.
+        dtype: Torch dtype of the weights; by default bf16 on a GPU and fp32 on a CPU.
+        unproven: Whether to take any class of transformers, to examine it.
+
+    Raises:
+        UserError: A missing or damaged file, a class that is not proven, or weights that are missing, cut off, not
+            finite, do not match, or do not fit into the memory.
+        Unavailable: A file cannot be read for now.
+    """
+    kind = model_type(path)
+    if not kind:
+        raise UserError(f"{path} is not a model: its config.json names no model_type", fix="give a whole checkpoint")
+    adapter = adapter_of(kind)
+    if adapter is None and not unproven:
+        refuse_unproven(path)
+    checkpoint.check_weights(path)
+    torch = require("torch", "finetune")
+    transformers = checkpoint.quiet_transformers()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    with checkpoint.reading(path, kind):
+        processor = processors.read(path, kind)
+        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **checkpoint.placement(device),
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
+    with memory.reporting(*checkpoint.loading(path)):
+        model = model.to(device).eval()
+    if checkpoint.not_finite(model):
+        raise checkpoint.not_finite_error(path, path, dtype)
+    return Model(model, processor, adapter or _GENERIC, asking_of(kind), path)
+
+
+def load_in_fp32(path: Path, device: str = "auto") -> Model:
+    """A checkpoint of any class as the admission test takes it; errors as `load`.
+
+    One of our families has the processor that it is saved with: the format of the family as a chat template.
+    """
+    torch = require("torch", "finetune")
+    if not _is_ours(path):
+        return load(path, device, torch.float32, unproven=True)
+    lvlm = checkpoint.load(path, device, torch.float32)
+    processor = checkpoint.processor_of(lvlm.config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
+    return Model(lvlm.model, processor, LLAVA, Asking(stop=lvlm.family.stop), path)
+
+
+def save(model: Model, folder: Path) -> None:
+    """Save a model so that `load` and transformers can read it."""
+    model.model.save_pretrained(folder)
+    model.processor.save_pretrained(folder)
+
+
+def context_length(model: Model) -> int:
+    """Positions that the decoder was trained with, for images, question and answer together."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def conversation(model: Model, question: Question) -> list[dict[str, Any]]:
+    """A question as the chat template takes it: its images in order, then its text."""
+    content: list[dict[str, Any]] = []
+    several = len(question.images) > 1
+    for i, image in enumerate(question.images, 1):
+        before, after = (model.asking.before.format(i=i), model.asking.after) if several else ("", "")
+        content += [{"type": "text", "text": before}] if before else []
+        content.append({"type": "image", "image": image})
+        content += [{"type": "text", "text": after}] if after else []
+    return [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
+
+
+def rendered(model: Model, question: Question) -> str:
+    """The prompt as the chat template writes it, an image one placeholder."""
+    (text,) = model.processor.apply_chat_template([conversation(model, question)], add_generation_prompt=True)
+    return str(text)
+
+
+def refuse(model: Model, question: Question) -> None:
+    """Refuse a question that a model cannot be asked as it is meant.
+
+    Raises:
+        UserError: It is no text, holds a special token, or shows more images than the model takes: none is left out.
+    """
+    if reason := refusal(question):
+        raise UserError(reason)
+    if inside := [token for token in model.reserved if token in question.prompt]:
+        raise UserError(
+            f"{RESERVED} {', '.join(inside)}",
+            reason="the chat format reserves it: the conversation would be misread",
+            fix="remove it from the text; images are given apart from the text",
+        )
+    most = model.asking.most
+    if most is not None and len(question.images) > most:
+        raise UserError(
+            f"the question shows {len(question.images)} images, and the model takes {most}",
+            reason="an answer to the first ones would be scored as one to all of them",
+            fix="bench it on questions with one image, or take a model for several",
+        )
+
+
+def read(model: Model, question: Question) -> Row:
+    """A question as the model reads it alone.
+
+    Raises:
+        UserError: As `refuse` does, or the processor rejects an image.
+    """
+    refuse(model, question)
+    try:
+        read = _processed(model, [question])
+    except (ValueError, ArithmeticError, OSError) as error:  # a processor's own words for sizes that it cannot take
+        raise UserError(f"the processor rejects the question or an image: {error}") from None
+    tokens = {name: read[name][0] for name in PER_TOKEN if name in read}
+    return Row(question, tokens, {name: value for name, value in read.items() if name not in PER_TOKEN})
+
+
+def settings(model: Model, images: int) -> dict[str, Any]:
+    """The arguments of the image processor for a question with so many images."""
+    return model.adapter.settings(model.processor, model.asking.pixels, images)
+
+
+def _processed(model: Model, questions: Sequence[Question]) -> Mapping[str, Any]:
+    images = max(len(question.images) for question in questions)
+    read: Mapping[str, Any] = model.processor.apply_chat_template(
+        [conversation(model, question) for question in questions],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={
+            "text_kwargs": {"padding": True, "padding_side": "left"},
+            "images_kwargs": settings(model, images),
+        },
+    )
+    return read
+
+
+def batch(model: Model, rows: Sequence[Row]) -> "dict[str, Tensor]":
+    """The arguments of `generate` and `forward` for some questions, on the model's device."""
+    made = model.adapter.batch(model, rows)
+    dtype = model.model.dtype
+    return {
+        name: value.to(model.model.device, dtype if value.is_floating_point() else None) for name, value in made.items()
+    }
+
+
+def _as_a_whole(model: Model, rows: Sequence[Row]) -> "dict[str, Tensor]":
+    return dict(_processed(model, [row.question for row in rows]))
+
+
+# For a class that nobody has written an adapter for: its processor makes the batch, and nothing counts its tokens.
+_GENERIC = Adapter("none", (), as_stated, None, _as_a_whole)
