@@ -51,7 +51,7 @@ class Root(Protocol):
         """Place and mark of a file; empty where it is absent."""
 
     def names(self, folder: str = "") -> Iterator[str]:
-        """Paths of all files below a folder, sorted, without following links of folders."""
+        """Paths of all files below a folder, sorted as texts, without following links of folders."""
 
     def fix_for(self, paths: Iterable[str]) -> str:
         """What would help where these are missing or cannot be used; empty where nothing is known."""
@@ -124,10 +124,18 @@ class _Folder:
         return files.identity(self.root, fragments.parse(path)[0], self.allowed)
 
     def names(self, folder: str = "") -> Iterator[str]:
-        for place, folders, inside in os.walk(self.root / folder):
-            folders.sort()
-            for name in sorted(inside):
-                yield os.path.relpath(os.path.join(place, name), self.root).replace(os.sep, "/")
+        place = self.root / folder
+        try:
+            with os.scandir(place) as inside:
+                found = sorted(f"{one.name}/" if one.is_dir(follow_symlinks=False) else one.name for one in inside)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # `lost+found` of a mounted disk is not ours
+            return
+        for name in found:  # as S3 lists them, which has no folders: `a-1/b` is before `a/b`
+            path = f"{folder.strip('/')}/{name}".lstrip("/")
+            if name.endswith("/"):
+                yield from self.names(path)
+            elif not (place / name).is_dir():
+                yield path
 
     def fix_for(self, paths: Iterable[str]) -> str:
         return files.fix_for(self.root, (fragments.parse(path)[0] for path in paths))
@@ -183,7 +191,7 @@ class _Bucket:
 
     def names(self, folder: str = "") -> Iterator[str]:
         start = f"{folder.rstrip('/')}/" if folder else ""
-        yield from (key for key in self._keys if key.startswith(start))
+        yield from sorted(key for key in self._keys if key.startswith(start) and not key.endswith("/"))
 
     def fix_for(self, paths: Iterable[str]) -> str:
         return ""

@@ -45,6 +45,20 @@ def test_what_is_there_is_listed_and_what_is_not_is_told(root: Root) -> None:
         root.table("metadata.csv")
 
 
+def test_names_are_in_one_order_wherever_they_lie(root: Root) -> None:
+    """Of two files for one thing the first counts, and rows are in the order of their files."""
+    place = store.open_store(str(root))
+    for name in ("b/z.png", "b-1/a.png", "b.png", "images.png", "a/b/c.png", "a/b.png"):
+        place.write(name, b"")
+    everything = [
+        "a/b.png", "a/b/c.png", "b-1/a.png", "b.png", "b/z.png", "data.csv", "images.png", "images/p1/x#1.png",
+        "images/p2/v.nii.gz",
+    ]  # fmt: skip
+    again = roots.opened(entry(str(root)))
+    assert list(again.names()) == everything == sorted(everything)
+    assert list(again.names("a")) == everything[:2] and list(again.names("absent")) == []
+
+
 def test_inputs_change_with_a_table_and_with_an_image(root: Root, request: pytest.FixtureRequest) -> None:
     images = ["images/p1/x#1.png", "images/p2/v.nii.gz#coronal=1", "images/absent.png"]
     before = roots.digest(root, ["data.csv"], images)
