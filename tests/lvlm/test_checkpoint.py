@@ -348,6 +348,6 @@ def test_a_gpu_gets_each_weight_as_it_is_read_and_the_model_is_the_same(copy, mo
 
 def test_deepspeed_places_itself_what_it_splits():
     config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
-    assert checkpoint.placement("cuda:1") == {} and checkpoint._placement("cpu") == {}
+    assert checkpoint.placement("cuda:1") == {} and checkpoint.placement("cpu") == {}
     del config
     assert checkpoint.placement("cuda:1") == {"device_map": {"": "cuda:1"}}
