@@ -209,7 +209,14 @@ def _pairs(root: Root, own: MsCxrT) -> _Table:
     found = _Table({}, [], [], Counter(), Counter())
     numbers = Counter[str]()
     optional = (*_PROGRESSION.values(), *_QUALITY.values())
-    for row in table.rows(root.table(own.table), _PAIR, optional):
+    path = root.table(own.table)
+    for row in table.rows(path, _PAIR, optional):
+        if not found.rows and not table.find(there := table.column_names(path), [*_PROGRESSION.values()]):
+            raise UserError(
+                f"{path.name} lacks columns: {', '.join(_PROGRESSION.values())}, of which it needs one",
+                reason=f"its first line has: {', '.join(there)[:300]}",
+                fix="take the table as it was published",
+            )
         found.rows += 1
         pair, problems = _pair(row, own.images)
         stated = {name: text for name, column in _PROGRESSION.items() if (text := cells.text(row[column]))}

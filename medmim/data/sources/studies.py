@@ -7,8 +7,8 @@
     modality   X-ray, CT, MRI, mammography, ultrasound, fundus, dermoscopy, ... or DICOM's code (DX, MG, MR)
     view       PA, AP, lateral, CC, MLO, axial, ...
     laterality left or right: of a paired organ, or the breast
-    finding    one, or several with `;` between them; `normal` where the image is clear. A blank cell says nothing: the
-               row is left out and counted
+    finding    one, or several with `;` between them; `normal` where the image is clear. A blank cell, `NaN`, `unknown`
+               and the like say nothing: the row is left out and counted, unless the whole column is so
     size       of the finding: small, medium or large
     side       of the finding: left or right
     rating     BI-RADS of the breast in this exam: 0 to 6, `BI-RADS 4a`, or in words
@@ -18,7 +18,7 @@
     held_out   yes: the patient is in the benchmark only
 
 Columns may have other names (`columns` in the recipe), stand in any order, and be absent; of a DICOM file, its tags
-fill what its row lacks. A table that ends in `.jsonl` holds one JSON object a line.
+fill what its row lacks, but no date where the table has days. A table named `.jsonl` holds one JSON object a line.
 """
 
 import posixpath
@@ -27,6 +27,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from pathlib import Path
 from typing import TypeVar
 
 from medmim import terms as terms_of_use
@@ -49,7 +50,7 @@ OPTIONAL = (
     "sequence", "held_out",
 )  # fmt: skip
 COLUMNS = (*NEEDED, *OPTIONAL)
-# A family is asked where the table has all of these columns (`date` stands for `day`, too).
+# A family is asked where the table says something in all of these columns (`date` stands for `day`, too).
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "order": ("date",),
     "change": ("date", "finding", "size"),
@@ -66,6 +67,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "birads": ("rating", "view"),
     "which_sequence": ("sequence",),
 }
+# Endings of files whose tags are not asked for: pictures, and volumes.
+NO_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".nii", ".gz", ".npy")
 BIRADS = (  # by number, in the words of the source `embed`
     "additional evaluation needed", "negative", "benign", "probably benign", "suspicious",
     "highly suggestive of malignancy", "known malignancy",
@@ -85,7 +88,9 @@ _SIZES = ("small", "medium", "large")
 _SEQUENCES = {"t1": "T1", "t1c": "CT1", "ct1": "CT1", "t1ce": "CT1", "t1gd": "CT1", "t2": "T2", "flair": "FLAIR"}
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _CLEAR = ("normal", "no finding", "clear", "healthy")
-_DATES = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%Y/%m/%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
+_DATES = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%Y/%m/%d", "")  # the last one: any of ISO 8601, with a time of day
+_OTHERWISE = ", or say in the recipe what the table calls them, such as `columns: {patient: PatNr}`"
+_APART = "a day, where another row of this patient has a date: nobody knows how far apart they are"
 _LIFE = 36_525  # days
 _OLDEST = 120  # years
 T = TypeVar("T")
@@ -115,7 +120,7 @@ def load(entry: Entry[Studies]) -> Source:
     """
     root, own = roots.opened(entry), entry.own
     rows = list(_rows(root, own))
-    there = {name for row in rows for name in row.cells}
+    there = {name for name in COLUMNS if any(cells.text(row[name]) is not None for row in rows)}
     studies: list[Study] = []
     days: dict[str, date | float | None] = {}
     bad: list[BadRow] = []
@@ -127,14 +132,14 @@ def load(entry: Entry[Studies]) -> Source:
     with bar("reading studies", len(rows), "images") as progress:
         for row in rows:
             progress.add()
-            study, day, problems = _study(row, own, root, thousands)
+            study, day, problems = _study(row, own, root, thousands, "day" in there)
             path = study.image if study else ""
             if path in first:
                 problems.append(("path", f"the image of row {first[path]} again"))
             if study is not None:
                 look = Look(None, None, None, UNCLEAR) if problems else Look(study.laterality, None, study.rating, None)
                 said.append((study.patient, look, day))
-            if not problems and study is not None and "finding" in there and not row["finding"]:
+            if not problems and study is not None and "finding" in there and _labels(row["finding"]) is None:
                 skipped["finding is blank: write normal where the image is clear"] += 1
             elif not problems and study is not None:
                 first[path] = row.number
@@ -146,7 +151,12 @@ def load(entry: Entry[Studies]) -> Source:
             bad += [BadRow(own.table, row.number, name, reason) for name, reason in problems]
     odd = cells.suspicious(study.patient for study in studies)
     bad += [BadRow(own.table, first[s.image], "patient", odd[s.patient]) for s in studies if s.patient in odd]
-    timed = list(_timed([study for study in studies if study.patient not in odd], days, said))
+    dated = {patient for patient, _, day in said if isinstance(day, date)}
+    apart = {s.image for s in studies if s.patient in dated and isinstance(days[s.image], float)}
+    bad += [BadRow(own.table, first[s.image], "day", _APART) for s in studies if s.image in apart]
+    said = [(who, look, None if who in dated and isinstance(day, float) else day) for who, look, day in said]
+    left = [study for study in studies if study.patient not in odd and study.image not in apart]
+    timed = list(_timed(left, days, said))
     found = there | {"date"} if any(study.time is not None for study in timed) else there - {"date"}
     for name in ("modality", "view", "laterality", "age"):
         if any(getattr(study, name) for study in timed):
@@ -170,32 +180,46 @@ def _rows(root: Root, own: Studies) -> Iterator[table.Row]:
     if unknown:
         fact = f"columns maps {', '.join(unknown)}, which is no column of ours"
         raise UserError(fact, fix=f"known: {', '.join(COLUMNS)}")
-    theirs = {name: re.sub(r"[\s_-]", "", own.columns.get(name, name)).lower() for name in COLUMNS}
+    theirs = {name: own.columns.get(name, name) for name in COLUMNS}
     path = root.table(own.table)
-    needed, optional = [theirs[name] for name in NEEDED], [theirs[name] for name in OPTIONAL]
+    needed = list(dict.fromkeys(theirs[name] for name in COLUMNS if name in NEEDED or name in own.columns))
+    optional = [theirs[name] for name in OPTIONAL if name not in own.columns]
+    odd: dict[int, tuple[str, str]] = {}
     if own.table.lower().endswith((".jsonl", ".ndjson")):
-        found = table.of_records(path, _json_lines(root, own), needed, optional)
+        found = table.of_records(path, _json_lines(path, odd), needed, optional, first=1, otherwise=_OTHERWISE)
     else:
-        found = table.rows(path, needed, optional)
+        found = table.rows(path, needed, optional, otherwise=_OTHERWISE)
+    ours = {key: name for name, key in theirs.items()}
     for row in found:
         values = {name: row.cells[key] for name, key in theirs.items() if key in row.cells}
-        ours = {key: name for name, key in theirs.items()}
-        yield table.Row(row.number, values, tuple((ours.get(key, key), reason) for key, reason in row.problems))
+        problems = (*row.problems, *([odd[row.number]] if row.number in odd else []))
+        yield table.Row(row.number, values, tuple((ours.get(key, key), reason) for key, reason in problems))
 
 
-def _json_lines(root: Root, own: Studies) -> Iterator[list[str]]:
-    """The cells of a table in JSON Lines, the names of all its keys first."""
-    path = root.table(own.table)
+def _json_lines(path: Path, odd: dict[int, tuple[str, str]]) -> Iterator[list[str]]:
+    """The cells of a table in JSON Lines, the names of all its keys first; what no cell can hold goes into `odd`."""
     keys = dict.fromkeys(
         key for one in json_records.records(path, "one JSON object a line") if isinstance(one, dict) for key in one
     )
     yield list(keys)
-    for one in json_records.records(path, "one JSON object a line"):
-        known = one if isinstance(one, dict) else {}
-        yield [_cell(known.get(key)) for key in keys]
+    for number, one in enumerate(json_records.records(path, "one JSON object a line"), 1):
+        if not isinstance(one, dict):
+            odd[number] = "", "not a JSON object"
+            yield ["?"] * len(keys)  # a row without any cell would be passed over
+            continue
+        nested = next((key for key, value in one.items() if not _is_flat(value)), None)
+        if nested is not None:
+            odd[number] = nested, "an object, or a list in a list, where a value is expected"
+        yield [_cell(one.get(key)) for key in keys]
+
+
+def _is_flat(value: object) -> bool:
+    return not any(isinstance(one, dict | list) for one in (value if isinstance(value, list) else [value]))
 
 
 def _cell(value: object) -> str:
+    if not _is_flat(value):
+        return "?"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
@@ -204,9 +228,9 @@ def _cell(value: object) -> str:
 
 
 def _study(
-    row: table.Row, own: Studies, root: Root, thousands: bool
+    row: table.Row, own: Studies, root: Root, thousands: bool, days: bool
 ) -> tuple[Study | None, date | float | None, list[tuple[str, str]]]:
-    """A row as a study, its date or day, and what is wrong with it."""
+    """A row as a study, its date or day, and what is wrong with it; where the table counts `days`, no tag dates it."""
     problems = list(row.problems)
     if problems:
         return None, None, problems
@@ -221,10 +245,10 @@ def _study(
     given = dict(row.cells)
     path = value("path", lambda cell: posixpath.normpath(names.nfc(cells.file_name(cell)))) or ""
     if escapes(path):
-        problems.append(("path", f"the path '{path[:100]}' leaves the root"))
-    if not problems and parse(path)[0].lower().endswith((".dcm", ".dicom")):
+        problems.append(("path", "the path leaves the root"))
+    if not problems and posixpath.splitext(parse(path)[0])[1].lower() not in NO_DICOM:
         for name, said in _tags(root, path).items():
-            if not given.get(name) and name != "patient" and not (name == "date" and given.get("day")):
+            if not given.get(name) and name != "patient" and not (name == "date" and days):
                 given[name] = said
     patient = value("patient", lambda cell: cells.identifier(cell, thousands))
     size = value("size", lambda cell: _one_of(cell, dict(zip(_SIZES, _SIZES, strict=True)), ", ".join(_SIZES)))
@@ -256,10 +280,12 @@ def _tags(root: Root, path: str) -> dict[str, str]:
         return {}
 
 
-def _labels(cell: str) -> tuple[str, ...]:
-    """The findings of a cell; none where it says that the image is clear."""
+def _labels(cell: str) -> tuple[str, ...] | None:
+    """The findings of a cell, none where it says that the image is clear; None where it says nothing."""
     found = [cells.label(part) for part in cell.split(";")]
     named = [label for label in found if label is not None]
+    if not named:
+        return None
     if any(label.lower() in _CLEAR for label in named) and len(named) > 1:
         raise cells.BadCell("says normal beside a finding")
     return tuple(dict.fromkeys(label for label in named if label.lower() not in _CLEAR))
@@ -298,7 +324,7 @@ def _date(cell: str) -> date | None:
         return None
     for form in _DATES:
         try:
-            found = datetime.strptime(plain, form).date()
+            found = datetime.strptime(plain, form).date() if form else datetime.fromisoformat(plain).date()
         except ValueError:
             continue
         if not 1900 <= found.year <= 2200:

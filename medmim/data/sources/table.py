@@ -59,13 +59,14 @@ class Row:
         return self.cells.get(column, "")
 
 
-def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = (), otherwise: str = "") -> Iterator[Row]:
     """Read a table in CSV.
 
     Args:
         path: The file: UTF-8, commas, its header in the first line.
         needed: Columns that it must have; the cells of a row have these names.
         optional: Columns that it may have.
+        otherwise: What else would help where columns are lacking, for the message.
 
     Yields:
         The rows that are not empty, one after another: a table may be larger than the memory.
@@ -76,7 +77,8 @@ def rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Ite
     sniff.require_text(path, WANTED)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from of_records(path, _records(path, csv.reader(file, strict=True), needed), needed, optional)
+            records = _records(path, csv.reader(file, strict=True), needed)
+            yield from of_records(path, records, needed, optional, otherwise=otherwise)
     except OSError as error:
         raise from_os_error(error, f"reading {path.name}") from error
     except UnicodeDecodeError:
@@ -106,7 +108,12 @@ def find(names: Sequence[str], wanted: Sequence[str]) -> dict[str, list[int]]:
 
 
 def of_records(
-    path: Path, records: Iterator[list[str]], needed: Sequence[str], optional: Sequence[str]
+    path: Path,
+    records: Iterator[list[str]],
+    needed: Sequence[str],
+    optional: Sequence[str],
+    first: int = 2,
+    otherwise: str = "",
 ) -> Iterator[Row]:
     """The rows of a table that is cut into cells, whatever its file is; arguments and errors as of `rows`.
 
@@ -115,12 +122,14 @@ def of_records(
         records: The cells of each row, those of the header first.
         needed: See `rows`.
         optional: See `rows`.
+        first: The number of the first row.
+        otherwise: See `rows`.
     """
     header = next(records, [])
     columns = find(header, (*needed, *optional))
     if not columns.keys() >= set(needed):
-        raise _no_columns(path, header, needed, optional)
-    for number, cells in enumerate(records, 2):
+        raise _no_columns(path, header, needed, optional, otherwise)
+    for number, cells in enumerate(records, first):
         if not any(cell.strip(HIDDEN).strip() for cell in cells):
             continue
         extra = len(cells) - len(header)
@@ -233,7 +242,9 @@ def _converted(rows: str) -> str:
     return sniff.in_place(f'python3 -c "{code}"')
 
 
-def _no_columns(path: Path, header: Sequence[str], needed: Sequence[str], optional: Sequence[str]) -> UserError:
+def _no_columns(
+    path: Path, header: Sequence[str], needed: Sequence[str], optional: Sequence[str], otherwise: str
+) -> UserError:
     written = {_key(cell): value_of(cell) for cell in header}
     first = ", ".join(filter(None, map(value_of, header)))[:_SHOWN] or "nothing"
     known = {_key(name) for name in (*needed, *optional)}
@@ -250,7 +261,7 @@ def _no_columns(path: Path, header: Sequence[str], needed: Sequence[str], option
         else f"its first line has: {first}{closest[:_SHOWN] if near else ''}",
         fix="add a line before it to name these columns and the others, in their order"
         if row
-        else "name these columns in the first line",
+        else f"name these columns in the first line{otherwise}",
     )
 
 

@@ -277,6 +277,10 @@ def test_a_folder_in_s3_reads_the_same(tmp_path: Path, bucket: str) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a Git LFS pointer"),
         (b"dicom_id,subject_id,study_id\n", "lacks columns: previousstudyid, previousdicomid"),
+        (
+            b"dicom_id,subject_id,study_id,previous_dicom_id,previous_study_id,edema_prog\na,1,2,b,3,stable\n",
+            "needs one",
+        ),
         (b"dicom_id;subject_id;study_id;previous_dicom_id;previous_study_id\n", "semicolons"),
         (",".join(HEADER).encode() + b"\n", "has no rows"),
     ],

@@ -99,7 +99,7 @@ def test_columns_may_have_other_names_and_json_lines_say_the_same(tmp_path: Path
         3.0,
         (Finding("nodule"),),
     )
-    with pytest.raises(UserError, match="lacks columns: patnr"):
+    with pytest.raises(UserError, match="lacks columns: PatNr"):
         read(tmp_path, "patient,Bild\n1,a.png\n", columns=mapped)
     with pytest.raises(UserError, match="columns maps colour"):
         read(tmp_path, "patient,path\n1,a.png\n", columns={"colour": "x"})
@@ -135,6 +135,68 @@ def test_a_bad_cell_is_quarantined_with_its_row(tmp_path: Path, row: str, reason
     source = read(tmp_path, f"patient,path,date,finding,size\n2,b.png,2024-01-01,nodule,small\n{row}\n")
     assert [study.patient for study in source.studies or ()] == ["2"]
     assert [(bad.file, bad.row) for bad in source.bad] == [("studies.csv", 3)] and reason in source.bad[0].reason
+
+
+@pytest.mark.parametrize("cell", ["NaN", "N/A", "unknown", "?", ";", "None; nan"])
+def test_a_finding_that_is_no_value_is_blank_and_never_normal(tmp_path: Path, cell: str) -> None:
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    source = read(tmp_path, f'patient,path,finding\n1,a.png,nodule\n2,b.png,normal\n3,c.png,"{cell}"\n')
+    assert [study.image for study in source.studies or ()] == ["a.png", "b.png"]
+    assert sum(source.facts["skipped"].values()) == 1 and source.bad == []
+
+
+@pytest.mark.parametrize("cell", ["", "NaN"])
+def test_a_column_that_says_nothing_is_as_one_that_is_absent(tmp_path: Path, cell: str) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    source = read(tmp_path, f"patient,path,date,finding\n1,a.png,2024-01-01,{cell}\n1,b.png,2024-02-01,{cell}\n")
+    assert [study.image for study in source.studies or ()] == ["a.png", "b.png"]
+    assert "order" in source.families and "what_finding" not in source.families
+
+
+def test_days_and_dates_of_one_patient_are_on_no_common_scale(tmp_path: Path) -> None:
+    for name in "abcd":
+        picture(tmp_path / f"{name}.png")
+    source = read(tmp_path, "patient,path,date,day\n1,a.png,2020-01-01,\n1,b.png,2020-06-01,\n1,c.png,,9\n2,d.png,,9\n")
+    assert [(study.image, study.time) for study in source.studies or ()] == [("a.png", 0), ("b.png", 152), ("d.png", 9)]
+    assert [(bad.row, bad.key) for bad in source.bad] == [(4, "day")]
+
+
+def test_a_tag_gives_no_date_where_the_table_has_days(tmp_path: Path) -> None:
+    for name in "ab":
+        dicom(tmp_path / f"{name}.dcm", StudyDate="20200101", Modality="CT")
+    source = read(tmp_path, "patient,path,day\n1,a.dcm,40\n1,b.dcm,\n")
+    assert [study.time for study in source.studies or ()] == [40.0, None]
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113619.2.55", "scan.ima", "A.DCM"])
+def test_a_dicom_file_needs_no_ending(tmp_path: Path, name: str) -> None:
+    dicom(tmp_path / name, Modality="CT")
+    source = read(tmp_path, f"patient,path\n1,{name}\n")
+    assert [study.modality for study in source.studies or ()] == ["CT"]
+
+
+def test_a_column_that_the_recipe_maps_must_be_there(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match="lacks columns: Befunde") as error:
+        read(tmp_path, "patient,path,Befund\n1,a.png,nodule\n", columns={"finding": "Befunde"})
+    assert "closest: Befund for Befunde" in error.value.reason and "columns: {patient: PatNr}" in error.value.fix
+
+
+def test_json_that_no_cell_can_hold_is_a_bad_row(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    deep = "[" * 900 + "]" * 900
+    lines = [
+        '{"patient": "1", "path": "a.png", "finding": ["nodule"]}',
+        '{"patient": "2", "path": "b.png", "finding": {"a": 1}}',
+        f'{{"patient": "3", "path": "c.png", "finding": {deep}}}',
+        "7",
+        '{"patient": "NaN", "path": "d.png"}',
+    ]
+    source = read(tmp_path, "\n".join(lines), "t.jsonl")
+    assert [study.findings for study in source.studies or ()] == [(Finding("nodule"),)]
+    assert [(bad.row, bad.key) for bad in source.bad] == [(2, "finding"), (3, "finding"), (4, ""), (5, "patient")]
 
 
 def test_what_is_blank_missing_or_twice_is_counted_and_never_silent(tmp_path: Path) -> None:
