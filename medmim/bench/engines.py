@@ -1,16 +1,19 @@
 """Inference engines: a reference resolved to a digest and a function that answers; models are loaded on first use."""
 
-from collections.abc import Callable, Iterator, Sequence
+import ipaddress
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
-from medmim.terms import UNKNOWN, Terms
+from medmim.terms import UNKNOWN, Terms, reasons
 
 if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     Ask = Callable[[Sequence[Question], int, int], Iterator[Reply]]
 
 OPENAI = "openai:"
+OWN_SERVERS = "MEDMIM_OWN_SERVERS"
+_PRIVATE_NAMES = (".svc", ".svc.cluster.local", ".local", ".internal", ".localhost", ".home.arpa")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,34 @@ def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
     if not stale_before:
         return found
     return replace(found, digest=digest_of([found.digest, "asked anew", stale_before]))
+
+
+def refuse_outside(engines: Iterable[Engine], of_data: Terms) -> None:
+    """Refuse to send a data set to a server of somebody else where its terms forbid that.
+
+    Ours are servers on this machine, in a private network (10.0.0.1) or under a name of one (`vllm`, `vllm.ns.svc`,
+    `gpu.internal`), and the hosts in MEDMIM_OWN_SERVERS.
+
+    Raises:
+        UserError: With the server and the source that forbids it.
+    """
+    for one in engines:
+        if one.ref.startswith(OPENAI) and (why := reasons(of_data, ["outside_api"])):
+            host = urlsplit(one.ref.removeprefix(OPENAI).partition("#")[0]).hostname or ""
+            if not _is_ours(host):
+                raise UserError(
+                    f"the data set must not be sent to {host}",
+                    reason="; ".join(why),
+                    fix=f"ask a server of your own, or say that it is one: {OWN_SERVERS}={host}",
+                )
+
+
+def _is_ours(host: str) -> bool:
+    named = [name.strip().lower() for name in os.environ.get(OWN_SERVERS, "").split(",")]
+    try:
+        return host in named or ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE_NAMES)
 
 
 def _engine(ref: str, ws: Workspace) -> Engine:

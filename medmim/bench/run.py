@@ -7,7 +7,7 @@ from typing import Any
 
 from medmim import shards, store
 from medmim.bench import answers, failures, fanout, metrics, reading, tasks
-from medmim.bench.engines import engine
+from medmim.bench.engines import engine, refuse_outside
 from medmim.bench.scoring import Board
 from medmim.progress import say
 from medmim.recipe.schema import Bench, Recipe
@@ -69,6 +69,7 @@ def bench(
     source = store.get(data)
     of_data = terms_of(source)
     engines = {role: engine(ref, ws, (stale_before or {}).get(role, "")) for role, ref in models.items()}
+    refuse_outside(engines.values(), of_data)
 
     def make(folder: Path) -> Mapping[str, Any]:
         if recipe is not None and recipe.platform.ray != "local":
