@@ -17,8 +17,8 @@ def data(recipe: str, home: str, run: str) -> str:
     Returns:
         Store URI of the data set.
     """
-    from medmim.data import build
+    from medmim.cluster import dispatch
     from medmim.run.stage import component
 
     with component("data", recipe, home, run) as (parsed, workspace):
-        return build.run(parsed, workspace).uri
+        return dispatch.data_set(parsed, workspace).uri

@@ -36,12 +36,12 @@ def build(
     With --json: uri, digest, rows, by_ability, quarantined (reason -> count), missing_images, the other counts of the
     manifest, and what the raw files hold (`source`).
     """
-    from medmim.data import build
+    from medmim.cluster import dispatch
 
     parsed = loading.load(recipe, [*(sets or ()), *(["data.rows_only=true"] if rows_only else [])])
     ws = workspace(home, parsed)
     _print_resolved(ws, recipe=parsed.name, source=parsed.data.source, root=parsed.data.root)
-    outcome = build.run(parsed, ws)
+    outcome = dispatch.data_set(parsed, ws)
     facts = outcome.facts
     if as_json:
         typer.echo(json.dumps({"uri": outcome.uri, "digest": outcome.digest, **facts}))
@@ -135,13 +135,13 @@ def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, 
     With --json, a list: id, ability, family, images, rendered (segments with `trained`), tokens, length, trained.
     """
     from medmim.cli import data_peek
-    from medmim.data import build
+    from medmim.cluster import dispatch
     from medmim.lvlm import checkpoint
 
     parsed = loading.load(recipe, sets or ())
     ws = workspace(home, parsed)
     base = checkpoint.resolve_text(parsed.finetune.base, ws)
-    outcome = build.run(parsed, ws)
+    outcome = dispatch.data_set(parsed, ws)
     model = checkpoint.digest(checkpoint.locate(parsed.finetune.base))
     _print_resolved(ws, recipe=parsed.name, data=outcome.digest, base=parsed.finetune.base, model=model)
     rows = data_peek.read_rows(ws.fetch(outcome.uri), base, n)

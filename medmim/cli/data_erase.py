@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim import hints
+from medmim.data.kept_pixels import UNFINISHED
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.housekeeping.erase import Erasure
@@ -64,9 +65,10 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
     for recipe in found.rebuild:
         made = ", ".join(sorted({name.partition("/")[0] for name in recipe["made"]}))
         console.print(f"to rebuild without them: recipe {recipe['recipe']['name']} ({made})", markup=False)
-    if found.resume:
+    trainings = [name for name in found.resume if not name.startswith(UNFINISHED)]
+    if trainings:
         console.print(
-            f"{len(found.resume)} unfinished trainings are below {ws.store}/resume and may hold rows: end them, "
+            f"{len(trainings)} unfinished trainings are below {ws.store}/resume and may hold rows: end them, "
             f"then `{hints.command('gc')}` removes what is left", markup=False, soft_wrap=True,
         )  # fmt: skip
     if (ws.home / "work").is_dir() and any(Path(ws.home / "work").iterdir()):

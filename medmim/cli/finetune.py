@@ -107,9 +107,9 @@ def _print_plan(facts: dict[str, Any]) -> None:
 
 def _built(recipe: schema.Recipe, ws: Workspace) -> str:
     """The data set of the recipe, built now if it was not."""
-    from medmim.data import build
+    from medmim.cluster import dispatch
 
-    uri = build.run(recipe, ws).uri
+    uri = dispatch.data_set(recipe, ws).uri
     if not uri:
         raise UserError("the recipe's data set has no address", fix="give one with --data")
     return uri

@@ -44,6 +44,12 @@ def _run(request: Request) -> Result:
         return Result(error=as_user_error(error, f"running the stage {request.stage}").as_dict())
 
 
+def _data(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
+    from medmim.data import build
+
+    return build.run(recipe, ws, **request.arguments)
+
+
 def _finetune(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
     from medmim.finetune import run
 
@@ -63,6 +69,7 @@ def _rebench(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
 
 
 _STAGES: dict[str, Callable[[Recipe, Workspace, Request], Outcome]] = {
+    "data": _data,
     "finetune": _finetune,
     "bench": _bench,
     "rebench": _rebench,

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medmim import shards
-from medmim.data import erased, kept_pixels, people, quotas, reading, split
+from medmim import hints, shards
+from medmim.data import erased, fanout, kept_pixels, people, quotas, reading, split
 from medmim.data.abilities import FAMILIES, ask_all
 from medmim.data.abilities import balanced as balanced_in
 from medmim.data.abilities.ask import FIXED_OPTIONS, Ask, balance
-from medmim.data.gather import MISSING, Gathered, gather, stored
+from medmim.data.gather import MISSING, Decode, Gathered, gather, stored
 from medmim.data.kept_pixels import KeptPixels
 from medmim.data.seeds import stream
 from medmim.data.sources.source import Source
@@ -20,7 +20,7 @@ from medmim.data.wordings import words
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.schema import Data, Recipe
-from medmim.run.cache import cached_step
+from medmim.run.cache import cached_step, finished, step_key
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
@@ -43,22 +43,59 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
     """
     with stage(ws, "data") as outcome:
         read = reading.of(recipe.data)
-        section = recipe.data.model_dump(mode="json", exclude=set(_PATHS)) | {"sources": read.options}
         erased_patients = erased.load(ws.store)
-        parents = {**read.inputs(), **erased_patients.parents}
+        section, parents = _made_from(recipe.data, read, erased_patients)
+        address = recipe.platform.node_of
+        shared = f"{ws.store}/{kept_pixels.UNFINISHED}{step_key('data', REVISION, section, parents)[:16]}"
+        decode = fanout.on_nodes(address, shared, read.root_of) if address else None
 
         def build(folder: Path) -> dict[str, Any]:
             sources = [erased.leave_out(source, erased_patients) for source in read.load()]
             earlier = kept_pixels.of(ws.home, erased_patients.parents.get("erased", ""))
-            return make(sources, recipe.data, folder, earlier)
+            return make(sources, recipe.data, folder, earlier, decode)
 
         artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms)
+        if decode is not None:
+            fanout.clear(shared)
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)
         return outcome
 
 
-def make(sources: Sequence[Source], data: Data, folder: Path, earlier: KeptPixels | None = None) -> dict[str, Any]:
+def find(recipe: Recipe, ws: Workspace) -> Outcome | None:
+    """The data set of a recipe where it is built, as `run`; None where it is not.
+
+    None, too, where a root is no folder of this machine, so that nothing is known here of what it holds.
+
+    Raises:
+        UserError: The sources cannot be read.
+    """
+    roots = (getattr(own, "root", None) for own in recipe.data.read_from)
+    if not all(root is None or root.startswith("s3://") or hints.expanded(root).is_dir() for root in roots):
+        return None
+    section, parents = _made_from(recipe.data, reading.of(recipe.data), erased.load(ws.store))
+    artifact = finished(ws, "data", step_key("data", REVISION, section, parents))
+    if artifact is None:
+        return None
+    with stage(ws, "data") as outcome:
+        outcome.of(artifact, cached=True)
+        outcome.facts = dict(artifact.counts)
+    return outcome
+
+
+def _made_from(data: Data, read: reading.Reading, without: erased.Erased) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that decide the content, and the digests of what goes in."""
+    section = data.model_dump(mode="json", exclude=set(_PATHS)) | {"sources": read.options}
+    return section, {**read.inputs(), **without.parents}
+
+
+def make(
+    sources: Sequence[Source],
+    data: Data,
+    folder: Path,
+    earlier: KeptPixels | None = None,
+    decode: Decode | None = None,
+) -> dict[str, Any]:
     """Write the data set into a folder.
 
     Args:
@@ -66,6 +103,7 @@ def make(sources: Sequence[Source], data: Data, folder: Path, earlier: KeptPixel
         data: The recipe's section.
         folder: May hold what an earlier, killed run has left in `resume/`.
         earlier: The pictures that earlier builds of the home stored.
+        decode: As for `gather`.
 
     Returns:
         The counts of `summary`.
@@ -84,7 +122,7 @@ def make(sources: Sequence[Source], data: Data, folder: Path, earlier: KeptPixel
     images = {}
     if not data.rows_only:
         identity = reading.identity_any(sources)
-        images = gather(paths, reading.read_any(sources), resume, data.max_side, identity, earlier)
+        images = gather(paths, reading.read_any(sources), resume, data.max_side, identity, earlier, decode)
     samples: list[Sample] = []
     bad: list[BadRow] = []
     asked: list[list[Sample]] = []

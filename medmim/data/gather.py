@@ -7,8 +7,9 @@ read, written after its bytes. On the next start a torn last line, and bytes tha
 import json
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -52,16 +53,19 @@ def gather(
     side: int = MAX_SIDE,
     identity: Callable[[str], str] = lambda _: "",
     kept: KeptPixels | None = None,
+    decode: "Decode | None" = None,
 ) -> dict[str, Gathered]:
     """Read, check and store every image, on all cores.
 
     Args:
-        paths: Source paths, each once; stored in this order, but all pictures of one file together.
+        paths: Source paths, each once.
         read: As in `Source.read`; called in several threads.
         folder: Working folder of this data set; kept after a kill.
         side: `data.max_side`.
         identity: As `Source.identity`.
         kept: What earlier builds stored; grows by what this one reads.
+        decode: What reads them; by default threads of this process, in the order of the paths, but all pictures of one
+            file together.
 
     Returns:
         Path -> result, in the order of `paths`.
@@ -71,6 +75,7 @@ def gather(
     known = _resume(folder)
     end = max((item.start + item.size for item in known.values()), default=0)
     with (
+        ExitStack() as undo,
         (folder / "pixels.bin").open("ab") as pixels,
         (folder / "index.jsonl").open("a", encoding="utf-8") as index,
         bar("images", len(wanted), "images") as progress,
@@ -78,7 +83,9 @@ def gather(
         new = [path for path in wanted if path not in known]
         progress.add(len(wanted) - len(new))
         grown = 0
-        for item, data in _read_all(new, _Reader(read, side, identity, kept)):
+        pictures = (decode or by_threads)(new, Reader(read, side, identity, kept))
+        # an iterator that is left waiting would keep its threads, or its cluster, until an error has been shown
+        for item, data in undo.enter_context(closing(pictures)):
             known[item.path] = replace(item, start=end) if data else item
             pixels.write(data)
             pixels.flush()  # to the kernel, where it survives a kill of this process
@@ -107,30 +114,39 @@ def stored(folder: Path, items: Iterable[Gathered]) -> Iterator[tuple[str, str, 
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """What is done with one file."""
+class Reader:
+    """What is done with one file; the attributes are as for `gather`."""
 
     read: Callable[[str], bytes]
     side: int
-    identity: Callable[[str], str]
-    kept: KeptPixels | None
+    identity: Callable[[str], str] = lambda _: ""
+    kept: KeptPixels | None = None
 
     def __call__(self, file: str, pictures: Sequence[Fragment | None]) -> list[tuple[Gathered, bytes]]:
         """The pictures of a file with their stored bytes; it is read once, and not at all where all are kept."""
-        mark = self.identity(file) if self.kept else ""
-        if self.kept is None or not mark:
-            return list(self._decoded(file, pictures))
-        found: dict[Fragment | None, tuple[Gathered, bytes]] = {}
-        for picture in pictures:
-            known = self.kept.find(f"{mark} {picture or ''}", self.side)
-            if known is not None:
-                found[picture] = Gathered(format_path(file, picture), known[0], size=len(known[1])), known[1]
+        mark, found = self.find(file, pictures)
         rest = [picture for picture in pictures if picture not in found]
         for picture, (item, data) in zip(rest, self._decoded(file, rest) if rest else (), strict=True):
             found[picture] = item, data
-            if not item.problem:
-                self.kept.keep(f"{mark} {picture or ''}", self.side, item.id, data)
+            self.keep(mark, picture, item, data)
         return [found[picture] for picture in pictures]
+
+    def find(
+        self, file: str, pictures: Sequence[Fragment | None]
+    ) -> tuple[str, dict[Fragment | None, tuple[Gathered, bytes]]]:
+        """The file's identity, empty where nothing of it is to be kept, and those of its pictures that are kept."""
+        mark = self.identity(file) if self.kept else ""
+        found: dict[Fragment | None, tuple[Gathered, bytes]] = {}
+        for picture in pictures:
+            known = self.kept.find(f"{mark} {picture or ''}", self.side) if self.kept and mark else None
+            if known is not None:
+                found[picture] = Gathered(format_path(file, picture), known[0], size=len(known[1])), known[1]
+        return mark, found
+
+    def keep(self, mark: str, picture: Fragment | None, item: Gathered, data: bytes) -> None:
+        """Keep a usable picture of a file for the next build."""
+        if self.kept and mark and not item.problem:
+            self.kept.keep(f"{mark} {picture or ''}", self.side, item.id, data)
 
     def _decoded(self, file: str, pictures: Sequence[Fragment | None]) -> Iterator[tuple[Gathered, bytes]]:
         try:
@@ -155,11 +171,22 @@ class _Reader:
                 yield Gathered(path, image.id, size=len(small)), small
 
 
-def _read_all(paths: Sequence[str], reader: _Reader) -> Iterator[tuple[Gathered, bytes]]:
-    """Each picture with its stored bytes, file by file; threads are enough, since decoding frees the GIL."""
+Pictures = Generator[tuple[Gathered, bytes], None, None]  # with their stored bytes
+Decode = Callable[[Sequence[str], Reader], Pictures]
+"""What reads the pictures of paths, each once, in any order."""
+
+
+def by_threads(paths: Sequence[str], reader: Reader, workers: int | None = None) -> Pictures:
+    """A `Decode`: each picture, file by file; threads are enough, since decoding frees the GIL.
+
+    Args:
+        paths: Source paths.
+        reader: What is done with a file.
+        workers: Threads; by default as many as there are cores.
+    """
     from joblib import cpu_count
 
-    workers = cpu_count()
+    workers = workers or cpu_count()
     ahead: deque[Future[list[tuple[Gathered, bytes]]]] = deque()
     with (
         warnings.catch_warnings(),  # around all threads, which share one list of filters
@@ -167,7 +194,7 @@ def _read_all(paths: Sequence[str], reader: _Reader) -> Iterator[tuple[Gathered,
     ):
         warnings.simplefilter("ignore")
         try:
-            for file, pictures in _by_file(paths):
+            for file, pictures in by_file(paths):
                 ahead.append(pool.submit(reader, file, pictures))
                 if len(ahead) > 2 * workers:
                     yield from ahead.popleft().result()
@@ -177,7 +204,7 @@ def _read_all(paths: Sequence[str], reader: _Reader) -> Iterator[tuple[Gathered,
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _by_file(paths: Sequence[str]) -> Iterator[tuple[str, list[Fragment | None]]]:
+def by_file(paths: Sequence[str]) -> Iterator[tuple[str, list[Fragment | None]]]:
     """The files of paths in their order, each with its pictures; of very many a part at a time, to bound memory."""
     found: dict[str, list[Fragment | None]] = {}
     for path in paths:

@@ -20,6 +20,7 @@ from pathlib import Path
 from medmim.errors import UserError
 
 LIMIT = "MEDMIM_PIXELS_GIB"
+UNFINISHED = "resume/data-"  # in a store, then a build's key: what nodes of a Ray cluster have read (`fanout`)
 _GIB = 16.0
 _REVISION = 1  # of decoding: pictures that an earlier version made are not found
 _FOLDER = "pixels"

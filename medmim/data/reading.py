@@ -54,6 +54,12 @@ class Reading:
         """The settings of all sources that decide the content."""
         return [entry.own.model_dump(mode="json", exclude=_PLACES) for _, _, entry in self.parts]
 
+    def root_of(self, path: str) -> str:
+        """The root of the source of a path, as the recipe has it; empty where the source has none."""
+        start = path.split("/")[0]
+        found = next((entry.own for folder, _, entry in self.parts if folder in ("", start)), None)
+        return getattr(found, "root", None) or ""
+
     def inputs(self) -> dict[str, str]:
         """Name -> digest of what is read.
 

@@ -14,7 +14,7 @@ from medmim.housekeeping.inventory import Entry
 from medmim.progress import bar
 from medmim.run.provenance import current_user
 from medmim.run.workspace import Workspace
-from medmim.store.removal import finish, remove
+from medmim.store.removal import clear, finish, remove
 
 Does = Literal["removed", "marked"]
 
@@ -46,7 +46,7 @@ class Erasure:
         artifacts: All that hold or descend.
         rebuild: The recipes that made them, as they were dumped, with the artifacts that each made.
         runs: Runs whose records name one of them.
-        resume: Folders of unfinished trainings; they may hold rows, of which patients is not known.
+        resume: Folders of unfinished steps; they may hold rows or pictures, of which patients is not known.
         who: The patients as POPULATION/IDENTIFIER, where a data set holds them; never to be shown.
     """
 
@@ -114,7 +114,8 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     """Erase: first the list of the erased, then the record, then the removals. Killed, the same command finishes it.
 
     Args:
-        ws: The workspace; copies in its cache, its reports and the pictures that it keeps for builds are removed, too.
+        ws: The workspace; copies in its cache, its reports, the pictures that it keeps for builds, and those that
+            unfinished builds have left in the store are removed, too.
         patients: Identifiers.
         what: Their `plan`.
         why: The reason for the record; without any identifier.
@@ -139,6 +140,9 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     while not place.create(f"{_RECORDS}{record['n']}.json", json.dumps(record, indent=1).encode()):
         record["n"] += 1
     kept_pixels.clear(ws.home)
+    for name in what.resume:
+        if name.startswith(kept_pixels.UNFINISHED):  # a build that is resumed only reads its images again
+            clear(place, name)
     for run in what.runs:
         (ws.home / "reports" / f"{run.partition('/')[2]}.html").unlink(missing_ok=True)
     with bar("erase", len(record["removed"]), "artifacts") as shown:

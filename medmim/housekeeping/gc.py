@@ -138,7 +138,7 @@ def plan(
 
     for name, (when, size) in inventory.totals("resume", ages).items():
         if when < cutoff:
-            add("resume", name, "", size, when, f"no checkpoint for {grace:g} days")
+            add("resume", name, "", size, when, f"an unfinished step that has written nothing for {grace:g} days")
 
     if unused := kept_pixels.unused(ws.home, cutoff):
         last_used, size = max(when for when, *_ in unused), sum(size for _, size, _ in unused)

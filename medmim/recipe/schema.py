@@ -257,12 +257,17 @@ class Platform(Section):
     ray: str = Field(
         "local",
         pattern=r"^(local|auto|rayjob|https?://[^\s/]+/?|[\w.-]+:\d+)$",
-        description="where Ray runs: `local`, `rayjob` (pods of a KubeRay RayJob), http(s)://HOST:8265 (the Jobs API "
-        "of a running cluster), or `auto` and HOST:6379 on a node of one",
+        description="where data, finetune, bench and rebench run: `local`, `rayjob` (pods of a KubeRay RayJob), "
+        "http(s)://HOST:8265 (the Jobs API of a running Ray cluster), or `auto` and HOST:6379 on a node of one",
     )
     workers: Annotated[int, Field(gt=0, le=4096)] = Field(1, description="training workers")
     threads: Positive | None = Field(None, description="CPU threads a worker uses; default: its share of the cores")
     pods: Pods = Field(default_factory=Pods)
+
+    @property
+    def node_of(self) -> str:
+        """Address of the Ray cluster that this process is a node of; empty where there is none, or it is elsewhere."""
+        return "" if self.ray in ("local", "rayjob") or "://" in self.ray else self.ray
 
 
 class Recipe(Section):

@@ -106,8 +106,12 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     kept = kept_pixels.of(ws.home)
     assert kept is not None
     kept.keep("scan.png", 32, "sha256:0", b"a picture")
+    unfinished = [f"{kept_pixels.UNFINISHED}0123/1.pictures", "resume/finetune-0123/examples.safetensors"]
+    for key in unfinished:
+        open_store(ws.store).write(key, b"a picture")
     record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
     assert kept.find("scan.png", 32) is None
+    assert list(open_store(ws.store).list("resume/")) == unfinished[1:], "a training is ended by whoever runs it"
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}
     assert not list(open_store(ws.store).list(made["data twelve"])) and not page.exists()
     gone = {name for name, both in copies.items() if not any(copy.exists() for copy in both)}

@@ -1,22 +1,21 @@
 """Whether a recipe can run on a cluster at all: what pods cannot reach, and what is missing on the cluster."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from medmim.cluster import raw_data
 from medmim.cluster.doctor import access, api, image
 from medmim.cluster.doctor.setup import Setup, resolve
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.recipe.names import RAW_FOLDER, SETTINGS, STEP_ACCOUNT
-from medmim.recipe.schema import Data, Recipe
+from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
+from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import lookup, policy
 
@@ -46,7 +45,7 @@ def unsupported(recipe: Recipe, setup: Setup) -> list[str]:
         setup: What pods would work with.
     """
     return [
-        *_data(recipe, setup),
+        *raw_data.unreadable(recipe.data, setup.get("MEDMIM_RAW_CLAIM"), "://" not in recipe.platform.ray),
         *_models(recipe),
         *_platform(recipe, setup),
         *_memory(recipe),
@@ -81,32 +80,6 @@ def missing(kube: Kube, recipe: Recipe) -> list[str]:
         checks["accounts"] = lambda: access.accounts(kube, recipe.platform.pods.service_account)
     found = run_side_by_side({name: api.warn_unchecked(name, check) for name, check in checks.items()})
     return [f"{one.name}: {one.found}; fix: {one.fix}" for one in found if one.status == "fail"]
-
-
-def _data(recipe: Recipe, setup: Setup) -> Iterator[str]:
-    """Folders that pods cannot read: of this machine, or of a claim that the chart does not mount."""
-    claim = setup.get("MEDMIM_RAW_CLAIM")
-    for key, folder in _folders(recipe.data):
-        if folder.startswith("s3://") or (claim and Path(folder).is_relative_to(RAW_FOLDER)):
-            continue
-        if Path(folder).is_relative_to(RAW_FOLDER):
-            yield f"{key}: {folder} is of a claim with raw data, and the chart's rawData.existingClaim names none"
-        elif os.path.exists(os.path.expanduser(folder)) or not os.path.isabs(folder):
-            yield (
-                f"{key}: {folder} is a folder of this machine, which pods cannot read; give an s3:// address, a folder "
-                f"below {RAW_FOLDER} (the chart's rawData.existingClaim), or put data that are no patients' into an "
-                "image made FROM medmim's, and name its path there"
-            )
-
-
-def _folders(data: Data) -> Iterator[tuple[str, str]]:
-    for key in ("root", "annotations"):
-        if folder := getattr(data, key):
-            yield f"data.{key}", folder
-    for number, own in enumerate(data.read_from if data.sources else ()):
-        for key in ("root", "annotations"):
-            if (folder := getattr(own, key, None)) and folder != data.root:
-                yield f"data.sources.{number}.{key}", folder
 
 
 def _models(recipe: Recipe) -> Iterator[str]:

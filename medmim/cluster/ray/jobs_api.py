@@ -37,7 +37,7 @@ def run(request: Request, address: str, store: str) -> str:
         raise Unavailable(
             f"the driver of the Ray job {name} ended as {status} without a result",
             reason=f"the last lines of its log, from {address}, are above",
-            fix="run the step again: it resumes from the newest checkpoint",
+            fix="run the step again: what is in the store is not done again",
             problems=tail[-_TAIL:],
         )
     return result.uri_or_raise()

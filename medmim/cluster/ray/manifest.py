@@ -5,13 +5,16 @@ lost, the platform replaces a lost step pod, and the replacement adopts the job.
 https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html
 """
 
+import os
 import re
 from importlib.metadata import version
 
+from medmim.cluster import raw_data
 from medmim.cluster.kube import Object
 from medmim.cluster.ray import pods
 from medmim.cluster.ray.request import Request, entrypoint
 from medmim.errors import UserError
+from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Platform
 from medmim.sample import digest_of
 
@@ -53,16 +56,31 @@ def rayjob(request: Request, uri: str, platform: Platform, image: str, job: str,
     }
     if platform.pods.queue:
         labels["kueue.x-k8s.io/queue-name"] = platform.pods.queue
+    raw = ""
+    if request.stage == "data":
+        raw, platform = _raw_claim(request), _without_gpus(platform)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": job_name, "labels": labels, "annotations": {REQUEST: uri, SPEC: job}},
-        "spec": spec(platform, image, uri, job_name),
+        "spec": spec(platform, image, uri, job_name, raw),
     }
 
 
-def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
-    """The RayJob's spec."""
+def _raw_claim(request: Request) -> str:
+    """The claim with raw data, where a root of the request's recipe is in it."""
+    return os.environ.get("MEDMIM_RAW_CLAIM", "") if raw_data.needs_claim(from_dump(request.recipe).data) else ""
+
+
+def _without_gpus(platform: Platform) -> Platform:
+    """As many pods as a training has, on any node: no image is decoded by a GPU."""
+    count = pods.worker_count(platform.pods, platform.workers)
+    plain = platform.pods.model_copy(update={"gpus": 0, "accelerator": None})
+    return platform.model_copy(update={"workers": count, "pods": plain})
+
+
+def spec(platform: Platform, image: str, uri: str, lease: str, raw: str = "") -> Object:
+    """The RayJob's spec; `raw` is the claim with raw data that its head and workers read, if any."""
     asked = platform.pods
     count = pods.worker_count(asked, platform.workers)
     return {
@@ -83,7 +101,7 @@ def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
                     "num-cpus": "0",
                     "object-store-memory": str(_RECORDS),
                 },
-                "template": pods.head(asked, image, lease),
+                "template": pods.head(asked, image, lease, raw),
             },
             "workerGroupSpecs": [
                 {
@@ -92,7 +110,7 @@ def spec(platform: Platform, image: str, uri: str, lease: str) -> Object:
                     "minReplicas": count,
                     "maxReplicas": count,
                     "rayStartParams": {"object-store-memory": str(_RECORDS)},
-                    "template": pods.worker(asked, image),
+                    "template": pods.worker(asked, image, raw),
                 }
             ],
         },

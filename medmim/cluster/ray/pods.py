@@ -9,6 +9,7 @@ from math import ceil
 
 from medmim import ray_nodes
 from medmim.cluster.kube import Object
+from medmim.data import kept_pixels
 from medmim.recipe import names
 from medmim.recipe.pods import Pods
 
@@ -21,20 +22,28 @@ _END = 5  # s of it that Ray needs to end
 _PATIENCE = 300  # s that a call to the store or MLflow is retried while the server restarts
 
 
-def head(pods: Pods, image: str, lease: str) -> Object:
-    """The head: Ray's control processes and the driver, which watches the Lease."""
+def head(pods: Pods, image: str, lease: str, raw: str = "") -> Object:
+    """The head: Ray's control processes and the driver, which watches the Lease. `raw`: as for `worker`."""
     container = _ray("ray-head", pods, image, pods.head_cpus, pods.head_memory)
     container["env"].append({"name": "MEDMIM_LEASE", "value": lease})
     container["ports"] = [{"containerPort": port, "name": name} for name, port in names.RAY_PORTS.items()]
     spec = _pod(pods, container, account_token=True)
+    _mount_raw_data(spec, raw)
     spec["restartPolicy"] = "Never"  # a restarted head has lost the job: the step makes a new attempt
     return _template(spec)
 
 
-def worker(pods: Pods, image: str) -> Object:
-    """A worker: trains, or asks the model."""
+def worker(pods: Pods, image: str, raw: str = "") -> Object:
+    """A worker: trains, asks the model, or reads images.
+
+    Args:
+        pods: The recipe's section.
+        image: The image.
+        raw: The claim with raw data to mount, read-only; empty: none.
+    """
     container = _ray("ray-worker", pods, image, pods.cpus, pods.memory)
     spec = _pod(pods, container)
+    _mount_raw_data(spec, raw)
     if pods.gpus:
         for kind in ("requests", "limits"):
             container["resources"][kind]["nvidia.com/gpu"] = str(pods.gpus)
@@ -100,6 +109,13 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
     return spec
 
 
+def _mount_raw_data(spec: Object, claim: str) -> None:
+    if claim:
+        spec["volumes"].append({"name": "raw", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mount = {"name": "raw", "mountPath": names.RAW_FOLDER, "readOnly": True}
+        spec["containers"][0]["volumeMounts"].append(mount)
+
+
 def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     # a fraction of a CPU is a share that may burst to a whole one: throttled to it, Ray alone starts for minutes
     container = _container(name, pods, image, str(ceil(cpus)), memory, request=f"{round(cpus * 1000)}m")
@@ -116,6 +132,7 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     container["env"] += _secret(pods.tracking_secret, names.TRACKING_KEYS)
     container["env"] += [
         {"name": "MEDMIM_EVENTS", "value": "-"},
+        {"name": kept_pixels.LIMIT, "value": "0"},  # the home ends with the pod: no later build would find them
         {"name": "RAY_worker_niceness", "value": "0"},
         {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(_END)},  # after the hook; a head is never idle
         # what the driver of a job that is deleted has to save

@@ -25,7 +25,7 @@ class Request:
     """A stage to run in a Ray job.
 
     Attributes:
-        stage: `finetune`, `bench` or `rebench`.
+        stage: `data`, `finetune`, `bench` or `rebench`.
         recipe: `Recipe.dump`, with the platform as the driver sees it.
         run: Name of the run.
         arguments: What the stage's function takes beside recipe and workspace.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from medmim import store
 from medmim.data.sources import files, fragments
@@ -67,8 +67,12 @@ def opened(entry: Entry[Files]) -> Root:
     if given is None:
         raise UserError(f"{entry.key} names no folder to read", fix=files.setting(entry.key))
     if given.startswith("s3://"):
-        return _Bucket(store.open_store(given))
+        return _bucket(given)
     return _Folder(files.folder(given, f"{entry.key}.root"), files.link_roots(entry.own.link_roots))
+
+
+def _bucket(uri: str) -> "_Bucket":
+    return _Bucket(store.open_store(uri))
 
 
 def digest(root: Root, tables: Iterable[str], images: Iterable[str]) -> dict[str, str]:
@@ -149,6 +153,9 @@ class _Bucket:
     def __str__(self) -> str:
         return self.place.uri
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bucket, (self.place.uri,)  # without the listing: a node reads some of a million keys
+
     @cached_property
     def _keys(self) -> dict[str, tuple[float, int]]:
         return dict(self.place.ages())
@@ -176,7 +183,7 @@ class _Bucket:
 
     def read(self, path: str) -> bytes:
         key = fragments.parse(path)[0]
-        _, size = self._keys.get(key, (0.0, 0))
+        size = self._keys.get(key, (0.0, 0))[1] if "_keys" in self.__dict__ else self.place.version(key)[0]
         if size > files.MAX_BYTES:
             raise BadImage(f"the file has {size:,} bytes, more than {files.MAX_BYTES:,}")
         return self.place.read(key)

@@ -15,7 +15,7 @@ from medmim.cluster.ray.request import Request
 from medmim.errors import UserError
 from medmim.ray_nodes import pre_stop
 from medmim.recipe import names
-from medmim.recipe.loading import load
+from medmim.recipe.loading import load, validate
 from medmim.recipe.schema import Platform
 
 REQUEST = Request("finetune", "{}", "demo-1", {"data": "s3://b/data/1", "base": "tiny-mantis"})
@@ -151,6 +151,40 @@ def test_a_cache_claim_is_mounted_into_head_and_workers(monkeypatch: pytest.Monk
         env = {one["name"]: one.get("value") for one in container["env"]}
         assert env["MEDMIM_CACHE"] == mount["mountPath"] == names.CACHE_FOLDER and env["MEDMIM_CACHE_GIB"] == "500"
     assert "cache" not in json.dumps(spec["submitterPodTemplate"]), "it fetches nothing"
+
+
+def a_build(**data: Any) -> Request:
+    return Request("data", validate({"name": "b", "data": data}, "test").dump(), "demo-1", {})
+
+
+def test_a_build_mounts_the_claim_that_its_roots_are_in_for_reading_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_RAW_CLAIM", "patients")
+    inside = {"sources": [{"name": "odir", "root": f"{names.RAW_FOLDER}/odir"}, {"name": "phantom"}]}
+    spec = manifest.rayjob(a_build(**inside), "s3://b/x", platform(), "image", "0" * 64, 1)["spec"]
+    cluster = spec["rayClusterSpec"]
+    for template in (cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]):
+        (container,) = template["spec"]["containers"]
+        (volume,) = [one for one in template["spec"]["volumes"] if one["name"] == "raw"]
+        (mount,) = [one for one in container["volumeMounts"] if one["name"] == "raw"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "patients", "readOnly": True}
+        assert mount == {"name": "raw", "mountPath": names.RAW_FOLDER, "readOnly": True}
+    assert "patients" not in json.dumps(spec["submitterPodTemplate"]), "it reads nothing"
+    for other in (a_build(source="phantom"), a_build(source="odir", root="s3://raw/odir"), REQUEST):
+        assert "patients" not in json.dumps(manifest.rayjob(other, "s3://b/x", platform(), "image", "0" * 64, 1))
+
+
+def test_a_build_asks_for_the_pods_of_a_training_without_their_gpus() -> None:
+    asked = platform(gpus=8, cpus=32, accelerator="NVIDIA-H100", tolerations=[{"key": "nvidia.com/gpu"}])
+    asked = asked.model_copy(update={"workers": 20})
+    jobs = [
+        manifest.rayjob(one, "s3://b/x", asked, "image", "0" * 64, 1) for one in (a_build(source="phantom"), REQUEST)
+    ]
+    build, training = (one["spec"]["rayClusterSpec"]["workerGroupSpecs"][0] for one in jobs)
+    assert build["replicas"] == training["replicas"] == 3
+    assert "nvidia" not in json.dumps({**build["template"]["spec"], "tolerations": []})
+    for key in ("cpu", "memory"):
+        limits = [one["template"]["spec"]["containers"][0]["resources"]["limits"][key] for one in (build, training)]
+        assert limits[0] == limits[1]
 
 
 def test_no_value_of_a_secret_is_in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,23 @@ def test_a_folder_can_be_sent_to_another_process(tmp_path: Path) -> None:
     assert read("a.png") == b"picture"
 
 
+def test_a_bucket_is_sent_without_its_listing_and_read_there_without_one(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = store.open_store(f"{bucket}/raw")
+    for number in range(30):
+        place.write(f"image-{number}.png", b"picture")
+    root = roots.opened(entry(f"{bucket}/raw"))
+    assert root.has("image-7.png")
+    sent = pickle.dumps(root.read)
+    assert b"image-7.png" not in sent
+    read: Callable[[str], bytes] = pickle.loads(sent)
+    monkeypatch.setattr(type(place), "ages", None)
+    assert read("image-7.png") == b"picture"
+    with pytest.raises(FileNotFoundError):
+        read("image-77.png")
+
+
 def test_no_root_is_told_with_its_key() -> None:
     with pytest.raises(UserError, match="data names no folder") as caught:
         roots.opened(entry(None))

@@ -1,0 +1,110 @@
+"""Where a data set is built: here, in a Ray job, or nowhere, since it is found; and what no other cluster can read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import components.data
+from medmim import store
+from medmim.cluster import dispatch, raw_data
+from medmim.cluster.ray import jobs_api, runner
+from medmim.cluster.ray.request import Request
+from medmim.data import build
+from medmim.errors import UserError
+from medmim.recipe import names
+from medmim.recipe.loading import from_dump, validate
+from medmim.recipe.schema import Recipe
+from medmim.run.stage import outcomes
+from medmim.run.workspace import workspace
+
+
+def recipe(where: str, ray: str = "rayjob", **data: Any) -> Recipe:
+    data = data or {"source": "phantom", "patients": 12, "rows_only": True}
+    return validate({"name": "t", "data": data, "platform": {"store": where, "ray": ray}}, "test")
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Request]:
+    """What was asked of a cluster, whose driver builds in this process."""
+    made: list[Request] = []
+
+    def serve(request: Request, *_: Any) -> str:
+        made.append(request)
+        plain = from_dump(request.recipe)
+        plain = plain.model_copy(update={"platform": plain.platform.model_copy(update={"ray": "local"})})
+        return build.run(plain, workspace(tmp_path / "driver", plain, request.run), **request.arguments).uri
+
+    monkeypatch.setattr(runner, "run", serve)  # the job itself needs a cluster
+    monkeypatch.setattr(jobs_api, "run", serve)
+    return made
+
+
+@pytest.mark.parametrize("ray", ["rayjob", "http://ray-head.team-a:8265"])
+def test_a_step_sends_what_is_not_built_and_starts_no_job_for_what_is(
+    bucket: str, requests: list[Request], tmp_path: Path, ray: str
+) -> None:
+    made = recipe(bucket, ray)
+    uris = [components.data.data.python_func(made.dump(), str(tmp_path / home), f"r-{home}") for home in ("a", "b")]
+    (request,) = requests
+    assert (request.stage, request.run, request.arguments) == ("data", "r-a", {})
+    assert from_dump(request.recipe).platform.ray == "auto"
+    alone = build.run(
+        recipe(str(tmp_path / "store"), "local"), workspace(tmp_path / "c", recipe(str(tmp_path / "store")))
+    )
+    assert uris == [f"{bucket}/data/{alone.digest}"] * 2
+    records = [outcomes(workspace(tmp_path / "a", made, run))["data"] for run in ("r-a", "r-b")]
+    assert [(one.uri, one.cached) for one in records] == [(uris[0], False), (uris[0], True)]
+    assert records[0].facts == records[1].facts
+
+
+@pytest.mark.parametrize("ray", ["rayjob", "http://ray-head.team-a:8265"])
+def test_a_folder_of_this_machine_is_refused_before_anything_starts(
+    bucket: str, requests: list[Request], tmp_path: Path, ray: str
+) -> None:
+    for root in (tmp_path, "raw/odir"):
+        made = recipe(bucket, ray, sources=[{"name": "covid_chestxray", "root": str(root)}])
+        with pytest.raises(UserError, match="cannot be built on the Ray cluster") as caught:
+            dispatch.data_set(made, workspace(tmp_path / "home", made))
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"data.sources.0.root: {root} is a folder of this machine")
+        assert "platform.ray: local" in caught.value.fix
+    assert requests == []
+
+
+def test_what_was_built_here_is_found_for_another_cluster(bucket: str, requests: list[Request], tmp_path: Path) -> None:
+    """As the error for a folder of this machine says."""
+    from tests.support import med_mim_files as files
+
+    data = {"source": "covid_chestxray", "root": str(files.write_covid(tmp_path / "raw", files.covid_rows(8)))}
+    here = build.run(recipe(bucket, "local", **data), workspace(tmp_path / "home", recipe(bucket)))
+    found = dispatch.data_set(recipe(bucket, **data), workspace(tmp_path / "other", recipe(bucket)))
+    assert (found.uri, found.cached, requests) == (here.uri, True, [])
+
+
+@pytest.mark.parametrize(
+    ("root", "claim", "mounts", "in_pod", "refused"),
+    [
+        ("s3://raw/odir", "", True, False, False),
+        ("/nowhere/odir", "", True, False, False),
+        ("odir", "", True, True, True),
+        ("~/odir", "", True, False, True),
+        ("/usr", "", True, False, True),
+        ("/usr", "", True, True, False),
+        (f"{names.RAW_FOLDER}/odir", "", True, True, True),
+        (f"{names.RAW_FOLDER}/odir", "patients", True, False, False),
+        (f"{names.RAW_FOLDER}/odir", "", False, True, False),
+        (f"{names.RAW_FOLDER}-2/odir", "patients", True, False, False),
+    ],
+)
+def test_which_roots_another_cluster_can_read(root: str, claim: str, mounts: bool, in_pod: bool, refused: bool) -> None:
+    data = recipe("s3://b/x", source="odir", root=root).data
+    assert bool(list(raw_data.unreadable(data, claim, mounts, in_pod))) is refused
+    assert raw_data.needs_claim(data) is root.startswith(f"{names.RAW_FOLDER}/")
+
+
+def test_a_store_in_a_folder_is_refused(tmp_path: Path) -> None:
+    made = recipe(str(tmp_path))
+    with pytest.raises(UserError, match="and the store is"):
+        dispatch.data_set(made, workspace(tmp_path / "home", made))
+    assert not list(store.open_store(str(tmp_path)).list("data/"))
