@@ -6,7 +6,7 @@ CA_FOLDER = "/etc/medmim/ca"  # where ConfigMap CA_CONFIG_MAP is mounted; its ke
 CA_FILE = f"{CA_FOLDER}/ca.crt"
 
 CACHE_FOLDER = "/var/cache/medmim"  # MEDMIM_CACHE of pods: where the claim MEDMIM_CACHE_CLAIM is mounted
-RAW_FOLDER = "/var/lib/medmim/raw"  # of the data step: where the claim MEDMIM_RAW_CLAIM with the raw data is mounted
+RAW_FOLDER = "/var/lib/medmim/raw"  # of the data step and its Ray job: where the claim MEDMIM_RAW_CLAIM is mounted
 
 SETTINGS = "medmim"  # the ConfigMap of a run namespace: where store and MLflow are, and what is no secret
 SETTINGS_KEYS = (

@@ -45,7 +45,8 @@ class Source:
 
     Attributes:
         read: Path as in `Study.image` or `Sample.paths` -> the original bytes.
-            Raises FileNotFoundError where the file is absent, BadImage where it must not be read.
+            Raises FileNotFoundError where the file is absent, BadImage where it must not be read. Several threads call
+            it, and the nodes of a Ray cluster copies of it: it holds addresses, and no open files.
         studies: Records to make questions from, or None.
         samples: Ready questions with their split, or None. `images` holds source paths; the build turns them into ids.
         families: The question families that the images of this source can answer (see `abilities`).
