@@ -144,7 +144,7 @@ class Sample:
     @property
     def choices(self) -> tuple[str, ...]:
         """Each option as a model should answer it: `B: text`; none for an open question."""
-        return tuple(f"{LETTERS[i]}: {text}" for i, text in enumerate(self.options))
+        return lettered(self.options)
 
     @property
     def target(self) -> str:
@@ -159,12 +159,15 @@ class Answer:
     Attributes:
         sample: `Sample.id`.
         probe: `none` (as trained), `blind` (no images, no markers), `grey` (mean images) or `swap` (images moved on).
-        key: Digest of weights, rendered prompt, image ids and generation settings.
-        text: The raw generated text.
-        choice: Index of the extracted option, None for open questions and unparsed text.
+        key: Digest of weights, rendered prompt, image pixels, and of how it was asked.
+        text: The raw generated text; empty where likelihoods were compared.
+        choice: Index of the extracted or likeliest option, None for open questions and unparsed text.
         status: `parsed`, `unparsed` or `error`; open questions are `parsed` unless empty.
         error: Why the status is `error`.
         cut: Whether the limit of new tokens ended it; False where an earlier version, which did not know, stored it.
+        letters: Log-likelihood of each option's letter as the begin of the answer; empty for a generated answer.
+        texts: Of each option's text as the whole answer; empty also where a server gives none.
+        tokens: Over how many tokens each of `texts` is summed.
     """
 
     sample: str
@@ -175,6 +178,9 @@ class Answer:
     status: str
     error: str = ""
     cut: bool = False
+    letters: tuple[float, ...] = ()
+    texts: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +189,8 @@ class Score:
 
     Attributes:
         group: What was scored: `held_in`, `held_out`, `ability:temporal`, `source:phantom-chest`, ...
-        metric: `accuracy` (closed), `token_f1`, `bleu` or `rouge_l` (open); all 0..1.
+        metric: `accuracy`, `likelihood`, `likelihood_text` or `likelihood_norm` (closed), `token_f1`, `bleu` or
+            `rouge_l` (open); all 0..1.
         value: Mean over the group.
         low: Lower end of the patient-clustered 95% interval; None under 20 patients.
         high: Upper end, likewise.
@@ -233,7 +240,12 @@ class BadRow:
 
 def with_options(question: str, options: Sequence[str]) -> str:
     """A question with its options, one per line, as Med-MIM prints them."""
-    return "\n".join([question, *(f"{LETTERS[i]}: {text}" for i, text in enumerate(options))])
+    return "\n".join([question, *lettered(options)])
+
+
+def lettered(options: Sequence[str]) -> tuple[str, ...]:
+    """Each option behind its letter: `B: text`."""
+    return tuple(f"{LETTERS[i]}: {text}" for i, text in enumerate(options))
 
 
 _OPTION = re.compile(r"^([A-Z])\s*[:.)]\s*(.*)$")

@@ -1,7 +1,9 @@
 """Collects a model's answers to a benchmark: appended as they arrive, resumed after kill -9, then published and cached.
 
-The cache key is what decides the answers (weights, chat format, data, questions, probe, longest answer), so a base is
-never asked twice. Batch size, order of asking, store and time are not in the artifact.
+The cache key is what decides the answers (weights, chat format, data, questions, probe, protocol, longest answer, kind
+of device, dtype), so a base is never asked twice. Order of asking, store and time are not in the artifact; the batch
+size is in the key where it decides a few answers, or the last digits: everywhere but for text in fp32. There, a batch
+that a kill cut is asked again as it was.
 """
 
 import json
@@ -10,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim.bench import metrics, probes, reading
+from medmim.bench import likelihood, metrics, probes, reading
 from medmim.bench.engines import Engine
+from medmim.bench.likelihood import GENERATE
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
+from medmim.lvlm import checkpoint
 from medmim.progress import Bar, bar
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step, finished, step_key
@@ -24,6 +28,8 @@ from medmim.terms import UNKNOWN, Terms, combine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from medmim.lvlm.ask import Question, Reply
 
 REVISION = 1
 FILE = "answers.jsonl"
@@ -41,6 +47,7 @@ def collect(
     settings: Bench,
     recipe: Recipe | None = None,
     of_data: Terms = UNKNOWN,
+    protocol: str = GENERATE,
 ) -> Artifact:
     """The answers of one model to the questions of one probe, from the cache or from the model.
 
@@ -55,6 +62,7 @@ def collect(
         settings: The recipe's bench section.
         recipe: For the provenance.
         of_data: Terms of the data set.
+        protocol: `generate`, or `likelihood`, which asks closed questions only.
 
     Raises:
         UserError: The engine failed on more than `max_bad_fraction` of the questions.
@@ -63,22 +71,26 @@ def collect(
     def make(folder: Path) -> Mapping[str, Any]:
         file = folder / FILE
         known = _resume(file)
-        selected = probes.select(items.samples, probe)
-        rest = [sample for sample in selected if sample.id not in known]
-        # similar lengths in one batch need little padding
-        rest.sort(key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id))
-        label = f"{role} answers" + ("" if probe == "none" else f" {probe}")
+        selected = questions_of(items.samples, probe, protocol)
+        label = f"{role} {'answers' if protocol == GENERATE else protocol}" + ("" if probe == "none" else f" {probe}")
         with file.open("a", encoding="utf-8") as out, bar(label, len(selected), "questions") as progress:
             progress.add(len(known))
-            for answer in _ask(engine, rest, images, probe, settings, progress, items):
+            mean = probes.mean_image(items.samples, images) if probe == "grey" and len(known) < len(selected) else None
+            for answer in _ask(engine, selected, dict(known), images, probe, protocol, settings, progress, mean):
                 out.write(_line(answer))
                 out.flush()  # to the kernel, where it survives a kill of this process
                 known[answer.sample] = answer
         return _finish(file, [known[sample.id] for sample in selected], role, settings.max_bad_fraction)
 
-    section, parents = _key_parts(engine, data, probe, settings)
+    section, parents = _key_parts(engine, data, probe, protocol, settings)
     allowed = combine([of_data, engine.terms])
-    return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed)[0]
+    more = {"inference": dict(engine.inference())}
+    return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed, more=more)[0]
+
+
+def questions_of(samples: Sequence[Sample], probe: str, protocol: str) -> list[Sample]:
+    """The questions that a probe asks; only options have likelihoods."""
+    return [sample for sample in probes.select(samples, probe) if protocol == GENERATE or sample.options]
 
 
 def probes_of(settings: Bench) -> tuple[str, ...]:
@@ -86,23 +98,49 @@ def probes_of(settings: Bench) -> tuple[str, ...]:
     return ("none", *settings.probes)
 
 
-def exist(ws: Workspace, engine: Engine, data: str, probe: str, settings: Bench) -> bool:
-    """Whether the answers of a model to the questions of a probe are in the cache."""
-    key = step_key("answers", REVISION, *_key_parts(engine, data, probe, settings))
-    return finished(ws, "answers", key) is not None
+def find(
+    ws: Workspace, engine: Engine, data: str, probe: str, settings: Bench, protocol: str = GENERATE
+) -> Artifact | None:
+    """The answers of a model to a probe, where the cache has them; the arguments are those of `collect`."""
+    return finished(ws, "answers", step_key("answers", REVISION, *_key_parts(engine, data, probe, protocol, settings)))
 
 
-def _key_parts(engine: Engine, data: str, probe: str, settings: Bench) -> tuple[dict[str, Any], dict[str, str]]:
+def on_any_machine(engine: Engine, data: str, probe: str, settings: Bench, protocol: str) -> str:
+    """A key of these answers without what the answering machine decides; see `fanout`."""
+    section, parents = _asked_for(engine, data, probe, protocol, settings)
+    return step_key("answers", REVISION, {**section, "batch_size": settings.batch_size}, parents)
+
+
+def _asked_for(
+    engine: Engine, data: str, probe: str, protocol: str, settings: Bench
+) -> tuple[dict[str, Any], dict[str, str]]:
     section = {
         "tasks": sorted(settings.tasks),
         "split": settings.split,
         "limit": settings.limit,
-        "max_new_tokens": settings.max_new_tokens,
         "max_bad_fraction": settings.max_bad_fraction,
         "probe": probe,
+        **({"max_new_tokens": settings.max_new_tokens} if protocol == GENERATE else {"protocol": protocol}),
         **({"template": engine.template} if engine.template else {}),  # a server's answers keep their key
     }
     return section, {"model": engine.digest, "data": data}
+
+
+def _key_parts(
+    engine: Engine, data: str, probe: str, protocol: str, settings: Bench
+) -> tuple[dict[str, Any], dict[str, str]]:
+    section, parents = _asked_for(engine, data, probe, protocol, settings)
+    inference = engine.inference()
+    if inference:
+        section["inference"] = dict(inference)
+    if not _is_exact(inference, protocol):
+        section["batch_size"] = settings.batch_size
+    return section, parents
+
+
+def _is_exact(inference: Mapping[str, str], protocol: str) -> bool:
+    """Whether the batch decides nothing: of a server it is not known, since only requests are sent together."""
+    return not inference or (protocol == GENERATE and inference["dtype"] == checkpoint.FP32)
 
 
 def load(folder: Path) -> list[Answer]:
@@ -113,25 +151,41 @@ def load(folder: Path) -> list[Answer]:
 def _ask(
     engine: Engine,
     samples: Sequence[Sample],
+    known: Mapping[str, Answer],
     images: Mapping[str, "Image"],
     probe: str,
+    protocol: str,
     settings: Bench,
     progress: Bar,
-    items: Items,
+    mean: "Image | None",
 ) -> Iterator[Answer]:
-    """Ask in batches, and yield an answer for each sample; without images, equal questions are asked once."""
-    from medmim.lvlm.ask import Question, Reply
+    """Ask in batches, and yield an answer for each sample; without images, equal questions are asked once.
 
-    mean = probes.mean_image(items.samples, images) if probe == "grey" and samples else None
+    The batches depend on all samples alone. Of a batch with some that are known, only the others are asked where the
+    batch decides nothing.
+    """
+    from medmim.lvlm.ask import Reply
+
+    exact = _is_exact(engine.inference(), protocol)
+    # similar lengths in one batch need little padding
+    ordered = sorted(samples, key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id))
     replied: dict[str, Reply] = {}
+    hashed: dict[str, str] = {}
     stride = settings.batch_size * _AHEAD
-    for start in range(0, len(samples), stride):
+    for start in range(0, len(ordered), stride):
         replied = {name: reply for name, reply in replied.items() if not reply.error}  # an error may be temporary
+        part = ordered[start : start + stride]
+        rest = [sample for sample in part if sample.id not in known]
+        if exact or not rest:
+            for sample in part:
+                if sample.id in known and not probes.shown(sample, probe):
+                    replied[sample.prompt] = _reply(known[sample.id])
+            part = rest
         asked: list[tuple[Sample, str]] = []
         questions: dict[str, Question] = {}
-        for sample in samples[start : start + stride]:
+        for sample in part:
             try:
-                question = Question(sample.prompt, probes.images_for(sample, probe, images, mean))
+                question = _question(sample, probe, images, mean, hashed)
             except KeyError as error:
                 progress.add()
                 yield metrics.read(sample, probe, "", "", f"the data set has no image {error.args[0]}")
@@ -140,18 +194,46 @@ def _ask(
             asked.append((sample, name))
             if name not in replied:
                 questions[name] = question
-        replies = zip(
-            questions,
-            engine.ask(list(questions.values()), settings.batch_size, settings.max_new_tokens),
-            strict=True,
-        )
+        replies = zip(questions, _replies(engine, protocol, list(questions.values()), settings), strict=True)
         for sample, name in asked:
             while name not in replied:  # replies arrive in the order of the questions
                 replied.update([next(replies)])
             reply = replied.pop(name) if name == sample.id else replied[name]
-            progress.add()
-            yield metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
+            if sample.id not in known:
+                progress.add()
+            if protocol == GENERATE:
+                yield metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
+            else:
+                yield likelihood.read(sample, probe, reply)
         next(replies, None)  # strict: one reply too many is an error too
+
+
+def _question(
+    sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Image | None", hashed: dict[str, str]
+) -> "Question":
+    """The question of a sample under a probe; `hashed` keeps the digests of the images that were shown before."""
+    from medmim.lvlm.ask import Question, pixel_digest
+
+    shown = probes.images_for(sample, probe, images, mean)
+    names = [str(image.size) for image in shown] if probe == "grey" else probes.shown(sample, probe)
+    for name, image in zip(names, shown, strict=True):
+        if name not in hashed:
+            hashed[name] = pixel_digest(image)
+    return Question(sample.prompt, shown, sample.options, [hashed[name] for name in names])
+
+
+def _replies(engine: Engine, protocol: str, questions: "Sequence[Question]", settings: Bench) -> "Iterator[Reply]":
+    if protocol == GENERATE:
+        return engine.ask(questions, settings.batch_size, settings.max_new_tokens)
+    assert engine.compare is not None  # noqa: S101  every engine that is not made by a test has it
+    return engine.compare(questions, settings.batch_size)
+
+
+def _reply(answer: Answer) -> "Reply":
+    """The reply that a stored answer was made of."""
+    from medmim.lvlm.ask import Reply
+
+    return Reply(answer.text, answer.key, answer.error, answer.cut, answer.letters, answer.texts, answer.tokens)
 
 
 def _resume(file: Path) -> dict[str, Answer]:
@@ -200,6 +282,7 @@ def _replace(file: Path, answers: Iterable[Answer]) -> None:
 
 def _line(answer: Answer) -> str:
     row = to_json(answer)
-    if not answer.cut:  # as earlier versions wrote it: an answer that ended by itself keeps its bytes
-        del row["cut"]
+    for name in ("cut", "letters", "texts", "tokens"):  # as earlier versions wrote it: equal answers keep their bytes
+        if not row[name]:
+            del row[name]
     return json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n"

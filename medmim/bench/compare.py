@@ -1,8 +1,9 @@
 """Compares two finished benchmarks on the questions that both contain."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from medmim.bench import run, scoring
+from medmim.bench import metrics, run, scoring
 from medmim.errors import UserError
 from medmim.run.workspace import Workspace
 
@@ -34,7 +35,8 @@ def compare(ws: Workspace, first: str, second: str, resamples: int = 2000) -> di
         )
     roles = [next(iter(scores["models"])) for scores in written]
     values = [
-        [own[name]["answers"][role]["none"]["scores"] for name in both] for own, role in zip(rows, roles, strict=True)
+        [_scores(own[name]["answers"][role].get("none")) for name in both]
+        for own, role in zip(rows, roles, strict=True)
     ]
     groups: dict[str, list[int]] = {}
     for i, name in enumerate(both):
@@ -47,3 +49,7 @@ def compare(ws: Workspace, first: str, second: str, resamples: int = 2000) -> di
         "comparable": all(s["comparable"] and s["items"] == len(both) for s in written),
         "differences": scoring.paired(groups, values[0], values[1], people, resamples),
     }
+
+
+def _scores(given: Mapping[str, Any] | None) -> Mapping[str, float]:
+    return metrics.if_read(given["scores"], given["status"]) if given else {}

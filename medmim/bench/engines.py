@@ -2,7 +2,8 @@
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
 
     Ask = Callable[[Sequence[Question], int, int], Iterator[Reply]]
+    Compare = Callable[[Sequence[Question], int], Iterator[Reply]]
 
 OPENAI = "openai:"
 OWN_SERVERS = "MEDMIM_OWN_SERVERS"
@@ -36,6 +38,10 @@ class Engine:
         ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
         terms: Of the model; a server's are unknown.
         template: Digest of the chat format in which it is asked; empty for a server, which has its own.
+        compare: (questions, batch size) -> replies with the likelihoods of the options, in order.
+        inference: Computes what else of this machine decides the answers: see `checkpoint.inference`; nothing for a
+            server.
+        release: Frees the memory of the model until it is asked again.
     """
 
     ref: str
@@ -43,6 +49,9 @@ class Engine:
     ask: "Ask"
     terms: Terms = UNKNOWN
     template: str = ""
+    compare: "Compare | None" = None
+    inference: Callable[[], Mapping[str, str]] = dict
+    release: Callable[[], None] = lambda: None
 
 
 def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
@@ -101,16 +110,16 @@ def _engine(ref: str, ws: Workspace) -> Engine:
                 f"{ref} does not name a model of the server",
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
-        return Engine(ref, digest_of(["openai", url, name]), _server(url, name))
+        return Engine(ref, digest_of(["openai", url, name]), _server(url, name), compare=_compare_on_server(url, name))
     found = checkpoint.locate(ref)
     family = checkpoint.family_of(found)  # refuse an unsupported family now, not in the middle of the benchmark
     if adapters.are_in(found):
         checkpoint.base_of(found)  # likewise a missing base
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
-    return Engine(ref, weights, _local(ref, ws), checkpoint.terms_of(ref), family.template_digest)
+    return _local(ref, weights, family.template_digest, ws)
 
 
-def _local(ref: str, ws: Workspace) -> "Ask":
+def _local(ref: str, weights: str, template: str, ws: Workspace) -> Engine:
     @lru_cache(maxsize=1)
     def load() -> checkpoint.Lvlm:
         return checkpoint.load(checkpoint.resolve(ref, ws), cache=ws.cache)
@@ -120,7 +129,18 @@ def _local(ref: str, ws: Workspace) -> "Ask":
 
         return ask_hf.ask(load(), questions, batch_size, max_new_tokens)
 
-    return ask
+    def compare(questions: "Sequence[Question]", batch_size: int) -> "Iterator[Reply]":
+        from medmim.lvlm import likelihood_hf
+
+        return likelihood_hf.compare(load(), questions, batch_size)
+
+    def release() -> None:
+        load.cache_clear()
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()  # else torch keeps the memory to itself; nothing without a GPU
+
+    terms = checkpoint.terms_of(ref)
+    return Engine(ref, weights, ask, terms, template, compare, checkpoint.inference, release)
 
 
 def _server(url: str, name: str) -> "Ask":
@@ -130,3 +150,12 @@ def _server(url: str, name: str) -> "Ask":
         return ask_openai.ask(url, name, questions, batch_size, max_new_tokens)
 
     return ask
+
+
+def _compare_on_server(url: str, name: str) -> "Compare":
+    def compare(questions: "Sequence[Question]", batch_size: int) -> "Iterator[Reply]":
+        from medmim.lvlm import ask_openai
+
+        return ask_openai.compare(url, name, questions, batch_size)
+
+    return compare

@@ -10,28 +10,33 @@ from medmim.sample import Answer
 _REASONS = 3  # that are shown of a model
 
 
-def summary(role: str, by_probe: Mapping[str, Iterable[Answer | None]]) -> list[dict[str, Any]]:
+def summary(
+    role: str,
+    by_probe: Mapping[str, Iterable[Answer | None]] | None,
+    compared: Mapping[str, Iterable[Answer | None]] | None = None,
+) -> list[dict[str, Any]]:
     """What went wrong with the answers of one model: one row, or none where nothing did.
 
     Args:
         role: Its name.
-        by_probe: Probe -> its answers.
+        by_probe: Probe -> its generated answers; None where none were.
+        compared: Likewise, the likelihoods of the options.
 
     Returns:
         `model`; over all probes `asked`, `errors` and `reasons`, the most frequent ones with how often, equal but for
         their numbers; `empty`: of the questions as they are, every answer is empty.
     """
-    given = {probe: [answer for answer in answers if answer] for probe, answers in by_probe.items()}
-    failed = [answer.error for answers in given.values() for answer in answers if answer.status == "error"]
-    answered = [answer.text for answer in given["none"] if answer.status != "error"]
+    generated = by_probe or {}
+    given = [answer for own in (generated, compared or {}) for answers in own.values() for answer in answers if answer]
+    failed = [answer.error for answer in given if answer.status == "error"]
+    answered = [answer.text for answer in generated.get("none", ()) if answer and answer.status != "error"]
     empty = bool(answered) and not any(text.strip() for text in answered)
     if not failed and not empty:
         return []
     kinds = Counter(map(_kind, failed))
     first = {_kind(error): error for error in reversed(failed)}
     reasons = [{"reason": first[kind], "questions": count} for kind, count in kinds.most_common(_REASONS)]
-    asked = sum(map(len, given.values()))
-    return [{"model": role, "asked": asked, "errors": len(failed), "reasons": reasons, "empty": empty}]
+    return [{"model": role, "asked": len(given), "errors": len(failed), "reasons": reasons, "empty": empty}]
 
 
 def _kind(error: str) -> str:

@@ -1,9 +1,13 @@
-"""Inference for a benchmark on the nodes of a running Ray cluster, one Ray task for each model and probe.
+"""Inference for a benchmark on the nodes of a running Ray cluster, one Ray task for each set of answers.
 
-The answers are published to the store under their cache keys, where the benchmark then finds them.
+What a node has, such as its kind of GPU, is part of the key of its answers, and the driver may have another or none. So
+each task looks for its answers under the key of the node that it runs on, asks where there are none, and returns them.
+Under a key without what the node decides, the driver remembers which they were: a benchmark all of whose answers are
+remembered needs no cluster. As soon as one is missing, the nodes are asked about all, so that none is compared with
+those of other machines.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -11,14 +15,18 @@ from typing import Any
 from medmim import progress, ray_nodes, shards, store
 from medmim.bench import answers, tasks
 from medmim.bench.engines import OPENAI, Engine, engine
+from medmim.bench.likelihood import PROTOCOLS
 from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Bench, Recipe
+from medmim.run.cache import finished, remember
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 
+Set = tuple[str, str, str]  # role, protocol, probe
+_REMEMBERED = "answers-of-nodes"
 _RETRIES = 2  # lost nodes after which a task is retried
 
 
@@ -29,8 +37,8 @@ def collect(
     probes: Sequence[str],
     settings: Bench,
     recipe: Recipe,
-) -> None:
-    """Collect, on the nodes of the cluster, the answers that are not in the cache; connects only if any are missing.
+) -> dict[Set, Artifact]:
+    """The answers of all models, from the nodes of the cluster; connects only if any are missing.
 
     Args:
         ws: The workspace; its store is all that the nodes share with it.
@@ -40,44 +48,55 @@ def collect(
         settings: The bench section.
         recipe: Its section `platform` gives the address of Ray and the size of a worker.
 
+    Returns:
+        (role, protocol, probe) -> answers.
+
     Raises:
         UserError: A task raised it.
         Unavailable: Nodes were lost too often, none joined, or the cluster does not answer.
     """
-    missing = [
-        (role, model, probe)
+    keys = {
+        (role, protocol, probe): answers.on_any_machine(model, data.digest, probe, settings, protocol)
         for role, model in engines.items()
+        for protocol in PROTOCOLS[settings.protocol]
         for probe in probes
-        if not answers.exist(ws, model, data.digest, probe, settings)
-    ]
-    if not missing:
-        return
+    }
+    known = {one: finished(ws, _REMEMBERED, key, "answers") for one, key in keys.items()}
+    found = {one: artifact for one, artifact in known.items() if artifact is not None}
+    if len(found) == len(keys):
+        return found
     refs = {
         role: model.ref if model.ref.startswith(OPENAI) else checkpoint.upload_if_local(model.ref, ws)
-        for role, model, _ in missing
+        for role, model in engines.items()
     }
-    requests = [
-        {
+    requests = {
+        (role, protocol, probe): {
             "role": role,
             "ref": refs[role],
-            "digest": model.digest,
+            "digest": engines[role].digest,
             "probe": probe,
+            "protocol": protocol,
             "data": data.uri,
             "store": ws.store,
             "settings": settings.model_dump_json(),
             "recipe": recipe.dump(),
         }
-        for role, model, probe in missing
-    ]
+        for role, protocol, probe in keys
+    }
     platform = recipe.platform
     cpus = platform.threads or 1
     with ray_nodes.joined(platform.ray):
-        gpu = ray_nodes.wait_for_workers(min(platform.workers, len(requests)), cpus)
-        progress.say(f"inference on the Ray cluster: {len(requests)} sets of answers")
-        _run_tasks(requests, cpus, gpu)
+        gpu = ray_nodes.wait_for_workers(min(platform.workers, len(keys) - len(found)), cpus)
+        progress.say(f"inference on the Ray cluster: {len(requests)} sets of answers, {len(found)} of them known")
+        for one, uri in _run_tasks(requests, cpus, gpu):
+            artifact = store.get(uri)
+            remember(ws, _REMEMBERED, keys[one], artifact)
+            found[one] = artifact
+    return found
 
 
-def _run_tasks(requests: list[dict[str, Any]], cpus: int, gpu: bool) -> None:
+def _run_tasks(requests: Mapping[Set, dict[str, Any]], cpus: int, gpu: bool) -> Iterator[tuple[Set, str]]:
+    """The sets and the URIs of their answers, as they are done."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -88,11 +107,11 @@ def _run_tasks(requests: list[dict[str, Any]], cpus: int, gpu: bool) -> None:
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": ray_nodes.worker_environment(cpus)},
     )(_collect)
-    pending = [task.remote(request) for request in requests]
+    pending = {task.remote(request): one for one, request in requests.items()}
     while pending:
-        done, pending = ray.wait(pending)
+        (done, *_), _ = ray.wait(list(pending))
         try:
-            error = ray.get(done[0])
+            found = ray.get(done)
         except RayTaskError:  # a bug, with its traceback
             raise
         except RayError as lost:
@@ -101,11 +120,12 @@ def _run_tasks(requests: list[dict[str, Any]], cpus: int, gpu: bool) -> None:
                 reason=str(lost).strip().splitlines()[-1][:300],
                 fix="run the same command again: finished sets of answers are kept",
             ) from None
-        if error is not None:
-            raise error
+        if isinstance(found, UserError):
+            raise found
+        yield pending.pop(done), found
 
 
-def _collect(request: Mapping[str, Any]) -> UserError | None:
+def _collect(request: Mapping[str, Any]) -> "str | UserError":
     """One Ray task. A UserError is returned: if it were raised, Ray would wrap it in an error of its own."""
     settings = Bench.model_validate_json(request["settings"])
     recipe = from_dump(request["recipe"])
@@ -114,14 +134,18 @@ def _collect(request: Mapping[str, Any]) -> UserError | None:
             ws = ray_nodes.node_workspace(request["store"])
             model = _cached_engine(request["ref"], request["digest"], ws)
             data = store.get(request["data"])
+            role, probe, protocol = request["role"], request["probe"], request["protocol"]
+            known = answers.find(ws, model, data.digest, probe, settings, protocol)
+            if known is not None:
+                return known.uri
             folder = store.fetch(data, ws.cache)
             items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
-            images = shards.Images(folder)
-            role, probe = request["role"], request["probe"]
-            answers.collect(ws, role, model, items, images, data.digest, probe, settings, recipe, terms_of(data))
+            of_data = terms_of(data)
+            return answers.collect(
+                ws, role, model, items, shards.Images(folder), data.digest, probe, settings, recipe, of_data, protocol
+            ).uri
     except UserError as error:
         return error
-    return None
 
 
 @lru_cache(maxsize=1)

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from medmim.bench import likelihood
 from medmim.bench.extract import extract
 from medmim.errors import require
 from medmim.sample import Answer, Sample
 
-CLOSED = ("accuracy",)
-BOTH_WAYS = "swap_consistency"
+CLOSED = ("accuracy", *likelihood.METRICS)
+BOTH_WAYS = {"accuracy": "swap_consistency", likelihood.LIKELIHOOD: "likelihood_swap_consistency"}
+IF_READ = "accuracy_if_read"  # a metric of differences
 OPEN = ("token_f1", "bleu", "rouge_l")
 
 
@@ -29,7 +31,7 @@ def read(sample: Sample, probe: str, key: str, text: str, error: str | None, cut
 
 def reread(sample: Sample, answer: Answer) -> Answer:
     """A stored answer as this version reads its text, so that no two readers are compared instead of two models."""
-    if answer.status == "error":
+    if answer.status == "error" or answer.letters:
         return answer
     return read(sample, answer.probe, answer.key, answer.text, None, answer.cut)
 
@@ -42,6 +44,8 @@ def score(sample: Sample, answer: Answer) -> dict[str, float]:
     """
     if answer.status == "error":
         return {}
+    if answer.letters:
+        return likelihood.score(sample, answer)
     if sample.options:
         return {"accuracy": float(answer.choice in (sample.swapped if answer.probe == "swap" else sample.gold))}
     return {
@@ -49,6 +53,12 @@ def score(sample: Sample, answer: Answer) -> dict[str, float]:
         "bleu": bleu(answer.text, sample.answer),
         "rouge_l": rouge_l(answer.text, sample.answer),
     }
+
+
+def if_read(scores: Mapping[str, float], status: str) -> Mapping[str, float]:
+    """The scores of an answer with `accuracy_if_read`: its accuracy where it could be read, else absent."""
+    known = "accuracy" in scores and status == "parsed"
+    return {**scores, IF_READ: scores["accuracy"]} if known else scores
 
 
 def both_ways(scores: Mapping[str, float], swapped: Mapping[str, float]) -> dict[str, float]:
@@ -59,11 +69,9 @@ def both_ways(scores: Mapping[str, float], swapped: Mapping[str, float]) -> dict
         swapped: From `score`, under `swap`; empty where that was not asked.
 
     Returns:
-        `swap_consistency`, 1 or 0; empty unless both were asked and answered.
+        `swap_consistency`, 1 or 0, and the same by likelihoods; neither unless both were asked and answered.
     """
-    if "accuracy" not in scores or "accuracy" not in swapped:
-        return {}
-    return {BOTH_WAYS: scores["accuracy"] * swapped["accuracy"]}
+    return {name: scores[of] * swapped[of] for of, name in BOTH_WAYS.items() if of in scores and of in swapped}
 
 
 def token_f1(text: str, gold: str) -> float:

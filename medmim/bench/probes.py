@@ -41,6 +41,13 @@ def select(samples: Sequence[Sample], probe: str) -> list[Sample]:
     return [sample for sample in samples if probe != "swap" or sample.swapped]
 
 
+def shown(sample: Sample, probe: str) -> tuple[str, ...]:
+    """Ids of the images that go with a question under a probe, in their order; of `grey`, whose sizes are shown."""
+    if probe == "blind":
+        return ()
+    return (*sample.images[-1:], *sample.images[:-1]) if probe == "swap" else sample.images
+
+
 def images_for(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Image | None" = None) -> "list[Image]":
     """The images that go with a question under a probe.
 
@@ -53,13 +60,9 @@ def images_for(sample: Sample, probe: str, images: Mapping[str, "Image"], mean: 
     Raises:
         KeyError: The data set lacks an image.
     """
-    if probe == "blind":
-        return []
-    real = [images[name] for name in sample.images]
-    if probe == "none" or probe.startswith(_CANARY):
+    real = [images[name] for name in shown(sample, probe)]
+    if probe != "grey":
         return real
-    if probe == "swap":
-        return [*real[-1:], *real[:-1]]
     assert mean is not None  # noqa: S101  the caller's contract
     return [mean.resize(image.size) for image in real]
 

@@ -1,13 +1,14 @@
 """The stage `bench`: a model and its opponents answer the same questions, and their answers are scored."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medmim import shards, store
-from medmim.bench import answers, failures, fanout, metrics, reading, tasks
-from medmim.bench.engines import engine, refuse_outside
+from medmim.bench import answers, failures, fanout, metrics, reading, scoring, tasks
+from medmim.bench.engines import Engine, engine, refuse_outside
+from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.scoring import Board
 from medmim.progress import say
 from medmim.recipe.schema import Bench, Recipe
@@ -18,7 +19,7 @@ from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.terms import combine
 
-REVISION = 6
+REVISION = 7
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
@@ -71,44 +72,39 @@ def bench(
     engines = {role: engine(ref, ws, (stale_before or {}).get(role, "")) for role, ref in models.items()}
     refuse_outside(engines.values(), of_data)
 
+    collected = collect(ws, source, engines, answers.probes_of(settings), settings, recipe)
+
     def make(folder: Path) -> Mapping[str, Any]:
-        if recipe is not None and recipe.platform.ray != "local":
-            fanout.collect(ws, source, engines, answers.probes_of(settings), settings, recipe)
         dataset = store.fetch(source, ws.cache)
         items = tasks.select(dataset, settings.tasks, settings.limit, settings.split)
-        images = shards.Images(dataset)
-        collected = {
-            role: {
-                probe: answers.collect(ws, role, model, items, images, source.digest, probe, settings, recipe, of_data)
-                for probe in answers.probes_of(settings)
-            }
-            for role, model in engines.items()
-        }
         asked = {sample.id: sample for sample in items.samples}
-        loaded = {
-            role: {
-                probe: [
-                    metrics.reread(asked[answer.sample], answer)
-                    for answer in answers.load(store.fetch(artifact, ws.cache))
-                ]
-                for probe, artifact in by_probe.items()
+        loaded: dict[str, scoring.Answers] = {
+            protocol: {
+                role: {
+                    probe: [
+                        metrics.reread(asked[answer.sample], answer)
+                        for answer in answers.load(store.fetch(collected[role, protocol, probe], ws.cache))
+                    ]
+                    for probe in answers.probes_of(settings)
+                }
+                for role in engines
             }
-            for role, by_probe in collected.items()
+            for protocol in PROTOCOLS[settings.protocol]
         }
-        board = Board(items.samples, loaded, settings.resamples)
-        failed = [row for role, by_probe in loaded.items() for row in failures.summary(role, by_probe)]
+        generated, compared = loaded.get(GENERATE, {}), loaded.get(LIKELIHOOD, {})
+        board = Board(items.samples, generated, settings.resamples, compared)
+        failed = [row for role in engines for row in failures.summary(role, generated.get(role), compared.get(role))]
         written = {
             "comparable": not items.limited,
             "split": settings.split,
+            "protocol": settings.protocol,
             "data": source.digest,
             "tasks": sorted(settings.tasks),
             "items": len(items.samples),
             "repeated": items.repeated,
             "models": {role: {"digest": model.digest} for role, model in engines.items()},
-            "answers": {
-                role: {probe: artifact.digest for probe, artifact in by_probe.items()}
-                for role, by_probe in collected.items()
-            },
+            "answers": _digests(collected, engines, GENERATE),
+            "likelihoods": _digests(collected, engines, LIKELIHOOD),
             "leaderboard": board.leaderboard(),
             "differences": board.differences(next(iter(engines))),
             "text_only": board.text_only(),
@@ -121,13 +117,66 @@ def bench(
         (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8")
         return {"items": len(items.samples), "models": len(engines)}
 
-    section = {
-        **settings.model_dump(mode="json", exclude={"batch_size"}),  # it changes no answer
-        "templates": {role: model.template for role, model in engines.items() if model.template},
-    }
+    # what decides the answers is in their digests
+    section = settings.model_dump(mode="json", exclude={"batch_size"})
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
+    parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}
     allowed = combine([of_data, *(model.terms for model in engines.values())])
     return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe, terms=allowed)
+
+
+def collect(
+    ws: Workspace,
+    data: Artifact,
+    engines: Mapping[str, Engine],
+    probes: Sequence[str],
+    settings: Bench,
+    recipe: Recipe | None,
+) -> dict[fanout.Set, Artifact]:
+    """(role, protocol, probe) -> answers, from the cache, from this machine, or from the nodes of a Ray cluster.
+
+    Of the models of this machine, one at a time is in memory. Arguments and errors are those of `fanout.collect`.
+    """
+    if recipe is not None and recipe.platform.ray != "local":
+        return fanout.collect(ws, data, engines, probes, settings, recipe)
+    found: dict[fanout.Set, Artifact] = {}
+    for role, model in engines.items():
+        for protocol in PROTOCOLS[settings.protocol]:
+            for probe in probes:
+                artifact = answers.find(ws, model, data.digest, probe, settings, protocol)
+                if artifact is None:
+                    artifact = _ask(ws, role, model, data, probe, settings, recipe, protocol)
+                found[role, protocol, probe] = artifact
+        model.release()
+    return found
+
+
+def _ask(
+    ws: Workspace,
+    role: str,
+    model: Engine,
+    data: Artifact,
+    probe: str,
+    settings: Bench,
+    recipe: Recipe | None,
+    protocol: str,
+) -> Artifact:
+    folder = store.fetch(data, ws.cache)
+    items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
+    images = shards.Images(folder)
+    return answers.collect(
+        ws, role, model, items, images, data.digest, probe, settings, recipe, terms_of(data), protocol
+    )
+
+
+def _digests(
+    collected: Mapping[fanout.Set, Artifact], roles: Iterable[str], protocol: str
+) -> dict[str, dict[str, str]]:
+    """Role -> probe -> digest of the answers of a protocol."""
+    return {
+        role: {probe: found.digest for (of, how, probe), found in collected.items() if (of, how) == (role, protocol)}
+        for role in roles
+    }
 
 
 def scores(ws: Workspace, uri: str) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import metrics, probes, reading, stats, tasks
+from medmim.bench import likelihood, metrics, probes, reading, stats, tasks
 from medmim.sample import Answer, Sample, Score, to_json
 
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples
+Given = Sequence[Answer | None]  # in the order of the samples
 Values = dict[str, list[dict[str, float]]]  # probe -> metric -> value of each sample
 _ABOVE = 0.05  # blind accuracy surely this far above chance: the text reveals the answers
 
@@ -17,13 +18,24 @@ _ABOVE = 0.05  # blind accuracy surely this far above chance: the text reveals t
 class Board:
     """The scores of every model on every item; means, intervals and differences over groups of items."""
 
-    def __init__(self, samples: Sequence[Sample], answers: Answers, resamples: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], answers: Answers, resamples: int, compared: Answers | None = None
+    ) -> None:
+        """Score answers.
+
+        Args:
+            samples: The items.
+            answers: Generated ones; none where only likelihoods were compared.
+            resamples: Bootstrap draws.
+            compared: Likelihoods.
+        """
         self.samples, self.resamples = samples, resamples
-        self.answers = {
-            role: {probe: _aligned(samples, probe, given) for probe, given in by_probe.items()}
-            for role, by_probe in answers.items()
+        self.answers = _all_aligned(samples, answers)
+        self.compared = _all_aligned(samples, compared or {})
+        self.roles = list(dict.fromkeys([*self.answers, *self.compared]))
+        self.values = {
+            role: _values(samples, self.answers.get(role, {}), self.compared.get(role, {})) for role in self.roles
         }
-        self.values = {role: _values(samples, by_probe) for role, by_probe in self.answers.items()}
         self.people = [tasks.patient_keys(sample) for sample in samples]
         self.groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
@@ -34,30 +46,34 @@ class Board:
         """Rows of `model` + Score, groups in a fixed order within each model; `grey` where it was asked."""
         return [
             row
-            for role in self.answers
+            for role in self.roles
             for group in sorted(self.groups, key=_order)
             for metric in (*metrics.CLOSED, *metrics.OPEN)
             if (row := self._row(role, group, metric)) is not None
         ]
 
     def differences(self, role: str) -> list[dict[str, Any]]:
-        """Paired differences of `role` minus every other model; `p_holm` is corrected over a kind of group."""
+        """Paired differences of `role` minus every other model, see `paired`."""
         rows = []
-        for opponent in self.answers:
+        for opponent in self.roles:
             if opponent != role:
-                ours, theirs = self.values[role]["none"], self.values[opponent]["none"]
+                ours, theirs = self._if_read(role), self._if_read(opponent)
                 found = paired(self.groups, ours, theirs, self.people, self.resamples)
                 rows += [{**row, "opponent": opponent} for row in found]
         return rows
 
     def text_only(self) -> list[dict[str, Any]]:
-        """Blind accuracy against chance; `above` marks groups in which the text alone reveals the answers."""
+        """Blind accuracy against chance; `above` marks groups in which the text alone reveals the answers.
+
+        Where nothing was generated, it is that of the likeliest letter.
+        """
+        metric = "accuracy" if self.answers else likelihood.LIKELIHOOD
         rows = []
         for role, values in self.values.items():
             for group in sorted(self.groups, key=_order) if "blind" in values else ():
-                own = [i for i in self.groups[group] if "accuracy" in values["blind"][i]]
+                own = [i for i in self.groups[group] if metric in values["blind"][i]]
                 if own:
-                    found = self._estimate(values["blind"], own, "accuracy")
+                    found = self._estimate(values["blind"], own, metric)
                     chance = _chance([self.samples[i] for i in own])
                     above = found.low is not None and found.low > chance + _ABOVE
                     row = {"model": role, "group": group, "blind": found.value, "low": found.low, "high": found.high}
@@ -81,21 +97,30 @@ class Board:
                 "groups": tasks.groups(sample),
                 "answers": {
                     role: {
-                        probe: {
-                            "text": answer.text,
-                            "choice": answer.choice,
-                            "status": answer.status,
-                            "cut": answer.cut,
-                            "scores": self.values[role][probe][i],
-                        }
-                        for probe, given in by_probe.items()
-                        if (answer := given[i])
+                        probe: shown
+                        for probe in self.values[role]
+                        if (shown := _shown(self._answer(role, probe, i), self._likelihoods(role, probe, i)))
+                        if (shown := shown | {"scores": self.values[role][probe][i]})
                     }
-                    for role, by_probe in self.answers.items()
+                    for role in self.roles
                 },
             }
             for i, sample in enumerate(self.samples)
         ]
+
+    def _if_read(self, role: str) -> list[Mapping[str, float]]:
+        """The values of every item, without probes."""
+        scores = self.values[role]["none"]
+        given = (self._answer(role, "none", i) for i in range(len(scores)))
+        return [
+            metrics.if_read(own, answer.status if answer else "") for own, answer in zip(scores, given, strict=True)
+        ]
+
+    def _answer(self, role: str, probe: str, item: int) -> Answer | None:
+        return self.answers[role][probe][item] if role in self.answers else None
+
+    def _likelihoods(self, role: str, probe: str, item: int) -> Answer | None:
+        return self.compared[role][probe][item] if role in self.compared else None
 
     def _row(self, role: str, group: str, metric: str) -> dict[str, Any] | None:
         closed = metric in metrics.CLOSED
@@ -105,7 +130,8 @@ class Board:
         if not scored:
             return None
         found = self._estimate(values["none"], scored, metric)
-        statuses = [answer.status for i in asked if (answer := self.answers[role]["none"][i])]
+        given = (self.compared if metric in likelihood.METRICS else self.answers)[role]["none"]
+        statuses = [answer.status for i in asked if (answer := given[i])]
         without = {p: [i for i in scored if metric in values[p][i]] for p in values if p in ("blind", "grey")}
         means = {probe: float(np.mean(_column(values[probe], own, metric))) for probe, own in without.items() if own}
         score = Score(
@@ -120,17 +146,18 @@ class Board:
             patients=found.patients,
             unparsed=statuses.count("unparsed"),
             errors=statuses.count("error"),
-            cut=sum(answer.cut for i in asked if (answer := self.answers[role]["none"][i])),
-            **(self._both_ways(values, scored) if closed and "swap" in values else {}),
+            cut=sum(answer.cut for i in asked if (answer := given[i])),
+            **(self._both_ways(values, scored, metric) if metric in metrics.BOTH_WAYS and "swap" in values else {}),
         )
         return {"model": role, **to_json(score), **({"grey": means["grey"]} if "grey" in means else {})}
 
-    def _both_ways(self, values: Values, scored: Sequence[int]) -> dict[str, Any]:
+    def _both_ways(self, values: Values, scored: Sequence[int], metric: str) -> dict[str, Any]:
         """The fields of Score on the probe `swap`."""
-        own = [i for i in scored if metrics.BOTH_WAYS in values["none"][i]]
+        name = metrics.BOTH_WAYS[metric]
+        own = [i for i in scored if name in values["none"][i]]
         if not own:
             return {"swap_n": 0, "swap_patients": 0}
-        found = self._estimate(values["none"], own, metrics.BOTH_WAYS)
+        found = self._estimate(values["none"], own, name)
         ends = {"swap_low": found.low, "swap_high": found.high}
         return {"swap": found.value, **ends, "swap_n": found.n, "swap_patients": found.patients}
 
@@ -159,16 +186,19 @@ def paired(
         resamples: Bootstrap draws.
 
     Returns:
-        Rows of group, metric and `stats.Estimate`; `p_holm` is corrected over the groups of a kind.
+        Rows of group, metric and `stats.Estimate`; `p_holm` is corrected over the groups of a kind. Those of closed
+        questions with generated answers have `unread` and `opponent_unread`, the shares of the items of the row whose
+        answers could not be read; the metric `accuracy_if_read` is over those that both answered readably.
     """
     rows: list[dict[str, Any]] = []
     for group in sorted(groups, key=_order):
-        for metric in (*metrics.CLOSED, metrics.BOTH_WAYS, *metrics.OPEN):
+        for metric in (*metrics.CLOSED, metrics.IF_READ, *metrics.BOTH_WAYS.values(), *metrics.OPEN):
             both = [i for i in groups[group] if metric in ours[i] and metric in theirs[i]]
             if both:
                 a, b = _column(ours, both, metric), _column(theirs, both, metric)
                 found = stats.difference(a, b, [people[i] for i in both], resamples)
-                rows.append({"group": group, "metric": metric, **found.__dict__})
+                unread = {"unread": _unread(ours, both), "opponent_unread": _unread(theirs, both)}
+                rows.append({"group": group, "metric": metric, **found.__dict__, **unread})
     kinds = [(row["metric"], row["group"].split(":")[0]) for row in rows]
     for kind in set(kinds):
         own = [row for row, of in zip(rows, kinds, strict=True) if of == kind]
@@ -177,18 +207,47 @@ def paired(
     return rows
 
 
+def _unread(values: Sequence[Mapping[str, float]], own: Sequence[int]) -> float | None:
+    """The share of the answers to closed questions that could not be read; None without such answers."""
+    generated = [metrics.IF_READ in values[i] for i in own if "accuracy" in values[i]]
+    return generated.count(False) / len(generated) if generated else None
+
+
+def _all_aligned(samples: Sequence[Sample], answers: Answers) -> dict[str, dict[str, Given]]:
+    return {
+        role: {probe: _aligned(samples, probe, given) for probe, given in by_probe.items()}
+        for role, by_probe in answers.items()
+    }
+
+
 def _aligned(samples: Sequence[Sample], probe: str, given: Sequence[Answer]) -> list[Answer | None]:
-    """The answers in the order of the samples, None where the probe does not ask a sample."""
+    """The answers in the order of the samples, None where a sample was not asked."""
     by_sample = {answer.sample: answer for answer in given}
-    asked = {sample.id for sample in probes.select(samples, probe)}
+    compared = any(answer.letters for answer in given)
+    asked = {sample.id for sample in probes.select(samples, probe) if sample.options or not compared}
     return [by_sample[sample.id] if sample.id in asked else None for sample in samples]
 
 
-def _values(samples: Sequence[Sample], given: Mapping[str, Sequence[Answer | None]]) -> Values:
-    """The scores of one model's answers; `swap_consistency` is among those of the probe `none`."""
+def _shown(generated: Answer | None, compared: Answer | None) -> dict[str, Any]:
+    """What the predictions show of an item's answers under a probe; empty where it was not asked."""
+    answer = generated or compared
+    if answer is None:
+        return {}
+    shown: dict[str, Any] = {"text": answer.text, "choice": answer.choice, "status": answer.status, "cut": answer.cut}
+    if compared is not None:
+        names = ("choice", "letters", "texts", "tokens")
+        shown["likelihood"] = {name: getattr(compared, name) for name in names}
+    return shown
+
+
+def _values(samples: Sequence[Sample], given: Mapping[str, Given], compared: Mapping[str, Given]) -> Values:
+    """The scores of one model's answers; those of both ways are among those of the probe `none`."""
     values: Values = {
-        probe: [metrics.score(sample, answer) if answer else {} for sample, answer in zip(samples, own, strict=True)]
-        for probe, own in given.items()
+        probe: [
+            {name: value for answer in answers if answer for name, value in metrics.score(sample, answer).items()}
+            for sample, *answers in zip(samples, *(own[probe] for own in (given, compared) if own), strict=True)
+        ]
+        for probe in given or compared
     }
     for scores, swapped in zip(values["none"], values.get("swap", ()), strict=False):
         scores |= metrics.both_ways(scores, swapped)

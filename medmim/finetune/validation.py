@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medmim import progress
+from medmim.lvlm.encode import right_share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,8 +107,7 @@ def _sums(row: "Row", losses: "Tensor") -> list[float]:
     right = 0.0
     for question in row.questions:
         of_options = values[question.begin : question.begin + len(question.right)]
-        likeliest = [i for i, loss in enumerate(of_options) if loss == min(of_options)]
-        right += sum(question.right[i] for i in likeliest) / len(likeliest)
+        right += right_share([-loss for loss in of_options], question.right)
     return [sum(values[: row.trained]), row.trained, len(row.lengths), right, len(row.questions)]
 
 

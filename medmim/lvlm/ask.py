@@ -19,10 +19,14 @@ class Question:
     Attributes:
         prompt: The question with its options, without image placeholders.
         images: RGB images in order; without any, the prompt has no image markers either (the blind probe).
+        options: What a closed question gives to choose from, where their likelihoods are compared.
+        pixels: `pixel_digest` of each of `images`, where they are known: an image stands in many questions.
     """
 
     prompt: str
     images: "Sequence[Image]" = ()
+    options: Sequence[str] = ()
+    pixels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,21 @@ class Reply:
 
     Attributes:
         text: The generated text without special tokens; empty where `error` is set. UTF-8 can hold it: see `writable`.
-        key: Digest of weights, rendered prompt, images and generation settings: equal keys, equal text.
+        key: Digest of weights, rendered prompt, images, and of how it was asked: equal keys, equal text.
         error: Why there is no answer; empty where there is one. Likewise, and without control characters.
         cut: Whether the limit of new tokens ended it, and not the model.
+        letters: Where likelihoods are compared, the log-likelihood of each option's letter as the begin of the answer.
+        texts: Likewise, of each option's text as the whole answer; none where the engine gives none.
+        tokens: Over how many tokens each of `texts` is summed, that which ends the answer included.
     """
 
     text: str
     key: str
     error: str = ""
     cut: bool = False
+    letters: tuple[float, ...] = ()
+    texts: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", writable(self.text))
@@ -64,14 +74,35 @@ def refusal(question: Question) -> str:
     return ""
 
 
-def key(weights: str, rendered: str, images: "Sequence[Image]", max_new_tokens: int) -> str:
+def key(weights: str, rendered: str, question: Question, *how: str) -> str:
     """The key of a reply.
 
     Args:
         weights: Content digest of the model; for a server, its address and the name of the model.
         rendered: The prompt as the model reads it.
-        images: The images as they were given.
-        max_new_tokens: Longest answer; decoding is greedy.
+        question: For its images, as they were given.
+        how: What else decides the reply: `greedy` or `likelihoods`, device, dtype, ...
     """
-    pixels = (hashlib.sha256(f"{i.mode}{i.size}".encode() + i.tobytes()).hexdigest() for i in images)
-    return digest_of([weights, rendered, *pixels, f"greedy {max_new_tokens}"])
+    pixels = question.pixels or [pixel_digest(image) for image in question.images]
+    return digest_of([weights, rendered, *pixels, *how])
+
+
+def greedy(max_new_tokens: int) -> str:
+    """Greedy decoding, as a part of a key.
+
+    Args:
+        max_new_tokens: Longest answer.
+    """
+    return f"greedy {max_new_tokens}"
+
+
+def likelihoods(question: Question) -> str:
+    """The comparison of a question's options, as a part of a key."""
+    return f"likelihoods {digest_of(question.options)}"
+
+
+def pixel_digest(image: "Image") -> str:
+    """Digest of an image's size and pixels."""
+    sha = hashlib.sha256(f"{image.mode}{image.size}".encode())
+    sha.update(image.tobytes())
+    return sha.hexdigest()

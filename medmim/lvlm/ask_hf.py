@@ -1,17 +1,20 @@
 """Inference with a loaded Hugging Face model: greedy decoding of left-padded batches, replies in order."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmim.errors import UserError
 from medmim.lvlm import memory
-from medmim.lvlm.ask import Question, Reply, key, refusal
-from medmim.lvlm.checkpoint import Lvlm, stop_tokens
+from medmim.lvlm.ask import Question, Reply, greedy, key, refusal
+from medmim.lvlm.checkpoint import FP32, Lvlm, dtype_name, stop_tokens
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
+NOT_FINITE = "the model's logits are not finite (NaN or infinity)"
 
 
 def ask(
@@ -26,7 +29,8 @@ def ask(
     Args:
         lvlm: The model.
         questions: What to ask.
-        batch_size: Questions in one forward pass; it does not change the answers.
+        batch_size: Questions in one forward pass; in fp32 it changes no answer, in bf16 a few (5 of 96 of the tiny
+            Mantis), since sums are rounded otherwise in another batch.
         max_new_tokens: Longest answer.
         on_done: Called after each batch with the number of questions it answered.
 
@@ -45,8 +49,8 @@ def ask(
         )
     for start in range(0, len(questions), batch_size):
         part = questions[start : start + batch_size]
-        with memory.reporting(*_asked_at_once(len(part))):
-            replies = _batch(lvlm, part, max_new_tokens)
+        with memory.reporting(*asked_at_once(len(part))):
+            replies = _batch(lvlm, part, max_new_tokens, batch_size)
         yield from replies
         if on_done is not None:
             on_done(len(part))
@@ -63,29 +67,77 @@ def pixels(lvlm: Lvlm, images: Sequence[Any]) -> "Tensor":
     return tensor
 
 
-def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:
+def prepared(
+    lvlm: Lvlm, questions: Sequence[Question], encoded: Callable[[Question], T]
+) -> "tuple[list[str], list[T], Tensor | None]":
+    """A batch as the model reads it, without the questions that it cannot be asked.
+
+    Args:
+        lvlm: The model.
+        questions: The batch.
+        encoded: The tokens of a question; raises UserError where it has none.
+
+    Returns:
+        For each question why it is left out, empty where it is not; what `encoded` gave for the others; the pixels of
+        all their images, in order, on the model's device. None without images.
+    """
     import torch
 
-    replies: list[Reply | None] = []
-    prompts: list[list[int]] = []
-    shown: list[Tensor] = []  # pixels of all images of the batch, in order
+    reasons: list[str] = []
+    tokens: list[T] = []
+    shown: list[Tensor] = []
     for question in questions:
         try:
-            ids = _encode(lvlm, question, max_new_tokens)
+            if reason := refusal(question):
+                raise UserError(reason)
+            own = encoded(question)
             features = [pixels(lvlm, question.images)] if question.images else []
         except (UserError, ValueError, OSError) as error:
-            reason = error.fact if isinstance(error, UserError) else str(error)
-            replies.append(Reply("", key(lvlm.digest, question.prompt, (), max_new_tokens), reason))
+            reasons.append(error.fact if isinstance(error, UserError) else str(error) or type(error).__name__)
             continue
-        replies.append(None)
-        prompts.append(ids)
+        reasons.append("")
+        tokens.append(own)
         shown += features
+    return reasons, tokens, torch.cat(shown).to(lvlm.model.device, lvlm.model.dtype) if shown else None
+
+
+def left_padded(lvlm: Lvlm, prompts: Sequence[Sequence[int]]) -> "tuple[Tensor, Tensor]":
+    """Ids and attention mask, `[prompts, longest]`, on the model's device."""
+    import torch
+
+    longest, padding = max(map(len, prompts)), lvlm.tokenizer.pad_token_id
+    ids = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=lvlm.model.device), torch.tensor(mask, device=lvlm.model.device)
+
+
+def reply_key(lvlm: Lvlm, question: Question, batch_size: int, how: str) -> str:
+    """The key of a reply, of an error too.
+
+    Args:
+        lvlm: The model.
+        question: The question.
+        batch_size: Counts where it may change the reply: unless text is generated in fp32.
+        how: `ask.greedy` or `ask.likelihoods`.
+    """
+    try:
+        rendered = "".join(s.text for s in lvlm.family.render([Turn(question.prompt)], len(question.images)))
+    except UserError:
+        rendered = question.prompt
+    exact = how.startswith("greedy") and dtype_name(lvlm.model.dtype) == FP32
+    batch = () if exact else (f"batches of {batch_size}",)
+    return key(lvlm.digest, rendered, question, how, *lvlm.inference, *batch)
+
+
+def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int, batch_size: int) -> list[Reply]:
+    import torch
+
+    keys = [reply_key(lvlm, question, batch_size, greedy(max_new_tokens)) for question in questions]
+    reasons, prompts, shown = prepared(lvlm, questions, lambda question: _encode(lvlm, question, max_new_tokens))
     if not prompts:
-        return [reply for reply in replies if reply]
+        return [Reply("", name, reason) for name, reason in zip(keys, reasons, strict=True)]
     model, tokenizer, stop = lvlm.model, lvlm.tokenizer, stop_tokens(lvlm.tokenizer, lvlm.family)
-    longest = max(map(len, prompts))
-    padded = [[tokenizer.pad_token_id] * (longest - len(ids)) + ids for ids in prompts]
-    mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
+    ids, mask = left_padded(lvlm, prompts)
     invalid = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
 
     def find_invalid(_: "Tensor", logits: "Tensor") -> "Tensor":
@@ -94,21 +146,22 @@ def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int) -> li
 
     with torch.inference_mode():
         output = model.generate(
-            input_ids=torch.tensor(padded, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
+            input_ids=ids,
+            attention_mask=mask,
             # left out, not None: generate() would run the vision tower on None
-            **({"pixel_values": torch.cat(shown).to(model.device, model.dtype)} if shown else {}),
+            **({} if shown is None else {"pixel_values": shown}),
             do_sample=False,
             max_new_tokens=max_new_tokens,
             eos_token_id=stop,
             pad_token_id=tokenizer.pad_token_id,
             logits_processor=[find_invalid],
         )
-    generated = output[:, longest:].tolist()
-    found = zip(tokenizer.batch_decode(generated, skip_special_tokens=True), generated, invalid.tolist(), strict=True)
+    generated = output[:, ids.shape[1] :].tolist()
+    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    found = zip(texts, generated, invalid.tolist(), strict=True)
     return [
-        reply or _reply(lvlm, question, max_new_tokens, *next(found), stop)
-        for reply, question in zip(replies, questions, strict=True)
+        Reply("", name, reason) if reason else _reply(name, *next(found), stop)
+        for name, reason in zip(keys, reasons, strict=True)
     ]
 
 
@@ -116,10 +169,8 @@ def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
     """The tokens of a question.
 
     Raises:
-        UserError: It holds a special token, is no text, or leaves no place for the answer in the model's context.
+        UserError: It holds a special token, or leaves no place for the answer in the model's context.
     """
-    if reason := refusal(question):
-        raise UserError(reason)
     ids = encode(lvlm, [Turn(question.prompt)], len(question.images)).ids
     context = context_length(lvlm)
     if len(ids) + max_new_tokens > context:
@@ -130,24 +181,16 @@ def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
     return ids
 
 
-def _reply(
-    lvlm: Lvlm, question: Question, max_new_tokens: int, text: str, ids: Sequence[int], invalid: bool, stop: list[int]
-) -> Reply:
-    name = _key(lvlm, question, max_new_tokens)
+def _reply(name: str, text: str, ids: Sequence[int], invalid: bool, stop: list[int]) -> Reply:
     if invalid:
-        return Reply("", name, "the model's logits are not finite (NaN or infinity)")
+        return Reply("", name, NOT_FINITE)
     return Reply(text.strip(), name, cut=not set(stop).intersection(ids))
 
 
-def _asked_at_once(questions: int) -> tuple[str, str]:
+def asked_at_once(questions: int) -> tuple[str, str]:
     """(what was done, fix) where that many questions at once use up the memory."""
     if questions == 1:
         fix = "ask with fewer images or a shorter question, or use a machine with more memory"
         return "while 1 question was asked at once", fix
     fix = f"lower bench.batch_size (now {questions}; `medmim bench run --batch-size`)"
     return f"while {questions} questions were asked at once", fix
-
-
-def _key(lvlm: Lvlm, question: Question, max_new_tokens: int) -> str:
-    rendered = "".join(s.text for s in lvlm.family.render([Turn(question.prompt)], len(question.images)))
-    return key(lvlm.digest, rendered, question.images, max_new_tokens)

@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from medmim.errors import MIN_TRIES, Unavailable, UserError, patience, require, retrying
 from medmim.lvlm import openai_reply
-from medmim.lvlm.ask import Question, Reply, key, refusal, writable
+from medmim.lvlm.ask import Question, Reply, greedy, key, likelihoods, refusal, writable
 from medmim.progress import say
 from medmim.redact import hidden, shown
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _LONGEST_WAIT = 60.0  # s that a server may ask for (Retry-After), or MEDMIM_PATIENCE where that is longer
 _SILENCE = 30.0  # s between two reports that the server is waited for
 _TIMEOUT = 120.0  # s for one answer
+_LIKELIEST = 20  # tokens whose log-probabilities are asked for: the most that OpenAI and vLLM give by default
+_BEGIN = 4  # tokens in which the letter must come: white space may precede it
 _KEY = "OPENAI_API_KEY"
 _EXAMPLE = "openai:http://127.0.0.1:8000/v1#my-model"
 _HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")  # which the client sends along
@@ -74,11 +76,81 @@ def ask(
         Unavailable: It does not answer, or answers with a temporary error, also after MEDMIM_PATIENCE; or it asks to
             wait longer than that.
     """
+    yield from _all(
+        url,
+        model,
+        questions,
+        batch_size,
+        on_done,
+        lambda question: key(f"{url}#{model}", question.prompt, question, greedy(max_new_tokens)),
+        lambda body, question, name: openai_reply.read(body, name, max_new_tokens),
+        {"max_tokens": max_new_tokens},
+    )
+
+
+def compare(
+    url: str,
+    model: str,
+    questions: Sequence[Question],
+    batch_size: int = 32,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[Reply]:
+    """Compare the options of closed questions by the log-probabilities of their letters as the begin of the answer.
+
+    A server tells the likeliest tokens with which its answer may begin (`top_logprobs` of the chat API); of texts it
+    tells nothing. Arguments are those of `ask`.
+
+    Yields:
+        One reply for each question, in order, with `letters`; see `openai_reply.letters`.
+
+    Raises:
+        UserError: As `ask` does, or the server gives no log-probabilities.
+        Unavailable: As `ask` does.
+    """
+
+    def read(body: Mapping[str, Any], question: Question, name: str) -> Reply:
+        found = openai_reply.letters(body, name, len(question.options))
+        if found is None:
+            raise _no_likelihoods(url, "its answer has no `logprobs`")
+        return found
+
+    yield from _all(
+        url,
+        model,
+        questions,
+        batch_size,
+        on_done,
+        lambda question: key(f"{url}#{model}", question.prompt, question, likelihoods(question)),
+        read,
+        {"max_tokens": _BEGIN, "logprobs": True, "top_logprobs": _LIKELIEST},
+    )
+
+
+def _no_likelihoods(url: str, reason: str) -> UserError:
+    return UserError(
+        f"{url} does not tell how likely the letters of the options are",
+        reason=reason,
+        fix="set bench.protocol to generate (bench run: --protocol generate), or take a server with `top_logprobs` in "
+        f"its chat API that gives {_LIKELIEST} of them, such as vLLM",
+    )
+
+
+def _all(
+    url: str,
+    model: str,
+    questions: Sequence[Question],
+    batch_size: int,
+    on_done: Callable[[int], None] | None,
+    name_of: Callable[[Question], str],
+    read: Callable[[Mapping[str, Any], Question, str], Reply],
+    settings: Mapping[str, Any],
+) -> Iterator[Reply]:
     check(url)
     client = _client(url)
     pool = ThreadPoolExecutor(batch_size)
+    send = partial(_one, client, url, model, name_of, read, settings, _report_waiting(url))
     try:
-        for reply in pool.map(partial(_one, client, url, model, max_new_tokens, _report_waiting(url)), questions):
+        for reply in pool.map(send, questions):
             yield reply
             if on_done is not None:
                 on_done(1)
@@ -190,13 +262,15 @@ def _one(
     client: Any,
     url: str,
     model: str,
-    max_new_tokens: int,
+    name_of: Callable[[Question], str],
+    read: Callable[[Mapping[str, Any], Question, str], Reply],
+    settings: Mapping[str, Any],
     report: "Callable[[RetryCallState], None]",
     question: Question,
 ) -> Reply:
     import openai
 
-    name = key(f"{url}#{model}", question.prompt, question.images, max_new_tokens)
+    name = name_of(question)
     if reason := refusal(question):
         return Reply("", name, reason)
     content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images]
@@ -209,7 +283,7 @@ def _one(
             messages=[{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
             temperature=0.0,
             seed=0,
-            max_tokens=max_new_tokens,
+            **settings,
         )
     except _Redirected as redirect:
         raise UserError(
@@ -237,6 +311,8 @@ def _one(
             ) from None
         if _is_passing(error):
             raise _unavailable(url, f"answers {error.status_code}", said, send, _retry_after(error)) from None
+        if "logprobs" in settings and "logprob" in said.lower():
+            raise _no_likelihoods(url, said) from None
         return Reply("", name, f"HTTP {error.status_code}: {said}")
     except ValueError as error:
         raise UserError(
@@ -244,7 +320,7 @@ def _one(
             reason=f"its answer is not a chat completion: {writable(str(error))}",
             fix="check the address: usually it ends in /v1; it may be that of a web page or a login before the server",
         ) from None
-    return openai_reply.read(body, name, max_new_tokens)
+    return read(body, question, name)
 
 
 def _send(client: Any, **request: Any) -> Mapping[str, Any]:

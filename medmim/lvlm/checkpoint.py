@@ -4,6 +4,7 @@ import copy
 import difflib
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,16 +24,20 @@ from medmim.lvlm.mantis import MANTIS
 from medmim.progress import say
 from medmim.run import provenance
 from medmim.run.workspace import Workspace, cache_folder
-from medmim.sample import IMAGE
+from medmim.sample import IMAGE, digest_of
 from medmim.store.paths import existing
 
 FAMILIES = (MANTIS, LLAVA_MED)
+FP32 = "float32"  # in which the batch changes no text
 _SHOWN = 100  # characters of a reference that names nothing
 _WEIGHTS = "*.safetensors"
 _CONTENT = (
     _WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
     "chat_template.jinja", adapters.CONFIG, adapters.BASE,
 )  # fmt: skip
+IMAGE_BACKEND = "pil"  # torchvision resizes to other pixels
+# What a machine whose GPUs torch can use has of these; `torch.cuda.is_available` needs seconds to import torch.
+_GPUS = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
 _TEXT = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")  # all that a tokenizer of any kind may be read from
 
 
@@ -63,6 +68,22 @@ class Lvlm:
     def config(self) -> Any:
         """The `LlavaConfig` of the model."""
         return self.model.config
+
+    @cached_property
+    def inference(self) -> tuple[str, ...]:
+        """What decides an answer beside weights and question, as parts of its key.
+
+        Kind of device, dtype, image processor with its settings (which give the pixels that the model sees), and chat
+        format.
+        """
+        processor = self.image_processor
+        settings = digest_of([json.dumps(processor.to_dict(), sort_keys=True, default=str)])
+        return (
+            _kind_of(self.model.device),
+            dtype_name(self.model.dtype),
+            f"{type(processor).__name__} {settings}",
+            self.family.template_digest,
+        )
 
 
 @dataclass(frozen=True)
@@ -237,11 +258,10 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
     family = family_of(path)
     check_weights(path)
     whole = _whole_weights(path, cache)
-    torch = require("torch", "finetune")
     transformers = quiet_transformers()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+        device = _device()
+    dtype = dtype or _dtype_on(device)
     # adapters are added on the CPU: one sum of one model, whatever loads it
     placed = placement(device) if whole == path else {}
     with reading(whole, family.name):
@@ -250,7 +270,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
         )
     with reading(path, family.name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-        processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend=IMAGE_BACKEND)
         missing = sorted(report["missing_keys"])
         if missing:
             raise UserError(f"{whole} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
@@ -263,6 +283,37 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
     if not_finite(model):
         raise not_finite_error(path, whole, dtype)
     return Lvlm(model, tokenizer, processor, family, path)
+
+
+def inference() -> dict[str, str]:
+    """How `load` makes a model answer on this machine by default: kind of device, dtype, backend of the images."""
+    device = _device()
+    dtype = dtype_name(_dtype_on(device)) if device == "cuda" else FP32
+    return {"device": _kind_of(device), "dtype": dtype, "images": IMAGE_BACKEND}
+
+
+def dtype_name(dtype: Any) -> str:
+    """A torch dtype without its module: `float32`, `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _device() -> str:
+    """The device that `auto` is."""
+    if "torch" not in sys.modules and not any(found for glob in _GPUS for found in Path("/dev").glob(glob)):
+        return "cpu"
+    return "cuda" if require("torch", "finetune").cuda.is_available() else "cpu"
+
+
+def _dtype_on(device: str) -> Any:
+    torch = require("torch", "finetune")
+    return torch.bfloat16 if device.startswith("cuda") else torch.float32
+
+
+def _kind_of(device: Any) -> str:
+    """`cpu`, or the name of the GPU: kinds differ in the last bits of a sum."""
+    if str(device) == "cpu":
+        return "cpu"
+    return str(require("torch", "finetune").cuda.get_device_name(device))
 
 
 def placement(device: str) -> dict[str, Any]:
@@ -324,7 +375,7 @@ def check_settings(path: Path) -> None:
     text = load_text(path)
     transformers = quiet_transformers()
     with reading(path, text.family.name):
-        processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend=IMAGE_BACKEND)
         _check_image_size(path, processor, text.config)
 
 

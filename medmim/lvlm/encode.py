@@ -165,6 +165,12 @@ def options(right: Encoded, answers: Sequence[Encoded], is_right: Sequence[bool]
     return Options(len(right.tokens) - at, common[:, at].copy(), np.array(is_right, np.bool_))
 
 
+def right_share(log_likelihoods: Sequence[float], right: Sequence[bool]) -> float:
+    """1 where the likeliest option is right, else 0; of several that are equally likely, the share that is right."""
+    likeliest = [is_right for one, is_right in zip(log_likelihoods, right, strict=True) if one == max(log_likelihoods)]
+    return sum(likeliest) / len(likeliest)
+
+
 def _backend(reader: Reader) -> Any:
     """The Rust tokenizer, without the padding and the truncation that a checkpoint's file may ask for."""
     backend = reader.tokenizer.backend_tokenizer

@@ -6,17 +6,22 @@ of a model, no choice at all. Whatever brings no text is the error of that one q
 
 import html
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from medmim.lvlm.ask import Reply
+from medmim.sample import LETTERS
 
 _CUT = ("length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length", "token_limit")
 _TEXT_PARTS = (None, "text", "output_text")  # not `thinking`, `reasoning`, `refusal`
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _HTML = re.compile(r"\s*<(!doctype|html|head|body|title|h\d|center|p|div|\?xml)\b|\s*<!", re.IGNORECASE)
 _SHOWN = 300  # characters of a server's words
+_SPACES = str.maketrans("\u0120\u2581\u010a", "   ")  # of byte-level vocabularies and of SentencePiece
+_LETTER = re.compile(r"[(\[*\"']*([A-H])[)\]*\"':.]*")
+_BELOW = 1e-6
 
 
 def parse(data: bytes) -> Mapping[str, Any]:
@@ -67,6 +72,60 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
     ):  # an empty answer of the model is one
         return Reply(text.strip(), key, cut=cut)
     return Reply("", key, _why_no_text(body, choice, fields, cut, max_new_tokens))
+
+
+def letters(body: Mapping[str, Any], key: str, options: int) -> Reply | None:
+    """A completion with `logprobs` as a reply with the log-probability of the letter of each option.
+
+    The first token that is not white space counts. Where several of the likeliest tokens are one letter (`A`, ` A`,
+    `A:`), their probabilities are added. A letter that is not among them is less likely than all that are: it stands
+    just below the last.
+
+    Args:
+        body: What the server sent.
+        key: The key of the reply.
+        options: How many there are.
+
+    Returns:
+        None where the server gives no log-probabilities; an error where no letter is among the likeliest tokens.
+    """
+    if error := error_of(body):
+        return Reply("", key, f"the server sent an error: {error}")
+    choice = _first(body)
+    told = choice.get("logprobs") if isinstance(choice, dict) else None
+    content = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(content, list):
+        return None
+    tokens = [one for one in content if isinstance(one, dict) and _plain(one.get("token"))]
+    if not tokens:
+        return Reply("", key, "the server sent no token but white space")
+    likeliest = [
+        (str(one.get("token")), float(one["logprob"]))
+        for one in tokens[0].get("top_logprobs") or ()
+        if isinstance(one, dict) and isinstance(one.get("logprob"), int | float)
+    ]
+    if not likeliest:
+        return None
+    below = min(value for _, value in likeliest) - _BELOW
+    found = []
+    for letter in LETTERS[:options]:
+        own = [
+            value for token, value in likeliest if (match := _LETTER.fullmatch(_plain(token))) and match[1] == letter
+        ]
+        found.append(math.log(math.fsum(map(math.exp, own))) if own else below)
+    if max(found) == below:
+        return Reply("", key, f"no letter of an option is among the {len(likeliest)} likeliest tokens")
+    return Reply("", key, letters=tuple(found))
+
+
+def _names(token: str, letter: str) -> bool:
+    found = _LETTER.fullmatch(_plain(token))
+    return found is not None and found[1] == letter
+
+
+def _plain(token: Any) -> str:
+    """A token without white space, and without the marks that stand for it in vocabularies."""
+    return str(token or "").translate(_SPACES).strip()
 
 
 def error_of(body: Mapping[str, Any]) -> str:

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medmim import shards, store
-from medmim.bench import answers, fanout, probes, tasks
+from medmim import store
+from medmim.bench import answers, probes
 from medmim.bench import run as bench
 from medmim.bench.engines import Engine, engine
+from medmim.bench.likelihood import GENERATE, PROTOCOLS
 from medmim.errors import UserError
 from medmim.nightly import canary, records
 from medmim.nightly.canary import Canary
@@ -43,11 +44,17 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
         The artifact: `night.json` with `date`, `data`, `bench`, `models` and `canary` as a `Night` has them.
 
     Raises:
-        UserError: A model that does not load, an engine that fails too often, a night that another run recorded.
+        UserError: A model that does not load, an engine that fails too often, a night that another run recorded, a
+            protocol that generates nothing.
         Unavailable: A server does not answer.
     """
     with stage(ws, "rebench") as outcome:
         date, name = date_of(recipe), recipe.name
+        if GENERATE not in PROTOCOLS[recipe.bench.protocol]:
+            raise UserError(
+                f"bench.protocol is {recipe.bench.protocol}, and nights compare the answers that models write",
+                fix="set bench.protocol to generate or both",
+            )
         nights = records.read(ws, name)
         existing = next((night for night in nights if night.date == date), None)
         if existing is not None and existing.run != ws.run:
@@ -139,20 +146,17 @@ def _ask_canaries(
     recipe: Recipe, ws: Workspace, source: Artifact, engines: Mapping[str, Engine], date: str
 ) -> tuple[dict[str, Artifact], dict[str, Canary]]:
     """Role -> the artifact of the canary's answers, and role -> how they compare with the cached ones."""
-    settings, probe = recipe.bench, probes.canary(date, recipe.nightly.canary)
-    if recipe.platform.ray != "local":
-        fanout.collect(ws, source, engines, [probe], settings, recipe)
-    raw = store.fetch(source, ws.cache)
-    items, images = tasks.select(raw, settings.tasks, settings.limit, settings.split), shards.Images(raw)
-    artifacts, canaries = {}, {}
-    for role, model in engines.items():
-        cached, artifacts[role] = (
-            answers.collect(ws, role, model, items, images, source.digest, how, settings, recipe, terms_of(source))
-            for how in ("none", probe)
+    settings = recipe.bench.model_copy(update={"protocol": GENERATE})
+    probe = probes.canary(date, recipe.nightly.canary)
+    found = bench.collect(ws, source, engines, ["none", probe], settings, recipe)
+    artifacts = {role: found[role, GENERATE, probe] for role in engines}
+    canaries = {
+        role: canary.compare(
+            answers.load(store.fetch(found[role, GENERATE, "none"], ws.cache)),
+            answers.load(store.fetch(anew, ws.cache)),
         )
-        canaries[role] = canary.compare(
-            answers.load(store.fetch(cached, ws.cache)), answers.load(store.fetch(artifacts[role], ws.cache))
-        )
+        for role, anew in artifacts.items()
+    }
     return artifacts, canaries
 
 

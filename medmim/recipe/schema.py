@@ -235,6 +235,11 @@ class Bench(Section):
         ("blind", "swap"),
         description="how to ask again: without images, with grey ones, with images moved one place on",
     )
+    protocol: Literal["generate", "likelihood", "both"] = Field(
+        "generate",
+        description="read a generated answer, or compare the likelihoods of the options, which needs no reading; "
+        "likelihood asks closed questions only",
+    )
     split: Literal["test", "dev"] = Field("test", description="dev: to choose by; a result that is not comparable")
     limit: Positive | None = Field(None, description="only the first N items: a result that is not comparable")
     batch_size: Positive = Field(32, description="questions asked at once")

@@ -77,7 +77,7 @@ def cached_step(
             counts = make(folder)
             made_from = {**provenance(name, revision, parents, recipe, terms), **(more or {})}
             artifact = store.publish(folder, ws.store, kind, counts, made_from)
-            store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
+            remember(ws, name, key, artifact)
             shutil.rmtree(folder, ignore_errors=True)
     return artifact, False
 
@@ -86,6 +86,11 @@ def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str])
     """Key of a finished step: its name, revision, own settings and its parents' digests."""
     settings = json.dumps(section, sort_keys=True)
     return digest_of([name, str(revision), settings, *(f"{k}={parents[k]}" for k in sorted(parents))])
+
+
+def remember(ws: Workspace, name: str, key: str, artifact: Artifact) -> None:
+    """Let `finished` find an artifact by a key."""
+    store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
 
 
 def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | None:

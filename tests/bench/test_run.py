@@ -199,7 +199,7 @@ def test_another_chat_format_finds_no_earlier_answers_and_no_earlier_scores(worl
     monkeypatch.setattr(checkpoint, "FAMILIES", (wordier,))
     ws = workspace(tmp_path)
     new = run.engine(str(world.models[0]), ws)
-    assert not answers.exist(ws, new, store.get(publish(world, ws.store)).digest, "none", settings)
+    assert answers.find(ws, new, store.get(publish(world, ws.store)).digest, "none", settings) is None
     assert not bench(world, tmp_path, settings=settings)[2]
     monkeypatch.undo()
     assert bench(world, tmp_path, settings=settings)[1:] == (before, True)

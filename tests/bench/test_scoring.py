@@ -75,7 +75,7 @@ def test_right_both_ways_is_rarer_than_right_either_way(samples: list[Sample], t
     both = [found.values["tuned"]["none"][i] for i, sample in enumerate(samples) if sample.swapped]
     swapped = [found.values["tuned"]["swap"][i]["accuracy"] for i, sample in enumerate(samples) if sample.swapped]
     plain = [scores["accuracy"] for scores in both]
-    ways = [scores[metrics.BOTH_WAYS] for scores in both]
+    ways = [scores[metrics.BOTH_WAYS["accuracy"]] for scores in both]
     assert ways == [min(pair) for pair in zip(plain, swapped, strict=True)]
     assert held_in(found)["swap"] == pytest.approx(sum(ways) / len(ways))
 
@@ -105,8 +105,8 @@ def test_models_are_compared_on_it_pair_by_pair() -> None:
     samples = [item(i, ("a", "b", "c"), 0, 1) for i in range(30)]
     found = board(samples, tuned=perfect, base=blind).differences("tuned")
     gains = {row["metric"]: row["value"] for row in found if row["group"] == "held_in"}
-    assert gains == {"accuracy": 0, metrics.BOTH_WAYS: 1}
-    (row,) = [r for r in found if (r["group"], r["metric"]) == ("held_in", metrics.BOTH_WAYS)]
+    assert gains == {"accuracy": 0, metrics.IF_READ: 0, metrics.BOTH_WAYS["accuracy"]: 1}
+    (row,) = [r for r in found if (r["group"], r["metric"]) == ("held_in", metrics.BOTH_WAYS["accuracy"])]
     assert row["low"] > 0 and row["p_holm"] < 0.05 and row["n"] == 30
 
 
@@ -124,5 +124,8 @@ def test_predictions_carry_both_answers_of_the_questions_that_were_asked_both_wa
     moved, still = board(samples, tuned=blind).predictions()
     assert moved["swapped"] == (1,)
     assert moved["answers"]["tuned"]["swap"]["scores"] == {"accuracy": 0}
-    assert moved["answers"]["tuned"]["none"]["scores"] == {"accuracy": 1, metrics.BOTH_WAYS: 0}
+    assert moved["answers"]["tuned"]["none"]["scores"] == {
+        "accuracy": 1,
+        metrics.BOTH_WAYS["accuracy"]: 0,
+    }
     assert set(still["answers"]["tuned"]) == {"none"}

@@ -1,12 +1,15 @@
 """Inference with a loaded model: equal text at any batch size, one reply for each question, in order."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
 from medmim.errors import UserError
 from medmim.lvlm import ask_hf, checkpoint
-from medmim.lvlm.ask import Question, key
+from medmim.lvlm.ask import Question, key, pixel_digest
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 
@@ -75,16 +78,50 @@ def test_the_key_changes_with_everything_that_may_change_the_text():
     image = Image.new("RGB", (2, 2))
     other = Image.new("RGB", (2, 2), (0, 0, 1))
     keys = {
-        key("w", "q", [image], 8),
-        key("v", "q", [image], 8),
-        key("w", "p", [image], 8),
-        key("w", "q", [other], 8),
-        key("w", "q", [image, image], 8),
-        key("w", "q", [Image.new("RGB", (4, 1))], 8),
-        key("w", "q", [image], 9),
+        key("w", "q", Question("", [image]), "8"),
+        key("v", "q", Question("", [image]), "8"),
+        key("w", "p", Question("", [image]), "8"),
+        key("w", "q", Question("", [other]), "8"),
+        key("w", "q", Question("", [image, image]), "8"),
+        key("w", "q", Question("", [Image.new("RGB", (4, 1))]), "8"),
+        key("w", "q", Question("", [image]), "9"),
+        key("w", "q", Question("", [image]), "8", "bfloat16"),
     }
-    assert len(keys) == 7
-    assert key("w", "q", [image], 8) == key("w", "q", [image.copy()], 8)
+    assert len(keys) == 8
+    known = Question("", [image], pixels=[pixel_digest(image)])
+    assert key("w", "q", Question("", [image]), "8") == key("w", "q", Question("", [image.copy()]), "8")
+    assert key("w", "q", known, "8") == key("w", "q", Question("", [image]), "8")
+
+
+def changed(lvlm, name):
+    """The same model, asked in another way."""
+    if name == "dtype":
+        return replace(lvlm, model=copy.deepcopy(lvlm.model).to(torch.bfloat16))
+    if name == "chat format":
+        return replace(lvlm, family=replace(lvlm.family, stop=(*lvlm.family.stop, "\n")))
+    if name == "pixels":
+        processor = copy.deepcopy(lvlm.image_processor)
+        processor.image_mean = [0.1, 0.2, 0.3]
+        return replace(lvlm, image_processor=processor)
+    processor = type("Other", (type(lvlm.image_processor),), {})(**lvlm.image_processor.to_dict())
+    return replace(lvlm, image_processor=processor)
+
+
+@pytest.mark.parametrize("name", ["dtype", "chat format", "pixels", "image processor"])
+def test_the_key_changes_with_how_the_model_is_asked(lvlm, questions, name):
+    before, after = (
+        [reply.key for reply in ask_hf.ask(model, questions[:4], 2, 2)] for model in (lvlm, changed(lvlm, name))
+    )
+    assert not set(before) & set(after)
+
+
+def test_the_batch_is_in_the_key_where_it_may_change_the_text(lvlm, questions):
+    def keys(model, size):
+        return [reply.key for reply in ask_hf.ask(model, questions[:4], size, 1)]
+
+    assert keys(lvlm, 2) == keys(lvlm, 3)
+    half = changed(lvlm, "dtype")
+    assert not set(keys(half, 2)) & set(keys(half, 3))
 
 
 def long_question(words):
