@@ -7,8 +7,9 @@ Each row: accuracy of the base and of the tuned model (mean of the seeds), of th
 guess, and the paired difference with its 95% interval clustered by patient and its p value, Holm-corrected over the
 headline rows of both families (separately over their sub-cases). A row is won if the gain is significantly above zero
 and the tuned models are significantly better than without images and than a guess. "Both ways" is swap-consistency:
-right before and after the images are exchanged. Every row is printed, won or not. A killed run is resumed: all work is
-cached in --home.
+right before and after the images are exchanged. Unread answers count as wrong: beside the gain stand their shares (base
+and tuned), the gain over what all answered readably, and the gain by likelihood, where nothing has to be read. Every
+row is printed, won or not. A killed run is resumed: all work is cached in --home.
 """
 
 import argparse
@@ -42,8 +43,8 @@ MUST_WIN = ("held_in", "held_out", *(f"ability:{name}" for name in ABILITIES))
 LEAST_PATIENTS = 150
 RESAMPLES = 10_000  # enough for a p value times the number of rows to be below 0.05
 COLUMNS = (
-    "model", "questions", "base", "tuned (worst seed)", "blind", "chance", "gain, 95%", "p", "both ways", "n",
-    "patients", "won",
+    "model", "questions", "base", "tuned (worst seed)", "blind", "chance", "gain, 95%", "p", "if read", "by likelihood",
+    "unread", "both ways", "n", "patients", "won",
 )  # fmt: skip
 _TITLES = {"held_in": "held-in", "held_out": "held-out", "coreference": "co-reference"}
 
@@ -61,6 +62,9 @@ class Row:
         blind: Accuracy of the tuned models without images, mean over the seeds.
         chance: Accuracy of a uniform guess.
         gain: Paired difference of tuned and base, with interval and p.
+        if_read: The same over the questions that the base and all tuned models answered readably; None without any.
+        likelihood: The same by the likeliest option, where nothing has to be read.
+        unread: Share of the unread answers of the base and, mean over the seeds, of the tuned models.
         seen: Paired difference of tuned and the better of tuned without images and a guess.
         both_ways: Swap-consistency of base and tuned; None where no question can be swapped.
         p: p of `gain`, Holm-corrected.
@@ -74,6 +78,9 @@ class Row:
     blind: float
     chance: float
     gain: stats.Estimate
+    if_read: stats.Estimate | None
+    likelihood: stats.Estimate
+    unread: tuple[float, float]
     seen: stats.Estimate
     both_ways: tuple[float, float] | None
     p: float | None = None
@@ -201,7 +208,10 @@ def table(family: str, items: Sequence[Mapping[str, Any]], seeds: Sequence[int])
 def _complete(item: Mapping[str, Any]) -> bool:
     """Whether every model answered: what an engine failed on is in no score, so it can be in no pair."""
     return all(
-        "accuracy" in given[probe]["scores"] for given in item["answers"].values() for probe in ("none", "blind")
+        metric in given[probe]["scores"]
+        for given in item["answers"].values()
+        for probe in ("none", "blind")
+        for metric in ("accuracy", "likelihood")
     )
 
 
@@ -229,6 +239,7 @@ def _row(family: str, group: str, items: Sequence[Mapping[str, Any]], seeds: Seq
     gain = stats.difference(tuned, base, people, RESAMPLES)
     guess = np.array([len(item["gold"]) / len(item["options"]) for item in items])
     blind = np.mean([right(f"seed {seed}", "blind") for seed in seeds], axis=0)
+    likelihood = np.mean([right(f"seed {seed}", metric="likelihood") for seed in seeds], axis=0)
     lowest = min(float(np.mean(one)) for one in each)
     return Row(
         family,
@@ -239,9 +250,28 @@ def _row(family: str, group: str, items: Sequence[Mapping[str, Any]], seeds: Seq
         float(np.mean(blind)),
         float(np.mean(guess)),
         gain,
+        _if_read(items, base, tuned, people),
+        stats.difference(likelihood, right("base", metric="likelihood"), people, RESAMPLES),
+        (_unread(items, "base"), float(np.mean([_unread(items, f"seed {seed}") for seed in seeds]))),
         stats.difference(tuned, max(blind, guess, key=np.mean), people, RESAMPLES),
         _swap(items, seeds),
     )
+
+
+def _if_read(
+    items: Sequence[Mapping[str, Any]], base: stats.Floats, tuned: stats.Floats, people: Sequence[Sequence[str]]
+) -> stats.Estimate | None:
+    read = [i for i, item in enumerate(items) if all(_is_read(given) for given in item["answers"].values())]
+    own = [people[i] for i in read]
+    return stats.difference(tuned[read], base[read], own, RESAMPLES) if read else None
+
+
+def _unread(items: Sequence[Mapping[str, Any]], role: str) -> float:
+    return float(np.mean([not _is_read(item["answers"][role]) for item in items]))
+
+
+def _is_read(given: Mapping[str, Any]) -> bool:
+    return bool(given["none"]["status"] == "parsed")
 
 
 def _swap(items: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> tuple[float, float] | None:
@@ -279,7 +309,6 @@ def _print(rows: Sequence[Row]) -> None:
         g, name = row.gain, row.group.removeprefix("ability:").removeprefix("source:phantom-")
         name = " / ".join(_TITLES.get(part, part.replace("_", " ")) for part in name.split("/"))
         bold = "**" if row.group in MUST_WIN else ""
-        span = "too few patients" if g.low is None or g.high is None else f"{100 * g.low:+.1f} to {100 * g.high:+.1f}"
         p = "-" if row.p is None else "<0.001" if row.p < 0.001 else f"{row.p:.3f}"
         swap = "-" if row.both_ways is None else f"{100 * row.both_ways[0]:.1f} -> {100 * row.both_ways[1]:.1f}"
         cells = (
@@ -289,14 +318,24 @@ def _print(rows: Sequence[Row]) -> None:
             f"{100 * row.tuned:.1f} ({100 * row.lowest:.1f})",
             f"{100 * row.blind:.1f}",
             f"{100 * row.chance:.1f}",
-            f"{100 * g.value:+.1f}, {span}",
+            _with_interval(g),
             p,
+            "-" if row.if_read is None else f"{100 * row.if_read.value:+.1f}",
+            _with_interval(row.likelihood),
+            f"{100 * row.unread[0]:.1f} -> {100 * row.unread[1]:.1f}",
             swap,
             f"{g.n:,}",
             f"{g.patients:,}" + " (few)" * (g.patients < LEAST_PATIENTS),
             "yes" if row.won else "no",
         )
         print(f"| {' | '.join(cells)} |")
+
+
+def _with_interval(gain: stats.Estimate) -> str:
+    value = f"{100 * gain.value:+.1f}, "
+    if gain.low is None or gain.high is None:
+        return value + "too few patients"
+    return value + f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
 
 
 if __name__ == "__main__":

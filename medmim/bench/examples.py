@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import shards
 from medmim.errors import UserError
-from medmim.sample import to_json
+from medmim.sample import LETTERS, to_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,8 +59,15 @@ def cards(rows: Sequence[Mapping[str, Any]], data: Path | None) -> list[dict[str
             **row,
             "pictures": [pictures.get(name) for name in row["images"]],
             "replies": [
-                {"model": role, "right": right(given["none"]["scores"]), **given["none"], "swap": _swap(given)}
+                {
+                    "model": role,
+                    "right": right(given["none"]["scores"]),
+                    **given["none"],
+                    "text": _said(given["none"]),
+                    "swap": _swap(given),
+                }
                 for role, given in row.get("answers", {}).items()
+                if "none" in given  # an open question has no likelihoods
             ],
         }
         for row in rows
@@ -77,17 +84,27 @@ def unanswered(data: Path, count: int) -> list[dict[str, Any]]:
 
 def right(scores: Mapping[str, float]) -> bool | None:
     """Whether a closed question was answered right; None for open ones, which are right by degrees, and errors."""
-    return bool(scores["accuracy"]) if "accuracy" in scores else None
+    found = scores.get("accuracy", scores.get("likelihood"))
+    return None if found is None else found == 1
 
 
 def _swap(given: Mapping[str, Any]) -> dict[str, Any] | None:
     """The answer with the images moved one place on; None where that was not asked."""
     swap = given.get("swap")
-    return swap and {"text": swap["text"], "right": right(swap["scores"])}
+    return swap and {"text": _said(swap), "right": right(swap["scores"])}
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """What a model generated; where nothing was, the letter of the option that is the likeliest."""
+    compared = answer.get("likelihood")
+    if compared and compared["letters"] and "likelihood" in answer["scores"] and "accuracy" not in answer["scores"]:
+        return f"{LETTERS[compared['choice']]} is the likeliest"
+    return str(answer["text"])
 
 
 def _kind(row: Mapping[str, Any]) -> str:
-    verdicts = {role: right(given["none"]["scores"]) for role, given in row.get("answers", {}).items()}
+    asked = {role: given["none"] for role, given in row.get("answers", {}).items() if "none" in given}
+    verdicts = {role: right(given["scores"]) for role, given in asked.items()}
     if verdicts.get("tuned") and verdicts.get("base") is False:
         return "gain"
     return "miss" if next(iter(verdicts.values()), None) is False else ""

@@ -48,7 +48,9 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
     facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in STAGES}
     scores = facts["bench"]
     board = scores.get("leaderboard", [])
-    first = [row for row in board if row["metric"] == "accuracy" and not row["group"].startswith("source:")]
+    main = "accuracy" if any(row["metric"] == "accuracy" for row in board) else "likelihood"
+    closed = [row for row in board if row["metric"] in (main, "likelihood")]
+    first = [row for row in closed if not row["group"].startswith("source:")]
     losses = facts["finetune"].get("losses", [])
     environment = templates("medmim.bench")
     environment.filters |= {"count": _count, "running_mean": figures.running_mean}
@@ -62,8 +64,8 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         seconds=sum(outcome.seconds for outcome in found.values()),
         scores=scores,
         warnings=[*failures.warnings(scores), *reading.warnings(scores)],
-        tiles=_tiles(scores),
-        intervals=_intervals(first),
+        tiles=_tiles(scores, main),
+        intervals=_intervals([row for row in first if row["metric"] == main], main),
         headline=first or board,
         others=[row for row in board if row not in first] if first else [],
         curve=figures.curve(losses, [(step, loss) for step, loss, _ in facts["finetune"].get("validation", [])]),
@@ -101,25 +103,29 @@ def _verdict(found: Mapping[str, Outcome]) -> dict[str, Any]:
     return {"kind": kind, "title": title, "message": "", "reasons": reasons}
 
 
-def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Held-in and held-out in four numbers each: tuned, base, gain, blind."""
+def _tiles(scores: Mapping[str, Any], main: str) -> list[dict[str, Any]]:
+    """Held-in and held-out in a few numbers each: tuned, base, gain, blind; and the gain by other measures."""
     tiles = []
     for group in ("held_in", "held_out"):
-        own = {r["model"]: r for r in scores.get("leaderboard", []) if (r["group"], r["metric"]) == (group, "accuracy")}
-        gains = [
-            row
+        own = {r["model"]: r for r in scores.get("leaderboard", []) if (r["group"], r["metric"]) == (group, main)}
+        gains = {
+            row["metric"]: row
             for row in scores.get("differences", [])
-            if (row["group"], row["metric"], row["opponent"]) == (group, "accuracy", "base")
+            if (row["group"], row["opponent"]) == (group, "base")
+        }
+        others = [
+            (name, gains[metric])
+            for metric, name in (("accuracy_if_read", "where both are read"), ("likelihood", "by likelihood"))
+            if metric in gains and metric != main
         ]
         if "tuned" in own:
-            tiles.append(
-                {"group": group, "tuned": own["tuned"], "base": own.get("base"), "gain": gains[0] if gains else None}
-            )
+            known = {"metric": main, "group": group, "tuned": own["tuned"], "base": own.get("base")}
+            tiles.append({**known, "gain": gains.get(main), "others": others})
     return tiles
 
 
-def _intervals(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Every model's accuracy by group, beside chance and the main model's score without images; empty without rows."""
+def _intervals(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Every model's score by group, beside chance and the main model's score without images; empty without rows."""
     series = [*_SERIES, *sorted({str(row["model"]) for row in rows} - {*_SERIES})]
     ordered = sorted(rows, key=lambda row: series.index(row["model"]))
     main: dict[str, Mapping[str, Any]] = {}
@@ -138,7 +144,7 @@ def _intervals(rows: Sequence[Mapping[str, Any]]) -> str:
         if row[key] is not None
         for name in [f"{row['model']}, images removed" if key == "blind" else key]
     ]
-    return figures.intervals(points, levels, series, "accuracy")
+    return figures.intervals(points, levels, series, metric)
 
 
 def _leaks(audit: Mapping[str, Any]) -> list[dict[str, Any]]:

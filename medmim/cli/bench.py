@@ -4,6 +4,7 @@ import json
 import secrets
 import sys
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,17 @@ from medmim.errors import UserError
 from medmim.recipe.schema import Bench
 from medmim.run.stage import stage
 from medmim.run.workspace import Workspace, workspace
+from medmim.sample import LETTERS
 from medmim.store.paths import existing
+
+
+class Protocol(StrEnum):
+    """The values of `bench.protocol`."""
+
+    GENERATE = "generate"
+    LIKELIHOOD = "likelihood"
+    BOTH = "both"
+
 
 app = typer.Typer(no_args_is_help=True, help="Score models, show their answers, compare them.")
 
@@ -45,13 +56,20 @@ def run(
         float | None,
         typer.Option("--max-bad-fraction", min=0, max=1, help="Share of questions that may fail. [default: 0.02]"),
     ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            "--protocol", help="Read what is generated, or compare likelihoods of options. [default: generate]"
+        ),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Bench one model: with its images, without them, and with them in another order.
 
-    With --json: run, uri, digest, and all of scores.json: comparable, data, tasks, items, models, leaderboard,
-    differences, text_only, reading, max_new_tokens; failures, where questions ended in an error.
+    With --json: run, uri, digest, and all of scores.json: comparable, protocol, data, tasks, items, models, answers,
+    likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; failures, where questions ended in an
+    error.
     """
     from medmim.bench import tasks
     from medmim.bench.engines import engine
@@ -70,7 +88,7 @@ def run(
     ref = lookup.resolve(model, ws)
     _say(f"run {name}, data {store.get(uri).digest}, model {engine(ref, ws).digest}, home {ws.home}, store {ws.store}")
     given: dict[str, Any] = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    given["max_bad_fraction"] = max_bad_fraction
+    given |= {"max_bad_fraction": max_bad_fraction, "protocol": protocol and protocol.value}
     settings = Bench.model_validate(
         {"tasks": tuple(names) or tasks.DOMAINS, **{key: value for key, value in given.items() if value is not None}}
     )
@@ -91,7 +109,7 @@ def show(
     """Show the scores of a run, or the questions it got wrong with every answer.
 
     With --json: uri, digest and all of scores.json; with --wrong a list of items: id, ability, family, source, images,
-    question, options, answer, gold, swapped, answers (role -> probe -> text, choice, status, scores).
+    question, options, answer, gold, swapped, answers (role -> probe -> text, choice, status, scores, likelihood).
     """
     from medmim.bench.run import facts, predictions, scores
 
@@ -128,7 +146,8 @@ def show(
 def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -> None:
     """Compare two runs on the questions that both asked: paired differences, first minus second.
 
-    With --json: models, items, comparable, differences (group, metric, value, low, high, p, p_holm, n, patients).
+    With --json: models, items, comparable, differences (group, metric, value, low, high, p, p_holm, n, patients,
+    unread, opponent_unread).
     """
     from medmim.bench import compare
 
@@ -164,9 +183,8 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     from medmim.run import screen
 
     console = Console(highlight=False)
-    console.print(screen.leaderboard(facts["leaderboard"]))
-    if facts["differences"]:
-        console.print(screen.gains(facts["differences"]))
+    for table in screen.tables(facts):
+        console.print(table)
     given_away = sorted({row["group"] for row in facts["text_only"] if row["above"]})
     if given_away:
         console.print(f"text alone answers more than chance allows in: {', '.join(given_away)}")
@@ -181,11 +199,14 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
 def _text(answer: dict[str, Any]) -> str:
     notes = [answer["status"]] * (answer["status"] != "parsed") + ["cut"] * bool(answer.get("cut"))
     note = f" ({', '.join(notes)})" if notes else ""
-    return f"{answer['text'].strip()!r}{note}"
+    compared = answer.get("likelihood")
+    likeliest = f"likeliest {LETTERS[compared['choice']]}" if compared and compared["letters"] else ""
+    said = "" if compared and "accuracy" not in answer["scores"] else f"{answer['text'].strip()!r}{note}"
+    return ", ".join(filter(None, (said, likeliest))) or answer["status"]
 
 
 def _is_wrong(scores: dict[str, float]) -> bool:
-    return scores.get("accuracy", scores.get("token_f1", 1.0)) < 1.0
+    return scores.get("accuracy", scores.get("likelihood", scores.get("token_f1", 1.0))) < 1.0
 
 
 def _uri(ws: Workspace, run: str) -> str:

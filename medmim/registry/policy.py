@@ -17,7 +17,7 @@ from medmim.recipe.yaml_text import parse_yaml
 class Policy(Section):
     """What a candidate must show; see medmim/shipped/policies/default.yaml for the meaning of each key."""
 
-    metric: Literal["accuracy", "token_f1", "bleu", "rouge_l"] = "accuracy"
+    metric: Literal["accuracy", "likelihood", "token_f1", "bleu", "rouge_l"] = "accuracy"
     min_patients: Positive = Field(20, ge=20)  # under 20 there is no interval
     min_gain: dict[str, float] = Field(min_length=1)
     max_regression: dict[str, Fraction] = {}

@@ -7,6 +7,7 @@ What is read of the bench artifact, `scores.json`:
     differences  rows of {group, metric, opponent: role, value, low, high, n, patients}: tuned minus opponent on
                  the same items, 0..1, with the patient-clustered 95% interval; low and high None under 20 patients
     comparable   False where bench.limit or bench.split make the result not comparable
+    protocol     bench.protocol; absent in earlier versions, which generated
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,13 +45,14 @@ def apply(policy: Policy, scores: Mapping[str, Any], opponent: str) -> Iterator[
     own = {row["group"]: row for row in measured if row["model"] == "tuned"}
     compared = [row for row in scores["differences"] if row["metric"] == policy.metric]
     paired = {row["group"]: row for row in compared if row["opponent"] == opponent}
+    swapped = "likelihood" if policy.metric == "likelihood" else "accuracy"  # what the swap probe measures
     closed = {
-        row["group"]: row
-        for row in scores["leaderboard"]
-        if row["model"] == "tuned" and row["metric"] == "accuracy"  # what the swap probe measures, for any metric
+        row["group"]: row for row in scores["leaderboard"] if row["model"] == "tuned" and row["metric"] == swapped
     }
     if policy.require_comparable:
         yield _comparable(bool(scores["comparable"]))
+    if missing := _unmeasured(policy.metric, scores.get("protocol", "generate")):
+        yield RuleResult("metric", "", None, None, False, missing)
     for group, limit in _expand(policy.min_gain, paired):
         yield _gain(group, limit, paired.get(group), policy, opponent)
     for group, limit in _expand(policy.max_regression, paired):
@@ -72,6 +74,14 @@ def terms_of_use(policy: Policy, allowed: Terms) -> Iterator[RuleResult]:
         refused = reasons(allowed, [use])
         text = refused[0] if refused else f"{use}: allowed by the terms of all sources and of the base"
         yield RuleResult("terms", use, None, None, not refused, text)
+
+
+def _unmeasured(metric: str, protocol: str) -> str:
+    """A sentence where a metric was not measured, because nothing was generated or no likelihoods were compared."""
+    needed = "likelihood" if metric == "likelihood" else "generate"
+    if protocol in (needed, "both"):
+        return ""
+    return f"{metric} was not measured (bench.protocol is {protocol}): set bench.protocol to {needed} or both"
 
 
 def _comparable(passed: bool) -> RuleResult:

@@ -17,6 +17,7 @@ from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace
 
 _SILENCE = 4.0  # s without a terminal before a sign of life
+_HEADLINE = ("accuracy", "likelihood")
 _MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
 
 
@@ -80,9 +81,8 @@ class Screen:
         self.stop()
         self.out.print(stages(found))
         if bench := found.get("bench"):
-            self.out.print(leaderboard(bench.facts.get("leaderboard", [])))
-            if differences := bench.facts.get("differences"):
-                self.out.print(gains(differences))
+            for table in tables(bench.facts):
+                self.out.print(table)
         self.failures(found)
         decision(self.out, found)
         if report := found.get("report"):
@@ -110,12 +110,20 @@ def stages(found: dict[str, Outcome]) -> Table:
     return table
 
 
-def leaderboard(rows: list[dict[str, Any]]) -> Table:
+def tables(facts: dict[str, Any]) -> list[Table]:
+    """The leaderboard and the gains, by each of the headline metrics that was measured."""
+    rows, gained = facts.get("leaderboard", []), facts.get("differences", [])
+    measured = [metric for metric in _HEADLINE if any(row["metric"] == metric for row in rows)] or _HEADLINE[:1]
+    boards = [leaderboard(rows, metric) for metric in measured]
+    return [*boards, *(gains(gained, metric) for metric in measured if gained)]
+
+
+def leaderboard(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
     """Score, interval, share right both ways, blind, chance, n and patients of each model and group."""
     table = Table(box=None, padding=(0, 1, 0, 0))  # fits 80 columns
-    for name in ("model", "accuracy of", "score", "95%", "both ways", "blind", "chance", "n", "patients"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("model", "accuracy of", "95%") else "right")
-    for row in filter(headline, rows):
+    for name in ("model", f"{metric} of", "score", "95%", "both ways", "blind", "chance", "n", "patients"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("model", f"{metric} of", "95%") else "right")
+    for row in of_headline(rows, metric):
         interval = "too few" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
             str(row["model"]),
@@ -131,17 +139,23 @@ def leaderboard(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def headline(row: dict[str, Any]) -> bool:
-    """Accuracies of closed questions, not source by source: the report shows the rest."""
-    return row["metric"] == "accuracy" and not row["group"].startswith("source:")
+def of_headline(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """The rows of a metric of closed questions, not source by source: the report shows the rest."""
+    return [row for row in rows if row["metric"] == metric and not row["group"].startswith("source:")]
 
 
-def gains(rows: list[dict[str, Any]]) -> Table:
-    """Paired difference to each opponent; won or lost by its interval alone. Every group is shown."""
+def gains(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
+    """Paired difference to each opponent; won or lost by its interval alone. Every group is shown.
+
+    Beside a gain in accuracy stand the percentages of unread answers, own and the opponent's, and the gain over the
+    questions that both answered readably.
+    """
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in ("against", "accuracy of", "points", "95%", ""):
-        table.add_column(name, no_wrap=True, justify="right" if name == "points" else "left")
-    for row in filter(headline, rows):
+    beside = ("unread", "if read") if metric == "accuracy" else ()
+    for name in ("against", f"{metric} of", "points", "95%", "", *beside):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("points", *beside) else "left")
+    read = {(row["opponent"], row["group"]): row["value"] for row in rows if row["metric"] == "accuracy_if_read"}
+    for row in of_headline(rows, metric):
         few = row["low"] is None
         verdict = "" if few else "won" if row["low"] > 0 else "lost" if row["high"] < 0 else "not beyond doubt"
         table.add_row(
@@ -150,6 +164,7 @@ def gains(rows: list[dict[str, Any]]) -> Table:
             _points(row["value"]),
             "too few patients" if few else f"{_points(row['low'])} to {_points(row['high'])}",
             f"[green]{verdict}[/]" if verdict == "won" else verdict,
+            *((_unread(row), _points_of(read.get((row["opponent"], row["group"])))) if beside else ()),
         )
     return table
 
@@ -184,6 +199,16 @@ def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, command
         typed.append(hints.command("data", "show", found["data"].uri))
     out.print(Text("\n".join(["", "next", *(f"  {text}" for text in typed)])), soft_wrap=True)
     out.print(Text(f"  {command}   # again: finished steps cost nothing"), soft_wrap=True)
+
+
+def _unread(row: dict[str, Any]) -> str:
+    """Of an earlier version's row, nothing."""
+    own, theirs = row.get("unread"), row.get("opponent_unread")
+    return "" if own is None or theirs is None else f"{100 * own:.0f}/{100 * theirs:.0f}%"
+
+
+def _points_of(share: float | None) -> str:
+    return "" if share is None else _points(share)
 
 
 def _points(share: float) -> str:

@@ -14,9 +14,10 @@ SPEC.loader.exec_module(claim)
 SEEDS = (1, 2)
 
 
-def given(right: bool, both: float | None = None) -> dict[str, Any]:
-    scores = {"accuracy": float(right)} | ({} if both is None else {"swap_consistency": both})
-    return {"none": {"scores": scores}, "blind": {"scores": {"accuracy": 0.0}}}
+def given(right: bool, both: float | None = None, status: str = "parsed") -> dict[str, Any]:
+    scores = {"accuracy": float(right), "likelihood": 1.0} | ({} if both is None else {"swap_consistency": both})
+    blind = {"scores": {"accuracy": 0.0, "likelihood": 0.0}, "status": "parsed"}
+    return {"none": {"scores": scores, "status": status}, "blind": blind}
 
 
 def item(i: int, base: bool, seeds: tuple[bool, ...], **fields: Any) -> dict[str, Any]:
@@ -47,6 +48,20 @@ def test_a_gain_is_the_mean_over_the_seeds_minus_the_base_on_the_same_questions(
     assert (found.base, found.tuned, found.lowest, found.blind, found.chance) == (0.25, 0.75, 0.5, 0.0, 0.5)
     assert found.gain.value == 0.5 and found.gain.patients == 200
     assert found.both_ways == (0.0, 1.0)  # both seeds are right on every question that is asked both ways
+
+
+def test_unread_answers_stand_beside_the_gain_and_are_left_out_of_the_gain_if_read() -> None:
+    items = [item(i, False, (True, True)) for i in range(100)]
+    for i in range(40):  # half of what one seed and a tenth of what the base said
+        items[i]["answers"]["seed 1" if i < 30 else "base"] |= given(False, status="unparsed")
+    found = rows(items)["held_in"]
+    assert found.unread == pytest.approx((0.10, 0.15))
+    assert found.if_read is not None and found.if_read.n == 60 and found.if_read.value == 1
+    assert found.likelihood.value == 0 and found.likelihood.n == 100
+    nothing = rows([item(i, False, (True, True)) | {"answers": {
+        role: given(True, status="unparsed") for role in ("seed 1", "seed 2", "base")
+    }} for i in range(30)])["held_in"]  # fmt: skip
+    assert nothing.if_read is None
 
 
 def test_open_questions_failed_ones_and_held_in_sources_are_in_no_row() -> None:
