@@ -56,9 +56,10 @@ def build(
 def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json = False) -> None:
     """Show what the data set of a recipe will hold, by source, type and split, before any picture is opened.
 
-    Reads the tables of the sources only. With --json: rows, by_split, by_ability, quotas, total, form, terms, and
-    `sources`: name, terms, studies, patients, images, missing_images, quarantined and skipped (reason -> rows), `types`
-    (ability, family, train, dev, test, patients, images, balanced, unworded, over_quota).
+    Reads the tables of the sources only. With --json: rows, by_split, by_ability, quotas, total, form, terms, `stops`
+    (empty, or why the build would make no data set: fact, reason, fix), and `sources`: name, terms, studies, patients,
+    images, missing_images, quarantined and skipped (reason -> rows), `types` (ability, family, train, dev, test,
+    patients, images, balanced, unworded, over_quota).
     """
     from medmim.cli import data_tables
     from medmim.data import plan
@@ -71,7 +72,9 @@ def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json 
         typer.echo(json.dumps(planned))
         return
     data_tables.planned(planned)
-    sys.stderr.write(f"next: {hints.command('data', 'build', recipe)}\n")
+    if not planned["stops"]:
+        given = [word for one in sets or () for word in ("--set", one)]
+        sys.stderr.write(f"next: {hints.command('data', 'build', recipe, *given)}\n")
 
 
 @app.command()

@@ -9,6 +9,12 @@ from rich.table import Table
 
 from medmim.sample import Sample
 
+_DROPPED = {  # what is left out of a type, and why
+    "balanced": "left out so that no answer is right far more often than the others",
+    "unworded": "left out, the published form having no words for them",
+    "over_quota": "left out, more than the quota",
+}
+
 
 def built(counts: Mapping[str, Any], cached: bool) -> None:
     """The counts of a data set."""
@@ -26,8 +32,7 @@ def built(counts: Mapping[str, Any], cached: bool) -> None:
     _files(console, counts["source"].get("files", {}))
     if dropped := counts.get("balanced"):
         console.print(
-            "left out so that no answer is right far more often than the others: "
-            + ", ".join(f"{rows:,} {escape(family)}" for family, rows in dropped.items()),
+            f"{_DROPPED['balanced']}: " + ", ".join(f"{rows:,} {escape(family)}" for family, rows in dropped.items()),
             soft_wrap=True,
         )
     if counts["missing_images"]:
@@ -79,14 +84,18 @@ def planned(plan: Mapping[str, Any]) -> None:
         table.add_row(ability, *(f"{number:,}" for number in counts.values()), shown)
     table.add_row("all", *(f"{number:,}" for number in plan["by_split"].values()), "", style="bold")
     console.print(table)
-    dropped = ("balanced", "unworded", "over_quota")
     columns = ("source", "ability", "family", "train", "dev", "test", "patients", "images")
-    table = _table(*columns, "surplus answers", "no words", "over quota", texts=3)
+    table = _table(*columns, texts=3)
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)  # so that the names have room in 80 columns
     for source in plan["sources"]:
         for kind in source["types"]:
-            numbers = (kind[key] for key in (*columns[3:], *dropped))
-            table.add_row(source["name"], kind["ability"], kind["family"], *(f"{number:,}" for number in numbers))
+            numbers = (f"{kind[key]:,}" for key in columns[3:])
+            table.add_row(source["name"], kind["ability"], kind["family"], *numbers)
     console.print(table)
+    for key, why in _DROPPED.items():
+        kinds = [(kind["family"], kind[key]) for source in plan["sources"] for kind in source["types"] if kind[key]]
+        if kinds:
+            console.print(f"{why}: {', '.join(f'{n:,} {escape(family)}' for family, n in kinds)}", soft_wrap=True)
     table = _table("source", "studies", "patients", "images", "missing", "quarantined")
     for source in plan["sources"]:
         bad = sum(source["quarantined"].values())
@@ -102,6 +111,8 @@ def planned(plan: Mapping[str, Any]) -> None:
         refused = [name for name, allowed in source["terms"].items() if allowed is False]
         forbids = ", ".join(refused).replace("_", " ") or "nothing"
         console.print(f"{escape(source['name'])} forbids: {forbids}", soft_wrap=True)
+    if plan["stops"]:
+        console.print(f"[red]the build would make no data set:[/] {escape('; '.join(plan['stops']))}", soft_wrap=True)
 
 
 def audited(report: Mapping[str, Any]) -> None:

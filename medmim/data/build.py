@@ -1,6 +1,7 @@
 """The stage `data`: source -> checked images -> questions -> shards; bad rows are quarantined with their reason."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,6 +28,8 @@ from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
 REVISION = 8
 
+_REASONS = 30  # more are not told apart by the values in them
+_VALUES = re.compile(r"'[^']*'|\d[\d,.]*")
 _OPEN = {"train": 0.3, "dev": 0.1, "test": 0.1}  # share of questions without options
 # Not in the cache key as they are: the content of the inputs is, as a parent of the step, and the sources' own options.
 _PATHS = ("root", "annotations", "link_roots", "source", "sources", "patients")
@@ -119,6 +122,8 @@ def make(
         )
     )
     paths = list(dict.fromkeys(named))
+    held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
+    _refuse_unknown_pools(data, sources, held_out)
     images = {}
     if not data.rows_only:
         identity = reading.identity_any(sources)
@@ -129,9 +134,7 @@ def make(
     balanced: Counter[str] = Counter()
     unworded: Counter[str] = Counter()
     sized_for: dict[str, int] = {}
-    held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
     owners = _owners((study for source in sources for study in source.studies or ()), images)
-    total = 0
     for source in sources:
         studies, dropped = _usable(source.studies or (), images, owners)
         made, counts = ask_and_count(studies, source.families, data, held_out, source.start)
@@ -140,8 +143,6 @@ def make(
         unworded.update(counts["unworded"])
         sized_for |= counts["sized_for"]
         bad += map(_escaped, [*source.bad, *dropped])
-        total += len(source.studies or ()) + len(source.samples or ()) + _rows(source.bad)
-    _refuse_unknown_pools(data.sized_for, sized_for)
     left, over = quotas.apply(asked, data)
     for source, made in zip(sources, left, strict=True):
         kept, without_image = _with_ids([*made, *(source.samples or ())], images)
@@ -151,17 +152,10 @@ def make(
         {path for source in sources for path in source.missing}
         | {path for path, item in images.items() if item.problem == MISSING}
     )
-    lacking = [*(row.file for row in bad if not row.row), *missing]
-    fix = "; ".join(filter(None, (source.fix_for(lacking) for source in sources)))
-    _refuse_too_many_bad(bad, total, data.max_bad_fraction, fix)
-    if not samples:
-        read = total + sum(len(source.missing) for source in sources if source.studies is not None)
-        elsewhere = f"give the folder that holds {missing[0]} as data.root" if missing else ""
-        raise UserError(
-            "there is nothing to ask",
-            reason=f"{read:,} rows were read, {_rows(bad):,} of them bad, {len(missing):,} images are missing",
-            fix=fix or elsewhere or "check data.root and data.abilities in the recipe",
-        )
+    if stops := what_stops(sources, bad, missing, bool(samples), data):
+        raise stops
+    if count := _rows(bad):
+        say(f"{count:,} of {_read(sources):,} rows are quarantined; quarantine.jsonl says why")
     used = {path for sample in samples for path in sample.paths}
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
     _write_lines(folder / "quarantine.jsonl", (json.dumps(asdict(row), ensure_ascii=False) for row in bad))
@@ -338,25 +332,83 @@ def _rows(bad: Iterable[BadRow]) -> int:
     return len({(row.file, row.row, row.key if row.row == 0 else "") for row in bad})
 
 
-def _refuse_too_many_bad(bad: Sequence[BadRow], total: int, allowed: float, fix: str) -> None:
-    count = _rows(bad)
-    if count and not count <= allowed * total:
-        reasons = Counter(row.reason for row in bad)
-        raise UserError(
-            f"{count:,} of {total:,} rows are bad, more than max_bad_fraction = {allowed:g} allows",
-            reason="; ".join(f"{n:,} x {reason}" for reason, n in reasons.most_common(5)),
+def _read(sources: Sequence[Source]) -> int:
+    """Number of rows that were read, but for those whose image is missing."""
+    return sum(len(one.studies or ()) + len(one.samples or ()) + _rows(one.bad) for one in sources)
+
+
+def what_stops(
+    sources: Sequence[Source], bad: Sequence[BadRow], missing: Sequence[str], any_left: bool, data: Data
+) -> UserError | None:
+    """Why there will be no data set: too many rows are bad, or nothing is left to ask; None where there will be one.
+
+    Args:
+        sources: As they were read.
+        bad: All quarantined rows, those of `sources` included.
+        missing: All images that are missing.
+        any_left: Whether there are questions.
+        data: The recipe's section.
+    """
+    total, count = _read(sources), _rows(bad)
+    lacking = [*(row.file for row in bad if not row.row), *missing]
+    fix = "; ".join(filter(None, (source.fix_for(lacking) for source in sources)))
+    if count and not count <= data.max_bad_fraction * total:
+        return UserError(
+            f"{count:,} of {total:,} rows are bad, more than max_bad_fraction = {data.max_bad_fraction:g} allows",
+            reason="; ".join(f"{n:,} x {reason}" for reason, n in list(reasons(bad).items())[:5]),
             fix=f"{fix or 'fix the rows'}, or raise data.max_bad_fraction to go on without them",
             problems=[f"{row.file}{f' row {row.row}' if row.row else ''} ({row.key}): {row.reason}" for row in bad],
         )
-    if count:
-        say(f"{count:,} of {total:,} rows are quarantined; quarantine.jsonl says why")
+    if any_left:
+        return None
+    read = total + sum(len(source.missing) for source in sources if source.studies is not None)
+    elsewhere = f"give the folder that holds {missing[0]} as data.root" if missing else ""
+    return UserError(
+        "there is nothing to ask",
+        reason=f"{read:,} rows were read, {count:,} of them bad, {len(missing):,} images are missing",
+        fix=fix or elsewhere or "check data.root and data.abilities in the recipe",
+    )
 
 
-def _refuse_unknown_pools(given: Mapping[str, int], known: Mapping[str, int]) -> None:
-    if unknown := sorted(given.keys() - known.keys()):
+def reasons(bad: Iterable[BadRow]) -> dict[str, int]:
+    """Reason -> number of quarantined rows, the most first. Of very many, those that differ in a value only are one."""
+    counts = Counter(row.reason for row in bad)
+    if len(counts) > _REASONS:
+        alike: dict[str, list[str]] = defaultdict(list)
+        for reason in counts:
+            alike[_VALUES.sub("", reason)].append(reason)
+        counts = Counter(
+            {
+                f"{same[0]}, or the like" if len(same) > 1 else same[0]: sum(counts[reason] for reason in same)
+                for same in alike.values()
+            }
+        )
+    return dict(counts.most_common())
+
+
+def _refuse_unknown_pools(data: Data, sources: Sequence[Source], held_out: Collection[people.Identity]) -> None:
+    """Before any picture is read, which may take hours."""
+    if not data.sized_for:
+        return
+    known: set[str] = set()
+    fractions = data.dev_fraction, data.test_fraction
+    for source in sources:
+        studies = reading.above(source.start, source.studies or ())
+        splits = split.by_split(studies, data.seed, *fractions, held_out)
+        known.update(split.groups(splits, data.seed, *fractions, {})[1])
+    refuse_unknown_pools(data.sized_for, known)
+
+
+def refuse_unknown_pools(given: Mapping[str, int], known: Collection[str]) -> None:
+    """Refuse `data.sized_for` of pools that a data set does not have.
+
+    Raises:
+        UserError: It names such pools.
+    """
+    if unknown := sorted(given.keys() - set(known)):
         raise UserError(
             f"data.sized_for names pools that this data set does not have: {', '.join(unknown)}",
-            reason=f"there are {', '.join(known) or 'none'}",
+            reason=f"there are {', '.join(sorted(known)) or 'none'}",
             fix="copy sized_for from the counts of a data set that was built from these sources",
         )
 
@@ -373,7 +425,7 @@ def summary(samples: Sequence[Sample], bad: Sequence[BadRow], missing: Sequence[
         "patients": len(set().union(*patients.values())),
         "patients_by_split": {name: len(patients[name]) for name in SPLITS},
         "majority": _majority(samples),
-        "quarantined": dict(Counter(row.reason for row in bad).most_common()),
+        "quarantined": reasons(bad),
         "missing_images": len(missing),
     }
 

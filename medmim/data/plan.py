@@ -21,10 +21,11 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
         `rows`, `by_split`, `by_ability` (ability -> split -> questions), `quotas`, `total`, `form`, `terms` (of all
         sources together), and `sources`: for each `name`, `terms`, `studies`, `patients`, `images`, `missing_images`,
         `quarantined` (reason -> rows), `skipped`, and `types`. A type has `ability`, `family`, a count for each split,
-        `patients`, `images`, and what was dropped: `balanced`, `over_quota` and `unworded`.
+        `patients`, `images`, and what was dropped: `balanced`, `over_quota` and `unworded`. `stops` is empty, or says
+        why the build would make no data set.
 
     Raises:
-        UserError: A source cannot be read.
+        UserError: A source cannot be read, or `data.sized_for` names a pool that there is not.
     """
     read = reading.of(recipe.data)
     erased_patients = erased.load(ws.store)
@@ -35,6 +36,7 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
         asked, count = build.ask_and_count(source.studies or (), source.families, recipe.data, held_out, source.start)
         made.append(asked)
         counts.append(count)
+    build.refuse_unknown_pools(recipe.data.sized_for, {pool for count in counts for pool in count["sized_for"]})
     left, _ = quotas.apply(made, recipe.data)
     rows = [[*kept, *(source.samples or ())] for kept, source in zip(left, sources, strict=True)]
     planned = []
@@ -51,7 +53,7 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
                 "patients": len(patients),
                 "images": len({s.image for s in studies} | {path for s in samples for path in s.paths}),
                 "missing_images": len(source.missing),
-                "quarantined": dict(Counter(row.reason for row in source.bad).most_common()),
+                "quarantined": build.reasons(source.bad),
                 "skipped": dict(source.facts.get("skipped", {})),
                 "types": _types(asked, kept, count),
             }
@@ -60,6 +62,8 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
     abilities = {
         ability: [s for s in everything if s.ability == ability] for ability in {s.ability for s in everything}
     }
+    bad, missing = [row for one in sources for row in one.bad], [path for one in sources for path in one.missing]
+    stops = build.what_stops(sources, bad, missing, bool(everything), recipe.data)
     return {
         "rows": len(everything),
         "by_split": _by_split(everything),
@@ -68,6 +72,7 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
         "total": recipe.data.total,
         "form": recipe.data.form,
         "terms": read.terms.as_dict(),
+        "stops": [] if stops is None else [text for text in (stops.fact, stops.reason, stops.fix) if text],
         "sources": planned,
     }
 

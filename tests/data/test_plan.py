@@ -13,6 +13,7 @@ import pytest
 from medmim.data import build, erased, plan, reading
 from medmim.data.sources import phantom
 from medmim.data.sources.source import Source
+from medmim.errors import UserError
 from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import workspace
@@ -123,18 +124,49 @@ def test_the_command_prints_the_plan(
     from medmim.cli.main import main
 
     def call(*more: str) -> str:
+        """What it prints; the hint is the same call, so it must keep the settings."""
         sets = ("--set", "data.patients=60", "--set", "data.quotas={temporal: 5}")
         monkeypatch.setattr(sys, "argv", ["medmim", "data", "plan", "demo", *sets, *more, "--home", str(tmp_path)])
         with pytest.raises(SystemExit) as end:
             main()
         assert not end.value.code
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        assert more or "data build demo --set data.patients=60 --set 'data.quotas={temporal: 5}'" in printed.err
+        return printed.out
 
     planned = json.loads(call("--json"))
     assert planned["by_ability"]["temporal"]["train"] == 5 and planned["form"] == "strict"
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     printed = call()
     assert f"{planned['rows']:,} rows planned" in " ".join(printed.split())
     for kind in planned["sources"][0]["types"]:
         assert kind["family"] in printed
-    assert "phantom forbids: nothing" in printed
+    assert "phantom forbids: nothing" in printed and "more than the quota: " in printed
+
+
+def test_a_plan_says_that_the_build_would_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = [BadRow("t.csv", number, "date", f"'{number}/1/24' is no date") for number in range(90)]
+    source = Source(lambda _: b"", phantom.patients(60, 0), families=phantom.FAMILIES, bad=bad)
+    monkeypatch.setattr(phantom, "load", lambda entry: source)
+    planned = plan.of(recipe(), workspace(str(tmp_path)))
+    assert planned["sources"][0]["quarantined"] == {"'0/1/24' is no date, or the like": 90}
+    with pytest.raises(UserError) as error:
+        build.make([source], recipe(rows_only=True).data, tmp_path / "built")
+    assert planned["stops"] == [error.value.fact, error.value.reason, error.value.fix]
+    assert error.value.reason == "90 x '0/1/24' is no date, or the like"
+    assert plan.of(recipe(max_bad_fraction=0.9), workspace(str(tmp_path)))["stops"] == []
+    gone = Source(lambda _: b"", [], missing=["a.png"])
+    monkeypatch.setattr(phantom, "load", lambda entry: gone)
+    assert plan.of(recipe(), workspace(str(tmp_path)))["stops"][0] == "there is nothing to ask"
+
+
+def test_a_pool_that_there_is_not_is_refused_before_any_picture_is_read(tmp_path: Path) -> None:
+    def read(path: str) -> bytes:
+        raise AssertionError(f"{path} was read")
+
+    given = recipe(sized_for={"phantoms": 64})
+    source = Source(read, phantom.patients(60, 0), families=phantom.FAMILIES)
+    with pytest.raises(UserError, match="phantoms"):
+        build.make([source], given.data, tmp_path / "built")
+    with pytest.raises(UserError, match="phantoms"):
+        plan.of(given, workspace(str(tmp_path)))
