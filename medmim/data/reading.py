@@ -51,8 +51,9 @@ class Reading:
 
     @property
     def options(self) -> list[dict[str, Any]]:
-        """The settings of all sources that decide the content."""
-        return [entry.own.model_dump(mode="json", exclude=_PLACES) for _, _, entry in self.parts]
+        """What decides the content beside the files: the settings of each, and the version of another's code."""
+        named = [entry.own for _, _, entry in self.parts]
+        return [own.model_dump(mode="json", exclude=_PLACES) | _version(own.name) for own in named]
 
     def root_of(self, path: str) -> str:
         """The root of the source of a path, as the recipe has it; empty where the source has none."""
@@ -208,6 +209,12 @@ class _Any(Generic[T]):
 
     def __call__(self, path: str) -> T:
         return self.asked[path[: path.index("/") + 1]](path)
+
+
+def _version(name: str) -> dict[str, str]:
+    """The version of the distribution that brings a source; our own sources have the step's REVISION."""
+    found = None if name in BUILT_IN else next(iter(entry_points(group=ENTRY_POINTS, name=name))).dist
+    return {} if found is None else {"version": found.version}
 
 
 def _module(name: str) -> ModuleType:

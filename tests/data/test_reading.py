@@ -2,7 +2,7 @@
 
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,12 +98,17 @@ def test_a_source_of_another_distribution_gets_its_options(monkeypatch: pytest.M
 
     module.TERMS, module.inputs, module.load = terms.APACHE, lambda entry: {}, load  # type: ignore[attr-defined]
     monkeypatch.setattr(EntryPoint, "load", lambda self: module)
-    given = EntryPoints([EntryPoint("elsewhere", "elsewhere", sources.ENTRY_POINTS)])
+    point = EntryPoint("elsewhere", "elsewhere", sources.ENTRY_POINTS)
+    vars(point)["dist"] = SimpleNamespace(version="1.0")
+    given = EntryPoints([point])
     for place in (sources, reading):
         monkeypatch.setattr(place, "entry_points", lambda **wanted: given.select(**wanted))
     made = recipe({"name": "elsewhere", "root": "x", "options": {"depth": 3}}, rows_only=True)
     assert build.run(made, workspace(tmp_path)).facts["rows"] > 10
     assert (asked[0].name, asked[0].options) == ("elsewhere", {"depth": 3})
+    assert build.run(made, workspace(tmp_path)).cached
+    vars(point)["dist"] = SimpleNamespace(version="1.1")  # it may read the same files otherwise now
+    assert not build.run(made, workspace(tmp_path)).cached
 
 
 def no_pictures(path: str) -> bytes:

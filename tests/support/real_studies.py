@@ -53,6 +53,10 @@ ASKED = (
     (("Is it big?",), ("yes", "no")),
 )
 MODALITIES = ("X-ray", "CT", "MRI", "histology", "")
+SHOWN_BY = {  # start of a caption -> the modality that a source would give its figure
+    "Axial": "CT", "Chest": "X-ray", "Sagittal": "MRI", "CT": "CT", "Photomicrograph": "histology",
+    "Gross": "gross pathology", "Lateral": "X-ray", "MRI": "MRI", "Computed": "CT", "Immunohistochemical": "histology",
+}  # fmt: skip
 
 
 def embed(rng: random.Random, patients: int) -> list[Study]:
@@ -154,5 +158,7 @@ def pmc(rng: random.Random, articles: int, captions: Sequence[str] = CAPTIONS) -
             caption = None if rng.random() < 0.05 else f"{rng.choice(captions)}."
             pairs = tuple(Pair(rng.choice(asked), rng.choice(told)) for asked, told in rng.sample(ASKED, 2))
             path = f"images/{number}_F{figure}.jpg"
-            found.append(Study("pmc", f"{number}", path, rng.choice(MODALITIES), caption=caption, pairs=pairs))
+            fitting = SHOWN_BY.get((caption or "").split(" ")[0], "")
+            modality = fitting if rng.random() < 0.5 else rng.choice(MODALITIES)
+            found.append(Study("pmc", f"{number}", path, modality, caption=caption, pairs=pairs))
     return found

@@ -15,7 +15,7 @@ def _progression(cohort: Cohort, rng: random.Random) -> Iterator[Ask]:
     for study in cohort[0]:
         for change in study.changes:
             before = by_path.get(change.since)
-            if before is not None and before is not study and change.state in STATES:
+            if before is not None and change.state in STATES:
                 about = {"finding": change.finding}
                 opposite = OPPOSITE.get(change.state)
                 yield Ask("comparison", "progression", (before, study), STATES, change.state, about, opposite)

@@ -141,6 +141,15 @@ def test_a_frequent_answer_is_capped_and_the_others_are_kept(golds: dict[str, in
             assert left[gold] <= 1.25 * median + 2 * median**0.5 + 3 * number**0.5
 
 
+def test_the_cap_is_a_quarter_above_the_median_and_chance() -> None:
+    """1.25 x 1,000 + 2 x root of 1,000 = 1,313, which is 0.5^(6/4) of 3,714: a step of shares, so the cap itself."""
+    left = Counter(
+        ask.answer for ask in balance({"train": changes(improved=1000, stable=3714, worse=1000)}, 0)[0]["train"]
+    )
+    assert left["improved"] == left["worse"] == 1000
+    assert abs(left["stable"] - 1313) < 3 * 1313**0.5
+
+
 def test_an_answer_that_never_occurs_ends_no_family() -> None:
     kept, dropped = balance({"test": changes(improved=30, worse=30)}, 0)
     assert len(kept["test"]) == 60 and dropped == {}

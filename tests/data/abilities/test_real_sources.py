@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from medmim.data import abilities
 from medmim.data.abilities.ask import Ask
 from medmim.data.seeds import stream
-from medmim.sample import Study
+from medmim.sample import Finding, Study
 from tests.support import real_studies as drawn
 
 seeds = st.integers(0, 2**32 - 1)
@@ -128,6 +129,12 @@ def test_every_breast_with_both_views_of_one_exam_is_assessed_once(seed: int) ->
     assert all(q.options == drawn.RATINGS for q in questions)
 
 
+def test_two_views_with_different_ratings_are_no_breast_to_assess() -> None:
+    top = Study("embed", "p", "a", "mammography", 0.0, "CC", "left", rating="benign", exam="1")
+    assert ask("birads", [top, replace(top, image="b", view="MLO", rating="suspicious")]) == []
+    assert len(ask("birads", [top, replace(top, image="b", view="MLO")])) == 1
+
+
 def test_two_breasts_of_one_exam_are_never_read_together() -> None:
     """An L-CC benign and an R-MLO suspicious view once became one exam with gold *benign*."""
     views = [("left", "CC", "benign"), ("right", "MLO", "suspicious")]
@@ -194,6 +201,15 @@ DISEASES = (  # typed by hand: keywords of one line are stages, signs or spellin
 
 def diseases(keywords: Sequence[str]) -> set[int | str]:
     return {next((i for i, group in enumerate(DISEASES) if word in group), word) for word in keywords or ["normal"]}
+
+
+def test_eyes_of_two_exams_are_not_compared() -> None:
+    """Years may lie between them."""
+    left = Study("odir", "p", "a", "fundus", laterality="left", findings=(Finding("glaucoma"),), exam="1")
+    right = replace(left, image="b", laterality="right", findings=())
+    assert len(ask("which_eye", [left, right])) == 1
+    assert ask("which_eye", [left, replace(right, exam="2")]) == []
+    assert ask("which_eye", [replace(left, exam=None, time=0.0), replace(right, exam=None, time=400.0)]) == []
 
 
 def keywords(study: Study) -> list[str]:
@@ -336,6 +352,7 @@ def test_figures_that_are_asked_the_same_have_answers_that_cannot_be_exchanged(s
                 assert answer.split()[-1] in (study.modality, "scan") and study.modality in ("CT", "MRI")
         turned = [answers[i:] + answers[:i] for i in range(len(answers))]
         assert [parts(option) for option in question.options] == turned and question.options[0] == question.answer
+        assert parts(question.swapped or "") == [answers[-1], *answers[:-1]]  # the last image comes first then
 
 
 DRAWN = {
