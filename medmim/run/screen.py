@@ -17,7 +17,7 @@ from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace
 
 _SILENCE = 4.0  # s without a terminal before a sign of life
-_HEADLINE = ("accuracy", "likelihood")
+_HEADLINE = {"accuracy": "accuracy of", "likelihood": "likelihood"}  # metric -> title of its groups
 _MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
 
 
@@ -113,7 +113,7 @@ def stages(found: dict[str, Outcome]) -> Table:
 def tables(facts: dict[str, Any]) -> list[Table]:
     """The leaderboard and the gains, by each of the headline metrics that was measured."""
     rows, gained = facts.get("leaderboard", []), facts.get("differences", [])
-    measured = [metric for metric in _HEADLINE if any(row["metric"] == metric for row in rows)] or _HEADLINE[:1]
+    measured = [metric for metric in _HEADLINE if any(row["metric"] == metric for row in rows)] or ["accuracy"]
     boards = [leaderboard(rows, metric) for metric in measured]
     return [*boards, *(gains(gained, metric) for metric in measured if gained)]
 
@@ -121,8 +121,8 @@ def tables(facts: dict[str, Any]) -> list[Table]:
 def leaderboard(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
     """Score, interval, share right both ways, blind, chance, n and patients of each model and group."""
     table = Table(box=None, padding=(0, 1, 0, 0))  # fits 80 columns
-    for name in ("model", f"{metric} of", "score", "95%", "both ways", "blind", "chance", "n", "patients"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("model", f"{metric} of", "95%") else "right")
+    for name in ("model", _HEADLINE[metric], "score", "95%", "both ways", "blind", "chance", "n", "patients"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("model", _HEADLINE[metric], "95%") else "right")
     for row in of_headline(rows, metric):
         interval = "too few" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
@@ -152,7 +152,7 @@ def gains(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
     """
     table = Table(box=None, padding=(0, 1, 0, 0))
     beside = ("unread", "if read") if metric == "accuracy" else ()
-    for name in ("against", f"{metric} of", "points", "95%", "", *beside):
+    for name in ("against", _HEADLINE[metric], "points", "95%", "", *beside):
         table.add_column(name, no_wrap=True, justify="right" if name in ("points", *beside) else "left")
     read = {(row["opponent"], row["group"]): row["value"] for row in rows if row["metric"] == "accuracy_if_read"}
     for row in of_headline(rows, metric):

@@ -1,5 +1,6 @@
 """The protocol `likelihood`: its own answers, cached and resumed as generated ones are, scored beside them."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from medmim.run.workspace import workspace
 from medmim.sample import Answer, Sample
 from tests.bench.test_run import SETTINGS, bench
 from tests.support.bench import World, publish, samples
+from tests.support.openai_server import Server
 
 BOTH = SETTINGS.model_copy(update={"protocol": "both"})
 ALONE = SETTINGS.model_copy(update={"protocol": "likelihood"})
@@ -211,3 +213,14 @@ def test_an_answer_of_likelihoods_is_read_back(tmp_path: Path) -> None:
     kept = [Answer("1", "none", "k", "", 1, "parsed", letters=(-2.5, -0.25), texts=(-3.0, -1e-06), tokens=(2, 7))]
     answers._replace(tmp_path / answers.FILE, kept)
     assert answers.load(tmp_path) == kept
+
+
+def test_a_server_without_likelihoods_names_the_key_to_change(world, tmp_path) -> None:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        ws = workspace(tmp_path)
+        uri = publish(world, ws.store)
+        with pytest.raises(UserError, match="does not tell how likely") as caught:
+            run.bench(ws, uri, {"tuned": f"openai:{server.url}#tiny"}, ALONE)
+        server.shutdown()
+    assert "bench.protocol" in caught.value.fix

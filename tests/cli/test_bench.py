@@ -64,6 +64,21 @@ def test_a_limited_run_says_that_it_is_not_comparable(home, world):
     assert "not comparable: 3 test questions, not the whole test split" in ended.stdout
 
 
+def test_likelihoods_are_shown_beside_answers_or_alone(home, world):
+    asked = ["run", "--model", world.models[0], "--task", "temporal", "--limit", 4, "--protocol"]
+    both = call(bench.app, *asked, "both").stdout
+    assert "accuracy of" in both and " likelihood " in both
+    ended = call(bench.app, *asked, "likelihood", "--json")
+    alone = json.loads(ended.stdout)
+    assert alone["protocol"] == "likelihood" and "likelihood" in {row["metric"] for row in alone["leaderboard"]}
+    shown = call(bench.app, "show", alone["run"]).stdout
+    assert " likelihood " in shown and "accuracy of" not in shown
+    wrong = json.loads(call(bench.app, "show", alone["run"], "--wrong", "--json").stdout)
+    assert all(row["answers"]["model"]["none"]["likelihood"]["letters"] for row in wrong)
+    listed = call(bench.app, "show", alone["run"], "--wrong").stdout
+    assert f"{len(wrong)} of 4 questions wrong" in listed and listed.count("model: likeliest ") == len(wrong)
+
+
 def test_a_data_set_may_be_the_task(home, world, tmp_path):
     uri = publish(world, str(tmp_path / "another"))
     ended = call(bench.app, "run", "--model", world.models[0], "--task", uri, "--limit", 3, "--json")

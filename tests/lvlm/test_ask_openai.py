@@ -4,6 +4,7 @@ import base64
 import email.utils
 import io
 import json
+import math
 import threading
 import time
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import ask_openai
-from medmim.lvlm.ask import Question
+from medmim.lvlm.ask import Question, Reply
 from tests.support.openai_server import Server
 
 
@@ -401,3 +402,83 @@ def test_the_cause_of_a_lost_connection_is_named(url, words):
     with pytest.raises(Unavailable) as caught:
         list(ask_openai.ask(url, "tiny", [Question("hello")]))
     assert words in caught.value.reason
+
+
+OPTIONS = ("left", "right", "both")
+ASKED = Question("which?\nA: left\nB: right\nC: both", options=OPTIONS)
+
+
+def told(*likeliest: tuple[str, float], before: str = "") -> str:
+    """A completion with log-probabilities, as vLLM and OpenAI write it."""
+
+    def token(text: str, top: list[dict]) -> dict:
+        return {"token": text, "logprob": -0.1, "bytes": list(text.encode()), "top_logprobs": top}
+
+    top = [{"token": text, "logprob": value, "bytes": None} for text, value in likeliest]
+    content = [token(before, [{"token": before, "logprob": -0.1}])] * bool(before) + [token(likeliest[0][0], top)]
+    message = {"role": "assistant", "content": "".join(one["token"] for one in content)}
+    return json.dumps({"choices": [{"index": 0, "message": message, "logprobs": {"content": content}}]})
+
+
+def compared(server: Server, body: str, asked: Question = ASKED) -> Reply:
+    server.raw = lambda text: body
+    (reply,) = ask_openai.compare(server.url, "tiny", [asked])
+    return reply
+
+
+def test_letters_are_compared_by_the_likeliest_first_tokens(server):
+    reply = compared(server, told(("B", -0.5), ("A", -1.5), ("The", -2.0), ("C", -3.0)))
+    assert reply.letters == pytest.approx((-1.5, -0.5, -3.0)) and not reply.texts and not reply.error
+    (sent,) = server.requests
+    assert (sent["logprobs"], sent["top_logprobs"], sent["temperature"]) == (True, 20, 0.0)
+
+
+def test_tokens_that_are_the_same_letter_count_together_and_words_do_not(server):
+    reply = compared(
+        server, told(("A", -1.0), (" A", -1.0), ("A:", -2.0), ("Left", -0.1), ("\u2581B", -1.2), ("a", -0.2))
+    )
+    total = math.log(2 * math.exp(-1.0) + math.exp(-2.0))
+    assert reply.letters[:2] == pytest.approx((total, -1.2))
+    assert reply.letters[2] < -2.0  # less likely than all that the server tells
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\u2581", "\u0120"])
+def test_white_space_before_the_letter_does_not_count(server, space):
+    assert compared(server, told(("C", -0.2), ("A", -1.0), before=space)).letters[2] == pytest.approx(-0.2)
+
+
+def test_an_answer_that_begins_with_no_letter_is_the_error_of_its_question(server):
+    reply = compared(server, told(("I", -0.1), ("Sorry", -2.0)))
+    assert "no letter of an option" in reply.error and not reply.letters
+    assert compared(server, told(("D", -0.1), ("Sorry", -2.0))).error  # there are three options
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"choices": [{"index": 0, "message": {"content": "A"}}]}),
+        json.dumps({"choices": [{"index": 0, "message": {"content": "A"}, "logprobs": None}]}),
+        json.dumps({"choices": [{"index": 0, "logprobs": {"content": [{"token": "A", "logprob": -1}]}}]}),
+    ],
+)
+def test_a_server_without_log_probabilities_ends_it_with_the_key_to_change(server, body):
+    with pytest.raises(UserError, match="does not tell how likely") as caught:
+        compared(server, body)
+    assert "bench.protocol" in caught.value.fix and "--protocol" in caught.value.fix
+
+
+def test_a_server_that_refuses_logprobs_ends_it_too_in_its_words(server):
+    server.error = "This model does not support logprobs"
+    with pytest.raises(UserError, match="does not tell how likely") as caught:
+        list(ask_openai.compare(server.url, "tiny", [Question("always 400", options=OPTIONS)]))
+    assert "does not support logprobs" in caught.value.reason
+    server.error = "the image is too small"
+    (reply,) = ask_openai.compare(server.url, "tiny", [Question("always 400", options=OPTIONS)])
+    assert "too small" in reply.error
+
+
+def test_likelihoods_of_a_server_have_other_keys_than_its_answers(server):
+    compare = compared(server, told(("A", -0.1)))
+    other = compared(server, told(("A", -0.1)), Question(ASKED.prompt, options=OPTIONS[:2]))
+    (answer,) = ask_openai.ask(server.url, "tiny", [ASKED])
+    assert len({compare.key, other.key, answer.key}) == 3

@@ -81,6 +81,37 @@ def test_answers_that_cannot_be_read_or_given_refuse(kind: str) -> None:
     assert failed(gate.decide(POLICY, facts, None)) == [(f"max_{kind}", "held_in")]
 
 
+@pytest.mark.parametrize("protocol", ["likelihood", "both"])
+def test_a_policy_can_ask_for_likelihood(protocol: str) -> None:
+    facts: dict[str, Any] = {**scores("new", **GOOD), "protocol": protocol}
+    for row in [*facts["leaderboard"], *facts["differences"]]:
+        row["metric"] = "likelihood"
+    asked = POLICY.model_copy(update={"metric": "likelihood"})
+    assert gate.decide(asked, facts, None)["decision"] == "promoted"
+    row = next(row for row in facts["leaderboard"] if (row["model"], row["group"]) == ("tuned", "held_in"))
+    row |= {"swap": 0.1, "swap_low": 0.0, "swap_high": 0.2, "swap_n": 300, "swap_patients": 200}
+    assert failed(gate.decide(asked, facts, None)) == [("min_swap", "held_in")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "protocol", "needed"),
+    [
+        ("likelihood", None, "likelihood"),
+        ("likelihood", "generate", "likelihood"),
+        ("accuracy", "likelihood", "generate"),
+        ("token_f1", "likelihood", "generate"),
+    ],
+)
+def test_a_policy_that_asks_for_what_was_not_measured_names_the_key_to_change(
+    metric: str, protocol: str | None, needed: str
+) -> None:
+    facts = {**scores("new", **GOOD), **({"protocol": protocol} if protocol else {})}
+    document = gate.decide(POLICY.model_copy(update={"metric": metric}), facts, None)
+    assert document["decision"] == "refused" and ("metric", "") in failed(document)
+    (reason,) = [rule["text"] for rule in document["rules"] if rule["rule"] == "metric"]
+    assert reason.endswith(f"set bench.protocol to {needed} or both") and metric in reason
+
+
 def swapping(**fields: Any) -> dict[str, Any]:
     facts = scores("new", **GOOD)
     for row in facts["leaderboard"]:

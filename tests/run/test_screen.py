@@ -44,3 +44,29 @@ def test_a_gain_is_won_only_when_its_whole_interval_lies_above_zero() -> None:
     assert gained(low=-0.001, high=0.2).endswith("not beyond doubt")
     assert gained(low=-0.2, high=-0.1).endswith("lost")
     assert gained(low=None, high=None) == "base temporal +10.0 too few patients"
+
+
+def test_unread_answers_and_the_gain_if_read_stand_beside_a_gain_on_80_columns() -> None:
+    known = {"group": "ability:coreference", "opponent": "champion", "low": -0.101, "high": 0.999, "value": -0.5}
+    rows = [
+        {**known, "metric": "accuracy", "unread": 0.004, "opponent_unread": 0.25},
+        {**known, "metric": "accuracy_if_read", "value": 0.031},
+        {**known, "metric": "likelihood", "value": 0.25},
+    ]
+    out = io.StringIO()
+    board = [row(), row(metric="likelihood", value=0.5)]
+    for table in screen.tables({"leaderboard": board, "differences": rows}):
+        Console(file=out, width=80).print(table)
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "…" not in out.getvalue()
+    assert lines[0].startswith("model accuracy of") and lines[2].startswith("model likelihood score")
+    assert lines[3].startswith("champion coreference 50.0")
+    assert lines[4] == "against accuracy of points 95% unread if read"
+    assert lines[5] == "champion coreference -50.0 -10.1 to +99.9 not beyond doubt 0/25% +3.1"
+    assert lines[7].startswith("champion coreference +25.0 -10.1 to +99.9") and len(lines) == 8
+
+
+def test_only_what_was_measured_is_shown() -> None:
+    (board,) = screen.tables({"leaderboard": [row(metric="likelihood")], "differences": []})
+    assert board.columns[1].header == "likelihood"
+    assert len(screen.tables({})) == 1

@@ -1,0 +1,183 @@
+"""The keys of answers: all that decides them is in, as it is where they are given, and nothing else."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim import ray_nodes, store
+from medmim.bench import answers, engines, fanout, run
+from medmim.bench.likelihood import GENERATE, LIKELIHOOD
+from medmim.lvlm import checkpoint
+from medmim.lvlm.ask import Reply
+from medmim.recipe.schema import Recipe
+from medmim.run.workspace import Workspace, workspace
+from tests.bench.test_fanout import recipe
+from tests.bench.test_run import SETTINGS
+from tests.support.bench import World, publish
+
+CPU = {"device": "cpu", "dtype": "float32", "images": "pil"}
+H200 = {"device": "NVIDIA H200", "dtype": "bfloat16", "images": "pil"}
+PROBES = ("none", "blind")
+
+
+def engine(**fields: Any) -> answers.Engine:
+    def ask(questions: Any, *_: int) -> Iterator[Reply]:
+        yield from (Reply("B", "k") for _ in questions)
+
+    def compare(questions: Any, *_: int) -> Iterator[Reply]:
+        yield from (Reply("", "k", letters=(0.0,) * len(question.options)) for question in questions)
+
+    known = {"template": "t", "compare": compare, "inference": lambda: CPU}
+    return answers.Engine("ref", "digest", ask, **{**known, **fields})
+
+
+def key(model: answers.Engine, probe: str = "none", protocol: str = GENERATE, **settings: Any) -> str:
+    return answers.step_key(
+        "answers", 1, *answers._key_parts(model, "data", probe, protocol, SETTINGS.model_copy(update=settings))
+    )
+
+
+def test_what_decides_an_answer_is_in_its_key() -> None:
+    half = engine(inference=lambda: {**CPU, "dtype": "bfloat16"})
+    keys = [
+        key(engine()),
+        key(engine(template="other")),
+        key(engine(), "blind"),
+        key(engine(), protocol=LIKELIHOOD),
+        key(engine(), protocol=LIKELIHOOD, batch_size=5),
+        key(engine(), max_new_tokens=5),
+        key(engine(inference=lambda: {**CPU, "device": "NVIDIA H100"})),
+        key(engine(inference=lambda: {**CPU, "device": "NVIDIA H200"})),
+        key(engine(inference=lambda: {**CPU, "images": "torchvision"})),
+        key(half),
+        key(half, batch_size=5),
+        key(replace(engine(), digest="other")),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_decides_nothing_is_not() -> None:
+    assert key(engine()) == key(engine(), batch_size=5)
+    server = engine(template="", inference=dict)
+    assert key(server) == key(server, batch_size=5)  # requests that are sent together are answered apart
+    assert key(server, protocol=LIKELIHOOD) == key(server, protocol=LIKELIHOOD, batch_size=5)
+    assert key(engine(), protocol=LIKELIHOOD) == key(engine(), protocol=LIKELIHOOD, max_new_tokens=5)
+
+
+def test_the_machine_is_known_as_the_loaded_model_is(world: World, tmp_path: Path) -> None:
+    found = engines.engine(str(world.models[0]), workspace(tmp_path)).inference()
+    lvlm = checkpoint.load(world.models[0])
+    assert (found["device"], found["dtype"]) == lvlm.inference[:2]
+    assert found["images"] in type(lvlm.image_processor).__name__.lower()
+
+
+def test_one_model_at_a_time_is_in_memory(world: World, tmp_path: Path) -> None:
+    log: list[str] = []
+
+    def watched(role: str) -> answers.Engine:
+        one = engine(release=lambda: log.append(f"{role} released"))
+        return replace(one, digest=role, ask=lambda *given: log.append(role) or one.ask(*given))
+
+    ws = workspace(tmp_path)
+    models = {role: watched(role) for role in ("tuned", "base")}
+    run.collect(ws, store.get(publish(world, ws.store)), models, PROBES, SETTINGS, None)
+    assert list(dict.fromkeys(log)) == ["tuned", "tuned released", "base", "base released"]
+
+
+def test_a_released_model_is_loaded_again_and_answers_as_before(world: World, tmp_path: Path, monkeypatch) -> None:
+    from medmim.lvlm.ask import Question
+
+    loads: list[Path] = []
+    real = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path, **given: loads.append(path) or real(path, **given))
+    model = engines.engine(str(world.models[0]), workspace(tmp_path))
+    asked = [Question("What changed?")]
+    said = [next(iter(model.ask(asked, 1, 3))) for _ in range(2)]
+    model.release()
+    said.append(next(iter(model.ask(asked, 1, 3))))
+    assert len(set(said)) == 1 and len(loads) == 2
+
+
+class Cluster:
+    """Nodes that are not this machine: the tasks of a fan-out run here, as if on them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        self.kind, self.joined, self.home = H200, 0, home
+        self.asked: list[tuple[str, str, str]] = []
+        monkeypatch.setattr(fanout, "_run_tasks", self.run)
+        monkeypatch.setattr(fanout, "_cached_engine", self.engine)
+        monkeypatch.setattr(ray_nodes, "joined", self.join)
+        monkeypatch.setattr(ray_nodes, "wait_for_workers", lambda *_: True)
+        monkeypatch.setattr(ray_nodes, "node_workspace", lambda where: Workspace(self.home, where, ""))
+
+    def join(self, _: str) -> Any:
+        self.joined += 1
+        return nullcontext()
+
+    def engine(self, ref: str, digest: str, _: Workspace) -> answers.Engine:
+        kind = dict(self.kind)
+        return replace(engine(), ref=ref, digest=digest, inference=lambda: kind)
+
+    def run(self, requests: Any, cpus: int, gpu: bool) -> Iterator[tuple[Any, str]]:
+        for one, request in requests.items():
+            before = set(self.home.parent.glob("store/answers/*"))
+            uri = fanout._collect(request)
+            assert isinstance(uri, str)
+            if set(self.home.parent.glob("store/answers/*")) != before:
+                self.asked.append(one)
+            yield one, uri
+
+
+def on_nodes(world: World, made: Recipe, home: Path, **roles: str) -> dict[Any, str]:
+    def unknown() -> dict[str, str]:
+        raise AssertionError("the driver has no GPU: what it has says nothing")
+
+    ws = workspace(home, made)
+    models = {
+        role: replace(engine(), ref="openai:http://h/v1#m", digest=digest, inference=unknown)
+        for role, digest in roles.items()
+    }
+    data = store.get(publish(world, ws.store))
+    found = run.collect(ws, data, models, PROBES, made.bench, made)
+    return {one: artifact.digest for one, artifact in found.items()}
+
+
+def test_the_node_that_answers_decides_the_key_and_done_answers_need_no_cluster(world, tmp_path, monkeypatch) -> None:
+    cluster = Cluster(monkeypatch, tmp_path / "node")
+    made = recipe(tmp_path / "store", "127.0.0.1:1", protocol="both", probes=["blind"])
+    first = on_nodes(world, made, tmp_path / "head", tuned="one", base="two")
+    assert cluster.joined == 1 and len(first) == 8
+    places = {artifact: store.get(f"{tmp_path}/store/answers/{artifact}") for artifact in first.values()}
+    for artifact in places.values():
+        provenance = (Path(artifact.uri) / store.PROVENANCE).read_text()
+        assert '"NVIDIA H200"' in provenance and '"cpu"' not in provenance
+    shutil.rmtree(tmp_path / "head")
+    assert on_nodes(world, made, tmp_path / "head", tuned="one", base="two") == first
+    assert cluster.joined == 1  # all is known
+
+
+def test_a_new_model_is_compared_with_answers_of_the_same_kind_of_node(world, tmp_path, monkeypatch) -> None:
+    cluster = Cluster(monkeypatch, tmp_path / "node")
+    made = recipe(tmp_path / "store", "127.0.0.1:1", probes=["blind"])
+    on_nodes(world, made, tmp_path / "head", base="two")
+    asked = []
+    monkeypatch.setattr(answers, "_replies", _logging(answers._replies, asked))
+    on_nodes(world, made, tmp_path / "head", tuned="one", base="two")  # the nodes are the same: the base is known
+    assert asked == ["one", "one"]
+    asked.clear()
+    cluster.kind = {**H200, "device": "NVIDIA H100"}
+    on_nodes(world, made, tmp_path / "head", tuned="three", base="two")
+    assert asked == ["three", "three", "two", "two"]
+
+
+def _logging(replies: Any, asked: list[str]) -> Any:
+    def logged(model: answers.Engine, *given: Any) -> Any:
+        asked.append(model.digest)
+        return replies(model, *given)
+
+    return logged
