@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint
+from medmim.lvlm.zoo import model as zoo
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.terms import UNKNOWN, Terms, reasons
@@ -56,6 +57,8 @@ class Engine:
 
 def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
     """The engine of a reference: a shipped base, folder, model artifact or `openai:URL#NAME`.
+
+    A folder or artifact is of one of our families, or of a class of the zoo.
 
     Args:
         ref: The reference.
@@ -112,27 +115,35 @@ def _engine(ref: str, ws: Workspace) -> Engine:
             )
         return Engine(ref, digest_of(["openai", url, name]), _server(url, name), compare=_compare_on_server(url, name))
     found = checkpoint.locate(ref)
-    family = checkpoint.family_of(found)  # refuse an unsupported family now, not in the middle of the benchmark
-    if adapters.are_in(found):
-        checkpoint.base_of(found)  # likewise a missing base
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
-    return _local(ref, weights, family.template_digest, ws)
+    if zoo.is_ours(found) or not zoo.model_type(found):
+        family = checkpoint.family_of(found)  # refuse an unsupported one now, not in the middle of the benchmark
+        if adapters.are_in(found):
+            checkpoint.base_of(found)  # likewise a missing base
+        return _local(ref, weights, family.template_digest, ws, of_zoo=False)
+    zoo.refuse_unusable(found)
+    return _local(ref, weights, zoo.template_digest(found), ws, of_zoo=True)
 
 
-def _local(ref: str, weights: str, template: str, ws: Workspace) -> Engine:
+def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -> Engine:
     @lru_cache(maxsize=1)
-    def load() -> checkpoint.Lvlm:
-        return checkpoint.load(checkpoint.resolve(ref, ws), cache=ws.cache)
+    def load() -> Any:
+        path = checkpoint.resolve(ref, ws)
+        return zoo.load(path) if of_zoo else checkpoint.load(path, cache=ws.cache)
 
     def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         from medmim.lvlm import ask_hf
+        from medmim.lvlm.zoo import asking
 
-        return ask_hf.ask(load(), questions, batch_size, max_new_tokens)
+        replies: Iterator[Reply] = (asking if of_zoo else ask_hf).ask(load(), questions, batch_size, max_new_tokens)
+        return replies
 
     def compare(questions: "Sequence[Question]", batch_size: int) -> "Iterator[Reply]":
         from medmim.lvlm import likelihood_hf
+        from medmim.lvlm.zoo import asking
 
-        return likelihood_hf.compare(load(), questions, batch_size)
+        replies: Iterator[Reply] = (asking if of_zoo else likelihood_hf).compare(load(), questions, batch_size)
+        return replies
 
     def release() -> None:
         load.cache_clear()

@@ -1,7 +1,8 @@
 """Inference with a loaded Hugging Face model: greedy decoding of left-padded batches, replies in order."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from medmim.errors import UserError
 from medmim.lvlm import memory
@@ -14,6 +15,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+
+class Asked(Protocol):
+    """What a key and greedy decoding need of a model: `checkpoint.Lvlm` has it, and `zoo.model.Model`."""
+
+    @property
+    def model(self) -> Any:
+        """Of transformers."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer."""
+
+    @property
+    def digest(self) -> str:
+        """Content digest of its folder."""
+
+    @property
+    def inference(self) -> tuple[str, ...]:
+        """What else decides an answer."""
+
+
 NOT_FINITE = "the model's logits are not finite (NaN or infinity)"
 
 
@@ -40,13 +63,7 @@ def ask(
     Raises:
         UserError: The longest answer alone fills the model's context, or the memory is used up.
     """
-    context = context_length(lvlm)
-    if max_new_tokens >= context:
-        raise UserError(
-            f"an answer of {max_new_tokens:,} new tokens leaves no tokens for a question",
-            reason=f"the context of {lvlm.path} has {context:,} tokens (max_position_embeddings)",
-            fix="lower bench.max_new_tokens, or --max-new-tokens",
-        )
+    refuse_long_answer(lvlm.path, context_length(lvlm), max_new_tokens)
     for start in range(0, len(questions), batch_size):
         part = questions[start : start + batch_size]
         with memory.reporting(*asked_at_once(len(part))):
@@ -54,6 +71,16 @@ def ask(
         yield from replies
         if on_done is not None:
             on_done(len(part))
+
+
+def refuse_long_answer(path: Path, context: int, max_new_tokens: int) -> None:
+    """Raise a UserError where the longest answer alone fills the context of the model at `path`."""
+    if max_new_tokens >= context:
+        raise UserError(
+            f"an answer of {max_new_tokens:,} new tokens leaves no tokens for a question",
+            reason=f"the context of {path} has {context:,} tokens (max_position_embeddings)",
+            fix="lower bench.max_new_tokens, or --max-new-tokens",
+        )
 
 
 def context_length(lvlm: Lvlm) -> int:
@@ -124,45 +151,68 @@ def reply_key(lvlm: Lvlm, question: Question, batch_size: int, how: str) -> str:
         rendered = "".join(s.text for s in lvlm.family.render([Turn(question.prompt)], len(question.images)))
     except UserError:
         rendered = question.prompt
-    exact = how.startswith("greedy") and dtype_name(lvlm.model.dtype) == FP32
+    return key_of(lvlm, rendered, question, batch_size, how)
+
+
+def key_of(asked: Asked, rendered: str, question: Question, batch_size: int, how: str) -> str:
+    """As `reply_key`, of a prompt as the model reads it."""
+    exact = how.startswith("greedy") and dtype_name(asked.model.dtype) == FP32
     batch = () if exact else (f"batches of {batch_size}",)
-    return key(lvlm.digest, rendered, question, how, *lvlm.inference, *batch)
+    return key(asked.digest, rendered, question, how, *asked.inference, *batch)
 
 
 def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int, batch_size: int) -> list[Reply]:
-    import torch
-
     keys = [reply_key(lvlm, question, batch_size, greedy(max_new_tokens)) for question in questions]
     reasons, prompts, shown = prepared(lvlm, questions, lambda question: _encode(lvlm, question, max_new_tokens))
     if not prompts:
         return [Reply("", name, reason) for name, reason in zip(keys, reasons, strict=True)]
-    model, tokenizer, stop = lvlm.model, lvlm.tokenizer, stop_tokens(lvlm.tokenizer, lvlm.family)
+    stop = stop_tokens(lvlm.tokenizer, lvlm.family)
     ids, mask = left_padded(lvlm, prompts)
-    invalid = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    arguments = {"input_ids": ids, "attention_mask": mask}
+    if shown is not None:  # left out, not None: generate() would run the vision tower on None
+        arguments["pixel_values"] = shown
+    found = generated(lvlm, arguments, stop, max_new_tokens)
+    return [
+        Reply("", name, reason) if reason else reply_of(name, *next(found), stop)
+        for name, reason in zip(keys, reasons, strict=True)
+    ]
+
+
+def generated(
+    asked: Asked, arguments: "Mapping[str, Tensor]", stop: list[int], max_new_tokens: int
+) -> Iterator[tuple[str, list[int], bool]]:
+    """Greedy answers of a batch.
+
+    Args:
+        asked: The model.
+        arguments: Of its `generate`, rows padded on the left.
+        stop: Tokens that end an answer.
+        max_new_tokens: Longest answer.
+
+    Returns:
+        For each row text, tokens, and whether a logit was not finite.
+    """
+    import torch
+
+    ids = arguments["input_ids"]
+    invalid = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
     def find_invalid(_: "Tensor", logits: "Tensor") -> "Tensor":
         invalid.logical_or_(~logits.amax(dim=-1).isfinite())  # the largest of NaN and anything is NaN
         return logits
 
     with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            # left out, not None: generate() would run the vision tower on None
-            **({} if shown is None else {"pixel_values": shown}),
+        output = asked.model.generate(
+            **arguments,
             do_sample=False,
             max_new_tokens=max_new_tokens,
             eos_token_id=stop,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=asked.tokenizer.pad_token_id,
             logits_processor=[find_invalid],
         )
-    generated = output[:, ids.shape[1] :].tolist()
-    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-    found = zip(texts, generated, invalid.tolist(), strict=True)
-    return [
-        Reply("", name, reason) if reason else _reply(name, *next(found), stop)
-        for name, reason in zip(keys, reasons, strict=True)
-    ]
+    tokens = output[:, ids.shape[1] :].tolist()
+    texts = asked.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return zip(texts, tokens, invalid.tolist(), strict=True)
 
 
 def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
@@ -181,7 +231,8 @@ def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
     return ids
 
 
-def _reply(name: str, text: str, ids: Sequence[int], invalid: bool, stop: list[int]) -> Reply:
+def reply_of(name: str, text: str, ids: Sequence[int], invalid: bool, stop: list[int]) -> Reply:
+    """The reply of a key from what was generated."""
     if invalid:
         return Reply("", name, NOT_FINITE)
     return Reply(text.strip(), name, cut=not set(stop).intersection(ids))

@@ -33,7 +33,7 @@ _SHOWN = 100  # characters of a reference that names nothing
 _WEIGHTS = "*.safetensors"
 _CONTENT = (
     _WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
-    "chat_template.jinja", adapters.CONFIG, adapters.BASE,
+    "chat_template.jinja", "chat_template.json", adapters.CONFIG, adapters.BASE,
 )  # fmt: skip
 IMAGE_BACKEND = "pil"  # torchvision resizes to other pixels
 # What a machine whose GPUs torch can use has of these; `torch.cuda.is_available` needs seconds to import torch.
@@ -79,7 +79,7 @@ class Lvlm:
         processor = self.image_processor
         settings = digest_of([json.dumps(processor.to_dict(), sort_keys=True, default=str)])
         return (
-            _kind_of(self.model.device),
+            kind_of(self.model.device),
             dtype_name(self.model.dtype),
             f"{type(processor).__name__} {settings}",
             self.family.template_digest,
@@ -289,7 +289,7 @@ def inference() -> dict[str, str]:
     """How `load` makes a model answer on this machine by default: kind of device, dtype, backend of the images."""
     device = _device()
     dtype = dtype_name(_dtype_on(device)) if device == "cuda" else FP32
-    return {"device": _kind_of(device), "dtype": dtype, "images": IMAGE_BACKEND}
+    return {"device": kind_of(device), "dtype": dtype, "images": IMAGE_BACKEND}
 
 
 def dtype_name(dtype: Any) -> str:
@@ -309,7 +309,7 @@ def _dtype_on(device: str) -> Any:
     return torch.bfloat16 if device.startswith("cuda") else torch.float32
 
 
-def _kind_of(device: Any) -> str:
+def kind_of(device: Any) -> str:
     """`cpu`, or the name of the GPU: kinds differ in the last bits of a sum."""
     if str(device) == "cpu":
         return "cpu"

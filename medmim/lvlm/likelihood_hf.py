@@ -87,13 +87,18 @@ def _batch(lvlm: Lvlm, questions: Sequence[Question], batch_size: int) -> list[R
     reasons, asked, shown = ask_hf.prepared(lvlm, questions, lambda question: _encode(lvlm, question))
     with torch.inference_mode():
         found = iter(_log_likelihoods(lvlm, asked, shown) if asked else ())
-    return [
-        Reply("", name, reason) if reason else _reply(name, *next(found))
-        for name, reason in zip(keys, reasons, strict=True)
-    ]
+    replies = []
+    for name, reason in zip(keys, reasons, strict=True):
+        if reason:
+            replies.append(Reply("", name, reason))
+        else:
+            one, letters, texts = next(found)
+            replies.append(reply_of(name, one.texts, letters, texts))
+    return replies
 
 
-def _reply(name: str, asked: _Encoded, letters: "Tensor", texts: "Tensor") -> Reply:
+def reply_of(name: str, asked: Sequence[Sequence[int]], letters: "Tensor", texts: "Tensor") -> Reply:
+    """The reply of a key from the log-likelihoods of letters and texts; `asked` are the tokens of the texts."""
     if not (letters.isfinite().all() and texts.isfinite().all()):
         return Reply("", name, ask_hf.NOT_FINITE)
     return Reply(
@@ -101,7 +106,7 @@ def _reply(name: str, asked: _Encoded, letters: "Tensor", texts: "Tensor") -> Re
         name,
         letters=tuple(round(value, _DECIMALS) for value in letters.tolist()),
         texts=tuple(round(value, _DECIMALS) for value in texts.tolist()),
-        tokens=tuple(map(len, asked.texts)),
+        tokens=tuple(map(len, asked)),
     )
 
 

@@ -23,8 +23,9 @@ CLASSES = (
 )
 # As published ones write it: roles, an end-of-turn token, images before the text, the prompt of an answer.
 TEMPLATE = (
-    "{BOS}{% for m in messages %}<u>{% for c in m.content %}{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}"
-    "{% endif %}{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    "{BOS}{% for m in messages %}{{ '<a>' if m.role == 'assistant' else '<u>' }}"
+    "{% for c in m.content %}{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}"
+    "<end>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
 )
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 

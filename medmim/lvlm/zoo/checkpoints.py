@@ -70,7 +70,7 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     kind = models.model_type(found)
     if not kind:
         raise UserError(f"{ref} is not a model: its config.json names no model_type", fix="give a whole checkpoint")
-    ours = None if models.is_one(found) or kind != "llava" else checkpoint.family_of(found)
+    ours = checkpoint.family_of(found) if models.is_ours(found) else None
     adapter = zoo.adapter_of(kind)
     return {
         "ref": ref,

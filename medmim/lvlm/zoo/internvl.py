@@ -12,7 +12,7 @@ from medmim.lvlm.zoo.adapter import Adapter, flat
 def _settings(_: Any, pixels: Mapping[str, Any], images: int) -> dict[str, Any]:
     """Tiles an image, fewer where a question has many images: as many as all of them together may have."""
     most = min(pixels["max_patches"], max(1, pixels["max_patches_of_question"] // max(1, images)))
-    return {"crop_to_patches": most > 1, "min_patches": 1, "max_patches": most}
+    return {"crop_to_patches": True, "min_patches": 1, "max_patches": most}
 
 
 def _features(processor: Any, _: Any, sizes: Sequence[tuple[int, int]], settings: Mapping[str, Any]) -> list[int]:

@@ -3,6 +3,7 @@
 Generation, likelihood and the admission test use the same few functions:
 
     read(model, question) -> Row       tokens and pixels of one question alone
+    extended(row, tokens) -> Row       with the begin of an answer
     batch(model, rows) -> arguments    of the model's `generate` and `forward`
 """
 
@@ -10,14 +11,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import hints, store
 from medmim.errors import UserError, require
-from medmim.lvlm import checkpoint, memory
+from medmim.lvlm import adapters, checkpoint, memory
 from medmim.lvlm.ask import Question, refusal
 from medmim.lvlm.family import RESERVED
 from medmim.lvlm.zoo import processors
@@ -69,6 +70,18 @@ class Model:
         return _digest(self.processor.chat_template, self.asking)
 
     @cached_property
+    def inference(self) -> tuple[str, ...]:
+        """As `checkpoint.Lvlm.inference`; `template_digest` stands for the chat format and the pixel budget."""
+        reader = self.processor.image_processor
+        settings = digest_of([json.dumps(reader.to_dict(), sort_keys=True, default=str)])
+        return (
+            checkpoint.kind_of(self.model.device),
+            checkpoint.dtype_name(self.model.dtype),
+            f"{type(reader).__name__} {settings}",
+            self.template_digest,
+        )
+
+    @cached_property
     def stop(self) -> list[int]:
         """Ids of the tokens that end an answer: those of generation_config.json and those of the zoo."""
         known = self.tokenizer.get_vocab()
@@ -105,37 +118,43 @@ def _config_part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def is_one(where: Path | store.Artifact) -> bool:
-    """Whether a checkpoint is of a class of the zoo, and not of one of our families, which `checkpoint` reads."""
-    return adapter_of(model_type(where)) is not None and not _is_ours(where)
-
-
-def _is_ours(where: Path | store.Artifact) -> bool:
+def is_ours(where: Path | store.Artifact) -> bool:
+    """Whether a checkpoint is of one of our families, which `checkpoint` reads."""
     config = _config(where)
     towers = tuple(_config_part(config, part).get("model_type") for part in ("vision_config", "text_config"))
     ours = any(towers == (family.vision, family.text) for family in checkpoint.FAMILIES)
     return config.get("model_type") == "llava" and ours
 
 
-def refuse_unproven(where: Path | store.Artifact) -> None:
-    """Refuse a checkpoint of a class that no adapter is proven for.
+def refuse_unusable(where: Path | store.Artifact) -> None:
+    """Refuse a checkpoint that cannot be asked as it is, before its weights are read.
 
     Raises:
-        UserError: It is one, with the command that says what is wrong with its class.
+        UserError: Its class is not proven, with the command that says what is wrong with it; it is adapters without
+            their base; or it has no chat template.
     """
-    kind = model_type(where)
-    if kind and adapter_of(kind) is None:
-        path = where if isinstance(where, Path) else where.uri
+    kind, path = model_type(where), where if isinstance(where, Path) else where.uri
+    if adapter_of(kind) is None:
         raise UserError(
             f"{path} is a checkpoint of model_type '{kind}', which is not proven",
             reason="its answers in a batch may be others than alone, and its images may be read as an unordered set",
             fix=f"`{hints.command('zoo', 'check', str(path))}` tries it; `{hints.command('zoo', 'list')}` shows others",
         )
+    if adapters.are_in(where):
+        raise UserError(
+            f"{path} is adapters of a {kind} model, without the weights of their base",
+            fix="merge them where they were trained (`merge_and_unload` of peft), and give the whole checkpoint",
+        )
+    processors.require_template(where)
 
 
 def template_digest(where: Path | store.Artifact) -> str:
-    """Digest of what a checkpoint is asked with: chat template, pixel budget, image backend, form of several images."""
-    return _digest(processors.template_of(where) or "", asking_of(model_type(where)))
+    """Digest of what a checkpoint is asked with: chat template, pixel budget, image backend, form of several images.
+
+    Raises:
+        UserError: It has no chat template.
+    """
+    return _digest(processors.require_template(where), asking_of(model_type(where)))
 
 
 def _digest(template: str, asking: Asking) -> str:
@@ -165,8 +184,8 @@ def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = F
     if not kind:
         raise UserError(f"{path} is not a model: its config.json names no model_type", fix="give a whole checkpoint")
     adapter = adapter_of(kind)
-    if adapter is None and not unproven:
-        refuse_unproven(path)
+    if not unproven:
+        refuse_unusable(path)
     checkpoint.check_weights(path)
     torch = require("torch", "finetune")
     transformers = checkpoint.quiet_transformers()
@@ -198,7 +217,7 @@ def load_in_fp32(path: Path, device: str = "auto") -> Model:
     One of our families has the processor that it is saved with: the format of the family as a chat template.
     """
     torch = require("torch", "finetune")
-    if not _is_ours(path):
+    if not is_ours(path):
         return load(path, device, torch.float32, unproven=True)
     lvlm = checkpoint.load(path, device, torch.float32)
     processor = checkpoint.processor_of(lvlm.config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
@@ -232,6 +251,24 @@ def rendered(model: Model, question: Question) -> str:
     """The prompt as the chat template writes it, an image one placeholder."""
     (text,) = model.processor.apply_chat_template([conversation(model, question)], add_generation_prompt=True)
     return str(text)
+
+
+def answered(model: Model, question: Question, answer: str) -> str:
+    """What follows `rendered` where a question has an answer, up to the token that ends it.
+
+    As the chat template writes it where that only adds to the prompt; some write finished answers in another way.
+    """
+    turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+    prompt = rendered(model, question)
+    (text,) = model.processor.apply_chat_template([[*conversation(model, question), turn]], add_generation_prompt=False)
+    ends: list[str] = model.tokenizer.convert_ids_to_tokens(model.stop)
+    if text.startswith(prompt) and answer in (rest := text[len(prompt) :]):
+        done = rest.index(answer) + len(answer)
+        begins = [(rest.find(end, done), end) for end in ends if end in rest[done:]]
+        if begins:
+            at, end = min(begins)
+            return str(rest[: at + len(end)])
+    return answer + (ends[-1] if ends else "")
 
 
 def refuse(model: Model, question: Question) -> None:
@@ -270,6 +307,24 @@ def read(model: Model, question: Question) -> Row:
         raise UserError(f"the processor rejects the question or an image: {error}") from None
     tokens = {name: read[name][0] for name in PER_TOKEN if name in read}
     return Row(question, tokens, {name: value for name, value in read.items() if name not in PER_TOKEN})
+
+
+def cut(row: Row, tokens: int) -> Row:
+    """A row without its last tokens."""
+    return replace(row, tokens={name: values[: len(row) - tokens] for name, values in row.tokens.items()})
+
+
+def extended(row: Row, ids: Sequence[int]) -> Row:
+    """A row with further tokens, of text."""
+    import torch
+
+    def added(name: str) -> Sequence[int]:
+        return ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
+
+    tokens = {
+        name: torch.cat([values, torch.tensor(added(name), dtype=values.dtype)]) for name, values in row.tokens.items()
+    }
+    return replace(row, tokens=tokens)
 
 
 def settings(model: Model, images: int) -> dict[str, Any]:

@@ -25,15 +25,8 @@ def read(path: Path, model_type: str) -> Any:
     reader = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
     made = class_of(model_type)
     settings, _ = made.get_processor_dict(path, local_files_only=True)
-    template = template_of(path)
-    if template is None:
-        raise UserError(
-            f"{path} has no chat template",
-            reason="its chat format is not known, and a wrong format would silently lower every score",
-            fix="copy chat_template.jinja or chat_template.json from the place where the checkpoint was published",
-        )
     given = {key: value for key, value in settings.items() if key not in ("video_processor", "chat_template")}
-    processor = made.from_args_and_dict([reader, tokenizer], given, chat_template=template)
+    processor = made.from_args_and_dict([reader, tokenizer], given, chat_template=require_template(path))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it pads
     return processor
@@ -85,6 +78,22 @@ def _smolvlm(
     self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
     self.image_seq_len = image_seq_len
     ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def require_template(where: Path | store.Artifact) -> str:
+    """The chat template of a checkpoint.
+
+    Raises:
+        UserError: It has none.
+    """
+    template = template_of(where)
+    if template is None:
+        raise UserError(
+            f"{where if isinstance(where, Path) else where.uri} has no chat template",
+            reason="its chat format is not known, and a wrong format would silently lower every score",
+            fix="copy chat_template.jinja or chat_template.json from the place where the checkpoint was published",
+        )
+    return template
 
 
 def template_of(where: Path | store.Artifact) -> str | None:

@@ -15,6 +15,7 @@ from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Question
 from medmim.lvlm.zoo import model as zoo
 from medmim.lvlm.zoo import processors
+from medmim.lvlm.zoo.idefics3 import IDEFICS3
 from medmim.lvlm.zoo.model import Model
 
 
@@ -92,27 +93,35 @@ def test_an_image_that_a_processor_rejects_is_its_own_error(model_of: Callable[[
         zoo.read(model_of("qwen2_5_vl"), Question("What?", [image(0, 1, 600)]))
 
 
+def test_an_image_that_a_checkpoint_does_not_split_is_counted_as_one_tile(folder_of: Callable[[str], Path]) -> None:
+    whole = zoo.load(folder_of("idefics3"), "cpu")
+    whole.processor.image_processor.do_image_splitting = False
+    row, sizes = zoo.read(whole, QUESTIONS[2]), [(100, 30)]
+    counted = IDEFICS3.features(whole.processor, whole.config, sizes, zoo.settings(whole, 1))
+    assert counted == [4] == [int((row.tokens["input_ids"] == whole.config.image_token_id).sum())]
+
+
 def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
 def test_a_class_that_is_not_proven_is_refused_with_the_command_that_tries_it(folder_of: Callable[[str], Path]) -> None:
     folder = folder_of("mllama")
-    for refused in (zoo.load, zoo.refuse_unproven):
+    for refused in (zoo.load, zoo.refuse_unusable):
         with pytest.raises(UserError, match="model_type 'mllama', which is not proven") as caught:
             refused(folder)
         assert f"zoo check {folder}" in caught.value.fix
-    zoo.refuse_unproven(folder_of("llava"))
+    zoo.refuse_unusable(folder_of("llava"))
 
 
 def test_a_checkpoint_of_the_zoo_is_known_without_its_weights(
     folder_of: Callable[[str], Path], folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    assert zoo.is_one(folder_of("qwen3_vl")) and zoo.is_one(folder_of("llava"))
-    assert not zoo.is_one(folders["mantis"]) and not zoo.is_one(folder_of("mllama"))
+    assert zoo.is_ours(folders["mantis"]) and zoo.is_ours(folders["llava-med"])
+    assert not any(zoo.is_ours(folder_of(kind)) for kind in ("llava", "qwen3_vl"))
     for text in ("{", "[]", '{"model_type": 3}'):
         (tmp_path / "config.json").write_text(text)
-        assert zoo.model_type(tmp_path) == "" and not zoo.is_one(tmp_path)
+        assert zoo.model_type(tmp_path) == "" and not zoo.is_ours(tmp_path)
 
 
 def test_no_class_of_the_zoo_is_a_base_to_train(model: Model) -> None:

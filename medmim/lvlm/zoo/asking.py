@@ -1,0 +1,200 @@
+"""Inference with a loaded model of the zoo: greedy answers, and the likelihoods of options; replies in order.
+
+Of each option, as in `likelihood_hf`, two log-likelihoods: that its letter begins the answer, and that its text is the
+whole answer, up to the token that ends it. Each answer is a row with the question's images: positions and masks of
+these classes differ too much to share what is computed of a question among its answers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from medmim.errors import UserError
+from medmim.lvlm import ask_hf, likelihood_hf, memory
+from medmim.lvlm.ask import Question, Reply, greedy, likelihoods
+from medmim.lvlm.zoo import model as zoo
+from medmim.lvlm.zoo.adapter import Row
+from medmim.lvlm.zoo.model import Model
+from medmim.sample import lettered
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def ask(
+    model: Model,
+    questions: Sequence[Question],
+    batch_size: int = 32,
+    max_new_tokens: int = 32,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[Reply]:
+    """Answer questions; arguments, replies and errors as of `ask_hf.ask`."""
+    ask_hf.refuse_long_answer(model.path, zoo.context_length(model), max_new_tokens)
+    yield from _in_batches(
+        questions, batch_size, lambda part: _answer(model, part, max_new_tokens, batch_size), on_done
+    )
+
+
+def compare(
+    model: Model,
+    questions: Sequence[Question],
+    batch_size: int = 32,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[Reply]:
+    """Compare the options of closed questions; arguments, replies and errors as of `likelihood_hf.compare`."""
+    yield from _in_batches(questions, batch_size, lambda part: _compare(model, part, batch_size), on_done)
+
+
+def _in_batches(
+    questions: Sequence[Question],
+    batch_size: int,
+    reply: Callable[[Sequence[Question]], list[Reply]],
+    on_done: Callable[[int], None] | None,
+) -> Iterator[Reply]:
+    for start in range(0, len(questions), batch_size):
+        part = questions[start : start + batch_size]
+        with memory.reporting(*ask_hf.asked_at_once(len(part))):
+            replies = reply(part)
+        yield from replies
+        if on_done is not None:
+            on_done(len(part))
+
+
+def _answer(model: Model, questions: Sequence[Question], max_new_tokens: int, batch_size: int) -> list[Reply]:
+    keys = [_key(model, question, batch_size, greedy(max_new_tokens)) for question in questions]
+    reasons, rows = [], []
+    for question in questions:
+        try:
+            row = zoo.read(model, question)
+            _refuse_long(model, len(row), f"an answer of {max_new_tokens:,}", max_new_tokens)
+        except UserError as error:
+            reasons.append(error.fact)
+            continue
+        reasons.append("")
+        rows.append(row)
+    stop = model.stop
+    found = ask_hf.generated(model, zoo.batch(model, rows), stop, max_new_tokens) if rows else iter(())
+    return [
+        Reply("", name, reason) if reason else ask_hf.reply_of(name, *next(found), stop)
+        for name, reason in zip(keys, reasons, strict=True)
+    ]
+
+
+def _refuse_long(model: Model, tokens: int, beside: str, more: int) -> None:
+    context = zoo.context_length(model)
+    if tokens + more > context:
+        raise UserError(
+            f"the question has {tokens:,} tokens with its images, and the model's context of {context:,} takes "
+            f"{context - more:,} beside {beside}"
+        )
+
+
+def _key(model: Model, question: Question, batch_size: int, how: str) -> str:
+    try:
+        zoo.refuse(model, question)
+        rendered = zoo.rendered(model, question)
+    except UserError:
+        rendered = question.prompt
+    return ask_hf.key_of(model, rendered, question, batch_size, how)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """A question with its answers.
+
+    Attributes:
+        row: The question, up to what all of the answers begin with.
+        lead: What follows it in front of each letter.
+        letters: The letter of each option.
+        texts: What follows `row` where the text of an option is the answer, up to the end of the answer.
+    """
+
+    row: Row
+    lead: list[int]
+    letters: list[int]
+    texts: list[list[int]]
+
+
+def _compare(model: Model, questions: Sequence[Question], batch_size: int) -> list[Reply]:
+    keys = [_key(model, question, batch_size, likelihoods(question)) for question in questions]
+    reasons, asked = [], []
+    for question in questions:
+        try:
+            asked.append(_read(model, question))
+        except UserError as error:
+            reasons.append(error.fact)
+        else:
+            reasons.append("")
+    found = iter(_log_likelihoods(model, asked, batch_size))
+    replies = []
+    for name, reason in zip(keys, reasons, strict=True):
+        if reason:
+            replies.append(Reply("", name, reason))
+        else:
+            one, letters, texts = next(found)
+            replies.append(likelihood_hf.reply_of(name, one.texts, letters, texts))
+    return replies
+
+
+def _read(model: Model, question: Question) -> _Answers:
+    """A question with its answers as tokens.
+
+    Each is tokenized with the question as a whole, since a token may span the border between the two.
+
+    Raises:
+        UserError: As `model.read` does; it has no options, does not fit the context, or one token does not tell the
+            letters apart.
+    """
+    if not question.options:
+        raise UserError("the question has no options, whose likelihoods could be compared")
+    row = zoo.read(model, question)
+    for option in question.options:
+        zoo.refuse(model, Question(option))
+    prompt = zoo.rendered(model, question)
+    texts = [_tokens(model, prompt + zoo.answered(model, question, text)) for text in question.options]
+    letters = [_tokens(model, prompt + zoo.answered(model, question, text)) for text in lettered(question.options)]
+    asked = _tokens(model, prompt)
+    begin = _common([asked, *texts, *letters])
+    at = _common(letters)
+    told_apart = [tokens[at] for tokens in letters if len(tokens) > at]
+    if len(set(told_apart)) < len(letters):
+        raise UserError("its tokenizer has no token that tells the letters of the options apart")
+    _refuse_long(model, len(row), "its longest option", max(map(len, (*texts, *letters))) - len(asked))
+    shared = zoo.cut(row, len(asked) - begin)
+    return _Answers(shared, letters[0][begin:at], told_apart, [tokens[begin:] for tokens in texts])
+
+
+def _tokens(model: Model, text: str) -> list[int]:
+    ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _common(lines: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of them begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*lines, strict=False)))
+
+
+def _log_likelihoods(
+    model: Model, asked: Sequence[_Answers], batch_size: int
+) -> "list[tuple[_Answers, Tensor, Tensor]]":
+    """The log-likelihoods of the letters and of the texts of each question, float32 `[options]`, on the CPU."""
+    import torch
+
+    lines = [(one.row, tail) for one in asked for tail in (one.lead, *(text[:-1] for text in one.texts))]
+    wanted = [tokens for one in asked for tokens in (one.letters, *one.texts)]
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(lines), batch_size):
+            part = lines[start : start + batch_size]
+            arguments = zoo.batch(model, [zoo.extended(row, tail) for row, tail in part])
+            kept = 1 + max(len(tail) for _, tail in part)
+            logits = model.model(**arguments, logits_to_keep=kept).logits
+            for line, (_, tail), tokens in zip(logits, part, wanted[start:], strict=False):
+                found.append(torch.log_softmax(line[-1 - len(tail) :].float(), -1)[:, tokens].cpu())
+    values = iter(found)
+    result = []
+    for one in asked:
+        letters = next(values)[-1]
+        result.append((one, letters, torch.stack([next(values).diagonal().sum() for _ in one.texts])))
+    return result

@@ -1,0 +1,146 @@
+"""Inference with the zoo: equal replies at any batch size, likelihoods of plain passes, errors by question."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from medmim.errors import UserError
+from medmim.lvlm.ask import Question, Reply
+from medmim.lvlm.zoo import asking
+from medmim.lvlm.zoo import model as zoo
+from medmim.lvlm.zoo.model import Model
+from medmim.sample import lettered, with_options
+
+OPTIONS = ("left", "left side", "same size", "")
+
+
+def question(i: int) -> Question:
+    """With zero to three images, and two to four options: one inside another, one empty."""
+    images = [
+        Image.linear_gradient("L").rotate(90 * j + i).resize((40 + 9 * i, 50)).convert("RGB") for j in range(i % 4)
+    ]
+    options = OPTIONS[: 2 + i % 3]
+    return Question(with_options("Which?" + " The larger opacity." * (i % 3), options), images, options)
+
+
+QUESTIONS = [question(i) for i in range(5)]
+
+
+def test_replies_are_the_same_alone_and_in_a_batch(model: Model) -> None:
+    alone = list(asking.ask(model, QUESTIONS, 1, 5))
+    together = list(asking.ask(model, QUESTIONS, len(QUESTIONS), 5))
+    assert alone == together and not any(reply.error for reply in alone)
+    assert len({reply.key for reply in alone}) == len(QUESTIONS)
+    assert len({reply.text for reply in alone}) > 1
+
+
+def plainly(model: Model, asked: Question, answer: str) -> list[float]:
+    """The log-likelihood of each token of an answer and its end, by one pass over what the processor makes of both."""
+    turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+    made = model.processor.apply_chat_template(
+        [[*zoo.conversation(model, asked), turn]],
+        tokenize=True, return_dict=True, return_tensors="pt",
+        processor_kwargs={"images_kwargs": zoo.settings(model, len(asked.images))},
+    )  # fmt: skip
+    with torch.no_grad():
+        logits = model.model(**made).logits[0].float().log_softmax(-1)
+    ids = made["input_ids"][0]
+    answered = len(model.tokenizer(f"{answer}<end>", add_special_tokens=False)["input_ids"])
+    return logits[:-1].gather(1, ids[1:, None])[-answered:, 0].tolist()
+
+
+def test_likelihoods_are_those_of_plain_forward_passes_at_any_batch_size(model: Model) -> None:
+    model.model.generation_config.eos_token_id = [1, model.tokenizer.convert_tokens_to_ids("<end>")]
+    model = replace(model)  # its stop tokens are read anew
+    asked = QUESTIONS[1:4]
+    for size in (1, 3):
+        for one, reply in zip(asked, asking.compare(model, asked, size), strict=True):
+            texts = [plainly(model, one, text) for text in one.options]
+            letters = [plainly(model, one, text)[0] for text in lettered(one.options)]
+            assert not reply.error and not reply.text
+            assert reply.letters == pytest.approx(letters, abs=1e-4)
+            assert reply.texts == pytest.approx([sum(values) for values in texts], abs=1e-4)
+            assert list(reply.tokens) == [len(values) for values in texts]
+
+
+@pytest.fixture
+def qwen(model_of: Callable[[str], Model]) -> Model:
+    return model_of("qwen2_5_vl")
+
+
+Asker = Callable[[Model, list[Question]], list[Reply]]
+
+
+@pytest.mark.parametrize(
+    "asked", [lambda m, q: list(asking.ask(m, q, 8, 3)), lambda m, q: list(asking.compare(m, q, 8))]
+)
+def test_a_question_that_cannot_be_asked_is_its_own_error(qwen: Model, asked: Asker) -> None:
+    thin = Image.new("RGB", (1, 600))
+    good = QUESTIONS[1]
+    bad = {
+        "contains <eos>": replace(good, prompt="say <eos>"),
+        "surrogate": replace(good, prompt="\ud83d"),
+        "aspect ratio": replace(good, images=[thin]),
+        "context of 4,096": replace(good, prompt="word " * 2000),
+    }
+    replies = asked(qwen, [good, *bad.values(), QUESTIONS[2]])
+    assert not replies[0].error and not replies[-1].error
+    for reply, words in zip(replies[1:-1], bad, strict=True):
+        assert words in reply.error and not reply.text
+    assert [reply.error for reply in asked(qwen, list(bad.values()))] == [reply.error for reply in replies[1:-1]]
+    assert asked(qwen, [good, QUESTIONS[2]]) == [replies[0], replies[-1]]
+
+
+def test_options_that_cannot_be_compared_are_an_error(qwen: Model) -> None:
+    none, special = replace(QUESTIONS[1], options=()), replace(QUESTIONS[1], options=("a", "<eos>"))
+    replies = list(asking.compare(qwen, [none, special]))
+    assert "has no options" in replies[0].error and "contains <eos>" in replies[1].error
+
+
+def test_an_answer_as_long_as_the_context_is_refused(qwen: Model) -> None:
+    with pytest.raises(UserError, match="leaves no tokens for a question"):
+        list(asking.ask(qwen, QUESTIONS, max_new_tokens=zoo.context_length(qwen)))
+
+
+def test_progress_counts_every_question(qwen: Model) -> None:
+    done: list[int] = []
+    list(asking.ask(qwen, QUESTIONS, 2, 1, done.append))
+    list(asking.compare(qwen, QUESTIONS[:3], 2, done.append))
+    assert done == [2, 2, 1, 2, 1]
+
+
+def test_the_key_holds_budget_backend_form_template_and_dtype(folder_of: Callable[[str], Path], qwen: Model) -> None:
+    def key(model: Model) -> str:
+        (reply,) = asking.ask(model, [QUESTIONS[2]], 1, 1)
+        return reply.key
+
+    asked = qwen.asking
+    others = [
+        replace(qwen, asking=replace(asked, pixels={**asked.pixels, "max_pixels": 100_000})),
+        replace(qwen, asking=replace(asked, backend="torchvision")),
+        replace(qwen, asking=replace(asked, stop=())),
+        replace(qwen, asking=replace(asked, before="")),
+        zoo.load(folder_of("qwen2_5_vl"), "cpu", torch.bfloat16),
+    ]
+    assert len({key(model) for model in (qwen, *others)}) == 6
+    assert key(qwen) == key(zoo.load(folder_of("qwen2_5_vl"), "cpu"))
+
+
+def test_a_reply_is_cut_unless_a_stop_token_ended_it(qwen: Model) -> None:
+    (cut,) = asking.ask(qwen, [QUESTIONS[1]], 1, 3)
+    first = int(qwen.model(**zoo.batch(qwen, [zoo.read(qwen, QUESTIONS[1])])).logits[0, -1].argmax())
+    ended = replace(qwen, asking=replace(qwen.asking, stop=(qwen.tokenizer.convert_ids_to_tokens(first),)))
+    (whole,) = asking.ask(ended, [QUESTIONS[1]], 1, 3)
+    assert cut.cut and cut.text and not whole.cut
+
+
+def test_logits_that_are_not_finite_are_an_error(folder_of: Callable[[str], Path]) -> None:
+    broken = zoo.load(folder_of("qwen2_5_vl"), "cpu")
+    with torch.no_grad():
+        broken.model.lm_head.weight[5] = float("nan")
+    replies = [*asking.ask(broken, QUESTIONS[:1], 1, 2), *asking.compare(broken, QUESTIONS[:1], 1)]
+    assert ["not finite" in reply.error for reply in replies] == [True, True]
