@@ -24,11 +24,15 @@ def init(folder: Folder, out: Out = None, name: Name = None, as_json: Json = Fal
     Of DICOM files the tags fill the table, of pictures their names. Says which questions become possible with what is
     there, and which columns would add more. Nothing is overwritten.
 
-    --json: {images, patients, passed_over, families (family -> questions), further (family -> columns), written}.
+    --json: {images, patients, guessed (images whose patient is only a name of a folder or file), passed_over, families
+    (family -> questions), further (family -> the columns that it lacks), written}.
     """
     from medmim.data.begin import TABLE, TERMS, begin
     from medmim.data.sources.files import folder as existing
 
+    if not hints.expanded(folder).is_dir():
+        kind = "a file, not a folder" if hints.expanded(folder).exists() else "not a folder"
+        raise UserError(f"{folder} is {kind}", fix="give the folder that holds the images, unpacked")
     place = existing(folder, "FOLDER")
     called = name or re.sub(r"[^a-z0-9]+", "-", place.absolute().name.lower()).strip("-")[:40] or "studies"
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", called):
@@ -43,14 +47,22 @@ def init(folder: Folder, out: Out = None, name: Name = None, as_json: Json = Fal
 
     console = Console(highlight=False)
     console.print(f"{found.images:,} images of {found.patients:,} patients in {place}", markup=False, soft_wrap=True)
+    if found.guessed:
+        fact = (
+            f"of {found.guessed:,} images the patient is a guess, from the name of a folder or file: check that column"
+        )
+        console.print(fact, markup=False, soft_wrap=True)
     for ending, count in sorted(found.passed_over.items()):
         console.print(f"passed over: {count:,} files ({ending})", markup=False)
     shown = Table("questions that are possible now", "number", box=None, pad_edge=False)
     for family, count in found.families.items():
         shown.add_row(family, f"{count:,}")
     console.print(shown if found.families else "no questions are possible with what the table holds now")
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for family, columns in found.further.items():
-        console.print(f"for {family}, complete: {', '.join(columns)}", markup=False)
+        lacking.setdefault(columns, []).append(family)
+    for columns, families in lacking.items():
+        console.print(f"complete {', '.join(columns)}: {', '.join(families)}", markup=False, soft_wrap=True)
     for path in found.written:
         console.print(f"written: {path}", markup=False, soft_wrap=True)
     sys.stderr.write(

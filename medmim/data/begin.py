@@ -8,14 +8,15 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medmim import hints, store
 from medmim.data.build import questions
 from medmim.data.sources import dicom_tags, nifti, roots, studies
-from medmim.data.sources.fragments import Fragment, format_path
+from medmim.data.sources.fragments import FRAME, Fragment, format_path
 from medmim.data.sources.source import BadImage, Entry, Source
 from medmim.errors import UserError, wrap_os_errors
 from medmim.progress import bar
@@ -24,7 +25,12 @@ from medmim.recipe.sources import Studies
 from medmim.terms import FLAGS, Terms
 
 TABLE, TERMS = "studies.csv", "terms.json"
-_DICOM = (".dcm", ".dicom", "")
+_NO_IMAGE, _NO_VOLUME = "DICOM without an image", "NIfTI that cannot be read"
+# First folders that name no patient.
+_GENERAL = (
+    "image", "images", "img", "imgs", "picture", "pictures", "png", "jpg", "jpeg", "dicom", "dcm", "nifti", "nii",
+    "data", "files", "raw", "train", "test", "val",
+)  # fmt: skip
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 _VOLUMES = (".nii", ".nii.gz")
 _WORDS = {  # part of a file's name -> column and value
@@ -44,14 +50,16 @@ class Begun:
     Attributes:
         images: Images in the table.
         patients: Patients, as far as they can be told apart.
+        guessed: Images whose patient is only the name of a folder or file.
         passed_over: Files that are no images, by ending.
         families: Question family -> questions that the table gives as it is.
-        further: Question family -> the columns that it needs and that are empty.
+        further: Question family -> the columns that it lacks.
         written: The files.
     """
 
     images: int
     patients: int
+    guessed: int
     passed_over: Mapping[str, int]
     families: Mapping[str, int]
     further: Mapping[str, tuple[str, ...]]
@@ -78,7 +86,7 @@ def begin(folder: Path, recipe: Path, name: str) -> Begun:
             reason="nothing that somebody may have completed is overwritten",
             fix="move it away to begin anew, or go on with it",
         )
-    rows, passed_over = _look(root)
+    rows, guessed, passed_over = _look(root, folder)
     if not rows:
         raise UserError(
             f"there are no images in {folder}",
@@ -100,51 +108,71 @@ def begin(folder: Path, recipe: Path, name: str) -> Begun:
     return Begun(
         images=len(rows),
         patients=len({row["patient"] for row in rows}),
+        guessed=guessed,
         passed_over=passed_over,
         families=families,
-        further=_further(source),
+        further=_further(source, rows),
         written=written,
     )
 
 
-def _look(root: roots.Root) -> tuple[list[dict[str, str]], dict[str, int]]:
-    """A row for each image, and the number of other files by their ending."""
+def _look(root: roots.Root, folder: Path) -> tuple[list[dict[str, str]], int, dict[str, int]]:
+    """A row for each image, of how many the patient is guessed, and the number of other files by their ending."""
     rows: list[dict[str, str]] = []
-    other: dict[str, int] = {}
+    other: Counter[str] = Counter()
+    guessed = 0
     paths = [path for path in root.names() if not any(part.startswith(".") for part in path.split("/"))]
     with bar("looking at files", len(paths), "files") as progress:
         for path in paths:
             progress.add()
             ending = "".join(Path(path).suffixes[-2:]).lower()
             ending = ending if ending == ".nii.gz" else Path(path).suffix.lower()
-            found = _tags(root, path) if ending in _DICOM else {} if ending in (*_PICTURES, *_VOLUMES) else None
-            if found is None:
-                other[ending or "no ending"] = other.get(ending or "no ending", 0) + 1
+            row = {"patient": _patient(path), "path": path} | _named(path)
+            if dicom_tags.is_dicom(folder / path):
+                tags = _tags(root, path)
+                if tags is None:
+                    other[_NO_IMAGE] += 1
+                    continue
+                row |= tags
+                guessed += "patient" not in tags
+            elif ending in (*_PICTURES, *_VOLUMES):
+                named = _middle(root, path) if ending in _VOLUMES else path
+                if named is None:
+                    other[_NO_VOLUME] += 1
+                    continue
+                guessed += 1
+                row["path"] = named
+            else:
+                other[ending or "no ending"] += 1
                 continue
-            row = {"patient": _patient(path), "path": path} | _named(path) | found
-            rows.append(row | ({"path": _middle(root, path)} if ending in _VOLUMES else {}))
-    return rows, other
+            rows.append(row)
+    return rows, guessed, dict(other)
 
 
 def _tags(root: roots.Root, path: str) -> dict[str, str] | None:
-    """The tags of a DICOM file; None where it is none."""
+    """The tags of a DICOM file, of several frames with the path of the middle one; None where it has no image."""
     try:
-        return dicom_tags.read(root.read(path)) or None
+        data = root.read(path)
+        frames = dicom_tags.frames(data)
+        several = {"path": format_path(path, Fragment(FRAME, frames // 2))} if frames > 1 else {}
+        return dicom_tags.read(data) | several if frames else None
     except (BadImage, FileNotFoundError):
         return None
 
 
-def _middle(root: roots.Root, path: str) -> str:
-    """The path of a volume's middle axial slice; the file's own where it cannot be read, which the build then says."""
+def _middle(root: roots.Root, path: str) -> str | None:
+    """The path of a volume's middle axial slice; None where it cannot be read."""
     try:
         return format_path(path, Fragment("axial", nifti.read(root.read(path)).voxels.shape[2] // 2))
     except (BadImage, FileNotFoundError):
-        return path
+        return None
 
 
 def _patient(path: str) -> str:
     """The first folder of a path, or the start of its file's name."""
     first, *rest = path.split("/")
+    while rest and first.lower() in _GENERAL:
+        first, *rest = rest
     return first if rest else re.split(r"[_\s.-]", Path(first).stem, maxsplit=1)[0]
 
 
@@ -163,9 +191,14 @@ def _possible(source: Source, folder: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _further(source: Source) -> dict[str, tuple[str, ...]]:
-    """Families that are not asked, with all the columns that they need."""
-    return {name: columns for name, columns in studies.FAMILIES.items() if name not in source.families}
+def _further(source: Source, rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Families that are not asked, with the columns that they lack."""
+    filled = {name for row in rows for name, cell in row.items() if cell}
+    return {
+        name: tuple(column for column in columns if column not in filled) or columns
+        for name, columns in studies.FAMILIES.items()
+        if name not in source.families
+    }
 
 
 def _terms(name: str) -> str:

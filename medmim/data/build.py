@@ -26,7 +26,7 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 8
+REVISION = 9
 
 _REASONS = 30  # more are not told apart by the values in them
 _VALUES = re.compile(r"'[^']*'|\d[\d,.]*")

@@ -8,11 +8,12 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from medmim import terms
+from medmim.data.sources.files import one_line
 from medmim.data.sources.source import Entry, Source
 from medmim.errors import UserError
 from medmim.recipe.schema import Data
@@ -213,16 +214,31 @@ class _Any(Generic[T]):
 
 def _version(name: str) -> dict[str, str]:
     """The version of the distribution that brings a source; our own sources have the step's REVISION."""
-    found = None if name in BUILT_IN else next(iter(entry_points(group=ENTRY_POINTS, name=name))).dist
+    found = None if name in BUILT_IN else _entry_point(name).dist
     return {} if found is None else {"version": found.version}
 
 
 def _module(name: str) -> ModuleType:
     if name in BUILT_IN:
         return importlib.import_module(f"medmim.data.sources.{name}")
-    found = entry_points(group=ENTRY_POINTS, name=name)
-    module: ModuleType = next(iter(found)).load()
+    point = _entry_point(name)
+    fix = f"correct {point.value}, or install another version of its distribution (docs/data.md)"
+    try:
+        module: ModuleType = point.load()
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise UserError(f"the source {name} cannot be imported", reason=one_line(error), fix=fix) from error
+    lacking = [what for what in ("inputs", "load") if not callable(getattr(module, what, None))]
+    if not isinstance(getattr(module, "TERMS", None), Terms) and not callable(getattr(module, "terms", None)):
+        lacking.append("TERMS")
+    if lacking:
+        raise UserError(
+            f"the source {name} lacks {', '.join(lacking)}", reason="every source has these (docs/data.md)", fix=fix
+        )
     return module
+
+
+def _entry_point(name: str) -> EntryPoint:
+    return next(iter(entry_points(group=ENTRY_POINTS, name=name)))
 
 
 def _terms(module: ModuleType, entry: Entry[Any]) -> Terms:

@@ -1,9 +1,12 @@
 """Erase a patient: find what holds or descends from them, remove or mark it, list the recipes to rebuild the rest."""
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from medmim import store
@@ -12,6 +15,7 @@ from medmim.errors import UserError
 from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import Entry
 from medmim.progress import bar
+from medmim.run.lock import locked
 from medmim.run.provenance import current_user
 from medmim.run.workspace import Workspace
 from medmim.store.removal import clear, finish, remove
@@ -115,7 +119,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
 
     Args:
         ws: The workspace; copies in its cache, its reports, the pictures that it keeps for builds, and those that
-            unfinished builds have left in the store are removed, too.
+            unfinished builds have left in it and in the store are removed, too.
         patients: Identifiers.
         what: Their `plan`.
         why: The reason for the record; without any identifier.
@@ -140,6 +144,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     while not place.create(f"{_RECORDS}{record['n']}.json", json.dumps(record, indent=1).encode()):
         record["n"] += 1
     kept_pixels.clear(ws.home)
+    _clear_unfinished(ws.home)
     for name in what.resume:
         if name.startswith(kept_pixels.UNFINISHED):  # a build that is resumed only reads its images again
             clear(place, name)
@@ -152,6 +157,17 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
             shown.add()
     finish(place)
     return record
+
+
+def _clear_unfinished(home: Path) -> None:
+    """Remove what killed builds of this home have read: with another list of the erased, none of them is resumed.
+
+    A build that is running keeps its folder.
+    """
+    for folder in sorted((home / "work").glob("data-*")):
+        if folder.is_dir():
+            with suppress(UserError), locked(folder, UserError):
+                shutil.rmtree(folder)
 
 
 def marked(ws: Workspace) -> set[str]:

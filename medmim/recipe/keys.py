@@ -48,7 +48,7 @@ def type_name(annotation: Any) -> str:
     if origin is Annotated:
         return type_name(inner[0])
     if origin in (Union, UnionType):
-        return " or ".join(type_name(part) for part in inner)
+        return " or ".join(dict.fromkeys(type_name(part) for part in inner))
     if origin is tuple:
         return f"list of {type_name(inner[0])}"
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

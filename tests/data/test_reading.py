@@ -1,11 +1,14 @@
 """Several sources in one data set: folders, terms, errors together, and one that another distribution brings."""
 
+import importlib
+import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from medmim import shards, terms
 from medmim.data import build, reading
@@ -109,6 +112,48 @@ def test_a_source_of_another_distribution_gets_its_options(monkeypatch: pytest.M
     assert build.run(made, workspace(tmp_path)).cached
     vars(point)["dist"] = SimpleNamespace(version="1.1")  # it may read the same files otherwise now
     assert not build.run(made, workspace(tmp_path)).cached
+
+
+def test_the_source_in_the_docs_builds_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (code,) = [part.split("```")[0] for part in page.split("```python\n")[1:]]
+    distribution(monkeypatch, tmp_path, code, "1.0")
+    names = [f"{patient}-{time}.png" for patient in range(60) for time in range(2)]
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number, name in enumerate(names):
+        Image.linear_gradient("L").resize((8 + number, 8)).save(raw / name)
+    lines = [f"{name.split('-')[0]},{name},{('nodule', 'cyst')[number % 2]}\n" for number, name in enumerate(names)]
+    (raw / "index.csv").write_text("patient,file,finding\n" + "".join(lines))
+    made = recipe({"name": "our_pacs", "root": str(raw)})
+    first = build.run(made, workspace(tmp_path))
+    assert first.facts["rows"] > 60 and build.run(made, workspace(tmp_path)).cached
+    distribution(monkeypatch, tmp_path, code, "1.1")
+    assert not build.run(made, workspace(tmp_path)).cached
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("import nowhere", "cannot be imported"), ("def load(:", "cannot be imported"), ("", "lacks inputs, load, TERMS")],
+)
+def test_a_source_that_breaks_the_contract_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, words: str
+) -> None:
+    distribution(monkeypatch, tmp_path, code, "1.0")
+    with pytest.raises(UserError, match=f"the source our_pacs {words}"):
+        reading.of(recipe({"name": "our_pacs", "root": "x"}).data)
+
+
+def distribution(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str, version: str) -> None:
+    """Another distribution with one module, found by its entry point as one that is installed."""
+    facts = folder / "our_package.dist-info"
+    facts.mkdir(exist_ok=True)
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: our-package\nVersion: {version}\n")
+    (facts / "entry_points.txt").write_text(f"[{sources.ENTRY_POINTS}]\nour_pacs = our_package_pacs\n")
+    (folder / "our_package_pacs.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "our_package_pacs", raising=False)
+    importlib.invalidate_caches()
 
 
 def no_pictures(path: str) -> bytes:

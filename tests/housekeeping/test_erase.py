@@ -20,6 +20,7 @@ from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision
+from medmim.run.lock import locked
 from medmim.run.workspace import Workspace
 from medmim.sample import Sample, Study
 from medmim.store import open_store
@@ -109,7 +110,13 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     unfinished = [f"{kept_pixels.UNFINISHED}0123/1.pictures", "resume/finetune-0123/examples.safetensors"]
     for key in unfinished:
         open_store(ws.store).write(key, b"a picture")
-    record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
+    killed, running = ws.home / "work" / "data-killed", ws.home / "work" / "data-running"
+    for folder in (killed, running):
+        (folder / "resume").mkdir(parents=True)
+        (folder / "resume" / "pixels.bin").write_bytes(b"a picture")
+    with locked(running, UserError):
+        record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
+    assert [path for path in (ws.home / "work").iterdir()] == [running]
     assert kept.find("scan.png", 32) is None
     assert list(open_store(ws.store).list("resume/")) == unfinished[1:], "a training is ended by whoever runs it"
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}

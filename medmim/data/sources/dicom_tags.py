@@ -2,8 +2,9 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from medmim.data.sources import dicom
@@ -19,6 +20,29 @@ _TAGS = ("SpecificCharacterSet", "Modality", "ViewPosition", "ImageLaterality", 
          "AcquisitionDate", "PatientID", "PatientAge", "StudyInstanceUID")  # fmt: skip
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do; not where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def frames(data: bytes) -> int:
+    """Number of images in a DICOM file; none in a report, a presentation state, ...
+
+    Raises:
+        BadImage: As of `read`.
+        UserError: As of `read`.
+    """
+    file = _header(data, ["Rows", "NumberOfFrames"])
+    try:
+        return max(1, int(file.get("NumberOfFrames") or 1)) if file.get("Rows") else 0
+    except Exception as error:  # a value that its type does not allow
+        raise _unreadable(error) from None
+
+
 def read(data: bytes) -> dict[str, str]:
     """Our column -> its value, for the tags that the file has and that we understand.
 
@@ -28,13 +52,11 @@ def read(data: bytes) -> dict[str, str]:
         BadImage: It is no DICOM file, or a deflated one that grows beyond all bounds.
         UserError: pydicom is not installed.
     """
-    pydicom: Any = require("pydicom", "data")
-    dicom.refuse_bomb(data)
+    file = _header(data, _TAGS)
     try:
-        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(_TAGS))
         said = {name: str(file.get(name) or "").strip() for name in _TAGS}
-    except Exception as error:  # pydicom raises anything on hostile bytes
-        raise BadImage(f"no DICOM file that can be read ({type(error).__name__})") from None
+    except Exception as error:  # a value that its type does not allow
+        raise _unreadable(error) from None
     found = {
         "patient": said["PatientID"],
         "modality": MODALITIES.get(said["Modality"].upper(), ""),
@@ -45,6 +67,19 @@ def read(data: bytes) -> dict[str, str]:
         "exam": said["StudyInstanceUID"],
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _header(data: bytes, tags: Iterable[str]) -> Any:
+    pydicom: Any = require("pydicom", "data")
+    dicom.refuse_bomb(data)
+    try:
+        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(tags))
+    except Exception as error:  # pydicom raises anything on hostile bytes
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> BadImage:
+    return BadImage(f"no DICOM file that can be read ({type(error).__name__})")
 
 
 def _day(text: str) -> str:

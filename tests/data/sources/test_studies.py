@@ -30,7 +30,7 @@ def read(folder: Path, table: str, name: str = "studies.csv", **own: Any) -> Sou
     return studies.load(Entry(Studies(name="studies", root=str(folder), table=name, **own)))
 
 
-def dicom(path: Path, **tags: str) -> None:
+def dicom(path: Path, **tags: object) -> None:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -43,6 +43,7 @@ def dicom(path: Path, **tags: str) -> None:
         setattr(file, name, value)
     out = io.BytesIO()
     file.save_as(out, enforce_file_format=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(out.getvalue())
 
 
