@@ -41,7 +41,6 @@ SEEDS = (1, 2, 3)
 ABILITIES = ("temporal", "reasoning", "comparison", "coreference", "composed")
 MUST_WIN = ("held_in", "held_out", *(f"ability:{name}" for name in ABILITIES))
 LEAST_PATIENTS = 150
-RESAMPLES = 10_000  # enough for a p value times the number of rows to be below 0.05
 COLUMNS = (
     "model", "questions", "base", "tuned (worst seed)", "blind", "chance", "gain, 95%", "p", "if read", "by likelihood",
     "unread", "both ways", "n", "patients", "won",
@@ -236,7 +235,7 @@ def _row(family: str, group: str, items: Sequence[Mapping[str, Any]], seeds: Seq
     each = [right(f"seed {seed}") for seed in seeds]
     base, tuned = right("base"), np.mean(each, axis=0)
     people = [item["people"] for item in items]
-    gain = stats.difference(tuned, base, people, RESAMPLES)
+    gain = stats.difference(tuned, base, people)
     guess = np.array([len(item["gold"]) / len(item["options"]) for item in items])
     blind = np.mean([right(f"seed {seed}", "blind") for seed in seeds], axis=0)
     likelihood = np.mean([right(f"seed {seed}", metric="likelihood") for seed in seeds], axis=0)
@@ -251,9 +250,9 @@ def _row(family: str, group: str, items: Sequence[Mapping[str, Any]], seeds: Seq
         float(np.mean(guess)),
         gain,
         _if_read(items, base, tuned, people),
-        stats.difference(likelihood, right("base", metric="likelihood"), people, RESAMPLES),
+        stats.difference(likelihood, right("base", metric="likelihood"), people),
         (_unread(items, "base"), float(np.mean([_unread(items, f"seed {seed}") for seed in seeds]))),
-        stats.difference(tuned, max(blind, guess, key=np.mean), people, RESAMPLES),
+        stats.difference(tuned, max(blind, guess, key=np.mean), people),
         _swap(items, seeds),
     )
 
@@ -263,7 +262,7 @@ def _if_read(
 ) -> stats.Estimate | None:
     read = [i for i, item in enumerate(items) if all(_is_read(given) for given in item["answers"].values())]
     own = [people[i] for i in read]
-    return stats.difference(tuned[read], base[read], own, RESAMPLES) if read else None
+    return stats.difference(tuned[read], base[read], own) if read else None
 
 
 def _unread(items: Sequence[Mapping[str, Any]], role: str) -> float:

@@ -8,14 +8,13 @@ from medmim.errors import UserError
 from medmim.run.workspace import Workspace
 
 
-def compare(ws: Workspace, first: str, second: str, resamples: int = 2000) -> dict[str, Any]:
+def compare(ws: Workspace, first: str, second: str) -> dict[str, Any]:
     """Paired differences, first minus second, of the first model of each benchmark.
 
     Args:
         ws: The workspace.
         first: URI of a bench artifact.
         second: URI of another.
-        resamples: Bootstrap draws.
 
     Returns:
         `models` (role and digest of each), `items` in both, `comparable` (both asked exactly these items, without a
@@ -47,7 +46,7 @@ def compare(ws: Workspace, first: str, second: str, resamples: int = 2000) -> di
         "models": [{"role": r, **s["models"][r]} for r, s in zip(roles, written, strict=True)],
         "items": len(both),
         "comparable": all(s["comparable"] and s["items"] == len(both) for s in written),
-        "differences": scoring.paired(groups, values[0], values[1], people, resamples),
+        "differences": scoring.paired(groups, values[0], values[1], people),
     }
 
 

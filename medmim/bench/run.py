@@ -92,7 +92,7 @@ def bench(
             for protocol in PROTOCOLS[settings.protocol]
         }
         generated, compared = loaded.get(GENERATE, {}), loaded.get(LIKELIHOOD, {})
-        board = Board(items.samples, generated, settings.resamples, compared)
+        board = Board(items.samples, generated, compared)
         failed = [row for role in engines for row in failures.summary(role, generated.get(role), compared.get(role))]
         written = {
             "comparable": not items.limited,

@@ -1,7 +1,6 @@
 """Scores of a benchmark: a row for each model, group and metric, and paired differences between models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,15 @@ _ABOVE = 0.05  # blind accuracy surely this far above chance: the text reveals t
 class Board:
     """The scores of every model on every item; means, intervals and differences over groups of items."""
 
-    def __init__(
-        self, samples: Sequence[Sample], answers: Answers, resamples: int, compared: Answers | None = None
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], answers: Answers, compared: Answers | None = None) -> None:
         """Score answers.
 
         Args:
             samples: The items.
             answers: Generated ones; none where only likelihoods were compared.
-            resamples: Bootstrap draws.
             compared: Likelihoods.
         """
-        self.samples, self.resamples = samples, resamples
+        self.samples = samples
         self.answers = _all_aligned(samples, answers)
         self.compared = _all_aligned(samples, compared or {})
         self.roles = list(dict.fromkeys([*self.answers, *self.compared]))
@@ -58,7 +54,7 @@ class Board:
         for opponent in self.roles:
             if opponent != role:
                 ours, theirs = self._if_read(role), self._if_read(opponent)
-                found = paired(self.groups, ours, theirs, self.people, self.resamples)
+                found = paired(self.groups, ours, theirs, self.people)
                 rows += [{**row, "opponent": opponent} for row in found]
         return rows
 
@@ -149,7 +145,17 @@ class Board:
             cut=sum(answer.cut for i in asked if (answer := given[i])),
             **(self._both_ways(values, scored, metric) if metric in metrics.BOTH_WAYS and "swap" in values else {}),
         )
-        return {"model": role, **to_json(score), **({"grey": means["grey"]} if "grey" in means else {})}
+        grey = {"grey": means["grey"]} if "grey" in means else {}
+        return {"model": role, **to_json(score), **grey, **self._gap(values, scored, metric)}
+
+    def _gap(self, values: Values, scored: Sequence[int], metric: str) -> dict[str, Any]:
+        """With images minus without, on the items that were answered both ways; empty where blind was not asked."""
+        own = [i for i in scored if metric in values["blind"][i]] if "blind" in values else []
+        if not own:
+            return {}
+        seen, blind = (_column(values[probe], own, metric) for probe in ("none", "blind"))
+        found = stats.difference(seen, blind, [self.people[i] for i in own])
+        return {"gap": found.value, "gap_low": found.low, "gap_high": found.high, "gap_patients": found.patients}
 
     def _both_ways(self, values: Values, scored: Sequence[int], metric: str) -> dict[str, Any]:
         """The fields of Score on the probe `swap`."""
@@ -162,11 +168,7 @@ class Board:
         return {"swap": found.value, **ends, "swap_n": found.n, "swap_patients": found.patients}
 
     def _estimate(self, values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Estimate:
-        """A mean with its interval, clipped to 0..1: the bootstrap of a share near an end may exceed it."""
-        found = stats.estimate(_column(values, own, metric), [self.people[i] for i in own], self.resamples)
-        if found.low is None or found.high is None:
-            return found
-        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+        return stats.estimate(_column(values, own, metric), [self.people[i] for i in own])
 
 
 def paired(
@@ -174,7 +176,6 @@ def paired(
     ours: Sequence[Mapping[str, float]],
     theirs: Sequence[Mapping[str, float]],
     people: Sequence[Sequence[str]],
-    resamples: int,
 ) -> list[dict[str, Any]]:
     """Paired differences over groups of the same items.
 
@@ -183,10 +184,9 @@ def paired(
         ours: Metric -> value of each item; an item on which either engine failed is left out.
         theirs: Likewise.
         people: Patients of each item.
-        resamples: Bootstrap draws.
 
     Returns:
-        Rows of group, metric and `stats.Estimate`; `p_holm` is corrected over the groups of a kind. Those of closed
+        Rows of group, metric and `stats.Estimate`; `p_holm` is corrected over all rows of a metric. Those of closed
         questions with generated answers have `unread` and `opponent_unread`, the shares of the items of the row whose
         answers could not be read; the metric `accuracy_if_read` is over those that both answered readably.
     """
@@ -196,12 +196,11 @@ def paired(
             both = [i for i in groups[group] if metric in ours[i] and metric in theirs[i]]
             if both:
                 a, b = _column(ours, both, metric), _column(theirs, both, metric)
-                found = stats.difference(a, b, [people[i] for i in both], resamples)
+                found = stats.difference(a, b, [people[i] for i in both])
                 unread = {"unread": _unread(ours, both), "opponent_unread": _unread(theirs, both)}
                 rows.append({"group": group, "metric": metric, **found.__dict__, **unread})
-    kinds = [(row["metric"], row["group"].split(":")[0]) for row in rows]
-    for kind in set(kinds):
-        own = [row for row, of in zip(rows, kinds, strict=True) if of == kind]
+    for metric in {row["metric"] for row in rows}:
+        own = [row for row in rows if row["metric"] == metric]
         for row, p in zip(own, stats.holm([row["p"] for row in own]), strict=True):
             row["p_holm"] = p
     return rows

@@ -3,8 +3,8 @@
 The rule. A series is what is followed from night to night: the role `champion`, the role `base`, each reference, and
 each challenger or candidate by its weights (a new challenger is no worse version of the last one). Tonight's answers
 of a series are compared with each *distinct* set of answers that it gave in the last `nightly.nights` nights, on the
-questions that both have, for accuracy and token F1, held-in and held-out: a paired difference, patients drawn with
-replacement (`bench.stats.difference`). Holm's correction goes over all of these tests of tonight. A regression is a
+questions that both have, for accuracy and token F1, held-in and held-out: a paired difference, clustered by patient
+(`bench.stats.difference`). Holm's correction goes over all of these tests of tonight. A regression is a
 mean that fell by at least `nightly.drop` with a corrected two-sided p below `nightly.significance`.
 
 Why testing every night does not add false alarms: an unchanged model gives the very same answers, and equal sets of
@@ -16,7 +16,6 @@ accepts the regression by `nightly.since`.
 Under `stats.MIN_PATIENTS` patients nothing is tested, and the night's notes say so.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -70,13 +69,12 @@ def changed(ours: Answers, theirs: Answers) -> list[str]:
 
 
 def differences(
-    pairs: Mapping[str, tuple[Answers, Sequence[Answers]]], resamples: int, significance: float, smallest: float
+    pairs: Mapping[str, tuple[Answers, Sequence[Answers]]], significance: float, smallest: float
 ) -> list[dict[str, Any]]:
     """All tests of a night.
 
     Args:
         pairs: Series -> its answers of tonight, and the earlier ones to compare with.
-        resamples: Bootstrap draws; more are made where p could else not fall below the significance.
         significance: Probability of a false alarm over all tests.
         smallest: Share by which a mean must fall to be a regression.
 
@@ -85,8 +83,7 @@ def differences(
         any score changed; Holm's correction counts the other tests as well.
     """
     tests = list(_tests(pairs))
-    draws = max(resamples, math.ceil(8 * len(tests) / significance))  # the smallest p is 2 / (draws + 1)
-    estimates = [stats.difference(test.tonight, test.before, test.people, 1 if test.equal else draws) for test in tests]
+    estimates = [stats.difference(test.tonight, test.before, test.people) for test in tests]
     corrected = stats.holm([estimate.p for estimate in estimates])
     rows = []
     for test, estimate, p in zip(tests, estimates, corrected, strict=True):

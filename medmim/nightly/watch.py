@@ -72,7 +72,7 @@ def _compare(recipe: Recipe, ws: Workspace, tonight: Mapping[str, Any], before: 
         if earlier[-1].date == before[-1].date:
             changed[role] = regressions.changed(ours, earlier[-1])[:_SHOWN]
     scored = bench.scores(ws, f"{ws.store}/bench/{tonight['bench']}")
-    rows = regressions.differences(pairs, recipe.bench.resamples, settings.significance, settings.drop)
+    rows = regressions.differences(pairs, settings.significance, settings.drop)
     board = [{key: row[key] for key in _ROW} for row in scored["leaderboard"] if _is_recorded(row)]
     notes += [*_too_few_patients(board), *_other_data(ws, tonight, before)]
     for note in dict.fromkeys(notes):

@@ -22,6 +22,7 @@ from medmim.recipe.yaml_text import parse_value, parse_yaml
 from medmim.sample import escaped, is_utf8
 from medmim.store.paths import existing
 
+_REMOVED = {"bench.resamples": "intervals are computed without drawing now; delete this line"}
 _OFFERED = 5  # files of a folder that is given as a recipe
 
 
@@ -177,6 +178,8 @@ def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in place)
     kind = error["type"]
     if kind == "extra_forbidden":
+        if key in _REMOVED:
+            return f"{key}: no longer a key; {_REMOVED[key]}"
         near = nearest(Recipe, key)
         return f"{key}: unknown key" + (f"; did you mean '{near}'?" if near else "")
     if kind == "missing":

@@ -244,7 +244,6 @@ class Bench(Section):
     limit: Positive | None = Field(None, description="only the first N items: a result that is not comparable")
     batch_size: Positive = Field(32, description="questions asked at once")
     max_new_tokens: Positive = Field(32, description="longest answer")
-    resamples: Positive = Field(2000, description="bootstrap draws of patients for the intervals")
     max_bad_fraction: Fraction = Field(0.02, description="engine errors above this share fail the step")
 
 

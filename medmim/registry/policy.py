@@ -21,6 +21,7 @@ class Policy(Section):
     min_patients: Positive = Field(20, ge=20)  # under 20 there is no interval
     min_gain: dict[str, float] = Field(min_length=1)
     max_regression: dict[str, Fraction] = {}
+    regression_by: Literal["point", "interval", "noninferiority"] = "point"
     blind_gap: dict[str, float] = {}
     min_swap: dict[str, Fraction] = {}
     max_unparsed: Fraction = 1.0

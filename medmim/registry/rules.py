@@ -3,7 +3,8 @@
 What is read of the bench artifact, `scores.json`:
 
     models       role (`tuned`, `base`, `champion`) -> {digest}; of the model artifact where it is one
-    leaderboard  rows of {model: role, **Score}
+    leaderboard  rows of {model: role, **Score}; where blind was asked, `gap`, `gap_low`, `gap_high`, `gap_patients`:
+                 with images minus without, on the same items
     differences  rows of {group, metric, opponent: role, value, low, high, n, patients}: tuned minus opponent on
                  the same items, 0..1, with the patient-clustered 95% interval; low and high None under 20 patients
     comparable   False where bench.limit or bench.split make the result not comparable
@@ -16,6 +17,9 @@ from typing import Any
 
 from medmim.registry.policy import Policy
 from medmim.terms import Terms, reasons
+
+_JUDGED = {"point": "value", "interval": "high", "noninferiority": "low"}  # of a paired difference
+_OF_OPEN = ("token_f1", "bleu", "rouge_l")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ def apply(policy: Policy, scores: Mapping[str, Any], opponent: str) -> Iterator[
         opponent: Role that the tuned model is compared with.
 
     Yields:
-        Results in the order of the policy's keys.
+        Results in the order of the policy's keys; one alone, with the keys to change, where the policy asks for what
+        the bench did not measure.
     """
     measured = [row for row in scores["leaderboard"] if row["metric"] == policy.metric]
     own = {row["group"]: row for row in measured if row["model"] == "tuned"}
@@ -49,10 +54,11 @@ def apply(policy: Policy, scores: Mapping[str, Any], opponent: str) -> Iterator[
     closed = {
         row["group"]: row for row in scores["leaderboard"] if row["model"] == "tuned" and row["metric"] == swapped
     }
+    if lacking := list(_unmeasured(policy, scores, closed)):
+        yield RuleResult("measured", "", None, None, False, "; ".join(lacking))
+        return
     if policy.require_comparable:
         yield _comparable(bool(scores["comparable"]))
-    if missing := _unmeasured(policy.metric, scores.get("protocol", "generate")):
-        yield RuleResult("metric", "", None, None, False, missing)
     for group, limit in _expand(policy.min_gain, paired):
         yield _gain(group, limit, paired.get(group), policy, opponent)
     for group, limit in _expand(policy.max_regression, paired):
@@ -76,12 +82,24 @@ def terms_of_use(policy: Policy, allowed: Terms) -> Iterator[RuleResult]:
         yield RuleResult("terms", use, None, None, not refused, text)
 
 
-def _unmeasured(metric: str, protocol: str) -> str:
-    """A sentence where a metric was not measured, because nothing was generated or no likelihoods were compared."""
-    needed = "likelihood" if metric == "likelihood" else "generate"
-    if protocol in (needed, "both"):
-        return ""
-    return f"{metric} was not measured (bench.protocol is {protocol}): set bench.protocol to {needed} or both"
+def _unmeasured(policy: Policy, scores: Mapping[str, Any], closed: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What the policy asks for and no question of the bench measured, with the key to change."""
+    tuned = [row for row in scores["leaderboard"] if row["model"] == "tuned"]
+    own = [row for row in tuned if row["metric"] == policy.metric]
+    protocol, needed = scores.get("protocol", "generate"), "likelihood" if policy.metric == "likelihood" else "generate"
+    if protocol not in (needed, "both"):
+        yield (
+            f"{policy.metric} was not measured (bench.protocol is {protocol}): set bench.protocol to {needed} or both"
+        )
+    elif not own:
+        kind = "open" if policy.metric in _OF_OPEN else "closed"
+        yield f"{policy.metric} was not measured: bench.tasks has no {kind} question"
+    elif policy.blind_gap and all(row["blind"] is None for row in own):
+        yield "blind_gap: no question was asked without images; add blind to bench.probes"
+    elif policy.blind_gap and all("gap" not in row for row in own):
+        yield "blind_gap: an earlier version of medmim measured no paired gap; bench the models again"
+    if policy.min_swap and closed and all(row.get("swap_n") is None for row in closed.values()):
+        yield "min_swap: no question was asked with its images moved on; add swap to bench.probes"
 
 
 def _comparable(passed: bool) -> RuleResult:
@@ -110,24 +128,41 @@ def _regression(group: str, limit: float, row: Mapping[str, Any] | None, policy:
     if few := _too_few(group, row, policy):
         return RuleResult("max_regression", group, None, limit, None, f"{few}; no loss can be judged")
     assert row is not None
-    passed = row["value"] >= -limit
+    judged = row[_JUDGED[policy.regression_by]]
+    passed = judged >= -limit
     text = f"{group}: {_points(row['value'])} points against {opponent}"
-    text += f", {100 * limit:.1f} may be lost" if passed else f": only {100 * limit:.1f} may be lost"
-    return RuleResult("max_regression", group, row["value"], -limit, passed, text)
+    if policy.regression_by != "point":
+        text += f" ({_points(row['low'])} to {_points(row['high'])})"
+    if policy.regression_by == "noninferiority":
+        text += (
+            f", surely no more than {100 * limit:.1f} lost" if passed else f": more than {100 * limit:.1f} may be lost"
+        )
+    elif policy.regression_by == "interval":
+        text += (
+            f", no loss beyond {100 * limit:.1f} is sure" if passed else f": surely more than {100 * limit:.1f} lost"
+        )
+    else:
+        text += f", {100 * limit:.1f} may be lost" if passed else f": only {100 * limit:.1f} may be lost"
+    return RuleResult("max_regression", group, judged, -limit, passed, text)
 
 
 def _blind_gap(group: str, limit: float, row: Mapping[str, Any] | None, policy: Policy) -> RuleResult:
     if few := _too_few(group, row, policy):
         return RuleResult("blind_gap", group, None, limit, False, few)
     assert row is not None
-    if row["blind"] is None:
+    if row.get("gap") is None:
         text = f"{group}: never asked without images; add blind to bench.probes"
         return RuleResult("blind_gap", group, None, limit, False, text)
-    gap = row["low"] - row["blind"]
-    passed = gap > limit
-    text = f"{group}: {100 * row['value']:.1f} with images, {100 * row['blind']:.1f} without"
+    if row["gap_low"] is None or row["gap_patients"] < policy.min_patients:
+        text = f"{group}: {row['gap_patients']:,} patients were asked with and without images: too few"
+        return RuleResult("blind_gap", group, None, limit, False, f"{text} ({policy.min_patients} needed)")
+    passed = row["gap_low"] > limit
+    text = (
+        f"{group}: {_points(row['gap'])} points with images over without "
+        f"({_points(row['gap_low'])} to {_points(row['gap_high'])})"
+    )
     text += "" if passed else ": the images do not help beyond doubt"
-    return RuleResult("blind_gap", group, gap, limit, passed, text)
+    return RuleResult("blind_gap", group, row["gap_low"], limit, passed, text)
 
 
 def _swap(group: str, limit: float, row: Mapping[str, Any], policy: Policy) -> RuleResult:

@@ -65,7 +65,7 @@ def test_a_cluster_gives_the_digest_of_one_process_even_if_a_node_is_lost(world:
     assert [event["text"] for event in events if event["kind"] == "digest"] == [local.digest]
     assert {event["label"] for event in events if event["kind"] == "bar"} >= {"tuned answers", "base answers swap"}
     assert list((tmp_path / "nodes").glob("node2/work")), "the second node has answered too"
-    made = recipe(where, "127.0.0.1:1", resamples=100)  # the cluster is gone
+    made = recipe(where, "127.0.0.1:1")  # the cluster is gone
     ws = workspace(tmp_path / "other-head", made)
     data = publish(world, ws.store)
     assert run.run(made, ws, data, str(world.models[0]), {"base": str(world.models[1])}).uri

@@ -53,3 +53,11 @@ def test_an_empty_open_answer_is_unparsed_and_scores_nothing():
     asked = sample((), "the mass grew", ())
     assert metrics.read(asked, "none", "k", "  ", None).status == "unparsed"
     assert metrics.score(asked, metrics.read(asked, "none", "k", "The mass grew.", None))["token_f1"] == 1
+
+
+def test_bleu_tells_capitals_apart_as_published():
+    """sacreBLEU's default is cased: a lower-cased answer shares no word of four with "CT Of The Chest"."""
+    gold = "CT Of The Chest"
+    assert metrics.bleu(gold, gold) == pytest.approx(1)
+    assert metrics.bleu(gold.lower(), gold) < 0.3
+    assert metrics.bleu("a mass of 3 cm", "a mass of 3 cm in the left lung") < 1

@@ -51,7 +51,7 @@ def test_a_whole_run_is_shown_on_a_page_that_loads_nothing(run, world: World):
     parsed, ws = run
     with stage(ws, "data") as data:
         data.of(store.get(publish(world, ws.store)), cached=False)
-    settings = {"bench": parsed.bench.model_copy(update={"max_new_tokens": 2, "resamples": 100})}
+    settings = {"bench": parsed.bench.model_copy(update={"max_new_tokens": 2})}
     scored = bench.run(
         parsed.model_copy(update=settings), ws, data.uri, str(world.models[0]), {"base": str(world.models[1])}
     )

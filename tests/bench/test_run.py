@@ -28,7 +28,7 @@ def held_in():
     return [s for s in samples() if not s.held_out]
 
 
-SETTINGS = Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"))
+SETTINGS = Bench(max_new_tokens=4, probes=("blind", "grey", "swap"))
 
 
 def bench(world: World, home: Path, where: str = "", roles: str = "tuned base", settings: Bench = SETTINGS):
@@ -110,7 +110,7 @@ from medmim.run.workspace import workspace
 from medmim.bench import run
 from medmim.recipe.schema import Bench
 home, data, *models = sys.argv[1:]
-run.bench(workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, resamples=200, probes=("blind", "grey", "swap"), batch_size=1))
+run.bench(workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, probes=("blind", "grey", "swap"), batch_size=1))
 """  # noqa: E501
 
 

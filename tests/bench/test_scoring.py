@@ -1,6 +1,7 @@
 """Swap consistency: a model with a constant answer scores 0, a model that reads the images scores its accuracy."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def board(samples: list[Sample], **readers: Reader) -> scoring.Board:
         return [metrics.read(sample, probe, "k", *reader(sample, probe)) for sample in asked]
 
     given = {role: {probe: answers(reader, probe) for probe in ("none", "swap")} for role, reader in readers.items()}
-    return scoring.Board(samples, given, 100)
+    return scoring.Board(samples, given)
 
 
 def held_in(found: scoring.Board, role: str = "tuned") -> dict:
@@ -115,7 +116,7 @@ def test_without_the_probe_its_counts_are_none_and_without_such_questions_they_a
     row = held_in(board(samples, tuned=perfect))
     assert (row["swap"], row["swap_n"]) == (None, 0)
     plain = {"tuned": {"none": [metrics.read(sample, "none", "k", "A", None) for sample in samples]}}
-    row = held_in(scoring.Board(samples, plain, 100))
+    row = held_in(scoring.Board(samples, plain))
     assert (row["swap"], row["swap_n"]) == (None, None)
 
 
@@ -129,3 +130,53 @@ def test_predictions_carry_both_answers_of_the_questions_that_were_asked_both_wa
         metrics.BOTH_WAYS["accuracy"]: 0,
     }
     assert set(still["answers"]["tuned"]) == {"none"}
+
+
+def asked_blind(right: int, seen: int = 100, people: int = 100) -> scoring.Board:
+    """100 questions with two options on as many patients: so many right without images, and with them."""
+    samples = [item(i, ("a", "b"), 0, None) for i in range(people)]
+    given = {
+        probe: [metrics.read(sample, probe, "k", "AB"[i >= known], None) for i, sample in enumerate(samples)]
+        for probe, known in (("none", seen), ("blind", right))
+    }
+    return scoring.Board(samples, {"tuned": given})
+
+
+@pytest.mark.parametrize(("right", "above"), [(50, False), (62, False), (70, True), (100, True)])
+def test_text_that_reveals_the_answers_is_marked(right: int, above: bool) -> None:
+    """Chance is a half: the lower end of 70 of 100 lies above 0.55, that of 62 below."""
+    rows = asked_blind(right).text_only()
+    assert {row["above"] for row in rows} == {above}
+    assert {(row["blind"], row["chance"]) for row in rows} == {(right / 100, 0.5)}
+
+
+def test_what_the_images_add_is_paired() -> None:
+    """90 right with images and 80 of them without: their difference is surer than two intervals of their own."""
+    row = held_in(asked_blind(80, seen=90))
+    assert row["gap"] == pytest.approx(0.1) and row["gap_patients"] == 100
+    assert 0 < row["gap_low"] < 0.1 < row["gap_high"]
+    assert row["gap_low"] > row["low"] - row["blind"]
+
+
+def test_a_question_that_failed_without_images_is_in_no_gap() -> None:
+    samples = [item(i, ("a", "b"), 0, None) for i in range(30)]
+    seen = [metrics.read(sample, "none", "k", "A", None) for sample in samples]
+    blind_ones = [metrics.read(sample, "blind", "k", "B", None if i else "timeout") for i, sample in enumerate(samples)]
+    row = held_in(scoring.Board(samples, {"tuned": {"none": seen, "blind": blind_ones}}))
+    assert (row["n"], row["gap"], row["gap_patients"]) == (30, 1.0, 29)
+
+
+def test_without_the_blind_probe_there_is_no_gap() -> None:
+    samples = [item(i, ("a", "b"), 0, None) for i in range(30)]
+    plain = {"tuned": {"none": [metrics.read(sample, "none", "k", "A", None) for sample in samples]}}
+    assert not any(key.startswith("gap") for key in held_in(scoring.Board(samples, plain)))
+
+
+def test_holm_counts_every_row_of_a_metric_that_is_shown_together() -> None:
+    """One domain, one source and two abilities: four rows, whose smallest p counts four times."""
+    samples = [replace(item(i, ("a", "b"), 0, None), ability="temporal" if i < 40 else "reasoning") for i in range(80)]
+    found = board(samples, tuned=perfect, base=lambda sample, probe: ("AB"[int(sample.patients[0][1:]) % 4 == 0], None))
+    rows = [row for row in found.differences("tuned") if row["metric"] == "accuracy"]
+    assert len(rows) == 4
+    least = min(rows, key=lambda row: row["p"])
+    assert least["p_holm"] == pytest.approx(4 * least["p"])

@@ -1,67 +1,160 @@
-"""Intervals have their nominal coverage when the answers of a patient are correlated."""
+"""Intervals and p values agree, and hold their level where the answers of a patient are correlated."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medmim.bench import stats
 
-
-def clustered(rng, people, each, spread):
-    """Right and wrong answers whose chance differs by patient; the true mean is 0.6."""
-    effect = np.clip(0.6 + spread * rng.standard_normal(people), 0, 1)
-    who = np.repeat(np.arange(people), each)
-    return (rng.random(people * each) < effect[who]).astype(float), [(f"p{i}",) for i in who]
+SEEDS = st.integers(0, 2**32 - 1)
 
 
-def coverage(patients_of, trials=300):
-    rng = np.random.default_rng(7)
-    truth = float(np.mean(np.clip(0.6 + 0.25 * rng.standard_normal(200_000), 0, 1)))
-    hits = 0
-    for trial in range(trials):
-        values, patients = clustered(rng, 40, 8, 0.25)
-        found = stats.estimate(values, patients_of(patients), 400, seed=trial)
-        hits += found.low <= truth <= found.high
-    return hits / trials
+def drawn(rng, lowest):
+    """Random items of random patients, from nearly all alike to half and half; 0/1, -1/0/1 or fractions."""
+    items, people = int(rng.integers(20, 200)), int(rng.integers(20, 60))
+    first = np.concatenate([np.arange(people), rng.integers(0, people, items)])[: max(items, people)]
+    patients = tuple(
+        (f"p{one}",) if rng.random() < 0.7 else (f"p{one}", f"p{rng.integers(0, people)}") for one in first
+    )
+    up, down = rng.random() ** 3, rng.random() ** 3
+    at = rng.random(len(first))
+    values = (at < up).astype(float) + lowest * ((at >= up) & (at < up + down))
+    if rng.random() < 0.3:
+        values = values * rng.choice([0.25, 0.5, 1.0], len(first))
+    return values, patients
 
 
-def test_the_clustered_interval_has_its_nominal_coverage():
-    # 300 trials of probability 0.95 leave [0.912, 0.988] once in about 400 tries
-    assert 0.912 <= coverage(lambda patients: patients) <= 0.988
+def correlated(rng, trials, people, each, spread):
+    """0/1 answers, shape (trials, people * each), whose chance is 0.5 plus or minus `spread` for a patient."""
+    chance = 0.5 + spread * rng.choice([-1, 1], (trials, people))
+    return (rng.random((trials, people * each)) < np.repeat(chance, each, axis=1)).astype(float)
 
 
-def test_treating_rows_of_a_patient_as_independent_would_not():
-    assert coverage(lambda patients: [(f"row{i}",) for i in range(len(patients))]) < 0.88
+def one_each(people, each):
+    return tuple((f"p{i}",) for i in range(people) for _ in range(each))
 
 
-def test_items_of_several_patients_are_covered_at_least_as_often():
-    rng = np.random.default_rng(3)
-    hits = 0
-    for trial in range(300):
-        effect = 0.2 * rng.standard_normal(50)
-        pairs = [rng.choice(50, 2, replace=False) for _ in range(200)]
-        values = np.array([0.5 + effect[pair].mean() + 0.3 * rng.standard_normal() for pair in pairs])
-        found = stats.estimate(values, [(f"p{a}", f"p{b}") for a, b in pairs], 400, seed=trial)
-        hits += found.low <= 0.5 <= found.high
-    assert hits / 300 >= 0.93
+@settings(max_examples=200)
+@given(SEEDS, st.sampled_from([0.0, -1.0]))
+def test_p_is_below_a_twentieth_just_where_the_interval_excludes_nought(seed, lowest):
+    values, patients = drawn(np.random.default_rng(seed), lowest)
+    low, high, p = stats.intervals(values[None], stats.design(patients), lowest)
+    assert (p[0] < 0.05) == (low[0] > 0 or high[0] < 0)
+    assert lowest <= low[0] <= values.mean() + 1e-9 and values.mean() - 1e-9 <= high[0] <= 1
+    assert low[0] < high[0]
 
 
-def test_with_one_item_per_patient_it_is_the_plain_bootstrap():
-    values = np.random.default_rng(1).random(60)
-    names = [f"p{i:02}" for i in range(60)]
-    ours = stats.draws(values, [(name,) for name in names], 500, seed=5)
-    drawn = np.random.default_rng([5, 60]).integers(0, 60, (500, 60))
-    assert ours == pytest.approx(values[drawn].mean(axis=1), abs=1e-12)
+@settings(max_examples=100)
+@given(SEEDS)
+def test_exchanging_the_models_mirrors_the_interval(seed):
+    values, patients = drawn(np.random.default_rng(seed), -1.0)
+    zero = np.zeros(len(values))
+    ours, theirs = stats.difference(values, zero, patients), stats.difference(zero, values, patients)
+    assert (ours.value, ours.low, ours.high) == pytest.approx((-theirs.value, -theirs.high, -theirs.low))
+    assert ours.p == pytest.approx(theirs.p)
 
 
-def test_with_one_patient_per_item_it_is_the_cluster_bootstrap():
+@settings(max_examples=100)
+@given(SEEDS, st.sampled_from([0.0, -1.0]))
+def test_no_answers_are_surer_to_be_good_than_all_right(seed, lowest):
+    values, patients = drawn(np.random.default_rng(seed), lowest)
+    ends = np.array([values, np.ones(len(values)), np.full(len(values), lowest)])
+    low, high, _ = stats.intervals(ends, stats.design(patients), lowest)
+    assert low[0] <= low[1] < 1 == high[1] and high[0] >= high[2] > lowest == low[2]
+
+
+@pytest.mark.parametrize(("people", "each"), [(25, 8), (20, 50), (200, 1), (200, 5)])
+def test_one_more_right_answer_is_never_worse_at_the_edge(people, each):
+    patients, right = one_each(people, each), np.ones(people * each)
+    lows = []
+    for wrong in range(4):
+        lows.append(stats.estimate(right, patients).low)
+        right[wrong * each] = 0
+    assert lows == sorted(lows, reverse=True)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.5, 1.0])
+def test_a_column_of_equal_values_is_not_certain(constant):
+    found = stats.estimate(np.full(200, constant), one_each(25, 8))
+    assert found.high - found.low > 0.03
+
+
+def test_models_with_the_same_answers_differ_by_nought_give_or_take_equally_much():
+    same = np.arange(200) % 3 / 2
+    found = stats.difference(same, same, one_each(25, 8))
+    assert found.low == pytest.approx(-found.high) and found.high > 0.01
+    assert (found.value, found.p) == (0.0, 1.0)
+
+
+def test_always_worse_is_worse_beyond_doubt_and_not_certain():
+    found = stats.difference(np.zeros(200), np.ones(200), one_each(25, 8))
+    assert (found.value, found.low) == (-1.0, -1.0) and -0.95 < found.high < -0.5 and found.p < 1e-6
+
+
+@pytest.mark.parametrize("people", [20, 25, 200])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_p_is_uniform_where_nothing_differs_and_patients_are_correlated(people, skewed):
+    """Two models of equal accuracy, each better on patients of its own: two-sided, and each side by itself."""
+    rng, trials = np.random.default_rng(people), 12_000
+    each = 4
+    values = correlated(rng, trials, people, each, 0.4) - correlated(rng, trials, people, each, 0.4)
+    patients = one_each(people, each)
+    if skewed:
+        kept = np.array([rank < 1 + 3 * (person % 2) for person in range(people) for rank in range(each)])
+        values, patients = values[:, kept], tuple(own for own, keep in zip(patients, kept, strict=True) if keep)
+    low, high, p = stats.intervals(values, stats.design(patients), -1.0)
+    assert 0.03 < np.mean(p < 0.05) < 0.0565  # 0.05 and three standard errors
+    assert np.mean(p < 0.01) < 0.0137
+    assert 0.43 < np.mean(p < 0.5) < 0.53
+    assert np.mean(low > 0) == pytest.approx(np.mean(high < 0), abs=0.008)
+
+
+def test_treating_answers_of_a_patient_as_independent_would_reject_far_too_often():
+    values = correlated(np.random.default_rng(1), 2000, 40, 8, 0.4) - 0.5
+    alone = tuple((f"row{i}",) for i in range(320))
+    assert np.mean(stats.intervals(values, stats.design(alone), -1.0)[2] < 0.05) > 0.25
+    assert np.mean(stats.intervals(values, stats.design(one_each(40, 8)), -1.0)[2] < 0.05) < 0.07
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.35])
+def test_items_of_two_patients_are_covered_neither_too_seldom_nor_too_often(spread):
+    """Each of 60 patients changes the chance of its items by half of `spread`, up or down."""
+    rng, people, trials = np.random.default_rng(3), 60, 4000
+    first = np.repeat(np.arange(people), 5)
+    second = (first + rng.integers(1, people, len(first))) % people
+    effect = spread * rng.choice([-1, 1], (trials, people))
+    chance = 0.5 + (effect[:, first] + effect[:, second]) / 2
+    values = (rng.random(chance.shape) < chance).astype(float)
+    patients = tuple((f"p{a}", f"p{b}") for a, b in zip(first, second, strict=True))
+    low, high, _ = stats.intervals(values, stats.design(patients), 0.0)
+    assert 0.94 < np.mean((low <= 0.5) & (high >= 0.5)) < 0.98
+
+
+def test_with_many_patients_it_is_the_cluster_sandwich():
+    """Sizes from 1 to 9, more correlated in the larger ones: what the sandwich allows, no model of the correlation."""
     rng = np.random.default_rng(2)
-    who = np.sort(rng.integers(0, 25, 100))
-    values = rng.random(100)
-    present = np.unique(who)
-    ours = stats.draws(values, [(f"p{w:02}",) for w in who], 200, seed=1)
-    drawn = np.random.default_rng([1, len(present)]).integers(0, len(present), (200, len(present)))
-    plain = [np.concatenate([values[who == present[i]] for i in row]).mean() for row in drawn]
-    assert ours == pytest.approx(plain, abs=1e-12)
+    sizes = rng.integers(1, 10, 4000)
+    who = np.repeat(np.arange(4000), sizes)
+    own = 0.02 * sizes * rng.standard_normal(4000)
+    values = np.clip(0.5 + own[who] + 0.15 * rng.standard_normal(len(who)), 0, 1)
+    sums = np.bincount(who, values - values.mean())
+    found = stats.estimate(values, tuple((f"p{w}",) for w in who))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(np.sum(sums**2)) / len(who), rel=0.01)
+
+
+def test_one_item_a_patient_is_student_s_interval():
+    """But for the pseudo-items, whose part shrinks with the number of items."""
+    values = np.random.default_rng(1).random(2000)
+    found = stats.estimate(values, one_each(2000, 1))
+    half = 1.961 * values.std(ddof=1) / np.sqrt(2000)
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=2e-4)
+
+
+def test_a_patient_shown_twice_in_an_item_is_one():
+    values = np.random.default_rng(5).random(80)
+    patients = one_each(40, 2)
+    assert stats.estimate(values, [own * 2 for own in patients]) == stats.estimate(values, patients)
 
 
 def test_the_order_of_the_rows_changes_nothing():
@@ -72,13 +165,19 @@ def test_the_order_of_the_rows_changes_nothing():
     first = stats.estimate(values, patients)
     second = stats.estimate(values[order], [patients[i][::-1] for i in order])
     assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high), abs=1e-12)
-    assert (first.p, first.patients) == (second.p, second.patients)
+    assert first.p == pytest.approx(second.p) and first.patients == second.patients
+
+
+def test_items_that_all_show_all_patients_have_a_wide_interval():
+    """Their correlation cannot be told from each other: there is one cluster."""
+    everyone = [tuple(f"p{i}" for i in range(20))] * 30
+    found = stats.estimate(np.arange(30) % 2.0, everyone)
+    assert found.high - found.low > 0.5
 
 
 @pytest.mark.parametrize(("people", "each", "known"), [(19, 50, False), (20, 1, True)])
 def test_no_interval_under_twenty_patients(people, each, known):
-    values, patients = clustered(np.random.default_rng(0), people, each, 0.1)
-    found = stats.estimate(values, patients)
+    found = stats.estimate(np.arange(people * each) % 2.0, one_each(people, each))
     assert ((found.low, found.high, found.p) == (None, None, None)) != known
     assert found.patients == people
 
@@ -90,32 +189,30 @@ def test_few_items_of_many_patients_have_no_interval_either():
     assert found.low is None
 
 
-def test_all_right_is_not_certain():
-    found = stats.estimate(np.ones(40), [(f"p{i}",) for i in range(40)])
-    assert found.low == pytest.approx(0.025 ** (1 / 40))  # Clopper-Pearson at 40 of 40
-    assert found.high == 1.0
-
-
 def test_pairing_beats_two_intervals_when_models_agree():
     rng = np.random.default_rng(9)
-    theirs, patients = clustered(rng, 60, 5, 0.3)
+    theirs = correlated(rng, 1, 60, 5, 0.3)[0]
     ours = np.maximum(theirs, rng.random(300) < 0.1)
-    found = stats.difference(ours, theirs, patients)
-    unpaired = stats.estimate(ours, patients)
-    assert found.low > 0 and found.p < 0.01
+    found = stats.difference(ours, theirs, one_each(60, 5))
+    unpaired = stats.estimate(ours, one_each(60, 5))
+    assert found.low > 0 and found.p < 0.05
     assert found.high - found.low < unpaired.high - unpaired.low
-
-
-def test_p_values_are_uniform_where_nothing_differs():
-    rng = np.random.default_rng(11)
-    small = 0
-    for trial in range(300):
-        ours, patients = clustered(rng, 40, 4, 0.0)
-        theirs, _ = clustered(rng, 40, 4, 0.0)
-        small += stats.difference(ours, theirs, patients, 400, seed=trial).p < 0.05
-    assert small / 300 < 0.09
 
 
 def test_holm_keeps_none_where_there_is_no_p_value():
     assert stats.holm([0.01, None, 0.04]) == [pytest.approx(0.02), None, pytest.approx(0.04)]
     assert stats.holm([None]) == [None]
+
+
+def test_holm_never_ranks_a_larger_p_before_a_smaller_one():
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 0.04 alone would be 0.04
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
+    corrected = stats.holm(p_values)
+    for level in (0.01, 0.05, 0.2):
+        rejected, ordered = 0, sorted(p_values)
+        while rejected < len(ordered) and ordered[rejected] * (len(ordered) - rejected) < level:
+            rejected += 1
+        assert sum(p < level for p in corrected) == rejected

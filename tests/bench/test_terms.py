@@ -14,7 +14,7 @@ from medmim.run.workspace import workspace
 from medmim.terms import UNKNOWN, Terms, combine
 from tests.support.bench import World
 
-SETTINGS = Bench(max_new_tokens=1, resamples=50, probes=(), limit=4)
+SETTINGS = Bench(max_new_tokens=1, probes=(), limit=4)
 DATA = Terms(serve=True, commercial_use=True, text=("of the data",))
 ONE = Terms(serve=True, release_weights=True, text=("of the first model",))
 

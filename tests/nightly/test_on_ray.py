@@ -30,7 +30,7 @@ def recipe(where: str, ray: str) -> Recipe:
     values = {
         "name": "t",
         "data": {"source": "phantom"},
-        "bench": {"max_new_tokens": 4, "resamples": 200, "probes": []},
+        "bench": {"max_new_tokens": 4, "probes": []},
         "nightly": {"canary": 10, "date": "2026-06-01"},
         "platform": {"store": where, "ray": ray, "threads": 1},
     }

@@ -27,8 +27,8 @@ def night(right: Sequence[bool], patients: int, group: str = "held_in", date: st
     )  # fmt: skip
 
 
-def regressed(ours: Answers, *theirs: Answers, resamples: int = 400, smallest: float = 0.01) -> bool:
-    rows = regressions.differences({"champion": (ours, theirs)}, resamples, LEVEL, smallest)
+def regressed(ours: Answers, *theirs: Answers, smallest: float = 0.01) -> bool:
+    rows = regressions.differences({"champion": (ours, theirs)}, LEVEL, smallest)
     return any(row["dropped"] for row in rows)
 
 
@@ -88,13 +88,13 @@ def test_a_small_regression_does_not_count_however_significant() -> None:
 
 
 def test_few_patients_are_not_tested() -> None:
-    (row,) = regressions.differences({"base": (night([False] * 400, 19), [night([True] * 400, 19)])}, 400, LEVEL, 0.01)
+    (row,) = regressions.differences({"base": (night([False] * 400, 19), [night([True] * 400, 19)])}, LEVEL, 0.01)
     assert (row["value"], row["p"], row["dropped"]) == (-1.0, None, False)
 
 
 def test_only_questions_that_both_asked_are_compared() -> None:
     before, after = night([True] * 400, 40), night([True] * 200 + [False] * 200, 40)
     part = Answers(after.date, dict(list(after.rows.items())[:240]))
-    (row,) = regressions.differences({"base": (part, [before])}, 400, LEVEL, 0.01)
+    (row,) = regressions.differences({"base": (part, [before])}, LEVEL, 0.01)
     assert (row["n"], row["value"]) == (240, pytest.approx(-1 / 6)) and row["dropped"]
-    assert regressions.differences({"base": (before, [before])}, 400, LEVEL, 0.01) == []
+    assert regressions.differences({"base": (before, [before])}, LEVEL, 0.01) == []

@@ -62,6 +62,13 @@ def test_an_unknown_key_that_is_like_none_gets_no_guess(tmp_path: Path) -> None:
     }
 
 
+def test_a_key_of_an_earlier_version_is_said_to_be_gone(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        loading.load(write(tmp_path, MINIMAL + "bench: {resamples: 2000}\n"))
+    (problem,) = caught.value.problems
+    assert problem.startswith("bench.resamples: no longer a key") and "delete this line" in problem
+
+
 @pytest.mark.parametrize(
     "text", ["a: &a [*a]\n", "name: !!set {a}\n", "name: !!binary aGk=\n", "name: !!timestamp 2024-01-01\n"]
 )

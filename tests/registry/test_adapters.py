@@ -29,7 +29,7 @@ RECIPE = {
     "name": "adapters",
     "data": {"source": "phantom"},
     "finetune": {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 0.05, "lora": {"rank": 4, "dropout": 0.0}},
-    "bench": {"tasks": ["held_in"], "probes": [], "limit": 6, "max_new_tokens": 3, "resamples": 20},
+    "bench": {"tasks": ["held_in"], "probes": [], "limit": 6, "max_new_tokens": 3},
     "register": {"model": "tuned"},
     "platform": {"threads": 1},
 }

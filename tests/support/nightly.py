@@ -90,7 +90,7 @@ def world(home: Path, database: Path) -> Iterator[World]:
                 "name": NAME,
                 "data": {"source": "phantom"},
                 "finetune": {"base": uris[0]},
-                "bench": {"probes": [], "max_new_tokens": 2, "resamples": 500, "batch_size": 80},
+                "bench": {"probes": [], "max_new_tokens": 2, "batch_size": 80},
                 "register": {"model": "weeks-model"},
                 "nightly": {"references": [f"openai:{server.url}#other"], "canary": 12},
             },

@@ -21,6 +21,9 @@ def scores(digest: str, champion: str = "", comparable: bool = True, **groups: A
         interval = (None, None) if few else (value - 0.05, value + 0.05)
         row = SCORE | {"group": group, "value": value, "n": 3 * patients, "patients": patients}
         board.append(row | {"model": "tuned", "low": interval[0], "high": interval[1], "blind": blind})
+        if blind is not None:
+            ends = (None, None) if few else (value - blind - 0.05, value - blind + 0.05)
+            board[-1] |= {"gap": value - blind, "gap_low": ends[0], "gap_high": ends[1], "gap_patients": patients}
         board.append(row | {"model": "base", "value": value - gain})
         for opponent in opponents:
             paired = {"group": group, "metric": "accuracy", "opponent": opponent, "value": gain, "n": 3 * patients}
