@@ -152,7 +152,7 @@ def _look(root: roots.Root, folder: Path) -> tuple[list[dict[str, str]], int, di
 def _tags(root: roots.Root, path: str) -> dict[str, str] | None:
     """The tags of a DICOM file, of several frames with the path of the middle one; None where it has no image."""
     try:
-        data = root.read(path)
+        data = dicom_tags.head(root, path)
         frames = dicom_tags.frames(data)
         several = {"path": format_path(path, Fragment(FRAME, frames // 2))} if frames > 1 else {}
         return dicom_tags.read(data) | several if frames else None

@@ -2,19 +2,25 @@
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from medmim.data.sources import dicom
+from medmim.data.sources.roots import Root
 from medmim.data.sources.source import BadImage
-from medmim.errors import require
+from medmim.errors import UserError, require
 
 MODALITIES: Mapping[str, str] = {  # DICOM's codes, PS3.3 C.7.3.1.1.1
     "CR": "X-ray", "DX": "X-ray", "RG": "X-ray", "CT": "CT", "MR": "MRI", "MG": "mammography", "US": "ultrasound",
     "OP": "fundus", "GM": "photograph", "XC": "photograph", "DMS": "dermoscopy", "SM": "histology", "PT": "PET",
 }  # fmt: skip
+HEAD = 1 << 16  # bytes; headers have some thousand, those of many frames more
+_PIXELS = [  # the tags of pixels: integers, floats, doubles; of little and of big endian
+    bytes.fromhex(tag) for tag in ("e07f1000", "e07f0800", "e07f0900", "7fe00010", "7fe00008", "7fe00009")
+]
 SIDES: Mapping[str, str] = {"L": "left", "R": "right"}
 _TAGS = ("SpecificCharacterSet", "Modality", "ViewPosition", "ImageLaterality", "Laterality", "StudyDate",
          "AcquisitionDate", "PatientID", "PatientAge", "StudyInstanceUID")  # fmt: skip
@@ -29,6 +35,34 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
+def head(root: Root, path: str) -> bytes:
+    """As many of the first bytes of a file as its header needs: a film has 20 MB, and its header some kB.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        BadImage: It must not be read.
+        UserError: pydicom is not installed.
+    """
+    start = root.head(path, HEAD)
+    if len(start) < HEAD or start[128:132] != b"DICM" or _ends_in(start):
+        return start
+    return root.read(path)
+
+
+def _ends_in(start: bytes) -> bool:
+    """Whether the header ends within these bytes: pydicom stops before the tag of the pixels."""
+    buffer = io.BytesIO(start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _parse(buffer, [])
+        except UserError:
+            raise
+        except Exception:  # pydicom raises anything, also where an element is cut
+            return False
+    return start[buffer.tell() :][:4] in _PIXELS
+
+
 def frames(data: bytes) -> int:
     """Number of images in a DICOM file; none in a report, a presentation state, ...
 
@@ -36,10 +70,10 @@ def frames(data: bytes) -> int:
         BadImage: As of `read`.
         UserError: As of `read`.
     """
-    file = _header(data, ["Rows", "NumberOfFrames"])
+    values = _values(data, ("Rows", "NumberOfFrames"))
     try:
-        return max(1, int(file.get("NumberOfFrames") or 1)) if file.get("Rows") else 0
-    except Exception as error:  # a value that its type does not allow
+        return max(1, int(values["NumberOfFrames"] or 1)) if values["Rows"] not in ("", "0") else 0
+    except ValueError as error:
         raise _unreadable(error) from None
 
 
@@ -52,11 +86,7 @@ def read(data: bytes) -> dict[str, str]:
         BadImage: It is no DICOM file, or a deflated one that grows beyond all bounds.
         UserError: pydicom is not installed.
     """
-    file = _header(data, _TAGS)
-    try:
-        said = {name: str(file.get(name) or "").strip() for name in _TAGS}
-    except Exception as error:  # a value that its type does not allow
-        raise _unreadable(error) from None
+    said = _values(data, _TAGS)
     found = {
         "patient": said["PatientID"],
         "modality": MODALITIES.get(said["Modality"].upper(), ""),
@@ -69,13 +99,23 @@ def read(data: bytes) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _header(data: bytes, tags: Iterable[str]) -> Any:
-    pydicom: Any = require("pydicom", "data")
+def _values(data: bytes, names: Sequence[str]) -> dict[str, str]:
+    """Name of a tag -> its value as text; empty where the file lacks it."""
     dicom.refuse_bomb(data)
-    try:
-        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(tags))
-    except Exception as error:  # pydicom raises anything on hostile bytes
-        raise _unreadable(error) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that the standard does not allow: those that are used are checked
+        try:
+            file = _parse(io.BytesIO(data), names)
+            return {name: str(file.get(name) or "").strip() for name in names}
+        except UserError:
+            raise
+        except Exception as error:  # pydicom raises anything on hostile bytes
+            raise _unreadable(error) from None
+
+
+def _parse(file: io.BytesIO, tags: Sequence[str]) -> Any:
+    pydicom: Any = require("pydicom", "data")
+    return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
 
 
 def _unreadable(error: Exception) -> BadImage:

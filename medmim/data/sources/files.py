@@ -141,15 +141,20 @@ def read_bytes(root: Path, relative: str, allowed: Sequence[Path] = ()) -> bytes
     return read_image(locate(root, relative, allowed))
 
 
-def read_image(path: Path) -> bytes:
+def read_image(path: Path, size: int = -1) -> bytes:
     """The bytes of an image file that a person names, wherever it lies and whatever link leads there.
+
+    Args:
+        path: The file.
+        size: At most so many of its first bytes; all of them where it is negative.
 
     Raises:
         BadImage: Not a regular file (reading a pipe or a device may never end), empty, too large, or not readable.
     """
     try:
         _require_readable(path.stat())
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(size)
     except OSError as error:
         raise BadImage(f"the file cannot be read ({one_line(error)})") from None
 

@@ -44,6 +44,9 @@ class Root(Protocol):
     def read(self, path: str) -> bytes:
         """The bytes of an image. Raises FileNotFoundError, BadImage."""
 
+    def head(self, path: str, size: int) -> bytes:
+        """The first bytes of an image. Raises FileNotFoundError, BadImage."""
+
     def mark(self, path: str) -> str:
         """What changes when the file does: size and time of change; `-` where it is absent."""
 
@@ -117,6 +120,9 @@ class _Folder:
     def read(self, path: str) -> bytes:
         return files.read_bytes(self.root, fragments.parse(path)[0], self.allowed)
 
+    def head(self, path: str, size: int) -> bytes:
+        return files.read_image(files.locate(self.root, fragments.parse(path)[0], self.allowed), size)
+
     def mark(self, path: str) -> str:
         try:
             facts = files.locate(self.root, fragments.parse(path)[0], self.allowed).stat()
@@ -187,6 +193,15 @@ class _Bucket:
         if size > files.MAX_BYTES:
             raise BadImage(f"the file has {size:,} bytes, more than {files.MAX_BYTES:,}")
         return self.place.read(key)
+
+    def head(self, path: str, size: int) -> bytes:
+        key = fragments.parse(path)[0]
+        if self._keys.get(key, (0.0, 0))[1] <= size:
+            return self.read(path)
+        pieces: list[bytes] = []
+        _, version = self.place.version(key)
+        self.place.read_range(key, version, 0, size, lambda _, piece: pieces.append(piece))
+        return b"".join(pieces)
 
     def mark(self, path: str) -> str:
         known = self._keys.get(fragments.parse(path)[0])  # one listing; a request for each image would take an hour

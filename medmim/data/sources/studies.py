@@ -275,7 +275,7 @@ def _study(
 
 def _tags(root: Root, path: str) -> dict[str, str]:
     try:
-        return dicom_tags.read(root.read(path))
+        return dicom_tags.read(dicom_tags.head(root, path))
     except (FileNotFoundError, BadImage):  # missing, or bad: the build says so when it reads the image
         return {}
 

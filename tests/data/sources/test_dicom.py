@@ -17,11 +17,12 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from medmim import errors
-from medmim.data.sources import dicom_tags
+from medmim.data.sources import dicom_tags, roots
 from medmim.data.sources.fragments import Fragment
 from medmim.data.sources.image_file import decode
-from medmim.data.sources.source import BadImage
+from medmim.data.sources.source import BadImage, Entry
 from medmim.errors import UserError
+from medmim.recipe.sources import Studies
 from tests.support.dicom_files import PYDICOM, dicom, written
 from tests.support.image_files import encoded
 
@@ -268,6 +269,29 @@ def test_a_deflated_file_is_read_and_a_bomb_is_not(monkeypatch: pytest.MonkeyPat
     assert "more than 10,485,760 bytes" in reason(bomb)
     with pytest.raises(BadImage, match="more than 10,485,760 bytes"):
         dicom_tags.read(bomb)  # its tags are asked before its pixels
+
+
+def test_tags_are_read_of_the_header_alone_and_are_those_of_the_whole_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of pydicom's own files, in all transfer syntaxes, wherever the first bytes end."""
+    root = roots.opened(Entry(Studies(name="studies", root=str(PYDICOM))))
+    shortened = 0
+    for path in sorted(PYDICOM.glob("*.dcm")):
+        data = path.read_bytes()
+        for size in (200, 1000, 1 << 16) if len(data) < 1 << 20 else (1 << 16,):
+            monkeypatch.setattr(dicom_tags, "HEAD", size)
+            head = dicom_tags.head(root, path.name)
+            assert said(head) == said(data), (path.name, size)
+            shortened += len(head) < len(data)
+    assert shortened > 20
+
+
+def said(data: bytes) -> object:
+    try:
+        return dicom_tags.read(data), dicom_tags.frames(data)
+    except BadImage as error:
+        return str(error)
 
 
 def test_run_lengths_longer_than_the_picture_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,13 @@ def test_tables_and_images_are_read(root: Root) -> None:
     assert root.read("images/p2/v.nii.gz#coronal=3") == b"volume"
 
 
+def test_the_first_bytes_are_read_alone(root: Root) -> None:
+    assert root.head("images/p2/v.nii.gz#axial=0", 3) == b"vol"
+    assert root.head("images/p2/v.nii.gz", 100) == b"volume"
+    with pytest.raises(FileNotFoundError):
+        root.head("images/p2/w.nii.gz", 3)
+
+
 def test_what_is_there_is_listed_and_what_is_not_is_told(root: Root) -> None:
     assert list(root.names("images")) == ["images/p1/x#1.png", "images/p2/v.nii.gz"]
     assert root.has("images/p2/v.nii.gz#axial=0") and not root.has("images/p2/w.nii.gz")
