@@ -72,6 +72,15 @@ def test_a_folder_of_this_machine_is_refused_before_anything_starts(
     assert requests == []
 
 
+def test_what_is_wrong_with_an_address_in_s3_is_told_before_anything_starts(
+    bucket: str, requests: list[Request], tmp_path: Path
+) -> None:
+    made = recipe(bucket, source="odir", root=f"{bucket}/raw")
+    with pytest.raises(UserError, match="there is no "):
+        dispatch.data_set(made, workspace(tmp_path / "home", made))
+    assert requests == []
+
+
 def test_what_was_built_here_is_found_for_another_cluster(bucket: str, requests: list[Request], tmp_path: Path) -> None:
     """As the error for a folder of this machine says."""
     from tests.support import med_mim_files as files

@@ -20,6 +20,7 @@ from medmim.run.workspace import workspace
 from medmim.sample import digest_of
 from tests.support import gated_read, ray_cluster
 from tests.support import med_mim_files as files
+from tests.support.raw_sources import write_csv, write_image
 from tests.support.ray_cluster import Nodes
 from tests.support.waiting import until
 
@@ -76,9 +77,9 @@ pictures.close()
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    root = Path(__file__).parents[2]
-    with ray_cluster.nodes(tmp_path_factory.mktemp("nodes"), 2, PYTHONPATH=str(root)) as made:
+def nodes(tmp_path_factory: pytest.TempPathFactory, s3_server: dict[str, str]) -> Iterator[Nodes]:
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), **s3_server}
+    with ray_cluster.nodes(tmp_path_factory.mktemp("nodes"), 2, **environment) as made:
         yield made
 
 
@@ -126,6 +127,27 @@ def test_nodes_build_the_bytes_of_one_process(nodes: Nodes, raw: Path, tmp_path:
     assert files_of(f"{tmp_path}/store/data/{alone.digest}") == files_of(alone.uri)
     assert alone.facts["quarantined"] and alone.facts["missing_images"] == 1, "it has bad images"
     assert list(store.open_store(str(tmp_path / "store")).list("resume/")) == []
+
+
+def test_raw_data_and_store_in_s3_are_read_and_written_by_the_nodes_with_their_own_keys(
+    nodes: Nodes, bucket: str, tmp_path: Path
+) -> None:
+    rows = [{"patient": f"P{i // 2}", "path": f"{i}.png", "modality": "CT", "finding": "nodule"} for i in range(40)]
+    root = write_csv(tmp_path / "raw" / "studies.csv", list(rows[0]), rows).parent
+    for row in rows[1:]:  # the first is missing
+        write_image(root / row["path"], "PNG", side=48)
+    for path in root.iterdir():
+        store.open_store(f"{bucket}/raw").upload(path.name, path)
+
+    def made(place: str, where: str, ray: str) -> Recipe:
+        data = {"sources": [{"name": "studies", "root": place}], "max_bad_fraction": 0.5, "max_side": 32}
+        return validate({"name": "t", "data": data, "platform": {"store": where, "ray": ray}}, "test")
+
+    alone = made(str(root), str(tmp_path / "store"), "local")
+    there = made(f"{bucket}/raw", f"{bucket}/store", nodes.address)
+    events = events_of(ray_cluster.driver(BUILD, there.dump(), tmp_path / "head", ""))
+    assert text_of(events, "digest") == build.run(alone, workspace(tmp_path / "home", alone)).digest
+    assert list(store.open_store(f"{bucket}/store").list("resume/")) == []
 
 
 def test_a_root_that_only_the_drivers_node_has_is_named_with_the_node(nodes: Nodes, raw: Path, tmp_path: Path) -> None:

@@ -92,6 +92,17 @@ def test_a_job_gives_what_this_process_gives_and_is_adopted_by_the_same_request(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_data_set_that_a_job_builds_is_that_of_this_process(address: str, tmp_path: Path) -> None:
+    parsed, request = a_request(tmp_path)
+    sent = loading.from_dump(request.recipe)
+    apart = sent.model_copy(update={"platform": sent.platform.model_copy(update={"store": str(tmp_path / "apart")})})
+    uri = jobs_api.run(Request("data", apart.dump(), "r", {}), address, str(tmp_path / "apart"))
+    assert uri == f"{tmp_path / 'apart'}/data/{request.arguments['data'].rpartition('/')[2]}"
+    assert build.find(apart, workspace(tmp_path / "home", apart)), "whoever looks for it finds it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_drivers_user_error_is_raised_here_with_its_exit_code(address: str, tmp_path: Path) -> None:
     _, request = a_request(tmp_path, run="bad")
     wrong = Request(request.stage, request.recipe, request.run, {**request.arguments, "base": "tiny-nothing"})

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from medmim import store
-from medmim.cluster.kube import Kube
+from medmim.cluster.kube import Kube, Object
 from medmim.cluster.ray import manifest
+from medmim.cluster.ray.request import Request
 from medmim.errors import BAD_INPUT, UserError
+from medmim.recipe import names
+from medmim.recipe.loading import validate
 from tests.cluster.conftest import kubectl
 from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 from tests.support.waiting import until
@@ -36,6 +39,42 @@ def test_a_job_of_gpus_runs_on_tainted_nodes_under_restricted_and_leaves_nothing
         assert step.uri == "s3://b/model/1"
         folder = store.open_store(job["metadata"]["annotations"][manifest.REQUEST])
         assert any(event["reason"] for event in json.loads(folder.read("events.json"))), "Events are archived"
+
+
+def test_a_build_runs_without_gpus_where_its_raw_data_is_mounted_for_reading(
+    cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On nodes of GPUs, since there are no others here."""
+    volume, common = f"patients-{cluster.namespace}", {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    bound = {"claimRef": {"namespace": cluster.namespace, "name": "patients"}, "hostPath": {"path": "/data"}}
+    for kind, name, spec in (
+        ("PersistentVolume", volume, {"capacity": {"storage": "1Gi"}, **bound}),
+        ("PersistentVolumeClaim", "patients", {"volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}}),
+    ):
+        body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, "spec": {**common, **spec}}
+        kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=json.dumps(body))
+    monkeypatch.setenv("MEDMIM_RAW_CLAIM", "patients")
+    data = {"source": "odir", "root": f"{names.RAW_FOLDER}/odir"}
+    settings = platform(cluster, 8, gpus=4, cpus=2)
+    with nothing_left(cluster):
+        step = Step(Request("data", validate({"name": "b", "data": data}, "test").dump(), "r1", {}), settings, tmp_path)
+        job = job_of(cluster, "Running")
+        assert job["metadata"]["name"].startswith("data-")
+
+        def running() -> list[Object]:
+            pods = [one for one in cluster.list("pods", "ray.io/cluster") if one["status"].get("phase") == "Running"]
+            return pods if len(pods) == 3 else []
+
+        for pod in until(running):
+            (container,) = pod["spec"]["containers"]
+            claims = [one["persistentVolumeClaim"] for one in pod["spec"]["volumes"] if "persistentVolumeClaim" in one]
+            assert claims == [{"claimName": "patients", "readOnly": True}]
+            assert (names.RAW_FOLDER, True) in [(m["mountPath"], m.get("readOnly")) for m in container["volumeMounts"]]
+            assert "nvidia.com/gpu" not in container["resources"]["limits"]
+        driver_succeeds(job, "s3://b/data/1")
+        step.join(90)
+        assert (step.error, step.uri) == (None, "s3://b/data/1")
+    kubectl(kubeconfig, "delete", "pv", volume, "--wait=false")
 
 
 def test_two_steps_at_once_run_one_job(cluster: Kube, tmp_path: Path) -> None:
