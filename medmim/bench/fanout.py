@@ -92,7 +92,7 @@ def collect(
             artifact = store.get(uri)
             remember(ws, _REMEMBERED, keys[one], artifact)
             found[one] = artifact
-    return found
+    return {one: found[one] for one in keys}  # whatever was done first
 
 
 def _run_tasks(requests: Mapping[Set, dict[str, Any]], cpus: int, gpu: bool) -> Iterator[tuple[Set, str]]:
