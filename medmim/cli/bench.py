@@ -161,13 +161,16 @@ def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("group", "metric", "difference", "95% interval", "p", "p (Holm)", "n", "patients", box=None)
+    from medmim.run import screen
+
+    table = Table("group", "metric", "difference", "95% interval", "p", "p (Holm)", "unread", "n", "patients", box=None)
     for row in found["differences"]:
         known = row["low"] is not None
         interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" if known else "too few patients"
         p, holm = (f"{row[key]:.4f}" if known else "-" for key in ("p", "p_holm"))
         value = f"{100 * row['value']:+.1f}"
-        table.add_row(row["group"], row["metric"], value, interval, p, holm, f"{row['n']:,}", f"{row['patients']:,}")
+        counts = f"{row['n']:,}", f"{row['patients']:,}"
+        table.add_row(row["group"], row["metric"], value, interval, p, holm, screen.unread(row), *counts)
     Console().print(table)
     if not found["comparable"]:
         _say(f"not comparable: only the {found['items']:,} questions that both asked")

@@ -164,7 +164,7 @@ def gains(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
             _points(row["value"]),
             "too few patients" if few else f"{_points(row['low'])} to {_points(row['high'])}",
             f"[green]{verdict}[/]" if verdict == "won" else verdict,
-            *((_unread(row), _points_of(read.get((row["opponent"], row["group"])))) if beside else ()),
+            *((unread(row), _points_of(read.get((row["opponent"], row["group"])))) if beside else ()),
         )
     return table
 
@@ -201,8 +201,8 @@ def _next(out: Console, found: dict[str, Outcome], workspace: Workspace, command
     out.print(Text(f"  {command}   # again: finished steps cost nothing"), soft_wrap=True)
 
 
-def _unread(row: dict[str, Any]) -> str:
-    """Of an earlier version's row, nothing."""
+def unread(row: dict[str, Any]) -> str:
+    """The percentages of unread answers of both models in a row of differences; of an earlier version's, nothing."""
     own, theirs = row.get("unread"), row.get("opponent_unread")
     return "" if own is None or theirs is None else f"{100 * own:.0f}/{100 * theirs:.0f}%"
 

@@ -51,7 +51,8 @@ def test_a_whole_run_is_shown_on_a_page_that_loads_nothing(run, world: World):
     parsed, ws = run
     with stage(ws, "data") as data:
         data.of(store.get(publish(world, ws.store)), cached=False)
-    settings = {"bench": parsed.bench.model_copy(update={"max_new_tokens": 2})}
+    asked = {"max_new_tokens": 2, "protocol": "both"}
+    settings = {"bench": parsed.bench.model_copy(update=asked)}
     scored = bench.run(
         parsed.model_copy(update=settings), ws, data.uri, str(world.models[0]), {"base": str(world.models[1])}
     )
@@ -73,6 +74,19 @@ def test_a_whole_run_is_shown_on_a_page_that_loads_nothing(run, world: World):
     assert any(title.startswith(f"held-in, tuned: {held_in['value']:.1%}, ") for title in page.titles)
     assert f"held-in, chance: {held_in['chance']:.1%}" in page.titles
     assert f"held-in, tuned, images removed: {held_in['blind']:.1%}" in page.titles
+    gains = {r["metric"]: r for r in scored.facts["differences"] if r["group"] == "held_in"}
+    text = " ".join(page.text.split())
+    unread = [f"{100 * gains['accuracy'][name]:.1f}" for name in ("unread", "opponent_unread")]
+    assert f"{', '.join(unread)}% unread, tuned and base" in text
+    assert f"{100 * gains['likelihood']['value']:+.1f}by likelihood" in text
+    alone = parsed.bench.model_copy(update={"protocol": "likelihood"})
+    bench.run(
+        parsed.model_copy(update={"bench": alone}), ws, data.uri, str(world.models[0]), {"base": str(world.models[1])}
+    )
+    page = write(run)
+    text = " ".join(page.text.split())
+    assert "Held-in likelihood" in text and "Held-in accuracy" not in text and "is the likeliest" in text
+    assert page.figures == 1
 
 
 def test_the_loss_curve_is_on_the_page(run):
