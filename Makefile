@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-cluster test-node test-vllm rehearsal med-mim check compile bases benchmarks claim image lock clean
+.PHONY: help demo test test-long test-cluster test-node test-vllm rehearsal written-answers med-mim check compile bases benchmarks claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -62,6 +62,9 @@ $(REHEARSAL)/.ready: $(READY)
 
 rehearsal: $(REHEARSAL)/.ready ## tune a language model of 135 M parameters: ZeRO, LoRA, kills, merge (by hand, 10 minutes)
 	@PYTHONPATH=$(REHEARSAL) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rehearsal.py
+
+written-answers: $(REHEARSAL)/.ready ## what a small model writes to closed questions, for the reader's tests (by hand, 5 minutes)
+	@PYTHONPATH=$(REHEARSAL) OMP_NUM_THREADS=2 $(BIN)/python benchmarks/written_answers.py written-answers.jsonl --rows 111
 
 # The recipe as it is shipped, on drawn folders in the real layouts; only what a laptop has not is set otherwise.
 LOOKALIKE := $(HOME_DIR)/lookalike
