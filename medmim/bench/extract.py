@@ -9,12 +9,12 @@ The rules, in order; the first that finds an option decides, and a rule that fin
 4. The text of an option and nothing else (`option_text`).
 5. Letters in a list (`A, B or C`, `A: 5%; B: 90%`) name none of them, unless the list calls one right and the others
    wrong (`A: no, B: yes`).
-6. What is stated: a line that is a letter, the letter that leads the first line, and claims (`the answer is B`). They
-   must agree; only a final answer, or a claim after a word of correction, replaces an earlier one. A letter that leads
-   a later line with words behind it is about that option, and states nothing.
+6. What is stated: claims (`the answer is B`), or else a line that is a letter and the letter that leads the first line.
+   They must agree; only a final answer, or a claim after a word of correction, replaces an earlier one. A letter that
+   leads a later line with words behind it is about that option, and states nothing.
 7. A refusal (`no images were provided`) names none.
 8. A letter in a weaker place (`(B)`, `option B`), if it is the only one and no other option's text contradicts it.
-9. The only option whose text is named.
+9. The only option whose text is named, or the image that a comparison names in the light of the question.
 
 What marks a letter stands in `wordings`.
 """
@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medmim.bench import option_text, reply_text, wordings
+from medmim.bench import mentions, option_text, reply_text, wordings
 from medmim.bench.option_text import Options
 from medmim.sample import LETTERS
 
@@ -32,22 +32,24 @@ _NEAR = 120  # characters beside a letter in which it may be negated
 _BOTH = -1  # two options are stated, or a letter and another option's text
 
 
-def extract(text: str, options: Sequence[str], images: int = 0) -> int | None:
+def extract(text: str, options: Sequence[str], images: int = 0, question: str = "", cut: bool = False) -> int | None:
     """The chosen option of an answer.
 
     Args:
         text: The generated text.
         options: Option texts in order A, B, ...; equal texts count as one, the first.
         images: Images shown, so that "the last image" has a number; 0 where unknown.
+        question: The question, which says what a comparison of images is about; empty where unknown.
+        cut: Whether the limit of tokens ended the text: then options that it was repeating are no choice.
 
     Returns:
         Index of the option, or None where the text names none or several, or contradicts itself.
     """
-    known = option_text.known(tuple(options), images)
+    known = option_text.known(tuple(options), images, question)
     said = option_text.prompt_form(" ".join(reply_text.fold(text).split()))
     if said and said in known.written:
         return known.written.index(said)
-    found = {_read(known, reply_text.lines(part)) for part in reply_text.answers(text)} - {None}
+    found = {_read(known, reply_text.lines(part), cut) for part in reply_text.answers(text)} - {None}
     return found.pop() if len(found) == 1 else None
 
 
@@ -67,7 +69,9 @@ def refuses(said: str) -> bool:
     return bool(wordings.REFUSED.pattern.search(reply_text.fold(said)))
 
 
-def _read(options: Options, lines: Sequence[str]) -> int | None:
+def _read(options: Options, lines: Sequence[str], cut: bool) -> int | None:
+    if cut and _listing(options, lines):
+        return None
     turn = reply_text.first_turn(lines)
     following = list(lines[len(turn) :])
     if following == _without_echo(options, following):  # another question: its options are not these
@@ -98,12 +102,13 @@ def _read(options: Options, lines: Sequence[str]) -> int | None:
 
 @dataclass(frozen=True)
 class _Statement:
-    """An option that is stated: its index or `_BOTH`, from and until where in the text, whether it is called final."""
+    """An option that is stated: its index or `_BOTH`, from and until where, whether it is called final, and a claim."""
 
     choice: int
     at: int
     until: int
     final: bool = False
+    claim: bool = False
 
 
 def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
@@ -129,12 +134,16 @@ def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
             asked = unit[0].endswith("?") and (unit[0] != line or wordings.ASKED.pattern.match(line))
             if not asked:  # by the reply of itself
                 for choice, at, until, final in _claims(options, unit[0], following):
-                    yield _Statement(choice, begin + unit.start() + at, begin + unit.start() + until, final)
+                    yield _Statement(choice, begin + unit.start() + at, begin + unit.start() + until, final, claim=True)
         begin += len(line) + 1
 
 
 def _decided(found: list[_Statement], said: str) -> int | None:
     """The option that the statements agree on; `_BOTH` where they do not, None where there is none."""
+    taken_back = max((match.end() for match in wordings.RETRACTED.pattern.finditer(said)), default=0)
+    if taken_back and found and not (found := [one for one in found if one.at >= taken_back]):
+        return _BOTH
+    found = [one for one in found if one.claim] or found
     if not found:
         return None
     last = max(found, key=lambda one: one.at)
@@ -184,7 +193,8 @@ def _claims(options: Options, unit: str, following: str) -> Iterator[tuple[int, 
     """
     for start, begin, end in _cues(unit):
         part = unit[begin:end] if unit[begin:].strip(" :=-([") else following
-        choice = None if _doubted(unit[max(0, start - _NEAR) : start]) else _claimed(options, part)
+        before = unit[max(0, start - _NEAR) : start]
+        choice = None if _doubted(before) or re.search(r"\bbecause\b", before) else _claimed(options, part)
         if choice is not None:
             yield choice, start, begin, bool(wordings.FINAL.pattern.search(unit, max(0, start - _NEAR), begin))
     for match in wordings.CLAIM_BEHIND.pattern.finditer(unit):
@@ -257,6 +267,20 @@ def _without_echo(options: Options, lines: Sequence[str]) -> list[str]:
     return [line for line in run.sub("\n", said, count=1).split("\n") if line.strip(" .,;:")]
 
 
+def _listing(options: Options, lines: Sequence[str]) -> bool:
+    """Whether the end of a text repeats options from the first one on, behind a question or behind all of them."""
+    at = next((i for i in reversed(range(len(lines))) if re.match(r"a\s*[:.)]", lines[i])), len(lines))
+    items = [rf"{letter.lower()}\s*[:.)]\s*" for letter in LETTERS]
+    run = [re.sub(items[i], "", line, count=1) for i, line in enumerate(lines[at : at + len(items)])]
+    repeats = bool(run) and all(text.startswith(line) for text, line in zip(options.plain, run, strict=False))
+    return (
+        repeats
+        and at > 0
+        and len(run) == len(lines) - at <= len(options.plain)
+        and (lines[at - 1].endswith("?") or len(_without_echo(options, lines[:at])) < at)
+    )
+
+
 def _judged(options: Options, said: str) -> int | None:
     """The one option that a list calls right, if it judges each that it holds: `A: no, B: yes`."""
     items = [*wordings.ITEM.pattern.finditer(said)]
@@ -313,7 +337,7 @@ def _clause(before: str) -> str:
 
 
 def _wrong(after: str) -> bool:
-    return option_text.wrong(after) or bool(wordings.REJECTED.pattern.match(after))
+    return mentions.wrong(after) or bool(wordings.REJECTED.pattern.match(after))
 
 
 def _unfilled(line: str) -> str:

@@ -25,7 +25,7 @@ def read(sample: Sample, probe: str, key: str, text: str, error: str | None, cut
         return Answer(sample.id, probe, key, "", None, "error", error)
     if not sample.options:
         return Answer(sample.id, probe, key, text, None, "parsed" if text.strip() else "unparsed", cut=cut)
-    choice = extract(text, sample.options, len(sample.images))
+    choice = extract(text, sample.options, len(sample.images), sample.question, cut)
     return Answer(sample.id, probe, key, text, choice, "unparsed" if choice is None else "parsed", cut=cut)
 
 

@@ -1,41 +1,55 @@
-"""Options by their text: which of them a text names, whatever its case, punctuation and way to name an image.
+"""Options by their text: which of them a text names, whatever its case, punctuation, endings and way to name an image.
 
-All references to an image are equal (`the second image`, `image two`, `image2`, `2nd`). An option that is negated or
-qualified (`not resected`, `partially resected`) is not named.
+All references to an image are equal (`the second image`, `image two`, `image2`, `2nd`). An option may be named by its
+own words, by their stems (`partially`, `worsened`), by the words that tell it from the others (`left` of `left side`
+and `right side`), or by what stands in brackets (`FLAIR`); a synonym names none. An option that is negated, qualified
+or supposed (`not resected`, `nearly resected`, `may be resected`) is not named.
 """
 
 import itertools
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from medmim.bench import reply_text
+from medmim.bench import comparative, mentions, reply_text, said
+from medmim.bench.said import ARTICLES, LINKS, NUMBERS, Said, is_image, stem
 from medmim.sample import LETTERS
 
-_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:'[^\W_]+)*|[.,;:!?(){}\[\]=|]|-(?!\w)")
-_MARKS = set(".,;:!?(){}[]=|-")
-_ARTICLES = {"the", "a", "an"}
-_FIRST = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-_1ST = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
-_ONE = ("one", "two", "three", "four", "five", "six", "seven", "eight")
-_ORDINALS = {word: i for words in (_FIRST, _1ST) for i, word in enumerate(words, 1)}
-_NUMBERS = {word: i for words in (_ONE, "12345678") for i, word in enumerate(words, 1)}
-_NOUNS = {"image", "img", "picture", "photo", "photograph", "scan", "figure", "film", "radiograph", "view"}
-_GLUED = re.compile(rf"\b({'|'.join(sorted(_NOUNS))})([1-8])\b")
-_NUMBER_WORDS = {"no", "number", "nr"}
-_NOT = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot"}
-_WEAK = {*_NOT, *_ARTICLES, "of", "in", "on", "at", "to", "and", "or", "is", "it"}  # no answer by themselves
-_QUALIFIERS = {"partial", "partially", "partly", "incomplete", "incompletely", "subtotal", "subtotally", "nearly",
-               "almost", "false"}  # fmt: skip
-# `no` before one of these denies no finding: `no doubt`, `no images were provided`.
-_NO_FINDING = {"ability", "access", "answer", "comment", "data", "doubt", "idea", "image", "images", "information",
-               "longer", "need", "one", "opinion", "problem", "question", "reason", "scan", "scans", "way"}  # fmt: skip
-_WRONG = re.compile(
-    r"^[)\]}]?\s*(?:is|was|seems)?(?:\s*not|n't)?\s*\(?(?:wrong|incorrect|ruled out|excluded)\b"
-    r"|^[)\]}]?\s*(?:is|was)(?:\s+not|n't)\s+(?:correct|right|it|the|an?|my|seen|present|visible|evident)\b"
-    r"|^\s*cannot be (?:excluded|ruled out)\b"
-)
+_NO = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot"}
+_WEAK = {*_NO, *ARTICLES, *LINKS, "of", "in", "on", "at", "to", "and", "or", "with", "for", "by", "from", "there",
+         "this", "that"}  # no answer by themselves  # fmt: skip
+_TOGETHER = {"both", "neither", "same", "equal", "all", "none"}  # words that stand for several images at once
+_CLASS = {"category", "class", "grade", "score", "stage", "level", "assessment"}
+_COUNTED = {"is", "are", "of", "shows", "see", "count", "total", "number", "answer", "exactly"}
+# Words of a question that say nothing of what it asks for, or of an answer that names its choice.
+_GENERAL = {"which", "what", "where", "when", "how", "show", "shows", "shown", "seen", "see", "image", "images", "find",
+            "does", "that", "this", "these", "with", "from", "patient", "following", "taken", "made",
+            "most"}  # fmt: skip
+_ANSWERS = {"answer", "option", "choice", "correct"}
+_TELLS = {"show", "shows", "showing", "has", "seen", "appears", "contains", "displays", "depicts", "located"}
+_CLEAR = {"normal", "clear", "healthy", "unremarkable"}  # such an image is not the one that shows a finding
+_LEFT_OVER = {"unclear", "open", "out", "behind", "undetermined", "unanswered", "over", "blank"}
+_MANY = 100  # times that an option is named, at the beginning and at the end: more of them tell nothing new
+_PROBABLY = {
+    "probab",
+    "probably",
+    "like",
+    "likely",
+    "presumab",
+}  # stems that make `benign` as good as `probably benign`
+_ALIKE = {"same", "different"}
+
+
+@dataclass(frozen=True)
+class _Mention:
+    """An option where it is named: its first place among the words, its last one and whether in its own words."""
+
+    option: int
+    begin: int
+    end: int
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -45,10 +59,12 @@ class Options:
     Attributes:
         texts: In order A, B, ...; of equal texts the first counts.
         images: Images shown, so that "the last image" has a number; 0 where unknown.
+        question: The question; empty where unknown: then no comparison is read.
     """
 
     texts: tuple[str, ...]
     images: int = 0
+    question: str = ""
 
     @cached_property
     def written(self) -> list[str]:
@@ -64,127 +80,301 @@ class Options:
     @cached_property
     def tokens(self) -> list[list[str]]:
         """Words of each text; image references as `#2`."""
-        return [tokens(text, self.images) for text in self.plain]
+        return [self._split(text).words for text in self.plain]
 
-    def tokens_of(self, said: str) -> list[str]:
+    def tokens_of(self, text: str) -> list[str]:
         """The words of another text, to compare with `tokens`."""
-        return tokens(said, self.images)
+        return self._split(text).words
 
-    def exactly(self, said: str) -> int | None:
+    def exactly(self, text: str) -> int | None:
         """The option that a text is, and nothing else; `2` is image 2."""
-        words = tokens(said, self.images)
+        words = self._split(text).words
         for i, own in enumerate(self.tokens):
-            if (own and own == words) or (not own and self.plain[i] == said):
+            if (own and own == words) or (not own and text and self.plain[i] == text):
                 return i
-        if len(words) == 1 and words[0] in _NUMBERS and [f"#{_NUMBERS[words[0]]}"] in self.tokens:
-            return self.tokens.index([f"#{_NUMBERS[words[0]]}"])
-        return None
+        if len(words) == 1 and words[0] in NUMBERS and [f"#{NUMBERS[words[0]]}"] in self.tokens:
+            return self.tokens.index([f"#{NUMBERS[words[0]]}"])
+        if not words or mentions.is_question(text):
+            return None
+        found = {i for i, name in self._names if name == self._stems(words)}
+        return found.pop() if len(found) == 1 else None
 
-    def shortened(self, said: str) -> int | None:
+    def shortened(self, text: str) -> int | None:
         """The only option that begins with a text: `left` for `left side`. A text of weak words names none."""
-        words = tokens(said, self.images)
-        if not words or set(words) <= _WEAK or words[0] in _NOT:
+        words = self._split(text).words
+        if not words or set(words) <= _WEAK or words[0] in _NO:
             return None
         found = [i for i, own in enumerate(self.tokens) if own[: len(words)] == words]
         containing = [own for own in self.tokens if words[0] in own]
         return found[0] if len(found) == len(containing) == 1 else None
 
-    def named(self, said: str) -> set[int]:
-        """Options whose words are in a text, not negated and not qualified; a longer one hides those within it."""
-        words, clauses = _words(said, self.images)
-        length = Counter(clauses)
-        alone = {word for word, clause in zip(words, clauses, strict=True) if length[clause] == 1} & {"yes", "no"}
-        said_alone = {self.tokens.index([word]) for word in alone if [word] in self.tokens}
+    def named(self, text: str) -> set[int]:
+        """Options that a text names, not negated, qualified or supposed; a longer one hides those within it."""
+        found = self._split(text)
+        length = Counter(found.clauses)
+        alone = {word for word, clause in zip(found.words, found.clauses, strict=True) if length[clause] == 1}
+        said_alone = {self.tokens.index([word]) for word in alone & {"yes", "no"} if [word] in self.tokens}
         if said_alone:
             return said_alone  # `No, there is no mass`
-        words = [self._adjective(word) for word in words]
-        free = [True] * len(words)
-        found = set()
-        for own in sorted({tuple(t) for t in self.tokens if "".join(t)[1:]}, key=lambda t: (-len(t), t)):
-            for at in range(len(words) - len(own) + 1):
-                if tuple(words[at : at + len(own)]) == own and all(free[at : at + len(own)]):
-                    free[at : at + len(own)] = [False] * len(own)
-                    if not _negated(words, clauses, at, len(own)) and not _qualified(words, clauses, at, len(own)):
-                        found.add(self.tokens.index(list(own)))
+        images = [own[0] for own in self.tokens if len(own) == 1 and is_image(own[0])]
+        compared = comparative.meant(text, self._asked, sorted(set(images)), self.images)
+        if compared:
+            return {self.tokens.index([image]) for image in compared if [image] in self.tokens}
+        return self._chosen(found, self._mentions(found))
+
+    @cached_property
+    def _asked(self) -> Said:
+        return said.split(reply_text.plain(self.question), self.images)
+
+    @cached_property
+    def _kept(self) -> frozenset[tuple[str, str]]:
+        """Articles that are a part of an option, with the word before: `a` of `type a`."""
+        words = [re.findall(r"[^\W_]+", text) for text in self.plain]
+        return frozenset(
+            (a, b) for own in words for a, b in zip(own, own[1:], strict=False) if b in ARTICLES and b == own[-1]
+        )
+
+    @cached_property
+    def _glued(self) -> dict[str, tuple[str, str]]:
+        """`birads` for the words `bi` and `rads` of an option."""
+        pairs = {(a, b) for text in self.plain for a, b in re.findall(r"(?=\b([^\W_]+)-([^\W_]+))", text)}
+        return {a + b: (a, b) for a, b in pairs}
+
+    @cached_property
+    def _counts(self) -> bool:
+        """Whether an option is a number, so that `three` is 3."""
+        return any(word in NUMBERS for text in self.plain for word in re.findall(r"[^\W_]+", text))
+
+    def _split(self, text: str) -> Said:
+        if self._glued:
+            text = re.sub(rf"\b(?:{'|'.join(self._glued)})\b", lambda m: " ".join(self._glued[m[0]]), text)
+        found = said.split(text, self.images, self._kept)
+        if not self._counts:
+            return found
+        words = [str(NUMBERS.get(word, word)) for word in found.words]
+        return Said(words, found.clauses, found.sentences, found.asked)
+
+    def _stems(self, words: Sequence[str]) -> tuple[str, ...]:
+        kept = [word for word in words if word not in LINKS] or words
+        return tuple(kept if self._alike else map(stem, kept))
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether options differ in endings alone."""
+        own = {tuple(words) for words in self.tokens}
+        return len({tuple(map(stem, words)) for words in own}) < len(own)
+
+    @cached_property
+    def _names(self) -> list[tuple[int, tuple[str, ...]]]:
+        """(option, stems) of all that names it, the longest first."""
+        names = [
+            (self.tokens.index(own), self._stems(own))
+            for own in self.tokens
+            if "".join(own)[1:] or own and own[0].isdigit()
+        ]
+        for i, text in enumerate(self.plain):
+            bracket = re.fullmatch(r"(.+\w)\s*\(([^()]+)\)", text)
+            if bracket:
+                names += [(i, self._stems(self._split(part).words)) for part in bracket.groups()]
+        names += self._cores.items()
+        unique: dict[tuple[str, ...], set[int]] = {}
+        for i, name in names:
+            unique.setdefault(name, set()).add(i)
+        single = [(min(own), name) for name, own in unique.items() if len(own) == 1 and name]
+        return sorted(single, key=lambda one: (-len(one[1]), one))
+
+    @cached_property
+    def _cores(self) -> dict[int, tuple[str, ...]]:
+        """What tells each option from the others: its words without those that at least half of the options share.
+
+        Empty where that leaves an option nothing, or weak words alone; where a word is not shared by all options, what
+        is left must be one word.
+        """
+        own = {self.tokens.index(words): self._stems(words) for words in self.tokens if words}
+        cores = {i: tuple(word for word in words if word not in self._shared_by_half) for i, words in own.items()}
+        cut = {i: core for i, core in cores.items() if core != own[i]}
+        for core in cut.values():
+            plain = [word for word in core if word not in _WEAK - _TOGETHER and not is_image(word) and word[1:]]
+            number = len(core) == 1 and core[0].isdigit()
+            if not number and (not plain or (len(core) > 1 and not self._all_share)):
+                return {}
+        return {} if any(_within(a, b) for a in cores.values() for b in cores.values()) else cut
+
+    @cached_property
+    def _counted(self) -> tuple[Counter[str], int]:
+        """How many of the different options hold each stem; how many there are."""
+        own = {self._stems(words) for words in self.tokens if words}
+        return Counter(word for words in own for word in set(words)), len(own)
+
+    @cached_property
+    def _shared_by_half(self) -> set[str]:
+        count, options = self._counted
+        return {word for word, n in count.items() if n > 1 and n * 2 >= options}
+
+    @cached_property
+    def _all_share(self) -> bool:
+        """Whether all options share what half of them share."""
+        count, options = self._counted
+        return all(count[word] == options for word in self._shared_by_half)
+
+    def _mentions(self, text: Said) -> list[_Mention]:
+        """Where options are named; those negated, qualified, supposed or asked for are left out."""
+        places = [at for at, word in enumerate(text.words) if word not in LINKS] or list(range(len(text.words)))
+        stems = self._stems([text.words[at] for at in places])
+        starts: dict[str, list[int]] = {}
+        for at, word in enumerate(stems):
+            starts.setdefault(word, []).append(at)
+        free = [True] * len(stems)
+        found = []
+        for option, name in self._names:
+            places_of = starts.get(name[0], [])
+            for at in (*places_of[:_MANY], *places_of[_MANY:][-_MANY:]):
+                end = at + len(name)
+                if stems[at:end] != name or not all(free[at:end]):
+                    continue
+                free[at:end] = [False] * len(name)
+                begin, last = places[at], places[end - 1]
+                exact = [word for word in text.words[begin : last + 1]] == self.tokens[option]
+                mention = _Mention(option, begin, last, exact)
+                if self._counts_as_named(text, mention):
+                    found.append(mention)
         return found
 
-    def _adjective(self, word: str) -> str:
-        """`partially` as `partial` where an option is `partial`."""
-        known = word.removesuffix("ly")
-        return known if [known] in self.tokens and [word] not in self.tokens else word
+    def _counts_as_named(self, text: Said, mention: _Mention) -> bool:
+        begin, end = mention.begin, mention.end + 1
+        if not mentions.counts(text, begin, end, set(self._asked.words)):
+            return False
+        own = text.words[begin:end]
+        next_word = text.words[end] if end < len(text.words) and text.clauses[end] == text.clauses[begin] else ""
+        if len(own) == 1 and own[0].isdigit():
+            return self._is_number_named(text, begin)
+        if own == ["right"]:
+            return next_word not in _ANSWERS and text.words[begin - 1 : begin] not in (["is"], ["that's"], ["all"])
+        if own == ["left"]:
+            return next_word not in _LEFT_OVER and text.words[begin - 1 : begin] != ["nothing"]
+        plain = not next_word or next_word in _WEAK or next_word[:3] == next_word or stem(next_word) in self._topics
+        if len(own) == 1 and own[0] in _ALIKE and not plain:
+            return False  # `the same patient`
+        if self._cores.get(mention.option) == self._stems(own) and not self._all_share:
+            return plain or stem(next_word) in self._shared_by_half  # `completely resected` is no `complete response`
+        return not self._is_place(mention.option) or self._is_place_named(text, mention)
+
+    def _is_place_named(self, text: Said, mention: _Mention) -> bool:
+        """Whether an image is chosen: not where it is called normal, or described where a comparison is asked for."""
+        words = _clause(text, mention)
+        if words & (_CLEAR - set(self._asked.words)):
+            return False
+        if not comparative.asked(self._asked)[0] or not words.isdisjoint(_ANSWERS):
+            return True
+        return words.isdisjoint(_TELLS) and words.isdisjoint(comparative.SIGN)
+
+    @cached_property
+    def _topics(self) -> set[str]:
+        """Stems of the question's words."""
+        return {stem(word) for word in self._asked.words}
+
+    def _is_number_named(self, text: Said, at: int) -> bool:
+        """Whether a number is what the options count or grade: `two nodules`, `category 4`."""
+        words, clauses = text.words, text.clauses
+        if len(words) == 1:
+            return True
+        before = {words[i] for i in range(max(0, at - 4), at) if clauses[i] == clauses[at]}
+        if [words[at]] not in self.tokens:
+            return bool({stem(word) for word in before} & self._shared_by_half or before & _CLASS)
+        if words[at - 1 : at] in (["least"], ["than"], ["over"]):
+            return False
+        after = words[at + 1] if at + 1 < len(words) and clauses[at + 1] == clauses[at] else ""
+        return stem(after) in self._topics or after == "of" or (not after and bool(before & _COUNTED))
+
+    def _chosen(self, text: Said, found: list[_Mention]) -> set[int]:
+        """The options of the mentions that answer the question."""
+        found = self._focused(text, _without_reasons(text, self._without_asked(text, found)))
+        together = {m.option for m in found if not _TOGETHER.isdisjoint(self.tokens[m.option])}
+        joined = self._joined(text, found)
+        single = {m.option for m in found if m not in joined} - together
+        if together and (not single or (len(single) > 1 and all(map(self._is_place, single)))):
+            return together
+        if not single and len({m.option for m in joined}) == 2 == self.images:
+            return {i for i, own in enumerate(self.tokens) if own == ["both"] or own[:2] == ["both", "images"]}
+        if joined:
+            return {m.option for m in found}
+        if len(single) > 1 and all(is_image("".join(self.tokens[i])) for i in single):
+            found = [m for m in found if self._on_topic(text, m)] or found
+        named = {m.option for m in found}
+        return named | (self._longer(text, found[0].option) if len(named) == 1 else set())
+
+    def _joined(self, text: Said, found: list[_Mention]) -> set[_Mention]:
+        """Mentions that `and` joins, or `nor`, where an option stands for both; of images, if it is about the topic."""
+        if not any(own and own[0] in _TOGETHER for own in self.tokens):
+            return set()
+        joined: set[_Mention] = set()
+        for a, b in itertools.pairwise(sorted(found, key=lambda m: m.begin)):
+            if text.words[a.end + 1 : b.begin] in (["and"], ["nor"], ["as", "well", "as"]):
+                joined |= {a, b}
+        return {m for m in joined if self._on_topic(text, m) or not self._is_place(m.option)}
+
+    def _without_asked(self, text: Said, found: list[_Mention]) -> list[_Mention]:
+        """Without words that the question asks about: `the extent of resection` does not name `resected`."""
+        asked = {i for i, name in self._names if set(name) <= self._topics}
+        words = set(self._asked.words)
+        return [m for m in found if len(asked) != 1 or m.exact or m.option not in asked
+                or not words.issuperset(text.words[m.begin : m.end + 1])]  # fmt: skip
+
+    def _focused(self, text: Said, found: list[_Mention]) -> list[_Mention]:
+        """Without what is said of another image than that asked about; all of them where a clause names both."""
+        asked = {word for word in self._asked.words if is_image(word)}
+        if len(asked) != 1 or any(is_image(word) for own in self.tokens for word in own):
+            return found
+        about: dict[int, set[str]] = {}
+        for word, clause in zip(text.words, text.clauses, strict=True):
+            if is_image(word):
+                about.setdefault(clause, set()).add(word)
+        return [m for m in found if asked <= about.get(text.clauses[m.begin], asked)]
+
+    def _is_place(self, option: int) -> bool:
+        own = self.tokens[option]
+        return (len(own) == 1 and is_image(own[0])) or own[:1] in (["left"], ["right"])
+
+    def _on_topic(self, text: Said, mention: _Mention) -> bool:
+        """Whether a clause speaks of what the question asks for, in its words."""
+        words = _clause(text, mention)
+        topics = {stem(word) for word in self._asked.words if word[3:] and word not in _GENERAL}
+        return bool(words & _ANSWERS) or not topics.isdisjoint(map(stem, words))
+
+    def _longer(self, text: Said, option: int) -> set[int]:
+        """Options that hold the one that is named, if another word of them is said: `effusion, probably pleural`."""
+        own, said_stems = self._stems(self.tokens[option]), set(self._stems(text.words))
+        if not said_stems.isdisjoint(_PROBABLY):
+            said_stems |= _PROBABLY
+        longer = [(i, self._stems(words)) for i, words in enumerate(self.tokens)]
+        return {i for i, words in longer if _within(own, words) and (set(words) - set(own) - _WEAK) & said_stems}
 
 
 @lru_cache(maxsize=1024)  # a bench asks many questions with the same options
-def known(texts: tuple[str, ...], images: int) -> Options:
+def known(texts: tuple[str, ...], images: int, question: str = "") -> Options:
     """The options of a question, read once."""
-    return Options(texts, images)
+    return Options(texts, images, question)
 
 
-def prompt_form(said: str) -> str:
+def prompt_form(text: str) -> str:
     """A folded text whose leading letter is marked as in the prompt: `b) text` and `b. text` as `b: text`."""
-    return re.sub(r"^([a-h])\s*[:.)]\s*", r"\1: ", said).rstrip(" .")
+    return re.sub(r"^([a-h])\s*[:.)]\s*", r"\1: ", text).rstrip(" .")
 
 
-def wrong(after: str) -> bool:
-    """Whether what follows an option says that it is wrong."""
-    return bool(_WRONG.match(after))
+def _within(short: Sequence[str], long: Sequence[str]) -> bool:
+    """Whether words stand in this order, side by side, within others, which are more."""
+    return len(short) < len(long) and any(
+        tuple(long[at : at + len(short)]) == tuple(short) for at in range(len(long) - len(short) + 1)
+    )
 
 
-def tokens(said: str, images: int) -> list[str]:
-    """Words without articles and marks; image references as `#2`."""
-    return _words(said, images)[0]
+def _clause(text: Said, mention: _Mention) -> set[str]:
+    """The other words of a mention's clause."""
+    before, behind = mentions.near(text, mention.begin, mention.end + 1)
+    return {*before, *behind}
 
 
-def _negated(words: list[str], clauses: list[int], at: int, length: int) -> bool:
-    near = range(max(0, at - 5), at)
-    if words[at : at + length] == ["no"] and not _NO_FINDING.isdisjoint(words[at + 1 : at + 3]):
-        return True
-    before = [words[i] for i in near if clauses[i] == clauses[at]]
-    if before[-2:] == ["yes", "or"] or words[at : at + 3] == ["yes", "or", "no"]:
-        return True
-    if any(w in _NOT or w.endswith("n't") for w in before) or before[-2:] in (["rather", "than"], ["instead", "of"]):
-        return True
-    return wrong(" " + " ".join(words[at + length : at + length + 4]))
-
-
-def _qualified(words: list[str], clauses: list[int], at: int, length: int) -> bool:
-    """Whether a word that takes something from it stands before or right behind: `partially resected`."""
-    near = [i for i in (at - 2, at - 1, at + length) if 0 <= i < len(words) and clauses[i] == clauses[at]]
-    return any(words[i] in _QUALIFIERS for i in near)
-
-
-def _words(said: str, images: int) -> tuple[list[str], list[int]]:
-    """Words without articles, image references as `#2`, and the clause of each word."""
-    raw: list[tuple[str, int]] = []
-    clause = 0
-    found = [*_WORD.findall(_GLUED.sub(r"\1 \2", said)), "."]
-    for word, after in itertools.pairwise(found):
-        clause += word in _MARKS or word in ("but", "however")
-        if word not in _MARKS and (word not in _ARTICLES or after in _MARKS):  # `a)` is not an article
-            raw.append((word, clause))
-    words: list[str] = []
-    clauses: list[int] = []
-    at = 0
-    while at < len(raw):
-        word, took = _reference([w for w, _ in raw[at : at + 3]], images)
-        words.append(word)
-        clauses.append(raw[at][1])
-        at += took
-    return words, clauses
-
-
-def _reference(ahead: list[str], images: int) -> tuple[str, int]:
-    word, rest = ahead[0], ahead[1:]
-    if word in _NOUNS and rest and rest[0] in _NUMBERS:
-        return f"#{_NUMBERS[rest[0]]}", 2
-    if word in _NOUNS and len(rest) == 2 and rest[0] in _NUMBER_WORDS and rest[1] in _NUMBERS:
-        return f"#{_NUMBERS[rest[1]]}", 3
-    number = _ORDINALS.get(word) or (images or -1 if word == "last" else 0)
-    if not number:
-        return word, 1
-    took = 1
-    if rest and (rest[0] in _NOUNS or rest[0] == "one"):
-        took = 2
-    elif rest[:2] in (["in", "sequence"], ["in", "order"]):
-        took = 3
-    return ("#last" if number < 0 else f"#{number}"), took
+def _without_reasons(text: Said, found: list[_Mention]) -> list[_Mention]:
+    """The mentions without those that explain an earlier one of their sentence: `worse, since image 1 was stable`."""
+    plain = {text.sentences[m.begin] for m in found if text.clauses[m.begin] not in text.explains}
+    return [m for m in found if text.clauses[m.begin] not in text.explains or text.sentences[m.begin] not in plain]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from medmim.bench.words import UNSPACED, words
 
-_LONGEST = 50_000  # characters: a longer reply is read from its beginning and its end, half of it each
+_RARE = re.compile(r"[^\n -~]")
+_LONGEST = 20_000  # characters: a longer reply is read from its beginning and its end, half of it each
 # A tag of any other name holds no answer. `summary` and `details` are HTML too, but models think in them.
 _ANSWER = re.compile(
     r"(?:\w+ )?"
@@ -141,7 +142,7 @@ def fold(text: str) -> str:
     text = text.replace("\x08oxed", "\\boxed")  # a server that takes `\b` for a backspace
     text = text.translate(_CHARACTERS)
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper().casefold())
-    text = "".join(" " if _is_ornament(c) else c for c in text if c == "\n" or not _is_invisible(c))
+    text = _RARE.sub(lambda m: "" if _is_invisible(m[0]) else " " if _is_ornament(m[0]) else m[0], text)
     for entity, character in _ENTITIES.items():
         text = text.replace(entity, character)
     return text.replace("\\<", "<").replace("\\>", ">")

@@ -67,8 +67,8 @@ _ASKED_FOR = words("to", "for", "of", "that", "which", "among", "here", "number"
 _CHOOSE = words("choose", "chose", "chosen", "choosing", "select", "selected", "selecting", "pick", "picked", "picking",
                 "go with", "going with", "went with", "go for", "opt for", "settle on", "lean", "lean towards",
                 "leaning towards", "vote for", "say", "think", "believe", "guess", "conclude", "corresponds to",
-                "matches", "points to", "suggests", "indicates", "means", "leaves", "leaving", "leads to",
-                "we get")  # fmt: skip
+                "matches", "consistent with", "points to", "suggests", "indicates", "means", "leaves", "leaving",
+                "leads to", "we get")  # fmt: skip
 _SO = words("so", "thus", "therefore", "hence", "overall", "finally", "ultimately", "conclusion", "in summary",
             "verdict", "result", "diagnosis", "decision", "elimination")  # fmt: skip
 _NO_WAIT = words("wait", "no", "actually", "sorry", "correction", "rather")
@@ -96,6 +96,11 @@ CLAIMS = (
     _rule(
         rf"{SEVERAL}[)\]]?\s*:(?=\s*{_NAMED}{_MARK_END})",
         read=("Answer ({l}/{o}): {l}", "Answer with {l} or {o}: {l}", "Select one ({o}, {l}): {l}"),
+    ),
+    _rule(
+        rf"\bone\s+{_BE}\s*:?(?=\s*{_NAMED}{_MARK_END})",
+        read=("The most suitable one would be {l}, as the size differs.",),
+        unread=("The one would be {l} large mass",),
     ),
     _rule(rf"\b{_NOUN}\s+(?={_OPEN}\W{{0,5}}$)", read=("Final answer ({l})",), unread=("not option {l}",)),
     _rule(  # only with a letter, since much is chosen and thought that is no option
@@ -139,13 +144,18 @@ CLAIM_BEHIND = _rule(
 FINAL = _rule(
     rf"\b{words('final', 'finally', 'therefore', 'thus', 'hence', 'ultimately', 'conclusion')}\b",
     read=("I would say {o} at first. The final answer is {l}.",),
-    unread=("{o}\n\nTherefore the final answer is {l}.",),
 )
 CORRECTION = _rule(
     r"\b" + words("wait", "actually", "correction", "scratch that", "on second thought", "i mean", "let me re", "no,",
                   "sorry", "rather"),
     read=("The answer is {o}. Wait, the answer is {l}.",),
 )  # fmt: skip
+RETRACTED = _rule(
+    rf"\b{words('this', 'that', 'my')}\s{words('answer', 'choice')}\s(?:is|was)\s"
+    rf"{words('wrong', 'incorrect', 'false')}\b",
+    read=("{o}. This answer is wrong. The answer is {l}.",),
+    unread=("{l}: {t}\nThis answer is incorrect.",),
+)
 
 _HEDGE = words("probably", "most likely", "likely",
                "definitely", "clearly", "obviously", "surely", "indeed", "maybe", "perhaps", "simply", "just", "the",
@@ -160,7 +170,7 @@ FILLER = _rule(  # what may stand before a choice without changing it
 LEAD = _rule(rf"^{_OPEN}{_MARK_END}", read=("{l}. The mass grew.", "{l} over {o}."), unread=("{l} large mass",))
 BRACKETED = _rule(_OPEN, read=("({l})", "[[{l}]]"))
 CLOSED = _rule(rf"{_CLOSE}{_WORD_END}", read=("The answer is ({l}) since the mass grew.",))
-BECAUSE = _rule(rf"\W{{0,5}}{_REASON}", read=("{l} because {u} would look otherwise.",))
+BECAUSE = _rule(rf"\W{{0,5}}{_REASON}", read=("{l} because {u} looks different.",))
 BEHIND_TEXT = _rule(
     rf"[\s,:(\[-]{{1,4}}{_NAMED}\W{{0,3}}$",
     read=("{t} (option {l})",),
@@ -267,6 +277,6 @@ REFUSED = _rule(  # no answer, whatever words of options it holds
 SENTENCE = _rule(r"\S.*?(?:(?<!\bvs)[.!?;](?=\s)|$)", read=("{l}! The mass grew.",))
 
 RULES = (
-    *CLAIMS, CLAIM_BEHIND, FINAL, CORRECTION, FILLER, LEAD, BRACKETED, CLOSED, BECAUSE, BEHIND_TEXT, LIST, ITEM, RIGHT,
-    WRONG, *WEAKER, CLASSIFIED, NOT_BEFORE, DOUBT_BEFORE, CONDITION, REJECTED, ASKED, REFUSED, SENTENCE,
+    *CLAIMS, CLAIM_BEHIND, FINAL, CORRECTION, RETRACTED, FILLER, LEAD, BRACKETED, CLOSED, BECAUSE, BEHIND_TEXT, LIST,
+    ITEM, RIGHT, WRONG, *WEAKER, CLASSIFIED, NOT_BEFORE, DOUBT_BEFORE, CONDITION, REJECTED, ASKED, REFUSED, SENTENCE,
 )  # fmt: skip
