@@ -29,6 +29,7 @@ from medmim.bench.option_text import Options
 from medmim.sample import LETTERS
 
 _NEAR = 120  # characters beside a letter in which it may be negated
+_CUT_ARTICLE = re.compile(r"(?<=[a-z] )a\s*$")  # `It is a` of a text that was cut
 _BOTH = -1  # two options are stated, or a letter and another option's text
 
 
@@ -45,6 +46,8 @@ def extract(text: str, options: Sequence[str], images: int = 0, question: str = 
     Returns:
         Index of the option, or None where the text names none or several, or contradicts itself.
     """
+    if cut:
+        text = _CUT_ARTICLE.sub("", text)
     known = option_text.known(tuple(options), images, question)
     said = option_text.prompt_form(" ".join(reply_text.fold(text).split()))
     if said and said in known.written:
@@ -89,11 +92,13 @@ def _read(options: Options, lines: Sequence[str], cut: bool) -> int | None:
     stated = _decided([*judgement, *_statements(options, lines)], "\n".join(lines))
     if stated is not None:
         return _valid(stated, options)
-    if refuses(whole) and not any(refuses(option) for option in options.plain):
+    own_refusal = any(refuses(option) or option.startswith("none") for option in options.plain)
+    if refuses(whole) and not own_refusal:
         return None
     letters, texts = _letters(" | ".join(lines)), options.named(whole)
     if not letters:
-        beside = {_index(found) for found in re.findall(rf"[(\[]\s*{wordings.ONE}\s*[)\]]", whole)}
+        brackets = re.finditer(rf"[(\[]\s*{wordings.ONE}\s*[)\]]", whole)
+        beside = {_index(m[1]) for m in brackets if not wordings.CLASSIFIED.pattern.search(whole[: m.start()][-_NEAR:])}
         return None if beside and not beside & texts else _only(texts, options)
     choice = _only(letters, options)
     contradicted = choice is not None and len(texts) == 1 and options.tokens[choice] != options.tokens[min(texts)]
@@ -116,8 +121,9 @@ def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
     headings = {options.exactly(line) for line in lines} - {None}
     begin = 0
     for number, line in enumerate(lines):
-        alone = whole = _short(options, line)
-        if whole is None and number in (0, len(lines) - 1) and len(headings) < 2 and not line.endswith(":"):
+        listed = len(items) > 1 and bool(wordings.ITEM.pattern.match(line))  # `A: worse`, then `B: stable`
+        alone = whole = None if listed else _short(options, line)
+        if whole is None and number in (0, len(lines) - 1) and len(headings | items) < 2 and line[-1] != ":":
             whole = options.exactly(line) if len(lines) > 1 else None
         if whole is None and number == 0:
             whole = _lead(options, line) if len(items) < 2 else None  # several lines with letters list the options
@@ -232,7 +238,8 @@ def _claimed(options: Options, part: str) -> int | None:
     after = bare[letter.end(1) :] if letter else ""
     if letter and (wordings.CLOSED.pattern.match(after) or _is_text(options, _index(letter[1]), after)):
         index, named = _index(letter[1]), options.exactly(after.strip(" .:)]}>-"))
-        if _wrong(after):
+        judged = re.match(r"[)\]]?\s*[:=-]\s*(no|false|wrong|incorrect)\b", after)
+        if _wrong(after) or (judged and index < len(options.plain) and not options.plain[index].startswith(judged[1])):
             return None
         return _BOTH if named is not None and not _is_text(options, index, after) else index
     short = options.shortened(said)

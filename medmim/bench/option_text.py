@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from medmim.bench import comparative, mentions, reply_text, said
+from medmim.bench import comparative, mentions, presence, reply_text, said
 from medmim.bench.said import ARTICLES, LINKS, NUMBERS, Said, is_image, stem
 from medmim.sample import LETTERS
 
@@ -116,6 +116,10 @@ class Options:
         said_alone = {self.tokens.index([word]) for word in alone & {"yes", "no"} if [word] in self.tokens}
         if said_alone:
             return said_alone  # `No, there is no mass`
+        if ["yes"] in self.tokens and ["no"] in self.tokens:
+            present = presence.said(reply_text.plain(self.question), found)
+            if present:
+                return {self.tokens.index([word]) for word in present}
         images = [own[0] for own in self.tokens if len(own) == 1 and is_image(own[0])]
         compared = comparative.meant(text, self._asked, sorted(set(images)), self.images)
         if compared:

@@ -119,7 +119,7 @@ CLAIMS = (
         unread=("Everything but {l}", "Perhaps, but not {l}."),
     ),
     _rule(
-        rf"\b{_NO_WAIT}\b\s*[,:.-]+\s*(?={_OPEN}{_CLOSE}{_MARK_END})",
+        rf"(?<!:\s)\b{_NO_WAIT}\b\s*[,:.-]+\s*(?={_OPEN}{_CLOSE}{_MARK_END})",
         read=("Let me think. The answer is {o}... wait, {l}.", "The answer is {o}? No, {l}."),
     ),
     _rule(

@@ -66,8 +66,8 @@ WORDS = (
     "worse", "worsened", "stable", "unstable", "larger", "smaller", "same", "size", "image 1", "image 2", "both",
     "left", "right", "lung", "effusion", "pleural", "benign", "malignant", "probably", "suspicious", "the", "is",
 )  # fmt: skip
-DENIALS = ("not {t}", "The tumor is not {t}.", "It is neither {t} nor {u}.", "It may be {t}.",
-           "It could be {t} or {u}.", "If it were {t}, I would say so.", "Is it {t}?", "There is no sign that it is {t}.",
+DENIALS = ("not {t}", "The tumor is not {t}.", "It is neither {t} nor {u}.", "It may be {t}.", "Is it {t}?",
+           "It could be {t} or {u}.", "If it were {t}, I would say so.", "There is no sign that it is {t}.",
            "{t} or {u}", "It is unclear whether it is {t}.")  # fmt: skip
 SAID = ("{t}", "It is {t}.", "The finding is {t}.", "The answer is {t}.", "It is {t}, not {u}.", "{t}, because it is.",
         "It is not {u} but {t}.", "It looks {t}. It may be {u}.", "It is {t} rather than {u}.")  # fmt: skip
