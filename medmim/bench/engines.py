@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint
+from medmim.lvlm.zoo import checkpoints
 from medmim.lvlm.zoo import model as zoo
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
@@ -114,7 +115,7 @@ def _engine(ref: str, ws: Workspace) -> Engine:
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
         return Engine(ref, digest_of(["openai", url, name]), _server(url, name), compare=_compare_on_server(url, name))
-    found = checkpoint.locate(ref)
+    found = checkpoints.locate(ref)
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
     if zoo.is_ours(found) or not zoo.model_type(found):
         family = checkpoint.family_of(found)  # refuse an unsupported one now, not in the middle of the benchmark

@@ -187,7 +187,7 @@ def _log_likelihoods(
             places += [row * width + at for at in (0, *range(begin, begin + len(read)))]
             targets += text
             begin += len(read)
-    values = iter(torch.split(_log_softmax_at(model, hidden.flatten(0, 1), places, targets), _counts(asked)))
+    values = iter(torch.split(log_softmax_at(model, hidden.flatten(0, 1), places, targets), _counts(asked)))
     return [(one, next(values), torch.stack([next(values).sum() for _ in one.texts])) for one in asked]
 
 
@@ -228,8 +228,8 @@ def _branches(asked: Sequence[_Encoded], mask: "Tensor", dtype: Any) -> "tuple[T
     return ids.to(device), positions.to(device), hidden[:, None]
 
 
-def _log_softmax_at(model: Any, hidden: "Tensor", places: Sequence[int], targets: Sequence[int]) -> "Tensor":
-    """The log-probability of each target at its place, float32, on the CPU.
+def log_softmax_at(model: Any, hidden: "Tensor", places: Sequence[int], targets: Sequence[int]) -> "Tensor":
+    """The log-probability of each target at its place in `[positions, width]`, float32, on the CPU.
 
     The head is computed in float32 whatever the model's dtype: in bfloat16 the logits of letters are often equal.
     """

@@ -89,6 +89,17 @@ def test_what_cannot_be_asked_is_refused_before_anything_is(
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"), [("qwen3-vl-8b", "hf download Qwen/Qwen3-VL-8B-Instruct"), ("mantis-8b", "base import")]
+)
+def test_a_name_of_the_zoo_is_told_from_one_that_means_nothing(ws: Workspace, name: str, fix: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is a model of the zoo") as caught:
+        engine(name, ws)
+    assert fix in caught.value.fix
+    with pytest.raises(UserError, match="no model 'qwen4'"):
+        engine("qwen4", ws)
+
+
 def test_a_model_of_the_zoo_is_no_base_to_tune(folders: dict[str, Path], ws: Workspace) -> None:
     with pytest.raises(UserError, match="another family: qwen2_5_vl") as caught:
         finetune.run(load("demo"), ws, "no data set is read", str(folders["qwen2_5_vl"]))

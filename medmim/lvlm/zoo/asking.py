@@ -181,20 +181,33 @@ def _log_likelihoods(
     """The log-likelihoods of the letters and of the texts of each question, float32 `[options]`, on the CPU."""
     import torch
 
-    lines = [(one.row, tail) for one in asked for tail in (one.lead, *(text[:-1] for text in one.texts))]
-    wanted = [tokens for one in asked for tokens in (one.letters, *one.texts)]
+    lines = [line for one in asked for line in _lines(one)]
     found: list[Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(lines), batch_size):
             part = lines[start : start + batch_size]
-            arguments = zoo.batch(model, [zoo.extended(row, tail) for row, tail in part])
-            kept = 1 + max(len(tail) for _, tail in part)
-            logits = model.model(**arguments, logits_to_keep=kept).logits
-            for line, (_, tail), tokens in zip(logits, part, wanted[start:], strict=False):
-                found.append(torch.log_softmax(line[-1 - len(tail) :].float(), -1)[:, tokens].cpu())
-    values = iter(found)
-    result = []
-    for one in asked:
-        letters = next(values)[-1]
-        result.append((one, letters, torch.stack([next(values).diagonal().sum() for _ in one.texts])))
-    return result
+            arguments = zoo.batch(model, [zoo.extended(line.row, line.tail) for line in part])
+            hidden = model.model.model(**arguments).last_hidden_state
+            ends = range(hidden.shape[1], hidden.shape[1] * (len(part) + 1), hidden.shape[1])
+            places = [end - back for line, end in zip(part, ends, strict=True) for back in line.backs]
+            targets = [token for line in part for token in line.targets]
+            values = likelihood_hf.log_softmax_at(model.model, hidden.flatten(0, 1), places, targets)
+            found += torch.split(values, [len(line.targets) for line in part])
+    each = iter(found)
+    return [(one, next(each), torch.stack([next(each).sum() for _ in one.texts])) for one in asked]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row with a tail, which tokens are asked for, and how far from its end each is predicted: 1 is the last."""
+
+    row: Row
+    tail: list[int]
+    targets: list[int]
+    backs: list[int]
+
+
+def _lines(one: _Answers) -> list[_Line]:
+    """The letters in one row, all at its end, and each text in its own."""
+    letters = _Line(one.row, one.lead, one.letters, [1] * len(one.letters))
+    return [letters, *(_Line(one.row, text[:-1], text, list(range(len(text), 0, -1))) for text in one.texts)]

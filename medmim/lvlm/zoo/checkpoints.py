@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medmim import hints
+from medmim import hints, store
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.importing import source
@@ -40,6 +40,21 @@ def find(ref: str, ws: Workspace, hub: bool = False) -> tuple[Path, zoo.Entry | 
             fix=f"{source.download_lines(named.hub)}, then `{hints.command('zoo', 'check', 'URI')}` of what it prints",
         )
     return source.local(named.hub, ws, ws.home / "work" / f"zoo-{named.name}", hub, _by_hand(named)), named
+
+
+def locate(ref: str) -> Path | store.Artifact:
+    """As `checkpoint.locate`; a name of the zoo, whose weights are elsewhere, is told from one that means nothing."""
+    try:
+        return checkpoint.locate(ref)
+    except UserError:
+        named = next((one for one in zoo.entries() if one.name == ref), None)
+        if named is None:
+            raise
+    raise UserError(
+        f"{ref} is a model of the zoo, but not a checkpoint on this disk or in a store",
+        reason="medmim ships no weights of others",
+        fix=f"{_by_hand(named) if named.format is None else source.download_lines(named.hub)}; then give that",
+    )
 
 
 def _known(ref: str) -> str:
