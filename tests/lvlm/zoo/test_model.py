@@ -183,3 +183,25 @@ def test_our_families_are_read_as_they_are_encoded(folders: dict[str, Path]) -> 
         for question in QUESTIONS:
             ids = encode(lvlm, [Turn(question.prompt)], len(question.images)).ids
             assert zoo.read(model, question).tokens["input_ids"].tolist() == ids
+
+
+def test_a_checkpoint_in_the_layout_of_older_libraries_is_read_alike(model: Model, tmp_path: Path) -> None:
+    """As most are published: an image processor of its own file, by its name with torchvision, and its own budget."""
+    folder = copy(model.path, tmp_path)
+    processor = json.loads((folder / "processor_config.json").read_text())
+    reader = processor.pop("image_processor")
+    reader |= {"image_processor_type": f"{reader['image_processor_type']}Fast", "processor_class": "Anything"}
+    if model.adapter.name == "qwen-vl":
+        del reader["size"]
+        reader |= {"min_pixels": 3136, "max_pixels": 12845056}
+    (folder / "preprocessor_config.json").write_text(json.dumps(reader))
+    (folder / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": model.processor.chat_template}))
+    older = zoo.load(folder, "cpu")
+    assert type(older.processor.image_processor) is type(model.processor.image_processor)
+    for question in QUESTIONS:
+        one, other = zoo.read(model, question), zoo.read(older, question)
+        for made, again in ((one.tokens, other.tokens), (one.images, other.images)):
+            assert made.keys() == again.keys() and all(torch.equal(made[name], again[name]) for name in made)
