@@ -11,7 +11,7 @@ from medmim.sample import Sample
 
 _DROPPED = {  # what is left out of a type, and why
     "balanced": "left out so that no answer is right far more often than the others",
-    "unworded": "left out, the published form having no words for them",
+    "unworded": "left out, this form having no words or options for them",
     "over_quota": "left out, more than the quota",
 }
 

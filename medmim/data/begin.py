@@ -32,7 +32,7 @@ _GENERAL = (
     "data", "files", "raw", "train", "test", "val",
 )  # fmt: skip
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
-_VOLUMES = (".nii", ".nii.gz")
+_VOLUMES, _PLANE = (".nii", ".nii.gz"), "axial"
 _WORDS = {  # part of a file's name -> column and value
     "left": ("laterality", "left"), "right": ("laterality", "right"), "l": ("laterality", "left"),
     "r": ("laterality", "right"), "cc": ("view", "CC"), "mlo": ("view", "MLO"), "pa": ("view", "PA"),
@@ -141,7 +141,7 @@ def _look(root: roots.Root, folder: Path) -> tuple[list[dict[str, str]], int, di
                     other[_NO_VOLUME] += 1
                     continue
                 guessed += 1
-                row["path"] = named
+                row |= {"path": named} | ({"view": _PLANE} if ending in _VOLUMES else {})
             else:
                 other[ending or "no ending"] += 1
                 continue
@@ -163,7 +163,7 @@ def _tags(root: roots.Root, path: str) -> dict[str, str] | None:
 def _middle(root: roots.Root, path: str) -> str | None:
     """The path of a volume's middle axial slice; None where it cannot be read."""
     try:
-        return format_path(path, Fragment("axial", nifti.read(root.read(path)).voxels.shape[2] // 2))
+        return format_path(path, Fragment(_PLANE, nifti.read(root.read(path)).voxels.shape[2] // 2))
     except (BadImage, FileNotFoundError):
         return None
 

@@ -57,7 +57,10 @@ def test_of_a_volume_the_middle_slice_is_listed_and_its_modality_is_left_open(tm
     (tmp_path / "raw" / "p1" / "broken.nii").write_bytes(b"no volume")
     found = begin(tmp_path / "raw", tmp_path / "brain.yaml", "brain")
     assert (found.images, found.passed_over) == (1, {"NIfTI that cannot be read": 1})
-    assert "p1,p1/flair.nii.gz#axial=3,,,,,,,,,,,,FLAIR," in (tmp_path / "raw" / "studies.csv").read_text().splitlines()
+    assert (
+        "p1,p1/flair.nii.gz#axial=3,,,,axial,,,,,,,,FLAIR,"
+        in (tmp_path / "raw" / "studies.csv").read_text().splitlines()
+    )
 
 
 def test_nothing_is_overwritten_and_an_empty_folder_is_told(tmp_path: Path) -> None:

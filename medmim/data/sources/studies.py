@@ -97,11 +97,22 @@ T = TypeVar("T")
 
 
 def terms(entry: Entry[Studies]) -> Terms:
-    """The terms that the hospital has written; without them, nothing is allowed."""
+    """The terms that the hospital has written; without them, nothing is allowed.
+
+    Raises:
+        UserError: The file is no record of terms, or allows something in nobody's name.
+    """
     if entry.own.terms is None:
         return Terms(text=(f"{entry.own.source}: no terms are written yet, so nothing is allowed (docs/terms.md)",))
     file = roots.opened(entry).table(entry.own.terms)
-    return terms_of_use.parse(file.read_bytes(), str(file))
+    found = terms_of_use.parse(file.read_bytes(), str(file))
+    allowed = [flag for flag in terms_of_use.FLAGS if getattr(found, flag)]
+    if allowed and not any(line.strip() for line in found.text):
+        raise UserError(
+            f"{file} allows {', '.join(allowed)}, and does not say who allows it",
+            fix='add it as `"text": ["NAME: who allows what, and where that is written"]` (docs/terms.md)',
+        )
+    return found
 
 
 def inputs(entry: Entry[Studies]) -> dict[str, str]:

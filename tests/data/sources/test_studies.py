@@ -224,6 +224,16 @@ def test_questions_come_of_it_and_its_terms_are_the_hospital_s_own(tmp_path: Pat
     assert studies.terms(Entry(entry.own.model_copy(update={"terms": "terms.json"}))).serve
 
 
+def test_terms_that_allow_something_say_who_allows_it(tmp_path: Path) -> None:
+    entry = Entry(Studies(name="studies", root=str(tmp_path), terms="terms.json"))
+    for text in ('{"serve": true}', '{"serve": true, "text": [" "]}'):
+        (tmp_path / "terms.json").write_text(text)
+        with pytest.raises(UserError, match="allows serve, and does not say who"):
+            studies.terms(entry)
+    (tmp_path / "terms.json").write_text('{"serve": false}')
+    assert studies.terms(entry).refused
+
+
 def test_inputs_follow_the_table_and_the_images(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     read(tmp_path, "patient,path\n1,a.png\n")
