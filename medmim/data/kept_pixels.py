@@ -22,6 +22,7 @@ from medmim.errors import UserError
 LIMIT = "MEDMIM_PIXELS_GIB"
 UNFINISHED = "resume/data-"  # in a store, then a build's key: what nodes of a Ray cluster have read (`fanout`)
 _GIB = 16.0
+_SPARE = 1 << 30  # bytes of the disk that are left to the build itself, which cannot do without
 _REVISION = 1  # of decoding: pictures that an earlier version made are not found
 _FOLDER = "pixels"
 
@@ -57,10 +58,12 @@ class KeptPixels:
         return str(about["id"]), data
 
     def keep(self, identity: str, side: int, name: str, data: bytes) -> None:
-        """Keep a picture. Where the disk does not take it, the next build reads the file again."""
+        """Keep a picture. Where the disk does not take it, or is nearly full, the next build reads the file again."""
         path = self._path(identity, side)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(path.parent).free < _SPARE:
+                return
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
                 part.write(json.dumps({"id": name, "size": len(data)}).encode() + b"\n" + data)
             os.replace(part.name, path)

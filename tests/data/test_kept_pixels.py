@@ -1,6 +1,7 @@
 """What a home keeps of stored pictures: only new and changed files are read again, and what is erased is gone."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,3 +139,15 @@ def test_the_limit_is_set_by_the_environment(tmp_path: Path, build: Build, monke
     monkeypatch.setenv(kept_pixels.LIMIT, "much")
     with pytest.raises(UserError, match="much"):
         kept_pixels.of(tmp_path)
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_the_build(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = kept_pixels.of(tmp_path)
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=(1 << 30) - 1))
+    first = build(kept)
+    assert build(kept) == first, "all files were read again"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=1 << 31))
+    assert build(kept) == first and build(kept)[0] == ["bad.png"]
