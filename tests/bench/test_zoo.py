@@ -34,7 +34,7 @@ def test_two_models_of_the_zoo_are_benched_and_nothing_is_asked_twice(
     world: World, folders: dict[str, Path], ws: Workspace
 ) -> None:
     models = {"tuned": str(folders["qwen2_5_vl"]), "base": str(folders["gemma3"])}
-    settings = Bench(max_new_tokens=2, resamples=200, probes=("blind",), limit=8, protocol="both")
+    settings = Bench(max_new_tokens=2, probes=("blind",), limit=8, protocol="both")
     artifact, cached = run.bench(ws, publish(world, ws.store), models, settings)
     assert not cached
     scores = run.scores(ws, artifact.uri)
