@@ -89,7 +89,7 @@ def test_another_batch_of_likelihoods_is_asked_anew(done, world) -> None:
 def test_a_comparison_of_two_runs_has_likelihoods_and_unread_shares(done, world, tmp_path) -> None:
     ws, artifact, _ = done
     other = bench(world, ws.home, roles="base tuned", settings=BOTH)[1]
-    found = compare.compare(ws, artifact.uri, other.uri, 100)["differences"]
+    found = compare.compare(ws, artifact.uri, other.uri)["differences"]
     row = next(r for r in found if (r["group"], r["metric"]) == ("held_in", "accuracy"))
     own = rows(run.scores(ws, artifact.uri), "accuracy")["tuned", "held_in"]
     assert row["unread"] == own["unparsed"] / own["n"] == row["opponent_unread"]
@@ -178,7 +178,7 @@ def test_accuracy_if_read_is_over_what_both_models_answered_readably() -> None:
         role: {"none": [metrics.read(sample, "none", "k", text(i), None) for i, sample in enumerate(asked)]}
         for role, text in said.items()
     }
-    found = scoring.Board(asked, given, 100).differences("tuned")
+    found = scoring.Board(asked, given).differences("tuned")
     by_metric = {row["metric"]: row for row in found if row["group"] == "held_in"}
     n = len(asked)
     read = [i for i in range(n) if i % 2 and i % 3]
