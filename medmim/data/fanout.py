@@ -167,7 +167,7 @@ def _sent(read: Callable[[str], bytes]) -> Any:
     except TypeError as error:
         raise UserError(
             "a source of this recipe cannot be read on other nodes",
-            reason=f"its function `read` cannot be sent there: {str(error).splitlines()[0][:200]}",
+            reason=f"its function `read` cannot be sent there: {str(error.__cause__ or error).splitlines()[0][:200]}",
             fix="build with platform.ray: local, or let the source return a function of its module, or a method of a "
             "class there, that holds addresses only (docs/data.md)",
         ) from None

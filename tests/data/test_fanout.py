@@ -1,6 +1,7 @@
 """Nodes of a Ray cluster make the data set of one process, whoever is lost, and in bounded memory."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,25 @@ next(pictures)
 ray.get([ray.remote(lambda: None).remote() for _ in range(8)])  # they wait behind all that was submitted before
 progress.emit("read", text=str(len(gated_read.seen(Path(raw)))))
 pictures.close()
+"""
+
+SENDING = """
+import sys, threading, types
+from medmim import progress
+from medmim.data import fanout, gather
+from medmim.errors import UserError
+address, shared, kind = sys.argv[1:]
+held = threading.Lock()
+def read(path):
+    return held and b""
+if kind == "absent module":
+    sys.modules["absent_here"] = types.ModuleType("absent_here")
+    exec("def read(path): return b''", sys.modules["absent_here"].__dict__)
+    read = sys.modules["absent_here"].read
+try:
+    list(fanout.on_nodes(address, shared, lambda _: "")(["a.png"], gather.Reader(read, 16)))
+except UserError as error:
+    progress.emit("error", text=str(error))
 """
 
 
@@ -191,6 +211,18 @@ def test_what_is_read_survives_driver_home_and_node(nodes: Nodes, tmp_path: Path
     assert [event["text"] for event in events if "6 images are there" in event.get("text", "")]
     again = [path for path, home in gated_read.seen(raw)[len(before) :] if home.startswith("node")]
     assert {path for path in again if path.startswith("late")} == set(paths[6:]) == set(again)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("lock", r"a source of this recipe cannot be read on other nodes\n.*lock"),
+        ("absent module", r"a source of this recipe is not installed \(on the node .*\)\n.*absent_here"),
+    ],
+)
+def test_a_source_that_cannot_be_sent_to_nodes_is_told(nodes: Nodes, tmp_path: Path, kind: str, told: str) -> None:
+    events = events_of(ray_cluster.driver(SENDING, nodes.address, tmp_path / "store", kind))
+    assert re.match(told, text_of(events, "error"))
 
 
 def test_few_images_are_read_ahead_of_the_driver(nodes: Nodes, tmp_path: Path) -> None:
