@@ -106,7 +106,7 @@ def _base(size: str, scratch: Path) -> Path:
     import torch
     from transformers import LlavaForConditionalGeneration
 
-    from medmim.lvlm import checkpoint
+    from medmim.lvlm import checkpoint, saving
     from medmim.lvlm.checkpoint import Lvlm
     from medmim.lvlm.mantis import MANTIS
     from medmim.tiny import architecture
@@ -130,7 +130,7 @@ def _base(size: str, scratch: Path) -> Path:
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config).eval()
     lvlm = Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path())
-    return checkpoint.save(lvlm, scratch / f"base-{size}").path
+    return saving.save(lvlm, scratch / f"base-{size}").path
 
 
 def _resident(key: str = "VmRSS") -> int:

@@ -30,7 +30,7 @@ from process_memory import tree_pss
 from rich.console import Console
 from rich.table import Table
 
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.sample import IMAGE
 from medmim.tiny import architecture
@@ -80,7 +80,7 @@ def make_base(folder: Path) -> int:
     model.model.language_model.load_state_dict(decoder.model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
     lvlm = checkpoint.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path())
-    checkpoint.save(lvlm, folder)
+    saving.save(lvlm, folder)
     return int(model.num_parameters())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from medmim import progress, shards, store, terms
 from medmim.errors import UserError
 from medmim.finetune import validation
-from medmim.lvlm import adapters, checkpoint
+from medmim.lvlm import adapters, checkpoint, soundness
 from medmim.recipe.schema import NOT_CONTENT, Recipe
 from medmim.run.cache import cached_step, step_key
 from medmim.run.provenance import terms_of
@@ -124,7 +124,7 @@ def _train(
     prepared, dev, quarantine = folder / EXAMPLES, folder / DEV, folder / "quarantine.jsonl"
     if local:
         base_here = checkpoint.resolve(base, ws)
-        checkpoint.check_weights(base_here)  # the workers do so too, but only after all that follows
+        soundness.check_weights(base_here)  # the workers do so too, but only after all that follows
         data_here = store.fetch(data, ws.cache)
     elif not prepared.is_file():
         exchange.download_examples(folder, shared)

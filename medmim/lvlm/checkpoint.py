@@ -1,14 +1,13 @@
-"""Model checkpoints: resolve a reference to a folder, load a model with checks, save it, upload it to the store."""
+"""Model checkpoints: resolve a reference to a folder, load a model with checks, upload it to the store."""
 
-import copy
 import difflib
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import resources
@@ -17,7 +16,7 @@ from typing import Any
 
 from medmim import __version__, hints, sniff, store, terms
 from medmim.errors import Unavailable, UserError, from_os_error, require
-from medmim.lvlm import adapters, memory, weights
+from medmim.lvlm import adapters, memory, soundness
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
@@ -30,11 +29,6 @@ from medmim.store.paths import existing
 FAMILIES = (MANTIS, LLAVA_MED)
 FP32 = "float32"  # in which the batch changes no text
 _SHOWN = 100  # characters of a reference that names nothing
-_WEIGHTS = "*.safetensors"
-_CONTENT = (
-    _WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*processor_config.json",
-    "chat_template.jinja", "chat_template.json", adapters.CONFIG, adapters.BASE,
-)  # fmt: skip
 IMAGE_BACKEND = "pil"  # torchvision resizes to other pixels
 # What a machine whose GPUs torch can use has of these; `torch.cuda.is_available` needs seconds to import torch.
 _GPUS = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
@@ -174,7 +168,7 @@ def upload_if_local(ref: str, ws: Workspace) -> str:
     known = store.find(str(path))
     if known is not None and known.uri.startswith(f"{ws.store}/"):
         return known.uri
-    check_weights(path)  # before it is copied for minutes, and refused by each worker
+    soundness.check_weights(path)  # before it is copied for minutes, and refused by each worker
     if adapters.are_in(path):
         upload_if_local(base_of(path)[0], ws)
     say(f"copying the model {path} to the store")
@@ -234,9 +228,13 @@ def digest(where: Path | store.Artifact) -> str:
     downloaded nor hashed.
     """
     if isinstance(where, Path):
-        files = {file.name: {"sha256": store.file_digest(file)} for glob in _CONTENT for file in where.glob(glob)}
+        files = {
+            file.name: {"sha256": store.file_digest(file)} for glob in soundness.CONTENT for file in where.glob(glob)
+        }
         return store.content_digest(files)
-    wanted = [name for name in where.files if "/" not in name and any(fnmatchcase(name, glob) for glob in _CONTENT)]
+    wanted = [
+        name for name in where.files if "/" not in name and any(fnmatchcase(name, glob) for glob in soundness.CONTENT)
+    ]
     return store.content_digest({name: where.files[name] for name in wanted})
 
 
@@ -256,7 +254,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
         Unavailable: A file cannot be read for now.
     """
     family = family_of(path)
-    check_weights(path)
+    soundness.check_weights(path)
     whole = _whole_weights(path, cache)
     transformers = quiet_transformers()
     if device == "auto":
@@ -280,8 +278,8 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
             model = adapters.merge(model, path)
     with memory.reporting(*loading(path)):
         model = model.to(device).eval()
-    if not_finite(model):
-        raise not_finite_error(path, whole, dtype)
+    if soundness.not_finite(model):
+        raise soundness.not_finite_error(path, whole, dtype)
     return Lvlm(model, tokenizer, processor, family, path)
 
 
@@ -336,7 +334,7 @@ def _whole_weights(path: Path, cache: Path | None) -> Path:
         _, copy_of = adapters.origin(path)
         found = store.fetch(found, cache or (path.parent if copy_of else cache_folder(Path(".medmim"))))
     adapters.refuse_as_base(found)
-    check_weights(found)
+    soundness.check_weights(found)
     return found
 
 
@@ -348,7 +346,7 @@ def load_text(path: Path) -> Text:
         Unavailable: A file cannot be read for now.
     """
     family = family_of(path)
-    _refuse_other_files(path)
+    soundness.refuse_other_files(path)
     transformers = quiet_transformers()
     with reading(path, family.name):
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -444,38 +442,6 @@ def _check_image_size(path: Path, processor: Any, config: Any) -> None:
         )
 
 
-def not_finite(model: Any) -> list[str]:
-    """Names of the weights that hold NaN or infinity. One pass without a copy: 2 s for 8B in fp32 on one CPU core."""
-    torch = require("torch", "finetune")
-    return [
-        name
-        for name, weight in model.state_dict().items()
-        if weight.is_floating_point() and weight.numel() and not torch.stack(torch.aminmax(weight)).isfinite().all()
-    ]
-
-
-def not_finite_error(path: Path, whole: Path, dtype: Any) -> UserError:
-    """The error for weights that are not finite, with their names in the files: of adapters, also those of the base."""
-    safetensors = require("safetensors", "finetune")
-    problems = []
-    for file in sorted(file for folder in {path, whole} for file in folder.glob("*.safetensors")):
-        with safetensors.safe_open(str(file), framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  no dict
-                values = weights.get_tensor(name).float()
-                nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
-                if nan or infinite:
-                    counts = f"{nan:,} NaN and {infinite:,} infinite of {values.numel():,} values"
-                    problems.append(f"{name} in {file.name}: {counts}")
-    return UserError(
-        f"weights of {path} are not finite",
-        reason="a model with them gives no answer, and a base with them no loss"
-        if problems
-        else f"the values in its files are, but {str(dtype).removeprefix('torch.')} cannot hold them",
-        fix="copy the checkpoint again, or take an earlier one of the training that made it",
-        problems=problems,
-    )
-
-
 def family_of(where: Path | store.Artifact) -> Family:
     """The family of a checkpoint, read from its config.json; of an artifact, no other file is read.
 
@@ -521,91 +487,6 @@ def config_text(where: Path | store.Artifact) -> str | bytes | None:
     return sniff.read_text(file, "a LLaVA configuration in JSON") if found else None
 
 
-def save(lvlm: Lvlm, folder: Path, written: Sequence[weights.Weight] | None = None) -> Lvlm:
-    """Save a model so that `load`, transformers, TRL and vLLM can use it as it is.
-
-    The weights have their published names, the processor the chat template of the family, and generation stops at all
-    the tokens that end an answer.
-
-    Args:
-        lvlm: The model.
-        folder: Is created.
-        written: Its weights, where the model itself does not hold all of them. [default: those of the model]
-
-    Returns:
-        The same model with its new folder.
-    """
-    written = weights.of_model(lvlm.model) if written is None else written
-    config = copy.deepcopy(lvlm.model.config)
-    config.dtype = weights.kind(written[0].dtype)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        weights.write(folder, written)
-        save_settings(folder, config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
-    except OSError as error:
-        raise from_os_error(error, "saving the model") from error
-    return replace(lvlm, path=folder)
-
-
-def save_adapters(lvlm: Lvlm, adapted: Any, folder: Path, written: list[weights.Weight]) -> None:
-    """Save what was trained of a model, and all that `load` needs beside it but `adapters.record_base`.
-
-    Args:
-        lvlm: The model, which peft has changed.
-        adapted: The `PeftModel` around it.
-        folder: Is created.
-        written: See `adapters.of_training`.
-
-    Raises:
-        UserError: The disk is full.
-    """
-    config = copy.deepcopy(lvlm.model.config)
-    config.dtype = lvlm.model.dtype
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        adapters.write(adapted, folder, written)
-        save_settings(folder, config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
-    except OSError as error:
-        raise from_os_error(error, "saving the adapters") from error
-
-
-def save_settings(
-    folder: Path, config: Any, generation: Any, tokenizer: Any, image_processor: Any, family: Family
-) -> None:
-    """Write all but the weights: configuration, generation settings, tokenizer, image processor and chat template.
-
-    Args:
-        folder: Exists.
-        config: A `LlavaConfig`.
-        generation: A `GenerationConfig`; the tokens that end an answer are set to the family's.
-        tokenizer: Fast tokenizer.
-        image_processor: Of the vision tower.
-        family: The chat format.
-
-    Raises:
-        OSError: The disk is full.
-    """
-    config.architectures = ["LlavaForConditionalGeneration"]
-    config.save_pretrained(folder)
-    generation = copy.deepcopy(generation)
-    generation.eos_token_id = stop_tokens(tokenizer, family)
-    generation.pad_token_id = tokenizer.pad_token_id
-    generation.save_pretrained(folder)
-    processor_of(config, tokenizer, image_processor, family).save_pretrained(folder)
-
-
-def processor_of(config: Any, tokenizer: Any, image_processor: Any, family: Family) -> Any:
-    """A model's `LlavaProcessor`, which writes the chat format of its family."""
-    return quiet_transformers().LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=int(config.vision_config.model_type == "clip_vision_model"),
-        chat_template=family.chat_template,
-    )
-
-
 def stop_tokens(tokenizer: Any, family: Family) -> list[int]:
     """Ids of the tokens that end an answer."""
     known = tokenizer.get_vocab()
@@ -636,48 +517,7 @@ def check_weights_of(ref: str, folder: Path) -> None:
         UserError: As `check_weights`, where the weights are on this disk; else if the model has none.
     """
     found = locate(ref)
-    if isinstance(found, Path) or any(folder.glob(_WEIGHTS)):
-        check_weights(folder)
-    elif not any(fnmatchcase(name, _WEIGHTS) for name in found.files):
-        raise _no_weights(found.uri)
-
-
-def check_weights(path: Path) -> None:
-    """Check, before anything is loaded, that every shard opens, and that no file beside it is something else.
-
-    Raises:
-        UserError: There is no shard, one is cut off or damaged, or a file is a pointer, a web page or the like.
-    """
-    safetensors = require("safetensors", "finetune")
-    shards = sorted(path.glob(_WEIGHTS))
-    if not shards:
-        raise _no_weights(str(path))
-    _refuse_other_files(path)
-    problems = []
-    fixes = []
-    for shard in shards:
-        try:
-            with safetensors.safe_open(str(shard), framework="pt"):
-                pass
-        except (safetensors.SafetensorError, OSError) as error:
-            kind = sniff.kind_of(shard) if shard.is_file() else None
-            if kind == sniff.UNKNOWN:  # what is left of weights
-                kind = None
-            problems.append(f"{shard.name} is {kind.name}" if kind else f"{shard.name}: {error}")
-            fixes.append(kind.fix_of(shard) if kind else "copy the checkpoint again")
-    if problems:
-        raise UserError(f"weights in {path} are damaged", problems=problems, fix="; ".join(dict.fromkeys(fixes)))
-
-
-def _no_weights(where: str) -> UserError:
-    return UserError(
-        f"{where} has no *.safetensors", fix="convert pickled weights to safetensors: loading a pickle runs code"
-    )
-
-
-def _refuse_other_files(path: Path) -> None:
-    """Raise a UserError where a file in JSON is a pointer, a web page or the like."""
-    for glob in (*_CONTENT[1:], weights.INDEX):
-        for file in sorted(path.glob(glob)):
-            if file.suffix == ".json":
-                sniff.require_text(file, "a file of a checkpoint")
+    if isinstance(found, Path) or any(folder.glob(soundness.WEIGHTS)):
+        soundness.check_weights(folder)
+    elif not any(fnmatchcase(name, soundness.WEIGHTS) for name in found.files):
+        raise soundness.no_weights(found.uri)

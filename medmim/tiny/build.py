@@ -13,7 +13,7 @@ import numpy as np
 from medmim import hints, progress, terms
 from medmim.data.seeds import fraction, stream
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, saving
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode
 from medmim.sample import LETTERS
@@ -64,7 +64,7 @@ def build(recipe: BaseRecipe, work: Path, destination: Path) -> Lvlm:
 
     part = work / "base"
     shutil.rmtree(part, ignore_errors=True)
-    lvlm = checkpoint.save(lvlm, part)
+    lvlm = saving.save(lvlm, part)
     readme = card.card(recipe, lvlm, work, lambda task: accuracy(lvlm, recipe, task))
     (part / "README.md").write_text(readme, encoding="utf-8")
     losses = (work / recipe.phases[0].name / LOSSES).read_text(encoding="utf-8").splitlines()[:FIRST]

@@ -10,7 +10,7 @@ from medmim import store
 from medmim.cli.app import app
 from medmim.cli.finetune import finetune
 from medmim.finetune import plan
-from medmim.lvlm import checkpoint
+from medmim.lvlm import saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.run.workspace import workspace
 from tests.support.finetune import make_data, make_lvlm, make_samples
@@ -28,7 +28,7 @@ WAYS = [(zero, lora) for lora in (False, True) for zero in (0, 2, 3)]
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A dry run of LoRA with ZeRO-2 on two workers, of a small base and data set."""
     root = tmp_path_factory.mktemp("dry")
-    base = checkpoint.save(make_lvlm(MANTIS), root / "base").path
+    base = saving.save(make_lvlm(MANTIS), root / "base").path
     data = store.publish(make_data(root / "data", make_samples(12)), workspace(root / "home").store, "data", {}, {})
     (root / "recipe.yaml").write_text(json.dumps(RECIPE))
     given = ["--data", data.uri, "--base", str(base), "--home", str(root / "home")]

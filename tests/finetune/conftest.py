@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from medmim.lvlm import checkpoint
+from medmim.lvlm import saving
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
 from medmim.lvlm.family import Family
 from tests.support.finetune import make_job, make_lvlm
@@ -22,7 +22,7 @@ def family(request: pytest.FixtureRequest) -> Family:
 @pytest.fixture(scope="session")
 def lvlm(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Lvlm:
     """Saved, and shared: tests that train it take `copy_of(lvlm)`."""
-    return checkpoint.save(make_lvlm(family), tmp_path_factory.mktemp("base"))
+    return saving.save(make_lvlm(family), tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")

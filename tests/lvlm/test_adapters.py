@@ -15,7 +15,7 @@ from transformers import LlavaForConditionalGeneration
 from medmim import store, terms
 from medmim.bench.engines import engine
 from medmim.errors import UserError
-from medmim.lvlm import adapters, checkpoint, weights
+from medmim.lvlm import adapters, checkpoint, saving, weights
 from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import encode
@@ -56,7 +56,7 @@ def put(lvlm: Lvlm, trained: Any, folder: Path, ref: str, store_uri: str = "/els
     """A folder of adapters, written by peft itself."""
     trained.save_pretrained(folder)
     settings = (lvlm.model.config, lvlm.model.generation_config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
-    checkpoint.save_settings(folder, *settings)
+    saving.save_settings(folder, *settings)
     (folder / terms.FILE).write_text(SERVE.dump())
     adapters.record_base(folder, ref, checkpoint.digest(lvlm.path), store_uri)
     return folder
@@ -114,7 +114,7 @@ def test_merged_weights_have_published_names_and_say_the_same(
     merged = adapters.merged(trained, whole, bf16)
     assert not read  # values are computed as they are written
     assert [weight.name for weight in merged] == [weight.name for weight in weights.of_model(lvlm.model)]
-    checkpoint.save(lvlm, tmp_path / "merged", merged)
+    saving.save(lvlm, tmp_path / "merged", merged)
     stored = weights.tensors(tmp_path / "merged" / "model.safetensors")
     assert {one.dtype for one in stored.values()} == {"BF16" if bf16 else "F32"}
     given = checkpoint.load(tmp_path / "merged", "cpu", torch.float32).model

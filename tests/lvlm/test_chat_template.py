@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from PIL import Image
 from transformers import AutoProcessor, pipeline
 
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, saving
 from medmim.lvlm.ask import Question
 from medmim.lvlm.ask_hf import ask
 from medmim.lvlm.encode import IGNORED, encode
@@ -97,7 +97,7 @@ def test_the_pipeline_of_transformers_answers_as_we_do(lvlm):
 
 
 def test_the_template_decides_what_a_server_answers_so_it_is_in_the_digest(lvlm, tmp_path):
-    saved = checkpoint.save(lvlm, tmp_path).digest
+    saved = saving.save(lvlm, tmp_path).digest
     (tmp_path / "chat_template.jinja").write_text("other")
     assert checkpoint.digest(tmp_path) != saved
 

@@ -15,7 +15,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from medmim import store
 from medmim.errors import Unavailable, UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, saving
 from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
@@ -35,7 +35,7 @@ def copy(folders, tmp_path):
 
 
 def test_a_saved_model_is_loaded_with_equal_logits_and_digest(lvlm, tmp_path):
-    saved = checkpoint.save(lvlm, tmp_path / "again")
+    saved = saving.save(lvlm, tmp_path / "again")
     loaded = checkpoint.load(tmp_path / "again", device="cpu")
     assert loaded.digest == saved.digest
     assert loaded.family is lvlm.family

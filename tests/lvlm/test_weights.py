@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import checkpoint, saving, weights
 from medmim.lvlm.weights import Weight
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -130,7 +130,7 @@ def test_an_untied_head_is_saved_and_shards_are_loaded_by_transformers(lvlm, tmp
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone() + 1)
     monkeypatch.setattr(weights.write, "__defaults__", (1_000_000, None))
-    saved = checkpoint.save(dataclasses.replace(lvlm, model=model), tmp_path)
+    saved = saving.save(dataclasses.replace(lvlm, model=model), tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 5
     loaded, report = LlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]

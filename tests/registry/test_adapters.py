@@ -16,7 +16,7 @@ from medmim.finetune import run as finetune
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import run_worker
 from medmim.housekeeping import gc
-from medmim.lvlm import ask, ask_hf, checkpoint
+from medmim.lvlm import ask, ask_hf, checkpoint, saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.nightly import roster
 from medmim.recipe.loading import validate
@@ -40,7 +40,7 @@ def test_adapters_are_benched_registered_and_answer_as_the_merged_model(
 ) -> None:
     monkeypatch.setattr(launcher, "launch", lambda job, *_: run_worker(job))
     ws = replace(ws, store=f"{bucket}/store")
-    base = checkpoint.save(make_lvlm(MANTIS), tmp_path / "base").path
+    base = saving.save(make_lvlm(MANTIS), tmp_path / "base").path
     (base / terms.FILE).write_text(APACHE.dump())
     recipe = validate({**RECIPE, "finetune": {**RECIPE["finetune"], "base": str(base)}}, "test")  # type: ignore[dict-item]
     made = make_data(tmp_path / "data", make_samples(16) + make_samples(8, "test"))
@@ -57,7 +57,7 @@ def test_adapters_are_benched_registered_and_answer_as_the_merged_model(
     gc.collect(ws, gc.plan(ws, last=0, days=0, now=time.time() + 400 * gc.DAY))  # years later
     asked = [ask.Question(f"mass {word}", []) for word in ("left", "right", "same")]
     loaded = checkpoint.load(checkpoint.resolve(tuned, ws), "cpu")
-    merged = checkpoint.load(checkpoint.save(loaded, tmp_path / "merged").path, "cpu")
+    merged = checkpoint.load(saving.save(loaded, tmp_path / "merged").path, "cpu")
     said = [reply.text for reply in ask_hf.ask(merged, asked, 32, 3)]
     assert [reply.text for reply in engine(lookup.resolve("models:/tuned@champion", ws), ws).ask(asked, 32, 3)] == said
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", ws.tracking)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import ask, ask_hf, checkpoint
+from medmim.lvlm import ask, ask_hf, checkpoint, saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Recipe
 from medmim.registry import promote, pyfunc_model, register
@@ -32,7 +32,7 @@ def model(ws: Workspace, tmp_path: Path) -> Artifact:
     made = checkpoint.Lvlm(
         architecture.build(MANTIS, tokenizer, 0), tokenizer, architecture.image_processor(MANTIS), MANTIS, tmp_path
     )
-    checkpoint.save(made, tmp_path / "model")
+    saving.save(made, tmp_path / "model")
     return store.publish(tmp_path / "model", ws.store, "model", {}, {"terms": APACHE.as_dict()})
 
 

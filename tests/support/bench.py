@@ -64,7 +64,7 @@ def publish(world: World, uri: str) -> str:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The data set and the models, created once."""
-    from medmim.lvlm import checkpoint
+    from medmim.lvlm import checkpoint, saving
     from medmim.lvlm.mantis import MANTIS
     from medmim.tiny import architecture
 
@@ -83,5 +83,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             MANTIS,
             root,
         )
-        models.append(checkpoint.save(model, root / f"model{seed}").path)
+        models.append(saving.save(model, root / f"model{seed}").path)
     return World(root / "data", (models[0], models[1]))

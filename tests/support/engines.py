@@ -22,7 +22,7 @@ from medmim.finetune.engines import zero_sizes
 from medmim.finetune.engines.deepspeed import Zero
 from medmim.finetune.engines.engine import WEIGHT, Engine
 from medmim.finetune.validation import Validated
-from medmim.lvlm import checkpoint
+from medmim.lvlm import saving
 from medmim.lvlm.checkpoint import FAMILIES, Lvlm
 from medmim.lvlm.encode import Options
 from medmim.recipe.schema import Finetune, Lora, Validation
@@ -138,7 +138,7 @@ def make_bases(root: Path) -> None:
         ):
             del part.layers[2:]
             config.num_hidden_layers = 2
-        checkpoint.save(lvlm, root / family.name)
+        saving.save(lvlm, root / family.name)
 
 
 def run(root: Path, cases: Sequence[Case]) -> None:

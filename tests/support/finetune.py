@@ -18,7 +18,7 @@ from medmim.finetune.batch import Batch
 from medmim.finetune.examples import prepare_dev, tokenize
 from medmim.finetune.record import LOSSES
 from medmim.finetune.worker import DEV, EXAMPLES, Job
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, saving
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode
 from medmim.lvlm.family import Family, Turn
@@ -166,7 +166,7 @@ def make_job(root: Path, family: Family, settings: Finetune = SETTINGS, out: str
     """
     base, data, folder = root / "base", root / "data", root / out
     if not base.is_dir():
-        checkpoint.save(make_lvlm(family), base)
+        saving.save(make_lvlm(family), base)
         make_data(data, [*make_samples(30), *make_dev()])
     folder.mkdir()
     if dev:

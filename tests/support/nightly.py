@@ -110,7 +110,7 @@ def _word(text: str) -> str:
 
 
 def _models(root: Path) -> tuple[Path, Path]:
-    from medmim.lvlm import checkpoint
+    from medmim.lvlm import checkpoint, saving
     from medmim.lvlm.mantis import MANTIS
     from medmim.tiny import architecture
 
@@ -126,7 +126,7 @@ def _models(root: Path) -> tuple[Path, Path]:
             MANTIS,
             root,
         )
-        made.append(checkpoint.save(model, root / str(seed)).path)
+        made.append(saving.save(model, root / str(seed)).path)
     return made[0], made[1]
 
 

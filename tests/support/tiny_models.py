@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, saving
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
     for family in (MANTIS, LLAVA_MED):
         tokenizer = architecture.train_tokenizer(CORPUS, family)
         model = architecture.build(family, tokenizer, seed=0)
-        checkpoint.save(Lvlm(model, tokenizer, architecture.image_processor(family), family, root), root / family.name)
+        saving.save(Lvlm(model, tokenizer, architecture.image_processor(family), family, root), root / family.name)
     return {family.name: root / family.name for family in (MANTIS, LLAVA_MED)}
 
 

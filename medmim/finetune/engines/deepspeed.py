@@ -19,7 +19,7 @@ from medmim.finetune.batch import Batch, Row, with_blank_image
 from medmim.finetune.engines import zero_sizes
 from medmim.finetune.engines.engine import WEIGHT, Fragment, Whole
 from medmim.finetune.loss import evaluating, row_loss
-from medmim.lvlm import checkpoint
+from medmim.lvlm import soundness
 from medmim.recipe.schema import Finetune
 
 
@@ -114,7 +114,7 @@ class Zero:
     def not_finite(self) -> list[str]:
         """See `Engine`."""
         if self.stage < 3:
-            return checkpoint.not_finite(self.model)
+            return soundness.not_finite(self.model)
         named = list(self.model.named_parameters())
         bad = [not bool(torch.isfinite(p.ds_tensor).all()) for _, p in named]
         found = distributed.sum_counts([int(b) for b in bad], self.device)

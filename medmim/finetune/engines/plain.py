@@ -12,7 +12,7 @@ from medmim.finetune import distributed, optim
 from medmim.finetune.batch import Batch
 from medmim.finetune.engines.engine import WEIGHT, Fragment, Whole
 from medmim.finetune.loss import evaluating, row_loss
-from medmim.lvlm import checkpoint
+from medmim.lvlm import soundness
 from medmim.recipe.schema import Finetune
 
 
@@ -94,7 +94,7 @@ class Plain:
 
     def not_finite(self) -> list[str]:
         """See `Engine`."""
-        return checkpoint.not_finite(self.model)
+        return soundness.not_finite(self.model)
 
     def whole(self, name: str) -> Tensor:
         """See `Engine`."""

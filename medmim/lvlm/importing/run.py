@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from medmim import progress, store, terms
 from medmim.errors import Unavailable, UserError, from_os_error, wrap_os_errors
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import checkpoint, saving, weights
 from medmim.lvlm.encode import tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.lvlm.importing import convert, layouts, source, tokenizer
@@ -127,7 +127,7 @@ def _convert(
     config.text_config.pad_token_id = tokens.pad_token_id
     config.image_seq_length = tokens_per_image(config)
     generation = checkpoint.quiet_transformers().GenerationConfig(bos_token_id=tokens.bos_token_id)
-    checkpoint.save_settings(out, config, generation, tokens, image_processor(layout, folder), layout.family)
+    saving.save_settings(out, config, generation, tokens, image_processor(layout, folder), layout.family)
     try:
         checkpoint.check_settings(out)
     except UserError as error:  # `out` is gone when this is read

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import hints, store
 from medmim.errors import UserError, require
-from medmim.lvlm import adapters, checkpoint, memory
+from medmim.lvlm import adapters, checkpoint, memory, saving, soundness
 from medmim.lvlm.ask import Question, refusal
 from medmim.lvlm.family import RESERVED
 from medmim.lvlm.zoo import processors
@@ -186,7 +186,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = F
     adapter = adapter_of(kind)
     if not unproven:
         refuse_unusable(path)
-    checkpoint.check_weights(path)
+    soundness.check_weights(path)
     torch = require("torch", "finetune")
     transformers = checkpoint.quiet_transformers()
     if device == "auto":
@@ -206,8 +206,8 @@ def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = F
         raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
     with memory.reporting(*checkpoint.loading(path)):
         model = model.to(device).eval()
-    if checkpoint.not_finite(model):
-        raise checkpoint.not_finite_error(path, path, dtype)
+    if soundness.not_finite(model):
+        raise soundness.not_finite_error(path, path, dtype)
     return Model(model, processor, adapter or _GENERIC, asking_of(kind), path)
 
 
@@ -220,7 +220,7 @@ def load_in_fp32(path: Path, device: str = "auto") -> Model:
     if not is_ours(path):
         return load(path, device, torch.float32, unproven=True)
     lvlm = checkpoint.load(path, device, torch.float32)
-    processor = checkpoint.processor_of(lvlm.config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
+    processor = saving.processor_of(lvlm.config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
     return Model(lvlm.model, processor, LLAVA, Asking(stop=lvlm.family.stop), path)
 
 

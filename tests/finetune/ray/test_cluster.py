@@ -14,7 +14,7 @@ from medmim.errors import UserError
 from medmim.finetune import record, run, validation
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import Job, run_worker
-from medmim.lvlm import checkpoint
+from medmim.lvlm import saving
 from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.family import Family
 from medmim.recipe.loading import validate
@@ -60,7 +60,7 @@ def recipe(where: object, address: str, workers: int = 1, **changes: object) -> 
 
 def world(root: Path, where: object, family: Family, dev: Sequence[Sample] = ()) -> tuple[str, str]:
     """URI of a data set in a store, and the folder of a base."""
-    checkpoint.save(make_lvlm(family), root / "base")
+    saving.save(make_lvlm(family), root / "base")
     make_data(root / "data", [*make_samples(30), *dev])
     return store.publish(root / "data", str(where), "data", {}, {}).uri, str(root / "base")
 

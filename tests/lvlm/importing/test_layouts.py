@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import checkpoint, saving, weights
 from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.encode import encode, tokens_per_image
 from medmim.lvlm.family import Family, Turn
@@ -130,7 +130,7 @@ def test_what_transformers_saves_of_either_family_is_read_in_its_own_layout(
     family: Family, ws: Workspace, tmp_path: Path
 ) -> None:
     """As somebody saves a model that he tuned: a CLIP + Mistral in transformers' names is no `llava_mistral`."""
-    made = checkpoint.save(make_lvlm(family), tmp_path / "base")
+    made = saving.save(make_lvlm(family), tmp_path / "base")
     artifact = import_base(str(tmp_path / "base"), ws, Options())
     assert (artifact.counts["layout"], artifact.counts["family"]) == ("llava", family.name)
     lvlm = checkpoint.load(store.fetch(artifact, ws.cache), "cpu", torch.float32)

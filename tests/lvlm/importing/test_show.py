@@ -7,7 +7,7 @@ import pytest
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import saving
 from medmim.lvlm.family import Family
 from medmim.lvlm.importing.show import describe
 from medmim.lvlm.llava_med import LLAVA_MED
@@ -22,7 +22,7 @@ from tests.support.s3_proxy import counting
 def test_a_base_in_a_bucket_is_described_as_the_model_that_it_loads_as_and_not_downloaded(
     family: Family, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lvlm = checkpoint.save(make_lvlm(family), tmp_path / "base")
+    lvlm = saving.save(make_lvlm(family), tmp_path / "base")
     (tmp_path / "base" / "README.md").write_text("decides no answer")
     uri = store.publish(tmp_path / "base", bucket, "model", {}, {"source": "there"}).uri
     of_uri = uri.rpartition("/")[2]
@@ -43,7 +43,7 @@ def test_a_base_in_a_bucket_is_described_as_the_model_that_it_loads_as_and_not_d
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x02" + bytes(7) + b"{{", b"\x02" + bytes(7) + b"[]"], ids=repr)
 def test_weights_without_a_header_are_named(data: bytes, tmp_path: Path) -> None:
-    checkpoint.save(make_lvlm(MANTIS), tmp_path / "base")
+    saving.save(make_lvlm(MANTIS), tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").write_bytes(data)
     uri = store.publish(tmp_path / "base", str(tmp_path / "store"), "model", {}, {}).uri
     with pytest.raises(UserError, match="damaged"):
