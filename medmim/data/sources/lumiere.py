@@ -36,9 +36,13 @@ from medmim.sample import BadRow, Change, Study
 from medmim.terms import Terms
 
 TERMS = Terms(
+    # Its authors ask for nothing but that; Figshare is said to name CC0. Of passing images on nobody says anything.
     release_weights=True,
     serve=True,
-    text=("LUMIERE (Figshare): available for non-commercial use; pass no images on, others download them there",),
+    text=(
+        "LUMIERE (Figshare): its authors make it available for non-commercial use (paper and repository); pass no "
+        "images on, others download them there",
+    ),
 )
 FAMILIES = ("which_sequence", "extent_of_resection", "tumor_course")
 

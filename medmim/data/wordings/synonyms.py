@@ -23,7 +23,7 @@ _EYES = {
     "macular edema": r"macular (?:o?edema|hole)",
     "retinal detachment": r"detachment|retinal? (?:tear|fold|break)",
     "optic disc edema": r"dis[ck] (?:o?edema|swelling)|papill(?:o?edema|itis)",
-    "normal fundus": r"normal",
+    "normal fundus": r"\bnormal",
 }
 _EYE = {name: re.compile(pattern) for name, pattern in _EYES.items()}
 

@@ -28,6 +28,7 @@ def test_stages_signs_and_spellings_of_one_disease_of_the_eye_are_alike(first: s
     [
         ("moderate nonproliferative retinopathy", "hypertensive retinopathy"),
         ("normal fundus", "drusen"),
+        ("normal fundus", "abnormal pigment"),
         ("cataract", "glaucoma"),
         ("retinal detachment", "retinitis pigmentosa"),
         ("myelinated nerve fibers", "branch retinal vein occlusion"),
