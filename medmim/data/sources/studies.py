@@ -3,7 +3,8 @@
     patient    the id, in any form that stays the same                                   required
     path       the image, below the root; `FILE#coronal=87` is a slice, see fragments    required
     date | day 2024-03-01, 20240301 or 01.03.2024; or the number of days since any fixed day of the patient
-    exam       images that are read together share it; without it, those of one day do
+    exam       images that are read together share it; without it, those of one day do. One that two patients share is
+               bad, unless more than a tenth are so: then they are counted for each patient
     modality   X-ray, CT, MRI, mammography, ultrasound, fundus, dermoscopy, ... or DICOM's code (DX, MG, MR)
     view       PA, AP, lateral, CC, MLO, axial, ...
     laterality left or right: of a paired organ, or the breast
@@ -13,7 +14,7 @@
     side       of the finding: left or right
     rating     BI-RADS of the breast in this exam: 0 to 6, `BI-RADS 4a`, or in words
     caption    a sentence on this image
-    age        years, at the time of the image
+    age        years, at the time of the image; ages of a patient that the time between them does not explain are bad
     sequence   of an MRI: T1, CT1 (after contrast), T2, FLAIR
     held_out   yes: the patient is in the benchmark only
 
@@ -91,6 +92,7 @@ _CLEAR = ("normal", "no finding", "clear", "healthy")
 _DATES = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%Y/%m/%d", "")  # the last one: any of ISO 8601, with a time of day
 _OTHERWISE = ", or say in the recipe what the table calls them, such as `columns: {patient: PatNr}`"
 _APART = "a day, where another row of this patient has a date: nobody knows how far apart they are"
+_RARE = 0.1  # share of the exams; more that are of two patients are no mistakes
 _LIFE = 36_525  # days
 _OLDEST = 120  # years
 T = TypeVar("T")
@@ -168,6 +170,9 @@ def load(entry: Entry[Studies]) -> Source:
     said = [(who, look, None if who in dated and isinstance(day, float) else day) for who, look, day in said]
     left = [study for study in studies if study.patient not in odd and study.image not in apart]
     timed = list(_timed(left, days, said))
+    mixed = _mixed(timed)
+    bad += [BadRow(own.table, first[s.image], *mixed[s.image]) for s in timed if s.image in mixed]
+    timed = [study for study in timed if study.image not in mixed]
     found = there | {"date"} if any(study.time is not None for study in timed) else there - {"date"}
     for name in ("modality", "view", "laterality", "age"):
         if any(getattr(study, name) for study in timed):
@@ -183,6 +188,24 @@ def load(entry: Entry[Studies]) -> Source:
         identity=root.identity,
         fix_for=root.fix_for,
     )
+
+
+def _mixed(studies: Sequence[Study]) -> dict[str, tuple[str, str]]:
+    """Image -> column and reason, of rows that take two people for one.
+
+    An exam of two patients is one where that is rare: exams may be counted anew for each patient.
+    """
+    aged = [cells.Person(s.patient, age=f"{s.age:g}", days=s.time) for s in studies if s.age is not None]
+    two = cells.shared_ids(aged)
+    found = {study.image: ("age", two[study.patient]) for study in studies if study.patient in two}
+    of_exam: dict[str, set[str]] = defaultdict(set)
+    for study in studies:
+        if study.exam is not None:
+            of_exam[study.exam].add(study.patient)
+    shared = {exam for exam, patients in of_exam.items() if len(patients) > 1}
+    if len(shared) <= _RARE * len(of_exam):
+        found |= {s.image: ("exam", "an exam of two patients") for s in studies if s.exam in shared}
+    return found
 
 
 def _rows(root: Root, own: Studies) -> Iterator[table.Row]:

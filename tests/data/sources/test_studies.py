@@ -164,6 +164,26 @@ def test_days_and_dates_of_one_patient_are_on_no_common_scale(tmp_path: Path) ->
     assert [(bad.row, bad.key) for bad in source.bad] == [(4, "day")]
 
 
+def test_an_exam_of_two_patients_is_bad_where_exams_are_not_counted_for_each(tmp_path: Path) -> None:
+    for number in range(22):
+        picture(tmp_path / f"{number}.png")
+    unique = [f"{n},{n}.png,E{n}" for n in range(20)]
+    source = read(tmp_path, "\n".join(["patient,path,exam", *unique, "20,20.png,E3", "20,21.png,E99"]))
+    assert [(bad.row, bad.key) for bad in source.bad] == [(5, "exam"), (22, "exam")]
+    assert len(source.studies or ()) == 20
+    counted = [f"{n // 2},{n}.png,{n % 2}" for n in range(22)]
+    assert read(tmp_path, "\n".join(["patient,path,exam", *counted])).bad == []
+
+
+def test_ages_that_time_does_not_explain_are_bad(tmp_path: Path) -> None:
+    for name in "abcd":
+        picture(tmp_path / f"{name}.png")
+    rows = ["1,a.png,2010-01-01,50", "1,b.png,2015-01-01,55", "2,c.png,2010-01-01,55", "2,d.png,2015-01-01,35"]
+    source = read(tmp_path, "\n".join(["patient,path,date,age", *rows]))
+    assert [study.patient for study in source.studies or ()] == ["1", "1"]
+    assert [(bad.row, bad.key) for bad in source.bad] == [(4, "age"), (5, "age")]
+
+
 def test_a_tag_gives_no_date_where_the_table_has_days(tmp_path: Path) -> None:
     for name in "ab":
         dicom(tmp_path / f"{name}.dcm", StudyDate="20200101", Modality="CT")
