@@ -1,5 +1,6 @@
 """Inference with the zoo: equal replies at any batch size, likelihoods of plain passes, errors by question."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +39,11 @@ def test_replies_are_the_same_alone_and_in_a_batch(model: Model) -> None:
     assert len({reply.text for reply in alone}) > 1
 
 
-def plainly(model: Model, asked: Question, answer: str) -> list[float]:
-    """The log-likelihood of each token of an answer and its end, by one pass over what the processor makes of both."""
+def plainly(model: Model, asked: Question, answer: str, lead: str = "") -> list[float]:
+    """The log-likelihood of each token of an answer and its end, by one pass over what the processor makes of both.
+
+    `lead` is what its chat template writes in front of an answer that is there, and not where one is asked for.
+    """
     turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
     made = model.processor.apply_chat_template(
         [[*zoo.conversation(model, asked), turn]],
@@ -49,7 +53,7 @@ def plainly(model: Model, asked: Question, answer: str) -> list[float]:
     with torch.no_grad():
         logits = model.model(**made).logits[0].float().log_softmax(-1)
     ids = made["input_ids"][0]
-    answered = len(model.tokenizer(f"{answer}<end>", add_special_tokens=False)["input_ids"])
+    answered = len(model.tokenizer(f"{lead}{answer}<end>", add_special_tokens=False)["input_ids"])
     return logits[:-1].gather(1, ids[1:, None])[-answered:, 0].tolist()
 
 
@@ -61,6 +65,21 @@ def test_likelihoods_in_a_batch_of_answers_are_those_of_plain_forward_passes(mod
         letters = [plainly(model, one, text)[0] for text in lettered(one.options)]
         assert not reply.error and not reply.text
         assert reply.letters == pytest.approx(letters, abs=1e-4)
+        assert reply.texts == pytest.approx([sum(values) for values in texts], abs=1e-4)
+        assert list(reply.tokens) == [len(values) for values in texts]
+
+
+def test_what_a_template_writes_in_front_of_an_answer_counts_to_its_text_and_leads_to_its_letter(qwen: Model) -> None:
+    """As SmolVLM's: `Assistant:` asks, and `Assistant: B` is an answer."""
+    processor = copy.copy(qwen.processor)
+    processor.chat_template = processor.chat_template.replace("'<a>' if", "'<a> ' if")
+    spaced = replace(qwen, processor=processor, asking=replace(qwen.asking, stop=("<end>",)))
+    assert zoo.answered(spaced, QUESTIONS[1], "left") == " left<end>"
+    for one, reply in zip(QUESTIONS[1:3], asking.compare(spaced, QUESTIONS[1:3], 5), strict=True):
+        texts = [plainly(spaced, one, text, " ") for text in one.options]
+        assert reply.letters == pytest.approx(
+            [plainly(spaced, one, text)[0] for text in lettered(one.options)], abs=1e-4
+        )
         assert reply.texts == pytest.approx([sum(values) for values in texts], abs=1e-4)
         assert list(reply.tokens) == [len(values) for values in texts]
 
