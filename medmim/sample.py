@@ -207,6 +207,7 @@ class Score:
         swap_n: Items asked both ways; None where the probe was not run.
         swap_patients: Clusters among them, likewise.
         cut: Items whose answer was cut at the limit of new tokens; they are scored as they are.
+        unparsed_cut: Those of `unparsed` that were cut: the answer may stand in what was not written.
     """
 
     group: str
@@ -226,6 +227,7 @@ class Score:
     swap_n: int | None = None
     swap_patients: int | None = None
     cut: int = 0
+    unparsed_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,16 @@ def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[s
 
     Returns:
         `answers`; `cut` at the limit of new tokens; `replaced`, with a character that could not be decoded; `closed`,
-        to questions with options; `unread` among these; `unfinished`, unread ones that end within their thinking; of
-        the other unread ones `refused`, which say that they give none; `single`, in which the letter of one option
+        to questions with options; `unread` among these, and `unread_cut`, those of them that were cut, whose answer may
+        stand in what was not written; `unfinished`, unread ones that end within their thinking; of the unread ones
+        that are neither, `refused`, which say that they give none; `single`, in which the letter of one option
         stands; `letter`, which stands in more than half, and `holding`, in how many: None and 0 where none does.
     """
     answers = [(sample, answer) for sample, answer in zip(samples, given, strict=True) if answer]
-    unread = [answer.text for sample, answer in answers if sample.options and answer.status == "unparsed"]
-    finished = [text for text in unread if not text.strip() or reply_text.answers(text)]
+    unread = [answer for sample, answer in answers if sample.options and answer.status == "unparsed"]
+    whole = [answer.text for answer in unread if not answer.cut]
+    thinking = [answer.text for answer in unread if answer.text.strip() and not reply_text.answers(answer.text)]
+    finished = [text for text in whole if not text.strip() or reply_text.answers(text)]
     single = [letter for text in finished if len(found := letters_in(text)) == 1 for letter in found]
     letter, holding = Counter(single).most_common(1)[0] if single else (None, 0)
     most = holding * 2 > len(finished)
@@ -33,7 +36,9 @@ def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[s
         "replaced": sum(REPLACED in answer.text for _, answer in answers),
         "closed": sum(bool(sample.options) for sample, _ in answers),
         "unread": len(unread),
-        "unfinished": len(unread) - len(finished),
+        "unread_cut": len(unread) - len(whole),
+        "unfinished": len(thinking),
+        "finished": len(finished),
         "refused": sum(refuses(text) for text in finished),
         "single": len(single),
         "letter": letter if most else None,
@@ -59,7 +64,14 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"{model}: {row['unfinished']:,} answers end within the model's thinking; allow more new tokens"
             )
-        finished = row["unread"] - row["unfinished"]
+        cut = row.get("unread_cut")
+        if cut:
+            found.append(
+                f"{model}: {cut:,} of its {row['unread']:,} unread answers were cut before they named an option; they "
+                "count as wrong"
+            )
+        # an earlier version did not set cut answers apart
+        finished = row["unread"] - row["unfinished"] if cut is None else row["finished"]
         if finished > _FEW and row["single"] * 2 > finished:
             same = f", {row['holding']:,} of them the letter {row['letter']}" if row["letter"] else ""
             found.append(

@@ -143,6 +143,7 @@ class Board:
             unparsed=statuses.count("unparsed"),
             errors=statuses.count("error"),
             cut=sum(answer.cut for i in asked if (answer := given[i])),
+            unparsed_cut=sum(answer.cut for i in asked if (answer := given[i]) and answer.status == "unparsed"),
             **(self._both_ways(values, scored, metric) if metric in metrics.BOTH_WAYS and "swap" in values else {}),
         )
         grey = {"grey": means["grey"]} if "grey" in means else {}

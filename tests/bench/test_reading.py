@@ -56,6 +56,32 @@ def test_cut_and_damaged_answers_are_counted_and_reported():
     assert "1 answers hold characters" in damaged
 
 
+def test_an_unread_answer_that_was_cut_is_counted_apart():
+    samples = [item(i) for i in range(6)]
+    given = [metrics.read(s, "none", "k", f"perhaps it were {letter} then", None, cut) for s, letter, cut in
+             zip(samples, "AABAAA", (False, True, True, False, False, False), strict=True)]  # fmt: skip
+    found = reading.summary(samples, given)
+    assert (found["unread"], found["unread_cut"], found["finished"], found["single"]) == (6, 2, 4, 4)
+    _, cut, letters = warnings(**found)
+    assert "2 of its 6 unread answers were cut before they named an option" in cut
+    assert "4 of its 4 unread answers hold one option's letter" in letters
+
+
+def test_an_earlier_version_that_did_not_count_them_apart_is_warned_of_as_before():
+    row = {
+        "answers": 6,
+        "cut": 0,
+        "unread": 6,
+        "unfinished": 0,
+        "single": 6,
+        "letter": "A",
+        "holding": 6,
+        "replaced": 0,
+    }
+    (warning,) = warnings(**row)
+    assert "6 of its 6 unread answers" in warning
+
+
 def test_refusals_are_counted():
     found = summary(["No images were provided.", "I cannot view images like A-B", "perhaps it were B then", "A", ""])
     assert (found["unread"], found["refused"]) == (4, 2)
