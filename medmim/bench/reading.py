@@ -17,16 +17,15 @@ def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[s
 
     Returns:
         `answers`; `cut` at the limit of new tokens; `replaced`, with a character that could not be decoded; `closed`,
-        to questions with options; `unread` among these, and `unread_cut`, those of them that were cut, whose answer may
-        stand in what was not written; `unfinished`, unread ones that end within their thinking; of the unread ones
-        that are neither, `refused`, which say that they give none; `single`, in which the letter of one option
-        stands; `letter`, which stands in more than half, and `holding`, in how many: None and 0 where none does.
+        to questions with options; `unread` among these. Of the unread ones `unfinished`, which end within their
+        thinking; `unread_cut`, others that were cut, whose answer may stand in what was not written; `finished`, the
+        rest. Of these `refused`, which say that they give none; `single`, in which the letter of one option stands;
+        `letter`, which stands in more than half, and `holding`, in how many: None and 0 where none does.
     """
     answers = [(sample, answer) for sample, answer in zip(samples, given, strict=True) if answer]
     unread = [answer for sample, answer in answers if sample.options and answer.status == "unparsed"]
-    whole = [answer.text for answer in unread if not answer.cut]
-    thinking = [answer.text for answer in unread if answer.text.strip() and not reply_text.answers(answer.text)]
-    finished = [text for text in whole if not text.strip() or reply_text.answers(text)]
+    thought = [answer for answer in unread if not answer.text.strip() or reply_text.answers(answer.text)]
+    finished = [answer.text for answer in thought if not answer.cut]
     single = [letter for text in finished if len(found := letters_in(text)) == 1 for letter in found]
     letter, holding = Counter(single).most_common(1)[0] if single else (None, 0)
     most = holding * 2 > len(finished)
@@ -36,8 +35,8 @@ def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[s
         "replaced": sum(REPLACED in answer.text for _, answer in answers),
         "closed": sum(bool(sample.options) for sample, _ in answers),
         "unread": len(unread),
-        "unread_cut": len(unread) - len(whole),
-        "unfinished": len(thinking),
+        "unread_cut": len(thought) - len(finished),
+        "unfinished": len(unread) - len(thought),
         "finished": len(finished),
         "refused": sum(refuses(text) for text in finished),
         "single": len(single),

@@ -113,5 +113,6 @@ def test_unfinished_thinking_is_reported_as_that_and_not_as_a_wording():
         ["<think>\nThe answer is A? Hmm", "<thinking>A", "[THINK] A", "◁think▷ A", "<think>A", ""], cut=True
     )
     assert (found["unread"], found["unfinished"], found["letter"], found["single"]) == (6, 5, None, 0)
-    cut, unfinished = warnings(**found)
+    cut, unfinished, apart = warnings(**found)
+    assert "1 of its 6 unread answers were cut" in apart
     assert "were cut" in cut and "5 answers end within the model's thinking" in unfinished
