@@ -256,6 +256,34 @@ def test_the_year_after_an_exam_is_judged_by_exams_without_images_too(
     assert {s.year_after for s in studies(source) if s.exam == FIRST and s.laterality == "left"} == {after}
 
 
+def test_an_exam_of_two_dates_leaves_the_year_before_it_open(tmp_path: Path) -> None:
+    """It has no label, and may be the one that found the cancer."""
+    other = [finding(SECOND, side="L", study_date_anon=f"2015-12-{day}", age_at_study="52.4") for day in ("20", "27")]
+    last = finding(OTHER, **CLEAR_LATER, age_at_study="53.1")
+    for more, after in (([], "stable"), (other, None)):
+        source = read(tmp_path / str(after), [finding(), *more, last], [*views(), *views(OTHER)])
+        assert {s.year_after for s in studies(source) if s.exam == FIRST} == {after}
+
+
+@pytest.mark.parametrize(
+    ("cells", "shown"),
+    [
+        *(({"massshape": letter}, "mass") for letter in "GROX"),
+        *(({"massshape": letter}, "architectural distortion") for letter in "QA"),
+        *(({"massshape": letter}, "asymmetry") for letter in "TBSFV"),
+        *(({"massshape": letter}, "lymph node") for letter in "NY"),
+        ({"calcfind": "FG"}, "calcifications"),
+        ({"calcdistri": "L"}, "calcifications"),
+        ({"calcnumber": "12"}, "calcifications"),
+        ({"calcnumber": "0"}, "unspecified abnormality"),
+        ({"massshape": "J"}, "unspecified abnormality"),
+    ],
+)
+def test_a_finding_is_what_its_letters_mean(tmp_path: Path, cells: dict[str, str], shown: str) -> None:
+    source = read(tmp_path, [finding(side="L", asses="B", **cells)], [image("a")])
+    assert [[found.name for found in study.findings] for study in studies(source)] == [[shown]]
+
+
 @pytest.mark.parametrize(("desc", "order"), [(SCREENING, "ABN"), ("MG Diagnostic Mammo Bilateral", "KMSPBN")])
 def test_of_any_two_assessments_the_more_severe_counts(tmp_path: Path, desc: str, order: str) -> None:
     words = {
