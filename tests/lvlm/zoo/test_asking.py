@@ -1,6 +1,8 @@
 """Inference with the zoo: equal replies at any batch size, likelihoods of plain passes, errors by question."""
 
 import copy
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +84,36 @@ def test_what_a_template_writes_in_front_of_an_answer_counts_to_its_text_and_lea
         )
         assert reply.texts == pytest.approx([sum(values) for values in texts], abs=1e-4)
         assert list(reply.tokens) == [len(values) for values in texts]
+
+
+def test_a_token_that_spans_question_and_answer_is_asked_for_as_a_whole(
+    folder_of: Callable[[str], Path], qwen: Model, tmp_path: Path
+) -> None:
+    words = json.loads((folder_of("qwen2_5_vl") / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["xl"] = vocabulary.pop("ÿ")  # of a byte that no text has
+    words["model"]["merges"] = [["x", "l"]]
+    folder = Path(shutil.copytree(folder_of("qwen2_5_vl"), tmp_path / "copy"))
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    (folder / "chat_template.jinja").write_text(qwen.processor.chat_template.replace("<a>", "<a>x"))
+    merged = zoo.load(folder, "cpu")
+    merged = replace(merged, asking=replace(merged.asking, stop=("<end>",)))
+    asked = replace(QUESTIONS[1], options=("left", "same size"))
+    (reply,) = asking.compare(merged, [asked])
+    texts = [plainly(merged, asked, text, "x") for text in asked.options]
+    assert [len(values) for values in texts] == [5, 11] == list(reply.tokens)
+    assert reply.texts == pytest.approx([sum(values) for values in texts], abs=1e-4)
+    assert reply.letters == pytest.approx(
+        [plainly(merged, asked, text)[0] for text in lettered(asked.options)], abs=1e-4
+    )
+
+
+def test_images_and_the_answer_count_in_the_context(qwen: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = len(zoo.read(qwen, QUESTIONS[2]))
+    for new_tokens, room, fits in ((4, needed + 4, True), (5, needed + 4, False), (4, needed + 3, False)):
+        monkeypatch.setattr(qwen.config.get_text_config(), "max_position_embeddings", room)
+        (reply,) = asking.ask(qwen, QUESTIONS[2:3], 1, new_tokens)
+        assert (reply.error == "") == fits, (new_tokens, room)
 
 
 @pytest.fixture
