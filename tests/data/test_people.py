@@ -15,7 +15,7 @@ from medmim.sample import Sample
         ("mimic-mixed", "mimic"), ("EMBED", "embed"), ("embed", "embed"), ("LUMIERE", "lumiere"), ("ODIR", "odir"),
         ("VQA_RAD", "vqa_rad"), ("vqa-rad", "vqa_rad"), ("PMC", "pmc"), ("llava_med", "pmc"),
         ("phantom-chest", "phantom"), ("phantom-mixed", "phantom"), ("covid-chestxray", "covid"),
-        ("mimicry", "mimicry"), ("embedded", "embedded"), ("ward", "ward"),
+        ("mimicry", "mimicry"), ("embedded", "embedded"), ("ward", "ward"), ("Diff-VQA", "mimic"),
     ],
 )  # fmt: skip
 def test_a_data_set_belongs_to_a_population(source: str, population: str) -> None:

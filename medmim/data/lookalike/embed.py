@@ -14,80 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from medmim.data.lookalike.embed_columns import (
+    CLINICAL,
+    CLINICAL_REDUCED,
+    LEGEND,
+    LEGEND_HEADER,
+    METADATA_REDUCED,
+    TAGS,
+)
 from medmim.data.lookalike.pictures import enlarged, layers
-from medmim.data.lookalike.tables import Done, Row, Written, columns, csv_text, number_of, turn, write
+from medmim.data.lookalike.tables import Done, Row, Written, csv_text, number_of, turn, write
 from medmim.data.seeds import pixels, stream
 from medmim.data.sources.phantom_draw import NORMAL, Plane, Scene, exposed
 
-_CLINICAL = columns(
-    "GENDER_DESC ETHNICITY_DESC ETHNIC_GROUP_DESC MARITAL_STATUS_DESC ENCOUNTER_QTY empi_anon cohort_num "
-    "loc_num tech_init init proccode desc vtype tissueden case age_at_study acc_anon study_date_anon sdate_anon "
-    "first_3_zip total_L_find total_R_find "
-    "massshape massmargin massdens calcfind calcdistri calcnumber otherfind implanfind consistent side size location "
-    "depth distance numfind asses recc stable new changed "
-    "type technique biopsite biop_loc bcomp path_loc diag_out surgery lymphsurg surg_loc pocomp ltcomp bside "
-    "path1 path2 path3 path4 path5 path6 path7 path8 path9 path10 concord hgrade tnmpt tnmpn tnmm tnmdesc tnmr stage "
-    "loc bdepth bdistance focality nfocal specsize specsize2 specsize3 dcissize invsize superior inferior anterior "
-    "posterior medial lateral specinteg specnum specembed est estp her2 fish ki67 extracap methodevl snode_rem "
-    "node_rem node_pos macrometa micrometa isocell largedp eic procdate_anon pdate_anon path_group path_severity "
-    "spare1 spare2 spare3 spare4 spare5 spare6"  # the real table has at least 116 columns; these names are ours
-)
-_CLINICAL_REDUCED = columns(
-    "empi_anon acc_anon cohort_num study_date_anon desc numfind side bside asses tissueden path_severity procdate_anon "
-    "age_at_study RACE_DESC ETHNIC_GROUP_DESC MARITAL_STATUS_DESC GENDER_DESC first_3_zip"
-)
-_METADATA_REDUCED = columns(
-    "Manufacturer ManufacturerModelName PatientSex ProtocolName SeriesDescription SeriesNumber SeriesTime "
-    "StudyDescription StudyID ViewPosition WindowCenter WindowWidth has_pix_array category VOILUTFunction "
-    "WindowCenterWidthExplanation empi_anon acc_anon study_date_anon cohort_num anon_dicom_path ImageLateralityFinal "
-    "FinalImageType spot_mag ROI_coords SRC_DST match_level num_roi"
-)
-_TAGS = columns(  # of the metadata table, beside those of the reduced one; most are blank here
-    "png_path png_filename SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality Rows Columns "
-    "BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PhotometricInterpretation "
-    "PresentationIntentType PresentationLUTShape RescaleIntercept RescaleSlope RescaleType ImageLaterality "
-    "Laterality PatientOrientation ImagerPixelSpacing PixelSpacing StudyTime AcquisitionTime ContentTime "
-    "AcquisitionNumber InstanceNumber AcquisitionDeviceProcessingCode AcquisitionDeviceProcessingDescription "
-    "AnatomicRegionSequence AnodeTargetMaterial BodyPartExamined BodyPartThickness BreastImplantPresent "
-    "BurnedInAnnotation CollimatorLeftVerticalEdge CollimatorLowerHorizontalEdge CollimatorRightVerticalEdge "
-    "CollimatorShape CollimatorUpperHorizontalEdge CompressionForce ContentDate DerivationDescription "
-    "DetectorActiveDimensions DetectorActiveOrigin DetectorActiveShape DetectorActiveTime DetectorBinning "
-    "DetectorConditionsNominalFlag DetectorConfiguration DetectorDescription DetectorElementPhysicalSize "
-    "DetectorElementSpacing DetectorID DetectorManufacturerName DetectorMode DetectorPrimaryAngle "
-    "DetectorSecondaryAngle DetectorTemperature DetectorTimeSinceLastExposure DetectorType DeviceSerialNumber "
-    "DistanceSourceToDetector DistanceSourceToEntrance DistanceSourceToPatient EntranceDose EntranceDoseInmGy "
-    "EstimatedRadiographicMagnificationFactor Exposure ExposureControlMode ExposureControlModeDescription "
-    "ExposureInuAs ExposureStatus ExposureTime ExposureTimeInuS ExposuresOnDetectorSinceLastCalibration "
-    "FieldOfViewDimensions FieldOfViewHorizontalFlip FieldOfViewOrigin FieldOfViewRotation FieldOfViewShape "
-    "FilterMaterial FilterThicknessMaximum FilterThicknessMinimum FilterType FocalSpots Grid GridFocalDistance "
-    "HalfValueLayer ImageComments ImageType ImplementationVersionName InstitutionName KVP LargestImagePixelValue "
-    "LossyImageCompression LossyImageCompressionRatio OrganDose OrganExposed PartialView PatientAge "
-    "PixelAspectRatio PixelIntensityRelationship PixelIntensityRelationshipSign PixelPaddingValue "
-    "PositionerPrimaryAngle PositionerType QualityControlImage RectificationType RelativeXRayExposure "
-    "RequestedProcedureDescription Sensitivity SmallestImagePixelValue SoftwareVersions SpecificCharacterSet "
-    "StationName TableType XRayTubeCurrent XRayTubeCurrentInuA 0_ViewCodeSequence_CodeValue "
-    "0_ViewCodeSequence_CodingSchemeDesignator 0_ViewCodeSequence_CodeMeaning "
-    "0_ViewCodeSequence_0_ViewModifierCodeSequence_CodeMeaning 0_AnatomicRegionSequence_CodeMeaning "
-)
-_LEGEND_HEADER = ("Header in export", "Discription", "Code", "Meaning")
-_LEGEND = (
-    ("asses", "BI-RADS assessment", "A", "Additional evaluation"),
-    ("asses", "BI-RADS assessment", "N", "Negative"),
-    ("asses", "BI-RADS assessment", "B", "Benign"),
-    ("asses", "BI-RADS assessment", "P", "Probably benign"),
-    ("asses", "BI-RADS assessment", "S", "Suspicious"),
-    ("asses", "BI-RADS assessment", "M", "Highly suggestive of malignancy"),
-    ("asses", "BI-RADS assessment", "K", "Known biopsy proven malignancy"),
-    ("asses", "BI-RADS assessment", "X", "No Assessment"),
-    ("side", "Side of the finding", "L", "Left"),
-    ("side", "Side of the finding", "R", "Right"),
-    ("side", "Side of the finding", "B", "Bilateral"),
-    ("tissueden", "Tissue density", "1", "Almost entirely fat"),
-    ("tissueden", "Tissue density", "2", "Scattered fibroglandular densities"),
-    ("tissueden", "Tissue density", "3", "Heterogeneously dense"),
-    ("tissueden", "Tissue density", "4", "Extremely dense"),
-    ("tissueden", "Tissue density", "5", "Normal male"),
-)
 _RACES = ("Caucasian or White", "African American  or Black", "Asian", "Unknown, Unavailable or Unreported")
 _SCREENING = ("MG Screening Bilateral", "MG Screening Bilateral w/CAD", "MG Screen Bilat w/Tomo/CAD Stnd Protocol")
 _BOTH_SIDES = "MG Diagnostic Mammo Bilateral"
@@ -161,17 +100,17 @@ def write_source(folder: Path, patients: int, seed: int, done: Done) -> Written:
         metadata += files
         done()
     tables = folder / "tables"
-    write(tables / "EMBED_OpenData_clinical.csv", csv_text(_CLINICAL, clinical))
+    write(tables / "EMBED_OpenData_clinical.csv", csv_text(CLINICAL, clinical))
     named = [{"RACE_DESC" if key == "ETHNICITY_DESC" else key: row[key] for key in row} for row in clinical]
-    write(tables / "EMBED_OpenData_clinical_reduced.csv", csv_text(_CLINICAL_REDUCED, named, cut=True))
-    write(tables / "EMBED_OpenData_metadata.csv", csv_text([*_METADATA_REDUCED, *_TAGS], metadata))
+    write(tables / "EMBED_OpenData_clinical_reduced.csv", csv_text(CLINICAL_REDUCED, named, cut=True))
+    write(tables / "EMBED_OpenData_metadata.csv", csv_text([*METADATA_REDUCED, *TAGS], metadata))
     indexed = [
         {**row, "": number, "spot_mag": row["spot_mag"] and "1.0"}  # a column of pandas with blanks is one of floats
         for number, row in enumerate(metadata)
     ]
-    write(tables / "EMBED_OpenData_metadata_reduced.csv", csv_text(["", *_METADATA_REDUCED], indexed, cut=True))
-    legend = [dict(zip(_LEGEND_HEADER, (*row[:2], f"{row[2]}   ", row[3]), strict=True)) for row in _LEGEND]
-    write(tables / "AWS_Open_Data_Clinical_Legend.csv", csv_text(_LEGEND_HEADER, legend))
+    write(tables / "EMBED_OpenData_metadata_reduced.csv", csv_text(["", *METADATA_REDUCED], indexed, cut=True))
+    legend = [dict(zip(LEGEND_HEADER, (*row[:2], f"{row[2]}   ", row[3]), strict=True)) for row in LEGEND]
+    write(tables / "AWS_Open_Data_Clinical_Legend.csv", csv_text(LEGEND_HEADER, legend))
     return Written("embed", patients, len(clinical), len(metadata), _dirty(clinical, metadata))
 
 
