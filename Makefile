@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-cluster test-node test-vllm rehearsal written-answers med-mim check compile bases benchmarks claim image lock clean
+.PHONY: help demo test test-long test-cluster test-node test-vllm rehearsal written-answers med-mim check compile bases benchmarks statistics claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -92,6 +92,9 @@ bases: $(READY) ## train the shipped bases again from their recipes (under an ho
 
 benchmarks: $(READY) ## speed and memory tables
 	@for name in demo data_build train_cpu prepare; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+statistics: $(READY) ## do intervals, tests, gate and alarm hold what docs/statistics.md says (15 minutes)
+	@$(BIN)/python benchmarks/coverage.py; first=$$?; $(BIN)/python benchmarks/gate_power.py && exit $$first
 
 claim: $(READY) ## tune both families with three seeds, ask the test patients (about 40 minutes)
 	@$(BIN)/python benchmarks/claim.py

@@ -151,11 +151,11 @@ def test_text_that_reveals_the_answers_is_marked(right: int, above: bool) -> Non
 
 
 def test_what_the_images_add_is_paired() -> None:
-    """90 right with images and 80 of them without: their difference is surer than two intervals of their own."""
-    row = held_in(asked_blind(80, seen=90))
+    """60 right with images and 50 of them without: surer than two intervals of their own, which overlap."""
+    row = held_in(asked_blind(50, seen=60))
     assert row["gap"] == pytest.approx(0.1) and row["gap_patients"] == 100
-    assert 0 < row["gap_low"] < 0.1 < row["gap_high"]
-    assert row["gap_low"] > row["low"] - row["blind"]
+    assert 0.02 < row["gap_low"] < 0.1 < row["gap_high"]
+    assert row["low"] < row["blind"]
 
 
 def test_a_question_that_failed_without_images_is_in_no_gap() -> None:

@@ -74,6 +74,14 @@ def test_one_more_right_answer_is_never_worse_at_the_edge(people, each):
     assert lows == sorted(lows, reverse=True)
 
 
+def test_faults_that_tell_how_they_cluster_give_no_better_end_than_no_faults():
+    patients, right = one_each(25, 40), np.ones(1000)
+    never = stats.estimate(right, patients)
+    right[:200:40] = 0  # five patients, a fault each: about uncorrelated
+    seldom = stats.estimate(right, patients)
+    assert seldom.low <= never.low
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.5, 1.0])
 def test_a_column_of_equal_values_is_not_certain(constant):
     found = stats.estimate(np.full(200, constant), one_each(25, 8))
@@ -129,6 +137,28 @@ def test_items_of_two_patients_are_covered_neither_too_seldom_nor_too_often(spre
     patients = tuple((f"p{a}", f"p{b}") for a, b in zip(first, second, strict=True))
     low, high, _ = stats.intervals(values, stats.design(patients), 0.0)
     assert 0.94 < np.mean((low <= 0.5) & (high >= 0.5)) < 0.98
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+@pytest.mark.parametrize("shown", [1, 2])
+def test_a_design_expects_the_products_and_the_variance_that_are_seen(rho, shown):
+    """Normal items: an effect of each patient, in equal parts of an item's patients, and noise; 12 unequal patients."""
+    rng, trials = np.random.default_rng(8), 20_000
+    first = np.repeat(np.arange(12), np.arange(1, 13))
+    second = (first + rng.integers(1, 12, len(first))) % 12 if shown == 2 else first
+    of = stats.design(tuple((f"{a}", f"{b}") for a, b in zip(first, second, strict=True)))
+    effect = rng.standard_normal((trials, 12))
+    own = effect[:, first] if shown == 1 else (effect[:, first] + effect[:, second]) / np.sqrt(2)
+    values = np.sqrt(rho) * own + np.sqrt(1 - rho) * rng.standard_normal(own.shape)
+    deviations = values - values.mean(axis=1, keepdims=True)
+    products = 0.0
+    for patient in range(12):
+        shows = (first == patient) | (second == patient)
+        products = products + deviations[:, shows].sum(axis=1) ** 2 - (deviations[:, shows] ** 2).sum(axis=1)
+    expected = (1 - rho) * of.products[0] + rho * of.products[1]
+    assert expected == pytest.approx(products.mean(), abs=4 * products.std() / np.sqrt(trials))
+    joined = of.items + rho * (of.joined - of.items)
+    assert values.sum(axis=1).var() == pytest.approx(joined, rel=0.05)
 
 
 def test_with_many_patients_it_is_the_cluster_sandwich():

@@ -15,15 +15,22 @@ DRAWN = {  # second letter of each split
 }
 
 
-@given(st.integers(0, 99), st.text(max_size=8), st.text(max_size=8), st.floats(0, 0.5), st.floats(0, 0.5))
-def test_the_split_of_a_patient_depends_on_nothing_else(
-    seed: int, source: str, patient: str, dev: float, test: float
+@given(
+    st.integers(0, 99), st.text(max_size=8), st.text(max_size=8), st.tuples(*[st.floats(0, 0.5)] * 2), st.floats(0, 0.5)
+)
+def test_a_larger_share_takes_patients_in_and_lets_none_go(
+    seed: int, source: str, patient: str, tests: tuple[float, float], dev: float
 ) -> None:
-    first = split.assign(seed, source, patient, dev, test)
-    assert first == split.assign(seed, source, patient, dev, test)
-    assert first in ("train", "dev", "test")
-    if test == 0:
-        assert first != "test"
+    smaller, larger = sorted(tests)
+    names = ("test", "dev", "train")  # from where a larger share takes first
+    before, after = (split.assign(seed, source, patient, dev, test) for test in (smaller, larger))
+    assert names.index(after) <= names.index(before)
+    assert split.assign(seed, source, patient, 0, 0) == "train" and split.assign(seed, source, patient, 0, 1) == "test"
+
+
+def test_seeds_draw_different_patients() -> None:
+    drawn = [[split.assign(seed, "s", str(i), 0.2, 0.3) for i in range(50)] for seed in range(4)]
+    assert len({tuple(own) for own in drawn}) == 4
 
 
 def test_adding_patients_changes_no_split() -> None:
