@@ -13,7 +13,7 @@ The goals, each judged at the 99% bound of its simulation error: the 95% interva
 everywhere; in at most 97% where 0.1 <= p <= 0.9 and the patients are 25 or more; p < 0.05 just where 0 is outside the
 interval; at most 5.5% of p below 0.05 where the models are equally good.
 
-Under about 80 effective patients (Kish) or 20 effective events the second cannot hold beside the first: so few cannot
+Under about 100 effective patients (Kish) or 20 effective events the second cannot hold beside the first: so few cannot
 tell whether a patient's answers are correlated by 0 or by 0.3, and the interval must do for both. There it is wider
 than the goal; the column `over 97%` counts these cells, of those asked, and shows the highest coverage.
 """
@@ -39,7 +39,7 @@ KINDS = {
 COLUMNS = (
     "patients", "questions each", "patients a question", "rho", *KINDS, "size", "over 97%",
 )  # fmt: skip
-_ENOUGH_PATIENTS, _ENOUGH_EVENTS = 80, 20  # effective ones, to tell the correlation by
+_ENOUGH_PATIENTS, _ENOUGH_EVENTS = 100, 20  # effective ones, to tell the correlation by
 _BLOCK = 4_000_000  # values at once
 _Z = 2.326
 
