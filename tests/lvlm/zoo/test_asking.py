@@ -174,8 +174,9 @@ def test_the_key_holds_budget_backend_form_template_and_dtype(folder_of: Callabl
         replace(qwen, asking=replace(asked, stop=())),
         replace(qwen, asking=replace(asked, before="")),
         zoo.load(folder_of("qwen2_5_vl"), "cpu", torch.bfloat16),
+        zoo.load(folder_of("qwen2_5_vl"), "cpu", torch.float16),
     ]
-    assert len({key(model) for model in (qwen, *others)}) == 6
+    assert len({key(model) for model in (qwen, *others)}) == 7
     assert key(qwen) == key(zoo.load(folder_of("qwen2_5_vl"), "cpu"))
 
 
