@@ -22,6 +22,9 @@ _SHOWN = 300  # characters of a server's words
 _SPACES = str.maketrans("\u0120\u2581\u010a", "   ")  # of byte-level vocabularies and of SentencePiece
 _LETTER = re.compile(r"[(\[*\"']*([A-H])[)\]*\"':.]*")
 _BELOW = 1e-6
+# Log-probabilities as numbers that tell something: -9999, -inf and NaN stand for "not among them" (vLLM, OpenAI);
+# rounding in half precision may lift 0 a little.
+_RANGE = (-700.0, 0.1)
 
 
 def parse(data: bytes) -> Mapping[str, Any]:
@@ -99,13 +102,17 @@ def letters(body: Mapping[str, Any], key: str, options: int) -> Reply | None:
     tokens = [one for one in content if isinstance(one, dict) and _plain(one.get("token"))]
     if not tokens:
         return Reply("", key, "the server sent no token but white space")
-    likeliest = [
+    top = tokens[0].get("top_logprobs")
+    told_of = [
         (str(one.get("token")), float(one["logprob"]))
-        for one in tokens[0].get("top_logprobs") or ()
+        for one in (top if isinstance(top, list) else ())
         if isinstance(one, dict) and isinstance(one.get("logprob"), int | float)
     ]
-    if not likeliest:
+    if not told_of:
         return None
+    likeliest = [(token, value) for token, value in told_of if value >= _RANGE[0]]  # not NaN either
+    if not likeliest or any(value > _RANGE[1] for _, value in likeliest):
+        return Reply("", key, f"the server sent log-probabilities that are none: {told_of[0][1]}, ...")
     below = min(value for _, value in likeliest) - _BELOW
     found = []
     for letter in LETTERS[:options]:

@@ -5,13 +5,17 @@ import json
 from importlib import resources
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from medmim import hints
 from medmim.errors import UserError
 from medmim.recipe.keys import Positive, Section
 from medmim.recipe.schema import Fraction
 from medmim.recipe.yaml_text import parse_yaml
+from medmim.sample import ABILITIES
+
+_GROUPS = ("held_in", "held_out", *(f"ability:{name}" for name in ABILITIES))
+_SOURCE = "source:"
 
 
 class Policy(Section):
@@ -28,6 +32,14 @@ class Policy(Section):
     max_errors: Fraction = 1.0
     require_comparable: bool = True
     terms: tuple[Literal["redistribute_data", "release_weights", "commercial_use", "outside_api", "serve"], ...] = ()
+
+    @field_validator("min_gain", "max_regression", "blind_gap", "min_swap")
+    @classmethod
+    def _names_groups(cls, limits: dict[str, float]) -> dict[str, float]:
+        """Refuse a group that no bench can have: nothing would ever be judged by its limit."""
+        if unknown := [group for group in limits if not _is_group(group)]:
+            raise ValueError(f"no such group: {', '.join(unknown)}; groups are {', '.join(_GROUPS)}, source:NAME")
+        return limits
 
 
 def shipped() -> list[str]:
@@ -66,6 +78,13 @@ def load(ref: str) -> Policy:
         problems=problems,
         fix="medmim/shipped/policies/default.yaml explains every key",
     )
+
+
+def _is_group(name: str) -> bool:
+    if not name.endswith("*"):
+        return name in _GROUPS or (name.startswith(_SOURCE) and name != _SOURCE)
+    stem = name[:-1]
+    return stem.startswith(_SOURCE) or any(group.startswith(stem) for group in (*_GROUPS, _SOURCE))
 
 
 def _explain(error: Any) -> str:

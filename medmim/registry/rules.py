@@ -209,13 +209,11 @@ def _too_few(group: str, row: Mapping[str, Any] | None, policy: Policy) -> str:
 
 
 def _expand(limits: Mapping[str, float], rows: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """`ability:*` becomes every such group that was scored and is not named itself."""
+    """`ability:*` becomes every such group that was scored and is not named itself; itself where none was scored."""
     for pattern, limit in limits.items():
-        if not pattern.endswith("*"):
-            yield pattern, limit
-            continue
-        for group in rows:
-            if group.startswith(pattern[:-1]) and group not in limits:
+        scored = [group for group in rows if pattern.endswith("*") and group.startswith(pattern[:-1])]
+        for group in scored or [pattern]:
+            if group == pattern or group not in limits:
                 yield group, limit
 
 

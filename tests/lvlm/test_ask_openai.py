@@ -453,11 +453,25 @@ def test_an_answer_that_begins_with_no_letter_is_the_error_of_its_question(serve
     assert compared(server, told(("D", -0.1), ("Sorry", -2.0))).error  # there are three options
 
 
+@pytest.mark.parametrize("nothing", [-9999.0, -math.inf, math.nan, -1e308])
+def test_a_number_that_stands_for_no_likelihood_is_none_of_its_letter(server, nothing):
+    reply = compared(server, told(("B", -0.5), ("A", nothing), ("The", -2.0)))
+    assert reply.letters[1] == pytest.approx(-0.5) and reply.letters[0] == reply.letters[2] < -2.0
+
+
+@pytest.mark.parametrize("wrong", [3.0, 1e6, math.inf])
+def test_a_likelihood_above_one_is_the_error_of_its_question(server, wrong):
+    assert "log-probabilities that are none" in compared(server, told(("B", -0.5), ("A", wrong))).error
+    assert "log-probabilities that are none" in compared(server, told(("B", math.nan), ("A", math.nan))).error
+    assert not compared(server, told(("B", 1e-6), ("A", -9.0))).error  # rounded
+
+
 @pytest.mark.parametrize(
     "body",
     [
         json.dumps({"choices": [{"index": 0, "message": {"content": "A"}}]}),
         json.dumps({"choices": [{"index": 0, "message": {"content": "A"}, "logprobs": None}]}),
+        json.dumps({"choices": [{"index": 0, "logprobs": {"content": [{"token": "A", "top_logprobs": 5}]}}]}),
         json.dumps({"choices": [{"index": 0, "logprobs": {"content": [{"token": "A", "logprob": -1}]}}]}),
     ],
 )

@@ -97,6 +97,13 @@ def test_a_loss_is_judged_by_the_point_or_an_end_of_the_interval(
     assert f"held_out: {100 * gain:+.1f} points against base" in rule["text"]
 
 
+@pytest.mark.parametrize("rule", ["min_gain", "blind_gap"])
+def test_a_limit_of_groups_of_which_none_was_scored_refuses(rule: str) -> None:
+    limits = {"min_gain": {"held_in": 0.0}, "blind_gap": {}, rule: {"source:elsewhere*": 0.0}}
+    document = gate.decide(POLICY.model_copy(update=limits), scores("new", **GOOD), None)
+    assert failed(document) == [(rule, "source:elsewhere*")]
+
+
 def test_an_older_policy_still_judges_the_point() -> None:
     assert Policy(min_gain={"held_in": 0.0}).regression_by == "point"
 

@@ -1,5 +1,7 @@
 """A gate policy is right, or every one of its mistakes is reported at once."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,5 +34,20 @@ def test_a_policy_that_does_not_exist_names_the_shipped_ones() -> None:
 
 def test_a_policy_in_the_user_s_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mine.yaml").write_text("min_gain: {accuracy: 0.5}\n")
-    assert policy.load("~/mine.yaml").min_gain == {"accuracy": 0.5}
+    (tmp_path / "mine.yaml").write_text("min_gain: {held_in: 0.5}\n")
+    assert policy.load("~/mine.yaml").min_gain == {"held_in": 0.5}
+
+
+@pytest.mark.parametrize("rule", ["min_gain", "max_regression", "blind_gap", "min_swap"])
+@pytest.mark.parametrize("group", ["helt_in", "abilty:*", "ability:tempral", "source:", "accuracy"])
+def test_a_limit_of_a_group_that_no_bench_has_is_refused(rule: str, group: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    limits = {"min_gain": {"held_in": 0.0}, rule: {group: 0.0}}
+    path.write_text(json.dumps(limits), encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(f"no such group: {group}")):
+        policy.load(str(path))
+
+
+@pytest.mark.parametrize("group", ["held_out", "ability:*", "ability:temporal", "source:mine", "source:*", "*"])
+def test_a_limit_of_a_group_that_a_bench_may_have_is_taken(group: str) -> None:
+    assert policy.Policy(min_gain={group: 0.0}).min_gain == {group: 0.0}
