@@ -10,6 +10,7 @@ from medmim.bench import answers, failures, fanout, metrics, reading, scoring, t
 from medmim.bench.engines import Engine, engine, refuse_outside
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.scoring import Board
+from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step
@@ -34,7 +35,8 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[st
         opponents: `base` -> reference, and `champion` -> reference where there is one.
 
     Raises:
-        UserError: No questions for the tasks, a model that does not load, an engine that fails too often.
+        UserError: No questions for the tasks or the protocol, a model that does not load, an engine that fails too
+            often.
     """
     with stage(ws, "bench") as outcome:
         artifact, cached = bench(ws, data, {"tuned": model, **opponents}, recipe.bench, recipe)
@@ -77,6 +79,12 @@ def bench(
     def make(folder: Path) -> Mapping[str, Any]:
         dataset = store.fetch(source, ws.cache)
         items = tasks.select(dataset, settings.tasks, settings.limit, settings.split)
+        if settings.protocol == LIKELIHOOD and not any(sample.options for sample in items.samples):
+            raise UserError(
+                f"there is no closed question among the {len(items.samples):,} of {', '.join(settings.tasks)}",
+                reason="bench.protocol is likelihood, which compares options, and open questions have none",
+                fix="set bench.protocol to generate or both",
+            )
         asked = {sample.id: sample for sample in items.samples}
         loaded: dict[str, scoring.Answers] = {
             protocol: {

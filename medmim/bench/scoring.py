@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import likelihood, metrics, probes, reading, stats, tasks
+from medmim.bench import likelihood, metrics, reading, stats, tasks
 from medmim.sample import Answer, Sample, Score, to_json
 
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples
@@ -26,8 +26,9 @@ class Board:
             compared: Likelihoods.
         """
         self.samples = samples
-        self.answers = _all_aligned(samples, answers)
-        self.compared = _all_aligned(samples, compared or {})
+        names = [sample.id for sample in samples]  # a digest each: computed once, not for every model and probe
+        self.answers = _all_aligned(samples, names, answers)
+        self.compared = _all_aligned(samples, names, compared or {})
         self.roles = list(dict.fromkeys([*self.answers, *self.compared]))
         self.values = {
             role: _values(samples, self.answers.get(role, {}), self.compared.get(role, {})) for role in self.roles
@@ -213,19 +214,15 @@ def _unread(values: Sequence[Mapping[str, float]], own: Sequence[int]) -> float 
     return generated.count(False) / len(generated) if generated else None
 
 
-def _all_aligned(samples: Sequence[Sample], answers: Answers) -> dict[str, dict[str, Given]]:
-    return {
-        role: {probe: _aligned(samples, probe, given) for probe, given in by_probe.items()}
-        for role, by_probe in answers.items()
-    }
-
-
-def _aligned(samples: Sequence[Sample], probe: str, given: Sequence[Answer]) -> list[Answer | None]:
-    """The answers in the order of the samples, None where a sample was not asked."""
-    by_sample = {answer.sample: answer for answer in given}
-    compared = any(answer.letters for answer in given)
-    asked = {sample.id for sample in probes.select(samples, probe) if sample.options or not compared}
-    return [by_sample[sample.id] if sample.id in asked else None for sample in samples]
+def _all_aligned(samples: Sequence[Sample], names: Sequence[str], answers: Answers) -> dict[str, dict[str, Given]]:
+    """The answers in the order of the samples, None where one was not asked."""
+    aligned: dict[str, dict[str, Given]] = {}
+    for role, by_probe in answers.items():
+        aligned[role] = {}
+        for probe, given in by_probe.items():
+            by_name = {answer.sample: answer for answer in given}
+            aligned[role][probe] = [by_name.get(name) for name in names]
+    return aligned
 
 
 def _shown(generated: Answer | None, compared: Answer | None) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medmim import store
+from medmim import shards, store
 from medmim.bench import answers, compare, failures, likelihood, metrics, run, scoring
 from medmim.errors import UserError
 from medmim.lvlm.ask import Question, Reply
 from medmim.run.workspace import workspace
 from medmim.sample import Answer, Sample
 from tests.bench.test_run import SETTINGS, bench
-from tests.support.bench import World, publish, samples
+from tests.support.bench import World, picture, publish, samples
 from tests.support.openai_server import Server
 
 BOTH = SETTINGS.model_copy(update={"protocol": "both"})
@@ -225,4 +225,29 @@ def test_a_server_without_likelihoods_names_the_key_to_change(world, tmp_path) -
         with pytest.raises(UserError, match="does not tell how likely") as caught:
             run.bench(ws, uri, {"tuned": f"openai:{server.url}#tiny"}, ALONE)
         server.shutdown()
+    assert "bench.protocol" in caught.value.fix
+
+
+def open_ones(count: int) -> list[Sample]:
+    return [replace(sample, options=(), gold=(), swapped=()) for sample in samples()[:count]]
+
+
+def test_open_questions_alone_and_errors_alone_are_scored_too() -> None:
+    """No answer then has letters that would tell by which protocol it was asked."""
+    asked = [*open_ones(3), *CLOSED[:3]]
+    failed = [Answer(sample.id, "none", "k", "", None, "error", "timeout") for sample in CLOSED[:3]]
+    assert scoring.Board(asked, {}, {"tuned": {"none": failed}}).leaderboard() == []
+    generated = {"tuned": {"none": [metrics.read(sample, "none", "k", "yes", None) for sample in asked[:3]]}}
+    rows = scoring.Board(asked[:3], generated, {"tuned": {"none": []}}).leaderboard()
+    assert {row["metric"] for row in rows} == set(metrics.OPEN)
+
+
+def test_likelihoods_of_open_questions_alone_are_refused_with_the_key_to_change(world, tmp_path) -> None:
+    asked = open_ones(4)
+    shards.write(tmp_path / "data", asked, [(name, name, picture(0)) for one in asked for name in one.images])
+    (tmp_path / "data" / "quarantine.jsonl").touch()
+    ws = workspace(tmp_path / "home")
+    uri = store.publish(tmp_path / "data", ws.store, "data", {}, {"time": "2026-01-01T00:00:00+00:00"}).uri
+    with pytest.raises(UserError, match="no closed question") as caught:
+        run.bench(ws, uri, {"tuned": str(world.models[0])}, ALONE.model_copy(update={"probes": ()}))
     assert "bench.protocol" in caught.value.fix
