@@ -32,6 +32,8 @@ _ABOUT = {
 }
 _NOT_AS = (
     (re.compile(r"\bnot\s(?:quite\s)?(?:as|so)\s(?:large|big)\sas\b"), "smaller than"),
+    (re.compile(r"\bless\s(?:large|big)\b"), "smaller"),
+    (re.compile(r"\bless\ssmall\b"), "larger"),
     (re.compile(r"\s>\s"), " is larger than "),
     (re.compile(r"\s<\s"), " is smaller than "),
     (re.compile(r"\bnot\s(?:quite\s)?(?:as|so)\ssmall\sas\b"), "larger than"),

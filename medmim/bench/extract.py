@@ -136,7 +136,7 @@ def _statements(options: Options, lines: Sequence[str]) -> Iterator[_Statement]:
             question = unit[0].endswith("?") and unit.end() < len(line)  # to itself
             short = None if alone is not None or item or question else _short(options, unit[0], letter_only=True)
             if short is not None:
-                yield _Statement(short, begin + unit.start(), begin + unit.start())
+                yield _Statement(short, begin + unit.start(), begin + unit.end())
             asked = unit[0].endswith("?") and (unit[0] != line or wordings.ASKED.pattern.match(line))
             if not asked:  # by the reply of itself
                 for choice, at, until, final in _claims(options, unit[0], following):

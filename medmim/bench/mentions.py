@@ -7,8 +7,9 @@ from collections.abc import Set
 from medmim.bench.said import Said, is_image, stem
 
 _NEAR = 40  # words
-_NOT = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot", "nicht", "kein",
-        "keine", "keinen", "pas", "не", "нет", "没", "沒", "不", "未", "无", "無", "非"}  # fmt: skip
+_NOT = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot", "unlikely", "hardly",
+        "barely", "scarcely", "lack", "lacks", "absence", "fail", "fails", "failed", "nicht", "kein", "keine",
+        "keinen", "pas", "не", "нет", "没", "沒", "不", "未", "无", "無", "非"}  # fmt: skip
 # `no` before one of these denies no finding: `no doubt`, `no images were provided`.
 _NO_FINDING = {"ability", "access", "answer", "comment", "data", "doubt", "idea", "image", "images", "information",
                "longer", "need", "one", "opinion", "problem", "question", "reason", "scan", "scans", "way"}  # fmt: skip
@@ -17,11 +18,14 @@ _QUALIFIERS = {"partial", "partially", "partly", "incomplete", "incompletely", "
 _PART_OF = re.compile(r"\b(?:part|half|most|majority|portion|bulk|piece|some|\d+) of\b|\bin part\b")
 _SUPPOSED = {"may", "might", "could", "should", "possible", "possibly", "perhaps", "maybe", "expected", "needed"}
 _CONDITION = {"if", "unless", "whether", "assuming"}
+_ELSEWHERE = {"contralateral", "opposite"}  # `opposite to the left side`
+_AT_FIRST = {"previously", "formerly", "initially", "before"}  # `previously stable`
+_LESS = re.compile(r"^but (?:it |is |was )*(?:not|only|just|in)\b")  # `resected, but not completely`
 _NO_SIGN = re.compile(r"\bno (?:sign|signs|evidence|indication|suggestion)\b")
 _BEHIND = r"^(?:(?!and\b|which\b|that\b|as\b|so\b|with\b|since\b)\S+ ){0,3}?"
 _DENIED = re.compile(
     _BEHIND + r"(?:(?:is|was|are|were|has|have|had|did|does|do|could|can) not|cannot|\w+n't)\b"
-    r"|^(?:is |was |seems )?(?:not )?(?:wrong|incorrect|ruled out|excluded|absent)\b"
+    r"|^(?:is |was |seems )?(?:not )?(?:wrong|incorrect|ruled out|excluded|absent|unlikely)\b"
 )
 _DOUBTED = re.compile(
     _BEHIND + r"(?:(?:is|was) (?:also )?(?:planned|intended|attempted|possible|a differential|needed|required"
@@ -71,6 +75,8 @@ def counts(text: Said, begin: int, end: int, topics: Set[str]) -> bool:
     return not (
         _negated(text.words, begin, end, before, behind)
         or _qualified(before, behind)
+        or _LESS.match(" ".join(text.words[end : end + 5]))
+        or (not is_image(text.words[begin]) and not _AT_FIRST.isdisjoint((*before[-1:], *behind[:1])))
         or not _SUPPOSED.isdisjoint(before[-6:])
         or not _CONDITION.isdisjoint(before)
         or _DOUBTED.match(" ".join(behind[:8]))
@@ -105,7 +111,9 @@ def _negated(words: list[str], begin: int, end: int, before: list[str], behind: 
     if (
         _NO_SIGN.search(" ".join(before))
         or any(w in _NOT or w.endswith("n't") for w in five)
-        or five[-2:] in (["rather", "than"], ["instead", "of"])
+        or five[-2:] in (["rather", "than"], ["instead", "of"], ["far", "from"])
+        or words[max(0, begin - 2) : begin] == ["anything", "but"]
+        or not _ELSEWHERE.isdisjoint(five[-3:])
     ):
         return True
     if is_image(words[begin]) and end == begin + 1 and any(w in _NOT or w.endswith("n't") for w in behind[:8]):

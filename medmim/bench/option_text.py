@@ -114,12 +114,13 @@ class Options:
         length = Counter(found.clauses)
         alone = {word for word, clause in zip(found.words, found.clauses, strict=True) if length[clause] == 1}
         said_alone = {self.tokens.index([word]) for word in alone & {"yes", "no"} if [word] in self.tokens}
-        if said_alone:
-            return said_alone  # `No, there is no mass`
+        present: set[int] = set()
         if ["yes"] in self.tokens and ["no"] in self.tokens:
-            present = presence.said(reply_text.plain(self.question), found)
-            if present:
-                return {self.tokens.index([word]) for word in present}
+            present = {self.tokens.index([word]) for word in presence.said(reply_text.plain(self.question), found)}
+        if said_alone:  # `No, there is no mass`; `Yes, there is no mass` contradicts itself
+            return said_alone | (present if len(present) == 1 else set())
+        if present:
+            return present
         images = [own[0] for own in self.tokens if len(own) == 1 and is_image(own[0])]
         compared = comparative.meant(text, self._asked, sorted(set(images)), self.images)
         if compared:
@@ -253,7 +254,12 @@ class Options:
         if len(own) == 1 and own[0].isdigit():
             return self._is_number_named(text, begin)
         if own == ["right"]:
-            return next_word not in _ANSWERS and text.words[begin - 1 : begin] not in (["is"], ["that's"], ["all"])
+            return next_word not in _ANSWERS and text.words[begin - 1 : begin] not in (
+                ["is"],
+                ["are"],
+                ["that's"],
+                ["all"],
+            )
         if own == ["left"]:
             return next_word not in _LEFT_OVER and text.words[begin - 1 : begin] != ["nothing"]
         plain = not next_word or next_word in _WEAK or next_word[:3] == next_word or stem(next_word) in self._topics
@@ -354,7 +360,7 @@ class Options:
         return {i for i, words in longer if _within(own, words) and (set(words) - set(own) - _WEAK) & said_stems}
 
 
-@lru_cache(maxsize=1024)  # a bench asks many questions with the same options
+@lru_cache(maxsize=16_384)  # every model and probe of a bench answers the same questions, in the same order
 def known(texts: tuple[str, ...], images: int, question: str = "") -> Options:
     """The options of a question, read once."""
     return Options(texts, images, question)

@@ -3,7 +3,7 @@
 import re
 
 from medmim.bench import mentions
-from medmim.bench.said import Said, stem
+from medmim.bench.said import Said, is_image, split, stem
 
 _ASKED = re.compile(
     r"^(?:is|are) there (?:an? |any )?(?:(?:sign|signs|evidence) of )?((?:\w+ ){0,2}?\w+)(?= in\b| on\b|\?|$)"
@@ -28,12 +28,15 @@ def said(question: str, text: Said) -> set[str]:
         return set()
     finding = [stem(word) for word in asked[1].split()]
     stems = [stem(word) for word in text.words]
+    images = {word for word in split(question, 0).words if is_image(word)}
     found = set()
     for at in range(len(stems) - len(finding) + 1):
         if stems[at : at + len(finding)] != finding or text.sentences[at] in text.asked:
             continue
         before, behind = mentions.near(text, at, at + len(finding))
         words = {*before, *behind}
+        if images and any(map(is_image, words)) and images.isdisjoint(words):
+            continue  # said of another image than the one asked about
         if not words.isdisjoint(_OPEN):
             continue
         if not words.isdisjoint(_NONE) or any(word.endswith("n't") for word in words):

@@ -160,12 +160,12 @@ RETRACTED = _rule(
 _HEDGE = words("probably", "most likely", "likely",
                "definitely", "clearly", "obviously", "surely", "indeed", "maybe", "perhaps", "simply", "just", "the",
                "my", "final", "correct", "best", "right")  # fmt: skip
-_SURE = words("sure", "certainly", "of course", "okay", "ok", "well", "hmm", "alright", "great", "yes",
-              "if i had to choose", "if i had to guess")  # fmt: skip
+_SURE = words("sure", "certainly", "of course", "okay", "ok", "well", "hmm", "alright", "great", "yes", "wait",
+              "no wait", "if i had to choose", "if i had to guess")  # fmt: skip
 FILLER = _rule(  # what may stand before a choice without changing it
     rf"""(?:{_SURE}\s*[,.!:]|(?:{_IT_IS}|{_NOUN}|{_HEDGE})(?!\w)|q\d*:|(?:number|no\.)(?=\s{LETTER}\W*$)
     |\(?\d{{1,2}}[.):]\s|[\s:=,.>/~∴-])\s*""",
-    read=("Sure, it's option {l}.", "1. {l}"),
+    read=("Sure, it's option {l}.", "1. {l}", "{o}. Wait, {l}.", "{o}. No wait, {l}."),
 )
 LEAD = _rule(rf"^{_OPEN}{_MARK_END}", read=("{l}. The mass grew.", "{l} over {o}."), unread=("{l} large mass",))
 BRACKETED = _rule(_OPEN, read=("({l})", "[[{l}]]"))

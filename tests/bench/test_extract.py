@@ -265,6 +265,49 @@ def test_no_denies_a_finding(text, index):
     assert extract(text, ("yes", "no")) == index
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["It is unlikely to be worse.", "Worse is unlikely.", "far from stable", "anything but stable", "hardly improved",
+     "failed to improve", "Lack of improvement", "absence of improvement", "It improved, but not completely.",
+     "previously stable", "It was stable before."],
+)  # fmt: skip
+def test_what_is_denied_or_was_so_only_earlier_names_no_option(text):
+    assert extract(text, ("improved", "stable", "worse"), 2) is None
+
+
+def test_what_was_so_earlier_does_not_hide_what_is_so_now():
+    assert extract("The lesion improved initially but is now worse", ("improved", "stable", "worse"), 2) == 2
+    assert extract("Image 1 before surgery", ("image 1", "image 2"), 2) == 0
+
+
+def test_resected_but_not_completely_is_not_resected():
+    options = ("resected", "partial", "not resected")
+    assert extract("The tumor has been resected, but not completely.", options, 1) is None
+    assert extract("The tumor was resected but only in part.", options, 1) is None
+    assert extract("The tumor was resected, but the edema remains.", options, 1) == 0
+
+
+def test_yes_or_no_is_of_the_image_asked_about_and_not_against_itself():
+    question, options = "Is there a pneumothorax in image 2?", ("yes", "no")
+    assert extract("No pneumothorax in image 1, but there is one in image 2.", options, 2, question) is None
+    assert extract("There is no pneumothorax in image 2.", options, 2, question) == 1
+    assert extract("Yes, there is no pneumothorax.", options, 2, question) is None
+    assert extract("Yes, there is a pneumothorax.", options, 2, question) == 0
+
+
+def test_a_side_is_not_named_by_its_opposite():
+    options = ("left side", "right side")
+    assert extract("On the lung opposite to the left side", options, 1) is None
+    assert extract("contralateral to the left side", options, 1) is None
+    assert extract("You are right.", options, 1) is None
+
+
+def test_less_large_is_smaller():
+    question, options = "Which image shows the larger mass?", ("image 1", "image 2")
+    assert extract("The mass in image 2 is less large than in image 1.", options, 2, question) == 0
+    assert extract("The mass in image 2 is less small than in image 1.", options, 2, question) == 1
+
+
 def test_an_option_may_be_a_refusal():
     options = (*COURSE, "cannot be determined")
     assert extract("It cannot be determined.", options) == 3
