@@ -50,14 +50,14 @@ class Board:
         ]
 
     def differences(self, role: str) -> list[dict[str, Any]]:
-        """Paired differences of `role` minus every other model, see `paired`."""
+        """Paired differences of `role` minus every other model, see `paired`; `p_holm` is corrected over them all."""
         rows = []
+        ours = self._if_read(role)
         for opponent in self.roles:
             if opponent != role:
-                ours, theirs = self._if_read(role), self._if_read(opponent)
-                found = paired(self.groups, ours, theirs, self.people)
+                found = paired(self.groups, ours, self._if_read(opponent), self.people)
                 rows += [{**row, "opponent": opponent} for row in found]
-        return rows
+        return _corrected(rows)
 
     def text_only(self) -> list[dict[str, Any]]:
         """Blind accuracy against chance; `above` marks groups in which the text alone reveals the answers.
@@ -201,6 +201,11 @@ def paired(
                 found = stats.difference(a, b, [people[i] for i in both])
                 unread = {"unread": _unread(ours, both), "opponent_unread": _unread(theirs, both)}
                 rows.append({"group": group, "metric": metric, **found.__dict__, **unread})
+    return _corrected(rows)
+
+
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `p_holm`, over all of them that are of one metric: those stand in one table."""
     for metric in {row["metric"] for row in rows}:
         own = [row for row in rows if row["metric"] == metric]
         for row, p in zip(own, stats.holm([row["p"] for row in own]), strict=True):

@@ -180,3 +180,8 @@ def test_holm_counts_every_row_of_a_metric_that_is_shown_together() -> None:
     assert len(rows) == 4
     least = min(rows, key=lambda row: row["p"])
     assert least["p_holm"] == pytest.approx(4 * least["p"])
+    with_champion = board(samples, tuned=perfect, champion=perfect,
+                          base=lambda sample, probe: ("AB"[int(sample.patients[0][1:]) % 4 == 0], None))  # fmt: skip
+    rows = [row for row in with_champion.differences("tuned") if row["metric"] == "accuracy"]
+    assert len(rows) == 8
+    assert min(row["p_holm"] for row in rows) == pytest.approx(8 * least["p"])
