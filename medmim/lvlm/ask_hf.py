@@ -64,10 +64,30 @@ def ask(
         UserError: The longest answer alone fills the model's context, or the memory is used up.
     """
     refuse_long_answer(lvlm.path, context_length(lvlm), max_new_tokens)
+    yield from in_batches(questions, batch_size, lambda part: _batch(lvlm, part, max_new_tokens, batch_size), on_done)
+
+
+def in_batches(
+    questions: Sequence[Question],
+    batch_size: int,
+    reply: Callable[[Sequence[Question]], list[Reply]],
+    on_done: Callable[[int], None] | None,
+) -> Iterator[Reply]:
+    """The replies to questions, batch after batch.
+
+    Args:
+        questions: What to ask.
+        batch_size: Questions in a batch.
+        reply: Answers a batch.
+        on_done: Called after each batch with the number of questions in it.
+
+    Raises:
+        UserError: The memory is used up.
+    """
     for start in range(0, len(questions), batch_size):
         part = questions[start : start + batch_size]
         with memory.reporting(*asked_at_once(len(part))):
-            replies = _batch(lvlm, part, max_new_tokens, batch_size)
+            replies = reply(part)
         yield from replies
         if on_done is not None:
             on_done(len(part))

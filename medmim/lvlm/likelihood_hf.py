@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from medmim.errors import UserError
-from medmim.lvlm import ask_hf, memory
+from medmim.lvlm import ask_hf
 from medmim.lvlm.ask import Question, Reply, likelihoods
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode, options
@@ -49,13 +49,7 @@ def compare(
     Raises:
         UserError: The memory is used up.
     """
-    for start in range(0, len(questions), batch_size):
-        part = questions[start : start + batch_size]
-        with memory.reporting(*ask_hf.asked_at_once(len(part))):
-            replies = _batch(lvlm, part, batch_size)
-        yield from replies
-        if on_done is not None:
-            on_done(len(part))
+    yield from ask_hf.in_batches(questions, batch_size, lambda part: _batch(lvlm, part, batch_size), on_done)
 
 
 @dataclass(frozen=True)
@@ -86,19 +80,28 @@ def _batch(lvlm: Lvlm, questions: Sequence[Question], batch_size: int) -> list[R
     keys = [ask_hf.reply_key(lvlm, question, batch_size, likelihoods(question)) for question in questions]
     reasons, asked, shown = ask_hf.prepared(lvlm, questions, lambda question: _encode(lvlm, question))
     with torch.inference_mode():
-        found = iter(_log_likelihoods(lvlm, asked, shown) if asked else ())
-    replies = []
-    for name, reason in zip(keys, reasons, strict=True):
-        if reason:
-            replies.append(Reply("", name, reason))
-        else:
-            one, letters, texts = next(found)
-            replies.append(reply_of(name, one.texts, letters, texts))
-    return replies
+        found = _log_likelihoods(lvlm, asked, shown) if asked else []
+    return replies(keys, reasons, [(one.texts, letters, texts) for one, letters, texts in found])
 
 
-def reply_of(name: str, asked: Sequence[Sequence[int]], letters: "Tensor", texts: "Tensor") -> Reply:
-    """The reply of a key from the log-likelihoods of letters and texts; `asked` are the tokens of the texts."""
+def replies(
+    keys: Sequence[str], reasons: Sequence[str], found: "Sequence[tuple[Sequence[Sequence[int]], Tensor, Tensor]]"
+) -> list[Reply]:
+    """The replies of a batch.
+
+    Args:
+        keys: Of each question.
+        reasons: For each question why it was not asked; empty where it was.
+        found: Of those that were asked, in order: tokens of the texts, log-likelihoods of the letters and of the texts.
+    """
+    each = iter(found)
+    return [
+        Reply("", name, reason) if reason else _reply(name, *next(each))
+        for name, reason in zip(keys, reasons, strict=True)
+    ]
+
+
+def _reply(name: str, asked: Sequence[Sequence[int]], letters: "Tensor", texts: "Tensor") -> Reply:
     if not (letters.isfinite().all() and texts.isfinite().all()):
         return Reply("", name, ask_hf.NOT_FINITE)
     return Reply(
@@ -108,6 +111,11 @@ def reply_of(name: str, asked: Sequence[Sequence[int]], letters: "Tensor", texts
         texts=tuple(round(value, _DECIMALS) for value in texts.tolist()),
         tokens=tuple(map(len, asked)),
     )
+
+
+def common(lines: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of some lines begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*lines, strict=False)))
 
 
 def _encode(lvlm: Lvlm, question: Question) -> _Encoded:
@@ -130,8 +138,7 @@ def _encode(lvlm: Lvlm, question: Question) -> _Encoded:
     if told_apart is None:
         raise UserError("its tokenizer has no token that tells the letters of the options apart")
     at = len(answers[0].tokens) - told_apart.back
-    columns = zip(*(one.tokens.tolist() for one in (prompt, *texts, *answers)), strict=False)
-    begin = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    begin = common([one.tokens.tolist() for one in (prompt, *texts, *answers)])
     shared = Encoded(prompt.tokens[:begin], prompt.trained[:begin], shown, prompt.image_token, prompt.tokens_per_image)
     found = _Encoded(
         shared.ids,

@@ -7,11 +7,10 @@ these classes differ too much to share what is computed of a question among its 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from medmim.errors import UserError
-from medmim.lvlm import ask_hf, likelihood_hf, memory
+from medmim.lvlm import ask_hf, likelihood_hf
 from medmim.lvlm.ask import Question, Reply, greedy, likelihoods
 from medmim.lvlm.zoo import model as zoo
 from medmim.lvlm.zoo.adapter import Row
@@ -31,7 +30,7 @@ def ask(
 ) -> Iterator[Reply]:
     """Answer questions; arguments, replies and errors as of `ask_hf.ask`."""
     ask_hf.refuse_long_answer(model.path, zoo.context_length(model), max_new_tokens)
-    yield from _in_batches(
+    yield from ask_hf.in_batches(
         questions, batch_size, lambda part: _answer(model, part, max_new_tokens, batch_size), on_done
     )
 
@@ -43,22 +42,7 @@ def compare(
     on_done: Callable[[int], None] | None = None,
 ) -> Iterator[Reply]:
     """Compare the options of closed questions; arguments, replies and errors as of `likelihood_hf.compare`."""
-    yield from _in_batches(questions, batch_size, lambda part: _compare(model, part, batch_size), on_done)
-
-
-def _in_batches(
-    questions: Sequence[Question],
-    batch_size: int,
-    reply: Callable[[Sequence[Question]], list[Reply]],
-    on_done: Callable[[int], None] | None,
-) -> Iterator[Reply]:
-    for start in range(0, len(questions), batch_size):
-        part = questions[start : start + batch_size]
-        with memory.reporting(*ask_hf.asked_at_once(len(part))):
-            replies = reply(part)
-        yield from replies
-        if on_done is not None:
-            on_done(len(part))
+    yield from ask_hf.in_batches(questions, batch_size, lambda part: _compare(model, part, batch_size), on_done)
 
 
 def _answer(model: Model, questions: Sequence[Question], max_new_tokens: int, batch_size: int) -> list[Reply]:
@@ -126,15 +110,8 @@ def _compare(model: Model, questions: Sequence[Question], batch_size: int) -> li
             reasons.append(error.fact)
         else:
             reasons.append("")
-    found = iter(_log_likelihoods(model, asked, batch_size))
-    replies = []
-    for name, reason in zip(keys, reasons, strict=True):
-        if reason:
-            replies.append(Reply("", name, reason))
-        else:
-            one, letters, texts = next(found)
-            replies.append(likelihood_hf.reply_of(name, one.texts, letters, texts))
-    return replies
+    found = _log_likelihoods(model, asked, batch_size)
+    return likelihood_hf.replies(keys, reasons, [(one.texts, letters, texts) for one, letters, texts in found])
 
 
 def _read(model: Model, question: Question) -> _Answers:
@@ -155,8 +132,8 @@ def _read(model: Model, question: Question) -> _Answers:
     texts = [_tokens(model, prompt + zoo.answered(model, question, text)) for text in question.options]
     letters = [_tokens(model, prompt + zoo.answered(model, question, text)) for text in lettered(question.options)]
     asked = _tokens(model, prompt)
-    begin = _common([asked, *texts, *letters])
-    at = _common(letters)
+    begin = likelihood_hf.common([asked, *texts, *letters])
+    at = likelihood_hf.common(letters)
     told_apart = [tokens[at] for tokens in letters if len(tokens) > at]
     if len(set(told_apart)) < len(letters):
         raise UserError("its tokenizer has no token that tells the letters of the options apart")
@@ -168,11 +145,6 @@ def _read(model: Model, question: Question) -> _Answers:
 def _tokens(model: Model, text: str) -> list[int]:
     ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
-
-
-def _common(lines: Sequence[Sequence[int]]) -> int:
-    """How many tokens all of them begin with."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*lines, strict=False)))
 
 
 def _log_likelihoods(
