@@ -2,34 +2,47 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
-from medmim.bench.said import Said, is_image, stem
+from medmim.bench.said import LINKS, Said, is_image, stem
 
 _NEAR = 40  # words
-_NOT = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot", "unlikely", "hardly",
-        "barely", "scarcely", "lack", "lacks", "absence", "fail", "fails", "failed", "nicht", "kein", "keine",
-        "keinen", "pas", "не", "нет", "没", "沒", "不", "未", "无", "無", "非"}  # fmt: skip
+_NOT = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot", "hardly", "barely",
+        "scarcely", "lack", "lacks", "lacking", "fail", "fails", "failed", "absent", "absence", "nothing", "nobody",
+        "insufficient", "mimics", "rule", "ruling", "exclude", "excludes", "nicht", "kein", "keine", "keinen", "pas",
+        "не", "нет", "没", "沒", "不", "未", "无", "無", "非"}  # fmt: skip
 # `no` before one of these denies no finding: `no doubt`, `no images were provided`.
 _NO_FINDING = {"ability", "access", "answer", "comment", "data", "doubt", "idea", "image", "images", "information",
                "longer", "need", "one", "opinion", "problem", "question", "reason", "scan", "scans", "way"}  # fmt: skip
 _QUALIFIERS = {"partial", "partially", "partly", "incomplete", "incompletely", "subtotal", "subtotally", "near",
                "nearly", "almost", "false"}  # fmt: skip
 _PART_OF = re.compile(r"\b(?:part|half|most|majority|portion|bulk|piece|some|\d+) of\b|\bin part\b")
-_SUPPOSED = {"may", "might", "could", "should", "possible", "possibly", "perhaps", "maybe", "expected", "needed"}
-_CONDITION = {"if", "unless", "whether", "assuming"}
+_DENIALS = {("far", "from"), ("anything", "but"), ("all", "but"), ("images", "but"), ("image", "but"),
+            ("rather", "than"), ("instead", "of"), ("less", "likely"), ("contrary", "to"), ("opposed", "to"),
+            ("compared", "to"), ("compared", "with")}  # right before a name  # fmt: skip
+_TOOLS = {"use", "uses", "utilizes", "employs", "combines"}  # what a method uses is not what it is
+_SUPPOSED = {"may", "might", "could", "should", "possible", "possibly", "perhaps", "maybe", "expected", "needed",
+             "needs"}  # fmt: skip
+_CONDITION = {"if", "unless", "whether", "assuming", "unlikely", "doubt", "doubtful", "hard", "difficult", "impossible",
+              "disagree", "history", "goal", "aim", "meant", "intended", "planned", "attempted", "concern",
+              "example"}  # fmt: skip
 _ELSEWHERE = {"contralateral", "opposite"}  # `opposite to the left side`
 _AT_FIRST = {"previously", "formerly", "initially", "before"}  # `previously stable`
 _LESS = re.compile(r"^but (?:it |is |was )*(?:not|only|just|in)\b")  # `resected, but not completely`
+_OR = {"or", "nor"}
+_JOINS = {"or", "nor", "and"}
 _NO_SIGN = re.compile(r"\bno (?:sign|signs|evidence|indication|suggestion)\b")
 _BEHIND = r"^(?:(?!and\b|which\b|that\b|as\b|so\b|with\b|since\b)\S+ ){0,3}?"
 _DENIED = re.compile(
     _BEHIND + r"(?:(?:is|was|are|were|has|have|had|did|does|do|could|can) not|cannot|\w+n't)\b"
-    r"|^(?:is |was |seems )?(?:not )?(?:wrong|incorrect|ruled out|excluded|absent|unlikely)\b"
+    r"|^(?:is |was |seems )?(?:not )?(?:wrong|incorrect|absent|unlikely|missing|mimicked)\b"
+    r"|" + _BEHIND[1:] + r"(?:is|are|was|were|seems) (?:unlikely|less likely|missing)\b"
+    r"|^(?:except|apart from|aside from|like)\b"
+    r"|" + _BEHIND[1:] + r"(?:ruled out|excluded)\b"
 )
 _DOUBTED = re.compile(
     _BEHIND + r"(?:(?:is|was) (?:also )?(?:planned|intended|attempted|possible|a differential|needed|required"
-    r"|recommended)|would|if|unless)\b"
+    r"|recommended)|would|if|unless)\b|^at #1 (?:glance|sight)\b"
 )
 _WRONG = re.compile(
     r"^[)\]}]?\s*(?:is|was|seems)?(?:\s*not|n't)?\s*\(?(?:wrong|incorrect|ruled out|excluded)\b"
@@ -38,8 +51,21 @@ _WRONG = re.compile(
 )
 # What else may be normal, stable or worse, while the finding is not.
 _ASIDE = {"quality", "heart", "cardiac", "mediastinum", "mediastinal", "bones", "trachea", "diaphragm", "otherwise",
-          "rest", "remainder", "vital", "neurological", "clinical", "clinically"}  # fmt: skip
-_COMPARED = {"compared", "comparison", "than", "unlike", "versus", "vs", "relative"}
+          "displaced", "displaces", "shifted", "deviated", "rest", "remainder", "vital", "neurological",
+          "clinical", "clinically"}  # fmt: skip
+_COMPARED = {"compare", "look", "compared", "comparison", "than", "unlike", "versus", "vs", "relative"}
+_TAKEN_BACK = {"misleading", "disagree", "mistaken"}
+# Stems of findings -> a name for those that may be one and the same.
+_FINDINGS = {stem(word): stem(word) for word in ("pneumothorax", "effusion", "pneumonia", "edema", "cardiomegaly",
+                                                 "atelectasis", "fracture", "nodule", "emphysema", "glaucoma",
+                                                 "cataract", "hemorrhage", "aneurysm", "calcification")}  # fmt: skip
+_FINDINGS[stem("consolidation")] = stem("pneumonia")
+_INVERTED = {"were", "had"}  # `were it malignant, ...`
+_FORMER = {"resolved", "previous", "prior", "former", "old", "healed", "treated"}
+_TOO = re.compile(r"\btoo \S+ to\b")
+_KINDS = {"condition", "disease", "infection", "disorder", "term", "inflammation"}
+_USUALLY = {"usually", "typically", "often", "commonly", "generally"}
+_SINCE = {"since", "from", "to", "with", "between", "after", "vs"}
 _COURSE = {"wors", "better", "improv", "progress"}
 _ASKS = {
     "is",
@@ -72,20 +98,31 @@ def counts(text: Said, begin: int, end: int, topics: Set[str]) -> bool:
     if _is_asked(text, begin):
         return False
     before, behind = near(text, begin, end)
+    supposed = _SUPPOSED - topics  # `signs of possible cancer` in a question about them
     return not (
         _negated(text.words, begin, end, before, behind)
         or _qualified(before, behind)
         or _LESS.match(" ".join(text.words[end : end + 5]))
         or (not is_image(text.words[begin]) and not _AT_FIRST.isdisjoint((*before[-1:], *behind[:1])))
-        or not _SUPPOSED.isdisjoint(before[-6:])
+        or not supposed.isdisjoint(before[-6:])
         or not _CONDITION.isdisjoint(before)
         or _DOUBTED.match(" ".join(behind[:8]))
         or not (_ASIDE - topics).isdisjoint((*before[-3:], *behind[:4]))
-        or (is_image(text.words[begin]) and not _SUPPOSED.isdisjoint(behind[:6]))
+        or (is_image(text.words[begin]) and not supposed.isdisjoint(behind[:6]))
         or ("patient" in before[-3:] and "patient" not in topics)
         or (is_image(text.words[begin]) and not _COMPARED.isdisjoint(before[-3:]))
         or _of_the_earlier(text, begin)
+        or _of_another(text, begin, topics)
+        or _expected(before)
+        or _is_taken_back(text, end)
+        or _is_general(text, begin, before, behind)
     )
+
+
+def open_or_denied(words: Set[str]) -> bool:
+    """Whether a sentence of these words denies or supposes anything."""
+    beside = _NOT | _SUPPOSED | _CONDITION | _OR | {"would", "either"}
+    return not beside.isdisjoint(words) or any(word.endswith("n't") for word in words)
 
 
 def near(text: Said, begin: int, end: int) -> tuple[list[str], list[str]]:
@@ -105,14 +142,16 @@ def _is_asked(text: Said, begin: int) -> bool:
 def _negated(words: list[str], begin: int, end: int, before: list[str], behind: list[str]) -> bool:
     if words[begin:end] == ["no"] and not _NO_FINDING.isdisjoint(words[begin + 1 : begin + 3]):
         return True
-    five = before[-5:]
+    before = _without_earlier_statement(before)
+    five = before[-5 - 3 * sum(word in _OR for word in before[-20:]) :]  # `no edema or nodule or fracture`
     if five[-2:] == ["yes", "or"] or words[begin : begin + 3] == ["yes", "or", "no"]:
         return True
     if (
         _NO_SIGN.search(" ".join(before))
         or any(w in _NOT or w.endswith("n't") for w in five)
-        or five[-2:] in (["rather", "than"], ["instead", "of"], ["far", "from"])
-        or words[max(0, begin - 2) : begin] == ["anything", "but"]
+        or tuple(words[max(0, begin - 2) : begin]) in _DENIALS
+        or five[-1:] in (["less"], ["least"], ["than"], ["unlike"])
+        or not _TOOLS.isdisjoint(five[-3:])
         or not _ELSEWHERE.isdisjoint(five[-3:])
     ):
         return True
@@ -121,9 +160,16 @@ def _negated(words: list[str], begin: int, end: int, before: list[str], behind: 
     return bool(_DENIED.match(" ".join(behind[:6])))
 
 
+def _without_earlier_statement(before: list[str]) -> list[str]:
+    """The words behind an `and` that a verb follows: `there is no pneumothorax and the effusion has improved`."""
+    at = max((i for i, word in enumerate(before) if word == "and"), default=-1)
+    return before[at + 1 :] if not LINKS.isdisjoint(before[at + 1 :]) else before
+
+
 def _qualified(before: list[str], behind: list[str]) -> bool:
     """Whether a word takes something from it: `nearly resected`, `part of the tumor was resected`."""
-    beside = {*before[-2:], *behind[:1]}
+    two = before[-1:] if before[-1:] and before[-1] in _JOINS else before[-2:]  # `partial or unchanged`
+    beside = {*two, *behind[:1]}
     return not beside.isdisjoint(_QUALIFIERS) or bool(_PART_OF.search(f"{' '.join(before)} | {' '.join(behind)}"))
 
 
@@ -136,11 +182,56 @@ def _of_the_earlier(text: Said, begin: int) -> bool:
     words = [text.words[i] for i in at if text.sentences[i] == sentence]
     than = next((i for i, word in enumerate(words) if word in ("than", "compared")), None)
     if than is None:
-        return False
+        images = {word for word in words if is_image(word)}
+        before, _ = near(text, begin, begin + 1)
+        at = before.index("#1") if "#1" in before else 0  # in front of all: `image 1 is worse`
+        return images == {"#1"} and "#1" in before and _SINCE.isdisjoint(before[max(0, at - 1) : at])
     first, second = ([*dict.fromkeys(filter(is_image, part))] for part in (words[:than], words[than:]))
     if not first and len(second) > 1:  # `compared with image 2, it is worse in image 1`
         first, second = second[1:], second[:1]
     return len(first) == len(second) == 1 and first[0] < second[0]
+
+
+def _of_another(text: Said, begin: int, topics: Set[str]) -> bool:
+    """Whether a sentence speaks of another finding than the question: `the pneumothorax is worse` of an effusion."""
+    asked = _findings(topics)
+    if not asked or stem(text.words[begin]) in _FINDINGS:
+        return False
+    before, behind = near(text, begin, begin + 1)
+    found = _findings([*before, *behind])
+    if not found:
+        sentence = range(max(0, begin - _NEAR), begin)
+        found = _findings(text.words[at] for at in sentence if text.sentences[at] == text.sentences[begin])
+    return bool(found) and found.isdisjoint(asked)
+
+
+def _findings(words: Iterable[str]) -> set[str]:
+    return {_FINDINGS[found] for word in words if (found := stem(word)) in _FINDINGS}
+
+
+def _expected(before: list[str]) -> bool:
+    """Whether it is what would be so otherwise: `one would expect it`, `nothing is seen that would suggest it`."""
+    if "would" not in before:
+        return False
+    at = len(before) - 1 - before[::-1].index("would")
+    return before[at + 1 : at + 2] in (["expect"], ["have"]) or not _NOT.isdisjoint(before[:at])
+
+
+def _is_general(text: Said, begin: int, before: list[str], behind: list[str]) -> bool:
+    """Whether it is said of such findings in general, of what would be, or of what is to be found out."""
+    if before:
+        inverted = before[0] in _INVERTED and text.sentences[: begin - len(before)][-1:] != [text.sentences[begin]]
+        purpose = before[0] == "to" and before[1:2] not in (["me"], ["us"])
+        return inverted or purpose or before[-1] in _FORMER or bool(_TOO.search(" ".join(before)))
+    defined = behind[:1] == ["is"] and not _KINDS.isdisjoint(behind[1:5])
+    return defined or not _USUALLY.isdisjoint(behind[:4])
+
+
+def _is_taken_back(text: Said, end: int) -> bool:
+    """Whether the rest of the sentence calls it wrong: `it seems stable, but that is misleading`."""
+    sentence = text.sentences[end - 1]
+    rest = range(end, min(len(text.words), end + _NEAR))
+    return any(text.sentences[at] == sentence and text.words[at] in _TAKEN_BACK for at in rest)
 
 
 def is_question(text: str) -> bool:

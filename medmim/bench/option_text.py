@@ -31,6 +31,10 @@ _ANSWERS = {"answer", "option", "choice", "correct"}
 _TELLS = {"show", "shows", "showing", "has", "seen", "appears", "contains", "displays", "depicts", "located"}
 _CLEAR = {"normal", "clear", "healthy", "unremarkable"}  # such an image is not the one that shows a finding
 _LEFT_OVER = {"unclear", "open", "out", "behind", "undetermined", "unanswered", "over", "blank"}
+_LONG = 4  # letters that each word of an option has at least, to be known by their initials
+_IN_FULL = (("computed tomography", "ct"), ("magnetic resonance imaging", "mri"), ("mediolateral oblique", "mlo"),
+            ("craniocaudal", "cc"))  # fmt: skip
+_FEW = 2  # words that an option has more than, to be known by them in another order
 _MANY = 100  # times that an option is named, at the beginning and at the end: more of them tell nothing new
 _PROBABLY = {
     "probab",
@@ -39,7 +43,20 @@ _PROBABLY = {
     "likely",
     "presumab",
 }  # stems that make `benign` as good as `probably benign`
+_RANGE = re.compile(r"(?<![#\d])\d (?:to )?\d\b|\bup to \d")
 _ALIKE = {"same", "different"}
+_IN_EITHER = re.compile(  # `no fracture in either image`: in neither one
+    r"\b(?:no|not|without)\b((?:(?!\b(?:no|not|but|and|while|however)\b)[^.,;:|]){1,80}?) either\b"
+)
+_NO_SIGN_OF = re.compile(r"\bno (?:clear |definite )?(?:signs?|evidence|indication) of (?:an? |any )?")
+# What begins the conclusion of a reply, and what is then not concluded but advised.
+_CONCLUSION = re.compile(
+    r"\b(?:therefore|thus|hence|consequently|in conclusion|in summary)\b"
+    r"|(?:^|[.;|!?] |, )(?:and )?(?:so|overall|conclusion|taken together)\b(?! (?:that|called|far|much|many|as)\b)"
+)
+_ADVICE = {stem(word) for word in ("recommended", "recommendation", "should", "need", "require", "follow", "exclude",
+                                   "rule", "biopsy", "treatment", "consult", "surgery", "advise",
+                                   "consider")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,8 @@ class Options:
             return self.tokens.index([f"#{NUMBERS[words[0]]}"])
         if not words or mentions.is_question(text):
             return None
+        if len(words) == 1 and words[0] in self._initials:
+            return self._initials[words[0]]
         found = {i for i, name in self._names if name == self._stems(words)}
         return found.pop() if len(found) == 1 else None
 
@@ -125,7 +144,39 @@ class Options:
         compared = comparative.meant(text, self._asked, sorted(set(images)), self.images)
         if compared:
             return {self.tokens.index([image]) for image in compared if [image] in self.tokens}
-        return self._chosen(found, self._mentions(found))
+        chosen = self._chosen(found, self._mentions(found))
+        if len(chosen) > 1:
+            concluded = self._concluded(text)
+            return concluded if concluded and concluded < chosen else chosen
+        return chosen or self._reworded(found)
+
+    def _concluded(self, text: str) -> set[int]:
+        """The option that the conclusion of a text names, or none: what stands before led there."""
+        cues = [*_CONCLUSION.finditer(text)]
+        rest = self._split(text[cues[-1].end() :]) if cues else None
+        if rest is None or rest.asked or not (_ADVICE - self._topics).isdisjoint(map(stem, rest.words)):
+            return set()
+        chosen = self._chosen(rest, self._mentions(rest))
+        before = self._split(text[: cues[-1].start()])
+        contradicts = len(self._chosen(before, self._mentions(before)) - chosen) == 1
+        return chosen if len(chosen) == 1 and not contradicts else set()
+
+    def _reworded(self, text: Said) -> set[int]:
+        """The options whose words a sentence holds in another order: `the condition is likely to improve`.
+
+        Three and more, no image and no number, and the sentence denies and supposes nothing.
+        """
+        names = [(i, {word for word in self._stems(own) if word not in _WEAK}) for i, own in enumerate(self.tokens)]
+        names = [(i, name) for i, name in names if len(name) > _FEW and all(map(str.isalpha, name))]
+        sentences: dict[int, set[str]] = {}
+        for word, sentence in zip(text.words if names else (), text.sentences, strict=False):
+            sentences.setdefault(sentence, set()).add(word)
+        found = set()
+        for sentence, words in sentences.items():
+            if sentence not in text.asked and not mentions.open_or_denied(words):
+                stems = set(map(stem, words))
+                found |= {i for i, name in names if name <= stems}
+        return found
 
     @cached_property
     def _asked(self) -> Said:
@@ -146,6 +197,21 @@ class Options:
         return {a + b: (a, b) for a, b in pairs}
 
     @cached_property
+    def _abbreviated(self) -> list[tuple[str, str]]:
+        """(in full, abbreviation) of the abbreviations that options are."""
+        own = set(self.plain)
+        return [(full, short) for full, short in _IN_FULL if short in own and not any(full in text for text in own)]
+
+    @cached_property
+    def _initials(self) -> dict[str, int]:
+        """`pd` -> the option `progressive disease`; of initials that several have none."""
+        found: dict[str, list[int]] = {}
+        for i, own in enumerate(self.tokens):
+            if len(own) > 1 and all(word.isalpha() and len(word) >= _LONG for word in own):
+                found.setdefault("".join(word[0] for word in own), []).append(i)
+        return {name: own[0] for name, own in found.items() if len(own) == 1 and name not in _WEAK}
+
+    @cached_property
     def _counts(self) -> bool:
         """Whether an option is a number, so that `three` is 3."""
         return any(word in NUMBERS for text in self.plain for word in re.findall(r"[^\W_]+", text))
@@ -153,6 +219,12 @@ class Options:
     def _split(self, text: str) -> Said:
         if self._glued:
             text = re.sub(rf"\b(?:{'|'.join(self._glued)})\b", lambda m: " ".join(self._glued[m[0]]), text)
+        if any(text.startswith("neither") for text in self.plain):
+            text = _IN_EITHER.sub(r"\1 neither", text)
+        if any(text.startswith("no ") for text in self.plain):
+            text = _NO_SIGN_OF.sub("no ", text)
+        for full, short in self._abbreviated:
+            text = text.replace(full, short)
         found = said.split(text, self.images, self._kept)
         if not self._counts:
             return found
@@ -291,14 +363,18 @@ class Options:
         before = {words[i] for i in range(max(0, at - 4), at) if clauses[i] == clauses[at]}
         if [words[at]] not in self.tokens:
             return bool({stem(word) for word in before} & self._shared_by_half or before & _CLASS)
-        if words[at - 1 : at] in (["least"], ["than"], ["over"]):
+        if words[at - 1 : at] in (["least"], ["most"], ["than"], ["over"]):
+            return False
+        if _RANGE.search(" ".join(words[max(0, at - 2) : at + 3])):
             return False
         after = words[at + 1] if at + 1 < len(words) and clauses[at + 1] == clauses[at] else ""
-        return stem(after) in self._topics or after == "of" or (not after and bool(before & _COUNTED))
+        part = after == "of" and "of" in self._asked.words  # `two of the images`, where it is asked how many of them
+        return stem(after) in self._topics or part or (not after and bool(before & _COUNTED))
 
     def _chosen(self, text: Said, found: list[_Mention]) -> set[int]:
         """The options of the mentions that answer the question."""
         found = self._focused(text, _without_reasons(text, self._without_asked(text, found)))
+        found = self._without_asides(text, found)
         together = {m.option for m in found if not _TOGETHER.isdisjoint(self.tokens[m.option])}
         joined = self._joined(text, found)
         single = {m.option for m in found if m not in joined} - together
@@ -312,6 +388,12 @@ class Options:
             found = [m for m in found if self._on_topic(text, m)] or found
         named = {m.option for m in found}
         return named | (self._longer(text, found[0].option) if len(named) == 1 else set())
+
+    def _without_asides(self, text: Said, found: list[_Mention]) -> list[_Mention]:
+        """Without `both` where something else is said of both images: `both show the wrist; no fracture is seen`."""
+        spoken = not self._topical.isdisjoint(map(stem, text.words))
+        return [m for m in found if not spoken or self.tokens[m.option][0] != "both" or self._on_topic(text, m)
+                or _clause(text, m) <= _WEAK | {"images", "eyes"}]  # fmt: skip
 
     def _joined(self, text: Said, found: list[_Mention]) -> set[_Mention]:
         """Mentions that `and` joins, or `nor`, where an option stands for both; of images, if it is about the topic."""
@@ -348,8 +430,12 @@ class Options:
     def _on_topic(self, text: Said, mention: _Mention) -> bool:
         """Whether a clause speaks of what the question asks for, in its words."""
         words = _clause(text, mention)
-        topics = {stem(word) for word in self._asked.words if word[3:] and word not in _GENERAL}
-        return bool(words & _ANSWERS) or not topics.isdisjoint(map(stem, words))
+        return bool(words & _ANSWERS) or not self._topical.isdisjoint(map(stem, words))
+
+    @cached_property
+    def _topical(self) -> set[str]:
+        """Stems of the question's words that say what it asks for."""
+        return {stem(word) for word in self._asked.words if word[3:] and word not in _GENERAL}
 
     def _longer(self, text: Said, option: int) -> set[int]:
         """Options that hold the one that is named, if another word of them is said: `effusion, probably pleural`."""

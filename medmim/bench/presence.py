@@ -12,7 +12,7 @@ _THERE = {"there", "present", "seen", "see", "visible", "noted", "identified", "
           "demonstrates", "detected", "observed"}  # fmt: skip
 _OPEN = {"whether", "if", "may", "might", "could", "possible", "possibly", "exclude", "excluded", "ruled", "rule",
          "unclear", "determine", "determined", "assess", "assessed", "question", "asks", "suspected", "suggest",
-         "history"}  # fmt: skip
+         "history", "resolved", "would"}  # fmt: skip
 _NONE = {"no", "not", "without", "absent", "never", "cannot"}
 
 

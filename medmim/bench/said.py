@@ -25,6 +25,13 @@ NUMBERS = {word: i for words in (_ONE, "12345678") for i, word in enumerate(word
 _NOUNS = {"image", "img", "picture", "photo", "photograph", "scan", "figure", "film", "radiograph", "view"}
 _GLUED = re.compile(rf"\b({'|'.join(sorted(_NOUNS))})([1-8])\b")
 _NUMBER_WORDS = {"no", "number", "nr"}
+# What is denied one after another belongs together: `no mass, nodule or edema`.
+_DENIES = "no|not|without|neither|never|lacks?|lacking"
+_ITEM = (
+    rf"(?:\s*+(?!(?:{_DENIES}|or|nor|but|however|while|whereas|it|there|this|that|which|is|are|was|were|has|have|shows)"
+    r"\b)[^\s,.;:!?()|]++(?<!n't)){0,6}+"
+)
+_DENIED_LIST = re.compile(rf"(?:\b(?:{_DENIES})|n't)\b{_ITEM}(?:,{_ITEM}){{1,9}}+\s*(?:or|nor)\b")
 # Verbs that link a finding to what is said of it, and `it`: with them or without, the same is named.
 LINKS = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "become", "becomes", "became",
          "remain", "remains", "remained", "it"}  # fmt: skip
@@ -82,6 +89,7 @@ def split(said: str, images: int, kept: frozenset[tuple[str, str]] = frozenset()
         images: Images shown, so that "the last image" has a number; 0 where unknown.
         kept: Articles that are none, with the word before: `a` behind `type`, where an option is `type a`.
     """
+    said = _DENIED_LIST.sub(lambda found: found[0].replace(",", " or "), said)
     raw: list[tuple[str, int, int]] = []
     clause = sentence = 0
     asked: set[int] = set()
@@ -132,4 +140,6 @@ def _reference(ahead: list[str], images: int) -> tuple[str, int]:
         took = 2
     elif rest[:2] in (["in", "sequence"], ["in", "order"]):
         took = 3
+    elif number > images > 0:
+        return word, 1  # the sixth rib
     return ("#last" if number < 0 else f"#{number}"), took

@@ -68,15 +68,34 @@ WORDS = (
 )  # fmt: skip
 DENIALS = ("not {t}", "The tumor is not {t}.", "It is neither {t} nor {u}.", "It may be {t}.", "Is it {t}?",
            "It could be {t} or {u}.", "If it were {t}, I would say so.", "There is no sign that it is {t}.",
-           "{t} or {u}", "It is unclear whether it is {t}.")  # fmt: skip
+           "{t} or {u}", "It is unclear whether it is {t}.",
+           "It is unlikely that it is {t}.", "I doubt that it is {t}.",
+           "It is hardly {t}.", "It is far from {t}.", "It is anything but {t}.", "It is hard to call it {t}.",
+           "It is too early to call it {t}.", "One would expect it to be {t}.", "It fails to be {t}.",
+           "Nothing suggests that it is {t}.", "It is less {t} than before.", "There is no gap that would suggest {t}.",
+           "It seems {t}, but that is misleading.", "To rule out that it is {t}, ask again.",
+           "Were it {t}, it would show.",
+           "It is not red, {u}, blue, or {t}.", "Without red, blue, green or {t}.", "The goal is to have it {t}.",
+           "It seems {t} at first glance.", "It should be {t}.", "{t} usually looks like this.")  # fmt: skip
 SAID = ("{t}", "It is {t}.", "The finding is {t}.", "The answer is {t}.", "It is {t}, not {u}.", "{t}, because it is.",
         "It is not {u} but {t}.", "It looks {t}. It may be {u}.", "It is {t} rather than {u}.")  # fmt: skip
 OPTIONS = (("improved", "stable", "worse"), ("partial", "unchanged", "resected"), ("benign", "malignant", "suspicious"),
            ("small", "medium", "large"), ("spiculated", "smooth"))  # fmt: skip
 
 
+CONCLUDED = ("In general:\n- {u}: seen often\n- {v}: seen rarely\n- {t}: seen too\n\nTherefore it is {t}.",
+             "Neither {u} nor {v} fits. Hence, it is {t}.", "It seems {u} at first glance. So it is {t}.",
+             "There is no fat and it is {t}.", "There is no fat, air or bone, but it is {t}.")  # fmt: skip
+OPEN_STILL = ("It is {u}. In conclusion, it is {t}.", "It may be {u}. Therefore, it may be {t}.",
+              "- {u}: red\n- {t}: blue\n\nTherefore, a biopsy is needed to exclude {t}.",
+              "- {u}: red\n- {t}: blue\n\nTherefore, it is {t} or {u}.",
+              "- {u}: red\n- {t}: blue\n\nTherefore, is it {t}?")  # fmt: skip
+
+
 def filled(template, options, index):
-    return template.format(t=options[index], u=options[(index + 1) % len(options)])
+    return template.format(
+        t=options[index], u=options[(index + 1) % len(options)], v=options[(index + 2) % len(options)]
+    )
 
 
 @given(st.sampled_from(OPTIONS), st.data(), st.sampled_from(SAID))
@@ -87,6 +106,18 @@ def test_an_option_that_is_said_is_read_in_real_words(options, data, template):
 
 @given(st.sampled_from(OPTIONS), st.data(), st.sampled_from(DENIALS))
 def test_an_option_that_is_denied_or_supposed_is_not_read(options, data, template):
+    index = data.draw(st.integers(0, len(options) - 1))
+    assert extract(filled(template, options, index), options) is None
+
+
+@given(st.sampled_from([own for own in OPTIONS if own[2:]]), st.data(), st.sampled_from(CONCLUDED))
+def test_what_a_reply_concludes_is_read(options, data, template):
+    index = data.draw(st.integers(0, len(options) - 1))
+    assert extract(filled(template, options, index), options) == index
+
+
+@given(st.sampled_from([own for own in OPTIONS if own[2:]]), st.data(), st.sampled_from(OPEN_STILL))
+def test_a_conclusion_that_contradicts_advises_or_asks_is_not_read(options, data, template):
     index = data.draw(st.integers(0, len(options) - 1))
     assert extract(filled(template, options, index), options) is None
 
@@ -141,6 +172,51 @@ def test_a_comparison_names_the_image_that_the_question_asks_for(asked, word, se
 )  # fmt: skip
 def test_a_comparison_that_is_not_stated_names_no_image(text):
     assert extract(text, (*IMAGES, "same size"), 2, "Which image shows the larger mass?") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "label"),
+    [
+        ("both", "There is no fracture in either image.", "D"),
+        ("both", "Both images show a cast. The fracture is in image 2.", "B"),
+        ("both", "Both images show a fracture.", "C"),
+        ("effusions", "There is no evidence of an effusion.", "C"),
+        ("modality", "Computed tomography, which uses X-rays.", "B"),
+        ("modality", "A technique that uses X-rays.", None),
+        ("rano", "PD", "D"),
+        ("outlook", "An improvement of the condition is likely.", "C"),
+        ("outlook", "An improvement of the condition is not likely.", None),
+        ("outlook", "Is an improvement of the condition likely?", None),
+        ("outlook", "An improvement or a deterioration of the condition is likely.", None),
+        ("change", "The pneumothorax is worse.", None),
+        ("change", "Effusion: stable. Pneumothorax: worse.", "B"),
+        ("change", "The pneumothorax and the effusion are worse.", "C"),
+        ("change", "Image 1 is worse.", None),
+        ("change", "Since image 1 it is worse.", "C"),
+        ("which", "Image 2 shows an effusion.", None),
+        ("which", "Image 2 shows a consolidation.", "A"),
+        ("which", "Look at image 1.", None),
+        ("which", "Pneumonia is in all images but image 2.", None),
+        ("which_ordinal", "Signs of possible breast cancer are in the second image.", "B"),
+        ("eight", "A fracture of the sixth rib.", "H"),
+        ("finding", "Resolved pneumonia.", None),
+        ("finding", "Pneumonia is an infection of the lung.", None),
+        ("finding", "Normal except for a scar.", None),
+        ("finding", "Pneumonia has been ruled out.", None),
+        ("finding", "To have pneumonia, it must be dense.", None),
+        ("side", "The heart is shifted to the left.", None),
+        ("count", "2 to 3 nodules", None),
+        ("count", "2-3 nodules", None),
+        ("count", "up to 3 nodules", None),
+        ("count", "Two of the nodules are calcified.", None),
+        ("view", "The CC view is missing.", None),
+        ("yesno", "A pneumothorax would be seen.", None),
+    ],
+)
+def test_what_a_sentence_says_of_an_option_decides(name, text, label):
+    asked = QUESTIONS[name]
+    found = extract(text, asked["options"], asked["images"], asked["question"])
+    assert (None if found is None else LETTERS[found]) == label
 
 
 @pytest.mark.parametrize("options", [("effusion", "", "normal"), ("", "effusion"), ("", "")])
