@@ -102,7 +102,7 @@ def counts(text: Said, begin: int, end: int, topics: Set[str]) -> bool:
     return not (
         _negated(text.words, begin, end, before, behind)
         or _qualified(before, behind)
-        or _LESS.match(" ".join(text.words[end : end + 5]))
+        or (_LESS.match(" ".join(after := text.words[end : end + 5])) and not any(map(is_image, after)))
         or (not is_image(text.words[begin]) and not _AT_FIRST.isdisjoint((*before[-1:], *behind[:1])))
         or not supposed.isdisjoint(before[-6:])
         or not _CONDITION.isdisjoint(before)
@@ -184,8 +184,8 @@ def _of_the_earlier(text: Said, begin: int) -> bool:
     if than is None:
         images = {word for word in words if is_image(word)}
         before, _ = near(text, begin, begin + 1)
-        at = before.index("#1") if "#1" in before else 0  # in front of all: `image 1 is worse`
-        return images == {"#1"} and "#1" in before and _SINCE.isdisjoint(before[max(0, at - 1) : at])
+        first = before.index("#1") if "#1" in before else 0
+        return images == {"#1"} and "#1" in before and _SINCE.isdisjoint(before[max(0, first - 1) : first])
     first, second = ([*dict.fromkeys(filter(is_image, part))] for part in (words[:than], words[than:]))
     if not first and len(second) > 1:  # `compared with image 2, it is worse in image 1`
         first, second = second[1:], second[:1]
