@@ -184,8 +184,8 @@ def _of_the_earlier(text: Said, begin: int) -> bool:
     if than is None:
         images = {word for word in words if is_image(word)}
         before, _ = near(text, begin, begin + 1)
-        first = before.index("#1") if "#1" in before else 0
-        return images == {"#1"} and "#1" in before and _SINCE.isdisjoint(before[max(0, first - 1) : first])
+        place = before.index("#1") if "#1" in before else 0
+        return images == {"#1"} and "#1" in before and _SINCE.isdisjoint(before[max(0, place - 1) : place])
     first, second = ([*dict.fromkeys(filter(is_image, part))] for part in (words[:than], words[than:]))
     if not first and len(second) > 1:  # `compared with image 2, it is worse in image 1`
         first, second = second[1:], second[:1]
