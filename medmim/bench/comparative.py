@@ -75,8 +75,10 @@ def meant(text: str, question: Said, images: Sequence[str], shown: int) -> set[s
     for sentence in re.split(r"[.!;|\n](?!\d)|(?<=\?)", _THAN.sub(" than ", text)):
         if sentence.endswith("?"):
             continue
-        for image, stated in _statements(sentence, nouns, shown):
+        for image, stated, against in _statements(sentence, nouns, shown):
             others = [other for other in images if other != image]
+            if against and not against.issuperset(others):
+                continue  # larger than one of two others
             if stated == sign:
                 named.add(image)
             elif len(images) == 2 and len(others) == 1:
@@ -84,8 +86,8 @@ def meant(text: str, question: Said, images: Sequence[str], shown: int) -> set[s
     return named
 
 
-def _statements(sentence: str, nouns: frozenset[str], shown: int) -> Iterator[tuple[str, int]]:
-    """(image, sign) of each comparison in a sentence."""
+def _statements(sentence: str, nouns: frozenset[str], shown: int) -> Iterator[tuple[str, int, set[str]]]:
+    """(image, sign, what it is compared with where that is said) of each comparison in a sentence."""
     all_words = set(said.split(sentence, shown).words)
     both = len({_PLAIN[word] for word in all_words if word in _PLAIN}) == 2  # `small in image 1, but large in image 2`
     signs = {**SIGN, **(_PLAIN if both and all_words.isdisjoint(SIGN) else {})}
@@ -97,7 +99,7 @@ def _statements(sentence: str, nouns: frozenset[str], shown: int) -> Iterator[tu
                 yield from _stated(part, signs, nouns)
 
 
-def _stated(words: list[str], signs: dict[str, int], nouns: frozenset[str]) -> Iterator[tuple[str, int]]:
+def _stated(words: list[str], signs: dict[str, int], nouns: frozenset[str]) -> Iterator[tuple[str, int, set[str]]]:
     """The comparison of a part of a sentence, if it is about one image and what the question is about."""
     than = words.index("than") if "than" in words else len(words)
     before = [word for word in words[:than] if is_image(word)]
@@ -114,7 +116,7 @@ def _stated(words: list[str], signs: dict[str, int], nouns: frozenset[str]) -> I
     else:
         return
     if len({signs[words[at]] for at in told}) == 1 and _about(words, told[0], nouns):
-        yield subject, signs[words[told[0]]]
+        yield subject, signs[words[told[0]]], {words[at] for at in behind} - {subject}
 
 
 def _about(words: list[str], at: int, nouns: frozenset[str]) -> bool:

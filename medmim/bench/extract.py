@@ -80,6 +80,8 @@ def _read(options: Options, lines: Sequence[str], cut: bool) -> int | None:
     if following == _without_echo(options, following):  # another question: its options are not these
         lines = turn
     lines = _without_echo(options, lines)
+    if len(set(lines)) > 1 and all(option_text.prompt_form(line) in options.written for line in lines):
+        return None  # a part of the options, repeated
     whole = " | ".join(lines)  # a mark, so that an `a` that ends a line is no article
     exact = options.exactly(whole)
     if exact is not None and not re.fullmatch(wordings.LETTER, whole):

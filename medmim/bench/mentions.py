@@ -16,6 +16,15 @@ _NO_FINDING = {"ability", "access", "answer", "comment", "data", "doubt", "idea"
                "longer", "need", "one", "opinion", "problem", "question", "reason", "scan", "scans", "way"}  # fmt: skip
 _QUALIFIERS = {"partial", "partially", "partly", "incomplete", "incompletely", "subtotal", "subtotally", "near",
                "nearly", "almost", "false"}  # fmt: skip
+# Words before a name, right beside it, after which it is not what is found: it was, will be, is not quite or elsewhere.
+_BESIDE = re.compile(
+    r"\b(?:(?:hardly|barely|scarcely)(?: any| much)?|less|unlike|resolv(?:ed|ing)|previous|prior|former|post"
+    r"|fail(?:s|ed|ing|ure)? to|(?:lack|absence|resolution|history|out) of|treated for|rule out|exclud(?:e|es|ed|ing)"
+    r"|mimic(?:s|king)?|compared (?:to|with)|(?:other|opposite) side of"
+    r"|awaiting|only \d+|[a-z]{5,}o"  # `parieto-occipital` is neither
+    r"|(?:is|was|are|were|unlikely|yet|scheduled|planned|due|needs?|going) to(?: be)?)$"
+)
+_OVER = re.compile(r"^(?:(?:has|have|is|was) )?(?:since )?(?:resolved|gone|disappeared|cleared)\b")
 _PART_OF = re.compile(r"\b(?:part|half|most|majority|portion|bulk|piece|some|\d+) of\b|\bin part\b")
 _DENIALS = {("far", "from"), ("anything", "but"), ("all", "but"), ("images", "but"), ("image", "but"),
             ("rather", "than"), ("instead", "of"), ("less", "likely"), ("contrary", "to"), ("opposed", "to"),
@@ -31,6 +40,7 @@ _AT_FIRST = {"previously", "formerly", "initially", "before"}  # `previously sta
 _LESS = re.compile(r"^but (?:it |is |was )*(?:not|only|just|in)\b")  # `resected, but not completely`
 _OR = {"or", "nor"}
 _JOINS = {"or", "nor", "and"}
+_OR_NO = (["yes", "or"], ["yes", "and"])
 _NO_SIGN = re.compile(r"\bno (?:sign|signs|evidence|indication|suggestion)\b")
 _BEHIND = r"^(?:(?!and\b|which\b|that\b|as\b|so\b|with\b|since\b)\S+ ){0,3}?"
 _DENIED = re.compile(
@@ -39,6 +49,7 @@ _DENIED = re.compile(
     r"|" + _BEHIND[1:] + r"(?:is|are|was|were|seems) (?:unlikely|less likely|missing)\b"
     r"|^(?:except|apart from|aside from|like)\b"
     r"|" + _BEHIND[1:] + r"(?:ruled out|excluded)\b"
+    r"|^(?:\S+ ){0,2}(?:is |are )?(?:lacking|never)\b"
 )
 _DOUBTED = re.compile(
     _BEHIND + r"(?:(?:is|was) (?:also )?(?:planned|intended|attempted|possible|a differential|needed|required"
@@ -50,9 +61,9 @@ _WRONG = re.compile(
     r"|^\s*cannot be (?:excluded|ruled out)\b"
 )
 # What else may be normal, stable or worse, while the finding is not.
-_ASIDE = {"quality", "heart", "cardiac", "mediastinum", "mediastinal", "bones", "trachea", "diaphragm", "otherwise",
-          "displaced", "displaces", "shifted", "deviated", "rest", "remainder", "vital", "neurological",
-          "clinical", "clinically"}  # fmt: skip
+_ASIDE = {"quality", "heart", "cardiac", "mediastinum", "mediastinal", "bones", "trachea", "diaphragm",
+          "otherwise", "visibility", "symptom", "symptoms", "exposure", "displaced", "displaces", "shifted",
+          "deviated", "rest", "remainder", "vital", "neurological", "clinical", "clinically"}  # fmt: skip
 _COMPARED = {"compare", "look", "compared", "comparison", "than", "unlike", "versus", "vs", "relative"}
 _TAKEN_BACK = {"misleading", "disagree", "mistaken"}
 # Stems of findings -> a name for those that may be one and the same.
@@ -101,16 +112,20 @@ def counts(text: Said, begin: int, end: int, topics: Set[str]) -> bool:
     supposed = _SUPPOSED - topics  # `signs of possible cancer` in a question about them
     return not (
         _negated(text.words, begin, end, before, behind)
-        or _qualified(before, behind)
+        or _qualified(before, behind, _following(text, end))
         or (_LESS.match(" ".join(after := text.words[end : end + 5])) and not any(map(is_image, after)))
+        or _BESIDE.search(" ".join(before[-4:]))
+        or (not is_image(text.words[begin]) and _OVER.match(" ".join(behind[:4])))
         or (not is_image(text.words[begin]) and not _AT_FIRST.isdisjoint((*before[-1:], *behind[:1])))
         or not supposed.isdisjoint(before[-6:])
         or not _CONDITION.isdisjoint(before)
         or _DOUBTED.match(" ".join(behind[:8]))
         or not (_ASIDE - topics).isdisjoint((*before[-3:], *behind[:4]))
         or (is_image(text.words[begin]) and not supposed.isdisjoint(behind[:6]))
-        or ("patient" in before[-3:] and "patient" not in topics)
-        or (is_image(text.words[begin]) and not _COMPARED.isdisjoint(before[-3:]))
+        or (
+            "patient" in before[-3:] and not {"patient", "patients"} & topics and "patient" not in text.words[begin:end]
+        )
+        or (is_image(text.words[begin]) and (not _COMPARED.isdisjoint(before[-3:]) or _is_measured(behind)))
         or _of_the_earlier(text, begin)
         or _of_another(text, begin, topics)
         or _expected(before)
@@ -144,7 +159,7 @@ def _negated(words: list[str], begin: int, end: int, before: list[str], behind: 
         return True
     before = _without_earlier_statement(before)
     five = before[-5 - 3 * sum(word in _OR for word in before[-20:]) :]  # `no edema or nodule or fracture`
-    if five[-2:] == ["yes", "or"] or words[begin : begin + 3] == ["yes", "or", "no"]:
+    if five[-2:] in _OR_NO or words[begin : begin + 3] in (["yes", "or", "no"], ["yes", "and", "no"]):
         return True
     if (
         _NO_SIGN.search(" ".join(before))
@@ -155,9 +170,22 @@ def _negated(words: list[str], begin: int, end: int, before: list[str], behind: 
         or not _ELSEWHERE.isdisjoint(five[-3:])
     ):
         return True
-    if is_image(words[begin]) and end == begin + 1 and any(w in _NOT or w.endswith("n't") for w in behind[:8]):
+    whole = is_image(words[begin]) or words[begin] == "both"
+    if whole and end == begin + 1 and any(w in _NOT or w.endswith("n't") for w in behind[:8]):
         return True
     return bool(_DENIED.match(" ".join(behind[:6])))
+
+
+def _following(text: Said, end: int) -> list[str]:
+    """The next words of the sentence, whatever stands between: `resected, but only partly`."""
+    until = min(len(text.words), end + 3)
+    return [text.words[at] for at in range(end, until) if text.sentences[at] == text.sentences[end - 1]]
+
+
+def _is_measured(behind: list[str]) -> bool:
+    """Whether what follows an image compares it with another: `image 1 is later than image 2`."""
+    than = next((at for at, word in enumerate(behind) if word == "than" and behind[at - 1 : at] != ["rather"]), None)
+    return than is not None and any(map(is_image, behind[than : than + 3]))
 
 
 def _without_earlier_statement(before: list[str]) -> list[str]:
@@ -166,8 +194,10 @@ def _without_earlier_statement(before: list[str]) -> list[str]:
     return before[at + 1 :] if not LINKS.isdisjoint(before[at + 1 :]) else before
 
 
-def _qualified(before: list[str], behind: list[str]) -> bool:
+def _qualified(before: list[str], behind: list[str], following: list[str]) -> bool:
     """Whether a word takes something from it: `nearly resected`, `part of the tumor was resected`."""
+    if following[:2] == ["but", "only"] or "residual" in behind[:3]:
+        return True
     two = before[-1:] if before[-1:] and before[-1] in _JOINS else before[-2:]  # `partial or unchanged`
     beside = {*two, *behind[:1]}
     return not beside.isdisjoint(_QUALIFIERS) or bool(_PART_OF.search(f"{' '.join(before)} | {' '.join(behind)}"))

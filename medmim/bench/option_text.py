@@ -35,6 +35,14 @@ _LONG = 4  # letters that each word of an option has at least, to be known by th
 _IN_FULL = (("computed tomography", "ct"), ("magnetic resonance imaging", "mri"), ("mediolateral oblique", "mlo"),
             ("craniocaudal", "cc"))  # fmt: skip
 _FEW = 2  # words that an option has more than, to be known by them in another order
+_RIGHT_AS_CORRECT = (["is"], ["are"], ["that's"], ["all"])
+_NOT_ALL = {"of", "except", "besides", "completely", "fully", "entirely", "totally"}
+# What may follow a `no` that is an answer: of others it denies one.
+_SUBJECTS = {"there", "it", "they", "this", "that", "these", "those", "i", "we", "both", "neither", "he", "she", "as",
+             "because", "since", "only", "not", "in", "on", "is", "for", "from", "and", "or", "was", "are"}  # fmt: skip
+_EACH = {"each", "per", "every", "apiece"}
+_IN = {"in", "for", "on"}
+_ALSO = {"also", "too", "likewise", "similarly"}
 _MANY = 100  # times that an option is named, at the beginning and at the end: more of them tell nothing new
 _PROBABLY = {
     "probab",
@@ -133,10 +141,13 @@ class Options:
         length = Counter(found.clauses)
         alone = {word for word, clause in zip(found.words, found.clauses, strict=True) if length[clause] == 1}
         said_alone = {self.tokens.index([word]) for word in alone & {"yes", "no"} if [word] in self.tokens}
+        if said_alone and self._of_one_image(found):
+            return set()
         present: set[int] = set()
         if ["yes"] in self.tokens and ["no"] in self.tokens:
-            present = {self.tokens.index([word]) for word in presence.said(reply_text.plain(self.question), found)}
-        if said_alone:  # `No, there is no mass`; `Yes, there is no mass` contradicts itself
+            words = presence.said(reply_text.plain(self.question), self._asked.words, found)
+            present = {self.tokens.index([word]) for word in words}
+        if said_alone:  # `No, there is no mass`, and not `No, there is a mass`
             return said_alone | (present if len(present) == 1 else set())
         if present:
             return present
@@ -177,6 +188,20 @@ class Options:
                 stems = set(map(stem, words))
                 found |= {i for i, name in names if name <= stems}
         return found
+
+    def _of_one_image(self, text: Said) -> bool:
+        """Whether a `yes` or `no` is said of one image that is not the only one asked about: `yes, in image 1`."""
+        images = {(word, sentence) for word, sentence in zip(text.words, text.sentences, strict=True) if is_image(word)}
+        if "both" in self._asked.words and len(dict(images)) == len(images) == len({where for _, where in images}) > 1:
+            return True  # a sentence for each image
+        where = {word for word in self._asked.words if is_image(word)}
+        for at, word in enumerate(text.words):
+            if word not in ("yes", "no"):
+                continue
+            for near in (text.words[max(0, at - 2) : at], text.words[at + 1 : at + 3]):
+                if len(near) > 1 and near[0] in _IN and is_image(near[1]) and {near[1]} != where:
+                    return True
+        return False
 
     @cached_property
     def _asked(self) -> Said:
@@ -325,19 +350,26 @@ class Options:
         next_word = text.words[end] if end < len(text.words) and text.clauses[end] == text.clauses[begin] else ""
         if len(own) == 1 and own[0].isdigit():
             return self._is_number_named(text, begin)
-        if own == ["right"]:
-            return next_word not in _ANSWERS and text.words[begin - 1 : begin] not in (
-                ["is"],
-                ["are"],
-                ["that's"],
-                ["all"],
-            )
-        if own == ["left"]:
-            return next_word not in _LEFT_OVER and text.words[begin - 1 : begin] != ["nothing"]
+        if own == ["right"] and (next_word in _ANSWERS or text.words[begin - 1 : begin] in _RIGHT_AS_CORRECT):
+            return False
+        if own == ["left"] and (next_word in _LEFT_OVER or text.words[begin - 1 : begin] == ["nothing"]):
+            return False
+        if own[0] in {*_NO, "nothing"} and next_word in _NOT_ALL:
+            return False  # `no findings of atelectasis`
+        if own == ["no"] and next_word and next_word not in _SUBJECTS and not is_image(next_word):
+            denied = {stem(word) for word in text.words[end : end + 4]}  # `no difference` is about something else
+            about_it = not self.question or not denied.isdisjoint(self._topics)
+            return about_it and not presence.asks(reply_text.plain(self.question))
         plain = not next_word or next_word in _WEAK or next_word[:3] == next_word or stem(next_word) in self._topics
         if len(own) == 1 and own[0] in _ALIKE and not plain:
             return False  # `the same patient`
         if self._cores.get(mention.option) == self._stems(own) and not self._all_share:
+            subject = [
+                word for word in mentions.near(text, begin, end)[0] if word not in LINKS | _WEAK and word[-2:] != "ly"
+            ]
+            of_it = {*self._stems(self.tokens[mention.option]), *self._topics}
+            if subject and of_it.isdisjoint(map(stem, subject)):
+                return False  # `the mass increased` is not `the effusion increased`
             return plain or stem(next_word) in self._shared_by_half  # `completely resected` is no `complete response`
         return not self._is_place(mention.option) or self._is_place_named(text, mention)
 
@@ -363,9 +395,15 @@ class Options:
         before = {words[i] for i in range(max(0, at - 4), at) if clauses[i] == clauses[at]}
         if [words[at]] not in self.tokens:
             return bool({stem(word) for word in before} & self._shared_by_half or before & _CLASS)
-        if words[at - 1 : at] in (["least"], ["most"], ["than"], ["over"]):
+        beside = (*words[max(0, at - 1) : at], *words[at + 1 : at + 2])
+        if not {"least", "most", "than", "over", "or", "fewer"}.isdisjoint(beside) or any(
+            word.isdigit() for word in beside
+        ):
             return False
         if _RANGE.search(" ".join(words[max(0, at - 2) : at + 3])):
+            return False
+        clause = {words[i] for i in range(len(words)) if clauses[i] == clauses[at]}
+        if not clause.isdisjoint(_EACH) or ("total" in self._asked.words and any(map(is_image, clause))):
             return False
         after = words[at + 1] if at + 1 < len(words) and clauses[at + 1] == clauses[at] else ""
         part = after == "of" and "of" in self._asked.words  # `two of the images`, where it is asked how many of them
@@ -375,18 +413,23 @@ class Options:
         """The options of the mentions that answer the question."""
         found = self._focused(text, _without_reasons(text, self._without_asked(text, found)))
         found = self._without_asides(text, found)
+        found = [m for m in found if not self._describes_both(text, m)]
         together = {m.option for m in found if not _TOGETHER.isdisjoint(self.tokens[m.option])}
         joined = self._joined(text, found)
         single = {m.option for m in found if m not in joined} - together
         if together and (not single or (len(single) > 1 and all(map(self._is_place, single)))):
             return together
         if not single and len({m.option for m in joined}) == 2 == self.images:
+            if any(not (_clause(text, m) - {"nor"}).isdisjoint(_NO) for m in joined):
+                return set()
             return {i for i, own in enumerate(self.tokens) if own == ["both"] or own[:2] == ["both", "images"]}
         if joined:
             return {m.option for m in found}
         if len(single) > 1 and all(is_image("".join(self.tokens[i])) for i in single):
             found = [m for m in found if self._on_topic(text, m)] or found
         named = {m.option for m in found}
+        if len(named) == 1 and any(own and own[0] in _TOGETHER for own in self.tokens):
+            named |= self._also(text)
         return named | (self._longer(text, found[0].option) if len(named) == 1 else set())
 
     def _without_asides(self, text: Said, found: list[_Mention]) -> list[_Mention]:
@@ -394,6 +437,23 @@ class Options:
         spoken = not self._topical.isdisjoint(map(stem, text.words))
         return [m for m in found if not spoken or self.tokens[m.option][0] != "both" or self._on_topic(text, m)
                 or _clause(text, m) <= _WEAK | {"images", "eyes"}]  # fmt: skip
+
+    def _also(self, text: Said) -> set[int]:
+        """Images of which more of the same is said: `image 2 also shows one`."""
+        found = {word for at, word in enumerate(text.words) if is_image(word) and self._alongside(text, at)}
+        return {self.tokens.index([word]) for word in found if [word] in self.tokens}
+
+    @staticmethod
+    def _alongside(text: Said, at: int) -> bool:
+        before, behind = mentions.near(text, at, at + 1)
+        return not _ALSO.isdisjoint((*before, *behind))
+
+    def _describes_both(self, text: Said, mention: _Mention) -> bool:
+        """Whether `both` is said of something that is not asked about: `both images are frontal radiographs`."""
+        if not self.question or self.tokens[mention.option][0] != "both" or self._on_topic(text, mention):
+            return False
+        rest = {word for word in _clause(text, mention) if not is_image(word)}
+        return len(rest - _WEAK - _GENERAL - LINKS) > 1
 
     def _joined(self, text: Said, found: list[_Mention]) -> set[_Mention]:
         """Mentions that `and` joins, or `nor`, where an option stands for both; of images, if it is about the topic."""

@@ -41,7 +41,7 @@ def judged(row):
     return "read" if asked.options[found].casefold() == meant.casefold() else "misread"
 
 
-@pytest.mark.parametrize(("name", "least"), [("open", 0.95), ("held_out", 0.85)])
+@pytest.mark.parametrize(("name", "least"), [("open", 0.95), ("held_out", 0.85), ("misleading", 0.5)])
 def test_the_labelled_answers_are_read_and_none_is_misread(name, least):
     found = [(judged(row), row) for row in rows(name)]
     count = Counter(verdict for verdict, _ in found)
