@@ -1,5 +1,6 @@
 """Inference engines: a reference resolved to a digest and a function that answers; models are loaded on first use."""
 
+import gc
 import ipaddress
 import os
 import sys
@@ -148,6 +149,7 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -
 
     def release() -> None:
         load.cache_clear()
+        gc.collect()  # a model of transformers may refer to itself, and the next one is loaded before Python notices
         if "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()  # else torch keeps the memory to itself; nothing without a GPU
 

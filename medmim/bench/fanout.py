@@ -9,7 +9,6 @@ those of other machines.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from medmim import progress, ray_nodes, shards, store
@@ -148,10 +147,17 @@ def _collect(request: Mapping[str, Any]) -> "str | UserError":
         return error
 
 
-@lru_cache(maxsize=1)
+_held: dict[tuple[str, str, Workspace], Engine] = {}  # at most one
+
+
 def _cached_engine(ref: str, digest: str, ws: Workspace) -> Engine:
-    """One engine for all tasks of a model in this process, so that it is loaded once.
+    """One engine for all tasks of a model in this process, so that it is loaded once; that of another is released.
 
     The digest is that of the reference that the user gave, not that of the copy in the store.
     """
-    return replace(engine(ref, ws), digest=digest)
+    if (ref, digest, ws) not in _held:
+        for other in _held.values():
+            other.release()
+        _held.clear()
+        _held[ref, digest, ws] = replace(engine(ref, ws), digest=digest)
+    return _held[ref, digest, ws]

@@ -1,6 +1,8 @@
 """The keys of answers: all that decides them is in, as it is where they are given, and nothing else."""
 
+import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -101,6 +103,43 @@ def test_a_released_model_is_loaded_again_and_answers_as_before(world: World, tm
     model.release()
     said.append(next(iter(model.ask(asked, 1, 3))))
     assert len(set(said)) == 1 and len(loads) == 2
+
+
+def test_a_released_model_leaves_the_memory_at_once(world: World, tmp_path: Path, monkeypatch) -> None:
+    """Not when Python next looks for garbage: the following model may be loaded before."""
+    from medmim.lvlm.ask import Question
+
+    loaded: list[weakref.ref[Any]] = []
+    real = checkpoint.load
+
+    def load(path: Path, **given: Any) -> Any:
+        lvlm = real(path, **given)
+        lvlm.model.__dict__["cycle"] = lvlm.model  # as the frames of an error that transformers handled
+        loaded.append(weakref.ref(lvlm.model))
+        return lvlm
+
+    monkeypatch.setattr(checkpoint, "load", load)
+    model = engines.engine(str(world.models[0]), workspace(tmp_path))
+    gc.disable()
+    try:
+        assert len(list(model.ask([Question("What changed?")], 1, 3))) == 1
+        assert loaded[0]() is not None
+        model.release()
+        assert loaded[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_node_releases_a_model_when_it_is_asked_for_another(tmp_path: Path, monkeypatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(fanout, "_held", {})
+    monkeypatch.setattr(fanout, "engine", lambda ref, _: engine(release=lambda: log.append(ref)))
+    ws = workspace(tmp_path)
+    first = fanout._cached_engine("a", "digest of a", ws)
+    assert fanout._cached_engine("a", "digest of a", ws) is first and log == []
+    assert fanout._cached_engine("b", "digest of b", ws).digest == "digest of b" and log == ["a"]
+    fanout._cached_engine("a", "digest of a", ws)
+    assert log == ["a", "b"]
 
 
 class Cluster:
