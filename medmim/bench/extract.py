@@ -12,7 +12,7 @@ The rules, in order; the first that finds an option decides, and a rule that fin
 6. What is stated: claims (`the answer is B`), or else a line that is a letter and the letter that leads the first line.
    They must agree; only a final answer, or a claim after a word of correction, replaces an earlier one. A letter that
    leads a later line with words behind it is about that option, and states nothing.
-7. A refusal (`no images were provided`) names none.
+7. A refusal (`no images were provided`) names none; what a reply says all the same, behind `however`, counts.
 8. A letter in a weaker place (`(B)`, `option B`), if it is the only one and no other option's text contradicts it.
 9. The only option whose text is named, or the image that a comparison names in the light of the question.
 
@@ -30,6 +30,7 @@ from medmim.sample import LETTERS
 
 _NEAR = 120  # characters beside a letter in which it may be negated
 _CUT_ARTICLE = re.compile(r"(?<=[a-z] )a\s*$")  # `It is a` of a text that was cut
+_INFORMS = re.compile(r"\b(?:general|information|consult|describe|explain|help|professional|radiologist)")
 _BOTH = -1  # two options are stated, or a letter and another option's text
 
 
@@ -96,7 +97,10 @@ def _read(options: Options, lines: Sequence[str], cut: bool) -> int | None:
         return _valid(stated, options)
     own_refusal = any(refuses(option) or option.startswith("none") for option in options.plain)
     if refuses(whole) and not own_refusal:
-        return None
+        whole = _all_the_same(whole)
+        if not whole or refuses(whole):
+            return None
+        lines = [whole]
     letters, texts = _letters(" | ".join(lines)), options.named(whole)
     if not letters:
         brackets = re.finditer(rf"[(\[]\s*{wordings.ONE}\s*[)\]]", whole)
@@ -339,6 +343,12 @@ def _doubted(before: str) -> bool:
         or wordings.DOUBT_BEFORE.pattern.search(clause)
         or wordings.CONDITION.pattern.search(sentence)
     )
+
+
+def _all_the_same(whole: str) -> str:
+    """What follows a refusal all the same, behind `however`; empty where there is nothing, or general information."""
+    _, however, rest = whole.rpartition("however,")
+    return rest.strip() if however and not _INFORMS.search(rest) else ""
 
 
 def _clause(before: str) -> str:

@@ -77,6 +77,7 @@ _TOO = re.compile(r"\btoo \S+ to\b")
 _KINDS = {"condition", "disease", "infection", "disorder", "term", "inflammation"}
 _USUALLY = {"usually", "typically", "often", "commonly", "generally"}
 _SINCE = {"since", "from", "to", "with", "between", "after", "vs"}
+_RELATED = {"than", "with", "to", "from", "versus", "vs", "like", "unlike", "or"}
 _COURSE = {"wors", "better", "improv", "progress"}
 _ASKS = {
     "is",
@@ -138,6 +139,15 @@ def open_or_denied(words: Set[str]) -> bool:
     """Whether a sentence of these words denies or supposes anything."""
     beside = _NOT | _SUPPOSED | _CONDITION | _OR | {"would", "either"}
     return not beside.isdisjoint(words) or any(word.endswith("n't") for word in words)
+
+
+def subject(text: Said, begin: int, unknown: Set[str]) -> Set[str]:
+    """The image that a mention is about, in a clause that begins with one: `image 2 is normal and image 3 is not`."""
+    before, _ = near(text, begin, begin + 1)
+    if not any(map(is_image, before[:2])):
+        return unknown
+    named = [word for at, word in enumerate(before) if is_image(word) and not {*before[max(0, at - 1) : at]} & _RELATED]
+    return {named[-1]} if named else unknown
 
 
 def near(text: Said, begin: int, end: int) -> tuple[list[str], list[str]]:

@@ -53,6 +53,8 @@ _PROBABLY = {
 }  # stems that make `benign` as good as `probably benign`
 _RANGE = re.compile(r"(?<![#\d])\d (?:to )?\d\b|\bup to \d")
 _ALIKE = {"same", "different"}
+# What may stand between a number and what is counted.
+_SEEN_AS = {"distinct", "separate", "discrete", "visible", "pulmonary", "lung", "small", "round"}
 _IN_EITHER = re.compile(  # `no fracture in either image`: in neither one
     r"\b(?:no|not|without)\b((?:(?!\b(?:no|not|but|and|while|however)\b)[^.,;:|]){1,80}?) either\b"
 )
@@ -184,9 +186,9 @@ class Options:
             sentences.setdefault(sentence, set()).add(word)
         found = set()
         for sentence, words in sentences.items():
-            if sentence not in text.asked and not mentions.open_or_denied(words):
-                stems = set(map(stem, words))
-                found |= {i for i, name in names if name <= stems}
+            stems = set(map(stem, words)) if sentence not in text.asked else set()
+            held = [(i, name) for i, name in names if name <= stems]
+            found |= {i for i, name in held if not mentions.open_or_denied({w for w in words if stem(w) not in name})}
         return found
 
     def _of_one_image(self, text: Said) -> bool:
@@ -360,6 +362,8 @@ class Options:
             denied = {stem(word) for word in text.words[end : end + 4]}  # `no difference` is about something else
             about_it = not self.question or not denied.isdisjoint(self._topics)
             return about_it and not presence.asks(reply_text.plain(self.question))
+        if own in (["left"], ["right"]):
+            return not self._is_place(mention.option) or self._is_place_named(text, mention)
         plain = not next_word or next_word in _WEAK or next_word[:3] == next_word or stem(next_word) in self._topics
         if len(own) == 1 and own[0] in _ALIKE and not plain:
             return False  # `the same patient`
@@ -400,12 +404,15 @@ class Options:
             word.isdigit() for word in beside
         ):
             return False
+        if words[at - 1 : at] == ["of"] and _COUNTED.isdisjoint(words[max(0, at - 2) : at - 1]):
+            return False  # `none of the three images`
         if _RANGE.search(" ".join(words[max(0, at - 2) : at + 3])):
             return False
-        clause = {words[i] for i in range(len(words)) if clauses[i] == clauses[at]}
+        clause = set(words[slice(*text.bounds[clauses[at]])])
         if not clause.isdisjoint(_EACH) or ("total" in self._asked.words and any(map(is_image, clause))):
             return False
-        after = words[at + 1] if at + 1 < len(words) and clauses[at + 1] == clauses[at] else ""
+        behind = at + 2 if "".join(words[at + 1 : at + 2]) in _SEEN_AS else at + 1
+        after = words[behind] if behind < len(words) and clauses[behind] == clauses[at] else ""
         part = after == "of" and "of" in self._asked.words  # `two of the images`, where it is asked how many of them
         return stem(after) in self._topics or part or (not after and bool(before & _COUNTED))
 
@@ -461,7 +468,7 @@ class Options:
             return set()
         joined: set[_Mention] = set()
         for a, b in itertools.pairwise(sorted(found, key=lambda m: m.begin)):
-            if text.words[a.end + 1 : b.begin] in (["and"], ["nor"], ["as", "well", "as"]):
+            if text.words[a.end + 1 : b.begin] in (["and"], ["nor"], ["as", "well", "as"], ["and", "in"]):
                 joined |= {a, b}
         return {m for m in joined if self._on_topic(text, m) or not self._is_place(m.option)}
 
@@ -481,7 +488,8 @@ class Options:
         for word, clause in zip(text.words, text.clauses, strict=True):
             if is_image(word):
                 about.setdefault(clause, set()).add(word)
-        return [m for m in found if asked <= about.get(text.clauses[m.begin], asked)]
+        return [m for m in found if asked <= about.get(text.clauses[m.begin], asked)
+                and asked >= mentions.subject(text, m.begin, asked)]  # fmt: skip
 
     def _is_place(self, option: int) -> bool:
         own = self.tokens[option]

@@ -11,7 +11,7 @@ _ASKED = re.compile(
     r"(?:(?:sign|signs|evidence) of (?:an? |any )?)?((?:\w+ ){0,2}?\w+)(?= in\b| on\b|\?|$)"
 )
 _THERE = {"there", "present", "seen", "see", "visible", "noted", "identified", "evident", "shows", "show", "has",
-          "demonstrates", "detected", "observed"}  # fmt: skip
+          "demonstrates", "detected", "observed", "indicating", "indicates", "consistent"}  # fmt: skip
 _OPEN = {"whether", "if", "may", "might", "could", "possible", "possibly", "exclude", "excluded", "ruled", "rule",
          "unclear", "determine", "determined", "assess", "assessed", "question", "asks", "suspected", "suggest",
          "history", "resolved", "resolving", "cleared", "gone", "disappeared", "doubt", "reason", "only", "other",

@@ -1,5 +1,6 @@
 """Answers in the manner of untuned models, with the option that each names, are read as their labels say."""
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,15 @@ QUESTIONS = json.loads((FOLDER / "questions.json").read_text("utf-8"))
 
 
 def rows(name):
+    """A set; the answers of `fresh.jsonl` are in one of two halves by a hash of their text."""
+    if name in ("fresh", "kept_aside"):
+        return [row for row in rows("fresh.jsonl") if half(row["answer"]) == name]
+    name = name.removesuffix(".jsonl")
     return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def half(text):
+    return "kept_aside" if hashlib.sha256(text.encode()).digest()[0] % 2 else "fresh"
 
 
 def sample(name):
@@ -41,7 +50,9 @@ def judged(row):
     return "read" if asked.options[found].casefold() == meant.casefold() else "misread"
 
 
-@pytest.mark.parametrize(("name", "least"), [("open", 0.95), ("held_out", 0.85), ("misleading", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("open", 0.96), ("held_out", 0.94), ("fresh", 0.93), ("kept_aside", 0.89), ("misleading", 0.5)]
+)
 def test_the_labelled_answers_are_read_and_none_is_misread(name, least):
     found = [(judged(row), row) for row in rows(name)]
     count = Counter(verdict for verdict, _ in found)
@@ -58,6 +69,7 @@ def test_the_labelled_answers_are_many_and_of_a_model_too():
     by = Counter(row["by"] for row in every)
     assert len(every) >= 400 and by["SmolLM2-135M-Instruct"] >= 100
     assert len(rows("held_out")) >= len(every) / 5
+    assert len(rows("fresh")) >= 70 and len(rows("kept_aside")) >= 70
 
 
 # Words in which real answers speak of our options, whatever they say of them.
@@ -208,6 +220,20 @@ def test_a_comparison_that_is_not_stated_names_no_image(text):
         ("count", "2 to 3 nodules", None),
         ("count", "2-3 nodules", None),
         ("count", "up to 3 nodules", None),
+        ("count_words", "None of the three images shows a mass.", "A"),
+        ("both", "A fracture is in image 1 and in image 2.", "C"),
+        ("finding", "Image 1 shows pneumonia, image 2 is normal and image 3 shows a nodule.", "D"),
+        ("finding", "In image 2 pneumonia is seen and in image 3 a nodule.", "D"),
+        ("finding", "Normal in image 2 and a nodule in image 3.", None),
+        ("finding", "Image 3 compared with image 2 shows a nodule.", "D"),
+        ("side", "The left lung shows an opacity. The right lung is clear.", "A"),
+        ("outlook", "As an AI I cannot know. However, a probable health deterioration is to be feared.", "B"),
+        ("outlook", "As an AI I cannot know. However, I can explain probable health deterioration.", None),
+        ("outlook", "I cannot say. However, as an AI I cannot rate probable health deterioration.", None),
+        ("outlook", "Further diagnostic assessment is needed.", "D"),
+        ("count", "I see four distinct nodules in it.", "D"),
+        ("count", "I see a 4 mm nodule in it.", None),
+        ("yesno", "A pleural line, indicating a pneumothorax.", "A"),
         ("count", "Two of the nodules are calcified.", None),
         ("view", "The CC view is missing.", None),
         ("yesno", "A pneumothorax would be seen.", None),
