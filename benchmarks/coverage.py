@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20_000, help="trials of a cell")
     parser.add_argument("--patients", type=int, nargs="+", default=PATIENTS)
     args = parser.parse_args()
+    if args.trials < 1:
+        parser.error("--trials must be 1 or more")
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     missed, wide, asked = [], [], 0
     for people in args.patients:

@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000, help="candidates of each kind")
     parser.add_argument("--nights", type=int, default=1000, help="nights of each kind")
     args = parser.parse_args()
+    if args.trials < 1:
+        parser.error("--trials must be 1 or more")
     missed = []
     print("| candidate | promoted | by point | by noninferiority | goal |\n|---|---|---|---|---|")
     for name, candidate in CANDIDATES.items():

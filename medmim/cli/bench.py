@@ -28,6 +28,7 @@ class Protocol(StrEnum):
 
 
 app = typer.Typer(no_args_is_help=True, help="Score models, show their answers, compare them.")
+_COMPARED = 120  # columns that the table of `compare` needs
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the URI of its scores.")]
 
@@ -171,7 +172,9 @@ def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -
         value = f"{100 * row['value']:+.1f}"
         counts = f"{row['n']:,}", f"{row['patients']:,}"
         table.add_row(row["group"], row["metric"], value, interval, p, holm, screen.unread(row), *counts)
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, _COMPARED)  # a narrow terminal breaks lines, and cuts no name and no number
+    console.print(table)
     if not found["comparable"]:
         _say(f"not comparable: only the {found['items']:,} questions that both asked")
 

@@ -55,8 +55,11 @@ def test_run_show_and_compare_by_the_run_s_name(home, world):
     assert moved and listed.count("model, images moved on: ") == len(moved)
     assert listed.count("(right when the images move on)") == len(moved)
     assert "both ways" in call(bench.app, "show", names[0]).stdout
-    assert json.loads(call(bench.app, "compare", *names, "--json").stdout)["comparable"]
-    assert "held_in" in call(bench.app, "compare", *names).stdout
+    compared = json.loads(call(bench.app, "compare", *names, "--json").stdout)
+    assert compared["comparable"]
+    shown = call(bench.app, "compare", *names).stdout  # in a narrow terminal too
+    assert all(f"{row['group']} " in shown and f"{row['metric']} " in shown for row in compared["differences"])
+    assert "p (Holm)" in shown and "\u2026" not in shown
 
 
 def test_a_limited_run_says_that_it_is_not_comparable(home, world):
