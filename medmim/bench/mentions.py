@@ -72,7 +72,6 @@ _FINDINGS = {stem(word): stem(word) for word in ("pneumothorax", "effusion", "pn
                                                  "cataract", "hemorrhage", "aneurysm", "calcification")}  # fmt: skip
 _FINDINGS[stem("consolidation")] = stem("pneumonia")
 _INVERTED = {"were", "had"}  # `were it malignant, ...`
-_FORMER = {"resolved", "previous", "prior", "former", "old", "healed", "treated"}
 _TOO = re.compile(r"\btoo \S+ to\b")
 _KINDS = {"condition", "disease", "infection", "disorder", "term", "inflammation"}
 _USUALLY = {"usually", "typically", "often", "commonly", "generally"}
@@ -262,7 +261,7 @@ def _is_general(text: Said, begin: int, before: list[str], behind: list[str]) ->
     if before:
         inverted = before[0] in _INVERTED and text.sentences[: begin - len(before)][-1:] != [text.sentences[begin]]
         purpose = before[0] == "to" and before[1:2] not in (["me"], ["us"])
-        return inverted or purpose or before[-1] in _FORMER or bool(_TOO.search(" ".join(before)))
+        return inverted or purpose or bool(_TOO.search(" ".join(before)))
     defined = behind[:1] == ["is"] and not _KINDS.isdisjoint(behind[1:5])
     return defined or not _USUALLY.isdisjoint(behind[:4])
 

@@ -167,7 +167,7 @@ class Options:
         """The option that the conclusion of a text names, or none: what stands before led there."""
         cues = [*_CONCLUSION.finditer(text)]
         rest = self._split(text[cues[-1].end() :]) if cues else None
-        if rest is None or rest.asked or not (_ADVICE - self._topics).isdisjoint(map(stem, rest.words)):
+        if rest is None or not (_ADVICE - self._topics).isdisjoint(map(stem, rest.words)):
             return set()
         chosen = self._chosen(rest, self._mentions(rest))
         before = self._split(text[: cues[-1].start()])

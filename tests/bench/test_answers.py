@@ -100,6 +100,7 @@ CONCLUDED = ("In general:\n- {u}: seen often\n- {v}: seen rarely\n- {t}: seen to
              "There is no fat and it is {t}.", "There is no fat, air or bone, but it is {t}.")  # fmt: skip
 OPEN_STILL = ("It is {u}. In conclusion, it is {t}.", "It may be {u}. Therefore, it may be {t}.",
               "- {u}: red\n- {t}: blue\n\nTherefore, a biopsy is needed to exclude {t}.",
+              "- {u}: red\n- {t}: blue\n\nTherefore, treatment of what is {t} is recommended.",
               "- {u}: red\n- {t}: blue\n\nTherefore, it is {t} or {u}.",
               "- {u}: red\n- {t}: blue\n\nTherefore, is it {t}?")  # fmt: skip
 
