@@ -42,6 +42,7 @@ _SUBJECTS = {"there", "it", "they", "this", "that", "these", "those", "i", "we",
              "because", "since", "only", "not", "in", "on", "is", "for", "from", "and", "or", "was", "are"}  # fmt: skip
 _EACH = {"each", "per", "every", "apiece"}
 _IN = {"in", "for", "on"}
+_NOT_EXCLUDED = re.compile(r"\b(?:cannot|\w+n't|not)(?: be)? (?:rule[sd]? |exclude)")  # `no, I cannot rule it out`
 _ALSO = {"also", "too", "likewise", "similarly"}
 _MANY = 100  # times that an option is named, at the beginning and at the end: more of them tell nothing new
 _PROBABLY = {
@@ -143,7 +144,7 @@ class Options:
         length = Counter(found.clauses)
         alone = {word for word, clause in zip(found.words, found.clauses, strict=True) if length[clause] == 1}
         said_alone = {self.tokens.index([word]) for word in alone & {"yes", "no"} if [word] in self.tokens}
-        if said_alone and self._of_one_image(found):
+        if said_alone and (self._of_one_image(found) or _NOT_EXCLUDED.search(text)):
             return set()
         present: set[int] = set()
         if ["yes"] in self.tokens and ["no"] in self.tokens:
