@@ -99,10 +99,10 @@ CONCLUDED = ("In general:\n- {u}: seen often\n- {v}: seen rarely\n- {t}: seen to
              "Neither {u} nor {v} fits. Hence, it is {t}.", "It seems {u} at first glance. So it is {t}.",
              "There is no fat and it is {t}.", "There is no fat, air or bone, but it is {t}.")  # fmt: skip
 OPEN_STILL = ("It is {u}. In conclusion, it is {t}.", "It may be {u}. Therefore, it may be {t}.",
-              "- {u}: red\n- {t}: blue\n\nTherefore, a biopsy is needed to exclude {t}.",
-              "- {u}: red\n- {t}: blue\n\nTherefore, treatment of what is {t} is recommended.",
-              "- {u}: red\n- {t}: blue\n\nTherefore, it is {t} or {u}.",
-              "- {u}: red\n- {t}: blue\n\nTherefore, is it {t}?")  # fmt: skip
+              "- {u}: red\n- {v}: green\n- {t}: blue\n\nTherefore, a biopsy is needed to exclude {t}.",
+              "- {u}: red\n- {v}: green\n- {t}: blue\n\nTherefore, a biopsy was taken of the {t} region.",
+              "- {u}: red\n- {v}: green\n- {t}: blue\n\nTherefore, it is {t} or {u}.",
+              "- {u}: red\n- {v}: green\n- {t}: blue\n\nTherefore, is it {t}?")  # fmt: skip
 
 
 def filled(template, options, index):
@@ -145,6 +145,11 @@ def test_the_order_of_the_options_changes_no_reading_of_words(name, said, data):
     one = extract(text, options, asked["images"], asked["question"])
     other = extract(text, moved, asked["images"], asked["question"])
     assert (None if one is None else options[one]) == (None if other is None else moved[other])
+
+
+def test_a_finding_that_is_an_option_may_be_said_beside_another_finding():
+    asked = "What is seen beside the effusion in image 1?"
+    assert extract("There is edema with a fracture.", ("edema", "nodule"), 1, asked) == 0
 
 
 STEMS = (("partial", "partially"), ("complete", "completely"), ("improved", "improvement"), ("worse", "worsened"),
@@ -230,7 +235,7 @@ def test_a_comparison_that_is_not_stated_names_no_image(text):
         ("side", "The left lung shows an opacity. The right lung is clear.", "A"),
         ("outlook", "As an AI I cannot know. However, a probable health deterioration is to be feared.", "B"),
         ("outlook", "As an AI I cannot know. However, I can explain probable health deterioration.", None),
-        ("outlook", "I cannot say. However, as an AI I cannot rate probable health deterioration.", None),
+        ("outlook", "I cannot say. However, no images were provided: probable health deterioration.", None),
         ("outlook", "Further diagnostic assessment is needed.", "D"),
         ("count", "I see four distinct nodules in it.", "D"),
         ("count", "I see a 4 mm nodule in it.", None),
