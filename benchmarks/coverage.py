@@ -1,4 +1,4 @@
-"""Do the intervals and tests of medmim/bench/stats.py hold what they promise? One table; exit 1 where a goal is missed.
+"""Do the intervals and tests of medmim/bench/stats.py hold what they promise? One table; exit 1 where they do not.
 
     python benchmarks/coverage.py                 20,000 trials a cell: about 10 minutes of one core
     python benchmarks/coverage.py --trials 2000   a fast look
@@ -13,9 +13,8 @@ The goals, each judged at the 99% bound of its simulation error: the 95% interva
 everywhere; in at most 97% where 0.1 <= p <= 0.9 and the patients are 25 or more; p < 0.05 just where 0 is outside the
 interval; at most 5.5% of p below 0.05 where the models are equally good.
 
-Under about 100 effective patients (Kish) or 20 effective events the second cannot hold beside the first: so few cannot
-tell whether a patient's answers are correlated by 0 or by 0.3, and the interval must do for both. There it is wider
-than the goal; the column `over 97%` counts these cells, of those asked, and shows the highest coverage.
+The second does not hold everywhere: the column `over 97%` counts the cells that are above, of those asked, and shows
+the highest coverage; docs/statistics.md says why. Exit 1 is of a tolerance there: over a fifth of the cells asked.
 """
 
 import argparse
@@ -39,7 +38,7 @@ KINDS = {
 COLUMNS = (
     "patients", "questions each", "patients a question", "rho", *KINDS, "size", "over 97%",
 )  # fmt: skip
-_ENOUGH_PATIENTS, _ENOUGH_EVENTS = 100, 20  # effective ones, to tell the correlation by
+_TOLERATED = 0.2  # of the cells that are asked to cover at most 97%
 _BLOCK = 4_000_000  # values at once
 _Z = 2.326
 
@@ -59,16 +58,13 @@ class Cell:
     covered: float
     rejected: float
     trials: int
-    enough: bool
 
     def missed(self) -> Iterator[str]:
-        """The goals that this cell misses beyond its simulation error."""
-        error = _Z * np.sqrt(np.array([0.93, 0.97, 0.055]) * (1 - np.array([0.93, 0.97, 0.055])) / self.trials)
+        """The goals that this cell misses beyond its simulation error, but for the 97%."""
+        error = _Z * np.sqrt(np.array([0.93, 0.055]) * (1 - np.array([0.93, 0.055])) / self.trials)
         if self.covered < 0.93 - error[0]:
             yield "under 93%"
-        if self.covered > 0.97 + error[1] and self.asked and self.enough:
-            yield "over 97%"
-        if self.kind == "null" and self.rejected > 0.055 + error[2]:
+        if self.kind == "null" and self.rejected > 0.055 + error[1]:
             yield "size over 5.5%"
 
     @property
@@ -90,7 +86,7 @@ def main() -> None:
     if args.trials < 1:
         parser.error("--trials must be 1 or more")
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
-    missed, wide, asked = [], [], 0
+    missed, wide, asked, lowest, largest = [], [], 0, 1.0, 0.0
     for people in args.patients:
         for skewed in (False, True):
             for shown in (1, 2):
@@ -100,7 +96,12 @@ def main() -> None:
                     missed += [f"{_name(cell)}: {goal}" for cell in cells for goal in cell.missed()]
                     wide += [cell for cell in cells if cell.wide]
                     asked += sum(cell.asked for cell in cells)
-    print(f"\nover 97%: {len(wide)} of {asked} cells with 0.1 <= p <= 0.9 and 25 patients or more")
+                    lowest = min(lowest, *(cell.covered for cell in cells))
+                    largest = max(largest, *(cell.rejected for cell in cells if cell.kind == "null"))
+    print(f"\nlowest coverage {100 * lowest:.1f}%, largest size {100 * largest:.1f}%")
+    print(f"over 97%: {len(wide)} of {asked} cells with 0.1 <= p <= 0.9 and 25 patients or more")
+    if len(wide) > _TOLERATED * asked:
+        missed.append(f"over 97% in more than {_TOLERATED:.0%} of the cells")
     if missed:
         print("\nmissed:\n" + "\n".join(missed), file=sys.stderr)
         sys.exit(1)
@@ -114,7 +115,7 @@ def _cells(people: int, skewed: bool, shown: int, rho: float, trials: int) -> It
     of = stats.design(tuple((f"{a}", f"{b}") for a, b in pairs))
     for kind in KINDS:
         for share in KINDS[kind]:
-            draw, truth, lowest, events = _model(kind, share, rho, people, pairs)
+            draw, truth, lowest = _model(kind, share, rho, people, pairs)
             covered = rejected = disagree = done = 0
             while done < trials:
                 values = draw(rng, min(trials - done, max(1, _BLOCK // (3 * len(pairs)))))
@@ -124,10 +125,7 @@ def _cells(people: int, skewed: bool, shown: int, rho: float, trials: int) -> It
                 disagree += int(np.sum((p < 0.05) != ((low > 0) | (high < 0))))
                 done += len(values)
             assert not disagree, f"p and interval disagree in {disagree} trials"
-            effect = 1 + rho * (of.joined / of.items - 1)
-            enough = sizes.sum() ** 2 >= _ENOUGH_PATIENTS * np.sum(sizes**2)
-            enough = bool(enough and of.items * events / effect >= _ENOUGH_EVENTS)
-            yield Cell(people, skewed, shown, rho, kind, share, covered / done, rejected / done, done, enough)
+            yield Cell(people, skewed, shown, rho, kind, share, covered / done, rejected / done, done)
 
 
 def _sizes(people: int, skewed: bool) -> np.ndarray:
@@ -153,8 +151,8 @@ def _pairs(sizes: np.ndarray, shown: int) -> np.ndarray:
 
 def _model(
     kind: str, share: float, rho: float, people: int, pairs: np.ndarray
-) -> tuple[Callable[[np.random.Generator, int], Floats], float, float, float]:
-    """How values are drawn, their true mean, the lowest value, and the events (values unlike the usual) a question."""
+) -> tuple[Callable[[np.random.Generator, int], Floats], float, float]:
+    """How values are drawn, their true mean and the lowest value."""
     if kind == "gain":
         up, down = 0.15 * (1 - share), 0.05 * share
     else:
@@ -172,8 +170,8 @@ def _model(
         return (at < own[..., 0]).astype(np.float64) - ((at >= own[..., 0]) & (at < own[..., 0] + own[..., 1]))
 
     if kind in ("accuracy", "fraction"):
-        return draw, share, 0.0, share * (1 - share) / (1 if kind == "accuracy" else 3)
-    return draw, up - down, -1.0, up + down
+        return draw, share, 0.0
+    return draw, up - down, -1.0
 
 
 def _dirichlet(rng: np.random.Generator, trials: int, people: int, means: Floats, rho: float) -> Floats:

@@ -5,12 +5,15 @@ holds its measured coverage:
 
 1. The correlation of a patient's items is estimated from the products of their deviations. An item that shows several
    patients is correlated with the items of each, in proportion (a multiple-membership model: Browne, Goldstein &
-   Rasbash 2001). With one patient an item, the variance is that of the cluster sandwich, unbiased in a small sample.
+   Rasbash 2001). With one patient an item, the variance is that of the cluster sandwich, unbiased in a small sample;
+   it may come out below that of independent items, down to 0.4 of it.
 2. Items that are nearly all alike say nothing about their correlation: it is drawn towards `_PRIOR`.
-3. Dividing by the design effect gives the effective number of items (Kish 1965; Korn & Graubard 1998), to which a few
-   pseudo-items at both ends of the scale are added (Agresti & Coull 1998 for a share, Bonett & Price 2012 for a paired
+3. Dividing by the design effect gives the effective number of items (Kish 1965; Korn & Graubard 1998), to which a
+   pseudo-item at each end of the scale is added (Agresti & Coull 1998 for a share, Bonett & Price 2012 for a paired
    difference): the interval keeps a width where all answers are equal.
-4. Student's t, with the degrees of freedom that the estimated variance has (Satterthwaite 1946).
+4. The centre is moved by the skewness of the patients' sums (Johnson 1978): few faults are likelier too few than many.
+5. Student's t, with the degrees of freedom that the variance has in this design (Bell & McCaffrey 2002), or fewer
+   where a few patients make up the variance (Satterthwaite 1946).
 
 The p value is of the same t, so p < 0.05 just where 0 lies outside the interval.
 """
@@ -27,9 +30,12 @@ from medmim.errors import require
 
 MIN_PATIENTS = 20
 CONFIDENCE = 0.95
-_PRIOR = 0.3  # correlation of a patient's items where the items cannot tell
-_TOLD_BY = 4.0  # items unlike the rest (sum of squared deviations) that weigh as much as the prior
-_PSEUDO = {0.0: 2.0, -1.0: 1.0}  # lowest value -> pseudo-items at each end
+_PRIOR = 0.2  # correlation of a patient's items where the items cannot tell
+_TOLD_BY = 3.0  # items unlike the rest that weigh as much as the prior
+_LEAST = 0.4  # variance of the mean, of that of independent items
+_PSEUDO = 1.0  # items at each end of the scale
+_WORKING = 0.05  # correlation at which a design's degrees of freedom are taken
+_FEW = 6.0  # degrees of freedom that a few patients leave at least
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +76,7 @@ class Design:
         products: Expected sum of products of deviations over pairs of items that share a patient, in variances of one
             item, at rho 0 and at rho 1; the mean being estimated.
         pairs: The same with the mean known, at rho 1.
-        spread: Variance of that sum as a polynomial in rho, constant first.
+        freedom: Degrees of freedom of the estimated variance of the mean, for normal values correlated by `_WORKING`.
     """
 
     items: int
@@ -79,7 +85,7 @@ class Design:
     joined: float
     products: tuple[float, float]
     pairs: float
-    spread: tuple[float, float, float]
+    freedom: float
 
 
 def estimate(values: Floats, patients: Sequence[Sequence[str]]) -> Estimate:
@@ -121,17 +127,15 @@ def design(patients: tuple[tuple[str, ...], ...]) -> Design:
         lost = rows / len(sets) - rows.sum() / (2 * len(sets) ** 2)  # to the estimated mean
         return float(np.sum(rho * pairs - 2 * (counts - 1) * (shown.T @ lost)))
 
-    noise = 2 * counts * (counts - 1)  # variance of a patient's sum of products at rho 0
-    own_effect = pairs / counts  # of the correlation on it: a factor (1 + rho * own_effect) ** 2
-    spread = (noise.sum(), 2 * np.sum(noise * own_effect), np.sum(noise * own_effect**2))
+    expected = (products(0.0), products(1.0))
     return Design(
         len(sets),
         len(names),
         shown,
         joined,
-        (products(0.0), products(1.0)),
+        expected,
         float(pairs.sum()),
-        (float(spread[0]), float(spread[1]), float(spread[2])),
+        _design_freedom(shown, weighted, joined, expected),
     )
 
 
@@ -186,46 +190,76 @@ def _plain(values: Floats, of: Design, lowest: float) -> tuple[Floats, Floats, F
     mean = values.mean(axis=1)
     deviations = values - mean[:, None]
     squares = np.sum(deviations**2, axis=1)
-    rho = _correlation(deviations, squares, of)
+    sums = of.shown.T @ deviations.T  # of each patient
+    rho = _correlation(deviations, squares, sums, of)
     joined = of.items + rho * (of.joined - of.items)  # variance of the sum of the items, in variances of one
     variance = squares / np.maximum(of.items - joined / of.items, 1e-9)
     effective = of.items**2 / joined
-    pseudo = _PSEUDO[lowest]
-    total = effective + 2 * pseudo
-    centre = (effective * mean + pseudo * (1 + lowest)) / total
-    scatter = effective * (variance + (mean - centre) ** 2) + pseudo * ((1 - centre) ** 2 + (centre - lowest) ** 2)
+    total = effective + 2 * _PSEUDO
+    centre = (effective * mean + _PSEUDO * (1 + lowest)) / total
+    scatter = effective * (variance + (mean - centre) ** 2) + _PSEUDO * ((1 - centre) ** 2 + (centre - lowest) ** 2)
     error = np.sqrt(scatter) / total
-    freedom = _freedom(rho, joined, of)
+    second, third, fourth = (np.sum(sums**power, axis=0) for power in (2, 3, 4))
+    skewed = third / np.maximum(second, 1e-9) / of.items * effective / total
+    centre = centre + np.clip(skewed, -error, error)
+    few = np.maximum(2 * second**2 / np.maximum(fourth, 1e-9), _FEW)
+    freedom = np.minimum(of.freedom, few)
     half = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error
     return centre - half, centre + half, 2 * special.stdtr(freedom, -np.abs(centre) / error)
 
 
-def _correlation(deviations: Floats, squares: Floats, of: Design) -> Floats:
-    """Correlation of two items of the same one patient, 0..1, for each set of deviations."""
+def _correlation(deviations: Floats, squares: Floats, sums: Floats, of: Design) -> Floats:
+    """Correlation of two items of the same one patient, up to 1, for each set of deviations."""
     if not of.pairs:
         return np.zeros(len(squares))
-    sums, within = of.shown.T @ deviations.T, of.shown.T @ (deviations**2).T
-    told = squares**2 / (squares**2 + _TOLD_BY**2)
+    within = of.shown.T @ (deviations**2).T
+    unlike = squares**2 / np.maximum(np.sum(deviations**4, axis=1), 1e-12)  # items over kurtosis: k if k of many differ
+    told = unlike**2 / (unlike**2 + _TOLD_BY**2)
     ratio = np.sum(sums**2 - within, axis=0) / np.where(squares > 0, squares, 1.0)
     # expected: products = (1 - rho) * products[0] + rho * products[1], squares = items - joined / items
     slope = of.products[1] - of.products[0] + ratio * (of.joined / of.items - 1)
     found = (ratio * (of.items - 1) - of.products[0]) / np.where(slope > 1e-9, slope, 1.0)
-    found = np.where(slope > 1e-9, np.clip(found, 0.0, 1.0), _PRIOR)
+    least = (_LEAST - 1) * of.items / (of.joined - of.items)
+    found = np.where(slope > 1e-9, np.clip(found, least, 1.0), _PRIOR)
     return np.asarray(told * found + (1 - told) * np.maximum(found, _PRIOR))
 
 
-def _freedom(rho: Floats, joined: Floats, of: Design) -> Floats:
-    """Degrees of freedom of the estimated variance of a mean; at least 2.
+def _design_freedom(shown: Any, weighted: Any, joined: float, products: tuple[float, float]) -> float:
+    """Twice the squared mean of the estimated variance over its variance, for normal items; at least 1.5.
 
-    The estimate of rho is cut at 0, which leaves it less uncertain near there: a cut normal variable's variance.
+    The estimate is a quadratic form e'Ae of the deviations e = My, A = a I + b (KK' - diag(k)), with K the patients
+    that the items show and k their number; the items y have the covariance S = (1 - rho) I + rho WW'. Its variance is
+    2 tr(A MSM A MSM), written here in matrices of items by patients, which stay sparse.
     """
-    special = require("scipy.special", "bench")
-    relative = np.full_like(rho, 2 / max(of.items - 1, 1))
-    if not of.pairs:
-        return np.asarray(2 / relative)
-    uncertainty = (of.spread[0] + of.spread[1] * rho + of.spread[2] * rho**2) / of.pairs**2
-    z = rho / np.sqrt(uncertainty)
-    above, density = special.ndtr(z), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    kept = (1 + z**2) * above + z * density - (z * above + density) ** 2
-    relative += uncertainty * kept * ((of.joined - of.items) / joined) ** 2
-    return np.maximum(2 / relative - 1, 2.0)
+    sparse = require("scipy.sparse", "bench")
+    items = int(shown.shape[0])
+    more = joined - items
+    if more < 1e-9:
+        return max(items - 1.0, 1.5)
+    rates = np.array([[items - 1, products[0]], [-more / items, products[1] - products[0]]])
+    if abs(np.linalg.det(rates)) < 1e-9:  # all items show the same patients
+        return 1.5
+    a, b = np.linalg.solve(rates, [items, more])
+    own = a - b * np.asarray(shown.sum(axis=1)).ravel()
+    rest = 1 - _WORKING
+
+    def form(x: Floats) -> Floats:
+        return np.asarray(own * x + b * (shown @ (shown.T @ x)))
+
+    def covariance(x: Floats) -> Floats:
+        return np.asarray(rest * x + _WORKING * (weighted @ (weighted.T @ x)))
+
+    # AS = rest diag(own) + left right'
+    left = sparse.hstack([shown, sparse.diags(own) @ weighted]).tocsr()
+    reach = shown.T @ weighted
+    right = sparse.hstack([rest * b * shown + _WORKING * b * (weighted @ reach.T), _WORKING * weighted]).tocsr()
+    inner = right.T @ left
+    trace = rest**2 * np.sum(own**2) + 2 * rest * (sparse.diags(own) @ right).multiply(left).sum()
+    trace += inner.multiply(inner.T).sum()
+    # MSM = S - u 1' - 1 u'
+    ones = np.ones(items)
+    u = covariance(ones) / items
+    u -= u.sum() / (2 * items)
+    of_ones, of_u = form(ones), form(u)
+    trace += -4 * of_ones @ covariance(of_u) + 2 * (ones @ of_u) ** 2 + 2 * (ones @ of_ones) * (u @ of_u)
+    return max(float((items + _WORKING * more) ** 2 / trace), 1.5)

@@ -68,7 +68,7 @@ def test_no_answers_are_surer_to_be_good_than_all_right(seed, lowest):
 def test_one_more_right_answer_is_never_worse_at_the_edge(people, each):
     patients, right = one_each(people, each), np.ones(people * each)
     lows = []
-    for wrong in range(4):
+    for wrong in range(12):
         lows.append(stats.estimate(right, patients).low)
         right[wrong * each] = 0
     assert lows == sorted(lows, reverse=True)
@@ -112,7 +112,7 @@ def test_p_is_uniform_where_nothing_differs_and_patients_are_correlated(people, 
         kept = np.array([rank < 1 + 3 * (person % 2) for person in range(people) for rank in range(each)])
         values, patients = values[:, kept], tuple(own for own, keep in zip(patients, kept, strict=True) if keep)
     low, high, p = stats.intervals(values, stats.design(patients), -1.0)
-    assert 0.03 < np.mean(p < 0.05) < 0.0565  # 0.05 and three standard errors
+    assert 0.028 < np.mean(p < 0.05) < 0.0565  # 0.05 and three standard errors; 20 patients are less sure
     assert np.mean(p < 0.01) < 0.0137
     assert 0.43 < np.mean(p < 0.5) < 0.53
     assert np.mean(low > 0) == pytest.approx(np.mean(high < 0), abs=0.008)
@@ -171,6 +171,42 @@ def test_a_design_expects_the_products_and_the_variance_that_are_seen(rho, shown
     assert expected == pytest.approx(products.mean(), abs=4 * products.std() / np.sqrt(trials))
     joined = of.items + rho * (of.joined - of.items)
     assert values.sum(axis=1).var() == pytest.approx(joined, rel=0.05)
+
+
+@pytest.mark.parametrize("shown", [1, 2])
+def test_degrees_of_freedom_are_those_of_the_dense_quadratic_form(shown, monkeypatch):
+    """12 unequal patients: twice the squared mean of the estimated variance over its variance, by full matrices."""
+    rng, rho = np.random.default_rng(8), 0.3
+    monkeypatch.setattr(stats, "_WORKING", rho)
+    first = np.repeat(np.arange(12), np.arange(1, 13))
+    second = (first + rng.integers(1, 12, len(first))) % 12 if shown == 2 else first
+    stats.design.cache_clear()
+    of = stats.design(tuple((f"{a}", f"{b}") for a, b in zip(first, second, strict=True)))
+    stats.design.cache_clear()
+    people, size = np.arange(12), len(first)
+    shows = ((first[:, None] == people) | (second[:, None] == people)).astype(float)
+    alone, centred = np.eye(size), np.eye(size) - 1 / size
+    shared = shows @ shows.T / shown
+    products = shows @ shows.T - shown * alone
+    means = [[np.trace(form @ centred @ c @ centred) for form in (alone, products)] for c in (alone, shared)]
+    a, b = np.linalg.solve(means, [size, shared.sum()])
+    form = centred @ (a * alone + b * products) @ centred @ ((1 - rho) * alone + rho * shared)
+    assert of.freedom == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form), rel=1e-9)
+
+
+def test_faults_of_few_patients_leave_a_wider_interval_than_many_degrees_of_freedom_would():
+    values = np.ones(1600)
+    values[:32] = 0  # all of four patients; of 200
+    found = stats.estimate(values, one_each(200, 8))
+    sandwich = np.sqrt(np.sum((values - values.mean()).reshape(200, 8).sum(axis=1) ** 2)) / 1600
+    assert found.high - found.low > 1.2 * 2 * 1.96 * sandwich
+
+
+def test_the_longer_end_points_to_where_the_faults_are():
+    worse = np.zeros(1600)
+    worse[::160] = -1
+    found = stats.difference(worse, np.zeros(1600), one_each(200, 8))
+    assert found.value - found.low > 1.15 * (found.high - found.value)
 
 
 def test_with_many_patients_it_is_the_cluster_sandwich():
