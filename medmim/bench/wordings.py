@@ -160,7 +160,7 @@ RETRACTED = _rule(
 _HEDGE = words("probably", "most likely", "likely",
                "definitely", "clearly", "obviously", "surely", "indeed", "maybe", "perhaps", "simply", "just", "the",
                "my", "final", "correct", "best", "right")  # fmt: skip
-_SURE = words("sure", "certainly", "of course", "okay", "ok", "well", "hmm", "alright", "great", "yes", "wait",
+_SURE = words("sure", "certainly", "of course", "okay", "ok", "well", "hmm", "alright", "great", "yes",
               "no wait", "if i had to choose", "if i had to guess")  # fmt: skip
 FILLER = _rule(  # what may stand before a choice without changing it
     rf"""(?:{_SURE}\s*[,.!:]|(?:{_IT_IS}|{_NOUN}|{_HEDGE})(?!\w)|q\d*:|(?:number|no\.)(?=\s{LETTER}\W*$)
