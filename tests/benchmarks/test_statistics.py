@@ -32,17 +32,17 @@ def test_the_simulated_chances_have_the_mean_and_the_correlation_that_they_are_n
 def test_a_row_meets_its_goals_and_misses_them_with_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = list(coverage._cells(50, False, 1, 0.3, 400))
     assert not [goal for cell in cells for goal in cell.missed()]
-    monkeypatch.setattr(stats, "_correlation", lambda deviations, squares, of: np.zeros(len(squares)))
+    monkeypatch.setattr(stats, "_correlation", lambda deviations, squares, sums, of: np.zeros(len(squares)))
     cells = list(coverage._cells(50, False, 1, 0.3, 400))
     assert {goal for cell in cells for goal in cell.missed()} == {"under 93%", "size over 5.5%"}
 
 
 def test_a_cell_is_judged_beyond_its_simulation_error() -> None:
-    cell = coverage.Cell(200, False, 1, 0.1, "accuracy", 0.5, 0.95, 0.0, 20_000, True)
+    cell = coverage.Cell(200, False, 1, 0.1, "accuracy", 0.5, 0.95, 0.0, 20_000)
     assert list(cell.missed()) == [] == list(replace(cell, covered=0.929).missed())
     assert list(replace(cell, covered=0.92).missed()) == ["under 93%"]
-    assert list(replace(cell, covered=0.98).missed()) == ["over 97%"]
-    assert list(replace(cell, covered=0.98, share=0.05).missed()) == []
+    assert not cell.wide and replace(cell, covered=0.98).wide
+    assert not any(replace(cell, covered=0.98, **other).wide for other in ({"share": 0.05}, {"patients": 20}))
     assert list(replace(cell, kind="null", rejected=0.065).missed()) == ["size over 5.5%"]
 
 

@@ -276,6 +276,9 @@ def test_a_server_is_benched_with_the_longest_answer_that_is_given(home, server)
     ended = call(bench.app, "run", "--model", model, "--task", "held_in", "--max-new-tokens", 77, "--batch-size", 4)
     assert {request["max_tokens"] for request in server.requests} == {77}
     assert "answers were cut at 77 new tokens" in ended.stdout
+    assert "unread answers were cut before they named an option" in ended.stdout
+    server.finish = "stop"
+    ended = call(bench.app, "run", "--model", f"{model}1", "--task", "held_in", "--max-new-tokens", 77)
     assert "unread answers hold one option's letter" in ended.stdout and "the letter A" in ended.stdout
     server.say, server.finish = (lambda text: "A\n\nBoth were compared."), "stop"
     ended = call(bench.app, "run", "--model", f"{model}2", "--task", "held_in", "--json")

@@ -24,7 +24,7 @@ WORSE_CHAMPION, ROLLED_BACK, SERVER_CHANGED = 8, 10, 15
 
 @pytest.fixture(scope="module")
 def weeks(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[tuple[World, list[Night]]]:
-    """21 nights: the champion is replaced by one that is 3.6 points worse, and back; the server changes."""
+    """21 nights: the champion is replaced by one that is 7.3 points worse, and back; the server changes."""
     with world(tmp_path_factory.mktemp("weeks") / "home", mlflow_database) as made:
         made.promote(0)
         seen = []
@@ -45,7 +45,7 @@ def test_alarms_are_raised_in_the_right_nights_and_in_no_other(weeks: tuple[Worl
     _, seen = weeks
     alarmed = {number: night.alarms for number, night in enumerate(seen, 1) if night.alarms}
     assert set(alarmed) == {WORSE_CHAMPION, ROLLED_BACK - 1, SERVER_CHANGED}
-    assert "champion: token_f1 held-in fell by 3.6 points" in alarmed[WORSE_CHAMPION][0]
+    assert "champion: token_f1 held-in fell by 7.3 points" in alarmed[WORSE_CHAMPION][0]
     assert len(alarmed[WORSE_CHAMPION]) == 1
     assert alarmed[SERVER_CHANGED][0].startswith("other drifted")
 
@@ -76,7 +76,7 @@ def test_mlflow_has_one_finished_run_for_each_night(weeks: tuple[World, list[Nig
     by_night = {run.info.run_name: run.data for run in runs}
     worse, good = by_night[seen[WORSE_CHAMPION - 1].date], by_night[seen[0].date]
     key = "champion/held_in/token_f1"
-    assert good.metrics[key] - worse.metrics[key] == pytest.approx(8 / 220)
+    assert good.metrics[key] - worse.metrics[key] == pytest.approx(16 / 220)
     assert (good.tags["medmim.verdict"], worse.tags["medmim.verdict"]) == ("quiet", "alarm")
     assert worse.metrics["alarms"] == 1
 

@@ -27,7 +27,7 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample, digest_of
 from tests.support.openai_server import Server
 
-PATIENTS, QUESTIONS, WORSE = 60, 240, 8  # 3.6 points of the held-in questions
+PATIENTS, QUESTIONS, WORSE = 60, 240, 16  # 7.3 points of the held-in questions
 FIRST = date(2026, 6, 1)
 NAME = "weeks"
 
