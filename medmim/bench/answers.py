@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim.bench import likelihood, metrics, probes, reading
+from medmim import shards, store
+from medmim.bench import likelihood, metrics, probes, reading, tasks
 from medmim.bench.engines import Engine
 from medmim.bench.likelihood import GENERATE
 from medmim.bench.tasks import Items
@@ -21,6 +22,7 @@ from medmim.lvlm import checkpoint
 from medmim.progress import Bar, bar
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step, finished, step_key
+from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import Answer, Sample, from_json, to_json
 from medmim.store import Artifact
@@ -103,6 +105,25 @@ def find(
 ) -> Artifact | None:
     """The answers of a model to a probe, where the cache has them; the arguments are those of `collect`."""
     return finished(ws, "answers", step_key("answers", REVISION, *_key_parts(engine, data, probe, protocol, settings)))
+
+
+def find_or_ask(
+    ws: Workspace,
+    role: str,
+    engine: Engine,
+    data: Artifact,
+    probe: str,
+    settings: Bench,
+    recipe: Recipe | None,
+    protocol: str,
+) -> Artifact:
+    """The answers of a model to a published data set; it is downloaded where something has to be asked."""
+    if known := find(ws, engine, data.digest, probe, settings, protocol):
+        return known
+    folder = store.fetch(data, ws.cache)
+    items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
+    images, of_data = shards.Images(folder), terms_of(data)
+    return collect(ws, role, engine, items, images, data.digest, probe, settings, recipe, of_data, protocol)
 
 
 def on_any_machine(engine: Engine, data: str, probe: str, settings: Bench, protocol: str) -> str:

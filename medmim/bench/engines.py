@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -115,7 +115,8 @@ def _engine(ref: str, ws: Workspace) -> Engine:
                 f"{ref} does not name a model of the server",
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
-        return Engine(ref, digest_of(["openai", url, name]), _server(url, name), compare=_compare_on_server(url, name))
+        ask, compare = (partial(how, url, name) for how in (ask_openai.ask, ask_openai.compare))
+        return Engine(ref, digest_of(["openai", url, name]), ask, compare=compare)
     found = checkpoints.locate(ref)
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
     if zoo.is_ours(found) or not zoo.model_type(found):
@@ -155,21 +156,3 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -
 
     terms = checkpoint.terms_of(ref)
     return Engine(ref, weights, ask, terms, template, compare, checkpoint.inference, release)
-
-
-def _server(url: str, name: str) -> "Ask":
-    def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
-        from medmim.lvlm import ask_openai
-
-        return ask_openai.ask(url, name, questions, batch_size, max_new_tokens)
-
-    return ask
-
-
-def _compare_on_server(url: str, name: str) -> "Compare":
-    def compare(questions: "Sequence[Question]", batch_size: int) -> "Iterator[Reply]":
-        from medmim.lvlm import ask_openai
-
-        return ask_openai.compare(url, name, questions, batch_size)
-
-    return compare

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medmim import progress, ray_nodes, shards, store
-from medmim.bench import answers, tasks
+from medmim import progress, ray_nodes, store
+from medmim.bench import answers
 from medmim.bench.engines import OPENAI, Engine, engine
 from medmim.bench.likelihood import PROTOCOLS
 from medmim.errors import Unavailable, UserError, wrap_os_errors
@@ -20,7 +20,6 @@ from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import finished, remember
-from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 
@@ -134,15 +133,7 @@ def _collect(request: Mapping[str, Any]) -> "str | UserError":
             model = _cached_engine(request["ref"], request["digest"], ws)
             data = store.get(request["data"])
             role, probe, protocol = request["role"], request["probe"], request["protocol"]
-            known = answers.find(ws, model, data.digest, probe, settings, protocol)
-            if known is not None:
-                return known.uri
-            folder = store.fetch(data, ws.cache)
-            items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
-            of_data = terms_of(data)
-            return answers.collect(
-                ws, role, model, items, shards.Images(folder), data.digest, probe, settings, recipe, of_data, protocol
-            ).uri
+            return answers.find_or_ask(ws, role, model, data, probe, settings, recipe, protocol).uri
     except UserError as error:
         return error
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmim import shards, store
+from medmim import store
 from medmim.bench import answers, failures, fanout, metrics, reading, scoring, tasks
 from medmim.bench.engines import Engine, engine, refuse_outside
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
@@ -151,30 +151,11 @@ def collect(
     for role, model in engines.items():
         for protocol in PROTOCOLS[settings.protocol]:
             for probe in probes:
-                artifact = answers.find(ws, model, data.digest, probe, settings, protocol)
-                if artifact is None:
-                    artifact = _ask(ws, role, model, data, probe, settings, recipe, protocol)
-                found[role, protocol, probe] = artifact
+                found[role, protocol, probe] = answers.find_or_ask(
+                    ws, role, model, data, probe, settings, recipe, protocol
+                )
         model.release()
     return found
-
-
-def _ask(
-    ws: Workspace,
-    role: str,
-    model: Engine,
-    data: Artifact,
-    probe: str,
-    settings: Bench,
-    recipe: Recipe | None,
-    protocol: str,
-) -> Artifact:
-    folder = store.fetch(data, ws.cache)
-    items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
-    images = shards.Images(folder)
-    return answers.collect(
-        ws, role, model, items, images, data.digest, probe, settings, recipe, terms_of(data), protocol
-    )
 
 
 def _digests(
