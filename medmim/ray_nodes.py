@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
@@ -23,6 +23,7 @@ _LOG_DELAY = 1.0  # s that a line of a worker's log takes to arrive, at most
 _LOOK_EVERY = 1.0  # s
 _LEAVING = ".leaving"  # in a node's home: until when it lasts
 _TRAINING = "training"  # in a node's home: a file for each process that trains
+_RETRIES = 2  # lost nodes after which a task is tried again
 _JOIN_TIMEOUT = 600.0  # s; a pod's image may have to be pulled, a machine be started
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -173,6 +174,44 @@ def worker_environment(cpus: int) -> dict[str, str]:
     """The environment that a worker inherits of the driver; credentials are the node's own."""
     inherited = {name: os.environ[name] for name in ("MEDMIM_STAGE", "MEDMIM_PATIENCE") if os.environ.get(name)}
     return {**inherited, "MEDMIM_EVENTS": "-", "OMP_NUM_THREADS": str(cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def task(function: Callable[..., Any], cpus: int, gpus: int = 0) -> Any:
+    """A function as Ray task, spread over the nodes and tried again where a node is lost; call its `remote`."""
+    import ray
+
+    return ray.remote(
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_retries=_RETRIES,
+        scheduling_strategy="SPREAD",
+        runtime_env={"env_vars": worker_environment(cpus)},
+    )(function)
+
+
+def result(ref: Any, fact: str, fix: str, problems: Sequence[str] = ()) -> Any:
+    """What a task of `task` returned.
+
+    Args:
+        ref: The task; done, or waited for.
+        fact: Said where its nodes were lost too often.
+        fix: Likewise.
+        problems: Likewise.
+
+    Raises:
+        Unavailable: Its nodes were lost too often.
+        RayTaskError: It raised: a bug, with its traceback.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(ref)
+    except RayTaskError:
+        raise
+    except RayError as lost:
+        reason = str(lost).strip().splitlines()[-1][:300]
+        raise Unavailable(fact, reason=reason, fix=fix, problems=problems) from None
 
 
 def node_workspace(store: str) -> Workspace:

@@ -15,7 +15,7 @@ from medmim import progress, ray_nodes, store
 from medmim.bench import answers
 from medmim.bench.engines import OPENAI, Engine, engine
 from medmim.bench.likelihood import PROTOCOLS
-from medmim.errors import Unavailable, UserError, wrap_os_errors
+from medmim.errors import UserError, wrap_os_errors
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Bench, Recipe
@@ -25,7 +25,6 @@ from medmim.store import Artifact
 
 Set = tuple[str, str, str]  # role, protocol, probe
 _REMEMBERED = "answers-of-nodes"
-_RETRIES = 2  # lost nodes after which a task is retried
 
 
 def collect(
@@ -96,28 +95,16 @@ def collect(
 def _run_tasks(requests: Mapping[Set, dict[str, Any]], cpus: int, gpu: bool) -> Iterator[tuple[Set, str]]:
     """The sets and the URIs of their answers, as they are done."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
-    task = ray.remote(
-        num_cpus=cpus,
-        num_gpus=int(gpu),
-        max_retries=_RETRIES,
-        scheduling_strategy="SPREAD",
-        runtime_env={"env_vars": ray_nodes.worker_environment(cpus)},
-    )(_collect)
+    task = ray_nodes.task(_collect, cpus, int(gpu))
     pending = {task.remote(request): one for one, request in requests.items()}
     while pending:
         (done, *_), _ = ray.wait(list(pending))
-        try:
-            found = ray.get(done)
-        except RayTaskError:  # a bug, with its traceback
-            raise
-        except RayError as lost:
-            raise Unavailable(
-                "the benchmark lost its nodes",
-                reason=str(lost).strip().splitlines()[-1][:300],
-                fix="run the same command again: finished sets of answers are kept",
-            ) from None
+        found = ray_nodes.result(
+            done,
+            "the benchmark lost its nodes",
+            fix="run the same command again: finished sets of answers are kept",
+        )
         if isinstance(found, UserError):
             raise found
         yield pending.pop(done), found

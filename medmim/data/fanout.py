@@ -27,11 +27,10 @@ from medmim import progress, ray_nodes, store
 from medmim.data.gather import Decode, Gathered, Pictures, Reader, by_file, by_threads
 from medmim.data.sources.fragments import Fragment, format_path, parse
 from medmim.data.sources.source import BadImage
-from medmim.errors import Unavailable, UserError, wrap_os_errors
+from medmim.errors import UserError, wrap_os_errors
 from medmim.sample import digest_of
 from medmim.store import Store, removal
 
-_RETRIES = 2  # lost nodes after which a batch is read again
 _BATCH = 32  # pictures that one task reads, but for a file that holds more
 _ROUNDS = 4  # tasks of each CPU where there are few images, so that no node waits long for the last one
 _QUEUED = 2  # tasks under way for each CPU
@@ -110,15 +109,9 @@ def _of_earlier_attempts(shared: Store, wanted: Set[str]) -> Pictures:
 def _by_tasks(folder: str, root_of: Callable[[str], str], paths: Sequence[str], reader: Reader) -> Pictures:
     """The pictures in the order in which their batches are done."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
     shared, sent = store.open_store(folder), [_sent(reader.read)]
-    task = ray.remote(
-        num_cpus=1,
-        max_retries=_RETRIES,
-        scheduling_strategy="SPREAD",
-        runtime_env={"env_vars": ray_nodes.worker_environment(1)},
-    )(_read_batch)
+    task = ray_nodes.task(_read_batch, cpus=1)
     progress.say(f"reading images on the Ray cluster: {len(paths):,}")
     batches = _batches(paths, max(1, min(_BATCH, ceil(len(paths) / (_ROUNDS * _cpus())))))
     pending: dict[Any, list[str]] = {}
@@ -134,18 +127,13 @@ def _by_tasks(folder: str, root_of: Callable[[str], str], paths: Sequence[str], 
                 break
             (ref,), _ = ray.wait(list(pending), num_returns=1)
             batch = pending.pop(ref)
-            try:
-                done = ray.get(ref)
-            except RayTaskError:  # a bug, with its traceback
-                raise
-            except RayError as lost:
-                raise Unavailable(
-                    "the build lost its nodes",
-                    reason=str(lost).strip().splitlines()[-1][:300],
-                    fix="run the same command again: what is done is kept; if it ends in the same way, an image of "
-                    "this batch may need more memory than the nodes have",
-                    problems=batch,
-                ) from None
+            done: _Done = ray_nodes.result(
+                ref,
+                "the build lost its nodes",
+                fix="run the same command again: what is done is kept; if it ends in the same way, an image of "
+                "this batch may need more memory than the nodes have",
+                problems=batch,
+            )
             if done.error is not None:
                 told = done.error.as_dict()
                 raise UserError(**{**told, "fact": f"{told['fact']} (on the node {done.node})"})
