@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint
-from medmim.lvlm.zoo import checkpoints
+from medmim.lvlm.zoo import lookup
 from medmim.lvlm.zoo import model as zoo
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
@@ -117,7 +117,7 @@ def _engine(ref: str, ws: Workspace) -> Engine:
             )
         ask, compare = (partial(how, url, name) for how in (ask_openai.ask, ask_openai.compare))
         return Engine(ref, digest_of(["openai", url, name]), ask, compare=compare)
-    found = checkpoints.locate(ref)
+    found = lookup.locate(ref)
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
     if zoo.is_ours(found) or not zoo.model_type(found):
         family = checkpoint.family_of(found)  # refuse an unsupported one now, not in the middle of the benchmark

@@ -44,14 +44,14 @@ def show(ref: _Ref, home: Home = None, as_json: Json = False) -> None:
     """
     import json
 
-    from medmim.lvlm.zoo import checkpoints
     from medmim.lvlm.zoo import entry as zoo
+    from medmim.lvlm.zoo import lookup
     from medmim.run.workspace import workspace
 
     if ref in {entry.name for entry in zoo.entries()}:
         facts = zoo.find(ref).model_dump(mode="json")
     else:
-        facts = checkpoints.describe(ref, workspace(home))
+        facts = lookup.describe(ref, workspace(home))
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -86,11 +86,11 @@ def check(
     from dataclasses import asdict
 
     from medmim.errors import Refused, UserError
-    from medmim.lvlm.zoo import admission, checkpoints
+    from medmim.lvlm.zoo import admission, lookup
     from medmim.run.workspace import workspace
 
     ws = workspace(home)
-    found, entry = checkpoints.find(ref, ws, hub)
+    found, entry = lookup.find(ref, ws, hub)
     if write is not None and entry is None:
         raise UserError("--write is for a NAME of the zoo", fix=f"`{hints.command('zoo', 'list')}` shows them")
     sys.stderr.write(f"checkpoint {found}, home {ws.home}\n")
