@@ -24,8 +24,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medmim.bench import mentions, option_text, reply_text, wordings
-from medmim.bench.option_text import Options
+from medmim.bench import mentions, reply_text, wordings
+from medmim.bench.option_text import named as named_options
+from medmim.bench.options import Options, known_options, prompt_form
 from medmim.sample import LETTERS
 
 _NEAR = 120  # characters beside a letter in which it may be negated
@@ -49,8 +50,8 @@ def extract(text: str, options: Sequence[str], images: int = 0, question: str = 
     """
     if cut:
         text = _CUT_ARTICLE.sub("", text)
-    known = option_text.known(tuple(options), images, question)
-    said = option_text.prompt_form(" ".join(reply_text.fold(text).split()))
+    known = known_options(tuple(options), images, question)
+    said = prompt_form(" ".join(reply_text.fold(text).split()))
     if said and said in known.written:
         return known.written.index(said)
     found = {_read(known, reply_text.lines(part), cut) for part in reply_text.answers(text)} - {None}
@@ -81,7 +82,7 @@ def _read(options: Options, lines: Sequence[str], cut: bool) -> int | None:
     if following == _without_echo(options, following):  # another question: its options are not these
         lines = turn
     lines = _without_echo(options, lines)
-    if len(set(lines)) > 1 and all(option_text.prompt_form(line) in options.written for line in lines):
+    if len(set(lines)) > 1 and all(prompt_form(line) in options.written for line in lines):
         return None  # a part of the options, repeated
     whole = " | ".join(lines)  # a mark, so that an `a` that ends a line is no article
     exact = options.exactly(whole)
@@ -101,7 +102,7 @@ def _read(options: Options, lines: Sequence[str], cut: bool) -> int | None:
         if not whole or refuses(whole):
             return None
         lines = [whole]
-    letters, texts = _letters(" | ".join(lines)), options.named(whole)
+    letters, texts = _letters(" | ".join(lines)), named_options(options, whole)
     if not letters:
         brackets = re.finditer(rf"[(\[]\s*{wordings.ONE}\s*[)\]]", whole)
         beside = {_index(m[1]) for m in brackets if not wordings.CLASSIFIED.pattern.search(whole[: m.start()][-_NEAR:])}
@@ -193,7 +194,7 @@ def _lead(options: Options, line: str) -> int | None:
     index, rest = _index(match[1]), bare[match.end(1) :]
     if wordings.BECAUSE.pattern.match(rest) or index >= len(options.tokens):
         return index
-    named = {tuple(options.tokens[i]) for i in options.named(rest)}
+    named = {tuple(options.tokens[i]) for i in named_options(options, rest)}
     differs = len(named) == 1 and tuple(options.tokens[index]) not in named
     return _BOTH if differs else index
 
@@ -249,7 +250,7 @@ def _claimed(options: Options, part: str) -> int | None:
             return None
         return _BOTH if named is not None and not _is_text(options, index, after) else index
     short = options.shortened(said)
-    return _maybe(options.named(said)) if short is None else short
+    return _maybe(named_options(options, said)) if short is None else short
 
 
 def _is_text(options: Options, index: int, text: str) -> bool:

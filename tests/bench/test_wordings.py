@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medmim.bench import extract, option_text, reply_text, wordings, words
+from medmim.bench import extract, reply_text, wordings, words
 from tests.support.wordings import FIXED, READ, READ_WITH, UNREAD, UNREAD_WITH, fill, with_words
 
 NEVER = re.compile("(?!)")
@@ -49,7 +49,7 @@ def load(build):
     """Run the modules of the reader again, with another way to make patterns of words."""
     kept, words.words = words.words, build
     try:
-        for module in (reply_text, option_text, wordings, extract):
+        for module in (reply_text, wordings, extract):
             exec(compile(Path(module.__file__).read_text("utf-8"), module.__file__, "exec"), vars(module))  # noqa: S102
     finally:
         words.words = kept
