@@ -70,12 +70,9 @@ def apply(policy: Policy, scores: Mapping[str, Any], opponent: str) -> Iterator[
     for group, _ in _expand(policy.min_gain, own):
         if row := own.get(group):
             asked = max(1, row["n"] + row["errors"])
-            cut = row.get(
-                "unparsed_cut", 0
-            )  # such an answer is no model's wording, but its limit: it counts all the same
-            told = (
-                f"could not be read ({cut / asked:.1%} cut at the limit of new tokens)" if cut else "could not be read"
-            )
+            told = "could not be read"
+            if cut := row.get("unparsed_cut", 0):  # no wording of the model, but its limit: it counts all the same
+                told += f" ({cut / asked:.1%} cut at the limit of new tokens)"
             yield _share("unparsed", group, row["unparsed"] / asked, policy.max_unparsed, told)
             yield _share("errors", group, row["errors"] / asked, policy.max_errors, "failed in the engine")
 
