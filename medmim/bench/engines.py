@@ -39,9 +39,9 @@ class Engine:
         digest: Content digest of the weights; for a server, whose weights are not known, of its address and model name.
             It also depends on `stale_before`, so that older answers are not found in the cache.
         ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
+        compare: (questions, batch size) -> replies with the likelihoods of the options, in order.
         terms: Of the model; a server's are unknown.
         template: Digest of the chat format in which it is asked; empty for a server, which has its own.
-        compare: (questions, batch size) -> replies with the likelihoods of the options, in order.
         inference: Computes what else of this machine decides the answers: see `checkpoint.inference`; nothing for a
             server.
         release: Frees the memory of the model until it is asked again.
@@ -50,9 +50,9 @@ class Engine:
     ref: str
     digest: str
     ask: "Ask"
+    compare: "Compare"
     terms: Terms = UNKNOWN
     template: str = ""
-    compare: "Compare | None" = None
     inference: Callable[[], Mapping[str, str]] = dict
     release: Callable[[], None] = lambda: None
 
@@ -116,7 +116,7 @@ def _engine(ref: str, ws: Workspace) -> Engine:
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
         ask, compare = (partial(how, url, name) for how in (ask_openai.ask, ask_openai.compare))
-        return Engine(ref, digest_of(["openai", url, name]), ask, compare=compare)
+        return Engine(ref, digest_of(["openai", url, name]), ask, compare)
     found = lookup.locate(ref)
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
     if zoo.is_ours(found) or not zoo.model_type(found):
@@ -155,4 +155,4 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -
             sys.modules["torch"].cuda.empty_cache()  # else torch keeps the memory to itself; nothing without a GPU
 
     terms = checkpoint.terms_of(ref)
-    return Engine(ref, weights, ask, terms, template, compare, checkpoint.inference, release)
+    return Engine(ref, weights, ask, compare, terms, template, checkpoint.inference, release)

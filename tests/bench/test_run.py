@@ -31,6 +31,10 @@ def held_in():
 SETTINGS = Bench(max_new_tokens=4, probes=("blind", "grey", "swap"))
 
 
+def writing(ask) -> answers.Engine:
+    return answers.Engine("ref", "digest", ask, compare=lambda *_: pytest.fail("nothing is compared"))
+
+
 def bench(world: World, home: Path, where: str = "", roles: str = "tuned base", settings: Bench = SETTINGS):
     ws = workspace(home)
     ws = Workspace(ws.home, where or ws.store, ws.tracking)
@@ -138,7 +142,6 @@ def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path, probe
 
 def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkeypatch):
     failing = {"on": True}
-    real = answers.Engine
 
     def broken(ref, ws, stale_before):
         def ask(questions, batch_size, max_new_tokens):
@@ -146,7 +149,7 @@ def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkey
                 down = failing["on"] and "What changed in 3?" in question.prompt
                 yield Reply("" if down else "B", "k", "the server hung up" if down else "")
 
-        return real(ref, "digest", ask)
+        return replace(writing(ask), ref=ref)
 
     monkeypatch.setattr(run, "engine", broken)
     with pytest.raises(UserError, match="failed on 1 of 48") as raised:
@@ -170,7 +173,7 @@ def test_without_images_equal_questions_are_put_once_and_answered_each(world, tm
         put.extend(questions)
         yield from (Reply(f"{len(question.images)} {question.prompt}", "k") for question in questions)
 
-    engine = answers.Engine("ref", "digest", ask)
+    engine = writing(ask)
     settings = SETTINGS.model_copy(update={"batch_size": 2})
     given = {}
     for probe in ("blind", "none"):
@@ -185,7 +188,7 @@ def test_without_images_equal_questions_are_put_once_and_answered_each(world, tm
 
 
 def test_an_engine_with_more_replies_than_questions_is_refused(world, tmp_path):
-    engine = answers.Engine("ref", "digest", lambda questions, *_: iter([Reply("A", "k")] * (len(questions) + 1)))
+    engine = writing(lambda questions, *_: iter([Reply("A", "k")] * (len(questions) + 1)))
     items = tasks.Items(tuple(samples()[:3]), 0, False)
     with pytest.raises(ValueError, match="longer"):
         answers.collect(workspace(tmp_path), "r", engine, items, shards.Images(world.data), "d", "none", SETTINGS)
@@ -251,7 +254,7 @@ def test_answers_that_an_earlier_version_stored_are_found_and_read_anew(world, t
     """A reader that reads more must not need the models again, nor compare two readers instead of two models."""
     ws = workspace(tmp_path)
     said = "The right one? **B**\n\nBoth scans were compared."
-    engine = answers.Engine("ref", "digest", lambda questions, *_: iter([Reply(said, "k") for _ in questions]))
+    engine = writing(lambda questions, *_: iter([Reply(said, "k") for _ in questions]))
     monkeypatch.setattr(run, "engine", lambda *_: engine)
     before = {"cut", "replaced"}  # what version 0.1.0 did not write
     monkeypatch.setattr(answers.metrics, "extract", lambda *_: None)
@@ -273,9 +276,7 @@ def test_answers_that_an_earlier_version_stored_are_found_and_read_anew(world, t
 
 @pytest.mark.parametrize("text", ["B: image 2 \ud83d", "\udcff", "B \ude00\ud83d", "\ud83d" * 50, "a\udfff\u2028b"])
 def test_an_answer_that_utf_8_cannot_hold_ends_no_benchmark(world, tmp_path, monkeypatch, text):
-    engine = answers.Engine(
-        "ref", "digest", lambda questions, *_: iter([Reply(text, "k", cut=True) for _ in questions])
-    )
+    engine = writing(lambda questions, *_: iter([Reply(text, "k", cut=True) for _ in questions]))
     monkeypatch.setattr(run, "engine", lambda *_: engine)
     ws = workspace(tmp_path)
     artifact, _ = run.bench(ws, publish(world, ws.store), {"tuned": "ref"}, SETTINGS)
