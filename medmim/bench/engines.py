@@ -149,6 +149,8 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -
         return replies
 
     def release() -> None:
+        if not load.cache_info().currsize:
+            return
         load.cache_clear()
         gc.collect()  # a model of transformers may refer to itself, and the next one is loaded before Python notices
         if "torch" in sys.modules:
