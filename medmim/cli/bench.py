@@ -36,7 +36,13 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the UR
 @app.command()
 def run(
     model: Annotated[
-        str, typer.Option("--model", help="Shipped base, folder, store URI, models:/NAME@ALIAS or openai:URL#NAME.")
+        list[str],
+        typer.Option(
+            "--model",
+            metavar="[NAME=]REF",
+            help="Shipped base, folder, store URI, models:/NAME@ALIAS or openai:URL#NAME; NAME= gives it a name. "
+            "Repeatable: the first is compared with each of the others.",
+        ),
     ],
     task: Annotated[
         list[str],
@@ -66,13 +72,16 @@ def run(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Bench one model: with its images, without them, and with them in another order.
+    """Bench models: with the images, without them, and with them in another order.
+
+    Of several, the first is compared with each of the others, question by question: differences are the first minus
+    another. A model without NAME= is named after what its reference ends in; one alone is called `model`.
 
     With --json: run, uri, digest, and all of scores.json: comparable, protocol, data, tasks, items, models, answers,
     likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; failures, where questions ended in an
     error.
     """
-    from medmim.bench import tasks
+    from medmim.bench import roles, tasks
     from medmim.bench.engines import engine
     from medmim.bench.run import bench, facts, scores
     from medmim.registry import lookup
@@ -86,15 +95,18 @@ def run(
     name = f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     ws = workspace(home, run=name)
     uri = data or (uris[0] if uris else _newest_data(ws))
-    ref = lookup.resolve(model, ws)
-    _say(f"run {name}, data {store.get(uri).digest}, model {engine(ref, ws).digest}, home {ws.home}, store {ws.store}")
+    models = {role: lookup.resolve(ref, ws) for role, ref in roles.named(model).items()}
+    digests = {role: engine(ref, ws).digest for role, ref in models.items()}
+    roles.refuse_equal(digests)
+    asked = ", ".join(f"{'' if role == roles.ALONE else 'model '}{role} {digest}" for role, digest in digests.items())
+    _say(f"run {name}, data {store.get(uri).digest}, {asked}, home {ws.home}, store {ws.store}")
     given: dict[str, Any] = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     given |= {"max_bad_fraction": max_bad_fraction, "protocol": protocol and protocol.value}
     settings = Bench.model_validate(
         {"tasks": tuple(names) or tasks.DOMAINS, **{key: value for key, value in given.items() if value is not None}}
     )
     with stage(ws, "bench") as outcome:
-        artifact, cached = bench(ws, uri, {"model": ref}, settings)
+        artifact, cached = bench(ws, uri, models, settings)
         outcome.of(artifact, cached)
         outcome.facts = facts(scores(ws, artifact.uri))
     _show(outcome.facts, artifact.uri, artifact.digest, as_json, name)

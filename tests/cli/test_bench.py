@@ -62,6 +62,20 @@ def test_run_show_and_compare_by_the_run_s_name(home, world):
     assert "p (Holm)" in shown and "\u2026" not in shown
 
 
+def test_several_models_are_benched_by_one_command_and_the_first_is_compared_with_the_others(home, world):
+    models = [word for model in (*world.models, f"third={world.models[0]}") for word in ("--model", model)]
+    asked = ["run", "--task", "temporal", "--json", *models]
+    with pytest.raises(UserError, match="model0 and third are the same model"):
+        call(bench.app, *asked)
+    ended = call(bench.app, *asked[:-2])
+    found = json.loads(ended.stdout)
+    assert list(found["models"]) == ["model0", "model1"]
+    assert all(f"model {role} {own['digest']}" in ended.stderr for role, own in found["models"].items())
+    assert {row["opponent"] for row in found["differences"]} == {"model1"}
+    alone = json.loads(call(bench.app, *asked[:6]).stdout)
+    assert list(alone["models"]) == ["model"] and alone["answers"]["model"] == found["answers"]["model0"]
+
+
 def test_a_limited_run_says_that_it_is_not_comparable(home, world):
     ended = call(bench.app, "run", "--model", world.models[0], "--task", "temporal", "--limit", 3)
     assert "not comparable: 3 test questions, not the whole test split" in ended.stdout
