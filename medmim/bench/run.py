@@ -12,7 +12,7 @@ from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.scoring import Board
 from medmim.errors import UserError
 from medmim.progress import say
-from medmim.recipe.schema import Bench, Recipe
+from medmim.recipe.schema import OWN_ROLES, Bench, Recipe
 from medmim.run.cache import cached_step
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
@@ -25,21 +25,24 @@ SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
 def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[str, str]) -> Outcome:
-    """Bench a tuned model and its opponents.
+    """Bench a tuned model and its opponents; without a tuned one, the others.
 
     Args:
         recipe: Its section `bench` gives tasks, probes and intervals.
         ws: The workspace.
         data: URI of the data set.
-        model: URI of the tuned model.
-        opponents: `base` -> reference, and `champion` -> reference where there is one.
+        model: URI of the tuned model; empty in a run that trains none.
+        opponents: Role -> reference: `base`, `champion` where there is one, those of `bench.models`.
 
     Raises:
         UserError: No questions for the tasks or the protocol, a model that does not load, an engine that fails too
             often.
     """
+    known = {"tuned": model, **opponents} if model else opponents
+    # on the way to a Ray job a mapping loses its order, and the first model is compared with each of the others
+    models = {role: known[role] for role in (*OWN_ROLES, *recipe.bench.models) if role in known}
     with stage(ws, "bench") as outcome:
-        artifact, cached = bench(ws, data, {"tuned": model, **opponents}, recipe.bench, recipe)
+        artifact, cached = bench(ws, data, models, recipe.bench, recipe)
         outcome.of(artifact, cached)
         outcome.facts = facts(scores(ws, artifact.uri))
         for warning in [*failures.warnings(outcome.facts), *reading.warnings(outcome.facts)]:
@@ -125,8 +128,8 @@ def bench(
         (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8")
         return {"items": len(items.samples), "models": len(engines)}
 
-    # what decides the answers is in their digests
-    section = settings.model_dump(mode="json", exclude={"batch_size"})
+    # what decides the answers is in their digests, and the models are the parents
+    section = settings.model_dump(mode="json", exclude={"batch_size", "models"})
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}
     allowed = combine([of_data, *(model.terms for model in engines.values())])

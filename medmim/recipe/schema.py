@@ -227,6 +227,10 @@ NOT_CONTENT = ("save_every", "keep_checkpoints", "zero", "offload", "activation_
 """Keys of `finetune` that change no content of the model: a training goes on, and is found, when they change."""
 
 
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")]
+OWN_ROLES = ("tuned", "base", "champion")  # of a run's own models
+
+
 class Bench(Section):
     """Which questions are asked, and how."""
 
@@ -245,6 +249,18 @@ class Bench(Section):
     batch_size: Positive = Field(32, description="questions asked at once")
     max_new_tokens: Positive = Field(32, description="longest answer")
     max_bad_fraction: Fraction = Field(0.02, description="engine errors above this share fail the step")
+    models: dict[ModelName, Annotated[str, Field(min_length=1)]] = Field(
+        {},
+        description="further models to ask: their name in the scores -> a shipped base, folder, store URI, "
+        "models:/NAME@ALIAS, imported:FAMILY, zoo:NAME or openai:URL#NAME",
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _names_are_free(cls, models: dict[str, str]) -> dict[str, str]:
+        if taken := [name for name in models if name in OWN_ROLES]:
+            raise ValueError(f"{' and '.join(taken)}: the scores call the run's own models so; take another name")
+        return models
 
 
 class Report(Section):
@@ -300,8 +316,10 @@ class Recipe(Section):
         return self
 
     def dump(self) -> str:
-        """The recipe as canonical JSON, as steps receive it."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
+        """The recipe as JSON, as steps receive it: sorted, but for the mappings that a user orders."""
+        plain = self.model_dump(mode="json", by_alias=True)
+        parts = {name: dict(sorted(part.items())) if isinstance(part, dict) else part for name, part in plain.items()}
+        return json.dumps(dict(sorted(parts.items())))
 
     def record(self) -> dict[str, Any]:
         """The recipe as plain JSON for records and pages: as `dump`, without the password of `platform.tracking`."""

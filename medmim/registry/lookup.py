@@ -3,7 +3,7 @@
 import difflib
 
 from medmim import hints, store, tracking
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.importing.show import imported
 from medmim.recipe.schema import Recipe
@@ -30,23 +30,46 @@ def champion(ws: Workspace, name: str) -> Decision | None:
 
 
 def opponents(recipe: Recipe, ws: Workspace, model: str = "") -> dict[str, str]:
-    """The models that the tuned one is benched against: `base`, and `champion` where there is one.
+    """The models that the tuned one is benched against: `base`, `champion` where there is one, those of `bench.models`.
 
     A model that already is the champion keeps the opponent that it was promoted against, so that a second run of its
     recipe finds its scores in the cache.
 
     Args:
-        recipe: Names the base and the registered model.
+        recipe: Names the base, the registered model and the further ones.
         ws: The workspace.
-        model: Store URI of the tuned model.
+        model: Store URI of the tuned model; empty in a run that trains none, where only the further ones are asked.
+
+    Raises:
+        UserError: As `resolve`; of the further models, every one that cannot be found is named.
     """
+    others = _others(recipe, ws)
+    if not model:
+        return others
     found = {"base": resolve(recipe.finetune.base, ws)}
     holder = champion(ws, recipe.register_.model)
     if holder is None:
-        return found
-    own = bool(model) and store.get(model).digest == holder.digest
-    uri = holder.against if own else holder.uri
-    return found | ({"champion": uri} if uri else {})
+        return found | others
+    uri = holder.against if store.get(model).digest == holder.digest else holder.uri
+    return found | ({"champion": uri} if uri else {}) | others
+
+
+def _others(recipe: Recipe, ws: Workspace) -> dict[str, str]:
+    found, missing = {}, []
+    for name, ref in recipe.bench.models.items():
+        try:
+            found[name] = resolve(ref, ws)
+        except Unavailable:
+            raise
+        except UserError as error:
+            missing.append(f"{name}: {error.fact}" + (f"; {error.fix}" if error.fix else ""))
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(recipe.bench.models)} models of bench.models cannot be found",
+            fix="bring in what is named, or leave it out of bench.models",
+            problems=missing,
+        )
+    return found
 
 
 def resolve(ref: str, ws: Workspace) -> str:

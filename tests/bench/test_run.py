@@ -18,6 +18,7 @@ from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Reply
 from medmim.lvlm.family import Segment
 from medmim.lvlm.mantis import MANTIS
+from medmim.recipe import loading
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Answer, to_json
@@ -72,6 +73,22 @@ def test_the_scores_hold_what_gate_terminal_and_report_read(done):
     assert gain["value"] == pytest.approx(by_model["tuned"] - by_model["base"])
 
 
+def test_the_order_of_the_recipe_decides_which_model_is_compared_with_the_others(world, tmp_path):
+    ws = replace(workspace(tmp_path), run="many")
+    models = {"z": str(world.models[0]), "a": str(world.models[1])}
+    settings = SETTINGS.model_copy(update={"models": models, "probes": ()})
+    recipe = loading.load("demo").model_copy(update={"bench": settings})
+    outcome = run.run(recipe, ws, publish(world, ws.store), "", dict(sorted(models.items())))
+    scores = run.scores(ws, outcome.uri)
+    assert list(scores["models"]) == ["z", "a"] and {row["opponent"] for row in scores["differences"]} == {"a"}
+
+
+def test_names_of_models_are_no_part_of_the_key_twice(done, world):
+    ws, artifact, _ = done
+    settings = SETTINGS.model_copy(update={"models": {"any": "tiny-mantis"}})
+    assert bench(world, ws.home, settings=settings)[1:] == (artifact, True)
+
+
 def test_a_second_run_asks_nothing(done, world):
     ws, artifact, _ = done
     assert bench(world, ws.home)[1:] == (artifact, True)
@@ -112,6 +129,7 @@ import sys
 from pathlib import Path
 from medmim.run.workspace import workspace
 from medmim.bench import run
+from medmim.recipe import loading
 from medmim.recipe.schema import Bench
 home, data, *models = sys.argv[1:]
 run.bench(workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Bench(max_new_tokens=4, probes=("blind", "grey", "swap"), batch_size=1))

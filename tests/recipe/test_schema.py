@@ -29,3 +29,15 @@ def test_more_workers_than_samples_in_a_step_are_refused() -> None:
         loading.load("demo", ["platform.workers=5", "finetune.batch_size=4"])
     assert "fewer samples than there are workers" in str([raised.value.fact, raised.value.problems])
     assert loading.load("demo", ["platform.workers=4", "finetune.batch_size=4"]).platform.workers == 4
+
+
+def test_further_models_keep_their_order_on_the_way_to_a_step() -> None:
+    loaded = loading.load("demo", ['bench.models={"z": "tiny-mantis", "a": "openai:http://127.0.0.1:1/v1#x"}'])
+    assert list(loading.from_dump(loaded.dump()).bench.models) == ["z", "a"]
+
+
+@pytest.mark.parametrize("name", ["tuned", "champion", "a b", "", "A", "-"])
+def test_names_of_further_models_are_told_apart_from_the_runs_own(name: str) -> None:
+    with pytest.raises(UserError) as raised:
+        loading.load("demo", [f"bench.models={json.dumps({name: 'tiny-mantis'})}"])
+    assert "bench.models" in raised.value.problems[0]

@@ -1,5 +1,6 @@
 """Looking up versions: by digest, number and alias, and the models that a run is benched against."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from medmim import store, terms, tracking
 from medmim.errors import UserError
+from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 from medmim.registry import decisions, lookup, promote, register
 from medmim.run.workspace import Workspace
@@ -108,3 +110,21 @@ def test_a_champion_keeps_the_opponent_it_was_promoted_against(
     promote.rollback(ws, "medmim-demo", "test")
     assert lookup.opponents(recipe, ws, first.uri) == base
     assert decisions.read(ws, "medmim-demo")[-1].verdict == "rolled-back"
+
+
+def test_further_models_are_asked_beside_the_tuned_one_and_alone_without_it(ws: Workspace, publish: Publish) -> None:
+    tuned, other = (publish("model", weights__txt=text).uri for text in "ab")
+    models = {"z": other, "mantis": "tiny-mantis"}
+    recipe = loading.load("demo", [f"bench.models={json.dumps(models)}"])
+    found = lookup.opponents(recipe, ws, tuned)
+    assert found == {"base": "tiny-llava-med", "z": other, "mantis": "tiny-mantis"}
+    assert list(lookup.opponents(recipe, ws).items()) == list(models.items())
+
+
+def test_all_further_models_that_are_missing_are_named_at_once(ws: Workspace) -> None:
+    models = {"a": "models:/nobody@champion", "b": "imported:mantis", "c": "tiny-mantis"}
+    recipe = loading.load("demo", [f"bench.models={json.dumps(models)}"])
+    with pytest.raises(UserError, match="2 of the 3 models of bench.models") as raised:
+        lookup.opponents(recipe, ws)
+    assert [text.split(":")[0] for text in raised.value.problems] == ["a", "b"]
+    assert "base import" in raised.value.problems[1]
