@@ -96,7 +96,7 @@ def test_zero_3_holds_a_frozen_base_in_bf16_and_gathers_fp32_adapters_unrounded(
         assert worker == {"dtypes": [], "values": [], "rounded": []}
 
 
-@pytest.mark.long
+@pytest.mark.slow  # four minutes; the pairwise design above meets every two values
 @pytest.mark.parametrize("family", VALUES["family"])
 def test_all_combinations_take_the_steps_of_the_plain_loop(family: str, tmp_path: Path) -> None:
     check(tmp_path, [case for case in ALL if case.family == family])
