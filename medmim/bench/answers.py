@@ -78,7 +78,8 @@ def collect(
         with file.open("a", encoding="utf-8") as out, bar(label, len(selected), "questions") as progress:
             progress.add(len(known))
             mean = probes.mean_image(items.samples, images) if probe == "grey" and len(known) < len(selected) else None
-            for answer in _ask(engine, selected, dict(known), images, probe, protocol, settings, progress, mean):
+            planned = batches(items.samples, probe, protocol, settings)
+            for answer in _ask(engine, planned, dict(known), images, probe, protocol, settings, progress, mean):
                 out.write(_line(answer))
                 out.flush()  # to the kernel, where it survives a kill of this process
                 known[answer.sample] = answer
@@ -129,7 +130,7 @@ def find_or_ask(
 def on_any_machine(engine: Engine, data: str, probe: str, settings: Bench, protocol: str) -> str:
     """A key of these answers without what the answering machine decides; see `fanout`."""
     section, parents = _asked_for(engine, data, probe, protocol, settings)
-    return step_key("answers", REVISION, {**section, "batch_size": settings.batch_size}, parents)
+    return step_key("answers", REVISION, {**section, **_in_batches(probe, settings)}, parents)
 
 
 def _asked_for(
@@ -155,8 +156,13 @@ def _key_parts(
     if inference:
         section["inference"] = dict(inference)
     if not _is_exact(inference, protocol):
-        section["batch_size"] = settings.batch_size
+        section |= _in_batches(probe, settings)
     return section, parents
+
+
+def _in_batches(probe: str, settings: Bench) -> dict[str, Any]:
+    """What stands in a key for the batches: their size, and of `blind` a mark that they are not those of 0.1.0."""
+    return {"batch_size": settings.batch_size, **({"batches": "of different questions"} if probe == "blind" else {})}
 
 
 def _is_exact(inference: Mapping[str, str], protocol: str) -> bool:
@@ -169,9 +175,40 @@ def load(folder: Path) -> list[Answer]:
     return [from_json(Answer, json.loads(line)) for line in (folder / FILE).read_bytes().split(b"\n") if line]
 
 
+def batches(samples: Sequence[Sample], probe: str, protocol: str, settings: Bench) -> list[list[Sample]]:
+    """The questions of a probe in the order and in the batches in which any machine asks them.
+
+    A function of its arguments alone, neither of the model nor of what is answered already: whoever asks whole batches,
+    in any order, gets the same answers also where the batch decides some. Each question that `questions_of` gives is in
+    one batch. Of those without images, equal ones are put to the model once and stand together: a batch has at most
+    `bench.batch_size` questions without their repeats.
+
+    Args:
+        samples: All questions of the benchmark.
+        probe: The probe.
+        protocol: The protocol.
+        settings: Its `batch_size`.
+    """
+    # similar lengths in one batch need little padding
+    ordered = sorted(
+        questions_of(samples, probe, protocol), key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id)
+    )
+    equal: dict[str, list[Sample]] = {}
+    for sample in ordered:
+        equal.setdefault(_name(sample, probe), []).append(sample)
+    each = list(equal.values())
+    size = settings.batch_size
+    return [[sample for same in each[start : start + size] for sample in same] for start in range(0, len(each), size)]
+
+
+def _name(sample: Sample, probe: str) -> str:
+    """What equal questions have in common: without images, their text."""
+    return sample.id if probes.shown(sample, probe) else sample.prompt
+
+
 def _ask(
     engine: Engine,
-    samples: Sequence[Sample],
+    planned: Sequence[Sequence[Sample]],
     known: Mapping[str, Answer],
     images: Mapping[str, "Image"],
     probe: str,
@@ -180,52 +217,38 @@ def _ask(
     progress: Bar,
     mean: "Image | None",
 ) -> Iterator[Answer]:
-    """Ask in batches, and yield an answer for each sample; without images, equal questions are asked once.
+    """Ask the questions of some `batches`, and yield an answer for each.
 
-    The batches depend on all samples alone. Of a batch with some that are known, only the others are asked where the
-    batch decides nothing.
+    Of a batch with some that are known, only the others are asked where the batch decides nothing, else all.
     """
-    from medmim.lvlm.ask import Reply
-
     exact = _is_exact(engine.inference(), protocol)
-    # similar lengths in one batch need little padding
-    ordered = sorted(samples, key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id))
-    replied: dict[str, Reply] = {}
     hashed: dict[str, str] = {}
-    stride = settings.batch_size * _AHEAD
-    for start in range(0, len(ordered), stride):
-        replied = {name: reply for name, reply in replied.items() if not reply.error}  # an error may be temporary
-        part = ordered[start : start + stride]
-        rest = [sample for sample in part if sample.id not in known]
-        if exact or not rest:
-            for sample in part:
-                if sample.id in known and not probes.shown(sample, probe):
-                    replied[sample.prompt] = _reply(known[sample.id])
-            part = rest
-        asked: list[tuple[Sample, str]] = []
+    open_ = [batch for batch in planned if any(sample.id not in known for sample in batch)]
+    for start in range(0, len(open_), _AHEAD):
+        part = [sample for batch in open_[start : start + _AHEAD] for sample in batch]
+        replied: dict[str, Reply] = {}
+        if exact:
+            replied = {_name(one, probe): _reply(known[one.id]) for one in part if one.id in known}
+            part = [sample for sample in part if sample.id not in known]
         questions: dict[str, Question] = {}
         for sample in part:
-            try:
-                question = _question(sample, probe, images, mean, hashed)
-            except KeyError as error:
-                progress.add()
-                yield metrics.read(sample, probe, "", "", f"the data set has no image {error.args[0]}")
-                continue
-            name = sample.id if question.images else sample.prompt
-            asked.append((sample, name))
-            if name not in replied:
-                questions[name] = question
+            name = _name(sample, probe)
+            if name not in replied and name not in questions:
+                questions[name] = _question(sample, probe, images, mean, hashed)
         replies = zip(questions, _replies(engine, protocol, list(questions.values()), settings), strict=True)
-        for sample, name in asked:
+        for sample in part:
+            name = _name(sample, probe)
             while name not in replied:  # replies arrive in the order of the questions
                 replied.update([next(replies)])
-            reply = replied.pop(name) if name == sample.id else replied[name]
             if sample.id not in known:
                 progress.add()
-            if protocol == GENERATE:
+            if name in questions and questions[name].error:
+                yield metrics.read(sample, probe, "", "", questions[name].error)
+            elif protocol == GENERATE:
+                reply = replied[name]
                 yield metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
             else:
-                yield likelihood.read(sample, probe, reply)
+                yield likelihood.read(sample, probe, replied[name])
         next(replies, None)  # strict: one reply too many is an error too
 
 
@@ -235,7 +258,10 @@ def _question(
     """The question of a sample under a probe; `hashed` keeps the digests of the images that were shown before."""
     from medmim.lvlm.ask import Question, pixel_digest
 
-    shown = probes.images_for(sample, probe, images, mean)
+    try:
+        shown = probes.images_for(sample, probe, images, mean)
+    except KeyError as error:
+        return Question(sample.prompt, error=f"the data set has no image {error.args[0]}")
     names = [str(image.size) for image in shown] if probe == "grey" else probes.shown(sample, probe)
     for name, image in zip(names, shown, strict=True):
         if name not in hashed:

@@ -21,12 +21,14 @@ class Question:
         images: RGB images in order; without any, the prompt has no image markers either (the blind probe).
         options: What a closed question gives to choose from, where their likelihoods are compared.
         pixels: `pixel_digest` of each of `images`, where they are known: an image stands in many questions.
+        error: Why it cannot be asked; it gets a reply with this error, and keeps its place in its batch.
     """
 
     prompt: str
     images: "Sequence[Image]" = ()
     options: Sequence[str] = ()
     pixels: Sequence[str] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Reply:
         letters: Where likelihoods are compared, the log-likelihood of each option's letter as the begin of the answer.
         texts: Likewise, of each option's text as the whole answer; none where the engine gives none.
         tokens: Over how many tokens each of `texts` is summed, that which ends the answer included.
+        prompt_tokens: Tokens that the model read for it, those of the images included; 0 where that is not known.
+        new_tokens: Tokens that it wrote, that which ends the answer included; 0 likewise, and where it wrote none.
     """
 
     text: str
@@ -50,6 +54,8 @@ class Reply:
     letters: tuple[float, ...] = ()
     texts: tuple[float, ...] = ()
     tokens: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    new_tokens: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", writable(self.text))
@@ -67,6 +73,8 @@ def writable(text: str) -> str:
 
 def refusal(question: Question) -> str:
     """Why a question cannot be sent to any model; empty where it can."""
+    if question.error:
+        return question.error
     try:
         question.prompt.encode()
     except UnicodeEncodeError as error:

@@ -16,11 +16,11 @@ from medmim.bench import answers, engines, fanout, run
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Reply
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import Bench, Recipe
 from medmim.run.workspace import Workspace, workspace
 from tests.bench.test_fanout import recipe
 from tests.bench.test_run import SETTINGS
-from tests.support.bench import World, publish
+from tests.support.bench import World, publish, samples
 
 CPU = {"device": "cpu", "dtype": "float32", "images": "pil"}
 H200 = {"device": "NVIDIA H200", "dtype": "bfloat16", "images": "pil"}
@@ -221,3 +221,16 @@ def _logging(replies: Any, asked: list[str]) -> Any:
         return replies(model, *given)
 
     return logged
+
+
+@pytest.mark.parametrize("probe", ["none", "blind", "swap"])
+def test_every_question_is_in_one_batch_whatever_the_order_of_the_questions(probe: str) -> None:
+    settings = Bench(batch_size=5)
+    asked = [replace(sample, question="What changed?") if i % 3 else sample for i, sample in enumerate(samples())]
+    found = answers.batches(asked, probe, LIKELIHOOD, settings)
+    wanted = answers.questions_of(asked, probe, LIKELIHOOD)
+    assert sorted(sample.id for batch in found for sample in batch) == sorted(sample.id for sample in wanted)
+    shown = [{s.id if probe != "blind" else s.prompt for s in batch} for batch in found]
+    assert [len(names) for names in shown[:-1]] == [5] * (len(shown) - 1) and 0 < len(shown[-1]) <= 5
+    assert len(set.union(*shown)) == sum(map(len, shown))  # equal questions stand together
+    assert answers.batches(asked[::-1], probe, LIKELIHOOD, settings) == found
