@@ -137,7 +137,7 @@ def _asked_for(
     engine: Engine, data: str, probe: str, protocol: str, settings: Bench
 ) -> tuple[dict[str, Any], dict[str, str]]:
     section = {
-        "tasks": sorted(settings.tasks),
+        "tasks": sorted(tasks.identities(settings.tasks)),
         "split": settings.split,
         "limit": settings.limit,
         "max_bad_fraction": settings.max_bad_fraction,

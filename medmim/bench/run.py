@@ -71,7 +71,7 @@ def bench(
     Returns:
         The artifact (`scores.json`, `predictions.jsonl`), and whether it was cached.
     """
-    tasks.check(settings.tasks)
+    settings = settings.model_copy(update={"tasks": tasks.resolved(settings.tasks)})
     source = store.get(data)
     of_data = terms_of(source)
     engines = {role: engine(ref, ws, (stale_before or {}).get(role, "")) for role, ref in models.items()}
@@ -84,7 +84,8 @@ def bench(
         items = tasks.select(dataset, settings.tasks, settings.limit, settings.split)
         if settings.protocol == LIKELIHOOD and not any(sample.options for sample in items.samples):
             raise UserError(
-                f"there is no closed question among the {len(items.samples):,} of {', '.join(settings.tasks)}",
+                f"there is no closed question among the {len(items.samples):,} of "
+                f"{', '.join(tasks.names_of(settings.tasks))}",
                 reason="bench.protocol is likelihood, which compares options, and open questions have none",
                 fix="set bench.protocol to generate or both",
             )
@@ -103,14 +104,14 @@ def bench(
             for protocol in PROTOCOLS[settings.protocol]
         }
         generated, compared = loaded.get(GENERATE, {}), loaded.get(LIKELIHOOD, {})
-        board = Board(items.samples, generated, compared)
+        board = Board(items.samples, generated, compared, items.groups, items.clusters)
         failed = [row for role in engines for row in failures.summary(role, generated.get(role), compared.get(role))]
         written = {
             "comparable": not items.limited,
             "split": settings.split,
             "protocol": settings.protocol,
             "data": source.digest,
-            "tasks": sorted(settings.tasks),
+            "tasks": sorted(tasks.names_of(settings.tasks)),
             "items": len(items.samples),
             "repeated": items.repeated,
             "models": {role: {"digest": model.digest} for role, model in engines.items()},
@@ -122,6 +123,7 @@ def bench(
             "reading": board.reading(),
             "max_new_tokens": settings.max_new_tokens,
             **({"failures": failed} if failed else {}),
+            **({"task_digests": digests} if (digests := tasks.digests(settings.tasks)) else {}),
         }
         (folder / SCORES).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in board.predictions())
@@ -130,6 +132,7 @@ def bench(
 
     # what decides the answers is in their digests, and the models are the parents
     section = settings.model_dump(mode="json", exclude={"batch_size", "models"})
+    section |= {"tasks": tasks.described(settings.tasks)}
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}
     allowed = combine([of_data, *(model.terms for model in engines.values())])

@@ -17,13 +17,22 @@ _ABOVE = 0.05  # blind accuracy surely this far above chance: the text reveals t
 class Board:
     """The scores of every model on every item; means, intervals and differences over groups of items."""
 
-    def __init__(self, samples: Sequence[Sample], answers: Answers, compared: Answers | None = None) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        answers: Answers,
+        compared: Answers | None = None,
+        groups: Sequence[Sequence[str]] = (),
+        clusters: Sequence[Sequence[str]] = (),
+    ) -> None:
         """Score answers.
 
         Args:
             samples: The items.
             answers: Generated ones; none where only likelihoods were compared.
             compared: Likelihoods.
+            groups: Of each item, as `tasks.Items` has them. [default: those of every task]
+            clusters: Likewise. [default: patients]
         """
         self.samples = samples
         names = [sample.id for sample in samples]  # a digest each: computed once, not for every model and probe
@@ -33,10 +42,11 @@ class Board:
         self.values = {
             role: _values(samples, self.answers.get(role, {}), self.compared.get(role, {})) for role in self.roles
         }
-        self.people = [tasks.patient_keys(sample) for sample in samples]
+        self.people = [tuple(own) for own in clusters] or [tasks.patient_keys(sample) for sample in samples]
+        self.groups_of = [tuple(own) for own in groups] or [tasks.groups(sample) for sample in samples]
         self.groups: dict[str, list[int]] = {}
-        for i, sample in enumerate(samples):
-            for name in tasks.groups(sample):
+        for i, own in enumerate(self.groups_of):
+            for name in own:
                 self.groups.setdefault(name, []).append(i)
 
     def leaderboard(self) -> list[dict[str, Any]]:
@@ -91,7 +101,7 @@ class Board:
                 **to_json(sample),
                 "id": sample.id,
                 "people": self.people[i],
-                "groups": tasks.groups(sample),
+                "groups": self.groups_of[i],
                 "answers": {
                     role: {
                         probe: shown
@@ -266,5 +276,5 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 
 def _order(group: str) -> tuple[int, str]:
-    kinds = (*tasks.DOMAINS, "ability", "source")
+    kinds = (*tasks.DOMAINS, "task", "ability", "source")
     return kinds.index(group.split(":")[0]), group

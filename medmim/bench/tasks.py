@@ -1,16 +1,108 @@
-"""Tasks: which questions of a data set are asked, and in which groups they are scored."""
+"""Tasks: which questions of a data set are asked, and in which groups and clusters they are scored.
 
-from collections.abc import Iterable, Sequence
+A task is a small YAML file, shipped in medmim/shipped/tasks or a reader's own:
+
+    description: chest X-rays with two films, of all domains    what it is for
+    domain: held_in                   or held_out; by default both
+    abilities: [temporal, reasoning]  of sample.ABILITIES; by default all
+    sources: [MS_CXR_T, "ms-cxr-*"]   data sets, with * and ?; by default all
+    families: [change]                kinds of question within the abilities, likewise
+    answers: closed                   with options, or open; by default both
+    images: [2, 8]                    fewest and most images of a question
+    form: strict                      worded as the recipe key data.form: strict words them
+    clean: true                       no patient and no image of theirs is in a training question
+    split: dev                        by default that of bench.split
+    clusters: image                   what shares chance in intervals; by default patient
+
+All that is given must hold. Several tasks ask what belongs to any of them, each question once.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from medmim import hints, shards
-from medmim.data import people
+from pydantic import AfterValidator, Field, ValidationError, field_validator
+
+from medmim import hints, shards, sniff
+from medmim.data import leakage, people
+from medmim.data.wordings import words
 from medmim.errors import UserError
-from medmim.sample import ABILITIES, Sample
+from medmim.recipe.keys import Section
+from medmim.recipe.schema import Recipe
+from medmim.recipe.yaml_text import parse_yaml
+from medmim.sample import ABILITIES, SPLITS, Sample
+from medmim.store.paths import existing
 
 DOMAINS = ("held_in", "held_out")
 NAMES = (*DOMAINS, *ABILITIES)
+"""Tasks whose questions are groups of every benchmark; their names alone are in the keys of answers."""
+
+_ENDINGS = (".yaml", ".yml")
+_WANTED = "a task in YAML"
+
+
+def _ability(name: str) -> str:
+    if name not in ABILITIES:
+        near = difflib.get_close_matches(name, ABILITIES, 1)
+        raise ValueError(
+            f"no ability '{name}'; {f'did you mean {near[0]}? ' if near else ''}they are {', '.join(ABILITIES)}"
+        )
+    return name
+
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Task(Section):
+    """Which questions belong to a task, and what they are clustered by."""
+
+    description: Text
+    domain: Literal["held_in", "held_out"] | None = None
+    abilities: tuple[Annotated[str, AfterValidator(_ability)], ...] = ()
+    sources: tuple[Text, ...] = ()
+    families: tuple[Text, ...] = ()
+    answers: Literal["closed", "open"] | None = None
+    images: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    form: Literal["strict"] | None = None
+    clean: bool = False
+    split: Literal["test", "dev"] | None = None
+    clusters: Literal["patient", "image"] = "patient"
+
+    @field_validator("images")
+    @classmethod
+    def _fewest_comes_first(cls, images: tuple[int, int] | None) -> tuple[int, int] | None:
+        if images and images[0] > images[1]:
+            raise ValueError("the fewest images come first, then the most")
+        return images
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What decides the questions and their intervals; a key that is not given is not in it."""
+        return self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
+
+    @property
+    def digest(self) -> str:
+        """Of what the task means: neither its name, nor its description, nor how its file is written."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
+
+    def takes(self, sample: Sample) -> bool:
+        """Whether a question belongs to it, but for `clean` and `split`."""
+        return (
+            self.domain in (None, DOMAINS[sample.held_out])
+            and (not self.abilities or sample.ability in self.abilities)
+            and _matches(sample.source, self.sources)
+            and _matches(sample.family, self.families)
+            and (self.answers is None or (self.answers == "closed") == bool(sample.options))
+            and (self.images is None or self.images[0] <= len(sample.images) <= self.images[1])
+            and (self.form is None or words.is_strict(sample))
+        )
 
 
 @dataclass(frozen=True)
@@ -21,25 +113,143 @@ class Items:
         samples: The questions.
         repeated: Number of rows left out as duplicates: the same images, question and options.
         limited: Whether test questions are missing, or it is another split, so that the result is not comparable.
+        groups: In which groups each question is scored.
+        clusters: Of each question, what it shares with others by chance: its patients, for all but a task that says
+            otherwise.
     """
 
     samples: tuple[Sample, ...]
     repeated: int
     limited: bool
+    groups: tuple[tuple[str, ...], ...] = ()
+    clusters: tuple[tuple[str, ...], ...] = ()
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the shipped tasks: the groups of every benchmark, then the others."""
+    files = (entry.name for entry in resources.files("medmim.shipped.tasks").iterdir())
+    found = sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+    return (*NAMES, *(name for name in found if name not in NAMES))
+
+
+def is_file(ref: str) -> bool:
+    """Whether a reference is meant as the file of a task."""
+    return ref.lower().endswith(_ENDINGS)
+
+
+def load(ref: str) -> tuple[str, Task]:
+    """The name of a task and what it says.
+
+    Args:
+        ref: A shipped name, the path of a file, or what `resolved` made of one.
+
+    Raises:
+        UserError: No such task, or every problem that its file has.
+    """
+    if ref.startswith("{"):
+        return _inline(ref)
+    if ref in shipped():
+        return ref, _shipped(ref)
+    path = existing(ref) if is_file(ref) else None
+    if path is None:
+        raise _unknown([ref])
+    if path.stem in shipped():
+        raise UserError(
+            f"{ref} is named as the shipped task {path.stem}",
+            reason="scores of both would have one name",
+            fix=f"give the file another name, or take --task {path.stem}",
+        )
+    return path.stem, _checked(parse_yaml(sniff.read_text(path, _WANTED), str(path)), str(path))
 
 
 def check(tasks: Iterable[str]) -> None:
-    """Refuse names of unknown tasks.
+    """Refuse tasks that do not exist, whose files have problems, or that cannot be asked together.
 
     Raises:
-        UserError: Every unknown name at once.
+        UserError: Every unknown name at once; or the problems of a file.
     """
-    wrong = [task for task in tasks if task not in NAMES]
-    if wrong:
+    refs = list(tasks)
+    unknown = [ref for ref in refs if not ref.startswith("{") and ref not in shipped() and not _there(ref)]
+    if unknown:
+        raise _unknown(unknown)
+    found = [load(ref) for ref in refs]
+    names = [name for name, _ in found]
+    for name, task in found:
+        if any(name == other and task != one for other, one in found):
+            raise UserError(
+                f"two tasks are named {name}",
+                reason="their scores would have one name",
+                fix="give one of the files another name",
+            )
+    kinds = {task.clusters for _, task in found}
+    if len(kinds) > 1:
         raise UserError(
-            f"no such task: {', '.join(wrong)}",
-            fix=f"tasks are {', '.join(NAMES)}, or the URI of a data set",
+            f"{', '.join(names)} cannot be asked together",
+            reason="their intervals are clustered by different things: "
+            + ", ".join(f"{name} by {task.clusters}" for name, task in found),
+            fix="ask them in a run each",
         )
+
+
+def resolved(tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks without paths, which other machines do not have: each file as its content in JSON.
+
+    Raises:
+        UserError: As `check`.
+    """
+    check(tasks)
+    return tuple(_as_text(*load(ref)) if is_file(ref) else ref for ref in tasks)
+
+
+def in_recipe(recipe: Recipe) -> Recipe:
+    """A recipe whose tasks are checked before anything is trained, and need no file of this machine.
+
+    Raises:
+        UserError: As `check`.
+    """
+    tasks = resolved(recipe.bench.tasks)
+    return recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"tasks": tasks})})
+
+
+def asked(refs: Sequence[str], data: str | None = None) -> tuple[tuple[str, ...], str | None]:
+    """The tasks and the data set of a command line, where a task may be the address of a data set.
+
+    Args:
+        refs: What `--task` gave, each time.
+        data: What `--data` gave.
+
+    Returns:
+        The tasks, `held_in` and `held_out` where only a data set is named; the data set, None where none is.
+
+    Raises:
+        UserError: As `check`, or more than one data set.
+    """
+    uris = [ref for ref in refs if "/" in ref and not is_file(ref)]
+    tasks = tuple(dict.fromkeys(ref for ref in refs if ref not in uris))
+    check(tasks)
+    if len({*uris, *([data] if data else [])}) > 1:
+        raise UserError("more than one data set is given", fix="give one, with --data or as the only URI of --task")
+    return tasks or DOMAINS, data or (uris[0] if uris else None)
+
+
+def names_of(tasks: Iterable[str]) -> list[str]:
+    """The names of tasks."""
+    return [load(ref)[0] for ref in tasks]
+
+
+def identities(tasks: Iterable[str]) -> list[str]:
+    """What stands for tasks in the keys of answers: today's groups by name, others by the digest of what they say."""
+    return [ref if ref in NAMES else load(ref)[1].digest for ref in tasks]
+
+
+def digests(tasks: Iterable[str]) -> dict[str, str]:
+    """Name -> digest of what a task says; not of the groups of every benchmark, whose questions never change."""
+    return {name: task.digest for name, task in map(load, tasks) if name not in NAMES}
+
+
+def described(tasks: Iterable[str]) -> list[str]:
+    """What stands for tasks in the keys of scores, which have their names: `identities` with them, in their order."""
+    return [name if name in NAMES else f"{name} {task.digest}" for name, task in map(load, tasks)]
 
 
 def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: str = "test") -> Items:
@@ -47,32 +257,76 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
 
     Args:
         folder: A data set as `medmim.shards` writes it.
-        tasks: Names of `NAMES`; a question that belongs to one of them is asked.
+        tasks: References as `load` takes them; a question that belongs to one of them is asked.
         limit: Only the first `limit` questions.
-        split: `test`, or `dev` for choices that must not use the test patients.
+        split: `test`, or `dev` for choices that must not use the test patients; a task may say another.
 
     Raises:
-        UserError: An unknown task, or nothing to ask.
+        UserError: An unknown task, or nothing to ask; `clean` of a data set without training questions.
     """
     check(tasks)
+    wanted = dict(load(ref) for ref in tasks)
+    splits = {task.split or split for task in wanted.values()}
     chosen: dict[str, Sample] = {}
+    belongs: dict[str, tuple[str, ...]] = {}
     repeated = 0
-    for sample in shards.read_samples(folder, split):
-        if not {sample.ability, DOMAINS[sample.held_out]} & set(tasks):
-            continue
+    for sample, own in _assigned(folder, wanted, split):
         repeated += sample.id in chosen
         chosen.setdefault(sample.id, sample)
+        belongs.setdefault(sample.id, tuple(f"task:{name}" for name in own if name not in NAMES))
     if not chosen:
         raise UserError(
-            f"{folder} has no {split} question for {', '.join(tasks)}",
-            fix=f"`{hints.command('data', 'show', 'URI')}` counts the questions by split and ability",
+            f"{folder} has no {' or '.join(sorted(splits))} question for {', '.join(wanted)}",
+            fix=f"`{hints.command('bench', 'tasks', '--data', 'URI')}` counts the questions of each task",
         )
     samples = tuple(chosen.values())
-    return Items(samples[:limit], repeated, split != "test" or (limit is not None and limit < len(samples)))
+    missing = limit is not None and limit < len(samples)
+    samples = samples[:limit]
+    cluster = _CLUSTERS[next(iter(wanted.values())).clusters]
+    return Items(
+        samples,
+        repeated,
+        splits != {"test"} or missing,
+        tuple((*groups(sample), *belongs[sample.id]) for sample in samples),
+        tuple(map(cluster, samples)),
+    )
+
+
+def count(folder: Path, tasks: Sequence[str], split: str = "test") -> dict[str, int]:
+    """How many questions of a data set belong to each of some tasks, each alone.
+
+    Args:
+        folder: As for `select`; only the files of its samples are read.
+        tasks: References as `load` takes them.
+        split: As for `select`.
+
+    Returns:
+        Name -> questions; without tasks that the data set cannot tell, such as `clean` without training questions.
+    """
+    wanted = dict(load(ref) for ref in tasks)
+    if not _trained(folder):
+        wanted = {name: task for name, task in wanted.items() if not task.clean}
+    found: dict[str, set[str]] = {name: set() for name in wanted}
+    for sample, own in _assigned(folder, wanted, split):
+        for name in own:
+            found[name].add(sample.id)
+    return {name: len(ids) for name, ids in found.items()}
+
+
+def _assigned(folder: Path, wanted: Mapping[str, Task], split: str) -> Iterator[tuple[Sample, list[str]]]:
+    """The rows of a data set that belong to any of these tasks, with the names of those."""
+    clean = _clean(folder) if any(task.clean for task in wanted.values()) else frozenset()
+    for name in sorted({task.split or split for task in wanted.values()}, key=SPLITS.index):
+        asked = {title: task for title, task in wanted.items() if (task.split or split) == name}
+        for sample in shards.read_samples(folder, name):
+            own = [title for title, task in asked.items() if task.takes(sample)]
+            own = [title for title in own if not asked[title].clean or sample.id in clean]
+            if own:
+                yield sample, own
 
 
 def groups(sample: Sample) -> tuple[str, ...]:
-    """The groups in which a question is scored.
+    """The groups in which a question is scored, whatever the task.
 
     Groups by ability contain only questions of domains that are in training; held-out questions count in `held_out`
     and in their source only.
@@ -82,5 +336,100 @@ def groups(sample: Sample) -> tuple[str, ...]:
 
 
 def patient_keys(sample: Sample) -> tuple[str, ...]:
-    """Its patients as `POPULATION/PATIENT`, those of all data sets of one population alike (`data.people`)."""
-    return tuple(dict.fromkeys(people.key(sample.source, patient) for patient in sample.patients))
+    """Its patients as `POPULATION/PATIENT`, those of all data sets of one population alike (`data.people`).
+
+    Of a question that names none, its images stand for them, as for VQA-RAD and PMC: questions on one image are not
+    independent. Of one without images, the question itself does.
+    """
+    named = dict.fromkeys(people.key(sample.source, patient) for patient in sample.patients)
+    return tuple(named) or image_keys(sample)
+
+
+def image_keys(sample: Sample) -> tuple[str, ...]:
+    """Its images as `image/ID`; of a question without images, itself."""
+    return tuple(dict.fromkeys(f"image/{name}" for name in sample.images)) or (f"question/{sample.id}",)
+
+
+_CLUSTERS: Mapping[str, Callable[[Sample], tuple[str, ...]]] = {"patient": patient_keys, "image": image_keys}
+
+
+def _matches(text: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _clean(folder: Path) -> frozenset[str]:
+    """Ids of the clean questions, as the audit of this very data set finds them."""
+    if not _trained(folder):
+        raise UserError(
+            f"{folder} has no training questions, so nothing tells which of its test questions are clean",
+            reason="clean is what shares no patient and no image with training",
+            fix="bench the data set that the model was trained on, or another task",
+        )
+    return frozenset(sample.id for sample in leakage.clean(shards.Samples(folder)))
+
+
+def _trained(folder: Path) -> bool:
+    """Whether a data set has training questions."""
+    return len(shards.Samples(folder, "train")) > 0
+
+
+@cache
+def _shipped(name: str) -> Task:
+    text = (resources.files("medmim.shipped.tasks") / f"{name}.yaml").read_text("utf-8")
+    return _checked(parse_yaml(text, f"task {name}"), f"task {name}")
+
+
+def _as_text(name: str, task: Task) -> str:
+    return json.dumps({name: task.model_dump(mode="json", exclude_defaults=True)}, sort_keys=True)
+
+
+@cache
+def _inline(text: str) -> tuple[str, Task]:
+    try:
+        ((name, values),) = json.loads(text).items()
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"no such task: {text[:80]}", reason=str(error), fix=_offered()) from None
+    return str(name), _checked(values, f"task {name}")
+
+
+def _checked(values: Any, where: str) -> Task:
+    try:
+        return Task.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+    except (TypeError, ValueError, RecursionError) as error:  # what YAML has, and JSON has not
+        problems = [str(error)]
+    raise UserError(
+        f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
+        problems=problems,
+        fix=f"keys are {', '.join(Task.model_fields)}; docs/tasks.md explains them",
+    )
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Task.model_fields, 1, cutoff=0.5)
+        return f"{key}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+
+
+def _there(ref: str) -> bool:
+    return is_file(ref) and existing(ref) is not None
+
+
+def _unknown(refs: Sequence[str]) -> UserError:
+    near = {ref: difflib.get_close_matches(ref, shipped(), 1) for ref in refs}
+    meant = [f"'{found[0]}' for '{ref}'" for ref, found in near.items() if found]
+    files = [ref for ref in refs if is_file(ref)]
+    return UserError(
+        f"no such task: {', '.join(refs)}",
+        reason=f"there is no file {', '.join(files)}" if files else "",
+        fix=(f"did you mean {', '.join(meant)}? " if meant else "") + _offered(),
+    )
+
+
+def _offered() -> str:
+    return f"tasks are {', '.join(shipped())}, a YAML file of your own, or the URI of a data set"

@@ -1,4 +1,4 @@
-"""medmim bench run | show | compare: score models, show their answers, compare two runs."""
+"""medmim bench run | show | compare | tasks: score models, show their answers, compare two runs, count questions."""
 
 import json
 import secrets
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medmim import hints, store
+from medmim.cli import bench_tasks
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.recipe.schema import Bench
@@ -33,6 +34,9 @@ _COMPARED = 120  # columns that the table of `compare` needs
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the URI of its scores.")]
 
 
+app.command("tasks")(bench_tasks.tasks)
+
+
 @app.command()
 def run(
     model: Annotated[
@@ -46,7 +50,7 @@ def run(
     ],
     task: Annotated[
         list[str],
-        typer.Option("--task", help="held_in, held_out, an ability, or a data set's URI; repeatable."),
+        typer.Option("--task", help="A name of `bench tasks`, a YAML file, or a data set's URI; repeatable."),
     ],
     data: Annotated[str | None, typer.Option("--data", help="Data set. [default: the newest one of the store]")] = None,
     limit: Annotated[
@@ -81,20 +85,15 @@ def run(
     likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; failures, where questions ended in an
     error.
     """
-    from medmim.bench import roles, tasks
+    from medmim.bench import data_sets, roles, tasks
     from medmim.bench.engines import engine
     from medmim.bench.run import bench, facts, scores
     from medmim.registry import lookup
 
-    names = [name for name in task if name in tasks.NAMES]
-    others = [name for name in task if name not in tasks.NAMES]
-    uris = [name for name in others if "/" in name]
-    tasks.check(name for name in others if name not in uris)
-    if len({*uris, *([data] if data else [])}) > 1:
-        raise UserError("more than one data set is given", fix="give one, with --data or as the only URI of --task")
+    names, place = tasks.asked(task, data)
     name = f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     ws = workspace(home, run=name)
-    uri = data or (uris[0] if uris else _newest_data(ws))
+    uri = place or data_sets.newest(ws)
     models = {role: lookup.resolve(ref, ws) for role, ref in roles.named(model).items()}
     digests = {role: engine(ref, ws).digest for role, ref in models.items()}
     roles.refuse_equal(digests)
@@ -103,7 +102,7 @@ def run(
     given: dict[str, Any] = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     given |= {"max_bad_fraction": max_bad_fraction, "protocol": protocol and protocol.value}
     settings = Bench.model_validate(
-        {"tasks": tuple(names) or tasks.DOMAINS, **{key: value for key, value in given.items() if value is not None}}
+        {"tasks": names, **{key: value for key, value in given.items() if value is not None}}
     )
     with stage(ws, "bench") as outcome:
         artifact, cached = bench(ws, uri, models, settings)
@@ -248,18 +247,6 @@ def _uri(ws: Workspace, run: str) -> str:
     if not record["uri"]:
         raise UserError(f"the bench of run '{run}' did not finish", reason=record["message"])
     return str(record["uri"])
-
-
-def _newest_data(ws: Workspace) -> str:
-    where = store.open_store(ws.store)
-    keys = [key for key in where.list("data/") if key.endswith(f"/{store.PROVENANCE}")]
-    if not keys:
-        raise UserError(
-            f"there is no data set in {ws.store}",
-            fix=f"build one with `{hints.command('data', 'build', 'RECIPE')}`, or give --data URI",
-        )
-    newest = max(keys, key=lambda key: (json.loads(where.read(key))["time"], key))
-    return f"{where.uri}/{newest.rpartition('/')[0]}"
 
 
 def _say(text: str) -> None:

@@ -50,9 +50,10 @@ def nightly(
     (quiet, alarm or null), alarms, notes, scores, canary, differences, page, seconds; with --submit: night, run,
     run_id, link, recipe, pipeline, version, new_version.
     """
+    from medmim.bench import tasks
     from medmim.nightly import rebench
 
-    parsed = loading.load(recipe, sets or ())
+    parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
     date = rebench.date_of(parsed)  # of this moment, also for a run that takes until after midnight
     parsed = parsed.model_copy(update={"nightly": parsed.nightly.model_copy(update={"date": date})})
     if again and not submit:

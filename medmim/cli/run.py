@@ -23,7 +23,9 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     Finished steps are found in the cache and cost nothing. With --json the last line is one object: decision, reasons,
     champion, digests, seconds, scores, report.
     """
-    parsed = loading.load(recipe, sets or ())
+    from medmim.bench import tasks
+
+    parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
     ws = workspace(home, parsed, new_name(parsed))
     tracking.check(ws)
     screen = Screen(quiet=as_json)

@@ -32,10 +32,11 @@ def submit(
     Exit codes with --wait are those of `medmim run`; a cancelled run ends with 75. With --json the last line is one
     object: run, run_id, link, recipe, pipeline, version, new_version; with --wait also state, steps and exit_code.
     """
+    from medmim.bench import tasks
     from medmim.cluster.kfp.access import resolve
     from medmim.cluster.kfp.submit import describe, plan, start
 
-    parsed = loading.load(recipe, sets or ())
+    parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
     access = resolve(host, namespace or parsed.platform.pods.namespace)
     out = Console(stderr=as_json, highlight=False)
     planned = plan("train", parsed, new_name(parsed), access=access, image=image, experiment=experiment)

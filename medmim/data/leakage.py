@@ -63,12 +63,7 @@ def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
         for earlier, later in (("train", "dev"), ("train", "test"), ("dev", "test"))
         for first, second in product(by_split[earlier], by_split[later])
     ]
-    trained_patients = _union(part.patients for part in by_split["train"])
-    trained_images = _union(part.images for part in by_split["train"])
-
-    def is_clean(sample: Sample) -> bool:
-        return trained_patients.isdisjoint(people.of_sample(sample)) and trained_images.isdisjoint(sample.images)
-
+    is_clean = _unlike_training(by_split["train"])
     benchmark = [sample for part in by_split["test"] for sample in part.samples]
     clean = [sample for sample in benchmark if is_clean(sample)]
     report = {
@@ -78,6 +73,33 @@ def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
         "shared": {measure: len(_in_several_splits(by_split, measure)) for measure in MEASURES},
     }
     return report, clean
+
+
+def clean(samples: Iterable[Sample]) -> list[Sample]:
+    """The clean benchmark rows of a data set: those of `examine`, in the order of the data set, without its report.
+
+    Args:
+        samples: Of all splits.
+    """
+    trained = Part("train", "", "train", "")
+    benchmark = []
+    for sample in samples:
+        if sample.split == "train":
+            trained.add(sample)
+        elif sample.split == "test":
+            benchmark.append(sample)
+    is_clean = _unlike_training([trained])
+    return [sample for sample in benchmark if is_clean(sample)]
+
+
+def _unlike_training(trained: Sequence[Part]) -> Callable[[Sample], bool]:
+    """What tells whether a row has no patient and no image of these parts."""
+    patients, images = _union(part.patients for part in trained), _union(part.images for part in trained)
+
+    def is_clean(sample: Sample) -> bool:
+        return patients.isdisjoint(people.of_sample(sample)) and images.isdisjoint(sample.images)
+
+    return is_clean
 
 
 def _parts(samples: Iterable[Sample]) -> list[Part]:

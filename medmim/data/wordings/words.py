@@ -1,13 +1,16 @@
 """Puts a question into words, in our strict form or in the published one (`data.form`)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
+from string import Formatter
 
 from medmim.data import wording
 from medmim.data.abilities.ask import Ask
 from medmim.data.wordings import published, strict
-from medmim.sample import Study
+from medmim.sample import Sample, Study
 
 _ADDED = (1, 1, 2)  # how many further wrong options a published row has, where it has any
 
@@ -53,6 +56,22 @@ def put(ask: Ask, rng: Random, closed: bool, form: str) -> Worded | None:
     if form == "published" and ask.family in published.EYES:
         return _eyes(ask, rng, closed)
     return _strict(ask, rng, closed)
+
+
+def is_strict(sample: Sample) -> bool:
+    """Whether a question is worded as the form `strict` words its family; the published form has other stems."""
+    return any(stem.fullmatch(sample.question) for stem in _stems(sample.family))
+
+
+@cache
+def _stems(family: str) -> tuple["re.Pattern[str]", ...]:
+    """The strict stems of a family, with any text where a value is put in."""
+    templates = strict.TEMPLATES.get(family) or wording.TEMPLATES.get(family, ())
+    parsed = ([(text, name) for text, name, _, _ in Formatter().parse(template)] for template in templates)
+    return tuple(
+        re.compile("".join(re.escape(text) + (".+" if name is not None else "") for text, name in parts), re.DOTALL)
+        for parts in parsed
+    )
 
 
 def _strict(ask: Ask, rng: Random, closed: bool) -> Worded | None:

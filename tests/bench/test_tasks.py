@@ -1,0 +1,247 @@
+"""Tasks: which questions belong to each, what identifies them, and how they are scored."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medmim import shards, store
+from medmim.bench import run, tasks
+from medmim.data import leakage
+from medmim.errors import UserError
+from medmim.recipe.schema import Bench, Recipe
+from medmim.run.workspace import workspace
+from medmim.sample import ABILITIES, Sample
+from tests.support.bench import World, picture, samples
+
+
+def written(folder: Path, rows: list[Sample]) -> Path:
+    names = sorted({name for row in rows for name in row.images})
+    shards.write(folder, rows, [(name, name, picture(i)) for i, name in enumerate(names)])
+    return folder
+
+
+def task_file(folder: Path, text: str, name: str = "mine.yaml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def asked(folder: Path, *refs: str, **given: object) -> list[str]:
+    return [sample.id for sample in tasks.select(folder, refs, **given).samples]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_the_groups_of_every_benchmark_choose_what_they_always_chose(name: str, tmp_path: Path) -> None:
+    rows = [
+        replace(one, ability=ABILITIES[i % 6], split=("test", "dev")[i % 7 == 0]) for i, one in enumerate(samples())
+    ]
+    folder = written(tmp_path, [*rows, rows[3]])
+    expected = [
+        one.id for one in rows if one.split == "test" and name in (one.ability, ("held_in", "held_out")[one.held_out])
+    ]
+    found = tasks.select(folder, [name])
+    assert [one.id for one in found.samples] == expected
+    assert found.groups == tuple(map(tasks.groups, found.samples))
+    assert found.clusters == tuple((f"phantom/{one.patients[0]}",) for one in found.samples)
+    assert not found.limited and found.repeated == (rows[3].id in expected)
+
+
+def test_their_names_alone_are_in_keys_and_scores() -> None:
+    assert tasks.identities(tasks.NAMES) == tasks.described(tasks.NAMES) == list(tasks.NAMES)
+    assert tasks.digests(tasks.NAMES) == {} and tasks.resolved(tasks.NAMES) == tasks.NAMES
+
+
+def test_every_shipped_task_is_sound_and_no_two_mean_the_same() -> None:
+    found = [tasks.load(name) for name in tasks.shipped()]
+    assert [name for name, _ in found][:8] == list(tasks.NAMES)
+    assert {"published", "clean", "strict", "medframeqa"} <= {name for name, _ in found}
+    assert len({task.digest for _, task in found}) == len(found)
+
+
+def test_a_file_means_what_it_says_wherever_it_lies_and_however_it_is_written(tmp_path: Path) -> None:
+    first = task_file(tmp_path, "description: one\nabilities: [temporal]\ndomain: held_in\n")
+    (tmp_path / "b").mkdir()
+    same = task_file(tmp_path / "b", "domain: held_in # a comment\ndescription: another\nabilities:\n- temporal\n")
+    other = task_file(tmp_path, "description: one\nabilities: [temporal]\n", "other.yaml")
+    assert tasks.identities([first]) == tasks.identities([same]) != tasks.identities([other])
+    assert tasks.described([first]) == tasks.described([same])
+    (inline,) = tasks.resolved([first])
+    assert str(tmp_path) not in inline
+    Path(first).unlink()
+    assert tasks.identities([inline]) == tasks.identities([same]) and tasks.names_of([inline]) == ["mine"]
+
+
+def _rows() -> Iterator[Sample]:
+    for i, one in enumerate(samples()):
+        yield replace(one, source=("MS_CXR_T", "phantom-chest", "medframeqa")[i % 3], family=("larger", "order")[i % 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "belongs"),
+    [
+        ("domain: held_out", lambda s: s.held_out),
+        ("abilities: [temporal, comparison]", lambda s: s.ability in ("temporal", "comparison")),
+        ("sources: [medframeqa, 'phantom-*']", lambda s: s.source != "MS_CXR_T"),
+        ("families: ['ord?r']", lambda s: s.family == "order"),
+        ("answers: open", lambda s: not s.options),
+        ("answers: closed", lambda s: bool(s.options)),
+        ("images: [3, 8]", lambda s: len(s.images) >= 3),
+        ("images: [1, 2]\ndomain: held_in", lambda s: len(s.images) <= 2 and not s.held_out),
+    ],
+)
+def test_all_that_a_task_gives_must_hold(text, belongs, tmp_path) -> None:
+    rows = list(_rows())
+    expected = [one.id for one in rows if belongs(one)]
+    assert 0 < len(expected) < len(rows)
+    ref = task_file(tmp_path, f"description: d\n{text}\n")
+    folder = written(tmp_path / "data", rows)
+    assert asked(folder, ref) == expected
+    assert tasks.count(folder, [ref, "held_in"])["mine"] == len(expected)
+
+
+def test_several_tasks_ask_each_question_once_and_score_own_ones_apart(tmp_path: Path) -> None:
+    own = task_file(tmp_path, "description: d\nanswers: open\n")
+    found = tasks.select(written(tmp_path / "data", samples()), ["temporal", own])
+    expected = [one for one in samples() if one.ability == "temporal" or not one.options]
+    assert list(found.samples) == expected
+    for sample, groups in zip(found.samples, found.groups, strict=True):
+        assert ("task:mine" in groups) == (not sample.options)
+        assert "task:temporal" not in groups
+
+
+def test_the_split_of_a_task_comes_before_that_of_the_recipe(tmp_path: Path) -> None:
+    rows = [replace(one, split=("dev", "test")[i % 2]) for i, one in enumerate(samples())]
+    folder = written(tmp_path / "data", rows)
+    own = task_file(tmp_path, "description: d\nsplit: dev\n")
+    found = tasks.select(folder, [own])
+    assert [one.split for one in found.samples] == ["dev"] * 24 and found.limited
+    both = tasks.select(folder, [own, "held_in"])
+    assert {one.split for one in both.samples} == {"dev", "test"} and both.limited
+
+
+def test_clean_is_what_the_audit_lists(tmp_path: Path) -> None:
+    rows = [replace(one, split="train" if i < 12 else "test") for i, one in enumerate(samples())]
+    shared = replace(rows[15], question="?", images=rows[2].images, paths=rows[2].paths)  # of one whom no row names
+    rows += [shared, replace(rows[2], question="?", images=("sha256:99",), paths=("sha256:99",), split="test")]
+    folder = written(tmp_path, rows)
+    expected = [one.id for one in leakage.examine(rows)[1]]
+    assert sorted(asked(folder, "clean")) == sorted(expected) and 0 < len(expected) < 36
+    assert asked(folder, "clean") == [one.id for one in rows if one.id in set(expected)]
+    assert tasks.count(folder, ["clean", "held_in"])["clean"] == len(expected)
+
+
+def test_nothing_is_clean_where_no_training_is_known(world: World) -> None:
+    with pytest.raises(UserError, match="no training questions"):
+        tasks.select(world.data, ["clean"])
+    assert "clean" not in tasks.count(world.data, ["clean", "held_in"])
+
+
+def test_an_interval_is_by_what_the_task_says(tmp_path: Path) -> None:
+    rows = samples()
+    folder = written(tmp_path / "data", rows)
+    own = task_file(tmp_path, "description: d\nclusters: image\n")
+    found = tasks.select(folder, [own])
+    assert found.clusters == tuple(tuple(f"image/{name}" for name in one.images) for one in rows)
+    with pytest.raises(UserError, match="cannot be asked together"):
+        tasks.check([own, "held_in"])
+
+
+def test_without_patients_questions_on_one_image_are_one_cluster() -> None:
+    named, nameless = samples()[0], replace(samples()[0], patients=())
+    assert tasks.patient_keys(named) == ("phantom/p0",)
+    assert tasks.patient_keys(nameless) == tuple(f"image/{name}" for name in named.images)
+    text = replace(nameless, images=(), paths=())
+    assert tasks.patient_keys(text) == (f"question/{text.id}",)
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("abilites: [x]\n", ["abilites: unknown key; did you mean 'abilities'?", "description: missing"]),
+        (
+            "description: d\nabilities: [temporel]\ndomain: held\nimages: [3, 2]\n",
+            ["did you mean temporal", "domain: ", "the fewest images come first"],
+        ),
+        ("- a\n", ["is not a mapping"]),
+        ("description: [\n", ["not valid YAML at line"]),
+        ("description: d\nclean: 1\n", ["clean: "]),
+    ],
+)
+def test_all_problems_of_a_file_are_told_at_once(text, problems, tmp_path) -> None:
+    with pytest.raises(UserError) as raised:
+        tasks.load(task_file(tmp_path, text))
+    assert all(problem in str(raised.value) for problem in problems)
+    assert "mine.yaml" in str(raised.value)
+
+
+def test_unknown_tasks_are_told_together_with_the_closest_names(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        tasks.check(["held-in", "temporal", "absent.yaml", "publishd"])
+    said = str(raised.value)
+    assert "no such task: held-in, absent.yaml, publishd" in said
+    assert "'held_in' for 'held-in'" in said and "'published' for 'publishd'" in said
+    assert "no file absent.yaml" in said
+
+
+def test_an_own_file_cannot_take_the_name_of_another_task(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="named as the shipped task clean"):
+        tasks.load(task_file(tmp_path, "description: d\n", "clean.yaml"))
+    (tmp_path / "b").mkdir()
+    two = [task_file(folder, f"description: d\nanswers: {kind}\n") for folder, kind in
+           ((tmp_path, "open"), (tmp_path / "b", "closed"))]  # fmt: skip
+    with pytest.raises(UserError, match="two tasks are named mine"):
+        tasks.check(two)
+
+
+def test_a_recipe_carries_its_own_tasks_to_other_machines(tmp_path: Path) -> None:
+    own = task_file(tmp_path, "description: d\nanswers: open\n")
+    made = Recipe.model_validate({"name": "r", "data": {"source": "phantom"}, "bench": {"tasks": ("held_in", own)}})
+    carried = Recipe.model_validate_json(tasks.in_recipe(made).dump())
+    Path(own).unlink()
+    assert tasks.names_of(carried.bench.tasks) == ["held_in", "mine"]
+    wrong = made.model_copy(update={"bench": Bench(tasks=("held_im",))})
+    with pytest.raises(UserError, match="did you mean 'held_in'"):
+        tasks.in_recipe(wrong)
+
+
+def test_an_own_task_is_benched_under_its_name_and_found_again(world: World, tmp_path: Path) -> None:
+    ws = workspace(tmp_path / "home")
+    uri = store.publish(world.data, ws.store, "data", {}, {"time": ""}).uri
+    own = task_file(tmp_path, "description: d\nabilities: [temporal]\ndomain: held_in\nclusters: image\n")
+    settings = Bench(tasks=(own,), probes=(), max_new_tokens=2)
+    artifact, cached = run.bench(ws, uri, {"model": str(world.models[0])}, settings)
+    scores = run.scores(ws, artifact.uri)
+    expected = [one for one in samples() if one.ability == "temporal" and not one.held_out]
+    assert not cached and scores["tasks"] == ["mine"] and scores["items"] == len(expected)
+    assert scores["task_digests"] == {"mine": tasks.identities([own])[0]}
+    row = next(r for r in scores["leaderboard"] if (r["group"], r["metric"]) == ("task:mine", "accuracy"))
+    closed = [one for one in expected if one.options]
+    assert (row["n"], row["patients"]) == (len(closed), len({name for one in closed for name in one.images}))
+    assert all("task:mine" in row["groups"] for row in run.predictions(ws, artifact.uri))
+    (tmp_path / "b").mkdir()
+    again = task_file(tmp_path / "b", Path(own).read_text("utf-8").replace("description: d", "description: e"))
+    settings = settings.model_copy(update={"tasks": (again,)})
+    assert run.bench(ws, uri, {"model": str(world.models[0])}, settings) == (artifact, True)
+
+
+def test_the_command_lists_and_counts(world: World, tmp_path: Path, monkeypatch) -> None:
+    from typer.testing import CliRunner
+
+    from medmim.cli import bench
+
+    monkeypatch.delenv("MEDMIM_STORE", raising=False)
+    home = ["--home", str(tmp_path / "home")]
+    empty = CliRunner().invoke(bench.app, ["tasks", "--json", *home])
+    assert json.loads(empty.stdout)["data"] is None
+    store.publish(world.data, workspace(tmp_path / "home").store, "data", {}, {"time": ""})
+    own = task_file(tmp_path, "description: open ones\nanswers: open\n")
+    found = CliRunner().invoke(bench.app, ["tasks", "--json", "--task", own, *home])
+    rows = {row["name"]: row for row in json.loads(found.stdout)["tasks"]}
+    assert rows["held_out"]["questions"] == 6 and rows["single"]["questions"] == 0
+    assert rows["mine"]["questions"] == sum(not one.options for one in samples())
+    assert rows["mine"]["content"] == {"answers": "open"}
+    shown = CliRunner().invoke(bench.app, ["tasks", *home]).stdout
+    assert len(shown.splitlines()) == len(tasks.shipped())
