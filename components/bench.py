@@ -1,4 +1,4 @@
-"""bench: the tuned model, its base and the champion answer the same benchmark."""
+"""bench: the tuned model, its base, the champion and further models answer the same benchmark."""
 
 from kfp import dsl
 
@@ -14,7 +14,7 @@ def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
         home: Scratch folder.
         run: Name of the run.
         data: Store URI of the data set.
-        model: Store URI of the tuned model.
+        model: Store URI of the tuned model; empty where none is, and bench.models of the recipe are asked alone.
 
     Returns:
         Store URI of the scores.

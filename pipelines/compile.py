@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kfp import compiler
 
+from pipelines.bench import compare
 from pipelines.nightly import nightly
 from pipelines.step import one_step
 from pipelines.train import train
@@ -26,6 +27,7 @@ STEPS = (
 def write(folder: Path) -> None:
     """Write every IR file into a folder."""
     compiler.Compiler().compile(train, str(folder / "train.yaml"))
+    compiler.Compiler().compile(compare, str(folder / "bench.yaml"))
     compiler.Compiler().compile(nightly, str(folder / "nightly.yaml"))
     for name in STEPS:
         step = getattr(import_module(f"components.{name}"), name)

@@ -13,7 +13,7 @@ from medmim.page import figures
 from medmim.page.page import label, publish, templates
 from medmim.recipe.schema import Recipe
 from medmim.run.provenance import provenance
-from medmim.run.stage import STAGES, Outcome, outcomes, stage
+from medmim.run.stage import STAGES, Outcome, outcomes, stage, stages_of
 from medmim.run.workspace import Workspace
 
 REVISION = 1
@@ -60,7 +60,9 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         time=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
         version=__version__,
         verdict=_verdict(found),
-        stages=[(name, found.get(name)) for name in STAGES if name != "report"],
+        trains=recipe.pipeline == "train",
+        first=next(iter(scores.get("models", {})), ""),
+        stages=[(name, found.get(name)) for name in stages_of(recipe) if name != "report"],
         seconds=sum(outcome.seconds for outcome in found.values()),
         scores=scores,
         warnings=[*failures.warnings(scores), *reading.warnings(scores)],
@@ -91,6 +93,9 @@ def _verdict(found: Mapping[str, Outcome]) -> dict[str, Any]:
         title = f"{'Refused' if broken.status == 'refused' else 'Stopped'} at {broken.stage}"
         kind = "refused" if broken.status == "refused" else "failed"
         return {"kind": kind, "title": title, "message": broken.message, "reasons": reasons}
+    if (bench := found.get("bench")) and gate is None and {"tuned", "base"}.isdisjoint(bench.facts["models"]):
+        title = f"Compared: {len(bench.facts['models'])} models"
+        return {"kind": "compared", "title": title, "message": "", "reasons": []}
     champion = (promote and promote.facts.get("champion")) or {}
     name = f"{champion['name']} version {champion['version']}" if champion else "the candidate"
     verdicts = {

@@ -42,6 +42,11 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[st
     # on the way to a Ray job a mapping loses its order, and the first model is compared with each of the others
     models = {role: known[role] for role in (*OWN_ROLES, *recipe.bench.models) if role in known}
     with stage(ws, "bench") as outcome:
+        if not models:
+            raise UserError(
+                "no model is given, and bench.models of the recipe is empty",
+                fix="name models in bench.models, or hand on the tuned model",
+            )
         artifact, cached = bench(ws, data, models, recipe.bench, recipe)
         outcome.of(artifact, cached)
         outcome.facts = facts(scores(ws, artifact.uri))

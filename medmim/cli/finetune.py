@@ -43,7 +43,7 @@ def finetune(
     from medmim.lvlm import checkpoint
     from medmim.registry import lookup
 
-    parsed = loading.load(recipe, [*(sets or ()), *([f"finetune.base={base}"] if base else [])])
+    parsed = loading.load_to_train(recipe, [*(sets or ()), *([f"finetune.base={base}"] if base else [])])
     ws = workspace(home, parsed)
     ref = lookup.resolve(parsed.finetune.base, ws)
     uri = data or _built(parsed, ws)

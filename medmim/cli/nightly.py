@@ -53,7 +53,7 @@ def nightly(
     from medmim.bench import tasks
     from medmim.nightly import rebench
 
-    parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
+    parsed = tasks.in_recipe(loading.load_to_train(recipe, sets or ()))
     date = rebench.date_of(parsed)  # of this moment, also for a run that takes until after midnight
     parsed = parsed.model_copy(update={"nightly": parsed.nightly.model_copy(update={"date": date})})
     if again and not submit:

@@ -20,8 +20,8 @@ from medmim.run.workspace import workspace
 def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json = False) -> None:
     """Run a recipe's whole pipeline here: data, audit, finetune, bench, register, gate, promote, report.
 
-    Finished steps are found in the cache and cost nothing. With --json the last line is one object: decision, reasons,
-    champion, digests, seconds, scores, report.
+    Of a recipe with `pipeline: bench`: data, audit, bench, report. Finished steps are found in the cache and cost
+    nothing. With --json the last line is one object: decision, reasons, champion, digests, seconds, scores, report.
     """
     from medmim.bench import tasks
 
@@ -30,7 +30,7 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     tracking.check(ws)
     screen = Screen(quiet=as_json)
     screen.start(parsed, ws)
-    code = kfp_local.run_pipeline("train", parsed, ws, screen)
+    code = kfp_local.run_pipeline(parsed.pipeline, parsed, ws, screen)
     found = outcomes(ws)
     typed = (part for item in sets or () for part in ("--set", item))
     screen.end(found, ws, hints.command("run", recipe, *typed))

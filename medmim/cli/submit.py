@@ -39,7 +39,7 @@ def submit(
     parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
     access = resolve(host, namespace or parsed.platform.pods.namespace)
     out = Console(stderr=as_json, highlight=False)
-    planned = plan("train", parsed, new_name(parsed), access=access, image=image, experiment=experiment)
+    planned = plan(parsed.pipeline, parsed, new_name(parsed), access=access, image=image, experiment=experiment)
     for note in planned.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     if dry_run:

@@ -105,6 +105,22 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
     )
 
 
+def load_to_train(ref: str, sets: Sequence[str] = ()) -> Recipe:
+    """As `load`, for commands of what was trained or will be.
+
+    Raises:
+        UserError: As `load`; or its pipeline trains nothing.
+    """
+    found = load(ref, sets)
+    if found.pipeline == "bench":
+        raise UserError(
+            f"recipe {found.name} trains no model: its pipeline is bench",
+            fix=f"`{hints.command('run', ref)}` compares the models that it names; `{hints.command('recipe', 'list')}` "
+            "shows recipes that train",
+        )
+    return found
+
+
 def from_dump(text: str) -> Recipe:
     """Read back what `Recipe.dump` wrote.
 

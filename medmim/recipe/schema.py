@@ -294,6 +294,9 @@ class Recipe(Section):
     """A whole run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="names runs, reports and jobs")
+    pipeline: Literal["train", "bench"] = Field(
+        "train", description="bench: tune nothing, ask the models of bench.models: data, audit, bench, report"
+    )
     data: Data
     audit: Audit = Field(default_factory=Audit)
     finetune: Finetune = Field(default_factory=Finetune)
@@ -307,8 +310,19 @@ class Recipe(Section):
     platform: Platform = Field(default_factory=Platform)
 
     @model_validator(mode="after")
+    def _a_bench_alone_has_models_and_trains_nothing(self) -> "Recipe":
+        if self.pipeline == "train":
+            return self
+        if not self.bench.models:
+            raise ValueError("pipeline: bench asks the models of bench.models, and there are none; name some")
+        idle = {"finetune": self.finetune, "register": self.register_, "gate": self.gate, "promote": self.promote}
+        if given := [name for name, section in idle.items() if section != type(section)()]:
+            raise ValueError(f"pipeline: bench does not read {', '.join(given)}; remove this, or take pipeline: train")
+        return self
+
+    @model_validator(mode="after")
     def _each_worker_has_a_sample(self) -> "Recipe":
-        if self.platform.workers > self.finetune.batch_size:
+        if self.pipeline == "train" and self.platform.workers > self.finetune.batch_size:
             raise ValueError(
                 f"platform.workers is {self.platform.workers} and finetune.batch_size {self.finetune.batch_size}: "
                 "a step has fewer samples than there are workers; raise batch_size, or take fewer workers"

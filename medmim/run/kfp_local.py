@@ -68,7 +68,7 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
     """Run a shipped pipeline to its end; returns the runner's exit code.
 
     Args:
-        name: `train` or `nightly`.
+        name: `train`, `bench` or `nightly`.
         parsed: The recipe.
         workspace: Where; its `run` names the run.
         screen: Draws the steps' events.

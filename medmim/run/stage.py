@@ -22,7 +22,13 @@ from medmim.run.workspace import Workspace, workspace
 from medmim.store import Artifact
 
 STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
+BENCHING = ("data", "audit", "bench", "report")  # the stages of a run that trains nothing
 NIGHTLY = ("data", "rebench", "watch", "trend")  # the stages of a night
+
+
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """The stages of a recipe's pipeline, in their order."""
+    return BENCHING if recipe.pipeline == "bench" else STAGES
 
 
 @dataclass

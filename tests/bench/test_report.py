@@ -148,3 +148,14 @@ def test_many_large_images_are_made_smaller_until_the_page_holds_them(tmp_path: 
         opened = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in embedded]
         assert {image.size for image in opened} == {(side, side)}
         assert sum(map(len, embedded)) < 1_400_000
+
+
+def test_a_run_that_trains_nothing_shows_its_own_stages_and_models(tmp_path: Path, world: World):
+    models = {"med-one": str(world.models[0]), "other": str(world.models[1])}
+    asked = {"models": models, "probes": [], "max_new_tokens": 2, "limit": 4}
+    parsed = loading.validate({"name": "c", "pipeline": "bench", "data": {"source": "phantom"}, "bench": asked}, "c")
+    ws = workspace(tmp_path, parsed, "c-1")
+    bench.run(parsed, ws, publish(world, ws.store), "", models)
+    page = write((parsed, ws))
+    assert "Compared: 2 models" in page.text and "med-one minus" in page.text
+    assert "finetune" not in page.text.partition("Leaderboard")[0] and "Undecided" not in page.text

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medmim.run.stage import STAGES
+from medmim.run.stage import BENCHING, STAGES
 
 SMALL = [
     *("--set", "data.patients=220", "--set", "data.test_fraction=0.3", "--set", "finetune.steps=3"),
@@ -117,6 +117,22 @@ def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
         pytest.fail(f"never saw {mark!r}")
     child.wait()
     time.sleep(3)  # its runner and its step end within a second
+
+
+@pytest.mark.long
+def test_a_recipe_that_trains_nothing_asks_the_models_that_it_names(
+    first: tuple[int, dict[str, Any], str], home: Path, tmp_path: Path
+) -> None:
+    asked = {"limit": 60, "max_new_tokens": 16, "models": {"known": "tiny-llava-med", "new": "tiny-mantis"}}
+    data = {"source": "phantom", "patients": 220, "test_fraction": 0.3}
+    values = {"name": "c", "pipeline": "bench", "data": data, "bench": asked}
+    (tmp_path / "c.yaml").write_text(json.dumps(values))
+    code, printed, screen = run(str(tmp_path / "c.yaml"), home)
+    assert code == 0, screen
+    assert list(printed["seconds"]) == list(BENCHING)
+    assert all(printed["digests"][name] == first[1]["digests"][name] for name in ("data", "audit"))
+    assert "new answers" in screen and "known answers" not in screen  # those are found: the base of the first run
+    assert {row["model"] for row in printed["scores"]} == set(asked["models"])
 
 
 @pytest.mark.long

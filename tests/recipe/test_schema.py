@@ -1,11 +1,13 @@
 """A recipe is frozen, checks what no single key can, and survives its dump."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from medmim.errors import UserError
 from medmim.recipe import loading
+from medmim.recipe.schema import Recipe
 
 
 def test_splits_that_leave_no_patients_are_refused() -> None:
@@ -41,3 +43,32 @@ def test_names_of_further_models_are_told_apart_from_the_runs_own(name: str) -> 
     with pytest.raises(UserError) as raised:
         loading.load("demo", [f"bench.models={json.dumps({name: 'tiny-mantis'})}"])
     assert "bench.models" in raised.value.problems[0]
+
+
+BENCH = ["pipeline=bench", "bench.models={a: tiny-mantis}"]
+
+
+def test_a_recipe_that_trains_nothing_names_models_and_no_training() -> None:
+    comparing = (recipe_of(*BENCH), recipe_of(*BENCH, "platform.workers=100"))  # workers that ask, not that train
+    assert all(recipe == loading.from_dump(recipe.dump()) for recipe in comparing)
+    for sets, problem in (
+        (["pipeline=bench"], "there are none"),
+        ([*BENCH, "finetune.lr=1e-3", "gate.policy=research"], "does not read finetune, gate"),
+    ):
+        with pytest.raises(UserError) as raised:
+            recipe_of(*sets)
+        assert problem in raised.value.problems[0]
+
+
+def test_commands_that_train_refuse_it(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("{name: r, data: {source: phantom}}")
+    assert loading.load_to_train(str(tmp_path / "r.yaml")).name == "r"
+    with pytest.raises(UserError, match="recipe r trains no model"):
+        loading.load_to_train(str(tmp_path / "r.yaml"), BENCH)
+
+
+def recipe_of(*sets: str) -> Recipe:
+    values = {"name": "r", "data": {"source": "phantom"}}
+    for item in sets:
+        loading._override(values, item)
+    return loading.validate(values, "r")

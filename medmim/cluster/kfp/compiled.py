@@ -17,7 +17,7 @@ from medmim.recipe import names
 PLACEHOLDER = "medmim:placeholder"
 VERSION_LABEL = "app.kubernetes.io/version"  # each pod's, and so the IR's
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
-_FIX = "use train.yaml and nightly.yaml from one medmim: pip install it again, or `make compile` in a checkout"
+_FIX = "use the pipelines of one medmim: pip install it again, or `make compile` in a checkout"
 
 
 @dataclass(frozen=True)

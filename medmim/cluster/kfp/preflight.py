@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
+from medmim.bench.engines import OPENAI
 from medmim.cluster import raw_data
 from medmim.cluster.doctor import access, api, image
 from medmim.cluster.doctor.setup import Setup, resolve
@@ -84,10 +85,23 @@ def missing(kube: Kube, recipe: Recipe) -> list[str]:
 
 def _models(recipe: Recipe) -> Iterator[str]:
     base = recipe.finetune.base
-    if base not in checkpoint.shipped() and not base.startswith(("s3://", "models:/", lookup.IMPORTED)):
+    if not _reaches_pods(base):
         yield f"finetune.base: {base} is neither a shipped base, nor s3://..., models:/NAME@ALIAS nor imported:FAMILY"
     if recipe.gate.policy not in policy.shipped():
         yield f"gate.policy: {recipe.gate.policy} is a file of this machine; pods have the shipped policies only"
+    for name, ref in recipe.bench.models.items():
+        if ref.startswith(OPENAI):
+            if urlsplit(ref.removeprefix(OPENAI)).hostname in _LOCAL:
+                yield f"bench.models.{name}: {ref} is on this machine"
+        elif not _reaches_pods(ref):
+            yield (
+                f"bench.models.{name}: {ref} is neither a shipped base, nor s3://..., models:/NAME@ALIAS, "
+                "imported:FAMILY, zoo:NAME nor openai:URL#NAME"
+            )
+
+
+def _reaches_pods(ref: str) -> bool:
+    return ref in checkpoint.shipped() or ref.startswith(("s3://", "models:/", lookup.IMPORTED))
 
 
 def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:
@@ -116,7 +130,7 @@ def _memory(recipe: Recipe) -> Iterator[str]:
     """
     base, pods = recipe.finetune.base, recipe.platform.pods
     readable = base in checkpoint.shipped() or base.startswith("s3://")
-    if recipe.platform.ray != "rayjob" or not readable or find_spec("torch") is None:
+    if recipe.pipeline != "train" or recipe.platform.ray != "rayjob" or not readable or find_spec("torch") is None:
         return
     from kubernetes.utils.quantity import parse_quantity
 

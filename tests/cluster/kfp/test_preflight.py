@@ -12,6 +12,7 @@ import yaml
 
 from medmim.cluster.kfp import preflight, submit
 from medmim.errors import UserError
+from medmim.recipe.loading import validate
 from tests.support.kfp_world import World, a_world
 
 SPACE = "/api/v1/namespaces/team-a"
@@ -135,6 +136,19 @@ def test_a_cluster_without_mlflow_in_its_settings_is_reported(world: World, obje
     _, setup, _ = preflight.settings("team-a", recipe)
     (problem,) = preflight.unsupported(recipe, setup)
     assert problem.startswith("platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap medmim")
+
+
+def test_models_to_compare_with_that_pods_cannot_reach_are_named(world: World) -> None:
+    values = json.loads(world.recipe.dump())
+    models = {
+        "here": "/a/folder", "server": "openai:http://127.0.0.1:8000/v1#m", "there": "openai:http://vllm:8000/v1#m",
+        "mine": "models:/demo@champion", "shipped": "tiny-mantis", "stored": "s3://bucket/model/1",
+    }  # fmt: skip
+    kept = {name: values[name] for name in ("data", "platform")}
+    recipe = validate({"name": "c", "pipeline": "bench", "bench": {"models": models}, **kept}, "c")
+    _, setup, _ = preflight.settings("team-a", world.recipe)
+    problems = preflight.unsupported(recipe, setup)
+    assert [problem.partition(":")[0] for problem in problems] == ["bench.models.here", "bench.models.server"]
 
 
 def test_pods_that_are_too_small_for_a_worker_are_reported_with_what_it_needs(world: World) -> None:
