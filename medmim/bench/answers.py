@@ -22,7 +22,7 @@ from medmim.lvlm import checkpoint
 from medmim.progress import Bar, bar
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step, finished, step_key
-from medmim.run.provenance import terms_of
+from medmim.run.provenance import provenance_of, terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import Answer, Sample, from_json, to_json
 from medmim.store import Artifact
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
 
 REVISION = 1
-FILE = "answers.jsonl"
+FILE, READER = "answers.jsonl", "reader"
 _AHEAD = 4  # batches whose images are decoded at once
 
 
@@ -75,6 +75,8 @@ def collect(
         known = _resume(file)
         selected = questions_of(items.samples, probe, protocol)
         label = f"{role} {'answers' if protocol == GENERATE else protocol}" + ("" if probe == "none" else f" {probe}")
+        by_id = {sample.id: sample for sample in selected}
+        known = {name: metrics.reread(by_id[name], answer) for name, answer in known.items()}  # another version's
         with file.open("a", encoding="utf-8") as out, bar(label, len(selected), "questions") as progress:
             progress.add(len(known))
             mean = probes.mean_image(items.samples, images) if probe == "grey" and len(known) < len(selected) else None
@@ -87,7 +89,7 @@ def collect(
 
     section, parents = _key_parts(engine, data, probe, protocol, settings)
     allowed = combine([of_data, engine.terms])
-    more = {"inference": dict(engine.inference())}
+    more = {"inference": dict(engine.inference()), READER: metrics.reader()}
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed, more=more)[0]
 
 
@@ -173,6 +175,20 @@ def _is_exact(inference: Mapping[str, str], protocol: str) -> bool:
 def load(folder: Path) -> list[Answer]:
     """Read published answers. Text may contain U+2028, at which `splitlines` would split."""
     return [from_json(Answer, json.loads(line)) for line in (folder / FILE).read_bytes().split(b"\n") if line]
+
+
+def as_read(ws: Workspace, found: Artifact, samples: Mapping[str, Sample]) -> list[Answer]:
+    """Published answers as this version reads them: those that another one read are read again.
+
+    Args:
+        ws: The workspace.
+        found: An artifact of answers.
+        samples: `Sample.id` -> question.
+    """
+    given = load(store.fetch(found, ws.cache))
+    if provenance_of(found).get(READER) == metrics.reader():
+        return given
+    return [metrics.reread(samples[answer.sample], answer) for answer in given]
 
 
 def batches(samples: Sequence[Sample], probe: str, protocol: str, settings: Bench) -> list[list[Sample]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import store
-from medmim.bench import answers, failures, fanout, metrics, reading, scoring, tasks
+from medmim.bench import answers, failures, fanout, reading, scoring, tasks
 from medmim.bench.engines import Engine, engine, refuse_outside
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.scoring import Board
@@ -98,10 +98,7 @@ def bench(
         loaded: dict[str, scoring.Answers] = {
             protocol: {
                 role: {
-                    probe: [
-                        metrics.reread(asked[answer.sample], answer)
-                        for answer in answers.load(store.fetch(collected[role, protocol, probe], ws.cache))
-                    ]
+                    probe: answers.as_read(ws, collected[role, protocol, probe], asked)
                     for probe in answers.probes_of(settings)
                 }
                 for role in engines

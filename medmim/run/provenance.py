@@ -61,6 +61,15 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def provenance_of(artifact: store.Artifact) -> dict[str, Any]:
+    """The content of an artifact's `provenance.json`; empty where it has none, or one that is no record."""
+    root, _, folder = artifact.uri.rpartition("/")
+    with suppress(FileNotFoundError, ValueError):
+        record = json.loads(store.open_store(root).read(f"{folder}/{store.PROVENANCE}"))
+        return record if isinstance(record, dict) else {}
+    return {}
+
+
 def terms_of(artifact: store.Artifact) -> Terms:
     """The terms of an artifact; those of a model are part of its content.
 
@@ -74,11 +83,7 @@ def terms_of(artifact: store.Artifact) -> Terms:
     where = store.open_store(root)
     if terms.FILE in artifact.files:
         return terms.parse(where.read(f"{folder}/{terms.FILE}"), f"{artifact.uri}/{terms.FILE}")
-    record: Any = None
-    with suppress(FileNotFoundError, ValueError):
-        record = json.loads(where.read(f"{folder}/{store.PROVENANCE}"))
-    if not isinstance(record, dict):
-        return terms.UNKNOWN
+    record = provenance_of(artifact)
     if "terms" in record:
         return terms.parse(json.dumps(record["terms"]), f"{artifact.uri}/{store.PROVENANCE}")
     return terms.APACHE if _ours(record, artifact.kind) else terms.UNKNOWN

@@ -276,6 +276,7 @@ def test_answers_that_an_earlier_version_stored_are_found_and_read_anew(world, t
     monkeypatch.setattr(run, "engine", lambda *_: engine)
     before = {"cut", "replaced"}  # what version 0.1.0 did not write
     monkeypatch.setattr(answers.metrics, "extract", lambda *_: None)
+    monkeypatch.setattr(answers.metrics, "reader", lambda: "an earlier one")
     monkeypatch.setattr(
         answers, "_line", lambda a: json.dumps({k: v for k, v in to_json(a).items() if k not in before}) + "\n"
     )
@@ -290,6 +291,26 @@ def test_answers_that_an_earlier_version_stored_are_found_and_read_anew(world, t
     artifact, _ = run.bench(ws, publish(world, ws.store), {"tuned": "ref"}, SETTINGS)
     closed = [row["answers"]["tuned"]["none"] for row in run.predictions(ws, artifact.uri) if row["options"]]
     assert {(given["choice"], given["status"], given["cut"]) for given in closed} == {(1, "parsed", False)}
+
+
+def test_answers_that_this_version_read_are_not_read_again_and_those_of_a_killed_one_are(world, tmp_path, monkeypatch):
+    engine = writing(lambda questions, *_: iter([Reply("**B**", "k") for _ in questions]))
+    monkeypatch.setattr(run, "engine", lambda *_: engine)
+    ws = workspace(tmp_path)
+    uri = publish(world, ws.store)
+    settings = SETTINGS.model_copy(update={"probes": ()})
+    monkeypatch.setattr(answers.metrics, "extract", lambda *_: None)  # another version, which is killed at the end
+    monkeypatch.setattr(answers, "_finish", lambda *_: pytest.exit("killed"))
+    with pytest.raises(pytest.exit.Exception):
+        run.bench(ws, uri, {"tuned": "ref"}, settings)
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "engine", lambda *_: replace(engine, ask=lambda *_: pytest.fail("asked again")))
+    items = tasks.select(world.data, settings.tasks)
+    stored = answers.find_or_ask(ws, "r", run.engine("ref", ws), store.get(uri), "none", settings, None, "generate")
+    by_id = {sample.id: sample for sample in items.samples}
+    assert {answer.choice for answer in answers.load(Path(stored.uri)) if by_id[answer.sample].options} == {1}
+    monkeypatch.setattr(answers.metrics, "reread", lambda *_: pytest.fail("read again"))
+    run.bench(ws, uri, {"tuned": "ref"}, settings)
 
 
 @pytest.mark.parametrize("text", ["B: image 2 \ud83d", "\udcff", "B \ude00\ud83d", "\ud83d" * 50, "a\udfff\u2028b"])
