@@ -8,7 +8,7 @@ that a kill cut is asked again as it was.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from medmim.bench.likelihood import GENERATE
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.progress import Bar, bar
+from medmim.progress import bar
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step, finished, step_key
 from medmim.run.provenance import provenance_of, terms_of
@@ -81,12 +81,47 @@ def collect(
             progress.add(len(known))
             mean = probes.mean_image(items.samples, images) if probe == "grey" and len(known) < len(selected) else None
             planned = batches(items.samples, probe, protocol, settings)
-            for answer in _ask(engine, planned, dict(known), images, probe, protocol, settings, progress, mean):
+            for answer in ask(engine, planned, dict(known), images, probe, protocol, settings, mean):
                 out.write(_line(answer))
                 out.flush()  # to the kernel, where it survives a kill of this process
+                progress.add(answer.sample not in known)
                 known[answer.sample] = answer
         return _finish(file, [known[sample.id] for sample in selected], role, settings.max_bad_fraction)
 
+    return _published(ws, engine, data, probe, settings, recipe, of_data, protocol, make)
+
+
+def publish(
+    ws: Workspace,
+    role: str,
+    engine: Engine,
+    given: Sequence[Answer],
+    data: str,
+    probe: str,
+    settings: Bench,
+    recipe: Recipe | None = None,
+    of_data: Terms = UNKNOWN,
+    protocol: str = GENERATE,
+) -> Artifact:
+    """Publish the answers to all questions of a probe, in the order of `questions_of`, as `collect` does."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        return _finish(folder / FILE, given, role, settings.max_bad_fraction)
+
+    return _published(ws, engine, data, probe, settings, recipe, of_data, protocol, make)
+
+
+def _published(
+    ws: Workspace,
+    engine: Engine,
+    data: str,
+    probe: str,
+    settings: Bench,
+    recipe: Recipe | None,
+    of_data: Terms,
+    protocol: str,
+    make: Callable[[Path], Mapping[str, Any]],
+) -> Artifact:
     section, parents = _key_parts(engine, data, probe, protocol, settings)
     allowed = combine([of_data, engine.terms])
     more = {"inference": dict(engine.inference()), READER: metrics.reader()}
@@ -107,7 +142,12 @@ def find(
     ws: Workspace, engine: Engine, data: str, probe: str, settings: Bench, protocol: str = GENERATE
 ) -> Artifact | None:
     """The answers of a model to a probe, where the cache has them; the arguments are those of `collect`."""
-    return finished(ws, "answers", step_key("answers", REVISION, *_key_parts(engine, data, probe, protocol, settings)))
+    return finished(ws, "answers", key(engine, data, probe, settings, protocol))
+
+
+def key(engine: Engine, data: str, probe: str, settings: Bench, protocol: str = GENERATE) -> str:
+    """The key of a model's answers to a probe in the cache."""
+    return step_key("answers", REVISION, *_key_parts(engine, data, probe, protocol, settings))
 
 
 def find_or_ask(
@@ -157,7 +197,7 @@ def _key_parts(
     inference = engine.inference()
     if inference:
         section["inference"] = dict(inference)
-    if not _is_exact(inference, protocol):
+    if not is_exact(inference, protocol):
         section |= _in_batches(probe, settings)
     return section, parents
 
@@ -167,14 +207,24 @@ def _in_batches(probe: str, settings: Bench) -> dict[str, Any]:
     return {"batch_size": settings.batch_size, **({"batches": "of different questions"} if probe == "blind" else {})}
 
 
-def _is_exact(inference: Mapping[str, str], protocol: str) -> bool:
+def is_exact(inference: Mapping[str, str], protocol: str) -> bool:
     """Whether the batch decides nothing: of a server it is not known, since only requests are sent together."""
     return not inference or (protocol == GENERATE and inference["dtype"] == checkpoint.FP32)
 
 
 def load(folder: Path) -> list[Answer]:
-    """Read published answers. Text may contain U+2028, at which `splitlines` would split."""
-    return [from_json(Answer, json.loads(line)) for line in (folder / FILE).read_bytes().split(b"\n") if line]
+    """Read published answers."""
+    return parse((folder / FILE).read_bytes())
+
+
+def parse(lines: bytes) -> list[Answer]:
+    """Read stored answers. Text may contain U+2028, at which `splitlines` would split."""
+    return [from_json(Answer, json.loads(line)) for line in lines.split(b"\n") if line]
+
+
+def dump(given: Iterable[Answer]) -> bytes:
+    """What `parse` reads."""
+    return "".join(map(_line, given)).encode()
 
 
 def as_read(ws: Workspace, found: Artifact, samples: Mapping[str, Sample]) -> list[Answer]:
@@ -222,7 +272,7 @@ def _name(sample: Sample, probe: str) -> str:
     return sample.id if probes.shown(sample, probe) else sample.prompt
 
 
-def _ask(
+def ask(
     engine: Engine,
     planned: Sequence[Sequence[Sample]],
     known: Mapping[str, Answer],
@@ -230,14 +280,23 @@ def _ask(
     probe: str,
     protocol: str,
     settings: Bench,
-    progress: Bar,
-    mean: "Image | None",
+    mean: "Image | None" = None,
 ) -> Iterator[Answer]:
-    """Ask the questions of some `batches`, and yield an answer for each.
+    """Ask the questions of some `batches`, and yield an answer for each, in order.
 
     Of a batch with some that are known, only the others are asked where the batch decides nothing, else all.
+
+    Args:
+        engine: The model.
+        planned: The batches.
+        known: Sample id -> answer.
+        images: Image id -> RGB image.
+        probe: The probe.
+        protocol: The protocol.
+        settings: The recipe's bench section.
+        mean: For `grey`: see `probes.images_for`.
     """
-    exact = _is_exact(engine.inference(), protocol)
+    exact = is_exact(engine.inference(), protocol)
     hashed: dict[str, str] = {}
     open_ = [batch for batch in planned if any(sample.id not in known for sample in batch)]
     for start in range(0, len(open_), _AHEAD):
@@ -256,8 +315,6 @@ def _ask(
             name = _name(sample, probe)
             while name not in replied:  # replies arrive in the order of the questions
                 replied.update([next(replies)])
-            if sample.id not in known:
-                progress.add()
             if name in questions and questions[name].error:
                 yield metrics.read(sample, probe, "", "", questions[name].error)
             elif protocol == GENERATE:
@@ -338,7 +395,7 @@ def _finish(file: Path, answers: Sequence[Answer], role: str, max_bad_fraction: 
 
 def _replace(file: Path, answers: Iterable[Answer]) -> None:
     part = file.with_name(".part")
-    part.write_text("".join(map(_line, answers)), encoding="utf-8")
+    part.write_bytes(dump(answers))
     os.replace(part, file)
 
 
