@@ -1,4 +1,4 @@
-"""medmim bench run | show | compare | tasks: score models, show their answers, compare two runs, count questions."""
+"""medmim bench run | show | compare | tasks | export: score models, show their answers, compare two runs."""
 
 import json
 import secrets
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medmim import hints, store
-from medmim.cli import bench_tasks
+from medmim.cli import bench_export, bench_tasks
 from medmim.cli.options import Home, Json
 from medmim.errors import UserError
 from medmim.recipe.schema import Bench
@@ -35,6 +35,7 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the UR
 
 
 app.command("tasks")(bench_tasks.tasks)
+app.command("export")(bench_export.export)
 
 
 @app.command()

@@ -1,0 +1,165 @@
+"""Writes the questions of tasks as a folder that another harness reads: `lmms-eval`, `vlmevalkit`.
+
+    README.md      what it is, how to run it, its terms of use, where scores may differ
+    terms.json     the terms of use of the data set
+    export.json    marks the folder as an export: from which data set and tasks, with which files
+
+The folder is there whole or not at all, and holds no time and no address: equal questions give equal bytes.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medmim import __version__, shards, store, terms
+from medmim.bench import export_lmms_eval, tasks
+from medmim.errors import UserError, wrap_os_errors
+from medmim.run.provenance import terms_of
+from medmim.run.workspace import Workspace
+from medmim.terms import Terms
+
+MARK = "export.json"
+FORMATS: Mapping[str, Callable[..., str]] = {"lmms-eval": export_lmms_eval.write}
+"""Name of a harness -> what writes the questions for it, and returns how to run it."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        questions: Task -> number of its questions.
+        data: Digest of the data set.
+        terms: Of the data set.
+    """
+
+    folder: Path
+    questions: dict[str, int]
+    data: str
+    terms: Terms
+
+
+def export(
+    ws: Workspace,
+    uri: str,
+    refs: Sequence[str],
+    folder: Path,
+    form: str = "lmms-eval",
+    limit: int | None = None,
+    max_new_tokens: int = 32,
+) -> Export:
+    """Write the questions of tasks for another harness.
+
+    Args:
+        ws: The workspace.
+        uri: The data set.
+        refs: Tasks, as `tasks.load` takes them.
+        folder: Is created; an earlier export there is replaced.
+        form: One of `FORMATS`.
+        limit: Only the first `limit` questions of each task.
+        max_new_tokens: Longest answer.
+
+    Raises:
+        UserError: Nothing to ask, a data set without pixels, or a folder that is something else.
+    """
+    _refuse_other(folder)
+    source = store.get(uri)
+    data, allowed = store.fetch(source, ws.cache), terms_of(source)
+    items = {tasks.load(ref)[0]: tasks.select(data, [ref], limit) for ref in dict.fromkeys(refs)}
+    images = shards.Images(data)
+    made = Export(folder, {name: len(one.samples) for name, one in items.items()}, source.digest, allowed)
+    with wrap_os_errors("writing the export"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
+        try:
+            part.chmod(0o755)
+            usage = FORMATS[form](part, items, images, max_new_tokens)
+            (part / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
+            (part / "README.md").write_text(_readme(made, usage), encoding="utf-8")
+            files = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
+            mark = {
+                "medmim": __version__,
+                "for": form,
+                "data": source.digest,
+                "tasks": {tasks.load(ref)[0]: tasks.load(ref)[1].digest for ref in refs},
+                "limit": limit,
+                "questions": made.questions,
+                "max_new_tokens": max_new_tokens,
+                "files": files,
+            }
+            (part / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+            _put(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return made
+
+
+def _refuse_other(folder: Path) -> None:
+    """Refuse a folder that would be lost: whatever is no export."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is not a folder", fix="name a folder, which is created")
+    if folder.is_dir() and any(folder.iterdir()):
+        mark = _mark(folder / MARK)
+        others = sorted(
+            str(path.relative_to(folder))
+            for path in folder.rglob("*")
+            if path.is_file() and str(path.relative_to(folder)) not in (*mark.get("files", ()), MARK)
+            if "__pycache__" not in path.parts
+        )
+        if not mark or others:
+            raise UserError(
+                f"{folder} holds what is no export of medmim",
+                reason=f"it would be lost: {', '.join(others[:5])}" if others else f"it has no {MARK}",
+                fix="name a new folder",
+            )
+
+
+def _mark(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "for" in found and isinstance(found.get("files"), list) else {}
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Move a finished folder to its place; what was there before is there until then."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".old", dir=folder.parent))
+        os.replace(folder, old / "export")
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(part, folder)
+
+
+def _readme(made: Export, usage: str) -> str:
+    counts = "\n".join(f"| {name} | {count:,} |" for name, count in made.questions.items())
+    refusals = terms.reasons(made.terms, terms.FLAGS)
+    allowed = "\n".join(f"* {line}" for line in (*made.terms.text, *refusals))
+    keep = (
+        "\n**Keep this folder to yourself**: nobody may pass on these images and questions.\n"
+        if not made.terms.redistribute_data
+        else ""
+    )
+    return f"""# Questions for another harness, written by medmim
+
+From the data set `{made.data}`.
+
+| task | questions |
+|---|---|
+{counts}
+
+{usage}
+## Terms of use
+{keep}
+`terms.json` has them for programs.
+
+{allowed}
+"""
