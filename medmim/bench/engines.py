@@ -4,7 +4,7 @@ import gc
 import ipaddress
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from medmim.terms import UNKNOWN, Terms, reasons
 if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
 
-    Ask = Callable[[Sequence[Question], int, int], Iterator[Reply]]
-    Compare = Callable[[Sequence[Question], int], Iterator[Reply]]
+    Ask = Callable[[Iterable[Question], int, int], Iterator[Reply]]
+    Compare = Callable[[Iterable[Question], int], Iterator[Reply]]
 
 OPENAI = "openai:"
 OWN_SERVERS = "MEDMIM_OWN_SERVERS"
@@ -38,13 +38,18 @@ class Engine:
         ref: The reference that the user gave.
         digest: Content digest of the weights; for a server, whose weights are not known, of its address and model name.
             It also depends on `stale_before`, so that older answers are not found in the cache.
-        ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions.
+        ask: (questions, batch size, longest answer in tokens) -> replies in the order of the questions. A sequence, or
+            any iterable where `is_server`.
         compare: (questions, batch size) -> replies with the likelihoods of the options, in order.
         terms: Of the model; a server's are unknown.
         template: Digest of the chat format in which it is asked; empty for a server, which has its own.
         inference: Computes what else of this machine decides the answers: see `checkpoint.inference`; nothing for a
             server.
         release: Frees the memory of the model until it is asked again.
+        is_server: Whether it is asked by as many requests at once as the batch size says, all the time: it takes
+            questions from an iterable when it has room for them, so that none need be ready before. No batch decides
+            an answer.
+        learned: What asking showed of it, for the provenance of its answers.
     """
 
     ref: str
@@ -55,6 +60,8 @@ class Engine:
     template: str = ""
     inference: Callable[[], Mapping[str, str]] = dict
     release: Callable[[], None] = lambda: None
+    is_server: bool = False
+    learned: Callable[[], Mapping[str, Any]] = dict
 
 
 def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
@@ -115,8 +122,9 @@ def _engine(ref: str, ws: Workspace) -> Engine:
                 f"{ref} does not name a model of the server",
                 fix="write openai:URL#NAME, such as openai:http://127.0.0.1:8000/v1#my-model",
             )
-        ask, compare = (partial(how, url, name) for how in (ask_openai.ask, ask_openai.compare))
-        return Engine(ref, digest_of(["openai", url, name]), ask, compare)
+        learned = ask_openai.Learned()
+        ask, compare = (partial(how, url, name, learned=learned) for how in (ask_openai.ask, ask_openai.compare))
+        return Engine(ref, digest_of(["openai", url, name]), ask, compare, is_server=True, learned=learned.facts)
     found = lookup.locate(ref)
     weights = checkpoint.digest(found) if isinstance(found, Path) else found.digest
     if zoo.is_ours(found) or not zoo.model_type(found):
@@ -134,18 +142,20 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -
         path = checkpoint.resolve(ref, ws)
         return zoo.load(path) if of_zoo else checkpoint.load(path, cache=ws.cache)
 
-    def ask(questions: "Sequence[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
+    def ask(questions: "Iterable[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         from medmim.lvlm import ask_hf
         from medmim.lvlm.zoo import asking
 
-        replies: Iterator[Reply] = (asking if of_zoo else ask_hf).ask(load(), questions, batch_size, max_new_tokens)
+        how = (asking if of_zoo else ask_hf).ask
+        replies: Iterator[Reply] = how(load(), tuple(questions), batch_size, max_new_tokens)
         return replies
 
-    def compare(questions: "Sequence[Question]", batch_size: int) -> "Iterator[Reply]":
+    def compare(questions: "Iterable[Question]", batch_size: int) -> "Iterator[Reply]":
         from medmim.lvlm import likelihood_hf
         from medmim.lvlm.zoo import asking
 
-        replies: Iterator[Reply] = (asking if of_zoo else likelihood_hf).compare(load(), questions, batch_size)
+        how = (asking if of_zoo else likelihood_hf).compare
+        replies: Iterator[Reply] = how(load(), tuple(questions), batch_size)
         return replies
 
     def release() -> None:

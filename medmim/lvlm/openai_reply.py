@@ -18,6 +18,8 @@ _CUT = ("length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_le
 _TEXT_PARTS = (None, "text", "output_text")  # not `thinking`, `reasoning`, `refusal`
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _HTML = re.compile(r"\s*<(!doctype|html|head|body|title|h\d|center|p|div|\?xml)\b|\s*<!", re.IGNORECASE)
+_MORE = 1  # token beyond the limit: some count the one that ends an answer
+_TOKEN = 256  # characters that no token of a vocabulary has
 _SHOWN = 300  # characters of a server's words
 _SPACES = str.maketrans("\u0120\u2581\u010a", "   ")  # of byte-level vocabularies and of SentencePiece
 _LETTER = re.compile(r"[(\[*\"']*([A-H])[)\]*\"':.]*")
@@ -61,6 +63,7 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
     error = error_of(body)
     if error:
         return Reply("", key, f"the server sent an error: {error}")
+    asked, made = usage(body)
     message = choice.get("message") or choice.get("delta")
     content = message.get("content") if isinstance(message, dict) else message
     text = _text(choice.get("text") if content is None else content)
@@ -70,11 +73,24 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
         text = fields["refusal"]  # the model's own words: it declines to answer
     reasoned = any(fields.get(name) for name in _REASONING)
     filtered = choice.get("finish_reason") == "content_filter"
+    if made > max_new_tokens + _MORE or len(text) > _TOKEN * max_new_tokens:
+        much = f"{made:,} tokens" if made else f"{len(text):,} characters"
+        error = f"the server ignores max_tokens: {much} where at most {max_new_tokens:,} tokens were asked for"
+        return Reply("", key, error, prompt_tokens=asked, new_tokens=made)
     if text.strip() or (
         text == content and not cut and not reasoned and not filtered
     ):  # an empty answer of the model is one
-        return Reply(text.strip(), key, cut=cut)
-    return Reply("", key, _why_no_text(body, choice, fields, cut, max_new_tokens))
+        return Reply(text.strip(), key, cut=cut, prompt_tokens=asked, new_tokens=made)
+    why = _why_no_text(body, choice, fields, cut, max_new_tokens)
+    return Reply("", key, why, prompt_tokens=asked, new_tokens=made)
+
+
+def usage(body: Mapping[str, Any]) -> tuple[int, int]:
+    """The tokens of prompt (those of images included) and answer, as a server counts them; 0 if it does not."""
+    told = body.get("usage")
+    counts = [told.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(told, dict) else [0, 0]
+    prompt, answer = (max(0, one) if isinstance(one, int) else 0 for one in counts)
+    return prompt, answer
 
 
 def letters(body: Mapping[str, Any], key: str, options: int) -> Reply | None:
@@ -122,7 +138,8 @@ def letters(body: Mapping[str, Any], key: str, options: int) -> Reply | None:
         found.append(math.log(math.fsum(map(math.exp, own))) if own else below)
     if max(found) == below:
         return Reply("", key, f"no letter of an option is among the {len(likeliest)} likeliest tokens")
-    return Reply("", key, letters=tuple(found))
+    asked, made = usage(body)
+    return Reply("", key, letters=tuple(found), prompt_tokens=asked, new_tokens=made)
 
 
 def _names(token: str, letter: str) -> bool:
@@ -236,9 +253,7 @@ def _is_cut(body: Mapping[str, Any], choice: Mapping[str, Any], max_new_tokens: 
     reason = choice.get("finish_reason") or choice.get("stop_reason")
     if isinstance(reason, str):
         return reason.lower() in _CUT
-    usage = body.get("usage")
-    used = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return isinstance(used, int) and used >= max_new_tokens
+    return usage(body)[1] >= max_new_tokens
 
 
 def _why_no_text(

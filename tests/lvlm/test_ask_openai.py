@@ -2,6 +2,7 @@
 
 import base64
 import email.utils
+import gzip
 import io
 import json
 import math
@@ -45,7 +46,7 @@ def test_images_are_sent_in_order_and_without_loss(server, monkeypatch):
     images = [Image.linear_gradient("L").convert("RGB"), Image.new("RGB", (3, 5), (1, 2, 3))]
     (reply,) = ask_openai.ask(server.url, "tiny", [Question("Which?", images)], max_new_tokens=7)
     assert reply.text == "echo Which?"
-    (sent,) = server.requests
+    *_, sent = server.requests
     assert (sent["path"], sent["model"], sent["max_tokens"]) == ("/v1/chat/completions", "tiny", 7)
     assert sent["temperature"] == 0
     assert sent["auth"] == "Bearer secret"
@@ -496,3 +497,231 @@ def test_likelihoods_of_a_server_have_other_keys_than_its_answers(server):
     other = compared(server, told(("A", -0.1)), Question(ASKED.prompt, options=OPTIONS[:2]))
     (answer,) = ask_openai.ask(server.url, "tiny", [ASKED])
     assert len({compare.key, other.key, answer.key}) == 3
+
+
+PICTURES = [Image.new("RGB", (60, 40), (9 * i, 0, 0)) for i in range(4)]
+
+
+def costly(text, images):
+    """The tokens of a prompt whose images all arrive."""
+    return len(text.split()) + 100 * len(images)
+
+
+def asked(server):
+    """The questions that were put to a server, without those that only count tokens."""
+    return [one for one in server.requests if one["max_tokens"] != 1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "images", "said"),
+    [
+        (lambda images: [], 1, "1 tokens with an image and 1 without"),
+        (lambda images: images[:1], 2, "101 tokens with 2 images, 101 with 1 and 1 with none"),
+        (lambda images: images[-3:], 4, "301 tokens with 4 images, 301 with 3 and 1 with none"),
+    ],
+)
+def test_a_server_that_drops_images_is_refused_before_it_is_asked(server, kept, images, said):
+    server.count = lambda text, shown: costly(text, kept(shown))
+    questions = [Question("blind"), Question("seen", PICTURES[:images])]
+    with pytest.raises(UserError, match="drops images of the questions to 'tiny'") as caught:
+        list(ask_openai.ask(server.url, "tiny", questions))
+    assert said in caught.value.reason and caught.value.exit_code == 2
+    assert f"--limit-mm-per-prompt '{{\"image\": {images}}}'" in caught.value.fix and "template" in caught.value.fix
+    assert all(len(one["messages"][0]["content"]) == 1 for one in asked(server))
+
+
+def test_a_server_that_takes_fewer_images_is_refused_in_its_words(server):
+    server.count, words = costly, "At most 2 image(s) may be provided in one prompt."
+    server.refuse = lambda images: words if len(images) > 2 else ""
+    assert [r.text for r in ask_openai.ask(server.url, "tiny", [Question("two", PICTURES[:2])])] == ["echo two"]
+    with pytest.raises(UserError, match="takes no question with 3 images") as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question("three", PICTURES[:3])]))
+    assert caught.value.reason.endswith(words) and '{"image": 3}' in caught.value.fix
+
+
+def test_tokens_are_counted_once_for_each_number_of_images(server):
+    server.count, learned, counts = costly, ask_openai.Learned(), []
+    for numbers in ([1, 0, 1], [1, 2], [2, 1, 2]):
+        server.requests.clear()
+        questions = [Question(f"images {n}", PICTURES[:n]) for n in numbers]
+        list(ask_openai.ask(server.url, "tiny", questions, learned=learned))
+        counts.append(len(server.requests) - len(asked(server)))
+    assert counts == [3, 3, 0]
+    assert learned.facts() == {"images_arrive": "seen in questions of up to 2, by usage.prompt_tokens"}
+
+
+def test_likelihoods_are_asked_of_no_server_that_drops_images(server):
+    server.count = lambda text, images: 5
+    with pytest.raises(UserError, match="drops images"):
+        list(ask_openai.compare(server.url, "tiny", [Question("which?", PICTURES[:1], OPTIONS)]))
+
+
+def test_a_server_without_counts_is_said_once_not_to_be_verified(server, capsys):
+    learned = ask_openai.Learned()
+    for _ in range(2):
+        questions = [Question(f"number {i}", PICTURES[: 1 + i]) for i in range(3)]
+        assert all(r.text for r in ask_openai.ask(server.url, "tiny", questions, learned=learned))
+    assert capsys.readouterr().err.count("not verified that images reach 'tiny'") == 1
+    assert learned.facts() == {"images_arrive": "not verified: the server tells no usage.prompt_tokens"}
+    assert len(server.requests) - len(asked(server)) == 1
+
+
+def test_a_question_by_which_nothing_can_be_counted_leaves_it_to_the_next(server):
+    server.count, learned = costly, ask_openai.Learned()
+    questions = [Question("always 400", PICTURES[:1]), Question("fine", PICTURES[1:2])]
+    first, second = ask_openai.ask(server.url, "tiny", questions, learned=learned)
+    assert "HTTP 400" in first.error and second.text == "echo fine" and learned.costs.images == 1
+
+
+def test_a_reply_whose_prompt_is_too_short_for_its_images_is_an_error(server):
+    server.count = lambda text, images: costly(text, images[:1] if "drop" in text else images)
+    questions = [Question("fine", PICTURES[:2]), Question("drop it", PICTURES[:2]), Question("drop none", PICTURES[:1])]
+    replies = list(ask_openai.ask(server.url, "tiny", questions))
+    assert [bool(reply.error) for reply in replies] == [False, True, False]
+    assert "has 102 tokens, and its 2 images alone should have" in replies[1].error and not replies[1].text
+    assert [(reply.prompt_tokens, reply.new_tokens) for reply in replies] == [(201, 1), (102, 1), (102, 1)]
+
+
+def test_an_image_has_the_digest_of_its_pixels_as_its_uuid(server):
+    server.count = costly
+    same = [Question("one", PICTURES[:2]), Question("two", [PICTURES[1].copy(), PICTURES[2]])]
+    list(ask_openai.ask(server.url, "tiny", same, batch_size=1))
+    (a, b), (c, d) = ([part["uuid"] for part in one["messages"][0]["content"][:-1]] for one in asked(server))
+    assert b == c and len({a, b, d}) == 3 and len(b) == 64
+    server.requests.clear()
+    list(ask_openai.ask(server.url, "tiny", [Question("given", PICTURES[:1], pixels=["known"])]))
+    assert asked(server)[0]["messages"][0]["content"][0]["uuid"] == "known"
+
+
+def test_a_server_that_knows_no_uuid_is_asked_without_it_and_remembered(server):
+    server.fields -= {"uuid"}
+    server.count, learned = costly, ask_openai.Learned()
+    for _ in range(2):
+        questions = [Question(f"number {i}", PICTURES[:1]) for i in range(20)]
+        replies = list(ask_openai.ask(server.url, "tiny", questions, learned=learned))
+        assert [reply.text for reply in replies] == [f"echo number {i}" for i in range(20)]
+    named = [one for one in server.requests if any("uuid" in part for part in one["messages"][0]["content"])]
+    assert len(named) == 1 and len(asked(server)) == 40
+
+
+def test_a_question_that_is_refused_for_itself_is_sent_twice_at_most(server):
+    """Once more without `uuid`, where it is not known whether the server takes it."""
+    server.error = "this image is damaged"
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("always 400", PICTURES[:1])])
+    assert reply.error == "HTTP 400: this image is damaged" and len(asked(server)) == 2
+    server.requests.clear()
+    server.count = costly
+    list(ask_openai.ask(server.url, "tiny", [Question("fine", PICTURES[:1]), Question("always 400", PICTURES[:1])]))
+    assert len(asked(server)) == 2
+
+
+def test_as_many_requests_as_asked_for_are_under_way_all_the_time(server):
+    """Twelve questions pass a barrier of four, though the first one is answered after nine others."""
+    barrier, answered, nine = threading.Barrier(3), [], threading.Event()
+
+    def wait(text):
+        if text == "number 0":
+            assert nine.wait(30)
+        else:
+            barrier.wait(30)
+            answered.append(text)
+            if len(answered) == 9:
+                nine.set()
+
+    server.wait = wait
+    taken = []
+    questions = (taken.append(i) or Question(f"number {i}") for i in range(1000))
+    replies = ask_openai.ask(server.url, "tiny", questions, batch_size=4)
+    assert next(replies).text == "echo number 0" and len(answered) >= 9
+    server.wait = lambda text: None
+    barrier.reset()
+    for number in range(1, 100):
+        assert next(replies).text == f"echo number {number}"
+        assert len(taken) <= number + 1 + 4 * 4
+    replies.close()
+    assert len(taken) < 150  # the other questions are never made
+
+
+def test_a_question_that_takes_too_long_is_its_own_error_while_others_are_answered(server, monkeypatch):
+    monkeypatch.setattr(ask_openai, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(ask_openai, "_PER_TOKEN", 0.0)
+    tries, end = [], threading.Event()
+
+    def wait(text):
+        if text == "slow":
+            tries.append(text)
+            assert end.wait(30)
+
+    def questions():
+        yield Question("slow")
+        while len(tries) < 2 or len(server.requests) < 12:
+            yield Question("fine")
+            time.sleep(0.02)
+
+    server.wait = wait
+    slow, *others = ask_openai.ask(server.url, "tiny", questions(), batch_size=40)
+    end.set()
+    assert slow.error == "no answer within 0 s, while others were answered" and len(tries) == 2
+    assert {reply.text for reply in others} == {"echo fine"}
+
+
+def test_a_limit_of_requests_ends_nothing_while_others_are_answered(server):
+    """One question meets the limit nine times, once for each other that is answered."""
+    answered, tries, more = [], [], threading.Condition()
+
+    def wait(text):
+        with more:
+            if text != "always 429":
+                answered.append(text)
+            else:
+                tries.append(text)
+                assert more.wait_for(lambda: len(answered) >= min(len(tries), 12), 30)
+            more.notify_all()
+
+    server.wait = wait
+    questions = [Question("always 429"), *(Question(f"number {i}") for i in range(12))]
+    with pytest.raises(Unavailable, match="answers 429"):  # when all others are
+        list(ask_openai.ask(server.url, "tiny", questions, batch_size=4))
+    assert len(tries) > 8 and len(answered) == 12
+
+
+def endless(chunk, pause=0.0):
+    while True:
+        yield chunk
+        time.sleep(pause)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("chunk", [b" " * 65536, b'{"choices": [{"message": {"content": "' + b"B" * 65536])
+def test_a_body_without_end_is_the_error_of_its_question(server, status, chunk):
+    text = "number" if status == 200 else f"always {status}"
+    server.stream = lambda question: endless(chunk) if question == text else None
+    replies = list(ask_openai.ask(server.url, "tiny", [Question(text), Question("fine")]))
+    assert "the server sent more than 4.0 MB" in replies[0].error and replies[1].text == "echo fine"
+    assert server.hung_up.wait(10)
+
+
+def test_a_body_that_comes_byte_by_byte_without_end_ends_too(server, monkeypatch):
+    monkeypatch.setattr(ask_openai, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(ask_openai, "_PER_TOKEN", 0.0)
+    server.stream = lambda text: endless(b" ", 0.02)
+    with pytest.raises(Unavailable) as caught:
+        list(ask_openai.ask(server.url, "tiny", [Question("hello")]))
+    assert "no whole answer within" in caught.value.reason
+
+
+def test_a_small_body_that_unpacks_to_a_large_one_is_not_read(server):
+    server.stream = lambda text: [gzip.compress(b" " * 60_000_000)]
+    server.encoding = "gzip"
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("hello")])
+    assert "no end of an answer" in reply.error
+
+
+@pytest.mark.parametrize(("made", "text"), [(9, "B"), (0, "B" * 2000)])
+def test_a_server_that_ignores_the_longest_answer_answers_none(server, made, text):
+    server.count, server.made, server.say = costly, made, lambda _: text
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("hello")], max_new_tokens=7)
+    assert "the server ignores max_tokens" in reply.error and not reply.text
+    server.made, server.say = 8, lambda _: "B"  # one more is the end of an answer
+    (reply,) = ask_openai.ask(server.url, "tiny", [Question("hello")], max_new_tokens=7)
+    assert reply.text == "B" and reply.new_tokens == 8
