@@ -63,7 +63,7 @@ def import_(
     from medmim.errors import UserError
     from medmim.run.workspace import workspace
 
-    allowed = _terms(terms)
+    allowed = terms_given(terms)
     if on_cluster:
         from medmim.cluster import base_import
 
@@ -154,7 +154,7 @@ def _short(source: str) -> str:
     return source if HUB_NAME.fullmatch(source) else source.rstrip("/").rpartition("/")[2] or "medmim"
 
 
-def _terms(given: str | None) -> "Terms | None":
+def terms_given(given: str | None) -> "Terms | None":
     """Terms by their name or from a file; None where none are given."""
     from medmim import terms
     from medmim.errors import UserError

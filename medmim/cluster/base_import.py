@@ -1,4 +1,4 @@
-"""`medmim base import --on-cluster`: the import as a Job, from the Hub or S3 into the store, past this machine.
+"""`medmim base | zoo import --on-cluster`: the import as a Job, from the Hub or S3 into the store, past this machine.
 
 The pod is a step's: its account, settings, S3 secret and certificate, under the restricted Pod Security Standard.
 """
@@ -25,16 +25,22 @@ _RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "4", 
 
 
 def job(
-    source: str, store: str | None, words: Sequence[str] = (), image: str | None = None, disk: str = "64Gi"
+    source: str,
+    store: str | None,
+    words: Sequence[str] = (),
+    image: str | None = None,
+    disk: str = "64Gi",
+    verb: Sequence[str] = ("base", "import"),
 ) -> Object:
     """The Job that imports a checkpoint.
 
     Args:
         source: `s3://` or a hub name: what its pod can reach.
         store: `s3://`; that of the settings of the namespace where none is given.
-        words: Further options of `medmim base import`.
+        words: Further options of the command.
         image: medmim's image. [default: MEDMIM_IMAGE]
         disk: Scratch disk, as Kubernetes writes sizes.
+        verb: The command, and what stands before its source.
 
     Returns:
         A `batch/v1` Job. Equal imports have equal names, so that two do not run at once.
@@ -68,7 +74,7 @@ def job(
         raise UserError("no image for the Job", fix="give --image registry/medmim@sha256:..., or set MEDMIM_IMAGE")
     if not _SIZE.fullmatch(disk):
         raise UserError(f"--disk is '{disk}'", fix="give a size such as 64Gi")
-    command = ["medmim", "base", "import", source, *(["--store", store] if store else []), *words]
+    command = ["medmim", *verb, source, *(["--store", store] if store else []), *words]
     labels = {
         "app.kubernetes.io/name": "medmim",
         "app.kubernetes.io/component": "step",  # what the network policies of the chart choose
@@ -78,7 +84,7 @@ def job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": f"base-import-{digest_of([image, *command])[:16]}", "labels": labels},
+        "metadata": {"name": f"{verb[0]}-import-{digest_of([image, *command])[:16]}", "labels": labels},
         "spec": {
             "backoffLimit": 2,
             "activeDeadlineSeconds": _DEADLINE,

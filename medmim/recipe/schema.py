@@ -258,8 +258,8 @@ class Bench(Section):
     @field_validator("models")
     @classmethod
     def _names_are_free(cls, models: dict[str, str]) -> dict[str, str]:
-        if taken := [name for name in models if name in OWN_ROLES]:
-            raise ValueError(f"{' and '.join(taken)}: the scores call the run's own models so; take another name")
+        if taken := [name for name in models if name in (*OWN_ROLES, "data")]:
+            raise ValueError(f"{' and '.join(taken)}: the scores call the run's own models and data so; rename it")
         return models
 
 

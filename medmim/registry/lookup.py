@@ -6,11 +6,14 @@ from medmim import hints, store, tracking
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.importing.show import imported
+from medmim.lvlm.zoo import stored
+from medmim.lvlm.zoo.entry import entries
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import decisions
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
+from medmim.store.paths import existing
 from medmim.tracking import Version
 
 DIGEST, URI, BENCH, LOGGED = "medmim.digest", "medmim.uri", "medmim.bench", "medmim.logged_model"
@@ -73,16 +76,22 @@ def _others(recipe: Recipe, ws: Workspace) -> dict[str, str]:
 
 
 def resolve(ref: str, ws: Workspace) -> str:
-    """The store URI behind `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `imported:FAMILY`; anything else unchanged.
+    """The store URI behind a name: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `imported:FAMILY`, `zoo:NAME`.
 
     `champion`, `challenger` and `previous-champion` come from the decision log, other aliases from MLflow.
-    `imported:mantis` is the one base of this family that was imported into the store.
+    `imported:mantis` is the one base of this family that was imported into the store, `zoo:NAME` the one checkpoint
+    that was imported under this name; a model of the zoo needs no `zoo:` where no folder has its name. Anything else
+    is returned unchanged.
 
     Raises:
-        UserError: No such model, alias or version, or one that medmim did not register; no imported base, or several.
+        UserError: No such model, alias or version, or one that medmim did not register; nothing imported, or several.
     """
     if ref.startswith(IMPORTED):
         return _imported(ref.removeprefix(IMPORTED), ws)
+    name = ref.removeprefix(stored.PREFIX)
+    entry = stored.named(name)
+    if name != ref or (entry is not None and existing(ref) is None):
+        return _imported(entry.format, ws) if entry is not None and entry.format else stored.find(name, ws)
     if not ref.startswith("models:/"):
         return ref
     name, number = locate(ref, ws)
@@ -112,8 +121,12 @@ def _imported(family: str, ws: Workspace) -> str:
     raise UserError(
         f"{IMPORTED}{family}: no base of this family was imported into {ws.store}",
         reason="the published weights are not shipped",
-        fix=f"{hints.command('base import')} SOURCE (docs/bases.md), or name another base as finetune.base",
+        fix=f"{_download(family)} (docs/bases.md), or name another base as finetune.base",
     )
+
+
+def _download(family: str) -> str:
+    return stored.bring_in(next(entry for entry in entries() if entry.format == family))
 
 
 def locate(ref: str, ws: Workspace) -> tuple[str, str]:

@@ -104,9 +104,33 @@ def test_a_gated_model_without_access_says_what_to_do(
     (tmp_path / "hub/google/medgemma-4b-it").symlink_to(folders["qwen2_5_vl"])
     with hub_server.serving(tmp_path / "hub", gated=True) as url:
         online(monkeypatch, url)
-        with pytest.raises(UserError, match="medgemma-4b-it is gated: its terms must be accepted") as caught:
-            run("check", "medgemma-4b", "--hub")
-    assert "hf auth login" in caught.value.fix and "zoo check medgemma-4b-it" in caught.value.fix
+        for command, folder in (("check", "medgemma-4b-it"), ("import", "medgemma-4b medgemma-4b-it")):
+            with pytest.raises(UserError, match="medgemma-4b-it is gated: its terms must be accepted") as caught:
+                run(command, "medgemma-4b", "--hub")
+            assert "accept them on https://huggingface.co/google/medgemma-4b-it, `hf auth login`" in caught.value.fix
+            assert f"zoo {command} {folder}" in caught.value.fix
+
+
+def test_a_checkpoint_is_imported_by_its_name_from_the_hub_or_a_folder(
+    run, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub/Qwen").mkdir(parents=True)
+    (tmp_path / "hub/Qwen/Qwen2.5-VL-7B-Instruct").symlink_to(folders["qwen2_5_vl"])
+    with hub_server.serving(tmp_path / "hub") as url:
+        online(monkeypatch, url)
+        uri, line = run("import", "qwen2.5-vl-7b", "--hub").stdout.splitlines()
+    assert line.startswith("zoo:qwen2.5-vl-7b, qwen2_5_vl, ") and checkpoint.locate(uri).digest in uri
+    by_hand = run("import", "qwen2.5-vl-7b", folders["qwen2_5_vl"], "--store", "elsewhere").stdout.splitlines()[0]
+    assert by_hand.startswith(str(tmp_path / "elsewhere")) and by_hand.rpartition("/")[2] == uri.rpartition("/")[2]
+    assert [line.split()[0] for line in run("check", "qwen2.5-vl-7b").stdout.splitlines()] == ["ok"] * 7
+
+
+def test_the_import_can_run_in_a_job_of_the_cluster(run) -> None:
+    words = ("--hub", "--store", "s3://b/lab", "--on-cluster", "--image", f"r/m@sha256:{'0' * 64}", "--dry-run")
+    job = yaml.safe_load(run("import", "medgemma-4b", *words).stdout)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    command = ["medmim", "zoo", "import", "medgemma-4b", "google/medgemma-4b-it", "--store", "s3://b/lab", "--hub"]
+    assert container["args"] == command and job["metadata"]["name"].startswith("zoo-import-")
 
 
 def test_without_a_network_the_lines_to_type_elsewhere_are_given(run, monkeypatch: pytest.MonkeyPatch) -> None:

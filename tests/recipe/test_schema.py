@@ -38,7 +38,7 @@ def test_further_models_keep_their_order_on_the_way_to_a_step() -> None:
     assert list(loading.from_dump(loaded.dump()).bench.models) == ["z", "a"]
 
 
-@pytest.mark.parametrize("name", ["tuned", "champion", "a b", "", "A", "-"])
+@pytest.mark.parametrize("name", ["tuned", "champion", "data", "a b", "", "A", "-"])
 def test_names_of_further_models_are_told_apart_from_the_runs_own(name: str) -> None:
     with pytest.raises(UserError) as raised:
         loading.load("demo", [f"bench.models={json.dumps({name: 'tiny-mantis'})}"])

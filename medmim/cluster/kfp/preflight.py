@@ -15,6 +15,7 @@ from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
+from medmim.lvlm.zoo import stored
 from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
@@ -101,7 +102,8 @@ def _models(recipe: Recipe) -> Iterator[str]:
 
 
 def _reaches_pods(ref: str) -> bool:
-    return ref in checkpoint.shipped() or ref.startswith(("s3://", "models:/", lookup.IMPORTED))
+    imported = (lookup.IMPORTED, stored.PREFIX)
+    return ref in checkpoint.shipped() or ref.startswith(("s3://", "models:/", *imported)) or bool(stored.named(ref))
 
 
 def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:

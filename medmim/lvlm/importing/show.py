@@ -29,11 +29,16 @@ def bases(ws: Workspace) -> list[dict[str, Any]]:
 
 def imported(ws: Workspace) -> Iterator[store.Artifact]:
     """The bases that were imported into the store."""
+    return (one for one in models(ws) if "layout" in one.counts)
+
+
+def models(ws: Workspace) -> Iterator[store.Artifact]:
+    """The models in the store."""
     where = store.open_store(ws.store)
     for key in where.list("model/"):
         if key.endswith(f"/{store.MANIFEST}"):
             artifact = store.find(f"{where.uri}/{key.removesuffix(f'/{store.MANIFEST}')}")
-            if artifact is not None and "layout" in artifact.counts:
+            if artifact is not None:
                 yield artifact
 
 
@@ -63,7 +68,7 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     return {
         "ref": ref,
         "family": family.name,
-        "parameters": sum(math.prod(shape) for _, shape in stored),
+        "parameters": _count(stored),
         "tokens_per_image": tokens_per_image(config),
         "vision_tower": made_from.get("vision_tower", "checkpoint"),
         "artifact_digest": artifact.digest if artifact else "",
@@ -81,6 +86,15 @@ def _made_from(artifact: store.Artifact) -> dict[str, Any]:
         found = json.loads(store.open_store(artifact.uri).read(store.PROVENANCE))
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def parameters(folder: Path) -> int:
+    """The number of parameters of a checkpoint; the headers of its weights are read."""
+    return _count(_stored(folder))
+
+
+def _count(stored: Sequence[tuple[str, Sequence[int]]]) -> int:
+    return sum(math.prod(shape) for _, shape in stored)
 
 
 def _stored(where: Path | store.Artifact) -> list[tuple[str, Sequence[int]]]:

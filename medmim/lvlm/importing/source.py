@@ -80,14 +80,23 @@ def download_lines(name: str, given: Sequence[str] = ()) -> str:
     if name == _LLAVA_MED and "--vision-tower" not in given:
         words += ["--vision-tower", "checkpoint"]
         other = ", or with `--vision-tower stock`"
-    download = shlex.join(["hf", "download", name, "--local-dir", folder])
-    return f"`{download}`, then `{hints.command('base', 'import', folder, *words)}`{other}"
+    return f"{download(name)}, then `{hints.command('base', 'import', folder, *words)}`{other}"
+
+
+def download(name: str) -> str:
+    """The command that downloads a checkpoint of the Hub into a folder of its last name."""
+    return f"`{shlex.join(['hf', 'download', name, '--local-dir', name.rpartition('/')[2]])}`"
+
+
+def page(name: str) -> str:
+    """The page of a checkpoint on the Hub, where its terms are accepted."""
+    return f"https://huggingface.co/{name}"
 
 
 def _from_store(ref: str, work: Path, then: str, weights: bool) -> Path:
     where = store.open_store(ref.rstrip("/"))
     listed = sorted(key for key in where.ages("") if "/" not in key)
-    wanted = [key for key in listed if any(Path(key).match(pattern) for pattern in _patterns(weights))]
+    wanted = [key for key in listed if any(Path(key).match(pattern) for pattern in patterns(weights))]
     copied = f"`{shlex.join(['aws', 's3', 'cp', '--recursive', ref, 'FOLDER'])}`"
     if weights:
         refuse_pickled(ref, listed, "FOLDER", f"copy them ({copied}), ", f"{then} FOLDER")
@@ -131,18 +140,17 @@ def _from_hub(name: str, work: Path, by_hand: str, then: str, weights: bool) -> 
     httpx = require("httpx2", "finetune")  # what huggingface_hub 1 is written with; its errors come through
     say(f"downloading {name} from the Hugging Face Hub")
     folder = name.rpartition("/")[2]
-    download = f"`{shlex.join(['hf', 'download', name, '--local-dir', folder])}`"
     try:
-        found = Path(hub.snapshot_download(name, local_dir=work, allow_patterns=list(_patterns(weights))))
+        found = Path(hub.snapshot_download(name, local_dir=work, allow_patterns=list(patterns(weights))))
         if weights and not any(found.glob("*.safetensors")):  # pickles were left there
             names = [file.rfilename for file in hub.model_info(name).siblings or ()]
-            refuse_pickled(name, names, folder, f"download them ({download}), ", f"{then} {folder}")
+            refuse_pickled(name, names, folder, f"download them ({download(name)}), ", f"{then} {folder}")
         return found
     except errors.GatedRepoError as error:
         raise UserError(
             f"{name} is gated: its terms must be accepted first",
             reason=str(error).split("\n", 1)[0],
-            fix=f"accept them on its page, `hf auth login`, then run this again; or {by_hand}",
+            fix=f"accept them on {page(name)}, `hf auth login`, then run this again; or {by_hand}",
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
@@ -158,7 +166,8 @@ def _from_hub(name: str, work: Path, by_hand: str, then: str, weights: bool) -> 
         raise from_os_error(error, f"downloading {name}") from None
 
 
-def _patterns(weights: bool) -> tuple[str, ...]:
+def patterns(weights: bool = True) -> tuple[str, ...]:
+    """The files of a checkpoint that are read, as globs."""
     return _SETTINGS + (_WEIGHTS if weights else ())
 
 

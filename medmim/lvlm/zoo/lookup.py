@@ -1,6 +1,5 @@
 """Which checkpoint is meant: a name of the zoo with its weights on the Hub, or a folder, a shipped base, a URI."""
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from medmim.lvlm import checkpoint
 from medmim.lvlm.importing import source
 from medmim.lvlm.zoo import entry as zoo
 from medmim.lvlm.zoo import model as models
+from medmim.lvlm.zoo import stored
 from medmim.run.workspace import Workspace
 from medmim.terms import name_of
 
@@ -39,6 +39,8 @@ def find(ref: str, ws: Workspace, hub: bool = False) -> tuple[Path, zoo.Entry | 
             f"{named.name} is asked in its own format, which its checkpoint on the Hub is converted for",
             fix=f"{source.download_lines(named.hub)}, then `{hints.command('zoo', 'check', 'URI')}` of what it prints",
         )
+    if not hub and (there := stored.uris(named.name, ws)):
+        return checkpoint.resolve(stored.only(named.name, there, ws), ws), named
     return source.local(named.hub, ws, ws.home / "work" / f"zoo-{named.name}", hub, _by_hand(named)), named
 
 
@@ -53,7 +55,7 @@ def locate(ref: str) -> Path | store.Artifact:
     raise UserError(
         f"{ref} is a model of the zoo, but not a checkpoint on this disk or in a store",
         reason="medmim ships no weights of others",
-        fix=f"{_by_hand(named) if named.format is None else source.download_lines(named.hub)}; then give that",
+        fix=stored.bring_in(named),
     )
 
 
@@ -70,9 +72,8 @@ def _known(ref: str) -> str:
 
 def _by_hand(named: zoo.Entry) -> str:
     folder = named.hub.rpartition("/")[2]
-    download = shlex.join(["hf", "download", named.hub, "--local-dir", folder])
-    terms = f"accept the terms on https://huggingface.co/{named.hub}, `hf auth login`, " if named.gated else ""
-    return f"{terms}`{download}`, then `{hints.command('zoo', 'check', folder)}`"
+    terms = f"accept the terms on {source.page(named.hub)}, `hf auth login`, " if named.gated else ""
+    return f"{terms}{source.download(named.hub)}, then `{hints.command('zoo', 'check', folder)}`"
 
 
 def describe(ref: str, ws: Workspace) -> dict[str, Any]:
