@@ -124,7 +124,7 @@ def _published(
 ) -> Artifact:
     section, parents = _key_parts(engine, data, probe, protocol, settings)
     allowed = combine([of_data, engine.terms])
-    more = {"inference": dict(engine.inference()), READER: metrics.reader()}
+    more = {"inference": dict(engine.inference()), READER: metrics.reader(), "asked": section}
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed, more=more)[0]
 
 

@@ -37,9 +37,9 @@ def named(given: Sequence[str]) -> dict[str, str]:
     taken = {*own, *_TAKEN}
     found: dict[str, str] = {}
     for name, ref in pairs:
-        short = name or next(other for other in _tried(_short(ref)) if other not in taken)
-        taken.add(short)
-        found[short] = ref
+        role = name or next(other for other in _tried(short(ref)) if other not in taken)
+        taken.add(role)
+        found[role] = ref
     return found
 
 
@@ -83,7 +83,7 @@ def _refuse(names: Sequence[str]) -> None:
         )
 
 
-def _short(ref: str) -> str:
+def short(ref: str) -> str:
     """A name that a reference ends in."""
     if ref.startswith("models:/"):
         name, _, version = ref.removeprefix("models:/").rpartition("/")

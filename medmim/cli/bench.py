@@ -1,6 +1,7 @@
 """medmim bench run | show | compare | tasks | export: score models, show their answers, compare two runs."""
 
 import json
+import re
 import secrets
 import sys
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ class Protocol(StrEnum):
 app = typer.Typer(no_args_is_help=True, help="Score models, show their answers, compare them.")
 _COMPARED = 120  # columns that the table of `compare` needs
 
+RunModel = Annotated[str, typer.Argument(metavar="RUN[#MODEL]", help="As RUN; its first model, or the one named.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the URI of its scores.")]
 
 
@@ -156,18 +158,22 @@ def show(
 
 
 @app.command()
-def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -> None:
+def compare(first: RunModel, second: RunModel, home: Home = None, as_json: Json = False) -> None:
     """Compare two runs on the questions that both asked: paired differences, first minus second.
 
-    With --json: models, items, comparable, differences (group, metric, value, low, high, p, p_holm, n, patients,
-    unread, opponent_unread).
+    Of a run with several models, RUN#MODEL picks one; the same run may be given twice. What else decides the answers
+    and is not equal (weights, data set, chat template, dtype, device, longest answer, ...) is printed.
+
+    With --json: models, items, comparable, differs (what, first, second), differences (group, metric, value, low, high,
+    p, p_holm, n, patients, unread, opponent_unread).
     """
     from medmim.bench import compare
 
     ws = workspace(home)
-    uris = _uri(ws, first), _uri(ws, second)
+    (one, ours), (other, theirs) = _run_and_model(first), _run_and_model(second)
+    uris = _uri(ws, one), _uri(ws, other)
     _say(", ".join(f"bench {store.get(uri).digest}" for uri in uris) + f", home {ws.home}, store {ws.store}")
-    found = compare.compare(ws, *uris)
+    found = compare.compare(ws, *uris, ours, theirs)
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -187,6 +193,9 @@ def compare(first: Run, second: Run, home: Home = None, as_json: Json = False) -
     console = Console()
     console.width = max(console.width, _COMPARED)  # a narrow terminal breaks lines, and cuts no name and no number
     console.print(table)
+    for row in found["differs"]:
+        values = " and ".join(_short(row[side]) for side in ("first", "second"))
+        console.print(f"{row['what']}: {values}", markup=False, highlight=False, soft_wrap=True)
     if not found["comparable"]:
         _say(f"not comparable: only the {found['items']:,} questions that both asked")
 
@@ -225,6 +234,17 @@ def _text(answer: dict[str, Any]) -> str:
 
 def _is_wrong(scores: dict[str, float]) -> bool:
     return scores.get("accuracy", scores.get("likelihood", scores.get("token_f1", 1.0))) < 1.0
+
+
+def _run_and_model(text: str) -> tuple[str, str]:
+    """What `RUN#MODEL` names; a path may hold a `#`, and a name of a model cannot."""
+    run, mark, model = text.rpartition("#")
+    return (run, model) if mark and existing(text) is None else (text, "")
+
+
+def _short(value: str) -> str:
+    """A digest as people tell it from another."""
+    return value[:12] if re.fullmatch(r"[0-9a-f]{64}", value) else value
 
 
 def _uri(ws: Workspace, run: str) -> str:

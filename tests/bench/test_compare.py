@@ -1,5 +1,7 @@
 """Comparing two benchmarks: paired on equal items, antisymmetric, and zero for a benchmark and itself."""
 
+from dataclasses import replace
+
 import pytest
 
 from medmim.bench import compare, run
@@ -47,3 +49,50 @@ def test_runs_on_different_questions_cannot_be_compared(two, world):
     ]
     with pytest.raises(UserError, match="no question in common"):
         compare.compare(ws, *uris)
+
+
+def test_models_of_one_run_and_of_others_are_compared_by_their_names(two, world):
+    ws, first, second = two
+    models = {"one": str(world.models[0]), "other": str(world.models[1])}
+    settings = Bench(max_new_tokens=2, probes=())
+    many = run.bench(ws, publish(world, ws.store), models, settings)[0].uri
+    across = compare.compare(ws, first, second)["differences"]
+    assert compare.compare(ws, many, many, "one", "other")["differences"] == across
+    assert compare.compare(ws, first, many, "model", "other")["differences"] == across
+    assert compare.compare(ws, first, many)["differences"] == compare.compare(ws, first, first)["differences"]
+    with pytest.raises(UserError, match="has no model 'othre'") as caught:
+        compare.compare(ws, many, first, "othre")
+    assert "did you mean 'other'" in caught.value.fix and "one, other" in caught.value.fix
+
+
+def test_what_else_differs_is_named(two, world):
+    ws, first, second = two
+    assert compare.compare(ws, first, first)["differs"] == []
+    (weights,) = compare.compare(ws, first, second)["differs"]
+    digests = [run.scores(ws, uri)["models"]["model"]["digest"] for uri in (first, second)]
+    assert weights == {"what": "weights", "first": digests[0], "second": digests[1]}
+    settings = Bench(max_new_tokens=3, probes=(), tasks=("temporal",))
+    part = run.bench(ws, publish(world, ws.store), {"model": str(world.models[0])}, settings)[0].uri
+    found = {row["what"]: (row["first"], row["second"]) for row in compare.compare(ws, first, part)["differs"]}
+    assert found == {
+        "tasks": ("held_in, held_out", "temporal"),
+        "longest answer": ("2 new tokens", "3 new tokens"),
+    }
+
+
+def test_another_machine_and_another_chat_format_are_named(two, world, monkeypatch):
+    ws, first, _ = two
+    real = run.engine
+
+    def engine(*given):
+        one = real(*given)
+        # as the real ones do: other keys of the answers, and so another artifact
+        ask = lambda *asked: (replace(reply, key="on a GPU") for reply in one.ask(*asked))  # noqa: E731
+        half = {"device": "NVIDIA H200", "dtype": "bfloat16", "images": "pil"}
+        return replace(one, template="t" * 64, inference=lambda: half, ask=ask)
+
+    monkeypatch.setattr(run, "engine", engine)
+    settings = Bench(max_new_tokens=2, probes=(), batch_size=4)
+    other = run.bench(ws, publish(world, ws.store), {"model": str(world.models[0])}, settings)[0].uri
+    found = {row["what"]: row["second"] for row in compare.compare(ws, first, other)["differs"]}
+    assert found == {"device": "NVIDIA H200", "dtype": "bfloat16", "chat template": "t" * 64}

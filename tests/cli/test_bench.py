@@ -72,6 +72,16 @@ def test_several_models_are_benched_by_one_command_and_the_first_is_compared_wit
     assert list(found["models"]) == ["model0", "model1"]
     assert all(f"model {role} {own['digest']}" in ended.stderr for role, own in found["models"].items())
     assert {row["opponent"] for row in found["differences"]} == {"model1"}
+    ours = json.loads(call(bench.app, "compare", found["run"], f"{found['run']}#model1", "--json").stdout)
+    accuracy = [
+        {row["group"]: row["value"] for row in rows if row["metric"] == "accuracy"}
+        for rows in (ours["differences"], found["differences"])
+    ]
+    assert accuracy[0] == accuracy[1] and [row["what"] for row in ours["differs"]] == ["weights"]
+    shown = call(bench.app, "compare", f"{found['uri']}#model1", found["run"]).stdout
+    assert f"weights: {found['models']['model1']['digest'][:12]} and " in shown
+    with pytest.raises(UserError, match="has no model 'model2'"):
+        call(bench.app, "compare", found["run"], f"{found['run']}#model2")
     alone = json.loads(call(bench.app, *asked[:6]).stdout)
     assert list(alone["models"]) == ["model"] and alone["answers"]["model"] == found["answers"]["model0"]
 
