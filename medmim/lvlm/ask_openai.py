@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -35,7 +35,7 @@ _PER_TOKEN = 0.25  # and for each token that it may have
 _LONGEST = 4_000_000  # bytes of one answer that are read
 _LONGEST_PACKED = 50_000  # likewise where it is compressed, which was not asked for: a thousand times as much unpacked
 _AHEAD = 4  # times as many questions as are under way may wait for the reply to an earlier one
-_KEPT = 64  # encoded images
+_KEPT = 128_000_000  # bytes of encoded images
 _PROBES = 3  # questions by which it is tried to see whether images arrive
 _LIKELIEST = 20  # tokens whose log-probabilities are asked for: the most that OpenAI and vLLM give by default
 _BEGIN = 4  # tokens in which the letter must come: white space may precede it
@@ -75,7 +75,13 @@ class Learned:
     answered: int = 0
     probed: int = 0
     urls: "OrderedDict[str, str]" = field(default_factory=OrderedDict)
+    slots: dict[int, Semaphore] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
+
+    def limited(self, requests: int) -> Semaphore:
+        """What keeps the requests of several calls that are under way at once below a limit."""
+        with self.lock:
+            return self.slots.setdefault(requests, Semaphore(requests))
 
     def facts(self) -> dict[str, Any]:
         """For the provenance of answers: whether images were seen to arrive, and in questions of how many."""
@@ -97,6 +103,7 @@ class _Link:
         read: A reply of what the server sent.
         report: Says that the server is waited for.
         learned: What is known of it.
+        slots: One for each request that may be under way.
     """
 
     client: Any
@@ -107,6 +114,7 @@ class _Link:
     read: Callable[[Mapping[str, Any], Question, str], Reply]
     report: "Callable[[RetryCallState], None]"
     learned: Learned
+    slots: Semaphore
 
     @property
     def timeout(self) -> float:
@@ -220,7 +228,9 @@ def _all(
     learned: Learned | None,
 ) -> Iterator[Reply]:
     check(url)
-    link = _Link(_client(url), url, model, settings, name_of, read, _report_waiting(url), learned or Learned())
+    known = learned or Learned()
+    report, slots = _report_waiting(url), known.limited(batch_size)
+    link = _Link(_client(url), url, model, settings, name_of, read, report, known, slots)
     pool = ThreadPoolExecutor(batch_size)
     try:
         for reply in _in_order(pool, link, iter(questions), batch_size):
@@ -557,19 +567,20 @@ def _post(link: _Link, question: Question, named: bool) -> Mapping[str, Any]:
     content: list[dict[str, Any]] = [
         {
             "type": "image_url",
-            "image_url": {"url": _kept_url(link.learned, digest, image)},
+            "image_url": {"url": _kept_url(link.learned, digest, question.images, place)},
             **({"uuid": digest} if named else {}),
         }
-        for image, digest in zip(question.images, digests, strict=True)
+        for place, digest in enumerate(digests)
     ]
-    response = link.client.chat.completions.with_raw_response.create(
-        model=link.model,
-        messages=[{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
-        temperature=0.0,
-        seed=0,
-        timeout=link.timeout,
-        **link.settings,
-    ).http_response
+    with link.slots:
+        response = link.client.chat.completions.with_raw_response.create(
+            model=link.model,
+            messages=[{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
+            temperature=0.0,
+            seed=0,
+            timeout=link.timeout,
+            **link.settings,
+        ).http_response
     body = openai_reply.parse(response.content)
     status = openai_reply.status_of(body)
     if status == 402 or (status is not None and _may_pass(status)):
@@ -724,16 +735,16 @@ def _proxy_names(url: str) -> list[str]:
     return [] if proxy_bypass(parts.hostname or "") else names
 
 
-def _kept_url(learned: Learned, digest: str, image: "Image") -> str:
+def _kept_url(learned: Learned, digest: str, images: "Sequence[Image]", place: int) -> str:
     """The data URL of an image; the last ones are kept, since questions about the same images come together."""
     with learned.lock:
         if found := learned.urls.get(digest):
             learned.urls.move_to_end(digest)
             return found
-    made = data_url(image)
+    made = data_url(images[place])  # only now, it may have to be decoded
     with learned.lock:
         learned.urls[digest] = made
-        while len(learned.urls) > _KEPT:
+        while sum(map(len, learned.urls.values())) > _KEPT and len(learned.urls) > 1:
             learned.urls.popitem(last=False)
     return made
 

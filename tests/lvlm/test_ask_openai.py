@@ -642,6 +642,28 @@ def test_as_many_requests_as_asked_for_are_under_way_all_the_time(server):
     assert len(taken) < 150  # the other questions are never made
 
 
+def test_calls_that_go_on_at_once_share_the_requests_under_way(server):
+    """As where the probes of a benchmark are asked in turns."""
+    busy, most, lock, learned = 0, 0, threading.Lock(), ask_openai.Learned()
+
+    def wait(text):
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.01)
+        with lock:
+            busy -= 1
+
+    server.wait = wait
+    calls = [
+        ask_openai.ask(server.url, "tiny", [Question(f"{name} {i}") for i in range(20)], 2, learned=learned)
+        for name in "abc"
+    ]
+    assert len([reply for replies in zip(*calls, strict=True) for reply in replies]) == 60
+    assert most == 2
+
+
 def test_a_question_that_takes_too_long_is_its_own_error_while_others_are_answered(server, monkeypatch):
     monkeypatch.setattr(ask_openai, "_TIMEOUT", 0.5)
     monkeypatch.setattr(ask_openai, "_PER_TOKEN", 0.0)
