@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-cluster test-node test-vllm rehearsal written-answers med-mim check compile bases benchmarks statistics claim image lock clean
+.PHONY: help demo eight test test-long test-cluster test-node test-vllm rehearsal written-answers med-mim check compile bases benchmarks statistics claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -29,6 +29,10 @@ $(READY): requirements.txt pyproject.toml
 
 demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 minutes)
 	@$(BIN)/medmim run demo --home $(HOME_DIR)
+
+eight: $(READY) ## the comparison of eight LVLMs on tiny random stand-ins: how it runs, and its page (2 minutes)
+	@$(BIN)/medmim zoo tiny --home $(HOME_DIR) > /dev/null
+	@$(BIN)/medmim run eight-tiny --home $(HOME_DIR)
 
 test: $(READY) ## set up, then the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -9,6 +9,7 @@ from medmim import __version__
 from medmim.bench import examples, failures, reading
 from medmim.bench import run as bench
 from medmim.errors import UserError
+from medmim.lvlm.zoo import stored
 from medmim.page import figures
 from medmim.page.page import label, publish, templates
 from medmim.recipe.schema import Recipe
@@ -59,7 +60,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         run=ws.run,
         time=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
         version=__version__,
-        verdict=_verdict(found),
+        verdict=_verdict(recipe, found),
         trains=recipe.pipeline == "train",
         first=next(iter(scores.get("models", {})), ""),
         stages=[(name, found.get(name)) for name in stages_of(recipe) if name != "report"],
@@ -82,7 +83,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
     )
 
 
-def _verdict(found: Mapping[str, Outcome]) -> dict[str, Any]:
+def _verdict(recipe: Recipe, found: Mapping[str, Outcome]) -> dict[str, Any]:
     """The headline: what was decided and why, or where the run stopped."""
     gate, promote = found.get("gate"), found.get("promote")
     decision = (promote and promote.facts.get("decision")) or (gate and gate.facts.get("decision"))
@@ -95,7 +96,9 @@ def _verdict(found: Mapping[str, Outcome]) -> dict[str, Any]:
         return {"kind": kind, "title": title, "message": broken.message, "reasons": reasons}
     if (bench := found.get("bench")) and gate is None and {"tuned", "base"}.isdisjoint(bench.facts["models"]):
         title = f"Compared: {len(bench.facts['models'])} models"
-        return {"kind": "compared", "title": title, "message": "", "reasons": []}
+        noise = [name for name, ref in recipe.bench.models.items() if ref.startswith(stored.PREFIX + stored.STAND_IN)]
+        said = [(None, f"stand-ins with random weights, whose answers are noise: {', '.join(noise)}")] if noise else []
+        return {"kind": "compared", "title": title, "message": "", "reasons": said}
     champion = (promote and promote.facts.get("champion")) or {}
     name = f"{champion['name']} version {champion['version']}" if champion else "the candidate"
     verdicts = {

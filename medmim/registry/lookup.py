@@ -1,6 +1,7 @@
 """Look up registered versions: by digest, number, `models:/NAME@ALIAS` or decision; the champion, a run's opponents."""
 
 import difflib
+from collections.abc import Mapping
 
 from medmim import hints, store, tracking
 from medmim.errors import Unavailable, UserError
@@ -44,9 +45,9 @@ def opponents(recipe: Recipe, ws: Workspace, model: str = "") -> dict[str, str]:
         model: Store URI of the tuned model; empty in a run that trains none, where only the further ones are asked.
 
     Raises:
-        UserError: As `resolve`; of the further models, every one that cannot be found is named.
+        UserError: As `resolve` and `further`.
     """
-    others = _others(recipe, ws)
+    others = further(recipe.bench.models, ws)
     if not model:
         return others
     found = {"base": resolve(recipe.finetune.base, ws)}
@@ -57,9 +58,15 @@ def opponents(recipe: Recipe, ws: Workspace, model: str = "") -> dict[str, str]:
     return found | ({"champion": uri} if uri else {}) | others
 
 
-def _others(recipe: Recipe, ws: Workspace) -> dict[str, str]:
+def further(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
+    """The references of `bench.models`, resolved.
+
+    Raises:
+        UserError: As `resolve`; every one that cannot be found is named.
+        Unavailable: The store or MLflow does not answer.
+    """
     found, missing = {}, []
-    for name, ref in recipe.bench.models.items():
+    for name, ref in models.items():
         try:
             found[name] = resolve(ref, ws)
         except Unavailable:
@@ -68,7 +75,7 @@ def _others(recipe: Recipe, ws: Workspace) -> dict[str, str]:
             missing.append(f"{name}: {error.fact}" + (f"; {error.fix}" if error.fix else ""))
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(recipe.bench.models)} models of bench.models cannot be found",
+            f"{len(missing)} of the {len(models)} models of bench.models cannot be found",
             fix="bring in what is named, or leave it out of bench.models",
             problems=missing,
         )
@@ -121,12 +128,12 @@ def _imported(family: str, ws: Workspace) -> str:
     raise UserError(
         f"{IMPORTED}{family}: no base of this family was imported into {ws.store}",
         reason="the published weights are not shipped",
-        fix=f"{_download(family)} (docs/bases.md), or name another base as finetune.base",
+        fix=f"{_download(family, ws)} (docs/bases.md), or name another base as finetune.base",
     )
 
 
-def _download(family: str) -> str:
-    return stored.bring_in(next(entry for entry in entries() if entry.format == family))
+def _download(family: str, ws: Workspace) -> str:
+    return stored.bring_in(next(entry for entry in entries() if entry.format == family), ws)
 
 
 def locate(ref: str, ws: Workspace) -> tuple[str, str]:

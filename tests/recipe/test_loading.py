@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medmim.errors import UserError
+from medmim.lvlm.zoo.entry import entries
 from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 
@@ -212,3 +213,24 @@ def test_every_key_has_a_meaning_and_a_type_in_words() -> None:
     assert {key.partition(".")[0] for key, *_ in loading.describe("bench")} == {"bench"}
     with pytest.raises(UserError, match="no recipe key 'finetune.leer'"):
         loading.describe("finetune.leer")
+
+
+@pytest.mark.parametrize("name", ["eight", "ten"])
+def test_the_comparison_on_a_laptop_asks_stand_ins_of_the_same_models_in_the_same_way(name: str) -> None:
+    whole, tiny = loading.load(name), loading.load(f"{name}-tiny")
+    assert [f"tiny-{role}" for role in whole.bench.models] == list(tiny.bench.models)
+    for role, ref in whole.bench.models.items():
+        stand_in = tiny.bench.models[f"tiny-{role}"]
+        assert ref == f"zoo:{role}" and stand_in == f"zoo:tiny-{role}" or ref == f"models:/{role}@champion"
+    same = {"pipeline": ..., "bench": {"tasks", "probes", "protocol", "split"}}
+    assert whole.model_dump(include=same) == tiny.model_dump(include=same)
+
+
+def test_ten_compares_all_of_the_zoo_and_each_with_its_sibling() -> None:
+    of_zoo = {entry.name: entry for entry in entries()}
+    ten, eight = (loading.load(name).bench.models for name in ("ten", "eight"))
+    assert set(of_zoo) == {role for role, ref in ten.items() if ref.startswith("zoo:")}
+    assert {role: ref for role, ref in ten.items() if role in eight} == eight
+    assert len(eight) == 8 and all(of_zoo[role].sibling in eight for role in eight if role in of_zoo)
+    for name in ("med-mantis", "mim-llava-med"):  # as the recipes that tune them register them
+        assert eight[name] == f"models:/{loading.load(name).register_.model}@champion"

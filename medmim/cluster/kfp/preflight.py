@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import lookup, policy
+from medmim.run.workspace import Workspace
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
 _RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
@@ -99,6 +101,18 @@ def _models(recipe: Recipe) -> Iterator[str]:
                 f"bench.models.{name}: {ref} is neither a shipped base, nor s3://..., models:/NAME@ALIAS, "
                 "imported:FAMILY, zoo:NAME nor openai:URL#NAME"
             )
+
+
+def refuse_missing_models(recipe: Recipe, store: str) -> None:
+    """Refuse models of `bench.models` that were not imported into the store: the bench comes after hours of work.
+
+    Those of MLflow are left to it: its address is for pods.
+
+    Raises:
+        UserError: Every one that is missing is named, with the commands that bring it in.
+    """
+    ours = {name: ref for name, ref in recipe.bench.models.items() if not ref.startswith(("models:/", OPENAI))}
+    lookup.further(ours, Workspace(Path(".medmim"), store, ""))
 
 
 def _reaches_pods(ref: str) -> bool:

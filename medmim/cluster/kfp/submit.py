@@ -113,6 +113,7 @@ def plan(
             fix=f"fix what is named; `{hints.command('doctor', '--cluster')}` checks the whole cluster",
         )
     next(iter(open_store(store).list(f"runs/{run}/")), None)  # raises without the bucket or the right to list it
+    preflight.refuse_missing_models(recipe, store)
     notes = [f"the Kubernetes cluster was not checked: {unchecked}"] if unchecked else []
     pinned = pin(named)
     notes += _image_notes(pinned)

@@ -52,10 +52,11 @@ def locate(ref: str) -> Path | store.Artifact:
         named = next((one for one in zoo.entries() if one.name == ref), None)
         if named is None:
             raise
+    by_hand = source.download_lines(named.hub) if named.format else stored.by_hand(ref, named.hub)
     raise UserError(
         f"{ref} is a model of the zoo, but not a checkpoint on this disk or in a store",
         reason="medmim ships no weights of others",
-        fix=stored.bring_in(named),
+        fix=f"{by_hand}; then give its URI",
     )
 
 

@@ -141,9 +141,9 @@ def find(name: str, ws: Workspace) -> str:
     if found := [one.uri for one in there if one.counts["zoo"] == name]:
         return only(name, found, ws)
     if entry := named(name):
-        fix = bring_in(entry)
+        fix = bring_in(entry, ws)
     elif name.startswith(STAND_IN):
-        fix = f"`{hints.command('zoo', 'tiny')}` makes the stand-ins"
+        fix = f"`{ws.command('zoo', 'tiny')}` makes the stand-ins"
     else:
         known = sorted({*(one.name for one in zoo.entries()), *(str(one.counts["zoo"]) for one in there)})
         near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
@@ -167,11 +167,11 @@ def only(name: str, found: Sequence[str], ws: Workspace) -> str:
     )
 
 
-def bring_in(entry: zoo.Entry) -> str:
+def bring_in(entry: zoo.Entry, ws: Workspace) -> str:
     """The commands that bring a model of the zoo into the store."""
     if entry.format is not None:
         return source.download_lines(entry.hub)
-    with_hub = hints.command("zoo", "import", entry.name, "--hub")
+    with_hub = ws.command("zoo", "import", entry.name, "--hub")
     return f"`{with_hub}`; or, where there is a network: {by_hand(entry.name, entry.hub)}"
 
 

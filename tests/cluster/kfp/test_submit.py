@@ -342,3 +342,12 @@ def test_a_bucket_that_does_not_exist_is_reported_before_anything_is_done(world:
 def test_an_image_that_the_registry_lacks_is_refused_by_digest_too(world: World) -> None:
     error = error_of(world, image=f"{world.registry.address}/medmim@sha256:{'1' * 64}")
     assert "has no image" in error.fact
+
+
+def test_models_that_are_not_in_the_store_are_named_before_anything_starts(world: World) -> None:
+    models = {"a": "zoo:medgemma-4b", "b": "imported:mantis", "c": "tiny-mantis", "d": "models:/x@champion"}
+    bench = world.recipe.bench.model_copy(update={"models": models})
+    with pytest.raises(UserError, match="2 of the 3 models of bench.models") as raised:
+        submitted(world, recipe=world.recipe.model_copy(update={"bench": bench}))
+    assert f"MEDMIM_STORE={world.store} medmim zoo import medgemma-4b --hub" in raised.value.problems[0]
+    assert world.left() == []
