@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eight test test-long test-cluster test-node test-vllm rehearsal written-answers med-mim check compile bases benchmarks statistics claim image lock clean
+.PHONY: help demo eight test test-long test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,16 @@ $(VLLM)/.ready: tests/vllm/requirements.txt tests/vllm/overrides.txt $(READY)
 
 test-vllm: $(VLLM)/.ready ## the tuned tiny models in vLLM on this CPU give the answers of this process (by hand; docs/bases.md)
 	@MEDMIM_VLLM_PYTHON=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm tests/vllm -s
+
+PEERS := .venv-peers
+$(PEERS)/.ready: benchmarks/peers/requirements.txt $(READY)
+	@echo "environment: $(PEERS) (6 GB)"
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(PEERS)
+	@VIRTUAL_ENV=$(abspath $(PEERS)) $(UV) pip install --quiet -r benchmarks/peers/requirements.txt
+	@touch $@
+
+peers: $(PEERS)/.ready ## the real lmms-eval on an export gives our answers and scores, and how fast (by hand; docs/peers.md)
+	@MEDMIM_PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(BIN)/python benchmarks/peers/run.py --home $(HOME_DIR)
 
 # Beside the environment: what only the rehearsal reads.
 REHEARSAL := .rehearsal

@@ -3,8 +3,8 @@
     python benchmarks/peers/lmms_eval.py --model FOLDER --export DIR [--limit N] [--python PYTHON] [--threads N]
 
 Prints one line of JSON: answers (in the order of the export), scores (metric -> value), stderr_clustered, seconds,
-questions, rate (questions/s; imports and loading excluded, images and preprocessing included), version. The environment
-is made by `make peers`; PYTHON is by default that of MEDMIM_PEERS_PYTHON, or .venv-peers.
+cpu_seconds, questions, rate (questions/s; imports and loading excluded, images and preprocessing included), version.
+The environment is made by `make peers`; PYTHON is by default that of MEDMIM_PEERS_PYTHON, or .venv-peers.
 
 Of lmms-eval's Hugging Face adapters, `llava_hf` takes our models; it asks one question at a time, as its task guide
 recommends. Nothing is fetched from a hub, and its caches of answers are off.
@@ -76,10 +76,11 @@ def ask(
         (samples,) = work.glob("out/*/*_samples_*.jsonl")
         rows = [json.loads(line) for line in samples.read_bytes().split(b"\n") if line]
         took = json.loads((work / "seconds.json").read_text("utf-8"))
+    # `resps` is left out where it equals `filtered_resps`
     rows.sort(key=lambda row: int(row["doc_id"]))
     scores = found["results"][task]
     return {
-        "answers": [_text(row["resps"]) for row in rows],
+        "answers": [_text(row.get("resps", row["filtered_resps"])) for row in rows],
         "scores": {
             name.removesuffix(",none"): scores[name] for name in ("accuracy,none", "token_f1,none") if name in scores
         },
