@@ -44,7 +44,7 @@ DOMAINS = ("held_in", "held_out")
 NAMES = (*DOMAINS, *ABILITIES)
 """Tasks whose questions are groups of every benchmark; their names alone are in the keys of answers."""
 
-_ENDINGS = (".yaml", ".yml")
+_ENDINGS, _ROWS = (".yaml", ".yml"), ".jsonl"
 _WANTED = "a task in YAML"
 
 
@@ -137,6 +137,11 @@ def is_file(ref: str) -> bool:
     return ref.lower().endswith(_ENDINGS)
 
 
+def is_rows(ref: str) -> bool:
+    """Whether a reference is meant as a file of questions, which is a data set and no task."""
+    return ref.lower().endswith(_ROWS)
+
+
 def load(ref: str) -> tuple[str, Task]:
     """The name of a task and what it says.
 
@@ -169,6 +174,13 @@ def check(tasks: Iterable[str]) -> None:
         UserError: Every unknown name at once; or the problems of a file.
     """
     refs = list(tasks)
+    if rows := [ref for ref in refs if is_rows(ref)]:
+        raise UserError(
+            f"{', '.join(rows)} is a data set, not a task",
+            reason="a recipe asks its own data set",
+            fix="bench it with --task of `bench run`, or name it in data.sources of the recipe: "
+            "{name: questions, root: FOLDER, file: FILE}",
+        )
     unknown = [ref for ref in refs if not ref.startswith("{") and ref not in shipped() and not _there(ref)]
     if unknown:
         raise _unknown(unknown)
@@ -212,24 +224,30 @@ def in_recipe(recipe: Recipe) -> Recipe:
 
 
 def asked(refs: Sequence[str], data: str | None = None) -> tuple[tuple[str, ...], str | None]:
-    """The tasks and the data set of a command line, where a task may be the address of a data set.
+    """The tasks and the data set of a command line, where a task may be a data set: its address, or its questions.
 
     Args:
         refs: What `--task` gave, each time.
         data: What `--data` gave.
 
     Returns:
-        The tasks, `held_in` and `held_out` where only a data set is named; the data set, None where none is.
+        The tasks, `held_in` and `held_out` where only a data set is named; the data set as `data_sets.of` takes it,
+        None where none is.
 
     Raises:
         UserError: As `check`, or more than one data set.
     """
-    uris = [ref for ref in refs if "/" in ref and not is_file(ref)]
-    tasks = tuple(dict.fromkeys(ref for ref in refs if ref not in uris))
+    places = [ref for ref in refs if is_rows(ref) or ("/" in ref and not is_file(ref))]
+    tasks = tuple(dict.fromkeys(ref for ref in refs if ref not in places))
     check(tasks)
-    if len({*uris, *([data] if data else [])}) > 1:
-        raise UserError("more than one data set is given", fix="give one, with --data or as the only URI of --task")
-    return tasks or DOMAINS, data or (uris[0] if uris else None)
+    given = list(dict.fromkeys([*places, *([data] if data else [])]))
+    if len(given) > 1:
+        raise UserError(
+            "more than one data set is given",
+            reason=f"{' and '.join(given)}: a file of questions in JSONL is one, too",
+            fix="give one, with --data or as the only one of --task",
+        )
+    return tasks or DOMAINS, given[0] if given else None
 
 
 def names_of(tasks: Iterable[str]) -> list[str]:
@@ -432,4 +450,4 @@ def _unknown(refs: Sequence[str]) -> UserError:
 
 
 def _offered() -> str:
-    return f"tasks are {', '.join(shipped())}, a YAML file of your own, or the URI of a data set"
+    return f"tasks are {', '.join(shipped())}, your own in YAML, questions in JSONL, or the URI of a data set"

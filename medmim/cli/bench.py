@@ -53,7 +53,7 @@ def run(
     ],
     task: Annotated[
         list[str],
-        typer.Option("--task", help="A name of `bench tasks`, a YAML file, or a data set's URI; repeatable."),
+        typer.Option("--task", help="A name of `bench tasks`, your own YAML, questions in JSONL, or a data set's URI."),
     ],
     data: Annotated[str | None, typer.Option("--data", help="Data set. [default: the newest one of the store]")] = None,
     limit: Annotated[
@@ -96,7 +96,7 @@ def run(
     names, place = tasks.asked(task, data)
     name = f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     ws = workspace(home, run=name)
-    uri = place or data_sets.newest(ws)
+    uri = data_sets.of(ws, place)
     models = {role: lookup.resolve(ref, ws) for role, ref in roles.named(model).items()}
     digests = {role: engine(ref, ws).digest for role, ref in models.items()}
     roles.refuse_equal(digests)

@@ -45,7 +45,7 @@ def export(
 
     names, place = tasks.asked(task or (), data)
     ws = workspace(home)
-    uri = place or data_sets.newest(ws)
+    uri = data_sets.of(ws, place)
     sys.stderr.write(f"data {store.get(uri).digest}, home {ws.home}, store {ws.store}\n")
     made = write(ws, uri, names, folder.expanduser().absolute(), to.value, limit, max_new_tokens)
     if as_json:

@@ -29,7 +29,7 @@ def tasks(
     ws = workspace(home)
     refs = tuple(dict.fromkeys((*tasks.shipped(), *(task or ()))))
     tasks.check(task or ())
-    uri = data or data_sets.newest_if_any(ws)
+    uri = data_sets.of(ws, data) if data else data_sets.newest_if_any(ws)
     counted = tasks.count(store.fetch(store.get(uri), ws.cache, [shards.SAMPLES]), refs) if uri else {}
     rows = [
         {

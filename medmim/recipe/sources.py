@@ -142,6 +142,16 @@ class Studies(Files):
     )
 
 
+class Questions(Files):
+    """Ready questions in JSON Lines: a benchmark of one's own."""
+
+    name: Literal["questions"]
+    file: Text = Field("questions.jsonl", description="one question a line, below `root`; images are named from there")
+    terms: Text | None = Field(
+        None, description="file with the terms of use in JSON, below `root`; default: nothing is allowed"
+    )
+
+
 class Other(Files):
     """A source outside this package, found by its entry point."""
 
@@ -161,6 +171,7 @@ BUILT_IN: dict[str, type[Named]] = {
     "vqa_rad": VqaRad,
     "medframeqa": MedFrameQa,
     "studies": Studies,
+    "questions": Questions,
 }
 
 
@@ -181,6 +192,7 @@ AnySource = Annotated[
     | Annotated[VqaRad, Tag("vqa_rad")]
     | Annotated[MedFrameQa, Tag("medframeqa")]
     | Annotated[Studies, Tag("studies")]
+    | Annotated[Questions, Tag("questions")]
     | Annotated[Other, Tag("other")],
     Discriminator(_tag),
 ]

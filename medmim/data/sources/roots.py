@@ -14,13 +14,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from medmim import store
+from medmim import store, terms
 from medmim.data.sources import files, fragments
 from medmim.data.sources.source import BadImage, Entry
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.sources import Files
 from medmim.sample import digest_of
 from medmim.store import Store
+from medmim.terms import Terms
 
 _LARGEST_TABLE = 1 << 40  # bytes; tables are read row by row
 
@@ -86,6 +87,30 @@ def digest(root: Root, tables: Iterable[str], images: Iterable[str]) -> dict[str
     found = {name: store.file_digest(root.table(name)) for name in tables}
     marks = [f"{path} {root.mark(path)}" for path in sorted({fragments.parse(path)[0] for path in images})]
     return {**found, "images": digest_of(marks)}
+
+
+def written_terms(entry: Entry[Files], name: str, path: str | None) -> Terms:
+    """The terms that the owner of a data set has written; without them, nothing is allowed.
+
+    Args:
+        entry: The source.
+        name: Of the data set.
+        path: The file, below the root.
+
+    Raises:
+        UserError: The file is no record of terms, or allows something in nobody's name.
+    """
+    if path is None:
+        return Terms(text=(f"{name}: no terms are written yet, so nothing is allowed (docs/terms.md)",))
+    file = opened(entry).table(path)
+    found = terms.parse(file.read_bytes(), str(file))
+    allowed = [flag for flag in terms.FLAGS if getattr(found, flag)]
+    if allowed and not any(line.strip() for line in found.text):
+        raise UserError(
+            f"{file} allows {', '.join(allowed)}, and does not say who allows it",
+            fix='add it as `"text": ["NAME: who allows what, and where that is written"]` (docs/terms.md)',
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from medmim import terms as terms_of_use
 from medmim.data import breasts
 from medmim.data.breasts import UNCLEAR, Look
 from medmim.data.sources import cells, dicom_tags, json_records, names, roots, table
@@ -104,17 +103,7 @@ def terms(entry: Entry[Studies]) -> Terms:
     Raises:
         UserError: The file is no record of terms, or allows something in nobody's name.
     """
-    if entry.own.terms is None:
-        return Terms(text=(f"{entry.own.source}: no terms are written yet, so nothing is allowed (docs/terms.md)",))
-    file = roots.opened(entry).table(entry.own.terms)
-    found = terms_of_use.parse(file.read_bytes(), str(file))
-    allowed = [flag for flag in terms_of_use.FLAGS if getattr(found, flag)]
-    if allowed and not any(line.strip() for line in found.text):
-        raise UserError(
-            f"{file} allows {', '.join(allowed)}, and does not say who allows it",
-            fix='add it as `"text": ["NAME: who allows what, and where that is written"]` (docs/terms.md)',
-        )
-    return found
+    return roots.written_terms(entry, entry.own.source, entry.own.terms)
 
 
 def inputs(entry: Entry[Studies]) -> dict[str, str]:
