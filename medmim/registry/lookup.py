@@ -5,10 +5,6 @@ from collections.abc import Mapping
 
 from medmim import hints, store, tracking
 from medmim.errors import Unavailable, UserError
-from medmim.lvlm import checkpoint
-from medmim.lvlm.importing.show import imported
-from medmim.lvlm.zoo import stored
-from medmim.lvlm.zoo.entry import entries
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import decisions
@@ -93,6 +89,8 @@ def resolve(ref: str, ws: Workspace) -> str:
     Raises:
         UserError: No such model, alias or version, or one that medmim did not register; nothing imported, or several.
     """
+    from medmim.lvlm.zoo import stored  # a third of what `--help` would wait for
+
     if ref.startswith(IMPORTED):
         return _imported(ref.removeprefix(IMPORTED), ws)
     name = ref.removeprefix(stored.PREFIX)
@@ -113,6 +111,9 @@ def resolve(ref: str, ws: Workspace) -> str:
 
 
 def _imported(family: str, ws: Workspace) -> str:
+    from medmim.lvlm import checkpoint
+    from medmim.lvlm.importing.show import imported
+
     known = [known.name for known in checkpoint.FAMILIES]
     found = [base.uri for base in imported(ws) if base.counts["family"] == family]
     if len(found) == 1:
@@ -133,6 +134,9 @@ def _imported(family: str, ws: Workspace) -> str:
 
 
 def _download(family: str, ws: Workspace) -> str:
+    from medmim.lvlm.zoo import stored
+    from medmim.lvlm.zoo.entry import entries
+
     return stored.bring_in(next(entry for entry in entries() if entry.format == family), ws)
 
 

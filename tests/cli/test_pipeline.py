@@ -156,3 +156,16 @@ def test_a_recipe_that_does_not_fit_stops_before_anything_is_made(tmp_path: Path
     assert "data.patiens" in done.stderr and "data.patients" in done.stderr and "bench.limit" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.long
+def test_the_comparison_of_eight_runs_on_a_laptop_over_stand_ins(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medmim.cli.main", "zoo", "tiny", "--json", "--home", str(tmp_path)]
+    first = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert len(first) == 10 and json.loads(subprocess.run(command, capture_output=True, check=True).stdout) == first
+    small = ("data.patients=60", "bench.limit=10", "bench.probes=[]")
+    code, printed, screen = run("eight-tiny", tmp_path, *(word for value in small for word in ("--set", value)))
+    assert code == 0, screen
+    assert len({row["model"] for row in printed["scores"]}) == 8
+    page = Path(printed["report"]).read_text()
+    assert "Compared: 8 models" in page and "stand-ins with random weights" in page

@@ -11,7 +11,6 @@ from typing import Any
 from medmim import store
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint, weights
-from medmim.lvlm.encode import tokens_per_image
 from medmim.run.workspace import Workspace
 
 
@@ -57,6 +56,8 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     Raises:
         UserError: It is no model, one of another family, or damaged.
     """
+    from medmim.lvlm.encode import tokens_per_image  # with numpy, which `--help` does not wait for
+
     found = checkpoint.locate(ref)
     family = checkpoint.family_of(found)
     text = (found / "config.json").read_bytes() if isinstance(found, Path) else store.read_file(found, "config.json")
