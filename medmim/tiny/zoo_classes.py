@@ -7,6 +7,7 @@ from typing import Any
 from medmim.errors import require
 from medmim.lvlm import checkpoint
 from medmim.lvlm.zoo import processors
+from medmim.lvlm.zoo.model import save_parts
 
 CLASSES = (
     "llava",
@@ -54,8 +55,7 @@ def save(processor: Any, config: Any, name: str, folder: Path, seed: int) -> Pat
                 weight.mul_(4)  # logits apart
     model.generation_config.eos_token_id = 1
     model.generation_config.pad_token_id = 0
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_parts(model, processor, folder)
     return folder
 
 

@@ -9,8 +9,9 @@ Generation, likelihood and the admission test use the same few functions:
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -226,8 +227,14 @@ def load_in_fp32(path: Path, device: str = "auto") -> Model:
 
 def save(model: Model, folder: Path) -> None:
     """Save a model so that `load` and transformers can read it."""
-    model.model.save_pretrained(folder)
-    model.processor.save_pretrained(folder)
+    save_parts(model.model, model.processor, folder)
+
+
+def save_parts(model: Any, processor: Any, folder: Path) -> None:
+    """Save a model of transformers and its processor."""
+    with redirect_stdout(sys.stderr):  # transformers imports DeepSpeed here, whose log goes where results go
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def context_length(model: Model) -> int:
