@@ -186,6 +186,7 @@ def _asked_for(
         "probe": probe,
         **({"max_new_tokens": settings.max_new_tokens} if protocol == GENERATE else {"protocol": protocol}),
         **({"template": engine.template} if engine.template else {}),  # a server's answers keep their key
+        **({"engine": engine.by} if engine.by else {}),
     }
     return section, {"model": engine.digest, "data": data}
 
@@ -209,7 +210,7 @@ def _in_batches(probe: str, settings: Bench) -> dict[str, Any]:
 
 def is_exact(inference: Mapping[str, str], protocol: str) -> bool:
     """Whether the batch decides nothing: of a server it is not known, since only requests are sent together."""
-    return not inference or (protocol == GENERATE and inference["dtype"] == checkpoint.FP32)
+    return not inference or "engine" in inference or (protocol == GENERATE and inference["dtype"] == checkpoint.FP32)
 
 
 def load(folder: Path) -> list[Answer]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from medmim.bench import served
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint
 from medmim.lvlm.zoo import lookup
@@ -50,6 +51,7 @@ class Engine:
             questions from an iterable when it has room for them, so that none need be ready before. No batch decides
             an answer.
         learned: What asking showed of it, for the provenance of its answers.
+        by: What runs a checkpoint, where that is not transformers: its answers have keys of their own.
     """
 
     ref: str
@@ -62,9 +64,10 @@ class Engine:
     release: Callable[[], None] = lambda: None
     is_server: bool = False
     learned: Callable[[], Mapping[str, Any]] = dict
+    by: str = ""
 
 
-def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
+def engine(ref: str, ws: Workspace, stale_before: str = "", by: str = "") -> Engine:
     """The engine of a reference: a shipped base, folder, model artifact or `openai:URL#NAME`.
 
     A folder or artifact is of one of our families, or of a class of the zoo.
@@ -73,11 +76,13 @@ def engine(ref: str, ws: Workspace, stale_before: str = "") -> Engine:
         ref: The reference.
         ws: The workspace.
         stale_before: Day before which cached answers are stale, because a server or a library changed; empty if none.
+        by: What runs a checkpoint, `bench.engine`. [default: transformers]
 
     Raises:
-        UserError: No such model, or an `openai:` reference with a malformed address or without a name.
+        UserError: No such model, or an `openai:` reference with a malformed address or without a name; vLLM is to run
+            it and is not installed, or it is of a class that medmim does not serve.
     """
-    found = _engine(ref, ws)
+    found = _engine(ref, ws, by)
     if not stale_before:
         return found
     return replace(found, digest=digest_of([found.digest, "asked anew", stale_before]))
@@ -111,7 +116,7 @@ def _is_ours(host: str) -> bool:
         return "." not in host or host.endswith(_PRIVATE_NAMES)
 
 
-def _engine(ref: str, ws: Workspace) -> Engine:
+def _engine(ref: str, ws: Workspace, by: str) -> Engine:
     if ref.startswith(OPENAI):
         from medmim.lvlm import ask_openai
 
@@ -131,9 +136,27 @@ def _engine(ref: str, ws: Workspace) -> Engine:
         family = checkpoint.family_of(found)  # refuse an unsupported one now, not in the middle of the benchmark
         if adapters.are_in(found):
             checkpoint.base_of(found)  # likewise a missing base
+        if by == served.VLLM:
+            return _by_vllm(ref, weights, family.template_digest, ws)
         return _local(ref, weights, family.template_digest, ws, of_zoo=False)
+    if by == served.VLLM:
+        raise UserError(
+            f"{ref} is of a class of the zoo ({zoo.model_type(found)}), which is asked by transformers only",
+            reason="its pixel budget, and how it is shown several images, are not put to a server yet",
+            fix="set bench.engine to transformers (bench run: --engine transformers), or serve it yourself and bench "
+            "openai:URL#NAME",
+        )
     zoo.refuse_unusable(found)
     return _local(ref, weights, zoo.template_digest(found), ws, of_zoo=True)
+
+
+def _by_vllm(ref: str, weights: str, template: str, ws: Workspace) -> Engine:
+    server = served.Server(ref, weights, template, ws)
+    terms = checkpoint.terms_of(ref)
+    return Engine(
+        ref, weights, server.ask, server.compare, terms, template, served.inference, server.stop,
+        is_server=True, learned=server.learned, by=served.VLLM,
+    )  # fmt: skip
 
 
 def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -> Engine:

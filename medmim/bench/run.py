@@ -79,7 +79,8 @@ def bench(
     settings = settings.model_copy(update={"tasks": tasks.resolved(settings.tasks)})
     source = store.get(data)
     of_data = terms_of(source)
-    engines = {role: engine(ref, ws, (stale_before or {}).get(role, "")) for role, ref in models.items()}
+    stale = stale_before or {}
+    engines = {role: engine(ref, ws, stale.get(role, ""), settings.engine) for role, ref in models.items()}
     refuse_outside(engines.values(), of_data)
 
     collected = collect(ws, source, engines, answers.probes_of(settings), settings, recipe)
@@ -133,7 +134,7 @@ def bench(
         return {"items": len(items.samples), "models": len(engines)}
 
     # what decides the answers is in their digests, and the models are the parents
-    section = settings.model_dump(mode="json", exclude={"batch_size", "models"})
+    section = settings.model_dump(mode="json", exclude={"batch_size", "models", "engine"})
     section |= {"tasks": tasks.described(settings.tasks)}
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}

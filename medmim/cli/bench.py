@@ -29,6 +29,13 @@ class Protocol(StrEnum):
     BOTH = "both"
 
 
+class Engine(StrEnum):
+    """The values of `bench.engine`."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
 app = typer.Typer(no_args_is_help=True, help="Score models, show their answers, compare them.")
 _COMPARED = 120  # columns that the table of `compare` needs
 
@@ -76,6 +83,13 @@ def run(
             "--protocol", help="Read what is generated, or compare likelihoods of options. [default: generate]"
         ),
     ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            "--engine",
+            help="What runs a checkpoint: vllm serves it for as long as it is asked. [default: transformers]",
+        ),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -88,8 +102,7 @@ def run(
     likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; failures, where questions ended in an
     error.
     """
-    from medmim.bench import data_sets, roles, tasks
-    from medmim.bench.engines import engine
+    from medmim.bench import data_sets, engines, roles, tasks
     from medmim.bench.run import bench, facts, scores
     from medmim.registry import lookup
 
@@ -98,12 +111,13 @@ def run(
     ws = workspace(home, run=name)
     uri = data_sets.of(ws, place)
     models = {role: lookup.resolve(ref, ws) for role, ref in roles.named(model).items()}
-    digests = {role: engine(ref, ws).digest for role, ref in models.items()}
+    digests = {role: engines.engine(ref, ws, by=engine or "").digest for role, ref in models.items()}
     roles.refuse_equal(digests)
     asked = ", ".join(f"{'' if role == roles.ALONE else 'model '}{role} {digest}" for role, digest in digests.items())
     _say(f"run {name}, data {store.get(uri).digest}, {asked}, home {ws.home}, store {ws.store}")
     given: dict[str, Any] = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     given |= {"max_bad_fraction": max_bad_fraction, "protocol": protocol and protocol.value}
+    given |= {"engine": engine and engine.value}
     settings = Bench.model_validate(
         {"tasks": names, **{key: value for key, value in given.items() if value is not None}}
     )

@@ -91,6 +91,23 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Own:
+    """A server that this process started: what is known of it beforehand.
+
+    Attributes:
+        key: What stands for weights, chat format and engine in the key of a reply: no address, which changes.
+        before: Written before each image of a question with several; `{i}` is its number, from 1.
+        after: Likewise after it.
+        refuse: Why a question cannot be asked as it is meant; empty where it can.
+    """
+
+    key: str
+    before: str = ""
+    after: str = ""
+    refuse: Callable[[Question], str] = refusal
+
+
+@dataclass(frozen=True)
 class _Link:
     """How a question is sent.
 
@@ -104,6 +121,7 @@ class _Link:
         report: Says that the server is waited for.
         learned: What is known of it.
         slots: One for each request that may be under way.
+        own: Of a server that this process started.
     """
 
     client: Any
@@ -115,6 +133,7 @@ class _Link:
     report: "Callable[[RetryCallState], None]"
     learned: Learned
     slots: Semaphore
+    own: Own
 
     @property
     def timeout(self) -> float:
@@ -129,6 +148,7 @@ def ask(
     max_new_tokens: int = 32,
     on_done: Callable[[int], None] | None = None,
     learned: Learned | None = None,
+    own: Own | None = None,
 ) -> Iterator[Reply]:
     """Answer questions; one that the server refuses gets a reply with its error, and the others are answered.
 
@@ -144,6 +164,7 @@ def ask(
         max_new_tokens: Longest answer.
         on_done: Called after each answer with 1.
         learned: What earlier calls learned of the server; it is added to.
+        own: Where the server is one that this process started. No proxy stands between, then.
 
     Yields:
         One reply for each question, in order.
@@ -160,10 +181,11 @@ def ask(
         questions,
         batch_size,
         on_done,
-        lambda question: key(f"{url}#{model}", question.prompt, question, greedy(max_new_tokens)),
+        greedy(max_new_tokens),
         lambda body, question, name: openai_reply.read(body, name, max_new_tokens),
         {"max_tokens": max_new_tokens},
         learned,
+        own,
     )
 
 
@@ -174,6 +196,7 @@ def compare(
     batch_size: int = 32,
     on_done: Callable[[int], None] | None = None,
     learned: Learned | None = None,
+    own: Own | None = None,
 ) -> Iterator[Reply]:
     """Compare the options of closed questions by the log-probabilities of their letters as the begin of the answer.
 
@@ -200,10 +223,11 @@ def compare(
         questions,
         batch_size,
         on_done,
-        lambda question: key(f"{url}#{model}", question.prompt, question, likelihoods(question)),
+        "",
         read,
         {"max_tokens": _BEGIN, "logprobs": True, "top_logprobs": _LIKELIEST},
         learned,
+        own,
     )
 
 
@@ -222,15 +246,20 @@ def _all(
     questions: Iterable[Question],
     batch_size: int,
     on_done: Callable[[int], None] | None,
-    name_of: Callable[[Question], str],
+    how: str,
     read: Callable[[Mapping[str, Any], Question, str], Reply],
     settings: Mapping[str, Any],
     learned: Learned | None,
+    own: Own | None,
 ) -> Iterator[Reply]:
     check(url)
-    known = learned or Learned()
+    known, where = learned or Learned(), own or Own(f"{url}#{model}")
+
+    def name_of(question: Question) -> str:
+        return key(where.key, question.prompt, question, how or likelihoods(question))
+
     report, slots = _report_waiting(url), known.limited(batch_size)
-    link = _Link(_client(url), url, model, settings, name_of, read, report, known, slots)
+    link = _Link(_client(url, own is not None), url, model, settings, name_of, read, report, known, slots, where)
     pool = ThreadPoolExecutor(batch_size)
     try:
         for reply in _in_order(pool, link, iter(questions), batch_size):
@@ -279,7 +308,7 @@ def _see_images_arrive(link: _Link, question: Question) -> None:
     """
     learned = link.learned
     number = len(question.images)
-    if learned.untold or number <= (learned.costs.images if learned.costs else 0) or refusal(question):
+    if learned.untold or number <= (learned.costs.images if learned.costs else 0) or link.own.refuse(question):
         return
 
     def read(body: Mapping[str, Any], _: Question, name: str) -> Reply:
@@ -385,12 +414,12 @@ def _api_key() -> str:
     return found
 
 
-def _client(url: str) -> Any:
+def _client(url: str, direct: bool) -> Any:
     openai = require("openai", "bench")
     try:
         hooks = {"response": [_refuse_redirect, _bound]}
         limits = {"Accept-Encoding": "identity"}  # what is unpacked has no bound
-        http = openai.DefaultHttpxClient(event_hooks=hooks, headers=limits)
+        http = openai.DefaultHttpxClient(event_hooks=hooks, headers=limits, trust_env=not direct)
         base = _ENDPOINT.sub("", url)
         return openai.OpenAI(base_url=base, api_key=_api_key(), max_retries=0, timeout=_TIMEOUT, http_client=http)
     except Exception as error:
@@ -471,7 +500,7 @@ def _sent(link: _Link, question: Question) -> Reply:
 
     url, model, learned = link.url, link.model, link.learned
     name = link.name_of(question)
-    if reason := refusal(question):
+    if reason := link.own.refuse(question):
         return Reply("", name, reason)
     answered, late = learned.answered, 0
 
@@ -564,14 +593,13 @@ def _post(link: _Link, question: Question, named: bool) -> Mapping[str, Any]:
         ValueError: Something else than a JSON object.
     """
     digests = question.pixels or [pixel_digest(image) for image in question.images]
-    content: list[dict[str, Any]] = [
-        {
-            "type": "image_url",
-            "image_url": {"url": _kept_url(link.learned, digest, question.images, place)},
-            **({"uuid": digest} if named else {}),
-        }
-        for place, digest in enumerate(digests)
-    ]
+    content: list[dict[str, Any]] = []
+    before, after = (link.own.before, link.own.after) if len(digests) > 1 else ("", "")
+    for place, digest in enumerate(digests):
+        url = _kept_url(link.learned, digest, question.images, place)
+        content += [{"type": "text", "text": before.format(i=place + 1)}] if before else []
+        content.append({"type": "image_url", "image_url": {"url": url}, **({"uuid": digest} if named else {})})
+        content += [{"type": "text", "text": after}] if after else []
     with link.slots:
         response = link.client.chat.completions.with_raw_response.create(
             model=link.model,

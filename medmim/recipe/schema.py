@@ -244,6 +244,9 @@ class Bench(Section):
         description="read a generated answer, or compare the likelihoods of the options, which needs no reading; "
         "likelihood asks closed questions only",
     )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what runs a checkpoint: this process, or a vLLM server for as long as it is asked"
+    )
     split: Literal["test", "dev"] = Field("test", description="dev: to choose by; a result that is not comparable")
     limit: Positive | None = Field(None, description="only the first N items: a result that is not comparable")
     batch_size: Positive = Field(32, description="questions asked at once")

@@ -1,0 +1,128 @@
+"""The engine `vllm`: a checkpoint is served by vLLM on this machine, asked as servers are, and its server removed."""
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medmim.errors import UserError, require
+from medmim.lvlm import adapters, checkpoint, vllm_server, weights
+from medmim.run.workspace import Workspace
+from medmim.sample import digest_of
+
+if TYPE_CHECKING:
+    from medmim.lvlm.ask import Question, Reply
+    from medmim.lvlm.vllm_server import Served
+
+VLLM = "vllm"
+
+
+def inference() -> dict[str, str]:
+    """What of this machine decides the answers: as of `checkpoint.inference`, and vLLM with its version and options.
+
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    own = vllm_server.arguments()
+    return {
+        **checkpoint.inference(),
+        "images": VLLM,  # its processors are those of its own transformers
+        "engine": f"vllm {vllm_server.version(vllm_server.python())}",
+        **({"options": digest_of(own)} if own else {}),
+    }
+
+
+class Server:
+    """The server of a model: started when it is first asked, and again after `stop`.
+
+    Args:
+        ref: The model.
+        digest: Of its weights.
+        template: Of its chat format.
+        ws: The workspace.
+    """
+
+    def __init__(self, ref: str, digest: str, template: str, ws: Workspace) -> None:
+        self._ref, self._digest, self._template, self._ws = ref, digest, template, ws
+        self._running: Served | None = None
+
+    def ask(self, questions: "Iterable[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
+        """As `Engine.ask`."""
+        from medmim.lvlm import ask_openai
+
+        return self._asked(ask_openai.ask, questions, batch_size, max_new_tokens)
+
+    def compare(self, questions: "Iterable[Question]", batch_size: int) -> "Iterator[Reply]":
+        """As `Engine.compare`."""
+        from medmim.lvlm import ask_openai
+
+        return self._asked(ask_openai.compare, questions, batch_size)
+
+    def learned(self) -> Mapping[str, Any]:
+        """As `Engine.learned`."""
+        return self._learned.facts() if self._running else {}
+
+    def stop(self) -> None:
+        """End the server, if it runs."""
+        if self._running:
+            self._stop_at_last()
+            self._running = None
+
+    def _asked(self, how: "Callable[..., Iterator[Reply]]", *given: Any) -> "Iterator[Reply]":
+        served = self._start()
+        try:
+            yield from how(served.url, served.name, *given, learned=self._learned, own=self._own)
+        except UserError as error:
+            raise served.died() or error from None
+
+    def _start(self) -> "Served":
+        from medmim.lvlm import ask_openai
+
+        if self._running:
+            return self._running
+        how = inference()
+        own = self._ws.home / VLLM
+        own.mkdir(parents=True, exist_ok=True)
+        path = checkpoint.resolve(self._ref, self._ws)
+        family = checkpoint.family_of(path)
+        template = own / f"{family.name}.jinja"
+        template.write_text(family.chat_template, encoding="utf-8")
+        folder, copied = _loadable(path, how["dtype"], self._ws)
+        options = ["--dtype", how["dtype"], "--chat-template", str(template)]
+        try:
+            self._running = vllm_server.start(
+                folder,
+                self._digest[:16],
+                own,
+                [*options, "--chat-template-content-format", "openai"],
+                self._ref,
+                cpu=how["device"] == "cpu",
+            )
+        finally:
+            if copied:  # it is in memory now
+                shutil.rmtree(folder, ignore_errors=True)
+        self._stop_at_last = weakref.finalize(self, self._running.stop)  # also where an error ends the benchmark
+        self._learned = ask_openai.Learned()
+        self._own = ask_openai.Own(digest_of([self._digest, self._template, json.dumps(how, sort_keys=True)]))
+        return self._running
+
+
+def _loadable(path: Path, dtype: str, ws: Workspace) -> tuple[Path, bool]:
+    """The folder of a model as vLLM loads it, and whether that is a copy.
+
+    It is one, as medmim saves models today, of adapters, which are merged into their base, and of what earlier versions
+    saved, whose weights have other names.
+    """
+    files = sorted(path.glob("*.safetensors"))
+    published = any(".vision_model." in name for file in files for name in weights.tensors(file))
+    if published and not adapters.are_in(path) and (path / "processor_config.json").is_file():
+        return path, False
+    from medmim.lvlm import saving
+
+    torch = require("torch", "finetune")
+    copy = Path(tempfile.mkdtemp(prefix="model-", dir=ws.home / VLLM))
+    saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)
+    return copy, True
