@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim.errors import UserError, require
+from medmim.errors import Unavailable, require
 from medmim.lvlm import adapters, checkpoint, vllm_server, weights
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medmim.lvlm.vllm_server import Served
 
 VLLM = "vllm"
+_END = 5.0  # s from the last answer of a server to the end of its process
 
 
 def inference() -> dict[str, str]:
@@ -75,8 +76,12 @@ class Server:
         served = self._start()
         try:
             yield from how(served.url, served.name, *given, learned=self._learned, own=self._own)
-        except UserError as error:
-            raise served.died() or error from None
+        except Unavailable as error:
+            died = served.died(_END)
+            if died is None:
+                raise
+            self.stop()
+            raise died from error
 
     def _start(self) -> "Served":
         from medmim.lvlm import ask_openai

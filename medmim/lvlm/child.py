@@ -23,7 +23,8 @@ def main(command: list[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # not by sys.stdin, whose lock this thread would hold when Python ends
+            pass
         _signal(child.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             child.wait(_GRACE)

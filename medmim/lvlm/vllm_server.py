@@ -33,6 +33,7 @@ ARGUMENTS = "MEDMIM_VLLM_ARGS"
 _START = 1800.0  # s that it may take to load a model
 _LOOK = 0.3  # s between two looks at it
 _SAY = 30.0  # s between two reports that it is waited for
+_KV = "VLLM_CPU_KVCACHE_SPACE"  # GiB
 _PORTS = 3  # that are tried, where another process takes one first
 _SHOWN = 12  # lines of its log in an error
 _LOG = 200_000  # bytes of the log's end in which the cause is looked for
@@ -43,8 +44,8 @@ _TAKEN = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 _CAUSES = (
     (
         re.compile(
-            r"out of memory|no available memory for the cache|free memory on device|available KV cache memory"
-            r"|cannot allocate memory|not enough memory",
+            r"out of memory|no available memory for the cache|free memory on device"
+            r"|larger than the available KV cache memory|cannot allocate memory|not enough memory",
             re.IGNORECASE,
         ),
         "the memory is used up",
@@ -52,9 +53,7 @@ _CAUSES = (
         "--gpu-memory-utilization 0.8'",
     ),
     (
-        re.compile(
-            r"model architectures?\b.*\b(not supported|failed)|unsupported model|has no vLLM impl", re.IGNORECASE
-        ),
+        re.compile(r"model architectures?\b.*\b(not supported|failed)", re.IGNORECASE),
         "vLLM does not serve this class of models",
         "set bench.engine to transformers (bench run: --engine transformers), or install a vLLM that does",
     ),
@@ -94,10 +93,12 @@ class Served:
         self.process.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def died(self) -> UserError | None:
-        """Why it ended by itself; None where it did not."""
-        code = self.process.poll()
-        return None if code is None or self.stopped else _failed(self.name, self.log, f"it ended with code {code}")
+    def died(self, within: float = 0.0) -> UserError | None:
+        """Why it ended by itself; None where it did not, nor does in so many seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(within)
+            return None if self.stopped else _failed(self.name, self.log, f"it ended with code {code}")
+        return None
 
 
 def python() -> str:
@@ -195,9 +196,6 @@ def start(folder: Path, name: str, own: Path, options: Sequence[str], label: str
             raise
         return served
     raise AssertionError("the last attempt raises")
-
-
-_KV = "VLLM_CPU_KVCACHE_SPACE"  # GiB
 
 
 def _run(command: Sequence[str], out: IO[bytes], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":

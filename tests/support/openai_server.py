@@ -19,8 +19,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.requests: list[dict] = []
         self.say: Callable[[str], str] = lambda text: f" echo {text} "
         self.raw: Callable[[str], str | None] = lambda text: None  # the whole body, where it is not a completion
@@ -46,6 +46,11 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """`/health` of vLLM."""
+        self.send_response(200)
+        self.end_headers()
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         parts = body["messages"][0]["content"]

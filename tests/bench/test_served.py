@@ -1,0 +1,217 @@
+"""Checkpoints that are served for as long as they are asked; the server is a stand-in, a real process with real HTTP.
+
+The real vLLM: tests/vllm.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medmim import store
+from medmim.bench import answers, engines, run, served
+from medmim.errors import UserError
+from medmim.lvlm import checkpoint, child, vllm_server
+from medmim.lvlm.ask import Question
+from medmim.run.workspace import workspace
+from tests.bench.test_run import SETTINGS
+from tests.support import vllm_stand_in
+from tests.support.bench import World, publish
+
+VLLM = SETTINGS.model_copy(update={"engine": "vllm", "probes": ("blind",)})
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    import tenacity
+
+    monkeypatch.setattr(vllm_server, "_LOOK", 0.05)
+    monkeypatch.setattr(tenacity, "wait_exponential_jitter", lambda *_, **__: tenacity.wait_none())
+
+
+def starts(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def gone(process: int) -> bool:
+    """Within a time; a zombie has ended."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def engine(world: World, home: Path) -> engines.Engine:
+    return engines.engine(str(world.models[0]), workspace(home), by="vllm")
+
+
+def test_models_are_served_one_after_the_other_asked_and_removed(world, tmp_path, monkeypatch):
+    log = vllm_stand_in.install(tmp_path, monkeypatch)
+    ws = workspace(tmp_path / "home")
+    data = publish(world, ws.store)
+    models = {"tuned": str(world.models[0]), "base": str(world.models[1])}
+    artifact, _ = run.bench(ws, data, models, VLLM)
+    assert len(starts(log)) == 2 and all(gone(one[name]) for one in starts(log) for name in ("pid", "helper"))
+    first = starts(log)[0]["arguments"]
+    option = dict(zip(first, first[1:], strict=False))
+    assert option["--host"] == "127.0.0.1" and option["--dtype"] == "float32"
+    assert option["--model"] == str(world.models[0]) and option["--chat-template-content-format"] == "openai"
+    assert "(image ' + shown.images|string + ': <Image>" in Path(option["--chat-template"]).read_text("utf-8")
+    given = run.scores(ws, artifact.uri)["answers"]["tuned"]["none"]
+    found = store.get(f"{ws.store}/answers/{given}")
+    assert {answer.text for answer in answers.load(store.fetch(found, ws.cache))} == {"B"}
+    assert run.bench(ws, data, models, VLLM) == (artifact, True) and len(starts(log)) == 2
+    assert not list((tmp_path / "home" / "vllm").glob("model-*"))
+
+
+def test_answers_of_vllm_have_other_keys_and_equal_ones_at_every_port(world, tmp_path, monkeypatch):
+    vllm_stand_in.install(tmp_path, monkeypatch)
+    ws, here = workspace(tmp_path), engine(world, tmp_path)
+    other = engines.engine(str(world.models[0]), ws)
+
+    def key(one: engines.Engine) -> str:
+        return answers.step_key("answers", 1, *answers._key_parts(one, "d", "none", "generate", VLLM))
+
+    keys = [key(here), key(other), answers.on_any_machine(here, "d", "none", VLLM, "generate")]
+    assert here.digest == other.digest and keys[2] != answers.on_any_machine(other, "d", "none", VLLM, "generate")
+    said = []
+    for _ in range(2):
+        said += here.ask([Question("What changed?")], 1, 3)
+        here.release()
+    assert said[0] == said[1] and here.inference()["engine"] == "vllm 0.0.1"
+    monkeypatch.setenv("MEDMIM_VLLM_ARGS", "--max-model-len 512")
+    assert key(here) not in keys
+    assert next(iter(here.ask([Question("What changed?")], 1, 3))).key != said[0].key
+    here.release()
+
+
+def test_what_medmim_saved_before_is_served_as_it_saves_today(world, tmp_path, monkeypatch):
+    """The shipped bases have other names of weights, which vLLM does not take."""
+    log = vllm_stand_in.install(tmp_path, monkeypatch)
+    saved, real = [], vllm_server.start
+
+    def start(folder, *given, **more):
+        saved.append(set(weights.tensors(folder / "model.safetensors")))
+        return real(folder, *given, **more)
+
+    monkeypatch.setattr(vllm_server, "start", start)
+    model = engines.engine("tiny-llava-med", workspace(tmp_path), by="vllm")
+    assert next(iter(model.ask([Question("What changed?")], 1, 3))).text == "B"
+    model.release()
+    assert "vision_tower.vision_model.embeddings.patch_embedding.weight" in saved[0]
+    assert not Path(starts(log)[0]["arguments"][3]).exists()
+    assert checkpoint.resolve("tiny-llava-med") != Path(starts(log)[0]["arguments"][3])
+
+
+@pytest.mark.parametrize(
+    ("mode", "fact", "fix"),
+    [
+        ("memory", "the memory is used up", "MEDMIM_VLLM_ARGS='--max-model-len"),
+        ("class", "vLLM does not serve this class of models", "--engine transformers"),
+        ("other", "vLLM ended while it served", ".log"),
+    ],
+)
+def test_a_server_that_does_not_start_is_reported_with_the_last_lines_of_its_log(
+    world, tmp_path, monkeypatch, mode, fact, fix
+):
+    log = vllm_stand_in.install(tmp_path, monkeypatch, mode)
+    with pytest.raises(UserError, match=fact) as caught:
+        next(iter(engine(world, tmp_path).ask([Question("hello")], 1, 3)))
+    assert caught.value.exit_code == 2 and fix in caught.value.fix
+    assert caught.value.problems[-1] == vllm_stand_in.LAST_WORDS[mode][:300]
+    assert mode == "other" or caught.value.reason == vllm_stand_in.LAST_WORDS[mode]
+    assert len(starts(log)) == 1 and gone(starts(log)[0]["helper"])
+
+
+def test_a_port_that_another_process_took_is_not_the_end(world, tmp_path, monkeypatch):
+    log = vllm_stand_in.install(tmp_path, monkeypatch, "taken")
+    model = engine(world, tmp_path)
+    assert next(iter(model.ask([Question("hello")], 1, 3))).text == "B" and len(starts(log)) == 2
+    model.release()
+
+
+def test_a_server_that_dies_while_it_is_asked_is_reported_with_its_cause(world, tmp_path, monkeypatch):
+    log = vllm_stand_in.install(tmp_path, monkeypatch, "dies")
+    model, got = engine(world, tmp_path), []
+    with pytest.raises(UserError, match="the memory is used up") as caught:
+        got.extend(model.ask((Question(f"number {i}") for i in range(50)), 1, 3))
+    assert "CUDA out of memory" in caught.value.reason and 0 < len(got) <= 8
+    assert gone(starts(log)[0]["helper"])
+    monkeypatch.setenv(vllm_stand_in.MODE, "")
+    assert next(iter(model.ask([Question("hello")], 1, 3))).text == "B"  # it is started again
+    model.release()
+
+
+def test_no_server_stays_where_its_engine_is_forgotten(world, tmp_path, monkeypatch):
+    """As where an error ends a benchmark."""
+    log = vllm_stand_in.install(tmp_path, monkeypatch)
+    next(iter(engine(world, tmp_path).ask([Question("hello")], 1, 3)))
+    assert all(gone(starts(log)[0][name]) for name in ("pid", "helper"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_stays_when_the_one_that_started_it_is_killed(tmp_path, number):
+    code = (
+        "import subprocess, sys, time\n"
+        f"p = subprocess.Popen([sys.executable, {child.__file__!r}, 'sh', '-c', 'sleep 600 & echo $$ $!; wait'],"
+        " stdin=subprocess.PIPE, start_new_session=True)\ntime.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        ours = list(map(int, parent.stdout.readline().split()))
+        assert len(ours) == 2 and all(os.path.exists(f"/proc/{one}") for one in ours)
+        parent.send_signal(number)
+        parent.wait()
+    assert all(map(gone, ours))
+
+
+def test_a_command_that_ignores_the_request_to_end_is_killed(monkeypatch):
+    quick = Path(child.__file__).read_text("utf-8").replace("_GRACE = 20.0", "_GRACE = 0.2")
+    command = [sys.executable, "-c", quick, "sh", "-c", "trap '' TERM; echo $$; while :; do sleep 0.1; done"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        pid = int(started.stdout.readline())
+        started.stdin.close()
+        assert started.wait(20) == 128 + signal.SIGKILL and gone(pid)
+
+
+def test_a_proxy_of_the_environment_does_not_stand_before_our_own_server(world, tmp_path, monkeypatch):
+    vllm_stand_in.install(tmp_path, monkeypatch)
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    model = engine(world, tmp_path)
+    assert next(iter(model.ask([Question("hello")], 1, 3))).text == "B"
+    model.release()
+
+
+def test_without_vllm_the_variable_is_named(world, tmp_path, monkeypatch):
+    monkeypatch.delenv("MEDMIM_VLLM_PYTHON", raising=False)
+    with pytest.raises(UserError, match="vLLM is not installed") as caught:
+        run.bench(ws := workspace(tmp_path), publish(world, ws.store), {"model": str(world.models[0])}, VLLM)
+    assert "MEDMIM_VLLM_PYTHON=" in caught.value.fix
+    monkeypatch.setenv("MEDMIM_VLLM_PYTHON", "/no/python")
+    with pytest.raises(UserError, match="which is no program"):
+        served.inference()
+    monkeypatch.setenv("MEDMIM_VLLM_PYTHON", sys.executable)
+    with pytest.raises(UserError, match="has no vLLM"):
+        served.inference()
+    monkeypatch.setenv("MEDMIM_VLLM_ARGS", "'")
+    with pytest.raises(UserError, match="MEDMIM_VLLM_ARGS is"):
+        served.inference()
+
+
+def test_a_server_of_others_is_asked_as_it_is(tmp_path):
+    ref = "openai:http://127.0.0.1:9/v1#tiny"
+    ours, plain = (engines.engine(ref, workspace(tmp_path), by=by) for by in ("vllm", ""))
+    assert replace(ours, ask=plain.ask, compare=plain.compare, learned=plain.learned) == plain
