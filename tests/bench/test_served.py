@@ -17,7 +17,7 @@ import pytest
 from medmim import store
 from medmim.bench import answers, engines, run, served
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, child, vllm_server
+from medmim.lvlm import checkpoint, child, vllm_server, weights
 from medmim.lvlm.ask import Question
 from medmim.run.workspace import workspace
 from tests.bench.test_run import SETTINGS
