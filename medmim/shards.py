@@ -241,6 +241,11 @@ class Images(Mapping[str, Image.Image]):
         with Image.open(io.BytesIO(self.stored(name))) as image:
             return image.convert("RGB")
 
+    def size(self, name: str) -> tuple[int, int]:
+        """Width and height of an image, which is not decoded. Raises KeyError."""
+        with Image.open(io.BytesIO(self.stored(name))) as image:
+            return image.size
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

@@ -4,24 +4,37 @@ The cache key is what decides the answers (weights, chat format, data, questions
 of device, dtype), so a base is never asked twice. Order of asking, store and time are not in the artifact; the batch
 size is in the key where it decides a few answers, or the last digits: everywhere but for text in fp32. There, a batch
 that a kill cut is asked again as it was.
+
+Probes and protocols that show the same images are asked in turns, a batch of each: what was decoded, hashed or computed
+of an image for one of them is still in memory for the others. The answers to a batch are on disk before another one is
+computed.
+
+What asking cost is beside the content: tokens in the counts of the manifest (`prompt_tokens`, `new_tokens`; 0 where a
+server does not tell), seconds in `provenance.json` (`cost`), summed over all tries and machines.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim import shards, store
-from medmim.bench import likelihood, metrics, probes, reading, tasks
+from medmim import store
+from medmim.bench import likelihood, metrics, pixels, probes, reading, tasks
 from medmim.bench.engines import Engine
 from medmim.bench.likelihood import GENERATE
+from medmim.bench.pixels import Grey, Pixels, Shown
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.progress import bar
 from medmim.recipe.schema import Bench, Recipe
-from medmim.run.cache import cached_step, finished, step_key
+from medmim.run.cache import cached_step, finished, step_key, working
 from medmim.run.provenance import provenance_of, terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import Answer, Sample, from_json, to_json
@@ -35,7 +48,27 @@ if TYPE_CHECKING:
 
 REVISION = 1
 FILE, READER = "answers.jsonl", "reader"
-_AHEAD = 4  # batches whose images are decoded at once
+Set = tuple[str, str]  # protocol, probe
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer, and what it cost.
+
+    Attributes:
+        answer: The answer.
+        prompt_tokens: See `ask.Reply`; 0 also where the answer to an equal question was taken.
+        new_tokens: Likewise.
+        seconds: From the answer before it, or the begin of asking, to this one.
+    """
+
+    answer: Answer
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+
+
+_COST = ("prompt_tokens", "new_tokens", "seconds")
 
 
 def collect(
@@ -45,13 +78,12 @@ def collect(
     items: Items,
     images: Mapping[str, "Image"],
     data: str,
-    probe: str,
+    sets: Sequence[Set],
     settings: Bench,
     recipe: Recipe | None = None,
     of_data: Terms = UNKNOWN,
-    protocol: str = GENERATE,
-) -> Artifact:
-    """The answers of one model to the questions of one probe, from the cache or from the model.
+) -> dict[Set, Artifact]:
+    """Some sets of answers of one model, from the cache or from the model.
 
     Args:
         ws: The workspace.
@@ -60,42 +92,88 @@ def collect(
         items: The questions.
         images: Image id -> RGB image.
         data: Digest of the data set.
-        probe: One of `probes.PROBES`.
+        sets: Protocols and probes: `generate`, or `likelihood`, which asks closed questions only, of one of
+            `probes.PROBES`.
         settings: The recipe's bench section.
         recipe: For the provenance.
         of_data: Terms of the data set.
-        protocol: `generate`, or `likelihood`, which asks closed questions only.
 
     Raises:
-        UserError: The engine failed on more than `max_bad_fraction` of the questions.
+        UserError: The engine failed on more than `max_bad_fraction` of the questions of a set.
+        Unavailable: Another process is asking some of these.
     """
+    found: dict[Set, Artifact] = {}
+    groups: dict[str, list[Set]] = {}
+    for protocol, probe in sets:
+        if known := find(ws, engine, data, probe, settings, protocol):
+            found[protocol, probe] = known
+        else:
+            groups.setdefault(probe if probe in ("blind", "grey") else "real images", []).append((protocol, probe))
+    for group in groups.values():
+        asked = _in_turns(ws, role, engine, items, images, data, group, settings)
+        for (protocol, probe), given in asked.items():
+            found[protocol, probe] = publish(ws, role, engine, given, data, probe, settings, recipe, of_data, protocol)
+    return {one: found[one] for one in sets}
 
-    def make(folder: Path) -> Mapping[str, Any]:
-        file = folder / FILE
-        known = _resume(file)
-        selected = questions_of(items.samples, probe, protocol)
-        label = f"{role} {'answers' if protocol == GENERATE else protocol}" + ("" if probe == "none" else f" {probe}")
-        by_id = {sample.id: sample for sample in selected}
-        known = {name: metrics.reread(by_id[name], answer) for name, answer in known.items()}  # another version's
-        with file.open("a", encoding="utf-8") as out, bar(label, len(selected), "questions") as progress:
-            progress.add(len(known))
-            mean = probes.mean_image(items.samples, images) if probe == "grey" and len(known) < len(selected) else None
-            planned = batches(items.samples, probe, protocol, settings)
-            for answer in ask(engine, planned, dict(known), images, probe, protocol, settings, mean):
-                out.write(_line(answer))
+
+def _in_turns(
+    ws: Workspace,
+    role: str,
+    engine: Engine,
+    items: Items,
+    images: Mapping[str, "Image"],
+    data: str,
+    sets: Sequence[Set],
+    settings: Bench,
+) -> dict[Set, list[Given]]:
+    """Sets of answers in the order of the questions; what an earlier try left in the work folders is kept."""
+    shown = images if isinstance(images, Pixels) else Pixels(images)
+    label = ", ".join(
+        ("answers" if protocol == GENERATE else protocol) + ("" if probe == "none" else f" {probe}")
+        for protocol, probe in sets
+    )
+    given: dict[Set, dict[str, Given]] = {}
+    wanted = {one: questions_of(items.samples, one[1], one[0]) for one in sets}
+    with ExitStack() as stack:
+        turns = []
+        for one in sets:
+            protocol, probe = one
+            folder = stack.enter_context(working(ws, "answers", key(engine, data, probe, settings, protocol)))
+            folder.mkdir(exist_ok=True)
+            by_id = {sample.id: sample for sample in wanted[one]}
+            known = given[one] = {
+                name: replace(own, answer=metrics.reread(by_id[name], own.answer))  # another version's
+                for name, own in _resume(folder / FILE).items()
+            }
+            out = stack.enter_context((folder / FILE).open("ab"))
+            exact = is_exact(engine.inference(), protocol)
+            planned = [
+                (batch, asked)
+                for batch in batches(items.samples, probe, protocol, settings)
+                if (asked := _unanswered(batch, known, exact))
+            ]
+            grey = shown.grey(items.samples) if probe == "grey" and planned else None
+            answers = ask(engine, [batch for batch, _ in planned], dict(known), shown, probe, protocol, settings, grey)
+            stack.enter_context(closing(answers))
+            turns += [(_place(batch[0]), len(asked), known, out, answers) for batch, asked in planned]
+        progress = stack.enter_context(bar(f"{role} {label}", sum(map(len, wanted.values())), "questions"))
+        progress.add(sum(map(len, given.values())))
+        for _, count, known, out, answers in sorted(turns, key=itemgetter(0)):
+            for one_more in islice(answers, count):
+                out.write(dump([one_more]))
                 out.flush()  # to the kernel, where it survives a kill of this process
-                progress.add(answer.sample not in known)
-                known[answer.sample] = answer
-        return _finish(file, [known[sample.id] for sample in selected], role, settings.max_bad_fraction)
-
-    return _published(ws, engine, data, probe, settings, recipe, of_data, protocol, make)
+                progress.add(one_more.answer.sample not in known)
+                known[one_more.answer.sample] = one_more
+        for *_, answers in turns:
+            next(answers, None)  # an engine with more replies than questions is found out
+    return {one: [given[one][sample.id] for sample in wanted[one]] for one in sets}
 
 
 def publish(
     ws: Workspace,
     role: str,
     engine: Engine,
-    given: Sequence[Answer],
+    given: Sequence[Given],
     data: str,
     probe: str,
     settings: Bench,
@@ -103,28 +181,37 @@ def publish(
     of_data: Terms = UNKNOWN,
     protocol: str = GENERATE,
 ) -> Artifact:
-    """Publish the answers to all questions of a probe, in the order of `questions_of`, as `collect` does."""
+    """Publish a set of answers, under the key by which `find` finds it.
+
+    Args:
+        ws: The workspace.
+        role: Name of the model in an error.
+        engine: The model.
+        given: The answers, in the order of `questions_of`.
+        data: Digest of the data set.
+        probe: The probe.
+        settings: The recipe's bench section.
+        recipe: For the provenance.
+        of_data: Terms of the data set.
+        protocol: The protocol.
+
+    Raises:
+        UserError: The engine failed on more than `max_bad_fraction` of the questions.
+    """
+    section, parents = _key_parts(engine, data, probe, protocol, settings)
+    seconds = round(sum(one.seconds for one in given), 3)
+    more = {
+        "inference": dict(engine.inference()),
+        READER: metrics.reader(),
+        "asked": section,
+        "cost": {"seconds": seconds},
+        **engine.learned(),
+    }
 
     def make(folder: Path) -> Mapping[str, Any]:
         return _finish(folder / FILE, given, role, settings.max_bad_fraction)
 
-    return _published(ws, engine, data, probe, settings, recipe, of_data, protocol, make)
-
-
-def _published(
-    ws: Workspace,
-    engine: Engine,
-    data: str,
-    probe: str,
-    settings: Bench,
-    recipe: Recipe | None,
-    of_data: Terms,
-    protocol: str,
-    make: Callable[[Path], Mapping[str, Any]],
-) -> Artifact:
-    section, parents = _key_parts(engine, data, probe, protocol, settings)
     allowed = combine([of_data, engine.terms])
-    more = {"inference": dict(engine.inference()), READER: metrics.reader(), "asked": section}
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed, more=more)[0]
 
 
@@ -146,7 +233,7 @@ def find(
 
 
 def key(engine: Engine, data: str, probe: str, settings: Bench, protocol: str = GENERATE) -> str:
-    """The key of a model's answers to a probe in the cache."""
+    """The key of a set of answers; the arguments are those of `collect`."""
     return step_key("answers", REVISION, *_key_parts(engine, data, probe, protocol, settings))
 
 
@@ -155,18 +242,18 @@ def find_or_ask(
     role: str,
     engine: Engine,
     data: Artifact,
-    probe: str,
+    sets: Sequence[Set],
     settings: Bench,
     recipe: Recipe | None,
-    protocol: str,
-) -> Artifact:
-    """The answers of a model to a published data set; it is downloaded where something has to be asked."""
-    if known := find(ws, engine, data.digest, probe, settings, protocol):
-        return known
+) -> dict[Set, Artifact]:
+    """Sets of answers of a model to a published data set, which is downloaded where something has to be asked."""
+    known = {(how, probe): find(ws, engine, data.digest, probe, settings, how) for how, probe in sets}
+    found = {one: artifact for one, artifact in known.items() if artifact is not None}
+    if len(found) == len(known):
+        return found
     folder = store.fetch(data, ws.cache)
     items = tasks.select(folder, settings.tasks, settings.limit, settings.split)
-    images, of_data = shards.Images(folder), terms_of(data)
-    return collect(ws, role, engine, items, images, data.digest, probe, settings, recipe, of_data, protocol)
+    return collect(ws, role, engine, items, pixels.of(folder), data.digest, sets, settings, recipe, terms_of(data))
 
 
 def on_any_machine(engine: Engine, data: str, probe: str, settings: Bench, protocol: str) -> str:
@@ -209,23 +296,35 @@ def _in_batches(probe: str, settings: Bench) -> dict[str, Any]:
 
 
 def is_exact(inference: Mapping[str, str], protocol: str) -> bool:
-    """Whether the batch decides nothing: of a server it is not known, since only requests are sent together."""
+    """Whether the batch decides nothing: of a server it is not known, since only requests are sent together.
+
+    Args:
+        inference: What the engine's `inference` gives.
+        protocol: The protocol.
+    """
     return not inference or "engine" in inference or (protocol == GENERATE and inference["dtype"] == checkpoint.FP32)
 
 
 def load(folder: Path) -> list[Answer]:
     """Read published answers."""
-    return parse((folder / FILE).read_bytes())
+    return [one.answer for one in parse((folder / FILE).read_bytes())]
 
 
-def parse(lines: bytes) -> list[Answer]:
-    """Read stored answers. Text may contain U+2028, at which `splitlines` would split."""
-    return [from_json(Answer, json.loads(line)) for line in lines.split(b"\n") if line]
+def parse(lines: bytes) -> list[Given]:
+    """Read stored answers; published ones have no cost. Text may contain U+2028, at which `splitlines` would split."""
+    found = []
+    for line in lines.split(b"\n"):
+        if line:
+            row = json.loads(line)
+            cost = {name: row.pop(name) for name in _COST if name in row}
+            found.append(Given(from_json(Answer, row), **cost))
+    return found
 
 
-def dump(given: Iterable[Answer]) -> bytes:
+def dump(given: Iterable[Given]) -> bytes:
     """What `parse` reads."""
-    return "".join(map(_line, given)).encode()
+    rows = ({**_row(one.answer), **{name: getattr(one, name) for name in _COST}} for one in given)
+    return "".join(map(_json, rows)).encode()
 
 
 def as_read(ws: Workspace, found: Artifact, samples: Mapping[str, Sample]) -> list[Answer]:
@@ -256,10 +355,7 @@ def batches(samples: Sequence[Sample], probe: str, protocol: str, settings: Benc
         protocol: The protocol.
         settings: Its `batch_size`.
     """
-    # similar lengths in one batch need little padding
-    ordered = sorted(
-        questions_of(samples, probe, protocol), key=lambda s: (len(s.images), len(s.prompt), s.prompt, s.id)
-    )
+    ordered = sorted(questions_of(samples, probe, protocol), key=_place)
     equal: dict[str, list[Sample]] = {}
     for sample in ordered:
         equal.setdefault(_name(sample, probe), []).append(sample)
@@ -273,74 +369,97 @@ def _name(sample: Sample, probe: str) -> str:
     return sample.id if probes.shown(sample, probe) else sample.prompt
 
 
+def _place(sample: Sample) -> tuple[int, int, str, str]:
+    """By what questions are ordered: similar lengths in one batch need little padding."""
+    return len(sample.images), len(sample.prompt), sample.prompt, sample.id
+
+
+def _unanswered(batch: Sequence[Sample], known: Mapping[str, Given], exact: bool) -> list[Sample]:
+    """What is asked of a batch: where it decides an answer, all or nothing."""
+    left = [sample for sample in batch if sample.id not in known]
+    return left if exact or not left else list(batch)
+
+
 def ask(
     engine: Engine,
     planned: Sequence[Sequence[Sample]],
-    known: Mapping[str, Answer],
+    known: Mapping[str, Given],
     images: Mapping[str, "Image"],
     probe: str,
     protocol: str,
     settings: Bench,
-    mean: "Image | None" = None,
-) -> Iterator[Answer]:
-    """Ask the questions of some `batches`, and yield an answer for each, in order.
-
-    Of a batch with some that are known, only the others are asked where the batch decides nothing, else all.
+    grey: Grey | None = None,
+) -> Generator[Given, None, None]:
+    """Ask some batches.
 
     Args:
         engine: The model.
-        planned: The batches.
-        known: Sample id -> answer.
-        images: Image id -> RGB image.
+        planned: Of `batches`, in any order.
+        known: Sample id -> what is known. Of a batch that holds any, only the others are asked where the batch decides
+            nothing, else all.
+        images: Image id -> RGB image; `pixels.of` has those that were decoded before.
         probe: The probe.
         protocol: The protocol.
-        settings: The recipe's bench section.
-        mean: For `grey`: see `probes.images_for`.
+        settings: Size of the batches and longest answer.
+        grey: What the probe `grey` shows; `Pixels.grey` makes it of all questions.
+
+    Yields:
+        An answer to each question, batch after batch. Nothing of a batch is computed before it is asked for.
     """
     exact = is_exact(engine.inference(), protocol)
-    hashed: dict[str, str] = {}
-    open_ = [batch for batch in planned if any(sample.id not in known for sample in batch)]
-    for start in range(0, len(open_), _AHEAD):
-        part = [sample for batch in open_[start : start + _AHEAD] for sample in batch]
-        replied: dict[str, Reply] = {}
+    shown = images if isinstance(images, Pixels) else Pixels(images)
+    replied: dict[str, Reply] = {}
+    runs: list[list[Sample]] = [[]]
+    for batch in planned:
         if exact:
-            replied = {_name(one, probe): _reply(known[one.id]) for one in part if one.id in known}
-            part = [sample for sample in part if sample.id not in known]
+            replied |= {s.prompt: _reply(known[s.id]) for s in batch if s.id in known and not probes.shown(s, probe)}
+        runs[-1] += _unanswered(batch, known, exact)
+        if len({_name(sample, probe) for sample in batch}) < settings.batch_size:
+            runs.append([])  # the engine fills its batches: what follows must not get into this one
+    for run in filter(None, runs):
         questions: dict[str, Question] = {}
-        for sample in part:
+        for sample in run:
             name = _name(sample, probe)
             if name not in replied and name not in questions:
-                questions[name] = _question(sample, probe, images, mean, hashed)
+                questions[name] = _question(sample, probe, shown, grey)
         replies = zip(questions, _replies(engine, protocol, list(questions.values()), settings), strict=True)
-        for sample in part:
-            name = _name(sample, probe)
+        begun = time.perf_counter()  # now, the model is loaded
+        for sample in run:
+            name, cost = _name(sample, probe), (0, 0)
             while name not in replied:  # replies arrive in the order of the questions
                 replied.update([next(replies)])
-            if name in questions and questions[name].error:
-                yield metrics.read(sample, probe, "", "", questions[name].error)
-            elif protocol == GENERATE:
-                reply = replied[name]
-                yield metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
-            else:
-                yield likelihood.read(sample, probe, replied[name])
+                cost = replied[name].prompt_tokens, replied[name].new_tokens
+            answer = _answer(sample, probe, protocol, replied[name], questions.get(name))
+            yield Given(answer, *cost, time.perf_counter() - begun)
+            begun = time.perf_counter()
         next(replies, None)  # strict: one reply too many is an error too
 
 
-def _question(
-    sample: Sample, probe: str, images: Mapping[str, "Image"], mean: "Image | None", hashed: dict[str, str]
-) -> "Question":
-    """The question of a sample under a probe; `hashed` keeps the digests of the images that were shown before."""
-    from medmim.lvlm.ask import Question, pixel_digest
+def _answer(sample: Sample, probe: str, protocol: str, reply: "Reply", question: "Question | None") -> Answer:
+    if question is not None and question.error:
+        return metrics.read(sample, probe, "", "", question.error)
+    if protocol == GENERATE:
+        return metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
+    return likelihood.read(sample, probe, reply)
 
-    try:
-        shown = probes.images_for(sample, probe, images, mean)
-    except KeyError as error:
-        return Question(sample.prompt, error=f"the data set has no image {error.args[0]}")
-    names = [str(image.size) for image in shown] if probe == "grey" else probes.shown(sample, probe)
-    for name, image in zip(names, shown, strict=True):
-        if name not in hashed:
-            hashed[name] = pixel_digest(image)
-    return Question(sample.prompt, shown, sample.options, [hashed[name] for name in names])
+
+def _question(sample: Sample, probe: str, images: Pixels, grey: Grey | None) -> "Question":
+    """The question of a sample under a probe; its images are decoded when they are looked at."""
+    from medmim.lvlm.ask import Question
+
+    names = probes.shown(sample, probe)
+    for name in names:
+        if name not in images:
+            return Question(sample.prompt, error=f"the data set has no image {name}")
+    if probe != "grey":
+        return Question(sample.prompt, Shown(names, images.__getitem__), sample.options, Shown(names, images.digest))
+    assert grey is not None  # noqa: S101  the caller's contract
+    return Question(
+        sample.prompt,
+        Shown(names, lambda name: grey.of_size(images.size(name))),
+        sample.options,
+        Shown(names, lambda name: grey.digest(images.size(name))),
+    )
 
 
 def _replies(engine: Engine, protocol: str, questions: "Sequence[Question]", settings: Bench) -> "Iterator[Reply]":
@@ -349,32 +468,31 @@ def _replies(engine: Engine, protocol: str, questions: "Sequence[Question]", set
     return engine.compare(questions, settings.batch_size)
 
 
-def _reply(answer: Answer) -> "Reply":
+def _reply(known: Given) -> "Reply":
     """The reply that a stored answer was made of."""
     from medmim.lvlm.ask import Reply
 
-    return Reply(answer.text, answer.key, answer.error, answer.cut, answer.letters, answer.texts, answer.tokens)
+    own = known.answer
+    return Reply(own.text, own.key, own.error, own.cut, own.letters, own.texts, own.tokens)
 
 
-def _resume(file: Path) -> dict[str, Answer]:
+def _resume(file: Path) -> dict[str, Given]:
     """Answers of an earlier run. A torn last line is removed, and questions with an engine error are asked again."""
-    known: dict[str, Answer] = {}
     if not file.exists():
-        return known
-    for line in file.read_bytes().split(b"\n")[:-1]:  # what follows the last newline is torn
-        answer = from_json(Answer, json.loads(line))
-        if answer.status != "error":
-            known[answer.sample] = answer
-    _replace(file, known.values())
+        return {}
+    whole = file.read_bytes().rpartition(b"\n")[0]  # what follows the last newline is torn
+    known = {one.answer.sample: one for one in parse(whole) if one.answer.status != "error"}
+    _replace(file, dump(known.values()))
     return known
 
 
-def _finish(file: Path, answers: Sequence[Answer], role: str, max_bad_fraction: float) -> dict[str, Any]:
+def _finish(file: Path, given: Sequence[Given], role: str, max_bad_fraction: float) -> dict[str, Any]:
     """Write the answers in the order of the questions, so that the order of asking is not in the digest.
 
     Returns:
         Counts for the manifest.
     """
+    answers = [one.answer for one in given]
     failed = [answer for answer in answers if answer.status == "error"]
     if len(failed) > max_bad_fraction * len(answers):
         raise UserError(
@@ -384,25 +502,35 @@ def _finish(file: Path, answers: Sequence[Answer], role: str, max_bad_fraction: 
             fix="fix the cause and run the same command: the answers so far are kept. Where these questions cannot "
             "be asked, allow more by bench.max_bad_fraction (bench run: --max-bad-fraction), and all are asked again",
         )
-    _replace(file, answers)
+    _replace(file, "".join(map(_line, answers)).encode())
     return {
         "answers": len(answers),
         "unparsed": sum(answer.status == "unparsed" for answer in answers),
         "errors": len(failed),
         "cut": sum(answer.cut for answer in answers),
         "replaced": sum(reading.REPLACED in answer.text for answer in answers),
+        "prompt_tokens": sum(one.prompt_tokens for one in given),
+        "new_tokens": sum(one.new_tokens for one in given),
     }
 
 
-def _replace(file: Path, answers: Iterable[Answer]) -> None:
+def _replace(file: Path, content: bytes) -> None:
     part = file.with_name(".part")
-    part.write_bytes(dump(answers))
+    part.write_bytes(content)
     os.replace(part, file)
 
 
 def _line(answer: Answer) -> str:
+    return _json(_row(answer))
+
+
+def _row(answer: Answer) -> dict[str, Any]:
     row = to_json(answer)
     for name in ("cut", "letters", "texts", "tokens"):  # as earlier versions wrote it: equal answers keep their bytes
         if not row[name]:
             del row[name]
+    return row
+
+
+def _json(row: Mapping[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n"

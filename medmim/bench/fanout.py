@@ -120,7 +120,9 @@ def _collect(request: Mapping[str, Any]) -> "str | UserError":
             model = _cached_engine(request["ref"], request["digest"], ws)
             data = store.get(request["data"])
             role, probe, protocol = request["role"], request["probe"], request["protocol"]
-            return answers.find_or_ask(ws, role, model, data, probe, settings, recipe, protocol).uri
+            return answers.find_or_ask(ws, role, model, data, [(protocol, probe)], settings, recipe)[
+                protocol, probe
+            ].uri
     except UserError as error:
         return error
 

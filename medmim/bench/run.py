@@ -158,11 +158,9 @@ def collect(
         return fanout.collect(ws, data, engines, probes, settings, recipe)
     found: dict[fanout.Set, Artifact] = {}
     for role, model in engines.items():
-        for protocol in PROTOCOLS[settings.protocol]:
-            for probe in probes:
-                found[role, protocol, probe] = answers.find_or_ask(
-                    ws, role, model, data, probe, settings, recipe, protocol
-                )
+        sets = [(protocol, probe) for protocol in PROTOCOLS[settings.protocol] for probe in probes]
+        own = answers.find_or_ask(ws, role, model, data, sets, settings, recipe)
+        found |= {(role, *one): artifact for one, artifact in own.items()}
         model.release()
     return found
 

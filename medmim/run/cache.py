@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,30 +57,44 @@ def cached_step(
     """
     key = step_key(name, revision, section, parents)
     kind = kind or name
-    folder = ws.home / "work" / f"{name}-{key[:16]}"
     known = finished(ws, name, key, kind)
     if known is not None:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a kill between the last two lines of this function
+        # left by a kill between the last two lines of this function
+        shutil.rmtree(_folder(ws, name, key), ignore_errors=True)
         return known, True
+    with working(ws, name, key) as folder:
+        known = finished(ws, name, key, kind)  # by the process that had the lock
+        if known is not None:
+            return known, True
+        folder.mkdir(exist_ok=True)
+        counts = make(folder)
+        made_from = {**provenance(name, revision, parents, recipe, terms), **(more or {})}
+        artifact = store.publish(folder, ws.store, kind, counts, made_from)
+        remember(ws, name, key, artifact)
+        shutil.rmtree(folder, ignore_errors=True)
+    return artifact, False
+
+
+@contextmanager
+def working(ws: Workspace, name: str, key: str) -> Iterator[Path]:
+    """The folder in which the step of this key is made, for this process alone; it need not exist.
+
+    Raises:
+        Unavailable: Another process is running this step, or the disk is full.
+    """
+    folder = _folder(ws, name, key)
+
+    def busy(holder: str) -> UserError:
+        return Unavailable(f"{holder} is running this very step in {folder}", fix="wait for it, or give another --home")
+
     with wrap_os_errors(f"running the step {name}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-
-        def busy(holder: str) -> UserError:
-            return Unavailable(
-                f"{holder} is running this very step in {folder}", fix="wait for it, or give another --home"
-            )
-
         with locked(folder, busy):
-            known = finished(ws, name, key, kind)  # by the process that had the lock
-            if known is not None:
-                return known, True
-            folder.mkdir(exist_ok=True)
-            counts = make(folder)
-            made_from = {**provenance(name, revision, parents, recipe, terms), **(more or {})}
-            artifact = store.publish(folder, ws.store, kind, counts, made_from)
-            remember(ws, name, key, artifact)
-            shutil.rmtree(folder, ignore_errors=True)
-    return artifact, False
+            yield folder
+
+
+def _folder(ws: Workspace, name: str, key: str) -> Path:
+    return ws.home / "work" / f"{name}-{key[:16]}"
 
 
 def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str]) -> str:

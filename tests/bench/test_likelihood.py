@@ -213,7 +213,7 @@ def test_errors_are_counted_and_in_no_score(world, tmp_path, monkeypatch) -> Non
 
 def test_an_answer_of_likelihoods_is_read_back(tmp_path: Path) -> None:
     kept = [Answer("1", "none", "k", "", 1, "parsed", letters=(-2.5, -0.25), texts=(-3.0, -1e-06), tokens=(2, 7))]
-    answers._replace(tmp_path / answers.FILE, kept)
+    answers._replace(tmp_path / answers.FILE, "".join(map(answers._line, kept)).encode())
     assert answers.load(tmp_path) == kept
 
 
