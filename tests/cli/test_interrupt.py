@@ -32,7 +32,7 @@ def interrupt(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # in the background it is ignored
+        preexec_fn=_as_in_a_terminal,
     )  # fmt: skip
     assert child.stderr is not None
     for line in child.stderr:
@@ -53,6 +53,12 @@ def interrupt(
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     return child.returncode, lines
+
+
+def _as_in_a_terminal() -> None:
+    """Take the signals that a shell ignores in the background, and nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def check(ended: tuple[int, list[bytes]], expected: int = 130, line: bytes = LINE) -> None:
