@@ -306,7 +306,7 @@ def test_a_server_is_benched_with_the_longest_answer_that_is_given(home, server)
     assert "unread answers hold one option's letter" in ended.stdout and "the letter A" in ended.stdout
     server.say, server.finish = (lambda text: "A\n\nBoth were compared."), "stop"
     ended = call(bench.app, "run", "--model", f"{model}2", "--task", "held_in", "--json")
-    assert {request["max_tokens"] for request in server.requests} == {77, 32}
+    assert {request["max_tokens"] for request in server.requests} == {1, 77, 32}
     found = json.loads(ended.stdout)
     (row,) = found["reading"]
     assert (row["unread"], row["cut"]) == (0, 0) and found["max_new_tokens"] == 32
