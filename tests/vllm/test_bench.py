@@ -62,10 +62,10 @@ def test_vllm_gives_the_scores_of_this_process(world: tuple[Workspace, str]) -> 
                 if other.letters:
                     top = max(range(len(other.letters)), key=other.letters.__getitem__)
                     gaps.append(abs(answer.letters[top] - other.letters[top]))
-    rows = [(r["group"], r["metric"], r["value"], r["both_ways"], r["blind"]) for r in ours["leaderboard"]]
+    rows = [(r["group"], r["metric"], r["value"], r["swap"], r["blind"]) for r in ours["leaderboard"]]
     print(f"\n{same} of {compared} answers equal; log-likelihoods of the likeliest letter differ by {max(gaps):.1e}")
     for (group, metric, *own), row in zip(rows, theirs["leaderboard"], strict=True):
-        print(group, metric, own, [row["value"], row["both_ways"], row["blind"]])
+        print(group, metric, own, [row["value"], row["swap"], row["blind"]])
     assert left == "0" and same >= 0.99 * compared
     provenance = Path(ws.store, "answers", theirs["answers"]["model"]["none"], "provenance.json")
     assert json.loads(provenance.read_text("utf-8"))["inference"]["engine"].startswith("vllm ")
