@@ -16,7 +16,7 @@ server does not tell), seconds in `provenance.json` (`cost`), summed over all tr
 import json
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 REVISION = 1
 FILE, READER = "answers.jsonl", "reader"
 Set = tuple[str, str]  # protocol, probe
+Place = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,16 @@ def _in_turns(
             }
             out = stack.enter_context((folder / FILE).open("ab"))
             exact = is_exact(engine.inference(), protocol)
+            place = _by_images if engine.is_server else _place
             planned = [
                 (batch, asked)
-                for batch in batches(items.samples, probe, protocol, settings)
+                for batch in batches(items.samples, probe, protocol, settings, place)
                 if (asked := _unanswered(batch, known, exact))
             ]
             grey = shown.grey(items.samples) if probe == "grey" and planned else None
             answers = ask(engine, [batch for batch, _ in planned], dict(known), shown, probe, protocol, settings, grey)
             stack.enter_context(closing(answers))
-            turns += [(_place(batch[0]), len(asked), known, out, answers) for batch, asked in planned]
+            turns += [(place(batch[0]), len(asked), known, out, answers) for batch, asked in planned]
         progress = stack.enter_context(bar(f"{role} {label}", sum(map(len, wanted.values())), "questions"))
         progress.add(sum(map(len, given.values())))
         for _, count, known, out, answers in sorted(turns, key=itemgetter(0)):
@@ -341,7 +343,19 @@ def as_read(ws: Workspace, found: Artifact, samples: Mapping[str, Sample]) -> li
     return [metrics.reread(samples[answer.sample], answer) for answer in given]
 
 
-def batches(samples: Sequence[Sample], probe: str, protocol: str, settings: Bench) -> list[list[Sample]]:
+def _place(sample: Sample) -> Place:
+    """By what questions are ordered: similar lengths in one batch need little padding."""
+    return len(sample.images), len(sample.prompt), sample.prompt, sample.id
+
+
+def _by_images(sample: Sample) -> Place:
+    """Likewise for a server, which pads nothing, and may keep what it made of the images of the last questions."""
+    return sample.images, *_place(sample)
+
+
+def batches(
+    samples: Sequence[Sample], probe: str, protocol: str, settings: Bench, place: Callable[[Sample], Place] = _place
+) -> list[list[Sample]]:
     """The questions of a probe in the order and in the batches in which any machine asks them.
 
     A function of its arguments alone, neither of the model nor of what is answered already: whoever asks whole batches,
@@ -354,8 +368,9 @@ def batches(samples: Sequence[Sample], probe: str, protocol: str, settings: Benc
         probe: The probe.
         protocol: The protocol.
         settings: Its `batch_size`.
+        place: By what they are ordered: a server, of which no batch decides an answer, is asked in an order of its own.
     """
-    ordered = sorted(questions_of(samples, probe, protocol), key=_place)
+    ordered = sorted(questions_of(samples, probe, protocol), key=place)
     equal: dict[str, list[Sample]] = {}
     for sample in ordered:
         equal.setdefault(_name(sample, probe), []).append(sample)
@@ -367,11 +382,6 @@ def batches(samples: Sequence[Sample], probe: str, protocol: str, settings: Benc
 def _name(sample: Sample, probe: str) -> str:
     """What equal questions have in common: without images, their text."""
     return sample.id if probes.shown(sample, probe) else sample.prompt
-
-
-def _place(sample: Sample) -> tuple[int, int, str, str]:
-    """By what questions are ordered: similar lengths in one batch need little padding."""
-    return len(sample.images), len(sample.prompt), sample.prompt, sample.id
 
 
 def _unanswered(batch: Sequence[Sample], known: Mapping[str, Given], exact: bool) -> list[Sample]:
@@ -414,7 +424,7 @@ def ask(
         if exact:
             replied |= {s.prompt: _reply(known[s.id]) for s in batch if s.id in known and not probes.shown(s, probe)}
         runs[-1] += _unanswered(batch, known, exact)
-        if len({_name(sample, probe) for sample in batch}) < settings.batch_size:
+        if not engine.is_server and len({_name(sample, probe) for sample in batch}) < settings.batch_size:
             runs.append([])  # the engine fills its batches: what follows must not get into this one
     for run in filter(None, runs):
         questions: dict[str, Question] = {}

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from medmim.run.workspace import workspace
 from tests.bench.test_run import SETTINGS
 from tests.support import vllm_stand_in
 from tests.support.bench import World, publish
+from tests.support.openai_server import Server
 
 VLLM = SETTINGS.model_copy(update={"engine": "vllm", "probes": ("blind",)})
 
@@ -215,3 +217,25 @@ def test_a_server_of_others_is_asked_as_it_is(tmp_path):
     ref = "openai:http://127.0.0.1:9/v1#tiny"
     ours, plain = (engines.engine(ref, workspace(tmp_path), by=by) for by in ("vllm", ""))
     assert replace(ours, ask=plain.ask, compare=plain.compare, learned=plain.learned) == plain
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        running.count = lambda text, images: len(text.split()) + 100 * len(images)
+        yield running
+        running.shutdown()
+
+
+def test_a_server_is_asked_about_the_same_images_in_a_row(world, tmp_path, server):
+    ws = workspace(tmp_path)
+    settings = SETTINGS.model_copy(update={"probes": (), "batch_size": 1})
+    artifact, _ = run.bench(ws, publish(world, ws.store), {"model": f"openai:{server.url}#tiny"}, settings)
+    asked = [one for one in server.requests if one["max_tokens"] != 1]
+    shown = [tuple(part["uuid"] for part in one["messages"][0]["content"][:-1]) for one in asked]
+    assert len(shown) == 48 and len(set(shown)) == 24
+    assert sum(a != b for a, b in zip(shown, shown[1:], strict=False)) == 23
+    given = run.scores(ws, artifact.uri)["answers"]["model"]["none"]
+    known = json.loads(Path(ws.store, "answers", given, "provenance.json").read_text("utf-8"))
+    assert known["images_arrive"] == "seen in questions of up to 3, by usage.prompt_tokens"
