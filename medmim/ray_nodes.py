@@ -88,22 +88,16 @@ def wait_for_workers(workers: int, cpus: int) -> bool:
     Raises:
         Unavailable: Not all of them joined within MEDMIM_WORKERS_WAIT seconds.
     """
-    import ray
-
     timeout = join_timeout()
     until = time.monotonic() + timeout
     shown = ""
     while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpu = any(node.get("GPU") for node in nodes)
-        joined = sum(
-            min(int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0)) if gpu else workers) for node in nodes
-        )
+        joined, gpu = room(cpus)
         if joined >= workers:
             return gpu
         count = f"{joined} of {workers} workers have joined the Ray cluster"
         if time.monotonic() > until:
-            sizes = [f"a node of {n.get('CPU', 0):g} CPUs" + f" and {n.get('GPU', 0):g} GPUs" * gpu for n in nodes]
+            sizes = [f"a node of {n.get('CPU', 0):g} CPUs" + f" and {n.get('GPU', 0):g} GPUs" * gpu for n in _alive()]
             raise Unavailable(
                 f"{count} after {timeout:.0f} s",
                 reason=f"each needs {cpus} CPU{'s' * (cpus > 1)}{' and a GPU' * gpu}; the cluster has "
@@ -115,6 +109,21 @@ def wait_for_workers(workers: int, cpus: int) -> bool:
             shown = count
             progress.say(f"waiting: {count}")
         time.sleep(0.5)
+
+
+def room(cpus: int) -> tuple[int, bool]:
+    """How many workers of `cpus` CPUs the joined cluster has room for, and whether each gets a GPU: if it has any."""
+    nodes = _alive()
+    gpu = any(node.get("GPU") for node in nodes)
+    by_cpus = [int(node.get("CPU", 0) // cpus) for node in nodes]
+    return sum(min(n, int(node.get("GPU", 0))) if gpu else n for n, node in zip(by_cpus, nodes, strict=True)), gpu
+
+
+def _alive() -> list[dict[str, float]]:
+    """The resources of each node."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def pre_stop(seconds: int) -> str:
@@ -189,6 +198,18 @@ def task(function: Callable[..., Any], cpus: int, gpus: int = 0) -> Any:
     )(function)
 
 
+def actor(made: type, cpus: int, gpus: int, *arguments: Any) -> Any:
+    """An actor of a class on any node; what it costs to lose it is for the caller, who starts another one.
+
+    Ray ends the process of a task with a GPU after it: what is to stay in the GPU's memory needs an actor.
+    """
+    import ray
+
+    options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+    environment = {"env_vars": worker_environment(cpus)}
+    return ray.remote(made).options(**options, runtime_env=environment).remote(*arguments)
+
+
 def result(ref: Any, fact: str, fix: str, problems: Sequence[str] = ()) -> Any:
     """What a task of `task` returned.
 
@@ -210,8 +231,19 @@ def result(ref: Any, fact: str, fix: str, problems: Sequence[str] = ()) -> Any:
     except RayTaskError:
         raise
     except RayError as lost:
-        reason = str(lost).strip().splitlines()[-1][:300]
-        raise Unavailable(fact, reason=reason, fix=fix, problems=problems) from None
+        raise Unavailable(fact, reason=reason(lost), fix=fix, problems=problems) from None
+
+
+def reason(lost: Exception) -> str:
+    """Why Ray lost a task or an actor, in a line."""
+    return str(lost).strip().splitlines()[-1][:300]
+
+
+def node_name() -> str:
+    """Host name and address of this node, as `ray status` and a cluster's list of pods show them."""
+    import ray.util
+
+    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
 
 
 def node_workspace(store: str) -> Workspace:

@@ -10,7 +10,6 @@ files that it finds. The build clears the folder once its data set is published.
 
 import json
 import os
-import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -192,7 +191,7 @@ def _unread(
         return Reader(reader.read, reader.side)(file, pictures)
     raise UserError(
         f"the node {node} cannot read {file}{f' in {root}' if root else ''}",
-        reason=f"the node {_node()}, where the build runs, can: they do not see the same folder",
+        reason=f"the node {ray_nodes.node_name()}, where the build runs, can: they do not see the same folder",
         fix="give an s3:// address as root, or mount the folder at the same place on every node; "
         "platform.ray: local builds on this node alone",
     )
@@ -250,7 +249,7 @@ def _keeping(pictures: Pictures, reader: Reader) -> Pictures:
 
 def _read_batch(sent: list[Any], side: int, folder: str, paths: list[str]) -> _Done:
     """One Ray task: read some pictures and write them into the store as one file."""
-    node, unread = _node(), set[str]()
+    node, unread = ray_nodes.node_name(), set[str]()
     try:
         read = _received(sent[0])
 
@@ -290,13 +289,6 @@ def _received(ref: Any) -> Callable[[str], bytes]:
             fix="install its distribution on every node",
         ) from None
     return found
-
-
-def _node() -> str:
-    """Host name and address of this node, as `ray status` and a cluster's list of pods show them."""
-    import ray.util
-
-    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
 
 
 def _name(paths: Sequence[str]) -> str:
