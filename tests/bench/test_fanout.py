@@ -1,19 +1,20 @@
-"""Nodes of a Ray cluster give the answers of one process, with equal digests; cached answers are not asked again."""
+"""Workers of a Ray cluster give the answers of one process to the byte, however many they are and whoever is killed."""
 
 import subprocess
-import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from medmim import store
-from medmim.bench import run
+from medmim.bench import fanout
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
-from medmim.run.workspace import workspace
-from tests.bench.test_run import SETTINGS, bench
-from tests.support import ray_cluster
-from tests.support.bench import World, publish
+from tests.bench.test_run import SETTINGS
+from tests.support import crew, ray_cluster
+from tests.support.bench import World, publish, publish_data, write_data
 
 CODE = """
 import sys
@@ -45,42 +46,65 @@ def start(made: Recipe, home: Path, world: World) -> "subprocess.Popen[str]":
     return ray_cluster.driver(CODE, made.dump(), home, data, *world.models)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_cluster_gives_the_digest_of_one_process_even_if_a_node_is_lost(world: World, tmp_path: Path) -> None:
-    local = bench(world, tmp_path / "local")[1]
-    where = tmp_path / "store"
-    with ray_cluster.nodes(tmp_path / "nodes", 2) as nodes:
-        driver = start(recipe(where, nodes.address), tmp_path / "head", world)
-        asked = list((tmp_path / "nodes").glob("node1/work/answers-*"))
-        last = time.monotonic() + 240
-        while not asked and time.monotonic() < last:
-            asked = list((tmp_path / "nodes").glob("node1/work/answers-*"))
-            time.sleep(0.02)
-        nodes.remove(0)
-        nodes.add()
-        out = driver.communicate(timeout=400)[0]
-    assert driver.returncode == 0, out
-    events = ray_cluster.events(out)
-    assert [event["text"] for event in events if event["kind"] == "digest"] == [local.digest]
-    assert {event["label"] for event in events if event["kind"] == "bar"} >= {"tuned answers", "base answers swap"}
-    assert list((tmp_path / "nodes").glob("node2/work")), "the second node has answered too"
-    made = recipe(where, "127.0.0.1:1")  # the cluster is gone
-    ws = workspace(tmp_path / "other-head", made)
-    data = publish(world, ws.store)
-    assert run.run(made, ws, data, str(world.models[0]), {"base": str(world.models[1])}).uri
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "data"
+    write_data(folder)
+    return folder
 
 
-@pytest.mark.slow
-def test_a_user_error_on_a_node_is_raised_by_the_driver(world: World, tmp_path: Path) -> None:
-    """The driver reads no image, so the node is the one that finds them damaged."""
-    where = tmp_path / "store"
-    data = store.get(publish(world, str(where)))
-    damaged = next(name for name in data.files if name.startswith("images/"))
-    (where / "data" / data.digest / damaged).write_bytes(b"")
-    with ray_cluster.nodes(tmp_path / "nodes", 1) as nodes:
-        driver = start(recipe(where, nodes.address, workers=1), tmp_path / "head", world)
-        out = driver.communicate(timeout=400)[0]
-    assert driver.returncode == 2, out
-    text = ray_cluster.events(out)[-1]["text"]
-    assert "is damaged" in text and damaged in text
+PROBES = {"generate": ("none", "blind", "swap"), "both": ("none", "grey")}
+MODELS = {"tuned": "one", "base": "two", "same": "one"}
+
+
+def on_workers(
+    cluster: crew.Cluster, where: Path, data: Path, size: int = 3, protocol: str = "generate", head: str = "head"
+) -> dict[fanout.Set, str]:
+    """Digests of the answers of all models, and nothing else is left in the store."""
+    made = recipe(where / "store", "127.0.0.1:1", batch_size=size, protocol=protocol, limit=24)
+    uri = publish_data(data, str(where / "store"))
+    found = crew.collect(made, where / head, uri, PROBES[protocol], **MODELS)
+    assert not list((where / "store").glob("resume/*"))
+    return {one: artifact.digest for one, artifact in found.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[fanout.Set, str]]:
+    """Digests of the answers that one process collects, by batch size and protocol."""
+    found = {}
+    for size, protocol in ((3, "generate"), (7, "both")):
+        where = tmp_path_factory.mktemp("alone")
+        made = recipe(where / "store", "local", batch_size=size, protocol=protocol, limit=24)
+        uri = publish_data(data, str(where / "store"))
+        found[size, protocol] = crew.alone(crew.Cluster(where), made, where / "head", uri, PROBES[protocol], **MODELS)
+    return found
+
+
+@pytest.mark.parametrize(("size", "protocol"), [(3, "generate"), (7, "both")])
+@given(workers=st.integers(1, 4), deaths=st.frozensets(st.integers(0, 120), max_size=6))
+@settings(max_examples=4)
+def test_any_number_of_workers_gives_the_bytes_of_one_process_and_a_killed_one_costs_its_batch(
+    size: int, protocol: str, workers: int, deaths: frozenset[int], alone: Any, data: Path
+) -> None:
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        cluster = crew.Cluster(Path(name) / "node", workers, deaths=deaths).start(patch)
+        assert on_workers(cluster, Path(name), data, size, protocol) == alone[size, protocol]
+    assert cluster.lost == len([number for number in deaths if number < len(cluster.asked)])
+    assert _again(cluster.asked) <= size * cluster.lost
+    assert len(cluster.loaded) <= 2 * (workers + cluster.lost)
+
+
+def _again(asked: list[Any]) -> int:
+    return len(asked) - len(set(asked))
+
+
+@given(workers=st.integers(1, 3), after=st.integers(0, 30))
+@settings(max_examples=3)
+def test_a_killed_driver_costs_a_batch_of_each_worker(workers: int, after: int, alone: Any, data: Path) -> None:
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        killed = crew.Cluster(Path(name) / "node", workers, driver_dies=after).start(patch)
+        with pytest.raises(crew.Killed):
+            on_workers(killed, Path(name), data)
+        again = crew.Cluster(Path(name) / "other-node", 2).start(patch)
+        assert on_workers(again, Path(name), data, head="other") == alone[3, "generate"]
+    assert _again(killed.asked + again.asked) <= 3 * workers

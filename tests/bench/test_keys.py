@@ -4,26 +4,25 @@ import gc
 import shutil
 import weakref
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medmim import ray_nodes, store
-from medmim.bench import answers, engines, fanout, run
+from medmim import store
+from medmim.bench import answers, engines, run
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Reply
-from medmim.recipe.schema import Bench, Recipe
-from medmim.run.workspace import Workspace, workspace
+from medmim.recipe.schema import Bench
+from medmim.run.workspace import workspace
 from tests.bench.test_fanout import recipe
 from tests.bench.test_run import SETTINGS
+from tests.support import crew
 from tests.support.bench import World, publish, samples
 
 CPU = {"device": "cpu", "dtype": "float32", "images": "pil"}
-H200 = {"device": "NVIDIA H200", "dtype": "bfloat16", "images": "pil"}
 PROBES = ("none", "blind")
 
 
@@ -130,97 +129,36 @@ def test_a_released_model_leaves_the_memory_at_once(world: World, tmp_path: Path
         gc.enable()
 
 
-def test_a_node_releases_a_model_when_it_is_asked_for_another(tmp_path: Path, monkeypatch) -> None:
-    log: list[str] = []
-    monkeypatch.setattr(fanout, "_held", {})
-    monkeypatch.setattr(fanout, "engine", lambda ref, _: engine(release=lambda: log.append(ref)))
-    ws = workspace(tmp_path)
-    first = fanout._cached_engine("a", "digest of a", ws)
-    assert fanout._cached_engine("a", "digest of a", ws) is first and log == []
-    assert fanout._cached_engine("b", "digest of b", ws).digest == "digest of b" and log == ["a"]
-    fanout._cached_engine("a", "digest of a", ws)
-    assert log == ["a", "b"]
-
-
-class Cluster:
-    """Nodes that are not this machine: the tasks of a fan-out run here, as if on them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-        self.kind, self.joined, self.home = H200, 0, home
-        self.asked: list[tuple[str, str, str]] = []
-        monkeypatch.setattr(fanout, "_run_tasks", self.run)
-        monkeypatch.setattr(fanout, "_cached_engine", self.engine)
-        monkeypatch.setattr(ray_nodes, "joined", self.join)
-        monkeypatch.setattr(ray_nodes, "wait_for_workers", lambda *_: True)
-        monkeypatch.setattr(ray_nodes, "node_workspace", lambda where: Workspace(self.home, where, ""))
-
-    def join(self, _: str) -> Any:
-        self.joined += 1
-        return nullcontext()
-
-    def engine(self, ref: str, digest: str, _: Workspace) -> answers.Engine:
-        kind = dict(self.kind)
-        return replace(engine(), ref=ref, digest=digest, inference=lambda: kind)
-
-    def run(self, requests: Any, cpus: int, gpu: bool) -> Iterator[tuple[Any, str]]:
-        for one, request in reversed(requests.items()):  # none is done in the order of the requests
-            before = set(self.home.parent.glob("store/answers/*"))
-            uri = fanout._collect(request)
-            assert isinstance(uri, str)
-            if set(self.home.parent.glob("store/answers/*")) != before:
-                self.asked.append(one)
-            yield one, uri
-
-
-def on_nodes(world: World, made: Recipe, home: Path, **roles: str) -> dict[Any, str]:
-    def unknown() -> dict[str, str]:
-        raise AssertionError("the driver has no GPU: what it has says nothing")
-
-    ws = workspace(home, made)
-    models = {
-        role: replace(engine(), ref="openai:http://h/v1#m", digest=digest, inference=unknown)
-        for role, digest in roles.items()
-    }
-    data = store.get(publish(world, ws.store))
-    found = run.collect(ws, data, models, PROBES, made.bench, made)
-    return {one: artifact.digest for one, artifact in found.items()}
-
-
 def test_the_node_that_answers_decides_the_key_and_done_answers_need_no_cluster(world, tmp_path, monkeypatch) -> None:
-    cluster = Cluster(monkeypatch, tmp_path / "node")
+    cluster = crew.Cluster(tmp_path / "node").start(monkeypatch)
     made = recipe(tmp_path / "store", "127.0.0.1:1", protocol="both", probes=["blind"])
-    first = on_nodes(world, made, tmp_path / "head", tuned="one", base="two")
+    data = publish(world, str(made.platform.store))
+    models = {"tuned": "one", "base": "two"}
+    first = crew.collect(made, tmp_path / "head", data, PROBES, **models)
     assert cluster.joined == 1 and len(first) == 8
-    assert list(first) == [(r, p, how) for r in ("tuned", "base") for p in (GENERATE, LIKELIHOOD) for how in PROBES]
-    places = {artifact: store.get(f"{tmp_path}/store/answers/{artifact}") for artifact in first.values()}
-    for artifact in places.values():
+    assert list(first) == [(r, p, how) for r in models for p in (GENERATE, LIKELIHOOD) for how in PROBES]
+    for artifact in first.values():
         provenance = (Path(artifact.uri) / store.PROVENANCE).read_text()
         assert '"NVIDIA H200"' in provenance and '"cpu"' not in provenance
     shutil.rmtree(tmp_path / "head")
-    assert on_nodes(world, made, tmp_path / "head", tuned="one", base="two") == first
+    assert crew.collect(made, tmp_path / "head", data, PROBES, **models) == first
     assert cluster.joined == 1  # all is known
 
 
 def test_a_new_model_is_compared_with_answers_of_the_same_kind_of_node(world, tmp_path, monkeypatch) -> None:
-    cluster = Cluster(monkeypatch, tmp_path / "node")
+    cluster = crew.Cluster(tmp_path / "node").start(monkeypatch)
     made = recipe(tmp_path / "store", "127.0.0.1:1", probes=["blind"])
-    on_nodes(world, made, tmp_path / "head", base="two")
-    asked = []
-    monkeypatch.setattr(answers, "_replies", _logging(answers._replies, asked))
-    on_nodes(world, made, tmp_path / "head", tuned="one", base="two")  # the nodes are the same: the base is known
-    assert asked == ["one", "one"]
-    asked.clear()
-    cluster.kind = {**H200, "device": "NVIDIA H100"}
-    on_nodes(world, made, tmp_path / "head", tuned="three", base="two")
-    assert sorted(asked) == ["three", "three", "two", "two"]
+    data = publish(world, str(made.platform.store))
 
+    def asked(**models: str) -> set[str]:
+        cluster.asked.clear()
+        crew.collect(made, tmp_path / "head", data, PROBES, **models)
+        return {role for role, *_ in cluster.asked}
 
-def _logging(replies: Any, asked: list[str]) -> Any:
-    def logged(model: answers.Engine, *given: Any) -> Any:
-        asked.append(model.digest)
-        return replies(model, *given)
-
-    return logged
+    assert asked(base="two") == {"base"}
+    assert asked(tuned="one", base="two") == {"tuned"}  # the nodes are the same: the base is known
+    cluster.kind["device"] = "NVIDIA H100"
+    assert asked(tuned="three", base="two") == {"tuned", "base"}
 
 
 @pytest.mark.parametrize("probe", ["none", "blind", "swap"])

@@ -58,7 +58,19 @@ def samples() -> list[Sample]:
 
 def publish(world: World, uri: str) -> str:
     """Publish the data set; returns its URI."""
-    return store.publish(world.data, uri, "data", {}, {"time": "2026-01-01T00:00:00+00:00"}).uri
+    return publish_data(world.data, uri)
+
+
+def publish_data(folder: Path, uri: str) -> str:
+    return store.publish(folder, uri, "data", {}, {"time": "2026-01-01T00:00:00+00:00"}).uri
+
+
+def write_data(folder: Path) -> None:
+    """Write the data set into a new folder."""
+    asked = samples()
+    names = sorted({name for sample in asked for name in sample.images})
+    shards.write(folder, asked, [(name, name, picture(i)) for i, name in enumerate(names)])
+    (folder / "quarantine.jsonl").touch()
 
 
 @pytest.fixture(scope="session")
@@ -69,10 +81,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     from medmim.tiny import architecture
 
     root = tmp_path_factory.mktemp("world")
+    write_data(root / "data")
     asked = samples()
-    names = sorted({name for sample in asked for name in sample.images})
-    shards.write(root / "data", asked, [(name, name, picture(i)) for i, name in enumerate(names)])
-    (root / "data" / "quarantine.jsonl").touch()
     tokenizer = architecture.train_tokenizer([f"{s.prompt}\n{s.target}" for s in asked], MANTIS, 400)
     models = []
     for seed in (0, 1):
