@@ -304,6 +304,24 @@ def _of_earlier_attempts(place: Store, folder: str, ids: Collection[str]) -> dic
         return {one.sample: one for part in found for one in part if one.status != "error" and one.sample in ids}
 
 
+def refuse_mixed(kinds: Mapping[str, Collection[str]]) -> None:
+    """Refuse a cluster whose nodes would give different answers.
+
+    Args:
+        kinds: What the nodes decide, in words -> nodes.
+
+    Raises:
+        UserError: With the kinds and their nodes, where there are several.
+    """
+    if len(kinds) > 1:
+        raise UserError(
+            "the nodes of the Ray cluster are of several kinds",
+            reason="answers differ between kinds, and models would be compared by machines instead of weights",
+            fix="set platform.pods.accelerator to one kind, or take a cluster of one kind: what is answered is kept",
+            problems=[f"{kind}: {', '.join(sorted(nodes))}" for kind, nodes in kinds.items()],
+        )
+
+
 @dataclass
 class _Hand:
     """A worker, as the driver knows it.
@@ -395,7 +413,10 @@ class _Crew:
             return hand.chunk.pop(0), told
         del self._waiting[ready[0]]
         self._idle.append(hand)
-        self._meet(hand, *told)
+        hand.node, machine = told
+        self._kinds[", ".join(dict.fromkeys(" ".join(own.values()) for own in machine.values()))].add(hand.node)
+        refuse_mixed(self._kinds)
+        self._machine = machine
         return None
 
     def _start(self, wanted: int) -> None:
@@ -416,19 +437,6 @@ class _Crew:
                 f"no worker has started on the Ray cluster for {now - self._heard:.0f} s",
                 reason="it has room for one, which others may hold",
                 fix="run the same command again when it is free: what is answered is kept",
-            )
-
-    def _meet(self, hand: _Hand, node: str, machine: dict[str, dict[str, str]]) -> None:
-        hand.node = node
-        kind = ", ".join(dict.fromkeys(" ".join(own.values()) for own in machine.values()))
-        self._kinds[kind].add(node)
-        self._machine = self._machine or machine
-        if machine != self._machine:
-            raise UserError(
-                "the nodes of the Ray cluster are of several kinds",
-                reason="answers differ between kinds, and models would be compared by machines instead of weights",
-                fix="set platform.pods.accelerator to one kind, or bench on a cluster of one kind",
-                problems=[f"{kind}: {', '.join(sorted(nodes))}" for kind, nodes in self._kinds.items()],
             )
 
     def _lose(self, hand: _Hand, lost: Exception) -> None:

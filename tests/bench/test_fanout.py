@@ -6,15 +6,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from medmim.bench import fanout
+from medmim.errors import UserError
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from tests.bench.test_run import SETTINGS
 from tests.support import crew, ray_cluster
 from tests.support.bench import World, publish, publish_data, write_data
+from tests.support.killing import Killed
 
 CODE = """
 import sys
@@ -54,6 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 PROBES = {"generate": ("none", "blind", "swap"), "both": ("none", "grey")}
+FEW = settings(max_examples=4, phases=(Phase.generate,))  # to shrink a failure takes minutes
 MODELS = {"tuned": "one", "base": "two", "same": "one"}
 
 
@@ -82,7 +85,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[in
 
 @pytest.mark.parametrize(("size", "protocol"), [(3, "generate"), (7, "both")])
 @given(workers=st.integers(1, 4), deaths=st.frozensets(st.integers(0, 120), max_size=6))
-@settings(max_examples=4)
+@FEW
 def test_any_number_of_workers_gives_the_bytes_of_one_process_and_a_killed_one_costs_its_batch(
     size: int, protocol: str, workers: int, deaths: frozenset[int], alone: Any, data: Path
 ) -> None:
@@ -99,12 +102,59 @@ def _again(asked: list[Any]) -> int:
 
 
 @given(workers=st.integers(1, 3), after=st.integers(0, 30))
-@settings(max_examples=3)
+@FEW
 def test_a_killed_driver_costs_a_batch_of_each_worker(workers: int, after: int, alone: Any, data: Path) -> None:
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         killed = crew.Cluster(Path(name) / "node", workers, driver_dies=after).start(patch)
-        with pytest.raises(crew.Killed):
+        with pytest.raises(Killed):
             on_workers(killed, Path(name), data)
         again = crew.Cluster(Path(name) / "other-node", 2).start(patch)
         assert on_workers(again, Path(name), data, head="other") == alone[3, "generate"]
     assert _again(killed.asked + again.asked) <= 3 * workers
+
+
+def test_what_failed_is_asked_again_in_the_batch_in_which_it_was(alone: Any, data: Path, tmp_path, monkeypatch) -> None:
+    cluster = crew.Cluster(tmp_path / "node", 2, fails="What changed in 3?").start(monkeypatch)
+    with pytest.raises(UserError, match="failed on 1 of 24"):
+        on_workers(cluster, tmp_path, data)
+    cluster.fails = "no question"
+    assert on_workers(cluster, tmp_path, data) == alone[3, "generate"]
+
+
+@given(st.permutations(range(9)))
+@FEW
+def test_a_chunk_is_of_one_model_and_asks_each_set_in_the_order_of_the_data(lost: list[int]) -> None:
+    """Also of what came back from lost workers: a short batch may only be the last of those that are asked together."""
+    sets = [("tuned", "generate", probe) for probe in ("none", "swap")]
+    leading = [[f"{place}-{n}" for n in range(3)] for place in range(9)]
+    moved = [batch[1:] for batch in leading[::2]]
+    places = fanout.by_place(leading, dict(zip(sets, (leading, moved), strict=True)))
+    assert all(batch.ids[0] in leading[batch.place] for place in places for batch in place)
+    other = fanout.Batch(("base", "generate", "none"), 0, ("0-0",))
+    queue = fanout.Queue({"tuned": places, "base": [[other]] * 40})
+    taken = [queue.take("tuned", 100) for _ in places]
+    assert [len({batch.place for batch in chunk}) for chunk in taken] == [1] * 9
+    for number in lost:
+        queue.put_back(taken[number])
+    while (chunk := queue.take("tuned", 1))[0].set[0] == "tuned":
+        order = [(sets.index(batch.set), batch.place) for batch in chunk]
+        assert order == sorted(order) and len(set(order)) == len(order)
+        assert len({batch.place for batch in chunk}) <= 4
+
+
+def test_chunks_shrink_so_that_no_worker_waits_long_for_the_last_one() -> None:
+    batches = [fanout.Batch(("tuned", "generate", "none"), place, (str(place),)) for place in range(131)]
+    queue = fanout.Queue({"tuned": [[batch] for batch in batches]})
+    sizes = []
+    while len(queue):
+        sizes.append(len(queue.take("", 8)))
+    assert sum(sizes) == 131 and max(sizes) == 4 and sizes == sorted(sizes, reverse=True)
+    assert sizes[-32:] == [1] * 32  # the last questions of each worker come singly
+
+
+def test_nodes_of_several_kinds_are_refused_by_their_names() -> None:
+    kinds = {"NVIDIA A100 bfloat16 pil": {"a (10.0.0.1)", "b (10.0.0.2)"}}
+    fanout.refuse_mixed(kinds)
+    with pytest.raises(UserError, match="several kinds") as raised:
+        fanout.refuse_mixed({**kinds, "NVIDIA H200 bfloat16 pil": {"c (10.0.0.3)"}})
+    assert "A100" in str(raised.value) and "b (10.0.0.2)" in str(raised.value) and "H200" in str(raised.value)

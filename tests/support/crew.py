@@ -16,12 +16,9 @@ from medmim.lvlm.ask import Question, Reply
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import digest_of
+from tests.support.killing import Killed
 
 H200 = {"device": "NVIDIA H200", "dtype": "bfloat16", "images": "pil"}
-
-
-class Killed(BaseException):
-    """Of a worker, as by kill -9."""
 
 
 @dataclass
@@ -34,6 +31,7 @@ class Cluster:
         kind: What they decide.
         deaths: Numbers of the questions, counted from 0 in the order of asking, in the middle of which a worker dies.
         driver_dies: After so many batches; never by default.
+        fails: A model gives no answer to questions with this text.
         joined: How often a driver came.
         asked: Of each question that a model has read: role, longest answer, prompt, images.
         loaded: Each worker with each model that it went over to.
@@ -45,6 +43,7 @@ class Cluster:
     kind: dict[str, str] = field(default_factory=lambda: dict(H200))
     deaths: frozenset[int] = frozenset()
     driver_dies: int = -1
+    fails: str = "no question"
     joined: int = 0
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     loaded: list[tuple[int, str]] = field(default_factory=list)
@@ -76,7 +75,9 @@ class Cluster:
                     if number in self.deaths:
                         raise Killed
                 seen = digest_of([text for one in part for text in (one.prompt, *one.pixels)])
-                yield from (Reply(f"{ref} {seen} {one.prompt}", "k", letters=(0.0,) * len(one.options)) for one in part)
+                for one in part:
+                    failed = "out of order" if self.fails in one.prompt else ""
+                    yield Reply("" if failed else f"{ref} {seen}", "k", failed, letters=(0.0,) * len(one.options))
 
         return answers.Engine(ref, ref, ask, ask, template="t", inference=lambda: dict(self.kind))  # type: ignore[arg-type]
 
