@@ -26,14 +26,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import groupby, islice
+from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from medmim import progress, ray_nodes, shards, store
-from medmim.bench import answers, probes, tasks
+from medmim import progress, ray_nodes, store
+from medmim.bench import answers, metrics, pixels, tasks
+from medmim.bench.answers import Given
 from medmim.bench.engines import OPENAI, Engine, engine
 from medmim.bench.likelihood import PROTOCOLS
+from medmim.bench.pixels import Pixels
 from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
@@ -41,11 +43,8 @@ from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import finished, remember
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
-from medmim.sample import Answer, Sample, digest_of
+from medmim.sample import Sample, digest_of
 from medmim.store import Artifact, Store, removal
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Set = tuple[str, str, str]  # role, protocol, probe
 UNFINISHED = "resume/answers-"  # in a store, then the begin of a set's key
@@ -54,6 +53,7 @@ _LONGEST = 4  # places of the data in a chunk
 _ROUNDS = 4  # chunks that each worker gets of what is left
 _LOOK = 1.0  # s between two looks at the cluster's nodes
 _RETRIES = 2  # lost workers after which a batch is tried again
+_END = 10.0  # s that a worker may take to release its model
 _READS = 8  # of files in the store at once
 
 
@@ -92,7 +92,7 @@ class Queue:
         return sum(map(len, self._left.values()))
 
     def take(self, held: str, workers: int) -> list[Batch]:
-        """The next chunk, for one of so many workers: of a set after the other, each in the order of the data.
+        """The next chunk, for one of so many workers: place by place in the order of the data.
 
         Args:
             held: The model in its memory: another one's come only when none of these are left.
@@ -100,9 +100,7 @@ class Queue:
         """
         own = self._left.get(held) or next(left for left in self._left.values() if left)
         count = max(1, min(_LONGEST, len(own), len(self) // (_ROUNDS * workers)))
-        taken = [batch for _ in range(count) for batch in own.popleft()]
-        order = list(dict.fromkeys(batch.set for batch in taken))
-        return sorted(taken, key=lambda batch: (order.index(batch.set), batch.place))
+        return sorted((batch for _ in range(count) for batch in own.popleft()), key=attrgetter("place"))
 
     def put_back(self, batches: Sequence[Batch]) -> None:
         """What a lost worker has left of its chunk comes next."""
@@ -142,7 +140,7 @@ class _Open:
     engine: Engine
     folder: str
     ids: list[str]
-    given: dict[str, Answer]
+    given: dict[str, Given]
 
     def missing(self, planned: Sequence[Sequence[str]]) -> list[list[str]]:
         """What is left to ask of the batches: as they were, where the batch decides an answer."""
@@ -264,8 +262,9 @@ def _from_workers(
         elif same := next((other for other in opened.values() if other.folder == folder), None):
             same.sets.append(one)
         else:
-            ids = [sample.id for sample in answers.questions_of(samples, probe, protocol)]
-            opened[one] = _Open([one], model, folder, ids, _of_earlier_attempts(place, folder, set(ids)))
+            own = answers.questions_of(samples, probe, protocol)
+            given = _of_earlier_attempts(place, folder, own)
+            opened[one] = _Open([one], model, folder, [sample.id for sample in own], given)
     left = {one: of.missing(planned[one[1:]]) for one, of in opened.items()}
 
     def publish(of: _Open) -> list[tuple[Set, Artifact]]:
@@ -285,10 +284,10 @@ def _from_workers(
     with ThreadPoolExecutor(1, "publish") as pool, progress.bar("answers", total, "questions") as bar:
         # published in another thread than this loop's, for which the workers wait
         published = deque(pool.submit(publish, of) for one, of in opened.items() if not left[one])
-        for batch, given in crew.ask(queue):
+        for batch, told in crew.ask(queue):
             bar.add(len(batch.ids))
             of = opened[batch.set]
-            of.given |= {answer.sample: answer for answer in given}
+            of.given |= {given.answer.sample: given for given in told}
             if len(of.given) == len(of.ids):
                 published.append(pool.submit(publish, of))
             while published and published[0].done():
@@ -297,11 +296,14 @@ def _from_workers(
             yield from future.result()
 
 
-def _of_earlier_attempts(place: Store, folder: str, ids: Collection[str]) -> dict[str, Answer]:
-    """The answers in a folder of the store; a question with an error is asked again."""
+def _of_earlier_attempts(place: Store, folder: str, samples: Iterable[Sample]) -> dict[str, Given]:
+    """The answers in a folder of the store, as this version reads them; a question with an error is asked again."""
+    by_id = {sample.id: sample for sample in samples}
     with ThreadPoolExecutor(_READS) as pool:
-        found = pool.map(lambda key: answers.parse(place.read(key)), list(place.list(f"{folder}/")))
-        return {one.sample: one for part in found for one in part if one.status != "error" and one.sample in ids}
+        parts = pool.map(lambda key: answers.parse(place.read(key)), list(place.list(f"{folder}/")))
+        found = {one.answer.sample: one for part in parts for one in part if one.answer.status != "error"}
+    known = {name: one for name, one in found.items() if name in by_id}
+    return {name: replace(one, answer=metrics.reread(by_id[name], one.answer)) for name, one in known.items()}
 
 
 def refuse_mixed(kinds: Mapping[str, Collection[str]]) -> None:
@@ -368,8 +370,10 @@ class _Crew:
             self._step(workers)
         return self._machine
 
-    def ask(self, queue: Queue) -> Iterator[tuple[Batch, list[Answer]]]:
+    def ask(self, queue: Queue) -> Iterator[tuple[Batch, list[Given]]]:
         """The batches with their answers, as they are done."""
+        import ray
+
         self._queue = queue
         turns: set[str] = set()
         while queue or any(hand.chunk for hand in self._waiting.values()):
@@ -383,8 +387,10 @@ class _Crew:
                 self._waiting[hand.actor.ask.remote(hand.held, hand.chunk)] = hand
             if done := self._step(len(self._waiting) + len(queue)):
                 yield done
+        ended = [hand.actor.end.remote() for hand in self._idle]
+        ray.wait(ended, num_returns=len(ended), timeout=_END)
 
-    def _step(self, wanted: int) -> tuple[Batch, list[Answer]] | None:
+    def _step(self, wanted: int) -> tuple[Batch, list[Given]] | None:
         """Start workers up to as many as are wanted, then wait a moment for one of them to tell or to answer."""
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -469,7 +475,7 @@ class _Worker:
     """
 
     def __init__(self, job: _Job, samples: list[Sample]) -> None:
-        self._job, self._samples = job, samples
+        self._job, self._by_id = job, {sample.id: sample for sample in samples}
         self._ws = ray_nodes.node_workspace(job.store)
 
     def machine(self) -> "tuple[str, dict[str, dict[str, str]]] | UserError":
@@ -480,57 +486,60 @@ class _Worker:
         except UserError as error:  # if it were raised, Ray would wrap it in an error of its own
             return error
 
-    def ask(self, role: str, chunk: Sequence[Batch]) -> "Iterator[list[Answer] | UserError]":
+    def ask(self, role: str, chunk: Sequence[Batch]) -> "Iterator[list[Given] | UserError]":
         """The answers to each batch, which are in the store then."""
         try:
             with wrap_os_errors(f"collecting the answers of {role}"):
                 for other, model in self._engines.items():
                     if other != role:
                         model.release()
-                for one, batches in groupby(chunk, attrgetter("set")):
-                    yield from self._ask(self._engines[role], one, list(batches))
+                sets = dict.fromkeys(batch.set for batch in chunk)
+                told = {one: self._ask(one, [batch for batch in chunk if batch.set == one]) for one in sets}
+                for batch in chunk:
+                    yield next(told[batch.set])
+                for own in told.values():
+                    next(own, None)
         except UserError as error:
             yield error
 
-    def _ask(self, model: Engine, one: Set, batches: Sequence[Batch]) -> Iterator[list[Answer]]:
-        _, protocol, probe = one
-        settings = self._job.settings
+    def end(self) -> None:
+        """Release what is in memory: a model may be in a process of its own."""
+        for model in self._engines.values():
+            model.release()
+
+    def _ask(self, one: Set, batches: Sequence[Batch]) -> Iterator[list[Given]]:
+        role, protocol, probe = one
+        model, settings = self._engines[role], self._job.settings
         key = answers.key(model, self._data.digest, probe, settings, protocol)
         name = digest_of([name for batch in batches for name in batch.ids])[:32]
         asked = [[self._by_id[name] for name in batch.ids] for batch in batches]
-        mean = self._mean if probe == "grey" else None
-        given = answers.ask(model, asked, {}, self._images, probe, protocol, settings, mean)
-        done: list[Answer] = []
+        grey = self._images.grey(tuple(self._by_id.values())) if probe == "grey" else None
+        given = answers.ask(model, asked, {}, self._images, probe, protocol, settings, grey)
+        done: list[Given] = []
         for batch in batches:
             part = list(islice(given, len(batch.ids)))
             done += part
             self._place.write(f"{UNFINISHED}{key[:16]}/{name}.jsonl", answers.dump(done))
             yield part
+        next(given, None)  # an engine with more replies than questions is found out
 
     @cached_property
     def _engines(self) -> dict[str, Engine]:
         models = self._job.models.items()
-        return {role: replace(engine(ref, self._ws), digest=digest) for role, (ref, digest) in models}
+        by = self._job.settings.engine
+        return {role: replace(engine(ref, self._ws, by=by), digest=digest) for role, (ref, digest) in models}
 
     @cached_property
     def _place(self) -> Store:
         return store.open_store(self._job.store)
 
     @cached_property
-    def _by_id(self) -> dict[str, Sample]:
-        return {sample.id: sample for sample in self._samples}
-
-    @cached_property
     def _data(self) -> Artifact:
         return store.get(self._job.data)
 
     @cached_property
-    def _images(self) -> shards.Images:
-        return shards.Images(store.fetch(self._data, self._ws.cache))
-
-    @cached_property
-    def _mean(self) -> "Image":
-        return probes.mean_image(self._samples, self._images)
+    def _images(self) -> Pixels:
+        return pixels.of(store.fetch(self._data, self._ws.cache))
 
 
 def _ask_servers(job: _Job, sets: Sequence[Set], recipe: Recipe) -> dict[Any, str]:
@@ -568,11 +577,8 @@ def _ask_server(job: _Job, sets: Sequence[Set], recipe: str) -> "dict[Set, str] 
         with wrap_os_errors(f"collecting the answers of {role}"):
             ws = ray_nodes.node_workspace(job.store)
             model, data = replace(engine(ref, ws), digest=digest), store.get(job.data)
-            return {
-                (role, protocol, probe): answers.find_or_ask(
-                    ws, role, model, data, probe, job.settings, from_dump(recipe), protocol
-                ).uri
-                for _, protocol, probe in sets
-            }
+            asked = [(protocol, probe) for _, protocol, probe in sets]
+            found = answers.find_or_ask(ws, role, model, data, asked, job.settings, from_dump(recipe))
+            return {(role, *one): artifact.uri for one, artifact in found.items()}
     except UserError as error:
         return error

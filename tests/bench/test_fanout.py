@@ -123,8 +123,8 @@ def test_what_failed_is_asked_again_in_the_batch_in_which_it_was(alone: Any, dat
 
 @given(st.permutations(range(9)))
 @FEW
-def test_a_chunk_is_of_one_model_and_asks_each_set_in_the_order_of_the_data(lost: list[int]) -> None:
-    """Also of what came back from lost workers: a short batch may only be the last of those that are asked together."""
+def test_a_chunk_is_of_one_model_and_asks_all_sets_of_a_place_in_turns(lost: list[int]) -> None:
+    """Also of what came back from lost workers."""
     sets = [("tuned", "generate", probe) for probe in ("none", "swap")]
     leading = [[f"{place}-{n}" for n in range(3)] for place in range(9)]
     moved = [batch[1:] for batch in leading[::2]]
@@ -137,7 +137,7 @@ def test_a_chunk_is_of_one_model_and_asks_each_set_in_the_order_of_the_data(lost
     for number in lost:
         queue.put_back(taken[number])
     while (chunk := queue.take("tuned", 1))[0].set[0] == "tuned":
-        order = [(sets.index(batch.set), batch.place) for batch in chunk]
+        order = [(batch.place, sets.index(batch.set)) for batch in chunk]
         assert order == sorted(order) and len(set(order)) == len(order)
         assert len({batch.place for batch in chunk}) <= 4
 

@@ -59,7 +59,7 @@ class Cluster:
         monkeypatch.setattr(ray_nodes, "node_workspace", lambda where: Workspace(self.home, where, ""))
         monkeypatch.setattr(ray_nodes, "node_name", lambda: "node")
         monkeypatch.setattr(checkpoint, "upload_if_local", lambda ref, _: ref)
-        monkeypatch.setattr(fanout, "engine", lambda ref, _: self.engine(ref))
+        monkeypatch.setattr(fanout, "engine", lambda ref, _, by: self.engine(ref))
         monkeypatch.setattr(fanout, "_Crew", lambda job, samples, *_: _Crew(self, job, samples))
         return self
 
