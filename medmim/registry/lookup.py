@@ -61,10 +61,15 @@ def further(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
         UserError: As `resolve`; every one that cannot be found is named.
         Unavailable: The store or MLflow does not answer.
     """
+    from medmim.bench.engines import OPENAI
+    from medmim.lvlm.zoo import lookup
+
     found, missing = {}, []
     for name, ref in models.items():
         try:
             found[name] = resolve(ref, ws)
+            if not ref.startswith(OPENAI):
+                lookup.locate(found[name])
         except Unavailable:
             raise
         except UserError as error:

@@ -16,6 +16,7 @@ from medmim.redact import shown
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace
 
+_FEW = 3  # models: tuned, base and champion
 _SILENCE = 4.0  # s without a terminal before a sign of life
 _HEADLINE = {"accuracy": "accuracy of", "likelihood": "likelihood"}  # metric -> title of its groups
 _MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
@@ -111,17 +112,20 @@ def stages(found: dict[str, Outcome]) -> Table:
 
 
 def tables(facts: dict[str, Any]) -> list[Table]:
-    """The leaderboard and the gains, by each of the headline metrics that was measured."""
+    """The leaderboard and the gains, by each of the headline metrics that was measured; of many models no abilities."""
     rows, gained = facts.get("leaderboard", []), facts.get("differences", [])
+    if many := len({row["model"] for row in rows}) > _FEW:  # the page has the rest
+        rows, gained = ([row for row in all_ if "ability:" not in row["group"]] for all_ in (rows, gained))
     measured = [metric for metric in _HEADLINE if any(row["metric"] == metric for row in rows)] or ["accuracy"]
-    boards = [leaderboard(rows, metric) for metric in measured]
-    return [*boards, *(gains(gained, metric) for metric in measured if gained)]
+    boards = [leaderboard(rows, metric, not many) for metric in measured]
+    return [*boards, *(gains(gained, metric, not many) for metric in measured if gained)]
 
 
-def leaderboard(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
+def leaderboard(rows: list[dict[str, Any]], metric: str = "accuracy", counts: bool = True) -> Table:
     """Score, interval, share right both ways, blind, chance, n and patients of each model and group."""
+    counted = ("n", "patients") if counts else ()
     table = Table(box=None, padding=(0, 1, 0, 0))  # fits 80 columns
-    for name in ("model", _HEADLINE[metric], "score", "95%", "both ways", "blind", "chance", "n", "patients"):
+    for name in ("model", _HEADLINE[metric], "score", "95%", "both ways", "blind", "chance", *counted):
         table.add_column(name, no_wrap=True, justify="left" if name in ("model", _HEADLINE[metric], "95%") else "right")
     for row in of_headline(rows, metric):
         interval = "too few" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
@@ -133,8 +137,7 @@ def leaderboard(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
             _pct(row.get("swap")),
             _pct(row["blind"]),
             _pct(row["chance"]),
-            f"{row['n']:,}",
-            f"{row['patients']:,}",
+            *(f"{row[name]:,}" for name in counted),
         )
     return table
 
@@ -144,14 +147,14 @@ def of_headline(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]
     return [row for row in rows if row["metric"] == metric and not row["group"].startswith("source:")]
 
 
-def gains(rows: list[dict[str, Any]], metric: str = "accuracy") -> Table:
+def gains(rows: list[dict[str, Any]], metric: str = "accuracy", read_too: bool = True) -> Table:
     """Paired difference to each opponent; won or lost by its interval alone. Every group is shown.
 
-    Beside a gain in accuracy stand the percentages of unread answers, own and the opponent's, and the gain over the
-    questions that both answered readably.
+    Beside a gain in accuracy stand, where `read_too`, the percentages of unread answers, own and the opponent's, and
+    the gain over the questions that both answered readably.
     """
     table = Table(box=None, padding=(0, 1, 0, 0))
-    beside = ("unread", "if read") if metric == "accuracy" else ()
+    beside = ("unread", "if read") if metric == "accuracy" and read_too else ()
     for name in ("against", _HEADLINE[metric], "points", "95%", "", *beside):
         table.add_column(name, no_wrap=True, justify="right" if name in ("points", *beside) else "left")
     read = {(row["opponent"], row["group"]): row["value"] for row in rows if row["metric"] == "accuracy_if_read"}

@@ -156,6 +156,9 @@ def test_a_run_that_trains_nothing_shows_its_own_stages_and_models(tmp_path: Pat
     parsed = loading.validate({"name": "c", "pipeline": "bench", "data": {"source": "phantom"}, "bench": asked}, "c")
     ws = workspace(tmp_path, parsed, "c-1")
     bench.run(parsed, ws, publish(world, ws.store), "", models)
-    page = write((parsed, ws))
+    assert "answers are noise" not in write((parsed, ws)).text
+    stand_in = parsed.bench.model_copy(update={"models": models | {"other": "zoo:tiny-lingshu-7b"}})
+    page = write((parsed.model_copy(update={"bench": stand_in}), ws))
+    assert "random weights, whose answers are noise: other" in page.text
     assert "Compared: 2 models" in page.text and "med-one minus" in page.text
     assert "finetune" not in page.text.partition("Leaderboard")[0] and "Undecided" not in page.text

@@ -243,3 +243,11 @@ def test_pages_follow_each_other(world: World) -> None:
     assert (len(first["runs"]), len(rest["runs"]), rest["next_page"]) == (2, 1, None)
     code, text = call("runs", "list", "--page", "nonsense")
     assert code == 2 and "Invalid page token" in text and "start again without --page" in text
+
+
+def test_the_pipeline_of_a_recipe_is_the_one_that_is_submitted(world: World, tmp_path: Path) -> None:
+    bench = {"models": {"a": "tiny-mantis"}}
+    values = {"name": "c", "pipeline": "bench", "data": {"source": "phantom"}, "bench": bench}
+    (tmp_path / "c.yaml").write_text(json.dumps(values))
+    made = json_of("submit", str(tmp_path / "c.yaml"), "--set", "platform.tracking=http://mlflow:5000")
+    assert made["pipeline"] == "medmim-bench"

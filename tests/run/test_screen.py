@@ -70,3 +70,17 @@ def test_only_what_was_measured_is_shown() -> None:
     (board,) = screen.tables({"leaderboard": [row(metric="likelihood")], "differences": []})
     assert board.columns[1].header == "likelihood"
     assert len(screen.tables({})) == 1
+
+
+def test_many_models_are_shown_by_domain_alone_on_80_columns() -> None:
+    names = ["med-mantis", "llava-onevision-7b", "c", "d"]
+    board = [row(model=name, group=group) for name in names for group in ("held_out", "ability:temporal")]
+    gain = {"metric": "accuracy", "low": -0.101, "high": 0.999, "value": -0.5, "unread": 0.1, "opponent_unread": 0.2}
+    rows = [{**gain, "opponent": line["model"], "group": line["group"]} for line in board[2:]]
+    for found, count in (({"leaderboard": board, "differences": rows}, 4), ({"leaderboard": board[:6]}, 6)):
+        out = io.StringIO()
+        first, *others = screen.tables(found)
+        for table in (first, *others):
+            Console(file=out, width=80).print(table)
+        assert first.row_count == count and all(table.row_count == len(names) - 1 for table in others)
+        assert len(others) == ("differences" in found) and (count == 6 or "…" not in out.getvalue())

@@ -125,6 +125,12 @@ def find(name: str) -> Entry:
     )
 
 
+def refuse_similar(name: str) -> None:
+    """Raise the error of `find` for what looks like a name of the zoo."""
+    if difflib.get_close_matches(name.lower(), [entry.name for entry in entries()], 1, 0.5):
+        find(name)
+
+
 def adapter_of(model_type: str) -> Adapter | None:
     """The adapter of a class; None for one that no adapter is proven for."""
     return next((one for one in ADAPTERS if model_type in one.types), None)

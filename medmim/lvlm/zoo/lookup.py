@@ -1,5 +1,6 @@
 """Which checkpoint is meant: a name of the zoo with its weights on the Hub, or a folder, a shipped base, a URI."""
 
+import difflib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def locate(ref: str) -> Path | store.Artifact:
     except UserError:
         named = next((one for one in zoo.entries() if one.name == ref), None)
         if named is None:
+            if "/" not in ref and not difflib.get_close_matches(ref, checkpoint.shipped(), 1):
+                zoo.refuse_similar(ref)
             raise
     by_hand = source.download_lines(named.hub) if named.format else stored.by_hand(ref, named.hub)
     raise UserError(
