@@ -42,6 +42,9 @@ from medmim.terms import Terms
 
 SOURCE, FAMILY = "questions", "own"
 _WANTED = "questions in JSON Lines"
+_UNREADABLE = (
+    "is empty, too large, no regular file, or a link out of the folder, for which a recipe has data.link_roots"
+)
 Problem = tuple[str, str]  # key, reason
 
 
@@ -213,6 +216,8 @@ def _image_problems(images: tuple[str, ...], root: Root) -> list[Problem]:
                 problems.append((f"images.{number}", f"'{path[:200]}' leaves the folder of the file"))
             elif not root.has(file):
                 problems.append((f"images.{number}", f"there is no file '{path[:200]}'"))
+            elif root.mark(file) == "-":
+                problems.append((f"images.{number}", f"'{path[:200]}' {_UNREADABLE}"))
         except BadImage as error:
             problems.append((f"images.{number}", str(error)))
     return problems

@@ -109,6 +109,16 @@ def test_what_cannot_be_asked_is_told_with_line_and_key(row, key, reason, tmp_pa
     assert [one[:2] for one in bad] == [(2, key)] and reason in bad[0][2]
 
 
+def test_an_image_that_may_not_be_read_is_told_before_any_is(tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(picture(0))
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "empty.png").touch()
+    samples, bad = load(folder, {**RIGHT, "images": ["link.png", "empty.png", "a", "2.png"]})
+    assert not samples and [one[:2] for one in bad] == [(1, f"images.{number}") for number in range(3)]
+
+
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     samples, bad = load(tmp_path, {**RIGHT, "answer": "x", "images": ["no.png", "nor.png"]}, "{", RIGHT, RIGHT)
     assert [one[:2] for one in bad] == [(1, "images.0"), (1, "images.1"), (1, "answer"), (2, ""), (4, "question")]

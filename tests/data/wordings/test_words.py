@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 
@@ -258,3 +259,12 @@ def test_the_published_form_asks_med_mims_types_only() -> None:
     assert asked == {"strict": set(families), "published": {"birads"}}
     old = build.questions(studies, ("order",), Data(source="phantom", form="published"))
     assert {s.family for s in old} == {"order"}  # a source without such types is asked as ever
+
+
+def test_a_strict_question_is_told_by_its_words() -> None:
+    """A data set does not say how it was worded; the task `strict` has to know."""
+    assert all(map(words.is_strict, samples("strict")))
+    assert not any(words.is_strict(replace(one, question=f"Look. {one.question}")) for one in samples("strict"))
+    worded_as_published = {*published.POOLS, *published.EYES}
+    found = {(sample.family in worded_as_published, words.is_strict(sample)) for sample in samples("published")}
+    assert (True, False) in found and found <= {(True, False), (False, True)}
