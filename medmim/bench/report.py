@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medmim import __version__
-from medmim.bench import examples, failures, reading
+from medmim.bench import examples, failures, leaderboard, reading
 from medmim.bench import run as bench
 from medmim.errors import UserError
 from medmim.lvlm.zoo import stored
@@ -25,7 +25,8 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
     """Write the page of this run from the records of its stages, however many there are.
 
     Returns:
-        Facts: `path` of the page in the home.
+        Facts: `path` of the page in the home; `models` (path, uri), the page of the benchmark, where the recipe names
+        further models.
 
     Raises:
         UserError: The disk is full, or the store refuses.
@@ -35,6 +36,9 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         page = render(recipe, ws, before)
         target = ws.home / "reports" / f"{ws.run or 'report'}.html"
         publish(ws, page, target, provenance("report", REVISION, {}, recipe), outcome)
+        scored = before.get("bench")
+        if recipe.bench.models and scored and scored.uri:
+            outcome.facts |= leaderboard.beside(ws, scored.uri, target)
     return outcome
 
 

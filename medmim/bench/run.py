@@ -139,7 +139,9 @@ def bench(
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}
     allowed = combine([of_data, *(model.terms for model in engines.values())])
-    return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe, terms=allowed)
+    # for people: what the roles were called, and where the pictures are
+    more = {"refs": {"data": source.uri, **{role: model.ref for role, model in engines.items()}}}
+    return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe, terms=allowed, more=more)
 
 
 def collect(

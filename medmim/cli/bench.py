@@ -6,6 +6,7 @@ import secrets
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ import typer
 from medmim import hints, store
 from medmim.cli import bench_export, bench_tasks
 from medmim.cli.options import Home, Json
-from medmim.errors import UserError
+from medmim.errors import UserError, wrap_os_errors
 from medmim.recipe.schema import Bench
 from medmim.run.stage import stage
 from medmim.run.workspace import Workspace, workspace
@@ -100,9 +101,9 @@ def run(
 
     With --json: run, uri, digest, and all of scores.json: comparable, protocol, data, tasks, items, models, answers,
     likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; failures, where questions ended in an
-    error.
+    error; page (path, uri), where several models were asked.
     """
-    from medmim.bench import data_sets, engines, roles, tasks
+    from medmim.bench import data_sets, engines, leaderboard, roles, tasks
     from medmim.bench.run import bench, facts, scores
     from medmim.registry import lookup
 
@@ -125,6 +126,9 @@ def run(
         artifact, cached = bench(ws, uri, models, settings)
         outcome.of(artifact, cached)
         outcome.facts = facts(scores(ws, artifact.uri))
+        if len(models) > 1:
+            target = leaderboard.path(ws, name)
+            outcome.facts["page"] = {"path": str(target), "uri": leaderboard.write(ws, artifact.uri, target).uri}
     _show(outcome.facts, artifact.uri, artifact.digest, as_json, name)
 
 
@@ -132,6 +136,10 @@ def run(
 def show(
     run: Run,
     wrong: Annotated[bool, typer.Option("--wrong", help="List the questions that the model got wrong.")] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write the leaderboard: a row for each model, group and metric."),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -140,6 +148,7 @@ def show(
     With --json: uri, digest and all of scores.json; with --wrong a list of items: id, ability, family, source, images,
     question, options, answer, gold, swapped, answers (role -> probe -> text, choice, status, scores, likelihood).
     """
+    from medmim.bench import tables
     from medmim.bench.run import facts, predictions, scores
 
     ws = workspace(home)
@@ -147,6 +156,9 @@ def show(
     digest = store.get(uri).digest
     _say(f"bench {digest}, home {ws.home}, store {ws.store}")
     found = facts(scores(ws, uri))
+    if csv is not None:
+        with wrap_os_errors(f"writing {csv}"):
+            csv.write_text(tables.leaderboard(found), encoding="utf-8", newline="")
     if not wrong:
         _show(found, uri, digest, as_json)
         return
@@ -169,6 +181,31 @@ def show(
             if swap := given.get("swap"):
                 typer.echo(f"  {name}, images moved on: {_text(swap)}")
     typer.echo(f"\n{len(rows):,} of {found['items']:,} questions wrong")
+
+
+@app.command()
+def page(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to. [default: HOME/reports/RUN.html]")
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write the page of a run: all its models beside each other, one HTML file that needs nothing else.
+
+    With --json: path, uri and digest of the page.
+    """
+    from medmim.bench import leaderboard
+
+    ws = workspace(home)
+    uri = _uri(ws, run)
+    target = out or leaderboard.path(ws, run if uri != run else f"bench-{store.get(uri).digest[:12]}")
+    made = leaderboard.write(ws, uri, target)
+    if as_json:
+        typer.echo(json.dumps({"path": str(target), "uri": made.uri, "digest": made.digest}))
+    else:
+        typer.echo(target)
 
 
 @app.command()
@@ -234,6 +271,8 @@ def _show(facts: dict[str, Any], uri: str, digest: str, as_json: bool, name: str
     if not facts["comparable"]:
         asked = f"{facts['items']:,} {facts.get('split', 'test')} questions"
         console.print(f"not comparable: {asked}, not the whole test split")
+    if "page" in facts:
+        _say(f"page {facts['page']['path']}")
     _say(f"scores {uri}\nnext: {hints.command('bench', 'show', name or uri, '--wrong')}")
 
 

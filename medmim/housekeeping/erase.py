@@ -149,7 +149,8 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         if name.startswith(kept_pixels.UNFINISHED):  # a build that is resumed only reads its images again
             clear(place, name)
     for run in what.runs:
-        (ws.home / "reports" / f"{run.partition('/')[2]}.html").unlink(missing_ok=True)
+        for page in ("", "-models"):
+            (ws.home / "reports" / f"{run.partition('/')[2]}{page}.html").unlink(missing_ok=True)
     with bar("erase", len(record["removed"]), "artifacts") as shown:
         for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # last: they lead to the rest
             remove(place, one["name"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__
-from medmim.bench import answers, tasks
+from medmim.bench import answers, leaderboard, tasks
 from medmim.errors import UserError
 from medmim.nightly import rebench, records, regressions, watch
 from medmim.nightly.records import Night
@@ -20,6 +20,7 @@ from medmim.run.workspace import Workspace
 REVISION = 1
 _NIGHTS = 60  # drawn
 _LISTED = 21
+_OWN = 2  # champion and base, which the page of the nights shows
 _ITEMS = 12  # shown of each model
 _METRICS = {"accuracy": "accuracy", "token_f1": "token F1"}
 
@@ -28,7 +29,8 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
     """Write the page: the nights' records, and how far tonight's stages came.
 
     Returns:
-        Facts: `path` of the page in the home.
+        Facts: `path` of the page in the home; `models` (path, uri), the page of tonight's benchmark, where more than
+        two models were asked.
 
     Raises:
         UserError: The disk is full, or the store refuses.
@@ -39,6 +41,9 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         page = render(recipe, ws, before, seen)
         parents = {f"bench of {night.date}": night.bench for night in seen[-2:]}  # whose questions it shows
         publish(ws, page, path(recipe, ws), provenance("trend", REVISION, parents, recipe), outcome)
+        scored = before["rebench"].facts.get("bench", "") if "rebench" in before else ""
+        if scored and len(before["rebench"].facts["models"]) > _OWN:
+            outcome.facts |= leaderboard.beside(ws, f"{ws.store}/bench/{scored}", path(recipe, ws))
     return outcome
 
 

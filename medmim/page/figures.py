@@ -60,7 +60,13 @@ class Point:
     patients: int | None = None
 
 
-def intervals(points: Sequence[Point], levels: Sequence[Point], series: Sequence[str], axis: str) -> str:
+def intervals(
+    points: Sequence[Point],
+    levels: Sequence[Point],
+    series: Sequence[str],
+    axis: str,
+    below: Mapping[str, str] | None = None,
+) -> str:
     """A row for each group: the value of every series with its interval, and levels to compare with.
 
     Args:
@@ -69,6 +75,7 @@ def intervals(points: Sequence[Point], levels: Sequence[Point], series: Sequence
         series: Those of `points`, the main one first: a group's `n` and `patients` are its. A series has the colour
             of its place, whether or not those before it have points.
         axis: Title of the axis of values.
+        below: Group -> the small text below its name. [default: its `n` and `patients`]
 
     Returns:
         An SVG element; empty without points.
@@ -82,21 +89,10 @@ def intervals(points: Sequence[Point], levels: Sequence[Point], series: Sequence
     channels = _channels(names, [*(_style(series, name) for name in drawn), *_LEVELS])
     main = {point.at: point for name in reversed(drawn) for point in points if point.series == name}
     order = list(dict.fromkeys(point.at for point in points))
-    counts = [{"at": at, "text": f"{main[at].n:,} questions, {main[at].patients:,} patients"} for at in order]
-    group = alt.Axis(
-        domain=False,
-        ticks=False,
-        grid=False,
-        labelAlign="left",
-        labelColor=_INK,
-        labelFontSize=13,
-        labelLimit=_GROUPS,
-        labelOffset=-8,
-        labelPadding=_GROUPS,
-        maxExtent=_GROUPS,
-        minExtent=_GROUPS,
-    )
-    y = alt.Y("at:N", title=None, scale=alt.Scale(domain=order), axis=group)
+    if below is None:
+        below = {at: f"{main[at].n:,} questions, {main[at].patients:,} patients" for at in order}
+    counts = [{"at": at, "text": below[at]} for at in order if at in below]
+    y = alt.Y("at:N", title=None, scale=alt.Scale(domain=order), axis=_names(raised=8))
     beside = alt.YOffset("series:N", scale=alt.Scale(domain=drawn, paddingOuter=0.5))
     shares = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], domain=False, ticks=False, labelFlush=False)
     x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=[0, 1]), axis=shares)
@@ -104,16 +100,96 @@ def intervals(points: Sequence[Point], levels: Sequence[Point], series: Sequence
     strokes = _chart(levels).mark_point(size=900, strokeWidth=2, opacity=1)
     marks = _chart(points).mark_point(size=110, strokeWidth=2.2, opacity=1)
     values = _chart(points).mark_text(align="right", dx=56, fontSize=13)
-    below = _rows(counts).mark_text(align="left", dx=-_GROUPS, dy=10)
+    small = _rows(counts).mark_text(align="left", dx=-_GROUPS, dy=10)
     chart = alt.layer(
         strokes.encode(x=x, y=y, description="note:N", **channels),
         _whiskers(points, 3).encode(x="low:Q", x2="high:Q", y=y, yOffset=beside, stroke=channels["stroke"]),
         marks.encode(x=x, y=y, yOffset=beside, description="note:N", **channels),
         values.encode(x=alt.value("width"), y=y, yOffset=beside, text=alt.Text("value:Q", format=".1%"), color=colour),
-        below.encode(x=alt.value(0), y=y, text="text:N"),
+        small.encode(x=alt.value(0), y=y, text="text:N"),
     )
     height = len(order) * 18 * (len(drawn) + 1)
     return _svg(chart.properties(height=height), f"{axis} by group: {', '.join(names)}", right=42)
+
+
+def dots(points: Sequence[Point], series: Sequence[str], axis: str, beside: Mapping[str, str] | None = None) -> str:
+    """A line for each group that joins the values of all series, without intervals.
+
+    Args:
+        points: At most one for a series and a group; groups are drawn in the order of their first.
+        series: In the order of the legend; each has the colour of its place.
+        axis: Title of the axis of values.
+        beside: Group -> the text at its right.
+
+    Returns:
+        An SVG element; empty without points.
+    """
+    import altair as alt
+
+    if not points:
+        return ""
+    drawn = _drawn(points, series)
+    channels = _channels(drawn, [_style(series, name) for name in drawn])
+    order = list(dict.fromkeys(point.at for point in points))
+    own = {at: [point.value for point in points if point.at == at] for at in order}
+    spans = _rows({"at": at, "low": min(values), "high": max(values)} for at, values in own.items())
+    texts = _rows({"at": at, "text": beside[at]} for at in order if beside and at in beside)
+    y = alt.Y("at:N", title=None, scale=alt.Scale(domain=order), axis=_names(raised=0))
+    shares = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], domain=False, ticks=False, labelFlush=False)
+    x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=[0, 1]), axis=shares)
+    chart = alt.layer(
+        spans.mark_rule(strokeWidth=2, color=_LINE).encode(x="low:Q", x2="high:Q", y=y),
+        _chart(points)
+        .mark_point(size=110, strokeWidth=2.2, opacity=1)
+        .encode(x=x, y=y, description="note:N", **channels),
+        texts.mark_text(align="right", dx=70, fontSize=13).encode(x=alt.value("width"), y=y, text="text:N"),
+    )
+    return _svg(chart.properties(height=30 * len(order)), f"{axis} by group: {', '.join(drawn)}", right=74)
+
+
+def differences(points: Sequence[Point], series: Sequence[str], axis: str) -> str:
+    """A row for each pair: its difference with its interval, beside a line at zero.
+
+    Args:
+        points: At most one for a series and a pair, `value`, `low` and `high` in -1..1; pairs are drawn in the order of
+            their first.
+        series: In the order of the legend; each has the colour of its place.
+        axis: Title of the axis of values.
+
+    Returns:
+        An SVG element; empty without points.
+    """
+    import altair as alt
+
+    if not points:
+        return ""
+    drawn = _drawn(points, series)
+    channels = _channels(drawn, [_style(series, name) for name in drawn])
+    order = list(dict.fromkeys(point.at for point in points))
+    widest = max(abs(end) for point in points for end in (point.value, point.low, point.high) if end is not None)
+    reach = min(1.0, max(0.05, widest * 1.1))
+    y = alt.Y("at:N", title=None, scale=alt.Scale(domain=order), axis=_names(raised=0))
+    beside = alt.YOffset("series:N", scale=alt.Scale(domain=drawn, paddingOuter=0.5))
+    shares = alt.Axis(
+        labelExpr="datum.value ? format(100 * datum.value, '+.0f') : '0'", tickCount=7, domain=False, ticks=False
+    )
+    x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=[-reach, reach], nice=False), axis=shares)
+    rows = [{**asdict(point), "note": _points_note(point), "text": f"{100 * point.value:+.1f}"} for point in points]
+    known = [row for row in rows if row["low"] is not None]
+    chart = alt.layer(
+        _rows([{"zero": 0}]).mark_rule(color=_SOFT, strokeDash=[4, 3]).encode(x="zero:Q"),
+        _rows(known)
+        .mark_rule(strokeWidth=3, opacity=0.4)
+        .encode(x="low:Q", x2="high:Q", y=y, yOffset=beside, stroke=channels["stroke"], description="note:N"),
+        _rows(rows)
+        .mark_point(size=110, strokeWidth=2.2, opacity=1)
+        .encode(x=x, y=y, yOffset=beside, description="note:N", **channels),
+        _rows(rows)
+        .mark_text(align="right", dx=48, fontSize=13)
+        .encode(x=alt.value("width"), y=y, yOffset=beside, text="text:N"),
+    )
+    height = len(order) * 18 * (len(drawn) + 1)
+    return _svg(chart.properties(height=height), f"{axis}: {', '.join(order)}", right=52)
 
 
 def curve(points: Sequence[Sequence[float]], dev: Sequence[Sequence[float]] = ()) -> str:
@@ -212,6 +288,25 @@ def trend(
     return _svg(chart.properties(height=250), f"{axis} by night: {', '.join(drawn)}")
 
 
+def _names(raised: int) -> "alt.Axis":
+    """The axis of the groups' names, left of the rows; `raised` px leave room for a text below them."""
+    import altair as alt
+
+    return alt.Axis(
+        domain=False,
+        ticks=False,
+        grid=False,
+        labelAlign="left",
+        labelColor=_INK,
+        labelFontSize=13,
+        labelLimit=_GROUPS,
+        labelOffset=-raised,
+        labelPadding=_GROUPS,
+        maxExtent=_GROUPS,
+        minExtent=_GROUPS,
+    )
+
+
 def _drawn(points: Iterable[Point], series: Sequence[str]) -> list[str]:
     present = {point.series for point in points}
     return [name for name in series if name in present]
@@ -251,6 +346,14 @@ def _note(point: Point) -> str:
     interval = "" if point.low is None or point.high is None else f" ({point.low:.1%} to {point.high:.1%})"
     behind = "" if point.n is None else f", {point.n:,} questions, {point.patients:,} patients"
     return f"{point.at}, {point.series}: {point.value:.1%}{interval}{behind}"
+
+
+def _points_note(point: Point) -> str:
+    interval = (
+        "" if point.low is None or point.high is None else f" ({100 * point.low:+.1f} to {100 * point.high:+.1f})"
+    )
+    behind = "" if point.n is None else f", {point.n:,} questions, {point.patients:,} patients"
+    return f"{point.at}, {point.series}: {100 * point.value:+.1f} points{interval}{behind}"
 
 
 def _whiskers(points: Iterable[Point], width: float) -> "alt.Chart":

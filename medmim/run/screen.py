@@ -88,6 +88,8 @@ class Screen:
         decision(self.out, found)
         if report := found.get("report"):
             self.out.print(f"\nreport    {report.facts.get('path')}", markup=False, soft_wrap=True)
+            if models := report.facts.get("models"):
+                self.out.print(f"models    {models['path']}", markup=False, soft_wrap=True)
         _next(self.out, found, workspace, command)
 
     def failures(self, found: dict[str, Outcome]) -> None:

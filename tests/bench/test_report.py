@@ -160,5 +160,8 @@ def test_a_run_that_trains_nothing_shows_its_own_stages_and_models(tmp_path: Pat
     stand_in = parsed.bench.model_copy(update={"models": models | {"other": "zoo:tiny-lingshu-7b"}})
     page = write((parsed.model_copy(update={"bench": stand_in}), ws))
     assert "random weights, whose answers are noise: other" in page.text
+    (beside,) = [file for file in (tmp_path / "reports").iterdir() if file.name == "c-1-models.html"]
+    text = Page(beside.read_text("utf-8")).text
+    assert "2 models, 4 questions" in text and "med-one minus each other model" in text
     assert "Compared: 2 models" in page.text and "med-one minus" in page.text
     assert "finetune" not in page.text.partition("Leaderboard")[0] and "Undecided" not in page.text

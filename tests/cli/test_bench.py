@@ -72,6 +72,12 @@ def test_several_models_are_benched_by_one_command_and_the_first_is_compared_wit
     assert list(found["models"]) == ["model0", "model1"]
     assert all(f"model {role} {own['digest']}" in ended.stderr for role, own in found["models"].items())
     assert {row["opponent"] for row in found["differences"]} == {"model1"}
+    page = (home / "reports" / f"{found['run']}.html").read_bytes()
+    assert found["page"]["path"] == str(home / "reports" / f"{found['run']}.html") and b"model1" in page
+    made = json.loads(call(bench.app, "page", found["uri"], "--out", home / "own.html", "--json").stdout)
+    assert (home / "own.html").read_bytes() == page and made["uri"] == found["page"]["uri"]
+    call(bench.app, "show", found["run"], "--csv", home / "rows.csv")
+    assert (home / "rows.csv").read_text().count("\n") == len(found["leaderboard"]) + 1
     ours = json.loads(call(bench.app, "compare", found["run"], f"{found['run']}#model1", "--json").stdout)
     accuracy = [
         {row["group"]: row["value"] for row in rows if row["metric"] == "accuracy"}
@@ -83,7 +89,8 @@ def test_several_models_are_benched_by_one_command_and_the_first_is_compared_wit
     with pytest.raises(UserError, match="has no model 'model2'"):
         call(bench.app, "compare", found["run"], f"{found['run']}#model2")
     alone = json.loads(call(bench.app, *asked[:6]).stdout)
-    assert list(alone["models"]) == ["model"] and alone["answers"]["model"] == found["answers"]["model0"]
+    assert list(alone["models"]) == ["model"] and "page" not in alone
+    assert alone["answers"]["model"] == found["answers"]["model0"]
 
 
 def test_a_limited_run_says_that_it_is_not_comparable(home, world):

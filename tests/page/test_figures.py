@@ -34,7 +34,24 @@ def trend(*roles: str) -> str:
     return figures.trend(points, DATES, ROLES, {DATES[3]: "champion: accuracy fell; so did <F1>"}, "accuracy")
 
 
+GAINS = [
+    Point("held-in", "a", 0.1, 0.05, 0.15, 1375, 188),
+    Point("held-in", "b", -0.2, -0.3, -0.1, 1375, 188),
+    Point("held-out", "a", 0.0, None, None, 40, 12),
+]
+
+
+def differences() -> str:
+    return figures.differences(GAINS, ("held-in", "held-out"), "points")
+
+
+def dots() -> str:
+    return figures.dots(POINTS[:3], SERIES, "accuracy", {"held-in": "-40.0"})
+
+
 DRAWN = {
+    "differences": differences,
+    "dots": dots,
     "intervals": intervals,
     "curve": lambda: figures.curve([(step, 2 / (step + 1)) for step in range(50)]),
     "trend": lambda: trend("champion", "base"),
@@ -167,3 +184,32 @@ def test_without_rows_there_is_no_figure() -> None:
     assert figures.intervals([], [], SERIES, "accuracy") == ""
     assert figures.trend([], DATES, ROLES, {}, "accuracy") == ""
     assert figures.curve([(0, 1.0)]) == ""
+
+
+def test_a_difference_is_left_or_right_of_the_line_at_zero_with_its_interval() -> None:
+    svg = differences()
+    marks = titled(svg)
+    won = place(marks["a, held-in: +10.0 points (+5.0 to +15.0), 1,375 questions, 188 patients"])
+    lost = place(marks["b, held-in: -20.0 points (-30.0 to -10.0), 1,375 questions, 188 patients"])
+    even = place(marks["a, held-out: +0.0 points, 40 questions, 12 patients"])
+    assert won[0] - even[0] == pytest.approx((even[0] - lost[0]) / 2, abs=0.1) and won[0] > even[0] > lost[0]
+    assert won[1] < even[1] < lost[1]  # the series of a pair, then the next pair
+    assert label(svg, "+10.0") is not None and label(svg, "0") is not None
+    assert figures.differences([], ("held-in",), "points") == ""
+
+
+def test_the_dots_of_a_group_are_in_one_line_beside_its_text() -> None:
+    svg = dots()
+    marks = titled(svg)
+    tuned, base = (place(next(mark for text, mark in marks.items() if text.startswith(f"held-in, {name}: ")))
+                   for name in ("tuned", "base"))  # fmt: skip
+    assert tuned[1] == base[1]
+    alone = place(next(mark for text, mark in marks.items() if text.startswith("reasoning, tuned: ")))
+    assert alone[1] > tuned[1] and base[0] < alone[0] < tuned[0]
+    assert label(svg, "-40.0") is not None
+    assert figures.dots([], SERIES, "accuracy") == ""
+
+
+def test_a_text_of_one_s_own_may_stand_below_a_name() -> None:
+    svg = figures.intervals(POINTS, (), SERIES, "accuracy", {"held-in": "medical, beside x"})
+    assert label(svg, "medical, beside x") is not None and "1,375 questions, 188 patients</text>" not in svg

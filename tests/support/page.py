@@ -1,5 +1,6 @@
 """What tests of the pages share: a parser that sees what a browser would load."""
 
+import base64
 import re
 from html.parser import HTMLParser
 
@@ -16,11 +17,13 @@ class Page(HTMLParser):
         images: Addresses of the embedded images.
         titles: What shows where the mouse rests on a mark of a figure.
         figures: How many there are.
+        files: Name -> text of the tables that it offers for download.
     """
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.text, self.images, self.titles, self.figures = "", list[str](), list[str](), 0
+        self.files: dict[str, str] = {}
         self._open: list[str] = []
         self.feed(html)
         assert self._open == []
@@ -31,7 +34,11 @@ class Page(HTMLParser):
         assert tag not in ("script", "link", "iframe", "object", "embed", "base")
         for name, value in attrs:
             assert not name.startswith("on") and "url(" not in str(value), f"{name}={value}"
-            if name in REFERENCES:
+            if tag == "a" and "download" in dict(attrs):
+                assert name == "download" or str(value).startswith("data:text/csv;charset=utf-8;base64,")
+                if name == "href":
+                    self.files[str(dict(attrs)["download"])] = base64.b64decode(str(value).partition(",")[2]).decode()
+            elif name in REFERENCES:
                 assert tag == "img" and str(value).startswith("data:image/"), f"{tag} {name}={value}"
                 self.images.append(str(value))
         self.figures += tag == "svg"
