@@ -188,7 +188,7 @@ class Score:
     """One line of a leaderboard.
 
     Attributes:
-        group: What was scored: `held_in`, `held_out`, `ability:temporal`, `source:phantom-chest`, ...
+        group: What was scored: `held_in`, `held_out`, `ability:temporal`, `task:clean`, `source:phantom-chest`, ...
         metric: `accuracy`, `likelihood`, `likelihood_text` or `likelihood_norm` (closed), `token_f1`, `bleu` or
             `rouge_l` (open); all 0..1.
         value: Mean over the group.

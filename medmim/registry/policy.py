@@ -15,7 +15,7 @@ from medmim.recipe.yaml_text import parse_yaml
 from medmim.sample import ABILITIES
 
 _GROUPS = ("held_in", "held_out", *(f"ability:{name}" for name in ABILITIES))
-_SOURCE = "source:"
+_NAMED = ("source:", "task:")  # with the name of any data set, or of a task that is no group of every benchmark
 
 
 class Policy(Section):
@@ -38,7 +38,9 @@ class Policy(Section):
     def _names_groups(cls, limits: dict[str, float]) -> dict[str, float]:
         """Refuse a group that no bench can have: nothing would ever be judged by its limit."""
         if unknown := [group for group in limits if not _is_group(group)]:
-            raise ValueError(f"no such group: {', '.join(unknown)}; groups are {', '.join(_GROUPS)}, source:NAME")
+            raise ValueError(
+                f"no such group: {', '.join(unknown)}; groups are {', '.join(_GROUPS)}, source:NAME, task:NAME"
+            )
         return limits
 
 
@@ -82,9 +84,9 @@ def load(ref: str) -> Policy:
 
 def _is_group(name: str) -> bool:
     if not name.endswith("*"):
-        return name in _GROUPS or (name.startswith(_SOURCE) and name != _SOURCE)
+        return name in _GROUPS or (name.startswith(_NAMED) and name not in _NAMED)
     stem = name[:-1]
-    return stem.startswith(_SOURCE) or any(group.startswith(stem) for group in (*_GROUPS, _SOURCE))
+    return stem.startswith(_NAMED) or any(group.startswith(stem) for group in (*_GROUPS, *_NAMED))
 
 
 def _explain(error: Any) -> str:

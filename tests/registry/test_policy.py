@@ -39,7 +39,7 @@ def test_a_policy_in_the_user_s_home_is_found(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("rule", ["min_gain", "max_regression", "blind_gap", "min_swap"])
-@pytest.mark.parametrize("group", ["helt_in", "abilty:*", "ability:tempral", "source:", "accuracy"])
+@pytest.mark.parametrize("group", ["helt_in", "abilty:*", "ability:tempral", "source:", "task:", "accuracy"])
 def test_a_limit_of_a_group_that_no_bench_has_is_refused(rule: str, group: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     limits = {"min_gain": {"held_in": 0.0}, rule: {group: 0.0}}
@@ -48,6 +48,8 @@ def test_a_limit_of_a_group_that_no_bench_has_is_refused(rule: str, group: str, 
         policy.load(str(path))
 
 
-@pytest.mark.parametrize("group", ["held_out", "ability:*", "ability:temporal", "source:mine", "source:*", "*"])
+@pytest.mark.parametrize(
+    "group", ["held_out", "ability:*", "ability:temporal", "source:mine", "source:*", "task:clean", "task:*", "*"]
+)
 def test_a_limit_of_a_group_that_a_bench_may_have_is_taken(group: str) -> None:
     assert policy.Policy(min_gain={group: 0.0}).min_gain == {group: 0.0}
