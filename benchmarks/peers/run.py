@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+if __name__ == "__main__":  # before torch is imported
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-import lmms_eval  # beside this file
 import numpy as np
 import torch
 from rich.console import Console
@@ -32,6 +32,7 @@ from medmim import shards, store
 from medmim.bench import answers, metrics, tasks
 from medmim.bench.engines import engine
 from medmim.bench.export import export
+from medmim.bench.likelihood import GENERATE
 from medmim.data import build
 from medmim.finetune import run as finetune
 from medmim.lvlm import checkpoint, saving
@@ -59,9 +60,10 @@ def ours(ref: str, ws: Workspace, data: str, limit: int, home: Path) -> dict[str
     settings = Bench(batch_size=BATCH, max_new_tokens=TOKENS, probes=())
     fresh = replace(ws, home=home, store=str(home / "store"))
     warm = replace(items, samples=items.samples[:1], groups=items.groups[:1], clusters=items.clusters[:1])
-    answers.collect(fresh, "loading", model, warm, images, "warm", "none", settings)
+    plain = (GENERATE, "none")
+    answers.collect(fresh, "loading", model, warm, images, "warm", [plain], settings)
     start, cpu = time.perf_counter(), time.process_time()
-    found = answers.collect(fresh, "medmim", model, items, images, "asked", "none", settings)
+    found = answers.collect(fresh, "medmim", model, items, images, "asked", [plain], settings)[plain]
     took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     given = answers.load(store.fetch(found, fresh.cache))
     scored = [metrics.score(sample, answer) for sample, answer in zip(items.samples, given, strict=True)]
@@ -120,6 +122,8 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """The command line."""
+    import lmms_eval  # beside this file
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", default=".medmim")
     parser.add_argument("--limit", type=int, default=400)
