@@ -161,6 +161,7 @@ def test_what_cannot_be_checked_is_refused_with_what_to_do(run, words: list[str]
     assert not Path("x").exists()
 
 
+@pytest.mark.long
 def test_only_the_result_is_on_stdout(folders: dict[str, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "medmim.cli.main", "zoo", "check", str(folders["qwen2_5_vl"]), "--json"]
     ended = subprocess.run([*command, "--home", str(tmp_path)], capture_output=True, check=True)
