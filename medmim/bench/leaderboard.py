@@ -17,6 +17,7 @@ from medmim.bench import cost, examples, failures, hardest, reading, siblings, t
 from medmim.bench import run as bench
 from medmim.bench.likelihood import LIKELIHOOD
 from medmim.errors import Unavailable, UserError, from_os_error
+from medmim.lvlm.zoo import stored
 from medmim.page import figures
 from medmim.page.page import FILE, label, templates
 from medmim.run.cache import cached_step
@@ -134,6 +135,7 @@ def render(ws: Workspace, uri: str) -> str:
         split=cards[len(hard) :],
         rest=board,
         leaks=_leaks(scores["text_only"]),
+        noise=stored.noise(terms_of(scored)),
         warnings=[*failures.warnings(scores), *reading.warnings(scores)],
         forbidden=reasons(terms_of(scored), ["redistribute_data"]),
         files={

@@ -21,7 +21,8 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     """Run a recipe's whole pipeline here: data, audit, finetune, bench, register, gate, promote, report.
 
     Of a recipe with `pipeline: bench`: data, audit, bench, report. Finished steps are found in the cache and cost
-    nothing. With --json the last line is one object: decision, reasons, champion, digests, seconds, scores, report.
+    nothing. With --json the last line is one object: decision, reasons, champion, digests, seconds, scores, report,
+    models (the page of all models, where bench.models names some).
     """
     from medmim.bench import tasks
 
@@ -60,6 +61,7 @@ def summary(found: dict[str, Outcome]) -> dict[str, Any]:
         "seconds": {name: outcome.seconds for name, outcome in found.items()},
         "scores": bench.facts.get("leaderboard", []) if bench else [],
         "report": report.facts.get("path") if report else None,
+        "models": report.facts.get("models", {}).get("path") if report else None,
     }
 
 

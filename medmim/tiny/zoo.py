@@ -12,7 +12,7 @@ from medmim.progress import say
 from medmim.run.workspace import Workspace
 from medmim.tiny import architecture, zoo_classes
 
-TERMS = terms.unrestricted("stand-in: random weights that medmim drew, a model of nothing: its answers are noise")
+TERMS = terms.unrestricted(f"{stored.NOISE} that medmim drew, so its answers are noise")
 
 
 def publish_all(ws: Workspace) -> dict[str, str]:

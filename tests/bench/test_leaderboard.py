@@ -4,6 +4,7 @@ import csv
 import io
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmim import store
+from medmim import store, terms
 from medmim.bench import answers, cost, hardest, leaderboard, run, siblings, tables
 from medmim.lvlm.ask import Question, Reply
 from medmim.lvlm.zoo import entry as zoo
@@ -19,6 +20,7 @@ from medmim.page.page import FILE
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import LETTERS
+from medmim.tiny.zoo import TERMS
 from tests.support.bench import World, publish, samples
 from tests.support.page import Page
 
@@ -214,3 +216,16 @@ def test_cost_is_the_sum_over_all_that_a_model_was_asked_and_none_where_a_part_i
     }
     known = {"questions": 20, "prompt_tokens": 400, "new_tokens": 0, "seconds": 5.0, "questions_per_s": 4.0}
     assert cost.of(ws, scores) == {"a": known}
+
+
+def test_stand_ins_stand_where_their_models_would_and_the_page_says_what_they_are(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = siblings.entries({"tiny-medgemma-4b": "", "tiny-gemma-3-4b": "", "tiny-mantis": ""})
+    assert siblings.pairs(known) == [("tiny-medgemma-4b", "tiny-gemma-3-4b")] and len(known) == 2
+    of_role = {"mine": terms.APACHE, "medgemma-4b": TERMS}
+    monkeypatch.setattr(run, "engine", lambda ref, *_: replace(engine(ref), terms=of_role[ref]))
+    ws, few = workspace(tmp_path), BENCH.model_copy(update={"probes": (), "limit": 4})
+    for roles, said in ((["mine"], False), (["mine", "medgemma-4b"], True)):
+        uri = run.bench(ws, publish(world, ws.store), {role: role for role in roles}, few)[0].uri
+        assert ("random weights that medmim drew" in page((ws, uri))[1]) == said

@@ -4,10 +4,12 @@ import base64
 import io
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from components.report import report as component
 from medmim import shards, store
 from medmim.bench import examples, report
 from medmim.bench import run as bench
@@ -163,5 +165,9 @@ def test_a_run_that_trains_nothing_shows_its_own_stages_and_models(tmp_path: Pat
     (beside,) = [file for file in (tmp_path / "reports").iterdir() if file.name == "c-1-models.html"]
     text = Page(beside.read_text("utf-8")).text
     assert "2 models, 4 questions" in text and "med-one minus each other model" in text
+    shown = SimpleNamespace(path=str(tmp_path / "of_kfp.html"))
+    component.python_func(parsed.dump(), str(ws.home), ws.run, shown)
+    models = tmp_path / "reports/c-1-models.html"
+    assert Path(shown.path).read_text() == models.read_text() != (tmp_path / "reports/c-1.html").read_text()
     assert "Compared: 2 models" in page.text and "med-one minus" in page.text
     assert "finetune" not in page.text.partition("Leaderboard")[0] and "Undecided" not in page.text

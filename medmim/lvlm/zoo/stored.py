@@ -30,6 +30,7 @@ REVISION = 1
 STEP = "import"  # as a base is: no step makes it again, so that `gc` keeps it
 PREFIX = "zoo:"
 STAND_IN = "tiny-"
+NOISE = "stand-in: random weights"  # begins the terms of one
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -181,6 +182,11 @@ def by_hand(name: str, hub: str) -> str:
     entry = named(name)
     terms = f"accept the terms on {source.page(hub)}, `hf auth login`, " if entry and entry.gated else ""
     return f"{terms}{source.download(hub)}, then `{hints.command('zoo', 'import', name, folder)}`"
+
+
+def noise(allowed: Terms) -> list[str]:
+    """What the terms of stand-ins say, whose answers mean nothing; empty where none is among what they hold for."""
+    return [line for line in allowed.text if line.startswith(NOISE)]
 
 
 def _check(folder: Path, name: str, entry: zoo.Entry | None) -> None:
