@@ -162,7 +162,7 @@ def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path, probe
 def test_engine_errors_are_in_no_score_and_too_many_fail(world, tmp_path, monkeypatch):
     failing = {"on": True}
 
-    def broken(ref, ws, stale_before):
+    def broken(ref, ws, stale_before, by):
         def ask(questions, batch_size, max_new_tokens):
             for question in questions:
                 down = failing["on"] and "What changed in 3?" in question.prompt
