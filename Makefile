@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eight test test-long test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image lock clean
+.PHONY: help demo eight test test-long test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -116,11 +116,16 @@ claim: $(READY) ## tune both families with three seeds, ask the test patients (a
 image: ## build the container image (docs/image.md: where no registry is reachable)
 	@infra/images/build.sh $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(if $(TORCH_BACKEND),--build-arg TORCH_BACKEND=$(TORCH_BACKEND)) $(IMAGE_FLAGS)
 
+image-vllm: ## the image of pods that bench by vLLM: MEDMIM=NAME of medmim's own, IMAGE=NAME of this one (docs/image.md)
+	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-vllm MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-vllm:..." >&2; exit 2; }
+	@DOCKERFILE=infra/images/vllm/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
+
 LOCK = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-emit-index-url --no-header
 lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the image takes of it
 	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
 	@$(LOCK) --extra data --extra finetune --extra bench --extra cluster -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
 	@printf 'hatchling\nuv\n' | $(LOCK) - -o infra/images/build.txt
+	@printf 'vllm==0.32.0\n' | $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header - -o infra/images/vllm/requirements.txt
 
 clean: ## remove the environment and the demo's home
 	@rm -rf $(VENV) $(HOME_DIR)

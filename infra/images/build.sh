@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the image with the first of docker, podman and buildah that works, then tells name, size and time.
-#   infra/images/build.sh NAME [BUILD FLAGS...]
+#   [DOCKERFILE=FILE] infra/images/build.sh NAME [BUILD FLAGS...]
 set -eu
 name=$1
 shift
@@ -19,7 +19,7 @@ revision=$(git describe --always --abbrev=40 --dirty 2>/dev/null || true)
 # The commit's own time, so that the same commit makes the same labels.
 created=$(git log -1 --format=%cI 2>/dev/null || true)
 start=$(date +%s)
-$builder build --file infra/images/Dockerfile --tag "$name" \
+$builder build --file "${DOCKERFILE:-infra/images/Dockerfile}" --tag "$name" \
     --build-arg VERSION="$version" --build-arg REVISION="$revision" --build-arg CREATED="$created" "$@" .
 seconds=$(($(date +%s) - start))
 case $builder in

@@ -62,11 +62,12 @@ def run(recipe: Recipe, ws: Workspace, data: str, models: Mapping[str, str]) -> 
         before = [night for night in nights if night.date < date]
         source = store.get(data)
 
-        by_weights = {role: engine(ref, ws) for role, ref in models.items()}
+        by = recipe.bench.engine
+        by_weights = {role: engine(ref, ws, by=by) for role, ref in models.items()}
         anew = _anew_since(by_weights, before)
         bench.bench(ws, data, models, recipe.bench, recipe, anew)
 
-        engines = {role: engine(ref, ws, anew.get(role, "")) for role, ref in models.items()}
+        engines = {role: engine(ref, ws, anew.get(role, ""), by) for role, ref in models.items()}
         artifacts, canaries = _ask_canaries(recipe, ws, source, engines, date)
         last = _last_canaries(engines, before[-recipe.nightly.nights :])
         p = canary.p_values(canaries, last, recipe.nightly.noise)

@@ -38,6 +38,9 @@ class Pods(Section):
     image: Image | None = Field(
         None, description="medmim's image; default: MEDMIM_IMAGE, which the cluster's settings say"
     )
+    vllm_image: Image | None = Field(
+        None, description="medmim's image with vLLM, by digest: of the pods of a benchmark with bench.engine: vllm"
+    )
     namespace: Name | None = Field(None, description="default: that of the step's pod, or of the kubeconfig's context")
     cpus: Cpus = Field(1.0, description="CPUs of a worker pod")
     memory: Quantity = Field("4Gi", description="memory of a worker pod")

@@ -324,6 +324,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _pods_that_serve_have_vllm(self) -> "Recipe":
+        if self.bench.engine == "vllm" and self.platform.ray == "rayjob" and not self.platform.pods.vllm_image:
+            raise ValueError(
+                "bench.engine is vllm, and the pods of a Ray job need an image with it: set platform.pods.vllm_image, "
+                "by digest (docs/image.md), or take bench.engine: transformers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _each_worker_has_a_sample(self) -> "Recipe":
         if self.pipeline == "train" and self.platform.workers > self.finetune.batch_size:
             raise ValueError(

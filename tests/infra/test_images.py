@@ -14,7 +14,8 @@ from medmim.recipe import names
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "infra" / "images"
-LOCKS = [ROOT / "requirements.txt", IMAGES / "requirements.txt", IMAGES / "build.txt"]
+VLLM = IMAGES / "vllm"
+LOCKS = [ROOT / "requirements.txt", IMAGES / "requirements.txt", IMAGES / "build.txt", VLLM / "requirements.txt"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -171,3 +172,13 @@ def test_nothing_but_the_sources_reaches_the_builder() -> None:
         assert any(fnmatch.fnmatch(source, rule) for rule in allowed), f"{source} is not in .dockerignore"
     for rule in allowed:
         assert any(fnmatch.fnmatch(source, rule) for source in wanted), f"{rule}: no stage copies it"
+
+
+def test_the_image_with_vllm_has_the_version_that_is_tested_here_and_says_where_it_is() -> None:
+    tested = (ROOT / "tests" / "vllm" / "requirements.txt").read_text("utf-8").split("==")[1].strip()
+    assert locked(VLLM / "requirements.txt")["vllm"][0].split()[0] == f"=={tested}"
+    text = (VLLM / "Dockerfile").read_text("utf-8")
+    assert re.search(r"^ENV MEDMIM_VLLM_PYTHON=/opt/vllm/bin/python$", text, re.MULTILINE)
+    last = text.rpartition("\nFROM ")[2]
+    assert "COPY --from=libraries /opt/vllm /opt/vllm" in last and "USER 10001:10001" in last
+    assert "--require-hashes -r /src/requirements.txt" in text and "/src/requirements.txt" in text

@@ -122,7 +122,9 @@ def plan(
         notes.append(f"KFP is {api.tag}, and the pipeline is compiled for {ir.sdk.removeprefix('kfp-')}")
     digest = digest_of([recipe.dump()])
     _refuse_duplicate(api, digest, recipe.name)
-    pods_of_image = recipe.platform.pods.model_copy(update={"image": pinned})
+    serving = recipe.platform.pods.vllm_image
+    images = {"image": pinned, **({"vllm_image": pin(serving)} if serving else {})}
+    pods_of_image = recipe.platform.pods.model_copy(update=images)
     platform = recipe.platform.model_copy(update={"store": store, "pods": pods_of_image})
     ir = compiled.pinned(ir, pinned)
     claim = setup.get("MEDMIM_CACHE_CLAIM")

@@ -22,6 +22,7 @@ REQUEST, SPEC = "medmim/order", "medmim/spec"  # annotations: the request's fold
 STAGE, RUN, ATTEMPT = "medmim/stage", "medmim/run", "medmim/attempt"
 _TTL = 30  # s that Ray's pods stay after the end: the step archives their logs
 _HASH = 16
+_ASKING = ("bench", "rebench")  # stages that ask models
 _RECORDS = 100_000_000  # bytes of Ray's object store: only small records pass through it
 
 
@@ -117,13 +118,14 @@ def spec(platform: Platform, image: str, uri: str, lease: str, raw: str = "") ->
     }
 
 
-def image(platform: Platform, default: str | None) -> str:
-    """The image of the pods.
+def image(request: Request, platform: Platform, default: str | None) -> str:
+    """The image of the pods: of a benchmark by vLLM `platform.pods.vllm_image`, which a recipe for it has.
 
     Raises:
         UserError: Neither recipe nor environment names one.
     """
-    found = platform.pods.image or default
+    served = request.stage in _ASKING and from_dump(request.recipe).bench.engine == "vllm"
+    found = (served and platform.pods.vllm_image) or platform.pods.image or default
     if not found:
         raise UserError(
             "no image for the pods of the Ray job",

@@ -43,7 +43,7 @@ def run(request: Request, platform: Platform, store: str) -> str:
         Unavailable: The head was lost more often than `platform.pods.attempts`.
     """
     kube = connect(platform.pods.namespace)
-    image = manifest.image(platform, os.environ.get("MEDMIM_IMAGE"))
+    image = manifest.image(request, platform, os.environ.get("MEDMIM_IMAGE"))
     identity = manifest.identity(request, image)
     owners = _workflow_of_this_pod(kube)
     attempt, last = 1, None

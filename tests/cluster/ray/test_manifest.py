@@ -223,3 +223,36 @@ def test_what_kubernetes_would_refuse_the_recipe_refuses(line: str) -> None:
     with pytest.raises(UserError, match="problem") as raised:
         load("demo", [line])
     assert line.partition("=")[0] in str(raised.value)
+
+
+SERVING = {"ray": "rayjob", "pods": {"image": "r/medmim@sha256:1", "vllm_image": "r/medmim-vllm@sha256:2"}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "engine", "image"),
+    [
+        ("bench", "vllm", "r/medmim-vllm@sha256:2"),
+        ("rebench", "vllm", "r/medmim-vllm@sha256:2"),
+        ("bench", "transformers", "r/medmim@sha256:1"),
+        ("finetune", "vllm", "r/medmim@sha256:1"),
+        ("data", "vllm", "r/medmim@sha256:1"),
+    ],
+)
+def test_the_pods_of_a_benchmark_by_vllm_have_an_image_with_it(stage: str, engine: str, image: str) -> None:
+    recipe = validate(
+        {"name": "b", "data": {"source": "phantom"}, "bench": {"engine": engine}, "platform": SERVING}, "test"
+    )
+    request = Request(stage, recipe.dump(), "r", {})
+    found = manifest.image(request, recipe.platform, "default")
+    assert found == image
+    spec = manifest.spec(recipe.platform, found, "s3://b/x", "lease")
+    cluster = spec["rayClusterSpec"]
+    templates = [cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]]
+    assert {pod["spec"]["containers"][0]["image"] for pod in templates} == {image}
+
+
+def test_a_recipe_of_pods_that_serve_names_their_image() -> None:
+    own = {"name": "b", "data": {"source": "phantom"}, "bench": {"engine": "vllm"}}
+    with pytest.raises(UserError, match="platform.pods.vllm_image"):
+        validate({**own, "platform": {"ray": "rayjob"}}, "test")
+    validate({**own, "platform": {"ray": "local"}}, "test")

@@ -77,6 +77,24 @@ def test_a_build_runs_without_gpus_where_its_raw_data_is_mounted_for_reading(
     kubectl(kubeconfig, "delete", "pv", volume, "--wait=false")
 
 
+def test_a_benchmark_by_vllm_has_a_server_s_image_and_a_gpu_in_each_worker(cluster: Kube, tmp_path: Path) -> None:
+    """The pods of simulated nodes run nothing: what the API server takes, and where the scheduler puts it."""
+    image = "registry.example/medmim-vllm@sha256:" + "0" * 64
+    settings = platform(cluster, 2, gpus=1, vllm_image=image)
+    own = {"name": "b", "data": {"source": "phantom"}, "bench": {"engine": "vllm"}}
+    recipe = validate({**own, "platform": settings.model_dump(mode="json", exclude_none=True)}, "test")
+    with nothing_left(cluster):
+        step = Step(Request("bench", recipe.dump(), "r1", {}), settings, tmp_path)
+        job = job_of(cluster, "Running")
+        pods = until(lambda: [p for p in cluster.list("pods", "ray.io/node-type=worker") if p["spec"].get("nodeName")])
+        containers = [pod["spec"]["containers"][0] for pod in pods]
+        assert [one["image"] for one in containers] == [image] * 2
+        assert [one["resources"]["limits"]["nvidia.com/gpu"] for one in containers] == ["1"] * 2
+        driver_succeeds(job, "s3://b/bench/1")
+        step.join(90)
+        assert (step.error, step.uri) == (None, "s3://b/bench/1")
+
+
 def test_two_steps_at_once_run_one_job(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
         steps = [Step(a_request(), platform(cluster), tmp_path) for _ in range(4)]
