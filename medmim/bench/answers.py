@@ -261,7 +261,7 @@ def find_or_ask(
 def on_any_machine(engine: Engine, data: str, probe: str, settings: Bench, protocol: str) -> str:
     """A key of these answers without what the answering machine decides; see `fanout`."""
     section, parents = _asked_for(engine, data, probe, protocol, settings)
-    return step_key("answers", REVISION, {**section, **_in_batches(probe, settings)}, parents)
+    return step_key("answers", REVISION, {**section, **_in_batches(engine, probe, settings)}, parents)
 
 
 def _asked_for(
@@ -288,13 +288,14 @@ def _key_parts(
     if inference:
         section["inference"] = dict(inference)
     if not is_exact(inference, protocol):
-        section |= _in_batches(probe, settings)
+        section |= _in_batches(engine, probe, settings)
     return section, parents
 
 
-def _in_batches(probe: str, settings: Bench) -> dict[str, Any]:
+def _in_batches(engine: Engine, probe: str, settings: Bench) -> dict[str, Any]:
     """What stands in a key for the batches: their size, and of `blind` a mark that they are not those of 0.1.0."""
-    return {"batch_size": settings.batch_size, **({"batches": "of different questions"} if probe == "blind" else {})}
+    different = {"batches": "of different questions"} if probe == "blind" else {}
+    return {"batch_size": settings.batch_size, **different, **({"how": engine.how} if engine.how else {})}
 
 
 def is_exact(inference: Mapping[str, str], protocol: str) -> bool:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from medmim.bench import served
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint
+from medmim.lvlm.features import ALONE
 from medmim.lvlm.zoo import lookup
 from medmim.lvlm.zoo import model as zoo
 from medmim.run.workspace import Workspace
@@ -51,6 +52,7 @@ class Engine:
             questions from an iterable when it has room for them, so that none need be ready before. No batch decides
             an answer.
         learned: What asking showed of it, for the provenance of its answers.
+        how: How it is asked; in the keys of its answers where the batch decides some.
         by: What runs a checkpoint, where that is not transformers: its answers have keys of their own.
     """
 
@@ -65,6 +67,7 @@ class Engine:
     is_server: bool = False
     learned: Callable[[], Mapping[str, Any]] = dict
     by: str = ""
+    how: str = ""
 
 
 def engine(ref: str, ws: Workspace, stale_before: str = "", by: str = "") -> Engine:
@@ -165,29 +168,37 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -
         path = checkpoint.resolve(ref, ws)
         return zoo.load(path) if of_zoo else checkpoint.load(path, cache=ws.cache)
 
+    @lru_cache(maxsize=1)
+    def features() -> Any:
+        from medmim.lvlm.features import Features
+
+        return Features(load())
+
     def ask(questions: "Iterable[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         from medmim.lvlm import ask_hf
         from medmim.lvlm.zoo import asking
 
-        how = (asking if of_zoo else ask_hf).ask
-        replies: Iterator[Reply] = how(load(), tuple(questions), batch_size, max_new_tokens)
-        return replies
+        if of_zoo:
+            return asking.ask(load(), tuple(questions), batch_size, max_new_tokens)
+        return ask_hf.ask(load(), tuple(questions), batch_size, max_new_tokens, features=features())
 
     def compare(questions: "Iterable[Question]", batch_size: int) -> "Iterator[Reply]":
         from medmim.lvlm import likelihood_hf
         from medmim.lvlm.zoo import asking
 
-        how = (asking if of_zoo else likelihood_hf).compare
-        replies: Iterator[Reply] = how(load(), tuple(questions), batch_size)
-        return replies
+        if of_zoo:
+            return asking.compare(load(), tuple(questions), batch_size)
+        return likelihood_hf.compare(load(), tuple(questions), batch_size, features=features())
 
     def release() -> None:
         if not load.cache_info().currsize:
             return
+        features.cache_clear()
         load.cache_clear()
         gc.collect()  # a model of transformers may refer to itself, and the next one is loaded before Python notices
         if "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()  # else torch keeps the memory to itself; nothing without a GPU
 
     terms = checkpoint.terms_of(ref)
-    return Engine(ref, weights, ask, compare, terms, template, checkpoint.inference, release)
+    how = "" if of_zoo else ALONE
+    return Engine(ref, weights, ask, compare, terms, template, checkpoint.inference, release, how=how)

@@ -1,20 +1,28 @@
-"""Inference with a loaded Hugging Face model: greedy decoding of left-padded batches, replies in order."""
+"""Inference with a loaded LLaVA model: greedy decoding of left-padded batches, replies in order.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+While a batch is computed, threads decode, resize and tokenize the following ones (`ahead`); an image goes through the
+vision tower once for all questions (`features`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from medmim.errors import UserError
-from medmim.lvlm import memory
-from medmim.lvlm.ask import Question, Reply, greedy, key, refusal
+from medmim.lvlm import ahead, decoding, memory
+from medmim.lvlm.ask import Question, Reply, greedy, key, pixel_digest, refusal
 from medmim.lvlm.checkpoint import FP32, Lvlm, dtype_name, stop_tokens
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
+from medmim.lvlm.features import ALONE, Features, embedded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+B = TypeVar("B")
 
 
 class Asked(Protocol):
@@ -46,6 +54,7 @@ def ask(
     batch_size: int = 32,
     max_new_tokens: int = 32,
     on_done: Callable[[int], None] | None = None,
+    features: Features | None = None,
 ) -> Iterator[Reply]:
     """Answer questions; one that cannot be encoded or is too long gets a reply with its error, and the others go on.
 
@@ -56,6 +65,7 @@ def ask(
             Mantis), since sums are rounded otherwise in another batch.
         max_new_tokens: Longest answer.
         on_done: Called after each batch with the number of questions it answered.
+        features: Of the model's images; they are kept for other calls. [default: for this call alone]
 
     Yields:
         One reply for each question, in order.
@@ -64,33 +74,44 @@ def ask(
         UserError: The longest answer alone fills the model's context, or the memory is used up.
     """
     refuse_long_answer(lvlm.path, context_length(lvlm), max_new_tokens)
-    yield from in_batches(questions, batch_size, lambda part: _batch(lvlm, part, max_new_tokens, batch_size), on_done)
+    seen = features or Features(lvlm)
+
+    def prepare(part: Sequence[Question], check: Callable[[], None]) -> Batch[list[int]]:
+        how = greedy(max_new_tokens)
+        return prepared(
+            lvlm, part, seen, check, batch_size, lambda _: how, lambda one: _encode(lvlm, one, max_new_tokens)
+        )
+
+    yield from in_batches(questions, batch_size, prepare, lambda ready: _answer(ready, seen, max_new_tokens), on_done)
 
 
 def in_batches(
     questions: Sequence[Question],
     batch_size: int,
-    reply: Callable[[Sequence[Question]], list[Reply]],
+    prepare: Callable[[Sequence[Question], Callable[[], None]], B],
+    reply: Callable[[B], list[Reply]],
     on_done: Callable[[int], None] | None,
 ) -> Iterator[Reply]:
-    """The replies to questions, batch after batch.
+    """The replies to questions, batch after batch; the following batches are prepared meanwhile.
 
     Args:
         questions: What to ask.
         batch_size: Questions in a batch.
-        reply: Answers a batch.
+        prepare: Makes a batch ready to be answered; called by other threads, see `ahead.prepared`.
+        reply: Answers a batch, in this thread.
         on_done: Called after each batch with the number of questions in it.
 
     Raises:
         UserError: The memory is used up.
     """
-    for start in range(0, len(questions), batch_size):
-        part = questions[start : start + batch_size]
-        with memory.reporting(*asked_at_once(len(part))):
-            replies = reply(part)
-        yield from replies
-        if on_done is not None:
-            on_done(len(part))
+    parts = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
+    with closing(ahead.prepared(parts, prepare)) as made:
+        for part in parts:
+            with memory.reporting(*asked_at_once(len(part))):
+                replies = reply(next(made))
+            yield from replies
+            if on_done is not None:
+                on_done(len(part))
 
 
 def refuse_long_answer(path: Path, context: int, max_new_tokens: int) -> None:
@@ -114,38 +135,63 @@ def pixels(lvlm: Lvlm, images: Sequence[Any]) -> "Tensor":
     return tensor
 
 
+@dataclass(frozen=True)
+class Batch(Generic[T]):
+    """Questions that are ready to be asked together.
+
+    Attributes:
+        keys: Of the reply to each question.
+        reasons: For each question why it is not asked; empty where it is.
+        questions: Those that are asked.
+        tokens: What was made of each of them.
+    """
+
+    keys: list[str]
+    reasons: list[str]
+    questions: list[Question]
+    tokens: list[T]
+
+
 def prepared(
-    lvlm: Lvlm, questions: Sequence[Question], encoded: Callable[[Question], T]
-) -> "tuple[list[str], list[T], Tensor | None]":
+    lvlm: Lvlm,
+    questions: Sequence[Question],
+    features: Features,
+    check: Callable[[], None],
+    batch_size: int,
+    how: Callable[[Question], str],
+    encoded: Callable[[Question], T],
+) -> Batch[T]:
     """A batch as the model reads it, without the questions that it cannot be asked.
 
     Args:
         lvlm: The model.
         questions: The batch.
+        features: Where the pixels of its images are prepared.
+        check: Called before each question; see `ahead.prepared`.
+        batch_size: As in `reply_key`.
+        how: Likewise.
         encoded: The tokens of a question; raises UserError where it has none.
-
-    Returns:
-        For each question why it is left out, empty where it is not; what `encoded` gave for the others; the pixels of
-        all their images, in order, on the model's device. None without images.
     """
-    import torch
-
-    reasons: list[str] = []
-    tokens: list[T] = []
-    shown: list[Tensor] = []
-    for question in questions:
+    made: Batch[T] = Batch([], [], [], [])
+    for given in questions:
+        check()
+        name = ""
         try:
+            known = list(given.pixels) or [pixel_digest(image) for image in given.images]
+            question = replace(given, pixels=known)
+            name = reply_key(lvlm, question, batch_size, how(question))
             if reason := refusal(question):
                 raise UserError(reason)
-            own = encoded(question)
-            features = [pixels(lvlm, question.images)] if question.images else []
+            tokens = encoded(question)
+            features.prepare(question, is_exact(lvlm, how(question)))
         except (UserError, ValueError, OSError) as error:
-            reasons.append(error.fact if isinstance(error, UserError) else str(error) or type(error).__name__)
-            continue
-        reasons.append("")
-        tokens.append(own)
-        shown += features
-    return reasons, tokens, torch.cat(shown).to(lvlm.model.device, lvlm.model.dtype) if shown else None
+            made.reasons.append(error.fact if isinstance(error, UserError) else str(error) or type(error).__name__)
+        else:
+            made.reasons.append("")
+            made.questions.append(question)
+            made.tokens.append(tokens)
+        made.keys.append(name)
+    return made
 
 
 def left_padded(lvlm: Lvlm, prompts: Sequence[Sequence[int]]) -> "tuple[Tensor, Tensor]":
@@ -171,68 +217,40 @@ def reply_key(lvlm: Lvlm, question: Question, batch_size: int, how: str) -> str:
         rendered = "".join(s.text for s in lvlm.family.render([Turn(question.prompt)], len(question.images)))
     except UserError:
         rendered = question.prompt
-    return key_of(lvlm, rendered, question, batch_size, how)
+    return key_of(lvlm, rendered, question, batch_size, how, ALONE)
 
 
-def key_of(asked: Asked, rendered: str, question: Question, batch_size: int, how: str) -> str:
-    """As `reply_key`, of a prompt as the model reads it."""
-    exact = how.startswith("greedy") and dtype_name(asked.model.dtype) == FP32
-    batch = () if exact else (f"batches of {batch_size}",)
+def key_of(asked: Asked, rendered: str, question: Question, batch_size: int, how: str, *more: str) -> str:
+    """As `reply_key`, of a prompt as the model reads it; `more` counts where the batch does."""
+    batch = () if is_exact(asked, how) else (f"batches of {batch_size}", *more)
     return key(asked.digest, rendered, question, how, *asked.inference, *batch)
 
 
-def _batch(lvlm: Lvlm, questions: Sequence[Question], max_new_tokens: int, batch_size: int) -> list[Reply]:
-    keys = [reply_key(lvlm, question, batch_size, greedy(max_new_tokens)) for question in questions]
-    reasons, prompts, shown = prepared(lvlm, questions, lambda question: _encode(lvlm, question, max_new_tokens))
-    if not prompts:
-        return [Reply("", name, reason) for name, reason in zip(keys, reasons, strict=True)]
-    stop = stop_tokens(lvlm.tokenizer, lvlm.family)
-    ids, mask = left_padded(lvlm, prompts)
-    arguments = {"input_ids": ids, "attention_mask": mask}
-    if shown is not None:  # left out, not None: generate() would run the vision tower on None
-        arguments["pixel_values"] = shown
-    found = generated(lvlm, arguments, stop, max_new_tokens)
-    return [
-        Reply("", name, reason) if reason else reply_of(name, *next(found), stop)
-        for name, reason in zip(keys, reasons, strict=True)
-    ]
+def is_exact(asked: Asked, how: str) -> bool:
+    """Whether what stands together in a batch decides nothing: of text, in fp32."""
+    return how.startswith("greedy") and dtype_name(asked.model.dtype) == FP32
 
 
-def generated(
-    asked: Asked, arguments: "Mapping[str, Tensor]", stop: list[int], max_new_tokens: int
-) -> Iterator[tuple[str, list[int], bool]]:
-    """Greedy answers of a batch.
-
-    Args:
-        asked: The model.
-        arguments: Of its `generate`, rows padded on the left.
-        stop: Tokens that end an answer.
-        max_new_tokens: Longest answer.
-
-    Returns:
-        For each row text, tokens, and whether a logit was not finite.
-    """
+def _answer(ready: Batch[list[int]], features: Features, max_new_tokens: int) -> list[Reply]:
     import torch
 
-    ids = arguments["input_ids"]
-    invalid = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    lvlm = features.lvlm
+    stop = stop_tokens(lvlm.tokenizer, lvlm.family)
+    written: Iterator[tuple[list[int], list[int], bool]] = iter(())
+    if ready.tokens:
+        with torch.inference_mode():
+            ids, mask = left_padded(lvlm, ready.tokens)
+            prompts = embedded(lvlm, ids, features.of(ready.questions, is_exact(lvlm, greedy(max_new_tokens))))
+            written = zip(ready.tokens, *decoding.greedy(lvlm.model, prompts, mask, stop, max_new_tokens), strict=True)
 
-    def find_invalid(_: "Tensor", logits: "Tensor") -> "Tensor":
-        invalid.logical_or_(~logits.amax(dim=-1).isfinite())  # the largest of NaN and anything is NaN
-        return logits
+    def made(name: str, prompt: list[int], tokens: list[int], invalid: bool) -> Reply:
+        text = lvlm.tokenizer.decode(tokens, skip_special_tokens=True)
+        return reply_of(name, text, tokens, invalid, stop, len(prompt))
 
-    with torch.inference_mode():
-        output = asked.model.generate(
-            **arguments,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=stop,
-            pad_token_id=asked.tokenizer.pad_token_id,
-            logits_processor=[find_invalid],
-        )
-    tokens = output[:, ids.shape[1] :].tolist()
-    texts = asked.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return zip(texts, tokens, invalid.tolist(), strict=True)
+    return [
+        Reply("", name, reason) if reason else made(name, *next(written))
+        for name, reason in zip(ready.keys, ready.reasons, strict=True)
+    ]
 
 
 def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
@@ -251,11 +269,12 @@ def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
     return ids
 
 
-def reply_of(name: str, text: str, ids: Sequence[int], invalid: bool, stop: list[int]) -> Reply:
-    """The reply of a key from what was generated."""
+def reply_of(name: str, text: str, ids: Sequence[int], invalid: bool, stop: list[int], prompt_tokens: int) -> Reply:
+    """The reply of a key from what was generated, `ids`, up to the token that ended it."""
     if invalid:
         return Reply("", name, NOT_FINITE)
-    return Reply(text.strip(), name, cut=not set(stop).intersection(ids))
+    cut = not set(stop).intersection(ids)
+    return Reply(text.strip(), name, cut=cut, prompt_tokens=prompt_tokens, new_tokens=len(ids))
 
 
 def asked_at_once(questions: int) -> tuple[str, str]:

@@ -52,10 +52,11 @@ class Kept(Generic[T]):
         found.set_result(value)
         with self._lock:
             self._room -= self._weigh(value)
-            for other in [one for one, known in self._found.items() if known.done()]:
-                if self._room >= 0:
+            while self._room < 0:
+                oldest = next((one for one, known in self._found.items() if known.done()), None)
+                if oldest is None:
                     break
-                self._room += self._weigh(self._found.pop(other).result())
+                self._room += self._weigh(self._found.pop(oldest).result())
         return value
 
     def drop(self, name: str) -> None:

@@ -20,6 +20,7 @@ from medmim.lvlm.ask import Question, Reply, likelihoods
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode, options
 from medmim.lvlm.family import Turn
+from medmim.lvlm.features import Features, embedded
 from medmim.sample import lettered
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def compare(
     questions: Sequence[Question],
     batch_size: int = 32,
     on_done: Callable[[int], None] | None = None,
+    features: Features | None = None,
 ) -> Iterator[Reply]:
     """Compare the options of closed questions; one that cannot be encoded or is too long gets a reply with its error.
 
@@ -42,6 +44,7 @@ def compare(
         questions: What to ask, with `options`.
         batch_size: Questions in one forward pass; another one changes the last digits.
         on_done: Called after each batch with the number of questions in it.
+        features: As for `ask_hf.ask`.
 
     Yields:
         One reply for each question, in order, with `letters`, `texts` and `tokens`.
@@ -49,7 +52,12 @@ def compare(
     Raises:
         UserError: The memory is used up.
     """
-    yield from ask_hf.in_batches(questions, batch_size, lambda part: _batch(lvlm, part, batch_size), on_done)
+    seen = features or Features(lvlm)
+
+    def prepare(part: Sequence[Question], check: Callable[[], None]) -> "ask_hf.Batch[_Encoded]":
+        return ask_hf.prepared(lvlm, part, seen, check, batch_size, likelihoods, lambda one: _encode(lvlm, one))
+
+    yield from ask_hf.in_batches(questions, batch_size, prepare, lambda ready: _compared(ready, seen), on_done)
 
 
 @dataclass(frozen=True)
@@ -69,30 +77,35 @@ class _Encoded:
     texts: list[list[int]]
 
     @property
+    def read(self) -> int:
+        """How many tokens the model reads."""
+        return len(self.shared) + sum(map(len, self.branches))
+
+    @property
     def branches(self) -> list[list[int]]:
         """The tokens behind `shared` that the model reads: what follows the last one of a text is not asked."""
         return [self.lead, *(text[:-1] for text in self.texts)]
 
 
-def _batch(lvlm: Lvlm, questions: Sequence[Question], batch_size: int) -> list[Reply]:
+def _compared(ready: "ask_hf.Batch[_Encoded]", features: Features) -> list[Reply]:
     import torch
 
-    keys = [ask_hf.reply_key(lvlm, question, batch_size, likelihoods(question)) for question in questions]
-    reasons, asked, shown = ask_hf.prepared(lvlm, questions, lambda question: _encode(lvlm, question))
     with torch.inference_mode():
-        found = _log_likelihoods(lvlm, asked, shown) if asked else []
-    return replies(keys, reasons, [(one.texts, letters, texts) for one, letters, texts in found])
+        shown = features.of(ready.questions, exact=False)
+        found = _log_likelihoods(features.lvlm, ready.tokens, shown) if ready.tokens else []
+    return replies(ready.keys, ready.reasons, [(one.read, one.texts, letters, texts) for one, letters, texts in found])
 
 
 def replies(
-    keys: Sequence[str], reasons: Sequence[str], found: "Sequence[tuple[Sequence[Sequence[int]], Tensor, Tensor]]"
+    keys: Sequence[str], reasons: Sequence[str], found: "Sequence[tuple[int, Sequence[Sequence[int]], Tensor, Tensor]]"
 ) -> list[Reply]:
     """The replies of a batch.
 
     Args:
         keys: Of each question.
         reasons: For each question why it was not asked; empty where it was.
-        found: Of those that were asked, in order: tokens of the texts, log-likelihoods of the letters and of the texts.
+        found: Of those that were asked, in order: how many tokens were read, tokens of the texts, log-likelihoods of
+            the letters and of the texts.
     """
     each = iter(found)
     return [
@@ -101,7 +114,7 @@ def replies(
     ]
 
 
-def _reply(name: str, asked: Sequence[Sequence[int]], letters: "Tensor", texts: "Tensor") -> Reply:
+def _reply(name: str, read: int, asked: Sequence[Sequence[int]], letters: "Tensor", texts: "Tensor") -> Reply:
     if not (letters.isfinite().all() and texts.isfinite().all()):
         return Reply("", name, ask_hf.NOT_FINITE)
     return Reply(
@@ -110,6 +123,7 @@ def _reply(name: str, asked: Sequence[Sequence[int]], letters: "Tensor", texts: 
         letters=tuple(round(value, _DECIMALS) for value in letters.tolist()),
         texts=tuple(round(value, _DECIMALS) for value in texts.tolist()),
         tokens=tuple(map(len, asked)),
+        prompt_tokens=read,
     )
 
 
@@ -164,11 +178,10 @@ def _log_likelihoods(
     model = lvlm.model
     ids, mask = ask_hf.left_padded(lvlm, [one.shared for one in asked])
     first = model.model(
-        input_ids=ids,
+        inputs_embeds=embedded(lvlm, ids, shown),
         attention_mask=mask,
         position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
         use_cache=True,
-        **({} if shown is None else {"pixel_values": shown}),
     )
     hidden = first.last_hidden_state[:, -1:]  # [questions, 1 + tokens of the branches, width]
     if any(map(any, (one.branches for one in asked))):

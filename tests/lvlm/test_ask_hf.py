@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from medmim.errors import UserError
-from medmim.lvlm import ask_hf, checkpoint
+from medmim.lvlm import ask_hf, checkpoint, decoding, likelihood_hf
 from medmim.lvlm.ask import Question, key, pixel_digest
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
+from medmim.lvlm.features import Features
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,93 @@ def test_a_batch_gives_the_text_of_plain_greedy_decoding(lvlm, questions):
         if lvlm.tokenizer.decode(decoded[-1:]) in lvlm.family.stop:
             break
     assert reply.text == lvlm.tokenizer.decode(decoded, skip_special_tokens=True).strip()
+
+
+def plainly(lvlm, questions, new_tokens):
+    """What `generate` writes, all in one left-padded batch, up to the token that ends an answer."""
+    stop = checkpoint.stop_tokens(lvlm.tokenizer, lvlm.family)
+    ids, mask = ask_hf.left_padded(lvlm, [encode(lvlm, [Turn(q.prompt)], len(q.images)).ids for q in questions])
+    values = torch.cat([ask_hf.pixels(lvlm, question.images) for question in questions if question.images])
+    output = lvlm.model.generate(
+        input_ids=ids, attention_mask=mask, pixel_values=values, do_sample=False, max_new_tokens=new_tokens,
+        eos_token_id=stop, pad_token_id=lvlm.tokenizer.pad_token_id,
+    )  # fmt: skip
+    rows = output[:, ids.shape[1] :].tolist()
+    ends = [next((at + 1 for at, token in enumerate(row) if token in stop), len(row)) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)], ids.shape[1]
+
+
+@pytest.mark.parametrize("name", ["tiny-mantis", "tiny-llava-med"])
+def test_tokens_are_those_of_generate_while_answers_of_other_lengths_leave_the_batch(name, monkeypatch):
+    shipped = checkpoint.load(checkpoint.resolve(name), device="cpu")
+    images = [Image.linear_gradient("L").rotate(90 * i).resize((64, 64)).convert("RGB") for i in range(4)]
+    questions = [
+        Question("Which image shows the larger opacity?\nA: image 1\nB: image 2"[: 37 + 9 * (i % 3)], images[: i % 4])
+        for i in range(11)
+    ]
+    written, sizes = [], []
+    greedy, forward = decoding.greedy, shipped.model.lm_head.forward
+    monkeypatch.setattr(decoding, "greedy", lambda *given: written.append(greedy(*given)) or written[-1])
+    wanted, longest = plainly(shipped, questions, 12)
+    monkeypatch.setattr(shipped.model.lm_head, "forward", lambda x: sizes.append(tuple(x.shape[:2])) or forward(x))
+    replies = list(ask_hf.ask(shipped, questions, len(questions), 12))
+    ((tokens, invalid),) = written
+    assert tokens == wanted and not any(invalid)
+    assert [reply.new_tokens for reply in replies] == [len(row) for row in wanted]
+    assert max(reply.prompt_tokens for reply in replies) == longest
+    assert len({len(row) for row in wanted}) > 1 and sizes[0] == (11, 1) and sizes[-1][0] <= 5  # half of them left
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_image_goes_through_the_tower_once_and_its_company_changes_no_digit(lvlm, monkeypatch, dtype):
+    """Of a set of questions and of the same with the images moved on, written and compared."""
+    asked = replace(lvlm, model=copy.deepcopy(lvlm.model).to(dtype))
+    images = [Image.linear_gradient("L").rotate(90 * i).convert("RGB") for i in range(4)]
+    rows = [images[:3], images[1:3], images[2:]]
+    none = [Question("Which?\nA: one\nB: two", row, ("one", "two")) for row in rows]
+    swap = [replace(question, images=[*question.images[-1:], *question.images[:-1]]) for question in none]
+    alone = [[*ask_hf.ask(asked, part, 2, 4), *likelihood_hf.compare(asked, part, 2)] for part in (swap, none)]
+    passes = []
+    tower = asked.model.model.vision_tower
+    forward = tower.forward
+    monkeypatch.setattr(
+        tower, "forward", lambda *given, **named: passes.append(len(given[0])) or forward(*given, **named)
+    )
+    features = Features(asked)
+    together = [
+        [*ask_hf.ask(asked, part, 2, 4, features=features), *likelihood_hf.compare(asked, part, 2, features=features)]
+        for part in (none, swap)
+    ]
+    assert together == alone[::-1]
+    # in fp32, what is written reads images of other passes than what is compared
+    assert passes == ([1, 1, 1, 1] if dtype == torch.bfloat16 else [3, 1, 1, 1, 1, 1])
+
+
+def test_features_over_the_budget_are_computed_again(lvlm):
+    image, other = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), (9, 9, 9))
+    questions = [Question("one", [image], pixels=["a"]), Question("two", [other], pixels=["b"])] * 2
+    small = Features(lvlm, room=1)
+    assert list(ask_hf.ask(lvlm, questions, 1, 2, features=small)) == list(ask_hf.ask(lvlm, questions, 1, 2))
+
+
+class Broken(list):
+    """Images of which the second cannot be decoded."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError("the image is torn")
+        return super().__getitem__(index)
+
+    def __iter__(self):
+        return (self[index] for index in range(len(self)))
+
+
+def test_an_image_that_cannot_be_decoded_is_the_error_of_its_question(lvlm):
+    image = Image.new("RGB", (8, 8))
+    questions = [Question("one", [image]), Question("two", Broken([image, image])), Question("three", [image])]
+    replies = list(ask_hf.ask(lvlm, questions, 2, 3))
+    assert [reply.error for reply in replies] == ["", "the image is torn", ""]
+    assert [replies[0], replies[2]] == list(ask_hf.ask(lvlm, [questions[0], questions[2]], 2, 3))
 
 
 def test_a_question_that_cannot_be_encoded_gets_its_error_and_the_others_are_answered(lvlm):
@@ -130,8 +218,8 @@ def long_question(words):
 
 def test_a_question_beyond_the_context_is_its_own_error_and_pads_no_other(lvlm, monkeypatch):
     asked = []
-    generate = lvlm.model.generate
-    monkeypatch.setattr(lvlm.model, "generate", lambda **kw: asked.append(kw["input_ids"].shape) or generate(**kw))
+    greedy = decoding.greedy
+    monkeypatch.setattr(decoding, "greedy", lambda *given: asked.append(given[1].shape) or greedy(*given))
     context = ask_hf.context_length(lvlm)
     questions = [Question("one"), long_question(context), Question("two"), long_question(10 * context)]
     replies = list(ask_hf.ask(lvlm, questions, max_new_tokens=3))
@@ -162,14 +250,11 @@ def test_an_answer_as_long_as_the_context_is_refused(lvlm):
 def test_a_reply_is_cut_unless_a_stop_token_ended_it(lvlm, monkeypatch):
     stop = checkpoint.stop_tokens(lvlm.tokenizer, lvlm.family)[0]
     word = lvlm.tokenizer.encode("left", add_special_tokens=False)[:1]
-
-    def generate(input_ids, **_):
-        ends = torch.tensor([[*word, stop, lvlm.tokenizer.pad_token_id], [*word, *word, *word]])
-        return torch.cat([input_ids, ends], dim=1)
-
-    monkeypatch.setattr(lvlm.model, "generate", generate)
+    written = ([[*word, stop], [*word, *word, *word]], [False, False])
+    monkeypatch.setattr(decoding, "greedy", lambda *_: written)
     replies = list(ask_hf.ask(lvlm, [Question("one"), Question("two")], max_new_tokens=3))
     assert [reply.cut for reply in replies] == [False, True]
+    assert [reply.new_tokens for reply in replies] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -184,10 +269,10 @@ def test_a_reply_is_cut_unless_a_stop_token_ended_it(lvlm, monkeypatch):
     ],
 )
 def test_memory_that_runs_out_is_reported_with_what_to_lower(lvlm, monkeypatch, error, where):
-    def generate(**_):
+    def greedy(*_):
         raise error
 
-    monkeypatch.setattr(lvlm.model, "generate", generate)
+    monkeypatch.setattr(decoding, "greedy", greedy)
     with pytest.raises(UserError, match=f"the {where} ran out of memory while 2 questions") as caught:
         list(ask_hf.ask(lvlm, [Question("one"), Question("two")], max_new_tokens=3))
     assert "bench.batch_size" in caught.value.fix and caught.value.reason and caught.value.exit_code == 2
@@ -197,10 +282,10 @@ def test_memory_that_runs_out_is_reported_with_what_to_lower(lvlm, monkeypatch, 
 
 
 def test_another_runtime_error_is_not_called_memory(lvlm, monkeypatch):
-    def generate(**_):
+    def greedy(*_):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(lvlm.model, "generate", generate)
+    monkeypatch.setattr(decoding, "greedy", greedy)
     with pytest.raises(RuntimeError, match="shapes"):
         list(ask_hf.ask(lvlm, [Question("one")], max_new_tokens=3))
 

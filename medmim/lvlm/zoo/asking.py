@@ -5,9 +5,9 @@ whole answer, up to the token that ends it. Each answer is a row with the questi
 these classes differ too much to share what is computed of a question among its answers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from medmim.errors import UserError
 from medmim.lvlm import ask_hf, likelihood_hf
@@ -20,6 +20,8 @@ from medmim.sample import lettered
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+
 
 def ask(
     model: Model,
@@ -30,8 +32,17 @@ def ask(
 ) -> Iterator[Reply]:
     """Answer questions; arguments, replies and errors as of `ask_hf.ask`."""
     ask_hf.refuse_long_answer(model.path, zoo.context_length(model), max_new_tokens)
+
+    def prepare(part: Sequence[Question], check: Callable[[], None]) -> ask_hf.Batch[Row]:
+        def read(question: Question) -> Row:
+            row = zoo.read(model, question)
+            _refuse_long(model, len(row), f"an answer of {max_new_tokens:,}", max_new_tokens)
+            return row
+
+        return _prepared(model, part, check, batch_size, lambda _: greedy(max_new_tokens), read)
+
     yield from ask_hf.in_batches(
-        questions, batch_size, lambda part: _answer(model, part, max_new_tokens, batch_size), on_done
+        questions, batch_size, prepare, lambda ready: _answer(model, ready, max_new_tokens), on_done
     )
 
 
@@ -42,27 +53,94 @@ def compare(
     on_done: Callable[[int], None] | None = None,
 ) -> Iterator[Reply]:
     """Compare the options of closed questions; arguments, replies and errors as of `likelihood_hf.compare`."""
-    yield from ask_hf.in_batches(questions, batch_size, lambda part: _compare(model, part, batch_size), on_done)
+
+    def prepare(part: Sequence[Question], check: Callable[[], None]) -> ask_hf.Batch[_Answers]:
+        return _prepared(model, part, check, batch_size, likelihoods, lambda question: _read(model, question))
+
+    def reply(ready: ask_hf.Batch[_Answers]) -> list[Reply]:
+        found = _log_likelihoods(model, ready.tokens, batch_size)
+        each = [
+            (sum(len(line.row) + len(line.tail) for line in _lines(one)), one.texts, letters, texts)
+            for one, letters, texts in found
+        ]
+        return likelihood_hf.replies(ready.keys, ready.reasons, each)
+
+    yield from ask_hf.in_batches(questions, batch_size, prepare, reply, on_done)
 
 
-def _answer(model: Model, questions: Sequence[Question], max_new_tokens: int, batch_size: int) -> list[Reply]:
-    keys = [_key(model, question, batch_size, greedy(max_new_tokens)) for question in questions]
-    reasons, rows = [], []
+def _prepared(
+    model: Model,
+    questions: Sequence[Question],
+    check: Callable[[], None],
+    batch_size: int,
+    how: Callable[[Question], str],
+    read: Callable[[Question], T],
+) -> ask_hf.Batch[T]:
+    """As `ask_hf.prepared`, of a model of the zoo."""
+    made: ask_hf.Batch[T] = ask_hf.Batch([], [], [], [])
     for question in questions:
+        check()
+        name = ""
         try:
-            row = zoo.read(model, question)
-            _refuse_long(model, len(row), f"an answer of {max_new_tokens:,}", max_new_tokens)
-        except UserError as error:
-            reasons.append(error.fact)
-            continue
-        reasons.append("")
-        rows.append(row)
-    stop = model.stop
-    found = ask_hf.generated(model, zoo.batch(model, rows), stop, max_new_tokens) if rows else iter(())
+            name = _key(model, question, batch_size, how(question))
+            row = read(question)
+        except (UserError, OSError) as error:
+            made.reasons.append(error.fact if isinstance(error, UserError) else str(error))
+        else:
+            made.reasons.append("")
+            made.questions.append(question)
+            made.tokens.append(row)
+        made.keys.append(name)
+    return made
+
+
+def _answer(model: Model, ready: ask_hf.Batch[Row], max_new_tokens: int) -> list[Reply]:
+    stop, rows = model.stop, ready.tokens
+    found = _generated(model, zoo.batch(model, rows), stop, max_new_tokens) if rows else iter(())
+    lengths = iter(map(len, rows))
     return [
-        Reply("", name, reason) if reason else ask_hf.reply_of(name, *next(found), stop)
-        for name, reason in zip(keys, reasons, strict=True)
+        Reply("", name, reason) if reason else ask_hf.reply_of(name, *next(found), stop, next(lengths))
+        for name, reason in zip(ready.keys, ready.reasons, strict=True)
     ]
+
+
+def _generated(
+    model: Model, arguments: "Mapping[str, Tensor]", stop: list[int], max_new_tokens: int
+) -> Iterator[tuple[str, list[int], bool]]:
+    """Greedy answers of a batch.
+
+    Args:
+        model: The model.
+        arguments: Of its `generate`, rows padded on the left.
+        stop: Tokens that end an answer.
+        max_new_tokens: Longest answer.
+
+    Returns:
+        For each row text, tokens with that which ended it, and whether a logit was not finite.
+    """
+    import torch
+
+    ids = arguments["input_ids"]
+    invalid = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    def find_invalid(_: "Tensor", logits: "Tensor") -> "Tensor":
+        invalid.logical_or_(~logits.amax(dim=-1).isfinite())  # the largest of NaN and anything is NaN
+        return logits
+
+    with torch.inference_mode():
+        output = model.model.generate(
+            **arguments,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=stop,
+            pad_token_id=model.tokenizer.pad_token_id,
+            logits_processor=[find_invalid],
+        )
+    tokens = output[:, ids.shape[1] :].tolist()
+    with model.tokenizing:
+        texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    ends = [next((at + 1 for at, token in enumerate(row) if token in stop), len(row)) for row in tokens]
+    return zip(texts, [row[:end] for row, end in zip(tokens, ends, strict=True)], invalid.tolist(), strict=True)
 
 
 def _refuse_long(model: Model, tokens: int, beside: str, more: int) -> None:
@@ -100,20 +178,6 @@ class _Answers:
     texts: list[list[int]]
 
 
-def _compare(model: Model, questions: Sequence[Question], batch_size: int) -> list[Reply]:
-    keys = [_key(model, question, batch_size, likelihoods(question)) for question in questions]
-    reasons, asked = [], []
-    for question in questions:
-        try:
-            asked.append(_read(model, question))
-        except UserError as error:
-            reasons.append(error.fact)
-        else:
-            reasons.append("")
-    found = _log_likelihoods(model, asked, batch_size)
-    return likelihood_hf.replies(keys, reasons, [(one.texts, letters, texts) for one, letters, texts in found])
-
-
 def _read(model: Model, question: Question) -> _Answers:
     """A question with its answers as tokens.
 
@@ -143,7 +207,8 @@ def _read(model: Model, question: Question) -> _Answers:
 
 
 def _tokens(model: Model, text: str) -> list[int]:
-    ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    with model.tokenizing:
+        ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 

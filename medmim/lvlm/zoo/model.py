@@ -15,6 +15,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from medmim import hints, store
@@ -81,6 +82,11 @@ class Model:
             f"{type(reader).__name__} {settings}",
             self.template_digest,
         )
+
+    @cached_property
+    def tokenizing(self) -> Lock:
+        """Held while the tokenizer is used: it refuses to change how it pads while another thread reads with it."""
+        return Lock()
 
     @cached_property
     def stop(self) -> list[int]:
@@ -341,17 +347,19 @@ def settings(model: Model, images: int) -> dict[str, Any]:
 
 def _processed(model: Model, questions: Sequence[Question]) -> Mapping[str, Any]:
     images = max(len(question.images) for question in questions)
-    read: Mapping[str, Any] = model.processor.apply_chat_template(
-        [conversation(model, question) for question in questions],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={
-            "text_kwargs": {"padding": True, "padding_side": "left"},
-            "images_kwargs": settings(model, images),
-        },
-    )
+    conversations = [conversation(model, question) for question in questions]
+    with model.tokenizing:
+        read: Mapping[str, Any] = model.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={
+                "text_kwargs": {"padding": True, "padding_side": "left"},
+                "images_kwargs": settings(model, images),
+            },
+        )
     return read
 
 
