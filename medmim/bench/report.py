@@ -56,6 +56,8 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
     main = "accuracy" if any(row["metric"] == "accuracy" for row in board) else "likelihood"
     closed = [row for row in board if row["metric"] in (main, "likelihood")]
     first = [row for row in closed if not row["group"].startswith("source:")]
+    asked = list(scores.get("models", {}))
+    drawn = asked if len(asked) <= len(_SERIES) else _SERIES  # the page of the models draws more of them
     losses = facts["finetune"].get("losses", [])
     environment = templates("medmim.bench")
     environment.filters |= {"count": _count, "running_mean": figures.running_mean}
@@ -72,7 +74,8 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         scores=scores,
         warnings=[*failures.warnings(scores), *reading.warnings(scores)],
         tiles=_tiles(scores, main),
-        intervals=_intervals([row for row in first if row["metric"] == main], main),
+        intervals=_intervals([row for row in first if row["metric"] == main and row["model"] in drawn], main),
+        further=bool(recipe.bench.models),
         headline=first or board,
         others=[row for row in board if row not in first] if first else [],
         curve=figures.curve(losses, [(step, loss) for step, loss, _ in facts["finetune"].get("validation", [])]),

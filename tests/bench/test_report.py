@@ -169,5 +169,23 @@ def test_a_run_that_trains_nothing_shows_its_own_stages_and_models(tmp_path: Pat
     component.python_func(parsed.dump(), str(ws.home), ws.run, shown)
     models = tmp_path / "reports/c-1-models.html"
     assert Path(shown.path).read_text() == models.read_text() != (tmp_path / "reports/c-1.html").read_text()
+    assert page.figures == 1 and "c-1-models.html" in page.text
     assert "Compared: 2 models" in page.text and "med-one minus" in page.text
     assert "finetune" not in page.text.partition("Leaderboard")[0] and "Undecided" not in page.text
+
+
+def test_of_many_models_the_own_ones_are_drawn_and_the_rest_is_left_to_their_page(run):
+    parsed, ws = run
+    row = {"group": "held_in", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "patients": 30}
+    row |= dict.fromkeys(("blind", "chance", "swap", "swap_low", "swap_high", "swap_n", "swap_patients"), 0.25)
+    row |= {"unparsed": 0, "unparsed_cut": 0, "cut": 0, "errors": 0}
+    for names, drawn in ((["tuned", "base", "a", "b"], {"tuned", "base"}), (list("abcd"), set())):
+        with stage(ws, "bench") as bench:
+            board = [{**row, "model": name} for name in names]
+            bench.facts = {"models": {name: {} for name in names}, "leaderboard": board, "comparable": True}
+            bench.facts |= {"text_only": [], "differences": [], "items": 40, "split": "test", "reading": []}
+        page = write(run)
+        assert {title.partition(": ")[0] for title in page.titles if "held-in, " in title} >= {
+            f"held-in, {name}" for name in drawn
+        }
+        assert page.figures == bool(drawn) and not any("held-in, a" in title for title in page.titles)
