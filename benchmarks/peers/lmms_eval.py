@@ -25,7 +25,7 @@ _LIMIT = 1800  # s
 
 def python(given: str | None = None) -> Path:
     """The interpreter of the environment of the peers; ends the process with a message where there is none."""
-    found = Path(given or os.environ.get("MEDMIM_PEERS_PYTHON") or ROOT / ".venv-peers" / "bin" / "python")
+    found = Path(given or os.environ.get("MEDMIM_PEERS_PYTHON") or ROOT / ".venv-peers" / "bin" / "python").absolute()
     if not found.exists():
         sys.exit(f"error: there is no {found}\nfix: run `make peers`, or set MEDMIM_PEERS_PYTHON")
     return found
