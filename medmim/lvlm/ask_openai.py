@@ -48,6 +48,7 @@ _SETTINGS = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "Invalid
 _UNKNOWN_FIELD = (400, 422)  # how servers refuse a field that they do not know
 _TOO_MANY = re.compile(r"\bat most \d+ image", re.IGNORECASE)  # vLLM
 _TEMPORARY = (408, 409, 425, 429)  # and 5xx, but these:
+_LIMIT = 429  # of requests in a time
 _NEVER = (501, 505)  # the server cannot do this at all
 _UNPAID = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # with 429, by OpenAI and others
 # How servers say, with a status that would else be tried again, that this question will never fit.
@@ -493,7 +494,7 @@ def _one(link: _Link, question: Question) -> Reply:
 def _sent(link: _Link, question: Question) -> Reply:
     """The reply to a question.
 
-    An error that may pass is waited for while the server answers others: a limit of requests is none of its failures.
+    A limit of requests is waited for as long as the server answers others: it is no failure.
     A question that takes too long twice while others are answered gets that as its error.
     """
     import openai
@@ -542,7 +543,7 @@ def _sent(link: _Link, question: Question) -> Reply:
                     reason=said,
                     fix=f"check address (usually it ends in /v1), name and {_KEY}",
                 ) from None
-            if may_pass(error) and learned.answered > answered:
+            if error.status_code == _LIMIT and may_pass(error) and learned.answered > answered:
                 continue
             if _is_passing(error):
                 raise _unavailable(url, f"answers {error.status_code}", said, send, _retry_after(error)) from None

@@ -39,4 +39,6 @@ def test_a_type_is_named_in_words(annotation: object, words: str) -> None:
 
 def test_keys_are_dotted_in_the_order_of_the_schema_and_named_as_in_yaml() -> None:
     keys = [key for key, _ in leaves(Recipe)]
-    assert keys[:3] == ["name", "pipeline", "data.source"] and "register.model" in keys and "platform.pods.image" in keys
+    assert (
+        keys[:3] == ["name", "pipeline", "data.source"] and "register.model" in keys and "platform.pods.image" in keys
+    )
