@@ -27,7 +27,9 @@ _PATTERN = re.compile(r"(?=.*[*?\[])(\S*[*/]\S*|.+\.[a-z\[{]\S{0,6})", re.IGNORE
 def ask(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Shipped base, folder, store URI, models:/NAME@ALIAS or openai:URL#NAME."),
+        typer.Argument(
+            metavar="MODEL", help="Shipped base, folder, store URI, models:/NAME@ALIAS, zoo:NAME or openai:URL#NAME."
+        ),
     ],
     rest: Annotated[list[str], typer.Argument(metavar='IMAGE... "QUESTION"', help="Image files, then the question.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64,

@@ -55,8 +55,8 @@ def run(
         typer.Option(
             "--model",
             metavar="[NAME=]REF",
-            help="Shipped base, folder, store URI, models:/NAME@ALIAS or openai:URL#NAME; NAME= gives it a name. "
-            "Repeatable: the first is compared with each of the others.",
+            help="Shipped base, folder, store URI, models:/NAME@ALIAS, zoo:NAME or openai:URL#NAME; NAME= gives "
+            "it a name. Repeatable: the first is compared with each of the others.",
         ),
     ],
     task: Annotated[
