@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, shards, store, terms
-from medmim.bench import export_lmms_eval, tasks
+from medmim.bench import export_lmms_eval, export_vlmevalkit, tasks
 from medmim.errors import UserError, wrap_os_errors
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.terms import Terms
 
 MARK = "export.json"
-FORMATS: Mapping[str, Callable[..., str]] = {"lmms-eval": export_lmms_eval.write}
+FORMATS: Mapping[str, Callable[..., str]] = {
+    "lmms-eval": export_lmms_eval.write,
+    "vlmevalkit": export_vlmevalkit.write,
+}
 """Name of a harness -> what writes the questions for it, and returns how to run it."""
 
 

@@ -15,6 +15,7 @@ class Harness(StrEnum):
     """The values of `--to`."""
 
     LMMS_EVAL = "lmms-eval"
+    VLMEVALKIT = "vlmevalkit"
 
 
 def export(
@@ -32,7 +33,7 @@ def export(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Write the questions of tasks, with their images, for another harness, which scores answers as medmim does.
+    """Write the questions of tasks, with their images, for another harness; lmms-eval then scores as medmim does.
 
     README.md in it says how to run it, the terms of use, and where scores may differ. With --json: folder, data
     (digest), questions (task -> number), terms.

@@ -210,3 +210,45 @@ def test_the_command_says_the_terms(world: World, tmp_path: Path, monkeypatch: p
     assert "Keep this folder to yourself" in readme and "* EMBED: research only" in readme
     found = json.loads(CliRunner().invoke(bench.app, [*arguments, "--json"]).stdout)
     assert found["questions"] == {"held_in": 42, "held_out": 6} and found["terms"]["serve"] is True
+
+
+def test_vlmevalkit_gets_the_closed_questions_with_their_images(world: World, tmp_path: Path) -> None:
+    """As its classes read a table: pandas, then `image` and `image_path` as lists where they look like one."""
+    import ast
+    import base64
+    import io
+
+    import pandas as pd
+    from PIL import Image
+
+    ws = workspace(tmp_path / "home")
+    export.export(ws, publish(world, ws), ("held_in",), tmp_path / "out", "vlmevalkit")
+    table = pd.read_csv(tmp_path / "out" / "medmim_held_in.tsv", sep="\t")
+    closed = [sample for sample in tasks.select(world.data, ["held_in"]).samples if sample.options]
+    images = shards.Images(world.data)
+    assert len(table) == len(closed) > 0
+    named: dict[str, str] = {}
+    for row, sample in zip(table.to_dict("records"), closed, strict=True):
+        assert [row[letter] for letter in "ABC"] == list(sample.options)
+        assert row["question"] == sample.question and "ABC".index(row["answer"]) in sample.gold
+        shown = zip(ast.literal_eval(row["image"]), ast.literal_eval(row["image_path"]), sample.images, strict=True)
+        for encoded, path, name in shown:
+            pixels = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+            assert pixels.tobytes() == images[name].tobytes() and path.endswith(".png")
+            assert named.setdefault(path, name) == name  # one file name, one image
+    assert "6 open questions are left out" in (tmp_path / "out" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("text", ["N/A", "null"])
+def test_a_text_that_vlmevalkit_would_lose_is_refused(text: str, world: World, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    (first, *_) = tasks.select(world.data, ["held_in"]).samples
+    lost = replace(first, options=(text, *first.options[1:]), answer=text)
+    source = shards.Images(world.data)
+    shards.write(tmp_path / "data", [lost], [(name, name, source.stored(name)) for name in lost.images])
+    ws = workspace(tmp_path / "home")
+    uri = store.publish(tmp_path / "data", ws.store, "data", {}, {"time": ""}).uri
+    with pytest.raises(UserError, match="cannot be written for VLMEvalKit"):
+        export.export(ws, uri, ("held_in",), tmp_path / "out", "vlmevalkit")
+    assert not (tmp_path / "out").exists()
