@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim import hints
-from medmim.data.kept_pixels import UNFINISHED
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.housekeeping.erase import Erasure
@@ -65,7 +64,7 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
     for recipe in found.rebuild:
         made = ", ".join(sorted({name.partition("/")[0] for name in recipe["made"]}))
         console.print(f"to rebuild without them: recipe {recipe['recipe']['name']} ({made})", markup=False)
-    trainings = [name for name in found.resume if not name.startswith(UNFINISHED)]
+    trainings = [name for name in found.resume if not erase.is_repeated(name)]
     if trainings:
         console.print(
             f"{len(trainings)} unfinished trainings are below {ws.store}/resume and may hold rows: end them, "

@@ -146,7 +146,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     kept_pixels.clear(ws.home)
     _clear_unfinished(ws.home)
     for name in what.resume:
-        if name.startswith(kept_pixels.UNFINISHED):  # a build that is resumed only reads its images again
+        if is_repeated(name):
             clear(place, name)
     for run in what.runs:
         for page in ("", "-models"):
@@ -158,6 +158,16 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
             shown.add()
     finish(place)
     return record
+
+
+def is_repeated(name: str) -> bool:
+    """Whether what is in a folder of unfinished work is made again, without the patient, where it is removed.
+
+    Builds read their images again, and answers are asked again.
+    """
+    from medmim.bench import fanout
+
+    return name.startswith((kept_pixels.UNFINISHED, fanout.UNFINISHED))
 
 
 def _clear_unfinished(home: Path) -> None:

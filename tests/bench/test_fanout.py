@@ -1,20 +1,23 @@
 """Workers of a Ray cluster give the answers of one process to the byte, however many they are and whoever is killed."""
 
+import json
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from medmim.bench import fanout
+from medmim.bench import fanout, run
 from medmim.errors import UserError
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
-from tests.bench.test_run import SETTINGS
-from tests.support import crew, ray_cluster
+from medmim.run.workspace import workspace
+from tests.bench.test_run import SETTINGS, bench
+from tests.support import crew, ray_cluster, waiting
 from tests.support.bench import World, publish, publish_data, write_data
 from tests.support.killing import Killed
 
@@ -158,3 +161,54 @@ def test_nodes_of_several_kinds_are_refused_by_their_names() -> None:
     with pytest.raises(UserError, match="several kinds") as raised:
         fanout.refuse_mixed({**kinds, "NVIDIA H200 bfloat16 pil": {"c (10.0.0.3)"}})
     assert "A100" in str(raised.value) and "b (10.0.0.2)" in str(raised.value) and "H200" in str(raised.value)
+
+
+def _answered(where: Path) -> list[tuple[str, str]]:
+    """Set and question of each answer that is in the store and in no artifact."""
+    files = (where / "resume").glob("*/*.jsonl")
+    return [(file.parts[-2], json.loads(line)["sample"]) for file in files for line in file.read_text().splitlines()]
+
+
+def _workers(cluster: ray_cluster.Nodes) -> list[psutil.Process]:
+    """The processes of the nodes that answer."""
+    family = psutil.Process(cluster.process.pid).children(recursive=True)
+    return [one for one in family if " ".join(one.cmdline()).startswith("ray::_Worker")]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_cluster_gives_the_digest_of_one_process_though_a_worker_and_the_driver_are_killed(
+    world: World, tmp_path: Path
+) -> None:
+    where = tmp_path / "store"
+    with ray_cluster.nodes(tmp_path / "nodes", 2) as nodes:
+        made = recipe(where, nodes.address, batch_size=1)
+        killed = start(made, tmp_path / "head", world)
+        waiting.until(lambda: len(_answered(where)) >= 20 and len(_workers(nodes)) == 2, 120)
+        _workers(nodes)[0].kill()
+        waiting.until(lambda: len(_answered(where)) >= 60, 120)
+        killed.kill()
+        out = killed.communicate()[0]
+        assert [text for text in texts(out, "line") if "questions are asked again" in text], out
+        waiting.until(lambda: not _workers(nodes))  # else one may still write
+        there = _answered(where)
+        assert not list(where.glob("answers/*")), "no set was complete"
+        assert len(set(there)) == len(there), "what is answered is not asked again when a worker is lost"
+        driver = start(made, tmp_path / "other-head", world)
+        out = driver.communicate(timeout=400)[0]
+        assert driver.returncode == 0, out
+        last = [event for event in ray_cluster.events(out) if event["kind"] == "bar"][-1]
+        assert last["done"] == last["total"] == 2 * (3 * 48 + 24) - len(there)
+        refused = start(recipe(where, nodes.address, max_new_tokens=100_000), tmp_path / "head", world)
+        said = refused.communicate(timeout=400)[0]
+        assert refused.returncode == 2 and "leaves no tokens for a question" in texts(said, "error")[0], said
+    assert texts(out, "digest") == [bench(world, tmp_path / "local")[1].digest]
+    assert not _answered(where)
+    gone = recipe(where, "127.0.0.1:1", batch_size=1)  # the cluster is no more
+    ws = workspace(tmp_path / "third-head", gone)
+    assert run.run(gone, ws, publish(world, ws.store), str(world.models[0]), {"base": str(world.models[1])}).uri
+
+
+def texts(out: str, kind: str) -> list[str]:
+    """What a driver has said."""
+    return [event["text"] for event in ray_cluster.events(out) if event["kind"] == kind]

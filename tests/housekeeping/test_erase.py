@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medmim import shards, store, tracking
+from medmim.bench import fanout
 from medmim.cli import data as command
 from medmim.cli import registry
 from medmim.data import build, erased, kept_pixels
@@ -107,7 +108,11 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     kept = kept_pixels.of(ws.home)
     assert kept is not None
     kept.keep("scan.png", 32, "sha256:0", b"a picture")
-    unfinished = [f"{kept_pixels.UNFINISHED}0123/1.pictures", "resume/finetune-0123/examples.safetensors"]
+    unfinished = [
+        f"{fanout.UNFINISHED}0123/1.jsonl",
+        f"{kept_pixels.UNFINISHED}0123/1.pictures",
+        "resume/finetune-0123/examples.safetensors",
+    ]
     for key in unfinished:
         open_store(ws.store).write(key, b"a picture")
     killed, running = ws.home / "work" / "data-killed", ws.home / "work" / "data-running"
@@ -118,7 +123,7 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
         record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
     assert [path for path in (ws.home / "work").iterdir()] == [running]
     assert kept.find("scan.png", 32) is None
-    assert list(open_store(ws.store).list("resume/")) == unfinished[1:], "a training is ended by whoever runs it"
+    assert list(open_store(ws.store).list("resume/")) == unfinished[2:], "a training is ended by whoever runs it"
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}
     assert not list(open_store(ws.store).list(made["data twelve"])) and not page.exists()
     gone = {name for name, both in copies.items() if not any(copy.exists() for copy in both)}

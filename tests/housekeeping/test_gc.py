@@ -170,11 +170,14 @@ def test_a_running_run_and_what_it_references_stays(ws: Workspace, put: Callable
             target.write(f"runs/{run}/report.json", b"{}")
     target.write("runs/r-20260103-000000-c/report.json", b"{}")
     target.write("resume/finetune-1/step-1/ab/model", b"x")
+    target.write("resume/answers-1/ab.jsonl", b"x")
     age(ws, "", 10)
+    target.write("resume/answers-2/ab.jsonl", b"x")
     age(ws, "runs/r-20260103-000000-c", 9)
     gone = collected(ws, last=1, days=0, now=NOW)
     assert "runs/r-20260102-000000-b" in gone and "runs/r-20260101-000000-a" not in gone
-    assert store.find(own[0].uri) and "resume/finetune-1" in gone
+    assert store.find(own[0].uri) and {"resume/finetune-1", "resume/answers-1"} <= set(gone)
+    assert list(target.list("resume/")) == ["resume/answers-2/ab.jsonl"], "this one is being asked"
     age(ws, "runs/r-20260101", 15)  # by now it was killed
     assert "runs/r-20260101-000000-a" in collected(ws, last=1, days=0, now=NOW)
 
