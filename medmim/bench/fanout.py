@@ -387,8 +387,8 @@ class _Crew:
                 self._waiting[hand.actor.ask.remote(hand.held, hand.chunk)] = hand
             if done := self._step(len(self._waiting) + len(queue)):
                 yield done
-        ended = [hand.actor.end.remote() for hand in self._idle]
-        ray.wait(ended, num_returns=len(ended), timeout=_END)
+        if ended := [hand.actor.end.remote() for hand in self._idle]:
+            ray.wait(ended, num_returns=len(ended), timeout=_END)
 
     def _step(self, wanted: int) -> tuple[Batch, list[Given]] | None:
         """Start workers up to as many as are wanted, then wait a moment for one of them to tell or to answer."""
@@ -399,25 +399,23 @@ class _Crew:
         ready, _ = ray.wait(list(self._waiting), timeout=_LOOK) if self._waiting else ([], [])
         if not ready:
             return None
-        hand = self._waiting[ready[0]]
+        hand = self._waiting.pop(ready[0])
         try:
             told = ray.get(next(ready[0]) if hand.node else ready[0])
         except StopIteration:
-            del self._waiting[ready[0]]
             self._idle.append(hand)
             return None
         except RayTaskError:  # a bug, with its traceback
             raise
         except RayError as lost:
-            del self._waiting[ready[0]]
             self._lose(hand, lost)
             return None
         if isinstance(told, UserError):
             raise told
         if hand.node:
             self._lost[None] = 0
+            self._waiting[ready[0]] = hand  # behind the others, so that none is heard more often
             return hand.chunk.pop(0), told
-        del self._waiting[ready[0]]
         self._idle.append(hand)
         hand.node, machine = told
         self._kinds[", ".join(dict.fromkeys(" ".join(own.values()) for own in machine.values()))].add(hand.node)
