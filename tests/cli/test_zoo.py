@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -159,10 +157,3 @@ def test_what_cannot_be_checked_is_refused_with_what_to_do(run, words: list[str]
         run(*words)
     assert fact in caught.value.fact and fix in caught.value.fix
     assert not Path("x").exists()
-
-
-@pytest.mark.long
-def test_only_the_result_is_on_stdout(folders: dict[str, Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "medmim.cli.main", "zoo", "check", str(folders["qwen2_5_vl"]), "--json"]
-    ended = subprocess.run([*command, "--home", str(tmp_path)], capture_output=True, check=True)
-    assert len(json.loads(ended.stdout)["checks"]) == 6
