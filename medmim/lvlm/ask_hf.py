@@ -5,7 +5,7 @@ vision tower once for all questions (`features`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -14,9 +14,10 @@ from medmim.errors import UserError
 from medmim.lvlm import ahead, decoding, memory
 from medmim.lvlm.ask import Question, Reply, greedy, key, pixel_digest, refusal
 from medmim.lvlm.checkpoint import FP32, Lvlm, dtype_name, stop_tokens
-from medmim.lvlm.encode import encode
+from medmim.lvlm.encode import backend, encode
 from medmim.lvlm.family import Turn
 from medmim.lvlm.features import ALONE, Features, embedded
+from medmim.sample import lettered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ def ask(
     refuse_long_answer(lvlm.path, context_length(lvlm), max_new_tokens)
     seen = features or Features(lvlm)
 
-    def prepare(part: Sequence[Question], check: Callable[[], None]) -> Batch[list[int]]:
+    def prepare(part: Sequence[Question], check: Callable[[], None]) -> Batch[_Prompt]:
         how = greedy(max_new_tokens)
         return prepared(
             lvlm, part, seen, check, batch_size, lambda _: how, lambda one: _encode(lvlm, one, max_new_tokens)
@@ -150,6 +151,14 @@ class Batch(Generic[T]):
     reasons: list[str]
     questions: list[Question]
     tokens: list[T]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The tokens of a question, and of what its answer may be."""
+
+    ids: list[int]
+    drafts: list[list[int]]
 
 
 def prepared(
@@ -231,21 +240,23 @@ def is_exact(asked: Asked, how: str) -> bool:
     return how.startswith("greedy") and dtype_name(asked.model.dtype) == FP32
 
 
-def _answer(ready: Batch[list[int]], features: Features, max_new_tokens: int) -> list[Reply]:
+def _answer(ready: Batch[_Prompt], features: Features, max_new_tokens: int) -> list[Reply]:
     import torch
 
     lvlm = features.lvlm
     stop = stop_tokens(lvlm.tokenizer, lvlm.family)
-    written: Iterator[tuple[list[int], list[int], bool]] = iter(())
+    written: Iterator[tuple[int, list[int], bool]] = iter(())
     if ready.tokens:
         with torch.inference_mode():
-            ids, mask = left_padded(lvlm, ready.tokens)
+            ids, mask = left_padded(lvlm, [one.ids for one in ready.tokens])
             prompts = embedded(lvlm, ids, features.of(ready.questions, is_exact(lvlm, greedy(max_new_tokens))))
-            written = zip(ready.tokens, *decoding.greedy(lvlm.model, prompts, mask, stop, max_new_tokens), strict=True)
+            drafts = [one.drafts for one in ready.tokens]
+            found = decoding.greedy(lvlm.model, prompts, mask, stop, max_new_tokens, drafts)
+            written = zip((len(one.ids) for one in ready.tokens), *found, strict=True)
 
-    def made(name: str, prompt: list[int], tokens: list[int], invalid: bool) -> Reply:
+    def made(name: str, read: int, tokens: list[int], invalid: bool) -> Reply:
         text = lvlm.tokenizer.decode(tokens, skip_special_tokens=True)
-        return reply_of(name, text, tokens, invalid, stop, len(prompt))
+        return reply_of(name, text, tokens, invalid, stop, read)
 
     return [
         Reply("", name, reason) if reason else made(name, *next(written))
@@ -253,7 +264,7 @@ def _answer(ready: Batch[list[int]], features: Features, max_new_tokens: int) ->
     ]
 
 
-def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
+def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> _Prompt:
     """The tokens of a question.
 
     Raises:
@@ -266,7 +277,17 @@ def _encode(lvlm: Lvlm, question: Question, max_new_tokens: int) -> list[int]:
             f"the question has {len(ids):,} tokens with its images, and the model's context of {context:,} takes "
             f"{context - max_new_tokens:,} beside an answer of {max_new_tokens:,}"
         )
-    return ids
+    return _Prompt(ids, answers_of(lvlm, lettered(question.options)))
+
+
+def answers_of(lvlm: Lvlm, texts: Sequence[str]) -> list[list[int]]:
+    """Answers as tokens with that which ends them, as far as they can be told without the question."""
+    rendered = []
+    for text in texts:
+        with suppress(UserError):  # it holds a special token
+            rendered.append(lvlm.family.render([Turn("", text)], 0)[-1].text)
+    read = backend(lvlm)
+    return [list(read.encode(text, add_special_tokens=False).ids) for text in rendered]
 
 
 def reply_of(name: str, text: str, ids: Sequence[int], invalid: bool, stop: list[int], prompt_tokens: int) -> Reply:

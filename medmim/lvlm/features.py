@@ -19,7 +19,7 @@ from medmim.lvlm.kept import Kept, budget
 if TYPE_CHECKING:
     from torch import Tensor
 
-ALONE = "images one by one, ended answers leave"  # in keys where last digits decide; for the latter see `decoding`
+ALONE = "images one by one, options as drafts"  # in keys where last digits decide; for the latter see `decoding`
 _PIXELS = 1 << 30  # bytes of prepared pixels that wait for the tower
 
 

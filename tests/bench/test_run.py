@@ -310,7 +310,8 @@ def test_answers_that_this_version_read_are_not_read_again_and_those_of_a_killed
     monkeypatch.undo()
     monkeypatch.setattr(run, "engine", lambda *_: replace(engine, ask=lambda *_: pytest.fail("asked again")))
     items = tasks.select(world.data, settings.tasks)
-    stored = answers.find_or_ask(ws, "r", run.engine("ref", ws), store.get(uri), "none", settings, None, "generate")
+    one = (GENERATE, "none")
+    stored = answers.find_or_ask(ws, "r", run.engine("ref", ws), store.get(uri), [one], settings, None)[one]
     by_id = {sample.id: sample for sample in items.samples}
     assert {answer.choice for answer in answers.load(Path(stored.uri)) if by_id[answer.sample].options} == {1}
     monkeypatch.setattr(answers.metrics, "reread", lambda *_: pytest.fail("read again"))

@@ -74,12 +74,19 @@ def plainly(lvlm, questions, new_tokens):
     return [row[:end] for row, end in zip(rows, ends, strict=True)], ids.shape[1]
 
 
+OPTIONS = ((), ("image 1", "image 2"), ("image 1 and much more than that", "image 22"), ("no", "same size", "image 3"))
+
+
 @pytest.mark.parametrize("name", ["tiny-mantis", "tiny-llava-med"])
 def test_tokens_are_those_of_generate_while_answers_of_other_lengths_leave_the_batch(name, monkeypatch):
     shipped = checkpoint.load(checkpoint.resolve(name), device="cpu")
     images = [Image.linear_gradient("L").rotate(90 * i).resize((64, 64)).convert("RGB") for i in range(4)]
     questions = [
-        Question("Which image shows the larger opacity?\nA: image 1\nB: image 2"[: 37 + 9 * (i % 3)], images[: i % 4])
+        Question(
+            "Which image shows the larger opacity?\nA: image 1\nB: image 2"[: 37 + 11 * (i % 3)],
+            images[: i % 4],
+            OPTIONS[i % 4],
+        )
         for i in range(11)
     ]
     written, sizes = [], []
@@ -93,6 +100,7 @@ def test_tokens_are_those_of_generate_while_answers_of_other_lengths_leave_the_b
     assert [reply.new_tokens for reply in replies] == [len(row) for row in wanted]
     assert max(reply.prompt_tokens for reply in replies) == longest
     assert len({len(row) for row in wanted}) > 1 and sizes[0] == (11, 1) and sizes[-1][0] <= 5  # half of them left
+    assert max(read for _, read in sizes) > 1 and len(sizes) <= max(map(len, wanted))  # some were drafted
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
