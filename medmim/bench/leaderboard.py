@@ -28,6 +28,7 @@ from medmim.terms import reasons
 
 REVISION = 1
 _HARDEST, _DIVIDING = 12, 6  # questions that are shown
+_NAME = 23  # characters of a model's name that fit beside a figure
 _WORDS = 2000  # characters of an answer that are shown
 _PROBES = {"value": "with images", "blind": "without images", "grey": "grey images", "swap": "right both ways"}
 
@@ -101,10 +102,12 @@ def render(ws: Workspace, uri: str) -> str:
     groups = list(dict.fromkeys(row["group"] for row in board if row["metric"] == main))
     domains = [group for group in tasks.DOMAINS if group in groups]
     roles = sorted(scores["models"], key=lambda role: _place(by, role, domains))
+    names = _names(roles)
+    drawn, by_name = list(names.values()), {(names[role], group): row for (role, group), row in by.items()}
     refs = provenance_of(scored).get("refs") or {}
     known = siblings.entries({role: refs.get(role, "") for role in scores["models"]})
     pairs = siblings.pairs({role: known[role] for role in roles if role in known})
-    beside = [_beside(rows, one, other, main, domains) for one, other in pairs]
+    beside = [_beside(rows, one, other, main, domains, names) for one, other in pairs]
     hard = hardest.hardest(rows, _HARDEST) if len(roles) > 1 else []
     split = hardest.dividing(rows, _DIVIDING, hard)
     cards = _cards(ws, scores, refs, [*hard, *split], roles)
@@ -121,12 +124,12 @@ def render(ws: Workspace, uri: str) -> str:
         domains=domains,
         lead=_lead(by, roles, domains),
         by=by,
-        figure=_leaderboard(by, roles, domains, main, _below(known, pairs)),
-        against=_against(scores["differences"], main, domains),
+        figure=_leaderboard(by_name, drawn, domains, main, _below(known, pairs, names)),
+        against=_against(scores["differences"], main, domains, names),
         beside=beside,
         siblings=figures.differences([point for own, _ in beside for point in own], _labels(domains), "points"),
-        transfer=_transfer(by, roles, domains, main),
-        probes=[(group, _probes(by, roles, group, main)) for group in domains],
+        transfer=_transfer(by_name, drawn, domains, main),
+        probes=[(group, _probes(by_name, drawn, group, main)) for group in domains],
         groups=[group for group in groups if group not in domains],
         best={group: max(by[role, group]["value"] for role in roles if (role, group) in by) for group in groups},
         reading={row["model"]: row for row in scores.get("reading", ())},
@@ -150,6 +153,16 @@ def _place(by: Mapping[tuple[str, str], Row], role: str, domains: Sequence[str])
     """Best first, by the first domain that it has a score in; equal ones by name."""
     values = [by[role, group]["value"] for group in domains if (role, group) in by]
     return (-values[0] if values else 1.0), role
+
+
+def _names(roles: Sequence[str]) -> dict[str, str]:
+    """Role -> its name in a figure, where a long one has its middle left out."""
+    found: dict[str, str] = {}
+    for role in roles:
+        short = role if len(role) <= _NAME else f"{role[: _NAME // 2]}…{role[-_NAME // 2 + 1 :]}"
+        taken = sum(other.startswith(short) for other in found.values())
+        found[role] = f"{short} ({taken + 1})" if taken and short in found.values() else short
+    return found
 
 
 def _labels(domains: Sequence[str]) -> list[str]:
@@ -189,17 +202,17 @@ def _leaderboard(
     return figures.intervals(points, levels, _labels(domains), metric, below)
 
 
-def _below(known: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Role -> what kind of model it is, and beside which it stands."""
-    kinds = {role: "medical" if one.medical else "general" for role, one in known.items()}
-    beside = {one: f"medical, beside {other}" for one, other in pairs}
+def _below(known: Mapping[str, Any], pairs: Sequence[tuple[str, str]], names: Mapping[str, str]) -> dict[str, str]:
+    """Name in the figure -> what kind of model it is, and beside which it stands."""
+    kinds = {names[role]: "medical" if one.medical else "general" for role, one in known.items()}
+    beside = {names[one]: f"medical, beside {names[other]}" for one, other in pairs}
     return {**kinds, **beside}
 
 
-def _against(differences: Sequence[Row], metric: str, domains: Sequence[str]) -> str:
+def _against(differences: Sequence[Row], metric: str, domains: Sequence[str], names: Mapping[str, str]) -> str:
     """The first model minus each other."""
     points = [
-        _difference(label(row["group"]), row["opponent"], row)
+        _difference(label(row["group"]), names[row["opponent"]], row)
         for row in differences
         if row["metric"] == metric and row["group"] in domains
     ]
@@ -207,11 +220,11 @@ def _against(differences: Sequence[Row], metric: str, domains: Sequence[str]) ->
 
 
 def _beside(
-    rows: Sequence[Row], one: str, other: str, metric: str, domains: Sequence[str]
+    rows: Sequence[Row], one: str, other: str, metric: str, domains: Sequence[str], names: Mapping[str, str]
 ) -> tuple[list[figures.Point], list[dict[str, Any]]]:
     """A medical model minus its general sibling: what the figure and the table show."""
     found = [row for row in comparing.paired((rows, one), (rows, other)) if row["metric"] == metric]
-    points = [_difference(label(row["group"]), one, row) for row in found if row["group"] in domains]
+    points = [_difference(label(row["group"]), names[one], row) for row in found if row["group"] in domains]
     listed = [{**row, "model": one, "opponent": other} for row in found if not row["group"].startswith("source:")]
     return points, listed
 

@@ -99,7 +99,7 @@ def intervals(
     colour = alt.condition(alt.datum.series == drawn[0], alt.value(_INK), alt.value(_SOFT))
     strokes = _chart(levels).mark_point(size=900, strokeWidth=2, opacity=1)
     marks = _chart(points).mark_point(size=110, strokeWidth=2.2, opacity=1)
-    values = _chart(points).mark_text(align="right", dx=56, fontSize=13)
+    values = _chart(points).mark_text(align="right", dx=62, fontSize=13)
     small = _rows(counts).mark_text(align="left", dx=-_GROUPS, dy=10)
     chart = alt.layer(
         strokes.encode(x=x, y=y, description="note:N", **channels),
@@ -109,7 +109,7 @@ def intervals(
         small.encode(x=alt.value(0), y=y, text="text:N"),
     )
     height = len(order) * 18 * (len(drawn) + 1)
-    return _svg(chart.properties(height=height), f"{axis} by group: {', '.join(names)}", right=42)
+    return _svg(chart.properties(height=height), f"{axis} by group: {', '.join(names)}", right=48)
 
 
 def dots(points: Sequence[Point], series: Sequence[str], axis: str, beside: Mapping[str, str] | None = None) -> str:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medmim.bench import roles
@@ -50,6 +50,7 @@ refs = st.lists(
 
 
 @given(refs)
+@example(["a/x", "x", "x-2=y"])
 def test_every_model_has_a_name_of_its_own_and_the_order_stays(given):
     try:
         found = roles.named(given)
