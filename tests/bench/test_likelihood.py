@@ -251,3 +251,19 @@ def test_likelihoods_of_open_questions_alone_are_refused_with_the_key_to_change(
     with pytest.raises(UserError, match="no closed question") as caught:
         run.bench(ws, uri, {"tuned": str(world.models[0])}, ALONE.model_copy(update={"probes": ()}))
     assert "bench.protocol" in caught.value.fix
+
+
+@pytest.mark.parametrize("probe", ["none", "blind"])
+def test_whole_batches_in_any_order_and_share_get_the_same_answers(world: World, probe: str) -> None:
+    """Also where the short last batch comes in between: the numbers tell which questions stood together."""
+    settings = ALONE.model_copy(update={"batch_size": 7})
+    planned = answers.batches(samples(), probe, "likelihood", settings)
+    images = shards.Images(world.data)
+
+    def said(share: Sequence[Sequence[Sample]]) -> dict[str, Answer]:
+        asked = answers.ask(engine(), share, {}, images, probe, "likelihood", settings)
+        return {one.answer.sample: one.answer for one in asked}
+
+    whole = said(planned)
+    assert len(planned[-1]) < 7 < len(whole)
+    assert said(planned[::-1]) == whole == said(planned[::2]) | said(planned[1::2])
