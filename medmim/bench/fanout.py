@@ -258,6 +258,7 @@ def _from_workers(
         key = answers.key(model, data.digest, probe, settings, protocol)
         folder = f"{UNFINISHED}{key[:16]}"
         if artifact := finished(ws, "answers", key):
+            removal.clear(place, folder)  # a driver was killed between the two
             yield one, artifact
         elif same := next((other for other in opened.values() if other.folder == folder), None):
             same.sets.append(one)

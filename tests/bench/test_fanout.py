@@ -1,6 +1,7 @@
 """Workers of a Ray cluster give the answers of one process to the byte, however many they are and whoever is killed."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -122,6 +123,20 @@ def test_what_failed_is_asked_again_in_the_batch_in_which_it_was(alone: Any, dat
         on_workers(cluster, tmp_path, data)
     cluster.fails = "no question"
     assert on_workers(cluster, tmp_path, data) == alone[3, "generate"]
+
+
+def test_what_a_killed_driver_left_of_published_answers_is_removed(
+    alone: Any, data: Path, tmp_path, monkeypatch
+) -> None:
+    cluster = crew.Cluster(tmp_path / "node").start(monkeypatch)
+    assert on_workers(cluster, tmp_path, data) == alone[3, "generate"]
+    for number, index in enumerate((tmp_path / "store").glob("steps/answers/*.json")):
+        left = tmp_path / "store" / f"{fanout.UNFINISHED}{index.stem[:16]}" / "0.jsonl"
+        left.parent.mkdir(parents=True)
+        left.write_text(str(number))
+    shutil.rmtree(tmp_path / "store" / "steps" / "answers-of-nodes")
+    cluster.asked.clear()
+    assert on_workers(cluster, tmp_path, data) == alone[3, "generate"] and not cluster.asked
 
 
 @given(st.permutations(range(9)))
