@@ -82,6 +82,7 @@ def bench(
     stale = stale_before or {}
     engines = {role: engine(ref, ws, stale.get(role, ""), settings.engine) for role, ref in models.items()}
     refuse_outside(engines.values(), of_data)
+    first = next(iter(engines))
 
     collected = collect(ws, source, engines, answers.probes_of(settings), settings, recipe)
 
@@ -121,7 +122,7 @@ def bench(
             "answers": _digests(collected, engines, GENERATE),
             "likelihoods": _digests(collected, engines, LIKELIHOOD),
             "leaderboard": board.leaderboard(),
-            "differences": board.differences(next(iter(engines))),
+            "differences": board.differences(first),
             "text_only": board.text_only(),
             "reading": board.reading(),
             "max_new_tokens": settings.max_new_tokens,
@@ -136,6 +137,9 @@ def bench(
     # what decides the answers is in their digests, and the models are the parents
     section = settings.model_dump(mode="json", exclude={"batch_size", "models", "engine"})
     section |= {"tasks": tasks.described(settings.tasks)}
+    first = next(iter(engines))
+    if first not in (*OWN_ROLES, "model"):  # which lead wherever they are
+        section["first"] = first
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}
     allowed = combine([of_data, *(model.terms for model in engines.values())])

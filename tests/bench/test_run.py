@@ -82,6 +82,11 @@ def test_the_order_of_the_recipe_decides_which_model_is_compared_with_the_others
     outcome = run.run(recipe, ws, publish(world, ws.store), "", dict(sorted(models.items())))
     scores = run.scores(ws, outcome.uri)
     assert list(scores["models"]) == ["z", "a"] and {row["opponent"] for row in scores["differences"]} == {"a"}
+    exchanged = recipe.model_copy(
+        update={"bench": settings.model_copy(update={"models": {"a": models["a"], "z": models["z"]}})}
+    )
+    scores = run.scores(ws, run.run(exchanged, ws, publish(world, ws.store), "", models).uri)
+    assert {row["opponent"] for row in scores["differences"]} == {"z"}, "not those of the other order"
 
 
 def test_names_of_models_are_no_part_of_the_key_twice(done, world):
