@@ -21,12 +21,13 @@ from medmim.errors import UserError
 from medmim.lvlm import checkpoint, child, vllm_server, weights
 from medmim.lvlm.ask import Question
 from medmim.run.workspace import workspace
+from tests.bench.test_fanout import CODE, recipe
 from tests.bench.test_run import SETTINGS
-from tests.support import vllm_stand_in
+from tests.support import ray_cluster, vllm_stand_in
 from tests.support.bench import World, publish
 from tests.support.openai_server import Server
 
-VLLM = SETTINGS.model_copy(update={"engine": "vllm", "probes": ("blind",)})
+VLLM = SETTINGS.model_copy(update={"engine": "vllm", "probes": ("blind",), "limit": 12})
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,7 @@ def test_answers_of_vllm_have_other_keys_and_equal_ones_at_every_port(world, tmp
 
     keys = [key(here), key(other), answers.on_any_machine(here, "d", "none", VLLM, "generate")]
     assert here.digest == other.digest and keys[2] != answers.on_any_machine(other, "d", "none", VLLM, "generate")
+    assert answers._asked_for(here, "d", "none", "generate", VLLM)[0]["engine"] == "vllm"
     said = []
     for _ in range(2):
         said += here.ask([Question("What changed?")], 1, 3)
@@ -239,3 +241,21 @@ def test_a_server_is_asked_about_the_same_images_in_a_row(world, tmp_path, serve
     given = run.scores(ws, artifact.uri)["answers"]["model"]["none"]
     known = json.loads(Path(ws.store, "answers", given, "provenance.json").read_text("utf-8"))
     assert known["images_arrive"] == "seen in questions of up to 3, by usage.prompt_tokens"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_each_worker_of_a_ray_cluster_serves_and_removes_its_server(world, tmp_path, monkeypatch):
+    log = vllm_stand_in.install(tmp_path, monkeypatch)
+    where = tmp_path / "store"
+    keep = {name: os.environ[name] for name in ("MEDMIM_VLLM_PYTHON", vllm_stand_in.MODE, "VLLM_STAND_IN_LOG")}
+    with ray_cluster.nodes(tmp_path / "nodes", 2, **keep) as nodes:
+        made = recipe(where, nodes.address, engine="vllm", probes=["blind"], batch_size=2)
+        out = ray_cluster.driver(
+            CODE, made.dump(), tmp_path / "head", publish(world, str(where)), *world.models
+        ).communicate(timeout=400)[0]
+    events = ray_cluster.events(out)
+    assert [event["kind"] for event in events].count("digest") == 1, out
+    assert len({Path(one["arguments"][one["arguments"].index("--chat-template") + 1]) for one in starts(log)}) == 2
+    assert all(gone(one[name]) for one in starts(log) for name in ("pid", "helper"))
+    print(f"{len(starts(log))} servers for two models on two nodes")

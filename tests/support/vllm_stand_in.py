@@ -47,7 +47,8 @@ def main() -> None:
     helper = subprocess.Popen(["sleep", "600"])  # as vLLM's engine is
     known = starts.read_text(encoding="utf-8") if starts.exists() else ""
     given = {"arguments": arguments, "pid": os.getpid(), "helper": helper.pid}
-    starts.write_text(known + json.dumps(given) + "\n", encoding="utf-8")
+    with starts.open("a", encoding="utf-8") as file:  # of several nodes
+        file.write(json.dumps(given) + "\n")
     if mode in LAST_WORDS:
         print("INFO Available KV cache memory: 12.3 GiB", LAST_WORDS[mode], sep="\n", flush=True)
         sys.exit(1)
