@@ -2,6 +2,8 @@
 
 Whoever starts this holds the other end of stdin, which the system closes when that process is gone, even by kill -9.
 So no server stays behind. It imports nothing of medmim, to start at once.
+
+The work is done by a second process like it: Ray kills the children of a worker that ends, not theirs.
 """
 
 import os
@@ -12,6 +14,7 @@ import threading
 from contextlib import suppress
 
 _GRACE = 20.0  # s from SIGTERM to SIGKILL
+_SECOND = "--"
 
 
 def main(command: list[str]) -> int:
@@ -19,8 +22,12 @@ def main(command: list[str]) -> int:
 
     Returns:
         Its exit code, or 128 and the signal that ended it.
+
+    The first process only waits for the second.
     """
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    if command[0] != _SECOND:
+        return subprocess.call([sys.executable, __file__, _SECOND, *command], start_new_session=True)
+    child = subprocess.Popen(command[1:], stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end_with_parent() -> None:
         while os.read(0, 1):  # not by sys.stdin, whose lock this thread would hold when Python ends

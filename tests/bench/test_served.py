@@ -179,9 +179,21 @@ def test_no_process_stays_when_the_one_that_started_it_is_killed(tmp_path, numbe
     assert all(map(gone, ours))
 
 
-def test_a_command_that_ignores_the_request_to_end_is_killed(monkeypatch):
-    quick = Path(child.__file__).read_text("utf-8").replace("_GRACE = 20.0", "_GRACE = 0.2")
-    command = [sys.executable, "-c", quick, "sh", "-c", "trap '' TERM; echo $$; while :; do sleep 0.1; done"]
+def test_no_process_stays_when_the_one_that_waits_for_it_is_killed_with_its_parent():
+    """As Ray kills the children of a worker that ends."""
+    command = [sys.executable, child.__file__, "sh", "-c", "echo $$; sleep 600"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        pid = int(started.stdout.readline())
+        started.kill()
+        started.wait()
+        started.stdin.close()
+        assert gone(pid)
+
+
+def test_a_command_that_ignores_the_request_to_end_is_killed(tmp_path):
+    quick = tmp_path / "child.py"
+    quick.write_text(Path(child.__file__).read_text("utf-8").replace("_GRACE = 20.0", "_GRACE = 0.2"), "utf-8")
+    command = [sys.executable, str(quick), "sh", "-c", "trap '' TERM; echo $$; while :; do sleep 0.1; done"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         pid = int(started.stdout.readline())
         started.stdin.close()
