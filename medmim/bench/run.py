@@ -137,7 +137,6 @@ def bench(
     # what decides the answers is in their digests, and the models are the parents
     section = settings.model_dump(mode="json", exclude={"batch_size", "models", "engine"})
     section |= {"tasks": tasks.described(settings.tasks)}
-    first = next(iter(engines))
     if first not in (*OWN_ROLES, "model"):  # which lead wherever they are
         section["first"] = first
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
