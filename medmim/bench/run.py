@@ -137,7 +137,7 @@ def bench(
     # what decides the answers is in their digests, and the models are the parents
     section = settings.model_dump(mode="json", exclude={"batch_size", "models", "engine"})
     section |= {"tasks": tasks.described(settings.tasks)}
-    if first not in (*OWN_ROLES, "model"):  # which lead wherever they are
+    if first != next((role for role in (*OWN_ROLES, "model") if role in engines), ""):  # which leads in most
         section["first"] = first
     parents = {"data": source.digest, **{role: model.digest for role, model in engines.items()}}
     parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}

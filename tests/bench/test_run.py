@@ -89,6 +89,14 @@ def test_the_order_of_the_recipe_decides_which_model_is_compared_with_the_others
     assert {row["opponent"] for row in scores["differences"]} == {"z"}, "not those of the other order"
 
 
+def test_models_of_a_users_own_order_are_compared_in_it(done, world):
+    ws, _, _ = done
+    models = {"base": str(world.models[1]), "tuned": str(world.models[0])}
+    other, cached = run.bench(ws, publish(world, ws.store), models, SETTINGS)
+    assert not cached and list(run.scores(ws, other.uri)["models"]) == ["base", "tuned"]
+    assert {row["opponent"] for row in run.scores(ws, other.uri)["differences"]} == {"tuned"}
+
+
 def test_names_of_models_are_no_part_of_the_key_twice(done, world):
     ws, artifact, _ = done
     settings = SETTINGS.model_copy(update={"models": {"any": "tiny-mantis"}})
