@@ -229,6 +229,7 @@ NOT_CONTENT = ("save_every", "keep_checkpoints", "zero", "offload", "activation_
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")]
 OWN_ROLES = ("tuned", "base", "champion")  # of a run's own models
+_SERVER = "openai:"  # begins the reference of a server's model
 
 
 class Bench(Section):
@@ -263,6 +264,12 @@ class Bench(Section):
     def _names_are_free(cls, models: dict[str, str]) -> dict[str, str]:
         if taken := [name for name in models if name in (*OWN_ROLES, "data")]:
             raise ValueError(f"{' and '.join(taken)}: the scores call the run's own models and data so; rename it")
+        addresses = {name: ref.removeprefix(_SERVER) for name, ref in models.items() if ref.startswith(_SERVER)}
+        if secret := [name for name, url in addresses.items() if shown(one := url.rpartition("#")[0] or url) != one]:
+            raise ValueError(
+                f"{' and '.join(secret)}: the address holds a user name, a password or a key, and recipes are written "
+                "into records; leave it out, and put a key into OPENAI_API_KEY"
+            )
         return models
 
 

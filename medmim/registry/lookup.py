@@ -58,17 +58,19 @@ def further(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
     """The references of `bench.models`, resolved.
 
     Raises:
-        UserError: As `resolve`; every one that cannot be found is named.
+        UserError: As `resolve`; every one that cannot be found, or whose address is none, is named.
         Unavailable: The store or MLflow does not answer.
     """
-    from medmim.bench.engines import OPENAI
+    from medmim.bench.engines import OPENAI, engine
     from medmim.lvlm.zoo import lookup
 
     found, missing = {}, []
     for name, ref in models.items():
         try:
             found[name] = resolve(ref, ws)
-            if not ref.startswith(OPENAI):
+            if ref.startswith(OPENAI):
+                engine(ref, ws)
+            else:
                 lookup.locate(found[name])
         except Unavailable:
             raise

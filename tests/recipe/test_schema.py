@@ -45,6 +45,19 @@ def test_names_of_further_models_are_told_apart_from_the_runs_own(name: str) -> 
     assert "bench.models" in raised.value.problems[0]
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://me:s3cret@h:1/v1#m@1", "http://me:s3cret@h", "http://h/v1?api_key=s3cret#m", "http://s3#a@h/v1#m"],
+)
+def test_secrets_in_the_addresses_of_further_models_are_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(UserError) as raised:
+        loading.load("demo", [f"bench.models={json.dumps({'a': f'openai:{address}'})}"])
+    said = str([raised.value.fact, raised.value.reason, raised.value.problems])
+    assert "a: the address holds" in said and "s3" not in said
+    for fine in ("openai:http://h/v1#org/m@rev", "models:/m@champion", "s3://b/m@x"):
+        loading.load("demo", [f"bench.models={json.dumps({'a': fine})}"])
+
+
 BENCH = ["pipeline=bench", "bench.models={a: tiny-mantis}"]
 
 

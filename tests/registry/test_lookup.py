@@ -123,8 +123,9 @@ def test_further_models_are_asked_beside_the_tuned_one_and_alone_without_it(ws: 
 
 def test_all_further_models_that_are_missing_are_named_at_once(ws: Workspace) -> None:
     models = {"a": "models:/nobody@champion", "b": "imported:mantis", "c": "tiny-mantis", "d": "lingshu"}
-    recipe = loading.load("demo", [f"bench.models={json.dumps(models)}"])
-    with pytest.raises(UserError, match="3 of the 4 models of bench.models") as raised:
+    servers = {"e": "openai:http://127.0.0.1:1/v1#m", "f": "openai:http://127.0.0.1:1/v1", "g": "openai:localhost#m"}
+    recipe = loading.load("demo", [f"bench.models={json.dumps(models | servers)}"])
+    with pytest.raises(UserError, match="5 of the 7 models of bench.models") as raised:
         lookup.opponents(recipe, ws)
-    assert [text.split(":")[0] for text in raised.value.problems] == ["a", "b", "d"]
+    assert [text.split(":")[0] for text in raised.value.problems] == ["a", "b", "d", "f", "g"]
     assert "base import" in raised.value.problems[1] and "did you mean 'lingshu-7b'" in raised.value.problems[2]
