@@ -9,6 +9,7 @@ The folder is there whole or not at all, and holds no time and no address: equal
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -69,9 +70,11 @@ def export(
         max_new_tokens: Longest answer.
 
     Raises:
-        UserError: Nothing to ask, a data set without pixels, or a folder that is something else.
+        UserError: Nothing to ask, a data set without pixels, tasks whose files would have one name, or a folder that is
+            something else.
     """
     _refuse_other(folder)
+    _refuse_equal(sorted({tasks.load(ref)[0] for ref in refs}))
     source = store.get(uri)
     data, allowed = store.fetch(source, ws.cache), terms_of(source)
     items = {tasks.load(ref)[0]: tasks.select(data, [ref], limit) for ref in dict.fromkeys(refs)}
@@ -101,6 +104,18 @@ def export(
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return made
+
+
+def _refuse_equal(names: Sequence[str]) -> None:
+    """Refuse tasks whose files would have one name: one of them would be lost."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(re.sub(r"\W+", "_", name).casefold(), name)) != name:
+            raise UserError(
+                f"the files of the tasks {other} and {name} would have one name",
+                reason="in those, whatever is no letter and no digit is `_`",
+                fix="rename one of them, or export them into a folder each",
+            )
 
 
 def _refuse_other(folder: Path) -> None:

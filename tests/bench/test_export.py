@@ -198,6 +198,16 @@ def test_what_is_no_export_is_never_replaced(made: Callable[[Path], None], world
     assert {name: data for name, data in tree(tmp_path).items() if not name.startswith("home")} == before
 
 
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_no_task_takes_the_place_of_another(form: str, world: World, tmp_path: Path) -> None:
+    ws, files = workspace(tmp_path / "home"), [tmp_path / "my-pairs.yaml", tmp_path / "My pairs.yaml"]
+    for file, ability in zip(files, ("temporal", "comparison"), strict=True):
+        file.write_text(f"description: d\nabilities: [{ability}]\n", encoding="utf-8")
+    with pytest.raises(UserError, match="would have one name"):
+        export.export(ws, publish(world, ws), list(map(str, files)), tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_says_the_terms(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDMIM_STORE", raising=False)
     ws = workspace(tmp_path / "home")
