@@ -1,23 +1,28 @@
 """The engine `vllm`: a checkpoint is served by vLLM on this machine, asked as servers are, and its server removed."""
 
 import json
+import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim.errors import Unavailable, require
 from medmim.lvlm import adapters, checkpoint, vllm_server, weights
+from medmim.run.lock import locked
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
+from medmim.store.flock import try_lock
 
 if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
     from medmim.lvlm.vllm_server import Served
 
 VLLM = "vllm"
+_COPY = "model-"  # begins the name of one
 _END = 5.0  # s from the last answer of a server to the end of its process
 
 
@@ -73,7 +78,11 @@ class Server:
             self._running = None
 
     def _asked(self, how: "Callable[..., Iterator[Reply]]", *given: Any) -> "Iterator[Reply]":
-        served = self._start()
+        return self._replies(self._start(), how, given)  # it starts now: asking has not begun
+
+    def _replies(
+        self, served: "Served", how: "Callable[..., Iterator[Reply]]", given: Sequence[Any]
+    ) -> "Iterator[Reply]":
         try:
             yield from how(served.url, served.name, *given, learned=self._learned, own=self._own)
         except Unavailable as error:
@@ -94,10 +103,11 @@ class Server:
         path = checkpoint.resolve(self._ref, self._ws)
         family = checkpoint.family_of(path)
         template = own / f"{family.name}.jinja"
-        template.write_text(family.chat_template, encoding="utf-8")
-        folder, copied = _loadable(path, how["dtype"], self._ws)
+        part = template.with_suffix(f".{os.getpid()}")
+        part.write_text(family.chat_template, encoding="utf-8")
+        os.replace(part, template)  # whole at each moment: the other workers of this node read it
         options = ["--dtype", how["dtype"], "--chat-template", str(template)]
-        try:
+        with _loadable(path, how["dtype"], self._ws) as folder:
             self._running = vllm_server.start(
                 folder,
                 self._digest[:16],
@@ -106,17 +116,15 @@ class Server:
                 self._ref,
                 cpu=how["device"] == "cpu",
             )
-        finally:
-            if copied:  # it is in memory now
-                shutil.rmtree(folder, ignore_errors=True)
         self._stop_at_last = weakref.finalize(self, self._running.stop)  # also where an error ends the benchmark
         self._learned = ask_openai.Learned()
         self._own = ask_openai.Own(digest_of([self._digest, self._template, json.dumps(how, sort_keys=True)]))
         return self._running
 
 
-def _loadable(path: Path, dtype: str, ws: Workspace) -> tuple[Path, bool]:
-    """The folder of a model as vLLM loads it, and whether that is a copy.
+@contextmanager
+def _loadable(path: Path, dtype: str, ws: Workspace) -> Iterator[Path]:
+    """The folder of a model as vLLM loads it; a copy is removed at the end, when it is in memory.
 
     It is one, as medmim saves models today, of adapters, which are merged into their base, and of what earlier versions
     saved, whose weights have other names.
@@ -124,10 +132,21 @@ def _loadable(path: Path, dtype: str, ws: Workspace) -> tuple[Path, bool]:
     files = sorted(path.glob("*.safetensors"))
     published = any(".vision_model." in name for file in files for name in weights.tensors(file))
     if published and not adapters.are_in(path) and (path / "processor_config.json").is_file():
-        return path, False
+        yield path
+        return
     from medmim.lvlm import saving
 
     torch = require("torch", "finetune")
-    copy = Path(tempfile.mkdtemp(prefix="model-", dir=ws.home / VLLM))
-    saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)
-    return copy, True
+    own = ws.home / VLLM
+    for lock in own.glob(f"{_COPY}*.lock"):
+        if held := try_lock(lock):  # of a process that was killed
+            with held:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    copy = Path(tempfile.mkdtemp(prefix=_COPY, dir=own))
+    with locked(copy, lambda holder: Unavailable(f"{holder} uses {copy}", fix="run the same command again")):
+        try:
+            saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)
+            yield copy
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)

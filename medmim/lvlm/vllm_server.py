@@ -172,7 +172,8 @@ def start(folder: Path, name: str, own: Path, options: Sequence[str], label: str
         Unavailable: It did not come up in half an hour.
     """
     program = python()
-    log = own / f"{name}.log"
+    gpus = re.sub(r"\W+", "_", os.environ.get("CUDA_VISIBLE_DEVICES", ""))[:60]
+    log = own / f"{name}{gpus and '-gpu'}{gpus}.log"  # the workers of a node have a server of this model each
     for attempt in range(1, _PORTS + 1):
         port = _free_port()
         command = [

@@ -21,10 +21,11 @@ from medmim.errors import UserError
 from medmim.lvlm import checkpoint, child, vllm_server, weights
 from medmim.lvlm.ask import Question
 from medmim.run.workspace import workspace
+from medmim.store.flock import try_lock
 from tests.bench.test_fanout import CODE, recipe
 from tests.bench.test_run import SETTINGS
 from tests.support import ray_cluster, vllm_stand_in
-from tests.support.bench import World, publish
+from tests.support.bench import World, publish, samples
 from tests.support.openai_server import Server
 
 VLLM = SETTINGS.model_copy(update={"engine": "vllm", "probes": ("blind",), "limit": 12})
@@ -115,7 +116,44 @@ def test_what_medmim_saved_before_is_served_as_it_saves_today(world, tmp_path, m
     model.release()
     assert "vision_tower.vision_model.embeddings.patch_embedding.weight" in saved[0]
     assert not Path(starts(log)[0]["arguments"][3]).exists()
+    assert {path.name for path in (tmp_path / "vllm").iterdir() if path.is_file()} == {
+        "llava-med.jinja",
+        f"{model.digest[:16]}.log",
+    }
     assert checkpoint.resolve("tiny-llava-med") != Path(starts(log)[0]["arguments"][3])
+
+
+def test_a_copy_that_a_killed_process_left_is_removed_and_no_other_one(world, tmp_path, monkeypatch):
+    vllm_stand_in.install(tmp_path, monkeypatch)
+    left, used = (tmp_path / "vllm" / f"model-{name}" for name in ("left", "used"))
+    for folder in (left, used):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text("w")
+        folder.with_name(f"{folder.name}.lock").touch()
+    model = engines.engine("tiny-llava-med", workspace(tmp_path), by="vllm")
+    with try_lock(used.with_name("model-used.lock")):
+        list(model.ask([Question("What changed?")], 1, 3))
+    model.release()
+    assert {path.name for path in (tmp_path / "vllm").glob("model-*")} == {"model-used", "model-used.lock"}
+
+
+def test_what_asking_took_is_without_the_start_of_the_server(world, tmp_path, monkeypatch):
+    vllm_stand_in.install(tmp_path, monkeypatch)
+    real = vllm_server.start
+    monkeypatch.setattr(vllm_server, "start", lambda *given, **more: [time.sleep(3), real(*given, **more)][1])
+    model = engine(world, tmp_path)
+    (sample, *_) = samples()
+    (one,) = answers.ask(model, [[sample]], {}, {}, "blind", "generate", VLLM)
+    model.release()
+    assert one.answer.text == "B" and one.seconds < 3
+
+
+def test_each_gpu_of_a_node_has_a_log(world, tmp_path, monkeypatch):
+    vllm_stand_in.install(tmp_path, monkeypatch, "other")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    with pytest.raises(UserError, match="ended while") as caught:
+        next(iter(engine(world, tmp_path).ask([Question("hello")], 1, 3)))
+    assert "-gpu3_4.log" in caught.value.fix
 
 
 @pytest.mark.parametrize(
