@@ -92,6 +92,7 @@ def in_batches(
     prepare: Callable[[Sequence[Question], Callable[[], None]], B],
     reply: Callable[[B], list[Reply]],
     on_done: Callable[[int], None] | None,
+    threads: int = ahead.MOST_THREADS,
 ) -> Iterator[Reply]:
     """The replies to questions, batch after batch; the following batches are prepared meanwhile.
 
@@ -101,12 +102,13 @@ def in_batches(
         prepare: Makes a batch ready to be answered; called by other threads, see `ahead.prepared`.
         reply: Answers a batch, in this thread.
         on_done: Called after each batch with the number of questions in it.
+        threads: That prepare, at most.
 
     Raises:
         UserError: The memory is used up.
     """
     parts = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
-    with closing(ahead.prepared(parts, prepare)) as made:
+    with closing(ahead.prepared(parts, prepare, threads)) as made:
         for part in parts:
             with memory.reporting(*asked_at_once(len(part))):
                 replies = reply(next(made))

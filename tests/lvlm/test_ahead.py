@@ -29,7 +29,7 @@ def test_all_come_in_order_from_other_threads_and_only_a_few_ahead():
         most = max(most, len(begun) - number)
         assert found == 2 * number
     assert sorted(begun) == list(THINGS) and threading.main_thread() not in at
-    assert most <= 2 + ahead._MOST_THREADS
+    assert most <= 2 + ahead.MOST_THREADS
     assert not threads()
 
 

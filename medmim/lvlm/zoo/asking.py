@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# That prepare: more would wait for each other (`Model.tokenizing`), and a batch that waits holds its pixels: 2 GB of 32
+# questions with 80 images to Qwen2.5-VL, for each probe that is asked in turns.
+_THREADS = 1
+
 
 def ask(
     model: Model,
@@ -42,7 +46,7 @@ def ask(
         return _prepared(model, part, check, batch_size, lambda _: greedy(max_new_tokens), read)
 
     yield from ask_hf.in_batches(
-        questions, batch_size, prepare, lambda ready: _answer(model, ready, max_new_tokens), on_done
+        questions, batch_size, prepare, lambda ready: _answer(model, ready, max_new_tokens), on_done, _THREADS
     )
 
 
@@ -65,7 +69,7 @@ def compare(
         ]
         return likelihood_hf.replies(ready.keys, ready.reasons, each)
 
-    yield from ask_hf.in_batches(questions, batch_size, prepare, reply, on_done)
+    yield from ask_hf.in_batches(questions, batch_size, prepare, reply, on_done, _THREADS)
 
 
 def _prepared(

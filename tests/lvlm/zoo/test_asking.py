@@ -3,7 +3,8 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,20 @@ def test_options_that_cannot_be_compared_are_an_error(qwen: Model) -> None:
 def test_an_answer_as_long_as_the_context_is_refused(qwen: Model) -> None:
     with pytest.raises(UserError, match="leaves no tokens for a question"):
         list(asking.ask(qwen, QUESTIONS, max_new_tokens=zoo.context_length(qwen)))
+
+
+@pytest.mark.parametrize("how", [asking.ask, asking.compare])
+def test_few_batches_wait_with_their_pixels_however_many_cores_there_are(
+    how: Callable[..., Iterator[Reply]], qwen: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, real = [], zoo.read
+    monkeypatch.setattr("joblib.cpu_count", lambda: 64)
+    monkeypatch.setattr(zoo, "read", lambda model, one: [read.append(one), real(model, one)][1])
+    replies = how(qwen, [QUESTIONS[0]] * 12, 1)
+    next(replies)
+    time.sleep(0.5)
+    assert len(read) <= 3
+    assert len(list(replies)) == 11
 
 
 def test_progress_counts_every_question(qwen: Model) -> None:
