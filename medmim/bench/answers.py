@@ -112,7 +112,8 @@ def collect(
             groups.setdefault(probe if probe in ("blind", "grey") else "real images", []).append((protocol, probe))
     for group in groups.values():
         asked = _in_turns(ws, role, engine, items, images, data, group, settings)
-        for (protocol, probe), given in asked.items():
+        for protocol, probe in group:
+            given = asked.get((protocol, probe), ())  # none where another process has just published them
             found[protocol, probe] = publish(ws, role, engine, given, data, probe, settings, recipe, of_data, protocol)
     return {one: found[one] for one in sets}
 
@@ -127,7 +128,10 @@ def _in_turns(
     sets: Sequence[Set],
     settings: Bench,
 ) -> dict[Set, list[Given]]:
-    """Sets of answers in the order of the questions; what an earlier try left in the work folders is kept."""
+    """Sets of answers in the order of the questions; what an earlier try left in the work folders is kept.
+
+    Without those that another process published before this one had their locks.
+    """
     shown = images if isinstance(images, Pixels) else Pixels(images)
     label = ", ".join(
         ("answers" if protocol == GENERATE else protocol) + ("" if probe == "none" else f" {probe}")
@@ -140,6 +144,8 @@ def _in_turns(
         for one in sets:
             protocol, probe = one
             folder = stack.enter_context(working(ws, "answers", key(engine, data, probe, settings, protocol)))
+            if find(ws, engine, data, probe, settings, protocol):
+                continue
             folder.mkdir(exist_ok=True)
             by_id = {sample.id: sample for sample in wanted[one]}
             known = given[one] = {
@@ -158,7 +164,7 @@ def _in_turns(
             answers = ask(engine, [batch for batch, _ in planned], dict(known), shown, probe, protocol, settings, grey)
             stack.enter_context(closing(answers))
             turns += [(place(batch[0]), len(asked), known, out, answers) for batch, asked in planned]
-        progress = stack.enter_context(bar(f"{role} {label}", sum(map(len, wanted.values())), "questions"))
+        progress = stack.enter_context(bar(f"{role} {label}", sum(len(wanted[one]) for one in given), "questions"))
         progress.add(sum(map(len, given.values())))
         for _, count, known, out, answers in sorted(turns, key=itemgetter(0)):
             for one_more in islice(answers, count):
@@ -168,7 +174,7 @@ def _in_turns(
                 known[one_more.answer.sample] = one_more
         for *_, answers in turns:
             next(answers, None)  # an engine with more replies than questions is found out
-    return {one: [given[one][sample.id] for sample in wanted[one]] for one in sets}
+    return {one: [known[sample.id] for sample in wanted[one]] for one, known in given.items()}
 
 
 def publish(

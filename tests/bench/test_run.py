@@ -201,6 +201,17 @@ def collected(home, engine, items, images, probe, settings, data="d"):
     return answers.collect(workspace(home), "r", engine, items, images, data, sets, settings)[GENERATE, probe]
 
 
+def test_what_another_process_published_meanwhile_is_not_asked_again(world, tmp_path, monkeypatch):
+    items = tasks.Items(tuple(samples()), 0, False)
+    images = shards.Images(world.data)
+    engine = writing(lambda questions, *_: (Reply("text", "k") for _ in questions))
+    first = collected(tmp_path, engine, items, images, "none", SETTINGS)
+    late, real = [None], answers.find
+    monkeypatch.setattr(answers, "find", lambda *given: late.pop() if late else real(*given))
+    again = collected(tmp_path, writing(lambda *_: pytest.fail("asked")), items, images, "none", SETTINGS)
+    assert again == first and not late
+
+
 def test_without_images_equal_questions_are_put_once_and_answered_each(world, tmp_path):
     twins = list({t.id: t for t in (replace(sample, question="What changed?") for sample in samples())}.values())
     items = tasks.Items(tuple(twins), 0, False)
