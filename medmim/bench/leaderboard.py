@@ -27,6 +27,7 @@ from medmim.store import Artifact
 from medmim.terms import reasons
 
 REVISION = 1
+_OF_OPEN = "token_f1"  # leads where no question is closed
 _HARDEST, _DIVIDING = 12, 6  # questions that are shown
 _NAME = 23  # characters of a model's name that fit beside a figure
 _WORDS = 2000  # characters of an answer that are shown
@@ -97,7 +98,8 @@ def render(ws: Workspace, uri: str) -> str:
     """The page as HTML."""
     scored, scores, rows = store.get(uri), bench.scores(ws, uri), bench.predictions(ws, uri)
     board = scores["leaderboard"]
-    main = "accuracy" if any(row["metric"] == "accuracy" for row in board) else LIKELIHOOD
+    given = {row["metric"] for row in board}
+    main = next((metric for metric in ("accuracy", LIKELIHOOD) if metric in given), _OF_OPEN)
     by = {(row["model"], row["group"]): row for row in board if row["metric"] == main}
     groups = list(dict.fromkeys(row["group"] for row in board if row["metric"] == main))
     domains = [group for group in tasks.DOMAINS if group in groups]
@@ -118,6 +120,7 @@ def render(ws: Workspace, uri: str) -> str:
         digest=scored.digest,
         scores=scores,
         main=main,
+        of_open=main == _OF_OPEN,
         roles=roles,
         first=next(iter(scores["models"])),
         kinds={role: "medical" if one.medical else "general" for role, one in known.items()},

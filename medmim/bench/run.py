@@ -127,6 +127,7 @@ def bench(
             "reading": board.reading(),
             "max_new_tokens": settings.max_new_tokens,
             **({"failures": failed} if failed else {}),
+            **({"clusters": kind} if (kind := tasks.clustered_by(settings.tasks)) != "patient" else {}),
             **({"task_digests": digests} if (digests := tasks.digests(settings.tasks)) else {}),
         }
         (folder / SCORES).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

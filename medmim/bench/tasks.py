@@ -265,6 +265,11 @@ def digests(tasks: Iterable[str]) -> dict[str, str]:
     return {name: task.digest for name, task in map(load, tasks) if name not in NAMES}
 
 
+def clustered_by(tasks: Iterable[str]) -> str:
+    """What shares chance in the intervals of tasks that are asked together: `patient`, or `image`."""
+    return next(load(ref)[1].clusters for ref in tasks)
+
+
 def described(tasks: Iterable[str]) -> list[str]:
     """What stands for tasks in the keys of scores, which have their names: `identities` with them, in their order."""
     return [name if name in NAMES else f"{name} {task.digest}" for name, task in map(load, tasks)]

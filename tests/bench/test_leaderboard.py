@@ -70,6 +70,18 @@ def page(found: tuple[Workspace, str], name: str = "page.html") -> tuple[Page, s
     return Page(html), " ".join(Page(html).text.split())
 
 
+def test_open_questions_alone_have_a_leaderboard_clustered_as_their_task_says(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "engine", lambda ref, *_: engine(ref))
+    task, ws = tmp_path / "open.yaml", workspace(tmp_path)
+    task.write_text("description: d\nanswers: open\nclusters: image\n", encoding="utf-8")
+    models = {role: role for role in ("mine", "gemma-3-4b")}
+    settings = BENCH.model_copy(update={"tasks": (str(task),), "probes": ()})
+    uri = run.bench(ws, publish(world, ws.store), models, settings)[0].uri
+    _, text = page((ws, uri))
+    assert "Best in held-in, token_f1" in text
+    assert "Open questions, token_f1 in percent with 95% intervals clustered by image; none under 20 images." in text
+
+
 def test_every_model_is_on_the_page_with_its_scores(four):
     shown, text = page(four)
     scores = run.scores(*four)
