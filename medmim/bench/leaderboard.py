@@ -6,7 +6,6 @@ one benchmark has one page: it is made once, and found in the store from then on
 
 import base64
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,10 +65,9 @@ def write(ws: Workspace, uri: str, target: Path) -> Artifact:
     made, _ = cached_step(ws, "leaderboard", REVISION, section, parents, make, kind="report", terms=terms_of(scored))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
-            part.write(store.read_file(made, FILE))
-        os.chmod(part.name, 0o644)
-        os.replace(part.name, target)
+        part = target.with_name(f".{target.name}.{os.getpid()}")
+        part.write_bytes(store.read_file(made, FILE))
+        os.replace(part, target)
     except OSError as error:
         raise from_os_error(error, f"writing {target}") from error
     return made

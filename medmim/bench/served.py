@@ -118,7 +118,7 @@ class Server:
             )
         self._stop_at_last = weakref.finalize(self, self._running.stop)  # also where an error ends the benchmark
         self._learned = ask_openai.Learned()
-        self._own = ask_openai.Own(digest_of([self._digest, self._template, json.dumps(how, sort_keys=True)]))
+        self._own = digest_of([self._digest, self._template, json.dumps(how, sort_keys=True)])
         return self._running
 
 

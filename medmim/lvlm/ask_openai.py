@@ -9,10 +9,11 @@ import os
 import re
 import ssl
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock, Semaphore
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 from medmim.errors import MIN_TRIES, Unavailable, UserError, patience, require, retrying
 from medmim.lvlm import arrival, openai_reply
 from medmim.lvlm.ask import Question, Reply, greedy, key, likelihoods, pixel_digest, refusal, writable
+from medmim.lvlm.kept import Kept
 from medmim.progress import say, size
 from medmim.redact import hidden, shown
 
@@ -75,7 +77,7 @@ class Learned:
     untold: str = ""
     answered: int = 0
     probed: int = 0
-    urls: "OrderedDict[str, str]" = field(default_factory=OrderedDict)
+    urls: Kept[str] = field(default_factory=lambda: Kept(_KEPT, len))
     slots: dict[int, Semaphore] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
@@ -92,23 +94,6 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Own:
-    """A server that this process started: what is known of it beforehand.
-
-    Attributes:
-        key: What stands for weights, chat format and engine in the key of a reply: no address, which changes.
-        before: Written before each image of a question with several; `{i}` is its number, from 1.
-        after: Likewise after it.
-        refuse: Why a question cannot be asked as it is meant; empty where it can.
-    """
-
-    key: str
-    before: str = ""
-    after: str = ""
-    refuse: Callable[[Question], str] = refusal
-
-
-@dataclass(frozen=True)
 class _Link:
     """How a question is sent.
 
@@ -122,7 +107,6 @@ class _Link:
         report: Says that the server is waited for.
         learned: What is known of it.
         slots: One for each request that may be under way.
-        own: Of a server that this process started.
     """
 
     client: Any
@@ -134,7 +118,6 @@ class _Link:
     report: "Callable[[RetryCallState], None]"
     learned: Learned
     slots: Semaphore
-    own: Own
 
     @property
     def timeout(self) -> float:
@@ -149,7 +132,7 @@ def ask(
     max_new_tokens: int = 32,
     on_done: Callable[[int], None] | None = None,
     learned: Learned | None = None,
-    own: Own | None = None,
+    own: str = "",
 ) -> Iterator[Reply]:
     """Answer questions; one that the server refuses gets a reply with its error, and the others are answered.
 
@@ -165,7 +148,8 @@ def ask(
         max_new_tokens: Longest answer.
         on_done: Called after each answer with 1.
         learned: What earlier calls learned of the server; it is added to.
-        own: Where the server is one that this process started. No proxy stands between, then.
+        own: Of a server that this process started, what stands for weights, chat format and engine in the key of a
+            reply: not its address, which changes. No proxy stands between, then.
 
     Yields:
         One reply for each question, in order.
@@ -197,7 +181,7 @@ def compare(
     batch_size: int = 32,
     on_done: Callable[[int], None] | None = None,
     learned: Learned | None = None,
-    own: Own | None = None,
+    own: str = "",
 ) -> Iterator[Reply]:
     """Compare the options of closed questions by the log-probabilities of their letters as the begin of the answer.
 
@@ -251,16 +235,16 @@ def _all(
     read: Callable[[Mapping[str, Any], Question, str], Reply],
     settings: Mapping[str, Any],
     learned: Learned | None,
-    own: Own | None,
+    own: str,
 ) -> Iterator[Reply]:
     check(url)
-    known, where = learned or Learned(), own or Own(f"{url}#{model}")
+    known, where = learned or Learned(), own or f"{url}#{model}"
 
     def name_of(question: Question) -> str:
-        return key(where.key, question.prompt, question, how or likelihoods(question))
+        return key(where, question.prompt, question, how or likelihoods(question))
 
     report, slots = _report_waiting(url), known.limited(batch_size)
-    link = _Link(_client(url, own is not None), url, model, settings, name_of, read, report, known, slots, where)
+    link = _Link(_client(url, bool(own)), url, model, settings, name_of, read, report, known, slots)
     pool = ThreadPoolExecutor(batch_size)
     try:
         for reply in _in_order(pool, link, iter(questions), batch_size):
@@ -309,7 +293,7 @@ def _see_images_arrive(link: _Link, question: Question) -> None:
     """
     learned = link.learned
     number = len(question.images)
-    if learned.untold or number <= (learned.costs.images if learned.costs else 0) or link.own.refuse(question):
+    if learned.untold or number <= (learned.costs.images if learned.costs else 0) or refusal(question):
         return
 
     def read(body: Mapping[str, Any], _: Question, name: str) -> Reply:
@@ -501,7 +485,7 @@ def _sent(link: _Link, question: Question) -> Reply:
 
     url, model, learned = link.url, link.model, link.learned
     name = link.name_of(question)
-    if reason := link.own.refuse(question):
+    if reason := refusal(question):
         return Reply("", name, reason)
     answered, late = learned.answered, 0
 
@@ -595,12 +579,9 @@ def _post(link: _Link, question: Question, named: bool) -> Mapping[str, Any]:
     """
     digests = question.pixels or [pixel_digest(image) for image in question.images]
     content: list[dict[str, Any]] = []
-    before, after = (link.own.before, link.own.after) if len(digests) > 1 else ("", "")
     for place, digest in enumerate(digests):
-        url = _kept_url(link.learned, digest, question.images, place)
-        content += [{"type": "text", "text": before.format(i=place + 1)}] if before else []
+        url = link.learned.urls.get(digest, partial(_data_url_of, question, place))
         content.append({"type": "image_url", "image_url": {"url": url}, **({"uuid": digest} if named else {})})
-        content += [{"type": "text", "text": after}] if after else []
     with link.slots:
         response = link.client.chat.completions.with_raw_response.create(
             model=link.model,
@@ -764,18 +745,8 @@ def _proxy_names(url: str) -> list[str]:
     return [] if proxy_bypass(parts.hostname or "") else names
 
 
-def _kept_url(learned: Learned, digest: str, images: "Sequence[Image]", place: int) -> str:
-    """The data URL of an image; the last ones are kept, since questions about the same images come together."""
-    with learned.lock:
-        if found := learned.urls.get(digest):
-            learned.urls.move_to_end(digest)
-            return found
-    made = data_url(images[place])  # only now, it may have to be decoded
-    with learned.lock:
-        learned.urls[digest] = made
-        while sum(map(len, learned.urls.values())) > _KEPT and len(learned.urls) > 1:
-            learned.urls.popitem(last=False)
-    return made
+def _data_url_of(question: Question, place: int) -> str:
+    return data_url(question.images[place])  # only now, it may have to be decoded
 
 
 def data_url(image: "Image") -> str:

@@ -142,11 +142,6 @@ def letters(body: Mapping[str, Any], key: str, options: int) -> Reply | None:
     return Reply("", key, letters=tuple(found), prompt_tokens=asked, new_tokens=made)
 
 
-def _names(token: str, letter: str) -> bool:
-    found = _LETTER.fullmatch(_plain(token))
-    return found is not None and found[1] == letter
-
-
 def _plain(token: Any) -> str:
     """A token without white space, and without the marks that stand for it in vocabularies."""
     return str(token or "").translate(_SPACES).strip()
