@@ -13,6 +13,8 @@ from medmim.recipe.sources import Questions
 from medmim.run.workspace import Workspace
 from medmim.store.paths import existing
 
+_OWN = "questions"  # the recipe of a file of questions
+
 
 def of(ws: Workspace, place: str | None) -> str:
     """URI of the data set that a command names.
@@ -51,7 +53,7 @@ def built(ws: Workspace, place: str) -> str:
             problems=[f"line {row.row}, {row.key or 'all of it'}: {row.reason}" for row in bad],
             fix="correct them: docs/tasks.md says what a line holds",
         )
-    recipe = Recipe(name="questions", data=Data(sources=(own,), max_bad_fraction=0.0))
+    recipe = Recipe(name=_OWN, data=Data(sources=(own,), max_bad_fraction=0.0))
     return build.run(recipe, ws).uri
 
 
@@ -71,10 +73,14 @@ def newest(ws: Workspace) -> str:
 
 
 def newest_if_any(ws: Workspace) -> str | None:
-    """URI of the data set of the store that was built last; None where there is none."""
+    """URI of the data set of the store that was built last; None where there is none.
+
+    That of a file of questions only where there is no other: a bench of one's own questions changes no default.
+    """
     where = store.open_store(ws.store)
     keys = [key for key in where.list("data/") if key.endswith(f"/{store.PROVENANCE}")]
-    if not keys:
-        return None
-    last = max(keys, key=lambda key: (json.loads(where.read(key))["time"], key))
-    return f"{where.uri}/{last.rpartition('/')[0]}"
+    found = []
+    for key in keys:
+        made = json.loads(where.read(key))
+        found.append(((made.get("recipe") or {}).get("name") != _OWN, made["time"], key))
+    return f"{where.uri}/{max(found)[-1].rpartition('/')[0]}" if found else None

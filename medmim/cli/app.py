@@ -37,6 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # in rich's own, `[default: 32]` would be a style, and not shown
     help="Build, fine-tune, bench, register and promote multi-image medical vision-language models.",
     epilog="Start with `medmim doctor`, then `medmim run demo`. Exit codes: 0 done, 1 a gate or audit said no, "
     "2 bad input, 70 a fault of medmim itself, 75 try again, 130 interrupted.",

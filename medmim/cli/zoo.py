@@ -11,7 +11,8 @@ from medmim.cli.options import Home, Json, Namespace
 app = typer.Typer(no_args_is_help=True, help="The zoo: models to ask and to bench, and what admits a checkpoint.")
 
 _Ref = Annotated[
-    str, typer.Argument(metavar="NAME|PATH", help="A model of `zoo list`, or a folder or URI with a checkpoint.")
+    str,
+    typer.Argument(metavar="NAME|PATH", help="A model of `zoo list`, zoo:NAME, or a folder or URI with a checkpoint."),
 ]
 
 
@@ -46,12 +47,14 @@ def show(ref: _Ref, home: Home = None, as_json: Json = False) -> None:
 
     from medmim.lvlm.zoo import entry as zoo
     from medmim.lvlm.zoo import lookup
+    from medmim.registry import lookup as names
     from medmim.run.workspace import workspace
 
     if ref in {entry.name for entry in zoo.entries()}:
         facts = zoo.find(ref).model_dump(mode="json")
     else:
-        facts = lookup.describe(ref, workspace(home))
+        ws = workspace(home)
+        facts = lookup.describe(names.resolve(ref, ws), ws)
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -86,11 +89,15 @@ def check(
     from dataclasses import asdict
 
     from medmim.errors import Refused, UserError
-    from medmim.lvlm.zoo import admission, lookup
+    from medmim.lvlm.zoo import admission, lookup, stored
+    from medmim.registry import lookup as names
     from medmim.run.workspace import workspace
 
     ws = workspace(home)
-    found, entry = lookup.find(ref, ws, hub)
+    found, entry = lookup.find(ref if stored.named(ref) else names.resolve(ref, ws), ws, hub)
+    own = stored.named(ref.removeprefix(stored.PREFIX))  # of `zoo:NAME`
+    if own is not None and own.format is None:
+        entry = own
     if write is not None and entry is None:
         raise UserError("--write is for a NAME of the zoo", fix=f"`{hints.command('zoo', 'list')}` shows them")
     sys.stderr.write(f"checkpoint {found}, home {ws.home}\n")

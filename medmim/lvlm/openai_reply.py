@@ -74,7 +74,7 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
     reasoned = any(fields.get(name) for name in _REASONING)
     filtered = choice.get("finish_reason") == "content_filter"
     if made > max_new_tokens + _MORE or len(text) > _TOKEN * max_new_tokens:
-        much = f"{made:,} tokens" if made else f"{len(text):,} characters"
+        much = f"{made:,} tokens" if made > max_new_tokens + _MORE else f"{len(text):,} characters"
         error = f"the server ignores max_tokens: {much} where at most {max_new_tokens:,} tokens were asked for"
         return Reply("", key, error, prompt_tokens=asked, new_tokens=made)
     if text.strip() or (

@@ -19,6 +19,8 @@ from medmim.run.workspace import Workspace
 _FEW = 3  # models: tuned, base and champion
 _SILENCE = 4.0  # s without a terminal before a sign of life
 _HEADLINE = {"accuracy": "accuracy of", "likelihood": "likelihood"}  # metric -> title of its groups
+_OPEN = "token_f1"  # stands in where no closed question was asked
+_TITLE = {**_HEADLINE, _OPEN: "token F1 of"}
 _MARK = {"done": "[green]✓[/]", "refused": "[yellow]✗[/]", "failed": "[red]✗[/]"}
 
 
@@ -118,7 +120,8 @@ def tables(facts: dict[str, Any]) -> list[Table]:
     rows, gained = facts.get("leaderboard", []), facts.get("differences", [])
     if many := len({row["model"] for row in rows}) > _FEW:  # the page has the rest
         rows, gained = ([row for row in all_ if "ability:" not in row["group"]] for all_ in (rows, gained))
-    measured = [metric for metric in _HEADLINE if any(row["metric"] == metric for row in rows)] or ["accuracy"]
+    have = {row["metric"] for row in rows}
+    measured = [metric for metric in _HEADLINE if metric in have] or [_OPEN if _OPEN in have else "accuracy"]
     boards = [leaderboard(rows, metric, not many) for metric in measured]
     return [*boards, *(gains(gained, metric, not many) for metric in measured if gained)]
 
@@ -127,8 +130,8 @@ def leaderboard(rows: list[dict[str, Any]], metric: str = "accuracy", counts: bo
     """Score, interval, share right both ways, blind, chance, n and patients of each model and group."""
     counted = ("n", "patients") if counts else ()
     table = Table(box=None, padding=(0, 1, 0, 0))  # fits 80 columns
-    for name in ("model", _HEADLINE[metric], "score", "95%", "both ways", "blind", "chance", *counted):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("model", _HEADLINE[metric], "95%") else "right")
+    for name in ("model", _TITLE[metric], "score", "95%", "both ways", "blind", "chance", *counted):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("model", _TITLE[metric], "95%") else "right")
     for row in of_headline(rows, metric):
         interval = "too few" if row["low"] is None else f"{_pct(row['low'])} to {_pct(row['high'])}"
         table.add_row(
@@ -157,7 +160,7 @@ def gains(rows: list[dict[str, Any]], metric: str = "accuracy", read_too: bool =
     """
     table = Table(box=None, padding=(0, 1, 0, 0))
     beside = ("unread", "if read") if metric == "accuracy" and read_too else ()
-    for name in ("against", _HEADLINE[metric], "points", "95%", "", *beside):
+    for name in ("against", _TITLE[metric], "points", "95%", "", *beside):
         table.add_column(name, no_wrap=True, justify="right" if name in ("points", *beside) else "left")
     read = {(row["opponent"], row["group"]): row["value"] for row in rows if row["metric"] == "accuracy_if_read"}
     for row in of_headline(rows, metric):

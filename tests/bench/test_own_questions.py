@@ -147,6 +147,21 @@ def test_the_command_takes_a_file_alone_and_with_names(own: str, world: World, t
     assert counted["temporal"] == part["items"] and counted["clean"] is None
 
 
+def test_a_file_is_exported_alone_and_is_not_the_default_where_there_is_another(own: str, tmp_path: Path) -> None:
+    lines = [{**line, "held_out": True} for line in rows(Path(own).parent)]
+    home, away = ["--home", str(tmp_path / "home")], write(Path(own).parent, lines, "away.jsonl")
+    to = ["export", str(tmp_path / "out"), "--to", "lmms-eval", "--json"]
+    assert json.loads(invoke(*to, "--task", away, *home))["questions"] == {"held_out": 48}
+    ws = workspace(tmp_path / "home")
+    assert data_sets.newest(ws) == data_sets.built(ws, away)  # the only one
+    folder = tmp_path / "built"
+    folder.mkdir()
+    (folder / "a").write_text("a", "utf-8")
+    made = {"step": "data", "revision": 1, "time": "2020-01-01T00:00:00+00:00", "recipe": {"name": "demo"}}
+    uri = store.publish(folder, ws.store, "data", {}, made).uri
+    assert data_sets.newest(ws) == uri  # built before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from typer.testing import CliRunner
 
+from medmim.cli.app import app
 from medmim.cli.main import main
 from medmim.errors import Refused
 from medmim.recipe import loading
@@ -179,3 +181,17 @@ def test_a_locale_that_is_not_utf8_changes_the_screen_and_nothing_else(latin1: d
 def test_text_that_utf8_cannot_hold_is_printed_as_its_number(run: Run) -> None:
     code, _, shown = run(raising(Refused("the file a\udcff.png")))
     assert (code, shown) == (1, "error: the file a\\udcff.png\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "default"),
+    [
+        (["bench", "run"], "[default: 32]"),
+        (["bench", "run"], "[default: the newest one of the store]"),
+        (["zoo", "check"], "[default: MEDMIM_HOME or .medmim]"),
+        (["runs", "list"], "[default: KFP_ENDPOINT, KF_PIPELINES_ENDPOINT]"),
+    ],
+)
+def test_help_shows_the_defaults_that_a_text_tells(words: list[str], default: str) -> None:
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).stdout
+    assert default in " ".join(shown.replace("│", " ").split())

@@ -122,7 +122,9 @@ def test_a_checkpoint_is_imported_by_its_name_from_the_hub_or_a_folder(
     assert line.startswith("zoo:qwen2.5-vl-7b, qwen2_5_vl, ") and checkpoint.locate(uri).digest in uri
     by_hand = run("import", "qwen2.5-vl-7b", folders["qwen2_5_vl"], "--store", "elsewhere").stdout.splitlines()[0]
     assert by_hand.startswith(str(tmp_path / "elsewhere")) and by_hand.rpartition("/")[2] == uri.rpartition("/")[2]
-    assert [line.split()[0] for line in run("check", "qwen2.5-vl-7b").stdout.splitlines()] == ["ok"] * 7
+    for ref in ("qwen2.5-vl-7b", "zoo:qwen2.5-vl-7b"):
+        assert [line.split()[0] for line in run("check", ref).stdout.splitlines()] == ["ok"] * 7
+    assert json.loads(run("show", "zoo:qwen2.5-vl-7b", "--json").stdout)["ref"] == uri
 
 
 def test_the_import_can_run_in_a_job_of_the_cluster(run) -> None:
@@ -145,6 +147,8 @@ def test_without_a_network_the_lines_to_type_elsewhere_are_given(run, monkeypatc
     [
         (["check", "qwen2.5-vl"], "no model 'qwen2.5-vl' in the zoo", "did you mean 'qwen2.5-vl-7b'"),
         (["show", "qwen2.5-vl"], "no model 'qwen2.5-vl' in the zoo", "did you mean 'qwen2.5-vl-7b'"),
+        (["check", "zoo:my-own"], "zoo:my-own: no such model was imported", "names: "),
+        (["show", "zoo:gemma-3-4b"], "zoo:gemma-3-4b: no such model was imported", "zoo import gemma-3-4b --hub"),
         (["check", "./nothing"], "no model './nothing'", "shipped bases"),
         (["check", "medgemma-4b"], "google/medgemma-4b-it is the name of a checkpoint", "accept the terms on"),
         (["check", "qwen3-vl-8b"], "Qwen/Qwen3-VL-8B-Instruct is the name of a checkpoint", "add --hub"),

@@ -739,11 +739,13 @@ def test_a_small_body_that_unpacks_to_a_large_one_is_not_read(server):
     assert "no end of an answer" in reply.error
 
 
-@pytest.mark.parametrize(("made", "text"), [(9, "B"), (0, "B" * 2000)])
-def test_a_server_that_ignores_the_longest_answer_answers_none(server, made, text):
+@pytest.mark.parametrize(
+    ("made", "text", "told"), [(9, "B", "9 tokens"), (0, "B" * 2000, "2,000 char"), (3, "B" * 2000, "2,000 char")]
+)
+def test_a_server_that_ignores_the_longest_answer_answers_none(server, made, text, told):
     server.count, server.made, server.say = costly, made, lambda _: text
     (reply,) = ask_openai.ask(server.url, "tiny", [Question("hello")], max_new_tokens=7)
-    assert "the server ignores max_tokens" in reply.error and not reply.text
+    assert f"the server ignores max_tokens: {told}" in reply.error and not reply.text
     server.made, server.say = 8, lambda _: "B"  # one more is the end of an answer
     (reply,) = ask_openai.ask(server.url, "tiny", [Question("hello")], max_new_tokens=7)
     assert reply.text == "B" and reply.new_tokens == 8

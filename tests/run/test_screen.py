@@ -72,6 +72,13 @@ def test_only_what_was_measured_is_shown() -> None:
     assert len(screen.tables({})) == 1
 
 
+def test_where_no_closed_question_was_asked_open_ones_are_shown() -> None:
+    (board,) = screen.tables({"leaderboard": [row(metric="token_f1", chance=None)], "differences": []})
+    assert board.columns[1].header == "token F1 of" and board.row_count == 1
+    (board,) = screen.tables({"leaderboard": [row(metric="token_f1"), row(metric="accuracy")], "differences": []})
+    assert board.columns[1].header == "accuracy of" and board.row_count == 1
+
+
 def test_many_models_are_shown_by_domain_alone_on_80_columns() -> None:
     names = ["med-mantis", "llava-onevision-7b", "c", "d"]
     board = [row(model=name, group=group) for name in names for group in ("held_out", "ability:temporal")]
