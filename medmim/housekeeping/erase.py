@@ -151,6 +151,8 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     for run in what.runs:
         for page in ("", "-models"):
             (ws.home / "reports" / f"{run.partition('/')[2]}{page}.html").unlink(missing_ok=True)
+    for path in _copies(ws, [one["name"] for one in record["removed"]]):
+        path.unlink(missing_ok=True)
     with bar("erase", len(record["removed"]), "artifacts") as shown:
         for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # last: they lead to the rest
             remove(place, one["name"])
@@ -158,6 +160,13 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
             shown.add()
     finish(place)
     return record
+
+
+def _copies(ws: Workspace, removed: Sequence[str]) -> list[Path]:
+    """The pages of this home that show what artifacts do, such as a night's or those of `bench page`: by content."""
+    found = [store.find(f"{ws.store}/{name}") for name in removed if name.startswith("report/")]
+    digests = {facts["sha256"] for one in found if one is not None for facts in one.files.values()}
+    return [path for path in (ws.home / "reports").glob("*.html") if store.file_digest(path) in digests]
 
 
 def is_repeated(name: str) -> bool:

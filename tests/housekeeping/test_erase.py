@@ -102,6 +102,9 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     page = ws.home / "reports" / "twelve.html"
     page.parent.mkdir()
     page.write_text("a picture")
+    pages = {name: ws.home / "reports" / f"bench-of-{name}.html" for name in ("three", "twelve")}
+    for name, path in pages.items():  # as `bench page` of an address, or a night, has one
+        path.write_bytes(open_store(ws.store).read(f"{made[f'report {name}']}/text"))
     copies = {name: [ws.cache / f"{name.partition('/')[2]}{part}" for part in ("", "-0123")] for name in made.values()}
     for copy in (copy for both in copies.values() for copy in both):
         copy.mkdir(parents=True)
@@ -126,6 +129,7 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     assert list(open_store(ws.store).list("resume/")) == unfinished[2:], "a training is ended by whoever runs it"
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}
     assert not list(open_store(ws.store).list(made["data twelve"])) and not page.exists()
+    assert pages["three"].exists() and not pages["twelve"].exists()
     gone = {name for name, both in copies.items() if not any(copy.exists() for copy in both)}
     assert gone == {made["data twelve"], made["report twelve"]}
     assert all(copy.exists() for name, both in copies.items() if name not in gone for copy in both)
