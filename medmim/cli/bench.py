@@ -302,6 +302,8 @@ def _short(value: str) -> str:
 
 def _uri(ws: Workspace, run: str) -> str:
     """A URI as it is; a run's name as the URI of its scores."""
+    if not run:
+        raise UserError("no run is named", fix=f"give its name, as `{hints.command('bench', 'run')}` prints it")
     path = existing(run)
     if "/" in run or (path is not None and path.is_dir()):
         if store.get(run).kind != "bench":

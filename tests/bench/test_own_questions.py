@@ -103,10 +103,15 @@ def test_bad_lines_are_told_together_and_nothing_is_built(own: str, tmp_path: Pa
     lines = [json.loads(line) for line in Path(own).read_text("utf-8").splitlines()]
     lines[3]["answer"] = "no option"
     lines[7]["images"] = ["absent.png"]
+    lines[9] |= {"options": ["a mass", "a mass "], "answer": "A"}
     with pytest.raises(UserError) as raised:
         data_sets.built(ws, write(Path(own).parent, lines))
     said = str(raised.value)
-    assert "2 lines of" in said and "line 4, answer: 'no option'" in said
+    assert (
+        "3 lines of" in said
+        and "line 10, options: all are the same: 'a mass'" in said
+        and "line 4, answer: 'no option'" in said
+    )
     assert "line 8, images.0: there is no file 'absent.png'" in said
     assert not list(Path(ws.store).glob("data/*"))
 

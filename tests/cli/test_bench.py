@@ -128,6 +128,8 @@ def test_a_data_set_may_be_the_task(home, world, tmp_path):
         (["run", "--model", "MODEL", "--task", "./a/b", "--data", "./c/d"], "more than one data set"),
         (["show", "no-such-run"], "no run 'no-such-run'"),
         (["show", "x" * 300], "too long"),
+        (["show", ""], "no run is named"),
+        (["compare", "#one", "#two"], "no run is named"),
         (["run", "--model", "y" * 300, "--task", "temporal"], "no model 'yyy"),
         (["run", "--model", "openai:127.0.0.1:1/v1#m", "--task", "temporal"], "is not the address of a server"),
         (["run", "--model", "openai:http://h:99999/v1#m", "--task", "temporal"], "is not the address of a server"),

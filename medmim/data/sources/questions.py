@@ -180,6 +180,8 @@ def _sample(row: _Row, root: Root) -> tuple[Sample | None, list[Problem]]:
     problems = _image_problems(images, root)
     if IMAGE in row.question:
         problems.append(("question", f"holds {IMAGE}: all images come before the question, by themselves"))
+    if options and len(set(options)) == 1:
+        problems.append(("options", f"all are the same: '{options[0][:80]}'"))
     answer, gold = _gold(row.answer, options)
     if options and not gold:
         problems.append(("answer", f"'{answer[:80]}' is none of the options, nor the letter of one"))
