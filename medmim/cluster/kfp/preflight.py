@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,9 @@ def _models(recipe: Recipe) -> Iterator[str]:
         yield f"gate.policy: {recipe.gate.policy} is a file of this machine; pods have the shipped policies only"
     for name, ref in recipe.bench.models.items():
         if ref.startswith(OPENAI):
-            if urlsplit(ref.removeprefix(OPENAI)).hostname in _LOCAL:
-                yield f"bench.models.{name}: {ref} is on this machine"
+            with suppress(ValueError):  # of what is no address: `refuse_missing_models` says so
+                if urlsplit(ref.removeprefix(OPENAI)).hostname in _LOCAL:
+                    yield f"bench.models.{name}: {ref} is on this machine"
         elif not _reaches_pods(ref):
             yield (
                 f"bench.models.{name}: {ref} is neither a shipped base, nor s3://..., models:/NAME@ALIAS, "
@@ -109,9 +111,9 @@ def refuse_missing_models(recipe: Recipe, store: str) -> None:
     Those of MLflow are left to it: its address is for pods.
 
     Raises:
-        UserError: Every one that is missing is named, with the commands that bring it in.
+        UserError: Every one that is missing is named, with the commands that bring it in; so is a malformed address.
     """
-    ours = {name: ref for name, ref in recipe.bench.models.items() if not ref.startswith(("models:/", OPENAI))}
+    ours = {name: ref for name, ref in recipe.bench.models.items() if not ref.startswith("models:/")}
     lookup.further(ours, Workspace(Path(".medmim"), store, ""))
 
 

@@ -143,12 +143,16 @@ def test_models_to_compare_with_that_pods_cannot_reach_are_named(world: World) -
     models = {
         "here": "/a/folder", "server": "openai:http://127.0.0.1:8000/v1#m", "there": "openai:http://vllm:8000/v1#m",
         "mine": "models:/demo@champion", "shipped": "tiny-mantis", "stored": "s3://bucket/model/1",
+        "torn": "openai:http://[::1/v1#m",
     }  # fmt: skip
     kept = {name: values[name] for name in ("data", "platform")}
     recipe = validate({"name": "c", "pipeline": "bench", "bench": {"models": models}, **kept}, "c")
     _, setup, _ = preflight.settings("team-a", world.recipe)
     problems = preflight.unsupported(recipe, setup)
     assert [problem.partition(":")[0] for problem in problems] == ["bench.models.here", "bench.models.server"]
+    with pytest.raises(UserError, match="cannot be found") as raised:
+        preflight.refuse_missing_models(recipe, world.store)
+    assert any(problem.startswith("torn: ") and "IPv6" in problem for problem in raised.value.problems)
 
 
 def test_pods_that_are_too_small_for_a_worker_are_reported_with_what_it_needs(world: World) -> None:
