@@ -211,8 +211,9 @@ def _run(command: Sequence[str], out: IO[bytes], env: Mapping[str, str]) -> "sub
 
 
 def _plain() -> dict[str, str]:
-    """This environment without what is meant for this Python."""
-    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    """This environment without what is meant for this Python, and without a key that the server would demand."""
+    left_out = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "VLLM_API_KEY")
+    return {key: value for key, value in os.environ.items() if key not in left_out}
 
 
 def _places(own: Path, scratch: Path) -> dict[str, str]:

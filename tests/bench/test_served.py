@@ -249,6 +249,12 @@ def test_a_proxy_of_the_environment_does_not_stand_before_our_own_server(world, 
     model.release()
 
 
+def test_our_own_server_demands_no_key(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "of-another-server")
+    code = "import os, sys; sys.exit('VLLM_API_KEY' in os.environ)"
+    assert subprocess.run([sys.executable, "-c", code], env=vllm_server._plain()).returncode == 0
+
+
 def test_without_vllm_the_variable_is_named(world, tmp_path, monkeypatch):
     monkeypatch.delenv("MEDMIM_VLLM_PYTHON", raising=False)
     with pytest.raises(UserError, match="vLLM is not installed") as caught:
