@@ -10,8 +10,8 @@ Generation, likelihood and the admission test use the same few functions:
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -260,9 +260,32 @@ def conversation(model: Model, question: Question) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
 
 
+@contextmanager
+def _written_by_template() -> Iterator[None]:
+    """Raise what a chat template fails with as its own error; a TypeError is one that takes texts alone.
+
+    Raises:
+        UserError: It is broken, or refuses the conversation.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except (TemplateError, TypeError) as error:
+        raise UserError(
+            f"the chat template cannot write the question: {type(error).__name__}: {error}",
+            fix="take the chat template from the place where the checkpoint was published",
+        ) from error
+
+
 def rendered(model: Model, question: Question) -> str:
-    """The prompt as the chat template writes it, an image one placeholder."""
-    (text,) = model.processor.apply_chat_template([conversation(model, question)], add_generation_prompt=True)
+    """The prompt as the chat template writes it, an image one placeholder.
+
+    Raises:
+        UserError: The chat template is broken, or refuses the conversation.
+    """
+    with _written_by_template():
+        (text,) = model.processor.apply_chat_template([conversation(model, question)], add_generation_prompt=True)
     return str(text)
 
 
@@ -273,7 +296,10 @@ def answered(model: Model, question: Question, answer: str) -> str:
     """
     turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
     prompt = rendered(model, question)
-    (text,) = model.processor.apply_chat_template([[*conversation(model, question), turn]], add_generation_prompt=False)
+    with _written_by_template():
+        (text,) = model.processor.apply_chat_template(
+            [[*conversation(model, question), turn]], add_generation_prompt=False
+        )
     ends: list[str] = model.tokenizer.convert_ids_to_tokens(model.stop)
     if text.startswith(prompt) and answer in (rest := text[len(prompt) :]):
         done = rest.index(answer) + len(answer)
@@ -311,7 +337,7 @@ def read(model: Model, question: Question) -> Row:
     """A question as the model reads it alone.
 
     Raises:
-        UserError: As `refuse` does, or the processor rejects an image.
+        UserError: As `refuse` does, or the chat template rejects the question, or the processor an image.
     """
     refuse(model, question)
     try:
@@ -348,7 +374,7 @@ def settings(model: Model, images: int) -> dict[str, Any]:
 def _processed(model: Model, questions: Sequence[Question]) -> Mapping[str, Any]:
     images = max(len(question.images) for question in questions)
     conversations = [conversation(model, question) for question in questions]
-    with model.tokenizing:
+    with model.tokenizing, _written_by_template():
         read: Mapping[str, Any] = model.processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,

@@ -93,6 +93,25 @@ def test_an_image_that_a_processor_rejects_is_its_own_error(model_of: Callable[[
         zoo.read(model_of("qwen2_5_vl"), Question("What?", [image(0, 1, 600)]))
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ nothing.there }}", "UndefinedError: 'nothing' is undefined"),
+        ("{% if %}", "TemplateSyntaxError: Expected an expression"),
+        ("{{ raise_exception('one image only') }}", "TemplateError: one image only"),
+        ("{{ 'USER: ' + messages[0].content }}", "TypeError: can only concatenate str"),  # made for texts alone
+    ],
+)
+def test_a_chat_template_that_fails_is_the_question_s_error(
+    template: str, words: str, folder_of: Callable[[str], Path]
+) -> None:
+    broken = zoo.load(folder_of("qwen2_5_vl"), "cpu")
+    broken.processor.chat_template = template
+    for made in (zoo.read, zoo.rendered):
+        with pytest.raises(UserError, match=words):
+            made(broken, QUESTIONS[0])
+
+
 def test_an_image_that_a_checkpoint_does_not_split_is_counted_as_one_tile(folder_of: Callable[[str], Path]) -> None:
     whole = zoo.load(folder_of("idefics3"), "cpu")
     whole.processor.image_processor.do_image_splitting = False
