@@ -49,6 +49,7 @@ _ENDPOINT = re.compile(r"/+(?:(?:chat/)?completions/*)?$")  # of the API; the cl
 _SETTINGS = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "InvalidProxyURL")
 _UNKNOWN_FIELD = (400, 422)  # how servers refuse a field that they do not know
 _TOO_MANY = re.compile(r"\bat most \d+ image", re.IGNORECASE)  # vLLM
+_FAULT = 500  # of the server itself, as one question may be; 502 to 504 are of what stands before it
 _TEMPORARY = (408, 409, 425, 429)  # and 5xx, but these:
 _LIMIT = 429  # of requests in a time
 _NEVER = (501, 505)  # the server cannot do this at all
@@ -479,7 +480,8 @@ def _sent(link: _Link, question: Question) -> Reply:
     """The reply to a question.
 
     A limit of requests is waited for as long as the server answers others: it is no failure.
-    A question that takes too long twice while others are answered gets that as its error.
+    A question that takes too long twice, or fails the server each time, while others are answered gets that as its
+    error.
     """
     import openai
 
@@ -529,6 +531,8 @@ def _sent(link: _Link, question: Question) -> Reply:
                 ) from None
             if error.status_code == _LIMIT and may_pass(error) and learned.answered > answered:
                 continue
+            if error.status_code == _FAULT and learned.answered > answered:
+                return Reply("", name, f"HTTP {_FAULT}: {said}, while others were answered")
             if _is_passing(error):
                 raise _unavailable(url, f"answers {error.status_code}", said, send, _retry_after(error)) from None
             if "logprobs" in link.settings and "logprob" in said.lower():

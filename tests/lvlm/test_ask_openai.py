@@ -687,6 +687,13 @@ def test_a_question_that_takes_too_long_is_its_own_error_while_others_are_answer
     assert {reply.text for reply in others} == {"echo fine"}
 
 
+def test_a_question_that_fails_the_server_is_its_own_error_while_others_are_answered(server):
+    failing, *others = ask_openai.ask(server.url, "tiny", [Question("always 500"), *[Question("fine")] * 5], 4)
+    assert failing.error == "HTTP 500: no, thanks, while others were answered"
+    assert {reply.text for reply in others} == {"echo fine"}
+    assert len(server.requests) == 4 + 5, "it is tried as often as any"
+
+
 def test_a_limit_of_requests_ends_nothing_while_others_are_answered(server):
     """One question meets the limit nine times, once for each other that is answered."""
     answered, tries, more = [], [], threading.Condition()
