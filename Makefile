@@ -35,10 +35,10 @@ eight: $(READY) ## the comparison of eight LVLMs on tiny random stand-ins: how i
 	@$(BIN)/medmim run eight-tiny --home $(HOME_DIR)
 
 test: $(READY) ## set up, then the test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY) ## tests of 30 s and more: kills at every write, Ray with lost workers
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 test-cluster: $(READY) ## Ray jobs and the chart on a real control plane with simulated GPU nodes (where ../shared/cluster is)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster

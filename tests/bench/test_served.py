@@ -103,6 +103,7 @@ def test_answers_of_vllm_have_other_keys_and_equal_ones_at_every_port(world, tmp
 
 def test_what_medmim_saved_before_is_served_as_it_saves_today(world, tmp_path, monkeypatch):
     """The shipped bases have other names of weights, which vLLM does not take."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # it is in the name of the log
     log = vllm_stand_in.install(tmp_path, monkeypatch)
     saved, real = [], vllm_server.start
 
