@@ -6,29 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from medmim import hints
+from medmim.cli import importing
 from medmim.cli.options import Home, Json, Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from medmim.terms import Terms
-
 app = typer.Typer(no_args_is_help=True, help="Bases: published checkpoints brought in, and their tiny stand-ins.")
 
 _Ref = Annotated[str, typer.Argument(metavar="BASE", help="A shipped name, a folder, or the URI of a model.")]
-_Store = Annotated[
-    str | None, typer.Option("--store", metavar="URI", help="The store. [default: MEDMIM_STORE or that of the home]")
-]
 
 
 @app.command("import")
 def import_(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A folder, s3://BUCKET/PREFIX, or with --hub OWNER/NAME.")
-    ],
-    store: _Store = None,
-    hub: Annotated[bool, typer.Option("--hub", help="Download an OWNER/NAME from the Hugging Face Hub.")] = False,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=importing.SOURCE)],
+    store: importing.Store = None,
+    hub: importing.Hub = False,
     vision_tower: Annotated[
         Literal["checkpoint", "stock"] | None,
         typer.Option(help="LLaVA-Med only: its own tuned tower, or stock CLIP, which its code loads over it."),
@@ -37,76 +31,42 @@ def import_(
         str | None,
         typer.Option("--clip", metavar="SOURCE", help="The stock CLIP. [default: the folder that config.json names]"),
     ] = None,
-    terms: Annotated[
-        str | None,
-        typer.Option("--terms", metavar="NAME|FILE", help="Its terms of use: llama3, llava-med, ..., or a terms.json."),
-    ] = None,
-    on_cluster: Annotated[
-        bool, typer.Option("--on-cluster", help="In a Job of the cluster; --store is s3://.")
-    ] = False,
+    terms: importing.TermsOfUse = None,
+    on_cluster: importing.OnCluster = False,
     namespace: Namespace = None,
-    image: Annotated[
-        str | None, typer.Option("--image", metavar="IMAGE", help="Of the Job. [default: MEDMIM_IMAGE]")
-    ] = None,
-    disk: Annotated[
-        str, typer.Option("--disk", metavar="SIZE", help="Scratch disk of the Job: twice the checkpoint and 4 GB more.")
-    ] = "64Gi",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --on-cluster: print the Job, create nothing.")
-    ] = False,
+    image: importing.Image = None,
+    disk: importing.Disk = "64Gi",
+    dry_run: importing.DryRun = False,
     home: Home = None,
 ) -> None:
     """Convert a published checkpoint and publish it as a base; prints the URI that recipes name as finetune.base."""
-    from dataclasses import replace
-
-    from medmim import store as stores
-    from medmim.errors import UserError
-    from medmim.run.workspace import workspace
-
-    allowed = terms_given(terms)
+    allowed = importing.terms_given(terms)
     if on_cluster:
         from medmim.cluster import base_import
 
-        words = ["--hub"] if hub else []
-        words += ["--vision-tower", vision_tower] if vision_tower else []
-        words += ["--clip", clip] if clip else []
-        words += ["--terms", terms] if terms else []
-        job = base_import.job(source, store, words, image, disk)
-        if dry_run:
-            import yaml
-
-            typer.echo(yaml.safe_dump(job, sort_keys=False), nl=False)
-        else:
-            typer.echo(base_import.run(job, namespace))
+        words = importing.words(hub, vision_tower=vision_tower, clip=clip, terms=terms)
+        importing.submit(base_import.job(source, store, words, image, disk), dry_run, namespace)
         return
-    if dry_run or image:
-        raise UserError("--dry-run and --image are for --on-cluster", fix="add --on-cluster, or leave them out")
+    importing.refuse_options_of_the_job(dry_run, image)
     from medmim.lvlm.importing.run import Options, import_base
 
-    ws = workspace(home)
-    if store:
-        ws = replace(ws, store=stores.open_store(store).uri)
-    artifact = import_base(source, ws, Options(vision_tower, clip, hub, allowed))
+    artifact = import_base(source, importing.to_store(home, store), Options(vision_tower, clip, hub, allowed))
     typer.echo(f"{artifact.uri}\n{_line(artifact.counts)}")
 
 
 @app.command("list")
-def list_(store: _Store = None, home: Home = None, as_json: Json = False) -> None:
+def list_(store: importing.Store = None, home: Home = None, as_json: Json = False) -> None:
     """The shipped bases, and those that were imported into the store.
 
     With --json: a list of objects with `ref`, `family`, `parameters`, `tokens_per_image`, `vision_tower`, `source` and
     `terms`.
     """
     import json
-    from dataclasses import replace
 
-    from medmim import store as stores
     from medmim import terms
     from medmim.lvlm.importing.show import bases
-    from medmim.run.workspace import workspace
 
-    ws = workspace(home)
-    found = bases(replace(ws, store=stores.open_store(store).uri) if store else ws)
+    found = bases(importing.to_store(home, store))
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -152,23 +112,6 @@ def _short(source: str) -> str:
     from medmim.lvlm.importing.layouts import HUB_NAME
 
     return source if HUB_NAME.fullmatch(source) else source.rstrip("/").rpartition("/")[2] or "medmim"
-
-
-def terms_given(given: str | None) -> "Terms | None":
-    """Terms by their name or from a file; None where none are given."""
-    from medmim import terms
-    from medmim.errors import UserError
-
-    if given is None:
-        return None
-    if given in terms.PUBLISHED:
-        return terms.PUBLISHED[given]
-    try:
-        return terms.parse(hints.expanded(given).read_bytes(), given)
-    except OSError:
-        raise UserError(
-            f"there are no terms '{given}'", fix=f"give a file, or one of: {', '.join(terms.PUBLISHED)}"
-        ) from None
 
 
 @app.command("build")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from medmim import hints
+from medmim.cli import importing
 from medmim.cli.options import Home, Json, Namespace
 
 app = typer.Typer(no_args_is_help=True, help="The zoo: models to ask and to bench, and what admits a checkpoint.")
@@ -124,64 +125,32 @@ def import_(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A model of `zoo list`; or, with SOURCE, a name of your own.")
     ],
-    source: Annotated[
-        str | None,
-        typer.Argument(metavar="[SOURCE]", help="A folder, s3://BUCKET/PREFIX, or with --hub OWNER/NAME."),
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option("--store", metavar="URI", help="The store. [default: MEDMIM_STORE or that of the home]"),
-    ] = None,
-    hub: Annotated[bool, typer.Option("--hub", help="Download it from the Hugging Face Hub.")] = False,
-    terms: Annotated[
-        str | None,
-        typer.Option("--terms", metavar="NAME|FILE", help="Its terms of use. [default: those that the zoo states]"),
-    ] = None,
-    on_cluster: Annotated[
-        bool, typer.Option("--on-cluster", help="In a Job of the cluster; --store is s3://.")
-    ] = False,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help=importing.SOURCE)] = None,
+    store: importing.Store = None,
+    hub: importing.Hub = False,
+    terms: importing.TermsOfUse = None,
+    on_cluster: importing.OnCluster = False,
     namespace: Namespace = None,
-    image: Annotated[
-        str | None, typer.Option("--image", metavar="IMAGE", help="Of the Job. [default: MEDMIM_IMAGE]")
-    ] = None,
-    disk: Annotated[
-        str, typer.Option("--disk", metavar="SIZE", help="Scratch disk of the Job: the checkpoint and 4 GB more.")
-    ] = "64Gi",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --on-cluster: print the Job, create nothing.")
-    ] = False,
+    image: importing.Image = None,
+    disk: importing.Disk = "64Gi",
+    dry_run: importing.DryRun = False,
     home: Home = None,
 ) -> None:
     """Put a checkpoint of a class of the zoo into the store, where recipes and pods find it by NAME; prints its URI."""
-    from dataclasses import replace
-
-    from medmim import store as stores
-    from medmim.cli.base import terms_given
-    from medmim.errors import UserError
     from medmim.lvlm.zoo import stored
-    from medmim.run.workspace import workspace
 
-    allowed = terms_given(terms)
+    allowed = importing.terms_given(terms)
     if on_cluster:
         from medmim.cluster import base_import
         from medmim.lvlm.zoo import entry as zoo
 
-        entry = stored.named(name)
-        words = [*(["--hub"] if hub else []), *(["--terms", terms] if terms else [])]
-        there = source or (entry or zoo.find(name)).hub
+        there = source or (stored.named(name) or zoo.find(name)).hub
+        words = importing.words(hub, terms=terms)
         job = base_import.job(there, store, words, image, disk, ("zoo", "import", name))
-        if dry_run:
-            import yaml
-
-            typer.echo(yaml.safe_dump(job, sort_keys=False), nl=False)
-        else:
-            typer.echo(base_import.run(job, namespace))
+        importing.submit(job, dry_run, namespace)
         return
-    if dry_run or image:
-        raise UserError("--dry-run and --image are for --on-cluster", fix="add --on-cluster, or leave them out")
-    ws = workspace(home)
-    if store:
-        ws = replace(ws, store=stores.open_store(store).uri)
+    importing.refuse_options_of_the_job(dry_run, image)
+    ws = importing.to_store(home, store)
     artifact = stored.import_model(name, source or "", ws, hub, allowed)
     counts = artifact.counts
     typer.echo(f"{artifact.uri}\nzoo:{name}, {counts['model_type']}, {counts['parameters']:,} parameters")
