@@ -121,10 +121,10 @@ def _is_ours(host: str) -> bool:
 
 def _engine(ref: str, ws: Workspace, by: str) -> Engine:
     if ref.startswith(OPENAI):
-        from medmim.lvlm import ask_openai
+        from medmim.lvlm import ask_openai, openai_client
 
         url, _, name = ref.removeprefix(OPENAI).partition("#")
-        ask_openai.check(url)
+        openai_client.check(url)
         if not name.strip():
             raise UserError(
                 f"{ref} does not name a model of the server",

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medmim.errors import Unavailable, UserError
-from medmim.lvlm import ask_openai
+from medmim.lvlm import ask_openai, openai_client
 from medmim.lvlm.ask import Question, Reply
 from tests.support.openai_server import Server
 
@@ -353,7 +353,7 @@ def test_an_address_is_taken_with_slashes_and_endpoint(server, end):
 
 @pytest.mark.parametrize("key", ["", " ", "\n", "schlüssel", "a b", "a\nb", "\u201ckey\u201d", "a\x00b", "key\u200b"])
 def test_an_api_key_that_no_header_takes_is_refused_and_not_shown(server, monkeypatch, key):
-    monkeypatch.setattr(ask_openai.os, "environ", {"OPENAI_API_KEY": key})
+    monkeypatch.setattr(openai_client.os, "environ", {"OPENAI_API_KEY": key})
     with pytest.raises(UserError, match="OPENAI_API_KEY") as caught:
         list(ask_openai.ask(server.url, "tiny", [Question("hello")]))
     assert caught.value.exit_code == 2 and caught.value.fix and not server.requests
