@@ -113,7 +113,7 @@ class Items:
         samples: The questions.
         repeated: Number of rows left out as duplicates: the same images, question and options.
         limited: Whether test questions are missing, or it is another split, so that the result is not comparable.
-        groups: In which groups each question is scored.
+        groups: In which groups each question is scored: those of its first row, and every task that takes a row of it.
         clusters: Of each question, what it shares with others by chance: its patients, for all but a task that says
             otherwise.
     """
@@ -291,12 +291,12 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
     wanted = dict(load(ref) for ref in tasks)
     splits = {task.split or split for task in wanted.values()}
     chosen: dict[str, Sample] = {}
-    belongs: dict[str, tuple[str, ...]] = {}
+    belongs: dict[str, set[str]] = {}
     repeated = 0
     for sample, own in _assigned(folder, wanted, split):
         repeated += sample.id in chosen
         chosen.setdefault(sample.id, sample)
-        belongs.setdefault(sample.id, tuple(f"task:{name}" for name in own if name not in NAMES))
+        belongs.setdefault(sample.id, set()).update(own)
     if not chosen:
         raise UserError(
             f"{folder} has no {' or '.join(sorted(splits))} question for {', '.join(wanted)}",
@@ -306,11 +306,12 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
     missing = limit is not None and limit < len(samples)
     samples = samples[:limit]
     cluster = _CLUSTERS[next(iter(wanted.values())).clusters]
+    scored = [name for name in wanted if name not in NAMES]
     return Items(
         samples,
         repeated,
         splits != {"test"} or missing,
-        tuple((*groups(sample), *belongs[sample.id]) for sample in samples),
+        tuple((*groups(one), *(f"task:{name}" for name in scored if name in belongs[one.id])) for one in samples),
         tuple(map(cluster, samples)),
     )
 

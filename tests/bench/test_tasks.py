@@ -112,6 +112,17 @@ def test_several_tasks_ask_each_question_once_and_score_own_ones_apart(tmp_path:
         assert "task:temporal" not in groups
 
 
+def test_a_question_in_two_rows_is_scored_in_the_tasks_of_both_as_they_are_counted(tmp_path: Path) -> None:
+    rows = samples()
+    folder = written(tmp_path / "data", [*rows, replace(rows[0], source="other")])
+    texts = {"mine.yaml": f"sources: ['{rows[0].source}']", "other.yaml": "sources: [other]"}
+    own = [task_file(tmp_path, f"description: d\n{text}\n", name) for name, text in texts.items()]
+    found = tasks.select(folder, own)
+    assert found.repeated == 1 and found.groups[0][-2:] == ("task:mine", "task:other")
+    scored = {name: sum(f"task:{name}" in groups for groups in found.groups) for name in ("mine", "other")}
+    assert scored == tasks.count(folder, own) and scored["other"] == 1
+
+
 def test_the_split_of_a_task_comes_before_that_of_the_recipe(tmp_path: Path) -> None:
     rows = [replace(one, split=("dev", "test")[i % 2]) for i, one in enumerate(samples())]
     folder = written(tmp_path / "data", rows)
