@@ -19,6 +19,7 @@ Every row is asked as a test question. Rows that cannot be used are quarantined,
 """
 
 import difflib
+import json
 import reprlib
 from collections import Counter
 from functools import partial
@@ -158,6 +159,7 @@ def _row(line: str, root: Root) -> tuple[Sample | None, list[Problem], list[str]
         row = _Row.model_validate_json(line)
     except ValidationError as error:
         problems += map(_problem, error.errors())
+    problems += [(key, "is given more than once") for key in (_repeated(line) if row else ())]
     others = [key for key in (row.model_extra or () if row else ()) if key not in KEYS]
     near = {key: difflib.get_close_matches(key, KEYS, 1, cutoff=0.8) for key in others}
     problems += [(key, f"unknown key; did you mean '{found[0]}'?") for key, found in near.items() if found]
@@ -165,6 +167,12 @@ def _row(line: str, root: Root) -> tuple[Sample | None, list[Problem], list[str]
         return None, problems, []
     sample, problems = _sample(row, root)
     return sample, problems, others
+
+
+def _repeated(line: str) -> list[str]:
+    """The keys of a row that stand there more than once; of several, pydantic takes the last."""
+    pairs: list[tuple[str, Any]] = json.loads(line, object_pairs_hook=list)
+    return [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
 
 
 def _problem(error: Any) -> Problem:

@@ -32,8 +32,8 @@ def load(folder: Path, *lines: str | bytes | Mapping[str, Any]) -> tuple[list[Sa
 
 def test_a_line_is_a_test_question(tmp_path: Path) -> None:
     row = {**ROW, "answer": "image 2", "patients": ["P1", "P2", "P1"], "ability": "comparison", "source": "ward-7"}
-    more = {"family": "size", "held_out": False, "id": 17, "note": "not read"}
-    (sample,), bad = load(tmp_path, {**row, **more})
+    more = {"family": "size", "held_out": False, "id": 17, "note": "not read", "more": [{"id": {}}, {"id": 1}]}
+    (sample,), bad = load(tmp_path, json.dumps({**row, **more})[:-1] + f', "large": {"9" * 4000}}}')
     paths = ("a/1.png", "2.png")
     assert not bad
     assert sample == Sample(
@@ -101,6 +101,8 @@ RIGHT = {**ROW, "answer": "A"}
         ({**RIGHT, "ability": "temporel"}, "ability", "did you mean 'temporal'"),
         ({**RIGHT, "held_out": "yes"}, "held_out", "valid boolean"),
         ({**RIGHT, "patient": ["P1"]}, "patient", "did you mean 'patients'"),
+        (json.dumps(RIGHT)[:-1] + ', "answer": "B"}', "answer", "more than once"),
+        (json.dumps(RIGHT)[:-1] + ', "note": 1, "note": 2}', "note", "more than once"),
     ],
 )
 def test_what_cannot_be_asked_is_told_with_line_and_key(row, key, reason, tmp_path) -> None:
