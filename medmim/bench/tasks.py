@@ -28,13 +28,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from medmim import hints, shards, sniff
 from medmim.data import leakage, people
 from medmim.data.wordings import words
 from medmim.errors import UserError
-from medmim.recipe.keys import Section
+from medmim.recipe.keys import Ability, Section, checked
 from medmim.recipe.schema import Recipe
 from medmim.recipe.yaml_text import parse_yaml
 from medmim.sample import ABILITIES, SPLITS, Sample
@@ -48,15 +48,6 @@ _ENDINGS, _ROWS = (".yaml", ".yml"), ".jsonl"
 _WANTED = "a task in YAML"
 
 
-def _ability(name: str) -> str:
-    if name not in ABILITIES:
-        near = difflib.get_close_matches(name, ABILITIES, 1)
-        raise ValueError(
-            f"no ability '{name}'; {f'did you mean {near[0]}? ' if near else ''}they are {', '.join(ABILITIES)}"
-        )
-    return name
-
-
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -65,7 +56,7 @@ class Task(Section):
 
     description: Text
     domain: Literal["held_in", "held_out"] | None = None
-    abilities: tuple[Annotated[str, AfterValidator(_ability)], ...] = ()
+    abilities: tuple[Ability, ...] = ()
     sources: tuple[Text, ...] = ()
     families: tuple[Text, ...] = ()
     answers: Literal["closed", "open"] | None = None
@@ -417,27 +408,7 @@ def _inline(text: str) -> tuple[str, Task]:
 
 
 def _checked(values: Any, where: str) -> Task:
-    try:
-        return Task.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-    except (TypeError, ValueError, RecursionError) as error:  # what YAML has, and JSON has not
-        problems = [str(error)]
-    raise UserError(
-        f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
-        problems=problems,
-        fix=f"keys are {', '.join(Task.model_fields)}; docs/tasks.md explains them",
-    )
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Task.model_fields, 1, cutoff=0.5)
-        return f"{key}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    return checked(Task, values, where, f"keys are {', '.join(Task.model_fields)}; docs/tasks.md explains them")
 
 
 def _there(ref: str) -> bool:

@@ -1,20 +1,38 @@
 """Recipe keys as users see them: dotted names, types in words, and the nearest key to a misspelt one."""
 
 import difflib
+import json
+import reprlib
 from collections.abc import Iterator
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from medmim.errors import UserError
+from medmim.sample import ABILITIES
+
+
+def _known_ability(name: str) -> str:
+    if name not in ABILITIES:
+        near = difflib.get_close_matches(name, ABILITIES, 1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ValueError(f"no such ability; {hint}they are {', '.join(ABILITIES)}")
+    return name
+
+
 Positive = Annotated[int, Field(gt=0)]
+Ability = Annotated[str, AfterValidator(_known_ability)]
 
 
 class Section(BaseModel):
     """A part of the recipe: no unknown keys, no silent conversions, no changes after load."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -38,6 +56,45 @@ def nearest(model: type[BaseModel], key: str) -> str:
         names |= {part: part for part in (known.partition(".")[0] for known in values)}
     near = difflib.get_close_matches(name, names, 1, cutoff=0.6)
     return names[near[0]] if near else next((known for known in values if known.rpartition(".")[2] == name), "")
+
+
+def checked(model: type[S], values: Any, where: str, fix: str) -> S:
+    """What was read from a small YAML file, as a section of its own.
+
+    Args:
+        model: Of the file.
+        values: What it holds.
+        where: The file, for the message.
+        fix: What explains its keys.
+
+    Raises:
+        UserError: Every problem, in one message.
+    """
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        problems = [explain(problem, model) for problem in error.errors()]
+    except (TypeError, ValueError, RecursionError) as error:  # what YAML has, and JSON has not
+        problems = [str(error)]
+    raise UserError(f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}", problems=problems, fix=fix)
+
+
+def explain(error: Any, model: type[BaseModel]) -> str:
+    """A mistake that pydantic found in a file of `model`: the key, what is wrong with it, and what was given.
+
+    Args:
+        error: One of `ValidationError.errors()`.
+        model: Of the file as a whole.
+    """
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = nearest(model, key)
+        return f"{key}: unknown key" + (f"; did you mean '{near}'?" if near else "")
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
+    return f"{key}: {message}{given}" if key else message  # of the whole file: the message names the keys
 
 
 def type_name(annotation: Any) -> str:

@@ -7,7 +7,6 @@ medmim recipe explain finetune.lr   what a key means
 
 import difflib
 import json
-import reprlib
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 
 from medmim import hints, sniff
 from medmim.errors import UserError, from_os_error
-from medmim.recipe.keys import leaves, nearest, type_name
+from medmim.recipe.keys import explain, leaves, nearest, type_name
 from medmim.recipe.schema import Recipe
 from medmim.recipe.yaml_text import parse_value, parse_yaml
 from medmim.sample import escaped, is_utf8
@@ -192,14 +191,6 @@ def _explain(error: Any) -> str:
     if place[:2] == ("data", "sources"):
         place = (*place[:3], *place[4:])  # pydantic names the kind of the entry, which is no key
     key = ".".join(str(part) for part in place)
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        if key in _REMOVED:
-            return f"{key}: no longer a key; {_REMOVED[key]}"
-        near = nearest(Recipe, key)
-        return f"{key}: unknown key" + (f"; did you mean '{near}'?" if near else "")
-    if kind == "missing":
-        return f"{key}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
-    return f"{key}: {message}{given}" if key else message  # of the whole recipe: the message names the keys
+    if error["type"] == "extra_forbidden" and key in _REMOVED:
+        return f"{key}: no longer a key; {_REMOVED[key]}"
+    return explain({**error, "loc": place}, Recipe)

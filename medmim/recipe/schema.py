@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from medmim.recipe.keys import Positive, Section
+from medmim.recipe.keys import Ability, Positive, Section
 from medmim.recipe.nightly import Nightly
 from medmim.recipe.pods import Pods
 from medmim.recipe.registry import Gate, Promote, Register, Retention
@@ -17,12 +17,6 @@ from medmim.sample import ABILITIES
 Fraction = Annotated[float, Field(ge=0, le=1)]
 MAX_SIDE = 1024  # the largest input of one view in the zoo is 896 (Gemma 3); four times the bytes of 512
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-def _known_ability(name: str) -> str:
-    if name not in ABILITIES:
-        raise ValueError(f"unknown ability '{name}'; known: {', '.join(ABILITIES)}")
-    return name
 
 
 def _steps_or_time(value: int | str) -> int | str:
@@ -56,9 +50,7 @@ class Data(Section):
     )
     patients: Positive = Field(1500, description="phantom only: how many patients to draw")
     seed: Seed = Field(0, description="decides patients, split, wording and option order")
-    abilities: tuple[Annotated[str, AfterValidator(_known_ability)], ...] = Field(
-        ABILITIES, min_length=1, description="which abilities to ask about"
-    )
+    abilities: tuple[Ability, ...] = Field(ABILITIES, min_length=1, description="which abilities to ask about")
     dev_fraction: Fraction = Field(0.05, description="share of the patients for development choices")
     test_fraction: Fraction = Field(0.15, description="share of the patients for the benchmark")
     sized_for: dict[str, Positive] = Field(
@@ -69,7 +61,7 @@ class Data(Section):
         "strict",
         description="wording of questions on the real sources; published: Med-MIM's stems and options, flaws included",
     )
-    quotas: dict[Annotated[str, AfterValidator(_known_ability)], Positive | None] = Field(
+    quotas: dict[Ability, Positive | None] = Field(
         {}, description="ability -> most train questions made for it; null: the rest up to `total`; default: all"
     )
     total: Positive | None = Field(None, description="train questions of the abilities in `quotas`, all together")

@@ -1,15 +1,13 @@
 """The gate's policy: a shipped name or a YAML file, checked with all its mistakes at once."""
 
-import difflib
-import json
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from medmim import hints
 from medmim.errors import UserError
-from medmim.recipe.keys import Positive, Section
+from medmim.recipe.keys import Positive, Section, checked
 from medmim.recipe.schema import Fraction
 from medmim.recipe.yaml_text import parse_yaml
 from medmim.sample import ABILITIES
@@ -71,15 +69,8 @@ def load(ref: str) -> Policy:
                 reason="it is neither a readable file nor a shipped name",
                 fix=f"set gate.policy to a file or one of: {', '.join(shipped())}",
             ) from None
-    try:
-        return Policy.model_validate_json(json.dumps(parse_yaml(text, where)))
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-    raise UserError(
-        f"{where} has {len(problems)} problem{'s' * (len(problems) != 1)}",
-        problems=problems,
-        fix="medmim/shipped/policies/default.yaml explains every key",
-    )
+    fix = "medmim/shipped/policies/default.yaml explains every key"
+    return checked(Policy, parse_yaml(text, where), where, fix)
 
 
 def _is_group(name: str) -> bool:
@@ -87,13 +78,3 @@ def _is_group(name: str) -> bool:
         return name in _GROUPS or (name.startswith(_NAMED) and name not in _NAMED)
     stem = name[:-1]
     return stem.startswith(_NAMED) or any(group.startswith(stem) for group in (*_GROUPS, *_NAMED))
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Policy.model_fields, 1, cutoff=0.5)
-        return f"{key}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    return f"{key}: {error['msg']} (got {error['input']!r})"

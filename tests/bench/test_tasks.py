@@ -174,7 +174,7 @@ def test_without_patients_questions_on_one_image_are_one_cluster() -> None:
         ("abilites: [x]\n", ["abilites: unknown key; did you mean 'abilities'?", "description: missing"]),
         (
             "description: d\nabilities: [temporel]\ndomain: held\nimages: [3, 2]\n",
-            ["did you mean temporal", "domain: ", "the fewest images come first"],
+            ["did you mean 'temporal'", "domain: ", "the fewest images come first"],
         ),
         ("- a\n", ["is not a mapping"]),
         ("description: [\n", ["not valid YAML at line"]),

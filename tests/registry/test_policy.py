@@ -26,6 +26,13 @@ def test_every_mistake_of_a_policy_is_reported_at_once(tmp_path: Path) -> None:
     assert str(path) in text
 
 
+def test_a_value_that_json_has_not_is_a_mistake_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("min_gain: {held_in: !!set {a, b}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="1 problem"):
+        policy.load(str(path))
+
+
 def test_a_policy_that_does_not_exist_names_the_shipped_ones() -> None:
     with pytest.raises(UserError, match="no gate policy 'defalt'") as error:
         policy.load("defalt")

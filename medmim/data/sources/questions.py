@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from medmim import sniff
 from medmim.data.sources import cells, roots
@@ -37,8 +37,9 @@ from medmim.data.sources.published_rows import MAX_IMAGES
 from medmim.data.sources.roots import Root
 from medmim.data.sources.source import BadImage, Entry, Source
 from medmim.errors import UserError
+from medmim.recipe.keys import Ability
 from medmim.recipe.sources import Questions
-from medmim.sample import ABILITIES, IMAGE, LETTERS, BadRow, Sample
+from medmim.sample import IMAGE, LETTERS, BadRow, Sample
 from medmim.terms import Terms
 
 SOURCE, FAMILY = "questions", "own"
@@ -47,14 +48,6 @@ _UNREADABLE = (
     "is empty, too large, no regular file, or a link out of the folder, for which a recipe has data.link_roots"
 )
 Problem = tuple[str, str]  # key, reason
-
-
-def _known(ability: str) -> str:
-    if ability not in ABILITIES:
-        near = difflib.get_close_matches(ability, ABILITIES, 1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ValueError(f"no such ability; {hint}they are {', '.join(ABILITIES)}")
-    return ability
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -70,7 +63,7 @@ class _Row(BaseModel):
     answer: Text
     options: list[Text] | None = Field(None, min_length=2, max_length=len(LETTERS))
     patients: list[str] | None = None
-    ability: Annotated[str, AfterValidator(_known)] | None = None
+    ability: Ability | None = None
     source: Text | None = None
     family: Text | None = None
     held_out: bool | None = None
