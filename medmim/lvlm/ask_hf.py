@@ -1,7 +1,7 @@
 """Inference with a loaded LLaVA model: greedy decoding of left-padded batches, replies in order.
 
-While a batch is computed, threads decode, resize and tokenize the following ones (`ahead`); an image goes through the
-vision tower once for all questions (`features`).
+While a batch is computed, threads decode, resize and tokenize the questions of the following one (`ahead`); an image
+goes through the vision tower once for all questions (`features`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -92,23 +92,24 @@ def in_batches(
     prepare: Callable[[Sequence[Question], Callable[[], None]], B],
     reply: Callable[[B], list[Reply]],
     on_done: Callable[[int], None] | None,
-    threads: int = ahead.MOST_THREADS,
 ) -> Iterator[Reply]:
-    """The replies to questions, batch after batch; the following batches are prepared meanwhile.
+    """The replies to questions, batch after batch; the two that follow are prepared meanwhile.
+
+    No more, since a batch that waits holds its pixels: 2 GB of 32 questions with 80 images to Qwen2.5-VL, for each
+    probe that is asked in turns.
 
     Args:
         questions: What to ask.
         batch_size: Questions in a batch.
-        prepare: Makes a batch ready to be answered; called by other threads, see `ahead.prepared`.
+        prepare: Makes a batch ready to be answered; called by another thread, see `ahead.prepared`.
         reply: Answers a batch, in this thread.
         on_done: Called after each batch with the number of questions in it.
-        threads: That prepare, at most.
 
     Raises:
         UserError: The memory is used up.
     """
     parts = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
-    with closing(ahead.prepared(parts, prepare, threads)) as made:
+    with closing(ahead.prepared(parts, prepare, 1)) as made:
         for part in parts:
             with memory.reporting(*asked_at_once(len(part))):
                 replies = reply(next(made))
@@ -178,30 +179,57 @@ def prepared(
         lvlm: The model.
         questions: The batch.
         features: Where the pixels of its images are prepared.
-        check: Called before each question; see `ahead.prepared`.
+        check: As for `batch_of`.
         batch_size: As in `reply_key`.
         how: Likewise.
         encoded: The tokens of a question; raises UserError where it has none.
     """
-    made: Batch[T] = Batch([], [], [], [])
-    for given in questions:
+
+    def read(question: Question) -> T:
+        if reason := refusal(question):
+            raise UserError(reason)
+        tokens = encoded(question)
+        features.prepare(question, is_exact(lvlm, how(question)))
+        return tokens
+
+    return batch_of(questions, check, lambda one: reply_key(lvlm, one, batch_size, how(one)), read)
+
+
+def batch_of(
+    questions: Sequence[Question],
+    check: Callable[[], None],
+    key_of_reply: Callable[[Question], str],
+    read: Callable[[Question], T],
+) -> Batch[T]:
+    """A batch; several threads read its questions.
+
+    Args:
+        questions: The batch.
+        check: Called before each question; see `ahead.prepared`.
+        key_of_reply: Of a question with its `pixels`.
+        read: Makes of it what is asked; it is not asked, for the reason that a UserError, ValueError or OSError says.
+    """
+
+    def one(given: Question, _: Callable[[], None]) -> tuple[str, str, Question, T | None]:
         check()
-        name = ""
+        question, name = given, ""
         try:
             known = list(given.pixels) or [pixel_digest(image) for image in given.images]
             question = replace(given, pixels=known)
-            name = reply_key(lvlm, question, batch_size, how(question))
-            if reason := refusal(question):
-                raise UserError(reason)
-            tokens = encoded(question)
-            features.prepare(question, is_exact(lvlm, how(question)))
+            name = key_of_reply(question)
+            return name, "", question, read(question)
         except (UserError, ValueError, OSError) as error:
-            made.reasons.append(error.fact if isinstance(error, UserError) else str(error) or type(error).__name__)
-        else:
-            made.reasons.append("")
-            made.questions.append(question)
-            made.tokens.append(tokens)
-        made.keys.append(name)
+            reason = error.fact if isinstance(error, UserError) else str(error)
+            return name, reason or type(error).__name__, question, None
+
+    made: Batch[T] = Batch([], [], [], [])
+    with closing(ahead.prepared(questions, one)) as each:
+        for name, reason, question, tokens in each:
+            made.keys.append(name)
+            made.reasons.append(reason)
+            if tokens is not None:
+                made.questions.append(question)
+                made.tokens.append(tokens)
     return made
 
 
@@ -288,7 +316,7 @@ def answers_of(lvlm: Lvlm, texts: Sequence[str]) -> list[list[int]]:
     for text in texts:
         with suppress(UserError):  # it holds a special token
             rendered.append(lvlm.family.render([Turn("", text)], 0)[-1].text)
-    read = backend(lvlm)
+    read = backend(lvlm.tokenizer)
     return [list(read.encode(text, add_special_tokens=False).ids) for text in rendered]
 
 

@@ -113,7 +113,7 @@ def encode(reader: Reader, turns: Sequence[Turn], images: int) -> Encoded:
         UserError: The text contains a special token of the format.
     """
     segments = reader.family.render(turns, images)
-    encoding = backend(reader).encode(_text(segments), add_special_tokens=False)
+    encoding = backend(reader.tokenizer).encode(_text(segments), add_special_tokens=False)
     return _encoded(segments, images, encoding, *_image_tokens(reader))
 
 
@@ -134,7 +134,7 @@ def encode_all(reader: Reader, conversations: Sequence[tuple[Sequence[Turn], int
         except UserError as error:
             rendered.append(error)
     texts = [_text(segments) for segments in rendered if not isinstance(segments, UserError)]
-    encodings = iter(backend(reader).encode_batch(texts, add_special_tokens=False))
+    encodings = iter(backend(reader.tokenizer).encode_batch(texts, add_special_tokens=False))
     token, each = _image_tokens(reader)
     return [
         segments if isinstance(segments, UserError) else _encoded(segments, images, next(encodings), token, each)
@@ -171,9 +171,9 @@ def right_share(log_likelihoods: Sequence[float], right: Sequence[bool]) -> floa
     return sum(likeliest) / len(likeliest)
 
 
-def backend(reader: Reader) -> Any:
-    """The Rust tokenizer, without the padding and the truncation that a checkpoint's file may ask for."""
-    backend = reader.tokenizer.backend_tokenizer
+def backend(tokenizer: Any) -> Any:
+    """The Rust tokenizer of a fast one, without the padding and the truncation that a checkpoint's file may ask for."""
+    backend = tokenizer.backend_tokenizer
     if backend.truncation is not None:
         backend.no_truncation()
     if backend.padding is not None:

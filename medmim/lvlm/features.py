@@ -33,7 +33,7 @@ class Features:
     def __init__(self, lvlm: Lvlm, room: int | None = None) -> None:
         self.lvlm = lvlm
         self._features: Kept[Tensor] = Kept(budget() if room is None else room, _bytes)
-        self._pixels: Kept[Tensor] = Kept(budget(), _bytes)  # that wait for the tower: 1.3 GB of Mantis on 16 cores
+        self._pixels: Kept[Tensor] = Kept(budget(), _bytes)  # that wait for the tower: 1.8 MB an image of Mantis
 
     def prepare(self, question: Question, exact: bool) -> None:
         """Prepare the pixels of the images whose features are not known; any thread may do it.

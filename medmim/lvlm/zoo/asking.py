@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# That prepare: more would wait for each other (`Model.tokenizing`), and a batch that waits holds its pixels: 2 GB of 32
-# questions with 80 images to Qwen2.5-VL, for each probe that is asked in turns.
-_THREADS = 1
-
 
 def ask(
     model: Model,
@@ -46,7 +42,7 @@ def ask(
         return _prepared(model, part, check, batch_size, lambda _: greedy(max_new_tokens), read)
 
     yield from ask_hf.in_batches(
-        questions, batch_size, prepare, lambda ready: _answer(model, ready, max_new_tokens), on_done, _THREADS
+        questions, batch_size, prepare, lambda ready: _answer(model, ready, max_new_tokens), on_done
     )
 
 
@@ -69,7 +65,7 @@ def compare(
         ]
         return likelihood_hf.replies(ready.keys, ready.reasons, each)
 
-    yield from ask_hf.in_batches(questions, batch_size, prepare, reply, on_done, _THREADS)
+    yield from ask_hf.in_batches(questions, batch_size, prepare, reply, on_done)
 
 
 def _prepared(
@@ -81,21 +77,7 @@ def _prepared(
     read: Callable[[Question], T],
 ) -> ask_hf.Batch[T]:
     """As `ask_hf.prepared`, of a model of the zoo."""
-    made: ask_hf.Batch[T] = ask_hf.Batch([], [], [], [])
-    for question in questions:
-        check()
-        name = ""
-        try:
-            name = _key(model, question, batch_size, how(question))
-            row = read(question)
-        except (UserError, OSError) as error:
-            made.reasons.append(error.fact if isinstance(error, UserError) else str(error))
-        else:
-            made.reasons.append("")
-            made.questions.append(question)
-            made.tokens.append(row)
-        made.keys.append(name)
-    return made
+    return ask_hf.batch_of(questions, check, lambda one: _key(model, one, batch_size, how(one)), read)
 
 
 def _answer(model: Model, ready: ask_hf.Batch[Row], max_new_tokens: int) -> list[Reply]:
@@ -141,8 +123,7 @@ def _generated(
             logits_processor=[find_invalid],
         )
     tokens = output[:, ids.shape[1] :].tolist()
-    with model.tokenizing:
-        texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     ends = [next((at + 1 for at, token in enumerate(row) if token in stop), len(row)) for row in tokens]
     return zip(texts, [row[:end] for row, end in zip(tokens, ends, strict=True)], invalid.tolist(), strict=True)
 
@@ -211,8 +192,7 @@ def _read(model: Model, question: Question) -> _Answers:
 
 
 def _tokens(model: Model, text: str) -> list[int]:
-    with model.tokenizing:
-        ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 

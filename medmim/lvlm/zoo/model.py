@@ -7,6 +7,7 @@ Generation, likelihood and the admission test use the same few functions:
     batch(model, rows) -> arguments    of the model's `generate` and `forward`
 """
 
+import copy
 import hashlib
 import json
 import sys
@@ -15,7 +16,6 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from medmim import hints, store
@@ -51,6 +51,12 @@ class Model:
     asking: Asking
     path: Path
 
+    def __post_init__(self) -> None:
+        """Let threads read with its tokenizer: it refuses to change whether it pads while one does."""
+        from medmim.lvlm.encode import backend  # with numpy, which `--help` does not wait for
+
+        backend(self.tokenizer)
+
     @property
     def tokenizer(self) -> Any:
         """The fast tokenizer."""
@@ -84,9 +90,11 @@ class Model:
         )
 
     @cached_property
-    def tokenizing(self) -> Lock:
-        """Held while the tokenizer is used: it refuses to change how it pads while another thread reads with it."""
-        return Lock()
+    def padding(self) -> Any:
+        """The processor with a tokenizer of its own, which pads: see `__post_init__`."""
+        own = copy.copy(self.processor)
+        own.tokenizer = copy.deepcopy(self.tokenizer)
+        return own
 
     @cached_property
     def stop(self) -> list[int]:
@@ -341,7 +349,7 @@ def read(model: Model, question: Question) -> Row:
     """
     refuse(model, question)
     try:
-        read = _processed(model, [question])
+        read = _processed(model, model.processor, [question], padding=False)
     except (ValueError, ArithmeticError, OSError) as error:  # a processor's own words for sizes that it cannot take
         raise UserError(f"the processor rejects the question or an image: {error}") from None
     tokens = {name: read[name][0] for name in PER_TOKEN if name in read}
@@ -371,20 +379,17 @@ def settings(model: Model, images: int) -> dict[str, Any]:
     return model.adapter.settings(model.processor, model.asking.pixels, images)
 
 
-def _processed(model: Model, questions: Sequence[Question]) -> Mapping[str, Any]:
+def _processed(model: Model, processor: Any, questions: Sequence[Question], **text: Any) -> Mapping[str, Any]:
     images = max(len(question.images) for question in questions)
     conversations = [conversation(model, question) for question in questions]
-    with model.tokenizing, _written_by_template():
-        read: Mapping[str, Any] = model.processor.apply_chat_template(
+    with _written_by_template():
+        read: Mapping[str, Any] = processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={
-                "text_kwargs": {"padding": True, "padding_side": "left"},
-                "images_kwargs": settings(model, images),
-            },
+            processor_kwargs={"text_kwargs": text, "images_kwargs": settings(model, images)},
         )
     return read
 
@@ -399,7 +404,8 @@ def batch(model: Model, rows: Sequence[Row]) -> "dict[str, Tensor]":
 
 
 def _as_a_whole(model: Model, rows: Sequence[Row]) -> "dict[str, Tensor]":
-    return dict(_processed(model, [row.question for row in rows]))
+    questions = [row.question for row in rows]
+    return dict(_processed(model, model.padding, questions, padding=True, padding_side="left"))
 
 
 # For a class that nobody has written an adapter for: its processor makes the batch, and nothing counts its tokens.

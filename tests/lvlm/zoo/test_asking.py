@@ -3,10 +3,12 @@
 import copy
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +170,24 @@ def test_few_batches_wait_with_their_pixels_however_many_cores_there_are(
     time.sleep(0.5)
     assert len(read) <= 3
     assert len(list(replies)) == 11
+
+
+def test_the_questions_of_a_batch_are_read_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a tokenizer whose file asks for padding, which the first reader would switch off under the others."""
+    alone = list(asking.ask(model, QUESTIONS, 5, 1))
+    monkeypatch.setattr("joblib.cpu_count", lambda: 10)
+    fresh = zoo.load(model.path, "cpu")
+    fresh.tokenizer.backend_tokenizer.enable_padding()
+    fresh = replace(fresh)
+    reader = type(fresh.processor.image_processor)
+    meet, real = threading.Barrier(3, timeout=20), reader.preprocess
+
+    def preprocess(*given: Any, **more: Any) -> Any:
+        meet.wait()
+        return real(*given, **more)
+
+    monkeypatch.setattr(reader, "preprocess", preprocess)  # of the three questions with images
+    assert list(asking.ask(fresh, QUESTIONS, 5, 1)) == alone
 
 
 def test_progress_counts_every_question(qwen: Model) -> None:

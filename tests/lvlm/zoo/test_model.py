@@ -35,7 +35,7 @@ def test_a_batch_is_what_the_processor_makes_of_all_questions(model: Model) -> N
     rows = [zoo.read(model, question) for question in QUESTIONS]
     made = zoo.batch(model, rows)
     by_kind = {len(question.images): zoo.settings(model, len(question.images)) for question in QUESTIONS}
-    theirs = model.processor.apply_chat_template(
+    theirs = model.padding.apply_chat_template(
         [zoo.conversation(model, question) for question in QUESTIONS],
         add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
         processor_kwargs={"text_kwargs": {"padding": True, "padding_side": "left"}, "images_kwargs": by_kind[2]},
