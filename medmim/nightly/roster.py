@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from medmim import hints, store
 from medmim.bench.engines import OPENAI
@@ -15,7 +14,6 @@ from medmim.registry import approval, decisions, lookup
 from medmim.run.workspace import Workspace
 
 CHAMPION, CHALLENGER, BASE = "champion", "challenger", "base"
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def models(recipe: Recipe, ws: Workspace) -> dict[str, str]:
@@ -72,19 +70,14 @@ def check_reachable(recipe: Recipe) -> None:
     Raises:
         UserError: A folder or a server of this machine; every one is named.
     """
-    local = [f"nightly.references: {ref}" for ref in recipe.nightly.references if _is_local(ref)]
+    local = [f"nightly.references: {ref}" for ref in recipe.nightly.references if lookup.is_local(ref)]
     if local:
         raise UserError(
             f"{len(local)} of the references of recipe {recipe.name} are on this machine, and pods cannot reach it",
             problems=local,
-            fix="name shipped bases, s3://..., models:/NAME@ALIAS, or a server by an address of the cluster",
+            fix="name shipped bases, s3://..., models:/NAME@ALIAS, imported:FAMILY, zoo:NAME, or a server by its "
+            "address in the cluster",
         )
-
-
-def _is_local(ref: str) -> bool:
-    if ref.startswith(OPENAI):
-        return urlsplit(ref.removeprefix(OPENAI)).hostname in _LOCAL
-    return ref not in checkpoint.shipped() and not ref.startswith(("s3://", "models:/"))
 
 
 def _role(ref: str, others: Mapping[str, str]) -> str:

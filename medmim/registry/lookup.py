@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Mapping
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 from medmim import hints, store, tracking
 from medmim.errors import Unavailable, UserError
@@ -16,6 +18,7 @@ from medmim.tracking import Version
 DIGEST, URI, BENCH, LOGGED = "medmim.digest", "medmim.uri", "medmim.bench", "medmim.logged_model"
 IMPORTED = "imported:"
 _ROLES = ("champion", "challenger", "previous-champion")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  not listened on
 
 
 def find(ws: Workspace, name: str, digest: str) -> Version | None:
@@ -83,6 +86,20 @@ def further(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
             problems=missing,
         )
     return found
+
+
+def is_local(ref: str) -> bool:
+    """Whether a reference is to a folder or a server of this machine, which pods do not reach."""
+    from medmim.bench.engines import OPENAI
+    from medmim.lvlm import checkpoint
+    from medmim.lvlm.zoo import stored
+
+    if ref.startswith(OPENAI):
+        with suppress(ValueError):  # what is no address is told where it is asked
+            return urlsplit(ref.removeprefix(OPENAI)).hostname in LOCAL_HOSTS
+        return False
+    elsewhere = ref.startswith(("s3://", "models:/", IMPORTED, stored.PREFIX))
+    return not elsewhere and ref not in checkpoint.shipped() and stored.named(ref) is None
 
 
 def resolve(ref: str, ws: Workspace) -> str:

@@ -129,3 +129,10 @@ def test_all_further_models_that_are_missing_are_named_at_once(ws: Workspace) ->
         lookup.opponents(recipe, ws)
     assert [text.split(":")[0] for text in raised.value.problems] == ["a", "b", "d", "f", "g"]
     assert "base import" in raised.value.problems[1] and "did you mean 'lingshu-7b'" in raised.value.problems[2]
+
+
+def test_pods_reach_what_is_shipped_stored_imported_or_served_elsewhere(tmp_path: Path) -> None:
+    reached = ("tiny-mantis", "s3://b/model/x", "models:/m@champion", "imported:mantis", "zoo:my-own", "lingshu-7b")
+    servers = ("openai:http://vllm:8000/v1#m", "openai:http://[::1#m")  # the latter is no address
+    assert not any(map(lookup.is_local, reached + servers))
+    assert all(map(lookup.is_local, (str(tmp_path), "openai:http://localhost:1/v1#m", "openai:http://0.0.0.0:1#m")))

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.lvlm.zoo import stored
 from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import lookup, policy
 from medmim.run.workspace import Workspace
 
-_LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  to be refused
 _RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
 _PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 _LONGEST = {"experiment": 128, "namespace": 63}  # KFP 2.17: backend/src/apiserver/validation/length.go, LengthSpecs
@@ -89,20 +86,15 @@ def missing(kube: Kube, recipe: Recipe) -> list[str]:
 
 def _models(recipe: Recipe) -> Iterator[str]:
     base = recipe.finetune.base
-    if not _reaches_pods(base):
+    if base.startswith(OPENAI) or lookup.is_local(base):
         yield f"finetune.base: {base} is neither a shipped base, nor s3://..., models:/NAME@ALIAS nor imported:FAMILY"
     if recipe.gate.policy not in policy.shipped():
         yield f"gate.policy: {recipe.gate.policy} is a file of this machine; pods have the shipped policies only"
     for name, ref in recipe.bench.models.items():
-        if ref.startswith(OPENAI):
-            with suppress(ValueError):  # of what is no address: `refuse_missing_models` says so
-                if urlsplit(ref.removeprefix(OPENAI)).hostname in _LOCAL:
-                    yield f"bench.models.{name}: {ref} is on this machine"
-        elif not _reaches_pods(ref):
-            yield (
-                f"bench.models.{name}: {ref} is neither a shipped base, nor s3://..., models:/NAME@ALIAS, "
-                "imported:FAMILY, zoo:NAME nor openai:URL#NAME"
-            )
+        if lookup.is_local(ref):
+            kinds = "a shipped base, nor s3://..., models:/NAME@ALIAS, imported:FAMILY, zoo:NAME nor openai:URL#NAME"
+            found = "on this machine" if ref.startswith(OPENAI) else f"neither {kinds}"
+            yield f"bench.models.{name}: {ref} is {found}"
 
 
 def refuse_missing_models(recipe: Recipe, store: str) -> None:
@@ -117,16 +109,11 @@ def refuse_missing_models(recipe: Recipe, store: str) -> None:
     lookup.further(ours, Workspace(Path(".medmim"), store, ""))
 
 
-def _reaches_pods(ref: str) -> bool:
-    imported = (lookup.IMPORTED, stored.PREFIX)
-    return ref in checkpoint.shipped() or ref.startswith(("s3://", "models:/", *imported)) or bool(stored.named(ref))
-
-
 def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:
     ray = recipe.platform.ray
     if ray not in ("local", "rayjob") and "://" not in ray:
         yield f"platform.ray: {ray} is for a process on a node of a Ray cluster, which a step's pod is not; use rayjob"
-    if "://" in ray and urlsplit(ray).hostname in _LOCAL:
+    if "://" in ray and urlsplit(ray).hostname in lookup.LOCAL_HOSTS:
         yield f"platform.ray: {ray} is this machine"
     if not setup.store.startswith("s3://"):
         yield (
@@ -134,7 +121,9 @@ def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:
             "s3://BUCKET/PREFIX, the same as in the cluster's ConfigMap medmim"
         )
     tracking = recipe.platform.tracking or setup.configured.get("MLFLOW_TRACKING_URI", "")
-    if tracking and (not tracking.startswith(("http://", "https://")) or urlsplit(tracking).hostname in _LOCAL):
+    if tracking and (
+        not tracking.startswith(("http://", "https://")) or urlsplit(tracking).hostname in lookup.LOCAL_HOSTS
+    ):
         yield f"platform.tracking: {shown(tracking)} is on this machine; pods need http(s)://HOST:PORT"
     checked = setup.configured or (setup.unread and not isinstance(setup.unread, api.Unchecked))
     if not tracking and checked:
