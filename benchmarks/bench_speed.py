@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim import shards, store
-from medmim.bench import answers, pixels, probes, tasks
+from medmim.bench import answers, asking, pixels, probes, tasks
 from medmim.bench.engines import engine
 from medmim.bench.export import export
 from medmim.bench.likelihood import GENERATE
@@ -148,7 +148,7 @@ def main() -> None:
     for title in ("", "questions", "equal answers", "questions/s", "medmim is", "of CPU time", "medmim is"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
     both = len(samples) + len(swapped)
-    of_probe = {"none and swap": both, "all probes": sum(len(answers.questions_of(samples, p, h)) for h, p in every)}
+    of_probe = {"none and swap": both, "all probes": sum(len(asking.questions_of(samples, p, h)) for h, p in every)}
     base = best["medmim"][0]
     different = 0
     for name, (texts, seconds, cpu) in best.items():

@@ -15,23 +15,22 @@ server does not tell), seconds in `provenance.json` (`cost`), summed over all tr
 
 import json
 import os
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import store
-from medmim.bench import likelihood, metrics, pixels, probes, reading, tasks
+from medmim.bench import asking, metrics, pixels, reading, tasks
+from medmim.bench.asking import Given
 from medmim.bench.engines import Engine
 from medmim.bench.likelihood import GENERATE
-from medmim.bench.pixels import Grey, Pixels, Shown
+from medmim.bench.pixels import Pixels
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
 from medmim.progress import bar
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.cache import cached_step, finished, step_key, working
@@ -44,31 +43,9 @@ from medmim.terms import UNKNOWN, Terms, combine
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from medmim.lvlm.ask import Question, Reply
-
 REVISION = 1
 FILE, READER = "answers.jsonl", "reader"
 Set = tuple[str, str]  # protocol, probe
-Place = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Given:
-    """An answer, and what it cost.
-
-    Attributes:
-        answer: The answer.
-        prompt_tokens: See `ask.Reply`; 0 also where the answer to an equal question was taken.
-        new_tokens: Likewise.
-        seconds: From the answer before it, or the begin of asking, to this one.
-    """
-
-    answer: Answer
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    seconds: float = 0.0
-
-
 _COST = ("prompt_tokens", "new_tokens", "seconds")
 
 
@@ -138,7 +115,7 @@ def _in_turns(
         for protocol, probe in sets
     )
     given: dict[Set, dict[str, Given]] = {}
-    wanted = {one: questions_of(items.samples, one[1], one[0]) for one in sets}
+    wanted = {one: asking.questions_of(items.samples, one[1], one[0]) for one in sets}
     with ExitStack() as stack:
         turns = []
         for one in sets:
@@ -153,27 +130,28 @@ def _in_turns(
                 for name, own in _resume(folder / FILE).items()
             }
             out = stack.enter_context((folder / FILE).open("ab"))
-            exact = is_exact(engine.inference(), protocol)
-            place = _by_images if engine.is_server else _place
+            exact = asking.is_exact(engine.inference(), protocol)
+            place = asking.by_images if engine.is_server else asking.by_length
             planned = [
                 (batch, asked)
-                for batch in batches(items.samples, probe, protocol, settings, place)
-                if (asked := _unanswered(batch, known, exact))
+                for batch in asking.batches(items.samples, probe, protocol, settings, place)
+                if (asked := asking.unanswered(batch, known, exact))
             ]
             grey = shown.grey(items.samples) if probe == "grey" and planned else None
-            answers = ask(engine, [batch for batch, _ in planned], dict(known), shown, probe, protocol, settings, grey)
-            stack.enter_context(closing(answers))
-            turns += [(place(batch[0]), len(asked), known, out, answers) for batch, asked in planned]
+            left = [batch for batch, _ in planned]
+            coming = asking.ask(engine, left, dict(known), shown, probe, protocol, settings, grey)
+            stack.enter_context(closing(coming))
+            turns += [(place(batch[0]), len(asked), known, out, coming) for batch, asked in planned]
         progress = stack.enter_context(bar(f"{role} {label}", sum(len(wanted[one]) for one in given), "questions"))
         progress.add(sum(map(len, given.values())))
-        for _, count, known, out, answers in sorted(turns, key=itemgetter(0)):
-            for one_more in islice(answers, count):
+        for _, count, known, out, coming in sorted(turns, key=itemgetter(0)):
+            for one_more in islice(coming, count):
                 out.write(dump([one_more]))
                 out.flush()  # to the kernel, where it survives a kill of this process
                 progress.add(one_more.answer.sample not in known)
                 known[one_more.answer.sample] = one_more
-        for *_, answers in turns:
-            next(answers, None)  # an engine with more replies than questions is found out
+        for *_, coming in turns:
+            next(coming, None)  # an engine with more replies than questions is found out
     return {one: [known[sample.id] for sample in wanted[one]] for one, known in given.items()}
 
 
@@ -221,11 +199,6 @@ def publish(
 
     allowed = combine([of_data, engine.terms])
     return cached_step(ws, "answers", REVISION, section, parents, make, recipe=recipe, terms=allowed, more=more)[0]
-
-
-def questions_of(samples: Sequence[Sample], probe: str, protocol: str) -> list[Sample]:
-    """The questions that a probe asks; only options have likelihoods."""
-    return [sample for sample in probes.select(samples, probe) if protocol == GENERATE or sample.options]
 
 
 def probes_of(settings: Bench) -> tuple[str, ...]:
@@ -293,7 +266,7 @@ def _key_parts(
     inference = engine.inference()
     if inference:
         section["inference"] = dict(inference)
-    if not is_exact(inference, protocol):
+    if not asking.is_exact(inference, protocol):
         section |= _in_batches(engine, probe, settings)
     return section, parents
 
@@ -302,16 +275,6 @@ def _in_batches(engine: Engine, probe: str, settings: Bench) -> dict[str, Any]:
     """What stands in a key for the batches: their size, and of `blind` a mark that they are not those of 0.1.0."""
     different = {"batches": "of different questions"} if probe == "blind" else {}
     return {"batch_size": settings.batch_size, **different, **({"how": engine.how} if engine.how else {})}
-
-
-def is_exact(inference: Mapping[str, str], protocol: str) -> bool:
-    """Whether the batch decides nothing: of a server it is not known, since only requests are sent together.
-
-    Args:
-        inference: What the engine's `inference` gives.
-        protocol: The protocol.
-    """
-    return not inference or "engine" in inference or (protocol == GENERATE and inference["dtype"] == checkpoint.FP32)
 
 
 def load(folder: Path) -> list[Answer]:
@@ -348,149 +311,6 @@ def as_read(ws: Workspace, found: Artifact, samples: Mapping[str, Sample]) -> li
     if provenance_of(found).get(READER) == metrics.reader():
         return given
     return [metrics.reread(samples[answer.sample], answer) for answer in given]
-
-
-def _place(sample: Sample) -> Place:
-    """By what questions are ordered: similar lengths in one batch need little padding."""
-    return len(sample.images), len(sample.prompt), sample.prompt, sample.id
-
-
-def _by_images(sample: Sample) -> Place:
-    """Likewise for a server, which pads nothing, and may keep what it made of the images of the last questions."""
-    return sample.images, *_place(sample)
-
-
-def batches(
-    samples: Sequence[Sample], probe: str, protocol: str, settings: Bench, place: Callable[[Sample], Place] = _place
-) -> list[list[Sample]]:
-    """The questions of a probe in the order and in the batches in which any machine asks them.
-
-    A function of its arguments alone, neither of the model nor of what is answered already: whoever asks whole batches,
-    in any order, gets the same answers also where the batch decides some. Each question that `questions_of` gives is in
-    one batch. Of those without images, equal ones are put to the model once and stand together: a batch has at most
-    `bench.batch_size` questions without their repeats.
-
-    Args:
-        samples: All questions of the benchmark.
-        probe: The probe.
-        protocol: The protocol.
-        settings: Its `batch_size`.
-        place: By what they are ordered: a server, of which no batch decides an answer, is asked in an order of its own.
-    """
-    ordered = sorted(questions_of(samples, probe, protocol), key=place)
-    equal: dict[str, list[Sample]] = {}
-    for sample in ordered:
-        equal.setdefault(_name(sample, probe), []).append(sample)
-    each = list(equal.values())
-    size = settings.batch_size
-    return [[sample for same in each[start : start + size] for sample in same] for start in range(0, len(each), size)]
-
-
-def _name(sample: Sample, probe: str) -> str:
-    """What equal questions have in common: without images, their text."""
-    return sample.id if probes.shown(sample, probe) else sample.prompt
-
-
-def _unanswered(batch: Sequence[Sample], known: Mapping[str, Given], exact: bool) -> list[Sample]:
-    """What is asked of a batch: where it decides an answer, all or nothing."""
-    left = [sample for sample in batch if sample.id not in known]
-    return left if exact or not left else list(batch)
-
-
-def ask(
-    engine: Engine,
-    planned: Sequence[Sequence[Sample]],
-    known: Mapping[str, Given],
-    images: Mapping[str, "Image"],
-    probe: str,
-    protocol: str,
-    settings: Bench,
-    grey: Grey | None = None,
-) -> Generator[Given, None, None]:
-    """Ask some batches.
-
-    Args:
-        engine: The model.
-        planned: Of `batches`, in any order.
-        known: Sample id -> what is known. Of a batch that holds any, only the others are asked where the batch decides
-            nothing, else all.
-        images: Image id -> RGB image; `pixels.of` has those that were decoded before.
-        probe: The probe.
-        protocol: The protocol.
-        settings: Size of the batches and longest answer.
-        grey: What the probe `grey` shows; `Pixels.grey` makes it of all questions.
-
-    Yields:
-        An answer to each question, batch after batch. Nothing of a batch is computed before it is asked for.
-    """
-    exact = is_exact(engine.inference(), protocol)
-    shown = images if isinstance(images, Pixels) else Pixels(images)
-    replied: dict[str, Reply] = {}
-    runs: list[list[Sample]] = [[]]
-    for batch in planned:
-        if exact:
-            replied |= {s.prompt: _reply(known[s.id]) for s in batch if s.id in known and not probes.shown(s, probe)}
-        runs[-1] += _unanswered(batch, known, exact)
-        if not engine.is_server and len({_name(sample, probe) for sample in batch}) < settings.batch_size:
-            runs.append([])  # the engine fills its batches: what follows must not get into this one
-    for run in filter(None, runs):
-        questions: dict[str, Question] = {}
-        for sample in run:
-            name = _name(sample, probe)
-            if name not in replied and name not in questions:
-                questions[name] = _question(sample, probe, shown, grey)
-        replies = zip(questions, _replies(engine, protocol, list(questions.values()), settings), strict=True)
-        begun = time.perf_counter()  # now, the model is loaded
-        for sample in run:
-            name, cost = _name(sample, probe), (0, 0)
-            while name not in replied:  # replies arrive in the order of the questions
-                replied.update([next(replies)])
-                cost = replied[name].prompt_tokens, replied[name].new_tokens
-            answer = _answer(sample, probe, protocol, replied[name], questions.get(name))
-            yield Given(answer, *cost, time.perf_counter() - begun)
-            begun = time.perf_counter()
-        next(replies, None)  # strict: one reply too many is an error too
-
-
-def _answer(sample: Sample, probe: str, protocol: str, reply: "Reply", question: "Question | None") -> Answer:
-    if question is not None and question.error:
-        return metrics.read(sample, probe, "", "", question.error)
-    if protocol == GENERATE:
-        return metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
-    return likelihood.read(sample, probe, reply)
-
-
-def _question(sample: Sample, probe: str, images: Pixels, grey: Grey | None) -> "Question":
-    """The question of a sample under a probe; its images are decoded when they are looked at."""
-    from medmim.lvlm.ask import Question
-
-    names = probes.shown(sample, probe)
-    for name in names:
-        if name not in images:
-            return Question(sample.prompt, error=f"the data set has no image {name}")
-    if probe != "grey":
-        return Question(sample.prompt, Shown(names, images.__getitem__), sample.options, Shown(names, images.digest))
-    assert grey is not None  # noqa: S101  the caller's contract
-    return Question(
-        sample.prompt,
-        Shown(names, lambda name: grey.of_size(images.size(name))),
-        sample.options,
-        Shown(names, lambda name: grey.digest(images.size(name))),
-    )
-
-
-def _replies(engine: Engine, protocol: str, questions: "Sequence[Question]", settings: Bench) -> "Iterator[Reply]":
-    if protocol == GENERATE:
-        return engine.ask(questions, settings.batch_size, settings.max_new_tokens)
-    return engine.compare(questions, settings.batch_size)
-
-
-def _reply(known: Given) -> "Reply":
-    """The reply that a stored answer was made of."""
-    from medmim.lvlm.ask import Reply
-
-    own = known.answer
-    return Reply(own.text, own.key, own.error, own.cut, own.letters, own.texts, own.tokens)
 
 
 def _resume(file: Path) -> dict[str, Given]:

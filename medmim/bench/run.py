@@ -7,6 +7,7 @@ from typing import Any
 
 from medmim import store
 from medmim.bench import answers, failures, fanout, reading, scoring, tasks
+from medmim.bench.chunks import Set
 from medmim.bench.engines import Engine, engine, refuse_outside
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.scoring import Board
@@ -155,14 +156,14 @@ def collect(
     probes: Sequence[str],
     settings: Bench,
     recipe: Recipe | None,
-) -> dict[fanout.Set, Artifact]:
+) -> dict[Set, Artifact]:
     """(role, protocol, probe) -> answers, from the cache, from this machine, or from the nodes of a Ray cluster.
 
     Of the models of this machine, one at a time is in memory. Arguments and errors are those of `fanout.collect`.
     """
     if recipe is not None and recipe.platform.ray != "local":
         return fanout.collect(ws, data, engines, probes, settings, recipe)
-    found: dict[fanout.Set, Artifact] = {}
+    found: dict[Set, Artifact] = {}
     for role, model in engines.items():
         sets = [(protocol, probe) for protocol in PROTOCOLS[settings.protocol] for probe in probes]
         own = answers.find_or_ask(ws, role, model, data, sets, settings, recipe)
@@ -171,9 +172,7 @@ def collect(
     return found
 
 
-def _digests(
-    collected: Mapping[fanout.Set, Artifact], roles: Iterable[str], protocol: str
-) -> dict[str, dict[str, str]]:
+def _digests(collected: Mapping[Set, Artifact], roles: Iterable[str], protocol: str) -> dict[str, dict[str, str]]:
     """Role -> probe -> digest of the answers of a protocol."""
     return {
         role: {probe: found.digest for (of, how, probe), found in collected.items() if (of, how) == (role, protocol)}

@@ -174,9 +174,9 @@ def is_repeated(name: str) -> bool:
 
     Builds read their images again, and answers are asked again.
     """
-    from medmim.bench import fanout
+    from medmim.bench import crew
 
-    return name.startswith((kept_pixels.UNFINISHED, fanout.UNFINISHED))
+    return name.startswith((kept_pixels.UNFINISHED, crew.UNFINISHED))
 
 
 def _clear_unfinished(home: Path) -> None:

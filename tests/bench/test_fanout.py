@@ -12,7 +12,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from medmim.bench import fanout, run
+from medmim.bench import chunks, run
+from medmim.bench.crew import UNFINISHED, refuse_mixed
 from medmim.errors import UserError
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
@@ -66,7 +67,7 @@ MODELS = {"tuned": "one", "base": "two", "same": "one"}
 
 def on_workers(
     cluster: crew.Cluster, where: Path, data: Path, size: int = 3, protocol: str = "generate", head: str = "head"
-) -> dict[fanout.Set, str]:
+) -> dict[chunks.Set, str]:
     """Digests of the answers of all models, and nothing else is left in the store."""
     made = recipe(where / "store", "127.0.0.1:1", batch_size=size, protocol=protocol, limit=24)
     uri = publish_data(data, str(where / "store"))
@@ -76,7 +77,7 @@ def on_workers(
 
 
 @pytest.fixture(scope="module")
-def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[fanout.Set, str]]:
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[chunks.Set, str]]:
     """Digests of the answers that one process collects, by batch size and protocol."""
     found = {}
     for size, protocol in ((3, "generate"), (7, "both")):
@@ -131,7 +132,7 @@ def test_what_a_killed_driver_left_of_published_answers_is_removed(
     cluster = crew.Cluster(tmp_path / "node").start(monkeypatch)
     assert on_workers(cluster, tmp_path, data) == alone[3, "generate"]
     for number, index in enumerate((tmp_path / "store").glob("steps/answers/*.json")):
-        left = tmp_path / "store" / f"{fanout.UNFINISHED}{index.stem[:16]}" / "0.jsonl"
+        left = tmp_path / "store" / f"{UNFINISHED}{index.stem[:16]}" / "0.jsonl"
         left.parent.mkdir(parents=True)
         left.write_text(str(number))
     shutil.rmtree(tmp_path / "store" / "steps" / "answers-of-nodes")
@@ -146,10 +147,10 @@ def test_a_chunk_is_of_one_model_and_asks_all_sets_of_a_place_in_turns(lost: lis
     sets = [("tuned", "generate", probe) for probe in ("none", "swap")]
     leading = [[f"{place}-{n}" for n in range(3)] for place in range(9)]
     moved = [batch[1:] for batch in leading[::2]]
-    places = fanout.by_place(leading, dict(zip(sets, (leading, moved), strict=True)))
+    places = chunks.by_place(leading, dict(zip(sets, (leading, moved), strict=True)))
     assert all(batch.ids[0] in leading[batch.place] for place in places for batch in place)
-    other = fanout.Batch(("base", "generate", "none"), 0, ("0-0",))
-    queue = fanout.Queue({"tuned": places, "base": [[other]] * 40})
+    other = chunks.Batch(("base", "generate", "none"), 0, ("0-0",))
+    queue = chunks.Queue({"tuned": places, "base": [[other]] * 40})
     taken = [queue.take("tuned", 100) for _ in places]
     assert [len({batch.place for batch in chunk}) for chunk in taken] == [1] * 9
     for number in lost:
@@ -161,8 +162,8 @@ def test_a_chunk_is_of_one_model_and_asks_all_sets_of_a_place_in_turns(lost: lis
 
 
 def test_chunks_shrink_so_that_no_worker_waits_long_for_the_last_one() -> None:
-    batches = [fanout.Batch(("tuned", "generate", "none"), place, (str(place),)) for place in range(131)]
-    queue = fanout.Queue({"tuned": [[batch] for batch in batches]})
+    batches = [chunks.Batch(("tuned", "generate", "none"), place, (str(place),)) for place in range(131)]
+    queue = chunks.Queue({"tuned": [[batch] for batch in batches]})
     sizes = []
     while len(queue):
         sizes.append(len(queue.take("", 8)))
@@ -172,9 +173,9 @@ def test_chunks_shrink_so_that_no_worker_waits_long_for_the_last_one() -> None:
 
 def test_nodes_of_several_kinds_are_refused_by_their_names() -> None:
     kinds = {"NVIDIA A100 bfloat16 pil": {"a (10.0.0.1)", "b (10.0.0.2)"}}
-    fanout.refuse_mixed(kinds)
+    refuse_mixed(kinds)
     with pytest.raises(UserError, match="several kinds") as raised:
-        fanout.refuse_mixed({**kinds, "NVIDIA H200 bfloat16 pil": {"c (10.0.0.3)"}})
+        refuse_mixed({**kinds, "NVIDIA H200 bfloat16 pil": {"c (10.0.0.3)"}})
     assert "A100" in str(raised.value) and "b (10.0.0.2)" in str(raised.value) and "H200" in str(raised.value)
 
 

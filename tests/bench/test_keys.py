@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from medmim import store
-from medmim.bench import answers, engines, run
+from medmim.bench import answers, asking, engines, run
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Reply
@@ -165,10 +165,10 @@ def test_a_new_model_is_compared_with_answers_of_the_same_kind_of_node(world, tm
 def test_every_question_is_in_one_batch_whatever_the_order_of_the_questions(probe: str) -> None:
     settings = Bench(batch_size=5)
     asked = [replace(sample, question="What changed?") if i % 3 else sample for i, sample in enumerate(samples())]
-    found = answers.batches(asked, probe, LIKELIHOOD, settings)
-    wanted = answers.questions_of(asked, probe, LIKELIHOOD)
+    found = asking.batches(asked, probe, LIKELIHOOD, settings)
+    wanted = asking.questions_of(asked, probe, LIKELIHOOD)
     assert sorted(sample.id for batch in found for sample in batch) == sorted(sample.id for sample in wanted)
     shown = [{s.id if probe != "blind" else s.prompt for s in batch} for batch in found]
     assert [len(names) for names in shown[:-1]] == [5] * (len(shown) - 1) and 0 < len(shown[-1]) <= 5
     assert len(set.union(*shown)) == sum(map(len, shown))  # equal questions stand together
-    assert answers.batches(asked[::-1], probe, LIKELIHOOD, settings) == found
+    assert asking.batches(asked[::-1], probe, LIKELIHOOD, settings) == found

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim import shards, store
-from medmim.bench import answers, compare, failures, likelihood, metrics, run, scoring
+from medmim.bench import answers, asking, compare, failures, likelihood, metrics, run, scoring
 from medmim.errors import UserError
 from medmim.lvlm.ask import Question, Reply
 from medmim.run.workspace import workspace
@@ -64,7 +64,7 @@ def test_the_scores_hold_both_protocols_and_what_both_read(done) -> None:
 
 def test_generated_answers_are_not_asked_again_for_the_other_protocol(done, world, tmp_path, monkeypatch) -> None:
     ws, artifact, _ = done
-    monkeypatch.setattr(answers, "_replies", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(asking, "_replies", lambda *_: pytest.fail("asked again"))
     _, generated, cached = bench(world, ws.home)
     assert not cached  # other scores
     assert run.scores(ws, generated.uri)["answers"] == run.scores(ws, artifact.uri)["answers"]
@@ -257,11 +257,11 @@ def test_likelihoods_of_open_questions_alone_are_refused_with_the_key_to_change(
 def test_whole_batches_in_any_order_and_share_get_the_same_answers(world: World, probe: str) -> None:
     """Also where the short last batch comes in between: the numbers tell which questions stood together."""
     settings = ALONE.model_copy(update={"batch_size": 7})
-    planned = answers.batches(samples(), probe, "likelihood", settings)
+    planned = asking.batches(samples(), probe, "likelihood", settings)
     images = shards.Images(world.data)
 
     def said(share: Sequence[Sequence[Sample]]) -> dict[str, Answer]:
-        asked = answers.ask(engine(), share, {}, images, probe, "likelihood", settings)
+        asked = asking.ask(engine(), share, {}, images, probe, "likelihood", settings)
         return {one.answer.sample: one.answer for one in asked}
 
     whole = said(planned)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from medmim import shards, store
-from medmim.bench import answers, pixels
+from medmim.bench import answers, asking, pixels
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD
 from medmim.bench.pixels import Pixels
 from medmim.lvlm import ask as lvlm_ask
@@ -133,7 +133,7 @@ def test_what_asking_cost_survives_a_kill_and_is_in_no_digest(world, tmp_path):
 def test_equal_questions_cost_once(world, tmp_path):
     twins = [replace(sample, question="What changed?", options=("a", "b")) for sample in samples()]
     given = list(
-        answers.ask(looking([]), answers.batches(twins, "blind", GENERATE, Bench()), {}, {}, "blind", GENERATE, Bench())
+        asking.ask(looking([]), asking.batches(twins, "blind", GENERATE, Bench()), {}, {}, "blind", GENERATE, Bench())
     )
     assert len(given) == len(twins) and sum(one.prompt_tokens for one in given) == 7
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from medmim import shards, store
-from medmim.bench import answers, run, tasks
+from medmim.bench import answers, asking, run, tasks
 from medmim.bench.likelihood import GENERATE
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
@@ -110,7 +110,7 @@ def test_a_second_run_asks_nothing(done, world):
 
 def test_a_model_that_was_asked_before_is_not_asked_again(done, world, monkeypatch):
     ws, _, _ = done
-    monkeypatch.setattr(answers, "ask", lambda *a: pytest.fail("asked again"))
+    monkeypatch.setattr(asking, "ask", lambda *a: pytest.fail("asked again"))
     _, artifact, cached = bench(world, ws.home, roles="base tuned")  # the same two models in exchanged roles
     assert not cached
     assert run.scores(ws, artifact.uri)["models"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from medmim import store
-from medmim.bench import answers, engines, run, served
+from medmim.bench import answers, asking, engines, run, served
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint, child, vllm_server, weights
 from medmim.lvlm.ask import Question
@@ -144,7 +144,7 @@ def test_what_asking_took_is_without_the_start_of_the_server(world, tmp_path, mo
     monkeypatch.setattr(vllm_server, "start", lambda *given, **more: [time.sleep(3), real(*given, **more)][1])
     model = engine(world, tmp_path)
     (sample, *_) = samples()
-    (one,) = answers.ask(model, [[sample]], {}, {}, "blind", "generate", VLLM)
+    (one,) = asking.ask(model, [[sample]], {}, {}, "blind", "generate", VLLM)
     model.release()
     assert one.answer.text == "B" and one.seconds < 3
 

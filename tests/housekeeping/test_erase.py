@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medmim import shards, store, tracking
-from medmim.bench import fanout
+from medmim.bench import crew
 from medmim.cli import data as command
 from medmim.cli import registry
 from medmim.data import build, erased, kept_pixels
@@ -112,7 +112,7 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     assert kept is not None
     kept.keep("scan.png", 32, "sha256:0", b"a picture")
     unfinished = [
-        f"{fanout.UNFINISHED}0123/1.jsonl",
+        f"{crew.UNFINISHED}0123/1.jsonl",
         f"{kept_pixels.UNFINISHED}0123/1.pictures",
         "resume/finetune-0123/examples.safetensors",
     ]

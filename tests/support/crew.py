@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from medmim import ray_nodes, store
-from medmim.bench import answers, fanout, run
-from medmim.bench.fanout import Batch, Queue
+from medmim.bench import answers, chunks, crew, fanout, run
+from medmim.bench.chunks import Batch, Queue
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Question, Reply
 from medmim.recipe.schema import Recipe
@@ -59,8 +59,8 @@ class Cluster:
         monkeypatch.setattr(ray_nodes, "node_workspace", lambda where: Workspace(self.home, where, ""))
         monkeypatch.setattr(ray_nodes, "node_name", lambda: "node")
         monkeypatch.setattr(checkpoint, "upload_if_local", lambda ref, _: ref)
-        monkeypatch.setattr(fanout, "engine", lambda ref, _, by: self.engine(ref))
-        monkeypatch.setattr(fanout, "_Crew", lambda job, samples, *_: _Crew(self, job, samples))
+        monkeypatch.setattr(crew, "engine", lambda ref, _, by: self.engine(ref))
+        monkeypatch.setattr(fanout, "Crew", lambda job, samples, *_: _Crew(self, job, samples))
         return self
 
     def engine(self, ref: str) -> answers.Engine:
@@ -83,10 +83,10 @@ class Cluster:
 
 
 class _Crew:
-    """In the place of `fanout._Crew`."""
+    """In the place of `crew.Crew`."""
 
     def __init__(self, cluster: Cluster, job: Any, samples: Any) -> None:
-        self.cluster, self.new = cluster, lambda: fanout._Worker(job, list(samples))
+        self.cluster, self.new = cluster, lambda: crew.Worker(job, list(samples))
 
     def machine(self, _: int) -> dict[str, dict[str, str]]:
         told = self.new().machine()
@@ -126,7 +126,7 @@ class _Crew:
 
 def collect(
     made: Recipe, home: Path, data: str, probes: Sequence[str], **roles: str
-) -> dict[fanout.Set, store.Artifact]:
+) -> dict[chunks.Set, store.Artifact]:
     """The answers of models with these digests, by a driver that knows nothing of the nodes."""
 
     def unknown() -> dict[str, str]:
