@@ -51,8 +51,8 @@ def show(ref: _Ref, home: Home = None, as_json: Json = False) -> None:
     from medmim.registry import lookup as names
     from medmim.run.workspace import workspace
 
-    if ref in {entry.name for entry in zoo.entries()}:
-        facts = zoo.find(ref).model_dump(mode="json")
+    if entry := zoo.named(ref):
+        facts = entry.model_dump(mode="json")
     else:
         ws = workspace(home)
         facts = lookup.describe(names.resolve(ref, ws), ws)
@@ -91,12 +91,13 @@ def check(
 
     from medmim.errors import Refused, UserError
     from medmim.lvlm.zoo import admission, lookup, stored
+    from medmim.lvlm.zoo import entry as zoo
     from medmim.registry import lookup as names
     from medmim.run.workspace import workspace
 
     ws = workspace(home)
-    found, entry = lookup.find(ref if stored.named(ref) else names.resolve(ref, ws), ws, hub)
-    own = stored.named(ref.removeprefix(stored.PREFIX))  # of `zoo:NAME`
+    found, entry = lookup.find(ref if zoo.named(ref) else names.resolve(ref, ws), ws, hub)
+    own = zoo.named(ref.removeprefix(stored.PREFIX))  # of `zoo:NAME`
     if own is not None and own.format is None:
         entry = own
     if write is not None and entry is None:
@@ -144,7 +145,7 @@ def import_(
         from medmim.cluster import base_import
         from medmim.lvlm.zoo import entry as zoo
 
-        there = source or (stored.named(name) or zoo.find(name)).hub
+        there = source or zoo.find(name).hub
         words = importing.words(hub, terms=terms)
         job = base_import.job(there, store, words, image, disk, ("zoo", "import", name))
         importing.submit(job, dry_run, namespace)

@@ -92,14 +92,14 @@ def is_local(ref: str) -> bool:
     """Whether a reference is to a folder or a server of this machine, which pods do not reach."""
     from medmim.bench.engines import OPENAI
     from medmim.lvlm import checkpoint
-    from medmim.lvlm.zoo import stored
+    from medmim.lvlm.zoo import entry, stored
 
     if ref.startswith(OPENAI):
         with suppress(ValueError):  # what is no address is told where it is asked
             return urlsplit(ref.removeprefix(OPENAI)).hostname in LOCAL_HOSTS
         return False
     elsewhere = ref.startswith(("s3://", "models:/", IMPORTED, stored.PREFIX))
-    return not elsewhere and ref not in checkpoint.shipped() and stored.named(ref) is None
+    return not elsewhere and ref not in checkpoint.shipped() and entry.named(ref) is None
 
 
 def resolve(ref: str, ws: Workspace) -> str:
@@ -113,12 +113,13 @@ def resolve(ref: str, ws: Workspace) -> str:
     Raises:
         UserError: No such model, alias or version, or one that medmim did not register; nothing imported, or several.
     """
-    from medmim.lvlm.zoo import stored  # a third of what `--help` would wait for
+    from medmim.lvlm.zoo import entry as zoo  # a third of what `--help` would wait for
+    from medmim.lvlm.zoo import stored
 
     if ref.startswith(IMPORTED):
         return _imported(ref.removeprefix(IMPORTED), ws)
     name = ref.removeprefix(stored.PREFIX)
-    entry = stored.named(name)
+    entry = zoo.named(name)
     if name != ref or (entry is not None and existing(ref) is None):
         return _imported(entry.format, ws) if entry is not None and entry.format else stored.find(name, ws)
     if not ref.startswith("models:/"):

@@ -109,15 +109,20 @@ def _file(name: str) -> Traversable:
     return resources.files("medmim.lvlm.zoo") / "models" / f"{name}.yaml"
 
 
+def named(name: str) -> Entry | None:
+    """The model of a name; None where there is none."""
+    return next((entry for entry in entries() if entry.name == name), None)
+
+
 def find(name: str) -> Entry:
     """The model of a name.
 
     Raises:
         UserError: There is none; the closest name is in the message.
     """
-    names = {entry.name: entry for entry in entries()}
-    if name in names:
-        return names[name]
+    if found := named(name):
+        return found
+    names = [entry.name for entry in entries()]
     similar = difflib.get_close_matches(name.lower(), names, 1, 0.5)
     raise UserError(
         f"no model '{name[:100]}' in the zoo",

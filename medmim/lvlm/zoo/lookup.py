@@ -32,7 +32,7 @@ def find(ref: str, ws: Workspace, hub: bool = False) -> tuple[Path, zoo.Entry | 
             does not give out; one that has to be imported first.
         Unavailable: The Hub or the store does not answer.
     """
-    named = next((one for one in zoo.entries() if one.name == ref), None)
+    named = zoo.named(ref)
     if named is None:
         return checkpoint.resolve(_known(ref), ws), None
     if named.format is not None:
@@ -42,7 +42,8 @@ def find(ref: str, ws: Workspace, hub: bool = False) -> tuple[Path, zoo.Entry | 
         )
     if not hub and (there := stored.uris(named.name, ws)):
         return checkpoint.resolve(stored.only(named.name, there, ws), ws), named
-    return source.local(named.hub, ws, ws.home / "work" / f"zoo-{named.name}", hub, _by_hand(named)), named
+    by_hand = stored.by_hand(named.name, named.hub, "check")
+    return source.local(named.hub, ws, ws.home / "work" / f"zoo-{named.name}", hub, by_hand), named
 
 
 def locate(ref: str) -> Path | store.Artifact:
@@ -50,7 +51,7 @@ def locate(ref: str) -> Path | store.Artifact:
     try:
         return checkpoint.locate(ref)
     except UserError:
-        named = next((one for one in zoo.entries() if one.name == ref), None)
+        named = zoo.named(ref)
         if named is None:
             if "/" not in ref and not difflib.get_close_matches(ref, checkpoint.shipped(), 1):
                 zoo.refuse_similar(ref)
@@ -72,12 +73,6 @@ def _known(ref: str) -> str:
             zoo.find(ref)
         raise
     return ref
-
-
-def _by_hand(named: zoo.Entry) -> str:
-    folder = named.hub.rpartition("/")[2]
-    terms = f"accept the terms on {source.page(named.hub)}, `hf auth login`, " if named.gated else ""
-    return f"{terms}{source.download(named.hub)}, then `{hints.command('zoo', 'check', folder)}`"
 
 
 def describe(ref: str, ws: Workspace) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def import_model(name: str, ref: str, ws: Workspace, hub: bool = False, allowed:
             or chat template than the zoo's model has, or a store that has this checkpoint under another name.
         Unavailable: The Hub or the store does not answer, or another process is importing the same.
     """
-    entry = named(name)
+    entry = zoo.named(name)
     if entry is None:
         if not ref:
             zoo.find(name)
@@ -122,11 +122,6 @@ def publish(
     return artifact
 
 
-def named(name: str) -> zoo.Entry | None:
-    """The model of the zoo of that name; None where there is none."""
-    return next((one for one in zoo.entries() if one.name == name), None)
-
-
 def imported(ws: Workspace) -> Iterator[Artifact]:
     """The models in the store that have a name; it is `zoo` in their counts."""
     return (one for one in show.models(ws) if "zoo" in one.counts)
@@ -141,7 +136,7 @@ def find(name: str, ws: Workspace) -> str:
     there = list(imported(ws))
     if found := [one.uri for one in there if one.counts["zoo"] == name]:
         return only(name, found, ws)
-    if entry := named(name):
+    if entry := zoo.named(name):
         fix = bring_in(entry, ws)
     elif name.startswith(STAND_IN):
         fix = f"`{ws.command('zoo', 'tiny')}` makes the stand-ins"
@@ -176,12 +171,18 @@ def bring_in(entry: zoo.Entry, ws: Workspace) -> str:
     return f"`{with_hub}`; or, where there is a network: {by_hand(entry.name, entry.hub)}"
 
 
-def by_hand(name: str, hub: str) -> str:
-    """How a checkpoint of the Hub is brought in without asking the network here."""
-    folder = hub.rpartition("/")[2]
-    entry = named(name)
+def by_hand(name: str, hub: str, *verb: str) -> str:
+    """How a checkpoint of the Hub is brought in without asking the network here.
+
+    Args:
+        name: Of the model.
+        hub: Its name on the Hub.
+        verb: The command of `zoo` that is then given the folder. [default: the import under its name]
+    """
+    entry = zoo.named(name)
     terms = f"accept the terms on {source.page(hub)}, `hf auth login`, " if entry and entry.gated else ""
-    return f"{terms}{source.download(hub)}, then `{hints.command('zoo', 'import', name, folder)}`"
+    then = hints.command("zoo", *(verb or ("import", name)), hub.rpartition("/")[2])
+    return f"{terms}{source.download(hub)}, then `{then}`"
 
 
 def noise(allowed: Terms) -> list[str]:

@@ -100,7 +100,7 @@ def test_another_chat_template_than_the_checked_one_is_refused(
 ) -> None:
     template = (folder_of("gemma3") / "chat_template.jinja").read_text()
     entry = replace_template(zoo.find("gemma-3-4b"), hashlib.sha256(template.encode()).hexdigest())
-    monkeypatch.setattr(stored, "named", lambda name: entry)
+    monkeypatch.setattr(zoo, "named", lambda name: entry)
     stored.import_model("gemma-3-4b", str(folder_of("gemma3")), ws)
     other = ws.home / "other"
     shutil.copytree(folder_of("gemma3"), other)
