@@ -188,7 +188,7 @@ def _answered(where: Path) -> list[tuple[str, str]]:
 def _workers(cluster: ray_cluster.Nodes) -> list[psutil.Process]:
     """The processes of the nodes that answer."""
     family = psutil.Process(cluster.process.pid).children(recursive=True)
-    return [one for one in family if " ".join(one.cmdline()).startswith("ray::_Worker")]
+    return [one for one in family if " ".join(one.cmdline()).startswith("ray::Worker")]
 
 
 @pytest.mark.long
