@@ -9,7 +9,6 @@ The folder is there whole or not at all, and holds no time and no address: equal
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, shards, store, terms
-from medmim.bench import export_lmms_eval, export_vlmevalkit, tasks
+from medmim.bench import export_lmms_eval, export_parts, export_vlmevalkit, tasks
 from medmim.errors import UserError, wrap_os_errors
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
@@ -112,7 +111,7 @@ def _refuse_equal(names: Sequence[str]) -> None:
     """Refuse tasks whose files would have one name: one of them would be lost."""
     first: dict[str, str] = {}
     for name in names:
-        if (other := first.setdefault(re.sub(r"\W+", "_", name).casefold(), name)) != name:
+        if (other := first.setdefault(export_parts.stem(name).casefold(), name)) != name:
             raise UserError(
                 f"the files of the tasks {other} and {name} would have one name",
                 reason="in those, whatever is no letter and no digit is `_`",

@@ -5,22 +5,20 @@
     utils.py              the questions as messages, and the scores: `exported`
     reader/               the modules of medmim that read an answer
 
-lmms-eval takes a task of its own before one of equal name: ours have a prefix. A task has messages for chat models, and
-visuals with a text for the others.
+A task has messages for chat models, and visuals with a text for the others.
 """
 
 import ast
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medmim import progress, shards
+from medmim.bench import export_parts
 from medmim.bench.tasks import Items
-from medmim.errors import UserError
+from medmim.sample import LETTERS
 
-PREFIX = "medmim_"
-_READER = "extract"  # the module that reads an answer; those that it imports go along
+_READER = ("extract", "token_f1")  # the modules that read and score an answer; those that they import go along
 _HERE = Path(__file__).parent
 _GROUP = 16 << 20  # bytes of images in a group of rows
 
@@ -85,11 +83,14 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
     Raises:
         UserError: The data set lacks an image.
     """
-    names = {}
+    names: list[str] = []
+    known: list[str] = []
     for title, one in items.items():
-        names[title] = name = PREFIX + re.sub(r"\W+", "_", title)
+        name = export_parts.stem(title)
+        names.append(name)
         clusters = clusters_of(one)
-        _write_parquet(folder / f"{name}.parquet", one, clusters, images)
+        known.append(f"{len(set(clusters)):,} ({title})")
+        _write_parquet(folder / f"{name}.parquet", title, one, clusters, images)
         closed = {bool(sample.options) for sample in one.samples}
         metrics = [metric for kind, metric in ((True, "accuracy"), (False, "token_f1")) if kind in closed]
         listed = "\n".join(_METRIC.format(name=metric) for metric in metrics)
@@ -97,8 +98,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     (folder / "utils.py").write_bytes((_HERE / "exported.py").read_bytes())
     _write_reader(folder / "reader")
-    known = ", ".join(f"{len(set(clusters_of(one))):,} ({title})" for title, one in items.items())
-    return _USAGE.format(names=",".join(names.values()), tokens=max_new_tokens, clusters=known)
+    return _USAGE.format(names=",".join(names), tokens=max_new_tokens, clusters=", ".join(known))
 
 
 def clusters_of(items: Items) -> list[str]:
@@ -107,7 +107,7 @@ def clusters_of(items: Items) -> list[str]:
     return [str(numbers.setdefault(own[0], len(numbers))) for own in items.clusters]
 
 
-def _write_parquet(path: Path, items: Items, clusters: Sequence[str], images: shards.Images) -> None:
+def _write_parquet(path: Path, title: str, items: Items, clusters: Sequence[str], images: shards.Images) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -120,19 +120,13 @@ def _write_parquet(path: Path, items: Items, clusters: Sequence[str], images: sh
         ]
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
-    size, label = 0, path.stem.removeprefix(PREFIX)
+    size = 0
     with (
         pq.ParquetWriter(path, schema, compression="zstd") as out,
-        progress.bar(label, len(items.samples), "questions") as bar,
+        progress.bar(title, len(items.samples), "questions") as bar,
     ):
         for sample, cluster in zip(items.samples, clusters, strict=True):
-            try:
-                stored = [images.stored(name) for name in sample.images]
-            except KeyError as error:
-                raise UserError(
-                    f"the data set has no image {error.args[0]}, which question {sample.id} shows",
-                    fix="build the data set again",
-                ) from None
+            stored = export_parts.images(sample, images.stored)
             rows.append(
                 {
                     "id": sample.id, "images": stored, "prompt": sample.prompt, "target": sample.target,
@@ -154,7 +148,7 @@ def _write_reader(folder: Path) -> None:
     """Copy the reader of answers: its modules, which need the standard library only, as a package of its own."""
     folder.mkdir()
     (folder / "__init__.py").write_text('"""medmim\'s reader of answers, copied from it (Apache-2.0)."""\n', "utf-8")
-    left, seen = [_READER], set()
+    left, seen = [*_READER], set()
     while left:
         name = left.pop()
         if name in seen:
@@ -164,8 +158,6 @@ def _write_reader(folder: Path) -> None:
         text, needed = _apart(source)
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
         left += needed
-    from medmim.sample import LETTERS
-
     (folder / "sample.py").write_text(f'"""The letters of options."""\n\nLETTERS = "{LETTERS}"\n', encoding="utf-8")
 
 

@@ -8,16 +8,15 @@ image.
 import base64
 import csv
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from medmim import progress, shards
+from medmim.bench import export_parts
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
 from medmim.sample import LETTERS, Sample
 
-PREFIX = "medmim_"
 _TEXTS = ("question", *LETTERS, "answer")
 _COLUMNS = ("index", "image", "image_path", *_TEXTS, "category", "source", "id")
 _USAGE = """\
@@ -62,7 +61,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
                 f"task {title} has no closed question, and VLMEvalKit scores no open ones of a table",
                 fix="take --to lmms-eval, or another task",
             )
-        names.append(PREFIX + re.sub(r"\W+", "_", title))
+        names.append(export_parts.stem(title))
         path = folder / f"{names[-1]}.tsv"
         with path.open("w", encoding="utf-8", newline="") as file, progress.bar(title, len(closed), "questions") as bar:
             table = csv.DictWriter(file, _COLUMNS, delimiter="\t")
@@ -76,12 +75,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
 
 
 def _row(number: int, sample: Sample, images: shards.Images) -> dict[str, object]:
-    try:
-        shown = [images.png(name) for name in sample.images]
-    except KeyError as error:
-        raise UserError(
-            f"the data set has no image {error.args[0]}, which question {sample.id} shows", fix="build it again"
-        ) from None
+    shown = export_parts.images(sample, images.png)
     encoded = [base64.b64encode(data).decode() for data in shown]
     paths = [f"{hashlib.sha256(data).hexdigest()[:40]}.png" for data in shown]
     return {

@@ -6,12 +6,9 @@ answers, copied likewise. Where scores may differ from medmim's all the same sta
 
 import importlib.util
 import io
-import re
-import string
 import sys
 import zlib
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +43,9 @@ def results(doc: Mapping[str, Any], said: Sequence[str]) -> dict[str, dict[str, 
     if answer.startswith(_FAILED):
         return {}
     if not doc["options"]:
-        return {"token_f1": {"score": _token_f1(answer, doc["answer"]), "patient": doc["patient"]}}
-    choice = _extract()(answer, doc["options"], len(doc["images"]), doc["question"])
+        score = _reader("token_f1").token_f1(answer, doc["answer"])
+        return {"token_f1": {"score": score, "patient": doc["patient"]}}
+    choice = _reader("extract").extract(answer, doc["options"], len(doc["images"]), doc["question"])
     return {"accuracy": {"score": float(choice in doc["gold"]), "patient": doc["patient"]}}
 
 
@@ -56,8 +54,8 @@ def mean(items: Sequence[Mapping[str, Any]]) -> float:
     return float(sum(item["score"] for item in items) / len(items))
 
 
-def _extract() -> Callable[..., int | None]:
-    """The reader of answers, from `reader/` beside this file."""
+def _reader(module: str) -> Any:
+    """A module of `reader/` beside this file."""
     folder = Path(__file__).resolve().parent / "reader"
     name = f"medmim_reader_{zlib.crc32(str(folder).encode())}"
     if name not in sys.modules:
@@ -68,17 +66,4 @@ def _extract() -> Callable[..., int | None]:
             raise ImportError(f"{folder} is missing: export the benchmark again")
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
-    found: Callable[..., int | None] = importlib.import_module(f"{name}.extract").extract
-    return found
-
-
-def _token_f1(said: str, gold: str) -> float:
-    """F1 of the bags of words, normalised as SQuAD does (Rajpurkar et al. 2016)."""
-    ours, theirs = _words(said), _words(gold)
-    same = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * same / (len(ours) + len(theirs)) if same else float(ours == theirs)
-
-
-def _words(said: str) -> list[str]:
-    said = said.casefold().translate(str.maketrans("", "", string.punctuation))
-    return re.sub(r"\b(a|an|the)\b", " ", said).split()
+    return importlib.import_module(f"{name}.{module}")

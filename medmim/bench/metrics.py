@@ -1,10 +1,7 @@
 """Metrics of one answer: accuracy for closed questions; token F1, BLEU and ROUGE-L for open ones. All 0..1."""
 
 import logging
-import re
-import string
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
@@ -12,6 +9,7 @@ from typing import Any
 
 from medmim.bench import likelihood
 from medmim.bench.extract import extract
+from medmim.bench.token_f1 import token_f1
 from medmim.errors import require
 from medmim.sample import Answer, Sample, digest_of
 
@@ -88,13 +86,6 @@ def both_ways(scores: Mapping[str, float], swapped: Mapping[str, float]) -> dict
     return {name: scores[of] * swapped[of] for of, name in BOTH_WAYS.items() if of in scores and of in swapped}
 
 
-def token_f1(text: str, gold: str) -> float:
-    """F1 of the bags of words, normalised as SQuAD does (Rajpurkar et al. 2016)."""
-    said, meant = _words(text), _words(gold)
-    same = sum((Counter(said) & Counter(meant)).values())
-    return 2 * same / (len(said) + len(meant)) if same else float(said == meant)
-
-
 def bleu(text: str, gold: str) -> float:
     """Sentence BLEU-4 with exponential smoothing and effective order (Post 2018)."""
     return float(_bleu().sentence_score(text, [gold]).score) / 100
@@ -103,11 +94,6 @@ def bleu(text: str, gold: str) -> float:
 def rouge_l(text: str, gold: str) -> float:
     """F measure of the longest common subsequence, stemmed (Lin 2004)."""
     return float(_rouge().score(gold, text)["rougeL"].fmeasure)
-
-
-def _words(text: str) -> list[str]:
-    text = text.casefold().translate(str.maketrans("", "", string.punctuation))
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
 @lru_cache(maxsize=1)
