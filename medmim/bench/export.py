@@ -9,8 +9,6 @@ The folder is there whole or not at all, and holds no time and no address: equal
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,13 @@ from typing import Any
 from medmim import __version__, shards, store, terms
 from medmim.bench import export_lmms_eval, export_parts, export_vlmevalkit, tasks
 from medmim.errors import UserError, wrap_os_errors
+from medmim.run.lock import scratch
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.terms import Terms
 
 MARK = "export.json"
+_PART = ".medmim-export-"  # begins the name of an unfinished one
 FORMATS: Mapping[str, Callable[..., str]] = {
     "lmms-eval": export_lmms_eval.write,
     "vlmevalkit": export_vlmevalkit.write,
@@ -83,9 +83,9 @@ def export(
     made = Export(folder, {name: len(one.samples) for name, one in items.items()}, source.digest, allowed)
     with wrap_os_errors("writing the export"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
-        try:
-            part.chmod(0o755)
+        with scratch(folder.parent, _PART) as work:
+            part = work / "export"  # not the work folder itself, which is its owner's alone
+            part.mkdir()
             usage = FORMATS[form](part, items, images, max_new_tokens)
             (part / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
             (part / "README.md").write_text(_readme(made, usage), encoding="utf-8")
@@ -101,9 +101,7 @@ def export(
                 "files": files,
             }
             (part / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
-            _put(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            _put(part, folder, work / "earlier")
     return made
 
 
@@ -147,15 +145,19 @@ def _mark(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and "for" in found and isinstance(found.get("files"), list) else {}
 
 
-def _put(part: Path, folder: Path) -> None:
-    """Move a finished folder to its place; what was there before is there until then."""
+def _put(part: Path, folder: Path, earlier: Path) -> None:
+    """Move a finished folder to its place, and what was there out of the way; no folder is replaced in one step.
+
+    A kill between the two leaves no folder there, and the next export writes it.
+    """
     if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".old", dir=folder.parent))
-        os.replace(folder, old / "export")
+        os.replace(folder, earlier)
+    try:
         os.replace(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(part, folder)
+    except OSError:
+        if earlier.exists() and not folder.exists():
+            os.replace(earlier, folder)
+        raise
 
 
 def _readme(made: Export, usage: str) -> str:

@@ -1,9 +1,6 @@
 """The engine `vllm`: a checkpoint is served by vLLM on this machine, asked as servers are, and its server removed."""
 
 import json
-import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from medmim.errors import Unavailable, require
 from medmim.lvlm import adapters, checkpoint, vllm_server, weights
-from medmim.run.lock import locked
+from medmim.run.lock import scratch
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
-from medmim.store.flock import try_lock
+from medmim.store.folder import write_atomically
 
 if TYPE_CHECKING:
     from medmim.lvlm.ask import Question, Reply
@@ -103,9 +100,7 @@ class Server:
         path = checkpoint.resolve(self._ref, self._ws)
         family = checkpoint.family_of(path)
         template = own / f"{family.name}.jinja"
-        part = template.with_suffix(f".{os.getpid()}")
-        part.write_text(family.chat_template, encoding="utf-8")
-        os.replace(part, template)  # whole at each moment: the other workers of this node read it
+        write_atomically(template, [family.chat_template.encode()])  # the other workers of this node read it
         options = ["--dtype", how["dtype"], "--chat-template", str(template)]
         with _loadable(path, how["dtype"], self._ws) as folder:
             self._running = vllm_server.start(
@@ -137,16 +132,6 @@ def _loadable(path: Path, dtype: str, ws: Workspace) -> Iterator[Path]:
     from medmim.lvlm import saving
 
     torch = require("torch", "finetune")
-    own = ws.home / VLLM
-    for lock in own.glob(f"{_COPY}*.lock"):
-        if held := try_lock(lock):  # of a process that was killed
-            with held:
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
-    copy = Path(tempfile.mkdtemp(prefix=_COPY, dir=own))
-    with locked(copy, lambda holder: Unavailable(f"{holder} uses {copy}", fix="run the same command again")):
-        try:
-            saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)
-            yield copy
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
+    with scratch(ws.home / VLLM, _COPY) as copy:
+        saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)
+        yield copy

@@ -3,6 +3,10 @@
 import ast
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -171,6 +175,56 @@ def test_a_failed_export_leaves_what_was_there(
         export.export(ws, uri, ("temporal",), out)
     assert [path.name for path in out.parent.iterdir()] == (["out"] if earlier else [])
     assert (tree(out) if earlier else {}) == before
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medmim.bench import export
+from medmim.run.workspace import workspace
+real, times = os.replace, []
+def replace(*given):
+    times.append(given)
+    if Path(given[1]).name in ("out", "earlier") and len(times) == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*given)
+export.os.replace = replace
+export.export(workspace(Path(sys.argv[1])), sys.argv[2], ("temporal",), Path(sys.argv[3]), limit=2)
+"""
+
+
+@pytest.mark.parametrize("step", ["1", "2"])
+def test_after_a_kill_at_either_renaming_the_next_export_leaves_nothing_else(
+    step: str, world: World, tmp_path: Path
+) -> None:
+    ws, out = workspace(tmp_path / "home"), tmp_path / "a" / "out"
+    uri = publish(world, ws)
+    export.export(ws, uri, ("temporal",), out)
+    whole = tree(out)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(ws.home), uri, str(out), step], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert out.exists() == (step == "1") and (step == "2" or tree(out) == whole)
+    export.export(ws, uri, ("temporal",), out)
+    assert tree(out) == whole and [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_what_was_there_is_put_back_where_the_new_one_cannot_be(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, out, real = workspace(tmp_path / "home"), tmp_path / "a" / "out", os.replace
+    uri = publish(world, ws)
+    export.export(ws, uri, ("temporal",), out)
+    before = tree(out)
+
+    def replace(source: Path, target: Path) -> None:
+        if source.name == "export":
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(export.os, "replace", replace)
+    with pytest.raises(UserError):
+        export.export(ws, uri, ("temporal",), out, limit=2)
+    assert tree(out) == before and [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def _file(out: Path) -> None:

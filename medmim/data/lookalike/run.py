@@ -1,14 +1,13 @@
 """Writes folders that look like the real sources: their layouts, tables and dirty values, with drawn pictures."""
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from medmim import progress
 from medmim.data.lookalike import embed, llava_med, lumiere, medframeqa, ms_cxr_t, odir, vqa_rad
 from medmim.data.lookalike.tables import Written
 from medmim.errors import UserError, require
+from medmim.run.lock import scratch
 
 _SOURCES = {
     "embed": embed.write_source,
@@ -40,15 +39,12 @@ def write(folder: Path, patients: int, seed: int) -> list[Written]:
     folder = folder.absolute()
     _refuse_in_use(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
-    whole = part / folder.name  # not the temporary folder itself, which is its owner's alone
-    try:
+    with scratch(folder.parent, ".medmim-lookalike-") as work:
+        whole = work / folder.name  # not the work folder itself, which is its owner's alone
         with progress.bar("look-alikes", len(_SOURCES) * patients, "patients") as bar:
             written = [write_source(whole / name, patients, seed, bar.add) for name, write_source in _SOURCES.items()]
         _refuse_in_use(folder)
         whole.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return written
 
 

@@ -96,7 +96,7 @@ def test_a_kill_leaves_no_folder_of_the_name(tmp_path: Path) -> None:
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         for _ in range(1000):
-            if any(tmp_path.glob(".raw-*.part/raw/embed/images/cohort_1/*")):
+            if any(tmp_path.glob(".medmim-lookalike-*/raw/embed/images/cohort_1/*")):
                 break
             time.sleep(0.1)
         else:
