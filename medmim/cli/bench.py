@@ -111,8 +111,14 @@ def run(
     name = f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     ws = workspace(home, run=name)
     uri = data_sets.of(ws, place)
-    models = {role: lookup.resolve(ref, ws) for role, ref in roles.named(model).items()}
-    digests = {role: engines.engine(ref, ws, by=engine or "").digest for role, ref in models.items()}
+
+    def find(ref: str) -> tuple[str, str]:
+        resolved = lookup.resolve(ref, ws)
+        return resolved, engines.engine(resolved, ws, by=engine or "").digest
+
+    found = lookup.each(roles.named(model), find, "--model")
+    models = {role: ref for role, (ref, _) in found.items()}
+    digests = {role: digest for role, (_, digest) in found.items()}
     roles.refuse_equal(digests)
     asked = ", ".join(f"{'' if role == roles.ALONE else 'model '}{role} {digest}" for role, digest in digests.items())
     _say(f"run {name}, data {store.get(uri).digest}, {asked}, home {ws.home}, store {ws.store}")

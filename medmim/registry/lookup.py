@@ -1,8 +1,9 @@
 """Look up registered versions: by digest, number, `models:/NAME@ALIAS` or decision; the champion, a run's opponents."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from medmim import hints, store, tracking
@@ -14,6 +15,8 @@ from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
 from medmim.store.paths import existing
 from medmim.tracking import Version
+
+T = TypeVar("T")
 
 DIGEST, URI, BENCH, LOGGED = "medmim.digest", "medmim.uri", "medmim.bench", "medmim.logged_model"
 IMPORTED = "imported:"
@@ -67,22 +70,43 @@ def further(models: Mapping[str, str], ws: Workspace) -> dict[str, str]:
     from medmim.bench.engines import OPENAI, engine
     from medmim.lvlm.zoo import lookup
 
-    found, missing = {}, []
+    def reached(ref: str) -> str:
+        found = resolve(ref, ws)
+        if ref.startswith(OPENAI):
+            engine(ref, ws)
+        else:
+            lookup.locate(found)
+        return found
+
+    return each(models, reached, "bench.models")
+
+
+def each(models: Mapping[str, str], find: Callable[[str], T], where: str) -> dict[str, T]:
+    """What is found of each of several models.
+
+    Args:
+        models: Name -> reference.
+        find: Finds one.
+        where: The key or the option that names them.
+
+    Raises:
+        UserError: That of `find` for the only model; of several, every one that cannot be found is named.
+        Unavailable: As `find`.
+    """
+    found, missing = dict[str, T](), []
     for name, ref in models.items():
         try:
-            found[name] = resolve(ref, ws)
-            if ref.startswith(OPENAI):
-                engine(ref, ws)
-            else:
-                lookup.locate(found[name])
+            found[name] = find(ref)
         except Unavailable:
             raise
         except UserError as error:
+            if len(models) == 1:
+                raise
             missing.append(f"{name}: {error.fact}" + (f"; {error.fix}" if error.fix else ""))
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(models)} models of bench.models cannot be found",
-            fix="bring in what is named, or leave it out of bench.models",
+            f"{len(missing)} of the {len(models)} models of {where} cannot be found",
+            fix="bring in what is named, or leave it out",
             problems=missing,
         )
     return found

@@ -142,6 +142,13 @@ def test_what_cannot_be_is_refused_in_words(home, world, arguments, message):
     assert message in str(raised.value)
 
 
+def test_all_models_that_cannot_be_asked_are_named_at_once(home, world):
+    given = ["tiny-mantiss", world.models[0], "openai:http://127.0.0.1:1/v1", "mine=models:/nobody@champion"]
+    with pytest.raises(UserError, match="3 of the 4 models of --model cannot be found") as raised:
+        call(bench.app, "run", *(word for one in given for word in ("--model", one)), "--task", "temporal")
+    assert [problem.partition(":")[0] for problem in raised.value.problems] == ["tiny-mantiss", "v1", "mine"]
+
+
 def test_without_any_data_set_the_next_step_is_named(tmp_path, world, monkeypatch):
     monkeypatch.delenv("MEDMIM_STORE", raising=False)
     with pytest.raises(UserError, match="no data set"):
