@@ -31,11 +31,18 @@ def compare(ws: Workspace, first: str, second: str, ours: str = "", theirs: str 
         limit), `differs` (see `what_differs`) and `differences`.
 
     Raises:
-        UserError: They have no question in common, or no such model.
+        UserError: They have no question in common, are the same answers, or there is no such model.
     """
     uris = first, second
     written = [run.scores(ws, uri) for uri in uris]
     roles = [_role(uri, scores, role) for uri, scores, role in zip(uris, written, (ours, theirs), strict=True)]
+    if roles[0] == roles[1] and store.get(first).digest == store.get(second).digest:
+        names = list(written[0]["models"])
+        raise UserError(
+            f"both are the answers of {roles[0]} in one benchmark",
+            reason="differences from itself would be 0 by construction",
+            fix=f"RUN#MODEL takes another model of it: {', '.join(names)}" if len(names) > 1 else "give another run",
+        )
     rows = [{row["id"]: row for row in run.predictions(ws, uri)} for uri in uris]
     both = [name for name in rows[0] if name in rows[1]]
     if not both:

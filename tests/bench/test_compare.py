@@ -28,8 +28,11 @@ def test_exchanging_the_runs_changes_the_sign(two):
 
 def test_a_run_does_not_differ_from_itself(two):
     ws, first, _ = two
-    for row in compare.compare(ws, first, first)["differences"]:
-        assert row["value"] == 0 and (row["p"] is None or row["p"] == 1)
+    rows = run.predictions(ws, first)
+    differences = compare.paired((rows, "model"), (rows, "model"))
+    assert differences and all(row["value"] == 0 and row["p"] in (None, 1) for row in differences)
+    with pytest.raises(UserError, match="both are the answers of model in one benchmark"):
+        compare.compare(ws, first, first)
 
 
 def test_a_part_of_the_questions_is_not_comparable(two, world):
@@ -59,7 +62,11 @@ def test_models_of_one_run_and_of_others_are_compared_by_their_names(two, world)
     across = compare.compare(ws, first, second)["differences"]
     assert compare.compare(ws, many, many, "one", "other")["differences"] == across
     assert compare.compare(ws, first, many, "model", "other")["differences"] == across
-    assert compare.compare(ws, first, many)["differences"] == compare.compare(ws, first, first)["differences"]
+    same = compare.compare(ws, first, many)  # the same weights under another name
+    assert same["differs"] == [] and all(row["value"] == 0 for row in same["differences"])
+    with pytest.raises(UserError) as caught:
+        compare.compare(ws, many, many, "", "one")
+    assert caught.value.fix == "RUN#MODEL takes another model of it: one, other"
     with pytest.raises(UserError, match="has no model 'othre'") as caught:
         compare.compare(ws, many, first, "othre")
     assert "did you mean 'other'" in caught.value.fix and "one, other" in caught.value.fix
@@ -67,7 +74,6 @@ def test_models_of_one_run_and_of_others_are_compared_by_their_names(two, world)
 
 def test_what_else_differs_is_named(two, world):
     ws, first, second = two
-    assert compare.compare(ws, first, first)["differs"] == []
     (weights,) = compare.compare(ws, first, second)["differs"]
     digests = [run.scores(ws, uri)["models"]["model"]["digest"] for uri in (first, second)]
     assert weights == {"what": "weights", "first": digests[0], "second": digests[1]}
