@@ -4,8 +4,10 @@ import json
 import re
 import secrets
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +41,7 @@ class Engine(StrEnum):
 
 app = typer.Typer(no_args_is_help=True, help="Score models, show their answers, compare them.")
 _COMPARED = 120  # columns that the table of `compare` needs
+_OFFERED = 10  # runs that an error names
 
 RunModel = Annotated[str, typer.Argument(metavar="RUN[#MODEL]", help="As RUN; its first model, or the one named.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or the URI of its scores.")]
@@ -178,7 +181,7 @@ def show(
         typer.echo(f"  {' '.join(row['paths'])}\n  {row['question']}")
         for i, option in enumerate(row["options"]):
             after = "   (right when the images move on)" if i in row.get("swapped", ()) else ""
-            typer.echo(f"    {'*' if i in row['gold'] else ' '} {'ABCDEFGH'[i]}: {option}{after}")
+            typer.echo(f"    {'*' if i in row['gold'] else ' '} {LETTERS[i]}: {option}{after}")
         if not row["options"]:
             typer.echo(f"    * {row['answer']}")
         for name, given in row["answers"].items():
@@ -218,8 +221,8 @@ def page(
 def compare(first: RunModel, second: RunModel, home: Home = None, as_json: Json = False) -> None:
     """Compare two runs on the questions that both asked: paired differences, first minus second.
 
-    Of a run with several models, RUN#MODEL picks one; the same run may be given twice. What else decides the answers
-    and is not equal (weights, data set, chat template, dtype, device, longest answer, ...) is printed.
+    Of a run with several models, RUN#MODEL picks one; the same run may be given twice, with two models. What else
+    decides the answers and is not equal (weights, data set, chat template, dtype, longest answer, ...) is printed.
 
     With --json: models, items, comparable, differs (what, first, second), differences (group, metric, value, low, high,
     p, p_holm, n, patients, unread, opponent_unread).
@@ -320,8 +323,7 @@ def _uri(ws: Workspace, run: str) -> str:
     try:
         record = json.loads(store.open_store(ws.store).read(f"runs/{run}/bench.json"))
     except FileNotFoundError:
-        found = {key.split("/")[1] for key in store.open_store(ws.store).list("runs/") if key.endswith("/bench.json")}
-        known = sorted(found, reverse=True)[:10]
+        known = list(islice(_scored(ws), _OFFERED))
         raise UserError(
             f"no run '{run}' with scores in {ws.store}",
             fix=f"runs: {', '.join(known)}" if known else f"bench a model first: {hints.command('bench', 'run')}",
@@ -329,6 +331,14 @@ def _uri(ws: Workspace, run: str) -> str:
     if not record["uri"]:
         raise UserError(f"the bench of run '{run}' did not finish", reason=record["message"])
     return str(record["uri"])
+
+
+def _scored(ws: Workspace) -> Iterator[str]:
+    """Names of the runs with scores, the last one first."""
+    where = store.open_store(ws.store)
+    for key in sorted((key for key in where.list("runs/") if key.endswith("/bench.json")), reverse=True):
+        if json.loads(where.read(key))["uri"]:
+            yield key.split("/")[1]
 
 
 def _say(text: str) -> None:

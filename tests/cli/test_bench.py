@@ -55,6 +55,14 @@ def test_run_show_and_compare_by_the_run_s_name(home, world):
     assert moved and listed.count("model, images moved on: ") == len(moved)
     assert listed.count("(right when the images move on)") == len(moved)
     assert "both ways" in call(bench.app, "show", names[0]).stdout
+    failed = json.dumps({"uri": "", "message": "the memory is used up"}).encode()
+    store.open_store(workspace(home).store).write("runs/bench-99990101-failed/bench.json", failed)
+    with pytest.raises(UserError, match="no run 'absent'") as raised:
+        call(bench.app, "show", "absent")
+    assert raised.value.fix == f"runs: {', '.join(sorted(names, reverse=True))}"
+    with pytest.raises(UserError, match="did not finish") as raised:
+        call(bench.app, "show", "bench-99990101-failed")
+    assert raised.value.reason == "the memory is used up"
     compared = json.loads(call(bench.app, "compare", *names, "--json").stdout)
     assert compared["comparable"]
     shown = call(bench.app, "compare", *names).stdout  # in a narrow terminal too
