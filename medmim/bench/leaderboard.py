@@ -5,7 +5,6 @@ one benchmark has one page: it is made once, and found in the store from then on
 """
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from medmim.bench import compare as comparing
 from medmim.bench import cost, examples, failures, hardest, reading, siblings, tables, tasks
 from medmim.bench import run as bench
 from medmim.bench.likelihood import LIKELIHOOD
-from medmim.errors import Unavailable, UserError, from_os_error
+from medmim.errors import UserError, wrap_os_errors
 from medmim.lvlm.zoo import stored
 from medmim.page import figures
 from medmim.page.page import FILE, label, templates
@@ -23,6 +22,7 @@ from medmim.run.cache import cached_step
 from medmim.run.provenance import provenance_of, terms_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
+from medmim.store.folder import write_atomically
 from medmim.terms import reasons
 
 REVISION = 1
@@ -63,13 +63,10 @@ def write(ws: Workspace, uri: str, target: Path) -> Artifact:
 
     section = {"medmim": __version__}
     made, _ = cached_step(ws, "leaderboard", REVISION, section, parents, make, kind="report", terms=terms_of(scored))
-    try:
+    html = store.read_file(made, FILE)
+    with wrap_os_errors(f"writing {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}")
-        part.write_bytes(store.read_file(made, FILE))
-        os.replace(part, target)
-    except OSError as error:
-        raise from_os_error(error, f"writing {target}") from error
+        write_atomically(target, [html])
     return made
 
 
@@ -80,16 +77,12 @@ def beside(ws: Workspace, uri: str, report: Path) -> dict[str, dict[str, str]]:
         For the facts of the stage: `models`, with `path` and `uri`; empty where the benchmark is gone.
 
     Raises:
-        Unavailable: The disk is full, or the store does not answer.
+        UserError: As `write`, but for a benchmark that is gone.
     """
-    target = report.with_name(f"{report.stem}-models.html")
-    try:
-        made = write(ws, uri, target)
-    except Unavailable:
-        raise
-    except UserError:  # erased, or collected as garbage: the page of the run says what it can
+    if store.find(uri) is None:  # erased, or collected as garbage: the page of the run says what it can
         return {}
-    return {"models": {"path": str(target), "uri": made.uri}}
+    target = report.with_name(f"{report.stem}-models.html")
+    return {"models": {"path": str(target), "uri": write(ws, uri, target).uri}}
 
 
 def render(ws: Workspace, uri: str) -> str:

@@ -167,6 +167,7 @@ def show(
     found = facts(scores(ws, uri))
     if csv is not None:
         with wrap_os_errors(f"writing {csv}"):
+            csv.parent.mkdir(parents=True, exist_ok=True)
             csv.write_text(tables.leaderboard(found), encoding="utf-8", newline="")
     if not wrong:
         _show(found, uri, digest, as_json)

@@ -11,12 +11,12 @@ from PIL import Image
 
 from components.report import report as component
 from medmim import shards, store
-from medmim.bench import examples, report
+from medmim.bench import examples, leaderboard, report
 from medmim.bench import run as bench
 from medmim.errors import UserError
 from medmim.page.page import FILE
 from medmim.recipe import loading
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import Bench, Recipe
 from medmim.run.stage import stage
 from medmim.run.workspace import Workspace, workspace
 from tests.support.bench import World, publish, samples
@@ -172,6 +172,25 @@ def test_a_run_that_trains_nothing_shows_its_own_stages_and_models(tmp_path: Pat
     assert page.figures == 1 and "c-1-models.html" in page.text
     assert "Compared: 2 models" in page.text and "med-one minus" in page.text
     assert "finetune" not in page.text.partition("Leaderboard")[0] and "Undecided" not in page.text
+
+
+def test_the_page_of_the_models_is_left_out_where_the_benchmark_is_gone_and_not_where_it_cannot_be_written(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    ws = workspace(tmp_path)
+    models = dict(zip("ab", map(str, world.models), strict=False))
+    settings = Bench(probes=(), max_new_tokens=2, limit=4)
+    uri = bench.bench(ws, publish(world, ws.store), models, settings)[0].uri
+    page = tmp_path / "reports" / "r.html"
+    assert leaderboard.beside(ws, uri[:-1] + ("1" if uri[-1] == "0" else "0"), page) == {}
+    assert set(leaderboard.beside(ws, uri, page)) == {"models"}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(leaderboard, "write_atomically", full)
+    with pytest.raises(UserError, match="disk is full"):
+        leaderboard.beside(ws, uri, page)
 
 
 def test_of_many_models_the_own_ones_are_drawn_and_the_rest_is_left_to_their_page(run):

@@ -84,8 +84,8 @@ def test_several_models_are_benched_by_one_command_and_the_first_is_compared_wit
     assert found["page"]["path"] == str(home / "reports" / f"{found['run']}.html") and b"model1" in page
     made = json.loads(call(bench.app, "page", found["uri"], "--out", home / "own.html", "--json").stdout)
     assert (home / "own.html").read_bytes() == page and made["uri"] == found["page"]["uri"]
-    call(bench.app, "show", found["run"], "--csv", home / "rows.csv")
-    assert (home / "rows.csv").read_text().count("\n") == len(found["leaderboard"]) + 1
+    call(bench.app, "show", found["run"], "--csv", home / "new" / "rows.csv")
+    assert (home / "new" / "rows.csv").read_text().count("\n") == len(found["leaderboard"]) + 1
     ours = json.loads(call(bench.app, "compare", found["run"], f"{found['run']}#model1", "--json").stdout)
     accuracy = [
         {row["group"]: row["value"] for row in rows if row["metric"] == "accuracy"}
