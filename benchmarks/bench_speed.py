@@ -36,7 +36,7 @@ from medmim.bench.export import export
 from medmim.bench.likelihood import GENERATE
 from medmim.data import build
 from medmim.finetune import run as finetune
-from medmim.lvlm import ask_hf, checkpoint
+from medmim.lvlm import ask_hf, checkpoint, features
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 from medmim.recipe import loading
@@ -66,7 +66,7 @@ def plain(lvlm: checkpoint.Lvlm, folder: Path, samples: list[Sample], probe: str
         padded, mask = ask_hf.left_padded(lvlm, ids)
         with torch.inference_mode():
             output = lvlm.model.generate(
-                input_ids=padded, attention_mask=mask, pixel_values=ask_hf.pixels(lvlm, shown), do_sample=False,
+                input_ids=padded, attention_mask=mask, pixel_values=features.pixels(lvlm, shown), do_sample=False,
                 max_new_tokens=TOKENS, eos_token_id=stop, pad_token_id=lvlm.tokenizer.pad_token_id,
             )  # fmt: skip
         written = lvlm.tokenizer.batch_decode(output[:, padded.shape[1] :], skip_special_tokens=True)

@@ -133,12 +133,6 @@ def context_length(lvlm: Lvlm) -> int:
     return int(lvlm.model.config.text_config.max_position_embeddings)
 
 
-def pixels(lvlm: Lvlm, images: Sequence[Any]) -> "Tensor":
-    """Images as the vision tower reads them: float32 `[images, 3, height, width]`."""
-    tensor: Tensor = lvlm.image_processor(list(images), return_tensors="pt")["pixel_values"]
-    return tensor
-
-
 @dataclass(frozen=True)
 class Batch(Generic[T]):
     """Questions that are ready to be asked together.

@@ -257,9 +257,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None, cache: Path | None
     soundness.check_weights(path)
     whole = _whole_weights(path, cache)
     transformers = quiet_transformers()
-    if device == "auto":
-        device = _device()
-    dtype = dtype or _dtype_on(device)
+    device, dtype = device_and_dtype(device, dtype)
     # adapters are added on the CPU: one sum of one model, whatever loads it
     placed = placement(device) if whole == path else {}
     with reading(whole, family.name):
@@ -293,6 +291,12 @@ def inference() -> dict[str, str]:
 def dtype_name(dtype: Any) -> str:
     """A torch dtype without its module: `float32`, `bfloat16`."""
     return str(dtype).removeprefix("torch.")
+
+
+def device_and_dtype(device: str, dtype: Any = None) -> tuple[str, Any]:
+    """Device and torch dtype of a model: `auto` is the GPU where there is one; bf16 on a GPU and fp32 on a CPU."""
+    device = _device() if device == "auto" else device
+    return device, dtype or _dtype_on(device)
 
 
 def _device() -> str:

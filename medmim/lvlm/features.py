@@ -10,7 +10,7 @@ Features wait in host memory, as `kept.budget` allows, by the digest of the imag
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medmim.lvlm.ask import Question
 from medmim.lvlm.checkpoint import Lvlm
@@ -85,11 +85,13 @@ class Features:
         return seen.cpu()  # type: ignore[return-value]  # iterates over its rows
 
     def _prepared(self, question: Question, number: int) -> "Tensor":
-        return self._pixels.get(question.pixels[number], partial(self._processed, question, number))
+        return self._pixels.get(question.pixels[number], lambda: pixels(self.lvlm, [question.images[number]]))
 
-    def _processed(self, question: Question, number: int) -> "Tensor":
-        values: Tensor = self.lvlm.image_processor([question.images[number]], return_tensors="pt")["pixel_values"]
-        return values
+
+def pixels(lvlm: Lvlm, images: Sequence[Any]) -> "Tensor":
+    """Images as the vision tower reads them: float32 `[images, 3, height, width]`."""
+    tensor: Tensor = lvlm.image_processor(list(images), return_tensors="pt")["pixel_values"]
+    return tensor
 
 
 def embedded(lvlm: Lvlm, ids: "Tensor", features: "Tensor | None") -> "Tensor":

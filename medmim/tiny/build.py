@@ -45,7 +45,7 @@ def build(recipe: BaseRecipe, work: Path, destination: Path) -> Lvlm:
     """
     from medmim.finetune import loop
     from medmim.finetune.record import LOSSES
-    from medmim.lvlm.ask_hf import pixels
+    from medmim.lvlm.features import pixels
     from medmim.tiny.pool import Pool
 
     lvlm = _untrained(recipe)

@@ -25,10 +25,10 @@ from medmim.finetune.pace import Preempted
 from medmim.finetune.validation import VALIDATION, Validated
 from medmim.finetune.worker import DEV, Job, run_worker
 from medmim.lvlm import checkpoint as models
-from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode, options
 from medmim.lvlm.family import Family, Turn
+from medmim.lvlm.features import pixels
 from medmim.recipe.schema import Finetune, Validation
 from medmim.sample import Sample
 from tests.support.finetune import (

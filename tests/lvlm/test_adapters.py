@@ -16,10 +16,10 @@ from medmim import store, terms
 from medmim.bench.engines import engine
 from medmim.errors import UserError
 from medmim.lvlm import adapters, checkpoint, saving, weights
-from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
+from medmim.lvlm.features import pixels
 from medmim.lvlm.importing.show import describe
 from medmim.run.workspace import workspace
 from medmim.terms import Terms

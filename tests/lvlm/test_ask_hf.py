@@ -12,7 +12,7 @@ from medmim.lvlm import ask_hf, checkpoint, decoding, likelihood_hf
 from medmim.lvlm.ask import Question, key, pixel_digest
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
-from medmim.lvlm.features import Features
+from medmim.lvlm.features import Features, pixels
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_batch_gives_the_text_of_plain_greedy_decoding(lvlm, questions):
     question = questions[3]
     reply = next(iter(ask_hf.ask(lvlm, [question], max_new_tokens=5)))
     ids = encode(lvlm, [Turn(question.prompt)], 3).ids
-    values = ask_hf.pixels(lvlm, question.images)
+    values = pixels(lvlm, question.images)
     decoded = []
     for _ in range(5):
         with torch.no_grad():
@@ -64,7 +64,7 @@ def plainly(lvlm, questions, new_tokens):
     """What `generate` writes, all in one left-padded batch, up to the token that ends an answer."""
     stop = checkpoint.stop_tokens(lvlm.tokenizer, lvlm.family)
     ids, mask = ask_hf.left_padded(lvlm, [encode(lvlm, [Turn(q.prompt)], len(q.images)).ids for q in questions])
-    values = torch.cat([ask_hf.pixels(lvlm, question.images) for question in questions if question.images])
+    values = torch.cat([pixels(lvlm, question.images) for question in questions if question.images])
     output = lvlm.model.generate(
         input_ids=ids, attention_mask=mask, pixel_values=values, do_sample=False, max_new_tokens=new_tokens,
         eos_token_id=stop, pad_token_id=lvlm.tokenizer.pad_token_id,

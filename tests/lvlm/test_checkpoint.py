@@ -16,9 +16,9 @@ from transformers.integrations import HfDeepSpeedConfig
 from medmim import store
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint, saving
-from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
+from medmim.lvlm.features import pixels
 from medmim.run.workspace import workspace
 from medmim.terms import APACHE, UNKNOWN, Terms
 from tests.support.rust import PRECOMPILED

@@ -26,7 +26,7 @@ def test_published_models_take_the_published_number_of_tokens():
 def test_tokens_per_image_are_what_the_model_computes(lvlm):
     from PIL import Image
 
-    from medmim.lvlm.ask_hf import pixels
+    from medmim.lvlm.features import pixels
 
     features = lvlm.model.model.get_image_features(pixels(lvlm, [Image.new("RGB", (96, 96))])).pooler_output
     assert sum(len(f) for f in features) == tokens_per_image(lvlm.model.config)

@@ -13,6 +13,7 @@ from medmim.lvlm.ask import Question
 from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
+from medmim.lvlm.features import pixels
 from medmim.sample import lettered, with_options
 
 OPTIONS = ("left", "left side", "image 1", "same size", "", "image 2", "left", "radiography: large opacity")
@@ -30,7 +31,7 @@ QUESTIONS = [question(i) for i in range(11)]
 
 def plainly(lvlm: Lvlm, asked: Question) -> tuple[list[float], list[float], list[int]]:
     """By one full forward pass for each answer: letters, texts, tokens of the texts."""
-    shown = ask_hf.pixels(lvlm, asked.images).to(lvlm.model.dtype) if asked.images else None
+    shown = pixels(lvlm, asked.images).to(lvlm.model.dtype) if asked.images else None
 
     def ids(answer: str | None) -> list[int]:
         return encode(lvlm, [Turn(asked.prompt, answer)], len(asked.images)).ids

@@ -78,7 +78,7 @@ def test_the_first_two_heads_attend_one_and_two_tokens_back(lvlm):
 def test_mean_grey_becomes_zero_and_real_images_get_the_same_shape(lvlm):
     from PIL import Image
 
-    from medmim.lvlm.ask_hf import pixels
+    from medmim.lvlm.features import pixels
 
     grey = pixels(lvlm, [Image.new("RGB", (96, 96), (102, 102, 102))])
     assert grey.shape == (1, 3, 48, 48)

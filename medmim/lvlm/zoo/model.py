@@ -202,11 +202,8 @@ def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = F
     if not unproven:
         refuse_unusable(path)
     soundness.check_weights(path)
-    torch = require("torch", "finetune")
     transformers = checkpoint.quiet_transformers()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    device, dtype = checkpoint.device_and_dtype(device, dtype)
     with checkpoint.reading(path, kind):
         processor = processors.read(path, kind)
         model, report = transformers.AutoModelForImageTextToText.from_pretrained(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from medmim import store
 from medmim.lvlm import checkpoint
-from medmim.lvlm.ask_hf import pixels
+from medmim.lvlm.features import pixels
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.workspace import Workspace
 from tests.support.importing import IMAGES, SIGLIP, TOWER, edit

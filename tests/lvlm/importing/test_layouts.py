@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from medmim import store
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint, saving, weights
-from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.encode import encode, tokens_per_image
 from medmim.lvlm.family import Family, Turn
+from medmim.lvlm.features import pixels
 from medmim.lvlm.importing import convert, layouts
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.workspace import Workspace

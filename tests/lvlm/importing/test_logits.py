@@ -10,9 +10,9 @@ from transformers import AutoProcessor
 
 from medmim import store
 from medmim.lvlm import checkpoint
-from medmim.lvlm.ask_hf import pixels
 from medmim.lvlm.encode import encode, tokens_per_image
 from medmim.lvlm.family import Turn
+from medmim.lvlm.features import pixels
 from medmim.lvlm.importing.run import import_base
 from medmim.run.workspace import Workspace
 from tests.support import originals
