@@ -1,6 +1,9 @@
 """The engine `vllm`: a checkpoint is served by vLLM on this machine, asked as servers are, and its server removed."""
 
 import json
+import os
+import shutil
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from medmim.errors import Unavailable, require
 from medmim.lvlm import adapters, checkpoint, vllm_server, weights
-from medmim.run.lock import scratch
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
+from medmim.store.flock import try_lock
 from medmim.store.folder import write_atomically
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 VLLM = "vllm"
 _COPY = "model-"  # begins the name of one
+_LOOK = 0.3  # s between two looks at one that another worker makes
 _END = 5.0  # s from the last answer of a server to the end of its process
 
 
@@ -102,7 +106,7 @@ class Server:
         template = own / f"{family.name}.jinja"
         write_atomically(template, [family.chat_template.encode()])  # the other workers of this node read it
         options = ["--dtype", how["dtype"], "--chat-template", str(template)]
-        with _loadable(path, how["dtype"], self._ws) as folder:
+        with _loadable(path, self._digest, how["dtype"], self._ws) as folder:
             self._running = vllm_server.start(
                 folder,
                 self._digest[:16],
@@ -118,8 +122,8 @@ class Server:
 
 
 @contextmanager
-def _loadable(path: Path, dtype: str, ws: Workspace) -> Iterator[Path]:
-    """The folder of a model as vLLM loads it; a copy is removed at the end, when it is in memory.
+def _loadable(path: Path, digest: str, dtype: str, ws: Workspace) -> Iterator[Path]:
+    """The folder of a model as vLLM loads it; a copy is removed when it is in memory.
 
     It is one, as medmim saves models today, of adapters, which are merged into their base, and of what earlier versions
     saved, whose weights have other names.
@@ -132,6 +136,52 @@ def _loadable(path: Path, dtype: str, ws: Workspace) -> Iterator[Path]:
     from medmim.lvlm import saving
 
     torch = require("torch", "finetune")
-    with scratch(ws.home / VLLM, _COPY) as copy:
-        saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)
-        yield copy
+    own = ws.home / VLLM
+    for lock in own.glob(f"{_COPY}*.lock"):
+        if held := try_lock(lock):  # of a process that was killed
+            with held:
+                _remove(lock)
+    lock = own / f"{_COPY}{digest_of([digest, dtype])[:16]}.lock"
+    with _together(lock, lambda copy: saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)):
+        yield lock.with_suffix("")
+
+
+@contextmanager
+def _together(lock: Path, make: Callable[[Path], object]) -> Iterator[None]:
+    """The folder of a lock: made by the first worker of this node, used by all that come, removed by the last."""
+    folder = lock.with_suffix("")
+    while True:
+        if alone := try_lock(lock):
+            with alone:
+                _make(lock, make)
+        if (used := try_lock(lock, shared=True)) and folder.is_dir():
+            break
+        if used:
+            used.close()
+        time.sleep(_LOOK)  # another one makes or removes it
+    try:
+        with used:
+            yield
+    finally:
+        if last := try_lock(lock):
+            with last:
+                _remove(lock)
+
+
+def _make(lock: Path, make: Callable[[Path], object]) -> None:
+    folder, part = lock.with_suffix(""), lock.with_suffix(".part")
+    if folder.is_dir():
+        return
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    try:
+        make(part)
+    except BaseException:
+        _remove(lock)
+        raise
+    os.replace(part, folder)
+
+
+def _remove(lock: Path) -> None:
+    for folder in (lock.with_suffix(""), lock.with_suffix(".part")):
+        shutil.rmtree(folder, ignore_errors=True)
+    lock.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from medmim import store
 from medmim.bench import answers, asking, engines, run, served
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, child, vllm_server, weights
+from medmim.lvlm import checkpoint, child, saving, vllm_server, weights
 from medmim.lvlm.ask import Question
 from medmim.run.workspace import workspace
 from medmim.store.flock import try_lock
@@ -136,6 +137,41 @@ def test_a_copy_that_a_killed_process_left_is_removed_and_no_other_one(world, tm
         list(model.ask([Question("What changed?")], 1, 3))
     model.release()
     assert {path.name for path in (tmp_path / "vllm").glob("model-*")} == {"model-used", "model-used.lock"}
+
+
+def test_the_workers_of_a_node_load_one_copy_that_the_last_removes(tmp_path, monkeypatch):
+    ws, saved, real = workspace(tmp_path), [], saving.save
+    (tmp_path / "vllm").mkdir()
+    monkeypatch.setattr(
+        saving, "save", lambda lvlm, folder: [saved.append(folder), time.sleep(0.5), real(lvlm, folder)]
+    )
+    start, end = threading.Barrier(3, timeout=60), threading.Barrier(3, timeout=60)
+    path = checkpoint.resolve("tiny-llava-med")
+
+    def load(wait: int) -> None:
+        start.wait()
+        with served._loadable(path, "d", "float32", ws) as folder:
+            end.wait()
+            time.sleep(0.3 * wait)
+            assert weights.tensors(folder / "model.safetensors")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(load, range(3)))
+    assert len(saved) == 1 and not list((tmp_path / "vllm").iterdir())
+
+
+def test_a_copy_that_cannot_be_made_is_an_error_of_each_worker_and_leaves_nothing(tmp_path, monkeypatch):
+    def save(lvlm, folder):
+        folder.mkdir()
+        raise UserError("the disk is full")
+
+    (tmp_path / "vllm").mkdir()
+    monkeypatch.setattr(saving, "save", save)
+    path = checkpoint.resolve("tiny-llava-med")
+    for _ in range(2):
+        with pytest.raises(UserError, match="full"), served._loadable(path, "d", "float32", workspace(tmp_path)):
+            pass
+    assert not list((tmp_path / "vllm").iterdir())
 
 
 def test_what_asking_took_is_without_the_start_of_the_server(world, tmp_path, monkeypatch):
