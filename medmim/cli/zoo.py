@@ -18,23 +18,32 @@ _Ref = Annotated[
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
-    """The models of the zoo.
+def list_(home: Home = None, as_json: Json = False) -> None:
+    """The models of the zoo, and which the store has: of them, and under names of your own.
 
-    With --json: a list of what their files declare.
+    With --json: a list of what their files declare, and `imported`, the URIs in the store; a model under a name of your
+    own has `name` and `imported` only.
     """
     import json
 
+    from medmim.lvlm.zoo import stored
     from medmim.lvlm.zoo.entry import entries
+    from medmim.run.workspace import workspace
 
+    there = stored.by_name(workspace(home))
     if as_json:
-        typer.echo(json.dumps([entry.model_dump(mode="json") for entry in entries()]))
+        known = [entry.model_dump(mode="json") | {"imported": there.pop(entry.name, [])} for entry in entries()]
+        typer.echo(json.dumps([*known, *({"name": name, "imported": uris} for name, uris in there.items())]))
         return
     for entry in entries():
         kind = "medical" if entry.medical else "general"
         checked = "chat template known" if entry.template else "not checked on its real weights"
         typer.echo(f"{entry.name:<20}{entry.classes[0]:<17}{kind}, beside {entry.sibling}")
         typer.echo(f"  {entry.hub}{', gated' if entry.gated else ''}, terms: {entry.terms}; {checked}")
+        for uri in there.pop(entry.name, []):
+            typer.echo(f"  in the store: {uri}")
+    for name, uris in there.items():
+        typer.echo("\n  in the store: ".join([f"{stored.PREFIX}{name}", *uris]))
 
 
 @app.command("show")

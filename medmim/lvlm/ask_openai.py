@@ -210,7 +210,8 @@ def _all(
     learned: Learned | None,
     own: str,
 ) -> Iterator[Reply]:
-    openai_client.check(url)
+    if not own:
+        openai_client.check(url)
     known, where = learned or Learned(), own or f"{url}#{model}"
 
     def name_of(question: Question) -> str:

@@ -16,6 +16,7 @@ from medmim.redact import hidden, shown
 LONGEST = 4_000_000  # bytes of one answer that are read
 _LONGEST_PACKED = 50_000  # likewise where it is compressed, which was not asked for: a thousand times as much unpacked
 _EXAMPLE = "openai:http://127.0.0.1:8000/v1#my-model"
+_NO_KEY = "none"  # the client wants some word
 _ENDPOINT = re.compile(r"/+(?:(?:chat/)?completions/*)?$")  # of the API; the client adds it
 
 
@@ -65,14 +66,14 @@ def _problem(url: str) -> tuple[str, str]:
 
 
 def _api_key() -> str:
-    """The API key; any word where none is set, since the client wants one.
+    """The API key.
 
     Raises:
         UserError: It is empty, or holds what a header cannot. It is not shown.
     """
     given = os.environ.get(KEY)
     if given is None:
-        return "none"
+        return _NO_KEY
     found = given.strip()  # the line break at the end of a file
     if not found:
         raise UserError(
@@ -96,7 +97,8 @@ def client(url: str, direct: bool) -> Any:
 
     Args:
         url: As `check` takes it.
-        direct: Whether to pass by the proxies of the environment.
+        direct: Whether the server is one that this process started: neither the proxies of the environment nor its
+            API key are for that one.
 
     Raises:
         UserError: The package is not installed, or the environment's settings for it are of no use.
@@ -107,7 +109,8 @@ def client(url: str, direct: bool) -> Any:
         limits = {"Accept-Encoding": "identity"}  # what is unpacked has no bound
         http = openai.DefaultHttpxClient(event_hooks=hooks, headers=limits, trust_env=not direct)
         base = _ENDPOINT.sub("", url)
-        return openai.OpenAI(base_url=base, api_key=_api_key(), max_retries=0, http_client=http)
+        key = _NO_KEY if direct else _api_key()  # ours is for servers of others
+        return openai.OpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
     except Exception as error:
         if not (
             isinstance(error, ImportError | ValueError | OSError) or type(error).__name__ in openai_errors.SETTINGS

@@ -35,13 +35,20 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return ran
 
 
-def test_the_ten_are_listed_with_hub_terms_and_sibling(run, tmp_path: Path) -> None:
+def test_the_ten_are_listed_with_hub_terms_and_sibling(run) -> None:
     text = run("list").stdout
     listed = {one["name"]: one for one in json.loads(run("list", "--json").stdout)}
     assert len(listed) == 10
     for name, one in listed.items():
         assert all(f"{word}" in text for word in (name, one["hub"], one["classes"][0], one["sibling"], one["terms"]))
-    assert list(tmp_path.iterdir()) == []
+    assert not any(one["imported"] for one in listed.values())
+
+
+def test_what_the_store_has_is_listed_with_its_name(run, folders: dict[str, Path]) -> None:
+    own = run("import", "mine", folders["qwen2_5_vl"]).stdout.splitlines()[0]
+    named = {one["name"]: one["imported"] for one in json.loads(run("list", "--json").stdout)}
+    assert named["mine"] == [own] and not any(uris for name, uris in named.items() if name != "mine")
+    assert run("list").stdout.splitlines()[-2:] == ["zoo:mine", f"  in the store: {own}"]
 
 
 def test_a_name_shows_what_its_file_declares(run) -> None:

@@ -65,6 +65,13 @@ def test_an_api_key_that_no_header_takes_is_refused_and_not_shown(server, monkey
     assert not key.strip() or key not in str(caught.value)
 
 
+def test_a_server_of_our_own_gets_no_key_of_another_one(server, monkeypatch):
+    for key in ("secret", ""):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        list(ask_openai.ask(server.url, "tiny", [Question("hello")], own="digest"))
+    assert {request["auth"] for request in server.requests} == {"Bearer none"}
+
+
 def test_white_space_around_an_api_key_is_removed(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", " secret\r\n")
     list(ask_openai.ask(server.url, "tiny", [Question("hello")]))

@@ -127,6 +127,17 @@ def imported(ws: Workspace) -> Iterator[Artifact]:
     return (one for one in show.models(ws) if "zoo" in one.counts)
 
 
+def by_name(ws: Workspace) -> dict[str, list[str]]:
+    """Name -> URIs in the store, of models that have a name and of bases in the format of a model of the zoo."""
+    of_format = {entry.format: entry.name for entry in zoo.entries() if entry.format}
+    found: dict[str, list[str]] = {}
+    for one in show.models(ws):
+        name = one.counts.get("zoo") or ("layout" in one.counts and of_format.get(one.counts["family"]))
+        if name:
+            found.setdefault(str(name), []).append(one.uri)
+    return dict(sorted(found.items()))
+
+
 def find(name: str, ws: Workspace) -> str:
     """The URI of the one model that was imported under a name.
 
