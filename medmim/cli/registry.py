@@ -19,7 +19,7 @@ from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.recipe.registry import CANDIDATE
 from medmim.redact import shown
-from medmim.registry import aliases, approval, decisions, lookup, promote
+from medmim.registry import aliases, approval, decisions, lookup, promote, retired
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, sqlite_path, workspace
 
@@ -34,8 +34,9 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     """List the registered models, their versions and aliases.
 
     --json: a list of {name, champion (version or null), aliases (alias -> version), versions (list of {version, digest,
-    uri, created, aliases, data, recipe, base}), decisions (how many the log holds), drift (a sentence for every alias
-    that is not what the log says), awaiting (versions that await approval)}.
+    uri, created, aliases, data, recipe, base, retired (why the gate refused it, or empty)}), decisions (how many the
+    log holds), drift (a sentence for every alias that is not what the log says), awaiting (versions that await
+    approval)}.
     """
     ws = _workspace(home)
     rows = [_model(ws, name, model) for name, model in sorted(tracking.registered(ws).items())]
@@ -45,7 +46,7 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     table = Table("model", "version", "aliases", "recipe", "base", "digest", "made", box=None)
     for row in rows:
         for version in reversed(row["versions"]):
-            named = ", ".join(version["aliases"])
+            named = ", ".join([*version["aliases"], *(["retired"] if version["retired"] else [])])
             made, digest = version["created"][:16].replace("T", " "), version["digest"][:12]
             table.add_row(row["name"], version["version"], named, version["recipe"], version["base"], digest, made)
     if rows:
@@ -68,8 +69,8 @@ def show(
 ) -> None:
     """Show a model version: where it is stored, what it was made of, and every decision about it.
 
-    --json: {name, version, aliases, digest, uri, created, run, lineage (tag -> value), decisions (list of {n, verdict,
-    version, digest, uri, evidence, evidence_uri, bench, against, why, who, time})}.
+    --json: {name, version, aliases, digest, uri, created, retired, run, lineage (tag -> value), decisions (list of {n,
+    verdict, version, digest, uri, evidence, evidence_uri, bench, against, why, who, time})}.
     """
     ws = _workspace(home)
     name, number = lookup.locate(ref, ws)
@@ -113,6 +114,9 @@ def promote_version(
     despite_terms: Annotated[
         bool, typer.Option("--despite-terms", help="Even where its terms of use forbid to serve it: for research only.")
     ] = False,
+    despite_gate: Annotated[
+        bool, typer.Option("--despite-gate", help="Even where it is retired, since the gate refused it.")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +129,7 @@ def promote_version(
     ws = _workspace(home)
     candidate, name = name, name.removesuffix(CANDIDATE)
     log = decisions.read(ws, name)
-    entry = promote.promote(ws, candidate, version, why, despite_terms=despite_terms)
+    entry = promote.promote(ws, candidate, version, why, despite_terms=despite_terms, despite_gate=despite_gate)
     _print(ws, name, entry, len(log), as_json)
     judged = [known for known in log if known.digest == entry.digest and known.evidence]
     if judged and judged[-1].verdict == "refused":
@@ -202,6 +206,7 @@ def _version(model: tracking.Registered, version: tracking.Version) -> dict[str,
         "data": version.tags.get("medmim.data", ""),
         "recipe": version.tags.get("medmim.recipe_name", ""),
         "base": version.tags.get("medmim.base", ""),
+        "retired": retired.reason(version),
     }
 
 

@@ -11,7 +11,7 @@ from medmim import hints, progress, store
 from medmim.errors import TRY_AGAIN, Refused, UserError
 from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
-from medmim.registry import approval, decisions, gate, lookup, register
+from medmim.registry import approval, decisions, gate, lookup, register, retired
 from medmim.registry.aliases import champion, drift, sync
 from medmim.registry.decisions import Decision, Roles, roles
 from medmim.run.stage import Outcome, stage
@@ -73,6 +73,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
         entry = decisions.append(ws, name, decide)
         changed = sync(ws, name)
         now = roles(decisions.read(ws, name))
+        changed |= retired.mark(ws, name, candidate, document, now)
         outcome.cached = entry.n <= before and not changed
         outcome.facts = {
             "decision": document["decision"],
@@ -87,7 +88,15 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
     return outcome
 
 
-def promote(ws: Workspace, name: str, version: str, why: str, who: str = "", despite_terms: bool = False) -> Decision:
+def promote(
+    ws: Workspace,
+    name: str,
+    version: str,
+    why: str,
+    who: str = "",
+    despite_terms: bool = False,
+    despite_gate: bool = False,
+) -> Decision:
     """Make a version champion by a person's decision.
 
     A version of `NAME-candidate` is copied into NAME first; its entry names the gate's decision if that still holds.
@@ -99,13 +108,14 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "", des
         why: The reason.
         who: User to record; by default the user of this process.
         despite_terms: Promote a model that nobody may serve; the log says so.
+        despite_gate: Promote a version that is retired, since the gate refused it; the log says so.
 
     Returns:
         The new entry, or the one that made this model champion before.
 
     Raises:
-        UserError: No such version, no reason given, its terms of use forbid to serve it, or another promotion came
-            first.
+        UserError: No such version, no reason given, it is retired, its terms of use forbid to serve it, or another
+            promotion came first.
     """
     candidate = lookup.get_version(ws, name, version)
     missing = [tag for tag in (lookup.DIGEST, lookup.URI) if tag not in candidate.tags]
@@ -117,6 +127,10 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "", des
         )
     digest, uri = candidate.tags[lookup.DIGEST], candidate.tags[lookup.URI]
     reason = _reason(why)  # before anything is copied
+    if not despite_gate:
+        retired.refuse(name, candidate)
+    elif refused := retired.reason(candidate):
+        reason = f"{reason} (although {refused})"
     forbidden = reasons(gate.terms_of_model(ws, digest) or APACHE, ["serve"])
     if forbidden and not despite_terms:
         raise UserError(
@@ -126,7 +140,8 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "", des
         )
     if forbidden:
         reason = f"{reason} (despite the terms of use: {forbidden[0]})"
-    if name.endswith(CANDIDATE):
+    proposed = name.endswith(CANDIDATE)
+    if proposed:
         copied = approval.copy_to_production(ws, name, version)
         name, version = name.removesuffix(CANDIDATE), copied.number
     seen = roles(decisions.read(ws, name)).champion
@@ -142,6 +157,8 @@ def promote(ws: Workspace, name: str, version: str, why: str, who: str = "", des
 
     entry = decisions.append(ws, name, decide)
     sync(ws, name)
+    if not proposed:  # the candidate itself is its run's: a promoter has no right to change it
+        retired.bring_back(ws, name, candidate)
     return entry
 
 
@@ -192,6 +209,7 @@ def _propose(
     """Tag the candidate for a promoter: what a run without the right to promote may do."""
     log = decisions.read(ws, name)
     changed = approval.propose(ws, name + CANDIDATE, candidate, document, evidence.uri)
+    changed |= retired.mark(ws, name + CANDIDATE, candidate, document, roles(log))
     known = next((entry for entry in log if entry.evidence == evidence.digest), None)
     passed = document["decision"] == "promoted"
     outcome.cached = not changed

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from medmim import tracking
 from medmim.cli.registry import app
 from medmim.errors import UserError
-from medmim.registry import lookup
+from medmim.registry import lookup, retired
 from medmim.run.workspace import Workspace, workspace
 
 
@@ -72,6 +72,20 @@ def test_people_read_tables_and_sentences(ws: Workspace) -> None:
     assert "chest" in listed and "champion" in listed and "b" * 12 in listed
     shown = runner.invoke(app, ["show", "chest@champion"], catch_exceptions=False).stdout
     assert "it is good" in shown and "models:/chest/2" in shown
+
+
+def test_a_version_that_the_gate_refused_is_shown_as_retired_and_promoted_only_on_request(ws: Workspace) -> None:
+    api = tracking.client(ws)
+    api.set_model_version_tag("chest", "2", retired.WHY, "held_in: -3.0 points")
+    api.set_model_version_tag("chest", "2", retired.RETIRED, "2026-11-30T09:00:00+00:00")
+    (row,) = call("list")
+    assert [v["retired"] for v in row["versions"]] == ["", "the gate refused it: held_in: -3.0 points"]
+    table = CliRunner().invoke(app, ["list"], catch_exceptions=False).stdout.splitlines()
+    assert ["retired" in line for line in table if "chest" in line] == [True, False]  # the newest first
+    assert "--despite-gate" in refuse("promote", "chest", "2", "--why", "better")
+    assert call("promote", "chest", "2", "--why", "better", "--despite-gate")["changed"]
+    (row,) = call("list")
+    assert [v["retired"] for v in row["versions"]] == ["", ""]
 
 
 def test_mistakes_are_errors(ws: Workspace) -> None:

@@ -20,7 +20,7 @@ from medmim import tracking
 from medmim.errors import REFUSED, Refused, UserError
 from medmim.recipe.registry import Promote
 from medmim.recipe.schema import Recipe
-from medmim.registry import aliases, approval, decisions, gate, lookup, promote, register
+from medmim.registry import aliases, approval, decisions, gate, lookup, promote, register, retired
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.store import open_store
@@ -84,6 +84,10 @@ def test_a_run_proposes_and_changes_neither_log_nor_production(ws: Workspace, pr
     with pytest.raises(Refused) as error:
         propose("b", good=False)
     assert error.value.exit_code == REFUSED and "-40.0 points" in str(error.value)
+    refused = lookup.find(ws, CANDIDATES, "b")
+    assert refused is not None and "-40.0 points" in retired.reason(refused)
+    with pytest.raises(UserError, match="is retired"):
+        promote.promote(ws, CANDIDATES, refused.number, "all the same")
     assert [v.number for v in approval.awaiting(ws, CANDIDATES)] == [number] and decisions.names(ws) == []
 
 

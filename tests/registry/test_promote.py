@@ -16,7 +16,7 @@ from medmim import store, tracking
 from medmim.errors import TRY_AGAIN, Refused, UserError
 from medmim.recipe.schema import Recipe
 from medmim.registry import aliases as alias_log
-from medmim.registry import decisions, gate, lookup, promote
+from medmim.registry import decisions, gate, lookup, promote, retired
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace, workspace
 from medmim.terms import Terms
@@ -73,6 +73,41 @@ def test_promoted_kept_refused(ws: Workspace, recipe: Recipe, judged: Callable[.
     run(recipe, ws, third, judged("c"))
     assert aliases(ws) == {"champion": third, "challenger": third, "previous-champion": first}
     assert decisions.read(ws, NAME)[-1].against == f"{ws.store}/model/a"
+
+
+def test_a_refused_version_is_retired_until_a_later_gate_passes_it(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    version, refusal = add(ws, "a"), judged("a", good=False)
+    with pytest.raises(Refused):
+        run(recipe, ws, version, refusal)
+    marked = lookup.get_version(ws, NAME, version)
+    assert "-40.0 points" in retired.reason(marked) and marked.tags[retired.RETIRED].startswith("20")
+    with pytest.raises(Refused):
+        run(recipe, ws, version, refusal)
+    assert lookup.get_version(ws, NAME, version).tags == marked.tags  # with the time of the first refusal
+    with pytest.raises(UserError, match="is retired") as error:
+        promote.promote(ws, NAME, version, "I like it")
+    assert (
+        "-40.0 points" in error.value.reason
+        and "--despite-gate" in error.value.fix
+        and aliases(ws).keys() == {"challenger"}
+    )
+    run(recipe, ws, version, judged("a"))
+    assert not lookup.get_version(ws, NAME, version).tags.keys() & {retired.RETIRED, retired.WHY}
+
+
+def test_a_person_promotes_a_retired_version_only_by_saying_so(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    version = add(ws, "a")
+    with pytest.raises(Refused):
+        run(recipe, ws, version, judged("a", good=False))
+    entry = promote.promote(ws, NAME, version, "for a study", despite_gate=True)
+    assert entry.why.startswith("for a study (although the gate refused it: ") and "-40.0 points" in entry.why
+    assert retired.reason(lookup.get_version(ws, NAME, version)) == ""
+    other = add(ws, "b")  # nothing is said of the gate where it refused nothing
+    assert promote.promote(ws, NAME, other, "better", despite_gate=True).why == "better"
 
 
 def test_a_refusal_leaves_its_record_before_it_ends_the_run(
@@ -263,6 +298,7 @@ def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
     champion: list[str] = []  # an independent account: every champion there was
     challenger = ""
     previous = ""
+    retired_ones: set[str] = set()
     for step, (operation, which) in enumerate(operations):
         digest, number = "abcd"[which], numbers[which]
         if operation in ("promote", "refuse"):
@@ -275,10 +311,18 @@ def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
             except Refused:
                 assert verdict == "refused"
             challenger = digest
+            if verdict != "refused":
+                retired_ones.discard(digest)
+            elif digest not in (champion[-1:] + [previous]):
+                retired_ones.add(digest)
             if verdict == "promoted":
                 previous, champion = (champion[-1] if champion else ""), [*champion, digest]
         elif operation == "by hand":
-            promote.promote(ws, name, number, "test")
+            if digest in retired_ones:
+                with pytest.raises(UserError, match="is retired"):
+                    promote.promote(ws, name, number, "test")
+                retired_ones.discard(digest)
+            promote.promote(ws, name, number, "test", despite_gate=True)
             if not champion or champion[-1] != digest:
                 previous, champion = (champion[-1] if champion else ""), [*champion, digest]
         elif operation == "rollback":
@@ -297,6 +341,7 @@ def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
     held = tracking.registered(ws, name)[name]
     assert held.aliases == {role: numbers["abcd".index(digest)] for role, digest in expected.items() if digest}
     assert alias_log.drift(ws, name) == []
+    assert {version.tags[lookup.DIGEST] for version in held.versions if retired.reason(version)} == retired_ones
 
 
 def _decision(ws: Workspace, step: int, digest: str, champion: str, verdict: str) -> str:
