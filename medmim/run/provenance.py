@@ -77,12 +77,10 @@ def terms_of(artifact: store.Artifact) -> Terms:
     phantoms and a shipped base alone.
 
     Raises:
-        UserError: Its `terms.json` is not a record of terms.
+        UserError: Its `terms.json` is not a record of terms, or is not the one that was published.
     """
-    root, _, folder = artifact.uri.rpartition("/")
-    where = store.open_store(root)
     if terms.FILE in artifact.files:
-        return terms.parse(where.read(f"{folder}/{terms.FILE}"), f"{artifact.uri}/{terms.FILE}")
+        return terms.parse(store.read_file(artifact, terms.FILE), f"{artifact.uri}/{terms.FILE}")
     record = provenance_of(artifact)
     if "terms" in record:
         return terms.parse(json.dumps(record["terms"]), f"{artifact.uri}/{store.PROVENANCE}")

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -22,6 +23,7 @@ from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST, claim
 
 PROVENANCE = "provenance.json"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def find(uri: str) -> Artifact | None:
     """The artifact at a URI, or None where there is no manifest.
 
     Raises:
-        UserError: The manifest is damaged.
+        UserError: The manifest is damaged, or of another content than the address says: somebody wrote over it.
     """
     store, name = locate(uri)
     try:
@@ -141,7 +143,7 @@ def find(uri: str) -> Artifact | None:
             check_key(file)
         if content_digest(known["files"]) != known["digest"]:
             raise ValueError("digest")
-        return Artifact(
+        found = Artifact(
             uri=f"{store.uri}/{name}",
             digest=known["digest"],
             kind=known["kind"],
@@ -154,13 +156,20 @@ def find(uri: str) -> Artifact | None:
             reason="it is cut off or was edited by hand",
             fix="delete this artifact and run the step again",
         ) from None
+    if _DIGEST.fullmatch(name) and found.digest != name:
+        raise UserError(
+            f"{uri} holds another artifact than its address says",
+            reason=f"the digest of its {MANIFEST} is {found.digest}; it was replaced by somebody who may write here",
+            fix="find out who wrote it, then delete this artifact and run the step again",
+        )
+    return found
 
 
 def get(uri: str) -> Artifact:
     """The artifact at a URI.
 
     Raises:
-        UserError: There is no manifest: nothing was published there, or it is damaged.
+        UserError: There is no manifest: nothing was published there; or as `find`.
     """
     artifact = find(uri)
     if artifact is None:

@@ -10,6 +10,7 @@ import pytest
 
 import medmim
 from medmim import __version__, store
+from medmim.errors import UserError
 from medmim.recipe import loading
 from medmim.run.cache import cached_step
 from medmim.run.provenance import code_version, terms_of
@@ -78,6 +79,9 @@ def test_terms_of_a_model_are_part_of_its_content(tmp_path: Path) -> None:
 
     artifact, _ = cached_step(ws, "finetune", 1, {}, {}, make, kind="model", terms=APACHE)
     assert terms_of(artifact) == inside
+    (Path(artifact.uri) / "terms.json").write_text(Terms(serve=True, text=("written over",)).dump())
+    with pytest.raises(UserError, match="is damaged"):
+        terms_of(artifact)
 
 
 @pytest.mark.parametrize(

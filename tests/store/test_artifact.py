@@ -286,6 +286,23 @@ def test_a_damaged_manifest_is_an_error_and_not_an_artifact(uri: str, files: Pat
         store.find(artifact.uri)
 
 
+def test_what_stands_at_the_address_of_another_content_is_refused_by_every_reader(uri: str, files: Path) -> None:
+    """Files and manifest agree with each other, as somebody who may write into the store would leave them."""
+    artifact = store.publish(files, uri, "data", {}, {})
+    (files / "rows.jsonl").write_text('{"a": 2}\n')
+    place, facts = open_store(uri), store.scan(files)
+    for name in facts:
+        place.upload(f"data/{artifact.digest}/{name}", files / name)
+    forged = {"digest": store.content_digest(facts), "kind": "data", "files": facts, "counts": {}}
+    place.write(f"data/{artifact.digest}/{store.MANIFEST}", json.dumps(forged).encode())
+    for read in (store.find, store.get, lambda at: store.find(at + "/")):
+        with pytest.raises(UserError, match="holds another artifact than its address says") as caught:
+            read(artifact.uri)
+        assert forged["digest"] in caught.value.reason
+    place.write(f"parts/mine/{store.MANIFEST}", json.dumps(forged).encode())
+    assert store.get(f"{uri}/parts/mine").digest == forged["digest"], "an address without a digest says nothing"
+
+
 def test_an_address_may_end_with_a_slash_or_lead_nowhere(uri: str, files: Path) -> None:
     artifact = store.publish(files, uri, "data", {}, {})
     assert store.find(artifact.uri + "/") == artifact
