@@ -79,9 +79,18 @@ def line(step: "Step") -> str:
     return f"{mark} {step.name:10}{state:11}{took:>9}".rstrip()
 
 
+def promotion(step: "Step") -> str:
+    """What the stage `promote` decided by its record, with the command where a person is asked to type one."""
+    facts = step.record.facts if step.record else {}
+    if step.name != "promote" or not isinstance(facts.get("decision"), str):
+        return ""
+    return ": ".join(text for text in (facts["decision"], facts.get("command")) if isinstance(text, str))
+
+
 def summary(run: "Run") -> str:
-    """How a run ended, with the message of each stage that has one."""
+    """How a run ended, with the decision, and the message of each stage that has one."""
     lines = [f"{step.name}: {step.record.message}" for step in run.steps if step.record and step.record.message]
+    decided = [f"decision: {text}" for text in map(promotion, run.steps) if text]
     if run.state == "CANCELED":
         lines = [f"run {run.name} was cancelled; finished steps are kept, the same recipe again resumes from them"]
     elif run.state != "SUCCEEDED" and not lines:
@@ -90,4 +99,5 @@ def summary(run: "Run") -> str:
             f"fix: see {run.link} and `{hints.command('runs', 'logs', run.name)}`, then submit again: "
             "finished steps are kept",
         ]
-    return "\n".join([*lines, *(f"note: {note}" for note in run.notes), f"run {run.name}: {run.result}"])
+    notes = [f"note: {note}" for note in run.notes]
+    return "\n".join([*lines, *notes, *decided, f"run {run.name}: {run.result}"])

@@ -57,8 +57,7 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
         for text in row["drift"]:
             sys.stderr.write(f"{text}; `{hints.command('registry', 'reconcile')}` restores it\n")
         for number in row["awaiting"]:
-            promoting = hints.command("registry", "promote", row["name"], number, "--why", "...")
-            sys.stderr.write(f"awaiting approval: {promoting}\n")
+            sys.stderr.write(f"{approval.AWAITING}: {approval.command(row['name'], number)}\n")
 
 
 @app.command()

@@ -191,12 +191,14 @@ def _times(run: "Run") -> dict[str, datetime | None]:
 
 
 def _details(step: "Step") -> list[str]:
-    """A stage's artifact, its message, and links among its facts."""
+    """A stage's artifact, links among its facts, what became of the model, and its message."""
+    from medmim.cli.follow import promotion
+
     if step.record is None:
         return []
     facts = step.record.facts
     links = [f"{key}  {facts[key]}" for key in ("path", "mlflow", "link") if isinstance(facts.get(key), str)]
-    return [text for text in (step.record.uri, *links, step.record.message) if text]
+    return [text for text in (step.record.uri, *links, promotion(step), step.record.message) if text]
 
 
 def _follow(api: "Api", run: "Run", step: str | None) -> None:

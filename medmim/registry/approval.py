@@ -6,12 +6,13 @@ NAME.
 """
 
 import io
+import os
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import replace
 from typing import Any
 
-from medmim import store, tracking
+from medmim import hints, store, tracking
 from medmim.recipe.registry import CANDIDATE
 from medmim.registry import decisions, gate, lookup, register
 from medmim.registry.decisions import Decision
@@ -50,6 +51,13 @@ def awaiting(ws: Workspace, name: str) -> list[Version]:
     done = {entry.digest for entry in log if entry.verdict == "promoted"}
     listed = tracking.registered(ws, name).get(name, tracking.Registered()).versions
     return [v for v in listed if v.tags.get(VERDICT) == "promoted" and v.tags.get(lookup.DIGEST) not in done]
+
+
+def command(name: str, number: str) -> str:
+    """What a person types to promote a candidate; on a cluster, where MEDMIM_PROMOTER_NAMESPACE is set, as a Job."""
+    typed = ["registry", "promote", name, number, "--why", "..."]
+    namespace = os.environ.get("MEDMIM_PROMOTER_NAMESPACE")
+    return hints.command(*typed, *(["--on-cluster", "--namespace", namespace] if namespace else []))
 
 
 def copy_to_production(ws: Workspace, name: str, number: str) -> Version:

@@ -35,7 +35,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
     Returns:
         Facts: `decision` (`promoted`, `kept`, `refused` or `awaiting approval`), `champion` (`name`, `version`,
         `digest`, `uri`; None where there is none), `entry` (its number in the log, 0 for none), `restored` (a sentence
-        for every alias that had been set by hand).
+        for every alias that had been set by hand), `command` (what promotes a version that awaits approval).
 
     Raises:
         Refused: The gate said no, or this evidence promoted the model once and it was replaced since. All is written.
@@ -224,8 +224,8 @@ def _propose(
         outcome.facts["decision"] = "refused"
         raise _superseded(name, known.version, known, roles(log))
     if passed:
-        command = hints.command("registry", "promote", name + CANDIDATE, candidate.number, "--why", "...")
-        progress.say(f"awaiting approval: {command}")
+        outcome.facts["command"] = approval.command(name + CANDIDATE, candidate.number)
+        progress.say(f"{approval.AWAITING}: {outcome.facts['command']}")
     return outcome
 
 

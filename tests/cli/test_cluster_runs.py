@@ -111,6 +111,23 @@ def test_waiting_ends_as_the_run_ends(
     assert message in text and "gate" in text
 
 
+def test_a_model_that_awaits_approval_is_shown_with_the_command_that_promotes_it(world: World) -> None:
+    command = "medmim registry promote demo-candidate 3 --why ... --on-cluster --namespace medmim"
+    facts = {"decision": "awaiting approval", "command": command}
+
+    def course() -> None:
+        run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
+        world.kfp.begin(run, "promote", state="SUCCEEDED")
+        world.record(run["display_name"], "promote", facts=facts)
+        world.kfp.end(run, "SUCCEEDED")
+
+    threading.Thread(target=course, daemon=True).start()
+    code, text = call("submit", "demo", "--wait")
+    assert code == 0 and f"decision: awaiting approval: {command}\n" in text
+    (run,) = world.kfp.state.runs
+    assert f"awaiting approval: {command}\n" in call("runs", "show", run)[1]
+
+
 @pytest.mark.parametrize(
     ("event", "message", "still_running"),
     [

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from medmim import tracking
+from medmim import hints, tracking
 from medmim.errors import REFUSED, Refused, UserError
 from medmim.recipe.registry import Promote
 from medmim.recipe.schema import Recipe
@@ -74,13 +74,19 @@ def test_the_default_is_the_platforms_and_on_a_laptop_no_approval_is_needed(
         register.model_name(recipe)
 
 
-def test_a_run_proposes_and_changes_neither_log_nor_production(ws: Workspace, propose: Callable[..., Any]) -> None:
+def test_a_run_proposes_and_changes_neither_log_nor_production(
+    ws: Workspace, propose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     number, outcome = propose("a")
+    typed = outcome.facts.pop("command")
     assert outcome.facts == {"decision": "awaiting approval", "champion": None, "entry": 0, "restored": []}
+    assert typed == hints.command("registry", "promote", CANDIDATES, number, "--why", "...")
     assert decisions.names(ws) == [] and list(tracking.registered(ws)) == [CANDIDATES]
     assert [v.number for v in approval.awaiting(ws, CANDIDATES)] == [number]
     _, again = propose("a")
-    assert again.cached and again.facts == outcome.facts
+    assert again.cached and again.facts == outcome.facts | {"command": typed}
+    monkeypatch.setenv("MEDMIM_PROMOTER_NAMESPACE", "platform")  # as the chart's settings have it
+    assert propose("a")[1].facts["command"] == f"{typed} --on-cluster --namespace platform"
     with pytest.raises(Refused) as error:
         propose("b", good=False)
     assert error.value.exit_code == REFUSED and "-40.0 points" in str(error.value)
