@@ -53,7 +53,7 @@ def test_a_recipe_is_submitted_shown_and_cancelled(world: World) -> None:
     assert set(made) == {"run", "run_id", "link", "recipe", "pipeline", "version", "new_version"}
     (listed,) = json_of("runs", "list")["runs"]
     assert (listed["name"], listed["state"]) == (made["run"], "PENDING")
-    world.kfp.begin(world.kfp.run(made["run"]), "data", log="hello\n")
+    world.kfp.begin(world.kfp.run(made["run"]), "data", log="hello\n", state="SUCCEEDED")
     assert [step["name"] for step in json_of("runs", "show", made["run"])["steps"]] == ["data"]
     assert json_of("runs", "logs", made["run"], "data") == [{"source": "data", "text": "hello"}]
     assert json_of("runs", "cancel", made["run_id"])["cancelled"] is True
@@ -170,7 +170,7 @@ def test_where_kfp_refuses_to_answer_the_waiting_ends_and_not_the_run(
 def test_a_run_of_others_and_a_broken_record_are_reported_in_every_command(world: World) -> None:
     made = json_of("submit", "demo")
     run = world.kfp.run(made["run"])
-    world.kfp.begin(run, "data", log="hello\n")
+    world.kfp.begin(run, "data", log="hello\n", state="SUCCEEDED")
     open_store(world.store).write(f"runs/{made['run']}/data.json", b"half a reco")
     code, text = call("runs", "show", made["run"])
     assert code == 0 and f"note: the record data.json of run {made['run']} cannot be read" in text

@@ -1,7 +1,7 @@
 """A contract server: speaks HTTP as KFP's API server 2.17 does, so that the real kfp.Client can be driven against it.
 
-No pipeline runs here: a test sets the states of a run (`begin`, `end`). Requests and answers are checked against the
-models of kfp-server-api; kfp_refusals.yaml has what is refused, and how.
+No pipeline runs here: a test sets the states of a run (`begin`, `omit`, `end`, ...). Requests and answers are checked
+against the models of kfp-server-api; kfp_refusals.yaml has what is refused, and how.
 """
 
 import json
@@ -15,10 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.support import kfp_nodes
+from tests.support.kfp_nodes import UNSPECIFIED
 from tests.support.kfp_state import Object, Refused, State, now, strict
-
-WORKFLOW = "medmim-train-x7k2p"
-IMPL = "metadata-0-3-system-container-impl"  # of pods with three labels
 
 
 class Front:
@@ -47,25 +46,28 @@ class Kfp:
     def run(self, name: str) -> Object:
         return next(one for one in self.state.runs.values() if one["display_name"] == name)
 
-    def begin(self, run: Object, step: str, log: str = "", state: str = "RUNNING") -> None:
-        """A step as KFP shows it: a driver's task, and the step's own with the node of its pod."""
-        mark = str(1000000 + sum(map(ord, step)))
-        tasks = run.setdefault("run_details", {"task_details": []})["task_details"]
-        tasks[:] = [one for one in tasks if one["display_name"] not in (step, f"{step}-driver")]
-        at = {"run_id": run["run_id"], "create_time": now(), "start_time": now(), "execution_id": "0"}
-        node = {"pod_name": f"{WORKFLOW}-{mark}"}
-        driver = f"{step}-driver"
-        tasks += [
-            {**at, "task_id": driver, "display_name": driver, "state": "SUCCEEDED", "end_time": now()},
-            {
-                **at, "task_id": step, "display_name": step, "state": state, "child_tasks": [node],
-                "end_time": "0001-01-01T00:00:00Z" if state == "RUNNING" else now(),
-            },
-        ]  # fmt: skip
-        if run["state"] == "PENDING":
-            self._state(run, "RUNNING")
-        if log:
-            self.state.logs[f"{WORKFLOW}-{IMPL}-{mark}"] = log
+    def begin(self, run: Object, step: str, log: str = "", state: str = "RUNNING", again: int = 0) -> None:
+        """A step whose pod has that state; `again`: in which try of the whole graph, which Argo retries as well."""
+        with self.state.lock:
+            node = kfp_nodes.begin(run, step, state, self.state.stock, again)
+            if run["state"] in ("PENDING", UNSPECIFIED):
+                self._state(run, "RUNNING")
+            if log:
+                self.state.logs[kfp_nodes.pod_name(run, node)] = log
+            if log and state not in kfp_nodes.GOING:
+                self.state.archive |= dict.fromkeys(((run["run_id"], one) for one in kfp_nodes.named(run, node)), log)
+
+    def node(self, run: Object, step: str, again: int = 0) -> str:
+        """The name of the node of a step's pod, which Argo writes on the pod as workflows.argoproj.io/node-name."""
+        return kfp_nodes.chain(run, step, self.state.stock, again)[-1][0]
+
+    def pod(self, run: Object, step: str, again: int = 0) -> str:
+        return kfp_nodes.pod_name(run, self.node(run, step, again))
+
+    def omit(self, run: Object, *steps: str) -> None:
+        """Steps that never begin, since one before them failed; in the order of the graph."""
+        with self.state.lock:
+            kfp_nodes.omit(run, steps, self.state.stock)
 
     def end(self, run: Object, state: str) -> None:
         """A run as the persistence agent reports its end: a Workflow is Succeeded or Failed, cancelled or not."""
@@ -74,6 +76,14 @@ class Kfp:
 
     def report_canceling(self, run: Object) -> None:
         self._state(run, "CANCELING")
+
+    def report_unspecified(self, run: Object) -> None:
+        """A run as the persistence agent reports it before Argo's controller has looked at its Workflow."""
+        self._state(run, UNSPECIFIED)
+
+    def delete_workflow(self, run: Object) -> None:
+        """As by kubectl, or with its namespace: KFP never hears of it."""
+        run["_workflow_deleted"] = True
 
     def _state(self, run: Object, state: str) -> None:
         run["state"] = state
@@ -205,8 +215,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _public(one: Object) -> Object:
-    return {key: value for key, value in one.items() if not key.startswith("_") and value != ""}
+def _public(one: Any) -> Any:
+    """As Go's protojson writes it: without what is empty, the zero of an enumeration included."""
+    if isinstance(one, list):
+        return [_public(each) for each in one]
+    if not isinstance(one, dict):
+        return one
+    return {key: _public(value) for key, value in one.items() if key[0] != "_" and value not in ("", UNSPECIFIED)}
 
 
 def _checked(answer: Object, model: str) -> tuple[str, str]:

@@ -283,7 +283,7 @@ def test_a_cancel_whose_answer_is_lost_is_a_cancel(world: World, api: client.Api
 def test_the_log_of_a_step_is_that_of_its_pod(world: World, api: client.Api) -> None:
     run = start(world)
     event = json.dumps({"kind": "line", "time": 1.0, "stage": "data", "text": "1,500 patients"})
-    world.kfp.begin(run, "data", log=f"starting\n{event}\n")
+    world.kfp.begin(run, "data", log=f"starting\n{event}\n", state="SUCCEEDED")
     found = runs.find(api, "demo-1")
     text = logs.of_step(api, found, found.steps[0])
     assert text is not None and logs.readable(text) == "starting\n1,500 patients"
@@ -292,14 +292,14 @@ def test_the_log_of_a_step_is_that_of_its_pod(world: World, api: client.Api) -> 
 def test_a_truncated_log_is_shown_as_far_as_it_goes(world: World, api: client.Api) -> None:
     run = start(world)
     error = '{"error_message":"InternalServerError: stream","error_details":"..."}'
-    world.kfp.begin(run, "data", log=f"one\ntwo\n{error}")
+    world.kfp.begin(run, "data", log=f"one\ntwo\n{error}", state="SUCCEEDED")
     found = runs.find(api, "demo-1")
     assert logs.of_step(api, found, found.steps[0]) == "one\ntwo\n"
 
 
 def test_a_log_that_holds_json_like_an_error_is_a_log(world: World, api: client.Api) -> None:
     run = start(world)
-    world.kfp.begin(run, "data", log='saw {"error_message": and went on\n')
+    world.kfp.begin(run, "data", log='saw {"error_message": and went on\n', state="SUCCEEDED")
     found = runs.find(api, "demo-1")
     assert logs.of_step(api, found, found.steps[0]) == 'saw {"error_message": and went on\n'
 
