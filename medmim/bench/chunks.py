@@ -34,6 +34,7 @@ class Queue:
 
     def __init__(self, by_place: Mapping[str, Iterable[Sequence[Batch]]]) -> None:
         self._left = {role: deque(batches for batches in own if batches) for role, own in by_place.items()}
+        self._dropped: set[str] = set()
 
     @property
     def roles(self) -> list[str]:
@@ -55,9 +56,14 @@ class Queue:
         count = max(1, min(_LONGEST, len(own), len(self) // (_ROUNDS * workers)))
         return sorted((batch for _ in range(count) for batch in own.popleft()), key=attrgetter("place"))
 
+    def drop(self, role: str) -> None:
+        """Nothing more is asked of a model."""
+        self._left[role].clear()
+        self._dropped.add(role)
+
     def put_back(self, batches: Sequence[Batch]) -> None:
         """What a lost worker has left of its chunk comes next."""
-        if batches:
+        if batches and batches[0].set[0] not in self._dropped:
             self._left[batches[0].set[0]].appendleft(list(batches))
 
 

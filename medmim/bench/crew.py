@@ -106,8 +106,8 @@ class Crew:
             self._step(workers)
         return self._machine
 
-    def ask(self, queue: Queue) -> Iterator[tuple[Batch, list[Given]]]:
-        """The batches with their answers, as they are done."""
+    def ask(self, queue: Queue) -> Iterator[tuple[Batch, list[Given] | UserError]]:
+        """The batches with their answers, as they are done, or with why the model cannot be asked."""
         import ray
 
         self._queue = queue
@@ -126,7 +126,7 @@ class Crew:
         if ended := [hand.actor.end.remote() for hand in self._idle]:
             ray.wait(ended, num_returns=len(ended), timeout=_END)
 
-    def _step(self, wanted: int) -> tuple[Batch, list[Given]] | None:
+    def _step(self, wanted: int) -> tuple[Batch, list[Given] | UserError] | None:
         """Start workers up to as many as are wanted, then wait a moment for one of them to tell or to answer."""
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -147,7 +147,11 @@ class Crew:
             self._lose(hand, lost)
             return None
         if isinstance(told, UserError):
-            raise told
+            if not hand.node:
+                raise told
+            batch, hand.chunk = hand.chunk[0], []
+            self._waiting[ready[0]] = hand  # it ends now
+            return batch, told
         if hand.node:
             self._lost[None] = 0
             self._waiting[ready[0]] = hand  # behind the others, so that none is heard more often

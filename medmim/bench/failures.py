@@ -1,13 +1,49 @@
-"""Questions that ended in an error, and models that answer nothing: how many, why, and the warnings of them."""
+"""Models that cannot be asked, questions that ended in an error, models that answer nothing: why, and how many."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from medmim.errors import TRY_AGAIN, UserError
+from medmim.progress import say
 from medmim.sample import Answer
 
 _REASONS = 3  # that are shown of a model
+
+
+def keep(error: UserError, role: str, failed: dict[str, UserError], models: Collection[str]) -> None:
+    """Keep the error of a model that cannot be asked for the end: the others are asked first.
+
+    Args:
+        error: The error.
+        role: Its name.
+        failed: Name -> error; a model's first one is kept.
+        models: The names of all models.
+    """
+    if role not in failed and len(models) > 1:
+        say(f"{role} cannot be asked: {error.fact}; the others are")
+    failed.setdefault(role, error)
+
+
+def refuse(failed: Mapping[str, UserError], models: Collection[str]) -> None:
+    """Raise what kept models from being asked, when the answers of the others are in the store.
+
+    Raises:
+        UserError: That of the only model; of several models, each one that failed, with its reason and its fix.
+    """
+    if len(models) == 1:
+        for error in failed.values():
+            raise error
+    if failed:
+        codes = {error.exit_code for error in failed.values()}
+        raise UserError(
+            f"{len(failed)} of {len(models)} models could not be asked: {', '.join(failed)}",
+            reason="without its answers there is nothing to compare; those of the others are kept",
+            fix="do what is named, then run the same command again: only what is missing is asked",
+            problems=[f"{role}: {str(error).removeprefix('error: ')}" for role, error in failed.items()],
+            exit_code=TRY_AGAIN if codes == {TRY_AGAIN} else max(codes - {TRY_AGAIN}),
+        )
 
 
 def summary(

@@ -21,20 +21,20 @@ A server (`openai:`) is asked by one Ray task, without a GPU: how many questions
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from medmim import progress, ray_nodes, store
-from medmim.bench import answers, asking, metrics, tasks
+from medmim.bench import answers, asking, failures, metrics, tasks
 from medmim.bench.asking import Given
 from medmim.bench.chunks import Queue, Set, by_place
 from medmim.bench.crew import UNFINISHED, Crew, Job
 from medmim.bench.engines import OPENAI, Engine, engine
 from medmim.bench.likelihood import PROTOCOLS
-from medmim.errors import UserError, wrap_os_errors
+from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Bench, Recipe
@@ -122,16 +122,17 @@ def _from_nodes(
             servers.models[role] = model.ref, model.digest
         else:
             models.models[role] = checkpoint.upload_if_local(model.ref, ws), model.digest
-    cpus = recipe.platform.threads or 1
+    cpus, failed = recipe.platform.threads or 1, dict[str, UserError]()
     with ray_nodes.joined(recipe.platform.ray):
         gpu = ray_nodes.wait_for_workers(1, cpus)
         pending = _ask_servers(servers, [one for one in sets if one[0] in servers.models], recipe)
         if models.models:
             own = [one for one in sets if one[0] in models.models]
-            for done in _from_workers(ws, data, engines, own, models, recipe, cpus, int(gpu)):
+            for done in _from_workers(ws, data, engines, own, models, recipe, cpus, int(gpu), failed):
                 yield done
-                yield from _of_servers(pending, timeout=0)
-        yield from _of_servers(pending)
+                yield from _of_servers(pending, failed, engines, timeout=0)
+        yield from _of_servers(pending, failed, engines)
+    failures.refuse(failed, engines)
 
 
 def _from_workers(
@@ -143,8 +144,9 @@ def _from_workers(
     recipe: Recipe,
     cpus: int,
     gpus: int,
+    failed: dict[str, UserError],
 ) -> Iterator[tuple[Set, Artifact]]:
-    """The sets of our own models and their answers, as they are complete."""
+    """The sets of our own models and their answers, as they are complete; `failed` gets what cannot be asked."""
     settings, of_data, place = job.settings, terms_of(data), store.open_store(ws.store)
     samples = tasks.select(
         store.fetch(data, ws.cache, ["samples/*"]), settings.tasks, settings.limit, settings.split
@@ -178,7 +180,15 @@ def _from_workers(
     def publish(of: _Open) -> list[tuple[Set, Artifact]]:
         (role, protocol, probe), *_ = of.sets
         given = [of.given[name] for name in of.ids]
-        artifact = answers.publish(ws, role, of.engine, given, data.digest, probe, settings, recipe, of_data, protocol)
+        try:
+            artifact = answers.publish(
+                ws, role, of.engine, given, data.digest, probe, settings, recipe, of_data, protocol
+            )
+        except Unavailable:  # the store
+            raise
+        except UserError as error:  # too many of its questions failed
+            failures.keep(error, role, failed, engines)
+            return []
         removal.clear(place, of.folder)
         return [(one, artifact) for one in of.sets]
 
@@ -193,6 +203,10 @@ def _from_workers(
         # published in another thread than this loop's, for which the workers wait
         published = deque(pool.submit(publish, of) for one, of in opened.items() if not left[one])
         for batch, told in crew.ask(queue):
+            if isinstance(told, UserError):
+                failures.keep(told, batch.set[0], failed, engines)
+                queue.drop(batch.set[0])
+                continue
             bar.add(len(batch.ids))
             of = opened[batch.set]
             of.given |= {given.answer.sample: given for given in told}
@@ -225,7 +239,9 @@ def _ask_servers(job: Job, sets: Sequence[Set], recipe: Recipe) -> dict[Any, str
     return {task.remote(job, own, recipe.dump()): role for role, own in by_role.items()}
 
 
-def _of_servers(pending: dict[Any, str], timeout: float | None = None) -> Iterator[tuple[Set, Artifact]]:
+def _of_servers(
+    pending: dict[Any, str], failed: dict[str, UserError], models: Collection[str], timeout: float | None = None
+) -> Iterator[tuple[Set, Artifact]]:
     """The sets of the servers that are done, or of all of them, and their answers."""
     import ray
 
@@ -237,8 +253,9 @@ def _of_servers(pending: dict[Any, str], timeout: float | None = None) -> Iterat
         fix = "run the same command again: finished sets of answers are kept"
         found = ray_nodes.result(done[0], f"the benchmark lost the node that asks {role}", fix)
         if isinstance(found, UserError):
-            raise found
-        yield from ((one, store.get(uri)) for one, uri in found.items())
+            failures.keep(found, role, failed, models)
+        else:
+            yield from ((one, store.get(uri)) for one, uri in found.items())
 
 
 def _ask_server(job: Job, sets: Sequence[Set], recipe: str) -> "dict[Set, str] | UserError":

@@ -11,7 +11,7 @@ from medmim.bench.chunks import Set
 from medmim.bench.engines import Engine, engine, refuse_outside
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.scoring import Board
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
 from medmim.progress import say
 from medmim.recipe.schema import OWN_ROLES, Bench, Recipe
 from medmim.run.cache import cached_step
@@ -164,11 +164,19 @@ def collect(
     if recipe is not None and recipe.platform.ray != "local":
         return fanout.collect(ws, data, engines, probes, settings, recipe)
     found: dict[Set, Artifact] = {}
+    failed: dict[str, UserError] = {}
     for role, model in engines.items():
         sets = [(protocol, probe) for protocol in PROTOCOLS[settings.protocol] for probe in probes]
-        own = answers.find_or_ask(ws, role, model, data, sets, settings, recipe)
-        found |= {(role, *one): artifact for one, artifact in own.items()}
+        try:
+            own = answers.find_or_ask(ws, role, model, data, sets, settings, recipe)
+        except UserError as error:
+            if isinstance(error, Unavailable) and not model.is_server:  # the store, for all of them
+                raise
+            failures.keep(error, role, failed, engines)
+        else:
+            found |= {(role, *one): artifact for one, artifact in own.items()}
         model.release()
+    failures.refuse(failed, engines)
     return found
 
 

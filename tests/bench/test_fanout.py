@@ -126,6 +126,20 @@ def test_what_failed_is_asked_again_in_the_batch_in_which_it_was(alone: Any, dat
     assert on_workers(cluster, tmp_path, data) == alone[3, "generate"]
 
 
+def test_a_model_that_cannot_be_asked_costs_no_answer_of_the_others(
+    alone: Any, data: Path, tmp_path, monkeypatch
+) -> None:
+    cluster = crew.Cluster(tmp_path / "node", 2, broken="base").start(monkeypatch)
+    with pytest.raises(UserError, match="1 of 3 models could not be asked: base") as caught:
+        on_workers(cluster, tmp_path, data)
+    assert caught.value.exit_code == 2 and "base is too large" in str(caught.value)
+    tries = [question[0] for question in cluster.asked]
+    assert set(tries) == {"tuned", "base"} and tries.count("base") <= 2, "each worker finds out once"
+    cluster.broken, cluster.asked = "none", []
+    assert on_workers(cluster, tmp_path, data) == alone[3, "generate"]
+    assert {question[0] for question in cluster.asked} == {"base"}
+
+
 def test_what_a_killed_driver_left_of_published_answers_is_removed(
     alone: Any, data: Path, tmp_path, monkeypatch
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from medmim import shards, store
 from medmim.bench import answers, asking, run, tasks
 from medmim.bench.likelihood import GENERATE
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Reply
 from medmim.lvlm.family import Segment
@@ -361,3 +361,35 @@ def test_an_answer_that_ended_by_itself_keeps_the_bytes_of_earlier_versions():
     line = answers._line(Answer("1", "none", "k", "B", 1, "parsed"))
     assert json.loads(line).keys() == {"sample", "probe", "key", "text", "choice", "status", "error"}
     assert json.loads(answers._line(Answer("1", "none", "k", "B", 1, "parsed", cut=True)))["cut"] is True
+
+
+@pytest.mark.parametrize(
+    ("error", "server", "others"), [(UserError, False, True), (Unavailable, True, True), (Unavailable, False, False)]
+)
+def test_models_after_one_that_cannot_be_asked_are_asked_unless_the_store_is_away(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[UserError], server: bool, others: bool
+) -> None:
+    ws = workspace(tmp_path)
+    uri = publish(world, ws.store)
+    real, asked = run.engine, []
+
+    def engine(ref: str, *given: object) -> answers.Engine:
+        made = real(ref, *given)
+
+        def ask(*words: object):
+            asked.append(ref)
+            if ref == str(world.models[0]):
+                raise error("broken", fix="mend it")
+            return made.ask(*words)
+
+        return replace(made, ask=ask, is_server=server and ref == str(world.models[0]))
+
+    monkeypatch.setattr(run, "engine", engine)
+    models = {"first": str(world.models[0]), "second": str(world.models[1])}
+    with pytest.raises(UserError, match="broken") as caught:
+        run.bench(ws, uri, models, SETTINGS)
+    assert (str(world.models[1]) in asked) == others == ("1 of 2 models" in str(caught.value))
+    assert caught.value.exit_code == error("").exit_code
+    asked.clear()
+    monkeypatch.setattr(run, "engine", real)
+    run.bench(ws, uri, models, SETTINGS)

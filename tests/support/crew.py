@@ -11,6 +11,7 @@ import pytest
 from medmim import ray_nodes, store
 from medmim.bench import answers, chunks, crew, fanout, run
 from medmim.bench.chunks import Batch, Queue
+from medmim.errors import UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Question, Reply
 from medmim.recipe.schema import Recipe
@@ -32,6 +33,7 @@ class Cluster:
         deaths: Numbers of the questions, counted from 0 in the order of asking, in the middle of which a worker dies.
         driver_dies: After so many batches; never by default.
         fails: A model gives no answer to questions with this text.
+        broken: The model with this reference cannot be asked.
         joined: How often a driver came.
         asked: Of each question that a model has read: role, longest answer, prompt, images.
         loaded: Each worker with each model that it went over to.
@@ -44,6 +46,7 @@ class Cluster:
     deaths: frozenset[int] = frozenset()
     driver_dies: int = -1
     fails: str = "no question"
+    broken: str = "no model"
     joined: int = 0
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     loaded: list[tuple[int, str]] = field(default_factory=list)
@@ -67,6 +70,9 @@ class Cluster:
         """A model whose answer depends on all questions of the batch, as sums in bf16 do."""
 
         def ask(questions: Sequence[Question], batch_size: int, longest: int = 0) -> Iterator[Reply]:
+            if ref == self.broken:
+                self.asked.append((ref,))
+                raise UserError(f"{ref} is too large", fix="take a larger one")
             for start in range(0, len(questions), batch_size):
                 part = questions[start : start + batch_size]
                 for question in part:

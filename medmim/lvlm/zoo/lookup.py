@@ -84,7 +84,7 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     found = checkpoint.locate(_known(ref))
     kind = models.model_type(found)
     if not kind:
-        raise UserError(f"{ref} is not a model: its config.json names no model_type", fix="give a whole checkpoint")
+        raise models.no_model(found, ref)
     ours = checkpoint.family_of(found) if models.is_ours(found) else None
     adapter = zoo.adapter_of(kind)
     return {

@@ -121,6 +121,23 @@ def model_type(where: Path | store.Artifact) -> str:
     return found if isinstance(found, str) else ""
 
 
+def no_model(where: Path | store.Artifact, ref: object) -> UserError:
+    """The error of what has no `model_type`.
+
+    Args:
+        where: The checkpoint.
+        ref: What it is called.
+    """
+    text = checkpoint.config_text(where)
+    reason = "it has no config.json" if text is None else "its config.json names no model_type"
+    with suppress(RecursionError):
+        try:
+            json.loads(text or "{}")
+        except ValueError as error:
+            reason = f"its config.json cannot be read: {error}"
+    return UserError(f"{ref} is not a model: {reason}", fix="give the folder or URI of a whole checkpoint")
+
+
 def _config(where: Path | store.Artifact) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         found = json.loads(checkpoint.config_text(where) or "{}")
@@ -197,7 +214,7 @@ def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = F
     """
     kind = model_type(path)
     if not kind:
-        raise UserError(f"{path} is not a model: its config.json names no model_type", fix="give a whole checkpoint")
+        raise no_model(path, path)
     adapter = adapter_of(kind)
     if not unproven:
         refuse_unusable(path)

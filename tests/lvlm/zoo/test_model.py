@@ -224,3 +224,20 @@ def test_a_checkpoint_in_the_layout_of_older_libraries_is_read_alike(model: Mode
         one, other = zoo.read(model, question), zoo.read(older, question)
         for made, again in ((one.tokens, other.tokens), (one.images, other.images)):
             assert made.keys() == again.keys() and all(torch.equal(made[name], again[name]) for name in made)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (None, "it has no config.json"),
+        ("{", "cannot be read: Expecting"),
+        ("{}", "no model_type"),
+        ("[]", "no model_type"),
+    ],
+)
+def test_what_is_no_model_is_refused_with_its_reason(tmp_path: Path, config: str | None, reason: str) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    assert reason in str(zoo.no_model(tmp_path, tmp_path))
+    with pytest.raises(UserError, match=reason):
+        zoo.load(tmp_path)
