@@ -9,9 +9,11 @@ import secrets
 import socket
 import ssl
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +36,7 @@ HUNG_UP = 129  # and for SIGHUP
 MIN_TRIES = 4  # of a request to a server
 
 _SHOWN = 20
+_end: ContextVar[float | None] = ContextVar("end", default=None)  # of the block of `within`, by time.monotonic()
 
 
 class UserError(Exception):
@@ -172,6 +175,25 @@ def patience() -> float:
         raise UserError(f"MEDMIM_PATIENCE is '{given}'", fix="give seconds, such as 300") from None
 
 
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Inside the block servers that do not answer are given up after so many seconds in all, whatever MEDMIM_PATIENCE is.
+
+    Only a request that is under way lasts longer, until its own time is over. Threads do not inherit it.
+    """
+    token = _end.set(time.monotonic() + min(seconds, time_left()))
+    try:
+        yield
+    finally:
+        _end.reset(token)
+
+
+def time_left() -> float:
+    """Seconds that the block of `within` has left; infinite outside of one."""
+    end = _end.get()
+    return float("inf") if end is None else max(0.0, end - time.monotonic())
+
+
 def retrying(
     temporary: type[BaseException] | Callable[[BaseException], bool],
     longest_wait: float = 5.0,
@@ -198,6 +220,7 @@ def retrying(
         stop_after_attempt,
         stop_after_delay,
         stop_all,
+        stop_any,
         wait_exponential_jitter,
     )
 
@@ -205,11 +228,12 @@ def retrying(
 
     def wait(state: "RetryCallState") -> float:
         failed = state.outcome.exception() if state.outcome else None
-        return max(backoff(state), asked(failed) if asked and failed else 0.0)
+        return min(max(backoff(state), asked(failed) if asked and failed else 0.0), time_left())
 
+    tried = stop_all(stop_after_attempt(MIN_TRIES), stop_after_delay(patience() if patient else 0))
     return Retrying(
         retry=retry_if_exception_type(temporary) if isinstance(temporary, type) else retry_if_exception(temporary),
-        stop=stop_all(stop_after_attempt(MIN_TRIES), stop_after_delay(patience() if patient else 0)),
+        stop=stop_any(tried, stop_after_delay(time_left())),
         wait=wait,
         before_sleep=before_sleep,
         reraise=True,

@@ -9,7 +9,7 @@ from typing import NoReturn
 from medmim import progress
 from medmim.cluster.ray import lease
 from medmim.cluster.ray.request import Request, Result, read_request, write_result
-from medmim.errors import TRY_AGAIN, as_user_error
+from medmim.errors import HUNG_UP, TERMINATED, TRY_AGAIN, as_user_error
 from medmim.ray_nodes import NodeLeaves
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Recipe
@@ -18,30 +18,33 @@ from medmim.run.workspace import Workspace, workspace
 
 
 def main(uri: str) -> int:
-    """Serve the request at a URI; returns the exit code."""
-    request = read_request(uri)
-    os.environ["MEDMIM_STAGE"] = request.stage
+    """Serve the request at a URI; returns the exit code. Whatever goes wrong is a result, which the step raises."""
     share_cores()
-    name = os.environ.get("MEDMIM_LEASE")
-    if name:
-        lease.watch(name, _stop)
-    result = _run(request)
+    result = _run(uri)
     write_result(uri, result)  # last: the step removes the job once it reads this
     return int(result.error.get("exit_code", 0)) if result.error else 0
 
 
-def _run(request: Request) -> Result:
+def _run(uri: str) -> Result:
+    doing = "reading a request"
     try:
+        request = read_request(uri)
+        doing = f"running the stage {request.stage}"
+        os.environ["MEDMIM_STAGE"] = request.stage
+        name = os.environ.get("MEDMIM_LEASE")
+        if name:
+            lease.watch(name, _stop)
         parsed = from_dump(request.recipe)
         home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
         return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
-    except (KeyboardInterrupt, SystemExit):
-        raise
     except NodeLeaves as error:  # no result: the step makes a new attempt, as for any head that is lost
         progress.say(str(error))
         raise SystemExit(error.exit_code) from None
-    except BaseException as error:  # also a panic of a Rust library
-        return Result(error=as_user_error(error, f"running the stage {request.stage}").as_dict())
+    except BaseException as error:  # also a panic of a Rust library, and an exit that no signal asked for
+        signalled = isinstance(error, SystemExit) and error.code in (TERMINATED, HUNG_UP)
+        if signalled or isinstance(error, KeyboardInterrupt):
+            raise
+        return Result(error=as_user_error(error, doing).as_dict())
 
 
 def _data(recipe: Recipe, ws: Workspace, request: Request) -> Outcome:
@@ -87,7 +90,7 @@ if __name__ == "__main__":
         code = main(sys.argv[1])
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as raised:  # there is no request, or the store does not take the result
+    except BaseException as raised:  # the store does not take the result
         problem = as_user_error(raised, "serving a request")
         sys.stderr.write(f"error: {problem}\n")
         code = problem.exit_code

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from medmim.errors import Unavailable, UserError, require, retrying
+from medmim.errors import Unavailable, UserError, require, retrying, time_left
 
 Object = dict[str, Any]  # as Kubernetes' API gives it
 
@@ -152,6 +152,7 @@ class Kube:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
+        seconds = (min(seconds[0], time_left() + 1), min(seconds[1], time_left() + 1))
         headers = {
             "Accept": "*/*" if path.partition("?")[0].endswith("/log") else "application/json",
             "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",

@@ -82,8 +82,48 @@ def test_a_driver_whose_node_leaves_writes_no_result(tmp_path: Path, monkeypatch
     assert read_result(uri) is None
 
 
-def test_a_request_that_is_not_there_is_one_message(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "medmim.cli.step", str(tmp_path / "none")]
+def test_an_exit_that_no_signal_asked_for_is_a_result_and_sigterm_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(step._STAGES, "finetune", leave)
+    for code in (0, 3):
+        uri = write_request(str(tmp_path / "home" / "store"), Request("finetune", RECIPE, "r1", {}), "job")
+        assert step.main(uri) == 70
+        assert (result := read_result(uri)) is not None and result.error["exit_code"] == 70
+    code = 143
+    uri = write_request(str(tmp_path / "home" / "store"), Request("finetune", RECIPE, "r1", {}), "job")
+    with pytest.raises(SystemExit, match="143"):
+        step.main(uri)
+    assert read_result(uri) is None
+
+
+@pytest.mark.parametrize("left", [None, b"{", b'{"stage": "finetune"}'], ids=["none", "cut off", "of another kind"])
+def test_a_request_that_cannot_be_read_is_a_result_too(tmp_path: Path, left: bytes | None) -> None:
+    """Else the step would wait for a driver that has died, and report that it said nothing."""
+    if left is not None:
+        (tmp_path / "order.json").write_bytes(left)
+    assert step.main(str(tmp_path)) == 2
+    result = read_result(str(tmp_path))
+    assert result is not None
+    with pytest.raises(UserError, match="there is no request at"):
+        result.uri_or_raise()
+
+
+def test_a_lease_that_cannot_be_watched_is_a_result_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_LEASE", "held")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    uri = write_request(str(tmp_path / "store"), Request("finetune", RECIPE, "r1", {}), "job")
+    assert step.main(uri) == 2
+    assert (result := read_result(uri)) is not None and "no Kubernetes cluster" in result.error["fact"]
+
+
+def test_a_result_that_the_store_does_not_take_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "medmim.cli.step", str(tmp_path / "file" / "none")]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: there is no request at ")
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -93,27 +93,47 @@ def _adopt_or_start(
     attempt: int,
     owners: list[Object],
 ) -> tuple[int, Object]:
-    """The job that runs or succeeded, else a new one under the next free attempt."""
-    uri = ""
-    try:
-        while True:
-            name = manifest.name(request.stage, identity, attempt)
-            found = kube.get("rayjobs", name)
-            if found is None:
-                uri = uri or write_request(store, request, name)
-                body = manifest.rayjob(request, uri, platform, image, identity, attempt)
-                body["metadata"]["ownerReferences"] = owners
-                made = kube.create("rayjobs", body)
-                if made is None:  # another step pod was first: look at its job
-                    continue
-                uri = ""
+    """The job that runs or succeeded, else a new one under the next free attempt.
+
+    Whether a job exists is only known from a job: an answer that is lost, or the refusal of a second try, says nothing
+    of the first. So a request is deleted only where no job is seen to have it, and stays where nobody can look.
+    """
+    uri = ""  # of a request that no job is seen to have
+    while True:
+        name = manifest.name(request.stage, identity, attempt)
+        found = kube.get("rayjobs", name)
+        if found is None:
+            uri = uri or write_request(store, request, name)
+            body = manifest.rayjob(request, uri, platform, image, identity, attempt)
+            body["metadata"]["ownerReferences"] = owners
+            try:
+                kube.create("rayjobs", body)
+            except Unavailable:
+                raise
+            except UserError:
+                if _request_of(kube.get("rayjobs", name)) != uri:
+                    _withdraw(uri)
+                    raise
+            continue
+        ours = bool(uri) and _request_of(found) == uri
+        if _adoptable(found, identity):
+            if ours:
                 progress.say(f"started the Ray job {name} in namespace {kube.namespace}")
-                return attempt, made
-            if _adoptable(found, identity):
+            else:
+                _withdraw(uri)  # another step pod was first
                 progress.say(f"adopted the Ray job {name}, started {found['metadata']['creationTimestamp']}")
-                return attempt, found
-            attempt += 1
-    finally:
+            return attempt, found
+        uri = "" if ours else uri
+        attempt += 1
+
+
+def _request_of(job: Object | None) -> str:
+    """The folder of a job's request; empty where it names none."""
+    return str((job or {}).get("metadata", {}).get("annotations", {}).get(manifest.REQUEST, ""))
+
+
+def _withdraw(uri: str) -> None:
+    with suppress(UserError):  # one that is left does no harm
         if uri:
             delete_request(uri)
 

@@ -1,0 +1,127 @@
+"""A step and its Ray job while answers are lost, the API server or the store is away, and the step's pod is ended."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim import store
+from medmim.cluster.kube import Kube
+from medmim.cluster.ray import manifest, runner
+from medmim.cluster.ray.request import Result, read_request, write_result
+from medmim.errors import UserError
+from tests.support.kube_server import Cluster, connected
+from tests.support.ray_jobs import Step, a_request, platform
+from tests.support.waiting import until
+
+Object = dict[str, Any]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, Kube]]:
+    monkeypatch.setattr(runner, "_EVERY", 0.05)
+    with connected(tmp_path, monkeypatch) as found:
+        yield found
+
+
+def folders(where: Path) -> list[str]:
+    return [key for key in store.open_store(str(where)).list() if key.endswith("order.json")]
+
+
+def request_of(job: Object) -> str:
+    return str(job["metadata"]["annotations"][manifest.REQUEST])
+
+
+def is_start(method: str, path: str) -> bool:
+    return method == "POST" and path.endswith("/rayjobs")
+
+
+def lost_once(cluster: Cluster) -> list[bool]:
+    """The answer to the first start of a job is lost."""
+    lost: list[bool] = []
+
+    def first(method: str, path: str) -> bool:
+        if is_start(method, path) and not lost:
+            lost.append(True)
+            return True
+        return False
+
+    cluster.lost = first
+    return lost
+
+
+def test_a_lost_answer_to_the_start_leaves_the_job_its_request(cluster: tuple[Cluster, Kube], tmp_path: Path) -> None:
+    server, kube = cluster
+    lost = lost_once(server)
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    (job,) = until(lambda: server.of("rayjobs"))
+    until(lambda: sum(is_start(*one) for one in server.seen) == 2)
+    assert lost and read_request(request_of(job)) == a_request()
+    write_result(request_of(job), Result(uri="s3://b/model/1"))
+    step.join(30)
+    assert (step.error, step.uri) == (None, "s3://b/model/1")
+    assert len(folders(tmp_path / "store")) == 1
+
+
+def test_a_second_try_that_a_quota_refuses_leaves_the_job_its_request(
+    cluster: tuple[Cluster, Kube], tmp_path: Path
+) -> None:
+    """Admission comes before the look whether the name is taken: the quota of one job is used up, by this very job."""
+    server, kube = cluster
+    lost = lost_once(server)
+    server.refused = lambda method, path: (
+        (403, 'rayjobs "x" is forbidden: exceeded quota: one') if lost and is_start(method, path) else None
+    )
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    (job,) = until(lambda: server.of("rayjobs"))
+    write_result(request_of(job), Result(uri="s3://b/model/1"))
+    step.join(30)
+    assert (step.error, step.uri) == (None, "s3://b/model/1")
+
+
+def test_a_start_of_which_nothing_is_known_leaves_its_request(cluster: tuple[Cluster, Kube], tmp_path: Path) -> None:
+    """The API server makes the job and is gone: its driver will find the request."""
+    server, kube = cluster
+
+    def gone_after_it(method: str, path: str) -> bool:
+        if is_start(method, path):
+            server.away.set()
+        return is_start(method, path)
+
+    server.lost = gone_after_it
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    step.join(60)
+    assert isinstance(step.error, UserError) and step.error.exit_code == 75
+    (job,) = server.of("rayjobs")
+    assert read_request(request_of(job)) == a_request()
+
+
+def test_a_start_that_is_refused_leaves_nothing(cluster: tuple[Cluster, Kube], tmp_path: Path) -> None:
+    server, kube = cluster
+    server.refused = lambda method, path: (422, "no such field") if is_start(method, path) else None
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    step.join(30)
+    assert isinstance(step.error, UserError) and "no such field" in step.error.reason
+    assert folders(tmp_path / "store") == []
+
+
+def test_a_job_of_ours_that_has_ended_at_once_shares_its_request_with_no_other(
+    cluster: tuple[Cluster, Kube], tmp_path: Path
+) -> None:
+    """The result of an attempt must never be taken for that of the next."""
+    server, kube = cluster
+
+    def ended(method: str, made: Object) -> None:
+        if method == "POST" and made["metadata"]["name"].endswith("-1"):
+            made["status"] = {"jobDeploymentStatus": "Failed"}
+
+    server.changed = ended
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    first, second = until(lambda: (jobs := server.of("rayjobs")) and len(jobs) == 2 and jobs)
+    assert request_of(first) != request_of(second)
+    write_result(request_of(second), Result(uri="s3://b/model/1"))
+    step.join(30)
+    assert (step.error, step.uri) == (None, "s3://b/model/1")
+    assert json.loads((Path(request_of(first)) / "order.json").read_text())["stage"] == "finetune"
