@@ -177,7 +177,7 @@ def patience() -> float:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Inside the block servers that do not answer are given up after so many seconds in all, whatever MEDMIM_PATIENCE is.
+    """Inside the block a server that does not answer is given up after so many seconds in all, not MEDMIM_PATIENCE.
 
     Only a request that is under way lasts longer, until its own time is over. Threads do not inherit it.
     """

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,13 @@ import pytest
 from medmim import store
 from medmim.cluster.kube import Kube, Object
 from medmim.cluster.ray import manifest
-from medmim.cluster.ray.request import Request
+from medmim.cluster.ray.request import Request, read_request
 from medmim.errors import BAD_INPUT, UserError
 from medmim.recipe import names
 from medmim.recipe.loading import validate
 from tests.cluster.conftest import kubectl
+from tests.support import kube_server
+from tests.support.lossy_proxy import lossy
 from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
 from tests.support.waiting import until
 
@@ -105,6 +109,34 @@ def test_two_steps_at_once_run_one_job(cluster: Kube, tmp_path: Path) -> None:
         assert {step.uri for step in steps} == {"s3://b/model/1"}
         requests = [key for key in store.open_store(str(tmp_path)).list() if key.endswith("order.json")]
         assert len(requests) == 1, "the requests of the steps that came second are deleted"
+
+
+def test_a_lost_answer_to_the_start_leaves_the_job_its_request(
+    cluster: Kube, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nothing_left(cluster), kubectl_proxy(kubeconfig) as server, lossy(server) as proxy:
+        proxy.lose_first("POST", "/rayjobs")
+        monkeypatch.setenv("KUBECONFIG", str(kube_server.kubeconfig(tmp_path, proxy.url)))
+        step = Step(a_request(), platform(cluster), tmp_path)
+        job = job_of(cluster, "Running")
+        until(lambda: [path.endswith("/rayjobs") for method, path in proxy.seen if method == "POST"].count(True) == 2)
+        assert read_request(job["metadata"]["annotations"][manifest.REQUEST]) == a_request()
+        driver_succeeds(job)
+        step.join(90)
+        assert (step.error, step.uri) == (None, "s3://b/model/1")
+
+
+@contextmanager
+def kubectl_proxy(kubeconfig: Path) -> Iterator[str]:
+    """The API server by plain HTTP, as its administrator."""
+    command = [kubeconfig.parent / "bin" / "kubectl", "--kubeconfig", kubeconfig, "proxy", "--port=0"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        yield f"http://{running.stdout.readline().split()[-1]}"
+    finally:
+        running.terminate()
+        running.wait(10)
 
 
 def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_path: Path, kubeconfig: Path) -> None:

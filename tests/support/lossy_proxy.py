@@ -1,0 +1,83 @@
+"""A proxy in front of an HTTP server that serves a request and loses its answer, or lets none through."""
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Lossy:
+    """How requests pass.
+
+    Attributes:
+        url: Address of the proxy.
+        seen: (method, path) of each request.
+        lost: Says of a request that the server gets it, and its answer is not sent.
+        away: While it is set, no request passes.
+    """
+
+    url: str = ""
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    lost: Callable[[str, str], bool] = lambda method, path: False
+    away: threading.Event = field(default_factory=threading.Event)
+
+    def lose_first(self, method: str, end: str) -> None:
+        """Lose the answer to the next request of a method whose path, without query, ends so."""
+        left = [method]
+
+        def first(its: str, path: str) -> bool:
+            fits = left == [its] and path.partition("?")[0].rstrip("/").endswith(end)
+            return fits and bool(left.pop())
+
+        self.lost = first
+
+
+@contextmanager
+def lossy(server: str) -> Iterator[Lossy]:
+    """A proxy in front of the server at this address."""
+    there = urlsplit(server).netloc
+    proxy = Lossy()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def _pass(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            proxy.seen.append((self.command, self.path))
+            if proxy.away.is_set():
+                self.close_connection = True
+                return
+            upstream = http.client.HTTPConnection(there, timeout=60)
+            try:
+                upstream.request(self.command, self.path, body, dict(self.headers))
+                answer = upstream.getresponse()
+                data = answer.read()
+            finally:
+                upstream.close()
+            if proxy.lost(self.command, self.path):
+                self.close_connection = True
+                return
+            self.send_response_only(answer.status)
+            for key, value in answer.getheaders():
+                if key.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(key, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_PATCH = do_DELETE = _pass
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        listening.daemon_threads = True
+        threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+        proxy.url = f"http://127.0.0.1:{listening.server_port}"
+        yield proxy
+        listening.shutdown()
