@@ -17,6 +17,8 @@ LABELS = {
     "app.kubernetes.io/name": "medmim", "app.kubernetes.io/component": "step",  # what the chart's policies choose
     "app.kubernetes.io/version": version("medmim"),  # whose IR it is: `medmim submit` refuses another version's
 }  # fmt: skip
+# Nothing starts an evicted or drained step again (docs/runs.md), so no autoscaler may empty its node for economy.
+ANNOTATIONS = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Size:
 
 
 SMALL = Size(("200m", "2"), ("1Gi", "4Gi"))
-LARGE = Size(("500m", "4"), ("3Gi", "8Gi"))  # where Ray is `local`; with its own pods the step only watches
+LARGE = Size(("500m", "4"), ("3Gi", "8Gi"))  # where Ray is `local`; else `medmim submit` makes the watching step small
 LARGE_STEPS = ("finetune", "bench", "rebench")
 
 
@@ -51,6 +53,8 @@ def in_pod(task: PipelineTask) -> PipelineTask:
     kubernetes.set_security_context(task, run_as_user=names.USER, run_as_group=names.USER, run_as_non_root=True)
     for key, value in LABELS.items():
         kubernetes.add_pod_label(task, key, value)
+    for key, value in ANNOTATIONS.items():
+        kubernetes.add_pod_annotation(task, key, value)
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # noqa: S108
     kubernetes.empty_dir_mount(task, "home", names.HOME)
     if size is LARGE:

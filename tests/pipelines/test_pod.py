@@ -71,6 +71,14 @@ def test_what_trains_and_answers_asks_for_more() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
+def test_no_autoscaler_empties_the_node_of_a_step(name: str) -> None:
+    """The keys as cluster-autoscaler and Karpenter document them: nobody starts an evicted step again."""
+    annotations = dict(parsed(name).pod_metadata.annotations)
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_secrets_are_named_and_never_written(name: str) -> None:
     found = parsed(name)
     named = {s.secret_name: [pair.env_var for pair in s.key_to_env] for s in found.secret_as_env}

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-IMPL = "metadata-0-3-system-container-impl"  # the template of pods with three labels
+IMPL = "metadata-2-3-system-container-impl"  # the template of pods with two annotations and three labels
 UNSPECIFIED = "RUNTIME_STATE_UNSPECIFIED"  # the zero of its enumeration, which the server leaves out of its JSON
 NOT_YET = "0001-01-01T00:00:00Z"  # Go's zero time
 GOING = ("PENDING", "RUNNING")

@@ -102,6 +102,20 @@ def with_raw_data(ir: Ir, claim: str) -> Ir:
     return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
 
 
+def watching(ir: Ir) -> Ir:
+    """The same pipeline where Ray's pods do the work: each step is as small as those that never compute.
+
+    What asks for less than it uses is evicted first, and what asks for more finds no node: the peak of a step that
+    watches is 320 MB.
+    """
+    spec, platform = yaml.load_all(ir.text, _LOADER)
+    containers = [executor["container"] for executor in spec["deploymentSpec"]["executors"].values()]
+    small = min((one["resources"] for one in containers), key=lambda one: float(one["memoryRequest"]))
+    for one in containers:
+        one["resources"] = dict(small)
+    return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
+
+
 def _on_kubernetes(platform: Any) -> dict[str, Any]:
     executors: dict[str, Any] = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     return executors

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medmim import __version__, hints
+from medmim.cluster import dispatch
 from medmim.cluster.kfp import client, compiled, get_or_create, preflight
 from medmim.cluster.kfp.access import Access
 from medmim.cluster.kfp.client import Api
@@ -127,6 +128,7 @@ def plan(
     pods_of_image = recipe.platform.pods.model_copy(update=images)
     platform = recipe.platform.model_copy(update={"store": store, "pods": pods_of_image})
     ir = compiled.pinned(ir, pinned)
+    ir = compiled.watching(ir) if dispatch.is_remote(recipe) else ir
     claim = setup.get("MEDMIM_CACHE_CLAIM")
     ir = compiled.with_cache(ir, claim) if claim else ir
     raw = setup.get("MEDMIM_RAW_CLAIM")

@@ -73,6 +73,20 @@ def test_every_container_is_the_image_by_its_digest(world: World) -> None:
     assert made.version == compiled.pinned(compiled.load("train"), pinned).digest
 
 
+def test_a_step_whose_work_is_in_rays_pods_is_small(world: World) -> None:
+    def asked(recipe: Recipe) -> dict[str, Any]:
+        planned = submit.plan("train", recipe, "demo-1", access=world.access, image=world.image)
+        spec = next(yaml.safe_load_all(planned.ir.text))
+        executors = spec["deploymentSpec"]["executors"].items()
+        return {name: one["container"]["resources"]["resourceMemoryRequest"] for name, one in executors}
+
+    here = asked(world.recipe)
+    there = asked(
+        world.recipe.model_copy(update={"platform": world.recipe.platform.model_copy(update={"ray": "rayjob"})})
+    )
+    assert (here["exec-finetune"], here["exec-gate"]) == ("3Gi", "1Gi") and set(there.values()) == {"1Gi"}
+
+
 def test_a_cache_claim_is_mounted_into_every_step_and_changes_nothing_else(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
