@@ -66,7 +66,9 @@ class Pods(Section):
     ca_config_map: Name | None = Field(
         None, description="ConfigMap whose ca.crt signs the certificate of the S3 endpoint"
     )
-    pending_minutes: Minutes = Field(15, description="how long pods may wait for nodes or quota, once admitted")
+    pending_minutes: Minutes = Field(
+        15, description="how long pods may wait for nodes, quota or a registry, once admitted"
+    )
     grace_seconds: Positive = Field(
         30, ge=10, description="what a pod that is preempted has to save and upload a checkpoint"
     )

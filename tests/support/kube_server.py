@@ -86,6 +86,8 @@ class Cluster:
             if body.get("preconditions", {}).get("uid") not in (None, found["metadata"]["uid"]):
                 return 409, {"message": "the UID differs"}
             del self.objects[kind, name]
+            if kind == "rayjobs":  # what the garbage collector removes with it
+                self.objects = {key: one for key, one in self.objects.items() if key[0] not in ("pods", "leases")}
             self.changed(method, found)
         elif method == "PATCH":
             self.objects[kind, name] = found = _merged(found, body)

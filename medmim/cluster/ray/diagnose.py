@@ -21,11 +21,21 @@ from medmim.cluster.ray.state import (
 )
 from medmim.errors import BAD_INPUT, TRY_AGAIN, UserError
 
-# why a container waits for an image that will not come
+# why a container waits for its image: kubelet's pkg/kubelet/images/types.go
 UNPULLED = (
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable",
 )  # fmt: skip
+_NEVER = ("InvalidImageName", "ErrImageNeverPull")
+# A registry's answer that no waiting changes, in the words of containerd, CRI-O and the registries themselves. Not that
+# the image is there and a part of it does not come; nor `permission denied`, which is an operating system's.
+_REFUSED = re.compile(
+    r"not found|(manifest|name|repository) unknown|unauthori[sz]ed|authorization failed|authentication required"
+    r"|no basic auth credentials|(?<!permission )denied|forbidden",
+    re.IGNORECASE,
+)
+_IN_PART = re.compile(r"httpReadSeeker|content (digest|descriptor)|/blobs/|snapshot|layer|image configuration", re.I)
+_ADDRESS = re.compile(r"\S*/\S*")  # an image or a URL may be called anything
 _SETTLE = 20.0  # s that a secret just made by the operator may take to reach the node
 _TAIL = 12  # lines of a job's log in a message
 _RESUME = "run the step again: it resumes from the newest checkpoint"
@@ -50,7 +60,7 @@ def diagnose(state: State, pending: float, deadline: float) -> Diagnosis | None:
 
     Args:
         state: The job now.
-        pending: Seconds that pods may wait for a node or for quota.
+        pending: Seconds that pods may wait for a node, for quota or for a registry.
         deadline: Minutes after which the job is stopped, for the message.
     """
     if state.job is None:
@@ -71,7 +81,7 @@ def diagnose(state: State, pending: float, deadline: float) -> Diagnosis | None:
             "raise platform.pods.deadline_minutes and run again: it resumes from the newest checkpoint",
             tail=state.tail,
         )
-    blocked = _blocked_pod(state) or _blocked_by_event(state)
+    blocked = _unpulled(state, pending) or _blocked_pod(state) or _blocked_by_event(state)
     if blocked:
         return blocked
     if suspended(state.job):
@@ -103,6 +113,8 @@ def waiting_for(state: State) -> str:
         for condition in pod.get("status", {}).get("conditions", []):
             if condition.get("reason") == "Unschedulable":
                 return f"waiting for a node: {condition.get('message', '')}"
+    for pod, container in unpulled(state.pods):
+        return f"waiting for the image of {pod['metadata']['name']}: {_plain(_why_unpulled(state, pod, container))}"
     pods, count = ray_pods(state.pods), pod_count(state.job)
     refusal = _refusal(state) if len(pods) < count else ""
     if refusal:
@@ -115,20 +127,56 @@ def _deleted() -> Diagnosis:
     return _failed("the Ray job was deleted while it ran", "a person or the sweep removed it", _RESUME, TRY_AGAIN)
 
 
+def unpulled(pods: Sequence[Object]) -> list[tuple[Object, Object]]:
+    """The pods with a container that waits for an image that could not be pulled, each with that container's status."""
+    return [
+        (pod, container)
+        for pod in pods
+        for container in container_statuses(pod)
+        if container.get("state", {}).get("waiting", {}).get("reason") in UNPULLED
+    ]
+
+
+def _unpulled(state: State, pending: float) -> Diagnosis | None:
+    """An image that will never be pulled, or that could not be for too long."""
+    waited = state.unpulled > pending
+    for pod, container in unpulled(state.pods):
+        reason, why = container["state"]["waiting"]["reason"], _why_unpulled(state, pod, container)
+        final = reason in _NEVER or (_REFUSED.search(_ADDRESS.sub("", why)) and not _IN_PART.search(why))
+        if final or waited:
+            return _failed(
+                f"the image {container.get('image') or '?'} of pod {pod['metadata']['name']} cannot be pulled"
+                + ("" if final else f", after {pending / 60:g} minutes"),
+                f"{reason}: {why}",
+                "check platform.pods.image (or MEDMIM_IMAGE), pull_secrets and pull_policy; the node must reach the "
+                "registry",
+                BAD_INPUT if final else TRY_AGAIN,
+            )
+    return None
+
+
+def _why_unpulled(state: State, pod: Object, container: Object) -> str:
+    """What the registry said. While kubelet waits for its next try, older ones say so only in an Event."""
+    message = str(container["state"]["waiting"].get("message", ""))
+    if not re.fullmatch(r"Back-off pulling image \S*", message):
+        return message
+    name = pod["metadata"]["name"]
+    said = [
+        str(event.get("message", ""))
+        for event in state.events
+        if event.get("involvedObject", {}).get("name") == name
+        and "failed to pull image" in str(event.get("message", "")).lower()
+    ]
+    return said[-1] if said else message
+
+
 def _blocked_pod(state: State) -> Diagnosis | None:
-    """A container that no waiting starts: its image cannot be pulled, or a secret is missing."""
+    """A container that no waiting starts: a secret is missing."""
     for pod in state.pods:
         name = pod["metadata"]["name"]
         for container in container_statuses(pod):
             waiting = container.get("state", {}).get("waiting", {})
             reason, message = waiting.get("reason", ""), waiting.get("message", "")
-            if reason in UNPULLED:
-                return _failed(
-                    f"the image {container.get('image') or '?'} of pod {name} cannot be pulled",
-                    f"{reason}: {message}",
-                    "check platform.pods.image (or MEDMIM_IMAGE), pull_secrets and "
-                    "pull_policy; the node must reach the registry",
-                )
             settled = _age(pod["metadata"]["creationTimestamp"], state.now) > _SETTLE
             if reason == "CreateContainerConfigError" and settled:
                 return _failed(

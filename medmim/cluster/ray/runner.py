@@ -15,7 +15,7 @@ from medmim import progress
 from medmim.cluster.kube import Kube, Object, connect
 from medmim.cluster.ray import lease, manifest
 from medmim.cluster.ray.archive import archive
-from medmim.cluster.ray.diagnose import Diagnosis, diagnose, waiting_for
+from medmim.cluster.ray.diagnose import Diagnosis, diagnose, unpulled, waiting_for
 from medmim.cluster.ray.log import Log
 from medmim.cluster.ray.request import Request, delete_request, read_result, write_request
 from medmim.cluster.ray.state import State, cluster_of, events_of, head_of, pod_count, pods_of, ray_pods, suspended
@@ -156,6 +156,7 @@ class _History:
     cluster: str = ""
     heads: set[str] = field(default_factory=set)  # of this cluster
     missing_since: datetime | None = None  # when there began to be fewer pods than the job asks for
+    unpulled_since: datetime | None = None  # when an image began not to be pulled
     shown: str = ""  # what the job was last printed to wait for
 
 
@@ -195,8 +196,11 @@ def _poll(kube: Kube, job: Object, history: _History) -> State:
     now = kube.now()
     incomplete = current and not suspended(current) and len(ray_pods(pods)) < pod_count(current)
     history.missing_since = (history.missing_since or now) if incomplete else None
-    missing = (now - history.missing_since).total_seconds() if history.missing_since else 0.0
-    return State(current, pods, events, now, frozenset(history.heads), missing, tuple(history.tail))
+    history.unpulled_since = (history.unpulled_since or now) if unpulled(pods) else None
+    missing, waited = (
+        (now - since).total_seconds() if since else 0.0 for since in (history.missing_since, history.unpulled_since)
+    )
+    return State(current, pods, events, now, frozenset(history.heads), missing, waited, tuple(history.tail))
 
 
 def _current(kube: Kube, job: Object) -> Object | None:

@@ -18,6 +18,7 @@ class State:
         now: The API server's clock.
         heads: UIDs of all the head pods that the job has had since the queue last admitted it.
         missing: Seconds that it has had fewer pods than it asks for.
+        unpulled: Seconds that an image of its pods could not be pulled.
         tail: The last lines of the job's log that are no events.
     """
 
@@ -27,6 +28,7 @@ class State:
     now: datetime
     heads: frozenset[str] = frozenset()
     missing: float = 0.0
+    unpulled: float = 0.0
     tail: Sequence[str] = ()
 
 

@@ -1,9 +1,11 @@
 """One message for each way that a Ray job can end, from objects as the API server gives them."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from medmim.cluster.ray.diagnose import diagnose, waiting_for
 from medmim.cluster.ray.state import State
@@ -203,6 +205,43 @@ def test_each_end_has_its_message(state: State, kind: str | None, fact: str, cod
     assert fact in found.error.fact
     assert found.error.exit_code == code
     assert kind == "done" or found.error.fix, "every failure names a fix"
+
+
+PULL_ERRORS = yaml.safe_load(Path(__file__).with_name("pull_errors.yaml").read_text())
+
+
+@pytest.mark.parametrize(("reason", "message"), PULL_ERRORS["final"], ids=str)
+def test_an_image_that_no_waiting_brings_ends_the_job_at_once(reason: str, message: str) -> None:
+    found = diagnose(State(job(), [pod(phase="Pending", **waiting(reason, message))], [], NOW), PENDING, DEADLINE)
+    assert found is not None and found.kind == "failed" and found.error.exit_code == BAD_INPUT
+    assert message[:80] in found.error.reason
+
+
+@pytest.mark.parametrize(("reason", "message"), PULL_ERRORS["passing"], ids=str)
+def test_an_image_that_does_not_come_now_is_waited_for_and_is_no_bad_input(reason: str, message: str) -> None:
+    pods = [pod(phase="Pending", **waiting(reason, message))]
+    assert diagnose(State(job(), pods, [], NOW, unpulled=PENDING), PENDING, DEADLINE) is None
+    assert message[:80] in waiting_for(State(job(), pods, [], NOW))
+    found = diagnose(State(job(), pods, [], NOW, unpulled=PENDING + 1), PENDING, DEADLINE)
+    assert found is not None and found.kind == "failed" and found.error.exit_code == TRY_AGAIN
+    assert "after 1 minutes" in found.error.fact
+
+
+def test_why_an_image_does_not_come_is_found_in_an_event_where_the_pod_only_says_that_kubelet_waits() -> None:
+    why = event('Failed to pull image "x:1": failed to resolve reference "x:1": x:1: not found')
+    other = event('Failed to pull image "y:1": i/o timeout', about="worker")
+    pods = [pod(phase="Pending", **waiting("ImagePullBackOff", 'Back-off pulling image "x:1"'))]
+    found = diagnose(State(job(), pods, [why, other], NOW), PENDING, DEADLINE)
+    assert found is not None and found.error.exit_code == BAD_INPUT
+
+
+def test_an_image_that_is_refused_counts_although_another_may_still_come() -> None:
+    pods = [
+        pod("worker", phase="Pending", **waiting("ErrImagePull", "pull QPS exceeded")),
+        pod(phase="Pending", **waiting("ErrImagePull", "unauthorized: authentication required")),
+    ]
+    found = diagnose(State(job(), pods, [], NOW), PENDING, DEADLINE)
+    assert found is not None and "pod head" in found.error.fact and found.error.exit_code == BAD_INPUT
 
 
 def test_the_last_lines_are_in_the_message_without_colours() -> None:

@@ -125,3 +125,45 @@ def test_a_job_of_ours_that_has_ended_at_once_shares_its_request_with_no_other(
     step.join(30)
     assert (step.error, step.uri) == (None, "s3://b/model/1")
     assert json.loads((Path(request_of(first)) / "order.json").read_text())["stage"] == "finetune"
+
+
+def heads_are(server: Cluster, state: Object) -> None:
+    """Each job gets a head, whose container is in that state, and a worker that runs."""
+
+    def start(method: str, made: Object) -> None:
+        if method == "POST" and made.get("kind") == "RayJob":
+            made["status"] = {"jobDeploymentStatus": "Initializing", "rayClusterName": "rc"}
+            for kind, its in (("head", state), ("worker", {"running": {}})):
+                labels = {"ray.io/cluster": "rc", "ray.io/node-type": kind}
+                pod = {"metadata": {"name": kind, "labels": labels}, "spec": {"containers": [{"name": "ray"}]}}
+                status = {"containerStatuses": [{"name": "ray", "image": "x:1", "state": its}]}
+                server.put("pods", pod | {"status": status})
+
+    server.changed = start
+
+
+QPS = {"waiting": {"reason": "ErrImagePull", "message": "pull QPS exceeded"}}
+
+
+def test_an_image_that_may_still_come_ends_nothing(cluster: tuple[Cluster, Kube], tmp_path: Path) -> None:
+    server, kube = cluster
+    heads_are(server, QPS)
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    (job,) = until(lambda: server.of("rayjobs"))
+    polls = len(server.seen)
+    until(lambda: len(server.seen) > polls + 20)
+    assert step.is_alive()
+    write_result(request_of(job), Result(uri="s3://b/model/1"))
+    step.join(30)
+    assert (step.error, step.uri) == (None, "s3://b/model/1")
+
+
+def test_an_image_that_does_not_come_in_time_is_tried_again_later(
+    cluster: tuple[Cluster, Kube], tmp_path: Path
+) -> None:
+    server, kube = cluster
+    heads_are(server, QPS)
+    step = Step(a_request(), platform(kube, pending_minutes=0.01), tmp_path / "store")
+    step.join(30)
+    assert isinstance(step.error, UserError) and step.error.exit_code == 75
+    assert "pull QPS exceeded" in step.error.reason and server.of("rayjobs") == []
