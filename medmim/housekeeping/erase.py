@@ -16,7 +16,7 @@ from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import Entry
 from medmim.progress import bar
 from medmim.run.lock import locked
-from medmim.run.provenance import current_user
+from medmim.run.person import current_user
 from medmim.run.workspace import Workspace
 from medmim.store.removal import clear, finish, remove
 

@@ -13,7 +13,7 @@ from medmim.nightly.records import Night
 from medmim.nightly.regressions import Answers
 from medmim.progress import say
 from medmim.recipe.schema import Recipe
-from medmim.run.provenance import current_user
+from medmim.run.person import current_user
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 

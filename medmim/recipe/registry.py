@@ -34,8 +34,8 @@ class Promote(Section):
 
     approval: Literal["none", "required"] | None = Field(
         None,
-        description="required: a candidate that passed the gate waits for `medmim registry promote`; "
-        "default: MEDMIM_APPROVAL, else none",
+        description="required: a candidate that passed the gate waits for `medmim registry promote`; none does not "
+        "lift MEDMIM_APPROVAL=required, which a cluster has unless it says none",
     )
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from medmim.errors import UserError
-from medmim.run.provenance import current_user
+from medmim.run.person import current_user, on_cluster, person
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
 
@@ -111,16 +111,21 @@ def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision
 
     Returns:
         The entry as it is in the log.
+
+    Raises:
+        UserError: On a cluster, it makes a champion and no person is known who submitted or decided.
     """
     store = open_store(ws.store)
-    user = current_user()
     while True:
         log = read(ws, name)
         wanted = decide(log)
         if wanted.n:
             return wanted
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = replace(wanted, n=len(log) + 1, who=wanted.who or user, time=time)
+        who = wanted.who or current_user()
+        if on_cluster() and wanted.verdict in ("promoted", "rolled-back"):
+            who = person(who)
+        entry = replace(wanted, n=len(log) + 1, who=who, time=time)
         text = json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         if store.create(f"{_prefix(name)}{entry.n}.json", text.encode()):
             return entry

@@ -14,6 +14,7 @@ from medmim.recipe.schema import Recipe
 from medmim.registry import approval, decisions, gate, lookup, register, retired
 from medmim.registry.aliases import champion, drift, sync
 from medmim.registry.decisions import Decision, Roles, roles
+from medmim.run.person import is_unfilled, person
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
@@ -106,7 +107,7 @@ def promote(
         name: The registered model, or `NAME-candidate`.
         version: The version's number in it.
         why: The reason.
-        who: User to record; by default the user of this process.
+        who: The person to record; by default MEDMIM_USER, else the user of this process.
         despite_terms: Promote a model that nobody may serve; the log says so.
         despite_gate: Promote a version that is retired, since the gate refused it; the log says so.
 
@@ -114,8 +115,8 @@ def promote(
         The new entry, or the one that made this model champion before.
 
     Raises:
-        UserError: No such version, no reason given, it is retired, its terms of use forbid to serve it, or another
-            promotion came first.
+        UserError: No such version, no reason or no person given, it is retired, its terms of use forbid to serve it, or
+            another promotion came first.
     """
     candidate = lookup.get_version(ws, name, version)
     missing = [tag for tag in (lookup.DIGEST, lookup.URI) if tag not in candidate.tags]
@@ -126,7 +127,7 @@ def promote(
             fix=f"register it with a recipe: {hints.command('run', 'RECIPE')}",
         )
     digest, uri = candidate.tags[lookup.DIGEST], candidate.tags[lookup.URI]
-    reason = _reason(why)  # before anything is copied
+    reason, who = _reason(why), person(who)  # before anything is copied
     if not despite_gate:
         retired.refuse(name, candidate)
     elif refused := retired.reason(candidate):
@@ -169,14 +170,15 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
         ws: The workspace.
         name: The registered model.
         why: The reason.
-        who: User to record; by default the user of this process.
+        who: The person to record; by default MEDMIM_USER, else the user of this process.
 
     Returns:
         The new entry.
 
     Raises:
-        UserError: There was no champion before, that version is gone, or no reason given.
+        UserError: There was no champion before, that version is gone, or no reason or no person given.
     """
+    reason, who = _reason(why), person(who)
     seen = roles(decisions.read(ws, name)).champion
 
     def decide(log: list[Decision]) -> Decision:
@@ -196,7 +198,7 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
                 + hints.command("registry", "promote", name, "VERSION", "--why", "..."),
             )
         old = now.previous
-        return Decision("rolled-back", goal.number, old.digest, old.uri, against=old.against, why=_reason(why), who=who)
+        return Decision("rolled-back", goal.number, old.digest, old.uri, against=old.against, why=reason, who=who)
 
     entry = decisions.append(ws, name, decide)
     sync(ws, name)
@@ -286,6 +288,7 @@ def _superseded(name: str, version: str, entry: Decision, now: Roles) -> Refused
 
 
 def _reason(why: str) -> str:
-    if not why.strip():
-        raise UserError("a decision needs its reason", fix="give it with --why")
-    return why.strip()
+    given = why.strip()
+    if given in ("", "...", "medmim") or is_unfilled(given):
+        raise UserError(f"a decision needs its reason, and '{given}' is none", fix="give it with --why")
+    return given

@@ -18,6 +18,7 @@ from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
 from medmim.registry import mlflow_run
 from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find
+from medmim.run.person import on_cluster
 from medmim.run.provenance import code_version, terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace, sqlite_path
@@ -71,17 +72,17 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
 def model_name(recipe: Recipe) -> str:
     """Name of the registered model that a run writes its version into.
 
-    `register.model` itself, or `NAME-candidate` where promotion needs approval: then the run needs no permission on
-    the production model, and a promoter copies the version there.
+    `register.model` itself, or `NAME-candidate` where platform or recipe want approval: then the run needs no
+    permission on the production model, which only a promoter makes. A cluster that does not say wants it.
 
     Raises:
         UserError: MEDMIM_APPROVAL is neither `none` nor `required`.
     """
-    platform = os.environ.get("MEDMIM_APPROVAL") or "none"
+    platform = os.environ.get("MEDMIM_APPROVAL") or ("required" if on_cluster() else "none")
     if platform not in ("none", "required"):
         raise UserError(f"MEDMIM_APPROVAL is '{platform}'", fix="set it to none or required")
     name = recipe.register_.model
-    return name + CANDIDATE if (recipe.promote.approval or platform) == "required" else name
+    return name + CANDIDATE if "required" in (recipe.promote.approval, platform) else name
 
 
 def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> dict[str, str]:

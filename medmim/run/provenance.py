@@ -1,8 +1,6 @@
 """`provenance.json`: who made an artifact, from what and when; beside the artifact, never in its digest."""
 
-import getpass
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +11,7 @@ from typing import Any
 
 from medmim import __version__, store, terms
 from medmim.recipe.schema import Recipe
+from medmim.run.person import current_user
 from medmim.terms import Terms
 
 
@@ -30,14 +29,6 @@ def provenance(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "who": current_user(),
     }
-
-
-def current_user() -> str:
-    """MEDMIM_USER, or the user of this process."""
-    try:
-        return os.environ.get("MEDMIM_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        return f"uid {os.getuid()}"
 
 
 def code_version() -> dict[str, str]:

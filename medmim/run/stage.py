@@ -18,6 +18,7 @@ from medmim.errors import HUNG_UP, INTERRUPTED, REFUSED, TERMINATED, TRY_AGAIN, 
 from medmim.progress import emit
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
+from medmim.run.person import on_cluster, submitter
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import Artifact
 
@@ -99,6 +100,8 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
 def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Recipe, Workspace]]:
     """What every pipeline component does around its one call: parse its parameters, end with our exit code.
 
+    In a pod, who acts (MEDMIM_USER) is who submitted the run.
+
     Args:
         name: Stage name, shown with its progress.
         recipe: `Recipe.dump` of the run's recipe, or its URI in the store.
@@ -112,6 +115,8 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
     try:
         parsed = from_parameter(recipe)
         ws = workspace(Path(home), parsed, run)
+        if on_cluster():
+            os.environ["MEDMIM_USER"] = submitter(recipe, run)  # a Ray job's pods get it from here
         yield parsed, ws
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise

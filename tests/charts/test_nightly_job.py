@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from medmim.cluster.kfp import access as kfp_access
+from medmim.cluster.kfp.submitter import who_submits
 from medmim.recipe import loading
+from medmim.run.person import is_person
 from tests.support.chart import ALL_ON, EXAMPLES, PLATFORM, Object, helm, named, render
 
 CLOUD = EXAMPLES["cloud"]
@@ -54,6 +56,15 @@ def test_kfp_is_called_at_its_address_with_a_token_made_for_it(monkeypatch: pyte
     assert str(mounted(container, "kfp-token") / "token") == kfp_access._TOKEN_OF_POD
     (source,) = container["volumes"]["kfp-token"]["projected"]["sources"]
     assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+
+
+def test_a_night_is_the_schedules_or_its_owners_and_pretends_to_be_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    access = kfp_access.Access("http://kfp", token="opaque")
+    for owner, person in (("", False), ("jane@example.org", True)):
+        _, container = nightly(nightly={"enabled": True, "recipe": "demo", "owner": owner})
+        (given,) = [one["value"] for one in container["env"] if one["name"] == "MEDMIM_USER"]
+        monkeypatch.setenv("MEDMIM_USER", given)
+        assert who_submits(access) == given == (owner or "nightly of medmim") and is_person(given) is person
 
 
 def test_the_account_may_submit_in_the_namespace_of_the_runs_and_nothing_else() -> None:

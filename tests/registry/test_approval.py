@@ -61,17 +61,42 @@ def propose(ws: Workspace, guarded: Recipe, bench: Callable[..., Any]) -> Callab
     return propose
 
 
-def test_the_default_is_the_platforms_and_on_a_laptop_no_approval_is_needed(
-    recipe: Recipe, guarded: Recipe, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("platform", "pod", "unset", "none"),
+    [("", False, NAME, NAME), ("none", False, NAME, NAME), ("none", True, NAME, NAME)]
+    + [("required", pod, CANDIDATES, CANDIDATES) for pod in (False, True)]
+    + [("", True, CANDIDATES, CANDIDATES)],  # a pod without its ConfigMap
+)
+def test_of_platform_and_recipe_the_stricter_decides_and_a_cluster_that_does_not_say_wants_approval(
+    recipe: Recipe, guarded: Recipe, monkeypatch: pytest.MonkeyPatch, platform: str, pod: bool, unset: str, none: str
 ) -> None:
-    monkeypatch.delenv("MEDMIM_APPROVAL", raising=False)
-    open_one = recipe.model_copy(update={"promote": Promote(approval="none")})
-    assert [register.model_name(r) for r in (recipe, guarded, open_one)] == [NAME, CANDIDATES, NAME]
-    monkeypatch.setenv("MEDMIM_APPROVAL", "required")
-    assert [register.model_name(r) for r in (recipe, guarded, open_one)] == [CANDIDATES, CANDIDATES, NAME]
+    monkeypatch.setenv("MEDMIM_APPROVAL", platform)
+    monkeypatch.setenv("KFP_POD_NAME", "train-x7-impl-1" if pod else "")
+    lifted = recipe.model_copy(update={"promote": Promote(approval="none")})
+    assert [register.model_name(r) for r in (recipe, lifted, guarded)] == [unset, none, CANDIDATES]
     monkeypatch.setenv("MEDMIM_APPROVAL", "yes")
     with pytest.raises(UserError, match="MEDMIM_APPROVAL is 'yes'"):
         register.model_name(recipe)
+
+
+@pytest.mark.parametrize("who", ["medmim", "$(MEDMIM_USER)", "uid 10001"])
+def test_nobody_promotes_or_rolls_back_and_no_variable_is_a_reason(
+    ws: Workspace, propose: Callable[..., Any], who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, _ = propose("a")
+    monkeypatch.setenv("MEDMIM_USER", who)
+    with pytest.raises(UserError, match="no person"):
+        promote.promote(ws, CANDIDATES, number, "looked at twenty answers")
+    with pytest.raises(UserError, match="no person"):
+        promote.rollback(ws, NAME, "it hallucinates")
+    monkeypatch.setenv("MEDMIM_USER", "jane")
+    for why in ("$(WHY)", "because of ${WHY}", "medmim", "..."):
+        with pytest.raises(UserError, match="needs its reason"):
+            promote.promote(ws, CANDIDATES, number, why)
+        with pytest.raises(UserError, match="needs its reason"):
+            promote.rollback(ws, NAME, why)
+    assert decisions.names(ws) == [] and list(tracking.registered(ws)) == [CANDIDATES]
+    assert promote.promote(ws, CANDIDATES, number, "it costs $5 (a year)").who == "jane"
 
 
 def test_a_run_proposes_and_changes_neither_log_nor_production(

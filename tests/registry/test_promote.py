@@ -156,6 +156,22 @@ def test_the_evidence_that_was_rolled_back_does_not_promote_again(
     assert aliases(ws)["champion"] == first
 
 
+def test_on_a_cluster_the_gate_makes_no_champion_for_a_run_that_nobody_submitted(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, decision = add(ws, "a"), judged("a")
+    monkeypatch.setenv("MEDMIM_APPROVAL", "none")
+    monkeypatch.setenv("KFP_POD_NAME", "train-x7-impl-1")
+    for who in ("", "unknown", "system:serviceaccount:jane:default-editor"):
+        monkeypatch.setenv("MEDMIM_USER", who)
+        with pytest.raises(UserError, match="no person"):
+            run(recipe, ws, number, decision)
+    assert decisions.read(ws, NAME) == [] and aliases(ws) == {}
+    monkeypatch.setenv("MEDMIM_USER", "jane")
+    run(recipe, ws, number, decision)
+    assert [entry.who for entry in decisions.read(ws, NAME)] == ["jane"] and aliases(ws)["champion"] == number
+
+
 def test_rolling_back_makes_the_previous_one_champion_and_twice_swaps(ws: Workspace) -> None:
     for digest in "ab":
         add(ws, digest)

@@ -10,7 +10,7 @@ from typing import Any
 
 from medmim import __version__, hints
 from medmim.cluster import dispatch
-from medmim.cluster.kfp import client, compiled, get_or_create, preflight
+from medmim.cluster.kfp import client, compiled, get_or_create, preflight, submitter
 from medmim.cluster.kfp.access import Access
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
@@ -20,6 +20,7 @@ from medmim.errors import Unavailable, UserError
 from medmim.progress import say
 from medmim.recipe import names
 from medmim.recipe.schema import Recipe
+from medmim.run.person import SUBMITTED
 from medmim.sample import digest_of
 from medmim.store import Store, open_store
 
@@ -39,6 +40,7 @@ class Plan:
         image: By digest.
         recipe: As steps will read it, with store and image.
         run: Name of the run.
+        who: Who submits it.
         store: URI of the store.
         experiment: Its name.
         digest: Of the recipe as it was given; two runs of one recipe have the same.
@@ -51,6 +53,7 @@ class Plan:
     image: str
     recipe: Recipe
     run: str
+    who: str
     store: str
     experiment: str
     digest: str
@@ -94,7 +97,7 @@ def plan(
     pipeline: str, recipe: Recipe, run: str, *, access: Access, image: str | None, experiment: str | None = None
 ) -> Plan:
     """Check everything that a submission needs, and change nothing. Arguments and errors as `submit`."""
-    ir = compiled.load(pipeline)
+    ir, who = compiled.load(pipeline), submitter.who_submits(access)
     kube, setup, unchecked = preflight.settings(access.namespace or None, recipe)
     named = image or setup.image
     group = experiment or EXPERIMENT
@@ -140,6 +143,7 @@ def plan(
         image=pinned,
         recipe=recipe.model_copy(update={"platform": platform}),
         run=run,
+        who=who,
         store=store,
         experiment=group,
         digest=digest,
@@ -157,6 +161,7 @@ def start(planned: Plan) -> Submitted:
         )
     sent = False
     try:
+        store.write(f"runs/{planned.run}/{SUBMITTED}", submitter.record(planned.who))
         api = planned.api
         pipeline = get_or_create.pipeline(api, planned.ir.name)
         version, new = get_or_create.version(api, pipeline, planned.ir)
@@ -165,7 +170,7 @@ def start(planned: Plan) -> Submitted:
         run_id = _create_run(api, body)
     except BaseException as error:
         if not sent or isinstance(error, UserError) and not isinstance(error, _Unknown):
-            _remove_recipe(store, key)
+            _remove_recipe(store, planned.run)
         elif not isinstance(error, UserError):  # an interrupt: what was sent may still start, and needs its recipe
             say(f"{planned.run} was being started and may be running: `{hints.command('runs', 'show', planned.run)}`")
         raise
@@ -215,9 +220,10 @@ def _create_run(api: Api, body: Any) -> str:
         return found
 
 
-def _remove_recipe(store: Store, key: str) -> None:
+def _remove_recipe(store: Store, run: str) -> None:
     with suppress(UserError):  # the error that is being raised is the one to show
-        store.delete(key)
+        for name in (SUBMITTED, RECIPE):
+            store.delete(f"runs/{run}/{name}")
 
 
 def _image_notes(pinned: str) -> list[str]:
@@ -277,6 +283,7 @@ def describe(planned: Plan) -> dict[str, Any]:
     """What a submission would do, as plain JSON."""
     return {
         "run": planned.run,
+        "who": planned.who,
         "host": planned.api.access.host,
         "kfp": planned.api.tag,
         "namespace": planned.api.namespace,

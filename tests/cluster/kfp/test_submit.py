@@ -3,8 +3,10 @@
 import json
 import re
 import threading
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Data, Recipe
+from medmim.run.person import submitter
 from medmim.store import open_store
 from tests.support.kfp_world import World, a_world
 
@@ -54,6 +57,41 @@ def test_a_run_is_started_with_the_uri_of_its_recipe_and_nothing_secret(world: W
     assert made.link == f"{world.kfp.address}/#/runs/details/{made.run_id}"
     text = open_store(f"{world.store}/runs/demo-1").read("recipe.json").decode()
     assert "medmim-secret" not in text + str(run) + str(world.kfp.state.specs)
+
+
+def token(**claims: str) -> str:
+    """A JSON Web Token as an identity provider gives it; KFP checks its signature, and we do not."""
+    return ".".join(urlsafe_b64encode(part).decode().rstrip("=") for part in (b"{}", json.dumps(claims).encode(), b"s"))
+
+
+@pytest.mark.parametrize(
+    ("claims", "given", "expected"),
+    [
+        ({"sub": "8f2e", "email": "jane@example.org"}, "somebody-else", "jane@example.org"),
+        ({"sub": "8f2e"}, "", "8f2e"),
+        ({"sub": "system:serviceaccount:jane:default-editor"}, "", "system:serviceaccount:jane:default-editor"),
+        ({"sub": "system:serviceaccount:medmim:medmim-nightly"}, "nightly of medmim", "nightly of medmim"),
+        (None, "jane", "jane"),
+    ],
+)
+def test_a_run_records_who_submitted_it_and_its_steps_read_that(
+    world: World, claims: dict[str, str] | None, given: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_USER", given)
+    access = replace(world.access, token=token(**claims) if claims else "opaque.token.x")
+    planned = submit.plan("train", world.recipe, "demo-1", access=access, image=world.image)
+    assert submit.describe(planned)["who"] == expected and world.left() == []
+    made = submit.start(planned)
+    assert submitter(made.recipe, made.run) == expected
+
+
+@pytest.mark.parametrize("who", ["medmim", "$(WHO)", "uid 10001"])
+def test_nobody_submits_nothing(world: World, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDMIM_USER", raising=False)
+    monkeypatch.setattr("getpass.getuser", lambda: who)
+    assert "set MEDMIM_USER" in error_of(world).fix
+    monkeypatch.setenv("MEDMIM_USER", who)
+    assert who in str(error_of(world))
 
 
 def test_steps_read_the_recipe_with_the_store_and_the_image_that_were_resolved(world: World) -> None:
@@ -301,7 +339,7 @@ def test_an_interrupt_after_the_start_leaves_the_run_its_recipe(world: World, mo
     monkeypatch.setattr(submit, "Submitted", interrupted)
     with pytest.raises(KeyboardInterrupt):
         submitted(world)
-    assert world.kfp.run("demo-1") and world.left() == ["runs/demo-1/recipe.json"]
+    assert world.kfp.run("demo-1") and world.left() == ["runs/demo-1/recipe.json", "runs/demo-1/submitted.json"]
 
 
 def test_names_in_other_alphabets_and_with_quotes_are_found(world: World) -> None:
