@@ -1,8 +1,10 @@
 """medmim registry list | show | promote | rollback | reconcile: registered models, and which version is champion."""
 
 import json
+import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim import hints, tracking
-from medmim.cli.options import Home, Json
+from medmim.cli.options import Home, Json, keep
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.recipe.registry import CANDIDATE
@@ -27,6 +29,18 @@ app = typer.Typer(no_args_is_help=True, help="Registered models, and which versi
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
 Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the decision log.")]
+OnCluster = Annotated[
+    bool, typer.Option("--on-cluster", help="In a Job with the promoter's credentials, which your account may create.")
+]
+Promoters = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        help="With --on-cluster: of the promoter. [default: MEDMIM_PROMOTER_NAMESPACE, or the kubeconfig's]",
+        callback=keep,
+    ),
+]
 
 
 @app.command("list")
@@ -116,20 +130,28 @@ def promote_version(
     despite_gate: Annotated[
         bool, typer.Option("--despite-gate", help="Even where it is retired, since the gate refused it.")
     ] = False,
+    on_cluster: OnCluster = False,
+    namespace: Promoters = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Make a version champion by your own decision; the reason goes into the decision log.
 
-    A version of NAME-candidate, which awaits approval, is copied into NAME first.
+    A version of NAME-candidate, which awaits approval, is copied into NAME first. With --on-cluster your name in the
+    log is the one that the cluster knows you by.
 
     --json: {name, version, digest, uri, decision (number in the log), verdict, changed, aliases (alias -> version)}.
     """
+    if on_cluster:
+        given = {"--despite-terms": despite_terms, "--despite-gate": despite_gate}
+        words = ["promote", f"--why={why}", *(option for option, value in given.items() if value), "--", name, version]
+        return _on_cluster(words, namespace, as_json)
+    _refuse_namespace(namespace)
     ws = _workspace(home)
     candidate, name = name, name.removesuffix(CANDIDATE)
     log = decisions.read(ws, name)
     entry = promote.promote(ws, candidate, version, why, despite_terms=despite_terms, despite_gate=despite_gate)
-    _print(ws, name, entry, len(log), as_json)
+    _print(_facts(ws, name, entry, len(log)), as_json)
     judged = [known for known in log if known.digest == entry.digest and known.evidence]
     if judged and judged[-1].verdict == "refused":
         sys.stderr.write(
@@ -140,14 +162,24 @@ def promote_version(
 
 
 @app.command()
-def rollback(name: Name, why: Why, home: Home = None, as_json: Json = False) -> None:
+def rollback(
+    name: Name,
+    why: Why,
+    on_cluster: OnCluster = False,
+    namespace: Promoters = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Make the previous champion champion again; done twice, it swaps the two back.
 
     --json: as for promote.
     """
+    if on_cluster:
+        return _on_cluster(["rollback", f"--why={why}", "--", name], namespace, as_json)
+    _refuse_namespace(namespace)
     ws = _workspace(home)
     before = len(decisions.read(ws, name))
-    _print(ws, name, promote.rollback(ws, name, why), before, as_json)
+    _print(_facts(ws, name, promote.rollback(ws, name, why), before), as_json)
 
 
 @app.command()
@@ -209,12 +241,41 @@ def _version(model: tracking.Registered, version: tracking.Version) -> dict[str,
     }
 
 
-def _print(ws: Workspace, name: str, entry: Decision, before: int, as_json: bool) -> None:
-    current = dict(tracking.registered(ws, name)[name].aliases)
-    changed = entry.n > before
+def _on_cluster(words: Sequence[str], namespace: str | None, as_json: bool) -> None:
+    """Run a command of this group as the promoter of a cluster, and end as it ends."""
+    from medmim.cluster import promotion
+
+    at = namespace or os.environ.get("MEDMIM_PROMOTER_NAMESPACE")
+    code, facts, lines = promotion.run(["registry", words[0], "--json", *words[1:]], at)
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    if code == 0:
+        _print(facts, as_json)
+    raise typer.Exit(code)
+
+
+def _refuse_namespace(namespace: str | None) -> None:
+    if namespace:
+        raise UserError("--namespace is for --on-cluster", fix="add --on-cluster, or leave it out")
+
+
+def _facts(ws: Workspace, name: str, entry: Decision, before: int) -> dict[str, Any]:
+    """What was decided; `before` is how many decisions there were."""
+    return {
+        "name": name,
+        "version": entry.version,
+        "digest": entry.digest,
+        "uri": entry.uri,
+        "decision": entry.n,
+        "verdict": entry.verdict,
+        "changed": entry.n > before,
+        "aliases": dict(tracking.registered(ws, name)[name].aliases),
+    }
+
+
+def _print(facts: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        facts = {"name": name, "version": entry.version, "digest": entry.digest, "uri": entry.uri, "decision": entry.n}
-        typer.echo(json.dumps(facts | {"verdict": entry.verdict, "changed": changed, "aliases": current}))
+        typer.echo(json.dumps(facts))
         return
-    done = "is champion now" if changed else "is the champion already"
-    typer.echo(f"version {entry.version} of {name} {done} (decision {entry.n}, {entry.verdict})")
+    done = "is champion now" if facts["changed"] else "is the champion already"
+    what = "version {version} of {name} {done} (decision {decision}, {verdict})"
+    typer.echo(what.format(done=done, **facts))

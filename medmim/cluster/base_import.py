@@ -5,15 +5,14 @@ The pod is a step's: its account, settings, S3 secret and certificate, under the
 
 import os
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from medmim import __version__
-from medmim.cluster import kube
+from medmim.cluster import jobs, kube
 from medmim.cluster.kube import Object
 from medmim.errors import UserError
-from medmim.progress import say
+from medmim.progress import forward, parse, say
 from medmim.recipe import names
 from medmim.sample import digest_of
 
@@ -152,10 +151,10 @@ def _environment() -> list[Object]:
 
 
 def run(manifest: Object, namespace: str | None) -> str:
-    """Create the Job, or find it running, wait for it, and return what it printed.
+    """Create the Job, or find it running, follow it, and return what it printed.
 
     Raises:
-        UserError: The cluster refuses it, or the import failed: its last lines.
+        UserError: The cluster refuses it, or the import failed: its last lines, with its exit code.
         Unavailable: The API server does not answer.
     """
     cluster = kube.connect(namespace)
@@ -163,29 +162,21 @@ def run(manifest: Object, namespace: str | None) -> str:
     name = manifest["metadata"]["name"]
     made = cluster.create("jobs", manifest)
     say(f"Job {name} in {cluster.namespace} {'started' if made else 'is there already'}; this may be interrupted")
-    while True:
-        found = cluster.get("jobs", name)
-        if found is None:
-            raise UserError(f"the Job {name} was deleted", fix="run the same command again")
-        ended = {one["type"] for one in found.get("status", {}).get("conditions", []) if one["status"] == "True"}
-        if ended & {"Complete", "Failed"}:
-            break
-        time.sleep(_POLL)
-    lines = _log(cluster, name)
-    if "Failed" in ended:
+    lines: list[str] = []
+
+    def on_line(line: str) -> None:
+        event = parse(line)
+        if event:
+            forward(event)
+        elif line:
+            lines.append(line)
+
+    code = jobs.follow(cluster, name, on_line, _POLL)
+    if code:
         raise UserError(
             f"the import failed in Job {name} of {cluster.namespace}",
             reason="; ".join(lines[-4:]) or "its pod left no log",
             fix=f"`kubectl -n {cluster.namespace} describe job {name}`; delete it to try again",
+            exit_code=code,
         )
-    return "\n".join(line for line in lines if not line.startswith("{"))
-
-
-def _log(cluster: kube.Kube, name: str) -> list[str]:
-    """The lines of the newest pod, without the times."""
-    pods = cluster.list("pods", f"job-name={name}")
-    if not pods:
-        return []
-    newest = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
-    log = cluster.log(newest["metadata"]["name"], "import")
-    return [line.partition(" ")[2] for line in log.splitlines()]
+    return "\n".join(lines)

@@ -25,6 +25,8 @@ API = {
     "rayclusters": "/apis/ray.io/v1",
     "leases": "/apis/coordination.k8s.io/v1",
     "jobs": "/apis/batch/v1",
+    "podtemplates": "/api/v1",
+    "selfsubjectreviews": "/apis/authentication.k8s.io/v1",
     "workflows": "/apis/argoproj.io/v1alpha1",
 }
 MANAGED_BY_MEDMIM = "app.kubernetes.io/managed-by=medmim"
@@ -34,6 +36,10 @@ _SECONDS = (5.0, 30.0)  # to connect, to answer
 
 class Retryable(Exception):
     """The API server does not answer or is overloaded; the same call may succeed in a moment."""
+
+
+class Forbidden(UserError):
+    """This account may not do what was asked for."""
 
 
 def parse_time(text: str) -> datetime:
@@ -78,6 +84,13 @@ class Kube:
         """Delete the object of that UID, and what it owns; nothing where it is gone."""
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         self._call("DELETE", "delete", kind, name, body)
+
+    def user(self) -> str:
+        """The name of the user behind these calls, as the API server knows it."""
+        path = f"{API['selfsubjectreviews']}/selfsubjectreviews"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        said = self._retry("POST", "create", "selfsubjectreviews", path, body)[0]  # every account may ask
+        return str(said["status"]["userInfo"]["username"])
 
     def check_namespace(self) -> None:
         """Check that the namespace exists: in one that does not, an account with cluster-wide rights lists nothing.
@@ -264,7 +277,7 @@ def _refusal(status: int, text: str, verb: str, kind: str, namespace: str) -> Us
             fix="ask for less in platform.pods, end other jobs, or have the ResourceQuota raised",
         )
     if status == 403 and "cannot" in message:
-        return UserError(
+        return Forbidden(
             f"this account may not {verb} {resource} in namespace {namespace}",
             reason=message,
             fix=f'add to its Role: {{apiGroups: ["{group}"], resources: ["{kind}"], verbs: ["{verb}"]}}',

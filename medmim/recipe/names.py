@@ -22,6 +22,7 @@ TRACKING_SECRET = "medmim-mlflow"  # noqa: S105  a name
 TRACKING_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 STEP_ACCOUNT, RAY_ACCOUNT, SWEEP_ACCOUNT = "medmim-step", "medmim-ray", "medmim-sweep"
+PROMOTER = "medmim-promoter"  # its account, and the PodTemplate of its Jobs
 
 RAY_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}  # Ray's own defaults
 

@@ -231,29 +231,6 @@ def test_helm_tests_check_of_rights_passes_as_a_step_and_reports_what_is_wrong(p
         release.uninstall("medmim")
 
 
-def test_a_person_promotes_by_a_job_of_the_promoters(place: Place) -> None:
-    """The command of README and NOTES, up to the pod: what it does there is tests/registry's."""
-    with place.release() as release:
-        release.install(CHART, "medmim", place.values(), namespace=place.name)
-        template = ("--from=cronjob/medmim-promoter", "--dry-run=client", "-o", "yaml")
-        job = place.kubectl("-n", place.name, "create", "job", "promote", *template)
-        variables = ("MODEL=demo-candidate", "VERSION=3", "WHY=better on every task")
-        job = place.kubectl("set", "env", "--local", "-f", "-", *variables, "-o", "yaml", stdin=job)
-        place.kubectl("create", "-f", "-", stdin=job)
-
-        def pods() -> list[Object]:
-            listed = place.kubectl("-n", place.name, "get", "pods", "-l", "job-name=promote", "-o", "json")
-            return list(json.loads(listed)["items"])
-
-        (pod,) = until(pods)
-        (container,) = pod["spec"]["containers"]
-        given = {one["name"]: one["value"] for one in container["env"] if "value" in one}
-        assert given == dict(one.split("=") for one in variables)
-        assert container["args"] == ["medmim", "registry", "promote", "$(MODEL)", "$(VERSION)", "--why", "$(WHY)"]
-        assert pod["spec"]["serviceAccountName"] == "medmim-promoter"
-        release.uninstall("medmim")
-
-
 def test_a_release_with_an_existing_namespace_makes_none(place: Place) -> None:
     place.kubectl("create", "namespace", place.runs)
     values = place.values() | {"runNamespaces": [{"name": place.runs}]}

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.support.chart import CHART, EXAMPLES, named, rendered
+from tests.support.chart import CHART, EXAMPLES, VALUES, named, render, rendered
 
-FILES = ("step-account", "ray-account", "sweep-account")
+FILES = ("run/step-account", "run/ray-account", "run/sweep-account", "platform/promoter")
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_each_rule_keeps_its_reason(file: str) -> None:
-    lines = (CHART / "templates" / "run" / f"{file}.yaml").read_text("utf-8").splitlines()
+    lines = (CHART / "templates" / f"{file}.yaml").read_text("utf-8").splitlines()
     rules = [i for i, line in enumerate(lines) if line.startswith("  - apiGroups")]
     assert rules and not [lines[i] for i in rules if not lines[i - 1].startswith("  #")]
 
@@ -17,7 +17,17 @@ def test_each_rule_keeps_its_reason(file: str) -> None:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_no_other_account_gets_a_role(example: str) -> None:
     roles = {one["metadata"]["name"] for one in rendered(example) if one["kind"] in ("Role", "ClusterRole")}
-    assert roles == {"medmim-step", "medmim-step-kfp", "medmim-ray", "medmim-sweep"}
+    people = {"medmim-promotion"} if VALUES[example].get("promotion", {}).get("promoters") else set()
+    assert roles == {"medmim-step", "medmim-step-kfp", "medmim-ray", "medmim-sweep"} | people
+
+
+def test_people_and_groups_that_the_values_name_may_promote_and_nobody_else() -> None:
+    lead, robot = {"kind": "Group", "name": "lead"}, {"kind": "ServiceAccount", "name": "ci", "namespace": "ci"}
+    objects = render({"promotion": {"promoters": [lead, robot]}})
+    binding = named(objects, "RoleBinding", "medmim-promotion")
+    subjects = [{key: value for key, value in one.items() if key != "apiGroup"} for one in binding["subjects"]]
+    assert subjects == [lead, robot] and binding["roleRef"]["name"] == "medmim-promotion"
+    assert not [one for one in rendered("default") if one["metadata"]["name"] == "medmim-promotion"]
 
 
 def test_workload_identity_reaches_each_account_and_needs_no_key() -> None:

@@ -9,6 +9,7 @@ import pytest
 from medmim.cluster import base_import, kube
 from medmim.errors import UserError
 from medmim.recipe import names
+from tests.support.job_cluster import JobCluster
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 IMAGE = f"registry/medmim@sha256:{'0' * 64}"
@@ -78,54 +79,23 @@ def test_what_a_pod_could_not_do_is_refused_before_it_starts(
     assert message in str(caught.value) and caught.value.fix
 
 
-class Cluster:
-    """A cluster whose job ends as it is told."""
-
-    namespace = "runs"
-
-    def __init__(self, end: str, log: str) -> None:
-        self.end, self.text = end, log
-        self.asked = 0
-
-    def check_namespace(self) -> None: ...
-
-    def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        assert kind == "jobs" and kind in kube.API
-        return body
-
-    def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        self.asked += 1
-        if self.end == "deleted" and self.asked > 1:
-            return None
-        done = [{"type": self.end, "status": "True"}] if self.asked > 2 else []
-        return {"status": {"conditions": done}} if done else {}
-
-    def list(self, kind: str, selector: str) -> list[dict[str, Any]]:
-        return [
-            {"metadata": {"name": f"{selector.partition('=')[2]}-{i}", "creationTimestamp": f"2026-01-0{i}"}}
-            for i in (2, 1)
-        ]
-
-    def log(self, pod: str, container: str) -> str:
-        assert pod.endswith("-2") and container == "import"  # the newest
-        return self.text
-
-
-@pytest.mark.parametrize("end", ["Complete", "Failed", "deleted"])
-def test_the_job_is_followed_to_its_end(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = 'TIME {"event": "bar"}\nTIME s3://b/lab/model/12\nTIME mantis, 8 parameters\n'
-    cluster = Cluster(end, log)
+@pytest.mark.parametrize(("end", "code"), [("Complete", 0), ("Failed", 2), ("Failed", None), ("deleted", None)])
+def test_the_job_is_followed_to_its_end(
+    end: str, code: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = json.dumps({"kind": "line", "time": 1.0, "stage": "", "text": "3 of 4 files"})
+    cluster = JobCluster(end, code, [event, "s3://b/lab/model/12", "mantis, 8 parameters"])
     monkeypatch.setattr(kube, "connect", lambda namespace: cluster)
     monkeypatch.setattr(base_import, "_POLL", 0)
     if end == "Complete":
         assert base_import.run(job(), None) == "s3://b/lab/model/12\nmantis, 8 parameters"
-        assert cluster.asked == 3
-    else:
-        with pytest.raises(
-            UserError, match="was deleted" if end == "deleted" else "the import failed in Job"
-        ) as caught:
-            base_import.run(job(), None)
-        assert end == "deleted" or "s3://b/lab/model/12" in caught.value.reason
+        assert "3 of 4 files\n" in capsys.readouterr().err
+        return
+    with pytest.raises(UserError, match="was deleted" if end == "deleted" else "the import failed in Job") as caught:
+        base_import.run(job(), None)
+    if end == "Failed":
+        assert "s3://b/lab/model/12" in caught.value.reason
+        assert caught.value.exit_code == (75 if code is None else code)  # 75: it was lost with its node
 
 
 def test_the_command_prints_the_job_and_asks_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

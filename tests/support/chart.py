@@ -15,6 +15,7 @@ CHART = ROOT / "charts" / "medmim"
 LAST = Path(__file__).with_name("medmim-0.1.0.tgz")  # the chart's version before, by `helm package`
 EXAMPLES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted((CHART / "examples").glob("*.yaml"))}
 PLATFORM = "platform"  # the release's namespace
+OF_THE_CLUSTER = ("Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")  # in no namespace
 Object = dict[str, Any]
 
 # What no example turns on.
@@ -23,7 +24,7 @@ ALL_ON: dict[str, Any] = {
     "nightly": {"enabled": True, "recipe": "name: mine\ndata: {source: phantom}\n"},
     "image": {"digest": "sha256:" + "0" * 64},
     "kfp": {"ui": "https://kubeflow.example.org/pipeline"},
-    "promotion": {"autoPromote": True},
+    "promotion": {"autoPromote": True, "promoters": [{"kind": "User", "name": "anna@example.org"}]},
     "alerts": {"enabled": True},
     "mlflow": {
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
@@ -51,7 +52,7 @@ def render(values: Object, namespace: str = PLATFORM, path: Path = CHART) -> lis
         if name.endswith(".yaml"):
             found += [one for one in yaml.safe_load_all(text) if one]
     for one in found:
-        if one["kind"] != "Namespace":
+        if one["kind"] not in OF_THE_CLUSTER:
             one["metadata"].setdefault("namespace", namespace)
     return found
 
@@ -68,6 +69,8 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
         at = f"{one['kind']}/{one['metadata']['name']}"
         if one["kind"] == "Pod":
             yield at, one["metadata"], one["spec"]
+        elif one["kind"] == "PodTemplate":
+            yield at, one["template"]["metadata"], one["template"]["spec"]
         elif one["kind"] in ("Deployment", "Job"):
             yield at, one["spec"]["template"]["metadata"], one["spec"]["template"]["spec"]
         elif one["kind"] == "CronJob":
