@@ -197,7 +197,7 @@ def _details(step: "Step") -> list[str]:
     if step.record is None:
         return []
     facts = step.record.facts
-    links = [f"{key}  {facts[key]}" for key in ("path", "mlflow", "link") if isinstance(facts.get(key), str)]
+    links = [f"{key}  {facts[key]}" for key in ("mlflow", "link") if isinstance(facts.get(key), str)]
     return [text for text in (step.record.uri, *links, promotion(step), step.record.message) if text]
 
 

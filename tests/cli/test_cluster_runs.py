@@ -65,9 +65,12 @@ def test_text_output_has_links_steps_and_messages(world: World) -> None:
     assert code == 0 and "/#/runs/details/" in text and "(new)" in text and "@sha256:" in text
     (run,) = world.kfp.state.runs.values()
     world.kfp.begin(run, "data", state="SUCCEEDED")
-    world.record(run["display_name"], "data", uri="s3://b/data/1", message="40 rows are bad")
+    world.record(
+        run["display_name"], "data", uri="s3://b/data/1", message="40 rows are bad", facts={"path": "/home/in-a-pod"}
+    )
     code, text = call("runs", "show", run["display_name"])
     assert code == 0 and "✓ data" in text and "s3://b/data/1" in text and "40 rows are bad" in text
+    assert "/home/in-a-pod" not in text, "a file of a pod that is gone"
     code, text = call("runs", "cancel", run["display_name"])
     assert code == 0 and "Lease" in text and "resumes from them" in text
     assert call("runs", "cancel", run["display_name"]) == (0, f"run {run['display_name']} is canceling already\n")

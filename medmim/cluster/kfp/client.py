@@ -18,7 +18,9 @@ from medmim.cluster.kfp.access import SDK_CONTEXT, Access
 from medmim.errors import Unavailable, UserError, retrying
 from medmim.recipe import names
 
-_SINGLE_USER = "default"  # a server for one user ignores it; without one kfp.Client asks the server and writes a file
+# kfp.Client takes "kubeflow" for none, and then asks the server itself, without a timeout, and writes a file. Each call
+# here names the namespace of its own.
+_ANY_NAMESPACE = "default"
 _SECONDS = (5, 60)  # to connect, to answer
 # Major and minor. Also the oldest that works: an older server silently drops fields of pods that it does not know.
 COMPILED_FOR = tuple(map(int, names.KFP_VERSION.split(".")[:2]))
@@ -156,7 +158,7 @@ def _client(access: Access) -> Any:
         try:
             client = kfp.Client(
                 host=access.host,
-                namespace=access.namespace or _SINGLE_USER,
+                namespace=_ANY_NAMESPACE,
                 existing_token=access.token or None,
                 credentials=ServiceAccountTokenVolumeCredentials(access.token_file) if access.token_file else None,
                 cookies=access.cookie or None,

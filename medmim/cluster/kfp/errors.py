@@ -33,7 +33,8 @@ def from_response(access: Access, doing: str, status: int, body: Any) -> UserErr
     message = _message(text)
     if status == 0:
         return untrusted(access, text)
-    if 300 <= status < 400 or "<html" in text.lower()[:500]:
+    page = _is_page(text)
+    if 300 <= status < 400 or page and status < 500 and status != 404:
         return login_page(access)
     if status == 401 or (status == 403 and not text.lstrip().startswith("{")):  # from a proxy in front of it
         return Refusal(
@@ -58,10 +59,14 @@ def from_response(access: Access, doing: str, status: int, body: Any) -> UserErr
             reason=message,
             fix="kubectl -n kubeflow logs deploy/ml-pipeline; then run the same command again",
         )
-    if status == 404 and "code" not in text:
+    if status == 404 and (page or "code" not in text):
         return not_kfp(access, f"404 to {doing}")
     fix = "change what the reason names; `medmim submit --dry-run` shows what is sent"
     return Refusal(status, f"KFP at {access.host} refuses {doing} ({status})", message, fix)
+
+
+def _is_page(text: str) -> bool:
+    return "<html" in text.lower()[:500]
 
 
 def _message(text: str) -> str:
@@ -69,7 +74,8 @@ def _message(text: str) -> str:
         body = json.loads(text)
         return str(body.get("message") or body.get("error_message") or body.get("error") or "")[:600]
     except (ValueError, AttributeError):
-        return text.strip()[:300]
+        shown = re.sub(r"<[^>]*>", " ", text) if _is_page(text) else text
+        return " ".join(shown.split())[:300]
 
 
 def no_answer(access: Access, error: Exception) -> UserError:

@@ -15,7 +15,7 @@ from medmim import hints
 from medmim.cluster.kfp import compiled
 from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
-from medmim.cluster.kfp.submit import ACTIVE, RECIPE, Submitted
+from medmim.cluster.kfp.submit import ACTIVE, PENDING, RECIPE, Submitted
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
 from medmim.run.stage import Outcome, parse_record
 from medmim.store import open_store
@@ -35,8 +35,8 @@ class Step:
 
     Attributes:
         name: Of the task.
-        state: KFP's; empty while it has not begun.
-        seconds: That it has taken so far; None while it has not begun.
+        state: KFP's; empty while it has not begun, `SKIPPED` where it never will.
+        seconds: That it has taken so far; None where it has not begun.
         nodes: Argo's ids of its pods.
         record: The stage's own; None while there is none.
     """
@@ -55,7 +55,7 @@ class Run:
     Attributes:
         name: Its name.
         run_id: KFP's id.
-        state: KFP's, but `CANCELED` where it was cancelled.
+        state: KFP's, but `CANCELED` where it was cancelled, and `PENDING` before Argo has taken it up.
         created: When it was submitted.
         finished: When it ended.
         recipe: Name of its recipe; empty where medmim did not submit it.
@@ -154,7 +154,7 @@ def find(api: Api, named: str) -> Run:
     if len(found) > 1:
         raise UserError(
             f"{len(found)} runs are called {named}",
-            problems=[f"{one.run_id}, {one.created_at:%Y-%m-%d %H:%M}, {one.state}" for one in found],
+            problems=[f"{one.run_id}, {one.created_at:%Y-%m-%d %H:%M}, {one.state or PENDING}" for one in found],
             fix="give the id",
         )
     if not found:
@@ -167,7 +167,7 @@ def find(api: Api, named: str) -> Run:
 
 def pending(made: Submitted) -> Run:
     """A run that was just submitted, before its first state is known."""
-    return Run(made.run, made.run_id, "PENDING", datetime.now(UTC), None, "", made.link, made.recipe)
+    return Run(made.run, made.run_id, PENDING, datetime.now(UTC), None, "", made.link, made.recipe)
 
 
 def refresh(api: Api, run: Run) -> Run:
@@ -253,7 +253,7 @@ def _run(api: Api, one: Any) -> Run:
     return Run(
         name=one.display_name,
         run_id=one.run_id,
-        state=state or "RUNTIME_STATE_UNSPECIFIED",
+        state=state or PENDING,
         created=one.created_at,
         finished=_time(one.finished_at),
         recipe=description[1] if description else "",
@@ -264,7 +264,8 @@ def _run(api: Api, one: Any) -> Run:
 
 def _with_steps(api: Api, one: Any) -> Run:
     run = _run(api, one)
-    tasks = {task.display_name: task for task in (one.run_details and one.run_details.task_details) or []}
+    listed = (one.run_details and one.run_details.task_details) or []  # in no order; of a name that comes twice, since
+    tasks = {task.display_name: task for task in sorted(listed, key=_began)}  # Argo retries graphs too, the newest
     records, notes = _records(run)
     names = [name for name in compiled.step_names() if name in tasks or name in records]
     steps = tuple(_step(name, tasks.get(name), records.get(name)) for name in names)
@@ -275,6 +276,8 @@ def _step(name: str, task: Any, record: Outcome | None) -> Step:
     if task is None:
         return Step(name, record=record)
     begin, end = _time(task.start_time), _time(task.end_time)
+    if not task.state and end:  # Argo's `Omitted`, which KFP does not know: one before it failed
+        return Step(name, "SKIPPED", record=record)
     took = ((end or datetime.now(UTC)) - begin).total_seconds() if begin else None
     nodes = tuple(child.pod_name for child in task.child_tasks or [] if child.pod_name)
     return Step(name, task.state or "", took, nodes, record)
@@ -298,6 +301,10 @@ def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:
         except UserError as error:
             notes.append(error.fact)
     return records, tuple(notes)
+
+
+def _began(task: Any) -> datetime:
+    return _time(task.start_time) or _EPOCH
 
 
 def _time(moment: datetime | None) -> datetime | None:

@@ -26,7 +26,10 @@ from medmim.store import Store, open_store
 
 EXPERIMENT = "medmim"
 RECIPE = "recipe.json"
-ACTIVE = ("PENDING", "RUNNING", "CANCELING", "PAUSED")  # states of a run that has not ended
+PENDING = "PENDING"
+# States of a run that has not ended. The last, which KFP leaves out of its JSON, is that of one whose Workflow Argo has
+# not taken up yet.
+ACTIVE = (PENDING, "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
 _HOME = f"{names.HOME}/.medmim"
 
 
@@ -262,7 +265,7 @@ def _refuse_duplicate(api: Api, digest: str, name: str) -> None:
     else:
         then = f"`{hints.command('runs', 'cancel', run.display_name)}` ends it"
     raise UserError(
-        f"run {run.display_name} of recipe {name} is running ({run.state})",
+        f"run {run.display_name} of recipe {name} is running ({run.state or PENDING})",
         reason=f"{api.link(f'runs/details/{run.run_id}')}: two at once would do the same work twice",
         fix=f"`{hints.command('runs', 'show', run.display_name)}`; {then}",
     )

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from medmim import errors
 from medmim.cluster.kfp import access, client
 from medmim.cluster.kfp.access import resolve
+from medmim.cluster.kfp.errors import from_response
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
 from tests.support.kfp_server import Kfp, kfp_server
@@ -56,6 +59,43 @@ def test_a_server_reports_its_version_and_nothing_is_printed(kfp: Kfp, capfd: py
 def test_nothing_is_written_into_the_home(kfp: Kfp, tmp_path: Path) -> None:
     runs(connected(kfp.address))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("namespace", ["kubeflow", "team-a", None])
+def test_kfps_own_client_asks_the_server_nothing_by_itself(kfp: Kfp, namespace: str | None, tmp_path: Path) -> None:
+    """It has no timeout, follows redirects and ends in a traceback; "kubeflow" is its word for no namespace."""
+    client._client(resolve(kfp.address, namespace))
+    assert kfp.front.requests == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("event", ["away", "silent", "redirect", "page", "502"])
+def test_whatever_answers_the_error_is_medmims_own_also_in_namespace_kubeflow(
+    kfp: Kfp, event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_SECONDS", (1, 0.2))
+    monkeypatch.setattr(errors, "MIN_TRIES", 2)
+    found: list[UserError] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent, answering(502, INGRESS) as ingress:
+        kfp.front.token, kfp.front.login = "good", event
+        host = {"away": "http://127.0.0.1:1", "silent": f"http://127.0.0.1:{silent.getsockname()[1]}", "502": ingress}
+        asked = threading.Thread(
+            target=lambda: found.append(refused(host.get(event, kfp.address), "kubeflow")), daemon=True
+        )
+        asked.start()
+        asked.join(20)
+    assert found, "it hangs"
+    assert found[0].exit_code == (2 if event in ("redirect", "page") else 75)
+
+
+INGRESS = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<hr><center>nginx</center></body></html>"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 404, 403])
+def test_a_page_of_an_ingress_is_a_login_page_only_where_it_may_be_one(status: int) -> None:
+    error = from_response(resolve("http://kfp"), "listing runs", status, INGRESS)
+    login = "login page" in error.fact
+    assert (isinstance(error, Unavailable), login) == (status >= 500, status == 403)
+    assert "<" not in error.reason and (status < 500 or "502 Bad Gateway nginx" in error.reason)
 
 
 def test_without_an_address_the_fix_says_how_to_give_one() -> None:

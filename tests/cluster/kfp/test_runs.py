@@ -105,6 +105,46 @@ def test_a_run_has_its_steps_with_their_records(world: World, api: client.Api) -
     assert data.seconds is not None and audit.seconds is not None and 0 <= audit.seconds < 60
 
 
+def test_a_step_that_never_began_took_no_time(world: World, api: client.Api) -> None:
+    run = start(world)
+    world.kfp.begin(run, "data", state="FAILED")
+    world.kfp.omit(run, "audit", "finetune")
+    data, *others = runs.find(api, "demo-1").steps
+    assert (data.state, data.seconds is None) == ("FAILED", False)
+    assert [(one.name, one.state, one.seconds, one.nodes) for one in others] == [
+        ("audit", "SKIPPED", None, ()), ("finetune", "SKIPPED", None, ()),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["2026-11-30T10:00:00Z", "2026-11-30T12:00:00Z"])
+def test_of_two_tasks_of_a_step_the_newest_counts(world: World, api: client.Api, first: str) -> None:
+    """Argo retries the whole graph, too: the list, in no order of time, then has every step twice."""
+    run = start(world)
+    world.kfp.begin(run, "data", state="FAILED")
+    world.kfp.begin(run, "data", again=1)
+    listed = [one for one in run["run_details"]["task_details"] if one["display_name"] == "data"]
+    listed[0]["start_time"], listed[1]["start_time"] = first, "2026-11-30T11:00:00Z"
+    newest = max(listed, key=lambda one: one["start_time"])
+    assert [one.state for one in runs.find(api, "demo-1").steps] == [newest["state"]]
+
+
+def test_a_run_that_argo_has_not_taken_up_is_pending(world: World, api: client.Api) -> None:
+    """KFP then leaves its state out: it has not ended, is waited for and can be cancelled."""
+    run = start(world)
+    world.kfp.report_unspecified(run)
+    found = runs.find(api, "demo-1")
+    assert (found.state, found.ended, found.result) == ("PENDING", False, "pending")
+
+    def course() -> None:
+        time.sleep(0.3)
+        world.kfp.begin(run, "data", state="SUCCEEDED")
+        world.kfp.end(run, "SUCCEEDED")
+
+    assert followed(world, api, course)[0].state == "SUCCEEDED"
+    world.kfp.report_unspecified(run)
+    assert runs.cancel(api, runs.find(api, "demo-1")) and run["state"] == "CANCELING"
+
+
 def test_steps_come_in_the_order_of_the_graph(world: World, api: client.Api) -> None:
     run = start(world)
     for name in reversed(compiled.load("train").steps):

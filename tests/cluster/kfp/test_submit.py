@@ -200,9 +200,10 @@ def test_two_submitters_at_once_make_one_version(world: World, monkeypatch: pyte
 
 def test_a_recipe_whose_run_has_not_ended_is_refused_with_its_name(world: World) -> None:
     submitted(world)
-    for state in submit.ACTIVE:
+    for state in ("PENDING", "RUNNING", "PAUSED", "CANCELING", "RUNTIME_STATE_UNSPECIFIED"):
+        shown = "PENDING" if state.endswith("UNSPECIFIED") else state
         world.kfp.run("demo-1")["state"] = state
-        with pytest.raises(UserError, match=f"run demo-1 of recipe demo is running .{state}.") as raised:
+        with pytest.raises(UserError, match=f"run demo-1 of recipe demo is running .{shown}.") as raised:
             submitted(world, "demo-2")
         assert ("submit again when" if state == "CANCELING" else "medmim runs cancel demo-1") in raised.value.fix
     assert len(world.kfp.state.runs) == 1 and not [key for key in world.left() if "demo-2" in key]
