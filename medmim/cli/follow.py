@@ -63,7 +63,7 @@ def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
 
 def _still_running(run: "Run") -> str:
     return (
-        f"stopped waiting, the run is still running: {run.link}\n"
+        f"stopped waiting, the run is still running: {run.where}\n"
         f"  {hints.command('runs', 'show', run.name)}\n  {hints.command('runs', 'cancel', run.name)}   # to end it"
     )
 
@@ -96,7 +96,7 @@ def summary(run: "Run") -> str:
     elif run.state != "SUCCEEDED" and not lines:
         lines = [
             f"run {run.name} is {run.state}, and no stage recorded why: a pod was lost, did not start, or was ended",
-            f"fix: see {run.link} and `{hints.command('runs', 'logs', run.name)}`, then submit again: "
+            f"fix: see {run.where} and `{hints.command('runs', 'logs', run.name)}`, then submit again: "
             "finished steps are kept",
         ]
     notes = [f"note: {note}" for note in run.notes]

@@ -172,6 +172,7 @@ def _submit(
     out = Console(stderr=as_json, highlight=False)
     for note in planned.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
-    out.print(f"night     {date}\nrun       {made.run}\n          {made.link}", markup=False, soft_wrap=True)
+    link = f"\n          {made.link}" if made.link else ""
+    out.print(f"night     {date}\nrun       {made.run}{link}", markup=False, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps({"night": date, **asdict(made)}))

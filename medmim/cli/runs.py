@@ -42,10 +42,11 @@ def list_(
         return
     console = Console(highlight=False)
     rows = [("run", "state", "age", "took", "recipe", "link"), *map(_row, found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    columns = range(6 if any(run.link for run in found) else 5)
+    widths = [max(len(row[column]) for row in rows) for column in columns]
     for row in rows if found else ():
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
-        console.print("  ".join([*cells, row[5]]), markup=False, soft_wrap=True)  # a link stays in one piece
+        console.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)  # a link stays in one piece
     if not found:
         console.print("no runs")
     if following:
@@ -63,8 +64,9 @@ def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: 
         typer.echo(json.dumps({**plain(run), "exit_code": run.exit_code if run.ended else None}))
         return
     out = Console(highlight=False)
-    out.print(f"{run.name}  {run.result}, submitted {age(run.created)} ago\n{run.link}", markup=False, soft_wrap=True)
-    out.print(f"recipe    {run.uri}", markup=False, soft_wrap=True)
+    head = f"{run.name}  {run.result}, submitted {age(run.created)} ago"
+    lines = [head, run.link, f"recipe    {run.uri}"]
+    out.print("\n".join(filter(None, lines)), markup=False, soft_wrap=True)
     for step in run.steps:
         out.print(line(step))
         for text in _details(step):

@@ -46,7 +46,8 @@ def submit(
         _print_plan(out, describe(planned), as_json)
         return
     made = start(planned)
-    out.print(f"run       {made.run}\n          {made.link}", markup=False, soft_wrap=True)
+    link = f"\n          {made.link}" if made.link else ""
+    out.print(f"run       {made.run}{link}", markup=False, soft_wrap=True)
     version = "new" if made.new_version else "known"
     out.print(f"pipeline  {made.pipeline}, version {made.version[:12]} ({version})", markup=False, soft_wrap=True)
     out.print(f"image     {planned.image}\nrecipe    {made.recipe}", markup=False, soft_wrap=True)

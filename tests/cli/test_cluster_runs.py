@@ -25,6 +25,7 @@ from tests.support.waiting import until
 def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(runs, "POLL", 0.05)
     with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
+        found.kfp.front.pages = True
         monkeypatch.setenv("KFP_ENDPOINT", found.kfp.address)
         monkeypatch.setenv("MEDMIM_IMAGE", found.image)
         monkeypatch.setenv("MEDMIM_STORE", found.store)
@@ -74,6 +75,15 @@ def test_text_output_has_links_steps_and_messages(world: World) -> None:
     code, text = call("runs", "cancel", run["display_name"])
     assert code == 0 and "Lease" in text and "resumes from them" in text
     assert call("runs", "cancel", run["display_name"]) == (0, f"run {run['display_name']} is canceling already\n")
+
+
+def test_no_link_is_printed_where_only_the_api_is_known(world: World) -> None:
+    """Service ml-pipeline, which docs/runs.md forwards a port to, has no pages."""
+    world.kfp.front.pages = False
+    made = json_of("submit", "demo")
+    texts = [call("runs", "list"), call("runs", "show", made["run"]), call("submit", "demo")]
+    assert made["link"] == "" and not any("/#/" in text for _, text in texts)
+    assert all(made["run"] in text for _, text in texts)
 
 
 def test_a_dry_run_prints_what_would_be_done_and_does_nothing(world: World, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class Front:
     cookie = ""  # ... or this
     login = "redirect"  # what a request without either gets; or "page", or "refuse"
     tag = "2.17.0"
+    pages = False  # ml-pipeline-ui has web pages and passes the API on; ml-pipeline has none
     fail: list[tuple[str, int]]  # (pattern of method and path, status): each is answered once, and nothing done
     lose: list[str]  # patterns: each is done once, and its answer lost
 
@@ -101,6 +102,12 @@ class Handler(BaseHTTPRequestHandler):
         named = f"{self.command} {unquote(where.path)}"
         self.front.requests.append(named)
         if self._unauthorized() or self._failed(named):
+            return
+        if where.path == "/" and self.front.pages:
+            self._send(200, "<!doctype html><html><title>Kubeflow Pipelines</title></html>", "text/html; charset=utf-8")
+            return
+        if where.path == "/":
+            self._send(404, '{"code":5, "message":"Not Found", "details":[]}', "application/json")
             return
         try:
             with self.state.lock:

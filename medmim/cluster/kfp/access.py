@@ -27,7 +27,7 @@ class Access:
         token_file: a file that holds one, read again for each request, as projected tokens change.
         cookie: What a login leaves in a browser, such as `authservice_session=...` of Dex.
         ca: File of the authority that signed the server's certificate.
-        ui: Address of KFP's web pages; the host by default.
+        ui: Address of KFP's web pages; where it is not given, the host if that has any.
     """
 
     host: str

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from medmim.recipe import names
 # here names the namespace of its own.
 _ANY_NAMESPACE = "default"
 _SECONDS = (5, 60)  # to connect, to answer
+_SECONDS_OF_PAGES = (5, 5)
 # Major and minor. Also the oldest that works: an older server silently drops fields of pods that it does not know.
 COMPILED_FOR = tuple(map(int, names.KFP_VERSION.split(".")[:2]))
 
@@ -52,9 +54,26 @@ class Api:
         """The generated `ApiClient` that all of the client's APIs share."""
         return self.client.runs.run_service_get_run.__self__.api_client
 
+    @cached_property
+    def pages(self) -> str:
+        """Address of KFP's web pages; empty where only its API is known: Service ml-pipeline has none."""
+        from kfp_server_api import ApiException
+        from urllib3.exceptions import HTTPError
+
+        if self.access.ui:
+            return self.access.ui.rstrip("/")
+        try:
+            answer = self.transport.call_api(
+                "/", "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True,
+                _request_timeout=_SECONDS_OF_PAGES,
+            )  # fmt: skip
+        except (ApiException, HTTPError, OSError):
+            return ""
+        return self.access.host if "html" in answer.headers.get("Content-Type", "") else ""
+
     def link(self, page: str) -> str:
-        """Address of a page of KFP's user interface, such as `runs/details/ID`."""
-        return f"{(self.access.ui or self.access.host).rstrip('/')}/#/{page}"
+        """Address of a page of KFP's user interface, such as `runs/details/ID`; empty where none is known."""
+        return f"{self.pages}/#/{page}" if self.pages else ""
 
     def call(self, doing: str, function: Callable[..., Any], *, idempotent: bool = True, **arguments: Any) -> Any:
         """One request by a generated API function.

@@ -59,7 +59,7 @@ class Run:
         created: When it was submitted.
         finished: When it ended.
         recipe: Name of its recipe; empty where medmim did not submit it.
-        link: Its page.
+        link: Its page; empty where only KFP's API is known.
         uri: Where its recipe lies.
         steps: In the order of the graph; empty in lists.
         notes: What could not be read.
@@ -80,6 +80,11 @@ class Run:
     def folder(self) -> str:
         """URI of its stages' records; empty where medmim did not submit it."""
         return self.uri.removesuffix(f"/{RECIPE}") if self.uri.endswith(f"/{RECIPE}") else ""
+
+    @property
+    def where(self) -> str:
+        """Its page, or its id where no page is known."""
+        return self.link or f"{self.run_id} in KFP"
 
     @property
     def ended(self) -> bool:
@@ -224,7 +229,7 @@ def cancel(api: Api, run: Run) -> bool:
         UserError: It was not submitted by medmim.
     """
     if not run.recipe:
-        raise UserError(f"run {run.name} was not submitted by medmim", fix=f"end it on its own page: {run.link}")
+        raise UserError(f"run {run.name} was not submitted by medmim", fix=f"end it where it was started: {run.where}")
     if run.ended or run.state == "CANCELING":
         return False
     try:

@@ -30,6 +30,7 @@ PENDING = "PENDING"
 # States of a run that has not ended. The last, which KFP leaves out of its JSON, is that of one whose Workflow Argo has
 # not taken up yet.
 ACTIVE = (PENDING, "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
+_TWICE = "two at once would do the same work twice"
 _HOME = f"{names.HOME}/.medmim"
 
 
@@ -76,7 +77,7 @@ class Submitted:
     Attributes:
         run: Its name.
         run_id: KFP's id.
-        link: Its page.
+        link: Its page; empty where only KFP's API is known.
         recipe: URI of its recipe.
         pipeline: Name of the pipeline.
         version: Name of the pipeline version: the digest of its content.
@@ -266,7 +267,7 @@ def _refuse_duplicate(api: Api, digest: str, name: str) -> None:
         then = f"`{hints.command('runs', 'cancel', run.display_name)}` ends it"
     raise UserError(
         f"run {run.display_name} of recipe {name} is running ({run.state or PENDING})",
-        reason=f"{api.link(f'runs/details/{run.run_id}')}: two at once would do the same work twice",
+        reason=": ".join(text for text in (api.link(f"runs/details/{run.run_id}"), _TWICE) if text),
         fix=f"`{hints.command('runs', 'show', run.display_name)}`; {then}",
     )
 

@@ -90,6 +90,15 @@ def test_whatever_answers_the_error_is_medmims_own_also_in_namespace_kubeflow(
 INGRESS = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<hr><center>nginx</center></body></html>"
 
 
+@pytest.mark.parametrize("way", ["pages", "ui", "neither"])
+def test_links_lead_to_a_page_or_there_are_none(kfp: Kfp, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kfp.front.pages = way == "pages"
+    if way == "ui":
+        monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example.org/pipeline/")
+    at = {"pages": kfp.address, "ui": "https://kubeflow.example.org/pipeline", "neither": ""}[way]
+    assert connected(kfp.address).link("runs/details/1") == (f"{at}/#/runs/details/1" if at else "")
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 404, 403])
 def test_a_page_of_an_ingress_is_a_login_page_only_where_it_may_be_one(status: int) -> None:
     error = from_response(resolve("http://kfp"), "listing runs", status, INGRESS)

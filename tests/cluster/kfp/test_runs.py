@@ -293,7 +293,7 @@ def test_a_run_of_others_is_shown_and_not_cancelled(world: World, api: client.Ap
     found = runs.find(api, "demo-1")
     with pytest.raises(UserError, match="not submitted by medmim") as raised:
         runs.cancel(api, found)
-    assert raised.value.exit_code == 2 and found.link in raised.value.fix
+    assert raised.value.exit_code == 2 and found.run_id in raised.value.fix
     assert run["state"] == "PENDING" and not any("terminate" in one for one in world.kfp.changes())
 
 

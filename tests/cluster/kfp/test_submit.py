@@ -54,7 +54,7 @@ def test_a_run_is_started_with_the_uri_of_its_recipe_and_nothing_secret(world: W
         "run": "demo-1",
     }
     assert run["service_account"] == "medmim-step"
-    assert made.link == f"{world.kfp.address}/#/runs/details/{made.run_id}"
+    assert made.link == "", "only KFP's API is known"
     text = open_store(f"{world.store}/runs/demo-1").read("recipe.json").decode()
     assert "medmim-secret" not in text + str(run) + str(world.kfp.state.specs)
 
