@@ -35,10 +35,12 @@ def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
     def on_step(step: "Step") -> None:
         nonlocal printed
         printed = time.monotonic()
-        if step.state:
+        if step.waiting or step.state not in ("", "PENDING"):
             console.print(line(step))
-        if step.state == "RUNNING":
-            status.update(f"{step.name} is running")
+        if step.waiting:
+            console.print(f"    has not started: {step.waiting}", markup=False, soft_wrap=True)
+        if step.state in ("PENDING", "RUNNING"):
+            status.update(f"{step.name} is {step.state.lower()}")
 
     def on_poll(now: "Run") -> None:
         nonlocal run, printed

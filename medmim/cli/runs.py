@@ -1,7 +1,6 @@
 """medmim runs: the runs on a cluster, their state and logs; cancelling them, and removing what they left behind."""
 
 import json
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, cancel and clean up runs on a cluster.")
 Named = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.")]
-_POLL = 3.0  # s between two requests for a log
 
 
 @app.command("list")
@@ -104,7 +102,7 @@ def logs(
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:
-    """The logs of steps; where KFP has none, the archived logs of their Ray jobs.
+    """The logs of steps, from KFP or Kubernetes; where both have none, the archived logs of their Ray jobs.
 
     With --json: a list of source (step, or key in the store) and text; not with --follow.
     """
@@ -122,18 +120,22 @@ def logs(
     if follow:
         _follow(api, run, step)
         return
-    wanted = [one for one in run.steps if step in (None, one.name)]
-    found = {one.name: logs.of_step(api, run, one) for one in wanted}
-    parts = [(name, logs.readable(text)) for name, text in found.items() if text is not None]
-    if any(found[name] is None for name in found if name in ("finetune", "bench")):
+    cluster, parts, reasons = logs.reach(api, run), [], []
+    for one in run.steps:
+        if step in (None, one.name):
+            try:
+                parts.append((one.name, logs.readable(logs.of_step(api, run, one, cluster))))
+            except UserError as error:
+                reasons.append(f"{one.name}: {error.reason}")
+    if any(reason.startswith(("finetune:", "bench:")) for reason in reasons):
         parts += logs.of_ray(run)
     if as_json:
         typer.echo(json.dumps([{"source": name, "text": text} for name, text in parts]))
         return
     if not parts:
         raise UserError(
-            f"KFP has no log of run {run.name}" + (f", step {step}" if step else ""),
-            reason="its pods have not started, or KFP serves no log of them",
+            f"there is no log of run {run.name}" + (f", step {step}" if step else ""),
+            reason="; ".join(reasons) or "no step has begun",
             fix=f"`{hints.command('runs', 'show', run.name)}` prints each stage's record",
         )
     for name, text in parts:
@@ -193,38 +195,30 @@ def _times(run: "Run") -> dict[str, datetime | None]:
 
 
 def _details(step: "Step") -> list[str]:
-    """A stage's artifact, links among its facts, what became of the model, and its message."""
+    """What a step waits for, a stage's artifact, links among its facts, what became of the model, and its message."""
     from medmim.cli.follow import promotion
 
+    waits = [f"has not started: {step.waiting}"] if step.waiting else []
     if step.record is None:
-        return []
+        return waits
     facts = step.record.facts
     links = [f"{key}  {facts[key]}" for key in ("mlflow", "link") if isinstance(facts.get(key), str)]
-    return [text for text in (step.record.uri, *links, promotion(step), step.record.message) if text]
+    return [text for text in (*waits, step.record.uri, *links, promotion(step), step.record.message) if text]
 
 
 def _follow(api: "Api", run: "Run", step: str | None) -> None:
     """Print new lines, step by step, until the run has ended."""
-    from medmim.cluster.kfp import logs, runs
+    from medmim.cluster.kfp import logs
 
-    shown: dict[str, int] = {}
+    def untold(name: str, why: str) -> None:
+        typer.echo(f"{name}: no log for now: {why}", err=True)
+
     last = ""
-    while True:
-        ended = run.ended
-        for one in run.steps:
-            text = logs.of_step(api, run, one) if step in (None, one.name) else None
-            lines = text if text is None or ended else text[: text.rfind("\n") + 1]
-            new = (lines or "")[shown.get(one.name, 0) :]
-            if new:
-                shown[one.name] = len(lines or "")
-                if last != one.name:
-                    typer.echo(f"== {one.name}")
-                last = one.name
-                typer.echo(logs.readable(new))
-        if ended:
-            return
-        time.sleep(_POLL)
-        run = runs.refresh(api, run)
+    for name, lines in logs.follow(api, run, step, untold):
+        if last != name:
+            typer.echo(f"== {name}")
+        last = name
+        typer.echo(logs.readable("\n".join(lines)))
 
 
 def _api(host: str | None, namespace: str | None) -> "Api":

@@ -27,4 +27,5 @@ PROMOTER = "medmim-promoter"  # its account, and the PodTemplate of its Jobs
 RAY_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}  # Ray's own defaults
 
 KFP_VERSION = "2.17.0"  # of SDK and server
-KFP_ENDPOINT = "http://ml-pipeline.kubeflow:8888"  # where KFP's own manifests put its API
+KFP_NAMESPACE = "kubeflow"  # where KFP's own manifests put it
+KFP_ENDPOINT = f"http://ml-pipeline.{KFP_NAMESPACE}:8888"

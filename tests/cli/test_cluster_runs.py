@@ -17,7 +17,9 @@ from medmim.cli.app import app
 from medmim.cluster.kfp import runs
 from medmim.errors import UserError
 from medmim.store import open_store
+from tests.cluster.ray.test_bad_cluster import kubeconfig_of
 from tests.support.kfp_world import World, a_world
+from tests.support.kube_pods import kube_pods, waits
 from tests.support.waiting import until
 
 
@@ -229,6 +231,33 @@ def test_an_unknown_run_is_reported(world: World, words: tuple[str, ...]) -> Non
     assert code == 2 and f"did you mean {made['run']}?" in text
 
 
+def test_what_a_pod_waits_for_is_shown_while_waiting_and_by_show_and_logs(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kube_pods() as (pods, address):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, address)))
+        shown: dict[str, tuple[int, str]] = {}
+
+        def course() -> None:
+            run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
+            pods.add("a", world.kfp.node(run, "data"), run["run_id"], waits("ImagePullBackOff", "no such image"))
+            world.kfp.begin(run, "data", state="PENDING")
+            time.sleep(0.5)
+            pods.pods["a"]["status"] = waits("ImagePullBackOff", "no such image, 10 s later")
+            for command in ("show", "logs"):
+                shown[command] = call("runs", command, run["display_name"])
+            world.kfp.end(run, "FAILED")
+
+        thread = threading.Thread(target=course, daemon=True)
+        thread.start()
+        _, text = call("submit", "demo", "--wait")
+        thread.join(30)
+    why = "has not started: ImagePullBackOff: no such image"
+    assert text.count(why) == 1, text
+    assert shown["show"][0] == 0 and why in shown["show"][1] and "pending" in shown["show"][1]
+    assert shown["logs"][0] == 2 and why in shown["logs"][1]
+
+
 def test_logs_report_an_unknown_step_and_pods_that_are_gone(world: World) -> None:
     made = json_of("submit", "demo")
     code, text = call("runs", "logs", made["run"], "data")
@@ -236,17 +265,18 @@ def test_logs_report_an_unknown_step_and_pods_that_are_gone(world: World) -> Non
     run = world.kfp.run(made["run"])
     world.kfp.begin(run, "finetune")
     code, text = call("runs", "logs", made["run"])
-    assert code == 2 and "KFP has no log" in text
+    assert code == 2 and "finetune: KFP for one user gives no log of a pod that runs" in text
     open_store(world.store).write(f"runs/{made['run']}/jobs/finetune-1/logs/head/ray-head.log", b"loss 0.1\n")
     assert call("runs", "logs", made["run"]) == (0, "== jobs/finetune-1/logs/head/ray-head.log\nloss 0.1\n")
 
 
 def test_a_log_is_followed_until_the_run_has_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medmim.cli import runs as commands
+    from medmim.cluster.kfp import logs
 
-    monkeypatch.setattr(commands, "_POLL", 0.05)
+    monkeypatch.setattr(logs, "POLL", 0.05)
     made = json_of("submit", "demo")
     run = world.kfp.run(made["run"])
+    world.kfp.state.multi_user, run["_namespace"] = True, "team-a"  # a server for one user has no log of a running pod
     world.kfp.begin(run, "data", log="one\n")
 
     def course() -> None:
@@ -257,7 +287,7 @@ def test_a_log_is_followed_until_the_run_has_ended(world: World, monkeypatch: py
         world.kfp.end(run, "SUCCEEDED")
 
     threading.Thread(target=course, daemon=True).start()
-    assert call("runs", "logs", made["run"], "--follow") == (0, "== data\none\ntwo\nthree\n")
+    assert call("runs", "logs", made["run"], "--follow", "-n", "team-a") == (0, "== data\none\ntwo\nthree\n")
 
 
 def test_an_empty_server_has_no_runs(world: World) -> None:

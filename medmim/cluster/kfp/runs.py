@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medmim import hints
-from medmim.cluster.kfp import compiled
+from medmim.cluster.kfp import compiled, pods
 from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
 from medmim.cluster.kfp.submit import ACTIVE, PENDING, RECIPE, Submitted
@@ -26,6 +26,7 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 POLL = 5.0  # s between two requests for a run's state
 _OUTAGE = 600.0  # s that KFP may be unavailable before `follow` gives up
 _LARGEST_PAGE = 200  # KFP's limit
+_EXECUTOR = re.compile(r"executor(\(\d+\))?")  # the task of a step's pod, in KFP's own settings of Argo with its try
 _EPOCH = datetime(1971, 1, 1, tzinfo=UTC)  # KFP gives an earlier time for "not yet"
 
 
@@ -35,10 +36,12 @@ class Step:
 
     Attributes:
         name: Of the task.
-        state: KFP's; empty while it has not begun, `SKIPPED` where it never will.
+        state: KFP's, but `PENDING` while its pod, or its driver's, has not started; empty while it has not begun,
+            `SKIPPED` where it never will.
         seconds: That it has taken so far; None where it has not begun.
-        nodes: Argo's ids of its pods.
+        nodes: Argo's ids of its pods, the newest first.
         record: The stage's own; None while there is none.
+        waiting: Why its pod has not started, as Kubernetes says; empty where nobody can say.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Step:
     seconds: float | None = None
     nodes: tuple[str, ...] = ()
     record: Outcome | None = None
+    waiting: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callabl
     Args:
         api: The server; outages of less than ten minutes are waited out.
         run: A run with its steps.
-        on_step: Called with each step whose state has changed.
+        on_step: Called with each step whose state has changed, or what it waits for.
         on_poll: Called with the run after each poll, while it is active.
 
     Raises:
@@ -202,13 +206,14 @@ def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callabl
         Deleted: The run was deleted.
         UserError: The server refuses to answer; after a login has expired, for instance.
     """
-    known: dict[str, str] = {}
+    known: dict[str, tuple[str, str]] = {}
     canceling = False
     seen = time.monotonic()
     while True:
         for step in run.steps:
-            if known.get(step.name) != step.state:
-                known[step.name] = step.state
+            why = step.waiting.partition(":")[0]  # what follows may change each time
+            if known.get(step.name) != (step.state, why):
+                known[step.name] = step.state, why
                 on_step(step)
         canceling = canceling or run.state == "CANCELING"
         if run.ended:
@@ -272,20 +277,49 @@ def _with_steps(api: Api, one: Any) -> Run:
     listed = (one.run_details and one.run_details.task_details) or []  # in no order; of a name that comes twice, since
     tasks = {task.display_name: task for task in sorted(listed, key=_began)}  # Argo retries graphs too, the newest
     records, notes = _records(run)
-    names = [name for name in compiled.step_names() if name in tasks or name in records]
-    steps = tuple(_step(name, tasks.get(name), records.get(name)) for name in names)
-    return replace(run, steps=steps, notes=notes)
+    steps = tuple(
+        step for name in compiled.step_names() if (step := _step(name, tasks, listed, records.get(name))) is not None
+    )
+    return _with_waiting(api, replace(run, steps=steps, notes=notes))
 
 
-def _step(name: str, task: Any, record: Outcome | None) -> Step:
+def _with_waiting(api: Api, run: Run) -> Run:
+    """The run with what its pods wait for, where it has some that have not started and the cluster can be asked."""
+    if run.ended or (run.steps and not any(step.state == "PENDING" for step in run.steps)):
+        return run
+    try:
+        found = pods.waiting(pods.reach(api), run.run_id)
+    except UserError as error:
+        asked = f"what pods wait for is not known, since the cluster cannot be asked: {error.fact}"
+        return replace(run, notes=(*run.notes, asked)) if run.steps else run
+    steps = tuple(replace(step, waiting=found.get(step.name, "")) for step in run.steps)
+    notes = (f"a pod has not started: {found['']}",) if "" in found else ()
+    return replace(run, steps=steps, notes=(*run.notes, *notes))
+
+
+def _step(name: str, tasks: dict[str, Any], listed: list[Any], record: Outcome | None) -> Step | None:
+    """A step, as far as there is a task, a driver or a record of it."""
+    task, driver = tasks.get(name), tasks.get(f"{name}-driver")
+    going = driver is not None and driver.state in ("PENDING", "RUNNING")
+    if going and (task is None or _began(driver) > _began(task)):
+        return Step(name, "PENDING", record=record)
     if task is None:
-        return Step(name, record=record)
+        return Step(name, record=record) if record else None
     begin, end = _time(task.start_time), _time(task.end_time)
     if not task.state and end:  # Argo's `Omitted`, which KFP does not know: one before it failed
         return Step(name, "SKIPPED", record=record)
     took = ((end or datetime.now(UTC)) - begin).total_seconds() if begin else None
-    nodes = tuple(child.pod_name for child in task.child_tasks or [] if child.pod_name)
-    return Step(name, task.state or "", took, nodes, record)
+    known = {child.pod_name for other in listed for child in other.child_tasks or [] if child.pod_name}
+    nodes = pods.nodes([child.pod_name for child in task.child_tasks or [] if child.pod_name], known)
+    waits = task.state == "RUNNING" and _pod_waits(listed, _began(task))
+    return Step(name, "PENDING" if waits else task.state or "", took, nodes, record)
+
+
+def _pod_waits(listed: list[Any], since: datetime) -> bool:
+    """Whether a pod that KFP lists since a step began has not started; a pod's task names no step, and one runs."""
+    return any(
+        task.state == "PENDING" for task in listed if _EXECUTOR.fullmatch(task.display_name) and _began(task) >= since
+    )
 
 
 def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:

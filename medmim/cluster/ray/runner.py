@@ -162,7 +162,8 @@ class _History:
 
 def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Diagnosis:
     """Print the job's events until it ends."""
-    history = _History(Log(kube, job["metadata"]["name"]))
+    submitter = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
+    history = _History(Log(kube, lambda: kube.list("pods", submitter)))
     while True:
         state = _poll(kube, job, history)
         _print_events(history)

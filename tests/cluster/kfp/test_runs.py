@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from medmim.cluster.kfp import client, compiled, logs, runs, submit
+from medmim.cluster.kfp import client, compiled, runs, submit
 from medmim.errors import Unavailable, UserError
 from medmim.store import open_store
 from tests.support.kfp_world import World, a_world
@@ -318,37 +318,3 @@ def test_a_cancel_whose_answer_is_lost_is_a_cancel(world: World, api: client.Api
     run = start(world)
     world.kfp.front.lose.append("terminate")
     assert runs.cancel(api, runs.find(api, "demo-1")) and run["state"] == "CANCELING"
-
-
-def test_the_log_of_a_step_is_that_of_its_pod(world: World, api: client.Api) -> None:
-    run = start(world)
-    event = json.dumps({"kind": "line", "time": 1.0, "stage": "data", "text": "1,500 patients"})
-    world.kfp.begin(run, "data", log=f"starting\n{event}\n", state="SUCCEEDED")
-    found = runs.find(api, "demo-1")
-    text = logs.of_step(api, found, found.steps[0])
-    assert text is not None and logs.readable(text) == "starting\n1,500 patients"
-
-
-def test_a_truncated_log_is_shown_as_far_as_it_goes(world: World, api: client.Api) -> None:
-    run = start(world)
-    error = '{"error_message":"InternalServerError: stream","error_details":"..."}'
-    world.kfp.begin(run, "data", log=f"one\ntwo\n{error}", state="SUCCEEDED")
-    found = runs.find(api, "demo-1")
-    assert logs.of_step(api, found, found.steps[0]) == "one\ntwo\n"
-
-
-def test_a_log_that_holds_json_like_an_error_is_a_log(world: World, api: client.Api) -> None:
-    run = start(world)
-    world.kfp.begin(run, "data", log='saw {"error_message": and went on\n', state="SUCCEEDED")
-    found = runs.find(api, "demo-1")
-    assert logs.of_step(api, found, found.steps[0]) == 'saw {"error_message": and went on\n'
-
-
-def test_logs_of_rays_pods_are_read_from_the_store(world: World, api: client.Api) -> None:
-    run = start(world)
-    world.kfp.begin(run, "finetune", state="SUCCEEDED")
-    open_store(world.store).write("runs/demo-1/jobs/finetune-1/logs/head/ray-head.log", b"loss 0.1\n")
-    open_store(world.store).write("runs/demo-1/jobs/finetune-1/order.json", b"{}")
-    found = runs.find(api, "demo-1")
-    assert logs.of_step(api, found, found.steps[0]) is None
-    assert list(logs.of_ray(found)) == [("jobs/finetune-1/logs/head/ray-head.log", "loss 0.1\n")]

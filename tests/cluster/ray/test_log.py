@@ -15,7 +15,7 @@ class FakeKube:
         self.lines: list[tuple[float, str]] = []
         self.down = False
 
-    def list(self, kind: str, selector: str) -> list[dict[str, Any]]:
+    def pods(self) -> list[dict[str, Any]]:
         return [{"metadata": {"name": "submitter"}, "spec": {"containers": [{"name": "submit"}]}}]
 
     def log(self, pod: str, container: str, since: int | None) -> str:
@@ -34,7 +34,7 @@ def test_lines_come_once_and_none_is_lost_while_the_node_is_down(monkeypatch: py
     clock = [60.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     kube = FakeKube()
-    log = Log(kube, "job")  # type: ignore[arg-type]
+    log = Log(kube, kube.pods)  # type: ignore[arg-type]
     shown: list[str] = []
     for second in range(200):
         clock[0] += 1

@@ -1,0 +1,116 @@
+"""The pods of a run: which of Argo's nodes they are, as KFP shows them, and what Kubernetes knows of them.
+
+KFP shows a node's display name and the ids of its children, but neither its own id nor a pod; with KFP's own settings
+of Argo a step is Retry > DAG > Retry > Pod. An id is the 32-bit FNV-1a of the node's name, which goes on from its
+parent's.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+
+from medmim.cluster.doctor.api import Unchecked, items
+from medmim.cluster.kfp.client import Api
+from medmim.cluster.kube import Kube, Object, connect
+from medmim.cluster.ray.state import container_statuses
+from medmim.recipe import names
+
+_RUN = "pipeline/runid"  # label of each pod of a run: LabelKeyWorkflowRunId in backend/src/common/util/consts.go of KFP
+_NODE = "workflows.argoproj.io/node-name"  # annotation: AnnotationKeyNodeName in workflow/common/common.go of Argo
+_EXECUTOR, _DRIVER = "executor", "-driver"  # KFP's tasks: argocompiler/container.go
+_STARTING = ("PodInitializing", "ContainerCreating")  # why a container waits where nothing is wrong, or only Events say
+
+
+def nodes(children: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The ids of a step's pods, the newest first.
+
+    Args:
+        children: Ids of the step's own children, oldest first.
+        known: Ids of all nodes of the run.
+    """
+    found: list[str] = []
+    for child in children:
+        below = _extended(child, f".{_EXECUTOR}")
+        executor = below if below in known else child  # without KFP's settings the child is the executor itself
+        tries: list[str] = []
+        while (again := _extended(executor, f"({len(tries)})")) in known:
+            tries.append(again)
+        found += tries or [executor]
+    return tuple(reversed(found))
+
+
+def _extended(node: str, suffix: str) -> str:
+    """Id of the node whose name is that of another and a suffix: NodeID in Argo's workflow_types.go."""
+    workflow, _, mark = node.rpartition("-")
+    if not mark.isdecimal():
+        return ""
+    found = int(mark)
+    for byte in suffix.encode():
+        found = (found ^ byte) * 0x01000193 % 2**32
+    return f"{workflow}-{found}"
+
+
+def reach(api: Api) -> Kube:
+    """The cluster with the runs' pods, if KUBECONFIG or this pod's account leads to one.
+
+    Raises:
+        UserError: Neither does.
+    """
+    return connect(api.namespace or api.access.namespace or names.KFP_NAMESPACE)
+
+
+def of_run(kube: Kube, run_id: str) -> list[Object]:
+    """The pods of a run, oldest first; asked once, with seconds to answer.
+
+    Raises:
+        UserError: The cluster cannot be asked, or this account may not list pods.
+    """
+    found = items(kube, f"/api/v1/namespaces/{kube.namespace}/pods?labelSelector={_RUN.replace('/', '%2F')}%3D{run_id}")
+    return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+
+def of_step(pods: Sequence[Object], step: str) -> list[Object]:
+    """Those pods that do a step's work, not its driver's."""
+    return [pod for pod in pods if _task(pod) == (step, False)]
+
+
+def waiting(kube: Kube, run_id: str) -> dict[str, str]:
+    """Why the newest pod of each step, or of its driver, has not started; "" is the step of other pods of the run.
+
+    Raises:
+        UserError: As `of_run`.
+    """
+    newest = {_task(pod)[0]: pod for pod in of_run(kube, run_id)}
+    return {step: why for step, pod in newest.items() if (why := _reason(kube, pod))}
+
+
+def _task(pod: Object) -> tuple[str, bool]:
+    """The step that a pod belongs to (empty for those of the graph itself), and whether it is the step's driver."""
+    name = str(pod["metadata"].get("annotations", {}).get(_NODE, ""))
+    path = [re.sub(r"\(\d+\)$", "", part) for part in name.split(".")]
+    if path[-1].endswith(_DRIVER):
+        step = path[-1].removesuffix(_DRIVER)
+        return ("" if step == "root" or step.startswith("exit-handler-") else step), True
+    return (path[-2] if path[-1] == _EXECUTOR and len(path) > 1 else ""), False
+
+
+def _reason(kube: Kube, pod: Object) -> str:
+    if pod.get("status", {}).get("phase") != "Pending":
+        return ""
+    return next(_reasons(kube, pod), "")[:400]
+
+
+def _reasons(kube: Kube, pod: Object) -> Iterator[str]:
+    for container in container_statuses(pod):
+        waits = container.get("state", {}).get("waiting", {})
+        if waits.get("reason") and waits["reason"] not in _STARTING:
+            yield ": ".join(part for part in (waits["reason"], waits.get("message", "")) if part)
+    for condition in pod["status"].get("conditions", []):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            yield f"{condition.get('reason', 'Unschedulable')}: {condition.get('message', '')}"
+    selector = f"involvedObject.uid%3D{pod['metadata']['uid']},type%3DWarning"
+    try:
+        events = items(kube, f"/api/v1/namespaces/{kube.namespace}/events?fieldSelector={selector}")
+    except Unchecked:
+        return
+    for event in reversed(sorted(events, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))):
+        yield f"{event.get('reason', '')}: {event.get('message', '')}"  # a volume without its Secret, for instance
