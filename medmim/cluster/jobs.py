@@ -27,7 +27,7 @@ def follow(cluster: Kube, name: str, on_line: Callable[[str], None], poll: float
         UserError: The Job was deleted.
         Unavailable: The API server does not answer; the Job goes on.
     """
-    log, begin, told = Log(cluster, name), time.monotonic(), ""
+    log, begin, told = Log(cluster, lambda: _pods(cluster, name)), time.monotonic(), ""
     while True:
         found = cluster.get("jobs", name)  # before its log: then no line of an ended one is missing
         if found is None:
