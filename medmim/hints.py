@@ -8,7 +8,7 @@ from pathlib import Path
 _GIVEN = "MEDMIM_GIVEN"  # JSON: option -> value; in the environment, so that the steps of a run print the same commands
 # Commands that take no --home, nor an address of a cluster.
 _NEITHER = ("recipe", "base check", "data init", "data lookalike")
-_CLUSTER = ("runs", "submit", "doctor --cluster")
+_CLUSTER = ("runs", "submit", "registry pipeline", "doctor --cluster")
 _NO_HOST = ("runs sweep", "doctor --cluster")
 
 

@@ -14,13 +14,14 @@ from kfp import compiler
 
 from pipelines.bench import compare
 from pipelines.nightly import nightly
+from pipelines.promote import promote
 from pipelines.step import one_step
 from pipelines.train import train
 
 GOAL = Path(__file__).parent.parent / "medmim" / "shipped" / "pipelines"
 STEPS = (
     "data", "audit", "finetune", "bench", "register", "gate", "promote", "report",
-    "rebench", "watch", "trend",
+    "rebench", "watch", "trend", "approve",
 )  # fmt: skip
 
 
@@ -29,6 +30,7 @@ def write(folder: Path) -> None:
     compiler.Compiler().compile(train, str(folder / "train.yaml"))
     compiler.Compiler().compile(compare, str(folder / "bench.yaml"))
     compiler.Compiler().compile(nightly, str(folder / "nightly.yaml"))
+    compiler.Compiler().compile(promote, str(folder / "promote.yaml"))
     for name in STEPS:
         step = getattr(import_module(f"components.{name}"), name)
         compiler.Compiler().compile(one_step(step), str(folder / f"step-{name}.yaml"))

@@ -114,7 +114,7 @@ def test_a_command_gets_the_options_that_it_takes() -> None:
     assert len(listed) > 25
     for words, takes in listed:
         typed = shlex.split(hints.command(*words))[1 + len(words) :]
-        on_cluster = words[0] in ("runs", "submit") or "--cluster" in words
+        on_cluster = words[0] in ("runs", "submit") or words[1:2] == ["pipeline"] or "--cluster" in words
         expected = {"--host", "--namespace"} & takes if on_cluster else {"--home"} & takes
         assert set(typed) - {"given"} == expected, words
 

@@ -1,4 +1,4 @@
-"""medmim registry list | show | promote | rollback | reconcile: registered models, and which version is champion."""
+"""medmim registry list | show | promote | rollback | reconcile | pipeline: models, and which version is champion."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim import hints, tracking
-from medmim.cli.options import Home, Json, keep
+from medmim.cli.options import Home, Host, Json, Namespace, keep
 from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.recipe.registry import CANDIDATE
@@ -205,6 +205,30 @@ def reconcile(
             typer.echo(f"restored: {text}")
     if not any(found.values()):
         typer.echo("the aliases are what the decision log says")
+
+
+@app.command()
+def pipeline(
+    image: Annotated[
+        str | None, typer.Option("--image", help="medmim's image; pinned by digest. [default: MEDMIM_IMAGE]")
+    ] = None,
+    host: Host = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """Upload the pipeline medmim-promote, by which people promote in KFP's web pages.
+
+    --json: {pipeline, version, new_version, image, link, notes}.
+    """
+    from medmim.cluster.kfp.access import resolve
+    from medmim.cluster.kfp.upload import upload
+
+    made = upload("promote", resolve(host, namespace), image)
+    for note in made["notes"]:
+        sys.stderr.write(f"note: {note}\n")
+    known = "new" if made["new_version"] else "known"
+    human = "{pipeline}, version {version:.12} ({known})\n{image}\n{link}".format(known=known, **made)
+    typer.echo(json.dumps(made) if as_json else human.rstrip())
 
 
 def _workspace(home: Path | None) -> Workspace:

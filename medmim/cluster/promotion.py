@@ -17,6 +17,7 @@ from medmim.cluster.kube import Object
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe import names
+from medmim.run.person import is_person
 from medmim.sample import digest_of
 
 REQUEST = "medmim/request"  # label of a Job: the digest of who asked for what
@@ -65,7 +66,7 @@ def run(words: Sequence[str], namespace: str | None) -> tuple[int, dict[str, Any
         The exit code, what the command printed as JSON (empty where it failed), and the other lines of its log.
 
     Raises:
-        UserError: There is no promoter, or this person may not create its Jobs.
+        UserError: There is no promoter, or this person may not create its Jobs, or is none.
         Unavailable: The API server does not answer; a Job that was created goes on.
     """
     cluster = kube.connect(namespace)
@@ -77,7 +78,7 @@ def run(words: Sequence[str], namespace: str | None) -> tuple[int, dict[str, Any
                 reason=f"PodTemplate {names.PROMOTER}, which medmim's chart makes in its own namespace, is not there",
                 fix="give the namespace of the release with --namespace",
             )
-        wanted = job(template, words, cluster.user())
+        wanted = job(template, words, _person(cluster))
         name = _find(cluster, wanted) or _create(cluster, wanted)
     except kube.Forbidden as error:
         fix = "ask to be named in the chart's value promotion.promoters"
@@ -101,6 +102,17 @@ def run(words: Sequence[str], namespace: str | None) -> tuple[int, dict[str, Any
             fix=f"`{hints.command('registry', 'list')}` shows the champion, where MLflow can be reached",
         )
     return code, facts if code == 0 else {}, lines
+
+
+def _person(cluster: kube.Kube) -> str:
+    user = cluster.user()
+    if not is_person(user):
+        raise UserError(
+            f"the cluster knows you as {user}, and that is no person",
+            reason="the decision log says for good who made a model champion",
+            fix="use a kubeconfig of your own login",
+        )
+    return user
 
 
 def _find(cluster: kube.Kube, wanted: Object) -> str:

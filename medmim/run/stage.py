@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,22 +108,44 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         home: Scratch folder of this machine or pod.
         run: Name of the run.
     """
-    os.environ["MEDMIM_STAGE"] = name
-    share_cores()
-    end_with_runner()
-    ws = None
-    try:
+    ws: Workspace | None = None
+
+    def record(error: UserError) -> None:
+        if ws is not None:
+            _record_failure(ws, name, error)
+
+    with _ending_with_our_code(name, home, record):
         parsed = from_parameter(recipe)
         ws = workspace(Path(home), parsed, run)
         if on_cluster():
             os.environ["MEDMIM_USER"] = submitter(recipe, run)  # a Ray job's pods get it from here
         yield parsed, ws
+
+
+@contextmanager
+def acting(name: str, home: str) -> Iterator[Workspace]:
+    """The same around a component by which a person acts, outside of a run: it has no recipe and leaves no record.
+
+    Args:
+        name: Shown with its progress.
+        home: Scratch folder of this machine or pod.
+    """
+    with _ending_with_our_code(name, home, lambda error: None):
+        yield workspace(Path(home))
+
+
+@contextmanager
+def _ending_with_our_code(name: str, home: str, record: Callable[[UserError], None]) -> Iterator[None]:
+    os.environ["MEDMIM_STAGE"] = name
+    share_cores()
+    end_with_runner()
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # also a panic of a Rust library
         known = as_user_error(error, f"running the step {name}", Path(home))
-        if ws is not None:
-            _record_failure(ws, name, known)
+        record(known)
         emit("error", text=str(known), code=known.exit_code)
         raise SystemExit(known.exit_code) from None
 

@@ -54,6 +54,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("nightly.schedule", "daily", "/nightly/schedule"),
     ("promotion.autoPromote", "false", "/promotion/autoPromote"),
     ("promotion.schedule", "*/10 * * * *", "schedule"),
+    ("promotion.promoters", ["anna"], "/promotion/promoters/0"),
+    ("promotion.promoters", [{"kind": "ServiceAccount", "name": "ci"}], "/promotion/promoters/0/kind"),  # no person
+    ("promotion.kfpNamespace", "platform", "promotion.kfpNamespace: platform is the release's own namespace"),
     ("networkPolicy.objectStore", ["10.0.0.0/8"], "/networkPolicy/objectStore/0"),
     ("networkPolicy.apiServer", [{}], "/networkPolicy/apiServer/0"),
     ("networkPolicy.database", [{"ipBlock": {"cidr": "10.0.0.1"}}], "/networkPolicy/database/0/ipBlock/cidr"),
@@ -109,4 +112,10 @@ def test_all_that_the_schema_finds_is_reported_at_once() -> None:
 def test_metrics_behind_users_need_a_user() -> None:
     values = {"mlflow": {"auth": {"enabled": True}, "metrics": {"enabled": True}}, "networkPolicy": {"enabled": False}}
     with pytest.raises(helm.HelmError, match="mlflow.metrics.existingSecret"):
+        render(values)
+
+
+def test_promoters_start_no_runs_where_others_do() -> None:
+    values = {"runNamespaces": [{"name": "team-a"}], "promotion": {"kfpNamespace": "team-a"}}
+    with pytest.raises(helm.HelmError, match="promotion.kfpNamespace: team-a is one of runNamespaces"):
         render(values)

@@ -11,7 +11,7 @@ from pipelines import pod as step_pod
 from tests.charts.network import Pod, about, may
 from tests.support.chart import CHART, EXAMPLES, PLATFORM, Object, named, render, rendered
 
-RUN, OTHER = "radiology", "research"
+RUN, OTHER, PROMOTERS = "radiology", "research", "promoters"
 
 
 def ours(component: str, namespace: str = PLATFORM, **more: object) -> Pod:
@@ -33,6 +33,7 @@ PODS = {
     "check": ours("test"),
     "step": Pod(RUN, step_pod.LABELS),
     "run-check": ours("test", RUN),
+    "promotion-in-kfp": Pod(PROMOTERS, step_pod.LABELS),
     "sweep": ours("sweep", RUN),
     "head": ray(head(Pods(), "image", "lease"), "head"),
     "worker": ray(worker(Pods(), "image"), "worker"),
@@ -54,16 +55,16 @@ PODS = {
 }  # fmt: skip
 DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8265, 29500
 RAY = ("head", "worker", "submitter")
-OURS = ("mlflow", "nightly", "promoter", "migrate", "check", "step", "run-check", "sweep", *RAY)
+OURS = ("mlflow", "nightly", "promoter", "migrate", "check", "step", "run-check", "promotion-in-kfp", "sweep", *RAY)
 HEADS = ("head", "head-of-another-namespace")
 PORTS = (DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH, 6379, 8888, 9000)
 
 ALLOWED = {
     *product({*OURS, "head-of-another-namespace"} - {"migrate"}, ["store"], [STORE]),
-    *product(("nightly", "promoter", "check", "step", "run-check", *HEADS), ["mlflow"], [MLFLOW]),
+    *product(("nightly", "promoter", "check", "step", "run-check", "promotion-in-kfp", *HEADS), ["mlflow"], [MLFLOW]),
     *product(("ingress", "prometheus"), ["mlflow"], [MLFLOW]),
-    *product(("step", "run-check", "sweep", *HEADS), ["api"], [API]),
-    *product(("step", "run-check", "nightly"), ["kfp"], PORTS),
+    *product(("step", "run-check", "promotion-in-kfp", "sweep", *HEADS), ["api"], [API]),
+    *product(("step", "run-check", "promotion-in-kfp", "nightly"), ["kfp"], PORTS),
     *product(("mlflow", "migrate"), ["database"], [DB]),
     *product(RAY, RAY, PORTS),
     *product(["kuberay"], HEADS, [DASHBOARD]),
@@ -75,6 +76,7 @@ ALLOWED = {
 @pytest.fixture(scope="module")
 def policies() -> list[Object]:
     values = {**EXAMPLES["onprem-gpu"], "nightly": {"enabled": True, "recipe": "demo"}}
+    values["promotion"] = {**values.get("promotion", {}), "kfpNamespace": PROMOTERS}
     return [one for one in render(values) if one["kind"] == "NetworkPolicy"]
 
 

@@ -143,6 +143,15 @@ def test_a_model_that_awaits_approval_is_shown_with_the_command_that_promotes_it
     assert f"awaiting approval: {command}\n" in call("runs", "show", run)[1]
 
 
+def test_the_pipeline_by_which_people_promote_is_uploaded_once_and_not_started(world: World) -> None:
+    made = json_of("registry", "pipeline")
+    assert (made["pipeline"], made["new_version"]) == ("medmim-promote", True)
+    assert made["image"].startswith(f"{world.registry.address}/medmim@sha256:") and made["version"] in str(made)
+    assert json_of("registry", "pipeline")["new_version"] is False
+    assert call("registry", "pipeline")[1].splitlines()[-1] == made["link"]
+    assert world.kfp.state.runs == {}
+
+
 @pytest.mark.parametrize(
     ("event", "message", "still_running"),
     [

@@ -120,6 +120,9 @@ def test_who_the_chart_names_promotes_and_is_named(as_user: Callable[..., Kube],
 
 def test_who_the_chart_does_not_name_creates_nothing(as_user: Callable[..., Kube]) -> None:
     admin = as_user()
+    as_user(f"system:serviceaccount:{admin.namespace}:{names.PROMOTER}", LEAD)
+    with pytest.raises(UserError, match="no person"):
+        promotion.run(WORDS, None)
     as_user(NOBODY)
     with pytest.raises(UserError, match="may not get podtemplates") as error:
         promotion.run(WORDS, None)

@@ -20,10 +20,14 @@ def text(name: str) -> str:
     return (COMPILED / name).read_text("utf-8").replace("medmim:placeholder", IMAGE)
 
 
+def graph_of(step: str) -> str:
+    return {"rebench": "nightly", "watch": "nightly", "trend": "nightly", "approve": "promote"}.get(step, "train")
+
+
 def interface(name: str) -> tuple[dict[str, str], dict[str, str]]:
     """Inputs and outputs, as the graph that `medmim submit` uploads has them."""
     step = name.removeprefix("step-").removesuffix(".yaml")
-    graph = "nightly" if step in ("rebench", "watch", "trend") else "train"
+    graph = graph_of(step)
     component = next(yaml.safe_load_all((COMPILED / f"{graph}.yaml").read_text("utf-8")))["components"][f"comp-{step}"]
     inputs, outputs = component["inputDefinitions"]["parameters"], component.get("outputDefinitions", {})
     kinds = {key: one["parameterType"] for key, one in outputs.get("parameters", {}).items()}
@@ -42,7 +46,7 @@ def test_it_loads_with_the_components_own_inputs_and_outputs(name: str) -> None:
 @pytest.mark.parametrize("name", STEPS)
 def test_it_requests_what_it_requests_in_the_graph(name: str) -> None:
     step = name.removeprefix("step-").removesuffix(".yaml")
-    graph = "nightly" if step in ("rebench", "watch", "trend") else "train"
+    graph = graph_of(step)
     specs = [next(yaml.safe_load_all((COMPILED / file).read_text("utf-8"))) for file in (name, f"{graph}.yaml")]
     own, theirs = (spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"] for spec in specs)
     assert own == theirs

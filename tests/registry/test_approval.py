@@ -141,6 +141,27 @@ def test_a_promoter_copies_the_candidate_with_its_lineage_and_the_gates_evidence
     assert aliases.drift(ws, NAME) == []
 
 
+def test_a_person_promotes_by_the_step_of_kfps_pages_and_the_log_says_that_the_name_was_typed(
+    ws: Workspace, propose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from components.approve import approve
+
+    number, _ = propose("a")
+    for name in ("MEDMIM_STAGE", "OMP_WAIT_POLICY"):  # which the step sets
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("KFP_POD_NAME", "a-pod")
+    monkeypatch.delenv("MEDMIM_USER", raising=False)
+    given = {"home": str(ws.home), "name": CANDIDATES, "version": number, "why": "I looked at it", "who": "Anna"}
+    for wrong in ({"who": " "}, {"who": "medmim"}, {"why": "$(WHY)"}, {"version": "9"}):
+        with pytest.raises(SystemExit) as ended:
+            approve.python_func(**(given | wrong))
+        assert ended.value.code == 2 and decisions.names(ws) == []
+    assert approve.python_func(**given) == "1"
+    (entry,) = decisions.read(ws, NAME)
+    assert (entry.who, entry.why, entry.digest) == ("Anna (typed in KFP)", "I looked at it", "a")
+    assert approve.python_func(**given) == "1" and len(decisions.read(ws, NAME)) == 1
+
+
 def test_evidence_against_a_former_champion_does_not_enter_the_log(ws: Workspace, propose: Callable[..., Any]) -> None:
     (first, _), (second, _) = propose("a"), propose("b")
     promote.promote(ws, CANDIDATES, first, "first")

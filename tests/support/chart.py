@@ -24,7 +24,11 @@ ALL_ON: dict[str, Any] = {
     "nightly": {"enabled": True, "recipe": "name: mine\ndata: {source: phantom}\n"},
     "image": {"digest": "sha256:" + "0" * 64},
     "kfp": {"ui": "https://kubeflow.example.org/pipeline"},
-    "promotion": {"autoPromote": True, "promoters": [{"kind": "User", "name": "anna@example.org"}]},
+    "promotion": {
+        "autoPromote": True,
+        "promoters": [{"kind": "User", "name": "anna@example.org"}],
+        "kfpNamespace": "promoters",
+    },
     "alerts": {"enabled": True},
     "mlflow": {
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],

@@ -17,6 +17,14 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{/* Where steps run: the run namespaces, and that where promoters start runs. */}}
+{{- define "medmim.stepNamespaces" -}}
+{{- $names := list -}}
+{{- range .Values.runNamespaces }}{{ $names = append $names .name }}{{ end -}}
+{{- with .Values.promotion.kfpNamespace }}{{ $names = append $names . }}{{ end -}}
+{{ toJson $names }}
+{{- end }}
+
 {{/* The namespace of the nightly's runs. */}}
 {{- define "medmim.nightlyNamespace" -}}
 {{- $first := first .Values.runNamespaces | default dict -}}
@@ -63,5 +71,8 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if eq .name $.Release.Namespace }}{{ fail (printf "runNamespaces: %s is the release's own namespace; steps could read the promoter's and MLflow's Secrets there" .name) }}{{ end -}}
 {{- if hasKey $seen .name }}{{ fail (printf "runNamespaces: %s is named twice" .name) }}{{ end -}}
 {{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- with .Values.promotion.kfpNamespace -}}
+{{- if or (eq . $.Release.Namespace) (hasKey $seen .) }}{{ fail (printf "promotion.kfpNamespace: %s is %s; runs may read every Secret of theirs, and only promoters may start runs there" . (ternary "one of runNamespaces" "the release's own namespace" (hasKey $seen .))) }}{{ end -}}
 {{- end -}}
 {{- end }}

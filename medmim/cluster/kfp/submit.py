@@ -124,7 +124,7 @@ def plan(
     preflight.refuse_missing_models(recipe, store)
     notes = [f"the Kubernetes cluster was not checked: {unchecked}"] if unchecked else []
     pinned = pin(named)
-    notes += _image_notes(pinned)
+    notes += image_notes(pinned)
     api = client.connect(access)
     if client.major_minor(api.tag) != client.major_minor(ir.sdk):
         notes.append(f"KFP is {api.tag}, and the pipeline is compiled for {ir.sdk.removeprefix('kfp-')}")
@@ -230,7 +230,12 @@ def _remove_recipe(store: Store, run: str) -> None:
             store.delete(f"runs/{run}/{name}")
 
 
-def _image_notes(pinned: str) -> list[str]:
+def image_notes(pinned: str) -> list[str]:
+    """What could not be checked of an image.
+
+    Raises:
+        UserError: It holds another version of medmim, or does not exist.
+    """
     try:
         found = version_of(pinned)
     except NotFound:
