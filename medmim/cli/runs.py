@@ -87,8 +87,8 @@ def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json
         typer.echo(f"run {run.name} is {run.state.lower()} already")
     else:
         typer.echo(
-            f"run {run.name} is being cancelled\nits Ray jobs end when their Lease expires "
-            f"(platform.pods.lease_seconds), at the latest with the next `{hints.command('runs', 'sweep')}`;\n"
+            f"run {run.name} is being cancelled\nits Ray jobs end with their step; else with the next "
+            f"`{hints.command('runs', 'sweep')}`, or when their Lease expires (platform.pods.lease_seconds);\n"
             "finished steps and checkpoints are kept: the same recipe resumes from them"
         )
 
@@ -150,9 +150,9 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove Ray jobs whose step or run is gone, so that they hold no GPU; run it every two minutes.
+    """Remove Ray jobs whose step or run is gone, so that they hold no GPU; run it every ten minutes.
 
-    Their logs and Events are archived in the store first. With --json: a list of name, why.
+    Their logs and Events are archived in the store. With --json: a list of name, why.
     """
     from medmim.cluster import kube
     from medmim.cluster.ray import sweep as ray_sweep

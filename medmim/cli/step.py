@@ -31,10 +31,10 @@ def _run(uri: str) -> Result:
         request = read_request(uri)
         doing = f"running the stage {request.stage}"
         os.environ["MEDMIM_STAGE"] = request.stage
-        name = os.environ.get("MEDMIM_LEASE")
-        if name:
-            lease.watch(name, _stop)
         parsed = from_dump(request.recipe)
+        name = os.environ.get("MEDMIM_LEASE")
+        looks = [*([lease.look_in_cluster(name)] if name else []), lease.look_in_store(uri)]
+        lease.watch(looks, _stop, parsed.platform.pods.lease_seconds)
         home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
         return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
     except NodeLeaves as error:  # no result: the step makes a new attempt, as for any head that is lost

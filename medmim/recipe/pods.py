@@ -73,5 +73,5 @@ class Pods(Section):
         30, ge=10, description="what a pod that is preempted has to save and upload a checkpoint"
     )
     deadline_minutes: Minutes = Field(1440, description="the job is stopped after this long")
-    lease_seconds: Positive = Field(600, ge=30, description="the job stops when its step has been gone this long")
+    lease_seconds: Positive = Field(1800, ge=30, description="the job stops when its step has been gone this long")
     attempts: Positive = Field(3, description="how often the job is started when its head is lost")

@@ -224,7 +224,7 @@ def test_schedules_never_overlap_and_each_namespace_is_swept() -> None:
         if one["metadata"]["name"] == "medmim-sweep":
             container = one["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
             swept[one["metadata"]["namespace"]] = (one["spec"]["schedule"], container["args"])
-    assert swept == {n: ("*/2 * * * *", ["medmim", "runs", "sweep", "-n", n]) for n in ("a", "b")}
+    assert swept == {n: ("*/10 * * * *", ["medmim", "runs", "sweep", "-n", n]) for n in ("a", "b")}
 
 
 def test_nothing_runs_by_default_that_needs_a_setting_or_an_approval() -> None:

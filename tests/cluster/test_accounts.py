@@ -12,6 +12,7 @@ import yaml
 from medmim.cluster import kube
 from medmim.cluster.kube import API, Kube
 from medmim.cluster.ray import lease, runner
+from medmim.cluster.ray import workflow as workflow_of
 from medmim.cluster.ray.sweep import sweep
 from medmim.errors import UserError
 from tests.cluster.conftest import kubectl
@@ -86,6 +87,7 @@ def step_account(cluster: Kube, kubeconfig: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_step_uses_exactly_what_its_role_grants(
     cluster: Kube,
     step_account: Kube,
+    workflow: dict[str, Any],
     used: set[Verb],
     kubeconfig: Path,
     tmp_path: Path,
@@ -105,6 +107,7 @@ def test_a_step_uses_exactly_what_its_role_grants(
     driver_succeeds(job_of(cluster, "Running"))
     step.join(120)
     assert step.error is None
+    assert workflow_of.terminated(step_account, [workflow]) == ""  # as on SIGTERM
     assert used == granted("medmim-step")
 
 
@@ -140,7 +143,7 @@ def test_the_sweep_uses_exactly_what_its_role_grants(
     name = job["metadata"]["name"]
     as_sweep = account(cluster, "medmim-sweep")
     cluster.patch("rayjobs", name, {"metadata": {"ownerReferences": [workflow]}})
-    cluster.patch("workflows", workflow["name"], {"status": {"phase": "Failed"}})
+    cluster.patch("workflows", workflow["name"], {"status": {"phase": "Succeeded"}})
     removed = {one.name for one in sweep(as_sweep)}
     step.join(120)
     assert removed == {name}
@@ -159,6 +162,6 @@ def test_the_driver_uses_exactly_what_its_role_grants(
         "leases",
         {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "held"}, "spec": spec},
     )
-    lease.watch("held", lambda reason: stale.set())
+    lease.watch([lease.look_in_cluster("held")], lambda reason: stale.set(), 60)
     assert stale.wait(30)
     assert used == granted("medmim-ray")

@@ -65,7 +65,7 @@ class Cluster:
         parts = path.strip("/").split("/")
         if parts == ["version"]:
             return 200, {"major": "1"}
-        kind, name = [*parts[parts.index("namespaces") + 2 :], ""][:2]
+        kind, name = [*parts[parts.index("namespaces") + 2 :], "", ""][:2]
         if parts[-1] == "log":
             return 200, self.logs.get(name, "")
         if not kind:

@@ -23,6 +23,7 @@ NEEDS: dict[str, frozenset[Verb]] = {
             ("", "pods", "list"),
             ("", "pods/log", "get"),
             ("", "events", "list"),
+            ("argoproj.io", "workflows", "get"),
         }
     ),
     names.SWEEP_ACCOUNT: frozenset(

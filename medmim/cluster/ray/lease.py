@@ -1,50 +1,34 @@
-"""The Lease between a step and its Ray job: the step renews it, the driver on the head stops once it expires.
+"""How the driver of a Ray job knows that a step still waits for it: the step renews, else the driver stops.
 
-Terminating a pipeline run kills its pods and leaves the Workflow, and with it every object that it owns; without the
-Lease, the job of a terminated run would keep its GPUs until its deadline.
+Terminating a pipeline run kills its pods and leaves the Workflow, and with it every object that it owns; without this,
+the job of a terminated run would keep its GPUs until its deadline.
+
+The step renews in two places, a Lease of the cluster and an object beside its request in the store. Neither an outage
+of the API server nor one of the store ends a training then; a driver on a node that the cluster has given up, whose
+request another attempt has replaced, still learns that nobody waits for it.
 """
 
+import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
+from medmim import store
 from medmim.cluster.kube import Kube, Object, connect
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError, within
 
-_RENEWALS = 8  # in the time that a Lease lasts
+_FILE = "held.json"
+_RENEWALS = 8  # in the time that it lasts
+_CALL = 10.0  # s that one renewal, or one look, may be repeated
 
-
-@contextmanager
-def hold(kube: Kube, job: Object, seconds: int) -> Iterator[None]:
-    """Acquire the Lease, renew it from a thread, and let it expire by itself at the end.
-
-    Args:
-        kube: The cluster.
-        job: The RayJob; the Lease has its name and is deleted with it.
-        seconds: How long it lasts without renewal.
-    """
-    _renew(kube, job, seconds)
-    end = threading.Event()
-
-    def renew() -> None:
-        while not end.wait(min(15.0, seconds / _RENEWALS)):
-            try:
-                _renew(kube, job, seconds)
-            except UserError:  # the next one may succeed; if none does, the driver stops, as it should
-                continue
-
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join(5)
+Renewal = tuple[Callable[[], None], float]  # and the seconds until the next
+Look = Callable[[], tuple[str, float]]  # what a renewal changes, and the seconds that one lasts
 
 
-def _renew(kube: Kube, job: Object, seconds: int) -> None:
+def in_cluster(kube: Kube, job: Object, seconds: int) -> Renewal:
+    """Renew a Lease that has the name of a RayJob and is deleted with it."""
     name = job["metadata"]["name"]
     owner = {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": name, "uid": job["metadata"]["uid"]}
     metadata = {
@@ -52,42 +36,126 @@ def _renew(kube: Kube, job: Object, seconds: int) -> None:
         "labels": {"app.kubernetes.io/managed-by": "medmim"},
         "ownerReferences": [{**owner, "blockOwnerDeletion": False}],
     }
-    spec = {
-        "holderIdentity": os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME") or "medmim",
-        "leaseDurationSeconds": seconds,
-        # by the API server's clock, which the sweep compares it with: this pod's may be wrong
-        "renewTime": kube.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-    }
-    lease = {"metadata": metadata, "spec": spec}  # the owner too: it may still be an earlier job of that name
-    if kube.patch("leases", name, lease) is None:
-        kube.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease})
+
+    def renew() -> None:
+        spec = {
+            "holderIdentity": _holder(),
+            "leaseDurationSeconds": seconds,
+            # by the API server's clock, which the sweep compares it with: this pod's may be wrong
+            "renewTime": kube.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        }
+        lease = {"metadata": metadata, "spec": spec}  # the owner too: it may still be an earlier job of that name
+        if kube.patch("leases", name, lease) is None:
+            kube.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease})
+
+    return renew, min(15.0, seconds / _RENEWALS)
 
 
-def watch(name: str, expired: Callable[[str], None]) -> None:
-    """Call `expired` with a reason, from a thread, once the Lease was not renewed for as long as it lasts.
+def in_store(uri: str, seconds: int) -> Renewal:
+    """Renew an object in the folder of a request."""
 
-    What counts is when a renewal was last *seen*, by this machine's own clock: clocks of two machines are never
-    compared. An API server that does not answer counts as no renewal.
+    def renew() -> None:
+        content = {"holder": _holder(), "seconds": seconds, "renewed": time.time()}
+        store.open_store(uri).write(_FILE, json.dumps(content).encode())
 
-    Args:
-        name: The Lease, in this pod's namespace.
-        expired: Ends the driver.
+    return renew, seconds / _RENEWALS
+
+
+@contextmanager
+def hold(*renewals: Renewal) -> Iterator[None]:
+    """Renew at once, then from threads; at the end let it expire by itself.
+
+    Raises:
+        UserError: The first renewal is refused. One that is not answered is repeated later.
     """
+    end = threading.Event()
+
+    def keep(renew: Callable[[], None], every: float) -> None:
+        while not end.wait(every):
+            try:
+                with within(_CALL):
+                    renew()
+            except UserError:  # the next one may succeed; if none does, the driver stops, as it should
+                continue
+
+    with ExitStack() as undo:
+        undo.callback(end.set)
+        for renew, every in renewals:
+            try:
+                with within(_CALL):
+                    renew()
+            except Unavailable:
+                pass
+            thread = threading.Thread(target=keep, args=(renew, every), daemon=True)
+            thread.start()
+        yield
+
+
+def look_in_cluster(name: str) -> Look:
+    """Look at a Lease in this pod's namespace."""
     kube = connect()
 
-    def poll() -> None:
-        renewed, seen, lasts = "", time.monotonic(), 600.0
-        while True:
-            try:
-                spec = (kube.get("leases", name) or {}).get("spec", {})
-            except UserError:
-                spec = {}
-            if spec.get("renewTime", renewed) != renewed:
-                renewed, seen = spec["renewTime"], time.monotonic()
-            lasts = float(spec.get("leaseDurationSeconds", lasts))
-            if time.monotonic() - seen > lasts:
-                expired(f"the step has not renewed its Lease {name} for {lasts:.0f} s: the driver stops")
-                return
-            time.sleep(min(10.0, lasts / _RENEWALS))
+    def look() -> tuple[str, float]:
+        spec = (kube.get("leases", name) or {}).get("spec", {})
+        return str(spec.get("renewTime", "")), float(spec.get("leaseDurationSeconds", 0))
 
-    threading.Thread(target=poll, daemon=True).start()
+    return look
+
+
+def look_in_store(uri: str) -> Look:
+    """Look at the object in the folder of a request."""
+
+    def look() -> tuple[str, float]:
+        try:
+            text = store.open_store(uri).read(_FILE).decode()
+        except FileNotFoundError:
+            return "", 0.0
+        return text, float(json.loads(text)["seconds"])
+
+    return look
+
+
+def watch(looks: Sequence[Look], expired: Callable[[str], None], lasts: float) -> None:
+    """Call `expired` with a reason, from a thread, once no step waits for this job any more: see `wait_for_end`."""
+
+    def wait() -> None:
+        longest = wait_for_end(looks, lasts)
+        expired(f"no step has waited for this job for {longest:.0f} s (platform.pods.lease_seconds): it stops")
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def wait_for_end(looks: Sequence[Look], lasts: float) -> float:
+    """Return once nothing was renewed for as long as it lasts.
+
+    What counts is when a renewal was last *seen*, by this machine's own clock: clocks of two machines are never
+    compared. Time in which no place answers does not count: it says nothing about the step.
+
+    Args:
+        looks: At each place.
+        lasts: Seconds, until a renewal says how long it lasts.
+
+    Returns:
+        How long it lasted.
+    """
+    seen, unrenewed, before = dict[Look, str](), 0.0, time.monotonic()
+    while unrenewed <= lasts:
+        time.sleep(min(10.0, lasts / _RENEWALS))
+        answered = renewed = False
+        for look in looks:
+            try:
+                with within(_CALL):
+                    mark, seconds = look()
+            except UserError:
+                continue
+            answered, lasts = True, seconds or lasts
+            renewed |= bool(mark) and mark != seen.get(look)
+            seen[look] = mark
+        now = time.monotonic()
+        unrenewed = 0.0 if renewed else unrenewed + (now - before if answered else 0.0)
+        before = now
+    return lasts
+
+
+def _holder() -> str:
+    return os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME") or "medmim"

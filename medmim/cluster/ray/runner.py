@@ -11,20 +11,32 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from medmim import progress
+from medmim import progress, ray_nodes
 from medmim.cluster.kube import Kube, Object, connect
-from medmim.cluster.ray import lease, manifest
+from medmim.cluster.ray import lease, manifest, workflow
 from medmim.cluster.ray.archive import archive
 from medmim.cluster.ray.diagnose import Diagnosis, diagnose, unpulled, waiting_for
 from medmim.cluster.ray.log import Log
 from medmim.cluster.ray.request import Request, delete_request, read_result, write_request
-from medmim.cluster.ray.state import State, cluster_of, events_of, head_of, pod_count, pods_of, ray_pods, suspended
-from medmim.errors import Unavailable, UserError
+from medmim.cluster.ray.state import (
+    State,
+    cluster_of,
+    events_of,
+    has_ended,
+    head_of,
+    pod_count,
+    pods_of,
+    ray_pods,
+    suspended,
+)
+from medmim.errors import Unavailable, UserError, within
 from medmim.recipe.schema import Platform
 
 _EVERY = 2.0  # s between two polls
 _DELETION = 105.0  # s that a deleted job may take to disappear, beside the grace period of its pods
-_TERMINAL = ("Complete", "Failed", "ValidationFailed")
+_ARCHIVE = 30.0  # s that a job may be kept for its logs
+_LOOK = 30.0  # s that a server may take in one poll
+_ON_SIGTERM = 20.0  # s of the 30 that a step's pod has
 
 
 def run(request: Request, platform: Platform, store: str) -> str:
@@ -42,17 +54,21 @@ def run(request: Request, platform: Platform, store: str) -> str:
         UserError: What the driver raised, or how the job ended; the last lines of its log are in it.
         Unavailable: The head was lost more often than `platform.pods.attempts`.
     """
-    kube = connect(platform.pods.namespace)
+    with ray_nodes.sigterm():
+        return _run(connect(platform.pods.namespace), request, platform, store)
+
+
+def _run(kube: Kube, request: Request, platform: Platform, store: str) -> str:
     image = manifest.image(request, platform, os.environ.get("MEDMIM_IMAGE"))
     identity = manifest.identity(request, image)
-    owners = _workflow_of_this_pod(kube)
+    owners = workflow.of_this_pod(kube)
     attempt, last = 1, None
     for _ in range(platform.pods.attempts):
         attempt, job = _adopt_or_start(kube, request, platform, store, image, identity, attempt, owners)
-        uri = job["metadata"]["annotations"][manifest.REQUEST]
+        uri, lasts = _request_of(job), platform.pods.lease_seconds
         with (
-            _cleaned_up(kube, job, uri, _DELETION + platform.pods.grace_seconds),
-            lease.hold(kube, job, platform.pods.lease_seconds),
+            _cleaned_up(kube, job, uri, owners, _DELETION + platform.pods.grace_seconds),
+            lease.hold(lease.in_cluster(kube, job, lasts), lease.in_store(uri, lasts)),
         ):
             last = _follow(kube, job, platform, uri)
         result = read_result(uri)
@@ -66,21 +82,6 @@ def run(request: Request, platform: Platform, store: str) -> str:
     raise Unavailable(
         f"{last.error.fact}, {platform.pods.attempts} times", last.error.reason, last.error.fix, last.error.problems
     )
-
-
-def _workflow_of_this_pod(kube: Kube) -> list[Object]:
-    """The Workflow as owner, so that our objects are deleted with it. Not this pod: a lost step must not end its job.
-
-    Empty outside a pipeline's pod.
-    """
-    name = os.environ.get("KFP_POD_NAME")
-    pod = kube.get("pods", name) if name else None
-    owners = (pod or {}).get("metadata", {}).get("ownerReferences", [])
-    return [
-        {**{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")}, "blockOwnerDeletion": False}
-        for owner in owners
-        if owner["kind"] == "Workflow"
-    ][:1]
 
 
 def _adopt_or_start(
@@ -140,8 +141,8 @@ def _withdraw(uri: str) -> None:
 
 def _adoptable(job: Object, identity: str) -> bool:
     """Of the same request, and running or succeeded."""
-    meta, status = job["metadata"], job.get("status", {})
-    failed = status.get("jobDeploymentStatus") in _TERMINAL and status.get("jobStatus") != "SUCCEEDED"
+    meta = job["metadata"]
+    failed = has_ended(job) and job["status"].get("jobStatus") != "SUCCEEDED"
     annotations = meta.get("annotations", {})
     same = annotations.get(manifest.SPEC) == identity and manifest.REQUEST in annotations
     return same and not failed and meta.get("deletionTimestamp") is None
@@ -161,19 +162,38 @@ class _History:
 
 
 def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Diagnosis:
-    """Print the job's events until it ends."""
+    """Print the job's events until it ends.
+
+    An API server or a store that is away says nothing about the job: it goes on, and so does the wait for it, for as
+    long as the job itself may last.
+    """
     submitter = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
     history = _History(Log(kube, lambda: kube.list("pods", submitter)))
+    answered, deadline = time.monotonic(), platform.pods.deadline_minutes * 60
     while True:
-        state = _poll(kube, job, history)
-        _print_events(history)
-        if read_result(uri):  # the driver's result counts, whatever status KubeRay gives the job
-            return Diagnosis("done", UserError("the driver has written its result"))
-        found = diagnose(state, platform.pods.pending_minutes * 60, platform.pods.deadline_minutes)
-        if found is not None:
-            _print_events(history)
+        state, away = None, None
+        try:
+            with within(_LOOK):
+                state = _poll(kube, job, history)
+                _print_events(history)
+        except Unavailable as error:
+            away = error
+            history.missing_since = history.unpulled_since = None  # nobody could make or pull anything meanwhile
+        try:
+            with within(_LOOK):
+                if read_result(uri):  # the driver's result counts, whatever status KubeRay gives the job
+                    return Diagnosis("done", UserError("the driver has written its result"))
+        except Unavailable as error:
+            away = error
+        found = state and diagnose(state, platform.pods.pending_minutes * 60, platform.pods.deadline_minutes)
+        if found:
+            if not away:
+                _print_events(history)
             return found
-        waiting = waiting_for(state)
+        if away and time.monotonic() - answered > deadline:
+            raise away
+        answered = answered if away else time.monotonic()
+        waiting = f"{away.fact}: the Ray job goes on" if away else waiting_for(state) if state else ""
         if waiting != history.shown:
             history.shown = waiting
             progress.say(waiting or "all pods of the Ray job are ready")
@@ -221,15 +241,59 @@ def _print_events(history: _History) -> None:
 
 
 @contextmanager
-def _cleaned_up(kube: Kube, job: Object, uri: str, patience: float) -> Iterator[None]:
-    """Archive logs and Events, then remove the job, on every way out but the death of this process."""
+def _cleaned_up(kube: Kube, job: Object, uri: str, owners: list[Object], patience: float) -> Iterator[None]:
+    """Archive logs and Events, then remove the job, on every way out but two.
+
+    The death of this process is one, SIGTERM to the pod of a run that goes on (its node is drained) the other: the pod
+    that replaces this one adopts the job.
+    """
+    name = job["metadata"]["name"]
     try:
         yield
-    finally:
+    except SystemExit:
+        if not owners:  # not in a pipeline's pod
+            _end(kube, job, uri, patience)
+        else:
+            with within(_ON_SIGTERM), _reported(name):
+                _end_if_terminated(kube, job, uri, owners)
+        raise
+    except BaseException:
+        _end(kube, job, uri, patience)
+        raise
+    else:
+        _end(kube, job, uri, patience)
+
+
+@contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """What hinders the removal of a job is printed: how the job ended counts more, and its Lease frees its GPUs too."""
+    try:
+        yield
+    except UserError as error:
+        progress.say(f"the Ray job {name} is not removed: {error.fact}; it ends when its Lease expires")
+
+
+def _end(kube: Kube, job: Object, uri: str, patience: float) -> None:
+    with _reported(job["metadata"]["name"]):
         current = _current(kube, job)
         if current is not None:
-            archive(kube, current, uri)
+            archive(kube, current, pods_of(kube, current), uri, _ARCHIVE)
             _remove(kube, current, patience)
+
+
+def _end_if_terminated(kube: Kube, job: Object, uri: str, owners: list[Object]) -> None:
+    """End the job of a run that was terminated: there is no time to wait for its end, nor to archive first."""
+    name = job["metadata"]["name"]
+    why = workflow.terminated(kube, owners)
+    if not why:
+        progress.say(f"SIGTERM: the Ray job {name} goes on, for the pod that replaces this one")
+        return
+    current = _current(kube, job)
+    if current is not None:
+        pods = pods_of(kube, current)
+        kube.delete("rayjobs", name, current["metadata"]["uid"])
+        progress.say(f"SIGTERM: the Ray job {name} is deleted, for {why}")
+        archive(kube, current, pods, uri, _ON_SIGTERM)
 
 
 def _remove(kube: Kube, job: Object, patience: float) -> None:

@@ -56,6 +56,11 @@ def cluster_of(job: Object) -> str:
     return str(job.get("status", {}).get("rayClusterName", ""))
 
 
+def has_ended(job: Object) -> bool:
+    """Whether a job has ended, in whatever way."""
+    return job.get("status", {}).get("jobDeploymentStatus") in ("Complete", "Failed", "ValidationFailed")
+
+
 def suspended(job: Object) -> bool:
     """Whether a queue keeps a job from running, at first or again."""
     status = job.get("status", {}).get("jobDeploymentStatus")

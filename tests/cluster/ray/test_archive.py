@@ -10,6 +10,7 @@ import pytest
 from medmim import store
 from medmim.cluster.kfp import logs
 from medmim.cluster.kfp.runs import Run
+from medmim.cluster.ray import archive as archive_module
 from medmim.cluster.ray.archive import archive
 from medmim.errors import Unavailable
 
@@ -27,14 +28,13 @@ def event(about: str, time: str, reason: str) -> Object:
     return {"metadata": meta, "lastTimestamp": time, "reason": reason, "involvedObject": {"kind": "Pod", "name": about}}
 
 
+PODS = [pod("submitter", "submit"), pod("head", "ray-head", "sidecar"), pod("worker", "ray-worker")]
+
+
 class FakeKube:
-    """The pods, Events and logs of one job, and an Event of another."""
+    """The Events and logs of one job, and an Event of another."""
 
     def __init__(self) -> None:
-        self.pods = {
-            "batch.kubernetes.io/job-name=finetune-1": [pod("submitter", "submit")],
-            "ray.io/cluster=cluster-1": [pod("head", "ray-head", "sidecar"), pod("worker", "ray-worker")],
-        }
         self.events = [
             event("head", "2026-11-25T12:00:02Z", "Killing"),
             event("another", "2026-11-25T12:00:01Z", "Started"),
@@ -47,8 +47,9 @@ class FakeKube:
             ("worker", "ray-worker"): "",
         }
 
-    def list(self, kind: str, selector: str = "") -> list[Object]:
-        return self.events if kind == "events" else self.pods[selector]
+    def list(self, kind: str) -> list[Object]:
+        assert kind == "events"
+        return self.events
 
     def log(self, pod: str, container: str, last_lines: int) -> str:
         return "".join(self.logs[pod, container].splitlines(keepends=True)[-last_lines:])
@@ -56,7 +57,7 @@ class FakeKube:
 
 def test_status_events_and_the_end_of_each_log_are_archived(tmp_path: Path) -> None:
     folder = store.open_store(f"{tmp_path}/runs/r/jobs/finetune-1-abcd")
-    archive(FakeKube(), JOB, folder.uri)  # type: ignore[arg-type]
+    archive(FakeKube(), JOB, PODS, folder.uri, 30)  # type: ignore[arg-type]
     files = ["events.json", "logs/head/ray-head.log", "logs/head/sidecar.log", "logs/submitter/submit.log"]
     assert sorted(folder.list()) == [*files, "status.json"], "no file for a container without a log"
     assert json.loads(folder.read("status.json")) == JOB["status"]
@@ -68,8 +69,19 @@ def test_status_events_and_the_end_of_each_log_are_archived(tmp_path: Path) -> N
     assert len(log) == 1 << 20 and log.endswith(b"xthe end\n")
 
 
+def test_what_is_uploaded_of_many_pods_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, at the end of a job: 1 MB of each container, and no more than a limit of them all."""
+    monkeypatch.setattr(archive_module, "_LOGS", 3 << 20)
+    kube = FakeKube()
+    kube.logs = {(f"worker-{i}", "ray"): "x" * (2 << 20) for i in range(9)}
+    pods = [pod(f"worker-{i}", "ray") for i in range(9)]
+    archive(kube, JOB, pods, str(tmp_path), 30)  # type: ignore[arg-type]
+    assert sum(path.stat().st_size for path in (tmp_path / "logs").rglob("*.log")) == 3 << 20
+    assert (tmp_path / "events.json").exists(), "these are small, and first"
+
+
 def test_runs_logs_reads_the_archive(tmp_path: Path) -> None:
-    archive(FakeKube(), JOB, f"{tmp_path}/runs/r/jobs/finetune-1-abcd")  # type: ignore[arg-type]
+    archive(FakeKube(), JOB, PODS, f"{tmp_path}/runs/r/jobs/finetune-1-abcd", 30)  # type: ignore[arg-type]
     now = datetime.now(UTC)
     run = Run("r", "an-id", "FAILED", now, now, "demo", link="", uri=f"{tmp_path}/runs/r/recipe.json")
     assert dict(logs.of_ray(run))["jobs/finetune-1-abcd/logs/submitter/submit.log"] == "loss 0.1\n"
@@ -83,5 +95,5 @@ def test_a_store_that_does_not_answer_is_reported_and_forgiven(
 
     monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
     monkeypatch.setattr(store, "open_store", unavailable)
-    archive(FakeKube(), JOB, "s3://b/runs/r/jobs/finetune-1-abcd")  # type: ignore[arg-type]
+    archive(FakeKube(), JOB, PODS, "s3://b/runs/r/jobs/finetune-1-abcd", 30)  # type: ignore[arg-type]
     assert "logs and Events are not archived: S3 does not answer (timed out)" in capfd.readouterr().err

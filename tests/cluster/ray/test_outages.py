@@ -1,17 +1,21 @@
 """A step and its Ray job while answers are lost, the API server or the store is away, and the step's pod is ended."""
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medmim import store
+from medmim import errors, store
 from medmim.cluster.kube import Kube
 from medmim.cluster.ray import manifest, runner
 from medmim.cluster.ray.request import Result, read_request, write_result
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
+from tests.support import workflows
 from tests.support.kube_server import Cluster, connected
 from tests.support.ray_jobs import Step, a_request, platform
 from tests.support.waiting import until
@@ -22,6 +26,7 @@ Object = dict[str, Any]
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, Kube]]:
     monkeypatch.setattr(runner, "_EVERY", 0.05)
+    monkeypatch.setattr(errors, "MIN_TRIES", 2)
     with connected(tmp_path, monkeypatch) as found:
         yield found
 
@@ -167,3 +172,112 @@ def test_an_image_that_does_not_come_in_time_is_tried_again_later(
     step.join(30)
     assert isinstance(step.error, UserError) and step.error.exit_code == 75
     assert "pull QPS exceeded" in step.error.reason and server.of("rayjobs") == []
+
+
+def in_a_pipeline_s_pod(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> Object:
+    """This process is the pod of a step; returns the Workflow of its run."""
+    made = server.put("workflows", workflows.workflow("run"))
+    owner = {key: made[key] for key in ("apiVersion", "kind")} | {"name": "run", "uid": made["metadata"]["uid"]}
+    server.put("pods", {"metadata": {"name": "the-step", "ownerReferences": [owner]}, "spec": {"containers": []}})
+    monkeypatch.setenv("KFP_POD_NAME", "the-step")
+    return made
+
+
+def sigterm_once_there_is_a_job(server: Cluster, before: Callable[[], object]) -> threading.Thread:
+    def send() -> None:
+        until(lambda: server.of("rayjobs") and server.of("leases"))
+        before()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ({"spec": {"activeDeadlineSeconds": 0}}, False),  # as KFP terminates a run
+        ({"spec": {"shutdown": "Terminate"}}, False),  # as Argo does
+        ("deleted", False),
+        ({"status": {"phase": "Running"}}, True),  # its node is drained
+        ("API server away", True),
+    ],
+    ids=str,
+)
+def test_sigterm_ends_the_job_of_a_run_that_was_terminated_and_no_other(
+    cluster: tuple[Cluster, Kube], tmp_path: Path, change: Object | str, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, kube = cluster
+    in_a_pipeline_s_pod(server, monkeypatch)
+    monkeypatch.setattr(runner, "_ON_SIGTERM", 1.0)
+
+    def happen() -> None:
+        if change == "deleted":
+            del server.objects["workflows", "run"]
+        elif change == "API server away":
+            server.away.set()
+        else:
+            kube.patch("workflows", "run", change)  # type: ignore[arg-type]
+
+    thread = sigterm_once_there_is_a_job(server, happen)
+    with pytest.raises(SystemExit, match="143"):
+        runner.run(a_request(), platform(kube), str(tmp_path / "store"))
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "as before"
+    assert [request_of(job) for job in server.of("rayjobs")] == [
+        str(tmp_path / "store" / key.rpartition("/")[0]) for key in folders(tmp_path / "store") if left
+    ]
+    archived = [path.name for path in (tmp_path / "store").rglob("status.json")]
+    assert archived == ([] if left else ["status.json"])
+
+
+def test_a_pod_that_replaces_one_that_was_drained_adopts_its_job(
+    cluster: tuple[Cluster, Kube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, kube = cluster
+    in_a_pipeline_s_pod(server, monkeypatch)
+    thread = sigterm_once_there_is_a_job(server, lambda: None)
+    with pytest.raises(SystemExit):
+        runner.run(a_request(), platform(kube), str(tmp_path / "store"))
+    thread.join()
+    (job,) = server.of("rayjobs")
+    write_result(request_of(job), Result(uri="s3://b/model/1"))
+    assert runner.run(a_request(), platform(kube), str(tmp_path / "store")) == "s3://b/model/1"
+    assert server.of("rayjobs") == []
+
+
+def test_an_api_server_that_is_away_for_longer_than_the_patience_ends_no_step(
+    cluster: tuple[Cluster, Kube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patience is 0 here; the result is in the store, and is not lost because the job cannot be removed."""
+    server, kube = cluster
+    monkeypatch.setattr(runner, "_LOOK", 0.1)
+    step = Step(a_request(), platform(kube, lease_seconds=30), tmp_path / "store")
+    (job,) = until(lambda: server.of("rayjobs"))
+    server.away.set()
+    polls = len(server.seen)
+    until(lambda: len(server.seen) > polls + 6)
+    assert step.is_alive()
+    write_result(request_of(job), Result(uri="s3://b/model/1"))
+    step.join(30)
+    assert (step.error, step.uri) == (None, "s3://b/model/1")
+
+
+def test_a_store_that_is_away_ends_no_step(
+    cluster: tuple[Cluster, Kube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, kube = cluster
+    away = [4]
+
+    def read(uri: str) -> Result | None:
+        if away:
+            away[0] -= 1
+            if not away[0]:
+                away.clear()
+            raise Unavailable("the store does not answer")
+        return Result(uri="s3://b/model/1")
+
+    monkeypatch.setattr(runner, "read_result", read)
+    assert runner.run(a_request(), platform(kube), str(tmp_path / "store")) == "s3://b/model/1"
+    assert away == [] and server.of("rayjobs") == []
