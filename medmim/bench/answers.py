@@ -88,10 +88,20 @@ def collect(
         else:
             groups.setdefault(probe if probe in ("blind", "grey") else "real images", []).append((protocol, probe))
     for group in groups.values():
-        asked = _in_turns(ws, role, engine, items, images, data, group, settings)
-        for protocol, probe in group:
-            given = asked.get((protocol, probe), ())  # none where another process has just published them
-            found[protocol, probe] = publish(ws, role, engine, given, data, probe, settings, recipe, of_data, protocol)
+        keys = {(protocol, probe): key(engine, data, probe, settings, protocol) for protocol, probe in group}
+        with ExitStack() as locks:
+            # until they are published; in one order in all processes, of which no two then wait for each other
+            folders = {
+                one: locks.enter_context(working(ws, "answers", keys[one]))[0]
+                for one in sorted(group, key=lambda one: keys[one])
+            }
+            folders = {one: folders[one] for one in group}
+            asked = _in_turns(ws, role, engine, items, images, data, folders, settings)
+            for protocol, probe in group:
+                given = asked.get((protocol, probe), ())  # none where another process has published them
+                found[protocol, probe] = publish(
+                    ws, role, engine, given, data, probe, settings, recipe, of_data, protocol
+                )
     return {one: found[one] for one in sets}
 
 
@@ -102,25 +112,24 @@ def _in_turns(
     items: Items,
     images: Mapping[str, "Image"],
     data: str,
-    sets: Sequence[Set],
+    folders: Mapping[Set, Path],
     settings: Bench,
 ) -> dict[Set, list[Given]]:
-    """Sets of answers in the order of the questions; what an earlier try left in the work folders is kept.
+    """Sets of answers in the order of the questions; what an earlier try left in their work folders is kept.
 
     Without those that another process published before this one had their locks.
     """
     shown = images if isinstance(images, Pixels) else Pixels(images)
     label = ", ".join(
         ("answers" if protocol == GENERATE else protocol) + ("" if probe == "none" else f" {probe}")
-        for protocol, probe in sets
+        for protocol, probe in folders
     )
     given: dict[Set, dict[str, Given]] = {}
-    wanted = {one: asking.questions_of(items.samples, one[1], one[0]) for one in sets}
+    wanted = {one: asking.questions_of(items.samples, one[1], one[0]) for one in folders}
     with ExitStack() as stack:
         turns = []
-        for one in sets:
+        for one, folder in folders.items():
             protocol, probe = one
-            folder = stack.enter_context(working(ws, "answers", key(engine, data, probe, settings, protocol)))
             if find(ws, engine, data, probe, settings, protocol):
                 continue
             folder.mkdir(exist_ok=True)

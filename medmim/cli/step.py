@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from medmim import progress
+from medmim import progress, store
+from medmim.cluster import dispatch
 from medmim.cluster.ray import lease
 from medmim.cluster.ray.request import Request, Result, read_request, write_result
 from medmim.errors import HUNG_UP, TERMINATED, TRY_AGAIN, as_user_error
 from medmim.ray_nodes import NodeLeaves
 from medmim.recipe.loading import from_dump
 from medmim.recipe.schema import Recipe
+from medmim.run import step_lock
 from medmim.run.stage import Outcome, share_cores
 from medmim.run.workspace import Workspace, workspace
 
@@ -36,7 +38,10 @@ def _run(uri: str) -> Result:
         looks = [*([lease.look_in_cluster(name)] if name else []), lease.look_in_store(uri)]
         lease.watch(looks, _stop, parsed.platform.pods.lease_seconds)
         home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
-        return Result(uri=_STAGES[request.stage](parsed, workspace(home, parsed, request.run), request).uri)
+        ws = workspace(home, parsed, request.run)
+        lock = dispatch.lock_name(request.stage, parsed, request.arguments)
+        with step_lock.kept(store.open_store(ws.store), lock, request.digest):  # while the step is replaced, too
+            return Result(uri=_STAGES[request.stage](parsed, ws, request).uri)
     except NodeLeaves as error:  # no result: the step makes a new attempt, as for any head that is lost
         progress.say(str(error))
         raise SystemExit(error.exit_code) from None

@@ -1,5 +1,10 @@
-"""Decides where a stage runs: in this process, or in a Ray job on another cluster."""
+"""Decides where a stage runs: in this process, or in a Ray job on another cluster.
 
+A step takes its lock before it starts a job: the second of two equal runs waits without GPUs. The job's driver renews
+the lock too, and the step that replaces a lost one shares it, as it adopts the job.
+"""
+
+import json
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -10,9 +15,19 @@ from medmim.cluster import raw_data
 from medmim.cluster.ray.request import Request
 from medmim.data import build
 from medmim.errors import UserError
+from medmim.finetune import run as training
 from medmim.recipe.schema import Recipe
 from medmim.run.stage import Outcome
+from medmim.run.step_lock import step_lock
 from medmim.run.workspace import Workspace, sqlite_path
+from medmim.sample import digest_of
+
+_DECIDING = {  # sections of the recipe that decide what a stage does
+    "data": {"data"},
+    "finetune": {"data", "finetune"},
+    "bench": {"bench"},
+    "rebench": {"bench", "nightly"},
+}
 
 
 def is_remote(recipe: Recipe) -> bool:
@@ -47,7 +62,7 @@ def data_set(recipe: Recipe, ws: Workspace) -> Outcome:
 
 
 def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any]) -> str:
-    """Run a stage in a Ray job on the cluster of `platform.ray`, and wait for it.
+    """Run a stage in a Ray job on the cluster of `platform.ray`, and wait for it and for an equal one of another run.
 
     Args:
         recipe: The run's recipe.
@@ -76,10 +91,28 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
         }
     )
     request = Request(stage, recipe.model_copy(update={"platform": platform}).dump(), ws.run, dict(arguments))
-    if recipe.platform.ray == "rayjob":
-        from medmim.cluster.ray import runner
+    with step_lock(store.open_store(ws.store), lock_name(stage, recipe, arguments), ws.run, request.digest) as lock:
+        found = _find(recipe, ws, stage, arguments) if lock.waited or stage == "finetune" else None
+        if found is not None:
+            return found.uri
+        if recipe.platform.ray == "rayjob":
+            from medmim.cluster.ray import runner
 
-        return runner.run(request, recipe.platform, ws.store)
-    from medmim.cluster.ray import jobs_api
+            return runner.run(request, recipe.platform, ws.store)
+        from medmim.cluster.ray import jobs_api
 
-    return jobs_api.run(request, recipe.platform.ray, ws.store)
+        return jobs_api.run(request, recipe.platform.ray, ws.store)
+
+
+def lock_name(stage: str, recipe: Recipe, arguments: Mapping[str, Any]) -> str:
+    """Name of the lock of a stage that runs in a Ray job: the same for equal ones of several runs."""
+    section = recipe.model_dump(mode="json", include=_DECIDING[stage])
+    deciding = [stage, json.dumps(section, sort_keys=True), json.dumps(dict(arguments), sort_keys=True)]
+    return f"{stage}-job-{digest_of(deciding)[:16]}"
+
+
+def _find(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any]) -> Outcome | None:
+    """What a job would find done, as far as this process can tell: none is started for it."""
+    if stage == "data":
+        return build.find(recipe, ws)
+    return training.find(recipe, ws, **arguments) if stage == "finetune" else None

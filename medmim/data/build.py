@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
             earlier = kept_pixels.of(ws.home, erased_patients.parents.get("erased", ""))
             return make(sources, recipe.data, folder, earlier, decode)
 
-        artifact, cached = cached_step(ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms)
-        if decode is not None:
-            fanout.clear(shared)
+        clear = None if decode is None else partial(fanout.clear, shared)
+        artifact, cached = cached_step(
+            ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms, clear=clear
+        )
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)
         return outcome

@@ -12,7 +12,7 @@ from medmim.errors import UserError
 from medmim.finetune import validation
 from medmim.lvlm import adapters, checkpoint, soundness
 from medmim.recipe.schema import NOT_CONTENT, Recipe
-from medmim.run.cache import cached_step, step_key
+from medmim.run.cache import cached_step, finished, step_key
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
@@ -43,21 +43,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
     """
     with stage(ws, "finetune") as outcome:
         ref = base or recipe.finetune.base
-        found = checkpoint.locate(ref)
-        adapters.refuse_as_base(found)
-        family = checkpoint.family_of(found)
-        artifact = data_artifact(data)
-        allowed = terms.combine([checkpoint.terms_of(ref), terms_of(artifact)])
-        section = {
-            "terms": allowed.as_dict(),  # part of the model's content
-            **recipe.finetune.model_dump(
-                mode="json", exclude={"base", *NOT_CONTENT, *validation.excluded(recipe.finetune)}
-            ),
-            "template": family.template_digest,
-            "max_bad_fraction": recipe.data.max_bad_fraction,
-        }
-        parents = {"data": artifact.digest, "base": checkpoint.digest(found)}
-
+        artifact, section, parents, allowed = _made_from(recipe, data, ref)
         lora = recipe.finetune.lora
         needs_base = lora is not None and not lora.merge
         ran: dict[str, Any] = {}
@@ -73,19 +59,65 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
             (work / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
             return counts
 
-        model, cached = cached_step(
-            ws, "finetune", REVISION, section, parents, make, kind="model", recipe=recipe, terms=allowed, more=ran
-        )
-        if recipe.platform.ray != "local":
+        def clear() -> None:
             from medmim.finetune.ray import exchange
 
             key = step_key("finetune", REVISION, section, parents)
             exchange.clear(exchange.shared_folder(ws, f"finetune-{key[:16]}"))
-        outcome.of(model, cached)
-        outcome.facts = {**model.counts, "losses": _loss_curve(store.read_file(model, "losses.jsonl"))}
-        if validation.VALIDATION in model.files:
-            outcome.facts["validation"] = _validation_curve(store.read_file(model, validation.VALIDATION))
+
+        model, cached = cached_step(
+            ws,
+            "finetune",
+            REVISION,
+            section,
+            parents,
+            make,
+            kind="model",
+            recipe=recipe,
+            terms=allowed,
+            more=ran,
+            clear=None if recipe.platform.ray == "local" else clear,
+        )
+        _report(outcome, model, cached)
         return outcome
+
+
+def find(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Outcome | None:
+    """The tuned model where it is made already, as `run`; None where it is not. Raises as `run`."""
+    _, section, parents, _ = _made_from(recipe, data, base or recipe.finetune.base)
+    model = finished(ws, "finetune", step_key("finetune", REVISION, section, parents), "model")
+    if model is None:
+        return None
+    with stage(ws, "finetune") as outcome:
+        _report(outcome, model, cached=True)
+    return outcome
+
+
+def _made_from(
+    recipe: Recipe, data: str, base: str
+) -> tuple[store.Artifact, dict[str, Any], dict[str, str], terms.Terms]:
+    """The data set, the settings that decide the content, the digests of what goes in, and its terms."""
+    found = checkpoint.locate(base)
+    adapters.refuse_as_base(found)
+    family = checkpoint.family_of(found)
+    artifact = data_artifact(data)
+    allowed = terms.combine([checkpoint.terms_of(base), terms_of(artifact)])
+    section = {
+        "terms": allowed.as_dict(),  # part of the model's content
+        **recipe.finetune.model_dump(
+            mode="json", exclude={"base", *NOT_CONTENT, *validation.excluded(recipe.finetune)}
+        ),
+        "template": family.template_digest,
+        "max_bad_fraction": recipe.data.max_bad_fraction,
+    }
+    return artifact, section, {"data": artifact.digest, "base": checkpoint.digest(found)}, allowed
+
+
+def _report(outcome: Outcome, model: store.Artifact, cached: bool) -> None:
+    outcome.of(model, cached)
+    outcome.facts = {**model.counts, "losses": _loss_curve(store.read_file(model, "losses.jsonl"))}
+    if validation.VALIDATION in model.files:
+        outcome.facts["validation"] = _validation_curve(store.read_file(model, validation.VALIDATION))
 
 
 def data_artifact(uri: str) -> store.Artifact:

@@ -19,6 +19,7 @@ from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import LAST_RECORD, Entry
 from medmim.nightly import records
 from medmim.recipe.registry import Retention
+from medmim.run import step_lock
 from medmim.run.workspace import Workspace
 from medmim.store.removal import REMOVING, USED, clear, finish, remove
 
@@ -32,8 +33,8 @@ class Item:
     """One thing that may be removed.
 
     Attributes:
-        kind: `artifact`, `unfinished` (files without a manifest), `run`, `resume`, `index`, `mark` or `pixels` (what
-            the home keeps for the next build).
+        kind: `artifact`, `unfinished` (files without a manifest), `run`, `resume`, `index`, `mark`, `lock` or `pixels`
+            (what the home keeps for the next build).
         name: Its key, or the common prefix of its keys.
         recipe: Name of its recipe; empty where none is known.
         bytes: Its size.
@@ -140,6 +141,10 @@ def plan(
         if when < cutoff:
             add("resume", name, "", size, when, f"an unfinished step that has written nothing for {grace:g} days")
 
+    for name, (when, size) in inventory.totals(step_lock.FOLDER, ages).items():
+        if when < cutoff:
+            add("lock", name, "", size, when, f"of a step that nobody has run for {grace:g} days")
+
     if unused := kept_pixels.unused(ws.home, cutoff):
         last_used, size = max(when for when, *_ in unused), sum(size for _, size, _ in unused)
         add("pixels", "pixels", "", size, last_used, f"{len(unused):,} pictures of no build for {grace:g} days")
@@ -170,6 +175,7 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
         "unfinished",
         "resume",
         "mark",
+        "lock",
         "pixels",
     )  # records before the artifacts that they name
     removed = []

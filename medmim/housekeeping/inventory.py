@@ -15,6 +15,7 @@ from medmim.lvlm import adapters
 from medmim.nightly import records
 from medmim.redact import shown
 from medmim.registry import decisions
+from medmim.run import step_lock
 from medmim.run.workspace import Workspace
 from medmim.store.removal import MANIFEST, REMOVING, USED
 
@@ -23,7 +24,17 @@ LAST_OF_NIGHT = "trend.json"  # likewise
 _MANY = 200  # reading so many takes seconds in S3
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RUN = re.compile(r"^(.*)-\d{8}-\d{6}-[0-9a-f]+$|^(.*-nightly)-\d{8}-[0-9a-f]+$")
-_NOT_ARTIFACTS = ("runs", "steps", "resume", decisions.FOLDER, records.FOLDER, erased.FOLDER, USED, REMOVING)
+_NOT_ARTIFACTS = (
+    "runs",
+    "steps",
+    "resume",
+    step_lock.FOLDER,
+    decisions.FOLDER,
+    records.FOLDER,
+    erased.FOLDER,
+    USED,
+    REMOVING,
+)
 
 Ages = Mapping[str, tuple[float, int]]  # key -> (s since 1970, bytes), as `Store.ages` gives it
 

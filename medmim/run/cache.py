@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,14 @@ from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.recipe.schema import Recipe
 from medmim.run.lock import locked
 from medmim.run.provenance import provenance
+from medmim.run.step_lock import Held, step_lock
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.store import Artifact
 from medmim.store.removal import claim
 from medmim.terms import UNKNOWN, Terms
+
+_entered = threading.local()
 
 
 def cached_step(
@@ -30,8 +34,9 @@ def cached_step(
     recipe: Recipe | None = None,
     terms: Terms = UNKNOWN,
     more: Mapping[str, Any] | None = None,
+    clear: Callable[[], None] | None = None,
 ) -> tuple[Artifact, bool]:
-    """The artifact of this step, found by its key or made now.
+    """The artifact of this step, found by its key or made now, by one process at a time (`step_lock`).
 
     Args:
         ws: The workspace.
@@ -46,51 +51,72 @@ def cached_step(
         recipe: Written to `provenance.json`.
         terms: Of all that goes in; written to `provenance.json`, too.
         more: For `provenance.json`; read after `make`, which may fill it.
+        clear: Removes what `make` has left in the store to resume from.
 
     Returns:
         The artifact, and whether it was found.
 
     Raises:
         UserError: Whatever `make` raises.
-        Unavailable: Another process is running this step, the disk is full, or the store does not answer. What is
-            done so far is kept.
+        Unavailable: Another process has taken this step over, or runs it in this very folder; or the store does not
+            answer. What is done so far is kept.
     """
     key = step_key(name, revision, section, parents)
     kind = kind or name
     known = finished(ws, name, key, kind)
     if known is not None:
-        # left by a kill between the last two lines of this function
+        # left by a kill between the last lines of this function
         shutil.rmtree(_folder(ws, name, key), ignore_errors=True)
+        if clear is not None:
+            clear()
         return known, True
-    with working(ws, name, key) as folder:
+    with working(ws, name, key) as (folder, lock):
         known = finished(ws, name, key, kind)  # by the process that had the lock
         if known is not None:
             return known, True
         folder.mkdir(exist_ok=True)
         counts = make(folder)
         made_from = {**provenance(name, revision, parents, recipe, terms), **(more or {})}
+        lock.check()
         artifact = store.publish(folder, ws.store, kind, counts, made_from)
+        lock.check()
         remember(ws, name, key, artifact)
         shutil.rmtree(folder, ignore_errors=True)
+        if clear is not None:
+            clear()
     return artifact, False
 
 
 @contextmanager
-def working(ws: Workspace, name: str, key: str) -> Iterator[Path]:
-    """The folder in which the step of this key is made, for this process alone; it need not exist.
+def working(ws: Workspace, name: str, key: str) -> Iterator[tuple[Path, Held]]:
+    """The folder in which the step of this key is made, for this process alone, and its lock; waits for others.
+
+    The folder need not exist. Within the block, the same thread may enter it again.
 
     Raises:
-        Unavailable: Another process is running this step, or the disk is full.
+        Unavailable: Another process has taken the step over, or works in this very folder, on another store; or the
+            disk is full.
     """
     folder = _folder(ws, name, key)
+    mine: dict[Path, Held] = vars(_entered).setdefault("mine", {})
+    if folder in mine:
+        yield folder, mine[folder]
+        return
 
     def busy(holder: str) -> UserError:
         return Unavailable(f"{holder} is running this very step in {folder}", fix="wait for it, or give another --home")
 
-    with wrap_os_errors(f"running the step {name}"):
+    with (
+        wrap_os_errors(f"running the step {name}"),
+        step_lock(store.open_store(ws.store), folder.name, ws.run) as lock,
+    ):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder, busy):
-            yield folder
+            mine[folder] = lock
+            try:
+                yield folder, lock
+            finally:
+                del mine[folder]
 
 
 def _folder(ws: Workspace, name: str, key: str) -> Path:

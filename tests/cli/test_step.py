@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from medmim import store
 from medmim.cli import step
+from medmim.cluster import dispatch
 from medmim.cluster.ray.request import Request, read_result, write_request
 from medmim.errors import Refused, Unavailable, UserError
 from medmim.ray_nodes import NodeLeaves
 from medmim.recipe import loading
-from medmim.run.stage import outcomes, stage
+from medmim.run import step_lock
+from medmim.run.stage import Outcome, outcomes, stage
 from medmim.run.workspace import workspace
 from tests.support.rust import panic
 
@@ -128,3 +132,27 @@ def test_a_result_that_the_store_does_not_take_is_one_message(tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_the_driver_renews_the_lock_of_the_step_that_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another run would start a second job while the step is being replaced."""
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(step_lock, "RENEW", 0.02)
+    place = store.open_store(str(tmp_path / "home" / "store"))
+    request = Request("finetune", RECIPE, "r1", {})
+    name = dispatch.lock_name("finetune", loading.from_dump(RECIPE), {})
+    lock = step_lock._acquire(place, name, step_lock.Turn(shared=request.digest))
+
+    def train(recipe: object, ws: object, request: object) -> Outcome:
+        end = time.monotonic() + 30
+        while step_lock._newest(place, name).renewals < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return Outcome("finetune", uri="s3://b/model/0")
+
+    monkeypatch.setitem(step._STAGES, "finetune", train)
+    assert step.main(write_request(place.uri, request, "job")) == 0
+    newest = step_lock._newest(place, name)
+    assert newest.number == lock.turn.number and not newest.ended, "the step ends it"

@@ -1,5 +1,7 @@
 """Where a data set is built: here, in a Ray job, or nowhere, since it is found; and what no other cluster can read."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from medmim.errors import UserError
 from medmim.recipe import names
 from medmim.recipe.loading import from_dump, validate
 from medmim.recipe.schema import Recipe
+from medmim.run import step_lock
 from medmim.run.stage import outcomes
 from medmim.run.workspace import workspace
 
@@ -56,6 +59,49 @@ def test_a_step_sends_what_is_not_built_and_starts_no_job_for_what_is(
     records = [outcomes(workspace(tmp_path / "a", made, run))["data"] for run in ("r-a", "r-b")]
     assert [(one.uri, one.cached) for one in records] == [(uris[0], False), (uris[0], True)]
     assert records[0].facts == records[1].facts
+
+
+@pytest.mark.parametrize("ray", ["rayjob", "http://ray-head.team-a:8265"])
+def test_the_second_of_two_equal_runs_waits_without_a_job_and_finds_what_the_first_made(
+    bucket: str, requests: list[Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: str
+) -> None:
+    goes_on, waits = threading.Event(), threading.Event()
+    runs = {"r-a": recipe(bucket, ray), "r-b": recipe(bucket, ray).model_copy(update={"name": "another"})}
+    serve = runner.run
+
+    def slow(request: Request, *arguments: Any) -> str:
+        assert goes_on.wait(60)
+        return serve(request, *arguments)
+
+    monkeypatch.setattr(runner, "run", slow)
+    monkeypatch.setattr(jobs_api, "run", slow)
+    monkeypatch.setattr(step_lock, "say", lambda text: waits.set() if text.startswith("waiting for run r-") else None)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(dispatch.data_set, one, workspace(tmp_path / run, one, run)) for run, one in runs.items()]
+        assert waits.wait(60)
+        goes_on.set()
+        uris = {one.result().uri for one in found}
+    assert len(uris) == len(requests) == 1
+
+
+@pytest.mark.parametrize("section", ["name", "data", "finetune", "bench", "nightly"])
+def test_what_decides_a_stage_decides_its_lock(section: str) -> None:
+    """Runs that differ elsewhere wait for each other, others do not."""
+    change: dict[str, Any] = {
+        "name": {"name": "u"},
+        "data": {"data": {"source": "phantom", "patients": 13}},
+        "finetune": {"finetune": {"epochs": 7}},
+        "bench": {"bench": {"limit": 3}},
+        "nightly": {"nightly": {"date": "2026-01-01"}},
+    }
+    made = {"name": "t", "data": {"source": "phantom", "patients": 12}}
+    one, other = validate(made, "test"), validate(made | change[section], "test")
+    decides = {"data": ["data", "finetune"], "finetune": ["finetune"], "bench": ["bench", "rebench"]}
+    for stage in ("data", "finetune", "bench", "rebench"):
+        names = {dispatch.lock_name(stage, made, {"data": "s3://b/d"}) for made in (one, other)}
+        expected = stage in decides.get(section, ["rebench"] if section == "nightly" else [])
+        assert (len(names) == 2) is expected, stage
+        assert names.isdisjoint({dispatch.lock_name(stage, one, {"data": "s3://b/e"})})
 
 
 @pytest.mark.parametrize("ray", ["rayjob", "http://ray-head.team-a:8265"])

@@ -20,6 +20,7 @@ from medmim.housekeeping import gc
 from medmim.lvlm import adapters
 from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision
+from medmim.run import step_lock
 from medmim.run.cache import cached_step
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact, open_store
@@ -267,3 +268,16 @@ def test_the_base_of_adapters_stays_as_long_as_they_do(
     tracking.client(place).create_registered_model("chest")
     collected(place, last=0, days=0)
     assert artifacts(place) == {name(base), name(tuned)} and store.find(other.uri) is None
+
+
+def test_the_ended_lock_of_a_step_goes_after_the_grace_period_and_that_of_a_running_one_stays(ws: Workspace) -> None:
+    def make(folder: Path) -> dict[str, int]:
+        (folder / "a").write_text("a")
+        return {}
+
+    cached_step(ws, "data", 1, {}, {}, make)
+    age(ws, "", 8)
+    with step_lock.step_lock(store.open_store(ws.store), "data-running"):
+        assert "locks/data-running" not in collected(ws, now=NOW)
+    locks = {key.split("/")[1] for key in open_store(ws.store).list("locks/")}
+    assert locks == {"data-running"}

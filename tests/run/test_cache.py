@@ -1,5 +1,7 @@
 """A step is done once, by one process, and resumes where a kill left it."""
 
+import json
+import os
 import shutil
 import signal
 import socket
@@ -19,16 +21,16 @@ from medmim.run.cache import cached_step, step_key
 from medmim.run.stage import outcomes, stage
 from medmim.run.workspace import Workspace, workspace
 
-# Ten rows, one after the other; logs each to a file that outlives it. Waits after row `stop` to be killed.
+# Ten rows, one after the other; logs each to a file that outlives it. Waits after row `stop` for a signal.
 ROWS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from medmim.errors import UserError
-from medmim.run import lock
 from medmim.run.cache import cached_step
 from medmim.run.workspace import workspace
 
-lock._PATIENCE = float(sys.argv[4])
+go_on = []
+signal.signal(signal.SIGUSR1, lambda *_: go_on.append(1))
 home, log, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 
 def make(folder):
@@ -39,8 +41,8 @@ def make(folder):
     for i in range(done, 10):
         with rows.open("a") as file, log.open("a") as seen:
             file.write(f"row {i}\\n"); seen.write(f"{i}\\n")
-        if i == stop:
-            time.sleep(60)
+        while i == stop and not go_on:
+            time.sleep(0.05)
     return {"rows": 10}
 
 try:
@@ -66,9 +68,13 @@ def writes(text: str, calls: list[Path] | None = None) -> Callable[[Path], Mappi
     return make
 
 
-def start(home: Path, log: Path, stop: int = -1, patience: float = 3) -> "subprocess.Popen[str]":
+def start(home: Path, log: Path, stop: int = -1, store: Path | None = None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", ROWS, str(home), str(log), str(stop), str(patience)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", ROWS, str(home), str(log), str(stop)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **({"MEDMIM_STORE": str(store)} if store else {})},
     )
 
 
@@ -98,20 +104,24 @@ def test_killed_in_the_middle_it_resumes_from_there_to_the_same_digest(tmp_path:
     assert third.communicate(timeout=150)[0].split() == [digest, "True"]
 
 
-def test_of_two_processes_at_one_step_the_second_ends_with_75(tmp_path: Path) -> None:
-    busy = start(tmp_path / "home", tmp_path / "log", 3)
-    wait_for(tmp_path / "log", 4)
-    second = start(tmp_path / "home", tmp_path / "log")
-    said = second.communicate(timeout=150)[0]
-    busy.kill()
+@pytest.mark.timeout(60)  # less than the time after which a lock is stale
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_second_of_two_processes_waits_for_the_first_and_says_so(tmp_path: Path, killed: bool) -> None:
+    busy = start(tmp_path / "home", tmp_path / "log", 3 if killed else 9)
+    wait_for(tmp_path / "log", 4 if killed else 10)
+    second = start(tmp_path / ("home" if killed else "other"), tmp_path / "log", store=tmp_path / "home" / "store")
+    assert second.stderr
+    said = second.stderr.readline()
+    assert f"waiting for process {busy.pid} on {socket.gethostname()}, which is running this very step" in said
+    assert second.poll() is None
+    busy.send_signal(signal.SIGKILL if killed else signal.SIGUSR1)
     busy.wait()
-    holder = f"process {busy.pid} on {socket.gethostname()}"
-    assert second.returncode == 75 and f"{holder} is running this very step" in said
-    assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3"]
+    assert second.communicate(timeout=50)[0].split()[1] == str(not killed)
+    assert (tmp_path / "log").read_text().split() == [str(i) for i in range(10)], "no row is made twice"
 
 
 def test_a_process_that_waited_takes_what_the_other_made(tmp_path: Path) -> None:
-    both = [start(tmp_path / "home", tmp_path / "log", patience=120) for _ in range(2)]
+    both = [start(tmp_path / "home", tmp_path / "log") for _ in range(2)]
     said = [process.communicate(timeout=150)[0].split() for process in both]
     assert said[0][0] == said[1][0] and (tmp_path / "log").read_text().split() == [str(i) for i in range(10)]
 
@@ -182,7 +192,8 @@ def test_a_step_that_refuses_its_input_leaves_nothing(ws: Workspace) -> None:
 
     with pytest.raises(UserError, match="row 3"):
         cached_step(ws, "data", 1, {}, {}, refuses)
-    assert [path for path in ws.home.rglob("*") if path.is_file()] == []
+    (lock,) = [path for path in ws.home.rglob("*") if path.is_file()]
+    assert lock.parts[-3] == "locks" and json.loads(lock.read_text())["ended"]
     assert list((ws.home / "work").iterdir()) == []
 
 

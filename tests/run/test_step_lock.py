@@ -1,0 +1,496 @@
+"""The lock of a step in the store: whatever the order of what processes do, one makes it, and a lost one knows."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medmim import store
+from medmim.errors import Unavailable
+from medmim.run import step_lock
+from medmim.run.cache import cached_step
+from medmim.run.step_lock import FOLDER, STALE, Held
+from medmim.run.workspace import Workspace, workspace
+from medmim.store import Store
+from medmim.store.folder import FolderStore
+
+STEP = "data-0123"
+OPERATIONS = 2000  # of one example; more is a livelock
+
+
+class Killed(BaseException):
+    """Ends the thread of an actor that nobody lets run any more."""
+
+
+@dataclass
+class Actor:
+    """A process of the model: a thread that does one operation whenever the world lets it."""
+
+    name: str
+    body: Callable[["Actor"], None]
+    world: "World"
+    wakes: float = 0.0
+    listed: int = 0  # the highest turn there was when it last listed
+    done: int = 0  # operations
+    dies: int = OPERATIONS
+    ended: bool = False
+    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.wait()
+            self.body(self)
+        except Killed:
+            pass
+        except BaseException as error:
+            self.world.errors.append(error)
+        self.ended = True
+        self.world.back.release()
+
+    def wait(self) -> None:
+        self.go.acquire()
+        if self.world.over:
+            raise Killed
+
+    @property
+    def lives(self) -> bool:
+        return not self.ended and self.done < self.dies
+
+
+class World:
+    """A store and a clock; every operation is one step, and who takes the next one is drawn."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.now, self.over = 0.0, False
+        self.back = threading.Semaphore(0)
+        self.actors: list[Actor] = []
+        self.inside: list[str] = []
+        self.errors: list[BaseException] = []
+        self.top = 0
+
+    def run(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+        """Let everybody go on until all have ended or died."""
+        for _ in range(OPERATIONS):
+            living = [actor for actor in self.actors if actor.lives]
+            if not living:
+                break
+            ready = [actor for actor in living if actor.wakes <= self.now]
+            if not ready:
+                self.now = min(actor.wakes for actor in living)
+                continue
+            actor = draw(st.sampled_from(ready))
+            actor.go.release()
+            self.back.acquire()
+            if self.errors:
+                raise self.errors[0]
+            self.inside = [name for name in self.inside if name in {one.name for one in self.actors if one.lives}]
+        else:
+            raise AssertionError("it does not end")
+
+    def close(self) -> None:
+        self.over = True
+        for actor in self.actors:
+            actor.go.release()
+            actor.thread.join(10)
+
+    # what an actor calls
+
+    def actor(self) -> Actor:
+        return next(actor for actor in self.actors if actor.thread is threading.current_thread())
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        actor = self.actor()
+        actor.wakes = self.now + seconds
+        self.step(lambda: None)
+
+    def step(self, operation: Callable[[], Any]) -> Any:
+        actor = self.actor()
+        if self.over:
+            raise Killed
+        self.back.release()
+        actor.wait()
+        actor.done += 1
+        self.now += 0.5
+        return operation()
+
+    # the store
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        def look() -> list[str]:
+            self.actor().listed = self.top
+            return sorted(key for key in self.objects if key.startswith(prefix))
+
+        return iter(cast(list[str], self.step(look)))
+
+    def read(self, key: str) -> bytes:
+        def read() -> bytes:
+            if key not in self.objects:
+                raise FileNotFoundError(key)
+            return self.objects[key]
+
+        return cast(bytes, self.step(read))
+
+    def write(self, key: str, data: bytes) -> None:
+        self.step(lambda: self.objects.__setitem__(key, data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        def create() -> bool:
+            new = key not in self.objects
+            self.top = max(self.top, int(key[-13:-5])) if new else self.top
+            self.objects.setdefault(key, data)
+            return new
+
+        return cast(bool, self.step(create))
+
+    def delete(self, key: str) -> None:
+        self.step(lambda: self.objects.pop(key, None))
+
+
+@contextmanager
+def modelled() -> Iterator[World]:
+    world = World()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_lock, "time", world)
+        patch.setattr(step_lock, "_renewed", lambda held: nullcontext())
+        patch.setattr(step_lock, "say", lambda text: None)
+        patch.setattr(step_lock, "_this_process", lambda: world.actor().name)
+        dead = lambda name: name.startswith("here") and not next(a for a in world.actors if a.name == name).lives  # noqa: E731
+        patch.setattr(step_lock, "_is_gone", dead)
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+def works(world: World, gaps: list[float], log: list[str]) -> Callable[[Actor], None]:
+    """Take the lock, renew it after each gap, look whether it is held still, leave."""
+
+    def body(actor: Actor) -> None:
+        try:
+            with step_lock.step_lock(cast(Store, world), STEP) as held:
+                world.inside.append(actor.name)
+                try:
+                    for gap in gaps:
+                        world.sleep(gap)
+                        checked(actor, held.renew, held)
+                    checked(actor, held.check, held)
+                    log.append(f"{actor.name} made it")
+                finally:
+                    if not world.over:
+                        world.inside.remove(actor.name)
+        except Unavailable:
+            log.append(f"{actor.name} lost it")
+
+    def checked(actor: Actor, look: Callable[[], None], held: Held) -> None:
+        look()
+        assert actor.listed == held.turn.number, "it took itself for the holder after another one had begun"
+
+    return body
+
+
+MOST = STALE - 40  # s between two renewals of a process that is not paused: it and the one that waits also work
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_whoever_renews_in_time_is_alone_and_keeps_it_whoever_dies(data: st.DataObject) -> None:
+    log: list[str] = []
+    with modelled() as world:
+        for number in range(data.draw(st.integers(2, 4))):
+            gaps = data.draw(st.lists(st.floats(0, MOST), max_size=4))
+            name = f"{data.draw(st.sampled_from(['here', 'there']))} {number}"
+            world.actors.append(Actor(name, works(world, gaps, log), world))
+            if data.draw(st.booleans()):
+                world.actors[-1].dies = data.draw(st.integers(0, 30))
+
+        def draw(which: st.SearchStrategy[Any]) -> Any:
+            assert len(world.inside) <= 1, world.inside
+            if data.draw(st.integers(0, 99)) == 0:  # the store is away: nobody can renew, nobody can look
+                world.now += 3 * STALE
+            return data.draw(which)
+
+        world.run(draw)
+        survived = {actor.name for actor in world.actors if actor.lives or actor.ended}
+    assert not [line for line in log if "lost" in line]
+    assert {line.removesuffix(" made it") for line in log} >= {n for n in survived if dies_late(world, n)}
+
+
+def dies_late(world: World, name: str) -> bool:
+    return next(actor for actor in world.actors if actor.name == name).dies == OPERATIONS
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_whoever_was_paused_for_too_long_knows_it_before_it_changes_anything(data: st.DataObject) -> None:
+    log: list[str] = []
+    with modelled() as world:
+        for number in range(data.draw(st.integers(2, 4))):
+            gaps = data.draw(st.lists(st.sampled_from([1.0, 50.0, 3 * STALE]), max_size=4))
+            world.actors.append(Actor(f"there {number}", works(world, gaps, log), world))
+
+        def draw(which: st.SearchStrategy[Any]) -> Any:
+            actor = data.draw(which)
+            if data.draw(st.integers(0, 19)) == 0:  # paused between any two operations
+                actor.wakes = world.now + 3 * STALE
+                others = [one for one in world.actors if one.lives and one.wakes <= world.now]
+                return data.draw(st.sampled_from(others)) if others else actor
+            return actor
+
+        world.run(draw)
+        assert [actor for actor in world.actors if not actor.ended] == []
+    assert len(log) == len(world.actors) and [line for line in log if "made" in line]
+    assert {json.loads(text)["ended"] for text in newest(world)} == {True}, "nobody is left to wait for"
+
+
+def newest(world: World) -> list[bytes]:
+    return [world.objects[max(world.objects)]]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from medmim import store
+from medmim.errors import UserError
+from medmim.run import step_lock
+from medmim.run.step_lock import step_lock as lock
+
+where, how = sys.argv[1:3]
+step_lock.RENEW, step_lock.STALE = 0.1, float(sys.argv[3])
+try:
+    with lock(store.open_store(where), "data-0123", "r-1", "s" if how == "shared" else ""):
+        print("held", flush=True)
+        if how == "ends by SIGTERM":
+            sys.exit(143)
+        while True:
+            time.sleep(60)
+except UserError as error:
+    print(error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+@contextmanager
+def holder(where: str, how: str = "", stale: float = STALE) -> "Iterator[subprocess.Popen[str]]":
+    """A process that has the lock."""
+    command = [sys.executable, "-c", HOLD, where, how, str(stale)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def taken_by_this_process(where: str, shared: str = "") -> Held:
+    with step_lock.step_lock(store.open_store(where), STEP, "r-2", shared) as held:
+        return held
+
+
+@pytest.mark.timeout(60)  # less than STALE
+def test_a_killed_process_of_this_machine_keeps_nobody_waiting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with holder(str(tmp_path)) as process:
+        process.send_signal(signal.SIGKILL)
+        taken_by_this_process(str(tmp_path))  # before it is reaped, too
+    assert f"run r-1 (process {process.pid} on {os.uname().nodename}) is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["boot", "namespace", "start"])
+def test_only_what_its_machine_can_tell_is_the_death_of_a_process(change: str) -> None:
+    boot, namespace, pid, start = step_lock._this_process().split(" ")
+    process = " ".join(
+        [
+            "another" if change == "boot" else boot,
+            "pid:[1]" if change == "namespace" else namespace,
+            pid if change == "start" else "999999999",
+            "1" if change == "start" else start,
+        ]
+    )
+    assert step_lock._is_gone(process) is (change == "start")  # else another process of that number, somewhere else
+    assert not step_lock._is_gone(step_lock._this_process()) and not step_lock._is_gone("")
+
+
+def test_a_lost_holder_of_another_machine_is_taken_over_when_it_has_not_renewed(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(step_lock, "STALE", 0.5)
+    turn = step_lock.Turn(7, "x", run="r-9", host="pod-a", pid=1, process="boot pid:[1] 1 1")
+    place = store.open_store(bucket)
+    place.write(f"{FOLDER}/{STEP}/00000007.json", step_lock._dump(turn))
+    held = taken_by_this_process(bucket)
+    assert held.turn.number == 8 and held.waited
+    assert list(place.list(f"{FOLDER}/")) == [f"{FOLDER}/{STEP}/00000008.json"]
+    said = capsys.readouterr().err
+    assert "waiting for run r-9 (process 1 on pod-a), which is running this very step" in said
+    assert "run r-9 (process 1 on pod-a) has not renewed its lock" in said
+
+
+def test_a_paused_process_that_was_taken_over_ends_with_75(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_lock, "STALE", 0.5)
+    with holder(str(tmp_path)) as process:
+        process.send_signal(signal.SIGSTOP)
+        with step_lock.step_lock(store.open_store(str(tmp_path)), STEP, "r-2") as held:
+            process.send_signal(signal.SIGCONT)
+            said = process.communicate(timeout=60)[0]  # it sleeps for a minute, and is interrupted
+            held.check()
+    assert process.returncode == 75 and "has lost the lock of data-0123 to run r-2" in said
+
+
+@pytest.mark.parametrize("lost_in", ["make", "publish"])
+def test_a_lost_step_publishes_and_clears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_in: str
+) -> None:
+    ws, cleared = workspace(tmp_path / "home"), list[str]()
+
+    def taken_over() -> None:
+        place = store.open_store(ws.store)
+        (key,) = place.list(f"{FOLDER}/")
+        place.create(key.replace("1.json", "2.json"), step_lock._dump(step_lock.Turn(2, "y", host="pod-b", pid=5)))
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "text").write_text("x")
+        if lost_in == "make":
+            taken_over()
+        return {}
+
+    publish = store.publish
+
+    def slow(*arguments: Any) -> store.Artifact:
+        taken_over()
+        return publish(*arguments)
+
+    if lost_in == "publish":
+        monkeypatch.setattr(store, "publish", slow)
+    with pytest.raises(Unavailable, match="to process 5 on pod-b"):
+        cached_step(ws, "data", 1, {}, {}, make, clear=lambda: cleared.append("all"))
+    assert cleared == [] and not list(store.open_store(ws.store).list("steps/"))
+    assert bool(list(store.open_store(ws.store).list("data/"))) is (lost_in == "publish")
+    assert [path.name for path in (ws.home / "work").rglob("text")] == ["text"], "what it has done is kept"
+
+
+def test_processes_of_one_request_share_a_lock_and_others_wait_until_the_last_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step, the driver of its Ray job, and the step that replaces it."""
+    place = store.open_store(str(tmp_path))
+    with holder(str(tmp_path), "shared") as step:
+        assert taken_by(place, "s", ends=False).number == 1
+    assert step.returncode == -signal.SIGKILL
+    monkeypatch.setattr(step_lock, "STALE", 1.0)
+    monkeypatch.setattr(step_lock, "RENEW", 0.1)
+    done = threading.Event()
+    with step_lock.kept(place, STEP, "s"):
+        other = threading.Thread(target=lambda: (taken_by(place, "other"), done.set()))
+        other.start()
+        assert not done.wait(2.5), "the driver is still at it"
+        assert taken_by(place, "s", ends=False).number == 1, "the step that replaces the lost one shares it"
+    assert done.wait(30)
+    other.join()
+    assert step_lock._newest(place, STEP).number == 2
+
+
+def taken_by(place: Store, shared: str, ends: bool = True) -> step_lock.Turn:
+    """Take the lock and leave: told to go, where it does not end it."""
+    try:
+        with step_lock.step_lock(place, STEP, "r-2", shared) as held:
+            if not ends:
+                raise SystemExit(143)
+    except SystemExit:
+        assert not step_lock._newest(place, STEP).ended
+    return held.turn
+
+
+class Slow(FolderStore):
+    """A store whose user is paused before it creates: others come and go meanwhile."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def create(self, key: str, data: bytes) -> bool:
+        if (others := self.meanwhile) is not None:
+            self.meanwhile = None
+            others()
+        return super().create(key, data)
+
+
+def test_a_turn_that_others_have_taken_and_left_is_not_taken_again(tmp_path: Path) -> None:
+    place, plain = Slow(tmp_path), FolderStore(tmp_path)
+    kept: list[Any] = []
+
+    def others() -> None:
+        taken_by(plain, "")
+        taken_by(plain, "")
+        kept.append(step_lock._acquire(plain, STEP, step_lock.Turn(host="pod-c", pid=3, shared="s")))
+
+    place.meanwhile = others
+    assert step_lock._acquire(place, STEP, step_lock.Turn(shared="s")).turn.number == 3, "the first was free by then"
+    assert [held.turn.number for held in kept] == [3]
+    assert list(plain.list(f"{FOLDER}/")) == [f"{FOLDER}/{STEP}/00000003.json"]
+
+
+def test_a_lock_that_a_later_version_has_written_is_a_lock(tmp_path: Path) -> None:
+    place = store.open_store(str(tmp_path))
+    held = step_lock._acquire(place, STEP, step_lock.Turn(shared="s", run="r"))
+    key = f"{FOLDER}/{STEP}/00000001.json"
+    place.write(key, json.dumps(json.loads(place.read(key)) | {"later": 1}).encode())
+    assert step_lock._newest(place, STEP) == held.turn
+    place.write(key, b"cut o")
+    assert not step_lock._newest(place, STEP).ended
+
+
+def test_a_store_that_may_only_be_read_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmim.errors import UserError
+
+    (tmp_path / "store").mkdir()
+    ws = Workspace(tmp_path / "home", str(tmp_path / "store"), "")
+    monkeypatch.setattr("medmim.store.folder.tempfile.mkstemp", _refuse)
+    with pytest.raises(UserError, match="no permission while writing to the store"):
+        cached_step(ws, "data", 1, {}, {}, lambda folder: pytest.fail("it began"))
+
+
+def _refuse(**_: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_two_steps_of_one_bucket_are_made_once_on_two_machines(bucket: str, tmp_path: Path) -> None:
+    """Different homes, and a process that the other one cannot see."""
+    log, begin = list[str](), threading.Barrier(2)
+
+    def step(name: str) -> None:
+        def make(folder: Path) -> dict[str, Any]:
+            log.append(name)
+            time.sleep(0.5)
+            (folder / "text").write_text("x")
+            return {}
+
+        ws = Workspace(tmp_path / name, f"{bucket}/lab", "")
+        begin.wait()
+        made = cached_step(ws, "data", 1, {}, {}, make, clear=lambda: log.append(f"{name} cleared"))
+        log.append(f"{name} {'found' if made[1] else 'made'}")
+
+    both = [threading.Thread(target=step, args=(name,)) for name in ("a", "b")]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    first = log[0]
+    second = "ab".replace(first, "")
+    assert sorted(log) == sorted([first, f"{first} cleared", f"{first} made", f"{second} found"])
