@@ -1,6 +1,11 @@
 """Whether pods can pull the image, and whether the Secrets and ConfigMaps that they refer to exist with their keys."""
 
-from medmim.cluster.doctor.api import items, read
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import yaml
+
+from medmim.cluster.doctor.api import Unchecked, items, read
 from medmim.cluster.kube import Kube, Object
 from medmim.cluster.ray.diagnose import UNPULLED
 from medmim.doctor.check import Check
@@ -8,8 +13,11 @@ from medmim.errors import UserError
 from medmim.recipe import names
 from medmim.recipe.pods import Pods
 
+Keys = Mapping[str, tuple[str, ...]]  # name of a Secret -> its keys
+
 _OPTIONAL = {names.TRACKING_SECRET: names.TRACKING_KEYS}  # steps read these where they exist
 _REGISTRY = (".dockerconfigjson", ".dockercfg")
+_STOCK: Keys = {"mlpipeline-minio-artifact": ("accesskey", "secretkey")}  # of KFP's own manifests
 
 
 def image(kube: Kube, named: str | None) -> Check:
@@ -75,6 +83,71 @@ def secrets(kube: Kube, pods: Pods) -> Check:
     if problems:
         raise UserError("; ".join(problems), fix="; ".join(fixes))
     return Check("secrets", "ok", ", ".join(complete) or "none is referred to")
+
+
+def launcher(kube: Kube, kfp: str) -> Check:
+    """Whether the namespace has what KFP's own containers in each pod read; a Kubeflow profile has, others have not.
+
+    Without the Secret of Argo's log archive, which is mounted into every pod, none leaves its state Init. Without the
+    ConfigMap kfp-launcher, KFP's artifacts go to the root that is built into it.
+
+    Args:
+        kube: The cluster.
+        kfp: Address of KFP's API; its own namespace is in it.
+    """
+    host = (urlsplit(kfp).hostname or "").split(".")
+    home = host[1] if host[0] == "ml-pipeline" and len(host) > 1 else names.KFP_NAMESPACE
+    try:
+        wanted, unread = _of_the_archive(kube, home), ""
+    except Unchecked as error:
+        wanted, unread = _STOCK, error.fact
+    problems, fixes = [], []
+    for name, keys in wanted.items():
+        found = _keys(kube, "secrets", name)
+        missing = [key for key in keys if key not in (found or ())]
+        if missing:
+            problems.append(f"no secret {name}" if found is None else f"secret {name} has no key {', '.join(missing)}")
+            copied = f"kubectl -n {home} get secret {name} -o jsonpath='{{.data.KEY}}' | base64 -d"
+            literals = " ".join(f'--from-literal={key}="$({copied.replace("KEY", key)})"' for key in keys)
+            fixes.append(f"kubectl -n {kube.namespace} create secret generic {name} {literals}")
+    if problems and not unread:
+        raise UserError("; ".join(problems), "Argo mounts it into each pod, which then stays in Init", "; ".join(fixes))
+    root = _keys(kube, "configmaps", "kfp-launcher")
+    if root is None:
+        problems.append("no ConfigMap kfp-launcher: KFP's artifacts go to minio://mlpipeline/v2/artifacts")
+        value = f"$(kubectl -n {home} get configmap kfp-launcher -o jsonpath='{{.data.defaultPipelineRoot}}')"
+        create = f"kubectl -n {kube.namespace} create configmap kfp-launcher"
+        fixes.append(f'{create} --from-literal=defaultPipelineRoot="{value}"')
+    if problems:
+        whether = f" (needed by KFP's own settings; whether yours are others, nobody can say here: {unread})"
+        return Check("launcher", "warn", "; ".join(problems) + (whether if unread else ""), "; ".join(fixes))
+    return Check("launcher", "ok", ", ".join([*wanted, "kfp-launcher"]))
+
+
+def _of_the_archive(kube: Kube, home: str) -> Keys:
+    """The Secrets with their keys that Argo's archive of logs names: for this namespace, else for all, else KFP's own.
+
+    https://argo-workflows.readthedocs.io/en/latest/artifact-repository-ref/
+    """
+    own = read(kube, f"/api/v1/namespaces/{kube.namespace}/configmaps/artifact-repositories")
+    chosen = ((own or {}).get("metadata", {}).get("annotations") or {}).get(
+        "workflows.argoproj.io/default-artifact-repository"
+    )
+    text = ((own or {}).get("data") or {}).get(chosen)
+    if text is None:
+        shared = read(kube, f"/api/v1/namespaces/{home}/configmaps/workflow-controller-configmap")
+        text = ((shared or {}).get("data") or {}).get("artifactRepository")
+    if text is None:
+        return _STOCK
+    try:
+        s3 = (yaml.safe_load(text) or {}).get("s3") or {}
+        found: dict[str, tuple[str, ...]] = {}
+        for one in (s3.get("accessKeySecret"), s3.get("secretKeySecret")):
+            if one:
+                found[one["name"]] = (*found.get(one["name"], ()), one["key"])
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return _STOCK
+    return found
 
 
 def _keys(kube: Kube, kind: str, name: str) -> list[str] | None:

@@ -36,6 +36,7 @@ def check_all(kube: Kube | None, setup: Setup) -> Iterator[Check]:
         "kuberay": lambda: api.kuberay(kube, platform, setup.image),
         "settings": lambda: _settings(setup),
         "secrets": lambda: image.secrets(kube, platform.pods),
+        "launcher": lambda: image.launcher(kube, setup.kfp),
         "image": lambda: image.image(kube, setup.image),
         "pods": lambda: pods.admission(kube, platform, setup.image),
         "nodes": lambda: pods.nodes(kube),

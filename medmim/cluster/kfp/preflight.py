@@ -70,12 +70,13 @@ def invalid_names(run: str, experiment: str, namespace: str, uri: str) -> list[s
     return problems
 
 
-def missing(kube: Kube, recipe: Recipe) -> list[str]:
+def missing(kube: Kube, recipe: Recipe, kfp: str) -> list[str]:
     """What the steps of this recipe need and the cluster does not have, as far as this account may check it."""
     checks = {
         "namespace": lambda: _namespace(kube),
         "account": lambda: _account(kube),
         "secrets": lambda: image.secrets(kube, recipe.platform.pods),
+        "launcher": lambda: image.launcher(kube, kfp),
     }
     if recipe.platform.ray == "rayjob":
         checks["crds"] = lambda: api.crds(kube)

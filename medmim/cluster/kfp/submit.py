@@ -113,7 +113,7 @@ def plan(
             "image: not configured; --image, platform.pods.image or MEDMIM_IMAGE: registry/medmim@sha256:..."
         )
     if kube is not None:
-        problems += preflight.missing(kube, recipe)
+        problems += preflight.missing(kube, recipe, access.host)
     if problems:
         raise UserError(
             f"recipe {recipe.name} cannot run on this cluster",

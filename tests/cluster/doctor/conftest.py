@@ -12,7 +12,7 @@ import yaml
 from medmim.cluster.kube import Kube
 from medmim.recipe.loading import read_text
 from tests.cluster.conftest import kubectl
-from tests.cluster.doctor.world import SECRET, Doctor, run, served
+from tests.cluster.doctor.world import MINIO, SECRET, Doctor, run, served
 from tests.cluster.test_accounts import objects
 from tests.support import workflows
 from tests.support.servers import KFP, answering, mlflow_server
@@ -63,6 +63,18 @@ def good(
         workflows.CRD,
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "medmim"}, "data": settings},
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "medmim-s3"}, "stringData": SECRET},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": MINIO},
+            "stringData": {"accesskey": "a", "secretkey": "b"},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "kfp-launcher"},
+            "data": {"defaultPipelineRoot": ""},
+        },
         *(one for name in ("step", "sweep", "ray") for one in objects(f"medmim-{name}", cluster.namespace)),
     )
     for path, kind in (("argoproj.io/v1alpha1", "workflows"), ("ray.io/v1", "rayjobs")):  # the kit may have just begun

@@ -84,7 +84,7 @@ def test_what_a_step_may_not_read_is_a_warning(as_step: Doctor, monkeypatch: pyt
     found = as_step(exits=1, store="s3://medmim-no-such-bucket/store")
     only(found, "store", "mlflow")
     unchecked = {name for name, check in found.items() if check["found"].startswith("not checked")}
-    assert unchecked == {"namespace", "accounts", "settings", "secrets", "pods", "nodes", "kfp"}
+    assert unchecked == {"namespace", "accounts", "settings", "secrets", "launcher", "pods", "nodes", "kfp"}
     assert {found[name]["status"] for name in unchecked} == {"warn"}
     assert "medmim-step has all rights that medmim-step needs" in found["account"]["found"]
     assert found["kuberay"]["status"] == "ok"

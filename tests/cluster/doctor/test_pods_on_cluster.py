@@ -1,6 +1,9 @@
 """The doctor on clusters where the pods of a Ray job would lack a secret or an image, or would not be admitted."""
 
+import base64
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ import pytest
 
 from medmim.cluster.kube import Kube
 from tests.cluster.conftest import kubectl
-from tests.cluster.doctor.world import Doctor, only
+from tests.cluster.doctor.world import MINIO, Doctor, only
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -33,6 +36,28 @@ def test_workload_identity_needs_no_secret(good: Doctor, cluster: Kube, kubeconf
     kubectl(kubeconfig, "-n", cluster.namespace, "delete", "secret", "medmim-s3")
     assert only(good(exits=1), "secrets")["found"] == "no secret medmim-s3"
     assert good(pods={"s3_secret": None}, exits=0)["secrets"]["found"] == "none is referred to"
+
+
+def test_missing_secret_of_kfp_and_the_command_that_copies_it(
+    good: Doctor, cluster: Kube, kubeconfig: Path, kube_apply: Callable[..., None], tmp_path: Path
+) -> None:
+    """The fix is run as it is printed, from a namespace that has the Secret, and brings it whole."""
+    kubectl(kubeconfig, "create", "namespace", "kubeflow")
+    try:
+        values = {"accesskey": "an id", "secretkey": "p$a's\"s"}
+        literals = [f"--from-literal={key}={value}" for key, value in values.items()]
+        kubectl(kubeconfig, "-n", "kubeflow", "create", "secret", "generic", MINIO, *literals)
+        kubectl(kubeconfig, "-n", cluster.namespace, "delete", "secret", MINIO)
+        check = only(good(exits=1), "launcher")
+        assert check["found"].startswith(f"no secret {MINIO}")
+        (tmp_path / "kubectl").symlink_to(kubeconfig.parent / "bin" / "kubectl")
+        env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "KUBECONFIG": str(kubeconfig)}
+        subprocess.run(["sh", "-c", check["fix"]], env=env, check=True)
+        found = json.loads(kubectl(kubeconfig, "-n", cluster.namespace, "get", "secret", MINIO, "-o", "json"))["data"]
+        assert {key: base64.b64decode(value).decode() for key, value in found.items()} == values
+        assert good(exits=0)["launcher"]["status"] == "ok"
+    finally:
+        kubectl(kubeconfig, "delete", "namespace", "kubeflow", "--wait=false")
 
 
 def test_an_image_by_tag_is_a_warning(good: Doctor) -> None:

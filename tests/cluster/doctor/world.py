@@ -15,10 +15,11 @@ from medmim.cluster.kube import Kube
 from tests.cluster.conftest import kubectl
 
 NAMES = [
-    "cluster", "namespace", "account", "accounts", "crds", "kuberay", "settings", "secrets", "image", "pods", "nodes",
-    "store", "mlflow", "kfp", "clock",
+    "cluster", "namespace", "account", "accounts", "crds", "kuberay", "settings", "secrets", "launcher", "image",
+    "pods", "nodes", "store", "mlflow", "kfp", "clock",
 ]  # fmt: skip
 SECRET = {"AWS_ACCESS_KEY_ID": "the-key-itself", "AWS_SECRET_ACCESS_KEY": "the-secret-itself"}
+MINIO = "mlpipeline-minio-artifact"  # which KFP's own manifests give a profile's namespace
 Doctor = Callable[..., dict[str, Any]]
 
 

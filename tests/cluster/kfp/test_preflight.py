@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
+from medmim.cluster.doctor import image
 from medmim.cluster.kfp import preflight, submit
+from medmim.cluster.kube import connect
+from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.recipe.loading import validate
 from tests.support.kfp_world import World, a_world
 
 SPACE = "/api/v1/namespaces/team-a"
+MINIO = f"{SPACE}/secrets/mlpipeline-minio-artifact"
+ARGO = "/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap"
 KEYS = {"AWS_ACCESS_KEY_ID": "eA==", "AWS_SECRET_ACCESS_KEY": "eA=="}
 
 
@@ -29,6 +34,8 @@ class Objects(dict[str, dict[str, Any]]):
         self[SPACE] = {"metadata": {"name": "team-a"}, "status": {"phase": "Active"}}
         self[f"{SPACE}/serviceaccounts/medmim-step"] = {"metadata": {"name": "medmim-step"}}
         self[f"{SPACE}/secrets/medmim-s3"] = {"data": dict(KEYS)}
+        self[MINIO] = {"data": {"accesskey": "eA==", "secretkey": "eA=="}}
+        self[f"{SPACE}/configmaps/kfp-launcher"] = {"data": {"defaultPipelineRoot": "minio://mlpipeline/v2/artifacts"}}
         self[f"{SPACE}/configmaps/medmim"] = {"data": {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}}
 
 
@@ -95,6 +102,7 @@ def test_settings_come_from_the_cluster(world: World, objects: Objects) -> None:
         (SPACE, "namespace: namespace team-a does not exist"),
         (f"{SPACE}/serviceaccounts/medmim-step", "account: no service account medmim-step"),
         (f"{SPACE}/secrets/medmim-s3", "secrets: no secret medmim-s3"),
+        (MINIO, "launcher: no secret mlpipeline-minio-artifact"),
     ],
 )
 def test_what_is_missing_is_reported_with_its_fix(world: World, objects: Objects, missing: str, problem: str) -> None:
@@ -119,9 +127,61 @@ def test_a_ray_job_needs_its_crd_and_accounts(world: World, objects: Objects) ->
     platform = world.recipe.platform.model_copy(update={"ray": "rayjob"})
     kube, _, _ = preflight.settings("team-a", world.recipe)
     assert kube is not None
-    problems = preflight.missing(kube, world.recipe.model_copy(update={"platform": platform}))
+    problems = preflight.missing(kube, world.recipe.model_copy(update={"platform": platform}), world.kfp.address)
     assert [problem.partition(":")[0] for problem in problems] == ["crds", "accounts"]
     assert "no RayJob of ray.io/v1" in problems[0]
+
+
+def archive(secret: str) -> str:
+    """How Argo's settings name the store of its log archive; as in KFP's workflow-controller-configmap."""
+    named = {"accessKeySecret": {"name": secret, "key": "id"}, "secretKeySecret": {"name": secret, "key": "password"}}
+    return yaml.safe_dump({"archiveLogs": True, "s3": {"endpoint": "s3:9000", "bucket": "b", **named}})
+
+
+def launcher(kfp: str = "http://localhost:8888") -> Check:
+    kube = connect("team-a")
+    found = next(iter(run_side_by_side({"launcher": lambda: image.launcher(kube, kfp)})))
+    assert found.status == "ok" or "kubectl -n team-a create" in found.fix
+    return found
+
+
+def test_what_kfps_own_containers_read_is_named_with_how_to_copy_it(objects: Objects) -> None:
+    assert launcher().status == "ok"
+    del objects[MINIO]["data"]["secretkey"]
+    assert (launcher().status, launcher().found.partition(";")[0]) == (
+        "fail",
+        "secret mlpipeline-minio-artifact has no key secretkey",
+    )
+    del objects[MINIO]
+    assert "no secret mlpipeline-minio-artifact" in launcher().found
+    assert "kubectl -n ml get secret mlpipeline-minio-artifact" in launcher("http://ml-pipeline.ml:8888").fix
+
+
+def test_a_namespace_without_kfp_launcher_is_a_warning(objects: Objects) -> None:
+    del objects[f"{SPACE}/configmaps/kfp-launcher"]
+    assert launcher().status == "warn" and "minio://mlpipeline/v2/artifacts" in launcher().found
+
+
+def test_the_secret_is_the_one_that_argo_is_set_to(objects: Objects) -> None:
+    del objects[MINIO]
+    objects[ARGO] = {"data": {"artifactRepository": archive("ours")}}
+    assert launcher().found.startswith("no secret ours")
+    objects[f"{SPACE}/secrets/ours"] = {"data": {"id": "eA==", "password": "eA=="}}
+    assert launcher().status == "ok"
+    annotations = {"workflows.argoproj.io/default-artifact-repository": "default-namespaced"}
+    own = {"metadata": {"annotations": annotations}, "data": {"default-namespaced": archive("the-teams")}}
+    objects[f"{SPACE}/configmaps/artifact-repositories"] = own
+    assert launcher().found.startswith("no secret the-teams")
+    objects[ARGO]["data"]["artifactRepository"] = "s3: {useSDKCreds: true}"
+    del objects[f"{SPACE}/configmaps/artifact-repositories"]
+    assert launcher().status == "ok", "a role of the nodes needs no Secret"
+
+
+def test_where_argos_settings_cannot_be_read_a_missing_secret_is_a_warning(world: World, objects: Objects) -> None:
+    del objects[MINIO]
+    objects.hidden.add(ARGO)
+    assert launcher().status == "warn" and "KFP's own settings" in launcher().found
+    assert planned(world, world.image).notes == ()
 
 
 def test_what_this_account_may_not_read_is_no_problem(world: World, objects: Objects) -> None:
