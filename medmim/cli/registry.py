@@ -270,9 +270,9 @@ def _on_cluster(words: Sequence[str], namespace: str | None, as_json: bool) -> N
     from medmim.cluster import promotion
 
     at = namespace or os.environ.get("MEDMIM_PROMOTER_NAMESPACE")
-    code, facts, lines = promotion.run(["registry", words[0], "--json", *words[1:]], at)
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
-    if code == 0:
+    typed = ["registry", words[0], "--json", *words[1:]]
+    code, facts = promotion.run(typed, at, lambda line: typer.echo(line, err=True))
+    if facts:
         _print(facts, as_json)
     raise typer.Exit(code)
 

@@ -7,7 +7,7 @@ holds the Job against both, template and name.
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -55,15 +55,16 @@ def job(template: Object, words: Sequence[str], user: str) -> Object:
     }
 
 
-def run(words: Sequence[str], namespace: str | None) -> tuple[int, dict[str, Any], list[str]]:
+def run(words: Sequence[str], namespace: str | None, on_line: Callable[[str], None]) -> tuple[int, dict[str, Any]]:
     """Run a command of `medmim registry` as the promoter; a Job of the same person's same command is found.
 
     Args:
         words: `registry`, `promote` or `rollback`, and what follows, `--json` included.
         namespace: The release's.
+        on_line: Called with each line of its log but the result.
 
     Returns:
-        The exit code, what the command printed as JSON (empty where it failed), and the other lines of its log.
+        The exit code, and what the command printed as JSON; empty where it failed, or its log is gone.
 
     Raises:
         UserError: There is no promoter, or this person may not create its Jobs, or is none.
@@ -84,24 +85,19 @@ def run(words: Sequence[str], namespace: str | None) -> tuple[int, dict[str, Any
         fix = "ask to be named in the chart's value promotion.promoters"
         raise UserError(error.fact, error.reason, fix) from None
     facts: dict[str, Any] = {}
-    lines: list[str] = []
 
-    def on_line(line: str) -> None:
+    def sort(line: str) -> None:
         nonlocal facts
         found = _facts(line)
         if found:
             facts = found
         elif line:
-            lines.append(line)
+            on_line(line)
 
-    code = jobs.follow(cluster, name, on_line)
+    code = jobs.follow(cluster, name, sort)
     if code == 0 and not facts:
-        raise UserError(
-            f"the Job {name} in {cluster.namespace} is done, and printed no result that can be read",
-            reason="; ".join(lines[-4:]) or "its pod's log is gone",
-            fix=f"`{hints.command('registry', 'list')}` shows the champion, where MLflow can be reached",
-        )
-    return code, facts if code == 0 else {}, lines
+        say(f"Job {name} is done, and its log is gone: `{hints.command('registry', 'list')}` shows the champion")
+    return code, facts if code == 0 else {}
 
 
 def _person(cluster: kube.Kube) -> str:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medmim.cli.registry import app
-from medmim.cluster import jobs, kube
+from medmim.cluster import jobs, kube, promotion
 from medmim.errors import UserError
 from tests.support.job_cluster import JobCluster
 
@@ -62,10 +62,10 @@ def test_its_exit_code_is_the_commands(on: Any) -> None:
     assert (done.exit_code, done.stdout) == (2, "") and "has no version 3" in done.stderr
 
 
-def test_of_a_job_that_printed_no_result_none_is_invented(on: Any) -> None:
-    on(JobCluster("Complete", 0, ["store s3://b"]))
-    with pytest.raises(UserError, match="printed no result"):
-        CliRunner().invoke(app, PROMOTE, catch_exceptions=False)
+def test_a_job_whose_log_is_gone_is_done_all_the_same(on: Any) -> None:
+    on(JobCluster("Complete", 0, []))
+    done = CliRunner().invoke(app, PROMOTE, catch_exceptions=False)
+    assert (done.exit_code, done.stdout) == (0, "") and "registry list" in done.stderr
 
 
 def test_the_same_rollback_is_done_once_and_the_same_promotion_as_often_as_it_is_asked_for(on: Any) -> None:
@@ -81,6 +81,13 @@ def test_the_same_rollback_is_done_once_and_the_same_promotion_as_often_as_it_is
     for count in (3, 4):
         assert CliRunner().invoke(app, PROMOTE, catch_exceptions=False).exit_code == 0
         assert len(cluster.jobs) == count
+
+
+def test_another_persons_same_command_is_another_job() -> None:
+    template = JobCluster("Complete", 0, []).get("podtemplates", "medmim-promoter")
+    made = [promotion.job(template, ["registry", "promote", "x"], user) for user in ("anna", "anna", "bob")]
+    requests = [one["metadata"]["labels"][promotion.REQUEST] for one in made]
+    assert requests[0] == requests[1] != requests[2] and len({one["metadata"]["name"] for one in made}) == 3
 
 
 def test_a_namespace_alone_promotes_nothing(on: Any) -> None:

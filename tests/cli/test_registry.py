@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 
 from medmim import tracking
 from medmim.cli.registry import app
+from medmim.cluster import jobs, kube
 from medmim.errors import UserError
 from medmim.registry import lookup, retired
 from medmim.run.workspace import Workspace, workspace
+from tests.support.job_cluster import JobCluster
 
 
 @pytest.fixture
@@ -86,6 +88,33 @@ def test_a_version_that_the_gate_refused_is_shown_as_retired_and_promoted_only_o
     assert call("promote", "chest", "2", "--why", "better", "--despite-gate")["changed"]
     (row,) = call("list")
     assert [v["retired"] for v in row["versions"]] == ["", ""]
+
+
+def test_what_a_promoters_job_runs_promotes_under_the_name_of_who_asked_for_it(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Job of a real --on-cluster, its container run here with its arguments and environment."""
+
+    class Running(JobCluster):
+        def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any] | None:
+            (container,) = body["spec"]["template"]["spec"]["containers"]
+            with pytest.MonkeyPatch.context() as patch:
+                for one in container["env"]:
+                    patch.setenv(one["name"], one["value"].replace("$$", "$"))
+                words = [word.replace("$$", "$") for word in container["args"][2:]]
+                done = CliRunner().invoke(app, words, catch_exceptions=False)
+            self.code, self.text = done.exit_code, done.output.splitlines()
+            return super().create(kind, body)
+
+    monkeypatch.setattr(kube, "connect", lambda namespace: Running("Complete", 0, []))
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: None)
+    why = 'it "costs" $5, and --json says so'
+    done = call("promote", "chest", "2", "--why", why, "--on-cluster")
+    assert (done["version"], done["changed"]) == ("2", True) and call("list")[0]["champion"] == "2"
+    (entry,) = call("show", "chest/2")["decisions"]
+    assert (entry["who"], entry["why"]) == ("anna@example.org", why)
+    assert call("promote", "chest", "1", "--why", "better", "--on-cluster")["aliases"]["previous-champion"] == "2"
+    assert call("rollback", "chest", "--why", "--home is no option here", "--on-cluster")["version"] == "2"
 
 
 def test_mistakes_are_errors(ws: Workspace) -> None:

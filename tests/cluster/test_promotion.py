@@ -105,7 +105,7 @@ def test_who_the_chart_names_promotes_and_is_named(as_user: Callable[..., Kube],
     for code, user, group in ((0, ANNA, ""), (1, "bob", LEAD)):
         as_user(user, group)
         ended: list[Any] = []
-        thread = threading.Thread(target=lambda seen=ended: seen.append(promotion.run(WORDS, None)), daemon=True)
+        thread = threading.Thread(target=lambda seen=ended: seen.append(promotion.run(WORDS, None, print)), daemon=True)
         thread.start()
         (job,) = until(lambda: [one for one in found(admin) if not jobs.ended(one)])
         (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -122,10 +122,10 @@ def test_who_the_chart_does_not_name_creates_nothing(as_user: Callable[..., Kube
     admin = as_user()
     as_user(f"system:serviceaccount:{admin.namespace}:{names.PROMOTER}", LEAD)
     with pytest.raises(UserError, match="no person"):
-        promotion.run(WORDS, None)
+        promotion.run(WORDS, None, print)
     as_user(NOBODY)
     with pytest.raises(UserError, match="may not get podtemplates") as error:
-        promotion.run(WORDS, None)
+        promotion.run(WORDS, None, print)
     assert "promotion.promoters" in error.value.fix and found(admin) == []
 
 
@@ -135,7 +135,7 @@ def test_a_second_call_finds_the_job_that_goes_on(as_user: Callable[..., Kube], 
     results: list[Any] = []
 
     def call() -> threading.Thread:
-        thread = threading.Thread(target=lambda: results.append(promotion.run(WORDS, None)[0]), daemon=True)
+        thread = threading.Thread(target=lambda: results.append(promotion.run(WORDS, None, print)[0]), daemon=True)
         thread.start()
         return thread
 
