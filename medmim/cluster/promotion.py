@@ -97,7 +97,7 @@ def run(words: Sequence[str], namespace: str | None, on_line: Callable[[str], No
     code = jobs.follow(cluster, name, sort)
     if code == 0 and not facts:
         say(f"Job {name} is done, and its log is gone: `{hints.command('registry', 'list')}` shows the champion")
-    return code, facts if code == 0 else {}
+    return code, facts
 
 
 def _person(cluster: kube.Kube) -> str:

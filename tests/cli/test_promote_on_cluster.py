@@ -83,6 +83,16 @@ def test_the_same_rollback_is_done_once_and_the_same_promotion_as_often_as_it_is
         assert len(cluster.jobs) == count
 
 
+def test_the_job_of_a_terminal_that_was_closed_is_found(on: Any) -> None:
+    cluster = JobCluster("Failed", 75, ["error: the store does not answer"])
+    on(cluster)
+    assert CliRunner().invoke(app, PROMOTE, catch_exceptions=False).exit_code == 75
+    (job,) = cluster.jobs.values()
+    del job["status"]  # as it was while it went on
+    done = CliRunner().invoke(app, PROMOTE, catch_exceptions=False)
+    assert done.exit_code == 75 and len(cluster.jobs) == 1 and "does this already" in done.stderr
+
+
 def test_another_persons_same_command_is_another_job() -> None:
     template = JobCluster("Complete", 0, []).get("podtemplates", "medmim-promoter")
     made = [promotion.job(template, ["registry", "promote", "x"], user) for user in ("anna", "anna", "bob")]
