@@ -20,6 +20,7 @@ _KEYS = (
     "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MINIO_SECRET_KEY", "MINIO_ROOT_PASSWORD",
     "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN",
 )  # fmt: skip
+_remembered: set[str] = set()
 _SHORTEST = 3  # characters of a secret that can be told from other text
 _SHORTEST_KEY = 8  # likewise of a variable, which holds a word such as `none` or `EMPTY` where a server needs no key
 
@@ -37,8 +38,15 @@ def shown(uri: str) -> str:
     return head + _PAIR.sub(_masked, rest)
 
 
+def remember(address: str) -> None:
+    """Have `hidden` hide the secrets of an address that is in no variable of the environment, such as a recipe's."""
+    if shown(address) != address:
+        _remembered.add(address)
+
+
 def hidden(text: str, *addresses: str) -> str:
     """A text of others without the secrets of these addresses, of the environment, and of the addresses within it."""
+    addresses = (*addresses, *_remembered)
     found = dict.fromkeys(secret for uri in addresses for secret in _secrets(uri))
     found |= dict.fromkeys(_of_environment(os.environ))
     for uri in addresses:

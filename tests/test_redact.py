@@ -1,14 +1,18 @@
 """No password, key or control character reaches a screen or a record, however an address was written."""
 
 import string
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from medmim import redact
 from medmim.errors import UserError
+from medmim.recipe.loading import validate
 from medmim.redact import escaped, hidden, shown
+from medmim.run.workspace import workspace
 
 # Not a part of any address or message below, so that finding it means a leak.
 WORD = st.text("XQZJ", min_size=6, max_size=9)
@@ -88,6 +92,15 @@ def test_no_error_holds_a_password_of_an_address_in_the_environment(
     monkeypatch.setenv(name, address.format("XQZJQX/ZZJQX"))
     error = UserError(f"no answer from {address.format('XQZJQX/ZZJQX')}", "no port: 'XQZJQX'", "", ["XQZJQX/ZZJQX"])
     assert not leaks(f"{error} {error.as_dict()}", "XQZJQX/ZZJQX")
+
+
+def test_no_error_holds_a_password_that_only_a_recipe_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact, "_remembered", set())
+    recipe = validate(
+        {"name": "t", "data": {"source": "phantom"}, "platform": {"tracking": "http://me:hunter2@h:1"}}, "test"
+    )
+    workspace(tmp_path, recipe)
+    assert "hunter2" not in str(UserError("a proxy said hunter2")) and "hunter2" not in redact.hidden("hunter2")
 
 
 @pytest.mark.parametrize("key", ["none", "EMPTY", "x", ""])

@@ -17,6 +17,7 @@ from medmim.data import build
 from medmim.errors import UserError
 from medmim.finetune import run as training
 from medmim.recipe.schema import Recipe
+from medmim.redact import shown
 from medmim.run.stage import Outcome
 from medmim.run.step_lock import step_lock
 from medmim.run.workspace import Workspace, sqlite_path
@@ -86,7 +87,7 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
         update={
             "ray": "auto",
             "store": ws.store,
-            "tracking": ws.tracking if sqlite_path(ws.tracking) is None else None,
+            "tracking": shown(ws.tracking) if sqlite_path(ws.tracking) is None else None,  # it lies in the store
             "threads": recipe.platform.threads or max(1, int(recipe.platform.pods.cpus)),
         }
     )

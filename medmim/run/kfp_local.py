@@ -17,6 +17,7 @@ from pathlib import Path
 
 from medmim.errors import INTERNAL, REFUSED, TRY_AGAIN, UserError
 from medmim.recipe.schema import Recipe
+from medmim.redact import shown
 from medmim.run.screen import Screen
 from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace
@@ -77,7 +78,9 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
         UserError: The home or a text of the recipe holds what KFP takes for a placeholder.
     """
     log = log_file(workspace)
-    placed = {"store": workspace.store, "tracking": workspace.tracking}
+    # kfp gives a step its arguments on its command line, which everybody on the machine can read: no password there
+    secret = shown(workspace.tracking) != workspace.tracking
+    placed = {"store": workspace.store, "tracking": None if secret else workspace.tracking}
     parsed = parsed.model_copy(update={"platform": parsed.platform.model_copy(update=placed)})
     arguments = {"recipe": parsed.dump(), "home": str(workspace.home), "run": workspace.run}
     for argument in ("home", "recipe"):  # the recipe holds the paths of the home, too
@@ -94,6 +97,7 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
     environment = os.environ | {
         "MEDMIM_EVENTS": str(events),
         "MEDMIM_RUNNER": str(os.getpid()),
+        **({"MLFLOW_TRACKING_URI": workspace.tracking} if secret else {}),
         "PYTHONWARNINGS": "ignore",
         "PYTHONUNBUFFERED": "1",
     }

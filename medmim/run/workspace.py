@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from medmim import hints, store
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.schema import Recipe
-from medmim.redact import shown
+from medmim.redact import remember, shown
 
 _SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)(?P<query>\?.*)?", re.DOTALL)
 _LONGEST_NAME = 255  # bytes
@@ -72,6 +72,7 @@ def workspace(home: Path | None, recipe: Recipe | None = None, run: str = "") ->
     platform = recipe.platform if recipe else None
     uri = (platform and platform.store) or os.environ.get("MEDMIM_STORE") or str(place / "store")
     tracking = (platform and platform.tracking) or os.environ.get("MLFLOW_TRACKING_URI")
+    remember(tracking or "")
     _refuse_unusable(place)
     if uri != str(place / "store"):
         _refuse_long(uri, "platform.store" if platform and platform.store else "MEDMIM_STORE")

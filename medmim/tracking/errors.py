@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.request import getproxies
 
-from medmim.errors import Unavailable, UserError, as_user_error
+from medmim.errors import TRY_AGAIN, Unavailable, UserError, as_user_error
 from medmim.progress import say
 from medmim.redact import hidden, shown
 from medmim.run.workspace import sqlite_path
@@ -24,10 +24,7 @@ _PERMANENT = re.compile(
     r"|no SSL|not support SSL|SSL is required|SSL (is )?not (supported|enabled)"
     r"|permission denied|Access denied|Unknown database|invalid connection option|Login failed"
 )
-# Likewise MLflow, and what stands before it.
-_REFUSED = re.compile(
-    r"failed with error code 4(?!08|25|29)\d\d|^(40[13]|PERMISSION_DENIED|UNAUTHENTICATED|CUSTOMER_UNAUTHORIZED):"
-)
+_PASSES = (408, 425, 429)  # of MLflow's answers below 500, and of what stands before it
 
 
 @contextmanager
@@ -35,8 +32,8 @@ def answering(tracking: str) -> Iterator[None]:
     """Turn the errors of MLflow, and of the database that it opens, into one message.
 
     Raises:
-        UserError: The database refuses it for good.
-        Unavailable: MLflow raised, or its database is locked or does not answer.
+        UserError: The server or the database refuses it for good: with 400, 401, 403, 404 or 409.
+        Unavailable: It does not answer, answers 5xx or 429, or the database is locked.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -48,7 +45,9 @@ def answering(tracking: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         said = hidden(str(error), tracking)
         if path is not None or is_database_server(tracking):
-            raise database_error(shown(tracking), said, path) from None
+            found = database_error(shown(tracking), said, path)
+            refused = _refused(tracking, error, said) if found.exit_code == TRY_AGAIN else None
+            raise refused or found from None
         if "unsupported URI" in said:
             raise unusable(tracking, "MLflow knows no such registry", f"give {ADDRESSES}") from None
         raise _server_error(tracking, error, said) from None
@@ -144,12 +143,26 @@ def _server_error(tracking: str, error: BaseException, said: str) -> UserError:
         return UserError(f"no request can be sent to MLflow at {at}", reason=words, fix=f"{check}, and HTTP(S)_PROXY")
     if "not in a valid JSON format" in said:
         return UserError(f"what answers at {at} is not MLflow", reason=first_line(said), fix=check)
-    if _REFUSED.search(said):
-        fix = f"{check}, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        return UserError(f"MLflow at {at} refuses a request", reason=first_line(said), fix=fix)
+    refused = _refused(tracking, error, said)
+    if refused is not None:
+        return refused
     fix = f"{check}, then run the same command"
     said = words if failed else first_line(said)
     return Unavailable(f"MLflow at {at} does not do what it was asked", reason=said, fix=fix)
+
+
+def _refused(tracking: str, error: BaseException, said: str) -> UserError | None:
+    """The error for a request that MLflow, or what stands before it, would refuse again; None for any other."""
+    given = re.search(r"failed with error code (\d{3})\b|^(40[13]):", said)  # of an answer that is not MLflow's own
+    status = int(given[1] or given[2]) if given else getattr(error, "get_http_status_code", lambda: 500)()
+    if not 400 <= status < 500 or status in _PASSES:
+        return None
+    account = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    fix = {
+        401: f"check {account}",
+        403: f"check {account}; or have that account given the right to do it (docs/security.md says who may do what)",
+    }.get(status, "check MLFLOW_TRACKING_URI or platform.tracking, and the name that it speaks of")
+    return UserError(f"MLflow at {shown(tracking)} refuses a request ({status})", reason=first_line(said), fix=fix)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -203,7 +203,7 @@ def test_an_external_database_is_migrated_before_the_new_server_starts() -> None
     hook = named(objects, "Job", "medmim-migrate")
     assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
     (container,) = hook["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == ["mlflow", "db", "upgrade", "$(MLFLOW_BACKEND_STORE_URI)"]
+    assert "$(" not in str(container["args"]), "a password would be on the command line"
     assert [one["valueFrom"] for one in container["env"] if one["name"] == "MLFLOW_BACKEND_STORE_URI"] == [
         {"secretKeyRef": {"name": "medmim-mlflow-db", "key": "uri"}}
     ]

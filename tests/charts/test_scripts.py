@@ -129,6 +129,18 @@ def test_older_databases_are_migrated_with_their_data_and_the_files_as_they_were
     assert dump(path) == was and dump(copy) == was
 
 
+@pytest.mark.long
+def test_the_hook_migrates_a_database_whose_address_is_on_no_command_line(older: tuple[Path, str, str]) -> None:
+    path, before, newest = older
+    hook = named(rendered("onprem-gpu"), "Job", "medmim-migrate")
+    (python, *arguments) = hook["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert python == "python3" and schema(path) == before
+    env = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{path}"}
+    subprocess.run([sys.executable, *arguments], env=env, check=True, capture_output=True)
+    assert schema(path) == newest and kept(path) == {"losses": [0.5], "models": KEPT}
+    assert str(path) not in " ".join(arguments)
+
+
 def test_a_migration_that_fails_half_way_leaves_the_database_as_it_was(older: tuple[Path, str, str]) -> None:
     path, before, _ = older
     with closing(sqlite3.connect(path)) as database:  # the last thing that a migration does is refused

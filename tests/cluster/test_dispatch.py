@@ -158,6 +158,18 @@ def test_which_roots_another_cluster_can_read(root: str, claim: str, mounts: boo
     assert raw_data.needs_claim(data) is root.startswith(f"{names.RAW_FOLDER}/")
 
 
+def test_no_password_of_the_tracking_uri_reaches_the_store(
+    bucket: str, requests: list[Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:XQZJXQ@127.0.0.1:9")
+    made = recipe(bucket)
+    dispatch.data_set(made, workspace(tmp_path / "home", made))
+    (request,) = requests
+    assert "XQZ" not in request.recipe and "http://127.0.0.1:9" in request.recipe
+    place = store.open_store(bucket)
+    assert not [key for key in place.list() if b"XQZ" in place.read(key)]
+
+
 def test_a_store_in_a_folder_is_refused(tmp_path: Path) -> None:
     made = recipe(str(tmp_path))
     with pytest.raises(UserError, match="and the store is"):

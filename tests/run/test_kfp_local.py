@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from medmim.errors import UserError
 from medmim.recipe import loading
 from medmim.run.kfp_local import exit_code, log_file, run_pipeline
 from medmim.run.screen import Screen
-from medmim.run.stage import Outcome
+from medmim.run.stage import Outcome, outcomes
 from medmim.run.workspace import Workspace, workspace
 
 
@@ -61,3 +63,38 @@ def test_what_kfp_takes_for_a_placeholder_is_refused_before_anything_runs(
     with pytest.raises(UserError, match="holds '{{\\$'") as raised:
         run_pipeline("train", recipe, ws, Screen())
     assert raised.value.fix == fix and not list(ws.home.iterdir())
+
+
+@pytest.mark.long
+def test_no_password_of_the_tracking_uri_is_on_a_command_line_or_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every user of a machine reads the command lines of all processes, and kfp gives a step its arguments there."""
+    secret = "XQZJXQ"  # noqa: S105
+    sets = (
+        "data.source=odir",
+        f"data.root={tmp_path / 'nothing'}",
+        f"platform.tracking=http://me:{secret}@127.0.0.1:9",
+    )
+    recipe = loading.load("demo", sets)
+    ws = workspace(tmp_path / "home", recipe, "r1")
+    seen, done = set[bytes](), threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.02):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    line = path.read_bytes()
+                    seen.update([line] if b"--executor_input" in line else [])
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        assert run_pipeline("train", recipe, ws, Screen(quiet=True)) == 1
+    finally:
+        done.set()
+        watching.join()
+    assert [line for line in seen if str(ws.home).encode() in line], "a step was seen"
+    assert not [line for line in seen if secret.encode() in line]
+    assert not [path for path in ws.home.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert outcomes(ws)["data"].exit_code == 2

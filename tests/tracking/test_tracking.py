@@ -124,7 +124,14 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, monkeypatch: 
         (401, "who are you?", 2, "refuses a request"),
         (403, '{"error_code": "PERMISSION_DENIED", "message": "not yours"}', 2, "refuses a request"),
         (404, "<html>nothing here</html>", 2, "refuses a request"),
+        (400, '{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such thing"}', 2, "refuses a request (400)"),
+        (403, "<html>a proxy's page</html>", 2, "refuses a request (403)"),
+        (404, '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "gone"}', 2, "refuses a request (404)"),
         (200, "<html>a login</html>", 2, "is not MLflow"),
+        (429, '{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slowly"}', 75, "does not do what it was asked"),
+        (429, "slowly", 75, "does not do what it was asked"),
+        (500, '{"error_code": "INTERNAL_ERROR", "message": "oops"}', 75, "does not do what it was asked"),
+        (503, '{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "no"}', 75, "does not do what it was asked"),
         (503, "starting", 75, "does not do what it was asked"),
     ],
 )
@@ -176,6 +183,14 @@ def locked(home: Path, tmp_path: Path) -> Iterator[Path]:
         assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
         yield tmp_path
         holder.kill()
+
+
+def test_what_an_embedded_mlflow_refuses_is_no_reason_to_try_again(home: Path) -> None:
+    ws = _ws(home)
+    api = tracking.client(ws)
+    with pytest.raises(UserError, match=r"refuses a request \(404\)") as caught, tracking.answering(ws.tracking):
+        api.set_registered_model_alias("nobody's", "champion", "1")
+    assert caught.value.exit_code == 2
 
 
 def test_a_locked_database_is_unavailable_and_its_holder_named(
