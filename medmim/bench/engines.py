@@ -70,7 +70,7 @@ class Engine:
     how: str = ""
 
 
-def engine(ref: str, ws: Workspace, stale_before: str = "", by: str = "") -> Engine:
+def engine(ref: str, ws: Workspace, stale_before: str = "", by: str = "", room: int | None = None) -> Engine:
     """The engine of a reference: a shipped base, folder, model artifact or `openai:URL#NAME`.
 
     A folder or artifact is of one of our families, or of a class of the zoo.
@@ -80,12 +80,13 @@ def engine(ref: str, ws: Workspace, stale_before: str = "", by: str = "") -> Eng
         ws: The workspace.
         stale_before: Day before which cached answers are stale, because a server or a library changed; empty if none.
         by: What runs a checkpoint, `bench.engine`. [default: transformers]
+        room: Bytes of images' features that are kept from one call to the next. [default: `kept.budget`]
 
     Raises:
         UserError: No such model, or an `openai:` reference with a malformed address or without a name; vLLM is to run
             it and is not installed, or it is of a class that medmim does not serve.
     """
-    found = _engine(ref, ws, by)
+    found = _engine(ref, ws, by, room)
     if not stale_before:
         return found
     return replace(found, digest=digest_of([found.digest, "asked anew", stale_before]))
@@ -119,7 +120,7 @@ def _is_ours(host: str) -> bool:
         return "." not in host or host.endswith(_PRIVATE_NAMES)
 
 
-def _engine(ref: str, ws: Workspace, by: str) -> Engine:
+def _engine(ref: str, ws: Workspace, by: str, room: int | None) -> Engine:
     if ref.startswith(OPENAI):
         from medmim.lvlm import ask_openai, openai_client
 
@@ -141,7 +142,7 @@ def _engine(ref: str, ws: Workspace, by: str) -> Engine:
             checkpoint.base_of(found)  # likewise a missing base
         if by == served.VLLM:
             return _by_vllm(ref, weights, family.template_digest, ws)
-        return _local(ref, weights, family.template_digest, ws, of_zoo=False)
+        return _local(ref, weights, family.template_digest, ws, room, of_zoo=False)
     if by == served.VLLM:
         raise UserError(
             f"{ref} is of a class of the zoo ({zoo.model_type(found)}), which is asked by transformers only",
@@ -150,7 +151,7 @@ def _engine(ref: str, ws: Workspace, by: str) -> Engine:
             "openai:URL#NAME",
         )
     zoo.refuse_unusable(found)
-    return _local(ref, weights, zoo.template_digest(found), ws, of_zoo=True)
+    return _local(ref, weights, zoo.template_digest(found), ws, room, of_zoo=True)
 
 
 def _by_vllm(ref: str, weights: str, template: str, ws: Workspace) -> Engine:
@@ -162,7 +163,7 @@ def _by_vllm(ref: str, weights: str, template: str, ws: Workspace) -> Engine:
     )  # fmt: skip
 
 
-def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -> Engine:
+def _local(ref: str, weights: str, template: str, ws: Workspace, room: int | None, of_zoo: bool) -> Engine:
     @lru_cache(maxsize=1)
     def load() -> Any:
         path = checkpoint.resolve(ref, ws)
@@ -172,7 +173,7 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, of_zoo: bool) -
     def features() -> Any:
         from medmim.lvlm.features import Features
 
-        return Features(load())
+        return Features(load(), room)
 
     def ask(questions: "Iterable[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         from medmim.lvlm import ask_hf

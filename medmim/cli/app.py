@@ -1,5 +1,6 @@
 """The command line: one file a command group; heavy libraries load only where they are used."""
 
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
@@ -7,6 +8,8 @@ from typer.core import TyperGroup
 
 from medmim import __version__, hints
 from medmim.cli import ask, base, bench, data, doctor, finetune, gc, nightly, recipe, registry, run, runs, submit, zoo
+
+SERVICES = "medmim.commands"  # entry points of the distributions in services/, each of which adds a command
 
 
 class Passed(BaseException):
@@ -18,7 +21,17 @@ class Passed(BaseException):
 
 
 class Commands(TyperGroup):
-    """The commands, whose exceptions reach `main` as they were raised."""
+    """The commands, those of installed services too; their exceptions reach `main` as they were raised."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the help."""
+        return [*super().list_commands(ctx), *sorted(entry_points(group=SERVICES).names)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name."""
+        found = super().get_command(ctx, cmd_name)
+        services = entry_points(group=SERVICES, name=cmd_name) if found is None else ()
+        return next(map(_of_service, services), found)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command.
@@ -30,6 +43,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (KeyboardInterrupt, OSError, EOFError) as error:
             raise Passed(error) from error
+
+
+def _of_service(point: EntryPoint) -> Any:  # a command of the click that typer has within it
+    own = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    own.command(point.name)(point.load())
+    return typer.main.get_command(own)
 
 
 app = typer.Typer(

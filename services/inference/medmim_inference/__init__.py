@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server of one model that follows the champion of a registry."""
