@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from medmim import store
 from medmim.bench.engines import Engine, engine
@@ -94,7 +93,7 @@ def load(target: Target, ws: Workspace, by: str = "") -> Replica:
         Unavailable: The store does not answer.
     """
     found = engine(target.uri, ws, by=by, room=_FEATURES)
-    if target.version and not Path(target.uri).is_dir() and store.get(target.uri).digest != target.digest:
+    if target.version and store.get(target.uri).digest != target.digest:
         raise UserError(
             f"{target.uri} is not the model that was registered as version {target.version}",
             reason=f"the registered one is {target.digest}",
@@ -104,7 +103,8 @@ def load(target: Target, ws: Workspace, by: str = "") -> Replica:
         raise UserError(
             f"{target.name} must not answer users",
             reason="; ".join(forbidden),
-            fix="train on data and from a base whose terms allow serving; `medmim ask` asks it on your own machine",
+            fix="train on data and from a base whose terms allow it; a folder of your own has its terms in terms.json "
+            "(docs/terms.md)",
         )
     replica = Replica(target, replace(found, ref=target.uri))
     (reply,) = replica.ask([Question("Is the model ready?\nA: yes\nB: no")], 4)

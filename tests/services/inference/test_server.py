@@ -1,0 +1,100 @@
+"""The process: its command, its end, and what a killed one leaves."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+
+from medmim.registry import promote
+from tests.support.inference import promote_version
+from tests.support.waiting import until
+
+COMMAND = """
+import sys, typer
+from medmim.cli import app
+from medmim_inference.cli import serve
+app.app.command("serve")(serve)  # as the entry point of the installed distribution adds it
+sys.argv[0] = "medmim"
+from medmim.cli.main import main
+main()
+"""
+
+
+class Process:
+    """A server that runs, and what it says."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "serve", *map(str, arguments), "--port", "0"],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        self.lines.extend(iter(self.process.stderr.readline, ""))
+
+    @property
+    def url(self) -> str:
+        def found() -> "re.Match[str] | None":
+            assert self.process.poll() is None, self.lines
+            return re.search(r"http://[^ ]+/v1", "".join(self.lines))
+
+        return until(found, 120)[0]
+
+    def model(self) -> str:
+        """The model that answers a question now."""
+        client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0)
+        (alias, _) = (one.id for one in client.models.list())
+        return client.chat.completions.create(model=alias, messages=[{"role": "user", "content": "Which?"}]).model
+
+
+@contextmanager
+def serving(*arguments: object) -> Iterator[Process]:
+    one = Process(*arguments)
+    try:
+        yield one
+    finally:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.mark.long
+def test_a_server_follows_the_champion_and_a_killed_one_leaves_nothing_in_the_way(ws, recipe, versions):
+    promote_version(ws, recipe, versions[0])
+    ref = f"models:/{recipe.register_.model}@champion"
+    with serving(ref, "--home", ws.home, "--every", 0.5) as one:
+        first = one.model()
+        promote_version(ws, recipe, versions[1])
+        second = until(lambda: (now := one.model()) != first and now, 60)
+        promote.rollback(ws, recipe.register_.model, "a test", "a tester")
+        until(lambda: one.model() == first, 60)
+        one.process.send_signal(signal.SIGKILL)
+        one.process.wait()
+    with serving(ref, "--home", ws.home) as again:
+        assert again.model() == first != second
+        again.process.send_signal(signal.SIGTERM)
+        assert again.process.wait(30) == 143
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models:/nobody@champion"], "nobody"),
+        (["tiny-mantis", "--host", "192.0.2.1", "--anyone"], "cannot be used"),
+    ],
+)
+def test_what_cannot_be_served_ends_with_one_message(tmp_path: Path, arguments: list[str], words: str):
+    with serving(*arguments, "--home", tmp_path) as one:
+        assert one.process.wait(120) == 2
+        until(lambda: words in "".join(one.lines), 10)
+        assert "Traceback" not in "".join(one.lines)
