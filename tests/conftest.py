@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from medmim import hints, tracking
 from medmim.run.workspace import Workspace
+from tests.support import s3_policy
 from tests.support.s3_proxy import Proxy, counting
 
 ROOT = Path(__file__).parents[1]
@@ -98,3 +99,36 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("mlflow")
     tracking.client(Workspace(home, str(home / "store"), f"sqlite:///{home}/mlflow.db"))
     return home / "mlflow.db"
+
+
+@pytest.fixture
+def as_user(bucket: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Act with a policy of infra/s3 on a store in the bucket, which keeps versions; gives its URI. Needs MinIO."""
+    from minio import Minio, MinioAdmin
+    from minio.commonconfig import ENABLED
+    from minio.credentials import StaticProvider
+    from minio.error import MinioAdminException
+    from minio.versioningconfig import VersioningConfig
+
+    from medmim.store.s3 import connect
+
+    address, name = s3_server["AWS_ENDPOINT_URL"].removeprefix("http://"), bucket.removeprefix("s3://")
+    root = StaticProvider(s3_server["AWS_ACCESS_KEY_ID"], s3_server["AWS_SECRET_ACCESS_KEY"])
+    admin = MinioAdmin(endpoint=address, credentials=root, secure=False)
+    Minio(address, credentials=root, secure=False).set_bucket_versioning(name, VersioningConfig(ENABLED))
+
+    def as_user(role: str) -> str:
+        user = f"{role}-{name}"
+        try:
+            admin.policy_add(user, policy=s3_policy.load(role, name))
+        except MinioAdminException as error:
+            assert "Malformed" not in str(error), error
+            pytest.skip("the S3 server keeps no users: only MinIO is asked")
+        admin.user_add(user, "secret-of-this-user")
+        admin.policy_set(user, user=user)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", user)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-this-user")
+        connect.cache_clear()
+        return f"{bucket}/store"
+
+    return as_user

@@ -153,6 +153,10 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
             (ws.home / "reports" / f"{run.partition('/')[2]}{page}.html").unlink(missing_ok=True)
     for path in _copies(ws, [one["name"] for one in record["removed"]]):
         path.unlink(missing_ok=True)
+    gone = {one["name"].partition("/")[2] for one in record["removed"]}
+    for key in list(place.list("steps/")):  # a step on a cluster may not replace what it would find there
+        if inventory.digests(inventory.read_text(place, key)) & gone:
+            place.delete(key)
     with bar("erase", len(record["removed"]), "artifacts") as shown:
         for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # last: they lead to the rest
             remove(place, one["name"])

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medmim import store
-from medmim.errors import Unavailable, UserError, wrap_os_errors
+from medmim import hints, store
+from medmim.errors import TRY_AGAIN, Unavailable, UserError, wrap_os_errors
+from medmim.progress import say
 from medmim.recipe.schema import Recipe
 from medmim.run.lock import locked
 from medmim.run.provenance import provenance
@@ -130,18 +131,42 @@ def step_key(name: str, revision: int, section: Any, parents: Mapping[str, str])
 
 
 def remember(ws: Workspace, name: str, key: str, artifact: Artifact) -> None:
-    """Let `finished` find an artifact by a key."""
-    store.open_store(ws.store).write(_index(name, key), json.dumps({"digest": artifact.digest}).encode())
+    """Let `finished` find an artifact by a key. The first one stays, as long as it exists: no other replaces it."""
+    place, index = store.open_store(ws.store), _index(name, key)
+    text = json.dumps({"digest": artifact.digest}).encode()
+    if place.create(index, text) or (known := _indexed(place, index)) in ("", artifact.digest):
+        return
+    if store.find(f"{ws.store}/{artifact.kind}/{known}") is not None:
+        say(f"{index} names {known[:12]}, which this step made before: {artifact.digest[:12]} is not found by it")
+        return
+    try:
+        place.delete(index)  # a step on a cluster may not
+    except UserError as error:
+        if error.exit_code == TRY_AGAIN:
+            raise
+        say(
+            f"{index} names {known[:12]}, which is gone: the step is run again until `{hints.command('gc')}` removes it"
+        )
+    else:
+        place.create(index, text)
 
 
 def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | None:
     """The artifact that the step of this key made; None where it did not finish."""
-    try:
-        digest = json.loads(store.open_store(ws.store).read(_index(name, key)))["digest"]
-    except FileNotFoundError:
+    place = store.open_store(ws.store)
+    digest = _indexed(place, _index(name, key))
+    if not digest:
         return None
-    claim(store.open_store(ws.store), f"{kind or name}/{digest}")
+    claim(place, f"{kind or name}/{digest}")
     return store.find(f"{ws.store}/{kind or name}/{digest}")  # the index holds no address, so that a store can be moved
+
+
+def _indexed(place: store.Store, index: str) -> str:
+    """The digest that an entry of the index names; empty where there is none."""
+    try:
+        return str(json.loads(place.read_first(index))["digest"])
+    except FileNotFoundError:
+        return ""
 
 
 def _index(name: str, key: str) -> str:

@@ -94,8 +94,9 @@ def publish(
     if existing is not None:
         return existing
 
-    for name in files:
-        store.upload(f"{prefix}/{name}", folder / name)
+    for name, facts in files.items():
+        if not store.create_from(f"{prefix}/{name}", folder / name):  # left by a publisher that was killed
+            _refuse_another_content(store, f"{prefix}/{name}", facts)
     return seal(store, prefix, kind, files, counts, provenance)
 
 
@@ -121,9 +122,29 @@ def seal(
         UserError: The store refuses or the disk is full.
     """
     artifact = Artifact(f"{store.uri}/{prefix}", content_digest(files), kind, files, dict(counts))
-    store.write(f"{prefix}/{PROVENANCE}", as_json(provenance))
+    store.create(f"{prefix}/{PROVENANCE}", as_json(provenance))
     store.create(f"{prefix}/{MANIFEST}", as_json(manifest(artifact)))
     return artifact
+
+
+def _refuse_another_content(store: Store, key: str, facts: Mapping[str, Any]) -> None:
+    """Refuse a file of an artifact that lies there already and differs: whoever may only create cannot replace it."""
+    content = hashlib.sha256()
+    size, version = store.version(key)
+    if size == facts["bytes"]:
+
+        def add(at: int, piece: bytes) -> None:
+            nonlocal content
+            content = content if piece else hashlib.sha256()  # an empty one begins each try
+            content.update(piece)
+
+        store.read_range(key, version, 0, size, add)
+    if size != facts["bytes"] or content.hexdigest() != facts["sha256"]:
+        raise UserError(
+            f"{store.uri}/{key} has another content than its address says",
+            reason="no step of medmim wrote it: files are written whole, and their address is their content",
+            fix="find out who wrote it, delete the folder, and run the step again",
+        )
 
 
 def find(uri: str) -> Artifact | None:
@@ -134,7 +155,7 @@ def find(uri: str) -> Artifact | None:
     """
     store, name = locate(uri)
     try:
-        text = store.read(f"{name}/{MANIFEST}")
+        text = store.read_first(f"{name}/{MANIFEST}")
     except FileNotFoundError:
         return None
     try:

@@ -71,6 +71,8 @@ class FolderStore:
         except OSError as error:
             raise self._user_error(error, "reading") from None
 
+    read_first = read
+
     def write(self, key: str, data: bytes) -> None:
         self._write(key, BytesIO(data), replace=True)
 
@@ -80,6 +82,10 @@ class FolderStore:
     def upload(self, key: str, path: Path) -> None:
         with path.open("rb") as source:
             self._write(key, source, replace=True)
+
+    def create_from(self, key: str, path: Path) -> bool:
+        with path.open("rb") as source:
+            return self._write(key, source, replace=False)
 
     def download(self, key: str, path: Path) -> None:
         try:

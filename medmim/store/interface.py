@@ -21,6 +21,12 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
 
+    def read_first(self, key: str) -> bytes:
+        """The whole object as it was created; for what never changes. Raises FileNotFoundError.
+
+        In a bucket that keeps versions, whatever was written over it since is not read.
+        """
+
     def write(self, key: str, data: bytes) -> None:
         """Create or replace, atomically."""
 
@@ -29,6 +35,9 @@ class Store(Protocol):
 
     def upload(self, key: str, path: Path) -> None:
         """Write from a file, atomically."""
+
+    def create_from(self, key: str, path: Path) -> bool:
+        """Write from a file only if absent; False where the object exists: after a lost answer it may be this one."""
 
     def download(self, key: str, path: Path) -> None:
         """Read into a file, which is whole or absent. Raises FileNotFoundError."""

@@ -8,11 +8,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from xml.etree import ElementTree
 from xml.etree.ElementTree import ParseError
 
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
@@ -26,11 +27,13 @@ from medmim.store.folder import check_key, write_atomically
 from medmim.store.s3_client import connection
 
 if TYPE_CHECKING:
+    from minio import Minio
     from minio.datatypes import Object
     from tenacity import RetryCallState
 
 _CHUNK = 1 << 20
 _SILENCE = 30.0  # s between two reports that the server is waited for
+_VERSIONS = 1000  # in one listing; S3's limit
 _MULTIPART = 16 << 20  # bytes in one part of a large upload
 _HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # what HTTPS servers answer to plain HTTP
 
@@ -65,7 +68,7 @@ class S3Store:
             check_key(prefix)
         self._said = -_SILENCE
         connected = connection(shown(self.uri))
-        self.endpoint, self._client, self._http = connected.endpoint, connected.client, connected.http
+        self.endpoint, self._client, self._creating = connected.endpoint, connected.client, connected.creating
         try:
             check_bucket_name(self.bucket, s3_check="amazonaws.com" in self.endpoint)  # as the client does at each use
         except ValueError as error:
@@ -79,6 +82,37 @@ class S3Store:
     def read(self, key: str) -> bytes:
         return self._call(key, lambda name: b"".join(self._stream(name)))
 
+    def read_first(self, key: str) -> bytes:
+        def get(name: str) -> bytes:
+            answer = self._client.get_object(self.bucket, name)
+            try:
+                data, newest = answer.read(), answer.headers.get("x-amz-version-id") or "null"
+            finally:
+                answer.close()
+                answer.release_conn()
+            first = newest if newest == "null" else self._first_version(name)
+            return data if first == newest else b"".join(self._stream(name, first))
+
+        return self._call(key, get)
+
+    def _first_version(self, name: str) -> str:
+        """The oldest version of an object since it was last deleted."""
+        first, after = "", {"prefix": name, "max-keys": str(_VERSIONS)}
+        while True:
+            # The client's own listing puts all marks of a deletion behind all versions.
+            answer = self._client._execute("GET", self.bucket, query_params={"versions": "", **after})
+            listed = ElementTree.fromstring(answer.data)  # noqa: S314  as the client parses all of this server's answers
+            for one in listed:  # the newest of an object comes first, and names are sorted
+                kind, text = one.tag.rpartition("}")[2], {part.tag.rpartition("}")[2]: part.text for part in one}
+                if kind == "DeleteMarker" or (kind == "Version" and text["Key"] != name):
+                    return first
+                if kind == "Version":
+                    first = text["VersionId"] or ""
+            end = {one.tag.rpartition("}")[2]: one.text or "" for one in listed}
+            if end.get("IsTruncated") != "true":
+                return first
+            after |= {"key-marker": end["NextKeyMarker"], "version-id-marker": end["NextVersionIdMarker"]}
+
     def write(self, key: str, data: bytes) -> None:
         self._call(key, lambda name: self._client.put_object(self.bucket, name, BytesIO(data), len(data)))
 
@@ -88,27 +122,36 @@ class S3Store:
         def put(name: str) -> bool:
             nonlocal tries
             tries += 1
-            # The client has no argument for a condition; a presigned URL accepts any header.
-            url = self._client.presigned_put_object(self.bucket, name, timedelta(minutes=5))
-            answer = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"})
-            if answer.status == 412:
+            try:
+                self._creating.put_object(self.bucket, name, BytesIO(data), len(data))
+            except MinioException as error:
+                if not _is_there_already(error):
+                    raise
                 # After a lost answer the object that exists may be ours.
                 return tries > 1 and b"".join(self._stream(name)) == data
-            if answer.status == 409:  # two conditional writes at once
-                raise ServerError(f"server failed with HTTP status code {answer.status}", answer.status)
-            if answer.status >= 300:
-                raise S3Error.fromxml(answer)
             return True
 
         return self._call(key, put)
 
     def upload(self, key: str, path: Path) -> None:
-        def put(name: str) -> None:
-            done = self._client.fput_object(self.bucket, name, str(path), part_size=_MULTIPART)
-            if not done.etag:  # S3 may fail to join the parts with status 200 and an error in the body
-                raise ServerError("the parts of a large file were not joined", 500)
+        self._call(key, lambda name: self._put_file(self._client, name, path))
 
-        self._call(key, put)
+    def create_from(self, key: str, path: Path) -> bool:
+        def put(name: str) -> bool:
+            try:
+                self._put_file(self._creating, name, path)
+            except MinioException as error:
+                if not _is_there_already(error):
+                    raise
+                return False
+            return True
+
+        return self._call(key, put)
+
+    def _put_file(self, client: "Minio", name: str, path: Path) -> None:
+        done = client.fput_object(self.bucket, name, str(path), part_size=_MULTIPART)
+        if not done.etag:  # S3 may fail to join the parts with status 200 and an error in the body
+            raise ServerError("the parts of a large file were not joined", 500)
 
     def download(self, key: str, path: Path) -> None:
         self._call(key, lambda name: write_atomically(path, self._stream(name)))
@@ -167,8 +210,8 @@ class S3Store:
             next(self._stream(name), b"")  # a HEAD is answered without a body: a GET says what is wrong
             return None
 
-    def _stream(self, name: str) -> Iterator[bytes]:
-        answer = self._client.get_object(self.bucket, name)
+    def _stream(self, name: str, version: str | None = None) -> Iterator[bytes]:
+        answer = self._client.get_object(self.bucket, name, version_id=version)
         try:
             yield from answer.stream(_CHUNK)
         finally:
@@ -295,6 +338,12 @@ class S3Store:
 
 connect = lru_cache(maxsize=16)(S3Store)
 os.register_at_fork(after_in_child=connect.cache_clear)  # connections must not be shared between processes
+
+
+def _is_there_already(error: MinioException) -> bool:
+    """Whether a conditional write found an object."""
+    code = error.code if isinstance(error, S3Error) else ""
+    return code == "PreconditionFailed" or "Response code: 412" in str(error)  # some proxies leave out S3's own words
 
 
 def _is_temporary(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
@@ -25,11 +26,32 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MINIO_ENDPOINT")
 
 @dataclass(frozen=True)
 class Connection:
-    """A client of the server, and the pool of connections that it uses, for requests that the client cannot make."""
+    """Two clients of the server; what `creating` writes, it writes only where nothing is."""
 
     endpoint: str
     client: Minio
-    http: urllib3.PoolManager
+    creating: Minio
+
+
+class _Creating(Minio):  # type: ignore[misc]  # the client is not typed
+    """Adds the condition, which no argument of the client sets, to the request that makes an object, signed with it."""
+
+    def _execute(
+        self,
+        method: str,
+        bucket_name: str | None = None,
+        object_name: str | None = None,
+        body: bytes | None = None,
+        headers: dict[str, Any] | None = None,
+        query_params: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Any:
+        last = (
+            "uploadId" in query_params if query_params else False
+        )  # of a large object, the request that joins its parts
+        if (method == "PUT" and not query_params) or (method == "POST" and last):
+            headers = {**(headers or {}), "If-None-Match": "*"}
+        return super()._execute(method, bucket_name, object_name, body, headers, query_params, **more)
 
 
 def connection(store_uri: str) -> Connection:
@@ -57,12 +79,16 @@ def connection(store_uri: str) -> Connection:
             )
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("it is not http(s)://HOST[:PORT]")
-        client = Minio(
-            endpoint=address.netloc + address.path.rstrip("/"),
-            secure=address.scheme != "http",
-            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-            http_client=http,
-            credentials=_credentials(store_uri),
+        credentials = _credentials(store_uri)
+        client, creating = (
+            kind(
+                endpoint=address.netloc + address.path.rstrip("/"),
+                secure=address.scheme != "http",
+                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+                http_client=http,
+                credentials=credentials,
+            )
+            for kind in (Minio, _Creating)
         )
     except ValueError as error:
         raise UserError(
@@ -70,7 +96,7 @@ def connection(store_uri: str) -> Connection:
             reason=hidden(str(error), endpoint),
             fix="set AWS_ENDPOINT_URL to http(s)://HOST:PORT",
         ) from None
-    return Connection(endpoint, client, http)
+    return Connection(endpoint, client, creating)
 
 
 def _credentials(store_uri: str) -> ChainedProvider:

@@ -122,10 +122,14 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     for folder in (killed, running):
         (folder / "resume").mkdir(parents=True)
         (folder / "resume" / "pixels.bin").write_bytes(b"a picture")
+    index = {key: f"steps/{key.partition(' ')[0]}/{key[-5:]}.json" for key in ("data twelve", "data three")}
+    for key, entry in index.items():
+        open_store(ws.store).write(entry, json.dumps({"digest": made[key].partition("/")[2]}).encode())
     with locked(running, UserError):
         record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
     assert [path for path in (ws.home / "work").iterdir()] == [running]
     assert kept.find("scan.png", 32) is None
+    assert not open_store(ws.store).exists(index["data twelve"]) and open_store(ws.store).exists(index["data three"])
     assert list(open_store(ws.store).list("resume/")) == unfinished[2:], "a training is ended by whoever runs it"
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}
     assert not list(open_store(ws.store).list(made["data twelve"])) and not page.exists()

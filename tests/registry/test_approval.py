@@ -1,6 +1,5 @@
 """Promotion that needs approval: a run proposes, a promoter promotes, and a step's credentials change no alias."""
 
-import json
 import os
 import signal
 import socket
@@ -24,7 +23,6 @@ from medmim.registry import aliases, approval, decisions, gate, lookup, promote,
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.store import open_store
-from medmim.store.s3 import connect
 
 ROOT = Path(__file__).parents[2]
 NAME = "medmim-demo"
@@ -286,35 +284,6 @@ def test_a_steps_mlflow_user_writes_candidates_and_changes_no_champion(
     entry = promote.promote(ws, CANDIDATES, number, "a person looked")
     assert tracking.registered(ws, NAME)[NAME].aliases["champion"] == entry.version != before
     assert entry.evidence and entry.digest == "new"
-
-
-@pytest.fixture
-def as_user(bucket: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Act with a policy of infra/s3 on a store in the bucket; gives its URI. Needs a server that keeps users."""
-    from minio import MinioAdmin
-    from minio.credentials import StaticProvider
-    from minio.error import MinioAdminException
-
-    address = s3_server["AWS_ENDPOINT_URL"].removeprefix("http://")
-    root = StaticProvider(s3_server["AWS_ACCESS_KEY_ID"], s3_server["AWS_SECRET_ACCESS_KEY"])
-    admin = MinioAdmin(endpoint=address, credentials=root, secure=False)
-    name = bucket.removeprefix("s3://")
-
-    def as_user(role: str) -> str:
-        policy = (ROOT / "infra" / "s3" / f"{role}.json").read_text().replace("s3:::medmim", f"s3:::{name}")
-        user = f"{role}-{name}"
-        try:
-            admin.policy_add(user, policy=json.loads(policy))
-        except MinioAdminException:
-            pytest.skip("the S3 server keeps no users: only MinIO is asked")
-        admin.user_add(user, "secret-of-this-user")
-        admin.policy_set(user, user=user)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", user)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-this-user")
-        connect.cache_clear()
-        return f"{bucket}/store"
-
-    return as_user
 
 
 def test_a_steps_s3_user_publishes_and_writes_no_decision(

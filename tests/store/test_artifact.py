@@ -203,7 +203,7 @@ def test_working_files_are_not_content(uri: str, files: Path) -> None:
     assert store.publish(files, uri, "data", {}, {}) == plain
 
 
-@pytest.mark.parametrize("call", ["upload 2", "write 2", "create 1"])
+@pytest.mark.parametrize("call", ["create_from 2", "create 1", "create 2"])
 def test_killed_while_publishing_nothing_exists_and_the_next_try_completes(uri: str, files: Path, call: str) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from medmim import store\n"

@@ -1,9 +1,9 @@
-"""A proxy in front of an S3 server that counts what is read, and may slow it down, alter it or stop it."""
+"""A proxy in front of an S3 server that counts what is read, and may slow it down, alter it, stop it or refuse it."""
 
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ class Proxy:
         latency: Seconds before each answer.
         rate: Bytes a second on each connection; 0: as fast as it can.
         alter: (name, range, body) -> the body that is sent.
+        allows: (method, path with its query, headers) -> whether the server gets the request; else AccessDenied.
     """
 
     url: str = ""
@@ -29,6 +30,7 @@ class Proxy:
     latency: float = 0.0
     rate: float = 0.0
     alter: Callable[[str, str, bytes], bytes] = lambda name, range_, body: body
+    allows: Callable[[str, str, Mapping[str, str]], bool] = lambda method, path, headers: True
 
     @property
     def bytes(self) -> int:
@@ -53,6 +55,8 @@ def counting(server: str) -> Iterator[Proxy]:
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             time.sleep(proxy.latency)
+            if not proxy.allows(self.command, self.path, dict(self.headers)):
+                return self._refuse()
             upstream = http.client.HTTPConnection(there, timeout=60)
             try:
                 upstream.request(self.command, self.path, body, dict(self.headers))  # the signature covers the Host
@@ -83,6 +87,14 @@ def counting(server: str) -> Iterator[Proxy]:
                 self.close_connection = True
             if is_read:
                 proxy.reads.append((name, range_, sent))
+
+        def _refuse(self) -> None:
+            text = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
+            self.send_response(403)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text if self.command != "HEAD" else b"")
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass
 

@@ -165,7 +165,7 @@ def start(planned: Plan) -> Submitted:
         )
     sent = False
     try:
-        store.write(f"runs/{planned.run}/{SUBMITTED}", submitter.record(planned.who))
+        store.create(f"runs/{planned.run}/{SUBMITTED}", submitter.record(planned.who))
         api = planned.api
         pipeline = get_or_create.pipeline(api, planned.ir.name)
         version, new = get_or_create.version(api, pipeline, planned.ir)

@@ -1,0 +1,259 @@
+"""What a step's S3 policy protects of others: finished artifacts, the index of finished steps, records, decisions.
+
+MinIO knows no condition on If-None-Match, so there the bucket keeps versions, and what is read is what was created. AWS
+knows it; its evaluation is played by a proxy in front of the server.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio import Minio
+from minio.commonconfig import ENABLED, CopySource, Filter
+from minio.error import S3Error
+from minio.versioningconfig import SUSPENDED, VersioningConfig
+
+from medmim import store
+from medmim.doctor import check
+from medmim.errors import UserError
+from medmim.nightly import records
+from medmim.recipe import loading
+from medmim.recipe.parameter import from_parameter
+from medmim.run.cache import cached_step, finished, remember
+from medmim.run.provenance import provenance_of
+from medmim.run.stage import stage
+from medmim.run.workspace import Workspace
+from medmim.store import Artifact, open_store, s3
+from medmim.store.s3 import S3Store, connect
+from tests.nightly.test_records import night
+from tests.support import s3_policy
+from tests.support.s3_proxy import Proxy
+
+RECIPE = "runs/demo-1/recipe.json"
+LARGE = (16 << 20) + 1  # bytes: two parts
+
+
+def made(folder: Path) -> Mapping[str, Any]:
+    (folder / "rows").write_text("honest")
+    return {"rows": 1}
+
+
+def make(ws: Workspace) -> Artifact:
+    """What a step leaves: an artifact, its entry in the index, its record; and what the submitter left before it."""
+    open_store(ws.store).create(RECIPE, loading.load("demo").dump().encode())
+    with stage(ws, "data") as outcome:
+        artifact, found = cached_step(ws, "data", 1, {}, {}, made)
+        outcome.of(artifact, found)
+    records.record(ws, "demo", night())
+    return artifact
+
+
+def forgeries(artifact: Artifact) -> dict[str, bytes]:
+    """Key -> what somebody else would like to be read there."""
+    folder = f"data/{artifact.digest}"
+    manifest = {"digest": artifact.digest, "kind": "data", "files": artifact.files, "counts": {"rows": 99}}
+    return {
+        f"{folder}/manifest.json": json.dumps(manifest).encode(),
+        f"{folder}/provenance.json": b'{"who": "somebody", "terms": {}}',
+        f"{folder}/rows": b"forged",
+        index(artifact): json.dumps({"digest": "f" * 64}).encode(),
+        RECIPE: loading.load("demo", ["register.model=another"]).dump().encode(),
+        f"nights/demo/{night().date}.json": b"{}",
+    }
+
+
+def index(artifact: Artifact) -> str:
+    (key,) = open_store(artifact.uri.rsplit("/", 2)[0]).list("steps/data/")
+    return key
+
+
+def what_is_read(ws: Workspace, artifact: Artifact) -> list[Any]:
+    key = index(artifact).rpartition("/")[2].removesuffix(".json")
+    return [
+        store.find(artifact.uri),
+        provenance_of(artifact),
+        finished(ws, "data", key),
+        from_parameter(f"{ws.store}/{RECIPE}"),
+        records.read(ws, "demo"),
+    ]
+
+
+@pytest.fixture
+def raw(bucket: str, as_user: Callable[[str], str]) -> Callable[[], Minio]:
+    """A client of the user that is acted as, for what medmim itself never asks."""
+
+    def raw() -> Minio:
+        place = open_store(f"{bucket}/store")
+        assert isinstance(place, S3Store)
+        return place._client
+
+    return raw
+
+
+def test_on_minio_a_step_changes_nothing_that_others_read_and_deletes_nothing(
+    as_user: Callable[[str], str], raw: Callable[[], Minio], tmp_path: Path
+) -> None:
+    ws = Workspace(tmp_path / "one", as_user("step"), "", "demo-1")
+    artifact = make(ws)
+    before, place = what_is_read(ws, artifact), open_store(ws.store)
+    bucket, client = ws.store.removeprefix("s3://").partition("/")[0], raw()
+    for key, data in forgeries(artifact).items():
+        place.write(key, data)  # a new version: MinIO cannot refuse it
+        assert place.read(key) == data
+        (first,) = [
+            v for v in client.list_objects(bucket, f"store/{key}", include_version=True) if v.is_latest == "false"
+        ]
+        removals: dict[str, Callable[[], Any]] = {
+            "version": lambda first=first: client.remove_object(bucket, first.object_name, first.version_id),
+            "object": lambda key=key: client.remove_object(bucket, f"store/{key}"),
+        }
+        for what, remove in removals.items():
+            with pytest.raises(S3Error) as error:
+                remove()
+            assert error.value.code == "AccessDenied", f"{key}: {what}"
+    assert what_is_read(ws, artifact) == before
+    with pytest.raises(UserError, match="is damaged"):  # readers hold its digest
+        store.fetch(artifact, tmp_path / "cache")
+    with pytest.raises(S3Error, match="AccessDenied"):
+        client.set_bucket_versioning(bucket, VersioningConfig(SUSPENDED))
+    with pytest.raises(S3Error, match="AccessDenied"):
+        client.set_bucket_lifecycle(bucket, expire_everything())
+
+    as_user("promoter")
+    for key in open_store(ws.store).list(f"data/{artifact.digest}/"):
+        open_store(ws.store).delete(key)
+    as_user("step")
+    assert make(ws) == artifact  # deleted by who may, it is made again, and read
+    assert Path(store.fetch(artifact, tmp_path / "cache"), "rows").read_text() == "honest"
+    assert what_is_read(ws, artifact)[0] == artifact
+
+
+def expire_everything() -> Any:
+    from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+
+    rule = Rule(status="Enabled", rule_filter=Filter(prefix=""), rule_id="all", expiration=Expiration(days=1))
+    return LifecycleConfig([rule])
+
+
+def test_a_steps_user_may_neither_write_over_nor_delete_nor_add_decisions(as_user: Callable[[str], str]) -> None:
+    place = open_store(as_user("promoter"))
+    assert place.create("decisions/medmim/1.json", b"{}")
+    place = open_store(as_user("step"))
+    denied: dict[str, Callable[[], Any]] = {
+        "write": lambda: place.write("decisions/medmim/1.json", b"forged"),
+        "delete": lambda: place.delete("decisions/medmim/1.json"),
+        "create": lambda: place.create("decisions/medmim/2.json", b"{}"),
+        "another": lambda: place.create("decisions/other/1.json", b"{}"),
+    }
+    for what, call in denied.items():
+        with pytest.raises(UserError, match="AccessDenied"):
+            call()
+            pytest.fail(what)
+    assert place.read("decisions/medmim/1.json") == b"{}"
+
+
+@pytest.fixture
+def on_aws(bucket: str, proxy: Proxy) -> str:
+    """A store behind AWS' evaluation of a step's two policies; gives its URI."""
+    name = bucket.removeprefix("s3://")
+    proxy.allows = s3_policy.evaluated(*(s3_policy.load(role, name) for role in ("step", "step-write-once")))
+    return f"{bucket}/store"
+
+
+def test_on_aws_a_step_does_all_its_work_and_writes_over_nothing_of_others(on_aws: str, tmp_path: Path) -> None:
+    def large(folder: Path) -> Mapping[str, Any]:
+        (folder / "weights").write_bytes(bytes(LARGE))
+        return {}
+
+    ws = Workspace(tmp_path / "one", on_aws, "", "demo-1")
+    artifact, place = make(ws), open_store(on_aws)
+    assert make(ws) == artifact and check.store(on_aws).status == "ok"
+    weights, _ = cached_step(ws, "finetune", 1, {}, {}, large, kind="model")
+    for key in ("resume/finetune-1/state", "runs/demo-1/log", "locks/data", f"used/data/{artifact.digest}"):
+        place.write(key, b"1")
+        place.write(key, b"2")
+        assert place.read(key) == b"2"
+    before = what_is_read(ws, artifact)
+    (own := tmp_path / "own").write_bytes(b"x" * LARGE)
+    bucket, client = on_aws.removeprefix("s3://").partition("/")[0], connect(on_aws)._client
+    others = {**forgeries(artifact), f"model/{weights.digest}/weights": b"", "model/new/weights": b""}
+    for key, data in others.items():
+        name = f"store/{key}"
+        denied: dict[str, Callable[[], Any]] = {
+            "write": lambda name=name, data=data: client.put_object(bucket, name, BytesIO(data), len(data)),
+            "parts": lambda name=name: client.fput_object(bucket, name, str(own), part_size=16 << 20),
+            "copy": lambda name=name: client.copy_object(bucket, name, CopySource(bucket, "store/runs/demo-1/log")),
+            "delete": lambda name=name: client.remove_object(bucket, name),
+        }
+        for what, call in denied.items():
+            with pytest.raises(S3Error) as error:
+                call()
+            assert error.value.code == "AccessDenied", f"{key}: {what}"
+        assert key.startswith("model/new") or not place.create(key, data), key
+    assert what_is_read(ws, artifact) == before
+    assert store.verify(artifact, tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("page", [1, 2, 1000])  # however many versions somebody writes over it
+def test_in_a_bucket_that_keeps_versions_what_was_created_is_read_until_it_is_deleted(
+    bucket: str, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_VERSIONS", page)
+    place = connect(f"{bucket}/store")
+    place.write("k", b"before the bucket kept versions")
+    assert place.read_first("k") == b"before the bucket kept versions"
+    place._client.set_bucket_versioning(place.bucket, VersioningConfig(ENABLED))
+    place.write("k", b"over it")
+    assert place.read_first("k") == b"before the bucket kept versions"
+    for created in (b"one", b"two"):
+        place.delete("k")
+        with pytest.raises(FileNotFoundError):
+            place.read_first("k")
+        assert place.create("k", created) and place.read_first("k") == created
+        for over in (b"x", b"y"):
+            place.write("k", over)
+            place.write("k-sibling", over)
+        assert not place.create("k", b"z")
+        assert (place.read("k"), place.read_first("k"), place.read_first("k-sibling")) == (b"y", created, b"x")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_first_of_two_that_made_a_step_stays_in_the_index_while_it_exists(
+    on_aws: str, gone: bool, tmp_path: Path, proxy: Proxy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two trainings of one key on other machines need not give the same bytes."""
+    ws, other = Workspace(tmp_path / "one", on_aws, ""), tmp_path / "other"
+    first = make(replace(ws, run="demo-1"))
+    key = index(first).rpartition("/")[2].removesuffix(".json")
+    (other / "made").mkdir(parents=True)
+    (other / "made" / "rows").write_text("another machine's")
+    second = store.publish(other / "made", on_aws, "data", {}, {})
+    allowed, proxy.allows = proxy.allows, lambda *request: True
+    if gone:
+        open_store(on_aws).delete(f"data/{first.digest}/manifest.json")
+    proxy.allows = allowed
+    remember(ws, "data", key, second)
+    assert finished(ws, "data", key) == (None if gone else first)
+    assert ("until `medmim gc` removes it" in capfd.readouterr().err) is gone
+    proxy.allows = lambda *request: True  # who may delete replaces what names nothing
+    remember(ws, "data", key, second)
+    assert finished(ws, "data", key) == (second if gone else first)
+
+
+def test_what_lies_at_an_artifacts_address_and_is_another_content_is_not_published_over(
+    bucket: str, tmp_path: Path
+) -> None:
+    made(tmp_path)
+    honest = store.content_digest(store.scan(tmp_path))
+    for planted in (b"forged", b"forge"):  # of the same size, and of another
+        place = open_store(f"{bucket}/{len(planted)}")
+        place.write(f"data/{honest}/rows", planted)
+        with pytest.raises(UserError, match="another content than its address says"):
+            store.publish(tmp_path, place.uri, "data", {}, {})
+        assert store.find(f"{place.uri}/data/{honest}") is None and place.read(f"data/{honest}/rows") == planted
+        place.write(f"data/{honest}/rows", b"honest")
+        assert store.publish(tmp_path, place.uri, "data", {}, {}).digest == honest
