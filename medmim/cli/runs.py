@@ -94,6 +94,23 @@ def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json
 
 
 @app.command()
+def delete(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
+    """Delete a run in KFP, and its pods if it has any: the way out where its Workflow is gone and it cannot end.
+
+    Its records, artifacts and checkpoints stay in the store. With --json: run, run_id, was, deleted.
+    """
+    from medmim.cluster.kfp import runs
+
+    api = _api(host, namespace)
+    run = runs.find(api, named)
+    runs.delete(api, run)
+    if as_json:
+        typer.echo(json.dumps({"run": run.name, "run_id": run.run_id, "was": run.state, "deleted": True}))
+    else:
+        typer.echo(f"run {run.name} was deleted in KFP; finished steps are kept: the same recipe resumes from them")
+
+
+@app.command()
 def logs(
     named: Named,
     step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Of this step only; else of all.")] = None,

@@ -28,4 +28,5 @@ RAY_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}  # Ray's ow
 
 KFP_VERSION = "2.17.0"  # of SDK and server
 KFP_NAMESPACE = "kubeflow"  # where KFP's own manifests put it
-KFP_ENDPOINT = f"http://ml-pipeline.{KFP_NAMESPACE}:8888"
+KFP_SERVICE = "ml-pipeline"  # of its API
+KFP_ENDPOINT = f"http://{KFP_SERVICE}.{KFP_NAMESPACE}:8888"

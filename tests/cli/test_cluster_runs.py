@@ -79,6 +79,18 @@ def test_text_output_has_links_steps_and_messages(world: World) -> None:
     assert call("runs", "cancel", run["display_name"]) == (0, f"run {run['display_name']} is canceling already\n")
 
 
+def test_a_run_that_cannot_end_is_deleted_and_its_recipe_submitted_again(world: World) -> None:
+    made = json_of("submit", "demo")
+    world.kfp.delete_workflow(world.kfp.run(made["run"]))
+    code, text = call("runs", "cancel", made["run"])
+    assert code == 2 and f"medmim runs delete {made['run']}" in text
+    assert json_of("runs", "delete", made["run"]) == {
+        "run": made["run"], "run_id": made["run_id"], "was": "CANCELING", "deleted": True,
+    }  # fmt: skip
+    assert open_store(world.store).exists(f"runs/{made['run']}/recipe.json")
+    json_of("submit", "demo")
+
+
 def test_no_link_is_printed_where_only_the_api_is_known(world: World) -> None:
     """Service ml-pipeline, which docs/runs.md forwards a port to, has no pages."""
     world.kfp.front.pages = False

@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._send(200, answer, kind)
 
-    do_POST = do_GET
+    do_POST = do_DELETE = do_GET
 
     def _answer(self, path: str, query: Mapping[str, str], body: bytes) -> tuple[str, str]:
         if found := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
@@ -140,6 +140,8 @@ class Handler(BaseHTTPRequestHandler):
             return _checked(state.create_run(json.loads(body)), "V2beta1Run")
         if found := re.fullmatch(r"POST /runs/([^/:]+):terminate", request):
             return _checked(state.terminate(found[1]), "object")
+        if found := re.fullmatch(r"DELETE /runs/([^/:]+)", request):
+            return _checked(state.delete_run(found[1]), "object")
         if found := re.fullmatch(r"GET /runs/([^/:]+)", request):
             return _checked(state.get_run(found[1]), "V2beta1Run")
         if found := re.fullmatch(r"GET /pipelines/([^/]+)/versions", request):

@@ -157,6 +157,12 @@ class State:
             raise Refused("terminate a run whose Workflow is gone", id=run_id, workflow=run["_workflow"])
         return {}
 
+    def delete_run(self, run_id: str) -> Object:
+        """With its Workflow, if it has one: that there is none is only logged."""
+        self.get_run(run_id)
+        del self.runs[run_id]
+        return {}
+
     def log(self, run_id: str, node: str) -> str:
         """A pod's log, while the pod is there; else the archive's, as `ReadLog` of resource_manager.go looks for it.
 

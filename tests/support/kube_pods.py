@@ -1,4 +1,4 @@
-"""The pods of a run as Kubernetes' API server gives them: their list by label, their logs, their Events. Nothing else.
+"""The pods of a run as Kubernetes' API server gives them: their list by label, their logs, their Events; its Workflow.
 
 That a real one answers the same is tests/cluster/kfp/test_pods_on_cluster.py.
 """
@@ -47,6 +47,7 @@ class Pods:
         self.logs: dict[str, list[tuple[str, str]]] = {}  # pod -> (time, line)
         self.events: list[Object] = []
         self.status = 200
+        self.workflow = True  # each run has one
 
     def add(self, name: str, node: str, run_id: str, status: Object | None = None) -> Object:
         pod = argo_pod(name, node, run_id)
@@ -63,7 +64,11 @@ class Pods:
     def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, str]:
         if self.status != 200:
             return self.status, json.dumps({"message": 'pods is forbidden: User "me" cannot list resource "pods"'})
-        kind = path.split("/")[5]
+        kind = path.rpartition("/namespaces/")[2].split("/")[1]
+        if kind == "services":
+            return 404, json.dumps({"message": "not found"})
+        if kind == "workflows":
+            return 200, json.dumps({"items": [{}] * self.workflow})
         if path.endswith("/log"):
             name = path.split("/")[6]
             if query["container"] != ["main"] or self.pods.get(name, {}).get("status", {}).get("phase") == "Pending":

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,12 +44,12 @@ def mlflow_server(folder: Path, database: Path) -> Iterator[int]:
 
 
 @contextmanager
-def answering(status: int, body: str, **headers: str) -> Iterator[str]:
-    """The address of a server that gives every request the same answer."""
+def answering(status: int, body: str, only: Callable[[str], bool] = lambda _: True, **headers: str) -> Iterator[str]:
+    """The address of a server that gives every request the same answer, or 404 where `only` says no to its path."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
+            self.send_response(status if only(self.path) else 404)
             for key, value in headers.items():
                 self.send_header(key.replace("_", "-"), value)
             self.end_headers()

@@ -23,7 +23,7 @@ def check_all(kube: Kube | None, setup: Setup) -> Iterator[Check]:
     remote: dict[str, Callable[[], Check]] = {
         "store": lambda: servers.store(setup.store),
         "mlflow": lambda: mlflow.mlflow(setup.tracking, setup.configured.get("MLFLOW_TRACKING_URI", "")),
-        "kfp": lambda: servers.kfp(setup.kfp),
+        "kfp": lambda: servers.kfp(setup.kfp, kube),
     }
     if kube is None:
         return run_side_by_side(remote)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from medmim import hints
 from medmim.cluster.doctor.api import Unchecked, read, send
 from medmim.cluster.kfp.client import COMPILED_FOR, major_minor
+from medmim.cluster.kfp.pods import namespace_of_server
 from medmim.cluster.kube import Kube
 from medmim.doctor import check
 from medmim.doctor.check import Check
@@ -67,8 +68,8 @@ def store(uri: str) -> Check:
     return check.store(uri)
 
 
-def kfp(uri: str) -> Check:
-    """Whether KFP's API answers, and its version."""
+def kfp(uri: str, kube: Kube | None = None) -> Check:
+    """Whether KFP's API answers, and its version; where it serves one user, whether it runs pods in this namespace."""
     at, answer = shown(uri), request("GET", f"{uri}/apis/v2beta1/healthz")
     forward = (
         "bypass the login: kubectl -n kubeflow port-forward svc/ml-pipeline 8888, and "
@@ -88,6 +89,12 @@ def kfp(uri: str) -> Check:
         health = {}
     if answer.status_code != 200 or not health:
         raise UserError(f"{at} is no KFP API: {answer.status_code} to healthz", fix="set KF_PIPELINES_ENDPOINT")
+    own = "" if health.get("multi_user") else namespace_of_server(uri, kube)
+    if kube and own not in ("", kube.namespace):
+        raise UserError(
+            f"KFP at {at} serves one user and runs all pods in its own namespace, {own}, not in {kube.namespace}",
+            fix=f"check that one: --namespace {own}; the chart's runNamespaces must have it",
+        )
     tag = str(health.get("tag_name", "unknown"))
     mode = ", multi-user" if health.get("multi_user") else ""
     found, wanted = major_minor(tag), ".".join(map(str, COMPILED_FOR))

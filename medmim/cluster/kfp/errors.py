@@ -7,6 +7,9 @@ from typing import Any
 from medmim.cluster.kfp.access import FORWARD, Access
 from medmim.errors import Unavailable, UserError
 
+# What KFP answers 5xx to and would answer again.
+_FINAL = re.compile(r'invalid ?input ?error|NotFoundError|workflows\.argoproj\.io "[^"]*" not found', re.IGNORECASE)
+
 
 class Refusal(UserError):
     """The server understood the request and refused it.
@@ -51,9 +54,7 @@ def from_response(access: Access, doing: str, status: int, body: Any) -> UserErr
             reason=message,
             fix="give the --namespace of your own profile, or be made a contributor of that one",
         )
-    if status == 429 or (
-        status >= 500 and not re.search("invalid ?input ?error|NotFoundError", message, re.IGNORECASE)
-    ):
+    if status == 429 or (status >= 500 and not _FINAL.search(message)):
         return Unavailable(
             f"KFP at {access.host} answers {status} to {doing}",
             reason=message,

@@ -7,11 +7,15 @@ parent's.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from urllib.parse import urlsplit
 
-from medmim.cluster.doctor.api import Unchecked, items
+from medmim.cluster.doctor.api import Unchecked, items, read
 from medmim.cluster.kfp.client import Api
-from medmim.cluster.kube import Kube, Object, connect
+from medmim.cluster.kube import API, Kube, Object, connect
 from medmim.cluster.ray.state import container_statuses
+from medmim.errors import UserError
 from medmim.recipe import names
 
 _RUN = "pipeline/runid"  # label of each pod of a run: LabelKeyWorkflowRunId in backend/src/common/util/consts.go of KFP
@@ -50,12 +54,46 @@ def _extended(node: str, suffix: str) -> str:
 
 
 def reach(api: Api) -> Kube:
-    """The cluster with the runs' pods, if KUBECONFIG or this pod's account leads to one.
+    """The cluster, and the namespace of the runs' pods in it, if KUBECONFIG or this pod's account leads to one.
 
     Raises:
         UserError: Neither does.
     """
-    return connect(api.namespace or api.access.namespace or names.KFP_NAMESPACE)
+    kube = connect(api.namespace or api.access.namespace or names.KFP_NAMESPACE)
+    own = "" if api.multi_user else namespace_of_server(api.access.host, kube)
+    return replace(kube, namespace=own or kube.namespace)
+
+
+def namespace_of_server(host: str, kube: Kube | None) -> str:
+    """Where a KFP for one user runs all pods, whatever namespace is given: that of its own Service; empty if unknown.
+
+    Args:
+        host: KFP's address, which may be a Service's.
+        kube: The cluster, in a namespace where that Service may be; or in `names.KFP_NAMESPACE`.
+
+    Raises:
+        UserError: The cluster does not answer.
+    """
+    service, _, rest = (urlsplit(host).hostname or "").partition(".")
+    if service == names.KFP_SERVICE and rest:
+        return rest.partition(".")[0]
+    if kube is None:
+        return ""
+    for space in dict.fromkeys((kube.namespace, names.KFP_NAMESPACE)):
+        with suppress(Unchecked):
+            if read(kube, f"/api/v1/namespaces/{space}/services/{names.KFP_SERVICE}") is not None:
+                return space
+    return ""
+
+
+def workflow_is_gone(kube: Kube, run_id: str) -> bool:
+    """Whether a run has no Workflow any more, so that KFP will never hear of its end; not where nobody can tell."""
+    selector = f"{_RUN.replace('/', '%2F')}%3D{run_id}"
+    try:
+        found = read(kube, f"{API['workflows']}/namespaces/{kube.namespace}/workflows?labelSelector={selector}")
+    except UserError:
+        return False
+    return found is not None and not found.get("items")
 
 
 def of_run(kube: Kube, run_id: str) -> list[Object]:

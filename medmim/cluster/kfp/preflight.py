@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from medmim.bench.engines import OPENAI
 from medmim.cluster import raw_data
 from medmim.cluster.doctor import access, api, image
 from medmim.cluster.doctor.setup import Setup, resolve
+from medmim.cluster.kfp import pods
+from medmim.cluster.kfp.client import Api
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
-from medmim.recipe.names import SETTINGS, STEP_ACCOUNT
+from medmim.recipe import names
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import lookup, policy
@@ -27,16 +30,42 @@ _PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 _LONGEST = {"experiment": 128, "namespace": 63}  # KFP 2.17: backend/src/apiserver/validation/length.go, LengthSpecs
 
 
-def settings(namespace: str | None, recipe: Recipe) -> tuple[Kube | None, Setup, str]:
-    """What pods would work with, and why the cluster could not be checked (empty if it could)."""
-    from medmim.cluster.kube import connect
+@dataclass(frozen=True)
+class Place:
+    """Where the pods of a run will be.
 
+    Attributes:
+        kube: The cluster, in their namespace; None where it cannot be asked.
+        namespace: Theirs; empty where it is not known.
+        setup: What they would work with.
+        notes: What could not be checked, and where they run in another namespace than the one that was given.
+    """
+
+    kube: Kube | None
+    namespace: str
+    setup: Setup
+    notes: tuple[str, ...]
+
+
+def place(kfp: Api, recipe: Recipe) -> Place:
+    """Where a KFP runs pods, and what they would work with."""
+    notes, kube = [], None
     try:
-        kube = connect(namespace or recipe.platform.pods.namespace)
+        kube = pods.reach(kfp)
         api.cluster(kube)
     except UserError as error:
-        return None, resolve(None, recipe.platform), error.fact
-    return kube, resolve(kube, recipe.platform), ""
+        kube, notes = None, [f"the Kubernetes cluster was not checked: {error.fact}"]
+    namespace = kfp.namespace or pods.namespace_of_server(kfp.access.host, kube)
+    given = kfp.access.namespace
+    if not kfp.multi_user and namespace and given not in ("", namespace):
+        notes.append(f"KFP at {kfp.access.host} serves one user: its pods run in {namespace}, its own, not in {given}")
+    elif not namespace and (kube or given):
+        checked = f"; checked was {kube.namespace}" if kube else ""
+        notes.append(
+            f"KFP at {kfp.access.host} serves one user: its pods run in the namespace of its Service "
+            f"{names.KFP_SERVICE}, which was not found{checked}"
+        )
+    return Place(kube, namespace, resolve(kube, recipe.platform), tuple(notes))
 
 
 def unsupported(recipe: Recipe, setup: Setup) -> list[str]:
@@ -128,7 +157,7 @@ def _platform(recipe: Recipe, setup: Setup) -> Iterator[str]:
         yield f"platform.tracking: {shown(tracking)} is on this machine; pods need http(s)://HOST:PORT"
     checked = setup.configured or (setup.unread and not isinstance(setup.unread, api.Unchecked))
     if not tracking and checked:
-        yield f"platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap {SETTINGS}; http(s)://HOST:PORT"
+        yield f"platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap {names.SETTINGS}; http(s)://HOST:PORT"
 
 
 def _memory(recipe: Recipe) -> Iterator[str]:
@@ -185,10 +214,10 @@ def _namespace(kube: Kube) -> Check:
 
 
 def _account(kube: Kube) -> Check:
-    path = f"/api/v1/namespaces/{kube.namespace}/serviceaccounts/{STEP_ACCOUNT}"
+    path = f"/api/v1/namespaces/{kube.namespace}/serviceaccounts/{names.STEP_ACCOUNT}"
     if api.read(kube, path) is None:
         raise UserError(
-            f"no service account {STEP_ACCOUNT} in {kube.namespace}",
+            f"no service account {names.STEP_ACCOUNT} in {kube.namespace}",
             fix="install charts/medmim with this namespace among its runNamespaces",
         )
-    return Check("account", "ok", STEP_ACCOUNT)
+    return Check("account", "ok", names.STEP_ACCOUNT)

@@ -24,7 +24,9 @@ _PREFIX = "medmim "  # begins the description of each run that `medmim submit` s
 _DESCRIPTION = re.compile(_PREFIX + r"\S+, recipe (\S+) ")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 POLL = 5.0  # s between two requests for a run's state
+_FAILED = 500  # of HTTP
 _OUTAGE = 600.0  # s that KFP may be unavailable before `follow` gives up
+_LOOK = 60.0  # s between two looks whether the Workflow is still there
 _LARGEST_PAGE = 200  # KFP's limit
 _EXECUTOR = re.compile(r"executor(\(\d+\))?")  # the task of a step's pod, in KFP's own settings of Argo with its try
 _EPOCH = datetime(1971, 1, 1, tzinfo=UTC)  # KFP gives an earlier time for "not yet"
@@ -112,7 +114,7 @@ class Run:
 
 
 class Deleted(UserError):
-    """A run was deleted in KFP."""
+    """A run was deleted in KFP, or its Workflow in Kubernetes."""
 
 
 def page(api: Api, size: int = 20, token: str = "") -> tuple[list[Run], str]:
@@ -171,7 +173,8 @@ def find(api: Api, named: str) -> Run:
         near = [one for one in names if named in one] or difflib.get_close_matches(named, names, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near[:3])}? " if near else ""
         raise UserError(f"no run '{named}'", fix=f"{hint}`{hints.command('runs', 'list')}` shows names and ids")
-    return refresh(api, _run(api, found[0]))
+    run = refresh(api, _run(api, found[0]))
+    return replace(run, notes=(*run.notes, str(_stuck(run)))) if _is_stuck(api, run) else run
 
 
 def pending(made: Submitted) -> Run:
@@ -203,12 +206,12 @@ def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callabl
 
     Raises:
         Unavailable: The server does not come back.
-        Deleted: The run was deleted.
+        Deleted: The run was deleted, or its Workflow.
         UserError: The server refuses to answer; after a login has expired, for instance.
     """
     known: dict[str, tuple[str, str]] = {}
     canceling = False
-    seen = time.monotonic()
+    seen = looked = time.monotonic()
     while True:
         for step in run.steps:
             why = step.waiting.partition(":")[0]  # what follows may change each time
@@ -220,6 +223,10 @@ def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callabl
             return replace(run, state="CANCELED") if canceling and run.state == "FAILED" else run
         on_poll(run)
         time.sleep(POLL)
+        if time.monotonic() - looked > _LOOK:
+            looked = time.monotonic()
+            if _is_stuck(api, run):
+                raise _stuck(run)
         try:
             run, seen = refresh(api, run), time.monotonic()
         except Unavailable:
@@ -231,19 +238,65 @@ def cancel(api: Api, run: Run) -> bool:
     """Cancel a run; False where it has ended or is being cancelled already.
 
     Raises:
+        Deleted: Its Workflow is gone, so that KFP cannot end it.
         UserError: It was not submitted by medmim.
     """
-    if not run.recipe:
-        raise UserError(f"run {run.name} was not submitted by medmim", fix=f"end it where it was started: {run.where}")
-    if run.ended or run.state == "CANCELING":
+    _refuse_foreign(run)
+    if run.ended:
+        return False
+    if run.state == "CANCELING":
+        if _is_stuck(api, run):
+            raise _stuck(run)
         return False
     try:
         api.call("cancelling a run", api.client.runs.run_service_terminate_run, run_id=run.run_id)
-    except Refusal:  # it ended or was cancelled meanwhile, or the answer to our first try was lost
+    except Refusal as error:  # it ended or was cancelled meanwhile, or the answer to our first try was lost
         now = refresh(api, run)
-        if not now.ended and now.state != "CANCELING":
+        if now.ended:
+            return True
+        if now.state != "CANCELING":
             raise
+        if error.status == _FAILED:
+            raise _stuck(run, error.reason) from None
     return True
+
+
+def delete(api: Api, run: Run) -> None:
+    """Delete a run in KFP, and its Workflow with its pods if it still has one. What it left in the store stays.
+
+    Raises:
+        UserError: It was not submitted by medmim.
+    """
+    _refuse_foreign(run)
+    try:
+        api.call("deleting a run", api.client.runs.run_service_delete_run, run_id=run.run_id)
+    except Refusal as error:  # the answer to our first try was lost
+        if error.status != 404:
+            raise
+
+
+def _is_stuck(api: Api, run: Run) -> bool:
+    """Whether a run that KFP calls active has no Workflow any more; not where the cluster cannot be asked."""
+    if run.ended:
+        return False
+    try:
+        return pods.workflow_is_gone(pods.reach(api), run.run_id)
+    except UserError:
+        return False
+
+
+def _stuck(run: Run, reason: str = "") -> Deleted:
+    return Deleted(
+        f"the Workflow of run {run.name} is gone, and KFP will call it {run.state.lower()} for ever",
+        reason=reason,
+        fix=f"nothing of it runs any more: `{hints.command('runs', 'delete', run.name)}`, then submit the recipe "
+        "again: finished steps are kept",
+    )
+
+
+def _refuse_foreign(run: Run) -> None:
+    if not run.recipe:
+        raise UserError(f"run {run.name} was not submitted by medmim", fix=f"end it where it was started: {run.where}")
 
 
 def _get(api: Api, run_id: str) -> Run | None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from medmim import __version__, hints
 from medmim.cluster import dispatch
-from medmim.cluster.kfp import client, compiled, get_or_create, preflight, submitter
+from medmim.cluster.kfp import client, compiled, get_or_create, pods, preflight, submitter
 from medmim.cluster.kfp.access import Access
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
 from medmim.cluster.kfp.errors import NotSent
 from medmim.cluster.kfp.image import NotFound, pin, version_of
+from medmim.cluster.kube import Kube
 from medmim.errors import Unavailable, UserError
 from medmim.progress import say
 from medmim.recipe import names
@@ -31,6 +32,7 @@ PENDING = "PENDING"
 # not taken up yet.
 ACTIVE = (PENDING, "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
 _TWICE = "two at once would do the same work twice"
+_PAGE = 20  # runs of one recipe that are looked at
 _HOME = f"{names.HOME}/.medmim"
 
 
@@ -40,6 +42,7 @@ class Plan:
 
     Attributes:
         api: The server.
+        namespace: Of the pods; empty where it is not known.
         ir: With the image in it.
         image: By digest.
         recipe: As steps will read it, with store and image.
@@ -53,6 +56,7 @@ class Plan:
     """
 
     api: Api
+    namespace: str
     ir: Ir
     image: str
     recipe: Recipe
@@ -102,7 +106,9 @@ def plan(
 ) -> Plan:
     """Check everything that a submission needs, and change nothing. Arguments and errors as `submit`."""
     ir, who = compiled.load(pipeline), submitter.who_submits(access)
-    kube, setup, unchecked = preflight.settings(access.namespace or None, recipe)
+    api = client.connect(access)
+    place = preflight.place(api, recipe)
+    kube, setup, notes = place.kube, place.setup, list(place.notes)
     named = image or setup.image
     group = experiment or EXPERIMENT
     store = setup.store.rstrip("/")
@@ -122,14 +128,12 @@ def plan(
         )
     next(iter(open_store(store).list(f"runs/{run}/")), None)  # raises without the bucket or the right to list it
     preflight.refuse_missing_models(recipe, store)
-    notes = [f"the Kubernetes cluster was not checked: {unchecked}"] if unchecked else []
     pinned = pin(named)
     notes += image_notes(pinned)
-    api = client.connect(access)
     if client.major_minor(api.tag) != client.major_minor(ir.sdk):
         notes.append(f"KFP is {api.tag}, and the pipeline is compiled for {ir.sdk.removeprefix('kfp-')}")
     digest = digest_of([recipe.dump()])
-    _refuse_duplicate(api, digest, recipe.name)
+    notes += _refuse_duplicate(api, kube, digest, recipe.name)
     serving = recipe.platform.pods.vllm_image
     images = {"image": pinned, **({"vllm_image": pin(serving)} if serving else {})}
     pods_of_image = recipe.platform.pods.model_copy(update=images)
@@ -143,6 +147,7 @@ def plan(
     pipeline_id = get_or_create.find_pipeline(api, ir.name)
     return Plan(
         api=api,
+        namespace=place.namespace,
         ir=ir,
         image=pinned,
         recipe=recipe.model_copy(update={"platform": platform}),
@@ -251,7 +256,8 @@ def image_notes(pinned: str) -> list[str]:
     return []
 
 
-def _refuse_duplicate(api: Api, digest: str, name: str) -> None:
+def _refuse_duplicate(api: Api, kube: Kube | None, digest: str, name: str) -> list[str]:
+    """Refuse while a run of the same recipe is active; notes on those that KFP calls active and that cannot end."""
     same = client.filtered(
         {"operation": "IN", "key": "state", "string_values": {"values": ACTIVE}},
         {"operation": "IS_SUBSTRING", "key": "description", "string_value": digest},
@@ -260,21 +266,27 @@ def _refuse_duplicate(api: Api, digest: str, name: str) -> None:
         "listing runs",
         api.client.runs.run_service_list_runs,
         namespace=api.namespace or None,
-        page_size=1,
+        page_size=_PAGE,
         filter=same,
     ).runs
-    if not listed:
-        return
-    run = listed[0]
-    if run.state == "CANCELING":
-        then = "submit again when it has ended"
-    else:
-        then = f"`{hints.command('runs', 'cancel', run.display_name)}` ends it"
-    raise UserError(
-        f"run {run.display_name} of recipe {name} is running ({run.state or PENDING})",
-        reason=": ".join(text for text in (api.link(f"runs/details/{run.run_id}"), _TWICE) if text),
-        fix=f"`{hints.command('runs', 'show', run.display_name)}`; {then}",
-    )
+    notes = []
+    for run in listed or []:
+        state, delete = run.state or PENDING, hints.command("runs", "delete", run.display_name)
+        if kube is not None and pods.workflow_is_gone(kube, run.run_id):
+            notes.append(
+                f"run {run.display_name} of this recipe is {state} in KFP for ever: its Workflow is gone; `{delete}`"
+            )
+            continue
+        if state == "CANCELING":
+            then = f"submit again when it has ended; if it never does, since its Workflow was deleted: `{delete}`"
+        else:
+            then = f"`{hints.command('runs', 'cancel', run.display_name)}` ends it"
+        raise UserError(
+            f"run {run.display_name} of recipe {name} is running ({state})",
+            reason=": ".join(text for text in (api.link(f"runs/details/{run.run_id}"), _TWICE) if text),
+            fix=f"`{hints.command('runs', 'show', run.display_name)}`; {then}",
+        )
+    return notes
 
 
 def _find_run(api: Api, name: str) -> str:
@@ -295,7 +307,7 @@ def describe(planned: Plan) -> dict[str, Any]:
         "who": planned.who,
         "host": planned.api.access.host,
         "kfp": planned.api.tag,
-        "namespace": planned.api.namespace,
+        "namespace": planned.namespace,
         "experiment": planned.experiment,
         "pipeline": planned.ir.name,
         "version": planned.ir.digest,

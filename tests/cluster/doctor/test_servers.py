@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from medmim.cluster.doctor import mlflow, servers
 from medmim.cluster.doctor.api import Unchecked
 from medmim.cluster.doctor.servers import Unresolved
-from medmim.cluster.kube import Kube
+from medmim.cluster.kube import Kube, connect
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
+from tests.cluster.ray.test_bad_cluster import kubeconfig_of
 from tests.support.servers import KFP, answering, mlflow_server
 
 CREDENTIALS = ("USERNAME", "PASSWORD", "TOKEN")
@@ -129,6 +130,27 @@ def test_kfps_version_is_reported(tag: str, status: str) -> None:
     with answering(200, json.dumps({**KFP, "tag_name": tag}), Content_Type="application/json") as uri:
         check = servers.kfp(uri)
     assert (check.status, bool(check.fix)) == (status, status == "warn") and check.found.startswith(tag)
+
+
+@pytest.mark.parametrize("multi_user", [False, True])
+def test_a_kfp_for_one_user_must_be_in_the_namespace_that_is_checked(
+    multi_user: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs all pods there, whatever namespace is given."""
+
+    def found(path: str) -> bool:
+        return path == "/api/v1/namespaces/kubeflow/services/ml-pipeline"
+
+    health = json.dumps({**KFP, "multi_user": multi_user})
+    with answering(200, health, Content_Type="application/json") as uri, answering(200, "{}", only=found) as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, cluster)))
+        assert servers.kfp(uri, connect("kubeflow")).status == "ok"
+        if multi_user:
+            assert servers.kfp(uri, connect("medmim-runs")).status == "ok"
+            return
+        with pytest.raises(UserError, match="its own namespace, kubeflow, not in medmim-runs") as raised:
+            servers.kfp(uri, connect("medmim-runs"))
+    assert "--namespace kubeflow" in raised.value.fix and "runNamespaces" in raised.value.fix
 
 
 def test_an_older_kfp_is_refused() -> None:

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from medmim.cluster.doctor import image
-from medmim.cluster.kfp import preflight, submit
+from medmim.cluster.kfp import client, pods, preflight, submit
 from medmim.cluster.kube import connect
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.recipe.loading import validate
+from medmim.recipe.schema import Recipe
 from tests.support.kfp_world import World, a_world
 
 SPACE = "/api/v1/namespaces/team-a"
@@ -36,6 +37,7 @@ class Objects(dict[str, dict[str, Any]]):
         self[f"{SPACE}/secrets/medmim-s3"] = {"data": dict(KEYS)}
         self[MINIO] = {"data": {"accesskey": "eA==", "secretkey": "eA=="}}
         self[f"{SPACE}/configmaps/kfp-launcher"] = {"data": {"defaultPipelineRoot": "minio://mlpipeline/v2/artifacts"}}
+        self[f"{SPACE}/services/ml-pipeline"] = {"metadata": {"name": "ml-pipeline"}}
         self[f"{SPACE}/configmaps/medmim"] = {"data": {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}}
 
 
@@ -83,6 +85,68 @@ def planned(world: World, image: str | None = None) -> submit.Plan:
     return submit.plan("train", world.recipe, "demo-1", access=world.access, image=image)
 
 
+def place(world: World, recipe: Recipe | None = None) -> preflight.Place:
+    return preflight.place(client.connect(world.access), recipe or world.recipe)
+
+
+KUBEFLOW = "/api/v1/namespaces/kubeflow"
+
+
+def kfp_in_kubeflow(objects: Objects) -> None:
+    objects[f"{KUBEFLOW}/services/ml-pipeline"] = objects.pop(f"{SPACE}/services/ml-pipeline")
+    for name in [name for name in objects if name.startswith(SPACE)]:
+        objects[name.replace(SPACE, KUBEFLOW)] = objects[name]
+
+
+def test_a_kfp_for_one_user_is_checked_where_it_runs_pods_whatever_is_given(world: World, objects: Objects) -> None:
+    kfp_in_kubeflow(objects)
+    found = planned(world, world.image)
+    assert submit.describe(found)["namespace"] == "kubeflow"
+    (note,) = found.notes
+    assert "serves one user: its pods run in kubeflow, its own, not in team-a" in note
+    del objects[f"{KUBEFLOW}/serviceaccounts/medmim-step"]
+    with pytest.raises(UserError) as raised:
+        planned(world, world.image)
+    (problem,) = raised.value.problems
+    assert "no service account medmim-step in kubeflow" in problem and "runNamespaces" in problem
+
+
+@pytest.mark.parametrize("way", ["absent", "hidden"])
+def test_where_kfps_own_namespace_is_not_found_a_note_says_what_was_checked(
+    world: World, objects: Objects, way: str
+) -> None:
+    del objects[f"{SPACE}/services/ml-pipeline"]
+    objects.hidden |= {f"{one}/services/ml-pipeline" for one in (SPACE, KUBEFLOW) if way == "hidden"}
+    (note,) = planned(world, world.image).notes
+    assert "Service ml-pipeline, which was not found; checked was team-a" in note
+
+
+def test_the_address_of_a_service_says_where_kfp_is() -> None:
+    hosts = ("http://ml-pipeline.kfp:8888", "http://ml-pipeline.kfp.svc.cluster.local:8888", "http://localhost:8888")
+    assert [pods.namespace_of_server(one, None) for one in hosts] == ["kfp", "kfp", ""]
+
+
+WORKFLOWS = "/apis/argoproj.io/v1alpha1/namespaces/team-a/workflows"
+
+
+@pytest.mark.parametrize(
+    ("workflows", "refused"), [([], False), ([{"metadata": {"name": "w"}}], True), (None, True), ("hidden", True)]
+)
+def test_a_run_whose_workflow_is_gone_does_not_hold_its_recipe(
+    world: World, objects: Objects, workflows: Any, refused: bool
+) -> None:
+    objects.hidden |= {WORKFLOWS} if workflows == "hidden" else set()
+    objects |= {WORKFLOWS: {"items": workflows}} if isinstance(workflows, list) else {}
+    submit.start(planned(world, world.image))
+    world.kfp.run("demo-1")["state"] = "CANCELING"
+    try:
+        (note,) = submit.plan("train", world.recipe, "demo-2", access=world.access, image=world.image).notes
+    except UserError as error:
+        assert refused and "medmim runs delete demo-1" in error.fix and "Workflow" in error.fix
+    else:
+        assert not refused and "demo-1" in note and "its Workflow is gone; `medmim runs delete demo-1`" in note
+
+
 def test_a_cluster_that_has_everything_is_checked_without_a_note(world: World, objects: Objects) -> None:
     assert planned(world, world.image).notes == ()
 
@@ -110,7 +174,7 @@ def test_what_is_missing_is_reported_with_its_fix(world: World, objects: Objects
     with pytest.raises(UserError, match="cannot run on this cluster") as raised:
         planned(world, world.image)
     (reported,) = raised.value.problems
-    assert reported.startswith(problem) and "; fix: " in reported and world.kfp.front.requests == []
+    assert reported.startswith(problem) and "; fix: " in reported and world.kfp.changes() == []
 
 
 def test_a_secret_without_a_key_and_all_else_are_reported_at_once(world: World, objects: Objects) -> None:
@@ -125,7 +189,7 @@ def test_a_secret_without_a_key_and_all_else_are_reported_at_once(world: World, 
 
 def test_a_ray_job_needs_its_crd_and_accounts(world: World, objects: Objects) -> None:
     platform = world.recipe.platform.model_copy(update={"ray": "rayjob"})
-    kube, _, _ = preflight.settings("team-a", world.recipe)
+    kube = place(world).kube
     assert kube is not None
     problems = preflight.missing(kube, world.recipe.model_copy(update={"platform": platform}), world.kfp.address)
     assert [problem.partition(":")[0] for problem in problems] == ["crds", "accounts"]
@@ -193,8 +257,7 @@ def test_a_cluster_without_mlflow_in_its_settings_is_reported(world: World, obje
     platform = world.recipe.platform.model_copy(update={"tracking": None})
     recipe = world.recipe.model_copy(update={"platform": platform})
     del objects[f"{SPACE}/configmaps/medmim"]
-    _, setup, _ = preflight.settings("team-a", recipe)
-    (problem,) = preflight.unsupported(recipe, setup)
+    (problem,) = preflight.unsupported(recipe, place(world, recipe).setup)
     assert problem.startswith("platform.tracking: not configured, nor MLFLOW_TRACKING_URI in ConfigMap medmim")
 
 
@@ -207,8 +270,7 @@ def test_models_to_compare_with_that_pods_cannot_reach_are_named(world: World) -
     }  # fmt: skip
     kept = {name: values[name] for name in ("data", "platform")}
     recipe = validate({"name": "c", "pipeline": "bench", "bench": {"models": models}, **kept}, "c")
-    _, setup, _ = preflight.settings("team-a", world.recipe)
-    problems = preflight.unsupported(recipe, setup)
+    problems = preflight.unsupported(recipe, place(world).setup)
     assert [problem.partition(":")[0] for problem in problems] == ["bench.models.here", "bench.models.server"]
     with pytest.raises(UserError, match="cannot be found") as raised:
         preflight.refuse_missing_models(recipe, world.store)
@@ -217,10 +279,10 @@ def test_models_to_compare_with_that_pods_cannot_reach_are_named(world: World) -
 
 def test_pods_that_are_too_small_for_a_worker_are_reported_with_what_it_needs(world: World) -> None:
     def problems(memory: str) -> list[str]:
-        pods = world.recipe.platform.pods.model_copy(update={"memory": memory})
-        platform = world.recipe.platform.model_copy(update={"ray": "rayjob", "pods": pods})
+        small = world.recipe.platform.pods.model_copy(update={"memory": memory})
+        platform = world.recipe.platform.model_copy(update={"ray": "rayjob", "pods": small})
         recipe = world.recipe.model_copy(update={"platform": platform})
-        return preflight.unsupported(recipe, preflight.settings("team-a", recipe)[1])
+        return preflight.unsupported(recipe, place(world, recipe).setup)
 
     assert problems("4Gi") == []
     (problem,) = problems("512Mi")

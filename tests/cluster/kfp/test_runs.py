@@ -12,7 +12,9 @@ import pytest
 from medmim.cluster.kfp import client, compiled, runs, submit
 from medmim.errors import Unavailable, UserError
 from medmim.store import open_store
+from tests.cluster.ray.test_bad_cluster import kubeconfig_of
 from tests.support.kfp_world import World, a_world
+from tests.support.kube_pods import kube_pods
 from tests.support.waiting import until
 
 
@@ -295,6 +297,50 @@ def test_a_run_of_others_is_shown_and_not_cancelled(world: World, api: client.Ap
         runs.cancel(api, found)
     assert raised.value.exit_code == 2 and found.run_id in raised.value.fix
     assert run["state"] == "PENDING" and not any("terminate" in one for one in world.kfp.changes())
+
+
+def test_a_run_whose_workflow_is_gone_cannot_be_cancelled_and_the_way_out_is_told(
+    world: World, api: client.Api
+) -> None:
+    run = start(world)
+    world.kfp.delete_workflow(run)
+    before = len(world.kfp.front.requests)
+    with pytest.raises(runs.Deleted, match="the Workflow of run demo-1 is gone") as raised:
+        runs.cancel(api, runs.find(api, "demo-1"))
+    assert "due to patching error" in raised.value.reason and "medmim runs delete demo-1" in raised.value.fix
+    assert sum("terminate" in one for one in world.kfp.front.requests[before:]) == 1, "KFP would answer the same again"
+    world.kfp.front.lose.append("DELETE")
+    runs.delete(api, runs.find(api, "demo-1"))
+    assert not world.kfp.state.runs
+    start(world, "demo-2")
+
+
+def test_that_a_workflow_is_gone_is_seen_in_kubernetes(
+    world: World, api: client.Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(world)
+    world.kfp.begin(run, "data")
+    monkeypatch.setattr(runs, "_LOOK", 0)
+    with kube_pods() as (cluster, address):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, address)))
+        assert not any("Workflow" in note for note in runs.find(api, "demo-1").notes)
+        cluster.workflow = False
+        found = runs.find(api, "demo-1")
+        assert "the Workflow of run demo-1 is gone, and KFP will call it running for ever" in found.notes[-1]
+        with pytest.raises(runs.Deleted):
+            runs.follow(api, found, lambda _: None, lambda _: None)
+        run["state"] = "CANCELING"
+        with pytest.raises(runs.Deleted):
+            runs.cancel(api, runs.find(api, "demo-1"))
+        world.kfp.end(run, "FAILED")
+        assert not runs.cancel(api, runs.find(api, "demo-1")), "it ended, and Argo removes Workflows in time"
+        assert not any("Workflow" in note for note in runs.find(api, "demo-1").notes)
+
+
+def test_a_run_of_others_is_not_deleted(world: World, api: client.Api) -> None:
+    start(world)["description"] = "of others"
+    with pytest.raises(UserError, match="not submitted by medmim"):
+        runs.delete(api, runs.find(api, "demo-1"))
 
 
 def test_cancelling_twice_is_cancelling_once(world: World, api: client.Api) -> None:

@@ -151,7 +151,6 @@ PROVOKE: dict[str, Callable[[World], Any]] = {
     "terminate an ended run": lambda w: w.run_api().run_service_terminate_run(w.ended()),
     "terminate a run whose Workflow is gone": lambda w: w.run_api().run_service_terminate_run(w.without_workflow()),
 }
-SERVERS = {"terminate a run whose Workflow is gone"}  # of which KFP says that it is the server's fault
 
 
 @pytest.fixture
@@ -174,8 +173,7 @@ def test_each_row_is_refused_as_in_the_table(world: World, row: dict[str, Any]) 
     assert first in errors._message(text)
     assert ('"code"' in text) == (row["code"] is not None)
     error = errors.from_response(world.api.access, "this", raised.value.status, raised.value.body)
-    code = 75 if row["name"] in SERVERS else 2
-    assert error.exit_code == code and first in error.reason, "what KFP refuses is bad input, also with status 500"
+    assert error.exit_code == 2 and first in error.reason, "what KFP refuses is bad input, also with status 500"
 
 
 @pytest.mark.parametrize("name", [name for name, row in REFUSALS.items() if row["status"] == 200])

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from medmim import __version__
+from medmim.cluster.doctor import setup
 from medmim.cluster.kfp import compiled, get_or_create, preflight, submit
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
@@ -239,7 +240,7 @@ def test_all_that_is_wrong_with_a_recipe_is_reported_at_once(world: World, tmp_p
         "data.root", "data.annotations", "finetune.base", "gate.policy", "platform.ray", "platform.store",
         "platform.tracking", "run", "experiment", "image",
     ]  # fmt: skip
-    assert world.kfp.front.requests == [], "a recipe that cannot run is refused without a request to KFP"
+    assert world.kfp.changes() == []
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_what_pods_can_reach_is_accepted(world: World, ray: str, base: str) -> N
             "finetune": recipe.finetune.model_copy(update={"base": base}),
         }
     )
-    assert preflight.unsupported(recipe, preflight.settings(None, recipe)[1]) == []
+    assert preflight.unsupported(recipe, setup.resolve(None, recipe.platform)) == []
 
 
 def test_a_cluster_that_was_not_checked_is_a_note(world: World) -> None:
