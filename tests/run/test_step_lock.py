@@ -352,6 +352,7 @@ def test_a_paused_process_that_was_taken_over_ends_with_75(tmp_path: Path, monke
             process.send_signal(signal.SIGCONT)
             said = process.communicate(timeout=60)[0]  # it sleeps for a minute, and is interrupted
             held.check()
+        assert list(held.place.list(f"{FOLDER}/")) == [f"{FOLDER}/{STEP}/00000002.json"], "its own is not written again"
     assert process.returncode == 75 and "has lost the lock of data-0123 to run r-2" in said
 
 
@@ -468,6 +469,19 @@ def test_a_store_that_may_only_be_read_is_told_at_once(tmp_path: Path, monkeypat
 
 def _refuse(**_: object) -> None:
     raise PermissionError(13, "Permission denied")
+
+
+def test_a_steps_user_holds_renews_and_hands_on_a_lock_in_a_bucket_that_keeps_versions(
+    as_user: Callable[[str], str],
+) -> None:
+    where = as_user("step")
+    place = store.open_store(where)
+    with step_lock.step_lock(place, STEP, "r-1") as held:
+        for count in (1, 2):
+            held.renew()
+            assert step_lock._newest(place, STEP).renewals == count
+    assert taken_by_this_process(where).turn.number == 2
+    assert list(place.list(f"{FOLDER}/")) == [f"{FOLDER}/{STEP}/00000002.json"]
 
 
 def test_two_steps_of_one_bucket_are_made_once_on_two_machines(bucket: str, tmp_path: Path) -> None:
