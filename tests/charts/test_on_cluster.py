@@ -115,11 +115,16 @@ def place(kubeconfig: Path) -> Iterator[Place]:  # noqa: F811
 def test_the_api_server_accepts_every_object_in_restricted_namespaces(place: Place, name: str) -> None:
     """A server-side dry run, with admission: what is not restricted is refused (pods) or warned about (Deployments)."""
     renamed = json.loads(json.dumps(VALUES[name]))
-    for i, one in enumerate(renamed.get("runNamespaces", [])):
-        one["name"] = f"{place.name}-{i}"
-        place.kubectl("create", "namespace", one["name"])
+    made = [f"{place.name}-{i}" for i, _ in enumerate(renamed.get("runNamespaces", []))]
+    for name, one in zip(made, renamed.get("runNamespaces", []), strict=True):
+        one["name"] = name
+    if renamed.get("promotion", {}).get("kfpNamespace"):
+        renamed["promotion"]["kfpNamespace"] = f"{place.name}-promoters"
+        made.append(f"{place.name}-promoters")
+    for name in made:
+        place.kubectl("create", "namespace", name)
         for kind in ("enforce", "warn"):
-            place.kubectl("label", "namespace", one["name"], f"pod-security.kubernetes.io/{kind}=restricted")
+            place.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/{kind}=restricted")
     place.kubectl("label", "namespace", place.name, "pod-security.kubernetes.io/warn=restricted")
     # Prometheus' operator is not there; its objects are validated against their CRDs in test_render.py.
     absent = ("ServiceMonitor", "PrometheusRule", "Namespace")
@@ -133,8 +138,8 @@ def test_the_api_server_accepts_every_object_in_restricted_namespaces(place: Pla
         capture_output=True,
         text=True,
     )
-    for one in renamed.get("runNamespaces", []):
-        place.kubectl("delete", "namespace", one["name"], "--wait=false")
+    for name in made:
+        place.kubectl("delete", "namespace", name, "--wait=false")
     assert done.returncode == 0, done.stderr
     assert "violate" not in done.stderr
     assert done.stdout.count("serverside-applied") == len(objects)

@@ -57,9 +57,13 @@ def test_the_result_is_printed_as_that_of_this_machine_and_the_rest_of_the_log_b
 
 
 def test_its_exit_code_is_the_commands(on: Any) -> None:
-    on(JobCluster("Failed", 2, ["error: demo-candidate has no version 3"]))
-    done = CliRunner().invoke(app, [*PROMOTE, "--despite-gate"], catch_exceptions=False)
+    cluster = JobCluster("Failed", 2, ["error: demo-candidate has no version 3"])
+    on(cluster)
+    done = CliRunner().invoke(app, [*PROMOTE, "--despite-gate", "--despite-terms"], catch_exceptions=False)
     assert (done.exit_code, done.stdout) == (2, "") and "has no version 3" in done.stderr
+    (job,) = cluster.jobs.values()
+    given = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--despite-gate", "--despite-terms"} <= set(given[: given.index("--")])
 
 
 def test_a_job_whose_log_is_gone_is_done_all_the_same(on: Any) -> None:

@@ -93,8 +93,18 @@ def test_a_refused_version_is_retired_until_a_later_gate_passes_it(
         and "--despite-gate" in error.value.fix
         and aliases(ws).keys() == {"challenger"}
     )
+    for key, value in ((retired.RETIRED, "2026-01-01T00:00:00+00:00"), (retired.WHY, "another reason")):
+        tracking.client(ws).set_model_version_tag(NAME, version, key, value)
+    with pytest.raises(Refused):
+        run(recipe, ws, version, judged("a", good=False, value=0.8))
+    marked = lookup.get_version(ws, NAME, version)
+    assert marked.tags[retired.RETIRED].startswith("2026-01-01") and "-40.0 points" in retired.reason(marked)
     run(recipe, ws, version, judged("a"))
     assert not lookup.get_version(ws, NAME, version).tags.keys() & {retired.RETIRED, retired.WHY}
+    run(recipe, ws, add(ws, "b"), judged("b"))
+    with pytest.raises(Refused):  # but what a rollback would bring back stays ready
+        run(recipe, ws, version, judged("a", good=False, value=0.7))
+    assert retired.reason(lookup.get_version(ws, NAME, version)) == ""
 
 
 def test_a_person_promotes_a_retired_version_only_by_saying_so(
