@@ -128,8 +128,16 @@ def promote_version(
         bool, typer.Option("--despite-terms", help="Even where its terms of use forbid to serve it: for research only.")
     ] = False,
     despite_gate: Annotated[
-        bool, typer.Option("--despite-gate", help="Even where it is retired, since the gate refused it.")
+        bool,
+        typer.Option("--despite-gate", help="Even where the gate refused it, or its evidence does not hold."),
     ] = False,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            help="Your policy, by which a candidate is judged again. Default: MEDMIM_GATE_POLICY, else default.",
+        ),
+    ] = "",
     on_cluster: OnCluster = False,
     namespace: Promoters = None,
     home: Home = None,
@@ -137,11 +145,17 @@ def promote_version(
 ) -> None:
     """Make a version champion by your own decision; the reason goes into the decision log.
 
-    A version of NAME-candidate, which awaits approval, is copied into NAME first. With --on-cluster your name in the
-    log is the one that the cluster knows you by.
+    A version of NAME-candidate, which awaits approval, is judged again from its answers, and written anew into NAME.
+    With --on-cluster your name in the log is the one that the cluster knows you by, and the platform's policy decides.
 
     --json: {name, version, digest, uri, decision (number in the log), verdict, changed, aliases (alias -> version)}.
     """
+    if on_cluster and policy:
+        raise UserError(
+            "--policy is of no use with --on-cluster",
+            reason="the platform's own policy decides there: the chart's value promotion.policy",
+            fix="leave it out",
+        )
     if on_cluster:
         given = {"--despite-terms": despite_terms, "--despite-gate": despite_gate}
         words = ["promote", f"--why={why}", *(option for option, value in given.items() if value), "--", name, version]
@@ -150,7 +164,9 @@ def promote_version(
     ws = _workspace(home)
     candidate, name = name, name.removesuffix(CANDIDATE)
     log = decisions.read(ws, name)
-    entry = promote.promote(ws, candidate, version, why, despite_terms=despite_terms, despite_gate=despite_gate)
+    entry = promote.promote(
+        ws, candidate, version, why, despite_terms=despite_terms, despite_gate=despite_gate, policy=policy
+    )
     _print(_facts(ws, name, entry, len(log)), as_json)
     judged = [known for known in log if known.digest == entry.digest and known.evidence]
     if judged and judged[-1].verdict == "refused":

@@ -33,6 +33,7 @@ def models(recipe: Recipe, ws: Workspace) -> dict[str, str]:
     now = decisions.roles(decisions.read(ws, name))
     found: dict[str, str] = {}
     if now.champion is not None:
+        lookup.refuse_another(now.champion.uri, now.champion.digest, f"decision {now.champion.n} of {name}")
         if store.find(now.champion.uri) is None:
             command = hints.command("registry", "rollback", name, "--why", "...")
             rollback = f"or `{command}`, " if now.previous else ""

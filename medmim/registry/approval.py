@@ -1,4 +1,4 @@
-"""Candidates awaiting approval: how a run proposes one, and how a promoter copies it into the production model.
+"""Candidates awaiting approval: how a run proposes one, and how a promoter writes it into the production model.
 
 A run that may not promote registers into `NAME-candidate` and tags the version there with the gate's verdict. Awaiting
 approval is no decision, so the decision log has no entry for it. Only promoters write the log and the production model
@@ -9,17 +9,24 @@ import io
 import os
 from collections.abc import Mapping
 from contextlib import redirect_stderr
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medmim import hints, store, tracking
+from pydantic import ValidationError
+
+from medmim import hints, tracking
 from medmim.recipe.registry import CANDIDATE
-from medmim.registry import decisions, gate, lookup, register
-from medmim.registry.decisions import Decision
+from medmim.recipe.schema import Bench
+from medmim.registry import decisions, lookup, register
+from medmim.run.provenance import provenance_of
 from medmim.run.workspace import Workspace
+from medmim.store import Artifact
 from medmim.tracking import Version
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 VERDICT, EVIDENCE = "medmim.gate", "medmim.gate_evidence"
+EXPERIMENT = "medmim.experiment"
 AWAITING = "awaiting approval"
 
 
@@ -60,31 +67,59 @@ def command(name: str, number: str) -> str:
     return hints.command(*typed, *(["--on-cluster", "--namespace", namespace] if namespace else []))
 
 
-def copy_to_production(ws: Workspace, name: str, number: str) -> Version:
-    """The candidate's version in the production model: copied there now, or found by its digest.
+def to_production(ws: Workspace, name: str, candidate: Version, model: Artifact, bench: Artifact | None) -> Version:
+    """The model's version in the production model: made there now, or found by its digest.
+
+    Nothing of the candidate's files is used, which its owner can replace at any time: the version has a logged model of
+    its own, with this installation's code, in an experiment that the promoter made.
 
     Args:
         ws: The workspace.
-        name: `NAME-candidate`.
-        number: The candidate's version.
+        name: The production model; made if absent.
+        candidate: The candidate, for its lineage.
+        model: The model, as it was checked.
+        bench: The scores, where they were checked.
+
+    Raises:
+        UserError: Model or experiment are not this user's alone, as far as MLflow tells.
     """
-    production = name.removesuffix(CANDIDATE)
-    digest = lookup.get_version(ws, name, number).tags[lookup.DIGEST]
-    found = lookup.find(ws, production, digest)
-    if found is None:
-        api = tracking.client(ws)
-        with tracking.answering(ws.tracking), redirect_stderr(io.StringIO()):  # MLflow prints there
-            api.copy_model_version(f"models:/{name}/{number}", production)
-            found = register.deduplicate(api, ws, production, digest)
-    return found
+    known = lookup.find(ws, name, model.digest)
+    if known is not None and not lookup.is_copy(known):
+        return known
+    lineage = {key: value for key, value in candidate.tags.items() if key in register.LINEAGE}
+    lineage |= {lookup.DIGEST: model.digest, lookup.URI: model.uri, "medmim.terms": register.terms_text(model)}
+    asked = _asked(bench or model)
+    api = tracking.client(ws)
+    with tracking.answering(ws.tracking), redirect_stderr(io.StringIO()):  # MLflow prints there
+        register.create_model(api, name)
+        tracking.refuse_shared(ws, "registered_model", name, f"the registered model {name}")
+        experiment = _experiment(api, ws, name)
+        tracking.refuse_shared(ws, "experiment", experiment, f"experiment {experiment}, in which {name} is written,")
+        run = api.create_run(experiment, run_name=f"promotion of {model.digest[:12]}", tags=lineage).info.run_id
+        register.add_version(api, ws, name, run, lineage, asked, {})
+        version = register.deduplicate(api, ws, name, model.digest)
+        if bench is not None:
+            register.log_scores(api, ws, name, version, model, bench)
+    return version
 
 
-def with_evidence(ws: Workspace, entry: Decision, version: Version, holder: Decision | None) -> Decision:
-    """The entry with the gate's decision, where the gate passed this model against the present champion."""
-    if version.tags.get(VERDICT) != "promoted" or EVIDENCE not in version.tags:
-        return entry
-    evidence = store.get(version.tags[EVIDENCE])
-    document = gate.read(ws, evidence.uri)
-    if document["candidate"] != entry.digest or document["champion"] != (holder.digest if holder else ""):
-        return entry
-    return replace(entry, evidence=evidence.digest, evidence_uri=evidence.uri, bench=document["bench"])
+def _experiment(api: "MlflowClient", ws: Workspace, name: str) -> str:
+    """Id of the experiment of the production model's files, made if absent.
+
+    Its name proves nothing, since anybody can have taken it; who may tag the production model wrote its id there.
+    """
+    known = api.get_registered_model(name).tags.get(EXPERIMENT)
+    if known and api.get_experiment(known).lifecycle_stage == "active":
+        return str(known)
+    made = tracking.new_experiment(ws, f"{name}-promoted")
+    api.set_registered_model_tag(name, EXPERIMENT, made)
+    return made
+
+
+def _asked(source: Artifact) -> Bench:
+    """How the model was benched, by the recipe beside the scores or the model; the defaults where there is none."""
+    recipe = provenance_of(source).get("recipe")
+    try:
+        return Bench.model_validate(recipe["bench"] if isinstance(recipe, dict) else {})
+    except (KeyError, ValidationError):
+        return Bench.model_validate({})

@@ -50,8 +50,7 @@ def run(recipe: Recipe, ws: Workspace, bench: str) -> Outcome:
         verdict = decide(limits, scores, holder, allowed) | {"bench": source.digest}
 
         def make(folder: Path) -> Mapping[str, Any]:
-            text = json.dumps(verdict, indent=1, sort_keys=True, ensure_ascii=False)
-            (folder / FILE).write_text(text + "\n", encoding="utf-8")
+            (folder / FILE).write_text(text(verdict), encoding="utf-8")
             return {"rules": len(verdict["rules"])}
 
         artifact, cached = cached_step(
@@ -66,6 +65,11 @@ def read(ws: Workspace, uri: str) -> dict[str, Any]:
     """The decision of a decision artifact."""
     loaded: dict[str, Any] = json.loads(store.read_file(store.get(uri), FILE))
     return loaded
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """A decision as its file holds it."""
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def terms_of_model(ws: Workspace, digest: str) -> Terms | None:
@@ -95,12 +99,11 @@ def decide(
         "policy": digest_of([json.dumps(limits.model_dump(mode="json"), sort_keys=True)]),
     }
     if holder and holder.digest == candidate:
-        text = "this model is the champion already"
-        return document | {"decision": "kept", "rules": [], "reasons": [text]}
+        return document | {"decision": "kept", "rules": [], "reasons": ["this model is the champion already"]}
     results = list(rules.apply(limits, scores, opponent))
     if holder and document["opponent"]["digest"] != holder.digest:
-        text = "not benched against the present champion: run the recipe again"
-        results.insert(0, RuleResult("opponent", "", None, None, False, text))
+        why = "not benched against the present champion: run the recipe again"
+        results.insert(0, RuleResult("opponent", "", None, None, False, why))
     if allowed is not None:
         results += rules.terms_of_use(limits, allowed)
     passed = all(result.passed is not False for result in results)

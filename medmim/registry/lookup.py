@@ -1,6 +1,7 @@
 """Look up registered versions: by digest, number, `models:/NAME@ALIAS` or decision; the champion, a run's opponents."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 
 from medmim import hints, store, tracking
 from medmim.errors import Unavailable, UserError
+from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.registry import decisions
@@ -25,14 +27,40 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  not li
 
 
 def find(ws: Workspace, name: str, digest: str) -> Version | None:
-    """The version of the model with this digest; the first, should there be several."""
+    """The version of the model with this digest; the first, should there be several, but for copies (`is_copy`)."""
     listed = tracking.registered(ws, name).get(name, tracking.Registered()).versions
-    return next((v for v in listed if v.tags.get(DIGEST) == digest), None)
+    return min((v for v in listed if v.tags.get(DIGEST) == digest), key=is_copy, default=None)
+
+
+def is_copy(version: Version) -> bool:
+    """Whether a version's files are those of a candidate, which a step can replace: earlier versions promoted so."""
+    return re.match(rf"models:/[^/]+{CANDIDATE}/", version.source) is not None
+
+
+def refuse_another(uri: str, digest: str, title: str) -> None:
+    """Refuse the address of a model that is not the one with this digest; what lies there is checked when it is read.
+
+    Raises:
+        UserError: They differ.
+    """
+    if uri.rstrip("/").rpartition("/")[2] != digest:
+        raise UserError(
+            f"{title} names two models",
+            reason=f"its digest is {digest}, and its address {uri}",
+            fix="find out who wrote that, then register the model again with its recipe",
+        )
 
 
 def champion(ws: Workspace, name: str) -> Decision | None:
-    """The entry of the decision log that made the champion: its `version`, `uri` and `digest`."""
-    return decisions.roles(decisions.read(ws, name)).champion
+    """The entry of the decision log that made the champion: its `version`, `uri` and `digest`.
+
+    Raises:
+        UserError: Its `uri` is not that of its `digest`.
+    """
+    holder = decisions.roles(decisions.read(ws, name)).champion
+    if holder is not None:
+        refuse_another(holder.uri, holder.digest, f"decision {holder.n} of {name}")
+    return holder
 
 
 def opponents(recipe: Recipe, ws: Workspace, model: str = "") -> dict[str, str]:
@@ -156,6 +184,7 @@ def resolve(ref: str, ws: Workspace) -> str:
             reason=f"version {number} has no tag {URI}",
             fix="give a store URI, a folder or a shipped base",
         )
+    refuse_another(version.tags[URI], version.tags.get(DIGEST, ""), ref)
     return version.tags[URI]
 
 
@@ -233,7 +262,8 @@ def get_version(ws: Workspace, name: str, number: str) -> Version:
 def version_of(ws: Workspace, name: str, entry: Decision) -> Version | None:
     """The version that a decision is about: by its number, or by its digest in an MLflow that was rebuilt."""
     version = tracking.registered(ws, name).get(name, tracking.Registered()).version(entry.version)
-    return version if version and version.tags.get(DIGEST) == entry.digest else find(ws, name, entry.digest)
+    same = version is not None and version.tags.get(DIGEST) == entry.digest and not is_copy(version)
+    return version if same else find(ws, name, entry.digest)
 
 
 def _registered(ws: Workspace, name: str) -> tracking.Registered:

@@ -5,20 +5,22 @@ gate judged). Set by hand, they are restored by the next run, or by `medmim regi
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from medmim import hints, progress, store
 from medmim.errors import TRY_AGAIN, Refused, UserError
 from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
-from medmim.registry import approval, decisions, gate, lookup, register, retired
+from medmim.registry import approval, decisions, evidence, gate, lookup, register, retired
 from medmim.registry.aliases import champion, drift, sync
 from medmim.registry.decisions import Decision, Roles, roles
 from medmim.run.person import is_unfilled, person
+from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
-from medmim.terms import APACHE, reasons
+from medmim.terms import reasons
 from medmim.tracking import Version
 
 
@@ -40,12 +42,13 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
 
     Raises:
         Refused: The gate said no, or this evidence promoted the model once and it was replaced since. All is written.
-        UserError: The decision is about another model, or another one came first.
+        UserError: The decision is about another model, the model does not exist, or another decision came first.
     """
     with stage(ws, "promote") as outcome:
         name, registered = recipe.register_.model, register.model_name(recipe)
-        document, evidence = gate.read(ws, decision), store.get(decision)
+        document, judged = gate.read(ws, decision), store.get(decision)
         candidate = lookup.get_version(ws, registered, version)
+        model = evidence.model_of(ws, registered, candidate)
         if candidate.tags.get(lookup.DIGEST) != document["candidate"]:
             raise UserError(
                 f"the decision {decision} is not about version {version} of {registered}",
@@ -53,16 +56,16 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
                 fix=f"give the version that `{hints.command('registry', 'list')}` shows for that digest",
             )
         if registered != name:
-            return _propose(ws, name, outcome, document, candidate, evidence)
+            return _propose(ws, name, outcome, document, candidate, judged)
 
         def decide(log: list[Decision]) -> Decision:
             entry = Decision(
                 verdict=document["decision"],
                 version=version,
-                digest=document["candidate"],
-                uri=candidate.tags[lookup.URI],
-                evidence=evidence.digest,
-                evidence_uri=evidence.uri,
+                digest=model.digest,
+                uri=model.uri,
+                evidence=judged.digest,
+                evidence_uri=judged.uri,
                 bench=document["bench"],
                 against=_opponent_uri(log, document),
                 why="; ".join(document["reasons"]),
@@ -97,10 +100,13 @@ def promote(
     who: str = "",
     despite_terms: bool = False,
     despite_gate: bool = False,
+    policy: str = "",
 ) -> Decision:
     """Make a version champion by a person's decision.
 
-    A version of `NAME-candidate` is copied into NAME first; its entry names the gate's decision if that still holds.
+    The model must exist, and every byte of it be what its digest says. A version of `NAME-candidate` gets a version in
+    NAME first. Its entry names the gate's decision, computed again, where that is for the present champion; what it
+    claims and does not follow from its answers is refused.
 
     Args:
         ws: The workspace.
@@ -109,30 +115,26 @@ def promote(
         why: The reason.
         who: The person to record; by default MEDMIM_USER, else the user of this process.
         despite_terms: Promote a model that nobody may serve; the log says so.
-        despite_gate: Promote a version that is retired, since the gate refused it; the log says so.
+        despite_gate: Promote a version that is retired, since the gate refused it, or a candidate whose evidence does
+            not hold: it is not looked at. The log says so.
+        policy: The promoter's policy, see `evidence.check`.
 
     Returns:
         The new entry, or the one that made this model champion before.
 
     Raises:
-        UserError: No such version, no reason or no person given, it is retired, its terms of use forbid to serve it, or
-            another promotion came first.
+        Refused: The candidate's evidence does not hold.
+        UserError: No such version or model, no reason or no person given, it is retired, its terms of
+            use forbid to serve it, or another promotion came first.
     """
     candidate = lookup.get_version(ws, name, version)
-    missing = [tag for tag in (lookup.DIGEST, lookup.URI) if tag not in candidate.tags]
-    if missing:
-        raise UserError(
-            f"version {version} of {name} was not registered by medmim",
-            reason=f"it has no tag {' and no tag '.join(missing)}",
-            fix=f"register it with a recipe: {hints.command('run', 'RECIPE')}",
-        )
-    digest, uri = candidate.tags[lookup.DIGEST], candidate.tags[lookup.URI]
-    reason, who = _reason(why), person(who)  # before anything is copied
+    model = evidence.model_of(ws, name, candidate)
+    reason, who = _reason(why), person(who)  # before anything is written
     if not despite_gate:
         retired.refuse(name, candidate)
-    elif refused := retired.reason(candidate):
-        reason = f"{reason} (although {refused})"
-    forbidden = reasons(gate.terms_of_model(ws, digest) or APACHE, ["serve"])
+    elif name.endswith(CANDIDATE) or retired.reason(candidate):
+        reason = f"{reason} (although {retired.reason(candidate) or 'no evidence of the gate was looked at'})"
+    forbidden = reasons(terms_of(model), ["serve"])
     if forbidden and not despite_terms:
         raise UserError(
             f"version {version} of {name} must not answer users",
@@ -141,26 +143,34 @@ def promote(
         )
     if forbidden:
         reason = f"{reason} (despite the terms of use: {forbidden[0]})"
-    proposed = name.endswith(CANDIDATE)
-    if proposed:
-        copied = approval.copy_to_production(ws, name, version)
-        name, version = name.removesuffix(CANDIDATE), copied.number
-    seen = roles(decisions.read(ws, name)).champion
+    production = name.removesuffix(CANDIDATE)
+    seen = roles(decisions.read(ws, production)).champion
+    evidence.check_content(model)
+    proposed, found, own = production != name, None, candidate
+    if proposed and despite_gate:
+        progress.say("promoting by hand, without the gate's evidence, which is not looked at")
+    elif proposed and (seen is None or seen.digest != model.digest):
+        found = evidence.check(ws, name, candidate, model, seen, policy)
+    if proposed or lookup.is_copy(candidate):
+        own = approval.to_production(ws, production, candidate, model, found.bench if found else None)
+    entry = Decision("promoted", own.number, model.digest, model.uri, why=reason, who=who)
+    if found:
+        entry = replace(
+            entry, evidence=found.decision.digest, evidence_uri=found.decision.uri, bench=found.bench.digest
+        )
 
     def decide(log: list[Decision]) -> Decision:
         holder = roles(log).champion
-        if holder and holder.digest == digest:
+        if holder and holder.digest == model.digest:
             return holder
         _check_unchanged(seen, holder)
-        against = holder.uri if holder else ""
-        entry = Decision("promoted", version, digest, uri, against=against, why=reason, who=who)
-        return approval.with_evidence(ws, entry, candidate, holder)
+        return replace(entry, against=holder.uri if holder else "")
 
-    entry = decisions.append(ws, name, decide)
-    sync(ws, name)
+    made = decisions.append(ws, production, decide)
+    sync(ws, production)
     if not proposed:  # the candidate itself is its run's: a promoter has no right to change it
         retired.bring_back(ws, name, candidate)
-    return entry
+    return made
 
 
 def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
@@ -176,7 +186,8 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
         The new entry.
 
     Raises:
-        UserError: There was no champion before, that version is gone, or no reason or no person given.
+        UserError: There was no champion before, that version or its model is gone or damaged, or no reason or
+            no person given.
     """
     reason, who = _reason(why), person(who)
     seen = roles(decisions.read(ws, name)).champion
@@ -197,6 +208,10 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
                 fix="register it again with its recipe, or: "
                 + hints.command("registry", "promote", name, "VERSION", "--why", "..."),
             )
+        model = evidence.model_of(ws, name, goal)
+        evidence.check_content(model)
+        if lookup.is_copy(goal):
+            goal = approval.to_production(ws, name, goal, model, None)
         old = now.previous
         return Decision("rolled-back", goal.number, old.digest, old.uri, against=old.against, why=reason, who=who)
 
@@ -206,13 +221,13 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
 
 
 def _propose(
-    ws: Workspace, name: str, outcome: Outcome, document: Mapping[str, Any], candidate: Version, evidence: Artifact
+    ws: Workspace, name: str, outcome: Outcome, document: Mapping[str, Any], candidate: Version, judged: Artifact
 ) -> Outcome:
     """Tag the candidate for a promoter: what a run without the right to promote may do."""
     log = decisions.read(ws, name)
-    changed = approval.propose(ws, name + CANDIDATE, candidate, document, evidence.uri)
+    changed = approval.propose(ws, name + CANDIDATE, candidate, document, judged.uri)
     changed |= retired.mark(ws, name + CANDIDATE, candidate, document, roles(log))
-    known = next((entry for entry in log if entry.evidence == evidence.digest), None)
+    known = next((entry for entry in log if entry.evidence == judged.digest), None)
     passed = document["decision"] == "promoted"
     outcome.cached = not changed
     outcome.facts = {

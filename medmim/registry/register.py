@@ -7,6 +7,7 @@ model under the same name is one version, however often and by however many proc
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,9 @@ from medmim import __version__, store, tracking
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.registry import CANDIDATE
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import Bench, Recipe
 from medmim.registry import mlflow_run
-from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find
+from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find, is_copy
 from medmim.run.person import on_cluster
 from medmim.run.provenance import code_version, terms_of
 from medmim.run.stage import Outcome, stage
@@ -29,6 +30,12 @@ from medmim.tracking import Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+LINEAGE = (
+    "medmim.data", "medmim.data_uri", "medmim.recipe", "medmim.recipe_name", "medmim.base", "medmim.base_digest",
+    "medmim.code_medmim", "medmim.code_commit",
+)  # fmt: skip
+"""Tags of a version that say what its model was made of; a promoter takes them over as the run's word."""
 
 
 def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Outcome:
@@ -56,7 +63,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
                 if version is None:
                     _create(api, ws, recipe, lineage)
                     version = deduplicate(api, ws, name, tuned.digest)
-                _log_scores(api, ws, name, version, tuned, scores)
+                log_scores(api, ws, name, version, tuned, scores)
         assert version is not None
         outcome.uri, outcome.digest = f"models:/{name}/{version.number}", tuned.digest
         outcome.facts = {
@@ -94,7 +101,6 @@ def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> 
     root, _, folder = tuned.uri.rpartition("/")
     with suppress(FileNotFoundError):
         parents = json.loads(store.open_store(root).read_first(f"{folder}/{store.PROVENANCE}")).get("parents") or {}
-    allowed = terms_of(tuned)
     tags = {
         DIGEST: tuned.digest,
         URI: tuned.uri,
@@ -103,30 +109,65 @@ def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> 
         "medmim.recipe": digest_of([json.dumps(sections, sort_keys=True)]),
         "medmim.recipe_name": recipe.name,
         "medmim.base": recipe.finetune.base,
-        "medmim.terms": "; ".join(reasons(allowed, FLAGS)) or "all uses are allowed",
+        "medmim.terms": terms_text(tuned),
     }
     if "base" in parents:
         tags["medmim.base_digest"] = parents["base"]
     return tags | {f"medmim.code_{key}": value for key, value in code_version().items()}
 
 
-def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[str, str]) -> None:
-    import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
+def terms_text(model: Artifact) -> str:
+    """What the terms of a model forbid, as the tag `medmim.terms`."""
+    return "; ".join(reasons(terms_of(model), FLAGS)) or "all uses are allowed"
 
+
+def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[str, str]) -> None:
     name = model_name(recipe)
     say(f"registering {lineage[DIGEST][:12]} as {name}")
-    try:
-        api.create_registered_model(name)
-    except MlflowException:
-        api.get_registered_model(name)  # it exists already; anything else raises again
+    create_model(api, name)
     experiment = tracking.experiment(ws, name)
     run = api.create_run(experiment, run_name=ws.run or recipe.name, tags=lineage).info.run_id
     params = {f"finetune.{key}": str(value) for key, value in recipe.finetune.model_dump().items()}
     params |= {f"data.{key}": str(value) for key, value in recipe.data.model_dump().items() if key != "root"}
     api.log_dict(run, recipe.record(), "recipe.json")
-    logged = api.create_logged_model(experiment, name=name, source_run_id=run, tags=lineage, params=params)
+    add_version(api, ws, name, run, lineage, recipe.bench, params)
+
+
+def create_model(api: "MlflowClient", name: str) -> None:
+    """Make a registered model if it is absent."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        api.create_registered_model(name)
+    except MlflowException:
+        api.get_registered_model(name)  # it exists already; anything else raises again
+
+
+def add_version(
+    api: "MlflowClient",
+    ws: Workspace,
+    name: str,
+    run: str,
+    lineage: Mapping[str, str],
+    asked: Bench,
+    params: Mapping[str, str],
+) -> None:
+    """Add a version of a logged model of its own: this installation's code, and the model's URI and digest.
+
+    Args:
+        api: The client.
+        ws: The workspace.
+        name: The registered model.
+        run: Id of the MLflow run that it belongs to, in whose experiment the files lie.
+        lineage: Tags of logged model and version; `URI` and `DIGEST` name the model.
+        asked: How the model was benched, and so answers.
+        params: For people.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    experiment = api.get_run(run).info.experiment_id
+    logged = api.create_logged_model(experiment, name=name, source_run_id=run, tags=dict(lineage), params=dict(params))
     with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
         path = Path(folder) / "model"
         mlflow.pyfunc.save_model(
@@ -135,8 +176,8 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
             model_config={
                 "uri": lineage[URI],
                 "digest": lineage[DIGEST],
-                "batch_size": recipe.bench.batch_size,
-                "max_new_tokens": recipe.bench.max_new_tokens,
+                "batch_size": asked.batch_size,
+                "max_new_tokens": asked.max_new_tokens,
             },
             pip_requirements=[f"medmim[bench]=={__version__}"],
             mlflow_model=Model(model_id=logged.model_id, run_id=run),
@@ -145,7 +186,7 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     api.finalize_logged_model(logged.model_id, "READY")
     # A SQL store resolves `models:/` sources by the process-wide tracking URI, which we do not set.
     source = logged.artifact_location if sqlite_path(ws.tracking) else f"models:/{logged.model_id}"
-    tags = lineage | {LOGGED: logged.model_id}
+    tags = {**lineage, LOGGED: logged.model_id}
     api.create_model_version(name, source=source, run_id=run, tags=tags, model_id=logged.model_id)
 
 
@@ -153,7 +194,8 @@ def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> V
     """Keep the first of the versions that processes made of one model at the same time; each deletes the later ones."""
     from mlflow.exceptions import MlflowException
 
-    listed = [v for v in tracking.registered(ws, name)[name].versions if v.tags.get(DIGEST) == digest]
+    known = tracking.registered(ws, name)[name].versions
+    listed = [v for v in known if v.tags.get(DIGEST) == digest and not is_copy(v)]
     for late in listed[1:]:
         try:
             api.delete_model_version(name, late.number)
@@ -162,7 +204,7 @@ def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> V
     return listed[0]
 
 
-def _log_scores(
+def log_scores(
     api: "MlflowClient", ws: Workspace, name: str, version: Version, tuned: Artifact, scores: Artifact
 ) -> None:
     """Log scores and losses; the tag is set last, so that the next run repeats what a kill cut off."""

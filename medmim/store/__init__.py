@@ -14,8 +14,9 @@ from medmim.store.artifact import (
     read_range,
     scan,
     seal,
+    verify,
 )
-from medmim.store.copies import discard, fetch, sweep, verify
+from medmim.store.copies import discard, fetch, sweep
 from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST
 

@@ -221,6 +221,33 @@ def read_file(artifact: Artifact, name: str) -> bytes:
     return data
 
 
+def verify(artifact: Artifact) -> list[str]:
+    """Files that are missing, or whose content is not what the manifest says; every byte is read from the store.
+
+    Raises:
+        Unavailable: The store does not answer.
+    """
+    store, folder = locate(artifact.uri)
+    return [name for name, facts in artifact.files.items() if _hashed(store, f"{folder}/{name}") != facts["sha256"]]
+
+
+def _hashed(store: Store, key: str) -> str:
+    """SHA-256 of an object; empty where there is none, or another one by the end of the reading."""
+    hashed = [hashlib.sha256()]
+
+    def write(at: int, piece: bytes) -> None:
+        if at == 0:  # each try begins so
+            hashed[0] = hashlib.sha256()
+        hashed[0].update(piece)
+
+    try:
+        size, version = store.version(key)
+        store.read_range(key, version, 0, size, write)
+    except FileNotFoundError:
+        return ""
+    return hashed[0].hexdigest()
+
+
 def read_range(artifact: Artifact, name: str, start: int, length: int) -> bytes:
     """Part of a file of an artifact, such as a header of weights; only `fetch` checks it against the manifest.
 

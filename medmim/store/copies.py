@@ -100,12 +100,6 @@ def fetch(artifact: Artifact, cache: Path, only: Sequence[str] | None = None) ->
     return copy
 
 
-def verify(artifact: Artifact, cache: Path) -> list[str]:
-    """Files whose content no longer has the SHA-256 of the manifest; every byte is read again."""
-    folder = fetch(artifact, cache)
-    return [name for name, facts in artifact.files.items() if file_digest(folder / name) != facts["sha256"]]
-
-
 def discard(digest: str, cache: Path) -> None:
     """Remove all copies of an artifact, those of some of its files and unfinished ones too, whoever uses them."""
     for copy in cache.glob(f"*{digest}*"):

@@ -5,9 +5,19 @@ Its client opens a database by itself, with SQLAlchemy: what goes wrong there be
 
 from medmim.tracking.address import is_database_server
 from medmim.tracking.errors import answering
-from medmim.tracking.mlflow_client import Registered, Version, check, check_sqlite, client, experiment, registered
+from medmim.tracking.mlflow_client import (
+    Registered,
+    Version,
+    check,
+    check_sqlite,
+    client,
+    experiment,
+    new_experiment,
+    registered,
+)
+from medmim.tracking.rights import refuse_shared
 
 __all__ = [
     "Registered", "Version", "answering", "check", "check_sqlite", "client", "experiment", "is_database_server",
-    "registered",
+    "new_experiment", "refuse_shared", "registered",
 ]  # fmt: skip

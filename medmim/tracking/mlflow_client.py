@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from medmim.errors import MIN_TRIES, Unavailable, UserError, from_os_error, patience, retrying
 from medmim.progress import say
@@ -41,12 +42,13 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Version:
-    """One model version: its number, its tags, when it was made (ms since 1970), and its run."""
+    """One model version: its number, its tags, when it was made (ms since 1970), its run, and where its files are."""
 
     number: str
     tags: Mapping[str, str]
     created: int
     run: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def experiment(ws: Workspace, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     api = client(ws)
-    location = (ws.home / "mlflow").as_uri() if sqlite_path(ws.tracking) else None
+    location = _experiment_files(ws)
     known = api.get_experiment_by_name(name)
     if known is None:
         try:
@@ -103,6 +105,22 @@ def experiment(ws: Workspace, name: str) -> str:
             if known is None:
                 raise
     return str(known.experiment_id)
+
+
+def new_experiment(ws: Workspace, name: str) -> str:
+    """Id of an experiment that this user makes now; where the name is taken, it is called `NAME-1a2b3c4d`."""
+    from mlflow.exceptions import MlflowException
+
+    api = client(ws)
+    location = _experiment_files(ws)
+    try:
+        return str(api.create_experiment(name, artifact_location=location))
+    except MlflowException:  # taken; anything else raises again
+        return str(api.create_experiment(f"{name}-{uuid4().hex[:8]}", artifact_location=location))
+
+
+def _experiment_files(ws: Workspace) -> str | None:
+    return (ws.home / "mlflow").as_uri() if sqlite_path(ws.tracking) else None
 
 
 def check(ws: Workspace) -> None:
@@ -232,7 +250,7 @@ def _ask(api: "MlflowClient", name: str | None) -> dict[str, Registered]:
     found = {}
     for model in _pages(api.search_registered_models, _named(name) if name else None):
         listed = [
-            Version(str(v.version), dict(v.tags), v.creation_timestamp, v.run_id or "")
+            Version(str(v.version), dict(v.tags), v.creation_timestamp, v.run_id or "", v.source or "")
             for v in _pages(api.search_model_versions, _named(model.name))
         ]
         listed.sort(key=lambda version: int(version.number))

@@ -15,6 +15,7 @@ from medmim.errors import UserError
 from medmim.registry import lookup, retired
 from medmim.run.workspace import Workspace, workspace
 from tests.support.job_cluster import JobCluster
+from tests.support.registry import digest_of, model
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def ws(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -
     ws = workspace(None)
     api = tracking.client(ws)
     api.create_registered_model("chest")
-    for digest in ("a" * 64, "b" * 64):
-        tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}", "medmim.recipe_name": "demo"}
+    for made in (model(ws, "a"), model(ws, "b")):
+        tags = {lookup.DIGEST: made.digest, lookup.URI: made.uri, "medmim.recipe_name": "demo"}
         api.create_model_version("chest", source=tmp_path.as_uri(), tags=tags)
     return ws
 
@@ -60,7 +61,7 @@ def test_promote_roll_back_and_reconcile(ws: Workspace) -> None:
     assert call("reconcile") == {"chest": row["drift"]}
     assert call("reconcile", "chest") == {"chest": []}
     shown = call("show", "chest@champion")
-    assert shown["version"] == "1" and shown["aliases"] == ["champion"] and shown["digest"] == "a" * 64
+    assert shown["version"] == "1" and shown["aliases"] == ["champion"] and shown["digest"] == digest_of("a")
     assert [entry["why"] for entry in shown["decisions"]] == ["first", "worse"]
     assert shown["lineage"]["recipe_name"] == "demo"
 
@@ -71,7 +72,7 @@ def test_people_read_tables_and_sentences(ws: Workspace) -> None:
     assert done.stdout == "version 2 of chest is champion now (decision 1, promoted)\n"
     assert str(ws.home) in done.stderr
     listed = runner.invoke(app, ["list"], catch_exceptions=False).stdout
-    assert "chest" in listed and "champion" in listed and "b" * 12 in listed
+    assert "chest" in listed and "champion" in listed and digest_of("b")[:12] in listed
     shown = runner.invoke(app, ["show", "chest@champion"], catch_exceptions=False).stdout
     assert "it is good" in shown and "models:/chest/2" in shown
 

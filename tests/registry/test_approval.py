@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from medmim import hints, tracking
+from medmim import hints, store, tracking
 from medmim.errors import REFUSED, Refused, UserError
 from medmim.recipe.registry import Promote
 from medmim.recipe.schema import Recipe
@@ -23,11 +23,11 @@ from medmim.registry import aliases, approval, decisions, gate, lookup, promote,
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.store import open_store
+from tests.support.registry import digest_of, model
 
 ROOT = Path(__file__).parents[2]
 NAME = "medmim-demo"
 CANDIDATES = f"{NAME}-candidate"
-MODEL = "a" * 64
 
 
 @pytest.fixture
@@ -35,26 +35,28 @@ def guarded(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"promote": Promote(approval="required")})
 
 
-def add(ws: Workspace, digest: str, name: str = CANDIDATES) -> str:
+def add(ws: Workspace, title: str, name: str = CANDIDATES) -> str:
     api = tracking.client(ws)
     if name not in tracking.registered(ws, name):
         api.create_registered_model(name)
-    tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}"}
+    made = model(ws, title)
+    tags = {lookup.DIGEST: made.digest, lookup.URI: made.uri}
     source = ws.home.as_uri() if sqlite_path(ws.tracking) else "s3://medmim/mlflow"  # a server takes no local one
     return str(api.create_model_version(name, source=source, tags=tags).version)
 
 
 @pytest.fixture
-def propose(ws: Workspace, guarded: Recipe, bench: Callable[..., Any]) -> Callable[..., Any]:
-    """Register a digest as a candidate, judge it and let the run promote as far as it may."""
+def propose(ws: Workspace, guarded: Recipe, scored: Callable[..., Any]) -> Callable[..., Any]:
+    """Register a model as a candidate, bench and judge it, and let the run promote as far as it may."""
+    names = {digest_of(title): title for title in ("blind", "fair", "good")}
 
-    def propose(digest: str, good: bool = True) -> Any:
+    def propose(title: str) -> Any:
         holder = lookup.champion(ws, NAME)
-        gain = 0.4 if good else -0.4
-        scored = bench(digest, holder.digest if holder else "", held_in=(0.9, gain, gain - 0.05, 0.3, 100))
-        known = lookup.find(ws, CANDIDATES, digest)
-        number = known.number if known else add(ws, digest)
-        return number, promote.run(guarded, ws, number, gate.run(guarded, ws, scored.uri).uri)
+        against = names[holder.digest] if holder and holder.digest != digest_of(title) else ""
+        benched = scored(ws, title, against)
+        known = lookup.find(ws, CANDIDATES, digest_of(title))
+        number = known.number if known else add(ws, title)
+        return number, promote.run(guarded, ws, number, gate.run(guarded, ws, benched.uri).uri)
 
     return propose
 
@@ -81,7 +83,7 @@ def test_of_platform_and_recipe_the_stricter_decides_and_a_cluster_that_does_not
 def test_nobody_promotes_or_rolls_back_and_no_variable_is_a_reason(
     ws: Workspace, propose: Callable[..., Any], who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number, _ = propose("a")
+    number, _ = propose("fair")
     monkeypatch.setenv("MEDMIM_USER", who)
     with pytest.raises(UserError, match="no person"):
         promote.promote(ws, CANDIDATES, number, "looked at twenty answers")
@@ -100,41 +102,41 @@ def test_nobody_promotes_or_rolls_back_and_no_variable_is_a_reason(
 def test_a_run_proposes_and_changes_neither_log_nor_production(
     ws: Workspace, propose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number, outcome = propose("a")
+    number, outcome = propose("fair")
     typed = outcome.facts.pop("command")
     assert outcome.facts == {"decision": "awaiting approval", "champion": None, "entry": 0, "restored": []}
     assert typed == hints.command("registry", "promote", CANDIDATES, number, "--why", "...")
     assert decisions.names(ws) == [] and list(tracking.registered(ws)) == [CANDIDATES]
     assert [v.number for v in approval.awaiting(ws, CANDIDATES)] == [number]
-    _, again = propose("a")
+    _, again = propose("fair")
     assert again.cached and again.facts == outcome.facts | {"command": typed}
     monkeypatch.setenv("MEDMIM_PROMOTER_NAMESPACE", "platform")  # as the chart's settings have it
-    assert propose("a")[1].facts["command"] == f"{typed} --on-cluster --namespace platform"
+    assert propose("fair")[1].facts["command"] == f"{typed} --on-cluster --namespace platform"
     with pytest.raises(Refused) as error:
-        propose("b", good=False)
-    assert error.value.exit_code == REFUSED and "-40.0 points" in str(error.value)
-    refused = lookup.find(ws, CANDIDATES, "b")
-    assert refused is not None and "-40.0 points" in retired.reason(refused)
+        propose("blind")
+    assert error.value.exit_code == REFUSED and "+0.0 points" in str(error.value)
+    refused = lookup.find(ws, CANDIDATES, digest_of("blind"))
+    assert refused is not None and "+0.0 points" in retired.reason(refused)
     with pytest.raises(UserError, match="is retired"):
         promote.promote(ws, CANDIDATES, refused.number, "all the same")
     assert [v.number for v in approval.awaiting(ws, CANDIDATES)] == [number] and decisions.names(ws) == []
 
 
-def test_a_promoter_copies_the_candidate_with_its_lineage_and_the_gates_evidence(
+def test_a_promoter_writes_the_candidate_anew_with_its_lineage_and_the_gates_evidence(
     ws: Workspace, propose: Callable[..., Any]
 ) -> None:
-    number, _ = propose("a")
+    number, _ = propose("fair")
     entry = promote.promote(ws, CANDIDATES, number, "looked at twenty answers", who="somebody")
     (log,) = decisions.read(ws, NAME)
-    assert entry == log and (log.verdict, log.digest, log.who) == ("promoted", "a", "somebody")
-    assert log.evidence and gate.read(ws, log.evidence_uri)["candidate"] == "a" and log.bench
+    assert entry == log and (log.verdict, log.digest, log.who) == ("promoted", digest_of("fair"), "somebody")
+    assert log.evidence and gate.read(ws, log.evidence_uri)["candidate"] == log.digest and log.bench
     copied = lookup.get_version(ws, NAME, entry.version)
-    assert copied.tags[lookup.URI] == f"{ws.store}/model/a"
+    assert copied.tags[lookup.URI] == log.uri == model(ws, "fair").uri and copied.tags[lookup.BENCH] == log.bench
     assert tracking.registered(ws)[NAME].aliases == {"champion": entry.version, "challenger": entry.version}
     assert approval.awaiting(ws, CANDIDATES) == []
     assert promote.promote(ws, CANDIDATES, number, "again") == entry  # and no second copy
     assert len(tracking.registered(ws)[NAME].versions) == 1
-    _, outcome = propose("a")
+    _, outcome = propose("fair")
     assert outcome.facts["decision"] == "kept" and outcome.facts["champion"]["version"] == entry.version
     assert aliases.drift(ws, NAME) == []
 
@@ -144,7 +146,7 @@ def test_a_person_promotes_by_the_step_of_kfps_pages_and_the_log_says_that_the_n
 ) -> None:
     from components.approve import approve
 
-    number, _ = propose("a")
+    number, _ = propose("fair")
     for name in ("MEDMIM_STAGE", "OMP_WAIT_POLICY"):  # which the step sets
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("KFP_POD_NAME", "a-pod")
@@ -156,34 +158,103 @@ def test_a_person_promotes_by_the_step_of_kfps_pages_and_the_log_says_that_the_n
         assert ended.value.code == 2 and decisions.names(ws) == []
     assert approve.python_func(**given) == "1"
     (entry,) = decisions.read(ws, NAME)
-    assert (entry.who, entry.why, entry.digest) == ("Anna (typed in KFP)", "I looked at it", "a")
+    assert (entry.who, entry.why, entry.digest) == ("Anna (typed in KFP)", "I looked at it", digest_of("fair"))
     assert approve.python_func(**given) == "1" and len(decisions.read(ws, NAME)) == 1
 
 
 def test_evidence_against_a_former_champion_does_not_enter_the_log(ws: Workspace, propose: Callable[..., Any]) -> None:
-    (first, _), (second, _) = propose("a"), propose("b")
+    (first, _), (second, _) = propose("fair"), propose("good")
     promote.promote(ws, CANDIDATES, first, "first")
     late = promote.promote(ws, CANDIDATES, second, "I know that it was not benched against the first")
-    assert (late.verdict, late.evidence, late.digest) == ("promoted", "", "b")
+    assert (late.verdict, late.evidence, late.digest) == ("promoted", "", digest_of("good"))
 
 
 def test_what_was_rolled_back_is_not_proposed_again_on_the_same_evidence(
     ws: Workspace, propose: Callable[..., Any]
 ) -> None:
-    first, _ = propose("a")
+    first, _ = propose("fair")
     promote.promote(ws, CANDIDATES, first, "first")
-    second, _ = propose("b")
+    second, _ = propose("good")
     promote.promote(ws, CANDIDATES, second, "second")
     promote.rollback(ws, NAME, "it hallucinates")
     with pytest.raises(Refused, match="not promoted again"):
-        propose("b")
+        propose("good")
 
 
 def test_promoting_without_a_reason_copies_nothing(ws: Workspace, propose: Callable[..., Any]) -> None:
-    number, _ = propose("a")
+    number, _ = propose("fair")
     with pytest.raises(UserError, match="needs its reason"):
         promote.promote(ws, CANDIDATES, number, " ")
     assert list(tracking.registered(ws)) == [CANDIDATES]
+
+
+def code_of(ws: Workspace, logged: str) -> Path:
+    """The code of a logged model, which MLflow runs where a version is loaded."""
+    (found,) = (path for path in (ws.home / "mlflow").rglob("pyfunc_model.py") if logged in path.parts)
+    return found
+
+
+def test_production_holds_nothing_of_the_candidates_files_and_what_was_copied_by_earlier_versions_is_replaced(
+    ws: Workspace, guarded: Recipe, propose: Callable[..., Any], scored: Callable[..., Any]
+) -> None:
+    api = tracking.client(ws)
+    scores, made = scored(ws, "fair"), model(ws, "fair")
+    data = json.loads(store.read_file(scores, "scores.json"))["data"]
+    registered = register.run(guarded, ws, f"{ws.store}/data/{data}", made.uri, scores.uri).facts["version"]
+    copied = api.copy_model_version(f"models:/{CANDIDATES}/{registered}", NAME)  # as up to 0.1.0
+    decisions.append(ws, NAME, lambda _: Decision("promoted", copied.version, made.digest, made.uri))
+    api.set_registered_model_alias(NAME, "champion", copied.version)
+    api.create_experiment(f"{NAME}-promoted")  # by whoever was faster
+
+    candidate = api.get_model_version(CANDIDATES, registered)
+    theirs = candidate.tags[lookup.LOGGED]
+    code_of(ws, theirs).write_text("raise SystemExit('a step was here')")
+    assert promote.promote(ws, CANDIDATES, registered, "its files are the candidate's").n == 1, "it is champion already"
+    own = api.get_model_version_by_alias(NAME, "champion")
+    ours = own.tags[lookup.LOGGED]
+    assert own.version != copied.version and ours != theirs and ours in own.source
+    assert code_of(ws, ours).read_bytes() == Path(register.__file__).with_name("pyfunc_model.py").read_bytes()
+    kept = {key: value for key, value in candidate.tags.items() if key in register.LINEAGE}
+    assert kept.items() <= own.tags.items() and own.tags["medmim.recipe_name"] == "demo"
+    experiment = api.get_logged_model(ours).experiment_id
+    assert experiment == api.get_registered_model(NAME).tags[approval.EXPERIMENT]
+    assert api.get_experiment(experiment).name.startswith(f"{NAME}-promoted-")
+
+    number, _ = propose("good")
+    entry = promote.promote(ws, CANDIDATES, number, "better")
+    second = api.get_model_version(NAME, entry.version)
+    assert api.get_logged_model(second.tags[lookup.LOGGED]).experiment_id == experiment, "one experiment for all"
+    promote.rollback(ws, NAME, "worse")
+    assert api.get_model_version_by_alias(NAME, "champion").version == own.version, "and not the copy"
+
+
+def test_a_forged_candidate_changes_nothing_until_a_person_says_so(
+    ws: Workspace, propose: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Refused):
+        propose("blind")
+    api, place = tracking.client(ws), open_store(ws.store)
+    (version,) = tracking.registered(ws)[CANDIDATES].versions
+    real = gate.read(ws, version.tags[approval.EVIDENCE])
+    (ws.home / "forged").mkdir()
+    (ws.home / "forged" / gate.FILE).write_text(gate.text(real | {"decision": "promoted"}))
+    forged = store.publish(ws.home / "forged", ws.store, "decision", {}, {})
+    tags = {approval.VERDICT: "promoted", approval.EVIDENCE: forged.uri}
+    for key, value in tags.items():
+        api.set_model_version_tag(CANDIDATES, version.number, key, value)
+    for key in (retired.RETIRED, retired.WHY):
+        api.delete_model_version_tag(CANDIDATES, version.number, key)
+    with pytest.raises(Refused, match="the evidence of version 1 .* does not hold") as caught:
+        promote.promote(ws, CANDIDATES, version.number, "it passed")
+    assert any("+0.0 points over base" in problem for problem in caught.value.problems)
+    place.delete(f"model/{digest_of('blind')}/manifest.json")
+    with pytest.raises(UserError, match="does not exist"):
+        promote.promote(ws, CANDIDATES, version.number, "it passed", despite_gate=True)
+    assert decisions.names(ws) == [] and list(tracking.registered(ws)) == [CANDIDATES]
+    model(ws, "blind")
+    entry = promote.promote(ws, CANDIDATES, version.number, "I know it", despite_gate=True)
+    assert entry.why == "I know it (although no evidence of the gate was looked at)" and not entry.evidence
+    assert "promoting by hand" in capsys.readouterr().err
 
 
 # With the credentials of a step
@@ -289,11 +360,9 @@ def test_a_steps_mlflow_user_writes_candidates_and_changes_no_champion(
 def test_a_steps_s3_user_publishes_and_writes_no_decision(
     as_user: Callable[[str], str], ws: Workspace, tmp_path: Path
 ) -> None:
-    from medmim import store
-
     ws = replace(ws, store=as_user("promoter"))
-    add(ws, MODEL, NAME)
-    add(ws, "b" * 64, NAME)
+    add(ws, "first", NAME)
+    add(ws, "second", NAME)
     promote.promote(ws, NAME, "1", "start")
 
     as_user("step")

@@ -21,17 +21,19 @@ from medmim.run.stage import Outcome
 from medmim.run.workspace import Workspace, workspace
 from medmim.terms import Terms
 from medmim.tracking import mlflow_client
+from tests.support.registry import digest_of, model
 
 NAME = "medmim-demo"
 _numbers = itertools.count()
 
 
-def add(ws: Workspace, digest: str, name: str = NAME) -> str:
-    """A real version in MLflow, without a model behind it."""
+def add(ws: Workspace, letter: str, name: str = NAME) -> str:
+    """A real version in MLflow, of a small model."""
     api = tracking.client(ws)
     if name not in tracking.registered(ws):
         api.create_registered_model(name)
-    tags = {lookup.DIGEST: digest, lookup.URI: f"{ws.store}/model/{digest}"}
+    made = model(ws, letter)
+    tags = {lookup.DIGEST: made.digest, lookup.URI: made.uri}
     return str(api.create_model_version(name, source=ws.home.as_uri(), tags=tags).version)
 
 
@@ -41,13 +43,13 @@ def aliases(ws: Workspace, name: str = NAME) -> dict[str, str]:
 
 @pytest.fixture
 def judged(ws: Workspace, recipe: Recipe, bench: Callable[..., Any]) -> Callable[..., str]:
-    """Have the gate judge a digest against the champion that the log names; gives the decision's URI."""
+    """Have the gate judge a model against the champion that the log names; gives the decision's URI."""
 
-    def judged(digest: str, good: bool = True, value: float = 0.9) -> str:
+    def judged(letter: str, good: bool = True, value: float = 0.9) -> str:
         holder = lookup.champion(ws, NAME)
         gain = 0.4 if good else -0.4
         against = holder.digest if holder else ""
-        scored = bench(digest, against, held_in=(value, gain, gain - 0.05, 0.3, 100))
+        scored = bench(digest_of(letter), against, held_in=(value, gain, gain - 0.05, 0.3, 100))
         return gate.run(recipe, ws, scored.uri).uri
 
     return judged
@@ -60,7 +62,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
 def test_promoted_kept_refused(ws: Workspace, recipe: Recipe, judged: Callable[..., str]) -> None:
     first, second = add(ws, "a"), add(ws, "b")
     outcome = run(recipe, ws, first, judged("a"))
-    champion = {"name": NAME, "version": first, "digest": "a", "uri": f"{ws.store}/model/a"}
+    champion = {"name": NAME, "version": first, "digest": digest_of("a"), "uri": model(ws, "a").uri}
     assert outcome.facts == {"decision": "promoted", "champion": champion, "entry": 1, "restored": []}
     assert aliases(ws) == {"champion": first, "challenger": first}
     assert run(recipe, ws, first, judged("a", value=0.8)).facts["decision"] == "kept"
@@ -72,7 +74,7 @@ def test_promoted_kept_refused(ws: Workspace, recipe: Recipe, judged: Callable[.
     third = add(ws, "c")
     run(recipe, ws, third, judged("c"))
     assert aliases(ws) == {"champion": third, "challenger": third, "previous-champion": first}
-    assert decisions.read(ws, NAME)[-1].against == f"{ws.store}/model/a"
+    assert decisions.read(ws, NAME)[-1].against == model(ws, "a").uri
 
 
 def test_a_refused_version_is_retired_until_a_later_gate_passes_it(
@@ -209,8 +211,10 @@ def test_promoting_the_champion_adds_nothing_and_a_reason_is_needed(ws: Workspac
 def test_a_person_cannot_promote_what_nobody_may_serve_unless_the_log_says_so(
     ws: Workspace, publish: Callable[..., Any]
 ) -> None:
-    model = publish("model", weights__txt="w", terms__json=Terms(text=("EMBED: academic use",)).dump())
-    add(ws, model.digest)
+    forbidden = publish("model", weights__txt="w", terms__json=Terms(text=("EMBED: academic use",)).dump())
+    tags = {lookup.DIGEST: forbidden.digest, lookup.URI: forbidden.uri}
+    tracking.client(ws).create_registered_model(NAME)
+    tracking.client(ws).create_model_version(NAME, source=ws.home.as_uri(), tags=tags)
     with pytest.raises(UserError, match="must not answer users") as caught:
         promote.promote(ws, NAME, "1", "start")
     assert "serve: not allowed by EMBED" in caught.value.reason and decisions.read(ws, NAME) == []
@@ -331,7 +335,8 @@ def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
             verdict = (
                 "kept" if champion and champion[-1] == digest else {"promote": "promoted"}.get(operation, "refused")
             )
-            uri = _decision(ws, step, digest, champion[-1] if champion else "", verdict)
+            holder = digest_of(champion[-1]) if champion else ""
+            uri = _decision(ws, step, digest_of(digest), holder, verdict)
             try:
                 promote.run(recipe, ws, number, uri)
             except Refused:
@@ -367,7 +372,9 @@ def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
     held = tracking.registered(ws, name)[name]
     assert held.aliases == {role: numbers["abcd".index(digest)] for role, digest in expected.items() if digest}
     assert alias_log.drift(ws, name) == []
-    assert {version.tags[lookup.DIGEST] for version in held.versions if retired.reason(version)} == retired_ones
+    assert {version.tags[lookup.DIGEST] for version in held.versions if retired.reason(version)} == set(
+        map(digest_of, retired_ones)
+    )
 
 
 def _decision(ws: Workspace, step: int, digest: str, champion: str, verdict: str) -> str:

@@ -89,7 +89,7 @@ def test_scores_that_a_kill_cut_off_are_logged_by_the_next_run(
 ) -> None:
     data, model, scores = made
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(register, "_log_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(register, "log_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         register.run(recipe, ws, data.uri, model.uri, scores.uri)
     register.run(recipe, ws, data.uri, model.uri, scores.uri)
     (version,) = tracking.registered(ws)["medmim-demo"].versions

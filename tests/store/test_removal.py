@@ -43,7 +43,7 @@ def test_a_removed_artifact_leaves_nothing_and_can_be_published_again(uri: str, 
     assert removal.remove(place, name(made))
     assert list(place.ages()) == ["data/else"]
     assert removal.remove(place, name(made))  # removing what does not exist is no error
-    assert publish(files, uri) == made and store.verify(made, tmp_path / "cache") == []
+    assert publish(files, uri) == made and store.verify(made) == []
 
 
 def test_an_artifact_that_was_claimed_since_is_spared(uri: str, files: Path) -> None:
@@ -115,5 +115,5 @@ def test_a_removal_beside_publishers_never_leaves_half_an_artifact(files: Path, 
         assert not half() or not half()  # it may be removed, and even published again, between two checks
     for thread in threads:
         thread.join()
-    assert store.verify(publish(files, uri), tmp_path / "cache") == []
+    assert store.verify(publish(files, uri)) == []
     assert removed > 0 and found > 0

@@ -1,7 +1,9 @@
 """A real MLflow on SQLite, migrated once and copied for each test; models and scores are small real artifacts."""
 
+import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +65,18 @@ def bench(publish: Callable[..., Artifact]) -> Callable[..., Artifact]:
         return publish("bench", scores__json=json.dumps(scores(digest, champion, comparable, **groups)))
 
     return bench
+
+
+def digest_of(name: str) -> str:
+    """The digest of `model(ws, name)`."""
+    return store.content_digest({"weights.txt": {"sha256": hashlib.sha256(name.encode()).hexdigest()}})
+
+
+def model(ws: Workspace, name: str) -> Artifact:
+    """A small model, published, that anybody may use."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "weights.txt").write_text(name)
+        return store.publish(Path(folder), ws.store, "model", {}, {"terms": APACHE.as_dict()})
 
 
 def artifacts(ws: Workspace) -> set[str]:
