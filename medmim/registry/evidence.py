@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import hints, progress, store
-from medmim.bench.run import SCORES
 from medmim.errors import Refused, UserError
-from medmim.lvlm import adapters, checkpoint
 from medmim.registry import approval, gate, lookup, policy
 from medmim.registry.decisions import Decision
 from medmim.run.provenance import provenance, terms_of
@@ -67,6 +65,8 @@ def check_content(model: Artifact) -> None:
     Raises:
         UserError: Files are missing or differ; every one is named.
     """
+    from medmim.lvlm import adapters, checkpoint
+
     progress.say(f"checking the content of the model {model.digest[:12]}")
     if damaged := store.verify(model):
         raise UserError(
@@ -105,6 +105,9 @@ def check(
         Refused: The candidate claims what does not follow from its answers; each difference is named.
         UserError: Something that its evidence names is gone or damaged; no such policy.
     """
+    from medmim.bench.rescore import differing, rescore
+    from medmim.bench.run import SCORES
+
     ref = ref or os.environ.get(POLICY) or "default"
     limits = policy.load(ref)
     if candidate.tags.get(approval.VERDICT) != "promoted" or approval.EVIDENCE not in candidate.tags:
@@ -119,8 +122,6 @@ def check(
         return None
     scores = _named(ws, "bench", document["bench"])
     progress.say(f"scoring the answers of {scores.uri} again")
-    from medmim.bench.rescore import differing, rescore
-
     computed = rescore(ws, scores)
     recorded = json.loads(store.read_file(scores, SCORES))
     if problems := differing(recorded, computed):
