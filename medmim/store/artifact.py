@@ -129,17 +129,7 @@ def seal(
 
 def _refuse_another_content(store: Store, key: str, facts: Mapping[str, Any]) -> None:
     """Refuse a file of an artifact that lies there already and differs: whoever may only create cannot replace it."""
-    content = hashlib.sha256()
-    size, version = store.version(key)
-    if size == facts["bytes"]:
-
-        def add(at: int, piece: bytes) -> None:
-            nonlocal content
-            content = content if piece else hashlib.sha256()  # an empty one begins each try
-            content.update(piece)
-
-        store.read_range(key, version, 0, size, add)
-    if size != facts["bytes"] or content.hexdigest() != facts["sha256"]:
+    if _hashed(store, key) != facts["sha256"]:
         raise UserError(
             f"{store.uri}/{key} has another content than its address says",
             reason="no step of medmim wrote it: files are written whole, and their address is their content",

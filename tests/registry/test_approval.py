@@ -1,5 +1,6 @@
 """Promotion that needs approval: a run proposes, a promoter promotes, and a step's credentials change no alias."""
 
+import json
 import os
 import signal
 import socket
