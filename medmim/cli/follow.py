@@ -14,22 +14,22 @@ from medmim.errors import TRY_AGAIN, UserError
 if TYPE_CHECKING:
     from medmim.cluster.kfp.client import Api
     from medmim.cluster.kfp.runs import Run, Step
-    from medmim.cluster.kfp.submit import Submitted
 
 _SILENCE = 60.0  # s without a line before `waiting` is printed, where there is no terminal
 MARK = {"SUCCEEDED": "[green]✓[/]", "FAILED": "[red]✗[/]", "CANCELED": "[yellow]✗[/]", "SKIPPED": "·"}
 
 
-def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
+def follow(api: "Api", run: "Run") -> tuple["Run", int]:
     """Wait for a run and print its progress; an interrupt, or a server that fails for good, ends only the waiting.
+
+    A run that was lost, with a step's pod for instance, is retried by KFP once.
 
     Returns:
         The run as last seen, and the exit code: the run's own, or that of a waiting which ended before it.
     """
-    from medmim.cluster.kfp import runs
+    from medmim.cluster.kfp import retry, runs
 
     console = Console(file=sys.stderr, highlight=False)
-    run = runs.pending(made)
     begin = printed = time.monotonic()
 
     def on_step(step: "Step") -> None:
@@ -49,9 +49,12 @@ def follow(api: "Api", made: "Submitted") -> tuple["Run", int]:
             printed = time.monotonic()
             console.print(f"          waiting, {printed - begin:.0f} s")
 
+    def goes_on(now: "Run") -> bool:
+        return retry.go_on(api, now, lambda text: console.print(text, markup=False, soft_wrap=True))
+
     with Status("waiting for the first step", console=console) as status:
         try:
-            run = runs.follow(api, run, on_step, on_poll)
+            run = runs.follow(api, run, on_step, on_poll, goes_on)
             text, code = summary(run), run.exit_code
         except KeyboardInterrupt:
             text, code = _still_running(run), 130

@@ -208,7 +208,7 @@ def _row(run: "Run") -> tuple[str, ...]:
 
 
 def _times(run: "Run") -> dict[str, datetime | None]:
-    return {"created": run.created, "finished": run.finished}
+    return {"created": run.created, "finished": run.finished, "retried": run.retried}
 
 
 def _details(step: "Step") -> list[str]:

@@ -55,8 +55,9 @@ def submit(
     code = 0
     if wait:
         from medmim.cli.follow import follow
+        from medmim.cluster.kfp import runs
 
-        run, code = follow(planned.api, made)
+        run, code = follow(planned.api, runs.pending(made))
         report |= {"state": run.state, "exit_code": code, "steps": [asdict(step) for step in run.steps]}
     else:
         out.print(f"next      {hints.command('runs', 'show', made.run)}", markup=False, soft_wrap=True)

@@ -119,6 +119,7 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         ws = workspace(Path(home), parsed, run)
         if on_cluster():
             os.environ["MEDMIM_USER"] = submitter(recipe, run)  # a Ray job's pods get it from here
+        _forget_failure(ws, name)
         yield parsed, ws
 
 
@@ -205,6 +206,14 @@ def _write_record(ws: Workspace, outcome: Outcome) -> None:
     if ws.run:
         text = json.dumps(outcome.__dict__, indent=1, sort_keys=True)
         store.open_store(ws.store).write(f"runs/{ws.run}/{outcome.stage}.json", text.encode())
+
+
+def _forget_failure(ws: Workspace, name: str) -> None:
+    """Remove the record of a try that failed: if the next is lost, the run must not seem to have ended as that did."""
+    with suppress(UserError):
+        known = outcomes(ws, [name]).get(name)
+        if known is not None and known.status != "done":
+            store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")
 
 
 def _record_failure(ws: Workspace, name: str, error: UserError) -> None:

@@ -115,7 +115,6 @@ def test_a_dry_run_prints_what_would_be_done_and_does_nothing(world: World, tmp_
         ("FAILED", {"status": "refused", "exit_code": 1, "message": "worse than the champion"}, 1, "worse than"),
         ("FAILED", {"status": "failed", "exit_code": 2, "message": "no such base"}, 2, "gate: no such base"),
         ("FAILED", {"status": "failed", "exit_code": 75, "message": "S3 is away"}, 75, "gate: S3 is away"),
-        ("FAILED", None, 75, "no stage recorded why"),
         ("CANCELED", None, 75, "was cancelled"),
         ("SKIPPED", None, 75, "is SKIPPED"),
     ],
@@ -162,6 +161,30 @@ def test_the_pipeline_by_which_people_promote_is_uploaded_once_and_not_started(w
     assert json_of("registry", "pipeline")["new_version"] is False
     assert call("registry", "pipeline")[1].splitlines()[-1] == made["link"]
     assert world.kfp.state.runs == {}
+
+
+@pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 75)])
+def test_a_run_that_was_lost_is_retried_once_and_waited_for(world: World, end: str, code: int) -> None:
+    def course() -> None:
+        run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
+        world.kfp.begin(run, "data", state="SUCCEEDED")
+        world.record(run["display_name"], "data")
+        world.kfp.begin(run, "finetune", state="FAILED")
+        world.kfp.end(run, "FAILED")
+        until(lambda: run["state"] == "RUNNING")
+        world.kfp.begin(run, "finetune", state="SUCCEEDED" if code == 0 else "FAILED")
+        world.kfp.end(run, end)
+
+    thread = threading.Thread(target=course, daemon=True)
+    thread.start()
+    ended, text = call("submit", "demo", "--wait", "--json")
+    thread.join(30)
+    last = json.loads(text.splitlines()[-1])
+    assert (ended, last["exit_code"], last["state"]) == (code, code, end)
+    assert text.count("KFP retries the run, once") == 1 and ("no stage recorded why: a pod was lost" in text) == bool(
+        code
+    )
+    assert len([one for one in world.kfp.changes() if ":retry" in one]) == 1
 
 
 @pytest.mark.parametrize(
@@ -267,7 +290,7 @@ def test_what_a_pod_waits_for_is_shown_while_waiting_and_by_show_and_logs(
             pods.pods["a"]["status"] = waits("ImagePullBackOff", "no such image, 10 s later")
             for command in ("show", "logs"):
                 shown[command] = call("runs", command, run["display_name"])
-            world.kfp.end(run, "FAILED")
+            world.kfp.end(run, "SUCCEEDED")
 
         thread = threading.Thread(target=course, daemon=True)
         thread.start()

@@ -142,6 +142,8 @@ class Handler(BaseHTTPRequestHandler):
             return _checked(state.terminate(found[1]), "object")
         if found := re.fullmatch(r"DELETE /runs/([^/:]+)", request):
             return _checked(state.delete_run(found[1]), "object")
+        if found := re.fullmatch(r"POST /runs/([^/:]+):retry", request):
+            return _checked(state.retry(found[1]), "object")
         if found := re.fullmatch(r"GET /runs/([^/:]+)", request):
             return _checked(state.get_run(found[1]), "V2beta1Run")
         if found := re.fullmatch(r"GET /pipelines/([^/]+)/versions", request):

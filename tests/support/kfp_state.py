@@ -163,6 +163,21 @@ class State:
         del self.runs[run_id]
         return {}
 
+    def retry(self, run_id: str) -> Object:
+        """RetryRun of resource_manager.go: the run is running again, and its nodes are listed as they were.
+
+        What failed is shown as failed until its new node is reported; what comes at the end of a graph (the report) and
+        has succeeded stays.
+        """
+        if run_id not in self.runs:
+            raise Refused("retry an unknown run", id=run_id)
+        run = self.runs[run_id]
+        if run["state"] != "FAILED":
+            raise Refused("retry a run that has not failed")
+        run |= {"state": "RUNNING", "finished_at": EPOCH}
+        run["state_history"].append({"update_time": now(), "state": "RUNNING"})
+        return {}
+
     def log(self, run_id: str, node: str) -> str:
         """A pod's log, while the pod is there; else the archive's, as `ReadLog` of resource_manager.go looks for it.
 

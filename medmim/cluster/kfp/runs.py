@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from medmim import hints
@@ -69,6 +70,7 @@ class Run:
         uri: Where its recipe lies.
         steps: In the order of the graph; empty in lists.
         notes: What could not be read.
+        retried: When KFP, asked by a person or by `retry`, last went on with it after it had failed.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Run:
     uri: str
     steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
+    retried: datetime | None = None
 
     @property
     def folder(self) -> str:
@@ -195,7 +198,13 @@ def refresh(api: Api, run: Run) -> Run:
     return now
 
 
-def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callable[[Run], None]) -> Run:
+def follow(
+    api: Api,
+    run: Run,
+    on_step: Callable[[Step], None],
+    on_poll: Callable[[Run], None],
+    goes_on: Callable[[Run], bool] = lambda run: False,
+) -> Run:
     """Wait until a run has ended; `kfp.Client` would wait for a cancelled one for ever.
 
     Args:
@@ -203,6 +212,7 @@ def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callabl
         run: A run with its steps.
         on_step: Called with each step whose state has changed, or what it waits for.
         on_poll: Called with the run after each poll, while it is active.
+        goes_on: Called with the run when it has failed: whether KFP was made to retry it.
 
     Raises:
         Unavailable: The server does not come back.
@@ -220,7 +230,10 @@ def follow(api: Api, run: Run, on_step: Callable[[Step], None], on_poll: Callabl
                 on_step(step)
         canceling = canceling or run.state == "CANCELING"
         if run.ended:
-            return replace(run, state="CANCELED") if canceling and run.state == "FAILED" else run
+            run = replace(run, state="CANCELED") if canceling and run.state == "FAILED" else run
+            if run.state != "FAILED" or not goes_on(run):
+                return run
+            known.clear()
         on_poll(run)
         time.sleep(POLL)
         if time.monotonic() - looked > _LOOK:
@@ -309,7 +322,9 @@ def _get(api: Api, run_id: str) -> Run | None:
 
 
 def _run(api: Api, one: Any) -> Run:
-    states = [status.state for status in one.state_history or []]
+    history = one.state_history or []
+    retries = [number for number, (before, _) in enumerate(pairwise(history), 1) if before.state == "FAILED"]
+    states = [status.state for status in history[max(retries, default=0) :]]
     state = "CANCELED" if one.state == "FAILED" and "CANCELING" in states else one.state
     parameters = (one.runtime_config and one.runtime_config.parameters) or {}
     description = _DESCRIPTION.match(one.description or "")
@@ -322,6 +337,7 @@ def _run(api: Api, one: Any) -> Run:
         recipe=description[1] if description else "",
         link=api.link(f"runs/details/{one.run_id}"),
         uri=str(parameters.get("recipe", "")),
+        retried=history[retries[-1]].update_time if retries else None,
     )
 
 
@@ -330,9 +346,9 @@ def _with_steps(api: Api, one: Any) -> Run:
     listed = (one.run_details and one.run_details.task_details) or []  # in no order; of a name that comes twice, since
     tasks = {task.display_name: task for task in sorted(listed, key=_began)}  # Argo retries graphs too, the newest
     records, notes = _records(run)
-    steps = tuple(
-        step for name in compiled.step_names() if (step := _step(name, tasks, listed, records.get(name))) is not None
-    )
+    since = None if run.ended else run.retried
+    found = (_step(name, tasks, listed, records.get(name), since) for name in compiled.step_names())
+    steps = tuple(step for step in found if step is not None)
     return _with_waiting(api, replace(run, steps=steps, notes=notes))
 
 
@@ -350,8 +366,13 @@ def _with_waiting(api: Api, run: Run) -> Run:
     return replace(run, steps=steps, notes=(*run.notes, *notes))
 
 
-def _step(name: str, tasks: dict[str, Any], listed: list[Any], record: Outcome | None) -> Step | None:
-    """A step, as far as there is a task, a driver or a record of it."""
+def _step(
+    name: str, tasks: dict[str, Any], listed: list[Any], record: Outcome | None, since: datetime | None
+) -> Step | None:
+    """A step, as far as there is a task, a driver or a record of it.
+
+    `since` is when KFP began to retry a run that goes on: it shows what failed before then until that begins again.
+    """
     task, driver = tasks.get(name), tasks.get(f"{name}-driver")
     going = driver is not None and driver.state in ("PENDING", "RUNNING")
     if going and (task is None or _began(driver) > _began(task)):
@@ -359,6 +380,9 @@ def _step(name: str, tasks: dict[str, Any], listed: list[Any], record: Outcome |
     if task is None:
         return Step(name, record=record) if record else None
     begin, end = _time(task.start_time), _time(task.end_time)
+    if since and end and end <= since and task.state != "SUCCEEDED":
+        known = record or task.state
+        return Step(name, "PENDING" if task.state else "", record=record) if known else None
     if not task.state and end:  # Argo's `Omitted`, which KFP does not know: one before it failed
         return Step(name, "SKIPPED", record=record)
     took = ((end or datetime.now(UTC)) - begin).total_seconds() if begin else None

@@ -147,6 +147,8 @@ PROVOKE: dict[str, Callable[[World], Any]] = {
     "parameter too many": lambda w: w.start(runtime_config=w.given(colour="red")),
     "run unknown": lambda w: w.run_api().run_service_get_run("nothing"),
     "runs without a namespace": lambda w: w.runs(namespace=""),
+    "retry an unknown run": lambda w: w.run_api().run_service_retry_run("nothing"),
+    "retry a run that has not failed": lambda w: w.run_api().run_service_retry_run(w.ended()),
     "terminate an unknown run": lambda w: w.run_api().run_service_terminate_run("nothing"),
     "terminate an ended run": lambda w: w.run_api().run_service_terminate_run(w.ended()),
     "terminate a run whose Workflow is gone": lambda w: w.run_api().run_service_terminate_run(w.without_workflow()),

@@ -1,0 +1,61 @@
+"""KFP's own retry of a run that failed without a stage's failure record: a step's pod was evicted, drained or lost.
+
+Argo starts a pod again only where the pod's object vanished. KFP's retry of a run keeps what succeeded and starts the
+rest, in the same Workflow, so a step adopts the Ray job that its earlier try began. It does not write the run's report
+again, since its pod has succeeded: RetryRun of backend/src/apiserver/resource/resource_manager.go, 2.17.0.
+"""
+
+from collections.abc import Callable
+
+from medmim.cluster.kfp.client import Api
+from medmim.cluster.kfp.runs import Run, refresh
+from medmim.errors import UserError
+
+_ENDED_FROM_OUTSIDE = "SystemExit"  # begins the message of a stage that was told to end, by SIGTERM to its pod
+
+
+def go_on(api: Api, run: Run, say: Callable[[str], None]) -> bool:
+    """Have KFP retry a run, if that may help: once, and never where a stage says why it failed.
+
+    Args:
+        api: The server.
+        run: A run that has ended.
+        say: Gets what was done, in one line.
+
+    Returns:
+        Whether the run goes on.
+    """
+    if not worth(run):
+        return False
+    try:
+        _retry(api, run)
+    except UserError as error:
+        why = "; ".join(part for part in (error.fact, error.reason) if part)
+        say(f"run {run.name} failed, no stage recorded why, and KFP does not retry it: {why}")
+        return False
+    say(
+        f"run {run.name} failed, and no stage recorded why: a step's pod was evicted, drained or lost; KFP retries the "
+        "run, once: what is finished stays, and a Ray job goes on"
+    )
+    return True
+
+
+def worth(run: Run) -> bool:
+    """Whether a run failed for the first time, and all its records can be read and none says why."""
+    failed = [
+        step
+        for step in run.steps
+        if step.record
+        and (step.record.status != "done" or step.record.exit_code)
+        and not step.record.message.startswith(_ENDED_FROM_OUTSIDE)
+    ]
+    return bool(run.state == "FAILED" and run.recipe and not (failed or run.retried or run.notes))
+
+
+def _retry(api: Api, run: Run) -> None:
+    try:
+        retried = api.client.runs.run_service_retry_run
+        api.call("retrying a run", retried, idempotent=False, run_id=run.run_id)
+    except UserError:  # also a lost answer
+        if refresh(api, run).ended:
+            raise
