@@ -102,7 +102,7 @@ def run(recipe: Recipe, ws: Workspace, stage: str, arguments: Mapping[str, Any])
             return runner.run(request, recipe.platform, ws.store)
         from medmim.cluster.ray import jobs_api
 
-        return jobs_api.run(request, recipe.platform.ray, ws.store)
+        return jobs_api.run(request, recipe.platform, ws.store)
 
 
 def lock_name(stage: str, recipe: Recipe, arguments: Mapping[str, Any]) -> str:

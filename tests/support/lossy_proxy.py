@@ -1,9 +1,10 @@
 """A proxy in front of an HTTP server that serves a request and loses its answer, or lets none through."""
 
 import http.client
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -18,12 +19,14 @@ class Lossy:
         seen: (method, path) of each request.
         lost: Says of a request that the server gets it, and its answer is not sent.
         away: While it is set, no request passes.
+        upgrades: Whether WebSockets pass.
     """
 
     url: str = ""
     seen: list[tuple[str, str]] = field(default_factory=list)
     lost: Callable[[str, str], bool] = lambda method, path: False
     away: threading.Event = field(default_factory=threading.Event)
+    upgrades: bool = True
 
     def lose_first(self, method: str, end: str) -> None:
         """Lose the answer to the next request of a method whose path, without query, ends so."""
@@ -34,6 +37,13 @@ class Lossy:
             return fits and bool(left.pop())
 
         self.lost = first
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 @contextmanager
@@ -52,6 +62,11 @@ def lossy(server: str) -> Iterator[Lossy]:
             if proxy.away.is_set():
                 self.close_connection = True
                 return
+            if self.headers.get("Upgrade"):
+                self.close_connection = True
+                if proxy.upgrades:
+                    self._tunnel()
+                return
             upstream = http.client.HTTPConnection(there, timeout=60)
             try:
                 upstream.request(self.command, self.path, body, dict(self.headers))
@@ -69,6 +84,14 @@ def lossy(server: str) -> Iterator[Lossy]:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def _tunnel(self) -> None:
+            """A WebSocket, until the server closes it."""
+            host, _, port = there.partition(":")
+            with socket.create_connection((host, int(port))) as upstream:
+                upstream.sendall(f"{self.requestline}\r\n{self.headers}".encode())
+                threading.Thread(target=_copy, args=(self.connection, upstream), daemon=True).start()
+                _copy(upstream, self.connection)
 
         do_GET = do_PUT = do_HEAD = do_POST = do_PATCH = do_DELETE = _pass
 

@@ -7,10 +7,11 @@ from typing import Any
 
 def until(what: Callable[[], Any], seconds: float = 60, goal: str = "it") -> Any:
     """The first true answer; fails the test where none comes in time."""
-    last = time.monotonic() + seconds
+    last, pause = time.monotonic() + seconds, 0.02
     while time.monotonic() < last:
         found = what()
         if found:
             return found
-        time.sleep(0.5)
+        time.sleep(pause)
+        pause = min(0.5, 2 * pause)
     raise AssertionError(f"{goal} did not come to pass within {seconds} s")

@@ -25,9 +25,11 @@ def check_all(kube: Kube | None, setup: Setup) -> Iterator[Check]:
         "mlflow": lambda: mlflow.mlflow(setup.tracking, setup.configured.get("MLFLOW_TRACKING_URI", "")),
         "kfp": lambda: servers.kfp(setup.kfp, kube),
     }
+    platform = setup.platform
+    if platform.ray.startswith("http"):
+        remote["ray"] = lambda: servers.ray(platform.ray)
     if kube is None:
         return run_side_by_side(remote)
-    platform = setup.platform
     checks: dict[str, Callable[[], Check]] = {
         "namespace": lambda: api.namespace(kube),
         "account": lambda: access.account(kube),

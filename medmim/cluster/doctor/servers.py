@@ -14,9 +14,10 @@ from medmim.cluster.doctor.api import Unchecked, read, send
 from medmim.cluster.kfp.client import COMPILED_FOR, major_minor
 from medmim.cluster.kfp.pods import namespace_of_server
 from medmim.cluster.kube import Kube
+from medmim.cluster.ray import jobs_api
 from medmim.doctor import check
 from medmim.doctor.check import Check
-from medmim.errors import Unavailable, UserError
+from medmim.errors import Unavailable, UserError, within
 from medmim.redact import shown
 
 _SECONDS = (2, 5)  # to connect, to answer
@@ -108,6 +109,19 @@ def kfp(uri: str, kube: Kube | None = None) -> Check:
         fix = f"the pipelines are compiled for {wanted}: try `{hints.command('submit', 'demo')}` first"
         return Check("kfp", "warn", f"{tag} at {at}{mode}", fix)
     return Check("kfp", "ok", f"{tag} at {at}{mode}")
+
+
+def ray(address: str) -> Check:
+    """Whether the Jobs API of a running Ray cluster answers, and what is promised of a RayJob and not there."""
+    with within(_SECONDS[1]):
+        jobs_api.connect(address)
+    return Check(
+        "ray",
+        "warn",
+        f"{shown(address)} answers; there is no sweep, no new attempt when its head is lost, no time to save for a "
+        "node that leaves, no deadline, no archive of logs",
+        "platform.ray: rayjob has these; docs/cluster.md compares the two",
+    )
 
 
 def clock(kube: Kube, addresses: dict[str, str]) -> Check:

@@ -12,6 +12,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medmim import errors
 from medmim.cluster.doctor import mlflow, servers
 from medmim.cluster.doctor.api import Unchecked
 from medmim.cluster.doctor.servers import Unresolved
@@ -19,6 +20,7 @@ from medmim.cluster.kube import Kube, connect
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
+from tests.support import jobs_server
 from tests.support.servers import KFP, answering, mlflow_server
 
 CREDENTIALS = ("USERNAME", "PASSWORD", "TOKEN")
@@ -256,3 +258,20 @@ def test_no_date_is_no_offset(text: str) -> None:
 
 def test_clocks_are_compared_with_each_other() -> None:
     assert servers.apart([0.0, -40.0, 30.0]) == 70.0
+
+
+def test_a_ray_cluster_of_ones_own_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "MIN_TRIES", 1)
+    with jobs_server.serving() as jobs:
+        check = servers.ray(jobs.url)
+        assert (check.status, check.name) == ("warn", "ray") and "no sweep" in check.found and "rayjob" in check.fix
+        jobs.away.set()
+        with pytest.raises(Unavailable, match="does not answer"):
+            servers.ray(jobs.url)
+    with answering(403, "forbidden") as url, pytest.raises(UserError, match="does not accept this account"):
+        servers.ray(url)
+    with answering(404, "nothing here") as url, pytest.raises(UserError, match="refuses a request") as caught:
+        servers.ray(url)
+    assert "Ray dashboard" in caught.value.fix
+    with answering(200, "<html>a login page</html>") as url, pytest.raises(UserError):
+        servers.ray(url)
