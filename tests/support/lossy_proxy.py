@@ -89,7 +89,8 @@ def lossy(server: str) -> Iterator[Lossy]:
             """A WebSocket, until the server closes it."""
             host, _, port = there.partition(":")
             with socket.create_connection((host, int(port))) as upstream:
-                upstream.sendall(f"{self.requestline}\r\n{self.headers}".encode())
+                lines = [self.requestline, *(f"{key}: {value}" for key, value in self.headers.items()), "", ""]
+                upstream.sendall("\r\n".join(lines).encode())
                 threading.Thread(target=_copy, args=(self.connection, upstream), daemon=True).start()
                 _copy(upstream, self.connection)
 

@@ -231,7 +231,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
         try:
             _until_it_answers(f"http://127.0.0.1:{dashboard}")
-            yield f"http://127.0.0.1:{dashboard}"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("MEDMIM_PATIENCE", "60")  # it refuses jobs for a while
+                yield f"http://127.0.0.1:{dashboard}"
         finally:
             head.terminate()
             head.wait(60)

@@ -200,6 +200,7 @@ def sigterm_once_there_is_a_job(server: Cluster, before: Callable[[], object]) -
         ({"spec": {"activeDeadlineSeconds": 0}}, False),  # as KFP terminates a run
         ({"spec": {"shutdown": "Terminate"}}, False),  # as Argo does
         ("deleted", False),
+        ("another of its name", False),
         ({"status": {"phase": "Running"}}, True),  # its node is drained
         ("API server away", True),
     ],
@@ -215,6 +216,8 @@ def test_sigterm_ends_the_job_of_a_run_that_was_terminated_and_no_other(
     def happen() -> None:
         if change == "deleted":
             del server.objects["workflows", "run"]
+        elif change == "another of its name":
+            server.put("workflows", workflows.workflow("run"))
         elif change == "API server away":
             server.away.set()
         else:
