@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medmim import __version__, store, tracking
+from medmim import store, tracking
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.registry import CANDIDATE
@@ -179,7 +179,7 @@ def add_version(
                 "batch_size": asked.batch_size,
                 "max_new_tokens": asked.max_new_tokens,
             },
-            pip_requirements=[f"medmim[bench]=={__version__}"],
+            pip_requirements=[],  # medmim is on no index that we own: who owns its name there would own its users
             mlflow_model=Model(model_id=logged.model_id, run_id=run),
         )
         api.log_model_artifacts(logged.model_id, str(path))

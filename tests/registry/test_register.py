@@ -133,3 +133,14 @@ def test_a_version_holds_no_second_copy_of_the_weights(
     register.run(recipe, ws, publish("data", rows__txt="r").uri, model.uri, bench(model.digest).uri)
     assert sum(path.stat().st_size for path in (ws.home / "mlflow").rglob("*") if path.is_file()) < 50_000
     assert store.find(model.uri) is not None
+
+
+def test_a_version_has_no_index_asked_for_medmim(
+    ws: Workspace, recipe: Recipe, publish: Publish, bench: Publish
+) -> None:
+    """Whoever owns that name on a public index would run code in each environment that MLflow makes for the model."""
+    model = publish("model", weights__txt="w")
+    register.run(recipe, ws, publish("data", rows__txt="r").uri, model.uri, bench(model.digest).uri)
+    written = [path for path in (ws.home / "mlflow").rglob("*") if path.name in ("requirements.txt", "conda.yaml")]
+    assert len(written) == 2 and all("mlflow" in path.read_text() for path in written)
+    assert not [path for path in written if "medmim" in path.read_text().replace("mlflow-env", "")]

@@ -211,7 +211,7 @@ def works(world: World, gaps: list[float], log: list[str]) -> Callable[[Actor], 
 MOST = STALE - 40  # s between two renewals of a process that is not paused: it and the one that waits also work
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_whoever_renews_in_time_is_alone_and_keeps_it_whoever_dies(data: st.DataObject) -> None:
     log: list[str] = []
@@ -239,7 +239,7 @@ def dies_late(world: World, name: str) -> bool:
     return next(actor for actor in world.actors if actor.name == name).dies == OPERATIONS
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_whoever_was_paused_for_too_long_knows_it_before_it_changes_anything(data: st.DataObject) -> None:
     log: list[str] = []
