@@ -62,5 +62,6 @@ def in_pod(task: PipelineTask) -> PipelineTask:
     for secret, keys in ((names.S3_SECRET, names.S3_KEYS), (names.TRACKING_SECRET, names.TRACKING_KEYS)):
         kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
     kubernetes.use_config_map_as_env(task, names.SETTINGS, {key: key for key in names.SETTINGS_KEYS}, optional=True)
+    kubernetes.use_field_path_as_env(task, names.RUN_ID, "metadata.labels['pipeline/runid']")  # KFP labels each pod
     kubernetes.use_config_map_as_volume(task, names.CA_CONFIG_MAP, names.CA_FOLDER, optional=True)
     return task

@@ -28,5 +28,6 @@ RAY_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}  # Ray's ow
 
 KFP_VERSION = "2.17.0"  # of SDK and server
 KFP_NAMESPACE = "kubeflow"  # where KFP's own manifests put it
+RUN_ID = "MEDMIM_KFP_RUN"  # in a step's environment: KFP's id of the run
 KFP_SERVICE = "ml-pipeline"  # of its API
 KFP_ENDPOINT = f"http://{KFP_SERVICE}.{KFP_NAMESPACE}:8888"

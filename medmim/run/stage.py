@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from medmim.errors import HUNG_UP, INTERRUPTED, REFUSED, TERMINATED, TRY_AGAIN, 
 from medmim.progress import emit
 from medmim.recipe.parameter import from_parameter
 from medmim.recipe.schema import Recipe
+from medmim.run import run_name
 from medmim.run.person import on_cluster, submitter
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import Artifact
@@ -117,8 +118,9 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
     with _ending_with_our_code(name, home, record):
         parsed = from_parameter(recipe)
         ws = workspace(Path(home), parsed, run)
+        ws = replace(ws, run=run_name.claim(ws.store, run))
         if on_cluster():
-            os.environ["MEDMIM_USER"] = submitter(recipe, run)  # a Ray job's pods get it from here
+            os.environ["MEDMIM_USER"] = submitter(recipe, ws.run)  # a Ray job's pods get it from here
         _forget_failure(ws, name)
         yield parsed, ws
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import yaml
 from google.protobuf.json_format import ParseDict
@@ -101,7 +102,8 @@ class Pipeline:
             "volumes": [{"name": name, "emptyDir": {}} for name in SCRATCH],
         }
         _extend(spec, main, self.platform[label])
-        labels = self.platform[label].get("podMetadata", {}).get("labels", {})
+        labels = {"pipeline/runid": str(uuid5(NAMESPACE_URL, root))}
+        labels |= self.platform[label].get("podMetadata", {}).get("labels", {})
         return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
@@ -152,7 +154,8 @@ def _resources(asked: Object) -> Object:
 def _extend(spec: Object, main: Object, config: Object) -> None:
     """extendPodSpecPatch in k8s.go, as far as our pipeline goes; anything else fails rather than being left out."""
     ParseDict(config, KubernetesExecutorConfig())
-    known = {"configMapAsEnv", "configMapAsVolume", "emptyDirMounts", "podMetadata", "secretAsEnv", "securityContext"}
+    known = {"configMapAsEnv", "configMapAsVolume", "emptyDirMounts", "fieldPathAsEnv", "podMetadata"}
+    known |= {"secretAsEnv", "securityContext"}
     assert config.keys() <= known, config.keys() - known
     for one in config.get("secretAsEnv", []):
         for pair in one["keyToEnv"]:
@@ -166,6 +169,8 @@ def _extend(spec: Object, main: Object, config: Object) -> None:
         for pair in one["keyToEnv"]:
             ref = {"name": one["configMapName"], "key": pair["configMapKey"], "optional": one["optional"]}
             main["env"].append({"name": pair["envVar"], "valueFrom": {"configMapKeyRef": ref}})
+    for one in config.get("fieldPathAsEnv", []):
+        main["env"].append({"name": one["name"], "valueFrom": {"fieldRef": {"fieldPath": one["fieldPath"]}}})
     for one in config.get("emptyDirMounts", []):
         source = {key: one[key] for key in ("medium", "sizeLimit") if one.get(key)}
         spec["volumes"].append({"name": one["volumeName"], "emptyDir": source})

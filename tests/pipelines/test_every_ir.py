@@ -14,6 +14,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from medmim import __version__
 from medmim.cluster.kfp import compiled
+from medmim.recipe import names
 
 COMPILED = Path(str(resources.files("medmim.shipped.pipelines")))
 FILES = {path.stem: tuple(yaml.safe_load_all(path.read_text())) for path in sorted(COMPILED.glob("*.yaml"))}
@@ -97,6 +98,14 @@ def test_who_promotes_in_kfp_types_what_is_recorded_and_nothing_else() -> None:
 @of_runs
 def test_it_is_what_submit_starts(name: str) -> None:
     assert FILES[name][0]["root"]["inputDefinitions"]["parameters"].keys() == {"recipe", "home", "run"}
+
+
+@every_file
+def test_each_pod_knows_kfps_id_of_its_run(name: str) -> None:
+    """KFP labels each pod of a run; a clone has the parameters of another run, its name among them."""
+    executors = FILES[name][1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    known = [one.get("fieldPathAsEnv") for one in executors.values()]
+    assert known == [[{"name": names.RUN_ID, "fieldPath": "metadata.labels['pipeline/runid']"}]] * len(known)
 
 
 @every_file

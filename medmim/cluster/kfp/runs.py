@@ -18,6 +18,7 @@ from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
 from medmim.cluster.kfp.submit import ACTIVE, PENDING, RECIPE, Submitted
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
+from medmim.run import run_name
 from medmim.run.stage import Outcome, parse_record
 from medmim.store import open_store
 
@@ -69,6 +70,7 @@ class Run:
         link: Its page; empty where only KFP's API is known.
         uri: Where its recipe lies.
         steps: In the order of the graph; empty in lists.
+        records: URI of its stages' records, once they were looked for.
         notes: What could not be read.
         retried: When KFP, asked by a person or by `retry`, last went on with it after it had failed.
     """
@@ -83,11 +85,14 @@ class Run:
     uri: str
     steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
+    records: str = ""
     retried: datetime | None = None
 
     @property
     def folder(self) -> str:
         """URI of its stages' records; empty where medmim did not submit it."""
+        if self.records:
+            return self.records
         return self.uri.removesuffix(f"/{RECIPE}") if self.uri.endswith(f"/{RECIPE}") else ""
 
     @property
@@ -171,6 +176,9 @@ def find(api: Api, named: str) -> Run:
             problems=[f"{one.run_id}, {one.created_at:%Y-%m-%d %H:%M}, {one.state or PENDING}" for one in found],
             fix="give the id",
         )
+    given, digits = run_name.split(named)
+    if not found and given:
+        found = _of_records(api, named, digits)
     if not found:
         names = [one.name for one in page(api, _LARGEST_PAGE)[0]]
         near = [one for one in names if named in one] or difflib.get_close_matches(named, names, 3, cutoff=0.5)
@@ -178,6 +186,17 @@ def find(api: Api, named: str) -> Run:
         raise UserError(f"no run '{named}'", fix=f"{hint}`{hints.command('runs', 'list')}` shows names and ids")
     run = refresh(api, _run(api, found[0]))
     return replace(run, notes=(*run.notes, str(_stuck(run)))) if _is_stuck(api, run) else run
+
+
+def _of_records(api: Api, named: str, digits: str) -> list[Any]:
+    """The run whose records have that name, which a clone takes from its id."""
+    listed = api.call(
+        "listing runs",
+        api.client.runs.run_service_list_runs,
+        namespace=api.namespace or None,
+        filter=filtered({"operation": "IS_SUBSTRING", "key": "run_id", "string_value": digits}),
+    )
+    return [one for one in listed.runs or [] if _located(_run(api, one), one).folder.endswith(f"/{named}")]
 
 
 def pending(made: Submitted) -> Run:
@@ -345,6 +364,7 @@ def _with_steps(api: Api, one: Any) -> Run:
     run = _run(api, one)
     listed = (one.run_details and one.run_details.task_details) or []  # in no order; of a name that comes twice, since
     tasks = {task.display_name: task for task in sorted(listed, key=_began)}  # Argo retries graphs too, the newest
+    run = _located(run, one)
     records, notes = _records(run)
     since = None if run.ended else run.retried
     found = (_step(name, tasks, listed, records.get(name), since) for name in compiled.step_names())
@@ -397,6 +417,18 @@ def _pod_waits(listed: list[Any], since: datetime) -> bool:
     return any(
         task.state == "PENDING" for task in listed if _EXECUTOR.fullmatch(task.display_name) and _began(task) >= since
     )
+
+
+def _located(run: Run, one: Any) -> Run:
+    """The run with the address of its records: a clone has the recipe, and the name, of another run."""
+    top, _, first = run.folder.rpartition("/")
+    named = str(((one.runtime_config and one.runtime_config.parameters) or {}).get("run") or first)
+    if not top.endswith("/runs") or not named:
+        return run
+    try:
+        return replace(run, records=f"{top}/{run_name.of(top.removesuffix('/runs'), named, run.run_id)}")
+    except UserError:  # reading the records says so
+        return run
 
 
 def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:

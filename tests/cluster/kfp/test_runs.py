@@ -163,6 +163,33 @@ def test_a_run_whose_store_cannot_be_read_is_shown_without_records(world: World,
     assert [step.name for step in found.steps] == ["data"] and "records cannot be read" in found.notes[0]
 
 
+def cloned(world: World, run: dict[str, Any]) -> dict[str, Any]:
+    """As KFP's pages do it: with the parameters of the other run, and a name and an id of its own."""
+    same = ("experiment_id", "pipeline_version_reference", "runtime_config", "service_account")
+    body = {key: run[key] for key in same} | {"display_name": f"Clone of {run['display_name']}"}
+    return world.kfp.state.create_run(body)
+
+
+def test_a_clone_has_records_of_its_own_and_is_found_by_their_name(world: World, api: client.Api) -> None:
+    first = start(world)
+    open_store(world.store).write("runs/demo-1/kfp-run", first["run_id"].encode())
+    world.record("demo-1", "data", message="of the first")
+    clone = cloned(world, first)
+    assert runs.find(api, clone["run_id"]).steps == (), "none has begun"
+    own = f"demo-1-{clone['run_id'][:8]}"
+    world.record(own, "data", message="of the clone")
+    for named, message in (
+        (first["run_id"], "first"),
+        ("demo-1", "first"),
+        ("Clone of demo-1", "clone"),
+        (own, "clone"),
+    ):
+        (step,) = runs.find(api, named).steps
+        assert step.record is not None and step.record.message == f"of the {message}"
+    with pytest.raises(UserError, match="no run 'demo-1-00000000'"):
+        runs.find(api, "demo-1-00000000")
+
+
 def test_a_record_of_a_newer_medmim_is_read_as_far_as_it_is_known(world: World, api: client.Api) -> None:
     start(world)
     newer = {"stage": "data", "seconds": 7.0, "carbon": 3, "facts": {"rows": 40}}

@@ -1,0 +1,53 @@
+"""The name under which a run on KFP leaves its records: the one it was given, unless another run has that already.
+
+    STORE/runs/RUN/kfp-run    KFP's id of the run whose records these are; created only if absent
+
+KFP's "Clone run" and a recurring run start runs with the parameters of another, its name among them. The first that
+begins gets the name, and each other one a name of its own, from its id, so that nothing of another run is overwritten
+and no Ray job of another is adopted. A laptop has no such id, and gives each run a new name.
+"""
+
+import os
+import re
+
+from medmim.recipe import names
+from medmim.store import open_store
+
+_HOLDER = "kfp-run"
+_OWN = re.compile(r"(.+)-([0-9a-f]{8})")
+
+
+def claim(store: str, run: str) -> str:
+    """The name of this process's run, claimed by the id that a step's pod has in its environment.
+
+    Args:
+        store: URI of the artifact store.
+        run: The name that the run was given; may be empty.
+
+    Raises:
+        UserError: The store refuses.
+        Unavailable: It does not answer.
+    """
+    run_id = os.environ.get(names.RUN_ID, "")
+    if run and run_id:
+        open_store(store).create(_key(run), run_id.encode())
+    return of(store, run, run_id) if run and run_id else run
+
+
+def of(store: str, run: str, run_id: str) -> str:
+    """The name of the records of the run with that id; the given one where none has begun. Errors as `claim`."""
+    try:
+        holder = open_store(store).read(_key(run)).decode()
+    except FileNotFoundError:
+        return run
+    return run if holder == run_id else f"{run}-{run_id[:8]}"
+
+
+def split(name: str) -> tuple[str, str]:
+    """The given name and the first digits of the id in a name as `of` makes it; both empty for any other."""
+    found = _OWN.fullmatch(name)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def _key(run: str) -> str:
+    return f"runs/{run}/{_HOLDER}"
