@@ -3,9 +3,9 @@
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -22,6 +22,10 @@ from medmim.run.stage import NIGHTLY, Outcome, outcomes
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import digest_of
 
+if TYPE_CHECKING:
+    from medmim.cluster.kfp import submit
+    from medmim.cluster.kfp.access import Access
+
 _RECORDED = (
     "the night of {date} is recorded already, and a record never changes: this is what it says, and the settings given "
     "now were not used"
@@ -33,6 +37,9 @@ def nightly(
     submit: Annotated[bool, typer.Option("--submit", help="On the cluster: one KFP run a night.")] = False,
     again: Annotated[
         bool, typer.Option("--again", help="With --submit: once more, after a run of this night without a record.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --submit: follow the night's run, and exit with its result.")
     ] = False,
     sets: Sets = None,
     home: Home = None,
@@ -48,7 +55,8 @@ def nightly(
     What did not change is answered from the cache; a canary is asked anew. A night that was killed resumes. Exit code
     1 is an alarm: a regression, or an engine that drifted. With --json the last line is one object: night, run, verdict
     (quiet, alarm or null), alarms, notes, scores, canary, differences, page, seconds; with --submit: night, run,
-    run_id, link, recipe, pipeline, version, new_version.
+    run_id, link, recipe, pipeline, version, new_version; with --wait also state, steps and exit_code. --wait follows a
+    run of this night that was submitted before, if there is one: its pipeline, version and new_version are null.
     """
     from medmim.bench import tasks
     from medmim.nightly import rebench
@@ -56,12 +64,15 @@ def nightly(
     parsed = tasks.in_recipe(loading.load_to_train(recipe, sets or ()))
     date = rebench.date_of(parsed)  # of this moment, also for a run that takes until after midnight
     parsed = parsed.model_copy(update={"nightly": parsed.nightly.model_copy(update={"date": date})})
-    if again and not submit:
-        raise UserError("--again goes with --submit", fix="here the same command resumes a night that was killed")
-    if submit:
-        _submit(parsed, date, again, host, namespace, image, as_json)
-    else:
+    if (again or wait) and not submit:
+        given = "--again" if again else "--wait"
+        raise UserError(f"{given} goes with --submit", fix="here the same command resumes a night that was killed")
+    if not submit:
         raise typer.Exit(_run(parsed, date, home, as_json))
+    from medmim.cluster.kfp.access import resolve
+
+    access = resolve(host, namespace or parsed.platform.pods.namespace)
+    raise typer.Exit(_submit(parsed, date, again, wait, access, image, as_json))
 
 
 def _run(parsed: Recipe, date: str, home: Path | None, as_json: bool) -> int:
@@ -149,30 +160,56 @@ def _scores(night: dict[str, Any]) -> Table:
 
 
 def _submit(
-    parsed: Recipe, date: str, again: bool, host: str | None, namespace: str | None, image: str | None, as_json: bool
-) -> None:
+    parsed: Recipe, date: str, again: bool, wait: bool, access: "Access", image: str | None, as_json: bool
+) -> int:
+    """Submit a night, and wait for its end where that is wanted; the exit code."""
     from rich.console import Console
 
-    from medmim.cluster.kfp import submit
-    from medmim.cluster.kfp.access import resolve
+    from medmim.cluster.kfp import client, runs, submit
     from medmim.nightly import records, roster
 
     roster.check_reachable(parsed)
-    access = resolve(host, namespace or parsed.platform.pods.namespace)
+    out = Console(stderr=as_json, highlight=False)
+    api, existing = None, None
+    if wait and not again:  # this command may have been ended, with its pod, while it waited
+        api = client.connect(access)
+        existing = runs.newest(api, records.run_name(parsed.name, date, ""))
+    if api is None or existing is None:
+        planned, made = _start(parsed, date, again, access, image)
+        for note in planned.notes:
+            out.print(f"note: {note}", markup=False, soft_wrap=True)
+        api, run, report = planned.api, runs.pending(made), asdict(made)
+    else:
+        run, report = existing, dict.fromkeys(field.name for field in fields(submit.Submitted))
+        report |= {"run": run.name, "run_id": run.run_id, "link": run.link, "recipe": run.uri}
+        out.print("note: this night was submitted before: its run is followed", soft_wrap=True)
+    link = f"\n          {run.link}" if run.link else ""
+    out.print(f"night     {date}\nrun       {run.name}{link}", markup=False, soft_wrap=True)
+    code = 0
+    if wait:
+        from medmim.cli.follow import follow
+
+        run, code = follow(api, run)
+        report |= {"state": run.state, "exit_code": code, "steps": [asdict(step) for step in run.steps]}
+    if as_json:
+        typer.echo(json.dumps({"night": date, **report}))
+    return code
+
+
+def _start(
+    parsed: Recipe, date: str, again: bool, access: "Access", image: str | None
+) -> tuple["submit.Plan", "submit.Submitted"]:
+    """Claim a night and start its run."""
+    from medmim.cluster.kfp import submit
+    from medmim.nightly import records
+
     first = records.run_name(parsed.name, date, "1")
     planned = submit.plan("nightly", parsed, first, access=access, image=image)  # refuses before anything is claimed
     ws = Workspace(Path(), planned.store, "")
     run = records.claim(ws, parsed.name, date, again)
     try:
-        made = submit.start(replace(planned, run=run))
+        return planned, submit.start(replace(planned, run=run))
     except BaseException:
         if not store.open_store(ws.store).exists(f"runs/{run}/{submit.RECIPE}"):  # else the run may have been started
             records.withdraw(ws, parsed.name, date, run)
         raise
-    out = Console(stderr=as_json, highlight=False)
-    for note in planned.notes:
-        out.print(f"note: {note}", markup=False, soft_wrap=True)
-    link = f"\n          {made.link}" if made.link else ""
-    out.print(f"night     {date}\nrun       {made.run}{link}", markup=False, soft_wrap=True)
-    if as_json:
-        typer.echo(json.dumps({"night": date, **asdict(made)}))

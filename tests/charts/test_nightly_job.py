@@ -31,8 +31,8 @@ def mounted(container: Object, volume: str) -> Path:
 def test_the_recipe_of_the_values_is_the_file_that_is_named(tmp_path: Path) -> None:
     objects, container = nightly()
     files = named(objects, "ConfigMap", "medmim-nightly")["data"]
-    command, sub, file, flag = container["args"]
-    assert (command, sub, flag) == ("medmim", "nightly", "--submit")
+    command, sub, file, *flags = container["args"]
+    assert (command, sub, flags) == ("medmim", "nightly", ["--submit", "--wait"])
     assert mounted(container, "recipe") / next(iter(files)) == Path(file)
     (tmp_path / "recipe.yaml").write_text(files["recipe.yaml"])
     assert loading.load(str(tmp_path / "recipe.yaml")).name == "mine"
@@ -40,7 +40,7 @@ def test_the_recipe_of_the_values_is_the_file_that_is_named(tmp_path: Path) -> N
 
 def test_a_shipped_recipe_needs_no_file() -> None:
     objects, container = nightly(nightly={"enabled": True, "recipe": "demo"})
-    assert container["args"] == ["medmim", "nightly", "demo", "--submit"]
+    assert container["args"] == ["medmim", "nightly", "demo", "--submit", "--wait"]
     assert "recipe" not in container["volumes"]
     assert not [one for one in objects if (one["kind"], one["metadata"]["name"]) == ("ConfigMap", "medmim-nightly")]
 
@@ -71,7 +71,8 @@ def test_the_account_may_submit_in_the_namespace_of_the_runs_and_nothing_else() 
     objects, container = nightly()
     run = CLOUD["runNamespaces"][0]["name"]
     rules = named(objects, "Role", "medmim-nightly", run)["rules"]
-    assert [rule["apiGroups"] for rule in rules] == [["pipelines.kubeflow.org"]]
+    assert {group for rule in rules for group in rule["apiGroups"]} == {"pipelines.kubeflow.org"}
+    assert [rule["resources"] for rule in rules if "retry" in rule["verbs"]] == [["runs"]]
     (subject,) = named(objects, "RoleBinding", "medmim-nightly", run)["subjects"]
     assert subject == {"kind": "ServiceAccount", "name": "medmim-nightly", "namespace": PLATFORM}
     bound = [one for one in objects if one["kind"] == "RoleBinding" and "medmim-nightly" in str(one["subjects"])]

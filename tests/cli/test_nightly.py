@@ -6,6 +6,7 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medmim.cli.app import app
+from medmim.cluster.kfp import runs
 from medmim.errors import UserError
 from medmim.nightly import records
 from medmim.recipe.parameter import from_parameter
@@ -26,6 +28,7 @@ from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.store import open_store
 from tests.support.kfp_world import World, a_world
+from tests.support.waiting import until
 
 DAY = "2026-06-01"
 
@@ -87,6 +90,33 @@ def test_of_two_submitters_at_once_one_wins(cluster: World) -> None:
     assert len(cluster.kfp.state.runs) == 1
 
 
+def test_a_night_that_lost_a_pod_goes_on_and_one_that_was_submitted_is_followed(
+    cluster: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CronJob's own pod may be drained as well: the next one waits for the same run."""
+    monkeypatch.setattr(runs, "POLL", 0.05)
+
+    def course() -> None:
+        run = until(lambda: next(iter(cluster.kfp.state.runs.values()), None))
+        cluster.kfp.begin(run, "rebench", state="FAILED")
+        cluster.kfp.end(run, "FAILED")
+        until(lambda: run["state"] == "RUNNING")
+        cluster.kfp.begin(run, "rebench", state="SUCCEEDED")
+        cluster.kfp.end(run, "SUCCEEDED")
+
+    thread = threading.Thread(target=course, daemon=True)
+    thread.start()
+    first = submit(cluster, "--wait")
+    thread.join(30)
+    assert (first["state"], first["exit_code"], first["new_version"]) == ("SUCCEEDED", 0, True)
+    cluster.record(str(first["run"]), "watch", status="refused", exit_code=1, message="accuracy fell")
+    cluster.kfp.end(cluster.kfp.run(str(first["run"])), "FAILED")
+    ended = CliRunner().invoke(app, [*typed(cluster), "--wait"])
+    again = json.loads(ended.stdout.strip().splitlines()[-1])
+    assert (ended.exit_code, again["run_id"], again["exit_code"]) == (1, first["run_id"], 1)
+    assert again["version"] is None and len(cluster.kfp.state.runs) == 1
+
+
 def test_a_night_that_is_recorded_is_not_submitted_again(cluster: World) -> None:
     text = json.dumps({"date": DAY, "run": "somebody", "data": "", "bench": "", "models": {}, "scores": []})
     open_store(cluster.store).write(f"nights/demo/{DAY}.json", text.encode())
@@ -116,6 +146,7 @@ def test_where_submitting_fails_the_claim_is_withdrawn(cluster: World) -> None:
         (["--set", "nightly.canry=3"], "did you mean 'nightly.canary'"),
         (["--set", f"nightly.date={(datetime.now(UTC) + timedelta(days=3)).date()}"], "and today is"),
         (["--again"], "--again goes with --submit"),
+        (["--wait"], "--wait goes with --submit"),
     ],
 )
 def test_bad_input_is_an_error_before_anything_is_made(tmp_path: Path, more: list[str], message: str) -> None:

@@ -199,6 +199,20 @@ def _of_records(api: Api, named: str, digits: str) -> list[Any]:
     return [one for one in listed.runs or [] if _located(_run(api, one), one).folder.endswith(f"/{named}")]
 
 
+def newest(api: Api, beginning: str) -> Run | None:
+    """The newest of medmim's runs whose name begins so, with its steps; None where there is none."""
+    ours = {"operation": "IS_SUBSTRING", "key": "description", "string_value": _PREFIX}
+    listed = api.call(
+        "listing runs",
+        api.client.runs.run_service_list_runs,
+        namespace=api.namespace or None,
+        sort_by="created_at desc",
+        filter=filtered(ours, {"operation": "IS_SUBSTRING", "key": "display_name", "string_value": beginning}),
+    )
+    found = [one for one in listed.runs or [] if one.display_name.startswith(beginning)]
+    return refresh(api, _run(api, found[0])) if found else None
+
+
 def pending(made: Submitted) -> Run:
     """A run that was just submitted, before its first state is known."""
     return Run(made.run, made.run_id, PENDING, datetime.now(UTC), None, "", made.link, made.recipe)
