@@ -176,6 +176,14 @@ def _escaped_variable(pod: Object) -> None:
     pod["spec"]["containers"][0]["args"][-1] = "$$$(AWS_SECRET_ACCESS_KEY)"
 
 
+def _other_policy(pod: Object) -> None:
+    pod["spec"]["containers"][0]["args"].insert(3, "--policy=research")
+
+
+def _other_home(pod: Object) -> None:
+    pod["spec"]["containers"][0]["args"][3:3] = ["--home", "/tmp/elsewhere"]
+
+
 def _other_name(pod: Object) -> None:
     pod["spec"]["containers"][0]["env"][-1]["value"] = "the boss"
 
@@ -243,7 +251,7 @@ WORSE = {
     "the labels or annotations": [_no_label, _label, _annotation],
     "the environment is not": [_more_environment],
     "MEDMIM_USER must be anna": [_other_name, _two_names, _no_name, _name_of_a_secret],
-    "the command must be": [_other_words, _variable, _escaped_variable],
+    "the command must be": [_other_words, _variable, _escaped_variable, _other_policy, _other_home],
 }
 
 
