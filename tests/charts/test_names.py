@@ -86,6 +86,17 @@ def test_every_account_that_runs_use_is_made() -> None:
     assert {names.STEP_ACCOUNT, names.RAY_ACCOUNT, names.SWEEP_ACCOUNT} <= accounts
 
 
+def test_the_promoters_template_has_the_platforms_policy_and_the_promoters_secrets() -> None:
+    values = {"promotion": {"s3Secret": "promoter-s3", "mlflowSecret": "promoter-mlflow"}}
+    template = named(render(values), "PodTemplate", names.PROMOTER)["template"]["spec"]
+    (container,) = template["containers"]
+    env = {one["name"]: one["valueFrom"] for one in container["env"]}
+    assert template["serviceAccountName"] == names.PROMOTER
+    assert env["MEDMIM_GATE_POLICY"]["configMapKeyRef"]["name"] == names.SETTINGS
+    assert {env[key]["secretKeyRef"]["name"] for key in names.S3_KEYS} == {"promoter-s3"}
+    assert {env[key]["secretKeyRef"]["name"] for key in names.TRACKING_KEYS} == {"promoter-mlflow"}
+
+
 def test_the_ports_of_ray_and_the_address_of_kfp_are_those_that_medmim_uses() -> None:
     (ray,) = (
         one
