@@ -396,13 +396,13 @@ def test_processes_of_one_request_share_a_lock_and_others_wait_until_the_last_is
     with holder(str(tmp_path), "shared") as step:
         assert taken_by(place, "s", ends=False).number == 1
     assert step.returncode == -signal.SIGKILL
-    monkeypatch.setattr(step_lock, "STALE", 1.0)
+    monkeypatch.setattr(step_lock, "STALE", 0.5)
     monkeypatch.setattr(step_lock, "RENEW", 0.1)
     done = threading.Event()
     with step_lock.kept(place, STEP, "s"):
         other = threading.Thread(target=lambda: (taken_by(place, "other"), done.set()))
         other.start()
-        assert not done.wait(2.5), "the driver is still at it"
+        assert not done.wait(1.5), "the driver is still at it"
         assert taken_by(place, "s", ends=False).number == 1, "the step that replaces the lost one shares it"
     assert done.wait(30)
     other.join()
