@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from medmim import store, tracking
+from medmim.recipe.registry import Promote
 from medmim.recipe.schema import Recipe
 from medmim.registry import lookup, register
 from medmim.run.workspace import Workspace
@@ -48,6 +49,18 @@ def test_a_version_is_tagged_with_its_lineage(ws: Workspace, recipe: Recipe, mad
     logged = tracking.client(ws).get_logged_model(version.tags[lookup.LOGGED])
     assert {m.key: m.value for m in logged.metrics}["tuned/held_in/accuracy"] == 0.9
     assert logged.artifact_location.startswith(ws.home.as_uri())
+
+
+def test_where_promotion_needs_approval_the_production_model_is_not_made(
+    ws: Workspace, recipe: Recipe, made: tuple[Artifact, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod without its settings, and a recipe that would have none: who makes a model in MLflow owns it for good."""
+    data, model, scores = made
+    monkeypatch.setenv("KFP_POD_NAME", "train-x7-impl-1")
+    monkeypatch.delenv("MEDMIM_APPROVAL", raising=False)
+    lifted = recipe.model_copy(update={"promote": Promote(approval="none")})
+    assert register.run(lifted, ws, data.uri, model.uri, scores.uri).uri == "models:/medmim-demo-candidate/1"
+    assert list(tracking.registered(ws)) == ["medmim-demo-candidate"]
 
 
 def test_the_recipe_digest_does_not_depend_on_where_it_ran(
