@@ -27,7 +27,7 @@ def follow(api: "Api", run: "Run") -> tuple["Run", int]:
     Returns:
         The run as last seen, and the exit code: the run's own, or that of a waiting which ended before it.
     """
-    from medmim.cluster.kfp import retry, runs
+    from medmim.cluster.kfp import report, retry, runs
 
     console = Console(file=sys.stderr, highlight=False)
     begin = printed = time.monotonic()
@@ -54,7 +54,7 @@ def follow(api: "Api", run: "Run") -> tuple["Run", int]:
 
     with Status("waiting for the first step", console=console) as status:
         try:
-            run = runs.follow(api, run, on_step, on_poll, goes_on)
+            run = report.completed(runs.follow(api, run, on_step, on_poll, goes_on))
             text, code = summary(run), run.exit_code
         except KeyboardInterrupt:
             text, code = _still_running(run), 130
@@ -98,6 +98,7 @@ def summary(run: "Run") -> str:
     decided = [f"decision: {text}" for text in map(promotion, run.steps) if text]
     if run.state == "CANCELED":
         lines = [f"run {run.name} was cancelled; finished steps are kept, the same recipe again resumes from them"]
+        lines += [f"report: {one.record.uri}" for one in run.steps if one.name == "report" and one.record]
     elif run.state != "SUCCEEDED" and not lines:
         lines = [
             f"run {run.name} is {run.state}, and no stage recorded why: a pod was lost, did not start, or was ended",

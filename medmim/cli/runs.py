@@ -53,11 +53,14 @@ def list_(
 
 @app.command()
 def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
-    """A run's state: its steps, their artifacts and messages. With --json: the run with `steps` and `exit_code`."""
-    from medmim.cli.follow import line
-    from medmim.cluster.kfp import runs
+    """A run's state: its steps, their artifacts and messages. With --json: the run with `steps` and `exit_code`.
 
-    run = runs.find(_api(host, namespace), named)
+    Writes the report where the run ended without one: cancelling ends its pod, too.
+    """
+    from medmim.cli.follow import line
+    from medmim.cluster.kfp import report, runs
+
+    run = report.completed(runs.find(_api(host, namespace), named))
     if as_json:
         typer.echo(json.dumps({**plain(run), "exit_code": run.exit_code if run.ended else None}))
         return

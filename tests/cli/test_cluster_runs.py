@@ -187,6 +187,65 @@ def test_a_run_that_was_lost_is_retried_once_and_waited_for(world: World, end: s
     assert len([one for one in world.kfp.changes() if ":retry" in one]) == 1
 
 
+def reports(world: World) -> list[str]:
+    return [key for key in world.left() if key.startswith("report/") and key.endswith("manifest.json")]
+
+
+@pytest.mark.parametrize("said", ["in the history", "nowhere"])
+def test_show_writes_the_report_of_a_cancelled_run_once(world: World, said: str) -> None:
+    """KFP's cancel ends the report's pod, too, unless that has begun; and may call the run failed."""
+    made = json_of("submit", "demo")
+    run = world.kfp.run(made["run"])
+    world.kfp.begin(run, "data", state="SUCCEEDED")
+    world.record(made["run"], "data", seconds=7.0)
+    world.kfp.begin(run, "finetune", state="FAILED")
+    if said == "in the history":
+        world.kfp.report_canceling(run)
+    world.kfp.end(run, "FAILED")
+    shown = [json_of("runs", "show", made["run"]) for _ in range(2)]
+    (uri, again) = (one["steps"][-1]["record"]["uri"] for one in shown)
+    assert uri == again and uri.startswith(f"{world.store}/report/") and len(reports(world)) == 1
+    page = open_store(uri).read("report.html").decode()
+    assert made["run"] in page and "7.0" in page
+    assert uri in call("runs", "show", made["run"])[1]
+
+
+def test_waiting_writes_the_report_of_a_cancelled_run(world: World) -> None:
+    def course() -> None:
+        run = until(lambda: next(iter(world.kfp.state.runs.values()), None))
+        world.kfp.begin(run, "data")
+        world.kfp.report_canceling(run)
+        world.kfp.end(run, "FAILED")
+
+    threading.Thread(target=course, daemon=True).start()
+    code, text = call("submit", "demo", "--wait", "--json")
+    (step,) = [one for one in json.loads(text.splitlines()[-1])["steps"] if one["name"] == "report"]
+    assert code == 75 and f"report: {step['record']['uri']}" in text and len(reports(world)) == 1
+
+
+@pytest.mark.parametrize("course", ["running", "succeeded", "nightly", "reported", "failed at once"])
+def test_no_report_is_written_of_a_run_that_goes_on_has_one_or_needs_none(world: World, course: str) -> None:
+    made = json_of("submit", "demo")
+    run = world.kfp.run(made["run"])
+    if course != "failed at once":
+        world.record(made["run"], "rebench" if course == "nightly" else "data")
+    if course == "reported":
+        world.record(made["run"], "report")
+    if course != "running":
+        world.kfp.end(run, "SUCCEEDED" if course == "succeeded" else "FAILED")
+    json_of("runs", "show", made["run"])
+    assert reports(world) == []
+
+
+def test_that_a_report_cannot_be_written_is_a_note(world: World) -> None:
+    made = json_of("submit", "demo")
+    run = world.kfp.run(made["run"])
+    world.kfp.report_canceling(run)
+    world.kfp.end(run, "FAILED")
+    open_store(world.store).delete(f"runs/{made['run']}/recipe.json")
+    assert "its report could not be written: there is no recipe at" in json_of("runs", "show", made["run"])["notes"][0]
+
+
 @pytest.mark.parametrize(
     ("event", "message", "still_running"),
     [
