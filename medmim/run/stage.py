@@ -26,6 +26,7 @@ from medmim.store import Artifact
 STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
 BENCHING = ("data", "audit", "bench", "report")  # the stages of a run that trains nothing
 NIGHTLY = ("data", "rebench", "watch", "trend")  # the stages of a night
+_LAST = (STAGES[-1], NIGHTLY[-1])
 
 
 def stages_of(recipe: Recipe) -> tuple[str, ...]:
@@ -121,7 +122,7 @@ def component(name: str, recipe: str, home: str, run: str) -> Iterator[tuple[Rec
         ws = replace(ws, run=run_name.claim(ws.store, run))
         if on_cluster():
             os.environ["MEDMIM_USER"] = submitter(recipe, ws.run)  # a Ray job's pods get it from here
-        _forget_failure(ws, name)
+        _forget_last_try(ws, name)
         yield parsed, ws
 
 
@@ -210,12 +211,20 @@ def _write_record(ws: Workspace, outcome: Outcome) -> None:
         store.open_store(ws.store).write(f"runs/{ws.run}/{outcome.stage}.json", text.encode())
 
 
-def _forget_failure(ws: Workspace, name: str) -> None:
-    """Remove the record of a try that failed: if the next is lost, the run must not seem to have ended as that did."""
+def _forget_last_try(ws: Workspace, name: str) -> None:
+    """Remove what an earlier try of the run left and this one makes untrue: of a run that was retried, for instance.
+
+    The record of this step if it failed (if this try is lost, the run must not seem to have ended as that one did), and
+    that of the run's last step, which said how the run had ended.
+    """
     with suppress(UserError):
-        known = outcomes(ws, [name]).get(name)
-        if known is not None and known.status != "done":
-            store.open_store(ws.store).delete(f"runs/{ws.run}/{name}.json")
+        place = store.open_store(ws.store)
+        left = {key.rpartition("/")[2] for key in place.list(f"runs/{ws.run}/")}
+        untrue = [f"{last}.json" for last in _LAST if last != name]
+        if f"{name}.json" in left and outcomes(ws, [name])[name].status != "done":
+            untrue.append(f"{name}.json")
+        for one in left.intersection(untrue):
+            place.delete(f"runs/{ws.run}/{one}")
 
 
 def _record_failure(ws: Workspace, name: str, error: UserError) -> None:

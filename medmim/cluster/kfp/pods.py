@@ -121,6 +121,27 @@ def waiting(kube: Kube, run_id: str) -> dict[str, str]:
     return {step: why for step, pod in newest.items() if (why := _reason(kube, pod))}
 
 
+def failures(kube: Kube, run_id: str) -> dict[str, str]:
+    """Why the newest pod of each step failed, such as `Evicted: ...`, as long as the pod is there.
+
+    Raises:
+        UserError: As `of_run`.
+    """
+    newest = {_task(pod)[0]: pod for pod in of_run(kube, run_id)}
+    return {step: _failure(pod) for step, pod in newest.items() if pod.get("status", {}).get("phase") == "Failed"}
+
+
+def _failure(pod: Object) -> str:
+    status = pod["status"]
+    ended = [
+        f"{one['name']}: {end.get('reason', '')} (exit code {end['exitCode']})"
+        for one in container_statuses(pod)
+        if (end := one.get("state", {}).get("terminated")) and end.get("exitCode")
+    ]
+    own = ": ".join(status[key] for key in ("reason", "message") if status.get(key))
+    return "; ".join([own, *ended] if own else ended)[:400]
+
+
 def _task(pod: Object) -> tuple[str, bool]:
     """The step that a pod belongs to (empty for those of the graph itself), and whether it is the step's driver."""
     name = str(pod["metadata"].get("annotations", {}).get(_NODE, ""))

@@ -7,6 +7,7 @@ again, since its pod has succeeded: RetryRun of backend/src/apiserver/resource/r
 
 from collections.abc import Callable
 
+from medmim.cluster.kfp import pods
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.runs import Run, refresh
 from medmim.errors import UserError
@@ -27,17 +28,24 @@ def go_on(api: Api, run: Run, say: Callable[[str], None]) -> bool:
     """
     if not worth(run):
         return False
+    lost = f"run {run.name} failed, and no stage recorded why ({_why(api, run)})"  # KFP's retry deletes the pods
     try:
         _retry(api, run)
     except UserError as error:
         why = "; ".join(part for part in (error.fact, error.reason) if part)
-        say(f"run {run.name} failed, no stage recorded why, and KFP does not retry it: {why}")
+        say(f"{lost}; KFP does not retry it: {why}")
         return False
-    say(
-        f"run {run.name} failed, and no stage recorded why: a step's pod was evicted, drained or lost; KFP retries the "
-        "run, once: what is finished stays, and a Ray job goes on"
-    )
+    say(f"{lost}; KFP retries the run, once: what is finished stays, and a Ray job goes on")
     return True
+
+
+def _why(api: Api, run: Run) -> str:
+    """What Kubernetes says of the pods that failed."""
+    try:
+        found = pods.failures(pods.reach(api), run.run_id)
+    except UserError:
+        found = {}
+    return "; ".join(f"{step or 'the graph'}: {why}" for step, why in found.items()) or "a pod was evicted or lost"
 
 
 def worth(run: Run) -> bool:

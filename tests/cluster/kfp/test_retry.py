@@ -11,7 +11,9 @@ from medmim.cluster.kfp import client, retry, runs, submit
 from medmim.run import stage
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
+from tests.cluster.ray.test_bad_cluster import kubeconfig_of
 from tests.support.kfp_world import World, a_world
+from tests.support.kube_pods import kube_pods
 
 
 @pytest.fixture
@@ -52,6 +54,27 @@ def test_a_run_without_a_failure_record_is_retried_and_its_end_is_not(
     world.kfp.end(run, "FAILED")
     assert not retry.go_on(api, runs.find(api, "demo-1"), said.append)
     assert asked(world) == 1 and len(said) == 1 and "\n" not in said[0] and "once" in said[0]
+
+
+def test_what_kubernetes_says_of_the_lost_pod_is_said(
+    world: World, api: client.Api, run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evicted = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
+    killed = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    said: list[str] = []
+    with kube_pods() as (kube, address):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, address)))
+        kube.add("a", world.kfp.node(run, "data"), run["run_id"], {"phase": "Succeeded"})
+        containers = {
+            "containerStatuses": [
+                {"name": "wait", "state": {"terminated": {"exitCode": 0}}},
+                {"name": "main", "state": killed},
+            ]
+        }
+        kube.add("b", world.kfp.node(run, "finetune"), run["run_id"], {**evicted, **containers})
+        retry.go_on(api, runs.find(api, "demo-1"), said.append)
+    why = "finetune: Evicted: The node was low on resource: memory.; main: OOMKilled (exit code 137)"
+    assert f"no stage recorded why ({why}); KFP retries" in said[0]
 
 
 @pytest.mark.parametrize("code", [1, 2, 70, 75])
@@ -130,11 +153,12 @@ def test_a_run_that_was_cancelled_and_retried_by_a_person_ends_as_it_ends(
     assert runs.find(api, "demo-1").state == "FAILED"
 
 
-def test_a_step_that_begins_again_forgets_the_failure_of_its_last_try(world: World, tmp_path: Path) -> None:
+def test_a_step_that_begins_again_forgets_what_its_last_try_left(world: World, tmp_path: Path) -> None:
+    """Its own failure, and the report of how the run had ended, but no result."""
     ws = Workspace(tmp_path, world.store, "", "demo-1")
+    world.record("demo-1", "report")
     world.record("demo-1", "finetune", status="failed", exit_code=75, message="S3 is away")
     world.record("demo-1", "data", uri="s3://b/data/1")
-    for name in ("data", "finetune"):
+    for name, left in (("report", ["data", "finetune", "report"]), ("finetune", ["data"]), ("data", ["data"])):
         with stage.component(name, world.recipe.dump(), str(tmp_path), "demo-1"):
-            pass
-    assert list(stage.outcomes(ws)) == ["data"]
+            assert list(stage.outcomes(ws)) == left
