@@ -61,6 +61,11 @@ class Running:
         """Tries nothing again."""
         return OpenAI(base_url=self.url, api_key="none", max_retries=0)
 
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1."""
+        return int(self.url.removesuffix("/v1").rpartition(":")[2])
+
     def ask(self, text: str, *images: Image.Image, **more: Any) -> Any:
         """A completion."""
         content = [*({"type": "image_url", "image_url": {"url": data_url(one)}} for one in images)]

@@ -1,7 +1,9 @@
 """The API over real HTTP: answers are a benchmark's, errors have the right status, a switch fails no request."""
 
 import json
+import re
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -100,8 +102,7 @@ def test_a_request_keeps_its_id_and_a_wild_one_gets_another(server):
 
 def raw(server, text: bytes, seconds: float = 10) -> bytes:
     """What the server sends to these bytes until it closes the connection, or `seconds` have passed."""
-    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
-    with socket.create_connection((host, int(port)), timeout=seconds) as one:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as one:
         one.sendall(text)
         found = b""
         try:
@@ -126,9 +127,8 @@ def test_a_body_that_never_ends_is_ended(server):
 
 def test_a_client_that_leaves_is_not_asked_for_and_leaves_nothing(server):
     body = json.dumps({"model": "medmim-demo@champion", "messages": [{"role": "user", "content": "?"}]}).encode()
-    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
     for _ in range(20):
-        with socket.create_connection((host, int(port))) as one:
+        with socket.create_connection(("127.0.0.1", server.port)) as one:
             one.sendall(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
     until(lambda: "medmim_waiting 0.0" in httpx.get(server.url.removesuffix("/v1") + "/metrics").text, 20)
     assert server.ask("Which?").choices
@@ -225,3 +225,17 @@ def test_a_model_that_takes_too_long_is_told_so_and_is_asked_no_further(server, 
                 assert caught.value.status_code == 504 and "5 s" in caught.value.message
     until(lambda: server.ask("third").choices, 30)
     assert len(asked) == 1, "the second was given up before its turn"
+
+
+def test_the_commands_of_the_readme_work(server):
+    readme = (Path(__file__).parents[3] / "services/inference/README.md").read_text("utf-8")
+    commands = [
+        one for block in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL) for one in re.split(r"\n(?=\w)", block)
+    ]
+    curls = [one.replace("http://127.0.0.1:8000", server.url.removesuffix("/v1")) for one in commands if "curl" in one]
+    assert len(curls) == 3
+    for curl in curls:
+        done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60)
+        answer = json.loads(done.stdout)
+        assert "error" not in answer, answer
+    assert answer["choices"][0]["message"]["content"]

@@ -17,23 +17,13 @@ from medmim.registry import promote
 from tests.support.inference import promote_version
 from tests.support.waiting import until
 
-COMMAND = """
-import sys, typer
-from medmim.cli import app
-from medmim_inference.cli import serve
-app.app.command("serve")(serve)  # as the entry point of the installed distribution adds it
-sys.argv[0] = "medmim"
-from medmim.cli.main import main
-main()
-"""
-
 
 class Process:
     """A server that runs, and what it says."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "serve", *map(str, arguments), "--port", "0"],
+            [sys.executable, "-m", "medmim.cli.main", "serve", *map(str, arguments), "--port", "0"],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self.lines: list[str] = []
