@@ -18,10 +18,16 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
+from medmim import tracking
 from medmim.cli import doctor
+from medmim.errors import UserError
 from medmim.recipe.names import TRACKING_KEYS
+from medmim.recipe.schema import Bench
+from medmim.registry import approval, decisions, lookup, promote, pyfunc_model, register
+from medmim.run.workspace import Workspace
 from tests.support.chart import containers, named, render
 from tests.support.chart_scripts import PATH, helm_test, run
+from tests.support.registry import model
 from tests.support.waiting import until
 
 for module in ("flask_wtf", "prometheus_flask_exporter"):
@@ -180,13 +186,98 @@ def test_a_steps_user_registers_candidates_and_cannot_move_champion(
         with pytest.raises(MlflowException, match="403"):
             forbidden()
 
-    promoter = as_user("promoter")
-    promoter.copy_model_version("models:/candidate/1", "production")
-    promoter.set_registered_model_alias("production", "champion", "1")
-    step = as_user("steps")
-    with pytest.raises(MlflowException, match="403"):
-        step.delete_registered_model_alias("production", "champion")
-    assert step.get_model_version_by_alias("production", "champion").version == "1"
+
+@pytest.mark.long
+def test_a_steps_user_replaces_neither_the_champion_nor_the_code_that_its_consumers_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow runs a version's own file where it is loaded: whoever writes that file runs code in every consumer."""
+    from mlflow import MlflowClient, artifacts
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking._tracking_service import utils
+    from requests import HTTPError
+
+    def as_user(name: str) -> MlflowClient:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"a-password-of-{name}")
+        return tracking.client(ws)
+
+    def propose(name: str) -> str:
+        """A candidate of the step's; gives the id of its logged model."""
+        made = model(ws, "good")
+        step.create_registered_model(f"{name}-candidate")
+        run = step.create_run(step.create_experiment(f"{name}-candidate")).info.run_id
+        lineage = {lookup.DIGEST: made.digest, lookup.URI: made.uri, "medmim.recipe_name": "demo"}
+        register.add_version(step, ws, f"{name}-candidate", run, lineage, Bench(), {})
+        return str(step.get_model_version(f"{name}-candidate", "1").tags[lookup.LOGGED])
+
+    def consumed(name: str) -> bytes:
+        """The code that MLflow would run of the champion."""
+        folder = artifacts.download_artifacts(f"models:/{name}@champion")
+        return (Path(folder) / "pyfunc_model.py").read_bytes()
+
+    ws = Workspace(tmp_path / "home", str(tmp_path / "store"), server.uri)
+    monkeypatch.setattr(utils, "_tracking_uri", server.uri)  # of consumers
+    monkeypatch.setenv("MEDMIM_USER", "jane")
+    for user in ("a-step", "a-promoter"):
+        add_user(server, user)
+    swapped = tmp_path / "swapped"
+    swapped.mkdir()
+    (swapped / "pyfunc_model.py").write_text("print('a step runs here')")
+
+    step = as_user("a-step")
+    theirs = propose("prod")
+    step.create_experiment("prod-promoted")  # the name is taken before the promoter comes
+    step.log_model_artifacts(theirs, str(swapped))  # allowed: the candidate is the step's
+    as_user("a-promoter")
+    entry = promote.promote(ws, "prod-candidate", "1", "looked at it", despite_gate=True)
+    assert entry.version == "1" and consumed("prod") == Path(pyfunc_model.__file__).read_bytes()
+
+    step = as_user("a-step")
+    version = step.get_model_version_by_alias("prod", "champion")
+    ours = version.tags[lookup.LOGGED]
+    experiment = step.get_logged_model(ours).experiment_id
+    assert ours != theirs and version.source == f"models:/{ours}"
+    for forbidden in (
+        lambda: step.log_model_artifacts(ours, str(swapped)),
+        lambda: step.log_artifacts(version.run_id, str(swapped)),
+        lambda: step.set_logged_model_tags(ours, {"a": "b"}),
+        lambda: step.delete_logged_model(ours),
+        lambda: step.delete_experiment(experiment),
+        lambda: step.set_registered_model_tag("prod", approval.EXPERIMENT, "1"),
+        lambda: step.delete_registered_model_alias("prod", "champion"),
+        lambda: step.set_registered_model_alias("prod", "champion", "1"),
+    ):
+        with pytest.raises((MlflowException, HTTPError), match="403"):
+            forbidden()
+    path = f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/models/{ours}/artifacts/pyfunc_model.py"
+    assert server.status(path, "medmim-mlflow", "a-step", body=b"print()", method="PUT") == 403
+    assert consumed("prod") == Path(pyfunc_model.__file__).read_bytes()
+
+    # a name that a step took first is the step's, whatever it grants to others
+    propose("taken")
+    step.create_registered_model("taken")
+    as_user("a-promoter")
+    with pytest.raises(UserError, match="the registered model taken is not the promoter's alone"):
+        promote.promote(ws, "taken-candidate", "1", "looked at it", despite_gate=True)
+    as_user("root")
+    with pytest.raises(UserError, match="is not the promoter's alone") as caught:
+        promote.promote(ws, "taken-candidate", "1", "an administrator may write anywhere", despite_gate=True)
+    assert "user a-step may write it, too" in caught.value.reason
+    # and so is an experiment of a step's where the promoter's is named
+    promoter = as_user("a-promoter")
+    theirs = promoter.get_experiment_by_name("taken-candidate").experiment_id
+    promoter.set_registered_model_tag("prod", approval.EXPERIMENT, theirs)
+    second = model(ws, "fair")
+    step = as_user("a-step")
+    run = step.create_run(theirs).info.run_id
+    register.add_version(
+        step, ws, "prod-candidate", run, {lookup.DIGEST: second.digest, lookup.URI: second.uri}, Bench(), {}
+    )
+    as_user("a-promoter")
+    with pytest.raises(UserError, match=f"experiment {theirs}, in which prod is written, is not the promoter's alone"):
+        promote.promote(ws, "prod-candidate", "2", "looked at it", despite_gate=True)
+    assert decisions.names(ws) == ["prod"] and len(decisions.read(ws, "prod")) == 1
 
 
 # What `medmim doctor --cluster` reports of a server with users

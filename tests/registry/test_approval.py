@@ -317,7 +317,7 @@ def act_as(patch: pytest.MonkeyPatch, user: str, password: str = "") -> None:
 @pytest.mark.slow  # MLflow hashes the password at each request; the chart's test asks a server for the same rights
 @pytest.mark.timeout(600)
 def test_a_steps_mlflow_user_writes_candidates_and_changes_no_champion(
-    server: str, ws: Workspace, guarded: Recipe, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    server: str, ws: Workspace, guarded: Recipe, scored: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few requests: the server hashes a password for each, which takes up to a second."""
     from mlflow.exceptions import MlflowException
@@ -325,14 +325,14 @@ def test_a_steps_mlflow_user_writes_candidates_and_changes_no_champion(
     ws = replace(ws, tracking=server)
     act_as(monkeypatch, "promoter")
     api = tracking.client(ws)
-    before = add(ws, "old", NAME)
-    decisions.append(ws, NAME, lambda log: Decision("promoted", before, "old", f"{ws.store}/model/old"))
+    before, old = add(ws, "fair", NAME), model(ws, "fair")
+    decisions.append(ws, NAME, lambda log: Decision("promoted", before, old.digest, old.uri))
     api.set_registered_model_alias(NAME, "champion", before)
 
     act_as(monkeypatch, "step")
-    number = add(ws, "new")
-    scored = bench("new", "old", held_in=(0.9, 0.4, 0.35, 0.3, 100))
-    facts = promote.run(guarded, ws, number, gate.run(guarded, ws, scored.uri).uri).facts
+    number = add(ws, "good")
+    benched = scored(ws, "good", "fair")
+    facts = promote.run(guarded, ws, number, gate.run(guarded, ws, benched.uri).uri).facts
     assert facts["decision"] == "awaiting approval" and facts["champion"]["version"] == before
     denied: dict[str, Callable[[], Any]] = {
         "set": lambda: api.set_registered_model_alias(NAME, "champion", before),
@@ -348,14 +348,14 @@ def test_a_steps_mlflow_user_writes_candidates_and_changes_no_champion(
         with pytest.raises(MlflowException) as error:
             call()
         assert error.value.get_http_status_code() == 403 or "403" in str(error.value), what  # a copy wraps it
-    model = tracking.registered(ws, NAME)[NAME]
-    assert model.aliases == {"champion": before}
-    assert [v.tags[lookup.DIGEST] for v in model.versions] == ["old"]
+    held = tracking.registered(ws, NAME)[NAME]
+    assert held.aliases == {"champion": before}
+    assert [v.tags[lookup.DIGEST] for v in held.versions] == [old.digest]
 
     act_as(monkeypatch, "promoter")
     entry = promote.promote(ws, CANDIDATES, number, "a person looked")
     assert tracking.registered(ws, NAME)[NAME].aliases["champion"] == entry.version != before
-    assert entry.evidence and entry.digest == "new"
+    assert entry.evidence and entry.digest == digest_of("good")
 
 
 def test_a_steps_s3_user_publishes_and_writes_no_decision(

@@ -1,6 +1,7 @@
 """Looking up versions: by digest, number and alias, and the models that a run is benched against."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from medmim import store, terms, tracking
 from medmim.errors import UserError
+from medmim.lvlm import checkpoint
 from medmim.recipe import loading
 from medmim.recipe.schema import Recipe
 from medmim.registry import decisions, lookup, promote, register
@@ -136,3 +138,31 @@ def test_pods_reach_what_is_shipped_stored_imported_or_served_elsewhere(tmp_path
     servers = ("openai:http://vllm:8000/v1#m", "openai:http://[::1#m")  # the latter is no address
     assert not any(map(lookup.is_local, reached + servers))
     assert all(map(lookup.is_local, (str(tmp_path), "openai:http://localhost:1/v1#m", "openai:http://0.0.0.0:1#m")))
+
+
+def test_no_consumer_reads_what_lies_at_another_digest_than_mlflow_or_the_log_says(
+    ws: Workspace, recipe: Recipe, made: tuple[Artifact, ...], publish: Publish
+) -> None:
+    data, model, scores = made
+    other = publish("model", weights__txt="another")
+    register.run(recipe, ws, data.uri, model.uri, scores.uri)
+    promote.promote(ws, "medmim-demo", "1", "test")
+    api = tracking.client(ws)
+    api.set_model_version_tag("medmim-demo", "1", lookup.URI, other.uri)
+    for ref in ("models:/medmim-demo/1", "models:/medmim-demo@champion"):
+        with pytest.raises(UserError, match="names two models"):
+            lookup.resolve(ref, ws)
+    with pytest.raises(UserError, match="names two models"):
+        promote.promote(ws, "medmim-demo", "1", "again")
+    entry = store.open_store(ws.store).read("decisions/medmim-demo/1.json")
+    store.open_store(ws.store).write(
+        "decisions/medmim-demo/1.json", entry.replace(model.uri.encode(), other.uri.encode())
+    )
+    for read in (lambda: lookup.champion(ws, "medmim-demo"), lambda: lookup.opponents(recipe, ws, other.uri)):
+        with pytest.raises(UserError, match="decision 1 of medmim-demo names two models"):
+            read()
+    for name in ("weights.txt", "manifest.json"):  # files and manifest of the one at the address of the other
+        shutil.copy(Path(other.uri) / name, Path(model.uri) / name)
+    api.set_model_version_tag("medmim-demo", "1", lookup.URI, model.uri)
+    with pytest.raises(UserError, match="holds another artifact than its address says"):
+        checkpoint.resolve(lookup.resolve("models:/medmim-demo@champion", ws), ws)
