@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from medmim import hints, tracking
+from medmim import tracking
 from medmim.errors import UserError
+from medmim.registry import approval
 from medmim.registry.decisions import Roles
 from medmim.run.workspace import Workspace
 from medmim.tracking import Version
@@ -63,7 +64,7 @@ def refuse(name: str, version: Version) -> None:
         UserError: It is retired.
     """
     if said := reason(version):
-        again = hints.command("registry", "promote", name, version.number, "--why", "...", "--despite-gate")
+        again = f"{approval.command(name, version.number)} --despite-gate"
         raise UserError(
             f"version {version.number} of {name} is retired",
             reason=said,

@@ -92,7 +92,8 @@ def test_the_promoters_template_has_the_platforms_policy_and_the_promoters_secre
     (container,) = template["containers"]
     env = {one["name"]: one["valueFrom"] for one in container["env"]}
     assert template["serviceAccountName"] == names.PROMOTER
-    assert env["MEDMIM_GATE_POLICY"]["configMapKeyRef"]["name"] == names.SETTINGS
+    for key in ("MEDMIM_GATE_POLICY", "MEDMIM_PROMOTER_NAMESPACE"):  # the latter for the commands in its messages
+        assert env[key]["configMapKeyRef"]["name"] == names.SETTINGS
     assert {env[key]["secretKeyRef"]["name"] for key in names.S3_KEYS} == {"promoter-s3"}
     assert {env[key]["secretKeyRef"]["name"] for key in names.TRACKING_KEYS} == {"promoter-mlflow"}
 
