@@ -5,16 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medmim import store
 from medmim.cluster.kube import Kube, Object
-from medmim.cluster.ray import manifest
+from medmim.cluster.ray import manifest, runner
 from medmim.cluster.ray.request import Request, read_request
 from medmim.errors import BAD_INPUT, UserError
 from medmim.recipe import names
@@ -160,6 +162,48 @@ def test_a_step_that_replaces_a_killed_one_adopts_its_job(cluster: Kube, tmp_pat
         driver_succeeds(after)
         step.join(90)
         assert step.uri == "s3://b/model/1"
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_sigterm_ends_the_job_of_a_run_that_was_terminated_and_leaves_that_of_another(
+    cluster: Kube,
+    workflow: dict[str, Any],
+    kubeconfig: Path,
+    tmp_path: Path,
+    terminated: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    security = {
+        "runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
+    container = {"name": "main", "image": "none", "securityContext": security}
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "the-step", "ownerReferences": [workflow]},
+        "spec": {"nodeSelector": {"no": "node"}, "containers": [container]},
+    }  # fmt: skip
+    kubectl(kubeconfig, "-n", cluster.namespace, "apply", "-f", "-", stdin=json.dumps(pod))
+    monkeypatch.setenv("KFP_POD_NAME", "the-step")
+
+    def send() -> None:
+        job_of(cluster, "Running")
+        if terminated:  # as KFP does it, before Argo ends the pod
+            cluster.patch("workflows", "run", {"spec": {"activeDeadlineSeconds": 0}})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(SystemExit, match="143"):
+        runner.run(a_request(), platform(cluster), str(tmp_path))
+    sender.join()
+    if terminated:
+        until(lambda: not cluster.list("rayjobs") and not cluster.list("pods", "ray.io/node-type"))
+        assert len(list(tmp_path.rglob("events.json"))) == 1
+        return
+    job = job_of(cluster, "Running")
+    assert job["metadata"].get("deletionTimestamp") is None
+    driver_succeeds(job)
+    assert runner.run(a_request(), platform(cluster), str(tmp_path)) == "s3://b/model/1", "adopted"
 
 
 def test_a_failed_job_is_not_adopted(cluster: Kube, tmp_path: Path) -> None:
