@@ -185,6 +185,7 @@ def test_a_run_that_was_lost_is_retried_once_and_waited_for(world: World, end: s
         code
     )
     assert len([one for one in world.kfp.changes() if ":retry" in one]) == 1
+    assert len(reports(world)) == 1, "KFP's retry writes none"
 
 
 def reports(world: World) -> list[str]:

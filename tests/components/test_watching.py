@@ -18,7 +18,7 @@ from medmim.recipe import loading
 from medmim.run.workspace import workspace
 from tests.support.s3_proxy import Proxy
 
-SMALL = {"manifest.json", "config.json", "terms.json", "provenance.json"}
+SMALL = {"manifest.json", "config.json", "terms.json", "provenance.json", "00000001.json"}  # the last: of its lock
 
 
 @pytest.fixture

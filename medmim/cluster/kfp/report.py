@@ -1,7 +1,8 @@
 """The report of a run that was cancelled or lost, written here where its own step did not.
 
 KFP cancels by a deadline of the whole Workflow, which ends the report's pod as well unless it has begun before Argo's
-controller looks again: of seven runs that were cancelled on a real server four had a report.
+controller looks again: of seven runs that were cancelled on a real server four had a report. Nor does KFP's retry of a
+run write it again: a step that it starts removes the one of the run's earlier end.
 """
 
 import tempfile
@@ -21,6 +22,7 @@ def completed(run: Run) -> Run:
     """A run that ended without its report, with the record of the one that is written now, or a note why it is not."""
     records = {step.name: step.record for step in run.steps if step.record}
     lost = run.state == "CANCELED" or (run.state == "FAILED" and bool(records))  # KFP may call a cancelled run failed
+    lost = lost or (run.state == "SUCCEEDED" and run.retried is not None)  # what KFP retries are not the last steps
     nightly = {step.name for step in run.steps} & (set(NIGHTLY) - {"data"})
     done = _STEP in records and records[_STEP].status == "done"
     if not lost or done or nightly or not run.folder:
