@@ -54,7 +54,7 @@ BATCH = 32
 def serving(ref: str, home: Path) -> Iterator[tuple[str, int]]:
     """A server's address and process id."""
     command = [sys.executable, "-m", "medmim.cli.main", "serve", ref, "--home", str(home), "--port", "0"]
-    process = subprocess.Popen([*command, "--batch-size", str(BATCH)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, "--batch-size", str(BATCH)], stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stderr
     try:
         for line in process.stderr:

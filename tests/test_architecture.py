@@ -36,7 +36,7 @@ PACKAGE_DATA = {"shipped"}
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 HEAVY = {
     "altair", "datasets", "joblib", "kfp", "kubernetes", "minio", "mlflow", "openai", "pandas", "PIL", "plotly",
-    "pyarrow", "ray", "scipy", "sklearn", "statsmodels", "tokenizers", "torch", "transformers", "vl_convert",
+    "fastapi", "pyarrow", "ray", "scipy", "sklearn", "statsmodels", "tokenizers", "torch", "transformers", "vl_convert",
 }  # fmt: skip
 
 
@@ -104,6 +104,19 @@ def test_kubernetes_and_kfp_stay_in_their_packages(module: str) -> None:
         assert top != "kfp" or outside or cluster or runner, f"{module}:{line}: kfp is for cluster and run/kfp_local"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "services").rglob("*.py")), ids=lambda path: path.name)
+def test_a_service_imports_what_is_below_the_command_line(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            own = name.split(".")
+            assert own[0] not in ("components", "pipelines", "kfp", "kubernetes"), (
+                f"{path}:{node.lineno} imports {name}"
+            )
+            assert own[:2] != ["medmim", "cli"] or name == "medmim.cli.options", f"{path}:{node.lineno} imports {name}"
+
+
 @pytest.mark.parametrize("module", modules("components"))
 def test_a_component_is_thin(module: str) -> None:
     text = FILES[module].read_text("utf-8")
@@ -162,7 +175,8 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:
-    ended = run("-c", "import sys, medmim.cli.app; print(*{name.split('.')[0] for name in sys.modules})")
+    commands = "medmim.cli.app, medmim_inference.cli"
+    ended = run("-c", f"import sys, {commands}; print(*{{name.split('.')[0] for name in sys.modules}})")
     assert ended.returncode == 0, ended.stderr
     assert not set(ended.stdout.split()) & HEAVY
 
@@ -170,7 +184,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 def test_help_names_every_command_group() -> None:
     ended = run("-m", "medmim.cli.main", "--help")
     assert ended.returncode == 0, ended.stderr
-    for name in ("doctor", "recipe", "run", "data", "finetune", "bench", "ask", "registry"):
+    for name in ("doctor", "recipe", "run", "data", "finetune", "bench", "ask", "registry", "serve"):
         assert f" {name} " in ended.stdout
     assert not ended.stderr
 

@@ -139,5 +139,6 @@ class Following:
         except BaseException:
             loaded.engine.release()
             raise
-        say(f"canary of {target.name}: {found.equal} of {found.asked} known answers are the same")
+        known = f"{found.equal} of {found.asked} known answers are the same" if found.asked else "no answer is known"
+        say(f"canary of {target.name}: {known}")
         return loaded
