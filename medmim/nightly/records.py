@@ -64,14 +64,14 @@ def read(ws: Workspace, name: str) -> list[Night]:
     """
     place = store.open_store(ws.store)
     keys = sorted(key for key in place.list(f"{FOLDER}/{name}/") if key.endswith(".json"))
-    return [_parse(place.read_first(key), f"{place.uri}/{key}") for key in keys]
+    return [_parse(place.read_unchanged(key), f"{place.uri}/{key}") for key in keys]
 
 
 def find(ws: Workspace, name: str, date: str) -> Night | None:
     """The record of a night."""
     place = store.open_store(ws.store)
     try:
-        return _parse(place.read_first(_key(name, date)), f"{place.uri}/{_key(name, date)}")
+        return _parse(place.read_unchanged(_key(name, date)), f"{place.uri}/{_key(name, date)}")
     except FileNotFoundError:
         return None
 
@@ -157,9 +157,9 @@ def digests_in_window(place: store.Store) -> set[str]:
         by_recipe[key.split("/")[1]].append(key)
     found: set[str] = set()
     for keys in by_recipe.values():
-        last = _parse(place.read_first(keys[-1]), keys[-1])
+        last = _parse(place.read_unchanged(keys[-1]), keys[-1])
         for key in keys[-last.window :]:
-            night = _parse(place.read_first(key), key)
+            night = _parse(place.read_unchanged(key), key)
             found |= {night.bench, night.data, *(own["answers"] for own in night.models.values())}
     return found
 

@@ -31,7 +31,7 @@ def from_parameter(recipe: str) -> Recipe:
             fix="submit again: `medmim submit` writes it there",
         )
     try:
-        text = place.read_first(name).decode()
+        text = place.read_unchanged(name).decode()
     except FileNotFoundError:
         raise UserError(
             f"there is no recipe at {recipe}",

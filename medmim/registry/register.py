@@ -100,7 +100,7 @@ def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> 
     parents: dict[str, str] = {}
     root, _, folder = tuned.uri.rpartition("/")
     with suppress(FileNotFoundError):
-        parents = json.loads(store.open_store(root).read_first(f"{folder}/{store.PROVENANCE}")).get("parents") or {}
+        parents = json.loads(store.open_store(root).read_unchanged(f"{folder}/{store.PROVENANCE}")).get("parents") or {}
     tags = {
         DIGEST: tuned.digest,
         URI: tuned.uri,

@@ -164,7 +164,7 @@ def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | N
 def _indexed(place: store.Store, index: str) -> str:
     """The digest that an entry of the index names; empty where there is none."""
     try:
-        return str(json.loads(place.read_first(index))["digest"])
+        return str(json.loads(place.read_unchanged(index))["digest"])
     except FileNotFoundError:
         return ""
 

@@ -84,7 +84,7 @@ def submitter(recipe: str, run: str) -> str:
     if folder.rpartition("/")[2] != run:
         return f"a clone of {folder.rpartition('/')[2]}"
     try:
-        who = json.loads(open_store(folder).read_first(SUBMITTED))["who"]
+        who = json.loads(open_store(folder).read_unchanged(SUBMITTED))["who"]
     except FileNotFoundError:
         return UNKNOWN
     except (ValueError, KeyError, TypeError):

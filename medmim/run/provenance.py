@@ -56,7 +56,7 @@ def provenance_of(artifact: store.Artifact) -> dict[str, Any]:
     """The content of an artifact's `provenance.json`; empty where it has none, or one that is no record."""
     root, _, folder = artifact.uri.rpartition("/")
     with suppress(FileNotFoundError, ValueError):
-        record = json.loads(store.open_store(root).read_first(f"{folder}/{store.PROVENANCE}"))
+        record = json.loads(store.open_store(root).read_unchanged(f"{folder}/{store.PROVENANCE}"))
         return record if isinstance(record, dict) else {}
     return {}
 

@@ -145,7 +145,7 @@ def find(uri: str) -> Artifact | None:
     """
     store, name = locate(uri)
     try:
-        text = store.read_first(f"{name}/{MANIFEST}")
+        text = store.read_unchanged(f"{name}/{MANIFEST}")
     except FileNotFoundError:
         return None
     try:

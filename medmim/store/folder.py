@@ -71,7 +71,7 @@ class FolderStore:
         except OSError as error:
             raise self._user_error(error, "reading") from None
 
-    read_first = read
+    read_unchanged = read
 
     def write(self, key: str, data: bytes) -> None:
         self._write(key, BytesIO(data), replace=True)

@@ -21,10 +21,11 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
 
-    def read_first(self, key: str) -> bytes:
-        """The whole object as it was created; for what never changes. Raises FileNotFoundError.
+    def read_unchanged(self, key: str) -> bytes:
+        """The whole object, for what never changes. Raises FileNotFoundError.
 
-        In a bucket that keeps versions, whatever was written over it since is not read.
+        Raises:
+            UserError: The bucket keeps versions, and somebody wrote over it since it was created.
         """
 
     def write(self, key: str, data: bytes) -> None:

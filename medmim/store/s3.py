@@ -82,22 +82,30 @@ class S3Store:
     def read(self, key: str) -> bytes:
         return self._call(key, lambda name: b"".join(self._stream(name)))
 
-    def read_first(self, key: str) -> bytes:
+    def read_unchanged(self, key: str) -> bytes:
         def get(name: str) -> bytes:
             answer = self._client.get_object(self.bucket, name)
             try:
-                data, newest = answer.read(), answer.headers.get("x-amz-version-id") or "null"
+                data, keeps_versions = bytes(answer.read()), "x-amz-version-id" in answer.headers
             finally:
                 answer.close()
                 answer.release_conn()
-            first = newest if newest == "null" else self._first_version(name)
-            return data if first == newest else b"".join(self._stream(name, first))
+            if keeps_versions and len(self._contents(name)) > 1:
+                raise UserError(
+                    f"s3://{self.bucket}/{name} was written over",
+                    reason="it is created once and never changes, and its versions differ: which one is true is not "
+                    "known, since a writer can date a version back",
+                    fix="find out who wrote it, and have an administrator remove the wrong versions; or delete it, if "
+                    "the step that made it can run again",
+                )
+            return data
 
         return self._call(key, get)
 
-    def _first_version(self, name: str) -> str:
-        """The oldest version of an object since it was last deleted."""
-        first, after = "", {"prefix": name, "max-keys": str(_VERSIONS)}
+    def _contents(self, name: str) -> set[str]:
+        """The ETags of an object's versions since it was last deleted."""
+        found: set[str] = set()
+        after = {"prefix": name, "max-keys": str(_VERSIONS)}
         while True:
             # The client's own listing puts all marks of a deletion behind all versions.
             answer = self._client._execute("GET", self.bucket, query_params={"versions": "", **after})
@@ -105,12 +113,12 @@ class S3Store:
             for one in listed:  # the newest of an object comes first, and names are sorted
                 kind, text = one.tag.rpartition("}")[2], {part.tag.rpartition("}")[2]: part.text for part in one}
                 if kind == "DeleteMarker" or (kind == "Version" and text["Key"] != name):
-                    return first
+                    return found
                 if kind == "Version":
-                    first = text["VersionId"] or ""
+                    found.add(text["ETag"] or "")
             end = {one.tag.rpartition("}")[2]: one.text or "" for one in listed}
             if end.get("IsTruncated") != "true":
-                return first
+                return found
             after |= {"key-marker": end["NextKeyMarker"], "version-id-marker": end["NextVersionIdMarker"]}
 
     def write(self, key: str, data: bytes) -> None:
@@ -210,8 +218,8 @@ class S3Store:
             next(self._stream(name), b"")  # a HEAD is answered without a body: a GET says what is wrong
             return None
 
-    def _stream(self, name: str, version: str | None = None) -> Iterator[bytes]:
-        answer = self._client.get_object(self.bucket, name, version_id=version)
+    def _stream(self, name: str) -> Iterator[bytes]:
+        answer = self._client.get_object(self.bucket, name)
         try:
             yield from answer.stream(_CHUNK)
         finally:

@@ -1,7 +1,7 @@
 """What a step's S3 policy protects of others: finished artifacts, the index of finished steps, records, decisions.
 
-MinIO knows no condition on If-None-Match, so there the bucket keeps versions, and what is read is what was created. AWS
-knows it; its evaluation is played by a proxy in front of the server.
+MinIO knows no condition on If-None-Match, so there the bucket keeps versions, and what was written over is not read.
+AWS knows it; its evaluation is played by a proxy in front of the server.
 """
 
 import json
@@ -71,15 +71,21 @@ def index(artifact: Artifact) -> str:
     return key
 
 
+def readers(ws: Workspace, artifact: Artifact) -> dict[str, Callable[[], Any]]:
+    """Key -> what reads it."""
+    entry, folder = index(artifact), f"data/{artifact.digest}"
+    return {
+        f"{folder}/manifest.json": lambda: store.find(artifact.uri),
+        f"{folder}/provenance.json": lambda: provenance_of(artifact),
+        f"{folder}/rows": lambda: store.read_file(artifact, "rows"),
+        entry: lambda: finished(ws, "data", entry.rpartition("/")[2].removesuffix(".json")),
+        RECIPE: lambda: from_parameter(f"{ws.store}/{RECIPE}"),
+        f"nights/demo/{night().date}.json": lambda: records.read(ws, "demo"),
+    }
+
+
 def what_is_read(ws: Workspace, artifact: Artifact) -> list[Any]:
-    key = index(artifact).rpartition("/")[2].removesuffix(".json")
-    return [
-        store.find(artifact.uri),
-        provenance_of(artifact),
-        finished(ws, "data", key),
-        from_parameter(f"{ws.store}/{RECIPE}"),
-        records.read(ws, "demo"),
-    ]
+    return [read() for read in readers(ws, artifact).values()]
 
 
 @pytest.fixture
@@ -94,42 +100,55 @@ def raw(bucket: str, as_user: Callable[[str], str]) -> Callable[[], Minio]:
     return raw
 
 
-def test_on_minio_a_step_changes_nothing_that_others_read_and_deletes_nothing(
-    as_user: Callable[[str], str], raw: Callable[[], Minio], tmp_path: Path
+@pytest.mark.parametrize("dated", [None, "2001-01-01T00:00:00Z"])  # MinIO believes a writer's date
+def test_on_minio_what_a_step_wrote_over_is_not_read_and_nothing_can_be_deleted(
+    as_user: Callable[[str], str], raw: Callable[[], Minio], tmp_path: Path, dated: str | None
 ) -> None:
     ws = Workspace(tmp_path / "one", as_user("step"), "", "demo-1")
     artifact = make(ws)
-    before, place = what_is_read(ws, artifact), open_store(ws.store)
-    bucket, client = ws.store.removeprefix("s3://").partition("/")[0], raw()
+    before, reading, client = what_is_read(ws, artifact), readers(ws, artifact), raw()
+    bucket = ws.store.removeprefix("s3://").partition("/")[0]
     for key, data in forgeries(artifact).items():
-        place.write(key, data)  # a new version: MinIO cannot refuse it
-        assert place.read(key) == data
-        (first,) = [
-            v for v in client.list_objects(bucket, f"store/{key}", include_version=True) if v.is_latest == "false"
-        ]
-        removals: dict[str, Callable[[], Any]] = {
-            "version": lambda first=first: client.remove_object(bucket, first.object_name, first.version_id),
-            "object": lambda key=key: client.remove_object(bucket, f"store/{key}"),
+        name = f"store/{key}"
+        (first,) = [v for v in client.list_objects(bucket, name, include_version=True) if v.object_name == name]
+        own = {"uploadId": "1", "versionId": first.version_id}
+        denied: dict[str, Callable[[], Any]] = {
+            "delete": lambda name=name: client.remove_object(bucket, name),
+            "delete the version": lambda first=first: client.remove_object(bucket, first.object_name, first.version_id),
+            "replace the version": lambda name=name, own=own: client._execute(
+                "PUT", bucket, name, b"x", query_params={"versionId": own["versionId"]}
+            ),
+            "replace it by parts": lambda name=name, own=own: client._execute(
+                "POST", bucket, name, query_params={"uploads": "", "versionId": own["versionId"]}
+            ),
+            "join parts to it": lambda name=name, own=own: client._execute(
+                "POST", bucket, name, b"x", query_params=own
+            ),
+            "the version of no name": lambda name=name: client._execute(
+                "PUT", bucket, name, b"x", query_params={"versionId": "null"}
+            ),
         }
-        for what, remove in removals.items():
+        for what, call in denied.items():
             with pytest.raises(S3Error) as error:
-                remove()
+                call()
             assert error.value.code == "AccessDenied", f"{key}: {what}"
-    assert what_is_read(ws, artifact) == before
-    with pytest.raises(UserError, match="is damaged"):  # readers hold its digest
-        store.fetch(artifact, tmp_path / "cache")
+        client._execute("PUT", bucket, name, data, headers={"X-Minio-Source-Mtime": dated} if dated else {})
+        assert client.get_object(bucket, name, version_id=first.version_id).data != data
+        if dated is None or not key.endswith("/rows"):  # one that is dated back is an old version, and never read
+            with pytest.raises(UserError, match="was written over|is damaged"):
+                reading[key]()
     with pytest.raises(S3Error, match="AccessDenied"):
         client.set_bucket_versioning(bucket, VersioningConfig(SUSPENDED))
     with pytest.raises(S3Error, match="AccessDenied"):
         client.set_bucket_lifecycle(bucket, expire_everything())
 
     as_user("promoter")
-    for key in open_store(ws.store).list(f"data/{artifact.digest}/"):
+    for key in reading:
         open_store(ws.store).delete(key)
     as_user("step")
     assert make(ws) == artifact  # deleted by who may, it is made again, and read
-    assert Path(store.fetch(artifact, tmp_path / "cache"), "rows").read_text() == "honest"
-    assert what_is_read(ws, artifact)[0] == artifact
+    again = what_is_read(ws, artifact)
+    assert again[0] == before[0] and again[2:] == before[2:]  # all but when it was made
 
 
 def expire_everything() -> Any:
@@ -199,26 +218,26 @@ def test_on_aws_a_step_does_all_its_work_and_writes_over_nothing_of_others(on_aw
 
 
 @pytest.mark.parametrize("page", [1, 2, 1000])  # however many versions somebody writes over it
-def test_in_a_bucket_that_keeps_versions_what_was_created_is_read_until_it_is_deleted(
+def test_in_a_bucket_that_keeps_versions_what_was_written_over_is_not_read_until_it_is_deleted(
     bucket: str, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "_VERSIONS", page)
     place = connect(f"{bucket}/store")
-    place.write("k", b"before the bucket kept versions")
-    assert place.read_first("k") == b"before the bucket kept versions"
+    place.write("k", b"zero")
     place._client.set_bucket_versioning(place.bucket, VersioningConfig(ENABLED))
-    place.write("k", b"over it")
-    assert place.read_first("k") == b"before the bucket kept versions"
+    assert place.read_unchanged("k") == b"zero"  # from before the bucket kept versions
     for created in (b"one", b"two"):
+        for key in ("k", "k-sibling"):
+            for over in (created, created, created + b"!"):
+                place.write(key, over)
+        with pytest.raises(UserError, match="store/k was written over"):
+            place.read_unchanged("k")
         place.delete("k")
         with pytest.raises(FileNotFoundError):
-            place.read_first("k")
-        assert place.create("k", created) and place.read_first("k") == created
-        for over in (b"x", b"y"):
-            place.write("k", over)
-            place.write("k-sibling", over)
-        assert not place.create("k", b"z")
-        assert (place.read("k"), place.read_first("k"), place.read_first("k-sibling")) == (b"y", created, b"x")
+            place.read_unchanged("k")
+        assert place.create("k", created) and not place.create("k", b"z")
+        place.write("k", created)  # the same again is no other
+        assert place.read_unchanged("k") == created
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -61,8 +61,9 @@ def _applies(statement: Any, action: str, resource: str, context: Mapping[str, s
     )
 
 
-def _holds(how: str, wanted: Mapping[str, str], context: Mapping[str, str]) -> bool:
-    tests: dict[str, Callable[[str, str], bool]] = {
+def _holds(how: str, wanted: Mapping[str, Any], context: Mapping[str, str]) -> bool:
+    tests: dict[str, Callable[[str, Any], bool]] = {
+        "StringLike": lambda key, patterns: any(fnmatchcase(context.get(key, ""), one) for one in patterns),
         "Null": lambda key, value: (key not in context) is (value == "true"),
         "BoolIfExists": lambda key, value: context.get(key, value) == value,
     }

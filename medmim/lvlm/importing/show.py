@@ -84,7 +84,7 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
 def _made_from(artifact: store.Artifact) -> dict[str, Any]:
     """Its provenance; empty where that is missing or damaged."""
     with suppress(FileNotFoundError, ValueError):
-        found = json.loads(store.open_store(artifact.uri).read_first(store.PROVENANCE))
+        found = json.loads(store.open_store(artifact.uri).read_unchanged(store.PROVENANCE))
         return found if isinstance(found, dict) else {}
     return {}
 

@@ -162,7 +162,7 @@ def test_killed_at_any_call_of_the_store_there_is_a_whole_checkpoint_or_the_one_
     rank: int, tmp_path: Path
 ) -> None:
     """A worker of two dies at each call of its save in turn; the other one has uploaded, or goes on waiting."""
-    calls = ("upload", "create_from", "write", "create", "read", "read_first", "list", "delete")
+    calls = ("upload", "create_from", "write", "create", "read", "read_unchanged", "list", "delete")
     for number in count():
         root = tmp_path / str(number)
         folder = str(root / "store")
