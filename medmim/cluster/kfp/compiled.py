@@ -61,6 +61,8 @@ def parse(text: str, where: str) -> Ir:
         spec, platform = yaml.load_all(text, _LOADER)
         executors = spec["deploymentSpec"]["executors"]
         images = {executor["container"]["image"] for executor in executors.values()}
+        if _on_kubernetes(platform).keys() != executors.keys():
+            raise ValueError("not every step says what its pod looks like")
         metadata = _metadata(platform)
         made_by = {one["labels"].get(VERSION_LABEL, "an unknown version") for one in metadata}
         ir = Ir(text, spec["pipelineInfo"]["name"], spec["sdkVersion"], _steps(spec))

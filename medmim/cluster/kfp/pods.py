@@ -59,9 +59,16 @@ def reach(api: Api) -> Kube:
     Raises:
         UserError: Neither does.
     """
+    return _reached(api)[0]
+
+
+def _reached(api: Api) -> tuple[Kube, bool]:
+    """The same, and whether it is known that this is KFP's cluster and the namespace of its pods."""
     kube = connect(api.namespace or api.access.namespace or names.KFP_NAMESPACE)
-    own = "" if api.multi_user else namespace_of_server(api.access.host, kube)
-    return replace(kube, namespace=own or kube.namespace)
+    if api.multi_user:
+        return kube, True
+    own = namespace_of_server(api.access.host, kube)
+    return replace(kube, namespace=own or kube.namespace), bool(own)
 
 
 def namespace_of_server(host: str, kube: Kube | None) -> str:
@@ -86,14 +93,15 @@ def namespace_of_server(host: str, kube: Kube | None) -> str:
     return ""
 
 
-def workflow_is_gone(kube: Kube, run_id: str) -> bool:
-    """Whether a run has no Workflow any more, so that KFP will never hear of its end; not where nobody can tell."""
+def has_no_workflow(api: Api, run_id: str) -> bool:
+    """Whether a run's Workflow is gone, so that KFP will never hear of its end; False where nobody can tell."""
     selector = f"{_RUN.replace('/', '%2F')}%3D{run_id}"
     try:
+        kube, known = _reached(api)
         found = read(kube, f"{API['workflows']}/namespaces/{kube.namespace}/workflows?labelSelector={selector}")
     except UserError:
         return False
-    return found is not None and not found.get("items")
+    return known and found is not None and not found.get("items")
 
 
 def of_run(kube: Kube, run_id: str) -> list[Object]:

@@ -322,13 +322,7 @@ def delete(api: Api, run: Run) -> None:
 
 
 def _is_stuck(api: Api, run: Run) -> bool:
-    """Whether a run that KFP calls active has no Workflow any more; not where the cluster cannot be asked."""
-    if run.ended:
-        return False
-    try:
-        return pods.workflow_is_gone(pods.reach(api), run.run_id)
-    except UserError:
-        return False
+    return not run.ended and pods.has_no_workflow(api, run.run_id)
 
 
 def _stuck(run: Run, reason: str = "") -> Deleted:

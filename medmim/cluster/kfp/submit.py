@@ -16,7 +16,6 @@ from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
 from medmim.cluster.kfp.errors import NotSent
 from medmim.cluster.kfp.image import NotFound, pin, version_of
-from medmim.cluster.kube import Kube
 from medmim.errors import Unavailable, UserError
 from medmim.progress import say
 from medmim.recipe import names
@@ -133,7 +132,7 @@ def plan(
     if client.major_minor(api.tag) != client.major_minor(ir.sdk):
         notes.append(f"KFP is {api.tag}, and the pipeline is compiled for {ir.sdk.removeprefix('kfp-')}")
     digest = digest_of([recipe.dump()])
-    notes += _refuse_duplicate(api, kube, digest, recipe.name)
+    notes += _refuse_duplicate(api, digest, recipe.name)
     serving = recipe.platform.pods.vllm_image
     images = {"image": pinned, **({"vllm_image": pin(serving)} if serving else {})}
     pods_of_image = recipe.platform.pods.model_copy(update=images)
@@ -256,7 +255,7 @@ def image_notes(pinned: str) -> list[str]:
     return []
 
 
-def _refuse_duplicate(api: Api, kube: Kube | None, digest: str, name: str) -> list[str]:
+def _refuse_duplicate(api: Api, digest: str, name: str) -> list[str]:
     """Refuse while a run of the same recipe is active; notes on those that KFP calls active and that cannot end."""
     same = client.filtered(
         {"operation": "IN", "key": "state", "string_values": {"values": ACTIVE}},
@@ -272,7 +271,7 @@ def _refuse_duplicate(api: Api, kube: Kube | None, digest: str, name: str) -> li
     notes = []
     for run in listed or []:
         state, delete = run.state or PENDING, hints.command("runs", "delete", run.display_name)
-        if kube is not None and pods.workflow_is_gone(kube, run.run_id):
+        if pods.has_no_workflow(api, run.run_id):
             notes.append(
                 f"run {run.display_name} of this recipe is {state} in KFP for ever: its Workflow is gone; `{delete}`"
             )

@@ -130,13 +130,17 @@ WORKFLOWS = "/apis/argoproj.io/v1alpha1/namespaces/team-a/workflows"
 
 
 @pytest.mark.parametrize(
-    ("workflows", "refused"), [([], False), ([{"metadata": {"name": "w"}}], True), (None, True), ("hidden", True)]
+    ("workflows", "refused"),
+    [([], False), ([{"metadata": {"name": "w"}}], True), (None, True), ("hidden", True), ("elsewhere", True)],
 )
 def test_a_run_whose_workflow_is_gone_does_not_hold_its_recipe(
     world: World, objects: Objects, workflows: Any, refused: bool
 ) -> None:
     objects.hidden |= {WORKFLOWS} if workflows == "hidden" else set()
     objects |= {WORKFLOWS: {"items": workflows}} if isinstance(workflows, list) else {}
+    if workflows == "elsewhere":  # in this cluster is Argo, but not this KFP
+        objects[WORKFLOWS] = {"items": []}
+        del objects[f"{SPACE}/services/ml-pipeline"]
     submit.start(planned(world, world.image))
     world.kfp.run("demo-1")["state"] = "CANCELING"
     try:
