@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eight test test-long test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm lock clean
+.PHONY: help demo eight test test-long test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -119,6 +119,10 @@ image: ## build the container image (docs/image.md: where no registry is reachab
 image-vllm: ## the image of pods that bench by vLLM: MEDMIM=NAME of medmim's own, IMAGE=NAME of this one (docs/image.md)
 	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-vllm MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-vllm:..." >&2; exit 2; }
 	@DOCKERFILE=infra/images/vllm/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
+
+image-inference: ## the image of the model server: MEDMIM=NAME of medmim's own or of that with vLLM, IMAGE=NAME of this one
+	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-inference MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-inference:..." >&2; exit 2; }
+	@DOCKERFILE=services/inference/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
 
 LOCK = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-emit-index-url --no-header
 lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the image takes of it

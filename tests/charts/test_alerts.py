@@ -12,7 +12,12 @@ from tests.support.chart import PLATFORM, VALUES, Object, named, render, rendere
 promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed")
 
 METRICS = yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text("utf-8"))
-KINDS = {"deployment": "Deployment", "cronjob": "CronJob", "persistentvolumeclaim": "PersistentVolumeClaim"}
+KINDS = {
+    "deployment": "Deployment",
+    "cronjob": "CronJob",
+    "persistentvolumeclaim": "PersistentVolumeClaim",
+    "service": "Service",
+}
 ALERTED = [name for name in VALUES if any(one["kind"] == "PrometheusRule" for one in rendered(name))]
 
 
@@ -72,6 +77,10 @@ def test_each_expression_is_promql_on_metrics_labels_and_objects_that_exist(name
         ("MedmimMlflowDiskFull", "persistentvolumeclaim=", "pvc=", "has no label pvc"),
         ("MedmimSweepLate", "team-a", "team-b", "makes no CronJob medmim-sweep in team-b"),
         ("MedmimNightlyFailed", "condition", "reason", "has no label reason"),
+        ("MedmimInferenceDown", "medmim-inference", "medmim-serve", "makes no Deployment medmim-serve in platform"),
+        ("MedmimInferenceModelRefused", "medmim-inference", "serve", "makes no Service serve in platform"),
+        ("MedmimInferenceModelRefused", "events_total", "events", "no exporter has medmim_model_events"),
+        ("MedmimInferenceFailing", "status=", "code=", "has no label code"),
     ],
 )
 def test_a_wrong_expression_is_detected(alert: str, right: str, wrong: str, fault: str) -> None:
@@ -79,6 +88,22 @@ def test_a_wrong_expression_is_detected(alert: str, right: str, wrong: str, faul
     expression = rules(objects)[alert]
     assert right in expression
     assert fault in " ".join(faults(expression.replace(right, wrong), objects))
+
+
+def test_the_model_server_shows_the_metrics_that_alerts_ask_for() -> None:
+    from medmim_inference.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.requests.labels(200).inc()
+    shown = {one.name: set(one.labels) for family in metrics.registry.collect() for one in family.samples}
+    asked = {name: set(labels) for name, labels in METRICS.items() if name.startswith("medmim_")}
+    assert len(asked) == 2
+    assert {name: shown[name] for name in asked} == {
+        name: labels - {"namespace", "service", "pod"} for name, labels in asked.items()
+    }
+    assert metrics.registry.get_sample_value("medmim_model_events_total", {"event": "refused"}) == 0, (
+        "of a series that begins with 1 nothing increases"
+    )
 
 
 def test_a_sweep_that_never_succeeded_is_late_too() -> None:

@@ -7,6 +7,9 @@ import pytest
 
 from tests.support.chart import PLATFORM, helm, render
 
+SERVED = {"enabled": True, "model": "models:/mine@champion"}
+OPEN = {**SERVED, "access": {"anyone": True}}
+
 BAD: list[tuple[str, Any, str]] = [
     ("mlfow.replicas", 2, "mlfow"),
     ("mlflow.replica", 2, "replica"),
@@ -57,6 +60,29 @@ BAD: list[tuple[str, Any, str]] = [
     ("promotion.promoters", ["anna"], "/promotion/promoters/0"),
     ("promotion.promoters", [{"kind": "ServiceAccount", "name": "ci"}], "/promotion/promoters/0/kind"),  # no person
     ("promotion.kfpNamespace", "platform", "promotion.kfpNamespace: platform is the release's own namespace"),
+    ("inference.enabled", True, "inference.model: "),
+    ("inference.model", "--anyone", "/inference/model"),
+    ("inference.model", "models:/$(AWS_SECRET_ACCESS_KEY)", "/inference/model"),
+    ("inference.engine", "tgi", "/inference/engine"),
+    ("inference.replicas", -1, "/inference/replicas"),
+    ("inference.token", "abc", "token"),
+    ("inference.access.tokens", ["abc"], "tokens"),
+    ("inference.access.proxies", ["10.0.0.1"], "/inference/access/proxies/0"),
+    ("inference.access.identityHeader", "X-User: root", "/inference/access/identityHeader"),
+    ("inference.requestSeconds", "2m", "/inference/requestSeconds"),
+    ("inference.rollout.maxSurge", "one", "/inference/rollout/maxSurge"),
+    ("inference.autoscaling.metrics", [], "/inference/autoscaling/metrics"),
+    ("inference.ingress.host", "https://models.example.org", "/inference/ingress/host"),
+    ("inference", SERVED, "inference.access: "),
+    ("inference", {**SERVED, "access": {"identityHeader": "X-User"}}, "inference.access.proxies: "),
+    ("inference", {**SERVED, "access": {"proxies": ["10.0.0.0/8"]}}, "inference.access.proxies: "),
+    ("inference", {**OPEN, "engine": "vllm"}, "inference.image.repository: "),
+    ("inference", {**OPEN, "ingress": {"enabled": True}}, "inference.ingress.host: "),
+    ("inference", {**OPEN, "ingress": {"enabled": True, "host": "a.example.org"}}, "networkPolicy.inferenceFrom: "),
+    ("inference", {**OPEN, "metrics": {"enabled": True}}, "networkPolicy.inferenceFrom: "),
+    ("inference", {**OPEN, "autoscaling": {"enabled": True, "minReplicas": 9}}, "inference.autoscaling.minReplicas: "),
+    ("inference", {**OPEN, "rollout": {"maxSurge": 0}}, "inference.rollout: "),
+    ("networkPolicy.inferenceFrom", ["10.0.0.0/8"], "/networkPolicy/inferenceFrom/0"),
     ("networkPolicy.objectStore", ["10.0.0.0/8"], "/networkPolicy/objectStore/0"),
     ("networkPolicy.apiServer", [{}], "/networkPolicy/apiServer/0"),
     ("networkPolicy.database", [{"ipBlock": {"cidr": "10.0.0.1"}}], "/networkPolicy/database/0/ipBlock/cidr"),

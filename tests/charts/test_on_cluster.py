@@ -27,7 +27,7 @@ ON_SIMULATED = {
 }
 KINDS = (
     "deployments,jobs,cronjobs,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,"
-    "persistentvolumeclaims,ingresses,networkpolicies"
+    "persistentvolumeclaims,ingresses,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers"
 )
 STEP_MAY = [
     ("get", "rayjobs.ray.io"), ("create", "rayjobs.ray.io"), ("delete", "rayjobs.ray.io"),
@@ -175,6 +175,45 @@ def test_it_is_installed_upgraded_rolled_back_and_uninstalled_but_for_what_is_ke
         release.uninstall("medmim")
 
 
+def test_pods_of_the_model_server_are_admitted_in_a_restricted_namespace_and_replaced_one_by_one(place: Place) -> None:
+    """Simulated nodes: the pods are admitted, scheduled and started; no process runs in them."""
+    secret = ["create", "secret", "generic"]
+    for name, key in (("medmim-inference-s3", "AWS_ACCESS_KEY_ID"), ("tokens", "tokens")):
+        place.kubectl("-n", place.name, *secret, name, f"--from-literal={key}=a-token-of-a-program")
+    asked = {
+        "requests": {"cpu": "100m", "memory": "64Mi"},
+        "limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": 1},
+    }
+    inference = {
+        **ON_SIMULATED, "enabled": True, "model": "models:/mine@champion", "replicas": 2, "resources": asked,
+        "access": {"tokensSecret": "tokens"},
+    }  # fmt: skip
+    chosen = ("-n", place.name, "get", "pods", "-l", "app.kubernetes.io/component=inference", "-o", "json")
+
+    def running(seconds: int) -> list[Object]:
+        found = json.loads(place.kubectl(*chosen))["items"]
+        there = [one for one in found if "deletionTimestamp" not in one["metadata"]]
+        new = [one for one in there if f"--seconds={seconds}" in one["spec"]["containers"][0]["args"]]
+        return new if [one["status"]["phase"] for one in new] == ["Running"] * 2 else []
+
+    with place.release() as release:
+        release.install(
+            CHART, "medmim", place.values(inference=inference), namespace=place.name, wait="watcher", timeout=120
+        )
+        for pod in until(lambda: running(120), 60, "two replicas"):
+            assert pod["spec"]["serviceAccountName"] == "medmim-inference"
+            assert not [one for one in pod["spec"]["volumes"] if "projected" in one], "no token of the API server"
+        assert until(lambda: _allowed(place) == 1, 60, "a replica that a drain may take")
+        shorter = place.values(inference={**inference, "requestSeconds": 30, "autoscaling": {"enabled": True}})
+        release.upgrade(CHART, "medmim", shorter, namespace=place.name, wait="watcher", timeout=120)
+        until(lambda: running(30), 60, "the replicas of the upgrade")
+        scaler = json.loads(place.kubectl("-n", place.name, "get", "hpa", "medmim-inference", "-o", "json"))
+        assert scaler["spec"]["scaleTargetRef"]["name"] == "medmim-inference"
+        release.upgrade(CHART, "medmim", place.values(), namespace=place.name, timeout=120)
+        until(lambda: not [one for one in place.ours() if "inference" in one], 60, "the end of the server")
+        release.uninstall("medmim")
+
+
 def test_each_account_has_its_rights_and_no_others(place: Place) -> None:
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name)
@@ -244,6 +283,12 @@ def test_a_release_with_an_existing_namespace_makes_none(place: Place) -> None:
         assert place.kubectl("-n", place.runs, "get", "serviceaccount", "medmim-step", "-o", "name")
         release.uninstall("medmim")
     assert place.kubectl("get", "namespace", place.runs, "-o", "name").strip()
+
+
+def _allowed(place: Place) -> int:
+    """How many replicas a drain may take now."""
+    found = json.loads(place.kubectl("-n", place.name, "get", "pdb", "medmim-inference", "-o", "json"))
+    return int(found.get("status", {}).get("disruptionsAllowed", 0))
 
 
 def _setting(place: Place, key: str) -> str:

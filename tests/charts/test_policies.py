@@ -31,6 +31,7 @@ PODS = {
     "promoter": ours("promoter"),
     "migrate": ours("migrate"),
     "check": ours("test"),
+    "server": ours("inference", ports={"http": 8000}),
     "step": Pod(RUN, step_pod.LABELS),
     "run-check": ours("test", RUN),
     "promotion-in-kfp": Pod(PROMOTERS, step_pod.LABELS),
@@ -53,16 +54,21 @@ PODS = {
     "api": Pod(ip="10.10.0.2"),
     "internet": Pod(ip="93.184.215.14"),
 }  # fmt: skip
-DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8265, 29500
+DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8000, 8265, 29500
 RAY = ("head", "worker", "submitter")
-OURS = ("mlflow", "nightly", "promoter", "migrate", "check", "step", "run-check", "promotion-in-kfp", "sweep", *RAY)
+OURS = (
+    "mlflow", "nightly", "promoter", "migrate", "check", "server", "step", "run-check", "promotion-in-kfp", "sweep",
+    *RAY,
+)  # fmt: skip
 HEADS = ("head", "head-of-another-namespace")
-PORTS = (DNS, STORE, DB, API, MLFLOW, DASHBOARD, TORCH, 6379, 8888, 9000)
+PORTS = (DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH, 6379, 8888, 9000)
 
 ALLOWED = {
     *product({*OURS, "head-of-another-namespace"} - {"migrate"}, ["store"], [STORE]),
-    *product(("nightly", "promoter", "check", "step", "run-check", "promotion-in-kfp", *HEADS), ["mlflow"], [MLFLOW]),
+    *product(("nightly", "promoter", "check", "server", "step", "run-check", "promotion-in-kfp"), ["mlflow"], [MLFLOW]),
+    *product(HEADS, ["mlflow"], [MLFLOW]),
     *product(("ingress", "prometheus"), ["mlflow"], [MLFLOW]),
+    *product(("ingress", "prometheus"), ["server"], [SERVER]),
     *product(("step", "run-check", "promotion-in-kfp", "sweep", *HEADS), ["api"], [API]),
     *product(("step", "run-check", "promotion-in-kfp", "nightly"), ["kfp"], PORTS),
     *product(("mlflow", "migrate"), ["database"], [DB]),
@@ -76,6 +82,9 @@ ALLOWED = {
 @pytest.fixture(scope="module")
 def policies() -> list[Object]:
     values = {**EXAMPLES["onprem-gpu"], "nightly": {"enabled": True, "recipe": "demo"}}
+    values["inference"] = {"enabled": True, "model": "models:/mine@champion", "access": {"anyone": True}}
+    allowed = values["networkPolicy"]
+    values["networkPolicy"] = {**allowed, "inferenceFrom": allowed["mlflowFrom"]}
     values["promotion"] = {**values.get("promotion", {}), "kfpNamespace": PROMOTERS}
     return [one for one in render(values) if one["kind"] == "NetworkPolicy"]
 
@@ -114,7 +123,8 @@ def test_a_missing_policy_is_detected(policies: list[Object]) -> None:
 
 
 def test_each_allowed_edge_has_its_comment() -> None:
-    for file in ("templates/platform/policies.yaml", "templates/run/policies.yaml", "templates/_edges.tpl"):
+    files = ("platform/policies.yaml", "run/policies.yaml", "inference/policy.yaml", "_edges.tpl")
+    for file in (f"templates/{name}" for name in files):
         lines = [line.strip() for line in (CHART / file).read_text("utf-8").splitlines()]
         for before, line in pairwise(lines):
             if line.startswith(("- ports:", "- to:", "- from:", "- podSelector:", "- namespaceSelector:")):
@@ -151,6 +161,14 @@ def test_the_stores_port_is_that_of_its_address(endpoint: str, port: int) -> Non
     policies = [one for one in objects if one["kind"] == "NetworkPolicy"]
     for tried in (80, 443, 9000, 9443):
         assert may(policies, PODS["mlflow"], PODS["internet"], tried) == (tried == port)
+
+
+def test_a_model_server_that_nobody_is_named_for_is_reached_by_no_one(policies: list[Object]) -> None:
+    values = {"inference": {"enabled": True, "model": "models:/mine@champion", "access": {"anyone": True}}}
+    closed = [one for one in render(values) if one["kind"] == "NetworkPolicy"]
+    for source in ("ingress", "prometheus", "foreign", "check", "promoter"):
+        assert not may(closed, PODS[source], PODS["server"], SERVER), source
+    assert may(policies, PODS["ingress"], PODS["server"], SERVER)
 
 
 def test_they_can_be_turned_off() -> None:

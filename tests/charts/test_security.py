@@ -115,6 +115,7 @@ def test_no_step_can_read_the_promoters_secrets(name: str) -> None:
     objects = rendered(name)
     runs = {one["metadata"].get("namespace") for one in objects} - {PLATFORM, None}
     guarded = {"medmim-promoter-s3", "medmim-promoter-mlflow", "medmim-mlflow-admin", "medmim-mlflow-db", "db"}
+    guarded |= {"medmim-inference-s3", "medmim-inference-mlflow", "medmim-inference-tokens"}
     for one in objects:
         if one["metadata"].get("namespace") in runs:
             assert not [secret for secret in guarded if f'"{secret}"' in json.dumps(one)]

@@ -15,6 +15,7 @@ from medmim.recipe import names
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "infra" / "images"
 VLLM = IMAGES / "vllm"
+INFERENCE = ROOT / "services" / "inference"
 LOCKS = [ROOT / "requirements.txt", IMAGES / "requirements.txt", IMAGES / "build.txt", VLLM / "requirements.txt"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
@@ -31,10 +32,10 @@ def locked(path: Path) -> dict[str, tuple[str, frozenset[str]]]:
     return found
 
 
-def stages() -> dict[str, list[tuple[str, str]]]:
-    """The Dockerfile's stages: name -> its instructions, FROM first; what stands before the first is under ''."""
+def stages(path: Path = IMAGES / "Dockerfile") -> dict[str, list[tuple[str, str]]]:
+    """A Dockerfile's stages: name -> its instructions, FROM first; what stands before the first is under ''."""
     found: dict[str, list[tuple[str, str]]] = {"": []}
-    text = re.sub(r"^#.*\n", "", (IMAGES / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^#.*\n", "", path.read_text("utf-8"), flags=re.MULTILINE)
     for line in text.replace("\\\n", " ").splitlines():
         word, _, rest = line.strip().partition(" ")
         if word == "FROM":
@@ -164,6 +165,7 @@ def test_nothing_but_the_sources_reaches_the_builder() -> None:
     assert rules[0] == "*", "refuse first, so that a new folder of data stays out by itself"
     allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     builders = [stages()[name] for name in ("tools", "libraries", "wheel")]
+    builders.append(stages(INFERENCE / "Dockerfile")["wheel"])
     copied = [shlex.split(rest)[:-1] for body in builders for word, rest in body if word == "COPY"]
     wanted = {source for sources in copied for source in sources}
     assert wanted
@@ -182,3 +184,32 @@ def test_the_image_with_vllm_has_the_version_that_is_tested_here_and_says_where_
     last = text.rpartition("\nFROM ")[2]
     assert "COPY --from=libraries /opt/vllm /opt/vllm" in last and "USER 10001:10001" in last
     assert "--require-hashes -r /src/requirements.txt" in text and "/src/requirements.txt" in text
+
+
+def test_the_model_servers_image_is_medmims_and_the_servers_wheel_alone() -> None:
+    found = stages(INFERENCE / "Dockerfile")
+    last = found["medmim-inference"]
+    assert last[0] == ("FROM", "${MEDMIM} AS medmim-inference")
+    assert [rest for word, rest in last if word in ("COPY", "ADD")] == ["--from=wheel /layer /opt/medmim"]
+    assert not [rest for word, rest in last if word in ("USER", "ENV")], "of medmim's image: its user, read-only root"
+    installs = [
+        part for word, rest in found["wheel"] if word == "RUN" for part in rest.split("&&") if "install" in part
+    ]
+    assert len(installs) == 2
+    for command in installs:
+        assert "--require-hashes" in command or {"--no-index", "--no-deps"} <= set(command.split()), command
+    labels = shlex.split(next(rest for word, rest in last if word == "LABEL"))
+    names_ = {pair.split("=", 1)[0].removeprefix("org.opencontainers.image.") for pair in labels}
+    assert names_ == {"title", "description", "licenses", "version", "revision", "created", "source"}
+
+
+def test_medmims_image_has_each_library_of_the_model_server() -> None:
+    own = tomllib.loads((INFERENCE / "pyproject.toml").read_text("utf-8"))["project"]
+    image = locked(LOCKS[1])
+    for line in own["dependencies"]:
+        wanted = Requirement(line)
+        if canonicalize_name(wanted.name) == PROJECT["name"]:
+            assert wanted.specifier.contains(PROJECT["version"])
+            continue
+        pin = image[canonicalize_name(wanted.name)][0].split()[0].removeprefix("==")
+        assert wanted.specifier.contains(pin), f"{line}: the image has {pin}"

@@ -108,10 +108,10 @@ class Namespace:
         if disk and not json.loads(self.kubectl("get", "storageclasses", "-o", "json"))["items"]:
             self._volume(disk)
 
-    def key(self, namespace: str) -> None:
-        """The Secret with the store's key."""
+    def key(self, namespace: str, name: str = "medmim-s3") -> None:
+        """A Secret with the store's key."""
         keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "medmim-s3"}, "stringData": keys}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": keys}
         self.kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump(secret))
 
     def install(self) -> None:

@@ -17,6 +17,20 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{/* The model server's image: by default the one beside medmim's own. */}}
+{{- define "medmim.inferenceImage" -}}
+{{- $own := .Values.inference.image -}}
+{{ $own.repository | default (printf "%s-inference" .Values.image.repository) }}{{ if $own.digest }}@{{ $own.digest }}{{ else }}:{{ $own.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* Where the cache is: where steps and Ray pods run, and where the model server does. */}}
+{{- define "medmim.cacheNamespaces" -}}
+{{- $names := list -}}
+{{- range .Values.runNamespaces }}{{ $names = append $names .name }}{{ end -}}
+{{- if .Values.inference.enabled }}{{ $names = append $names .Release.Namespace }}{{ end -}}
+{{ toJson $names }}
+{{- end }}
+
 {{/* Where steps run: the run namespaces, and that where promoters start runs. */}}
 {{- define "medmim.stepNamespaces" -}}
 {{- $names := list -}}
@@ -54,6 +68,18 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else the ingress cannot reach MLflow" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name Prometheus' pods, else mlflow.metrics are out of its reach" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.mlflow.auth.enabled (not .Values.mlflow.metrics.existingSecret) }}{{ fail "mlflow.metrics.existingSecret: with mlflow.auth the server shows /metrics to its users only" }}{{ end -}}
+{{- if .Values.inference.enabled -}}
+{{- with .Values.inference -}}
+{{- if not .model }}{{ fail "inference.model: name the model that is served: models:/NAME@champion" }}{{ end -}}
+{{- if ne (empty .access.identityHeader) (empty .access.proxies) }}{{ fail "inference.access.proxies: they and identityHeader belong together; from elsewhere than the ingress, anybody could send the header" }}{{ end -}}
+{{- if not (or .access.tokensSecret .access.identityHeader .access.anyone) }}{{ fail "inference.access: say who may ask: tokensSecret, identityHeader with proxies, or anyone: true" }}{{ end -}}
+{{- if and (eq .engine "vllm") (not .image.repository) }}{{ fail "inference.image.repository: name an image that has vLLM (docs/image.md)" }}{{ end -}}
+{{- if and .ingress.enabled (not .ingress.host) }}{{ fail "inference.ingress.host: an ingress needs it" }}{{ end -}}
+{{- if and .autoscaling.enabled (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) }}{{ fail "inference.autoscaling.minReplicas: it is above maxReplicas" }}{{ end -}}
+{{- if and (eq (toString .rollout.maxSurge) "0") (eq (toString .rollout.maxUnavailable) "0") }}{{ fail "inference.rollout: with maxSurge and maxUnavailable 0 no pod could be replaced" }}{{ end -}}
+{{- if and (or .ingress.enabled .metrics.enabled) $.Values.networkPolicy.enabled (not $.Values.networkPolicy.inferenceFrom) }}{{ fail "networkPolicy.inferenceFrom: name the pods of the ingress controller and of Prometheus, else they cannot reach the model server" }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.cache.hostPath .Values.cache.existingClaim }}{{ fail "cache.hostPath: cache.existingClaim is given as well; give one of them" }}{{ end -}}
 {{- if .Values.nightly.enabled -}}
 {{- $recipe := trim .Values.nightly.recipe -}}

@@ -1,4 +1,4 @@
-{{/* The part of a pod's spec that is the same everywhere. root; account; token: whether it speaks to the API server; like: .Values.mlflow or .Values.jobs */}}
+{{/* The part of a pod's spec that is the same everywhere. root; account; token: whether it speaks to the API server; like: .Values.mlflow, .Values.jobs or .Values.inference; image: where it is not medmim's */}}
 {{- define "medmim.pod" -}}
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: {{ .token | default false }}
@@ -33,7 +33,7 @@ volumes:
 
 {{/* The same of a container. */}}
 {{- define "medmim.container" -}}
-image: {{ include "medmim.image" .root }}
+image: {{ .image | default (include "medmim.image" .root) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 resources: {{- toYaml .like.resources | nindent 2 }}
 securityContext:
