@@ -26,6 +26,7 @@ _EVERY = 2.0  # s between two polls
 _LOOK = 30.0  # s that a server may take in one poll
 _SECONDS = (5.0, 30.0)  # to connect, to answer
 _LONGEST = 60.0  # s between two tries to follow the log
+_RATE = 50_000  # characters of it that are read again in a second, on the average
 _LAST_LINES = 10.0  # s that the end of the log may take
 _ON_SIGTERM = 20.0  # s of the 30 that a step's pod has
 _TAIL = 12
@@ -252,11 +253,11 @@ def _printed_log(client: Any, name: str) -> Iterator[Sequence[str]]:
 def _print_log(client: Any, name: str, tail: deque[str], over: threading.Event) -> None:
     """Print a log from a WebSocket, which sends each line once.
 
-    Where none passes, as through some ingresses, the log can only be read whole: at growing intervals.
+    Where none passes, as through some ingresses, the log can only be read whole: the longer it is, the less often.
     """
     import aiohttp
 
-    taken, rest, wait = 0, "", _EVERY
+    taken, rest = 0, ""
 
     def take(text: str, start: int) -> None:
         nonlocal taken, rest
@@ -296,5 +297,4 @@ def _print_log(client: Any, name: str, tail: deque[str], over: threading.Event) 
                 take(_ask(client.get_address(), client.get_job_logs, name), 0)
         if last:
             return
-        over.wait(wait)
-        wait = _EVERY if followed else min(2 * wait, _LONGEST)
+        over.wait(_EVERY if followed else max(_EVERY, min(_LONGEST, taken / _RATE)))

@@ -158,7 +158,7 @@ def test_the_step_renews_what_its_driver_looks_at(server: Jobs, tmp_path: Path) 
     step.join(30)
 
 
-def test_a_log_that_can_only_be_read_whole_is_read_at_growing_intervals_and_printed_once(
+def test_a_long_log_that_can_only_be_read_whole_is_seldom_read_and_printed_once(
     server: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MEDMIM_EVENTS", "-")
@@ -170,8 +170,9 @@ def test_a_log_that_can_only_be_read_whole_is_read_at_growing_intervals_and_prin
             server.log += json.dumps({"kind": "line", "time": 0, "stage": "finetune", "text": text}) + "\n"
 
     server.before = grow
+    server.log = "noise\n" * 50_000
     step = Step(server, tmp_path)
-    until(lambda: server.log.count("\n") > 40)
+    until(lambda: server.log.count("\n") > 50_040)
     succeeds(server)
     step.join(30)
     found = [progress.parse(line) for line in capfd.readouterr().out.splitlines()]
@@ -277,7 +278,7 @@ def test_a_job_gives_what_this_process_gives_and_is_adopted_by_the_same_request(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_lost_answer_of_a_real_server_changes_nothing_and_its_log_is_sent_once(
+def test_a_lost_answer_of_a_real_server_changes_nothing_and_its_log_is_printed_once(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MEDMIM_EVENTS", "-")
@@ -288,7 +289,6 @@ def test_a_lost_answer_of_a_real_server_changes_nothing_and_its_log_is_sent_once
     assert uri.startswith(f"{tmp_path / 'store'}/model/")
     paths = [path for _, path in proxy.seen]
     assert [path for path in paths if path.endswith("/logs/tail")], "by a WebSocket"
-    assert len([path for path in paths if path.endswith("/logs")]) <= 1, "its end"
     found = [event for event in map(progress.parse, capfd.readouterr().out.splitlines()) if event]
     assert [event["step"] for event in found if event["kind"] == "step"] == ["1/2", "2/2"]
 
