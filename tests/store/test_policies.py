@@ -151,6 +151,30 @@ def test_on_minio_what_a_step_wrote_over_is_not_read_and_nothing_can_be_deleted(
     assert again[0] == before[0] and again[2:] == before[2:]  # all but when it was made
 
 
+def test_a_version_that_minio_lets_a_step_replace_in_place_is_refused_by_its_digest(
+    as_user: Callable[[str], str], raw: Callable[[], Minio], tmp_path: Path
+) -> None:
+    """The header hides the version's id from MinIO's policy; the decision log is denied whatever the request says."""
+    ws = Workspace(tmp_path / "one", as_user("step"), "", "demo-1")
+    artifact, client = make(ws), raw()
+    bucket, files = ws.store.removeprefix("s3://").partition("/")[0], {"rows": {"sha256": "f" * 64, "bytes": 6}}
+    other = {"digest": store.content_digest(files), "kind": "data", "files": files, "counts": {}}
+    folder = f"store/data/{artifact.digest}"
+    for name, data, read in (
+        (f"{folder}/rows", b"forged", lambda: store.read_file(artifact, "rows")),
+        (f"{folder}/manifest.json", json.dumps(other).encode(), lambda: store.find(artifact.uri)),
+    ):
+        (first,) = client.list_objects(bucket, name, include_version=True)
+        version = {"versionId": first.version_id or ""}
+        client._execute("PUT", bucket, name, data, headers={"Versionid": ""}, query_params=version)
+        assert client.get_object(bucket, name).data == data and len(list(client.list_objects(bucket, name))) == 1
+        with pytest.raises(UserError, match="is damaged|another artifact than its address says"):
+            read()
+        with pytest.raises(S3Error, match="AccessDenied"):
+            log = "store/decisions/medmim/1.json"
+            client._execute("PUT", bucket, log, data, headers={"Versionid": ""}, query_params=version)
+
+
 def expire_everything() -> Any:
     from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
