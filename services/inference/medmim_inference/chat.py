@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from medmim.lvlm.ask import Question, Reply
+from medmim.sample import split_options
 from medmim_inference.limits import Limits, Refused
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def parse(body: bytes, limits: Limits) -> Asked:
     images = [_image(url, f"messages.0.content.{number}.image_url.url", limits) for number, url in urls]
     return Asked(
         given.model,
-        Question(text, images),
+        Question(text, images, split_options(text)[1]),  # an answer that is one of them is read faster
         _new_tokens(given, limits),
         bool(given.stream),
         bool(given.stream_options and given.stream_options.include_usage),

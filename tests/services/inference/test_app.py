@@ -208,11 +208,11 @@ def test_images_of_a_request_are_limited(server, world):
 
 
 def test_a_model_that_takes_too_long_is_told_so_and_is_asked_no_further(server, monkeypatch):
-    model, asked = server.following.replica(), []
+    model, asked, free = server.following.replica(), [], threading.Event()
 
     def slow(questions, *_):
         asked.extend(questions)
-        time.sleep(7)
+        assert free.wait(60)
         yield from (Reply("late", "") for _ in questions)
 
     with monkeypatch.context() as patch:
@@ -223,6 +223,7 @@ def test_a_model_that_takes_too_long_is_told_so_and_is_asked_no_further(server, 
                 with pytest.raises(openai.APIStatusError) as caught:
                     call.result()
                 assert caught.value.status_code == 504 and "5 s" in caught.value.message
+        free.set()
     until(lambda: server.ask("third").choices, 30)
     assert len(asked) == 1, "the second was given up before its turn"
 

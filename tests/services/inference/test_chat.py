@@ -32,11 +32,11 @@ def test_images_keep_their_order_and_pixels_and_texts_are_joined():
     content = [
         {"type": "text", "text": "Which?"},
         image(data_url(PICTURE), detail="high"),
-        {"type": "text", "text": "A: left"},
+        {"type": "text", "text": "A: left\nB: right"},
         {**image(data_url(other)), "uuid": "x"},
     ]  # fmt: skip
     asked = chat.parse(body(content, temperature=0, seed=3, user="me"), LIMITS)
-    assert asked.question.prompt == "Which?\nA: left"
+    assert asked.question.prompt == "Which?\nA: left\nB: right" and asked.question.options == ("left", "right")
     assert [one.tobytes() for one in asked.question.images] == [PICTURE.tobytes(), other.tobytes()]
     assert (asked.model, asked.new_tokens, asked.stream) == ("m", 7, False)
 
