@@ -99,6 +99,11 @@ def test_links_lead_to_a_page_or_there_are_none(kfp: Kfp, way: str, monkeypatch:
     assert connected(kfp.address).link("runs/details/1") == (f"{at}/#/runs/details/1" if at else "")
 
 
+def test_what_is_no_page_is_no_link() -> None:
+    with answering(200, json.dumps(KFP), Content_Type="application/json") as address:
+        assert connected(address).link("runs/details/1") == ""
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 404, 403])
 def test_a_page_of_an_ingress_is_a_login_page_only_where_it_may_be_one(status: int) -> None:
     error = from_response(resolve("http://kfp"), "listing runs", status, INGRESS)
