@@ -41,6 +41,14 @@ def test_a_deleted_champion_is_reported_and_rollback_named_only_where_there_was_
     assert f"`medmim registry rollback {name} --why" in error.value.fix
 
 
+def test_a_champion_whose_address_is_another_models_is_not_asked(world: tuple[Recipe, Workspace]) -> None:
+    recipe, ws = world
+    entry = decisions.Decision("promoted", "7", "a" * 64, f"{ws.store}/model/{'b' * 64}", why="a test")
+    decisions.append(ws, recipe.register_.model, lambda _: entry)
+    with pytest.raises(UserError, match="names two models"):
+        roster.models(recipe, ws)
+
+
 @pytest.mark.parametrize("ray", ["local", "rayjob"])
 def test_a_night_without_its_champion_leaves_the_record_of_its_stage(
     world: tuple[Recipe, Workspace], ray: str, monkeypatch: pytest.MonkeyPatch

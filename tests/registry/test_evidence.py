@@ -18,7 +18,7 @@ from medmim.run.workspace import Workspace, workspace
 from medmim.store import Artifact, open_store
 from medmim.terms import APACHE
 from medmim.tracking import Version
-from tests.support.evidence import ASKED
+from tests.support.evidence import ASKED, samples
 from tests.support.registry import digest_of, model
 
 CANDIDATES = "medmim-demo-candidate"
@@ -138,8 +138,9 @@ def _answers(ws: Workspace, scores: Artifact, change: Callable[[list[dict[str, A
 
 
 def _choose_right(rows: list[dict[str, Any]]) -> None:
+    right = {sample.id: sample for sample in samples()}
     for row in rows:
-        row["choice"] = 1
+        row["choice"] = (right[row["sample"]].swapped if row["probe"] == "swap" else right[row["sample"]].gold)[0]
 
 
 def _asked_elsewhere(rows: list[dict[str, Any]]) -> None:

@@ -230,6 +230,24 @@ def test_fetched_files_are_the_published_ones(uri: str, files: Path, tmp_path: P
     assert store.scan(folder) == store.scan(files) and store.verify(artifact) == []
 
 
+def test_what_is_verified_is_hashed_anew_with_each_try(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = store.publish(files, str(tmp_path / "store"), "data", {}, {})
+    kind = type(open_store(artifact.uri))
+    real = kind.read_range
+
+    def torn(self, key, version, start, length, write) -> None:  # as S3's does where a connection breaks
+        write(0, b"")
+        write(0, b"the beginning")
+        real(self, key, version, start, length, write)
+
+    monkeypatch.setattr(kind, "read_range", torn)
+    assert store.verify(artifact) == []
+    (Path(artifact.uri) / "rows.jsonl").write_text('{"a": 2}\n')  # of the same size
+    assert store.verify(artifact) == ["rows.jsonl"]
+
+
 def test_reads_of_threads_end_with_their_block(files: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an interrupt while the server is gone would last as long as MEDMIM_PATIENCE."""
     artifact = store.publish(files, bucket, "data", {}, {})
