@@ -61,6 +61,7 @@ def who_made(tmp_path: Path, recipe: str, run: str) -> str:
 def test_in_a_pod_a_step_works_for_who_submitted_its_run(tmp_path: Path) -> None:
     store = tmp_path / "store"
     place, recipe = open_store(str(store)), f"{store}/runs/demo-1/recipe.json"
+    assert current_user() == UNKNOWN  # not medmim, whom the image runs as
     place.write("runs/demo-1/recipe.json", loading.load("demo", [f"platform.store={store}"]).dump().encode())
     assert who_made(tmp_path / "a", recipe, "demo-1") == UNKNOWN
     place.write("runs/demo-1/submitted.json", json.dumps({"who": "jane@example.org"}).encode())
