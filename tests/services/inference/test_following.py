@@ -62,6 +62,21 @@ def test_a_promotion_and_a_rollback_reach_the_server(following, ws, recipe, vers
     assert events == ["switched", "switched"]
 
 
+def test_of_two_promotions_at_once_the_last_one_is_served(following, ws, recipe, versions, monkeypatch):
+    promote_version(ws, recipe, versions[1])
+    loading = replica.load
+
+    def promoted_meanwhile(*given):
+        promote_version(ws, recipe, versions[0])
+        return loading(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica, "load", promoted_meanwhile)
+        following.look()
+    following.look()
+    assert following.replica().target.version == versions[0]
+
+
 def test_the_canary_asks_benched_questions_and_gets_the_benched_answers(following, ws):
     known = list(canary.known_answers(following.replica().target, ws, 4))
     assert len(known) == 4 and all(question.images for question, _, _ in known)

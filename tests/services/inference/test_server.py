@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +42,10 @@ class Process:
 
         return until(found, 120)[0]
 
+    def answered(self) -> list[str]:
+        """The log's line of each request that was taken."""
+        return [line for line in list(self.lines) if "/v1/chat/completions" in line]
+
     def model(self) -> str:
         """The model that answers a question now."""
         client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0)
@@ -72,8 +77,15 @@ def test_a_server_follows_the_champion_and_a_killed_one_leaves_nothing_in_the_wa
         one.process.wait()
     with serving(ref, "--home", ws.home) as again:
         assert again.model() == first != second
-        again.process.send_signal(signal.SIGTERM)
-        assert again.process.wait(30) == 143
+        asked = [again.model() for _ in range(3)]
+        with ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(again.model) for _ in range(8)]
+            until(lambda: len(again.answered()) > len(asked) + 1, 30)  # some are answered, some under way
+            again.process.send_signal(signal.SIGTERM)
+            ended = [call.exception() for call in calls]
+        assert again.process.wait(60) == 143
+        assert {type(error) for error in ended} <= {type(None), openai.APIConnectionError}
+        assert all(" 200 in " in line for line in again.answered()), "what was taken was answered"
 
 
 @pytest.mark.parametrize(
