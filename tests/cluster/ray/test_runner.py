@@ -281,7 +281,7 @@ def test_a_queue_suspends_and_preempts_a_job_for_as_long_as_it_likes(cluster: Ku
         name = job["metadata"]["name"]
         cluster.patch("rayjobs", name, {"spec": {"suspend": True}})  # as Kueue does
         job_of(cluster, "Suspended")
-        assert not cluster.list("pods", "ray.io/node-type")
+        until(lambda: not cluster.list("pods", "ray.io/node-type"))
         assert step.is_alive()
         cluster.patch("rayjobs", name, {"spec": {"suspend": False}})
         job_of(cluster, "Running")
