@@ -187,8 +187,11 @@ def _acquire(place: Store, name: str, own: Turn) -> Held:
                 say(f"{newest} {why}: taking over {name}")
             turn = replace(own, number=newest.number + 1)
             if place.create(_key(name, turn.number), _dump(turn)):
-                if _newest(place, name).number == turn.number:
-                    _remove_older(place, name, turn.number)
+                numbers = _numbers(place, name)
+                if numbers[-1:] == [turn.number]:
+                    with suppress(UserError):  # nobody reads the older ones any more
+                        for number in numbers[:-1]:
+                            place.delete(_key(name, number))
                     return Held(place, name, turn, waited=reported >= 0)
                 place.delete(_key(name, turn.number))  # an old number, whose first object is removed already
             continue
@@ -224,7 +227,7 @@ def _renewed(held: Held) -> Iterator[None]:
             yield
     finally:
         if is_main:
-            signal.signal(_WAKE, before)
+            signal.signal(_WAKE, before or signal.SIG_DFL)
 
 
 @contextmanager
@@ -269,13 +272,6 @@ def _read(place: Store, name: str, number: int) -> Turn:
 
 def _write(place: Store, name: str, turn: Turn) -> None:
     place.write(_key(name, turn.number), _dump(turn))
-
-
-def _remove_older(place: Store, name: str, number: int) -> None:
-    with suppress(UserError):  # nobody reads them any more
-        for old in _numbers(place, name):
-            if old < number:
-                place.delete(_key(name, old))
 
 
 def _numbers(place: Store, name: str) -> list[int]:
