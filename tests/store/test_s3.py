@@ -28,6 +28,8 @@ OPERATIONS: dict[str, Callable[[Store, Path], object]] = {
     "write": lambda place, path: place.write("key", b"1"),
     "create": lambda place, path: place.create("key", b"1"),
     "upload": lambda place, path: place.upload("key", Path(__file__)),
+    "create from": lambda place, path: place.create_from("key", Path(__file__)),
+    "read unchanged": lambda place, path: place.read_unchanged("key"),
     "download": lambda place, path: place.download("key", path / "file"),
     "list": lambda place, path: list(place.list()),
     "delete": lambda place, path: place.delete("key"),
