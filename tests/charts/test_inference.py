@@ -173,6 +173,7 @@ def test_its_copies_are_in_the_claim_of_its_namespace() -> None:
     claim = named(ON["by-token"], "PersistentVolumeClaim", names.SETTINGS + "-cache", PLATFORM)
     (disk,) = [one for one in ON["by-token"] if one["metadata"]["name"] == claim["spec"]["volumeName"]]
     assert disk["spec"]["hostPath"]["path"].endswith(f"/{PLATFORM}"), "no namespace reads another's"
+    assert disk["spec"]["claimRef"] == {"namespace": PLATFORM, "name": claim["metadata"]["name"]}
     assert "persistentVolumeClaim" not in str(pod(ON["anyone"])) and "MEDMIM_CACHE_GIB" not in str(pod(ON["anyone"]))
 
 

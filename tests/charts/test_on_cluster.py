@@ -204,7 +204,8 @@ def test_pods_of_the_model_server_are_admitted_in_a_restricted_namespace_and_rep
             assert pod["spec"]["serviceAccountName"] == "medmim-inference"
             assert not [one for one in pod["spec"]["volumes"] if "projected" in one], "no token of the API server"
         assert until(lambda: _allowed(place) == 1, 60, "a replica that a drain may take")
-        shorter = place.values(inference={**inference, "requestSeconds": 30, "autoscaling": {"enabled": True}})
+        scaled = {"enabled": True, "minReplicas": 2}  # without `replicas`, Kubernetes begins with one
+        shorter = place.values(inference={**inference, "requestSeconds": 30, "autoscaling": scaled})
         release.upgrade(CHART, "medmim", shorter, namespace=place.name, wait="watcher", timeout=120)
         until(lambda: running(30), 60, "the replicas of the upgrade")
         scaler = json.loads(place.kubectl("-n", place.name, "get", "hpa", "medmim-inference", "-o", "json"))
