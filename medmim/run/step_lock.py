@@ -34,6 +34,7 @@ STALE = 120.0  # s without one after which a lock is taken over
 _LONGEST_POLL = 5.0  # s between two looks at the lock of another
 _REPORT = 300.0  # s between two lines about waiting
 _TURN = re.compile(r"\d{8}\.json")
+_here: set[str] = set()  # holders in this process: another one of it could not say that it has ended
 _WAKE = signal.SIGURG  # does nothing where nobody handles it
 
 
@@ -137,8 +138,13 @@ def step_lock(place: Store, name: str, run: str = "", shared: str = "") -> Itera
         UserError: The store refuses.
     """
     process = "" if shared else _this_process()
-    held = _acquire(place, name, Turn(0, uuid4().hex, shared, run, socket.gethostname(), os.getpid(), process))
-    ends = True
+    own, ends = Turn(0, uuid4().hex, shared, run, socket.gethostname(), os.getpid(), process), True
+    _here.add(own.holder)
+    try:
+        held = _acquire(place, name, own)
+    except BaseException:
+        _here.discard(own.holder)
+        raise
     try:
         with _renewed(held):
             yield held
@@ -153,6 +159,7 @@ def step_lock(place: Store, name: str, run: str = "", shared: str = "") -> Itera
         if ends:
             with suppress(UserError):  # it is as if the process had been killed now: the next one waits for STALE
                 held.end()
+        _here.discard(own.holder)
 
 
 @contextmanager
@@ -180,7 +187,8 @@ def _acquire(place: Store, name: str, own: Turn) -> Held:
         # a time in which this process was paused, or the store away, is none in which the holder could be seen
         silent = silent + min(now - looked, 2 * _LONGEST_POLL) if newest == seen else 0.0
         seen, looked = newest, time.monotonic()
-        gone = _is_gone(newest.process)
+        left = newest.process != "" and newest.process == own.process and newest.holder not in _here
+        gone = left or _is_gone(newest.process)
         if newest.number == 0 or newest.ended or gone or silent >= STALE:
             if newest.number and not newest.ended:
                 why = "is gone" if gone else f"has not renewed its lock for {STALE:.0f} s"
