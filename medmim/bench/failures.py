@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from medmim.errors import TRY_AGAIN, UserError
+from medmim.errors import Unavailable, UserError
 from medmim.progress import say
 from medmim.sample import Answer
 
@@ -31,18 +31,18 @@ def refuse(failed: Mapping[str, UserError], models: Collection[str]) -> None:
 
     Raises:
         UserError: That of the only model; of several models, each one that failed, with its reason and its fix.
+        Unavailable: Likewise, where all of them may answer later.
     """
     if len(models) == 1:
         for error in failed.values():
             raise error
     if failed:
-        codes = {error.exit_code for error in failed.values()}
-        raise UserError(
+        away = all(isinstance(error, Unavailable) for error in failed.values())
+        raise (Unavailable if away else UserError)(
             f"{len(failed)} of {len(models)} models could not be asked: {', '.join(failed)}",
             reason="without its answers there is nothing to compare; those of the others are kept",
             fix="do what is named, then run the same command again: only what is missing is asked",
-            problems=[f"{role}: {str(error).removeprefix('error: ')}" for role, error in failed.items()],
-            exit_code=TRY_AGAIN if codes == {TRY_AGAIN} else max(codes - {TRY_AGAIN}),
+            problems=[f"{role}: {error}" for role, error in failed.items()],
         )
 
 
