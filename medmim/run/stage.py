@@ -27,6 +27,7 @@ STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "
 BENCHING = ("data", "audit", "bench", "report")  # the stages of a run that trains nothing
 NIGHTLY = ("data", "rebench", "watch", "trend")  # the stages of a night
 _LAST = (STAGES[-1], NIGHTLY[-1])
+_TERMINATED = SystemExit.__name__  # begins the message of a stage that a signal ended
 
 
 def stages_of(recipe: Recipe) -> tuple[str, ...]:
@@ -63,6 +64,11 @@ class Outcome:
         """Set what an error decides."""
         self.status = "refused" if error.exit_code == REFUSED else "failed"
         self.message, self.exit_code = str(error), error.exit_code
+
+    @property
+    def terminated(self) -> bool:
+        """Whether a signal ended the stage, as when its pod's node is drained: the same stage begun again goes on."""
+        return self.message.startswith(_TERMINATED)
 
 
 @contextmanager

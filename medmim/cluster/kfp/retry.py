@@ -12,8 +12,6 @@ from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.runs import Run, refresh
 from medmim.errors import UserError
 
-_ENDED_FROM_OUTSIDE = "SystemExit"  # begins the message of a stage that was told to end, by SIGTERM to its pod
-
 
 def go_on(api: Api, run: Run, say: Callable[[str], None]) -> bool:
     """Have KFP retry a run, if that may help: once, and never where a stage says why it failed.
@@ -53,9 +51,7 @@ def worth(run: Run) -> bool:
     failed = [
         step
         for step in run.steps
-        if step.record
-        and (step.record.status != "done" or step.record.exit_code)
-        and not step.record.message.startswith(_ENDED_FROM_OUTSIDE)
+        if step.record and (step.record.status != "done" or step.record.exit_code) and not step.record.terminated
     ]
     return bool(run.state == "FAILED" and run.recipe and not (failed or run.retried or run.notes))
 

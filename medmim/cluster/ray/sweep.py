@@ -14,12 +14,13 @@ from medmim.cluster.kube import MANAGED_BY_MEDMIM, Kube, Object, parse_time
 from medmim.cluster.ray import manifest, workflow
 from medmim.cluster.ray.archive import archive
 from medmim.cluster.ray.state import has_ended, pods_of
-from medmim.errors import UserError, within
+from medmim.errors import UserError, time_left, within
+from medmim.run.stage import parse_record
 
 _GRACE = 60.0  # s after a Lease expired, in which the driver ends by itself
 _SECOND_LOOK = 60.0  # s: after an outage of the API server all Leases seem to have expired until they are renewed
 _ARCHIVE = 120.0  # s for the logs of all that was removed
-_STORE = 20.0  # s in which the store must say whether a step left a record
+_STORE = 20.0  # s in which the store must say which steps left a record; the Leases decide on the others
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def sweep(kube: Kube, dry_run: bool = False) -> list[Orphan]:
     """
     kube.check_namespace()
     jobs = [one for one in kube.list("rayjobs", MANAGED_BY_MEDMIM) if not one["metadata"].get("deletionTimestamp")]
-    found = {_name(job): (job, why) for job in jobs if (why := _run_over(kube, job))}
+    until = time.monotonic() + _STORE
+    found = {_name(job): (job, why) for job in jobs if (why := _run_over(kube, job, until))}
     expired = _expired(kube, [job for job in jobs if _name(job) not in found])
     removed = _remove(kube, found, dry_run)
     if expired and not dry_run:
@@ -81,7 +83,7 @@ def _remove(
     return removed
 
 
-def _run_over(kube: Kube, job: Object) -> str:
+def _run_over(kube: Kube, job: Object, until: float) -> str:
     """Why no step will come back for a job, whatever its Lease says; empty where one may."""
     owners = job["metadata"].get("ownerReferences", [])
     why = workflow.terminated(kube, owners)
@@ -89,24 +91,30 @@ def _run_over(kube: Kube, job: Object) -> str:
     if not phase:
         return why
     ended = f"its run {owners[0]['name']} has ended as {phase}"
-    # A step that was evicted or drained leaves no record, and its run fails. KFP's retry of the run starts it again,
-    # and it adopts the job, which stays for that until the Lease expires.
-    return ended if phase == "Succeeded" or has_ended(job) or _left_a_record(job) else ""
+    # A step that was evicted or drained ended for no reason of its own, and its run fails. KFP's retry of the run
+    # starts it again, and it adopts the job, which stays for that until the Lease expires.
+    return ended if phase == "Succeeded" or has_ended(job) or _left_a_record(job, until) else ""
 
 
-def _left_a_record(job: Object) -> bool:
-    """Whether the step of a job has ended by itself: a record in the store that is newer than the job."""
+def _left_a_record(job: Object, until: float) -> bool:
+    """Whether the step of a job has ended by itself: a record in the store that is newer than the job's request.
+
+    Both are the store's own times: its clock and the cluster's are never compared.
+    """
     meta = job["metadata"]
-    folder, _, _ = str(meta.get("annotations", {}).get(manifest.REQUEST, "")).rpartition("/jobs/")
-    record = f"{meta.get('labels', {}).get(manifest.STAGE)}.json"
-    if not folder:
-        return False
+    folder, _, request = str(meta.get("annotations", {}).get(manifest.REQUEST, "")).rpartition("/jobs/")
+    stage = str(meta.get("labels", {}).get(manifest.STAGE))
     try:
-        with within(_STORE):
-            written = store.open_store(folder).ages(record).get(record)
-    except UserError:  # not known: the Lease decides
+        with within(max(0.0, until - time.monotonic())):
+            if not folder or not time_left():
+                return False
+            run = store.open_store(folder)
+            record, asked = run.ages(f"{stage}.json"), run.ages(f"jobs/{request}/")
+            if not record or not asked or max(record.values()) < min(asked.values()):
+                return False
+            return not parse_record(run.read(f"{stage}.json"), stage, folder).terminated
+    except (UserError, FileNotFoundError):  # not known: the Lease decides
         return False
-    return written is not None and written[0] >= parse_time(meta["creationTimestamp"]).timestamp()
 
 
 def _expired(kube: Kube, jobs: list[Object]) -> dict[str, tuple[Object, str]]:

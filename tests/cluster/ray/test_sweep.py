@@ -2,11 +2,14 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -17,6 +20,9 @@ from medmim.cluster.ray import lease, manifest
 from medmim.cluster.ray import sweep as sweep_module
 from medmim.cluster.ray.request import write_request
 from medmim.cluster.ray.sweep import sweep
+from medmim.errors import UserError
+from medmim.run.stage import stage
+from medmim.run.workspace import Workspace
 from tests.support import workflows
 from tests.support.kube_server import Cluster, Object, connected
 from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
@@ -31,9 +37,11 @@ def request_of(job: Object) -> str:
     return str(job["metadata"]["annotations"][manifest.REQUEST])
 
 
-def a_job(cluster: Kube, where: Path, owners: list[dict[str, Any]], renewed: float) -> dict[str, Any]:
+def a_job(
+    cluster: Kube, where: Path, owners: list[dict[str, Any]], renewed: float, recipe: str = "name: r"
+) -> dict[str, Any]:
     """A job whose step is gone, and whose Lease was renewed so many seconds ago."""
-    settings, request = platform(cluster), a_request()
+    settings, request = platform(cluster), replace(a_request(), recipe=recipe)
     uri = write_request(str(where), request, "job")
     body = manifest.rayjob(request, uri, settings, "image", manifest.identity(request, "image"), 1)
     body["metadata"]["ownerReferences"] = owners
@@ -131,30 +139,75 @@ def test_a_job_whose_step_left_no_record_is_kept_until_its_lease_expires(
     assert "has not renewed" in sweep(kube)[0].why and cluster.of("rayjobs") == []
 
 
-@pytest.mark.parametrize("what", ["record", "ended job", "record of an earlier try", "store away"])
+@pytest.mark.parametrize(
+    ("what", "goes"),
+    [
+        ("record", True), ("ended job", True), ("clocks that differ by an hour", True),
+        ("record of an earlier try", False), ("record of SIGTERM", False), ("half a record", False),
+        ("store away", False),
+    ],
+)  # fmt: skip
 def test_a_job_of_a_failed_run_is_removed_once_its_step_or_it_has_ended(
-    server: tuple[Cluster, Kube], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    server: tuple[Cluster, Kube], tmp_path: Path, what: str, goes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster, kube = server
-    record = tmp_path / "runs" / "r1" / "finetune.json"
     job = a_job(kube, tmp_path, owner(cluster), renewed=0)
-    record.write_text("{}")
+    record = tmp_path / "runs" / "r1" / "finetune.json"
+    ends = SystemExit(143) if what == "record of SIGTERM" else UserError("no such column")
+    with suppress(SystemExit, UserError), stage(Workspace(Path(), str(tmp_path), "", "r1"), "finetune"):
+        raise ends
     if what == "ended job":
         record.unlink()
         kube.patch("rayjobs", job["metadata"]["name"], {"status": {"jobDeploymentStatus": "Failed"}})
+    elif what == "clocks that differ by an hour":
+        ahead = (kube.now() + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        kube.patch("rayjobs", job["metadata"]["name"], {"metadata": {"creationTimestamp": ahead}})
     elif what == "record of an earlier try":
         os.utime(record, (1, 1))
+    elif what == "half a record":
+        record.write_text(record.read_text()[:20])
     elif what == "store away":
-        uri = request_of(job).replace(str(tmp_path), "s3://away")
-        kube.patch("rayjobs", job["metadata"]["name"], {"metadata": {"annotations": {manifest.REQUEST: uri}}})
-        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(key, "none")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        away(kube, job, tmp_path, monkeypatch, "http://127.0.0.1:1")
         monkeypatch.setattr(sweep_module, "_STORE", 0.5)
     kube.patch("workflows", "run", {"status": {"phase": "Failed"}})
     removed = [one.why for one in sweep(kube)]
-    assert removed == (["its run run has ended as Failed"] if what in ("record", "ended job") else [])
+    assert removed == (["its run run has ended as Failed"] if goes else [])
     assert len(cluster.of("rayjobs")) == 1 - len(removed)
+
+
+def away(kube: Kube, job: Object, store_of: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """From now on the request of a job is in a store at an address where none is."""
+    uri = request_of(job).replace(str(store_of), "s3://away")
+    kube.patch("rayjobs", job["metadata"]["name"], {"metadata": {"annotations": {manifest.REQUEST: uri}}})
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "AWS_ENDPOINT_URL": address,
+    }.items():
+        monkeypatch.setenv(key, value)
+
+
+def test_a_store_that_is_away_holds_up_a_sweep_once_not_for_each_job(
+    server: tuple[Cluster, Kube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, kube = server
+    kube.patch("workflows", "run", {"status": {"phase": "Failed"}})
+    asked: list[int] = []
+
+    class Silent(StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(1)
+            time.sleep(0.6)
+
+    monkeypatch.setattr(sweep_module, "_STORE", 0.5)
+    with ThreadingTCPServer(("127.0.0.1", 0), Silent) as silent:
+        threading.Thread(target=silent.serve_forever, args=(0.01,), daemon=True).start()
+        for number in range(30):
+            job = a_job(kube, tmp_path, owner(cluster), renewed=0, recipe=f"number: {number}")
+            away(kube, job, tmp_path, monkeypatch, f"http://127.0.0.1:{silent.server_address[1]}")
+        assert sweep(kube) == [] and len(cluster.of("rayjobs")) == 30
+        silent.shutdown()
+    assert len(asked) <= 1
 
 
 def test_leases_that_an_outage_made_old_are_looked_at_twice(
