@@ -42,3 +42,23 @@ def test_lines_come_once_and_none_is_lost_while_the_node_is_down(monkeypatch: py
         kube.lines.append((clock[0] - 0.5, f"line {second}"))
         shown += log.new_lines()
     assert shown == [f"line {second}" for second in range(200)]
+
+
+def test_lines_of_one_moment_are_all_shown_once_also_where_they_were_read_in_two_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CRI-O gives lines that were written at once the same time."""
+    clock = [60.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    kube = FakeKube()
+    log = Log(kube, kube.pods)  # type: ignore[arg-type]
+    shown: list[str] = []
+    written: list[str] = []
+    for second in range(40):
+        clock[0] += 1
+        for number in range(second % 4):
+            written.append(f"line {second}.{number}")
+            kube.lines.append((clock[0], written[-1]))
+            if number != 1:
+                shown += log.new_lines()
+    assert shown == written and log.lines["submitter"] == len(written)
