@@ -7,6 +7,7 @@ against the models of kfp-server-api; kfp_refusals.yaml has what is refused, and
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.parser import BytesParser
@@ -30,9 +31,10 @@ class Front:
     pages = False  # ml-pipeline-ui has web pages and passes the API on; ml-pipeline has none
     fail: list[tuple[str, int]]  # (pattern of method and path, status): each is answered once, and nothing done
     lose: list[str]  # patterns: each is done once, and its answer lost
+    slow: list[tuple[str, float]]  # (pattern, seconds): each is done once, so much later
 
     def __init__(self) -> None:
-        self.fail, self.lose = [], []
+        self.fail, self.lose, self.slow = [], [], []
         self.requests: list[str] = []
 
 
@@ -86,6 +88,10 @@ class Kfp:
         """As by kubectl, or with its namespace: KFP never hears of it."""
         run["_workflow_deleted"] = True
 
+    def unreach_workflow(self, run: Object, away: bool = True) -> None:
+        """KFP does not get through to Kubernetes' API server, or does again."""
+        run["_workflow_unreached"] = away
+
     def _state(self, run: Object, state: str) -> None:
         run["state"] = state
         run["state_history"].append({"update_time": now(), "state": state})
@@ -109,6 +115,9 @@ class Handler(BaseHTTPRequestHandler):
         if where.path == "/":
             self._send(404, '{"code":5, "message":"Not Found", "details":[]}', "application/json")
             return
+        for one in [one for one in self.front.slow if re.search(one[0], named)]:
+            self.front.slow.remove(one)
+            time.sleep(one[1])
         try:
             with self.state.lock:
                 answer, kind = self._answer(unquote(where.path), query, body)

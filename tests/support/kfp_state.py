@@ -155,6 +155,8 @@ class State:
         run["state"] = "CANCELING"  # and its history does not say so: storage/run_store.go, TerminateRun
         if run.get("_workflow_deleted"):  # the database comes first: TerminateRun of resource_manager.go
             raise Refused("terminate a run whose Workflow is gone", id=run_id, workflow=run["_workflow"])
+        if run.get("_workflow_unreached"):
+            raise Refused("terminate a run while Kubernetes is away", id=run_id, workflow=run["_workflow"])
         return {}
 
     def delete_run(self, run_id: str) -> Object:

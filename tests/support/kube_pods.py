@@ -48,6 +48,7 @@ class Pods:
         self.events: list[Object] = []
         self.status = 200
         self.workflow = True  # each run has one
+        self.spec: Object = {}  # of it
 
     def add(self, name: str, node: str, run_id: str, status: Object | None = None) -> Object:
         pod = argo_pod(name, node, run_id)
@@ -68,7 +69,7 @@ class Pods:
         if kind == "services":
             return 200, json.dumps({"metadata": {"name": "ml-pipeline"}})
         if kind == "workflows":
-            return 200, json.dumps({"items": [{}] * self.workflow})
+            return 200, json.dumps({"items": [{"spec": self.spec}] * self.workflow})
         if path.endswith("/log"):
             name = path.split("/")[6]
             if query["container"] != ["main"] or self.pods.get(name, {}).get("status", {}).get("phase") == "Pending":

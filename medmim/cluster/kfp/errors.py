@@ -7,8 +7,14 @@ from typing import Any
 from medmim.cluster.kfp.access import FORWARD, Access
 from medmim.errors import Unavailable, UserError
 
-# What KFP answers 5xx to and would answer again.
-_FINAL = re.compile(r'invalid ?input ?error|NotFoundError|workflows\.argoproj\.io "[^"]*" not found', re.IGNORECASE)
+# What KFP answers 5xx to and would answer again, or that it has begun and would refuse when asked again.
+_FINAL = re.compile(
+    r'invalid ?input ?error|NotFoundError|workflows\.argoproj\.io "[^"]*" not found|error terminating its workflow',
+    re.IGNORECASE,
+)
+
+
+_GATEWAY = (502, 504)  # of what is in front of KFP: its own error is 500 or 503
 
 
 class Refusal(UserError):
@@ -25,6 +31,10 @@ class Refusal(UserError):
 
 class NotSent(Unavailable):
     """Nothing was sent: there was no connection."""
+
+
+class Unanswered(Unavailable):
+    """A request was sent, and no answer came from KFP: it may still be served, by a server that is slow."""
 
 
 def from_response(access: Access, doing: str, status: int, body: Any) -> UserError:
@@ -55,7 +65,7 @@ def from_response(access: Access, doing: str, status: int, body: Any) -> UserErr
             fix="give the --namespace of your own profile, or be made a contributor of that one",
         )
     if status == 429 or (status >= 500 and not _FINAL.search(message)):
-        return Unavailable(
+        return (Unanswered if status in _GATEWAY else Unavailable)(
             f"KFP at {access.host} answers {status} to {doing}",
             reason=message,
             fix="kubectl -n kubeflow logs deploy/ml-pipeline; then run the same command again",
@@ -86,7 +96,7 @@ def no_answer(access: Access, error: Exception) -> UserError:
     cause = getattr(error, "reason", None) or error
     if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "SSLError" in type(cause).__name__:
         return untrusted(access, str(cause))
-    kind = NotSent if isinstance(cause, NewConnectionError | ConnectTimeoutError) else Unavailable
+    kind = NotSent if isinstance(cause, NewConnectionError | ConnectTimeoutError) else Unanswered
     return kind(
         f"KFP at {access.host} does not answer",
         reason=str(cause)[-200:],

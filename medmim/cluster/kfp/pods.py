@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from medmim.cluster.doctor.api import Unchecked, items, read
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kube import API, Kube, Object, connect
+from medmim.cluster.ray import workflow
 from medmim.cluster.ray.state import container_statuses
 from medmim.errors import UserError
 from medmim.recipe import names
@@ -95,13 +96,26 @@ def namespace_of_server(host: str, kube: Kube | None) -> str:
 
 def has_no_workflow(api: Api, run_id: str) -> bool:
     """Whether a run's Workflow is gone, so that KFP will never hear of its end; False where nobody can tell."""
+    return _workflows(api, run_id) == []
+
+
+def was_terminated(api: Api, run_id: str) -> bool:
+    """Whether a run's Workflow was ended by somebody; False where nobody can tell.
+
+    KFP forgets that it cancelled a run where its persistence agent saw the Workflow only when that had ended.
+    """
+    return any(map(workflow.was_terminated, _workflows(api, run_id) or ()))
+
+
+def _workflows(api: Api, run_id: str) -> list[Object] | None:
+    """The Workflow of a run, as long as there is one; None where the cluster cannot be asked, or may be another."""
     selector = f"{_RUN.replace('/', '%2F')}%3D{run_id}"
     try:
         kube, known = _reached(api)
         found = read(kube, f"{API['workflows']}/namespaces/{kube.namespace}/workflows?labelSelector={selector}")
     except UserError:
-        return False
-    return known and found is not None and not found.get("items")
+        return None
+    return list(found.get("items", [])) if known and found is not None else None
 
 
 def of_run(kube: Kube, run_id: str) -> list[Object]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from medmim.cluster.kfp import pods
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.runs import Run, refresh
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
 
 
 def go_on(api: Api, run: Run, say: Callable[[str], None]) -> bool:
@@ -25,6 +25,9 @@ def go_on(api: Api, run: Run, say: Callable[[str], None]) -> bool:
         Whether the run goes on.
     """
     if not worth(run):
+        return False
+    if pods.was_terminated(api, run.run_id):
+        say(f"run {run.name} was cancelled, by its Workflow: KFP does not retry it")
         return False
     lost = f"run {run.name} failed, and no stage recorded why ({_why(api, run)})"  # KFP's retry deletes the pods
     try:
@@ -61,5 +64,9 @@ def _retry(api: Api, run: Run) -> None:
         retried = api.client.runs.run_service_retry_run
         api.call("retrying a run", retried, idempotent=False, run_id=run.run_id)
     except UserError:  # also a lost answer
-        if refresh(api, run).ended:
+        try:
+            goes_on = not refresh(api, run).ended
+        except Unavailable:
+            goes_on = True  # not known: whoever follows the run will see
+        if not goes_on:
             raise

@@ -27,6 +27,7 @@ _DESCRIPTION = re.compile(_PREFIX + r"\S+, recipe (\S+) ")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 POLL = 5.0  # s between two requests for a run's state
 _FAILED = 500  # of HTTP
+_GONE = re.compile(r'workflows\.argoproj\.io "[^"]*" not found')
 _OUTAGE = 600.0  # s that KFP may be unavailable before `follow` gives up
 _LOOK = 60.0  # s between two looks whether the Workflow is still there
 _LARGEST_PAGE = 200  # KFP's limit
@@ -285,6 +286,7 @@ def cancel(api: Api, run: Run) -> bool:
 
     Raises:
         Deleted: Its Workflow is gone, so that KFP cannot end it.
+        Unavailable: KFP did not reach its Workflow.
         UserError: It was not submitted by medmim.
     """
     _refuse_foreign(run)
@@ -302,8 +304,15 @@ def cancel(api: Api, run: Run) -> bool:
             return True
         if now.state != "CANCELING":
             raise
-        if error.status == _FAILED:
+        if error.status == _FAILED and _GONE.search(error.reason):
             raise _stuck(run, error.reason) from None
+        if error.status == _FAILED:
+            again = hints.command("runs", "cancel", run.name)
+            raise Unavailable(
+                f"KFP did not reach the Workflow of run {run.name}, which goes on",
+                reason=error.reason,
+                fix=f"`{again}` in a minute: until Argo reports of it again, KFP says that it is being cancelled",
+            ) from None
     return True
 
 

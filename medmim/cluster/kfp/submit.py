@@ -14,7 +14,7 @@ from medmim.cluster.kfp import client, compiled, get_or_create, pods, preflight,
 from medmim.cluster.kfp.access import Access
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
-from medmim.cluster.kfp.errors import NotSent
+from medmim.cluster.kfp.errors import NotSent, Unanswered
 from medmim.cluster.kfp.image import NotFound, pin, version_of
 from medmim.errors import Unavailable, UserError
 from medmim.progress import say
@@ -215,17 +215,18 @@ def _create_run(api: Api, body: Any) -> str:
         if isinstance(error, NotSent):
             raise
         try:
-            found = _find_run(api, body.display_name)
+            found, known = _find_run(api, body.display_name), not isinstance(error, Unanswered)
         except UserError:
-            raise _Unknown(
-                f"whether the run {body.display_name} was started is not known: {error.fact}",
-                reason=error.reason,
-                fix=f"`{hints.command('runs', 'show', body.display_name)}` once KFP answers again, "
-                "before you submit again",
-            ) from None
-        if not found:
+            found, known = "", False
+        if found:
+            return found
+        if known:
             raise
-        return found
+        raise _Unknown(
+            f"whether the run {body.display_name} was started is not known: {error.fact}",
+            reason=error.reason,
+            fix=f"`{hints.command('runs', 'show', body.display_name)}` in a minute, before you submit again",
+        ) from None
 
 
 def _remove_recipe(store: Store, run: str) -> None:

@@ -24,17 +24,22 @@ def of_this_pod(kube: Kube) -> list[Object]:
 
 
 def terminated(kube: Kube, owners: Sequence[Object]) -> str:
-    """Why nobody will continue the run of these owners; empty while somebody may.
-
-    KFP terminates a run by `activeDeadlineSeconds: 0`, which stays when the Workflow has ended; Argo has `shutdown`.
-    """
+    """Why nobody will continue the run of these owners; empty while somebody may."""
     for owner, workflow in _workflows(kube, owners):
         if workflow is None:
             return f"its run {owner['name']} is gone"
-        spec = workflow.get("spec", {})
-        if spec.get("activeDeadlineSeconds") == 0 or spec.get("shutdown"):
+        if was_terminated(workflow):
             return f"its run {owner['name']} was terminated"
     return ""
+
+
+def was_terminated(workflow: Object) -> bool:
+    """Whether somebody ended a Workflow.
+
+    KFP terminates a run by `activeDeadlineSeconds: 0`, which stays when the Workflow has ended; Argo has `shutdown`.
+    """
+    spec = workflow.get("spec", {})
+    return spec.get("activeDeadlineSeconds") == 0 or bool(spec.get("shutdown"))
 
 
 def ended_as(kube: Kube, owners: Sequence[Object]) -> str:

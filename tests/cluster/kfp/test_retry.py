@@ -111,6 +111,29 @@ def test_a_retry_whose_answer_is_lost_is_a_retry(world: World, api: client.Api, 
     assert retry.go_on(api, runs.find(api, "demo-1"), lambda _: None) and asked(world) == 1
 
 
+def test_a_cancelled_run_whose_history_does_not_say_so_is_not_retried(
+    world: World, api: client.Api, run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The persistence agent was away until the Workflow had ended; `--wait` began after that."""
+    said: list[str] = []
+    with kube_pods() as (kube, address):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, address)))
+        kube.spec = {"activeDeadlineSeconds": 0}
+        assert not retry.go_on(api, runs.find(api, "demo-1"), said.append) and asked(world) == 0
+        assert "cancelled" in said[0]
+        kube.spec = {"activeDeadlineSeconds": 86400}
+        assert retry.go_on(api, runs.find(api, "demo-1"), said.append)
+
+
+def test_a_retry_whose_answer_is_lost_in_an_outage_is_waited_for(
+    world: World, api: client.Api, run: dict[str, Any]
+) -> None:
+    found = runs.find(api, "demo-1")
+    world.kfp.front.lose.append(":retry")
+    world.kfp.front.fail += [("GET .*/runs/", 502)] * 4
+    assert retry.go_on(api, found, lambda _: None) and run["state"] == "RUNNING"
+
+
 @pytest.mark.parametrize("status", [403, 500])
 def test_that_kfp_does_not_retry_it_is_said(world: World, api: client.Api, run: dict[str, Any], status: int) -> None:
     said: list[str] = []

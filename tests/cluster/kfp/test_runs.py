@@ -342,6 +342,19 @@ def test_a_run_whose_workflow_is_gone_cannot_be_cancelled_and_the_way_out_is_tol
     start(world, "demo-2")
 
 
+def test_a_cancel_that_did_not_reach_the_workflow_is_none_and_is_tried_again(world: World, api: client.Api) -> None:
+    """KFP has noted it in its database, and refuses another one until it hears of the Workflow again."""
+    run = start(world)
+    world.kfp.begin(run, "data")
+    world.kfp.unreach_workflow(run)
+    with pytest.raises(Unavailable, match="which goes on") as raised:
+        runs.cancel(api, runs.find(api, "demo-1"))
+    assert "connection refused" in raised.value.reason and "medmim runs cancel demo-1" in raised.value.fix
+    world.kfp.unreach_workflow(run, away=False)
+    run["state"] = "RUNNING"  # by the persistence agent
+    assert runs.cancel(api, runs.find(api, "demo-1"))
+
+
 def test_that_a_workflow_is_gone_is_seen_in_kubernetes(
     world: World, api: client.Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

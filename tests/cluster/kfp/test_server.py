@@ -86,6 +86,11 @@ class World:
         self.kfp.delete_workflow(run)
         return str(run["run_id"])
 
+    def unreached(self) -> str:
+        run = self.kfp.state.runs[self.start().run_id]
+        self.kfp.unreach_workflow(run)
+        return str(run["run_id"])
+
     def other_criteria(self) -> None:
         for name in "ab":
             self.start(display_name=name)
@@ -152,6 +157,7 @@ PROVOKE: dict[str, Callable[[World], Any]] = {
     "terminate an unknown run": lambda w: w.run_api().run_service_terminate_run("nothing"),
     "terminate an ended run": lambda w: w.run_api().run_service_terminate_run(w.ended()),
     "terminate a run whose Workflow is gone": lambda w: w.run_api().run_service_terminate_run(w.without_workflow()),
+    "terminate a run while Kubernetes is away": lambda w: w.run_api().run_service_terminate_run(w.unreached()),
 }
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from medmim import __version__
 from medmim.cluster.doctor import setup
-from medmim.cluster.kfp import compiled, get_or_create, preflight, submit
+from medmim.cluster.kfp import client, compiled, get_or_create, preflight, submit
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
 from medmim.recipe.parameter import from_parameter
@@ -23,6 +23,7 @@ from medmim.recipe.schema import Data, Recipe
 from medmim.run.person import submitter
 from medmim.store import open_store
 from tests.support.kfp_world import World, a_world
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -359,6 +360,17 @@ def test_on_a_multi_user_server_everything_is_in_the_users_namespace(
         assert {one["namespace"] for one in world.kfp.state.pipelines.values()} == {"team-a"}
         assert {one["namespace"] for one in world.kfp.state.experiments.values()} == {"team-a"}
         assert re.search("'team-a'", str(world.kfp.state.runs))
+
+
+def test_a_run_that_a_slow_server_starts_later_has_its_recipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image)
+    monkeypatch.setattr(client, "_SECONDS", (5, 1))
+    world.kfp.front.slow.append(("POST .*/runs$", 2.5))
+    with pytest.raises(Unavailable, match="whether the run demo-1 was started is not known") as raised:
+        submit.start(planned)
+    assert "medmim runs show demo-1" in raised.value.fix and not world.kfp.state.runs
+    until(lambda: world.kfp.state.runs)
+    assert from_parameter(f"{world.store}/runs/demo-1/recipe.json").name == "demo"
 
 
 def test_where_it_is_unknown_whether_the_run_exists_its_recipe_stays(world: World) -> None:
