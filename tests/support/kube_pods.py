@@ -49,6 +49,7 @@ class Pods:
         self.status = 200
         self.workflow = True  # each run has one
         self.spec: Object = {}  # of it
+        self.other = ""  # a run with a Workflow
 
     def add(self, name: str, node: str, run_id: str, status: Object | None = None) -> Object:
         pod = argo_pod(name, node, run_id)
@@ -69,7 +70,9 @@ class Pods:
         if kind == "services":
             return 200, json.dumps({"metadata": {"name": "ml-pipeline"}})
         if kind == "workflows":
-            return 200, json.dumps({"items": [{"spec": self.spec}] * self.workflow})
+            other = {"metadata": {"labels": {"pipeline/runid": self.other}}}
+            found = [{"spec": self.spec}] * self.workflow if "=" in query["labelSelector"][0] else [other]
+            return 200, json.dumps({"items": found if self.other or found != [other] else []})
         if path.endswith("/log"):
             name = path.split("/")[6]
             if query["container"] != ["main"] or self.pods.get(name, {}).get("status", {}).get("phase") == "Pending":

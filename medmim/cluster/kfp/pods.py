@@ -20,6 +20,7 @@ from medmim.errors import UserError
 from medmim.recipe import names
 
 _RUN = "pipeline/runid"  # label of each pod of a run: LabelKeyWorkflowRunId in backend/src/common/util/consts.go of KFP
+_LABEL = _RUN.replace("/", "%2F")
 _NODE = "workflows.argoproj.io/node-name"  # annotation: AnnotationKeyNodeName in workflow/common/common.go of Argo
 _EXECUTOR, _DRIVER = "executor", "-driver"  # KFP's tasks: argocompiler/container.go
 _STARTING = ("PodInitializing", "ContainerCreating")  # why a container waits where nothing is wrong, or only Events say
@@ -96,7 +97,18 @@ def namespace_of_server(host: str, kube: Kube | None) -> str:
 
 def has_no_workflow(api: Api, run_id: str) -> bool:
     """Whether a run's Workflow is gone, so that KFP will never hear of its end; False where nobody can tell."""
-    return _workflows(api, run_id) == []
+    if _workflows(api, f"{_LABEL}%3D{run_id}") != []:
+        return False
+    return all(_is_known(api, one["metadata"]["labels"][_RUN]) for one in _workflows(api, _LABEL, "&limit=1") or ())
+
+
+def _is_known(api: Api, run_id: str) -> bool:
+    """Whether KFP has that run: KUBECONFIG may lead to another cluster, whose Workflows are those of another KFP."""
+    try:
+        api.call("getting a run", api.client.runs.run_service_get_run, run_id=run_id)
+    except UserError:
+        return False
+    return True
 
 
 def was_terminated(api: Api, run_id: str) -> bool:
@@ -104,15 +116,15 @@ def was_terminated(api: Api, run_id: str) -> bool:
 
     KFP forgets that it cancelled a run where its persistence agent saw the Workflow only when that had ended.
     """
-    return any(map(workflow.was_terminated, _workflows(api, run_id) or ()))
+    return any(map(workflow.was_terminated, _workflows(api, f"{_LABEL}%3D{run_id}") or ()))
 
 
-def _workflows(api: Api, run_id: str) -> list[Object] | None:
-    """The Workflow of a run, as long as there is one; None where the cluster cannot be asked, or may be another."""
-    selector = f"{_RUN.replace('/', '%2F')}%3D{run_id}"
+def _workflows(api: Api, selector: str, more: str = "") -> list[Object] | None:
+    """The Workflows with those labels; None where the cluster cannot be asked, or is not known to be KFP's."""
     try:
         kube, known = _reached(api)
-        found = read(kube, f"{API['workflows']}/namespaces/{kube.namespace}/workflows?labelSelector={selector}")
+        path = f"{API['workflows']}/namespaces/{kube.namespace}/workflows?labelSelector={selector}{more}"
+        found = read(kube, path)
     except UserError:
         return None
     return list(found.get("items", [])) if known and found is not None else None
@@ -124,7 +136,7 @@ def of_run(kube: Kube, run_id: str) -> list[Object]:
     Raises:
         UserError: The cluster cannot be asked, or this account may not list pods.
     """
-    found = items(kube, f"/api/v1/namespaces/{kube.namespace}/pods?labelSelector={_RUN.replace('/', '%2F')}%3D{run_id}")
+    found = items(kube, f"/api/v1/namespaces/{kube.namespace}/pods?labelSelector={_LABEL}%3D{run_id}")
     return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
 

@@ -364,7 +364,11 @@ def test_that_a_workflow_is_gone_is_seen_in_kubernetes(
     with kube_pods() as (cluster, address):
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(tmp_path, address)))
         assert not any("Workflow" in note for note in runs.find(api, "demo-1").notes)
-        cluster.workflow = False
+        cluster.workflow, cluster.other = False, "0b1c2d3e-0000-4000-8000-000000000000"
+        assert not any("Workflow" in note for note in runs.find(api, "demo-1").notes), "of another KFP: another cluster"
+        cluster.other = start(world, "other-1", "other")["run_id"]
+        assert any("Workflow" in note for note in runs.find(api, "demo-1").notes)
+        cluster.other = ""
         found = runs.find(api, "demo-1")
         assert "the Workflow of run demo-1 is gone, and KFP will call it running for ever" in found.notes[-1]
         with pytest.raises(runs.Deleted):
