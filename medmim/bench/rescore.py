@@ -22,6 +22,7 @@ from medmim.store import Artifact
 
 TUNED = "tuned"
 _KEYS = {"leaderboard": ("model", "group", "metric"), "differences": ("opponent", "group", "metric")}
+_LARGEST = 1e300
 _CLOSE = 1e-6  # of values in 0..1: the last digits depend on the machine
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -70,6 +71,11 @@ def rescore(ws: Workspace, scored: Artifact) -> dict[str, Any]:
     """
     named, asked = _named(scored), _asked(scored)
     refs = asked.tasks or tuple(named.tasks)
+    if files := [ref for ref in refs if tasks.is_file(ref)]:
+        raise Refused(
+            f"the scores {scored.uri} are of tasks that they do not define",
+            reason=f"{', '.join(files)} is a file of some machine; a run records what its file says",
+        )
     if sorted(tasks.names_of(refs)) != sorted(named.tasks):
         raise Refused(
             f"the scores {scored.uri} are of other tasks than were asked",
@@ -99,7 +105,11 @@ def differing(recorded: Mapping[str, Any], computed: Mapping[str, Any]) -> list[
     same = recorded.get(key) == computed[key]
     found = [] if same else [f"{key}: {recorded.get(key)} recorded, {computed[key]} computed"]
     for table, keys in _KEYS.items():
-        rows = {tuple(row.get(key) for key in keys): row for row in recorded.get(table, ())}
+        given = recorded.get(table)
+        listed = [row for row in given if isinstance(row, Mapping)] if isinstance(given, list) else []
+        rows = {tuple(str(row.get(key)) for key in keys): row for row in listed}
+        if listed != given or len(rows) < len(listed):
+            found.append(f"{table}: not a table, or one with a row twice")
         own = {tuple(row[key] for key in keys): row for row in computed[table]}
         for name in [*own, *(name for name in rows if name not in own)]:
             found += _differing(f"{table}, {' '.join(map(str, name))}", rows.get(name), own.get(name))
@@ -116,8 +126,13 @@ def _differing(where: str, recorded: Mapping[str, Any] | None, computed: Mapping
 
 
 def _equal(one: Any, other: Any) -> bool:
-    numbers = [value for value in (one, other) if isinstance(value, int | float)]
+    numbers = [value for value in (one, other) if _is_number(value)]
     return math.isclose(*numbers, rel_tol=0, abs_tol=_CLOSE) if len(numbers) == 2 else bool(one == other)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a number can be computed with: JSON has NaN, and integers beyond every float, for those who forge."""
+    return isinstance(value, int | float) and -_LARGEST < value < _LARGEST
 
 
 def _named(scored: Artifact) -> _Named:
@@ -149,6 +164,8 @@ def _answers(ws: Workspace, items: Items, title: str, protocol: str, probe: str,
     found = store.get(f"{ws.store}/answers/{digest}")
     try:
         given = [one.answer for one in answers.parse(store.read_file(found, answers.FILE))]
+        if not all(isinstance(one.sample, str) for one in given):
+            raise TypeError("a question's id is no text")
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{found.uri} holds no answers ({title})", reason=str(error)) from None
     asked = {sample.id: sample for sample in asking.questions_of(items.samples, probe, protocol)}
@@ -176,5 +193,5 @@ def _odd(answer: Answer, protocol: str, options: int) -> str:
     if protocol == GENERATE:
         return "" if isinstance(answer.text, str) and not (letters or texts or tokens) else "no text"
     sizes = len(letters) == options and {len(texts), len(tokens)} <= {0, options} and len(texts) == len(tokens)
-    finite = all(isinstance(one, int | float) and math.isfinite(one) for one in (*letters, *texts, *tokens))
+    finite = all(map(_is_number, (*letters, *texts, *tokens)))
     return "" if sizes and finite and all(count > 0 for count in tokens) else "no likelihood for each option"

@@ -7,6 +7,7 @@ NAME.
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
@@ -83,24 +84,65 @@ def to_production(ws: Workspace, name: str, candidate: Version, model: Artifact,
     Raises:
         UserError: Model or experiment are not this user's alone, as far as MLflow tells.
     """
-    known = lookup.find(ws, name, model.digest)
-    if known is not None and not lookup.is_copy(known):
-        return known
+    api = tracking.client(ws)
+    with tracking.answering(ws.tracking):
+        if register.create_model(api, name):
+            decisions.record_made(ws, name)
+    refuse_shared(ws, name)
+    known = [v for v in tracking.registered(ws, name)[name].versions if v.tags.get(lookup.DIGEST) == model.digest]
+    for version in known:
+        if not is_foreign(ws, name, version):
+            return version
     lineage = {key: value for key, value in candidate.tags.items() if key in register.LINEAGE}
     lineage |= {lookup.DIGEST: model.digest, lookup.URI: model.uri, "medmim.terms": register.terms_text(model)}
     asked = _asked(bench or model)
-    api = tracking.client(ws)
     with tracking.answering(ws.tracking), redirect_stderr(io.StringIO()):  # MLflow prints there
-        register.create_model(api, name)
-        tracking.refuse_shared(ws, "registered_model", name, f"the registered model {name}")
         experiment = _experiment(api, ws, name)
-        tracking.refuse_shared(ws, "experiment", experiment, f"experiment {experiment}, in which {name} is written,")
+        tracking.refuse_shared(
+            ws, "experiment", experiment, f"experiment {experiment}, in which {name} is written,", True
+        )
         run = api.create_run(experiment, run_name=f"promotion of {model.digest[:12]}", tags=lineage).info.run_id
         register.add_version(api, ws, name, run, lineage, asked, {})
-        version = register.deduplicate(api, ws, name, model.digest)
+        version = register.deduplicate(api, ws, name, model.digest, foreign=[version.number for version in known])
         if bench is not None:
             register.log_scores(api, ws, name, version, model, bench)
     return version
+
+
+def refuse_shared(ws: Workspace, name: str) -> None:
+    """Refuse a production model that others may write, before anything is decided about it.
+
+    Raises:
+        UserError: It is not this user's alone, as far as MLflow tells.
+    """
+    with tracking.answering(ws.tracking):
+        made = decisions.was_made(ws, name)
+        tracking.refuse_shared(ws, "registered_model", name, f"the registered model {name}", made)
+
+
+def is_foreign(ws: Workspace, name: str, version: Version) -> bool:
+    """Whether others than this user may replace a version's files, as far as MLflow tells.
+
+    Such a version can stand in the production model: of a candidate, as earlier versions promoted it; or of a step that
+    made NAME before any promoter did, with the digest of a good model and code of its own.
+    """
+    from mlflow.exceptions import MlflowException
+
+    api = tracking.client(ws)
+    with tracking.answering(ws.tracking):
+        if lookup.is_copy(version) or not tracking.has_users(ws):
+            return lookup.is_copy(version)
+        logged = re.fullmatch(r"models:/(m-[0-9a-f]+)", version.source)
+        if logged is None:
+            return True
+        try:
+            experiment = api.get_logged_model(logged[1]).experiment_id
+        except MlflowException as error:  # gone, or hidden from this user
+            if error.get_http_status_code() not in (403, 404):
+                raise
+            return True
+        made = experiment == api.get_registered_model(name).tags.get(EXPERIMENT)
+        return bool(tracking.why_shared(ws, "experiment", experiment, made))
 
 
 def _experiment(api: "MlflowClient", ws: Workspace, name: str) -> str:

@@ -17,6 +17,7 @@ from medmim.run.workspace import Workspace
 from medmim.store import open_store
 
 FOLDER = "decisions"
+_MADE = "made.json"  # beside the entries
 
 Verdict = Literal["promoted", "kept", "refused", "rolled-back"]
 
@@ -133,7 +134,17 @@ def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision
 
 def names(ws: Workspace) -> list[str]:
     """Models that have a log."""
-    return sorted({key.split("/")[1] for key in open_store(ws.store).list(f"{FOLDER}/")})
+    return sorted({key.split("/")[1] for key in open_store(ws.store).list(f"{FOLDER}/") if not key.endswith(_MADE)})
+
+
+def record_made(ws: Workspace, name: str) -> None:
+    """Record that a promoter made the registered model, where steps cannot write: MLflow does not tell who did."""
+    open_store(ws.store).create(_prefix(name) + _MADE, b"{}\n")
+
+
+def was_made(ws: Workspace, name: str) -> bool:
+    """Whether a promoter made the registered model, or used it before that was recorded."""
+    return bool(open_store(ws.store).exists(_prefix(name) + _MADE) or read(ws, name))
 
 
 def _prefix(name: str) -> str:

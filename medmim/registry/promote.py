@@ -151,7 +151,9 @@ def promote(
         progress.say("promoting by hand, without the gate's evidence, which is not looked at")
     elif proposed and (seen is None or seen.digest != model.digest):
         found = evidence.check(ws, name, candidate, model, seen, policy)
-    if proposed or lookup.is_copy(candidate):
+    if not proposed:
+        approval.refuse_shared(ws, production)
+    if proposed or approval.is_foreign(ws, name, candidate):
         own = approval.to_production(ws, production, candidate, model, found.bench if found else None)
     entry = Decision("promoted", own.number, model.digest, model.uri, why=reason, who=who)
     if found:
@@ -210,7 +212,8 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
             )
         model = evidence.model_of(ws, name, goal)
         evidence.check_content(model)
-        if lookup.is_copy(goal):
+        approval.refuse_shared(ws, name)
+        if approval.is_foreign(ws, name, goal):
             goal = approval.to_production(ws, name, goal, model, None)
         old = now.previous
         return Decision("rolled-back", goal.number, old.digest, old.uri, against=old.against, why=reason, who=who)

@@ -7,7 +7,7 @@ model under the same name is one version, however often and by however many proc
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,14 +133,16 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     add_version(api, ws, name, run, lineage, recipe.bench, params)
 
 
-def create_model(api: "MlflowClient", name: str) -> None:
-    """Make a registered model if it is absent."""
+def create_model(api: "MlflowClient", name: str) -> bool:
+    """Make a registered model if it is absent; True where this call made it."""
     from mlflow.exceptions import MlflowException
 
     try:
         api.create_registered_model(name)
     except MlflowException:
         api.get_registered_model(name)  # it exists already; anything else raises again
+        return False
+    return True
 
 
 def add_version(
@@ -190,12 +192,20 @@ def add_version(
     api.create_model_version(name, source=source, run_id=run, tags=tags, model_id=logged.model_id)
 
 
-def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str) -> Version:
-    """Keep the first of the versions that processes made of one model at the same time; each deletes the later ones."""
+def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str, foreign: Collection[str] = ()) -> Version:
+    """Keep the first of the versions that processes made of one model at the same time; each deletes the later ones.
+
+    Args:
+        api: The client.
+        ws: The workspace.
+        name: The registered model.
+        digest: Of the model.
+        foreign: Numbers of versions that are not to be used; nor are copies of a candidate's.
+    """
     from mlflow.exceptions import MlflowException
 
     known = tracking.registered(ws, name)[name].versions
-    listed = [v for v in known if v.tags.get(DIGEST) == digest and not is_copy(v)]
+    listed = [v for v in known if v.tags.get(DIGEST) == digest and not is_copy(v) and v.number not in foreign]
     for late in listed[1:]:
         try:
             api.delete_model_version(name, late.number)

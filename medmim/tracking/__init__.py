@@ -15,9 +15,9 @@ from medmim.tracking.mlflow_client import (
     new_experiment,
     registered,
 )
-from medmim.tracking.rights import refuse_shared
+from medmim.tracking.rights import has_users, refuse_shared, why_shared
 
 __all__ = [
-    "Registered", "Version", "answering", "check", "check_sqlite", "client", "experiment", "is_database_server",
-    "new_experiment", "refuse_shared", "registered",
+    "Registered", "Version", "answering", "check", "check_sqlite", "client", "experiment", "has_users",
+    "is_database_server", "new_experiment", "refuse_shared", "registered", "why_shared",
 ]  # fmt: skip

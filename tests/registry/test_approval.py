@@ -19,7 +19,7 @@ import pytest
 from medmim import hints, store, tracking
 from medmim.errors import REFUSED, Refused, UserError
 from medmim.recipe.registry import Promote
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import Bench, Recipe
 from medmim.registry import aliases, approval, decisions, gate, lookup, promote, register, retired
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, sqlite_path
@@ -356,6 +356,54 @@ def test_a_steps_mlflow_user_writes_candidates_and_changes_no_champion(
     entry = promote.promote(ws, CANDIDATES, number, "a person looked")
     assert tracking.registered(ws, NAME)[NAME].aliases["champion"] == entry.version != before
     assert entry.evidence and entry.digest == digest_of("good")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_step_that_took_the_production_name_first_gets_no_code_of_its_own_promoted(
+    server: str, ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act_as(monkeypatch, "step")
+    ws, name = replace(ws, tracking=server), "taken"
+    api, good = tracking.client(ws), model(ws, "good")
+    number = add(ws, "good", f"{name}-candidate")
+    api.create_registered_model(name)
+    lineage = {lookup.DIGEST: good.digest, lookup.URI: good.uri}
+    run = api.create_run(api.create_experiment(name)).info.run_id
+    register.add_version(api, ws, name, run, lineage, Bench.model_validate({}), {})
+    (theirs,) = tracking.registered(ws, name)[name].versions
+
+    import mlflow.server
+
+    users: Any = mlflow.server.get_app_client("basic-auth", tracking_uri=server)
+    for whose in (
+        "this user has no MANAGE on it",
+        "no promotion made it, and whoever did can have given this user MANAGE",
+        "user step may write it, too",
+    ):
+        act_as(monkeypatch, *(("root", "root-password-12") if "step" in whose else ("promoter",)))
+        for asked, version in ((f"{name}-candidate", number), (name, theirs.number)):
+            with pytest.raises(UserError, match="is not the promoter's alone") as caught:
+                promote.promote(ws, asked, version, "it has the right digest", despite_gate=True)
+            assert whose in caught.value.reason
+        if whose.startswith("this user"):
+            act_as(monkeypatch, "step")
+            users.grant_user_permission("promoter", "registered_model", name, "MANAGE")
+    assert decisions.names(ws) == [], "nothing is decided about what others can change"
+
+    act_as(monkeypatch, "root", "root-password-12")
+    for user in ("step", "promoter"):
+        users.revoke_user_permission(user, "registered_model", name)
+    assert promote.promote(ws, name, theirs.number, "the name is nobody's by now").version != theirs.number
+    ours = lookup.get_version(ws, name, tracking.registered(ws, name)[name].aliases["champion"])
+    assert api.get_run(ours.run).info.experiment_id != api.get_run(theirs.run).info.experiment_id
+
+    api.rename_registered_model(name, "moved")
+    act_as(monkeypatch, "promoter")
+    another = replace(ws, store=f"{ws.store}-another")
+    model(another, "good")
+    for _ in range(2):  # once made by a promotion, it is the promoter's
+        assert promote.promote(another, f"{name}-candidate", number, "a person looked", despite_gate=True).n == 1
 
 
 def test_a_steps_s3_user_publishes_and_writes_no_decision(

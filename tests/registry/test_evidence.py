@@ -1,7 +1,8 @@
 """Evidence is computed again: what a candidate claims promotes nothing, whoever wrote it and wherever it lies."""
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,45 @@ def test_scores_that_their_answers_do_not_give_are_refused_with_the_numbers(ws: 
     assert "differences, base held_in accuracy, low: 0.4 recorded, " in said
 
 
+ODD = (None, 5, "another", [], {}, [None], [{}], {"a": 1}, True, 10**400, float("nan"))
+
+
+def _anywhere(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to all parts of a document, of each list to its first one."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, part in inside:
+        yield (*path, key)
+        yield from _anywhere(part, (*path, key))
+
+
+def _replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    changed = part = copy.deepcopy(document)
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return changed
+
+
+def test_whatever_stands_in_scores_is_told_and_no_fault_of_ours(ws: Workspace, scored: Any) -> None:
+    scores = scored(ws, "good")
+    written = json.loads(store.read_file(scores, "scores.json"))
+    computed = rescore.rescore(ws, scores)
+    for path in [path for path in _anywhere(written) if path[0] in ("leaderboard", "differences", "comparable")]:
+        for odd in ODD:
+            found = rescore.differing(_replaced(written, path, odd), computed)
+            assert found or path[-1] not in (*rescore._KEYS, "group", "metric", "value", "low"), (path, odd)
+    twice = {**written, "leaderboard": [{**written["leaderboard"][0], "value": 1.0}, *written["leaderboard"]]}
+    assert rescore.differing(twice, computed) == ["leaderboard: not a table, or one with a row twice"]
+
+
+def test_no_file_of_the_promoters_machine_is_read_for_a_task(ws: Workspace, scored: Any, tmp_path: Path) -> None:
+    (tmp_path / "held_in.yaml").write_text("secret: of the promoter")
+    scores = scored(ws, "good")
+    asked = {"recipe": {"bench": {"tasks": [str(tmp_path / "held_in.yaml"), "held_out"]}}}
+    forged = publish(ws, "bench", {"scores.json": json.loads(store.read_file(scores, "scores.json")) | {"a": 1}}, asked)
+    assert "a file of some machine" in refused(ws, "good", decided(ws, forged))
+
+
 def _answers(ws: Workspace, scores: Artifact, change: Callable[[list[dict[str, Any]]], Any]) -> Artifact:
     """The scores with other answers of the tuned model, as the bench would score what they claim."""
 
@@ -159,6 +199,7 @@ def _asked_elsewhere(rows: list[dict[str, Any]]) -> None:
         (lambda rows: rows[0].update(letters=[-1.0, -2.0]), "no text"),
         (lambda rows: rows[0].update(text=7), "no text"),
         (lambda rows: rows.insert(0, {"sample": 1}), "holds no answers"),
+        (lambda rows: rows[0].update(sample=[{}]), "holds no answers"),
         (lambda rows: rows.insert(0, "text"), "holds no answers"),  # type: ignore[arg-type]
     ],
 )
