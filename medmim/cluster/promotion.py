@@ -114,7 +114,8 @@ def _person(cluster: kube.Kube) -> str:
 def _find(cluster: kube.Kube, wanted: Object) -> str:
     """A Job of the same request: one that goes on, and of a rollback one that is done, since two would cancel out."""
     labels = wanted["metadata"]["labels"]
-    same = cluster.list("jobs", f"{REQUEST}={labels[REQUEST]}")
+    listed = cluster.list("jobs", f"{REQUEST}={labels[REQUEST]}")
+    same = [one for one in listed if _asked(one) == _asked(wanted)]  # nothing holds a label against what a Job does
     repeats = "rollback" in wanted["spec"]["template"]["spec"]["containers"][0]["args"][:3]
     for found in same:
         end, name = jobs.ended(found), str(found["metadata"]["name"])
@@ -125,6 +126,12 @@ def _find(cluster: kube.Kube, wanted: Object) -> str:
             say(f"Job {name} in {cluster.namespace} has done this already; another rollback needs another --why")
             return name
     return ""
+
+
+def _asked(job: Object) -> tuple[Any, list[Object]]:
+    """The command of a Job, and who asks for it: both are held against its creator by the chart's policy."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return container["args"], [one for one in container["env"] if one["name"] == "MEDMIM_USER"]
 
 
 def _create(cluster: kube.Kube, wanted: Object) -> str:

@@ -135,6 +135,24 @@ def test_all_that_the_schema_finds_is_reported_at_once() -> None:
     assert all(key in str(refused.value) for key in ("/patienceSeconds", "/store/endpoint", "imge"))
 
 
+@pytest.mark.parametrize(
+    ("artifacts", "mlflow", "fine"),
+    [
+        ("s3://mine/store", "s3://mine/store/mlflow", False),
+        ("s3://mine/store", "s3://mine/store", False),
+        ("s3://mine", "s3://mine/mlflow", False),
+        ("s3://mine/store", "s3://mine/store-mlflow", True),
+    ],
+)
+def test_where_mlflow_has_users_its_files_lie_where_no_step_may_write(artifacts: str, mlflow: str, fine: bool) -> None:
+    values = {"mlflow": {"auth": {"enabled": True}}, "store": {"artifacts": artifacts, "mlflow": mlflow}}
+    if fine:
+        assert render(values)
+        return
+    with pytest.raises(helm.HelmError, match="store.mlflow: "):
+        render(values)
+
+
 def test_metrics_behind_users_need_a_user() -> None:
     values = {"mlflow": {"auth": {"enabled": True}, "metrics": {"enabled": True}}, "networkPolicy": {"enabled": False}}
     with pytest.raises(helm.HelmError, match="mlflow.metrics.existingSecret"):

@@ -68,6 +68,7 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else the ingress cannot reach MLflow" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name Prometheus' pods, else mlflow.metrics are out of its reach" }}{{ end -}}
 {{- if and .Values.mlflow.metrics.enabled .Values.mlflow.auth.enabled (not .Values.mlflow.metrics.existingSecret) }}{{ fail "mlflow.metrics.existingSecret: with mlflow.auth the server shows /metrics to its users only" }}{{ end -}}
+{{- if and .Values.mlflow.auth.enabled (hasPrefix (printf "%s/" .Values.store.artifacts) (printf "%s/" .Values.store.mlflow)) }}{{ fail (printf "store.mlflow: %s is below store.artifacts, where steps may write: they could replace the code of the champion, past MLflow's users" .Values.store.mlflow) }}{{ end -}}
 {{- if .Values.inference.enabled -}}
 {{- with .Values.inference -}}
 {{- if not .model }}{{ fail "inference.model: name the model that is served: models:/NAME@champion" }}{{ end -}}
