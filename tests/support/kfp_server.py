@@ -8,7 +8,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -32,9 +32,10 @@ class Front:
     fail: list[tuple[str, int]]  # (pattern of method and path, status): each is answered once, and nothing done
     lose: list[str]  # patterns: each is done once, and its answer lost
     slow: list[tuple[str, float]]  # (pattern, seconds): each is done once, so much later
+    garble: list[tuple[str, Callable[[str], tuple[int, str]]]]  # (pattern, answer -> status and text): done, once
 
     def __init__(self) -> None:
-        self.fail, self.lose, self.slow = [], [], []
+        self.fail, self.lose, self.slow, self.garble = [], [], [], []
         self.requests: list[str] = []
 
 
@@ -127,6 +128,10 @@ class Handler(BaseHTTPRequestHandler):
         if self._once(self.front.lose, named):
             self.close_connection = True
             self.connection.close()
+            return
+        for one in [one for one in self.front.garble if re.search(one[0], named)]:
+            self.front.garble.remove(one)
+            self._send(*one[1](answer), kind)
             return
         self._send(200, answer, kind)
 

@@ -95,6 +95,15 @@ class Api:
         return retrying(temporary)(self._once, doing, function, arguments)
 
     def _once(self, doing: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        try:
+            return self._asked(doing, function, arguments)
+        except errors.NotKfp as error:
+            if not self.tag:
+                raise
+            # It was KFP before: its answer was cut off, or an ingress has none of its pods to ask.
+            raise errors.Unanswered(error.fact, error.reason, error.fix) from None
+
+    def _asked(self, doing: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 

@@ -29,6 +29,10 @@ class Refusal(UserError):
         self.status = status
 
 
+class NotKfp(UserError):
+    """The answer is not KFP's, or was cut off."""
+
+
 class NotSent(Unavailable):
     """Nothing was sent: there was no connection."""
 
@@ -123,9 +127,9 @@ def login_page(access: Access) -> UserError:
     )
 
 
-def not_kfp(access: Access, reason: str) -> UserError:
+def not_kfp(access: Access, reason: str) -> "NotKfp":
     """The error of a server that is something else than KFP."""
-    return UserError(
+    return NotKfp(
         f"what answers at {access.host} is not the API v2beta1 of KFP",
         reason=reason,
         fix="check --host: the address of ml-pipeline, or of Kubeflow with /pipeline at its end",

@@ -284,6 +284,25 @@ def test_a_skipped_run_ends_the_waiting(world: World, api: client.Api) -> None:
     assert found.ended and found.exit_code == 75
 
 
+NOT_KFPS: dict[str, Callable[[str], tuple[int, str]]] = {
+    "cut off": lambda answer: (200, answer[: len(answer) // 2]),
+    "empty": lambda answer: (200, ""),
+    "no backend": lambda answer: (404, "default backend - 404"),
+    "no route": lambda answer: (404, "<html><body>404 page not found</body></html>"),
+}
+
+
+@pytest.mark.parametrize("how", NOT_KFPS)
+def test_answers_that_are_not_kfps_are_an_outage_of_what_was_kfp(world: World, api: client.Api, how: str) -> None:
+    """An ingress whose backend restarts, a proxy that cuts off: neither ends a wait, nor takes a run its recipe."""
+    world.kfp.front.garble.append(("POST .*/runs$", NOT_KFPS[how]))
+    run = start(world)
+    assert len(world.kfp.state.runs) == 1 and open_store(world.store).exists("runs/demo-1/recipe.json")
+    world.kfp.end(run, "SUCCEEDED")
+    world.kfp.front.garble += [("GET .*/runs/", NOT_KFPS[how])] * 2
+    assert runs.refresh(api, runs.find(api, "demo-1")).state == "SUCCEEDED" and world.kfp.front.garble == []
+
+
 def test_following_outlasts_a_server_that_restarts(world: World, api: client.Api) -> None:
     run = start(world)
 
