@@ -24,6 +24,7 @@ from medmim.cluster.ray.state import (
     events_of,
     has_ended,
     head_of,
+    is_ready,
     pod_count,
     pods_of,
     ray_pods,
@@ -213,10 +214,13 @@ def _poll(kube: Kube, job: Object, history: _History) -> State:
         history.cluster, history.missing_since = cluster_of(current), None
     if head is not None:
         history.heads.add(head["metadata"]["uid"])
-    events = events_of(kube, current, pods) if current else []
+    incomplete = current is not None and len(ray_pods(pods)) < pod_count(current)
+    # Events say why pods do not start. Each list has all of the namespace: of many jobs too much to read for nothing.
+    events = events_of(kube, current, pods) if current and (incomplete or not all(map(is_ready, pods))) else []
     now = kube.now()
-    incomplete = current and not suspended(current) and len(ray_pods(pods)) < pod_count(current)
-    history.missing_since = (history.missing_since or now) if incomplete else None
+    history.missing_since = (
+        (history.missing_since or now) if current and incomplete and not suspended(current) else None
+    )
     history.unpulled_since = (history.unpulled_since or now) if unpulled(pods) else None
     missing, waited = (
         (now - since).total_seconds() if since else 0.0 for since in (history.missing_since, history.unpulled_since)

@@ -147,6 +147,22 @@ def heads_are(server: Cluster, state: Object) -> None:
     server.changed = start
 
 
+def test_a_job_that_runs_is_not_asked_for_events(cluster: tuple[Cluster, Kube], tmp_path: Path) -> None:
+    """A list of Events has all of the namespace: of many jobs at once, megabytes in each poll of each step."""
+    server, kube = cluster
+    heads_are(server, {"running": {}})
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    (job,) = until(lambda: server.of("rayjobs"))
+    asked = until(lambda: [one for one in server.seen if one[1].endswith("/events")])
+    for pod in server.of("pods"):
+        kube.patch("pods", pod["metadata"]["name"], {"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    until(lambda: server.seen[-12:] and not any(path.endswith("/events") for _, path in server.seen[-24:]))
+    assert asked and step.is_alive()
+    write_result(request_of(job), Result(uri="s3://b/model/1"))
+    step.join(30)
+    assert (step.error, step.uri) == (None, "s3://b/model/1")
+
+
 QPS = {"waiting": {"reason": "ErrImagePull", "message": "pull QPS exceeded"}}
 
 
