@@ -67,6 +67,7 @@ class Api:
                 "/", "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True,
                 _request_timeout=_SECONDS_OF_PAGES,
             )  # fmt: skip
+            answer.drain_conn()  # else the next call needs a connection of its own, and this one ends in a reset
         except (ApiException, HTTPError, OSError):
             return ""
         return self.access.host if "html" in answer.headers.get("Content-Type", "") else ""
