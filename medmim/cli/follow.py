@@ -13,7 +13,8 @@ from medmim.errors import TRY_AGAIN, UserError
 
 if TYPE_CHECKING:
     from medmim.cluster.kfp.client import Api
-    from medmim.cluster.kfp.runs import Run, Step
+    from medmim.cluster.kfp.runs import Run
+    from medmim.cluster.kfp.steps import Step
 
 _SILENCE = 60.0  # s without a line before `waiting` is printed, where there is no terminal
 MARK = {"SUCCEEDED": "[green]✓[/]", "FAILED": "[red]✗[/]", "CANCELED": "[yellow]✗[/]", "SKIPPED": "·"}

@@ -15,7 +15,8 @@ from medmim.errors import UserError
 
 if TYPE_CHECKING:
     from medmim.cluster.kfp.client import Api
-    from medmim.cluster.kfp.runs import Run, Step
+    from medmim.cluster.kfp.runs import Run
+    from medmim.cluster.kfp.steps import Step
 
 app = typer.Typer(no_args_is_help=True, help="List, show, cancel and clean up runs on a cluster.")
 Named = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.")]

@@ -11,7 +11,8 @@ from functools import partial
 
 from medmim.cluster.kfp import compiled, pods, runs
 from medmim.cluster.kfp.client import Api
-from medmim.cluster.kfp.runs import Run, Step
+from medmim.cluster.kfp.runs import Run
+from medmim.cluster.kfp.steps import Step
 from medmim.cluster.kube import Kube
 from medmim.cluster.ray.log import Log
 from medmim.errors import UserError

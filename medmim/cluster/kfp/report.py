@@ -9,7 +9,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from medmim.cluster.kfp.runs import Run, Step
+from medmim.cluster.kfp.runs import Run
+from medmim.cluster.kfp.steps import Step
 from medmim.errors import UserError
 from medmim.recipe.parameter import from_parameter
 from medmim.run.stage import NIGHTLY, Outcome

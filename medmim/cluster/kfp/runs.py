@@ -13,9 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 from medmim import hints
-from medmim.cluster.kfp import compiled, pods
+from medmim.cluster.kfp import compiled, pods, steps
 from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
+from medmim.cluster.kfp.steps import Step
 from medmim.cluster.kfp.submit import ACTIVE, PENDING, RECIPE, Submitted
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
 from medmim.run import run_name
@@ -31,30 +32,6 @@ _GONE = re.compile(r'workflows\.argoproj\.io "[^"]*" not found')
 _OUTAGE = 600.0  # s that KFP may be unavailable before `follow` gives up
 _LOOK = 60.0  # s between two looks whether the Workflow is still there
 _LARGEST_PAGE = 200  # KFP's limit
-_EXECUTOR = re.compile(r"executor(\(\d+\))?")  # the task of a step's pod, in KFP's own settings of Argo with its try
-_EPOCH = datetime(1971, 1, 1, tzinfo=UTC)  # KFP gives an earlier time for "not yet"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step as KFP shows it, and as its record in the store does.
-
-    Attributes:
-        name: Of the task.
-        state: KFP's, but `PENDING` while its pod, or its driver's, has not started; empty while it has not begun,
-            `SKIPPED` where it never will.
-        seconds: That it has taken so far; None where it has not begun.
-        nodes: Argo's ids of its pods, the newest first.
-        record: The stage's own; None while there is none.
-        waiting: Why its pod has not started, as Kubernetes says; empty where nobody can say.
-    """
-
-    name: str
-    state: str = ""
-    seconds: float | None = None
-    nodes: tuple[str, ...] = ()
-    record: Outcome | None = None
-    waiting: str = ""
 
 
 @dataclass(frozen=True)
@@ -369,7 +346,7 @@ def _run(api: Api, one: Any) -> Run:
         run_id=one.run_id,
         state=state or PENDING,
         created=one.created_at,
-        finished=_time(one.finished_at),
+        finished=steps.time_of(one.finished_at),
         recipe=description[1] if description else "",
         link=api.link(f"runs/details/{one.run_id}"),
         uri=str(parameters.get("recipe", "")),
@@ -379,14 +356,11 @@ def _run(api: Api, one: Any) -> Run:
 
 def _with_steps(api: Api, one: Any) -> Run:
     run = _run(api, one)
-    listed = (one.run_details and one.run_details.task_details) or []  # in no order; of a name that comes twice, since
-    tasks = {task.display_name: task for task in sorted(listed, key=_began)}  # Argo retries graphs too, the newest
+    listed = (one.run_details and one.run_details.task_details) or []
     run = _located(run, one)
     records, notes = _records(run)
     since = None if run.ended else run.retried
-    found = (_step(name, tasks, listed, records.get(name), since) for name in compiled.step_names())
-    steps = tuple(step for step in found if step is not None)
-    return _with_waiting(api, replace(run, steps=steps, notes=notes))
+    return _with_waiting(api, replace(run, steps=steps.read(listed, records, since), notes=notes))
 
 
 def _with_waiting(api: Api, run: Run) -> Run:
@@ -398,42 +372,9 @@ def _with_waiting(api: Api, run: Run) -> Run:
     except UserError as error:
         asked = f"what pods wait for is not known, since the cluster cannot be asked: {error.fact}"
         return replace(run, notes=(*run.notes, asked)) if run.steps else run
-    steps = tuple(replace(step, waiting=found.get(step.name, "")) for step in run.steps)
+    waiting = tuple(replace(step, waiting=found.get(step.name, "")) for step in run.steps)
     notes = (f"a pod has not started: {found['']}",) if "" in found else ()
-    return replace(run, steps=steps, notes=(*run.notes, *notes))
-
-
-def _step(
-    name: str, tasks: dict[str, Any], listed: list[Any], record: Outcome | None, since: datetime | None
-) -> Step | None:
-    """A step, as far as there is a task, a driver or a record of it.
-
-    `since` is when KFP began to retry a run that goes on: it shows what failed before then until that begins again.
-    """
-    task, driver = tasks.get(name), tasks.get(f"{name}-driver")
-    going = driver is not None and driver.state in ("PENDING", "RUNNING")
-    if going and (task is None or _began(driver) > _began(task)):
-        return Step(name, "PENDING", record=record)
-    if task is None:
-        return Step(name, record=record) if record else None
-    begin, end = _time(task.start_time), _time(task.end_time)
-    if since and end and end <= since and task.state != "SUCCEEDED":
-        known = record or task.state
-        return Step(name, "PENDING" if task.state else "", record=record) if known else None
-    if not task.state and end:  # Argo's `Omitted`, which KFP does not know: one before it failed
-        return Step(name, "SKIPPED", record=record)
-    took = ((end or datetime.now(UTC)) - begin).total_seconds() if begin else None
-    known = {child.pod_name for other in listed for child in other.child_tasks or [] if child.pod_name}
-    nodes = pods.nodes([child.pod_name for child in task.child_tasks or [] if child.pod_name], known)
-    waits = task.state == "RUNNING" and _pod_waits(listed, _began(task))
-    return Step(name, "PENDING" if waits else task.state or "", took, nodes, record)
-
-
-def _pod_waits(listed: list[Any], since: datetime) -> bool:
-    """Whether a pod that KFP lists since a step began has not started; a pod's task names no step, and one runs."""
-    return any(
-        task.state == "PENDING" for task in listed if _EXECUTOR.fullmatch(task.display_name) and _began(task) >= since
-    )
+    return replace(run, steps=waiting, notes=(*run.notes, *notes))
 
 
 def _located(run: Run, one: Any) -> Run:
@@ -466,11 +407,3 @@ def _records(run: Run) -> tuple[dict[str, Outcome], tuple[str, ...]]:
         except UserError as error:
             notes.append(error.fact)
     return records, tuple(notes)
-
-
-def _began(task: Any) -> datetime:
-    return _time(task.start_time) or _EPOCH
-
-
-def _time(moment: datetime | None) -> datetime | None:
-    return moment if moment and moment > _EPOCH else None
