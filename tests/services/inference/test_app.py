@@ -142,7 +142,7 @@ def test_a_promotion_and_a_rollback_fail_no_request(server, ws, recipe, versions
         while not ended.is_set():
             seen[server.ask(f"What changed in {number}?\nA: improved\nB: worse").model] += 1
 
-    def wait_for(name: str, more: int = 20) -> None:
+    def wait_for(name: str, more: int = 8) -> None:
         goal = seen[name] + more
         until(lambda: seen[name] >= goal, 60)
 
