@@ -222,7 +222,7 @@ def locate(ref: str, ws: Workspace) -> tuple[str, str]:
     """Resolve `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/`, to a name and a version number.
 
     Raises:
-        UserError: Not of that form, or no such model or alias.
+        UserError: Not of that form, no such model or alias, or the model that the decision log names is in no version.
     """
     path = ref.removeprefix("models:/")
     name, at, alias = path.partition("@")
@@ -234,6 +234,13 @@ def locate(ref: str, ws: Workspace) -> tuple[str, str]:
     aliases = {k: v for k, v in _registered(ws, name).aliases.items() if k not in _ROLES}
     for role, entry in decisions.roles(decisions.read(ws, name)).by_alias().items():
         version = version_of(ws, name, entry)
+        if version is None and role == alias:
+            raise UserError(
+                f"{name}@{alias} is not what the decision log says",
+                reason=f"decision {entry.n} is about the model {entry.digest[:12]}, which is in no version of {name}",
+                fix="register it again with its recipe, or promote another version: "
+                + hints.command("registry", "promote", name, "VERSION", "--why", "..."),
+            )
         aliases[role] = version.number if version else entry.version
     if alias not in aliases:
         promoting = hints.command("registry", "promote", name, "VERSION", "--why", "...")

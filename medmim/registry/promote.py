@@ -151,6 +151,7 @@ def promote(
         progress.say("promoting by hand, without the gate's evidence, which is not looked at")
     elif proposed and (seen is None or seen.digest != model.digest):
         found = evidence.check(ws, name, candidate, model, seen, policy)
+        reason = reason if found else f"{reason} (without evidence of the gate)"
     if not proposed:
         approval.refuse_shared(ws, production)
     if proposed or approval.is_foreign(ws, name, candidate):

@@ -14,6 +14,7 @@ import uvicorn
 from medmim_inference import app
 from medmim_inference.access import Access
 from medmim_inference.batching import Batcher
+from medmim_inference.connections import Patient
 from medmim_inference.following import Following, Rules
 from medmim_inference.limits import Limits
 from medmim_inference.metrics import Metrics
@@ -92,7 +93,7 @@ def running(
     following.free = batcher.wait_until_free
     made = app.make(following, batcher, metrics, access or Access(), limits)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(made, log_level="warning", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(made, http=Patient, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     until(lambda: server.started, 30)

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import ipaddress
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from medmim.errors import UserError
 from medmim_inference.limits import Refused
 
+_log = logging.getLogger("medmim.inference")
 _SHORTEST = 16  # characters of a token
 
 
@@ -50,7 +52,7 @@ class Access:
         kind, _, token = headers.get("authorization", "").partition(" ")
         if self.tokens and kind.lower() == "bearer" and token.strip():
             given = _digest(token.strip())
-            known = [_digest(one) for one in read_tokens(self.tokens)]
+            known = [_digest(one) for one in _now(self.tokens)]
             if any([hmac.compare_digest(given, one) for one in known]):
                 return f"token {given.hex()[:8]}"
             raise Refused(401, "the bearer token is none of this server's (any more)")
@@ -85,6 +87,15 @@ def read_tokens(path: Path) -> list[str]:
         )
         raise UserError(fact, fix="make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'")
     return tokens
+
+
+def _now(path: Path) -> list[str]:
+    """The tokens while the server runs: none where the file is gone or was emptied, to keep everybody out."""
+    try:
+        return read_tokens(path)
+    except UserError as error:
+        _log.warning("%s: nobody may ask", error.fact)
+        return []
 
 
 def _digest(token: str) -> bytes:

@@ -64,8 +64,12 @@ def make(following: Following, batcher: Batcher, metrics: Metrics, access: Acces
 
     @app.exception_handler(404)
     @app.exception_handler(405)
-    async def unknown(request: Request, _: Exception) -> Response:
-        return _refusal(Refused(404, f"there is no {request.method} {request.url.path[:100]}"))
+    async def unknown(request: Request, error: Any) -> Response:
+        return _refusal(Refused(error.status_code, f"there is no {request.method} {request.url.path[:100]}"))
+
+    @app.exception_handler(500)
+    async def fault(_: Request, __: Exception) -> Response:
+        return _refusal(Refused(500, "a fault of the server, which is in its log"))
 
     @app.get("/health")
     async def health() -> Response:
@@ -91,6 +95,12 @@ def make(following: Following, batcher: Batcher, metrics: Metrics, access: Acces
     async def models(request: Request) -> Response:
         _authorize(request, access)
         return JSONResponse({"object": "list", "data": _models(following)})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> Response:
+        _authorize(request, access)
+        _refuse_other_model(name, following)
+        return JSONResponse(next(one for one in _models(following) if one["id"] == name))
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:

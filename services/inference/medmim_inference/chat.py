@@ -7,6 +7,7 @@ in training and in benchmarks. What would change that, or the greedy decoding, i
 import base64
 import binascii
 import io
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,9 @@ class _Body(_Strict):
     response_format: _ResponseFormat | None = None
 
 
+_FIELDS = {name for kind in (_Body, _Message, _ImagePart, _ImageUrl) for name in kind.model_fields}
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request that can be answered.
@@ -135,12 +139,13 @@ def parse(body: bytes, limits: Limits) -> Asked:
 def _invalid(error: ValidationError) -> Refused:
     problems = []
     for one in error.errors():
+        # pydantic names the kinds of content that it tried among the fields
         where = ".".join(
-            str(part) for part in one["loc"] if part not in ("text", "image_url", "str") or len(one["loc"]) == 1
+            str(part) for part in one["loc"] if not re.search(r"[\[_]|^str$", str(part)) or part in _FIELDS
         )
         wrong = "unknown field" if one["type"] == "extra_forbidden" else str(one["msg"])
         problems.append((where, f"{where}: {wrong}" if where else wrong))
-    return Refused(400, "; ".join(text for _, text in problems[:5]), problems[0][0] or None)
+    return Refused(400, "; ".join(dict.fromkeys(text for _, text in problems[:5])), problems[0][0] or None)
 
 
 def _refuse_unlike_greedy(given: _Body) -> None:

@@ -12,16 +12,16 @@ import uvicorn
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.run.workspace import workspace
-from medmim_inference import app
+from medmim_inference import app, connections
 from medmim_inference.access import Access, read_tokens
 from medmim_inference.batching import Batcher
+from medmim_inference.connections import Patient
 from medmim_inference.following import Following, Rules
 from medmim_inference.limits import Limits
 from medmim_inference.metrics import Metrics
 
 _VLLM = "vllm"
 _AT_ONCE = 64  # requests to a vLLM server, which batches them itself
-_CONNECTIONS = 1000  # further ones get 503
 
 
 def engine(name: str) -> str:
@@ -93,6 +93,7 @@ def run(
         Unavailable: The registry or the store does not answer.
     """
     listening = _listen(host, port)
+    connections.allow_many()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("medmim.inference").setLevel(logging.INFO)
     metrics = Metrics()
@@ -104,7 +105,7 @@ def run(
     threading.Thread(target=following.run, name="following", daemon=True).start()
     made = app.make(following, batcher, metrics, who, limits)
     settings = uvicorn.Config(
-        made, log_level="warning", access_log=False, server_header=False, limit_concurrency=_CONNECTIONS,
+        made, http=Patient, log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=int(limits.wait) + 5,
     )  # fmt: skip
     place, number = listening.getsockname()[:2]

@@ -35,6 +35,17 @@ def test_a_token_counts_as_long_as_it_is_in_the_file(tokens: Path):
     assert caught.value.status == 401
 
 
+@pytest.mark.parametrize("text", [None, b"", b"\xff\xfe", b"short"])
+def test_a_file_that_is_gone_or_emptied_keeps_everybody_out(tokens: Path, text: bytes | None):
+    access = Access(tokens)
+    tokens.unlink()
+    if text is not None:
+        tokens.write_bytes(text)
+    with pytest.raises(Refused) as caught:
+        access.user(bearer(GOOD), "1.2.3.4")
+    assert caught.value.status == 401
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, bearer(""), bearer(" "), bearer(GOOD[:-1]), bearer(GOOD + "x"), bearer("# of the ward"), bearer("\udcff"),

@@ -80,6 +80,16 @@ def test_a_bad_request_is_refused_with_its_field(sent: bytes, status: int, param
     assert (caught.value.param or "").startswith(param or "") and words in caught.value.message
 
 
+def test_what_is_wrong_with_a_part_is_said_in_the_words_of_the_api():
+    for part in ({"type": "image_url", "image_url": "data:x"}, {"type": "image_url"}, {"type": "text", "text": 1}, "x"):
+        with pytest.raises(Refused) as caught:
+            chat.parse(body([part]), LIMITS)
+        assert "[" not in caught.value.message.partition("Input")[0] and "_" not in caught.value.message.replace(
+            "image_url", ""
+        )
+        assert caught.value.param and caught.value.param.startswith("messages.0.content")
+
+
 def png(width: int, height: int) -> str:
     """A file whose header promises this size and that has no pixels."""
     out = io.BytesIO()
