@@ -35,7 +35,7 @@ _LONGEST_POLL = 5.0  # s between two looks at the lock of another
 _REPORT = 300.0  # s between two lines about waiting
 _TURN = re.compile(r"\d{8}\.json")
 _here: set[str] = set()  # holders in this process: another one of it could not say that it has ended
-_WAKE = signal.SIGURG  # does nothing where nobody handles it
+_WAKE = signal.SIGWINCH  # does nothing where nobody handles it; SIGURG is what Go's runtime sends itself
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def _renewed(held: Held) -> Iterator[None]:
         return held.lost is None
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not end.is_set():
+        if held.lost is not None and not end.is_set():  # a terminal that changes its size sends it, too
             raise KeyboardInterrupt  # as Ctrl-C: all code in between, Ray's too, cleans up after it
 
     before = signal.signal(_WAKE, interrupt) if is_main else None

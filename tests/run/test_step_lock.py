@@ -508,3 +508,10 @@ def test_two_steps_of_one_bucket_are_made_once_on_two_machines(bucket: str, tmp_
     first = log[0]
     second = "ab".replace(first, "")
     assert sorted(log) == sorted([first, f"{first} cleared", f"{first} made", f"{second} found"])
+
+
+def test_a_signal_of_somebody_else_interrupts_nothing(tmp_path: Path) -> None:
+    with step_lock.step_lock(store.open_store(str(tmp_path)), "step"):
+        for number in (signal.SIGWINCH, signal.SIGURG):
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
