@@ -29,10 +29,15 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
     parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
     ws = workspace(home, parsed, new_name(parsed))
     tracking.check(ws)
-    if parsed.bench.models:  # else the bench would say so, when data is built and perhaps a model trained
+    # else the bench and the gate would say so, when data is built and perhaps a model trained
+    if parsed.bench.models:
         from medmim.registry import lookup
 
         lookup.further(parsed.bench.models, ws)
+    if parsed.pipeline == "train":
+        from medmim.registry import policy
+
+        policy.load(parsed.gate.policy)
     screen = Screen(quiet=as_json)
     screen.start(parsed, ws)
     code = kfp_local.run_pipeline(parsed.pipeline, parsed, ws, screen)

@@ -169,3 +169,9 @@ def test_the_comparison_of_eight_runs_on_a_laptop_over_stand_ins(tmp_path: Path)
     assert len({row["model"] for row in printed["scores"]}) == 8
     assert "Compared: 8 models" in Path(printed["report"]).read_text()
     assert "random weights that medmim drew" in Path(printed["models"]).read_text()
+
+
+def test_a_policy_that_cannot_be_read_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    code, _, screen = run("demo", tmp_path, "--set", "gate.policy=missing.yaml")
+    assert code == 2 and "no gate policy 'missing.yaml'" in screen
+    assert not list(tmp_path.rglob("data/*"))
