@@ -156,10 +156,12 @@ def step_lock(place: Store, name: str, run: str = "", shared: str = "") -> Itera
         ends = not shared
         raise
     finally:
-        if ends:
-            with suppress(UserError):  # it is as if the process had been killed now: the next one waits for STALE
-                held.end()
-        _here.discard(own.holder)
+        try:
+            if ends:
+                with suppress(UserError):  # it is as if the process had been killed now: the next one waits for STALE
+                    held.end()
+        finally:
+            _here.discard(own.holder)
 
 
 @contextmanager

@@ -201,7 +201,8 @@ def in_a_pipeline_s_pod(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> Obj
 
 def sigterm_once_there_is_a_job(server: Cluster, before: Callable[[], object]) -> threading.Thread:
     def send() -> None:
-        until(lambda: server.of("rayjobs") and server.of("leases"))
+        default = signal.SIG_DFL  # would end the tests
+        until(lambda: server.of("rayjobs") and server.of("leases") and signal.getsignal(signal.SIGTERM) != default)
         before()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -227,7 +228,7 @@ def test_sigterm_ends_the_job_of_a_run_that_was_terminated_and_no_other(
 ) -> None:
     server, kube = cluster
     in_a_pipeline_s_pod(server, monkeypatch)
-    monkeypatch.setattr(runner, "_ON_SIGTERM", 1.0)
+    monkeypatch.setattr(runner, "_ON_SIGTERM", 1.0 if change == "API server away" else 30.0)
 
     def happen() -> None:
         if change == "deleted":

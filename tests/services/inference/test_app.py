@@ -229,7 +229,9 @@ def test_a_model_that_takes_too_long_is_told_so_and_is_asked_no_further(server, 
     with monkeypatch.context() as patch:
         patch.setattr(server.following, "current", replace(model, engine=replace(model.engine, ask=slow)))
         with ThreadPoolExecutor(2) as pool:
-            calls = [pool.submit(server.ask, text) for text in ("first", "second")]
+            calls = [pool.submit(server.ask, "first")]
+            until(lambda: asked, 4)
+            calls.append(pool.submit(server.ask, "second"))
             for call in calls:
                 with pytest.raises(openai.APIStatusError) as caught:
                     call.result()
