@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -201,8 +202,12 @@ def _answered(where: Path) -> list[tuple[str, str]]:
 
 def _workers(cluster: ray_cluster.Nodes) -> list[psutil.Process]:
     """The processes of the nodes that answer."""
-    family = psutil.Process(cluster.process.pid).children(recursive=True)
-    return [one for one in family if " ".join(one.cmdline()).startswith("ray::Worker")]
+    found = []
+    for one in psutil.Process(cluster.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended since, a zombie too
+            if " ".join(one.cmdline()).startswith("ray::Worker"):
+                found.append(one)
+    return found
 
 
 @pytest.mark.long
