@@ -17,13 +17,13 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 # One environment, pinned by hash; uv comes by pip into it, so that nothing outside is touched.
-$(READY): requirements.txt pyproject.toml services/inference/pyproject.toml
+$(READY): requirements.txt pyproject.toml services/inference/pyproject.toml services/console/pyproject.toml
 	@echo "environment: $(VENV) (about a minute, 5.5 GB: PyPI's torch for Linux brings CUDA)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) or sys.exit(f"error: Python {v[0]}.{v[1]}; medmim needs 3.11 to 3.14\nfix: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --quiet --require-hashes -r requirements.txt
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --quiet --no-deps -e . -e services/inference
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --quiet --no-deps -e . -e services/inference -e services/console
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 

@@ -1,0 +1,166 @@
+"""The application: its pages, what each answer carries, and a page for everything that goes wrong."""
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from medmim.errors import UserError, as_user_error
+from medmim_console.identity import COOKIE
+from medmim_console.limits import TooMany
+from medmim_console.pages import PAGES
+from medmim_console.site import Refusal, Site, ThisSite, draw, failure, refused, set_session
+
+_log = logging.getLogger("medmim.console")
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_PROBES = ("/health", "/ready")
+
+
+def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
+    """The application.
+
+    Args:
+        site: What it is over.
+        names: Host names by which it is reached; others are refused, against a page of another site that has its name
+            point here (DNS rebinding).
+    """
+    app = FastAPI(title="medmim console", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.site = site
+    for router in PAGES:
+        app.include_router(router)
+    app.mount(
+        "/static", StaticFiles(packages=[("medmim_console", "static"), ("medmim.page", "templates")]), name="static"
+    )
+
+    @app.middleware("http")
+    async def around(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        begun, request.state.id = time.perf_counter(), secrets.token_hex(6)
+        try:
+            if request.url.path not in _PROBES:
+                site.rates.count("read", _peer(request, site))
+            found = await answer(request)
+        except TooMany:
+            found = _too_many(request)
+        for name, value in _HEADERS.items():
+            found.headers.setdefault(name, value)
+        found.headers["X-Request-ID"] = request.state.id
+        if request.url.path not in _PROBES:
+            seconds = time.perf_counter() - begun
+            _log.info("%s %s %s %d in %.3f s", request.state.id, request.method, request.url.path[:200],
+                      found.status_code, seconds)  # fmt: skip
+        return found
+
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*names], www_redirect=False)
+
+    @app.exception_handler(UserError)
+    async def failed(request: Request, error: UserError) -> Response:
+        return failure(request, error)
+
+    @app.exception_handler(Refusal)
+    async def refusal(request: Request, error: Refusal) -> Response:
+        return refused(request, error)
+
+    @app.exception_handler(TooMany)
+    async def too_many(request: Request, _: TooMany) -> Response:
+        return _too_many(request)
+
+    @app.exception_handler(RequestValidationError)
+    async def unreadable(request: Request, error: RequestValidationError) -> Response:
+        told = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        return refused(request, Refusal(400, f"the address or the form cannot be read: {told[:300]}"))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        told = f"there is no page {request.url.path[:200]}" if error.status_code == 404 else str(error.detail)
+        return refused(request, Refusal(error.status_code, told, "go back, or choose a page above"))
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:
+        known = as_user_error(error, f"answering {request.url.path[:200]}", site.ws.home)
+        _log.error("%s %s", request.state.id, known)
+        answer = failure(request, known)
+        answer.headers.update(_HEADERS)
+        return answer
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Alive."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Answering; a store that is away has a page of its own."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/")
+    def first() -> Response:
+        """The leaderboard."""
+        return RedirectResponse("/leaderboard")
+
+    @app.get("/login")
+    def login(request: Request, this: ThisSite, token: str = "") -> Response:
+        """A form for a token; with the token of the address that was printed at the start, its session."""
+        if token:
+            return _logged_in(request, this, token, "/")
+        return draw(request, "login.html.j2", to=_local(request.headers.get("referer", "")))
+
+    @app.post("/login")
+    def enter(request: Request, this: ThisSite, token: str = Form(), to: str = Form("/")) -> Response:
+        """A session for a token."""
+        return _logged_in(request, this, token, _local(to))
+
+    @app.post("/logout")
+    def leave() -> Response:
+        """End the session."""
+        answer = RedirectResponse("/", 303)
+        answer.delete_cookie(COOKIE)
+        return answer
+
+    return app
+
+
+def _logged_in(request: Request, site: Site, token: str, to: str) -> Response:
+    site.rates.count("login", _peer(request, site))
+    try:
+        cookie = site.access.log_in(token)
+    except UserError as error:
+        raise Refusal(401, error.fact, error.fix) from None
+    answer = RedirectResponse(to, 303)
+    set_session(request, answer, cookie)
+    return answer
+
+
+def _peer(request: Request, site: Site) -> str:
+    """The address that asks: of the client where our ingress hands it on."""
+    peer = request.client.host if request.client else ""
+    forwarded = request.headers.get("x-forwarded-for", "")
+    return forwarded.rpartition(",")[2].strip() or peer if site.access.is_proxy(peer) else peer
+
+
+def _too_many(request: Request) -> Response:
+    answer = refused(request, Refusal(429, "too many requests", "wait a minute"))
+    answer.headers["Retry-After"] = str(TooMany.retry)
+    return answer
+
+
+def _local(to: str) -> str:
+    """The path of an address of this site; never another site."""
+    found = urlsplit(to)
+    path = "/" + found.path.lstrip("/\\")
+    return f"{path}?{found.query}" if found.query else path

@@ -1,0 +1,102 @@
+"""What a store holds of one kind, newest first, a page at a time; what never changes is read once."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+from medmim import store
+from medmim.errors import UserError
+from medmim.run.provenance import provenance_of
+from medmim.run.workspace import Workspace
+from medmim_console.site import PER_PAGE
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Listing(Generic[T]):
+    """A page of a list.
+
+    Attributes:
+        rows: Of this page.
+        number: Of the page, from 1.
+        more: Whether there are further ones.
+        total: Rows of all pages; None where nobody counts them.
+    """
+
+    rows: tuple[T, ...]
+    number: int
+    more: bool
+    total: int | None = None
+
+    @property
+    def pages(self) -> int:
+        """How many there are."""
+        return max(1, math.ceil((self.total or 0) / PER_PAGE))
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact in a list.
+
+    Attributes:
+        uri: Its address.
+        digest: Of its content.
+        time: When it was published, by the store's clock.
+        provenance: See `run.provenance`; empty where it has none.
+        counts: Of its manifest.
+        trouble: Why it cannot be read; empty where it can.
+    """
+
+    uri: str
+    digest: str
+    time: datetime
+    provenance: Mapping[str, Any]
+    counts: Mapping[str, Any]
+    trouble: str = ""
+
+    @property
+    def recipe(self) -> str:
+        """The name of the recipe it was made by; empty without."""
+        return str((self.provenance.get("recipe") or {}).get("name", ""))
+
+
+def artifacts(ws: Workspace, kind: str, number: int = 1) -> Listing[Made]:
+    """The artifacts of a kind, the newest first. Half-written ones, without a manifest, do not exist.
+
+    Raises:
+        Unavailable: The store does not answer.
+    """
+    ages = store.open_store(ws.store).ages(f"{kind}/")
+    whole = {key: age for key, (age, _) in ages.items() if key.endswith(f"/{store.MANIFEST}")}
+    newest = sorted(whole, key=lambda key: (-whole[key], key))
+    begin = (number - 1) * PER_PAGE
+    shown = newest[begin : begin + PER_PAGE]
+    rows = tuple(_made(ws, key.rpartition("/")[0], whole[key]) for key in shown)
+    return Listing(rows, number, begin + PER_PAGE < len(newest), len(newest))
+
+
+def cut(rows: list[T], number: int) -> Listing[T]:
+    """A page of a list that is in memory."""
+    begin = (number - 1) * PER_PAGE
+    return Listing(tuple(rows[begin : begin + PER_PAGE]), number, begin + PER_PAGE < len(rows), len(rows))
+
+
+def _made(ws: Workspace, key: str, age: float) -> Made:
+    uri, time = f"{ws.store}/{key}", datetime.fromtimestamp(age, UTC)
+    try:
+        counts, provenance = _read(uri)
+    except UserError as error:
+        if error.exit_code != 2:
+            raise
+        return Made(uri, key.rpartition("/")[2], time, {}, {}, error.fact)
+    return Made(uri, key.rpartition("/")[2], time, provenance, counts)
+
+
+@lru_cache(maxsize=2048)
+def _read(uri: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    artifact = store.get(uri)
+    return artifact.counts, provenance_of(artifact)

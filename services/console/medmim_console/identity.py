@@ -1,0 +1,184 @@
+"""Who asks: a person with a token, or whom an ingress of ours names; their session, and that a form is of this site.
+
+Reading asks for neither. A token becomes a signed cookie with the token's digest, so that a token which is taken out of
+the file ends its sessions. A form carries a value that only a page of the same session can know (CSRF).
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from medmim.errors import UserError
+from medmim.run.person import is_person
+
+COOKIE = "medmim_session"
+HOURS = 12  # of a session
+_SHORTEST = 16  # characters of a token
+_LINE = re.compile(r"(?P<name>\S.*?)\s+(?P<token>\S+)")
+_log = logging.getLogger("medmim.console")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who asks.
+
+    Attributes:
+        person: Their name; empty for a reader.
+        csrf: What each form of theirs must carry; empty for a reader.
+        why: For a reader who shows a proof that is none: what is wrong with it.
+    """
+
+    person: str = ""
+    csrf: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may promote.
+
+    Attributes:
+        tokens: File with a line `NAME TOKEN` for each person; read at each request. Empty: none.
+        own: A person of this machine and their token, made at the start.
+        header: In which an ingress hands on who the user is; empty where there is none.
+        proxies: Networks of that ingress; from elsewhere the header proves nothing.
+        promoters: Names from the header that may promote.
+    """
+
+    tokens: Path | None = None
+    own: tuple[str, str] | None = None
+    header: str = ""
+    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    promoters: frozenset[str] = frozenset()
+    _key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+
+    @property
+    def has_login(self) -> bool:
+        """Whether anybody can log in by a token."""
+        return self.tokens is not None or self.own is not None
+
+    def log_in(self, token: str) -> str:
+        """The cookie of a new session.
+
+        Args:
+            token: What a person typed.
+
+        Raises:
+            UserError: It is nobody's.
+        """
+        if not self._name(_digest(token.strip())):
+            raise UserError("this token is nobody's (any more)", fix="ask who runs this console for a token of yours")
+        return self._signed({"token": _digest(token.strip()), "nonce": secrets.token_urlsafe(16)})
+
+    def anonymous(self) -> str:
+        """The cookie by which forms of a person whom the ingress names are known as of this site."""
+        return self._signed({"token": "", "nonce": secrets.token_urlsafe(16)})
+
+    def session(self, headers: Mapping[str, str], cookies: Mapping[str, str], peer: str) -> Session:
+        """Who asks.
+
+        Args:
+            headers: Of the request.
+            cookies: Of the request.
+            peer: The address that it comes from.
+        """
+        given = self._read(cookies.get(COOKIE, ""))
+        named = headers.get(self.header, "").strip() if self.header else ""
+        if named and not self.is_proxy(peer):
+            _log.warning("%s sends %s and is not the ingress", peer, self.header)
+            return Session(why=f"the header {self.header} is believed from the ingress alone")
+        if named:
+            if named not in self.promoters or not is_person(named):
+                return Session(why=f"{named[:100]} may read here, and not promote")
+            return Session(named, self._csrf(named, given["nonce"]) if given else "")
+        if not given or not given["token"]:
+            return Session(why="the session has ended" if COOKIE in cookies and not given else "")
+        person = self._name(given["token"])
+        if not person:
+            return Session(why="the token of this session is nobody's any more")
+        return Session(person, self._csrf(person, given["nonce"]))
+
+    def is_proxy(self, peer: str) -> bool:
+        """Whether an address is the ingress'."""
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self.proxies)
+
+    def _name(self, digest: str) -> str:
+        known = {_digest(token): name for name, token in self._people()}
+        return next((name for one, name in known.items() if hmac.compare_digest(one, digest)), "")
+
+    def _people(self) -> Iterable[tuple[str, str]]:
+        if self.own:
+            yield self.own
+        if self.tokens:
+            try:
+                yield from read_tokens(self.tokens).items()
+            except UserError as error:  # gone, or emptied to keep everybody out
+                _log.warning("%s: nobody may log in", error.fact)
+
+    def _csrf(self, person: str, nonce: str) -> str:
+        return hmac.new(self._key.encode(), f"{person}\0{nonce}".encode(), hashlib.sha256).hexdigest()
+
+    def _signed(self, content: Mapping[str, str]) -> str:
+        return URLSafeTimedSerializer(self._key, "session").dumps(dict(content))
+
+    def _read(self, cookie: str) -> dict[str, str]:
+        try:
+            found: dict[str, str] = URLSafeTimedSerializer(self._key, "session").loads(cookie, max_age=HOURS * 3600)
+        except BadSignature:
+            return {}
+        return found
+
+
+def is_of_this_site(session: Session, form_token: str, headers: Mapping[str, str]) -> bool:
+    """Whether a form was sent by a page of this site, for the person who sends it."""
+    origin = headers.get("origin", "")
+    if origin and urlsplit(origin).netloc != headers.get("host", ""):
+        return False
+    return bool(session.csrf) and hmac.compare_digest(session.csrf.encode(), form_token.encode())
+
+
+def read_tokens(path: Path) -> dict[str, str]:
+    """Name -> token of a file of lines `NAME TOKEN`; empty ones and comments (`#`) are left out.
+
+    Raises:
+        UserError: It cannot be read, holds none, or a line that is none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}", fix="give a text file of lines `NAME TOKEN`") from None
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None or not is_person(match["name"]):
+            problems.append(f"line {number} is not `NAME TOKEN` of a person")
+        elif len(match["token"]) < _SHORTEST:
+            problems.append(f"line {number}: a token has {_SHORTEST} characters at least")
+        elif match["name"] in found or match["token"] in found.values():
+            problems.append(f"line {number}: this name or token is there already")
+        else:
+            found[match["name"]] = match["token"]
+    if problems or not found:
+        make = "a token: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        raise UserError(f"{path} says of nobody who they are", fix=make, problems=problems)
+    return found
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,5 @@
+"""The pages, one file each: a router, whose functions read and hand on to a template."""
+
+from medmim_console.pages import leaderboard
+
+PAGES = (leaderboard.router,)

@@ -1,0 +1,105 @@
+"""The process of the console: who may promote, the address, uvicorn."""
+
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from medmim.errors import UserError
+from medmim.progress import say
+from medmim.redact import shown
+from medmim.run.person import current_user, is_person
+from medmim.run.workspace import workspace
+from medmim_console import app
+from medmim_console.identity import Access, read_tokens
+from medmim_console.site import Site
+
+_HERE = ("localhost", "127.0.0.1", "[::1]")
+
+
+def access(host: str, tokens: Path | None, header: str, proxies: Sequence[str], promoters: Sequence[str]) -> Access:
+    """Who may promote.
+
+    Raises:
+        UserError: A file of tokens or a network that is none, or a header that anybody could send.
+    """
+    if tokens is not None:
+        read_tokens(tokens)
+    try:
+        networks = tuple(ipaddress.ip_network(proxy) for proxy in proxies)
+    except ValueError as error:
+        raise UserError(f"--proxy: {error}", fix="give a network, such as 10.0.0.0/8") from None
+    if bool(header) != bool(networks):
+        raise UserError(
+            "--identity-header and --proxy belong together",
+            reason="from elsewhere than the ingress, anybody could send the header",
+            fix="give the network of the ingress: --proxy 10.0.0.0/8",
+        )
+    if promoters and not header:
+        raise UserError("--promoter is of no use without --identity-header", fix="name people in --tokens FILE")
+    own = None
+    if tokens is None and not header and is_loopback(host) and is_person(current_user()):
+        own = current_user(), secrets.token_urlsafe(24)
+    return Access(tokens, own, header, networks, frozenset(promoters))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[str]) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        home: Folder of everything it writes.
+        host: Address.
+        port: Port; 0 takes a free one.
+        who: Who may promote.
+        names: Host names by which it is reached; empty: those of this machine, on another address any.
+
+    Raises:
+        UserError: The address cannot be used.
+    """
+    listening = _listen(host, port)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("medmim.console").setLevel(logging.INFO)
+    ws = workspace(home)
+    known = {"kfp": os.environ.get("MEDMIM_KFP_UI", ""), "mlflow": ws.tracking if "://" in ws.tracking else ""}
+    links = {name: shown(uri).rstrip("/") for name, uri in known.items() if uri.startswith("http")}
+    made = app.make(Site(ws, who, links=links), names or (_HERE if is_loopback(host) else ("*",)))
+    settings = uvicorn.Config(
+        made,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    place, number = listening.getsockname()[:2]
+    address = f"http://{f'[{place}]' if ':' in place else place}:{number}"
+    say(f"home {ws.home}\nstore {ws.store}\ntracking {shown(ws.tracking)}")
+    if who.own:
+        say(f"{address}/login?token={who.own[1]} lets you promote, as {who.own[0]}; others read at {address}")
+    else:
+        say(f"{address}")
+    uvicorn.Server(settings).run([listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        kind, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.socket(kind)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(where)
+    except OSError as error:
+        raise UserError(f"{host}:{port} cannot be used: {error.strerror or error}", fix="give another --port") from None
+    return found

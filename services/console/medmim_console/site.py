@@ -1,0 +1,152 @@
+"""What every page shares: the workspace, who asks, how a page is drawn and how it is refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment
+
+from medmim import __version__
+from medmim.errors import Unavailable, UserError
+from medmim.page.page import templates
+from medmim.run.workspace import Workspace
+from medmim_console.identity import Access, Session, is_of_this_site
+from medmim_console.limits import Rates
+
+PER_PAGE = 25  # rows of a list
+Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]  # of an artifact, in the address of a page
+Number = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]  # of a page of a list
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the pages are over.
+
+    Attributes:
+        ws: The workspace: store, registry, and a home for copies and indexes.
+        access: Who may promote.
+        rates: How often somebody may ask.
+        links: Name -> address of a web page that runs link to: `kfp`, `mlflow`, `ray`; only those that are known.
+    """
+
+    ws: Workspace
+    access: Access
+    rates: Rates = field(default_factory=Rates)
+    links: Mapping[str, str] = field(default_factory=dict)
+    environment: Environment = field(default_factory=lambda: _environment())
+
+
+class Refusal(Exception):
+    """A request that gets a page which says why it is not answered.
+
+    Args:
+        status: Of HTTP.
+        fact: What is wrong.
+        fix: What to do.
+    """
+
+    def __init__(self, status: int, fact: str, fix: str = "") -> None:
+        super().__init__(fact)
+        self.status, self.fact, self.fix = status, fact, fix
+
+
+def site(request: Request) -> Site:
+    """The site of a request, as a dependency."""
+    found: Site = request.app.state.site
+    return found
+
+
+def session(request: Request) -> Session:
+    """Who asks, as a dependency."""
+    peer = request.client.host if request.client else ""
+    return site(request).access.session(request.headers, request.cookies, peer)
+
+
+async def promoter(request: Request, who: Annotated[Session, Depends(session)]) -> str:
+    """The person who may promote and has sent this form, as a dependency.
+
+    Raises:
+        Refusal: 401 for nobody, 403 for a form of another site or session, 429 for one too many.
+    """
+    if not who.person:
+        raise Refusal(401, who.why or "promoting needs to know who you are", "log in, then do it again")
+    form = await request.form()
+    if not is_of_this_site(who, str(form.get("csrf", "")), request.headers):
+        raise Refusal(403, "this form is not of your present session", "open the page again, then send it from there")
+    site(request).rates.count("change", who.person)
+    return who.person
+
+
+ThisSite = Annotated[Site, Depends(site)]
+Who = Annotated[Session, Depends(session)]
+Promoter = Annotated[str, Depends(promoter)]
+
+
+def draw(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """A page from a template, which gets `who`, `path`, `links` and `version` besides.
+
+    Asked by htmx for a part of the page (`HX-Request`), a template may leave its frame out: it gets `whole`.
+    """
+    this, who = site(request), session(request)
+    html = this.environment.get_template(template).render(
+        who=who,
+        path=request.url.path,
+        query=dict(request.query_params),
+        has_login=this.access.has_login,
+        whole="hx-request" not in request.headers or "hx-boosted" in request.headers,
+        links=this.links,
+        version=__version__,
+        **values,
+    )
+    answer = HTMLResponse(html, status)
+    if who.person and not who.csrf:  # whom the ingress names, at their first page
+        set_session(request, answer, this.access.anonymous())
+    return answer
+
+
+def set_session(request: Request, answer: Response, cookie: str) -> None:
+    """Give a browser its session."""
+    from medmim_console.identity import COOKIE, HOURS
+
+    https = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
+    answer.set_cookie(COOKIE, cookie, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=https)
+
+
+def failure(request: Request, error: UserError) -> Response:
+    """The page of an error: what is wrong, why, and what to do."""
+    status = HTTPStatus.NOT_FOUND if error.exit_code == 2 else HTTPStatus.INTERNAL_SERVER_ERROR
+    if isinstance(error, Unavailable):
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    answer = draw(
+        request, "error.html.j2", int(status), title=status.phrase, fact=error.fact, reason=error.reason, fix=error.fix,
+        problems=error.problems,
+    )  # fmt: skip
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        answer.headers["Retry-After"] = "5"
+    return answer
+
+
+def refused(request: Request, refusal: Refusal) -> Response:
+    """The page of a refused request."""
+    title = HTTPStatus(refusal.status).phrase
+    return draw(
+        request, "error.html.j2", refusal.status, title=title, fact=refusal.fact, reason="", fix=refusal.fix,
+        problems=(),
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    made = templates("medmim_console")
+    made.filters |= {"count": "{:,}".format, "short": lambda digest: digest[:12]}
+    made.globals["query_with"] = _query_with
+    return made
+
+
+def _query_with(query: Mapping[str, str], **changed: object) -> str:
+    """`?key=value...` of a page's address with some of it changed; what becomes empty is left out."""
+    wanted = {key: str(value) for key, value in {**query, **changed}.items() if value not in ("", None)}
+    return f"?{urlencode(wanted)}" if wanted else ""

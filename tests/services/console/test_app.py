@@ -1,0 +1,61 @@
+from fastapi.testclient import TestClient
+
+from medmim.run.workspace import Workspace
+from tests.support.console import browser, log_in
+
+
+def test_a_page_that_does_not_exist_says_so(ws: Workspace) -> None:
+    answer = browser(ws).get("/nope")
+    assert answer.status_code == 404
+    assert "there is no page /nope" in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_an_address_that_cannot_be_read_is_refused_with_its_key(ws: Workspace) -> None:
+    answer = browser(ws).get("/leaderboard?page=x")
+    assert answer.status_code == 400
+    assert "page:" in answer.text
+
+
+def test_every_answer_forbids_foreign_and_inline_code(ws: Workspace) -> None:
+    client = browser(ws)
+    for path in ("/leaderboard", "/nope", "/static/console.css", "/login", "/health"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy, path
+        assert "unsafe" not in policy, path
+
+
+def test_a_site_that_has_its_name_point_here_is_refused(ws: Workspace) -> None:
+    client = browser(ws)
+    guarded = TestClient(client.app, base_url="http://evil.test")
+    assert guarded.get("/leaderboard").status_code == 200  # any name where none is given
+    from medmim_console import app
+    from medmim_console.identity import Access
+    from medmim_console.site import Site
+
+    made = app.make(Site(ws, Access()), ("localhost",))
+    assert TestClient(made, base_url="http://localhost").get("/leaderboard").status_code == 200
+    assert TestClient(made, base_url="http://evil.test").get("/leaderboard").status_code == 400
+
+
+def test_a_login_leads_to_a_page_of_this_site_only(ws: Workspace) -> None:
+    from tests.support.console import TOKEN
+
+    for to in ("https://evil.test/x", "//evil.test/x", "/\\evil.test/x", "\\\\evil.test"):
+        answer = browser(ws).post("/login", data={"token": TOKEN, "to": to}, follow_redirects=False)
+        place = answer.headers["location"]
+        assert place.startswith("/"), place
+        assert not place.startswith(("//", "/\\")), place
+
+
+def test_the_eleventh_login_of_a_minute_is_one_too_many(ws: Workspace) -> None:
+    client = browser(ws)
+    codes = [client.post("/login", data={"token": "x" * 20}).status_code for _ in range(11)]
+    assert codes == [401] * 10 + [429]
+
+
+def test_a_person_who_logs_out_is_a_reader_again(ws: Workspace) -> None:
+    client = log_in(browser(ws))
+    assert "log out" in client.get("/leaderboard").text
+    client.post("/logout")
+    assert "log out" not in client.get("/leaderboard").text
