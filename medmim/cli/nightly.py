@@ -2,8 +2,9 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,7 +72,7 @@ def nightly(
         raise typer.Exit(_run(parsed, date, home, as_json))
     from medmim.cluster.kfp.access import resolve
 
-    access = resolve(host, namespace or parsed.platform.pods.namespace)
+    access = partial(resolve, host, namespace or parsed.platform.pods.namespace)
     raise typer.Exit(_submit(parsed, date, again, wait, access, image, as_json))
 
 
@@ -160,7 +161,7 @@ def _scores(night: dict[str, Any]) -> Table:
 
 
 def _submit(
-    parsed: Recipe, date: str, again: bool, wait: bool, access: "Access", image: str | None, as_json: bool
+    parsed: Recipe, date: str, again: bool, wait: bool, access: Callable[[], "Access"], image: str | None, as_json: bool
 ) -> int:
     """Submit a night, and wait for its end where that is wanted; the exit code."""
     from rich.console import Console
@@ -172,7 +173,7 @@ def _submit(
     out = Console(stderr=as_json, highlight=False)
     api, existing = None, None
     if wait and not again:  # this command may have been ended, with its pod, while it waited
-        api = client.connect(access)
+        api = client.connect(access())
         existing = runs.newest(api, records.run_name(parsed.name, date, ""))
     if api is None or existing is None:
         planned, made = _start(parsed, date, again, access, image)
@@ -197,7 +198,7 @@ def _submit(
 
 
 def _start(
-    parsed: Recipe, date: str, again: bool, access: "Access", image: str | None
+    parsed: Recipe, date: str, again: bool, access: Callable[[], "Access"], image: str | None
 ) -> tuple["submit.Plan", "submit.Submitted"]:
     """Claim a night and start its run."""
     from medmim.cluster.kfp import submit

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ def submit(
     from medmim.cluster.kfp.submit import describe, plan, start
 
     parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
-    access = resolve(host, namespace or parsed.platform.pods.namespace)
+    access = partial(resolve, host, namespace or parsed.platform.pods.namespace)
     out = Console(stderr=as_json, highlight=False)
     planned = plan(parsed.pipeline, parsed, new_name(parsed), access=access, image=image, experiment=experiment)
     for note in planned.notes:

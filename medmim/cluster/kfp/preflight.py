@@ -15,7 +15,7 @@ from medmim.cluster.doctor import access, api, image
 from medmim.cluster.doctor.setup import Setup, resolve
 from medmim.cluster.kfp import pods
 from medmim.cluster.kfp.client import Api
-from medmim.cluster.kube import Kube
+from medmim.cluster.kube import Kube, connect
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.lvlm import checkpoint
@@ -66,6 +66,16 @@ def place(kfp: Api, recipe: Recipe) -> Place:
             f"{names.KFP_SERVICE}, which was not found{checked}"
         )
     return Place(kube, namespace, resolve(kube, recipe.platform), tuple(notes))
+
+
+def without_kfp(recipe: Recipe, namespace: str) -> Place:
+    """What pods would work with, as far as it is known without KFP, which decides where they run."""
+    try:
+        kube = connect(namespace or recipe.platform.pods.namespace)
+        setup = resolve(kube, recipe.platform)
+    except UserError:
+        return Place(None, "", Setup(recipe.platform), ())
+    return Place(None, "", Setup(recipe.platform) if setup.unread else setup, ())
 
 
 def unsupported(recipe: Recipe, setup: Setup) -> list[str]:

@@ -4,9 +4,11 @@ The run is started with three parameters: the URI of its recipe in the store, th
 Neither these nor the recipe hold a secret: pods get secrets by reference.
 """
 
+import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from medmim import __version__, hints
 from medmim.cluster import dispatch
@@ -16,13 +18,15 @@ from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
 from medmim.cluster.kfp.errors import NotSent, Unanswered
 from medmim.cluster.kfp.image import NotFound, pin, version_of
-from medmim.errors import Unavailable, UserError
+from medmim.errors import BAD_INPUT, Unavailable, UserError
 from medmim.progress import say
 from medmim.recipe import names
 from medmim.recipe.schema import Recipe
 from medmim.run.person import SUBMITTED
 from medmim.sample import digest_of
 from medmim.store import Store, open_store
+
+T = TypeVar("T")
 
 EXPERIMENT = "medmim"
 RECIPE = "recipe.json"
@@ -101,40 +105,61 @@ class _Unknown(Unavailable):
 
 
 def plan(
-    pipeline: str, recipe: Recipe, run: str, *, access: Access, image: str | None, experiment: str | None = None
+    pipeline: str,
+    recipe: Recipe,
+    run: str,
+    *,
+    access: Callable[[], Access],
+    image: str | None,
+    experiment: str | None = None,
 ) -> Plan:
-    """Check everything that a submission needs, and change nothing. Arguments and errors as `submit`."""
-    ir, who = compiled.load(pipeline), submitter.who_submits(access)
-    api = client.connect(access)
-    place = preflight.place(api, recipe)
-    kube, setup, notes = place.kube, place.setup, list(place.notes)
-    named = image or setup.image
-    group = experiment or EXPERIMENT
-    store = setup.store.rstrip("/")
+    """Check everything that a submission needs, and change nothing.
+
+    What does not hang on another answer is checked all the same: without KFP, the recipe, names, store and image.
+
+    Args:
+        pipeline: Its name in `medmim/shipped/pipelines`.
+        recipe: What runs.
+        run: The run's name.
+        access: Gives how to reach KFP, or raises why that is not known.
+        image: medmim's image. [default: that of the recipe, the environment or the cluster]
+        experiment: KFP's. [default: medmim]
+
+    Raises:
+        UserError: All problems at once; where there is one only, it is raised as it is.
+        Unavailable: A server does not answer, and nothing else is wrong.
+    """
+    ir, group = compiled.load(pipeline), experiment or EXPERIMENT
+    errors: list[UserError] = []  # of what was asked; `problems` are of what was given
+    reached = _tried(errors, access)
+    api = _tried(errors, lambda: client.connect(reached)) if reached else None
+    # whose token it is can be read without an address
+    who = _tried(errors, lambda: submitter.who_submits(reached or Access("", token=os.environ.get("KFP_TOKEN", ""))))
+    place = preflight.place(api, recipe) if api else preflight.without_kfp(recipe, reached.namespace if reached else "")
+    setup, notes = place.setup, list(place.notes)
+    named, store = image or setup.image, setup.store.rstrip("/")
     uri = f"{store}/runs/{run}/{RECIPE}"
-    problems = [*preflight.unsupported(recipe, setup), *preflight.invalid_names(run, group, access.namespace, uri)]
+    space = reached.namespace if reached else ""
+    problems = [*preflight.unsupported(recipe, setup), *preflight.invalid_names(run, group, space, uri)]
     if not named:
         problems.append(
             "image: not configured; --image, platform.pods.image or MEDMIM_IMAGE: registry/medmim@sha256:..."
         )
-    if kube is not None:
-        problems += preflight.missing(kube, recipe, access.host)
-    if problems:
-        raise UserError(
-            f"recipe {recipe.name} cannot run on this cluster",
-            problems=problems,
-            fix=f"fix what is named; `{hints.command('doctor', '--cluster')}` checks the whole cluster",
-        )
-    next(iter(open_store(store).list(f"runs/{run}/")), None)  # raises without the bucket or the right to list it
-    preflight.refuse_missing_models(recipe, store)
-    pinned = pin(named)
-    notes += image_notes(pinned)
+    if api and place.kube:
+        problems += preflight.missing(place.kube, recipe, api.access.host)
+    if not any(problem.startswith("platform.store:") for problem in problems):
+        _tried(errors, lambda: _refuse_store(recipe, store, run))
+    pinned = _tried(errors, lambda: pin(named)) if named else None
+    notes += (_tried(errors, lambda: image_notes(pinned)) or []) if pinned else []
+    asked = recipe.platform.pods.vllm_image
+    serving = _tried(errors, lambda: pin(asked)) if asked else None
+    digest = digest_of([recipe.dump()])
+    notes += (_tried(errors, lambda: _refuse_duplicate(api, digest, recipe.name)) or []) if api else []
+    if problems or errors or not (api and who and pinned):
+        raise _refusal(recipe.name, problems, errors)
     if client.major_minor(api.tag) != client.major_minor(ir.sdk):
         notes.append(f"KFP is {api.tag}, and the pipeline is compiled for {ir.sdk.removeprefix('kfp-')}")
-    digest = digest_of([recipe.dump()])
-    notes += _refuse_duplicate(api, digest, recipe.name)
-    serving = recipe.platform.pods.vllm_image
-    images = {"image": pinned, **({"vllm_image": pin(serving)} if serving else {})}
+    images = {"image": pinned, **({"vllm_image": serving} if serving else {})}
     pods_of_image = recipe.platform.pods.model_copy(update=images)
     platform = recipe.platform.model_copy(update={"store": store, "pods": pods_of_image})
     ir = compiled.pinned(ir, pinned)
@@ -160,8 +185,43 @@ def plan(
     )
 
 
+def _tried(errors: list[UserError], ask: Callable[[], T]) -> T | None:
+    """What is asked for; None where an error says why not, which is kept."""
+    try:
+        return ask()
+    except UserError as error:
+        errors.append(error)
+        return None
+
+
+def _refuse_store(recipe: Recipe, store: str, run: str) -> None:
+    next(iter(open_store(store).list(f"runs/{run}/")), None)  # raises without the bucket or the right to list it
+    preflight.refuse_missing_models(recipe, store)
+
+
+def _refusal(recipe: str, problems: Sequence[str], errors: Sequence[UserError]) -> UserError:
+    """The one error of all that was found; 75 only where nothing but that must pass by itself."""
+    if len(errors) == 1 and not problems:
+        return errors[0]
+    codes = {BAD_INPUT} if problems else {error.exit_code for error in errors}
+    told = [
+        "; ".join(filter(None, (one.fact, *one.problems, one.reason, one.fix and f"fix: {one.fix}"))) for one in errors
+    ]
+    return UserError(
+        f"recipe {recipe} cannot run on this cluster",
+        problems=[*problems, *told],
+        fix=f"fix what is named; `{hints.command('doctor', '--cluster')}` checks the whole cluster",
+        exit_code=codes.pop() if len(codes) == 1 else BAD_INPUT,
+    )
+
+
 def start(planned: Plan) -> Submitted:
-    """Carry out a plan. Errors as `submit`."""
+    """Carry out a plan.
+
+    Raises:
+        UserError: There is a run of that name already, or KFP refuses it.
+        Unavailable: KFP or the store does not answer; whether the run was started may not be known.
+    """
     store, key = open_store(planned.store), f"runs/{planned.run}/{RECIPE}"
     if not store.create(key, planned.recipe.dump().encode()):
         raise UserError(

@@ -36,7 +36,7 @@ def pods(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def run(world: World) -> dict[str, Any]:
-    submit.start(submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image))
+    submit.start(submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=world.image))
     return world.kfp.run("demo-1")
 
 

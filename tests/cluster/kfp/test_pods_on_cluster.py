@@ -36,7 +36,7 @@ def world(
     """A KFP for one user, whose runs are in the test's namespace."""
     monkeypatch.setattr(logs, "POLL", 0.2)
     with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        submit.start(submit.plan("train", found.recipe, "demo-1", access=found.access, image=found.image))
+        submit.start(submit.plan("train", found.recipe, "demo-1", access=lambda: found.access, image=found.image))
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
         yield found
 

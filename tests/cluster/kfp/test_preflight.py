@@ -82,7 +82,7 @@ def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def planned(world: World, image: str | None = None) -> submit.Plan:
-    return submit.plan("train", world.recipe, "demo-1", access=world.access, image=image)
+    return submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=image)
 
 
 def place(world: World, recipe: Recipe | None = None) -> preflight.Place:
@@ -144,7 +144,7 @@ def test_a_run_whose_workflow_is_gone_does_not_hold_its_recipe(
     submit.start(planned(world, world.image))
     world.kfp.run("demo-1")["state"] = "CANCELING"
     try:
-        (note,) = submit.plan("train", world.recipe, "demo-2", access=world.access, image=world.image).notes
+        (note,) = submit.plan("train", world.recipe, "demo-2", access=lambda: world.access, image=world.image).notes
     except UserError as error:
         assert refused and "medmim runs delete demo-1" in error.fix and "Workflow" in error.fix
     else:
@@ -159,7 +159,7 @@ def test_settings_come_from_the_cluster(world: World, objects: Objects) -> None:
     objects[f"{SPACE}/configmaps/medmim"]["data"] |= {"MEDMIM_IMAGE": world.image, "MEDMIM_STORE": f"{world.store}2"}
     platform = world.recipe.platform.model_copy(update={"store": None, "tracking": None})
     recipe = world.recipe.model_copy(update={"platform": platform})
-    plan = submit.plan("train", recipe, "demo-1", access=world.access, image=None)
+    plan = submit.plan("train", recipe, "demo-1", access=lambda: world.access, image=None)
     assert plan.image.startswith(f"{world.registry.address}/medmim@sha256:") and plan.store == f"{world.store}2"
     assert plan.recipe.platform.tracking is None, "pods read MLflow's address from the cluster's settings"
 

@@ -25,7 +25,7 @@ def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.fixture
 def run(world: World) -> dict[str, Any]:
     """One that has lost the pod of finetune."""
-    submit.start(submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image))
+    submit.start(submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=world.image))
     run = world.kfp.run("demo-1")
     world.kfp.begin(run, "data", state="SUCCEEDED")
     world.record("demo-1", "data")

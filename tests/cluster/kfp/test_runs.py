@@ -32,7 +32,7 @@ def api(world: World) -> client.Api:
 
 def start(world: World, name: str = "demo-1", recipe: str = "demo") -> dict[str, Any]:
     changed = world.recipe.model_copy(update={"name": recipe})
-    submit.start(submit.plan("train", changed, name, access=world.access, image=world.image))
+    submit.start(submit.plan("train", changed, name, access=lambda: world.access, image=world.image))
     return world.kfp.run(name)
 
 

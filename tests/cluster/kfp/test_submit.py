@@ -16,6 +16,7 @@ import yaml
 from medmim import __version__
 from medmim.cluster.doctor import setup
 from medmim.cluster.kfp import client, compiled, get_or_create, preflight, submit
+from medmim.cluster.kfp.access import resolve
 from medmim.errors import Unavailable, UserError
 from medmim.recipe import names
 from medmim.recipe.parameter import from_parameter
@@ -34,7 +35,7 @@ def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def submitted(world: World, run: str = "demo-1", recipe: Recipe | None = None, **more: Any) -> submit.Submitted:
     options = {"image": world.image, **more}
-    return submit.start(submit.plan("train", recipe or world.recipe, run, access=world.access, **options))
+    return submit.start(submit.plan("train", recipe or world.recipe, run, access=lambda: world.access, **options))
 
 
 def error_of(world: World, exit_code: int = 2, **changed: Any) -> UserError:
@@ -81,7 +82,7 @@ def test_a_run_records_who_submitted_it_and_its_steps_read_that(
 ) -> None:
     monkeypatch.setenv("MEDMIM_USER", given)
     access = replace(world.access, token=token(**claims) if claims else "opaque.token.x")
-    planned = submit.plan("train", world.recipe, "demo-1", access=access, image=world.image)
+    planned = submit.plan("train", world.recipe, "demo-1", access=lambda: access, image=world.image)
     assert submit.describe(planned)["who"] == expected and world.left() == []
     made = submit.start(planned)
     assert submitter(made.recipe, made.run) == expected
@@ -115,7 +116,7 @@ def test_every_container_is_the_image_by_its_digest(world: World) -> None:
 
 def test_a_step_whose_work_is_in_rays_pods_is_small(world: World) -> None:
     def asked(recipe: Recipe) -> dict[str, Any]:
-        planned = submit.plan("train", recipe, "demo-1", access=world.access, image=world.image)
+        planned = submit.plan("train", recipe, "demo-1", access=lambda: world.access, image=world.image)
         spec = next(yaml.safe_load_all(planned.ir.text))
         executors = spec["deploymentSpec"]["executors"].items()
         return {name: one["container"]["resources"]["resourceMemoryRequest"] for name, one in executors}
@@ -219,7 +220,7 @@ def test_an_existing_run_of_that_name_is_not_overwritten(world: World) -> None:
 
 
 def test_a_plan_changes_nothing(world: World) -> None:
-    planned = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image)
+    planned = submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=world.image)
     assert submit.describe(planned)["new_version"] and world.left() == []
     assert world.kfp.changes() == [] and not world.kfp.state.pipelines
 
@@ -242,6 +243,40 @@ def test_all_that_is_wrong_with_a_recipe_is_reported_at_once(world: World, tmp_p
         "platform.tracking", "run", "experiment", "image",
     ]  # fmt: skip
     assert world.kfp.changes() == []
+
+
+@pytest.mark.parametrize("host", [None, "http://127.0.0.1:1"])
+def test_without_kfp_all_else_that_is_wrong_is_reported_too(
+    world: World, host: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = world.recipe.platform.model_copy(update={"store": "s3://no-such-bucket/store"})
+    platform = platform.model_copy(update={"pods": platform.pods.model_copy(update={"vllm_image": "no image"})})
+    recipe = world.recipe.model_copy(update={"platform": platform})
+    monkeypatch.setenv("MEDMIM_USER", "medmim")
+    with pytest.raises(UserError, match="recipe demo cannot run on this cluster") as raised:
+        submit.plan(
+            "train", recipe, "Demo_1", access=lambda: resolve(host), image=f"{world.registry.address}/medmim:no"
+        )
+    told = [problem.partition(";")[0] for problem in raised.value.problems]
+    kfp = f"KFP at {host} does not answer" if host else "KFP's address is not configured"
+    assert told[0].startswith("run 'Demo_1'") and told[1:3] == [
+        kfp,
+        "who submits this run is not known: 'medmim' is no person",
+    ]
+    assert (
+        "no-such-bucket" in told[3]
+        and "has no image" in told[4]
+        and "'no image' is no name" in told[5]
+        and len(told) == 6
+    )
+    assert raised.value.exit_code == 2 and all("; fix: " in problem for problem in raised.value.problems[1:])
+
+
+def test_where_nothing_but_servers_is_away_the_exit_code_says_try_again(world: World) -> None:
+    world.registry.down = True
+    with pytest.raises(UserError) as raised:
+        submit.plan("train", world.recipe, "demo-1", access=lambda: resolve("http://127.0.0.1:1"), image=world.image)
+    assert raised.value.exit_code == 75 and len(raised.value.problems) == 2
 
 
 @pytest.mark.parametrize(
@@ -277,7 +312,7 @@ def test_what_pods_can_reach_is_accepted(world: World, ray: str, base: str) -> N
 
 
 def test_a_cluster_that_was_not_checked_is_a_note(world: World) -> None:
-    notes = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image).notes
+    notes = submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=world.image).notes
     assert [note for note in notes if note.startswith("the Kubernetes cluster was not checked: no Kubernetes cluster")]
 
 
@@ -301,7 +336,7 @@ def test_an_image_of_another_version_is_refused(world: World) -> None:
 
 def test_an_image_without_a_version_is_a_note(world: World) -> None:
     world.registry.push("v1", version=None)
-    notes = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image).notes
+    notes = submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=world.image).notes
     assert [note for note in notes if note.startswith("the version of medmim in the image is not known")]
 
 
@@ -363,7 +398,7 @@ def test_on_a_multi_user_server_everything_is_in_the_users_namespace(
 
 
 def test_a_run_that_a_slow_server_starts_later_has_its_recipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image)
+    planned = submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=world.image)
     monkeypatch.setattr(client, "_SECONDS", (5, 1))
     world.kfp.front.slow.append(("POST .*/runs$", 2.5))
     with pytest.raises(Unavailable, match="whether the run demo-1 was started is not known") as raised:
@@ -374,7 +409,7 @@ def test_a_run_that_a_slow_server_starts_later_has_its_recipe(world: World, monk
 
 
 def test_where_it_is_unknown_whether_the_run_exists_its_recipe_stays(world: World) -> None:
-    planned = submit.plan("train", world.recipe, "demo-1", access=world.access, image=world.image)
+    planned = submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image=world.image)
     world.kfp.front.lose.append("POST .*/runs$")
     world.kfp.front.fail += [("GET .*/runs$", 503)] * 10
     with pytest.raises(Unavailable, match="is not known") as raised:
