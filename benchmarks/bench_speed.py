@@ -36,7 +36,7 @@ from medmim.bench.export import export
 from medmim.bench.likelihood import GENERATE
 from medmim.data import build
 from medmim.finetune import run as finetune
-from medmim.lvlm import ask_hf, checkpoint, features
+from medmim.lvlm import ask_hf, checkpoint, features, llava
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 from medmim.recipe import loading
@@ -55,10 +55,10 @@ def timed(do: Callable[[], list[str]]) -> tuple[list[str], float, float]:
     return found, time.perf_counter() - start, time.process_time() - cpu
 
 
-def plain(lvlm: checkpoint.Lvlm, folder: Path, samples: list[Sample], probe: str) -> list[str]:
+def plain(lvlm: llava.Lvlm, folder: Path, samples: list[Sample], probe: str) -> list[str]:
     """The answers of a loop over `generate`."""
     images, texts = shards.Images(folder), []
-    stop = checkpoint.stop_tokens(lvlm.tokenizer, lvlm.family)
+    stop = llava.stop_tokens(lvlm.tokenizer, lvlm.family)
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
         ids = [encode(lvlm, [Turn(sample.prompt)], len(sample.images)).ids for sample in part]
@@ -102,7 +102,7 @@ def main() -> None:
     folder = store.fetch(store.get(data), ws.cache)
     items = tasks.select(folder, [TASK], given.limit)
     samples, swapped = list(items.samples), probes.select(items.samples, "swap")
-    lvlm = checkpoint.load(checkpoint.resolve(ref, ws))
+    lvlm = llava.load(checkpoint.resolve(ref, ws))
     every = [(how, probe) for probe in ("none", "swap", "blind") for how in (GENERATE, "likelihood")]
 
     def medmim(sets: list[answers.Set]) -> tuple[list[str], float, float]:

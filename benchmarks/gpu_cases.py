@@ -20,9 +20,9 @@ from medmim.errors import out_of_memory
 from medmim.finetune import attention, batch, memory_plan, packing, throughput, trainable
 from medmim.finetune.engines.plain import Plain
 from medmim.finetune.memory_trace import Pass
-from medmim.lvlm.checkpoint import quiet_transformers
 from medmim.lvlm.encode import Encoded
 from medmim.lvlm.importing import layouts
+from medmim.lvlm.llava import quiet_transformers
 from medmim.recipe.schema import Finetune, Lora
 
 SHAPES = Path(__file__).parent / "shapes"

@@ -107,7 +107,7 @@ def _base(size: str, scratch: Path) -> Path:
     from transformers import LlavaForConditionalGeneration
 
     from medmim.lvlm import checkpoint, saving
-    from medmim.lvlm.checkpoint import Lvlm
+    from medmim.lvlm.llava import Lvlm
     from medmim.lvlm.mantis import MANTIS
     from medmim.tiny import architecture
 
@@ -157,7 +157,7 @@ def _worker(base: Path, settings: str, out: Path) -> None:
     from medmim.finetune import memory_plan
     from medmim.finetune.distributed import process_group
     from medmim.finetune.memory_trace import Pass
-    from medmim.lvlm import checkpoint
+    from medmim.lvlm import checkpoint, llava
     from medmim.recipe.schema import Finetune
 
     torch.set_num_threads(1)
@@ -168,7 +168,7 @@ def _worker(base: Path, settings: str, out: Path) -> None:
     if rank:
         return
     row = Pass(LENGTHS, IMAGES, TRAINED)
-    config = checkpoint.load_config(base)
+    config = llava.load_config(base)
     needed = memory_plan.need(config, given, world, row, gpu=False, bf16=False)
     part = {one.name: one.device for one in needed.parts}
     weights = part["weights, trained"] + part["weights, frozen"]

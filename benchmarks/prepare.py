@@ -126,11 +126,11 @@ def work(folder: Path) -> dict[str, Any]:
     """What a worker holds beside the model: the samples, the index of the images, and batches."""
     from medmim.finetune.examples import Examples
     from medmim.finetune.loader import loader
-    from medmim.lvlm import checkpoint
-    from medmim.lvlm.checkpoint import Lvlm, quiet_transformers
+    from medmim.lvlm import llava
+    from medmim.lvlm.llava import Lvlm, quiet_transformers
     from medmim.recipe.schema import Finetune
 
-    text = checkpoint.load_text(folder / "base")
+    text = llava.load_text(folder / "base")
     processor = quiet_transformers().AutoImageProcessor.from_pretrained(folder / "base", backend="pil")
     processor.size = {"height": text.config.vision_config.image_size, "width": text.config.vision_config.image_size}
     lvlm = Lvlm(SimpleNamespace(config=text.config), text.tokenizer, processor, text.family, text.path)

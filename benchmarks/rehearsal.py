@@ -30,7 +30,7 @@ from process_memory import tree_pss
 from rich.console import Console
 from rich.table import Table
 
-from medmim.lvlm import checkpoint, saving
+from medmim.lvlm import checkpoint, llava, saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.sample import IMAGE
 from medmim.tiny import architecture
@@ -66,7 +66,7 @@ def make_base(folder: Path) -> int:
     tokenizer.add_special_tokens({"additional_special_tokens": [*MANTIS.special, IMAGE]})
     tokenizer.pad_token, tokenizer.eos_token = MANTIS.pad, MANTIS.eos
     decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    tiny = checkpoint.load(checkpoint.resolve("tiny-mantis"), "cpu")
+    tiny = llava.load(checkpoint.resolve("tiny-mantis"), "cpu")
     config = transformers.LlavaConfig(
         vision_config=tiny.config.vision_config,
         text_config=decoder.config,
@@ -79,7 +79,7 @@ def make_base(folder: Path) -> int:
     model.model.vision_tower.load_state_dict(tiny.model.model.vision_tower.state_dict())
     model.model.language_model.load_state_dict(decoder.model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
-    lvlm = checkpoint.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path())
+    lvlm = llava.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path())
     saving.save(lvlm, folder)
     return int(model.num_parameters())
 

@@ -41,7 +41,7 @@ from medmim import shards, store
 from medmim.bench import tasks
 from medmim.data import build
 from medmim.finetune import run as finetune
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, llava
 from medmim.recipe import loading
 from medmim.run.workspace import workspace
 from medmim.sample import Sample
@@ -96,7 +96,7 @@ async def ask(url: str, bodies: Sequence[bytes], clients: int) -> tuple[list[str
         return texts, time.perf_counter() - begun, seconds
 
 
-def loop(lvlm: checkpoint.Lvlm, folder: Path, samples: list[Sample], size: int) -> tuple[list[str], float, list[float]]:
+def loop(lvlm: llava.Lvlm, folder: Path, samples: list[Sample], size: int) -> tuple[list[str], float, list[float]]:
     """The same, of a bare loop."""
     bench_speed.BATCH = size
     texts, each = [], []
@@ -151,7 +151,7 @@ def main() -> None:
     folder = store.fetch(store.get(data), ws.cache)
     samples = list(tasks.select(folder, [bench_speed.TASK], given.limit).samples)
     images = shards.Images(folder)
-    lvlm = checkpoint.load(checkpoint.resolve(ref, ws))
+    lvlm = llava.load(checkpoint.resolve(ref, ws))
     with serving(ref, given.home) as (url, pid):
         model = httpx.get(f"{url}/models").json()["data"][0]["id"]
         if given.memory:

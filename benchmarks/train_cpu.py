@@ -35,7 +35,7 @@ from rich.table import Table
 
 from medmim.finetune import batch, loop, packing
 from medmim.finetune.worker import EXAMPLES, Job, run_worker
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, llava
 from medmim.lvlm.encode import Encoded
 from medmim.recipe.schema import Finetune
 
@@ -48,7 +48,7 @@ RAY_SECONDS = 30
 
 def ours(base: str, samples: Sequence[Encoded], steps: int, packed: bool) -> float:
     """Tokens per second of medmim's loop."""
-    lvlm = checkpoint.load(checkpoint.resolve(base), dtype=torch.float32)
+    lvlm = llava.load(checkpoint.resolve(base), dtype=torch.float32)
     picture = training_samples.picture(lvlm.config)
     plan = packing.plan([len(s) for s in samples], MAX_TOKENS, BATCH, 0, 0)
 
@@ -66,7 +66,7 @@ def ours(base: str, samples: Sequence[Encoded], steps: int, packed: bool) -> flo
 
 def trainer(base: str, samples: Sequence[Encoded], steps: int) -> float:
     """Tokens per second of transformers' Trainer."""
-    lvlm = checkpoint.load(checkpoint.resolve(base), dtype=torch.float32)
+    lvlm = llava.load(checkpoint.resolve(base), dtype=torch.float32)
     model: Any = lvlm.model
     model.model.vision_tower.requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def trainer(base: str, samples: Sequence[Encoded], steps: int) -> float:
 
 def rates(base: str, spread: tuple[int, int], rounds: int, steps: int) -> dict[str, list[float]]:
     """Tokens per second of each side, round by round."""
-    lvlm = checkpoint.load(checkpoint.resolve(base), dtype=torch.float32)
+    lvlm = llava.load(checkpoint.resolve(base), dtype=torch.float32)
     samples = training_samples.draw(lvlm.config, BATCH * steps, *spread)
     equal = training_samples.level(lvlm.config, samples)
     sides: dict[str, Callable[[], float]] = {

@@ -35,7 +35,7 @@ from medmim.bench.export import export
 from medmim.bench.likelihood import GENERATE
 from medmim.data import build
 from medmim.finetune import run as finetune
-from medmim.lvlm import checkpoint, saving
+from medmim.lvlm import checkpoint, llava, saving
 from medmim.recipe import loading
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
@@ -78,7 +78,7 @@ def as_published(ref: str, ws: Workspace, folder: Path) -> Path:
     found = checkpoint.resolve(ref, ws)
     if (found / "chat_template.jinja").exists():
         return found
-    saved: Path = saving.save(checkpoint.load(found), folder).path
+    saved: Path = saving.save(llava.load(found), folder).path
     return saved
 
 

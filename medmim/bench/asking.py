@@ -13,7 +13,7 @@ from medmim.bench import likelihood, metrics, probes
 from medmim.bench.engines import Engine
 from medmim.bench.likelihood import GENERATE
 from medmim.bench.pixels import Grey, Pixels, Shown
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.recipe.schema import Bench
 from medmim.sample import Answer, Sample
 
@@ -101,7 +101,7 @@ def is_exact(inference: Mapping[str, str], protocol: str) -> bool:
         inference: What the engine's `inference` gives.
         protocol: The protocol.
     """
-    return not inference or "engine" in inference or (protocol == GENERATE and inference["dtype"] == checkpoint.FP32)
+    return not inference or "engine" in inference or (protocol == GENERATE and inference["dtype"] == llava.FP32)
 
 
 def ask(

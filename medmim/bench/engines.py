@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from medmim.bench import served
 from medmim.errors import UserError
-from medmim.lvlm import adapters, checkpoint
+from medmim.lvlm import adapters, checkpoint, llava
 from medmim.lvlm.features import ALONE
 from medmim.lvlm.zoo import lookup
 from medmim.lvlm.zoo import model as zoo
@@ -45,7 +45,7 @@ class Engine:
         compare: (questions, batch size) -> replies with the likelihoods of the options, in order.
         terms: Of the model; a server's are unknown.
         template: Digest of the chat format in which it is asked; empty for a server, which has its own.
-        inference: Computes what else of this machine decides the answers: see `checkpoint.inference`; nothing for a
+        inference: Computes what else of this machine decides the answers: see `llava.inference`; nothing for a
             server.
         release: Frees the memory of the model until it is asked again.
         is_server: Whether it is asked by as many requests at once as the batch size says, all the time: it takes
@@ -167,7 +167,7 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, room: int | Non
     @lru_cache(maxsize=1)
     def load() -> Any:
         path = checkpoint.resolve(ref, ws)
-        return zoo.load(path) if of_zoo else checkpoint.load(path, cache=ws.cache)
+        return zoo.load(path) if of_zoo else llava.load(path, cache=ws.cache)
 
     @lru_cache(maxsize=1)
     def features() -> Any:
@@ -202,4 +202,4 @@ def _local(ref: str, weights: str, template: str, ws: Workspace, room: int | Non
 
     terms = checkpoint.terms_of(ref)
     how = "" if of_zoo else ALONE
-    return Engine(ref, weights, ask, compare, terms, template, checkpoint.inference, release, how=how)
+    return Engine(ref, weights, ask, compare, terms, template, llava.inference, release, how=how)

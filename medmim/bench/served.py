@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim.errors import Unavailable, require
-from medmim.lvlm import adapters, checkpoint, vllm_server, weights
+from medmim.lvlm import adapters, checkpoint, llava, vllm_server, weights
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.store.flock import try_lock
@@ -28,14 +28,14 @@ _END = 5.0  # s from the last answer of a server to the end of its process
 
 
 def inference() -> dict[str, str]:
-    """What of this machine decides the answers: as of `checkpoint.inference`, and vLLM with its version and options.
+    """What of this machine decides the answers: as of `llava.inference`, and vLLM with its version and options.
 
     Raises:
         UserError: vLLM is not installed.
     """
     own = vllm_server.arguments()
     return {
-        **checkpoint.inference(),
+        **llava.inference(),
         "images": VLLM,  # its processors are those of its own transformers
         "engine": f"vllm {vllm_server.version(vllm_server.python())}",
         **({"options": digest_of(own)} if own else {}),
@@ -142,7 +142,7 @@ def _loadable(path: Path, digest: str, dtype: str, ws: Workspace) -> Iterator[Pa
             with held:
                 _remove(lock)
     lock = own / f"{_COPY}{digest_of([digest, dtype])[:16]}.lock"
-    with _together(lock, lambda copy: saving.save(checkpoint.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)):
+    with _together(lock, lambda copy: saving.save(llava.load(path, "cpu", getattr(torch, dtype), ws.cache), copy)):
         yield lock.with_suffix("")
 
 

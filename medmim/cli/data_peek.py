@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.text import Text
 
 from medmim import shards
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.encode import IGNORED, encode
 from medmim.lvlm.family import Segment, Turn
 from medmim.sample import Sample
@@ -54,7 +54,7 @@ def read_rows(folder: Path, base: Path, n: int) -> list[Row]:
         base: A model; its weights are not read.
         n: How many rows.
     """
-    text = checkpoint.load_text(base)
+    text = llava.load_text(base)
     samples = list(islice(_in_turn(shards.read_samples(folder)), n))
     images = shards.Images(folder) if (folder / "images").is_dir() else {}
     rows = []

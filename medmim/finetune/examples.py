@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medmim import progress, shards, store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, family
+from medmim.lvlm import family, llava
 from medmim.lvlm.encode import Encoded, Options, Reader, encode_all, options, tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.sample import BadRow, Sample
@@ -223,7 +223,7 @@ def prepare(
     if not samples:
         raise UserError(f"{data} has no train rows", fix="lower data.test_fraction and data.dev_fraction, build again")
     images = _image_ids(data, stored) if samples.show_images() else ()
-    examples, bad = tokenize(checkpoint.load_text(base), samples, images, max_tokens)
+    examples, bad = tokenize(llava.load_text(base), samples, images, max_tokens)
     refuse_too_many_bad(bad, len(samples), max_bad_fraction)
     return examples, bad
 
@@ -265,7 +265,7 @@ def prepare_dev(
     samples = shards.Samples(data, "dev")
     if not samples or not items:
         return None, []
-    reader = checkpoint.load_text(base)
+    reader = llava.load_text(base)
     images: Collection[str] = _image_ids(data, stored) if samples.show_images() else ()
     _, bad = tokenize(reader, samples, images, max_tokens, "dev")
     refuse_too_many_bad(bad, len(samples), max_bad_fraction, "dev")

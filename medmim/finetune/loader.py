@@ -19,8 +19,8 @@ from medmim.errors import UserError
 from medmim.finetune import batch, packing
 from medmim.finetune.batch import Batch
 from medmim.finetune.examples import Examples
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.features import pixels
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 
 _PIXEL_CACHE = 512 << 20  # bytes

@@ -28,7 +28,7 @@ from medmim.finetune.record import Record, TrainResult
 from medmim.finetune.saving import Saves
 from medmim.finetune.validation import Validated
 from medmim.lvlm import adapters, memory, weights
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 from medmim.lvlm.saving import save, save_adapters
 from medmim.recipe.schema import NOT_CONTENT, Finetune
 

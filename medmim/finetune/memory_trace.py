@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from medmim.finetune import attention, trainable
 from medmim.finetune.batch import Row
 from medmim.finetune.loss import row_loss
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.recipe.schema import Finetune
 
 _SHORT, _LONGER = 1, 2  # layers of the models that are tried
@@ -65,7 +65,7 @@ def of_pass(config: Any, settings: Finetune, row: Pass, bf16: bool, flash: bool)
 
 @lru_cache(maxsize=64)
 def _of_pass(config: str, settings: str, row: Pass, bf16: bool, flash: bool) -> int:
-    whole = checkpoint.quiet_transformers().LlavaConfig.from_dict(json.loads(config))
+    whole = llava.quiet_transformers().LlavaConfig.from_dict(json.loads(config))
     given = Finetune.model_validate_json(settings)
     text, tower = int(whole.text_config.num_hidden_layers), int(whole.vision_config.num_hidden_layers)
     phases = [
@@ -87,7 +87,7 @@ def model_of(config: Any, settings: Finetune, bf16: bool) -> Any:
         settings: What is trained.
         bf16: Whether passes are computed in bf16.
     """
-    model = checkpoint.without_memory(config)
+    model = llava.without_memory(config)
     model.to(torch.bfloat16 if bf16 and settings.lora else torch.float32)  # whatever the files have
     trainable.prepare(model, settings)
     return model

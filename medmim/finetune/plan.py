@@ -9,7 +9,7 @@ from medmim import shards, store
 from medmim.finetune import memory_plan
 from medmim.finetune.memory_trace import Pass
 from medmim.finetune.run import data_artifact
-from medmim.lvlm import adapters, checkpoint
+from medmim.lvlm import adapters, checkpoint, llava
 from medmim.recipe.schema import Finetune, Lora, Recipe
 from medmim.run.workspace import Workspace
 
@@ -96,7 +96,7 @@ def plan(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> P
             of_row = [of_step[i] for i in row]
             positions += sum(of_row) if settings.packing else len(of_row) * max(of_row)
 
-    config = checkpoint.load_text(path).config
+    config = llava.load_text(path).config
     limited_by, limit = min(limits(config, settings.max_tokens).items(), key=lambda entry: entry[1])
     total, of_tower = parameters(config)
     trainable = total - (of_tower if settings.freeze_vision else 0)
@@ -181,5 +181,5 @@ def _gib(size: float) -> float:
 
 def parameters(config: Any) -> tuple[int, int]:
     """Parameters of a model of this configuration, and those of its vision tower; the model has no memory."""
-    model = checkpoint.without_memory(config)
+    model = llava.without_memory(config)
     return model.num_parameters(), sum(weight.numel() for weight in model.model.vision_tower.parameters())

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import llava
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune, Lora
 
 _PROJECTOR = "multi_modal_projector"
@@ -30,7 +30,7 @@ def load(path: Path, settings: Finetune, device: str) -> Lvlm:
     under LoRA are bf16 where the passes are.
 
     Raises:
-        UserError: As `checkpoint.load` does.
+        UserError: As `llava.load` does.
     """
     bf16 = computes_in_bf16(settings, device)
     split: Any = nullcontext()
@@ -39,7 +39,7 @@ def load(path: Path, settings: Finetune, device: str) -> Lvlm:
 
         split = partitioned(settings, bf16)
     with split:
-        return checkpoint.load(path, device, torch.bfloat16 if bf16 and settings.lora else torch.float32)
+        return llava.load(path, device, torch.bfloat16 if bf16 and settings.lora else torch.float32)
 
 
 def prepare(model: Any, settings: Finetune) -> Any:

@@ -23,7 +23,7 @@ from medmim.finetune.loader import loader, total_steps
 from medmim.finetune.preemption import on_sigterm
 from medmim.finetune.record import TrainResult
 from medmim.finetune.validation import Validated
-from medmim.lvlm import checkpoint, memory
+from medmim.lvlm import llava, memory
 from medmim.recipe.schema import Finetune
 
 EXAMPLES, DEV = ".examples.safetensors", ".dev.safetensors"
@@ -130,7 +130,7 @@ def check_memory(base: Path, settings: Finetune, examples: Examples, device: str
         UserError: With the parts, what there is, and the nearest setting that fits.
         Unavailable: It would fit into the GPU, but other processes hold too much of that.
     """
-    config = checkpoint.load_config(base)
+    config = llava.load_config(base)
     gpu = device.startswith("cuda")
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     has = f"{torch.cuda.get_device_name(device)} or its machine" if gpu else "this machine"

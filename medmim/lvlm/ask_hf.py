@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from medmim.errors import UserError
 from medmim.lvlm import ahead, decoding, memory
 from medmim.lvlm.ask import Question, Reply, greedy, key, pixel_digest, refusal
-from medmim.lvlm.checkpoint import FP32, Lvlm, dtype_name, stop_tokens
 from medmim.lvlm.encode import backend, encode
 from medmim.lvlm.family import Turn
 from medmim.lvlm.features import ALONE, Features, embedded
+from medmim.lvlm.llava import FP32, Lvlm, dtype_name, stop_tokens
 from medmim.sample import lettered
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ B = TypeVar("B")
 
 
 class Asked(Protocol):
-    """What a key and greedy decoding need of a model: `checkpoint.Lvlm` has it, and `zoo.model.Model`."""
+    """What a key and greedy decoding need of a model: `llava.Lvlm` has it, and `zoo.model.Model`."""
 
     @property
     def model(self) -> Any:

@@ -14,7 +14,7 @@ IGNORED = -100  # the label that torch's cross-entropy skips
 
 
 class Reader(Protocol):
-    """What tokenizing needs of a model: `checkpoint.Lvlm` has it, and `checkpoint.Text`, which holds no weights."""
+    """What tokenizing needs of a model: `llava.Lvlm` has it, and `llava.Text`, which holds no weights."""
 
     @property
     def family(self) -> Family:

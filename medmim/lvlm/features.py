@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medmim.lvlm.ask import Question
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.kept import Kept, budget
+from medmim.lvlm.llava import Lvlm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from medmim.errors import UserError
 from medmim.lvlm import ask_hf
 from medmim.lvlm.ask import Question, Reply, likelihoods
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded, encode, options
 from medmim.lvlm.family import Turn
 from medmim.lvlm.features import Features, embedded
+from medmim.lvlm.llava import Lvlm
 from medmim.sample import lettered
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 
 from medmim.errors import from_os_error
 from medmim.lvlm import adapters, weights
-from medmim.lvlm.checkpoint import Lvlm, quiet_transformers, stop_tokens
 from medmim.lvlm.family import Family
+from medmim.lvlm.llava import Lvlm, quiet_transformers, stop_tokens
 
 
 def save(lvlm: Lvlm, folder: Path, written: Sequence[weights.Weight] | None = None) -> Lvlm:

@@ -44,7 +44,7 @@ class LvlmModel(PythonModel):  # type: ignore[misc]
         Raises:
             UserError: The artifact is gone, damaged, or not the one that was registered.
         """
-        from medmim.lvlm import checkpoint
+        from medmim.lvlm import llava
 
         config = ModelConfig(development_config=context.model_config)
         artifact = store.get(config.get("uri"))
@@ -55,7 +55,7 @@ class LvlmModel(PythonModel):  # type: ignore[misc]
                 fix="run the recipe again: it registers what is there now",
             )
         self._scratch = tempfile.TemporaryDirectory(prefix="medmim-")  # removed with the model; unused by folders
-        self._lvlm = checkpoint.load(store.fetch(artifact, Path(self._scratch.name)))
+        self._lvlm = llava.load(store.fetch(artifact, Path(self._scratch.name)))
         self._batch_size, self._max_new_tokens = config.get("batch_size"), config.get("max_new_tokens")
 
     def predict(self, model_input: list[Request]) -> list[str]:

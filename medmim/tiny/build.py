@@ -13,9 +13,9 @@ import numpy as np
 from medmim import hints, progress, terms
 from medmim.data.seeds import fraction, stream
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, saving
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import checkpoint, llava, saving
 from medmim.lvlm.encode import Encoded, encode
+from medmim.lvlm.llava import Lvlm
 from medmim.sample import LETTERS
 from medmim.tiny import corpus
 from medmim.tiny.base_recipe import BaseRecipe, Phase
@@ -53,11 +53,11 @@ def build(recipe: BaseRecipe, work: Path, destination: Path) -> Lvlm:
     for phase in recipe.phases:
         folder = work / phase.name
         if (folder / "done").is_file():
-            lvlm = checkpoint.load(folder, device="cpu")
+            lvlm = llava.load(folder, device="cpu")
             continue
         progress.say(f"phase {phase.name}: {phase.steps} steps of {phase.finetune.batch_size} samples")
         loop.train(lvlm, _batches(lvlm, recipe, phase, pool), phase.steps, phase.finetune, folder)
-        lvlm = checkpoint.load(folder, device="cpu")
+        lvlm = llava.load(folder, device="cpu")
         (folder / "done").touch()
         shutil.rmtree(folder / "resume", ignore_errors=True)
     from medmim.tiny import card
@@ -73,7 +73,7 @@ def build(recipe: BaseRecipe, work: Path, destination: Path) -> Lvlm:
     destination.mkdir(parents=True, exist_ok=True)
     for file in part.iterdir():
         shutil.copyfile(file, destination / file.name)
-    return checkpoint.load(destination, device="cpu")
+    return llava.load(destination, device="cpu")
 
 
 class _StopTraining(Exception):
@@ -125,7 +125,7 @@ def shipped_losses(name: str) -> list[float]:
 def _untrained(recipe: BaseRecipe) -> Lvlm:
     from medmim.tiny import architecture
 
-    checkpoint.quiet_transformers()
+    llava.quiet_transformers()
     tokenizer = architecture.train_tokenizer(_texts(recipe), recipe.family, recipe.vocabulary)
     model = architecture.build(recipe.family, tokenizer, recipe.seed)
     return Lvlm(model, tokenizer, architecture.image_processor(recipe.family), recipe.family, Path())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medmim import progress
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 
 if TYPE_CHECKING:
     from medmim.tiny.base_recipe import BaseRecipe

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medmim import terms
-from medmim.lvlm import checkpoint, saving
+from medmim.lvlm import checkpoint, llava, saving
 from medmim.lvlm.zoo import entry as zoo
 from medmim.lvlm.zoo import stored
 from medmim.progress import say
@@ -47,6 +47,6 @@ def _build(entry: zoo.Entry, folder: Path, seed: int) -> None:
     if entry.format is None:
         zoo_classes.build(entry.classes[0], folder, seed)
         return
-    shipped = checkpoint.load(checkpoint.resolve(stored.STAND_IN + entry.format), "cpu")
+    shipped = llava.load(checkpoint.resolve(stored.STAND_IN + entry.format), "cpu")
     model = architecture.build(shipped.family, shipped.tokenizer, seed)
     saving.save(replace(shipped, model=model, path=Path()), folder)

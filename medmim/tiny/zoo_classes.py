@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.errors import require
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.zoo import processors
 from medmim.lvlm.zoo.model import save_parts
 
@@ -45,7 +45,7 @@ def save(processor: Any, config: Any, name: str, folder: Path, seed: int) -> Pat
     torch = require("torch", "finetune")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = getattr(checkpoint.quiet_transformers(), name)(config)
+        model = getattr(llava.quiet_transformers(), name)(config)
         for key, weight in model.named_parameters():
             if key.endswith("_gate"):  # zero in a new Mllama: it would be blind
                 weight.fill_(1.0)
@@ -69,7 +69,7 @@ def tokenizer(specials: list[str], names: dict[str, str], bos: str | None = None
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(words)
-    return checkpoint.quiet_transformers().PreTrainedTokenizerFast(
+    return llava.quiet_transformers().PreTrainedTokenizerFast(
         tokenizer_object=made,
         pad_token=words[0],
         eos_token=words[1],
@@ -109,7 +109,7 @@ def with_template(kind: str, reader: Any, words: Any, image: str, **settings: An
 
 def _parts(kind: str) -> tuple[Any, Any, str]:
     """(processor, config, name of the model's class)."""
-    hf = checkpoint.quiet_transformers()
+    hf = llava.quiet_transformers()
     if kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
         names = ["<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
         words = tokenizer(names, {"image_token": names[0], "video_token": names[3]})

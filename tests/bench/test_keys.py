@@ -13,7 +13,7 @@ import pytest
 from medmim import store
 from medmim.bench import answers, asking, engines, run
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.ask import Reply
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import workspace
@@ -72,7 +72,7 @@ def test_what_decides_nothing_is_not() -> None:
 
 def test_the_machine_is_known_as_the_loaded_model_is(world: World, tmp_path: Path) -> None:
     found = engines.engine(str(world.models[0]), workspace(tmp_path)).inference()
-    lvlm = checkpoint.load(world.models[0])
+    lvlm = llava.load(world.models[0])
     assert (found["device"], found["dtype"]) == lvlm.inference[:2]
     assert found["images"] in type(lvlm.image_processor).__name__.lower()
 
@@ -94,8 +94,8 @@ def test_a_released_model_is_loaded_again_and_answers_as_before(world: World, tm
     from medmim.lvlm.ask import Question
 
     loads: list[Path] = []
-    real = checkpoint.load
-    monkeypatch.setattr(checkpoint, "load", lambda path, **given: loads.append(path) or real(path, **given))
+    real = llava.load
+    monkeypatch.setattr(llava, "load", lambda path, **given: loads.append(path) or real(path, **given))
     model = engines.engine(str(world.models[0]), workspace(tmp_path))
     asked = [Question("What changed?")]
     said = [next(iter(model.ask(asked, 1, 3))) for _ in range(2)]
@@ -109,7 +109,7 @@ def test_a_released_model_leaves_the_memory_at_once(world: World, tmp_path: Path
     from medmim.lvlm.ask import Question
 
     loaded: list[weakref.ref[Any]] = []
-    real = checkpoint.load
+    real = llava.load
 
     def load(path: Path, **given: Any) -> Any:
         lvlm = real(path, **given)
@@ -117,7 +117,7 @@ def test_a_released_model_leaves_the_memory_at_once(world: World, tmp_path: Path
         loaded.append(weakref.ref(lvlm.model))
         return lvlm
 
-    monkeypatch.setattr(checkpoint, "load", load)
+    monkeypatch.setattr(llava, "load", load)
     model = engines.engine(str(world.models[0]), workspace(tmp_path))
     gc.disable()
     try:

@@ -9,7 +9,7 @@ from medmim.bench import answers, run
 from medmim.bench.engines import engine
 from medmim.errors import UserError
 from medmim.finetune import run as finetune
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, llava
 from medmim.lvlm.ask import Question
 from medmim.recipe.loading import load
 from medmim.recipe.schema import Bench
@@ -20,7 +20,7 @@ from tests.support.bench import World, publish
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    checkpoint.quiet_transformers()
+    llava.quiet_transformers()
     root = tmp_path_factory.mktemp("zoo")
     return {kind: zoo_models.build(kind, root / kind) for kind in ("qwen2_5_vl", "gemma3", "mllama")}
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medmim import store
-from medmim.lvlm import checkpoint, saving
+from medmim.lvlm import checkpoint, llava, saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.tiny import architecture
 from tests.support import med_mim_files as files
@@ -288,7 +288,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tokenizer = architecture.train_tokenizer(["What became of the edema? stable worse improved image A: B: C:"], MANTIS)
     model = architecture.build(MANTIS, tokenizer, 0)
-    saving.save(checkpoint.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path()), folder)
+    saving.save(llava.Lvlm(model, tokenizer, architecture.image_processor(MANTIS), MANTIS, Path()), folder)
     return folder
 
 

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from medmim.cli.app import app
 from medmim.errors import Refused, Unavailable, UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, llava
 from tests.support import hub_server, zoo_models
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    checkpoint.quiet_transformers()
+    llava.quiet_transformers()
     root = tmp_path_factory.mktemp("zoo")
     return {kind: zoo_models.build(kind, root / kind) for kind in ("qwen2_5_vl", "mllama")}
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from medmim.lvlm import saving
-from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.family import Family
+from medmim.lvlm.llava import Lvlm
 from tests.support.finetune import make_job, make_lvlm
 from tests.support.two_workers import SHORT, run
 

@@ -12,8 +12,8 @@ from transformers import LlavaForConditionalGeneration
 from medmim.finetune import loop, trainable
 from medmim.finetune.engines.plain import Plain
 from medmim.finetune.loss import row_loss
-from medmim.lvlm import adapters, checkpoint, weights
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import adapters, checkpoint, llava, weights
+from medmim.lvlm.llava import Lvlm
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Finetune, Lora
 from tests.support.finetune import batches
@@ -50,7 +50,7 @@ def test_what_training_holds_is_what_stock_peft_loads(lvlm: Lvlm, tmp_path: Path
         theirs = peft.PeftModel.from_pretrained(base, tmp_path / "a").eval()
     goal = losses(lvlm, held.model)
     assert losses(lvlm, theirs.get_base_model()) == goal
-    assert losses(lvlm, checkpoint.load(tmp_path / "a", "cpu").model) == pytest.approx(goal, rel=1e-5)
+    assert losses(lvlm, llava.load(tmp_path / "a", "cpu").model) == pytest.approx(goal, rel=1e-5)
     assert losses(lvlm, lvlm.model) != pytest.approx(goal, rel=1e-3)
     names = weights.tensors(tmp_path / "a" / adapters.WEIGHTS).keys()
     assert any("multi_modal_projector" in name for name in names) == projector
@@ -62,10 +62,8 @@ def test_of_a_training_in_bf16_one_model_is_bf16_and_what_adapters_make_of_the_b
         train(lvlm, settings(merge, "bf16"), tmp_path / str(merge))
     stored = weights.tensors(tmp_path / "True" / "model.safetensors")
     assert {one.dtype for one in stored.values()} == {"BF16"}
-    assert checkpoint.load_text(tmp_path / "True").config.dtype == torch.bfloat16
-    one, other = (
-        checkpoint.load(tmp_path / name, "cpu", torch.bfloat16).model.state_dict() for name in ("True", "False")
-    )
+    assert llava.load_text(tmp_path / "True").config.dtype == torch.bfloat16
+    one, other = (llava.load(tmp_path / name, "cpu", torch.bfloat16).model.state_dict() for name in ("True", "False"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert {one.dtype for one in weights.tensors(tmp_path / "False" / adapters.WEIGHTS).values()} == {"F32"}
 

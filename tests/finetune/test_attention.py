@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import varlen
 
 from medmim.finetune import attention, loop
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.attention import documented
 from tests.support.finetune import batches, copy_of, losses, set_dropout

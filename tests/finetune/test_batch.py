@@ -6,8 +6,8 @@ import torch
 
 from medmim.finetune import attention, batch
 from medmim.finetune.engines.plain import Plain
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import copy_of, make_encoded, make_pixels
 

@@ -12,8 +12,8 @@ from medmim.finetune.distributed import pick_device
 from medmim.finetune.engines.engine import WEIGHT
 from medmim.finetune.validation import VALIDATION
 from medmim.finetune.worker import Job, run_worker
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.family import Family
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import batches, copy_of, losses, make_job, steps_of
 from tests.support.two_workers import POISONED, SHORT, UNEVEN

@@ -15,10 +15,11 @@ from medmim import progress
 from medmim.errors import UserError
 from medmim.finetune import examples as module
 from medmim.finetune.examples import Examples, group, prepare, refuse_too_many_bad, tokenize
-from medmim.lvlm import checkpoint
-from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm import llava
+from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Family, Segment, Turn
+from medmim.lvlm.llava import Lvlm
 from medmim.sample import Sample
 from tests.support.finetune import make_data, make_lvlm, make_samples
 
@@ -164,7 +165,7 @@ def test_a_sample_is_never_longer_than_the_base_reads(lvlm: Lvlm, key: str, what
     bound = sorted(lengths)[10]
     config = copy.deepcopy(lvlm.config)
     setattr(config.text_config, key, bound)
-    reader = checkpoint.Text(config, lvlm.tokenizer, lvlm.family, lvlm.path)
+    reader = llava.Text(config, lvlm.tokenizer, lvlm.family, lvlm.path)
     examples, bad = tokenize(reader, samples, IMAGES, bound + larger * 1000)
     assert sorted(examples.lengths) == sorted(length for length in lengths if length <= bound)
     assert {(row.key, row.reason) for row in bad} == {

@@ -24,8 +24,8 @@ from medmim.finetune.batch import Batch
 from medmim.finetune.examples import Examples, tokenize
 from medmim.finetune.loader import loader
 from medmim.finetune.worker import run_worker
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.family import Family
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from medmim.sample import Sample
 from tests.support.finetune import SETTINGS, make_data, make_job, make_samples, png

@@ -23,8 +23,9 @@ from medmim.finetune.engines.engine import Engine
 from medmim.finetune.pace import Preempted
 from medmim.finetune.validation import Validated
 from medmim.finetune.worker import run_worker
-from medmim.lvlm.checkpoint import Lvlm, digest, load
+from medmim.lvlm.checkpoint import digest
 from medmim.lvlm.family import Family
+from medmim.lvlm.llava import Lvlm, load
 from medmim.recipe.schema import Finetune, Lora, Validation
 from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, set_dropout, steps_of
 

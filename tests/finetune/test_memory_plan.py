@@ -20,7 +20,7 @@ from medmim.finetune.memory_plan import GIB, Need, Part, Room
 from medmim.finetune.memory_trace import Pass
 from medmim.finetune.worker import EXAMPLES
 from medmim.lvlm import memory
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Finetune, Lora
 from tests.support.finetune import SETTINGS, batches, copy_of, make_job, make_lvlm

@@ -3,7 +3,7 @@
 import pytest
 
 from medmim.finetune import optim
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import copy_of
 

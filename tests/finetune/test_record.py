@@ -9,7 +9,7 @@ import pytest
 
 from medmim import progress
 from medmim.finetune import batch, loop, record
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 from tests.support.finetune import SETTINGS, copy_of, make_encoded, make_pixels
 
 

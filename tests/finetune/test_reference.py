@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from medmim.finetune import batch, loop
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import Encoded
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import copy_of, make_encoded, make_pixels, steps_of
 

@@ -16,11 +16,11 @@ from medmim.finetune import examples, record, run
 from medmim.finetune.plan import parameters, plan
 from medmim.finetune.ray import exchange, launcher
 from medmim.finetune.worker import Job, run_worker
-from medmim.lvlm import checkpoint
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import checkpoint, llava
 from medmim.lvlm.encode import IGNORED, encode
 from medmim.lvlm.family import Family, Segment, Turn
 from medmim.lvlm.importing import convert, layouts
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.provenance import terms_of
@@ -73,7 +73,7 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
     assert artifact.kind == "model"
     assert {"model.safetensors", "config.json", "losses.jsonl", "quarantine.jsonl"} <= set(artifact.files)
     assert not [name for name in artifact.files if name.startswith(".") or "resume" in name]
-    assert checkpoint.load(checkpoint.resolve(made.uri, ws)).digest != checkpoint.digest(Path(base))
+    assert llava.load(checkpoint.resolve(made.uri, ws)).digest != checkpoint.digest(Path(base))
     assert made.facts["steps"] == 3 and made.facts["samples"] == 30 and made.facts["workers"] == 1
     assert [step for step, _ in made.facts["losses"]] == [1, 2, 3]
     notes = json.loads((ws.fetch(made.uri) / store.PROVENANCE).read_text())
@@ -189,17 +189,17 @@ def test_a_plan_knows_the_model_and_reads_none_of_its_weights(
     world: tuple[Workspace, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ws, data, base = world
-    model = checkpoint.load(Path(base), "cpu").model
+    model = llava.load(Path(base), "cpu").model
     frozen = sum(p.numel() for p in model.model.vision_tower.parameters())
     encoded = [
-        encode(checkpoint.load_text(Path(base)), [Turn(s.prompt, s.target)], len(s.images))
+        encode(llava.load_text(Path(base)), [Turn(s.prompt, s.target)], len(s.images))
         for s in shards.read_samples(ws.fetch(data), "train")
     ]
 
     def load(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(checkpoint, "load", load)
+    monkeypatch.setattr(llava, "load", load)
     for freeze, trainable in ((False, model.num_parameters()), (True, model.num_parameters() - frozen)):
         found = plan(recipe(base, freeze_vision=freeze), ws, data)
         assert (found.parameters, found.trainable) == (model.num_parameters(), trainable)
@@ -510,7 +510,7 @@ LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "down_proj"
 
 def weights_of(ws: Workspace, uri: str) -> dict[str, torch.Tensor]:
     """Of a model as it is asked; adapters are added to their base."""
-    found: dict[str, torch.Tensor] = checkpoint.load(checkpoint.resolve(uri, ws), "cpu").model.state_dict()
+    found: dict[str, torch.Tensor] = llava.load(checkpoint.resolve(uri, ws), "cpu").model.state_dict()
     return found
 
 

@@ -13,7 +13,7 @@ from medmim.finetune import checkpoint, loop
 from medmim.finetune.engines.engine import WEIGHT, Fragment
 from medmim.finetune.pace import Preempted
 from medmim.finetune.saving import Saves
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import batches, copy_of
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medmim.finetune import attention, batch, throughput, trainable
 from medmim.finetune.engines.plain import Plain
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune, Lora
 from tests.support.finetune import copy_of, make_encoded, make_pixels
 

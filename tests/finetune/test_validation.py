@@ -25,10 +25,11 @@ from medmim.finetune.pace import Preempted
 from medmim.finetune.validation import VALIDATION, Validated
 from medmim.finetune.worker import DEV, Job, run_worker
 from medmim.lvlm import checkpoint as models
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import llava
 from medmim.lvlm.encode import Encoded, encode, options
 from medmim.lvlm.family import Family, Turn
 from medmim.lvlm.features import pixels
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune, Validation
 from medmim.sample import Sample
 from tests.support.finetune import (
@@ -180,7 +181,7 @@ WILD = SETTINGS.model_copy(
 
 def measured(job: Job, model: Path) -> Validated:
     """The dev items measured with a model of which only the folder is known."""
-    lvlm = models.load(model, "cpu")
+    lvlm = llava.load(model, "cpu")
     dev = Examples.load(Path(job.folder) / DEV)
     engine = Plain(lvlm.model, WILD, bf16=False)
     with loader(lvlm, dev, shards.Images(Path(job.data)), WILD) as batch_at:

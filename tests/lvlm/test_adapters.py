@@ -15,12 +15,12 @@ from transformers import LlavaForConditionalGeneration
 from medmim import store, terms
 from medmim.bench.engines import engine
 from medmim.errors import UserError
-from medmim.lvlm import adapters, checkpoint, saving, weights
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import adapters, checkpoint, llava, saving, weights
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 from medmim.lvlm.features import pixels
 from medmim.lvlm.importing.show import describe
+from medmim.lvlm.llava import Lvlm
 from medmim.run.workspace import workspace
 from medmim.terms import Terms
 
@@ -77,12 +77,12 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def test_adapters_of_stock_peft_are_added_to_their_base(lvlm: Lvlm, trained: Any, tmp_path: Path) -> None:
     folder = put(lvlm, trained, tmp_path / "a", str(lvlm.path))
-    loaded = checkpoint.load(folder, "cpu")
+    loaded = llava.load(folder, "cpu")
     assert close(logits(lvlm, loaded.model), logits(lvlm, trained))
     assert not close(logits(lvlm, loaded.model), logits(lvlm, lvlm.model))
     assert not [name for name, _ in loaded.model.named_modules() if "lora" in name or "modules_to_save" in name]
     assert loaded.family is lvlm.family and loaded.digest == checkpoint.digest(folder)
-    half = checkpoint.load(folder, "cpu", torch.bfloat16).model
+    half = llava.load(folder, "cpu", torch.bfloat16).model
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
@@ -117,7 +117,7 @@ def test_merged_weights_have_published_names_and_say_the_same(
     saving.save(lvlm, tmp_path / "merged", merged)
     stored = weights.tensors(tmp_path / "merged" / "model.safetensors")
     assert {one.dtype for one in stored.values()} == {"BF16" if bf16 else "F32"}
-    given = checkpoint.load(tmp_path / "merged", "cpu", torch.float32).model
+    given = llava.load(tmp_path / "merged", "cpu", torch.float32).model
     if not bf16:
         assert close(logits(lvlm, given), logits(lvlm, trained))
     exact = trained.merge_and_unload().state_dict()
@@ -171,7 +171,7 @@ def test_adapters_and_base_in_one_store_move_with_it_and_are_copied_to_another(
     for number, ref in enumerate((again, uris[1])):  # another machine, which has nothing but the store
         node = workspace(tmp_path / f"node{number}")
         folder = checkpoint.resolve(ref, node)
-        assert close(logits(lvlm, checkpoint.load(folder, "cpu").model), goal)
+        assert close(logits(lvlm, llava.load(folder, "cpu").model), goal)
         assert checkpoint.terms_of(ref) == SERVE and checkpoint.family_of(checkpoint.locate(ref)) is lvlm.family
     assert not (tmp_path / ".medmim").exists()
 
@@ -183,7 +183,7 @@ def test_a_base_in_s3_of_adapters_in_a_folder_is_copied_to_the_given_cache(
     base = store.publish(lvlm.path, f"{bucket}/bases", "model", {}, {})
     folder = put(lvlm, trained, tmp_path / "a", base.uri, f"{bucket}/other")
     assert json.loads((folder / adapters.CONFIG).read_text())["base_model_name_or_path"] == base.uri
-    loaded = checkpoint.load(folder, "cpu", cache=tmp_path / "cache")
+    loaded = llava.load(folder, "cpu", cache=tmp_path / "cache")
     assert close(logits(lvlm, loaded.model), logits(lvlm, trained))
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.name == base.digest]
     assert not (tmp_path / ".medmim").exists()
@@ -208,7 +208,7 @@ def test_without_its_very_base_a_model_is_refused_in_one_error(
         adapters.record_base(tmp_path / "b", str(folder), checkpoint.digest(folder), "/elsewhere")
         folder, fact = tmp_path / "b", "must be a whole model"
     with pytest.raises(UserError, match=fact) as error:
-        checkpoint.load(folder, "cpu")
+        llava.load(folder, "cpu")
     assert error.value.reason and "finetune.lora.merge: true" in error.value.fix
     if what != "adapters too":
         assert checkpoint.digest(lvlm.path) in error.value.reason
@@ -237,7 +237,7 @@ def test_damaged_adapters_are_refused(lvlm: Lvlm, trained: Any, tmp_path: Path, 
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
-        checkpoint.load(folder, "cpu")
+        llava.load(folder, "cpu")
     assert error.value.fix
 
 
@@ -248,7 +248,7 @@ def test_a_missing_adapter_is_named_and_not_taken_for_an_untrained_one(
     first, *others = adapters.of_training(trained)
     weights.write_file(folder / adapters.WEIGHTS, others)
     with pytest.raises(UserError, match="lacks 1 weights") as error:
-        checkpoint.load(folder, "cpu")
+        llava.load(folder, "cpu")
     assert error.value.problems == (first.name,)
 
 
@@ -257,7 +257,7 @@ def test_a_weight_that_is_not_finite_is_named(lvlm: Lvlm, trained: Any, tmp_path
         next(p for name, p in trained.named_parameters() if "lora_B" in name)[0, 0] = float("nan")
     folder = put(lvlm, trained, tmp_path / "a", str(lvlm.path))
     with pytest.raises(UserError, match="not finite") as error:
-        checkpoint.load(folder, "cpu")
+        llava.load(folder, "cpu")
     (problem,) = error.value.problems
     assert "lora_B" in problem and adapters.WEIGHTS in problem
 

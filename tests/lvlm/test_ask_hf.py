@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from medmim.errors import UserError
-from medmim.lvlm import ask_hf, checkpoint, decoding, likelihood_hf
+from medmim.lvlm import ask_hf, checkpoint, decoding, likelihood_hf, llava
 from medmim.lvlm.ask import Question, key, pixel_digest
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
@@ -33,7 +33,7 @@ def test_replies_are_the_same_at_batch_1_and_32(lvlm, questions):
 
 
 def test_a_trained_model_gives_varied_answers_that_are_equal_at_any_batch_size(questions):
-    shipped = checkpoint.load(checkpoint.resolve("tiny-mantis"), device="cpu")
+    shipped = llava.load(checkpoint.resolve("tiny-mantis"), device="cpu")
     texts = [[r.text for r in ask_hf.ask(shipped, questions, size, max_new_tokens=6)] for size in (1, 7, 33)]
     assert texts[0] == texts[1] == texts[2]
     assert len(set(texts[0])) > 2
@@ -62,7 +62,7 @@ def test_a_batch_gives_the_text_of_plain_greedy_decoding(lvlm, questions):
 
 def plainly(lvlm, questions, new_tokens):
     """What `generate` writes, all in one left-padded batch, up to the token that ends an answer."""
-    stop = checkpoint.stop_tokens(lvlm.tokenizer, lvlm.family)
+    stop = llava.stop_tokens(lvlm.tokenizer, lvlm.family)
     ids, mask = ask_hf.left_padded(lvlm, [encode(lvlm, [Turn(q.prompt)], len(q.images)).ids for q in questions])
     values = torch.cat([pixels(lvlm, question.images) for question in questions if question.images])
     output = lvlm.model.generate(
@@ -79,7 +79,7 @@ OPTIONS = ((), ("image 1", "image 2"), ("image 1 and much more than that", "imag
 
 @pytest.mark.parametrize("name", ["tiny-mantis", "tiny-llava-med"])
 def test_tokens_are_those_of_generate_while_answers_of_other_lengths_leave_the_batch(name, monkeypatch):
-    shipped = checkpoint.load(checkpoint.resolve(name), device="cpu")
+    shipped = llava.load(checkpoint.resolve(name), device="cpu")
     images = [Image.linear_gradient("L").rotate(90 * i).resize((64, 64)).convert("RGB") for i in range(4)]
     questions = [
         Question(
@@ -256,7 +256,7 @@ def test_an_answer_as_long_as_the_context_is_refused(lvlm):
 
 
 def test_a_reply_is_cut_unless_a_stop_token_ended_it(lvlm, monkeypatch):
-    stop = checkpoint.stop_tokens(lvlm.tokenizer, lvlm.family)[0]
+    stop = llava.stop_tokens(lvlm.tokenizer, lvlm.family)[0]
     word = lvlm.tokenizer.encode("left", add_special_tokens=False)[:1]
     written = ([[*word, stop], [*word, *word, *word]], [False, False])
     monkeypatch.setattr(decoding, "greedy", lambda *_: written)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.encode import IGNORED, encode, encode_all, tokens_per_image
 from medmim.lvlm.family import Turn
 
@@ -81,11 +81,11 @@ def test_many_at_once_are_what_each_is_alone_and_a_refused_one_does_not_move_the
 
 def test_weights_are_not_needed(lvlm):
     turns = [Turn("Which image shows opacity?", "B: image 2")]
-    assert encode(checkpoint.load_text(lvlm.path), turns, 2).ids == encode(lvlm, turns, 2).ids
+    assert encode(llava.load_text(lvlm.path), turns, 2).ids == encode(lvlm, turns, 2).ids
 
 
 def test_a_tokenizer_whose_file_asks_for_truncation_and_padding_does_neither(lvlm):
-    text = checkpoint.load_text(lvlm.path)
+    text = llava.load_text(lvlm.path)
     conversations = [([Turn("Which image shows opacity? " * n, "B")], 1) for n in (1, 20)]
     want = [encode(lvlm, turns, images).ids for turns, images in conversations]
     for find in (lambda: encode_all(text, conversations), lambda: [encode(text, *one) for one in conversations]):

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from medmim.errors import UserError
-from medmim.lvlm import ask_hf, checkpoint, likelihood_hf
+from medmim.lvlm import ask_hf, checkpoint, likelihood_hf, llava
 from medmim.lvlm.ask import Question
-from medmim.lvlm.checkpoint import Lvlm
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 from medmim.lvlm.features import pixels
+from medmim.lvlm.llava import Lvlm
 from medmim.sample import lettered, with_options
 
 OPTIONS = ("left", "left side", "image 1", "same size", "", "image 2", "left", "radiography: large opacity")
@@ -68,7 +68,7 @@ def test_likelihoods_are_those_of_plain_forward_passes_at_any_batch_size(lvlm: L
 
 @pytest.mark.parametrize("base", ["tiny-mantis", "tiny-llava-med"])
 def test_a_trained_model_begins_with_the_letter_that_is_the_likeliest(base: str) -> None:
-    trained = checkpoint.load(checkpoint.resolve(base), device="cpu")
+    trained = llava.load(checkpoint.resolve(base), device="cpu")
     said = [reply.text for reply in ask_hf.ask(trained, QUESTIONS, 11, 4)]
     compared = [reply.letters for reply in likelihood_hf.compare(trained, QUESTIONS, 11)]
     begun = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from medmim.lvlm import checkpoint, saving, weights
+from medmim.lvlm import llava, saving, weights
 from medmim.lvlm.weights import Weight
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -136,4 +136,4 @@ def test_an_untied_head_is_saved_and_shards_are_loaded_by_transformers(lvlm, tmp
     assert not report["missing_keys"] and not report["unexpected_keys"]
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert checkpoint.load(tmp_path, device="cpu").digest == saved.digest
+    assert llava.load(tmp_path, device="cpu").digest == saved.digest

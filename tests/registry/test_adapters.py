@@ -16,7 +16,7 @@ from medmim.finetune import run as finetune
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import run_worker
 from medmim.housekeeping import gc
-from medmim.lvlm import ask, ask_hf, checkpoint, saving
+from medmim.lvlm import ask, ask_hf, checkpoint, llava, saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.nightly import roster
 from medmim.recipe.loading import validate
@@ -56,8 +56,8 @@ def test_adapters_are_benched_registered_and_answer_as_the_merged_model(
 
     gc.collect(ws, gc.plan(ws, last=0, days=0, now=time.time() + 400 * gc.DAY))  # years later
     asked = [ask.Question(f"mass {word}", []) for word in ("left", "right", "same")]
-    loaded = checkpoint.load(checkpoint.resolve(tuned, ws), "cpu")
-    merged = checkpoint.load(saving.save(loaded, tmp_path / "merged").path, "cpu")
+    loaded = llava.load(checkpoint.resolve(tuned, ws), "cpu")
+    merged = llava.load(saving.save(loaded, tmp_path / "merged").path, "cpu")
     said = [reply.text for reply in ask_hf.ask(merged, asked, 32, 3)]
     assert [reply.text for reply in engine(lookup.resolve("models:/tuned@champion", ws), ws).ask(asked, 32, 3)] == said
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", ws.tracking)

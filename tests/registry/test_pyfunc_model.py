@@ -13,7 +13,7 @@ from PIL import Image
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import ask, ask_hf, checkpoint, saving
+from medmim.lvlm import ask, ask_hf, llava, saving
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Recipe
 from medmim.registry import promote, pyfunc_model, register
@@ -27,9 +27,9 @@ QUESTION = "Which image shows the larger opacity?\nA: image 1\nB: image 2"
 
 @pytest.fixture
 def model(ws: Workspace, tmp_path: Path) -> Artifact:
-    checkpoint.quiet_transformers()
+    llava.quiet_transformers()
     tokenizer = architecture.train_tokenizer([QUESTION, "A: image 1"], MANTIS)
-    made = checkpoint.Lvlm(
+    made = llava.Lvlm(
         architecture.build(MANTIS, tokenizer, 0), tokenizer, architecture.image_processor(MANTIS), MANTIS, tmp_path
     )
     saving.save(made, tmp_path / "model")
@@ -62,7 +62,7 @@ def test_the_champion_answers_by_path_base64_and_data_url(
     said = loaded.predict(requests)
     images = [Image.open(io.BytesIO(_png(shade))).convert("RGB") for shade in (10, 240)]
     questions = [ask.Question(QUESTION, images), ask.Question(QUESTION, images), ask.Question(QUESTION, [])]
-    own = list(ask_hf.ask(checkpoint.load(Path(model.uri)), questions, 32, recipe.bench.max_new_tokens))
+    own = list(ask_hf.ask(llava.load(Path(model.uri)), questions, 32, recipe.bench.max_new_tokens))
     assert said == [reply.text for reply in own]
     assert said[0] == said[1] and all(said)
 

@@ -76,7 +76,7 @@ def write_data(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The data set and the models, created once."""
-    from medmim.lvlm import checkpoint, saving
+    from medmim.lvlm import llava, saving
     from medmim.lvlm.mantis import MANTIS
     from medmim.tiny import architecture
 
@@ -86,7 +86,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     tokenizer = architecture.train_tokenizer([f"{s.prompt}\n{s.target}" for s in asked], MANTIS, 400)
     models = []
     for seed in (0, 1):
-        model = checkpoint.Lvlm(
+        model = llava.Lvlm(
             architecture.build(MANTIS, tokenizer, seed),
             tokenizer,
             architecture.image_processor(MANTIS),

@@ -23,8 +23,9 @@ from medmim.finetune.engines.deepspeed import Zero
 from medmim.finetune.engines.engine import WEIGHT, Engine
 from medmim.finetune.validation import Validated
 from medmim.lvlm import saving
-from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.encode import Options
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune, Lora, Validation
 from tests.support.finetune import make_encoded, make_lvlm, make_pixels
 

@@ -18,10 +18,10 @@ from medmim.finetune.batch import Batch
 from medmim.finetune.examples import prepare_dev, tokenize
 from medmim.finetune.record import LOSSES
 from medmim.finetune.worker import DEV, EXAMPLES, Job
-from medmim.lvlm import checkpoint, saving
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import llava, saving
 from medmim.lvlm.encode import Encoded, encode
 from medmim.lvlm.family import Family, Turn
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from medmim.sample import Sample
 from medmim.tiny import architecture
@@ -173,7 +173,7 @@ def make_job(root: Path, family: Family, settings: Finetune = SETTINGS, out: str
         items, bad = prepare_dev(base, data, 400, 0.0, 200, 0)
         assert items is not None and not bad
         items.save(folder / DEV)
-    examples, bad = tokenize(checkpoint.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)
+    examples, bad = tokenize(llava.load(base, "cpu"), shards.read_samples(data, "train"), shards.Images(data), 400)
     assert not bad
     examples.save(folder / EXAMPLES)
     return Job(str(base), str(data), str(folder), settings.model_dump_json(), threads=1)

@@ -110,7 +110,7 @@ def _word(text: str) -> str:
 
 
 def _models(root: Path) -> tuple[Path, Path]:
-    from medmim.lvlm import checkpoint, saving
+    from medmim.lvlm import llava, saving
     from medmim.lvlm.mantis import MANTIS
     from medmim.tiny import architecture
 
@@ -119,7 +119,7 @@ def _models(root: Path) -> tuple[Path, Path]:
     )
     made = []
     for seed in (0, 1):
-        model = checkpoint.Lvlm(
+        model = llava.Lvlm(
             architecture.build(MANTIS, tokenizer, seed),
             tokenizer,
             architecture.image_processor(MANTIS),
@@ -132,7 +132,7 @@ def _models(root: Path) -> tuple[Path, Path]:
 
 def _data(folder: Path, ws: Workspace, models: tuple[Path, Path]) -> tuple[str, tuple[str, str]]:
     """Published, the right answers such that the first model gives WORSE more of them than the second."""
-    from medmim.lvlm import ask_hf, checkpoint
+    from medmim.lvlm import ask_hf, llava
     from medmim.lvlm.ask import Question
 
     out = io.BytesIO()
@@ -140,7 +140,7 @@ def _data(folder: Path, ws: Workspace, models: tuple[Path, Path]) -> tuple[str, 
     picture.save(out, "PNG")
     asked = [_question(i) for i in range(QUESTIONS)]
     questions = [Question(sample.prompt, [picture]) for sample in asked]
-    said = [[reply.text for reply in ask_hf.ask(checkpoint.load(path), questions, 80, 2)] for path in models]
+    said = [[reply.text for reply in ask_hf.ask(llava.load(path), questions, 80, 2)] for path in models]
     differing = [i for i, (a, b) in enumerate(zip(*said, strict=True)) if metrics.token_f1(b, a) == 0][:WORSE]
     assert len({asked[i].patients for i in differing if not asked[i].held_out}) == WORSE
     made = [replace(one, answer=said[0][i] if i in differing else "none of it") for i, one in enumerate(asked)]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from medmim.lvlm import checkpoint, saving
-from medmim.lvlm.checkpoint import Lvlm
+from medmim.lvlm import llava, saving
+from medmim.lvlm.llava import Lvlm
 from medmim.lvlm.llava_med import LLAVA_MED
 from medmim.lvlm.mantis import MANTIS
 from medmim.tiny import architecture
@@ -36,7 +36,7 @@ def corpus() -> list[str]:
 def folders(tmp_path_factory):
     """Family name -> folder of a saved tiny model."""
     root = tmp_path_factory.mktemp("tiny")
-    checkpoint.quiet_transformers()
+    llava.quiet_transformers()
     for family in (MANTIS, LLAVA_MED):
         tokenizer = architecture.train_tokenizer(CORPUS, family)
         model = architecture.build(family, tokenizer, seed=0)
@@ -46,4 +46,4 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session", params=["mantis", "llava-med"])
 def lvlm(request, folders) -> Lvlm:
-    return checkpoint.load(folders[request.param], device="cpu")
+    return llava.load(folders[request.param], device="cpu")

@@ -18,8 +18,9 @@ from medmim.finetune.engines.engine import WEIGHT, Fragment
 from medmim.finetune.pace import Pace
 from medmim.finetune.saving import Saves
 from medmim.finetune.worker import Job, run_worker
-from medmim.lvlm.checkpoint import FAMILIES, Lvlm
+from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.family import Family
+from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune, Validation
 from tests.support.finetune import SETTINGS, batches, make_encoded, make_lvlm, make_pixels, set_dropout
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.tiny import zoo_classes
 from medmim.tiny.zoo_classes import CLASSES, image_processor, tokenizer
 
@@ -17,7 +17,7 @@ def build(kind: str, folder: Path, seed: int = 0) -> Path:
     reader = image_processor("mllama", size={"height": 32, "width": 32}, max_image_tiles=4)
     ratios = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
     rope = zoo_classes.ROPE
-    config = checkpoint.quiet_transformers().MllamaConfig(
+    config = llava.quiet_transformers().MllamaConfig(
         text_config=zoo_classes.decoder(
             len(words) - 1, cross_attention_layers=[1], bos_token_id=2, rope_parameters=rope
         ),

@@ -21,9 +21,9 @@ def test_any_text_encodes_without_loss(lvlm, text):
 
 @pytest.mark.parametrize("piece", [" opacity", " large", " 1", "A:", ": <Image>", "</Image>)", "<|eot_id|>", "<image>"])
 def test_corpus_words_and_markers_are_one_token_each(folders, piece):
-    from medmim.lvlm import checkpoint
+    from medmim.lvlm import llava
 
-    tokenizer = checkpoint.load(folders["mantis"], device="cpu").tokenizer
+    tokenizer = llava.load(folders["mantis"], device="cpu").tokenizer
     assert len(tokenizer(piece, add_special_tokens=False).input_ids) == 1
 
 

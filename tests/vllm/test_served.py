@@ -21,7 +21,7 @@ from medmim.data import build
 from medmim.finetune import run
 from medmim.finetune.ray import launcher
 from medmim.finetune.worker import run_worker
-from medmim.lvlm import ask_hf, ask_openai, checkpoint
+from medmim.lvlm import ask_hf, ask_openai, llava
 from medmim.lvlm.ask import Question
 from medmim.recipe.loading import validate
 from medmim.run.workspace import Workspace, workspace
@@ -100,7 +100,7 @@ def test_vllm_gives_the_answers_of_this_process(server: str, tuned: tuple[Worksp
     images = shards.Images(data)
     asked = [Question(s.prompt, [images[name] for name in s.images]) for s in samples]
     asked += [Question(q.prompt) for q in asked[: QUESTIONS // 6]]  # without images, too
-    lvlm = checkpoint.load(model, "cpu", torch.float32)
+    lvlm = llava.load(model, "cpu", torch.float32)
     ours = [reply.text for reply in ask_hf.ask(lvlm, asked, max_new_tokens=16)]
     theirs = [reply.text for reply in ask_openai.ask(server, "tuned", asked, 8, max_new_tokens=16)]
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))

@@ -18,7 +18,7 @@ from medmim.cluster.kfp.client import Api
 from medmim.cluster.kube import Kube, connect
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, llava
 from medmim.recipe import names
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
@@ -184,7 +184,7 @@ def _memory(recipe: Recipe) -> Iterator[str]:
     from medmim.finetune import memory_plan
 
     try:
-        config = checkpoint.load_config(checkpoint.locate(base))
+        config = llava.load_config(checkpoint.locate(base))
     except UserError:  # finetune reports it, with what it can reach
         return
     on_gpu = re.search(r"(\d+)GB", pods.accelerator or "") if pods.gpus else None

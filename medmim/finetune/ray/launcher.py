@@ -139,7 +139,7 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | dict[str, str] 
     import ray.train
     import ray.train.torch
 
-    from medmim.lvlm.checkpoint import quiet_transformers
+    from medmim.lvlm.llava import quiet_transformers
 
     quiet_transformers()
     job = Job(**config["job"])

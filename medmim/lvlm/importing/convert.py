@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import sniff
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import llava, weights
 from medmim.lvlm.importing import layouts
 from medmim.lvlm.importing.layouts import TOWER, Layout
 from medmim.lvlm.weights import Stored, Weight
@@ -97,7 +97,7 @@ def plan(source: Source, config: "LlavaConfig", rows: int) -> list[Weight]:
     if config.vision_config.model_type == "siglip_vision_model" and not any(n.startswith(_POOLING) for n in tensors):
         config.vision_config.vision_use_head = False
     try:
-        model = checkpoint.without_memory(config)
+        model = llava.without_memory(config)
     except (KeyError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise layouts.unusable(source.folder, error) from None
     asked = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import sniff
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import checkpoint, llava
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava_med import LLAVA_MED, rename
 
@@ -111,7 +111,7 @@ def layout_of(folder: Path, clip: Path | None) -> Layout:
             fix=checkpoint.supported(),
         )
     family = checkpoint.family_of(folder)
-    transformers = checkpoint.quiet_transformers()
+    transformers = llava.quiet_transformers()
     from huggingface_hub.errors import StrictDataclassError
 
     try:
@@ -144,7 +144,7 @@ def _llava_mistral(folder: Path, values: dict[str, Any], clip: Path | None) -> L
     named = str(values.get("mm_vision_tower") or "")
     if clip is None and named and (folder / named / "config.json").is_file():
         clip = folder / named  # an absolute path replaces the folder
-    transformers = checkpoint.quiet_transformers()
+    transformers = llava.quiet_transformers()
     from huggingface_hub.errors import StrictDataclassError
 
     try:

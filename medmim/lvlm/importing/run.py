@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from medmim import progress, store, terms
 from medmim.errors import Unavailable, UserError, from_os_error, wrap_os_errors
-from medmim.lvlm import checkpoint, saving, weights
+from medmim.lvlm import llava, saving, weights
 from medmim.lvlm.encode import tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.lvlm.importing import convert, layouts, source, tokenizer
@@ -126,10 +126,10 @@ def _convert(
             del part.quantization_config
     config.text_config.pad_token_id = tokens.pad_token_id
     config.image_seq_length = tokens_per_image(config)
-    generation = checkpoint.quiet_transformers().GenerationConfig(bos_token_id=tokens.bos_token_id)
+    generation = llava.quiet_transformers().GenerationConfig(bos_token_id=tokens.bos_token_id)
     saving.save_settings(out, config, generation, tokens, image_processor(layout, folder), layout.family)
     try:
-        checkpoint.check_settings(out)
+        llava.check_settings(out)
     except UserError as error:  # `out` is gone when this is read
         fact, reason = (text.replace(str(out), str(folder)) for text in (error.fact, error.reason))
         raise UserError(fact, reason, error.fix, exit_code=error.exit_code) from None
@@ -288,7 +288,7 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
 
 
 def _own_processor(folder: Path) -> Any:
-    transformers = checkpoint.quiet_transformers()
+    transformers = llava.quiet_transformers()
     try:
         return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

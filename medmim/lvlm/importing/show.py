@@ -10,7 +10,7 @@ from typing import Any
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import adapters, checkpoint, weights
+from medmim.lvlm import adapters, checkpoint, llava, weights
 from medmim.run.workspace import Workspace
 
 
@@ -61,7 +61,7 @@ def describe(ref: str, ws: Workspace) -> dict[str, Any]:
     found = checkpoint.locate(ref)
     family = checkpoint.family_of(found)
     text = (found / "config.json").read_bytes() if isinstance(found, Path) else store.read_file(found, "config.json")
-    config = checkpoint.quiet_transformers().LlavaConfig.from_dict(json.loads(text))
+    config = llava.quiet_transformers().LlavaConfig.from_dict(json.loads(text))
     base, whole = checkpoint.base_of(found) if adapters.are_in(found) else ("", found)
     stored = _stored(whole)
     artifact = None if ref in checkpoint.shipped() else store.find(ref.removeprefix("file://"))

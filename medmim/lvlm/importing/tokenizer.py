@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import sniff
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.family import Family
 from medmim.lvlm.importing import layouts
 from medmim.sample import IMAGE
@@ -42,7 +42,7 @@ def read(folder: Path, family: Family, add: bool) -> tuple[Any, int]:
     """
     from tokenizers import AddedToken
 
-    transformers = checkpoint.quiet_transformers()
+    transformers = llava.quiet_transformers()
     tokenizer = _from_file(folder)
     # The chat format writes the first token itself; padding and cutting are for whoever builds a batch.
     tokenizer.post_processor = None

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def load(path: Path) -> Any:
-    """The model in a folder; see `medmim.lvlm.checkpoint.load`."""
-    from medmim.lvlm import checkpoint
+    """The model in a folder; see `medmim.lvlm.llava.load`."""
+    from medmim.lvlm import llava
 
-    return checkpoint.load(path)
+    return llava.load(path)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import hints, store
 from medmim.errors import UserError, require
-from medmim.lvlm import adapters, checkpoint, memory, saving, soundness
+from medmim.lvlm import adapters, checkpoint, llava, memory, saving, soundness
 from medmim.lvlm.ask import Question, refusal
 from medmim.lvlm.family import RESERVED
 from medmim.lvlm.zoo import processors
@@ -79,12 +79,12 @@ class Model:
 
     @cached_property
     def inference(self) -> tuple[str, ...]:
-        """As `checkpoint.Lvlm.inference`; `template_digest` stands for the chat format and the pixel budget."""
+        """As `llava.Lvlm.inference`; `template_digest` stands for the chat format and the pixel budget."""
         reader = self.processor.image_processor
         settings = digest_of([json.dumps(reader.to_dict(), sort_keys=True, default=str)])
         return (
-            checkpoint.kind_of(self.model.device),
-            checkpoint.dtype_name(self.model.dtype),
+            llava.kind_of(self.model.device),
+            llava.dtype_name(self.model.dtype),
             f"{type(reader).__name__} {settings}",
             self.template_digest,
         )
@@ -219,9 +219,9 @@ def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = F
     if not unproven:
         refuse_unusable(path)
     soundness.check_weights(path)
-    transformers = checkpoint.quiet_transformers()
-    device, dtype = checkpoint.device_and_dtype(device, dtype)
-    with checkpoint.reading(path, kind):
+    transformers = llava.quiet_transformers()
+    device, dtype = llava.device_and_dtype(device, dtype)
+    with llava.reading(path, kind):
         processor = processors.read(path, kind)
         model, report = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
@@ -229,11 +229,11 @@ def load(path: Path, device: str = "auto", dtype: Any = None, unproven: bool = F
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            **checkpoint.placement(device),
+            **llava.placement(device),
         )
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{path} lacks {len(missing)} weights", problems=missing, fix="give a whole checkpoint")
-    with memory.reporting(*checkpoint.loading(path)):
+    with memory.reporting(*llava.in_words(path)):
         model = model.to(device).eval()
     if soundness.not_finite(model):
         raise soundness.not_finite_error(path, path, dtype)
@@ -248,7 +248,7 @@ def load_in_fp32(path: Path, device: str = "auto") -> Model:
     torch = require("torch", "finetune")
     if not is_ours(path):
         return load(path, device, torch.float32, unproven=True)
-    lvlm = checkpoint.load(path, device, torch.float32)
+    lvlm = llava.load(path, device, torch.float32)
     processor = saving.processor_of(lvlm.config, lvlm.tokenizer, lvlm.image_processor, lvlm.family)
     return Model(lvlm.model, processor, LLAVA, Asking(stop=lvlm.family.stop), path)
 

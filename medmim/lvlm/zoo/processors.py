@@ -8,7 +8,7 @@ from typing import Any
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 
 _ATTRIBUTES = ["image_processor", "tokenizer"]
 
@@ -18,9 +18,9 @@ def read(path: Path, model_type: str) -> Any:
 
     Raises:
         UserError: It has no chat template, or transformers knows no processor of this class.
-        Exception: What transformers raises on its files; see `checkpoint.reading`.
+        Exception: What transformers raises on its files; see `llava.reading`.
     """
-    transformers = checkpoint.quiet_transformers()
+    transformers = llava.quiet_transformers()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     reader = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
     made = class_of(model_type)
@@ -39,7 +39,7 @@ def class_of(model_type: str) -> Any:
     Raises:
         UserError: transformers has none.
     """
-    transformers = checkpoint.quiet_transformers()
+    transformers = llava.quiet_transformers()
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     name = PROCESSOR_MAPPING_NAMES.get(model_type)

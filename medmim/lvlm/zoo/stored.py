@@ -14,7 +14,7 @@ from typing import Any
 
 from medmim import hints, progress, store, terms
 from medmim.errors import Unavailable, UserError, wrap_os_errors
-from medmim.lvlm import checkpoint, soundness
+from medmim.lvlm import llava, soundness
 from medmim.lvlm.importing import show, source
 from medmim.lvlm.zoo import entry as zoo
 from medmim.lvlm.zoo import model as models
@@ -222,7 +222,7 @@ def _check(folder: Path, name: str, entry: zoo.Entry | None) -> None:
             reason=f"the one that the zoo's checkpoint was checked with is {str(entry.template)[:16]}",
             fix="give the checkpoint as it was published, or import it under a name of your own",
         )
-    with checkpoint.reading(folder, kind):
+    with llava.reading(folder, kind):
         processors.read(folder, kind)
 
 

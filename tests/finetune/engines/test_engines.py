@@ -14,7 +14,7 @@ import torch
 
 from medmim.finetune import validation
 from medmim.finetune.validation import VALIDATION
-from medmim.lvlm import adapters, checkpoint
+from medmim.lvlm import adapters, checkpoint, llava
 from tests.support import engines
 from tests.support.engines import ALL, PAIRWISE, VALUES, Case
 from tests.support.finetune import steps_of
@@ -37,7 +37,7 @@ def check(root: Path, cases: Sequence[Case]) -> None:
         far = {name: float((model[name] - goal[name]).abs().max()) for name in goal}
         most = 1e-5 if case.lora else 5e-4  # rounding moves a weight whose second moment is almost zero
         assert max(far.values()) < most, (case.name, max(far, key=lambda name: far[name]))
-        base = checkpoint.load(root / case.family, "cpu").model.state_dict()
+        base = llava.load(root / case.family, "cpu").model.state_dict()
         moved = {name for name in base if not torch.allclose(base[name], model[name], rtol=0, atol=1e-3)}
         assert {name.split(".")[1] for name in moved} >= {"language_model", "multi_modal_projector"}, case.name
         found, plain = (validation.read(root / name / VALIDATION) for name in (case.name, case.reference.name))
@@ -54,7 +54,7 @@ def published(root: Path, case: Case) -> dict[str, torch.Tensor]:
     assert adapters.are_in(folder) == (case.lora and not case.packing)
     if adapters.are_in(folder):
         adapters.record_base(folder, str(base), checkpoint.digest(base), "/elsewhere")
-    weights: dict[str, torch.Tensor] = checkpoint.load(folder, "cpu").model.state_dict()
+    weights: dict[str, torch.Tensor] = llava.load(folder, "cpu").model.state_dict()
     return weights
 
 

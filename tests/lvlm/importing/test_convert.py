@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import llava, weights
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Turn
 from medmim.lvlm.importing import convert, layouts
@@ -61,9 +61,7 @@ def test_a_git_lfs_pointer_in_place_of_the_index_is_named(tmp_path: Path) -> Non
 def test_llava_med_gets_image_and_padding_tokens_and_rows_that_are_the_mean(ws: Workspace, tmp_path: Path) -> None:
     tensors = write_original(tmp_path / "original", LLAVA_MED)
     rows = len(tensors["lm_head.weight"])
-    lvlm = checkpoint.load(
-        store.fetch(import_base(str(tmp_path / "original"), ws, TOWER), ws.cache), "cpu", torch.float32
-    )
+    lvlm = llava.load(store.fetch(import_base(str(tmp_path / "original"), ws, TOWER), ws.cache), "cpu", torch.float32)
     assert lvlm.tokenizer.convert_tokens_to_ids(["<image>", "<pad>"]) == [rows, rows + 1]
     assert lvlm.model.config.image_token_id == rows
     made = lvlm.model.lm_head.weight.detach()
@@ -100,7 +98,7 @@ def test_rows_are_rounded_up_to_the_next_multiple_of_64_whatever_the_checkpoint_
     for name in ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"):
         found = stored[name].shape[0]
         assert found % 64 == 0 and needed <= found < needed + 64
-    assert checkpoint.load_text(made).config.text_config.vocab_size == found
+    assert llava.load_text(made).config.text_config.vocab_size == found
 
 
 @pytest.mark.parametrize("piece", [1, 200, 1 << 26])
@@ -184,7 +182,7 @@ def test_a_siglip_without_its_pooling_head_is_read(ws: Workspace, tmp_path: Path
     tensors = {n: t for n, t in write_original(folder, SIGLIP, 1).items() if ".head." not in n}
     save_file(tensors, folder / "model-00001-of-00001.safetensors")
     (folder / weights.INDEX).unlink()
-    lvlm = checkpoint.load(store.fetch(import_base(str(folder), ws, Options()), ws.cache), "cpu")
+    lvlm = llava.load(store.fetch(import_base(str(folder), ws, Options()), ws.cache), "cpu")
     assert lvlm.model.config.vision_config.vision_use_head is False
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medmim import store
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.features import pixels
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.workspace import Workspace
@@ -19,7 +19,7 @@ from tests.support.originals import LLAVA_MED, write_original
 def test_llava_med_pads_to_a_square_with_the_mean_colour(ws: Workspace, tmp_path: Path) -> None:
     """Against expand2square of llava/mm_utils.py, by hand; the border of a wide image is kept."""
     write_original(tmp_path / "original", LLAVA_MED)
-    lvlm = checkpoint.load(store.fetch(import_base(str(tmp_path / "original"), ws, TOWER), ws.cache), "cpu")
+    lvlm = llava.load(store.fetch(import_base(str(tmp_path / "original"), ws, TOWER), ws.cache), "cpu")
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     for image in IMAGES:
         side = max(image.size)
@@ -48,7 +48,7 @@ def test_llava_med_sees_what_the_settings_of_its_clip_say(
     square = "image_aspect_ratio" in change
     edit(folder / ("config.json" if square else "clip/preprocessor_config.json"), change)
     edit(folder / "clip" / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"})
-    lvlm = checkpoint.load(store.fetch(import_base(str(folder), ws, TOWER), ws.cache), "cpu")
+    lvlm = llava.load(store.fetch(import_base(str(folder), ws, TOWER), ws.cache), "cpu")
     mean = np.array(change.get("image_mean", (0.48145466, 0.4578275, 0.40821073)))
     std = np.array(change.get("image_std", (0.26862954, 0.26130258, 0.27577711)))
     for image in IMAGES:
@@ -72,7 +72,7 @@ def test_a_checkpoint_of_transformers_keeps_its_own_image_processor(ws: Workspac
     settings = folder / "preprocessor_config.json"
     edit(settings, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "resample": 2})
     for mean, std, resample in (((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 2), ((0.5,) * 3, (0.5,) * 3, 3)):
-        lvlm = checkpoint.load(store.fetch(import_base(str(folder), ws, Options()), ws.cache), "cpu")
+        lvlm = llava.load(store.fetch(import_base(str(folder), ws, Options()), ws.cache), "cpu")
         for image in IMAGES:
             small = np.asarray(image.resize((16, 16), Image.Resampling(resample)), dtype=np.float32) / 255
             expected = ((small - np.array(mean)) / np.array(std)).transpose(2, 0, 1)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, saving, weights
+from medmim.lvlm import checkpoint, llava, saving, weights
 from medmim.lvlm.encode import encode, tokens_per_image
 from medmim.lvlm.family import Family, Turn
 from medmim.lvlm.features import pixels
@@ -133,7 +133,7 @@ def test_what_transformers_saves_of_either_family_is_read_in_its_own_layout(
     made = saving.save(make_lvlm(family), tmp_path / "base")
     artifact = import_base(str(tmp_path / "base"), ws, Options())
     assert (artifact.counts["layout"], artifact.counts["family"]) == ("llava", family.name)
-    lvlm = checkpoint.load(store.fetch(artifact, ws.cache), "cpu", torch.float32)
+    lvlm = llava.load(store.fetch(artifact, ws.cache), "cpu", torch.float32)
     for (name, found), expected in zip(lvlm.model.named_parameters(), made.model.parameters(), strict=True):
         assert torch.equal(found, expected.to(torch.bfloat16).float()), name
     assert encode(lvlm, [Turn(QUESTION)], 2).ids == encode(made, [Turn(QUESTION)], 2).ids
@@ -149,9 +149,7 @@ def test_the_clip_that_is_given_goes_before_the_one_that_is_named_and_must_be_on
     write_original(folder, LLAVA_MED)
     shutil.copytree(folder / "clip", given)
     edit(given / "config.json", {"layer_norm_eps": 0.125})
-    lvlm = checkpoint.load(
-        store.fetch(import_base(str(folder), ws, Options("checkpoint", str(given))), ws.cache), "cpu"
-    )
+    lvlm = llava.load(store.fetch(import_base(str(folder), ws, Options("checkpoint", str(given))), ws.cache), "cpu")
     assert lvlm.model.config.vision_config.layer_norm_eps == 0.125
     edit(given / "config.json", {"model_type": "siglip_vision_model"})
     with pytest.raises(UserError, match="is not a CLIP: its model_type is 'siglip_vision_model'") as caught:

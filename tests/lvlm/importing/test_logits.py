@@ -9,7 +9,7 @@ import torch
 from transformers import AutoProcessor
 
 from medmim import store
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.encode import encode, tokens_per_image
 from medmim.lvlm.family import Turn
 from medmim.lvlm.features import pixels
@@ -51,7 +51,7 @@ def test_logits_are_those_of_the_original_formula(which: str, images: int, ws: W
 def check_logits(
     which: str, original: Path, tensors: dict[str, torch.Tensor], folder: Path, images: int, per_image: int
 ) -> None:
-    lvlm = checkpoint.load(folder, "cpu", torch.float32)
+    lvlm = llava.load(folder, "cpu", torch.float32)
     turns = [Turn(QUESTION)]
     prompt = "".join(segment.text for segment in lvlm.family.render(turns, images))
     processor = AutoProcessor.from_pretrained(folder)

@@ -13,7 +13,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from medmim import store, terms
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import checkpoint, llava, weights
 from medmim.lvlm.importing import layouts
 from medmim.lvlm.importing.run import Options, import_base
 from medmim.run.provenance import terms_of
@@ -129,7 +129,7 @@ def test_how_floats_were_loaded_is_not_kept(part: str, ws: Workspace, tmp_path: 
     edit(tmp_path / "original" / "config.json", {part: config[part] | loaded} if part else loaded)
     folder = store.fetch(import_base(str(tmp_path / "original"), ws, Options()), ws.cache)
     assert "quantization_config" not in (folder / "config.json").read_text()
-    checkpoint.load(folder, "cpu")
+    llava.load(folder, "cpu")
 
 
 def test_tokenizer_and_model_that_disagree_are_refused(ws: Workspace, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers.convert_slow_tokenizer import import_protobuf
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint, weights
+from medmim.lvlm import llava, weights
 from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.encode import encode
 from medmim.lvlm.family import Family, Turn
@@ -78,7 +78,7 @@ def test_a_published_base_tokenizes_its_own_rendering_as_training_does(which: st
     messages = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     ids = processor(text=text)["input_ids"][0]
-    assert ids == encode(checkpoint.load_text(folder), [Turn(QUESTION)], 0).ids
+    assert ids == encode(llava.load_text(folder), [Turn(QUESTION)], 0).ids
     assert ids.count(processor.tokenizer.bos_token_id) == 1
 
 
@@ -146,7 +146,7 @@ def test_the_rows_that_were_trained_for_added_tokens_stay_theirs(put: Any, tmp_p
     file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": OWN + 2}))
     ws = workspace(tmp_path / "home")
     base = store.fetch(import_base(str(folder), ws, Options(tower="checkpoint")), ws.cache)
-    text = checkpoint.load_text(base)
+    text = llava.load_text(base)
     assert (text.config.image_token_id, text.tokenizer.pad_token_id) == (OWN + 1, OWN)
     stored = weights.tensors(base / "model.safetensors")["language_model.model.embed_tokens.weight"]
     rows = torch.cat(list(weights.values(stored))).reshape(stored.shape)

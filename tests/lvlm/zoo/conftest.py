@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.zoo import model as zoo
 from medmim.lvlm.zoo.model import Model
 from tests.support import zoo_models
 from tests.support.tiny_models import _one_thread, folders  # noqa: F401
 
-checkpoint.quiet_transformers()
+llava.quiet_transformers()
 
 
 @pytest.fixture(scope="session")

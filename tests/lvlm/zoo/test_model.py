@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from medmim.errors import UserError
-from medmim.lvlm import checkpoint
+from medmim.lvlm import llava
 from medmim.lvlm.ask import Question
 from medmim.lvlm.zoo import model as zoo
 from medmim.lvlm.zoo import processors
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_the_zoo_is_known_without_its_weights(
 
 def test_no_class_of_the_zoo_is_a_base_to_train(model: Model) -> None:
     with pytest.raises(UserError, match="llava|LLaVA|family") as caught:
-        checkpoint.load_text(model.path)
+        llava.load_text(model.path)
     assert "can be asked, not fine-tuned" in caught.value.fix
 
 
@@ -198,7 +198,7 @@ def test_our_families_are_read_as_they_are_encoded(folders: dict[str, Path]) -> 
     from medmim.lvlm.family import Turn
 
     for folder in folders.values():
-        model, lvlm = zoo.load_in_fp32(folder, "cpu"), checkpoint.load(folder, "cpu")
+        model, lvlm = zoo.load_in_fp32(folder, "cpu"), llava.load(folder, "cpu")
         for question in QUESTIONS:
             ids = encode(lvlm, [Turn(question.prompt)], len(question.images)).ids
             assert zoo.read(model, question).tokens["input_ids"].tolist() == ids
