@@ -18,13 +18,19 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
     Returns:
         Store URI of the tuned model.
     """
+    from contextlib import suppress
+
     import medmim.finetune.run
+    from medmim import tracking
     from medmim.cluster import dispatch
+    from medmim.errors import Unavailable
     from medmim.lvlm import checkpoint
     from medmim.registry import lookup
     from medmim.run.stage import component
 
     with component("finetune", recipe, home, run) as (parsed, workspace):
+        with suppress(Unavailable):  # register waits for MLflow; what it refuses, it would refuse after the training
+            tracking.check(workspace)
         base = lookup.resolve(parsed.finetune.base, workspace)
         if dispatch.is_remote(parsed):
             uploaded = checkpoint.upload_if_local(base, workspace)

@@ -11,6 +11,7 @@ import locale
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from typing import Any, TextIO
 
 _EVERY = 0.5  # s between two events of one bar
 _PLAIN_EVERY = 4.0  # s between two lines where there is no terminal
+_SILENCE = 3.0  # s of a server until `waiting_for` reports it
+_WAITED_EVERY = 60.0  # s between two such lines of one server
 _STDOUT = "-"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # an event, perhaps behind Ray's prefix: `(RayTrainWorker pid=7, ip=10.0.0.1) `
@@ -74,6 +77,32 @@ def parse(line: str) -> dict[str, Any] | None:
 def say(text: str) -> None:
     """Report one line of text."""
     emit("line", text=text)
+
+
+_waited: dict[str, float] = {}  # server -> when it was last said that it is waited for
+
+
+@contextmanager
+def waiting_for(server: str) -> Iterator[None]:
+    """Say that a server is waited for where the block takes longer than three seconds; of one server once a minute.
+
+    Args:
+        server: As the line names it, such as `KFP at http://kfp:8888`.
+    """
+
+    def report() -> None:
+        now = time.monotonic()
+        if now - _waited.get(server, -_WAITED_EVERY) >= _WAITED_EVERY:
+            _waited[server] = now
+            say(f"waiting for {server}, which has not answered for {_SILENCE:.0f} s")
+
+    timer = threading.Timer(_SILENCE, report)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def size(count: float) -> str:

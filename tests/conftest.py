@@ -19,6 +19,7 @@ from tests.support import s3_policy
 from tests.support.s3_proxy import Proxy, counting
 
 ROOT = Path(__file__).parents[1]
+os.environ.setdefault("MEDMIM_USER", "tester")  # of whoever runs this as root, who is nobody
 # No deadline: a busy machine is no bug. Equal inputs in each run, so that a commit that has passed passes again.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None)

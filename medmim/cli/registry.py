@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from medmim import hints, tracking
 from medmim.cli.options import Home, Host, Json, Namespace, keep
@@ -57,15 +56,12 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("model", "version", "aliases", "recipe", "base", "digest", "made", box=None)
+    out = Console(highlight=False)
     for row in rows:
+        out.print(row["name"], style="bold", markup=False, soft_wrap=True)
         for version in reversed(row["versions"]):
-            named = ", ".join([*version["aliases"], *(["retired"] if version["retired"] else [])])
-            made, digest = version["created"][:16].replace("T", " "), version["digest"][:12]
-            table.add_row(row["name"], version["version"], named, version["recipe"], version["base"], digest, made)
-    if rows:
-        Console().print(table)
-    else:
+            _print_version(out, version)
+    if not rows:
         typer.echo(f"no model is registered yet; `{hints.command('run', 'RECIPE')}` registers one")
     for row in rows:
         for text in row["drift"]:
@@ -245,6 +241,19 @@ def pipeline(
     known = "new" if made["new_version"] else "known"
     human = "{pipeline}, version {version:.12} ({known})\n{image}\n{link}".format(known=known, **made)
     typer.echo(json.dumps(made) if as_json else human.rstrip())
+
+
+def _print_version(out: Console, version: Mapping[str, Any]) -> None:
+    """A version in two lines: of seven columns none can be read in a terminal of 80."""
+    made, roles = version["created"][:16].replace("T", " "), [*version["aliases"]]
+    roles += ["retired"] if version["retired"] else []
+    facts = (
+        version["recipe"] and f"recipe {version['recipe']}",
+        version["base"] and f"base {version['base']}",
+        version["digest"] and f"digest {version['digest'][:12]}",
+    )
+    out.print(f"  version {version['version']:<4} {made}  {', '.join(roles)}".rstrip(), markup=False, soft_wrap=True)
+    out.print(f"    {', '.join(filter(None, facts)) or 'not of medmim'}", markup=False, soft_wrap=True)
 
 
 def _workspace(home: Path | None) -> Workspace:

@@ -28,7 +28,8 @@ def run(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json =
 
     parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
     ws = workspace(home, parsed, new_name(parsed))
-    tracking.check(ws)
+    if parsed.pipeline == "train":
+        tracking.check(ws)
     # else the bench and the gate would say so, when data is built and perhaps a model trained
     if parsed.bench.models:
         from medmim.registry import lookup

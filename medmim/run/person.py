@@ -14,7 +14,9 @@ from medmim.store import open_store
 
 SUBMITTED = "submitted.json"  # beside a run's recipe
 UNKNOWN = "unknown"
-_MACHINE = re.compile(rf"medmim|{UNKNOWN}|uid \d+|system:.*|nightly of .*|a clone of .*", re.IGNORECASE)
+# users of containers: the image's own, anybody's, and that of Kubeflow's notebooks
+_IMAGES = "medmim|root|nobody|jovyan"
+_MACHINE = re.compile(rf"{_IMAGES}|{UNKNOWN}|uid \d+|system:.*|nightly of .*|a clone of .*", re.IGNORECASE)
 _UNFILLED = re.compile(r"\$[({]\w*[)}]")  # what Kubernetes and shells leave of a variable that is not set
 
 
@@ -35,7 +37,7 @@ def current_user() -> str:
 
 
 def is_person(who: str) -> bool:
-    """Whether a name may be a person's: not empty, not the image's user, a service account, a schedule, a variable."""
+    """Whether a name may be a person's: not a container's user, a service account, a schedule, a variable."""
     named = who.strip()
     return bool(named) and named.isprintable() and not _MACHINE.fullmatch(named) and not is_unfilled(named)
 
@@ -60,7 +62,7 @@ def person(who: str = "") -> str:
     raise UserError(
         f"who decides is not known: '{named}' is no person",
         reason="the decision log says for good who made a model champion",
-        fix="set MEDMIM_USER to your name",
+        fix="set MEDMIM_USER to your name: export MEDMIM_USER=jane@example.org",
     )
 
 

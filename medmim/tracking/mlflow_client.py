@@ -124,12 +124,15 @@ def _experiment_files(ws: Workspace) -> str | None:
 
 
 def check(ws: Workspace) -> None:
-    """Whether something can be registered at the tracking URI. MLflow itself starts slowly and gives up after minutes.
+    """Whether something can be registered at the tracking URI, before hours of work are done for it.
+
+    A database is asked without MLflow, which starts slowly and gives up after minutes; a server is asked what each run
+    asks, by the same client and login: what is in front of it may let its health through, and nothing else.
 
     Raises:
         UserError: MLflow cannot use it: a folder, a database in memory, another path, no address at all, a missing
-            driver, or what a database refuses.
-        Unavailable: The database is locked or does not answer.
+            driver, or what a database or a server refuses.
+        Unavailable: The database is locked, or it or the server does not answer.
     """
     uri, path = ws.tracking, sqlite_path(ws.tracking)
     refuse_unusable(uri, path)
@@ -137,6 +140,10 @@ def check(ws: Workspace) -> None:
         check_sqlite(path)
     elif is_database_server(uri):
         _connect(uri)
+    elif uri.startswith(("http://", "https://")):
+        api = client(ws)  # which asks for registered models
+        with answering(uri):
+            api.search_experiments(max_results=1)
 
 
 def check_sqlite(path: Path) -> None:

@@ -332,7 +332,7 @@ def test_bad_input_ends_with_2_and_one_message(world: World, tmp_path: Path) -> 
 def test_an_unknown_run_is_reported(world: World, words: tuple[str, ...]) -> None:
     made = json_of("submit", "demo")
     code, text = call("runs", *words, made["run"][:-1])
-    assert code == 2 and f"did you mean {made['run']}?" in text
+    assert code == 2 and f"the nearest names are {made['run']}" in text
 
 
 def test_what_a_pod_waits_for_is_shown_while_waiting_and_by_show_and_logs(

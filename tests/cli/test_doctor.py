@@ -2,13 +2,11 @@
 
 import json
 import os
+import socket
 import sqlite3
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -23,6 +21,7 @@ from medmim.lvlm import checkpoint
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
 from medmim.store.folder import FolderStore
+from tests.support.servers import healthy_only
 
 NAMES = ["home", "python", "locale", "torch", "memory", "disk", "ray", "kfp", "extras", "bases", "store", "mlflow"]
 
@@ -146,32 +145,34 @@ def test_a_store_that_does_not_answer_is_unavailable(tmp_path: Path, monkeypatch
     connect.cache_clear()
 
 
-@pytest.fixture
-def mlflow_server() -> Iterator[tuple[str, list[int]]]:
-    status = [200]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status[0] if self.path == "/health" else 404)
-            self.end_headers()
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", status
-        server.shutdown()
-
-
-def test_a_tracking_servers_health_is_checked(tmp_path: Path, mlflow_server: tuple[str, list[int]]) -> None:
-    uri, status = mlflow_server
-    assert machine._mlflow(Workspace(tmp_path, "", uri)).found.endswith("answers")
-    status[0] = 503
-    with pytest.raises(Unavailable, match="answers 503"):
+@pytest.mark.parametrize(
+    ("status", "body", "code", "fact"),
+    [
+        (403, "RBAC: access denied", 2, "refuses a request (403)"),
+        (401, "You are not authenticated.", 2, "refuses a request (401)"),
+        (200, "<html>a login</html>", 2, "is not MLflow"),
+        (503, "starting", 75, "does not do what it was asked"),
+    ],
+)
+def test_an_mlflow_whose_health_alone_is_open_fails(
+    status: int, body: str, code: int, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with healthy_only(status, body) as uri, pytest.raises(UserError) as caught:
         machine._mlflow(Workspace(tmp_path, "", uri))
+    assert caught.value.exit_code == code and fact in caught.value.fact and caught.value.fix
+    assert status != 403 or "docs/security.md" in caught.value.fix
+
+
+def test_an_mlflow_that_answers_passes_and_one_that_is_away_fails_at_once(tmp_path: Path) -> None:
+    with healthy_only(200, "{}") as uri:
+        assert machine._mlflow(Workspace(tmp_path, "", uri)).found.endswith("answers")
+    begin = time.monotonic()
     with pytest.raises(Unavailable, match="does not answer"):
         machine._mlflow(Workspace(tmp_path, "", "http://127.0.0.1:1"))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="does not answer"):
+        machine._mlflow(Workspace(tmp_path, "", f"http://127.0.0.1:{silent.getsockname()[1]}"))
+    assert time.monotonic() - begin < 10
 
 
 def test_a_database_is_opened_and_an_absent_one_is_not_made(tmp_path: Path) -> None:

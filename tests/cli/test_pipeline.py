@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from medmim.run.stage import BENCHING, STAGES
+from tests.support.servers import healthy_only
 
 SMALL = [
     *("--set", "data.patients=220", "--set", "data.test_fraction=0.3", "--set", "finetune.steps=3"),
@@ -27,6 +28,13 @@ def run(recipe: str, home: Path, *more: str) -> tuple[int, dict[str, Any], str]:
     done = subprocess.run(command(recipe, home, *more), capture_output=True, text=True, timeout=280)
     lines = done.stdout.strip().splitlines()
     return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+
+
+def test_an_mlflow_that_refuses_ends_a_run_before_anything_is_done(tmp_path: Path) -> None:
+    with healthy_only(403, "RBAC: access denied") as uri:
+        code, printed, screen = run("demo", tmp_path, *SMALL, "--set", f"platform.tracking={uri}")
+    assert (code, printed) == (2, {}) and f"MLflow at {uri} refuses a request (403)" in screen and "fix: " in screen
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "store").exists()
 
 
 @pytest.fixture(scope="module")

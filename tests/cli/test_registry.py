@@ -77,14 +77,30 @@ def test_people_read_tables_and_sentences(ws: Workspace) -> None:
     assert "it is good" in shown and "models:/chest/2" in shown
 
 
+def test_a_terminal_of_80_columns_shows_every_version_whole(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    api, recipe = tracking.client(ws), "lungs-and-hearts-of-2026"
+    for version in "12":
+        for key, value in (("recipe_name", recipe), ("base", "tiny-llava-med")):
+            api.set_model_version_tag("chest", version, f"medmim.{key}", value)
+    for alias, number in (("champion", "2"), ("challenger", "2"), ("previous-champion", "1")):
+        api.set_registered_model_alias("chest", alias, number)
+    listed = CliRunner().invoke(app, ["list"], catch_exceptions=False).stdout
+    assert max(map(len, listed.splitlines())) <= 80 and "…" not in listed
+    name, second, made_of, first, _ = listed.splitlines()
+    assert name == "chest" and second.split()[:2] == ["version", "2"] and second.endswith("challenger, champion")
+    assert first.endswith("previous-champion")
+    assert made_of.strip() == f"recipe {recipe}, base tiny-llava-med, digest {digest_of('b')[:12]}"
+
+
 def test_a_version_that_the_gate_refused_is_shown_as_retired_and_promoted_only_on_request(ws: Workspace) -> None:
     api = tracking.client(ws)
     api.set_model_version_tag("chest", "2", retired.WHY, "held_in: -3.0 points")
     api.set_model_version_tag("chest", "2", retired.RETIRED, "2026-11-30T09:00:00+00:00")
     (row,) = call("list")
     assert [v["retired"] for v in row["versions"]] == ["", "the gate refused it: held_in: -3.0 points"]
-    table = CliRunner().invoke(app, ["list"], catch_exceptions=False).stdout.splitlines()
-    assert ["retired" in line for line in table if "chest" in line] == [True, False]  # the newest first
+    lines = CliRunner().invoke(app, ["list"], catch_exceptions=False).stdout.splitlines()
+    assert ["retired" in line for line in lines if "version" in line] == [True, False]  # the newest first
     assert "--despite-gate" in refuse("promote", "chest", "2", "--why", "better")
     assert call("promote", "chest", "2", "--why", "better", "--despite-gate")["changed"]
     (row,) = call("list")

@@ -80,7 +80,7 @@ def test_of_platform_and_recipe_the_stricter_decides_and_a_cluster_that_does_not
         register.model_name(recipe)
 
 
-@pytest.mark.parametrize("who", ["medmim", "$(MEDMIM_USER)", "uid 10001"])
+@pytest.mark.parametrize("who", ["medmim", "root", "$(MEDMIM_USER)", "uid 10001"])
 def test_nobody_promotes_or_rolls_back_and_no_variable_is_a_reason(
     ws: Workspace, propose: Callable[..., Any], who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +153,7 @@ def test_a_person_promotes_by_the_step_of_kfps_pages_and_the_log_says_that_the_n
     monkeypatch.setenv("KFP_POD_NAME", "a-pod")
     monkeypatch.delenv("MEDMIM_USER", raising=False)
     given = {"home": str(ws.home), "name": CANDIDATES, "version": number, "why": "I looked at it", "who": "Anna"}
-    for wrong in ({"who": " "}, {"who": "medmim"}, {"why": "$(WHY)"}, {"version": "9"}):
+    for wrong in ({"who": " "}, {"who": "medmim"}, {"who": "root"}, {"why": "$(WHY)"}, {"version": "9"}):
         with pytest.raises(SystemExit) as ended:
             approve.python_func(**(given | wrong))
         assert ended.value.code == 2 and decisions.names(ws) == []

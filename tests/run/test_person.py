@@ -13,7 +13,8 @@ from medmim.run.provenance import provenance_of
 from medmim.run.stage import component
 from medmim.store import open_store
 
-NOBODY = ("medmim", "MEDMIM", "uid 10001", "$(WHO)", "${USER}", "by $(WHO)", UNKNOWN, "a\nb", "nightly of medmim",
+NOBODY = ("medmim", "MEDMIM", "root", "nobody", "jovyan", "uid 10001", "$(WHO)", "${USER}", "by $(WHO)",
+          UNKNOWN, "a\nb", "nightly of medmim",
           "system:serviceaccount:radiology:medmim-step", "a clone of demo-1")  # fmt: skip
 
 
@@ -40,9 +41,11 @@ def test_on_a_laptop_the_user_decides_and_the_images_user_does_not(monkeypatch: 
     monkeypatch.delenv("MEDMIM_USER", raising=False)
     monkeypatch.setattr("getpass.getuser", lambda: "jane")
     assert person() == current_user() == "jane"
-    monkeypatch.setattr("getpass.getuser", lambda: "medmim")
-    with pytest.raises(UserError, match="'medmim' is no person"):
-        person()
+    for image in ("medmim", "root"):
+        monkeypatch.setattr("getpass.getuser", lambda image=image: image)
+        with pytest.raises(UserError, match=f"'{image}' is no person") as raised:
+            person()
+        assert "export MEDMIM_USER=" in raised.value.fix
 
 
 def who_made(tmp_path: Path, recipe: str, run: str) -> str:

@@ -44,6 +44,28 @@ def mlflow_server(folder: Path, database: Path) -> Iterator[int]:
 
 
 @contextmanager
+def healthy_only(status: int, body: str) -> Iterator[str]:
+    """The address of an MLflow of which /health alone is open: all else gets this answer, as from a gateway."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200 if self.path == "/health" else status)
+            self.end_headers()
+            self.wfile.write(b"OK" if self.path == "/health" else body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextmanager
 def answering(status: int, body: str, only: Callable[[str], bool] = lambda _: True, **headers: str) -> Iterator[str]:
     """The address of a server that gives every request the same answer, or 404 where `only` says no to its path."""
 

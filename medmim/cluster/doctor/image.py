@@ -49,6 +49,11 @@ def image(kube: Kube, named: str | None) -> Check:
     return Check("image", "ok", f"{named}; {seen}")
 
 
+def has_login(kube: Kube, pods: Pods) -> bool:
+    """Whether pods get a login for MLflow. Raises `Unchecked` where this account may not look."""
+    return bool(pods.tracking_secret) or _keys(kube, "secrets", names.TRACKING_SECRET) is not None
+
+
 def secrets(kube: Kube, pods: Pods) -> Check:
     """Whether the secrets and ConfigMaps that pods refer to exist with their keys; names only, no value."""
     referred = ((pods.s3_secret, names.S3_KEYS), (pods.tracking_secret, names.TRACKING_KEYS))

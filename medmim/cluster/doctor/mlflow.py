@@ -18,6 +18,10 @@ _SECONDS = (2, 20)  # to connect, to answer: the first call after a start opens 
 _PROXIED = "mlflow-artifacts"  # scheme of artifacts that clients send through the server
 
 
+class Denied(UserError):
+    """The server has users, and this login, or none, is not accepted."""
+
+
 class _Exists(UserError):
     """What was to be made exists."""
 
@@ -44,7 +48,7 @@ def mlflow(uri: str, configured: str) -> Check:
         )
     for address in dict.fromkeys([uri, configured or uri]):
         host = urlsplit(address).netloc.rpartition("@")[2]
-        _call(uri, "POST", "experiments/search", {"max_results": 1}, host=host)
+        ask(uri, host)
     version = request("GET", f"{uri}/version", headers=_bearer(), login=_login()).text.strip()[:20]
     name = f"medmim-doctor-{secrets.token_hex(4)}"
     _model(uri, name)
@@ -55,6 +59,21 @@ def mlflow(uri: str, configured: str) -> Check:
         return Check("mlflow", "warn", f"{text}; artifacts not checked: clients write {location} themselves", fix)
     _artifact(uri, urlsplit(location).path.strip("/"), name)
     return Check("mlflow", "ok", f"{text} and an artifact")
+
+
+def ask(uri: str, host: str = "") -> None:
+    """Ask what each run asks first.
+
+    Args:
+        uri: MLflow's address from here.
+        host: The name under which pods ask it, if it is another.
+
+    Raises:
+        Denied: It requires a login, or denies that of this environment.
+        UserError: It rejects the name, or is not MLflow.
+        Unavailable: It does not answer, or fails.
+    """
+    _call(uri, "POST", "experiments/search", {"max_results": 1}, host=host)
 
 
 def _model(uri: str, name: str) -> None:
@@ -140,26 +159,26 @@ def _request(uri: str, method: str, path: str, body: dict[str, Any], *, api: str
     return answer
 
 
-def _denied(at: str, path: str, status: int, text: str) -> UserError:
+def _denied(at: str, path: str, status: int, text: str) -> Denied:
     """Why a server with users says no: no login, a wrong password, or too few permissions."""
     login = _login()
     who = f"user {login[0]}" if login else "the bearer of MLFLOW_TRACKING_TOKEN" if _bearer() else ""
     source = f"pods take {' and '.join(TRACKING_KEYS)} from Secret {TRACKING_SECRET} of their namespace"
     if not who:
         unset = " and ".join(key for key in TRACKING_KEYS if not os.environ.get(key))
-        return UserError(
+        return Denied(
             f"MLflow at {at} requires a login: {status}",
             f"{unset} {'are' if ' and ' in unset else 'is'} not set here",
             f"export a user's name and password here; {source}",
         )
     if status == 401:
-        return UserError(
+        return Denied(
             f"MLflow at {at} rejects the login of {who}: 401",
             "the password is wrong, or the server has no such user" if login else text,
             f"set the password that the server knows, here and there: {source}; a new password: "
             "charts/medmim/README.md, Users",
         )
-    return UserError(
+    return Denied(
         f"MLflow at {at} accepts {who}, but denies {path}: {status}",
         text,
         "an administrator revokes the denial, or gives steps a user of their own (charts/medmim/README.md, Users); "

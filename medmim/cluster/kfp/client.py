@@ -16,13 +16,16 @@ from urllib.parse import quote
 
 from medmim.cluster.kfp import errors
 from medmim.cluster.kfp.access import SDK_CONTEXT, Access
-from medmim.errors import Unavailable, UserError, retrying
+from medmim.errors import Unavailable, UserError, patience, retrying, time_left, within
+from medmim.progress import waiting_for
 from medmim.recipe import names
 
 # kfp.Client takes "kubeflow" for none, and then asks the server itself, without a timeout, and writes a file. Each call
 # here names the namespace of its own.
 _ANY_NAMESPACE = "default"
 _SECONDS = (5, 60)  # to connect, to answer
+_SECONDS_OF_HEALTH = 20  # for the first question, which no database answers
+_SHORTEST = 0.1  # s of a request whose time is over
 _SECONDS_OF_PAGES = (5, 5)
 # Major and minor. Also the oldest that works: an older server silently drops fields of pods that it does not know.
 COMPILED_FOR = tuple(map(int, names.KFP_VERSION.split(".")[:2]))
@@ -76,13 +79,22 @@ class Api:
         """Address of a page of KFP's user interface, such as `runs/details/ID`; empty where none is known."""
         return f"{self.pages}/#/{page}" if self.pages else ""
 
-    def call(self, doing: str, function: Callable[..., Any], *, idempotent: bool = True, **arguments: Any) -> Any:
-        """One request by a generated API function.
+    def call(
+        self,
+        doing: str,
+        function: Callable[..., Any],
+        *,
+        idempotent: bool = True,
+        seconds: float = _SECONDS[1],
+        **arguments: Any,
+    ) -> Any:
+        """One request by a generated API function. After three seconds a line says that it is waited for.
 
         Args:
             doing: Names it in errors, such as `listing runs`.
             function: Of `client.runs`, `client.pipelines`, ...
             idempotent: Whether it may be sent twice; else it is repeated only while nothing was sent.
+            seconds: After which it is given up, all tries together, unless MEDMIM_PATIENCE says otherwise.
             arguments: Those of the function.
 
         Returns:
@@ -93,7 +105,8 @@ class Api:
             Unavailable: It does not answer, or answers 5xx.
         """
         temporary = Unavailable if idempotent else errors.NotSent
-        return retrying(temporary)(self._once, doing, function, arguments)
+        with within(patience() or seconds), waiting_for(f"KFP at {self.access.host}"):
+            return retrying(temporary)(self._once, doing, function, arguments)
 
     def _once(self, doing: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         try:
@@ -109,7 +122,8 @@ class Api:
         from urllib3.exceptions import HTTPError
 
         try:
-            found = function(**arguments, _request_timeout=_SECONDS)
+            connect, answer = (min(longest, max(time_left(), _SHORTEST)) for longest in _SECONDS)
+            found = function(**arguments, _request_timeout=(connect, answer))
         except ApiException as error:
             raise errors.from_response(self.access, doing, error.status or 0, error.body or error.reason) from None
         except HTTPError as error:
@@ -135,7 +149,8 @@ def connect(access: Access) -> Api:
         Unavailable: It does not answer.
     """
     api = Api(_client(access), access)
-    answer = api.call("reading its version", api.client.healthzs.healthz_service_get_healthz, _preload_content=False)
+    health_of = api.client.healthzs.healthz_service_get_healthz
+    answer = api.call("reading its version", health_of, seconds=_SECONDS_OF_HEALTH, _preload_content=False)
     try:
         health = dict(json.loads(answer.data))
     except (ValueError, TypeError):

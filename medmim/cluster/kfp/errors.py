@@ -95,11 +95,18 @@ def _message(text: str) -> str:
 
 def no_answer(access: Access, error: Exception) -> UserError:
     """The error of a request without an answer: no connection, a timeout, an untrusted certificate."""
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
     cause = getattr(error, "reason", None) or error
     if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "SSLError" in type(cause).__name__:
         return untrusted(access, str(cause))
+    if isinstance(cause, ReadTimeoutError):
+        return Unanswered(
+            f"KFP at {access.host} does not answer",
+            reason="it accepts connections, and then says nothing: " + str(cause).rpartition(": ")[2],
+            fix="kubectl -n kubeflow get pods, and the log of ml-pipeline; or check the address: from outside the "
+            f"cluster {FORWARD}",
+        )
     kind = NotSent if isinstance(cause, NewConnectionError | ConnectTimeoutError) else Unanswered
     return kind(
         f"KFP at {access.host} does not answer",

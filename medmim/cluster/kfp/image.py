@@ -8,9 +8,11 @@ import hashlib
 import re
 from typing import Any
 
-from medmim.errors import Unavailable, UserError, retrying
+from medmim.errors import Unavailable, UserError, retrying, within
+from medmim.progress import waiting_for
 
 _SECONDS = (5, 20)  # to connect, to answer
+_LONGEST = 20  # s until no other try begins
 _MANIFESTS = (
     "application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json",
@@ -75,7 +77,8 @@ def _split(named: str) -> tuple[str, str]:
 
 
 def _request(method: str, named: str, repository: str, path: str) -> Any:
-    return retrying(Unavailable, patient=False)(_once, method, named, repository, path)
+    with within(_LONGEST), waiting_for(f"the registry of {named}"):
+        return retrying(Unavailable, patient=False)(_once, method, named, repository, path)
 
 
 def _once(method: str, named: str, repository: str, path: str) -> Any:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,13 +12,13 @@ from urllib.parse import urlsplit
 
 from medmim.bench.engines import OPENAI
 from medmim.cluster import raw_data
-from medmim.cluster.doctor import access, api, image
+from medmim.cluster.doctor import access, api, image, mlflow
 from medmim.cluster.doctor.setup import Setup, resolve
 from medmim.cluster.kfp import pods
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kube import Kube, connect
 from medmim.doctor.check import Check, run_side_by_side
-from medmim.errors import UserError
+from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint, llava
 from medmim.recipe import names
 from medmim.recipe.schema import Recipe
@@ -122,6 +123,25 @@ def missing(kube: Kube, recipe: Recipe, kfp: str) -> list[str]:
         checks["accounts"] = lambda: access.accounts(kube, recipe.platform.pods.service_account)
     found = run_side_by_side({name: api.warn_unchecked(name, check) for name, check in checks.items()})
     return [f"{one.name}: {one.found}; fix: {one.fix}" for one in found if one.status == "fail"]
+
+
+def mlflow_notes(kube: Kube | None, setup: Setup) -> list[str]:
+    """What MLflow says to the question that a run asks first, where it answers here and refuses it.
+
+    Raises:
+        UserError: It requires a login, and pods have none: their runs would end at `finetune`.
+    """
+    try:
+        if setup.tracking.startswith(("http://", "https://")):
+            mlflow.ask(setup.tracking)
+    except Unavailable:  # its name may be a Service's, which pods alone resolve; and steps wait for it
+        return []
+    except UserError as error:
+        with suppress(api.Unchecked):
+            if isinstance(error, mlflow.Denied) and kube and not image.has_login(kube, setup.platform.pods):
+                raise error from None
+        return [f"{error.fact}; that is what this environment gets, and pods have a login of their own"]
+    return []
 
 
 def _models(recipe: Recipe) -> Iterator[str]:

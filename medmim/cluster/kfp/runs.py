@@ -133,12 +133,12 @@ def find(api: Api, named: str) -> Run:
     """A run by id or name, with its steps.
 
     Raises:
-        UserError: There is none (similar names are in the fix), or there are several (their ids are in the problems).
+        UserError: There is none (the reason names the nearest), or there are several (the problems have their ids).
     """
     if _ID.fullmatch(named.lower()):
         run = _get(api, named.lower())
         if run is None:
-            raise UserError(f"no run {named}", fix=f"`{hints.command('runs', 'list')}` shows names and ids")
+            raise _unknown(api, named)
         return run
     listed = api.call(
         "listing runs",
@@ -158,12 +158,29 @@ def find(api: Api, named: str) -> Run:
     if not found and given:
         found = _of_records(api, named, digits)
     if not found:
-        names = [one.name for one in page(api, _LARGEST_PAGE)[0]]
-        near = [one for one in names if named in one] or difflib.get_close_matches(named, names, 3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near[:3])}? " if near else ""
-        raise UserError(f"no run '{named}'", fix=f"{hint}`{hints.command('runs', 'list')}` shows names and ids")
+        raise _unknown(api, named)
     run = refresh(api, _run(api, found[0]))
     return replace(run, notes=(*run.notes, str(_stuck(run)))) if _is_stuck(api, run) else run
+
+
+def _unknown(api: Api, named: str) -> UserError:
+    """The error for a run that does not exist, with those that may have been meant."""
+    listed = page(api, _LARGEST_PAGE)[0]
+    names = [one.name for one in listed]
+    near = [one.name for one in listed if named in one.name or one.run_id.startswith(named.lower())]
+    near = near or difflib.get_close_matches(named, names, 3, cutoff=0.5)
+    if near:
+        reason = f"the nearest names are {', '.join(near[:3])}"
+    elif names:
+        reason = f"no name is like it; the newest are {', '.join(names[:3])}"
+    else:
+        reason = "medmim has submitted none there"
+    space = f", namespace {api.namespace}" if api.namespace else ""
+    return UserError(
+        f"KFP at {api.access.host}{space} has no run '{named}'",
+        reason=reason,
+        fix=f"`{hints.command('runs', 'list')}` shows names and ids; --host names another KFP",
+    )
 
 
 def _of_records(api: Api, named: str, digits: str) -> list[Any]:

@@ -149,6 +149,7 @@ def plan(
         problems += preflight.missing(place.kube, recipe, api.access.host)
     if not any(problem.startswith("platform.store:") for problem in problems):
         _tried(errors, lambda: _refuse_store(recipe, store, run))
+    notes += _tried(errors, lambda: preflight.mlflow_notes(place.kube, setup)) or []
     pinned = _tried(errors, lambda: pin(named)) if named else None
     notes += (_tried(errors, lambda: image_notes(pinned)) or []) if pinned else []
     asked = recipe.platform.pods.vllm_image

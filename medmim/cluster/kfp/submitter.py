@@ -33,7 +33,7 @@ def who_submits(access: Access) -> str:
         raise UserError(
             f"who submits this run is not known: '{who}' is no person",
             reason="its artifacts and decisions say who made them",
-            fix="set MEDMIM_USER to your name",
+            fix="set MEDMIM_USER to your name: export MEDMIM_USER=jane@example.org",
         )
     return who
 

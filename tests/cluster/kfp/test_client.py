@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_whatever_answers_the_error_is_medmims_own_also_in_namespace_kubeflow(
         asked.join(20)
     assert found, "it hangs"
     assert found[0].exit_code == (2 if event in ("redirect", "page") else 75)
+
+
+@pytest.mark.parametrize(("patience", "most"), [("5", 8.0), ("", 25.0)])
+def test_a_silent_server_is_given_up_within_the_patience_and_a_line_says_so_before(
+    patience: str, most: float, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It accepts, and says nothing: four requests of a minute each were waited for, without a word."""
+    monkeypatch.setenv("MEDMIM_PATIENCE", patience)
+    monkeypatch.setattr(client, "_SECONDS_OF_HEALTH", 10)
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        host, begin = f"http://127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
+        error = refused(host)
+    assert time.monotonic() - begin < most and error.exit_code == 75
+    assert error.fact == f"KFP at {host} does not answer" and "then says nothing" in error.reason
+    assert capfd.readouterr().err == f"waiting for KFP at {host}, which has not answered for 3 s\n"
 
 
 INGRESS = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<hr><center>nginx</center></body></html>"

@@ -18,6 +18,7 @@ from medmim.errors import UserError
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from tests.support.kfp_world import World, a_world
+from tests.support.servers import healthy_only
 
 SPACE = "/api/v1/namespaces/team-a"
 MINIO = f"{SPACE}/secrets/mlpipeline-minio-artifact"
@@ -292,3 +293,25 @@ def test_pods_that_are_too_small_for_a_worker_are_reported_with_what_it_needs(wo
     (problem,) = problems("512Mi")
     assert problem.startswith("platform.pods: this training does not fit: a worker needs")
     assert "memory 512Mi" in problem and "libraries: " in problem
+
+
+@pytest.mark.parametrize("login", ["none", "secret", "unknown"])
+def test_an_mlflow_that_requires_a_login_is_refused_where_pods_have_none(
+    world: World, objects: Objects, login: str
+) -> None:
+    secret = f"{SPACE}/secrets/medmim-mlflow"
+    if login == "secret":
+        objects[secret] = {"data": {"MLFLOW_TRACKING_USERNAME": "eA==", "MLFLOW_TRACKING_PASSWORD": "eA=="}}
+    objects.hidden |= {secret} if login == "unknown" else set()
+    with healthy_only(401, "You are not authenticated.") as uri:
+        recipe = world.recipe.model_copy(
+            update={"platform": world.recipe.platform.model_copy(update={"tracking": uri})}
+        )
+        found = place(world, recipe)
+        if login == "none":
+            with pytest.raises(UserError, match="requires a login: 401") as raised:
+                preflight.mlflow_notes(found.kube, found.setup)
+            assert raised.value.exit_code == 2 and "Secret medmim-mlflow" in raised.value.reason + raised.value.fix
+        else:
+            (note,) = preflight.mlflow_notes(found.kube, found.setup)
+            assert "requires a login: 401; that is what this environment gets" in note

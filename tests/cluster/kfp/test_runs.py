@@ -75,9 +75,10 @@ def test_a_run_is_found_by_name_and_by_id(world: World, api: client.Api) -> None
 @pytest.mark.parametrize("named", ["demo-2", "demo", "11111111-2222-3333-4444-555555555555"])
 def test_an_unknown_run_is_reported_with_similar_names(world: World, api: client.Api, named: str) -> None:
     start(world)
-    with pytest.raises(UserError, match=f"no run '?{named}") as raised:
+    with pytest.raises(UserError, match=f"has no run '{named}") as raised:
         runs.find(api, named)
-    assert ("did you mean demo-1?" in raised.value.fix) == named.startswith("demo")
+    near = "the nearest names are" if named.startswith("demo") else "no name is like it; the newest are"
+    assert raised.value.reason == f"{near} demo-1" and "medmim runs list" in raised.value.fix
 
 
 def test_an_invalid_page_token_is_reported(world: World, api: client.Api) -> None:

@@ -88,7 +88,7 @@ def test_a_run_records_who_submitted_it_and_its_steps_read_that(
     assert submitter(made.recipe, made.run) == expected
 
 
-@pytest.mark.parametrize("who", ["medmim", "$(WHO)", "uid 10001"])
+@pytest.mark.parametrize("who", ["medmim", "root", "$(WHO)", "uid 10001"])
 def test_nobody_submits_nothing(world: World, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDMIM_USER", raising=False)
     monkeypatch.setattr("getpass.getuser", lambda: who)
