@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eight test test-long test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference lock clean
+.PHONY: help demo eight test test-long test-browser test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -39,6 +39,9 @@ test: $(READY) ## set up, then the test suite
 
 test-long: $(READY) ## tests of 30 s and more: kills at every write, Ray with lost workers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+
+test-browser: $(READY) ## the console in Chromium (where the system has one: apt-get install chromium)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/services -rs
 
 test-cluster: $(READY) ## Ray jobs and the chart on a real control plane with simulated GPU nodes (where ../shared/cluster is)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster

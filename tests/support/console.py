@@ -1,7 +1,13 @@
-"""The console in this process, as a browser of a reader or of a promoter sees it."""
+"""The console in this process, as a browser of a reader or of a promoter sees it; and as a process of its own."""
 
+import os
 import re
-from collections.abc import Mapping
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from fastapi.testclient import TestClient
 from medmim_console import app
@@ -9,6 +15,7 @@ from medmim_console.identity import Access
 from medmim_console.site import Site
 
 from medmim.run.workspace import Workspace
+from tests.support.waiting import until
 
 TOKEN = "a-token-of-a-promoter"
 
@@ -30,3 +37,28 @@ def csrf(html: str) -> str:
     found = re.search(r'name="csrf" value="(\w+)"', html)
     assert found, "no form of this page has a CSRF token"
     return found[1]
+
+
+@contextmanager
+def serving(ws: Workspace, tokens: Path, **environment: str) -> Iterator[str]:
+    """The address of a console that runs as its command does."""
+    command = [sys.executable, "-m", "medmim.cli.main", "console", "--home", str(ws.home), "--tokens", str(tokens)]
+    environment = {**os.environ, "MEDMIM_STORE": ws.store, "MLFLOW_TRACKING_URI": ws.tracking, **environment}
+    process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True, env=environment)
+    lines: list[str] = []
+
+    def read() -> None:
+        assert process.stderr
+        lines.extend(iter(process.stderr.readline, ""))
+
+    threading.Thread(target=read, daemon=True).start()
+
+    def found() -> "re.Match[str] | None":
+        assert process.poll() is None, lines
+        return re.search(r"http://127\.0\.0\.1:\d+", "".join(lines))
+
+    try:
+        yield until(found, 60)[0]
+    finally:
+        process.terminate()
+        process.wait(30)

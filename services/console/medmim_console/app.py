@@ -57,6 +57,10 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
             found = await answer(request)
         except TooMany:
             found = _too_many(request)
+        except Exception as error:  # a fault of ours, or of a library: its traceback goes to a file of the home
+            known = as_user_error(error, f"answering {request.url.path[:200]}", site.ws.home)
+            _log.error("%s %s", request.state.id, known)
+            found = failure(request, known)
         for name, value in _HEADERS.items():
             found.headers.setdefault(name, value)
         found.headers["X-Request-ID"] = request.state.id
@@ -89,14 +93,6 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
     async def unknown(request: Request, error: HTTPException) -> Response:
         told = f"there is no page {request.url.path[:200]}" if error.status_code == 404 else str(error.detail)
         return refused(request, Refusal(error.status_code, told, "go back, or choose a page above"))
-
-    @app.exception_handler(Exception)
-    async def fault(request: Request, error: Exception) -> Response:
-        known = as_user_error(error, f"answering {request.url.path[:200]}", site.ws.home)
-        _log.error("%s %s", request.state.id, known)
-        answer = failure(request, known)
-        answer.headers.update(_HEADERS)
-        return answer
 
     @app.get("/health")
     async def health() -> Response:

@@ -1,7 +1,10 @@
 from fastapi.testclient import TestClient
+from medmim_console import app
+from medmim_console.identity import Access
+from medmim_console.site import Site
 
 from medmim.run.workspace import Workspace
-from tests.support.console import browser, log_in
+from tests.support.console import TOKEN, browser, log_in
 
 
 def test_a_page_that_does_not_exist_says_so(ws: Workspace) -> None:
@@ -29,18 +32,12 @@ def test_a_site_that_has_its_name_point_here_is_refused(ws: Workspace) -> None:
     client = browser(ws)
     guarded = TestClient(client.app, base_url="http://evil.test")
     assert guarded.get("/leaderboard").status_code == 200  # any name where none is given
-    from medmim_console import app
-    from medmim_console.identity import Access
-    from medmim_console.site import Site
-
     made = app.make(Site(ws, Access()), ("localhost",))
     assert TestClient(made, base_url="http://localhost").get("/leaderboard").status_code == 200
     assert TestClient(made, base_url="http://evil.test").get("/leaderboard").status_code == 400
 
 
 def test_a_login_leads_to_a_page_of_this_site_only(ws: Workspace) -> None:
-    from tests.support.console import TOKEN
-
     for to in ("https://evil.test/x", "//evil.test/x", "/\\evil.test/x", "\\\\evil.test"):
         answer = browser(ws).post("/login", data={"token": TOKEN, "to": to}, follow_redirects=False)
         place = answer.headers["location"]
@@ -52,6 +49,20 @@ def test_the_eleventh_login_of_a_minute_is_one_too_many(ws: Workspace) -> None:
     client = browser(ws)
     codes = [client.post("/login", data={"token": "x" * 20}).status_code for _ in range(11)]
     assert codes == [401] * 10 + [429]
+
+
+def test_a_fault_is_a_page_that_names_its_log(ws: Workspace) -> None:
+    client = browser(ws)
+
+    @client.app.get("/broken")  # type: ignore[attr-defined]
+    def broken() -> None:
+        raise ZeroDivisionError("a secret of the code")
+
+    answer = client.get("/broken")
+    assert answer.status_code == 500
+    assert str(ws.home / "errors") in answer.text
+    assert "Traceback" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 def test_a_person_who_logs_out_is_a_reader_again(ws: Workspace) -> None:
