@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmim import store
+from medmim import hints, store
 from medmim.bench import answers, failures, fanout, reading, scoring, tasks
 from medmim.bench.chunks import Set
 from medmim.bench.engines import Engine, engine, refuse_outside
@@ -23,6 +23,7 @@ from medmim.terms import combine
 
 REVISION = 7
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
+_ALWAYS = ("models", "data", "items", "comparable", "answers", "leaderboard", "differences")  # in every version
 
 
 def run(recipe: Recipe, ws: Workspace, data: str, model: str, opponents: dict[str, str]) -> Outcome:
@@ -189,8 +190,26 @@ def _digests(collected: Mapping[Set, Artifact], roles: Iterable[str], protocol: 
 
 
 def scores(ws: Workspace, uri: str) -> dict[str, Any]:
-    """The content of `scores.json` of a bench artifact."""
-    loaded: dict[str, Any] = json.loads(store.read_file(store.get(uri), SCORES))
+    """The content of `scores.json` of a bench artifact.
+
+    Raises:
+        UserError: There is none, or it is not what a bench writes.
+    """
+    artifact = store.get(uri)
+    try:
+        loaded: dict[str, Any] = json.loads(store.read_file(artifact, SCORES))
+        absent = [key for key in _ALWAYS if key not in loaded]
+        reason = f"{SCORES} has no {', '.join(absent)}" if absent else ""
+    except FileNotFoundError:
+        reason = f"it has no {SCORES}"
+    except (ValueError, TypeError) as error:
+        reason = f"{SCORES}: {error}"
+    if reason:
+        raise UserError(
+            f"{uri} holds no scores that this version reads",
+            reason=reason,
+            fix=f"bench the models again: `{hints.command('bench', 'run')}`",
+        )
     return loaded
 
 

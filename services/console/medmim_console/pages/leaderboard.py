@@ -1,32 +1,272 @@
 """Benchmarks, and one of them: its models beside each other."""
 
-from fastapi import APIRouter, Request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from medmim import store
+from medmim.bench import failures, reading, siblings, tables
 from medmim.bench import run as bench
-from medmim.bench import tables
+from medmim.bench import standings as standing
+from medmim.bench.standings import KINDS, Standings
+from medmim.errors import UserError
+from medmim.lvlm.zoo import stored
+from medmim.run.provenance import provenance_of, terms_of
+from medmim.run.workspace import Workspace
+from medmim.store import Artifact
+from medmim.terms import reasons
 from medmim_console import catalog
-from medmim_console.site import Digest, Number, ThisSite, draw
+from medmim_console.catalog import Listing, Made
+from medmim_console.site import Digest, Number, Refusal, ThisSite, draw
 
 router = APIRouter()
+_SURE = 0.05  # p below which a difference is marked
+_MEASURES = {  # what a cell shows -> its title, and the keys of value, low and high in a row of the leaderboard
+    "score": ("score", ("value", "low", "high")),
+    "swap": ("right both ways", ("swap", "swap_low", "swap_high")),
+    "blind": ("without images", ("blind", "", "")),
+    "grey": ("with grey images", ("grey", "", "")),
+    "gap": ("what the images add", ("gap", "gap_low", "gap_high")),
+    "unread": ("unread", ("", "", "")),
+    "errors": ("errors", ("", "", "")),
+}
+_KINDS = {"domain": "domains", "task": "tasks", "ability": "abilities", "source": "sources"}
+
+Metric = Annotated[str, Query(max_length=40)]
+Measure = Annotated[Literal["score", "swap", "blind", "grey", "gap", "unread", "errors"], Query(alias="show")]
+Kind = Annotated[Literal["", "domain", "task", "ability", "source"], Query(alias="groups")]
+Group = Annotated[str, Query(max_length=200)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A benchmark in the list.
+
+    Attributes:
+        made: The artifact.
+        models: Their roles, the best first.
+        metric: The one that leads.
+        lead: See `standings.Standings.leads`: of the first domain; None without a score.
+        comparable: Whether every question of the tasks was asked.
+        tasks: Their names.
+    """
+
+    made: Made
+    models: tuple[str, ...] = ()
+    metric: str = ""
+    lead: Mapping[str, Any] | None = None
+    comparable: bool = False
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table with its interval.
+
+    Attributes:
+        value: A share, or a difference of shares; None where it is not known.
+        low: The lower end of its interval; None without.
+        high: The upper end.
+        tint: How far above chance, 0 to 10.
+        best: Whether no model has a better one.
+        note: What stands behind it, in words.
+        sure: Of a difference: whether it differs from 0 after Holm's correction.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    tint: int = 0
+    best: bool = False
+    note: str = ""
+    sure: bool = False
 
 
 @router.get("/leaderboard")
 def benchmarks(request: Request, this: ThisSite, number: Number = 1) -> Response:
     """The benchmarks, the newest first."""
-    return draw(request, "benchmarks.html.j2", listing=catalog.artifacts(this.ws, "bench", number))
+    found = catalog.artifacts(this.ws, "bench", number)
+    rows = tuple(_summary(this.ws, row) for row in found.rows)
+    listing = Listing(rows, found.number, found.more, found.total)
+    return draw(request, "benchmarks.html.j2", listing=listing)
 
 
 @router.get("/leaderboard/{digest}")
-def leaderboard(request: Request, this: ThisSite, digest: Digest) -> Response:
+def leaderboard(
+    request: Request,
+    this: ThisSite,
+    digest: Digest,
+    metric: Metric = "",
+    measure: Measure = "score",
+    kind: Kind = "",
+    sort: Group = "",
+    number: Number = 1,
+) -> Response:
     """The models of a benchmark beside each other."""
-    scores = bench.scores(this.ws, f"{this.ws.store}/bench/{digest}")
-    return draw(request, "leaderboard.html.j2", digest=digest, scores=scores)
+    artifact, scores = _scores(this.ws, digest)
+    metrics = standing.metrics_of(scores)
+    if metric and metric not in metrics:
+        raise Refusal(400, f"this benchmark has no metric {metric}", f"it has {', '.join(metrics)}")
+    found = standing.standings(scores, metric)
+    kinds = [one for one in KINDS if found.of_kind(one)]
+    shown_kind = kind if kind in kinds else next(iter(kinds), "domain")
+    groups = found.of_kind(shown_kind)
+    roles = _sorted(found, measure, sort) if sort in groups else found.roles
+    shown = catalog.cut(list(roles), number)
+    record = provenance_of(artifact)
+    first = next(iter(scores["models"]))
+    rest = [role for role in shown.rows if role != first]
+    return draw(
+        request,
+        "leaderboard.html.j2",
+        digest=digest,
+        scores=scores,
+        standings=found,
+        listing=shown,
+        metrics=metrics,
+        measures={name: title for name, (title, _) in _MEASURES.items() if _is_known(found, name)},
+        measure=measure,
+        kinds={name: _KINDS[name] for name in kinds},
+        kind=shown_kind,
+        groups=groups,
+        sort=sort if sort in groups else "",
+        cells={role: [_cell(found, role, group, measure) for group in groups] for role in shown.rows},
+        overview={role: _overview(scores, found, role) for role in shown.rows},
+        medical=_kinds(scores, record),
+        first=first,
+        differences=_differences(scores, found.metric, rest, groups),
+        leads=found.leads(),
+        leaks=standing.leaks(scores),
+        warnings=[*failures.warnings(scores), *reading.warnings(scores)],
+        noise=stored.noise(terms_of(artifact)),
+        forbidden=reasons(terms_of(artifact), ["redistribute_data"]),
+        form=_form(record),
+        clusters=scores.get("clusters", "patient"),
+    )
 
 
 @router.get("/leaderboard/{digest}/leaderboard.csv")
 def as_csv(this: ThisSite, digest: Digest) -> Response:
     """All of its rows."""
-    text = tables.leaderboard(bench.scores(this.ws, f"{this.ws.store}/bench/{digest}"))
-    name = f"leaderboard-{digest[:12]}.csv"
+    return _csv(tables.leaderboard(_scores(this.ws, digest)[1]), f"leaderboard-{digest[:12]}.csv")
+
+
+@router.get("/leaderboard/{digest}/differences.csv")
+def differences_as_csv(this: ThisSite, digest: Digest) -> Response:
+    """The first model minus each other one, in every group and metric."""
+    return _csv(tables.differences(_scores(this.ws, digest)[1]), f"differences-{digest[:12]}.csv")
+
+
+def _csv(text: str, name: str) -> Response:
     return Response(text, media_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def _scores(ws: Workspace, digest: str) -> tuple[Artifact, Mapping[str, Any]]:
+    """Of a benchmark that is in the store now; what its digest stands for is read once."""
+    artifact = store.get(f"{ws.store}/bench/{digest}")
+    return artifact, _read(ws, artifact.uri)
+
+
+@lru_cache(maxsize=16)  # of ten models half a megabyte each
+def _read(ws: Workspace, uri: str) -> Mapping[str, Any]:
+    return bench.scores(ws, uri)
+
+
+def _summary(ws: Workspace, made: Made) -> Summary:
+    try:
+        return Summary(made) if made.trouble else Summary(made, *_summed(ws, made.uri))
+    except UserError as error:
+        if error.exit_code != 2:
+            raise
+        return Summary(replace(made, trouble=error.fact))
+
+
+@lru_cache(maxsize=4096)
+def _summed(ws: Workspace, uri: str) -> tuple[tuple[str, ...], str, Mapping[str, Any] | None, bool, tuple[str, ...]]:
+    scores = bench.scores(ws, uri)
+    found = standing.standings(scores)
+    lead = next(iter(found.leads()), None)
+    return found.roles, found.metric, lead, bool(scores["comparable"]), tuple(scores.get("tasks", ()))
+
+
+def _sorted(found: Standings, measure: str, group: str) -> list[str]:
+    """The models by what a column shows, the most first; those without a value last."""
+    values = {role: _cell(found, role, group, measure).value for role in found.roles}
+    return sorted(found.roles, key=lambda role: -2.0 if (value := values[role]) is None else value, reverse=True)
+
+
+def _is_known(found: Standings, measure: str) -> bool:
+    return any(_value(row, measure) is not None for row in found.by.values())
+
+
+def _value(row: Mapping[str, Any], measure: str) -> float | None:
+    if measure in ("unread", "errors"):
+        count: int = row.get("unparsed" if measure == "unread" else "errors") or 0
+        return count / row["n"] if row["n"] else None
+    return row.get(_MEASURES[measure][1][0])
+
+
+def _cell(found: Standings, role: str, group: str, measure: str) -> Cell:
+    row = found.by.get((role, group))
+    if row is None:
+        return Cell(None)
+    _, (_, low, high) = _MEASURES[measure]
+    value = _value(row, measure)
+    known = measure == "score" and value == found.best(group)
+    note = f"{row['n']:,} questions, {row['patients']:,} patients"
+    return Cell(value, row.get(low), row.get(high), _tint(row) if measure == "score" else 0, known, note)
+
+
+def _tint(row: Mapping[str, Any]) -> int:
+    """How far a score is above chance, 0 to 10."""
+    chance, value = float(row["chance"] or 0), float(row["value"])
+    return round(10 * max(0.0, value - chance) / max(1e-9, 1 - chance))
+
+
+def _overview(scores: Mapping[str, Any], found: Standings, role: str) -> dict[str, float | None]:
+    """What stands beside the scores of a model: of its questions in the first domain, and of all its answers."""
+    row = next((found.by[role, group] for group in found.of_kind("domain") if (role, group) in found.by), {})
+    read: Mapping[str, Any] = next((one for one in scores.get("reading", ()) if one["model"] == role), {})
+    return {
+        "swap": row.get("swap"),
+        "blind": row.get("blind"),
+        "unread": read["unread"] / read["closed"] if read.get("closed") else None,
+        "cut": read["cut"] / read["answers"] if read.get("answers") else None,
+        "errors": row.get("errors"),
+    }
+
+
+def _kinds(scores: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
+    refs = record.get("refs") or {}
+    known = siblings.entries({role: refs.get(role, "") for role in scores["models"]})
+    return {role: "medical" if one.medical else "general" for role, one in known.items()}
+
+
+def _differences(
+    scores: Mapping[str, Any], metric: str, roles: Sequence[str], groups: Sequence[str]
+) -> dict[str, list[Cell]]:
+    """Opponent -> the first model minus it, in each group."""
+    by = {(row["opponent"], row["group"]): row for row in scores["differences"] if row["metric"] == metric}
+    return {
+        role: [_difference(by.get((role, group))) for group in groups]
+        for role in roles
+        if any((role, group) in by for group in groups)
+    }
+
+
+def _difference(row: Mapping[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell(None)
+    holm = row.get("p_holm")
+    note = f"{row['n']:,} questions" + ("" if holm is None else f", p {holm:.4f}")
+    return Cell(row["value"], row["low"], row["high"], note=note, sure=holm is not None and holm < _SURE)
+
+
+def _form(record: Mapping[str, Any]) -> str:
+    """How the recipe of the run has the questions of its data set worded; empty where that is not known."""
+    data = (record.get("recipe") or {}).get("data") or {}
+    return str(data.get("form") or "")

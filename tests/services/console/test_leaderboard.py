@@ -1,0 +1,108 @@
+"""The pages of benchmarks: what was scored is shown as it was scored, and what cannot be read says so."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from medmim import store
+from medmim.bench import run
+from medmim.recipe.schema import Bench
+from medmim.run.workspace import Workspace, workspace
+from tests.support.bench import World, publish
+from tests.support.console import browser
+
+
+@pytest.fixture(scope="module")
+def benched(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
+    """A store without a registry, and the digest of a benchmark of two models in it."""
+    ws = workspace(tmp_path_factory.mktemp("benched"))
+    models = {"one": str(world.models[0]), "a <b>model</b> with ünicode": str(world.models[1])}
+    settings = Bench(max_new_tokens=2, protocol="both", tasks=("held_in", "held_out", "strict", "temporal"))
+    return ws, run.bench(ws, publish(world, ws.store), models, settings)[0].digest
+
+
+def test_the_list_says_who_leads_and_whether_it_can_be_compared(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    html = browser(ws).get("/leaderboard").text
+    assert f"/leaderboard/{digest}" in html
+    assert "a &lt;b&gt;model&lt;/b&gt; with ünicode" in html
+    assert ">comparable<" in html
+
+
+def test_the_scores_of_each_model_are_those_of_the_benchmark(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    scores = run.scores(ws, f"{ws.store}/bench/{digest}")
+    client = browser(ws)
+    for metric in ("accuracy", "likelihood", "token_f1"):
+        for kind in ("domain", "ability", "source"):
+            html = client.get(f"/leaderboard/{digest}", params={"metric": metric, "groups": kind}).text
+            for row in scores["leaderboard"]:
+                named = row["group"] if kind == "domain" else row["group"].partition(":")[2]
+                if row["metric"] == metric and (row["group"].partition(":")[0] == kind or named in ("held_in",)):
+                    assert f"{100 * row['value']:.1f}" in html, row
+
+
+def test_the_tables_as_csv_have_every_row(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    scores = run.scores(ws, f"{ws.store}/bench/{digest}")
+    for name in ("leaderboard", "differences"):
+        answer = browser(ws).get(f"/leaderboard/{digest}/{name}.csv")
+        assert answer.headers["content-disposition"].startswith("attachment")
+        assert len(list(csv.DictReader(io.StringIO(answer.text)))) == len(scores[name]) > 0
+
+
+def test_models_are_sorted_by_the_column_that_is_chosen(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    board = run.scores(ws, f"{ws.store}/bench/{digest}")["leaderboard"]
+    for group in ("held_in", "held_out"):
+        html = browser(ws).get(f"/leaderboard/{digest}", params={"metric": "likelihood", "sort": group}).text
+        rows = [row for row in board if (row["metric"], row["group"]) == ("likelihood", group)]
+        best, worst = sorted(rows, key=lambda row: -row["value"])
+        table = html[html.index('id="models"') :]
+        if best["value"] > worst["value"]:
+            assert (table.index(">one</a>") < table.index("ünicode</a>")) == (best["model"] == "one")
+
+
+def test_a_filter_gets_only_the_part_that_changes(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    part = browser(ws).get(f"/leaderboard/{digest}?groups=ability", headers={"HX-Request": "true"}).text
+    assert 'id="board"' in part
+    assert "<html" not in part and "Weights" not in part
+
+
+def test_a_metric_that_was_not_scored_is_refused_with_those_that_were(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    answer = browser(ws).get(f"/leaderboard/{digest}?metric=f2")
+    assert answer.status_code == 400
+    assert "no metric f2" in answer.text and "accuracy" in answer.text
+
+
+def test_a_benchmark_that_cannot_be_read_has_a_row_and_a_page_that_say_why(
+    benched: tuple[Workspace, str], tmp_path: Path
+) -> None:
+    ws, _ = benched
+    for content, said in (("[", "scores.json"), (json.dumps({"models": {}}), "has no data, items")):
+        folder = tmp_path / str(len(content))
+        folder.mkdir()
+        (folder / run.SCORES).write_text(content, encoding="utf-8")
+        digest = store.publish(folder, ws.store, "bench", {}, {}).digest
+        listed = browser(ws).get("/leaderboard")
+        assert listed.status_code == 200
+        assert "cannot be read" in listed.text
+        answer = browser(ws).get(f"/leaderboard/{digest}")
+        assert answer.status_code == 404
+        assert said in answer.text and "Traceback" not in answer.text
+
+
+def test_a_benchmark_that_was_removed_is_gone_from_its_page_too(benched: tuple[Workspace, str], tmp_path: Path) -> None:
+    ws, digest = benched
+    (tmp_path / run.SCORES).write_bytes(store.read_file(store.get(f"{ws.store}/bench/{digest}"), run.SCORES) + b"\n")
+    copy = store.publish(tmp_path, ws.store, "bench", {}, {})
+    client = browser(ws)
+    assert client.get(f"/leaderboard/{copy.digest}").status_code == 200
+    (Path(copy.uri) / "manifest.json").unlink()
+    assert client.get(f"/leaderboard/{copy.digest}").status_code == 404
+    assert copy.digest not in client.get("/leaderboard").text
