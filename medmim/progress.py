@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 _EVERY = 0.5  # s between two events of one bar
@@ -22,6 +23,7 @@ _PLAIN_EVERY = 4.0  # s between two lines where there is no terminal
 _SILENCE = 3.0  # s of a server until `waiting_for` reports it
 _WAITED_EVERY = 60.0  # s between two such lines of one server
 _STDOUT = "-"
+_TAIL = 1 << 16  # bytes of a file of events in which the last ones are looked for
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # an event, perhaps behind Ray's prefix: `(RayTrainWorker pid=7, ip=10.0.0.1) `
 _EVENT_LINE = re.compile(r"\s*(?:\(.*?\bpid=\d+[^)]*\)\s*)?(\{.*\})\s*")
@@ -72,6 +74,29 @@ def parse(line: str) -> dict[str, Any] | None:
         return None
     whole = isinstance(event, dict) and isinstance(event.get("kind"), str) and {"time", "stage"} <= event.keys()
     return event if whole else None
+
+
+def last(path: Path, stage: str) -> list[str]:
+    """What a stage has reported last: its bar that is not full, its metrics, its line; empty where there is no file.
+
+    Args:
+        path: Of MEDMIM_EVENTS.
+        stage: Its name.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    newest: dict[str, str] = {}
+    for line in lines:
+        event = parse(line)
+        if event is not None and event["stage"] == stage and event["kind"] in ("bar", "step", "line"):
+            with suppress(KeyError, TypeError, ValueError):  # of another version
+                whole = event["kind"] == "bar" and event["done"] >= event["total"]
+                newest[event["kind"]] = "" if whole else render(event)
+    return [newest[kind] for kind in ("bar", "step", "line") if newest.get(kind)]
 
 
 def say(text: str) -> None:

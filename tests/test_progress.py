@@ -150,3 +150,20 @@ def test_any_other_line_is_no_event(line: str) -> None:
 )
 def test_a_size_has_the_unit_that_fits(count: float, text: str) -> None:
     assert progress.size(count) == text
+
+
+def test_what_a_stage_reported_last_is_its_open_bar_its_metrics_and_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    assert progress.last(path, "data") == []
+    bar = {"kind": "bar", "label": "images", "unit": "images", "rate": 10.0, "eta": 9.0, "stage": "data", "time": 0}
+    events = [{"kind": "line", "text": f"old {'x' * 90}", "stage": "data", "time": 0}] * 2000
+    events += [{**bar, "done": 10, "total": 100}, {**bar, "done": 20, "total": 100}]
+    events += [
+        {"kind": "line", "text": "of another", "stage": "audit", "time": 0},
+        {"kind": "bar", "stage": "data", "time": 0},
+    ]
+    path.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"kind": "li')
+    assert progress.last(path, "data")[0] == "images: 20/100 images (10/s, 9 s left)"
+    assert progress.last(path, "audit") == ["of another"]
+    path.write_text(json.dumps({**bar, "done": 100, "total": 100}))
+    assert progress.last(path, "data") == []

@@ -19,7 +19,7 @@ from medmim.recipe.schema import Recipe
 from medmim.run import kfp_local
 from medmim.run.lock import locked
 from medmim.run.screen import Screen, stages
-from medmim.run.stage import NIGHTLY, Outcome, outcomes
+from medmim.run.stage import NIGHTLY, RECIPE, Outcome, outcomes
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import digest_of
 
@@ -211,6 +211,6 @@ def _start(
     try:
         return planned, submit.start(replace(planned, run=run))
     except BaseException:
-        if not store.open_store(ws.store).exists(f"runs/{run}/{submit.RECIPE}"):  # else the run may have been started
+        if not store.open_store(ws.store).exists(f"runs/{run}/{RECIPE}"):  # else the run may have been started
             records.withdraw(ws, parsed.name, date, run)
         raise

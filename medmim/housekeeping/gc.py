@@ -19,7 +19,7 @@ from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import LAST_RECORD, Entry
 from medmim.nightly import records
 from medmim.recipe.registry import Retention
-from medmim.run import step_lock
+from medmim.run import run_name, step_lock
 from medmim.run.workspace import Workspace
 from medmim.store.removal import REMOVING, USED, clear, finish, remove
 
@@ -97,8 +97,8 @@ def plan(
     runs = inventory.totals("runs", ages)
     referenced = set().union(*inventory.roots(ws, runs).values(), records.digests_in_window(place))
     listed = [Entry(name, t, size, complete=inventory.is_finished(name, ages)) for name, (t, size) in runs.items()]
-    for run, rank in _ranked(listed, lambda run: inventory.recipe_of_run(run.name)):
-        recipe = inventory.recipe_of_run(run.name)
+    for run, rank in _ranked(listed, _recipe):
+        recipe = _recipe(run)
         rule = retention(recipe)
         recent = run.time >= min(cutoff, now - rule.days * DAY)
         running = not run.complete and run.time >= now - _RUNNING
@@ -207,6 +207,10 @@ def _retention(entries: Iterable[Entry], last: int | None, days: int | None) -> 
             continue
     overrides = {key: value for key, value in (("last", last), ("days", days)) if value is not None}
     return lambda name: found.get(name.removesuffix("-nightly"), Retention()).model_copy(update=overrides)
+
+
+def _recipe(run: Entry) -> str:
+    return run_name.recipe_of(run.name.partition("/")[2])
 
 
 def _ranked(entries: Iterable[Entry], group: Callable[[Entry], Any]) -> list[tuple[Entry, int]]:

@@ -23,7 +23,6 @@ LAST_RECORD = "report.json"  # of a run, however it ended
 LAST_OF_NIGHT = "trend.json"  # likewise
 _MANY = 200  # reading so many takes seconds in S3
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_RUN = re.compile(r"^(.*)-\d{8}-\d{6}-[0-9a-f]+(?:-[0-9a-f]{8})?$|^(.*-nightly)-\d{8}-[0-9a-f]+(?:-[0-9a-f]{8})?$")
 _NOT_ARTIFACTS = (
     "runs",
     "steps",
@@ -174,16 +173,6 @@ def referenced_by(place: store.Store, run: str, ages: Ages) -> set[str]:
     keys = [key for key in ages if key.startswith(f"{run}/") and key.endswith(".json")]
     wanted = [key for key in keys if key.count("/") == 2 or key.endswith("/order.json")]
     return {digest for key in wanted for digest in digests(read_text(place, key))}
-
-
-def recipe_of_run(name: str) -> str:
-    """The recipe of `runs/RECIPE-DATE-TIME-RANDOM`, `RECIPE-nightly` of a night's run; else the whole name.
-
-    Of a clone in KFP too, whose name ends with digits of its id (`run_name`).
-    """
-    run = name.partition("/")[2]
-    found = _RUN.match(run)
-    return found[1] or found[2] if found else run
 
 
 def digests(text: str) -> set[str]:

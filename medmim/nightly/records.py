@@ -67,6 +67,11 @@ def read(ws: Workspace, name: str) -> list[Night]:
     return [_parse(place.read_unchanged(key), f"{place.uri}/{key}") for key in keys]
 
 
+def dates(ws: Workspace) -> dict[str, list[str]]:
+    """Recipe -> its nights, in order."""
+    return _dates(store.open_store(ws.store))
+
+
 def find(ws: Workspace, name: str, date: str) -> Night | None:
     """The record of a night."""
     place = store.open_store(ws.store)
@@ -152,16 +157,22 @@ def _already_claimed(name: str, date: str, number: int) -> UserError:
 
 def digests_in_window(place: store.Store) -> set[str]:
     """Digests that the next nights compare with: those in the last records of each recipe."""
-    by_recipe: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(key for key in place.list(f"{FOLDER}/") if key.endswith(".json")):
-        by_recipe[key.split("/")[1]].append(key)
     found: set[str] = set()
-    for keys in by_recipe.values():
+    for name, nights in _dates(place).items():
+        keys = [_key(name, date) for date in nights]
         last = _parse(place.read_unchanged(keys[-1]), keys[-1])
         for key in keys[-last.window :]:
             night = _parse(place.read_unchanged(key), key)
             found |= {night.bench, night.data, *(own["answers"] for own in night.models.values())}
     return found
+
+
+def _dates(place: store.Store) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(key for key in place.list(f"{FOLDER}/") if key.endswith(".json") and key.count("/") == 2):
+        _, name, night = key.split("/")
+        found[name].append(night.removesuffix(".json"))
+    return dict(found)
 
 
 def _key(name: str, date: str) -> str:

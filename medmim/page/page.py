@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 FILE = "report.html"
 
 
-def templates(package: str) -> "Environment":
-    """The templates of a package, with the style sheet and the filters of all pages; values are escaped."""
+def templates(*packages: str) -> "Environment":
+    """The templates of packages, with the style sheet and the filters of all pages; values are escaped."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader("medmim.page")]),
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "medmim.page")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -19,8 +19,9 @@ from medmim.errors import INTERNAL, REFUSED, TRY_AGAIN, UserError
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
 from medmim.run.screen import Screen
-from medmim.run.stage import Outcome
+from medmim.run.stage import RECIPE, Outcome
 from medmim.run.workspace import Workspace
+from medmim.store import open_store
 
 _PLACEHOLDER = "{{$"
 
@@ -65,6 +66,11 @@ def log_file(workspace: Workspace) -> Path:
     return workspace.home / "runs" / workspace.run / "log.txt"
 
 
+def events_file(home: Path, run: str) -> Path:
+    """The file for the events that steps report."""
+    return home / "runs" / run / "events.jsonl"
+
+
 def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen) -> int:
     """Run a shipped pipeline to its end; returns the runner's exit code.
 
@@ -75,7 +81,8 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
         screen: Draws the steps' events.
 
     Raises:
-        UserError: The home or a text of the recipe holds what KFP takes for a placeholder.
+        UserError: The home or a text of the recipe holds what KFP takes for a placeholder, or the store refuses.
+        Unavailable: The store does not answer.
     """
     log = log_file(workspace)
     # kfp gives a step its arguments on its command line, which everybody on the machine can read: no password there
@@ -91,8 +98,10 @@ def run_pipeline(name: str, parsed: Recipe, workspace: Workspace, screen: Screen
                 reason="KFP takes it for the beginning of a placeholder, and would pass something else",
                 fix="give another --home" if argument == "home" else "change that text of the recipe",
             )
+    record = json.dumps(parsed.record(), ensure_ascii=False)
+    open_store(workspace.store).write(f"runs/{workspace.run}/{RECIPE}", record.encode())
     log.parent.mkdir(parents=True, exist_ok=True)
-    events = log.parent / "events.jsonl"
+    events = events_file(workspace.home, workspace.run)
     events.write_bytes(b"")  # a night resumes under its name: drop the events of the try that was killed
     environment = os.environ | {
         "MEDMIM_EVENTS": str(events),

@@ -15,6 +15,8 @@ from medmim.store import open_store
 
 _HOLDER = "kfp-run"
 _OWN = re.compile(r"(.+)-([0-9a-f]{8})")
+_NAME = re.compile(r"(?P<recipe>.*)-(?P<time>\d{8}-\d{6})-[0-9a-f]+(?:-[0-9a-f]{8})?")
+_NIGHT = re.compile(r"(?P<recipe>.*-nightly)-(?P<time>\d{8})-[0-9a-f]+(?:-[0-9a-f]{8})?")
 
 
 def claim(store: str, run: str) -> str:
@@ -36,17 +38,37 @@ def claim(store: str, run: str) -> str:
 
 def of(store: str, run: str, run_id: str) -> str:
     """The name of the records of the run with that id; the given one where none has begun. Errors as `claim`."""
-    try:
-        holder = open_store(store).read(_key(run)).decode()
-    except FileNotFoundError:
-        return run
-    return run if holder == run_id else f"{run}-{run_id[:8]}"
+    held = holder(store, run)
+    return run if held in ("", run_id) else f"{run}-{run_id[:8]}"
 
 
 def split(name: str) -> tuple[str, str]:
     """The given name and the first digits of the id in a name as `of` makes it; both empty for any other."""
     found = _OWN.fullmatch(name)
     return (found[1], found[2]) if found else ("", "")
+
+
+def recipe_of(name: str) -> str:
+    """The recipe in `RECIPE-DATE-TIME-RANDOM`, RECIPE-nightly in the name of a night's run; else the whole name.
+
+    Of a clone in KFP too, whose name ends with digits of its id.
+    """
+    found = _NAME.fullmatch(name) or _NIGHT.fullmatch(name)
+    return found["recipe"] if found else name
+
+
+def time_of(name: str) -> str:
+    """When a run was begun, by its name: YYYYMMDD-HHMMSS, of a night YYYYMMDD; empty where it does not say."""
+    found = _NAME.fullmatch(name) or _NIGHT.fullmatch(name)
+    return found["time"] if found else ""
+
+
+def holder(store: str, run: str) -> str:
+    """KFP's id of the run whose records have that name; empty on a laptop. Errors as `claim`."""
+    try:
+        return open_store(store).read(_key(run)).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _key(run: str) -> str:

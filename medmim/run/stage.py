@@ -26,6 +26,7 @@ from medmim.store import Artifact
 STAGES = ("data", "audit", "finetune", "bench", "register", "gate", "promote", "report")
 BENCHING = ("data", "audit", "bench", "report")  # the stages of a run that trains nothing
 NIGHTLY = ("data", "rebench", "watch", "trend")  # the stages of a night
+RECIPE = "recipe.json"  # beside the records of a run's stages
 _LAST = (STAGES[-1], NIGHTLY[-1])
 _TERMINATED = SystemExit.__name__  # begins the message of a stage that a signal ended
 

@@ -178,6 +178,26 @@ def kept(place: Store, name: str, shared: str) -> Iterator[None]:
         yield
 
 
+def held(place: Store, since: float) -> list[tuple[str, Turn, float]]:
+    """The locks that somebody holds now, as far as this machine can tell: the name of the step, the turn, its renewal.
+
+    Args:
+        place: The store.
+        since: Locks that were not renewed since then are left out, in seconds since 1970; as the renewals, by the
+            store's clock.
+    """
+    found = []
+    for key, (renewed, _) in place.ages(f"{FOLDER}/").items():
+        name, _, turn = key.removeprefix(f"{FOLDER}/").rpartition("/")
+        if renewed < since or not name or not _TURN.fullmatch(turn):
+            continue
+        with suppress(FileNotFoundError):  # ended, and the next one has begun
+            known = _read(place, name, int(turn.partition(".")[0]))
+            if not known.ended and not _is_gone(known.process):
+                found.append((name, known, renewed))
+    return found
+
+
 def _acquire(place: Store, name: str, own: Turn) -> Held:
     """The lock, once nobody else holds it."""
     begin = looked = time.monotonic()

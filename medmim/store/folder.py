@@ -119,6 +119,15 @@ class FolderStore:
     def list(self, prefix: str = "") -> Iterator[str]:
         yield from sorted(key for key, path in self._files(prefix) if not path.name.startswith(PART))
 
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        try:
+            with os.scandir(self.root / prefix) as found:
+                return tuple(sorted(entry.name for entry in found if entry.is_dir()))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        except OSError as error:
+            raise self._user_error(error, "listing") from None
+
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         found = {}
         for key, path in self._files(prefix):
@@ -128,11 +137,11 @@ class FolderStore:
         return found
 
     def _files(self, prefix: str) -> Iterator[tuple[str, Path]]:
+        above = len(os.path.join(self.root, ""))  # of as many files as a store holds, pathlib's way takes seconds
         for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
-            for path in (Path(folder) / name for name in names):
-                key = path.relative_to(self.root).as_posix()
-                if key.startswith(prefix):
-                    yield key, path
+            for path in (os.path.join(folder, name) for name in names):
+                if path.startswith(prefix, above):
+                    yield path[above:], Path(path)
 
     def delete(self, key: str) -> None:
         try:

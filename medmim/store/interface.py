@@ -67,6 +67,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys under a prefix, sorted."""
 
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names of the folders directly below a prefix that ends with a slash, sorted; what is in them is not read."""
+
     def ages(self, prefix: str = "") -> Mapping[str, tuple[float, int]]:
         """Key -> (time of the last write, in seconds since 1970 by the store's clock; size in bytes).
 

@@ -201,6 +201,12 @@ class S3Store:
     def list(self, prefix: str = "") -> Iterator[str]:
         yield from sorted(self.ages(prefix))
 
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        start = self.prefix + prefix
+        found = self._call(None, lambda _: list(self._client.list_objects(self.bucket, start)))
+        names = (entry.object_name.removeprefix(start) for entry in found if entry.is_dir)
+        return tuple(sorted(name.rstrip("/") for name in names))
+
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         start = self.prefix + prefix
         found = self._call(None, lambda _: list(self._client.list_objects(self.bucket, start, recursive=True)))

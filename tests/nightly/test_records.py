@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from medmim.errors import UserError
-from medmim.housekeeping import inventory
 from medmim.nightly import records
 from medmim.nightly.records import Night
+from medmim.run import run_name
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
 
@@ -90,6 +90,6 @@ def test_what_the_next_night_compares_with_is_kept(ws: Workspace) -> None:
 
 
 def test_a_nights_run_is_of_its_recipes_nights() -> None:
-    assert inventory.recipe_of_run("runs/" + records.run_name("demo", "2026-06-01", "1")) == "demo-nightly"
-    assert inventory.recipe_of_run("runs/" + records.run_name("a-b", "2026-06-01", "c910")) == "a-b-nightly"
-    assert inventory.recipe_of_run("runs/demo-20260601-020000-ab12") == "demo"
+    assert run_name.recipe_of(records.run_name("demo", "2026-06-01", "1")) == "demo-nightly"
+    assert run_name.recipe_of(records.run_name("a-b", "2026-06-01", "c910")) == "a-b-nightly"
+    assert run_name.recipe_of("demo-20260601-020000-ab12") == "demo"

@@ -1,5 +1,6 @@
 """The runner of a pipeline on this machine: how it ended decides the exit code where no stage recorded one."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -98,3 +99,5 @@ def test_no_password_of_the_tracking_uri_is_on_a_command_line_or_in_a_file(
     assert not [line for line in seen if secret.encode() in line]
     assert not [path for path in ws.home.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
     assert outcomes(ws)["data"].exit_code == 2
+    kept = json.loads((ws.home / "store" / "runs" / "r1" / "recipe.json").read_text("utf-8"))
+    assert (kept["name"], kept["data"]["source"]) == ("demo", "odir"), "for people who look at the run later"

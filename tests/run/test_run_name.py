@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmim.housekeeping import inventory
 from medmim.recipe import loading, names
 from medmim.run import run_name
 from medmim.run.stage import component, outcomes, stage
@@ -73,4 +72,11 @@ def test_each_id_has_one_name_and_no_two_have_the_same(
 
 def test_a_clone_is_kept_among_the_runs_of_its_recipe() -> None:
     for own, recipe in (("demo-20260601-020000-ab12", "demo"), ("demo-nightly-20260601-1", "demo-nightly")):
-        assert inventory.recipe_of_run(f"runs/{own}-2222222a") == inventory.recipe_of_run(f"runs/{own}") == recipe
+        assert run_name.recipe_of(f"{own}-2222222a") == run_name.recipe_of(own) == recipe
+
+
+def test_a_name_says_when_its_run_was_begun() -> None:
+    assert run_name.time_of("demo-20260601-020000-ab12") == "20260601-020000"
+    assert run_name.time_of("demo-20260601-020000-ab12-2222222a") == "20260601-020000"
+    assert run_name.time_of("demo-nightly-20260601-1") == "20260601"
+    assert run_name.time_of("mine") == ""

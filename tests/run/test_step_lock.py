@@ -515,3 +515,22 @@ def test_a_signal_of_somebody_else_interrupts_nothing(tmp_path: Path) -> None:
         for number in (signal.SIGWINCH, signal.SIGURG):
             os.kill(os.getpid(), number)
             time.sleep(0.05)
+
+
+def test_what_is_held_now_is_told_with_its_holder_and_not_what_ended_or_was_killed(tmp_path: Path) -> None:
+    place = store.open_store(str(tmp_path))
+    begin = time.time() - 60
+    with step_lock.step_lock(place, "data-1", "demo-1"):
+        pass
+    child = "import sys, time; from medmim import store; from medmim.run import step_lock\n"
+    child += "with step_lock.step_lock(store.open_store(sys.argv[1]), 'bench-1', 'demo-1'):\n"
+    child += " print(flush=True); time.sleep(99)"
+    other = subprocess.Popen([sys.executable, "-c", child, str(tmp_path)], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline()
+    with step_lock.step_lock(place, "finetune-1", "demo-2"):
+        found = {name: (turn.run, turn.pid) for name, turn, _ in step_lock.held(place, begin)}
+        assert found == {"bench-1": ("demo-1", other.pid), "finetune-1": ("demo-2", os.getpid())}
+        other.kill()
+        other.wait()
+        assert [name for name, _, _ in step_lock.held(place, begin)] == ["finetune-1"]
+        assert not step_lock.held(place, time.time() + 60)

@@ -103,3 +103,13 @@ def test_a_file_uri_is_the_folder_it_names(tmp_path: Path) -> None:
 def test_another_kind_of_store_is_bad_input(uri: str) -> None:
     with pytest.raises(UserError, match="is not the address of a store"):
         open_store(uri)
+
+
+def test_the_folders_below_a_prefix_are_named_whatever_is_in_them(tmp_path: Path, bucket: str) -> None:
+    for place in (open_store(str(tmp_path / "store")), open_store(bucket)):
+        for key in ("runs/b/data.json", "runs/b/jobs/x", "runs/a/data.json", "runs/file", "runsx/c/d", "other/e/f"):
+            place.write(key, b"x")
+        assert place.folders("runs/") == ("a", "b")
+        assert place.folders("runs/b/") == ("jobs",)
+        assert place.folders("nothing/") == ()
+        assert sorted(place.ages("runs/b")) == ["runs/b/data.json", "runs/b/jobs/x"] == list(place.list("runs/b"))

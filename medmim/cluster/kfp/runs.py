@@ -17,10 +17,10 @@ from medmim.cluster.kfp import compiled, pods, steps
 from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
 from medmim.cluster.kfp.steps import Step
-from medmim.cluster.kfp.submit import ACTIVE, PENDING, RECIPE, Submitted
+from medmim.cluster.kfp.submit import ACTIVE, PENDING, Submitted
 from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
 from medmim.run import run_name
-from medmim.run.stage import Outcome, parse_record
+from medmim.run.stage import RECIPE, Outcome, parse_record
 from medmim.store import open_store
 
 _PREFIX = "medmim "  # begins the description of each run that `medmim submit` started

@@ -23,13 +23,13 @@ from medmim.progress import say
 from medmim.recipe import names
 from medmim.recipe.schema import Recipe
 from medmim.run.person import SUBMITTED
+from medmim.run.stage import RECIPE
 from medmim.sample import digest_of
 from medmim.store import Store, open_store
 
 T = TypeVar("T")
 
 EXPERIMENT = "medmim"
-RECIPE = "recipe.json"
 PENDING = "PENDING"
 # States of a run that has not ended. The last, which KFP leaves out of its JSON, is that of one whose Workflow Argo has
 # not taken up yet.

@@ -140,7 +140,7 @@ def refused(request: Request, refusal: Refusal) -> Response:
 
 
 def _environment() -> Environment:
-    made = templates("medmim_console")
+    made = templates("medmim_console", "medmim.nightly")
     made.filters |= {"count": "{:,}".format, "short": lambda digest: digest[:12]}
     made.globals["query_with"] = _query_with
     return made

@@ -1,0 +1,106 @@
+"""Two real nights, the second with a worse champion and a server that has changed, as the console shows them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from medmim import store
+from medmim.nightly.records import Night
+from tests.support.console import browser
+from tests.support.nightly import NAME, World, drift, world
+
+DRIFTED = 2
+
+
+@pytest.fixture(scope="module")
+def weeks(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[tuple[World, list[Night]]]:
+    with world(tmp_path_factory.mktemp("nights") / "home", mlflow_database) as made:
+        made.promote(0)
+        nights = []
+        for number in range(1, 3):
+            if number == DRIFTED:
+                made.promote(1)
+                drift(made.server, 1)
+            nights.append(made.night(number))
+        yield made, nights
+
+
+@pytest.fixture
+def client(weeks: tuple[World, list[Night]]) -> TestClient:
+    return browser(weeks[0].ws)
+
+
+def test_recipes_are_listed_with_their_last_night(client: TestClient, weeks: tuple[World, list[Night]]) -> None:
+    html = client.get("/nights").text
+    assert f'href="/nights/{NAME}"' in html
+    assert f'href="/nights/{NAME}/{weeks[1][-1].date}"' in html and weeks[1][0].date not in html
+    assert "alarm" in html and "quiet" not in html
+
+
+def test_a_store_without_nights_says_so(tmp_path: Path, weeks: tuple[World, list[Night]]) -> None:
+    from dataclasses import replace
+
+    empty = browser(replace(weeks[0].ws, store=str(tmp_path / "store")))
+    assert "No night has been recorded" in empty.get("/nights").text
+    assert empty.get(f"/nights/{NAME}").status_code == 404
+
+
+def test_a_recipe_shows_its_trend_and_the_alarm_of_the_night_that_raised_it(
+    client: TestClient, weeks: tuple[World, list[Night]]
+) -> None:
+    html = client.get(f"/nights/{NAME}").text
+    assert "<svg" in html and "<style" not in html and " style=" not in html, "the policy forbids inline style"
+    dates = [html.index(f"/nights/{NAME}/{night.date}") for night in reversed(weeks[1])]
+    assert dates == sorted(dates), "the newest night first"
+    alarms = weeks[1][DRIFTED - 1].alarms
+    assert len(alarms) > 1 and all(alarm.split(":")[0] in html for alarm in alarms)
+    assert html.count('class="mark bad"') == 1
+
+
+def test_a_night_shows_canary_differences_and_where_its_scores_are(
+    client: TestClient, weeks: tuple[World, list[Night]]
+) -> None:
+    night = weeks[1][DRIFTED - 1]
+    html = client.get(f"/nights/{NAME}/{night.date}").text
+    canary = night.canary["other"]
+    assert f'<th scope="row">other</th><td class="num">12</td><td class="num">{canary["changed"]}</td>' in html
+    assert "drifted" in html
+    assert f'href="/leaderboard/{night.bench}"' in html and f'href="/runs/{night.run}"' in html
+    rows = [row for row in night.differences if row["model"] == "champion"]
+    assert rows and html.count(f"<td>{weeks[1][0].date}</td>") == len(night.differences)
+    assert "regression" in html
+    assert f'rel="prev" href="/nights/{NAME}/{weeks[1][0].date}"' in html
+
+
+def test_the_changed_answers_of_a_night_are_shown_before_and_after(
+    client: TestClient, weeks: tuple[World, list[Night]]
+) -> None:
+    night = weeks[1][DRIFTED - 1]
+    html = client.get(f"/nights/{NAME}/{night.date}/changes").text
+    assert night.changed["other"][0][:12] in html and "What is new in" in html
+    quiet = client.get(f"/nights/{NAME}/{weeks[1][0].date}/changes").text
+    assert "No answer changed" in quiet
+
+
+def test_a_record_that_was_cut_off_is_named_and_the_other_nights_are_shown(
+    weeks: tuple[World, list[Night]],
+) -> None:
+    made, nights = weeks
+    place, key = store.open_store(made.ws.store), f"nights/{NAME}/2026-05-01.json"
+    place.write(key, b'{"date": "2026-')
+    try:
+        fresh = browser(made.ws)
+        html = fresh.get(f"/nights/{NAME}").text
+        assert "is not the record of a night" in html and nights[0].date in html and "<svg" in html
+        answer = fresh.get(f"/nights/{NAME}/2026-05-01")
+        assert answer.status_code == 404 and "restore the file" in answer.text
+    finally:
+        place.delete(key)
+
+
+def test_what_is_no_recipe_or_date_is_refused(client: TestClient) -> None:
+    for path in ("/nights/..%2f..", "/nights/NO", f"/nights/{NAME}/today", f"/nights/{NAME}/2020-01-01"):
+        answer = client.get(path)
+        assert answer.status_code in (400, 404) and "Traceback" not in answer.text, path
