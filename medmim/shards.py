@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from medmim.sample import SPLITS, Sample, from_json, to_json
 
 ROW_GROUP_BYTES = 1 << 20  # what one random access reads
 SHARD_BYTES = 256 << 20
+BY_CONTENT = "sha256:"  # begins the id of an image whose file was there
 SAMPLES = "samples/*.parquet"  # the files that hold them, for `store.fetch`
 _CACHED_GROUPS = 64
 _IMAGES = "images/*.parquet"
@@ -259,8 +260,26 @@ class Images(Mapping[str, Image.Image]):
         return (Images, (self.folder,))
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an image of a data set is stored: file, row group, and row in it."""
+
+    file: str
+    group: int
+    row: int
+
+
 def image_ids(where: str, sizes: Mapping[str, int], read: Callable[[str, int, int], bytes]) -> set[str]:
-    """Ids of the images of a data set that is not on this disk; of its images, only footers and this column are read.
+    """Ids of the images of a data set that is not on this disk. Arguments and errors are those of `image_places`."""
+    return {name for name, _ in image_places(where, sizes, read)}
+
+
+def image_places(
+    where: str, sizes: Mapping[str, int], read: Callable[[str, int, int], bytes]
+) -> Iterator[tuple[str, Place]]:
+    """Ids of the images of a data set that is not on this disk, and where each is stored, for `stored_at`.
+
+    Of its images, only footers and the column of the ids are read.
 
     Args:
         where: Its address, for errors.
@@ -278,10 +297,11 @@ def image_ids(where: str, sizes: Mapping[str, int], read: Callable[[str, int, in
         with _distant(where, name, sizes[name], read) as file:
             return file.metadata
 
-    def ids(name: str, metadata: pq.FileMetaData, groups: range) -> list[str]:
+    def ids(name: str, metadata: pq.FileMetaData, groups: range) -> list[tuple[str, Place]]:
         with _distant(where, name, sizes[name], read, metadata) as file:
-            found: list[str] = file.read_row_groups(list(groups), ["id"], use_threads=False).column("id").to_pylist()
-            return found
+            found = file.read_row_groups(list(groups), ["id"], use_threads=False).column("id").to_pylist()
+        rows = ((group, row) for group in groups for row in range(metadata.row_group(group).num_rows))
+        return [(one, Place(name, *place)) for one, place in zip(found, rows, strict=True)]
 
     pool = ThreadPoolExecutor(_CONNECTIONS, "medmim-ids")
     try:
@@ -290,14 +310,31 @@ def image_ids(where: str, sizes: Mapping[str, int], read: Callable[[str, int, in
             for name, metadata in zip(names, pool.map(footer, names), strict=True)
             for at in range(0, metadata.num_row_groups, _GROUPS_AT_ONCE)
         ]
+        jobs.reverse()  # what has been handed on is let go
         with progress.bar("index of the images", len(jobs), "reads") as bar:
-            found: set[str] = set()
-            for job in jobs:
-                found.update(job.result())
+            while jobs:
+                yield from jobs.pop().result()
                 bar.add()
-        return found
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # whoever gave `read` ends what is still waiting
+
+
+def stored_at(where: str, place: Place, size: int, read: Callable[[str, int, int], bytes]) -> bytes:
+    """The encoded image at a place of a data set that is not on this disk; its row group is read, and the footer.
+
+    Args:
+        where: Address of the data set, for errors.
+        place: From `image_places`.
+        size: Bytes of the file.
+        read: As for `image_places`.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    with _distant(where, place.file, size, read) as file:
+        column = file.read_row_group(place.group, columns=["image.bytes"], use_threads=False).column("image")
+        data: bytes = column[place.row]["bytes"].as_py()
+        return data
 
 
 @contextmanager

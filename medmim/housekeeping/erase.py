@@ -15,6 +15,7 @@ from medmim.errors import UserError
 from medmim.housekeeping import inventory
 from medmim.housekeeping.inventory import Entry
 from medmim.progress import bar
+from medmim.run import index
 from medmim.run.lock import locked
 from medmim.run.person import current_user
 from medmim.run.workspace import Workspace
@@ -118,8 +119,8 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     """Erase: first the list of the erased, then the record, then the removals. Killed, the same command finishes it.
 
     Args:
-        ws: The workspace; copies in its cache, its reports, the pictures that it keeps for builds, and those that
-            unfinished builds have left in it and in the store are removed, too.
+        ws: The workspace; copies in its cache, its reports and indexes, the pictures that it keeps for builds, and
+            those that unfinished builds have left in it and in the store are removed, too.
         patients: Identifiers.
         what: Their `plan`.
         why: The reason for the record; without any identifier.
@@ -144,6 +145,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     while not place.create(f"{_RECORDS}{record['n']}.json", json.dumps(record, indent=1).encode()):
         record["n"] += 1
     kept_pixels.clear(ws.home)
+    index.clear(ws.home)
     _clear_unfinished(ws.home)
     for name in what.resume:
         if is_repeated(name):

@@ -284,6 +284,9 @@ class Platform(Section):
     )
     workers: Annotated[int, Field(gt=0, le=4096)] = Field(1, description="training workers")
     threads: Positive | None = Field(None, description="CPU threads a worker uses; default: its share of the cores")
+    show_patients: bool = Field(
+        False, description="whether web pages may name the patients and files of what this recipe makes"
+    )
     pods: Pods = Field(default_factory=Pods)
 
     @property

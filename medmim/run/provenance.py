@@ -61,6 +61,12 @@ def provenance_of(artifact: store.Artifact) -> dict[str, Any]:
     return {}
 
 
+def shows_patients(*records: Mapping[str, Any]) -> bool:
+    """Whether pages may name patients and files: the first record, of those given, that has a recipe says it."""
+    recipes = [record["recipe"] for record in records if record.get("recipe")]
+    return bool(recipes) and (recipes[0].get("platform") or {}).get("show_patients") is True
+
+
 def terms_of(artifact: store.Artifact) -> Terms:
     """The terms of an artifact; those of a model are part of its content.
 

@@ -24,6 +24,7 @@ from medmim.store.removal import MANIFEST, claim
 
 PROVENANCE = "provenance.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_PIECE = 4 << 20  # bytes that `lines` reads at once
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,28 @@ def read_file(artifact: Artifact, name: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != artifact.files[name]["sha256"]:
         refuse_damaged(artifact, [name])
     return data
+
+
+def lines(artifact: Artifact, name: str) -> Iterator[bytes]:
+    """The lines of a file of an artifact, which may be larger than the memory; without their ends.
+
+    Raises:
+        UserError: It is missing, or the store does not answer; after the last line, its content is not what the
+            manifest says.
+    """
+    if name not in artifact.files:
+        refuse_damaged(artifact, [name])
+    size, hashed, rest = artifact.files[name]["bytes"], hashlib.sha256(), b""
+    with ranged(artifact) as read:
+        for at in range(0, size, _PIECE):
+            piece = read(name, at, min(_PIECE, size - at))
+            hashed.update(piece)
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
+    if rest:
+        yield rest
+    if hashed.hexdigest() != artifact.files[name]["sha256"]:
+        refuse_damaged(artifact, [name])
 
 
 def verify(artifact: Artifact) -> list[str]:

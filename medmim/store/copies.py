@@ -37,7 +37,7 @@ from medmim.store.artifact import (
     manifest,
     refuse_damaged,
 )
-from medmim.store.flock import holder, sign, try_lock
+from medmim.store.flock import NO_LOCKS, holder, sign, try_lock
 from medmim.store.folder import PART, FolderStore, write_atomically
 from medmim.store.interface import Store
 from medmim.store.removal import MANIFEST
@@ -48,7 +48,6 @@ _BEAT = 1.0  # s
 _STOPPED = 120.0  # s without a beat after which a process is taken for stopped
 _STALE = 7 * 86400.0  # s after which an unfinished copy is removed
 _SWEEP_EVERY = 86400.0  # s
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _used: dict[Path, IO[str]] = {}  # locks of the copies that this process uses
@@ -178,7 +177,7 @@ def _use(artifact: Artifact, copy: Path) -> bool:
     try:
         lock = try_lock(path, shared=True, mode="r")
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             return False
         lock = path.open(encoding="utf-8")
     if lock is None or _changed_files(artifact, copy):
@@ -228,7 +227,7 @@ def _wait_for_lock(path: Path, artifact: Artifact) -> IO[str] | None:
         try:
             lock = try_lock(path)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             path.unlink(missing_ok=True)
             return None

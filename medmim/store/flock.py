@@ -1,10 +1,13 @@
 """A lock on a file, between the processes of a machine: it ends with its process, however that ends."""
 
+import errno
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of a file system that knows none
 
 
 def try_lock(path: Path, shared: bool = False, mode: str = "a+") -> IO[str] | None:
