@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eight test test-long test-browser test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference lock clean
+.PHONY: help demo eight test test-long test-browser test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference image-console lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -29,6 +29,7 @@ $(READY): requirements.txt pyproject.toml services/inference/pyproject.toml serv
 
 demo: $(READY) ## set up, then run data -> ... -> report on phantoms (under 10 minutes)
 	@$(BIN)/medmim run demo --home $(HOME_DIR)
+	@printf '\nlook at it, leaderboard, items and all:\n  $(BIN)/medmim console --home $(HOME_DIR)\n'
 
 eight: $(READY) ## the comparison of eight LVLMs on tiny random stand-ins: how it runs, and its page (2 minutes)
 	@$(BIN)/medmim zoo tiny --home $(HOME_DIR) > /dev/null
@@ -127,10 +128,15 @@ image-inference: ## the image of the model server: MEDMIM=NAME of medmim's own o
 	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-inference MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-inference:..." >&2; exit 2; }
 	@DOCKERFILE=services/inference/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
 
+image-console: ## the image of the console: MEDMIM=NAME of medmim's own, IMAGE=NAME of this one
+	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-console MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-console:..." >&2; exit 2; }
+	@DOCKERFILE=services/console/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
+
 LOCK = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-emit-index-url --no-header
-lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the image takes of it
+lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the images take of it
 	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
 	@$(LOCK) --extra data --extra finetune --extra bench --extra cluster -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
+	@printf 'limits\npython-multipart\n' | $(LOCK) -c requirements.txt - -o services/console/requirements.txt
 	@printf 'hatchling\nuv\n' | $(LOCK) - -o infra/images/build.txt
 	@printf 'vllm==0.32.0\n' | $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header - -o infra/images/vllm/requirements.txt
 

@@ -8,6 +8,7 @@ import pytest
 from tests.support.chart import PLATFORM, helm, render
 
 SERVED = {"enabled": True, "model": "models:/mine@champion"}
+BY_HEADER = {"enabled": True, "identityHeader": "X-User", "promoters": ["anna"]}
 OPEN = {**SERVED, "access": {"anyone": True}}
 
 BAD: list[tuple[str, Any, str]] = [
@@ -82,6 +83,23 @@ BAD: list[tuple[str, Any, str]] = [
     ("inference", {**OPEN, "metrics": {"enabled": True}}, "networkPolicy.inferenceFrom: "),
     ("inference", {**OPEN, "autoscaling": {"enabled": True, "minReplicas": 9}}, "inference.autoscaling.minReplicas: "),
     ("inference", {**OPEN, "rollout": {"maxSurge": 0}}, "inference.rollout: "),
+    ("console.enable", True, "enable"),
+    ("console.token", "abc", "token"),
+    ("console.links.mlflow", "javascript:alert(1)", "/console/links/mlflow"),
+    ("console.links.mlflow", "https://me:secret@mlflow.example.org", "/console/links/mlflow"),
+    ("console.cacheGib", "20Gi", "/console/cacheGib"),
+    ("console.names", ["https://medmim.example.org"], "/console/names/0"),
+    ("console.proxies", ["10.0.0.1"], "/console/proxies/0"),
+    ("console.promotion.promoters", ["--tokens=/tmp/x"], "/console/promotion/promoters/0"),
+    ("console.promotion.promoters", ["$(AWS_SECRET_ACCESS_KEY)"], "/console/promotion/promoters/0"),
+    ("console.promotion.identityHeader", "X-User: root", "/console/promotion/identityHeader"),
+    ("console", {"enabled": True, "promotion": {"enabled": True}}, "console.promotion: say who may promote"),
+    ("console", {"enabled": True, "promotion": BY_HEADER}, "console.proxies: "),
+    ("console", {"enabled": True, "promotion": {**BY_HEADER, "promoters": []}, "proxies": ["10.0.0.0/8"]},
+     "console.promotion.promoters: "),
+    ("console", {"enabled": True, "ingress": {"enabled": True}}, "console.ingress.host: "),
+    ("console", {"enabled": True, "ingress": {"enabled": True, "host": "a.example"}}, "networkPolicy.consoleFrom: "),
+    ("networkPolicy.consoleFrom", ["10.0.0.0/8"], "/networkPolicy/consoleFrom/0"),
     ("networkPolicy.inferenceFrom", ["10.0.0.0/8"], "/networkPolicy/inferenceFrom/0"),
     ("networkPolicy.objectStore", ["10.0.0.0/8"], "/networkPolicy/objectStore/0"),
     ("networkPolicy.apiServer", [{}], "/networkPolicy/apiServer/0"),

@@ -32,6 +32,7 @@ PODS = {
     "migrate": ours("migrate"),
     "check": ours("test"),
     "server": ours("inference", ports={"http": 8000}),
+    "console": ours("console", ports={"http": 8000}),
     "step": Pod(RUN, step_pod.LABELS),
     "run-check": ours("test", RUN),
     "promotion-in-kfp": Pod(PROMOTERS, step_pod.LABELS),
@@ -57,18 +58,20 @@ PODS = {
 DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8000, 8265, 29500
 RAY = ("head", "worker", "submitter")
 OURS = (
-    "mlflow", "nightly", "promoter", "migrate", "check", "server", "step", "run-check", "promotion-in-kfp", "sweep",
-    *RAY,
+    "mlflow", "nightly", "promoter", "migrate", "check", "server", "console", "step", "run-check", "promotion-in-kfp",
+    "sweep", *RAY,
 )  # fmt: skip
 HEADS = ("head", "head-of-another-namespace")
 PORTS = (DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH, 6379, 8888, 9000)
 
 ALLOWED = {
     *product({*OURS, "head-of-another-namespace"} - {"migrate"}, ["store"], [STORE]),
-    *product(("nightly", "promoter", "check", "server", "step", "run-check", "promotion-in-kfp"), ["mlflow"], [MLFLOW]),
+    *product(("nightly", "promoter", "check", "server", "console"), ["mlflow"], [MLFLOW]),
+    *product(("step", "run-check", "promotion-in-kfp"), ["mlflow"], [MLFLOW]),
     *product(HEADS, ["mlflow"], [MLFLOW]),
     *product(("ingress", "prometheus"), ["mlflow"], [MLFLOW]),
     *product(("ingress", "prometheus"), ["server"], [SERVER]),
+    ("ingress", "console", SERVER),
     *product(("step", "run-check", "promotion-in-kfp", "sweep", *HEADS), ["api"], [API]),
     *product(("step", "run-check", "promotion-in-kfp", "nightly"), ["kfp"], PORTS),
     *product(("mlflow", "migrate"), ["database"], [DB]),
@@ -84,7 +87,12 @@ def policies() -> list[Object]:
     values = {**EXAMPLES["onprem-gpu"], "nightly": {"enabled": True, "recipe": "demo"}}
     values["inference"] = {"enabled": True, "model": "models:/mine@champion", "access": {"anyone": True}}
     allowed = values["networkPolicy"]
-    values["networkPolicy"] = {**allowed, "inferenceFrom": allowed["mlflowFrom"]}
+    values["console"] = {"enabled": True}
+    values["networkPolicy"] = {
+        **allowed,
+        "inferenceFrom": allowed["mlflowFrom"],
+        "consoleFrom": EXAMPLES["console"]["networkPolicy"]["consoleFrom"],
+    }
     values["promotion"] = {**values.get("promotion", {}), "kfpNamespace": PROMOTERS}
     return [one for one in render(values) if one["kind"] == "NetworkPolicy"]
 
@@ -123,7 +131,13 @@ def test_a_missing_policy_is_detected(policies: list[Object]) -> None:
 
 
 def test_each_allowed_edge_has_its_comment() -> None:
-    files = ("platform/policies.yaml", "run/policies.yaml", "inference/policy.yaml", "_edges.tpl")
+    files = (
+        "platform/policies.yaml",
+        "run/policies.yaml",
+        "inference/policy.yaml",
+        "console/policy.yaml",
+        "_edges.tpl",
+    )
     for file in (f"templates/{name}" for name in files):
         lines = [line.strip() for line in (CHART / file).read_text("utf-8").splitlines()]
         for before, line in pairwise(lines):
@@ -169,6 +183,13 @@ def test_a_model_server_that_nobody_is_named_for_is_reached_by_no_one(policies: 
     for source in ("ingress", "prometheus", "foreign", "check", "promoter"):
         assert not may(closed, PODS[source], PODS["server"], SERVER), source
     assert may(policies, PODS["ingress"], PODS["server"], SERVER)
+
+
+def test_a_console_that_nobody_is_named_for_is_reached_by_no_one(policies: list[Object]) -> None:
+    closed = [one for one in render({"console": {"enabled": True}}) if one["kind"] == "NetworkPolicy"]
+    for source in ("ingress", "prometheus", "foreign", "check", "promoter", "step"):
+        assert not may(closed, PODS[source], PODS["console"], SERVER), source
+    assert may(policies, PODS["ingress"], PODS["console"], SERVER)
 
 
 def test_they_can_be_turned_off() -> None:

@@ -117,7 +117,7 @@ def test_values_and_schema_have_the_same_keys_and_each_is_documented() -> None:
 
     accounts = values.pop("accounts")
     assert set(schema["properties"].pop("accounts")["properties"]) == set(accounts)
-    for section in ("mlflow", "inference", "jobs"):
+    for section in ("mlflow", "inference", "console", "jobs"):
         values[section]["resources"] = {"requests": {}, "limits": {}}
     compare("values", schema, values)
     lines = (CHART / "values.yaml").read_text("utf-8").splitlines()

@@ -116,6 +116,7 @@ def test_no_step_can_read_the_promoters_secrets(name: str) -> None:
     runs = {one["metadata"].get("namespace") for one in objects} - {PLATFORM, None}
     guarded = {"medmim-promoter-s3", "medmim-promoter-mlflow", "medmim-mlflow-admin", "medmim-mlflow-db", "db"}
     guarded |= {"medmim-inference-s3", "medmim-inference-mlflow", "medmim-inference-tokens"}
+    guarded |= {"medmim-console-s3", "medmim-console-mlflow", "medmim-console-tokens"}
     for one in objects:
         if one["metadata"].get("namespace") in runs:
             assert not [secret for secret in guarded if f'"{secret}"' in json.dumps(one)]
@@ -131,4 +132,5 @@ def test_no_step_can_read_the_promoters_secrets(name: str) -> None:
             assert {subject["namespace"] for subject in one["subjects"]} == {one["metadata"]["namespace"]}
     holding = [spec for _, _, spec in pods(objects) if "medmim-promoter-" in json.dumps(spec["containers"])]
     holders = {spec["serviceAccountName"] for spec in holding}
-    assert holders <= {"medmim-promoter"}
+    console = VALUES[name].get("console", {}).get("promotion", {}).get("enabled")
+    assert holders <= {"medmim-promoter", *(["medmim-console"] if console else [])}

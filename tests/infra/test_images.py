@@ -16,7 +16,14 @@ ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "infra" / "images"
 VLLM = IMAGES / "vllm"
 INFERENCE = ROOT / "services" / "inference"
-LOCKS = [ROOT / "requirements.txt", IMAGES / "requirements.txt", IMAGES / "build.txt", VLLM / "requirements.txt"]
+CONSOLE = ROOT / "services" / "console"
+LOCKS = [
+    ROOT / "requirements.txt",
+    IMAGES / "requirements.txt",
+    IMAGES / "build.txt",
+    VLLM / "requirements.txt",
+    CONSOLE / "requirements.txt",
+]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -165,13 +172,14 @@ def test_nothing_but_the_sources_reaches_the_builder() -> None:
     assert rules[0] == "*", "refuse first, so that a new folder of data stays out by itself"
     allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     builders = [stages()[name] for name in ("tools", "libraries", "wheel")]
-    builders.append(stages(INFERENCE / "Dockerfile")["wheel"])
+    builders += [stages(service / "Dockerfile")["wheel"] for service in (INFERENCE, CONSOLE)]
     copied = [shlex.split(rest)[:-1] for body in builders for word, rest in body if word == "COPY"]
     wanted = {source for sources in copied for source in sources}
     assert wanted
     for source in wanted:
         assert (ROOT / source).exists(), source
-        assert any(fnmatch.fnmatch(source, rule) for rule in allowed), f"{source} is not in .dockerignore"
+        within = [rule for rule in allowed if fnmatch.fnmatch(source, rule) or source.startswith(f"{rule}/")]
+        assert within, f"{source} is not in .dockerignore"
     for rule in allowed:
         assert any(fnmatch.fnmatch(source, rule) for source in wanted), f"{rule}: no stage copies it"
 
@@ -186,16 +194,17 @@ def test_the_image_with_vllm_has_the_version_that_is_tested_here_and_says_where_
     assert "--require-hashes -r /src/requirements.txt" in text and "/src/requirements.txt" in text
 
 
-def test_the_model_servers_image_is_medmims_and_the_servers_wheel_alone() -> None:
-    found = stages(INFERENCE / "Dockerfile")
-    last = found["medmim-inference"]
-    assert last[0] == ("FROM", "${MEDMIM} AS medmim-inference")
+@pytest.mark.parametrize(("service", "installed"), [(INFERENCE, 2), (CONSOLE, 3)])
+def test_a_services_image_is_medmims_and_the_services_layer_alone(service: Path, installed: int) -> None:
+    found = stages(service / "Dockerfile")
+    last = found[f"medmim-{service.name}"]
+    assert last[0] == ("FROM", f"${{MEDMIM}} AS medmim-{service.name}")
     assert [rest for word, rest in last if word in ("COPY", "ADD")] == ["--from=wheel /layer /opt/medmim"]
     assert not [rest for word, rest in last if word in ("USER", "ENV")], "of medmim's image: its user, read-only root"
     installs = [
         part for word, rest in found["wheel"] if word == "RUN" for part in rest.split("&&") if "install" in part
     ]
-    assert len(installs) == 2
+    assert len(installs) == installed
     for command in installs:
         assert "--require-hashes" in command or {"--no-index", "--no-deps"} <= set(command.split()), command
     labels = shlex.split(next(rest for word, rest in last if word == "LABEL"))
@@ -203,9 +212,15 @@ def test_the_model_servers_image_is_medmims_and_the_servers_wheel_alone() -> Non
     assert names_ == {"title", "description", "licenses", "version", "revision", "created", "source"}
 
 
-def test_medmims_image_has_each_library_of_the_model_server() -> None:
-    own = tomllib.loads((INFERENCE / "pyproject.toml").read_text("utf-8"))["project"]
+@pytest.mark.parametrize(("service", "more"), [(INFERENCE, ()), (CONSOLE, LOCKS[4:])])
+def test_a_services_image_has_each_library_of_the_service(service: Path, more: tuple[Path, ...]) -> None:
+    own = tomllib.loads((service / "pyproject.toml").read_text("utf-8"))["project"]
     image = locked(LOCKS[1])
+    for lock in more:
+        added = locked(lock)
+        wrong = [name for name in added.keys() & image.keys() if added[name][0].split()[0] != image[name][0].split()[0]]
+        assert not wrong, f"{lock} would change {wrong} of medmim's image"
+        image |= added
     for line in own["dependencies"]:
         wanted = Requirement(line)
         if canonicalize_name(wanted.name) == PROJECT["name"]:

@@ -42,6 +42,20 @@ ALL_ON: dict[str, Any] = {
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
     },
+    "console": {
+        "enabled": True,
+        "promotion": {
+            "enabled": True,
+            "tokensSecret": "medmim-console-tokens",
+            "identityHeader": "X-Forwarded-User",
+            "promoters": ["anna@example.org", "Zoë Núñez"],
+        },
+        "proxies": ["10.244.0.0/16", "fd00::/8"],
+        "names": ["medmim.internal"],
+        "links": {"mlflow": "https://mlflow.example.org", "ray": "https://ray.example.org"},
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+    },
     "networkPolicy": {"inferenceFrom": [{"podSelector": {}}]},
     "mlflow": {
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],

@@ -23,6 +23,20 @@ app.kubernetes.io/component: {{ .component }}
 {{ $own.repository | default (printf "%s-inference" .Values.image.repository) }}{{ if $own.digest }}@{{ $own.digest }}{{ else }}:{{ $own.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{/* The console's image: by default the one beside medmim's own. */}}
+{{- define "medmim.consoleImage" -}}
+{{- $own := .Values.console.image -}}
+{{ $own.repository | default (printf "%s-console" .Values.image.repository) }}{{ if $own.digest }}@{{ $own.digest }}{{ else }}:{{ $own.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* Every host name by which the console is reached; it refuses others. */}}
+{{- define "medmim.consoleHosts" -}}
+{{- $service := printf "medmim-console.%s" .Release.Namespace -}}
+{{- $hosts := list "localhost" "127.0.0.1" "medmim-console" $service (printf "%s.svc" $service) (printf "%s.svc.%s" $service .Values.clusterDomain) -}}
+{{- with .Values.console.ingress }}{{ if .enabled }}{{ $hosts = append $hosts .host }}{{ end }}{{ end -}}
+{{ toJson (concat $hosts .Values.console.names) }}
+{{- end }}
+
 {{/* Where the cache is: where steps and Ray pods run, and where the model server does. */}}
 {{- define "medmim.cacheNamespaces" -}}
 {{- $names := list -}}
@@ -79,6 +93,15 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if and .autoscaling.enabled (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) }}{{ fail "inference.autoscaling.minReplicas: it is above maxReplicas" }}{{ end -}}
 {{- if and (eq (toString .rollout.maxSurge) "0") (eq (toString .rollout.maxUnavailable) "0") }}{{ fail "inference.rollout: with maxSurge and maxUnavailable 0 no pod could be replaced" }}{{ end -}}
 {{- if and (or .ingress.enabled .metrics.enabled) $.Values.networkPolicy.enabled (not $.Values.networkPolicy.inferenceFrom) }}{{ fail "networkPolicy.inferenceFrom: name the pods of the ingress controller and of Prometheus, else they cannot reach the model server" }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.console.enabled -}}
+{{- with .Values.console -}}
+{{- if and .promotion.enabled (not (or .promotion.tokensSecret .promotion.identityHeader)) }}{{ fail "console.promotion: say who may promote: tokensSecret, or identityHeader with promoters and console.proxies" }}{{ end -}}
+{{- if and .promotion.enabled .promotion.identityHeader (not $.Values.console.proxies) }}{{ fail "console.proxies: name the networks of the ingress; from elsewhere, anybody could send console.promotion.identityHeader" }}{{ end -}}
+{{- if and .promotion.enabled (ne (empty .promotion.identityHeader) (empty .promotion.promoters)) }}{{ fail "console.promotion.promoters: they and identityHeader belong together: whom the ingress names, and who of them may promote" }}{{ end -}}
+{{- if and .ingress.enabled (not .ingress.host) }}{{ fail "console.ingress.host: an ingress needs it, and the console must know it" }}{{ end -}}
+{{- if and .ingress.enabled $.Values.networkPolicy.enabled (not $.Values.networkPolicy.consoleFrom) }}{{ fail "networkPolicy.consoleFrom: name the ingress controller's pods, else the ingress cannot reach the console" }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.cache.hostPath .Values.cache.existingClaim }}{{ fail "cache.hostPath: cache.existingClaim is given as well; give one of them" }}{{ end -}}

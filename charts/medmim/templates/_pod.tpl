@@ -1,4 +1,4 @@
-{{/* The part of a pod's spec that is the same everywhere. root; account; token: whether it speaks to the API server; like: .Values.mlflow, .Values.jobs or .Values.inference; image: where it is not medmim's */}}
+{{/* The part of a pod's spec that is the same everywhere. root; account; token: whether it speaks to the API server; like: .Values.mlflow, .Values.jobs, .Values.inference or .Values.console; image: where it is not medmim's */}}
 {{- define "medmim.pod" -}}
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: {{ .token | default false }}
@@ -51,11 +51,15 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Settings by reference. s3, mlflow: names of Secrets, empty for none. */}}
+{{/* Settings by reference. s3, mlflow: names of Secrets, empty for none. patience: seconds, where it is not that of all. */}}
 {{- define "medmim.env" -}}
 {{- range list "MEDMIM_STORE" "MEDMIM_PATIENCE" "MLFLOW_TRACKING_URI" "AWS_ENDPOINT_URL" "AWS_REGION" "AWS_CA_BUNDLE" "MEDMIM_CACHE_CLAIM" }}
 - name: {{ . }}
+  {{- if and $.patience (eq . "MEDMIM_PATIENCE") }}
+  value: {{ $.patience | quote }}
+  {{- else }}
   valueFrom: {configMapKeyRef: {name: medmim, key: {{ . }}, optional: true}}
+  {{- end }}
 {{- end }}
 {{- include "medmim.s3" . }}
 {{- with .mlflow }}

@@ -21,7 +21,8 @@ def console(
         str, typer.Option("--identity-header", help="In which the ingress says who asks, such as X-Forwarded-User.")
     ] = "",
     proxy: Annotated[
-        list[str] | None, typer.Option("--proxy", help="Network of that ingress, such as 10.0.0.0/8. Repeatable.")
+        list[str] | None,
+        typer.Option("--proxy", help="Network of an ingress, whose word on who asks is taken: 10.0.0.0/8. Repeatable."),
     ] = None,
     promoter: Annotated[
         list[str] | None,

@@ -19,6 +19,7 @@ from medmim_console import app
 from medmim_console.identity import Access, read_tokens
 from medmim_console.site import Site
 
+_PATIENCE = "5"  # s that a store or MLflow which is away is waited for: a person waits for the page that says so
 _HERE = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -34,9 +35,9 @@ def access(host: str, tokens: Path | None, header: str, proxies: Sequence[str], 
         networks = tuple(ipaddress.ip_network(proxy) for proxy in proxies)
     except ValueError as error:
         raise UserError(f"--proxy: {error}", fix="give a network, such as 10.0.0.0/8") from None
-    if bool(header) != bool(networks):
+    if header and not networks:
         raise UserError(
-            "--identity-header and --proxy belong together",
+            "--identity-header needs --proxy",
             reason="from elsewhere than the ingress, anybody could send the header",
             fix="give the network of the ingress: --proxy 10.0.0.0/8",
         )
@@ -69,11 +70,16 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
     Raises:
         UserError: The address cannot be used.
     """
+    os.environ.setdefault("MEDMIM_PATIENCE", _PATIENCE)
     listening = _listen(host, port)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("medmim.console").setLevel(logging.INFO)
     ws = workspace(home)
-    known = {"kfp": os.environ.get("MEDMIM_KFP_UI", ""), "mlflow": ws.tracking if "://" in ws.tracking else ""}
+    known = {
+        "kfp": os.environ.get("MEDMIM_KFP_UI", ""),
+        "mlflow": os.environ.get("MEDMIM_MLFLOW_UI", ws.tracking),
+        "ray": os.environ.get("MEDMIM_RAY_UI", ""),
+    }
     links = {name: shown(uri).rstrip("/") for name, uri in known.items() if uri.startswith("http")}
     made = app.make(Site(ws, who, links=links), names or (_HERE if is_loopback(host) else ("*",)))
     settings = uvicorn.Config(
