@@ -28,6 +28,7 @@ def follow(api: "Api", run: "Run") -> tuple["Run", int]:
     Returns:
         The run as last seen, and the exit code: the run's own, or that of a waiting which ended before it.
     """
+    from medmim.cluster.kfp import follow as following
     from medmim.cluster.kfp import report, retry, runs
 
     console = Console(file=sys.stderr, highlight=False)
@@ -55,7 +56,7 @@ def follow(api: "Api", run: "Run") -> tuple["Run", int]:
 
     with Status("waiting for the first step", console=console) as status:
         try:
-            run = report.completed(runs.follow(api, run, on_step, on_poll, goes_on))
+            run = report.completed(following.follow(api, run, on_step, on_poll, goes_on))
             text, code = summary(run), run.exit_code
         except KeyboardInterrupt:
             text, code = _still_running(run), 130

@@ -80,11 +80,11 @@ def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: 
 @app.command()
 def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
     """Cancel a run that has not ended. With --json: run, run_id, was, cancelled."""
-    from medmim.cluster.kfp import runs
+    from medmim.cluster.kfp import end, runs
 
     api = _api(host, namespace)
     run = runs.find(api, named)
-    done = runs.cancel(api, run)
+    done = end.cancel(api, run)
     if as_json:
         typer.echo(json.dumps({"run": run.name, "run_id": run.run_id, "was": run.state, "cancelled": done}))
     elif not done:
@@ -103,11 +103,11 @@ def delete(named: Named, host: Host = None, namespace: Namespace = None, as_json
 
     Its records, artifacts and checkpoints stay in the store. With --json: run, run_id, was, deleted.
     """
-    from medmim.cluster.kfp import runs
+    from medmim.cluster.kfp import end, runs
 
     api = _api(host, namespace)
     run = runs.find(api, named)
-    runs.delete(api, run)
+    end.delete(api, run)
     if as_json:
         typer.echo(json.dumps({"run": run.name, "run_id": run.run_id, "was": run.state, "deleted": True}))
     else:

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medmim.cli.app import app
-from medmim.cluster.kfp import runs
+from medmim.cluster.kfp import follow
 from medmim.errors import UserError
 from medmim.store import open_store
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(runs, "POLL", 0.05)
+    monkeypatch.setattr(follow, "POLL", 0.05)
     with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
         found.kfp.front.pages = True
         monkeypatch.setenv("KFP_ENDPOINT", found.kfp.address)

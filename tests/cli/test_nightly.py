@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medmim.cli.app import app
-from medmim.cluster.kfp import runs
+from medmim.cluster.kfp import follow
 from medmim.errors import UserError
 from medmim.nightly import records
 from medmim.recipe.parameter import from_parameter
@@ -94,7 +94,7 @@ def test_a_night_that_lost_a_pod_goes_on_and_one_that_was_submitted_is_followed(
     cluster: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CronJob's own pod may be drained as well: the next one waits for the same run."""
-    monkeypatch.setattr(runs, "POLL", 0.05)
+    monkeypatch.setattr(follow, "POLL", 0.05)
 
     def course() -> None:
         run = until(lambda: next(iter(cluster.kfp.state.runs.values()), None))

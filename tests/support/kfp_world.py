@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from medmim import __version__
+from medmim.cluster.kfp import submit
 from medmim.cluster.kfp.access import Access, resolve
 from medmim.recipe.loading import load
 from medmim.recipe.schema import Recipe
@@ -132,6 +133,12 @@ class World:
     @property
     def access(self) -> Access:
         return resolve(self.kfp.address, "team-a")
+
+    def start(self, name: str = "demo-1", recipe: str = "demo") -> dict[str, Any]:
+        """A run that is submitted, as KFP has it."""
+        changed = self.recipe.model_copy(update={"name": recipe})
+        submit.start(submit.plan("train", changed, name, access=lambda: self.access, image=self.image))
+        return self.kfp.run(name)
 
     def left(self) -> list[str]:
         """The keys in the store."""

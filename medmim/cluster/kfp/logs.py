@@ -35,11 +35,10 @@ class Cluster:
 def reach(api: Api, run: Run) -> Cluster:
     """Look whether Kubernetes can be asked for the run's pods; with seconds to answer."""
     try:
-        kube = pods.reach(api)
-        pods.of_run(kube, run.run_id)
+        pods.ask(api, lambda kube: pods.of_run(kube, run.run_id))
+        return Cluster(pods.reach(api).kube)
     except UserError as error:
         return Cluster(None, f"the cluster cannot be asked: {error.fact}")
-    return Cluster(kube)
 
 
 def of_step(api: Api, run: Run, step: Step, cluster: Cluster) -> str:

@@ -6,9 +6,11 @@ parent's.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from medmim.cluster.doctor.api import Unchecked, items, read
@@ -18,6 +20,8 @@ from medmim.cluster.ray import workflow
 from medmim.cluster.ray.state import container_statuses
 from medmim.errors import UserError
 from medmim.recipe import names
+
+T = TypeVar("T")
 
 _RUN = "pipeline/runid"  # label of each pod of a run: LabelKeyWorkflowRunId in backend/src/common/util/consts.go of KFP
 _LABEL = _RUN.replace("/", "%2F")
@@ -55,22 +59,44 @@ def _extended(node: str, suffix: str) -> str:
     return f"{workflow}-{found}"
 
 
-def reach(api: Api) -> Kube:
-    """The cluster, and the namespace of the runs' pods in it, if KUBECONFIG or this pod's account leads to one.
+@dataclass(frozen=True)
+class Reached:
+    """A cluster in which a KFP runs pods.
+
+    Attributes:
+        kube: The cluster, in the namespace of the runs' pods.
+        known: Whether it is known that this is KFP's cluster, and the namespace of its pods.
+    """
+
+    kube: Kube
+    known: bool
+
+
+@lru_cache(maxsize=8)  # a run is polled for hours
+def reach(api: Api) -> Reached:
+    """The cluster, if KUBECONFIG or this pod's account leads to one; reached once for each server.
 
     Raises:
-        UserError: Neither does.
+        UserError: Neither does, or it does not answer.
     """
-    return _reached(api)[0]
-
-
-def _reached(api: Api) -> tuple[Kube, bool]:
-    """The same, and whether it is known that this is KFP's cluster and the namespace of its pods."""
     kube = connect(api.namespace or api.access.namespace or names.KFP_NAMESPACE)
     if api.multi_user:
-        return kube, True
+        return Reached(kube, True)
     own = namespace_of_server(api.access.host, kube)
-    return replace(kube, namespace=own or kube.namespace), bool(own)
+    return Reached(replace(kube, namespace=own or kube.namespace), bool(own))
+
+
+def ask(api: Api, question: Callable[[Kube], T]) -> T:
+    """The answer of the cluster; after an error it is reached anew, since a kubeconfig may have got a new login.
+
+    Raises:
+        UserError: As `reach`, and what the question raises.
+    """
+    try:
+        return question(reach(api).kube)
+    except UserError:
+        reach.cache_clear()
+        raise
 
 
 def namespace_of_server(host: str, kube: Kube | None) -> str:
@@ -121,13 +147,15 @@ def was_terminated(api: Api, run_id: str) -> bool:
 
 def _workflows(api: Api, selector: str, more: str = "") -> list[Object] | None:
     """The Workflows with those labels; None where the cluster cannot be asked, or is not known to be KFP's."""
+
+    def listed(kube: Kube) -> Object | None:
+        return read(kube, f"{API['workflows']}/namespaces/{kube.namespace}/workflows?labelSelector={selector}{more}")
+
     try:
-        kube, known = _reached(api)
-        path = f"{API['workflows']}/namespaces/{kube.namespace}/workflows?labelSelector={selector}{more}"
-        found = read(kube, path)
+        found = ask(api, listed)
+        return list(found.get("items", [])) if found is not None and reach(api).known else None
     except UserError:
         return None
-    return list(found.get("items", [])) if known and found is not None else None
 
 
 def of_run(kube: Kube, run_id: str) -> list[Object]:
@@ -145,23 +173,27 @@ def of_step(pods: Sequence[Object], step: str) -> list[Object]:
     return [pod for pod in pods if _task(pod) == (step, False)]
 
 
-def waiting(kube: Kube, run_id: str) -> dict[str, str]:
+def waiting(api: Api, run_id: str) -> dict[str, str]:
     """Why the newest pod of each step, or of its driver, has not started; "" is the step of other pods of the run.
 
     Raises:
-        UserError: As `of_run`.
+        UserError: As `ask` and `of_run`.
     """
-    newest = {_task(pod)[0]: pod for pod in of_run(kube, run_id)}
-    return {step: why for step, pod in newest.items() if (why := _reason(kube, pod))}
+
+    def reasons(kube: Kube) -> dict[str, str]:
+        newest = {_task(pod)[0]: pod for pod in of_run(kube, run_id)}
+        return {step: why for step, pod in newest.items() if (why := _reason(kube, pod))}
+
+    return ask(api, reasons)
 
 
-def failures(kube: Kube, run_id: str) -> dict[str, str]:
+def failures(api: Api, run_id: str) -> dict[str, str]:
     """Why the newest pod of each step failed, such as `Evicted: ...`, as long as the pod is there.
 
     Raises:
-        UserError: As `of_run`.
+        UserError: As `ask` and `of_run`.
     """
-    newest = {_task(pod)[0]: pod for pod in of_run(kube, run_id)}
+    newest = {_task(pod)[0]: pod for pod in ask(api, lambda kube: of_run(kube, run_id))}
     return {step: _failure(pod) for step, pod in newest.items() if pod.get("status", {}).get("phase") == "Failed"}
 
 

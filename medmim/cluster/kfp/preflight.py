@@ -52,11 +52,12 @@ def place(kfp: Api, recipe: Recipe) -> Place:
     """Where a KFP runs pods, and what they would work with."""
     notes, kube = [], None
     try:
-        kube = pods.reach(kfp)
-        api.cluster(kube)
+        pods.ask(kfp, api.cluster)
+        reached = pods.reach(kfp)
+        kube, namespace = reached.kube, reached.kube.namespace if reached.known else ""
     except UserError as error:
-        kube, notes = None, [f"the Kubernetes cluster was not checked: {error.fact}"]
-    namespace = kfp.namespace or pods.namespace_of_server(kfp.access.host, kube)
+        notes.append(f"the Kubernetes cluster was not checked: {error.fact}")
+        namespace = kfp.namespace or pods.namespace_of_server(kfp.access.host, None)
     given = kfp.access.namespace
     if not kfp.multi_user and namespace and given not in ("", namespace):
         notes.append(f"KFP at {kfp.access.host} serves one user: its pods run in {namespace}, its own, not in {given}")

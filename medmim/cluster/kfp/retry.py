@@ -43,7 +43,7 @@ def go_on(api: Api, run: Run, say: Callable[[str], None]) -> bool:
 def _why(api: Api, run: Run) -> str:
     """What Kubernetes says of the pods that failed."""
     try:
-        found = pods.failures(pods.reach(api), run.run_id)
+        found = pods.failures(api, run.run_id)
     except UserError:
         found = {}
     return "; ".join(f"{step or 'the graph'}: {why}" for step, why in found.items()) or "a pod was evicted or lost"

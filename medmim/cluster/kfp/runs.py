@@ -1,12 +1,10 @@
-"""Runs of medmim on a KFP server: list, find, follow, cancel.
+"""Runs of medmim on a KFP server: listed, found, and read with their steps.
 
 KFP 2.17 ends a cancelled run as FAILED; only its history says that it was CANCELING.
 """
 
 import difflib
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,7 +16,7 @@ from medmim.cluster.kfp.client import Api, filtered, where
 from medmim.cluster.kfp.errors import Refusal
 from medmim.cluster.kfp.steps import Step
 from medmim.cluster.kfp.submit import ACTIVE, PENDING, Submitted
-from medmim.errors import REFUSED, TRY_AGAIN, Unavailable, UserError
+from medmim.errors import REFUSED, TRY_AGAIN, UserError
 from medmim.run import run_name
 from medmim.run.stage import RECIPE, Outcome, parse_record
 from medmim.store import open_store
@@ -26,11 +24,6 @@ from medmim.store import open_store
 _PREFIX = "medmim "  # begins the description of each run that `medmim submit` started
 _DESCRIPTION = re.compile(_PREFIX + r"\S+, recipe (\S+) ")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-POLL = 5.0  # s between two requests for a run's state
-_FAILED = 500  # of HTTP
-_GONE = re.compile(r'workflows\.argoproj\.io "[^"]*" not found')
-_OUTAGE = 600.0  # s that KFP may be unavailable before `follow` gives up
-_LOOK = 60.0  # s between two looks whether the Workflow is still there
 _LARGEST_PAGE = 200  # KFP's limit
 
 
@@ -160,7 +153,7 @@ def find(api: Api, named: str) -> Run:
     if not found:
         raise _unknown(api, named)
     run = refresh(api, _run(api, found[0]))
-    return replace(run, notes=(*run.notes, str(_stuck(run)))) if _is_stuck(api, run) else run
+    return replace(run, notes=(*run.notes, str(stuck(run)))) if is_stuck(api, run) else run
 
 
 def _unknown(api: Api, named: str) -> UserError:
@@ -226,120 +219,19 @@ def refresh(api: Api, run: Run) -> Run:
     return now
 
 
-def follow(
-    api: Api,
-    run: Run,
-    on_step: Callable[[Step], None],
-    on_poll: Callable[[Run], None],
-    goes_on: Callable[[Run], bool] = lambda run: False,
-) -> Run:
-    """Wait until a run has ended; `kfp.Client` would wait for a cancelled one for ever.
-
-    Args:
-        api: The server; outages of less than ten minutes are waited out.
-        run: A run with its steps.
-        on_step: Called with each step whose state has changed, or what it waits for.
-        on_poll: Called with the run after each poll, while it is active.
-        goes_on: Called with the run when it has failed: whether KFP was made to retry it.
-
-    Raises:
-        Unavailable: The server does not come back.
-        Deleted: The run was deleted, or its Workflow.
-        UserError: The server refuses to answer; after a login has expired, for instance.
-    """
-    known: dict[str, tuple[str, str]] = {}
-    canceling = False
-    seen = looked = time.monotonic()
-    while True:
-        for step in run.steps:
-            why = step.waiting.partition(":")[0]  # what follows may change each time
-            if known.get(step.name) != (step.state, why):
-                known[step.name] = step.state, why
-                on_step(step)
-        canceling = canceling or run.state == "CANCELING"
-        if run.ended:
-            run = replace(run, state="CANCELED") if canceling and run.state == "FAILED" else run
-            if run.state != "FAILED" or not goes_on(run):
-                return run
-            known.clear()
-        on_poll(run)
-        time.sleep(POLL)
-        if time.monotonic() - looked > _LOOK:
-            looked = time.monotonic()
-            if _is_stuck(api, run):
-                raise _stuck(run)
-        try:
-            run, seen = refresh(api, run), time.monotonic()
-        except Unavailable:
-            if time.monotonic() - seen > _OUTAGE:
-                raise
-
-
-def cancel(api: Api, run: Run) -> bool:
-    """Cancel a run; False where it has ended or is being cancelled already.
-
-    Raises:
-        Deleted: Its Workflow is gone, so that KFP cannot end it.
-        Unavailable: KFP did not reach its Workflow.
-        UserError: It was not submitted by medmim.
-    """
-    _refuse_foreign(run)
-    if run.ended:
-        return False
-    if run.state == "CANCELING":
-        if _is_stuck(api, run):
-            raise _stuck(run)
-        return False
-    try:
-        api.call("cancelling a run", api.client.runs.run_service_terminate_run, run_id=run.run_id)
-    except Refusal as error:  # it ended or was cancelled meanwhile, or the answer to our first try was lost
-        now = refresh(api, run)
-        if now.ended:
-            return True
-        if now.state != "CANCELING":
-            raise
-        if error.status == _FAILED and _GONE.search(error.reason):
-            raise _stuck(run, error.reason) from None
-        if error.status == _FAILED:
-            again = hints.command("runs", "cancel", run.name)
-            raise Unavailable(
-                f"KFP did not reach the Workflow of run {run.name}, which goes on",
-                reason=error.reason,
-                fix=f"`{again}` in a minute: until Argo reports of it again, KFP says that it is being cancelled",
-            ) from None
-    return True
-
-
-def delete(api: Api, run: Run) -> None:
-    """Delete a run in KFP, and its Workflow with its pods if it still has one. What it left in the store stays.
-
-    Raises:
-        UserError: It was not submitted by medmim.
-    """
-    _refuse_foreign(run)
-    try:
-        api.call("deleting a run", api.client.runs.run_service_delete_run, run_id=run.run_id)
-    except Refusal as error:  # the answer to our first try was lost
-        if error.status != 404:
-            raise
-
-
-def _is_stuck(api: Api, run: Run) -> bool:
+def is_stuck(api: Api, run: Run) -> bool:
+    """Whether KFP will never hear of a run's end, since its Workflow is gone; False where nobody can tell."""
     return not run.ended and pods.has_no_workflow(api, run.run_id)
 
 
-def _stuck(run: Run, reason: str = "") -> Deleted:
+def stuck(run: Run, reason: str = "") -> Deleted:
+    """The error for such a run."""
     return Deleted(
         f"the Workflow of run {run.name} is gone, and KFP will call it {run.state.lower()} for ever",
         reason=reason,
         fix=f"nothing of it runs any more: `{hints.command('runs', 'delete', run.name)}`, then submit the recipe "
         "again: finished steps are kept",
     )
-
-
-def _refuse_foreign(run: Run) -> None:
-    if not run.recipe:
-        raise UserError(f"run {run.name} was not submitted by medmim", fix=f"end it where it was started: {run.where}")
 
 
 def _get(api: Api, run_id: str) -> Run | None:
@@ -385,7 +277,7 @@ def _with_waiting(api: Api, run: Run) -> Run:
     if run.ended or (run.steps and not any(step.state == "PENDING" for step in run.steps)):
         return run
     try:
-        found = pods.waiting(pods.reach(api), run.run_id)
+        found = pods.waiting(api, run.run_id)
     except UserError as error:
         asked = f"what pods wait for is not known, since the cluster cannot be asked: {error.fact}"
         return replace(run, notes=(*run.notes, asked)) if run.steps else run

@@ -2,14 +2,13 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medmim.cluster.kfp import client, logs, runs, submit
+from medmim.cluster.kfp import client, follow, logs, runs, submit
 from medmim.errors import UserError
 from medmim.store import open_store
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
@@ -20,7 +19,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(runs, "POLL", 0.05)
+    monkeypatch.setattr(follow, "POLL", 0.05)
     monkeypatch.setattr(logs, "POLL", 0.05)
     with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
         yield found
@@ -165,8 +164,12 @@ def test_lines_come_while_a_step_runs_each_once_and_to_the_end(world: World, run
 
 
 def test_what_cannot_be_followed_is_said_once_and_printed_at_the_end(world: World, run: dict[str, Any]) -> None:
+    def polled_twice() -> bool:
+        asked = [one.endswith("/log") for one in world.kfp.front.requests]
+        return True in asked and False in asked[asked.index(True) :]
+
     def course() -> None:
-        time.sleep(0.5)
+        until(polled_twice)
         world.kfp.begin(run, "data", log="one\ntwo\n", state="SUCCEEDED")
         world.kfp.end(run, "SUCCEEDED")
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim.cluster.kfp import client, pods, runs, submit
+from medmim.cluster.kube import connect
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
 from tests.support.kfp_nodes import fnv1a
 from tests.support.kfp_world import World, a_world
@@ -122,3 +123,22 @@ def test_that_the_cluster_cannot_be_asked_is_a_note(world: World, run: dict[str,
     world.kfp.begin(run, "data", state="PENDING")
     (note,) = shown(world).notes
     assert "what pods wait for is not known" in note and "no-kubeconfig" in note
+
+
+def test_a_run_that_is_polled_reaches_the_cluster_once_and_after_an_error_anew(
+    world: World, run: dict[str, Any], kube: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client, and the look for KFP's own Service, for each poll were two requests and a pool each."""
+    made: list[str] = []
+    monkeypatch.setattr(pods, "connect", lambda namespace: (made.append(namespace), connect(namespace))[1])
+    world.kfp.begin(run, "data", state="PENDING")
+    kube.add("a", world.kfp.node(run, "data"), run["run_id"], UNSCHEDULABLE)
+    api = client.connect(world.access)
+    for _ in range(3):
+        (step,) = runs.find(api, "demo-1").steps
+        assert step.waiting.startswith("Unschedulable")
+    assert made == ["team-a"]
+    kube.status = 401
+    assert "what pods wait for is not known" in runs.find(api, "demo-1").notes[0]
+    kube.status = 200
+    assert runs.find(api, "demo-1").steps[0].waiting.startswith("Unschedulable") and len(made) > 1
