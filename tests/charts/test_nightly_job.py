@@ -111,3 +111,17 @@ def test_the_clouds_nightly_has_a_role_of_its_own_for_the_store() -> None:
     objects, _ = nightly()
     account = named(objects, "ServiceAccount", "medmim-nightly")["metadata"]
     assert account["annotations"] == CLOUD["accounts"]["nightly"]["annotations"] and account["annotations"]
+
+
+@pytest.mark.parametrize(("given", "secret"), [("", "medmim-s3"), ("medmim-nightly-s3", "medmim-nightly-s3")])
+def test_the_nightly_may_have_a_key_of_its_own_and_helm_test_checks_it(given: str, secret: str) -> None:
+    values = {**EXAMPLES["laptop"], "image": {"repository": "r/medmim", "digest": f"sha256:{'1' * 64}"}}
+    objects = render({**values, "nightly": {"enabled": True, "recipe": "demo", "s3Secret": given}})
+    job = named(objects, "CronJob", "medmim-nightly")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    check = named(objects, "Pod", "medmim-check-store")["spec"]
+    for spec in (job, check):
+        (container,), named_of = spec["containers"], "secretKeyRef"
+        env = {one["name"]: one.get("valueFrom", {}) for one in container["env"]}
+        assert env["AWS_ACCESS_KEY_ID"][named_of]["name"] == secret and spec["serviceAccountName"] == "medmim-nightly"
+    server = named(objects, "Deployment", "medmim-mlflow")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {one["valueFrom"]["secretKeyRef"]["name"] for one in server if "AWS_ACCESS" in one["name"]} == {"medmim-s3"}

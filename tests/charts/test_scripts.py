@@ -232,23 +232,39 @@ def test_the_check_of_mlflow_fails_where_none_answers() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("namespace", [PLATFORM, "medmim-runs"])
-def test_the_check_of_the_store_writes_creates_once_and_deletes(bucket: str, namespace: str) -> None:
-    pod = named(rendered("laptop"), "Pod", "medmim-check-store", namespace)
+def test_the_check_of_the_store_writes_creates_once_and_deletes(bucket: str) -> None:
+    pod = named(rendered("laptop"), "Pod", "medmim-check-store", "medmim-runs")
     done = helm_test(pod, MEDMIM_STORE=f"{bucket}/store")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith(f"ok    store     {bucket}/store: writes, reads, creates once, deletes")
     assert list(open_store(bucket).list()) == []
 
 
+def test_mlflows_key_is_checked_where_mlflow_writes_and_nowhere_else(bucket: str) -> None:
+    """One for `store.mlflow` alone, as docs/security.md wants it, failed a check that wrote into the store of steps."""
+    objects = rendered("laptop")
+    at = {one["metadata"].get("namespace") for one in objects if one["metadata"]["name"] == "medmim-check-store"}
+    assert at == {"medmim-runs"}
+    pod = named(objects, "Pod", "medmim-check-artifacts")
+    done = helm_test(pod, MEDMIM_STORE="s3://no-such-bucket/store", MLFLOW_ARTIFACTS=f"{bucket}/mlflow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"ok    artifacts {bucket}/mlflow: writes, reads, creates once, deletes")
+    assert list(open_store(bucket).list()) == []
+
+
 def test_the_check_of_the_store_fails_without_its_bucket(bucket: str) -> None:
-    done = helm_test(named(rendered("laptop"), "Pod", "medmim-check-store"), MEDMIM_STORE=f"{bucket}-absent/store")
+    pod = named(rendered("laptop"), "Pod", "medmim-check-store", "medmim-runs")
+    done = helm_test(pod, MEDMIM_STORE=f"{bucket}-absent/store")
     assert done.returncode == 2
     assert "fail  store" in done.stdout and f"there is no bucket '{bucket[5:]}-absent'" in done.stdout
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(("name", "setting"), [("store", "MEDMIM_STORE"), ("mlflow", "MLFLOW_TRACKING_URI")])
+SETTINGS = [("store", "MEDMIM_STORE"), ("mlflow", "MLFLOW_TRACKING_URI"), ("artifacts", "MLFLOW_ARTIFACTS")]
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
 def test_a_check_without_its_setting_names_it(name: str, setting: str) -> None:
-    done = helm_test(named(rendered("laptop"), "Pod", f"medmim-check-{name}"), **{setting: ""})
+    namespace = PLATFORM if name == "artifacts" else "medmim-runs"
+    done = helm_test(named(rendered("laptop"), "Pod", f"medmim-check-{name}", namespace), **{setting: ""})
     assert done.returncode == 2 and f"{setting} is not set" in done.stdout

@@ -59,6 +59,11 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.nightly.namespace | default (get $first "name") }}
 {{- end }}
 
+{{/* The nightly's key to the store. */}}
+{{- define "medmim.nightlySecret" -}}
+{{ .Values.nightly.s3Secret | default .Values.store.existingSecret }}
+{{- end }}
+
 {{- define "medmim.service" -}}
 medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- end }}

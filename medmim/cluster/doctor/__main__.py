@@ -2,6 +2,7 @@
 
 CHECK is one of:
     store            the store of MEDMIM_STORE
+    artifacts        the store of MLFLOW_ARTIFACTS, which MLflow's server alone writes
     mlflow           the MLflow of MLFLOW_TRACKING_URI, with this pod's user
     access RIGHT...  this account has the rights of its role, and none of `not VERB RESOURCE[.GROUP] [NAMESPACE]`
 """
@@ -9,6 +10,7 @@ CHECK is one of:
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from medmim.cluster import kube
 from medmim.cluster.doctor import access
@@ -26,6 +28,7 @@ def main(words: Sequence[str]) -> int:
     """
     known: Mapping[str, Mapping[str, Callable[[], Check]]] = {
         "store": {"store": lambda: check.store(_setting("MEDMIM_STORE"))},
+        "artifacts": {"artifacts": lambda: replace(check.store(_setting("MLFLOW_ARTIFACTS")), name="artifacts")},
         "mlflow": {"mlflow": lambda: mlflow(_setting("MLFLOW_TRACKING_URI"), "")},
         "access": {
             "account": lambda: access.account(kube.connect()),
