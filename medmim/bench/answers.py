@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import store
-from medmim.bench import asking, metrics, pixels, reading, tasks
+from medmim.bench import asking, pixels, reading, tasks
 from medmim.bench.asking import Given
 from medmim.bench.engines import Engine
 from medmim.bench.likelihood import GENERATE
 from medmim.bench.pixels import Pixels
+from medmim.bench.reader.reply import reader, reread
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
 from medmim.progress import bar
@@ -135,7 +136,7 @@ def _in_turns(
             folder.mkdir(exist_ok=True)
             by_id = {sample.id: sample for sample in wanted[one]}
             known = given[one] = {
-                name: replace(own, answer=metrics.reread(by_id[name], own.answer))  # another version's
+                name: replace(own, answer=reread(by_id[name], own.answer))  # another version's
                 for name, own in _resume(folder / FILE).items()
             }
             out = stack.enter_context((folder / FILE).open("ab"))
@@ -197,7 +198,7 @@ def publish(
     seconds = round(sum(one.seconds for one in given), 3)
     more = {
         "inference": dict(engine.inference()),
-        READER: metrics.reader(),
+        READER: reader(),
         "asked": section,
         "cost": {"seconds": seconds},
         **engine.learned(),
@@ -317,9 +318,9 @@ def as_read(ws: Workspace, found: Artifact, samples: Mapping[str, Sample]) -> li
         samples: `Sample.id` -> question.
     """
     given = load(store.fetch(found, ws.cache))
-    if provenance_of(found).get(READER) == metrics.reader():
+    if provenance_of(found).get(READER) == reader():
         return given
-    return [metrics.reread(samples[answer.sample], answer) for answer in given]
+    return [reread(samples[answer.sample], answer) for answer in given]
 
 
 def _resume(file: Path) -> dict[str, Given]:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medmim.bench import likelihood, metrics, probes
+from medmim.bench import likelihood, probes
 from medmim.bench.engines import Engine
 from medmim.bench.likelihood import GENERATE
 from medmim.bench.pixels import Grey, Pixels, Shown
+from medmim.bench.reader.reply import read
 from medmim.lvlm import llava
 from medmim.recipe.schema import Bench
 from medmim.sample import Answer, Sample
@@ -161,9 +162,9 @@ def ask(
 
 def _answer(sample: Sample, probe: str, protocol: str, reply: "Reply", question: "Question | None") -> Answer:
     if question is not None and question.error:
-        return metrics.read(sample, probe, "", "", question.error)
+        return read(sample, probe, "", "", question.error)
     if protocol == GENERATE:
-        return metrics.read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
+        return read(sample, probe, reply.key, reply.text, reply.error, reply.cut)
     return likelihood.read(sample, probe, reply)
 
 

@@ -28,12 +28,13 @@ from functools import partial
 from typing import Any
 
 from medmim import progress, ray_nodes, store
-from medmim.bench import answers, asking, failures, metrics, tasks
+from medmim.bench import answers, asking, failures, tasks
 from medmim.bench.asking import Given
 from medmim.bench.chunks import Queue, Set, by_place
 from medmim.bench.crew import UNFINISHED, Crew, Job
 from medmim.bench.engines import OPENAI, Engine, engine
 from medmim.bench.likelihood import PROTOCOLS
+from medmim.bench.reader.reply import reread
 from medmim.errors import Unavailable, UserError, wrap_os_errors
 from medmim.lvlm import checkpoint
 from medmim.recipe.loading import from_dump
@@ -225,7 +226,7 @@ def _of_earlier_attempts(place: Store, folder: str, samples: Iterable[Sample]) -
         parts = pool.map(lambda key: answers.parse(place.read(key)), list(place.list(f"{folder}/")))
         found = {one.answer.sample: one for part in parts for one in part if one.answer.status != "error"}
     known = {name: one for name, one in found.items() if name in by_id}
-    return {name: replace(one, answer=metrics.reread(by_id[name], one.answer)) for name, one in known.items()}
+    return {name: replace(one, answer=reread(by_id[name], one.answer)) for name, one in known.items()}
 
 
 def _ask_servers(job: Job, sets: Sequence[Set], recipe: Recipe) -> dict[Any, str]:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medmim.bench import reply_text
-from medmim.bench.extract import letters_in, refuses
+from medmim.bench.reader import reply_text
+from medmim.bench.reader.extract import letters_in, refuses
 from medmim.sample import Answer, Sample
 
 REPLACED = "\ufffd"  # stands for what could not be decoded

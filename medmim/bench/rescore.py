@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from medmim import shards, store
-from medmim.bench import answers, asking, metrics, tasks
+from medmim.bench import answers, asking, tasks
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
+from medmim.bench.reader.reply import reread
 from medmim.bench.run import SCORES
 from medmim.bench.scoring import Board
 from medmim.bench.tasks import Items
@@ -182,7 +183,7 @@ def _answers(ws: Workspace, items: Items, title: str, protocol: str, probe: str,
         ),
     ]:
         raise Refused(f"{found.uri} holds other answers than those to the questions ({title})", problems=problems)
-    return [metrics.reread(asked[answer.sample], answer) for answer in given]
+    return [reread(asked[answer.sample], answer) for answer in given]
 
 
 def _odd(answer: Answer, protocol: str, options: int) -> str:

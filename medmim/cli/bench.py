@@ -106,7 +106,8 @@ def run(
     likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; failures, where questions ended in an
     error; page (path, uri), where several models were asked.
     """
-    from medmim.bench import data_sets, engines, leaderboard, roles, tasks
+    from medmim.bench import data_sets, engines, roles, tasks
+    from medmim.bench.page import leaderboard
     from medmim.bench.run import bench, facts, scores
     from medmim.registry import lookup
 
@@ -157,7 +158,7 @@ def show(
     With --json: uri, digest and all of scores.json; with --wrong a list of items: id, ability, family, source, images,
     question, options, answer, gold, swapped, answers (role -> probe -> text, choice, status, scores, likelihood).
     """
-    from medmim.bench import tables
+    from medmim.bench.page import tables
     from medmim.bench.run import facts, predictions, scores
 
     ws = workspace(home)
@@ -206,7 +207,7 @@ def page(
 
     With --json: path, uri and digest of the page.
     """
-    from medmim.bench import leaderboard
+    from medmim.bench.page import leaderboard
 
     ws = workspace(home)
     uri = _uri(ws, run)

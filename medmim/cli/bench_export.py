@@ -40,7 +40,7 @@ def export(
     """
     from medmim import store
     from medmim.bench import data_sets, tasks
-    from medmim.bench.export import export as write
+    from medmim.bench.export.run import export as write
     from medmim.run.workspace import workspace
     from medmim.terms import FLAGS, reasons
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__
-from medmim.bench import leaderboard
+from medmim.bench.page import leaderboard
 from medmim.nightly import rebench, records, seen
 from medmim.nightly.records import Night
 from medmim.page.page import publish, templates

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from medmim import shards, store
 from medmim.bench import answers, asking, compare, failures, likelihood, metrics, run, scoring
+from medmim.bench.reader.reply import read
 from medmim.errors import UserError
 from medmim.lvlm.ask import Question, Reply
 from medmim.run.workspace import workspace
@@ -177,7 +178,7 @@ def test_accuracy_if_read_is_over_what_both_models_answered_readably() -> None:
     asked = [replace(sample, held_out=False, question=f"q{i}") for i, sample in enumerate(CLOSED)]
     said = {"tuned": lambda i: "A" if i % 2 else "no idea", "base": lambda i: "A" if i % 3 else ""}
     given = {
-        role: {"none": [metrics.read(sample, "none", "k", text(i), None) for i, sample in enumerate(asked)]}
+        role: {"none": [read(sample, "none", "k", text(i), None) for i, sample in enumerate(asked)]}
         for role, text in said.items()
     }
     found = scoring.Board(asked, given).differences("tuned")
@@ -237,7 +238,7 @@ def test_open_questions_alone_and_errors_alone_are_scored_too() -> None:
     asked = [*open_ones(3), *CLOSED[:3]]
     failed = [Answer(sample.id, "none", "k", "", None, "error", "timeout") for sample in CLOSED[:3]]
     assert scoring.Board(asked, {}, {"tuned": {"none": failed}}).leaderboard() == []
-    generated = {"tuned": {"none": [metrics.read(sample, "none", "k", "yes", None) for sample in asked[:3]]}}
+    generated = {"tuned": {"none": [read(sample, "none", "k", "yes", None) for sample in asked[:3]]}}
     rows = scoring.Board(asked[:3], generated, {"tuned": {"none": []}}).leaderboard()
     assert {row["metric"] for row in rows} == set(metrics.OPEN)
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmim.bench import metrics
+from medmim.bench.reader.reply import read
 from medmim.sample import Sample
 
 
@@ -37,8 +38,8 @@ def test_token_f1_ignores_case_punctuation_and_articles():
 
 
 def test_unparsed_counts_as_wrong_and_an_engine_error_does_not_count():
-    unparsed = metrics.read(sample(), "none", "k", "no idea", None)
-    broken = metrics.read(sample(), "none", "k", "", "timeout")
+    unparsed = read(sample(), "none", "k", "no idea", None)
+    broken = read(sample(), "none", "k", "", "timeout")
     assert (unparsed.status, metrics.score(sample(), unparsed)) == ("unparsed", {"accuracy": 0.0})
     assert (broken.status, broken.error, metrics.score(sample(), broken)) == ("error", "timeout", {})
 
@@ -46,13 +47,13 @@ def test_unparsed_counts_as_wrong_and_an_engine_error_does_not_count():
 def test_a_gold_under_two_letters_accepts_either():
     twice = sample(("cataract", "normal", "cataract"), "cataract", (0, 2))
     for text, right in (("A", 1.0), ("C", 1.0), ("B", 0.0), ("cataract", 1.0)):
-        assert metrics.score(twice, metrics.read(twice, "none", "k", text, None)) == {"accuracy": right}
+        assert metrics.score(twice, read(twice, "none", "k", text, None)) == {"accuracy": right}
 
 
 def test_an_empty_open_answer_is_unparsed_and_scores_nothing():
     asked = sample((), "the mass grew", ())
-    assert metrics.read(asked, "none", "k", "  ", None).status == "unparsed"
-    assert metrics.score(asked, metrics.read(asked, "none", "k", "The mass grew.", None))["token_f1"] == 1
+    assert read(asked, "none", "k", "  ", None).status == "unparsed"
+    assert metrics.score(asked, read(asked, "none", "k", "The mass grew.", None))["token_f1"] == 1
 
 
 def test_bleu_tells_capitals_apart_as_published():

@@ -1,7 +1,8 @@
 """How answers could be read: counts, and warnings that an operator sees."""
 
-from medmim.bench import metrics, reading
-from medmim.sample import Answer, Sample
+from medmim.bench import reading
+from medmim.bench.reader.reply import read
+from medmim.sample import Sample
 
 
 def item(i, options=("stable", "worse", "improved")):
@@ -13,9 +14,7 @@ def item(i, options=("stable", "worse", "improved")):
 
 def summary(texts, cut=False, options=("stable", "worse", "improved")):
     samples = [item(i, options) for i in range(len(texts))]
-    return reading.summary(
-        samples, [metrics.read(s, "none", "k", t, None, cut) for s, t in zip(samples, texts, strict=True)]
-    )
+    return reading.summary(samples, [read(s, "none", "k", t, None, cut) for s, t in zip(samples, texts, strict=True)])
 
 
 def warnings(**row):
@@ -58,7 +57,7 @@ def test_cut_and_damaged_answers_are_counted_and_reported():
 
 def test_an_unread_answer_that_was_cut_is_counted_apart():
     samples = [item(i) for i in range(6)]
-    given = [metrics.read(s, "none", "k", f"perhaps it were {letter} then", None, cut) for s, letter, cut in
+    given = [read(s, "none", "k", f"perhaps it were {letter} then", None, cut) for s, letter, cut in
              zip(samples, "AABAAA", (False, True, True, False, False, False), strict=True)]  # fmt: skip
     found = reading.summary(samples, given)
     assert (found["unread"], found["unread_cut"], found["finished"], found["single"]) == (6, 2, 4, 4)
@@ -93,19 +92,12 @@ def test_open_questions_are_cut_but_never_unread():
 
 
 def test_errors_are_no_answers_that_were_not_read():
-    broken = metrics.read(item(0), "none", "k", "", "the server hung up")
+    broken = read(item(0), "none", "k", "", "the server hung up")
     assert reading.summary([item(0), item(1)], [broken, None])["unread"] == 0
 
 
 def test_scores_of_an_earlier_version_give_no_warning():
     assert reading.warnings({"leaderboard": []}) == []
-
-
-def test_a_stored_answer_is_read_by_this_version():
-    stored = Answer(item(0).id, "swap", "key", "A\n\nBoth scans were compared.", None, "unparsed", cut=True)
-    assert metrics.reread(item(0), stored) == Answer(stored.sample, "swap", "key", stored.text, 0, "parsed", cut=True)
-    broken = Answer(item(0).id, "none", "key", "", None, "error", "timeout")
-    assert metrics.reread(item(0), broken) is broken
 
 
 def test_unfinished_thinking_is_reported_as_that_and_not_as_a_wording():

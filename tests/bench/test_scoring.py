@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmim.bench import metrics, scoring
+from medmim.bench.reader.reply import read
 from medmim.sample import LETTERS, Sample
 
 WORDS = ("improved", "stable", "worse", "image 1", "image 2", "mass", "radiography", "left")
@@ -35,7 +36,7 @@ def benchmarks(draw: st.DrawFn, least: int = 1) -> list[Sample]:
 def board(samples: list[Sample], **readers: Reader) -> scoring.Board:
     def answers(reader: Reader, probe: str) -> list:
         asked = [sample for sample in samples if probe == "none" or sample.swapped]
-        return [metrics.read(sample, probe, "k", *reader(sample, probe)) for sample in asked]
+        return [read(sample, probe, "k", *reader(sample, probe)) for sample in asked]
 
     given = {role: {probe: answers(reader, probe) for probe in ("none", "swap")} for role, reader in readers.items()}
     return scoring.Board(samples, given)
@@ -115,7 +116,7 @@ def test_without_the_probe_its_counts_are_none_and_without_such_questions_they_a
     samples = [item(i, ("a", "b"), 0, None) for i in range(30)]
     row = held_in(board(samples, tuned=perfect))
     assert (row["swap"], row["swap_n"]) == (None, 0)
-    plain = {"tuned": {"none": [metrics.read(sample, "none", "k", "A", None) for sample in samples]}}
+    plain = {"tuned": {"none": [read(sample, "none", "k", "A", None) for sample in samples]}}
     row = held_in(scoring.Board(samples, plain))
     assert (row["swap"], row["swap_n"]) == (None, None)
 
@@ -136,7 +137,7 @@ def asked_blind(right: int, seen: int = 100, people: int = 100) -> scoring.Board
     """100 questions with two options on as many patients: so many right without images, and with them."""
     samples = [item(i, ("a", "b"), 0, None) for i in range(people)]
     given = {
-        probe: [metrics.read(sample, probe, "k", "AB"[i >= known], None) for i, sample in enumerate(samples)]
+        probe: [read(sample, probe, "k", "AB"[i >= known], None) for i, sample in enumerate(samples)]
         for probe, known in (("none", seen), ("blind", right))
     }
     return scoring.Board(samples, {"tuned": given})
@@ -160,15 +161,15 @@ def test_what_the_images_add_is_paired() -> None:
 
 def test_a_question_that_failed_without_images_is_in_no_gap() -> None:
     samples = [item(i, ("a", "b"), 0, None) for i in range(30)]
-    seen = [metrics.read(sample, "none", "k", "A", None) for sample in samples]
-    blind_ones = [metrics.read(sample, "blind", "k", "B", None if i else "timeout") for i, sample in enumerate(samples)]
+    seen = [read(sample, "none", "k", "A", None) for sample in samples]
+    blind_ones = [read(sample, "blind", "k", "B", None if i else "timeout") for i, sample in enumerate(samples)]
     row = held_in(scoring.Board(samples, {"tuned": {"none": seen, "blind": blind_ones}}))
     assert (row["n"], row["gap"], row["gap_patients"]) == (30, 1.0, 29)
 
 
 def test_without_the_blind_probe_there_is_no_gap() -> None:
     samples = [item(i, ("a", "b"), 0, None) for i in range(30)]
-    plain = {"tuned": {"none": [metrics.read(sample, "none", "k", "A", None) for sample in samples]}}
+    plain = {"tuned": {"none": [read(sample, "none", "k", "A", None) for sample in samples]}}
     assert not any(key.startswith("gap") for key in held_in(scoring.Board(samples, plain)))
 
 

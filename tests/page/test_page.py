@@ -27,7 +27,7 @@ def test_a_page_that_cannot_be_written_names_its_path(tmp_path: Path) -> None:
         page.publish(ws, "", ws.home / "reports" / "demo-1.html", {}, outcome)
 
 
-@pytest.mark.parametrize("package", ["medmim.bench", "medmim.nightly"])
+@pytest.mark.parametrize("package", ["medmim.bench.page", "medmim.nightly"])
 def test_values_are_escaped_and_the_style_sheet_is_found(package: str) -> None:
     environment = page.templates(package)
     assert environment.get_template("page.css").render().startswith(":root")

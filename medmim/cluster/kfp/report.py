@@ -39,7 +39,7 @@ def completed(run: Run) -> Run:
 
 
 def _write(run: Run) -> Outcome | None:
-    from medmim.bench import report
+    from medmim.bench.page import report
 
     recipe, name = from_parameter(run.uri), run.folder.rpartition("/")[2]
     if name.startswith(f"{recipe.name}-nightly-"):  # of a night, before it got to a step that shows that

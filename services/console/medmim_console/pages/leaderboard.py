@@ -9,9 +9,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from medmim import store
-from medmim.bench import failures, reading, siblings, tables
+from medmim.bench import failures, reading
 from medmim.bench import run as bench
 from medmim.bench import standings as standing
+from medmim.bench.page import siblings, tables
 from medmim.bench.standings import KINDS, Standings
 from medmim.errors import UserError
 from medmim.lvlm.zoo import stored

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, shards, store, terms
-from medmim.bench import export_lmms_eval, export_parts, export_vlmevalkit, tasks
+from medmim.bench import tasks
+from medmim.bench.export import lmms_eval, parts, vlmevalkit
 from medmim.errors import UserError, wrap_os_errors
 from medmim.run.lock import scratch
 from medmim.run.provenance import terms_of
@@ -25,8 +26,8 @@ from medmim.terms import Terms
 MARK = "export.json"
 _PART = ".medmim-export-"  # begins the name of an unfinished one
 FORMATS: Mapping[str, Callable[..., str]] = {
-    "lmms-eval": export_lmms_eval.write,
-    "vlmevalkit": export_vlmevalkit.write,
+    "lmms-eval": lmms_eval.write,
+    "vlmevalkit": vlmevalkit.write,
 }
 """Name of a harness -> what writes the questions for it, and returns how to run it."""
 
@@ -109,7 +110,7 @@ def _refuse_equal(names: Sequence[str]) -> None:
     """Refuse tasks whose files would have one name: one of them would be lost."""
     first: dict[str, str] = {}
     for name in names:
-        if (other := first.setdefault(export_parts.stem(name).casefold(), name)) != name:
+        if (other := first.setdefault(parts.stem(name).casefold(), name)) != name:
             raise UserError(
                 f"the files of the tasks {other} and {name} would have one name",
                 reason="in those, whatever is no letter and no digit is `_`",

@@ -4,14 +4,14 @@ Letters are known by the marks and words around them, and these are the same for
 never changes what is read. `A` is no special case, though it is also an article: what does not mark an `a` as a letter
 does not mark a `b`.
 
-Repetitions are bounded, so that long replies are read in linear time. `tests/bench/test_wordings.py` reads the
+Repetitions are bounded, so that long replies are read in linear time. `tests/bench/reader/test_wordings.py` reads the
 examples, and takes out each word and each rule in turn: one that no example and no case needs must go.
 """
 
 import re
 from dataclasses import dataclass
 
-from medmim.bench.words import UNSPACED, words
+from medmim.bench.reader.words import UNSPACED, words
 from medmim.sample import LETTERS
 
 

@@ -18,14 +18,17 @@ import yaml
 from typer.testing import CliRunner
 
 from medmim import shards, store
-from medmim.bench import export, export_lmms_eval, metrics, tasks
+from medmim.bench import metrics, tasks
+from medmim.bench.export import lmms_eval
+from medmim.bench.export import run as export
+from medmim.bench.reader.reply import read
 from medmim.cli import bench
 from medmim.errors import UserError
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Answer
 from medmim.terms import UNKNOWN, Terms
-from tests.bench.test_answers import rows as labelled
-from tests.bench.test_answers import sample as asked
+from tests.bench.reader.test_answers import rows as labelled
+from tests.bench.reader.test_answers import sample as asked
 from tests.support.bench import World
 
 
@@ -114,7 +117,7 @@ def test_answers_are_scored_as_here_without_anything_of_medmim(done: tuple[Path,
         sample = asked(row["question"])
         doc = {"options": sample.options, "images": sample.images, "question": sample.question, "gold": sample.gold}
         found = utils.results({**doc, "patient": "3"}, [row["answer"]])
-        ours = metrics.score(sample, metrics.read(sample, "none", "k", row["answer"], None))
+        ours = metrics.score(sample, read(sample, "none", "k", row["answer"], None))
         assert found == {"accuracy": {"score": ours["accuracy"], "patient": "3"}}, row
         scored += 1
     assert scored > 1000
@@ -170,7 +173,7 @@ def test_a_failed_export_leaves_what_was_there(
     if earlier:
         export.export(ws, uri, ("temporal",), out)
     before = tree(out) if earlier else {}
-    monkeypatch.setattr(export_lmms_eval, "_write_reader", _fails)  # after the questions are written
+    monkeypatch.setattr(lmms_eval, "_write_reader", _fails)  # after the questions are written
     with pytest.raises(UserError, match="disk is full"):
         export.export(ws, uri, ("temporal",), out)
     assert [path.name for path in out.parent.iterdir()] == (["out"] if earlier else [])
@@ -180,7 +183,7 @@ def test_a_failed_export_leaves_what_was_there(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from medmim.bench import export
+from medmim.bench.export import run as export
 from medmim.run.workspace import workspace
 real, times = os.replace, []
 def replace(*given):

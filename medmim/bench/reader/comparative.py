@@ -7,8 +7,8 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from medmim.bench import said
-from medmim.bench.said import Said, is_image, stem
+from medmim.bench.reader import said
+from medmim.bench.reader.said import Said, is_image, stem
 
 _MORE, _LESS = {"larger", "bigger", "greater", "largest", "biggest"}, {"smaller", "smallest"}
 _PLAIN = {"large": 1, "big": 1, "small": -1}

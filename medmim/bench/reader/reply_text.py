@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from medmim.bench.words import UNSPACED, words
+from medmim.bench.reader.words import UNSPACED, words
 
 _RARE = re.compile(r"[^\n -~]")
 _LONGEST = 20_000  # characters: a longer reply is read from its beginning and its end, half of it each

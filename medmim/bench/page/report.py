@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medmim import __version__
-from medmim.bench import examples, failures, leaderboard, reading
+from medmim.bench import failures, reading
 from medmim.bench import run as bench
+from medmim.bench.page import examples, leaderboard
 from medmim.errors import UserError
 from medmim.lvlm.zoo import stored
 from medmim.page import figures
@@ -59,7 +60,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
     asked = list(scores.get("models", {}))
     drawn = asked if len(asked) <= len(_SERIES) else _SERIES  # the page of the models draws more of them
     losses = facts["finetune"].get("losses", [])
-    environment = templates("medmim.bench")
+    environment = templates("medmim.bench.page")
     environment.filters |= {"count": _count, "running_mean": figures.running_mean}
     return environment.get_template("report.html.j2").render(
         recipe=recipe,

@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Set
 
-from medmim.bench.said import LINKS, Said, is_image, stem
+from medmim.bench.reader.said import LINKS, Said, is_image, stem
 
 _NEAR = 40  # words
 _NOT = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot", "hardly", "barely",

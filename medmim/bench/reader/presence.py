@@ -3,8 +3,8 @@
 import re
 from collections.abc import Collection
 
-from medmim.bench import mentions
-from medmim.bench.said import Said, is_image, stem
+from medmim.bench.reader import mentions
+from medmim.bench.reader.said import Said, is_image, stem
 
 _ASKED = re.compile(
     r"^(?:is|are) there (?:an? |any )?"

@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from medmim.bench import comparative, mentions, presence, reply_text
-from medmim.bench.options import GENERAL, NO, TOGETHER, WEAK, Options, within
-from medmim.bench.said import LINKS, Said, is_image, stem
+from medmim.bench.reader import comparative, mentions, presence, reply_text
+from medmim.bench.reader.options import GENERAL, NO, TOGETHER, WEAK, Options, within
+from medmim.bench.reader.said import LINKS, Said, is_image, stem
 
 _CLASS = {"category", "class", "grade", "score", "stage", "level", "assessment"}
 _COUNTED = {"is", "are", "of", "shows", "see", "count", "total", "number", "answer", "exactly"}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medmim import progress, shards
-from medmim.bench import export_parts
+from medmim.bench.export import parts
 from medmim.bench.tasks import Items
 from medmim.errors import UserError
 from medmim.sample import LETTERS, Sample
@@ -61,7 +61,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
                 f"task {title} has no closed question, and VLMEvalKit scores no open ones of a table",
                 fix="take --to lmms-eval, or another task",
             )
-        names.append(export_parts.stem(title))
+        names.append(parts.stem(title))
         path = folder / f"{names[-1]}.tsv"
         with path.open("w", encoding="utf-8", newline="") as file, progress.bar(title, len(closed), "questions") as bar:
             table = csv.DictWriter(file, _COLUMNS, delimiter="\t")
@@ -75,7 +75,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
 
 
 def _row(number: int, sample: Sample, images: shards.Images) -> dict[str, object]:
-    shown = export_parts.images(sample, images.png)
+    shown = parts.images(sample, images.png)
     encoded = [base64.b64encode(data).decode() for data in shown]
     paths = [f"{hashlib.sha256(data).hexdigest()[:40]}.png" for data in shown]
     return {

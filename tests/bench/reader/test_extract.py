@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from medmim.bench.extract import extract, letters_in
+from medmim.bench.reader.extract import extract, letters_in
 from medmim.sample import LETTERS, split_options
 from tests.support.wordings import COURSE, FIXED, READ, UNREAD, fill
 
@@ -348,7 +348,7 @@ def test_a_letter_without_an_option_is_not_read():
 
 
 def _published() -> list[Path]:
-    root = os.environ.get("MEDMIM_SHARED_DATA") or Path(__file__).parents[2].parent / "shared" / "data"
+    root = os.environ.get("MEDMIM_SHARED_DATA") or Path(__file__).parents[3].parent / "shared" / "data"
     return sorted(Path(root, "med-mim").glob("Med_MIM_benchmark_*.json"))
 
 

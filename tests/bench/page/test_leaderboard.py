@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medmim import store, terms
-from medmim.bench import answers, cost, hardest, leaderboard, run, siblings, tables
+from medmim.bench import answers, run
+from medmim.bench.page import cost, hardest, leaderboard, siblings, tables
 from medmim.lvlm.ask import Question, Reply
 from medmim.lvlm.zoo import entry as zoo
 from medmim.page.page import FILE

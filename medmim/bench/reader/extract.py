@@ -24,9 +24,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medmim.bench import mentions, reply_text, wordings
-from medmim.bench.option_text import named as named_options
-from medmim.bench.options import Options, known_options, prompt_form
+from medmim.bench.reader import mentions, reply_text, wordings
+from medmim.bench.reader.option_text import named as named_options
+from medmim.bench.reader.options import Options, known_options, prompt_form
 from medmim.sample import LETTERS
 
 _NEAR = 120  # characters beside a letter in which it may be negated

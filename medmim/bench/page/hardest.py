@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medmim.bench.examples import right
+from medmim.bench.page.examples import right
 
 Row = Mapping[str, Any]
 

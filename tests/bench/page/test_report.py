@@ -11,8 +11,8 @@ from PIL import Image
 
 from components.report import report as component
 from medmim import shards, store
-from medmim.bench import examples, leaderboard, report
 from medmim.bench import run as bench
+from medmim.bench.page import examples, leaderboard, report
 from medmim.errors import UserError
 from medmim.page.page import FILE
 from medmim.recipe import loading

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medmim.bench import extract, reply_text, wordings, words
+from medmim.bench.reader import extract, reply_text, wordings, words
 from tests.support.wordings import FIXED, READ, READ_WITH, UNREAD, UNREAD_WITH, fill, with_words
 
 NEVER = re.compile("(?!)")

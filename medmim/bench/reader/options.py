@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from medmim.bench import mentions, reply_text, said
-from medmim.bench.said import ARTICLES, LINKS, NUMBERS, Said, is_image, stem
+from medmim.bench.reader import mentions, reply_text, said
+from medmim.bench.reader.said import ARTICLES, LINKS, NUMBERS, Said, is_image, stem
 from medmim.sample import LETTERS
 
 NO = {"not", "no", "non", "never", "neither", "nor", "without", "except", "excluding", "cannot"}

@@ -11,9 +11,10 @@ from typing import Any
 
 from medmim import __version__, store
 from medmim.bench import compare as comparing
-from medmim.bench import cost, examples, failures, hardest, reading, siblings, tables, tasks
+from medmim.bench import failures, reading, tasks
 from medmim.bench import run as bench
 from medmim.bench.likelihood import LIKELIHOOD
+from medmim.bench.page import cost, examples, hardest, siblings, tables
 from medmim.errors import UserError, wrap_os_errors
 from medmim.lvlm.zoo import stored
 from medmim.page import figures
@@ -104,7 +105,7 @@ def render(ws: Workspace, uri: str) -> str:
     hard = hardest.hardest(rows, _HARDEST) if len(roles) > 1 else []
     split = hardest.dividing(rows, _DIVIDING, hard)
     cards = _cards(ws, scores, refs, [*hard, *split], roles)
-    environment = templates("medmim.bench")
+    environment = templates("medmim.bench.page")
     environment.filters |= {"count": "{:,}".format, "tint": _tint}
     return environment.get_template("leaderboard.html.j2").render(
         version=__version__,

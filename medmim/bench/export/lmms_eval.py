@@ -2,24 +2,25 @@
 
     medmim_TASK.yaml      a task: read by lmms-eval, which finds all else by it
     medmim_TASK.parquet   its questions, with the bytes of their images
-    utils.py              the questions as messages, and the scores: `exported`
+    utils.py              the questions as messages, and the scores: `lmms_eval_utils`
     reader/               the modules of medmim that read an answer
 
 A task has messages for chat models, and visuals with a text for the others.
 """
 
-import ast
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medmim import progress, shards
-from medmim.bench import export_parts
+from medmim.bench.export import parts
 from medmim.bench.tasks import Items
 from medmim.sample import LETTERS
 
-_READER = ("extract", "token_f1")  # the modules that read and score an answer; those that they import go along
-_HERE = Path(__file__).parent
+_OURS = ("__init__.py", "reply.py")  # of the reader; the second makes records of medmim's
+_IMPORT = re.compile(r"^from medmim(?:\.bench\.reader)?(\.\w+)? import", re.MULTILINE)
+_BENCH = Path(__file__).parents[1]
 _GROUP = 16 << 20  # bytes of images in a group of rows
 
 _TASK = """\
@@ -86,7 +87,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
     names: list[str] = []
     known: list[str] = []
     for title, one in items.items():
-        name = export_parts.stem(title)
+        name = parts.stem(title)
         names.append(name)
         clusters = clusters_of(one)
         known.append(f"{len(set(clusters)):,} ({title})")
@@ -96,7 +97,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
         listed = "\n".join(_METRIC.format(name=metric) for metric in metrics)
         text = _TASK.format(name=name, tokens=max_new_tokens, metrics=listed)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-    (folder / "utils.py").write_bytes((_HERE / "exported.py").read_bytes())
+    (folder / "utils.py").write_bytes((_BENCH / "export" / "lmms_eval_utils.py").read_bytes())
     _write_reader(folder / "reader")
     return _USAGE.format(names=",".join(names), tokens=max_new_tokens, clusters=", ".join(known))
 
@@ -126,7 +127,7 @@ def _write_parquet(path: Path, title: str, items: Items, clusters: Sequence[str]
         progress.bar(title, len(items.samples), "questions") as bar,
     ):
         for sample, cluster in zip(items.samples, clusters, strict=True):
-            stored = export_parts.images(sample, images.stored)
+            stored = parts.images(sample, images.stored)
             rows.append(
                 {
                     "id": sample.id, "images": stored, "prompt": sample.prompt, "target": sample.target,
@@ -148,33 +149,8 @@ def _write_reader(folder: Path) -> None:
     """Copy the reader of answers: its modules, which need the standard library only, as a package of its own."""
     folder.mkdir()
     (folder / "__init__.py").write_text('"""medmim\'s reader of answers, copied from it (Apache-2.0)."""\n', "utf-8")
-    left, seen = [*_READER], set()
-    while left:
-        name = left.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        source = (_HERE / f"{name}.py").read_text("utf-8")
-        text, needed = _apart(source)
-        (folder / f"{name}.py").write_text(text, encoding="utf-8")
-        left += needed
     (folder / "sample.py").write_text(f'"""The letters of options."""\n\nLETTERS = "{LETTERS}"\n', encoding="utf-8")
-
-
-def _apart(source: str) -> tuple[str, list[str]]:
-    """A module of medmim.bench with relative imports, and which of its neighbours it needs."""
-    lines, needed = source.split("\n"), []
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("medmim"):
-            continue
-        line = lines[node.lineno - 1]
-        if node.module == "medmim.bench":
-            needed += [alias.name for alias in node.names]
-            lines[node.lineno - 1] = line.replace("from medmim.bench import", "from . import")
-        elif node.module == "medmim.sample":
-            lines[node.lineno - 1] = line.replace("from medmim.sample import", "from .sample import")
-        else:
-            name = str(node.module).removeprefix("medmim.bench.")
-            needed.append(name)
-            lines[node.lineno - 1] = line.replace(f"from medmim.bench.{name} import", f"from .{name} import")
-    return "\n".join(lines), needed
+    for source in (*(_BENCH / "reader").glob("*.py"), _BENCH / "token_f1.py"):
+        if source.name not in _OURS:
+            text = _IMPORT.sub(lambda found: f"from {found[1] or '.'} import", source.read_text("utf-8"))
+            (folder / source.name).write_text(text, encoding="utf-8")

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from medmim.bench.words import UNSPACED
+from medmim.bench.reader.words import UNSPACED
 
 _UNSPACED = rf"[{UNSPACED}]"
 _WORD = re.compile(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medmim.bench.extract import extract
-from medmim.bench.metrics import read
+from medmim.bench.reader.extract import extract
+from medmim.bench.reader.reply import read
 from medmim.sample import LETTERS, Sample
 
 FOLDER = Path(__file__).parent / "answers"
