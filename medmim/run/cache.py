@@ -12,9 +12,9 @@ from medmim import hints, store
 from medmim.errors import TRY_AGAIN, Unavailable, UserError, wrap_os_errors
 from medmim.progress import say
 from medmim.recipe.schema import Recipe
-from medmim.run.lock import locked
+from medmim.run.lock import locked, remove_idle
 from medmim.run.provenance import provenance
-from medmim.run.step_lock import Held, step_lock
+from medmim.run.step_lock import Held, is_held, step_lock
 from medmim.run.workspace import Workspace
 from medmim.sample import digest_of
 from medmim.store import Artifact
@@ -66,9 +66,10 @@ def cached_step(
     kind = kind or name
     known = finished(ws, name, key, kind)
     if known is not None:
-        # left by a kill between the last lines of this function
-        shutil.rmtree(_folder(ws, name, key), ignore_errors=True)
-        if clear is not None:
+        # left by a kill between the last lines of this function; what somebody still works with stays his
+        folder = _folder(ws, name, key)
+        remove_idle(folder)
+        if clear is not None and not is_held(store.open_store(ws.store), folder.name):
             clear()
         return known, True
     with working(ws, name, key) as (folder, lock):
@@ -84,6 +85,7 @@ def cached_step(
         remember(ws, name, key, artifact)
         shutil.rmtree(folder, ignore_errors=True)
         if clear is not None:
+            lock.check()  # whoever takes the lock from now on finds the step finished, and needs nothing of it
             clear()
     return artifact, False
 

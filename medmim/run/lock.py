@@ -40,6 +40,16 @@ def locked(folder: Path, busy: Callable[[str], UserError]) -> Iterator[None]:
             path.unlink()
 
 
+def remove_idle(folder: Path) -> None:
+    """Remove a folder of `locked`, unless a process works in it."""
+    if folder.exists():
+        with suppress(OSError), ExitStack() as undo:
+            if lock := try_lock(path := folder.with_name(f"{folder.name}.lock")):
+                undo.enter_context(lock)
+                shutil.rmtree(folder, ignore_errors=True)
+                path.unlink()
+
+
 @contextmanager
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder that is removed at the end; what killed processes left is removed before.

@@ -93,30 +93,27 @@ class Held:
         Raises:
             Unavailable: It is another process's by now.
         """
-        self._newest()
-
-    def renew(self) -> None:
-        """Show that this process lives. Raises as `check`."""
-        newest = self._newest()
-        if not newest.ended:
-            _write(self.place, self.name, replace(self.turn, renewals=newest.renewals + 1))
-
-    def end(self) -> None:
-        """Let others have it. Raises as `check`."""
-        self._newest()
-        _write(self.place, self.name, replace(self.turn, ended=True))
-
-    def _newest(self) -> Turn:
-        newest = _newest(self.place, self.name)
-        if newest.number != self.turn.number:
-            self.lost = newest
+        if self.lost is None and _numbers(self.place, self.name)[-1:] != [self.turn.number]:
+            self.lost = _newest(self.place, self.name)
         if self.lost is not None:
             raise Unavailable(
                 f"this process has lost the lock of {self.name} to {self.lost}",
                 reason=f"it did not renew it for {STALE:.0f} s: it was paused, or the store did not answer",
                 fix="run the same command again: it waits for the other one, and finds its result",
             )
-        return newest
+
+    def renew(self) -> None:
+        """Show that this process lives. Raises as `check`."""
+        self.check()
+        known = _newest(self.place, self.name) if self.turn.shared else self.turn  # others who share it write it, too
+        if not known.ended:
+            self.turn = replace(self.turn, renewals=known.renewals + 1)
+            _write(self.place, self.name, self.turn)
+
+    def end(self) -> None:
+        """Let others have it. Raises as `check`."""
+        self.check()
+        _write(self.place, self.name, replace(self.turn, ended=True))
 
 
 @contextmanager
@@ -196,6 +193,12 @@ def held(place: Store, since: float) -> list[tuple[str, Turn, float]]:
             if not known.ended and not _is_gone(known.process):
                 found.append((name, known, renewed))
     return found
+
+
+def is_held(place: Store, name: str) -> bool:
+    """Whether a process may be making this step now; one of another machine that was killed counts until the next."""
+    newest = _newest(place, name)
+    return newest.number > 0 and not newest.ended and not _is_gone(newest.process)
 
 
 def _acquire(place: Store, name: str, own: Turn) -> Held:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from medmim import store
 from medmim.errors import Unavailable
-from medmim.run import step_lock
-from medmim.run.cache import cached_step
+from medmim.run import cache, step_lock
+from medmim.run.cache import cached_step, step_key
 from medmim.run.step_lock import FOLDER, STALE, Held
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import Store
@@ -356,7 +356,7 @@ def test_a_paused_process_that_was_taken_over_ends_with_75(tmp_path: Path, monke
     assert process.returncode == 75 and "has lost the lock of data-0123 to run r-2" in said
 
 
-@pytest.mark.parametrize("lost_in", ["make", "publish"])
+@pytest.mark.parametrize("lost_in", ["make", "publish", "remember"])
 def test_a_lost_step_publishes_and_clears_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_in: str
 ) -> None:
@@ -379,13 +379,42 @@ def test_a_lost_step_publishes_and_clears_nothing(
         taken_over()
         return publish(*arguments)
 
+    remember = cache.remember
+
+    def remembers(*arguments: Any) -> None:
+        taken_over()  # by one that looked for the step before it was finished, and so makes it
+        remember(*arguments)
+
     if lost_in == "publish":
         monkeypatch.setattr(store, "publish", slow)
+    if lost_in == "remember":
+        monkeypatch.setattr(cache, "remember", remembers)
     with pytest.raises(Unavailable, match="to process 5 on pod-b"):
         cached_step(ws, "data", 1, {}, {}, make, clear=lambda: cleared.append("all"))
-    assert cleared == [] and not list(store.open_store(ws.store).list("steps/"))
-    assert bool(list(store.open_store(ws.store).list("data/"))) is (lost_in == "publish")
-    assert [path.name for path in (ws.home / "work").rglob("text")] == ["text"], "what it has done is kept"
+    place = store.open_store(ws.store)
+    assert cleared == [] and bool(list(place.list("steps/"))) is (lost_in == "remember")
+    assert bool(list(place.list("data/"))) is (lost_in != "make")
+    if lost_in != "remember":
+        assert [path.name for path in (ws.home / "work").rglob("text")] == ["text"], "what it has done is kept"
+
+
+def test_whoever_finds_a_step_finished_leaves_what_another_one_still_makes_it_with(tmp_path: Path) -> None:
+    """As that of the last test does, after the one that it took over from has finished."""
+    ws, cleared = workspace(tmp_path / "home"), list[str]()
+    made, _ = cached_step(ws, "data", 1, {}, {}, lambda _: {}, clear=lambda: cleared.append("made"))
+    key = step_key("data", 1, {}, {})
+    with cache.working(ws, "data", key) as (folder, _):
+        (folder / "resume").mkdir(parents=True)
+        elsewhere = replace(ws, home=tmp_path / "other")
+        assert cached_step(elsewhere, "data", 1, {}, {}, never, clear=lambda: cleared.append("there")) == (made, True)
+        assert cached_step(ws, "data", 1, {}, {}, never, clear=lambda: cleared.append("here")) == (made, True)
+        assert cleared == ["made"] and (folder / "resume").is_dir()
+    assert cached_step(ws, "data", 1, {}, {}, never, clear=lambda: cleared.append("late")) == (made, True)
+    assert cleared == ["made", "late"] and not folder.exists()
+
+
+def never(folder: Path) -> dict[str, Any]:
+    raise AssertionError("it is finished")
 
 
 def test_processes_of_one_request_share_a_lock_and_others_wait_until_the_last_is_gone(
