@@ -292,7 +292,7 @@ def wrap_os_errors(doing: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # also of a library that only mentions one
         found = _os_error(error)
         if found is None:
             raise

@@ -175,7 +175,7 @@ def _make(lock: Path, make: Callable[[Path], object]) -> None:
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     try:
         make(part)
-    except BaseException:
+    except BaseException:  # an interrupt, too, leaves no copy of a model behind
         _remove(lock)
         raise
     os.replace(part, folder)

@@ -118,13 +118,16 @@ def _decoded(images: Mapping[str, Any], name: str, sample: str, data: str) -> An
     """An image of the data set.
 
     Raises:
-        UserError: It does not decode: a decoder may raise anything on hostile bytes.
+        UserError: It does not decode.
+        OSError: It cannot be read for now.
     """
     try:
         return images[name]
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # a decoder may raise anything on hostile bytes
+        if isinstance(error, OSError) and error.errno:  # Pillow's own have no number
+            raise
         reason = "it is not in the data set" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"image {name} of sample {sample} in {data} does not decode",

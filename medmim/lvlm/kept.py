@@ -44,7 +44,7 @@ class Kept(Generic[T]):
             return found.result()
         try:
             value = make()
-        except BaseException as error:
+        except BaseException as error:  # else those that wait for it would wait without end
             with self._lock:
                 del self._found[name]
             found.set_exception(error)

@@ -111,7 +111,7 @@ def client(url: str, direct: bool) -> Any:
         base = _ENDPOINT.sub("", url)
         key = _NO_KEY if direct else _api_key()  # ours is for servers of others
         return openai.OpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
-    except Exception as error:
+    except Exception as error:  # httpx's, too, which has no class for all of them
         if not (
             isinstance(error, ImportError | ValueError | OSError) or type(error).__name__ in openai_errors.SETTINGS
         ):

@@ -190,7 +190,7 @@ def start(folder: Path, name: str, own: Path, options: Sequence[str], label: str
         served = Served(f"http://127.0.0.1:{port}/v1", name, log, process, scratch)
         try:
             _wait(served, port, label)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt, too, leaves no server behind
             served.stop()
             if attempt < _PORTS and isinstance(error, UserError) and _TAKEN.search(_end_of(log)):
                 continue

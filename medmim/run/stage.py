@@ -84,7 +84,7 @@ def stage(ws: Workspace, name: str) -> Iterator[Outcome]:
     begin = time.perf_counter()
     try:
         yield outcome
-    except BaseException as error:
+    except BaseException as error:  # a record is written on every way out
         interrupted = isinstance(error, KeyboardInterrupt)
         terminated = isinstance(error, SystemExit) and error.code in (TERMINATED, HUNG_UP)
         if interrupted or terminated or isinstance(error, GeneratorExit):

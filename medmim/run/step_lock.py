@@ -139,7 +139,7 @@ def step_lock(place: Store, name: str, run: str = "", shared: str = "") -> Itera
     _here.add(own.holder)
     try:
         held = _acquire(place, name, own)
-    except BaseException:
+    except BaseException:  # an interrupt of the waiting, too
         _here.discard(own.holder)
         raise
     try:

@@ -1,6 +1,7 @@
 """Batches are what the checkpoint's own processor makes of the samples, whatever the number of threads."""
 
 import dataclasses
+import errno
 import io
 import random
 import struct
@@ -190,19 +191,35 @@ def test_an_image_that_does_not_decode_ends_the_training_with_image_sample_data_
     assert "build the data set again" in caught.value.fix and caught.value.reason
 
 
+class Broken(Counted):
+    """Of whose images one raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def __getitem__(self, name: str) -> Image.Image:
+        if name == "i3":
+            raise self.error
+        return super().__getitem__(name)
+
+
 @pytest.mark.parametrize(
-    "error", [SyntaxError("broken PNG"), struct.error("short"), EOFError(), KeyError("i3")], ids=repr
+    "error",
+    [SyntaxError("broken PNG"), struct.error("short"), EOFError(), OSError("truncated"), KeyError("i3")],
+    ids=repr,
 )
 def test_whatever_a_decoder_raises_names_the_image(lvlm: Lvlm, error: Exception) -> None:
-    class Broken(Counted):
-        def __getitem__(self, name: str) -> Image.Image:
-            if name == "i3":
-                raise error
-            return super().__getitem__(name)
-
     samples = make_samples(30)
     with pytest.raises(UserError, match=r"image i3 of sample \w{20} in DATA does not decode"):
-        batches(lvlm, samples, Broken(), SETTINGS.model_copy(update={"batch_size": 30}), 1, threads=4, data="DATA")
+        batches(lvlm, samples, Broken(error), SETTINGS.model_copy(update={"batch_size": 30}), 1, threads=4, data="DATA")
+
+
+def test_a_disk_that_does_not_answer_is_no_broken_image(lvlm: Lvlm) -> None:
+    """It is tried again, where a data set that was built again would be as it is."""
+    broken = Broken(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Input/output error"):
+        batches(lvlm, make_samples(30), broken, SETTINGS.model_copy(update={"batch_size": 30}), 1, threads=4)
 
 
 def test_examples_of_a_killed_worker_are_mapped_by_the_next(tmp_path: Path, family: Family) -> None:

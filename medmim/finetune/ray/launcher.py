@@ -157,7 +157,7 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | dict[str, str] 
         return _train_on_node(job, rank, world, device)
     except Preempted as error:
         return {"fact": error.fact, "reason": error.reason, "fix": error.fix}
-    except Exception as error:
+    except Exception as error:  # the driver reads it from there: Ray hands on a text, not what kind of error it is
         errors.write(job.folder, error, rank)
         if world > 1:
             raise  # the others may be waiting for this one; the new group sees the error and ends
