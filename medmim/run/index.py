@@ -68,7 +68,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def opened(
-    home: Path, artifact: Artifact, form: Form, mark: str = "", patience: float = 0.1
+    home: Path, artifact: Artifact, form: Form, mark: str = "", patience: float = 1.0
 ) -> Iterator[sqlite3.Connection]:
     """The index of an artifact, to read.
 
