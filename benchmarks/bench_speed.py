@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,39 @@ sys.path.append(str(Path(__file__).with_name("peers")))
 TASK, TOKENS, BATCH = "held_in", 16, 64
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What is asked, and whom.
+
+    Attributes:
+        ws: The workspace.
+        data: URI of the data set.
+        ref: URI of the tuned model.
+        folder: Of the data set.
+        items: The questions.
+        lvlm: The model, loaded.
+    """
+
+    ws: Workspace
+    data: str
+    ref: str
+    folder: Path
+    items: tasks.Items
+    lvlm: llava.Lvlm
+
+
+def prepared(home: Path, name: str, limit: int) -> Prepared:
+    """The demo's questions and tuned model, found in the home or made there; torch has one thread from now on."""
+    torch.set_num_threads(1)
+    recipe = loading.load("demo")
+    ws = workspace(home, recipe, name)
+    data = build.run(recipe, ws).uri
+    ref = finetune.run(recipe, ws, data).uri
+    folder = store.fetch(store.get(data), ws.cache)
+    items = tasks.select(folder, [TASK], limit)
+    return Prepared(ws, data, ref, folder, items, llava.load(checkpoint.resolve(ref, ws)))
+
+
 def timed(do: Callable[[], list[str]]) -> tuple[list[str], float, float]:
     """What it returns, and its seconds: of the clock, and of the CPU."""
     start, cpu = time.perf_counter(), time.process_time()
@@ -55,12 +88,14 @@ def timed(do: Callable[[], list[str]]) -> tuple[list[str], float, float]:
     return found, time.perf_counter() - start, time.process_time() - cpu
 
 
-def plain(lvlm: llava.Lvlm, folder: Path, samples: list[Sample], probe: str) -> list[str]:
-    """The answers of a loop over `generate`."""
+def plain(
+    lvlm: llava.Lvlm, folder: Path, samples: list[Sample], probe: str = "none", size: int = BATCH
+) -> list[str]:
+    """The answers of a loop over `generate`, in batches of this size."""
     images, texts = shards.Images(folder), []
     stop = llava.stop_tokens(lvlm.tokenizer, lvlm.family)
-    for start in range(0, len(samples), BATCH):
-        part = samples[start : start + BATCH]
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
         ids = [encode(lvlm, [Turn(sample.prompt)], len(sample.images)).ids for sample in part]
         shown = [images[name] for sample in part for name in probes.shown(sample, probe)]
         padded, mask = ask_hf.left_padded(lvlm, ids)
@@ -94,28 +129,22 @@ def main() -> None:
     parser.add_argument("--python")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    recipe = loading.load("demo")
-    ws = workspace(given.home, recipe, "speed")
-    data = build.run(recipe, ws).uri
-    ref = finetune.run(recipe, ws, data).uri
-    folder = store.fetch(store.get(data), ws.cache)
-    items = tasks.select(folder, [TASK], given.limit)
+    asked = prepared(given.home, "speed", given.limit)
+    ws, folder, items, lvlm = asked.ws, asked.folder, asked.items, asked.lvlm
     samples, swapped = list(items.samples), probes.select(items.samples, "swap")
-    lvlm = llava.load(checkpoint.resolve(ref, ws))
     every = [(how, probe) for probe in ("none", "swap", "blind") for how in (GENERATE, "likelihood")]
 
     def medmim(sets: list[answers.Set]) -> tuple[list[str], float, float]:
-        model = engine(ref, ws)  # with no features known
+        model = engine(asked.ref, ws)  # with no features known
         list(model.ask([], BATCH, TOKENS))  # loads it
         return timed(lambda: ours(model, ws, folder, items, sets))
 
     ways: dict[str, Callable[[], tuple[list[str], float, float]]] = {
         "medmim": lambda: medmim([(GENERATE, "none")]),
-        "plain": lambda: timed(lambda: plain(lvlm, folder, samples, "none")),
+        "plain": lambda: timed(lambda: plain(lvlm, folder, samples)),
         "medmim, none and swap": lambda: medmim([(GENERATE, "none"), (GENERATE, "swap")]),
         "plain, none and swap": lambda: timed(
-            lambda: [*plain(lvlm, folder, samples, "none"), *plain(lvlm, folder, swapped, "swap")]
+            lambda: [*plain(lvlm, folder, samples), *plain(lvlm, folder, swapped, "swap")]
         ),
         "medmim, all probes": lambda: medmim(every),
     }
@@ -139,8 +168,8 @@ def main() -> None:
         import lmms_eval
 
         with tempfile.TemporaryDirectory(prefix="speed-") as place:
-            export(ws, data, (TASK,), Path(place) / "export", limit=given.limit, max_new_tokens=TOKENS)
-            found = lmms_eval.ask(checkpoint.resolve(ref, ws), Path(place) / "export", interpreter=given.python)
+            export(ws, asked.data, (TASK,), Path(place) / "export", limit=given.limit, max_new_tokens=TOKENS)
+            found = lmms_eval.ask(checkpoint.resolve(asked.ref, ws), Path(place) / "export", interpreter=given.python)
         said = [text.strip() for text in found["answers"]]
         best["lmms-eval"] = (said, found["seconds"], found["cpu_seconds"])
 

@@ -31,19 +31,12 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVI
 
 import bench_speed
 import httpx
-import torch
 from PIL import Image
 from process_memory import tree_pss
 from rich.console import Console
 from rich.table import Table
 
-from medmim import shards, store
-from medmim.bench import tasks
-from medmim.data import build
-from medmim.finetune import run as finetune
-from medmim.lvlm import checkpoint, llava
-from medmim.recipe import loading
-from medmim.run.workspace import workspace
+from medmim import shards
 from medmim.sample import Sample
 
 CLIENTS = (1, 8, 32)
@@ -96,14 +89,13 @@ async def ask(url: str, bodies: Sequence[bytes], clients: int) -> tuple[list[str
         return texts, time.perf_counter() - begun, seconds
 
 
-def loop(lvlm: llava.Lvlm, folder: Path, samples: list[Sample], size: int) -> tuple[list[str], float, list[float]]:
+def loop(own: bench_speed.Prepared, samples: list[Sample], size: int) -> tuple[list[str], float, list[float]]:
     """The same, of a bare loop."""
-    bench_speed.BATCH = size
     texts, each = [], []
     begun = time.perf_counter()
     for start in range(0, len(samples), size):
         before = time.perf_counter()
-        texts += bench_speed.plain(lvlm, folder, samples[start : start + size], "none")
+        texts += bench_speed.plain(own.lvlm, own.folder, samples[start : start + size], size=size)
         each.append(time.perf_counter() - before)
     return texts, time.perf_counter() - begun, each
 
@@ -143,25 +135,18 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--memory", type=int, default=0)
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    recipe = loading.load("demo")
-    ws = workspace(given.home, recipe, "serve")
-    data = build.run(recipe, ws).uri
-    ref = finetune.run(recipe, ws, data).uri
-    folder = store.fetch(store.get(data), ws.cache)
-    samples = list(tasks.select(folder, [bench_speed.TASK], given.limit).samples)
-    images = shards.Images(folder)
-    lvlm = llava.load(checkpoint.resolve(ref, ws))
-    with serving(ref, given.home) as (url, pid):
+    own = bench_speed.prepared(given.home, "serve", given.limit)
+    samples, images = list(own.items.samples), shards.Images(own.folder)
+    with serving(own.ref, given.home) as (url, pid):
         model = httpx.get(f"{url}/models").json()["data"][0]["id"]
         if given.memory:
             memory(url, pid, model, given.memory)
             return
         bodies = [body(model, one.prompt, [images.png(name) for name in one.images]) for one in samples]
         asyncio.run(ask(url, bodies[:BATCH], 8))
-        loop(lvlm, folder, samples[:BATCH], BATCH)
+        loop(own, samples[:BATCH], BATCH)
         served = {clients: [asyncio.run(ask(url, bodies, clients)) for _ in range(given.repeat)] for clients in CLIENTS}
-    bare = {size: [loop(lvlm, folder, samples, size) for _ in range(given.repeat)] for size in (1, BATCH)}
+    bare = {size: [loop(own, samples, size) for _ in range(given.repeat)] for size in (1, BATCH)}
     fastest = {size: min(runs, key=lambda one: one[1]) for size, runs in bare.items()}
     table = Table(box=None, padding=(0, 1, 0, 0))
     for title in (

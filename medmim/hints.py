@@ -10,6 +10,7 @@ _GIVEN = "MEDMIM_GIVEN"  # JSON: option -> value; in the environment, so that th
 _NEITHER = ("recipe", "base check", "data init", "data lookalike")
 _CLUSTER = ("runs", "submit", "registry pipeline", "doctor --cluster")
 _NO_HOST = ("runs sweep", "doctor --cluster")
+_resumes = True  # whether this command, given again, goes on where it ended
 
 
 def remember(option: str, value: object) -> None:
@@ -25,7 +26,20 @@ def remember(option: str, value: object) -> None:
 
 def forget() -> None:
     """Forget all options: a new command begins."""
+    global _resumes
+    _resumes = True
     os.environ.pop(_GIVEN, None)
+
+
+def nothing_to_resume() -> None:
+    """From now on this process is a server, and when it ends there is nothing to resume."""
+    global _resumes
+    _resumes = False
+
+
+def ended(how: str) -> str:
+    """The last line of a command that a signal ended: `interrupted; run the same command again to resume`."""
+    return f"{how}; run the same command again to resume" if _resumes else how
 
 
 def command(*words: str) -> str:

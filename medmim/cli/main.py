@@ -12,13 +12,13 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from medmim import errors, progress
+from medmim import errors, hints, progress
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE
-_ENDED = {  # by a signal: its exit code -> the last line
-    errors.INTERRUPTED: "interrupted; run the same command again to resume",
-    errors.TERMINATED: "ended by SIGTERM; run the same command again to resume",
-    errors.HUNG_UP: "ended by SIGHUP; run the same command again to resume",
+_ENDED = {  # by a signal: its exit code -> the begin of the last line
+    errors.INTERRUPTED: "interrupted",
+    errors.TERMINATED: "ended by SIGTERM",
+    errors.HUNG_UP: "ended by SIGHUP",
 }
 _SECOND = 2.0  # s in which another signal, such as Ctrl-C, is the same one
 
@@ -45,7 +45,7 @@ def main() -> None:
     if _ended_by:
         code = 128 + _ended_by
     if code in _ENDED:
-        _print(_ENDED[code])
+        _print(hints.ended(_ENDED[code]))
         _flush(code)
         os._exit(code)  # Python's own end may wait for threads, or die of another Ctrl-C
     sys.exit(_flush(code))
@@ -124,7 +124,7 @@ def _end(number: int, frame: FrameType | None) -> None:
             raise KeyboardInterrupt
         raise SystemExit(code)
     if now - _ended_at > _SECOND:
-        os.write(2, f"{_ENDED[code]}\n".encode())
+        os.write(2, f"{hints.ended(_ENDED[code])}\n".encode())
         os._exit(code)
 
 

@@ -176,6 +176,17 @@ def resolve(ref: str, ws: Workspace) -> str:
         return _imported(entry.format, ws) if entry is not None and entry.format else stored.find(name, ws)
     if not ref.startswith("models:/"):
         return ref
+    return registered(ref, ws).tags[URI]
+
+
+def registered(ref: str, ws: Workspace) -> Version:
+    """The version that medmim registered behind `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/`.
+
+    Its tags `URI` and `DIGEST` are there, and name one model.
+
+    Raises:
+        UserError: As `locate`; there is no such version, or medmim did not register it.
+    """
     name, number = locate(ref, ws)
     version = get_version(ws, name, number)
     if URI not in version.tags:
@@ -185,7 +196,7 @@ def resolve(ref: str, ws: Workspace) -> str:
             fix="give a store URI, a folder or a shipped base",
         )
     refuse_another(version.tags[URI], version.tags.get(DIGEST, ""), ref)
-    return version.tags[URI]
+    return version
 
 
 def _imported(family: str, ws: Workspace) -> str:

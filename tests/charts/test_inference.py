@@ -52,7 +52,7 @@ def test_its_other_switches_turn_nothing_on() -> None:
 def test_the_server_takes_its_arguments_and_knows_who_may_ask(how: str, tmp_path: Path) -> None:
     options = parsed(ON[how])
     assert options["model"] == (MODEL if how != "by-token" else "models:/med-mim@champion")
-    assert server.engine(options["engine"]) == ("vllm" if how == "by-ingress" else "")
+    assert options["engine"] == ("vllm" if how == "by-ingress" else "transformers")
     tokens = None
     if options["tokens"]:
         tokens = tmp_path / "tokens"

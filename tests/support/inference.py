@@ -15,9 +15,10 @@ from medmim_inference import app
 from medmim_inference.access import Access
 from medmim_inference.batching import Batcher
 from medmim_inference.connections import Patient
-from medmim_inference.following import Following, Rules
+from medmim_inference.following import Following
 from medmim_inference.limits import Limits
 from medmim_inference.metrics import Metrics
+from medmim_inference.rules import Rules
 from openai import OpenAI
 from PIL import Image
 

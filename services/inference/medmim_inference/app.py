@@ -25,6 +25,7 @@ from medmim_inference.batching import Answered, Batcher
 from medmim_inference.following import Following
 from medmim_inference.limits import Limits, Refused
 from medmim_inference.metrics import Metrics
+from medmim_inference.replica import Target
 
 _log = logging.getLogger("medmim.inference")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
@@ -94,13 +95,14 @@ def make(following: Following, batcher: Batcher, metrics: Metrics, access: Acces
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         _authorize(request, access)
-        return JSONResponse({"object": "list", "data": _models(following)})
+        return JSONResponse({"object": "list", "data": _models(following.replica().target)})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:
         _authorize(request, access)
-        _refuse_other_model(name, following)
-        return JSONResponse(next(one for one in _models(following) if one["id"] == name))
+        target = following.replica().target
+        _refuse_other_model(name, target)
+        return JSONResponse(next(one for one in _models(target) if one["id"] == name))
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
@@ -108,7 +110,7 @@ def make(following: Following, batcher: Batcher, metrics: Metrics, access: Acces
         body = await _body(request, limits)
         asked = await run_in_threadpool(chat.parse, body, limits)
         del body
-        _refuse_other_model(asked.model, following)
+        _refuse_other_model(asked.model, following.replica().target)
         begun = time.perf_counter()
         reply, replica = await _answer(request, batcher, asked, limits)
         if reply.error:
@@ -117,8 +119,7 @@ def make(following: Following, batcher: Batcher, metrics: Metrics, access: Acces
         metrics.prompt_tokens.inc(reply.prompt_tokens)
         metrics.new_tokens.inc(reply.new_tokens)
         name = replica.target.name
-        if asked.model not in (replica.target.alias, name):
-            _refuse_other_model(asked.model, following)  # it has changed in between
+        _refuse_other_model(asked.model, replica.target)  # another one may have taken its place in between
         metrics.answers.labels(name).inc()
         if not asked.stream:
             return JSONResponse(chat.answer(request.state.id, name, reply))
@@ -219,16 +220,14 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _models(following: Following) -> list[dict[str, Any]]:
+def _models(target: Target) -> list[dict[str, Any]]:
     """The name that is followed, and the name of the very model behind it."""
-    target = following.replica().target
     about = {"object": "model", "created": 0, "owned_by": "medmim", "digest": target.digest, "version": target.version}
     return [{"id": target.alias, **about}, {"id": target.name, **about}]
 
 
-def _refuse_other_model(name: str, following: Following) -> None:
-    current = following.replica().target
-    if name not in (current.alias, current.name):
+def _refuse_other_model(name: str, target: Target) -> None:
+    if name not in (target.alias, target.name):
         raise Refused(
-            404, f"there is no model '{name[:100]}'; this server has {current.alias}, now {current.name}", "model"
+            404, f"there is no model '{name[:100]}'; this server has {target.alias}, now {target.name}", "model"
         )

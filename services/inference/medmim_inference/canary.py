@@ -4,9 +4,8 @@ Weights are known by their digest; this machine, its libraries and its number fo
 benchmark that the version was registered with are asked again, each alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from medmim import shards, store
@@ -72,23 +71,16 @@ def known_answers(target: Target, ws: Workspace, count: int) -> Iterator[tuple[Q
 
 
 def _near(
-    data: store.Artifact, ws: Workspace, samples: Iterable[Sample], count: int
+    data: store.Artifact, ws: Workspace, samples: Sequence[Sample], count: int
 ) -> tuple[list[Sample], Path | None]:
     """Some of the questions, and the folder of their images: of a data set in S3, one file is fetched, not all."""
-    wanted = list(samples)
-    best: list[Sample] = []
-    file = ""
-    sizes = {name: facts["bytes"] for name, facts in data.files.items() if name.startswith("images/")}
+    best: tuple[list[Sample], str] = [], ""
     with store.ranged(data) as read:
-        for name, size in sorted(sizes.items()):
-            there = shards.image_ids(data.uri, {name: size}, read) if len(sizes) > 1 else None
-            found = list(islice(_shown_by(wanted, there), count))
-            if len(found) > len(best):
-                best, file = found, name
-            if len(best) == count:
+        for name in sorted(name for name in data.files if name.startswith("images/")):
+            there = shards.image_ids(data.uri, {name: data.files[name]["bytes"]}, read)
+            shown = [sample for sample in samples if there.issuperset(sample.images)][:count]
+            best = max(best, (shown, name), key=lambda one: len(one[0]))
+            if len(shown) == count:
                 break
-    return best, store.fetch(data, ws.cache, [file]) if file else None
-
-
-def _shown_by(samples: Iterable[Sample], there: set[str] | None) -> Iterator[Sample]:
-    return (sample for sample in samples if there is None or there >= set(sample.images))
+    found, file = best
+    return found, store.fetch(data, ws.cache, [file]) if file else None

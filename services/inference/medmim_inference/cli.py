@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from medmim.cli.options import Home
+from medmim_inference.limits import Limits
+from medmim_inference.rules import Engine, Rules
 
 
 def serve(
@@ -18,7 +20,7 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    engine: Annotated[str, typer.Option(help="What runs the model: transformers or vllm.")] = "transformers",
+    engine: Annotated[Engine, typer.Option(help="What runs the model.")] = Rules.by,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked together at most.")] = 32,
     tokens: Annotated[
         Path | None,
@@ -31,23 +33,23 @@ def serve(
         list[str] | None, typer.Option("--proxy", metavar="CIDR", help="Network of that ingress. Repeatable.")
     ] = None,
     anyone: Annotated[bool, typer.Option("--anyone", help="Let whoever reaches this address ask.")] = False,
-    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks at the alias.")] = 10.0,
-    canary: Annotated[int, typer.Option(min=0, help="Benched questions that a new model is asked first.")] = 16,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks at the alias.")] = Rules.every,
+    canary: Annotated[
+        int, typer.Option(min=0, help="Benched questions that a new model is asked first.")
+    ] = Rules.questions,
     agreement: Annotated[
         float, typer.Option(min=0, max=1, help="Share of them that it must answer as it was benched.")
-    ] = 0.9,
-    max_images: Annotated[int, typer.Option(min=0, help="Images of a request.")] = 16,
-    max_mib: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 40_000_000,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 1024,
-    seconds: Annotated[float, typer.Option(min=1, help="From a whole request to its answer.")] = 120.0,
-    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait for the model.")] = 256,
+    ] = Rules.agreement,
+    max_images: Annotated[int, typer.Option(min=0, help="Images of a request.")] = Limits.images,
+    max_mib: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = Limits.body >> 20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = Limits.pixels,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = Limits.new_tokens,
+    seconds: Annotated[float, typer.Option(min=1, help="From a whole request to its answer.")] = Limits.wait,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait for the model.")] = Limits.waiting,
     home: Home = None,
 ) -> None:
     """Answer the questions of OpenAI clients, with the model that a name of the registry means at each moment."""
     from medmim_inference import server
-    from medmim_inference.following import Rules
-    from medmim_inference.limits import Limits
 
     access = server.access(host, tokens, identity_header, proxy or (), anyone)
     limits = Limits(
@@ -58,5 +60,5 @@ def serve(
         wait=seconds,
         waiting=waiting,
     )
-    rules = Rules(by=server.engine(engine), every=every, questions=canary, agreement=agreement)
+    rules = Rules(by=engine, every=every, questions=canary, agreement=agreement)
     server.run(model, home, host, port, access, limits, rules, batch_size)

@@ -2,36 +2,22 @@
 
 A new model is fetched, loaded and asked the canary while the present one answers. Only then do new batches go to it.
 The one before stays loaded until another one comes, so that a rollback is a matter of seconds: there are two models in
-memory, never three. A model that fails is not tried again until the reference means another one; where the registry or
-the store is away, the present one goes on.
+memory, never three. A model that fails, however it does, is not tried again until the reference means another one, or
+it was benched again; where the registry or the store is away, the present one goes on.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from medmim.errors import Unavailable, UserError
-from medmim.progress import say
+from medmim.errors import Unavailable, UserError, as_user_error
 from medmim.run.workspace import Workspace
 from medmim_inference import canary, replica
 from medmim_inference.replica import Replica, Target
+from medmim_inference.rules import Rules
 
-
-@dataclass(frozen=True)
-class Rules:
-    """How a model comes to be served.
-
-    Attributes:
-        by: What runs it: transformers or `vllm`.
-        every: Seconds between two looks at the reference.
-        questions: Of the canary; 0 asks none.
-        agreement: Share of the canary's answers that must be those of the benchmark.
-    """
-
-    by: str = ""
-    every: float = 10.0
-    questions: int = 16
-    agreement: float = 0.9
+_log = logging.getLogger("medmim.inference")
 
 
 @dataclass
@@ -46,7 +32,8 @@ class Following:
         free: Called with a model before it is released: returns when nobody asks it.
         current: The model that answers.
         previous: The one before.
-        refused: The model that the reference means and that is not served, and why.
+        refused: What the reference means and is not served, until it means another model, or one benched again.
+        trouble: What was last said to be wrong, and still is; empty where all is well.
     """
 
     ref: str
@@ -56,7 +43,8 @@ class Following:
     free: Callable[[Replica], None] = lambda _: None
     current: Replica | None = None
     previous: Replica | None = None
-    refused: tuple[Target, str] | None = None
+    refused: Target | None = None
+    trouble: str = ""
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -67,7 +55,7 @@ class Following:
             Unavailable: The registry or the store does not answer.
         """
         self.current = self._proven(replica.find(self.ref, self.ws))
-        say(f"serving {self.current.target.name}")
+        _log.info("serving %s", self.current.target.name)
 
     def replica(self) -> Replica:
         """The model for the next batch."""
@@ -75,34 +63,25 @@ class Following:
         return self.current
 
     def look(self) -> bool:
-        """Look once at what the reference means, and go over to it; whether the model has changed."""
+        """Look once at what the reference means, and go over to it; whether the model has changed.
+
+        It raises nothing: whatever a registry or a library fails with, the present model goes on.
+        """
         try:
             target = replica.find(self.ref, self.ws)
-        except UserError as error:  # away, or without this alias
-            self._goes_on("unreachable", error.fact)
+        except BaseException as error:  # also a panic of a Rust library, which is no Exception
+            self._goes_on("unreachable", error)  # away, or without this alias
             return False
         if target.digest == self.replica().target.digest:
             self.refused = None
-            return False
-        if self.refused and self.refused[0].digest == target.digest:
-            return False
-        try:
-            new = self._loaded_before(target) or self._proven(target)
-        except Unavailable as error:
-            self._goes_on("unreachable", error.fact)
-            return False
-        except UserError as error:
-            self.refused = target, error.fact
-            self._goes_on("refused", str(error))
-            return False
-        self.previous, self.current, self.refused = self.replica(), new, None
-        self.on_event("switched")
-        say(f"serving {new.target.name}; before: {self.previous.target.name}")
-        return True
+        elif target != self.refused:
+            return self._go_over(target)
+        self.trouble = ""
+        return False
 
     def run(self) -> None:
-        """Look every few seconds until `end`; for a thread."""
-        while not self._ended.wait(self.rules.every):
+        """Look every few seconds until `end`, for a thread; not at all where no other model can come to be meant."""
+        while replica.may_change(self.ref) and not self._ended.wait(self.rules.every):
             self.look()
 
     def end(self) -> None:
@@ -112,9 +91,28 @@ class Following:
             if one is not None:
                 one.engine.release()
 
-    def _goes_on(self, event: str, why: str) -> None:
+    def _go_over(self, target: Target) -> bool:
+        try:
+            new = self._loaded_before(target) or self._proven(target)
+        except BaseException as error:  # likewise
+            told = as_user_error(error, f"loading {target.name}", self.ws.home)
+            may_pass = isinstance(told, Unavailable) and not isinstance(error, MemoryError)
+            if not may_pass:
+                self.refused = target
+            self._goes_on("unreachable" if may_pass else "refused", told)
+            return False
+        self.previous, self.current, self.refused, self.trouble = self.replica(), new, None, ""
+        self.on_event("switched")
+        _log.info("serving %s; before: %s", new.target.name, self.previous.target.name)
+        return True
+
+    def _goes_on(self, event: str, error: BaseException) -> None:
+        """Count what went wrong, and say it, unless it was so at the last look, too."""
         self.on_event(event)
-        say(f"{why}\n{self.replica().target.name} goes on")
+        if repr(error) != self.trouble:
+            self.trouble = repr(error)
+            told = as_user_error(error, f"looking up {self.ref}", self.ws.home)
+            _log.warning("%s\n%s goes on", told, self.replica().target.name)
 
     def _loaded_before(self, target: Target) -> Replica | None:
         """The model before, where that is meant again: it was proven, and is loaded."""
@@ -140,5 +138,5 @@ class Following:
             loaded.engine.release()
             raise
         known = f"{found.equal} of {found.asked} known answers are the same" if found.asked else "no answer is known"
-        say(f"canary of {target.name}: {known}")
+        _log.info("canary of %s: %s", target.name, known)
         return loaded

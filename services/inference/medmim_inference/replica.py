@@ -1,10 +1,10 @@
 """A model that is being served: found by a reference, loaded, warmed up, and asked."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from medmim import store
-from medmim.bench.engines import Engine, engine
+from medmim.bench.engines import OPENAI, Engine, engine
 from medmim.errors import UserError
 from medmim.lvlm.ask import Question, Reply
 from medmim.registry import lookup
@@ -52,15 +52,19 @@ def find(ref: str, ws: Workspace) -> Target:
         UserError: There is no such model, alias or version; or it is a server of somebody else.
         Unavailable: The registry or the store does not answer.
     """
-    if ref.startswith("openai:"):
+    if ref.startswith(OPENAI):
         raise UserError(f"{ref} is a server already", fix="give a model: models:/NAME@champion, a folder, a URI")
     if not ref.startswith(_REGISTERED):
         uri = lookup.resolve(ref, ws)
         return Target(ref, uri, engine(uri, ws).digest)
-    name, number = lookup.locate(ref, ws)
-    tags = lookup.get_version(ws, name, number).tags
-    uri = lookup.resolve(f"{_REGISTERED}{name}/{number}", ws)
-    return Target(ref, uri, tags.get(lookup.DIGEST, ""), number, tags.get(lookup.BENCH, ""))
+    version = lookup.registered(ref, ws)
+    tags = version.tags
+    return Target(ref, tags[lookup.URI], tags[lookup.DIGEST], version.number, tags.get(lookup.BENCH, ""))
+
+
+def may_change(ref: str) -> bool:
+    """Whether a reference may come to mean another model: an alias. A folder would have to be hashed at each look."""
+    return ref.startswith(_REGISTERED) and "@" in ref
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,13 @@ class Replica:
         return self.engine.ask(questions, len(questions), new_tokens)
 
 
-def load(target: Target, ws: Workspace, by: str = "") -> Replica:
+def load(target: Target, ws: Workspace, by: str) -> Replica:
     """Fetch a model, load it, and ask it a first question, which fills caches and compiles kernels.
 
     Args:
         target: The model.
         ws: The workspace: files are fetched once into its cache, whatever else of this machine asks for them.
-        by: What runs it: transformers or `vllm`.
+        by: What runs it, as `bench.engine` names it.
 
     Raises:
         UserError: Its terms of use forbid serving; it is not the registered one; it does not load, or gives no answer.
@@ -106,8 +110,12 @@ def load(target: Target, ws: Workspace, by: str = "") -> Replica:
             fix="train on data and from a base whose terms allow it; a folder of your own has its terms in terms.json "
             "(docs/terms.md)",
         )
-    replica = Replica(target, replace(found, ref=target.uri))
-    (reply,) = replica.ask([Question("Is the model ready?\nA: yes\nB: no")], 4)
-    if reply.error:
-        raise UserError(f"{target.name} gives no answer", reason=reply.error)
-    return replica
+    loaded = Replica(target, found)
+    try:
+        (reply,) = loaded.ask([Question("Is the model ready?\nA: yes\nB: no")], 4)
+        if reply.error:
+            raise UserError(f"{target.name} gives no answer", reason=reply.error)
+    except BaseException:
+        loaded.engine.release()
+        raise
+    return loaded

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvicorn
 
+from medmim import hints
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.run.workspace import workspace
@@ -16,19 +17,12 @@ from medmim_inference import app, connections
 from medmim_inference.access import Access, read_tokens
 from medmim_inference.batching import Batcher
 from medmim_inference.connections import Patient
-from medmim_inference.following import Following, Rules
+from medmim_inference.following import Following
 from medmim_inference.limits import Limits
 from medmim_inference.metrics import Metrics
+from medmim_inference.rules import Rules
 
-_VLLM = "vllm"
 _AT_ONCE = 64  # requests to a vLLM server, which batches them itself
-
-
-def engine(name: str) -> str:
-    """The engine, as `bench.engine` names it; empty for transformers. Raises a UserError for another name."""
-    if name not in ("transformers", _VLLM):
-        raise UserError(f"there is no engine '{name}'", fix="give --engine transformers or vllm")
-    return _VLLM if name == _VLLM else ""
 
 
 def access(host: str, tokens: Path | None, header: str, proxies: Sequence[str], anyone: bool) -> Access:
@@ -99,7 +93,7 @@ def run(
     metrics = Metrics()
     following = Following(ref, workspace(home), rules, on_event=lambda event: metrics.events.labels(event).inc())
     following.start()
-    size, threads = (1, _AT_ONCE) if rules.by else (batch_size, 1)
+    size, threads = (1, _AT_ONCE) if rules.by == "vllm" else (batch_size, 1)
     batcher = Batcher(following.replica, size, threads, limits.waiting, metrics.batches.observe)
     following.free = batcher.wait_until_free
     threading.Thread(target=following.run, name="following", daemon=True).start()
@@ -110,6 +104,7 @@ def run(
     )  # fmt: skip
     place, number = listening.getsockname()[:2]
     say(f"http://{f'[{place}]' if ':' in place else place}:{number}/v1 answers as {following.replica().target.alias}")
+    hints.nothing_to_resume()
     try:
         uvicorn.Server(settings).run([listening])
     finally:

@@ -176,6 +176,38 @@ def test_a_promotion_and_a_rollback_fail_no_request(server, ws, recipe, versions
     assert set(seen) == {first, second}
 
 
+def test_an_answer_of_another_model_than_the_one_that_was_named_is_not_sent(server, monkeypatch):
+    """The other one takes the place of the first after the request was let in, and gives it back before its answer."""
+    first = server.following.replica()
+    other = replace(first, target=replace(first.target, digest="f" * 64))
+
+    def answering(questions, *_):
+        monkeypatch.setattr(server.following, "current", first)
+        yield from (Reply("of another model", "") for _ in questions)
+
+    other = replace(other, engine=replace(first.engine, ask=answering))
+    busy, free = threading.Event(), threading.Event()
+
+    def slow(questions, *_):
+        busy.set()
+        assert free.wait(30)
+        monkeypatch.setattr(server.following, "current", other)
+        yield from (Reply("slow", "") for _ in questions)
+
+    monkeypatch.setattr(server.following, "current", replace(first, engine=replace(first.engine, ask=slow)))
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(server.ask, "first")]
+        assert busy.wait(30)
+        calls.append(pool.submit(server.ask, "second", model=first.target.name))
+        base = server.url.removesuffix("/v1")
+        until(lambda: "medmim_waiting 1.0" in httpx.get(f"{base}/metrics").text, 4)
+        free.set()
+        assert calls[0].result().choices[0].message.content == "slow"
+        with pytest.raises(openai.NotFoundError, match=f"now {re.escape(other.target.name)}"):
+            calls[1].result()
+    assert server.ask("third", model=first.target.name).model == first.target.name
+
+
 def test_a_question_without_an_answer_and_a_fault_of_the_server_are_two_things(server, monkeypatch):
     model = server.following.replica()
 

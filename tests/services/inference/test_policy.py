@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from medmim_inference.following import Following, Rules
+from medmim_inference.following import Following
+from medmim_inference.rules import Rules
 
 from medmim.errors import UserError
 from medmim.recipe.schema import Recipe

@@ -84,6 +84,7 @@ def test_a_server_follows_the_champion_and_a_killed_one_leaves_nothing_in_the_wa
             again.process.send_signal(signal.SIGTERM)
             ended = [call.exception() for call in calls]
         assert again.process.wait(60) == 143
+        until(lambda: again.lines[-1] == "ended by SIGTERM\n", 10)
         assert {type(error) for error in ended} <= {type(None), openai.APIConnectionError}
         assert all(" 200 in " in line for line in again.answered()), "what was taken was answered"
 
@@ -92,6 +93,7 @@ def test_a_server_follows_the_champion_and_a_killed_one_leaves_nothing_in_the_wa
     ("arguments", "words"),
     [
         (["models:/nobody@champion"], "nobody"),
+        (["tiny-mantis", "--engine", "tgi"], "'tgi' is not one of"),
         (["tiny-mantis", "--host", "192.0.2.1", "--anyone"], "cannot be used"),
     ],
 )
