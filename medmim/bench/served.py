@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ def inference() -> dict[str, str]:
 
 
 class Server:
-    """The server of a model: started when it is first asked, and again after `stop`.
+    """The server of a model: started when it is first asked, and again after `stop`; several threads may ask it.
 
     Args:
         ref: The model.
@@ -55,6 +56,7 @@ class Server:
     def __init__(self, ref: str, digest: str, template: str, ws: Workspace) -> None:
         self._ref, self._digest, self._template, self._ws = ref, digest, template, ws
         self._running: Served | None = None
+        self._changes = threading.Lock()
 
     def ask(self, questions: "Iterable[Question]", batch_size: int, max_new_tokens: int) -> "Iterator[Reply]":
         """As `Engine.ask`."""
@@ -74,7 +76,12 @@ class Server:
 
     def stop(self) -> None:
         """End the server, if it runs."""
-        if self._running:
+        with self._changes:
+            self._end(self._running)
+
+    def _end(self, served: "Served | None") -> None:
+        """End this server, unless another thread did, and perhaps started the next one."""
+        if served and served is self._running:
             self._stop_at_last()
             self._running = None
 
@@ -90,14 +97,17 @@ class Server:
             died = served.died(_END)
             if died is None:
                 raise
-            self.stop()
+            with self._changes:
+                self._end(served)
             raise died from error
 
     def _start(self) -> "Served":
+        with self._changes:
+            return self._running or self._started()
+
+    def _started(self) -> "Served":
         from medmim.lvlm import ask_openai
 
-        if self._running:
-            return self._running
         how = inference()
         own = self._ws.home / VLLM
         own.mkdir(parents=True, exist_ok=True)

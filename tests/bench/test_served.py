@@ -232,6 +232,28 @@ def test_a_server_that_dies_while_it_is_asked_is_reported_with_its_cause(world, 
     model.release()
 
 
+def test_many_threads_that_ask_start_one_server_and_one_again_when_it_has_died(world, tmp_path, monkeypatch):
+    log = vllm_stand_in.install(tmp_path, monkeypatch, "dies")
+    model = engine(world, tmp_path)
+    together = threading.Barrier(16)
+
+    def ask(number: int) -> str:
+        together.wait(60)
+        try:
+            return next(iter(model.ask([Question(f"number {number}")], 16, 3))).text
+        except UserError as error:
+            return error.fact
+
+    with ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(ask, range(16)))
+        assert len(starts(log)) == 1 and 0 < got.count("B") < 16
+        monkeypatch.setenv(vllm_stand_in.MODE, "")
+        assert set(pool.map(ask, range(16))) == {"B"}
+    assert len(starts(log)) == 2 and gone(starts(log)[0]["helper"])
+    model.release()
+    assert gone(starts(log)[1]["helper"])
+
+
 def test_no_server_stays_where_its_engine_is_forgotten(world, tmp_path, monkeypatch):
     """As where an error ends a benchmark."""
     log = vllm_stand_in.install(tmp_path, monkeypatch)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,8 @@ def main() -> None:
                 os._exit(1)
 
         server.wait = wait
+    if mode == "slow":
+        server.wait = lambda text: time.sleep(1)
     threading.Thread(target=server.serve_forever).start()
 
 

@@ -64,6 +64,7 @@ class Access:
             address = ipaddress.ip_address(peer)
         except ValueError:
             return False
+        address = getattr(address, "ipv4_mapped", None) or address  # where the server listens on ::
         return any(address in network for network in self.proxies)
 
 

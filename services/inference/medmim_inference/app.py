@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medmim.errors import Unavailable, UserError
+from medmim.lvlm.ask_hf import NOT_FINITE
 from medmim_inference import chat
 from medmim_inference.access import Access
 from medmim_inference.batching import Answered, Batcher
@@ -69,8 +70,10 @@ def make(following: Following, batcher: Batcher, metrics: Metrics, access: Acces
         return _refusal(Refused(error.status_code, f"there is no {request.method} {request.url.path[:100]}"))
 
     @app.exception_handler(500)
-    async def fault(_: Request, __: Exception) -> Response:
-        return _refusal(Refused(500, "a fault of the server, which is in its log"))
+    async def fault(request: Request, __: Exception) -> Response:
+        found = _refusal(Refused(500, "a fault of the server, which is in its log"))
+        found.headers["X-Request-ID"] = request.state.id  # it is sent from outside of `_Recorded`
+        return found
 
     @app.get("/health")
     async def health() -> Response:
@@ -113,6 +116,8 @@ def make(following: Following, batcher: Batcher, metrics: Metrics, access: Acces
         _refuse_other_model(asked.model, following.replica().target)
         begun = time.perf_counter()
         reply, replica = await _answer(request, batcher, asked, limits)
+        if reply.error == NOT_FINITE:
+            raise Refused(500, reply.error)
         if reply.error:
             raise Refused(400, reply.error, "messages")
         metrics.seconds.observe(time.perf_counter() - begun)
@@ -158,7 +163,8 @@ class _Recorded:
             if scope["path"].startswith("/v1/"):
                 self._metrics.requests.labels(status).inc()
                 seconds, user = time.perf_counter() - begun, state.get("user", "")
-                _log.info("%s %s %d in %.3f s, %s", state["id"], scope["path"][:100], status, seconds, user)
+                path = scope["raw_path"].decode("ascii", "replace")[:100]  # decoded, it may hold line breaks
+                _log.info("%s %s %d in %.3f s, %s", state["id"], path, status, seconds, user)
 
 
 def _refusal(refused: Refused) -> Response:
@@ -210,6 +216,7 @@ async def _answer(request: Request, batcher: Batcher, asked: chat.Asked, limits:
         raise Refused(status, error.fact, retry=1 if status == 503 else None) from None
     finally:
         future.cancel()
+        answered.cancel()  # nobody reads what a batch that is under way ends with
         left.cancel()
         with suppress(asyncio.CancelledError):
             await left

@@ -42,7 +42,9 @@ class Batcher:
     ) -> None:
         self._replica, self._size, self._most, self._on_batch = replica, size, most, on_batch
         self._waiting: deque[_Waiting] = deque()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._arrived = threading.Condition(lock)  # a question, or the end; two, so that `notify` wakes who asks it
+        self._freed = threading.Condition(lock)
         self._asking: list[Replica] = []  # one of each batch that is under way
         self._ended = False
         self._threads = [threading.Thread(target=self._run, name=f"model-{n}", daemon=True) for n in range(threads)]
@@ -64,49 +66,52 @@ class Batcher:
             Refused: 429, too many wait already; 503, the server is ending.
         """
         one = _Waiting(question, new_tokens)
-        with self._changed:
+        with self._arrived:
             if self._ended:
                 raise Refused(503, "the server is ending", retry=1)
             if len(self._waiting) >= self._most:
                 raise Refused(429, f"{self._most} requests wait for the model already", retry=1)
             self._waiting.append(one)
-            self._changed.notify()
+            self._arrived.notify()
         return one.answered
 
     def wait_until_free(self, replica: Replica) -> None:
         """Return when no batch is being asked of a model."""
-        with self._changed:
-            self._changed.wait_for(lambda: all(one.engine is not replica.engine for one in self._asking))
+        with self._freed:
+            self._freed.wait_for(lambda: all(one.engine is not replica.engine for one in self._asking))
 
     def end(self) -> None:
         """Answer what waits, and take nothing more."""
-        with self._changed:
+        with self._arrived:
             self._ended = True
-            self._changed.notify_all()
+            self._arrived.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _run(self) -> None:
         while batch := self._next():
             self._on_batch(len(batch))
-            with self._changed:
+            with self._freed:
                 replica = self._replica()
                 self._asking.append(replica)
             try:
                 for one, reply in zip(batch, _replies(replica, batch), strict=True):
-                    one.answered.set_result((reply, replica))
+                    if isinstance(reply, UserError):
+                        one.answered.set_exception(reply)
+                    else:
+                        one.answered.set_result((reply, replica))
             except BaseException as error:  # of a thread: the requests get it, and the next batch is asked
                 for one in batch:
                     if not one.answered.done():
                         one.answered.set_exception(error)
             finally:
-                with self._changed:
+                with self._freed:
                     self._asking.remove(replica)
-                    self._changed.notify_all()
+                    self._freed.notify_all()
 
     def _next(self) -> list[_Waiting]:
         """The oldest questions with an equal longest answer; empty at the end."""
-        with self._changed:
+        with self._arrived:
             while True:
                 batch: list[_Waiting] = []
                 rest: deque[_Waiting] = deque()
@@ -119,10 +124,10 @@ class Batcher:
                 self._waiting.extendleft(reversed(rest))
                 if batch or (self._ended and not self._waiting):
                     return batch
-                self._changed.wait()
+                self._arrived.wait()
 
 
-def _replies(replica: Replica, batch: Sequence[_Waiting]) -> Iterator[Reply]:
+def _replies(replica: Replica, batch: Sequence[_Waiting]) -> Iterator[Reply | UserError]:
     """Where a batch fails as a whole, because it needs too much memory, each question is asked alone."""
     questions, longest = [one.question for one in batch], batch[0].new_tokens
     try:
@@ -134,4 +139,4 @@ def _replies(replica: Replica, batch: Sequence[_Waiting]) -> Iterator[Reply]:
             try:
                 yield from list(replica.ask([question], longest))
             except UserError as error:
-                yield Reply("", "", str(error))
+                yield error

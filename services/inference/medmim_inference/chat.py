@@ -198,13 +198,15 @@ def _image(url: str, param: str, limits: Limits) -> "Image":
         raise Refused(400, "the image is not base64", param) from None
     _refuse_large(raw, param, limits)
     try:
-        return image_file.decode(raw).pixels.convert("RGB")
+        found = image_file.decode(raw).pixels
     except BadImage as error:
         raise Refused(400, f"the image cannot be used: {error}", param) from None
+    _refuse_many_pixels(*found.size, param, limits)
+    return found.convert("RGB")
 
 
 def _refuse_large(raw: bytes, param: str, limits: Limits) -> None:
-    """By the header, before anything is decoded; what Pillow does not know has limits in its decoder."""
+    """By the header, before anything is decoded; what Pillow does not know is told when it is."""
     import warnings
 
     from PIL import Image, UnidentifiedImageError
@@ -218,6 +220,10 @@ def _refuse_large(raw: bytes, param: str, limits: Limits) -> None:
         raise Refused(413, f"the image has too many pixels; it may have {limits.pixels:,}", param) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return  # the decoder says what is wrong with it
+    _refuse_many_pixels(width, height, param, limits)
+
+
+def _refuse_many_pixels(width: int, height: int, param: str, limits: Limits) -> None:
     if width * height > limits.pixels:
         raise Refused(413, f"the image is {width} x {height} pixels; it may have {limits.pixels:,}", param)
 

@@ -11,6 +11,7 @@ from medmim.registry import lookup
 from medmim.run.workspace import Workspace
 from medmim.terms import reasons
 
+AT_ONCE = 64  # questions to a vLLM server, which batches them itself
 _FEATURES = 32 << 20  # bytes of images' features that are kept between requests: those of one exam
 _REGISTERED = "models:/"
 
@@ -81,7 +82,8 @@ class Replica:
 
     def ask(self, questions: Sequence[Question], new_tokens: int) -> Iterator[Reply]:
         """The replies to a batch. Raises as `Engine.ask`."""
-        return self.engine.ask(questions, len(questions), new_tokens)
+        # of a server it is what all calls together may have under way
+        return self.engine.ask(questions, AT_ONCE if self.engine.is_server else len(questions), new_tokens)
 
 
 def load(target: Target, ws: Workspace, by: str) -> Replica:

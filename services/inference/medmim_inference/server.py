@@ -20,9 +20,8 @@ from medmim_inference.connections import Patient
 from medmim_inference.following import Following
 from medmim_inference.limits import Limits
 from medmim_inference.metrics import Metrics
+from medmim_inference.replica import AT_ONCE
 from medmim_inference.rules import Rules
-
-_AT_ONCE = 64  # requests to a vLLM server, which batches them itself
 
 
 def access(host: str, tokens: Path | None, header: str, proxies: Sequence[str], anyone: bool) -> Access:
@@ -93,7 +92,7 @@ def run(
     metrics = Metrics()
     following = Following(ref, workspace(home), rules, on_event=lambda event: metrics.events.labels(event).inc())
     following.start()
-    size, threads = (1, _AT_ONCE) if rules.by == "vllm" else (batch_size, 1)
+    size, threads = (1, AT_ONCE) if rules.by == "vllm" else (batch_size, 1)
     batcher = Batcher(following.replica, size, threads, limits.waiting, metrics.batches.observe)
     following.free = batcher.wait_until_free
     threading.Thread(target=following.run, name="following", daemon=True).start()

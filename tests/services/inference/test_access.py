@@ -57,7 +57,17 @@ def test_nothing_else_counts(tokens: Path, headers: dict[str, str]):
     assert caught.value.status == 401
 
 
-@pytest.mark.parametrize(("peer", "known"), [("10.1.2.3", True), ("11.1.2.3", False), ("", False), ("::1", False)])
+@pytest.mark.parametrize(
+    ("peer", "known"),
+    [
+        ("10.1.2.3", True),
+        ("11.1.2.3", False),
+        ("", False),
+        ("::1", False),
+        ("::ffff:10.1.2.3", True),
+        ("::ffff:11.1.2.3", False),
+    ],
+)
 def test_a_header_proves_who_asks_from_the_ingress_only(peer: str, known: bool):
     access = Access(None, "X-User", PROXY)
     if known:

@@ -21,6 +21,7 @@ from medmim_inference.limits import Limits
 from medmim import shards
 from medmim.bench import run as bench
 from medmim.lvlm.ask import Question, Reply
+from medmim.lvlm.ask_hf import NOT_FINITE
 from medmim.registry import promote
 from tests.support.bench import publish
 from tests.support.inference import SETTINGS, data_url, promote_version, running
@@ -101,6 +102,14 @@ def test_a_request_keeps_its_id_and_a_wild_one_gets_another(server):
 
     assert id_of("abc-1.2:3") == "abc-1.2:3"
     assert len({id_of(None), id_of("a b"), id_of("x" * 200), "a b", "x" * 200}) == 5
+
+
+def test_a_path_writes_no_line_of_its_own_into_the_log(server, caplog):
+    caplog.set_level("INFO", "medmim.inference")
+    assert httpx.get(f"{server.url}/x%0Aforged").status_code == 404
+    until(lambda: caplog.messages, 10)
+    (line,) = caplog.messages
+    assert "/v1/x%0Aforged 404 in" in line and "\n" not in line
 
 
 def raw(server, text: bytes, seconds: float = 10) -> bytes:
@@ -211,13 +220,16 @@ def test_an_answer_of_another_model_than_the_one_that_was_named_is_not_sent(serv
 def test_a_question_without_an_answer_and_a_fault_of_the_server_are_two_things(server, monkeypatch):
     model = server.following.replica()
 
-    def wrong(questions, *_):
-        yield from (Reply("", "", "the model is broken") for _ in questions)
+    for why, status in (("the question is too long", 400), (NOT_FINITE, 500)):
 
-    with monkeypatch.context() as patch:
-        patch.setattr(server.following, "current", replace(model, engine=replace(model.engine, ask=wrong)))
-        with pytest.raises(openai.BadRequestError, match="broken"):
-            server.ask("Which?")
+        def wrong(questions, *_, why=why):
+            yield from (Reply("", "", why) for _ in questions)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server.following, "current", replace(model, engine=replace(model.engine, ask=wrong)))
+            with pytest.raises(openai.APIStatusError, match=re.escape(why)) as refused:
+                server.ask("Which?")
+            assert refused.value.status_code == status
 
     def broken(*_):
         raise RuntimeError("a bug")
@@ -227,6 +239,7 @@ def test_a_question_without_an_answer_and_a_fault_of_the_server_are_two_things(s
         with pytest.raises(openai.InternalServerError) as caught:
             server.ask("Which?")
     assert caught.value.status_code == 500 and "in its log" in caught.value.message
+    assert caught.value.response.headers["x-request-id"]
     assert server.ask("Which?").choices
 
 

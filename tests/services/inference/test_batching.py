@@ -1,6 +1,7 @@
 """Each question gets its own reply, whoever asks beside it; what is cancelled is not asked; nothing hangs at an end."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +20,10 @@ TARGET = Target("m", "m", "d" * 64)
 
 
 class Model:
-    """An engine that waits for `free` and remembers its batches; it fails for batches of more than `most`."""
+    """An engine that waits for `free` and remembers its batches.
+
+    It fails for batches of more than `most`, and for a question `large`.
+    """
 
     def __init__(self, most: int = 100) -> None:
         self.batches: list[tuple[list[str], int]] = []
@@ -31,7 +35,7 @@ class Model:
     def ask(self, questions: Any, size: int, longest: int = 0) -> Any:
         self.begun.set()
         assert self.free.wait(30)
-        if len(questions) > self.most:
+        if len(questions) > self.most or any(one.prompt == "large" for one in questions):
             raise UserError("the memory is used up")
         self.batches.append(([one.prompt for one in questions], longest))
         yield from (Reply(f"to {one.prompt}", "k") for one in questions)
@@ -105,9 +109,11 @@ def test_a_batch_that_fails_as_a_whole_is_asked_one_by_one():
     own = batcher(model)
     first = own.ask(Question("first"), 1)
     assert model.begun.wait(30)
-    rest = [own.ask(Question(str(n)), 1) for n in range(3)]
+    rest = [own.ask(Question(text), 1) for text in ("0", "large", "2")]
     model.free.set()
-    assert [future.result(30)[0].text for future in [first, *rest]] == ["to first", "to 0", "to 1", "to 2"]
+    assert [future.result(30)[0].text for future in (first, rest[0], rest[2])] == ["to first", "to 0", "to 2"]
+    with pytest.raises(UserError, match="used up"):
+        rest[1].result(30)
     own.end()
 
 
@@ -136,4 +142,28 @@ def test_a_model_is_free_when_its_last_batch_has_ended():
         model.free.set()
         waiting.result(30)
     assert model.batches
+    own.end()
+
+
+def test_who_waits_for_a_model_to_be_free_takes_no_questions_turn(monkeypatch):
+    real = Batcher._next
+    # so that the one that asks waits behind the one that waits for the model
+    monkeypatch.setattr(Batcher, "_next", lambda self: time.sleep(0.05) or real(self))
+    busy, other = Model(), Model()
+    busy.free.clear()
+    current = [busy.replica]
+    own = batcher(busy, replica=lambda: current[0], threads=2)
+    first = own.ask(Question("first"), 1)
+    assert busy.begun.wait(30)
+    current[0] = other.replica
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(own.wait_until_free, busy.replica)
+        try:
+            for number in range(3):
+                assert own.ask(Question(str(number)), 1).result(10)[0].text == f"to {number}"
+                time.sleep(0.1)
+        finally:
+            busy.free.set()
+        waiting.result(30)
+    first.result(30)
     own.end()

@@ -5,6 +5,7 @@ import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from medmim_inference.limits import Limits, Refused
 from PIL import Image
 
 from medmim.lvlm.ask import Reply
+from tests.support.dicom_files import dicom
 from tests.support.inference import data_url
 
 LIMITS = Limits(images=3, pixels=10_000, new_tokens=100, answer=7)
@@ -114,6 +116,7 @@ def png(width: int, height: int) -> str:
         ("data:image/png;base64," + base64.b64encode(b"<svg/>").decode(), 400, "cannot be used"),
         ("data:image/png;base64,", 400, "cannot be used"),
         (data_url(Image.new("RGB", (101, 100))), 413, "101 x 100"),
+        ("data:;base64," + base64.b64encode(dicom(np.zeros((101, 100)), 8)).decode(), 413, "100 x 101"),
         (png(25_000, 20_000), 413, "pixels"),
         (png(2_000_000, 2_000_000), 413, "pixels"),
     ],

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from medmim_inference import canary, replica
+from medmim_inference.batching import Batcher
 from medmim_inference.following import Following
 from medmim_inference.rules import Rules
 
@@ -21,6 +23,7 @@ from medmim.recipe.schema import Recipe
 from medmim.registry import lookup, promote, register
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.terms import FILE, UNKNOWN
+from tests.support import vllm_stand_in
 from tests.support.bench import picture, publish, samples
 from tests.support.inference import SETTINGS, promote_version
 from tests.support.waiting import until
@@ -330,6 +333,24 @@ def test_a_folder_of_the_registered_digest_without_a_manifest_is_not_the_registe
 def test_what_can_mean_no_other_model_is_not_looked_up_again(ws, ref: str, monkeypatch):
     monkeypatch.setattr(replica, "find", lambda *_: pytest.fail("a folder would be hashed every ten seconds"))
     Following(ref, ws, Rules(every=0.0)).run()
+
+
+def test_a_model_that_vllm_runs_is_asked_many_questions_at_once_and_ended_with_the_server(
+    ws, recipe, versions, tmp_path, monkeypatch
+):
+    log = vllm_stand_in.install(tmp_path, monkeypatch, "slow")
+    ref, here = f"models:/{recipe.register_.model}/{versions[0]}", Workspace(tmp_path / "home", ws.store, ws.tracking)
+    own = Following(ref, here, Rules("vllm", questions=0))
+    own.start()
+    batcher = Batcher(own.replica, 1, 8, 100)
+    begun = time.monotonic()
+    asked = [batcher.ask(Question(f"number {number}"), 3) for number in range(8)]
+    assert {one.result(60)[0].text for one in asked} == {"B"}
+    assert time.monotonic() - begun < 6, "one after the other they take eight seconds"
+    batcher.end()
+    own.end()
+    (started,) = [json.loads(line) for line in log.read_text().splitlines()]
+    until(lambda: not Path(f"/proc/{started['helper']}").exists(), 30)
 
 
 def test_there_are_never_three_models_in_memory(following, ws, recipe, versions, monkeypatch):
