@@ -88,9 +88,7 @@ def timed(do: Callable[[], list[str]]) -> tuple[list[str], float, float]:
     return found, time.perf_counter() - start, time.process_time() - cpu
 
 
-def plain(
-    lvlm: llava.Lvlm, folder: Path, samples: list[Sample], probe: str = "none", size: int = BATCH
-) -> list[str]:
+def plain(lvlm: llava.Lvlm, folder: Path, samples: list[Sample], probe: str = "none", size: int = BATCH) -> list[str]:
     """The answers of a loop over `generate`, in batches of this size."""
     images, texts = shards.Images(folder), []
     stop = llava.stop_tokens(lvlm.tokenizer, lvlm.family)
