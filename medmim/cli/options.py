@@ -1,11 +1,14 @@
 """Options that several commands have in common. Where medmim works is kept, for the commands that a message names."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medmim import hints
+
+if TYPE_CHECKING:
+    from medmim.cluster.kfp.client import Api
 
 
 def keep(parameter: typer.CallbackParam, value: Path | str | None) -> Path | str | None:
@@ -47,3 +50,12 @@ Namespace = Annotated[
         callback=keep,
     ),
 ]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.")]
+
+
+def connect(host: str | None, namespace: str | None) -> "Api":
+    """The KFP server of these options. Raises as `access.resolve` and `client.connect`."""
+    from medmim.cluster.kfp import client
+    from medmim.cluster.kfp.access import resolve
+
+    return client.connect(resolve(host, namespace))

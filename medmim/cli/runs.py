@@ -1,4 +1,4 @@
-"""medmim runs: the runs on a cluster, their state and logs; cancelling them, and removing what they left behind."""
+"""medmim runs list | show | sweep: the runs on a cluster, and the removal of what they left behind."""
 
 import json
 from dataclasses import asdict
@@ -10,16 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from medmim import hints
-from medmim.cli.options import Host, Json, Namespace, keep
-from medmim.errors import UserError
+from medmim.cli import runs_end, runs_logs
+from medmim.cli.options import Host, Json, Namespace, RunName, connect, keep
 
 if TYPE_CHECKING:
-    from medmim.cluster.kfp.client import Api
     from medmim.cluster.kfp.runs import Run
     from medmim.cluster.kfp.steps import Step
 
 app = typer.Typer(no_args_is_help=True, help="List, show, cancel and clean up runs on a cluster.")
-Named = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.")]
 
 
 @app.command("list")
@@ -35,7 +33,7 @@ def list_(
     """The newest runs that medmim submitted. With --json: runs (name, run_id, state, created, ...), next_page."""
     from medmim.cluster.kfp import runs
 
-    found, following = runs.page(_api(host, namespace), limit, page)
+    found, following = runs.page(connect(host, namespace), limit, page)
     if as_json:
         typer.echo(json.dumps({"runs": [plain(run) for run in found], "next_page": following or None}))
         return
@@ -53,7 +51,7 @@ def list_(
 
 
 @app.command()
-def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
+def show(named: RunName, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
     """A run's state: its steps, their artifacts and messages. With --json: the run with `steps` and `exit_code`.
 
     Writes the report where the run ended without one: cancelling ends its pod, too.
@@ -61,7 +59,7 @@ def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: 
     from medmim.cli.follow import line
     from medmim.cluster.kfp import report, runs
 
-    run = report.completed(runs.find(_api(host, namespace), named))
+    run = report.completed(runs.find(connect(host, namespace), named))
     if as_json:
         typer.echo(json.dumps({**plain(run), "exit_code": run.exit_code if run.ended else None}))
         return
@@ -77,90 +75,9 @@ def show(named: Named, host: Host = None, namespace: Namespace = None, as_json: 
         out.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
-@app.command()
-def cancel(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
-    """Cancel a run that has not ended. With --json: run, run_id, was, cancelled."""
-    from medmim.cluster.kfp import end, runs
-
-    api = _api(host, namespace)
-    run = runs.find(api, named)
-    done = end.cancel(api, run)
-    if as_json:
-        typer.echo(json.dumps({"run": run.name, "run_id": run.run_id, "was": run.state, "cancelled": done}))
-    elif not done:
-        typer.echo(f"run {run.name} is {run.state.lower()} already")
-    else:
-        typer.echo(
-            f"run {run.name} is being cancelled\nits Ray jobs end with their step; else with the next "
-            f"`{hints.command('runs', 'sweep')}`, or when their Lease expires (platform.pods.lease_seconds);\n"
-            "finished steps and checkpoints are kept: the same recipe resumes from them"
-        )
-
-
-@app.command()
-def delete(named: Named, host: Host = None, namespace: Namespace = None, as_json: Json = False) -> None:
-    """Delete a run in KFP, and its pods if it has any: the way out where its Workflow is gone and it cannot end.
-
-    Its records, artifacts and checkpoints stay in the store. With --json: run, run_id, was, deleted.
-    """
-    from medmim.cluster.kfp import end, runs
-
-    api = _api(host, namespace)
-    run = runs.find(api, named)
-    end.delete(api, run)
-    if as_json:
-        typer.echo(json.dumps({"run": run.name, "run_id": run.run_id, "was": run.state, "deleted": True}))
-    else:
-        typer.echo(f"run {run.name} was deleted in KFP; finished steps are kept: the same recipe resumes from them")
-
-
-@app.command()
-def logs(
-    named: Named,
-    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Of this step only; else of all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the run has ended.")] = False,
-    host: Host = None,
-    namespace: Namespace = None,
-    as_json: Json = False,
-) -> None:
-    """The logs of steps, from KFP or Kubernetes; where both have none, the archived logs of their Ray jobs.
-
-    With --json: a list of source (step, or key in the store) and text; not with --follow.
-    """
-    from medmim.cluster.kfp import logs, runs
-
-    api = _api(host, namespace)
-    run = runs.find(api, named)
-    if step and step not in {one.name for one in run.steps}:
-        raise UserError(
-            f"run {run.name} has no step '{step}' yet",
-            fix=f"there are: {', '.join(one.name for one in run.steps) or 'none; it has not started'}",
-        )
-    if follow and as_json:
-        raise UserError("--follow prints no JSON", fix="leave out --json or --follow")
-    if follow:
-        _follow(api, run, step)
-        return
-    cluster, parts, reasons = logs.reach(api, run), [], []
-    for one in run.steps:
-        if step in (None, one.name):
-            try:
-                parts.append((one.name, logs.readable(logs.of_step(api, run, one, cluster))))
-            except UserError as error:
-                reasons.append(f"{one.name}: {error.reason}")
-    if any(reason.startswith(("finetune:", "bench:")) for reason in reasons):
-        parts += logs.of_ray(run)
-    if as_json:
-        typer.echo(json.dumps([{"source": name, "text": text} for name, text in parts]))
-        return
-    if not parts:
-        raise UserError(
-            f"there is no log of run {run.name}" + (f", step {step}" if step else ""),
-            reason="; ".join(reasons) or "no step has begun",
-            fix=f"`{hints.command('runs', 'show', run.name)}` prints each stage's record",
-        )
-    for name, text in parts:
-        typer.echo(f"== {name}\n{text.rstrip()}")
+app.command("cancel")(runs_end.cancel)
+app.command("delete")(runs_end.delete)
+app.command("logs")(runs_logs.logs)
 
 
 @app.command()
@@ -225,25 +142,3 @@ def _details(step: "Step") -> list[str]:
     facts = step.record.facts
     links = [f"{key}  {facts[key]}" for key in ("mlflow", "link") if isinstance(facts.get(key), str)]
     return [text for text in (*waits, step.record.uri, *links, promotion(step), step.record.message) if text]
-
-
-def _follow(api: "Api", run: "Run", step: str | None) -> None:
-    """Print new lines, step by step, until the run has ended."""
-    from medmim.cluster.kfp import logs
-
-    def untold(name: str, why: str) -> None:
-        typer.echo(f"{name}: no log for now: {why}", err=True)
-
-    last = ""
-    for name, lines in logs.follow(api, run, step, untold):
-        if last != name:
-            typer.echo(f"== {name}")
-        last = name
-        typer.echo(logs.readable("\n".join(lines)))
-
-
-def _api(host: str | None, namespace: str | None) -> "Api":
-    from medmim.cluster.kfp import client
-    from medmim.cluster.kfp.access import resolve
-
-    return client.connect(resolve(host, namespace))

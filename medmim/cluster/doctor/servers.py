@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from medmim import hints
 from medmim.cluster.doctor.api import Unchecked, read, send
+from medmim.cluster.kfp import access as kfp_access
 from medmim.cluster.kfp.client import COMPILED_FOR, major_minor
 from medmim.cluster.kfp.pods import namespace_of_server
 from medmim.cluster.kube import Kube
@@ -70,16 +71,24 @@ def store(uri: str) -> Check:
 
 
 def kfp(uri: str, kube: Kube | None = None) -> Check:
-    """Whether KFP's API answers, and its version; where it serves one user, whether it runs pods in this namespace."""
-    at, answer = shown(uri), request("GET", f"{uri}/apis/v2beta1/healthz")
+    """Whether KFP's API answers the login that `medmim submit` sends, and its version.
+
+    Where it serves one user: also whether it runs pods in this namespace.
+    """
+    at, login = shown(uri), kfp_access.resolve(uri)
+    headers = kfp_access.headers(login)
+    trust = ("KFP_CA_FILE",)
+    answer = request("GET", f"{uri}/apis/v2beta1/healthz", headers=headers, trust=trust)
     forward = (
         "bypass the login: kubectl -n kubeflow port-forward svc/ml-pipeline 8888, and "
         "KF_PIPELINES_ENDPOINT=http://localhost:8888"
     )
+    sent = f"sent {kfp_access.credentials(login)}"
+    fix = f"set KFP_TOKEN, KFP_TOKEN_FILE or KFP_COOKIE (docs/runs.md), or {forward}"
     if answer.is_redirect or "html" in answer.headers.get("Content-Type", ""):
-        raise UserError(f"a login page answers at {at}, not KFP's API", fix=forward)
+        raise UserError(f"a login page answers at {at}, not KFP's API", sent, fix)
     if answer.status_code in (401, 403):
-        raise UserError(f"{at} answers {answer.status_code}: it requires a login", fix=forward)
+        raise UserError(f"{at} answers {answer.status_code}: it does not accept this login", sent, fix)
     if answer.status_code >= 500:
         raise Unavailable(
             f"{at} answers {answer.status_code}", fix="kubectl -n kubeflow get pods; see ml-pipeline's log"

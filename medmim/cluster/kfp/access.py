@@ -83,6 +83,19 @@ def resolve(host: str | None = None, namespace: str | None = None) -> Access:
     )
 
 
+def headers(access: Access) -> dict[str, str]:
+    """The HTTP headers by which a request logs in; a token file is read now."""
+    token = access.token or (Path(access.token_file).read_text(encoding="utf-8").strip() if access.token_file else "")
+    found = {"Authorization": f"Bearer {token}" if token else "", "Cookie": access.cookie}
+    return {name: value for name, value in found.items() if value}
+
+
+def credentials(access: Access) -> str:
+    """What a request logs in with, for a message; no secret."""
+    given = {"a token": access.token, f"the token in {access.token_file}": access.token_file, "a cookie": access.cookie}
+    return " and ".join(name for name, value in given.items() if value) or "no token and no cookie"
+
+
 def _header(name: str) -> str:
     """A secret of the environment for an HTTP header; files and Secrets often end it with a line break."""
     value = os.environ.get(name, "").strip()

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from medmim.cluster.kfp.access import FORWARD, Access
+from medmim.cluster.kfp.access import FORWARD, Access, credentials
 from medmim.errors import Unavailable, UserError
 
 # What KFP answers 5xx to and would answer again, or that it has begun and would refuse when asked again.
@@ -57,7 +57,7 @@ def from_response(access: Access, doing: str, status: int, body: Any) -> UserErr
         return Refusal(
             status,
             f"KFP at {access.host} does not accept this account ({status})",
-            reason="; ".join(part for part in (message, f"sent {_credentials(access)}") if part),
+            reason="; ".join(part for part in (message, f"sent {credentials(access)}") if part),
             fix="set KFP_TOKEN or KFP_TOKEN_FILE (kubectl create token ACCOUNT --audience=pipelines.kubeflow.org), or "
             "KFP_COOKIE; in a pod mount a token of that audience",
         )
@@ -128,7 +128,7 @@ def login_page(access: Access) -> UserError:
     """The error of a web page or a redirect in the place of JSON."""
     return UserError(
         f"a login page answers at {access.host}, not KFP's API",
-        reason=f"sent {_credentials(access)}",
+        reason=f"sent {credentials(access)}",
         fix="set KFP_COOKIE to the cookie that a login in the browser leaves (authservice_session=..., "
         f"oauth2_proxy_kubeflow=...), or KFP_TOKEN; or bypass the login: {FORWARD}",
     )
@@ -141,8 +141,3 @@ def not_kfp(access: Access, reason: str) -> "NotKfp":
         reason=reason,
         fix="check --host: the address of ml-pipeline, or of Kubeflow with /pipeline at its end",
     )
-
-
-def _credentials(access: Access) -> str:
-    given = {"a token": access.token, f"the token in {access.token_file}": access.token_file, "a cookie": access.cookie}
-    return " and ".join(name for name, value in given.items() if value) or "no token and no cookie"

@@ -21,6 +21,7 @@ from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
 from tests.support import jobs_server
+from tests.support.kfp_server import kfp_server
 from tests.support.servers import KFP, answering, mlflow_server
 
 CREDENTIALS = ("USERNAME", "PASSWORD", "TOKEN")
@@ -165,7 +166,7 @@ def test_an_older_kfp_is_refused() -> None:
     [
         (200, "<html>dex</html>", {"Content_Type": "text/html"}, "a login page answers"),
         (302, "", {"Location": "/dex/auth"}, "a login page answers"),
-        (403, "RBAC: access denied", {}, "requires a login"),
+        (403, "RBAC: access denied", {}, "does not accept this login"),
         (503, "", {}, "answers 503"),
         (404, "", {}, "is no KFP API"),
         (200, "[]", {}, "is no KFP API"),
@@ -175,6 +176,22 @@ def test_what_answers_in_kfps_place_is_reported(status: int, body: str, headers:
     with answering(status, body, **headers) as uri, pytest.raises(UserError, match=message) as raised:
         servers.kfp(uri)
     assert raised.value.fix
+
+
+@pytest.mark.parametrize("name", ["KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_COOKIE"])
+def test_kfp_is_asked_with_the_login_of_submit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KFP behind a login failed for everybody, those included whose runs it started."""
+    for other in ("KFP_TOKEN", "KFP_TOKEN_FILE", "KF_PIPELINES_SA_TOKEN_PATH", "KFP_COOKIE"):
+        monkeypatch.delenv(other, raising=False)
+    (tmp_path / "token").write_text("good\n")
+    with kfp_server() as found:
+        setattr(found.front, "cookie" if name == "KFP_COOKIE" else "token", "good")
+        found.front.login = "refuse"
+        with pytest.raises(UserError, match="does not accept this login") as raised:
+            servers.kfp(found.address)
+        assert raised.value.reason == "sent no token and no cookie" and "KFP_TOKEN" in raised.value.fix
+        monkeypatch.setenv(name, str(tmp_path / "token") if name == "KFP_TOKEN_FILE" else "good")
+        assert servers.kfp(found.address).status == "ok"
 
 
 def test_a_server_that_is_down_is_reported_in_seconds() -> None:
