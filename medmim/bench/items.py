@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medmim import shards, store
-from medmim.bench.page.examples import right
+from medmim.bench.metrics import right
 from medmim.bench.probes import PROBES
 from medmim.bench.run import PREDICTIONS
 from medmim.data import erased

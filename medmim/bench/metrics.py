@@ -36,6 +36,12 @@ def _of_open(text: str, gold: str) -> tuple[float, float, float]:
     return token_f1(text, gold), bleu(text, gold), rouge_l(text, gold)
 
 
+def right(scores: Mapping[str, float]) -> bool | None:
+    """Whether a closed question was answered right; None for open ones, which are right by degrees, and errors."""
+    found = scores.get("accuracy", scores.get("likelihood"))
+    return None if found is None else found == 1
+
+
 def if_read(scores: Mapping[str, float], status: str) -> Mapping[str, float]:
     """The scores of an answer with `accuracy_if_read`: its accuracy where it could be read, else absent."""
     known = "accuracy" in scores and status == "parsed"

@@ -201,7 +201,11 @@ def batch_of(
         questions: The batch.
         check: Called before each question; see `ahead.prepared`.
         key_of_reply: Of a question with its `pixels`.
-        read: Makes of it what is asked; it is not asked, for the reason that a UserError, ValueError or OSError says.
+        read: Makes of it what is asked; it is not asked, for the reason that a UserError, a ValueError or the OSError
+            of a decoder says.
+
+    Raises:
+        OSError: Of the operating system: an answer would keep for good what may pass.
     """
 
     def one(given: Question, _: Callable[[], None]) -> tuple[str, str, Question, T | None]:
@@ -213,6 +217,8 @@ def batch_of(
             name = key_of_reply(question)
             return name, "", question, read(question)
         except (UserError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno:  # a decoder's have no number
+                raise
             reason = error.fact if isinstance(error, UserError) else str(error)
             return name, reason or type(error).__name__, question, None
 

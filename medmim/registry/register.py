@@ -209,7 +209,7 @@ def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str, fore
     for late in listed[1:]:
         try:
             api.delete_model_version(name, late.number)
-        except MlflowException:  # the other one deleted it
+        except MlflowException:  # the other one deleted it, or nobody here may: the first is the one that is used
             continue
     return listed[0]
 

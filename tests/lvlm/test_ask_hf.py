@@ -1,6 +1,7 @@
 """Inference with a loaded model: equal text at any batch size, one reply for each question, in order."""
 
 import copy
+import errno
 from dataclasses import replace
 
 import pytest
@@ -136,11 +137,13 @@ def test_features_over_the_budget_are_computed_again(lvlm):
 
 
 class Broken(list):
-    """Images of which the second cannot be decoded."""
+    """Images of which the second cannot be decoded, or read."""
+
+    error = OSError("the image is torn")
 
     def __getitem__(self, index):
         if index == 1:
-            raise OSError("the image is torn")
+            raise self.error
         return super().__getitem__(index)
 
     def __iter__(self):
@@ -153,6 +156,15 @@ def test_an_image_that_cannot_be_decoded_is_the_error_of_its_question(lvlm):
     replies = list(ask_hf.ask(lvlm, questions, 2, 3))
     assert [reply.error for reply in replies] == ["", "the image is torn", ""]
     assert [replies[0], replies[2]] == list(ask_hf.ask(lvlm, [questions[0], questions[2]], 2, 3))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_disk_that_does_not_answer_ends_the_asking_and_is_no_answer(lvlm, count):
+    """Recorded as the question's error, it would be in the cache for good."""
+    unread = Broken([Image.new("RGB", (8, 8))] * 2)
+    unread.error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="Input/output error"):
+        list(ask_hf.ask(lvlm, [Question("two", unread)] * count, 2, 3))
 
 
 def test_a_question_that_cannot_be_encoded_gets_its_error_and_the_others_are_answered(lvlm):

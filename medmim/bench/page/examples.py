@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import shards
+from medmim.bench.metrics import right
 from medmim.errors import UserError
 from medmim.sample import LETTERS, to_json
 
@@ -80,12 +81,6 @@ def unanswered(data: Path, count: int) -> list[dict[str, Any]]:
     return [{**to_json(sample), "id": sample.id} for sample in samples[:: max(1, len(samples) // max(1, count))]][
         :count
     ]
-
-
-def right(scores: Mapping[str, float]) -> bool | None:
-    """Whether a closed question was answered right; None for open ones, which are right by degrees, and errors."""
-    found = scores.get("accuracy", scores.get("likelihood"))
-    return None if found is None else found == 1
 
 
 def _swap(given: Mapping[str, Any]) -> dict[str, Any] | None:

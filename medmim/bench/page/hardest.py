@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medmim.bench.page.examples import right
+from medmim.bench.metrics import right
 
 Row = Mapping[str, Any]
 
