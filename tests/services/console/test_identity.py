@@ -123,8 +123,7 @@ def test_a_file_of_tokens_tells_all_that_is_wrong_at_once(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("127.0.0.1", None, "X-User", (), ()), "belong together"),
-        (("127.0.0.1", None, "", ("10.0.0.0/8",), ()), "belong together"),
+        (("127.0.0.1", None, "X-User", (), ()), "needs --proxy"),
         (("127.0.0.1", None, "X-User", ("ten",), ()), "--proxy"),
         (("127.0.0.1", None, "", (), ("ann",)), "--promoter"),
     ],

@@ -1,5 +1,6 @@
 """The runs of a store, one of them, and the page that it has written."""
 
+import re
 from typing import Annotated
 from urllib.parse import quote
 
@@ -16,7 +17,8 @@ from medmim_console.site import Digest, Number, Refusal, Site, ThisSite, draw
 
 router = APIRouter()
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][^/\\\x00-\x1f]{0,199}$")]
-_PAGES = {"data": "data", "bench": "leaderboard", "report": "reports"}  # kind of an artifact -> where it is shown
+_PAGES = {"data": "data", "bench": "leaderboard", "report": "reports"}  # kind of an artifact -> where its own page is
+_KIND, _DIGEST = re.compile("[a-z]{1,20}"), re.compile("[0-9a-f]{64}")
 # A page that a run has written is a whole document of its own, with its styles and images in it. It is shown as one of
 # another site: it can run nothing, ask for nothing, and knows nothing of this one's session.
 _ALONE = "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
@@ -58,9 +60,12 @@ def _links(run: Run, stage: Stage) -> list[tuple[str, str]]:
         return []
     facts, found = outcome.facts, []
     kind = outcome.uri.rpartition("/")[0].rpartition("/")[2]
-    if kind in _PAGES and outcome.digest:
-        found.append((f"{kind} {outcome.digest[:12]}", f"/{_PAGES[kind]}/{outcome.digest}"))
+    if _KIND.fullmatch(kind) and _DIGEST.fullmatch(outcome.digest):
+        page = _PAGES.get(kind, f"artifacts/{kind}")
+        found.append((f"{kind} {outcome.digest[:12]}", f"/{page}/{outcome.digest}"))
     match stage.name, facts:
+        case "register", {"name": str(name), "version": str(version)}:
+            found.append((f"{name} version {version}", f"/models/{quote(name, safe='')}/{quote(version, safe='')}"))
         case "report" | "trend", {"models": {"uri": str(uri)}}:
             found.append(("all models", f"/reports/{uri.rpartition('/')[2]}"))
         case "watch", {"date": str(date)}:
@@ -80,8 +85,6 @@ def _told(stage: Stage) -> list[str]:
             found.append(f"loss {loss:.3f}" + (f", dev {accuracy:.1%}" if isinstance(accuracy, float) else ""))
         case "bench", {"models": dict(models), "items": int(items)}:
             found.append(f"{items:,} questions, {len(models)} models")
-        case "register", {"name": str(name), "version": str(version)}:
-            found.append(f"{name} version {version}")
         case "gate", {"reasons": list(reasons)}:
             found += map(str, reasons)
         case "promote", {"decision": str(decision), **rest}:
