@@ -233,7 +233,9 @@ def _query(wanted: Filter) -> tuple[str, dict[str, object]]:
             own += " AND verdict = :verdict"
             values["verdict"] = wanted.verdict
         terms.append(f"items.n IN (SELECT n FROM verdicts WHERE {own})")  # noqa: S608
-    source = "items LEFT JOIN judged ON judged.n = items.n AND judged.probe = :probe"
+    source = "items"
+    if wanted.order or wanted.verdict == "disagree":
+        source += " LEFT JOIN judged ON judged.n = items.n AND judged.probe = :probe"
     return f"{source} WHERE {' AND '.join(terms)}" if terms else source, values
 
 

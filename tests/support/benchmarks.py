@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medmim import shards, store
-from medmim.bench import metrics, probes
+from medmim.bench import probes
+from medmim.bench.reader import reply
 from medmim.bench.run import PREDICTIONS, SCORES
 from medmim.bench.scoring import Board
 from medmim.run.provenance import provenance
@@ -25,7 +26,7 @@ def board(samples: Sequence[Sample], says: Says, models: Iterable[str] = ("one",
 
     def answer(sample: Sample, model: str, probe: str) -> Answer:
         text = says(sample, model, probe)
-        return metrics.read(sample, probe, "key", text or "", "it failed" if text is None else None)
+        return reply.read(sample, probe, "key", text or "", "it failed" if text is None else None)
 
     answers = {
         model: {probe: [answer(one, model, probe) for one in probes.select(samples, probe)] for probe in ASKED}
