@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medmim import shards, store
+from medmim.bench import columns
 from medmim.bench.metrics import right
 from medmim.bench.probes import PROBES
 from medmim.bench.run import PREDICTIONS
@@ -24,6 +25,7 @@ from medmim.errors import UserError
 from medmim.run import index
 from medmim.run.provenance import shows_patients
 from medmim.run.workspace import Workspace
+from medmim.sample import LETTERS
 from medmim.store import Artifact
 
 VERDICTS = ("right", "wrong", "unread", "error", "open")
@@ -38,7 +40,7 @@ CREATE TABLE verdicts (probe TEXT, model TEXT, verdict TEXT, n INTEGER, PRIMARY 
 CREATE TABLE judged (probe TEXT, n INTEGER, good INTEGER, judged INTEGER, PRIMARY KEY (probe, n)) WITHOUT ROWID;
 CREATE TABLE facets (kind TEXT, place INTEGER, value TEXT, count INTEGER, PRIMARY KEY (kind, place)) WITHOUT ROWID;
 """
-_FORM = "items 2"
+_FORM = "items 3"
 _JUDGED = ("right", "wrong", "unread")
 _TOLD_EVERY = 100  # rows
 
@@ -73,6 +75,14 @@ class Given(_Row):
             return "error" if self.status == "error" else "unread"
         found = right(self.scores)
         return "open" if found is None else "right" if found else "wrong"
+
+    @property
+    def said(self) -> str:
+        """What the model generated; where nothing was, the letter of the option that is the likeliest."""
+        compared = self.likelihood
+        if compared and compared.letters and compared.choice is not None and "accuracy" not in self.scores:
+            return f"{LETTERS[compared.choice]} is the likeliest"
+        return self.text
 
 
 class Item(_Row):
@@ -159,7 +169,7 @@ def opened(ws: Workspace, benchmark: Artifact, *records: Mapping[str, Any]) -> I
         UserError: The benchmark is damaged, or of a version that wrote other rows.
     """
     known, named = erased.load(ws.store), shows_patients(*records)
-    form = index.Form(_FORM, _SCHEMA, partial(_fill, known, named))
+    form = index.Form(_FORM, _SCHEMA + columns.SCHEMA, partial(_fill, known, named))
     mark = f"patients {'named' if named else 'not named'} {known.parents.get('erased', '')}"
     with index.opened(ws.home, benchmark, form, mark) as connection:
         yield connection
@@ -261,6 +271,7 @@ def _fill(
     counts: dict[str, Counter[str]] = {
         kind: Counter() for kind in ("model", "probe", "ability", "family", "source", "domain")
     }
+    scores = columns.Gathering()
     size, done = max(1, benchmark.files.get(PREDICTIONS, {}).get("bytes", 1)), 0
     for n, line in enumerate(store.lines(benchmark, PREDICTIONS)):
         done += len(line) + 1
@@ -271,8 +282,12 @@ def _fill(
         try:
             item = Item.model_validate_json(line)
             _insert(connection, n, _shown(item, known, named), counts)
+            asked = {model: own["none"] for model, own in item.answers.items() if "none" in own}
+            answered = {model: (given.scores, given.status) for model, given in asked.items()}
+            scores.add(item.id, item.groups, item.people, answered)
         except (ValidationError, sqlite3.IntegrityError) as error:
             raise _unreadable(benchmark, n, error) from None
+    columns.write(connection, scores.scored())
     for kind, own in counts.items():
         ordered = sorted(own.items(), key=lambda pair: _place(pair[0]) if kind == "probe" else (0, pair[0]))
         ordered = list(own.items()) if kind == "model" else ordered

@@ -1,6 +1,6 @@
 """Scores of a benchmark: a row for each model, group and metric, and paired differences between models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from medmim.sample import Answer, Sample, Score, to_json
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples
 Given = Sequence[Answer | None]  # in the order of the samples
 Values = dict[str, list[dict[str, float]]]  # probe -> metric -> value of each sample
+Columns = Mapping[str, stats.Floats]  # metric -> value of each item, NaN where it has none
+COMPARED = (*metrics.CLOSED, metrics.IF_READ, *metrics.BOTH_WAYS.values(), *metrics.OPEN)  # metrics of differences
 _ABOVE = 0.05  # blind accuracy surely this far above chance: the text reveals the answers
 
 
@@ -44,10 +46,8 @@ class Board:
         }
         self.people = [tuple(own) for own in clusters] or [tasks.patient_keys(sample) for sample in samples]
         self.groups_of = [tuple(own) for own in groups] or [tasks.groups(sample) for sample in samples]
-        self.groups: dict[str, list[int]] = {}
-        for i, own in enumerate(self.groups_of):
-            for name in own:
-                self.groups.setdefault(name, []).append(i)
+        self.groups = grouped(self.groups_of)
+        self.clusters = stats.Clusters.of(self.people)
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """Rows of `model` + Score, groups in a fixed order within each model; `grey` where it was asked."""
@@ -62,10 +62,10 @@ class Board:
     def differences(self, role: str) -> list[dict[str, Any]]:
         """Paired differences of `role` minus every other model, see `paired`; `p_holm` is corrected over them all."""
         rows = []
-        ours = self._if_read(role)
+        ours = columns(self._if_read(role))
         for opponent in self.roles:
             if opponent != role:
-                found = paired(self.groups, ours, self._if_read(opponent), self.people)
+                found = paired(self.groups, ours, columns(self._if_read(opponent)), self.clusters)
                 rows += [{**row, "opponent": opponent} for row in found]
         return _corrected(rows)
 
@@ -78,7 +78,7 @@ class Board:
         rows = []
         for role, values in self.values.items():
             for group in sorted(self.groups, key=_order) if "blind" in values else ():
-                own = [i for i in self.groups[group] if metric in values["blind"][i]]
+                own = [i for i in self.groups[group].tolist() if metric in values["blind"][i]]
                 if own:
                     found = self._estimate(values["blind"], own, metric)
                     chance = _chance([self.samples[i] for i in own])
@@ -131,7 +131,7 @@ class Board:
 
     def _row(self, role: str, group: str, metric: str) -> dict[str, Any] | None:
         closed = metric in metrics.CLOSED
-        asked = [i for i in self.groups[group] if bool(self.samples[i].options) == closed]
+        asked = [i for i in self.groups[group].tolist() if bool(self.samples[i].options) == closed]
         values = self.values[role]
         scored = [i for i in asked if metric in values["none"][i]]
         if not scored:
@@ -166,7 +166,7 @@ class Board:
         if not own:
             return {}
         seen, blind = (_column(values[probe], own, metric) for probe in ("none", "blind"))
-        found = stats.difference(seen, blind, [self.people[i] for i in own])
+        found = stats.difference(seen, blind, self.clusters.take(np.array(own)))
         return {"gap": found.value, "gap_low": found.low, "gap_high": found.high, "gap_patients": found.patients}
 
     def _both_ways(self, values: Values, scored: Sequence[int], metric: str) -> dict[str, Any]:
@@ -180,22 +180,24 @@ class Board:
         return {"swap": found.value, **ends, "swap_n": found.n, "swap_patients": found.patients}
 
     def _estimate(self, values: Sequence[Mapping[str, float]], own: Sequence[int], metric: str) -> stats.Estimate:
-        return stats.estimate(_column(values, own, metric), [self.people[i] for i in own])
+        return stats.estimate(_column(values, own, metric), self.clusters.take(np.array(own)))
 
 
 def paired(
-    groups: Mapping[str, Sequence[int]],
-    ours: Sequence[Mapping[str, float]],
-    theirs: Sequence[Mapping[str, float]],
-    people: Sequence[Sequence[str]],
+    groups: Mapping[str, stats.Ints],
+    ours: Columns,
+    theirs: Columns,
+    clusters: stats.Clusters,
+    only: Collection[str] = COMPARED,
 ) -> list[dict[str, Any]]:
     """Paired differences over groups of the same items.
 
     Args:
         groups: Group -> indices of its items.
-        ours: Metric -> value of each item; an item on which either engine failed is left out.
+        ours: From `columns`; an item on which either engine failed is left out.
         theirs: Likewise.
-        people: Patients of each item.
+        clusters: Patients of each item.
+        only: The metrics, of COMPARED.
 
     Returns:
         Rows of group, metric and `stats.Estimate`; `p_holm` is corrected over all rows of a metric. Those of closed
@@ -203,15 +205,31 @@ def paired(
         answers could not be read; the metric `accuracy_if_read` is over those that both answered readably.
     """
     rows: list[dict[str, Any]] = []
+    shared = [metric for metric in COMPARED if metric in only and metric in ours and metric in theirs]
     for group in sorted(groups, key=_order):
-        for metric in (*metrics.CLOSED, metrics.IF_READ, *metrics.BOTH_WAYS.values(), *metrics.OPEN):
-            both = [i for i in groups[group] if metric in ours[i] and metric in theirs[i]]
-            if both:
-                a, b = _column(ours, both, metric), _column(theirs, both, metric)
-                found = stats.difference(a, b, [people[i] for i in both])
+        for metric in shared:
+            at = groups[group]
+            both = at[~np.isnan(ours[metric][at]) & ~np.isnan(theirs[metric][at])]
+            if len(both):
+                found = stats.difference(ours[metric][both], theirs[metric][both], clusters.take(both))
                 unread = {"unread": _unread(ours, both), "opponent_unread": _unread(theirs, both)}
                 rows.append({"group": group, "metric": metric, **found.__dict__, **unread})
     return _corrected(rows)
+
+
+def columns(values: Sequence[Mapping[str, float]]) -> Columns:
+    """Metric -> value of each item, NaN where it has none."""
+    names = dict.fromkeys(name for own in values for name in own)
+    return {name: np.array([own.get(name, np.nan) for own in values]) for name in names}
+
+
+def grouped(groups_of: Sequence[Sequence[str]]) -> dict[str, stats.Ints]:
+    """Group -> indices of its items, from the groups of each item."""
+    found: dict[str, list[int]] = {}
+    for i, own in enumerate(groups_of):
+        for name in own:
+            found.setdefault(name, []).append(i)
+    return {name: np.array(own) for name, own in found.items()}
 
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -223,10 +241,15 @@ def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _unread(values: Sequence[Mapping[str, float]], own: Sequence[int]) -> float | None:
+def _unread(values: Columns, own: stats.Ints) -> float | None:
     """The share of the answers to closed questions that could not be read; None without such answers."""
-    generated = [metrics.IF_READ in values[i] for i in own if "accuracy" in values[i]]
-    return generated.count(False) / len(generated) if generated else None
+    if "accuracy" not in values:
+        return None
+    generated = own[~np.isnan(values["accuracy"][own])]
+    if not len(generated):
+        return None
+    read = values[metrics.IF_READ][generated] if metrics.IF_READ in values else np.full(len(generated), np.nan)
+    return int(np.isnan(read).sum()) / len(generated)
 
 
 def _all_aligned(samples: Sequence[Sample], names: Sequence[str], answers: Answers) -> dict[str, dict[str, Given]]:

@@ -18,9 +18,10 @@ holds its measured coverage:
 The p value is of the same t, so p < 0.05 just where 0 lies outside the interval.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ _WORKING = 0.05  # correlation at which a design's degrees of freedom are taken
 _FEW = 6.0  # degrees of freedom that a few patients leave at least
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,40 @@ class Design:
     freedom: float
 
 
-def estimate(values: Floats, patients: Sequence[Sequence[str]]) -> Estimate:
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """The patients of each item, by number.
+
+    Attributes:
+        codes: Those of all items, item by item; equal numbers are one patient. Shape (items and their patients,).
+        starts: Where each item's begin, and where the last one's end. Shape (items + 1,).
+    """
+
+    codes: Ints
+    starts: Ints
+
+    @staticmethod
+    def of(patients: Sequence[Iterable[str]]) -> "Clusters":
+        """From names that are unique over all sources."""
+        sets = [set(own) for own in patients]
+        at = {name: i for i, name in enumerate(sorted(set().union(*sets)))}
+        codes = np.fromiter(chain.from_iterable(sorted(map(at.__getitem__, own)) for own in sets), np.int64)
+        return Clusters(codes, np.cumsum([0, *map(len, sets)], dtype=np.int64))
+
+    def take(self, items: Ints) -> "Clusters":
+        """Those of some of the items, in this order."""
+        lengths = (self.starts[1:] - self.starts[:-1])[items]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        inside = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+        return Clusters(self.codes[np.repeat(self.starts[:-1][items], lengths) + inside], starts)
+
+    @property
+    def patients(self) -> int:
+        """How many there are."""
+        return len(np.unique(self.codes))
+
+
+def estimate(values: Floats, patients: Sequence[Sequence[str]] | Clusters) -> Estimate:
     """Mean and interval of one value in 0..1 per item.
 
     Args:
@@ -98,38 +133,44 @@ def estimate(values: Floats, patients: Sequence[Sequence[str]]) -> Estimate:
     return _estimate(values, patients, 0.0)
 
 
-def difference(ours: Floats, theirs: Floats, patients: Sequence[Sequence[str]]) -> Estimate:
+def difference(ours: Floats, theirs: Floats, patients: Sequence[Sequence[str]] | Clusters) -> Estimate:
     """Paired difference `ours - theirs` of values in 0..1 on the same items, with its interval and p value."""
     return _estimate(ours - theirs, patients, -1.0)
 
 
-@lru_cache(maxsize=128)  # one for all metrics, models and nights with these items; a bench has some 60 sets of them
-def design(patients: tuple[tuple[str, ...], ...]) -> Design:
+def design(patients: Sequence[Sequence[str]] | Clusters) -> Design:
     """The design of items with these patients; the order of neither matters."""
+    clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
+    return designed(clusters.codes.tobytes(), clusters.starts.tobytes())
+
+
+@lru_cache(maxsize=128)  # one for all metrics, models and nights with these items; a bench has some 60 sets of them
+def designed(codes: bytes, starts: bytes) -> Design:
+    """`design` of the numbers of `Clusters`."""
     sparse = require("scipy.sparse", "bench")
-    names = sorted({name for own in patients for name in own})
-    at = {name: i for i, name in enumerate(names)}
-    sets = [set(own) for own in patients]
-    item = np.repeat(np.arange(len(sets)), [len(own) for own in sets])
-    person = np.array([at[name] for own in sets for name in sorted(own)])
-    each = np.array([len(own) ** -0.5 for own in sets])
-    shape = (len(sets), len(names))
+    ends = np.frombuffer(starts, np.int64)
+    lengths = ends[1:] - ends[:-1]
+    names, person = np.unique(np.frombuffer(codes, np.int64), return_inverse=True)
+    items = len(lengths)
+    item = np.repeat(np.arange(items), lengths)
+    each = lengths**-0.5
+    shape = (items, len(names))
     shown = sparse.csr_matrix((np.ones(len(item)), (item, person)), shape)
     weighted = sparse.csr_matrix((each[item], (item, person)), shape)  # C is its product with its transpose
     counts = np.bincount(person, minlength=len(names)).astype(np.float64)
-    of_items = weighted @ (weighted.T @ np.ones(len(sets)))
+    of_items = weighted @ (weighted.T @ np.ones(items))
     joined = float(of_items.sum())
     shared = shown.T @ weighted
     pairs = np.asarray(shared.multiply(shared).sum(axis=1)).ravel() - counts
 
     def products(rho: float) -> float:
         rows = (1 - rho) + rho * of_items
-        lost = rows / len(sets) - rows.sum() / (2 * len(sets) ** 2)  # to the estimated mean
+        lost = rows / items - rows.sum() / (2 * items**2)  # to the estimated mean
         return float(np.sum(rho * pairs - 2 * (counts - 1) * (shown.T @ lost)))
 
     expected = (products(0.0), products(1.0))
     return Design(
-        len(sets),
+        items,
         len(names),
         shown,
         joined,
@@ -175,12 +216,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else float(next(rest)) for p in p_values]
 
 
-def _estimate(values: Floats, patients: Sequence[Sequence[str]], lowest: float) -> Estimate:
-    people = len({name for names in patients for name in names})
-    value = float(np.mean(values))
+def _estimate(values: Floats, patients: Sequence[Sequence[str]] | Clusters, lowest: float) -> Estimate:
+    clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
+    people, value = clusters.patients, float(np.mean(values))
     if min(people, len(values)) < MIN_PATIENTS:
         return Estimate(value, None, None, None, len(values), people)
-    low, high, p = intervals(values[None], design(tuple(map(tuple, patients))), lowest)
+    low, high, p = intervals(values[None], design(clusters), lowest)
     return Estimate(value, float(low[0]), float(high[0]), float(p[0]), len(values), people)
 
 

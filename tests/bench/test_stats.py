@@ -180,9 +180,9 @@ def test_degrees_of_freedom_are_those_of_the_dense_quadratic_form(shown, monkeyp
     monkeypatch.setattr(stats, "_WORKING", rho)
     first = np.repeat(np.arange(12), np.arange(1, 13))
     second = (first + rng.integers(1, 12, len(first))) % 12 if shown == 2 else first
-    stats.design.cache_clear()
+    stats.designed.cache_clear()
     of = stats.design(tuple((f"{a}", f"{b}") for a, b in zip(first, second, strict=True)))
-    stats.design.cache_clear()
+    stats.designed.cache_clear()
     people, size = np.arange(12), len(first)
     shows = ((first[:, None] == people) | (second[:, None] == people)).astype(float)
     alone, centred = np.eye(size), np.eye(size) - 1 / size

@@ -106,6 +106,7 @@ def _listen(host: str, port: int) -> socket.socket:
         found = socket.socket(kind)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(where)
+        found.listen()  # so that who reads the address can ask already
     except OSError as error:
         raise UserError(f"{host}:{port} cannot be used: {error.strerror or error}", fix="give another --port") from None
     return found

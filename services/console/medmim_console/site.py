@@ -141,9 +141,13 @@ def refused(request: Request, refusal: Refusal) -> Response:
 
 def _environment() -> Environment:
     made = templates("medmim_console", "medmim.nightly")
-    made.filters |= {"count": "{:,}".format, "short": lambda digest: digest[:12]}
+    made.filters |= {"count": "{:,}".format, "short": lambda digest: digest[:12], "p": _p}
     made.globals["query_with"] = _query_with
     return made
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}" if value >= 0.00005 else "< 0.0001"
 
 
 def _query_with(query: Mapping[str, str], **changed: object) -> str:

@@ -1,27 +1,21 @@
 """Benchmarks, and one of them: its models beside each other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from medmim import store
 from medmim.bench import failures, reading
-from medmim.bench import run as bench
 from medmim.bench import standings as standing
 from medmim.bench.page import siblings, tables
 from medmim.bench.standings import KINDS, Standings
-from medmim.errors import UserError
 from medmim.lvlm.zoo import stored
 from medmim.run.provenance import provenance_of, terms_of
-from medmim.run.workspace import Workspace
-from medmim.store import Artifact
 from medmim.terms import reasons
-from medmim_console import catalog
-from medmim_console.catalog import Listing, Made
+from medmim_console import benchmarks, catalog
+from medmim_console.catalog import Listing
 from medmim_console.site import Digest, Number, Refusal, ThisSite, draw
 
 router = APIRouter()
@@ -41,27 +35,6 @@ Metric = Annotated[str, Query(max_length=40)]
 Measure = Annotated[Literal["score", "swap", "blind", "grey", "gap", "unread", "errors"], Query(alias="show")]
 Kind = Annotated[Literal["", "domain", "task", "ability", "source"], Query(alias="groups")]
 Group = Annotated[str, Query(max_length=200)]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A benchmark in the list.
-
-    Attributes:
-        made: The artifact.
-        models: Their roles, the best first.
-        metric: The one that leads.
-        lead: See `standings.Standings.leads`: of the first domain; None without a score.
-        comparable: Whether every question of the tasks was asked.
-        tasks: Their names.
-    """
-
-    made: Made
-    models: tuple[str, ...] = ()
-    metric: str = ""
-    lead: Mapping[str, Any] | None = None
-    comparable: bool = False
-    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,10 +61,10 @@ class Cell:
 
 
 @router.get("/leaderboard")
-def benchmarks(request: Request, this: ThisSite, number: Number = 1) -> Response:
+def listed(request: Request, this: ThisSite, number: Number = 1) -> Response:
     """The benchmarks, the newest first."""
     found = catalog.artifacts(this.ws, "bench", number)
-    rows = tuple(_summary(this.ws, row) for row in found.rows)
+    rows = tuple(benchmarks.summary(this.ws, row) for row in found.rows)
     listing = Listing(rows, found.number, found.more, found.total)
     return draw(request, "benchmarks.html.j2", listing=listing)
 
@@ -108,7 +81,7 @@ def leaderboard(
     number: Number = 1,
 ) -> Response:
     """The models of a benchmark beside each other."""
-    artifact, scores = _scores(this.ws, digest)
+    artifact, scores = benchmarks.scores(this.ws, digest)
     metrics = standing.metrics_of(scores)
     if metric and metric not in metrics:
         raise Refusal(400, f"this benchmark has no metric {metric}", f"it has {', '.join(metrics)}")
@@ -153,45 +126,17 @@ def leaderboard(
 @router.get("/leaderboard/{digest}/leaderboard.csv")
 def as_csv(this: ThisSite, digest: Digest) -> Response:
     """All of its rows."""
-    return _csv(tables.leaderboard(_scores(this.ws, digest)[1]), f"leaderboard-{digest[:12]}.csv")
+    return _csv(tables.leaderboard(benchmarks.scores(this.ws, digest)[1]), f"leaderboard-{digest[:12]}.csv")
 
 
 @router.get("/leaderboard/{digest}/differences.csv")
 def differences_as_csv(this: ThisSite, digest: Digest) -> Response:
     """The first model minus each other one, in every group and metric."""
-    return _csv(tables.differences(_scores(this.ws, digest)[1]), f"differences-{digest[:12]}.csv")
+    return _csv(tables.differences(benchmarks.scores(this.ws, digest)[1]), f"differences-{digest[:12]}.csv")
 
 
 def _csv(text: str, name: str) -> Response:
     return Response(text, media_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-
-def _scores(ws: Workspace, digest: str) -> tuple[Artifact, Mapping[str, Any]]:
-    """Of a benchmark that is in the store now; what its digest stands for is read once."""
-    artifact = store.get(f"{ws.store}/bench/{digest}")
-    return artifact, _read(ws, artifact.uri)
-
-
-@lru_cache(maxsize=16)  # of ten models half a megabyte each
-def _read(ws: Workspace, uri: str) -> Mapping[str, Any]:
-    return bench.scores(ws, uri)
-
-
-def _summary(ws: Workspace, made: Made) -> Summary:
-    try:
-        return Summary(made) if made.trouble else Summary(made, *_summed(ws, made.uri))
-    except UserError as error:
-        if error.exit_code != 2:
-            raise
-        return Summary(replace(made, trouble=error.fact))
-
-
-@lru_cache(maxsize=4096)
-def _summed(ws: Workspace, uri: str) -> tuple[tuple[str, ...], str, Mapping[str, Any] | None, bool, tuple[str, ...]]:
-    scores = bench.scores(ws, uri)
-    found = standing.standings(scores)
-    lead = next(iter(found.leads()), None)
-    return found.roles, found.metric, lead, bool(scores["comparable"]), tuple(scores.get("tasks", ()))
 
 
 def _sorted(found: Standings, measure: str, group: str) -> list[str]:

@@ -27,7 +27,7 @@ def pages(reader: Reader) -> dict[str, str]:
     found, waiting = dict[str, str](), ["/"]
     while waiting:
         path = waiting.pop()
-        if shape(path) in found or path.endswith(".csv") or path.startswith("/images/"):
+        if shape(path) in found or ".csv" in path or path.startswith("/images/"):
             continue
         found[shape(path)] = path
         page = reader.open(path)

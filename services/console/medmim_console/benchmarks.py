@@ -1,0 +1,64 @@
+"""Benchmarks as the pages read them: what a digest stands for never changes, so it is read once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from medmim import store
+from medmim.bench import run as bench
+from medmim.bench import standings
+from medmim.errors import UserError
+from medmim.run.workspace import Workspace
+from medmim.store import Artifact
+from medmim_console.catalog import Made
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A benchmark in the list.
+
+    Attributes:
+        made: The artifact.
+        models: Their roles, the best first.
+        metric: The one that leads.
+        lead: See `standings.Standings.leads`: of the first domain; None without a score.
+        comparable: Whether every question of the tasks was asked.
+        tasks: Their names.
+    """
+
+    made: Made
+    models: tuple[str, ...] = ()
+    metric: str = ""
+    lead: Mapping[str, Any] | None = None
+    comparable: bool = False
+    tasks: tuple[str, ...] = ()
+
+
+def scores(ws: Workspace, digest: str) -> tuple[Artifact, Mapping[str, Any]]:
+    """A benchmark that is in the store now, and its `scores.json`."""
+    artifact = store.get(f"{ws.store}/bench/{digest}")
+    return artifact, _scores(ws, artifact.uri)
+
+
+def summary(ws: Workspace, made: Made) -> Summary:
+    """A row of the list, from the artifact."""
+    try:
+        return Summary(made) if made.trouble else Summary(made, *_summed(ws, made.uri))
+    except UserError as error:
+        if error.exit_code != 2:
+            raise
+        return Summary(replace(made, trouble=error.fact))
+
+
+@lru_cache(maxsize=16)  # of ten models half a megabyte each
+def _scores(ws: Workspace, uri: str) -> Mapping[str, Any]:
+    return bench.scores(ws, uri)
+
+
+@lru_cache(maxsize=4096)
+def _summed(ws: Workspace, uri: str) -> tuple[tuple[str, ...], str, Mapping[str, Any] | None, bool, tuple[str, ...]]:
+    written = bench.scores(ws, uri)
+    found = standings.standings(written)
+    lead = next(iter(found.leads()), None)
+    return found.roles, found.metric, lead, bool(written["comparable"]), tuple(written.get("tasks", ()))

@@ -1,0 +1,173 @@
+"""Two models beside each other: paired differences, what else differs, and the questions on which they disagree."""
+
+import re
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from medmim import store
+from medmim.bench import columns, items, scoring
+from medmim.bench import compare as comparing
+from medmim.bench import standings as standing
+from medmim.bench.columns import Scored
+from medmim.bench.compare import Pair
+from medmim.bench.items import Item
+from medmim.bench.page import tables
+from medmim.errors import UserError
+from medmim.run import index
+from medmim.run.provenance import provenance_of
+from medmim_console import benchmarks, catalog
+from medmim_console.catalog import Listing
+from medmim_console.site import PER_PAGE, Number, Refusal, Site, ThisSite, draw
+
+router = APIRouter()
+_CHOICE = re.compile(r"(?P<digest>[0-9a-f]{64})(:(?P<role>.*))?", re.DOTALL)
+
+Choice = Annotated[str, Query(max_length=400, description="DIGEST:MODEL of a benchmark; DIGEST is its first model")]
+Side = Literal["", "first", "second"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A question on which two models disagree.
+
+    Attributes:
+        item: The question.
+        first: What the first model wrote; empty where its patient was erased.
+        second: Likewise.
+        right: Which of them is right: `first` or `second`.
+    """
+
+    item: Item
+    first: str
+    second: str
+    right: str
+
+
+@router.get("/compare")
+def compare(
+    request: Request,
+    this: ThisSite,
+    first: Choice = "",
+    second: Choice = "",
+    metric: Annotated[str, Query(max_length=40)] = "",
+    side: Side = "",
+    number: Number = 1,
+) -> Response:
+    """A choice of two models; the comparison, where both are chosen."""
+    newest = [benchmarks.summary(this.ws, row) for row in catalog.artifacts(this.ws, "bench").rows]
+    choices = [row for row in newest if row.models]
+    known = {row.made.digest for row in choices}
+    more = {digest for digest, _ in map(_chosen, (first, second)) if digest and digest not in known}
+    found: dict[str, Any] = {"choices": choices, "more": _others(this, more), "first": first, "second": second}
+    if not (first and second):
+        return draw(request, "compare.html.j2", **found)
+    try:
+        with ExitStack() as opened:
+            return draw(
+                request, "compare.html.j2", **found, **_compared(this, opened, first, second, metric, side, number)
+            )
+    except index.NotReady as making:
+        return draw(request, "making.html.j2", 202, share=making.share, digest=_chosen(first)[0])
+    except UserError as error:
+        if error.exit_code != 2:
+            raise
+        return draw(request, "compare.html.j2", 400, **found, trouble=error)
+
+
+@router.get("/compare/differences.csv")
+def as_csv(this: ThisSite, first: Choice, second: Choice) -> Response:
+    """The differences in every group and metric."""
+    try:
+        with ExitStack() as opened:
+            pair, _ = _pair(this, opened, first, second)
+    except index.NotReady:
+        raise Refusal(503, "this benchmark is being indexed", "open the comparison, then download it there") from None
+    rows = [{**row, "opponent": pair.roles[1]} for row in comparing.differences(pair)]
+    text = tables.differences({"models": [pair.roles[0]], "differences": rows})
+    return Response(
+        text, media_type="text/csv", headers={"Content-Disposition": 'attachment; filename="differences.csv"'}
+    )
+
+
+def _compared(
+    this: Site, opened: ExitStack, first: str, second: str, metric: str, side: Side, number: int
+) -> dict[str, Any]:
+    pair, connections = _pair(this, opened, first, second)
+    shared = [name for name in scoring.COMPARED if all(name in values for values in pair.values)]
+    if metric and metric not in shared:
+        raise Refusal(400, f"these models have no metric {metric} in common", f"they have {', '.join(shared)}")
+    chosen = metric or next(iter(name for name in ("accuracy", *shared) if name in shared), "")
+    cells = comparing.verdicts(pair)
+    rows = comparing.differences(pair, [chosen])
+    return {
+        "pair": pair,
+        "digests": [_chosen(choice)[0] for choice in (first, second)],
+        "metrics": shared,
+        "metric": chosen,
+        "rows": rows,
+        "kinds": {row["group"]: standing.kind_of(row["group"]) for row in rows},
+        "differs": comparing.differs(this.ws, pair),
+        "cells": {name: len(places) for name, places in cells.items()},
+        "side": side,
+        "listing": _disagreements(pair, cells, connections, side, number),
+    }
+
+
+def _pair(this: Site, opened: ExitStack, first: str, second: str) -> tuple[Pair, list[Any]]:
+    """The two models, and of each the index of its benchmark."""
+    (one, ours), (other, theirs) = _chosen(first), _chosen(second)
+    uris = f"{this.ws.store}/bench/{one}", f"{this.ws.store}/bench/{other}"
+    connections = {uri: opened.enter_context(_index(this, uri)) for uri in dict.fromkeys(uris)}
+
+    def read(uri: str, roles: Collection[str]) -> Scored:
+        return columns.read(connections[uri], roles)
+
+    pair = comparing.pair(this.ws, *uris, ours, theirs, read)
+    return pair, [connections[uri] for uri in uris]
+
+
+def _index(this: Site, uri: str) -> Any:
+    artifact = store.get(uri)
+    record = provenance_of(artifact)
+    data = (record.get("parents") or {}).get("data")
+    asked = store.find(f"{this.ws.store}/data/{data}") if data else None
+    return items.opened(this.ws, artifact, record, provenance_of(asked) if asked else {})
+
+
+def _disagreements(pair: Pair, cells: Any, connections: list[Any], side: Side, number: int) -> Listing[Beside]:
+    right = {place: name for name in ("first", "second") if side in ("", name) for place in cells.get(name, ())}
+    begin = (number - 1) * PER_PAGE
+    shown = sorted(right)[begin : begin + PER_PAGE]
+    rows = []
+    for place in shown:
+        name = pair.items[0].ids[place]
+        one, other = (items.find(connection, name) for connection in connections)
+        if one and other:
+            first, second = _said(one, pair.roles[0]), _said(other, pair.roles[1])
+            rows.append(Beside(one, first, second, right[place]))
+    return Listing(tuple(rows), number, begin + PER_PAGE < len(right), len(right))
+
+
+def _said(item: Item, role: str) -> str:
+    given = item.answers.get(role, {}).get("none")
+    return given.said if given else ""
+
+
+def _chosen(choice: str) -> tuple[str, str]:
+    """Digest and model of a choice; empty ones of none."""
+    if not choice:
+        return "", ""
+    found = _CHOICE.fullmatch(choice)
+    if found is None:
+        raise Refusal(400, f"{choice[:100]} is no model of a benchmark", "choose two models in the lists")
+    return found["digest"], found["role"] or ""
+
+
+def _others(this: Site, digests: Collection[str]) -> dict[str, list[str]]:
+    """Digest -> models of benchmarks that are chosen and not among the newest."""
+    return {digest: list(benchmarks.scores(this.ws, digest)[1]["models"]) for digest in sorted(digests)}
