@@ -1,4 +1,4 @@
-"""medmim registry list | show | promote | rollback | reconcile | pipeline: models, and which version is champion."""
+"""medmim registry list | show | promote | rollback | refuse | reconcile | pipeline: models, and who is champion."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -20,8 +19,7 @@ from medmim.errors import UserError
 from medmim.housekeeping import erase
 from medmim.recipe.registry import CANDIDATE
 from medmim.redact import shown
-from medmim.registry import aliases, approval, decisions, lookup, promote, retired
-from medmim.registry.decisions import Decision
+from medmim.registry import aliases, approval, decisions, facts, lookup, promote
 from medmim.run.workspace import Workspace, sqlite_path, workspace
 
 app = typer.Typer(no_args_is_help=True, help="Registered models, and which version is champion.")
@@ -52,7 +50,7 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     approval)}.
     """
     ws = _workspace(home)
-    rows = [_model(ws, name, model) for name, model in sorted(tracking.registered(ws).items())]
+    rows = [facts.of_model(ws, name, model) for name, model in sorted(tracking.registered(ws).items())]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -86,10 +84,9 @@ def show(
     version = lookup.get_version(ws, name, number)
     digest = version.tags.get(lookup.DIGEST, "")
     own = [entry for entry in decisions.read(ws, name) if entry.digest == digest]
-    model = tracking.registered(ws, name)[name]
-    facts = {
+    found = {
         "name": name,
-        **_version(model, version),
+        **facts.of_version(tracking.aliases(ws, name) or {}, version),
         "run": version.run,
         "lineage": {key.removeprefix("medmim."): value for key, value in sorted(version.tags.items())},
         "decisions": [asdict(entry) for entry in own],
@@ -97,11 +94,11 @@ def show(
     if digest in erase.marked(ws):
         sys.stderr.write("an erased patient was in its data: rebuild it, `medmim data erase` wrote the recipe\n")
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(found))
         return
     console = Console(highlight=False)
-    console.print(f"[bold]{name}[/] version {number}  {', '.join(facts['aliases'])}")
-    for key, value in facts["lineage"].items():
+    console.print(f"[bold]{name}[/] version {number}  {', '.join(found['aliases'])}")
+    for key, value in found["lineage"].items():
         console.print(f"  {key:<14} {value}", markup=False, soft_wrap=True)
     for entry in own:
         text = f"decision {entry.n}  {entry.verdict}  {entry.time}  {entry.who}: {entry.why}"
@@ -125,7 +122,7 @@ def promote_version(
     ] = False,
     despite_gate: Annotated[
         bool,
-        typer.Option("--despite-gate", help="Even where the gate refused it, or its evidence does not hold."),
+        typer.Option("--despite-gate", help="Even where gate or person refused it, or its evidence does not hold."),
     ] = False,
     policy: Annotated[
         str,
@@ -163,7 +160,7 @@ def promote_version(
     entry = promote.promote(
         ws, candidate, version, why, despite_terms=despite_terms, despite_gate=despite_gate, policy=policy
     )
-    _print(_facts(ws, name, entry, len(log)), as_json)
+    _print(facts.of_decision(ws, name, entry, len(log)), as_json)
     judged = [known for known in log if known.digest == entry.digest and known.evidence]
     if judged and judged[-1].verdict == "refused":
         sys.stderr.write(
@@ -191,7 +188,32 @@ def rollback(
     _refuse_namespace(namespace)
     ws = _workspace(home)
     before = len(decisions.read(ws, name))
-    _print(_facts(ws, name, promote.rollback(ws, name, why), before), as_json)
+    _print(facts.of_decision(ws, name, promote.rollback(ws, name, why), before), as_json)
+
+
+@app.command()
+def refuse(
+    name: Name,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version number.")],
+    why: Why,
+    on_cluster: OnCluster = False,
+    namespace: Promoters = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Refuse a version, which then awaits approval no more; the reason goes into the decision log.
+
+    Only --despite-gate promotes it later, by a person. The champion cannot be refused: roll back first.
+
+    --json: as for promote; the version is the one that was given, also of NAME-candidate.
+    """
+    if on_cluster:
+        return _on_cluster(["refuse", f"--why={why}", "--", name, version], namespace, as_json)
+    _refuse_namespace(namespace)
+    ws = _workspace(home)
+    candidate, name = name, name.removesuffix(CANDIDATE)
+    before = len(decisions.read(ws, name))
+    _print(facts.of_decision(ws, name, promote.refuse(ws, candidate, version, why), before), as_json)
 
 
 @app.command()
@@ -262,43 +284,15 @@ def _workspace(home: Path | None) -> Workspace:
     return ws
 
 
-def _model(ws: Workspace, name: str, model: tracking.Registered) -> dict[str, Any]:
-    log = decisions.read(ws, name)
-    champion = aliases.champion(ws, name, decisions.roles(log))
-    return {
-        "name": name,
-        "champion": champion and champion["version"],
-        "aliases": dict(model.aliases),
-        "versions": [_version(model, version) for version in model.versions],
-        "decisions": len(log),
-        "drift": aliases.drift(ws, name) if log else [],
-        "awaiting": [version.number for version in approval.awaiting(ws, name)],
-    }
-
-
-def _version(model: tracking.Registered, version: tracking.Version) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "digest": version.tags.get(lookup.DIGEST, ""),
-        "uri": version.tags.get(lookup.URI, ""),
-        "created": datetime.fromtimestamp(version.created / 1000, UTC).isoformat(timespec="seconds"),
-        "aliases": sorted(alias for alias, number in model.aliases.items() if number == version.number),
-        "data": version.tags.get("medmim.data", ""),
-        "recipe": version.tags.get("medmim.recipe_name", ""),
-        "base": version.tags.get("medmim.base", ""),
-        "retired": retired.reason(version),
-    }
-
-
 def _on_cluster(words: Sequence[str], namespace: str | None, as_json: bool) -> None:
     """Run a command of this group as the promoter of a cluster, and end as it ends."""
     from medmim.cluster import promotion
 
     at = namespace or os.environ.get("MEDMIM_PROMOTER_NAMESPACE")
     typed = ["registry", words[0], "--json", *words[1:]]
-    code, facts = promotion.run(typed, at, lambda line: typer.echo(line, err=True))
-    if facts:
-        _print(facts, as_json)
+    code, found = promotion.run(typed, at, lambda line: typer.echo(line, err=True))
+    if found:
+        _print(found, as_json)
     raise typer.Exit(code)
 
 
@@ -307,24 +301,13 @@ def _refuse_namespace(namespace: str | None) -> None:
         raise UserError("--namespace is for --on-cluster", fix="add --on-cluster, or leave it out")
 
 
-def _facts(ws: Workspace, name: str, entry: Decision, before: int) -> dict[str, Any]:
-    """What was decided; `before` is how many decisions there were."""
-    return {
-        "name": name,
-        "version": entry.version,
-        "digest": entry.digest,
-        "uri": entry.uri,
-        "decision": entry.n,
-        "verdict": entry.verdict,
-        "changed": entry.n > before,
-        "aliases": dict(tracking.registered(ws, name)[name].aliases),
-    }
-
-
-def _print(facts: Mapping[str, Any], as_json: bool) -> None:
+def _print(found: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(found))
         return
-    done = "is champion now" if facts["changed"] else "is the champion already"
+    if found["verdict"] == "refused":
+        done = "is refused now" if found["changed"] else "was refused before"
+    else:
+        done = "is champion now" if found["changed"] else "is the champion already"
     what = "version {version} of {name} {done} (decision {decision}, {verdict})"
-    typer.echo(what.format(done=done, **facts))
+    typer.echo(what.format(done=done, **found))

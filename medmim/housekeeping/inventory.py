@@ -13,6 +13,7 @@ from medmim.data import erased
 from medmim.errors import UserError
 from medmim.lvlm import adapters
 from medmim.nightly import records
+from medmim.recipe.registry import CANDIDATE
 from medmim.redact import shown
 from medmim.registry import decisions
 from medmim.run import step_lock
@@ -117,7 +118,7 @@ def roots(ws: Workspace, runs: Iterable[str] = ()) -> dict[str, set[str]]:
     if not known:
         registered = (read_text(place, f"{run}/register.json") for run in runs)
         named |= {json.loads(text).get("facts", {}).get("name") or "" for text in registered if text} - {""}
-    if named and not named & known.keys():
+    if named and not named & {*known, *(name.removesuffix(CANDIDATE) for name in known)}:
         raise UserError(
             f"MLflow at {shown(ws.tracking)} knows none of the models of this store",
             reason=f"decisions or runs in {ws.store} name {', '.join(sorted(named))}: what MLflow's versions reference "

@@ -48,7 +48,7 @@ def sync(ws: Workspace, name: str) -> bool:
                 for role, number, _ in differences:
                     if number:
                         api.set_registered_model_alias(name, role, number)
-                    elif role in tracking.registered(ws, name)[name].aliases:
+                    elif role in (tracking.aliases(ws, name) or {}):
                         api.delete_registered_model_alias(name, role)
         if len(decisions.read(ws, name)) == len(log):  # else an alias of a newer entry may have been overwritten
             break
@@ -76,7 +76,7 @@ def champion(ws: Workspace, name: str, now: Roles) -> dict[str, str] | None:
 def _differences(ws: Workspace, name: str, log: list[Decision] | None = None) -> list[tuple[str, str, str]]:
     """(role, version that its alias should name or empty for none, sentence) of every alias that differs."""
     wanted = decisions.roles(decisions.read(ws, name) if log is None else log).by_alias()
-    present = tracking.registered(ws, name).get(name, tracking.Registered()).aliases
+    present = tracking.aliases(ws, name) or {}
     found = []
     for role in ROLES:
         entry = wanted.get(role)

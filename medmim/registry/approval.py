@@ -8,7 +8,7 @@ NAME.
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from medmim import hints, tracking
 from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Bench
 from medmim.registry import decisions, lookup, register
+from medmim.registry.decisions import Decision
 from medmim.run.provenance import provenance_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
@@ -52,13 +53,23 @@ def propose(ws: Workspace, name: str, version: Version, document: Mapping[str, A
 
 
 def awaiting(ws: Workspace, name: str) -> list[Version]:
-    """Versions of `NAME-candidate` that passed the gate and are not promoted yet; none for any other name."""
+    """Versions of `NAME-candidate` that passed the gate, on which no person has decided; none for any other name."""
     if not name.endswith(CANDIDATE):
         return []
     log = decisions.read(ws, name.removesuffix(CANDIDATE))
-    done = {entry.digest for entry in log if entry.verdict == "promoted"}
-    listed = tracking.registered(ws, name).get(name, tracking.Registered()).versions
-    return [v for v in listed if v.tags.get(VERDICT) == "promoted" and v.tags.get(lookup.DIGEST) not in done]
+    return [v for v in tracking.tagged(ws, name, VERDICT, "promoted") if is_awaiting(log, v)]
+
+
+def is_awaiting(log: Sequence[Decision], candidate: Version) -> bool:
+    """Whether a candidate passed the gate, and no person has decided on it.
+
+    Args:
+        log: Of the production model.
+        candidate: A version of `NAME-candidate`.
+    """
+    digest = candidate.tags.get(lookup.DIGEST, "")
+    decided = any(entry.verdict == "promoted" and entry.digest == digest for entry in log)
+    return candidate.tags.get(VERDICT) == "promoted" and not decided and decisions.refusal(log, digest) is None
 
 
 def command(name: str, number: str) -> str:
@@ -89,7 +100,7 @@ def to_production(ws: Workspace, name: str, candidate: Version, model: Artifact,
         if register.create_model(api, name):
             decisions.record_made(ws, name)
     refuse_shared(ws, name)
-    known = [v for v in tracking.registered(ws, name)[name].versions if v.tags.get(lookup.DIGEST) == model.digest]
+    known = tracking.tagged(ws, name, lookup.DIGEST, model.digest)
     for version in known:
         if not is_foreign(ws, name, version):
             return version

@@ -28,7 +28,8 @@ class Decision:
 
     Attributes:
         verdict: `promoted` and `rolled-back` make `version` champion; `kept` and `refused` change no alias.
-        version: MLflow version number of the model it is about.
+        version: MLflow version number of the model it is about; where a person refuses a candidate, that of the
+            candidate.
         digest: Digest of that model's artifact.
         uri: Its store URI.
         evidence: Digest of the gate's decision artifact; empty where a person decided.
@@ -79,6 +80,22 @@ def roles(log: Sequence[Decision]) -> Roles:
         if entry.evidence:
             now = replace(now, challenger=entry)
     return now
+
+
+def refusal(log: Sequence[Decision], digest: str) -> Decision | None:
+    """The entry by which a person refused a model, where no person has promoted it since. The gate's stay the gate's.
+
+    Args:
+        log: Of the model's name.
+        digest: Of the model.
+    """
+    found = None
+    for entry in log:
+        if entry.digest == digest and entry.verdict in ("promoted", "rolled-back"):
+            found = None
+        elif entry.digest == digest and _is_refusal(entry):
+            found = entry
+    return found
 
 
 def read(ws: Workspace, name: str) -> list[Decision]:
@@ -144,7 +161,13 @@ def record_made(ws: Workspace, name: str) -> None:
 
 def was_made(ws: Workspace, name: str) -> bool:
     """Whether a promoter made the registered model, or used it before that was recorded."""
-    return bool(open_store(ws.store).exists(_prefix(name) + _MADE) or read(ws, name))
+    if open_store(ws.store).exists(_prefix(name) + _MADE):
+        return True
+    return not all(map(_is_refusal, read(ws, name)))  # a candidate can be refused before the model is made
+
+
+def _is_refusal(entry: Decision) -> bool:
+    return entry.verdict == "refused" and not entry.evidence
 
 
 def _prefix(name: str) -> str:

@@ -40,6 +40,23 @@ def model_of(ws: Workspace, name: str, version: Version) -> Artifact:
     Raises:
         UserError: The version has no such tags, its two tags name two models, or the model does not exist.
     """
+    digest, uri = named_by(name, version)
+    found = store.find(f"{ws.store}/model/{digest}")
+    if found is None or found.digest != digest:
+        raise UserError(
+            f"the model of version {version.number} of {name} does not exist",
+            reason=f"there is no model {digest} in {ws.store}; the version names {uri}",
+            fix=f"run its recipe again: {hints.command('run', 'RECIPE')}",
+        )
+    return found
+
+
+def named_by(name: str, version: Version) -> tuple[str, str]:
+    """Digest and address of the model that a version's tags name.
+
+    Raises:
+        UserError: The version has no such tags, or its two tags name two models.
+    """
     title = f"version {version.number} of {name}"
     if missing := [tag for tag in (lookup.DIGEST, lookup.URI) if tag not in version.tags]:
         raise UserError(
@@ -49,14 +66,7 @@ def model_of(ws: Workspace, name: str, version: Version) -> Artifact:
         )
     digest, uri = version.tags[lookup.DIGEST], version.tags[lookup.URI]
     lookup.refuse_another(uri, digest, title)
-    found = store.find(f"{ws.store}/model/{digest}")
-    if found is None or found.digest != digest:
-        raise UserError(
-            f"the model of {title} does not exist",
-            reason=f"there is no model {digest} in {ws.store}; the version names {uri}",
-            fix=f"run its recipe again: {hints.command('run', 'RECIPE')}",
-        )
-    return found
+    return digest, uri
 
 
 def check_content(model: Artifact) -> None:

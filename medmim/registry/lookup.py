@@ -23,13 +23,13 @@ T = TypeVar("T")
 DIGEST, URI, BENCH, LOGGED = "medmim.digest", "medmim.uri", "medmim.bench", "medmim.logged_model"
 IMPORTED = "imported:"
 _ROLES = ("champion", "challenger", "previous-champion")
+_LISTED = 20  # versions or models that an error names
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104  not listened on
 
 
 def find(ws: Workspace, name: str, digest: str) -> Version | None:
     """The version of the model with this digest; the first, should there be several, but for copies (`is_copy`)."""
-    listed = tracking.registered(ws, name).get(name, tracking.Registered()).versions
-    return min((v for v in listed if v.tags.get(DIGEST) == digest), key=is_copy, default=None)
+    return min(tracking.tagged(ws, name, DIGEST, digest), key=is_copy, default=None)
 
 
 def is_copy(version: Version) -> bool:
@@ -242,7 +242,7 @@ def locate(ref: str, ws: Workspace) -> tuple[str, str]:
         if not slash or not number:
             raise UserError(f"'{ref}' names no model version", fix="write NAME@champion or NAME/3")
         return name, number
-    aliases = {k: v for k, v in _registered(ws, name).aliases.items() if k not in _ROLES}
+    aliases = {k: v for k, v in _aliases(ws, name).items() if k not in _ROLES}
     for role, entry in decisions.roles(decisions.read(ws, name)).by_alias().items():
         version = version_of(ws, name, entry)
         if version is None and role == alias:
@@ -269,28 +269,30 @@ def get_version(ws: Workspace, name: str, number: str) -> Version:
     Raises:
         UserError: No such model or version.
     """
-    model = _registered(ws, name)
-    version = model.version(number)
+    version = tracking.get(ws, name, number)
     if version is None:
-        listed = ", ".join(v.number for v in model.versions) or "none"
+        _aliases(ws, name)  # raises where there is no such model
+        newest, more = tracking.page_of_versions(ws, name, 1, _LISTED)
+        listed = ", ".join(["..."] * more + [version.number for _, version in reversed(newest)]) or "none"
         raise UserError(f"{name} has no version {number}", fix=f"versions there are: {listed}")
     return version
 
 
 def version_of(ws: Workspace, name: str, entry: Decision) -> Version | None:
     """The version that a decision is about: by its number, or by its digest in an MLflow that was rebuilt."""
-    version = tracking.registered(ws, name).get(name, tracking.Registered()).version(entry.version)
+    version = tracking.get(ws, name, entry.version)
     same = version is not None and version.tags.get(DIGEST) == entry.digest and not is_copy(version)
     return version if same else find(ws, name, entry.digest)
 
 
-def _registered(ws: Workspace, name: str) -> tracking.Registered:
-    model = tracking.registered(ws, name).get(name)
-    if model is None:
-        names = list(tracking.registered(ws))
+def _aliases(ws: Workspace, name: str) -> dict[str, str]:
+    aliases = tracking.aliases(ws, name)
+    if aliases is None:
+        names, _ = tracking.page_of_models(ws, "", 1, 1000)
         near = difflib.get_close_matches(name, names, 1)
+        listed = ", ".join(names[:_LISTED] + ["..."] * (len(names) > _LISTED)) or "none yet"
         raise UserError(
             f"no registered model '{name}' at {shown(ws.tracking)}",
-            fix=(f"did you mean '{near[0]}'? " if near else "") + f"there are: {', '.join(names) or 'none yet'}",
+            fix=(f"did you mean '{near[0]}'? " if near else "") + f"there are: {listed}",
         )
-    return model
+    return aliases

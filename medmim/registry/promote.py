@@ -41,7 +41,8 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
         for every alias that had been set by hand), `command` (what promotes a version that awaits approval).
 
     Raises:
-        Refused: The gate said no, or this evidence promoted the model once and it was replaced since. All is written.
+        Refused: The gate said no; a person has refused this model; or this evidence promoted the model once and it was
+            replaced since. All is written.
         UserError: The decision is about another model, the model does not exist, or another decision came first.
     """
     with stage(ws, "promote") as outcome:
@@ -70,7 +71,10 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
                 against=_opponent_uri(log, document),
                 why="; ".join(document["reasons"]),
             )
-            return _known_or_new(log, document, entry)
+            found = _known_or_new(log, document, entry)
+            if not found.n and found.verdict == "promoted":
+                _respect_refusal(log, name, version, model.digest)
+            return found
 
         differing = drift(ws, name)
         before = len(decisions.read(ws, name))
@@ -101,6 +105,7 @@ def promote(
     despite_terms: bool = False,
     despite_gate: bool = False,
     policy: str = "",
+    seen: int | None = None,
 ) -> Decision:
     """Make a version champion by a person's decision.
 
@@ -115,17 +120,19 @@ def promote(
         why: The reason.
         who: The person to record; by default MEDMIM_USER, else the user of this process.
         despite_terms: Promote a model that nobody may serve; the log says so.
-        despite_gate: Promote a version that is retired, since the gate refused it, or a candidate whose evidence does
-            not hold: it is not looked at. The log says so.
+        despite_gate: Promote a version that is retired, since the gate refused it, or that a person refused, or a
+            candidate whose evidence does not hold: it is not looked at. The log says so.
         policy: The promoter's policy, see `evidence.check`.
+        seen: Number of the decision that made the champion which the person saw, 0 where there was none; with another
+            one nothing is done. None: the present one.
 
     Returns:
         The new entry, or the one that made this model champion before.
 
     Raises:
         Refused: The candidate's evidence does not hold.
-        UserError: No such version or model, no reason or no person given, it is retired, its terms of
-            use forbid to serve it, or another promotion came first.
+        UserError: No such version or model, no reason or no person given, it is retired or refused by a person, its
+            terms of use forbid to serve it, or another promotion came first.
     """
     candidate = lookup.get_version(ws, name, version)
     model = evidence.model_of(ws, name, candidate)
@@ -144,13 +151,17 @@ def promote(
     if forbidden:
         reason = f"{reason} (despite the terms of use: {forbidden[0]})"
     production = name.removesuffix(CANDIDATE)
-    seen = roles(decisions.read(ws, production)).champion
+    log = decisions.read(ws, production)
+    before = roles(log).champion
+    _check_seen(seen, before)
+    if not despite_gate:
+        _respect_refusal(log, name, version, model.digest)
     evidence.check_content(model)
     proposed, found, own = production != name, None, candidate
     if proposed and despite_gate:
         progress.say("promoting by hand, without the gate's evidence, which is not looked at")
-    elif proposed and (seen is None or seen.digest != model.digest):
-        found = evidence.check(ws, name, candidate, model, seen, policy)
+    elif proposed and (before is None or before.digest != model.digest):
+        found = evidence.check(ws, name, candidate, model, before, policy)
         reason = reason if found else f"{reason} (without evidence of the gate)"
     if not proposed:
         approval.refuse_shared(ws, production)
@@ -166,8 +177,12 @@ def promote(
         holder = roles(log).champion
         if holder and holder.digest == model.digest:
             return holder
-        _check_unchanged(seen, holder)
-        return replace(entry, against=holder.uri if holder else "")
+        _check_unchanged(before, holder)
+        refusal = decisions.refusal(log, model.digest)
+        if refusal and not despite_gate:
+            _respect_refusal(log, name, version, model.digest)
+        told = f" (although {_refused_by(refusal)})" if refusal else ""
+        return replace(entry, why=reason + told, against=holder.uri if holder else "")
 
     made = decisions.append(ws, production, decide)
     sync(ws, production)
@@ -176,7 +191,7 @@ def promote(
     return made
 
 
-def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
+def rollback(ws: Workspace, name: str, why: str, who: str = "", seen: int | None = None) -> Decision:
     """Make the champion before this one champion again. Done twice, it swaps the two back.
 
     Args:
@@ -184,26 +199,29 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
         name: The registered model.
         why: The reason.
         who: The person to record; by default MEDMIM_USER, else the user of this process.
+        seen: As for `promote`.
 
     Returns:
         The new entry.
 
     Raises:
-        UserError: There was no champion before, that version or its model is gone or damaged, or no reason or
-            no person given.
+        UserError: There was no champion before, that version or its model is gone or damaged, a person has refused it,
+            or no reason or no person given.
     """
     reason, who = _reason(why), person(who)
-    seen = roles(decisions.read(ws, name)).champion
+    before = roles(decisions.read(ws, name)).champion
+    _check_seen(seen, before)
 
     def decide(log: list[Decision]) -> Decision:
         now = roles(log)
-        _check_unchanged(seen, now.champion)
+        _check_unchanged(before, now.champion)
         if now.previous is None:
             raise UserError(
                 f"{name} has no champion to roll back to",
                 reason="only one model was champion so far" if now.champion else "no model has been promoted yet",
                 fix=hints.command("registry", "promote", name, "VERSION", "--why", "..."),
             )
+        _respect_refusal(log, name, now.previous.version, now.previous.digest)
         goal = lookup.version_of(ws, name, now.previous)
         if goal is None:
             raise UserError(
@@ -224,6 +242,42 @@ def rollback(ws: Workspace, name: str, why: str, who: str = "") -> Decision:
     return entry
 
 
+def refuse(ws: Workspace, name: str, version: str, why: str, who: str = "") -> Decision:
+    """Refuse a version by a person's decision: it awaits approval no more, and only --despite-gate promotes it.
+
+    Args:
+        ws: The workspace.
+        name: The registered model, or `NAME-candidate`.
+        version: The version's number in it.
+        why: The reason.
+        who: The person to record; by default MEDMIM_USER, else the user of this process.
+
+    Returns:
+        The new entry, or the one by which a person refused this model before.
+
+    Raises:
+        UserError: No such version, one that medmim did not register, or the champion; or no reason or no person given.
+    """
+    candidate = lookup.get_version(ws, name, version)
+    digest, uri = evidence.named_by(name, candidate)
+    reason, who = _reason(why), person(who)
+    production = name.removesuffix(CANDIDATE)
+    if production != name:
+        reason = f"{reason} (version {version} of {name})"
+
+    def decide(log: list[Decision]) -> Decision:
+        holder = roles(log).champion
+        if holder and holder.digest == digest:
+            raise UserError(
+                f"version {version} of {name} is the champion",
+                reason="a refused model cannot be asked, and the champion is what servers and nights ask",
+                fix=f"roll back first: {hints.command('registry', 'rollback', production, '--why', '...')}",
+            )
+        return decisions.refusal(log, digest) or Decision("refused", version, digest, uri, why=reason, who=who)
+
+    return decisions.append(ws, production, decide)
+
+
 def _propose(
     ws: Workspace, name: str, outcome: Outcome, document: Mapping[str, Any], candidate: Version, judged: Artifact
 ) -> Outcome:
@@ -241,6 +295,8 @@ def _propose(
         "restored": [],
     }
     _raise_refusal(document, name + CANDIDATE, candidate.number)
+    if passed:
+        _respect_refusal(log, name + CANDIDATE, candidate.number, document["candidate"])
     if passed and known:
         outcome.facts["decision"] = "refused"
         raise _superseded(name, known.version, known, roles(log))
@@ -277,6 +333,31 @@ def _opponent_uri(log: list[Decision], document: Mapping[str, Any]) -> str:
     if opponent["role"] != "champion":
         return ""
     return next((entry.uri for entry in log if entry.digest == opponent["digest"]), "")
+
+
+def _refused_by(refusal: Decision) -> str:
+    return f"{refusal.who} refused it in decision {refusal.n}: {refusal.why}"
+
+
+def _respect_refusal(log: list[Decision], name: str, version: str, digest: str) -> None:
+    """Refuse to promote a model that a person has refused.
+
+    Raises:
+        Refused: A person has refused it.
+    """
+    refusal = decisions.refusal(log, digest)
+    if refusal is not None:
+        again = f"{approval.command(name, version)} --despite-gate"
+        raise Refused(
+            f"version {version} of {name} was refused by a person",
+            reason=_refused_by(refusal),
+            fix=f"promote another one; or this one all the same, which the decision log then says: {again}",
+        )
+
+
+def _check_seen(seen: int | None, now: Decision | None) -> None:
+    if seen is not None and seen != (now.n if now else 0):
+        raise _conflict(now)
 
 
 def _check_unchanged(seen: Decision | None, now: Decision | None) -> None:

@@ -204,8 +204,8 @@ def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str, fore
     """
     from mlflow.exceptions import MlflowException
 
-    known = tracking.registered(ws, name)[name].versions
-    listed = [v for v in known if v.tags.get(DIGEST) == digest and not is_copy(v) and v.number not in foreign]
+    known = tracking.tagged(ws, name, DIGEST, digest)
+    listed = [v for v in known if not is_copy(v) and v.number not in foreign]
     for late in listed[1:]:
         try:
             api.delete_model_version(name, late.number)

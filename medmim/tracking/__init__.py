@@ -8,16 +8,22 @@ from medmim.tracking.errors import answering
 from medmim.tracking.mlflow_client import (
     Registered,
     Version,
+    aliases,
     check,
     check_sqlite,
     client,
     experiment,
+    get,
     new_experiment,
+    page_of_models,
+    page_of_versions,
     registered,
+    tagged,
 )
 from medmim.tracking.rights import has_users, refuse_shared, why_shared
 
 __all__ = [
-    "Registered", "Version", "answering", "check", "check_sqlite", "client", "experiment", "has_users",
-    "is_database_server", "new_experiment", "refuse_shared", "registered", "why_shared",
+    "Registered", "Version", "aliases", "answering", "check", "check_sqlite", "client", "experiment", "get",
+    "has_users", "is_database_server", "new_experiment", "page_of_models", "page_of_versions", "refuse_shared",
+    "registered", "tagged", "why_shared",
 ]  # fmt: skip

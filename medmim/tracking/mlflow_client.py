@@ -22,12 +22,14 @@ from medmim.tracking.errors import answering, database_error, first_line, report
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
     from tenacity import RetryCallState
 
 _SQLITE = "sqlite:///"
 _REPORT_EVERY = 60.0  # s between two lines about a server that does not answer
 _BUSY = 20.0  # s that another process may hold the lock of an SQLite database
 _CONNECT = 10  # s
+_NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers to a name that is none
 _DRIVERS = {"psycopg": "medmim[cluster]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> package
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -81,13 +83,107 @@ def registered(ws: Workspace, name: str | None = None) -> dict[str, Registered]:
     Raises:
         UserError: See `answering`.
     """
-    path = sqlite_path(ws.tracking)
-    refuse_unusable(ws.tracking, path)
-    if path is not None and not path.exists():
-        return {}  # a question makes no database
-    api = client(ws)
+    if (api := _reader(ws)) is None:
+        return {}
     with answering(ws.tracking):
         return _ask(api, name)
+
+
+def get(ws: Workspace, name: str, number: str) -> Version | None:
+    """The version of that number; None where there is no such model or version.
+
+    Raises:
+        UserError: See `answering`.
+    """
+    if not number.isascii() or not number.isdigit() or (api := _reader(ws)) is None:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    with answering(ws.tracking):
+        try:
+            return _version(api.get_model_version(name, number))
+        except MlflowException as error:
+            if error.error_code in _NONE:
+                return None
+            raise
+
+
+def aliases(ws: Workspace, name: str) -> dict[str, str] | None:
+    """Alias -> version number of a registered model; None where there is no such model.
+
+    Raises:
+        UserError: See `answering`.
+    """
+    if (api := _reader(ws)) is None:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    with answering(ws.tracking):
+        try:
+            return {alias: str(number) for alias, number in api.get_registered_model(name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code in _NONE:
+                return None
+            raise
+
+
+def tagged(ws: Workspace, name: str, key: str, value: str) -> list[Version]:
+    """The versions of a model with a tag of this value, in order.
+
+    Raises:
+        UserError: See `answering`.
+    """
+    if (api := _reader(ws)) is None:
+        return []
+    with answering(ws.tracking):
+        found = [
+            _version(v) for v in _pages(api.search_model_versions, f"{_named(name)} and {_equals(_tag(key), value)}")
+        ]
+    return sorted(found, key=lambda version: int(version.number))
+
+
+def page_of_models(ws: Workspace, like: str, number: int, size: int) -> tuple[list[str], bool]:
+    """A page of the names of registered models, and whether there are further ones.
+
+    Args:
+        ws: The workspace.
+        like: A part of the name, in lower or upper case; empty: all.
+        number: Of the page, from 1.
+        size: Names of a page.
+
+    Raises:
+        UserError: See `answering`.
+    """
+    if (api := _reader(ws)) is None:
+        return [], False
+    where = _compare("name", "ilike", f"%{like}%") if like else None
+    with answering(ws.tracking):
+        page = api.search_registered_models(where, size, ["name ASC"], _token(number, size))
+    return [str(model.name) for model in page], bool(page.token)
+
+
+def page_of_versions(
+    ws: Workspace, name: str, number: int, size: int, tags: Mapping[str, str] | None = None
+) -> tuple[list[tuple[str, Version]], bool]:
+    """A page of versions as (name of the model, version), the newest first, and whether there are further ones.
+
+    Args:
+        ws: The workspace.
+        name: Of the model; empty: of all models.
+        number: Of the page, from 1.
+        size: Versions of a page.
+        tags: What they must be tagged with.
+
+    Raises:
+        UserError: See `answering`.
+    """
+    if (api := _reader(ws)) is None:
+        return [], False
+    wanted = [*([_named(name)] if name else []), *(_equals(_tag(k), v) for k, v in (tags or {}).items())]
+    order = ["version_number DESC"] if name else ["creation_timestamp DESC", "name ASC", "version_number DESC"]
+    with answering(ws.tracking):
+        page = api.search_model_versions(" and ".join(wanted) or None, size, order, _token(number, size))
+    return [(str(v.name), _version(v)) for v in page], bool(page.token)
 
 
 def experiment(ws: Workspace, name: str) -> str:
@@ -256,19 +352,48 @@ def _create(path: Path, migrate: Callable[[str], Any]) -> None:
 def _ask(api: "MlflowClient", name: str | None) -> dict[str, Registered]:
     found = {}
     for model in _pages(api.search_registered_models, _named(name) if name else None):
-        listed = [
-            Version(str(v.version), dict(v.tags), v.creation_timestamp, v.run_id or "", v.source or "")
-            for v in _pages(api.search_model_versions, _named(model.name))
-        ]
+        listed = [_version(v) for v in _pages(api.search_model_versions, _named(model.name))]
         listed.sort(key=lambda version: int(version.number))
         aliases = api.get_registered_model(model.name).aliases  # a search may leave them out
         found[model.name] = Registered(tuple(listed), {alias: str(number) for alias, number in aliases.items()})
     return found
 
 
+def _reader(ws: Workspace) -> "MlflowClient | None":
+    """The client; None where there is no database yet, since a question makes none."""
+    path = sqlite_path(ws.tracking)
+    refuse_unusable(ws.tracking, path)
+    return None if path is not None and not path.exists() else client(ws)
+
+
+def _version(found: "ModelVersion") -> Version:
+    return Version(
+        str(found.version), dict(found.tags), int(found.creation_timestamp or 0), found.run_id or "", found.source or ""
+    )
+
+
 def _named(name: str) -> str:
-    quote = '"' if "'" in name else "'"  # MLflow's filters know no escape
-    return f"name = {quote}{name}{quote}"
+    return _equals("name", name)
+
+
+def _equals(key: str, value: str) -> str:
+    return _compare(key, "=", value)
+
+
+def _compare(key: str, how: str, value: str) -> str:
+    quote = '"' if "'" in value else "'"  # MLflow's filters know no escape
+    return f"{key} {how} {quote}{value}{quote}"
+
+
+def _tag(key: str) -> str:
+    return f"tags.`{key}`"
+
+
+def _token(number: int, size: int) -> str | None:
+    """MLflow's own mark of the page that begins with a row of this number."""
+    from mlflow.utils.search_utils import SearchUtils
+
+    return SearchUtils.create_page_token((number - 1) * size) if number > 1 else None
 
 
 def _pages(search: Callable[..., Any], where: str | None) -> Iterator[Any]:

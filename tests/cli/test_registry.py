@@ -132,6 +132,19 @@ def test_what_a_promoters_job_runs_promotes_under_the_name_of_who_asked_for_it(
     assert (entry["who"], entry["why"]) == ("anna@example.org", why)
     assert call("promote", "chest", "1", "--why", "better", "--on-cluster")["aliases"]["previous-champion"] == "2"
     assert call("rollback", "chest", "--why", "--home is no option here", "--on-cluster")["version"] == "2"
+    assert call("refuse", "chest", "1", "--why", "no", "--on-cluster")["verdict"] == "refused"
+
+
+def test_a_refused_version_is_promoted_only_on_request_and_the_champion_is_not_refused(ws: Workspace) -> None:
+    done = call("refuse", "chest", "1", "--why", "blurred images")
+    assert (done["verdict"], done["version"], done["changed"], done["aliases"]) == ("refused", "1", True, {})
+    again = CliRunner().invoke(app, ["refuse", "chest", "1", "--why", "still"], catch_exceptions=False)
+    assert again.stdout == "version 1 of chest was refused before (decision 1, refused)\n"
+    told = refuse("promote", "chest", "1", "--why", "better")
+    assert "blurred images" in told and "--despite-gate" in told
+    call("promote", "chest", "1", "--why", "better", "--despite-gate")
+    assert "roll back first" in refuse("refuse", "chest", "1", "--why", "no")
+    assert "has no version 7" in refuse("refuse", "chest", "7", "--why", "no")
 
 
 def test_mistakes_are_errors(ws: Workspace) -> None:

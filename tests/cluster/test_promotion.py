@@ -102,14 +102,16 @@ def end(kubeconfig: Any, admin: Kube, job: str, code: int) -> None:
 
 def test_who_the_chart_names_promotes_and_is_named(as_user: Callable[..., Kube], kubeconfig: Any) -> None:
     admin = as_user()
-    for code, user, group in ((0, ANNA, ""), (1, "bob", LEAD)):
+    for code, user, group, does in ((0, ANNA, "", "promote"), (1, "bob", LEAD, "refuse")):
         as_user(user, group)
         ended: list[Any] = []
-        thread = threading.Thread(target=lambda seen=ended: seen.append(promotion.run(WORDS, None, print)), daemon=True)
+        words = [WORDS[0], does, *WORDS[2:]]
+        thread = threading.Thread(target=lambda *given: given[0].append(promotion.run(given[1], None, print)),
+                                  args=(ended, words), daemon=True)  # fmt: skip
         thread.start()
         (job,) = until(lambda: [one for one in found(admin) if not jobs.ended(one)])
         (container,) = job["spec"]["template"]["spec"]["containers"]
-        assert container["args"][:3] == ["medmim", "registry", "promote"]
+        assert container["args"][:3] == ["medmim", "registry", does]
         assert "--why=it costs $$(AWS_SECRET_ACCESS_KEY) and $$5" in container["args"]  # Kubernetes halves them again
         assert [one["value"] for one in container["env"] if one["name"] == "MEDMIM_USER"] == [user]
         assert job["spec"]["template"]["spec"]["serviceAccountName"] == names.PROMOTER

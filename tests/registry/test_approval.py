@@ -100,6 +100,28 @@ def test_nobody_promotes_or_rolls_back_and_no_variable_is_a_reason(
     assert promote.promote(ws, CANDIDATES, number, "it costs $5 (a year)").who == "jane"
 
 
+def test_what_a_person_refuses_awaits_no_approval_and_no_later_run_proposes_it(
+    ws: Workspace, propose: Callable[..., Any]
+) -> None:
+    number, _ = propose("fair")
+    entry = promote.refuse(ws, CANDIDATES, number, "it sees no masses", "jane")
+    assert (entry.verdict, entry.who, entry.evidence) == ("refused", "jane", "")
+    assert entry.why == f"it sees no masses (version {number} of {CANDIDATES})"
+    assert approval.awaiting(ws, CANDIDATES) == [] and decisions.roles(decisions.read(ws, NAME)) == decisions.Roles()
+    assert promote.refuse(ws, CANDIDATES, number, "again", "ann") == entry
+    assert not decisions.was_made(ws, NAME), "whoever makes NAME now is no promoter"
+    with pytest.raises(Refused, match="refused by a person"):
+        propose("fair")
+    with pytest.raises(Refused, match="refused by a person") as error:
+        promote.promote(ws, CANDIDATES, number, "but I like it", "ann")
+    assert "it sees no masses" in error.value.reason and "--despite-gate" in error.value.fix
+    made = promote.promote(ws, CANDIDATES, number, "but I like it", "ann", despite_gate=True)
+    assert "although jane refused it in decision 1: it sees no masses" in made.why
+    with pytest.raises(UserError, match="is the champion") as holds:
+        promote.refuse(ws, CANDIDATES, number, "no", "jane")
+    assert "rollback" in holds.value.fix
+
+
 def test_a_run_proposes_and_changes_neither_log_nor_production(
     ws: Workspace, propose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +225,7 @@ def test_production_holds_nothing_of_the_candidates_files_and_what_was_copied_by
     data = json.loads(store.read_file(scores, "scores.json"))["data"]
     registered = register.run(guarded, ws, f"{ws.store}/data/{data}", made.uri, scores.uri).facts["version"]
     copied = api.copy_model_version(f"models:/{CANDIDATES}/{registered}", NAME)  # as up to 0.1.0
-    decisions.append(ws, NAME, lambda _: Decision("promoted", copied.version, made.digest, made.uri))
+    decisions.append(ws, NAME, lambda _: Decision("promoted", str(copied.version), made.digest, made.uri))
     api.set_registered_model_alias(NAME, "champion", copied.version)
     api.create_experiment(f"{NAME}-promoted")  # by whoever was faster
 

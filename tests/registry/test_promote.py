@@ -109,6 +109,35 @@ def test_a_refused_version_is_retired_until_a_later_gate_passes_it(
     assert retired.reason(lookup.get_version(ws, NAME, version)) == ""
 
 
+def test_neither_a_gate_nor_a_rollback_makes_a_refused_version_champion(
+    ws: Workspace, recipe: Recipe, judged: Callable[..., str]
+) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    promote.refuse(ws, NAME, first, "not on CT", "jane")
+    with pytest.raises(Refused, match="refused by a person"):
+        run(recipe, ws, first, judged("a"))
+    promote.promote(ws, NAME, first, "on X-ray alone", "ann", despite_gate=True)
+    promote.promote(ws, NAME, second, "better", "ann")
+    promote.refuse(ws, NAME, first, "not on X-ray either", "jane")
+    with pytest.raises(Refused, match="refused by a person") as error:
+        promote.rollback(ws, NAME, "worse", "ann")
+    assert "not on X-ray either" in error.value.reason
+    assert aliases(ws)["champion"] == second
+
+
+def test_a_decision_about_another_champion_than_the_person_saw_is_not_made(ws: Workspace) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    assert promote.promote(ws, NAME, first, "the first", "ann", seen=0).n == 1
+    for decide in (
+        lambda: promote.promote(ws, NAME, second, "better", "jane", seen=0),
+        lambda: promote.rollback(ws, NAME, "worse", "jane", seen=3),
+    ):
+        with pytest.raises(UserError, match="another decision came first") as error:
+            decide()
+        assert error.value.exit_code == TRY_AGAIN and "decision 1, by ann" in error.value.reason
+    assert promote.promote(ws, NAME, second, "better", "jane", seen=1).n == 2
+
+
 def test_a_person_promotes_a_retired_version_only_by_saying_so(
     ws: Workspace, recipe: Recipe, judged: Callable[..., str]
 ) -> None:

@@ -83,11 +83,38 @@ def test_registered_lists_every_version_in_order_with_tags_and_aliases(
     assert tracking.registered(ws, "none") == {}
 
 
+def test_versions_are_asked_for_one_by_one_by_tag_and_page_by_page(home: Path) -> None:
+    ws = _ws(home)
+    api = tracking.client(ws)
+    for name in ("o'two", "Lunge-Größe", "plain"):
+        api.create_registered_model(name)
+    for number in range(7):
+        api.create_model_version("Lunge-Größe", source=str(home), tags={"a.b": "odd" if number % 2 else "even"})
+    api.create_model_version("plain", source=str(home), tags={"a.b": "odd"})
+    api.set_registered_model_alias("plain", "champion", "1")
+    found = tracking.get(ws, "Lunge-Größe", "3")
+    assert found is not None and found.tags == {"a.b": "even"}
+    for name, number in (("Lunge-Größe", "8"), ("none", "1"), ("plain", "x"), ("plain", "²"), ("", "1")):
+        assert tracking.get(ws, name, number) is None
+    assert tracking.aliases(ws, "plain") == {"champion": "1"} and tracking.aliases(ws, "none") is None
+    assert [v.number for v in tracking.tagged(ws, "Lunge-Größe", "a.b", "odd")] == ["2", "4", "6"]
+    pages = [tracking.page_of_versions(ws, "Lunge-Größe", page, 3) for page in (1, 2, 3, 4)]
+    assert [[v.number for _, v in rows] for rows, _ in pages] == [["7", "6", "5"], ["4", "3", "2"], ["1"], []]
+    assert [more for _, more in pages] == [True, True, False, False]
+    everywhere, _ = tracking.page_of_versions(ws, "", 1, 9, {"a.b": "odd"})
+    assert {(name, v.number) for name, v in everywhere} == {("plain", "1"), *(("Lunge-Größe", n) for n in "246")}
+    assert tracking.page_of_models(ws, "", 1, 2) == (["Lunge-Größe", "o'two"], True)
+    assert tracking.page_of_models(ws, "", 2, 2) == (["plain"], False)
+    assert tracking.page_of_models(ws, "'TW", 1, 2) == (["o'two"], False)
+
+
 def test_a_home_without_a_database_is_asked_without_mlflow_and_stays_empty(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from medmim import tracking\n"
         "from medmim.run.workspace import workspace\n"
-        "assert tracking.registered(workspace(Path(sys.argv[1]))) == {}\n"
+        "ws = workspace(Path(sys.argv[1]))\n"
+        "assert tracking.registered(ws) == {} and tracking.page_of_models(ws, '', 1, 9) == ([], False)\n"
+        "assert tracking.get(ws, 'x', '1') is None and tracking.aliases(ws, 'x') is None\n"
         "assert 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "home")], check=True)
