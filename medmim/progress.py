@@ -13,11 +13,13 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
+_listener: ContextVar[Callable[[dict[str, Any]], None] | None] = ContextVar("listener", default=None)
 _EVERY = 0.5  # s between two events of one bar
 _PLAIN_EVERY = 4.0  # s between two lines where there is no terminal
 _SILENCE = 3.0  # s of a server until `waiting_for` reports it
@@ -34,6 +36,16 @@ def emit(kind: str, **fields: Any) -> None:
     forward({"kind": kind, "time": time.time(), "stage": os.environ.get("MEDMIM_STAGE", ""), **fields})
 
 
+@contextmanager
+def heard(by: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Hand the events of this thread, within the block, to somebody else as well, such as a page that shows them."""
+    before = _listener.set(by)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
+
+
 def forward(event: dict[str, Any], to: str | None = None) -> None:
     """Report an event of this process or of another, unchanged.
 
@@ -41,6 +53,8 @@ def forward(event: dict[str, Any], to: str | None = None) -> None:
         event: What `emit` or `parse` made.
         to: Instead of MEDMIM_EVENTS: a file, `-` for stdout, or an empty string for this terminal.
     """
+    if (listener := _listener.get()) is not None:
+        listener(event)
     path = os.environ.get("MEDMIM_EVENTS") if to is None else to
     line = json.dumps(event).encode() + b"\n"
     if path == _STDOUT:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from medmim.errors import UserError
@@ -98,8 +99,13 @@ def refusal(log: Sequence[Decision], digest: str) -> Decision | None:
     return found
 
 
-def read(ws: Workspace, name: str) -> list[Decision]:
+def read(ws: Workspace, name: str, remembered: bool = False) -> list[Decision]:
     """The log of a model, first entry first.
+
+    Args:
+        ws: The workspace.
+        name: Registered model.
+        remembered: For pages, not for decisions: an entry that this process has read before is not read again.
 
     Raises:
         UserError: An entry is missing or was edited into something else.
@@ -115,7 +121,8 @@ def read(ws: Workspace, name: str) -> list[Decision]:
             fix="restore the files from a backup of the store",
             problems=[f"{store.uri}/{prefix}{n}.json is missing" for n in missing],
         )
-    return [_parse(store.read(f"{prefix}{n}.json"), f"{store.uri}/{prefix}{n}.json") for n in numbers]
+    read_entry = _remembered if remembered else _read
+    return [read_entry(ws.store, f"{prefix}{n}.json") for n in numbers]
 
 
 def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision]) -> Decision:
@@ -172,6 +179,14 @@ def _is_refusal(entry: Decision) -> bool:
 
 def _prefix(name: str) -> str:
     return f"{FOLDER}/{name}/"
+
+
+def _read(uri: str, key: str) -> Decision:
+    store = open_store(uri)
+    return _parse(store.read(key), f"{store.uri}/{key}")
+
+
+_remembered = lru_cache(maxsize=20_000)(_read)
 
 
 def _parse(text: bytes, where: str) -> Decision:

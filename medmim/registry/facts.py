@@ -1,14 +1,18 @@
 """What is known of a registered model and of a version, for screens and `--json`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from medmim import tracking
+from medmim.recipe.registry import CANDIDATE
 from medmim.registry import aliases, approval, decisions, lookup, retired
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
 from medmim.tracking import Registered, Version
+
+_LOOKED_AT = 100  # candidates of a model in a list
 
 
 def of_model(ws: Workspace, name: str, model: Registered) -> dict[str, Any]:
@@ -24,6 +28,51 @@ def of_model(ws: Workspace, name: str, model: Registered) -> dict[str, Any]:
         "drift": aliases.drift(ws, name) if log else [],
         "awaiting": [version.number for version in approval.awaiting(ws, name)],
     }
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A model without its versions.
+
+    Attributes:
+        champion: The decision that made the champion; None where there is none.
+        newest: The newest version; None where there is none.
+        awaiting: How many candidates await approval, of the newest `_LOOKED_AT` that passed the gate.
+        more: Whether there are more of these.
+        drift: A sentence for every alias that is not what the log says.
+        decisions: How many the log holds.
+    """
+
+    champion: Decision | None
+    newest: Version | None
+    awaiting: int
+    more: bool
+    drift: tuple[str, ...]
+    decisions: int
+
+
+def overview(ws: Workspace, name: str, model: Registered) -> Overview:
+    """A model for a list, in few questions however many versions it has.
+
+    Args:
+        ws: The workspace.
+        name: The registered model.
+        model: Its aliases and its newest version, as `tracking.page_of_models` gives them.
+    """
+    production = name.removesuffix(CANDIDATE)
+    log = decisions.read(ws, production, remembered=True)
+    awaiting, more = 0, False
+    if production != name:
+        passed, more = tracking.page_of_versions(ws, name, 1, _LOOKED_AT, {approval.VERDICT: "promoted"})
+        awaiting = sum(approval.is_awaiting(log, version) for _, version in passed)
+        log = []
+    roles = decisions.roles(log)
+    wanted = {alias: entry.version for alias, entry in roles.by_alias().items()}
+    present = {alias: number for alias, number in model.aliases.items() if alias in aliases.ROLES}
+    # equal numbers are believed here: `drift` holds each version's digest against the log, on the model's own page
+    drift = aliases.drift(ws, name) if log and wanted != present else []
+    newest = model.versions[-1] if model.versions else None
+    return Overview(roles.champion, newest, awaiting, more, tuple(drift), len(log))
 
 
 def of_version(named: Mapping[str, str], version: Version) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def locate(ref: str, ws: Workspace) -> tuple[str, str]:
         if not slash or not number:
             raise UserError(f"'{ref}' names no model version", fix="write NAME@champion or NAME/3")
         return name, number
-    aliases = {k: v for k, v in _aliases(ws, name).items() if k not in _ROLES}
+    named = {k: v for k, v in aliases(ws, name).items() if k not in _ROLES}
     for role, entry in decisions.roles(decisions.read(ws, name)).by_alias().items():
         version = version_of(ws, name, entry)
         if version is None and role == alias:
@@ -252,15 +252,15 @@ def locate(ref: str, ws: Workspace) -> tuple[str, str]:
                 fix="register it again with its recipe, or promote another version: "
                 + hints.command("registry", "promote", name, "VERSION", "--why", "..."),
             )
-        aliases[role] = version.number if version else entry.version
-    if alias not in aliases:
+        named[role] = version.number if version else entry.version
+    if alias not in named:
         promoting = hints.command("registry", "promote", name, "VERSION", "--why", "...")
         raise UserError(
             f"{name} has no alias '{alias}'",
             reason="no model has been promoted yet" if alias in _ROLES else "",
-            fix=f"known: {', '.join(sorted(aliases))}" if aliases else f"run a recipe, or `{promoting}`",
+            fix=f"known: {', '.join(sorted(named))}" if named else f"run a recipe, or `{promoting}`",
         )
-    return name, aliases[alias]
+    return name, named[alias]
 
 
 def get_version(ws: Workspace, name: str, number: str) -> Version:
@@ -271,7 +271,7 @@ def get_version(ws: Workspace, name: str, number: str) -> Version:
     """
     version = tracking.get(ws, name, number)
     if version is None:
-        _aliases(ws, name)  # raises where there is no such model
+        aliases(ws, name)  # raises where there is no such model
         newest, more = tracking.page_of_versions(ws, name, 1, _LISTED)
         listed = ", ".join(["..."] * more + [version.number for _, version in reversed(newest)]) or "none"
         raise UserError(f"{name} has no version {number}", fix=f"versions there are: {listed}")
@@ -285,14 +285,19 @@ def version_of(ws: Workspace, name: str, entry: Decision) -> Version | None:
     return version if same else find(ws, name, entry.digest)
 
 
-def _aliases(ws: Workspace, name: str) -> dict[str, str]:
-    aliases = tracking.aliases(ws, name)
-    if aliases is None:
-        names, _ = tracking.page_of_models(ws, "", 1, 1000)
+def aliases(ws: Workspace, name: str) -> dict[str, str]:
+    """Alias -> version number of a registered model, as MLflow has them.
+
+    Raises:
+        UserError: No such model.
+    """
+    found = tracking.aliases(ws, name)
+    if found is None:
+        names = list(tracking.page_of_models(ws, "", 1, 1000)[0])
         near = difflib.get_close_matches(name, names, 1)
         listed = ", ".join(names[:_LISTED] + ["..."] * (len(names) > _LISTED)) or "none yet"
         raise UserError(
             f"no registered model '{name}' at {shown(ws.tracking)}",
             fix=(f"did you mean '{near[0]}'? " if near else "") + f"there are: {listed}",
         )
-    return aliases
+    return found

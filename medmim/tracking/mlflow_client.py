@@ -22,7 +22,7 @@ from medmim.tracking.errors import answering, database_error, first_line, report
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from tenacity import RetryCallState
 
 _SQLITE = "sqlite:///"
@@ -142,24 +142,24 @@ def tagged(ws: Workspace, name: str, key: str, value: str) -> list[Version]:
     return sorted(found, key=lambda version: int(version.number))
 
 
-def page_of_models(ws: Workspace, like: str, number: int, size: int) -> tuple[list[str], bool]:
-    """A page of the names of registered models, and whether there are further ones.
+def page_of_models(ws: Workspace, like: str, number: int, size: int) -> tuple[dict[str, Registered], bool]:
+    """A page of registered models, each with its aliases and its newest version alone; and whether there are more.
 
     Args:
         ws: The workspace.
         like: A part of the name, in lower or upper case; empty: all.
         number: Of the page, from 1.
-        size: Names of a page.
+        size: Models of a page.
 
     Raises:
         UserError: See `answering`.
     """
     if (api := _reader(ws)) is None:
-        return [], False
+        return {}, False
     where = _compare("name", "ilike", f"%{like}%") if like else None
     with answering(ws.tracking):
         page = api.search_registered_models(where, size, ["name ASC"], _token(number, size))
-    return [str(model.name) for model in page], bool(page.token)
+    return {str(model.name): _newest(model) for model in page}, bool(page.token)
 
 
 def page_of_versions(
@@ -370,6 +370,11 @@ def _version(found: "ModelVersion") -> Version:
     return Version(
         str(found.version), dict(found.tags), int(found.creation_timestamp or 0), found.run_id or "", found.source or ""
     )
+
+
+def _newest(found: "RegisteredModel") -> Registered:
+    listed = sorted((_version(v) for v in found.latest_versions or ()), key=lambda version: int(version.number))
+    return Registered(tuple(listed[-1:]), {alias: str(number) for alias, number in found.aliases.items()})
 
 
 def _named(name: str) -> str:

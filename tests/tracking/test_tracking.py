@@ -103,9 +103,12 @@ def test_versions_are_asked_for_one_by_one_by_tag_and_page_by_page(home: Path) -
     assert [more for _, more in pages] == [True, True, False, False]
     everywhere, _ = tracking.page_of_versions(ws, "", 1, 9, {"a.b": "odd"})
     assert {(name, v.number) for name, v in everywhere} == {("plain", "1"), *(("Lunge-Größe", n) for n in "246")}
-    assert tracking.page_of_models(ws, "", 1, 2) == (["Lunge-Größe", "o'two"], True)
-    assert tracking.page_of_models(ws, "", 2, 2) == (["plain"], False)
-    assert tracking.page_of_models(ws, "'TW", 1, 2) == (["o'two"], False)
+    models, more = tracking.page_of_models(ws, "", 1, 2)
+    assert list(models) == ["Lunge-Größe", "o'two"] and more
+    assert models["Lunge-Größe"].versions[0].number == "7" and models["o'two"].versions == ()
+    models, more = tracking.page_of_models(ws, "", 2, 2)
+    assert list(models) == ["plain"] and not more and models["plain"].aliases == {"champion": "1"}
+    assert list(tracking.page_of_models(ws, "'TW", 1, 2)[0]) == ["o'two"]
 
 
 def test_a_home_without_a_database_is_asked_without_mlflow_and_stays_empty(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_a_home_without_a_database_is_asked_without_mlflow_and_stays_empty(tmp_p
         "import sys; from pathlib import Path; from medmim import tracking\n"
         "from medmim.run.workspace import workspace\n"
         "ws = workspace(Path(sys.argv[1]))\n"
-        "assert tracking.registered(ws) == {} and tracking.page_of_models(ws, '', 1, 9) == ([], False)\n"
+        "assert tracking.registered(ws) == {} and tracking.page_of_models(ws, '', 1, 9) == ({}, False)\n"
         "assert tracking.get(ws, 'x', '1') is None and tracking.aliases(ws, 'x') is None\n"
         "assert 'mlflow' not in sys.modules"
     )

@@ -17,7 +17,7 @@ from medmim.errors import UserError, as_user_error
 from medmim_console.identity import COOKIE
 from medmim_console.limits import TooMany
 from medmim_console.pages import PAGES
-from medmim_console.site import Refusal, Site, ThisSite, draw, failure, refused, set_session
+from medmim_console.site import Refusal, Site, ThisSite, address, draw, failure, refused, set_session
 
 _log = logging.getLogger("medmim.console")
 _HEADERS = {
@@ -53,7 +53,7 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
         begun, request.state.id = time.perf_counter(), secrets.token_hex(6)
         try:
             if request.url.path not in _PROBES:
-                site.rates.count("read", _peer(request, site))
+                site.rates.count("read", address(request))
             found = await answer(request)
         except TooMany:
             found = _too_many(request)
@@ -132,7 +132,7 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
 
 
 def _logged_in(request: Request, site: Site, token: str, to: str) -> Response:
-    site.rates.count("login", _peer(request, site))
+    site.rates.count("login", address(request))
     try:
         cookie = site.access.log_in(token)
     except UserError as error:
@@ -140,13 +140,6 @@ def _logged_in(request: Request, site: Site, token: str, to: str) -> Response:
     answer = RedirectResponse(to, 303)
     set_session(request, answer, cookie)
     return answer
-
-
-def _peer(request: Request, site: Site) -> str:
-    """The address that asks: of the client where our ingress hands it on."""
-    peer = request.client.host if request.client else ""
-    forwarded = request.headers.get("x-forwarded-for", "")
-    return forwarded.rpartition(",")[2].strip() or peer if site.access.is_proxy(peer) else peer
 
 
 def _too_many(request: Request) -> Response:

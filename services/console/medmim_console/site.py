@@ -1,7 +1,7 @@
 """What every page shares: the workspace, who asks, how a page is drawn and how it is refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -14,8 +14,10 @@ from medmim import __version__
 from medmim.errors import Unavailable, UserError
 from medmim.page.page import templates
 from medmim.run.workspace import Workspace
+from medmim_console import audit
 from medmim_console.identity import Access, Session, is_of_this_site
-from medmim_console.limits import Rates
+from medmim_console.limits import Rates, TooMany
+from medmim_console.promotions import Promotions
 
 PER_PAGE = 25  # rows of a list
 Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]  # of an artifact, in the address of a page
@@ -30,6 +32,7 @@ class Site:
         ws: The workspace: store, registry, and a home for copies and indexes.
         access: Who may promote.
         rates: How often somebody may ask.
+        promotions: Those that are running or have ended.
         links: Name -> address of a web page that runs link to: `kfp`, `mlflow`, `ray`; only those that are known.
     """
 
@@ -37,6 +40,7 @@ class Site:
     access: Access
     rates: Rates = field(default_factory=Rates)
     links: Mapping[str, str] = field(default_factory=dict)
+    promotions: Promotions = field(default_factory=Promotions)
     environment: Environment = field(default_factory=lambda: _environment())
 
 
@@ -66,24 +70,46 @@ def session(request: Request) -> Session:
     return site(request).access.session(request.headers, request.cookies, peer)
 
 
+def address(request: Request) -> str:
+    """The address that asks: of the client where our ingress hands it on."""
+    peer = request.client.host if request.client else ""
+    forwarded = request.headers.get("x-forwarded-for", "")
+    return forwarded.rpartition(",")[2].strip() or peer if site(request).access.is_proxy(peer) else peer
+
+
 async def promoter(request: Request, who: Annotated[Session, Depends(session)]) -> str:
-    """The person who may promote and has sent this form, as a dependency.
+    """The person who may promote and has sent this form, as a dependency. A refusal has its audit line.
 
     Raises:
-        Refusal: 401 for nobody, 403 for a form of another site or session, 429 for one too many.
+        Refusal: 401 for nobody, 403 for a form of another site or session.
+        TooMany: One too many.
     """
-    if not who.person:
-        raise Refusal(401, who.why or "promoting needs to know who you are", "log in, then do it again")
-    form = await request.form()
-    if not is_of_this_site(who, str(form.get("csrf", "")), request.headers):
-        raise Refusal(403, "this form is not of your present session", "open the page again, then send it from there")
-    site(request).rates.count("change", who.person)
+    tried = audit.attempt(request, who.person, address(request))
+    try:
+        if not who.person:
+            raise Refusal(401, who.why or "promoting needs to know who you are", "log in, then do it again")
+        fields = await form(request)
+        tried = replace(tried, why=fields.get("why", ""))
+        if not is_of_this_site(who, fields.get("csrf", ""), request.headers):
+            fix = "open the page again, then send it from there"
+            raise Refusal(403, "this form is not of your present session", fix)
+        site(request).rates.count("change", who.person)
+    except (Refusal, TooMany) as error:
+        audit.write(tried, f"refused: {error if isinstance(error, Refusal) else 'too many changes in a minute'}")
+        raise
     return who.person
+
+
+async def form(request: Request) -> dict[str, str]:
+    """The fields of a form, as a dependency; files are left out."""
+    found = await request.form(max_files=0, max_fields=50)
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 ThisSite = Annotated[Site, Depends(site)]
 Who = Annotated[Session, Depends(session)]
 Promoter = Annotated[str, Depends(promoter)]
+Form = Annotated[dict[str, str], Depends(form)]
 
 
 def draw(request: Request, template: str, status: int = 200, **values: Any) -> Response:

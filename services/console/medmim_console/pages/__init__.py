@@ -1,5 +1,14 @@
 """The pages, one file each: a router, whose functions read and hand on to a template."""
 
-from medmim_console.pages import compare, images, items, leaderboard, nights, runs
+from medmim_console.pages import artifacts, compare, images, items, leaderboard, models, nights, runs
 
-PAGES = (leaderboard.router, compare.router, items.router, images.router, nights.router, runs.router)
+PAGES = (
+    leaderboard.router,
+    compare.router,
+    items.router,
+    images.router,
+    models.router,
+    artifacts.router,
+    nights.router,
+    runs.router,
+)

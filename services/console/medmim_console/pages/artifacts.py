@@ -1,0 +1,43 @@
+"""One artifact: what it is, who made it, from what and by which recipe. Data and benchmarks have pages of their own."""
+
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import RedirectResponse, Response
+
+from medmim import store
+from medmim.housekeeping import erase
+from medmim.run.provenance import provenance_of
+from medmim_console.site import Digest, ThisSite, draw
+
+router = APIRouter()
+
+_OWN = {"data": "/data/", "bench": "/leaderboard/"}  # kind -> where its page is
+_FILES = 100  # that are listed
+
+
+@router.get("/artifacts/{kind}/{digest}")
+def artifact(
+    request: Request, this: ThisSite, kind: Annotated[str, Path(pattern="^[a-z]{1,20}$")], digest: Digest
+) -> Response:
+    """An artifact."""
+    if kind in _OWN:
+        return RedirectResponse(_OWN[kind] + digest)
+    found = store.get(f"{this.ws.store}/{kind}/{digest}")
+    record = provenance_of(found)
+    recipe = record.get("recipe")
+    sections = {k: v for k, v in recipe.items() if k != "platform"} if isinstance(recipe, dict) else {}
+    parents = record.get("parents")
+    return draw(
+        request,
+        "artifact.html.j2",
+        kind=kind,
+        found=found,
+        record={key: record[key] for key in ("step", "time", "who", "medmim") if isinstance(record.get(key), str)},
+        recipe=str(sections.get("name", "")),
+        text=json.dumps(sections, indent=1, ensure_ascii=False, sort_keys=True) if sections else "",
+        parents={k: v for k, v in parents.items() if isinstance(v, str)} if isinstance(parents, dict) else {},
+        files=sorted(found.files.items())[:_FILES],
+        erased=digest in erase.marked(this.ws),
+    )

@@ -1,0 +1,283 @@
+"""Registered models, their versions, where these come from, and the decisions about them; who may, decides here."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import RedirectResponse, Response
+
+from medmim import tracking
+from medmim.errors import Unavailable, UserError
+from medmim.housekeeping import erase
+from medmim.recipe.registry import CANDIDATE
+from medmim.registry import aliases, approval, decisions, evidence, facts, lineage, lookup, promote, retired
+from medmim.registry.decisions import Decision
+from medmim.run.provenance import terms_of
+from medmim.run.workspace import Workspace
+from medmim.terms import FLAGS, reasons
+from medmim.tracking import Version
+from medmim_console import audit, catalog
+from medmim_console.catalog import Listing
+from medmim_console.promotions import Busy, Change
+from medmim_console.site import PER_PAGE, Form, Number, Promoter, Refusal, ThisSite, Who, address, draw
+
+router = APIRouter()
+
+Name = Annotated[str, Path(max_length=250)]  # of a registered model
+Ordinal = Annotated[str, Path(pattern=r"^[0-9]{1,18}$")]  # of a version
+Search = Annotated[str, Query(alias="name", max_length=200)]
+_AT_ONCE = 8  # models of a list that are looked at together
+_LONGEST = 2000  # characters of a reason
+_SOON = 1.5  # s: what ends within shows its result at once
+
+
+@router.get("/models")
+def models(request: Request, this: ThisSite, search: Search = "", number: Number = 1) -> Response:
+    """The registered models."""
+    found, more = tracking.page_of_models(this.ws, search.strip(), number, PER_PAGE)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        rows = tuple(pool.map(lambda name: (name, facts.overview(this.ws, name, found[name])), found))
+    return draw(request, "models.html.j2", listing=Listing(rows, number, more), search=search)
+
+
+@router.get("/models/{name}")
+def model(request: Request, this: ThisSite, who: Who, name: Name, number: Number = 1) -> Response:
+    """A model: its versions, the newest first, and what was decided."""
+    named = lookup.aliases(this.ws, name)
+    production = name.removesuffix(CANDIDATE)
+    log = decisions.read(this.ws, production, remembered=True)
+    roles = decisions.roles(log)
+    listed, more = tracking.page_of_versions(this.ws, name, number, PER_PAGE)
+    erased = erase.marked(this.ws)
+    rows = tuple(_row(name, named, log, version, erased) for _, version in listed)
+    return draw(
+        request,
+        "model.html.j2",
+        name=name,
+        production=production,
+        listing=Listing(rows, number, more),
+        roles=roles,
+        drift=aliases.drift(this.ws, name) if log and production == name else [],
+        history=list(reversed(log))[:PER_PAGE],
+        decided=len(log),
+        candidates=production == name and tracking.aliases(this.ws, name + CANDIDATE) is not None,
+        changes=this.promotions.of(name),
+        rollback=_rollback(who.person, roles),
+    )
+
+
+@router.get("/models/{name}/history")
+def history(request: Request, this: ThisSite, name: Name, number: Number = 1) -> Response:
+    """All decisions about a model, the newest first."""
+    production = name.removesuffix(CANDIDATE)
+    log = decisions.read(this.ws, production, remembered=True)
+    if not log:
+        lookup.aliases(this.ws, name)
+    return draw(request, "history.html.j2", name=production, listing=catalog.cut(list(reversed(log)), number))
+
+
+@router.get("/models/{name}/rollback")
+def ask_rollback(request: Request, this: ThisSite, who: Who, name: Name) -> Response:
+    """What a rollback changes, and the form for it."""
+    lookup.aliases(this.ws, name)
+    roles = decisions.roles(decisions.read(this.ws, name))
+    return draw(request, "rollback.html.j2", name=name, roles=roles, why_not=_rollback(who.person, roles))
+
+
+@router.post("/models/{name}/rollback")
+def do_rollback(request: Request, this: ThisSite, person: Promoter, fields: Form, name: Name) -> Response:
+    """Make the champion before this one champion again."""
+    return _begin(
+        request, this, person, fields, lambda why: promote.rollback(this.ws, name, why, person, int(fields["seen"]))
+    )
+
+
+@router.get("/models/{name}/{ordinal}")
+def version(request: Request, this: ThisSite, who: Who, name: Name, ordinal: Ordinal) -> Response:
+    """A version: what it was made of, how it was judged, its terms, and what was decided about it."""
+    found = lookup.get_version(this.ws, name, ordinal)
+    named = tracking.aliases(this.ws, name) or {}
+    production = name.removesuffix(CANDIDATE)
+    log = decisions.read(this.ws, production, remembered=True)
+    judged = lineage.judged(this.ws, found, log)
+    digest = found.tags.get(lookup.DIGEST, "")
+    return draw(
+        request,
+        "version.html.j2",
+        name=name,
+        production=production,
+        row=_row(name, named, log, found, erase.marked(this.ws)),
+        lineage=lineage.tree(this.ws, found, judged),
+        judged=judged,
+        terms=_terms(this.ws, name, found),
+        history=[entry for entry in reversed(log) if digest and entry.digest == digest],
+        foreign=_foreign(name, found),
+        why_not=_why_not(who.person, name, found, log),
+        tags=dict(sorted(found.tags.items())),
+        run=found.run,
+    )
+
+
+@router.get("/models/{name}/{ordinal}/promote")
+def ask_promotion(request: Request, this: ThisSite, who: Who, name: Name, ordinal: Ordinal) -> Response:
+    """What a promotion changes, and the form for it."""
+    found = lookup.get_version(this.ws, name, ordinal)
+    production = name.removesuffix(CANDIDATE)
+    log = decisions.read(this.ws, production)
+    digest, _ = evidence.named_by(name, found)
+    refusal = decisions.refusal(log, digest)
+    return draw(
+        request,
+        "promote.html.j2",
+        name=name,
+        production=production,
+        ordinal=ordinal,
+        roles=decisions.roles(log),
+        judged=lineage.judged(this.ws, found, log),
+        digest=digest,
+        against_gate=[
+            *([retired.reason(found)] if retired.reason(found) else []),
+            *([f"{refusal.who} refused it in decision {refusal.n}: {refusal.why}"] if refusal else []),
+        ],
+        against_terms=reasons(terms_of(evidence.model_of(this.ws, name, found)), ["serve"]),
+        why_not=_why_not(who.person, name, found, log),
+    )
+
+
+@router.post("/models/{name}/{ordinal}/promote")
+def do_promotion(
+    request: Request, this: ThisSite, person: Promoter, fields: Form, name: Name, ordinal: Ordinal
+) -> Response:
+    """Make a version champion."""
+
+    def decide(why: str) -> Decision:
+        gate, terms = "despite_gate" in fields, "despite_terms" in fields
+        return promote.promote(this.ws, name, ordinal, why, person, terms, gate, seen=int(fields["seen"]))
+
+    return _begin(request, this, person, fields, decide)
+
+
+@router.get("/models/{name}/{ordinal}/refuse")
+def ask_refusal(request: Request, this: ThisSite, who: Who, name: Name, ordinal: Ordinal) -> Response:
+    """What a refusal means, and the form for it."""
+    found = lookup.get_version(this.ws, name, ordinal)
+    production = name.removesuffix(CANDIDATE)
+    log = decisions.read(this.ws, production)
+    why_not = _why_not(who.person, name, found, log)
+    return draw(
+        request, "refuse.html.j2", name=name, production=production, ordinal=ordinal, why_not=why_not,
+        judged=lineage.judged(this.ws, found, log),
+    )  # fmt: skip
+
+
+@router.post("/models/{name}/{ordinal}/refuse")
+def do_refusal(
+    request: Request, this: ThisSite, person: Promoter, fields: Form, name: Name, ordinal: Ordinal
+) -> Response:
+    """Refuse a version."""
+    return _begin(request, this, person, fields, lambda why: promote.refuse(this.ws, name, ordinal, why, person))
+
+
+@router.get("/promotions/{name}")
+def promotion(request: Request, this: ThisSite, name: Annotated[str, Path(max_length=40)]) -> Response:
+    """A change that is running or has ended."""
+    change = this.promotions.get(name)
+    if change is None:
+        raise Refusal(
+            404,
+            "this console knows no such promotion: it was started anew since, or it was long ago",
+            "what was decided is in the model's history; what ended in the middle has changed nothing",
+        )
+    return draw(request, "promotion.html.j2", change=change, production=change.asked.model.removesuffix(CANDIDATE))
+
+
+def _begin(
+    request: Request, this: ThisSite, person: str, fields: Mapping[str, str], decide: Callable[[str], Decision]
+) -> Response:
+    """Begin a change in the background; the answer leads to its page."""
+    why = fields.get("why", "").strip()
+    asked = audit.attempt(request, person, address(request), why)
+    if wrong := _wrong(asked.what, why, fields.get("seen", "")):
+        audit.write(asked, f"refused: {wrong}")
+        raise Refusal(400, wrong, "go back, or open the page again, and send the form from there")
+
+    def ended(change: Change) -> None:
+        made, error = change.made, change.error
+        told = f"done: decision {made.n}, {made.verdict}" if made else f"failed: {error.fact if error else ''}"
+        audit.write(asked, told)
+
+    audit.write(asked, "started")
+    try:
+        change = this.promotions.start(asked, lambda: decide(why), ended, this.ws.home)
+    except Busy as busy:
+        other = (
+            f"{busy.by.asked.who} decides about this model just now" if busy.by else "too many promotions are running"
+        )
+        audit.write(asked, f"refused: {other}")
+        raise Refusal(409, other, "wait until that has ended, then look at the model again") from None
+    change.wait(_SOON)
+    return RedirectResponse(f"/promotions/{change.id}", 303)
+
+
+def _wrong(what: str, why: str, seen: str) -> str:
+    """What is wrong with a form; empty for a good one."""
+    if not why:
+        return "a decision needs its reason, which the decision log keeps"
+    if len(why) > _LONGEST:
+        return f"a reason has {_LONGEST:,} characters at most"
+    number = seen.isascii() and seen.isdigit() and len(seen) < 10
+    return "" if number or what == "refuse" else "the form does not say which champion you saw"
+
+
+def _row(name: str, named: Mapping[str, str], log: list[Decision], found: Version, erased: set[str]) -> dict[str, Any]:
+    digest = found.tags.get(lookup.DIGEST, "")
+    refusal = decisions.refusal(log, digest) if digest else None
+    return {
+        **facts.of_version(named, found),
+        "awaiting": name.endswith(CANDIDATE) and approval.is_awaiting(log, found),
+        "refused": f"{refusal.who}: {refusal.why}" if refusal else "",
+        "erased": bool(digest) and digest in erased,
+    }
+
+
+def _foreign(name: str, found: Version) -> str:
+    """Why a version is none of medmim's; empty for one of its own."""
+    try:
+        evidence.named_by(name, found)
+    except UserError as error:
+        return f"{error.fact}: {error.reason}"
+    return ""
+
+
+def _why_not(person: str, name: str, found: Version, log: list[Decision]) -> str:
+    """Why this session can decide nothing about a version; empty where it can."""
+    if foreign := _foreign(name, found):
+        return foreign
+    holder = decisions.roles(log).champion
+    if holder and holder.digest == found.tags.get(lookup.DIGEST, ""):
+        return "it is the champion: to refuse it, roll back first"
+    return "" if person else "only who has logged in as a promoter decides"
+
+
+def _rollback(person: str, roles: decisions.Roles) -> str:
+    """Why this session cannot roll back; empty where it can."""
+    if roles.previous is None:
+        return "no model was champion before this one" if roles.champion else "no model has been promoted yet"
+    return "" if person else "only who has logged in as a promoter rolls back"
+
+
+def _terms(ws: Workspace, name: str, found: Version) -> dict[str, Any]:
+    """What the terms of a model allow; what its tag says where the model itself is not there."""
+    try:
+        allowed = terms_of(evidence.model_of(ws, name, found))
+    except Unavailable:
+        raise
+    except UserError as error:
+        return {"told": found.tags.get("medmim.terms", ""), "trouble": error.fact, "flags": (), "text": ()}
+    return {
+        "told": "",
+        "trouble": "",
+        "flags": [(flag, getattr(allowed, flag), reasons(allowed, [flag])) for flag in FLAGS],
+        "text": allowed.text,
+    }
