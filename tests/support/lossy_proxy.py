@@ -81,7 +81,8 @@ def lossy(server: str) -> Iterator[Lossy]:
             for key, value in answer.getheaders():
                 if key.lower() not in ("content-length", "transfer-encoding", "connection"):
                     self.send_header(key, value)
-            self.send_header("Content-Length", str(len(data)))
+            told = answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(data))
+            self.send_header("Content-Length", told)
             self.end_headers()
             self.wfile.write(data)
 

@@ -38,7 +38,7 @@ def attempt(request: Request, who: str, address: str, why: str = "") -> Attempt:
     """What a request wants, by its address: `/models/NAME/VERSION/WHAT`."""
     given = request.path_params
     what = request.url.path.rstrip("/").rpartition("/")[2]
-    return Attempt(request.state.id, who, address, what, str(given.get("name", "")), str(given.get("version", "")), why)
+    return Attempt(request.state.id, who, address, what, str(given.get("name", "")), str(given.get("ordinal", "")), why)
 
 
 def write(one: Attempt, result: str) -> None:
