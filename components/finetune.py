@@ -23,13 +23,14 @@ def finetune(recipe: str, home: str, run: str, data: str) -> str:
     import medmim.finetune.run
     from medmim import tracking
     from medmim.cluster import dispatch
-    from medmim.errors import Unavailable
+    from medmim.errors import Unavailable, within
     from medmim.lvlm import checkpoint
     from medmim.registry import lookup
     from medmim.run.stage import component
 
     with component("finetune", recipe, home, run) as (parsed, workspace):
-        with suppress(Unavailable):  # register waits for MLflow; what it refuses, it would refuse after the training
+        # register waits for an MLflow that is away; what it refuses, it would refuse after the training
+        with suppress(Unavailable), within(20):
             tracking.check(workspace)
         base = lookup.resolve(parsed.finetune.base, workspace)
         if dispatch.is_remote(parsed):

@@ -20,14 +20,15 @@ from typing import Any
 import medmim
 from medmim import progress, tracking
 from medmim.doctor.check import Check, run_side_by_side, store
-from medmim.errors import Unavailable, UserError
+from medmim.errors import Unavailable, UserError, within
 from medmim.lvlm import memory
 from medmim.recipe import names
-from medmim.redact import hidden, shown
+from medmim.redact import shown
 from medmim.run.workspace import Workspace, sqlite_path
 
 _GIB = 1 << 30
 _PROBE_SECONDS = 60
+_MLFLOW_SECONDS = 5  # until it is not tried again
 _SOCKET_PATH = 107  # bytes that Linux allows for the path of a Unix socket
 _RAY_SOCKET = "medmim-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 _TORCH = """
@@ -116,32 +117,16 @@ def _disk(home: Path) -> Check:
 
 def _mlflow(ws: Workspace) -> Check:
     version, path = _version("mlflow"), sqlite_path(ws.tracking)
-    is_server = ws.tracking.startswith(("http://", "https://"))
-    if is_server:
-        _connect(ws.tracking)
-    tracking.check(ws)
+    with within(_MLFLOW_SECONDS):
+        tracking.check(ws)
     if path is not None:
         existing = next(place for place in (path, *path.parents) if place.exists())
         if not os.access(existing, os.W_OK):
             raise UserError(f"{existing} cannot be written", fix="fix its permissions, or give another --home")
         return Check("mlflow", "ok", f"{version}, {path}{'' if path.exists() else ' (made on first use)'}")
-    if not is_server and not tracking.is_database_server(ws.tracking):
+    if not tracking.is_database_server(ws.tracking) and not ws.tracking.startswith(("http://", "https://")):
         return Check("mlflow", "ok", f"{version}, {shown(ws.tracking)} (not checked)")
     return Check("mlflow", "ok", f"{version}, {shown(ws.tracking)} answers")
-
-
-def _connect(uri: str) -> None:
-    """Whether anything answers within seconds, for which MLflow's own client would wait for minutes."""
-    import urllib3
-
-    try:
-        with urllib3.PoolManager(timeout=3, retries=False) as http:
-            http.request("GET", uri.rstrip("/") + "/health", redirect=False)
-    except urllib3.exceptions.SSLError:
-        return  # that client knows the authority's file, and reports what is wrong
-    except urllib3.exceptions.HTTPError as error:
-        fact = f"{shown(uri)} does not answer"
-        raise Unavailable(fact, hidden(str(error), uri), "start it, or unset MLFLOW_TRACKING_URI") from None
 
 
 def _ray() -> Check:

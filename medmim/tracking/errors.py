@@ -50,7 +50,7 @@ def answering(tracking: str) -> Iterator[None]:
             raise refused or found from None
         if "unsupported URI" in said:
             raise unusable(tracking, "MLflow knows no such registry", f"give {ADDRESSES}") from None
-        raise _server_error(tracking, error, said) from None
+        raise server_error(tracking, error, said) from None
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def database_error(at: str, text: str, path: Path | None) -> UserError:
     )
 
 
-def _server_error(tracking: str, error: BaseException, said: str) -> UserError:
+def server_error(tracking: str, error: BaseException, said: str) -> UserError:
     """The error for what an MLflow server, or the connection to it, failed with; `said` are MLflow's words for it."""
     from requests import exceptions
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from medmim.errors import MIN_TRIES, Unavailable, UserError, from_os_error, patience, retrying
-from medmim.progress import say
+from medmim.progress import say, waiting_for
 from medmim.redact import hidden, shown
 from medmim.run.workspace import Workspace, sqlite_path, sqlite_uri
 from medmim.tracking.address import is_database_server, refuse_unusable, unusable
-from medmim.tracking.errors import answering, database_error, first_line, reporting_lock
+from medmim.tracking.errors import answering, database_error, first_line, reporting_lock, server_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +29,7 @@ _SQLITE = "sqlite:///"
 _REPORT_EVERY = 60.0  # s between two lines about a server that does not answer
 _BUSY = 20.0  # s that another process may hold the lock of an SQLite database
 _CONNECT = 10  # s
+_SECONDS = (5, 5)  # of a server to connect, to answer that it is there
 _NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers to a name that is none
 _DRIVERS = {"psycopg": "medmim[cluster]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> package
 _ENVIRONMENT = {
@@ -222,8 +223,8 @@ def _experiment_files(ws: Workspace) -> str | None:
 def check(ws: Workspace) -> None:
     """Whether something can be registered at the tracking URI, before hours of work are done for it.
 
-    A database is asked without MLflow, which starts slowly and gives up after minutes; a server is asked what each run
-    asks, by the same client and login: what is in front of it may let its health through, and nothing else.
+    What does not answer is found without MLflow, which starts slowly and gives up after minutes. A server that does is
+    asked what each run asks, by the same client and login: its health may be open, and nothing else.
 
     Raises:
         UserError: MLflow cannot use it: a folder, a database in memory, another path, no address at all, a missing
@@ -237,9 +238,23 @@ def check(ws: Workspace) -> None:
     elif is_database_server(uri):
         _connect(uri)
     elif uri.startswith(("http://", "https://")):
+        with waiting_for(f"MLflow at {shown(uri)}"):
+            retrying(Unavailable)(_reach, uri)
         api = client(ws)  # which asks for registered models
         with answering(uri):
             api.search_experiments(max_results=1)
+
+
+def _reach(uri: str) -> None:
+    """Whether anything answers at the address of a server, whatever it answers."""
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS, allow_redirects=False)
+    except requests.exceptions.SSLError:
+        return  # MLflow's client knows the authority's file, and reports what is wrong
+    except requests.RequestException as error:
+        raise server_error(uri, error, hidden(str(error), uri)) from None
 
 
 def check_sqlite(path: Path) -> None:

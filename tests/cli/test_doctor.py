@@ -172,7 +172,7 @@ def test_an_mlflow_that_answers_passes_and_one_that_is_away_fails_at_once(tmp_pa
         machine._mlflow(Workspace(tmp_path, "", "http://127.0.0.1:1"))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="does not answer"):
         machine._mlflow(Workspace(tmp_path, "", f"http://127.0.0.1:{silent.getsockname()[1]}"))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
 
 
 def test_a_database_is_opened_and_an_absent_one_is_not_made(tmp_path: Path) -> None:
