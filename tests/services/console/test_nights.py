@@ -51,7 +51,10 @@ def test_a_recipe_shows_its_trend_and_the_alarm_of_the_night_that_raised_it(
     client: TestClient, weeks: tuple[World, list[Night]]
 ) -> None:
     html = client.get(f"/nights/{NAME}").text
-    assert "<svg" in html and "<style" not in html and " style=" not in html, "the policy forbids inline style"
+    assert f'hx-get="/nights/{NAME}/trend"' in html and f'href="/nights/{NAME}/trend"' in html
+    figures = client.get(f"/nights/{NAME}/trend").text
+    assert "<svg" in figures and "<style" not in figures and " style=" not in figures, "the policy forbids inline style"
+    assert figures.count("2 nights:") == 1, "both are drawn"
     dates = [html.index(f"/nights/{NAME}/{night.date}") for night in reversed(weeks[1])]
     assert dates == sorted(dates), "the newest night first"
     alarms = weeks[1][DRIFTED - 1].alarms
@@ -93,7 +96,8 @@ def test_a_record_that_was_cut_off_is_named_and_the_other_nights_are_shown(
     try:
         fresh = browser(made.ws)
         html = fresh.get(f"/nights/{NAME}").text
-        assert "is not the record of a night" in html and nights[0].date in html and "<svg" in html
+        assert "is not the record of a night" in html and nights[0].date in html
+        assert "<svg" in fresh.get(f"/nights/{NAME}/trend").text
         answer = fresh.get(f"/nights/{NAME}/2026-05-01")
         assert answer.status_code == 404 and "restore the file" in answer.text
     finally:

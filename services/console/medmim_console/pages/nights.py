@@ -32,15 +32,22 @@ def recipes(request: Request, this: ThisSite, number: Number = 1) -> Response:
 
 @router.get("/nights/{name}")
 def nights(request: Request, this: ThisSite, name: Recipe, number: Number = 1) -> Response:
-    """The trend of a recipe's nights, and a list of them with their alarms and notes."""
+    """The nights of a recipe, with their alarms and notes, and where their trend is drawn."""
     dates = records.dates(this.ws).get(name, [])
     if not dates:
         raise Refusal(404, f"recipe {name} has no night in this store", "choose one under Nights")
     listing = catalog.cut(dates[::-1], number)
     rows = [(date, *_known(this.ws, name, date)) for date in listing.rows]
-    drawn = tuple(date for date in dates[-seen.DRAWN :] if _known(this.ws, name, date)[0]) if number == 1 else ()
+    return draw(request, "nights.html.j2", name=name, listing=listing, rows=rows)
+
+
+@router.get("/nights/{name}/trend")
+def trend(request: Request, this: ThisSite, name: Recipe) -> Response:
+    """The scores of a recipe's last nights as figures: apart, since the first ones take seconds to draw."""
+    dates = records.dates(this.ws).get(name, [])[-seen.DRAWN :]
+    drawn = tuple(date for date in dates if _known(this.ws, name, date)[0])
     trends = _trends(this.ws, name, drawn) if drawn else []
-    return draw(request, "nights.html.j2", name=name, listing=listing, rows=rows, drawn=drawn, trends=trends)
+    return draw(request, "night_trend.html.j2", name=name, drawn=drawn, trends=trends)
 
 
 @router.get("/nights/{name}/{date}")
