@@ -24,6 +24,7 @@ _PEAK_BF16 = {
     "L40": 181e12,
     "L4": 121e12,
 }
+_MEASURED_FOR = 1.0  # seconds
 
 
 def step_flops(config: Any, batch: Batch, settings: Finetune) -> float:
@@ -97,11 +98,15 @@ def peak_flops(device: torch.device, bf16: bool) -> float | None:
 
 @lru_cache(maxsize=8)
 def _measured_peak(threads: int, bf16: bool) -> float:
-    size = 1024
-    a = torch.ones(size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
-    best = 0.0
-    for _ in range(8):
-        begin = time.perf_counter()
-        a @ a
-        best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+    """Of ever larger products, until they take long: without instructions for bf16 a large one takes seconds."""
+    best, size, end = 0.0, 128, time.perf_counter() + _MEASURED_FOR
+    while size <= 1024:
+        a = torch.ones(size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
+        for _ in range(4):
+            begin = time.perf_counter()
+            if begin > end:
+                return best
+            a @ a
+            best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+        size *= 2
     return best
