@@ -12,13 +12,23 @@ from medmim.finetune.distributed import pick_device
 from medmim.finetune.engines.engine import WEIGHT
 from medmim.finetune.validation import VALIDATION
 from medmim.finetune.worker import Job, run_worker
+from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import batches, copy_of, losses, make_job, steps_of
-from tests.support.two_workers import POISONED, SHORT, UNEVEN
+from tests.support.two_workers import POISONED, SHORT, UNEVEN, run
 
 Seen = tuple[Path, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")  # as `family`, after which pytest sorts the tests
+def both(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """The folder and what each of two workers has seen, by family; see `two_workers.main`."""
+    root = tmp_path_factory.mktemp("two")
+    for family in FAMILIES:
+        (root / family.name).mkdir()
+    return root, run(root, {family.name: make_job(root / family.name, family, SHORT, dev=True) for family in FAMILIES})
 
 
 @pytest.fixture
@@ -125,3 +135,17 @@ def test_all_workers_stop_before_an_infinite_gradient_of_one_is_used_or_saved(tw
     sums = {name: float(fields[WEIGHT].double().sum()) for name, fields in stored.items()}
     assert sums == {name: seen[0][optimizer]["weights"][name] for name in stored}
     assert all(values.isfinite().all() for fields in stored.values() for values in fields.values())
+
+
+def test_no_checkpoint_is_whole_before_all_workers_have_written(both: Seen) -> None:
+    """The second worker writes only after both have looked twice."""
+    assert [worker["whole"] for worker in both[1]] == [[False, False, True]] * 2
+
+
+def test_workers_save_by_the_clock_of_the_first_and_stop_when_any_is_told_to(both: Seen) -> None:
+    first, second = both[1]
+    assert first["pace"] == second["pace"] == {
+        "late by its own clock: the second": [False, False],
+        "late by its own clock: the first": [True, False],
+        "told to stop: the second": [True, True],
+    }  # fmt: skip

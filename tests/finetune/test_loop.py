@@ -26,6 +26,7 @@ from medmim.finetune.worker import run_worker
 from medmim.lvlm.checkpoint import digest
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava import Lvlm, load
+from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Finetune, Lora, Validation
 from tests.support.finetune import SETTINGS, batches, copy_of, losses, make_job, set_dropout, steps_of
 
@@ -90,6 +91,7 @@ run_worker(Job(**{job!r}))
 """
 
 
+@pytest.mark.parametrize("family", [MANTIS], indirect=True)  # both resume in test_resume and below, in this process
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, family: Family) -> None:
     settings = SETTINGS.model_copy(update={"steps": 11, "save_every": 3})
     run_worker(make_job(tmp_path, family, settings))

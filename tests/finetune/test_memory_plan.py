@@ -20,10 +20,10 @@ from medmim.finetune.memory_plan import GIB, Need, Part, Room
 from medmim.finetune.memory_trace import Pass
 from medmim.finetune.worker import EXAMPLES
 from medmim.lvlm import memory
-from medmim.lvlm.llava import Lvlm
+from medmim.lvlm.family import Family
 from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Finetune, Lora
-from tests.support.finetune import SETTINGS, batches, copy_of, make_job, make_lvlm
+from tests.support.finetune import SETTINGS, batches, make_job, make_lvlm
 
 WAYS = {
     "plain": Finetune(max_tokens=1000, freeze_vision=False),
@@ -36,7 +36,7 @@ WAYS = {
 @pytest.fixture(scope="module")
 def config() -> Any:
     """Of a tiny model."""
-    return make_lvlm(MANTIS).model.config
+    return make_lvlm(MANTIS, layers=4).model.config
 
 
 def _pass_of(batch: Batch) -> Pass:
@@ -46,14 +46,14 @@ def _pass_of(batch: Batch) -> Pass:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_planned_is_what_a_training_allocates(lvlm: Lvlm, way: str) -> None:
+def test_what_is_planned_is_what_a_training_allocates(family: Family, way: str) -> None:
     """The bytes of all storages that torch really makes, of a model with more layers than the plan tries."""
     settings = WAYS[way].model_copy(update={"batch_size": 12})
-    mine = copy_of(lvlm)
+    mine = make_lvlm(family, layers=4)
     config = mine.model.config
     trainable.prepare(mine.model, settings)
     engine = Plain(mine.model, settings, bf16=False)
-    batch = batches(lvlm, settings)(0)
+    batch = batches(mine, settings)(0)
     mine.model.train()
     with attention.packed(mine.model):
         engine.gradients(batch)
@@ -107,7 +107,7 @@ def test_what_only_the_first_worker_holds_is_on_its_machine_once() -> None:
 @pytest.mark.parametrize("way", ["plain", "lora", "muon"])
 def test_the_copy_that_is_written_as_a_checkpoint_is_planned(config: Any, way: str) -> None:
     """Of a model of the same shape, after its first step."""
-    lvlm = make_lvlm(MANTIS)
+    lvlm = make_lvlm(MANTIS, layers=4)
     trainable.prepare(lvlm.model, WAYS[way])
     engine = Plain(lvlm.model, WAYS[way], bf16=False)
     with attention.packed(lvlm.model):

@@ -1,9 +1,7 @@
 """When a training saves and stops: by steps or by time, and the same on all workers."""
 
 import time
-from pathlib import Path
 from threading import Event
-from typing import Any
 
 import pytest
 import torch
@@ -44,14 +42,3 @@ def test_what_is_told_to_stop_saves_first() -> None:
     assert pace.after(1) == (False, False)
     stop.set()
     assert pace.after(2) == (True, True)
-
-
-def test_workers_save_by_the_clock_of_the_first_and_stop_when_any_is_told_to(
-    both: tuple[Path, list[dict[str, Any]]],
-) -> None:
-    first, second = both[1]
-    assert first["pace"] == second["pace"] == {
-        "late by its own clock: the second": [False, False],
-        "late by its own clock: the first": [True, False],
-        "told to stop: the second": [True, True],
-    }  # fmt: skip

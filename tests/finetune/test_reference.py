@@ -14,10 +14,10 @@ from medmim.lvlm.llava import Lvlm
 from medmim.recipe.schema import Finetune
 from tests.support.finetune import copy_of, make_encoded, make_pixels, steps_of
 
-STEPS, WARM, TAIL = 8, 2, 4
+STEPS, WARM, TAIL = 6, 2, 3
 LR, CLIP, DECAY = 2e-3, 4.5, 0.1
 MUON_LR = 1e-3  # not twice LR, which it would be by default
-SAMPLES = 6
+SAMPLES = 4
 SETTINGS = Finetune(
     batch_size=SAMPLES, lr=LR, clip=CLIP, weight_decay=DECAY, optimizer="adamw", warmup=WARM / STEPS,
     decay_fraction=TAIL / STEPS, freeze_vision=False, precision="fp32", max_tokens=10_000,
@@ -39,7 +39,8 @@ def muon_step(p: torch.Tensor, momentum: torch.Tensor, lr: float, decay: float) 
     x = 0.05 * p.grad + 0.95 * momentum
     x = x / torch.linalg.matrix_norm(x)
     for _ in range(5):
-        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+        squared = x @ x.T
+        x = 3.4445 * x - 4.7750 * squared @ x + 2.0315 * squared @ (squared @ x)
     p.data = p.data - lr * decay * p.data - lr * 0.2 * math.sqrt(max(p.shape)) * x
 
 

@@ -21,6 +21,7 @@ from medmim.lvlm.encode import IGNORED, encode
 from medmim.lvlm.family import Family, Segment, Turn
 from medmim.lvlm.importing import convert, layouts
 from medmim.lvlm.llava import Lvlm
+from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
 from medmim.run.provenance import terms_of
@@ -32,6 +33,8 @@ from tests.support.finetune import make_data, make_dev, make_samples
 from tests.support.killing import killed_at
 from tests.support.s3_proxy import Proxy
 
+# what is planned, fetched, refused and found again knows no family, and a plan takes its time
+of_one_family = pytest.mark.parametrize("family", [MANTIS], indirect=True)
 FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_vision": False}
 
 
@@ -89,6 +92,7 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
     assert len(bare) == 2
 
 
+@of_one_family
 def test_the_validation_is_in_the_model_and_in_the_key_only_where_it_chooses(
     world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
 ) -> None:
@@ -107,6 +111,7 @@ def test_the_validation_is_in_the_model_and_in_the_key_only_where_it_chooses(
     assert len(bare) == 3
 
 
+@of_one_family
 def test_the_best_model_needs_dev_items(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
     ws, data, base = world
     with pytest.raises(UserError, match=r"there are no dev items") as raised:
@@ -154,6 +159,7 @@ def test_another_chat_format_finds_no_earlier_model(
     assert run.run(settings, ws, data).digest == old.digest
 
 
+@of_one_family
 def test_the_weights_of_the_base_are_hashed_once_and_by_no_worker(
     world: tuple[Workspace, str, str], bare: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +180,7 @@ def test_the_weights_of_the_base_are_hashed_once_and_by_no_worker(
     ]
 
 
+@of_one_family
 def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
     ws, data, base = world
     packed = plan(recipe(base, steps=None, epochs=2), ws, data)
@@ -241,6 +248,7 @@ def test_a_plan_counts_the_parameters_of_the_published_models(which: str, tmp_pa
     assert parameters(layout.config) == (sum(sizes.values()), tower)
 
 
+@of_one_family
 def test_the_driver_holds_neither_a_model_nor_samples_while_workers_train(
     world: tuple[Workspace, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +273,7 @@ def _kind(it: object) -> str:
     return type(it).__name__
 
 
+@of_one_family
 def test_quarantined_rows_have_their_length_and_are_counted_together(
     world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
 ) -> None:
@@ -314,6 +323,7 @@ def check_reads(proxy: Proxy, data: store.Artifact, base: store.Artifact) -> Non
     assert proxy.bytes - sum(images) < allowed + 10_000
 
 
+@of_one_family
 def test_a_dry_run_fetches_neither_weights_nor_pixels(
     world: tuple[Workspace, str, str], far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
 ) -> None:
@@ -323,6 +333,7 @@ def test_a_dry_run_fetches_neither_weights_nor_pixels(
     check_reads(proxy, data, base)
 
 
+@of_one_family
 def test_the_head_of_a_cluster_fetches_neither_weights_nor_pixels(
     world: tuple[Workspace, str, str],
     far: tuple[Workspace, store.Artifact, store.Artifact],
@@ -352,6 +363,7 @@ def test_the_head_of_a_cluster_fetches_neither_weights_nor_pixels(
     assert not [name for name in proxy.names() if name.endswith("parquet")], "the tokens of the first try are used"
 
 
+@of_one_family
 def test_head_and_worker_of_one_cache_give_the_digest_of_one_machine(
     world: tuple[Workspace, str, str],
     far: tuple[Workspace, store.Artifact, store.Artifact],
@@ -381,6 +393,7 @@ def test_head_and_worker_of_one_cache_give_the_digest_of_one_machine(
     assert (ws.cache / base.digest / "model.safetensors").is_file()
 
 
+@of_one_family
 def test_a_copy_that_is_at_hand_is_used_whole(
     far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
 ) -> None:
@@ -392,6 +405,7 @@ def test_a_copy_that_is_at_hand_is_used_whole(
     assert not list(ws.cache.glob("*-*")), "no second copy"
 
 
+@of_one_family
 def test_rows_whose_image_is_not_in_the_store_are_quarantined(
     far: tuple[Workspace, store.Artifact, store.Artifact], bucket: str, tmp_path: Path
 ) -> None:
@@ -411,6 +425,7 @@ def test_rows_whose_image_is_not_in_the_store_are_quarantined(
     assert "rows_only" in caught.value.reason
 
 
+@of_one_family
 @pytest.mark.parametrize(
     ("where", "how"), [("folder", "cluster"), ("store", "dry run"), ("bucket", "local"), ("bucket", "cluster")]
 )
@@ -461,6 +476,7 @@ def test_a_damaged_base_is_refused_before_anything_is_tokenized(
     assert bare == []
 
 
+@of_one_family
 def test_of_a_damaged_base_no_data_is_fetched(
     far: tuple[Workspace, store.Artifact, store.Artifact], bucket: str, proxy: Proxy, bare: list[Job], tmp_path: Path
 ) -> None:
@@ -473,6 +489,7 @@ def test_of_a_damaged_base_no_data_is_fetched(
     assert not [name for name in proxy.names() if name.endswith("parquet")] and bare == []
 
 
+@of_one_family
 @pytest.mark.parametrize("what", ["nothing", "another kind", "no train rows"])
 def test_data_that_cannot_be_trained_on_is_refused(
     world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path, what: str
@@ -550,6 +567,7 @@ def test_lora_publishes_adapters_or_the_same_as_one_model(
     assert run.run(recipe(merged.uri, steps=1), ws, data).facts["steps"] == 1
 
 
+@of_one_family
 def test_adapters_are_published_once_wherever_a_kill_comes(
     world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
 ) -> None:

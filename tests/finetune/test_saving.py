@@ -104,8 +104,3 @@ def test_one_checkpoint_is_written_at_a_time_and_the_next_one_waits(tmp_path: Pa
         saves.finish()
         saves.finish()
     assert whole == [1, 2]
-
-
-def test_no_checkpoint_is_whole_before_all_workers_have_written(both: tuple[Path, list[dict[str, Any]]]) -> None:
-    """The second worker writes only after both have looked twice."""
-    assert [worker["whole"] for worker in both[1]] == [[False, False, True]] * 2

@@ -29,12 +29,17 @@ from medmim.tiny import architecture
 WORDS = ["does", "the", "mass", "grow", "shrink", "left", "right", "first", "second", "larger", "smaller", "same"]
 
 
-def make_lvlm(family: Family, seed: int = 0) -> Lvlm:
-    """A fresh tiny model, not yet saved."""
+def make_lvlm(family: Family, seed: int = 0, layers: int = 2) -> Lvlm:
+    """A fresh tiny model, not yet saved, of few layers: each takes its time in every training of the tests."""
     tokenizer = architecture.train_tokenizer([" ".join(WORDS)] * 3, family, size=512)
-    return Lvlm(
-        architecture.build(family, tokenizer, seed), tokenizer, architecture.image_processor(family), family, Path()
-    )
+    model = architecture.build(family, tokenizer, seed)
+    for part, config in (
+        (model.model.language_model, model.config.text_config),
+        (model.model.vision_tower.encoder, model.config.vision_config),
+    ):
+        del part.layers[layers:]
+        config.num_hidden_layers = len(part.layers)
+    return Lvlm(model, tokenizer, architecture.image_processor(family), family, Path())
 
 
 def make_encoded(lvlm: Lvlm, count: int, seed: int = 0) -> list[Encoded]:
