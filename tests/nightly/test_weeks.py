@@ -1,4 +1,4 @@
-"""Three weeks of nights over the real code: what must raise an alarm does, in time, and nothing else."""
+"""Almost two weeks of nights over the real code: what must raise an alarm does, in time, and nothing else."""
 
 import json
 import shutil
@@ -16,19 +16,19 @@ from medmim.nightly import rebench, records, roster, trend, watch
 from medmim.nightly.records import Night
 from medmim.store.folder import FolderStore
 from tests.support.killing import killed_at
-from tests.support.nightly import NAME, QUESTIONS, World, drift, world
+from tests.support.nightly import NAME, QUESTIONS, WINDOW, World, drift, world
 from tests.support.page import Page
 
-WORSE_CHAMPION, ROLLED_BACK, SERVER_CHANGED = 8, 10, 15
+WORSE_CHAMPION, ROLLED_BACK, SERVER_CHANGED, NIGHTS = 4, 6, 9, 12
 
 
 @pytest.fixture(scope="module")
 def weeks(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[tuple[World, list[Night]]]:
-    """21 nights: the champion is replaced by one that is 7.3 points worse, and back; the server changes."""
+    """The champion is replaced by one that is 7.3 points worse, and back; the server changes."""
     with world(tmp_path_factory.mktemp("weeks") / "home", mlflow_database) as made:
         made.promote(0)
         seen = []
-        for night in range(1, 22):
+        for night in range(1, NIGHTS + 1):
             if night in (WORSE_CHAMPION, ROLLED_BACK):
                 made.promote(int(night == WORSE_CHAMPION))
             if night == SERVER_CHANGED:
@@ -38,7 +38,7 @@ def weeks(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> It
             if night not in (1, SERVER_CHANGED):
                 # the others count the tokens of prompts, of which this server tells nothing
                 asked = [one for one in made.server.requests[before:] if one["max_tokens"] != 1]
-                assert len(asked) == 12, "only the canary is asked anew"
+                assert len(asked) == 12, f"only the canary is asked anew in night {night}"
             seen.append(found)
         yield made, seen
 
@@ -54,19 +54,19 @@ def test_alarms_are_raised_in_the_right_nights_and_in_no_other(weeks: tuple[Worl
 
 def test_a_drifted_server_is_asked_everything_anew_and_then_is_what_it_is(weeks: tuple[World, list[Night]]) -> None:
     made, seen = weeks
-    before, then, after = (seen[number - 1].models["other"] for number in (14, SERVER_CHANGED, 16))
+    before, then, after = (seen[number - 1].models["other"] for number in range(SERVER_CHANGED - 1, SERVER_CHANGED + 2))
     assert before["weights"] == then["weights"] and before["answers"] != then["answers"]
     assert then == after and then["anew"] == seen[SERVER_CHANGED - 1].date
     assert {night.models["champion"]["anew"] for night in seen} == {""}
     assert seen[SERVER_CHANGED - 1].changed["other"] and not seen[-1].canary["other"]["changed"]
-    assert len([one for one in made.server.requests if one["max_tokens"] != 1]) == 2 * QUESTIONS + 21 * 12
+    assert len([one for one in made.server.requests if one["max_tokens"] != 1]) == 2 * QUESTIONS + NIGHTS * 12
 
 
 def test_the_record_holds_no_text_of_a_question(weeks: tuple[World, list[Night]]) -> None:
     made, _ = weeks
     place = store.open_store(made.ws.store)
     texts = [place.read(key).decode() for key in place.list("nights/")]
-    assert len(texts) == 21 and not [text for text in texts if "What is new" in text]
+    assert len(texts) == NIGHTS and not [text for text in texts if "What is new" in text]
 
 
 def test_mlflow_has_one_finished_run_for_each_night(weeks: tuple[World, list[Night]]) -> None:
@@ -109,9 +109,9 @@ def test_garbage_collection_keeps_what_the_next_night_compares_with_and_every_re
     later = max(when for when, _ in place.ages().values()) + 400 * gc.DAY
     gone = {item.name for item in gc.collect(ws, gc.plan(ws, last=1, days=0, now=later))}
     assert any(name.startswith("night/") for name in gone) and any(name.startswith("runs/") for name in gone)
-    assert len(records.read(ws, NAME)) == 21
-    kept = {own["answers"] for night in seen[-14:] for own in night.models.values()}
-    for night in seen[-14:]:
+    assert len(records.read(ws, NAME)) == NIGHTS
+    kept = {own["answers"] for night in seen[-WINDOW:] for own in night.models.values()}
+    for night in seen[-WINDOW:]:
         watch.answers(ws, night.date, night.bench, "champion")
     assert all(store.find(f"{ws.store}/answers/{digest}") for digest in kept)
 
@@ -151,9 +151,9 @@ def test_of_two_nightlies_at_once_one_wins_and_the_other_fails(weeks: tuple[Worl
     with ThreadPoolExecutor(2) as threads:
         results = sorted(threads.map(one, both))
     assert results[1] == "won" and results[0].startswith(
-        "2 the night of 2026-06-23 of recipe weeks is taken by run weeks-"
+        "2 the night of 2026-06-29 of recipe weeks is taken by run weeks-"
     )
-    loser = both[0] if records.find(ws, NAME, "2026-06-23").run == both[1].run else both[1]  # type: ignore[union-attr]
+    loser = both[0] if records.find(ws, NAME, "2026-06-29").run == both[1].run else both[1]  # type: ignore[union-attr]
     with pytest.raises(UserError, match="is taken by run"):
         rebench.run(recipe, loser, made.data, roster.models(recipe, ws))
 
@@ -168,8 +168,8 @@ def test_an_accepted_regression_is_no_alarm(weeks: tuple[World, list[Night]]) ->
     assert watch._compare(recipe, ws, tonight, before).alarms
     notes = watch._compare(recipe, ws, {**tonight, "data": "f" * 64}, before).notes
     common = f"{QUESTIONS} of {QUESTIONS} questions in common"
-    assert f"another data set than the night before (2026-06-23): {common}" in notes
-    accepted, _ = made.on(24, since="2026-06-24")
+    assert f"another data set than the night before (2026-06-29): {common}" in notes
+    accepted, _ = made.on(24, since="2026-06-30")
     assert watch._compare(accepted, ws, tonight, before).alarms == []
 
 

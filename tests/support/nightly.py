@@ -28,7 +28,8 @@ from medmim.sample import Sample, digest_of
 from tests.support.openai_server import Server
 
 PATIENTS, QUESTIONS, WORSE = 60, 240, 16  # 7.3 points of the held-in questions
-FIRST = date(2026, 6, 1)
+WINDOW = 7  # nights that are compared with
+FIRST = date(2026, 6, 7)
 NAME = "weeks"
 
 
@@ -92,7 +93,7 @@ def world(home: Path, database: Path) -> Iterator[World]:
                 "finetune": {"base": uris[0]},
                 "bench": {"probes": [], "max_new_tokens": 2, "batch_size": 80},
                 "register": {"model": "weeks-model"},
-                "nightly": {"references": [f"openai:{server.url}#other"], "canary": 12},
+                "nightly": {"references": [f"openai:{server.url}#other"], "canary": 12, "nights": WINDOW},
             },
             "the test",
         )
