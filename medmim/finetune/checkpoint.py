@@ -7,6 +7,7 @@ checkpoint. What reads one puts the fragments together, so that any number of wo
 The batches are a pure function of the step, so nothing else is needed to resume bit for bit.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medmim import progress
 from medmim.finetune.engines.engine import Fragment, Whole
 
 STATE = "state.json"
@@ -108,17 +110,30 @@ def step_of(name: str) -> int:
     return int(name.removeprefix("step-"))
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """State of the newest undamaged checkpoint, with its `path` and `step`; None where there is none."""
+def newest(folder: Path, quiet: bool = False) -> dict[str, Any] | None:
+    """State of the newest undamaged checkpoint, with its `path` and `step`; None where there is none.
+
+    Args:
+        folder: The `resume` folder.
+        quiet: Whether to say nothing of those that are damaged.
+
+    Raises:
+        OSError: The newest one cannot be read for now: other workers might, and would resume from another step.
+    """
     for path in _newest_first(folder):
+        if not (path / STATE).is_file():  # a save that was killed
+            continue
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             for file in _files(path):
                 with safe_open(file, "pt"):  # reads the header and checks the size of the file
                     pass
             return {**state, "path": path, "step": step_of(path.name)}
-        except (OSError, ValueError, SafetensorError):  # cut off by a crash of the machine: try an older one
-            continue
+        except (OSError, ValueError, SafetensorError) as error:  # cut off by a crash of the machine: try an older one
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise
+            if not quiet:
+                progress.say(f"{path} is damaged, and an older checkpoint is taken: {error}")
     return None
 
 

@@ -158,6 +158,7 @@ def train(
             # the last one would be uploaded for nothing: the model, which comes now, ends the training
             if save_now and (on_save is None or stop_now or step + 1 < steps):
                 state = {"tokens": tokens_seen, "settings": identity, "ran": ran}
+                record.sync()
                 saves.begin(step + 1, engine.fragments(), state)
             if stop_now:
                 saves.finish()
@@ -216,7 +217,7 @@ def _resume(
     folder: Path, engine: Engine, identity: Mapping[str, Any], rank: int
 ) -> tuple[int, int, list[dict[str, Any]], Path | None]:
     """Load the newest checkpoint, if any; returns steps and tokens done, with what, and its folder."""
-    state = checkpoint.newest(folder / "resume")
+    state = checkpoint.newest(folder / "resume", quiet=rank > 0)
     if state is None:
         return 0, 0, [], None
     before = state.get("settings", {})
@@ -266,7 +267,7 @@ def _invalid_base(engine: Engine, lvlm: Lvlm, folder: Path, loss: float, first: 
     names = engine.not_finite() if first else []
     if not names:
         return None
-    resumed = checkpoint.newest(folder / "resume")
+    resumed = checkpoint.newest(folder / "resume", quiet=True)
     origin = f"the checkpoint {resumed['path']}" if resumed else f"the base {lvlm.path}"
     return UserError(
         f"weights of {origin} are not finite",

@@ -1,6 +1,7 @@
 """Records a training: a line for each step in `losses.jsonl`, validations, progress reports, and the final result."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,11 @@ class Record:
             shown |= self._measured()
             progress.emit("step", step=f"{step + 1}/{self.steps}", loss=loss, lr=lr, tokens_per_s=speed, **shown)
         self.bar.add()
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk: no crash of the machine is to leave a checkpoint without its lines."""
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
     def validate(self, step: int, measure: Callable[[], Validated]) -> Validated:
         """Record a validation; the time that it takes does not count as training.

@@ -9,6 +9,7 @@ The steps depend on the recipe alone, not on when checkpoints are written, which
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -134,9 +135,11 @@ def until(path: Path, step: int, truncate: bool) -> list[Validated]:
 
 
 def append(path: Path, validated: Validated) -> None:
-    """Add a line."""
+    """Add a line, which is on the disk then: a checkpoint that follows may outlive a crash of the machine."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_line(validated))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def best(found: Sequence[Validated]) -> Validated | None:

@@ -1,5 +1,6 @@
 """A checkpoint is whole, and on the disk, before older ones are removed; any number of workers reads it."""
 
+import errno
 import os
 import random
 from collections.abc import Sequence
@@ -66,6 +67,19 @@ def test_what_not_all_workers_have_written_or_none_has_committed_is_no_checkpoin
     save(tmp_path, 3, ranks=[1])
     found = checkpoint.newest(tmp_path)
     assert found is not None and found["path"] == good
+
+
+def test_a_disk_that_does_not_answer_is_no_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several workers this one alone would resume from an older step."""
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+
+    def unreadable(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "safe_open", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.newest(tmp_path)
 
 
 def test_the_newest_two_whole_ones_stay_and_so_do_files_of_a_save_under_way(tmp_path: Path) -> None:

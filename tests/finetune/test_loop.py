@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -153,7 +154,30 @@ def test_each_epoch_has_an_order_of_its_own(tmp_path: Path, family: Family) -> N
     assert all(a != pytest.approx(b, rel=1e-4) for a, b in combinations(curves, 2))
 
 
-def test_a_damaged_checkpoint_is_skipped_for_the_one_before(lvlm: Lvlm, tmp_path: Path) -> None:
+def test_no_checkpoint_outlives_the_lines_of_its_steps(
+    lvlm: Lvlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash of the machine there is what was synced: a model is published with the losses of all its steps."""
+    settings = SMALL.model_copy(update={"save_every": 2})
+    real, lines = os.fsync, [0]
+    saved: list[tuple[int, int]] = []
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.name == record.LOSSES:
+            lines[0] = path.read_text().count("\n")
+        if path.name == ".part-state":
+            saved.append((checkpoint.step_of(path.parent.name), lines[0]))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(lvlm, tmp_path, settings)
+    assert saved == [(2, 2), (4, 4)]
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
+    lvlm: Lvlm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = SMALL.model_copy(update={"save_every": 1})
     want = train(lvlm, tmp_path, settings)
     newest = checkpoint.newest(tmp_path / "resume")
@@ -163,6 +187,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(lvlm: Lvlm, tmp_path
     weights.write_bytes(weights.read_bytes()[:-100])
     before = checkpoint.newest(tmp_path / "resume")
     assert before is not None and before["step"] == 3
+    assert f"{newest['path']} is damaged, and an older checkpoint is taken" in capsys.readouterr().err
     assert train(lvlm, tmp_path, settings) == want
 
 
