@@ -103,6 +103,35 @@ def scored(rows: Iterable[Row], roles: Collection[str] = ()) -> Scored:
     return found.scored()
 
 
+def board(found: Scored, inside: str, metric: str) -> list[dict[str, Any]]:
+    """Rows as of a leaderboard, of the items of one group alone: what of the other groups is in it.
+
+    Args:
+        found: The scores.
+        inside: The group.
+        metric: The one metric.
+    """
+    own = np.zeros(len(found.ids), bool)
+    own[found.groups.get(inside, np.array([], np.int64))] = True
+    rows: dict[str, list[dict[str, Any]]] = {role: [] for role in found.values}
+    for group, places in found.groups.items():
+        alike: dict[bytes, tuple[stats.Ints, list[str]]] = {}  # models that have a score of the same items
+        for role, columns in found.values.items():
+            if group != inside and metric in columns:
+                known = places[own[places] & ~np.isnan(columns[metric][places])]
+                alike.setdefault(known.tobytes(), (known, []))[1].append(role)
+        for known, roles in alike.values():
+            if not len(known):
+                continue
+            values = np.stack([found.values[role][metric][known] for role in roles])
+            for role, one in zip(roles, stats.estimates(values, found.clusters.take(known)), strict=True):
+                read = found.values[role].get(metrics.IF_READ)
+                unread = int(np.isnan(read[known]).sum()) if metric == "accuracy" and read is not None else 0
+                facts = {"value": one.value, "low": one.low, "high": one.high, "n": one.n, "patients": one.patients}
+                rows[role].append({"model": role, "group": group, "metric": metric, **facts, "unparsed": unread})
+    return [row for of_role in rows.values() for row in of_role]
+
+
 def in_both(ours: Scored, theirs: Scored) -> tuple[stats.Ints, stats.Ints]:
     """Places of the items that both have, in each of them, in the order of `ours`."""
     if ours.ids == theirs.ids:

@@ -86,7 +86,13 @@ def compare(ws: Workspace, first: str, second: str, ours: str = "", theirs: str 
 
 
 def pair(
-    ws: Workspace, first: str, second: str, ours: str, theirs: str, read: Callable[[str, Collection[str]], Scored]
+    ws: Workspace,
+    first: str,
+    second: str,
+    ours: str,
+    theirs: str,
+    read: Callable[[str, Collection[str]], Scored],
+    scores: Callable[[Workspace, str], Mapping[str, Any]] = run.scores,
 ) -> Pair:
     """The items that two models were both asked. Arguments and errors are those of `compare`.
 
@@ -97,10 +103,11 @@ def pair(
         ours: See `compare`.
         theirs: See `compare`.
         read: URI, models -> their scores by item.
+        scores: Workspace, URI -> the content of `scores.json`.
     """
     uris = first, second
-    written = run.scores(ws, first), run.scores(ws, second)
-    one, other = (_role(uri, scores, role) for uri, scores, role in zip(uris, written, (ours, theirs), strict=True))
+    written = scores(ws, first), scores(ws, second)
+    one, other = (_role(uri, own, role) for uri, own, role in zip(uris, written, (ours, theirs), strict=True))
     same = store.get(first).digest == store.get(second).digest
     if one == other and same:
         names = list(written[0]["models"])

@@ -216,13 +216,31 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else float(next(rest)) for p in p_values]
 
 
+def estimates(values: Floats, patients: Sequence[Sequence[str]] | Clusters) -> list[Estimate]:
+    """`estimate` of many sets of values of the same items.
+
+    Args:
+        values: Shape (sets, items).
+        patients: Of each item.
+    """
+    return _estimates(values, patients, 0.0)
+
+
 def _estimate(values: Floats, patients: Sequence[Sequence[str]] | Clusters, lowest: float) -> Estimate:
+    return _estimates(values[None], patients, lowest)[0]
+
+
+def _estimates(values: Floats, patients: Sequence[Sequence[str]] | Clusters, lowest: float) -> list[Estimate]:
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
-    people, value = clusters.patients, float(np.mean(values))
-    if min(people, len(values)) < MIN_PATIENTS:
-        return Estimate(value, None, None, None, len(values), people)
-    low, high, p = intervals(values[None], design(clusters), lowest)
-    return Estimate(value, float(low[0]), float(high[0]), float(p[0]), len(values), people)
+    people, items = clusters.patients, values.shape[1]
+    means = [float(np.mean(own)) for own in values]
+    if min(people, items) < MIN_PATIENTS:
+        return [Estimate(value, None, None, None, items, people) for value in means]
+    ends = zip(*intervals(values, design(clusters), lowest), strict=True)
+    return [
+        Estimate(value, float(low), float(high), float(p), items, people)
+        for value, (low, high, p) in zip(means, ends, strict=True)
+    ]
 
 
 def _plain(values: Floats, of: Design, lowest: float) -> tuple[Floats, Floats, Floats]:

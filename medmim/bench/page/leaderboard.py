@@ -11,10 +11,10 @@ from typing import Any
 
 from medmim import __version__, store
 from medmim.bench import compare as comparing
-from medmim.bench import failures, reading, tasks
+from medmim.bench import failures, reading, standings
 from medmim.bench import run as bench
-from medmim.bench.likelihood import LIKELIHOOD
-from medmim.bench.page import cost, examples, hardest, siblings, tables
+from medmim.bench.page import cost, drawn, examples, hardest, siblings, tables
+from medmim.bench.standings import Standings
 from medmim.errors import UserError, wrap_os_errors
 from medmim.lvlm.zoo import stored
 from medmim.page import figures
@@ -27,11 +27,8 @@ from medmim.store.folder import write_atomically
 from medmim.terms import reasons
 
 REVISION = 1
-_OF_OPEN = "token_f1"  # leads where no question is closed
 _HARDEST, _DIVIDING = 12, 6  # questions that are shown
-_NAME = 23  # characters of a model's name that fit beside a figure
 _WORDS = 2000  # characters of an answer that are shown
-_PROBES = {"value": "with images", "blind": "without images", "grey": "grey images", "swap": "right both ways"}
 
 Row = Mapping[str, Any]
 
@@ -89,19 +86,13 @@ def beside(ws: Workspace, uri: str, report: Path) -> dict[str, dict[str, str]]:
 def render(ws: Workspace, uri: str) -> str:
     """The page as HTML."""
     scored, scores, rows = store.get(uri), bench.scores(ws, uri), bench.predictions(ws, uri)
-    board = scores["leaderboard"]
-    given = {row["metric"] for row in board}
-    main = next((metric for metric in ("accuracy", LIKELIHOOD) if metric in given), _OF_OPEN)
-    by = {(row["model"], row["group"]): row for row in board if row["metric"] == main}
-    groups = list(dict.fromkeys(row["group"] for row in board if row["metric"] == main))
-    domains = [group for group in tasks.DOMAINS if group in groups]
-    roles = sorted(scores["models"], key=lambda role: _place(by, role, domains))
-    names = _names(roles)
-    drawn, by_name = list(names.values()), {(names[role], group): row for (role, group), row in by.items()}
+    found = standings.standings(scores)
+    roles, domains = found.roles, found.of_kind("domain")
     refs = provenance_of(scored).get("refs") or {}
     known = siblings.entries({role: refs.get(role, "") for role in scores["models"]})
     pairs = siblings.pairs({role: known[role] for role in roles if role in known})
-    beside = [_beside(rows, one, other, main, domains, names) for one, other in pairs]
+    names = drawn.names(roles)
+    beside = [_beside(rows, one, other, found, names) for one, other in pairs]
     hard = hardest.hardest(rows, _HARDEST) if len(roles) > 1 else []
     split = hardest.dividing(rows, _DIVIDING, hard)
     cards = _cards(ws, scores, refs, [*hard, *split], roles)
@@ -111,28 +102,28 @@ def render(ws: Workspace, uri: str) -> str:
         version=__version__,
         digest=scored.digest,
         scores=scores,
-        main=main,
-        of_open=main == _OF_OPEN,
+        main=found.metric,
+        of_open=found.is_of_open,
         roles=roles,
         first=next(iter(scores["models"])),
         kinds={role: "medical" if one.medical else "general" for role, one in known.items()},
         domains=domains,
-        lead=_lead(by, roles, domains),
-        by=by,
-        figure=_leaderboard(by_name, drawn, domains, main, _below(known, pairs, names)),
-        against=_against(scores["differences"], main, domains, names),
+        lead=found.leads(),
+        by=found.by,
+        figure=drawn.leaderboard(found, known, pairs),
+        against=drawn.against(scores["differences"], found),
         beside=beside,
-        siblings=figures.differences([point for own, _ in beside for point in own], _labels(domains), "points"),
-        transfer=_transfer(by_name, drawn, domains, main),
-        probes=[(group, _probes(by_name, drawn, group, main)) for group in domains],
-        groups=[group for group in groups if group not in domains],
-        best={group: max(by[role, group]["value"] for role in roles if (role, group) in by) for group in groups},
+        siblings=figures.differences([point for own, _ in beside for point in own], drawn.labels(domains), "points"),
+        transfer=drawn.transfer(found),
+        probes=[(group, drawn.probes(found, group)) for group in domains],
+        groups=[group for group in found.groups if group not in domains],
+        best={group: found.best(group) for group in found.groups},
         reading={row["model"]: row for row in scores.get("reading", ())},
         cost=cost.of(ws, scores),
         hard=cards[: len(hard)],
         split=cards[len(hard) :],
-        rest=board,
-        leaks=_leaks(scores["text_only"]),
+        rest=scores["leaderboard"],
+        leaks=standings.leaks(scores),
         noise=stored.noise(terms_of(scored)),
         warnings=[*failures.warnings(scores), *reading.warnings(scores)],
         forbidden=reasons(terms_of(scored), ["redistribute_data"]),
@@ -144,120 +135,15 @@ def render(ws: Workspace, uri: str) -> str:
     )
 
 
-def _place(by: Mapping[tuple[str, str], Row], role: str, domains: Sequence[str]) -> tuple[float, str]:
-    """Best first, by the first domain that it has a score in; equal ones by name."""
-    values = [by[role, group]["value"] for group in domains if (role, group) in by]
-    return (-values[0] if values else 1.0), role
-
-
-def _names(roles: Sequence[str]) -> dict[str, str]:
-    """Role -> its name in a figure, where a long one has its middle left out."""
-    found: dict[str, str] = {}
-    for role in roles:
-        short = role if len(role) <= _NAME else f"{role[: _NAME // 2]}…{role[-_NAME // 2 + 1 :]}"
-        taken = sum(other.startswith(short) for other in found.values())
-        found[role] = f"{short} ({taken + 1})" if taken and short in found.values() else short
-    return found
-
-
-def _labels(domains: Sequence[str]) -> list[str]:
-    return [label(group) for group in domains]
-
-
-def _lead(by: Mapping[tuple[str, str], Row], roles: Sequence[str], domains: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each domain the best model, and how many others' intervals reach into its own; None without intervals."""
-    found = []
-    for group in domains:
-        own = sorted((by[role, group] for role in roles if (role, group) in by), key=lambda row: -row["value"])
-        best, *others = own
-        known = best["low"] is not None and all(row["high"] is not None for row in others)
-        near = sum(row["high"] >= best["low"] for row in others) if known else None
-        found.append({"group": group, "row": best, "others": len(others), "near": near})
-    return found
-
-
-def _leaderboard(
-    by: Mapping[tuple[str, str], Row],
-    roles: Sequence[str],
-    domains: Sequence[str],
-    metric: str,
-    below: Mapping[str, str],
-) -> str:
-    """Every model's score in each domain, with intervals and chance."""
-    shown = [(group, role, by[role, group]) for role in roles for group in domains if (role, group) in by]
-    points = [
-        figures.Point(label(group), role, row["value"], row["low"], row["high"], row["n"], row["patients"])
-        for group, role, row in shown
-    ]
-    levels = [
-        figures.Point(f"chance, {label(group)}", role, row["chance"])
-        for group, role, row in shown
-        if row["chance"] is not None
-    ]
-    return figures.intervals(points, levels, _labels(domains), metric, below)
-
-
-def _below(known: Mapping[str, Any], pairs: Sequence[tuple[str, str]], names: Mapping[str, str]) -> dict[str, str]:
-    """Name in the figure -> what kind of model it is, and beside which it stands."""
-    kinds = {names[role]: "medical" if one.medical else "general" for role, one in known.items()}
-    beside = {names[one]: f"medical, beside {names[other]}" for one, other in pairs}
-    return {**kinds, **beside}
-
-
-def _against(differences: Sequence[Row], metric: str, domains: Sequence[str], names: Mapping[str, str]) -> str:
-    """The first model minus each other."""
-    points = [
-        _difference(label(row["group"]), names[row["opponent"]], row)
-        for row in differences
-        if row["metric"] == metric and row["group"] in domains
-    ]
-    return figures.differences(points, _labels(domains), "points")
-
-
 def _beside(
-    rows: Sequence[Row], one: str, other: str, metric: str, domains: Sequence[str], names: Mapping[str, str]
+    rows: Sequence[Row], one: str, other: str, found: Standings, names: Mapping[str, str]
 ) -> tuple[list[figures.Point], list[dict[str, Any]]]:
     """A medical model minus its general sibling: what the figure and the table show."""
-    found = [row for row in comparing.paired((rows, one), (rows, other)) if row["metric"] == metric]
-    points = [_difference(label(row["group"]), names[one], row) for row in found if row["group"] in domains]
-    listed = [{**row, "model": one, "opponent": other} for row in found if not row["group"].startswith("source:")]
+    own = [row for row in comparing.paired((rows, one), (rows, other)) if row["metric"] == found.metric]
+    domains = found.of_kind("domain")
+    points = [drawn.difference(label(row["group"]), names[one], row) for row in own if row["group"] in domains]
+    listed = [{**row, "model": one, "opponent": other} for row in own if not row["group"].startswith("source:")]
     return points, listed
-
-
-def _difference(series: str, at: str, row: Row) -> figures.Point:
-    return figures.Point(series, at, row["value"], row["low"], row["high"], row["n"], row["patients"])
-
-
-def _transfer(by: Mapping[tuple[str, str], Row], roles: Sequence[str], domains: Sequence[str], metric: str) -> str:
-    """Held-in beside held-out of every model, the best of held-out first; empty unless both were asked."""
-    if len(domains) < len(tasks.DOMAINS):
-        return ""
-    held_in, held_out = domains
-    both = [role for role in roles if (role, held_in) in by and (role, held_out) in by]
-    both.sort(key=lambda role: (-by[role, held_out]["value"], role))
-    points = [
-        figures.Point(
-            label(group), role, by[role, group]["value"], n=by[role, group]["n"], patients=by[role, group]["patients"]
-        )
-        for role in both
-        for group in domains
-    ]
-    gaps = {role: f"{100 * (by[role, held_out]['value'] - by[role, held_in]['value']):+.1f}" for role in both}
-    return figures.dots(points, _labels(domains), metric, gaps)
-
-
-def _probes(by: Mapping[tuple[str, str], Row], roles: Sequence[str], group: str, metric: str) -> str:
-    """The scores of every model under the probes; empty where none was asked."""
-    points = [
-        figures.Point(name, role, by[role, group][key])
-        for role in roles
-        if (role, group) in by
-        for key, name in _PROBES.items()
-        if by[role, group].get(key) is not None
-    ]
-    if {point.series for point in points} <= {_PROBES["value"]}:
-        return ""
-    return figures.dots(points, tuple(_PROBES.values()), metric)
 
 
 def _cards(
@@ -274,17 +160,6 @@ def _cards(
         given = [reply["right"] for reply in card["replies"] if reply["right"] is not None]
         card["right"], card["of"] = sum(given), len(given)
     return cards
-
-
-def _leaks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Group -> how many models answer it without images surely above chance, and the best of them."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["above"]:
-            own = found.setdefault(row["group"], {"models": 0, "blind": 0.0, "chance": row["chance"]})
-            own["models"] += 1
-            own["blind"] = max(own["blind"], row["blind"])
-    return found
 
 
 def _tint(row: Row) -> int:

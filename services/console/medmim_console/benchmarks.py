@@ -1,14 +1,17 @@
 """Benchmarks as the pages read them: what a digest stands for never changes, so it is read once."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from sqlite3 import Connection
 from typing import Any
 
 from medmim import store
+from medmim.bench import items, standings
 from medmim.bench import run as bench
-from medmim.bench import standings
 from medmim.errors import UserError
+from medmim.run.provenance import provenance_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim_console.catalog import Made
@@ -39,6 +42,24 @@ def scores(ws: Workspace, digest: str) -> tuple[Artifact, Mapping[str, Any]]:
     """A benchmark that is in the store now, and its `scores.json`."""
     artifact = store.get(f"{ws.store}/bench/{digest}")
     return artifact, _scores(ws, artifact.uri)
+
+
+def index_of(ws: Workspace, artifact: Artifact, record: Mapping[str, Any]) -> AbstractContextManager[Connection]:
+    """The index of a benchmark's items and scores, see `items.opened`.
+
+    Args:
+        ws: The workspace.
+        artifact: The benchmark.
+        record: Its provenance.
+    """
+    data = (record.get("parents") or {}).get("data")
+    asked = store.find(f"{ws.store}/data/{data}") if data else None
+    return items.opened(ws, artifact, record, provenance_of(asked) if asked else {})
+
+
+def read_scores(ws: Workspace, uri: str) -> Mapping[str, Any]:
+    """The content of `scores.json` of a benchmark of this store."""
+    return _scores(ws, uri)
 
 
 def summary(ws: Workspace, made: Made) -> Summary:

@@ -8,9 +8,12 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import uvicorn
 
+from medmim.bench import stats
 from medmim.errors import UserError
+from medmim.lvlm.zoo import entry as zoo
 from medmim.progress import say
 from medmim.redact import shown
 from medmim.run.person import current_user, is_person
@@ -81,7 +84,9 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
         "ray": os.environ.get("MEDMIM_RAY_UI", ""),
     }
     links = {name: shown(uri).rstrip("/") for name, uri in known.items() if uri.startswith("http")}
-    made = app.make(Site(ws, who, links=links), names or (_HERE if is_loopback(host) else ("*",)))
+    site = Site(ws, who, links=links)
+    made = app.make(site, names or (_HERE if is_loopback(host) else ("*",)))
+    _warm(site)
     settings = uvicorn.Config(
         made,
         log_level="warning",
@@ -98,6 +103,14 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
     else:
         say(f"{address}")
     uvicorn.Server(settings).run([listening])
+
+
+def _warm(site: Site) -> None:
+    """Do what the first reader of a page would else wait for: compile its template, load what it computes with."""
+    for name in site.environment.list_templates(extensions=["j2"]):
+        site.environment.get_template(name)
+    stats.estimate(np.ones(stats.MIN_PATIENTS), [(str(n),) for n in range(stats.MIN_PATIENTS)])
+    zoo.entries()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmim import store, terms
@@ -163,14 +163,6 @@ def test_a_page_is_made_once_and_needs_no_data_set_to_be_there(world, tmp_path, 
 
 def test_terms_that_forbid_to_pass_the_data_on_are_said(four):
     assert "do not allow passing on its images" in page(four)[1]  # of unknown terms
-
-
-@given(st.lists(st.text("ab", min_size=1, max_size=60), min_size=1, max_size=12, unique=True))
-@example(["a" * 30, "a" * 31, "a" * 32])
-def test_names_in_a_figure_are_short_and_each_one_s_own(names) -> None:
-    shown = leaderboard._names(names)
-    assert list(shown) == names and len(set(shown.values())) == len(names)
-    assert all(len(short) <= 28 and (short == name or len(name) > 23) for name, short in shown.items())
 
 
 VERDICTS = st.lists(st.lists(st.sampled_from([True, False, None]), min_size=3, max_size=3), max_size=30)

@@ -83,6 +83,16 @@ def test_every_question_on_which_they_disagree_is_listed_with_who_is_right(
     assert any(a != b for a, b in right.values())
 
 
+def test_the_differences_are_drawn(benched: tuple[Workspace, str, dict[str, str]]) -> None:
+    ws, _, digests = benched
+    client = browser(ws)
+    pair = {"first": f"{digests['both']}:one", "second": f"{digests['both']}:a <b>model</b>"}
+    get(client, pair["first"], pair["second"])
+    svg = client.get("/compare/figure", params=pair).text
+    assert "<svg" in svg and "held-in" in svg and "<b>model" not in svg
+    assert client.get("/compare/figure", params={**pair, "metric": "f2"}).status_code == 404
+
+
 def test_models_of_two_benchmarks_are_compared_on_what_both_were_asked(
     benched: tuple[Workspace, str, dict[str, str]],
 ) -> None:

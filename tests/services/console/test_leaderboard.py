@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,17 @@ from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
 from tests.support.bench import World, publish
 from tests.support.console import browser
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
 def benched(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
     """A store without a registry, and the digest of a benchmark of two models in it."""
     ws = workspace(tmp_path_factory.mktemp("benched"))
+    pairs = tmp_path_factory.mktemp("tasks") / "pairs.yaml"
+    pairs.write_text("description: questions on two images\nimages: [2, 2]\n", encoding="utf-8")
     models = {"one": str(world.models[0]), "a <b>model</b> with ünicode": str(world.models[1])}
-    settings = Bench(max_new_tokens=2, protocol="both", tasks=("held_in", "held_out", "strict", "temporal"))
+    settings = Bench(max_new_tokens=2, protocol="both", tasks=("held_in", "held_out", str(pairs)))
     return ws, run.bench(ws, publish(world, ws.store), models, settings)[0].digest
 
 
@@ -71,6 +75,44 @@ def test_a_filter_gets_only_the_part_that_changes(benched: tuple[Workspace, str]
     part = browser(ws).get(f"/leaderboard/{digest}?groups=ability", headers={"HX-Request": "true"}).text
     assert 'id="board"' in part
     assert "<html" not in part and "Weights" not in part
+
+
+def test_the_questions_of_one_task_alone_have_the_scores_of_a_benchmark_of_it(
+    benched: tuple[Workspace, str], world: World, tmp_path: Path
+) -> None:
+    ws, digest = benched
+    pairs = tmp_path / "pairs.yaml"
+    pairs.write_text("description: questions on two images\nimages: [2, 2]\n", encoding="utf-8")
+    models = {"one": str(world.models[0]), "a <b>model</b> with ünicode": str(world.models[1])}
+    alone, _ = run.bench(
+        ws, publish(world, ws.store), models, Bench(max_new_tokens=2, protocol="both", tasks=(str(pairs),))
+    )
+    client = browser(ws)
+    query = {"form": "task:pairs", "groups": "ability", "metric": "likelihood"}
+    html = until(
+        lambda: found.text if (found := client.get(f"/leaderboard/{digest}", params=query)).status_code == 200 else None
+    )
+    table = html[html.index('id="models"') :]
+    rows = [row for row in run.scores(ws, alone.uri)["leaderboard"] if row["metric"] == "likelihood"]
+    abilities = [row for row in rows if row["group"].startswith("ability:")]
+    assert {f"{row['n']:,} questions, {row['patients']:,} patients" for row in abilities} <= set(
+        re.findall(r'title="([^"]*patients)"', table)
+    )
+    assert all(f"{100 * row['value']:.1f}" in table for row in abilities)
+    assert client.get(f"/leaderboard/{digest}?form=task:none").status_code == 400
+
+
+def test_each_figure_that_the_page_names_is_drawn(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    client = browser(ws)
+    html = client.get(f"/leaderboard/{digest}").text
+    figures = set(re.findall(rf"/leaderboard/{digest}/figure/[^\"?]+", html))
+    assert {path.rpartition("/")[2] for path in figures} >= {"scores", "against", "transfer", "probes-held_in"}
+    for path in figures:
+        drawn = client.get(path).text
+        assert "<svg" in drawn and "ünicode" in drawn, path
+        assert "<b>model" not in drawn and "style=" not in drawn
+    assert client.get(f"/leaderboard/{digest}/figure/nothing").status_code == 404
 
 
 def test_a_metric_that_was_not_scored_is_refused_with_those_that_were(benched: tuple[Workspace, str]) -> None:

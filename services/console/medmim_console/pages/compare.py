@@ -1,10 +1,12 @@
 """Two models beside each other: paired differences, what else differs, and the questions on which they disagree."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from sqlite3 import Connection
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -16,11 +18,12 @@ from medmim.bench import standings as standing
 from medmim.bench.columns import Scored
 from medmim.bench.compare import Pair
 from medmim.bench.items import Item
-from medmim.bench.page import tables
+from medmim.bench.page import drawn, tables
+from medmim.bench.stats import Ints
 from medmim.errors import UserError
 from medmim.run import index
 from medmim.run.provenance import provenance_of
-from medmim_console import benchmarks, catalog
+from medmim_console import benchmarks, catalog, drawing
 from medmim_console.catalog import Listing
 from medmim_console.site import PER_PAGE, Number, Refusal, Site, ThisSite, draw
 
@@ -79,6 +82,29 @@ def compare(
         return draw(request, "compare.html.j2", 400, **found, trouble=error)
 
 
+@router.get("/compare/figure")
+def figure(
+    request: Request,
+    this: ThisSite,
+    first: Choice,
+    second: Choice,
+    metric: Annotated[str, Query(max_length=40)] = "accuracy",
+) -> Response:
+    """The differences of one metric as a figure; see `leaderboard.figure`."""
+    try:
+        with ExitStack() as opened:
+            pair, _ = _pair(this, opened, first, second)
+    except index.NotReady as making:
+        return draw(request, "making.html.j2", 202, share=making.share, digest=_chosen(first)[0])
+    title = " minus ".join(pair.roles)
+    rows = comparing.differences(pair, [metric])
+    svg = drawing.svg(("compare", first, second, metric), lambda: drawn.pair(rows, title)) if rows else ""
+    if not svg:
+        raise Refusal(404, f"these models have no metric {metric[:40]} in common", "choose another on their page")
+    back = f"/compare?{urlencode({'first': first, 'second': second})}"
+    return draw(request, "figure.html.j2", title=title, metric=metric, svg=svg, back=back)
+
+
 @router.get("/compare/differences.csv")
 def as_csv(this: ThisSite, first: Choice, second: Choice) -> Response:
     """The differences in every group and metric."""
@@ -118,35 +144,33 @@ def _compared(
     }
 
 
-def _pair(this: Site, opened: ExitStack, first: str, second: str) -> tuple[Pair, list[Any]]:
+def _pair(this: Site, opened: ExitStack, first: str, second: str) -> tuple[Pair, list[Connection]]:
     """The two models, and of each the index of its benchmark."""
     (one, ours), (other, theirs) = _chosen(first), _chosen(second)
     uris = f"{this.ws.store}/bench/{one}", f"{this.ws.store}/bench/{other}"
-    connections = {uri: opened.enter_context(_index(this, uri)) for uri in dict.fromkeys(uris)}
+    connections: dict[str, Connection] = {}
+    for uri in dict.fromkeys(uris):
+        artifact = store.get(uri)
+        connections[uri] = opened.enter_context(benchmarks.index_of(this.ws, artifact, provenance_of(artifact)))
 
     def read(uri: str, roles: Collection[str]) -> Scored:
         return columns.read(connections[uri], roles)
 
-    pair = comparing.pair(this.ws, *uris, ours, theirs, read)
+    pair = comparing.pair(this.ws, *uris, ours, theirs, read, benchmarks.read_scores)
     return pair, [connections[uri] for uri in uris]
 
 
-def _index(this: Site, uri: str) -> Any:
-    artifact = store.get(uri)
-    record = provenance_of(artifact)
-    data = (record.get("parents") or {}).get("data")
-    asked = store.find(f"{this.ws.store}/data/{data}") if data else None
-    return items.opened(this.ws, artifact, record, provenance_of(asked) if asked else {})
-
-
-def _disagreements(pair: Pair, cells: Any, connections: list[Any], side: Side, number: int) -> Listing[Beside]:
+def _disagreements(
+    pair: Pair, cells: Mapping[str, Ints], connections: Sequence[Connection], side: Side, number: int
+) -> Listing[Beside]:
     right = {place: name for name in ("first", "second") if side in ("", name) for place in cells.get(name, ())}
     begin = (number - 1) * PER_PAGE
     shown = sorted(right)[begin : begin + PER_PAGE]
     rows = []
     for place in shown:
         name = pair.items[0].ids[place]
-        one, other = (items.find(connection, name) for connection in connections)
+        one = items.find(connections[0], name)
+        other = one if connections[0] is connections[1] else items.find(connections[1], name)
         if one and other:
             first, second = _said(one, pair.roles[0]), _said(other, pair.roles[1])
             rows.append(Beside(one, first, second, right[place]))

@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
-from medmim.bench import failures, reading
+from medmim.bench import columns, failures, reading
 from medmim.bench import standings as standing
-from medmim.bench.page import siblings, tables
+from medmim.bench.page import drawn, siblings, tables
 from medmim.bench.standings import KINDS, Standings
 from medmim.lvlm.zoo import stored
+from medmim.page.page import label
+from medmim.run import index
 from medmim.run.provenance import provenance_of, terms_of
+from medmim.store import Artifact
 from medmim.terms import reasons
-from medmim_console import benchmarks, catalog
+from medmim_console import benchmarks, catalog, drawing
 from medmim_console.catalog import Listing
-from medmim_console.site import Digest, Number, Refusal, ThisSite, draw
+from medmim_console.site import Digest, Number, Refusal, Site, ThisSite, draw
 
 router = APIRouter()
 _SURE = 0.05  # p below which a difference is marked
@@ -77,21 +80,29 @@ def leaderboard(
     metric: Metric = "",
     measure: Measure = "score",
     kind: Kind = "",
+    form: Group = "",
     sort: Group = "",
     number: Number = 1,
 ) -> Response:
     """The models of a benchmark beside each other."""
     artifact, scores = benchmarks.scores(this.ws, digest)
     metrics = standing.metrics_of(scores)
-    if metric and metric not in metrics:
-        raise Refusal(400, f"this benchmark has no metric {metric}", f"it has {', '.join(metrics)}")
-    found = standing.standings(scores, metric)
+    whole = found = standing.standings(scores, _metric(scores, metric))
+    forms = whole.of_kind("task")
+    if form and form not in forms:
+        raise Refusal(400, f"this benchmark was not asked {form}", f"it has {', '.join(forms) or 'no such groups'}")
+    record = provenance_of(artifact)
+    if form:
+        try:
+            rows = _of_form(this, artifact, record, form, found.metric)
+        except index.NotReady as making:
+            return draw(request, "making.html.j2", 202, share=making.share, digest=digest)
+        found = standing.standings({**scores, "leaderboard": rows}, found.metric)
     kinds = [one for one in KINDS if found.of_kind(one)]
     shown_kind = kind if kind in kinds else next(iter(kinds), "domain")
     groups = found.of_kind(shown_kind)
     roles = _sorted(found, measure, sort) if sort in groups else found.roles
     shown = catalog.cut(list(roles), number)
-    record = provenance_of(artifact)
     first = next(iter(scores["models"]))
     rest = [role for role in shown.rows if role != first]
     return draw(
@@ -112,15 +123,34 @@ def leaderboard(
         overview={role: _overview(scores, found, role) for role in shown.rows},
         medical=_kinds(scores, record),
         first=first,
-        differences=_differences(scores, found.metric, rest, groups),
-        leads=found.leads(),
+        differences={} if form else _differences(scores, found.metric, rest, groups),
+        figures=[] if form else _figures(scores, whole),
+        leads=whole.leads(),
+        forms=forms,
+        form=form,
         leaks=standing.leaks(scores),
         warnings=[*failures.warnings(scores), *reading.warnings(scores)],
         noise=stored.noise(terms_of(artifact)),
         forbidden=reasons(terms_of(artifact), ["redistribute_data"]),
-        form=_form(record),
+        worded=_form(record),
         clusters=scores.get("clusters", "patient"),
     )
+
+
+@router.get("/leaderboard/{digest}/figure/{name}")
+def figure(
+    request: Request, this: ThisSite, digest: Digest, name: Annotated[str, Path(max_length=60)], metric: Metric = ""
+) -> Response:
+    """One of its figures, which a page asks for once it is in view: drawing takes a while, the first time."""
+    artifact, scores = benchmarks.scores(this.ws, digest)
+    found = standing.standings(scores, _metric(scores, metric))
+    title = {one: title for one, title, _ in _figures(scores, found)}.get(name)
+    if title is None:
+        raise Refusal(404, f"this benchmark has no figure {name}", "choose one on its page")
+    record = provenance_of(artifact)
+    svg = drawing.svg(("leaderboard", digest, name, found.metric), lambda: _drawn(scores, record, found, name))
+    back = f"/leaderboard/{digest}"
+    return draw(request, "figure.html.j2", title=title, metric=found.metric, svg=svg, back=back)
 
 
 @router.get("/leaderboard/{digest}/leaderboard.csv")
@@ -139,6 +169,58 @@ def _csv(text: str, name: str) -> Response:
     return Response(text, media_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
+def _metric(scores: Mapping[str, Any], wanted: str) -> str:
+    """The metric of an address, which a benchmark must have."""
+    known = standing.metrics_of(scores)
+    if wanted and wanted not in known:
+        raise Refusal(400, f"this benchmark has no metric {wanted}", f"it has {', '.join(known)}")
+    return wanted
+
+
+def _of_form(
+    this: Site, artifact: Artifact, record: Mapping[str, Any], form: str, metric: str
+) -> Sequence[Mapping[str, Any]]:
+    """The leaderboard over the questions of one task alone."""
+    with benchmarks.index_of(this.ws, artifact, record) as connection:
+        models = benchmarks.scores(this.ws, artifact.digest)[1]["models"]
+        return columns.board(columns.read(connection, models), form, metric)
+
+
+def _figures(scores: Mapping[str, Any], found: Standings) -> list[tuple[str, str, str]]:
+    """Name, title and explanation of each figure that there is."""
+    domains, first = found.of_kind("domain"), next(iter(scores["models"]))
+    if not domains:
+        return []
+    listed = [("scores", "Scores", f"In percent of {found.metric}, with 95% intervals; the strokes are chance.")]
+    if any(row["metric"] == found.metric and row["group"] in domains for row in scores["differences"]):
+        title = f"{first} minus each other model"
+        listed.append(("against", title, f"In points, with 95% intervals; right of the line, {first} is better."))
+    if len(domains) > 1:
+        told = (
+            "Held-in beside held-out; at the right, held-out minus held-in in points. These are different questions: "
+            "compare models by the distance."
+        )
+        listed.append(("transfer", "Who generalises", told))
+    for group in domains:
+        if any(found.by[at].get("blind") is not None for at in found.by if at[1] == group):
+            title = f"What the images add: {label(group)}"
+            told = "With images, without, and right both with the images as they are and moved one place on."
+            listed.append((f"probes-{group}", title, told))
+    return listed
+
+
+def _drawn(scores: Mapping[str, Any], record: Mapping[str, Any], found: Standings, name: str) -> str:
+    if name == "against":
+        return drawn.against(scores["differences"], found)
+    if name == "transfer":
+        return drawn.transfer(found)
+    if name.startswith("probes-"):
+        return drawn.probes(found, name.removeprefix("probes-"))
+    refs = record.get("refs") or {}
+    known = siblings.entries({role: refs.get(role, "") for role in scores["models"]})
+    return drawn.leaderboard(found, known, siblings.pairs({role: known[role] for role in found.roles if role in known}))
+
+
 def _sorted(found: Standings, measure: str, group: str) -> list[str]:
     """The models by what a column shows, the most first; those without a value last."""
     values = {role: _cell(found, role, group, measure).value for role in found.roles}
@@ -151,8 +233,8 @@ def _is_known(found: Standings, measure: str) -> bool:
 
 def _value(row: Mapping[str, Any], measure: str) -> float | None:
     if measure in ("unread", "errors"):
-        count: int = row.get("unparsed" if measure == "unread" else "errors") or 0
-        return count / row["n"] if row["n"] else None
+        count: int | None = row.get("unparsed" if measure == "unread" else "errors")
+        return count / row["n"] if count is not None and row["n"] else None
     return row.get(_MEASURES[measure][1][0])
 
 
@@ -169,7 +251,7 @@ def _cell(found: Standings, role: str, group: str, measure: str) -> Cell:
 
 def _tint(row: Mapping[str, Any]) -> int:
     """How far a score is above chance, 0 to 10."""
-    chance, value = float(row["chance"] or 0), float(row["value"])
+    chance, value = float(row.get("chance") or 0), float(row["value"])
     return round(10 * max(0.0, value - chance) / max(1e-9, 1 - chance))
 
 
