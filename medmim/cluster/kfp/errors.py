@@ -101,9 +101,10 @@ def no_answer(access: Access, error: Exception) -> UserError:
     if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "SSLError" in type(cause).__name__:
         return untrusted(access, str(cause))
     if isinstance(cause, ReadTimeoutError):
+        waited = re.search(r"read timeout=([\d.]+)", str(cause))
         return Unanswered(
             f"KFP at {access.host} does not answer",
-            reason="it accepts connections, and then says nothing: " + str(cause).rpartition(": ")[2],
+            reason=f"it accepts connections, and then says nothing{f' for {float(waited[1]):.0f} s' if waited else ''}",
             fix="kubectl -n kubeflow get pods, and the log of ml-pipeline; or check the address: from outside the "
             f"cluster {FORWARD}",
         )

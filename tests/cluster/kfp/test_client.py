@@ -99,7 +99,9 @@ def test_a_silent_server_is_given_up_within_the_patience_and_a_line_says_so_befo
         host, begin = f"http://127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
         error = refused(host)
     assert time.monotonic() - begin < most and error.exit_code == 75
-    assert error.fact == f"KFP at {host} does not answer" and "then says nothing" in error.reason
+    assert error.fact == f"KFP at {host} does not answer" and error.reason.endswith(
+        f"says nothing for {patience or 10} s"
+    )
     assert capfd.readouterr().err == f"waiting for KFP at {host}, which has not answered for 3 s\n"
 
 
