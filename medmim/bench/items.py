@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medmim import shards, store
 from medmim.bench import columns
@@ -49,10 +49,13 @@ class _Row(BaseModel):
     model_config = ConfigDict(ser_json_inf_nan="constants", frozen=True)
 
 
+_Choice = Annotated[int, Field(ge=0, lt=len(LETTERS))]
+
+
 class Likelihood(_Row):
     """Log-likelihoods of the options, see `sample.Answer`."""
 
-    choice: int | None = None
+    choice: _Choice | None = None
     letters: tuple[float, ...] = ()
     texts: tuple[float, ...] = ()
     tokens: tuple[int, ...] = ()
@@ -62,7 +65,7 @@ class Given(_Row):
     """What a model gave under a probe, see `scoring.Board.predictions`."""
 
     text: str
-    choice: int | None
+    choice: _Choice | None
     status: str
     scores: dict[str, float]
     cut: bool = False

@@ -194,12 +194,16 @@ def test_of_an_erased_patients_item_only_its_id_is_left(ws: Workspace) -> None:
         assert "phantom/p3" not in "\n".join(connection.iterdump())
 
 
+ROW = json.dumps({**board(samples()[:1], lambda *_: "A").predictions()[0], "id": "0" * 20})
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("{", "line 3"),
         ("[]", "line 3"),
         ('{"id": "x"}', "Field required"),
+        (ROW.replace('"choice": 0', '"choice": 26'), "less than 8"),
         ('{"id": "\\ud800"}', "line 3"),
         ("\0\0\0", "line 3"),
     ],

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medmim import store
+from medmim.bench.reader import reply
+from medmim.bench.scoring import Board
 from medmim.data import erased
 from medmim.housekeeping import erase
 from medmim.recipe import loading
 from medmim.run.workspace import Workspace, workspace
-from medmim.sample import Sample
+from medmim.sample import Answer, Sample
 from medmim.store import Artifact
 from medmim.terms import Terms
 from tests.support.bench import picture, samples
@@ -59,6 +61,11 @@ def opened(client: TestClient, address: str, **headers: str) -> Response:
             return answer
         time.sleep(0.05)
     raise AssertionError(f"{address} is never ready")
+
+
+def words(html: str) -> str:
+    """What a page says."""
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", html)))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_an_item_shows_its_question_and_every_models_words(
 ) -> None:
     sample = next(one for one in samples() if one.swapped)
     html = opened(client, f"/items/{benched[0].digest}/{sample.id}").text
-    text = unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)))
+    text = words(html)
     assert sample.question in text
     for n, option in enumerate(sample.options):
         line = f"{'ABC'[n]} {option}" + (" right" if n in sample.gold else "")
@@ -186,6 +193,21 @@ def test_hostile_words_are_only_words(own: Workspace) -> None:
         assert "<script>alert" not in html
         assert not re.search(r"<[^>]*\son\w+\s*=", re.sub(r'"[^"]*"', '""', html)), "an attribute that is code"
         assert 'href="javascript:' not in html
+
+
+@pytest.mark.parametrize("protocol", ["likelihood", "both"])
+def test_likelihoods_are_shown_for_each_option(own: Workspace, protocol: str) -> None:
+    sample = next(one for one in samples() if one.swapped)
+    letters, texts = (-0.125, -2.5, float("-inf")), (-3.0, -7.5, -6.25)
+    found = Answer(sample.id, "none", "key", "", 0, "parsed", letters=letters, texts=texts, tokens=(2, 3, 5))
+    generated = {"one": {"none": [reply.read(sample, "none", "key", "I see B", None)]}} if protocol == "both" else {}
+    rows = Board([sample], generated, {"one": {"none": [found]}}).predictions()
+    data = publish_samples(own, [sample], images([sample]))
+    bench = publish_bench(own, data.digest, rows, models=("one",))
+    text = words(opened(browser(own), f"/items/{bench.digest}/{sample.id}").text)
+    for shown in ("-0.12 -3.00, -1.50", "-2.50 -7.50, -2.50", "-inf -6.25, -1.25"):
+        assert shown in text
+    assert ("A is the likeliest" in text) is (protocol == "likelihood")
 
 
 def test_words_of_every_script_are_shown_as_they_are(own: Workspace) -> None:
@@ -344,7 +366,7 @@ def test_a_picture_that_cannot_be_shown_says_why(own: Workspace, damage: str, wh
     for text in (page.text, within.text):
         assert "Traceback" not in text
         assert "<script>" not in text
-        assert why in re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", text)))
+        assert why in words(text)
     assert within.headers["cache-control"] == "no-store"
 
 
