@@ -21,6 +21,7 @@ from threading import Lock
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -170,6 +171,31 @@ def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
     return list(Samples(folder, split))
 
 
+def tally(folder: Path) -> dict[tuple[str, str, str, bool, str], int]:
+    """How many questions a data set has, by (split, ability, source, held out, form: `closed` or `open`).
+
+    Only these columns are read, a piece at a time.
+
+    Raises:
+        UserError: As `Samples`.
+    """
+    counted: Counter[tuple[str, str, str, bool, str]] = Counter()
+    columns = ["split", "ability", "source", "held_out", "options"]
+    for path, file in Samples(folder)._files():
+        try:
+            for batch in file.iter_batches(_TALLIED_ROWS, columns=columns):
+                closed = pc.greater(pc.list_value_length(batch.column("options")), 0)
+                table = pa.Table.from_batches([batch.drop_columns(["options"]).append_column("closed", closed)])
+                for row in table.group_by([*columns[:-1], "closed"]).aggregate([([], "count_all")]).to_pylist():
+                    form = "closed" if row["closed"] else "open"
+                    key = (row["split"], row["ability"], row["source"], bool(row["held_out"]), form)
+                    counted[key] += row["count_all"]
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise _damaged_error(path, error) from None
+    return dict(counted)
+
+
+_TALLIED_ROWS = 50_000  # of a few columns
 _READ_ROWS = 1000  # of samples at once
 _SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 

@@ -6,6 +6,7 @@ What is compared, and how, is in `leakage`; the limits are the recipe's section 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from medmim.data.leakage import MEASURES, examine
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Audit, Recipe
-from medmim.run.cache import cached_step
+from medmim.run.cache import cached_step, made_before, step_key
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
@@ -74,6 +75,31 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
 
     parents, terms = {"data": source.digest}, terms_of(source)
     return cached_step(ws, "audit", REVISION, None, parents, make, recipe=recipe, terms=terms)
+
+
+def find(ws: Workspace, data: str) -> Artifact | None:
+    """The audit of a data set; None where none has been made.
+
+    Args:
+        ws: The workspace.
+        data: Digest of the data set.
+    """
+    return made_before(ws, "audit", step_key("audit", REVISION, None, {"data": data}))
+
+
+def leaking(audit: Artifact, folder: Path, begin: int, count: int) -> list[Sample]:
+    """Some of the benchmark rows that share a patient or an image with the training rows, in the order of the data set.
+
+    Args:
+        audit: Of the data set.
+        folder: With the data set's samples.
+        begin: Number of the first row, from 0.
+        count: How many.
+    """
+    lines = store.read_file(audit, CLEAN).splitlines()
+    clean = {str(json.loads(line)["id"]) for line in lines}
+    rows = (sample for sample in shards.Samples(folder, "test") if sample.id not in clean)
+    return list(islice(rows, begin, begin + count))
 
 
 def read(ws: Workspace, artifact: Artifact) -> dict[str, Any]:

@@ -163,6 +163,12 @@ def finished(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | N
     return store.find(f"{ws.store}/{kind or name}/{digest}")  # the index holds no address, so that a store can be moved
 
 
+def made_before(ws: Workspace, name: str, key: str, kind: str = "") -> Artifact | None:
+    """As `finished`, for who only looks: it is not marked as used, which takes the right to write."""
+    digest = _indexed(store.open_store(ws.store), _index(name, key))
+    return store.find(f"{ws.store}/{kind or name}/{digest}") if digest else None
+
+
 def _indexed(place: store.Store, index: str) -> str:
     """The digest that an entry of the index names; empty where there is none."""
     try:

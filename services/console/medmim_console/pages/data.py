@@ -1,0 +1,210 @@
+"""Data sets: what is asked, what their audit found, what they may be used for, and what was made of them."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from medmim import shards, store, tracking
+from medmim.data import audit
+from medmim.errors import Unavailable, UserError
+from medmim.housekeeping import erase
+from medmim.run.provenance import provenance_of, shows_patients, terms_of
+from medmim.run.workspace import Workspace
+from medmim.sample import ABILITIES, SPLITS
+from medmim.store import Artifact
+from medmim.terms import FLAGS, reasons
+from medmim.tracking import Version
+from medmim_console import catalog
+from medmim_console.catalog import Listing, Made
+from medmim_console.site import PER_PAGE, Digest, Number, Refusal, Site, ThisSite, draw
+
+router = APIRouter()
+
+_QUARANTINE = "quarantine.jsonl"
+_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\S*\d\S*")  # what could name a patient or a file
+_LOOKED_AT = 4  # pages of benchmarks
+_MODELS = 25  # that were made of a data set
+
+
+@router.get("/data")
+def data_sets(request: Request, this: ThisSite, number: Number = 1) -> Response:
+    """The data sets, the newest first."""
+    listing = catalog.artifacts(this.ws, "data", number)
+    rows = [(made, _verdict(this.ws, made)) for made in listing.rows]
+    return draw(request, "data_sets.html.j2", listing=listing, rows=rows)
+
+
+@router.get("/data/{digest}")
+def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
+    """A data set."""
+    found = _find(this, digest)
+    record = provenance_of(found)
+    folder = store.fetch(found, this.ws.cache, [shards.SAMPLES])
+    named = shows_patients(record)
+    allowed = terms_of(found)
+    versions, more, away = _models(this.ws, digest)
+    checked = audit.find(this.ws, digest)
+    report = audit.read(this.ws, checked) if checked else None
+    return draw(
+        request,
+        "data_set.html.j2",
+        digest=digest,
+        found=found,
+        record=record,
+        settings=_settings(record),
+        tables=_tables(str(folder)),
+        abilities=ABILITIES,
+        splits=SPLITS,
+        quarantined=_reasons(found.counts.get("quarantined"), named),
+        audit=checked,
+        report=report,
+        leaks=audit.leaks(report) if report else [],
+        terms=[(flag, getattr(allowed, flag), reasons(allowed, [flag])) for flag in FLAGS],
+        words=allowed.text,
+        versions=versions,
+        more=more,
+        away=away,
+        benchmarks=_benchmarks(this.ws, digest),
+        erased=digest in erase.marked(this.ws),
+    )
+
+
+@router.get("/data/{digest}/leaks")
+def leaks(request: Request, this: ThisSite, digest: Digest, number: Number = 1) -> Response:
+    """The benchmark rows that share a patient or an image with the training rows."""
+    found = _find(this, digest)
+    checked = audit.find(this.ws, digest)
+    if checked is None:
+        raise Refusal(404, f"the data set {digest[:12]} has not been audited", "a run audits the data that it builds")
+    counted = audit.read(this.ws, checked)["benchmark"]
+    total = counted["rows"] - counted["clean_rows"]
+    begin = (number - 1) * PER_PAGE
+    folder = store.fetch(found, this.ws.cache, [shards.SAMPLES])
+    rows = audit.leaking(checked, folder, begin, PER_PAGE) if begin < total else []
+    return draw(
+        request,
+        "leaks.html.j2",
+        digest=digest,
+        audit=checked,
+        listing=Listing(tuple(rows), number, begin + PER_PAGE < total, total),
+        named=shows_patients(provenance_of(found)),
+        benchmarks=_benchmarks(this.ws, digest),
+    )
+
+
+@router.get("/data/{digest}/quarantine")
+def quarantine(request: Request, this: ThisSite, digest: Digest, number: Number = 1) -> Response:
+    """The rows that were left out, and why; files and values only where the recipe says that pages may name them."""
+    found = _find(this, digest)
+    named = shows_patients(provenance_of(found))
+    begin = (number - 1) * PER_PAGE
+    folder = store.fetch(found, this.ws.cache, [_QUARANTINE])
+    rows = list(islice(_lines(folder / _QUARANTINE), begin, begin + PER_PAGE + 1))
+    shown = (
+        rows[:PER_PAGE] if named else [{**row, "file": "", "reason": _blank(row["reason"])} for row in rows[:PER_PAGE]]
+    )
+    listing = Listing(tuple(shown), number, len(rows) > PER_PAGE)
+    return draw(request, "quarantine.html.j2", digest=digest, listing=listing, named=named)
+
+
+def _find(this: Site, digest: str) -> Artifact:
+    found = store.find(f"{this.ws.store}/data/{digest}")
+    if found is None:
+        raise Refusal(
+            404,
+            f"there is no data set {digest[:12]} in this store",
+            "it was cleared away, a patient of it was erased, or it is of another store: choose one in the list",
+        )
+    return found
+
+
+def _verdict(ws: Workspace, made: Made) -> str:
+    """What the audit says, in a few words; empty where there is none."""
+    try:
+        checked = audit.find(ws, made.digest)
+    except UserError as error:
+        if isinstance(error, Unavailable):
+            raise
+        return error.fact
+    if checked is None:
+        return ""
+    shared = checked.counts.get("shared") or {}
+    if not any(shared.values()):
+        return "clean"
+    return f"shares {shared.get('patients', 0):,} patients and {shared.get('images', 0):,} images"
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, str]:
+    """How it was built, but for paths."""
+    recipe = record.get("recipe")
+    section = recipe.get("data") if isinstance(recipe, dict) else None
+    if not isinstance(section, dict):
+        return {}
+    wanted = ("source", "form", "seed", "dev_fraction", "test_fraction", "total", "max_side", "rows_only")
+    return {
+        key: str(section[key]) for key in wanted if section.get(key) not in (None, "") and section[key] is not False
+    }
+
+
+@lru_cache(maxsize=64)
+def _tables(folder: str) -> Mapping[str, Any]:
+    """Counts of questions: by ability and split, by source and split, by ability and form."""
+    counted = shards.tally(Path(folder))
+    tables: dict[str, dict[str, Counter[str]]] = {"ability": {}, "source": {}, "form": {}}
+    held_out: Counter[str] = Counter()
+    for (split, ability, source, away, form), n in sorted(counted.items()):
+        tables["ability"].setdefault(ability, Counter())[split] += n
+        tables["source"].setdefault(source, Counter())[split] += n
+        tables["form"].setdefault(form, Counter())[split] += n
+        if away:
+            held_out[source] += n
+    return {**tables, "held_out": held_out}
+
+
+def _reasons(counted: object, named: bool) -> list[tuple[str, int]]:
+    if not isinstance(counted, Mapping):
+        return []
+    if named:
+        return [(str(reason), int(n)) for reason, n in counted.items()]
+    alike: Counter[str] = Counter()
+    for reason, n in counted.items():
+        alike[_blank(str(reason))] += int(n)
+    return alike.most_common()
+
+
+def _blank(reason: str) -> str:
+    return _VALUES.sub("…", reason)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            yield {key: row.get(key, "") for key in ("file", "row", "key", "reason")}
+
+
+def _models(ws: Workspace, digest: str) -> tuple[list[tuple[str, Version]], bool, str]:
+    """Versions that were made of a data set, whether there are more, and why none is known."""
+    try:
+        return *tracking.page_of_versions(ws, "", 1, _MODELS, {"medmim.data": digest}), ""
+    except UserError as error:
+        return [], False, error.fact
+
+
+def _benchmarks(ws: Workspace, digest: str) -> list[Made]:
+    """Those that ask it, of the newest."""
+    found: list[Made] = []
+    for number in range(1, _LOOKED_AT + 1):
+        listing = catalog.artifacts(ws, "bench", number)
+        found += [made for made in listing.rows if (made.provenance.get("parents") or {}).get("data") == digest]
+        if not listing.more:
+            break
+    return found
