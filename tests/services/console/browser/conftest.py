@@ -59,14 +59,14 @@ class Reader:
 
 
 @pytest.fixture
-def reader(chromium: Browser, url: str) -> Iterator[Callable[..., Reader]]:
+def reader(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Reader]]:
     """Opens a browser of its own for somebody; what a browser complained about fails the test."""
     opened: list[tuple[Reader, Any]] = []
 
-    def make(address: str = url, **settings: Any) -> Reader:
+    def make(address: str = "", **settings: Any) -> Reader:
         context = chromium.new_context(**settings)
         page = context.new_page()
-        one = Reader(page, address)
+        one = Reader(page, address or request.getfixturevalue("url"))
         page.on("pageerror", lambda error: one.complaints.append(str(error)))
         page.on(
             "console",
