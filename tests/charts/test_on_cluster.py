@@ -215,6 +215,39 @@ def test_pods_of_the_model_server_are_admitted_in_a_restricted_namespace_and_rep
         release.uninstall("medmim")
 
 
+def test_the_console_is_admitted_in_a_restricted_namespace_with_the_keys_that_its_values_say(place: Place) -> None:
+    """Simulated nodes, as above."""
+    secret = ["create", "secret", "generic"]
+    for name, key in (
+        ("medmim-console-s3", "AWS_ACCESS_KEY_ID"),
+        ("medmim-promoter-s3", "AWS_ACCESS_KEY_ID"),
+        ("people", "tokens"),
+    ):
+        place.kubectl("-n", place.name, *secret, name, f"--from-literal={key}=ann a-token-of-a-promoter")
+    asked = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    console = {**ON_SIMULATED, "enabled": True, "resources": asked}
+    chosen = ("-n", place.name, "get", "pods", "-l", "app.kubernetes.io/component=console", "-o", "json")
+
+    def running(holding: str) -> list[Object]:
+        found = json.loads(place.kubectl(*chosen))["items"]
+        there = [one for one in found if one["status"]["phase"] == "Running" and holding in json.dumps(one["spec"])]
+        return there if len(found) == len(there) == 1 else []
+
+    with place.release() as release:
+        release.install(
+            CHART, "medmim", place.values(console=console), namespace=place.name, wait="watcher", timeout=120
+        )
+        (pod,) = until(lambda: running("medmim-console-s3"), 60, "a console that reads")
+        assert pod["spec"]["serviceAccountName"] == "medmim-console"
+        assert not [one for one in pod["spec"]["volumes"] if "projected" in one], "no token of the API server"
+        promotes = place.values(console={**console, "promotion": {"enabled": True, "tokensSecret": "people"}})
+        release.upgrade(CHART, "medmim", promotes, namespace=place.name, wait="watcher", timeout=120)
+        until(lambda: running("medmim-promoter-s3"), 60, "a console that promotes, alone")
+        release.upgrade(CHART, "medmim", place.values(), namespace=place.name, timeout=120)
+        until(lambda: not [one for one in place.ours() if "console" in one], 60, "the end of the console")
+        release.uninstall("medmim")
+
+
 def test_each_account_has_its_rights_and_no_others(place: Place) -> None:
     with place.release() as release:
         release.install(CHART, "medmim", place.values(), namespace=place.name)
