@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 
+from medmim import hints
 from medmim.bench import stats
 from medmim.errors import UserError
 from medmim.lvlm.zoo import entry as zoo
@@ -101,8 +102,16 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
     if who.own:
         say(f"{address}/login?token={who.own[1]} lets you promote, as {who.own[0]}; others read at {address}")
     else:
-        say(f"{address}")
+        say(address if who.has_login or who.header else f"{address} is for reading: {_nobody(host)}")
+    hints.nothing_to_resume()
     uvicorn.Server(settings).run([listening])
+
+
+def _nobody(host: str) -> str:
+    """Why nobody may promote, where nothing says who may."""
+    if not is_loopback(host):
+        return "give --tokens FILE, or --identity-header, --proxy and --promoter, for people who promote"
+    return f"'{current_user()}' is no person's name; set MEDMIM_USER to yours to promote"
 
 
 def _warm(site: Site) -> None:

@@ -1,9 +1,12 @@
 """The process of the console, as its command starts it."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from medmim.run.workspace import Workspace
 from tests.support.console import TOKEN, serving
@@ -25,3 +28,17 @@ def test_a_store_that_is_away_is_said_within_seconds_and_pages_link_where_a_brow
     assert 4 < took < 20, "it was waited for as long as a person waits for a page"
     assert "https://mlflow.example.org" in answer.text and "https://ray.example.org" in answer.text
     assert "platform.svc" not in answer.text, "an address of the cluster is none for a browser"
+
+
+def test_it_says_why_nobody_may_promote_and_ends_by_sigterm_without_advice_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_USER", "root")
+    command = [sys.executable, "-m", "medmim.cli.main", "console", "--home", str(tmp_path), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    said = next(line for line in process.stderr if "http://" in line)
+    process.terminate()
+    rest = process.stderr.read()
+    assert "is for reading: 'root' is no person's name" in said
+    assert (process.wait(30), "resume" in rest) == (143, False), rest
