@@ -128,6 +128,19 @@ class FolderStore:
         except OSError as error:
             raise self._user_error(error, "listing") from None
 
+    def times(self, prefix: str, name: str) -> dict[str, float]:
+        found = {}
+        try:
+            with os.scandir(self.root / prefix) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        found[entry.name] = os.stat(f"{entry.path}/{name}").st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise self._user_error(error, "listing") from None
+        return found
+
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         found = {}
         for key, path in self._files(prefix):

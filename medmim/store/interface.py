@@ -70,6 +70,12 @@ class Store(Protocol):
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below a prefix that ends with a slash, sorted; what is in them is not read."""
 
+    def times(self, prefix: str, name: str) -> Mapping[str, float]:
+        """Folder directly below a prefix that ends with a slash -> when its file NAME was written; see `ages`.
+
+        Those that have no such file are not in it. A folder is not read for it, however many files it has.
+        """
+
     def ages(self, prefix: str = "") -> Mapping[str, tuple[float, int]]:
         """Key -> (time of the last write, in seconds since 1970 by the store's clock; size in bytes).
 

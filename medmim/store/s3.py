@@ -207,6 +207,10 @@ class S3Store:
         names = (entry.object_name.removeprefix(start) for entry in found if entry.is_dir)
         return tuple(sorted(name.rstrip("/") for name in names))
 
+    def times(self, prefix: str, name: str) -> dict[str, float]:
+        keys = ((key.removeprefix(prefix).split("/"), age) for key, (age, _) in self.ages(prefix).items())
+        return {parts[0]: age for parts, age in keys if parts[1:] == [name]}
+
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         start = self.prefix + prefix
         found = self._call(None, lambda _: list(self._client.list_objects(self.bucket, start, recursive=True)))

@@ -113,3 +113,12 @@ def test_the_folders_below_a_prefix_are_named_whatever_is_in_them(tmp_path: Path
         assert place.folders("runs/b/") == ("jobs",)
         assert place.folders("nothing/") == ()
         assert sorted(place.ages("runs/b")) == ["runs/b/data.json", "runs/b/jobs/x"] == list(place.list("runs/b"))
+
+
+def test_when_one_file_of_each_folder_was_written_is_known(tmp_path: Path, bucket: str) -> None:
+    for place in (open_store(str(tmp_path / "store")), open_store(bucket)):
+        for key in ("bench/a/x", "bench/a/y", "bench/b/y", "bench/c/in/x", "bench/x", "benches/d/x"):
+            place.write(key, b"x")
+        assert dict(place.times("bench/", "x")) == {"a": place.ages("bench/a/")["bench/a/x"][0]}
+        assert dict(place.times("bench/", "y")).keys() == {"a", "b"}
+        assert dict(place.times("nothing/", "x")) == {}

@@ -70,12 +70,11 @@ def artifacts(ws: Workspace, kind: str, number: int = 1) -> Listing[Made]:
     Raises:
         Unavailable: The store does not answer.
     """
-    ages = store.open_store(ws.store).ages(f"{kind}/")
-    whole = {key: age for key, (age, _) in ages.items() if key.endswith(f"/{store.MANIFEST}")}
-    newest = sorted(whole, key=lambda key: (-whole[key], key))
+    whole = store.open_store(ws.store).times(f"{kind}/", store.MANIFEST)
+    newest = sorted(whole, key=lambda name: (-whole[name], name))
     begin = (number - 1) * PER_PAGE
     shown = newest[begin : begin + PER_PAGE]
-    rows = tuple(_made(ws, key.rpartition("/")[0], whole[key]) for key in shown)
+    rows = tuple(_made(ws, f"{kind}/{name}", whole[name]) for name in shown)
     return Listing(rows, number, begin + PER_PAGE < len(newest), len(newest))
 
 
