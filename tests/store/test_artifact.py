@@ -326,3 +326,34 @@ def test_an_address_may_end_with_a_slash_or_lead_nowhere(uri: str, files: Path) 
     assert store.find(artifact.uri + "/") == artifact
     assert store.find(f"{uri}/data/nothing") is None
     assert store.find(f"{uri}/nothing at all") is None
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "one", "one\n", "one\ntwo", "\n\none\r\n\ntwo \u2028 three\n", "ü" * 20 + "\n" + "x" * 20]
+)
+def test_the_lines_of_a_file_are_the_same_however_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, piece: int
+) -> None:
+    monkeypatch.setattr("medmim.store.artifact._PIECE", piece)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_bytes(text.encode())
+    artifact = store.publish(folder, str(tmp_path / "store"), "rows", {}, {})
+    expected = text.encode().split(b"\n")
+    assert list(store.lines(artifact, "rows.jsonl")) == (expected if expected[-1] else expected[:-1])
+
+
+def test_lines_of_a_file_that_was_replaced_or_is_gone_end_with_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_bytes(b"one\ntwo\n")
+    artifact = store.publish(folder, str(tmp_path / "store"), "rows", {}, {})
+    (Path(artifact.uri) / "rows.jsonl").write_bytes(b"one\nsix\n")
+    with pytest.raises(UserError, match="is damaged"):
+        list(store.lines(artifact, "rows.jsonl"))
+    with pytest.raises(UserError, match="is damaged"):
+        list(store.lines(artifact, "others.jsonl"))
+    (Path(artifact.uri) / "rows.jsonl").unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        list(store.lines(artifact, "rows.jsonl"))
