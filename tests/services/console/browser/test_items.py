@@ -16,6 +16,7 @@ from tests.services.console.test_items import HOSTILE, UNICODE, images, right
 from tests.support.bench import samples
 from tests.support.benchmarks import board, publish_bench, publish_samples
 from tests.support.console import serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.browser
 GREY = 100  # of the first image; the second one is darker
@@ -55,7 +56,7 @@ def url(ws: Workspace, benched: str, tmp_path_factory: pytest.TempPathFactory) -
 
 def ready(one: Reader, path: str) -> Page:
     page = one.open(path)
-    page.wait_for_function("!document.querySelector('meta[http-equiv=refresh]')")
+    expect(page.locator("meta[http-equiv=refresh]")).to_have_count(0, timeout=20_000)
     page.wait_for_load_state("networkidle")
     return page
 
@@ -109,12 +110,12 @@ def test_the_wheel_scrolls_the_page_until_an_image_is_chosen(viewer: Page) -> No
     assert box
     viewer.mouse.move(box["x"] + 50, box["y"] + 50)
     viewer.mouse.wheel(0, 200)
-    viewer.wait_for_function("scrollY > 0")
+    until(lambda: viewer.evaluate("scrollY > 0"), 20)
     assert scales(viewer) == [1, 1]
     viewer.evaluate("scrollTo(0, 0)")
     viewer.mouse.click(box["x"] + 50, box["y"] + 50)
     viewer.mouse.wheel(0, -400)
-    viewer.wait_for_function("document.querySelector('.frame.zoomed')")
+    viewer.locator(".frame.zoomed").first.wait_for()
     assert min(scales(viewer)) > 1.5
     assert viewer.evaluate("scrollY") == 0
 
