@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -15,6 +16,7 @@ from medmim.data import pictures
 from medmim.errors import Unavailable, UserError
 from medmim.run import index
 from medmim.run.provenance import provenance_of, shows_patients, terms_of
+from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim_console import catalog
 from medmim_console.catalog import Listing, Made
@@ -171,12 +173,17 @@ def _newest(this: Site, benchmarks: Listing[Made]) -> str:
     readable = [row for row in benchmarks.rows if not row.trouble]
     for row in readable:
         try:
-            if bench.scores(this.ws, row.uri).get("comparable"):
+            if _is_whole(this.ws, row.uri):
                 return row.digest
         except UserError as error:
             if isinstance(error, Unavailable):
                 raise
     return readable[0].digest if readable else ""
+
+
+@lru_cache(maxsize=4096)
+def _is_whole(ws: Workspace, uri: str) -> bool:
+    return bool(bench.scores(ws, uri)["comparable"])
 
 
 def _seen(this: Site, subject: Subject, names: Iterable[str]) -> Seen:
