@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,17 @@ def test_what_a_stage_reported_last_is_its_open_bar_its_metrics_and_its_line(tmp
     assert progress.last(path, "audit") == ["of another"]
     path.write_text(json.dumps({**bar, "done": 100, "total": 100}))
     assert progress.last(path, "data") == []
+
+
+def test_who_listens_hears_the_events_of_its_own_thread_until_the_end_of_the_block(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    heard: list[str] = []
+    with progress.heard(lambda event: heard.append(event["text"])):
+        progress.say("here")
+        other = threading.Thread(target=progress.say, args=["elsewhere"])
+        other.start()
+        other.join()
+    progress.say("after")
+    assert heard == ["here"]
+    assert capsys.readouterr().err.split() == ["here", "elsewhere", "after"]

@@ -83,7 +83,10 @@ def test_registered_lists_every_version_in_order_with_tags_and_aliases(
     assert tracking.registered(ws, "none") == {}
 
 
-def test_versions_are_asked_for_one_by_one_by_tag_and_page_by_page(home: Path) -> None:
+def test_versions_are_asked_for_one_by_one_by_tag_and_page_by_page(tmp_path: Path, mlflow_database: Path) -> None:
+    home = tmp_path / "own"
+    home.mkdir()
+    shutil.copy(mlflow_database, home / "mlflow.db")
     ws = _ws(home)
     api = tracking.client(ws)
     for name in ("o'two", "Lunge-Größe", "plain"):
