@@ -67,7 +67,14 @@ def faults(before: list[Object], after: list[Object]) -> list[str]:
                 wrong.append(f"{'/'.join(key)}: {'.'.join(path)} changes")
         if annotations(old[key]).get(KEEP) != annotations(new[key]).get(KEEP):
             wrong.append(f"{'/'.join(key)}: {KEEP} changes")
-    wrong += [f"{at} needs Secret {name} now" for at, name in sorted(secrets(after) - secrets(before))]
+    had, pulled = (
+        secrets(before),
+        {one["name"] for _, _, spec in pods(before) for one in spec.get("imagePullSecrets", [])},
+    )
+    known_pods = {at for at, _, _ in pods(before)}
+    for at, name in sorted(secrets(after) - had):
+        if at in known_pods or name not in pulled:  # a new pod pulls the image as the others do
+            wrong.append(f"{at} needs Secret {name} now")
     return wrong
 
 
