@@ -117,7 +117,7 @@ class FolderStore:
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        yield from sorted(key for key, path in self._files(prefix) if not path.name.startswith(PART))
+        yield from sorted(key for key, entry in self._files(prefix) if not entry.name.startswith(PART))
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         try:
@@ -143,18 +143,23 @@ class FolderStore:
 
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
         found = {}
-        for key, path in self._files(prefix):
+        for key, entry in self._files(prefix):
             with suppress(FileNotFoundError):  # renamed or deleted since
-                stat = path.stat()
+                stat = entry.stat()
                 found[key] = (stat.st_mtime, stat.st_size)
         return found
 
-    def _files(self, prefix: str) -> Iterator[tuple[str, Path]]:
-        above = len(os.path.join(self.root, ""))  # of as many files as a store holds, pathlib's way takes seconds
-        for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
-            for path in (os.path.join(folder, name) for name in names):
-                if path.startswith(prefix, above):
-                    yield path[above:], Path(path)
+    def _files(self, prefix: str) -> "Iterator[tuple[str, os.DirEntry[str]]]":
+        """Key and entry of each file below a prefix. A store holds as many as would take pathlib seconds."""
+        above = len(os.path.join(self.root, ""))
+        waiting = [os.path.join(self.root, prefix.rpartition("/")[0])]
+        while waiting:
+            with suppress(OSError), os.scandir(waiting.pop()) as entries:  # removed meanwhile, or not ours to enter
+                for entry in entries:
+                    if entry.is_dir():
+                        waiting += [] if entry.is_symlink() else [entry.path]
+                    elif entry.path.startswith(prefix, above):
+                        yield entry.path[above:], entry
 
     def delete(self, key: str) -> None:
         try:
