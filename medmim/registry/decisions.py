@@ -192,7 +192,10 @@ _remembered = lru_cache(maxsize=20_000)(_read)
 def _parse(text: bytes, where: str) -> Decision:
     try:
         values: dict[str, Any] = json.loads(text)
-        return Decision(**values)
+        found = Decision(**values)
+        if wrong := [key for key, value in values.items() if type(value) is not (int if key == "n" else str)]:
+            raise TypeError(wrong)
+        return found
     except (ValueError, TypeError):
         raise UserError(
             f"{where} is not a decision",

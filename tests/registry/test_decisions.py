@@ -1,5 +1,6 @@
 """The decision log: one winner, no gaps, and the roles that it gives."""
 
+import json
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -61,7 +62,12 @@ def test_a_missing_or_broken_entry_is_named(ws: Workspace) -> None:
     for name in "abc":
         decisions.append(ws, "m", lambda _, name=name: entry(name))
     store = open_store(ws.store)
-    store.write("decisions/m/3.json", b'{"n": 3')
+    typed = {"verdict": "promoted", "version": "3", "digest": "c" * 64, "uri": "u", "n": 3}
+    for broken in ('{"n": 3', "[]", *(json.dumps({**typed, key: 7 if key != "n" else "3"}) for key in typed)):
+        store.write("decisions/m/3.json", broken.encode())
+        with pytest.raises(UserError, match=r"3\.json is not a decision"):
+            decisions.read(ws, "m")
+    store.write("decisions/m/3.json", b"\xff")
     with pytest.raises(UserError, match=r"3\.json is not a decision"):
         decisions.read(ws, "m")
     store.delete("decisions/m/2.json")

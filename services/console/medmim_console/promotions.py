@@ -8,7 +8,7 @@ daemons, and nobody waits for them at the end. What has ended is remembered unti
 """
 
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ class Change:
         id: In its address.
         asked: Who wants what, and why.
         begun: When.
-        lines: The last lines of its progress.
+        lines: The last lines of its progress; a new tuple at each, since a page may be drawn from the one before.
         bar: Its present progress bar; empty without.
         ended: When; None while it is running.
         made: The decision; None where there is none.
@@ -44,7 +44,7 @@ class Change:
     id: str
     asked: Attempt
     begun: datetime
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES))
+    lines: tuple[str, ...] = ()
     bar: str = ""
     ended: datetime | None = None
     made: Decision | None = None
@@ -84,6 +84,7 @@ class Promotions:
 
         Raises:
             Busy: Another one of the same model is running, or too many of others.
+            RuntimeError: The system gives no thread for it; it is as if nobody had asked.
         """
         with self._lock:
             running = [one for one in self._known.values() if one.ended is None]
@@ -95,7 +96,13 @@ class Promotions:
                 del self._known[name]
             change = Change(secrets.token_urlsafe(12), asked, datetime.now(UTC))
             self._known[change.id] = change
-        Thread(target=_run, args=(change, decide, ended, home), daemon=True, name=f"{asked.what} {change.id}").start()
+        thread = Thread(target=_run, args=(change, decide, ended, home), daemon=True, name=f"{asked.what} {change.id}")
+        try:
+            thread.start()
+        except BaseException:  # else it would run for ever, and nobody could decide about its model
+            with self._lock:
+                del self._known[change.id]
+            raise
         return change
 
     def get(self, name: str) -> Change | None:
@@ -112,7 +119,7 @@ class Promotions:
 def _run(change: Change, decide: Callable[[], Decision], ended: Callable[[Change], None], home: Path) -> None:
     def hear(event: dict[str, object]) -> None:
         if event["kind"] == "line":
-            change.lines.append(progress.render(event))
+            change.lines = (*change.lines, progress.render(event))[-_LINES:]
         elif event["kind"] == "bar":
             change.bar = progress.render(event)
 

@@ -19,14 +19,16 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from medmim_console import app
+from medmim_console.audit import Attempt
 from medmim_console.identity import Access
+from medmim_console.promotions import Promotions
 from medmim_console.site import Site
 
-from medmim import store, tracking
+from medmim import progress, store, tracking
 from medmim.recipe.schema import Recipe
 from medmim.registry import aliases, approval, decisions, gate, lookup, promote
 from medmim.run.workspace import Workspace
-from medmim.store import s3
+from medmim.store import open_store, s3
 from medmim.terms import Terms
 from tests.support.console import TOKEN, browser, csrf, log_in
 from tests.support.lossy_proxy import Lossy, lossy
@@ -102,11 +104,25 @@ def test_the_list_shows_champion_what_awaits_approval_and_aliases_that_differ(ws
     assert "version 1" in rows[NAME] and "by ann" in rows[NAME] and "differ from the log" in rows[NAME]
     assert '<span class="tag warn">1</span>' in rows[f"{NAME}-candidate"]
     assert "differ" not in rows["Lunge-Größe 肺 &#39;é&#39;"]
-    found = browser(ws).get("/models", params={"name": "größe"}).text  # SQLite folds ASCII letters alone
-    assert "No registered model" in found or "Lunge" in found
+    for search, listed in (("größe", True), ("GRößE", True), ("GRÖSSE", False)):  # SQLite folds ASCII letters alone
+        found = browser(ws).get("/models", params={"name": search}).text
+        assert ('href="/models/Lunge-Gr' in found) is listed and ("No registered model" in found) is not listed, search
     assert NAME not in browser(ws).get("/models", params={"name": "LUNGE"}).text
     address = re.search(r'href="(/models/Lunge[^"]*)"', page)
     assert address and "Lunge-Größe 肺" in browser(ws).get(address[1]).text
+
+
+def test_a_damaged_decision_log_is_the_trouble_of_its_own_model(ws: Workspace) -> None:
+    for name, letter in ((NAME, "a"), ("other", "b"), ("third", "c")):
+        promote.promote(ws, name, add(ws, letter, name), "the first", "ann")
+    place = open_store(ws.store)
+    place.write("decisions/other/1.json", b'{"n": 1')
+    place.write("decisions/third/1.json", place.read("decisions/third/1.json").replace(b'"ann"', b"7"))
+    answer = browser(ws).get("/models")
+    rows = {row.split("</a>")[0].rpartition(">")[2]: row for row in answer.text.split("<tr>")[2:]}
+    assert answer.status_code == 200 and "version 1" in rows[NAME] and "cannot be read" not in rows[NAME]
+    for name in ("other", "third"):
+        assert "cannot be read" in rows[name] and f"decisions/{name}/1.json is not a decision" in rows[name]
 
 
 def test_of_ten_thousand_versions_a_page_reads_its_own(ws: Workspace) -> None:
@@ -342,6 +358,7 @@ def test_what_cannot_be_decided_is_refused_before_anything_begins(ws: Workspace,
     for address in (
         f"/models/{NAME}/99",
         f"/models/{NAME}/99/promote",
+        f"/models/{NAME}/99/refuse",
         "/models/none",
         "/models/none/1",
         "/promotions/x",
@@ -350,6 +367,57 @@ def test_what_cannot_be_decided_is_refused_before_anything_begins(ws: Workspace,
     assert client.get(f"/models/{NAME}/x").status_code == 400
     assert "has no version 99" in ended(client, client.post(f"/models/{NAME}/99/promote", data={**given, "why": "x"}))
     assert log_of(ws) == []
+
+
+def test_a_page_that_asks_for_a_promotion_of_an_earlier_console_is_told_and_asks_no_more(ws: Workspace) -> None:
+    answer = browser(ws).get("/promotions/of-an-earlier-one", headers={"hx-request": "true"})
+    assert answer.status_code == 200, "htmx shows no other"
+    found = answer.text[answer.text.index('<div id="promotion"') :]
+    assert "This console knows no such promotion" in found and "hx-" not in found and "It is running" not in found
+
+
+def test_a_change_whose_thread_cannot_start_has_its_line_and_leaves_its_model_free(
+    ws: Workspace, lines: list[dict[str, Any]]
+) -> None:
+    number = add(ws, "a")
+    client = log_in(browser(ws))
+
+    class NoThreads(logging.Handler):  # from the audit line "started" until the next one
+        def emit(self, record: logging.LogRecord) -> None:
+            began = json.loads(record.getMessage())["result"] == "started"
+            threading.stack_size(1 << 46 if began else 0)
+
+    logger, handler = logging.getLogger("medmim.console.audit"), NoThreads()
+    logger.addHandler(handler)
+    try:
+        answer = send(client, f"/models/{NAME}/{number}/promote")
+    finally:
+        logger.removeHandler(handler)
+        threading.stack_size(0)
+    assert answer.status_code == 503 and "could not begin it, and nothing has changed" in answer.text
+    assert [line["result"] for line in lines] == ["started", "failed: can't start new thread"]
+    assert "It is running" not in client.get(f"/models/{NAME}").text and log_of(ws) == []
+    assert "is champion now" in ended(client, send(client, f"/models/{NAME}/{number}/promote"))
+
+
+def test_the_progress_of_a_change_can_be_read_while_it_goes_on(tmp_path: Path) -> None:
+    more = threading.Event()
+
+    def decide() -> decisions.Decision:
+        for n in range(20):
+            progress.say(f"step {n}")
+        more.wait(60)
+        progress.say("the last step")
+        return decisions.Decision("promoted", "1", "d" * 64, "u", n=1)
+
+    asked = Attempt("1", "ann", "here", "promote", NAME, "1", "why")
+    change = Promotions().start(asked, decide, lambda _: None, tmp_path)
+    until(lambda: any("step 19" in line for line in tuple(change.lines)), 60)
+    reading = iter(change.lines)
+    first = next(reading)
+    more.set()
+    assert change.wait(60) and "step 8" in first and len(list(reading)) == 11
+    assert len(change.lines) == 12 and "the last step" in change.lines[-1]
 
 
 def test_the_eleventh_change_of_a_minute_is_one_too_many(ws: Workspace, lines: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from medmim.registry.decisions import Decision
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.terms import FLAGS, reasons
-from medmim.tracking import Version
+from medmim.tracking import Registered, Version
 from medmim_console import audit, catalog
 from medmim_console.catalog import Listing
 from medmim_console.promotions import Busy, Change
@@ -37,7 +37,7 @@ def models(request: Request, this: ThisSite, search: Search = "", number: Number
     """The registered models."""
     found, more = tracking.page_of_models(this.ws, search.strip(), number, PER_PAGE)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        rows = tuple(pool.map(lambda name: (name, facts.overview(this.ws, name, found[name])), found))
+        rows = tuple(pool.map(lambda name: _listed(this.ws, name, found[name]), found))
     return draw(request, "models.html.j2", listing=Listing(rows, number, more), search=search)
 
 
@@ -184,11 +184,8 @@ def promotion(request: Request, this: ThisSite, name: Annotated[str, Path(max_le
     """A change that is running or has ended."""
     change = this.promotions.get(name)
     if change is None:
-        raise Refusal(
-            404,
-            "this console knows no such promotion: it was started anew since, or it was long ago",
-            "what was decided is in the model's history; what ended in the middle has changed nothing",
-        )
+        # a page that was left open asks again and again, and htmx shows it nothing but an answer that is 200
+        return draw(request, "no_promotion.html.j2", 200 if "hx-request" in request.headers else 404)
     return draw(request, "promotion.html.j2", change=change, production=change.asked.model.removesuffix(CANDIDATE))
 
 
@@ -216,6 +213,10 @@ def _begin(
         )
         audit.write(asked, f"refused: {other}")
         raise Refusal(409, other, "wait until that has ended, then look at the model again") from None
+    except (RuntimeError, MemoryError) as error:
+        audit.write(asked, f"failed: {error}")
+        fact = "the console could not begin it, and nothing has changed: its machine has no thread or memory left"
+        raise Refusal(503, fact, "send it again in some minutes; if it stays so, raise the console's limits") from error
     change.wait(_SOON)
     return RedirectResponse(f"/promotions/{change.id}", 303)
 
@@ -228,6 +229,16 @@ def _wrong(what: str, why: str, seen: str) -> str:
         return f"a reason has {_LONGEST:,} characters at most"
     number = seen.isascii() and seen.isdigit() and len(seen) < 10
     return "" if number or what == "refuse" else "the form does not say which champion you saw"
+
+
+def _listed(ws: Workspace, name: str, found: Registered) -> tuple[str, facts.Overview | None, str]:
+    """A model's row: its name, what is known of it, and why that cannot be read, which is one model's trouble."""
+    try:
+        return name, facts.overview(ws, name, found), ""
+    except UserError as error:
+        if error.exit_code != 2:
+            raise
+        return name, None, error.fact
 
 
 def _row(name: str, named: Mapping[str, str], log: list[Decision], found: Version, erased: set[str]) -> dict[str, Any]:
