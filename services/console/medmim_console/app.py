@@ -1,23 +1,25 @@
 """The application: its pages, what each answer carries, and a page for everything that goes wrong."""
 
+import hmac
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Form, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medmim.errors import UserError, as_user_error
-from medmim_console.identity import COOKIE
+from medmim_console.identity import COOKIE, is_of_this_site
 from medmim_console.limits import TooMany
 from medmim_console.pages import PAGES
-from medmim_console.site import Refusal, Site, ThisSite, address, draw, failure, refused, set_session
+from medmim_console.site import Form, Refusal, Site, ThisSite, address, draw, failure, refused, set_session
 
 _log = logging.getLogger("medmim.console")
 _HEADERS = {
@@ -30,6 +32,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _PROBES = ("/health", "/ready")
+_LARGEST = 64 << 10  # bytes of a form
 
 
 def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
@@ -48,6 +51,8 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
         "/static", StaticFiles(packages=[("medmim_console", "static"), ("medmim.page", "templates")]), name="static"
     )
 
+    app.add_middleware(_Small)  # within the next one, which would hide what it raises
+
     @app.middleware("http")
     async def around(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         begun, request.state.id = time.perf_counter(), secrets.token_hex(6)
@@ -61,6 +66,8 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
             known = as_user_error(error, f"answering {request.url.path[:200]}", site.ws.home)
             _log.error("%s %s", request.state.id, known)
             found = failure(request, known)
+        if request.url.path.startswith("/static/"):
+            found.headers["Cache-Control"] = "no-cache"  # held against its ETag
         for name, value in _HEADERS.items():
             found.headers.setdefault(name, value)
         found.headers["X-Request-ID"] = request.state.id
@@ -112,23 +119,45 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
     @app.get("/login")
     def login(request: Request, this: ThisSite, token: str = "") -> Response:
         """A form for a token; with the token of the address that was printed at the start, its session."""
-        if token:
+        if this.access.own and hmac.compare_digest(token.encode(), this.access.own[1].encode()):
             return _logged_in(request, this, token, "/")
         return draw(request, "login.html.j2", to=_local(request.headers.get("referer", "")))
 
     @app.post("/login")
-    def enter(request: Request, this: ThisSite, token: str = Form(), to: str = Form("/")) -> Response:
+    def enter(request: Request, this: ThisSite, fields: Form) -> Response:
         """A session for a token."""
-        return _logged_in(request, this, token, _local(to))
+        _refuse_foreign(request)
+        return _logged_in(request, this, fields.get("token", ""), _local(fields.get("to", "/")))
 
     @app.post("/logout")
-    def leave() -> Response:
+    def leave(request: Request) -> Response:
         """End the session."""
+        _refuse_foreign(request)
         answer = RedirectResponse("/", 303)
         answer.delete_cookie(COOKIE)
         return answer
 
     return app
+
+
+class _Small:
+    """Cuts off a body that is larger than any form of these pages, before somebody reads it into memory."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > _LARGEST:
+                raise Refusal(413, f"the form is larger than {_LARGEST:,} bytes", "write less")
+            return message
+
+        await self._app(scope, bounded if scope["type"] == "http" else receive, send)
 
 
 def _logged_in(request: Request, site: Site, token: str, to: str) -> Response:
@@ -140,6 +169,11 @@ def _logged_in(request: Request, site: Site, token: str, to: str) -> Response:
     answer = RedirectResponse(to, 303)
     set_session(request, answer, cookie)
     return answer
+
+
+def _refuse_foreign(request: Request) -> None:
+    if not is_of_this_site(request.headers):
+        raise Refusal(403, "this form is of another site", "open the page here, then send it from there")
 
 
 def _too_many(request: Request) -> Response:

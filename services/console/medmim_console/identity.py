@@ -10,18 +10,20 @@ import ipaddress
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from starlette.datastructures import Headers
 
 from medmim.errors import UserError
 from medmim.run.person import is_person
 
 COOKIE = "medmim_session"
 HOURS = 12  # of a session
+_BY_INGRESS = "by the ingress"  # in place of a session's nonce: who asks is proven anew with each request
 _SHORTEST = 16  # characters of a token
 _LINE = re.compile(r"(?P<name>\S.*?)\s+(?P<token>\S+)")
 _log = logging.getLogger("medmim.console")
@@ -79,12 +81,8 @@ class Access:
             raise UserError("this token is nobody's (any more)", fix="ask who runs this console for a token of yours")
         return self._signed({"token": _digest(token.strip()), "nonce": secrets.token_urlsafe(16)})
 
-    def anonymous(self) -> str:
-        """The cookie by which forms of a person whom the ingress names are known as of this site."""
-        return self._signed({"token": "", "nonce": secrets.token_urlsafe(16)})
-
-    def session(self, headers: Mapping[str, str], cookies: Mapping[str, str], peer: str) -> Session:
-        """Who asks.
+    def session(self, headers: Headers, cookies: Mapping[str, str], peer: str) -> Session:
+        """Who asks: by their own token, else by what the ingress says.
 
         Args:
             headers: Of the request.
@@ -92,20 +90,14 @@ class Access:
             peer: The address that it comes from.
         """
         given = self._read(cookies.get(COOKIE, ""))
-        named = headers.get(self.header, "").strip() if self.header else ""
-        if named and not self.is_proxy(peer):
-            _log.warning("%s sends %s and is not the ingress", peer, self.header)
-            return Session(why=f"the header {self.header} is believed from the ingress alone")
+        if given and (person := self._name(given["token"])):
+            return Session(person, self._csrf(person, given["nonce"]))
+        named = headers.getlist(self.header) if self.header else []
         if named:
-            if named not in self.promoters or not is_person(named):
-                return Session(why=f"{named[:100]} may read here, and not promote")
-            return Session(named, self._csrf(named, given["nonce"]) if given else "")
-        if not given or not given["token"]:
-            return Session(why="the session has ended" if COOKIE in cookies and not given else "")
-        person = self._name(given["token"])
-        if not person:
+            return self._named(named, peer)
+        if given:
             return Session(why="the token of this session is nobody's any more")
-        return Session(person, self._csrf(person, given["nonce"]))
+        return Session(why="the session has ended" if COOKIE in cookies else "")
 
     def is_proxy(self, peer: str) -> bool:
         """Whether an address is the ingress'."""
@@ -114,6 +106,18 @@ class Access:
         except ValueError:
             return False
         return any(address in network for network in self.proxies)
+
+    def _named(self, values: Sequence[str], peer: str) -> Session:
+        if not self.is_proxy(peer):
+            _log.warning("%s sends %s and is not the ingress", peer, self.header)
+            return Session(why=f"the header {self.header} is believed from the ingress alone")
+        if len(values) > 1:  # one of them is the client's
+            _log.warning("the ingress hands on %s of a client beside its own", self.header)
+            return Session(why=f"the ingress says twice who asks: it must drop a client's {self.header}")
+        named = values[0].encode("latin-1").decode("utf-8", "replace").strip()
+        if named not in self.promoters or not is_person(named):
+            return Session(why=f"{named[:100]} may read here, and not promote")
+        return Session(named, self._csrf(named, _BY_INGRESS))
 
     def _name(self, digest: str) -> str:
         known = {_digest(token): name for name, token in self._people()}
@@ -142,12 +146,16 @@ class Access:
         return found
 
 
-def is_of_this_site(session: Session, form_token: str, headers: Mapping[str, str]) -> bool:
-    """Whether a form was sent by a page of this site, for the person who sends it."""
+def is_of_this_site(headers: Mapping[str, str]) -> bool:
+    """Whether a form was sent by a page of this site, as far as the browser says."""
     origin = headers.get("origin", "")
-    if origin and urlsplit(origin).netloc != headers.get("host", ""):
-        return False
-    return bool(session.csrf) and hmac.compare_digest(session.csrf.encode(), form_token.encode())
+    return not origin or urlsplit(origin).netloc == headers.get("host", "")
+
+
+def is_of_session(session: Session, form_token: str, headers: Mapping[str, str]) -> bool:
+    """Whether a form was sent by a page of this site that the person who sends it has opened."""
+    known = bool(session.csrf) and hmac.compare_digest(session.csrf.encode(), form_token.encode())
+    return known and is_of_this_site(headers)
 
 
 def read_tokens(path: Path) -> dict[str, str]:

@@ -74,6 +74,7 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
     Raises:
         UserError: The address cannot be used.
     """
+    hints.nothing_to_resume()
     os.environ.setdefault("MEDMIM_PATIENCE", _PATIENCE)
     listening = _listen(host, port)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -86,10 +87,11 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
     }
     links = {name: shown(uri).rstrip("/") for name, uri in known.items() if uri.startswith("http")}
     site = Site(ws, who, links=links)
-    made = app.make(site, names or (_HERE if is_loopback(host) else ("*",)))
+    made = app.make(site, names or ((*_HERE, host) if is_loopback(host) else ("*",)))
     _warm(site)
     settings = uvicorn.Config(
         made,
+        proxy_headers=False,  # who asks is ours to say: uvicorn would believe what 127.0.0.1 forwards
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -103,7 +105,6 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
         say(f"{address}/login?token={who.own[1]} lets you promote, as {who.own[0]}; others read at {address}")
     else:
         say(address if who.has_login or who.header else f"{address} is for reading: {_nobody(host)}")
-    hints.nothing_to_resume()
     uvicorn.Server(settings).run([listening])
 
 

@@ -15,7 +15,7 @@ from medmim.errors import Unavailable, UserError
 from medmim.page.page import templates
 from medmim.run.workspace import Workspace
 from medmim_console import audit
-from medmim_console.identity import Access, Session, is_of_this_site
+from medmim_console.identity import Access, Session, is_of_session
 from medmim_console.limits import Rates, TooMany
 from medmim_console.promotions import Promotions
 
@@ -73,8 +73,10 @@ def session(request: Request) -> Session:
 def address(request: Request) -> str:
     """The address that asks: of the client where our ingress hands it on."""
     peer = request.client.host if request.client else ""
-    forwarded = request.headers.get("x-forwarded-for", "")
-    return forwarded.rpartition(",")[2].strip() or peer if site(request).access.is_proxy(peer) else peer
+    if not site(request).access.is_proxy(peer):
+        return peer
+    forwarded = request.headers.getlist("x-forwarded-for") or [""]  # the ingress adds to the end, of the last one
+    return forwarded[-1].rpartition(",")[2].strip() or peer
 
 
 async def promoter(request: Request, who: Annotated[Session, Depends(session)]) -> str:
@@ -90,7 +92,7 @@ async def promoter(request: Request, who: Annotated[Session, Depends(session)]) 
             raise Refusal(401, who.why or "promoting needs to know who you are", "log in, then do it again")
         fields = await form(request)
         tried = replace(tried, why=fields.get("why", ""))
-        if not is_of_this_site(who, fields.get("csrf", ""), request.headers):
+        if not is_of_session(who, fields.get("csrf", ""), request.headers):
             fix = "open the page again, then send it from there"
             raise Refusal(403, "this form is not of your present session", fix)
         site(request).rates.count("change", who.person)
@@ -128,10 +130,7 @@ def draw(request: Request, template: str, status: int = 200, **values: Any) -> R
         version=__version__,
         **values,
     )
-    answer = HTMLResponse(html, status)
-    if who.person and not who.csrf:  # whom the ingress names, at their first page
-        set_session(request, answer, this.access.anonymous())
-    return answer
+    return HTMLResponse(html, status)
 
 
 def set_session(request: Request, answer: Response, cookie: str) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from fastapi.testclient import TestClient
 from medmim_console import app
 from medmim_console.identity import Access
@@ -70,3 +72,40 @@ def test_a_person_who_logs_out_is_a_reader_again(ws: Workspace) -> None:
     assert "log out" in client.get("/leaderboard").text
     client.post("/logout")
     assert "log out" not in client.get("/leaderboard").text
+
+
+def test_a_large_form_is_cut_off(ws: Workspace) -> None:
+    client = browser(ws)
+    assert client.post("/login", data={"token": "x" * 200_000}).status_code == 413
+    endless = client.post(
+        "/login",
+        content=(b"token=" + b"x" * 9000 for _ in range(100)),
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert endless.status_code == 413
+    files = client.post("/login", files={"token": ("a", b"x" * 200_000)})
+    assert files.status_code == 413
+
+
+def test_the_address_with_a_token_is_for_whom_it_was_printed_alone(ws: Workspace, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"bob {TOKEN}-of-bob\n", encoding="utf-8")
+    client = browser(ws, Access(tokens))
+    assert "log out" not in client.get("/login", params={"token": f"{TOKEN}-of-bob"}).text
+    own = browser(ws)
+    assert "log out" in own.get("/login", params={"token": TOKEN}).text
+
+
+def test_no_other_site_logs_anybody_in_or_out(ws: Workspace) -> None:
+    client = log_in(browser(ws))
+    for path in ("/login", "/logout"):
+        answer = client.post(path, data={"token": TOKEN}, headers={"Origin": "https://evil.test"})
+        assert answer.status_code == 403
+    assert "log out" in client.get("/leaderboard").text
+
+
+def test_what_never_changes_in_a_version_is_asked_for_again_by_its_etag(ws: Workspace) -> None:
+    client = browser(ws)
+    first = client.get("/static/htmx.min.js")
+    again = client.get("/static/htmx.min.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, first.headers["cache-control"]) == (304, "no-cache")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from medmim_console import server
-from medmim_console.identity import COOKIE, Access, is_of_this_site, read_tokens
+from medmim_console.identity import COOKIE, Access, is_of_session, read_tokens
+from starlette.datastructures import Headers
 
 from medmim.errors import UserError
 
@@ -24,7 +25,7 @@ def tokens(tmp_path: Path) -> Path:
 
 
 def session(access: Access, headers: dict[str, str] | None = None, cookie: str = "", peer: str = "192.0.2.1") -> Any:
-    return access.session(headers or {}, {COOKIE: cookie} if cookie else {}, peer)
+    return access.session(Headers(headers or {}), {COOKIE: cookie} if cookie else {}, peer)
 
 
 def test_a_token_tells_whose_it_is(tokens: Path) -> None:
@@ -86,10 +87,10 @@ def test_whom_nobody_named_a_promoter_may_read_only(name: str) -> None:
 def test_a_form_belongs_to_one_session_of_one_person() -> None:
     access = Access(own=("ann", TOKEN))
     first, second = (session(access, cookie=access.log_in(TOKEN)) for _ in range(2))
-    assert is_of_this_site(first, first.csrf, {})
-    assert not is_of_this_site(first, second.csrf, {})
-    assert not is_of_this_site(first, "", {})
-    assert not is_of_this_site(session(access), "", {})
+    assert is_of_session(first, first.csrf, {})
+    assert not is_of_session(first, second.csrf, {})
+    assert not is_of_session(first, "", {})
+    assert not is_of_session(session(access), "", {})
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_form_belongs_to_one_session_of_one_person() -> None:
 def test_a_form_from_another_origin_is_foreign(origin: str, host: str, is_ours: bool) -> None:
     access = Access(own=("ann", TOKEN))
     one = session(access, cookie=access.log_in(TOKEN))
-    assert is_of_this_site(one, one.csrf, {"origin": origin, "host": host}) is is_ours
+    assert is_of_session(one, one.csrf, {"origin": origin, "host": host}) is is_ours
 
 
 def test_a_file_of_tokens_tells_all_that_is_wrong_at_once(tmp_path: Path) -> None:
@@ -137,3 +138,30 @@ def test_only_on_this_machine_a_token_is_made(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MEDMIM_USER", "ann")
     assert server.access("127.0.0.1", None, "", (), ()).own
     assert server.access("0.0.0.0", None, "", (), ()).own is None
+
+
+def test_a_token_is_worth_more_than_what_the_ingress_says(tokens: Path) -> None:
+    access = Access(tokens, header=INGRESS.header, proxies=INGRESS.proxies, promoters=INGRESS.promoters)
+    found = session(access, {"X-Forwarded-User": "eve@example.org"}, access.log_in(TOKEN), "10.1.2.3")
+    assert found.person == "ann"
+
+
+def test_two_names_from_the_ingress_are_none() -> None:
+    raw = [(b"x-forwarded-user", b"ann@example.org"), (b"x-forwarded-user", b"eve@example.org")]
+    found = INGRESS.session(Headers(raw=raw), {}, "10.1.2.3")
+    assert found.person == ""
+    assert "twice" in found.why
+
+
+def test_a_name_from_the_ingress_may_have_any_letters() -> None:
+    access = Access(header="X-User", proxies=INGRESS.proxies, promoters=frozenset({"Jürgen Ångström"}))
+    found = access.session(Headers(raw=[(b"x-user", "Jürgen Ångström".encode())]), {}, "10.1.2.3")
+    assert found.person == "Jürgen Ångström"
+
+
+def test_the_first_page_of_a_person_whom_the_ingress_names_has_forms_that_can_be_sent() -> None:
+    headers = {"X-Forwarded-User": "ann@example.org"}
+    one = session(INGRESS, headers, peer="10.1.2.3")
+    assert is_of_session(session(INGRESS, headers, peer="10.1.2.3"), one.csrf, {})
+    assert one.csrf != session(Access(header=INGRESS.header, proxies=INGRESS.proxies, promoters=INGRESS.promoters),
+                               headers, peer="10.1.2.3").csrf, "another process has another key"  # fmt: skip

@@ -1,5 +1,6 @@
 """The process of the console, as its command starts it."""
 
+import re
 import subprocess
 import sys
 import time
@@ -42,3 +43,15 @@ def test_it_says_why_nobody_may_promote_and_ends_by_sigterm_without_advice_to_re
     rest = process.stderr.read()
     assert "is for reading: 'root' is no person's name" in said
     assert (process.wait(30), "resume" in rest) == (143, False), rest
+
+
+def test_who_comes_from_this_machine_is_not_the_ingress_by_saying_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medmim.cli.main", "console", "--home", str(tmp_path), "--port", "0"]
+    command += ["--identity-header", "X-User", "--proxy", "10.0.0.0/8", "--promoter", "ann"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    address = next(found[0] for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+    page = httpx.get(f"{address}/runs", headers={"X-Forwarded-For": "10.1.2.3", "X-User": "ann"}, timeout=60)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert "believed from the ingress alone" in page.text
