@@ -30,7 +30,10 @@ METRICS = ("accuracy", "token_f1")
 
 @dataclass(frozen=True)
 class Answers:
-    """A series' night: question id -> `scores` (metric -> value), `groups`, `people`, `question`, `text`."""
+    """A series' night: question id -> `scores` (metric -> value), `groups`, `people`, `question`, `text`.
+
+    And `source` and `patients`, by which an erased patient is known.
+    """
 
     date: str
     rows: Mapping[str, Mapping[str, Any]]
@@ -59,7 +62,9 @@ def answers(date: str, predictions: Sequence[Mapping[str, Any]], role: str) -> A
     rows = {}
     for row in predictions:
         given = row["answers"][role]["none"]
-        rows[row["id"]] = {**{key: row[key] for key in ("groups", "people", "question")}, **given}
+        own = {key: row[key] for key in ("groups", "people", "question")}
+        own |= {"source": row.get("source", ""), "patients": row.get("patients", ())}
+        rows[row["id"]] = {**own, **given}
     return Answers(date, rows)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medmim.bench import answers, tasks
+from medmim.data import erased
+from medmim.data.erased import Erased
 from medmim.errors import Unavailable, UserError
 from medmim.nightly import regressions, watch
 from medmim.nightly.records import Night
@@ -33,6 +35,8 @@ def trends(nights: Sequence[Night]) -> list[tuple[str, str]]:
 def changes(ws: Workspace, night: Night, before: Night | None) -> list[dict[str, Any]]:
     """The questions that are answered otherwise than the night before, or than the cache says; while they are there.
 
+    Those about an erased patient are counted, and not shown.
+
     Args:
         ws: The workspace, to read the answers.
         night: The night.
@@ -45,7 +49,7 @@ def changes(ws: Workspace, night: Night, before: Night | None) -> list[dict[str,
     Raises:
         Unavailable: The store does not answer.
     """
-    shown = []
+    shown, gone = [], erased.load(ws.store)
     for role in night.models:
         canary = night.canary.get(role)
         names = list(dict.fromkeys([*night.changed.get(role, ()), *(canary["items"] if canary else ())]))
@@ -61,12 +65,15 @@ def changes(ws: Workspace, night: Night, before: Night | None) -> list[dict[str,
         rows = [
             {"id": name, "question": now[name]["question"], "before": _text(then, name), "now": _text(now, name)}
             | {"anew": next((one.text for one in given if one.sample == name), "–")}
-            for name in names[:_ITEMS]
-            if name in now
+            for name in [name for name in names if name in now and not _is_erased(gone, now[name])][:_ITEMS]
         ]
         if rows:
             shown.append({"model": role, "count": len(names), "rows": rows})
     return shown
+
+
+def _is_erased(gone: Erased, row: Mapping[str, Any]) -> bool:
+    return bool(gone.marks) and any(gone.holds(row["source"], patient) for patient in row["patients"])
 
 
 def _trend(nights: Sequence[Night], group: str, metric: str) -> str:

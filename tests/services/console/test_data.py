@@ -21,7 +21,7 @@ from tests.support.console import browser
 from tests.support.registry import ws  # noqa: F401
 
 HOSTILE = "<script>alert(1)</script> 肺?"
-PATIENT, FILE = "p10046166", "files/p10/p10046166/s1.jpg"
+PATIENT, FILE, SURNAME = "p10046166", "files/p10/p10046166/s1.jpg", "Müller"
 
 
 def sample(number: int, split: str, patient: str, question: str = HOSTILE) -> Sample:
@@ -40,13 +40,16 @@ Build = Callable[..., Artifact]
 def build(ws: Workspace, tmp_path: Path) -> Build:
     """Publish 30 questions to train on and 40 to test on, the first `shared` of which are about the same patients."""
 
-    def build(shared: int = 0, show: bool = False, counts: dict[str, Any] | None = None) -> Artifact:
+    def build(shared: int = 0, show: bool = False, counts: dict[str, Any] | None = None, more: bytes = b"") -> Artifact:
         folder = tmp_path / "data"
         rows = [sample(n, "train", f"{PATIENT}{n}") for n in range(30)]
         rows += [sample(n, "test", f"{PATIENT}{n if n < shared else n + 100}") for n in range(40)]
         shards.write(folder, rows, ())
         bad = {"file": FILE, "row": 7, "key": "image", "reason": f"no file '{FILE}' of patient {PATIENT}"}
-        (folder / "quarantine.jsonl").write_text((json.dumps(bad) + "\n") * 30)
+        unnumbered = {"file": FILE, "row": 0, "key": SURNAME, "reason": "the image cannot be read"}  # as a build does
+        of_table = {"file": FILE, "row": 8, "key": PATIENT, "reason": "is given twice"}
+        lines = [json.dumps(row) + "\n" for row in (unnumbered, of_table, *[bad] * 28)]
+        (folder / "quarantine.jsonl").write_bytes("".join(lines).encode() + more)
         known = {
             "rows": 70,
             "by_split": {"train": 30, "test": 40},
@@ -108,13 +111,14 @@ def test_rows_that_were_left_out_name_files_and_values_only_where_the_recipe_say
     client = browser(ws)
     page = client.get(f"/data/{closed.digest}").text + client.get(f"/data/{closed.digest}/quarantine").text
     assert "no file … of patient …" in page and PATIENT not in page and FILE not in page
+    assert SURNAME not in page and "<td>image</td>" in page, "a key is a column, or a patient"
     page = client.get(f"/data/{open_.digest}/quarantine?page=1").text
-    assert FILE in page and PATIENT in page and page.count("<tr>") == 26
+    assert FILE in page and PATIENT in page and SURNAME in page and page.count("<tr>") == 26
     assert client.get(f"/data/{open_.digest}/quarantine?page=2").text.count("<tr>") == 6
     assert PATIENT in client.get(f"/data/{open_.digest}").text
 
 
-def test_what_is_half_written_gone_or_of_an_erased_patient_is_told(ws: Workspace, build: Build, tmp_path: Path) -> None:
+def test_what_is_half_written_gone_or_of_an_erased_patient_is_told(ws: Workspace, build: Build) -> None:
     made = build()
     client = browser(ws)
     half = Path(ws.store) / "data" / ("e" * 64)
@@ -129,10 +133,26 @@ def test_what_is_half_written_gone_or_of_an_erased_patient_is_told(ws: Workspace
     record = {"marked": [{"name": f"data/{made.digest}"}]}
     store.open_store(ws.store).write(f"{erased.FOLDER}/records/1.json", json.dumps(record).encode())
     assert "a patient who was erased" in client.get(f"/data/{made.digest}").text
+
+
+def test_a_damaged_file_of_questions_is_named(ws: Workspace, build: Build) -> None:
+    made = build(shared=1)
+    audit.audit_artifact(ws, made.uri)
     (Path(made.uri) / "samples" / "test-00000-of-00001.parquet").write_text("no parquet")
     shutil.rmtree(ws.cache, ignore_errors=True)
     answer = browser(ws).get(f"/data/{made.digest}/leaks")
-    assert answer.status_code in (404, 500) and "Traceback" not in answer.text
+    told = re.findall("<h1>(.*)</h1>", answer.text)
+    assert (answer.status_code, told) == (404, [f"{made.uri} is damaged"])
+
+
+@pytest.mark.parametrize("line", [b'{"file": "a', b"7\n", b"\xff\n"])
+def test_a_line_of_the_rows_left_out_that_cannot_be_read_is_named(ws: Workspace, build: Build, line: bytes) -> None:
+    address = f"/data/{build(more=line).digest}/quarantine"
+    client = browser(ws)
+    assert client.get(f"{address}?page=1").status_code == 200, "it is not on this page"
+    answer = client.get(f"{address}?page=2")
+    assert answer.status_code == 404 and "line 31 of quarantine.jsonl" in answer.text
+    assert not list(ws.home.glob("**/*.log")), "no traceback is kept of what is no fault of ours"
 
 
 def test_without_mlflow_a_data_set_is_shown_all_the_same(ws: Workspace, build: Build) -> None:

@@ -7,6 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from medmim import store
+from medmim.bench import run as bench
+from medmim.data import erased, people
 from medmim.nightly.records import Night
 from tests.support.console import browser
 from tests.support.nightly import NAME, World, drift, world
@@ -85,6 +87,28 @@ def test_the_changed_answers_of_a_night_are_shown_before_and_after(
     assert night.changed["other"][0][:12] in html and "What is new in" in html
     quiet = client.get(f"/nights/{NAME}/{weeks[1][0].date}/changes").text
     assert "No answer changed" in quiet
+
+
+def test_what_was_asked_about_an_erased_patient_is_not_shown_among_the_changed_answers(
+    weeks: tuple[World, list[Night]],
+) -> None:
+    made, nights = weeks
+    night, place = nights[DRIFTED - 1], store.open_store(made.ws.store)
+    address = f"/nights/{NAME}/{night.date}/changes"
+    name = night.changed["other"][0]
+    rows = bench.predictions(made.ws, f"{made.ws.store}/bench/{night.bench}")
+    row = next(row for row in rows if row["id"] == name)
+    (patient,) = row["patients"]
+    kept = next(one for one in rows if one["id"] in night.changed["other"] and one["patients"] != [patient])
+    assert row["question"] in browser(made.ws).get(address).text
+    erased.add(made.ws.store, [people.key(row["source"], patient)])
+    try:
+        html = browser(made.ws).get(address).text
+        assert row["question"] not in html and name[:12] not in html
+        assert kept["question"] in html, "another patient's stay"
+    finally:
+        for key in place.list(f"{erased.FOLDER}/"):
+            place.delete(key)
 
 
 def test_a_record_that_was_cut_off_is_named_and_the_other_nights_are_shown(

@@ -108,10 +108,8 @@ def quarantine(request: Request, this: ThisSite, digest: Digest, number: Number 
     begin = (number - 1) * PER_PAGE
     folder = store.fetch(found, this.ws.cache, [_QUARANTINE])
     rows = list(islice(_lines(folder / _QUARANTINE), begin, begin + PER_PAGE + 1))
-    shown = (
-        rows[:PER_PAGE] if named else [{**row, "file": "", "reason": _blank(row["reason"])} for row in rows[:PER_PAGE]]
-    )
-    listing = Listing(tuple(shown), number, len(rows) > PER_PAGE)
+    shown = tuple(rows[:PER_PAGE] if named else map(_nameless, rows[:PER_PAGE]))
+    listing = Listing(shown, number, len(rows) > PER_PAGE)
     return draw(request, "quarantine.html.j2", digest=digest, listing=listing, named=named)
 
 
@@ -184,10 +182,28 @@ def _blank(reason: str) -> str:
     return _VALUES.sub("…", reason)
 
 
+def _nameless(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that was left out, without what could name a patient.
+
+    The key is a column where the row is one of a table; where it has no number, it is a patient or a question.
+    """
+    key = _blank(str(row["key"])) if row["row"] else ""
+    return {**row, "file": "", "key": key, "reason": _blank(str(row["reason"]))}
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
+    with path.open("rb") as file:  # read as text, a line that is not UTF-8 would end it before its number is known
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"line {number:,} of {_QUARANTINE} of this data set is no row that was left out",
+                    reason="it is cut off, or was written by something else",
+                    fix="restore the file from a backup of the store, or build the data again",
+                )
             yield {key: row.get(key, "") for key in ("file", "row", "key", "reason")}
 
 
