@@ -15,6 +15,7 @@ from medmim_console.identity import Access
 from medmim_console.site import Site
 
 from medmim.run.workspace import Workspace
+from medmim.store.flock import try_lock
 from tests.support.waiting import until
 
 TOKEN = "a-token-of-a-promoter"
@@ -37,6 +38,16 @@ def csrf(html: str) -> str:
     found = re.search(r'name="csrf" value="(\w+)"', html)
     assert found, "no form of this page has a CSRF token"
     return found[1]
+
+
+@contextmanager
+def being_indexed(home: Path, digest: str) -> Iterator[None]:
+    """Hold the lock of an artifact's index in a new home, as another process does that makes it."""
+    (home / "console").mkdir()
+    lock = try_lock(home / "console" / f"{digest}.lock")
+    assert lock
+    with lock:
+        yield
 
 
 @contextmanager

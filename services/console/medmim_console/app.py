@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medmim.errors import UserError, as_user_error
+from medmim.run import index
 from medmim_console.identity import COOKIE, is_of_this_site
 from medmim_console.limits import TooMany
 from medmim_console.pages import PAGES
@@ -90,6 +91,10 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
     @app.exception_handler(TooMany)
     async def too_many(request: Request, _: TooMany) -> Response:
         return _too_many(request)
+
+    @app.exception_handler(index.NotReady)
+    async def not_ready(request: Request, making: index.NotReady) -> Response:
+        return _making(request, making)
 
     @app.exception_handler(RequestValidationError)
     async def unreadable(request: Request, error: RequestValidationError) -> Response:
@@ -174,6 +179,19 @@ def _logged_in(request: Request, site: Site, token: str, to: str) -> Response:
 def _refuse_foreign(request: Request) -> None:
     if not is_of_this_site(request.headers):
         raise Refusal(403, "this form is of another site", "open the page here, then send it from there")
+
+
+def _making(request: Request, making: index.NotReady) -> Response:
+    """The page that waits for an index and then shows what was asked for."""
+    by_script = "hx-request" in request.headers
+    if by_script and "figure" in request.url.path.split("/"):  # the page around it stays, with the link to the figure
+        answer = refused(request, Refusal(503, "this benchmark is being indexed", "ask for the figure again"))
+        answer.headers["Retry-After"] = "2"
+        return answer
+    answer = draw(request, "making.html.j2", 202, share=making.share)
+    if by_script:  # no part of a page can say it, and a reload would forget what was asked
+        answer.headers["HX-Redirect"] = urlunsplit(("", "", request.url.path, request.url.query, ""))
+    return answer
 
 
 def _too_many(request: Request) -> Response:

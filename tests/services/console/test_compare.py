@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from medmim.bench import compare, run
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
 from tests.support.bench import World, publish
-from tests.support.console import browser
+from tests.support.console import being_indexed, browser
 from tests.support.waiting import until
 
 SETTINGS = Bench(max_new_tokens=2, probes=(), protocol="both")
@@ -91,6 +92,23 @@ def test_the_differences_are_drawn(benched: tuple[Workspace, str, dict[str, str]
     svg = client.get("/compare/figure", params=pair).text
     assert "<svg" in svg and "held-in" in svg and "<b>model" not in svg
     assert client.get("/compare/figure", params={**pair, "metric": "f2"}).status_code == 404
+
+
+def test_over_htmx_an_index_that_is_made_leads_to_the_page_that_waits_and_a_figure_only_stays_away(
+    benched: tuple[Workspace, str, dict[str, str]], tmp_path: Path
+) -> None:
+    ws, _, digests = benched
+    client, digest = browser(replace(ws, home=tmp_path)), digests["both"]
+    pair, by_script = f"first={digest}%3Aone&second={digest}%3Aa%20%3Cb%3Emodel%3C%2Fb%3E", {"hx-request": "true"}
+    with being_indexed(tmp_path, digest):
+        asked = f"/compare?{pair}&side=first"
+        assert client.get(asked).status_code == 202
+        answer = client.get(asked, headers=by_script)
+        assert (answer.status_code, answer.headers["hx-redirect"]) == (202, asked)
+        figure = client.get(f"/compare/figure?{pair}", headers=by_script)
+        assert figure.status_code == 503, "htmx leaves the link to it where it is"
+        assert not {"hx-redirect", "hx-refresh"} & set(figure.headers)
+    assert until(lambda: "<svg" in client.get(f"/compare/figure?{pair}", headers=by_script).text)
 
 
 def test_models_of_two_benchmarks_are_compared_on_what_both_were_asked(

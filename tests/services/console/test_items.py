@@ -394,7 +394,8 @@ def test_a_large_benchmark_says_that_it_is_being_read_and_then_shows_itself(own:
     assert first.status_code == 202
     assert 'http-equiv="refresh"' in first.text
     assert "<progress" in first.text
-    assert client.get(f"/items?bench={bench.digest}", headers={"hx-request": "true"}).headers["hx-refresh"] == "true"
+    asked = f"/items?bench={bench.digest}&q=Question"
+    assert client.get(asked, headers={"hx-request": "true"}).headers["hx-redirect"] == asked, "with what was searched"
     opened(client, f"/items?bench={bench.digest}&page=800")
     begun = time.perf_counter()
     assert "19,976 to 20,000 below" in client.get(f"/items?bench={bench.digest}&page=800").text

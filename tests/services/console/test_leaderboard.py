@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from medmim.bench import run
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
 from tests.support.bench import World, publish
-from tests.support.console import browser
+from tests.support.console import being_indexed, browser
 from tests.support.waiting import until
 
 
@@ -75,6 +76,17 @@ def test_a_filter_gets_only_the_part_that_changes(benched: tuple[Workspace, str]
     part = browser(ws).get(f"/leaderboard/{digest}?groups=ability", headers={"HX-Request": "true"}).text
     assert 'id="board"' in part
     assert "<html" not in part and "Weights" not in part
+
+
+def test_a_filter_that_waits_for_an_index_leads_to_the_page_that_waits_with_the_filter(
+    benched: tuple[Workspace, str], tmp_path: Path
+) -> None:
+    ws, digest = benched
+    client, asked = browser(replace(ws, home=tmp_path)), f"/leaderboard/{digest}?form=task%3Apairs&groups=ability"
+    with being_indexed(tmp_path, digest):
+        answer = client.get(asked, headers={"HX-Request": "true"})
+        assert (answer.status_code, answer.headers["hx-redirect"]) == (202, asked)
+        assert 'http-equiv="refresh"' in client.get(asked).text
 
 
 def test_the_questions_of_one_task_alone_have_the_scores_of_a_benchmark_of_it(

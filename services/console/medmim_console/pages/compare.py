@@ -74,8 +74,6 @@ def compare(
             return draw(
                 request, "compare.html.j2", **found, **_compared(this, opened, first, second, metric, side, number)
             )
-    except index.NotReady as making:
-        return draw(request, "making.html.j2", 202, share=making.share, digest=_chosen(first)[0])
     except UserError as error:
         if error.exit_code != 2:
             raise
@@ -91,11 +89,8 @@ def figure(
     metric: Annotated[str, Query(max_length=40)] = "accuracy",
 ) -> Response:
     """The differences of one metric as a figure; see `leaderboard.figure`."""
-    try:
-        with ExitStack() as opened:
-            pair, _ = _pair(this, opened, first, second)
-    except index.NotReady as making:
-        return draw(request, "making.html.j2", 202, share=making.share, digest=_chosen(first)[0])
+    with ExitStack() as opened:
+        pair, _ = _pair(this, opened, first, second)
     title = " minus ".join(pair.roles)
     rows = comparing.differences(pair, [metric])
     svg = drawing.svg(("compare", first, second, metric), lambda: drawn.pair(rows, title)) if rows else ""

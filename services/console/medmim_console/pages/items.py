@@ -118,12 +118,9 @@ def listed(
     if not digest:
         return draw(request, "items.html.j2", digest="", benchmarks=benchmarks, chosen=chosen, kept={})
     subject = _subject(this, digest)
-    try:
-        with items.opened(this.ws, subject.artifact, subject.record, subject.data_record) as connection:
-            rows, total = items.select(connection, chosen, (number - 1) * PER_PAGE, PER_PAGE)
-            facets = items.facets(connection)
-    except index.NotReady as making:
-        return _making(request, making, digest)
+    with items.opened(this.ws, subject.artifact, subject.record, subject.data_record) as connection:
+        rows, total = items.select(connection, chosen, (number - 1) * PER_PAGE, PER_PAGE)
+        facets = items.facets(connection)
     begin = (number - 1) * PER_PAGE
     return draw(
         request, "items.html.j2", digest=digest, benchmarks=benchmarks, chosen=chosen, facets=facets,
@@ -138,13 +135,10 @@ def listed(
 def item(request: Request, this: ThisSite, digest: Digest, name: ItemId, chosen: Wanted) -> Response:
     """An item, and its neighbours among those that the filter finds."""
     subject = _subject(this, digest)
-    try:
-        with items.opened(this.ws, subject.artifact, subject.record, subject.data_record) as connection:
-            row = items.find(connection, name)
-            place = items.beside(connection, chosen, name)
-            facets = items.facets(connection)
-    except index.NotReady as making:
-        return _making(request, making, digest)
+    with items.opened(this.ws, subject.artifact, subject.record, subject.data_record) as connection:
+        row = items.find(connection, name)
+        place = items.beside(connection, chosen, name)
+        facets = items.facets(connection)
     if row is None:
         raise Refusal(404, f"benchmark {digest[:12]} has no item {name}", "choose one in the list of its items")
     return draw(
@@ -198,12 +192,6 @@ def _seen(this: Site, subject: Subject, names: Iterable[str]) -> Seen:
         raise
     except UserError as error:
         return Seen(why=f"{error.fact}{': ' if error.reason else ''}{error.reason}")
-
-
-def _making(request: Request, making: index.NotReady, digest: str) -> Response:
-    answer = draw(request, "making.html.j2", 202, share=making.share, digest=digest)
-    answer.headers["HX-Refresh"] = "true"  # a part of a page cannot say it
-    return answer
 
 
 def _kept(query: Mapping[str, str]) -> dict[str, str]:

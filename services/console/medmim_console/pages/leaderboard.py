@@ -13,7 +13,6 @@ from medmim.bench.page import drawn, siblings, tables
 from medmim.bench.standings import KINDS, Standings
 from medmim.lvlm.zoo import stored
 from medmim.page.page import label
-from medmim.run import index
 from medmim.run.provenance import provenance_of, terms_of
 from medmim.store import Artifact
 from medmim.terms import reasons
@@ -93,10 +92,7 @@ def leaderboard(
         raise Refusal(400, f"this benchmark was not asked {form}", f"it has {', '.join(forms) or 'no such groups'}")
     record = provenance_of(artifact)
     if form:
-        try:
-            rows = _of_form(this, artifact, record, form, found.metric)
-        except index.NotReady as making:
-            return draw(request, "making.html.j2", 202, share=making.share, digest=digest)
+        rows = _of_form(this, artifact, record, form, found.metric)
         found = standing.standings({**scores, "leaderboard": rows}, found.metric)
     kinds = [one for one in KINDS if found.of_kind(one)]
     shown_kind = kind if kind in kinds else next(iter(kinds), "domain")
