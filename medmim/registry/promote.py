@@ -256,7 +256,7 @@ def refuse(ws: Workspace, name: str, version: str, why: str, who: str = "") -> D
         The new entry, or the one by which a person refused this model before.
 
     Raises:
-        UserError: No such version, one that medmim did not register, or the champion; or no reason or no person given.
+        UserError: As `check_refusable`; no such version, or no reason or no person given.
     """
     candidate = lookup.get_version(ws, name, version)
     digest, uri = evidence.named_by(name, candidate)
@@ -266,16 +266,52 @@ def refuse(ws: Workspace, name: str, version: str, why: str, who: str = "") -> D
         reason = f"{reason} (version {version} of {name})"
 
     def decide(log: list[Decision]) -> Decision:
-        holder = roles(log).champion
-        if holder and holder.digest == digest:
-            raise UserError(
-                f"version {version} of {name} is the champion",
-                reason="a refused model cannot be asked, and the champion is what servers and nights ask",
-                fix=f"roll back first: {hints.command('registry', 'rollback', production, '--why', '...')}",
-            )
+        check_refusable(ws, name, candidate, log)
         return decisions.refusal(log, digest) or Decision("refused", version, digest, uri, why=reason, who=who)
 
     return decisions.append(ws, production, decide)
+
+
+def check_refusable(ws: Workspace, name: str, candidate: Version, log: list[Decision]) -> None:
+    """Refuse to refuse the champion, and by another version's word a model that was champion.
+
+    Which model a version is of, the run says that registered it: were it believed, a run could name the champion
+    before this one, and whoever refused that run's version would take the rollback away.
+
+    Args:
+        ws: The workspace.
+        name: The registered model, or `NAME-candidate`.
+        candidate: Its version.
+        log: Of the registered model.
+
+    Raises:
+        UserError: It is one of these, or medmim did not register it.
+    """
+    digest, _ = evidence.named_by(name, candidate)
+    production, holder, title = (
+        name.removesuffix(CANDIDATE),
+        roles(log).champion,
+        f"version {candidate.number} of {name}",
+    )
+    if holder and holder.digest == digest:
+        raise UserError(
+            f"{title} is the champion",
+            reason="a refused model cannot be asked, and the champion is what servers and nights ask",
+            fix=f"roll back first: {hints.command('registry', 'rollback', production, '--why', '...')}",
+        )
+    made = [one for one in log if one.digest == digest and one.verdict in ("promoted", "rolled-back")]
+    if not made:
+        return
+    own = lookup.version_of(ws, production, made[-1])
+    number = own.number if own else made[-1].version
+    if (production, number) != (name, candidate.number):
+        raise UserError(
+            f"{title} says that it is the model of version {number} of {production}, which was champion",
+            reason="a version's tags are its run's word, and a refusal by them would stop a rollback to that model",
+            fix="to refuse that model itself: "
+            + hints.command("registry", "refuse", production, number, "--why", "...")
+            + "; else find out who registered this version",
+        )
 
 
 def _propose(

@@ -125,6 +125,22 @@ def test_neither_a_gate_nor_a_rollback_makes_a_refused_version_champion(
     assert aliases(ws)["champion"] == second
 
 
+@pytest.mark.parametrize("claimed_in", [f"{NAME}-candidate", NAME])
+def test_a_version_that_claims_to_be_an_earlier_champion_cannot_take_the_rollback_away(
+    ws: Workspace, claimed_in: str
+) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    for number in (first, second):
+        promote.promote(ws, NAME, number, "better", "ann")
+    forged = add(ws, "a", claimed_in)
+    with pytest.raises(UserError, match=f"is the model of version {first} of {NAME}, which was champion") as error:
+        promote.refuse(ws, claimed_in, forged, "junk", "ann")
+    assert f"refuse {NAME} {first}" in error.value.fix and len(decisions.read(ws, NAME)) == 2
+    assert promote.rollback(ws, NAME, "worse", "ann").version == first
+    with pytest.raises(UserError, match="is the champion"):
+        promote.refuse(ws, claimed_in, forged, "junk", "ann")
+
+
 def test_a_decision_about_another_champion_than_the_person_saw_is_not_made(ws: Workspace) -> None:
     first, second = add(ws, "a"), add(ws, "b")
     assert promote.promote(ws, NAME, first, "the first", "ann", seen=0).n == 1

@@ -251,6 +251,24 @@ def test_a_rollback_asks_first_and_a_refusal_ends_awaiting_approval(ws: Workspac
     assert "roll back first" in client.get(f"/models/{NAME}/{holder}/refuse").text
 
 
+def test_a_refusal_shows_which_model_it_is_about_and_what_else_is_of_it(ws: Workspace) -> None:
+    first, second = add(ws, "a"), add(ws, "b")
+    for number in (first, second):
+        promote.promote(ws, NAME, number, "better", "ann")
+    forged = add(ws, "a", f"{NAME}-candidate")
+    twins = [add(ws, "c", f"{NAME}-candidate") for _ in range(2)]
+    client = log_in(browser(ws))
+    page = client.get(f"/models/{NAME}-candidate/{forged}/refuse").text
+    assert "which was champion" in page and "<button" not in page.partition("<h1>")[2]
+    assert digest_of("a") in page and f'href="/models/{NAME}/{first}">version {first} of {NAME}</a>' in page
+    page = client.get(f"/models/{NAME}-candidate/{twins[0]}/refuse").text
+    assert digest_of("c") in page and "Refuse it</button>" in page
+    assert f'href="/models/{NAME}-candidate/{twins[1]}">version {twins[1]} of' in page
+    assert f">version {twins[0]} of {NAME}-candidate</a>" not in page and f">version {first} of" not in page
+    page = client.get(f"/models/{NAME}/{first}/refuse").text
+    assert "Refuse it</button>" in page and f">version {forged} of {NAME}-candidate</a>" in page
+
+
 def test_terms_that_forbid_serving_need_their_own_word(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "weights.txt").write_text("x")

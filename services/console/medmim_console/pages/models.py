@@ -164,10 +164,13 @@ def ask_refusal(request: Request, this: ThisSite, who: Who, name: Name, ordinal:
     found = lookup.get_version(this.ws, name, ordinal)
     production = name.removesuffix(CANDIDATE)
     log = decisions.read(this.ws, production)
-    why_not = _why_not(who.person, name, found, log)
+    why_not = _why_not(who.person, name, found, log) or _not_refusable(this.ws, name, found, log)
+    digest = found.tags.get(lookup.DIGEST, "")
+    same, more = _of_same_model(this.ws, production, digest)
     return draw(
         request, "refuse.html.j2", name=name, production=production, ordinal=ordinal, why_not=why_not,
-        judged=lineage.judged(this.ws, found, log),
+        judged=lineage.judged(this.ws, found, log), digest=digest, more=more,
+        same=[(model, number) for model, number in same if (model, number) != (name, ordinal)],
     )  # fmt: skip
 
 
@@ -269,6 +272,27 @@ def _why_not(person: str, name: str, found: Version, log: list[Decision]) -> str
     if holder and holder.digest == found.tags.get(lookup.DIGEST, ""):
         return "it is the champion: to refuse it, roll back first"
     return "" if person else "only who has logged in as a promoter decides"
+
+
+def _not_refusable(ws: Workspace, name: str, found: Version, log: list[Decision]) -> str:
+    """Why nobody can refuse a version; empty where a promoter can."""
+    try:
+        promote.check_refusable(ws, name, found, log)
+    except UserError as error:
+        if error.exit_code != 2:
+            raise
+        return f"{error.fact}: {error.reason}. {error.fix}"
+    return ""
+
+
+def _of_same_model(ws: Workspace, production: str, digest: str) -> tuple[list[tuple[str, str]], bool]:
+    """The newest versions that say they are of a model, as (registered model, version), and whether there are more."""
+    found, further = list[tuple[str, str]](), False
+    for name in (production, production + CANDIDATE) if digest else ():
+        versions, more = tracking.page_of_versions(ws, name, 1, PER_PAGE, {lookup.DIGEST: digest})
+        found += [(name, version.number) for _, version in versions]
+        further = further or more
+    return found, further
 
 
 def _rollback(person: str, roles: decisions.Roles) -> str:
