@@ -52,7 +52,7 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
         "/static", StaticFiles(packages=[("medmim_console", "static"), ("medmim.page", "templates")]), name="static"
     )
 
-    app.add_middleware(_Small)  # within the next one, which would hide what it raises
+    app.add_middleware(_Requests)  # within the next one, which would hide what it raises
 
     @app.middleware("http")
     async def around(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -98,13 +98,18 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def unreadable(request: Request, error: RequestValidationError) -> Response:
-        told = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        told = "; ".join(
+            f"{one['loc'][-1]}: {'is not of its form' if one['type'] == 'string_pattern_mismatch' else one['msg']}"
+            for one in error.errors()
+        )
         return refused(request, Refusal(400, f"the address or the form cannot be read: {told[:300]}"))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         told = f"there is no page {request.url.path[:200]}" if error.status_code == 404 else str(error.detail)
-        return refused(request, Refusal(error.status_code, told, "go back, or choose a page above"))
+        answer = refused(request, Refusal(error.status_code, told, "go back, or choose a page above"))
+        answer.headers.update(error.headers or {})
+        return answer
 
     @app.get("/health")
     async def health() -> Response:
@@ -135,9 +140,10 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
         return _logged_in(request, this, fields.get("token", ""), _local(fields.get("to", "/")))
 
     @app.post("/logout")
-    def leave(request: Request) -> Response:
+    def leave(request: Request, this: ThisSite) -> Response:
         """End the session."""
         _refuse_foreign(request)
+        this.access.log_out(request.cookies.get(COOKIE, ""))
         answer = RedirectResponse("/", 303)
         answer.delete_cookie(COOKIE)
         return answer
@@ -145,8 +151,8 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
     return app
 
 
-class _Small:
-    """Cuts off a body that is larger than any form of these pages, before somebody reads it into memory."""
+class _Requests:
+    """Cuts off a body that is larger than any form, before somebody reads it into memory; HEAD is asked as GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -162,6 +168,8 @@ class _Small:
                 raise Refusal(413, f"the form is larger than {_LARGEST:,} bytes", "write less")
             return message
 
+        if scope["type"] == "http" and scope["method"] == "HEAD":  # which FastAPI does not answer by itself
+            scope = {**scope, "method": "GET"}  # the server sends no body
         await self._app(scope, bounded if scope["type"] == "http" else receive, send)
 
 

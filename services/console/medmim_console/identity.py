@@ -62,6 +62,7 @@ class Access:
     proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     promoters: frozenset[str] = frozenset()
     _key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    _ended: set[str] = field(default_factory=set, repr=False)  # nonces of sessions, which only a token begins
 
     @property
     def has_login(self) -> bool:
@@ -80,6 +81,11 @@ class Access:
         if not self._name(_digest(token.strip())):
             raise UserError("this token is nobody's (any more)", fix="ask who runs this console for a token of yours")
         return self._signed({"token": _digest(token.strip()), "nonce": secrets.token_urlsafe(16)})
+
+    def log_out(self, cookie: str) -> None:
+        """End a session, whoever has kept its cookie."""
+        if given := self._read(cookie):
+            self._ended.add(given["nonce"])
 
     def session(self, headers: Headers, cookies: Mapping[str, str], peer: str) -> Session:
         """Who asks: by their own token, else by what the ingress says.
@@ -143,7 +149,7 @@ class Access:
             found: dict[str, str] = URLSafeTimedSerializer(self._key, "session").loads(cookie, max_age=HOURS * 3600)
         except BadSignature:
             return {}
-        return found
+        return {} if found["nonce"] in self._ended else found
 
 
 def is_of_this_site(headers: Mapping[str, str]) -> bool:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 from medmim_console import app
-from medmim_console.identity import Access
+from medmim_console.identity import COOKIE, Access
 from medmim_console.site import Site
 
 from medmim.run.workspace import Workspace
@@ -70,8 +70,17 @@ def test_a_fault_is_a_page_that_names_its_log(ws: Workspace) -> None:
 def test_a_person_who_logs_out_is_a_reader_again(ws: Workspace) -> None:
     client = log_in(browser(ws))
     assert "log out" in client.get("/leaderboard").text
+    kept = client.cookies[COOKIE]
     client.post("/logout")
     assert "log out" not in client.get("/leaderboard").text
+    client.cookies.set(COOKIE, kept)
+    assert "log out" not in client.get("/leaderboard").text, "a cookie that somebody has kept"
+
+
+def test_pages_may_be_asked_for_without_their_content(ws: Workspace) -> None:
+    client = browser(ws)
+    assert client.head("/leaderboard").status_code == 200
+    assert client.put("/leaderboard").headers["allow"] == "GET"
 
 
 def test_a_large_form_is_cut_off(ws: Workspace) -> None:

@@ -207,9 +207,12 @@ def _begin(
         told = f"done: decision {made.n}, {made.verdict}" if made else f"failed: {error.fact if error else ''}"
         audit.write(asked, told)
 
-    audit.write(asked, "started")
+    def begun() -> Decision:
+        audit.write(asked, "started")
+        return decide(why)
+
     try:
-        change = this.promotions.start(asked, lambda: decide(why), ended, this.ws.home)
+        change = this.promotions.start(asked, begun, ended, this.ws.home)
     except Busy as busy:
         other = (
             f"{busy.by.asked.who} decides about this model just now" if busy.by else "too many promotions are running"
