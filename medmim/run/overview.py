@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from medmim import progress, store
 from medmim.errors import UserError
-from medmim.redact import hidden, shown
+from medmim.redact import shown
 from medmim.run import kfp_local, run_name, step_lock
 from medmim.run.person import SUBMITTED
-from medmim.run.provenance import provenance_of
+from medmim.run.provenance import provenance_of, public_recipe
 from medmim.run.stage import BENCHING, NIGHTLY, RECIPE, STAGES, Outcome, parse_record
 from medmim.run.workspace import Workspace
 
@@ -143,7 +143,7 @@ def run(ws: Workspace, name: str) -> Run:
 
 
 def recipe(ws: Workspace, found: Run) -> dict[str, Any]:
-    """The recipe of a run without its secrets; empty where nothing recorded it.
+    """The recipe of a run as a page may show it; empty where nothing recorded it.
 
     It lies beside the records; of a run of an earlier medmim on a laptop, in the provenance of what it made.
     """
@@ -156,8 +156,7 @@ def recipe(ws: Workspace, found: Run) -> dict[str, Any]:
         made = [one.outcome.uri for one in found.stages if one.name in _MADE_BY_IT and one.outcome and one.outcome.uri]
         kept = [artifact for artifact in map(store.find, made) if artifact is not None]
         written = next((own for own in (provenance_of(one).get("recipe") for one in kept) if own), {})
-    public: dict[str, Any] = _public(written)
-    return public
+    return public_recipe({"recipe": written})
 
 
 def submitter(ws: Workspace, name: str) -> str:
@@ -288,15 +287,6 @@ def _with_rest(place: store.Store, work: Work) -> Work:
 
 def _has_last(name: str, ages: Mapping[str, tuple[float, int]]) -> bool:
     return any(f"{FOLDER}/{name}/{last}.json" in ages for last in _LAST)
-
-
-def _public(value: Any) -> Any:
-    """A recipe of any version without the secrets of its addresses."""
-    if isinstance(value, dict):
-        return {key: _public(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_public(one) for one in value]
-    return hidden(shown(value) if "://" in value else value) if isinstance(value, str) else value
 
 
 def _time(text: str, form: str) -> datetime | None:

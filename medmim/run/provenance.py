@@ -1,6 +1,7 @@
 """`provenance.json`: who made an artifact, from what and when; beside the artifact, never in its digest."""
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,8 +12,13 @@ from typing import Any
 
 from medmim import __version__, store, terms
 from medmim.recipe.schema import Recipe
+from medmim.redact import hidden, shown
 from medmim.run.person import current_user
 from medmim.terms import Terms
+
+_PATH = re.compile(r"(?:^|[:#=,\s])(?:/(?!/)|~|\.{1,2}[/\\]|[A-Za-z]:\\|\\\\|file:|sqlite:)")
+_NAMELESS = ("source", "name", "form")  # what the section `data` says in words that name no file
+_LEFT_OUT = "…"
 
 
 def provenance(
@@ -65,6 +71,31 @@ def shows_patients(*records: Mapping[str, Any]) -> bool:
     """Whether pages may name patients and files: the first record, of those given, that has a recipe says it."""
     recipes = [record["recipe"] for record in records if record.get("recipe")]
     return bool(recipes) and (recipes[0].get("platform") or {}).get("show_patients") is True
+
+
+def public_recipe(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a provenance record, of any version, as a page may show it; empty where there is none.
+
+    Secrets of addresses are masked. Where pages may not name patients, a path is `…`, since a folder can be named after
+    one: of the section `data`, every text but names of sources.
+    """
+    recipe = record.get("recipe")
+    if not isinstance(recipe, Mapping):
+        return {}
+    named = shows_patients(record)
+    return {key: _public(one, named, key == "data") for key, one in recipe.items()}
+
+
+def _public(value: Any, named: bool, of_data: bool, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _public(one, named, of_data, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_public(one, named, of_data, key) for one in value]
+    if not isinstance(value, str):
+        return value
+    if not named and ((of_data and key not in _NAMELESS) or _PATH.search(value)):
+        return _LEFT_OUT
+    return hidden(shown(value) if "://" in value else value)
 
 
 def terms_of(artifact: store.Artifact) -> Terms:

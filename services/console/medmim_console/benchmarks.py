@@ -52,9 +52,17 @@ def index_of(ws: Workspace, artifact: Artifact, record: Mapping[str, Any]) -> Ab
         artifact: The benchmark.
         record: Its provenance.
     """
-    data = (record.get("parents") or {}).get("data")
-    asked = store.find(f"{ws.store}/data/{data}") if data else None
+    _, asked = data_of(ws, artifact, record)
     return items.opened(ws, artifact, record, provenance_of(asked) if asked else {})
+
+
+def data_of(ws: Workspace, artifact: Artifact, record: Mapping[str, Any]) -> tuple[str, Artifact | None]:
+    """Digest of the data set that a benchmark asks, and the data set; None where it is not in the store any more.
+
+    One account for all pages: it decides whether patients may be named, and so which index of the items is made.
+    """
+    digest = str((record.get("parents") or {}).get("data") or _scores(ws, artifact.uri).get("data", ""))
+    return digest, store.find(f"{ws.store}/data/{digest}") if digest else None
 
 
 def read_scores(ws: Workspace, uri: str) -> Mapping[str, Any]:

@@ -16,9 +16,11 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from medmim_console import benchmarks
 from PIL import Image
 
 from medmim import store
+from medmim.bench import items
 from medmim.bench.reader import reply
 from medmim.bench.scoring import Board
 from medmim.data import erased
@@ -268,6 +270,17 @@ def test_the_data_sets_recipe_decides_where_the_benchmark_has_none(own: Workspac
     data = publish_samples(own, samples(), images(samples()), recipe)
     bench = publish_bench(own, data.digest, board(samples(), right).predictions())
     assert "phantom/p0" in opened(browser(own), f"/items/{bench.digest}/{samples()[0].id}").text
+
+
+def test_all_pages_read_one_index_of_a_benchmark_whose_record_names_no_data_set(own: Workspace) -> None:
+    data = publish_samples(own, samples(), images(samples()), loading.load("demo", ["platform.show_patients=true"]))
+    bench = publish_bench(own, data.digest, board(samples(), right).predictions())
+    (Path(bench.uri) / store.PROVENANCE).write_text("{}")
+    name = samples()[0].id
+    assert "phantom/p0" in opened(browser(own), f"/items/{bench.digest}/{name}").text
+    with benchmarks.index_of(own, bench, {}) as connection:  # made anew, it would not be ready
+        item = items.find(connection, name)
+    assert item and item.patients == samples()[0].patients
 
 
 def test_terms_that_forbid_passing_it_on_are_said(own: Workspace) -> None:

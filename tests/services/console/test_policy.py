@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx import Response
 
 from medmim.data import erased
 from medmim.errors import UserError
@@ -20,13 +21,23 @@ from tests.nightly.test_records import night
 from tests.support.bench import World, publish
 from tests.support.console import browser
 from tests.support.inference import promote_version, register_model
+from tests.support.waiting import until
 
 DENIED = re.compile("refuses access|Access ?Denied")
 
 
-def walked(client: TestClient) -> dict[str, str]:
-    """Path -> page, of all that links lead to from the first page on, one of each shape."""
-    found, waiting = dict[str, str](), ["/", "/leaderboard", "/items", "/data", "/models", "/nights", "/runs"]
+def made(client: TestClient, path: str) -> Response | None:
+    """A page, once what it needs is indexed."""
+    answer = client.get(path)
+    return None if answer.status_code == 202 else answer
+
+
+def walked(client: TestClient) -> dict[str, tuple[int, str]]:
+    """Path -> status and page, of all that links lead to from the first page on, one of each shape."""
+    found, waiting = (
+        dict[str, tuple[int, str]](),
+        ["/", "/leaderboard", "/items", "/data", "/models", "/nights", "/runs"],
+    )
     seen = set[str]()
     while waiting:
         path = waiting.pop()
@@ -34,8 +45,9 @@ def walked(client: TestClient) -> dict[str, str]:
         if shape in seen:
             continue
         seen.add(shape)
-        found[path] = client.get(path).text
-        waiting += [link for link in re.findall(r'href="(/[^"]*)"', found[path]) if not link.startswith("/static")]
+        answer = until(lambda: made(client, path), 60)  # noqa: B023  called at once
+        found[path] = (answer.status_code, answer.text)
+        waiting += [link for link in re.findall(r'href="(/[^"]*)"', answer.text) if not link.startswith("/static")]
     return found
 
 
@@ -68,7 +80,9 @@ def test_every_page_is_shown_with_a_key_that_only_reads(
     seen = walked(browser(Workspace(tmp_path / "console", ws.store, ws.tracking)))
     assert {"/runs", "/nights/demo", f"/runs/{ws.run}", f"/reports/{outcome.digest}"} <= set(seen)
     assert len([path for path in seen if path.startswith(("/leaderboard/", "/items/", "/images/"))]) > 2
-    assert not [path for path, html in seen.items() if DENIED.search(html)]
+    assert not [path for path, (_, html) in seen.items() if DENIED.search(html)]
+    gone = {path: status for path, (status, _) in seen.items() if status != 200}
+    assert gone == {f"/runs/{night().run}": 404}, "this night's run has left nothing in the store"
 
     place = open_store(ws.store)
     keys = list(place.list())

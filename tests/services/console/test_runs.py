@@ -162,6 +162,29 @@ def test_the_recipe_is_shown_without_the_password_of_an_address(own: Workspace) 
     assert "http://mlflow:5000" in html and "hunter2" not in html
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_recipe_of_an_artifact_names_a_path_only_where_patients_may_be_named(
+    own: Workspace, tmp_path: Path, named: bool
+) -> None:
+    recipe = {
+        "name": "demo",
+        "data": {"source": "questions", "root": "/data/Müller", "patients": "Meyer.csv"},
+        "finetune": {"base": "/models/Schmidt", "epochs": 3},
+        "bench": {"models": ["openai:http://ann:hunter2@host:1/v1#gpt", "llava:/models/Huber"]},
+        "platform": {"show_patients": named},
+    }
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "x").write_text("x")
+    made = store.publish(tmp_path / "made", own.store, "decision", {}, {"recipe": recipe})
+    go(own, "data")
+    store.open_store(own.store).write(f"runs/{RUN}/{RECIPE}", json.dumps(recipe).encode())
+    for path in (f"/artifacts/decision/{made.digest}", f"/runs/{RUN}"):
+        html = get(own, path)
+        assert "hunter2" not in html and "questions" in html and "host:1/v1#gpt" in html, path
+        for name in ("ller", "Meyer", "Schmidt", "Huber"):
+            assert (name in html) is named, (path, name)
+
+
 def test_other_programs_are_linked_where_they_are_known(own: Workspace) -> None:
     go(own, "data")
     with stage(own, "register") as outcome:

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from medmim import store
 from medmim.housekeeping import erase
-from medmim.run.provenance import provenance_of
+from medmim.run.provenance import provenance_of, public_recipe
 from medmim_console.site import Digest, ThisSite, draw
 
 router = APIRouter()
@@ -26,8 +26,7 @@ def artifact(
         return RedirectResponse(_OWN[kind] + digest)
     found = store.get(f"{this.ws.store}/{kind}/{digest}")
     record = provenance_of(found)
-    recipe = record.get("recipe")
-    sections = {k: v for k, v in recipe.items() if k != "platform"} if isinstance(recipe, dict) else {}
+    sections = {key: one for key, one in public_recipe(record).items() if key != "platform"}
     parents = record.get("parents")
     return draw(
         request,

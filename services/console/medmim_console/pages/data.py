@@ -16,7 +16,7 @@ from medmim import shards, store, tracking
 from medmim.data import audit
 from medmim.errors import Unavailable, UserError
 from medmim.housekeeping import erase
-from medmim.run.provenance import provenance_of, shows_patients, terms_of
+from medmim.run.provenance import provenance_of, public_recipe, shows_patients, terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import ABILITIES, SPLITS
 from medmim.store import Artifact
@@ -142,8 +142,7 @@ def _verdict(ws: Workspace, made: Made) -> str:
 
 def _settings(record: Mapping[str, Any]) -> dict[str, str]:
     """How it was built, but for paths."""
-    recipe = record.get("recipe")
-    section = recipe.get("data") if isinstance(recipe, dict) else None
+    section = public_recipe(record).get("data")
     if not isinstance(section, dict):
         return {}
     wanted = ("source", "form", "seed", "dev_fraction", "test_fraction", "total", "max_side", "rows_only")

@@ -19,6 +19,7 @@ from medmim.run.provenance import provenance_of, shows_patients, terms_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim_console import catalog
+from medmim_console.benchmarks import data_of
 from medmim_console.catalog import Listing, Made
 from medmim_console.site import PER_PAGE, Digest, Number, Refusal, Site, ThisSite, draw
 
@@ -157,8 +158,7 @@ def _subject(this: Site, digest: str) -> Subject:
             "it was removed, or is of another store: choose one in the list",
         )
     record = provenance_of(artifact)
-    data = str((record.get("parents") or {}).get("data") or bench.scores(this.ws, artifact.uri).get("data", ""))
-    found = store.find(f"{this.ws.store}/data/{data}") if data else None
+    data, found = data_of(this.ws, artifact, record)
     return Subject(artifact, record, data, found, provenance_of(found) if found else {})
 
 
