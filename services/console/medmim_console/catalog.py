@@ -1,7 +1,8 @@
 """What a store holds of one kind, newest first, a page at a time; what never changes is read once."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,6 +15,7 @@ from medmim.run.workspace import Workspace
 from medmim_console.site import PER_PAGE
 
 T = TypeVar("T")
+_KEPT = 5.0  # s
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,18 @@ def artifacts(ws: Workspace, kind: str, number: int = 1) -> Listing[Made]:
     Raises:
         Unavailable: The store does not answer.
     """
-    whole = store.open_store(ws.store).times(f"{kind}/", store.MANIFEST)
-    newest = sorted(whole, key=lambda name: (-whole[name], name))
-    begin = (number - 1) * PER_PAGE
-    shown = newest[begin : begin + PER_PAGE]
-    rows = tuple(_made(ws, f"{kind}/{name}", whole[name]) for name in shown)
-    return Listing(rows, number, begin + PER_PAGE < len(newest), len(newest))
+    return _page(ws, kind, _listed(ws.store, kind), number)
+
+
+def recent(ws: Workspace, kind: str, number: int = 1) -> Listing[Made]:
+    """As `artifacts`, up to some seconds ago: for what a page offers besides what it shows.
+
+    In a bucket each listing is as many requests as there are thousands of objects of the kind.
+
+    Raises:
+        Unavailable: The store does not answer.
+    """
+    return _page(ws, kind, _listed_then(ws.store, kind, int(time.monotonic() / _KEPT)), number)
 
 
 def cut(rows: list[T], number: int) -> Listing[T]:
@@ -84,15 +92,32 @@ def cut(rows: list[T], number: int) -> Listing[T]:
     return Listing(tuple(rows[begin : begin + PER_PAGE]), number, begin + PER_PAGE < len(rows), len(rows))
 
 
+def _listed(uri: str, kind: str) -> tuple[tuple[str, float], ...]:
+    """Digest and time of each artifact, the newest first."""
+    whole = store.open_store(uri).times(f"{kind}/", store.MANIFEST)
+    return tuple(sorted(whole.items(), key=lambda one: (-one[1], one[0])))
+
+
+@lru_cache(maxsize=4)
+def _listed_then(uri: str, kind: str, then: int) -> tuple[tuple[str, float], ...]:
+    return _listed(uri, kind)
+
+
+def _page(ws: Workspace, kind: str, newest: Sequence[tuple[str, float]], number: int) -> Listing[Made]:
+    begin = (number - 1) * PER_PAGE
+    rows = tuple(_made(ws, f"{kind}/{name}", age) for name, age in newest[begin : begin + PER_PAGE])
+    return Listing(rows, number, begin + PER_PAGE < len(newest), len(newest))
+
+
 def _made(ws: Workspace, key: str, age: float) -> Made:
-    uri, time = f"{ws.store}/{key}", datetime.fromtimestamp(age, UTC)
+    uri, published = f"{ws.store}/{key}", datetime.fromtimestamp(age, UTC)
     try:
         counts, provenance = _read(uri)
     except UserError as error:
         if error.exit_code != 2:
             raise
-        return Made(uri, key.rpartition("/")[2], time, {}, {}, error.fact)
-    return Made(uri, key.rpartition("/")[2], time, provenance, counts)
+        return Made(uri, key.rpartition("/")[2], published, {}, {}, error.fact)
+    return Made(uri, key.rpartition("/")[2], published, provenance, counts)
 
 
 @lru_cache(maxsize=2048)

@@ -62,7 +62,7 @@ def compare(
     number: Number = 1,
 ) -> Response:
     """A choice of two models; the comparison, where both are chosen."""
-    newest = [benchmarks.summary(this.ws, row) for row in catalog.artifacts(this.ws, "bench").rows]
+    newest = [benchmarks.summary(this.ws, row) for row in catalog.recent(this.ws, "bench").rows]
     choices = [row for row in newest if row.models]
     known = {row.made.digest for row in choices}
     more = {digest for digest, _ in map(_chosen, (first, second)) if digest and digest not in known}
@@ -92,8 +92,14 @@ def figure(
     with ExitStack() as opened:
         pair, _ = _pair(this, opened, first, second)
     title = " minus ".join(pair.roles)
-    rows = comparing.differences(pair, [metric])
-    svg = drawing.svg(("compare", first, second, metric), lambda: drawn.pair(rows, title)) if rows else ""
+    (one, _), (other, _) = _chosen(first), _chosen(second)
+    key = ("compare", one, pair.roles[0], other, pair.roles[1], metric)
+
+    def draw_pair() -> str:
+        rows = comparing.differences(pair, [metric])
+        return drawn.pair(rows, title) if rows else ""
+
+    svg = drawing.once(key, draw_pair) if metric in _shared(pair) else ""
     if not svg:
         raise Refusal(404, f"these models have no metric {metric[:40]} in common", "choose another on their page")
     back = f"/compare?{urlencode({'first': first, 'second': second})}"
@@ -119,7 +125,7 @@ def _compared(
     this: Site, opened: ExitStack, first: str, second: str, metric: str, side: Side, number: int
 ) -> dict[str, Any]:
     pair, connections = _pair(this, opened, first, second)
-    shared = [name for name in scoring.COMPARED if all(name in values for values in pair.values)]
+    shared = _shared(pair)
     if metric and metric not in shared:
         raise Refusal(400, f"these models have no metric {metric} in common", f"they have {', '.join(shared)}")
     chosen = metric or next(iter(name for name in ("accuracy", *shared) if name in shared), "")
@@ -153,6 +159,11 @@ def _pair(this: Site, opened: ExitStack, first: str, second: str) -> tuple[Pair,
 
     pair = comparing.pair(this.ws, *uris, ours, theirs, read, benchmarks.read_scores)
     return pair, [connections[uri] for uri in uris]
+
+
+def _shared(pair: Pair) -> list[str]:
+    """The metrics that both models have."""
+    return [name for name in scoring.COMPARED if all(name in values for values in pair.values)]
 
 
 def _disagreements(

@@ -218,7 +218,7 @@ def _benchmarks(ws: Workspace, digest: str) -> list[Made]:
     """Those that ask it, of the newest."""
     found: list[Made] = []
     for number in range(1, _LOOKED_AT + 1):
-        listing = catalog.artifacts(ws, "bench", number)
+        listing = catalog.recent(ws, "bench", number)
         found += [made for made in listing.rows if (made.provenance.get("parents") or {}).get("data") == digest]
         if not listing.more:
             break

@@ -114,7 +114,7 @@ def listed(
     number: Number = 1,
 ) -> Response:
     """The items of a benchmark that a filter finds."""
-    benchmarks = catalog.artifacts(this.ws, "bench")
+    benchmarks = catalog.recent(this.ws, "bench")
     digest = digest or _newest(this, benchmarks)
     if not digest:
         return draw(request, "items.html.j2", digest="", benchmarks=benchmarks, chosen=chosen, kept={})

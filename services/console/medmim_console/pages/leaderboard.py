@@ -144,7 +144,7 @@ def figure(
     if title is None:
         raise Refusal(404, f"this benchmark has no figure {name}", "choose one on its page")
     record = provenance_of(artifact)
-    svg = drawing.svg(("leaderboard", digest, name, found.metric), lambda: _drawn(scores, record, found, name))
+    svg = drawing.once(("leaderboard", digest, name, found.metric), lambda: _drawn(scores, record, found, name))
     back = f"/leaderboard/{digest}"
     return draw(request, "figure.html.j2", title=title, metric=found.metric, svg=svg, back=back)
 

@@ -10,7 +10,7 @@ from medmim.errors import UserError
 from medmim.nightly import records, seen
 from medmim.nightly.records import Night
 from medmim.run.workspace import Workspace
-from medmim_console import catalog
+from medmim_console import catalog, drawing
 from medmim_console.site import Number, Refusal, ThisSite, draw
 
 router = APIRouter()
@@ -46,7 +46,8 @@ def trend(request: Request, this: ThisSite, name: Recipe) -> Response:
     """The scores of a recipe's last nights as figures: apart, since the first ones take seconds to draw."""
     dates = records.dates(this.ws).get(name, [])[-seen.DRAWN :]
     drawn = tuple(date for date in dates if _known(this.ws, name, date)[0])
-    trends = _trends(this.ws, name, drawn) if drawn else []
+    key = ("trend", this.ws.store, name, *drawn)
+    trends = drawing.once(key, lambda: seen.trends([_read(this.ws, name, date) for date in drawn])) if drawn else []
     return draw(request, "night_trend.html.j2", name=name, drawn=drawn, trends=trends)
 
 
@@ -93,8 +94,3 @@ def _read(ws: Workspace, name: str, date: str) -> Night:
     if found is None:
         raise Refusal(404, f"the night of {date} of recipe {name} is gone from this store")
     return found
-
-
-@lru_cache(maxsize=32)
-def _trends(ws: Workspace, name: str, dates: tuple[str, ...]) -> list[tuple[str, str]]:
-    return seen.trends([_read(ws, name, date) for date in dates])
