@@ -408,5 +408,8 @@ def _svg(chart: "alt.Chart | alt.LayerChart | alt.FacetChart", name: str, right:
         for key in _NUMBERS & mark.attrib.keys():
             mark.attrib[key] = re.sub(r"(\.\d\d)\d{3,}", r"\1", mark.attrib[key])
         if mark.get("role") == "graphics-symbol" and not len(mark):
-            ET.SubElement(mark, f"{{{_SVG}}}title").text = mark.get("aria-label")
+            if label := mark.get("aria-label"):
+                ET.SubElement(mark, f"{{{_SVG}}}title").text = label
+            else:  # marks of which there are none: a picture without a name to a screen reader
+                del mark.attrib["role"]
     return ET.tostring(root, encoding="unicode")

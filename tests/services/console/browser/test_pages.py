@@ -61,9 +61,9 @@ def test_the_keyboard_reaches_every_link_and_button(reader: Callable[..., Reader
     one.log_in()
     for path in pages(one).values():
         page = one.open(path)
-        wanted = page.locator("main :is(a[href], button, input:not([type=hidden]), select, summary):visible").count()
-        reached = set()
-        for _ in range(wanted + 40):
+        wanted = page.locator("main :is(a[href], button, input:not([type=hidden]), select, summary):visible")
+        before, reached = wanted.count(), set()
+        for _ in range(before + 40):
             page.keyboard.press("Tab")
             reached.add(
                 page.evaluate("""() => {
@@ -71,7 +71,7 @@ def test_the_keyboard_reaches_every_link_and_button(reader: Callable[..., Reader
                 return at.closest('main') ? [...document.querySelectorAll('main *')].indexOf(at) : -1
             }""")
             )
-        assert len(reached - {-1}) >= wanted, path
+        assert len(reached - {-1}) >= min(before, wanted.count()), path  # a figure takes its link's place once in view
 
 
 def test_pages_work_without_javascript(reader: Callable[..., Reader]) -> None:
