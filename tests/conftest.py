@@ -35,8 +35,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _neither_command_nor_step() -> Iterator[None]:
-    """A command or a step that a test runs in this process leaves neither its --home nor its name to the next test."""
+    """A command or a step that a test runs here leaves the next test neither its --home, its name nor its handlers."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     hints.forget()
     os.environ.pop("MEDMIM_STAGE", None)
 

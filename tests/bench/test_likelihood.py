@@ -184,8 +184,8 @@ def test_accuracy_if_read_is_over_what_both_models_answered_readably() -> None:
     found = scoring.Board(asked, given).differences("tuned")
     by_metric = {row["metric"]: row for row in found if row["group"] == "held_in"}
     n = len(asked)
-    read = [i for i in range(n) if i % 2 and i % 3]
-    assert by_metric["accuracy_if_read"]["n"] == len(read)
+    readable = [i for i in range(n) if i % 2 and i % 3]
+    assert by_metric["accuracy_if_read"]["n"] == len(readable)
     assert by_metric["accuracy_if_read"]["value"] == 0  # the same answers
     assert by_metric["accuracy_if_read"]["unread"] == by_metric["accuracy_if_read"]["opponent_unread"] == 0
     assert by_metric["accuracy"]["n"] == n and by_metric["accuracy"]["value"] != 0

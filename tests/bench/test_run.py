@@ -14,6 +14,7 @@ import pytest
 from medmim import shards, store
 from medmim.bench import answers, asking, run, tasks
 from medmim.bench.likelihood import GENERATE
+from medmim.bench.reader import reply
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint
 from medmim.lvlm.ask import Reply
@@ -303,8 +304,8 @@ def test_answers_that_an_earlier_version_stored_are_found_and_read_anew(world, t
     engine = writing(lambda questions, *_: iter([Reply(said, "k") for _ in questions]))
     monkeypatch.setattr(run, "engine", lambda *_: engine)
     before = {"cut", "replaced"}  # what version 0.1.0 did not write
-    monkeypatch.setattr(answers.metrics, "extract", lambda *_: None)
-    monkeypatch.setattr(answers.metrics, "reader", lambda: "an earlier one")
+    monkeypatch.setattr(reply, "extract", lambda *_: None)
+    monkeypatch.setattr(answers, "reader", lambda: "an earlier one")
     monkeypatch.setattr(
         answers, "_line", lambda a: json.dumps({k: v for k, v in to_json(a).items() if k not in before}) + "\n"
     )
@@ -327,7 +328,7 @@ def test_answers_that_this_version_read_are_not_read_again_and_those_of_a_killed
     ws = workspace(tmp_path)
     uri = publish(world, ws.store)
     settings = SETTINGS.model_copy(update={"probes": ()})
-    monkeypatch.setattr(answers.metrics, "extract", lambda *_: None)  # another version, which is killed at the end
+    monkeypatch.setattr(reply, "extract", lambda *_: None)  # another version, which is killed at the end
     monkeypatch.setattr(answers, "_finish", lambda *_: pytest.exit("killed"))
     with pytest.raises(pytest.exit.Exception):
         run.bench(ws, uri, {"tuned": "ref"}, settings)
@@ -338,7 +339,7 @@ def test_answers_that_this_version_read_are_not_read_again_and_those_of_a_killed
     stored = answers.find_or_ask(ws, "r", run.engine("ref", ws), store.get(uri), [one], settings, None)[one]
     by_id = {sample.id: sample for sample in items.samples}
     assert {answer.choice for answer in answers.load(Path(stored.uri)) if by_id[answer.sample].options} == {1}
-    monkeypatch.setattr(answers.metrics, "reread", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(answers, "reread", lambda *_: pytest.fail("read again"))
     run.bench(ws, uri, {"tuned": "ref"}, settings)
 
 

@@ -50,7 +50,7 @@ def test_flops_of_a_step_are_those_of_the_products_that_autograd_needs(
 
 def test_without_a_trained_projector_only_the_first_layer_is_counted_too_high(lvlm: Lvlm) -> None:
     found, ours = counted(lvlm, Finetune(lora=LORA.model_copy(update={"train_projector": False})))
-    assert found < ours < 1.03 * found
+    assert found < ours < 1.05 * found  # one of two layers
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
