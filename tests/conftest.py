@@ -39,7 +39,8 @@ def _neither_command_nor_step() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        if handler is not None:  # not one of C, as Ray's core has it
+            signal.signal(number, handler)
     hints.forget()
     os.environ.pop("MEDMIM_STAGE", None)
 
