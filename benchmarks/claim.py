@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from medmim import stats
 from medmim.bench import run as bench
-from medmim.bench import stats
 from medmim.data import build, wording
 from medmim.data.sources.phantom_draw import FINDINGS
 from medmim.errors import Unavailable, UserError

@@ -1,4 +1,4 @@
-"""Do the intervals and tests of medmim/bench/stats.py hold what they promise? One table; exit 1 where they do not.
+"""Do the intervals and tests of medmim/stats.py hold what they promise? One table; exit 1 where they do not.
 
     python benchmarks/coverage.py                 20,000 trials a cell: about 10 minutes of one core
     python benchmarks/coverage.py --trials 2000   a fast look
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as distributions
 
-from medmim.bench import stats
+from medmim import stats
 
 PATIENTS = (20, 25, 50, 200)
 CORRELATIONS = (0.0, 0.1, 0.3)

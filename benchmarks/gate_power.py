@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import stats
+from medmim import stats
 from medmim.nightly import regressions
 from medmim.nightly.regressions import Answers
 from medmim.registry import policy, rules

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import metrics, stats
+from medmim import stats
+from medmim.bench import metrics
 from medmim.bench.scoring import Columns
 
 SCHEMA = "CREATE TABLE columns (kind TEXT, name TEXT, data BLOB, PRIMARY KEY (kind, name)) WITHOUT ROWID;"

@@ -12,10 +12,10 @@ from medmim.bench import columns, metrics, run, scoring
 from medmim.bench.columns import Scored
 from medmim.bench.likelihood import GENERATE
 from medmim.bench.scoring import Columns
-from medmim.bench.stats import Ints
 from medmim.errors import UserError
 from medmim.run.provenance import provenance_of
 from medmim.run.workspace import Workspace
+from medmim.stats import Ints
 
 Row = Mapping[str, Any]
 _MACHINE = {"device": "device", "dtype": "dtype", "images": "what resizes images", "engine": "engine"}

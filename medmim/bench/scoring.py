@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import likelihood, metrics, reading, stats, tasks
+from medmim import stats
+from medmim.bench import likelihood, metrics, reading, tasks
 from medmim.sample import Answer, Sample, Score, to_json
 
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]  # role -> probe -> answers; `swap` has fewer than samples

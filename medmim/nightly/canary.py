@@ -12,7 +12,7 @@ over all models. Below `nightly.significance` it is drift. With a noise of 0 one
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medmim.bench import stats
+from medmim import stats
 from medmim.errors import require
 from medmim.sample import Answer
 

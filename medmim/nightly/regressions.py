@@ -4,7 +4,7 @@ The rule. A series is what is followed from night to night: the role `champion`,
 each challenger or candidate by its weights (a new challenger is no worse version of the last one). Tonight's answers
 of a series are compared with each *distinct* set of answers that it gave in the last `nightly.nights` nights, on the
 questions that both have, for accuracy and token F1, held-in and held-out: a paired difference, clustered by patient
-(`bench.stats.difference`). Holm's correction goes over all of these tests of tonight. A regression is a
+(`stats.difference`). Holm's correction goes over all of these tests of tonight. A regression is a
 mean that fell by at least `nightly.drop` with a corrected two-sided p below `nightly.significance`.
 
 Why testing every night does not add false alarms: an unchanged model gives the very same answers, and equal sets of
@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from medmim.bench import stats, tasks
+from medmim import stats
+from medmim.bench import tasks
 
 METRICS = ("accuracy", "token_f1")
 

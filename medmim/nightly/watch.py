@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from medmim import hints
+from medmim import hints, stats
 from medmim.bench import run as bench
-from medmim.bench import stats, tasks
+from medmim.bench import tasks
 from medmim.errors import Refused, UserError
 from medmim.nightly import mlflow_night, rebench, records, regressions
 from medmim.nightly.records import Night

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from medmim.bench import stats
+from medmim import stats
 
 
 def script(name: str) -> ModuleType:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 
-from medmim import hints
-from medmim.bench import stats
+from medmim import hints, stats
 from medmim.errors import UserError
 from medmim.lvlm.zoo import entry as zoo
 from medmim.progress import say

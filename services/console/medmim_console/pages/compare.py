@@ -19,10 +19,10 @@ from medmim.bench.columns import Scored
 from medmim.bench.compare import Pair
 from medmim.bench.items import Item
 from medmim.bench.page import drawn, tables
-from medmim.bench.stats import Ints
 from medmim.errors import UserError
 from medmim.run import index
 from medmim.run.provenance import provenance_of
+from medmim.stats import Ints
 from medmim_console import benchmarks, catalog, drawing
 from medmim_console.catalog import Listing
 from medmim_console.site import PER_PAGE, Number, Refusal, Site, ThisSite, draw

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmim.bench import stats
+from medmim import stats
 
 SEEDS = st.integers(0, 2**32 - 1)
 
