@@ -18,7 +18,7 @@ FILES = {
 }
 # From the ground up. What stands in one row does not import its neighbours; see docs/architecture.md.
 LAYERS = (
-    ("errors", "hints", "progress", "redact", "sample", "shards", "sniff", "stats", "terms"),
+    ("errors", "hints", "network", "progress", "redact", "sample", "shards", "sniff", "stats", "terms"),
     ("store",),
     ("recipe",),
     ("run",),

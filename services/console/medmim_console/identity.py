@@ -6,7 +6,6 @@ the file ends its sessions. A form carries a value that only a page of the same 
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 import secrets
@@ -19,6 +18,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.datastructures import Headers
 
 from medmim.errors import UserError
+from medmim.network import Network, is_within
 from medmim.run.person import is_person
 
 COOKIE = "medmim_session"
@@ -59,7 +59,7 @@ class Access:
     tokens: Path | None = None
     own: tuple[str, str] | None = None
     header: str = ""
-    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    proxies: tuple[Network, ...] = ()
     promoters: frozenset[str] = frozenset()
     _key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     _ended: set[str] = field(default_factory=set, repr=False)  # nonces of sessions, which only a token begins
@@ -107,11 +107,7 @@ class Access:
 
     def is_proxy(self, peer: str) -> bool:
         """Whether an address is the ingress'."""
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        return any(address in network for network in self.proxies)
+        return is_within(peer, self.proxies)
 
     def _named(self, values: Sequence[str], peer: str) -> Session:
         if not self.is_proxy(peer):

@@ -1,10 +1,8 @@
 """The process of the console: who may promote, the address, uvicorn."""
 
-import ipaddress
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import uvicorn
 from medmim import hints, stats
 from medmim.errors import UserError
 from medmim.lvlm.zoo import entry as zoo
+from medmim.network import address, bound, is_loopback, networks
 from medmim.progress import say
 from medmim.redact import shown
 from medmim.run.person import current_user, is_person
@@ -34,11 +33,8 @@ def access(host: str, tokens: Path | None, header: str, proxies: Sequence[str], 
     """
     if tokens is not None:
         read_tokens(tokens)
-    try:
-        networks = tuple(ipaddress.ip_network(proxy) for proxy in proxies)
-    except ValueError as error:
-        raise UserError(f"--proxy: {error}", fix="give a network, such as 10.0.0.0/8") from None
-    if header and not networks:
+    known = networks(proxies)
+    if header and not known:
         raise UserError(
             "--identity-header needs --proxy",
             reason="from elsewhere than the ingress, anybody could send the header",
@@ -49,15 +45,7 @@ def access(host: str, tokens: Path | None, header: str, proxies: Sequence[str], 
     own = None
     if tokens is None and not header and is_loopback(host) and is_person(current_user()):
         own = current_user(), secrets.token_urlsafe(24)
-    return Access(tokens, own, header, networks, frozenset(promoters))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return Access(tokens, own, header, known, frozenset(promoters))
 
 
 def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[str]) -> None:
@@ -75,7 +63,8 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
     """
     hints.nothing_to_resume()
     os.environ.setdefault("MEDMIM_PATIENCE", _PATIENCE)
-    listening = _listen(host, port)
+    listening = bound(host, port)
+    listening.listen()  # so that who reads the address can ask already
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("medmim.console").setLevel(logging.INFO)
     ws = workspace(home)
@@ -97,13 +86,12 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
         date_header=False,
         timeout_graceful_shutdown=10,
     )
-    place, number = listening.getsockname()[:2]
-    address = f"http://{f'[{place}]' if ':' in place else place}:{number}"
+    here = address(listening)
     say(f"home {ws.home}\nstore {ws.store}\ntracking {shown(ws.tracking)}")
     if who.own:
-        say(f"{address}/login?token={who.own[1]} lets you promote, as {who.own[0]}; others read at {address}")
+        say(f"{here}/login?token={who.own[1]} lets you promote, as {who.own[0]}; others read at {here}")
     else:
-        say(address if who.has_login or who.header else f"{address} is for reading: {_nobody(host)}")
+        say(here if who.has_login or who.header else f"{here} is for reading: {_nobody(host)}")
     uvicorn.Server(settings).run([listening])
 
 
@@ -120,15 +108,3 @@ def _warm(site: Site) -> None:
         site.environment.get_template(name)
     stats.estimate(np.ones(stats.MIN_PATIENTS), [(str(n),) for n in range(stats.MIN_PATIENTS)])
     zoo.entries()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        kind, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        found = socket.socket(kind)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(where)
-        found.listen()  # so that who reads the address can ask already
-    except OSError as error:
-        raise UserError(f"{host}:{port} cannot be used: {error.strerror or error}", fix="give another --port") from None
-    return found

@@ -2,13 +2,13 @@
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.errors import UserError
+from medmim.network import Network, is_within
 from medmim_inference.limits import Refused
 
 _log = logging.getLogger("medmim.inference")
@@ -28,7 +28,7 @@ class Access:
 
     tokens: Path | None = None
     header: str = ""
-    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    proxies: tuple[Network, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -47,7 +47,7 @@ class Access:
         """
         if self.is_open:
             return "anyone"
-        if self.header and self._is_proxy(peer) and (name := headers.get(self.header, "").strip()):
+        if self.header and is_within(peer, self.proxies) and (name := headers.get(self.header, "").strip()):
             return name[:100]
         kind, _, token = headers.get("authorization", "").partition(" ")
         if self.tokens and kind.lower() == "bearer" and token.strip():
@@ -58,14 +58,6 @@ class Access:
             raise Refused(401, "the bearer token is none of this server's (any more)")
         need = "a bearer token" if self.tokens else f"the header {self.header} of the ingress"
         raise Refused(401, f"this server asks for {need}")
-
-    def _is_proxy(self, peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address  # where the server listens on ::
-        return any(address in network for network in self.proxies)
 
 
 def read_tokens(path: Path) -> list[str]:

@@ -1,8 +1,6 @@
 """The process of a server: the model's threads, the one that follows the registry, and uvicorn."""
 
-import ipaddress
 import logging
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ import uvicorn
 
 from medmim import hints
 from medmim.errors import UserError
+from medmim.network import address, bound, is_loopback, networks
 from medmim.progress import say
 from medmim.run.workspace import workspace
 from medmim_inference import app, connections
@@ -33,30 +32,20 @@ def access(host: str, tokens: Path | None, header: str, proxies: Sequence[str], 
     """
     if tokens is not None:
         read_tokens(tokens)
-    try:
-        networks = tuple(ipaddress.ip_network(proxy) for proxy in proxies)
-    except ValueError as error:
-        raise UserError(f"--proxy: {error}", fix="give a network, such as 10.0.0.0/8") from None
-    if bool(header) != bool(networks):
+    known = networks(proxies)
+    if bool(header) != bool(known):
         raise UserError(
             "--identity-header and --proxy belong together",
             reason="from elsewhere than the ingress, anybody could send the header",
             fix="give the network of the ingress: --proxy 10.0.0.0/8",
         )
-    found = Access(tokens, header, networks)
-    if found.is_open and not anyone and not _is_loopback(host):
+    found = Access(tokens, header, known)
+    if found.is_open and not anyone and not is_loopback(host):
         raise UserError(
             f"whoever reaches {host} could ask",
             fix="give --tokens FILE, or --identity-header and --proxy; or say so: --anyone",
         )
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def run(
@@ -85,7 +74,7 @@ def run(
         UserError: The address cannot be used; the model cannot be served.
         Unavailable: The registry or the store does not answer.
     """
-    listening = _listen(host, port)
+    listening = bound(host, port)
     connections.allow_many()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("medmim.inference").setLevel(logging.INFO)
@@ -101,22 +90,9 @@ def run(
         made, http=Patient, log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=int(limits.wait) + 5,
     )  # fmt: skip
-    place, number = listening.getsockname()[:2]
-    say(f"http://{f'[{place}]' if ':' in place else place}:{number}/v1 answers as {following.replica().target.alias}")
+    say(f"{address(listening)}/v1 answers as {following.replica().target.alias}")
     hints.nothing_to_resume()
     try:
         uvicorn.Server(settings).run([listening])
     finally:
         following.end()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket: an address that is taken is told before a model is loaded."""
-    try:
-        kind, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        found = socket.socket(kind)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(where)
-    except OSError as error:
-        raise UserError(f"{host}:{port} cannot be used: {error.strerror or error}", fix="give another --port") from None
-    return found
