@@ -135,7 +135,7 @@ image-console: ## the image of the console: MEDMIM=NAME of medmim's own, IMAGE=N
 LOCK = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-emit-index-url --no-header
 lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the images take of it
 	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
-	@$(LOCK) --extra data --extra finetune --extra bench --extra cluster -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
+	@$(LOCK) --extra data --extra finetune --extra bench --extra cluster --extra ocr -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
 	@printf 'limits\npython-multipart\n' | $(LOCK) -c requirements.txt - -o services/console/requirements.txt
 	@printf 'hatchling\nuv\n' | $(LOCK) - -o infra/images/build.txt
 	@printf 'vllm==0.32.0\n' | $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header - -o infra/images/vllm/requirements.txt
