@@ -18,8 +18,8 @@ def audit(recipe: str, home: str, run: str, data: str) -> str:
     Returns:
         Store URI of the audit.
     """
-    from medmim.data import audit
+    import medmim.data.audit.run
     from medmim.run.stage import component
 
     with component("audit", recipe, home, run) as (parsed, workspace):
-        return audit.run(parsed, workspace, data).uri
+        return medmim.data.audit.run.run(parsed, workspace, data).uri

@@ -31,7 +31,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from medmim import hints, shards, sniff
-from medmim.data import leakage, people
+from medmim.data import people
+from medmim.data.audit import leakage
 from medmim.data.wordings import words
 from medmim.errors import UserError
 from medmim.recipe.keys import Ability, Section, checked

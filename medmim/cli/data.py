@@ -79,25 +79,31 @@ def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json 
 
 @app.command()
 def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
-    """Show what the splits of a data set share, and which benchmark rows are clean. Exit code 1 if they share anything.
+    """Show what the splits of a data set share, what its other checks find, and which benchmark rows are clean.
 
-    With --json: `pairs`, each pair of split and ability with its overlaps of patients, image_sets and images and both
-    totals; `parts`; `benchmark`, as it is and clean; `shared`.
+    Exit code 1 if a limit is crossed: those of a recipe's section `audit` as they are by default. With --json: `checks`
+    (name, about, value, share, of, low, high, key, limit, crossed, rows, note), `pairs`, each pair of split and ability
+    with its overlaps of patients, image_sets and images and both totals; `parts`; `benchmark`, as it is and clean;
+    `shared`; `page`.
     """
-    from medmim.data import audit
+    from medmim.data.audit import check, page
+    from medmim.data.audit import run as audit
 
     ws = workspace(home)
     _print_resolved(ws, data=store.get(uri).digest)
     artifact, _ = audit.audit_artifact(ws, uri)
-    report = audit.read(ws, artifact)
+    report, allowed = audit.read(ws, artifact), Audit()
+    target = page.write(ws, artifact, report, allowed)
+    checks = check.judged(report["checks"], allowed)
     if as_json:
-        typer.echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **report}))
+        facts = {**report, "checks": checks, "page": str(target)}
+        typer.echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **facts}))
     else:
         from medmim.cli import data_tables
 
-        data_tables.audited(report)
-        sys.stderr.write(f"clean rows: {artifact.uri}/{audit.CLEAN}\n")
-    audit.check_limits(report, Audit(), artifact.uri)
+        data_tables.audited(report, checks)
+        sys.stderr.write(f"clean rows: {artifact.uri}/{audit.CLEAN}\npage: {target}\n")
+    audit.check_limits(report, allowed, artifact)
 
 
 @app.command()

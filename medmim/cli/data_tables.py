@@ -115,8 +115,15 @@ def planned(plan: Mapping[str, Any]) -> None:
         console.print(f"[red]the build would make no data set:[/] {escape('; '.join(plan['stops']))}", soft_wrap=True)
 
 
-def audited(report: Mapping[str, Any]) -> None:
-    """What splits share, and what of each benchmark part is clean."""
+def audited(report: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> None:
+    """What splits share, what of each benchmark part is clean, and every check with its limit.
+
+    Args:
+        report: Of the audit.
+        checks: From `check.judged`.
+    """
+    from medmim.data.audit.check import figure, line
+
     console = Console()
     measures = ("patients", "image_sets", "images")
     leaks = [pair for pair in report["pairs"] if any(pair[key]["shared"] for key in measures)]
@@ -134,6 +141,16 @@ def audited(report: Mapping[str, Any]) -> None:
                 numbers = (facts[key] for key in ("rows", "patients", "clean_rows", "clean_patients"))
                 table.add_row(_short(part["file"]), source, *(f"{number:,}" for number in numbers))
     console.print(table)
+    table = _table("check", "found", "interval", "limit", "rows")
+    for one in checks:
+        low, high, limit = (figure(one[key], one["share"]) for key in ("low", "high", "limit"))
+        interval = "" if one["low"] is None else f"{low} to {high}"
+        style = "red" if one["crossed"] else ""
+        table.add_row(one["name"], figure(one["value"], one["share"]), interval, limit, f"{one['rows']:,}", style=style)
+    console.print(table)
+    for one in checks:
+        if one["crossed"] or one["note"]:
+            console.print(escape(line(one)), style="red" if one["crossed"] else "", soft_wrap=True, highlight=False)
 
 
 def rows(samples: Sequence[Sample], quarantine: Sequence[Mapping[str, Any]]) -> None:

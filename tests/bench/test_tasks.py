@@ -9,7 +9,7 @@ import pytest
 
 from medmim import shards, store
 from medmim.bench import run, tasks
-from medmim.data import leakage
+from medmim.data.audit import leakage
 from medmim.errors import UserError
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.workspace import workspace

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from medmim import shards
-from medmim.data import audit, build
+from medmim.data import build
+from medmim.data.audit import run as audit
 from medmim.data.lookalike.run import write
 from medmim.recipe import loading
 from medmim.run.workspace import workspace

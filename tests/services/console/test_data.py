@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from medmim import shards, store, tracking
-from medmim.data import audit, erased
+from medmim.data import erased
+from medmim.data.audit import run as audit
 from medmim.run.workspace import Workspace
 from medmim.sample import Sample
 from medmim.store import Artifact

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from medmim import shards, store, tracking
-from medmim.data import audit
+from medmim.data.audit import run as audit
+from medmim.data.audit.check import figure, judged
 from medmim.errors import Unavailable, UserError
 from medmim.housekeeping import erase
+from medmim.recipe.schema import Audit
 from medmim.run.provenance import provenance_of, public_recipe, shows_patients, terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import ABILITIES, SPLITS
@@ -65,8 +67,10 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
         splits=SPLITS,
         quarantined=_reasons(found.counts.get("quarantined"), named),
         audit=checked,
+        figure=figure,
         report=report,
         leaks=audit.leaks(report) if report else [],
+        checks=judged(report["checks"], Audit()) if report else [],
         terms=[(flag, getattr(allowed, flag), reasons(allowed, [flag])) for flag in FLAGS],
         words=allowed.text,
         versions=versions,

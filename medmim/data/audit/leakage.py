@@ -6,12 +6,13 @@ used for.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from medmim.data import people
+from medmim.data.audit.check import Check, Row
 from medmim.data.sources.published_rows import file_of
 from medmim.sample import SPLITS, Sample
 
@@ -73,6 +74,45 @@ def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
         "shared": {measure: len(_in_several_splits(by_split, measure)) for measure in MEASURES},
     }
     return report, clean
+
+
+def checks(report: Mapping[str, Any], samples: Iterable[Sample]) -> list[Check]:
+    """The checks of a report of `examine`.
+
+    Args:
+        report: Of these samples.
+        samples: Of all splits; empty where they are not at hand, as of a report of an earlier version.
+    """
+    keys = {"patients": "max_shared_patients", "image_sets": "", "images": "max_shared_images"}
+    found = {measure: list[Row]() for measure in MEASURES}
+    held = {measure: defaultdict[Any, set[str]](set) for measure in MEASURES}
+    kept = list(samples)
+    for sample in kept:
+        for measure in MEASURES:
+            for one in _of_row(sample, measure):
+                held[measure][one].add(sample.split)
+    for sample in kept:
+        for measure in MEASURES:
+            splits = set[str]().union(*(held[measure][one] for one in _of_row(sample, measure))) - {sample.split}
+            if splits:
+                told = f"in {sample.split}, shares {measure.replace('_', ' ')} with {' and '.join(sorted(splits))}"
+                found[measure].append(Row(sample.id, file_of(sample), told))
+    return [
+        Check(
+            measure,
+            f"{measure.replace('_', ' ')} in several splits",
+            report["shared"][measure],
+            key=keys[measure],
+            rows=found[measure],
+        )
+        for measure in MEASURES
+    ]
+
+
+def _of_row(sample: Sample, measure: str) -> Iterable[Any]:
+    if measure == "patients":
+        return people.of_sample(sample)
+    return (frozenset(sample.images),) if measure == "image_sets" and sample.images else sample.images
 
 
 def clean(samples: Iterable[Sample]) -> list[Sample]:

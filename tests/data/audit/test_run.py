@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim import shards, store
-from medmim.data import audit, build, leakage, reading
+from medmim.data import build, reading
+from medmim.data.audit import leakage
+from medmim.data.audit import run as audit
 from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Recipe
+from medmim.run.cache import remember, step_key
 from medmim.run.stage import outcomes
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Sample
@@ -84,6 +87,29 @@ def test_a_leak_is_refused_with_both_counts_and_its_record_is_kept(tmp_path: Pat
     found = pair(kept.facts, COMPARISON, "Med_MIM_benchmark_Held_in_Comparison.json")
     assert shared(found) == (3, 1, 2)
     assert found["patients"] == {"shared": 3, "first": 23, "second": 10}
+    checks = {check["name"]: check for check in kept.facts["checks"]}
+    assert [checks[measure]["value"] for measure in leakage.MEASURES] == [3, 1, 2]
+    listed = list(audit.rows(store.get(kept.uri)))
+    assert sum(row["check"] == "patients" for row in listed) == checks["patients"]["rows"] == 6
+    assert f"patients: {listed[0]['id']}" in str(caught.value)
+
+
+def test_an_audit_of_an_earlier_version_is_found_and_read_with_its_checks(tmp_path: Path) -> None:
+    ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", leaky_set()))
+    data = build.run(asked, ws)
+    made, _ = audit.audit_artifact(ws, data.uri)
+    report = {key: value for key, value in audit.read(ws, made).items() if key != "checks"}
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / audit.REPORT).write_text(json.dumps(report))
+    (old / audit.CLEAN).write_text("")
+    other = workspace(tmp_path / "other")
+    earlier = store.publish(old, other.store, "audit", {}, {})
+    remember(other, "audit", step_key("audit", 1, None, {"data": data.digest}), earlier)
+    found = audit.find(other, data.digest)
+    assert found is not None and found.digest == earlier.digest
+    assert [check["value"] for check in audit.read(other, found)["checks"]] == [3, 1, 2]
+    assert list(audit.rows(found)) == []
 
 
 def test_clean_rows_are_written_in_the_published_layout_and_read_back_equal(tmp_path: Path) -> None:

@@ -1,17 +1,15 @@
-"""The stage `audit`: refuses a data set whose splits share patients or images, and lists the clean benchmark rows.
-
-What is compared, and how, is in `leakage`; the limits are the recipe's section `audit`.
-"""
+"""The stage `audit`: makes the checks of a data set, refuses what crosses a limit, and lists the clean rows."""
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from medmim import progress, shards, store
-from medmim.data.leakage import MEASURES, examine
+from medmim.data.audit import leakage
+from medmim.data.audit.check import Check, judged, line
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Audit, Recipe
@@ -22,13 +20,14 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample, to_published
 from medmim.store import Artifact
 
-REVISION = 1
-REPORT = "audit.json"
-CLEAN = "clean.jsonl"
+REVISION = 2
+REPORT, ROWS, CLEAN = "audit.json", "rows.jsonl", "clean.jsonl"
+_WITHOUT_CHECKS = 1  # the revision whose report had none
+_LISTED = 8  # rows of a check in the message that refuses
 
 
 def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
-    """Audit a data set, and refuse it if its splits share more than the recipe allows.
+    """Audit a data set, and refuse it if it crosses a limit of the recipe.
 
     Args:
         recipe: Its section `audit` holds the limits.
@@ -36,24 +35,24 @@ def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
         data: URI of the data artifact.
 
     Raises:
-        Refused: Splits share patients or images above the limits; the message gives the number of clean rows.
+        Refused: A limit is crossed; the message gives the number of clean rows.
     """
     with stage(ws, "audit") as outcome:
         artifact, cached = audit_artifact(ws, data, recipe)
         report = read(ws, artifact)
         outcome.of(artifact, cached)
         outcome.facts = report
-        for line in summary(report):
-            progress.say(line)
-        check_limits(report, recipe.audit, artifact.uri)
+        for text in [*summary(report), *told(report, recipe.audit)]:
+            progress.say(text)
+        check_limits(report, recipe.audit, artifact)
     return outcome
 
 
 def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tuple[Artifact, bool]:
     """The audit artifact of a data artifact, and whether it was cached.
 
-    It holds `audit.json`, `clean.jsonl` (ids of the clean benchmark rows) and, where rows leak, the clean rows of each
-    benchmark file in the published layout below `clean/`.
+    It holds `audit.json`, `rows.jsonl` (the rows that its checks have found), `clean.jsonl` (ids of the clean benchmark
+    rows) and, where rows leak, the clean rows of each benchmark file in the published layout below `clean/`.
 
     Raises:
         UserError: `data` is not the URI of a data set.
@@ -64,8 +63,13 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
 
     def make(folder: Path) -> dict[str, Any]:
         samples = shards.read_samples(store.fetch(source, ws.cache, [shards.SAMPLES]), None)
-        report, clean = examine(samples)
+        report, clean = leakage.examine(samples)
+        checks = _checks(report, samples)
+        report["checks"] = [check.as_dict() for check in checks]
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        with (folder / ROWS).open("w", encoding="utf-8") as file:
+            for check in checks:
+                file.writelines(json.dumps({"check": check.name, **row.__dict__}) + "\n" for row in check.rows)
         with (folder / CLEAN).open("w", encoding="utf-8") as file:
             for sample in clean:
                 file.write(json.dumps({"id": sample.id, "file": file_of(sample)}) + "\n")
@@ -77,14 +81,21 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
     return cached_step(ws, "audit", REVISION, None, parents, make, recipe=recipe, terms=terms)
 
 
+def _checks(report: dict[str, Any], samples: Sequence[Sample]) -> list[Check]:
+    return [
+        *leakage.checks(report, samples),
+    ]
+
+
 def find(ws: Workspace, data: str) -> Artifact | None:
-    """The audit of a data set; None where none has been made.
+    """The audit of a data set, also one of an earlier version; None where none has been made.
 
     Args:
         ws: The workspace.
         data: Digest of the data set.
     """
-    return made_before(ws, "audit", step_key("audit", REVISION, None, {"data": data}))
+    keys = (step_key("audit", revision, None, {"data": data}) for revision in (REVISION, _WITHOUT_CHECKS))
+    return next((found for key in keys if (found := made_before(ws, "audit", key)) is not None), None)
 
 
 def leaking(audit: Artifact, folder: Path, begin: int, count: int) -> list[Sample]:
@@ -103,9 +114,17 @@ def leaking(audit: Artifact, folder: Path, begin: int, count: int) -> list[Sampl
 
 
 def read(ws: Workspace, artifact: Artifact) -> dict[str, Any]:
-    """The report of an audit artifact."""
+    """The report of an audit artifact; one of an earlier version has the checks that it made."""
     report: dict[str, Any] = json.loads(store.read_file(artifact, REPORT))
+    if "checks" not in report:
+        report["checks"] = [check.as_dict() for check in leakage.checks(report, ())]
     return report
+
+
+def rows(artifact: Artifact) -> Iterator[dict[str, str]]:
+    """The rows that the checks of an audit artifact have found: check, id, file, found; none of an earlier version."""
+    if ROWS in artifact.files:
+        yield from map(json.loads, store.read_file(artifact, ROWS).splitlines())
 
 
 def summary(report: dict[str, Any]) -> list[str]:
@@ -124,6 +143,11 @@ def summary(report: dict[str, Any]) -> list[str]:
     return lines + leaks(report)
 
 
+def told(report: dict[str, Any], allowed: Audit) -> list[str]:
+    """A line for each check that has crossed its limit, or could not be made."""
+    return [line(one) for one in judged(report["checks"], allowed) if one["crossed"] or one["value"] is None]
+
+
 def leaks(report: dict[str, Any]) -> list[str]:
     """A line for each pair of parts that share anything."""
     lines = []
@@ -131,7 +155,7 @@ def leaks(report: dict[str, Any]) -> list[str]:
         first, second = pair["first"], pair["second"]
         shared = [
             f"{pair[measure]['shared']:,} of {pair[measure]['second']:,} {measure.replace('_', ' ')}"
-            for measure in MEASURES
+            for measure in leakage.MEASURES
             if pair[measure]["shared"]
         ]
         if shared:
@@ -139,30 +163,41 @@ def leaks(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def check_limits(report: dict[str, Any], allowed: Audit, uri: str) -> None:
-    """Refuse a data set whose splits share more than is allowed.
+def check_limits(report: dict[str, Any], allowed: Audit, artifact: Artifact) -> None:
+    """Refuse a data set that crosses a limit.
 
     Args:
         report: From `read`.
         allowed: The limits.
-        uri: Address of the audit artifact, for the message.
+        artifact: The audit.
 
     Raises:
-        Refused: With the leaks, and the number of benchmark rows that are clean.
+        Refused: With the checks that have crossed theirs, the first rows of each, and the number of clean rows.
     """
-    limits = {"patients": allowed.max_shared_patients, "images": allowed.max_shared_images}
-    shared = {name: report["shared"][name] for name in limits}
-    if all(shared[name] <= limits[name] for name in limits):
+    crossed = [one for one in judged(report["checks"], allowed) if one["crossed"]]
+    if not crossed:
         return
-    benchmark = report["benchmark"]
-    raise Refused(
-        f"the splits share {shared['patients']:,} patients and {shared['images']:,} images: of {benchmark['rows']:,} "
-        f"benchmark rows, {benchmark['clean_rows']:,} of {benchmark['clean_patients']:,} patients are clean",
-        reason=f"at most {limits['patients']} patients and {limits['images']} images may be shared "
-        "(audit.max_shared_patients, audit.max_shared_images): a model would be asked about what it was trained on",
-        fix=f"use only the clean rows, {uri}/{CLEAN}, or raise the limits to go on with the data as they are",
-        problems=leaks(report),
+    names, benchmark = {one["name"] for one in crossed}, report["benchmark"]
+    clean = (
+        f"of {benchmark['rows']:,} benchmark rows, {benchmark['clean_rows']:,} of {benchmark['clean_patients']:,} "
+        "patients are clean"
     )
+    fact = f"the data set crosses {len(crossed)} limits of the audit" if len(crossed) > 1 else line(crossed[0])
+    reason = "; ".join(sorted({f"audit.{one['key']} is {one['limit']:g}" for one in crossed}))
+    fix = f"see the rows in {artifact.uri}/{ROWS}, or raise the limit to go on with the data as they are"
+    problems = [line(one) for one in crossed]
+    if leaked := names & set(leakage.MEASURES):
+        shared = report["shared"]
+        fact = f"the splits share {shared['patients']:,} patients and {shared['images']:,} images: {clean}"
+        reason += ": a model would be asked about what it was trained on"
+        fix = f"use only the clean rows, {artifact.uri}/{CLEAN}, or raise the limits to go on with the data as they are"
+        problems = [*(line(one) for one in crossed if one["name"] not in leaked), *leaks(report)]
+    listed: dict[str, int] = defaultdict(int)
+    for row in rows(artifact):
+        if row["check"] in names and listed[row["check"]] < _LISTED:
+            listed[row["check"]] += 1
+            problems.append(f"{row['check']}: {row['id']} ({row['file']}): {row['found']}")
+    raise Refused(fact, reason=reason, fix=fix, problems=problems)
 
 
 def _write_published(folder: Path, clean: Sequence[Sample]) -> None:
