@@ -1,6 +1,7 @@
 """medmim data init | build | plan | audit | show | peek | erase | lookalike: data sets, from raw files on."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,10 +108,20 @@ def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> None:
-    """Show the counts of a data set, what its terms of use forbid, and its first rows.
+def show(
+    uri: Uri,
+    n: Count = 5,
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=0, help="Of how many rows of each type the gallery has images; 0: of all.")
+    ] = 48,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Write the gallery and open no browser.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show the counts of a data set, what its terms of use forbid, its first rows; open all of them as a gallery.
 
-    With --json: uri, digest, counts, terms, quarantine, samples.
+    The gallery is a page below the home, images beside questions and answers. With --json, without one: uri, digest,
+    counts, terms, quarantine, samples.
     """
     from medmim import shards
     from medmim.run.provenance import terms_of
@@ -135,6 +146,14 @@ def show(uri: Uri, n: Count = 5, home: Home = None, as_json: Json = False) -> No
     data_tables.rows(samples, quarantine)
     for line in reasons(terms_of(artifact), FLAGS):
         typer.echo(line)
+    from medmim.data import gallery
+
+    for page in gallery.write(ws, artifact, pictures):
+        sys.stderr.write(f"gallery {page}\n")
+        if not no_open and _has_display():
+            import webbrowser
+
+            webbrowser.open(page.as_uri())
 
 
 @app.command()
@@ -200,6 +219,13 @@ def lookalike(
     from medmim.cli import data_lookalike
 
     data_lookalike.write(folder, patients, seed, as_json)
+
+
+def _has_display() -> bool:
+    """Whether somebody sits at a screen of this machine."""
+    if not sys.stdout.isatty() or "SSH_CONNECTION" in os.environ:
+        return False
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _print_resolved(ws: Workspace, **resolved: str | None) -> None:

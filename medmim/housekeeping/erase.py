@@ -119,8 +119,8 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     """Erase: first the list of the erased, then the record, then the removals. Killed, the same command finishes it.
 
     Args:
-        ws: The workspace; copies in its cache, its reports and indexes, the pictures that it keeps for builds, and
-            those that unfinished builds have left in it and in the store are removed, too.
+        ws: The workspace; copies in its cache, its reports, galleries and indexes, the pictures that it keeps for
+            builds, and those that unfinished builds have left in it and in the store are removed, too.
         patients: Identifiers.
         what: Their `plan`.
         why: The reason for the record; without any identifier.
@@ -144,8 +144,11 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     record["n"] = len(list(place.list(_RECORDS))) + 1
     while not place.create(f"{_RECORDS}{record['n']}.json", json.dumps(record, indent=1).encode()):
         record["n"] += 1
+    from medmim.data import gallery  # imports Pillow
+
     kept_pixels.clear(ws.home)
     index.clear(ws.home)
+    gallery.clear(ws.home)
     _clear_unfinished(ws.home)
     for name in what.resume:
         if is_repeated(name):

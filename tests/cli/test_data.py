@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import sys
+import webbrowser
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -292,6 +293,28 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_show_writes_a_gallery_and_opens_it_where_there_is_a_screen(
+    medmim: Medmim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = files.write(tmp_path / "raw", files.clean_set(), images=True)
+    uri = build(medmim, root, "--json").json["uri"]
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":7")
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    shown = medmim("data", "show", uri, "-n", "1")
+    (path,) = [line.removeprefix("gallery ") for line in shown.err.splitlines() if line.startswith("gallery /")]
+    assert Path(path).is_file() and "40 rows" in shown.out and opened == []  # no terminal
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    medmim("data", "show", uri, "--no-open")
+    assert opened == []
+    medmim("data", "show", uri)
+    assert opened == [Path(path).as_uri()]
+    shutil.rmtree(tmp_path / "home" / "galleries")
+    assert medmim("data", "show", uri, "--json").json["counts"]["rows"] == 40
+    assert not (tmp_path / "home" / "galleries").exists()
+
+
 def test_peek_shows_what_the_model_reads(medmim: Medmim, tmp_path: Path, base: Path) -> None:
     root = files.write(tmp_path / "raw", files.clean_set(), images=True)
     options = ("published", "-n", "2", "--set", f"data.root={root}", "--set", f"finetune.base={base}")
@@ -334,7 +357,7 @@ def test_of_a_store_in_s3_only_what_is_shown_is_fetched(
     data = build(medmim, root, "--json").json["uri"]
     model = store.publish(base, bucket, "model", {}, {}).uri
     proxy.reads.clear()
-    assert medmim("data", "show", data).code == medmim("data", "audit", data).code == 0
+    assert medmim("data", "show", data, "--json").code == medmim("data", "audit", data).code == 0
     assert not [name for name, _, _ in proxy.reads if "/images/" in name]
     proxy.reads.clear()
     options = ("--set", f"data.root={root}", "--json")

@@ -13,7 +13,7 @@ from medmim import shards, store, tracking
 from medmim.bench import crew
 from medmim.cli import data as command
 from medmim.cli import registry
-from medmim.data import build, erased, kept_pixels
+from medmim.data import build, erased, gallery, kept_pixels
 from medmim.data.sources.source import Source
 from medmim.errors import UserError
 from medmim.housekeeping import erase
@@ -111,6 +111,7 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     kept = kept_pixels.of(ws.home)
     assert kept is not None
     kept.keep("scan.png", 32, "sha256:0", b"a picture")
+    list(gallery.write(ws, store.get(f"{ws.store}/{made['data twelve']}")))
     unfinished = [
         f"{crew.UNFINISHED}0123/1.jsonl",
         f"{kept_pixels.UNFINISHED}0123/1.pictures",
@@ -128,7 +129,7 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     with locked(running, UserError):
         record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
     assert [path for path in (ws.home / "work").iterdir()] == [running]
-    assert kept.find("scan.png", 32) is None
+    assert kept.find("scan.png", 32) is None and not (ws.home / "galleries").exists()
     assert not open_store(ws.store).exists(index["data twelve"]) and open_store(ws.store).exists(index["data three"])
     assert list(open_store(ws.store).list("resume/")) == unfinished[2:], "a training is ended by whoever runs it"
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}

@@ -1,26 +1,15 @@
 """The console as its command runs it, in a browser: Debian's Chromium, which `.ci/run` installs."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from medmim.run.workspace import Workspace
+from tests.support.chromium import chromium  # noqa: F401  (a fixture)
 from tests.support.console import TOKEN, serving
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +48,7 @@ class Reader:
 
 
 @pytest.fixture
-def reader(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Reader]]:
+def reader(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Reader]]:  # noqa: F811
     """Opens a browser of its own for somebody; what a browser complained about fails the test."""
     opened: list[tuple[Reader, Any]] = []
 
