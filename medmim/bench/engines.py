@@ -1,8 +1,6 @@
 """Inference engines: a reference resolved to a digest and a function that answers; models are loaded on first use."""
 
 import gc
-import ipaddress
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     Compare = Callable[[Iterable[Question], int], Iterator[Reply]]
 
 OPENAI = "openai:"
-OWN_SERVERS = "MEDMIM_OWN_SERVERS"
-_PRIVATE_NAMES = (".svc", ".svc.cluster.local", ".local", ".internal", ".localhost", ".home.arpa")
 
 
 @dataclass(frozen=True)
@@ -95,29 +91,22 @@ def engine(ref: str, ws: Workspace, stale_before: str = "", by: str = "", room: 
 def refuse_outside(engines: Iterable[Engine], of_data: Terms) -> None:
     """Refuse to send a data set to a server of somebody else where its terms forbid that.
 
-    Ours are servers on this machine, in a private network (10.0.0.1) or under a name of one (`vllm`, `vllm.ns.svc`,
-    `gpu.internal`), and the hosts in MEDMIM_OWN_SERVERS.
+    Ours are those of `openai_client.is_ours`.
 
     Raises:
         UserError: With the server and the source that forbids it.
     """
+    from medmim.lvlm import openai_client
+
     for one in engines:
         if one.ref.startswith(OPENAI) and (why := reasons(of_data, ["outside_api"])):
             host = urlsplit(one.ref.removeprefix(OPENAI).partition("#")[0]).hostname or ""
-            if not _is_ours(host):
+            if not openai_client.is_ours(host):
                 raise UserError(
                     f"the data set must not be sent to {host}",
                     reason="; ".join(why),
-                    fix=f"ask a server of your own, or say that it is one: {OWN_SERVERS}={host}",
+                    fix=f"ask a server of your own, or say that it is one: {openai_client.OWN_SERVERS}={host}",
                 )
-
-
-def _is_ours(host: str) -> bool:
-    named = [name.strip().lower() for name in os.environ.get(OWN_SERVERS, "").split(",")]
-    try:
-        return host in named or ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith(_PRIVATE_NAMES)
 
 
 def _engine(ref: str, ws: Workspace, by: str, room: int | None) -> Engine:

@@ -19,6 +19,8 @@ from medmim.data.kept_pixels import KeptPixels
 from medmim.data.seeds import stream
 from medmim.data.sources.source import Source
 from medmim.data.wordings import words
+from medmim.data.words import ask as asked_for
+from medmim.data.words import rewrite
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.schema import Data, Recipe
@@ -47,20 +49,30 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
     """
     with stage(ws, "data") as outcome:
         read = reading.of(recipe.data)
+        rewrite.refuse_leaving(recipe.data, read.terms)
         erased_patients = erased.load(ws.store)
         section, parents = _made_from(recipe.data, read, erased_patients)
         address = recipe.platform.node_of
         shared = f"{ws.store}/{kept_pixels.UNFINISHED}{step_key('data', REVISION, section, parents)[:16]}"
         decode = fanout.on_nodes(address, shared, read.root_of) if address else None
 
+        asked: dict[str, Any] = {}
+
         def build(folder: Path) -> dict[str, Any]:
             sources = [erased.leave_out(source, erased_patients) for source in read.load()]
             earlier = kept_pixels.of(ws.home, erased_patients.parents.get("erased", ""))
-            return make(sources, recipe.data, folder, earlier, decode)
+            kept = None
+            if recipe.data.words is not None:
+                kept = asked_for.replies(ws.home, recipe.data.words, erased_patients.parents.get("erased", ""))
+            counts = make(sources, recipe.data, folder, earlier, decode, kept)
+            if recipe.data.words is not None and kept is not None:
+                spent = {"requests": kept.asked, "prompt_tokens": kept.tokens[0], "reply_tokens": kept.tokens[1]}
+                asked["words"] = {"endpoint": recipe.data.words.endpoint, "model": recipe.data.words.model, **spent}
+            return counts
 
         clear = None if decode is None else partial(fanout.clear, shared)
         artifact, cached = cached_step(
-            ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms, clear=clear
+            ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms, more=asked, clear=clear
         )
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)
@@ -90,7 +102,8 @@ def find(recipe: Recipe, ws: Workspace) -> Outcome | None:
 
 def _made_from(data: Data, read: reading.Reading, without: erased.Erased) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that decide the content, and the digests of what goes in."""
-    section = data.model_dump(mode="json", exclude=set(_PATHS)) | {"sources": read.options}
+    section = data.model_dump(mode="json", exclude={*_PATHS, "words"}) | {"sources": read.options}
+    section |= rewrite.section(data)
     return section, {**read.inputs(), **without.parents}
 
 
@@ -100,6 +113,7 @@ def make(
     folder: Path,
     earlier: KeptPixels | None = None,
     decode: Decode | None = None,
+    kept: "asked_for.Replies | None" = None,
 ) -> dict[str, Any]:
     """Write the data set into a folder.
 
@@ -109,6 +123,7 @@ def make(
         folder: May hold what an earlier, killed run has left in `resume/`.
         earlier: The pictures that earlier builds of the home stored.
         decode: As for `gather`.
+        kept: Replies of the model of `data.words`.
 
     Returns:
         The counts of `summary`.
@@ -146,16 +161,25 @@ def make(
         sized_for |= counts["sized_for"]
         bad += map(_escaped, [*source.bad, *dropped])
     left, over = quotas.apply(asked, data)
+    ours: set[str] = set()
     for source, made in zip(sources, left, strict=True):
-        kept, without_image = _with_ids([*made, *(source.samples or ())], images)
-        samples += kept
-        bad += map(_escaped, without_image)
+        for own, is_made in ((made, True), (source.samples or (), False)):
+            good, without_image = _with_ids(own, images)
+            ours.update(row.id for row in good if is_made)
+            samples += good
+            bad += map(_escaped, without_image)
     missing = sorted(
         {path for source in sources for path in source.missing}
         | {path for path, item in images.items() if item.problem == MISSING}
     )
     if stops := what_stops(sources, bad, missing, bool(samples), data):
         raise stops
+    worded: dict[str, Any] = {}
+    if data.words is not None and kept is not None:
+        places = [number for number, sample in enumerate(samples) if sample.id in ours]
+        rewritten, worded = rewrite.rewrite([samples[n] for n in places], data.words, data.seed, kept, folder)
+        for number, sample in zip(places, rewritten, strict=True):
+            samples[number] = sample
     if count := _rows(bad):
         say(f"{count:,} of {_read(sources):,} rows are quarantined; quarantine.jsonl says why")
     used = {path for sample in samples for path in sample.paths}
@@ -165,6 +189,8 @@ def make(
     choice: dict[str, Any] = {"balanced": dict(sorted(balanced.items())), "sized_for": sized_for}
     if data.quotas:
         choice["over_quota"] = dict(sorted(over.items()))
+    if worded:
+        choice["words"] = worded
     if unworded:
         choice["unworded"] = dict(sorted(unworded.items()))
     return {**summary(samples, bad, missing), **choice, "source": reading.facts(sources)}

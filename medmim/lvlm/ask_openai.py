@@ -147,6 +147,49 @@ def ask(
     )
 
 
+def generate(
+    url: str,
+    model: str,
+    questions: Iterable[Question],
+    batch_size: int,
+    max_new_tokens: int,
+    response_format: Mapping[str, Any] | None,
+    on_reply: Callable[[Question, Reply], None],
+) -> Iterator[Reply]:
+    """Have texts written; a refusal of the model is an error of its request. Other arguments are those of `ask`.
+
+    Args:
+        url: Base of the API.
+        model: Name of the model.
+        questions: What to ask; equal ones are not told apart by `on_reply`.
+        batch_size: Concurrent requests.
+        max_new_tokens: Longest text.
+        response_format: The form of the replies, for a server that can be told of one; else None.
+        on_reply: Called with each reply as soon as it is there, by the thread that waited for it.
+
+    Yields:
+        One reply for each question, in order.
+
+    Raises:
+        UserError: As `ask` does.
+        Unavailable: As `ask` does.
+    """
+    settings: dict[str, Any] = {"max_tokens": max_new_tokens}
+    if response_format is not None:
+        settings["response_format"] = response_format
+
+    def read(body: Mapping[str, Any], question: Question, name: str) -> Reply:
+        reply = openai_reply.read(body, name, max_new_tokens)
+        if why := openai_reply.refused(body):
+            reply = replace(reply, text="", error=why)
+        on_reply(question, reply)
+        return reply
+
+    yield from _all(
+        url, model, questions, batch_size, None, greedy(max_new_tokens), read, settings, learned=None, own=""
+    )
+
+
 def compare(
     url: str,
     model: str,

@@ -1,5 +1,6 @@
 """The client of a server with the OpenAI API: its address and key, and what bounds an answer in bytes and in time."""
 
+import ipaddress
 import os
 import re
 import time
@@ -13,9 +14,11 @@ from medmim.lvlm.ask import writable
 from medmim.lvlm.openai_errors import KEY
 from medmim.redact import hidden, shown
 
+OWN_SERVERS = "MEDMIM_OWN_SERVERS"
 LONGEST = 4_000_000  # bytes of one answer that are read
 _LONGEST_PACKED = 50_000  # likewise where it is compressed, which was not asked for: a thousand times as much unpacked
 _EXAMPLE = "openai:http://127.0.0.1:8000/v1#my-model"
+_PRIVATE_NAMES = (".svc", ".svc.cluster.local", ".local", ".internal", ".localhost", ".home.arpa")
 _NO_KEY = "none"  # the client wants some word
 _ENDPOINT = re.compile(r"/+(?:(?:chat/)?completions/*)?$")  # of the API; the client adds it
 
@@ -31,6 +34,19 @@ def check(url: str) -> None:
         fact = f"{writable(shown(url))!r} is not the address of a server"
         raise UserError(fact, reason=hidden(writable(reason), url), fix=fix)
     _api_key()
+
+
+def is_ours(host: str) -> bool:
+    """Whether a server is not somebody else's.
+
+    Ours are servers on this machine, in a private network (10.0.0.1) or under a name of one (`vllm`, `vllm.ns.svc`,
+    `gpu.internal`), and the hosts in MEDMIM_OWN_SERVERS.
+    """
+    named = [name.strip().lower() for name in os.environ.get(OWN_SERVERS, "").split(",")]
+    try:
+        return host in named or ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE_NAMES)
 
 
 def _problem(url: str) -> tuple[str, str]:

@@ -85,6 +85,17 @@ def read(body: Mapping[str, Any], key: str, max_new_tokens: int) -> Reply:
     return Reply("", key, why, prompt_tokens=asked, new_tokens=made)
 
 
+def refused(body: Mapping[str, Any]) -> str:
+    """Why a model writes nothing to a request, by its own refusal or the server's filter; empty where it writes."""
+    choice = _first(body)
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if isinstance(message, dict) and isinstance(message.get("refusal"), str) and message["refusal"].strip():
+        return f"the model refuses: {shortened(message['refusal'])}"
+    if isinstance(choice, dict) and choice.get("finish_reason") == "content_filter":
+        return "the model refuses: the server's content filter removed the answer"
+    return ""
+
+
 def usage(body: Mapping[str, Any]) -> tuple[int, int]:
     """The tokens of prompt (those of images included) and answer, as a server counts them; 0 if it does not."""
     told = body.get("usage")

@@ -11,6 +11,7 @@ from medmim.recipe.nightly import Nightly
 from medmim.recipe.pods import Pods
 from medmim.recipe.registry import Gate, Promote, Register, Retention
 from medmim.recipe.sources import BUILT_IN, AnySource, Files, Other, SourceName
+from medmim.recipe.words import Words
 from medmim.redact import shown
 from medmim.sample import ABILITIES
 
@@ -70,6 +71,9 @@ class Data(Section):
         MAX_SIDE, ge=32, le=8192, description="pixels of the longer side of an image as stored; larger ones are reduced"
     )
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
+    words: Words | None = Field(
+        None, description="a language model that words the questions (docs/words.md); default: our templates"
+    )
 
     @property
     def read_from(self) -> tuple[AnySource, ...]:
@@ -103,6 +107,12 @@ class Data(Section):
     def _patients_are_left_to_train_on(self) -> "Data":
         if self.dev_fraction + self.test_fraction >= 1:
             raise ValueError("dev_fraction and test_fraction leave no patients to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _published_rows_keep_their_words(self) -> "Data":
+        if self.words is not None and self.form == "published":
+            raise ValueError("words needs form: strict: the published form is Med-MIM's to the letter")
         return self
 
     @model_validator(mode="after")
