@@ -6,9 +6,9 @@ A store with ten models that were asked 10,000 questions (100,000 answers, and t
 which medmim itself collects, reads, scores and publishes, as in bench_scoring.py. --artifacts adds so many benchmarks,
 data sets, runs and registered models, copies of one of each with a digest or a name of its own, so that the lists are
 long. The console runs as its command does. First it reads the answers into its index, once (that time is printed by
-itself); then it is started again, and each page is asked: once, which is `first`, and --times
-more; `core` is what the process computed for each of those. All of
-them in turn, 300 fill what is kept; 1,000 further ones must leave the memory (PSS) as it is. Ends with 1 where a limit is missed.
+itself); then it is started again, and each page is asked: once, which is `first`, and --times more; `core` is what the
+process computed for each of those. All of them in turn, 300 fill what is kept; 1,000 further ones must leave the memory
+(PSS) as it is. Ends with 1 where a limit is missed.
 """
 
 import argparse
