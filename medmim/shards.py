@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -171,6 +172,15 @@ def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
     return list(Samples(folder, split))
 
 
+def row_ids(folder: Path, split: str) -> set[str]:
+    """Ids of the samples of a split; no other column is read.
+
+    Raises:
+        UserError: As `Samples`.
+    """
+    return {name for _, file in Samples(folder, split)._files() for name in file.read(["id"]).column("id").to_pylist()}
+
+
 def tally(folder: Path) -> dict[tuple[str, str, str, bool, str], int]:
     """How many questions a data set has, by (split, ability, source, held out, form: `closed` or `open`).
 
@@ -254,6 +264,19 @@ class Images(Mapping[str, Image.Image]):
         with self._lock:
             data: bytes = self._group(number, group)[row]["bytes"].as_py()
         return data
+
+    def each(self, names: Collection[str]) -> Iterator[tuple[str, pa.Buffer]]:
+        """Encoded images as they are stored, in the order of the files, so that each piece of them is read once.
+
+        Args:
+            names: Ids; those that the data set does not hold are left out.
+        """
+        wanted = sorted((self._places[name], name) for name in set(names) if name in self._places)
+        for (number, group), rows in groupby(wanted, key=lambda one: one[0][:2]):
+            with self._lock:
+                column = self._group(number, group)
+            for (_, _, row), name in rows:
+                yield name, column[row]["bytes"].as_buffer()
 
     def png(self, name: str) -> bytes:
         """The image as a PNG file. Raises KeyError."""

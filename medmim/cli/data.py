@@ -1,4 +1,4 @@
-"""medmim data init | build | plan | audit | show | peek | erase | lookalike: data sets, from raw files on."""
+"""medmim data init | build | plan | audit | show | peek | export | exports | erase | lookalike: data sets."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medmim import hints, store
-from medmim.cli import data_init
+from medmim.cli import data_export, data_init
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
 from medmim.recipe.schema import Audit
@@ -179,6 +179,10 @@ def peek(recipe: RecipeRef, n: Count = 3, sets: Sets = None, home: Home = None, 
         data_peek.draw(rows)
 
 
+app.command("export")(data_export.export)
+app.command("exports")(data_export.exports)
+
+
 @app.command()
 def erase(
     patients: Annotated[
@@ -195,9 +199,10 @@ def erase(
 ) -> None:
     """Show what holds or descends from a patient; with --yes remove it, and leave them out of every later build.
 
-    Data sets that hold the patient are removed, and reports, which may show their pictures. Models, scores and answers
-    are marked. With --json: done, artifacts (list of {name, recipe, why, does, note}), rebuild (list of {recipe,
-    made}), recipes (the files to run again), runs, resume, record (its number, or null).
+    Data sets and exports that hold the patient are removed, and reports, which may show their pictures. Models, scores
+    and answers are marked. With --json: done, artifacts (list of {name, recipe, why, does, note}), exports (list of
+    {id, folder, host, form, rows, state, does, note}), rebuild (list of {recipe, made}), recipes (the files to run
+    again), runs, resume, record (its number, or null).
     """
     from medmim.cli import data_erase
 

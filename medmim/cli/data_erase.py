@@ -61,6 +61,16 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
         kind, _, digest = one.name.partition("/")
         table.add_row(f"{kind}/{digest[:12]}", one.recipe, one.why, one.does, one.note)
     console.print(table if found.artifacts else "no artifact holds any of them")
+    for sent in found.exports:
+        does = "" if sent.does == "named" else ", removed" if yes else ", would be removed"
+        where = sent.folder if sent.state == "here" else f"{sent.host}:{sent.folder}"
+        shown = f"export for {sent.form} holds {len(sent.rows):,} rows of them{does}: {where}"
+        console.print(shown, markup=False, soft_wrap=True)
+        if sent.note:
+            why = f"  it is not reached ({sent.note}): remove it by hand, or its rows, whose ids --json lists"
+            console.print(why, markup=False, soft_wrap=True)
+    if found.exports:
+        console.print("copies of exports that somebody made are not known here: ask those who had them")
     for recipe in found.rebuild:
         made = ", ".join(sorted({name.partition("/")[0] for name in recipe["made"]}))
         console.print(f"to rebuild without them: recipe {recipe['recipe']['name']} ({made})", markup=False)

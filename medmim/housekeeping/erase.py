@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from medmim import store
 from medmim.data import erased, kept_pixels, people
+from medmim.data.export import folder as folders
+from medmim.data.export import records
 from medmim.data.words import ask as words
 from medmim.errors import UserError
 from medmim.housekeeping import inventory
@@ -45,11 +47,37 @@ class Affected:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """An export that holds the patient.
+
+    Attributes:
+        id: Of its record.
+        folder: Where it was written.
+        host: The machine.
+        form: For what.
+        rows: Ids of the rows that show the patient.
+        state: `here`, or `elsewhere`: another machine's, which cannot be reached.
+        does: `removed`, or `named` where it stays.
+        note: Why it stays; else empty.
+    """
+
+    id: str
+    folder: str
+    host: str
+    form: str
+    rows: tuple[str, ...]
+    state: str
+    does: Literal["removed", "named"]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Erasure:
     """What is to be done.
 
     Attributes:
         artifacts: All that hold or descend.
+        exports: Folders outside of the store that hold the patient, those that are gone left out.
         rebuild: The recipes that made them, as they were dumped, with the artifacts that each made.
         runs: Runs whose records name one of them.
         resume: Folders of unfinished steps; they may hold rows or pictures, of which patients is not known.
@@ -60,6 +88,7 @@ class Erasure:
     rebuild: tuple[Mapping[str, Any], ...]
     runs: tuple[str, ...]
     resume: tuple[str, ...]
+    exports: tuple[Exported, ...] = ()
     who: tuple[str, ...] = ()
 
 
@@ -79,12 +108,14 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
     ages = place.ages()
     entries = inventory.scan(place, ages)
     holders, known = _holders(place, entries.values(), set(patients))
+    exports, exported = _exports(place, patients)
+    known |= exported
     before = erased.load(ws.store)
     found = {name for who in known for name in erased.spellings(who)}
     unknown = [i for i, patient in enumerate(patients, 1) if patient not in found and patient not in before]
     if unknown:
         raise UserError(
-            f"{len(unknown)} of {len(patients)} patients are in no data set of {ws.store}",
+            f"{len(unknown)} of {len(patients)} patients are in no data set and no export of {ws.store}",
             reason="an identifier must be written as the data sets have it; none is shown here, not even a near one",
             fix="look it up in the source that the data was built from; nothing was changed",
             problems=[f"the patient given as number {i}" for i in unknown],
@@ -112,6 +143,7 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
         tuple(rebuild),
         tuple(concerned),
         tuple(inventory.totals("resume", ages)),
+        tuple(exports),
         _keys(known, patients),
     )
 
@@ -127,7 +159,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         why: The reason for the record; without any identifier.
 
     Returns:
-        The record: n, time, who, why, patients (their number), marks, removed, marked, rebuild.
+        The record: n, time, who, why, patients (their number), marks, removed, marked, exports, rebuild.
     """
     place = store.open_store(ws.store)
     named = sorted({*what.who, *map(erased.requested, patients)})
@@ -140,6 +172,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         "marks": sorted(erased.mark(known.key, name) for name in named),
         "removed": [asdict(one) for one in what.artifacts if one.does == "removed"],
         "marked": [asdict(one) for one in what.artifacts if one.does == "marked"],
+        "exports": [asdict(one) for one in what.exports],
         "rebuild": list(what.rebuild),
     }
     record["n"] = len(list(place.list(_RECORDS))) + 1
@@ -152,6 +185,9 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     index.clear(ws.home)
     gallery.clear(ws.home)
     _clear_unfinished(ws.home)
+    for one in what.exports:
+        if one.does == "removed":
+            folders.remove(Path(one.folder))
     for name in what.resume:
         if is_repeated(name):
             clear(place, name)
@@ -199,6 +235,22 @@ def _clear_unfinished(home: Path) -> None:
         if folder.is_dir():
             with suppress(UserError), locked(folder, UserError):
                 shutil.rmtree(folder)
+
+
+def _exports(place: store.Store, patients: Sequence[str]) -> tuple[list[Exported], set[people.Identity]]:
+    """The exports that hold any of the patients, whether or not their data set is still there, and who was found."""
+    every = records.load(place)
+    states = records.states(every)
+    rows, known = records.holding(place, every, patients)
+    found = []
+    for one in every:
+        if one.id in rows and (state := states[one.id]) in ("here", "elsewhere"):
+            note = "another machine's" if state == "elsewhere" else ""
+            if state == "here" and (more := folders.others(Path(one.folder))):
+                note = f"it holds other files: {', '.join(more[:3])}"
+            does: Literal["removed", "named"] = "named" if note else "removed"
+            found.append(Exported(one.id, one.folder, one.host, one.form, rows[one.id], state, does, note))
+    return found, known
 
 
 def marked(ws: Workspace) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from medmim import progress, store, tracking
 from medmim.data import erased
+from medmim.data.export import records as exports
 from medmim.errors import UserError
 from medmim.lvlm import adapters
 from medmim.nightly import records
@@ -32,6 +33,7 @@ _NOT_ARTIFACTS = (
     decisions.FOLDER,
     records.FOLDER,
     erased.FOLDER,
+    exports.FOLDER,
     USED,
     REMOVING,
 )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from medmim.bench import crew
 from medmim.cli import data as command
 from medmim.cli import registry
 from medmim.data import build, erased, gallery, kept_pixels
+from medmim.data.export import folder as folders
+from medmim.data.export import records
+from medmim.data.export import run as export
 from medmim.data.sources.source import Source
 from medmim.errors import UserError
 from medmim.housekeeping import erase
@@ -277,3 +281,68 @@ def test_what_is_shown_of_an_erasure_names_nobody(ws: Workspace, tmp_path: Path)
     data_of(ws, tmp_path / "a", ("mmxu", "10000001"))
     result = CliRunner().invoke(command.app, ["erase", "10000001", "--json", "--home", str(ws.home)])
     assert result.exit_code == 0 and "10000001" not in result.output and "artifacts" in result.output
+
+
+def test_exports_that_hold_the_patient_are_named_with_their_rows_and_removed_where_they_can_be(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001"), ("MS_CXR_T", "p10000002"))
+    other = data_of(ws, tmp_path / "b", ("MS_CXR_T", "p10000002"))
+    for name, uri in (("mine", both), ("theirs", both), ("shared", both), ("free", other)):
+        if name == "theirs":
+            monkeypatch.setattr(records, "node", lambda: "another")
+        export.export(ws, f"{ws.store}/{uri}", tmp_path / name, "med-mim", in_house=True)
+        monkeypatch.undo()
+    (tmp_path / "shared" / "notes.txt").touch()
+    (tmp_path / "theirs").rename(tmp_path / "moved")
+    found = {Path(one.folder).name: one for one in erase.plan(ws, ["p10000001"]).exports}
+    assert {name: (one.state, one.does) for name, one in found.items()} == {
+        "mine": ("here", "removed"), "theirs": ("elsewhere", "named"), "shared": ("here", "named"),
+    }  # fmt: skip
+    (row,) = found["mine"].rows
+    held = json.loads((tmp_path / "mine" / "Med_MIM_train_inherent_Temporal.json").read_text("utf-8"))
+    assert [one["id"] for one in held if "MS_CXR_T/p10000001" in one["images"][0]] == [row]
+
+    def call(*arguments: str) -> Any:
+        words = ["erase", "p10000001", *arguments, "--home", str(ws.home)]
+        return CliRunner().invoke(command.app, words, catch_exceptions=False)
+
+    shown = call()
+    assert f"export for med-mim holds 1 rows of them, would be removed: {tmp_path / 'mine'}" in shown.output
+    assert f"another:{tmp_path / 'theirs'}" in shown.output and "it is not reached (another machine's)" in shown.output
+    assert "it holds other files: notes.txt" in shown.output and "copies" in shown.output
+    assert "p10000001" not in shown.output.replace(str(tmp_path), "")
+    assert (tmp_path / "mine").is_dir()
+    facts = json.loads(call("--yes", "--why", "asked for", "--json").stdout)
+    assert {Path(one["folder"]).name: one["rows"] for one in facts["exports"]}["theirs"] == [row]
+    assert not (tmp_path / "mine").exists()
+    assert (tmp_path / "shared").is_dir() and (tmp_path / "moved").is_dir() and (tmp_path / "free").is_dir()
+    again = {Path(one.folder).name for one in erase.plan(ws, ["p10000001"]).exports}
+    assert again == {"theirs", "shared"}, "still named when their data set is gone"
+
+
+def test_a_patient_of_an_export_alone_is_erased_too_and_a_killed_removal_is_finished(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001"))
+    export.export(ws, f"{ws.store}/{name}", tmp_path / "out", "med-mim", in_house=True)
+    place = open_store(ws.store)
+    for key in list(place.list(name)):  # as a garbage collection does
+        place.delete(key)
+    what = erase.plan(ws, ["p10000001"])
+    assert (what.artifacts, what.who) == ((), ("mimic/10000001",))
+    (tmp_path / "out" / "pictures").mkdir()
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "shutil", SimpleNamespace(rmtree=killed))
+    with pytest.raises(KeyboardInterrupt):
+        erase.erase(ws, ["p10000001"], what, "asked for")
+    monkeypatch.undo()
+    assert (tmp_path / "out" / folders.MARK).exists()
+    erase.erase(ws, ["p10000001"], erase.plan(ws, ["p10000001"]), "asked for")
+    assert not (tmp_path / "out").exists()
+    assert erased.load(ws.store).holds("MS_CXR_T", "p10000001")
+    with pytest.raises(UserError, match="in no data set and no export"):
+        erase.plan(ws, ["p10000002"])

@@ -69,11 +69,27 @@ def file_of(sample: Sample) -> str:
     if sample.source not in _PATIENT_IN_PATH:
         domain = f"held-out/{sample.source}/" if sample.held_out else ""
         return f"{sample.split}/{domain}{sample.ability}"
+    return published_file(sample)
+
+
+def published_file(sample: Sample) -> str:
+    """The name of the file in the published layout that a row of any source belongs to."""
     if sample.held_out:
-        return f"Med_MIM_benchmark_Held_out_{sample.source.removeprefix('VQA_')}.json"
+        return f"Med_MIM_benchmark_Held_out_{_published_name(sample.source).removeprefix('VQA_')}.json"
     kind = "benchmark_Held_in" if sample.split != "train" else "train"
     inherent = "_inherent" if sample.split == "train" and sample.ability != "composed" else ""
     return f"Med_MIM_{kind}{inherent}_{sample.ability.capitalize()}.json"
+
+
+def published_source(sample: Sample) -> str:
+    """The field `source` of a row in the published layout, such as `EMBED_typeA`: `source_of` reads it."""
+    return f"{_published_name(sample.source)}_{sample.family}"
+
+
+def _published_name(source: str) -> str:
+    """A data set as the published files call it; another by its own name, in letters that a file's name can have."""
+    name = re.sub(r"\W+", "_", source)
+    return name.upper() if name.upper() in _PATIENT_IN_PATH else name
 
 
 def source_of(text: str) -> tuple[str, str] | None:

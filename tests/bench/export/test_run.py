@@ -23,6 +23,7 @@ from medmim.bench.export import lmms_eval
 from medmim.bench.export import run as export
 from medmim.bench.reader.reply import read
 from medmim.cli import bench
+from medmim.data.export import folder
 from medmim.errors import UserError
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Answer
@@ -184,14 +185,16 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from medmim.bench.export import run as export
+from medmim.data.export import folder
 from medmim.run.workspace import workspace
 real, times = os.replace, []
 def replace(*given):
-    times.append(given)
-    if Path(given[1]).name in ("out", "earlier") and len(times) == int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
+    if Path(given[1]).name in ("out", "earlier"):
+        times.append(given)
+        if len(times) == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
     real(*given)
-export.os.replace = replace
+folder.os.replace = replace
 export.export(workspace(Path(sys.argv[1])), sys.argv[2], ("temporal",), Path(sys.argv[3]), limit=2)
 """
 
@@ -219,12 +222,12 @@ def test_what_was_there_is_put_back_where_the_new_one_cannot_be(
     export.export(ws, uri, ("temporal",), out)
     before = tree(out)
 
-    def replace(source: Path, target: Path) -> None:
-        if source.name == "export":
+    def replace(source: Path | str, target: Path) -> None:
+        if Path(source).name == "export":
             raise OSError(5, "Input/output error")
         real(source, target)
 
-    monkeypatch.setattr(export.os, "replace", replace)
+    monkeypatch.setattr(folder.os, "replace", replace)
     with pytest.raises(UserError):
         export.export(ws, uri, ("temporal",), out, limit=2)
     assert tree(out) == before and [path.name for path in out.parent.iterdir()] == ["out"]
@@ -241,7 +244,7 @@ def _other(out: Path) -> None:
 
 def _among(out: Path) -> None:
     _other(out)
-    (out / export.MARK).write_text(json.dumps({"for": "lmms-eval", "files": ["README.md"]}), encoding="utf-8")
+    (out / folder.MARK).write_text(json.dumps({"for": "lmms-eval", "files": ["README.md"]}), encoding="utf-8")
 
 
 @pytest.mark.parametrize("made", [_file, _other, _among])

@@ -1,0 +1,120 @@
+"""The folder of an export: there whole or not at all, and never in the place of anything else.
+
+export.json    marks a folder as an export: for what, of which data set, with which files
+pictures/      where an export has its pictures as files; only their number is in the mark
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medmim.errors import UserError, wrap_os_errors
+from medmim.run.lock import scratch
+
+MARK = "export.json"
+PICTURES = "pictures"
+_PART = ".medmim-export-"  # begins the name of an unfinished one
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder to write an export into, which takes its place when the block ends; an earlier export there is replaced.
+
+    A kill leaves what was there, or nothing, and the next export removes what the killed one has written.
+
+    Args:
+        folder: Its place; is created.
+
+    Raises:
+        UserError: The place holds something else than an export, or the disk does not take it.
+    """
+    refuse_other(folder)
+    with wrap_os_errors("writing the export"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(folder.parent, _PART) as work:
+            part = work / "export"  # not the work folder itself, which is its owner's alone
+            part.mkdir()
+            yield part
+            _put(part, folder, work / "earlier")
+
+
+def write_mark(folder: Path, facts: dict[str, Any]) -> str:
+    """Mark a folder as an export, when all its files are there; returns the mark's text.
+
+    Args:
+        folder: The folder.
+        facts: What it is: `for`, `data` and more, the same for equal content.
+    """
+    files = sorted(str(path.relative_to(folder)) for path in _files(folder))
+    listed = [name for name in files if not name.startswith(f"{PICTURES}/")]
+    text = json.dumps({**facts, "files": listed, "pictures": len(files) - len(listed)}, indent=1) + "\n"
+    (folder / MARK).write_text(text, encoding="utf-8")
+    return text
+
+
+def mark(folder: Path) -> dict[str, Any]:
+    """What the mark of an export says; empty where there is none."""
+    try:
+        found = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "for" in found and isinstance(found.get("files"), list) else {}
+
+
+def others(folder: Path) -> list[str]:
+    """Files of an export's folder that the export did not write."""
+    said = mark(folder)
+    known = {*said.get("files", ()), MARK}
+    found = [str(path.relative_to(folder)) for path in _files(folder) if "__pycache__" not in path.parts]
+    pictures = sorted(name for name in found if name.startswith(f"{PICTURES}/") and name not in known)
+    rest = sorted(name for name in found if name not in known and not name.startswith(f"{PICTURES}/"))
+    return rest if len(pictures) <= said.get("pictures", 0) else [*rest, f"{PICTURES}/"]
+
+
+def remove(folder: Path) -> None:
+    """Remove an export; its mark last, so that a killed removal is found again."""
+    with wrap_os_errors(f"removing {folder}"):
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != MARK:
+                path.unlink()
+        (folder / MARK).unlink()
+        folder.rmdir()
+
+
+def refuse_other(folder: Path) -> None:
+    """Refuse a folder that would be lost: whatever is no export."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is not a folder", fix="name a folder, which is created")
+    if folder.is_dir() and any(folder.iterdir()):
+        more = others(folder)
+        if not mark(folder) or more:
+            raise UserError(
+                f"{folder} holds what is no export of medmim",
+                reason=f"it would be lost: {', '.join(more[:5])}" if mark(folder) else f"it has no {MARK}",
+                fix="name a new folder",
+            )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+
+
+def _put(part: Path, folder: Path, earlier: Path) -> None:
+    """Move a finished folder to its place, and what was there out of the way; no folder is replaced in one step.
+
+    A kill between the two leaves no folder there, and the next export writes it.
+    """
+    if folder.exists():
+        os.replace(folder, earlier)
+    try:
+        os.replace(part, folder)
+    except OSError:
+        if earlier.exists() and not folder.exists():
+            os.replace(earlier, folder)
+        raise

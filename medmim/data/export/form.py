@@ -1,0 +1,61 @@
+"""What a format of an export is: which rows it cannot hold, and how it is written."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmim import shards
+from medmim.sample import IMAGE, Sample
+
+Splits = Mapping[str, Sequence[Sample]]  # split -> its rows, in the order of the data set
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format has written.
+
+    Attributes:
+        usage: How to use it, in Markdown.
+        files: Split -> its file or files in the folder, as a pattern.
+    """
+
+    usage: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A format.
+
+    Attributes:
+        problem: Why it cannot hold a row as it is; empty where it can.
+        write: Writes rows into an empty folder. The images are those of the data set; None where it was built without.
+        without_pixels: Whether it can be written of a data set that was built without pixels.
+    """
+
+    problem: Callable[[Sample], str]
+    write: Callable[[Path, Splits, shards.Images | None], Written]
+    without_pixels: bool = False
+
+
+def tag_in(sample: Sample, *tags: str) -> str:
+    """Why a row cannot be held where a text stands for a picture: its own text has one of them."""
+    found = next((tag for tag in (IMAGE, *tags) if tag in sample.prompt or tag in sample.target), "")
+    return f"its text has {found}, which stands for a picture or a sound there" if found else ""
+
+
+def all_images(splits: Splits) -> set[str]:
+    """Ids of all images of some rows."""
+    return {name for sample in rows(splits) for name in sample.images}
+
+
+def rows(splits: Splits) -> Iterator[Sample]:
+    """All rows, split by split."""
+    return (sample for samples in splits.values() for sample in samples)
+
+
+def with_pixels(images: shards.Images | None) -> shards.Images:
+    """The images of a data set that has some: without, the form was not to be written."""
+    if images is None:
+        raise ValueError("this form needs pixels")
+    return images

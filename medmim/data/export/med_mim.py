@@ -1,0 +1,89 @@
+"""The published JSON of Med-MIM: a file for each split and ability, byte for byte in the form of the published ones.
+
+Images are named as in their source, and lie below `pictures/`; a name that is no picture's there (`.dcm`, a slice of a
+volume) gets `.png` behind it. The source `published` reads it.
+"""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from medmim import shards
+from medmim.data.export import form, pictures
+from medmim.data.export.folder import PICTURES
+from medmim.data.export.form import Form, Splits, Written
+from medmim.data.sources.files import escapes
+from medmim.data.sources.published_rows import MAX_IMAGES, published_file, published_source
+from medmim.errors import UserError
+from medmim.sample import IMAGE, Sample, split_options, to_published
+
+_PICTURE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
+_USAGE = """\
+The layout of the files at [Med-MIM](https://github.com/Xikai97/Med-MIM). `id` is the digest of a row, and `source` its
+data set and type: a built data set does not keep the names of the published rows. Images are named by their paths in
+the source, **which name patients**; they lie below `pictures/` where the data set has pixels.
+
+medmim reads it by the source `published`, with `data.annotations=FOLDER data.root=FOLDER/pictures`. Train on the files
+`Med_MIM_train_*` only.
+"""
+
+
+def problem(sample: Sample) -> str:
+    """Why the published form cannot hold a row; empty where it can."""
+    if sample.split == "dev":
+        return "the published form has no split dev"
+    if not sample.images:
+        return "the published form has no questions without images"
+    if len(sample.images) > MAX_IMAGES:
+        return f"{len(sample.images)} images are more than {MAX_IMAGES}"
+    if IMAGE in sample.prompt:
+        return f"its text has {IMAGE}, which stands for a picture there"
+    if any(escapes(path) for path in sample.paths):
+        return "the path of an image leaves the root of its source"
+    read = split_options(sample.prompt)
+    if read != (sample.question, sample.options):
+        return f"it would be read with {len(read[1])} options instead of {len(sample.options)}, or another question"
+    return (
+        "it would be read without the white space around its answer" if sample.target != sample.target.strip() else ""
+    )
+
+
+def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written:
+    """Write `Med_MIM_*.json`, and the pictures where there are any."""
+    files: dict[str, list[Sample]] = defaultdict(list)
+    for sample in form.rows(splits):
+        files[published_file(sample)].append(sample)
+    for file, samples in files.items():
+        rows = [
+            {**to_published(one), "images": [_name(path) for path in one.paths], "source": published_source(one)}
+            for one in samples
+        ]
+        (folder / file).write_text(json.dumps(rows, indent=4), encoding="utf-8")  # without an end of line, as published
+    if images is not None:
+        pictures.write_as(folder, images, _places(splits))
+    return Written(
+        _USAGE, {split: f"Med_MIM_{'train' if split == 'train' else 'benchmark'}_*.json" for split in splits}
+    )
+
+
+def _places(splits: Splits) -> dict[str, str]:
+    """Path in the folder -> id of the image that lies there."""
+    found: dict[str, str] = {}
+    for sample in form.rows(splits):
+        for path, name in zip(sample.paths, sample.images, strict=True):
+            place = f"{PICTURES}/{_name(path)}"
+            if found.setdefault(place, name) != name:
+                raise UserError(
+                    f"two images would be written to {place}",
+                    reason="they differ only in what the published form does not keep of a name",
+                    fix="take another form, or build the data set of sources with other names",
+                )
+    return found
+
+
+def _name(path: str) -> str:
+    return path if _PICTURE.search(path) else path.replace("#", ".") + ".png"
+
+
+FORM = Form(problem, write, without_pixels=True)

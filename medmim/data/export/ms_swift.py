@@ -1,0 +1,33 @@
+"""The standard rows of ms-swift: JSON Lines with `messages` and `images`, a tag `<image>` for each image."""
+
+from pathlib import Path
+
+from medmim import shards
+from medmim.data.export import chat, form
+from medmim.data.export.form import Form, Splits, Written
+from medmim.sample import Sample
+
+_TAGS = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>")
+_USAGE = """\
+For [ms-swift](https://github.com/modelscope/ms-swift). Paths of pictures start from `ROOT_IMAGE_DIR`:
+
+```
+ROOT_IMAGE_DIR=FOLDER swift sft --dataset FOLDER/train.jsonl --strict true ...
+```
+
+Without `--strict true` it leaves out rows that fail; it leaves out rows longer than `--max_length` in any case
+(`--truncation_strategy delete`), and shrinks images above `MAX_PIXELS`.
+"""
+
+
+def problem(sample: Sample) -> str:
+    """Why ms-swift cannot hold a row; empty where it can."""
+    return form.tag_in(sample, *_TAGS)
+
+
+def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written:
+    """Write `SPLIT.jsonl`, and the pictures."""
+    return Written(_USAGE, chat.write(folder, splits, images))
+
+
+FORM = Form(problem, write)

@@ -1,0 +1,204 @@
+"""Writes the rows of a data set as a folder that another trainer reads, with its card and its terms of use.
+
+    README.md        the card: what is in it, how to use it, its terms
+    terms.json       the terms of use of the data set
+    left_out.jsonl   the rows that were not written, each with its reason
+    export.json      marks the folder as an export: from which data set, with which files
+    pictures/        the pictures, where the format has them as files
+
+The folder is there whole or not at all, and holds no time and no address: equal rows give equal bytes. Training rows
+are written and no others, unless other splits are named: each has files of its own.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medmim import __version__, shards, store, terms
+from medmim.data.export import card, folder, hf_datasets, llama_factory, llava, med_mim, ms_swift, records, trl
+from medmim.data.export.form import Form, Splits, rows
+from medmim.errors import UserError
+from medmim.run.provenance import terms_of
+from medmim.run.workspace import Workspace
+from medmim.sample import SPLITS, Sample
+from medmim.terms import Terms
+
+LEFT_OUT = "left_out.jsonl"
+FORMS: Mapping[str, Form] = {
+    "llava": llava.FORM,
+    "ms-swift": ms_swift.FORM,
+    "llama-factory": llama_factory.FORM,
+    "trl": trl.FORM,
+    "med-mim": med_mim.FORM,
+    "datasets": hf_datasets.FORM,
+}
+"""Name of a format -> which rows it holds, and what writes them."""
+_BENCHMARKED = ("dev", "test")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows of a data set are written.
+
+    Attributes:
+        splits: Of `SPLITS`.
+        limit: Only the first rows of each split; None for all.
+        max_images: No rows with more images, for a trainer that takes so many; None for any number.
+    """
+
+    splits: Sequence[str] = ("train",)
+    limit: int | None = None
+    max_images: int | None = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        rows: Split -> number of its rows.
+        left_out: Reason -> rows that were not written.
+        images: Distinct ones.
+        patients: How many are in it.
+        data: Digest of the data set.
+        terms: Of the data set.
+        record: Its id in the store.
+    """
+
+    folder: Path
+    rows: dict[str, int]
+    left_out: dict[str, int]
+    images: int
+    patients: int
+    data: str
+    terms: Terms
+    record: str
+
+
+def export(
+    ws: Workspace, uri: str, place: Path, to: str, choice: Choice | None = None, in_house: bool = False
+) -> Export:
+    """Write the rows of a data set for another trainer, and record that in the store.
+
+    Args:
+        ws: The workspace.
+        uri: The data set.
+        place: A folder that is created; an earlier export there is replaced.
+        to: One of `FORMS`.
+        choice: Which rows; by default those of training.
+        in_house: The folder stays with those who may have the data, where its terms forbid passing it on.
+
+    Raises:
+        UserError: The terms forbid it, no row can be written, the data set has no pixels, or the folder is something
+            else.
+    """
+    choice = choice or Choice()
+    folder.refuse_other(place)
+    source = store.get(uri)
+    allowed = terms_of(source)
+    _refuse_forbidden(allowed, in_house)
+    form = FORMS[to]
+    data = store.fetch(source, ws.cache)
+    images = None if form.without_pixels and not any(data.glob("images/*.parquet")) else shards.Images(data)
+    splits, dropped = _choose(data, form, choice, images)
+    if not any(splits.values()):
+        raise _nothing(choice, to, dropped)
+    splits = {split: found for split, found in splits.items() if found}
+    reasons = dict(Counter(reason for _, reason in dropped))
+    with folder.whole(place) as part:
+        written = form.write(part, splits, images)
+        (part / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
+        (part / "README.md").write_text(card.text(to, source.digest, splits, reasons, allowed, written), "utf-8")
+        lines = [json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in dropped]
+        (part / LEFT_OUT).write_text("".join(lines), encoding="utf-8")
+        facts = _facts(to, source.digest, choice, splits, len(dropped))
+        mark = folder.write_mark(part, facts)
+        private = not allowed.redistribute_data
+        record = records.write(ws.store, place, to, source.digest, rows(splits), private, mark)
+    return Export(
+        place,
+        facts["rows"],
+        reasons,
+        len({name for sample in rows(splits) for name in sample.images}),
+        record.patients,
+        source.digest,
+        allowed,
+        record.id,
+    )
+
+
+def _refuse_forbidden(allowed: Terms, in_house: bool) -> None:
+    why = terms.reasons(allowed, ["redistribute_data"])
+    if why and not in_house:
+        raise UserError(
+            "the terms of this data set forbid passing it on",
+            reason="; ".join(why),
+            fix="if the folder stays with those who may have the data, say so with --in-house: it is recorded",
+        )
+
+
+def _choose(
+    data: Path, form: Form, choice: Choice, images: Collection[str] | None
+) -> tuple[dict[str, list[Sample]], list[tuple[str, str]]]:
+    """The rows to write by split, and (row, reason) of those that are left out."""
+    measured = {name for split in _BENCHMARKED for name in shards.row_ids(data, split)}
+    found: dict[str, list[Sample]] = {}
+    dropped: list[tuple[str, str]] = []
+    for split in (one for one in SPLITS if one in choice.splits):
+        found[split] = []
+        for sample in shards.Samples(data, split):
+            if choice.limit is not None and len(found[split]) >= choice.limit:
+                break
+            name = sample.id
+            reason = _benchmarked(sample, name, measured) or _problem(sample, form, choice, images)
+            if reason:
+                dropped.append((name, reason))
+            else:
+                found[split].append(sample)
+    return found, dropped
+
+
+def _benchmarked(sample: Sample, name: str, measured: Collection[str]) -> str:
+    """Why a row must not be trained on; empty where it may."""
+    if sample.split != "train":
+        return ""
+    if sample.held_out:
+        return f"the domain of {sample.source} is held out of training"
+    return "the same row is in the benchmark" if name in measured else ""
+
+
+def _problem(sample: Sample, form: Form, choice: Choice, images: Collection[str] | None) -> str:
+    if choice.max_images is not None and len(sample.images) > choice.max_images:
+        return f"it has more than {choice.max_images} images"
+    if images is not None and any(name not in images for name in sample.images):
+        return "the data set lacks one of its images"
+    return form.problem(sample)
+
+
+def _nothing(choice: Choice, to: str, dropped: Sequence[tuple[str, str]]) -> UserError:
+    counted = Counter(reason for _, reason in dropped)
+    if not counted:
+        return UserError(
+            f"the data set has no rows in {', '.join(choice.splits)}", fix=f"name another: --split {' | '.join(SPLITS)}"
+        )
+    return UserError(
+        f"no row of {', '.join(choice.splits)} can be written for {to}",
+        problems=[f"{count:,} rows: {reason}" for reason, count in counted.most_common()],
+        fix=f"take another format: {', '.join(FORMS)}",
+    )
+
+
+def _facts(to: str, data: str, choice: Choice, splits: Splits, left_out: int) -> dict[str, Any]:
+    return {
+        "medmim": __version__,
+        "for": to,
+        "data": data,
+        "limit": choice.limit,
+        "max_images": choice.max_images,
+        "rows": {split: len(found) for split, found in splits.items()},
+        "left_out": left_out,
+    }

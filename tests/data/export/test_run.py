@@ -1,0 +1,394 @@
+"""The export to other trainers: the exact rows, none that measures, whole or not at all, with terms and record."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from medmim import shards, store
+from medmim.cli import data as command
+from medmim.cli import data_export
+from medmim.data import people
+from medmim.data.export import folder, ms_swift, records
+from medmim.data.export import run as export
+from medmim.data.export.run import Choice
+from medmim.errors import UserError
+from medmim.run.workspace import Workspace, workspace
+from medmim.sample import Sample
+from medmim.store import open_store
+from medmim.terms import APACHE, Terms
+
+OPTIONS = ("better", "worse")
+EMBED = Terms(serve=True, text=("EMBED: research only",))
+
+
+def picture(number: int, kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (20 + number, 16), (number * 20 % 256, 90, 200)).save(out, kind)
+    return out.getvalue()
+
+
+def image_id(number: int) -> str:
+    return "sha256:" + hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def sample(number: int, images: int = 2, split: str = "train", **changes: Any) -> Sample:
+    names = tuple(image_id((number + k) % 8) for k in range(images))
+    paths = tuple(f"cohort_1/{number}/{(number + k) % 8}.png" for k in range(images))
+    closed = number % 2 == 0
+    made = Sample(
+        ("temporal", "comparison")[number % 2], "typeB", "embed", split, False, (str(number % 5),), names, paths,
+        f"What changed in {number}?", OPTIONS if closed else (), OPTIONS[number // 2 % 2] if closed else "it grew",
+        (number // 2 % 2,) if closed else (),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def rows() -> list[Sample]:
+    return [
+        *(sample(i, 1 + i % 3) for i in range(10)),
+        sample(10, 0),
+        *(sample(i, split="dev") for i in range(20, 22)),
+        *(sample(i, split="test") for i in range(30, 33)),
+        sample(33, split="test", source="odir", held_out=True, ability="composed", patients=("9",)),
+    ]
+
+
+def publish(ws: Workspace, folder: Path, samples: list[Sample], terms: Terms = APACHE, pixels: bool = True) -> str:
+    kinds = {image_id(i): picture(i, "JPEG" if i == 3 else "PNG") for i in range(8)}
+    shards.write(folder, samples, [(name, name, data) for name, data in kinds.items()] if pixels else ())
+    made = {"parents": {}, "terms": terms.as_dict()}
+    return store.publish(folder, ws.store, "data", {}, made).uri
+
+
+@pytest.fixture
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("MEDMIM_STORE", raising=False)
+    return workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def uri(ws: Workspace, tmp_path: Path) -> str:
+    return publish(ws, tmp_path / "data", rows())
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def tree(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def stored(ws: Workspace, uri: str) -> shards.Images:
+    return shards.Images(ws.fetch(uri))
+
+
+def training() -> list[Sample]:
+    return [one for one in rows() if one.split == "train"]
+
+
+@pytest.mark.parametrize("form", ["ms-swift", "llama-factory"])
+def test_chat_rows_have_a_tag_for_each_picture_whose_file_holds_the_bytes_of_the_data_set(
+    form: str, ws: Workspace, uri: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export.export(ws, uri, out, form)
+    images = stored(ws, uri)
+    for row, one in zip(lines(out / "train.jsonl"), training(), strict=True):
+        assert row["id"] == one.id
+        assert row["messages"] == [
+            {"role": "user", "content": "<image>" * len(one.images) + one.prompt},
+            {"role": "assistant", "content": one.target},
+        ]
+        assert [(out / path).read_bytes() for path in row["images"]] == [images.stored(name) for name in one.images]
+        assert all(path.endswith(".jpg" if name == image_id(3) else ".png")
+                   for path, name in zip(row["images"], one.images, strict=True))  # fmt: skip
+
+
+def test_llama_factory_finds_rows_and_roles_by_its_own_table(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    export.export(ws, uri, tmp_path / "out", "llama-factory", Choice(("train", "test")))
+    info = json.loads((tmp_path / "out" / "dataset_info.json").read_text("utf-8"))
+    assert list(info) == ["medmim_train", "medmim_test"]
+    assert info["medmim_test"]["file_name"] == "test.jsonl" and info["medmim_test"]["formatting"] == "sharegpt"
+    assert len(lines(tmp_path / "out" / "test.jsonl")) == 4
+
+
+def test_llava_has_a_line_for_each_picture_and_one_path_or_a_list(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export.export(ws, uri, out, "llava")
+    found = json.loads((out / "train.json").read_text("utf-8"))
+    for row, one in zip(found, training(), strict=True):
+        shown = row.get("image", [])
+        shown = [shown] if isinstance(shown, str) else shown
+        assert ("image" in row, isinstance(row.get("image"), str)) == (bool(one.images), len(one.images) == 1)
+        assert len(shown) == len(one.images) and all((out / path).is_file() for path in shown)
+        assert row["conversations"] == [
+            {"from": "human", "value": "<image>\n" * len(shown) + one.prompt}, {"from": "gpt", "value": one.target}
+        ]  # fmt: skip
+
+
+def test_parquet_has_the_pictures_in_its_rows_as_datasets_names_them(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    images = stored(ws, uri)
+    for form in ("trl", "datasets"):
+        export.export(ws, uri, tmp_path / form, form)
+        (file,) = (tmp_path / form / "data").glob("train-*.parquet")
+        table = pq.read_table(file)
+        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        assert set(features) == set(table.column_names) and features["images"] == [{"_type": "Image"}]
+        for row, one in zip(table.to_pylist(), training(), strict=True):
+            assert row["id"] == one.id
+            assert [item["bytes"] for item in row["images"]] == [images.stored(name) for name in one.images]
+            if form == "trl":
+                user, assistant = row["messages"]
+                assert [part["type"] for part in user["content"]] == ["image"] * len(one.images) + ["text"]
+                assert user["content"][-1]["text"] == one.prompt
+                assert assistant == {"role": "assistant", "content": [{"type": "text", "text": one.target}]}
+            else:
+                assert (row["question"], tuple(row["options"]), tuple(row["gold"])) == (
+                    one.question, one.options, one.gold
+                )  # fmt: skip
+    patients = [row["patients"] for row in table.to_pylist()]
+    assert patients == [[i % 5] for i in range(11)], "numbers, equal for equal patients"
+
+
+@pytest.mark.parametrize("form", export.FORMS)
+def test_rows_that_measure_are_in_no_training_file(form: str, ws: Workspace, tmp_path: Path) -> None:
+    both = sample(0, 2)
+    slipped = sample(40, held_out=True, source="odir")
+    kept = sample(41)
+    uri = publish(ws, tmp_path / "data", [both, slipped, kept, replace(both, split="test"), sample(50, split="dev")])
+    made = export.export(ws, uri, tmp_path / "out", form)
+    assert made.rows == {"train": 1}
+    assert {row["id"]: row["reason"] for row in lines(tmp_path / "out" / export.LEFT_OUT)} == {
+        both.id: "the same row is in the benchmark",
+        slipped.id: "the domain of odir is held out of training",
+    }
+    text = "".join(data.decode("latin-1") for name, data in tree(tmp_path / "out").items() if "train" in name)
+    assert kept.question in text and both.question not in text and slipped.question not in text
+
+
+@pytest.mark.parametrize("form", export.FORMS)
+def test_a_row_that_the_form_cannot_hold_is_named_and_never_changed(form: str, ws: Workspace, tmp_path: Path) -> None:
+    odd = {
+        "tag": sample(1, 2, question="Is <image> one?"),
+        "sound": sample(3, 2, question="Hear <audio>?"),
+        "white": sample(5, 2, answer="it grew "),
+        "many": sample(7, 3),
+        "options": sample(9, 2, question="Which?\nA: this\nB: that"),
+        "none": sample(11, 0),
+    }
+    fits = sample(13, 2)
+    uri = publish(ws, tmp_path / "data", [*odd.values(), fits])
+    made = export.export(ws, uri, tmp_path / "out", form, Choice(max_images=2))
+    named = {row["id"] for row in lines(tmp_path / "out" / export.LEFT_OUT)}
+    left_out = {
+        "llava": {"tag", "white", "many"},
+        "ms-swift": {"tag", "sound", "many"},
+        "llama-factory": {"tag", "sound", "many"},
+        "med-mim": {"tag", "white", "many", "options", "none"},
+    }.get(form, {"many"})
+    assert named == {odd[name].id for name in left_out}
+    assert made.rows == {"train": len(odd) + 1 - len(left_out)} and sum(made.left_out.values()) == len(left_out)
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert all(reason in card for reason in made.left_out)
+
+
+def test_other_splits_come_when_asked_each_in_files_of_its_own(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    made = export.export(ws, uri, tmp_path / "out", "ms-swift", Choice(("test", "dev", "train"), limit=2))
+    assert made.rows == {"train": 2, "dev": 2, "test": 2}
+    for split in made.rows:
+        wanted = [one.id for one in rows() if one.split == split][:2]
+        assert [row["id"] for row in lines(tmp_path / "out" / f"{split}.jsonl")] == wanted
+    header = yaml.safe_load((tmp_path / "out" / "README.md").read_text("utf-8").split("---\n")[1])
+    assert header["configs"][0]["data_files"][2] == {"split": "test", "path": "test.jsonl"}
+    assert header["license"] == "apache-2.0"
+
+
+def test_terms_that_forbid_passing_on_refuse_the_export_unless_it_stays_in_house(ws: Workspace, tmp_path: Path) -> None:
+    uri, out = publish(ws, tmp_path / "data", rows(), EMBED), tmp_path / "out"
+    with pytest.raises(UserError, match="forbid passing it on") as error:
+        export.export(ws, uri, out, "trl")
+    assert error.value.exit_code == 2 and "not allowed by EMBED" in str(error.value)
+    assert not out.exists() and records.load(open_store(ws.store)) == []
+    made = export.export(ws, uri, out, "trl", in_house=True)
+    card = (out / "README.md").read_text("utf-8")
+    assert "Keep this folder to yourself" in card and "EMBED: research only" in card and '"other"' in card
+    assert json.loads((out / "terms.json").read_text("utf-8"))["serve"] is True
+    assert records.load(open_store(ws.store))[0].private and made.terms == EMBED
+
+
+def test_every_export_is_recorded_and_named_by_what_became_of_it(
+    ws: Workspace, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_USER", "jane@example.org")
+    for name, form in (("a", "trl"), ("b", "llava"), ("a", "ms-swift"), ("c", "trl")):
+        export.export(ws, uri, tmp_path / name, form)
+    shutil.rmtree(tmp_path / "b")
+    monkeypatch.setattr(records, "node", lambda: "another")
+    export.export(ws, uri, tmp_path / "d", "trl")
+    shutil.rmtree(tmp_path / "d")
+    monkeypatch.undo()
+    found = records.load(open_store(ws.store))
+    states = records.states(found)
+    assert {(Path(one.folder).name, one.form): states[one.id] for one in found} == {
+        ("a", "trl"): "replaced", ("a", "ms-swift"): "here", ("b", "llava"): "gone", ("c", "trl"): "here",
+        ("d", "trl"): "elsewhere",
+    }  # fmt: skip
+    assert {(one.who, one.rows, one.patients) for one in found} == {("jane@example.org", 11, 5)}
+    said = " ".join(open_store(ws.store).read(key).decode() for key in open_store(ws.store).list("exports/"))
+    assert "embed/" not in said and "cohort_1" not in said, "no identifier, not in the marks either"
+    listed = CliRunner().invoke(command.app, ["exports", "--home", str(ws.home), "--json"])
+    assert {one["state"] for one in json.loads(listed.stdout)} == {"replaced", "here", "gone", "elsewhere"}
+
+
+def test_a_patient_is_found_by_the_spellings_of_an_erasure(ws: Workspace, tmp_path: Path) -> None:
+    films = sample(0, source="ms-cxr-t", patients=("p10000001",))
+    uri = publish(ws, tmp_path / "data", [films, sample(1)])
+    export.export(ws, uri, tmp_path / "out", "trl")
+    place = open_store(ws.store)
+    (one,) = every = records.load(place)
+    for given in ("p10000001", "10000001", "mimic/10000001", "mimic/p10000001"):
+        assert records.holding(place, every, [given]) == ({one.id: (films.id,)}, {("mimic", "10000001")}), given
+    for given in ("10000002", "embed/10000001", "p1", ""):
+        assert records.holding(place, every, [given]) == ({}, set()), given
+    assert people.of_sample(sample(1)) == [("embed", "1")]
+    assert records.holding(place, every, ["1", "10000001"])[0] == {one.id: tuple(sorted((films.id, sample(1).id)))}
+
+
+@pytest.mark.parametrize("form", export.FORMS)
+def test_equal_rows_give_equal_bytes(form: str, ws: Workspace, uri: str, tmp_path: Path) -> None:
+    export.export(ws, uri, tmp_path / "a", form)
+    export.export(ws, uri, tmp_path / "b" / "c", form)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b" / "c")
+    export.export(ws, uri, tmp_path / "a", form, Choice(limit=1))
+    export.export(ws, uri, tmp_path / "a", form)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b" / "c"), "an earlier one is replaced whole"
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["c"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medmim.data.export import pictures, records, run
+from medmim.run.workspace import workspace
+left = [int(sys.argv[4])]
+def killing(real):
+    def act(*given):
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return real(*given)
+    return act
+pictures.put = killing(pictures.put)
+records.write = killing(records.write)
+run.folder._put = killing(run.folder._put)
+run.export(workspace(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3]), "ms-swift")
+"""
+
+
+@pytest.mark.parametrize("at", ["3", "8", "9"])  # among the pictures, at the record, at the renaming
+def test_killed_it_leaves_what_was_there_and_the_next_one_cleans_up(
+    at: str, ws: Workspace, uri: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "a" / "out"
+    export.export(ws, uri, out, "ms-swift")
+    whole = tree(out)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(ws.home), uri, str(out), at], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert tree(out) == whole and len(list(out.parent.iterdir())) > 1
+    export.export(ws, uri, out, "ms-swift")
+    assert tree(out) == whole and [path.name for path in out.parent.iterdir()] == ["out"]
+    states = records.states(records.load(open_store(ws.store)))
+    assert sorted(states.values()) == ["here", *["replaced"] * (1 + (at == "9"))]
+
+
+def test_a_full_disk_leaves_nothing(ws: Workspace, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export.card, "text", full)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match="disk is full"):
+        export.export(ws, uri, tmp_path / "a" / "out", "llava")
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_what_is_no_export_is_never_replaced(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export.export(ws, uri, out, "llava")
+    (out / folder.PICTURES / "mine.png").touch()
+    with pytest.raises(UserError, match="no export of medmim"):
+        export.export(ws, uri, out, "llava")
+    (out / folder.PICTURES / "mine.png").unlink()
+    (out / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"it would be lost: notes\.txt"):
+        export.export(ws, uri, out, "llava")
+
+
+@pytest.mark.parametrize(
+    ("choice", "form", "match"),
+    [
+        (Choice(("dev",)), "med-mim", "2 rows: the published form has no split dev"),
+        (Choice(max_images=0), "med-mim", "more than 0 images"),
+    ],
+)
+def test_where_no_row_fits_it_says_why_and_writes_nothing(
+    choice: Choice, form: str, match: str, ws: Workspace, uri: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=match):
+        export.export(ws, uri, tmp_path / "out", form, choice)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_pixels_only_the_published_form_is_written(ws: Workspace, tmp_path: Path) -> None:
+    uri = publish(ws, tmp_path / "data", rows(), pixels=False)
+    for form in export.FORMS:
+        if form == "med-mim":
+            assert export.export(ws, uri, tmp_path / form, form).rows == {"train": 10}
+        else:
+            with pytest.raises(UserError, match="holds no images"):
+                export.export(ws, uri, tmp_path / form, form)
+    with pytest.raises(UserError, match="no rows in dev"):
+        few = publish(ws, tmp_path / "few", [sample(1)])
+        export.export(ws, few, tmp_path / "none", "trl", Choice(("dev",)))
+
+
+def test_the_command_prints_counts_and_what_was_left_out(ws: Workspace, tmp_path: Path) -> None:
+    uri = publish(ws, tmp_path / "data", [sample(1, question="Is <image> one?"), sample(3), sample(6)])
+    words = ["export", uri, str(tmp_path / "out"), "--to", "ms-swift", "--home", str(ws.home)]
+    said = CliRunner().invoke(command.app, words, catch_exceptions=False)
+    assert "left out 1 rows: its text has <image>" in said.stdout
+    facts = json.loads(CliRunner().invoke(command.app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert facts["rows"] == {"train": 2} and facts["record"] and facts["folder"] == str(tmp_path / "out")
+
+
+def test_the_command_offers_every_format() -> None:
+    assert [one.value for one in data_export.Format] == list(export.FORMS)
+    assert ms_swift.FORM is export.FORMS["ms-swift"]
+
+
+def test_pictures_are_read_piece_by_piece_in_the_order_of_the_files(tmp_path: Path) -> None:
+    data = {f"sha256:{i:064}": os.urandom(400_000) for i in range(8)}
+    shards.write(tmp_path, [], [(name, name, one) for name, one in data.items()])
+    images, read = shards.Images(tmp_path), []
+    group = images._group
+    images._group = lambda *where: read.append(where) or group(*where)  # type: ignore[assignment,func-returns-value]
+    wanted = list(data)[::-1][:7]
+    assert [(name, bytes(one)) for name, one in images.each([*wanted, "absent"])] == [
+        (name, data[name]) for name in sorted(wanted)
+    ]
+    assert read == sorted(set(read)), "each once"
