@@ -38,6 +38,7 @@ _CACHED_GROUPS = 64
 _IMAGES = "images/*.parquet"
 _CONNECTIONS = 32  # of `image_ids`; a read is of some hundred bytes, so all of its time is the latency
 _GROUPS_AT_ONCE = 4  # row groups that one of them reads
+_GROUPS_IN_A_PIECE = 16
 _TEXTS = pa.list_(pa.string())
 _SAMPLE = pa.schema(
     [
@@ -384,6 +385,48 @@ def stored_at(where: str, place: Place, size: int, read: Callable[[str, int, int
         column = file.read_row_group(place.group, columns=["image.bytes"], use_threads=False).column("image")
         data: bytes = column[place.row]["bytes"].as_py()
         return data
+
+
+def image_groups(
+    where: str, sizes: Mapping[str, int], read: Callable[[str, int, int], bytes]
+) -> list[tuple[str, range, int]]:
+    """The images of a data set, wherever it lies, in pieces of some MiB for `images_in`: file, row groups, images.
+
+    Arguments and errors are those of `image_places`; of each file, its footer is read.
+    """
+    names = sorted(name for name in sizes if fnmatchcase(name, _IMAGES))
+    if not names:
+        raise _no_images(where)
+    found = []
+    for name in names:
+        with _distant(where, name, sizes[name], read) as file:
+            rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        for at in range(0, len(rows), _GROUPS_IN_A_PIECE):
+            groups = range(at, min(at + _GROUPS_IN_A_PIECE, len(rows)))
+            found.append((name, groups, sum(rows[at : groups.stop])))
+    return found
+
+
+def images_in(
+    where: str, name: str, groups: Iterable[int], size: int, read: Callable[[str, int, int], bytes]
+) -> Iterator[tuple[str, bytes]]:
+    """Id and encoded bytes of the images in some row groups of a file, one row group in memory at a time.
+
+    Args:
+        where: Address of the data set, for errors.
+        name: The file, and `groups` its row groups, of `image_groups`.
+        groups: Numbers of row groups.
+        size: Bytes of the file.
+        read: As for `image_places`.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    with _distant(where, name, size, read) as file:
+        for group in groups:
+            table = file.read_row_group(group, columns=["id", "image.bytes"], use_threads=False)
+            for one, image in zip(table.column("id"), table.column("image"), strict=True):
+                yield one.as_py(), image["bytes"].as_py()
 
 
 @contextmanager

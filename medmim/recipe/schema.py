@@ -135,6 +135,13 @@ class Audit(Section):
 
     max_shared_patients: int = Field(0, ge=0, description="patients that train and test may share")
     max_shared_images: int = Field(0, ge=0, description="images that train and test may share")
+    max_same_pixels: int = Field(0, ge=0, description="images that have the pixels of one in another split")
+    max_look_alikes: int | None = Field(
+        None, ge=0, description="images that look like one of an earlier split; by default they are told, and are clean"
+    )
+    look_alike_distance: int = Field(
+        24, ge=0, le=64, description="bits of 256 in which perceptual hashes of look-alikes may differ (docs/data.md)"
+    )
 
 
 class Lora(Section):

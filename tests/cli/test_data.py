@@ -357,7 +357,13 @@ def test_of_a_store_in_s3_only_what_is_shown_is_fetched(
     data = build(medmim, root, "--json").json["uri"]
     model = store.publish(base, bucket, "model", {}, {}).uri
     proxy.reads.clear()
-    assert medmim("data", "show", data, "--json").code == medmim("data", "audit", data).code == 0
+    assert medmim("data", "show", data, "--json").code == 0
+    assert not [name for name, _, _ in proxy.reads if "/images/" in name]
+    assert medmim("data", "audit", data).code == 0
+    assert [name for name, _, _ in proxy.reads if "/images/" in name], "the audit decodes each picture once"
+    assert not list((tmp_path / "home").rglob("images-*.parquet*")), "and keeps none"
+    proxy.reads.clear()
+    assert medmim("data", "audit", data).code == 0
     assert not [name for name, _, _ in proxy.reads if "/images/" in name]
     proxy.reads.clear()
     options = ("--set", f"data.root={root}", "--json")

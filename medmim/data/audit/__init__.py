@@ -3,6 +3,9 @@
     check.py         Check and Row, and how limits are read
     run.py           the stage: makes and finds the artifact, refuses what crosses a limit
     leakage.py       patients, image sets and images (by bytes) that splits share; the clean benchmark rows
+    fingerprints.py  of each image a digest of its pixels and a perceptual hash, made once
+    nearest.py       the nearest of many perceptual hashes
+    pictures.py      images that splits share by pixels, and that look alike
     page.py          the page for people
 
 To add a check: a module named after what it looks at, with a function that takes the samples (all splits) and returns a

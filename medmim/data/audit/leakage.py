@@ -6,7 +6,7 @@ used for.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -51,8 +51,12 @@ class Part:
         self.images.update(sample.images)
 
 
-def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
+def examine(samples: Iterable[Sample], leaked: Collection[str] = frozenset()) -> tuple[dict[str, Any], list[Sample]]:
     """Compare all splits of a data set.
+
+    Args:
+        samples: Of all splits.
+        leaked: Ids of images that count as trained on though no training row has them: `pictures.Twins.leaked`.
 
     Returns:
         The report (`pairs`, `parts`, `benchmark`, `shared`), and the clean benchmark rows.
@@ -64,7 +68,7 @@ def examine(samples: Iterable[Sample]) -> tuple[dict[str, Any], list[Sample]]:
         for earlier, later in (("train", "dev"), ("train", "test"), ("dev", "test"))
         for first, second in product(by_split[earlier], by_split[later])
     ]
-    is_clean = _unlike_training(by_split["train"])
+    is_clean = _unlike_training(by_split["train"], leaked)
     benchmark = [sample for part in by_split["test"] for sample in part.samples]
     clean = [sample for sample in benchmark if is_clean(sample)]
     report = {
@@ -132,9 +136,10 @@ def clean(samples: Iterable[Sample]) -> list[Sample]:
     return [sample for sample in benchmark if is_clean(sample)]
 
 
-def _unlike_training(trained: Sequence[Part]) -> Callable[[Sample], bool]:
-    """What tells whether a row has no patient and no image of these parts."""
-    patients, images = _union(part.patients for part in trained), _union(part.images for part in trained)
+def _unlike_training(trained: Sequence[Part], leaked: Collection[str] = frozenset()) -> Callable[[Sample], bool]:
+    """What tells whether a row has no patient and no image of these parts, and none of these images."""
+    patients = _union(part.patients for part in trained)
+    images = _union([*(part.images for part in trained), set(leaked)])
 
     def is_clean(sample: Sample) -> bool:
         return patients.isdisjoint(people.of_sample(sample)) and images.isdisjoint(sample.images)

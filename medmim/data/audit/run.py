@@ -7,14 +7,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from medmim import progress, shards, store
-from medmim.data.audit import leakage
+from medmim.data.audit import fingerprints, leakage, pictures
 from medmim.data.audit.check import Check, judged, line
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Audit, Recipe
 from medmim.run.cache import cached_step, made_before, step_key
-from medmim.run.provenance import terms_of
+from medmim.run.provenance import provenance_of, terms_of
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import Sample, to_published
@@ -61,10 +63,14 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
     if source.kind != "data":
         raise UserError(f"{data} is an artifact of kind '{source.kind}', not 'data'", fix="give the URI of a data set")
 
+    allowed = recipe.audit if recipe else Audit()
+
     def make(folder: Path) -> dict[str, Any]:
         samples = shards.read_samples(store.fetch(source, ws.cache, [shards.SAMPLES]), None)
-        report, clean = leakage.examine(samples)
-        checks = _checks(report, samples)
+        prints = fingerprints.of(ws, source)
+        twins = pictures.twins(samples, prints, allowed.look_alike_distance) if prints else None
+        report, clean = leakage.examine(samples, twins.leaked(allowed) if twins else ())
+        checks = _checks(report, samples, twins, allowed)
         report["checks"] = [check.as_dict() for check in checks]
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         with (folder / ROWS).open("w", encoding="utf-8") as file:
@@ -78,12 +84,21 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
         return {**report["benchmark"], "shared": report["shared"]}
 
     parents, terms = {"data": source.digest}, terms_of(source)
-    return cached_step(ws, "audit", REVISION, None, parents, make, recipe=recipe, terms=terms)
+    return cached_step(ws, "audit", REVISION, _settings(allowed), parents, make, recipe=recipe, terms=terms)
 
 
-def _checks(report: dict[str, Any], samples: Sequence[Sample]) -> list[Check]:
+def _settings(allowed: Audit) -> dict[str, Any] | None:
+    """What of a recipe's section decides the content; None where all is as by default."""
+    limited = {"look_alikes": allowed.max_look_alikes is not None, "distance": allowed.look_alike_distance}
+    return limited if limited != {"look_alikes": False, "distance": Audit().look_alike_distance} else None
+
+
+def _checks(
+    report: dict[str, Any], samples: Sequence[Sample], twins: pictures.Twins | None, allowed: Audit
+) -> list[Check]:
     return [
         *leakage.checks(report, samples),
+        *pictures.checks(samples, twins, allowed.look_alike_distance),
     ]
 
 
@@ -94,12 +109,25 @@ def find(ws: Workspace, data: str) -> Artifact | None:
         ws: The workspace.
         data: Digest of the data set.
     """
-    keys = (step_key("audit", revision, None, {"data": data}) for revision in (REVISION, _WITHOUT_CHECKS))
+    asked = dict.fromkeys([None, _asked(ws, data)])
+    tried = [*((REVISION, settings) for settings in asked), (_WITHOUT_CHECKS, None)]
+    keys = (step_key("audit", number, settings and json.loads(settings), {"data": data}) for number, settings in tried)
     return next((found for key in keys if (found := made_before(ws, "audit", key)) is not None), None)
 
 
+def _asked(ws: Workspace, data: str) -> str | None:
+    """The settings, as JSON, of the recipe that made a data set; None where they are as by default, or not known."""
+    made = store.find(f"{ws.store}/data/{data}")
+    section = (provenance_of(made).get("recipe") or {}).get("audit") if made else None
+    try:
+        settings = _settings(Audit.model_validate(section or {}))
+    except ValidationError:  # of another version of medmim
+        return None
+    return json.dumps(settings) if settings else None
+
+
 def leaking(audit: Artifact, folder: Path, begin: int, count: int) -> list[Sample]:
-    """Some of the benchmark rows that share a patient or an image with the training rows, in the order of the data set.
+    """Some of the benchmark rows that are not clean, in the order of the data set.
 
     Args:
         audit: Of the data set.
@@ -129,8 +157,9 @@ def rows(artifact: Artifact) -> Iterator[dict[str, str]]:
 
 def summary(report: dict[str, Any]) -> list[str]:
     """An audit in a few lines: that nothing is shared, or a line for each benchmark part and each leak."""
-    if not any(report["shared"].values()):
-        rows, patients = report["benchmark"]["rows"], report["benchmark"]["patients"]
+    benchmark = report["benchmark"]
+    if not any(report["shared"].values()) and benchmark["clean_rows"] == benchmark["rows"]:
+        rows, patients = benchmark["rows"], benchmark["patients"]
         return [f"no two splits share a patient or an image; {rows:,} rows of {patients:,} patients to test on"]
     lines = []
     for part in report["parts"]:

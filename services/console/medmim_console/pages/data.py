@@ -83,7 +83,7 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
 
 @router.get("/data/{digest}/leaks")
 def leaks(request: Request, this: ThisSite, digest: Digest, number: Number = 1) -> Response:
-    """The benchmark rows that share a patient or an image with the training rows."""
+    """The benchmark rows that are not clean: that share a patient or an image with the training rows."""
     found = _find(this, digest)
     checked = audit.find(this.ws, digest)
     if checked is None:
@@ -139,8 +139,9 @@ def _verdict(ws: Workspace, made: Made) -> str:
     if checked is None:
         return ""
     shared = checked.counts.get("shared") or {}
+    unclean = checked.counts.get("rows", 0) - checked.counts.get("clean_rows", 0)
     if not any(shared.values()):
-        return "clean"
+        return f"has {unclean:,} questions that are not clean" if unclean else "clean"
     return f"shares {shared.get('patients', 0):,} patients and {shared.get('images', 0):,} images"
 
 
