@@ -97,6 +97,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("console", {"enabled": True, "promotion": BY_HEADER}, "console.proxies: "),
     ("console", {"enabled": True, "promotion": {**BY_HEADER, "promoters": []}, "proxies": ["10.0.0.0/8"]},
      "console.promotion.promoters: "),
+    ("console", {"enabled": True, "promotion": BY_HEADER, "proxies": ["10.0.0.0/8"]}, "networkPolicy.consoleFrom: "),
     ("console", {"enabled": True, "ingress": {"enabled": True}}, "console.ingress.host: "),
     ("console", {"enabled": True, "ingress": {"enabled": True, "host": "a.example"}}, "networkPolicy.consoleFrom: "),
     ("networkPolicy.consoleFrom", ["10.0.0.0/8"], "/networkPolicy/consoleFrom/0"),
@@ -169,6 +170,14 @@ def test_where_mlflow_has_users_its_files_lie_where_no_step_may_write(artifacts:
         return
     with pytest.raises(helm.HelmError, match="store.mlflow: "):
         render(values)
+
+
+def test_no_pod_but_the_ingress_may_say_who_asks_the_console() -> None:
+    console = {"enabled": True, "promotion": BY_HEADER, "proxies": ["10.244.0.0/16"]}
+    ingress = [{"podSelector": {"matchLabels": {"app": "ingress"}}}]
+    assert render({"console": console, "networkPolicy": {"consoleFrom": ingress}})
+    with pytest.raises(helm.HelmError, match="networkPolicy.consoleFrom: .* leave networkPolicy.enabled on"):
+        render({"console": console, "networkPolicy": {"consoleFrom": ingress, "enabled": False}})
 
 
 def test_metrics_behind_users_need_a_user() -> None:

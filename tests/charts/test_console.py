@@ -159,7 +159,8 @@ def test_its_account_has_no_token_and_no_other_pod_has_its_secrets() -> None:
 def test_it_writes_to_its_home_and_nowhere_else() -> None:
     mounts = {one["mountPath"]: one for one in container(READS)["volumeMounts"]}
     volumes = {one["name"]: one for one in pod(READS)["volumes"]}
-    assert "emptyDir" in volumes[mounts["/home/medmim"]["name"]]
+    assert volumes[mounts["/home/medmim"]["name"]]["emptyDir"] == {"sizeLimit": "42Gi"}, "twice the cache, and indexes"
+    assert volumes[mounts["/tmp"]["name"]]["emptyDir"] == {"sizeLimit": "2Gi"}
     assert container(READS)["securityContext"]["readOnlyRootFilesystem"] is True
     assert env(READS)["MEDMIM_CACHE_GIB"]["value"] == "20", "copies of artifacts must not fill the node"
 

@@ -56,7 +56,10 @@ ALL_ON: dict[str, Any] = {
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
     },
-    "networkPolicy": {"inferenceFrom": [{"podSelector": {}}]},
+    "networkPolicy": {
+        "inferenceFrom": [{"podSelector": {}}],
+        "consoleFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}],
+    },
     "mlflow": {
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "extraVolumes": [{"name": "more", "emptyDir": {}}],

@@ -105,6 +105,7 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if and .promotion.enabled (not (or .promotion.tokensSecret .promotion.identityHeader)) }}{{ fail "console.promotion: say who may promote: tokensSecret, or identityHeader with promoters and console.proxies" }}{{ end -}}
 {{- if and .promotion.enabled .promotion.identityHeader (not $.Values.console.proxies) }}{{ fail "console.proxies: name the networks of the ingress; from elsewhere, anybody could send console.promotion.identityHeader" }}{{ end -}}
 {{- if and .promotion.enabled (ne (empty .promotion.identityHeader) (empty .promotion.promoters)) }}{{ fail "console.promotion.promoters: they and identityHeader belong together: whom the ingress names, and who of them may promote" }}{{ end -}}
+{{- if and .promotion.enabled .promotion.identityHeader (not (and $.Values.networkPolicy.enabled $.Values.networkPolicy.consoleFrom)) }}{{ fail "networkPolicy.consoleFrom: name the ingress controller's pods, and leave networkPolicy.enabled on; console.proxies is a network of many pods, and any of them could send console.promotion.identityHeader" }}{{ end -}}
 {{- if and .ingress.enabled (not .ingress.host) }}{{ fail "console.ingress.host: an ingress needs it, and the console must know it" }}{{ end -}}
 {{- if and .ingress.enabled $.Values.networkPolicy.enabled (not $.Values.networkPolicy.consoleFrom) }}{{ fail "networkPolicy.consoleFrom: name the ingress controller's pods, else the ingress cannot reach the console" }}{{ end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* The part of a pod's spec that is the same everywhere. root; account; token: whether it speaks to the API server; like: .Values.mlflow, .Values.jobs, .Values.inference or .Values.console; image: where it is not medmim's */}}
+{{/* The part of a pod's spec that is the same everywhere. root; account; token: whether it speaks to the API server; like: .Values.mlflow, .Values.jobs, .Values.inference or .Values.console; disk: most GiB in its home, without: no bound; image: where it is not medmim's */}}
 {{- define "medmim.pod" -}}
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: {{ .token | default false }}
@@ -22,8 +22,8 @@ tolerations: {{- toYaml . | nindent 2 }}
 topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- end }}
 volumes:
-  - {name: tmp, emptyDir: {}}
-  - {name: home, emptyDir: {}}
+  - {name: tmp, emptyDir: {{ ternary "{sizeLimit: 2Gi}" "{}" (hasKey . "disk") }}}
+  - {name: home, emptyDir: {{ hasKey . "disk" | ternary (printf "{sizeLimit: %vGi}" .disk) "{}" }}}
   - name: ca
     configMap: {name: medmim-ca, optional: true}
   {{- with .like.extraVolumes }}
