@@ -126,7 +126,10 @@ def parse(body: bytes, limits: Limits) -> Asked:
     urls = [(number, part.image_url.url) for number, part in enumerate(parts) if isinstance(part, _ImagePart)]
     if len(urls) > limits.images:
         raise Refused(413, f"{len(urls)} images; a request may hold {limits.images}", "messages.0.content")
-    images = [_image(url, f"messages.0.content.{number}.image_url.url", limits) for number, url in urls]
+    images, room = list["Image"](), limits.pixels_in_all
+    for number, url in urls:
+        images.append(_image(url, f"messages.0.content.{number}.image_url.url", limits, room))
+        room -= images[-1].width * images[-1].height
     return Asked(
         given.model,
         Question(text, images, split_options(text)[1]),  # an answer that is one of them is read faster
@@ -182,8 +185,8 @@ def _new_tokens(given: _Body, limits: Limits) -> int:
     return asked or min(limits.answer, limits.new_tokens)
 
 
-def _image(url: str, param: str, limits: Limits) -> "Image":
-    """The RGB pixels of a data URL."""
+def _image(url: str, param: str, limits: Limits, room: int) -> "Image":
+    """The RGB pixels of a data URL; `room` is how many the request may still hold."""
     from medmim.data.sources import image_file
     from medmim.data.sources.source import BadImage
 
@@ -196,16 +199,16 @@ def _image(url: str, param: str, limits: Limits) -> "Image":
         raw = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         raise Refused(400, "the image is not base64", param) from None
-    _refuse_large(raw, param, limits)
+    _refuse_large(raw, param, limits, room)
     try:
         found = image_file.decode(raw).pixels
     except BadImage as error:
         raise Refused(400, f"the image cannot be used: {error}", param) from None
-    _refuse_many_pixels(*found.size, param, limits)
+    _refuse_many_pixels(*found.size, param, limits, room)
     return found.convert("RGB")
 
 
-def _refuse_large(raw: bytes, param: str, limits: Limits) -> None:
+def _refuse_large(raw: bytes, param: str, limits: Limits, room: int) -> None:
     """By the header, before anything is decoded; what Pillow does not know is told when it is."""
     import warnings
 
@@ -220,12 +223,19 @@ def _refuse_large(raw: bytes, param: str, limits: Limits) -> None:
         raise Refused(413, f"the image has too many pixels; it may have {limits.pixels:,}", param) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return  # the decoder says what is wrong with it
-    _refuse_many_pixels(width, height, param, limits)
+    _refuse_many_pixels(width, height, param, limits, room)
 
 
-def _refuse_many_pixels(width: int, height: int, param: str, limits: Limits) -> None:
+def _refuse_many_pixels(width: int, height: int, param: str, limits: Limits, room: int) -> None:
     if width * height > limits.pixels:
         raise Refused(413, f"the image is {width} x {height} pixels; it may have {limits.pixels:,}", param)
+    if width * height > room:
+        raise Refused(
+            413,
+            f"with this image of {width} x {height} the request holds more than {limits.pixels_in_all:,} pixels, which "
+            "all of its images together may have: send fewer or smaller ones",
+            param,
+        )
 
 
 def answer(request: str, model: str, reply: Reply) -> dict[str, Any]:

@@ -43,6 +43,9 @@ def serve(
     max_images: Annotated[int, typer.Option(min=0, help="Images of a request.")] = Limits.images,
     max_mib: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = Limits.body >> 20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = Limits.pixels,
+    max_pixels_in_all: Annotated[
+        int, typer.Option(min=1, help="Pixels of all images of a request, held decoded: 3 bytes each.")
+    ] = Limits.pixels_in_all,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = Limits.new_tokens,
     seconds: Annotated[float, typer.Option(min=1, help="From a whole request to its answer.")] = Limits.wait,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait for the model.")] = Limits.waiting,
@@ -56,6 +59,7 @@ def serve(
         images=max_images,
         body=max_mib << 20,
         pixels=max_pixels,
+        pixels_in_all=max_pixels_in_all,
         new_tokens=max_new_tokens,
         wait=seconds,
         waiting=waiting,

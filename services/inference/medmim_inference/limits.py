@@ -11,6 +11,7 @@ class Limits:
         images: In a request.
         body: Bytes of a request: images are base64 there, a third more than their files.
         pixels: Of an image, width x height.
+        pixels_in_all: Of the images of a request together, which are held decoded until it is answered: 3 bytes each.
         new_tokens: Longest answer that may be asked for.
         answer: New tokens of a request that names no limit.
         upload: Seconds that a body may take to arrive.
@@ -21,6 +22,7 @@ class Limits:
     images: int = 16
     body: int = 64 << 20
     pixels: int = 40_000_000
+    pixels_in_all: int = 100_000_000
     new_tokens: int = 1024
     answer: int = 64
     upload: float = 30.0

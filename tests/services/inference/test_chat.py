@@ -156,3 +156,14 @@ def test_events_put_together_are_the_answer(usage: bool):
     assert [one["finish_reason"] for one in choices if one["finish_reason"]] == ["length"]
     assert {(event["id"], event["model"]) for event in events} == {(whole["id"], whole["model"])}
     assert (events[-1].get("usage") == whole["usage"]) == usage
+
+
+def test_the_images_of_a_request_are_bound_together_before_the_next_one_is_decoded():
+    limits = Limits(images=9, pixels=10_000, pixels_in_all=3 * 40 * 30)
+    asked = [{"type": "text", "text": "Which?"}, *[image(data_url(PICTURE))] * 3]
+    assert len(chat.parse(body(asked), limits).question.images) == 3
+    for more in (data_url(PICTURE), png(1, 2)):
+        with pytest.raises(Refused) as caught:
+            chat.parse(body([*asked, image(more)]), limits)
+        assert (caught.value.status, caught.value.param) == (413, "messages.0.content.4.image_url.url")
+        assert "3,600 pixels, which all of its images together may have" in caught.value.message
