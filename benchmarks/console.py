@@ -167,6 +167,8 @@ def pages(client: httpx.Client, ws: Workspace, digest: str) -> dict[str, str]:
         "nights": "/nights",
         "runs": "/runs",
     }
+    while client.get("/models").status_code == 202:  # MLflow is being started, once in a process
+        time.sleep(0.2)
     html = client.get(items).text
     if item := re.search(r'"(/items/[0-9a-f]+/[0-9a-f]+)[^"]*"', html):
         found["item"] = item[1]

@@ -90,6 +90,10 @@ class Refused(UserError):
         super().__init__(fact, reason, fix, problems, exit_code=REFUSED)
 
 
+class Missing(UserError):
+    """What a name or an address says is not there, as far as is known by mistake; nothing is broken. Exit code 2."""
+
+
 class Unavailable(UserError):
     """A server or a device failed in a way that may be temporary; exit code 75."""
 

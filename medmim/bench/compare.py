@@ -186,7 +186,7 @@ def what_differs(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[dic
 def _asked(ws: Workspace, scores: Mapping[str, Any], role: str) -> dict[str, str]:
     """What decided a model's answers, in words -> its value; what an earlier version did not record is not in it."""
     found = {
-        "weights": scores["models"][role]["digest"],
+        "weights": scores["models"][role].get("digest", ""),
         "data set": scores["data"],
         "tasks": ", ".join(scores.get("tasks", [])),
         "split": scores.get("split", "test"),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medmim.bench.reader import reply_text
@@ -45,38 +46,61 @@ def summary(samples: Sequence[Sample], given: Sequence[Answer | None]) -> dict[s
     }
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a reader of the scores must know about how answers of a model were read.
+
+    Attributes:
+        model: Its name.
+        text: A sentence without its end, which begins with the name.
+        verdict: Of the answers that are worth a look, see `bench.items`; empty where it does not tell them apart.
+    """
+
+    model: str
+    text: str
+    verdict: str = ""
+
+
 def warnings(facts: Mapping[str, Any]) -> list[str]:
+    """The notes for a terminal or a report. Arguments: see `notes`."""
+    return [note.text + ("; bench show --wrong lists them" if note.verdict else "") for note in notes(facts)]
+
+
+def notes(facts: Mapping[str, Any]) -> list[Note]:
     """What a reader of the scores must know about how the answers were read.
 
     Args:
-        facts: The content of `scores.json`; one of an earlier version gives no warning.
+        facts: The content of `scores.json`; one of an earlier version gives no note.
     """
     found = []
     for row in facts.get("reading", ()):
         model, limit = row["model"], facts["max_new_tokens"]
+
+        def note(text: str, verdict: str = "", model: str = model) -> None:
+            found.append(Note(model, f"{model}: {text}", verdict))
+
         if row["cut"]:
-            found.append(
-                f"{model}: {row['cut']:,} of {row['answers']:,} answers were cut at {limit} new tokens; "
+            note(
+                f"{row['cut']:,} of {row['answers']:,} answers were cut at {limit} new tokens; "
                 "allow more with bench.max_new_tokens or --max-new-tokens"
             )
         if row["unfinished"]:
-            found.append(
-                f"{model}: {row['unfinished']:,} answers end within the model's thinking; allow more new tokens"
-            )
+            note(f"{row['unfinished']:,} answers end within the model's thinking; allow more new tokens")
         cut = row.get("unread_cut")
         if cut:
-            found.append(
-                f"{model}: {cut:,} of its {row['unread']:,} unread answers were cut before they named an option; they "
+            note(
+                f"{cut:,} of its {row['unread']:,} unread answers were cut before they named an option; they "
                 "count as wrong"
             )
         # an earlier version did not set cut answers apart
         finished = row["unread"] - row["unfinished"] if cut is None else row["finished"]
         if finished > _FEW and row["single"] * 2 > finished:
             same = f", {row['holding']:,} of them the letter {row['letter']}" if row["letter"] else ""
-            found.append(
-                f"{model}: {row['single']:,} of its {finished:,} unread answers hold one option's letter{same}: it may "
-                "be a wording that is not read, and the score too low; bench show --wrong lists them"
+            note(
+                f"{row['single']:,} of its {finished:,} unread answers hold one option's letter{same}: it may "
+                "be a wording that is not read, and the score too low",
+                "unread",
             )
         if row["replaced"]:
-            found.append(f"{model}: {row['replaced']:,} answers hold characters that could not be decoded")
+            note(f"{row['replaced']:,} answers hold characters that could not be decoded")
     return found

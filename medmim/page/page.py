@@ -1,5 +1,6 @@
 """A page for people: one HTML file that needs nothing else, in the home and as an artifact."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE = "report.html"
+_METRICS = {
+    "token_f1": "token F1",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "accuracy_if_read": "accuracy of read answers",
+    "swap_consistency": "right both ways",
+}
+_GROUP = re.compile(r"(?:^|(?<=[;:] ))(?:[a-z]+:)?[a-z][a-z_-]*(?=: )")
 
 
 def templates(*packages: str) -> "Environment":
@@ -28,7 +37,7 @@ def templates(*packages: str) -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points, "label": label}
+    environment.filters |= {"percent": _percent, "points": _points, "label": label, "metric": metric, "worded": worded}
     return environment
 
 
@@ -36,6 +45,16 @@ def label(group: str) -> str:
     """A group's name as people read it: `ability:coreference` is co-reference."""
     kind, _, name = group.rpartition(":")
     return {"coreference": "co-reference"}.get(name, name).replace("_", "-") if kind else group.replace("_", "-")
+
+
+def metric(name: str) -> str:
+    """A metric's name as people read it."""
+    return _METRICS.get(name, name.replace("_", " "))
+
+
+def worded(sentences: str) -> str:
+    """Sentences of the gate, joined by `; `, with the group that each begins with as people read it."""
+    return _GROUP.sub(lambda found: label(found[0]), sentences)
 
 
 def publish(ws: Workspace, html: str, target: Path, provenance: Mapping[str, Any], outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ no gaps. What the aliases should be is a fold over it.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -105,14 +105,16 @@ def read(ws: Workspace, name: str, remembered: bool = False) -> list[Decision]:
     Args:
         ws: The workspace.
         name: Registered model.
-        remembered: For pages, not for decisions: an entry that this process has read before is not read again.
+        remembered: For pages, not for decisions: an entry that this process has read before is not read again, unless
+            it was written since, as when it was restored from a backup.
 
     Raises:
         UserError: An entry is missing or was edited into something else.
     """
     store = open_store(ws.store)
     prefix = _prefix(name)
-    numbers = sorted(int(m[1]) for key in store.list(prefix) if (m := re.fullmatch(r"(\d+)\.json", key[len(prefix) :])))
+    written: Mapping[str, object] = store.ages(prefix) if remembered else dict.fromkeys(store.list(prefix))
+    numbers = sorted(int(m[1]) for key in written if (m := re.fullmatch(r"(\d+)\.json", key[len(prefix) :])))
     missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
     if missing:
         raise UserError(
@@ -121,8 +123,8 @@ def read(ws: Workspace, name: str, remembered: bool = False) -> list[Decision]:
             fix="restore the files from a backup of the store",
             problems=[f"{store.uri}/{prefix}{n}.json is missing" for n in missing],
         )
-    read_entry = _remembered if remembered else _read
-    return [read_entry(ws.store, f"{prefix}{n}.json") for n in numbers]
+    keys = [f"{prefix}{n}.json" for n in numbers]
+    return [_remembered(ws.store, key, written[key]) if remembered else _read(ws.store, key) for key in keys]
 
 
 def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision]) -> Decision:
@@ -186,7 +188,9 @@ def _read(uri: str, key: str) -> Decision:
     return _parse(store.read(key), f"{store.uri}/{key}")
 
 
-_remembered = lru_cache(maxsize=20_000)(_read)
+@lru_cache(maxsize=20_000)
+def _remembered(uri: str, key: str, written: object) -> Decision:
+    return _read(uri, key)
 
 
 def _parse(text: bytes, where: str) -> Decision:

@@ -11,7 +11,7 @@ from medmim.errors import UserError
 from medmim.registry import approval, gate, lookup
 from medmim.registry.decisions import Decision
 from medmim.registry.rules import RuleResult
-from medmim.run.provenance import provenance_of
+from medmim.run.provenance import recorded
 from medmim.run.workspace import Workspace
 from medmim.tracking import Version
 
@@ -153,9 +153,9 @@ def _rule(found: Mapping[str, Any]) -> RuleResult:
 def _model(ws: Workspace, what: What, name: str, digest: str, told: Mapping[str, str], deeper: int) -> Node:
     """A model with its parents: by its provenance, else as they are told."""
     found = _artifact(ws, what, "model", digest)
-    parents = dict(told)
+    parents, doubt = dict(told), ""
     if found.kind:
-        record = provenance_of(store.get(f"{ws.store}/model/{digest}"))
+        record, doubt = recorded(store.get(f"{ws.store}/model/{digest}"))
         known = record.get("parents")
         parents |= {k: v for k, v in known.items() if isinstance(v, str)} if isinstance(known, dict) else {}
         if record.get("step") == "import":
@@ -165,7 +165,7 @@ def _model(ws: Workspace, what: What, name: str, digest: str, told: Mapping[str,
         made_of.append(_artifact(ws, "data set", "data", parents["data"]))
     if parents.get("base") and deeper:
         made_of.append(_model(ws, "base", "", parents["base"], {}, deeper - 1))
-    return Node(what, name, found.digest, found.kind, found.note, tuple(made_of))
+    return Node(what, name, found.digest, found.kind, found.note or doubt, tuple(made_of))
 
 
 def _artifact(ws: Workspace, what: What, kind: str, digest: str) -> Node:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from medmim import hints, store, tracking
-from medmim.errors import Unavailable, UserError
+from medmim.errors import Missing, Unavailable, UserError
 from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
 from medmim.redact import shown
@@ -267,14 +267,14 @@ def get_version(ws: Workspace, name: str, number: str) -> Version:
     """The version of that number.
 
     Raises:
-        UserError: No such model or version.
+        Missing: No such model or version.
     """
     version = tracking.get(ws, name, number)
     if version is None:
         aliases(ws, name)  # raises where there is no such model
         newest, more = tracking.page_of_versions(ws, name, 1, _LISTED)
         listed = ", ".join(["..."] * more + [version.number for _, version in reversed(newest)]) or "none"
-        raise UserError(f"{name} has no version {number}", fix=f"versions there are: {listed}")
+        raise Missing(f"{name} has no version {number}", fix=f"versions there are: {listed}")
     return version
 
 
@@ -289,14 +289,14 @@ def aliases(ws: Workspace, name: str) -> dict[str, str]:
     """Alias -> version number of a registered model, as MLflow has them.
 
     Raises:
-        UserError: No such model.
+        Missing: No such model.
     """
     found = tracking.aliases(ws, name)
     if found is None:
         names = list(tracking.page_of_models(ws, "", 1, 1000)[0])
         near = difflib.get_close_matches(name, names, 1)
         listed = ", ".join(names[:_LISTED] + ["..."] * (len(names) > _LISTED)) or "none yet"
-        raise UserError(
+        raise Missing(
             f"no registered model '{name}' at {shown(ws.tracking)}",
             fix=(f"did you mean '{near[0]}'? " if near else "") + f"there are: {listed}",
         )

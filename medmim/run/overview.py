@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from medmim import progress, store
-from medmim.errors import UserError
+from medmim.errors import Missing, UserError
 from medmim.redact import shown
 from medmim.run import kfp_local, run_name, step_lock
 from medmim.run.person import SUBMITTED
-from medmim.run.provenance import provenance_of, public_recipe
+from medmim.run.provenance import is_recipe, provenance_of, public_recipe
 from medmim.run.stage import BENCHING, NIGHTLY, RECIPE, STAGES, Outcome, parse_record
 from medmim.run.workspace import Workspace
 
@@ -29,7 +29,7 @@ _CLOCKS = 300.0  # s by which the clocks of a store and of this machine may diff
 _AT_ONCE = 8  # requests to the store
 _MADE_BY_IT = ("report", "trend", "gate", "rebench")  # stages whose artifact is of this run alone
 
-State = Literal["done", "refused", "failed", "running", "quiet"]
+State = Literal["done", "refused", "failed", "running", "quiet", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Run:
         begun: When, by its name: UTC, of a night the day alone; None where the name does not say.
         seen: Its last sign of life, by the store's clock or this machine's.
         state: `quiet`: it has not ended, and there was no sign of life for a while: it waits, or it was killed.
+            `unreadable`: it has ended, and how is not known, since a record of it cannot be read.
         stages: In their order.
     """
 
@@ -130,13 +131,13 @@ def run(ws: Workspace, name: str) -> Run:
     """One run, with what is being worked on.
 
     Raises:
-        UserError: There is none.
+        Missing: There is none.
         Unavailable: The store does not answer.
     """
     place = store.open_store(ws.store)
     ages = place.ages(f"{FOLDER}/{name}/")
     if not ages:
-        raise UserError(f"there is no run {name} in {shown(ws.store)}", fix="choose one of the list")
+        raise Missing(f"there is no run {name} in {shown(ws.store)}", fix="choose one of the list")
     working = () if _has_last(name, ages) else _working(place).get(name, ())
     found = _run(ws, name, ages, [_with_rest(place, work) for work in working])
     return replace(found, stages=tuple(_with_facts(place, name, one) for one in found.stages))
@@ -150,9 +151,9 @@ def recipe(ws: Workspace, found: Run) -> dict[str, Any]:
     place = store.open_store(ws.store)
     try:
         written = json.loads(place.read(f"{FOLDER}/{found.name}/{RECIPE}"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         written = None
-    if not isinstance(written, dict):
+    if not is_recipe(written):
         made = [one.outcome.uri for one in found.stages if one.name in _MADE_BY_IT and one.outcome and one.outcome.uri]
         kept = [artifact for artifact in map(store.find, made) if artifact is not None]
         written = next((own for own in (provenance_of(one).get("recipe") for one in kept) if own), {})
@@ -210,7 +211,7 @@ def _order(ws: Workspace, name: str, written: Mapping[str, float]) -> tuple[str,
 def _pipeline(uri: str, name: str, when: float) -> str:
     try:
         return str(json.loads(store.open_store(uri).read(f"{FOLDER}/{name}/{RECIPE}")).get("pipeline", ""))
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
         return ""
 
 
@@ -247,6 +248,8 @@ def _state(stages: Sequence[Stage], order: Sequence[str], lives: bool) -> State:
     found = {one.name: one.outcome for one in stages if one.outcome}
     states = {outcome.status for outcome in found.values()}
     if found.keys() & set(_LAST) or (stages[-1].trouble and order[-1] in _LAST):
+        if "failed" not in states and any(one.trouble for one in stages):
+            return "unreadable"
         return "failed" if "failed" in states else "refused" if "refused" in states else "done"
     if lives:
         return "running"

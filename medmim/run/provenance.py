@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,11 @@ from medmim.run.person import current_user
 from medmim.terms import Terms
 
 _PATH = re.compile(r"(?:^|[:#=,\s])(?:/(?!/)|~|\.{1,2}[/\\]|[A-Za-z]:\\|\\\\|file:|sqlite:)")
+_FORM: dict[str, type | tuple[type, ...]] = {  # what a record may hold, as far as it is read
+    "step": str, "parents": dict, "recipe": (dict, type(None)), "medmim": str, "time": str, "who": str,
+    "refs": dict, "cost": dict, "inference": dict, "asked": dict,
+}  # fmt: skip
+_SECTIONS = ("data", "finetune", "bench", "platform")  # of its recipe, likewise
 _NAMELESS = ("source", "name", "form")  # what the section `data` says in words that name no file
 _LEFT_OUT = "…"
 
@@ -59,12 +63,36 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def provenance_of(artifact: store.Artifact) -> dict[str, Any]:
-    """The content of an artifact's `provenance.json`; empty where it has none, or one that is no record."""
+    """The content of an artifact's `provenance.json`, as far as it is a record; empty where it has none."""
+    return recorded(artifact)[0]
+
+
+def recorded(artifact: store.Artifact) -> tuple[dict[str, Any], str]:
+    """As `provenance_of`, and in words what of it is damaged; empty where nothing is, or where there is none.
+
+    No digest covers it: whoever may write the store can have written it. What is not of its form is left out.
+    """
     root, _, folder = artifact.uri.rpartition("/")
-    with suppress(FileNotFoundError, ValueError):
+    try:
         record = json.loads(store.open_store(root).read_unchanged(f"{folder}/{store.PROVENANCE}"))
-        return record if isinstance(record, dict) else {}
-    return {}
+    except FileNotFoundError:
+        return {}, ""
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        return {}, f"its {store.PROVENANCE} is cut off or was written by something else"
+    wrong = [key for key, form in _FORM.items() if key in record and not isinstance(record[key], form)]
+    if "recipe" not in wrong and not is_recipe(record.get("recipe") or {}):
+        wrong.append("recipe")
+    if not wrong:
+        return record, ""
+    kept = {key: value for key, value in record.items() if key not in wrong}
+    return kept, f"its {store.PROVENANCE} says what no step writes of: {', '.join(wrong)}"
+
+
+def is_recipe(value: object) -> bool:
+    """Whether this is the content of a recipe of any version, as far as it is read."""
+    return isinstance(value, dict) and all(isinstance(value.get(key) or {}, dict) for key in _SECTIONS)
 
 
 def shows_patients(*records: Mapping[str, Any]) -> bool:

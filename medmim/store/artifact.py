@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.errors import UserError
+from medmim.errors import Missing, UserError
 from medmim.store.folder import check_key
 from medmim.store.interface import Store, open_store
 from medmim.store.removal import MANIFEST, claim
@@ -181,11 +181,12 @@ def get(uri: str) -> Artifact:
     """The artifact at a URI.
 
     Raises:
-        UserError: There is no manifest: nothing was published there; or as `find`.
+        Missing: There is no manifest: nothing was published there.
+        UserError: As `find`.
     """
     artifact = find(uri)
     if artifact is None:
-        raise UserError(
+        raise Missing(
             f"there is no artifact at {uri}",
             reason=f"it has no {MANIFEST}: the address is wrong, or the step that writes it did not finish",
             fix="give the URI that a finished step printed",

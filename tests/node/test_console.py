@@ -64,6 +64,7 @@ def test_a_promotion_in_the_console_is_followed_by_the_model_server(
             path = f"/models/{recipe.register_.model}/{second}/promote"
             assert browser.post(path, data={"why": "without login"}).status_code == 401
             assert browser.post("/login", data={"token": OF_ANN}).status_code == 200
+            until(lambda: browser.get(path).status_code != 202, 120, "MLflow's start in the console")
             form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', browser.get(path).text))
             asked = {**form, "why": "better on the node", "despite_gate": "yes"}
             answer = browser.post(path, data=asked, headers={"Origin": pages})

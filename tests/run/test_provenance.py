@@ -13,7 +13,7 @@ from medmim import __version__, store
 from medmim.errors import UserError
 from medmim.recipe import loading
 from medmim.run.cache import cached_step
-from medmim.run.provenance import code_version, terms_of
+from medmim.run.provenance import code_version, provenance_of, recorded, shows_patients, terms_of
 from medmim.run.workspace import workspace
 from medmim.terms import APACHE, UNKNOWN, Terms
 
@@ -111,3 +111,28 @@ def test_the_code_version_names_package_and_commit() -> None:
     assert found["medmim"] == __version__
     checkout = (Path(medmim.__file__).parents[1] / ".git").exists()
     assert ("commit" in found) == checkout
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "told"),
+    [
+        ("{", {}, "is cut off"),
+        ("[1]", {}, "is cut off"),
+        ("[" * 100_000, {}, "is cut off"),
+        ('{"who": "ann"}', {"who": "ann"}, ""),
+        ('{"who": "ann", "recipe": null}', {"who": "ann", "recipe": None}, ""),
+        ('{"who": "ann", "time": 7, "parents": "x"}', {"who": "ann"}, "says what no step writes of: parents, time"),
+        ('{"who": "ann", "recipe": {"platform": "all"}}', {"who": "ann"}, "says what no step writes of: recipe"),
+        ('{"recipe": {"platform": {"show_patients": true}}}', {"recipe": {"platform": {"show_patients": True}}}, ""),
+    ],
+    ids=str,
+)
+def test_what_of_a_record_is_damaged_is_left_out_and_said(tmp_path: Path, text: str, kept: object, told: str) -> None:
+    artifact, _ = cached_step(workspace(tmp_path), "data", 3, {}, {}, writes("x"))
+    path = Path(artifact.uri) / store.PROVENANCE
+    path.write_text(text)
+    record, doubt = recorded(artifact)
+    assert record == kept == provenance_of(artifact) and (told in doubt if told else doubt == "")
+    assert shows_patients(record) is ("true" in text)
+    path.unlink()
+    assert recorded(artifact) == ({}, "")

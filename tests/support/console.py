@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 from fastapi.testclient import TestClient
 from medmim_console import app
 from medmim_console.identity import Access
@@ -24,7 +25,7 @@ TOKEN = "a-token-of-a-promoter"
 def browser(ws: Workspace, access: Access | None = None, links: Mapping[str, str] | None = None) -> TestClient:
     """Of a reader; `log_in` makes it that of a promoter."""
     known = access or Access(own=("ann", TOKEN))
-    made = app.make(Site(ws, known, links=links or {}))
+    made = app.make(Site(ws, known, links=links or {}, patience=60))
     return TestClient(made, base_url="http://console.test", raise_server_exceptions=False)
 
 
@@ -73,3 +74,8 @@ def serving(ws: Workspace, tokens: Path, **environment: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def wait_for_mlflow(url: str) -> None:
+    """Wait until a console that was just started has started MLflow: until then its pages of models say so."""
+    until(lambda: httpx.get(f"{url}/models").status_code != 202, 60)

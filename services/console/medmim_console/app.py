@@ -4,7 +4,8 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fastapi import FastAPI, Request
@@ -12,7 +13,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medmim.errors import UserError, as_user_error
@@ -20,7 +20,8 @@ from medmim.run import index
 from medmim_console.identity import COOKIE, is_of_this_site
 from medmim_console.limits import TooMany
 from medmim_console.pages import PAGES
-from medmim_console.site import Form, Refusal, Site, ThisSite, address, draw, failure, refused, set_session
+from medmim_console.site import Form, Refusal, Site, ThisSite, address, draw, failure, refused, set_session, unnamed
+from medmim_console.starting import Starting
 
 _log = logging.getLogger("medmim.console")
 _HEADERS = {
@@ -60,13 +61,11 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
         try:
             if request.url.path not in _PROBES:
                 site.rates.count("read", address(request))
-            found = await answer(request)
+            found = await answer(request) if _is_named(request, names) else unnamed(request)
         except TooMany:
             found = _too_many(request)
         except Exception as error:  # a fault of ours, or of a library: its traceback goes to a file of the home
-            known = as_user_error(error, f"answering {request.url.path[:200]}", site.ws.home)
-            _log.error("%s %s", request.state.id, known)
-            found = failure(request, known)
+            found = failure(request, as_user_error(error, f"answering {request.url.path[:200]}", site.ws.home))
         if request.url.path.startswith("/static/"):
             found.headers["Cache-Control"] = "no-cache"  # held against its ETag
         for name, value in _HEADERS.items():
@@ -77,8 +76,6 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
             _log.info("%s %s %s %d in %.3f s", request.state.id, request.method, request.url.path[:200],
                       found.status_code, seconds)  # fmt: skip
         return found
-
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*names], www_redirect=False)
 
     @app.exception_handler(UserError)
     async def failed(request: Request, error: UserError) -> Response:
@@ -96,13 +93,16 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
     async def not_ready(request: Request, making: index.NotReady) -> Response:
         return _making(request, making)
 
+    @app.exception_handler(Starting)
+    async def starting(request: Request, _: Starting) -> Response:
+        told = "It keeps the registered models and takes some seconds, once; the page then shows itself."
+        return draw(request, "making.html.j2", 202, title="MLflow is being started", told=told, share=None, wait="")
+
     @app.exception_handler(RequestValidationError)
     async def unreadable(request: Request, error: RequestValidationError) -> Response:
-        told = "; ".join(
-            f"{one['loc'][-1]}: {'is not of its form' if one['type'] == 'string_pattern_mismatch' else one['msg']}"
-            for one in error.errors()
-        )
-        return refused(request, Refusal(400, f"the address or the form cannot be read: {told[:300]}"))
+        told = "; ".join(f"{one['loc'][-1]} {_wrong(one)}" for one in error.errors())
+        fix = "go back, or choose a page above"
+        return refused(request, Refusal(400, f"the address or the form cannot be read: {told[:300]}", fix))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
@@ -173,6 +173,29 @@ class _Requests:
         await self._app(scope, bounded if scope["type"] == "http" else receive, send)
 
 
+def _wrong(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value of an address, in words of a page."""
+    known = error.get("ctx", {})
+    told = {
+        "literal_error": f"is none of {str(known.get('expected', '')).removeprefix(repr('') + ', ')}",
+        "string_pattern_mismatch": "is not of its form",
+        "int_parsing": "is no number",
+        "int_parsing_size": "is no number",
+        "greater_than_equal": f"begins at {known.get('ge')}",
+        "less_than_equal": f"ends at {known.get('le'):,}" if "le" in known else "",
+        "string_too_long": f"has {known.get('max_length')} characters at most",
+    }
+    return told.get(error["type"]) or str(error["msg"])
+
+
+def _is_named(request: Request, names: Sequence[str]) -> bool:
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return False
+    return "*" in names or host in {name.strip("[]").lower() for name in names}
+
+
 def _logged_in(request: Request, site: Site, token: str, to: str) -> Response:
     site.rates.count("login", address(request))
     try:
@@ -196,7 +219,14 @@ def _making(request: Request, making: index.NotReady) -> Response:
         answer = refused(request, Refusal(503, "this benchmark is being indexed", "ask for the figure again"))
         answer.headers["Retry-After"] = "2"
         return answer
-    answer = draw(request, "making.html.j2", 202, share=making.share)
+    told = (
+        "What a benchmark asked and was answered is read once, so that filters are fast. This takes some seconds; the "
+        "page then shows itself."
+    )
+    wait = "Another process does it, or others come first."
+    answer = draw(
+        request, "making.html.j2", 202, title="The items are being indexed", told=told, share=making.share, wait=wait
+    )
     if by_script:  # no part of a page can say it, and a reload would forget what was asked
         answer.headers["HX-Redirect"] = urlunsplit(("", "", request.url.path, request.url.query, ""))
     return answer

@@ -10,10 +10,11 @@ from typing import Any
 from medmim import store
 from medmim.bench import items, standings
 from medmim.bench import run as bench
-from medmim.errors import UserError
+from medmim.errors import Missing, UserError
 from medmim.run.provenance import provenance_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
+from medmim_console import scores_form
 from medmim_console.catalog import Made
 
 
@@ -39,9 +40,25 @@ class Summary:
 
 
 def scores(ws: Workspace, digest: str) -> tuple[Artifact, Mapping[str, Any]]:
-    """A benchmark that is in the store now, and its `scores.json`."""
-    artifact = store.get(f"{ws.store}/bench/{digest}")
+    """A benchmark that is in the store now, and its `scores.json`. Raises as `there`."""
+    artifact = there(ws, digest)
     return artifact, _scores(ws, artifact.uri)
+
+
+def there(ws: Workspace, digest: str) -> Artifact:
+    """A benchmark that is in the store now.
+
+    Raises:
+        Missing: There is none.
+        UserError: It is damaged.
+    """
+    found = store.find(f"{ws.store}/bench/{digest}")
+    if found is None:
+        raise Missing(
+            f"there is no benchmark {digest[:12]} in this store",
+            fix="it was removed, or is of another store: choose one under Leaderboard",
+        )
+    return found
 
 
 def index_of(ws: Workspace, artifact: Artifact, record: Mapping[str, Any]) -> AbstractContextManager[Connection]:
@@ -82,12 +99,18 @@ def summary(ws: Workspace, made: Made) -> Summary:
 
 @lru_cache(maxsize=16)  # of ten models half a megabyte each
 def _scores(ws: Workspace, uri: str) -> Mapping[str, Any]:
-    return bench.scores(ws, uri)
+    return _read(ws, uri)
+
+
+def _read(ws: Workspace, uri: str) -> Mapping[str, Any]:
+    written = bench.scores(ws, uri)
+    scores_form.check(uri, written)
+    return written
 
 
 @lru_cache(maxsize=4096)
 def _summed(ws: Workspace, uri: str) -> tuple[tuple[str, ...], str, Mapping[str, Any] | None, bool, tuple[str, ...]]:
-    written = bench.scores(ws, uri)
+    written = _read(ws, uri)
     found = standings.standings(written)
     lead = next(iter(found.leads()), None)
     return found.roles, found.metric, lead, bool(written["comparable"]), tuple(written.get("tasks", ()))

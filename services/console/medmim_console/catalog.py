@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.run.provenance import provenance_of
+from medmim.run.provenance import recorded
 from medmim.run.workspace import Workspace
 from medmim_console.site import PER_PAGE
 
@@ -47,10 +47,11 @@ class Made:
     Attributes:
         uri: Its address.
         digest: Of its content.
-        time: When it was published, by the store's clock.
+        time: When it was made, by its provenance; without, when it came into the store, by the store's clock.
         provenance: See `run.provenance`; empty where it has none.
         counts: Of its manifest.
         trouble: Why it cannot be read; empty where it can.
+        doubt: Why its provenance, or a part of it, cannot be; likewise.
     """
 
     uri: str
@@ -59,6 +60,7 @@ class Made:
     provenance: Mapping[str, Any]
     counts: Mapping[str, Any]
     trouble: str = ""
+    doubt: str = ""
 
     @property
     def recipe(self) -> str:
@@ -67,7 +69,9 @@ class Made:
 
 
 def artifacts(ws: Workspace, kind: str, number: int = 1) -> Listing[Made]:
-    """The artifacts of a kind, the newest first. Half-written ones, without a manifest, do not exist.
+    """The artifacts of a kind, the last that came into the store first; without a manifest, an artifact does not exist.
+
+    A copy of a store keeps their times, and not this order: for that, a file of each would be read.
 
     Raises:
         Unavailable: The store does not answer.
@@ -93,7 +97,7 @@ def cut(rows: list[T], number: int) -> Listing[T]:
 
 
 def _listed(uri: str, kind: str) -> tuple[tuple[str, float], ...]:
-    """Digest and time of each artifact, the newest first."""
+    """Digest of each artifact and when it came into the store, the last one first."""
     whole = store.open_store(uri).times(f"{kind}/", store.MANIFEST)
     return tuple(sorted(whole.items(), key=lambda one: (-one[1], one[0])))
 
@@ -112,15 +116,24 @@ def _page(ws: Workspace, kind: str, newest: Sequence[tuple[str, float]], number:
 def _made(ws: Workspace, key: str, age: float) -> Made:
     uri, published = f"{ws.store}/{key}", datetime.fromtimestamp(age, UTC)
     try:
-        counts, provenance = _read(uri)
+        counts, record, doubt = _read(uri, age)
     except UserError as error:
         if error.exit_code != 2:
             raise
         return Made(uri, key.rpartition("/")[2], published, {}, {}, error.fact)
-    return Made(uri, key.rpartition("/")[2], published, provenance, counts)
+    return Made(uri, key.rpartition("/")[2], _time(record.get("time")) or published, record, counts, "", doubt)
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(text))
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 @lru_cache(maxsize=2048)
-def _read(uri: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read(uri: str, age: float) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
+    """What never changes of an artifact, unless it is removed and published again: then it has another age."""
     artifact = store.get(uri)
-    return artifact.counts, provenance_of(artifact)
+    return artifact.counts, *recorded(artifact)

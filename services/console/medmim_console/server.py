@@ -3,23 +3,21 @@
 import logging
 import os
 import secrets
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import uvicorn
 
-from medmim import hints, stats, tracking
+from medmim import hints, stats
 from medmim.errors import UserError
 from medmim.lvlm.zoo import entry as zoo
 from medmim.network import address, bound, is_loopback, networks
 from medmim.progress import say
 from medmim.redact import shown
 from medmim.run.person import current_user, is_person
-from medmim.run.workspace import Workspace, workspace
-from medmim_console import app
+from medmim.run.workspace import workspace
+from medmim_console import app, starting
 from medmim_console.identity import Access, read_tokens
 from medmim_console.site import Site
 
@@ -79,7 +77,7 @@ def run(home: Path | None, host: str, port: int, who: Access, names: Sequence[st
     site = Site(ws, who, links=links)
     made = app.make(site, names or ((*_HERE, host) if is_loopback(host) else ("*",)))
     _warm(site)
-    threading.Thread(target=_start_mlflow, args=(ws,), name="mlflow", daemon=True).start()
+    starting.begin(ws)
     settings = uvicorn.Config(
         made,
         proxy_headers=False,  # who asks is ours to say: uvicorn would believe what 127.0.0.1 forwards
@@ -112,9 +110,3 @@ def _warm(site: Site) -> None:
     ones = np.ones(stats.MIN_PATIENTS)
     stats.difference(ones, ones, [(str(n),) for n in range(stats.MIN_PATIENTS)])
     zoo.entries()
-
-
-def _start_mlflow(ws: Workspace) -> None:
-    """Load MLflow beside what is answered meanwhile: it takes seconds, and lists of models want it."""
-    with suppress(UserError):  # the page that wants it says so
-        tracking.page_of_models(ws, "", 1, 1)

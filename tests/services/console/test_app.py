@@ -1,12 +1,20 @@
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 from medmim_console import app
 from medmim_console.identity import COOKIE, Access
 from medmim_console.site import Site
 
-from medmim.run.workspace import Workspace
+from medmim import store
+from medmim.run.workspace import Workspace, workspace
 from tests.support.console import TOKEN, browser, log_in
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Workspace:
+    """An empty home of one test."""
+    return workspace(tmp_path / "home")
 
 
 def test_a_page_that_does_not_exist_says_so(ws: Workspace) -> None:
@@ -19,7 +27,15 @@ def test_a_page_that_does_not_exist_says_so(ws: Workspace) -> None:
 def test_an_address_that_cannot_be_read_is_refused_with_its_key(ws: Workspace) -> None:
     answer = browser(ws).get("/leaderboard?page=x")
     assert answer.status_code == 400
-    assert "page:" in answer.text
+    assert "page is no number" in answer.text
+    for path, told in (
+        ("/items?verdict=perhaps", "verdict is none of &#39;right&#39;, &#39;wrong&#39;"),
+        ("/leaderboard?page=0", "page begins at 1"),
+        ("/leaderboard?page=9999999", "page ends at 1,000,000"),
+        ("/models?name=" + "x" * 300, "name has 200 characters at most"),
+    ):
+        answer = browser(ws).get(path)
+        assert answer.status_code == 400 and told in answer.text, answer.text
 
 
 def test_every_answer_forbids_foreign_and_inline_code(ws: Workspace) -> None:
@@ -36,7 +52,12 @@ def test_a_site_that_has_its_name_point_here_is_refused(ws: Workspace) -> None:
     assert guarded.get("/leaderboard").status_code == 200  # any name where none is given
     made = app.make(Site(ws, Access()), ("localhost",))
     assert TestClient(made, base_url="http://localhost").get("/leaderboard").status_code == 200
-    assert TestClient(made, base_url="http://evil.test").get("/leaderboard").status_code == 400
+    for name in ("evil.test", "localhost.evil.test", "[", ""):
+        answer = TestClient(made, base_url="http://localhost").get("/leaderboard", headers={"Host": name})
+        assert answer.status_code == 400 and "does not go by the name" in answer.text and "--name" in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"] and "/models" not in answer.text
+    by_number = app.make(Site(ws, Access()), ("[::1]",))
+    assert TestClient(by_number, base_url="http://[::1]:8765").get("/leaderboard").status_code == 200
 
 
 def test_a_login_leads_to_a_page_of_this_site_only(ws: Workspace) -> None:
@@ -118,3 +139,25 @@ def test_what_never_changes_in_a_version_is_asked_for_again_by_its_etag(ws: Work
     first = client.get("/static/htmx.min.js")
     again = client.get("/static/htmx.min.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, first.headers["cache-control"]) == (304, "no-cache")
+
+
+def test_the_store_is_damaged_and_the_address_is_wrong_are_two_statuses(own: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("of an answer")
+    made = store.publish(tmp_path, own.store, "answers", {}, {})
+    client = browser(own)
+    assert client.get(f"/artifacts/answers/{made.digest}").status_code == 200
+    wrong = client.get(f"/artifacts/answers/{'0' * 64}")
+    assert wrong.status_code == 404 and "404: Not Found" in wrong.text
+    (Path(made.uri) / store.MANIFEST).write_text("{")
+    damaged = client.get(f"/artifacts/answers/{made.digest}")
+    assert damaged.status_code == 500 and "500: Cannot be read" in damaged.text
+    for told in ("is not a manifest", "it is cut off or was edited by hand", "What to do:"):
+        assert told in damaged.text
+
+
+def test_a_list_says_where_it_ends(own: Workspace) -> None:
+    client = browser(own)
+    for path in ("/leaderboard", "/data", "/runs", "/nights", "/models"):
+        answer = client.get(f"{path}?page=2")
+        assert answer.status_code == 404 and "this list has no page 2" in answer.text, path
+        assert f'href="{path}">Its first page' in answer.text, path

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
 
+from medmim import store
 from medmim.bench import compare, run
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
+from medmim.sample import LETTERS
 from tests.support.bench import World, publish
 from tests.support.console import being_indexed, browser
 from tests.support.waiting import until
@@ -148,3 +151,44 @@ def test_the_choice_names_each_model_and_an_address_that_is_none_is_refused(
 
 def test_an_empty_store_says_that_nothing_was_benched(tmp_path: Path) -> None:
     assert "No model has been benched" in browser(workspace(tmp_path)).get("/compare").text
+
+
+def test_what_each_answer_was_read_as_stands_beside_its_words(benched: tuple[Workspace, str, dict[str, str]]) -> None:
+    ws, _, digests = benched
+    roles = ("one", "a <b>model</b>")
+    html = get(browser(ws), *(f"{digests['both']}:{role}" for role in roles)).text
+    rows = {row["id"]: row["answers"] for row in run.predictions(ws, f"{ws.store}/bench/{digests['both']}")}
+    shown = re.findall(rf"/items/{digests['both']}/(\w+)", html)
+    wanted = [f"read as {LETTERS[choice]}" for name in shown for role in roles
+              if (choice := rows[name][role]["none"]["choice"]) is not None]  # fmt: skip
+    assert re.findall("read as [A-H]", html) == wanted
+    assert wanted
+
+
+def test_damaged_benchmarks_are_none_that_do_not_exist(tmp_path: Path) -> None:
+    ws = workspace(tmp_path)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / run.SCORES).write_text("{")
+    digest = store.publish(tmp_path / "made", ws.store, "bench", {}, {}).digest
+    html = browser(ws).get("/compare").text
+    assert "No benchmark of this store can be read" in html and 'href="/leaderboard"' in html
+    assert "No model has been benched" not in html
+    answer = browser(ws).get("/compare", params={"first": digest, "second": digest})
+    assert answer.status_code == 500 and "holds no scores that this version reads" in answer.text
+
+
+def test_a_damaged_benchmark_beside_others_is_counted(
+    benched: tuple[Workspace, str, dict[str, str]], tmp_path: Path
+) -> None:
+    ws, _, digests = benched
+    (tmp_path / run.SCORES).write_text("[")
+    made = store.publish(tmp_path, ws.store, "bench", {}, {})
+    try:
+        html = (
+            browser(ws).get("/compare").text
+            if until(lambda: "cannot be read" in browser(ws).get("/compare").text)
+            else ""
+        )
+    finally:
+        shutil.rmtree(made.uri)
+    assert "1 of the newest cannot be read" in html and digests["both"] in html

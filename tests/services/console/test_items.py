@@ -119,7 +119,10 @@ def test_pages_of_a_list_hold_every_item_once(client: TestClient, benched: tuple
     assert [len(one) for one in names] == [25, 23]
     assert {*names[0], *names[1]} == {sample.id for sample in samples()}
     assert "48 of 48 questions, 26 to 48 below" in second
-    assert "There are fewer pages" in client.get("/items?page=9").text
+    beyond = client.get("/items?page=9&verdict=right")
+    assert beyond.status_code == 404 and "this list has no page 9: it has 2 pages" in beyond.text
+    last = re.search(r'href="([^"]+)">Its last page', beyond.text)
+    assert last and client.get(unescape(last[1])).status_code == 200 and "verdict=right" in last[1]
 
 
 def test_an_item_shows_its_question_and_every_models_words(
@@ -368,7 +371,7 @@ def test_a_picture_that_cannot_be_shown_says_why(own: Workspace, damage: str, wh
     }[damage]
     data = publish_samples(own, samples(), pixels)
     client, address = browser(own), f"/images/{data.digest}/sha256:00"
-    assert opened(client, address).status_code == (200 if damage == "shard" else 404)
+    assert opened(client, address).status_code == (200 if damage == "shard" else 500)
     if damage == "shard":
         (shard,) = (Path(data.uri) / "images").iterdir()
         shard.write_bytes(shard.read_bytes()[:-40])
@@ -390,7 +393,7 @@ def test_a_half_written_benchmark_or_one_of_another_version_is_a_page_that_says_
     (folder / "predictions.jsonl").write_text('{"id": "1", "question": "of another version"}\n', encoding="utf-8")
     other = store.publish(folder, own.store, "bench", {}, {"parents": {"data": data.digest}})
     answer = opened(browser(own), f"/items?bench={other.digest}")
-    assert answer.status_code == 404
+    assert answer.status_code == 500
     assert "line 1 of" in answer.text
     assert "bench these models again" in answer.text
     (Path(bench.uri) / "manifest.json").unlink()
@@ -435,3 +438,24 @@ def test_a_store_that_is_away_is_a_page_that_says_so(
             assert answer.headers["retry-after"]
     connect.cache_clear()
     assert samples()[0].question in opened(client, address).text
+
+
+def test_what_a_filter_asks_for_and_the_benchmark_has_not_is_said(
+    client: TestClient, benched: tuple[Artifact, Artifact]
+) -> None:
+    asked = {
+        "bench": benched[0].digest,
+        "model": "thrée",
+        "ability": "telepathy",
+        "probe": "upside-down",
+        "source": "phantom-chest",
+    }
+    answer = opened(client, "/items?" + urlencode(asked))
+    assert "This benchmark has no model “ thrée ”, no way of asking “ upside-down ”, no ability “ telepathy ”" in words(
+        answer.text
+    )
+    without = re.search(r'href="([^"]+)">Without these', answer.text)
+    assert without
+    html = client.get(unescape(without[1])).text
+    assert "This benchmark has no" not in html and "of 48 questions" in html and "source=phantom-chest" in without[1]
+    assert "This benchmark has no" not in opened(client, "/items?model=one&verdict=error").text, "it has none of those"

@@ -147,7 +147,8 @@ def test_a_benchmark_that_cannot_be_read_has_a_row_and_a_page_that_say_why(
         assert listed.status_code == 200
         assert "cannot be read" in listed.text
         answer = browser(ws).get(f"/leaderboard/{digest}")
-        assert answer.status_code == 404
+        assert answer.status_code == 500, "a damaged file is no wrong address"
+        assert "What to do:" in answer.text and "The address is right" in answer.text
         assert said in answer.text and "Traceback" not in answer.text
 
 
@@ -160,3 +161,44 @@ def test_a_benchmark_that_was_removed_is_gone_from_its_page_too(benched: tuple[W
     (Path(copy.uri) / "manifest.json").unlink()
     assert client.get(f"/leaderboard/{copy.digest}").status_code == 404
     assert copy.digest not in client.get("/leaderboard").text
+
+
+def test_what_an_address_asks_for_and_the_benchmark_has_not_is_said(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    client = browser(ws)
+    plain = client.get(f"/leaderboard/{digest}").text
+    assert "Of this benchmark" not in plain
+    html = client.get(f"/leaderboard/{digest}?sort=nothing&show=grey").text
+    assert "there is no column nothing here: the models stand by their scores" in html
+    assert "with grey images is not known of it: the score is shown" in html
+    assert re.findall('class="value', html) == re.findall('class="value', plain), "the score, not a table of dashes"
+
+
+def test_a_note_on_unread_answers_leads_to_them(benched: tuple[Workspace, str], tmp_path: Path) -> None:
+    ws, digest = benched
+    bench = store.get(f"{ws.store}/bench/{digest}")
+    for name in (run.SCORES, run.PREDICTIONS):
+        (tmp_path / name).write_bytes(store.read_file(bench, name))
+    scores = json.loads((tmp_path / run.SCORES).read_text(encoding="utf-8"))
+    scores["reading"][0] |= {"unread": 8, "unread_cut": 0, "unfinished": 0, "finished": 8, "single": 8, "letter": "A",
+                             "holding": 8}  # fmt: skip
+    (tmp_path / run.SCORES).write_text(json.dumps(scores), encoding="utf-8")
+    made = store.publish(tmp_path, ws.store, "bench", {}, {})
+    client = browser(ws)
+    html = client.get(f"/leaderboard/{made.digest}").text
+    assert "8 of its 8 unread answers hold one option" in html and "bench show" not in html
+    link = f"/items?bench={made.digest}&amp;model={scores['reading'][0]['model']}&amp;verdict=unread"
+    assert f'<a href="{link}">look at them</a>' in html
+
+
+def test_a_benchmark_whose_record_is_damaged_says_so(benched: tuple[Workspace, str]) -> None:
+    ws, digest = benched
+    path = Path(ws.store, "bench", digest, store.PROVENANCE)
+    kept = path.read_bytes()
+    client = browser(ws)
+    try:
+        path.write_bytes(kept[:40])
+        assert "Its provenance.json is cut off" in client.get(f"/leaderboard/{digest}").text
+        assert until(lambda: "Its provenance.json is cut off" in client.get(f"/items?bench={digest}").text)
+    finally:
+        path.write_bytes(kept)

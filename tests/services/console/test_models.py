@@ -30,7 +30,7 @@ from medmim.registry import aliases, approval, decisions, gate, lookup, promote
 from medmim.run.workspace import Workspace
 from medmim.store import open_store, s3
 from medmim.terms import Terms
-from tests.support.console import TOKEN, browser, csrf, log_in
+from tests.support.console import TOKEN, browser, csrf, log_in, wait_for_mlflow
 from tests.support.lossy_proxy import Lossy, lossy
 from tests.support.registry import bench, digest_of, model, publish, recipe, ws  # noqa: F401
 from tests.support.waiting import until
@@ -170,7 +170,11 @@ def test_a_version_shows_where_it_comes_from_and_what_the_gate_said_rule_by_rule
     )
     assert "shipped with medmim" in page and "tiny-mantis" in page and "chest" in page
     assert '<span class="tag good">passed</span>' in page and '<span class="tag bad">failed</span>' in page
-    assert "held_out: -40.0 points" in page and "Retired: the gate refused it" in page
+    assert (
+        "the gate refused it: held-out: -40.0 points" in page
+        and ">held-out: -40.0" in page
+        and "Retired: the gate refused it" in page
+    )
     assert "redistribute data: allowed" in page
     assert browser(ws).get(f"/artifacts/decision/{decision.digest}").status_code == 200
 
@@ -184,7 +188,7 @@ def test_a_version_that_medmim_did_not_register_says_so_and_has_no_button(ws: Wo
     assert "was not registered by medmim" in page and "Promote …" not in page
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     answer = client.get(f"/models/{NAME}/1/promote")
-    assert answer.status_code == 404 and "was not registered by medmim" in answer.text
+    assert answer.status_code == 409 and "was not registered by medmim" in answer.text
     assert client.get(f"/models/{NAME}").status_code == client.get("/models").status_code == 200
 
 
@@ -503,7 +507,9 @@ def test_a_console_that_is_killed_in_the_middle_has_decided_nothing(stuck: Any, 
         found = until(lambda: re.search(r"http://\S+", (tmp_path / "log").read_text()), 60)
         with httpx.Client(base_url=found[0], follow_redirects=True, timeout=60) as client:
             client.post("/login", data={"token": TOKEN})
-            answer = send(client, f"/models/{NAME}/{number}/promote")  # type: ignore[arg-type]
+            path = f"/models/{NAME}/{number}/promote"
+            wait_for_mlflow(found[0])
+            answer = send(client, path)  # type: ignore[arg-type]
             assert "It is running" in answer.text
     finally:
         process.send_signal(signal.SIGKILL)
@@ -550,3 +556,45 @@ def test_a_store_that_goes_away_in_the_middle_ends_the_promotion_with_its_reason
     between.away.clear()
     assert log_of(ws) == [] and client.get(f"/models/{NAME}").status_code == 200
     assert "is champion now" in ended(client, send(client, path))
+
+
+def test_a_decision_that_is_restored_from_a_backup_is_shown_as_it_is_now(ws: Workspace) -> None:
+    promote.promote(ws, NAME, add(ws, "a"), "the wrong words", "ann")
+    client = browser(ws)
+    assert "the wrong words" in client.get(f"/models/{NAME}").text
+    place, key = open_store(ws.store), f"decisions/{NAME}/1.json"
+    entry = place.read(key)
+    place.delete(key)
+    assert "the wrong words" not in client.get(f"/models/{NAME}").text
+    place.write(key, entry.replace(b"the wrong words", b"the right words"))
+    html = client.get(f"/models/{NAME}").text
+    assert "the right words" in html and "the wrong words" not in html
+
+
+def test_a_version_that_is_the_champions_model_has_nothing_to_promote(ws: Workspace) -> None:
+    champion = add(ws, "a")
+    promote.promote(ws, NAME, champion, "the first", "ann")
+    copy, candidate = add(ws, "a"), add(ws, "a", f"{NAME}-candidate")
+    client = log_in(browser(ws))
+    for name, number in ((NAME, champion), (NAME, copy), (f"{NAME}-candidate", candidate)):
+        page = client.get(f"/models/{name}/{number}/promote").text
+        assert f"Version {number} of {name} is the champion already" in page
+        assert "You cannot promote it" not in page and "<textarea" not in page and "?</h1>" not in page
+        assert ("it is this very model" in page) is ((name, number) != (NAME, champion))
+    assert "it is the champion; to refuse it" in client.get(f"/models/{NAME}/{champion}").text
+    assert "version 1, the champion, is this very model" in client.get(f"/models/{NAME}/{copy}").text
+
+
+def test_a_version_whose_model_is_gone_says_so_on_its_page_of_promotion(ws: Workspace) -> None:
+    number = add(ws, "a")
+    open_store(ws.store).delete(f"model/{digest_of('a')}/manifest.json")
+    answer = log_in(browser(ws)).get(f"/models/{NAME}/{number}/promote")
+    assert answer.status_code == 200 and "<textarea" not in answer.text
+    assert f"You cannot promote it: the model of version {number} of {NAME} does not exist" in answer.text
+
+
+def test_a_damaged_record_of_a_model_is_said_in_its_lineage(ws: Workspace) -> None:
+    number = add(ws, "a")
+    open_store(ws.store).write(f"model/{digest_of('a')}/provenance.json", b'{"parents": {')
+    page = browser(ws).get(f"/models/{NAME}/{number}").text
+    assert "its provenance.json is cut off or was written by something else" in page

@@ -123,7 +123,7 @@ def test_a_record_that_was_cut_off_is_named_and_the_other_nights_are_shown(
         assert "is not the record of a night" in html and nights[0].date in html
         assert "<svg" in fresh.get(f"/nights/{NAME}/trend").text
         answer = fresh.get(f"/nights/{NAME}/2026-05-01")
-        assert answer.status_code == 404 and "restore the file" in answer.text
+        assert answer.status_code == 500 and "restore the file" in answer.text
     finally:
         place.delete(key)
 

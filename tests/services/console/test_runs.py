@@ -202,3 +202,32 @@ def test_a_name_that_leaves_the_store_is_no_run(own: Workspace) -> None:
     for name in ("%2e%2e", "..%2f..", ".hidden", "a%00b", "x" * 300, "demo%0a"):
         answer = client.get(f"/runs/{name}")
         assert answer.status_code in (400, 404) and "Traceback" not in answer.text, name
+
+
+def test_a_run_whose_last_record_is_damaged_is_not_called_done(own: Workspace) -> None:
+    go(own, *STAGES)
+    assert 'role="status">done' in get(own, f"/runs/{RUN}")
+    for name in ("report", "gate"):
+        record = Path(own.store, "runs", RUN, f"{name}.json")
+        kept = record.read_text()
+        record.write_text("{")
+        html = get(own, f"/runs/{RUN}")
+        assert 'role="status">unreadable' in html and "It has ended, and how is not known" in html
+        assert "hx-trigger" not in html and 'class="mark bad">unreadable' in get(own, "/runs")
+        record.write_text(kept)
+    failed = Path(own.store, "runs", RUN, "bench.json")
+    failed.write_text(failed.read_text().replace('"done"', '"failed"'))
+    Path(own.store, "runs", RUN, "gate.json").write_text("{")
+    assert 'role="status">failed' in get(own, f"/runs/{RUN}"), "one record says it"
+
+
+def test_an_artifact_whose_record_is_damaged_says_so(own: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "x").write_text("x")
+    made = store.publish(tmp_path / "made", own.store, "decision", {}, {"who": "ann", "recipe": {"name": "demo"}})
+    path = f"/artifacts/decision/{made.digest}"
+    assert "provenance.json" not in get(own, path)
+    for text, told in (("{", "is cut off"), ("[]", "is cut off"), ('{"who": "ann", "recipe": 7}', "says what no step")):
+        Path(made.uri, store.PROVENANCE).write_text(text)
+        html = get(own, path)
+        assert "Its provenance.json" in html and told in html and ">ann<" in html or text in "{[]", text

@@ -8,8 +8,8 @@ from fastapi.responses import RedirectResponse, Response
 
 from medmim import store
 from medmim.housekeeping import erase
-from medmim.run.provenance import provenance_of, public_recipe
-from medmim_console.site import Digest, ThisSite, draw
+from medmim.run.provenance import public_recipe, recorded
+from medmim_console.site import Digest, Refusal, ThisSite, draw
 
 router = APIRouter()
 
@@ -24,8 +24,11 @@ def artifact(
     """An artifact."""
     if kind in _OWN:
         return RedirectResponse(_OWN[kind] + digest)
-    found = store.get(f"{this.ws.store}/{kind}/{digest}")
-    record = provenance_of(found)
+    found = store.find(f"{this.ws.store}/{kind}/{digest}")
+    if found is None:
+        fix = "it was cleared away, was never finished, or is of another store"
+        raise Refusal(404, f"there is no {kind} {digest[:12]} in this store", fix)
+    record, doubt = recorded(found)
     sections = {key: one for key, one in public_recipe(record).items() if key != "platform"}
     parents = record.get("parents")
     return draw(
@@ -33,6 +36,7 @@ def artifact(
         "artifact.html.j2",
         kind=kind,
         found=found,
+        doubt=doubt,
         record={key: record[key] for key in ("step", "time", "who", "medmim") if isinstance(record.get(key), str)},
         recipe=str(sections.get("name", "")),
         text=json.dumps(sections, indent=1, ensure_ascii=False, sort_keys=True) if sections else "",

@@ -17,7 +17,7 @@ from medmim.bench import compare as comparing
 from medmim.bench import standings as standing
 from medmim.bench.columns import Scored
 from medmim.bench.compare import Pair
-from medmim.bench.items import Item
+from medmim.bench.items import Given, Item
 from medmim.bench.page import drawn, tables
 from medmim.errors import UserError
 from medmim.run import index
@@ -40,14 +40,14 @@ class Beside:
 
     Attributes:
         item: The question.
-        first: What the first model wrote; empty where its patient was erased.
+        first: What the first model gave; None where its patient was erased.
         second: Likewise.
         right: Which of them is right: `first` or `second`.
     """
 
     item: Item
-    first: str
-    second: str
+    first: Given | None
+    second: Given | None
     right: str
 
 
@@ -67,17 +67,19 @@ def compare(
     known = {row.made.digest for row in choices}
     more = {digest for digest, _ in map(_chosen, (first, second)) if digest and digest not in known}
     found: dict[str, Any] = {"choices": choices, "more": _others(this, more), "first": first, "second": second}
+    found["damaged"] = sum(bool(row.made.trouble) for row in newest)
     if not (first and second):
         return draw(request, "compare.html.j2", **found)
-    try:
-        with ExitStack() as opened:
-            return draw(
-                request, "compare.html.j2", **found, **_compared(this, opened, first, second, metric, side, number)
-            )
-    except UserError as error:
-        if error.exit_code != 2:
-            raise
-        return draw(request, "compare.html.j2", 400, **found, trouble=error)
+    with ExitStack() as opened:
+        connections = _opened(this, opened, first, second)
+        try:
+            pair = _pair(this, connections, first, second)
+        except UserError as error:
+            if error.exit_code != 2:
+                raise
+            return draw(request, "compare.html.j2", 400, **found, trouble=error)
+        shown = _compared(this, pair, list(connections.values()), (first, second), metric, side, number)
+        return draw(request, "compare.html.j2", **found, **shown)
 
 
 @router.get("/compare/figure")
@@ -90,7 +92,7 @@ def figure(
 ) -> Response:
     """The differences of one metric as a figure; see `leaderboard.figure`."""
     with ExitStack() as opened:
-        pair, _ = _pair(this, opened, first, second)
+        pair = _pair(this, _opened(this, opened, first, second), first, second)
     title = " minus ".join(pair.roles)
     (one, _), (other, _) = _chosen(first), _chosen(second)
     key = ("compare", one, pair.roles[0], other, pair.roles[1], metric)
@@ -111,7 +113,7 @@ def as_csv(this: ThisSite, first: Choice, second: Choice) -> Response:
     """The differences in every group and metric."""
     try:
         with ExitStack() as opened:
-            pair, _ = _pair(this, opened, first, second)
+            pair = _pair(this, _opened(this, opened, first, second), first, second)
     except index.NotReady:
         raise Refusal(503, "this benchmark is being indexed", "open the comparison, then download it there") from None
     rows = [{**row, "opponent": pair.roles[1]} for row in comparing.differences(pair)]
@@ -122,9 +124,14 @@ def as_csv(this: ThisSite, first: Choice, second: Choice) -> Response:
 
 
 def _compared(
-    this: Site, opened: ExitStack, first: str, second: str, metric: str, side: Side, number: int
+    this: Site,
+    pair: Pair,
+    connections: Sequence[Connection],
+    choices: tuple[str, str],
+    metric: str,
+    side: Side,
+    number: int,
 ) -> dict[str, Any]:
-    pair, connections = _pair(this, opened, first, second)
     shared = _shared(pair)
     if metric and metric not in shared:
         raise Refusal(400, f"these models have no metric {metric} in common", f"they have {', '.join(shared)}")
@@ -133,7 +140,7 @@ def _compared(
     rows = comparing.differences(pair, [chosen])
     return {
         "pair": pair,
-        "digests": [_chosen(choice)[0] for choice in (first, second)],
+        "digests": [_chosen(choice)[0] for choice in choices],
         "metrics": shared,
         "metric": chosen,
         "rows": rows,
@@ -145,20 +152,32 @@ def _compared(
     }
 
 
-def _pair(this: Site, opened: ExitStack, first: str, second: str) -> tuple[Pair, list[Connection]]:
-    """The two models, and of each the index of its benchmark."""
-    (one, ours), (other, theirs) = _chosen(first), _chosen(second)
-    uris = f"{this.ws.store}/bench/{one}", f"{this.ws.store}/bench/{other}"
+def _opened(this: Site, opened: ExitStack, first: str, second: str) -> dict[str, Connection]:
+    """Address of the benchmark of each choice -> its index; one where both are of the same."""
     connections: dict[str, Connection] = {}
-    for uri in dict.fromkeys(uris):
+    for uri in dict.fromkeys(_uri(this, choice) for choice in (first, second)):
         artifact = store.get(uri)
         connections[uri] = opened.enter_context(benchmarks.index_of(this.ws, artifact, provenance_of(artifact)))
+    return connections
+
+
+def _uri(this: Site, choice: str) -> str:
+    return f"{this.ws.store}/bench/{_chosen(choice)[0]}"
+
+
+def _pair(this: Site, connections: Mapping[str, Connection], first: str, second: str) -> Pair:
+    """The two models.
+
+    Raises:
+        UserError: They cannot be compared: there is no such model, or they share no question.
+    """
 
     def read(uri: str, roles: Collection[str]) -> Scored:
         return columns.read(connections[uri], roles)
 
-    pair = comparing.pair(this.ws, *uris, ours, theirs, read, benchmarks.read_scores)
-    return pair, [connections[uri] for uri in uris]
+    (_, ours), (_, theirs) = _chosen(first), _chosen(second)
+    uris = _uri(this, first), _uri(this, second)
+    return comparing.pair(this.ws, *uris, ours, theirs, read, benchmarks.read_scores)
 
 
 def _shared(pair: Pair) -> list[str]:
@@ -176,16 +195,11 @@ def _disagreements(
     for place in shown:
         name = pair.items[0].ids[place]
         one = items.find(connections[0], name)
-        other = one if connections[0] is connections[1] else items.find(connections[1], name)
+        other = one if len(connections) == 1 else items.find(connections[1], name)
         if one and other:
-            first, second = _said(one, pair.roles[0]), _said(other, pair.roles[1])
-            rows.append(Beside(one, first, second, right[place]))
+            given, others = one.answers.get(pair.roles[0], {}), other.answers.get(pair.roles[1], {})
+            rows.append(Beside(one, given.get("none"), others.get("none"), right[place]))
     return Listing(tuple(rows), number, begin + PER_PAGE < len(right), len(right))
-
-
-def _said(item: Item, role: str) -> str:
-    given = item.answers.get(role, {}).get("none")
-    return given.said if given else ""
 
 
 def _chosen(choice: str) -> tuple[str, str]:

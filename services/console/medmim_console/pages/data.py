@@ -18,13 +18,13 @@ from medmim.data.audit.check import figure, judged
 from medmim.errors import Unavailable, UserError
 from medmim.housekeeping import erase
 from medmim.recipe.schema import Audit
-from medmim.run.provenance import provenance_of, public_recipe, shows_patients, terms_of
+from medmim.run.provenance import provenance_of, public_recipe, recorded, shows_patients, terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import ABILITIES, SPLITS
 from medmim.store import Artifact
 from medmim.terms import FLAGS, reasons
 from medmim.tracking import Version
-from medmim_console import catalog
+from medmim_console import catalog, starting
 from medmim_console.catalog import Listing, Made
 from medmim_console.site import PER_PAGE, Digest, Number, Refusal, Site, ThisSite, draw
 
@@ -48,11 +48,11 @@ def data_sets(request: Request, this: ThisSite, number: Number = 1) -> Response:
 def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
     """A data set."""
     found = _find(this, digest)
-    record = provenance_of(found)
+    record, doubt = recorded(found)
     folder = store.fetch(found, this.ws.cache, [shards.SAMPLES])
     named = shows_patients(record)
     allowed = terms_of(found)
-    versions, more, away = _models(this.ws, digest)
+    versions, more, away = _models(this, digest)
     checked = audit.find(this.ws, digest)
     report = audit.read(this.ws, checked) if checked else None
     return draw(
@@ -61,6 +61,7 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
         digest=digest,
         found=found,
         record=record,
+        doubt=doubt,
         settings=_settings(record),
         tables=_tables(str(folder)),
         abilities=ABILITIES,
@@ -110,8 +111,9 @@ def quarantine(request: Request, this: ThisSite, digest: Digest, number: Number 
     found = _find(this, digest)
     named = shows_patients(provenance_of(found))
     begin = (number - 1) * PER_PAGE
-    folder = store.fetch(found, this.ws.cache, [_QUARANTINE])
-    rows = list(islice(_lines(folder / _QUARANTINE), begin, begin + PER_PAGE + 1))
+    there = _QUARANTINE in found.files  # of a build that left nothing out, perhaps not
+    lines = _lines(store.fetch(found, this.ws.cache, [_QUARANTINE]) / _QUARANTINE) if there else iter(())
+    rows = list(islice(lines, begin, begin + PER_PAGE + 1))
     shown = tuple(rows[:PER_PAGE] if named else map(_nameless, rows[:PER_PAGE]))
     listing = Listing(shown, number, len(rows) > PER_PAGE)
     return draw(request, "quarantine.html.j2", digest=digest, listing=listing, named=named)
@@ -138,8 +140,11 @@ def _verdict(ws: Workspace, made: Made) -> str:
         return error.fact
     if checked is None:
         return ""
-    shared = checked.counts.get("shared") or {}
-    unclean = checked.counts.get("rows", 0) - checked.counts.get("clean_rows", 0)
+    shared = checked.counts.get("shared")
+    counted = [checked.counts.get(name, 0) for name in ("rows", "clean_rows")]
+    if not isinstance(shared, Mapping) or not all(isinstance(n, int) for n in (*shared.values(), *counted)):
+        return "its audit does not say what is shared"
+    unclean = counted[0] - counted[1]
     if not any(shared.values()):
         return f"has {unclean:,} questions that are not clean" if unclean else "clean"
     return f"shares {shared.get('patients', 0):,} patients and {shared.get('images', 0):,} images"
@@ -172,7 +177,7 @@ def _tables(folder: str) -> Mapping[str, Any]:
 
 
 def _reasons(counted: object, named: bool) -> list[tuple[str, int]]:
-    if not isinstance(counted, Mapping):
+    if not isinstance(counted, Mapping) or not all(isinstance(n, int) for n in counted.values()):
         return []
     if named:
         return [(str(reason), int(n)) for reason, n in counted.items()]
@@ -211,10 +216,12 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield {key: row.get(key, "") for key in ("file", "row", "key", "reason")}
 
 
-def _models(ws: Workspace, digest: str) -> tuple[list[tuple[str, Version]], bool, str]:
+def _models(this: Site, digest: str) -> tuple[list[tuple[str, Version]], bool, str]:
     """Versions that were made of a data set, whether there are more, and why none is known."""
+    if not starting.is_up(this.ws, this.patience):
+        return [], False, "MLflow is being started, which takes some seconds; load the page again"
     try:
-        return *tracking.page_of_versions(ws, "", 1, _MODELS, {"medmim.data": digest}), ""
+        return *tracking.page_of_versions(this.ws, "", 1, _MODELS, {"medmim.data": digest}), ""
     except UserError as error:
         return [], False, error.fact
 

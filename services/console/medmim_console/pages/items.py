@@ -8,18 +8,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 
-from medmim import store, terms
+from medmim import terms
 from medmim.bench import items
-from medmim.bench import run as bench
 from medmim.bench.items import Filter
 from medmim.data import pictures
 from medmim.errors import Unavailable, UserError
 from medmim.run import index
-from medmim.run.provenance import provenance_of, shows_patients, terms_of
+from medmim.run.provenance import recorded, shows_patients, terms_of
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim_console import catalog
-from medmim_console.benchmarks import data_of
+from medmim_console.benchmarks import data_of, read_scores, there
 from medmim_console.catalog import Listing, Made
 from medmim_console.site import PER_PAGE, Digest, Number, Refusal, Site, ThisSite, draw
 
@@ -52,6 +51,7 @@ class Subject:
         digest: Of the data set.
         data: The data set; None where it is not in the store any more.
         data_record: Its provenance.
+        doubt: What of these two records is damaged; empty where nothing is.
     """
 
     artifact: Artifact
@@ -59,6 +59,7 @@ class Subject:
     digest: str
     data: Artifact | None
     data_record: Mapping[str, Any] = field(default_factory=dict)
+    doubt: str = ""
 
     @property
     def shows_patients(self) -> bool:
@@ -127,8 +128,8 @@ def listed(
         request, "items.html.j2", digest=digest, benchmarks=benchmarks, chosen=chosen, facets=facets,
         listing=Listing(tuple(rows), number, begin + PER_PAGE < total, total),
         seen=_seen(this, subject, [name for row in rows for name in row.images]),
-        data=subject.digest, verdicts=VERDICTS, probes=PROBES, terms=subject.terms,
-        kept=_kept({**request.query_params, "bench": digest}),
+        data=subject.digest, verdicts=VERDICTS, probes=PROBES, terms=subject.terms, doubt=subject.doubt,
+        kept=_kept({**request.query_params, "bench": digest}), strangers=_strangers(chosen, facets),
     )  # fmt: skip
 
 
@@ -145,21 +146,16 @@ def item(request: Request, this: ThisSite, digest: Digest, name: ItemId, chosen:
     return draw(
         request, "item.html.j2", digest=digest, item=row, place=place, facets=facets, chosen=chosen,
         seen=_seen(this, subject, row.images), data=subject.digest, verdicts=VERDICTS, probes=PROBES,
-        terms=subject.terms, named=subject.shows_patients, kept=_kept(request.query_params),
+        terms=subject.terms, named=subject.shows_patients, kept=_kept(request.query_params), doubt=subject.doubt,
     )  # fmt: skip
 
 
 def _subject(this: Site, digest: str) -> Subject:
-    artifact = store.find(f"{this.ws.store}/bench/{digest}")
-    if artifact is None:
-        raise Refusal(
-            404,
-            f"there is no benchmark {digest[:12]} in this store",
-            "it was removed, or is of another store: choose one in the list",
-        )
-    record = provenance_of(artifact)
+    artifact = there(this.ws, digest)
+    record, doubt = recorded(artifact)
     data, found = data_of(this.ws, artifact, record)
-    return Subject(artifact, record, data, found, provenance_of(found) if found else {})
+    other, more = recorded(found) if found else ({}, "")
+    return Subject(artifact, record, data, found, other, doubt or (f"of its data set, {more}" if more else ""))
 
 
 def _newest(this: Site, benchmarks: Listing[Made]) -> str:
@@ -177,7 +173,7 @@ def _newest(this: Site, benchmarks: Listing[Made]) -> str:
 
 @lru_cache(maxsize=4096)
 def _is_whole(ws: Workspace, uri: str) -> bool:
-    return bool(bench.scores(ws, uri)["comparable"])
+    return bool(read_scores(ws, uri)["comparable"])
 
 
 def _seen(this: Site, subject: Subject, names: Iterable[str]) -> Seen:
@@ -192,6 +188,22 @@ def _seen(this: Site, subject: Subject, names: Iterable[str]) -> Seen:
         raise
     except UserError as error:
         return Seen(why=f"{error.fact}{': ' if error.reason else ''}{error.reason}")
+
+
+def _strangers(chosen: Filter, facets: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[str, str]]:
+    """What a filter asks for and this benchmark has not: key of the address -> what it is, and its value."""
+    asked = {
+        "model": ("model", "model", chosen.model),
+        "against": ("model", "model", chosen.against),
+        "probe": ("probe", "way of asking", "" if chosen.probe == "none" else chosen.probe),
+        "ability": ("ability", "ability", chosen.ability),
+        "family": ("family", "family", chosen.family),
+        "source": ("source", "source", chosen.source),
+        "domain": ("domain", "domain or task", chosen.domain),
+    }
+    return {
+        key: (what, value) for key, (kind, what, value) in asked.items() if value and value not in facets.get(kind, {})
+    }
 
 
 def _kept(query: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from medmim.bench.page import drawn, siblings, tables
 from medmim.bench.standings import KINDS, Standings
 from medmim.lvlm.zoo import stored
 from medmim.page.page import label
-from medmim.run.provenance import provenance_of, terms_of
+from medmim.run.provenance import provenance_of, recorded, terms_of
 from medmim.store import Artifact
 from medmim.terms import reasons
 from medmim_console import benchmarks, catalog, drawing
@@ -90,13 +90,24 @@ def leaderboard(
     forms = whole.of_kind("task")
     if form and form not in forms:
         raise Refusal(400, f"this benchmark was not asked {form}", f"it has {', '.join(forms) or 'no such groups'}")
-    record = provenance_of(artifact)
+    record, doubt = recorded(artifact)
     if form:
         rows = _of_form(this, artifact, record, form, found.metric)
         found = standing.standings({**scores, "leaderboard": rows}, found.metric)
     kinds = [one for one in KINDS if found.of_kind(one)]
     shown_kind = kind if kind in kinds else next(iter(kinds), "domain")
     groups = found.of_kind(shown_kind)
+    measures = {name: title for name, (title, _) in _MEASURES.items() if _is_known(found, name)}
+    ignored = [
+        *(
+            [f"it has no {_KINDS[kind]}: its {_KINDS.get(shown_kind, shown_kind)} are shown"]
+            if kind not in ("", shown_kind)
+            else []
+        ),
+        *([f"{_MEASURES[measure][0]} is not known of it: the score is shown"] if measure not in measures else []),
+        *([f"there is no column {sort} here: the models stand by their scores"] if sort and sort not in groups else []),
+    ]
+    measure = measure if measure in measures else "score"
     roles = _sorted(found, measure, sort) if sort in groups else found.roles
     shown = catalog.cut(list(roles), number)
     first = next(iter(scores["models"]))
@@ -109,7 +120,9 @@ def leaderboard(
         standings=found,
         listing=shown,
         metrics=metrics,
-        measures={name: title for name, (title, _) in _MEASURES.items() if _is_known(found, name)},
+        measures=measures,
+        ignored=ignored,
+        doubt=doubt,
         measure=measure,
         kinds={name: _KINDS[name] for name in kinds},
         kind=shown_kind,
@@ -125,7 +138,7 @@ def leaderboard(
         forms=forms,
         form=form,
         leaks=standing.leaks(scores),
-        warnings=[*failures.warnings(scores), *reading.warnings(scores)],
+        warnings=[*failures.warnings(scores), *reading.notes(scores)],
         noise=stored.noise(terms_of(artifact)),
         forbidden=reasons(terms_of(artifact), ["redistribute_data"]),
         worded=_form(record),
@@ -169,7 +182,7 @@ def _metric(scores: Mapping[str, Any], wanted: str) -> str:
     """The metric of an address, which a benchmark must have."""
     known = standing.metrics_of(scores)
     if wanted and wanted not in known:
-        raise Refusal(400, f"this benchmark has no metric {wanted}", f"it has {', '.join(known)}")
+        raise Refusal(400, f"this benchmark has no metric {wanted}", f"take one of these: {', '.join(known)}")
     return wanted
 
 

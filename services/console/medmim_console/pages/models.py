@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from medmim import tracking
@@ -17,18 +17,19 @@ from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
 from medmim.terms import FLAGS, reasons
 from medmim.tracking import Registered, Version
-from medmim_console import audit, catalog
+from medmim_console import audit, catalog, starting
 from medmim_console.catalog import Listing
 from medmim_console.promotions import Busy, Change
 from medmim_console.site import PER_PAGE, Form, Number, Promoter, Refusal, ThisSite, Who, address, draw
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(starting.mlflow)])
 
 Name = Annotated[str, Path(max_length=250)]  # of a registered model
 Ordinal = Annotated[str, Path(pattern=r"^[0-9]{1,18}$")]  # of a version
 Search = Annotated[str, Query(alias="name", max_length=200)]
 _AT_ONCE = 8  # models of a list that are looked at together
 _LONGEST = 2000  # characters of a reason
+_NEITHER = "it can be neither promoted nor refused here: register it by a run of a recipe"
 _SOON = 1.5  # s: what ends within shows its result at once
 
 
@@ -125,8 +126,11 @@ def ask_promotion(request: Request, this: ThisSite, who: Who, name: Name, ordina
     found = lookup.get_version(this.ws, name, ordinal)
     production = name.removesuffix(CANDIDATE)
     log = decisions.read(this.ws, production)
-    digest, _ = evidence.named_by(name, found)
+    if foreign := _foreign(name, found):
+        raise Refusal(409, foreign, _NEITHER)
+    digest = found.tags[lookup.DIGEST]
     refusal = decisions.refusal(log, digest)
+    forbidden, gone = _forbidden(this.ws, name, found)
     return draw(
         request,
         "promote.html.j2",
@@ -140,8 +144,8 @@ def ask_promotion(request: Request, this: ThisSite, who: Who, name: Name, ordina
             *([retired.reason(found)] if retired.reason(found) else []),
             *([f"{refusal.who} refused it in decision {refusal.n}: {refusal.why}"] if refusal else []),
         ],
-        against_terms=reasons(terms_of(evidence.model_of(this.ws, name, found)), ["serve"]),
-        why_not=_why_not(who.person, name, found, log),
+        against_terms=forbidden,
+        why_not=gone or _why_not(who.person, name, found, log),
     )
 
 
@@ -162,6 +166,8 @@ def do_promotion(
 def ask_refusal(request: Request, this: ThisSite, who: Who, name: Name, ordinal: Ordinal) -> Response:
     """What a refusal means, and the form for it."""
     found = lookup.get_version(this.ws, name, ordinal)
+    if foreign := _foreign(name, found):
+        raise Refusal(409, foreign, _NEITHER)
     production = name.removesuffix(CANDIDATE)
     log = decisions.read(this.ws, production)
     why_not = _why_not(who.person, name, found, log) or _not_refusable(this.ws, name, found, log)
@@ -273,8 +279,20 @@ def _why_not(person: str, name: str, found: Version, log: list[Decision]) -> str
         return foreign
     holder = decisions.roles(log).champion
     if holder and holder.digest == found.tags.get(lookup.DIGEST, ""):
-        return "it is the champion: to refuse it, roll back first"
+        is_it = (holder.version, name) == (found.number, name.removesuffix(CANDIDATE))
+        same = "it is the champion" if is_it else f"version {holder.version}, the champion, is this very model"
+        return f"{same}; to refuse it, roll back first"
     return "" if person else "only who has logged in as a promoter decides"
+
+
+def _forbidden(ws: Workspace, name: str, found: Version) -> tuple[list[str], str]:
+    """Why the terms of a model forbid to serve it, and why the model itself cannot be read; empty where it can."""
+    try:
+        return reasons(terms_of(evidence.model_of(ws, name, found)), ["serve"]), ""
+    except UserError as error:
+        if error.exit_code != 2:
+            raise
+        return [], f"{error.fact}{': ' if error.reason else ''}{error.reason}"
 
 
 def _not_refusable(ws: Workspace, name: str, found: Version, log: list[Decision]) -> str:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import HTMLResponse, Response
 
 from medmim import store
-from medmim.page.page import FILE
+from medmim.page.page import FILE, worded
 from medmim.run import overview, run_name
 from medmim.run.overview import Run, Stage
 from medmim_console import catalog
@@ -86,7 +86,7 @@ def _told(stage: Stage) -> list[str]:
         case "bench", {"models": dict(models), "items": int(items)}:
             found.append(f"{items:,} questions, {len(models)} models")
         case "gate", {"reasons": list(reasons)}:
-            found += map(str, reasons)
+            found += [worded(str(text)) for text in reasons]
         case "promote", {"decision": str(decision), **rest}:
             found.append(decision)
             match rest:

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page
 
 from medmim.run.workspace import Workspace
 from tests.support.chromium import chromium  # noqa: F401  (a fixture)
-from tests.support.console import TOKEN, serving
+from tests.support.console import TOKEN, serving, wait_for_mlflow
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +18,7 @@ def url(ws: Workspace, versions: tuple[str, str], tmp_path_factory: pytest.TempP
     tokens = tmp_path_factory.mktemp("tokens") / "tokens"
     tokens.write_text(f"ann {TOKEN}\nbob {TOKEN}-of-bob\n", encoding="utf-8")
     with serving(ws, tokens) as address:
+        wait_for_mlflow(address)
         yield address
 
 

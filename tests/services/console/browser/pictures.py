@@ -50,6 +50,7 @@ def main(home: Path) -> None:
             taken(light, "leaderboard", first(light, "/leaderboard/"))
             taken(dark, "item", item)
             light.goto(f"{url}/models")
+            light.locator("main a[href^='/models/']").first.wait_for(timeout=60_000)  # MLflow is being started
             model = first(light, "/models/")
             light.goto(url + model)
             taken(light, "version", first(light, f"{model}/"))

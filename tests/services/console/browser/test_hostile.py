@@ -12,7 +12,7 @@ from medmim.run.workspace import Workspace, workspace
 from tests.services.console.browser.conftest import Reader
 from tests.services.console.browser.test_pages import pages
 from tests.support.bench import World, picture, samples
-from tests.support.console import TOKEN, serving
+from tests.support.console import TOKEN, serving, wait_for_mlflow
 
 pytestmark = pytest.mark.browser
 CODE = (
@@ -40,6 +40,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, world: World) -> Iterator[
     tokens = folder / "tokens"
     tokens.write_text(f"ann {TOKEN}\n", encoding="utf-8")
     with serving(ws, tokens) as address:
+        wait_for_mlflow(address)
         yield address, found.digest
 
 

@@ -12,7 +12,7 @@ from medmim.recipe.schema import Recipe
 from medmim.run.workspace import workspace
 from tests.services.console.browser.conftest import Reader
 from tests.support.bench import World, publish
-from tests.support.console import TOKEN, serving
+from tests.support.console import TOKEN, serving, wait_for_mlflow
 from tests.support.inference import register_model
 from tests.support.relay import Relay, relay
 from tests.support.servers import mlflow_server
@@ -56,6 +56,7 @@ def away(
             "MLFLOW_TRACKING_URI": f"http://localhost:{to_mlflow.port}",
         }
         with serving(ws, tokens, **environment) as url:
+            wait_for_mlflow(url)
             yield Away(url, to_store, to_mlflow)
 
 
