@@ -67,6 +67,13 @@ def escaped(text: str) -> str:
     )
 
 
+def shape(text: str) -> str:
+    """A text with every letter as `x` or `X` and every digit as `9`: what it looks like, and not what it says."""
+    return "".join(
+        "9" if one.isdigit() else ("X" if one.isupper() else "x") if one.isalpha() else one for one in escaped(text)
+    )
+
+
 def _split(uri: str) -> tuple[str, str, str, str]:
     """Scheme with its slashes, user with password, `@`, the rest; the middle two are empty where nobody is named.
 

@@ -269,7 +269,7 @@ def _plain(values: Floats, of: Design, lowest: float) -> tuple[Floats, Floats, F
 
 def _correlation(deviations: Floats, squares: Floats, sums: Floats, of: Design) -> Floats:
     """Correlation of two items of the same one patient, up to 1, for each set of deviations."""
-    if not of.pairs:
+    if of.joined - of.items < 1e-9:  # no two items share a patient
         return np.zeros(len(squares))
     within = of.shown.T @ (deviations**2).T
     unlike = squares**2 / np.maximum(np.sum(deviations**4, axis=1), 1e-12)  # items over kurtosis: k if k of many differ

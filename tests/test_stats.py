@@ -294,3 +294,13 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
         while rejected < len(ordered) and ordered[rejected] * (len(ordered) - rejected) < level:
             rejected += 1
         assert sum(p < level for p in corrected) == rejected
+
+
+def test_items_of_several_patients_who_share_none_are_independent() -> None:
+    several = [3, 3, 2, 2, 1, 1, 1, 1, 4, 3, 4, 3, 3, 4, 3, 3, 3, 3, 4, 2, 4, 3, 1, 2, 4, 3, 1, 4, 3, 4, 1, 1, 4, 1, 3]
+    patients = [[f"{item}-{i}" for i in range(count)] for item, count in enumerate([*several, 1, 2])]
+    values = np.arange(len(patients)) % 2 * 1.0
+    alone = stats.estimate(values, [[own[0]] for own in patients])
+    found = stats.estimate(values, patients)
+    assert found.low == pytest.approx(alone.low, abs=0.02)  # but for the degrees of freedom
+    assert found.patients == sum(several) + 3

@@ -131,7 +131,7 @@ class Data(Section):
 
 
 class Audit(Section):
-    """What train and benchmark may share."""
+    """What splits may share, what a text may give away, and which identifiers may stand in it."""
 
     max_shared_patients: int = Field(0, ge=0, description="patients that train and test may share")
     max_shared_images: int = Field(0, ge=0, description="images that train and test may share")
@@ -141,6 +141,19 @@ class Audit(Section):
     )
     look_alike_distance: int = Field(
         24, ge=0, le=64, description="bits of 256 in which perceptual hashes of look-alikes may differ (docs/data.md)"
+    )
+    max_text_only: Fraction | None = Field(
+        0.1, description="how far a text-only classifier may surely be above the best constant guess; null: no limit"
+    )
+    max_answer_position: Fraction | None = Field(
+        0.1, description="how far one letter may surely be right more often than by chance; null: no limit"
+    )
+    max_option_length: Fraction | None = Field(
+        0.1, description="the same of the longest or shortest option; null: no limit"
+    )
+    max_label: Fraction | None = Field(0.5, description="the same of one label, such as `normal`; null: no limit")
+    max_identifiers: int | None = Field(
+        0, ge=0, description="rows with identifiers of one kind, such as dates or phone numbers; null: no limit"
     )
 
 

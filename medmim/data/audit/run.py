@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medmim import progress, shards, store
-from medmim.data.audit import fingerprints, leakage, pictures
+from medmim.data.audit import balance, fingerprints, identifiers, leakage, pictures, text_only, types
 from medmim.data.audit.check import Check, judged, line
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
@@ -22,7 +22,7 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample, to_published
 from medmim.store import Artifact
 
-REVISION = 2
+REVISION = 4
 REPORT, ROWS, CLEAN = "audit.json", "rows.jsonl", "clean.jsonl"
 _WITHOUT_CHECKS = 1  # the revision whose report had none
 _LISTED = 8  # rows of a check in the message that refuses
@@ -96,9 +96,13 @@ def _settings(allowed: Audit) -> dict[str, Any] | None:
 def _checks(
     report: dict[str, Any], samples: Sequence[Sample], twins: pictures.Twins | None, allowed: Audit
 ) -> list[Check]:
+    by_type = types.by_type(samples)
     return [
         *leakage.checks(report, samples),
         *pictures.checks(samples, twins, allowed.look_alike_distance),
+        *text_only.checks(by_type),
+        *balance.checks(by_type),
+        *identifiers.checks(samples),
     ]
 
 

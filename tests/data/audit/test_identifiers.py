@@ -1,0 +1,73 @@
+"""Identifiers in texts are found, what radiology writes in numbers is not, and no report repeats them."""
+
+from dataclasses import replace
+
+import pytest
+
+from medmim.data.audit.check import judged
+from medmim.data.audit.identifiers import KINDS, checks, find
+from medmim.recipe.schema import Audit
+from medmim.sample import Sample
+
+HELD = {
+    "date": (
+        "Seen on 03/14/2021.", "Untersucht am 14.03.2021.", "On January 22, 2020 a CT was made.", "3rd of May 2019",
+        "admitted 2020-01-28", "Scan of 20200128.", "In November 2019 fever began.", "12-Mar-2021",
+        "discharged (Jan 24)",
+    ),
+    "phone": ("Call (212) 555-0187.", "Tel. 030 4505 5000", "+49 30 450550", "phone 020 7946 0958", "617-555-0143 x12"),
+    "mail": ("Write to j.doe@clinic.org.", "jane at clinic dot org"),
+    "number": (
+        "MRN 0048213", "accession number A-77812", "Compare with 48213377.", "patient ID: 88-1234", "SSN 078-05-1120",
+        "1.2.840.113619.2.55.3.604688119", "prior study E1004823", "case no. 2021-4471",
+    ),
+    "name": ("Reported by Jane Miller.", "Dr. O'Neill agreed.", "The patient is Maria van der Berg.", "DOE^JANE^M"),
+}  # fmt: skip
+FREE = (
+    "A mass of 12.5 x 10.2 x 8.0 cm at 10 o'clock, BI-RADS 4a.", "Pain is 5/10; 1/2/3 of the lobes.",
+    "Considering the scans from age 64.4 and 65.4", "It may 12 mm below the carina.", "1,500,000 copies/mL",
+    "Trial NCT04280705, PMID: 32007143, rs1801133.", "doses of 1000-2000 mg in 2019-2020", "T1/T2 ratio 0.8-1.2",
+    "SUVmax 12.10, HU -120 to 300", "COVID-19, IL-6 and CD8 cells", "Dr. Patient was advised to return.",
+    "Which image, 1 or 2, shows the larger mass? March fracture.", "week 044, slice 111", "2500000 platelets",
+    "Ki-67 is 20%; ICD-10 J18.9", "Axial T2-weighted image 12 of 45, TR 4500 ms, TE 102 ms.",
+    "doi 10.1148/rg.242035193",
+    "Patient With Pneumonia", "GFAP 100-200-300", "the contact between lesion and 12 ribs",
+)  # fmt: skip
+
+
+def row(question: str = "What is seen?", answer: str = "a mass", **other: object) -> Sample:
+    sample = Sample(
+        "temporal", "any", "clinic", "train", False, ("P0048213",), ("sha256:a",), ("s5512907/a.png",), question, (),
+        answer,
+    )  # fmt: skip
+    return replace(sample, **other)
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in HELD.items() for text in texts])
+def test_an_identifier_is_found(kind: str, text: str) -> None:
+    assert kind in {one.kind for one in find(text)}
+
+
+@pytest.mark.parametrize("text", FREE)
+def test_numbers_of_medicine_are_none(text: str) -> None:
+    assert [text[one.start : one.end] for one in find(text)] == []
+
+
+def test_a_row_is_listed_with_what_was_found_and_does_not_say_it() -> None:
+    found = {check.name: check for check in checks([row("Seen on 03/14/2021, Dr. Miller?"), row()])}
+    assert [found[f"identifiers/{kind}"].value for kind in KINDS] == [1, 0, 0, 0, 0, 1]
+    date, name = found["identifiers/date"].rows[0], found["identifiers/name"].rows[0]
+    assert (date.found, name.found) == ("99/99/9999 in the question", "Xxxxxx in the question")
+    listed = [check.as_dict() for check in found.values()]
+    assert [one["name"] for one in judged(listed, Audit()) if one["crossed"]] == [
+        "identifiers/date",
+        "identifiers/name",
+    ]
+    assert not [one for one in judged(listed, Audit(max_identifiers=1)) if one["crossed"]]
+
+
+def test_the_sample_s_own_patient_and_study_are_found_in_its_options_too() -> None:
+    for text in ("as in P0048213", "study s5512907 is older"):
+        samples = [row(answer=text), row(options=(text, "none"), answer="none", gold=(1,))]
+        assert next(check.value for check in checks(samples) if check.name == "identifiers/own") == 2
+    assert next(check.value for check in checks([row("patient 12?")]) if check.name == "identifiers/own") == 0
