@@ -60,7 +60,8 @@ def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json 
     Reads the tables of the sources only. With --json: rows, by_split, by_ability, quotas, total, form, terms, `stops`
     (empty, or why the build would make no data set: fact, reason, fix), and `sources`: name, terms, studies, patients,
     images, missing_images, quarantined and skipped (reason -> rows), `types` (ability, family, train, dev, test,
-    patients, images, balanced, unworded, over_quota).
+    patients, images, balanced, unworded, over_quota). `words` is null, or what wording by a language model takes:
+    model, endpoint, questions, requests, kept, most_requests, prompt_tokens, reply_tokens.
     """
     from medmim.cli import data_tables
     from medmim.data import plan

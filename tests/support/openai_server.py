@@ -34,6 +34,8 @@ class Server(ThreadingHTTPServer):
         # the tokens of a prompt, of its text and its images as (width, height); no usage where it is None
         self.count: Callable[[str, list[tuple[int, int]]], int | None] = lambda text, images: None
         self.fields = {"type", "text", "image_url", "uuid"}  # of a part that are known; another one is refused
+        self.status = self.first = 200  # of all replies; of the first to each question
+        self.unknown: set[str] = set()  # fields of a request that it refuses
         self.made = 1  # tokens of an answer, by its usage
         self.refuse: Callable[[list[tuple[int, int]]], str] = lambda images: ""  # why it takes no such question
         self.wait: Callable[[str], None] = lambda text: None  # before the answer
@@ -66,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
                 status = int(wanted[1]) if tries == 1 else 200
             elif wanted[0] == "always":
                 status = int(wanted[1])
+            elif (self.server.status, self.server.first) != (200, 200):
+                tries = self.server.failures[text] = self.server.failures.get(text, 0) + 1
+                status = self.server.first if tries == 1 and self.server.first != 200 else self.server.status
         self.server.wait(text)
         images = [size_of(part) for part in parts[:-1]]
         prompt = self.server.count(text, images)
@@ -77,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         if status == 200 and unknown:
             status, where = 400, f"messages[0].content[0].{unknown.pop()}"
             reply = {"error": {"message": f"Unknown parameter: '{where}'.", "code": "unknown_parameter"}}
+        if status == 200 and (refused := self.server.unknown & body.keys()):
+            status, reply = 400, {"error": {"message": f"Unknown parameter: '{refused.pop()}'."}}
         if status == 200 and (words := self.server.refuse(images)):
             status, reply = 400, {"error": {"message": words}}
         if status == 200 and prompt is not None:

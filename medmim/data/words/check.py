@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from medmim.data.words.facts import Facts, is_quotation
-from medmim.data.words.kinds import NOUN, PLAIN, Kind
+from medmim.data.words.kinds import NOUN, PLAIN, SAME, Kind
 
 LONGEST = 4  # times as long as the template's text may a text be, and
 _SPARE = 200  # characters
@@ -42,20 +42,27 @@ _LATE = frozenset((
 ))  # fmt: skip
 _EARLY = frozenset((
     "earlier", "before", "previous", "prior", "preoperative", "pre-operative", "baseline", "older", "precedes",
-    "preceding", "preceded", "first", "beforehand",
+    "preceding", "preceded", "first", "beforehand", "reference",
 ))  # fmt: skip
 _FORMER = "earlier|previous|prior|preoperative|baseline|older"
 _LATTER = "later|current|follow-up|subsequent|newer|more recent|postoperative"
+_BEFORE_AN_IMAGE = ("the", "to", "by", "earlier", "later", "previous", "current", "visit", "exam", "scan")
 _GOVERNS = {"after", "before", "following", "follows", "precedes", "preceding", "prior", "preceded", "followed"}
 _SENTENCE = re.compile(r"(?<=[.?!;])\s+")
-_MARKUP = re.compile(r"[<>{}\[\]*_`|\\#@~^=]|(?:^|\s)[A-H][:.)]\s|\banswer\s*:", re.IGNORECASE)
+_MARKUP = re.compile(r"[<>{}\[\]*_`|\\#@%~^=]|(?:^|\s)[A-H][:.)]\s|\banswer\s*:", re.IGNORECASE)
 _SOMEBODY_ELSE = re.compile(r"\b(?:other|another|different|opposite|second) (?:breast|patient|brain|eye)\b")
 _SOME_IMAGE = re.compile(rf"\b{NOUN}s?\b|\bviews?\b|\bwhich of (?:them|these|the)\b|\bwhere\b")
 _ALL_IMAGES = re.compile(r"\b(?:images|pictures|scans|views|eyes|exams|mammograms|both|they)\b|\ball of\b")
+_MORE = re.compile(r"\b(?:others?|each|every|all)\b")
+_DOUBTS = re.compile(
+    r"\b(?:may|might|could|would|shall|likely|possibl[ey]|probabl[ey]|appears?|appeared|seems?|suggests?|suggested|or|"
+    r"either|others?|another|each|every|all|some|any|if|then|whether|believe|think|expected)\b"
+)
 _TYPOGRAPHY = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2010\u2011\u00a0", "''\"\"---- ")
 _IMPERATIVE = re.compile(
-    r"\s*(?:please |now |then |kindly )*(?:identify|select|choose|find|pick|name|point|indicate|spot|locate|determine|"
-    r"tell|state|mark|decide|describe|assess|give|write|answer|say|compare|evaluate|report|show|look|read|provide)\b"
+    r"(?:^|[,:])\s*(?:please |now |then |kindly )*(?:identify|select|choose|find|pick|name|point|indicate|spot|"
+    r"locate|determine|tell|state|mark|decide|describe|assess|give|write|answer|say|compare|evaluate|report|show|look|read|"
+    r"provide|consider|examine|review|inspect|analyze|use)\b"
 )
 
 
@@ -78,7 +85,7 @@ def question(text: str, facts: Facts) -> None:
         Lie: It does not ask what the facts ask, or says what they do not.
     """
     kind = facts.kind
-    _form(text, facts.question)
+    _form(text, facts, facts.question)
     masked = _masked(text, facts)
     for value in ("value", "finding", "questions"):
         if value in facts.about and "#" not in masked:
@@ -89,6 +96,7 @@ def question(text: str, facts: Facts) -> None:
             raise Lie("asks something else", "what the question is about is not in it")
     _choices(masked, kind)
     _images(sentences, facts)
+    _other(masked, facts)
     for sentence in sentences:
         if not _asks(sentence):
             _statement(sentence, facts)
@@ -103,7 +111,7 @@ def answer(text: str, facts: Facts) -> None:
     Raises:
         Lie: It does not say what the gold answer says, or more than that.
     """
-    _form(text, facts.answer + facts.question)
+    _form(text, facts, facts.answer + facts.question)
     if "?" in text:
         raise Lie("is no answer", "it asks")
     gold = _gold(facts)
@@ -115,6 +123,8 @@ def answer(text: str, facts: Facts) -> None:
     masked = _masked(masked, facts, asks=False)
     if place:
         named = set(_places(masked))
+        if masked.count(f"@{place[1]}") > 1:
+            raise Lie("names another image", f"it says image {place[1]} twice")
         if named - ({1} if facts.kind.images == "as_first" else set()) != {int(place[1])}:
             raise Lie("names another image", _shown(named))
     elif "%" not in masked:
@@ -126,17 +136,23 @@ def answer(text: str, facts: Facts) -> None:
             raise Lie("names another image", _shown(named))
         if named and max(named) > facts.images:
             raise Lie("names an image that is not there", _shown(named))
+    if any(re.search(choice, masked) for choice in facts.kind.choices):
+        raise Lie("does not give the answer", "it says another one, too")
+    if match := _DOUBTS.search(masked):
+        raise Lie("doubts or adds to the answer", f"it says '{match[0]}'")
     _order(_SENTENCE.split(masked), facts)
     _sides(_SENTENCE.split(masked), facts)
-    _words(masked, facts, also="%")
+    _words(masked, facts)
 
 
-def _form(text: str, template: str) -> None:
+def _form(text: str, facts: Facts, template: str) -> None:
     stripped = text.strip()
     if not stripped or "\n" in stripped:
         raise Lie("has another form", "it is empty" if not stripped else "it has several lines")
     if len(stripped) > LONGEST * len(template) + _SPARE:
         raise Lie("has another form", f"it has {len(stripped):,} characters")
+    for value in (*facts.about.values(), facts.answer):
+        stripped = stripped.replace(value, " ")
     if match := _MARKUP.search(stripped):
         raise Lie("has another form", f"it holds {match[0].strip()!r}")
 
@@ -196,10 +212,8 @@ def _with_places(text: str, facts: Facts) -> str:
         if facts.family != "forecast":
             text = re.sub(r"\b(?:the )?last image\b", f"@{facts.images}", text)
     if facts.kind.images == "ordered":
-        nouns = r"(?:image|one|scan|picture|visit|exam|examination)\b(?! @)(?! is\b)"
-        said_of = (
-            r"((?:(?:\b(?:is|was|are|as|being)|@\d),? )?)(?:the |an? )?"  # then it is said of an image that has a name
-        )
+        nouns = r"(?:image|one|scan|picture|visit|exam|examination)\b(?!,? @)(?! is\b)"
+        said_of = r"((?:(?:\b(?:is|was|are|as|being)|@\d),? )?)(?:the |an? )?"  # of an image that has a name
         for number, words in (("1", _FORMER), ("2", _LATTER)):
             unsaid = re.compile(rf"{said_of}(?:{words}) {nouns}")
             text = unsaid.sub(partial(_unless_said, number), text)
@@ -227,7 +241,7 @@ def _shown(places: "set[int]") -> str:
 def _asks(sentence: str) -> bool:
     return (
         sentence.rstrip().endswith("?")
-        or bool(_IMPERATIVE.match(sentence))
+        or bool(_IMPERATIVE.search(sentence))
         or bool(re.match(r"\s*(?:to |in |of |on |from )?(?:which|what|where|how)\b", sentence))
     )
 
@@ -235,17 +249,15 @@ def _asks(sentence: str) -> bool:
 def _statement(sentence: str, facts: Facts) -> None:
     """What stands beside the question gives nothing of it away."""
     kind = facts.kind
-    one_of = re.match(r"\s*(?:one of|only one of|this is the|the following)\b", sentence)
+    one_of = re.search(r"(?:^|[,:]|\b(?:in|of|to))\s*(?:one of|this is the|the following)\b", sentence)
     if kind.asked and re.search(kind.asked, sentence) and not one_of:
         raise Lie("gives the answer away", "it states what is asked")
     if any(re.search(choice, sentence) for choice in kind.choices):
         raise Lie("gives the answer away", "it states one of the choices")
     quotes = any(is_quotation(facts.about.get(name, "")) for name in ("value", "questions"))
-    if kind.images == "which" and "#" in sentence and not one_of and not quotes:
+    if "#" in sentence and not one_of and not quotes:
         raise Lie("gives the answer away", "it states what is asked")
     if kind.images == "which" and "@" in sentence and (kind.sides is None or "#" in sentence):
-        raise Lie("gives the answer away", "it states something of one of the images")
-    if kind.images == "quoted" and "@" in sentence:
         raise Lie("gives the answer away", "it states something of one of the images")
 
 
@@ -271,20 +283,41 @@ def _images(sentences: Sequence[str], facts: Facts) -> None:
         asked = _place(facts.about.get("image", "")) or 1
         if found != {asked} or (named != {asked} and facts.kind.sides is None):
             raise Lie("names other images", f"it is about image {asked}")
-    elif how == "ordered" and named != everyone:
+        match = _MORE.search(text)
+        if match and not (facts.kind.sides and match[0] == "all"):
+            raise Lie("names other images", f"it says '{match[0]}', and is about image {asked}")
+    elif how == "quoted" and named:
+        raise Lie("names other images", "the quoted questions name them")
+    elif how == "ordered" and named != everyone and not (named == {facts.images} and "two visits" in text):
         raise Lie("drops an image", "both images must be named")
     elif how == "as_first":
-        if named not in ({1}, everyone) or not re.search(r"\b(?:as|of|in|from|with) @1|@1 (?:shows|is|has)", text):
+        if named not in ({1}, everyone) or not re.search(
+            r"\b(?:as|of|in|from|with) @1|@1 (?:shows|is|has|belongs)", text
+        ):
             raise Lie("names other images", "it is about the patient of image 1")
     elif how == "which":
         if found and (found != everyone or not any(_enumerates(one, facts.images) for one in asking)):
             raise Lie("gives the answer away", "it asks about one of the images")
+        if re.search(r"\bwhich (?:images|pictures|scans|views)\b", text):
+            raise Lie("changes a count", "it is about one image")
         if not found and not _SOME_IMAGE.search(text):
             raise Lie("drops an image", "it asks for no image")
     elif how == "all" and named != everyone:
         views = facts.family in ("birads", "forecast") and re.search(r"\bimage|mammogram|\bcc\b", text)
         if named or not (views or _ALL_IMAGES.search(text)):
             raise Lie("drops an image", "it is about all images")
+
+
+def _other(text: str, facts: Facts) -> None:
+    """What turns a text round without a word of denial."""
+    if match := re.search(r"\b(?:other|rather) than\b|\bother (?:kind|type|sort)s?\b", text):
+        raise Lie("denies something", f"it says '{match[0]}'")
+    if "than" in text.split() and facts.kind.images != "ordered":
+        raise Lie("asks something else", "it says 'than'")
+    if facts.kind.images == "ordered" and re.search(r"\bwhich (?:image|one|of)\b", text):
+        raise Lie("asks something else", "it asks which image")
+    if facts.kind.asked == SAME and re.search(r"\bhow (?:do|does|did|are|is)\b", text):
+        raise Lie("asks something else", "it asks how, not whether")
 
 
 def _counts(text: str, facts: Facts) -> None:
@@ -308,7 +341,13 @@ def _order(sentences: Sequence[str], facts: Facts) -> None:
         for first, second in re.findall(r"@(\d) (?:on )?to @(\d)", sentence):
             if first > second:
                 raise Lie("turns the order round", f"image {second} is the earlier one")
-        against = r"\b(?:compared (?:with|to|against)|relative to|versus|since|than|with respect to|light of)"
+        for place in re.findall(r"by the time of @(\d)", sentence):
+            if int(place) != last:
+                raise Lie("turns the order round", f"image {last} is the later one")
+        against = (
+            r"\b(?:compared (?:with|to|against)|comparison (?:with|to)|relat(?:ive|ion) to|versus|since|than|"
+            r"respect to|light of)"
+        )
         for place in re.findall(rf"{against} (?:\w+ ){{0,3}}?@(\d)", sentence):
             if int(place) == last:
                 raise Lie("turns the order round", f"image {last} is the later one")
@@ -332,10 +371,10 @@ def _bound(tokens: Sequence[str], at: int) -> tuple[int, bool] | None:
             between = after[:ahead]
             if "(" in between:
                 return int(token[1:]), False
-            if all(one in ("the", "to", "by", "earlier", "later", "previous", "current") for one in between):
+            if all(one in _BEFORE_AN_IMAGE for one in between):
                 return int(token[1:]), word in _GOVERNS
             if all(one in ("in", "on", "at", "is", "image", "one", "the") for one in between):
-                return (int(token[1:]), False) if between != ["is"] else (int(token[1:]), False)
+                return int(token[1:]), False
             break
     before = [token for token in tokens[:at] if token.startswith("@")]
     if before:
@@ -359,7 +398,7 @@ def _sides(sentences: Sequence[str], facts: Facts) -> None:
         for at, token in enumerate(tokens):
             if token not in sides:
                 continue
-            bracket = next((one for one in tokens[at + 1 : at + 5] if one in ("(",) or one.startswith("@")), "")
+            bracket = next((one for one in tokens[at + 1 : at + 5] if one == "(" or one.startswith("@")), "")
             ahead = [one for one in tokens[at + 1 : at + 6] if one.startswith("@")]
             before = [one for one in tokens[:at] if one.startswith("@")]
             place = ahead[0] if bracket == "(" and ahead else before[-1] if before else ahead[0] if ahead else ""
@@ -367,18 +406,18 @@ def _sides(sentences: Sequence[str], facts: Facts) -> None:
                 raise Lie("changes a side", f"image 1 is {sides[0]} and image 2 {sides[1]}")
 
 
-def _words(masked: str, facts: Facts, also: str = "") -> None:
+def _words(masked: str, facts: Facts) -> None:
     """No word is left that could state something."""
     kind = facts.kind
     left = re.sub(r"'s\b", " ", masked)
-    for pattern in (*kind.may, *kind.needs, *kind.choices):
+    for pattern in (*kind.needs, *kind.may, *kind.choices):
         left = re.sub(pattern, " ", left)
     for side in kind.sides or ():
         left = re.sub(rf"\b{side}\b", " ", left)
     left = re.sub(r"@\d", " ", left)
     if kind.images == "ordered":
         left = re.sub(rf"(?<![\w-])(?:{'|'.join(sorted(_LATE | _EARLY, key=len, reverse=True))})(?![\w-])", " ", left)
-        left = re.sub(r"\b(?:over time|in the meantime|more|acquisition)\b", " ", left)
+        left = re.sub(r"\b(?:over time|by the time of|in the meantime|more|acquisition|again)\b", " ", left)
     left = re.sub(r"\b(?:two|both|pair|twice|three|four|[234])\b", " ", left)  # counted before
     left = re.sub(r"\bor not\b", " ", left)
     for word in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+", left):

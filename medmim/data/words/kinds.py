@@ -57,7 +57,7 @@ _BREAST = r"(?:the |one |a |this |that )?(?:same |single )?\bbreast\b"
 _BIRADS = r"\bbi-?rads\b"
 _VIEWS = r"\bviews?\b"
 _EYES = r"\beyes?\b|\bfund(?:us|i)\b"
-_SAME = r"\b(?:same|identical|different|differs?|differ|agree)\b"
+SAME = r"\b(?:same|identical|different|differs?|differ|agree)\b"
 _JUDGED = r"\b(?:assessment|assess|category)\b"
 _MODALITY = r"\b(?:modality|modalities|technique|techniques|method|methods)\b"
 _CAPTION = r"\b(?:captions?|descriptions?|describes?|described|text)\b"
@@ -99,10 +99,11 @@ KINDS: dict[str, Kind] = {
     "larger": Kind(
         "which",
         (r"\b(?:larger|bigger|largest|biggest)\b", WHICH + r"|\bcompar\w*"),
-        (r"\bcompar\w*", r"\b(?:are |is )?(?:they |both )?(?:of |have )?(?:the )?(?:same|equal) size\b", _PATIENT),
+        (r"\bcompar\w*", r"\bthe size of\b",
+         r"\b(?:are |is )?(?:they |both )?(?:of |have )?(?:the )?(?:same|equal) size\b", _PATIENT),
         asked=r"\b(?:larger|bigger|largest|biggest)\b",
     ),
-    "same_finding": Kind("all", (_SAME + r"|\balso\b", r"\bfindings?\b"), (r"\bsame\b", r"\balso\b"), asked=_SAME),
+    "same_finding": Kind("all", (SAME + r"|\balso\b", r"\bfindings?\b"), (r"\bsame\b", r"\balso\b"), asked=SAME),
     "describe": Kind("one", (_SHOWS + "|" + _CAPTION,), (_CAPTION, r"\bshort\b|\bbriefly\b|\bbrief\b")),
     "which_finding": Kind("which", (WHICH,)),
     "which_size": Kind("which", (WHICH, r"\bfindings?\b")),
@@ -177,8 +178,8 @@ KINDS: dict[str, Kind] = {
     "tumor_course": Kind(
         "ordered",
         (r"\brano\b",),
-        (_TUMOR, _PATIENT, r"\bcategor(?:y|ies)\b|\bresponse\b", r"\bcourse\b", r"\bglioblastoma\b", r"\bvisits?\b",
-         _GLIOMA),
+        (_TUMOR, _PATIENT, r"\bcategor(?:y|ies)\b|\bresponse\b", r"\bcourse\b", r"\bglioblastoma\b",
+         r"\bvisits?\b|\blast\b", _GLIOMA),
         context="Image 2 was taken after image 1, of a patient with glioblastoma.",
     ),
     "progression": Kind(
@@ -208,18 +209,18 @@ KINDS: dict[str, Kind] = {
     "shared_diagnosis": Kind(
         "all",
         (r"\bdiagnosis\b|" + _SHOWS,),
-        (_EYES, _PATIENT, r"\b(?:have )?in common\b|\bshared?\b|\bshares\b|\bthe same diagnosis\b"),
+        (_EYES, _PATIENT, r"\b(?:have )?in common\b|\bshared?\b|\bshares\b|\bthe same\b"),
         context="Both eyes of one patient have the same diagnosis.",
     ),
     "same_diagnosis": Kind(
-        "all", (_SAME, r"\bdiagnos[ie]s\b"), (_EYES, _PATIENT), asked=_SAME, context="Both eyes are of one patient."
+        "all", (SAME, r"\bdiagnos[ie]s\b"), (_EYES, _PATIENT), asked=SAME, context="Both eyes are of one patient."
     ),
     "joined": Kind("quoted", (), (_OTHERS,), context="The images are of unrelated cases."),
     "joined_figures": Kind("quoted", (), (_OTHERS,), context="The images are of different patients."),
     "which_figure": Kind("which", (WHICH,)),
     "match_figure": Kind("which", (WHICH, _CAPTION)),
     "match_caption": Kind("one", (_CAPTION,)),
-    "same_modality": Kind("all", (_SAME, _MODALITY), (_MADE, r"\bimaging\b"), asked=_SAME),
+    "same_modality": Kind("all", (SAME, _MODALITY), (_MADE, r"\bimaging\b"), asked=SAME),
 }  # fmt: skip
 
 PLAIN = frozenset(Path(__file__).with_name("plain.txt").read_text(encoding="utf-8").split())

@@ -72,10 +72,11 @@ def of(facts: Facts, way: int) -> str:
     return "\n".join([*lines, f"Reply with JSON only: {json.dumps(example)}"])
 
 
-def again(first: str, reply: str, reason: str) -> str:
-    """The request after a reply that was rejected."""
+def again(first: str, reply: str, reason: str, number: int) -> str:
+    """The request after a reply that was rejected, the try of this number: an equal one would get an equal reply."""
     said = " ".join(reply.split())[:_SAID]
-    return f"{first}\nYour earlier reply was: {said}\nIt was rejected, since it {reason}. Write another one."
+    before = f"{first}\nYour earlier reply was: {said}"
+    return f"{before}\nIt was rejected, since it {reason}. Write another one (try {number})."
 
 
 def response_format(writes_answer: bool) -> Mapping[str, Any]:

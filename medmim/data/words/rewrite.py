@@ -83,7 +83,7 @@ def tasks(samples: Sequence[Sample], words: Words, seed: int) -> list[_Task]:
         told = facts.of(sample) if sample.split in words.splits else None
         if told is None:
             continue
-        way = int(fraction(seed, "words", sample.id) * words.variants)
+        way = int(fraction(seed, "words", sample.family, *sample.paths, sample.question) * words.variants)
         request = Request(prompt.of(told, way), told.writes_answer)
         found.setdefault(request, _Task(told, request, request.prompt, [])).samples.append(number)
     return list(found.values())
@@ -158,7 +158,9 @@ def rewrite(
                 }
             )
             if said.text:  # a server that did not answer was tried again by itself
-                task.request = replace(task.request, prompt=prompt.again(task.first, said.text, task.problem))
+                task.request = replace(
+                    task.request, prompt=prompt.again(task.first, said.text, task.problem, number + 2)
+                )
                 following.append(task)
         open_ = following
     written, fallbacks = _put(samples, needed)

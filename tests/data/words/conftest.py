@@ -1,0 +1,1 @@
+from tests.support.openai_server import no_waiting, server  # noqa: F401
