@@ -53,9 +53,14 @@ class Row:
 
     file: str
     number: int
-    raw: dict[str, Any]
+    raw: Any
     sample: Sample | None
     faults: set[str] = field(default_factory=set)
+
+    @property
+    def id(self) -> str:
+        """As the file has it; empty where the row has none."""
+        return str(self.raw.get("id", "")) if isinstance(self.raw, dict) else ""
 
     @property
     def digest(self) -> str:
@@ -376,11 +381,11 @@ def _patients(rows: Sequence[Row]) -> Iterator[str]:
 def _ids(rows: Sequence[Row]) -> Iterator[str]:
     holders: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        holders[str(row.raw["id"])].append(row)
+        holders[row.id].append(row)
     lines = []
     for name, those, _ in _by_file(rows):
-        again = len(those) - len({str(row.raw["id"]) for row in those})
-        elsewhere = sum(any(other.file != name for other in holders[str(row.raw["id"])]) for row in those)
+        again = len(those) - len({row.id for row in those})
+        elsewhere = sum(any(other.file != name for other in holders[row.id]) for row in those)
         lines.append([_short(name), len(those), again, elsewhere])
     yield from _table(["file", "rows", "rows whose id an earlier row has", "rows whose id is in another file"], lines)
     yield f"\nIn all {len(holders):,} ids for {len(rows):,} rows."

@@ -182,6 +182,21 @@ def row_ids(folder: Path, split: str) -> set[str]:
     return {name for _, file in Samples(folder, split)._files() for name in file.read(["id"]).column("id").to_pylist()}
 
 
+def table(folder: Path) -> pa.Table:
+    """All samples as one table, a column a field and `id`: for what shows many rows and computes with none.
+
+    Raises:
+        UserError: As `Samples`.
+    """
+    found = []
+    for path, file in Samples(folder)._files():
+        try:
+            found.append(file.read())
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged_error(path, error) from None
+    return pa.concat_tables(found, promote_options="default")
+
+
 def tally(folder: Path) -> dict[tuple[str, str, str, bool, str], int]:
     """How many questions a data set has, by (split, ability, source, held out, form: `closed` or `open`).
 

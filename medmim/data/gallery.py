@@ -5,23 +5,25 @@
     HOME/galleries/DIGEST/images/ID.jpg  images made small; of the first rows of each type, or of all
     HOME/galleries/DIGEST/damaged.js     images that do not decode
 
-Texts and the images of the first page are there after seconds, also of a data set of a hundred thousand rows; further
-images are drawn after that, and those that an earlier call drew are found again.
+The first page is there after seconds, also of a data set of a hundred thousand rows; other rows and further images are
+written after that, and images that an earlier call drew are found again.
 """
 
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from medmim import hints, progress, shards, store
@@ -31,7 +33,7 @@ from medmim.errors import from_os_error
 from medmim.page.page import label, templates
 from medmim.run.provenance import provenance_of, shows_patients, terms_of
 from medmim.run.workspace import Workspace
-from medmim.sample import LETTERS, SPLITS, Sample
+from medmim.sample import LETTERS, SPLITS
 from medmim.shards import BY_CONTENT
 from medmim.store import Artifact
 from medmim.store.folder import write_atomically
@@ -43,6 +45,7 @@ PICTURES = 48  # rows of a type whose images are drawn where nobody says otherwi
 KEPT = 5  # galleries of a home
 SIDE = 384  # pixels
 _FOLDER = "galleries"
+_FEW = 100  # files of rows, written within a second
 _THREADS = 8  # Pillow decodes and scales outside of Python's lock
 _KEYS = ("split", "ability", "family", "source")
 
@@ -79,18 +82,20 @@ def write(ws: Workspace, data: Artifact, per_kind: int = PICTURES) -> Iterator[P
             (target / name).mkdir(parents=True, exist_ok=True)
         _drop_others(target)
         folder = store.fetch(data, ws.cache, [shards.SAMPLES])
-        samples = sorted(_read(folder), key=_key)
-        kinds = _kinds(samples)
+        table, kinds = _in_kinds(shards.table(folder))
         with _images(data, folder) as (held, read):
-            _write_rows(target, data, samples, kinds, held, per_kind)
-            asked = _in_turn(samples, kinds, per_kind)
-            first = list(dict.fromkeys(name for one in asked[:PER_PAGE] for name in one.images if name in held))
-            names = dict.fromkeys(name for one in asked for name in one.images if name in held)
+            record = provenance_of(data)
+            files = _Files(target, table, held, shows_patients(record))
+            shown = _in_turn(kinds, per_kind)
+            names = [name for name in files.images(shown) if name in held]
+            first = [name for name in files.images(shown[:PER_PAGE]) if name in held]
+            files.write({number // ROWS for number in shown[:PER_PAGE]})
+            _write_page(target, data, record, kinds, bool(held), per_kind)
             damaged = _draw(target, first, read)
             _write_damaged(target, damaged)
             yield target / "index.html"
-            rest = [name for name in names if name not in set(first)]
-            if more := _draw(target, rest, read):
+            files.write(range(len(files)))
+            if more := _draw(target, names, read):
                 _write_damaged(target, damaged | more)
     except OSError as error:
         raise from_os_error(error, f"writing {target}") from error
@@ -109,32 +114,22 @@ def _drop_others(target: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _read(folder: Path) -> Iterator[Sample]:
-    found = shards.Samples(folder)
-    with progress.bar("gallery", len(found), "rows") as bar:
-        for sample in found:
-            yield sample
-            bar.add()
-
-
-def _key(sample: Sample) -> tuple[int, str, str, str]:
-    return SPLITS.index(sample.split), sample.ability, sample.family, sample.source
-
-
-def _kinds(samples: Sequence[Sample]) -> list[Kind]:
+def _in_kinds(table: pa.Table) -> tuple[pa.Table, list[Kind]]:
+    """The rows by split, ability, type and source, otherwise as they were; and where those of each stand."""
+    keys = list(zip(*(table.column(key).to_pylist() for key in _KEYS), strict=True))
+    order = sorted(range(len(keys)), key=lambda number: (SPLITS.index(keys[number][0]), *keys[number][1:]))
     kinds, first = [], 0
-    for (split, *rest), group in groupby(samples, _key):
+    for key, group in groupby(keys[number] for number in order):
         count = sum(1 for _ in group)
-        ability, family, source = rest
-        kinds.append(Kind((SPLITS[split], ability, family, source), first, count))
+        kinds.append(Kind(key, first, count))
         first += count
-    return kinds
+    return table.take(order), kinds
 
 
-def _in_turn(samples: Sequence[Sample], kinds: Sequence[Kind], per_kind: int) -> list[Sample]:
-    """The first rows of each type, one of each after the other: the order in which the page shows them."""
+def _in_turn(kinds: Sequence[Kind], per_kind: int) -> list[int]:
+    """Numbers of the first rows of each type, one of each after the other: the order in which the page shows them."""
     ranges = (range(kind.first, kind.first + min(kind.rows, per_kind or kind.rows)) for kind in kinds)
-    return [samples[number] for turn in zip_longest(*ranges) for number in turn if number is not None]
+    return [number for turn in zip_longest(*ranges) for number in turn if number is not None]
 
 
 @contextmanager
@@ -152,50 +147,70 @@ def _images(data: Artifact, folder: Path) -> Iterator[tuple[Any, Callable[[str],
             yield places, lambda name: shards.stored_at(data.uri, places[name], sizes[places[name].file], ranged)
 
 
-def _write_rows(
-    target: Path, data: Artifact, samples: Sequence[Sample], kinds: Sequence[Kind], held: Any, per_kind: int
+class _Files:
+    """The files of rows of a gallery; each is written once."""
+
+    def __init__(self, target: Path, table: pa.Table, held: Any, named: bool) -> None:
+        self._target, self._table, self._held, self._named = target / "rows", table, held, named
+        self._written: set[int] = set()
+
+    def __len__(self) -> int:
+        return math.ceil(int(self._table.num_rows) / ROWS)
+
+    def images(self, numbers: Sequence[int]) -> list[str]:
+        """Ids of the images of some rows, each once."""
+        lists = self._table.column("images").take(numbers).to_pylist() if numbers else []
+        return list(dict.fromkeys(name for names in lists for name in names))
+
+    def write(self, numbers: Collection[int]) -> None:
+        """Write those of some files that are not there yet."""
+        left = [number for number in numbers if number not in self._written]
+        with progress.bar("gallery", len(left), "files of rows") if len(left) > _FEW else nullcontext() as bar:
+            for number in left:
+                rows = self._table.slice(number * ROWS, ROWS).to_pylist()
+                text = json.dumps([self._row(row) for row in rows], separators=(",", ":"))
+                _replace(self._target / f"{number}.js", f"medmim.rows({number},{text});\n".encode())
+                self._written.add(number)
+                if bar:
+                    bar.add()
+
+    def _row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row as the page reads it; `p` is an image's file, or null where the data set does not hold it."""
+        shown: dict[str, Any] = {
+            "id": row["id"],
+            "q": row["question"],
+            "o": row["options"],
+            "g": row["gold"],
+            "a": row["answer"],
+            "p": [_file(name) if name in self._held else None for name in row["images"]],
+        }
+        if row["held_out"]:
+            shown["h"] = 1
+        if self._named:
+            shown |= {"who": row["patients"], "from": row["paths"]}
+        return shown
+
+
+def _write_page(
+    target: Path, data: Artifact, record: Mapping[str, Any], kinds: Sequence[Kind], pictures: bool, per_kind: int
 ) -> None:
-    record = provenance_of(data)
-    named = shows_patients(record)
-    for number, at in enumerate(range(0, len(samples), ROWS)):
-        rows = [_row(sample, held, named) for sample in samples[at : at + ROWS]]
-        text = json.dumps(rows, separators=(",", ":"))
-        _replace(target / "rows" / f"{number}.js", f"medmim.rows({number},{text});\n".encode())
     about = {
         "kinds": [[*kind.key, kind.first, kind.rows] for kind in kinds],
         "words": {kind.key[1]: label(f"ability:{kind.key[1]}") for kind in kinds},
         "rows": ROWS,
         "page": PER_PAGE,
         "drawn": per_kind,
-        "pictures": bool(held),
+        "pictures": pictures,
         "letters": LETTERS,
     }
     page = templates("medmim.data").get_template("gallery.html.j2")
-    allowed = reasons(terms_of(data), ["redistribute_data"])
     html = page.render(
-        about=about, digest=data.digest, rows=len(samples), pictures=bool(held), per_kind=per_kind, terms=allowed,
-        recipe=(record.get("recipe") or {}).get("name", ""), named=named, time=str(record.get("time", ""))[:10],
-        images=data.counts.get("images", 0), keys=_KEYS,
-        command=hints.command("data", "show", data.uri, "--pictures", "0"),
+        about=about, digest=data.digest, rows=sum(kind.rows for kind in kinds), pictures=pictures, per_kind=per_kind,
+        terms=reasons(terms_of(data), ["redistribute_data"]), recipe=(record.get("recipe") or {}).get("name", ""),
+        named=shows_patients(record), time=str(record.get("time", ""))[:10], images=data.counts.get("images", 0),
+        keys=_KEYS, command=hints.command("data", "show", data.uri, "--pictures", "0"),
     )  # fmt: skip
     write_atomically(target / "index.html", [html.encode()])
-
-
-def _row(sample: Sample, held: Any, named: bool) -> dict[str, Any]:
-    """A row as the page reads it; `p` is an image's file, or null where the data set does not hold it."""
-    row: dict[str, Any] = {
-        "id": sample.id,
-        "q": sample.question,
-        "o": sample.options,
-        "g": sample.gold,
-        "a": sample.answer,
-        "p": [_file(name) if name in held else None for name in sample.images],
-    }
-    if sample.held_out:
-        row["h"] = 1
-    if named:
-        row |= {"who": sample.patients, "from": sample.paths}
-    return row
 
 
 def _file(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -168,6 +169,7 @@ def test_the_list_is_of_numbers_and_digests_alone_and_changes_with_a_row(tmp_pat
 
 def test_the_command_prints_every_section_and_the_digest_of_the_list(tmp_path: Path) -> None:
     files.write(tmp_path / "raw", files.clean_set())
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
     command = [
         sys.executable,
         "benchmarks/published.py",
@@ -175,11 +177,18 @@ def test_the_command_prints_every_section_and_the_digest_of_the_list(tmp_path: P
         "--clean",
         str(tmp_path / "clean.json"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^## (.*)$", done.stdout, re.MULTILINE) == list(published.SECTIONS)
     assert hashlib.sha256((tmp_path / "clean.json").read_bytes()).hexdigest() in done.stdout
-    empty = subprocess.run([*command[:2], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
+    files.write(tmp_path / "odd", {TEMPORAL: [*files.temporal([1]), "no row", {"images": 7}]})
+    odd = subprocess.run(
+        [*command[:2], str(tmp_path / "odd")], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert odd.returncode == 0 and "Held in Temporal row 2, Held in Temporal row 3" in odd.stdout
+    empty = subprocess.run(
+        [*command[:2], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
     assert empty.returncode and "Traceback" not in empty.stderr
 
 

@@ -76,14 +76,15 @@ def test_every_row_is_in_it_with_its_images_and_its_type(ws: Workspace) -> None:
 
 
 def test_the_page_can_be_opened_before_further_images_are_drawn(ws: Workspace) -> None:
-    rows = [replace(samples()[0], images=(f"one{i}", f"two{i}"), paths=("a", "b")) for i in range(60)]
+    rows = [replace(samples()[0], images=(f"one{i}", f"two{i}"), paths=("a", "b")) for i in range(240)]
     data = publish(ws, rows)
     going = gallery.write(ws, data, 0)
     page = next(going)
     assert len(list((page.parent / "images").iterdir())) == 2 * gallery.PER_PAGE
-    assert len(rows_of(page)) == 60
+    assert len(rows_of(page)) == gallery.ROWS
     assert list(going) == []
-    assert len(list((page.parent / "images").iterdir())) == 120
+    assert len(rows_of(page)) == 240
+    assert len(list((page.parent / "images").iterdir())) == 480
 
 
 def test_images_of_the_first_rows_of_each_type_are_drawn_and_others_when_asked(ws: Workspace) -> None:

@@ -29,7 +29,10 @@ function load(number) {
       file.done = done;
       const script = document.createElement("script");
       script.src = `rows/${number}.js`;
-      script.onerror = () => failed(new Error(`rows/${number}.js is missing: show the data set again`));
+      script.onerror = () => {
+        files.delete(number);
+        failed(new Error("These questions are not written yet: reload the page, or show the data set again."));
+      };
       document.head.append(script);
     });
     files.set(number, file);

@@ -1,10 +1,10 @@
 """The wording of Med-MIM: the pools of stems and option sets of its published rows, synonyms and flaws included.
 
 Read out of the five published files, but for `birads`: of its 15 stems and option sets one set is known, and the stems
-here are ours. An option set is one way to word the answers; a wrong option that no answer has stands behind them. Med-
-MIM added one or two further wrong options to part of the rows, from a list that depends on the right answer. Most of
-them tell it (`wholly resected` stands beside a right `partially` only): docs/published-med-mim.md. So this form is for
-comparison with published numbers only.
+here are ours. An option set is one way to word the answers; a wrong option that no answer has stands behind them.
+Med-MIM added one or two further wrong options to part of the rows, from a list that depends on the right answer. Most
+of them tell it (`wholly resected` stands beside a right `partially` only): docs/published-med-mim.md. So this form is
+for comparison with published numbers only.
 """
 
 from dataclasses import dataclass, field
