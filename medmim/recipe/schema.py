@@ -139,6 +139,15 @@ class Audit(Section):
     max_look_alikes: int | None = Field(
         None, ge=0, description="images that look like one of an earlier split; by default they are told, and are clean"
     )
+    max_same_questions: int | None = Field(
+        None, ge=0, description="questions that an earlier split asks of the same pictures; by default they are told"
+    )
+    max_repeated_questions: int | None = Field(
+        None, ge=0, description="questions that their own split has asked before; by default they are told"
+    )
+    max_same_texts: int | None = Field(
+        None, ge=0, description="texts of no template that an earlier split has, of other pictures; by default told"
+    )
     look_alike_distance: int = Field(
         24, ge=0, le=64, description="bits of 256 in which perceptual hashes of look-alikes may differ (docs/data.md)"
     )

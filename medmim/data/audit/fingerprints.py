@@ -42,13 +42,17 @@ class Fingerprints:
 
     Attributes:
         places: Image id -> its row below.
-        pixels: (n,) SHA-256 of the pixels, `S32`.
+        pixels: (n,) SHA-256 of the pixels, `V32`.
         looks: (n, 32) uint8, the perceptual hashes.
     """
 
     places: Mapping[str, int]
     pixels: "np.ndarray"
     looks: "np.ndarray"
+
+    def pixels_of(self) -> dict[str, bytes]:
+        """Image id -> SHA-256 of its pixels."""
+        return {name: bytes(self.pixels[place]) for name, place in self.places.items()}
 
 
 def of(ws: Workspace, data: Artifact) -> Fingerprints | None:

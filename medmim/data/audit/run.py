@@ -10,8 +10,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from medmim import progress, shards, store
-from medmim.data.audit import balance, fingerprints, identifiers, leakage, pictures, text_only, types
-from medmim.data.audit.check import Check, judged, line
+from medmim.data.audit import (
+    balance,
+    fingerprints,
+    identifiers,
+    leakage,
+    pictures,
+    questions,
+    text_only,
+    types,
+)
+from medmim.data.audit.check import judged, line
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Audit, Recipe
@@ -22,9 +31,8 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample, to_published
 from medmim.store import Artifact
 
-REVISION = 4
+REVISION = 5
 REPORT, ROWS, CLEAN = "audit.json", "rows.jsonl", "clean.jsonl"
-_WITHOUT_CHECKS = 1  # the revision whose report had none
 _LISTED = 8  # rows of a check in the message that refuses
 
 
@@ -70,7 +78,15 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
         prints = fingerprints.of(ws, source)
         twins = pictures.twins(samples, prints, allowed.look_alike_distance) if prints else None
         report, clean = leakage.examine(samples, twins.leaked(allowed) if twins else ())
-        checks = _checks(report, samples, twins, allowed)
+        by_type = types.by_type(samples)
+        checks = [
+            *leakage.checks(report, samples),
+            *pictures.checks(samples, twins, allowed.look_alike_distance),
+            *questions.checks(samples, prints.pixels_of() if prints else {}),
+            *text_only.checks(by_type),
+            *balance.checks(by_type),
+            *identifiers.checks(samples),
+        ]
         report["checks"] = [check.as_dict() for check in checks]
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         with (folder / ROWS).open("w", encoding="utf-8") as file:
@@ -93,19 +109,6 @@ def _settings(allowed: Audit) -> dict[str, Any] | None:
     return limited if limited != {"look_alikes": False, "distance": Audit().look_alike_distance} else None
 
 
-def _checks(
-    report: dict[str, Any], samples: Sequence[Sample], twins: pictures.Twins | None, allowed: Audit
-) -> list[Check]:
-    by_type = types.by_type(samples)
-    return [
-        *leakage.checks(report, samples),
-        *pictures.checks(samples, twins, allowed.look_alike_distance),
-        *text_only.checks(by_type),
-        *balance.checks(by_type),
-        *identifiers.checks(samples),
-    ]
-
-
 def find(ws: Workspace, data: str) -> Artifact | None:
     """The audit of a data set, also one of an earlier version; None where none has been made.
 
@@ -114,7 +117,7 @@ def find(ws: Workspace, data: str) -> Artifact | None:
         data: Digest of the data set.
     """
     asked = dict.fromkeys([None, _asked(ws, data)])
-    tried = [*((REVISION, settings) for settings in asked), (_WITHOUT_CHECKS, None)]
+    tried = [*((REVISION, settings) for settings in asked), *((number, None) for number in range(REVISION - 1, 0, -1))]
     keys = (step_key("audit", number, settings and json.loads(settings), {"data": data}) for number, settings in tried)
     return next((found for key in keys if (found := made_before(ws, "audit", key)) is not None), None)
 
