@@ -82,6 +82,8 @@ def recorded(artifact: store.Artifact) -> tuple[dict[str, Any], str]:
     if not isinstance(record, dict):
         return {}, f"its {store.PROVENANCE} is cut off or was written by something else"
     wrong = [key for key, form in _FORM.items() if key in record and not isinstance(record[key], form)]
+    if "refs" not in wrong and not all(isinstance(ref, str) for ref in record.get("refs", {}).values()):
+        wrong.append("refs")
     if "recipe" not in wrong and not is_recipe(record.get("recipe") or {}):
         wrong.append("recipe")
     if not wrong:
@@ -145,8 +147,8 @@ def terms_of(artifact: store.Artifact) -> Terms:
 
 def _ours(record: Mapping[str, Any], kind: str) -> bool:
     recipe = record.get("recipe") or {}
-    drawn: bool = recipe.get("data", {}).get("source") == "phantom"
+    drawn: bool = (recipe.get("data") or {}).get("source") == "phantom"
     if kind in ("data", "audit"):
         return drawn
     shipped = {entry.name for entry in resources.files("medmim.shipped.bases").iterdir()}
-    return drawn and kind == "model" and recipe.get("finetune", {}).get("base") in shipped
+    return drawn and kind == "model" and (recipe.get("finetune") or {}).get("base") in shipped

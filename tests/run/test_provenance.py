@@ -122,6 +122,7 @@ def test_the_code_version_names_package_and_commit() -> None:
         ('{"who": "ann"}', {"who": "ann"}, ""),
         ('{"who": "ann", "recipe": null}', {"who": "ann", "recipe": None}, ""),
         ('{"who": "ann", "time": 7, "parents": "x"}', {"who": "ann"}, "says what no step writes of: parents, time"),
+        ('{"who": "ann", "refs": {"base": 7}}', {"who": "ann"}, "says what no step writes of: refs"),
         ('{"who": "ann", "recipe": {"platform": "all"}}', {"who": "ann"}, "says what no step writes of: recipe"),
         ('{"recipe": {"platform": {"show_patients": true}}}', {"recipe": {"platform": {"show_patients": True}}}, ""),
     ],
@@ -136,3 +137,9 @@ def test_what_of_a_record_is_damaged_is_left_out_and_said(tmp_path: Path, text: 
     assert shows_patients(record) is ("true" in text)
     path.unlink()
     assert recorded(artifact) == ({}, "")
+
+
+def test_a_recipe_without_a_section_gives_no_terms(tmp_path: Path) -> None:
+    artifact, _ = cached_step(workspace(tmp_path), "data", 3, {}, {}, writes("x"))
+    (Path(artifact.uri) / store.PROVENANCE).write_text('{"recipe": {"data": null, "finetune": null}}')
+    assert terms_of(artifact) == UNKNOWN

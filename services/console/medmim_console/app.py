@@ -106,7 +106,10 @@ def make(site: Site, names: Sequence[str] = ("*",)) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        told = f"there is no page {request.url.path[:200]}" if error.status_code == 404 else str(error.detail)
+        told = {
+            404: f"there is no page {request.url.path[:200]}",
+            405: f"this page is not there for {request.method}",
+        }.get(error.status_code, f"the request cannot be read: {error.detail}")
         answer = refused(request, Refusal(error.status_code, told, "go back, or choose a page above"))
         answer.headers.update(error.headers or {})
         return answer

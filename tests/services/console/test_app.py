@@ -96,12 +96,15 @@ def test_a_person_who_logs_out_is_a_reader_again(ws: Workspace) -> None:
     assert "log out" not in client.get("/leaderboard").text
     client.cookies.set(COOKIE, kept)
     assert "log out" not in client.get("/leaderboard").text, "a cookie that somebody has kept"
+    refused = client.post("/models/a/1/promote", data={"why": "x"})
+    assert refused.status_code == 401 and refused.text.count("the session has ended") == 1, "said once"
 
 
 def test_pages_may_be_asked_for_without_their_content(ws: Workspace) -> None:
     client = browser(ws)
     assert client.head("/leaderboard").status_code == 200
-    assert client.put("/leaderboard").headers["allow"] == "GET"
+    other = client.put("/leaderboard")
+    assert other.headers["allow"] == "GET" and "this page is not there for PUT" in other.text
 
 
 def test_a_large_form_is_cut_off(ws: Workspace) -> None:
