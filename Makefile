@@ -11,7 +11,7 @@ TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eight test test-long test-browser test-cluster test-node test-vllm peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference image-console lock clean
+.PHONY: help demo eight test test-long test-browser test-cluster test-node test-vllm test-peers peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference image-console lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -63,6 +63,7 @@ test-vllm: $(VLLM)/.ready ## the tuned tiny models in vLLM on this CPU give the 
 	@MEDMIM_VLLM_PYTHON=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm tests/vllm -s
 
 PEERS := .venv-peers
+LLAMA_FACTORY := .venv-llamafactory
 $(PEERS)/.ready: benchmarks/peers/requirements.txt $(READY)
 	@echo "environment: $(PEERS) (6 GB)"
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(PEERS)
@@ -71,6 +72,17 @@ $(PEERS)/.ready: benchmarks/peers/requirements.txt $(READY)
 
 peers: $(PEERS)/.ready ## the real lmms-eval on an export gives our answers and scores, and how fast (by hand; docs/peers.md)
 	@MEDMIM_PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(BIN)/python benchmarks/peers/run.py --home $(HOME_DIR)
+
+# LLaMA-Factory asks for older datasets than ms-swift.
+$(LLAMA_FACTORY)/.ready: benchmarks/peers/llama_factory.txt $(READY)
+	@echo "environment: $(LLAMA_FACTORY) (6 GB)"
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(LLAMA_FACTORY)
+	@VIRTUAL_ENV=$(abspath $(LLAMA_FACTORY)) $(UV) pip install --quiet -r benchmarks/peers/llama_factory.txt
+	@touch $@
+
+test-peers: $(PEERS)/.ready $(LLAMA_FACTORY)/.ready ## the real ms-swift, LLaMA-Factory and TRL read our exports row by row (by hand and nightly; docs/peers.md)
+	@MEDMIM_PEERS_PYTHON=$(abspath $(PEERS))/bin/python MEDMIM_LLAMA_FACTORY_PYTHON=$(abspath $(LLAMA_FACTORY))/bin/python \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peers tests/peers -s
 
 # Beside the environment: what only the rehearsal reads.
 REHEARSAL := .rehearsal

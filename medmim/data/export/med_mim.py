@@ -8,6 +8,7 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from medmim import shards
 from medmim.data.export import form, pictures
@@ -55,16 +56,20 @@ def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written
     for sample in form.rows(splits):
         files[published_file(sample)].append(sample)
     for file, samples in files.items():
-        rows = [
-            {**to_published(one), "images": [_name(path) for path in one.paths], "source": published_source(one)}
-            for one in samples
-        ]
+        rows = list(map(_row, samples))
         (folder / file).write_text(json.dumps(rows, indent=4), encoding="utf-8")  # without an end of line, as published
     if images is not None:
         pictures.write_as(folder, images, _places(splits))
     return Written(
         _USAGE, {split: f"Med_MIM_{'train' if split == 'train' else 'benchmark'}_*.json" for split in splits}
     )
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    row = to_published(sample)
+    if sample.options:  # their last line ends, too, in every published file
+        row["conversation"][0]["content"] += "\n"
+    return {**row, "images": [_name(path) for path in sample.paths], "source": published_source(sample)}
 
 
 def _places(splits: Splits) -> dict[str, str]:

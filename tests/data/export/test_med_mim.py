@@ -1,0 +1,96 @@
+"""The published form: the published files come back as they were, and the source reads what is written."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim import shards, store
+from medmim.data.export import run as export
+from medmim.data.export.run import Choice
+from medmim.data.sources.published import check_file, read_rows
+from medmim.data.sources.published_rows import kind_of, sample_of
+from medmim.run.workspace import workspace
+from medmim.sample import Sample
+from medmim.terms import APACHE
+from tests.data.export.test_run import image_id, picture, sample
+from tests.support import shared_data
+
+# Rows of the real files, and those that come back byte for byte: blanks at the end of an answer and a second end of
+# line are lost, a row that stands twice is kept once, and one of training is a benchmark's, too.
+REAL = {
+    "Med_MIM_benchmark_Held_in_Comparison.json": (344, 343),
+    "Med_MIM_benchmark_Held_in_Coreference.json": (1463, 1463),
+    "Med_MIM_benchmark_Held_in_Temporal.json": (933, 933),
+    "Med_MIM_benchmark_Held_out_ODIR.json": (600, 592),
+    "Med_MIM_train_inherent_Comparison.json": (3228, 3223),
+}
+
+
+def written(tmp_path: Path, samples: list[Sample], pixels: bool = False) -> Path:
+    images = [(image_id(i), "", picture(i)) for i in range(8)] if pixels else []
+    shards.write(tmp_path / "data", samples, images)
+    ws = workspace(tmp_path / "home")
+    uri = store.publish(tmp_path / "data", ws.store, "data", {}, {"parents": {}, "terms": APACHE.as_dict()}).uri
+    export.export(ws, uri, tmp_path / "out", "med-mim", Choice(("train", "test")))
+    return tmp_path / "out"
+
+
+def without_names(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as text, but for their `id` and `source`, which a data set does not keep."""
+    return [json.dumps({**row, "id": "", "source": ""}, indent=4) for row in rows]
+
+
+@shared_data.needs("med-mim")
+def test_the_published_files_come_back_byte_for_byte(tmp_path: Path) -> None:
+    folder = shared_data.FOLDER / "med-mim"
+    samples = []
+    for name in REAL:
+        kind = kind_of(name)
+        assert kind is not None
+        samples += check_file(name, kind, read_rows(folder / name))[0]
+    out = written(tmp_path, samples)
+    for name, (rows, equal) in REAL.items():
+        text, ours = ((place / name).read_text("utf-8") for place in (folder, out))
+        theirs, found = json.loads(text), json.loads(ours)
+        assert len(theirs) == rows
+        assert sum((Counter(without_names(theirs)) & Counter(without_names(found))).values()) == equal, name
+        if equal == rows:
+            named = [{**row, "id": one["id"], "source": one["source"]} for row, one in zip(found, theirs, strict=True)]
+            assert json.dumps(named, indent=4) == text
+
+
+@pytest.mark.parametrize("source", ["embed", "ms-cxr-t", "lumiere", "odir", "vqa-rad", "pmc"])
+def test_rows_of_our_own_sources_are_read_by_the_source_published_as_they_were(source: str, tmp_path: Path) -> None:
+    paths = {
+        "embed": "embed/images/cohort_1/17/{}.dcm", "ms-cxr-t": "ms-cxr-t/files/p10/p10000017/s1/{}.jpg",
+        "lumiere": "lumiere/Patient-017/week-000/CT1.nii.gz#coronal={}", "odir": "odir/Training Images/17{}_left.jpg",
+        "vqa-rad": "synpic{}.jpg", "pmc": "figures/{}.jpg",
+    }  # fmt: skip
+    made = [sample(i, 2, source=source, paths=tuple(paths[source].format(k) for k in (i, i + 1))) for i in range(4)]
+    out = written(tmp_path, made, pixels=True)
+    assert json.loads((out / export.LEFT_OUT).read_text("utf-8") or "[]") == []
+    for file in out.glob("Med_MIM_*.json"):
+        kind = kind_of(file.name)
+        assert kind is not None
+        for row in json.loads(file.read_text("utf-8")):
+            read, problems = sample_of(row, kind)
+            one = next(one for one in made if one.id == row["id"])
+            assert problems == [] and read is not None
+            assert (read.question, read.options, read.answer, read.gold, read.ability) == (
+                one.question, one.options, one.answer, one.gold, one.ability
+            )  # fmt: skip
+            for path, name in zip(row["images"], one.images, strict=True):
+                number = next(i for i in range(8) if image_id(i) == name)
+                assert (out / "pictures" / path).read_bytes() == picture(number) and "#" not in path
+
+
+def test_two_pictures_of_one_name_end_the_export(tmp_path: Path) -> None:
+    from medmim.errors import UserError
+
+    one = sample(0, 2, paths=("a.nii#1", "a.nii.1"))
+    with pytest.raises(UserError, match="two images would be written to pictures"):
+        written(tmp_path, [one], pixels=True)
+    assert not (tmp_path / "out").exists()
