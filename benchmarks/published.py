@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from medmim.data import people
+from medmim.data.audit import text_only
 from medmim.data.audit.leakage import MEASURES, examine
+from medmim.data.audit.types import by_type
 from medmim.data.sources import published as source
 from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.errors import UserError
@@ -448,6 +450,21 @@ def _blind(rows: Sequence[Row]) -> Iterator[str]:
     )
 
 
+def _text(rows: Sequence[Row]) -> Iterator[str]:
+    found = text_only.checks(by_type(row.sample for row in rows if row.sample))
+    lines = [
+        [
+            check.name.removeprefix("text-only/"),
+            *(f"{100 * (one or 0):+.1f}" for one in (check.value, check.low, check.high)),
+            check.note,
+        ]
+        for check in found
+        if check.value is not None
+    ]
+    yield from _table(["type, of all files", "points above the best constant", "from", "to", "right"], lines)
+    yield from (f"\nLeft out: {check.note}." for check in found if check.value is None)
+
+
 def _positions(rows: Sequence[Row]) -> Iterator[str]:
     lines = []
     for name, _, read in _by_file(rows):
@@ -488,6 +505,7 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "places": _places,
     "contradictions": _contradictions,
     "blind": _blind,
+    "text": _text,
     "positions": _positions,
     "clean": _clean,
 }
