@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import yaml
-from minio import Minio
+from minio import Minio, MinioAdmin
+from minio.credentials import StaticProvider
 
+from tests.support import s3_policy
 from tests.support.chart import CHART, helm, render
 
 
@@ -108,11 +111,30 @@ class Namespace:
         if disk and not json.loads(self.kubectl("get", "storageclasses", "-o", "json"))["items"]:
             self._volume(disk)
 
-    def key(self, namespace: str, name: str = "medmim-s3") -> None:
-        """A Secret with the store's key."""
+    def key(self, namespace: str, name: str = "medmim-s3", role: str = "") -> dict[str, str]:
+        """A Secret with a key of the store, returned too: of a user with `infra/s3/ROLE.json`, else the test's own."""
         keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        if role:
+            user = f"{role}-{self.bucket}"
+            admin = _admin()
+            admin.policy_add(user, policy=s3_policy.load(role, self.bucket))
+            admin.user_add(user, "secret-of-this-user")
+            admin.policy_set(user, user=user)
+            keys = {"AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": "secret-of-this-user"}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": keys}
         self.kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump(secret))
+        return keys
+
+    def need(self, *images: str) -> None:
+        """Skip the test where an image is not on the node."""
+        known = self.kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names[*]}").split()
+        if missing := sorted(set(images) - set(known)):
+            pytest.skip(f"not on the node: {', '.join(missing)}; docs/image.md says how to build and import it")
+
+    def address(self, service: str) -> str:
+        """Host and port of a service of the release, as this machine reaches it where it is the node."""
+        found = json.loads(self.kubectl("-n", self.platform, "get", "service", service, "-o", "json"))["spec"]
+        return f"{found['clusterIP']}:{found['ports'][0]['port']}"
 
     def install(self) -> None:
         """The release."""
@@ -152,6 +174,11 @@ class Namespace:
             for found in s3.list_objects(self.bucket, recursive=True):
                 s3.remove_object(self.bucket, str(found.object_name))
             s3.remove_bucket(self.bucket)
+        admin = _admin()
+        for user in json.loads(admin.user_list()):
+            if user.endswith(f"-{self.bucket}"):
+                admin.user_remove(user)
+                admin.policy_remove(user)
 
     def objects(self, prefix: str) -> list[str]:
         """Keys in the bucket."""
@@ -207,3 +234,9 @@ def _s3() -> Minio:
         region=os.environ["AWS_REGION"],
         secure=address.scheme == "https",
     )
+
+
+def _admin() -> MinioAdmin:
+    address = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    root = StaticProvider(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    return MinioAdmin(endpoint=address.netloc, credentials=root, secure=address.scheme == "https")
