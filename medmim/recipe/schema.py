@@ -164,6 +164,12 @@ class Audit(Section):
     max_identifiers: int | None = Field(
         0, ge=0, description="rows with identifiers of one kind, such as dates or phone numbers; null: no limit"
     )
+    read_images: int = Field(
+        0, ge=0, description="images, drawn at random, whose burned-in text is read: half a second each (extra ocr)"
+    )
+    max_images_with_text: int | None = Field(
+        None, ge=0, description="of them, images with more burned-in text than markers; null: no limit"
+    )
 
 
 class Lora(Section):

@@ -82,6 +82,13 @@ _KEYED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _KEYED_DIGITS = 4
+_NEAR = re.compile(
+    r"\b(?:files?|exams?|examinations?|study|studies|records?|scans?|films?)\s+#?"
+    r"(?P<value>[A-Z]{0,4}-?\d[\dA-Z]*(?:[-./]\d+)*)(?!\w|\s*(?:mm|cm|ml|patients|participants|subjects)\b)",
+    re.IGNORECASE,
+)
+_NEAR_DIGITS = 6
+_YEARS = re.compile(rf"{_YEAR}[-/.]{_YEAR}")
 _SOCIAL = re.compile(rf"{_BEGIN}\d{{3}}-\d{{2}}-\d{{4}}(?![\w-]|\.\d)")
 _UID = re.compile(r"(?<![\w.])[0-2](?:\.\d+){6,}(?![\w.]*\w)")
 _LETTERED = re.compile(r"(?<![\w./:^-])(?P<prefix>[A-Za-z]{1,5})(?P<between>[-_#]?)(?P<digits>\d{6,})(?!\w|-\d|\.\d)")
@@ -118,9 +125,14 @@ _ROLE = (
     r"|(?:referred|reported|dictated|signed|read|reviewed|verified) by|technologist|operator|patient)\b"
     r"(?: is| was|:|,)?\s+)"
 )
+_SIGNED = (
+    r"(?i:\b(?:patient(?:'s)? name|name of (?:the )?patient|(?:referring|attending|requesting|ordering) physician"
+    r"|(?:referred|reported|dictated|signed|read|reviewed|verified|requested) by)\b(?: is|:)?\s+)"
+)
 _NAMES = tuple(
     re.compile(form)
     for form in (
+        rf"{_SIGNED}(?P<name>{_PART})\b(?!\s+[a-z])",
         rf"{_TITLE}\.?\s+(?:med\.\s+|Dr\.\s+)?(?P<name>(?:[A-Z]\.\s*)*{_NAME})",
         rf"{_ROLE}(?P<name>{_PART}(?:,?\s+[A-Z]\.?)?,?\s+{_OF}{_PART})\b",
         r"(?<![\w^])(?P<name>[A-ZÀ-Þ][\wÀ-ÿ'-]+\^[A-ZÀ-Þ][\wÀ-ÿ'-]*(?:\^[\wÀ-ÿ'-]*)*)",  # as in DICOM
@@ -281,6 +293,9 @@ def _phones(text: str) -> Iterator[Found]:
 def _numbers(text: str) -> Iterator[Found]:
     for at in _KEYED.finditer(text):
         if _digits(at["value"]) >= _KEYED_DIGITS:
+            yield Found("number", at.start("value"), at.end("value"))
+    for at in _NEAR.finditer(text):
+        if _digits(at["value"]) >= _NEAR_DIGITS and not _YEARS.fullmatch(at["value"]):
             yield Found("number", at.start("value"), at.end("value"))
     for form in (_SOCIAL, _UID):
         yield from (Found("number", at.start(), at.end()) for at in form.finditer(text))

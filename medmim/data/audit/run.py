@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from medmim import progress, shards, store
 from medmim.data.audit import (
     balance,
+    burned_in,
     fingerprints,
     identifiers,
     leakage,
@@ -87,6 +88,9 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
             *balance.checks(by_type),
             *identifiers.checks(samples),
         ]
+        if allowed.read_images:
+            readings = burned_in.of(ws, source, allowed.read_images)
+            checks += burned_in.checks(samples, readings, len(prints.places) if prints else 0)
         report["checks"] = [check.as_dict() for check in checks]
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         with (folder / ROWS).open("w", encoding="utf-8") as file:
@@ -105,8 +109,15 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
 
 def _settings(allowed: Audit) -> dict[str, Any] | None:
     """What of a recipe's section decides the content; None where all is as by default."""
-    limited = {"look_alikes": allowed.max_look_alikes is not None, "distance": allowed.look_alike_distance}
-    return limited if limited != {"look_alikes": False, "distance": Audit().look_alike_distance} else None
+
+    def chosen(section: Audit) -> dict[str, Any]:
+        return {
+            "look_alikes": section.max_look_alikes is not None,
+            "distance": section.look_alike_distance,
+            **({"read_images": section.read_images} if section.read_images else {}),
+        }
+
+    return chosen(allowed) if chosen(allowed) != chosen(Audit()) else None
 
 
 def find(ws: Workspace, data: str) -> Artifact | None:

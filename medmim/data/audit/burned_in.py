@@ -1,0 +1,237 @@
+"""Reads text that is burned into pictures, and says where it is more than a marker, or identifies a person.
+
+An artifact of its own, `burned_in`, since it takes about half a second a picture on one core: of as many pictures as
+the recipe says (`audit.read_images`), drawn at random. What was read is never stored, only how many regions of text
+there are, and the shape of what identifies. RapidOCR finds and reads the regions (PP-OCR, whose models its wheel
+holds); benchmarks/identifiers.py measures it on real radiographs in which another generator writes.
+"""
+
+import hashlib
+import io
+import json
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from medmim import progress, shards, store
+from medmim.data.audit import identifiers
+from medmim.data.audit.check import Check, Row
+from medmim.data.sources.published_rows import file_of
+from medmim.errors import UserError, require
+from medmim.redact import shape
+from medmim.run.cache import cached_step
+from medmim.run.provenance import terms_of
+from medmim.run.workspace import Workspace
+from medmim.sample import Sample
+from medmim.store import Artifact
+
+REVISION = 1
+FILE = "burned_in.jsonl"
+TEXT_LIMIT = "max_images_with_text"
+_EXTRA = "ocr"
+_SHORTEST = 4  # letters and digits; fewer are the marks of sides, views and panels
+_MARKS = frozenset(
+    (
+        "left", "right", "port", "portable", "supine", "erect", "upright", "semi", "sitting", "standing", "prone",
+        "lateral", "axial", "coronal", "sagittal", "mobile", "expiration", "inspiration", "rcc", "lcc", "rmlo", "lmlo",
+        "mlo", "cc", "flair", "panel", "fig", "figure", "ap", "pa", "lat", "hu", "mm", "cm", "kv", "mas", "view",
+    )
+)  # fmt: skip
+_MARK_DIGITS = 3
+# In a picture a text has no sentence around it: names stand in capitals, numbers alone.
+_NAMES = re.compile(
+    r"\b[A-Z][A-Za-z'-]+\s?[,^]\s?[A-Z][A-Za-z'-]+|\b(?:name|pat(?:ient)?|dr)\b[.:\s]\s*[A-Z]\w+", re.ASCII
+)
+_NUMBERS = re.compile(r"(?<![\d.,:])(?:[A-Z]{0,3}\d{6,}|\d{3,}-\d{3,})(?![\d.,:]\d)")
+_BIRTH = re.compile(r"\b(?:dob|d\.o\.b|born|birth|geb)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is written in a picture.
+
+    Attributes:
+        image: Its id.
+        texts: Regions of text that are more than markers.
+        found: Identifiers, each by kind and shape: `date 99.99.9999`.
+    """
+
+    image: str
+    texts: int
+    found: tuple[str, ...]
+
+
+def of(ws: Workspace, data: Artifact, number: int) -> list[Reading] | None:
+    """The readings of pictures of a data set, made now where they are not yet; None where it was built without pixels.
+
+    Args:
+        ws: The workspace.
+        data: The data set.
+        number: Of pictures, drawn at random; all where there are fewer.
+
+    Raises:
+        UserError: An image cannot be read, or RapidOCR is not installed.
+    """
+    if not any(name.startswith("images/") for name in data.files):
+        return None
+
+    def make(folder: Path) -> dict[str, Any]:
+        return {"images": _write(data, folder, number)}
+
+    parents = {"data": data.digest}
+    made, _ = cached_step(ws, "burned_in", REVISION, {"images": number}, parents, make, terms=terms_of(data))
+    lines = (store.fetch(made, ws.cache) / FILE).read_text(encoding="utf-8").splitlines()
+    return [Reading(one["image"], one["texts"], tuple(one["found"])) for one in map(json.loads, lines)]
+
+
+def checks(samples: Iterable[Sample], readings: Sequence[Reading] | None, total: int) -> list[Check]:
+    """How many pictures hold text, and how many identify somebody; nothing where no picture was to be read.
+
+    Args:
+        samples: Of all splits.
+        readings: From `of`; None: there are no pictures.
+        total: Pictures that the data set has.
+    """
+    if readings is None:
+        return [Check("burned-in", "pictures with text", None, note="the data set was built without pixels")]
+    note = "" if len(readings) == total else f"drawn from {total:,}"
+    said = {one.image: one for one in readings if one.texts or one.found}
+    texts: list[Row] = []
+    found: list[Row] = []
+    for sample in samples:
+        for number, image in enumerate(sample.images, 1):
+            one = said.get(image)
+            if one and one.found:
+                found.append(Row(sample.id, file_of(sample), f"{', '.join(one.found)} in image {number}"))
+            elif one:
+                texts.append(Row(sample.id, file_of(sample), f"{one.texts} regions of text in image {number}"))
+    named = [one for one in said.values() if one.found]
+    return [
+        Check(
+            "burned-in/identifiers", "pictures with burned-in dates, numbers or names", len(named), of=len(readings),
+            key=identifiers.LIMIT, rows=tuple(found), note=note,
+        ),
+        Check(
+            "burned-in/text", "pictures with burned-in text that is more than a marker", len(said), of=len(readings),
+            key=TEXT_LIMIT, rows=(*found, *texts), note=note,
+        ),
+    ]  # fmt: skip
+
+
+def reader() -> Callable[[str, Image.Image], Reading]:
+    """What reads a picture, given its id; several threads may call it, each gets its own engine.
+
+    Raises:
+        UserError: RapidOCR is not installed.
+    """
+    rapidocr = require("rapidocr", _EXTRA)
+    require("onnxruntime", _EXTRA)
+    own = threading.local()
+    settings = {
+        "Global.log_level": "error",
+        "Global.use_cls": False,  # of lines that stand on their heads
+        "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        "EngineConfig.onnxruntime.enable_cpu_mem_arena": False,  # it grows with every size of a picture
+    }
+
+    def read(name: str, image: Image.Image) -> Reading:
+        import numpy as np
+
+        if not hasattr(own, "engine"):
+            own.engine = rapidocr.RapidOCR(params=settings)
+        result = own.engine(np.asarray(image.convert("RGB"))[:, :, ::-1])
+        return judged(name, result.txts or ())
+
+    return read
+
+
+def judged(name: str, texts: Sequence[str]) -> Reading:
+    """What the regions of a picture say.
+
+    Args:
+        name: Id of the picture.
+        texts: What was read, a region each, from top to bottom.
+    """
+    more = [text for text in texts if sum(map(str.isalnum, text)) >= _SHORTEST and not _is_mark(text)]
+    together = "\n".join(more)
+    parts = [(one.kind, together[one.start : one.end]) for one in identifiers.find(together)]
+    parts += [("name", at[0]) for at in _NAMES.finditer(together)]
+    parts += [("number", at[0]) for at in _NUMBERS.finditer(together)]
+    parts += [("date of birth", "") for _ in _BIRTH.finditer(together)]
+    return Reading(name, len(more), tuple(dict.fromkeys(f"{kind} {shape(text)}".strip() for kind, text in parts)))
+
+
+def _is_mark(text: str) -> bool:
+    words = re.findall(r"[^\W\d_]{2,}", text.lower())
+    return sum(map(str.isdigit, text)) <= _MARK_DIGITS and _MARKS.issuperset(words)
+
+
+def _write(data: Artifact, folder: Path, number: int) -> int:
+    from joblib import cpu_count
+
+    read = reader()
+    parts = folder / "resume"
+    parts.mkdir(exist_ok=True)
+    sizes = {name: facts["bytes"] for name, facts in data.files.items()}
+    with store.ranged(data) as ranged, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ids = shards.image_ids(data.uri, sizes, ranged)
+        chosen = set(sorted(ids, key=lambda one: hashlib.sha256(one.encode()).digest())[:number])
+        pool = ThreadPoolExecutor(cpu_count(), "medmim-ocr")
+        try:
+            with progress.bar("reading text in pictures", len(chosen), "images") as bar:
+                piece = partial(_piece, data.uri, ranged, sizes, chosen, read, bar.add)
+                jobs = [
+                    pool.submit(piece, name, groups, parts / f"{number}.jsonl")
+                    for number, (name, groups, _) in enumerate(shards.image_groups(data.uri, sizes, ranged))
+                ]
+                for job in jobs:
+                    job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    with (folder / FILE).open("w", encoding="utf-8") as file:
+        for number in range(len(jobs)):
+            file.write((parts / f"{number}.jsonl").read_text(encoding="utf-8"))
+    return len(chosen)
+
+
+def _piece(
+    where: str,
+    ranged: Callable[[str, int, int], bytes],
+    sizes: dict[str, int],
+    chosen: set[str],
+    read: Callable[[str, Image.Image], Reading],
+    done: Callable[[], None],
+    name: str,
+    groups: range,
+    target: Path,
+) -> None:
+    if target.exists():
+        return
+    lines = []
+    for one, encoded in shards.images_in(where, name, groups, sizes[name], ranged):
+        if one not in chosen:
+            continue
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                found = read(one, image)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(
+                f"an image of {where}/{name} cannot be decoded",
+                reason=f"{one}: {error}",
+                fix="the file is damaged: build the data set again",
+            ) from None
+        lines.append(json.dumps(asdict(found)) + "\n")
+        done()
+    part = target.with_suffix(".part")
+    part.write_text("".join(lines), encoding="utf-8")
+    part.replace(target)
