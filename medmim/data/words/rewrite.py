@@ -69,10 +69,11 @@ def refuse_leaving(data: Data, of_data: Terms) -> None:
         why.append("the recipe does not say data.words.may_leave: true")
     if why:
         own = f"say that the server is your own: {openai_client.OWN_SERVERS}={host}"
+        asks = "set data.words.may_leave: true, " * (len(why) == 1 and not data.words.may_leave)
         raise UserError(
             f"texts of the data set must not be sent to {host}",
             reason="; ".join(why),
-            fix=f"give a server of your own as data.words.endpoint, or {own}",
+            fix=f"{asks}give a server of your own as data.words.endpoint, or {own}",
         )
 
 
