@@ -35,8 +35,9 @@ eight: $(READY) ## the comparison of eight LVLMs on tiny random stand-ins: how i
 	@$(BIN)/medmim zoo tiny --home $(HOME_DIR) > /dev/null
 	@$(BIN)/medmim run eight-tiny --home $(HOME_DIR)
 
+# Three workers for two cores: tests that wait, for a patience or a child's start, leave a core to the others.
 test: $(READY) ## set up, then the test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-long: $(READY) ## tests of 30 s and more: kills at every write, Ray with lost workers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m long

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,15 @@ def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty MLflow database, migrated once (seconds). Copy it, do not use it."""
     home = tmp_path_factory.mktemp("mlflow")
     tracking.client(Workspace(home, str(home / "store"), f"sqlite:///{home}/mlflow.db"))
-    return home / "mlflow.db"
+    from mlflow.store.db import utils
+
+    with pytest.MonkeyPatch.context() as patch:  # it reads 67 files each time
+        patch.setattr(utils, "_get_latest_schema_revision", cache(utils._get_latest_schema_revision))
+        yield home / "mlflow.db"
 
 
 @pytest.fixture

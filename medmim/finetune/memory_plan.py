@@ -151,9 +151,14 @@ def need(
     Returns:
         Its parts. On a CPU, `host` of a part is beside `device`, in the same memory.
     """
-    of = sizes(config, settings, bf16)
     flash = gpu and bf16 and settings.packing and not getattr(config.text_config, "attention_dropout", 0.0)
     passes = _bound(config, row) if quick else memory_trace.of_pass(config, settings, row, bf16, flash)
+    return _with_passes(passes, config, settings, workers, row, gpu, bf16)
+
+
+def _with_passes(passes: int, config: Any, settings: Finetune, workers: int, row: Pass, gpu: bool, bf16: bool) -> Need:
+    """What a worker needs whose passes keep that many bytes."""
+    of = sizes(config, settings, bf16)
     parts = [
         *_held(of, settings, workers, bf16),
         Part("activations of a row", passes + _pixels(config, row.images), 0, True),
@@ -317,8 +322,11 @@ def nearest(
     for change, more, words in _alternatives(settings, workers, row):
         other = settings.model_copy(update=change)
         smaller = _shortened(row, other.max_tokens) if "max_tokens" in change else row
-        needed = need(config, other, more, smaller, gpu=gpu, bf16=bf16)
         shared = sharing if more == workers or sharing == 1 else more
+        least = _with_passes(0, config, other, more, smaller, gpu, bf16)
+        if lacking(least, room, gpu, shared):
+            continue  # whatever its passes keep: making one takes a second and more
+        needed = need(config, other, more, smaller, gpu=gpu, bf16=bf16)
         if lacking(needed, room, gpu, shared) is None:
             total = needed.device if gpu else needed.device + needed.host
             return f"set {words}: {gib(total)} a worker"

@@ -68,6 +68,8 @@ def _of_pass(config: str, settings: str, row: Pass, bf16: bool, flash: bool) -> 
     whole = llava.quiet_transformers().LlavaConfig.from_dict(json.loads(config))
     given = Finetune.model_validate_json(settings)
     text, tower = int(whole.text_config.num_hidden_layers), int(whole.vision_config.num_hidden_layers)
+    if max(text, tower) <= _LONGER:
+        return max(_phases(whole, given, row, bf16, flash))
     phases = [
         _phases(_with_layers(whole, *layers), given, row, bf16, flash)
         for layers in ((_SHORT, _SHORT), (_LONGER, _SHORT), (_SHORT, _LONGER))

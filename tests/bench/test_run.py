@@ -151,7 +151,7 @@ run.bench(workspace(Path(home)), data, dict(zip(("tuned", "base"), models)), Ben
 """  # noqa: E501
 
 
-@pytest.mark.parametrize("probe", ["none", "swap"])
+@pytest.mark.parametrize("probe", [pytest.param("none", marks=pytest.mark.long), "swap"])
 def test_kill_9_and_run_again_gives_the_same_digest(done, world, tmp_path, probe):
     ws = workspace(tmp_path)
     child = subprocess.Popen(

@@ -11,7 +11,7 @@ from tests.support.chart import PLATFORM, VALUES, Object, named, render, rendere
 
 promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed")
 
-METRICS = yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text("utf-8"))
+METRICS = yaml.load(Path(__file__).with_name("metrics.yaml").read_text("utf-8"), yaml.CSafeLoader)
 KINDS = {
     "deployment": "Deployment",
     "cronjob": "CronJob",

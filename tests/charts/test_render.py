@@ -31,7 +31,7 @@ kubernetes_validate.utils.schema_contents = cache(
 )  # else read for each object
 
 KUBERNETES = ("1.31", "1.34", "1.36")
-CUSTOM = yaml.safe_load(Path(__file__).with_name("prometheus.yaml").read_text("utf-8"))
+CUSTOM = yaml.load(Path(__file__).with_name("prometheus.yaml").read_text("utf-8"), yaml.CSafeLoader)
 
 
 def server(objects: list[Object]) -> Object:
@@ -85,7 +85,7 @@ def test_helm_lint_reports_nothing() -> None:
 
 
 def test_the_chart_is_of_the_packages_version() -> None:
-    facts = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    facts = yaml.load((CHART / "Chart.yaml").read_text("utf-8"), yaml.CSafeLoader)
     assert facts["appVersion"] == __version__
     assert facts["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
 
@@ -103,7 +103,7 @@ def test_every_switch_is_on_somewhere() -> None:
 
 def test_values_and_schema_have_the_same_keys_and_each_is_documented() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
-    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    values = yaml.load((CHART / "values.yaml").read_text("utf-8"), yaml.CSafeLoader)
 
     def compare(at: str, known: Object, given: Object) -> None:
         if "$ref" in known:

@@ -15,8 +15,8 @@ from medmim.run.stage import BENCHING, STAGES
 from tests.support.servers import healthy_only
 
 SMALL = [
-    *("--set", "data.patients=220", "--set", "data.test_fraction=0.3", "--set", "finetune.steps=3"),
-    *("--set", "finetune.save_every=1", "--set", "bench.limit=60"),
+    *("--set", "data.patients=120", "--set", "data.test_fraction=0.3", "--set", "finetune.steps=3"),
+    *("--set", "finetune.save_every=2", "--set", "bench.limit=20"),
 ]
 
 
@@ -79,6 +79,7 @@ def test_nothing_on_the_screen_is_a_librarys(first: tuple[int, dict[str, Any], s
     assert not [line for line in screen.splitlines() if any(word in line for word in foreign)]
 
 
+@pytest.mark.long  # what each stage finds again is in its own tests
 def test_run_again_does_no_work_and_prints_the_same(first: tuple[int, dict[str, Any], str], home: Path) -> None:
     _, before, _ = first
     _, again, screen = run("demo", home, *SMALL)
@@ -91,7 +92,7 @@ def test_run_again_does_no_work_and_prints_the_same(first: tuple[int, dict[str, 
 
 def test_a_changed_value_runs_only_what_depends_on_it(first: tuple[int, dict[str, Any], str], home: Path) -> None:
     _, before, _ = first
-    _, after, _ = run("demo", home, *SMALL, "--set", "bench.limit=50")
+    _, after, _ = run("demo", home, *SMALL, "--set", "bench.limit=15")
     assert after["seconds"]["data"] == after["seconds"]["audit"] == after["seconds"]["finetune"] == 0
     assert after["seconds"]["bench"] > 0
     assert after["digests"]["finetune"] == before["digests"]["finetune"]
@@ -107,7 +108,7 @@ def test_a_night_asks_the_canary_alone_anew_and_can_be_run_again(
     printed = json.loads(done.stdout.strip().splitlines()[-1])
     assert (printed["verdict"], printed["alarms"], printed["seconds"]["data"]) == ("quiet", [], 0)
     assert set(printed["canary"]) == {"challenger", "base"}, "the model that the gate refused is benched too"
-    assert {(one["asked"], one["changed"]) for one in printed["canary"].values()} == {(60, 0)}
+    assert {(one["asked"], one["changed"]) for one in printed["canary"].values()} == {(20, 0)}
     asked = [line for line in done.stderr.splitlines() if "answers" in line and "questions" in line]
     assert asked and all("canary" in line for line in asked), "both had answered in the run before"
     assert Path(printed["page"]).read_text().startswith("<!")
@@ -131,8 +132,8 @@ def kill_at(recipe: str, home: Path, mark: str, *more: str) -> None:
 def test_a_recipe_that_trains_nothing_asks_the_models_that_it_names(
     first: tuple[int, dict[str, Any], str], home: Path, tmp_path: Path
 ) -> None:
-    asked = {"limit": 60, "max_new_tokens": 16, "models": {"known": "tiny-llava-med", "new": "tiny-mantis"}}
-    data = {"source": "phantom", "patients": 220, "test_fraction": 0.3}
+    asked = {"limit": 20, "max_new_tokens": 16, "models": {"known": "tiny-llava-med", "new": "tiny-mantis"}}
+    data = {"source": "phantom", "patients": 120, "test_fraction": 0.3}
     values = {"name": "c", "pipeline": "bench", "data": data, "bench": asked}
     (tmp_path / "c.yaml").write_text(json.dumps(values))
     code, printed, screen = run(str(tmp_path / "c.yaml"), home)

@@ -10,7 +10,7 @@ import yaml
 from medmim.run.stage import STAGES
 
 ROOT = Path(__file__).parent.parent.parent
-IR = next(yaml.safe_load_all((ROOT / "medmim/shipped/pipelines/train.yaml").read_text()))
+IR = next(yaml.load_all((ROOT / "medmim/shipped/pipelines/train.yaml").read_text(), yaml.CSafeLoader))
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "components").glob("*.py") if path.stem in STAGES}
 
 

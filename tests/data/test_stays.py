@@ -105,7 +105,7 @@ def test_who_leaves_takes_only_questions_on_their_own_images() -> None:
     studies = phantom.patients(150, 0)
     before = ask(studies, test_fraction=0.4)
     lost = capped = 0
-    for gone in studies[::57]:
+    for gone in studies[::97]:
         left = ask([s for s in studies if s.patient != gone.patient], test_fraction=0.4)
         ids = {sample.id for sample in left}
         missed = [s for s in before if gone.patient not in s.patients and s.id not in ids]
@@ -113,7 +113,7 @@ def test_who_leaves_takes_only_questions_on_their_own_images() -> None:
         # who lends a wrong option to a question on one image leaves with it
         assert all(s.ability == "single" or s.family in FIXED_OPTIONS for s in missed)
         lost += len(before) - len(left)
-    assert lost > 100 and capped < 0.05 * lost
+    assert lost > 80 and capped < 0.05 * lost
 
 
 def test_no_question_depends_on_the_order_of_the_studies() -> None:

@@ -24,10 +24,12 @@ def closed() -> dict[tuple[str, bool], list[Sample]]:
     """Closed questions by ability and domain, from as many patients as the classifier needs."""
     found = defaultdict(list)
     for kinds, patients, abilities in (
-        (("chest", "breast", "brain"), 3_500, ("temporal", "reasoning", "comparison", "coreference")),
-        (("figures",), 2_000, ("composed",)),
+        (("chest", "breast", "brain"), 3_500, ("temporal", "reasoning")),
+        (("chest", "breast", "brain"), 2_800, ("comparison", "coreference")),
+        (("figures",), 800, ("composed",)),
         (("chest", "breast", "brain", "figures"), 5_000, ("single",)),
-        (("fundus", "fundus", "fundus", "radiology"), 4_000, ("temporal", "comparison", "coreference")),
+        (("fundus", "fundus", "fundus", "radiology"), 3_700, ("temporal",)),
+        (("fundus", "fundus", "fundus", "radiology"), 1_400, ("comparison", "coreference")),
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(phantom, "_TURNS", kinds)

@@ -7,6 +7,7 @@ from medmim.lvlm.checkpoint import FAMILIES
 from medmim.lvlm.family import Family
 from medmim.lvlm.llava import Lvlm
 from tests.support.finetune import make_lvlm
+from tests.support.finetune_run import bare, far, world  # noqa: F401
 
 
 @pytest.fixture(scope="session", params=FAMILIES, ids=lambda family: str(family.name))

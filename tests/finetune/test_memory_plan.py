@@ -183,6 +183,15 @@ def test_the_nearest_setting_is_named_and_fits(config: Any) -> None:
     assert caught.value.fix.startswith("set finetune.activation_checkpointing: true: ")
 
 
+def test_no_pass_is_made_of_a_setting_whose_weights_alone_do_not_fit(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_trace, "of_pass", lambda *_: pytest.fail("a pass was made"))
+    room = Room(1, None, "the GPU")
+    found = memory_plan.nearest(config, WAYS["plain"], 1, ROW, room, gpu=True, bf16=True)
+    assert found.startswith("take a larger device")
+
+
 def test_a_worker_refuses_before_it_loads_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(tmp_path, MANTIS)
     monkeypatch.setattr(trainable, "load", lambda *_: pytest.fail("the base was loaded"))

@@ -1,70 +1,30 @@
-"""The stage `finetune`, and its dry run; training on Ray is tested in `ray/`."""
+"""The stage `finetune`; training on Ray is tested in `ray/`."""
 
 import dataclasses
 import gc
 import json
-import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from medmim import shards, store, terms
+from medmim import store, terms
 from medmim.errors import UserError
 from medmim.finetune import examples, record, run
-from medmim.finetune.plan import parameters, plan
+from medmim.finetune.plan import plan
 from medmim.finetune.ray import exchange, launcher
 from medmim.finetune.worker import Job, run_worker
 from medmim.lvlm import checkpoint, llava
-from medmim.lvlm.encode import IGNORED, encode
-from medmim.lvlm.family import Family, Segment, Turn
-from medmim.lvlm.importing import convert, layouts
-from medmim.lvlm.llava import Lvlm
-from medmim.lvlm.mantis import MANTIS
-from medmim.recipe.loading import validate
-from medmim.recipe.schema import Recipe
+from medmim.lvlm.family import Family, Segment
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace, workspace
 from medmim.store.folder import FolderStore
 from medmim.terms import Terms
-from tests.support import originals
 from tests.support.finetune import make_data, make_dev, make_samples
+from tests.support.finetune_run import check_reads, of_one_family, on_s3, recipe
 from tests.support.killing import killed_at
 from tests.support.s3_proxy import Proxy
-
-# what is planned, fetched, refused and found again knows no family, and a plan takes its time
-of_one_family = pytest.mark.parametrize("family", [MANTIS], indirect=True)
-FINETUNE = {"batch_size": 8, "steps": 3, "max_tokens": 400, "lr": 1e-3, "freeze_vision": False}
-
-
-@pytest.fixture(scope="module")
-def world(lvlm: Lvlm, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str, str]:
-    """A workspace, the URI of a data set and the folder of a base."""
-    root = tmp_path_factory.mktemp("run")
-    make_data(root / "data", make_samples(30) + make_samples(5, "test"))
-    ws = workspace(root / "home", run="r")
-    data = store.publish(root / "data", ws.store, "data", {}, {})
-    return ws, data.uri, str(lvlm.path)
-
-
-def recipe(base: str, **changes: object) -> Recipe:
-    settings = {**FINETUNE, "base": base, **changes}
-    platform = {"threads": 1}  # two wait for each other where several tests share two cores
-    return validate({"name": "t", "data": {"source": "phantom"}, "finetune": settings, "platform": platform}, "test")
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Train in this process; the tests in `ray/` show that Ray computes the same."""
-    jobs: list[Job] = []
-
-    def launch(job: Job, *_: object) -> record.TrainResult:
-        jobs.append(job)
-        return run_worker(job)
-
-    monkeypatch.setattr(launcher, "launch", launch)
-    return jobs
 
 
 def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
@@ -109,16 +69,6 @@ def test_the_validation_is_in_the_model_and_in_the_key_only_where_it_chooses(
     for items in (14, 5):
         assert not run.run(recipe(base, keep="best", validation={"items": items, "every": 2}), ws, uri).cached
     assert len(bare) == 3
-
-
-@of_one_family
-def test_the_best_model_needs_dev_items(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
-    ws, data, base = world
-    with pytest.raises(UserError, match=r"there are no dev items") as raised:
-        run.run(recipe(base, keep="best"), ws, data)
-    assert "data.dev_fraction" in raised.value.fix and bare == []
-    with pytest.raises(UserError, match="keep: best needs"):
-        recipe(base, keep="best", validation={"items": 0})
 
 
 def test_a_tuned_model_may_do_what_its_base_and_its_data_both_allow(
@@ -181,74 +131,6 @@ def test_the_weights_of_the_base_are_hashed_once_and_by_no_worker(
 
 
 @of_one_family
-def test_a_plan_counts_without_training(world: tuple[Workspace, str, str], bare: list[Job]) -> None:
-    ws, data, base = world
-    packed = plan(recipe(base, steps=None, epochs=2), ws, data)
-    assert packed.samples == 30 and packed.steps == 8 and packed.quarantined == 0
-    assert packed.filled == 1 and packed.trained_tokens < packed.tokens
-    assert packed.trainable == packed.parameters
-    padded = plan(recipe(base, packing=False, freeze_vision=True), ws, data)
-    assert padded.filled < 1 and padded.trainable < padded.parameters
-    assert bare == []
-
-
-def test_a_plan_knows_the_model_and_reads_none_of_its_weights(
-    world: tuple[Workspace, str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ws, data, base = world
-    model = llava.load(Path(base), "cpu").model
-    frozen = sum(p.numel() for p in model.model.vision_tower.parameters())
-    encoded = [
-        encode(llava.load_text(Path(base)), [Turn(s.prompt, s.target)], len(s.images))
-        for s in shards.read_samples(ws.fetch(data), "train")
-    ]
-
-    def load(*_: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(llava, "load", load)
-    for freeze, trainable in ((False, model.num_parameters()), (True, model.num_parameters() - frozen)):
-        found = plan(recipe(base, freeze_vision=freeze), ws, data)
-        assert (found.parameters, found.trainable) == (model.num_parameters(), trainable)
-    assert found.tokens == sum(len(one.ids) for one in encoded)
-    assert found.trained_tokens == sum(label != IGNORED for one in encoded for label in one.labels[1:])
-    assert found.longest == max(len(one.ids) for one in encoded)
-
-
-def test_a_plan_quarantines_what_the_base_cannot_read_whole_and_says_so(
-    world: tuple[Workspace, str, str], tmp_path: Path
-) -> None:
-    ws, data, base = world
-    shutil.copytree(base, tmp_path / "base")
-    config = json.loads((tmp_path / "base" / "config.json").read_text())
-    whole = plan(recipe(base), ws, data)
-    assert (whole.limit, whole.limited_by) == (400, "finetune.max_tokens")
-    for key, what in (("max_position_embeddings", "context"), ("sliding_window", "sliding window")):
-        text = {**config["text_config"], key: whole.longest - 1}
-        (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "text_config": text}))
-        settings = recipe(str(tmp_path / "base"))
-        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"max_bad_fraction": 0.5})})
-        found = plan(settings, ws, data)
-        assert (found.limit, found.limited_by) == (whole.longest - 1, f"the {what} of the base")
-        assert found.longest < whole.longest and found.samples + found.quarantined == whole.samples
-        assert found.quarantined > 0
-
-
-@pytest.mark.parametrize("which", sorted(originals.REAL_CONFIG))
-def test_a_plan_counts_the_parameters_of_the_published_models(which: str, tmp_path: Path) -> None:
-    """By the list of their tensors; a model of 34 GB would not fit here."""
-    originals.write_sparse(tmp_path, which)
-    (tmp_path / "config.json").write_text(json.dumps(originals.REAL_CONFIG[which]))
-    layout = layouts.layout_of(tmp_path, None)
-    rows = 32064 if which.startswith("llava-med") else 128258
-    planned = convert.plan(convert.find(layout, tmp_path, "checkpoint"), layout.config, rows)
-    layout.config.text_config.vocab_size = rows
-    sizes = {weight.name: math.prod(weight.shape) for weight in planned}
-    tower = sum(size for name, size in sizes.items() if name.startswith("vision_tower"))
-    assert parameters(layout.config) == (sum(sizes.values()), tower)
-
-
-@of_one_family
 def test_the_driver_holds_neither_a_model_nor_samples_while_workers_train(
     world: tuple[Workspace, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,47 +172,6 @@ def test_quarantined_rows_have_their_length_and_are_counted_together(
     assert [row["key"] for row in rows] == [s.id for s in long]
     assert all(row["reason"].endswith(" tokens") for row in rows) and rows[0]["reason"] != rows[1]["reason"]
     assert 0 <= done.facts["data_wait"] <= 1
-
-
-PIXELS = 500_000  # bytes of an image
-
-
-@pytest.fixture
-def far(
-    world: tuple[Workspace, str, str], bucket: str, proxy: Proxy, tmp_path: Path
-) -> tuple[Workspace, store.Artifact, store.Artifact]:
-    """A workspace on S3, and there the same data set and base, but with images of `PIXELS`; nothing is copied yet."""
-    images = [(f"i{i}", f"i{i}.png", bytes([i]) * PIXELS) for i in range(10)]
-    shards.write(tmp_path / "data", make_samples(30) + make_samples(5, "test"), images)
-    data = store.publish(tmp_path / "data", bucket, "data", {}, {})
-    base = store.publish(Path(world[2]), bucket, "model", {}, {})
-    return workspace(tmp_path / "home", on_s3(base.uri, bucket), run="r"), data, base
-
-
-def on_s3(base: str, bucket: str, ray: str = "local") -> Recipe:
-    made = recipe(base)
-    return made.model_copy(update={"platform": made.platform.model_copy(update={"store": bucket, "ray": ray})})
-
-
-def check_reads(proxy: Proxy, data: store.Artifact, base: store.Artifact) -> None:
-    """No weights were read, and of the images no more than the end of their file, of 64 KiB, and their ids."""
-    small = [*data.files.items(), *base.files.items()]
-    allowed = sum(facts["bytes"] for name, facts in small if not name.endswith("safetensors") and "images" not in name)
-    assert not [name for name in proxy.names() if name.endswith("safetensors")]
-    images = [sent for name, _, sent in proxy.reads if "/images/" in name]
-    assert 0 < sum(images) < 80_000 < PIXELS
-    # its config and its terms are read once more, to find out what it is
-    assert proxy.bytes - sum(images) < allowed + 10_000
-
-
-@of_one_family
-def test_a_dry_run_fetches_neither_weights_nor_pixels(
-    world: tuple[Workspace, str, str], far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
-) -> None:
-    ws, data, base = far
-    proxy.reads.clear()
-    assert plan(recipe(base.uri), ws, data.uri) == plan(recipe(world[2]), world[0], world[1])
-    check_reads(proxy, data, base)
 
 
 @of_one_family
@@ -391,135 +232,6 @@ def test_head_and_worker_of_one_cache_give_the_digest_of_one_machine(
     there = there.model_copy(update={"finetune": there.finetune.model_copy(update={"steps": 1})})
     assert run.run(there, ws, data.uri).digest == here.digest
     assert (ws.cache / base.digest / "model.safetensors").is_file()
-
-
-@of_one_family
-def test_a_copy_that_is_at_hand_is_used_whole(
-    far: tuple[Workspace, store.Artifact, store.Artifact], proxy: Proxy
-) -> None:
-    ws, data, base = far
-    ws.fetch(data.uri), ws.fetch(base.uri)
-    proxy.reads.clear()
-    plan(recipe(base.uri), ws, data.uri)
-    assert proxy.names() <= {"manifest.json", "config.json"}
-    assert not list(ws.cache.glob("*-*")), "no second copy"
-
-
-@of_one_family
-def test_rows_whose_image_is_not_in_the_store_are_quarantined(
-    far: tuple[Workspace, store.Artifact, store.Artifact], bucket: str, tmp_path: Path
-) -> None:
-    ws, _, base = far
-    samples = make_samples(30)
-    gone = samples[0].images[0]
-    shards.write(tmp_path / "some", samples, [(f"i{i}", "", b"x") for i in range(10) if f"i{i}" != gone])
-    data = store.publish(tmp_path / "some", bucket, "data", {}, {})
-    settings = recipe(base.uri)
-    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"max_bad_fraction": 0.9})})
-    found = plan(settings, ws, data.uri)
-    assert found.quarantined == sum(gone in sample.images for sample in samples) > 0
-    shards.write(tmp_path / "none", samples, [])
-    none = store.publish(tmp_path / "none", bucket, "data", {}, {})
-    with pytest.raises(UserError, match="holds no images") as caught:
-        plan(settings, ws, none.uri)
-    assert "rows_only" in caught.value.reason
-
-
-@of_one_family
-@pytest.mark.parametrize(
-    ("where", "how"), [("folder", "cluster"), ("store", "dry run"), ("bucket", "local"), ("bucket", "cluster")]
-)
-@pytest.mark.parametrize("what", ["no weights", "cut off", "a pointer"])
-def test_a_damaged_base_is_refused_before_anything_is_tokenized(
-    what: str,
-    where: str,
-    how: str,
-    world: tuple[Workspace, str, str],
-    bare: list[Job],
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """From a bucket, the dry run and the head of a cluster have the manifest and the files that they fetch to tell."""
-    ws, data, _ = world
-    ws = dataclasses.replace(ws, home=tmp_path / "home")
-    folder = Path(shutil.copytree(world[2], tmp_path / "base"))
-    weights = folder / "model.safetensors"
-    if what == "no weights":
-        weights.rename(folder / "pytorch_model.bin")
-        message = r"has no \*.safetensors"
-    elif what == "cut off":
-        weights.write_bytes(weights.read_bytes()[:-4])
-        message = "weights in .* are damaged"
-    else:
-        (folder / "tokenizer_config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-        message = "a Git LFS pointer"
-    base = str(folder)
-    if where != "folder":
-        place = ws.store if where == "store" else request.getfixturevalue("bucket")
-        base = store.publish(folder, place, "model", {}, {}).uri
-
-    def tokenize(*_: object) -> None:
-        raise UserError("it was tokenized")
-
-    monkeypatch.setattr(examples, "tokenize", tokenize)
-    made = recipe(base)
-    ray = "127.0.0.1:1" if how == "cluster" else "local"
-    made = made.model_copy(update={"platform": made.platform.model_copy(update={"ray": ray})})
-    if (what, where) == ("cut off", "bucket") and how != "local":
-        message = "it was tokenized"
-    with pytest.raises(UserError, match=message):
-        if how == "dry run":
-            plan(made, ws, data)
-        else:
-            run.run(made, ws, data)
-    assert bare == []
-
-
-@of_one_family
-def test_of_a_damaged_base_no_data_is_fetched(
-    far: tuple[Workspace, store.Artifact, store.Artifact], bucket: str, proxy: Proxy, bare: list[Job], tmp_path: Path
-) -> None:
-    ws, data, base = far
-    damaged = shutil.copytree(ws.fetch(base.uri), tmp_path / "damaged", ignore=shutil.ignore_patterns("manifest.json"))
-    (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-4])
-    uri = store.publish(damaged, bucket, "model", {}, {}).uri
-    with pytest.raises(UserError, match="weights in .* are damaged"):
-        run.run(on_s3(uri, bucket), ws, data.uri)
-    assert not [name for name in proxy.names() if name.endswith("parquet")] and bare == []
-
-
-@of_one_family
-@pytest.mark.parametrize("what", ["nothing", "another kind", "no train rows"])
-def test_data_that_cannot_be_trained_on_is_refused(
-    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path, what: str
-) -> None:
-    ws, _, base = world
-    if what == "nothing":
-        uri, message = f"{ws.store}/data/{'0' * 64}", "no artifact"
-    elif what == "another kind":
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "f").write_text("x")
-        uri, message = store.publish(tmp_path / "a", ws.store, "answers", {}, {}).uri, "not a data set"
-    else:
-        made = make_data(tmp_path / "d", make_samples(3, "test"))
-        uri, message = store.publish(made, ws.store, "data", {}, {}).uri, "no train rows"
-    with pytest.raises(UserError, match=message):
-        run.run(recipe(base), ws, uri)
-    assert bare == []
-
-
-def test_a_base_without_weights_or_of_another_family_is_refused(
-    world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
-) -> None:
-    ws, data, base = world
-    config = (Path(base) / "config.json").read_text()
-    other = config.replace('"llama"', '"gpt2"').replace('"mistral"', '"gpt2"')
-    for name, text, message in (("empty", config, "no \\*.safetensors"), ("gpt", other, "another family")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(text)
-        with pytest.raises(UserError, match=message):
-            run.run(recipe(str(tmp_path / name)), ws, data)
 
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "down_proj"]}

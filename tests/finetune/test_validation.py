@@ -30,6 +30,7 @@ from medmim.lvlm.encode import Encoded, encode, options
 from medmim.lvlm.family import Family, Turn
 from medmim.lvlm.features import pixels
 from medmim.lvlm.llava import Lvlm
+from medmim.lvlm.mantis import MANTIS
 from medmim.recipe.schema import Finetune, Validation
 from medmim.sample import Sample
 from tests.support.finetune import (
@@ -188,6 +189,7 @@ def measured(job: Job, model: Path) -> Validated:
         return validation.measure(engine, batch_at, 2, 0)
 
 
+@pytest.mark.parametrize("family", [MANTIS], indirect=True)  # what is measured, above, is of both
 def test_the_best_model_is_kept_over_interruptions_and_validation_changes_no_loss(
     family: Family, tmp_path: Path
 ) -> None:

@@ -78,7 +78,7 @@ GRAPH = st.lists(
 UNSHRUNK = [Phase.generate]  # each example costs a second
 
 
-@settings(max_examples=12, deadline=None, phases=UNSHRUNK, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, phases=UNSHRUNK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(GRAPH, st.integers(1, 2), st.sampled_from([0, 20, 45]))
 def test_what_is_referenced_stays_with_all_its_ancestors_and_of_the_rest_only_what_retention_keeps(
     ws: Workspace, put: Callable[..., Artifact], graph: list[Any], last: int, days: int

@@ -17,7 +17,9 @@ from medmim.cluster.kfp import compiled
 from medmim.recipe import names
 
 COMPILED = Path(str(resources.files("medmim.shipped.pipelines")))
-FILES = {path.stem: tuple(yaml.safe_load_all(path.read_text())) for path in sorted(COMPILED.glob("*.yaml"))}
+FILES = {
+    path.stem: tuple(yaml.load_all(path.read_text(), yaml.CSafeLoader)) for path in sorted(COMPILED.glob("*.yaml"))
+}
 PIPELINES = {name: documents for name, documents in FILES.items() if not name.startswith("step-")}
 SECRET = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|[Pp]assword\s*[:=]\s*\S|://[^/\s:@]+:[^/\s@]+@")
 LARGEST = 128 << 10  # bytes of one argument: MAX_ARG_STRLEN of Linux

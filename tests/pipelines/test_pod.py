@@ -16,7 +16,7 @@ from medmim.recipe.pods import Pods
 from medmim.run.stage import STAGES
 
 ROOT = Path(__file__).parents[2]
-IR, PLATFORM = yaml.safe_load_all((ROOT / "medmim/shipped/pipelines/train.yaml").read_text())
+IR, PLATFORM = yaml.load_all((ROOT / "medmim/shipped/pipelines/train.yaml").read_text(), yaml.CSafeLoader)
 CONFIGS: dict[str, Any] = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 RESOURCES = {name: executor["container"]["resources"] for name, executor in IR["deploymentSpec"]["executors"].items()}
 SECRETS = {names.S3_SECRET: names.S3_KEYS, names.TRACKING_SECRET: names.TRACKING_KEYS}

@@ -362,7 +362,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPERATIONS)
 def test_whatever_happens_the_aliases_are_the_fold_of_the_log(
     ws: Workspace, recipe: Recipe, operations: list[tuple[str, int]]

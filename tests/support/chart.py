@@ -13,7 +13,10 @@ helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not install
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "medmim"
 LAST = Path(__file__).with_name("medmim-0.1.0.tgz")  # the chart's version before, by `helm package`
-EXAMPLES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted((CHART / "examples").glob("*.yaml"))}
+EXAMPLES = {
+    path.stem: yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)
+    for path in sorted((CHART / "examples").glob("*.yaml"))
+}
 PLATFORM = "platform"  # the release's namespace
 OF_THE_CLUSTER = ("Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")  # in no namespace
 Object = dict[str, Any]
@@ -84,7 +87,7 @@ def render(values: Object, namespace: str = PLATFORM, path: Path = CHART) -> lis
     found = []
     for name, text in files.items():
         if name.endswith(".yaml"):
-            found += [one for one in yaml.safe_load_all(text) if one]
+            found += [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
     for one in found:
         if one["kind"] not in OF_THE_CLUSTER:
             one["metadata"].setdefault("namespace", namespace)

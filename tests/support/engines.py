@@ -1,4 +1,4 @@
-"""Trainings with every engine, in processes of torchrun: `run` starts them, `main` is a worker."""
+"""Trainings with every engine: the plain one of one worker here, others in processes of torchrun, as `main`."""
 
 import itertools
 import json
@@ -136,9 +136,12 @@ def make_bases(root: Path) -> None:
 
 
 def run(root: Path, cases: Sequence[Case]) -> None:
-    """Train all cases into `root/NAME`, those of one number of workers in one group of processes."""
-    for workers in sorted({case.workers for case in cases}):
-        mine = [asdict(case) for case in cases if case.workers == workers]
+    """Train all cases into `root/NAME`: those of the plain loop here, others of one number of workers in one group."""
+    alone = [case for case in cases if case.workers == 1 and not case.zero]
+    for case in alone:
+        _train(root, case, 0, 1)
+    for workers in sorted({case.workers for case in cases if case not in alone}):
+        mine = [asdict(case) for case in cases if case.workers == workers and case not in alone]
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
         done = subprocess.run(
             [*command, "-m", "tests.support.engines", str(root), json.dumps(mine)],
@@ -148,22 +151,26 @@ def run(root: Path, cases: Sequence[Case]) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def _train(root: Path, case: Case, rank: int, world: int) -> None:
+    chosen = settings(case)
+    lvlm = trainable.load(root / case.family, chosen, "cpu")
+    loop.train(
+        lvlm,
+        batches(lvlm, case, rank, world),
+        STEPS,
+        chosen,
+        root / case.name,
+        validate=validate(lvlm, case, rank, world),
+        rank=rank,
+        world=world,
+    )
+
+
 def main(root: Path, cases: Sequence[Case]) -> None:
     torch.set_num_threads(1)
     with process_group(always=True) as (rank, world):
         for case in cases:
-            chosen = settings(case)
-            lvlm = trainable.load(root / case.family, chosen, "cpu")
-            loop.train(
-                lvlm,
-                batches(lvlm, case, rank, world),
-                STEPS,
-                chosen,
-                root / case.name,
-                validate=validate(lvlm, case, rank, world),
-                rank=rank,
-                world=world,
-            )
+            _train(root, case, rank, world)
         if world > 1:
             (root / f"restored-{rank}.json").write_text(json.dumps(_restored(root, rank, world)))
             (root / f"timeouts-{rank}.json").write_text(json.dumps(_timeouts()))

@@ -206,7 +206,7 @@ def _guarded(doing: Callable[[], T], what: str) -> T:
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:
+    except Exception as error:  # a decoder raises anything on hostile bytes
         reason = one_line(error)
         raise BadImage("the image is cut off" if "truncat" in reason.lower() else f"{what} ({reason})") from None
 

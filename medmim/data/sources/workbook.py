@@ -62,19 +62,18 @@ def _require_workbook(path: Path) -> None:
 
 def _records(path: Path) -> Iterator[list[str]]:
     openpyxl = require("openpyxl", "data")
-    # On a broken or hostile archive openpyxl raises whatever its XML reader, zipfile or its own code runs into.
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
         sheet = book.worksheets[0]
         sheet.reset_dimensions()  # what the file says of its own size may be wrong
         cells = sheet.iter_rows(max_col=MAX_COLUMNS, values_only=True)
-    except Exception as error:
+    except Exception as error:  # what openpyxl, its XML reader or zipfile runs into on a broken or hostile archive
         raise _broken(path, error) from None
     width: int | None = None
     for number in count(1):
         try:
             values = next(cells, None)
-        except Exception as error:
+        except Exception as error:  # each row is read, and may be broken, only now
             raise _broken(path, error) from None
         if values is None:
             break

@@ -1,6 +1,5 @@
 """Runs that are cancelled or deleted, and those that cannot end."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,20 +7,8 @@ import pytest
 from medmim.cluster.kfp import client, end, follow, runs
 from medmim.errors import Unavailable, UserError
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
-from tests.support.kfp_world import World, a_world
+from tests.support.kfp_world import World
 from tests.support.kube_pods import kube_pods
-
-
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(follow, "POLL", 0.05)
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def api(world: World) -> client.Api:
-    return client.connect(world.access)
 
 
 @pytest.mark.parametrize(

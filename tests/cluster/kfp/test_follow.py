@@ -2,28 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from medmim.cluster.kfp import client, end, follow, runs
 from medmim.errors import Unavailable
-from tests.support.kfp_world import World, a_world
+from tests.support.kfp_world import World
 from tests.support.waiting import until
-
-
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(follow, "POLL", 0.05)
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def api(world: World) -> client.Api:
-    return client.connect(world.access)
 
 
 def followed(world: World, api: client.Api, course: Callable[[], None]) -> tuple[runs.Run, list[tuple[str, str]]]:

@@ -8,21 +8,18 @@ from typing import Any
 
 import pytest
 
-from medmim.cluster.kfp import client, follow, logs, runs, submit
+from medmim.cluster.kfp import client, logs, runs, submit
 from medmim.errors import UserError
 from medmim.store import open_store
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
-from tests.support.kfp_world import World, a_world
+from tests.support.kfp_world import World
 from tests.support.kube_pods import Pods, kube_pods, waits
 from tests.support.waiting import until
 
 
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(follow, "POLL", 0.05)
+@pytest.fixture(autouse=True)
+def _asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "POLL", 0.05)
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
 
 
 @pytest.fixture

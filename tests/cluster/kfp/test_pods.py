@@ -12,7 +12,7 @@ from medmim.cluster.kfp import client, pods, runs, submit
 from medmim.cluster.kube import connect
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
 from tests.support.kfp_nodes import fnv1a
-from tests.support.kfp_world import World, a_world
+from tests.support.kfp_world import World
 from tests.support.kube_pods import Pods, kube_pods, waits
 
 UNSCHEDULABLE = {
@@ -21,12 +21,6 @@ UNSCHEDULABLE = {
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"}
     ],
 }
-
-
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
 
 
 @pytest.fixture

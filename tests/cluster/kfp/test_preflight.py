@@ -17,7 +17,7 @@ from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.recipe.loading import validate
 from medmim.recipe.schema import Recipe
-from tests.support.kfp_world import World, a_world
+from tests.support.kfp_world import World
 from tests.support.servers import healthy_only
 
 SPACE = "/api/v1/namespaces/team-a"
@@ -74,12 +74,6 @@ def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> It
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         yield found
         server.shutdown()
-
-
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
 
 
 def planned(world: World, image: str | None = None) -> submit.Plan:

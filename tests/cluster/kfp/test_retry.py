@@ -1,7 +1,6 @@
 """A run that failed without a stage's failure record goes on by KFP's own retry, once, and reads right meanwhile."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,8 @@ from medmim.run import stage
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
 from tests.cluster.ray.test_bad_cluster import kubeconfig_of
-from tests.support.kfp_world import World, a_world
+from tests.support.kfp_world import World
 from tests.support.kube_pods import kube_pods
-
-
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
 
 
 @pytest.fixture
@@ -35,11 +28,6 @@ def run(world: World) -> dict[str, Any]:
     world.record("demo-1", "report")
     world.kfp.end(run, "FAILED")
     return run
-
-
-@pytest.fixture
-def api(world: World) -> client.Api:
-    return client.connect(world.access)
 
 
 def asked(world: World) -> int:

@@ -1,8 +1,7 @@
 """Runs as KFP and the store have them: listed, found, and read with their steps and records."""
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,18 +9,7 @@ import pytest
 from medmim.cluster.kfp import client, compiled, end, runs
 from medmim.errors import UserError
 from medmim.store import open_store
-from tests.support.kfp_world import World, a_world
-
-
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def api(world: World) -> client.Api:
-    return client.connect(world.access)
+from tests.support.kfp_world import World
 
 
 def test_runs_are_listed_newest_first_page_by_page(world: World, api: client.Api) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 import threading
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +24,6 @@ from medmim.run.person import submitter
 from medmim.store import open_store
 from tests.support.kfp_world import World, a_world
 from tests.support.waiting import until
-
-
-@pytest.fixture
-def world(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with a_world(tmp_path, f"{bucket}/store", monkeypatch) as found:
-        yield found
 
 
 def submitted(world: World, run: str = "demo-1", recipe: Recipe | None = None, **more: Any) -> submit.Submitted:

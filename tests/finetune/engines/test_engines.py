@@ -66,10 +66,15 @@ def test_the_pairwise_design_has_every_pair_of_values() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All trainings of the pairwise design, checked."""
+    """The trainings of the pairwise design but for ZeRO of one worker, checked."""
     root = tmp_path_factory.mktemp("pairwise")
-    check(root, PAIRWISE)
+    check(root, [case for case in PAIRWISE if case.workers > 1 or not case.zero])
     return root
+
+
+@pytest.mark.long
+def test_zero_of_one_worker_takes_the_steps_of_the_plain_loop(tmp_path: Path) -> None:
+    check(tmp_path, [case for case in PAIRWISE if case.workers == 1 and case.zero])
 
 
 def seen(root: Path, name: str) -> list[Any]:
