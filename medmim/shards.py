@@ -276,10 +276,13 @@ class Images(Mapping[str, Image.Image]):
 
     def stored(self, name: str) -> bytes:
         """The encoded image as stored in the data set (PNG or JPEG). Raises KeyError."""
+        return bytes(self.buffer(name))
+
+    def buffer(self, name: str) -> pa.Buffer:
+        """The same without a copy; it keeps its piece of the file in memory. Raises KeyError."""
         number, group, row = self._places[name]
         with self._lock:
-            data: bytes = self._group(number, group)[row]["bytes"].as_py()
-        return data
+            return self._group(number, group)[row]["bytes"].as_buffer()
 
     def each(self, names: Collection[str]) -> Iterator[tuple[str, pa.Buffer]]:
         """Encoded images as they are stored, in the order of the files, so that each piece of them is read once.

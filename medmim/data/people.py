@@ -5,6 +5,7 @@ what was tuned on one of those sets must not be asked about the same patient of 
 """
 
 import re
+from functools import cache
 
 from medmim.sample import Sample, Study
 
@@ -29,6 +30,7 @@ _POPULATIONS = {
 _SUBJECT = re.compile(r"p(\d{8})")  # the folder of a MIMIC patient
 
 
+@cache
 def population_of(source: str) -> str:
     """The population of a data set: a known one, else the source up to its first dash (`phantom-chest`: `phantom`)."""
     name = re.sub(r"[^a-z0-9]+", "-", source.lower()).strip("-")

@@ -49,8 +49,8 @@ def write_mark(folder: Path, facts: dict[str, Any]) -> str:
         folder: The folder.
         facts: What it is: `for`, `data` and more, the same for equal content.
     """
-    files = sorted(str(path.relative_to(folder)) for path in _files(folder))
-    listed = [name for name in files if not name.startswith(f"{PICTURES}/")]
+    files = list(_files(folder))
+    listed = sorted(name for name in files if not name.startswith(f"{PICTURES}/"))
     text = json.dumps({**facts, "files": listed, "pictures": len(files) - len(listed)}, indent=1) + "\n"
     (folder / MARK).write_text(text, encoding="utf-8")
     return text
@@ -69,7 +69,7 @@ def others(folder: Path) -> list[str]:
     """Files of an export's folder that the export did not write."""
     said = mark(folder)
     known = {*said.get("files", ()), MARK}
-    found = [str(path.relative_to(folder)) for path in _files(folder) if "__pycache__" not in path.parts]
+    found = [name for name in _files(folder) if "__pycache__" not in name.split("/")]
     pictures = sorted(name for name in found if name.startswith(f"{PICTURES}/") and name not in known)
     rest = sorted(name for name in found if name not in known and not name.startswith(f"{PICTURES}/"))
     return rest if len(pictures) <= said.get("pictures", 0) else [*rest, f"{PICTURES}/"]
@@ -101,8 +101,11 @@ def refuse_other(folder: Path) -> None:
             )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+def _files(folder: Path) -> Iterator[str]:
+    """Paths of all files in a folder; as texts, since paths of a hundred thousand pictures would take seconds."""
+    for place, _, names in os.walk(folder):
+        inner = os.path.relpath(place, folder)
+        yield from names if inner == "." else (f"{inner}/{name}" for name in names)
 
 
 def _put(part: Path, folder: Path, earlier: Path) -> None:

@@ -40,7 +40,8 @@ class Form:
 
 def tag_in(sample: Sample, *tags: str) -> str:
     """Why a row cannot be held where a text stands for a picture: its own text has one of them."""
-    found = next((tag for tag in (IMAGE, *tags) if tag in sample.prompt or tag in sample.target), "")
+    text = f"{sample.prompt}\n{sample.target}"
+    found = next((tag for tag in (IMAGE, *tags) if tag in text), "")
     return f"its text has {found}, which stands for a picture or a sound there" if found else ""
 
 

@@ -78,14 +78,14 @@ def write(
     return f"{FOLDER}/{split}-*.parquet"
 
 
-def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[list[Sample], list[list[bytes]]]]:
+def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[list[Sample], list[list[memoryview]]]]:
     """Rows with their pictures, some megabytes at once."""
     group: list[Sample] = []
-    shown: list[list[bytes]] = []
+    shown: list[list[memoryview]] = []
     size = 0
     for sample in samples:
         group.append(sample)
-        shown.append([images.stored(name) for name in sample.images])
+        shown.append([memoryview(images.buffer(name)) for name in sample.images])
         size += sum(map(len, shown[-1]))
         if size >= _GROUP:
             yield group, shown
@@ -94,7 +94,7 @@ def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[
         yield group, shown
 
 
-def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[bytes]], image: "pa.DataType") -> "pa.Array":
+def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[memoryview]], image: "pa.DataType") -> "pa.Array":
     import pyarrow as pa
 
     ends = [0]
@@ -109,5 +109,5 @@ def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[bytes]], image: 
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
 
 
-def _end(data: bytes) -> str:
-    return ".png" if data.startswith(b"\x89PNG") else ".jpg"
+def _end(data: memoryview) -> str:
+    return ".png" if bytes(data[:4]) == b"\x89PNG" else ".jpg"

@@ -35,7 +35,7 @@ def write(folder: Path, images: shards.Images, wanted: Collection[str]) -> dict[
                 (folder / PICTURES / stem[:2]).mkdir(parents=True)
                 made.add(stem[:2])
             paths[name] = f"{PICTURES}/{stem[:2]}/{stem}{end}"
-            put(folder / paths[name], data)
+            put(f"{folder}/{paths[name]}", data)
             bar.add()
     return paths
 
@@ -62,7 +62,7 @@ def write_as(folder: Path, images: shards.Images, places: Mapping[str, str]) -> 
             bar.add()
 
 
-def put(path: Path, data: bytes | memoryview) -> None:
+def put(path: str | Path, data: bytes | memoryview) -> None:
     """Write a new file in one go; `Path.write_bytes` takes three times as long for small ones."""
     file = os.open(path, _FLAGS, 0o666)
     try:
