@@ -101,8 +101,11 @@ def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[memoryview]], im
     for data in shown:
         ends.append(ends[-1] + len(data))
     flat = [data for one in shown for data in one]
-    names = [f"{sample.id}-{number}{_end(data)}" for sample, own in zip(group, shown, strict=True)
-             for number, data in enumerate(own, 1)]  # fmt: skip
+    names = [
+        f"{stem}-{number}{_end(data)}"
+        for stem, own in zip([sample.id for sample in group], shown, strict=True)
+        for number, data in enumerate(own, 1)
+    ]
     structs = pa.StructArray.from_arrays(
         [pa.array(flat, pa.binary()), pa.array(names, pa.string())], fields=list(image)
     )

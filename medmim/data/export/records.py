@@ -91,7 +91,7 @@ def write(
             rows.setdefault(who, []).append(sample.id)
     record = Record(
         id=uuid4().hex[:12],
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        time=datetime.now(UTC).isoformat(timespec="microseconds"),  # two of one second have an order, too
         who=current_user(),
         host=node(),
         folder=str(folder),
