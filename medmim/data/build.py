@@ -29,7 +29,8 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 9
+REVISION = 10
+FLAGGED = "flagged.jsonl"  # images whose file says who a person is; only where there are some
 
 _REASONS = 30  # more are not told apart by the values in them
 _VALUES = re.compile(r"'[^']*'|\d[\d,.]*")
@@ -186,6 +187,9 @@ def make(
     shards.write(folder, samples, stored(resume, (images[p] for p in paths if p in used)) if images else ())
     _write_lines(folder / "quarantine.jsonl", (json.dumps(asdict(row), ensure_ascii=False) for row in bad))
     _write_lines(folder / "missing_images.txt", missing)
+    flagged = [_escaped(row) for source in sources for row in source.flagged if row.file in used]
+    if flagged:
+        _write_lines(folder / FLAGGED, (json.dumps(asdict(row), ensure_ascii=False) for row in flagged))
     choice: dict[str, Any] = {"balanced": dict(sorted(balanced.items())), "sized_for": sized_for}
     if data.quotas:
         choice["over_quota"] = dict(sorted(over.items()))

@@ -144,6 +144,7 @@ def below(folder: str, source: Source) -> Source:
         samples=None if source.samples is None else [sample(one) for one in source.samples],
         bad=[replace(row, file=start + row.file) for row in source.bad],
         missing=[start + path for path in source.missing],
+        flagged=[replace(row, file=start + row.file) for row in source.flagged],
         fix_for=lambda paths: source.fix_for([path.removeprefix(start) for path in paths if path.startswith(start)]),
     )
 

@@ -8,7 +8,7 @@ recall on identifiers that another generator plants; docs/data.md has the figure
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePosixPath
@@ -219,6 +219,29 @@ def checks(samples: Iterable[Sample]) -> list[Check]:
         Check(f"identifiers/{kind}", ABOUT[kind], len(rows[kind]), of=total, key=LIMIT, rows=tuple(rows[kind]))
         for kind in KINDS
     ]
+
+
+def of_headers(samples: Iterable[Sample], flagged: Sequence[Mapping[str, str]]) -> list[Check]:
+    """Checks of what the DICOM headers said when the data set was built: names in texts, and BurnedInAnnotation.
+
+    Args:
+        samples: Of all splits.
+        flagged: The rows of the data set's `flagged.jsonl`; none where no header said anything.
+    """
+    said: dict[str, list[str]] = defaultdict(list)
+    for one in flagged:
+        said[one["file"]].append(f"{one['key']} {one['reason']}")
+    burned: list[Row] = []
+    named: list[Row] = []
+    for sample in samples if flagged else ():
+        for text in dict.fromkeys(text for path in sample.paths for text in said.get(path, ())):
+            rows = burned if text.startswith("BurnedInAnnotation") else named
+            rows.append(Row(sample.id, file_of(sample), text))
+    about = {
+        "identifiers/dicom-name": ("rows of images whose DICOM header has a name that the table repeats", named),
+        "identifiers/dicom-burned-in": ("rows of images whose DICOM tag BurnedInAnnotation is YES", burned),
+    }
+    return [Check(name, text, len(rows), key=LIMIT, rows=tuple(rows)) for name, (text, rows) in about.items()]
 
 
 def _texts(sample: Sample) -> Iterator[tuple[str, str]]:

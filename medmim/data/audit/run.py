@@ -22,6 +22,7 @@ from medmim.data.audit import (
     types,
 )
 from medmim.data.audit.check import judged, line
+from medmim.data.build import FLAGGED
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Audit, Recipe
@@ -32,7 +33,7 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample, to_published
 from medmim.store import Artifact
 
-REVISION = 5
+REVISION = 6
 REPORT, ROWS, CLEAN = "audit.json", "rows.jsonl", "clean.jsonl"
 _LISTED = 8  # rows of a check in the message that refuses
 
@@ -87,6 +88,7 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
             *text_only.checks(by_type),
             *balance.checks(by_type),
             *identifiers.checks(samples),
+            *identifiers.of_headers(samples, _flagged(source)),
         ]
         if allowed.read_images:
             readings = burned_in.of(ws, source, allowed.read_images)
@@ -105,6 +107,12 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
 
     parents, terms = {"data": source.digest}, terms_of(source)
     return cached_step(ws, "audit", REVISION, _settings(allowed), parents, make, recipe=recipe, terms=terms)
+
+
+def _flagged(source: Artifact) -> list[dict[str, str]]:
+    if FLAGGED not in source.files:
+        return []
+    return [json.loads(line) for line in store.read_file(source, FLAGGED).splitlines()]
 
 
 def _settings(allowed: Audit) -> dict[str, Any] | None:

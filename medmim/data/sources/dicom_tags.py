@@ -25,6 +25,10 @@ SIDES: Mapping[str, str] = {"L": "left", "R": "right"}
 _TAGS = ("SpecificCharacterSet", "Modality", "ViewPosition", "ImageLaterality", "Laterality", "StudyDate",
          "AcquisitionDate", "PatientID", "PatientAge", "StudyInstanceUID")  # fmt: skip
 
+_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "ReferringPhysicianName", "OperatorsName",
+          "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "RequestingPhysician")  # fmt: skip
+_SHORTEST_NAME = 3  # letters
+
 
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do; not where it cannot be opened."""
@@ -97,6 +101,52 @@ def read(data: bytes) -> dict[str, str]:
         "exam": said["StudyInstanceUID"],
     }
     return {name: value for name, value in found.items() if value}
+
+
+def identifying(data: bytes, texts: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What a header tells of a person who can be recognised: column or tag, and why. It repeats no name.
+
+    A name is repeated where a text has its family and given name one after the other, or one of them with a capital
+    letter other than at the beginning of a sentence: `Stone` is a name, `stone` a finding.
+
+    Args:
+        data: The file, or its head.
+        texts: Column -> what the table says of the image.
+
+    Raises:
+        BadImage: As of `read`.
+        UserError: As of `read`.
+    """
+    said = _values(data, (*_NAMES, "BurnedInAnnotation"))
+    parts = [part for name in _NAMES for part in _parts(said[name])]
+    found = [
+        (column, "repeats a name that the DICOM header of its image has")
+        for column, text in texts.items()
+        if any(_repeats(text, part) for part in parts)
+    ]
+    if said["BurnedInAnnotation"].upper() == "YES":
+        found.append(("BurnedInAnnotation", "is YES: the pixels say whose image it is"))
+    return found
+
+
+def _parts(names: str) -> list[tuple[str, ...]]:
+    """Family and given names of one or several persons, `DOE^JANE^M` or `['DOE^JANE', 'ROE^RICHARD']`."""
+    people = re.split(r"[,\\\[\]']+|=", names)
+    return [
+        tuple(part for part in re.split(r"[\^\s]+", one) if len(part) >= _SHORTEST_NAME)[:2] for one in people if one
+    ]
+
+
+def _repeats(text: str, name: tuple[str, ...]) -> bool:
+    if len(name) == 2:
+        first, second = map(re.escape, name)
+        if re.search(
+            rf"\b(?:{first}\W{{1,3}}{second}|{second}\W{{1,3}}(?:\w\W{{1,2}})?{first})\b", text, re.IGNORECASE
+        ):
+            return True
+    within = r"(?<=[\w,;:(] )"  # not where a sentence begins
+    ways = {way for part in name for way in (part.capitalize(), part.upper())}
+    return any(re.search(rf"{within}{re.escape(way)}\b", text) for way in ways)
 
 
 def _values(data: bytes, names: Sequence[str]) -> dict[str, str]:

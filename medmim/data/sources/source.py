@@ -52,6 +52,8 @@ class Source:
         families: The question families that the images of this source can answer (see `abilities`).
         bad: Rows that were quarantined while reading.
         missing: Image paths that the annotations name and that do not exist.
+        flagged: Images whose file says who a person is, in words that repeat nothing of it; they stay, and an audit
+            refuses them.
         facts: Further statistics of the raw files (duplicates, counts per file); plain JSON, which the build puts under
             `source` in the artifact's counts and in its outcome.
         identity: Path of a file -> its place, size and time of change as one text, by which the next build knows it
@@ -66,6 +68,7 @@ class Source:
     families: tuple[str, ...] = ()
     bad: list[BadRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    flagged: list[BadRow] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     identity: Callable[[str], str] = lambda _: ""
     start: str = ""

@@ -129,12 +129,14 @@ def load(entry: Entry[Studies]) -> Source:
     skipped: Counter[str] = Counter()
     first: dict[str, int] = {}
     missing: list[str] = []
+    flagged: list[BadRow] = []
     said: list[tuple[str, Look, date | float | None]] = []  # of all rows: a missing image may be the one that matters
     thousands = cells.has_thousands(row["patient"] for row in rows)
     with bar("reading studies", len(rows), "images") as progress:
         for row in rows:
             progress.add()
-            study, day, problems = _study(row, own, root, thousands, "day" in there)
+            study, day, problems, flags = _study(row, own, root, thousands, "day" in there)
+            flagged += [BadRow(study.image, row.number, *flag) for flag in flags] if study else []
             path = study.image if study else ""
             if path in first:
                 problems.append(("path", f"the image of row {first[path]} again"))
@@ -173,6 +175,7 @@ def load(entry: Entry[Studies]) -> Source:
         families=tuple(name for name, columns in FAMILIES.items() if found.issuperset(columns)),
         bad=bad,
         missing=missing,
+        flagged=flagged,
         facts=facts,
         identity=root.identity,
         fix_for=root.fix_for,
@@ -252,11 +255,15 @@ def _cell(value: object) -> str:
 
 def _study(
     row: table.Row, own: Studies, root: Root, thousands: bool, days: bool
-) -> tuple[Study | None, date | float | None, list[tuple[str, str]]]:
-    """A row as a study, its date or day, and what is wrong with it; where the table counts `days`, no tag dates it."""
+) -> tuple[Study | None, date | float | None, list[tuple[str, str]], list[tuple[str, str]]]:
+    """A row as a study, its date or day, what is wrong with it, and what identifies a person.
+
+    Where the table counts `days`, no tag dates it.
+    """
     problems = list(row.problems)
+    flags: list[tuple[str, str]] = []
     if problems:
-        return None, None, problems
+        return None, None, problems, flags
 
     def value(column: str, read: Callable[[str], T]) -> T | None:
         try:
@@ -270,7 +277,9 @@ def _study(
     if escapes(path):
         problems.append(("path", "the path leaves the root"))
     if not problems and posixpath.splitext(parse(path)[0])[1].lower() not in NO_DICOM:
-        for name, said in _tags(root, path).items():
+        texts = {name: cell for name, cell in given.items() if name not in NEEDED and cell}
+        tags, flags = _tags(root, path, texts)
+        for name, said in tags.items():
             if not given.get(name) and name != "patient" and not (name == "date" and days):
                 given[name] = said
     patient = value("patient", lambda cell: cells.identifier(cell, thousands))
@@ -293,14 +302,15 @@ def _study(
         age=value("age", lambda cell: cells.number(cell, "years", _OLDEST)),
         sequence=value("sequence", lambda cell: _SEQUENCES.get(cell.lower(), cells.text(cell))),
     )
-    return study, day, problems
+    return study, day, problems, flags
 
 
-def _tags(root: Root, path: str) -> dict[str, str]:
+def _tags(root: Root, path: str, texts: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     try:
-        return dicom_tags.read(dicom_tags.head(root, path))
+        head = dicom_tags.head(root, path)
+        return dicom_tags.read(head), dicom_tags.identifying(head, texts)
     except (FileNotFoundError, BadImage):  # missing, or bad: the build says so when it reads the image
-        return {}
+        return {}, []
 
 
 def _labels(cell: str) -> tuple[str, ...] | None:

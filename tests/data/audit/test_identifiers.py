@@ -1,13 +1,20 @@
 """Identifiers in texts are found, what radiology writes in numbers is not, and no report repeats them."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from medmim.data import build
+from medmim.data.audit import run as audit
 from medmim.data.audit.check import judged
-from medmim.data.audit.identifiers import KINDS, checks, find
-from medmim.recipe.schema import Audit
+from medmim.data.audit.identifiers import KINDS, checks, find, of_headers
+from medmim.errors import Refused
+from medmim.recipe.schema import Audit, Recipe
+from medmim.run.workspace import workspace
 from medmim.sample import Sample
+from tests.support.dicom_files import dicom
 
 HELD = {
     "date": (
@@ -71,3 +78,29 @@ def test_the_sample_s_own_patient_and_study_are_found_in_its_options_too() -> No
         samples = [row(answer=text), row(options=(text, "none"), answer="none", gold=(1,))]
         assert next(check.value for check in checks(samples) if check.name == "identifiers/own") == 2
     assert next(check.value for check in checks([row("patient 12?")]) if check.name == "identifiers/own") == 0
+
+
+def test_what_a_header_said_at_the_build_is_a_check_of_the_rows_with_that_image() -> None:
+    flagged = [{"file": "s5512907/a.png", "row": "1", "key": "BurnedInAnnotation", "reason": "is YES"}]
+    other = row(paths=("b.png",))
+    found = {check.name: check.value for check in of_headers([row(), other], flagged)}
+    assert found == {"identifiers/dicom-name": 0, "identifiers/dicom-burned-in": 1}
+    assert {check.value for check in of_headers([row(), other], [])} == {0}
+
+
+def test_a_name_that_a_hospital_s_table_repeats_is_refused_with_its_rows(tmp_path: Path) -> None:
+    lines = ["patient,path,finding,caption"]
+    for number in range(6):
+        (tmp_path / f"{number}.dcm").write_bytes(
+            dicom(np.arange(64, dtype=np.uint16).reshape(8, 8) + number, PatientName="STONE^JANE", Modality="CT")
+        )
+        lines.append(f"P{number},{number}.dcm,normal,A clear scan of Stone")
+    (tmp_path / "studies.csv").write_text("\n".join(lines))
+    source = {"name": "studies", "root": str(tmp_path), "table": "studies.csv"}
+    data = {"sources": (source,), "abilities": ("single",), "dev_fraction": 0.0, "test_fraction": 0.0}
+    asked = Recipe.model_validate({"name": "hospital", "data": data})
+    ws = workspace(tmp_path / "home", run="run-1")
+    with pytest.raises(Refused) as caught:
+        audit.run(asked, ws, build.run(asked, ws).uri)
+    assert caught.value.fact.startswith("identifiers/dicom-name")
+    assert "caption repeats a name that the DICOM header of its image has" in "\n".join(caught.value.problems)

@@ -272,3 +272,25 @@ def test_no_text_in_a_cell_breaks_the_reader(tmp_path_factory: pytest.TempPathFa
     row = dict(zip(studies.COLUMNS, cells, strict=False))
     source = read(folder, json.dumps(row) + "\n", "t.jsonl")
     assert len(source.studies or ()) + len(source.missing) <= 1
+
+
+def test_a_name_of_the_header_in_the_table_s_text_is_flagged_and_not_repeated(tmp_path: Path) -> None:
+    texts = {
+        "a": "Jane Stone is seen with a mass",
+        "b": "kidney stone on the left",
+        "c": "Stone in the ureter",
+        "d": "the scan of STONE is clear",
+        "e": "read by Roe, Richard",
+    }
+    for name in texts:
+        dicom(tmp_path / f"{name}.dcm", PatientName="STONE^JANE", ReferringPhysicianName="Roe^Richard", Modality="CT")
+    source = read(tmp_path, "patient,path,caption\n" + "".join(f'{k},{k}.dcm,"{v}"\n' for k, v in texts.items()))
+    assert [(row.file, row.key) for row in source.flagged] == [(f"{k}.dcm", "caption") for k in "ade"]
+    assert not any(name in row.reason for row in source.flagged for name in ("Stone", "STONE", "Jane", "Roe"))
+
+
+def test_a_burned_in_annotation_is_flagged(tmp_path: Path) -> None:
+    for name, said in (("a", "YES"), ("b", "NO"), ("c", None)):
+        dicom(tmp_path / f"{name}.dcm", Modality="US", **({"BurnedInAnnotation": said} if said else {}))
+    source = read(tmp_path, "patient,path\n1,a.dcm\n2,b.dcm\n3,c.dcm\n")
+    assert [(row.file, row.row, row.key) for row in source.flagged] == [("a.dcm", 2, "BurnedInAnnotation")]
