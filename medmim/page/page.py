@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE = "report.html"
+_NAMES = {"coreference": "co-reference"}
 _METRICS = {
     "token_f1": "token F1",
     "bleu": "BLEU",
@@ -43,8 +44,8 @@ def templates(*packages: str) -> "Environment":
 
 def label(group: str) -> str:
     """A group's name as people read it: `ability:coreference` is co-reference."""
-    kind, _, name = group.rpartition(":")
-    return {"coreference": "co-reference"}.get(name, name).replace("_", "-") if kind else group.replace("_", "-")
+    name = group.rpartition(":")[2]
+    return _NAMES.get(name, name).replace("_", "-")
 
 
 def metric(name: str) -> str:

@@ -32,6 +32,10 @@ def test_values_are_escaped_and_the_style_sheet_is_found(package: str) -> None:
     environment = page.templates(package)
     assert environment.get_template("page.css").render().startswith(":root")
     shown = environment.from_string(
-        "{{ name }} {{ 0.125|percent }} {{ none|points }} {{ 'ability:coreference'|label }}"
+        "{{ name }} {{ 0.125|percent }} {{ none|points }} {{ 'ability:coreference'|label }} {{ 'coreference'|label }} "
+        "{{ 'token_f1'|metric }} {{ 'held_in: x; ability:coreference: held_in; by hand'|worded }}"
     )
-    assert shown.render(name="<b>") == "&lt;b&gt; 12.5 – co-reference"
+    assert (
+        shown.render(name="<b>")
+        == "&lt;b&gt; 12.5 – co-reference co-reference token F1 held-in: x; co-reference: held_in; by hand"
+    )

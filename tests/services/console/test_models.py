@@ -581,6 +581,9 @@ def test_a_version_that_is_the_champions_model_has_nothing_to_promote(ws: Worksp
         assert f"Version {number} of {name} is the champion already" in page
         assert "You cannot promote it" not in page and "<textarea" not in page and "?</h1>" not in page
         assert ("it is this very model" in page) is ((name, number) != (NAME, champion))
+        refuse = client.get(f"/models/{name}/{number}/refuse").text
+        assert f"Version {number} of {name} cannot be refused" in refuse and "Refuse version" not in refuse
+        assert "to refuse it, roll back first" in refuse
     assert "it is the champion; to refuse it" in client.get(f"/models/{NAME}/{champion}").text
     assert "version 1, the champion, is this very model" in client.get(f"/models/{NAME}/{copy}").text
 

@@ -176,6 +176,7 @@ def ask_refusal(request: Request, this: ThisSite, who: Who, name: Name, ordinal:
     return draw(
         request, "refuse.html.j2", name=name, production=production, ordinal=ordinal, why_not=why_not,
         judged=lineage.judged(this.ws, found, log), digest=digest, more=more,
+        is_champion=_as_champion(found, log) is not None,
         same=[(model, number) for model, number in same if (model, number) != (name, ordinal)],
     )  # fmt: skip
 
@@ -273,12 +274,17 @@ def _foreign(name: str, found: Version) -> str:
     return ""
 
 
+def _as_champion(found: Version, log: list[Decision]) -> Decision | None:
+    """The decision that made this very model champion; None where it is not."""
+    holder = decisions.roles(log).champion
+    return holder if holder and holder.digest == found.tags.get(lookup.DIGEST, "") else None
+
+
 def _why_not(person: str, name: str, found: Version, log: list[Decision]) -> str:
     """Why this session can decide nothing about a version; empty where it can."""
     if foreign := _foreign(name, found):
         return foreign
-    holder = decisions.roles(log).champion
-    if holder and holder.digest == found.tags.get(lookup.DIGEST, ""):
+    if holder := _as_champion(found, log):
         is_it = (holder.version, name) == (found.number, name.removesuffix(CANDIDATE))
         same = "it is the champion" if is_it else f"version {holder.version}, the champion, is this very model"
         return f"{same}; to refuse it, roll back first"
