@@ -374,7 +374,7 @@ def _matches(text: str, patterns: Sequence[str]) -> bool:
 
 
 def _clean(folder: Path) -> frozenset[str]:
-    """Ids of the clean questions, as the audit of this very data set finds them."""
+    """Ids of the clean questions, as the audit finds them by patients and by the bytes of images."""
     if not _trained(folder):
         raise UserError(
             f"{folder} has no training questions, so nothing tells which of its test questions are clean",

@@ -7,6 +7,8 @@
     nearest.py       the nearest of many perceptual hashes
     pictures.py      images that splits share by pixels, and that look alike
     questions.py     questions that are asked again
+    types.py         the rows of each type; text_only.py, balance.py: what their texts and answers give away
+    identifiers.py   what may name a patient in texts
     page.py          the page for people
 
 To add a check: a module named after what it looks at, with a function that takes the samples (all splits) and returns a
