@@ -85,6 +85,8 @@ def test_a_data_set_shows_its_counts_its_audit_its_terms_and_what_was_made_of_it
         "closed": ("15", "0", "20", "35"), "open": ("15", "0", "20", "35"),
     }  # fmt: skip
     assert "No two splits share" in page and "redistribute data: allowed" in page
+    checks = dict(re.findall(r'<th scope="row">([\w-]+)</th><td class="num">(.*?)</td>', page))
+    assert checks["patients"] == "0" and checks["pixels"] == "–" and "built without pixels" in page
     assert "Größe version 1" in page and "/models/Gr%C3%B6%C3%9Fe/1" in page
 
 

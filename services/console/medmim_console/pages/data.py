@@ -68,7 +68,7 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
         splits=SPLITS,
         quarantined=_reasons(found.counts.get("quarantined"), named),
         audit=checked,
-        figure=figure,
+        read_as=figure,
         report=report,
         leaks=audit.leaks(report) if report else [],
         checks=judged(report["checks"], Audit()) if report else [],
