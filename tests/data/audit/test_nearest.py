@@ -30,6 +30,12 @@ def test_it_is_the_first_of_the_smallest_distances_within_reach(
         assert (found, place) == ((best, all_bits.index(best)) if best <= reach else (-1, -1))
 
 
+def test_of_equally_near_hashes_in_different_blocks_it_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_COLUMNS", 1)
+    bits, places = nearest(arrays([[7] * 32]), arrays([[8] * 32, [7] * 32, [7] * 32]), 24)
+    assert (bits[0], places[0]) == (0, 1)
+
+
 def test_a_hash_that_differs_in_its_last_bits_only_is_found() -> None:
     rng = np.random.default_rng(0)
     among = rng.integers(0, 256, (5000, 32), np.uint8)
