@@ -48,9 +48,16 @@ _MARKS = frozenset(
 _MARK_DIGITS = 3
 # In a picture a text has no sentence around it: names stand in capitals, numbers alone.
 _NAMES = re.compile(
-    r"\b[A-Z][A-Za-z'-]+\s?[,^]\s?[A-Z][A-Za-z'-]+|\b(?:name|pat(?:ient)?|dr)\b[.:\s]\s*[A-Z]\w+", re.ASCII
+    r"\b[A-Z][A-Za-z'-]+\s?[,^]\s?[A-Z](?:[A-Za-z'-]+|\b)|\b(?i:name|pat(?:ient)?|dr)\b\s?[.:\s]\s*[A-Z]\w+", re.ASCII
 )
-_NUMBERS = re.compile(r"(?<![\d.,:])(?:[A-Z]{0,3}\d{6,}|\d{3,}-\d{3,})(?![\d.,:]\d)")
+# Read from pixels, a separator may be another one, or be followed by a gap.
+_DATES = re.compile(
+    r"(?<!\d)(?:\d{1,2} ?[./,-] ?\d{1,2} ?[./,-] ?(?:19|20)\d\d|(?:19|20)\d\d ?[./,-] ?\d\d ?[./,-] ?\d\d)(?!\d)"
+)
+_NUMBERS = re.compile(
+    r"(?<![\d.,:])(?:[A-Z]{0,3}\d{6,}|\d{3,}-\d{3,})(?![\d.,:]\d)"
+    r"|\b(?:ID|MRN|Acc)\W{0,3}(?P<value>[A-Z]{0,3}\d(?: ?\d){4,})"
+)
 _BIRTH = re.compile(r"\b(?:dob|d\.o\.b|born|birth|geb)\b", re.IGNORECASE)
 
 
@@ -165,7 +172,8 @@ def judged(name: str, texts: Sequence[str]) -> Reading:
     together = "\n".join(more)
     parts = [(one.kind, together[one.start : one.end]) for one in identifiers.find(together)]
     parts += [("name", at[0]) for at in _NAMES.finditer(together)]
-    parts += [("number", at[0]) for at in _NUMBERS.finditer(together)]
+    parts += [("date", at[0]) for at in _DATES.finditer(together)]
+    parts += [("number", at["value"] or at[0]) for at in _NUMBERS.finditer(together)]
     parts += [("date of birth", "") for _ in _BIRTH.finditer(together)]
     return Reading(name, len(more), tuple(dict.fromkeys(f"{kind} {shape(text)}".strip() for kind, text in parts)))
 
