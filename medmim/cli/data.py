@@ -80,21 +80,29 @@ def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json 
 
 
 @app.command()
-def audit(uri: Uri, home: Home = None, as_json: Json = False) -> None:
+def audit(
+    uri: Uri,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose section `audit` holds the limits.")
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Show what the splits of a data set share, what its other checks find, and which benchmark rows are clean.
 
-    Exit code 1 if a limit is crossed: those of a recipe's section `audit` as they are by default. With --json: `checks`
-    (name, about, value, share, of, low, high, key, limit, crossed, rows, note), `pairs`, each pair of split and ability
-    with its overlaps of patients, image_sets and images and both totals; `parts`; `benchmark`, as it is and clean;
-    `shared`; `page`.
+    Exit code 1 if a limit is crossed: those of the recipe, by default those of an empty section `audit`. With --json:
+    `checks` (name, about, value, share, of, low, high, key, limit, crossed, rows, note), `pairs`, each pair of split
+    and ability with its overlaps of patients, image_sets and images and both totals; `parts`; `benchmark`, as it is
+    and clean; `shared`; `page`.
     """
     from medmim.data.audit import check, page
     from medmim.data.audit import run as audit
 
-    ws = workspace(home)
-    _print_resolved(ws, data=store.get(uri).digest)
-    artifact, _ = audit.audit_artifact(ws, uri)
-    report, allowed = audit.read(ws, artifact), Audit()
+    parsed = loading.load(recipe) if recipe else None
+    ws = workspace(home, parsed)
+    _print_resolved(ws, data=store.get(uri).digest, recipe=recipe)
+    artifact, _ = audit.audit_artifact(ws, uri, parsed)
+    report, allowed = audit.read(ws, artifact), parsed.audit if parsed else Audit()
     target = page.write(ws, artifact, report, allowed)
     checks = check.judged(report["checks"], allowed)
     if as_json:

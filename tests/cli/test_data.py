@@ -229,6 +229,9 @@ def test_audit_prints_every_pair_and_refuses_a_leak(medmim: Medmim, tmp_path: Pa
     assert "19 of 19 patients are clean" in leaky.err
     table = medmim("data", "audit", uri)
     assert (table.code, "1 of 10" in table.out) == (1, True)
+    loose = tmp_path / "loose.yaml"
+    loose.write_text("name: loose\ndata: {source: phantom}\naudit: {max_shared_patients: 1, max_shared_images: 2}\n")
+    assert medmim("data", "audit", uri, "--recipe", str(loose)).code == 0
 
 
 def test_what_is_no_data_set_is_refused(medmim: Medmim, tmp_path: Path) -> None:
