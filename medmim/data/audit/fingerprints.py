@@ -11,6 +11,7 @@ compared with their median (ImageHash's `phash`, 256 bits). docs/data.md has its
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,7 @@ def _piece(
     import pyarrow.parquet as pq
     from PIL import Image
 
-    if target.exists():
+    if _is_whole(target):
         return
     rows = []
     for one, encoded in shards.images_in(where, name, groups, size, ranged):
@@ -162,8 +163,23 @@ def _piece(
             ) from None
         rows.append({"id": one, "pixels": pixels, "look": look})
     part = target.with_suffix(".part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), part)
+    with part.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), file, write_page_checksum=True)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut can leave the name without the bytes
     part.replace(target)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a piece of an earlier run is there and can be read; a torn one is made again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def _schema() -> Any:

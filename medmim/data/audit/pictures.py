@@ -4,7 +4,7 @@ An image id tells files apart by their bytes, so a picture that was saved again 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medmim.data.audit.check import Check, Row
@@ -36,7 +36,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class Twins:
-    """All of a data set, each image once; those by pixels, then of the other images those that look alike."""
+    """All of a data set, an image once in each; one with the pixels of `dev` can look like one of training."""
 
     by_pixels: Sequence[Twin] = ()
     by_look: Sequence[Twin] = ()
@@ -51,7 +51,8 @@ class Twins:
 def twins(samples: Iterable[Sample], prints: Fingerprints, distance: int) -> Twins:
     """Find the pictures that are in several splits under different ids.
 
-    An image of a later split is looked for in the earlier ones, train first: of `dev` in `train`, of `test` in both.
+    An image of a later split is looked for in the earlier ones, train first: of `dev` in `train`, of `test` in both, up
+    to the first that has it, its pixels or its look. So whether training has it does not depend on what `dev` has.
 
     Args:
         samples: Of all splits.
@@ -66,41 +67,29 @@ def twins(samples: Iterable[Sample], prints: Fingerprints, distance: int) -> Twi
     groups: dict[bytes, list[str]] = defaultdict(list)
     for image in images:
         groups[bytes(prints.pixels[prints.places[image]])].append(image)
-    by_pixels = [
-        Twin(image, split, other)
-        for group in groups.values()
-        if len(group) > 1
-        for image in group
-        for split, other in _first_elsewhere(image, group, splits)
-    ]
-    known = {twin.image for twin in by_pixels}
+    by_pixels = [twin for group in groups.values() if len(group) > 1 for twin in _elsewhere(group, splits)]
+    known = {twin.image: twin.split for twin in by_pixels}
     by_look: list[Twin] = []
-    for number, later in enumerate(SPLITS[1:], 1):
-        left = [image for image in images if _latest(splits[image]) == later == _earliest(splits[image])]
-        left = [image for image in left if image not in known]
-        for earlier in SPLITS[:number]:
-            others = [image for image in images if earlier in splits[image]]
-            found = _alike(left, others, earlier, prints, distance)
-            by_look += found
-            left = [image for image in left if image not in {twin.image for twin in found}]
+    left = images
+    for earlier in SPLITS[:-1]:
+        left = [image for image in left if earlier not in splits[image] and known.get(image) != earlier]
+        found = _alike(left, [image for image in images if earlier in splits[image]], earlier, prints, distance)
+        by_look += found
+        told = {twin.image for twin in found}
+        left = [image for image in left if image not in told]
     return Twins(by_pixels, by_look, frozenset(splits) - frozenset(images))
 
 
-def _first_elsewhere(image: str, group: Sequence[str], splits: Mapping[str, set[str]]) -> list[tuple[str, str]]:
-    for split in SPLITS:
-        if split not in splits[image]:
-            for other in group:
-                if other != image and split in splits[other]:
-                    return [(split, other)]
-    return []
-
-
-def _earliest(splits: set[str]) -> str:
-    return min(splits, key=SPLITS.index)
-
-
-def _latest(splits: set[str]) -> str:
-    return max(splits, key=SPLITS.index)
+def _elsewhere(group: Sequence[str], splits: Mapping[str, set[str]]) -> Iterator[Twin]:
+    """The twins of images with equal pixels, each in the first split that does not have the image itself."""
+    first: dict[str, str] = {}
+    for image in group:
+        for split in splits[image]:
+            first.setdefault(split, image)
+    for image in group:
+        other = next((split for split in SPLITS if split in first and split not in splits[image]), None)
+        if other is not None:
+            yield Twin(image, other, first[other])
 
 
 def _alike(images: Sequence[str], others: Sequence[str], split: str, prints: Fingerprints, distance: int) -> list[Twin]:

@@ -3,9 +3,13 @@
 import io
 import json
 import random
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
+import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
@@ -163,18 +167,20 @@ def test_an_audit_that_was_killed_goes_on_with_the_pictures_that_are_done(
     monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 1)  # a row group a picture
     monkeypatch.setattr(shards, "_GROUPS_IN_A_PIECE", 1)
     made = published(ws, tmp_path, {f"train/{n}.png": saved(drawn(n), "PNG") for n in range(4)})
-    real, done = fingerprints.fingerprint, []
+    real, done, threads = fingerprints.fingerprint, [], set()
 
     def killed(image: Image.Image) -> tuple[bytes, bytes]:
+        threads.add(threading.get_ident())
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
         return real(image)
 
-    monkeypatch.setattr(fingerprints, "cpu_count", lambda: 1, raising=False)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     monkeypatch.setattr(fingerprints, "fingerprint", killed)
     with pytest.raises(KeyboardInterrupt):
         fingerprints.of(ws, made)
+    assert len(threads) == 1, "else more pieces are done when the run is killed"
     counted: list[int] = []
 
     def counting(image: Image.Image) -> tuple[bytes, bytes]:
@@ -185,6 +191,33 @@ def test_an_audit_that_was_killed_goes_on_with_the_pictures_that_are_done(
     found = fingerprints.of(ws, made)
     assert found is not None and len(found.places) == 4 and len(counted) == 2
     assert fingerprints.of(ws, made) is not None and len(counted) == 2, "they are in the store"
+
+
+@pytest.mark.parametrize("torn", ["empty", "half", "zeros", "one byte"])
+def test_a_piece_that_a_power_cut_has_torn_is_made_again(
+    torn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(shards, "_GROUPS_IN_A_PIECE", 1)
+    made = published(place(tmp_path), tmp_path, {f"train/{n}.png": saved(drawn(n), "PNG") for n in range(2)})
+    done, folder = tmp_path / "done", tmp_path / "again"
+    done.mkdir()
+    folder.mkdir()
+    fingerprints._write(made, done)
+    piece = done / "resume" / "0.parquet"
+    whole = piece.read_bytes()
+    at = whole.index(fingerprints.fingerprint(drawn(0))[0])
+    change = {
+        "empty": b"",
+        "half": whole[: len(whole) // 2],
+        "zeros": bytes(len(whole)),
+        "one byte": whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :],
+    }
+    (folder / "resume").mkdir()
+    (folder / "resume" / "0.parquet").write_bytes(change[torn])
+    fingerprints._write(made, folder)
+    expected, found = (fingerprints.read(one / fingerprints.FILE) for one in (done, folder))
+    assert found.pixels_of() == expected.pixels_of() and (found.looks == expected.looks).all()
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
@@ -208,3 +241,49 @@ def test_what_is_in_two_splits_by_its_bytes_is_not_told_again_by_pixels_or_look(
     made = store.publish(tmp_path / "made", ws.store, "data", {}, {"terms": APACHE.as_dict()})
     prints = fingerprints.of(ws, made)
     assert prints is not None and pictures.twins(samples, prints, 24) == pictures.Twins([], [])
+
+
+def prints_of(images: dict[str, tuple[bytes, bytes]]) -> fingerprints.Fingerprints:
+    """Fingerprints of images: id -> pixels, look."""
+    pixels = np.array([one for one, _ in images.values()], dtype="V32")
+    looks = np.frombuffer(b"".join(look for _, look in images.values()), np.uint8).reshape(-1, 32)
+    return fingerprints.Fingerprints({name: number for number, name in enumerate(images)}, pixels, looks)
+
+
+def asks(split: str, image: str) -> Sample:
+    return Sample("single", "any", "own", split, False, (f"{split}{image}",), (image,), (image,), "?", (), "!")
+
+
+@pytest.mark.parametrize("shared", ["pixels", "bytes"])
+def test_what_dev_has_of_a_test_image_does_not_hide_that_training_has_its_look(shared: str) -> None:
+    look, near = bytes(32), bytes([1, *bytes(31)])
+    images = {"t": (b"t" * 32, look), "d": (b"d" * 32, near), "x": ((b"d" if shared == "pixels" else b"x") * 32, near)}
+    samples = [asks("train", "t"), asks("dev", "d"), asks("test", "x" if shared == "pixels" else "d")]
+    found = pictures.twins(samples, prints_of(images), 24)
+    tested = samples[2].images[0]
+    assert found.leaked(Audit(max_look_alikes=5)) == {"d", tested}
+    assert pictures.Twin(tested, "train", "t", 1) in found.by_look
+    assert not found.leaked(Audit()), "look-alikes are not limited"
+
+
+def test_the_look_of_an_image_is_told_once_even_where_dev_and_training_have_it() -> None:
+    images = {name: (name.encode() * 32, bytes(32)) for name in "tdx"}
+    found = pictures.twins([asks("train", "t"), asks("dev", "d"), asks("test", "x")], prints_of(images), 24)
+    assert [(twin.image, twin.split) for twin in found.by_look] == [("d", "train"), ("x", "train")]
+
+
+@pytest.mark.parametrize("kind", ["look", "pixels"])
+def test_the_time_grows_with_the_images_and_not_with_their_square(kind: str) -> None:
+    many = 10_000
+    draw = np.random.default_rng(0)
+    looks = [one.tobytes() for one in draw.integers(0, 256, (many, 32), np.uint8)]
+    images, samples = {}, []
+    for number, look in enumerate(looks):
+        for split in ("train", "test"):
+            pixels = bytes(32) if kind == "pixels" else f"{split}{number}".encode().ljust(32)
+            images[f"{split}{number}"] = (pixels, look)
+            samples.append(asks(split, f"{split}{number}"))
+    begin = time.process_time()
+    found = pictures.twins(samples, prints_of(images), 24)
+    assert len(found.by_look) == (many if kind == "look" else 0) and len(found.leaked(Audit(max_look_alikes=0))) == many
+    assert time.process_time() - begin < 2
