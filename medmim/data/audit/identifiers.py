@@ -43,9 +43,14 @@ _MONTHS = {
     )
     for name in names.split()
 }  # fmt: skip
-_MONTH = rf"(?P<month>{'|'.join(name.capitalize() for name in sorted(_MONTHS, key=len, reverse=True))})\b\.?"
+_LONGEST_FIRST = sorted(_MONTHS, key=len, reverse=True)
+# `march` and `may` are verbs, OCT and MAR are methods: in small or capital letters these need a day and a year.
+_ONE_MEANING = [name for name in _LONGEST_FIRST if len(name) > 4 and name != "march"]
+_WRITTEN = [*map(str.capitalize, _LONGEST_FIRST), *_ONE_MEANING, *map(str.upper, _ONE_MEANING), "JUNE", "JULY", "MARCH"]
+_MONTH = rf"(?P<month>{'|'.join(_WRITTEN)})\b\.?"
+_ANY_MONTH = rf"(?i:{'|'.join(_LONGEST_FIRST)})(?![^\W\d_])\.?"
 _YEAR = r"(?:19|20)\d\d"
-_BEGIN, _END = r"(?<![\w./:-])", r"(?![\w/-]|\.\d)"
+_BEGIN, _END = r"(?<![^\W_])(?<![./:-])", r"(?![^\W_]|[/-]|\.\d)"  # names of files join with `_`
 _DATES = tuple(
     re.compile(_BEGIN + form + _END)
     for form in (
@@ -53,10 +58,11 @@ _DATES = tuple(
         rf"(?P<a>\d\d?)(?P<s>[-/.])(?P<b>\d\d?)(?P=s)(?P<y>{_YEAR})",
         r"(?P<a>\d\d?)/(?P<b>\d\d?)/(?P<y>\d\d)",
         r"(?P<a>\d\d)(?P<s>[-.])(?P<b>\d\d)(?P=s)(?P<y>\d\d)",
-        rf"(?P<y>{_YEAR})(?P<m>\d\d)(?P<d>\d\d)",
+        rf"(?P<y>{_YEAR})(?P<m>\d\d)(?P<d>\d\d)(?:[T_ -]?(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d(?:\.\d{{1,6}})?)?)?",
     )
 )
-_NO_UNIT = r"(?![.,]\d|\s*%|\s*(?:mm|cm|m?g|ml)\b)"
+_IN_PATH = re.compile(rf"(?<!\d)(?<!\d[-./])(?P<y>{_YEAR})-(?P<m>\d\d)-(?P<d>\d\d)(?:T\d\d(?::?\d\d)*|(?!\d|[-./]\d))")
+_NO_UNIT = r"(?![.,]\d|\s*%|\s*(?i:mm|cm|m?g|ml)\b)"
 _NAMED_DATES = tuple(
     re.compile(form)
     for form in (
@@ -64,6 +70,9 @@ _NAMED_DATES = tuple(
         rf"{_BEGIN}(?P<d>\d\d?)(?:st|nd|rd|th|\.)?[- ]?(?:of )?{_MONTH}(?:[- ,]*(?:{_YEAR}|'?\d\d(?!\d)))?",
         rf"\b{_MONTH},?[- /]?(?:of )?{_YEAR}\b",
         rf"{_BEGIN}{_YEAR}[- ]{_MONTH}(?:[- ]\d\d?)?",
+        rf"\b{_ANY_MONTH}[- ]?(?:the )?(?P<d>\d\d?)(?:st|nd|rd|th)?(?:,|\b) ?-?(?:{_YEAR}|'\d\d)\b",
+        rf"{_BEGIN}(?P<d>\d\d?)(?:st|nd|rd|th|\.)?[- ]?(?:of )?{_ANY_MONTH}"
+        rf"(?:[- ,]*{_YEAR}|[- ]?'\d\d|-\d\d)(?!\d)",
     )
 )
 _AT, _DOT = r"(?:@| at (?=\S+ dot )|\[at\]|\(at\))", r"(?:\.| dot )"
@@ -82,6 +91,10 @@ _KEYED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _KEYED_DIGITS = 4
+_ID = re.compile(
+    r"\b(?:ID|Id|id)\b[\s.:#=]*(?:is |was )?(?P<value>[A-Za-z]{0,4}[-/]?\d[\dA-Za-z]*(?:[-/.]\d[\dA-Za-z]*)*)"
+)
+_ID_DIGITS = 5
 _NEAR = re.compile(
     r"\b(?:files?|exams?|examinations?|study|studies|records?|scans?|films?)\s+#?"
     r"(?P<value>[A-Z]{0,4}-?\d[\dA-Z]*(?:[-./]\d+)*)(?!\w|\s*(?:mm|cm|ml|patients|participants|subjects)\b)",
@@ -117,9 +130,12 @@ _CALLED = re.compile(rf"{_PHONE}\W{{0,3}}(?:\w+\W+){{0,3}}$", re.IGNORECASE)
 _NANP = re.compile(r"(?:\+?1[-. ]?)?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}(?: ?(?:x|ext\.?) ?\d+)?")
 _PHONE_DIGITS = re.compile(r"\d(?:[^\dA-Za-z]{0,3}\d){6}")
 _PART = r"[A-ZÀ-Þ](?:[a-zß-ÿ]+|['’][A-Z][a-z]+)(?:[-'’][A-Z]?[a-zß-ÿ]+)*"
+_CAPITALS = r"[A-ZÀ-Þ](?:['’][A-ZÀ-Þ])?[A-ZÀ-Þ]+(?:[-'’][A-ZÀ-Þ]{2,})*"
+_INITIALS = r"(?:[A-Z]\.[ -]?){1,3}"
 _OF = r"(?:(?:van|von|de|der|di|da|la|del|den|bin|al|el)\s+)*"
 _NAME = rf"{_PART}(?:\s+(?:[A-Z]\.?\s+)?{_OF}{_PART}){{0,2}}"
 _TITLE = r"\b(?:Dr|Mr|Mrs|Ms|Prof|Professor|Doctor|Herr|Frau|Mme|Nurse|Radiologist)\b"
+_TITLE_IN_CAPITALS = r"\b(?:DR|MR|MRS|MS|PROF)\."  # without the full stop, MR is an image, and DR and MS are diseases
 _ROLE = (
     r"(?i:\b(?:patient(?:'s)? name|name of (?:the )?patient|patient,? (?:named|called)|name|physician"
     r"|(?:referred|reported|dictated|signed|read|reviewed|verified) by|technologist|operator|patient)\b"
@@ -129,9 +145,26 @@ _SIGNED = (
     r"(?i:\b(?:patient(?:'s)? name|name of (?:the )?patient|(?:referring|attending|requesting|ordering) physician"
     r"|(?:referred|reported|dictated|signed|read|reviewed|verified|requested) by)\b(?: is|:)?\s+)"
 )
+_CALLED_SO = (  # what only a name follows
+    r"(?i:\b(?:patient(?:'s)? name|name of (?:the )?patient|(?<![^\W_] )(?:sur|last |family |first )?name)\b"
+    r"\s*(?:is|was|:|=)\s*)"
+)
+_ROLES = "patient|pt|physician|technologist|radiologist|operator|surgeon|consultant|reader|author"
+_WITH_COLON = (
+    rf"(?i:\b(?:{_ROLES}"
+    r"|(?:referred|reported|dictated|signed|read|reviewed|verified|requested|approved|authenticated) by)\s*:\s*)"
+)
+_DEGREE = r"(?:M\.?D\b|Ph\.?D\b|D\.O\.|FRCR\b|FRCPC\b|MBBS\b|R\.?N\b|R\.?T\.?\(R\))"
 _NAMES = tuple(
     re.compile(form)
     for form in (
+        rf"{_CALLED_SO}(?P<name>(?:{_INITIALS})?[^\W\d_][\w'’-]+"
+        rf"(?:(?:, ?|\s){_OF}(?:[A-ZÀ-Þ][\w'’-]*|[a-z]{{3,}}(?=\W*$))\.?){{0,2}})",
+        rf"{_WITH_COLON}(?P<name>(?:{_INITIALS})?(?:{_CAPITALS}|{_PART})(?:(?:,\s?|\s)(?:{_CAPITALS}|[A-Z]\b)){{0,2}})",
+        rf"{_SIGNED}(?P<name>{_INITIALS}(?:{_PART}|{_CAPITALS}))\b",
+        rf"{_SIGNED}(?P<name>{_CAPITALS}(?:,?\s(?:{_CAPITALS}|[A-Z]\b)){{0,2}})\b",
+        rf"(?:{_TITLE}\.?|{_TITLE_IN_CAPITALS})\s+(?P<name>(?:{_INITIALS})?(?:{_CAPITALS}|{_PART})(?:\s{_CAPITALS})?)",
+        rf"\b(?P<name>(?:{_INITIALS}|{_PART}\s)(?:[A-Z]\.?\s)?(?:{_PART}|{_CAPITALS})),?\s{_DEGREE}",
         rf"{_SIGNED}(?P<name>{_PART})\b(?!\s+[a-z])",
         rf"{_TITLE}\.?\s+(?:med\.\s+|Dr\.\s+)?(?P<name>(?:[A-Z]\.\s*)*{_NAME})",
         rf"{_ROLE}(?P<name>{_PART}(?:,?\s+[A-Z]\.?)?,?\s+{_OF}{_PART})\b",
@@ -142,14 +175,20 @@ _NO_NAME = re.compile(  # what a text with capitals in its headings has where a 
     r"\b(?:Images?|Chest|Lungs?|Right|Left|Axial|Coronal|Sagittal|Figure|Panel|Computed|Magnetic|Contrast|The|This"
     r"|These|That|There|With|Without|And|Upper|Lower|Middle|Acute|Chronic|Normal|Bilateral|Radiograph|Ray|Scan"
     r"|Tomography|Resonance|Imaging|Patients?|Please|Follow|He|She|His|Her|It|They|We|In|On|At|For|To|Findings"
-    r"|Impression|Has|Had|Was|Were|Is|Are|No|Not|Shows|Showed|Underwent|Presented|From|After|Before|During|History)\b"
+    r"|Impression|Has|Had|Was|Were|Is|Are|No|Not|Shows|Showed|Underwent|Presented|From|After|Before|During|History"
+    r"|[A-Z]?CT|MRI?|C?XR|PET|US|DR|CR|MG|PA|AP|LAT|MRN|DOB|ID|AI|ICU|ER|ED|MD|RN|AAA|COPD|TB|HIV|COVID|Male|Female"
+    r"|Man|Woman|Boy|Girl|Child|Adult|Infant|Unknown|None|Anonym(?:ous|i[sz]ed)|Removed|Redacted|Given|Stated"
+    r"|Available|Provided|Withheld|Confidential|Hidden|Radiology|Department|Hospital|Clinic|Staff|Team|Physician"
+    r"|Doctor|Date|Time|Age|Sex|Name|Number|Exam|Stable|Alert|Pending|Yes|Which|What|How|Who)\b",
+    re.IGNORECASE,
 )
 _TRIAGE = re.compile(
     r"[@^]|\[at\]|\(at\)| dot |\d[\W_]{0,3}\d[\W_]{0,3}\d[\W_]{0,3}\d"
-    r"|(?:Jan|Feb|Mar|Mär|Apr|May|Mai|Jun|Jul|Aug|Sep|Oct|Okt|Nov|Dec|Dez)[a-zä]*\b\.?,? ?-?(?:the )?'?\d"
-    r"|\d\w{0,2}\.?[- ]?(?:of )?(?:Jan|Feb|Mar|Mär|Apr|May|Mai|Jun|Jul|Aug|Sep|Oct|Okt|Nov|Dec|Dez)"
-    rf"|{_TITLE}"
+    r"|(?i:\b(?:Jan|Feb|Mar|Mär|Apr|May|Mai|Jun|Jul|Aug|Sep|Oct|Okt|Nov|Dec|Dez)[a-zä]*\b\.?,? ?-?(?:the )?'?\d)"
+    r"|\d\w{0,2}\.?[- ]?(?i:(?:of )?(?:Jan|Feb|Mar|Mär|Apr|May|Mai|Jun|Jul|Aug|Sep|Oct|Okt|Nov|Dec|Dez))"
+    rf"|{_TITLE}|{_TITLE_IN_CAPITALS}|{_DEGREE}"
     r"|(?i:name|physician|by|technologist|operator|patient)\b(?: is| was|:|,)?\s+[A-ZÀ-Þ]"
+    rf"|(?i:name\s*(?:is|was|:|=)|(?:by|{_ROLES})\s*:|\bid\b)"
 )
 _TOKEN = re.compile(r"[\w.-]*\w")
 
@@ -275,7 +314,7 @@ def _mails(text: str) -> Iterator[Found]:
 
 
 def _dates(text: str) -> Iterator[Found]:
-    for form in _DATES:
+    for form in (*_DATES, _IN_PATH):
         for at in form.finditer(text):
             parts = at.groupdict()
             year = int(parts["y"]) + (2000 if len(parts["y"]) == 2 else 0)
@@ -316,6 +355,9 @@ def _phones(text: str) -> Iterator[Found]:
 def _numbers(text: str) -> Iterator[Found]:
     for at in _KEYED.finditer(text):
         if _digits(at["value"]) >= _KEYED_DIGITS:
+            yield Found("number", at.start("value"), at.end("value"))
+    for at in _ID.finditer(text):
+        if _digits(at["value"]) >= _ID_DIGITS and not _is_published(text, at.start()):
             yield Found("number", at.start("value"), at.end("value"))
     for at in _NEAR.finditer(text):
         if _digits(at["value"]) >= _NEAR_DIGITS and not _YEARS.fullmatch(at["value"]):

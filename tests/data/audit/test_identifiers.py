@@ -30,6 +30,18 @@ HELD = {
     ),
     "name": ("Reported by Jane Miller.", "Dr. O'Neill agreed.", "The patient is Maria van der Berg.", "DOE^JANE^M"),
 }  # fmt: skip
+OTHERWISE_WRITTEN = {  # in capitals, in small letters, in names of files
+    "date": (
+        "14 MAR 2021", "MARCH 14, 2021", "14MAR2021", "14-mar-21", "may 3, 2021", "20210314104207",
+        "CXR_2021-03-14.dcm", "IMG_20210314_104207.png", "at 2021-03-14T10:42", "scans/2021-03-14/a.png",
+    ),
+    "number": ("ID 123456", "id: AB-12345"),
+    "name": (
+        "PATIENT: SMITH, JOHN", "Patient name: SMITH JOHN", "Dr. SMITH reviewed", "Dr. MÜLLER", "DR. SMITH",
+        "Name: Nguyen", "NAME: DOE", "Signed by A. Miller", "SIGNED BY MILLER", "patient name: john smith",
+        "J. Smith, MD", "Jane Miller MD", "Patient's name is O'NEILL", "Radiologist: MILLER",
+    ),
+}  # fmt: skip
 FREE = (
     "A mass of 12.5 x 10.2 x 8.0 cm at 10 o'clock, BI-RADS 4a.", "Pain is 5/10; 1/2/3 of the lobes.",
     "Considering the scans from age 64.4 and 65.4", "It may 12 mm below the carina.", "1,500,000 copies/mL",
@@ -38,7 +50,9 @@ FREE = (
     "Which image, 1 or 2, shows the larger mass? March fracture.", "week 044, slice 111", "2500000 platelets",
     "Ki-67 is 20%; ICD-10 J18.9", "Axial T2-weighted image 12 of 45, TR 4500 ms, TE 102 ms.",
     "doi 10.1148/rg.242035193",
-    "Patient With Pneumonia", "GFAP 100-200-300", "the contact between lesion and 12 ribs",
+    "Patient With Pneumonia", "GFAP 100-200-300", "the contact between lesion and 12 ribs", "12 OCT scans of the eye",
+    "MAR 3 mm", "in OCT 2020", "It may 12 times occur.", "MR IMAGING", "DR SEVERITY", "MS LESIONS", "Patient: Male",
+    "Disease name: Pneumonia", "Name: unknown", "PATIENT: STABLE", "The name is not given.", "Trial ID 1234567",
 )  # fmt: skip
 
 
@@ -52,6 +66,13 @@ def row(question: str = "What is seen?", answer: str = "a mass", **other: object
 
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in HELD.items() for text in texts])
 def test_an_identifier_is_found(kind: str, text: str) -> None:
+    assert kind in {one.kind for one in find(text)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(kind, text) for kind, texts in OTHERWISE_WRITTEN.items() for text in texts]
+)
+def test_an_identifier_is_found_in_any_case_and_in_the_name_of_a_file(kind: str, text: str) -> None:
     assert kind in {one.kind for one in find(text)}
 
 
