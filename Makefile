@@ -81,7 +81,7 @@ $(LLAMA_FACTORY)/.ready: benchmarks/peers/llama_factory.txt $(READY)
 	@VIRTUAL_ENV=$(abspath $(LLAMA_FACTORY)) $(UV) pip install --quiet -r benchmarks/peers/llama_factory.txt
 	@touch $@
 
-test-peers: $(PEERS)/.ready $(LLAMA_FACTORY)/.ready ## the real ms-swift, LLaMA-Factory and TRL read our exports row by row (by hand and nightly; docs/peers.md)
+test-peers: $(PEERS)/.ready $(LLAMA_FACTORY)/.ready ## the real ms-swift, LLaMA-Factory and TRL read our exports row by row (by hand; docs/peers.md)
 	@MEDMIM_PEERS_PYTHON=$(abspath $(PEERS))/bin/python MEDMIM_LLAMA_FACTORY_PYTHON=$(abspath $(LLAMA_FACTORY))/bin/python \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peers tests/peers -s
 

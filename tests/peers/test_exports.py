@@ -69,14 +69,30 @@ def seen(images: shards.Images, names: tuple[str, ...]) -> list[list[object]]:
     return [[one.width, one.height, hashlib.sha256(one.tobytes()).hexdigest()] for one in shown]
 
 
-@pytest.mark.parametrize("form", ["trl", "ms-swift", "llama-factory", "datasets"])
-def test_a_trainer_reads_what_the_data_set_holds(form: str, made: Made, tmp_path: Path) -> None:
+def python_of(form: str) -> Path:
+    """The trainer's own Python: one that was named must be there, else a run without a peer would be green."""
     variable, folder = PYTHON.get(form, OTHERS)
-    python = Path(os.environ.get(variable) or ROOT / folder / "bin" / "python")
+    named = os.environ.get(variable)
+    python = Path(named or ROOT / folder / "bin" / "python")
+    if named and not python.exists():
+        pytest.fail(f"{variable} names {python}, which is not there")
     if not python.exists():
         pytest.skip(f"no {python}: make test-peers")
+    return python
+
+
+@pytest.mark.parametrize("form", ["trl", "llama-factory"])
+def test_a_named_trainer_that_is_not_there_fails(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PYTHON.get(form, OTHERS)[0], str(tmp_path / "python"))
+    with pytest.raises(pytest.fail.Exception, match="is not there"):
+        python_of(form)
+
+
+@pytest.mark.parametrize("form", ["trl", "ms-swift", "llama-factory", "datasets"])
+def test_a_trainer_reads_what_the_data_set_holds(form: str, made: Made, tmp_path: Path) -> None:
+    python = python_of(form)
     done = export.export(made.ws, made.uri, tmp_path / "out", form, Choice())
-    wanted = [one for one in made.rows if form in ("trl", "datasets") or IMAGE not in one.prompt]
+    wanted = [one for one in made.rows if form == "datasets" or IMAGE not in one.prompt]
     assert done.rows == {"train": len(wanted)}
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     command = [python, READER, "--by", form, tmp_path / "out"]

@@ -33,6 +33,8 @@ def text(name: str, data: str, splits: Splits, left_out: Mapping[str, int], allo
     sources = "\n".join(f"* {source}: {n:,} rows" for source, n in sorted(_by_source(splits).items()))
     patients = {who for one in form.rows(splits) for who in people.of_sample(one)}
     refused = "\n".join(f"* {count:,} rows: {reason}" for reason, count in sorted(left_out.items()))
+    measured = " and ".join(f"`{written.files[split]}`" for split in form.uses(splits)[1])
+    warning = f"\n**Never train on {measured}**: a model that has seen it is not measured by it.\n" if measured else ""
     missing = f"\nLeft out, in `left_out.jsonl` by row:\n\n{refused}\n" if left_out else ""
     return f"""{_header(splits, allowed, written)}
 # Questions on several medical images, for {name}
@@ -50,7 +52,7 @@ Written by medmim from the data set `{data}`: {len(patients):,} patients, {len(f
 {sources}
 {missing}
 ## How to use it
-
+{warning}
 {written.usage}
 {terms_section(allowed)}"""
 

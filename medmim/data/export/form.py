@@ -38,6 +38,11 @@ class Form:
     without_pixels: bool = False
 
 
+def uses(splits: Splits) -> tuple[list[str], list[str]]:
+    """Splits to train on, and those that only measure, in their order."""
+    return [split for split in splits if split == "train"], [split for split in splits if split != "train"]
+
+
 def tag_in(sample: Sample, *tags: str) -> str:
     """Why a row cannot be held where a text stands for a picture: its own text has one of them."""
     text = f"{sample.prompt}\n{sample.target}"

@@ -19,7 +19,7 @@ _USAGE = """\
 For [LLaMA-Factory](https://github.com/hiyouga/LLaMA-Factory), which finds rows and pictures by `dataset_info.json`:
 
 ```
-llamafactory-cli train --dataset_dir FOLDER --dataset {names} ...
+llamafactory-cli train --dataset_dir FOLDER {names} ...
 ```
 
 It cuts rows at `cutoff_len` tokens, those of images too, and shrinks images above `image_max_pixels` (768 x 768).
@@ -35,11 +35,21 @@ def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written
     """Write `dataset_info.json`, `SPLIT.jsonl`, and the pictures."""
     files = chat.write(folder, splits, images)
     info = {
-        f"medmim_{split}": {"file_name": file, "formatting": "sharegpt", "columns": _COLUMNS, "tags": _ROLES}
+        _name(split): {"file_name": file, "formatting": "sharegpt", "columns": _COLUMNS, "tags": _ROLES}
         for split, file in files.items()
     }
     (folder / _INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    return Written(_USAGE.format(names=",".join(info)), files)
+    trained, measured = form.uses(splits)
+    given = [
+        f"--{key} {','.join(map(_name, part))}"
+        for key, part in (("dataset", trained), ("eval_dataset", measured))
+        if part
+    ]
+    return Written(_USAGE.format(names=" ".join(given)), files)
+
+
+def _name(split: str) -> str:
+    return f"medmim_{split}"
 
 
 FORM = Form(problem, write)

@@ -18,7 +18,7 @@ For [LLaVA-NeXT](https://github.com/LLaVA-VL/LLaVA-NeXT), which reads several im
 [LLaVA](https://github.com/haotian-liu/LLaVA), which reads one (write it with `--max-images 1`):
 
 ```
---data_path FOLDER/train.json --image_folder FOLDER
+{files}
 ```
 
 LLaVA-NeXT takes the next row in the place of one that fails, and says so in its log only.
@@ -45,7 +45,9 @@ def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written
                 file.write(",\n" if number else "\n")
                 file.write(json.dumps(_row(sample, [paths[name] for name in sample.images]), ensure_ascii=False))
             file.write("\n]\n")
-    return Written(_USAGE, {split: f"{split}.json" for split in splits})
+    trained, _ = form.uses(splits)
+    given = "--data_path FOLDER/train.json --image_folder FOLDER" if trained else "--image_folder FOLDER"
+    return Written(_USAGE.format(files=given), {split: f"{split}.json" for split in splits})
 
 
 def _row(sample: Sample, shown: list[str]) -> dict[str, object]:

@@ -40,7 +40,7 @@ def problem(sample: Sample) -> str:
         return f"{len(sample.images)} images are more than {MAX_IMAGES}"
     if IMAGE in sample.prompt:
         return f"its text has {IMAGE}, which stands for a picture there"
-    if any(escapes(path) for path in sample.paths):
+    if any(escapes(_name(path)) for path in sample.paths):
         return "the path of an image leaves the root of its source"
     read = split_options(sample.prompt)
     if read != (sample.question, sample.options):

@@ -7,12 +7,12 @@ from medmim.data.export import chat, form
 from medmim.data.export.form import Form, Splits, Written
 from medmim.sample import Sample
 
-_TAGS = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>")
+_TAGS = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>", "<cot-process>")
 _USAGE = """\
 For [ms-swift](https://github.com/modelscope/ms-swift). Paths of pictures start from `ROOT_IMAGE_DIR`:
 
 ```
-ROOT_IMAGE_DIR=FOLDER swift sft --dataset FOLDER/train.jsonl --strict true ...
+ROOT_IMAGE_DIR=FOLDER swift {files} --strict true ...
 ```
 
 Without `--strict true` it leaves out rows that fail; it leaves out rows longer than `--max_length` in any case
@@ -27,7 +27,14 @@ def problem(sample: Sample) -> str:
 
 def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written:
     """Write `SPLIT.jsonl`, and the pictures."""
-    return Written(_USAGE, chat.write(folder, splits, images))
+    files = chat.write(folder, splits, images)
+    trained, measured = form.uses(splits)
+    given = [
+        *(f"sft --dataset FOLDER/{files[split]}" for split in trained),
+        *([] if trained else ["infer"]),
+        *(f"--val_dataset {' '.join(f'FOLDER/{files[split]}' for split in measured)}" for _ in measured[:1]),
+    ]
+    return Written(_USAGE.format(files=" ".join(given)), files)
 
 
 FORM = Form(problem, write)

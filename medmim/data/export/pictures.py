@@ -47,7 +47,12 @@ def write_as(folder: Path, images: shards.Images, places: Mapping[str, str]) -> 
         folder: Of the export.
         images: Of the data set.
         places: Path in the folder -> id of the image that is to lie there.
+
+    Raises:
+        ValueError: A place is not below `pictures/`: the form was to leave its row out.
     """
+    if outside := [place for place in places if not os.path.normpath(place).startswith(f"{PICTURES}{os.sep}")]:
+        raise ValueError(f"a picture would lie outside of the export: {outside[0]}")
     paths: dict[str, list[Path]] = {}
     for place, name in places.items():
         paths.setdefault(name, []).append(folder / place)

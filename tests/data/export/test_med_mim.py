@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medmim import shards, store
+from medmim.data.export import pictures
 from medmim.data.export import run as export
 from medmim.data.export.run import Choice
 from medmim.data.sources.published import check_file, read_rows
@@ -85,6 +86,22 @@ def test_rows_of_our_own_sources_are_read_by_the_source_published_as_they_were(s
             for path, name in zip(row["images"], one.images, strict=True):
                 number = next(i for i in range(8) if image_id(i) == name)
                 assert (out / "pictures" / path).read_bytes() == picture(number) and "#" not in path
+
+
+@pytest.mark.parametrize("path", [".#/.#/.#/.#/x", "a/.#/b", "../x.png", "#/../../x"])
+def test_a_path_that_leaves_the_folder_once_it_is_written_is_left_out(path: str, tmp_path: Path) -> None:
+    out = written(tmp_path, [sample(0, 1, paths=(path,)), sample(1)], pixels=True)
+    assert len((out / export.LEFT_OUT).read_text("utf-8").splitlines()) == 1
+    assert {one.name for one in tmp_path.iterdir()} == {"data", "home", "out"}
+
+
+@pytest.mark.parametrize("place", ["pictures/../../x.png", "pictures/..", "x.png"])
+def test_no_picture_is_written_outside_of_the_pictures(place: str, tmp_path: Path) -> None:
+    shards.write(tmp_path / "data", [sample(0)], [(image_id(0), "", picture(0))])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="outside of the export"):
+        pictures.write_as(tmp_path / "out", shards.Images(tmp_path / "data"), {place: image_id(0)})
+    assert list((tmp_path / "out").iterdir()) == [] and not (tmp_path / "x.png").exists()
 
 
 def test_two_pictures_of_one_name_end_the_export(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -186,6 +187,7 @@ def test_a_row_that_the_form_cannot_hold_is_named_and_never_changed(form: str, w
     odd = {
         "tag": sample(1, 2, question="Is <image> one?"),
         "sound": sample(3, 2, question="Hear <audio>?"),
+        "thought": sample(15, 2, question="Is <cot-process> shown?"),
         "white": sample(5, 2, answer="it grew "),
         "many": sample(7, 3),
         "options": sample(9, 2, question="Which?\nA: this\nB: that"),
@@ -197,8 +199,9 @@ def test_a_row_that_the_form_cannot_hold_is_named_and_never_changed(form: str, w
     named = {row["id"] for row in lines(tmp_path / "out" / export.LEFT_OUT)}
     left_out = {
         "llava": {"tag", "white", "many"},
-        "ms-swift": {"tag", "sound", "many"},
+        "ms-swift": {"tag", "sound", "thought", "many"},
         "llama-factory": {"tag", "sound", "many"},
+        "trl": {"tag", "many"},
         "med-mim": {"tag", "white", "many", "options", "none"},
     }.get(form, {"many"})
     assert named == {odd[name].id for name in left_out}
@@ -216,6 +219,27 @@ def test_other_splits_come_when_asked_each_in_files_of_its_own(ws: Workspace, ur
     header = yaml.safe_load((tmp_path / "out" / "README.md").read_text("utf-8").split("---\n")[1])
     assert header["configs"][0]["data_files"][2] == {"split": "test", "path": "test.jsonl"}
     assert header["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize("form", export.FORMS)
+@pytest.mark.parametrize("splits", [("train",), ("test",), ("train", "dev", "test")])
+def test_the_card_has_nobody_train_on_a_split_that_measures(
+    form: str, splits: tuple[str, ...], ws: Workspace, uri: str, tmp_path: Path
+) -> None:
+    made = export.export(ws, uri, tmp_path / "out", form, Choice(splits))
+    usage = (tmp_path / "out" / "README.md").read_text("utf-8").split("## How to use it")[1]
+    assert ("**Never train on" in usage) == (set(made.rows) != {"train"})
+    trained = {
+        "llava": r"--data_path FOLDER/(\w+)\.json",
+        "ms-swift": r"--dataset FOLDER/(\w+)\.jsonl (?!FOLDER)",
+        "llama-factory": r"--dataset medmim_(\w+) ",
+        "trl": r'train_dataset=rows\["(\w+)"\]',
+    }.get(form)
+    if trained:
+        assert re.findall(trained, usage) == (["train"] if "train" in splits else [])
+    measured = {"ms-swift": "--val_dataset", "llama-factory": "--eval_dataset", "trl": "eval_dataset="}.get(form)
+    if measured:
+        assert (measured in usage) == (set(made.rows) != {"train"})
 
 
 def test_terms_that_forbid_passing_on_refuse_the_export_unless_it_stays_in_house(ws: Workspace, tmp_path: Path) -> None:
