@@ -50,7 +50,6 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
     """
     with stage(ws, "data") as outcome:
         read = reading.of(recipe.data)
-        rewrite.refuse_leaving(recipe.data, read.terms)
         erased_patients = erased.load(ws.store)
         section, parents = _made_from(recipe.data, read, erased_patients)
         address = recipe.platform.node_of
@@ -60,11 +59,16 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         asked: dict[str, Any] = {}
 
         def build(folder: Path) -> dict[str, Any]:
+            rewrite.refuse_leaving(recipe.data, read.terms)  # only here: of a data set that is found, nothing is sent
             sources = [erased.leave_out(source, erased_patients) for source in read.load()]
             earlier = kept_pixels.of(ws.home, erased_patients.parents.get("erased", ""))
             kept = None
             if recipe.data.words is not None:
-                kept = asked_for.replies(ws.home, recipe.data.words, erased_patients.parents.get("erased", ""))
+                left_out = erased_patients.parents.get("erased", "")
+                kept = asked_for.writable(
+                    ws.home, recipe.data.words, ws.store, left_out,
+                    lambda: erased.load(ws.store).parents.get("erased", ""),
+                )  # fmt: skip
             counts = make(sources, recipe.data, folder, earlier, decode, kept)
             if recipe.data.words is not None and kept is not None:
                 spent = {"requests": kept.asked, "prompt_tokens": kept.tokens[0], "reply_tokens": kept.tokens[1]}

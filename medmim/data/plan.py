@@ -95,7 +95,7 @@ def _words(recipe: Recipe, ws: Workspace, samples: Sequence[Sample], without: er
     if words is None:
         return None
     return rewrite.cost(
-        samples, words, recipe.data.seed, ask.replies(ws.home, words, without.parents.get("erased", ""))
+        samples, words, recipe.data.seed, ask.replies(ws.home, words, ws.store, without.parents.get("erased", ""))
     )
 
 

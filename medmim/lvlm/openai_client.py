@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -43,10 +44,21 @@ def is_ours(host: str) -> bool:
     `gpu.internal`), and the hosts in MEDMIM_OWN_SERVERS.
     """
     named = [name.strip().lower() for name in os.environ.get(OWN_SERVERS, "").split(",")]
+    if host in named:
+        return True
     try:
-        return host in named or ipaddress.ip_address(host).is_private
+        return ipaddress.ip_address(host).is_private
     except ValueError:
-        return "." not in host or host.endswith(_PRIVATE_NAMES)
+        pass
+    try:
+        host = host.encode("idna").decode("ascii").lower()  # as it is looked up: dots and digits of other scripts, too
+        address = socket.inet_aton(host)  # resolvers read 134744072 and 0x08080808 as 8.8.8.8
+    except UnicodeError:
+        return False
+    except OSError:
+        bare = "." not in host and not host.startswith("0x") and any(map(str.isalpha, host))
+        return bare or host.endswith(_PRIVATE_NAMES)
+    return ipaddress.ip_address(address).is_private
 
 
 def _problem(url: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from medmim.errors import UserError
+from medmim.redact import shown
 from medmim.sample import ABILITIES
 
 
@@ -22,6 +23,22 @@ def _known_ability(name: str) -> str:
     return name
 
 
+def holds_secret(address: str) -> bool:
+    """Whether the address of a server holds what no record may: a user, a password, or a query, where keys stand."""
+    return shown(address) != address or "?" in address
+
+
+def _without_secret(address: str) -> str:
+    if holds_secret(address):
+        raise ValueError(IN_RECORDS)
+    return address
+
+
+IN_RECORDS = (
+    "the address holds a user name, a password or a key, and recipes are written into records; leave it out, and put a "
+    "key into OPENAI_API_KEY"
+)
+Address = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
 Positive = Annotated[int, Field(gt=0)]
 Ability = Annotated[str, AfterValidator(_known_ability)]
 
@@ -93,7 +110,8 @@ def explain(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
+    unshown = isinstance(error["input"], dict) or IN_RECORDS in message
+    given = "" if unshown else f" (got {reprlib.repr(error['input'])})"
     return f"{key}: {message}{given}" if key else message  # of the whole file: the message names the keys
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from medmim.recipe.keys import Ability, Positive, Section
+from medmim.recipe.keys import IN_RECORDS, Ability, Positive, Section, holds_secret
 from medmim.recipe.nightly import Nightly
 from medmim.recipe.pods import Pods
 from medmim.recipe.registry import Gate, Promote, Register, Retention
@@ -302,11 +302,8 @@ class Bench(Section):
         if taken := [name for name in models if name in (*OWN_ROLES, "data")]:
             raise ValueError(f"{' and '.join(taken)}: the scores call the run's own models and data so; rename it")
         addresses = {name: ref.removeprefix(_SERVER) for name, ref in models.items() if ref.startswith(_SERVER)}
-        if secret := [name for name, url in addresses.items() if shown(one := url.rpartition("#")[0] or url) != one]:
-            raise ValueError(
-                f"{' and '.join(secret)}: the address holds a user name, a password or a key, and recipes are written "
-                "into records; leave it out, and put a key into OPENAI_API_KEY"
-            )
+        if secret := [name for name, url in addresses.items() if holds_secret(url.rpartition("#")[0] or url)]:
+            raise ValueError(f"{' and '.join(secret)}: {IN_RECORDS}")
         return models
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medmim.recipe.keys import Positive, Section
+from medmim.recipe.keys import Address, Positive, Section
 
 VARIANTS = 12  # ways to ask that the prompt knows
 
@@ -12,7 +12,7 @@ VARIANTS = 12  # ways to ask that the prompt knows
 class Words(Section):
     """Questions, and the short answers of open ones, in the words of a language model; absent: in the templates'."""
 
-    endpoint: Annotated[str, Field(min_length=1)] = Field(
+    endpoint: Address = Field(
         description="base address of a server with the OpenAI API, such as http://127.0.0.1:8000/v1"
     )
     model: Annotated[str, Field(min_length=1)] = Field(description="name of the model on that server")

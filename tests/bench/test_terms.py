@@ -39,6 +39,12 @@ def test_answers_have_the_terms_of_data_and_model_and_scores_those_of_all(world:
         ("https://api.example.com/v1", True),
         ("https://8.8.8.8/v1", True),
         ("https://svc.example.com/v1", True),
+        ("http://134744072/v1", True),  # 8.8.8.8, as resolvers read it
+        ("http://0x08080808/v1", True),
+        ("http://8\u30028\u30028\u30028/v1", True),  # full stops of another script
+        ("http://0x108080808080/v1", True),
+        ("http://999999999999/v1", True),
+        ("http://2130706433/v1", False),  # 127.0.0.1
         ("http://notlocal/v1", False),
         ("http://127.0.0.1:8000/v1", False),
         ("http://[::1]:8000/v1", False),

@@ -115,7 +115,7 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     kept = kept_pixels.of(ws.home)
     assert kept is not None
     kept.keep("scan.png", 32, "sha256:0", b"a picture")
-    words = ws.home / "words" / "none" / "m.jsonl"  # a model's words on the patient
+    words = ws.home / "words" / "store" / "none" / "m.jsonl"  # a model's words on the patient
     words.parent.mkdir(parents=True)
     words.write_text("{}")
     list(gallery.write(ws, store.get(f"{ws.store}/{made['data twelve']}")))

@@ -35,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.count: Callable[[str, list[tuple[int, int]]], int | None] = lambda text, images: None
         self.fields = {"type", "text", "image_url", "uuid"}  # of a part that are known; another one is refused
         self.status = self.first = 200  # of all replies; of the first to each question
+        self.status_of: Callable[[str], int] = lambda text: 200  # of the reply to a question
         self.unknown: set[str] = set()  # fields of a request that it refuses
         self.made = 1  # tokens of an answer, by its usage
         self.refuse: Callable[[list[tuple[int, int]]], str] = lambda images: ""  # why it takes no such question
@@ -68,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
                 status = int(wanted[1]) if tries == 1 else 200
             elif wanted[0] == "always":
                 status = int(wanted[1])
+            elif self.server.status_of(text) != 200:
+                status = self.server.status_of(text)
             elif (self.server.status, self.server.first) != (200, 200):
                 tries = self.server.failures[text] = self.server.failures.get(text, 0) + 1
                 status = self.server.first if tries == 1 and self.server.first != 200 else self.server.status

@@ -55,7 +55,11 @@ def put(
     server: Server, home: Path, given: list[Sample] | None = None, **more: Any
 ) -> tuple[list[Sample], dict[str, Any]]:
     own = words(server, **more)
-    return rewrite.rewrite(samples() if given is None else given, own, 0, ask.replies(home, own), home)
+    return rewrite.rewrite(samples() if given is None else given, own, 0, writable(home, own), home)
+
+
+def writable(home: Path, own: Words, store: str = "", erased: str = "") -> ask.Replies:
+    return ask.writable(home, own, store, erased, lambda: erased)
 
 
 def test_true_words_are_taken_and_all_else_stays(server: Server, tmp_path: Path) -> None:
@@ -127,17 +131,43 @@ def test_a_server_that_dies_in_between_keeps_what_it_answered(server: Server, tm
     server.raw = lambda _: json.dumps({"error": {"message": "down", "code": 503}}) if answered > 3 else None
     with pytest.raises(Unavailable, match="503"):
         put(server, tmp_path, samples(6), at_once=1)
+    known = {one["messages"][0]["content"][-1]["text"] for one in server.requests[:3]}
     server.raw, before = lambda _: None, len(server.requests)
     _, told = put(server, tmp_path, samples(6), at_once=1)
-    assert told["written"] == 6 and len(server.requests) == before + 3  # of six, three were known
+    later = {one["messages"][0]["content"][-1]["text"] for one in server.requests[before:]}
+    assert told["written"] == 6 and len(known) == 3 and later and not later & known
 
 
 def test_another_list_of_erased_patients_empties_what_is_kept(server: Server, tmp_path: Path) -> None:
     server.say = true_words
     put(server, tmp_path)
     assert len(ask.replies(tmp_path, words(server)).known) == 3
-    assert not ask.replies(tmp_path, words(server), "f" * 64).known
+    assert not writable(tmp_path, words(server), erased="f" * 64).known
     assert not ask.replies(tmp_path, words(server)).known
+
+
+def test_neither_a_plan_nor_another_store_removes_what_is_kept(server: Server, tmp_path: Path) -> None:
+    server.say = true_words
+    put(server, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert not ask.replies(tmp_path, words(server), "", "f" * 64).known and sorted(tmp_path.rglob("*")) == before
+    assert not writable(tmp_path, words(server), "s3://other/store", "f" * 64).known
+    assert len(ask.replies(tmp_path, words(server)).known) == 3
+
+
+def test_an_erasure_meanwhile_ends_it_and_no_reply_is_kept_after_it(server: Server, tmp_path: Path) -> None:
+    def say(prompt: str) -> str:
+        if "bleed" in prompt:
+            ask.clear(tmp_path)
+        return true_words(prompt)
+
+    server.say = say
+    with pytest.raises(Unavailable, match="a patient was erased while") as caught:
+        put(server, tmp_path, samples(6), at_once=1)
+    assert "run it again" in caught.value.fix and not list(tmp_path.rglob("*.jsonl"))
+    with pytest.raises(Unavailable, match="a patient was erased while"):  # erased since the build read its tables
+        ask.writable(tmp_path, words(server), "", "", lambda: "f" * 64)
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def body(content: Any, finish: str = "stop", **message: Any) -> str:
@@ -203,6 +233,20 @@ def test_a_key_or_a_name_that_is_wrong_ends_it_at_the_first_request(
     assert caught.value.exit_code == 2 and len(server.requests) == 1 and "does not exist" in caught.value.reason
 
 
+def test_a_first_text_that_a_filter_refuses_is_counted_and_the_others_are_worded(
+    server: Server, tmp_path: Path
+) -> None:
+    server.say, refused = true_words, "The prompt was filtered: content management policy"
+    server.error = refused
+    server.status_of = lambda prompt: 400 if "mass" in prompt else 200
+    after, told = put(server, tmp_path)
+    assert told["fallbacks"] == {"no reply": 1} and told["written"] == 2 and after[0] == samples()[0]
+    server.status_of = lambda _: 400
+    with pytest.raises(UserError, match="refuses the requests") as caught:
+        put(server, tmp_path, samples(6))
+    assert refused in caught.value.reason
+
+
 def test_too_many_requests_are_waited_for(server: Server, tmp_path: Path) -> None:
     server.say, server.first = true_words, 429
     server.headers = {"Retry-After": "0"}
@@ -219,6 +263,15 @@ def test_a_server_without_structured_output_is_asked_without_and_told_of(
     assert ["response_format" in sent for sent in server.requests] == [True, False, False, False]
 
 
+def test_a_form_is_tried_once_however_often_texts_are_asked_for_again(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.say, server.unknown = (lambda _: '{"question": "What is it?"}'), {"response_format"}
+    put(server, tmp_path)
+    assert capsys.readouterr().err.count("takes no response_format") == 1
+    assert ["response_format" in sent for sent in server.requests] == [True, *[False] * 9]
+
+
 def test_requests_keep_to_the_limit_of_a_minute(server: Server, tmp_path: Path) -> None:
     server.say, begin = true_words, time.monotonic()
     put(server, tmp_path, samples(5), per_minute=600)
@@ -229,7 +282,7 @@ def test_more_fallbacks_than_allowed_fail_with_reasons_and_keep_the_replies(serv
     server.say = lambda _: '{"question": "What is it?"}'
     own = words(server, tries=1).model_copy(update={"max_fallback_fraction": 0.5})
     with pytest.raises(UserError, match="3 of 3 questions have no wording of m that is right") as caught:
-        rewrite.rewrite(samples(), own, 0, ask.replies(tmp_path, own), tmp_path)
+        rewrite.rewrite(samples(), own, 0, writable(tmp_path, own), tmp_path)
     assert "3 x asks something else" not in caught.value.fact and "drops a value" in caught.value.reason
     assert "max_fallback_fraction" in caught.value.fact and len(ask.replies(tmp_path, own).known) == 3
 
@@ -298,6 +351,11 @@ def test_a_build_is_worded_as_planned_and_found_whoever_serves_the_model(server:
         again = build.run(elsewhere, ws)
         other.shutdown()
         assert again.digest == built.digest and again.cached and not other.requests
+    away = recipe({"endpoint": "https://api.example.com/v1", "model": "m", "variants": 2})
+    assert build.run(away, ws).digest == built.digest  # found: nothing is sent
+    for name, value in (("variants", 3), ("model", "n")):
+        with pytest.raises(UserError, match="must not be sent to api.example.com"):
+            build.run(recipe({"endpoint": "https://api.example.com/v1", "model": "m", name: value}), ws)
 
 
 def test_without_the_section_the_key_of_a_data_set_is_what_it_was() -> None:
