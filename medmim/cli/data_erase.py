@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import typer
@@ -23,7 +23,8 @@ def plan_and_erase(
     """Plan an erasure, carry it out with `yes`, and show it.
 
     Raises:
-        UserError: No patient was given, one is unknown, or there is no reason to record.
+        UserError: No patient was given, one is unknown, or there is no reason to record; or an export could not be
+            removed, when all else is erased and shown.
     """
     if not patients:
         one, many = (hints.command("data", "erase", given) for given in ("PATIENT", "-"))
@@ -33,13 +34,25 @@ def plan_and_erase(
     sys.stderr.write(f"home {ws.home}, store {ws.store}\n")
     found = erase.plan(ws, patients, "removed" if remove_descendants else "marked")
     record = erase.erase(ws, patients, found, why.strip()) if yes else None
+    left: list[str] = []
+    if record:
+        done = tuple(erase.Exported(**one) for one in record["exports"])
+        pairs = zip(found.exports, done, strict=True)
+        left = [f"{was.folder}: {now.note}" for was, now in pairs if was.does != now.does]
+        found = replace(found, exports=done)
     files = _write(ws, found) if yes else []
     if as_json:
         shown = {key: value for key, value in asdict(found).items() if key != "who"}
         facts = {"done": yes, **shown, "recipes": files, "record": record and record["n"]}
         typer.echo(json.dumps(facts))
-        return
-    _show(ws, found, files, yes)
+    else:
+        _show(ws, found, files, yes)
+    if left:
+        raise UserError(
+            f"{len(left)} exports that hold them were not removed; all else was",
+            problems=left,
+            fix="put that right, and give the same command again",
+        )
 
 
 def _write(ws: Workspace, found: Erasure) -> list[str]:

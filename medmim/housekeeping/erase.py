@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +159,8 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         why: The reason for the record; without any identifier.
 
     Returns:
-        The record: n, time, who, why, patients (their number), marks, removed, marked, exports, rebuild.
+        The record: n, time, who, why, patients (their number), marks, removed, marked, exports, rebuild. An export that
+        was to be removed and could not be is `named` in it, with the reason.
     """
     place = store.open_store(ws.store)
     named = sorted({*what.who, *map(erased.requested, patients)})
@@ -172,7 +173,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         "marks": sorted(erased.mark(known.key, name) for name in named),
         "removed": [asdict(one) for one in what.artifacts if one.does == "removed"],
         "marked": [asdict(one) for one in what.artifacts if one.does == "marked"],
-        "exports": [asdict(one) for one in what.exports],
+        "exports": [asdict(replace(one, note=_PLANNED) if one.does == "removed" else one) for one in what.exports],
         "rebuild": list(what.rebuild),
     }
     record["n"] = len(list(place.list(_RECORDS))) + 1
@@ -185,9 +186,6 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     index.clear(ws.home)
     gallery.clear(ws.home)
     _clear_unfinished(ws.home)
-    for one in what.exports:
-        if one.does == "removed":
-            folders.remove(Path(one.folder))
     for name in what.resume:
         if is_repeated(name):
             clear(place, name)
@@ -206,7 +204,32 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
             store.discard(one["name"].partition("/")[2], ws.cache)
             shown.add()
     finish(place)
+    if what.exports:  # after what medmim alone holds: a folder that others hold may not let itself be removed
+        record["exports"] = [asdict(one) for one in _remove_exports(place, what.exports)]
+        place.write(f"{_RECORDS}{record['n']}.json", json.dumps(record, indent=1).encode())
     return record
+
+
+def _remove_exports(place: store.Store, exports: Iterable[Exported]) -> Iterator[Exported]:
+    """Remove those that are to be removed, and say of each what was done; one that fails keeps no other."""
+    every = records.load(place)
+    for one in exports:
+        if one.does == "removed":
+            state = records.states(every)[one.id]
+            note = _kept(Path(one.folder)) if state == "here" else "it was replaced or moved meanwhile"
+            if not note:
+                try:
+                    folders.remove(Path(one.folder))
+                except UserError as error:
+                    note = f"it cannot be removed: {error.fact}"
+            one = replace(one, does="named" if note else "removed", note=note)
+        yield one
+
+
+def _kept(folder: Path) -> str:
+    """Why the folder of an export must stay; empty where it need not."""
+    more = folders.others(folder)
+    return f"it holds other files: {', '.join(more[:3])}" if more else ""
 
 
 def _copies(ws: Workspace, removed: Sequence[str]) -> list[Path]:
@@ -246,8 +269,8 @@ def _exports(place: store.Store, patients: Sequence[str]) -> tuple[list[Exported
     for one in every:
         if one.id in rows and (state := states[one.id]) in ("here", "elsewhere"):
             note = "another machine's" if state == "elsewhere" else ""
-            if state == "here" and (more := folders.others(Path(one.folder))):
-                note = f"it holds other files: {', '.join(more[:3])}"
+            if state == "here":
+                note = _kept(Path(one.folder))
             does: Literal["removed", "named"] = "named" if note else "removed"
             found.append(Exported(one.id, one.folder, one.host, one.form, rows[one.id], state, does, note))
     return found, known
@@ -261,6 +284,7 @@ def marked(ws: Workspace) -> set[str]:
 
 
 _RECORDS = f"{erased.FOLDER}/records/"
+_PLANNED = "to be removed"  # the note that a killed erasure leaves
 
 
 def _keys(known: Iterable[people.Identity], patients: Sequence[str]) -> tuple[str, ...]:

@@ -350,3 +350,61 @@ def test_a_patient_of_an_export_alone_is_erased_too_and_a_killed_removal_is_fini
     assert erased.load(ws.store).holds("MS_CXR_T", "p10000001")
     with pytest.raises(UserError, match="in no data set and no export"):
         erase.plan(ws, ["p10000002"])
+
+
+def test_an_export_that_cannot_be_removed_keeps_nothing_else_and_is_told(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001"))
+    for to in ("held", "linked", "moved", "free"):
+        export.export(ws, f"{ws.store}/{name}", tmp_path / to, "med-mim", in_house=True)
+    (tmp_path / "held" / "pictures").mkdir()
+    (tmp_path / "linked" / "theirs").symlink_to(tmp_path / "a")
+    (tmp_path / "moved").rename(tmp_path / "disk")
+    (tmp_path / "moved").symlink_to(tmp_path / "disk")
+
+    def rmtree(path: Path, **_: Any) -> None:
+        if Path(path).parent == tmp_path / "held":
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(folders, "shutil", SimpleNamespace(rmtree=rmtree))
+    words = ["erase", "p10000001", "--yes", "--why", "asked for", "--json", "--home", str(ws.home)]
+    result = CliRunner().invoke(command.app, words)
+    error = result.exception
+    assert isinstance(error, UserError) and error.exit_code == 2
+    assert [line.partition(":")[0] for line in error.problems] == [str(tmp_path / "held")]
+    assert name not in whole(ws)
+    assert (
+        not any((tmp_path / to).exists() for to in ("moved", "disk", "free")) and not (tmp_path / "moved").is_symlink()
+    )
+    assert (tmp_path / "a").is_dir() and (tmp_path / "linked" / folders.MARK).exists()
+    told = {Path(one["folder"]).name: one for one in json.loads(result.stdout)["exports"]}
+    (record,) = [json.loads(open_store(ws.store).read(key)) for key in open_store(ws.store).list("erased/records/")]
+    assert {Path(one["folder"]).name: one for one in record["exports"]} == told
+    assert {to: one["does"] for to, one in told.items()} == {
+        "held": "named", "linked": "named", "moved": "removed", "free": "removed",
+    }  # fmt: skip
+    assert "no permission" in told["held"]["note"] and "theirs" in told["linked"]["note"]
+    monkeypatch.undo()
+    (tmp_path / "linked" / "theirs").unlink()
+    assert CliRunner().invoke(command.app, words).exit_code == 0
+    assert not (tmp_path / "held").exists() and not (tmp_path / "linked").exists()
+
+
+def test_what_came_into_an_export_after_the_plan_stays(ws: Workspace, tmp_path: Path) -> None:
+    name = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001"))
+    for to in ("out", "moved"):
+        export.export(ws, f"{ws.store}/{name}", tmp_path / to, "med-mim", in_house=True)
+    what = erase.plan(ws, ["p10000001"])
+    (tmp_path / "out" / "thesis").mkdir()
+    (tmp_path / "out" / "thesis" / "x").touch()
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "mine").touch()
+    record = erase.erase(ws, ["p10000001"], what, "asked for")
+    assert (tmp_path / "out" / "thesis" / "x").exists() and (tmp_path / "moved" / "mine").exists()
+    notes = {Path(one["folder"]).name: (one["does"], one["note"]) for one in record["exports"]}
+    assert notes == {
+        "out": ("named", "it holds other files: thesis/x"),
+        "moved": ("named", "it was replaced or moved meanwhile"),
+    }

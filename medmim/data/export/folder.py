@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,26 @@ def others(folder: Path) -> list[str]:
 
 
 def remove(folder: Path) -> None:
-    """Remove an export; its mark last, so that a killed removal is found again."""
+    """Remove an export; its mark last, so that a killed removal is found again.
+
+    Args:
+        folder: Its place, or a link there to where it was moved: then both are removed. No link inside is followed.
+
+    Raises:
+        UserError: Some of it cannot be removed; its mark is still there.
+    """
     with wrap_os_errors(f"removing {folder}"):
-        for path in folder.iterdir():
-            if path.is_dir():
+        place = folder.resolve()
+        for path in place.iterdir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != MARK:
                 path.unlink()
-        (folder / MARK).unlink()
-        folder.rmdir()
+        (place / MARK).unlink()
+    with suppress(OSError):  # empty by now, and holds nobody: a mount, or in a folder that may not be written
+        place.rmdir()
+        if folder.is_symlink():
+            folder.unlink()
 
 
 def refuse_other(folder: Path) -> None:
@@ -102,9 +113,10 @@ def refuse_other(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Paths of all files in a folder; as texts, since paths of a hundred thousand pictures would take seconds."""
-    for place, _, names in os.walk(folder):
+    """Paths of all files in a folder, links to folders too; as texts: a hundred thousand `Path`s would take seconds."""
+    for place, below, names in os.walk(folder):
         inner = os.path.relpath(place, folder)
+        names += [name for name in below if os.path.islink(os.path.join(place, name))]
         yield from names if inner == "." else (f"{inner}/{name}" for name in names)
 
 
