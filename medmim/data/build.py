@@ -29,7 +29,7 @@ from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, BadRow, Sample, Study, escaped, is_writable
 
-REVISION = 10
+REVISION = 11
 FLAGGED = "flagged.jsonl"  # images whose file says who a person is; only where there are some
 
 _REASONS = 30  # more are not told apart by the values in them
@@ -194,7 +194,10 @@ def make(
     flagged = [_escaped(row) for source in sources for row in source.flagged if row.file in used]
     if flagged:
         _write_lines(folder / FLAGGED, (json.dumps(asdict(row), ensure_ascii=False) for row in flagged))
+    headers = sum(path in used for source in sources for path in set(source.headers))
     choice: dict[str, Any] = {"balanced": dict(sorted(balanced.items())), "sized_for": sized_for}
+    if headers:
+        choice["headers"] = headers
     if data.quotas:
         choice["over_quota"] = dict(sorted(over.items()))
     if worded:

@@ -145,6 +145,7 @@ def below(folder: str, source: Source) -> Source:
         bad=[replace(row, file=start + row.file) for row in source.bad],
         missing=[start + path for path in source.missing],
         flagged=[replace(row, file=start + row.file) for row in source.flagged],
+        headers=[start + path for path in source.headers],
         fix_for=lambda paths: source.fix_for([path.removeprefix(start) for path in paths if path.startswith(start)]),
     )
 

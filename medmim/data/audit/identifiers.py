@@ -260,13 +260,16 @@ def checks(samples: Iterable[Sample]) -> list[Check]:
     ]
 
 
-def of_headers(samples: Iterable[Sample], flagged: Sequence[Mapping[str, str]]) -> list[Check]:
+def of_headers(samples: Sequence[Sample], flagged: Sequence[Mapping[str, str]], headers: int) -> list[Check]:
     """Checks of what the DICOM headers said when the data set was built: names in texts, and BurnedInAnnotation.
 
     Args:
         samples: Of all splits.
         flagged: The rows of the data set's `flagged.jsonl`; none where no header said anything.
+        headers: Images whose header was read; 0 where the data set does not say.
     """
+    images = len({path for sample in samples for path in sample.paths})
+    note = "" if headers >= images else f"of {headers:,} of {images:,} images, whose DICOM header was read"
     said: dict[str, list[str]] = defaultdict(list)
     for one in flagged:
         said[one["file"]].append(f"{one['key']} {one['reason']}")
@@ -280,7 +283,12 @@ def of_headers(samples: Iterable[Sample], flagged: Sequence[Mapping[str, str]]) 
         "identifiers/dicom-name": ("rows of images whose DICOM header has a name that the table repeats", named),
         "identifiers/dicom-burned-in": ("rows of images whose DICOM tag BurnedInAnnotation is YES", burned),
     }
-    return [Check(name, text, len(rows), key=LIMIT, rows=tuple(rows)) for name, (text, rows) in about.items()]
+    if not headers:
+        note = "no DICOM header was read when the data set was built"
+        return [Check(name, text, None, note=note) for name, (text, _) in about.items()]
+    return [
+        Check(name, text, len(rows), key=LIMIT, rows=tuple(rows), note=note) for name, (text, rows) in about.items()
+    ]
 
 
 def _texts(sample: Sample) -> Iterator[tuple[str, str]]:

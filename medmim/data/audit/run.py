@@ -88,7 +88,7 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
             *text_only.checks(by_type),
             *balance.checks(by_type),
             *identifiers.checks(samples),
-            *identifiers.of_headers(samples, _flagged(source)),
+            *identifiers.of_headers(samples, _flagged(source), source.counts.get("headers", 0)),
         ]
         if allowed.read_images:
             readings = burned_in.of(ws, source, allowed.read_images)

@@ -27,7 +27,28 @@ _TAGS = ("SpecificCharacterSet", "Modality", "ViewPosition", "ImageLaterality", 
 
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "ReferringPhysicianName", "OperatorsName",
           "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "RequestingPhysician")  # fmt: skip
-_SHORTEST_NAME = 3  # letters
+_SHORTEST_NAME = 2  # letters
+_PARTICLES = frozenset(
+    ("van", "von", "de", "der", "den", "di", "da", "del", "la", "al", "el", "bin", "ten", "ter", "zu")
+)
+# What headers of phantoms, tests and anonymised files have in place of a name: no text with it repeats a name.
+_PLACEHOLDERS = frozenset(
+    (
+        "abdomen", "anonym", "anonymous", "anonymized", "anonymised", "brain", "breast", "chest", "dummy",
+        "head", "knee", "lung", "neck", "none", "pelvis", "patient", "phantom", "quality", "removed", "sample", "spine",
+        "study", "subject", "test", "thorax", "unknown",
+    )
+)  # fmt: skip
+# Names that are words of radiology or of everyday English: only a capital letter within a sentence makes them names.
+_WORDS = frozenset(
+    (
+        "baker", "ball", "bell", "best", "black", "bone", "bright", "brown", "bush", "case", "close", "cook", "cross",
+        "day", "early", "fat", "field", "fine", "foot", "frank", "free", "good", "grant", "gray", "green", "grey",
+        "gross", "hand", "hill", "hope", "joy", "king", "late", "line", "long", "mark", "mass", "may", "miles", "moody",
+        "new", "old", "page", "park", "pin", "porter", "ray", "read", "rich", "rod", "rose", "short", "small", "stent",
+        "stone", "summer", "walker", "wall", "white", "will", "winter", "wise", "wood", "young",
+    )
+)  # fmt: skip
 
 
 def is_dicom(path: Path) -> bool:
@@ -106,8 +127,9 @@ def read(data: bytes) -> dict[str, str]:
 def identifying(data: bytes, texts: Mapping[str, str]) -> list[tuple[str, str]]:
     """What a header tells of a person who can be recognised: column or tag, and why. It repeats no name.
 
-    A name is repeated where a text has its family and given name one after the other, or one of them with a capital
-    letter other than at the beginning of a sentence: `Stone` is a name, `stone` a finding.
+    A name is repeated where a text has its family and given name one after the other in any case, or one of them. One
+    that is also a word counts only with a capital letter within a sentence: `Stone` is a name, `stone` a finding; one
+    of two letters, too, and not in capitals.
 
     Args:
         data: The file, or its head.
@@ -133,7 +155,13 @@ def _parts(names: str) -> list[tuple[str, ...]]:
     """Family and given names of one or several persons, `DOE^JANE^M` or `['DOE^JANE', 'ROE^RICHARD']`."""
     people = re.split(r"[,\\\[\]']+|=", names)
     return [
-        tuple(part for part in re.split(r"[\^\s]+", one) if len(part) >= _SHORTEST_NAME)[:2] for one in people if one
+        tuple(
+            part
+            for part in re.split(r"[\^\s]+", one)
+            if len(part) >= _SHORTEST_NAME and part.lower() not in _PARTICLES | _PLACEHOLDERS
+        )[:2]
+        for one in people
+        if one
     ]
 
 
@@ -144,9 +172,16 @@ def _repeats(text: str, name: tuple[str, ...]) -> bool:
             rf"\b(?:{first}\W{{1,3}}{second}|{second}\W{{1,3}}(?:\w\W{{1,2}})?{first})\b", text, re.IGNORECASE
         ):
             return True
+    return any(_stands_alone(text, part) for part in name)
+
+
+def _stands_alone(text: str, part: str) -> bool:
     within = r"(?<=[\w,;:(] )"  # not where a sentence begins
-    ways = {way for part in name for way in (part.capitalize(), part.upper())}
-    return any(re.search(rf"{within}{re.escape(way)}\b", text) for way in ways)
+    if len(part) == _SHORTEST_NAME:  # in capitals, LI-RADS and the like
+        return re.search(rf"{within}{re.escape(part.capitalize())}\b(?!-)", text) is not None
+    if part.lower() not in _WORDS:
+        return re.search(rf"\b{re.escape(part)}\b", text, re.IGNORECASE) is not None
+    return any(re.search(rf"{within}{re.escape(way)}\b", text) for way in (part.capitalize(), part.upper()))
 
 
 def _values(data: bytes, names: Sequence[str]) -> dict[str, str]:

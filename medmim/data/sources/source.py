@@ -54,6 +54,7 @@ class Source:
         missing: Image paths that the annotations name and that do not exist.
         flagged: Images whose file says who a person is, in words that repeat nothing of it; they stay, and an audit
             refuses them.
+        headers: Images whose DICOM header was read for that.
         facts: Further statistics of the raw files (duplicates, counts per file); plain JSON, which the build puts under
             `source` in the artifact's counts and in its outcome.
         identity: Path of a file -> its place, size and time of change as one text, by which the next build knows it
@@ -69,6 +70,7 @@ class Source:
     bad: list[BadRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     flagged: list[BadRow] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     identity: Callable[[str], str] = lambda _: ""
     start: str = ""

@@ -130,13 +130,16 @@ def load(entry: Entry[Studies]) -> Source:
     first: dict[str, int] = {}
     missing: list[str] = []
     flagged: list[BadRow] = []
+    headers: list[str] = []
     said: list[tuple[str, Look, date | float | None]] = []  # of all rows: a missing image may be the one that matters
     thousands = cells.has_thousands(row["patient"] for row in rows)
     with bar("reading studies", len(rows), "images") as progress:
         for row in rows:
             progress.add()
             study, day, problems, flags = _study(row, own, root, thousands, "day" in there)
-            flagged += [BadRow(study.image, row.number, *flag) for flag in flags] if study else []
+            if study is not None and flags is not None:
+                headers.append(study.image)
+                flagged += [BadRow(study.image, row.number, *flag) for flag in flags]
             path = study.image if study else ""
             if path in first:
                 problems.append(("path", f"the image of row {first[path]} again"))
@@ -176,6 +179,7 @@ def load(entry: Entry[Studies]) -> Source:
         bad=bad,
         missing=missing,
         flagged=flagged,
+        headers=headers,
         facts=facts,
         identity=root.identity,
         fix_for=root.fix_for,
@@ -255,13 +259,13 @@ def _cell(value: object) -> str:
 
 def _study(
     row: table.Row, own: Studies, root: Root, thousands: bool, days: bool
-) -> tuple[Study | None, date | float | None, list[tuple[str, str]], list[tuple[str, str]]]:
-    """A row as a study, its date or day, what is wrong with it, and what identifies a person.
+) -> tuple[Study | None, date | float | None, list[tuple[str, str]], list[tuple[str, str]] | None]:
+    """A row as a study, its date or day, what is wrong with it, and what a header says of a person; None without one.
 
     Where the table counts `days`, no tag dates it.
     """
     problems = list(row.problems)
-    flags: list[tuple[str, str]] = []
+    flags: list[tuple[str, str]] | None = None
     if problems:
         return None, None, problems, flags
 
@@ -305,12 +309,12 @@ def _study(
     return study, day, problems, flags
 
 
-def _tags(root: Root, path: str, texts: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+def _tags(root: Root, path: str, texts: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[str, str]] | None]:
     try:
         head = dicom_tags.head(root, path)
         return dicom_tags.read(head), dicom_tags.identifying(head, texts)
     except (FileNotFoundError, BadImage):  # missing, or bad: the build says so when it reads the image
-        return {}, []
+        return {}, None
 
 
 def _labels(cell: str) -> tuple[str, ...] | None:

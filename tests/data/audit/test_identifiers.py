@@ -104,9 +104,16 @@ def test_the_sample_s_own_patient_and_study_are_found_in_its_options_too() -> No
 def test_what_a_header_said_at_the_build_is_a_check_of_the_rows_with_that_image() -> None:
     flagged = [{"file": "s5512907/a.png", "row": "1", "key": "BurnedInAnnotation", "reason": "is YES"}]
     other = row(paths=("b.png",))
-    found = {check.name: check.value for check in of_headers([row(), other], flagged)}
+    found = {check.name: check.value for check in of_headers([row(), other], flagged, 2)}
     assert found == {"identifiers/dicom-name": 0, "identifiers/dicom-burned-in": 1}
-    assert {check.value for check in of_headers([row(), other], [])} == {0}
+    assert {check.value for check in of_headers([row(), other], [], 2)} == {0}
+
+
+def test_where_no_header_was_read_there_is_no_figure_and_where_some_were_it_is_said() -> None:
+    samples = [row(), row(paths=("b.png",))]
+    none, some = of_headers(samples, [], 0)[0], of_headers(samples, [], 1)[0]
+    assert (none.value, none.note) == (None, "no DICOM header was read when the data set was built")
+    assert (some.value, some.note) == (0, "of 1 of 2 images, whose DICOM header was read")
 
 
 def test_a_name_that_a_hospital_s_table_repeats_is_refused_with_its_rows(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from medmim.data.sources import embed
+from tests.support.dicom_files import dicom
 from tests.support.embed_tables import (
     ANN,
     BEA,
@@ -17,6 +20,7 @@ from tests.support.embed_tables import (
     image,
     labels,
     read,
+    section,
     studies,
     views,
 )
@@ -41,6 +45,18 @@ def test_a_finding_and_its_images_become_studies(tmp_path: Path) -> None:
     assert source.read(one.image) == b"pixels"
     assert source.facts["images_with_regions"] == 1
     assert source.facts["patients_by_race"] == {"African American or Black": 1}
+
+
+def test_a_header_that_says_that_pixels_identify_is_flagged_and_headers_are_counted(tmp_path: Path) -> None:
+    rows = views()
+    read(tmp_path, [finding()], rows)
+    first, second, *_ = sorted((tmp_path / "images").rglob("*.dcm"))
+    for path, said in ((first, "YES"), (second, "NO")):  # the others are no DICOM files
+        path.write_bytes(dicom(np.zeros((8, 8), dtype=np.uint16), BurnedInAnnotation=said))
+    source = embed.load(section(tmp_path))
+    names = [path.relative_to(tmp_path).as_posix() for path in (first, second)]
+    assert sorted(source.headers) == names
+    assert [(row.file, row.key) for row in source.flagged] == [(names[0], "BurnedInAnnotation")]
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,33 @@ def test_a_name_of_the_header_in_the_table_s_text_is_flagged_and_not_repeated(tm
     assert not any(name in row.reason for row in source.flagged for name in ("Stone", "STONE", "Jane", "Roe"))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "repeated"),
+    [
+        ("MILLER^JANE", "Miller has a mass", True),  # where a text begins
+        ("MILLER^JANE", "the scan of miller is clear", True),
+        ("NG^AN", "seen by Ng today", True),
+        ("LI^AN", "LI-RADS 4, seen on an MRI", False),
+        ("VAN DER BERG^MARIA", "the scan of Berg", True),
+        ("CHEST^PHANTOM", "PA CHEST of a phantom", False),
+        ("STONE^JANE", "Stone in the ureter", False),
+    ],
+)
+def test_a_name_is_repeated_in_any_case_and_a_word_is_none(
+    tmp_path: Path, name: str, text: str, repeated: bool
+) -> None:
+    dicom(tmp_path / "a.dcm", PatientName=name, Modality="CT")
+    source = read(tmp_path, f'patient,path,caption\n1,a.dcm,"{text}"\n')
+    assert bool(source.flagged) is repeated
+    assert source.headers == ["a.dcm"]
+
+
+def test_of_pictures_and_of_damaged_files_no_header_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"pixels")
+    (tmp_path / "b.dcm").write_bytes(b"pixels")
+    assert read(tmp_path, "patient,path\n1,a.png\n2,b.dcm\n").headers == []
+
+
 def test_a_burned_in_annotation_is_flagged(tmp_path: Path) -> None:
     for name, said in (("a", "YES"), ("b", "NO"), ("c", None)):
         dicom(tmp_path / f"{name}.dcm", Modality="US", **({"BurnedInAnnotation": said} if said else {}))
