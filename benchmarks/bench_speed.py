@@ -166,7 +166,9 @@ def main() -> None:
         import lmms_eval
 
         with tempfile.TemporaryDirectory(prefix="speed-") as place:
-            export(ws, asked.data, (TASK,), Path(place) / "export", limit=given.limit, max_new_tokens=TOKENS)
+            export(
+                ws, asked.data, (TASK,), Path(place) / "export", limit=given.limit, max_new_tokens=TOKENS, in_house=True
+            )
             found = lmms_eval.ask(checkpoint.resolve(asked.ref, ws), Path(place) / "export", interpreter=given.python)
         said = [text.strip() for text in found["answers"]]
         best["lmms-eval"] = (said, found["seconds"], found["cpu_seconds"])

@@ -173,15 +173,6 @@ def read_samples(folder: Path, split: str | None = None) -> list[Sample]:
     return list(Samples(folder, split))
 
 
-def row_ids(folder: Path, split: str) -> set[str]:
-    """Ids of the samples of a split; no other column is read.
-
-    Raises:
-        UserError: As `Samples`.
-    """
-    return {name for _, file in Samples(folder, split)._files() for name in file.read(["id"]).column("id").to_pylist()}
-
-
 def table(folder: Path) -> pa.Table:
     """All samples as one table, a column a field and `id`: for what shows many rows and computes with none.
 

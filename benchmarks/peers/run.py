@@ -139,7 +139,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="peers-") as name:
         place = Path(name)
-        export(ws, data, (TASK,), place / "export", limit=given.limit, max_new_tokens=TOKENS)
+        export(ws, data, (TASK,), place / "export", limit=given.limit, max_new_tokens=TOKENS, in_house=True)
         for number, (title, ref) in enumerate(models.items()):
             mine = ours(ref, ws, data, given.limit, place / f"home{number}")
             theirs = lmms_eval.ask(

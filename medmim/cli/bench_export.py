@@ -30,6 +30,10 @@ def export(
         int | None, typer.Option("--limit", min=1, help="Only the first N questions of each task.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 32,
+    in_house: Annotated[
+        bool,
+        typer.Option("--in-house", help="The folder stays with those who may have the data, whose terms forbid more."),
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -48,7 +52,7 @@ def export(
     ws = workspace(home)
     uri = data_sets.of(ws, place)
     sys.stderr.write(f"data {store.get(uri).digest}, home {ws.home}, store {ws.store}\n")
-    made = write(ws, uri, names, folder.expanduser().absolute(), to.value, limit, max_new_tokens)
+    made = write(ws, uri, names, folder.expanduser().absolute(), to.value, limit, max_new_tokens, in_house)
     if as_json:
         facts = {"folder": str(made.folder), "data": made.data, "questions": made.questions}
         typer.echo(json.dumps({**facts, "terms": made.terms.as_dict()}))

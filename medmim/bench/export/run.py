@@ -54,6 +54,7 @@ def export(
     form: str = "lmms-eval",
     limit: int | None = None,
     max_new_tokens: int = 32,
+    in_house: bool = False,
 ) -> Export:
     """Write the questions of tasks for another harness.
 
@@ -65,15 +66,18 @@ def export(
         form: One of `FORMATS`.
         limit: Only the first `limit` questions of each task.
         max_new_tokens: Longest answer.
+        in_house: The folder stays with those who may have the data, where its terms forbid passing it on.
 
     Raises:
-        UserError: Nothing to ask, a data set without pixels, tasks whose files would have one name, or a folder that is
-            something else.
+        UserError: The terms forbid it, nothing to ask, a data set without pixels, tasks whose files would have one
+            name, or a folder that is something else.
     """
     refuse_other(folder)
     _refuse_equal(sorted({tasks.load(ref)[0] for ref in refs}))
     source = store.get(uri)
-    data, allowed = store.fetch(source, ws.cache), terms_of(source)
+    allowed = terms_of(source)
+    records.refuse_forbidden(allowed, in_house)
+    data = store.fetch(source, ws.cache)
     if tuple(refs) == tasks.DOMAINS:  # as `bench run`: a file of questions may have one of them alone
         refs = [name for name, many in tasks.count(data, refs).items() if many] or refs
     items = {tasks.load(ref)[0]: tasks.select(data, [ref], limit) for ref in dict.fromkeys(refs)}

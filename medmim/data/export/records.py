@@ -20,12 +20,14 @@ from platform import node
 from typing import Any
 from uuid import uuid4
 
-from medmim import __version__
+from medmim import __version__, terms
 from medmim.data import erased, people
 from medmim.data.export import folder as folders
+from medmim.errors import UserError
 from medmim.run.person import current_user
 from medmim.sample import Sample
 from medmim.store import Store, open_store
+from medmim.terms import Terms
 
 FOLDER = "exports"
 _KEY, _RECORD, _ROWS = f"{FOLDER}/key", "record.json", "rows.json"
@@ -64,6 +66,25 @@ class Record:
     private: bool
     mark: str
     medmim: str
+
+
+def refuse_forbidden(allowed: Terms, in_house: bool) -> None:
+    """Refuse to export what must not be passed on.
+
+    Args:
+        allowed: Terms of the data set.
+        in_house: The folder stays with those who may have the data.
+
+    Raises:
+        UserError: The terms forbid passing it on, and it does not stay in house.
+    """
+    why = terms.reasons(allowed, ["redistribute_data"])
+    if why and not in_house:
+        raise UserError(
+            "the terms of this data set forbid passing it on",
+            reason="; ".join(why),
+            fix="if the folder stays with those who may have the data, say so with --in-house: it is recorded",
+        )
 
 
 def write(

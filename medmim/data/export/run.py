@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, shards, store, terms
+from medmim.data.audit.questions import Words, words
 from medmim.data.export import card, folder, hf_datasets, llama_factory, llava, med_mim, ms_swift, records, trl
 from medmim.data.export.form import Form, Splits, rows
 from medmim.errors import UserError
@@ -100,7 +101,7 @@ def export(
     folder.refuse_other(place)
     source = store.get(uri)
     allowed = terms_of(source)
-    _refuse_forbidden(allowed, in_house)
+    records.refuse_forbidden(allowed, in_house)
     form = FORMS[to]
     data = store.fetch(source, ws.cache)
     images = None if form.without_pixels and not any(data.glob("images/*.parquet")) else shards.Images(data)
@@ -131,21 +132,14 @@ def export(
     )
 
 
-def _refuse_forbidden(allowed: Terms, in_house: bool) -> None:
-    why = terms.reasons(allowed, ["redistribute_data"])
-    if why and not in_house:
-        raise UserError(
-            "the terms of this data set forbid passing it on",
-            reason="; ".join(why),
-            fix="if the folder stays with those who may have the data, say so with --in-house: it is recorded",
-        )
-
-
 def _choose(
     data: Path, form: Form, choice: Choice, images: Collection[str] | None
 ) -> tuple[dict[str, list[Sample]], list[tuple[str, str]]]:
     """The rows to write by split, and (row, reason) of those that are left out."""
-    measured = {name for split in _BENCHMARKED for name in shards.row_ids(data, split)}
+    measured: dict[frozenset[str], dict[Words, set[str]]] = {}
+    for split in _BENCHMARKED:
+        for one in shards.Samples(data, split):
+            measured.setdefault(frozenset(one.images), {}).setdefault(words(one.question), set()).add(one.id)
     found: dict[str, list[Sample]] = {}
     dropped: list[tuple[str, str]] = []
     for split in (one for one in SPLITS if one in choice.splits):
@@ -162,13 +156,23 @@ def _choose(
     return found, dropped
 
 
-def _benchmarked(sample: Sample, name: str, measured: Collection[str]) -> str:
-    """Why a row must not be trained on; empty where it may."""
+def _benchmarked(sample: Sample, name: str, measured: Mapping[frozenset[str], Mapping[Words, Collection[str]]]) -> str:
+    """Why a row must not be trained on; empty where it may.
+
+    Args:
+        sample: The row.
+        name: Its id.
+        measured: Images of a benchmark's question -> what is asked about them -> ids of the rows that do.
+    """
     if sample.split != "train":
         return ""
     if sample.held_out:
         return f"the domain of {sample.source} is held out of training"
-    return "the same row is in the benchmark" if name in measured else ""
+    same = measured.get(frozenset(sample.images))
+    ids = same.get(words(sample.question), ()) if same else ()
+    if name in ids:
+        return "the same row is in the benchmark"
+    return "a row of the benchmark asks the same of the same images" if ids else ""
 
 
 def _problem(sample: Sample, form: Form, choice: Choice, images: Collection[str] | None) -> str:

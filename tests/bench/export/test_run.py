@@ -23,11 +23,12 @@ from medmim.bench.export import lmms_eval
 from medmim.bench.export import run as export
 from medmim.bench.reader.reply import read
 from medmim.cli import bench
-from medmim.data.export import folder
+from medmim.data.export import folder, records
 from medmim.errors import UserError
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Answer
-from medmim.terms import UNKNOWN, Terms
+from medmim.store import open_store
+from medmim.terms import APACHE, Terms
 from tests.bench.reader.test_answers import rows as labelled
 from tests.bench.reader.test_answers import sample as asked
 from tests.support.bench import World
@@ -51,7 +52,7 @@ def load_task(path: Path) -> dict[str, Any]:
     return found
 
 
-def publish(world: World, ws: Workspace, allowed: Terms = UNKNOWN) -> str:
+def publish(world: World, ws: Workspace, allowed: Terms = APACHE) -> str:
     return store.publish(world.data, ws.store, "data", {}, {"time": "", "terms": allowed.as_dict()}).uri
 
 
@@ -273,8 +274,14 @@ def test_the_command_says_the_terms(world: World, tmp_path: Path, monkeypatch: p
     ws = workspace(tmp_path / "home")
     publish(world, ws, Terms(redistribute_data=False, serve=True, text=("EMBED: research only",)))
     arguments = ["export", str(tmp_path / "out"), "--to", "lmms-eval", "--home", str(tmp_path / "home")]
+    refused = CliRunner().invoke(bench.app, [*arguments, "--task", "temporal"])
+    assert isinstance(refused.exception, UserError) and refused.exception.exit_code == 2
+    assert "not allowed by EMBED" in str(refused.exception) and not (tmp_path / "out").exists()
+    assert records.load(open_store(ws.store)) == []
+    arguments.append("--in-house")
     said = CliRunner().invoke(bench.app, [*arguments, "--task", "temporal"])
     assert said.exit_code == 0, said.output
+    assert records.load(open_store(ws.store))[0].private
     assert "redistribute_data: not allowed by EMBED" in said.stdout
     readme = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "Keep this folder to yourself" in readme and "* EMBED: research only" in readme
@@ -318,7 +325,7 @@ def test_a_text_that_vlmevalkit_would_lose_is_refused(text: str, world: World, t
     source = shards.Images(world.data)
     shards.write(tmp_path / "data", [lost], [(name, name, source.stored(name)) for name in lost.images])
     ws = workspace(tmp_path / "home")
-    uri = store.publish(tmp_path / "data", ws.store, "data", {}, {"time": ""}).uri
+    uri = store.publish(tmp_path / "data", ws.store, "data", {}, {"time": "", "terms": APACHE.as_dict()}).uri
     with pytest.raises(UserError, match="cannot be written for VLMEvalKit"):
         export.export(ws, uri, ("held_in",), tmp_path / "out", "vlmevalkit")
     assert not (tmp_path / "out").exists()

@@ -171,12 +171,17 @@ def test_rows_that_measure_are_in_no_training_file(form: str, ws: Workspace, tmp
     both = sample(0, 2)
     slipped = sample(40, held_out=True, source="odir")
     kept = sample(41)
-    uri = publish(ws, tmp_path / "data", [both, slipped, kept, replace(both, split="test"), sample(50, split="dev")])
+    other = sample(42, question="What has changed?", images=2)
+    reordered = replace(other, options=OPTIONS[::-1], gold=(1 - other.gold[0],), images=other.images[::-1])
+    reordered = replace(reordered, question="what  changed", paths=other.paths[::-1])
+    asked = [replace(both, split="test"), replace(other, split="dev"), sample(50, split="dev")]
+    uri = publish(ws, tmp_path / "data", [both, slipped, reordered, kept, *asked])
     made = export.export(ws, uri, tmp_path / "out", form)
     assert made.rows == {"train": 1}
     assert {row["id"]: row["reason"] for row in lines(tmp_path / "out" / export.LEFT_OUT)} == {
         both.id: "the same row is in the benchmark",
         slipped.id: "the domain of odir is held out of training",
+        reordered.id: "a row of the benchmark asks the same of the same images",
     }
     text = "".join(data.decode("latin-1") for name, data in tree(tmp_path / "out").items() if "train" in name)
     assert kept.question in text and both.question not in text and slipped.question not in text
