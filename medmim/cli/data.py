@@ -12,7 +12,6 @@ from medmim import hints, store
 from medmim.cli import data_export, data_init
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
-from medmim.recipe.schema import Audit
 from medmim.run.workspace import Workspace, workspace
 
 app = typer.Typer(no_args_is_help=True, help="Build a data set, audit what its splits share, show it, erase a patient.")
@@ -83,26 +82,37 @@ def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json 
 def audit(
     uri: Uri,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose section `audit` holds the limits.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="The recipe, or file, whose section `audit` to judge by. [default: the one that made the data set]",
+        ),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="audit.KEY=VALUE", help="Override a key of the section; may be given again."),
     ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Show what the splits of a data set share, what its other checks find, and which benchmark rows are clean.
 
-    Exit code 1 if a limit is crossed: those of the recipe, by default those of an empty section `audit`. With --json:
-    `checks` (name, about, value, share, of, low, high, key, limit, crossed, rows, note), `pairs`, each pair of split
-    and ability with its overlaps of patients, image_sets and images and both totals; `parts`; `benchmark`, as it is
-    and clean; `shared`; `page`.
+    Exit code 1 if a limit of the section `audit` is crossed. With --json: `checks` (name, about, value, share, of, low,
+    high, key, limit, crossed, rows, note), `pairs`, each pair of split and ability with its overlaps of patients,
+    image_sets and images and both totals; `parts`; `benchmark`, as it is and clean; `shared`; `page`.
     """
     from medmim.data.audit import check, page
     from medmim.data.audit import run as audit
 
     parsed = loading.load(recipe) if recipe else None
     ws = workspace(home, parsed)
-    _print_resolved(ws, data=store.get(uri).digest, recipe=recipe)
-    artifact, _ = audit.audit_artifact(ws, uri, parsed)
-    report, allowed = audit.read(ws, artifact), parsed.audit if parsed else Audit()
+    found = store.get(uri)
+    section = parsed.audit if parsed else audit.limits_of(found)
+    allowed = loading.audit_section(section.model_dump(mode="json"), sets or ())
+    _print_resolved(ws, data=found.digest, limits=recipe or "of the recipe that made it")
+    artifact, _ = audit.audit_artifact(ws, uri, allowed=allowed)
+    report = audit.read(ws, artifact)
     target = page.write(ws, artifact, report, allowed)
     checks = check.judged(report["checks"], allowed)
     if as_json:

@@ -7,7 +7,7 @@ medmim recipe explain finetune.lr   what a key means
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from medmim import hints, sniff
 from medmim.errors import UserError, from_os_error
 from medmim.recipe.keys import explain, leaves, nearest, type_name
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import Audit, Recipe
 from medmim.recipe.yaml_text import parse_value, parse_yaml
 from medmim.sample import escaped, is_utf8
 from medmim.store.paths import existing
@@ -118,6 +118,28 @@ def load_to_train(ref: str, sets: Sequence[str] = ()) -> Recipe:
             "shows recipes that train",
         )
     return found
+
+
+def audit_section(values: Mapping[str, Any], sets: Sequence[str] = ()) -> Audit:
+    """A section `audit` with overrides, for an audit that no run asks for.
+
+    Args:
+        values: The section, of a valid recipe.
+        sets: `audit.key=value`, as for `load`.
+
+    Raises:
+        UserError: An override is of another section, or is wrong: every problem, in one message.
+    """
+    whole: dict[str, Any] = {"audit": dict(values)}
+    for item in sets:
+        if not item.startswith("audit."):
+            raise UserError(
+                f"--set {item}: no key of the section `audit`",
+                reason="an audit reads no other section",
+                fix=f"give --set audit.KEY=VALUE; `{hints.command('recipe', 'explain', 'audit')}` lists the keys",
+            )
+        _override(whole, item)
+    return validate({"name": "audit", "data": {"source": "phantom"}, **whole}, "the section `audit`").audit
 
 
 def from_dump(text: str) -> Recipe:

@@ -160,7 +160,11 @@ class Audit(Section):
     max_option_length: Fraction | None = Field(
         0.1, description="the same of the longest or shortest option; null: no limit"
     )
-    max_label: Fraction | None = Field(0.5, description="the same of one label, such as `normal`; null: no limit")
+    max_label: Fraction | None = Field(
+        0.5,
+        description="the same of one label, such as `normal`, as a share of what is possible (1: it is always right); "
+        "null: no limit",
+    )
     max_identifiers: int | None = Field(
         0, ge=0, description="rows with identifiers of one kind, such as dates or phone numbers; null: no limit"
     )

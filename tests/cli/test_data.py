@@ -234,6 +234,25 @@ def test_audit_prints_every_pair_and_refuses_a_leak(medmim: Medmim, tmp_path: Pa
     assert medmim("data", "audit", uri, "--recipe", str(loose)).code == 0
 
 
+def test_an_audit_judges_by_the_recipe_that_made_the_data_unless_another_or_a_key_is_given(
+    medmim: Medmim, tmp_path: Path
+) -> None:
+    rows = files.clean_set()
+    rows[TRAIN] += files.comparison([20], visits=(5, 6))
+    root = files.write(tmp_path / "leaky", rows)
+    uri = build(medmim, root, "--rows-only", "--json", "--set", "audit.max_shared_patients=1").json["uri"]
+    limits = {one["name"]: one["limit"] for one in medmim("data", "audit", uri, "--json").json["checks"]}
+    assert (limits["patients"], limits["images"]) == (1, 0)
+    assert medmim("data", "audit", uri).code == 0
+    of_another = medmim("data", "audit", uri, "--recipe", "published")
+    assert (of_another.code, "limits published" in of_another.err) == (1, True)
+    assert medmim("data", "audit", uri, "--recipe", "published", "--set", "audit.max_shared_patients=1").code == 0
+    stricter = medmim("data", "audit", uri, "--set", "audit.max_shared_patients=0")
+    assert (stricter.code, "--set audit.KEY=VALUE" in stricter.err) == (1, True)
+    wrong = medmim("data", "audit", uri, "--set", "data.seed=1")
+    assert (wrong.code, "no key of the section `audit`" in wrong.err) == (2, True)
+
+
 def test_what_is_no_data_set_is_refused(medmim: Medmim, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "store" / "data" / "half"
     (folder / "samples").mkdir(parents=True)

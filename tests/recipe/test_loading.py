@@ -163,6 +163,26 @@ def test_a_wrong_override_is_bad_input(item: str) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_overrides_of_an_audit_reach_its_section() -> None:
+    section = loading.audit_section({"max_text_only": 0.3}, ["audit.max_label=null", "audit.read_images=5"])
+    assert (section.max_text_only, section.max_label, section.read_images) == (0.3, None, 5)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("data.seed=1", "no key of the section"),
+        ("audit=1", "no key of the section"),
+        ("audit.max_labels=1", "did you mean 'audit.max_label'"),
+        ("audit.max_label=2", "audit.max_label: "),
+    ],
+)
+def test_an_override_that_no_audit_reads_is_bad_input(item: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        loading.audit_section({}, [item])
+    assert caught.value.exit_code == 2 and said in str(caught.value)
+
+
 @given(JSON | st.dictionaries(st.sampled_from(list(Recipe.model_fields) + ["register"]), JSON))
 def test_any_value_is_a_recipe_or_a_user_error(values: object) -> None:
     try:

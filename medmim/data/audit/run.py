@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample, to_published
 from medmim.store import Artifact
 
-REVISION = 6
+REVISION = 7
 REPORT, ROWS, CLEAN = "audit.json", "rows.jsonl", "clean.jsonl"
+_RAISE = "raise the limits (in the recipe, or by --set audit.KEY=VALUE)"
 _LISTED = 8  # rows of a check in the message that refuses
 
 
@@ -60,11 +61,19 @@ def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
     return outcome
 
 
-def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tuple[Artifact, bool]:
+def audit_artifact(
+    ws: Workspace, data: str, recipe: Recipe | None = None, allowed: Audit | None = None
+) -> tuple[Artifact, bool]:
     """The audit artifact of a data artifact, and whether it was cached.
 
     It holds `audit.json`, `rows.jsonl` (the rows that its checks have found), `clean.jsonl` (ids of the clean benchmark
     rows) and, where rows leak, the clean rows of each benchmark file in the published layout below `clean/`.
+
+    Args:
+        ws: The workspace.
+        data: URI of the data artifact.
+        recipe: Of the run that asks; its section `audit` says what is measured.
+        allowed: The section, where no run asks; without either, that of the recipe which made the data set.
 
     Raises:
         UserError: `data` is not the URI of a data set.
@@ -73,7 +82,7 @@ def audit_artifact(ws: Workspace, data: str, recipe: Recipe | None = None) -> tu
     if source.kind != "data":
         raise UserError(f"{data} is an artifact of kind '{source.kind}', not 'data'", fix="give the URI of a data set")
 
-    allowed = recipe.audit if recipe else Audit()
+    allowed = recipe.audit if recipe else allowed or limits_of(source)
 
     def make(folder: Path) -> dict[str, Any]:
         samples = shards.read_samples(store.fetch(source, ws.cache, [shards.SAMPLES]), None)
@@ -135,8 +144,8 @@ def find(ws: Workspace, data: str) -> Artifact | None:
         ws: The workspace.
         data: Digest of the data set.
     """
-    asked = dict.fromkeys([None, _asked(ws, data)])
-    tried = [*((REVISION, settings) for settings in asked), *((number, None) for number in range(REVISION - 1, 0, -1))]
+    asked = dict.fromkeys([_asked(ws, data), None])
+    tried = [(number, settings) for number in range(REVISION, 0, -1) for settings in asked]
     keys = (step_key("audit", number, settings and json.loads(settings), {"data": data}) for number, settings in tried)
     return next((found for key in keys if (found := made_before(ws, "audit", key)) is not None), None)
 
@@ -144,12 +153,21 @@ def find(ws: Workspace, data: str) -> Artifact | None:
 def _asked(ws: Workspace, data: str) -> str | None:
     """The settings, as JSON, of the recipe that made a data set; None where they are as by default, or not known."""
     made = store.find(f"{ws.store}/data/{data}")
-    section = (provenance_of(made).get("recipe") or {}).get("audit") if made else None
-    try:
-        settings = _settings(Audit.model_validate(section or {}))
-    except ValidationError:  # of another version of medmim
-        return None
+    settings = _settings(limits_of(made)) if made else None
     return json.dumps(settings) if settings else None
+
+
+def limits_of(data: Artifact) -> Audit:
+    """The section `audit` of the recipe that made a data set; as by default where none is recorded, or none is known.
+
+    Args:
+        data: The data set.
+    """
+    section = (provenance_of(data).get("recipe") or {}).get("audit")
+    try:
+        return Audit.model_validate_json(json.dumps(section or {}))
+    except ValidationError:  # of another version of medmim
+        return Audit()
 
 
 def leaking(audit: Artifact, folder: Path, begin: int, count: int) -> list[Sample]:
@@ -186,7 +204,9 @@ def summary(report: dict[str, Any]) -> list[str]:
     benchmark = report["benchmark"]
     if not any(report["shared"].values()) and benchmark["clean_rows"] == benchmark["rows"]:
         rows, patients = benchmark["rows"], benchmark["patients"]
-        return [f"no two splits share a patient or an image; {rows:,} rows of {patients:,} patients to test on"]
+        again = any(one["value"] for one in report.get("checks", ()) if one["name"] in ("pixels", "look-alikes"))
+        image = "the bytes of an image" if again else "an image"
+        return [f"no two splits share a patient or {image}; {rows:,} rows of {patients:,} patients to test on"]
     lines = []
     for part in report["parts"]:
         if part["split"] == "test":
@@ -199,8 +219,15 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 
 def told(report: dict[str, Any], allowed: Audit) -> list[str]:
-    """A line for each check that has crossed its limit, or could not be made."""
-    return [line(one) for one in judged(report["checks"], allowed) if one["crossed"] or one["value"] is None]
+    """A line for each check that has crossed its limit, could not be made, or has found something without a limit."""
+
+    def is_told(one: Mapping[str, Any]) -> bool:
+        if one["crossed"] or one["value"] is None:
+            return True
+        surely = one["value"] if one["low"] is None else one["low"]
+        return bool(one["limit"] is None and surely > 0)
+
+    return [line(one) for one in judged(report["checks"], allowed) if is_told(one)]
 
 
 def leaks(report: dict[str, Any]) -> list[str]:
@@ -239,13 +266,13 @@ def check_limits(report: dict[str, Any], allowed: Audit, artifact: Artifact) -> 
     )
     fact = f"the data set crosses {len(crossed)} limits of the audit" if len(crossed) > 1 else line(crossed[0])
     reason = "; ".join(sorted({f"audit.{one['key']} is {one['limit']:g}" for one in crossed}))
-    fix = f"see the rows in {artifact.uri}/{ROWS}, or raise the limit to go on with the data as they are"
+    fix = f"see the rows in {artifact.uri}/{ROWS}, or {_RAISE} to go on with the data as they are"
     problems = [line(one) for one in crossed]
     if leaked := names & set(leakage.MEASURES):
         shared = report["shared"]
         fact = f"the splits share {shared['patients']:,} patients and {shared['images']:,} images: {clean}"
         reason += ": a model would be asked about what it was trained on"
-        fix = f"use only the clean rows, {artifact.uri}/{CLEAN}, or raise the limits to go on with the data as they are"
+        fix = f"use only the clean rows, {artifact.uri}/{CLEAN}, or {_RAISE} to go on with the data as they are"
         problems = [*(line(one) for one in crossed if one["name"] not in leaked), *leaks(report)]
     listed: dict[str, int] = defaultdict(int)
     for row in rows(artifact):

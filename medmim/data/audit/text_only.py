@@ -179,7 +179,9 @@ def _words(sample: Sample, options: Sequence[str]) -> list[list[str]]:
 def _classified(matrix: Any, starts: Ints, right: NDArray[np.bool_], fit: Ints, test: Ints) -> Floats:
     linear_model = require("sklearn.linear_model", "data")
     fitted = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in fit])
-    if right[fitted].all() or not right[fitted].any():
+    if right[fitted].all():  # all have one answer, and no other is known
+        return np.array([float(right[starts[i] : starts[i + 1]].all()) for i in test])
+    if not right[fitted].any():
         return np.zeros(len(test))
     model = linear_model.LogisticRegression(solver="liblinear", C=10.0).fit(matrix[fitted], right[fitted])
     scores = model.decision_function(matrix[np.concatenate([np.arange(starts[i], starts[i + 1]) for i in test])])

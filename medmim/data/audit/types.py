@@ -38,9 +38,9 @@ class Type:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """All its right answers, where they are so few that they are labels; else none."""
+        """All its right answers, where they are so few that they are labels, or one; else none."""
         found = {sample.answer for sample in self.samples}
-        return tuple(sorted(found)) if 1 < len(found) <= MOST_LABELS else ()
+        return tuple(sorted(found)) if len(found) <= MOST_LABELS else ()
 
     @cached_property
     def is_closed(self) -> bool:

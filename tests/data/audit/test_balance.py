@@ -2,10 +2,15 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from medmim.data.audit import balance
-from medmim.data.audit.check import Check
+from medmim.data.audit.check import Check, judged
 from medmim.data.audit.types import by_type
+from medmim.recipe.schema import Audit
 from medmim.sample import Sample
 
 WORDS = ("mass", "oedema", "effusion", "nodule", "atelectasis", "pneumothorax", "scar", "cyst", "fibrosis", "abscess",
@@ -65,6 +70,42 @@ def test_a_label_that_is_right_too_often_is_found_and_is_no_letter_where_the_ord
     assert found.keys() == {"label-balance"}
     assert found["label-balance"].about.endswith("'worse'")
     assert found["label-balance"].low is not None and found["label-balance"].low > 0.25
+
+
+def yes_or_no(yes: int, options: tuple[str, ...] = ("yes", "no")) -> list[Sample]:
+    """600 questions with two answers, the first of them `yes`."""
+    return [
+        Sample("temporal", "is", "clinic", "test", False, (f"p{i % 60}",), (f"i{i}",), (f"i{i}",), "Is it?", options,
+               "yes" if i < yes else "no", (int(i >= yes),) if options else ())
+        for i in range(600)
+    ]  # fmt: skip
+
+
+def judged_labels(samples: Sequence[Sample]) -> dict[str, Any]:
+    return judged([checked(samples)["label-balance"].as_dict()], Audit())[0]
+
+
+@pytest.mark.parametrize("options", [("yes", "no"), ()])
+@pytest.mark.parametrize("yes", [600, 599])
+def test_a_label_that_is_always_right_or_nearly_crosses_the_limit(yes: int, options: tuple[str, ...]) -> None:
+    found = judged_labels(yes_or_no(yes, options))
+    assert found["value"] > 0.99 and found["high"] <= 1
+    assert found["crossed"]
+    assert found["rows"] == yes
+
+
+def test_two_labels_are_held_to_the_same_share_of_the_possible_as_three() -> None:
+    assert not judged_labels(yes_or_no(400))["crossed"]  # 67% against 50%: a third of what is possible
+    assert judged_labels(yes_or_no(500))["crossed"]  # 83%: two thirds
+
+
+def test_one_of_many_answers_is_a_label_where_it_is_right_most_of_the_time() -> None:
+    samples = [
+        replace(one, answer=f"finding {i}" if i < 40 else "normal") for i, one in enumerate(yes_or_no(600, options=()))
+    ]
+    assert judged_labels(samples)["crossed"]
+    texts = [replace(one, answer=f"finding {i // 100 * 100 + min(i % 100, 90)}") for i, one in enumerate(samples)]
+    assert checked(texts) == {}
 
 
 def test_an_open_answer_is_compared_with_those_of_as_many_images() -> None:

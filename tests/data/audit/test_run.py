@@ -1,12 +1,16 @@
 """The audit: leakage between splits is found and refused, and the clean rows are listed."""
 
+import hashlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from medmim import shards, store
 from medmim.data import build, reading
@@ -14,11 +18,13 @@ from medmim.data.audit import leakage
 from medmim.data.audit import run as audit
 from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.errors import Refused, UserError
-from medmim.recipe.schema import Recipe
+from medmim.recipe.schema import Audit, Recipe
 from medmim.run.cache import remember, step_key
 from medmim.run.stage import outcomes
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Sample
+from medmim.store import Artifact
+from medmim.terms import APACHE
 from tests.support import med_mim_files as files
 from tests.support import shared_data
 
@@ -134,6 +140,49 @@ def test_limits_of_the_recipe_let_a_known_leak_pass(tmp_path: Path) -> None:
     wider = allowed.audit.model_copy(update={"max_shared_images": 2})
     outcome = audit.run(asked.model_copy(update={"audit": wider}), ws, build.run(asked, ws).uri)
     assert outcome.status == "done"
+
+
+def saved_twice(tmp_path: Path, ws: Workspace, **section: object) -> Artifact:
+    """One picture as PNG to train on and as JPEG to test on, made by a recipe with this section `audit`."""
+    noise = np.random.default_rng(1).integers(0, 256, (8, 8), np.uint8)
+    picture, samples, images = Image.fromarray(noise).resize((200, 200), Image.Resampling.BICUBIC), [], []
+    for split, form in (("train", "PNG"), ("test", "JPEG")):
+        picture.save(written := io.BytesIO(), form)
+        name = f"sha256:{hashlib.sha256(written.getvalue()).hexdigest()}"
+        images.append((name, f"{split}.{form.lower()}", written.getvalue()))
+        asked = (f"What is shown in {split}?", (), "That.")
+        samples.append(Sample("single", "any", "own", split, False, (split,), (name,), (images[-1][1],), *asked))
+    shards.write(tmp_path / "made", samples, images)
+    record = {"terms": APACHE.as_dict(), "recipe": {"name": "own", "audit": section}}
+    return store.publish(tmp_path / "made", ws.store, "data", {}, record)
+
+
+def test_a_run_tells_what_it_finds_without_a_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ws = place(tmp_path)
+    made = saved_twice(tmp_path, ws)
+    audit.run(Recipe.model_validate({"name": "own", "data": {"source": "phantom"}}), ws, made.uri)
+    said = capsys.readouterr().err
+    assert "look-alikes: 1 of 2" in said
+    assert "no two splits share a patient or the bytes of an image" in said
+
+
+def test_the_limits_of_a_data_set_are_those_of_its_recipe_and_its_audit_is_found_by_them(tmp_path: Path) -> None:
+    ws = place(tmp_path)
+    made = saved_twice(tmp_path, ws, max_look_alikes=0)
+    assert audit.limits_of(made) == Audit(max_look_alikes=0)
+    default, _ = audit.audit_artifact(ws, made.uri, allowed=Audit())
+    assert audit.find(ws, made.digest) == default, "another's is better than none"
+    own, _ = audit.audit_artifact(ws, made.uri)
+    assert own.digest != default.digest
+    assert audit.find(ws, made.digest) == own
+
+
+@pytest.mark.parametrize("section", [{"max_of_a_later_version": 1}, "0.3", {"max_label": 7}])
+def test_limits_that_this_version_does_not_know_are_as_by_default(tmp_path: Path, section: object) -> None:
+    (tmp_path / "made").mkdir()
+    record = {"recipe": {"name": "own", "audit": section}}
+    made = store.publish(tmp_path / "made", place(tmp_path).store, "data", {}, record)
+    assert audit.limits_of(made) == Audit()
 
 
 def test_a_second_audit_is_taken_from_the_cache(tmp_path: Path) -> None:

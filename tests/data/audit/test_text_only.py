@@ -49,6 +49,12 @@ def test_a_word_that_gives_the_answer_away_is_found_with_its_rows() -> None:
     assert 200 < len(check.rows) < 500
 
 
+def test_an_open_question_with_one_answer_is_measured_and_its_text_adds_nothing() -> None:
+    (check,) = checked([replace(s, options=(), gold=(), answer="stable") for s in rows(600, 0.7)])
+    assert (check.name, check.value) == ("text-only/clinic/temporal/change open", 0)
+    assert "100.0% against 100.0%" in check.note
+
+
 def test_what_the_best_constant_answer_gets_is_no_gain() -> None:
     open_ones = [
         replace(s, question="How is it?", options=(), gold=(), answer="stable" if i % 10 else "worse")

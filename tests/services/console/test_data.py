@@ -41,7 +41,9 @@ Build = Callable[..., Artifact]
 def build(ws: Workspace, tmp_path: Path) -> Build:
     """Publish 30 questions to train on and 40 to test on, the first `shared` of which are about the same patients."""
 
-    def build(shared: int = 0, show: bool = False, counts: dict[str, Any] | None = None, more: bytes = b"") -> Artifact:
+    def build(
+        shared: int = 0, show: bool = False, counts: dict[str, Any] | None = None, more: bytes = b"", **sections: Any
+    ) -> Artifact:
         folder = tmp_path / "data"
         rows = [sample(n, "train", f"{PATIENT}{n}") for n in range(30)]
         rows += [sample(n, "test", f"{PATIENT}{n if n < shared else n + 100}") for n in range(40)]
@@ -57,7 +59,7 @@ def build(ws: Workspace, tmp_path: Path) -> Build:
             "quarantined": {bad["reason"]: 30},
             **(counts or {}),
         }
-        recipe = {"name": "chest", "data": {"form": "strict"}, "platform": {"show_patients": show}}
+        recipe = {"name": "chest", "data": {"form": "strict"}, "platform": {"show_patients": show}, **sections}
         made = store.publish(folder, ws.store, "data", known, {"recipe": recipe, "terms": APACHE.as_dict()})
         shutil.rmtree(folder)
         return made
@@ -88,6 +90,17 @@ def test_a_data_set_shows_its_counts_its_audit_its_terms_and_what_was_made_of_it
     checks = dict(re.findall(r'<th scope="row">([\w-]+)</th><td class="num">(.*?)</td>', page))
     assert checks["patients"] == "0" and checks["pixels"] == "–" and "built without pixels" in page
     assert "Größe version 1" in page and "/models/Gr%C3%B6%C3%9Fe/1" in page
+
+
+def test_checks_are_judged_by_the_recipe_that_made_the_data_set(ws: Workspace, build: Build) -> None:
+    made = build(shared=5, audit={"max_shared_patients": 5, "max_label": None})
+    audit.audit_artifact(ws, made.uri)
+    page = browser(ws).get(f"/data/{made.digest}").text
+    cells = r'<th scope="row">([\w-]+)[^<]*</th><td class="num">(.*?)</td><td>.*?</td><td class="num">(.*?)</td>'
+    rows = {name: found for name, *found in re.findall(cells, page)}
+    assert rows["patients"] == ["5", "5"]
+    assert rows["images"] == ['<span class="tag warn">5</span>', "0"]
+    assert rows["label-balance"][1] == "–"
 
 
 def test_questions_that_are_not_clean_are_listed_a_page_at_a_time_without_their_patients(

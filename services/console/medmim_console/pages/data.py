@@ -17,7 +17,6 @@ from medmim.data.audit import run as audit
 from medmim.data.audit.check import figure, judged
 from medmim.errors import Unavailable, UserError
 from medmim.housekeeping import erase
-from medmim.recipe.schema import Audit
 from medmim.run.provenance import provenance_of, public_recipe, recorded, shows_patients, terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import ABILITIES, SPLITS
@@ -71,7 +70,7 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
         read_as=figure,
         report=report,
         leaks=audit.leaks(report) if report else [],
-        checks=judged(report["checks"], Audit()) if report else [],
+        checks=judged(report["checks"], audit.limits_of(found)) if report else [],
         terms=[(flag, getattr(allowed, flag), reasons(allowed, [flag])) for flag in FLAGS],
         words=allowed.text,
         versions=versions,
