@@ -5,7 +5,9 @@
 The texts are in words_cases.yaml, written by hand for each kind of question before the check was, and multiplied by a
 grammar: other values, and true texts with one thing put in or exchanged that makes them false. Neither uses the word
 lists of the check. Half of them, by a hash of the text as it is written there, were looked at while the check was made;
-the table gives both halves. `published` are stems that Med-MIM's own language model wrote, all looked at.
+the table gives both halves. `published` are stems that Med-MIM's own language model wrote, all looked at. `late` texts
+were written after the check, to slip through, and it was mended after a look at each; `unseen` ones were written after
+that, and nothing was mended for them: they are in no sum.
 Exit code 1 under 99% of the lies or 95% of the true texts.
 """
 
@@ -28,8 +30,11 @@ from medmim.data.words import check, facts
 
 CASES = Path(__file__).with_name("words_cases.yaml")
 LATE = Path(__file__).with_name("words_cases_late.yaml")
-TRUE, PUBLISHED, TRUE_LATE = "true", "true: published", "true: late"
-PLAIN_LIE = "late: plain words"
+FORM = Path(__file__).with_name("words_cases_form.yaml")
+UNSEEN = Path(__file__).with_name("words_cases_unseen.yaml")
+TRUE, PUBLISHED, TRUE_LATE, TRUE_FORM = "true", "true: published", "true: late", "true: another form"
+PLAIN_LIE, FORM_LIE, UNSEEN_LIE, TRUE_UNSEEN = "late: plain words", "late: another form", "unseen", "true: unseen"
+LOOKED_AT = (PUBLISHED, TRUE_LATE, TRUE_FORM, PLAIN_LIE, FORM_LIE)
 # What models add of their own; none of it is in any question's facts.
 ADDED = {
     "source": (
@@ -84,8 +89,12 @@ class Case:
 
     @property
     def held_out(self) -> bool:
-        """Whether it was not looked at while the check was made."""
-        return self.kind != PUBLISHED and hashlib.sha256(f"{self.family} {self.origin}".encode()).digest()[0] % 2 == 1
+        """Whether no rule was made after a look at what the check says of it."""
+        if self.kind in (UNSEEN_LIE, TRUE_UNSEEN):
+            return True
+        return (
+            self.kind not in LOOKED_AT and hashlib.sha256(f"{self.family} {self.origin}".encode()).digest()[0] % 2 == 1
+        )
 
     def rejected(self) -> str:
         """Why the check rejects it; empty where it does not."""
@@ -134,15 +143,24 @@ def cases() -> Iterator[Case]:
 def late() -> Iterator[Case]:
     """Texts that were written after the check."""
     first = yaml.safe_load(CASES.read_text("utf-8"))
-    for family, case in yaml.safe_load(LATE.read_text("utf-8")).items():
+    for path, true, lie in (
+        (LATE, TRUE_LATE, PLAIN_LIE),
+        (FORM, TRUE_FORM, FORM_LIE),
+        (UNSEEN, TRUE_UNSEEN, UNSEEN_LIE),
+    ):
+        yield from _of(path, true, lie, first)
+
+
+def _of(path: Path, true: str, lie: str, first: dict) -> Iterator[Case]:
+    for family, case in yaml.safe_load(path.read_text("utf-8")).items():
         for number, about in enumerate(first[family]["facts"]):
             told, asked = (given(family, first[family], about, answers, number) for answers in (False, True))
             for text in case["true"]:
-                yield Case(family, TRUE_LATE, filled(text, about), told, False, text)
+                yield Case(family, true, filled(text, about), told, False, text)
             for text in case["lies"]:
-                yield Case(family, PLAIN_LIE, filled(text, about), told, False, text)
+                yield Case(family, lie, filled(text, about), told, False, text)
             for text in case.get("answers", ()):
-                yield Case(family, PLAIN_LIE, filled(text, about), asked, True, text)
+                yield Case(family, lie, filled(text, about), asked, True, text)
 
 
 def stems() -> Iterator[Case]:
@@ -205,13 +223,14 @@ def main() -> None:
     rows: dict[str, list[list[int]]] = {}
     for case in found:
         why = case.rejected()
-        true = case.kind in (TRUE, PUBLISHED, TRUE_LATE)
+        true = case.kind.startswith(TRUE)
         right = bool(why) != true
-        for key in ("answers: " * case.answers + case.kind, "true texts" if true else "lies"):
+        unseen = case.kind in (UNSEEN_LIE, TRUE_UNSEEN)  # apart: lies made for the check, which others are not
+        for key in ("answers: " * case.answers + case.kind, *(() if unseen else ("true texts" if true else "lies",))):
             counts = rows.setdefault(key, [[0, 0], [0, 0]])[case.held_out]
             counts[0] += right
             counts[1] += 1
-        if options.failures and not right and (not case.held_out or case.kind in (TRUE_LATE, PLAIN_LIE)):
+        if options.failures and not right and not case.held_out:
             print(f"{case.family} [{case.kind}] {case.text!r} {why}")
     table = Table("kind", "looked at", "held out", "all", box=None)
     for key in sorted(rows, key=lambda key: (key in ("lies", "true texts"), key)):

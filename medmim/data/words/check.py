@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from medmim.data.words import forms
 from medmim.data.words.facts import Facts, is_quotation
 from medmim.data.words.kinds import NOUN, PLAIN, SAME, Kind
 
@@ -49,6 +50,10 @@ _LATTER = "later|current|follow-up|subsequent|newer|more recent|postoperative"
 _BEFORE_AN_IMAGE = ("the", "to", "by", "earlier", "later", "previous", "current", "visit", "exam", "scan")
 _GOVERNS = {"after", "before", "following", "follows", "precedes", "preceding", "prior", "preceded", "followed"}
 _SENTENCE = re.compile(r"(?<=[.?!;])\s+")
+_PHRASES = (  # of words that state something elsewhere: `the mass is gone`, `was taken out`, `remained`
+    r"\b(?:find|point|pick|single|make) out\b|\bout of (?:these|those|all|both)\b|\bgoing from (?=@\d to @\d)|"
+    r"\b(?:remain|stay)(?:s|ed|ing)? (?:(?=%)|stable|unchanged|the same)\b|\btook place\b"
+)
 _MARKUP = re.compile(r"[<>{}\[\]*_`|\\#@%~^=]|(?:^|\s)[A-H][:.)]\s|\banswer\s*:", re.IGNORECASE)
 _SOMEBODY_ELSE = re.compile(r"\b(?:other|another|different|opposite|second) (?:breast|patient|brain|eye)\b")
 _SOME_IMAGE = re.compile(rf"\b{NOUN}s?\b|\bviews?\b|\bwhich of (?:them|these|the)\b|\bwhere\b")
@@ -100,6 +105,8 @@ def question(text: str, facts: Facts) -> None:
     for sentence in sentences:
         if not _asks(sentence):
             _statement(sentence, facts)
+    if wrong := forms.problem([sentence for sentence in sentences if _asks(sentence)], kind):
+        raise Lie("has another form of question", wrong)
     _order(sentences, facts)
     _sides(sentences, facts)
     _words(masked, facts)
@@ -409,7 +416,7 @@ def _sides(sentences: Sequence[str], facts: Facts) -> None:
 def _words(masked: str, facts: Facts) -> None:
     """No word is left that could state something."""
     kind = facts.kind
-    left = re.sub(r"'s\b", " ", masked)
+    left = re.sub(_PHRASES, " ", re.sub(r"'s\b", " ", masked))
     for pattern in (*kind.needs, *kind.may, *kind.choices):
         left = re.sub(pattern, " ", left)
     for side in kind.sides or ():

@@ -23,6 +23,7 @@ class Kind:
         choices: Alternatives of which the text names all or none.
         sides: What holds of image 1 and image 2: a left and a right eye, say.
         asked: What may stand in a question, and not in a statement beside it.
+        free: Whether it may be asked by `how`, too, where it is about one image.
         context: What holds for every question of the family, in words, for who rewords it.
     """
 
@@ -32,6 +33,7 @@ class Kind:
     choices: tuple[str, ...] = ()
     sides: tuple[str, str] | None = None
     asked: str = ""
+    free: bool = False
     context: str = ""
 
 
@@ -53,6 +55,7 @@ _SURGERY = (
 )
 _TUMOR = r"\btumou?r\b"
 _EXTENT = r"\b(?:extent|resect\w*|remov\w*|taken out|how much)\b"
+_REMOVED = r"\b(?:resect\w*|remov\w*|taken out)\b"
 _BREAST = r"(?:the |one |a |this |that )?(?:same |single )?\bbreast\b"
 _BIRADS = r"\bbi-?rads\b"
 _VIEWS = r"\bviews?\b"
@@ -91,7 +94,7 @@ KINDS: dict[str, Kind] = {
     ),
     "resection": Kind(
         "ordered",
-        (_EXTENT + r"|\bresult\b",),
+        (_EXTENT + r"|\bresult\b", _REMOVED),
         (_TUMOR, _SURGERY, _PATIENT, r"\bresult\b"),
         (r"\bpartial\w*|\bpartly\b", r"\bcomplete\w*", r"\bunchanged\b"),
         context="Image 1 was taken before surgery of the tumor, image 2 after it.",
@@ -113,15 +116,15 @@ KINDS: dict[str, Kind] = {
     "which_margin": Kind("which", (WHICH, r"\bmargins?\b")),
     "which_caption": Kind("which", (WHICH, _CAPTION)),
     "what_finding": Kind("one", (_SHOWS,)),
-    "what_size": Kind("one", (r"\bsize\b|\bhow (?:large|big)\b", r"\bfinding\b")),
-    "what_modality": Kind("one", (_MODALITY + r"|\bhow (?:was|were|is|has)\b",), (_MADE, r"\bimaging\b")),
+    "what_size": Kind("one", (r"\bsize\b|\bhow (?:large|big)\b", r"\bfinding\b"), free=True),
+    "what_modality": Kind("one", (_MODALITY + r"|\bhow (?:was|were|is|has)\b",), (_MADE, r"\bimaging\b"), free=True),
     "what_view": Kind("one", (_VIEWS + r"|\bprojection\b",), (_PATIENT,)),
     "what_side": Kind(
         "one",
         (r"\bsides?\b|\bleft or (?:the |on the )?right\b", r"\bfinding\b"),
         (r"\b(?:the )?left (?:side )?or (?:on )?(?:the )?right\b(?: side)?",),
     ),
-    "what_margin": Kind("one", (r"\bmargins?\b", r"\bmass\b"), (r"\bkind\b|\btype\b",)),
+    "what_margin": Kind("one", (r"\bmargins?\b", r"\bmass\b"), (r"\bkind\b|\btype\b",), free=True),
     "what_caption": Kind("one", (_CAPTION,)),
     "which_diseased": Kind(
         "which",
@@ -170,7 +173,7 @@ KINDS: dict[str, Kind] = {
     ),
     "extent_of_resection": Kind(
         "ordered",
-        (_EXTENT, _TUMOR),
+        (_EXTENT, _TUMOR, _REMOVED),
         (_ENHANCING, r"\benhancing\b", r"\bresult\b", _SURGERY, _PATIENT, _GLIOMA),
         (r"\bcomplete(?:ly)?\b", r"\bpartial(?:ly)?\b"),
         context="Image 1 was taken before surgery of the enhancing tumor, image 2 after it.",

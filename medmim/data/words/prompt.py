@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medmim.data.words.facts import Facts, is_quotation
 from medmim.recipe.words import VARIANTS
 
-REVISION = 1  # of prompt and check: with another one, texts are asked for anew and data sets are others
+REVISION = 2  # of prompt and check: with another one, texts are asked for anew and data sets are others
 _WAYS = (
     "Ask it as a plain question.",
     "Write it as an instruction.",

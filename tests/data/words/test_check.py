@@ -19,19 +19,20 @@ SPEC.loader.exec_module(words_check)
 
 @pytest.fixture(scope="module")
 def judged() -> list[tuple]:
-    return [(case, case.rejected()) for case in [*words_check.cases(), *words_check.stems()]]
+    return [(case, case.rejected()) for case in [*words_check.cases(), *words_check.late(), *words_check.stems()]]
 
 
 def test_99_of_100_lies_are_found_of_every_source_of_them(judged) -> None:
-    lies = [(case, why) for case, why in judged if not case.kind.startswith("true")]
+    lies = [(case, why) for case, why in judged if not case.kind.startswith("true") and case.kind != "unseen"]
     by_hand = [(case, why) for case, why in lies if ":" not in case.kind]
-    for group in (lies, by_hand):
+    late = [(case, why) for case, why in lies if case.kind.startswith("late")]
+    for group in (lies, by_hand, late):
         missed = [case.text for case, why in group if not why]
-        assert len(group) > 500 and len(missed) <= 0.01 * len(group), missed
+        assert len(group) > 300 and len(missed) <= 0.01 * len(group), missed
 
 
 def test_95_of_100_true_texts_are_kept_also_of_those_not_looked_at(judged) -> None:
-    true = [(case, why) for case, why in judged if case.kind.startswith("true")]
+    true = [(case, why) for case, why in judged if case.kind.startswith("true") and case.kind != "true: unseen"]
     held_out = [(case, why) for case, why in true if case.held_out]
     for group in (true, held_out):
         lost = [(case.text, why) for case, why in group if why]
@@ -61,6 +62,7 @@ def of(family: str, question: str, answer: str = "image 1") -> facts.Facts:
     return facts.Facts(family, 2, question, (), answer, about)
 
 
+RESECTION = "Image 1 was taken before surgery, image 2 after. Was the enhancing tumor removed completely or partially?"
 CHANGE = "How did the mass change from image 1 to image 2?"
 
 
@@ -81,6 +83,18 @@ CHANGE = "How did the mass change from image 1 to image 2?"
         ("change", CHANGE, f"<image><image>{CHANGE}", "has another form"),
         ("change", CHANGE, "", "has another form"),
         ("change", CHANGE, CHANGE + " Look again." * 60, "has another form"),
+        ("change", CHANGE, "Did the mass change from image 1 to image 2?", "has another form of question"),
+        ("change", CHANGE, "What changed the mass from image 1 to image 2?", "has another form of question"),
+        ("change", CHANGE, f"{CHANGE[:-1]}, given that it is there?", "has another form of question"),
+        ("change", CHANGE, f"{CHANGE[:-1]}, given that it remained there?", "has another form of question"),
+        ("what_finding", "What does image 2 show?", "Can a finding be identified in image 2?",
+         "has another form of question"),
+        ("what_finding", "What does image 2 show?", "Where in image 2 is the finding?", "has another form of question"),
+        ("which_finding", "Which image shows mass?", "In which image is the mass gone?", "says something new"),
+        ("same_finding", "Do image 1 and image 2 show the same finding?",
+         "Which findings are the same in image 1 and image 2?", "has another form of question"),
+        ("extent_of_resection", RESECTION,
+         "What is the extent of the enhancing tumor in image 1 and image 2?", "asks something else"),
         ("which_finding", "Which image shows mass?", "Does image 1 show a mass?", "asks something else"),
         ("which_finding", "Which image shows mass?", "Which image, say image 1, shows mass?", "gives the answer away"),
         ("which_finding", "Which image shows mass?", "Which one is it other than mass?", "denies something"),
@@ -134,6 +148,14 @@ def test_only_the_label_of_an_open_question_is_reworded() -> None:
     assert label("mass") and label("T1-weighted with contrast")
     assert not label("mass", ("mass", "cyst"))
     assert not label("CT: mass.") and not label("image 1: yes; image 2: no") and not label("a", family="describe")
+
+
+def test_an_answer_that_says_the_finding_is_gone_is_a_lie() -> None:
+    told = of("what_finding", "What does image 2 show?", "mass")
+    check.answer("Image 2 shows a mass.", told)
+    for text in ("The mass is gone.", "Mass is out of the question.", "Mass was taken out."):
+        with pytest.raises(check.Lie, match="says something new"):
+            check.answer(text, told)
 
 
 def test_of_an_answer_that_is_an_image_no_other_is_named() -> None:
