@@ -35,18 +35,20 @@ def plan_and_erase(
     found = erase.plan(ws, patients, "removed" if remove_descendants else "marked")
     record = erase.erase(ws, patients, found, why.strip()) if yes else None
     left: list[str] = []
+    writing: list[str] = []
     if record:
         done = tuple(erase.Exported(**one) for one in record["exports"])
         pairs = zip(found.exports, done, strict=True)
         left = [f"{was.folder}: {now.note}" for was, now in pairs if was.does != now.does]
-        found = replace(found, exports=done)
+        writing = record["unfinished"]
+        found = replace(found, exports=done, unfinished=tuple(sorted({*found.unfinished, *writing})))
     files = _write(ws, found) if yes else []
     if as_json:
         shown = {key: value for key, value in asdict(found).items() if key != "who"}
         facts = {"done": yes, **shown, "recipes": files, "record": record and record["n"]}
         typer.echo(json.dumps(facts))
     else:
-        _show(ws, found, files, yes)
+        _show(ws, found, files, yes, writing)
     if left:
         raise UserError(
             f"{len(left)} exports that hold them were not removed; all else was",
@@ -67,7 +69,7 @@ def _write(ws: Workspace, found: Erasure) -> list[str]:
     return files
 
 
-def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
+def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool, writing: Sequence[str]) -> None:
     console = Console(highlight=False)
     table = Table("artifact", "recipe", "it", "is" if yes else "would be", "", box=None)
     for one in found.artifacts:
@@ -82,6 +84,12 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool) -> None:
         if sent.note:
             why = f"  it is not reached ({sent.note}): remove it by hand, or its rows, whose ids --json lists"
             console.print(why, markup=False, soft_wrap=True)
+    for path in found.unfinished:
+        does = "may still be written" if path in writing else "is removed" if yes else "would be removed"
+        shown = f"an export that did not end has left pictures, of whom is not known; it {does}: {path}"
+        console.print(shown, markup=False, soft_wrap=True)
+    if writing:
+        console.print("end those exports, and give the same command again")
     if found.exports:
         console.print("copies of exports that somebody made are not known here: ask those who had them")
     for recipe in found.rebuild:

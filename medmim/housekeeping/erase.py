@@ -56,7 +56,7 @@ class Exported:
         host: The machine.
         form: For what.
         rows: Ids of the rows that show the patient.
-        state: `here`, or `elsewhere`: another machine's, which cannot be reached.
+        state: As in `records.states`; of those that are not `here`, copies may be where medmim cannot see them.
         does: `removed`, or `named` where it stays.
         note: Why it stays; else empty.
     """
@@ -77,7 +77,8 @@ class Erasure:
 
     Attributes:
         artifacts: All that hold or descend.
-        exports: Folders outside of the store that hold the patient, those that are gone left out.
+        exports: Every export that ever held the patient, but those that an earlier erasure removed.
+        unfinished: Hidden folders beside exports of this machine, which killed exports left; of whom is not known.
         rebuild: The recipes that made them, as they were dumped, with the artifacts that each made.
         runs: Runs whose records name one of them.
         resume: Folders of unfinished steps; they may hold rows or pictures, of which patients is not known.
@@ -89,6 +90,7 @@ class Erasure:
     runs: tuple[str, ...]
     resume: tuple[str, ...]
     exports: tuple[Exported, ...] = ()
+    unfinished: tuple[str, ...] = ()
     who: tuple[str, ...] = ()
 
 
@@ -144,6 +146,7 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
         tuple(concerned),
         tuple(inventory.totals("resume", ages)),
         tuple(exports),
+        tuple(_unfinished(place)),
         _keys(known, patients),
     )
 
@@ -159,8 +162,9 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         why: The reason for the record; without any identifier.
 
     Returns:
-        The record: n, time, who, why, patients (their number), marks, removed, marked, exports, rebuild. An export that
-        was to be removed and could not be is `named` in it, with the reason.
+        The record: n, time, who, why, patients (their number), marks, removed, marked, exports, unfinished, rebuild. An
+        export that was to be removed and could not be is `named` in it, with the reason; an `unfinished` one that is
+        in it is still being written.
     """
     place = store.open_store(ws.store)
     named = sorted({*what.who, *map(erased.requested, patients)})
@@ -173,6 +177,7 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
         "marks": sorted(erased.mark(known.key, name) for name in named),
         "removed": [asdict(one) for one in what.artifacts if one.does == "removed"],
         "marked": [asdict(one) for one in what.artifacts if one.does == "marked"],
+        "unfinished": list(what.unfinished),
         "exports": [asdict(replace(one, note=_PLANNED) if one.does == "removed" else one) for one in what.exports],
         "rebuild": list(what.rebuild),
     }
@@ -204,7 +209,10 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
             store.discard(one["name"].partition("/")[2], ws.cache)
             shown.add()
     finish(place)
-    if what.exports:  # after what medmim alone holds: a folder that others hold may not let itself be removed
+    for path in records.places(place, records.load(place)):
+        folders.remove_unfinished(path)
+    record["unfinished"] = _unfinished(place)
+    if what.exports or what.unfinished or record["unfinished"]:  # last: others may hold them, and keep them from going
         record["exports"] = [asdict(one) for one in _remove_exports(place, what.exports)]
         place.write(f"{_RECORDS}{record['n']}.json", json.dumps(record, indent=1).encode())
     return record
@@ -224,6 +232,12 @@ def _remove_exports(place: store.Store, exports: Iterable[Exported]) -> Iterator
                     note = f"it cannot be removed: {error.fact}"
             one = replace(one, does="named" if note else "removed", note=note)
         yield one
+
+
+def _unfinished(place: store.Store) -> list[str]:
+    """Folders of unfinished exports on this machine."""
+    found = {str(one) for path in records.places(place, records.load(place)) for one in folders.unfinished(path)}
+    return sorted(found)
 
 
 def _kept(folder: Path) -> str:
@@ -261,16 +275,15 @@ def _clear_unfinished(home: Path) -> None:
 
 
 def _exports(place: store.Store, patients: Sequence[str]) -> tuple[list[Exported], set[people.Identity]]:
-    """The exports that hold any of the patients, whether or not their data set is still there, and who was found."""
+    """The exports that ever held any of the patients, whether or not their data set is there, and who was found."""
     every = records.load(place)
     states = records.states(every)
     rows, known = records.holding(place, every, patients)
     found = []
+    earlier = _removed_exports(place)
     for one in every:
-        if one.id in rows and (state := states[one.id]) in ("here", "elsewhere"):
-            note = "another machine's" if state == "elsewhere" else ""
-            if state == "here":
-                note = _kept(Path(one.folder))
+        if one.id in rows and ((state := states[one.id]) == "here" or one.id not in earlier):
+            note = _kept(Path(one.folder)) if state == "here" else _NOT_HERE[state]
             does: Literal["removed", "named"] = "named" if note else "removed"
             found.append(Exported(one.id, one.folder, one.host, one.form, rows[one.id], state, does, note))
     return found, known
@@ -283,7 +296,18 @@ def marked(ws: Workspace) -> set[str]:
     return {name.partition("/")[2] for name in names}
 
 
+def _removed_exports(place: store.Store) -> set[str]:
+    """Ids of the exports that erasures have removed."""
+    every = (one for key in place.list(_RECORDS) for one in json.loads(place.read(key)).get("exports", ()))
+    return {one["id"] for one in every if one["does"] == "removed" and one["note"] != _PLANNED}
+
+
 _RECORDS = f"{erased.FOLDER}/records/"
+_NOT_HERE = {
+    "elsewhere": "another machine's",
+    "gone": "not where it was written: it was moved, or somebody removed it",
+    "replaced": "a later export is recorded in its place, out of which it may have been moved before",
+}
 _PLANNED = "to be removed"  # the note that a killed erasure leaves
 
 

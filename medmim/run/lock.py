@@ -61,17 +61,26 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     Raises:
         OSError: The folder cannot be made.
     """
+    remove_killed(parent, prefix)
+    with ExitStack() as undo:
+        folder = _new(parent, prefix, undo)
+        folder.mkdir(0o700)
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+def remove_killed(parent: Path, prefix: str) -> None:
+    """Remove the folders of `scratch` that killed processes left; those in use stay.
+
+    Raises:
+        OSError: The parent cannot be read.
+    """
     for path in [path for path in parent.iterdir() if path.name.startswith(prefix) and path.suffix == ".lock"]:
         with suppress(OSError), ExitStack() as undo:
             if lock := try_lock(path):
                 undo.enter_context(lock)
                 shutil.rmtree(path.with_suffix(""), ignore_errors=True)
                 path.unlink()
-    with ExitStack() as undo:
-        folder = _new(parent, prefix, undo)
-        folder.mkdir(0o700)
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder
 
 
 def _new(parent: Path, prefix: str, undo: ExitStack) -> Path:

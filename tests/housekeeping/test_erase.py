@@ -1,6 +1,9 @@
 """Erasing a patient from a store with models, scores, reports and decisions made from their data."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -408,3 +411,77 @@ def test_what_came_into_an_export_after_the_plan_stays(ws: Workspace, tmp_path: 
         "out": ("named", "it holds other files: thesis/x"),
         "moved": ("named", "it was replaced or moved meanwhile"),
     }
+
+
+def test_an_export_that_was_moved_or_replaced_is_named_until_an_erasure_has_removed_it(
+    ws: Workspace, tmp_path: Path
+) -> None:
+    name = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001"))
+    for to in ("out", "out", "moved"):
+        export.export(ws, f"{ws.store}/{name}", tmp_path / to, "med-mim", in_house=True)
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    what = erase.plan(ws, ["p10000001"])
+    assert sorted((Path(one.folder).name, one.state, one.does) for one in what.exports) == [
+        ("moved", "gone", "named"), ("out", "here", "removed"), ("out", "replaced", "named"),
+    ]  # fmt: skip
+    words = ["erase", "p10000001", "--home", str(ws.home)]
+    shown = CliRunner().invoke(command.app, words, catch_exceptions=False).output
+    assert f"{tmp_path / 'moved'}" in shown and "not where it was written" in shown
+    erase.erase(ws, ["p10000001"], what, "asked for")
+    assert sorted(one.state for one in erase.plan(ws, ["p10000001"]).exports) == ["gone", "gone"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medmim.data.export import run
+from medmim.run.workspace import workspace
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[4] == "first":
+    run.folder.write_mark = kill
+else:
+    real = os.replace
+    def replace(source, target):
+        real(source, target)
+        if str(source) == sys.argv[3]:
+            kill()
+    os.replace = replace
+run.export(workspace(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3]), "med-mim", in_house=True)
+"""
+
+
+def test_what_killed_exports_have_left_is_listed_and_removed_but_not_what_is_being_written(
+    ws: Workspace, tmp_path: Path
+) -> None:
+    name = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001"))
+    again, first, open_one = tmp_path / "b" / "again", tmp_path / "c" / "first", tmp_path / "d" / "open"
+    export.export(ws, f"{ws.store}/{name}", again, "med-mim", in_house=True)
+    for out, at in ((again, "renaming"), (first, "first")):
+        given = [str(ws.home), f"{ws.store}/{name}", str(out), at]
+        killed = subprocess.run([sys.executable, "-c", _KILLED, *given], check=False)
+        assert killed.returncode == -signal.SIGKILL and not out.exists()
+    left = [path for out in (again, first) for path in out.parent.iterdir() if path.suffix != ".lock"]
+    assert len(left) == 2 and sum(path.is_file() for one in left for path in one.rglob("*.json")) > 2
+    records.announce(ws.store, open_one)
+    with folders.whole(open_one) as part:
+        written = str(part.parent)
+        what = erase.plan(ws, ["p10000001"])
+        assert what.unfinished == tuple(sorted([*map(str, left), written]))
+        words = ["erase", "p10000001", "--yes", "--why", "asked for", "--home", str(ws.home)]
+        shown = CliRunner().invoke(command.app, words, catch_exceptions=False).output
+        assert f"may still be written: {written}" in shown and f"is removed: {left[0]}" in shown
+        assert part.is_dir() and not list(again.parent.iterdir()) and not list(first.parent.iterdir())
+
+
+def test_what_a_killed_export_moved_out_of_the_way_is_put_back_by_the_next_one(ws: Workspace, tmp_path: Path) -> None:
+    name, out = data_of(ws, tmp_path / "a", ("MS_CXR_T", "p10000001")), tmp_path / "b" / "out"
+    export.export(ws, f"{ws.store}/{name}", out, "med-mim", in_house=True)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    given = [str(ws.home), f"{ws.store}/{name}", str(out), "renaming"]
+    subprocess.run([sys.executable, "-c", _KILLED, *given], check=False)
+    assert not out.exists()
+    with pytest.raises(ZeroDivisionError), folders.whole(out):
+        raise ZeroDivisionError
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert list(out.parent.iterdir()) == [out]

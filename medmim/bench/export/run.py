@@ -83,6 +83,7 @@ def export(
     items = {tasks.load(ref)[0]: tasks.select(data, [ref], limit) for ref in dict.fromkeys(refs)}
     images = shards.Images(data)
     made = Export(folder, {name: len(one.samples) for name, one in items.items()}, source.digest, allowed)
+    records.announce(ws.store, folder)
     with whole(folder) as part:
         usage = FORMATS[form](part, items, images, max_new_tokens)
         (part / terms.FILE).write_text(allowed.dump(), encoding="utf-8")

@@ -8,23 +8,26 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from medmim.errors import UserError, wrap_os_errors
-from medmim.run.lock import scratch
+from medmim.run.lock import remove_killed, scratch
+from medmim.store.flock import try_lock
 
 MARK = "export.json"
 PICTURES = "pictures"
 _PART = ".medmim-export-"  # begins the name of an unfinished one
+_EARLIER = "earlier"  # in it: what was in the place, under its name
 
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
     """A folder to write an export into, which takes its place when the block ends; an earlier export there is replaced.
 
-    A kill leaves what was there, or nothing, and the next export removes what the killed one has written.
+    A kill leaves what was there, here or in a hidden folder beside: the next export puts it back, and removes what the
+    killed one has written. So does an erasure, where the place was announced before (`records.announce`).
 
     Args:
         folder: Its place; is created.
@@ -35,11 +38,12 @@ def whole(folder: Path) -> Iterator[Path]:
     refuse_other(folder)
     with wrap_os_errors("writing the export"):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _put_back(folder)
         with scratch(folder.parent, _PART) as work:
             part = work / "export"  # not the work folder itself, which is its owner's alone
             part.mkdir()
             yield part
-            _put(part, folder, work / "earlier")
+            _put(part, folder, work / _EARLIER / folder.name)
 
 
 def write_mark(folder: Path, facts: dict[str, Any]) -> str:
@@ -98,6 +102,22 @@ def remove(folder: Path) -> None:
             folder.unlink()
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """Hidden folders in which exports into a place, or beside it, are being written or were when they were killed."""
+    found: list[Path] = []
+    for parent in (folder.parent, folder):
+        with suppress(OSError):
+            found += [path for path in parent.iterdir() if path.name.startswith(_PART) and path.suffix != ".lock"]
+    return sorted(found)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove those that no process writes."""
+    for parent in (folder.parent, folder):
+        with suppress(OSError):
+            remove_killed(parent, _PART)
+
+
 def refuse_other(folder: Path) -> None:
     """Refuse a folder that would be lost: whatever is no export."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -123,9 +143,10 @@ def _files(folder: Path) -> Iterator[str]:
 def _put(part: Path, folder: Path, earlier: Path) -> None:
     """Move a finished folder to its place, and what was there out of the way; no folder is replaced in one step.
 
-    A kill between the two leaves no folder there, and the next export writes it.
+    A kill between the two leaves no folder there; see `_put_back`.
     """
     if folder.exists():
+        earlier.parent.mkdir()
         os.replace(folder, earlier)
     try:
         os.replace(part, folder)
@@ -133,3 +154,14 @@ def _put(part: Path, folder: Path, earlier: Path) -> None:
         if earlier.exists() and not folder.exists():
             os.replace(earlier, folder)
         raise
+
+
+def _put_back(folder: Path) -> None:
+    """Put back what a killed export has moved out of the way, so that it is there should the next one fail."""
+    for work in unfinished(folder):
+        earlier = work / _EARLIER / folder.name
+        with suppress(OSError), ExitStack() as undo:
+            if earlier.is_dir() and (lock := try_lock(work.with_name(f"{work.name}.lock"))):
+                undo.enter_context(lock)
+                if not folder.exists():
+                    os.replace(earlier, folder)

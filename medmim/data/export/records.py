@@ -4,8 +4,10 @@
     STORE/exports/ID/rows.json       mark of a patient -> ids of the rows that show them; a mark is the HMAC-SHA256 of
                                      POPULATION/IDENTIFIER under the key
     STORE/exports/ID/record.json     the rest, written last
+    STORE/exports/places/DIGEST      a machine and a place there, created before anything is written into or beside it
 
-An export is recorded before its folder is in its place, so that none is there without its record.
+An export is recorded before its folder is in its place, so that none is there without its record; what one that was
+killed before leaves is found by its place.
 """
 
 import hashlib
@@ -25,12 +27,12 @@ from medmim.data import erased, people
 from medmim.data.export import folder as folders
 from medmim.errors import UserError
 from medmim.run.person import current_user
-from medmim.sample import Sample
+from medmim.sample import Sample, digest_of
 from medmim.store import Store, open_store
 from medmim.terms import Terms
 
 FOLDER = "exports"
-_KEY, _RECORD, _ROWS = f"{FOLDER}/key", "record.json", "rows.json"
+_KEY, _PLACES, _RECORD, _ROWS = f"{FOLDER}/key", f"{FOLDER}/places/", "record.json", "rows.json"
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,29 @@ def write(
     place.write(f"{FOLDER}/{record.id}/{_ROWS}", json.dumps(marked, sort_keys=True).encode())
     place.write(f"{FOLDER}/{record.id}/{_RECORD}", json.dumps(asdict(record), indent=1).encode())
     return record
+
+
+def announce(store_uri: str, folder: Path) -> None:
+    """Note where an export is going to be, before any picture is written.
+
+    Args:
+        store_uri: The store of the data set.
+        folder: Where the export will be.
+    """
+    where = {"host": node(), "folder": str(folder.absolute())}
+    open_store(store_uri).create(f"{_PLACES}{digest_of(where.values())}", json.dumps(where).encode())
+
+
+def places(place: Store, records: Iterable[Record]) -> list[Path]:
+    """Where exports of this machine are, were or were going to be.
+
+    Args:
+        place: The store.
+        records: All of it; earlier versions announced nothing.
+    """
+    said = [json.loads(place.read(key)) for key in place.list(_PLACES)]
+    found = {one["folder"] for one in said if one["host"] == node()}
+    return sorted(map(Path, found | {one.folder for one in records if one.host == node()}))
 
 
 def load(place: Store) -> list[Record]:

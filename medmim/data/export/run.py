@@ -110,6 +110,7 @@ def export(
         raise _nothing(choice, to, dropped)
     splits = {split: found for split, found in splits.items() if found}
     reasons = dict(Counter(reason for _, reason in dropped))
+    records.announce(ws.store, place)
     with folder.whole(place) as part:
         written = form.write(part, splits, images)
         (part / terms.FILE).write_text(allowed.dump(), encoding="utf-8")
