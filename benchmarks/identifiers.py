@@ -6,8 +6,9 @@
 SHARED holds `med-mim/` (the published rows) and `covid-chestxray/images/` (real radiographs). Into half of the texts,
 one sentence of a report with an identifier is planted; the other half stays as it is. Values are Faker's (en_US, en_GB,
 de_DE: names, phones, addresses of mail, social security numbers) and dates in the forms of `_DATES`; the detector in
-medmim/data/audit/identifiers.py was written without them. Sentences without an identifier, full of sizes, doses, times,
-classes and numbers of trials, are planted too, as traps. Into half of the pictures, lines as viewers burn them in are
+medmim/data/audit/identifiers.py was written without them. A third of the sentences is in capitals, as old reports are,
+and a third has no word that the detector knows. Sentences without an identifier, full of sizes, doses, times, classes
+and numbers of trials, are planted too, as traps. Into half of the pictures, lines as viewers burn them in are
 drawn: name, number, birth date, day of the examination; the others are the same pictures as they are.
 
 recall: planted identifiers that a finding overlaps. precision: findings that overlap one; in pictures, a finding in a
@@ -58,6 +59,20 @@ _SENTENCES = {
         "{} was seen in clinic.", "I spoke to {} about this.", "The patient, {}, is stable.", "{}'s mass has grown.",
     ),
 }  # fmt: skip
+_OTHER_SENTENCES = {  # without the words by which the detector knows a phone or a number
+    "date": ("Films of {} were lost.", "Unchanged since {}.", "({})", "{}: drain removed.", "Her fall was {}."),
+    "phone": (
+        "She can be had at {} until noon.", "Her son ({}) will fetch the films.", "Ring {} before noon.",
+        "The desk is {}.",
+    ),
+    "mail": ("{} has the films.", "Films went to {}.", "({})"),
+    "number": ("Her folder {} was lost.", "Label {} sticks on the film.", "This is {} again.", "Barcode {}."),
+    "name": (
+        "Seen with {}.", "Under the care of {}.", "Copy to {}.", "Films were fetched by {}, the son.", "Consultant {}",
+        "-- {}",
+    ),
+}  # fmt: skip
+_WAYS = ("", ", in capitals", ", in other words")
 _NUMBERS = ("########", "#######", "??######", "?########", "##-######", "####-#####", "S########", "MG-#######",
             "######", "##.####.####", "E-###-####-##", "?###-####")  # fmt: skip
 _TRAPS = (
@@ -73,12 +88,13 @@ _TRAPS = (
 
 @dataclass(frozen=True)
 class Planted:
-    """A text with an identifier, and where it stands; `kind` is empty where it has none."""
+    """A text with an identifier, and where it stands; `kind` is empty where it has none, `way` is one of `_WAYS`."""
 
     text: str
     kind: str = ""
     start: int = 0
     end: int = 0
+    way: str = ""
 
 
 def main() -> None:
@@ -101,9 +117,9 @@ def _texts(folder: Path, count: int, misses: bool) -> str:
     traps = 0
     for one in planted:
         at = find(one.text)
-        sure[one.kind] += 1
+        sure[one.kind + one.way] += 1
         right = [each for each in at if each.start < one.end and one.start < each.end]
-        hits[one.kind] += bool(right)
+        hits[one.kind + one.way] += bool(right)
         for each in at:
             found[each.kind] += 1
             false[each.kind] += each not in right
@@ -118,8 +134,10 @@ def _texts(folder: Path, count: int, misses: bool) -> str:
     for kind in _SENTENCES:
         if kind in KINDS:
             print(_line(f"text: {kind}", sure[kind], hits[kind], found[kind], false[kind]))
+            for way in _WAYS[1:]:
+                print(_line(f"text: {kind}{way}", sure[kind + way], hits[kind + way], None, None))
     print(_line("text: name that nothing marks", sure["unmarked name"], hits["unmarked name"], None, None))
-    total = [sum(counts[kind] for kind in KINDS) for counts in (sure, hits, found, false)]
+    total = [sum(counts[kind + way] for kind in KINDS for way in _WAYS) for counts in (sure, hits, found, false)]
     print(_line("texts, but for those", *total))
     each = 1e3 * seconds / len(planted)
     return f"\ntexts without an identifier that have a finding: {traps} of {sure['']:,}; {each:.2f} ms a text\n"
@@ -134,9 +152,9 @@ def _with_identifiers(folder: Path, count: int) -> Iterator[Planted]:
             for turn in row["conversation"]
         }
     )
-    rng = random.Random(29)
+    rng = random.Random(59)
     people = Faker(["en_US", "en_GB", "de_DE"])
-    people.seed_instance(29)
+    people.seed_instance(59)
     american = people["en_US"]
     for number, text in enumerate(rng.sample(texts, min(count, len(texts)))):
         if number % 4 == 0:
@@ -147,10 +165,13 @@ def _with_identifiers(folder: Path, count: int) -> Iterator[Planted]:
         else:
             kind = rng.choice([*_SENTENCES, "date", "number", "name"])
             value = _value(rng, people, american, kind)
-            sentence = rng.choice(_SENTENCES[kind])
+            way = rng.choice(_WAYS) if kind in _OTHER_SENTENCES else ""
+            sentence = rng.choice((_OTHER_SENTENCES if way == _WAYS[2] else _SENTENCES)[kind])
+            if way == _WAYS[1]:
+                value, sentence = value.upper(), sentence.upper()
             whole, begin = _joined(rng, text, sentence.format(value))
             start = begin + sentence.index("{}")
-            yield Planted(whole, kind, start, start + len(value))
+            yield Planted(whole, kind, start, start + len(value), way)
 
 
 def _joined(rng: random.Random, text: str, sentence: str) -> tuple[str, int]:
@@ -180,9 +201,9 @@ def _value(rng: random.Random, people: Faker, american: Faker, kind: str) -> str
 
 def _pictures(folder: Path, count: int, misses: bool) -> str:
     read = burned_in.reader()
-    rng = random.Random(31)
+    rng = random.Random(53)
     people = Faker(["en_US", "de_DE"])
-    people.seed_instance(31)
+    people.seed_instance(53)
     paths = sorted(folder.iterdir())[: max(2, count)]
     rng.shuffle(paths)
     kinds = Counter[str]()
@@ -229,12 +250,21 @@ def _drawn(rng: random.Random, people: Faker, picture: Image.Image) -> str:
     first, last = people.first_name(), people.last_name()
     kind = rng.choice(("name", "number", "date", "all"))
     name = rng.choice(
-        (f"{last.upper()}^{first.upper()}", f"{last}, {first}", f"{last.upper()}, {first[0]}.", f"Name: {first} {last}")
+        (
+            f"{last.upper()}^{first.upper()}",
+            f"{last}, {first}",
+            f"{last.upper()}, {first[0]}.",
+            f"Name: {first} {last}",
+            f"NAME: {last.upper()}",
+            f"PATIENT: {last.upper()} {first.upper()}",
+            f"{last.upper()} {first.upper()}",
+        )
     )
     known = rng.choice((f"ID: {people['en_US'].numerify('########')}", people["en_US"].numerify("MRN %######"),
                         people["en_US"].bothify("Acc ??#######").upper()))  # fmt: skip
     taken = rng.choice((day.strftime("%d.%m.%Y"), day.strftime("%m/%d/%Y"), day.strftime("%Y-%m-%d 10:42:07"),
-                        day.strftime("DOB: %d-%b-%Y"), day.strftime("%b %d, %Y")))  # fmt: skip
+                        day.strftime("DOB: %d-%b-%Y"), day.strftime("%b %d, %Y"),
+                        day.strftime("%d %b %Y").upper()))  # fmt: skip
     lines = {"name": [name], "number": [known], "date": [taken], "all": [name, known, taken, rng.choice("MF")]}[kind]
     size = rng.choice((12, 14, 16, 20, 28))
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)

@@ -33,7 +33,7 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample
 from medmim.store import Artifact
 
-REVISION = 1
+REVISION = 2
 FILE = "burned_in.jsonl"
 TEXT_LIMIT = "max_images_with_text"
 _EXTRA = "ocr"
@@ -45,6 +45,23 @@ _MARKS = frozenset(
         "mlo", "cc", "flair", "panel", "fig", "figure", "ap", "pa", "lat", "hu", "mm", "cm", "kv", "mas", "view",
     )
 )  # fmt: skip
+# Words of the lines in capitals that scanners and viewers burn in: a line with one of them is no name.
+_SAYS = _MARKS | frozenset(
+    (
+        "abdomen", "ankle", "arm", "bed", "bedside", "brain", "breast", "cervical", "chest", "clinic", "contrast",
+        "control", "copy", "department", "dept", "digital", "dorsal", "elbow", "emergency", "exam", "film", "filter",
+        "foot", "gain", "general", "hand", "head", "health", "hip", "hospital", "icu", "image", "imaging",
+        "inspiratory", "kidney", "knee", "liver", "lumbar", "lung", "medical", "medicine", "name", "neck", "only",
+        "oblique", "pacs", "patient", "pelvis", "post", "pre", "quality", "radiology", "room", "scan", "series",
+        "shoulder", "sinus", "skull", "slice", "spine", "study", "supine", "system", "technique", "test", "thorax",
+        "time", "unit", "university", "upper", "view", "ward", "window", "without", "with", "wrist", "xray", "ray",
+        "center", "centre", "city", "college", "institute", "national", "of", "the", "and", "for", "not", "no", "day",
+        "days", "hours", "date", "age", "sex", "male", "female", "follow", "up", "before", "after", "normal", "case",
+        "type", "lower", "middle", "lobe", "decubitus", "inspired", "non", "diagnostic", "courtesy", "by", "from",
+        "in", "on", "at", "to", "is",
+    )
+)  # fmt: skip
+_CAPITALS = re.compile(r"^[A-Z][A-Z'-]{2,} [A-Z][A-Z'-]+(?: [A-Z]\.?)?$", re.ASCII | re.MULTILINE)
 _MARK_DIGITS = 3
 # In a picture a text has no sentence around it: names stand in capitals, numbers alone.
 _NAMES = re.compile(
@@ -172,6 +189,7 @@ def judged(name: str, texts: Sequence[str]) -> Reading:
     together = "\n".join(more)
     parts = [(one.kind, together[one.start : one.end]) for one in identifiers.find(together)]
     parts += [("name", at[0]) for at in _NAMES.finditer(together)]
+    parts += [("name", at[0]) for at in _CAPITALS.finditer(together) if _SAYS.isdisjoint(_words(at[0]))]
     parts += [("date", at[0]) for at in _DATES.finditer(together)]
     parts += [("number", at["value"] or at[0]) for at in _NUMBERS.finditer(together)]
     parts += [("date of birth", "") for _ in _BIRTH.finditer(together)]
@@ -179,8 +197,11 @@ def judged(name: str, texts: Sequence[str]) -> Reading:
 
 
 def _is_mark(text: str) -> bool:
-    words = re.findall(r"[^\W\d_]{2,}", text.lower())
-    return sum(map(str.isdigit, text)) <= _MARK_DIGITS and _MARKS.issuperset(words)
+    return sum(map(str.isdigit, text)) <= _MARK_DIGITS and _MARKS.issuperset(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]{2,}", text.lower())
 
 
 def _write(data: Artifact, folder: Path, number: int) -> int:

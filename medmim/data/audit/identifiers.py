@@ -46,7 +46,8 @@ _MONTHS = {
 _LONGEST_FIRST = sorted(_MONTHS, key=len, reverse=True)
 # `march` and `may` are verbs, OCT and MAR are methods: in small or capital letters these need a day and a year.
 _ONE_MEANING = [name for name in _LONGEST_FIRST if len(name) > 4 and name != "march"]
-_WRITTEN = [*map(str.capitalize, _LONGEST_FIRST), *_ONE_MEANING, *map(str.upper, _ONE_MEANING), "JUNE", "JULY", "MARCH"]
+_WRITTEN = [*map(str.capitalize, _LONGEST_FIRST), *_ONE_MEANING, *map(str.upper, _ONE_MEANING), "JUNE", "JULY", "MARCH",
+            "JAN", "FEB", "APR", "JUN", "JUL", "AUG", "MAY", "NOV", "DEC"]  # fmt: skip
 _MONTH = rf"(?P<month>{'|'.join(_WRITTEN)})\b\.?"
 _ANY_MONTH = rf"(?i:{'|'.join(_LONGEST_FIRST)})(?![^\W\d_])\.?"
 _YEAR = r"(?:19|20)\d\d"
@@ -66,12 +67,12 @@ _NO_UNIT = r"(?![.,]\d|\s*%|\s*(?i:mm|cm|m?g|ml)\b)"
 _NAMED_DATES = tuple(
     re.compile(form)
     for form in (
-        rf"\b{_MONTH}[- ]?(?:the )?(?P<d>\d\d?)(?:st|nd|rd|th)?(?:,? ?-?{_YEAR}|,? '?\d\d)?\b{_NO_UNIT}",
-        rf"{_BEGIN}(?P<d>\d\d?)(?:st|nd|rd|th|\.)?[- ]?(?:of )?{_MONTH}(?:[- ,]*(?:{_YEAR}|'?\d\d(?!\d)))?",
-        rf"\b{_MONTH},?[- /]?(?:of )?{_YEAR}\b",
+        rf"\b{_MONTH}[- ]?(?i:the )?(?P<d>\d\d?)(?i:st|nd|rd|th)?(?:,? ?-?{_YEAR}|,? '?\d\d)?\b{_NO_UNIT}",
+        rf"{_BEGIN}(?P<d>\d\d?)(?i:st|nd|rd|th|\.)?[- ]?(?i:of )?{_MONTH}(?:[- ,]*(?:{_YEAR}|'?\d\d(?!\d)))?",
+        rf"\b{_MONTH},?[- /]?(?i:of )?{_YEAR}\b",
         rf"{_BEGIN}{_YEAR}[- ]{_MONTH}(?:[- ]\d\d?)?",
-        rf"\b{_ANY_MONTH}[- ]?(?:the )?(?P<d>\d\d?)(?:st|nd|rd|th)?(?:,|\b) ?-?(?:{_YEAR}|'\d\d)\b",
-        rf"{_BEGIN}(?P<d>\d\d?)(?:st|nd|rd|th|\.)?[- ]?(?:of )?{_ANY_MONTH}"
+        rf"\b{_ANY_MONTH}[- ]?(?i:the )?(?P<d>\d\d?)(?i:st|nd|rd|th)?(?:,|\b) ?-?(?:{_YEAR}|'\d\d)\b",
+        rf"{_BEGIN}(?P<d>\d\d?)(?i:st|nd|rd|th|\.)?[- ]?(?i:of )?{_ANY_MONTH}"
         rf"(?:[- ,]*{_YEAR}|[- ]?'\d\d|-\d\d)(?!\d)",
     )
 )
@@ -391,5 +392,8 @@ def _is_published(text: str, start: int) -> bool:
 def _names(text: str) -> Iterator[Found]:
     for form in _NAMES:
         for at in form.finditer(text):
-            if not _NO_NAME.search(at["name"]):
+            stop = _NO_NAME.search(at["name"])
+            if not stop:
                 yield Found("name", at.start("name"), at.end("name"))
+            elif stop.start() and at["name"].isupper():  # in capitals, the words after a name look like names
+                yield Found("name", at.start("name"), at.start("name") + stop.start() - 1)

@@ -70,10 +70,20 @@ def test_a_marker_is_no_text(text: str) -> None:
         (["Miller, John"], ("name Xxxxxx, Xxxx",)),
         (["ID: 48213377"], ("number 99999999",)),
         (["2021-03-14 10:42:07"], ("date 9999-99-99",)),
+        (["NAME: DOE"], ("name XXX", "name XXXX: XXX")),
+        (["PATIENT: JOHN"], ("name XXXX", "name XXXXXXX: XXXX")),
+        (["SMITH JOHN"], ("name XXXXX XXXX",)),
+        (["SMITH, J."], ("name XXXXX, X",)),
+        (["14 MAR 2021"], ("date 99 XXX 9999",)),
     ],
 )
 def test_what_identifies_is_told_by_its_shape(texts: list[str], found: tuple[str, ...]) -> None:
     assert burned_in.judged("a", texts).found == found
+
+
+@pytest.mark.parametrize("text", ["GENERAL HOSPITAL", "PORTABLE CHEST", "FOLLOW UP", "PA UPRIGHT", "MRI BRAIN"])
+def test_a_line_in_capitals_that_has_a_word_of_radiology_is_no_name(text: str) -> None:
+    assert burned_in.judged("a", [text]).found == ()
 
 
 def test_a_long_line_of_digits_is_judged_at_once() -> None:

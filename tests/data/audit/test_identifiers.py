@@ -32,7 +32,8 @@ HELD = {
 }  # fmt: skip
 OTHERWISE_WRITTEN = {  # in capitals, in small letters, in names of files
     "date": (
-        "14 MAR 2021", "MARCH 14, 2021", "14MAR2021", "14-mar-21", "may 3, 2021", "20210314104207",
+        "14 MAR 2021", "MARCH 14, 2021", "THE 3RD OF MAY",
+        "14 JAN", "14MAR2021", "14-mar-21", "may 3, 2021", "20210314104207",
         "CXR_2021-03-14.dcm", "IMG_20210314_104207.png", "at 2021-03-14T10:42", "scans/2021-03-14/a.png",
     ),
     "number": ("ID 123456", "id: AB-12345"),
@@ -40,6 +41,7 @@ OTHERWISE_WRITTEN = {  # in capitals, in small letters, in names of files
         "PATIENT: SMITH, JOHN", "Patient name: SMITH JOHN", "Dr. SMITH reviewed", "Dr. MÜLLER", "DR. SMITH",
         "Name: Nguyen", "NAME: DOE", "Signed by A. Miller", "SIGNED BY MILLER", "patient name: john smith",
         "J. Smith, MD", "Jane Miller MD", "Patient's name is O'NEILL", "Radiologist: MILLER",
+        "MR. HARPER HAS A HISTORY OF CANCER",
     ),
 }  # fmt: skip
 FREE = (
