@@ -89,7 +89,7 @@ def main() -> None:
             out, copy = place / "out", place / "copy"
 
             def export(form: str = form, out: Path = out) -> None:
-                run.export(ws, uri, out, form)
+                run.export(ws, uri, out, form, named=True)
 
             def copied(out: Path = out, copy: Path = copy) -> None:
                 inner = next(path for path in (out / "pictures", out / "data") if path.exists())

@@ -47,6 +47,10 @@ def export(
         bool,
         typer.Option("--in-house", help="The folder stays with those who may have the data, whose terms forbid more."),
     ] = False,
+    name_patients: Annotated[
+        bool,
+        typer.Option("--name-patients", help="med-mim: name files as the source does, though the recipe shows nobody."),
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +69,9 @@ def export(
     sys.stderr.write(f"data {store.get(uri).digest}, home {ws.home}, store {ws.store}\n")
     splits = tuple(one.value for one in split or (Split.TRAIN,))
     choice = run.Choice(splits, limit, max_images)
-    made = run.export(ws, uri, hints.expanded(folder).absolute(), to.value, choice, in_house)
+    made = run.export(ws, uri, hints.expanded(folder).absolute(), to.value, choice, in_house, name_patients)
+    if run.FORMS[to.value].names_patients:
+        sys.stderr.write("its rows and files name patients: their paths are those of the source\n")
     if as_json:
         typer.echo(json.dumps({**asdict(made), "folder": str(made.folder), "terms": made.terms.as_dict()}))
         return
@@ -83,7 +89,7 @@ def exports(home: Home = None, as_json: Json = False) -> None:
     """List what was exported from the data sets of this store, benchmarks included, and whether it is still there.
 
     With --json, a list: id, time, who, host, folder, form, data (digest), rows, patients, populations, private, mark,
-    medmim, state (`here`, `replaced`, `gone`, `elsewhere`).
+    medmim, named, state (`here`, `replaced`, `gone`, `elsewhere`).
     """
     from medmim.data.export import records
     from medmim.run.workspace import workspace
@@ -98,7 +104,7 @@ def exports(home: Home = None, as_json: Json = False) -> None:
         return
     for one in found:
         where = one.folder if states[one.id] == "here" else f"{one.host}:{one.folder}"
-        kept = ", not to be passed on" if one.private else ""
+        kept = (", names patients" if one.named else "") + (", not to be passed on" if one.private else "")
         typer.echo(f"{one.time[:16]}  {one.form}, {one.rows:,} rows, {one.patients:,} patients{kept}, by {one.who}")
         typer.echo(f"  {states[one.id]}: {where} (data {one.data[:12]})")
     if not found:

@@ -261,7 +261,8 @@ def data_of(ws: Workspace, folder: Path, *patients: tuple[str, str]) -> str:
         for source, name in patients
     ]
     shards.write(folder, samples, ())
-    return f"data/{store.publish(folder, ws.store, 'data', {}, {'parents': {}}).digest}"
+    recipe = {"name": "drawn", "platform": {"show_patients": True}}
+    return f"data/{store.publish(folder, ws.store, 'data', {}, {'parents': {}, 'recipe': recipe}).digest}"
 
 
 def test_a_patient_is_erased_from_every_set_of_the_population_and_no_other(ws: Workspace, tmp_path: Path) -> None:

@@ -31,11 +31,15 @@ class Form:
         problem: Why it cannot hold a row as it is; empty where it can.
         write: Writes rows into an empty folder. The images are those of the data set; None where it was built without.
         without_pixels: Whether it can be written of a data set that was built without pixels.
+        names_patients: Whether it names files as their source does, and patients with them.
+        clashes: Makes a check for one export with pictures: why a row cannot stand beside those before that it passed.
     """
 
     problem: Callable[[Sample], str]
     write: Callable[[Path, Splits, shards.Images | None], Written]
     without_pixels: bool = False
+    names_patients: bool = False
+    clashes: Callable[[], Callable[[Sample], str]] | None = None
 
 
 def uses(splits: Splits) -> tuple[list[str], list[str]]:

@@ -5,8 +5,10 @@ volume) gets `.png` behind it. The source `published` reads it.
 """
 
 import json
+import posixpath
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from medmim.data.export.folder import PICTURES
 from medmim.data.export.form import Form, Splits, Written
 from medmim.data.sources.files import escapes
 from medmim.data.sources.published_rows import MAX_IMAGES, published_file, published_source
-from medmim.errors import UserError
 from medmim.sample import IMAGE, Sample, split_options, to_published
 
 _PICTURE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
+_LONG, _LONGEST = 255, 2048  # bytes of a name, and of a path with room for the folder that it lies in
+_IN_FILE = "one of its images would lie in a folder that has the name of another image"
 _USAGE = """\
 The layout of the files at [Med-MIM](https://github.com/Xikai97/Med-MIM). `id` is the digest of a row, and `source` its
 data set and type: a built data set does not keep the names of the published rows. Images are named by their paths in
@@ -59,7 +62,10 @@ def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written
         rows = list(map(_row, samples))
         (folder / file).write_text(json.dumps(rows, indent=4), encoding="utf-8")  # without an end of line, as published
     if images is not None:
-        pictures.write_as(folder, images, _places(splits))
+        places = {
+            _place(path): name for one in form.rows(splits) for path, name in zip(one.paths, one.images, strict=True)
+        }
+        pictures.write_as(folder, images, places)
     return Written(
         _USAGE, {split: f"Med_MIM_{'train' if split == 'train' else 'benchmark'}_*.json" for split in splits}
     )
@@ -72,23 +78,48 @@ def _row(sample: Sample) -> dict[str, Any]:
     return {**row, "images": [_name(path) for path in sample.paths], "source": published_source(sample)}
 
 
-def _places(splits: Splits) -> dict[str, str]:
-    """Path in the folder -> id of the image that lies there."""
-    found: dict[str, str] = {}
-    for sample in form.rows(splits):
+def clashes() -> Callable[[Sample], str]:
+    """Makes the check whether the pictures of a row can lie beside those of the rows before; empty where they can."""
+    files: dict[str, str] = {}
+    folders: set[str] = set()
+
+    def clash(sample: Sample) -> str:
+        new: dict[str, str] = {}
+        around: set[str] = set()
         for path, name in zip(sample.paths, sample.images, strict=True):
-            place = f"{PICTURES}/{_name(path)}"
-            if found.setdefault(place, name) != name:
-                raise UserError(
-                    f"two images would be written to {place}",
-                    reason="they differ only in what the published form does not keep of a name",
-                    fix="take another form, or build the data set of sources with other names",
-                )
-    return found
+            place = _place(path)
+            if (
+                "\0" in place
+                or len(place.encode()) > _LONGEST
+                or any(len(x.encode()) > _LONG for x in place.split("/"))
+            ):
+                return "no file can have the name of one of its images"
+            above = _folders_of(place)
+            if files.get(place, name) != name or new.setdefault(place, name) != name:
+                return "one of its images would have the name of another one: the published form keeps less of names"
+            around.update(above)
+            if place in folders or not files.keys().isdisjoint(above):
+                return _IN_FILE
+        if not around.isdisjoint(new):
+            return _IN_FILE
+        files.update(new)
+        folders.update(around)
+        return ""
+
+    return clash
+
+
+def _folders_of(place: str) -> list[str]:
+    parts = place.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _place(path: str) -> str:
+    return posixpath.normpath(f"{PICTURES}/{_name(path)}")
 
 
 def _name(path: str) -> str:
     return path if _PICTURE.search(path) else path.replace("#", ".") + ".png"
 
 
-FORM = Form(problem, write, without_pixels=True)
+FORM = Form(problem, write, without_pixels=True, names_patients=True, clashes=clashes)

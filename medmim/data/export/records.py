@@ -53,6 +53,7 @@ class Record:
         private: Whether the terms of use forbid passing it on.
         mark: SHA-256 of the folder's `export.json`.
         medmim: The version that wrote it.
+        named: Whether its files name patients, as those of the published form do.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Record:
     private: bool
     mark: str
     medmim: str
+    named: bool = False
 
 
 def refuse_forbidden(allowed: Terms, in_house: bool) -> None:
@@ -90,7 +92,14 @@ def refuse_forbidden(allowed: Terms, in_house: bool) -> None:
 
 
 def write(
-    store_uri: str, folder: Path, form: str, data: str, samples: Iterable[Sample], private: bool, mark: str
+    store_uri: str,
+    folder: Path,
+    form: str,
+    data: str,
+    samples: Iterable[Sample],
+    private: bool,
+    mark: str,
+    named: bool = False,
 ) -> Record:
     """Record an export.
 
@@ -102,6 +111,7 @@ def write(
         samples: Its rows.
         private: Whether the terms of use forbid passing it on.
         mark: The text of its `export.json`.
+        named: Whether its files name patients.
     """
     place = open_store(store_uri)
     place.create(_KEY, secrets.token_hex(32).encode())  # an existing key is kept
@@ -126,6 +136,7 @@ def write(
         private=private,
         mark=hashlib.sha256(mark.encode()).hexdigest(),
         medmim=__version__,
+        named=named,
     )
     marked = {erased.mark(key, "/".join(who)): ids for who, ids in rows.items()}
     place.write(f"{FOLDER}/{record.id}/{_ROWS}", json.dumps(marked, sort_keys=True).encode())
@@ -163,7 +174,8 @@ def load(place: Store) -> list[Record]:
         if key.endswith(f"/{_RECORD}"):
             said = json.loads(place.read(key))
             values = {field.name: said.get(field.name, "") for field in fields(Record)}
-            found.append(Record(**{**values, "populations": tuple(said.get("populations", ()))}))
+            known = {"populations": tuple(said.get("populations", ())), "named": said.get("named", False)}
+            found.append(Record(**{**values, **known}))
     return sorted(found, key=lambda one: (one.time, one.id), reverse=True)
 
 

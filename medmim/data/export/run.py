@@ -22,7 +22,7 @@ from medmim.data.audit.questions import Words, words
 from medmim.data.export import card, folder, hf_datasets, llama_factory, llava, med_mim, ms_swift, records, trl
 from medmim.data.export.form import Form, Splits, rows
 from medmim.errors import UserError
-from medmim.run.provenance import terms_of
+from medmim.run.provenance import provenance_of, shows_patients, terms_of
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, Sample
 from medmim.terms import Terms
@@ -81,7 +81,13 @@ class Export:
 
 
 def export(
-    ws: Workspace, uri: str, place: Path, to: str, choice: Choice | None = None, in_house: bool = False
+    ws: Workspace,
+    uri: str,
+    place: Path,
+    to: str,
+    choice: Choice | None = None,
+    in_house: bool = False,
+    named: bool = False,
 ) -> Export:
     """Write the rows of a data set for another trainer, and record that in the store.
 
@@ -92,10 +98,11 @@ def export(
         to: One of `FORMS`.
         choice: Which rows; by default those of training.
         in_house: The folder stays with those who may have the data, where its terms forbid passing it on.
+        named: Names of files and folders may name patients, whatever the recipe's `platform.show_patients` says.
 
     Raises:
-        UserError: The terms forbid it, no row can be written, the data set has no pixels, or the folder is something
-            else.
+        UserError: The terms forbid it, the format would name patients, no row can be written, the data set has no
+            pixels, or the folder is something else.
     """
     choice = choice or Choice()
     folder.refuse_other(place)
@@ -103,6 +110,8 @@ def export(
     allowed = terms_of(source)
     records.refuse_forbidden(allowed, in_house)
     form = FORMS[to]
+    if form.names_patients:
+        _refuse_names(to, source, named)
     data = store.fetch(source, ws.cache)
     images = None if form.without_pixels and not any(data.glob("images/*.parquet")) else shards.Images(data)
     splits, dropped = _choose(data, form, choice, images)
@@ -120,7 +129,7 @@ def export(
         facts = _facts(to, source.digest, choice, splits, len(dropped))
         mark = folder.write_mark(part, facts)
         private = not allowed.redistribute_data
-        record = records.write(ws.store, place, to, source.digest, rows(splits), private, mark)
+        record = records.write(ws.store, place, to, source.digest, rows(splits), private, mark, form.names_patients)
     return Export(
         place,
         facts["rows"],
@@ -133,10 +142,21 @@ def export(
     )
 
 
+def _refuse_names(to: str, source: store.Artifact, named: bool) -> None:
+    if not named and not shows_patients(provenance_of(source)):
+        others = [name for name, one in FORMS.items() if not one.names_patients]
+        raise UserError(
+            f"the format {to} names patients",
+            reason="its pictures have the paths of the source, and the recipe's platform.show_patients is not true",
+            fix=f"take another: {', '.join(others)}; or say --name-patients, which is recorded",
+        )
+
+
 def _choose(
     data: Path, form: Form, choice: Choice, images: Collection[str] | None
 ) -> tuple[dict[str, list[Sample]], list[tuple[str, str]]]:
     """The rows to write by split, and (row, reason) of those that are left out."""
+    clash = form.clashes() if form.clashes and images is not None else None
     measured: dict[frozenset[str], dict[Words, set[str]]] = {}
     for split in _BENCHMARKED:
         for one in shards.Samples(data, split):
@@ -150,6 +170,8 @@ def _choose(
                 break
             name = sample.id
             reason = _benchmarked(sample, name, measured) or _problem(sample, form, choice, images)
+            if not reason and clash is not None:
+                reason = clash(sample)
             if reason:
                 dropped.append((name, reason))
             else:

@@ -35,7 +35,7 @@ def written(tmp_path: Path, samples: list[Sample], pixels: bool = False) -> Path
     shards.write(tmp_path / "data", samples, images)
     ws = workspace(tmp_path / "home")
     uri = store.publish(tmp_path / "data", ws.store, "data", {}, {"parents": {}, "terms": APACHE.as_dict()}).uri
-    export.export(ws, uri, tmp_path / "out", "med-mim", Choice(("train", "test")))
+    export.export(ws, uri, tmp_path / "out", "med-mim", Choice(("train", "test")), named=True)
     return tmp_path / "out"
 
 
@@ -104,10 +104,25 @@ def test_no_picture_is_written_outside_of_the_pictures(place: str, tmp_path: Pat
     assert list((tmp_path / "out").iterdir()) == [] and not (tmp_path / "x.png").exists()
 
 
-def test_two_pictures_of_one_name_end_the_export(tmp_path: Path) -> None:
-    from medmim.errors import UserError
-
-    one = sample(0, 2, paths=("a.nii#1", "a.nii.1"))
-    with pytest.raises(UserError, match="two images would be written to pictures"):
-        written(tmp_path, [one], pixels=True)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (("a.nii#1", "b.png"), ("a.nii.1", "c.png"), "the name of another one"),
+        (("a.png", "b.png"), ("a.png/b.png", "c.png"), "lie in a folder"),
+        (("a.png/b.png", "c.png"), ("d.png", "a.png"), "lie in a folder"),
+        (("a.png", "b.png"), ("c.png", "c.png/d.png"), "lie in a folder"),
+        (("a.png", "b.png"), ("x" * 300 + ".png", "c.png"), "no file can have the name"),
+        (("a.png", "b.png"), ("ä" * 200 + ".png", "c.png"), "no file can have the name"),
+        (("a.png", "b.png"), ("x/" * 1500 + "y.png", "c.png"), "no file can have the name"),
+    ],
+)
+def test_a_row_whose_pictures_cannot_lie_beside_the_others_is_left_out(
+    first: tuple[str, str], second: tuple[str, str], reason: str, tmp_path: Path
+) -> None:
+    made = [sample(0, 2, paths=first), sample(4, 2, paths=second), sample(2, 2, paths=("k//m.png", "k/n.png")),
+            sample(3, 1, paths=("k/n.png",))]  # fmt: skip
+    out = written(tmp_path, made, pixels=True)
+    (left,) = (json.loads(line) for line in (out / export.LEFT_OUT).read_text("utf-8").splitlines())
+    assert left["id"] == made[1].id and reason in left["reason"] and "x.png" not in left["reason"]
+    held = {one.name for one in (out / "pictures" / "k").iterdir()}
+    assert held == {"m.png", "n.png"}

@@ -68,10 +68,12 @@ def rows() -> list[Sample]:
     ]
 
 
-def publish(ws: Workspace, folder: Path, samples: list[Sample], terms: Terms = APACHE, pixels: bool = True) -> str:
+def publish(
+    ws: Workspace, folder: Path, samples: list[Sample], terms: Terms = APACHE, pixels: bool = True, shown: bool = True
+) -> str:
     kinds = {image_id(i): picture(i, "JPEG" if i == 3 else "PNG") for i in range(8)}
     shards.write(folder, samples, [(name, name, data) for name, data in kinds.items()] if pixels else ())
-    made = {"parents": {}, "terms": terms.as_dict()}
+    made = {"parents": {}, "terms": terms.as_dict(), "recipe": {"platform": {"show_patients": shown}}}
     return store.publish(folder, ws.store, "data", {}, made).uri
 
 
@@ -258,6 +260,24 @@ def test_terms_that_forbid_passing_on_refuse_the_export_unless_it_stays_in_house
     assert "Keep this folder to yourself" in card and "EMBED: research only" in card and '"other"' in card
     assert json.loads((out / "terms.json").read_text("utf-8"))["serve"] is True
     assert records.load(open_store(ws.store))[0].private and made.terms == EMBED
+
+
+def test_the_published_form_names_patients_only_where_the_recipe_or_a_word_allows_it(
+    ws: Workspace, tmp_path: Path
+) -> None:
+    uri = publish(ws, tmp_path / "data", rows(), shown=False)
+    words = ["export", uri, str(tmp_path / "out"), "--home", str(ws.home), "--to"]
+    said = CliRunner().invoke(command.app, [*words, "med-mim"])
+    assert isinstance(said.exception, UserError) and said.exception.exit_code == 2
+    assert "names patients" in str(said.exception) and "--name-patients" in str(said.exception)
+    assert not (tmp_path / "out").exists() and "cohort_1" not in str(said.exception)
+    for form in set(export.FORMS) - {"med-mim"}:
+        export.export(ws, uri, tmp_path / form, form)
+        assert b"cohort_1" not in b"".join(tree(tmp_path / form).values()), form
+    said = CliRunner().invoke(command.app, [*words, "med-mim", "--name-patients"], catch_exceptions=False)
+    assert said.exit_code == 0 and "name patients" in said.stderr
+    named = {one.form for one in records.load(open_store(ws.store)) if one.named}
+    assert named == {"med-mim"}
 
 
 def test_every_export_is_recorded_and_named_by_what_became_of_it(
