@@ -27,6 +27,7 @@ from medmim.data import wording
 from medmim.data.abilities.ask import FIXED_OPTIONS
 from medmim.data.wordings import published, strict
 from medmim.data.words import check, facts
+from medmim.data.words.lie import Lie
 
 CASES = Path(__file__).with_name("words_cases.yaml")
 LATE = Path(__file__).with_name("words_cases_late.yaml")
@@ -100,7 +101,7 @@ class Case:
         """Why the check rejects it; empty where it does not."""
         try:
             (check.answer if self.answers else check.question)(self.text, self.given)
-        except check.Lie as lie:
+        except Lie as lie:
             return str(lie)
         return ""
 

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from medmim.data.words import forms
+from medmim.data.words import forms, places
 from medmim.data.words.facts import Facts, is_quotation
 from medmim.data.words.kinds import NOUN, PLAIN, SAME, Kind
+from medmim.data.words.lie import Lie
 
 LONGEST = 4  # times as long as the template's text may a text be, and
 _SPARE = 200  # characters
@@ -37,18 +38,8 @@ _SAID = {
     "complete resection": r"complete(?:ly)?",
     "partial resection": r"partial(?:ly)?",
 }
-_LATE = frozenset((
-    "later", "after", "follow-up", "subsequent", "postoperative", "post-operative", "post-surgery", "current", "newer",
-    "afterwards", "follows", "following", "followed", "recent", "next",
-))  # fmt: skip
-_EARLY = frozenset((
-    "earlier", "before", "previous", "prior", "preoperative", "pre-operative", "baseline", "older", "precedes",
-    "preceding", "preceded", "first", "beforehand", "reference",
-))  # fmt: skip
 _FORMER = "earlier|previous|prior|preoperative|baseline|older"
 _LATTER = "later|current|follow-up|subsequent|newer|more recent|postoperative"
-_BEFORE_AN_IMAGE = ("the", "to", "by", "earlier", "later", "previous", "current", "visit", "exam", "scan")
-_GOVERNS = {"after", "before", "following", "follows", "precedes", "preceding", "prior", "preceded", "followed"}
 _SENTENCE = re.compile(r"(?<=[.?!;])\s+")
 _PHRASES = (  # of words that state something elsewhere: `the mass is gone`, `was taken out`, `remained`
     r"\b(?:find|point|pick|single|make) out\b|\bout of (?:these|those|all|both)\b|\bgoing from (?=@\d to @\d)|"
@@ -69,18 +60,6 @@ _IMPERATIVE = re.compile(
     r"locate|determine|tell|state|mark|decide|describe|assess|give|write|answer|say|compare|evaluate|report|show|look|read|"
     r"provide|consider|examine|review|inspect|analyze|use)\b"
 )
-
-
-class Lie(Exception):
-    """Why a text is rejected: (kind, what in it)."""
-
-    @property
-    def kind(self) -> str:
-        """For the counts; it holds no text of the model."""
-        return str(self.args[0])
-
-    def __str__(self) -> str:
-        return ": ".join(self.args)
 
 
 def question(text: str, facts: Facts) -> None:
@@ -107,8 +86,8 @@ def question(text: str, facts: Facts) -> None:
             _statement(sentence, facts)
     if wrong := forms.problem([sentence for sentence in sentences if _asks(sentence)], kind):
         raise Lie("has another form of question", wrong)
-    _order(sentences, facts)
-    _sides(sentences, facts)
+    places.order(sentences, facts)
+    places.sides(sentences, facts)
     _words(masked, facts)
 
 
@@ -147,8 +126,8 @@ def answer(text: str, facts: Facts) -> None:
         raise Lie("does not give the answer", "it says another one, too")
     if match := _DOUBTS.search(masked):
         raise Lie("doubts or adds to the answer", f"it says '{match[0]}'")
-    _order(_SENTENCE.split(masked), facts)
-    _sides(_SENTENCE.split(masked), facts)
+    places.order(_SENTENCE.split(masked), facts)
+    places.sides(_SENTENCE.split(masked), facts)
     _words(masked, facts)
 
 
@@ -339,80 +318,6 @@ def _enumerates(sentence: str, images: int) -> bool:
     return bool(re.search(row, sentence))
 
 
-def _order(sentences: Sequence[str], facts: Facts) -> None:
-    """What is said of before and after fits: of two images the first is the earlier one."""
-    if facts.kind.images != "ordered":
-        return
-    last = facts.images
-    for sentence in sentences:
-        for first, second in re.findall(r"@(\d) (?:on )?to @(\d)", sentence):
-            if first > second:
-                raise Lie("turns the order round", f"image {second} is the earlier one")
-        for place in re.findall(r"by the time of @(\d)", sentence):
-            if int(place) != last:
-                raise Lie("turns the order round", f"image {last} is the later one")
-        against = (
-            r"\b(?:compared (?:with|to|against)|comparison (?:with|to)|relat(?:ive|ion) to|versus|since|than|"
-            r"respect to|light of)"
-        )
-        for place in re.findall(rf"{against} (?:\w+ ){{0,3}}?@(\d)", sentence):
-            if int(place) == last:
-                raise Lie("turns the order round", f"image {last} is the later one")
-        tokens = re.findall(r"@\d|\(|[\w'-]+", sentence)
-        for at, token in enumerate(tokens):
-            if token in _LATE or token in _EARLY:
-                late = token in _LATE
-                place = _bound(tokens, at)
-                if place is None:
-                    continue
-                number, turned = place
-                if (late != turned) != (number == last):
-                    raise Lie("turns the order round", f"image {last} is the later one")
-
-
-def _bound(tokens: Sequence[str], at: int) -> tuple[int, bool] | None:
-    """The image that a word of time is said of, and whether it is the one that the word relates another to."""
-    word, after = tokens[at], tokens[at + 1 : at + 6]
-    for ahead, token in enumerate(after):
-        if token.startswith("@"):
-            between = after[:ahead]
-            if "(" in between:
-                return int(token[1:]), False
-            if all(one in _BEFORE_AN_IMAGE for one in between):
-                return int(token[1:]), word in _GOVERNS
-            if all(one in ("in", "on", "at", "is", "image", "one", "the") for one in between):
-                return int(token[1:]), False
-            break
-    before = [token for token in tokens[:at] if token.startswith("@")]
-    if before:
-        return int(before[-1][1:]), False
-    following = next((token for token in tokens[at:] if token.startswith("@")), None)
-    return None if following is None else (int(following[1:]), False)
-
-
-def _sides(sentences: Sequence[str], facts: Facts) -> None:
-    """A side, or a view, is said of the image that has it."""
-    sides = facts.kind.sides
-    if sides is None:
-        return
-    for sentence in sentences:
-        tokens = re.findall(r"@\d|\(|[\w'-]+", sentence)
-        said = [token for token in tokens if token in sides]
-        if not any(token.startswith("@") for token in tokens):
-            if said and (said != list(sides)):
-                raise Lie("changes a side", "of which image it is said is not clear")
-            continue
-        for at, token in enumerate(tokens):
-            if token not in sides:
-                continue
-            bracket = next((one for one in tokens[at + 1 : at + 5] if one == "(" or one.startswith("@")), "")
-            ahead = [one for one in tokens[at + 1 : at + 6] if one.startswith("@")]
-            before = [one for one in tokens[:at] if one.startswith("@")]
-            place = ahead[0] if bracket == "(" and ahead else before[-1] if before else ahead[0] if ahead else ""
-            if place != f"@{sides.index(token) + 1}":
-                raise Lie("changes a side", f"image 1 is {sides[0]} and image 2 {sides[1]}")
-
-
 def _words(masked: str, facts: Facts) -> None:
     """No word is left that could state something."""
     kind = facts.kind
@@ -423,7 +328,9 @@ def _words(masked: str, facts: Facts) -> None:
         left = re.sub(rf"\b{side}\b", " ", left)
     left = re.sub(r"@\d", " ", left)
     if kind.images == "ordered":
-        left = re.sub(rf"(?<![\w-])(?:{'|'.join(sorted(_LATE | _EARLY, key=len, reverse=True))})(?![\w-])", " ", left)
+        left = re.sub(
+            rf"(?<![\w-])(?:{'|'.join(sorted(places.LATE | places.EARLY, key=len, reverse=True))})(?![\w-])", " ", left
+        )
         left = re.sub(r"\b(?:over time|by the time of|in the meantime|more|acquisition|again)\b", " ", left)
     left = re.sub(r"\b(?:two|both|pair|twice|three|four|[234])\b", " ", left)  # counted before
     left = re.sub(r"\bor not\b", " ", left)

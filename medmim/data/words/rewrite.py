@@ -16,6 +16,7 @@ from medmim.data.seeds import fraction
 from medmim.data.words import ask, check, facts, prompt
 from medmim.data.words.ask import Replies, Request, Said
 from medmim.data.words.facts import Facts
+from medmim.data.words.lie import Lie
 from medmim.errors import UserError
 from medmim.progress import bar, say
 from medmim.recipe.schema import Data
@@ -209,7 +210,7 @@ def _take(task: _Task, said: Said) -> bool:
         check.question(wording.question, task.facts)
         if task.facts.writes_answer:
             check.answer(wording.answer, task.facts)
-    except check.Lie as lie:
+    except Lie as lie:
         task.reason, task.problem = lie.kind, str(lie)
         return False
     task.wording = wording

@@ -9,6 +9,7 @@ import pytest
 from medmim.data import wording
 from medmim.data.wordings import strict
 from medmim.data.words import check, facts, kinds
+from medmim.data.words.lie import Lie
 
 SPEC = importlib.util.spec_from_file_location("words_check", Path(__file__).parents[3] / "benchmarks/words_check.py")
 assert SPEC and SPEC.loader
@@ -112,7 +113,7 @@ CHANGE = "How did the mass change from image 1 to image 2?"
     ],
 )  # fmt: skip
 def test_a_lie_is_named_by_its_kind(family: str, question: str, text: str, kind: str) -> None:
-    with pytest.raises(check.Lie) as caught:
+    with pytest.raises(Lie) as caught:
         check.question(text, of(family, question))
     assert caught.value.kind == kind
 
@@ -120,9 +121,9 @@ def test_a_lie_is_named_by_its_kind(family: str, question: str, text: str, kind:
 def test_a_value_of_the_facts_may_be_any_words_and_digits() -> None:
     told = of("which_finding", "Which image shows COVID-19 pneumonia, no effusion?")
     check.question("Identify the image with COVID-19 pneumonia, no effusion.", told)
-    with pytest.raises(check.Lie):
+    with pytest.raises(Lie):
         check.question("Identify the image with COVID-19 pneumonia, effusion.", told)
-    with pytest.raises(check.Lie):
+    with pytest.raises(Lie):
         check.question("Identify the image with COVID-20 pneumonia, no effusion.", told)
 
 
@@ -130,14 +131,14 @@ def test_a_caption_is_kept_to_the_letter() -> None:
     told = of("match_figure", "Which image fits this caption: Axial CT with a 3 cm cyst.")
     check.question("This caption belongs to one of the images: Axial CT with a 3 cm cyst. Which one?", told)
     for text in ("Axial CT with a 4 cm cyst.", "axial ct with a 3 cm cyst.", "Axial CT without a 3 cm cyst."):
-        with pytest.raises(check.Lie):
+        with pytest.raises(Lie):
             check.question(f"This caption belongs to one of the images: {text} Which one?", told)
 
 
 def test_marks_of_the_facts_are_no_markup_and_those_of_a_model_are() -> None:
     told = of("match_figure", "Which image fits this caption: CT [arrow] * 40% stenosis, A. baumannii.")
     check.question("To which image does this caption belong: CT [arrow] * 40% stenosis, A. baumannii.", told)
-    with pytest.raises(check.Lie, match="has another form"):
+    with pytest.raises(Lie, match="has another form"):
         check.question("To which *image* does this caption belong: CT [arrow] * 40% stenosis, A. baumannii.", told)
 
 
@@ -154,7 +155,7 @@ def test_an_answer_that_says_the_finding_is_gone_is_a_lie() -> None:
     told = of("what_finding", "What does image 2 show?", "mass")
     check.answer("Image 2 shows a mass.", told)
     for text in ("The mass is gone.", "Mass is out of the question.", "Mass was taken out."):
-        with pytest.raises(check.Lie, match="says something new"):
+        with pytest.raises(Lie, match="says something new"):
             check.answer(text, told)
 
 
@@ -162,5 +163,5 @@ def test_of_an_answer_that_is_an_image_no_other_is_named() -> None:
     told = of("order", "Which image was taken first?", "image 2")
     check.answer("Image 2 was taken first.", told)
     for text in ("Image 1 was taken first.", "Image 2 or image 1.", "Neither.", "Image 2 was taken last."):
-        with pytest.raises(check.Lie):
+        with pytest.raises(Lie):
             check.answer(text, told)
