@@ -4,6 +4,8 @@
     HOME/galleries/DIGEST/rows/N.js      the rows, `ROWS` a file, loaded as they are shown (`file://` has no other way)
     HOME/galleries/DIGEST/images/ID.jpg  images made small; of the first rows of each type, or of all
     HOME/galleries/DIGEST/damaged.js     images that do not decode
+    HOME/galleries/DIGEST/erased.json    the store, and the digest of its list of erased patients: of another list, all
+                                         galleries of that store are removed when the next one is written
 
 The first page is there after seconds, also of a data set of a hundred thousand rows; other rows and further images are
 written after that, and images that an earlier call drew are found again.
@@ -27,6 +29,7 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from medmim import hints, progress, shards, store
+from medmim.data import erased
 from medmim.data.sources import pixels
 from medmim.data.sources.source import BadImage
 from medmim.errors import from_os_error
@@ -45,6 +48,7 @@ PICTURES = 48  # rows of a type whose images are drawn where nobody says otherwi
 KEPT = 5  # galleries of a home
 SIDE = 384  # pixels
 _FOLDER = "galleries"
+_ERASED = "erased.json"
 _FEW = 100  # files of rows, written within a second
 _THREADS = 8  # Pillow decodes and scales outside of Python's lock
 _KEYS = ("split", "ability", "family", "source")
@@ -77,9 +81,13 @@ def write(ws: Workspace, data: Artifact, per_kind: int = PICTURES) -> Iterator[P
         UserError: The data set is damaged, or the home cannot be written.
     """
     target = ws.home / _FOLDER / data.digest
+    origin = data.uri.rpartition("/data/")[0]
+    listed = json.dumps({"store": origin, "erased": erased.load(origin).parents.get("erased", "")})
     try:
+        _drop_outdated(target.parent, listed)
         for name in ("rows", "images"):
             (target / name).mkdir(parents=True, exist_ok=True)
+        _replace(target / _ERASED, listed.encode())
         _drop_others(target)
         folder = store.fetch(data, ws.cache, [shards.SAMPLES])
         table, kinds = _in_kinds(shards.table(folder))
@@ -104,6 +112,23 @@ def write(ws: Workspace, data: Artifact, per_kind: int = PICTURES) -> Iterator[P
 def clear(home: Path) -> None:
     """Remove all galleries of a home: they show patients."""
     shutil.rmtree(home / _FOLDER, ignore_errors=True)
+
+
+def _drop_outdated(folder: Path, listed: str) -> None:
+    """Remove what was drawn of a store before patients were erased from it, here or by another home.
+
+    Args:
+        folder: Of the galleries.
+        listed: JSON of the store and the digest of its list of erased patients.
+    """
+    now = json.loads(listed)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        try:
+            said = json.loads((path / _ERASED).read_bytes())
+        except (OSError, ValueError):  # of an earlier version
+            said = {}
+        if said != now and said.get("store", now["store"]) == now["store"]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _drop_others(target: Path) -> None:
@@ -264,6 +289,7 @@ def _small(data: bytes) -> bytes:
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise BadImage(str(error)) from None
     small.thumbnail((SIDE, SIDE))
+    small.info.clear()  # Pillow writes a comment that it has read
     out = io.BytesIO()
     small.save(out, "JPEG", quality=85)
     return out.getvalue()

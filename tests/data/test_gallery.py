@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from medmim import shards, store
-from medmim.data import gallery
+from medmim.data import erased, gallery
 from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Sample
 from medmim.store import Artifact
@@ -143,6 +143,21 @@ def test_only_the_last_galleries_are_kept(ws: Workspace) -> None:
         read(ws, publish(ws, [row]))
         (ws.home / "made").rename(ws.home / f"made-{number}")
     assert len(list((ws.home / "galleries").iterdir())) == gallery.KEPT
+
+
+def test_after_an_erasure_by_another_home_what_was_drawn_of_that_store_goes(ws: Workspace, tmp_path: Path) -> None:
+    other = workspace(tmp_path / "other")
+    pages = [read(ws, publish(other, samples()[:1]))]
+    (other.home / "made").rename(other.home / "made-1")
+    data = publish(ws, samples()[:2])
+    pages.append(read(ws, data))
+    (ws.home / "made").rename(ws.home / "made-1")
+    again = publish(ws, samples()[2:3])
+    read(ws, again)
+    assert all(page.exists() for page in pages)
+    erased.add(ws.store, ["mimic/10000001"])
+    read(ws, again)
+    assert [page.exists() for page in pages] == [True, False]
 
 
 def test_of_a_store_in_s3_only_the_images_that_are_drawn_are_read(tmp_path: Path, bucket: str, proxy: Proxy) -> None:

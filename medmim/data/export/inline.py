@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import progress, shards
+from medmim.data.export.bare import bare
 from medmim.sample import Sample
 
 if TYPE_CHECKING:
@@ -78,14 +79,14 @@ def write(
     return f"{FOLDER}/{split}-*.parquet"
 
 
-def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[list[Sample], list[list[memoryview]]]]:
+def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[list[Sample], list[list[bytes]]]]:
     """Rows with their pictures, some megabytes at once."""
     group: list[Sample] = []
-    shown: list[list[memoryview]] = []
+    shown: list[list[bytes]] = []
     size = 0
     for sample in samples:
         group.append(sample)
-        shown.append([memoryview(images.buffer(name)) for name in sample.images])
+        shown.append([bare(images.stored(name)) for name in sample.images])
         size += sum(map(len, shown[-1]))
         if size >= _GROUP:
             yield group, shown
@@ -94,7 +95,7 @@ def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[
         yield group, shown
 
 
-def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[memoryview]], image: "pa.DataType") -> "pa.Array":
+def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[bytes]], image: "pa.DataType") -> "pa.Array":
     import pyarrow as pa
 
     ends = [0]
@@ -112,5 +113,5 @@ def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[memoryview]], im
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
 
 
-def _end(data: memoryview) -> str:
-    return ".png" if bytes(data[:4]) == b"\x89PNG" else ".jpg"
+def _end(data: bytes) -> str:
+    return ".png" if data.startswith(b"\x89PNG") else ".jpg"

@@ -1,4 +1,4 @@
-"""The pictures of an export as files, in the bytes in which the data set stores them."""
+"""The pictures of an export as files, in the bytes in which the data set stores them, without the texts in those."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from medmim import progress, shards
+from medmim.data.export.bare import bare
 from medmim.data.export.folder import PICTURES
 
 _ENDS = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"))  # what a data set stores
@@ -28,9 +29,10 @@ def write(folder: Path, images: shards.Images, wanted: Collection[str]) -> dict[
     paths: dict[str, str] = {}
     made: set[str] = set()
     with progress.bar("pictures", len(wanted), "pictures") as bar:
-        for name, data in images.each(wanted):
+        for name, stored in images.each(wanted):
+            data = bare(bytes(stored))
             stem = _stem(name)
-            end = next((end for start, end in _ENDS if bytes(data[:4]).startswith(start)), ".img")
+            end = next((end for start, end in _ENDS if data.startswith(start)), ".img")
             if stem[:2] not in made:
                 (folder / PICTURES / stem[:2]).mkdir(parents=True)
                 made.add(stem[:2])
@@ -58,7 +60,8 @@ def write_as(folder: Path, images: shards.Images, places: Mapping[str, str]) -> 
         paths.setdefault(name, []).append(folder / place)
     made: set[Path] = set()
     with progress.bar("pictures", len(paths), "pictures") as bar:
-        for name, data in images.each(paths):
+        for name, stored in images.each(paths):
+            data = bare(bytes(stored))
             for path in paths[name]:
                 if path.parent not in made:
                     path.parent.mkdir(parents=True, exist_ok=True)
