@@ -1,9 +1,10 @@
 """The folder of an export: there whole or not at all, and never in the place of anything else.
 
 export.json    marks a folder as an export: for what, of which data set, with which files
-pictures/      where an export has its pictures as files; only their number is in the mark
+pictures/      where an export has its pictures as files; the mark has digests of their names and sizes
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -55,7 +56,9 @@ def write_mark(folder: Path, facts: dict[str, Any]) -> str:
     """
     files = list(_files(folder))
     listed = sorted(name for name in files if not name.startswith(f"{PICTURES}/"))
-    text = json.dumps({**facts, "files": listed, "pictures": len(files) - len(listed)}, indent=1) + "\n"
+    said = {**facts, "files": listed, "pictures": len(files) - len(listed)}
+    held = " ".join(sorted(_held(folder, name) for name in files))  # one text: a line each would be a long file
+    text = json.dumps({**said, "held": held}, indent=1) + "\n"
     (folder / MARK).write_text(text, encoding="utf-8")
     return text
 
@@ -70,10 +73,14 @@ def mark(folder: Path) -> dict[str, Any]:
 
 
 def others(folder: Path) -> list[str]:
-    """Files of an export's folder that the export did not write."""
+    """Files of an export's folder that it did not write, or whose size has changed; none that are gone."""
     said = mark(folder)
     known = {*said.get("files", ()), MARK}
     found = [name for name in _files(folder) if "__pycache__" not in name.split("/")]
+    if isinstance(said.get("held"), str):
+        held = set(said["held"].split())
+        return sorted(name for name in found if name != MARK and _held(folder, name) not in held)
+    # the mark of an earlier version has the number of the pictures only
     pictures = sorted(name for name in found if name.startswith(f"{PICTURES}/") and name not in known)
     rest = sorted(name for name in found if name not in known and not name.startswith(f"{PICTURES}/"))
     return rest if len(pictures) <= said.get("pictures", 0) else [*rest, f"{PICTURES}/"]
@@ -138,6 +145,12 @@ def _files(folder: Path) -> Iterator[str]:
         inner = os.path.relpath(place, folder)
         names += [name for name in below if os.path.islink(os.path.join(place, name))]
         yield from names if inner == "." else (f"{inner}/{name}" for name in names)
+
+
+def _held(folder: Path, name: str) -> str:
+    """Stands for a file with its size in the mark, which is not to have names of patients in it."""
+    size = os.lstat(f"{folder}/{name}").st_size
+    return hashlib.blake2b(f"{size} {name}".encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 def _put(part: Path, folder: Path, earlier: Path) -> None:

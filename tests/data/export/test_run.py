@@ -388,6 +388,30 @@ def test_what_is_no_export_is_never_replaced(ws: Workspace, uri: str, tmp_path: 
         export.export(ws, uri, out, "llava")
 
 
+def test_a_picture_in_the_place_of_another_and_an_edited_file_are_never_replaced(
+    ws: Workspace, uri: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export.export(ws, uri, out, "ms-swift")
+    picture = next((out / folder.PICTURES).rglob("*.png"))
+    picture.unlink()
+    assert folder.others(out) == [], "what is gone, as after a killed removal, cannot be lost"
+    (out / folder.PICTURES / "mine.png").touch()
+    with pytest.raises(UserError, match=r"it would be lost: pictures/mine\.png"):
+        export.export(ws, uri, out, "ms-swift")
+    (out / folder.PICTURES / "mine.png").unlink()
+    (out / "train.jsonl").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"it would be lost: train\.jsonl"):
+        export.export(ws, uri, out, "ms-swift")
+    (out / "train.jsonl").unlink()
+    (out / "linked").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="it would be lost: linked"):
+        export.export(ws, uri, out, "ms-swift")
+    (out / "linked").unlink()
+    export.export(ws, uri, out, "ms-swift")
+    assert picture.exists() and folder.others(out) == []
+
+
 @pytest.mark.parametrize(
     ("choice", "form", "match"),
     [
