@@ -52,15 +52,15 @@ class Source:
         families: The question families that the images of this source can answer (see `abilities`).
         bad: Rows that were quarantined while reading.
         missing: Image paths that the annotations name and that do not exist.
-        flagged: Images whose file says who a person is, in words that repeat nothing of it; they stay, and an audit
-            refuses them.
-        headers: Images whose DICOM header was read for that.
         facts: Further statistics of the raw files (duplicates, counts per file); plain JSON, which the build puts under
             `source` in the artifact's counts and in its outcome.
         identity: Path of a file -> its place, size and time of change as one text, by which the next build knows it
             again; empty where that is not known, so that the file is read.
         start: Of one of several sources, the folder that all its paths begin with (see `reading`).
         fix_for: Paths of images that are missing or cannot be used -> what would help; empty where nothing is known.
+        flagged: Images whose file says who a person is, in words that repeat nothing of it; they stay, and an audit
+            refuses them.
+        headers: Images whose DICOM header was read for that.
     """
 
     read: Callable[[str], bytes]
@@ -69,9 +69,9 @@ class Source:
     families: tuple[str, ...] = ()
     bad: list[BadRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    flagged: list[BadRow] = field(default_factory=list)
-    headers: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     identity: Callable[[str], str] = lambda _: ""
     start: str = ""
     fix_for: Callable[[Iterable[str]], str] = lambda _: ""
+    flagged: list[BadRow] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
