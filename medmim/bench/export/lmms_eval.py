@@ -16,6 +16,7 @@ from typing import Any
 from medmim import progress, shards
 from medmim.bench.export import parts
 from medmim.bench.tasks import Items
+from medmim.data.export.bare import bare
 from medmim.sample import LETTERS
 
 _OURS = ("__init__.py", "reply.py")  # of the reader; the second makes records of medmim's
@@ -127,7 +128,7 @@ def _write_parquet(path: Path, title: str, items: Items, clusters: Sequence[str]
         progress.bar(title, len(items.samples), "questions") as bar,
     ):
         for sample, cluster in zip(items.samples, clusters, strict=True):
-            stored = parts.images(sample, images.stored)
+            stored = parts.images(sample, lambda name: bare(images.stored(name)))
             rows.append(
                 {
                     "id": sample.id, "images": stored, "prompt": sample.prompt, "target": sample.target,

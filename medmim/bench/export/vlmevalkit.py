@@ -14,6 +14,7 @@ from pathlib import Path
 from medmim import progress, shards
 from medmim.bench.export import parts
 from medmim.bench.tasks import Items
+from medmim.data.export.bare import bare
 from medmim.errors import UserError
 from medmim.sample import LETTERS, Sample
 
@@ -75,7 +76,7 @@ def write(folder: Path, items: Mapping[str, Items], images: shards.Images, max_n
 
 
 def _row(number: int, sample: Sample, images: shards.Images) -> dict[str, object]:
-    shown = parts.images(sample, images.png)
+    shown = parts.images(sample, lambda name: bare(images.png(name)))
     encoded = [base64.b64encode(data).decode() for data in shown]
     paths = [f"{hashlib.sha256(data).hexdigest()[:40]}.png" for data in shown]
     return {
