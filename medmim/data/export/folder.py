@@ -129,6 +129,11 @@ def refuse_other(folder: Path) -> None:
     """Refuse a folder that would be lost: whatever is no export."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is not a folder", fix="name a folder, which is created")
+    if os.path.ismount(folder):
+        raise UserError(
+            f"{folder} is a mount point", reason="no finished folder can be moved into its place",
+            fix="name a new folder below it",
+        )  # fmt: skip
     if folder.is_dir() and any(folder.iterdir()):
         more = others(folder)
         if not mark(folder) or more:

@@ -388,6 +388,11 @@ def test_what_is_no_export_is_never_replaced(ws: Workspace, uri: str, tmp_path: 
         export.export(ws, uri, out, "llava")
 
 
+def test_a_mount_point_is_refused_before_any_work(ws: Workspace, uri: str) -> None:
+    with pytest.raises(UserError, match="is a mount point"):
+        export.export(ws, uri, Path("/proc"), "ms-swift")
+
+
 def test_a_picture_in_the_place_of_another_and_an_edited_file_are_never_replaced(
     ws: Workspace, uri: str, tmp_path: Path
 ) -> None:
