@@ -3,12 +3,13 @@
     check.py         Check and Row, and how limits are read
     run.py           the stage: makes and finds the artifact, refuses what crosses a limit
     leakage.py       patients, image sets and images (by bytes) that splits share; the clean benchmark rows
+    decoded.py       a row for each picture: decoded once, by threads, resumable
     fingerprints.py  of each image a digest of its pixels and a perceptual hash, made once
     nearest.py       the nearest of many perceptual hashes
     pictures.py      images that splits share by pixels, and that look alike
     questions.py     questions that are asked again
     types.py         the rows of each type; text_only.py, balance.py: what their texts and answers give away
-    identifiers.py   what may name a patient in texts
+    identifiers.py   what may name a patient in texts; burned_in.py: in pictures
     page.py          the page for people
 
 To add a check: a module named after what it looks at, with a function that takes the samples (all splits) and returns a

@@ -7,25 +7,20 @@ holds); benchmarks/identifiers.py measures it on real radiographs in which anoth
 """
 
 import hashlib
-import io
-import json
 import re
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from medmim import progress, shards, store
-from medmim.data.audit import identifiers
+from medmim import store
+from medmim.data.audit import decoded, identifiers
 from medmim.data.audit.check import Check, Row
 from medmim.data.sources.published_rows import file_of
-from medmim.errors import UserError, require
+from medmim.errors import require
 from medmim.redact import shape
 from medmim.run.cache import cached_step
 from medmim.run.provenance import terms_of
@@ -33,8 +28,8 @@ from medmim.run.workspace import Workspace
 from medmim.sample import Sample
 from medmim.store import Artifact
 
-REVISION = 2
-FILE = "burned_in.jsonl"
+REVISION = 3
+FILE = "burned_in.parquet"
 TEXT_LIMIT = "max_images_with_text"
 _EXTRA = "ocr"
 _SHORTEST = 4  # letters and digits; fewer are the marks of sides, views and panels
@@ -104,6 +99,8 @@ def of(ws: Workspace, data: Artifact, number: int) -> list[Reading] | None:
     Raises:
         UserError: An image cannot be read, or RapidOCR is not installed.
     """
+    import pyarrow.parquet as pq
+
     if not any(name.startswith("images/") for name in data.files):
         return None
 
@@ -112,8 +109,8 @@ def of(ws: Workspace, data: Artifact, number: int) -> list[Reading] | None:
 
     parents = {"data": data.digest}
     made, _ = cached_step(ws, "burned_in", REVISION, {"images": number}, parents, make, terms=terms_of(data))
-    lines = (store.fetch(made, ws.cache) / FILE).read_text(encoding="utf-8").splitlines()
-    return [Reading(one["image"], one["texts"], tuple(one["found"])) for one in map(json.loads, lines)]
+    rows = pq.read_table(store.fetch(made, ws.cache) / FILE).to_pylist()
+    return [Reading(one["image"], one["texts"], tuple(one["found"])) for one in rows]
 
 
 def checks(samples: Iterable[Sample], readings: Sequence[Reading] | None, total: int) -> list[Check]:
@@ -205,62 +202,17 @@ def _words(text: str) -> list[str]:
 
 
 def _write(data: Artifact, folder: Path, number: int) -> int:
-    from joblib import cpu_count
+    import pyarrow as pa
 
     read = reader()
-    parts = folder / "resume"
-    parts.mkdir(exist_ok=True)
-    sizes = {name: facts["bytes"] for name, facts in data.files.items()}
-    with store.ranged(data) as ranged, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ids = shards.image_ids(data.uri, sizes, ranged)
-        chosen = set(sorted(ids, key=lambda one: hashlib.sha256(one.encode()).digest())[:number])
-        pool = ThreadPoolExecutor(cpu_count(), "medmim-ocr")
-        try:
-            with progress.bar("reading text in pictures", len(chosen), "images") as bar:
-                piece = partial(_piece, data.uri, ranged, sizes, chosen, read, bar.add)
-                jobs = [
-                    pool.submit(piece, name, groups, parts / f"{number}.jsonl")
-                    for number, (name, groups, _) in enumerate(shards.image_groups(data.uri, sizes, ranged))
-                ]
-                for job in jobs:
-                    job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    with (folder / FILE).open("w", encoding="utf-8") as file:
-        for number in range(len(jobs)):
-            file.write((parts / f"{number}.jsonl").read_text(encoding="utf-8"))
-    return len(chosen)
-
-
-def _piece(
-    where: str,
-    ranged: Callable[[str, int, int], bytes],
-    sizes: dict[str, int],
-    chosen: set[str],
-    read: Callable[[str, Image.Image], Reading],
-    done: Callable[[], None],
-    name: str,
-    groups: range,
-    target: Path,
-) -> None:
-    if target.exists():
-        return
-    lines = []
-    for one, encoded in shards.images_in(where, name, groups, sizes[name], ranged):
-        if one not in chosen:
-            continue
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                found = read(one, image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(
-                f"an image of {where}/{name} cannot be decoded",
-                reason=f"{one}: {error}",
-                fix="the file is damaged: build the data set again",
-            ) from None
-        lines.append(json.dumps(asdict(found)) + "\n")
-        done()
-    part = target.with_suffix(".part")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(target)
+    schema = pa.schema([("image", pa.string()), ("texts", pa.int32()), ("found", pa.list_(pa.string()))])
+    with decoded.pictures(data) as pictures:
+        drawn = sorted(pictures.ids(), key=lambda one: hashlib.sha256(one.encode()).digest())[:number]
+        return decoded.write(
+            pictures,
+            folder / FILE,
+            schema,
+            "reading text in pictures",
+            lambda name, image: asdict(read(name, image)),
+            frozenset(drawn),
+        )

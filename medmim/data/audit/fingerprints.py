@@ -1,7 +1,6 @@
 """What tells the images of a data set apart: a digest of the decoded pixels, and a perceptual hash. Made once.
 
-An artifact of its own, `fingerprints`, so that neither a changed limit nor a new check decodes a picture again. It is
-read piece by piece wherever the data set lies; a killed run goes on with the pieces that it has done (`resume/`).
+An artifact of its own, `fingerprints`, so that neither a changed limit nor a new check decodes a picture again.
 
 The pixels are hashed in one form whatever the file's: size, then the bytes of the grey picture where red, green and
 blue are equal everywhere, else of all three. So a PNG saved again, optimised or as RGB, is the same picture; a JPEG of
@@ -10,17 +9,14 @@ compared with their median (ImageHash's `phash`, 256 bits). docs/data.md has its
 """
 
 import hashlib
-import io
-import os
-import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim import progress, shards, store
-from medmim.errors import UserError, require
+from medmim import store
+from medmim.data.audit import decoded
+from medmim.errors import require
 from medmim.run.cache import cached_step
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
@@ -112,74 +108,14 @@ def fingerprint(image: "Image.Image") -> tuple[bytes, bytes]:
 
 
 def _write(data: Artifact, folder: Path) -> int:
-    import pyarrow.parquet as pq
-    from joblib import cpu_count
-
     require("imagehash", _EXTRA)  # before anything is read
-    parts = folder / "resume"
-    parts.mkdir(exist_ok=True)
-    sizes = {name: facts["bytes"] for name, facts in data.files.items()}
-    with store.ranged(data) as ranged, warnings.catch_warnings():  # around all threads, which share one list of filters
-        warnings.simplefilter("ignore")
-        pieces = shards.image_groups(data.uri, sizes, ranged)
-        total = sum(count for _, _, count in pieces)
-        pool = ThreadPoolExecutor(cpu_count(), "medmim-fingerprints")
-        try:
-            jobs = [
-                pool.submit(_piece, data.uri, name, groups, sizes[name], ranged, parts / f"{number}.parquet")
-                for number, (name, groups, _) in enumerate(pieces)
-            ]
-            with progress.bar("fingerprints", total, "images") as bar:
-                for job, (_, _, count) in zip(jobs, pieces, strict=True):
-                    job.result()
-                    bar.add(count)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    with pq.ParquetWriter(folder / FILE, _schema(), compression="none") as writer:
-        for number in range(len(pieces)):
-            writer.write_table(pq.read_table(parts / f"{number}.parquet"))
-    return total
 
+    def row(name: str, image: "Image.Image") -> dict[str, Any]:
+        pixels, look = fingerprint(image)
+        return {"id": name, "pixels": pixels, "look": look}
 
-def _piece(
-    where: str, name: str, groups: range, size: int, ranged: Callable[[str, int, int], bytes], target: Path
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    if _is_whole(target):
-        return
-    rows = []
-    for one, encoded in shards.images_in(where, name, groups, size, ranged):
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                pixels, look = fingerprint(image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(
-                f"an image of {where}/{name} cannot be decoded",
-                reason=f"{one}: {error}",
-                fix="the file is damaged: build the data set again",
-            ) from None
-        rows.append({"id": one, "pixels": pixels, "look": look})
-    part = target.with_suffix(".part")
-    with part.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), file, write_page_checksum=True)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut can leave the name without the bytes
-    part.replace(target)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a piece of an earlier run is there and can be read; a torn one is made again."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException):
-        return False
-    return True
+    with decoded.pictures(data) as pictures:
+        return decoded.write(pictures, folder / FILE, _schema(), "fingerprints", row)
 
 
 def _schema() -> Any:
