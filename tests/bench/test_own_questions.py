@@ -155,7 +155,7 @@ def test_the_command_takes_a_file_alone_and_with_names(own: str, world: World, t
 def test_a_file_is_exported_alone_and_is_not_the_default_where_there_is_another(own: str, tmp_path: Path) -> None:
     lines = [{**line, "held_out": True} for line in rows(Path(own).parent)]
     home, away = ["--home", str(tmp_path / "home")], write(Path(own).parent, lines, "away.jsonl")
-    to = ["export", str(tmp_path / "out"), "--to", "lmms-eval", "--json"]
+    to = ["export", str(tmp_path / "out"), "--to", "lmms-eval", "--in-house", "--json"]
     assert json.loads(invoke(*to, "--task", away, *home))["questions"] == {"held_out": 48}
     ws = workspace(tmp_path / "home")
     assert data_sets.newest(ws) == data_sets.built(ws, away)  # the only one

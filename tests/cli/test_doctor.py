@@ -269,7 +269,7 @@ def test_tools_of_development_are_for_checkouts(tmp_path: Path, monkeypatch: pyt
     without(monkeypatch, "ruff")
     assert "dev lacks ruff" in machine._extras().found
     monkeypatch.setattr(medmim, "__file__", str(tmp_path / "site-packages" / "medmim" / "__init__.py"))
-    assert machine._extras() == Check("extras", "ok", "bench, cluster, data, finetune")
+    assert machine._extras() == Check("extras", "ok", "bench, cluster, data, finetune, ocr")
 
 
 def test_a_base_is_compared_with_its_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
