@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,9 @@ from medmim import hints, tracking
 from medmim.run.workspace import Workspace
 from tests.support import s3_policy
 from tests.support.s3_proxy import Proxy, counting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("MEDMIM_USER", "tester")  # of whoever runs this as root, who is nobody
@@ -44,6 +48,20 @@ def _neither_command_nor_step() -> Iterator[None]:
             signal.signal(number, handler)
     hints.forget()
     os.environ.pop("MEDMIM_STAGE", None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["Browser"]:
+    """The system's Chromium, for tests of pages: `.ci/run` installs it. A process can have one Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from medmim.run.workspace import Workspace, workspace
 from medmim.sample import Sample
 from medmim.store import Artifact
 from tests.support.bench import picture, samples
-from tests.support.chromium import chromium  # noqa: F401  (a fixture)
 from tests.support.s3_proxy import Proxy
 
 CODE = "<script>window.hit = 1</script><img src=x onerror='window.hit = 2'></script>"
@@ -178,7 +177,7 @@ def test_of_a_store_in_s3_only_the_images_that_are_drawn_are_read(tmp_path: Path
 
 
 @pytest.fixture
-def tab(chromium: Browser) -> Any:  # noqa: F811
+def tab(chromium: Browser) -> Any:
     context = chromium.new_context()
     page = context.new_page()
     complaints: list[str] = []

@@ -27,7 +27,7 @@ from tests.node import login
 from tests.node.conftest import BRIDGE
 from tests.node.test_inference import IMAGE, TOKEN, serving
 from tests.node.world import REAL, Namespace
-from tests.services.console.browser.conftest import Reader, chromium, reader  # noqa: F401
+from tests.services.console.browser.conftest import Reader, reader  # noqa: F401
 from tests.services.console.browser.test_promotion import fill, promote
 from tests.services.console.test_policy import walked
 from tests.support.bench import World, publish, world  # noqa: F401

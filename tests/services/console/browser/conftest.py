@@ -8,7 +8,6 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from medmim.run.workspace import Workspace
-from tests.support.chromium import chromium  # noqa: F401  (a fixture)
 from tests.support.console import TOKEN, serving, wait_for_mlflow
 
 
@@ -49,7 +48,7 @@ class Reader:
 
 
 @pytest.fixture
-def reader(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Reader]]:  # noqa: F811
+def reader(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Reader]]:
     """Opens a browser of its own for somebody; what a browser complained about fails the test."""
     opened: list[tuple[Reader, Any]] = []
 
