@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import uvicorn
 
 from medmim import hints, stats
@@ -110,3 +112,4 @@ def _warm(site: Site) -> None:
     ones = np.ones(stats.MIN_PATIENTS)
     stats.difference(ones, ones, [(str(n),) for n in range(stats.MIN_PATIENTS)])
     zoo.entries()
+    pc.greater(pa.array([1]), 0)  # loads pandas
