@@ -14,7 +14,7 @@ from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
 from medmim.run.workspace import Workspace, workspace
 
-app = typer.Typer(no_args_is_help=True, help="Build a data set, audit what its splits share, show it, erase a patient.")
+app = typer.Typer(no_args_is_help=True, help="Build a data set, audit it, look at it, export it, erase a patient.")
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Address of a data set, as `medmim data build` prints it.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")]

@@ -11,14 +11,17 @@ from medmim.errors import UserError
 Share = float | None
 
 
-class _Row(BaseModel):
-    model: str
+class _Measured(BaseModel):
     group: str
     metric: str
     value: float
     low: Share
     high: Share
     n: int
+
+
+class _Row(_Measured):
+    model: str
     patients: int
     blind: Share = None
     chance: Share = None
@@ -33,14 +36,8 @@ class _Row(BaseModel):
     errors: int | None = None
 
 
-class _Difference(BaseModel):
+class _Difference(_Measured):
     opponent: str
-    group: str
-    metric: str
-    value: float
-    low: Share
-    high: Share
-    n: int
     p_holm: Share = None
 
 
