@@ -24,6 +24,7 @@ from medmim.data.words import rewrite
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.schema import Data, Recipe
+from medmim.recipe.words import Words
 from medmim.run.cache import cached_step, finished, step_key
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
@@ -62,17 +63,12 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
             rewrite.refuse_leaving(recipe.data, read.terms)  # only here: of a data set that is found, nothing is sent
             sources = [erased.leave_out(source, erased_patients) for source in read.load()]
             earlier = kept_pixels.of(ws.home, erased_patients.parents.get("erased", ""))
-            kept = None
-            if recipe.data.words is not None:
-                left_out = erased_patients.parents.get("erased", "")
-                kept = asked_for.writable(
-                    ws.home, recipe.data.words, ws.store, left_out,
-                    lambda: erased.load(ws.store).parents.get("erased", ""),
-                )  # fmt: skip
+            if (wanted := recipe.data.words) is None:
+                return make(sources, recipe.data, folder, earlier, decode)
+            kept = _replies(ws, wanted, erased_patients)
             counts = make(sources, recipe.data, folder, earlier, decode, kept)
-            if recipe.data.words is not None and kept is not None:
-                spent = {"requests": kept.asked, "prompt_tokens": kept.tokens[0], "reply_tokens": kept.tokens[1]}
-                asked["words"] = {"endpoint": recipe.data.words.endpoint, "model": recipe.data.words.model, **spent}
+            spent = {"requests": kept.asked, "prompt_tokens": kept.tokens[0], "reply_tokens": kept.tokens[1]}
+            asked["words"] = {"endpoint": wanted.endpoint, "model": wanted.model, **spent}
             return counts
 
         clear = None if decode is None else partial(fanout.clear, shared)
@@ -105,6 +101,15 @@ def find(recipe: Recipe, ws: Workspace) -> Outcome | None:
     return outcome
 
 
+def _replies(ws: Workspace, wanted: Words, without: erased.Erased) -> asked_for.Replies:
+    """The replies of earlier builds, to be added to; an erasure since this build began ends it."""
+
+    def now() -> str:
+        return erased.load(ws.store).parents.get("erased", "")
+
+    return asked_for.writable(ws.home, wanted, ws.store, without.parents.get("erased", ""), now)
+
+
 def _made_from(data: Data, read: reading.Reading, without: erased.Erased) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that decide the content, and the digests of what goes in."""
     section = data.model_dump(mode="json", exclude={*_PATHS, "words"}) | {"sources": read.options}
@@ -118,7 +123,7 @@ def make(
     folder: Path,
     earlier: KeptPixels | None = None,
     decode: Decode | None = None,
-    kept: "asked_for.Replies | None" = None,
+    kept: asked_for.Replies | None = None,
 ) -> dict[str, Any]:
     """Write the data set into a folder.
 
@@ -128,7 +133,7 @@ def make(
         folder: May hold what an earlier, killed run has left in `resume/`.
         earlier: The pictures that earlier builds of the home stored.
         decode: As for `gather`.
-        kept: Replies of the model of `data.words`.
+        kept: Replies of the model of `data.words`, which needs them.
 
     Returns:
         The counts of `summary`.
@@ -180,7 +185,9 @@ def make(
     if stops := what_stops(sources, bad, missing, bool(samples), data):
         raise stops
     worded: dict[str, Any] = {}
-    if data.words is not None and kept is not None:
+    if data.words is not None:
+        if kept is None:
+            raise ValueError("data.words needs a place for replies")
         places = [number for number, sample in enumerate(samples) if sample.id in ours]
         rewritten, worded = rewrite.rewrite([samples[n] for n in places], data.words, data.seed, kept, folder)
         for number, sample in zip(places, rewritten, strict=True):
