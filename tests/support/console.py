@@ -15,11 +15,15 @@ from medmim_console import app
 from medmim_console.identity import Access
 from medmim_console.site import Site
 
+from medmim import tracking
+from medmim.registry import lookup
 from medmim.run.workspace import Workspace
 from medmim.store.flock import try_lock
+from tests.support.registry import model
 from tests.support.waiting import until
 
 TOKEN = "a-token-of-a-promoter"
+MODEL = "medmim-demo"  # a registered one
 
 
 def browser(ws: Workspace, access: Access | None = None, links: Mapping[str, str] | None = None) -> TestClient:
@@ -79,3 +83,17 @@ def serving(ws: Workspace, tokens: Path, **environment: str) -> Iterator[str]:
 def wait_for_mlflow(url: str) -> None:
     """Wait until a console that was just started has started MLflow: until then its pages of models say so."""
     until(lambda: httpx.get(f"{url}/models").status_code != 202, 60)
+
+
+def add_version(ws: Workspace, letter: str, name: str = MODEL, **tags: str) -> str:
+    """A real version in MLflow, of a small model."""
+    api = tracking.client(ws)
+    if tracking.aliases(ws, name) is None:
+        api.create_registered_model(name)
+    made = model(ws, letter)
+    known = {
+        lookup.DIGEST: made.digest,
+        lookup.URI: made.uri,
+        **{f"medmim.{key}": value for key, value in tags.items()},
+    }
+    return str(api.create_model_version(name, source=ws.home.as_uri(), tags=known).version)

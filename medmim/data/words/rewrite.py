@@ -178,7 +178,7 @@ def rewrite(
             f"{fell:,} of {asked:,} questions have no wording of {words.model} that is right, more than "
             f"data.words.max_fallback_fraction = {words.max_fallback_fraction:g} allows",
             reason="; ".join(f"{count:,} x {reason}" for reason, count in fallbacks.most_common(5)),
-            fix="take a better model, or raise the limit; replies are kept, so no text that was answered is asked for again",
+            fix="take a better model, or raise the limit; replies are kept: what was answered is not asked again",
             problems=[f"{row['family']}: {row['problem']}: {row['reply'][:200]!r}" for row in rejected[:20]],
         )
     facts_of = {
