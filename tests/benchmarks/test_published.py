@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import published
+import published_faults
 import pytest
 
 from tests.support import med_mim_files as files
@@ -48,13 +49,13 @@ def which(images: list[str], answer: str, options: list[str]) -> files.Row:
 
 def faults_of(folder: Path, given: dict[str, list[files.Row]]) -> dict[str, list[set[str]]]:
     found: dict[str, list[set[str]]] = defaultdict(list)
-    for row in published.read(files.write(folder, given)):
+    for row in published_faults.read_rows(files.write(folder, given)):
         found[row.file].append(row.faults)
     return found
 
 
 def test_a_clean_set_has_no_fault_and_all_of_its_benchmark_is_listed(tmp_path: Path) -> None:
-    rows = published.read(files.write(tmp_path, files.clean_set()))
+    rows = published_faults.read_rows(files.write(tmp_path, files.clean_set()))
     assert not any(row.faults for row in rows)
     listed = json.loads(published.clean_list(tmp_path, rows))["files"]
     assert {name: len(facts["clean"]) for name, facts in listed.items() if "clean" in facts} == {
@@ -158,13 +159,13 @@ def test_rows_that_contradict_each_other_are_found_both(tmp_path: Path) -> None:
 
 def test_the_list_is_of_numbers_and_digests_alone_and_changes_with_a_row(tmp_path: Path) -> None:
     given = files.clean_set()
-    text = published.clean_list(tmp_path, published.read(files.write(tmp_path, given)))
+    text = published.clean_list(tmp_path, published_faults.read_rows(files.write(tmp_path, given)))
     row = given[TEMPORAL][2]
     plain = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     assert json.loads(text)["files"][TEMPORAL]["clean"][2] == [3, hashlib.sha256(plain.encode()).hexdigest()[:16]]
     assert not re.search(r"Patient|p1\d|edema|tumor|png", text)
     row["conversation"][0]["content"] += " "
-    assert published.clean_list(tmp_path, published.read(files.write(tmp_path, given))) != text
+    assert published.clean_list(tmp_path, published_faults.read_rows(files.write(tmp_path, given))) != text
 
 
 def test_the_command_prints_every_section_and_the_digest_of_the_list(tmp_path: Path) -> None:
@@ -193,24 +194,24 @@ def test_the_command_prints_every_section_and_the_digest_of_the_list(tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def real() -> list[published.Row]:
-    return published.read(shared_data.FOLDER / "med-mim")
+def real() -> list[published_faults.Row]:
+    return published_faults.read_rows(shared_data.FOLDER / "med-mim")
 
 
 @shared_data.needs("med-mim")
 @pytest.mark.parametrize("name", [name for name in published.SECTIONS if name != "synonym-pairs"])
-def test_the_docs_have_what_the_command_prints_of_the_real_files(real: list[published.Row], name: str) -> None:
+def test_the_docs_have_what_the_command_prints_of_the_real_files(real: list[published_faults.Row], name: str) -> None:
     assert "\n".join(published.SECTIONS[name](real)) in DOC.read_text("utf-8")
 
 
 @shared_data.needs("med-mim")
-def test_the_docs_name_the_digest_of_the_clean_list(real: list[published.Row]) -> None:
+def test_the_docs_name_the_digest_of_the_clean_list(real: list[published_faults.Row]) -> None:
     text = published.clean_list(shared_data.FOLDER / "med-mim", real)
     assert hashlib.sha256(text.encode()).hexdigest() in DOC.read_text("utf-8")
 
 
 @shared_data.needs("med-mim")
-def test_a_count_by_other_means_finds_the_same_faults(real: list[published.Row]) -> None:
+def test_a_count_by_other_means_finds_the_same_faults(real: list[published_faults.Row]) -> None:
     """On the raw JSON, without the parser, the leak finder and the tables of words of medmim."""
     raw: dict[str, list[Any]] = {
         path.name: json.loads(path.read_text("utf-8")) for path in (shared_data.FOLDER / "med-mim").glob("*.json")
