@@ -7,6 +7,7 @@ import sqlite3
 import time
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -139,7 +140,7 @@ def test_a_store_that_does_not_answer_is_unavailable(tmp_path: Path, monkeypatch
     ):
         monkeypatch.setenv(name, value)
     connect.cache_clear()
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
     with pytest.raises(Unavailable, match="does not answer"):
         store("s3://bucket/x")
     connect.cache_clear()

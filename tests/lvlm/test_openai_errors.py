@@ -4,6 +4,7 @@ import email.utils
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 def slept(monkeypatch):
     """The seconds of each wait, without waiting."""
     waits = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=waits.append))
     return waits
 
 

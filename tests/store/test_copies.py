@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -243,7 +244,7 @@ def test_a_broken_connection_repeats_its_range_only(
         return answer
 
     monkeypatch.setattr(client, "get_object", breaking)
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
     assert whole(artifact, store.fetch(artifact, tmp_path / "cache")) and broken
     asked = [range_ for name, range_, _ in proxy.reads if name.endswith("large")]
     assert len(asked) == 6 and len(set(asked)) == 5

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,7 +191,7 @@ def test_no_command_prints_the_password_of_the_tracking_uri(
 ) -> None:
     from medmim.cli.main import main
 
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.delenv("MEDMIM_EVENTS", raising=False)
@@ -314,7 +315,7 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[bytes]
                 self.rfile.read(int.from_bytes(self.rfile.read(4), "big") - 4)
                 self.wfile.write(answer[0])
 
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listening:
         threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
         yield f"postgresql://me:secret@127.0.0.1:{listening.server_address[1]}/mlflow?sslmode=prefer", answer
@@ -405,7 +406,7 @@ def test_what_postgresql_refuses_has_its_exit_code(
 def test_a_tracking_uri_that_cannot_work_is_refused_without_mlflow(
     uri: str, code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
     started = [name for name in sys.modules if name.partition(".")[0] == "mlflow"]
     monkeypatch.chdir(tmp_path)
     asked = (tracking.check, tracking.client, *([tracking.registered] if code == 2 else []))

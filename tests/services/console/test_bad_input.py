@@ -17,6 +17,7 @@ from tests.support.console import browser
 
 ROW = {"model": "one", "group": "held_in", "metric": "accuracy", "value": 0.5, "low": None, "high": None, "n": 9,
        "patients": 3}  # fmt: skip
+DIFFERENCE = {key: ROW[key] for key in ("group", "metric", "value", "low", "high", "n")}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def publish(ws: Workspace, good: str, folder: Path, counts: dict[str, Any], **ch
         ({"models": {}}, "models"),
         ({"models": ["one"]}, "models"),
         ({"items": "many"}, "items"),
-        ({"differences": [{"metric": "accuracy"}]}, "differences.0.opponent"),
+        ({"differences": [DIFFERENCE]}, "differences.0.opponent"),
         ({"reading": [{"model": "one"}]}, "reading.0.answers"),
         ({"failures": [1]}, "failures.0"),
         ({"text_only": [{"group": "held_in", "above": "perhaps"}]}, "text_only.0.above"),
