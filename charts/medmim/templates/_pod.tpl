@@ -1,3 +1,10 @@
+{{/* Of a pod, and of every account: KFP's pods and Ray's name no secret of their own. */}}
+{{- define "medmim.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The part of a pod's spec that is the same everywhere. root; account; token: whether it speaks to the API server; like: .Values.mlflow, .Values.jobs, .Values.inference or .Values.console; disk: most GiB in its home, without: no bound; image: where it is not medmim's */}}
 {{- define "medmim.pod" -}}
 serviceAccountName: {{ .account }}
@@ -9,9 +16,7 @@ securityContext:
   runAsGroup: 10001
   fsGroup: 10001 # else a volume is root's
   seccompProfile: {type: RuntimeDefault}
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- include "medmim.pullSecrets" .root }}
 {{- with .like.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
