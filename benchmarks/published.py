@@ -2,7 +2,7 @@
 
     python benchmarks/published.py FOLDER                       (every section of docs/published-med-mim.md)
     python benchmarks/published.py FOLDER --only golds          (one section)
-    python benchmarks/published.py FOLDER --clean clean.json    (the clean rows: row numbers and digests, no texts)
+    python benchmarks/published.py FOLDER --clean FILE.json     (the clean rows: row numbers and digests, no texts)
 
 FOLDER holds `Med_MIM_*.json` as their repository has them; no image is needed. What is compared with what depends on
 which files there are, so the output begins with them.
@@ -20,6 +20,7 @@ from typing import Any
 
 from published_faults import FAULTS, Row, has_meaning, meaning, read_rows, synonyms, telling, two_answers
 
+from medmim.bench import item_lists
 from medmim.data import people
 from medmim.data.audit import text_only
 from medmim.data.audit.leakage import MEASURES, examine
@@ -28,7 +29,7 @@ from medmim.errors import UserError
 from medmim.sample import LETTERS, Sample
 from medmim.stats import MIN_PATIENTS
 
-VERSION = 1  # goes up when the same files give another list
+VERSION = item_lists.VERSION  # goes up when the same files give another list, or its form changes
 
 
 def main() -> None:
@@ -47,18 +48,27 @@ def main() -> None:
     if arguments.clean:
         text = clean_list(arguments.folder, rows)
         arguments.clean.write_text(text, encoding="utf-8")
+        ids = item_lists.read(arguments.clean)
         print(f"{arguments.clean}: version {VERSION}, SHA-256 {hashlib.sha256(text.encode()).hexdigest()}")
+        print(f"{len(ids):,} questions, digest {item_lists.digest(ids)}")
 
 
 def clean_list(folder: Path, rows: Sequence[Row]) -> str:
-    """The clean benchmark rows as JSON: of each file its SHA-256, and of each clean row its number and its digest."""
+    """The clean benchmark rows as JSON: of each file its SHA-256, of each clean row its number, digest and question."""
     files: dict[str, Any] = {}
     for name in sorted({row.file for row in rows}):
         files[name] = {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
     for name in files:
         if "_benchmark_" in name:
-            files[name]["clean"] = [[row.number, row.digest] for row in rows if row.file == name and not row.faults]
-    about = "clean rows of the published Med-MIM benchmark: [row from 1, first 16 digits of the SHA-256 of the row]"
+            files[name]["clean"] = [
+                [row.number, row.digest, item_lists.by_paths(row.sample)]
+                for row in rows
+                if row.file == name and row.sample and not row.faults
+            ]
+    about = (
+        "clean rows of the published Med-MIM benchmark: "
+        "[row from 1, first 16 digits of the SHA-256 of the row, medmim's id of the question]"
+    )
     return json.dumps({"about": about, "version": VERSION, "files": files}, indent=1) + "\n"
 
 

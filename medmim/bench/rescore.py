@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from medmim import shards, store
-from medmim.bench import answers, asking, tasks
+from medmim.bench import answers, asking, clean, tasks
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.reader.reply import reread
 from medmim.bench.run import SCORES
 from medmim.bench.scoring import Board
 from medmim.bench.tasks import Items
+from medmim.data.audit.run import section_of
 from medmim.errors import Refused
 from medmim.recipe.keys import Positive
+from medmim.recipe.schema import Audit
 from medmim.run.provenance import provenance_of
 from medmim.run.workspace import Workspace
 from medmim.sample import Answer
@@ -70,9 +72,9 @@ def rescore(ws: Workspace, scored: Artifact) -> dict[str, Any]:
         Refused: Scores that name no such things, or answers that are not those of the questions.
         UserError: Data set or answers are gone, or damaged.
     """
-    named, asked = _named(scored), _asked(scored)
+    named, (asked, allowed) = _named(scored), _asked(scored)
     refs = asked.tasks or tuple(named.tasks)
-    if files := [ref for ref in refs if tasks.is_file(ref)]:
+    if files := [ref for ref in refs if tasks.is_file(ref) or tasks.is_list(ref)]:
         raise Refused(
             f"the scores {scored.uri} are of tasks that they do not define",
             reason=f"{', '.join(files)} is a file of some machine; a run records what its file says",
@@ -82,7 +84,9 @@ def rescore(ws: Workspace, scored: Artifact) -> dict[str, Any]:
             f"the scores {scored.uri} are of other tasks than were asked",
             reason=f"they name {', '.join(sorted(named.tasks))}, and the recipe {', '.join(tasks.names_of(refs))}",
         )
-    data = store.fetch(store.get(f"{ws.store}/data/{named.data}"), ws.cache, [shards.SAMPLES])
+    source = store.get(f"{ws.store}/data/{named.data}")
+    refs = clean.resolved(ws, source, refs, allowed)
+    data = store.fetch(source, ws.cache, [shards.SAMPLES])
     items = tasks.select(data, refs, asked.limit, named.split)
     recorded = {GENERATE: named.answers, LIKELIHOOD: named.likelihoods}
     given = {
@@ -146,10 +150,13 @@ def _named(scored: Artifact) -> _Named:
     return named
 
 
-def _asked(scored: Artifact) -> _Asked:
+def _asked(scored: Artifact) -> tuple[_Asked, Audit | None]:
+    """The recipe's sections `bench` and `audit`; without a recipe, what was asked of it by default."""
     recipe = provenance_of(scored).get("recipe")
     try:
-        return _Asked.model_validate(recipe.get("bench") if isinstance(recipe, dict) else {})
+        if not isinstance(recipe, dict):
+            return _Asked(), None
+        return _Asked.model_validate(recipe.get("bench") or {}), section_of(recipe)
     except ValidationError as error:
         raise Refused(f"the recipe in {scored.uri}/{store.PROVENANCE} cannot be read", reason=str(error)) from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import hints, store
-from medmim.bench import answers, failures, fanout, reading, scoring, tasks
+from medmim.bench import answers, clean, failures, fanout, reading, scoring, tasks
 from medmim.bench.chunks import Set
 from medmim.bench.engines import Engine, engine, refuse_outside
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
@@ -78,8 +78,8 @@ def bench(
     Returns:
         The artifact (`scores.json`, `predictions.jsonl`), and whether it was cached.
     """
-    settings = settings.model_copy(update={"tasks": tasks.resolved(settings.tasks)})
     source = store.get(data)
+    settings = without_files(ws, source, settings, recipe)
     of_data = terms_of(source)
     stale = stale_before or {}
     engines = {role: engine(ref, ws, stale.get(role, ""), settings.engine) for role, ref in models.items()}
@@ -131,6 +131,7 @@ def bench(
             **({"failures": failed} if failed else {}),
             **({"clusters": kind} if (kind := tasks.clustered_by(settings.tasks)) != "patient" else {}),
             **({"task_digests": digests} if (digests := tasks.digests(settings.tasks)) else {}),
+            **({"lists": lists} if (lists := tasks.lists(settings.tasks)) else {}),
         }
         (folder / SCORES).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in board.predictions())
@@ -162,6 +163,7 @@ def collect(
 
     Of the models of this machine, one at a time is in memory. Arguments and errors are those of `fanout.collect`.
     """
+    settings = without_files(ws, data, settings, recipe)
     if recipe is not None and recipe.platform.ray != "local":
         return fanout.collect(ws, data, engines, probes, settings, recipe)
     found: dict[Set, Artifact] = {}
@@ -179,6 +181,12 @@ def collect(
         model.release()
     failures.refuse(failed, engines)
     return found
+
+
+def without_files(ws: Workspace, data: Artifact, settings: Bench, recipe: Recipe | None) -> Bench:
+    """The settings with tasks that say themselves which questions they ask, without a file and without `clean`."""
+    own = clean.resolved(ws, data, tasks.resolved(settings.tasks), recipe.audit if recipe else None)
+    return settings.model_copy(update={"tasks": own})
 
 
 def _digests(collected: Mapping[Set, Artifact], roles: Iterable[str], protocol: str) -> dict[str, dict[str, str]]:

@@ -10,7 +10,8 @@ A task is a small YAML file, shipped in medmim/shipped/tasks or a reader's own:
     answers: closed                   with options, or open; by default both
     images: [2, 8]                    fewest and most images of a question
     form: strict                      worded as the recipe key data.form: strict words them
-    clean: true                       no patient and no image of theirs is in a training question
+    clean: true                       those that the audit of the data set lists as clean
+    items: clean.json                 those of a list, a file beside this one or ids (`item_lists`)
     split: dev                        by default that of bench.split
     clusters: image                   what shares chance in intervals; by default patient
 
@@ -23,16 +24,16 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medmim import hints, shards, sniff
+from medmim.bench import item_lists
 from medmim.data import people
-from medmim.data.audit import leakage
 from medmim.data.wordings import words
 from medmim.errors import UserError
 from medmim.recipe.keys import Ability, Section, checked
@@ -47,6 +48,7 @@ NAMES = (*DOMAINS, *ABILITIES)
 
 _ENDINGS, _ROWS = (".yaml", ".yml"), ".jsonl"
 _WANTED = "a task in YAML"
+_LONGEST = 100_000  # characters of a task in a recipe
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -64,6 +66,7 @@ class Task(Section):
     images: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
     form: Literal["strict"] | None = None
     clean: bool = False
+    items: Text | tuple[item_lists.Id, ...] | None = None
     split: Literal["test", "dev"] | None = None
     clusters: Literal["patient", "image"] = "patient"
 
@@ -73,6 +76,17 @@ class Task(Section):
         if images and images[0] > images[1]:
             raise ValueError("the fewest images come first, then the most")
         return images
+
+    @field_validator("items")
+    @classmethod
+    def _each_once_in_one_order(cls, items: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return tuple(sorted(set(items))) if isinstance(items, tuple) else items
+
+    @model_validator(mode="after")
+    def _one_list_says_what_is_asked(self) -> "Task":
+        if self.clean and self.items is not None:
+            raise ValueError("clean and items are both a list of questions: give one")
+        return self
 
     @property
     def content(self) -> dict[str, Any]:
@@ -84,8 +98,13 @@ class Task(Section):
         """Of what the task means: neither its name, nor its description, nor how its file is written."""
         return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
 
+    @cached_property
+    def listed(self) -> frozenset[str] | None:
+        """Ids of the questions that it names; None where it names none."""
+        return None if self.items is None else frozenset(self.items)
+
     def takes(self, sample: Sample) -> bool:
-        """Whether a question belongs to it, but for `clean` and `split`."""
+        """Whether a question belongs to it, but for `split`; `clean` is a list by then, of `clean.resolved`."""
         return (
             self.domain in (None, DOMAINS[sample.held_out])
             and (not self.abilities or sample.ability in self.abilities)
@@ -94,6 +113,7 @@ class Task(Section):
             and (self.answers is None or (self.answers == "closed") == bool(sample.options))
             and (self.images is None or self.images[0] <= len(sample.images) <= self.images[1])
             and (self.form is None or words.is_strict(sample))
+            and (self.listed is None or not self.listed.isdisjoint(item_lists.ids_of(sample)))
         )
 
 
@@ -129,6 +149,11 @@ def is_file(ref: str) -> bool:
     return ref.lower().endswith(_ENDINGS)
 
 
+def is_list(ref: str) -> bool:
+    """Whether a reference is meant as a list of questions: a task of these alone."""
+    return ref.lower().endswith(item_lists.ENDING)
+
+
 def is_rows(ref: str) -> bool:
     """Whether a reference is meant as a file of questions, which is a data set and no task."""
     return ref.lower().endswith(_ROWS)
@@ -147,7 +172,7 @@ def load(ref: str) -> tuple[str, Task]:
         return _inline(ref)
     if ref in shipped():
         return ref, _shipped(ref)
-    path = existing(ref) if is_file(ref) else None
+    path = existing(ref) if is_file(ref) or is_list(ref) else None
     if path is None:
         raise _unknown([ref])
     if path.stem in shipped():
@@ -156,7 +181,12 @@ def load(ref: str) -> tuple[str, Task]:
             reason="scores of both would have one name",
             fix=f"give the file another name, or take --task {path.stem}",
         )
-    return path.stem, _checked(parse_yaml(sniff.read_text(path, _WANTED), str(path)), str(path))
+    if is_list(ref):
+        return path.stem, Task(description=f"the questions that {path.name} lists", items=item_lists.read(path))
+    task = _checked(parse_yaml(sniff.read_text(path, _WANTED), str(path)), str(path))
+    if isinstance(task.items, str):
+        task = task.model_copy(update={"items": item_lists.read(path.parent / task.items)})
+    return path.stem, task
 
 
 def check(tasks: Iterable[str]) -> None:
@@ -202,7 +232,7 @@ def resolved(tasks: Sequence[str]) -> tuple[str, ...]:
         UserError: As `check`.
     """
     check(tasks)
-    return tuple(_as_text(*load(ref)) if is_file(ref) else ref for ref in tasks)
+    return tuple(as_text(*load(ref)) if is_file(ref) or is_list(ref) else ref for ref in tasks)
 
 
 def in_recipe(recipe: Recipe) -> Recipe:
@@ -212,6 +242,14 @@ def in_recipe(recipe: Recipe) -> Recipe:
         UserError: As `check`.
     """
     tasks = resolved(recipe.bench.tasks)
+    for name, text in zip(names_of(tasks), tasks, strict=True):
+        if len(text) > _LONGEST:
+            raise UserError(
+                f"the list of the task {name} is too long to go with a recipe",
+                reason=f"a pod is given the recipe as one argument, of which Linux takes 128 KiB; this list has "
+                f"{len(text) // 1000:,} kB",
+                fix="bench it with --task of `bench run`",
+            )
     return recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"tasks": tasks})})
 
 
@@ -229,7 +267,7 @@ def asked(refs: Sequence[str], data: str | None = None) -> tuple[tuple[str, ...]
     Raises:
         UserError: As `check`, or more than one data set.
     """
-    places = [ref for ref in refs if is_rows(ref) or ("/" in ref and not is_file(ref))]
+    places = [ref for ref in refs if is_rows(ref) or ("/" in ref and not is_file(ref) and not is_list(ref))]
     tasks = tuple(dict.fromkeys(ref for ref in refs if ref not in places))
     check(tasks)
     given = list(dict.fromkeys([*places, *([data] if data else [])]))
@@ -257,6 +295,12 @@ def digests(tasks: Iterable[str]) -> dict[str, str]:
     return {name: task.digest for name, task in map(load, tasks) if name not in NAMES}
 
 
+def lists(tasks: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Name -> `items`, how many questions its list names, and `digest` of the list; of tasks that have one."""
+    found = ((name, task.listed) for name, task in map(load, tasks))
+    return {name: {"items": len(ids), "digest": item_lists.digest(ids)} for name, ids in found if ids is not None}
+
+
 def clustered_by(tasks: Iterable[str]) -> str:
     """What shares chance in the intervals of tasks that are asked together: `patient`, or `image`."""
     return next(load(ref)[1].clusters for ref in tasks)
@@ -277,11 +321,15 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
         split: `test`, or `dev` for choices that must not use the test patients; a task may say another.
 
     Raises:
-        UserError: An unknown task, or nothing to ask; `clean` of a data set without training questions.
+        UserError: An unknown task, nothing to ask, or a list of another data set.
     """
     check(tasks)
     wanted = dict(load(ref) for ref in tasks)
+    _refuse_unresolved(wanted)
     splits = {task.split or split for task in wanted.values()}
+    for name, task in wanted.items():
+        if task.listed is not None:
+            item_lists.refuse_others(name, task.listed, shards.read_samples(folder, task.split or split))
     chosen: dict[str, Sample] = {}
     belongs: dict[str, set[str]] = {}
     repeated = 0
@@ -317,11 +365,9 @@ def count(folder: Path, tasks: Sequence[str], split: str = "test") -> dict[str, 
         split: As for `select`.
 
     Returns:
-        Name -> questions; without tasks that the data set cannot tell, such as `clean` without training questions.
+        Name -> questions; without tasks that the data set alone does not tell: `clean` before `clean.resolved`.
     """
-    wanted = dict(load(ref) for ref in tasks)
-    if not _trained(folder):
-        wanted = {name: task for name, task in wanted.items() if not task.clean}
+    wanted = {name: task for name, task in map(load, tasks) if not task.clean}
     found: dict[str, set[str]] = {name: set() for name in wanted}
     for sample, own in _assigned(folder, wanted, split):
         for name in own:
@@ -331,12 +377,10 @@ def count(folder: Path, tasks: Sequence[str], split: str = "test") -> dict[str, 
 
 def _assigned(folder: Path, wanted: Mapping[str, Task], split: str) -> Iterator[tuple[Sample, list[str]]]:
     """The rows of a data set that belong to any of these tasks, with the names of those."""
-    clean = _clean(folder) if any(task.clean for task in wanted.values()) else frozenset()
     for name in sorted({task.split or split for task in wanted.values()}, key=SPLITS.index):
         asked = {title: task for title, task in wanted.items() if (task.split or split) == name}
         for sample in shards.read_samples(folder, name):
             own = [title for title, task in asked.items() if task.takes(sample)]
-            own = [title for title in own if not asked[title].clean or sample.id in clean]
             if own:
                 yield sample, own
 
@@ -373,20 +417,9 @@ def _matches(text: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
-def _clean(folder: Path) -> frozenset[str]:
-    """Ids of the clean questions, as the audit finds them by patients and by the bytes of images."""
-    if not _trained(folder):
-        raise UserError(
-            f"{folder} has no training questions, so nothing tells which of its test questions are clean",
-            reason="clean is what shares no patient and no image with training",
-            fix="bench the data set that the model was trained on, or another task",
-        )
-    return frozenset(sample.id for sample in leakage.clean(shards.Samples(folder)))
-
-
-def _trained(folder: Path) -> bool:
-    """Whether a data set has training questions."""
-    return len(shards.Samples(folder, "train")) > 0
+def _refuse_unresolved(wanted: Mapping[str, Task]) -> None:
+    if left := [name for name, task in wanted.items() if task.clean]:
+        raise ValueError(f"{', '.join(left)}: `clean` needs the audit of the data set, `clean.resolved`")
 
 
 @cache
@@ -395,7 +428,8 @@ def _shipped(name: str) -> Task:
     return _checked(parse_yaml(text, f"task {name}"), f"task {name}")
 
 
-def _as_text(name: str, task: Task) -> str:
+def as_text(name: str, task: Task) -> str:
+    """A task as `load` takes it on any machine."""
     return json.dumps({name: task.model_dump(mode="json", exclude_defaults=True)}, sort_keys=True)
 
 
@@ -405,7 +439,14 @@ def _inline(text: str) -> tuple[str, Task]:
         ((name, values),) = json.loads(text).items()
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"no such task: {text[:80]}", reason=str(error), fix=_offered()) from None
-    return str(name), _checked(values, f"task {name}")
+    task = _checked(values, f"task {name}")
+    if isinstance(task.items, str):
+        raise UserError(
+            f"the task {name} is incomplete",
+            reason=f"items: {task.items} is a file of another machine",
+            fix="give the file of the task itself",
+        )
+    return str(name), task
 
 
 def _checked(values: Any, where: str) -> Task:
@@ -413,13 +454,13 @@ def _checked(values: Any, where: str) -> Task:
 
 
 def _there(ref: str) -> bool:
-    return is_file(ref) and existing(ref) is not None
+    return (is_file(ref) or is_list(ref)) and existing(ref) is not None
 
 
 def _unknown(refs: Sequence[str]) -> UserError:
     near = {ref: difflib.get_close_matches(ref, shipped(), 1) for ref in refs}
     meant = [f"'{found[0]}' for '{ref}'" for ref, found in near.items() if found]
-    files = [ref for ref in refs if is_file(ref)]
+    files = [ref for ref in refs if is_file(ref) or is_list(ref)]
     return UserError(
         f"no such task: {', '.join(refs)}",
         reason=f"there is no file {', '.join(files)}" if files else "",
@@ -428,4 +469,5 @@ def _unknown(refs: Sequence[str]) -> UserError:
 
 
 def _offered() -> str:
-    return f"tasks are {', '.join(shipped())}, your own in YAML, questions in JSONL, or the URI of a data set"
+    own = "your own in YAML, a list in JSON, questions in JSONL, or the URI of a data set"
+    return f"tasks are {', '.join(shipped())}, {own}"

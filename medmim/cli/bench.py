@@ -64,7 +64,10 @@ def run(
     ],
     task: Annotated[
         list[str],
-        typer.Option("--task", help="A name of `bench tasks`, your own YAML, questions in JSONL, or a data set's URI."),
+        typer.Option(
+            "--task",
+            help="A name of `bench tasks`, your own YAML, a list in JSON, questions in JSONL, or a data set's URI.",
+        ),
     ],
     data: Annotated[str | None, typer.Option("--data", help="Data set. [default: the newest one of the store]")] = None,
     limit: Annotated[
@@ -103,8 +106,9 @@ def run(
     another. A model without NAME= is named after what its reference ends in; one alone is called `model`.
 
     With --json: run, uri, digest, and all of scores.json: comparable, protocol, data, tasks, items, models, answers,
-    likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; failures, where questions ended in an
-    error; page (path, uri), where several models were asked.
+    likelihoods, leaderboard, differences, text_only, reading, max_new_tokens; lists (task -> items, digest), where a
+    task asks the questions of a list, as `clean` does; failures, where questions ended in an error; page (path, uri),
+    where several models were asked.
     """
     from medmim.bench import data_sets, engines, roles, tasks
     from medmim.bench.page import leaderboard

@@ -23,14 +23,18 @@ def tasks(
     is), content (the keys that are given).
     """
     from medmim import shards, store
-    from medmim.bench import data_sets, tasks
+    from medmim.bench import clean, data_sets, tasks
     from medmim.run.workspace import workspace
 
     ws = workspace(home)
     refs = tuple(dict.fromkeys((*tasks.shipped(), *(task or ()))))
     tasks.check(task or ())
     uri = data_sets.of(ws, data) if data else data_sets.newest_if_any(ws)
-    counted = tasks.count(store.fetch(store.get(uri), ws.cache, [shards.SAMPLES]), refs) if uri else {}
+    counted = {}
+    if uri:
+        source = store.get(uri)
+        known = clean.resolved(ws, source, refs, make=False)
+        counted = tasks.count(store.fetch(source, ws.cache, [shards.SAMPLES]), known)
     rows = [
         {
             "name": name,

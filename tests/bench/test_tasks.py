@@ -1,20 +1,23 @@
 """Tasks: which questions belong to each, what identifies them, and how they are scored."""
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medmim import shards, store
-from medmim.bench import run, tasks
-from medmim.data.audit import leakage
+from medmim.bench import clean, item_lists, rescore, run, tasks
+from medmim.data.audit import run as audit
 from medmim.errors import UserError
-from medmim.recipe.schema import Bench, Recipe
+from medmim.recipe.schema import Bench, Data, Recipe
 from medmim.run.workspace import workspace
 from medmim.sample import ABILITIES, Sample
-from tests.support.bench import World, picture, samples
+from tests.support.bench import World, picture, publish, samples
 
 
 def written(folder: Path, rows: list[Sample]) -> Path:
@@ -133,21 +136,123 @@ def test_the_split_of_a_task_comes_before_that_of_the_recipe(tmp_path: Path) -> 
     assert {one.split for one in both.samples} == {"dev", "test"} and both.limited
 
 
-def test_clean_is_what_the_audit_lists(tmp_path: Path) -> None:
-    rows = [replace(one, split="train" if i < 12 else "test") for i, one in enumerate(samples())]
-    shared = replace(rows[15], question="?", images=rows[2].images, paths=rows[2].paths)  # of one whom no row names
-    rows += [shared, replace(rows[2], question="?", images=("sha256:99",), paths=("sha256:99",), split="test")]
-    folder = written(tmp_path, rows)
-    expected = [one.id for one in leakage.examine(rows)[1]]
-    assert sorted(asked(folder, "clean")) == sorted(expected) and 0 < len(expected) < 36
-    assert asked(folder, "clean") == [one.id for one in rows if one.id in set(expected)]
-    assert tasks.count(folder, ["clean", "held_in"])["clean"] == len(expected)
+def noise(seed: int) -> bytes:
+    """A PNG like no other: plain ones look alike."""
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (8, 8), np.uint8)).resize((64, 64)).save(out, "PNG")
+    return out.getvalue()
 
 
-def test_nothing_is_clean_where_no_training_is_known(world: World) -> None:
+def resaved(png: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+def as_jpeg(png: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_clean_is_the_list_of_the_audit_by_patients_bytes_pixels_and_look_alikes_where_limited(
+    tmp_path: Path, limit: int | None
+) -> None:
+    own = samples()
+    names = sorted({name for one in own for name in one.images})
+    images = {name: noise(i) for i, name in enumerate(names)}
+    twin, alike = own[20].images[0], own[21].images[0]
+    images[twin] = resaved(images[own[1].images[0]])  # other bytes, the pixels of a training image
+    images[alike] = as_jpeg(images[own[2].images[0]])
+    rows = [replace(one, split="train" if i % 24 < 12 else "test") for i, one in enumerate(own)]
+    rows.append(replace(own[15], question="?", images=own[2].images, paths=own[2].paths))  # its image is trained on
+    rows.append(replace(own[2], question="?", images=("sha256:99",), paths=("sha256:99",), split="test"))  # its patient
+    folder = tmp_path / "data"
+    shards.write(folder, rows, [(name, name, data) for name, data in images.items()])
+    ws = workspace(tmp_path / "home")
+    recipe = {"name": "own", "audit": {"max_look_alikes": limit}}
+    source = store.publish(folder, ws.store, "data", {}, {"recipe": recipe})
+    assert "clean" not in tasks.count(folder, clean.resolved(ws, source, ["clean", "held_in"], make=False))
+
+    refs = clean.resolved(ws, source, ["clean", "held_in"])
+    found, _ = audit.audit_artifact(ws, source.uri)
+    expected = [json.loads(line)["id"] for line in store.read_file(found, audit.CLEAN).splitlines()]
+    dirty = [twin, *([alike] if limit == 0 else [])]
+    by_hand = [one.id for one in rows[:48] if one.split == "test" and not set(dirty) & set(one.images)]
+    assert sorted(expected) == sorted(by_hand) and len(by_hand) == (20 if limit == 0 else 22)
+
+    shown = store.fetch(source, ws.cache)
+    assert [one for one in asked(shown, refs[0])] == by_hand
+    assert tasks.count(shown, refs)["clean"] == len(by_hand) and refs[1] == "held_in"
+    assert tasks.lists(refs) == {"clean": {"items": len(by_hand), "digest": item_lists.digest(by_hand)}}
+    assert clean.resolved(ws, source, ["clean", "held_in"], make=False) == refs == clean.resolved(ws, source, refs)
+
+
+def test_nothing_is_clean_where_no_training_is_known(world: World, tmp_path: Path) -> None:
+    ws = workspace(tmp_path)
+    source = store.get(publish(world, ws.store))
     with pytest.raises(UserError, match="no training questions"):
-        tasks.select(world.data, ["clean"])
-    assert "clean" not in tasks.count(world.data, ["clean", "held_in"])
+        clean.resolved(ws, source, ["clean"])
+    assert "clean" not in tasks.count(world.data, clean.resolved(ws, source, ["clean", "held_in"], make=False))
+
+
+def list_file(folder: Path, ids: list[str], version: int = item_lists.VERSION, name: str = "listed.json") -> str:
+    rows = [[number, "0" * 16, one] for number, one in enumerate(ids, 1)]
+    return task_file(folder, json.dumps({"version": version, "files": {"a.json": {"clean": rows}}}), name)
+
+
+def test_a_list_is_asked_alone_whether_it_names_images_by_content_or_by_path(tmp_path: Path) -> None:
+    rows = [replace(one, paths=tuple(f"{one.patients[0]}/{k}.png" for k in range(len(one.paths)))) for one in samples()]
+    folder = written(tmp_path / "data", rows)
+    wanted = [rows[3], rows[7], rows[30]]
+    by_path = list_file(tmp_path, [replace(one, images=one.paths).id for one in wanted])
+    by_content = list_file(tmp_path, [one.id for one in reversed(wanted)], name="other.json")
+    for ref in (by_path, by_content, *tasks.resolved([by_path])):
+        assert asked(folder, ref) == [one.id for one in wanted]
+    own = task_file(tmp_path, "description: d\nitems: listed.json\nabilities: [temporal]\n")
+    assert asked(folder, own) == [one.id for one in wanted if one.ability == "temporal"] != []
+    (name,) = tasks.names_of([by_path])
+    ids = [replace(one, images=one.paths).id for one in wanted]
+    assert tasks.lists([by_path]) == {name: {"items": 3, "digest": item_lists.digest(ids)}}
+    (inline,) = tasks.resolved([own])
+    assert str(tmp_path) not in inline and tasks.identities([inline]) == tasks.identities([own])
+
+
+def test_a_list_of_another_data_set_or_version_is_refused(tmp_path: Path) -> None:
+    rows = samples()
+    folder = written(tmp_path / "data", rows)
+    with pytest.raises(UserError, match="of another data set") as caught:
+        asked(folder, list_file(tmp_path, [rows[0].id, "ab" * 10]))
+    assert "1 of its 2 questions" in caught.value.reason and "ab" * 10 in caught.value.reason
+    for text, found in (
+        (json.dumps({"version": 1, "files": {}}), "version"),
+        (json.dumps([1]), "all of it"),
+        ("{", "all of it"),
+        (json.dumps({"version": 2, "files": {"a": {"clean": [[1, "x"]]}}}), "files.a.clean.0"),
+    ):
+        with pytest.raises(UserError, match="no list of questions of version 2") as caught:
+            tasks.load(task_file(tmp_path, text, "bad.json"))
+        assert found in caught.value.reason
+    with pytest.raises(UserError, match="lists no question"):
+        tasks.load(list_file(tmp_path, [], name="empty.json"))
+    with pytest.raises(UserError, match="is incomplete"):
+        tasks.load(json.dumps({"mine": {"description": "d", "items": "listed.json"}}))
+    with pytest.raises(UserError, match="problem") as caught:
+        tasks.load(task_file(tmp_path, "description: d\nclean: true\nitems: listed.json\n"))
+    assert "give one" in str(caught.value)
+
+
+def recipe_of(ref: str) -> Recipe:
+    return Recipe(name="a", data=Data(source="phantom"), bench=Bench(tasks=(ref,)))
+
+
+def test_a_list_that_no_pod_could_be_given_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    long = list_file(tmp_path, [f"{number:020x}" for number in range(6_000)])
+    with pytest.raises(UserError, match="too long to go with a recipe"):
+        tasks.in_recipe(recipe_of(long))
+    short = list_file(tmp_path, [f"{number:020x}" for number in range(2_084)])  # as the published one
+    assert str(tmp_path) not in tasks.in_recipe(recipe_of(short)).bench.tasks[0]
 
 
 def test_an_interval_is_by_what_the_task_says(tmp_path: Path) -> None:
@@ -256,3 +361,25 @@ def test_the_command_lists_and_counts(world: World, tmp_path: Path, monkeypatch)
     assert rows["mine"]["content"] == {"answers": "open"}
     shown = CliRunner().invoke(bench.app, ["tasks", *home]).stdout
     assert len(shown.splitlines()) == len(tasks.shipped())
+
+
+def test_scores_of_the_clean_questions_name_their_list_and_are_computed_again_from_it(
+    world: World, tmp_path: Path
+) -> None:
+    own = samples()
+    images = {name: noise(i) for i, name in enumerate(sorted({name for one in own for name in one.images}))}
+    images[own[20].images[0]] = resaved(images[own[1].images[0]])
+    rows = [replace(one, split="train" if i % 24 < 20 else "test") for i, one in enumerate(own)]
+    shards.write(tmp_path / "data", rows, [(name, name, data) for name, data in images.items()])
+    ws = workspace(tmp_path / "home")
+    source = store.publish(tmp_path / "data", ws.store, "data", {}, {"time": ""})
+    settings = Bench(tasks=("held_in", "held_out", "clean"), probes=(), max_new_tokens=2)
+    artifact, _ = run.bench(ws, source.uri, {"tuned": str(world.models[0])}, settings)
+    scores = run.scores(ws, artifact.uri)
+    clean_ones = [one.id for one in rows if one.split == "test" and own[20].images[0] not in one.images]
+    assert scores["items"] == 8 and len(clean_ones) == 6
+    assert scores["lists"] == {"clean": {"items": 6, "digest": item_lists.digest(clean_ones)}}
+    scored = [row["id"] for row in run.predictions(ws, artifact.uri) if "task:clean" in row["groups"]]
+    assert scored == clean_ones
+    computed = rescore.rescore(ws, artifact)
+    assert {key: scores[key] for key in computed} == computed

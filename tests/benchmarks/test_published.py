@@ -14,6 +14,9 @@ import published
 import published_faults
 import pytest
 
+from medmim import shards
+from medmim.bench import tasks
+from medmim.recipe.schema import Bench, Data, Recipe
 from tests.support import med_mim_files as files
 from tests.support import shared_data
 
@@ -162,7 +165,8 @@ def test_the_list_is_of_numbers_and_digests_alone_and_changes_with_a_row(tmp_pat
     text = published.clean_list(tmp_path, published_faults.read_rows(files.write(tmp_path, given)))
     row = given[TEMPORAL][2]
     plain = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    assert json.loads(text)["files"][TEMPORAL]["clean"][2] == [3, hashlib.sha256(plain.encode()).hexdigest()[:16]]
+    number, digest, _ = json.loads(text)["files"][TEMPORAL]["clean"][2]
+    assert [number, digest] == [3, hashlib.sha256(plain.encode()).hexdigest()[:16]]
     assert not re.search(r"Patient|p1\d|edema|tumor|png", text)
     row["conversation"][0]["content"] += " "
     assert published.clean_list(tmp_path, published_faults.read_rows(files.write(tmp_path, given))) != text
@@ -208,6 +212,20 @@ def test_the_docs_have_what_the_command_prints_of_the_real_files(real: list[publ
 def test_the_docs_name_the_digest_of_the_clean_list(real: list[published_faults.Row]) -> None:
     text = published.clean_list(shared_data.FOLDER / "med-mim", real)
     assert hashlib.sha256(text.encode()).hexdigest() in DOC.read_text("utf-8")
+
+
+@shared_data.needs("med-mim")
+def test_a_benchmark_asks_the_clean_list_alone_and_the_docs_name_its_digest(
+    real: list[published_faults.Row], tmp_path: Path
+) -> None:
+    listed = tmp_path / "med-mim-clean.json"
+    listed.write_text(published.clean_list(shared_data.FOLDER / "med-mim", real))
+    shards.write(tmp_path / "data", [row.sample for row in real if row.sample], [])
+    found = tasks.select(tmp_path / "data", [str(listed)])
+    clean = {row.sample.id for row in real if row.sample and row.sample.split == "test" and not row.faults}
+    assert {sample.id for sample in found.samples} == clean and len(found.samples) + found.repeated == 2_084
+    assert tasks.lists([str(listed)])["med-mim-clean"]["digest"] in DOC.read_text("utf-8")
+    assert tasks.in_recipe(Recipe(name="a", data=Data(source="phantom"), bench=Bench(tasks=(str(listed),))))
 
 
 @shared_data.needs("med-mim")

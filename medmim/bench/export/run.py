@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim import __version__, shards, store, terms
-from medmim.bench import tasks
+from medmim.bench import clean, tasks
 from medmim.bench.export import lmms_eval, parts, vlmevalkit
 from medmim.data.export import records
 from medmim.data.export.card import terms_section
@@ -78,6 +78,7 @@ def export(
     allowed = terms_of(source)
     records.refuse_forbidden(allowed, in_house)
     data = store.fetch(source, ws.cache)
+    refs = clean.resolved(ws, source, tasks.resolved(refs))
     if tuple(refs) == tasks.DOMAINS:  # as `bench run`: a file of questions may have one of them alone
         refs = [name for name, many in tasks.count(data, refs).items() if many] or refs
     items = {tasks.load(ref)[0]: tasks.select(data, [ref], limit) for ref in dict.fromkeys(refs)}

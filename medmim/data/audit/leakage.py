@@ -119,23 +119,6 @@ def _of_row(sample: Sample, measure: str) -> Iterable[Any]:
     return (frozenset(sample.images),) if measure == "image_sets" and sample.images else sample.images
 
 
-def clean(samples: Iterable[Sample]) -> list[Sample]:
-    """The clean benchmark rows of a data set: those of `examine`, in the order of the data set, without its report.
-
-    Args:
-        samples: Of all splits.
-    """
-    trained = Part("train", "", "train", "")
-    benchmark = []
-    for sample in samples:
-        if sample.split == "train":
-            trained.add(sample)
-        elif sample.split == "test":
-            benchmark.append(sample)
-    is_clean = _unlike_training([trained])
-    return [sample for sample in benchmark if is_clean(sample)]
-
-
 def _unlike_training(trained: Sequence[Part], leaked: Collection[str] = frozenset()) -> Callable[[Sample], bool]:
     """What tells whether a row has no patient and no image of these parts, and none of these images."""
     patients = _union(part.patients for part in trained)

@@ -137,6 +137,18 @@ def _settings(allowed: Audit) -> dict[str, Any] | None:
     return chosen(allowed) if chosen(allowed) != chosen(Audit()) else None
 
 
+def made(ws: Workspace, data: Artifact, allowed: Audit | None = None) -> Artifact | None:
+    """The audit of a data set by this version, as `audit_artifact` would find it; None where it would be made.
+
+    Args:
+        ws: The workspace.
+        data: The data set.
+        allowed: As for `audit_artifact`.
+    """
+    settings = _settings(allowed or limits_of(data))
+    return made_before(ws, "audit", step_key("audit", REVISION, settings, {"data": data.digest}))
+
+
 def find(ws: Workspace, data: str) -> Artifact | None:
     """The audit of a data set, also one of an earlier version; None where none has been made.
 
@@ -163,10 +175,14 @@ def limits_of(data: Artifact) -> Audit:
     Args:
         data: The data set.
     """
-    section = (provenance_of(data).get("recipe") or {}).get("audit")
+    return section_of(provenance_of(data).get("recipe") or {})
+
+
+def section_of(recipe: Mapping[str, Any]) -> Audit:
+    """The section `audit` of a recorded recipe; as by default where it has none, or one of another version."""
     try:
-        return Audit.model_validate_json(json.dumps(section or {}))
-    except ValidationError:  # of another version of medmim
+        return Audit.model_validate_json(json.dumps(recipe.get("audit") or {}))
+    except ValidationError:
         return Audit()
 
 

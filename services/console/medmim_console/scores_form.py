@@ -76,6 +76,11 @@ class _Failure(BaseModel):
     reasons: list[_Reason]
 
 
+class _Listed(BaseModel):
+    items: int
+    digest: str
+
+
 class _Scores(BaseModel):
     comparable: bool
     data: str
@@ -88,6 +93,7 @@ class _Scores(BaseModel):
     protocol: str = ""
     tasks: list[str] = []
     clusters: str = ""
+    lists: dict[str, _Listed] = {}
     max_new_tokens: int = 0
     likelihoods: dict[str, dict[str, str]] = {}
     text_only: list[_TextOnly] = []

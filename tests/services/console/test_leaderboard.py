@@ -13,7 +13,7 @@ from medmim import store
 from medmim.bench import run
 from medmim.recipe.schema import Bench
 from medmim.run.workspace import Workspace, workspace
-from tests.support.bench import World, publish
+from tests.support.bench import World, publish, samples
 from tests.support.console import being_indexed, browser
 from tests.support.waiting import until
 
@@ -23,7 +23,8 @@ def benched(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wor
     """A store without a registry, and the digest of a benchmark of two models in it."""
     ws = workspace(tmp_path_factory.mktemp("benched"))
     pairs = tmp_path_factory.mktemp("tasks") / "pairs.yaml"
-    pairs.write_text("description: questions on two images\nimages: [2, 2]\n", encoding="utf-8")
+    ids = [one.id for one in samples() if len(one.images) == 2]
+    pairs.write_text(f"description: questions on two images\nitems: [{', '.join(ids)}]\n", encoding="utf-8")
     models = {"one": str(world.models[0]), "a <b>model</b> with ünicode": str(world.models[1])}
     settings = Bench(max_new_tokens=2, protocol="both", tasks=("held_in", "held_out", str(pairs)))
     return ws, run.bench(ws, publish(world, ws.store), models, settings)[0].digest
@@ -48,6 +49,15 @@ def test_the_scores_of_each_model_are_those_of_the_benchmark(benched: tuple[Work
                 named = row["group"] if kind == "domain" else row["group"].partition(":")[2]
                 if row["metric"] == metric and (row["group"].partition(":")[0] == kind or named in ("held_in",)):
                     assert f"{100 * row['value']:.1f}" in html, row
+
+
+def test_a_task_that_asks_a_list_says_how_many_questions_it_names_and_their_digest(
+    benched: tuple[Workspace, str],
+) -> None:
+    ws, digest = benched
+    listed = run.scores(ws, f"{ws.store}/bench/{digest}")["lists"]["pairs"]
+    html = browser(ws).get(f"/leaderboard/{digest}").text
+    assert f'a list of 24 questions, <span class="mono">{listed["digest"][:12]}' in html
 
 
 def test_the_tables_as_csv_have_every_row(benched: tuple[Workspace, str]) -> None:
@@ -94,7 +104,8 @@ def test_the_questions_of_one_task_alone_have_the_scores_of_a_benchmark_of_it(
 ) -> None:
     ws, digest = benched
     pairs = tmp_path / "pairs.yaml"
-    pairs.write_text("description: questions on two images\nimages: [2, 2]\n", encoding="utf-8")
+    ids = [one.id for one in samples() if len(one.images) == 2]
+    pairs.write_text(f"description: questions on two images\nitems: [{', '.join(ids)}]\n", encoding="utf-8")
     models = {"one": str(world.models[0]), "a <b>model</b> with ünicode": str(world.models[1])}
     alone, _ = run.bench(
         ws, publish(world, ws.store), models, Bench(max_new_tokens=2, protocol="both", tasks=(str(pairs),))
