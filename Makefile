@@ -5,13 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV := $(BIN)/uv
 HOME_DIR ?= .medmim
-IMAGE ?= medmim:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BASE_IMAGE ?=
-TORCH_BACKEND ?=
 IMAGE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eight test test-long test-browser test-cluster test-node test-vllm test-peers peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image image-vllm image-inference image-console lock clean
+.PHONY: help demo eight test test-long test-browser test-cluster test-node test-vllm test-peers peers rehearsal written-answers med-mim check compile bases benchmarks statistics claim image-cpu image-cuda image-vllm image-inference image-console lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -130,25 +129,27 @@ statistics: $(READY) ## do intervals, tests, gate and alarm hold what docs/stati
 claim: $(READY) ## tune both families with three seeds, ask the test patients (about 40 minutes)
 	@$(BIN)/python benchmarks/claim.py
 
-image: ## build the container image (docs/image.md: where no registry is reachable)
-	@infra/images/build.sh $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(if $(TORCH_BACKEND),--build-arg TORCH_BACKEND=$(TORCH_BACKEND)) $(IMAGE_FLAGS)
+image-cpu: ## the image of all that needs no torch, medmim:VERSION or IMAGE=NAME (docs/image.md: where no registry is reachable)
+	@infra/images/build.sh $(or $(IMAGE),medmim:$(VERSION)) --target cpu $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(IMAGE_FLAGS)
 
-image-vllm: ## the image of pods that bench by vLLM: MEDMIM=NAME of medmim's own, IMAGE=NAME of this one (docs/image.md)
-	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-vllm MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-vllm:..." >&2; exit 2; }
-	@DOCKERFILE=infra/images/vllm/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
+image-cuda: ## the image with torch, medmim-cuda:VERSION or IMAGE=NAME: of what trains or asks a model
+	@infra/images/build.sh $(or $(IMAGE),medmim-cuda:$(VERSION)) --target cuda $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(IMAGE_FLAGS)
 
-image-inference: ## the image of the model server: MEDMIM=NAME of medmim's own or of that with vLLM, IMAGE=NAME of this one
-	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-inference MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-inference:..." >&2; exit 2; }
-	@DOCKERFILE=services/inference/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
+image-vllm: ## the image of pods that bench by vLLM: MEDMIM=NAME of the one with torch, IMAGE=NAME of this one (docs/image.md)
+	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-vllm MEDMIM=registry/medmim-cuda@sha256:... IMAGE=registry/medmim-vllm:..." >&2; exit 2; }
+	@DOCKERFILE=infra/images/vllm/Dockerfile infra/images/build.sh $(or $(IMAGE),medmim-vllm:$(VERSION)) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
 
-image-console: ## the image of the console: MEDMIM=NAME of medmim's own, IMAGE=NAME of this one
-	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make image-console MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-console:..." >&2; exit 2; }
-	@DOCKERFILE=services/console/Dockerfile infra/images/build.sh $(IMAGE) --build-arg MEDMIM=$(MEDMIM) $(IMAGE_FLAGS)
+image-inference: ## the image of the model server: MEDMIM=NAME of the one with torch or with vLLM, IMAGE=NAME of this one
+image-console: ## the image of the console: MEDMIM=NAME of the one without torch, IMAGE=NAME of this one
+image-inference image-console: image-%:
+	@test -n "$(MEDMIM)" || { echo "error: MEDMIM is not set" >&2; echo "fix: make $@ MEDMIM=registry/medmim@sha256:... IMAGE=registry/medmim-$*:..." >&2; exit 2; }
+	@DOCKERFILE=services/Dockerfile infra/images/build.sh $(or $(IMAGE),medmim-$*:$(VERSION)) --build-arg MEDMIM=$(MEDMIM) --build-arg SERVICE=$* $(IMAGE_FLAGS)
 
 LOCK = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-emit-index-url --no-header
 lock: $(READY) ## resolve pyproject.toml into requirements.txt again, then what the images take of it
 	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
-	@$(LOCK) --extra data --extra finetune --extra bench --extra cluster --extra ocr -c requirements.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) pyproject.toml -o infra/images/requirements.txt
+	@$(LOCK) --extra data --extra ocr --extra cluster --extra steps -c requirements.txt pyproject.toml -o infra/images/cpu.txt
+	@$(LOCK) --extra data --extra ocr --extra cluster --extra steps --extra finetune --extra bench -c requirements.txt pyproject.toml -o infra/images/cuda.txt
 	@printf 'limits\npython-multipart\n' | $(LOCK) -c requirements.txt - -o services/console/requirements.txt
 	@printf 'hatchling\nuv\n' | $(LOCK) - -o infra/images/build.txt
 	@printf 'vllm==0.32.0\n' | $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header - -o infra/images/vllm/requirements.txt

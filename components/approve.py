@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import CPU
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=CPU, install_kfp_package=False)
 def approve(home: str, name: str, version: str, why: str, who: str) -> str:
     """Promote as `medmim registry promote` does; exits 2 where that refuses it.
 

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import CPU
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=CPU, install_kfp_package=False)
 def audit(recipe: str, home: str, run: str, data: str) -> str:
     """Audit the data set for leaks; exits 1 where train and benchmark share more than the recipe allows.
 

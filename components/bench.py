@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import CUDA
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=CUDA, install_kfp_package=False)
 def bench(recipe: str, home: str, run: str, data: str, model: str) -> str:
     """Bench the tuned model and its opponents.
 

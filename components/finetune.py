@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import CUDA
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=CUDA, install_kfp_package=False)
 def finetune(recipe: str, home: str, run: str, data: str) -> str:
     """Fine-tune the base on the train split.
 

@@ -1,3 +1,4 @@
-"""The one placeholder image of the IR; `medmim submit` writes the digest-pinned one in its place."""
+"""The placeholder images of the IR; `medmim submit` writes the digest-pinned ones in their place."""
 
-IMAGE = "medmim:placeholder"
+CPU = "medmim-cpu:placeholder"
+CUDA = "medmim-cuda:placeholder"  # of the steps that train or ask a model where they run

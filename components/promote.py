@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import CPU
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=CPU, install_kfp_package=False)
 def promote(recipe: str, home: str, run: str, version: str, decision: str) -> str:
     """Write the decision log and set the aliases; exits 1 on a refusal, after it is written.
 

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import CPU
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=CPU, install_kfp_package=False)
 def register(recipe: str, home: str, run: str, data: str, model: str, bench: str) -> str:
     """Register the tuned model; the same model twice is one version.
 

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import CPU
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=CPU, install_kfp_package=False)
 def trend(recipe: str, home: str, run: str, page: dsl.Output[dsl.HTML]) -> None:
     """Write the trend page.
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the image with the first of docker, podman and buildah that works, then tells name, size and time.
+# Builds an image with the first of docker, podman and buildah that works, then tells name, size and time.
 #   [DOCKERFILE=FILE] infra/images/build.sh NAME [BUILD FLAGS...]
 set -eu
 name=$1
@@ -18,9 +18,15 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 revision=$(git describe --always --abbrev=40 --dirty 2>/dev/null || true)
 # The commit's own time, so that the same commit makes the same labels.
 created=$(git log -1 --format=%cI 2>/dev/null || true)
+title=${name##*/}
+oci=org.opencontainers.image
+if [ "$builder" = buildah ]; then set -- --layers "$@"; fi # as the others do: the second image takes the first's
 start=$(date +%s)
 $builder build --file "${DOCKERFILE:-infra/images/Dockerfile}" --tag "$name" \
-    --build-arg VERSION="$version" --build-arg REVISION="$revision" --build-arg CREATED="$created" "$@" .
+    --label $oci.title="${title%%[:@]*}" \
+    --label $oci.description="$(sed -n 's/^description = "\(.*\)"/\1/p' pyproject.toml)" \
+    --label $oci.licenses="$(sed -n 's/^license = "\(.*\)"/\1/p' pyproject.toml)" \
+    --label $oci.version="$version" --label $oci.revision="$revision" --label $oci.created="$created" "$@" .
 seconds=$(($(date +%s) - start))
 case $builder in
     buildah) size=$(buildah images --format '{{.Size}}' "$name") ;;

@@ -28,7 +28,10 @@ TermsOfUse = Annotated[
     ),
 ]
 OnCluster = Annotated[bool, typer.Option("--on-cluster", help="In a Job of the cluster; --store is s3://.")]
-Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="Of the Job. [default: MEDMIM_IMAGE]")]
+Image = Annotated[
+    str | None,
+    typer.Option("--image", metavar="IMAGE", help="Of the Job. [default: MEDMIM_CUDA_IMAGE, or MEDMIM_IMAGE]"),
+]
 Disk = Annotated[
     str,
     typer.Option(

@@ -25,6 +25,12 @@ def submit(
         str | None,
         typer.Option("--image", help="medmim's image; pinned by digest. [default: platform.pods.image, MEDMIM_IMAGE]"),
     ] = None,
+    cuda_image: Annotated[
+        str | None,
+        typer.Option(
+            "--cuda-image", help="The one with torch. [default: --image, or platform.pods, MEDMIM_CUDA_IMAGE]"
+        ),
+    ] = None,
     experiment: Annotated[str | None, typer.Option("--experiment", help="KFP's experiment. [default: medmim]")] = None,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +46,8 @@ def submit(
     parsed = tasks.in_recipe(loading.load(recipe, sets or ()))
     access = partial(resolve, host, namespace or parsed.platform.pods.namespace)
     out = Console(stderr=as_json, highlight=False)
-    planned = plan(parsed.pipeline, parsed, new_name(parsed), access=access, image=image, experiment=experiment)
+    named = {"image": image, "cuda_image": cuda_image}
+    planned = plan(parsed.pipeline, parsed, new_name(parsed), access=access, experiment=experiment, **named)
     for note in planned.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     if dry_run:
@@ -51,7 +58,8 @@ def submit(
     out.print(f"run       {made.run}{link}", markup=False, soft_wrap=True)
     version = "new" if made.new_version else "known"
     out.print(f"pipeline  {made.pipeline}, version {made.version[:12]} ({version})", markup=False, soft_wrap=True)
-    out.print(f"image     {planned.image}\nrecipe    {made.recipe}", markup=False, soft_wrap=True)
+    images = "\n          ".join(dict.fromkeys((planned.image, planned.cuda_image)))
+    out.print(f"image     {images}\nrecipe    {made.recipe}", markup=False, soft_wrap=True)
     report: dict[str, Any] = asdict(made)
     code = 0
     if wait:

@@ -3,13 +3,12 @@
 The pod is a step's: its account, settings, S3 secret and certificate, under the restricted Pod Security Standard.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from medmim import __version__
-from medmim.cluster import jobs, kube
+from medmim.cluster import images, jobs, kube
 from medmim.cluster.kube import Object
 from medmim.errors import UserError
 from medmim.progress import forward, parse, say
@@ -37,7 +36,7 @@ def job(
         source: `s3://` or a hub name: what its pod can reach.
         store: `s3://`; that of the settings of the namespace where none is given.
         words: Further options of the command.
-        image: medmim's image. [default: MEDMIM_IMAGE]
+        image: medmim's image with torch. [default: MEDMIM_CUDA_IMAGE, or MEDMIM_IMAGE]
         disk: Scratch disk, as Kubernetes writes sizes.
         verb: The command, and what stands before its source.
 
@@ -68,9 +67,9 @@ def job(
             reason="the pods of the cluster do not see it",
             fix="put terms.json beside the checkpoint, or name known terms, such as --terms llama3",
         )
-    image = image or os.environ.get("MEDMIM_IMAGE")
+    _, image = images.chosen((image, None), images.of_environment())  # weights are read with torch
     if not image:
-        raise UserError("no image for the Job", fix="give --image registry/medmim@sha256:..., or set MEDMIM_IMAGE")
+        raise UserError("no image for the Job", fix="give --image registry/medmim@sha256:..., or set MEDMIM_CUDA_IMAGE")
     if not _SIZE.fullmatch(disk):
         raise UserError(f"--disk is '{disk}'", fix="give a size such as 64Gi")
     command = ["medmim", *verb, source, *(["--store", store] if store else []), *words]

@@ -38,6 +38,10 @@ class Pods(Section):
     image: Image | None = Field(
         None, description="medmim's image; default: MEDMIM_IMAGE, which the cluster's settings say"
     )
+    cuda_image: Image | None = Field(
+        None,
+        description="the one with torch, of what trains or asks a model; default: `image`, or MEDMIM_CUDA_IMAGE",
+    )
     vllm_image: Image | None = Field(
         None, description="medmim's image with vLLM, by digest: of the pods of a benchmark with bench.engine: vllm"
     )

@@ -120,10 +120,12 @@ NO_RECIPE = {
     "data:\n  name: phantom\n": "has no line name:",
 }
 
+DIGEST = {"digest": f"sha256:{'0' * 64}"}
+
 
 @pytest.mark.parametrize("recipe", NO_RECIPE, ids=repr)
 def test_what_is_no_recipe_for_the_nightly_is_refused(recipe: str) -> None:
-    values = {"image": {"digest": f"sha256:{'0' * 64}"}, "runNamespaces": [{"name": "team-a"}]}
+    values = {"image": DIGEST, "cudaImage": DIGEST, "runNamespaces": [{"name": "team-a"}]}
     with pytest.raises(helm.HelmError) as refused:
         render({**values, "nightly": {"enabled": True, "recipe": recipe}})
     assert "nightly.recipe: " in str(refused.value) and NO_RECIPE[recipe] in str(refused.value)
@@ -131,7 +133,7 @@ def test_what_is_no_recipe_for_the_nightly_is_refused(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["demo", "\n name: in-a-block\n data: {}\n", '{"name": "mine",\n "data": {}}'])
 def test_what_may_be_a_recipe_is_not(recipe: str) -> None:
-    values = {"image": {"digest": f"sha256:{'0' * 64}"}, "runNamespaces": [{"name": "team-a"}]}
+    values = {"image": DIGEST, "cudaImage": DIGEST, "runNamespaces": [{"name": "team-a"}]}
     assert render({**values, "nightly": {"enabled": True, "recipe": recipe}})
 
 

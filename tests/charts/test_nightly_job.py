@@ -96,6 +96,7 @@ def test_only_what_may_pass_is_tried_again() -> None:
     [
         ({"nightly": {"enabled": True}}, "nightly.recipe"),
         ({"nightly": {"enabled": True, "recipe": "demo"}, "image": {"digest": ""}}, "image.digest"),
+        ({"nightly": {"enabled": True, "recipe": "demo"}, "cudaImage": {"digest": ""}}, "cudaImage.digest"),
         ({"nightly": {"enabled": True, "recipe": "demo"}, "runNamespaces": []}, "nightly.namespace"),
         ({"nightly": {"enabled": True, "recipe": "demo", "namespace": "other"}}, "nightly.namespace"),
         ({"kfp": {"host": "ml-pipeline:8888"}}, "/kfp/host"),
@@ -116,6 +117,7 @@ def test_the_clouds_nightly_has_a_role_of_its_own_for_the_store() -> None:
 @pytest.mark.parametrize(("given", "secret"), [("", "medmim-s3"), ("medmim-nightly-s3", "medmim-nightly-s3")])
 def test_the_nightly_may_have_a_key_of_its_own_and_helm_test_checks_it(given: str, secret: str) -> None:
     values = {**EXAMPLES["laptop"], "image": {"repository": "r/medmim", "digest": f"sha256:{'1' * 64}"}}
+    values["cudaImage"] = {"digest": f"sha256:{'2' * 64}"}
     objects = render({**values, "nightly": {"enabled": True, "recipe": "demo", "s3Secret": given}})
     job = named(objects, "CronJob", "medmim-nightly")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     check = named(objects, "Pod", "medmim-check-store")["spec"]

@@ -52,9 +52,12 @@ def test_steps_hand_on_strings_only() -> None:
         assert kinds == {"STRING"}
 
 
-def test_one_placeholder_image_that_is_not_latest() -> None:
-    images = {executor["container"]["image"] for executor in IR["deploymentSpec"]["executors"].values()}
-    assert images == {"medmim:placeholder"}
+def test_only_what_trains_or_asks_a_model_runs_in_the_image_with_torch() -> None:
+    executors = IR["deploymentSpec"]["executors"].items()
+    images = {name.removeprefix("exec-"): executor["container"]["image"] for name, executor in executors}
+    torch = {"finetune", "bench"}
+    assert images == {name: f"medmim-{'cuda' if name in torch else 'cpu'}:placeholder" for name in images}
+    assert torch < images.keys()
 
 
 def test_names_fit_what_the_server_accepts() -> None:

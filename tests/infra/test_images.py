@@ -1,8 +1,10 @@
 """The image as written down: what goes in, who runs it, which versions. Read from the files; no builder needed."""
 
 import fnmatch
+import os
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -17,13 +19,16 @@ IMAGES = ROOT / "infra" / "images"
 VLLM = IMAGES / "vllm"
 INFERENCE = ROOT / "services" / "inference"
 CONSOLE = ROOT / "services" / "console"
+SERVICES = ROOT / "services" / "Dockerfile"
 LOCKS = [
     ROOT / "requirements.txt",
-    IMAGES / "requirements.txt",
+    IMAGES / "cpu.txt",
+    IMAGES / "cuda.txt",
     IMAGES / "build.txt",
     VLLM / "requirements.txt",
     CONSOLE / "requirements.txt",
 ]
+both = pytest.mark.parametrize("name", ["cpu", "cuda"])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -52,10 +57,9 @@ def stages(path: Path = IMAGES / "Dockerfile") -> dict[str, list[tuple[str, str]
     return found
 
 
-def lineage() -> list[tuple[str, str]]:
-    """The instructions that make the last stage, from the base image on: those of the stages that it is FROM."""
-    all_stages = stages()
-    name, chain = list(all_stages)[-1], []
+def lineage(name: str = "cuda") -> list[tuple[str, str]]:
+    """The instructions that make an image, from the base image on: those of the stages that it is FROM."""
+    all_stages, chain = stages(), []
     while name in all_stages:
         chain = all_stages[name] + chain
         name = all_stages[name][0][1].split()[0]
@@ -77,19 +81,35 @@ def test_every_locked_distribution_has_one_version_and_a_hash(path: Path) -> Non
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), name
 
 
-def test_the_image_takes_the_versions_and_hashes_of_the_whole_lock() -> None:
-    whole, image = locked(LOCKS[0]), locked(LOCKS[1])
-    assert {name: pin for name, pin in image.items() if whole.get(name) != pin} == {}, "make lock"
+def test_the_images_take_the_versions_and_hashes_of_the_whole_lock() -> None:
+    whole, cpu, cuda = locked(LOCKS[0]), locked(LOCKS[1]), locked(LOCKS[2])
+    assert {name: pin for name, pin in cuda.items() if whole.get(name) != pin} == {}, "make lock"
+    assert {name: pin for name, pin in cpu.items() if cuda.get(name) != pin} == {}, "cuda would replace what cpu has"
 
 
-def test_the_image_has_every_run_time_dependency_and_no_tool_of_development() -> None:
-    extras = PROJECT["optional-dependencies"]
-    names = {group: {canonicalize_name(Requirement(line).name) for line in lines} for group, lines in extras.items()}
-    run_time = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
-    run_time |= names["data"] | names["finetune"] | names["bench"] | names["cluster"]
-    image = locked(LOCKS[1])
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        (LOCKS[1], ("data", "ocr", "cluster", "steps")),
+        (LOCKS[2], ("data", "ocr", "cluster", "steps", "finetune", "bench")),
+    ],
+    ids=("cpu", "cuda"),
+)
+def test_an_image_has_every_run_time_dependency_and_no_tool_of_development(lock: Path, extras: tuple[str, ...]) -> None:
+    lines = [*PROJECT["dependencies"], *(line for one in extras for line in PROJECT["optional-dependencies"][one])]
+    run_time = {canonicalize_name(Requirement(line).name) for line in lines}
+    image = locked(lock)
     assert run_time <= image.keys(), f"make lock: {run_time - image.keys()}"
     assert not {"pytest", "mypy", "ruff", "moto", "hypothesis", "pre-commit", "uv"} & image.keys()
+
+
+def test_only_the_image_that_trains_has_torch_and_what_a_gpu_runs() -> None:
+    def of_gpus(lock: Path) -> set[str]:
+        heavy = ("torch", "triton", "transformers", "deepspeed", "peft", "accelerate")
+        return {name for name in locked(lock) if name.startswith(("nvidia-", "cuda-")) or name in heavy}
+
+    assert of_gpus(LOCKS[1]) == set()
+    assert {"torch", "triton", "nvidia-nccl-cu13"} <= of_gpus(LOCKS[2])
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -106,19 +126,21 @@ def test_one_base_image_that_the_builder_names_and_no_floating_tag() -> None:
     assert not re.search(r":latest\b", (IMAGES / "Dockerfile").read_text("utf-8"))
 
 
-def test_the_last_stage_runs_as_a_user_by_number() -> None:
-    users = [rest for word, rest in lineage() if word == "USER"]
+@both
+def test_an_image_runs_as_a_user_by_number(name: str) -> None:
+    users = [rest for word, rest in lineage(name) if word == "USER"]
     assert users[-1:] == [f"{names.USER}:{names.USER}"], "runAsNonRoot wants a number: the kubelet cannot check a name"
-    made = [rest for word, rest in lineage() if word == "RUN" and f"useradd --uid {names.USER}" in rest]
+    made = [rest for word, rest in lineage(name) if word == "RUN" and f"useradd --uid {names.USER}" in rest]
     assert made and f"--home-dir {names.HOME} " in made[0]
 
 
-def test_the_last_stage_gets_the_environment_alone_from_the_stages_that_build() -> None:
-    copies = [shlex.split(rest) for word, rest in lineage() if word in {"COPY", "ADD"}]
+@both
+def test_an_image_gets_the_environment_alone_from_the_stages_that_build(name: str) -> None:
+    copies = [shlex.split(rest) for word, rest in lineage(name) if word in {"COPY", "ADD"}]
     assert copies
     assert {tuple(copy[1:]) for copy in copies} == {("/opt/medmim", "/opt/medmim"), ("/layer", "/opt/medmim")}
     assert all(copy[0].startswith("--from=") for copy in copies)
-    run = " ".join(rest for word, rest in lineage() if word == "RUN")
+    run = " ".join(rest for word, rest in lineage(name) if word == "RUN" and not rest.startswith("--mount=type=bind,"))
     assert not re.search(r"\b(gcc|g\+\+|build-essential|python3-dev|pip|uv|curl|git)\b", run)
 
 
@@ -131,15 +153,21 @@ def test_what_is_installed_is_checked_against_hashes() -> None:
         for command in re.split(r"&&|\|\||;", rest)
         if re.search(r"\bpip install\b", command)
     ]
-    assert len(installs) == 3
+    assert len(installs) == 4
     for command in installs:
         assert "--require-hashes" in command or {"--no-index", "--no-deps"} <= set(command.split()), command
 
 
 def test_code_is_compiled_where_it_is_built_and_never_where_it_runs() -> None:
-    build = dict(pair.split("=", 1) for word, rest in stages()["tools"] if word == "ENV" for pair in shlex.split(rest))
-    assert build["UV_COMPILE_BYTECODE"] == "1"
-    assert build["PYC_INVALIDATION_MODE"] == "UNCHECKED_HASH", "layers change times, so a compiled file must not ask"
+    all_stages = stages()
+    tools = " ".join(rest for word, rest in all_stages["tools"] if word == "ENV")
+    in_place = next(rest for word, rest in all_stages["cuda-dependencies"] if word == "RUN")
+    for text in (tools, in_place):
+        build = dict(pair.split("=", 1) for pair in shlex.split(text) if re.match(r"[A-Z_]+=", pair))
+        assert build["UV_COMPILE_BYTECODE"] == "1"
+        assert build["PYC_INVALIDATION_MODE"] == "UNCHECKED_HASH", (
+            "layers change times, so a compiled file must not ask"
+        )
     assert environment()["PYTHONDONTWRITEBYTECODE"] == "1"
 
 
@@ -155,15 +183,22 @@ def test_the_environment_serves_kubeflow_ray_and_a_read_only_root() -> None:
     assert "/opt/medmim/bin:" in login, "KubeRay's login shell loses PATH otherwise"
 
 
-def test_labels_say_what_it_is_and_of_which_commit() -> None:
-    text = next(rest for word, rest in lineage() if word == "LABEL")
-    labels = dict(pair.split("=", 1) for pair in shlex.split(text))
-    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in labels.items()}
-    assert labels["title"] == PROJECT["name"]
-    assert labels["description"] == PROJECT["description"]
-    assert labels["licenses"] == PROJECT["license"]
-    assert (labels["version"], labels["revision"]) == ("${VERSION}", "${REVISION}")
-    assert {"created", "source"} <= labels.keys()
+def test_labels_say_what_it_is_and_of_which_commit(tmp_path: Path) -> None:
+    builder = tmp_path / "docker"
+    builder.write_text(f'#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done >"{tmp_path}/$1"\necho 1\n')
+    builder.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    asked = ["sh", str(IMAGES / "build.sh"), "registry.example:5000/medmim-cuda:dev", "--target", "cuda"]
+    said = subprocess.run(asked, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^registry.example:5000/medmim-cuda:dev: .* GB, built in \d+ s by docker$", said, re.MULTILINE)
+    words = (tmp_path / "build").read_text().split("\0")
+    given = [word for flag, word in zip(words, words[1:], strict=False) if flag == "--label"]
+    labels = dict(pair.removeprefix("org.opencontainers.image.").split("=", 1) for pair in given)
+    assert labels["title"] == "medmim-cuda" and "cuda" in words
+    assert {key: labels[key] for key in ("description", "version", "licenses")} == {
+        "description": PROJECT["description"], "version": PROJECT["version"], "licenses": PROJECT["license"],
+    }  # fmt: skip
+    assert {"revision", "created"} <= labels.keys()
 
 
 def test_nothing_but_the_sources_reaches_the_builder() -> None:
@@ -172,9 +207,10 @@ def test_nothing_but_the_sources_reaches_the_builder() -> None:
     assert rules[0] == "*", "refuse first, so that a new folder of data stays out by itself"
     allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     builders = [stages()[name] for name in ("tools", "libraries", "wheel")]
-    builders += [stages(service / "Dockerfile")["wheel"] for service in (INFERENCE, CONSOLE)]
+    builders.append(stages(SERVICES)["wheel"])
     copied = [shlex.split(rest)[:-1] for body in builders for word, rest in body if word == "COPY"]
-    wanted = {source for sources in copied for source in sources}
+    wanted = {source for sources in copied for source in sources} - {"services/${SERVICE}"}
+    wanted |= {f"services/{service.name}" for service in (INFERENCE, CONSOLE)} | {"infra/images/cuda.txt"}
     assert wanted
     for source in wanted:
         assert (ROOT / source).exists(), source
@@ -194,32 +230,28 @@ def test_the_image_with_vllm_has_the_version_that_is_tested_here_and_says_where_
     assert "--require-hashes -r /src/requirements.txt" in text and "/src/requirements.txt" in text
 
 
-@pytest.mark.parametrize(("service", "installed"), [(INFERENCE, 2), (CONSOLE, 3)])
-def test_a_services_image_is_medmims_and_the_services_layer_alone(service: Path, installed: int) -> None:
-    found = stages(service / "Dockerfile")
-    last = found[f"medmim-{service.name}"]
-    assert last[0] == ("FROM", f"${{MEDMIM}} AS medmim-{service.name}")
+def test_a_services_image_is_medmims_and_the_services_layer_alone() -> None:
+    found = stages(SERVICES)
+    last = found["service"]
+    assert last[0] == ("FROM", "${MEDMIM} AS service")
     assert [rest for word, rest in last if word in ("COPY", "ADD")] == ["--from=wheel /layer /opt/medmim"]
     assert not [rest for word, rest in last if word in ("USER", "ENV")], "of medmim's image: its user, read-only root"
     installs = [
         part for word, rest in found["wheel"] if word == "RUN" for part in rest.split("&&") if "install" in part
     ]
-    assert len(installs) == installed
+    assert len(installs) == 3
     for command in installs:
         assert "--require-hashes" in command or {"--no-index", "--no-deps"} <= set(command.split()), command
-    labels = shlex.split(next(rest for word, rest in last if word == "LABEL"))
-    names_ = {pair.split("=", 1)[0].removeprefix("org.opencontainers.image.") for pair in labels}
-    assert names_ == {"title", "description", "licenses", "version", "revision", "created", "source"}
 
 
-@pytest.mark.parametrize(("service", "more"), [(INFERENCE, ()), (CONSOLE, LOCKS[4:])])
-def test_a_services_image_has_each_library_of_the_service(service: Path, more: tuple[Path, ...]) -> None:
+@pytest.mark.parametrize(("service", "lock", "more"), [(INFERENCE, LOCKS[2], ()), (CONSOLE, LOCKS[1], LOCKS[5:])])
+def test_a_services_image_has_each_library_of_the_service(service: Path, lock: Path, more: tuple[Path, ...]) -> None:
     own = tomllib.loads((service / "pyproject.toml").read_text("utf-8"))["project"]
-    image = locked(LOCKS[1])
-    for lock in more:
-        added = locked(lock)
+    image = locked(lock)
+    for own_lock in more:
+        added = locked(own_lock)
         wrong = [name for name in added.keys() & image.keys() if added[name][0].split()[0] != image[name][0].split()[0]]
-        assert not wrong, f"{lock} would change {wrong} of medmim's image"
+        assert not wrong, f"{own_lock} would change {wrong} of medmim's image"
         image |= added
     for line in own["dependencies"]:
         wanted = Requirement(line)

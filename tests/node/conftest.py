@@ -90,7 +90,7 @@ def empty_namespace(
 def _namespace(kubectl: Callable[..., str], monkeypatch: pytest.MonkeyPatch, disk: Path | None) -> Iterator[Namespace]:
     images = kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names[*]}").split()
     if IMAGE not in images:
-        pytest.skip(f"no image {IMAGE} on the node: `make image`, import it (docs/image.md), set MEDMIM_IMAGE")
+        pytest.skip(f"no image {IMAGE} on the node: `make image-cuda`, import it (docs/image.md), set MEDMIM_IMAGE")
     for key, value in S3.items():
         monkeypatch.setenv(key, os.environ.get(key, value))
     name = f"medmim-node-{uuid.uuid4().hex[:6]}"

@@ -86,6 +86,7 @@ class Namespace:
         repository, _, tag = self.image.rpartition(":")
         return {
             "image": {"repository": repository, "tag": tag},
+            "cudaImage": {"repository": repository},  # one image on the node, for all
             "runNamespaces": [{"name": self.name, "create": True}],
             "store": {
                 "artifacts": self.store,

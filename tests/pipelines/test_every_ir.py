@@ -52,9 +52,10 @@ def test_the_server_knows_every_field_and_the_schema(name: str) -> None:
 
 
 @every_file
-def test_one_placeholder_image_that_is_not_latest(name: str) -> None:
-    images = {one["image"] for one in containers(FILES[name][0]).values()}
-    assert images == {compiled.PLACEHOLDER} and not any(one.endswith(":latest") for one in images)
+def test_two_placeholder_images_and_the_one_with_torch_for_what_trains_or_asks(name: str) -> None:
+    torch = {f"exec-{step}" for step in ("finetune", "bench", "rebench")}
+    images = {step: one["image"] for step, one in containers(FILES[name][0]).items()}
+    assert images == {step: compiled.CUDA if step in torch else compiled.CPU for step in images}
 
 
 @every_file

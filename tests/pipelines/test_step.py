@@ -13,11 +13,13 @@ from medmim.run.workspace import workspace
 
 COMPILED = resources.files("medmim.shipped.pipelines")
 IMAGE = "registry.example/medmim@sha256:" + "0" * 64
+CUDA = "registry.example/medmim-cuda@sha256:" + "1" * 64
 STEPS = sorted(entry.name for entry in COMPILED.iterdir() if entry.name.startswith("step-"))
 
 
 def text(name: str) -> str:
-    return (COMPILED / name).read_text("utf-8").replace("medmim:placeholder", IMAGE)
+    found = (COMPILED / name).read_text("utf-8")
+    return found.replace("medmim-cpu:placeholder", IMAGE).replace("medmim-cuda:placeholder", CUDA)
 
 
 def graph_of(step: str) -> str:
@@ -69,7 +71,7 @@ def test_in_a_graph_of_ones_own_it_keeps_its_pod_and_is_not_cached(tmp_path: Pat
         assert {secret["secretName"] for secret in one["secretAsEnv"]} == {"medmim-s3", "medmim-mlflow"}
         assert "MEDMIM_STORE" in {pair["envVar"] for config in one["configMapAsEnv"] for pair in config["keyToEnv"]}
     containers = [one["container"] for one in spec["deploymentSpec"]["executors"].values()]
-    assert {one["image"] for one in containers} == {IMAGE} and all("resources" in one for one in containers)
+    assert {one["image"] for one in containers} == {IMAGE, CUDA} and all("resources" in one for one in containers)
     graphs = [one["dag"] for name, one in spec["components"].items() if "dag" in one]
     assert [task["cachingOptions"] for graph in graphs for task in graph["tasks"].values()] == [{}, {}]
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the image's base where no registry can be reached: Debian from its package archive, as root, in one to three minutes.
-#   tests/support/base.sh [NAME] && make image BASE_IMAGE=NAME
+#   tests/support/base.sh [NAME] && make image-cpu BASE_IMAGE=NAME
 # MIRROR names the archive (default: debootstrap's own); apt checks its signatures.
 set -eu
 name=${1:-localhost/debian:bookworm}

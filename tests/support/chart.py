@@ -26,6 +26,7 @@ ALL_ON: dict[str, Any] = {
     "runNamespaces": [{"name": "team-a", "create": True}],
     "nightly": {"enabled": True, "recipe": "name: mine\ndata: {source: phantom}\n"},
     "image": {"digest": "sha256:" + "0" * 64},
+    "cudaImage": {"digest": "sha256:" + "1" * 64},
     "kfp": {"ui": "https://kubeflow.example.org/pipeline"},
     "promotion": {
         "autoPromote": True,

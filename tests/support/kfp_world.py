@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def digest(content: bytes) -> str:
 
 @dataclass
 class Registry:
-    """Holds one image, `medmim:TAG` for two platforms; requires a login where one is set."""
+    """Holds one image, `medmim:TAG` and `medmim-cuda:TAG`; requires a login where one is set."""
 
     address: str = ""
     login: tuple[str, str] | None = None
@@ -70,7 +71,7 @@ def registry_server() -> Iterator[Registry]:
                 challenge = f'Bearer realm="http://{registry.address}/token",service="r",scope="repository:medmim:pull"'
                 self.send(401, b"", "text/plain", **{"WWW-Authenticate": challenge})
             else:
-                kind, content = registry.content.get(path.removeprefix("/v2/medmim/"), ("", b""))
+                kind, content = registry.content.get(re.sub("^/v2/medmim(-cuda)?/", "", path), ("", b""))
                 extra = {"Docker-Content-Digest": digest(content)} if registry.sends_digest else {}
                 self.send(200 if kind else 404, content, kind or "application/json", **extra)
 
@@ -106,7 +107,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     for name in (
         "KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KFP_TOKEN", "KFP_TOKEN_FILE", "KF_PIPELINES_SA_TOKEN_PATH",
         "KFP_COOKIE", "KFP_CA_FILE", "KFP_NAMESPACE", "KF_PIPELINES_UI_ENDPOINT", "KUBERNETES_SERVICE_HOST",
-        "MEDMIM_IMAGE", "MEDMIM_STORE", "MEDMIM_HOME", "MLFLOW_TRACKING_URI", "MEDMIM_PATIENCE",
+        "MEDMIM_IMAGE", "MEDMIM_CUDA_IMAGE", "MEDMIM_STORE", "MEDMIM_HOME", "MLFLOW_TRACKING_URI", "MEDMIM_PATIENCE",
     ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBECONFIG", f"{folder}/no-kubeconfig")

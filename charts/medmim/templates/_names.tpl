@@ -17,16 +17,23 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* The model server's image: by default the one beside medmim's own. */}}
-{{- define "medmim.inferenceImage" -}}
-{{- $own := .Values.inference.image -}}
-{{ $own.repository | default (printf "%s-inference" .Values.image.repository) }}{{ if $own.digest }}@{{ $own.digest }}{{ else }}:{{ $own.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{/* Another image: by default the one beside medmim's own. root; own: what the values say of it; kind: what its name ends with */}}
+{{- define "medmim.imageBeside" -}}
+{{- $image := .root.Values.image -}}
+{{ .own.repository | default (printf "%s-%s" $image.repository .kind) }}{{ if .own.digest }}@{{ .own.digest }}{{ else }}:{{ .own.tag | default $image.tag | default .root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* The console's image: by default the one beside medmim's own. */}}
+{{/* The image with torch. */}}
+{{- define "medmim.cudaImage" -}}
+{{ include "medmim.imageBeside" (dict "root" . "own" .Values.cudaImage "kind" "cuda") }}
+{{- end }}
+
+{{- define "medmim.inferenceImage" -}}
+{{ include "medmim.imageBeside" (dict "root" . "own" .Values.inference.image "kind" "inference") }}
+{{- end }}
+
 {{- define "medmim.consoleImage" -}}
-{{- $own := .Values.console.image -}}
-{{ $own.repository | default (printf "%s-console" .Values.image.repository) }}{{ if $own.digest }}@{{ $own.digest }}{{ else }}:{{ $own.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{ include "medmim.imageBeside" (dict "root" . "own" .Values.console.image "kind" "console") }}
 {{- end }}
 
 {{/* Every host name by which the console is reached; it refuses others. */}}
@@ -118,6 +125,7 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if not (regexMatch "(?m)^[{]?[\"']?name[\"']?:" $recipe) }}{{ fail "nightly.recipe: the text has no line name: ..., so it is no recipe's YAML; give the file by --set-file nightly.recipe=mine.yaml" }}{{ end -}}
 {{- else if not (regexMatch "^[a-z0-9-]+$" $recipe) }}{{ fail (printf "nightly.recipe: '%s' is no shipped recipe's name, and a file is given by --set-file nightly.recipe=mine.yaml" $recipe) }}{{ end -}}
 {{- if not .Values.image.digest }}{{ fail "image.digest: the nightly's pods reach no registry, so its runs' image must be named by digest" }}{{ end -}}
+{{- if not .Values.cudaImage.digest }}{{ fail "cudaImage.digest: the nightly's pods reach no registry, so its runs' image with torch must be named by digest" }}{{ end -}}
 {{- if not (include "medmim.nightlyNamespace" .) }}{{ fail "nightly.namespace: name the namespace of its runs, one of runNamespaces" }}{{ end -}}
 {{- $runs := list -}}{{- range .Values.runNamespaces }}{{ $runs = append $runs .name }}{{ end -}}
 {{- if not (has (include "medmim.nightlyNamespace" .) $runs) }}{{ fail (printf "nightly.namespace: %s is none of runNamespaces" .Values.nightly.namespace) }}{{ end -}}

@@ -1,6 +1,6 @@
 """Whether pods can pull the image, and whether the Secrets and ConfigMaps that they refer to exist with their keys."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 import yaml
@@ -20,8 +20,14 @@ _REGISTRY = (".dockerconfigjson", ".dockercfg")
 _STOCK: Keys = {"mlpipeline-minio-artifact": ("accesskey", "secretkey")}  # of KFP's own manifests
 
 
-def image(kube: Kube, named: str | None) -> Check:
-    """Whether the image is named by digest, and whether pods could pull it. Starts none: reads those that there are."""
+def images(kube: Kube, named: Iterable[str]) -> Check:
+    """Whether images are named by digest, and whether pods could pull them. Starts none: reads those that there are."""
+    found = [_image(kube, one) for one in dict.fromkeys(named)]
+    worst = next((one for one in found if one.status != "ok"), found[0])
+    return Check("image", worst.status, "; ".join(one.found for one in found), worst.fix)
+
+
+def _image(kube: Kube, named: str) -> Check:
     if not named:
         raise UserError(
             "no image is named",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from medmim.cluster import images
 from medmim.cluster.doctor.api import read
 from medmim.cluster.kube import Kube
 from medmim.errors import UserError
@@ -48,8 +49,17 @@ class Setup:
 
     @property
     def image(self) -> str:
-        """The image of Ray pods."""
-        return self.get("MEDMIM_IMAGE", self.platform.pods.image)
+        """The image of what needs no torch."""
+        return self.images()[0]
+
+    def images(self, *nearer: images.Named) -> tuple[str, str]:
+        """The image of what needs no torch, and that of what does.
+
+        Args:
+            nearer: What comes before the recipe.
+        """
+        configured = self.configured.get(images.IMAGE), self.configured.get(images.CUDA_IMAGE)
+        return images.chosen(*nearer, images.of_recipe(self.platform.pods), images.of_environment(), configured)
 
     @property
     def environment(self) -> dict[str, str]:

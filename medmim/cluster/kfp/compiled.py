@@ -14,7 +14,7 @@ from medmim import __version__
 from medmim.errors import UserError
 from medmim.recipe import names
 
-PLACEHOLDER = "medmim:placeholder"
+CPU, CUDA = "medmim-cpu:placeholder", "medmim-cuda:placeholder"
 VERSION_LABEL = "app.kubernetes.io/version"  # each pod's, and so the IR's
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
 _FIX = "use the pipelines of one medmim: pip install it again, or `make compile` in a checkout"
@@ -74,14 +74,16 @@ def parse(text: str, where: str) -> Ir:
             reason="its steps call functions of exactly that version",
             fix=_FIX,
         )
-    if images != {PLACEHOLDER}:
-        raise UserError(f"the pipeline '{where}' names the images {', '.join(sorted(images))}", fix=_FIX)
+    if others := images - {CPU, CUDA}:
+        raise UserError(f"the pipeline '{where}' names the images {', '.join(sorted(others))}", fix=_FIX)
     return ir
 
 
-def pinned(ir: Ir, image: str) -> Ir:
-    """The same pipeline with an image in place of each placeholder."""
-    text = re.sub(rf"\b{re.escape(PLACEHOLDER)}\b", image, ir.text)
+def pinned(ir: Ir, image: str, cuda_image: str) -> Ir:
+    """The same pipeline with images in place of the placeholders."""
+    text = ir.text
+    for placeholder, named in ((CPU, image), (CUDA, cuda_image)):
+        text = re.sub(rf"\b{re.escape(placeholder)}\b", named, text)
     return Ir(text, ir.name, ir.sdk, ir.steps)
 
 
@@ -108,13 +110,14 @@ def watching(ir: Ir) -> Ir:
     """The same pipeline where Ray's pods do the work: each step is as small as those that never compute.
 
     What asks for less than it uses is evicted first, and what asks for more finds no node: the peak of a step that
-    watches is 320 MB.
+    watches is 320 MB. The node of such a step has no use for torch, either: so this comes before `pinned`.
     """
     spec, platform = yaml.load_all(ir.text, _LOADER)
     containers = [executor["container"] for executor in spec["deploymentSpec"]["executors"].values()]
     small = min((one["resources"] for one in containers), key=lambda one: float(one["memoryRequest"]))
     for one in containers:
         one["resources"] = dict(small)
+        one["image"] = CPU
     return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
 
 

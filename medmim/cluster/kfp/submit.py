@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from medmim import __version__, hints
@@ -48,6 +49,7 @@ class Plan:
         namespace: Of the pods; empty where it is not known.
         ir: With the image in it.
         image: By digest.
+        cuda_image: The one with torch, by digest; the same where one image does both.
         recipe: As steps will read it, with store and image.
         run: Name of the run.
         who: Who submits it.
@@ -62,6 +64,7 @@ class Plan:
     namespace: str
     ir: Ir
     image: str
+    cuda_image: str
     recipe: Recipe
     run: str
     who: str
@@ -111,6 +114,7 @@ def plan(
     *,
     access: Callable[[], Access],
     image: str | None,
+    cuda_image: str | None = None,
     experiment: str | None = None,
 ) -> Plan:
     """Check everything that a submission needs, and change nothing.
@@ -123,6 +127,7 @@ def plan(
         run: The run's name.
         access: Gives how to reach KFP, or raises why that is not known.
         image: medmim's image. [default: that of the recipe, the environment or the cluster]
+        cuda_image: The one with torch. [default: `image` where it is given, else as `image`]
         experiment: KFP's. [default: medmim]
 
     Raises:
@@ -137,7 +142,7 @@ def plan(
     who = _tried(errors, lambda: submitter.who_submits(reached or Access("", token=os.environ.get("KFP_TOKEN", ""))))
     place = preflight.place(api, recipe) if api else preflight.without_kfp(recipe, reached.namespace if reached else "")
     setup, notes = place.setup, list(place.notes)
-    named, store = image or setup.image, setup.store.rstrip("/")
+    (named, with_torch), store = setup.images((image, cuda_image)), setup.store.rstrip("/")
     uri = f"{store}/runs/{run}/{RECIPE}"
     space = reached.namespace if reached else ""
     problems = [*preflight.unsupported(recipe, setup), *preflight.invalid_names(run, group, space, uri)]
@@ -151,20 +156,22 @@ def plan(
         _tried(errors, lambda: _refuse_store(recipe, store, run))
     notes += _tried(errors, lambda: preflight.mlflow_notes(place.kube, setup)) or []
     pinned = _tried(errors, lambda: pin(named)) if named else None
-    notes += (_tried(errors, lambda: image_notes(pinned)) or []) if pinned else []
+    cuda = pinned if with_torch == named else _tried(errors, lambda: pin(with_torch))
+    for one in dict.fromkeys(filter(None, (pinned, cuda))):
+        notes += _tried(errors, partial(image_notes, one)) or []
     asked = recipe.platform.pods.vllm_image
     serving = _tried(errors, lambda: pin(asked)) if asked else None
     digest = digest_of([recipe.dump()])
     notes += (_tried(errors, lambda: _refuse_duplicate(api, digest, recipe.name)) or []) if api else []
-    if problems or errors or not (api and who and pinned):
+    if problems or errors or not (api and who and pinned and cuda):
         raise _refusal(recipe.name, problems, errors)
     if client.major_minor(api.tag) != client.major_minor(ir.sdk):
         notes.append(f"KFP is {api.tag}, and the pipeline is compiled for {ir.sdk.removeprefix('kfp-')}")
-    images = {"image": pinned, **({"vllm_image": serving} if serving else {})}
+    images = {"image": pinned, "cuda_image": cuda, **({"vllm_image": serving} if serving else {})}
     pods_of_image = recipe.platform.pods.model_copy(update=images)
     platform = recipe.platform.model_copy(update={"store": store, "pods": pods_of_image})
-    ir = compiled.pinned(ir, pinned)
     ir = compiled.watching(ir) if dispatch.is_remote(recipe) else ir
+    ir = compiled.pinned(ir, pinned, cuda)
     claim = setup.get("MEDMIM_CACHE_CLAIM")
     ir = compiled.with_cache(ir, claim) if claim else ir
     raw = setup.get("MEDMIM_RAW_CLAIM")
@@ -175,6 +182,7 @@ def plan(
         namespace=place.namespace,
         ir=ir,
         image=pinned,
+        cuda_image=cuda,
         recipe=recipe.model_copy(update={"platform": platform}),
         run=run,
         who=who,
@@ -374,6 +382,7 @@ def describe(planned: Plan) -> dict[str, Any]:
         "version": planned.ir.digest,
         "new_version": not planned.known,
         "image": planned.image,
+        "cuda_image": planned.cuda_image,
         "recipe": planned.uri,
         "notes": list(planned.notes),
     }

@@ -32,7 +32,7 @@ def upload(pipeline: str, access: Access, image: str | None = None) -> dict[str,
     pinned = pin(named)
     notes = image_notes(pinned)
     api = client.connect(access)
-    ir = compiled.pinned(ir, pinned)
+    ir = compiled.pinned(ir, pinned, pinned)  # no step of it has a use for torch
     made = get_or_create.pipeline(api, ir.name)
     version, new = get_or_create.version(api, made, ir)
     return {

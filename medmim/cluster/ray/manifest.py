@@ -9,7 +9,7 @@ import os
 import re
 from importlib.metadata import version
 
-from medmim.cluster import raw_data
+from medmim.cluster import images, raw_data
 from medmim.cluster.kube import Object
 from medmim.cluster.ray import pods
 from medmim.cluster.ray.request import Request, entrypoint
@@ -118,14 +118,15 @@ def spec(platform: Platform, image: str, uri: str, lease: str, raw: str = "") ->
     }
 
 
-def image(request: Request, platform: Platform, default: str | None) -> str:
-    """The image of the pods: of a benchmark by vLLM `platform.pods.vllm_image`, which a recipe for it has.
+def image(request: Request, platform: Platform) -> str:
+    """The image of the pods: without torch where data is built, with vLLM in a benchmark by it, else with torch.
 
     Raises:
         UserError: Neither recipe nor environment names one.
     """
     served = request.stage in _ASKING and from_dump(request.recipe).bench.engine == "vllm"
-    found = (served and platform.pods.vllm_image) or platform.pods.image or default
+    small, cuda = images.chosen(images.of_recipe(platform.pods), images.of_environment())
+    found = small if request.stage == "data" else (served and platform.pods.vllm_image) or cuda
     if not found:
         raise UserError(
             "no image for the pods of the Ray job",

@@ -60,7 +60,7 @@ def run(request: Request, platform: Platform, store: str) -> str:
 
 
 def _run(kube: Kube, request: Request, platform: Platform, store: str) -> str:
-    image = manifest.image(request, platform, os.environ.get("MEDMIM_IMAGE"))
+    image = manifest.image(request, platform)
     identity = manifest.identity(request, image)
     owners = workflow.of_this_pod(kube)
     attempt, last = 1, None

@@ -104,7 +104,25 @@ def test_every_container_is_the_image_by_its_digest(world: World) -> None:
     pinned = f"{world.registry.address}/medmim@{world.registry.push('v1')}"
     executors = next(iter(yaml.safe_load_all(spec)))["deploymentSpec"]["executors"].values()
     assert {one["container"]["image"] for one in executors} == {pinned}
-    assert made.version == compiled.pinned(compiled.load("train"), pinned).digest
+    assert made.version == compiled.pinned(compiled.load("train"), pinned, pinned).digest
+
+
+def test_what_trains_or_asks_runs_in_the_image_with_torch_unless_rays_pods_do_so(world: World) -> None:
+    digest, address = world.registry.push("v1"), world.registry.address
+    cpu, cuda = f"{address}/medmim@{digest}", f"{address}/medmim-cuda@{digest}"
+    remote = world.recipe.model_copy(update={"platform": world.recipe.platform.model_copy(update={"ray": "rayjob"})})
+
+    def images(recipe: Recipe) -> dict[str, str]:
+        planned = submit.plan("train", recipe, "r-1", access=lambda: world.access, image=cpu, cuda_image=cuda)
+        pods = planned.recipe.platform.pods
+        assert (planned.image, planned.cuda_image, pods.image, pods.cuda_image) == (cpu, cuda, cpu, cuda)
+        executors = next(yaml.safe_load_all(planned.ir.text))["deploymentSpec"]["executors"].items()
+        return {name.removeprefix("exec-"): one["container"]["image"] for name, one in executors}
+
+    here = images(world.recipe)
+    assert {name for name, image in here.items() if image == cuda} == {"finetune", "bench"}
+    assert set(here.values()) == {cpu, cuda}
+    assert set(images(remote).values()) == {cpu}
 
 
 def test_a_step_whose_work_is_in_rays_pods_is_small(world: World) -> None:
@@ -135,7 +153,7 @@ def test_a_cache_claim_is_mounted_into_every_step_and_changes_nothing_else(
     for executor in spec["deploymentSpec"]["executors"].values():
         assert executor["container"].pop("env") == [{"name": "MEDMIM_CACHE", "value": names.CACHE_FOLDER}]
     plain = f"{world.registry.address}/medmim@{world.registry.push('v1')}"
-    assert [spec, platform] == list(yaml.safe_load_all(compiled.pinned(compiled.load("train"), plain).text))
+    assert [spec, platform] == list(yaml.safe_load_all(compiled.pinned(compiled.load("train"), plain, plain).text))
     assert len(executors) == len(spec["deploymentSpec"]["executors"]) > 5
 
 

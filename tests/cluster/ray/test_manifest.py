@@ -225,7 +225,14 @@ def test_what_kubernetes_would_refuse_the_recipe_refuses(line: str) -> None:
     assert line.partition("=")[0] in str(raised.value)
 
 
-SERVING = {"ray": "rayjob", "pods": {"image": "r/medmim@sha256:1", "vllm_image": "r/medmim-vllm@sha256:2"}}
+SERVING = {
+    "ray": "rayjob",
+    "pods": {
+        "image": "r/medmim@sha256:1",
+        "cuda_image": "r/medmim-cuda@sha256:3",
+        "vllm_image": "r/medmim-vllm@sha256:2",
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -233,17 +240,17 @@ SERVING = {"ray": "rayjob", "pods": {"image": "r/medmim@sha256:1", "vllm_image":
     [
         ("bench", "vllm", "r/medmim-vllm@sha256:2"),
         ("rebench", "vllm", "r/medmim-vllm@sha256:2"),
-        ("bench", "transformers", "r/medmim@sha256:1"),
-        ("finetune", "vllm", "r/medmim@sha256:1"),
+        ("bench", "transformers", "r/medmim-cuda@sha256:3"),
+        ("finetune", "vllm", "r/medmim-cuda@sha256:3"),
         ("data", "vllm", "r/medmim@sha256:1"),
     ],
 )
-def test_the_pods_of_a_benchmark_by_vllm_have_an_image_with_it(stage: str, engine: str, image: str) -> None:
+def test_the_pods_of_a_job_have_the_image_with_what_it_needs(stage: str, engine: str, image: str) -> None:
     recipe = validate(
         {"name": "b", "data": {"source": "phantom"}, "bench": {"engine": engine}, "platform": SERVING}, "test"
     )
     request = Request(stage, recipe.dump(), "r", {})
-    found = manifest.image(request, recipe.platform, "default")
+    found = manifest.image(request, recipe.platform)
     assert found == image
     spec = manifest.spec(recipe.platform, found, "s3://b/x", "lease")
     cluster = spec["rayClusterSpec"]
