@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from medmim import terms
+from medmim.data.sources import headers
 from medmim.data.sources.files import one_line
 from medmim.data.sources.source import Entry, Source
 from medmim.errors import UserError
@@ -82,7 +83,9 @@ class Reading:
             UserError: What each source says that cannot be read, together.
         """
         found = self._of_each("load")
-        return [below(folder, source) for (folder, _, _), source in zip(self.parts, found, strict=True)]
+        return [
+            below(folder, headers.looked_at(source)) for (folder, _, _), source in zip(self.parts, found, strict=True)
+        ]
 
     def _of_each(self, function: str) -> list[Any]:
         """What a function of each module gives, or the errors of all that fail."""

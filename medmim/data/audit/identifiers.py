@@ -281,7 +281,7 @@ def of_headers(samples: Sequence[Sample], flagged: Sequence[Mapping[str, str]], 
             rows = burned if text.startswith("BurnedInAnnotation") else named
             rows.append(Row(sample.id, file_of(sample), text))
     about = {
-        "identifiers/dicom-name": ("rows of images whose DICOM header has a name that the table repeats", named),
+        "identifiers/dicom-name": ("rows of images whose DICOM header has a name that a text repeats", named),
         "identifiers/dicom-burned-in": ("rows of images whose DICOM tag BurnedInAnnotation is YES", burned),
     }
     if not headers:

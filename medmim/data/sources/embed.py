@@ -22,7 +22,8 @@ they were taken. `laterality` is right for both; what an image looks like is not
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -32,11 +33,10 @@ from medmim.data.sources.embed_findings import SIDES, Clinical
 from medmim.data.sources.embed_findings import UNSPECIFIED as UNSPECIFIED
 from medmim.data.sources.embed_images import Images
 from medmim.data.sources.roots import Root
-from medmim.data.sources.source import BadImage, Entry, Source
+from medmim.data.sources.source import Entry, Source
 from medmim.errors import UserError
-from medmim.progress import bar
 from medmim.recipe.sources import Embed
-from medmim.sample import BadRow, Study
+from medmim.sample import Study
 from medmim.terms import Terms
 
 TERMS = Terms(
@@ -77,7 +77,6 @@ def load(entry: Entry[Embed]) -> Source:
     studies = [study for study in named if root.has(study.image)]
     there = {study.image for study in studies}
     exams = {study.exam or "" for study in studies}
-    headers, flagged = _headers(root, studies) if entry.own.images == "dcm" else ([], [])
     facts = {
         "rows": clinical.rows + images.rows,
         "images": len(studies),
@@ -95,28 +94,11 @@ def load(entry: Entry[Embed]) -> Source:
         families=FAMILIES,
         bad=[*clinical.bad, *images.bad],
         missing=[study.image for study in named if study.image not in there],
-        flagged=flagged,
-        headers=headers,
+        head=partial(dicom_tags.head, root),
         facts=facts,
         identity=root.identity,
         fix_for=root.fix_for,
     )
-
-
-def _headers(root: Root, studies: Sequence[Study]) -> tuple[list[str], list[BadRow]]:
-    """Images whose header could be read, and those that it flags. Of the tables, no free text gets into a question."""
-    read: list[str] = []
-    flagged: list[BadRow] = []
-    with bar("reading headers", len(studies), "images") as progress:
-        for study in studies:
-            progress.add()
-            try:
-                found = dicom_tags.identifying(dicom_tags.head(root, study.image), {})
-            except (FileNotFoundError, BadImage):  # the build says so when it reads the image
-                continue
-            read.append(study.image)
-            flagged += [BadRow(study.image, 0, key, reason) for key, reason in found]
-    return read, flagged
 
 
 def _read(root: Root, own: Embed) -> tuple[Clinical, Images]:

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from medmim import sniff
-from medmim.data.sources import cells, roots
+from medmim.data.sources import cells, dicom_tags, roots
 from medmim.data.sources.files import escapes
 from medmim.data.sources.fragments import parse
 from medmim.data.sources.names import nfc
@@ -98,8 +98,9 @@ def load(entry: Entry[Questions]) -> Source:
     root = roots.opened(entry)
     samples, bad, facts = _read(root, entry.own.file)
     return Source(
-        partial(_image, root), samples=samples, bad=bad, facts=facts, identity=root.identity, fix_for=root.fix_for
-    )
+        partial(_image, root), samples=samples, bad=bad, facts=facts, identity=root.identity, fix_for=root.fix_for,
+        head=partial(dicom_tags.head, root),
+    )  # fmt: skip
 
 
 def _image(root: Root, path: str) -> bytes:

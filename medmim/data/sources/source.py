@@ -60,7 +60,9 @@ class Source:
         fix_for: Paths of images that are missing or cannot be used -> what would help; empty where nothing is known.
         flagged: Images whose file says who a person is, in words that repeat nothing of it; they stay, and an audit
             refuses them.
-        headers: Images whose DICOM header was read for that.
+        headers: Images whose DICOM header was read for that. Of all that a module does not name here, `headers` reads
+            it (images that have the ending of another format are no DICOM files).
+        head: As `read`, of no more than the header of a DICOM file; where a module has none, whole files are read.
     """
 
     read: Callable[[str], bytes]
@@ -75,3 +77,4 @@ class Source:
     fix_for: Callable[[Iterable[str]], str] = lambda _: ""
     flagged: list[BadRow] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
+    head: Callable[[str], bytes] | None = None

@@ -28,6 +28,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +36,7 @@ from medmim.data import breasts
 from medmim.data.breasts import UNCLEAR, Look
 from medmim.data.sources import cells, dicom_tags, json_records, names, roots, table
 from medmim.data.sources.files import escapes
-from medmim.data.sources.fragments import parse
+from medmim.data.sources.headers import may_be_dicom
 from medmim.data.sources.roots import Root
 from medmim.data.sources.source import BadImage, Entry, Source
 from medmim.errors import UserError
@@ -68,7 +69,6 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "which_sequence": ("sequence",),
 }
 # Endings of files whose tags are not asked for: pictures, and volumes.
-NO_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".nii", ".gz", ".npy")
 BIRADS = (  # by number, in the words of the source `embed`
     "additional evaluation needed", "negative", "benign", "probably benign", "suspicious",
     "highly suggestive of malignancy", "known malignancy",
@@ -180,6 +180,7 @@ def load(entry: Entry[Studies]) -> Source:
         missing=missing,
         flagged=flagged,
         headers=headers,
+        head=partial(dicom_tags.head, root),
         facts=facts,
         identity=root.identity,
         fix_for=root.fix_for,
@@ -280,7 +281,7 @@ def _study(
     path = value("path", lambda cell: posixpath.normpath(names.nfc(cells.file_name(cell)))) or ""
     if escapes(path):
         problems.append(("path", "the path leaves the root"))
-    if not problems and posixpath.splitext(parse(path)[0])[1].lower() not in NO_DICOM:
+    if not problems and may_be_dicom(path):
         texts = {name: cell for name, cell in given.items() if name not in NEEDED and cell}
         tags, flags = _tags(root, path, texts)
         for name, said in tags.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmim.data.sources import embed
+from medmim.data.sources import embed, headers
 from tests.support.dicom_files import dicom
 from tests.support.embed_tables import (
     ANN,
@@ -53,7 +53,7 @@ def test_a_header_that_says_that_pixels_identify_is_flagged_and_headers_are_coun
     first, second, *_ = sorted((tmp_path / "images").rglob("*.dcm"))
     for path, said in ((first, "YES"), (second, "NO")):  # the others are no DICOM files
         path.write_bytes(dicom(np.zeros((8, 8), dtype=np.uint16), BurnedInAnnotation=said))
-    source = embed.load(section(tmp_path))
+    source = headers.looked_at(embed.load(section(tmp_path)))
     names = [path.relative_to(tmp_path).as_posix() for path in (first, second)]
     assert sorted(source.headers) == names
     assert [(row.file, row.key) for row in source.flagged] == [(names[0], "BurnedInAnnotation")]
