@@ -110,9 +110,9 @@ def audit(
     found = store.get(uri)
     section = parsed.audit if parsed else audit.limits_of(found)
     allowed = loading.audit_section(section.model_dump(mode="json"), sets or ())
-    _print_resolved(ws, data=found.digest, limits=recipe or "of the recipe that made it, else the default ones")
+    _print_resolved(ws, data=found.digest, limits=recipe or audit.whose_limits(found))
     artifact, _ = audit.audit_artifact(ws, uri, allowed=allowed)
-    report = audit.read(ws, artifact)
+    report = audit.read(artifact)
     target = page.write(ws, artifact, report, allowed)
     checks = check.judged(report["checks"], allowed)
     if as_json:

@@ -66,6 +66,19 @@ def judged(checks: Iterable[Mapping[str, Any]], allowed: Audit) -> list[dict[str
     return found
 
 
+def tells(check: Mapping[str, Any]) -> str:
+    """Why people are told of a judged check: it has `crossed` its limit, is `unmeasured`, or has `found` something.
+
+    Empty where it is within its limit, or has none and may have found nothing.
+    """
+    if check["crossed"]:
+        return "crossed"
+    if check["value"] is None:
+        return "unmeasured"
+    surely = check["value"] if check["low"] is None else check["low"]
+    return "found" if check["limit"] is None and surely > 0 else ""
+
+
 def figure(value: float | None, share: bool) -> str:
     """A value, an end of an interval or a limit, as people read it; a dash for None."""
     if value is None:

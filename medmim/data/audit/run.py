@@ -21,7 +21,7 @@ from medmim.data.audit import (
     text_only,
     types,
 )
-from medmim.data.audit.check import judged, line
+from medmim.data.audit.check import judged, line, tells
 from medmim.data.build import FLAGGED
 from medmim.data.sources.published_rows import file_of
 from medmim.errors import Refused, UserError
@@ -52,7 +52,7 @@ def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
     """
     with stage(ws, "audit") as outcome:
         artifact, cached = audit_artifact(ws, data, recipe)
-        report = read(ws, artifact)
+        report = read(artifact)
         outcome.of(artifact, cached)
         outcome.facts = report
         for text in [*summary(report), *told(report, recipe.audit)]:
@@ -180,10 +180,26 @@ def limits_of(data: Artifact) -> Audit:
 
 def section_of(recipe: Mapping[str, Any]) -> Audit:
     """The section `audit` of a recorded recipe; as by default where it has none, or one of another version."""
+    return _section(recipe)[0]
+
+
+def whose_limits(data: Artifact) -> str:
+    """Whose limits `limits_of` gives, in words for people: the recipe's, or the default ones and why."""
+    recipe = provenance_of(data).get("recipe")
+    if not recipe:
+        return "the default ones: no recipe of the data set is recorded"
+    return "those of the recipe that made the data set" if _section(recipe)[1] else _OTHER_VERSION
+
+
+_OTHER_VERSION = "the default ones: the recipe that made the data set is of another version"
+
+
+def _section(recipe: Mapping[str, Any]) -> tuple[Audit, bool]:
+    """The section of a recorded recipe, and whether this version can read it."""
     try:
-        return Audit.model_validate_json(json.dumps(recipe.get("audit") or {}))
+        return Audit.model_validate_json(json.dumps(recipe.get("audit") or {})), True
     except ValidationError:
-        return Audit()
+        return Audit(), False
 
 
 def leaking(audit: Artifact, folder: Path, begin: int, count: int) -> list[Sample]:
@@ -201,7 +217,7 @@ def leaking(audit: Artifact, folder: Path, begin: int, count: int) -> list[Sampl
     return list(islice(rows, begin, begin + count))
 
 
-def read(ws: Workspace, artifact: Artifact) -> dict[str, Any]:
+def read(artifact: Artifact) -> dict[str, Any]:
     """The report of an audit artifact; one of an earlier version has the checks that it made."""
     report: dict[str, Any] = json.loads(store.read_file(artifact, REPORT))
     if "checks" not in report:
@@ -236,14 +252,7 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 def told(report: dict[str, Any], allowed: Audit) -> list[str]:
     """A line for each check that has crossed its limit, could not be made, or has found something without a limit."""
-
-    def is_told(one: Mapping[str, Any]) -> bool:
-        if one["crossed"] or one["value"] is None:
-            return True
-        surely = one["value"] if one["low"] is None else one["low"]
-        return bool(one["limit"] is None and surely > 0)
-
-    return [line(one) for one in judged(report["checks"], allowed) if is_told(one)]
+    return [line(one) for one in judged(report["checks"], allowed) if tells(one)]
 
 
 def leaks(report: dict[str, Any]) -> list[str]:

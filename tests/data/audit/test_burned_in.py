@@ -41,7 +41,7 @@ def test_a_name_and_a_date_in_a_picture_are_refused_and_not_repeated(tmp_path: P
     assert "burned-in/identifiers: 1 of 3 pictures" in said
     assert "99.99.9999" in said
     artifact, _ = audit.audit_artifact(ws, data.uri, asked(10))
-    found = {check["name"]: check for check in audit.read(ws, artifact)["checks"]}
+    found = {check["name"]: check for check in audit.read(artifact)["checks"]}
     assert found["burned-in/text"]["value"] == 2
     kept = "".join(path.read_text("utf-8", "ignore") for path in Path(ws.store).rglob("*.json*"))
     assert "DOE" not in kept and "1951" not in kept

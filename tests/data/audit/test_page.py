@@ -22,7 +22,7 @@ def test_it_names_the_crossed_checks_and_their_rows_and_follows_the_limits(tmp_p
     shards.write(tmp_path / "made", rows, ())
     data = store.publish(tmp_path / "made", ws.store, "data", {}, {"terms": APACHE.as_dict()})
     made, _ = audit.audit_artifact(ws, data.uri)
-    report = audit.read(ws, made)
+    report = audit.read(made)
     target = page.write(ws, made, report, Audit())
     html = target.read_text(encoding="utf-8")
     assert target.parent == ws.home / "reports" and "checks cross their limit: images." in " ".join(html.split())

@@ -60,7 +60,7 @@ def published(ws: Workspace, tmp_path: Path, files: dict[str, bytes]) -> Artifac
 
 
 def checks(ws: Workspace, artifact: Artifact) -> dict[str, dict]:
-    return {check["name"]: check for check in audit.read(ws, artifact)["checks"]}
+    return {check["name"]: check for check in audit.read(artifact)["checks"]}
 
 
 def three_files(picture: Image.Image, other: Image.Image) -> dict[str, bytes]:

@@ -104,7 +104,7 @@ def test_an_audit_of_an_earlier_version_is_found_and_read_with_its_checks(tmp_pa
     ws, asked = place(tmp_path), recipe(files.write(tmp_path / "raw", leaky_set()))
     data = build.run(asked, ws)
     made, _ = audit.audit_artifact(ws, data.uri)
-    report = {key: value for key, value in audit.read(ws, made).items() if key != "checks"}
+    report = {key: value for key, value in audit.read(made).items() if key != "checks"}
     old = tmp_path / "old"
     old.mkdir()
     (old / audit.REPORT).write_text(json.dumps(report))
@@ -114,7 +114,7 @@ def test_an_audit_of_an_earlier_version_is_found_and_read_with_its_checks(tmp_pa
     remember(other, "audit", step_key("audit", 1, None, {"data": data.digest}), earlier)
     found = audit.find(other, data.digest)
     assert found is not None and found.digest == earlier.digest
-    assert [check["value"] for check in audit.read(other, found)["checks"]] == [3, 1, 2]
+    assert [check["value"] for check in audit.read(found)["checks"]] == [3, 1, 2]
     assert list(audit.rows(found)) == []
 
 

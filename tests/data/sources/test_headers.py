@@ -94,6 +94,6 @@ def test_an_audit_refuses_the_header_of_a_question_of_one_s_own(tmp_path: Path) 
     ws = workspace(tmp_path / "home")
     made = build.run(Recipe(name="own", data=Data(sources=(own,))), ws)
     found, _ = audit.audit_artifact(ws, made.uri)
-    counted = {check["name"]: check["value"] for check in audit.read(ws, found)["checks"]}
+    counted = {check["name"]: check["value"] for check in audit.read(found)["checks"]}
     assert (counted["identifiers/dicom-name"], counted["identifiers/dicom-burned-in"]) == (1, 1)
     assert b"uintero" not in store.read_file(found, audit.ROWS)

@@ -103,6 +103,33 @@ def test_checks_are_judged_by_the_recipe_that_made_the_data_set(ws: Workspace, b
     assert rows["label-balance"][1] == "–"
 
 
+def test_the_list_names_each_check_that_has_found_something_or_could_not_be_made(ws: Workspace, build: Build) -> None:
+    made = build(shared=5, audit={"max_shared_patients": 5, "max_label": None})
+    audit.audit_artifact(ws, made.uri)
+    listed = re.sub(r"<[^>]*>", "\n", browser(ws).get("/data").text)
+    said = dict(re.findall(r"(beyond its limit|found, without a limit|not measured): (.*)", listed))
+    assert "images 5" in said["beyond its limit"] and "patients" not in said["beyond its limit"]
+    assert "image_sets 5" in said["found, without a limit"]
+    assert {"pixels", "look-alikes"} <= set(said["not measured"].split(", "))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({}, "those of the recipe that made the data set"),
+        ({"audit": {"max_of_another_version": 1}}, "the default ones: the recipe that made the data set is of another"),
+    ],
+)
+def test_a_page_says_whose_limits_it_judges_by(
+    ws: Workspace, build: Build, sections: dict[str, Any], said: str
+) -> None:
+    made = build(**sections)
+    audit.audit_artifact(ws, made.uri)
+    assert f"beside their limits: {said}" in browser(ws).get(f"/data/{made.digest}").text
+    bare = store.publish(ws.fetch(made.uri), f"{ws.store}2", "data", {}, {})
+    assert audit.whose_limits(bare) == "the default ones: no recipe of the data set is recorded"
+
+
 def test_questions_that_are_not_clean_are_listed_a_page_at_a_time_without_their_patients(
     ws: Workspace, build: Build
 ) -> None:

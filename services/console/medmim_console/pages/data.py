@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from fastapi.responses import Response
 
 from medmim import shards, store, tracking
 from medmim.data.audit import run as audit
-from medmim.data.audit.check import figure, judged
+from medmim.data.audit.check import figure, judged, tells
 from medmim.errors import Unavailable, UserError
 from medmim.housekeeping import erase
 from medmim.run.provenance import provenance_of, public_recipe, recorded, shows_patients, terms_of
@@ -53,7 +54,7 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
     allowed = terms_of(found)
     versions, more, away = _models(this, digest)
     checked = audit.find(this.ws, digest)
-    report = audit.read(this.ws, checked) if checked else None
+    report = audit.read(checked) if checked else None
     return draw(
         request,
         "data_set.html.j2",
@@ -71,6 +72,7 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
         report=report,
         leaks=audit.leaks(report) if report else [],
         checks=judged(report["checks"], audit.limits_of(found)) if report else [],
+        limits=audit.whose_limits(found),
         terms=[(flag, getattr(allowed, flag), reasons(allowed, [flag])) for flag in FLAGS],
         words=allowed.text,
         versions=versions,
@@ -83,12 +85,12 @@ def data_set(request: Request, this: ThisSite, digest: Digest) -> Response:
 
 @router.get("/data/{digest}/leaks")
 def leaks(request: Request, this: ThisSite, digest: Digest, number: Number = 1) -> Response:
-    """The benchmark rows that are not clean: that share a patient or an image with the training rows."""
+    """The benchmark rows that are not clean: that share something with the training rows (docs/data.md)."""
     found = _find(this, digest)
     checked = audit.find(this.ws, digest)
     if checked is None:
         raise Refusal(404, f"the data set {digest[:12]} has not been audited", "a run audits the data that it builds")
-    counted = audit.read(this.ws, checked)["benchmark"]
+    counted = audit.read(checked)["benchmark"]
     total = counted["rows"] - counted["clean_rows"]
     begin = (number - 1) * PER_PAGE
     folder = store.fetch(found, this.ws.cache, [shards.SAMPLES])
@@ -129,16 +131,49 @@ def _find(this: Site, digest: str) -> Artifact:
     return found
 
 
-def _verdict(ws: Workspace, made: Made) -> str:
-    """What the audit says, in a few words; empty where there is none."""
+@dataclass(frozen=True)
+class Verdict:
+    """What the audit of a data set says, for a list.
+
+    Attributes:
+        words: What is shared, in a few words; empty where there is no audit.
+        crossed: Checks that cross a limit, each with its figure.
+        found: Those that have found something and have no limit.
+        unmeasured: Those that could not be made.
+    """
+
+    words: str = ""
+    crossed: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+
+
+def _verdict(ws: Workspace, made: Made) -> Verdict:
     try:
         checked = audit.find(ws, made.digest)
+        if checked is None:
+            return Verdict()
+        checks = judged(_checks(checked.uri), audit.section_of(made.provenance.get("recipe") or {}))
     except UserError as error:
         if isinstance(error, Unavailable):
             raise
-        return error.fact
-    if checked is None:
-        return ""
+        return Verdict(error.fact)
+    named = {
+        told: tuple(f"{one['name']} {figure(one['value'], one['share'])}" for one in checks if tells(one) == told)
+        for told in ("crossed", "found")
+    }
+    unmeasured = tuple(one["name"] for one in checks if tells(one) == "unmeasured")
+    return Verdict(_shared(checked), named["crossed"], named["found"], unmeasured)
+
+
+@lru_cache(maxsize=512)
+def _checks(uri: str) -> tuple[Mapping[str, Any], ...]:
+    """The checks of an audit, whose address has its digest."""
+    return tuple(audit.read(store.get(uri))["checks"])
+
+
+def _shared(checked: Artifact) -> str:
+    """What an audit says is shared, in a few words."""
     shared = checked.counts.get("shared")
     counted = [checked.counts.get(name, 0) for name in ("rows", "clean_rows")]
     if not isinstance(shared, Mapping) or not all(isinstance(n, int) for n in (*shared.values(), *counted)):
