@@ -4,11 +4,13 @@
     HOME/galleries/DIGEST/rows/N.js      the rows, `ROWS` a file, loaded as they are shown (`file://` has no other way)
     HOME/galleries/DIGEST/images/ID.jpg  images made small; of the first rows of each type, or of all
     HOME/galleries/DIGEST/damaged.js     images that do not decode
-    HOME/galleries/DIGEST/erased.json    the store, and the digest of its list of erased patients: of another list, all
-                                         galleries of that store are removed when the next one is written
+    HOME/galleries/DIGEST/made.json      the store, the digest of its list of erased patients (of another list, all
+                                         galleries of that store are removed when the next one is written), and whether
+                                         patients are named (where that changes, this one is written anew)
 
 The first page is there after seconds, also of a data set of a hundred thousand rows; other rows and further images are
-written after that, and images that an earlier call drew are found again.
+written after that, and images that an earlier call drew are found again. `medmim gc` removes the galleries of data sets
+that are gone.
 """
 
 import hashlib
@@ -48,7 +50,7 @@ PICTURES = 48  # rows of a type whose images are drawn where nobody says otherwi
 KEPT = 5  # galleries of a home
 SIDE = 384  # pixels
 _FOLDER = "galleries"
-_ERASED = "erased.json"
+_MADE = "made.json"
 _FEW = 100  # files of rows, written within a second
 _THREADS = 8  # Pillow decodes and scales outside of Python's lock
 _KEYS = ("split", "ability", "family", "source")
@@ -82,18 +84,21 @@ def write(ws: Workspace, data: Artifact, per_kind: int = PICTURES) -> Iterator[P
     """
     target = ws.home / _FOLDER / data.digest
     origin = data.uri.rpartition("/data/")[0]
-    listed = json.dumps({"store": origin, "erased": erased.load(origin).parents.get("erased", "")})
+    listed = {"store": origin, "erased": erased.load(origin).parents.get("erased", "")}
+    record = provenance_of(data)
+    made = {**listed, "named": shows_patients(record)}
     try:
         _drop_outdated(target.parent, listed)
+        if target.is_dir() and _made_of(target) != made:
+            shutil.rmtree(target)  # before a page says otherwise: a kill must leave no file that names somebody
         for name in ("rows", "images"):
             (target / name).mkdir(parents=True, exist_ok=True)
-        _replace(target / _ERASED, listed.encode())
+        _replace(target / _MADE, json.dumps(made).encode())
         _drop_others(target)
         folder = store.fetch(data, ws.cache, [shards.SAMPLES])
         table, kinds = _in_kinds(shards.table(folder))
         with _images(data, folder) as (held, read):
-            record = provenance_of(data)
-            files = _Files(target, table, held, shows_patients(record))
+            files = _Files(target, table, held, bool(made["named"]))
             shown = _in_turn(kinds, per_kind)
             names = [name for name in files.images(shown) if name in held]
             first = [name for name in files.images(shown[:PER_PAGE]) if name in held]
@@ -114,20 +119,44 @@ def clear(home: Path) -> None:
     shutil.rmtree(home / _FOLDER, ignore_errors=True)
 
 
-def _drop_outdated(folder: Path, listed: str) -> None:
+def of_others(ws: Workspace, digests: Collection[str]) -> list[tuple[Path, float, int]]:
+    """Galleries of a store's data sets that are none of these, with the last time of writing (s since 1970) and bytes.
+
+    Args:
+        ws: The workspace: the home, and the store.
+        digests: Of data sets.
+    """
+    found, own = [], (ws.store, store.open_store(ws.store).uri)
+    for path in _in(ws.home / _FOLDER):
+        if path.name not in digests and _made_of(path).get("store") in own:
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            found.append((path, path.stat().st_mtime, size))
+    return found
+
+
+def _in(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _made_of(gallery: Path) -> dict[str, Any]:
+    """What a gallery says it was made of; empty where an earlier version made it, or it is damaged."""
+    try:
+        said = json.loads((gallery / _MADE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _drop_outdated(folder: Path, listed: Mapping[str, str]) -> None:
     """Remove what was drawn of a store before patients were erased from it, here or by another home.
 
     Args:
         folder: Of the galleries.
-        listed: JSON of the store and the digest of its list of erased patients.
+        listed: The store, and the digest of its list of erased patients.
     """
-    now = json.loads(listed)
-    for path in folder.iterdir() if folder.is_dir() else ():
-        try:
-            said = json.loads((path / _ERASED).read_bytes())
-        except (OSError, ValueError):  # of an earlier version
-            said = {}
-        if said != now and said.get("store", now["store"]) == now["store"]:
+    for path in _in(folder):
+        said = {key: value for key, value in _made_of(path).items() if key in listed}
+        if said != listed and said.get("store", listed["store"]) == listed["store"]:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -5,10 +5,12 @@ answers that the next nights compare with, and what was written or used within t
 recipe's `retention` decides. The nights' records are kept for good.
 """
 
+import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,8 +35,8 @@ class Item:
     """One thing that may be removed.
 
     Attributes:
-        kind: `artifact`, `unfinished` (files without a manifest), `run`, `resume`, `index`, `mark`, `lock` or `pixels`
-            (what the home keeps for the next build).
+        kind: `artifact`, `unfinished` (files without a manifest), `run`, `resume`, `index`, `mark`, `lock`, `pixels`
+            (what the home keeps for the next build) or `gallery` (of the home, too).
         name: Its key, or the common prefix of its keys.
         recipe: Name of its recipe; empty where none is known.
         bytes: Its size.
@@ -150,6 +152,8 @@ def plan(
         add("pixels", "pixels", "", size, last_used, f"{len(unused):,} pictures of no build for {grace:g} days")
 
     remaining = {entry.digest for entry in complete} - {item.name.partition("/")[2] for item in items}
+    for path, when, size in _galleries(ws, remaining):
+        add("gallery", f"galleries/{path.name}", "", size, when, "its data set is gone, or is to be removed")
     for key, (when, size) in ages.items():
         if when >= cutoff:
             continue
@@ -177,6 +181,7 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
         "mark",
         "lock",
         "pixels",
+        "gallery",
     )  # records before the artifacts that they name
     removed = []
     if plan.items:
@@ -187,6 +192,11 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
                 continue
         elif item.kind in ("index", "mark"):
             place.delete(item.name)
+        elif item.kind == "gallery":
+            path = ws.home / item.name
+            if store.find(f"{ws.store}/data/{path.name}") is not None:  # used since the plan was made, so it stays
+                continue
+            shutil.rmtree(path, ignore_errors=True)
         elif item.kind == "pixels":
             for *_, path in kept_pixels.unused(ws.home, plan.cutoff):
                 path.unlink(missing_ok=True)
@@ -195,6 +205,12 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
         removed.append(item)
     finish(place, plan.cutoff)
     return removed
+
+
+def _galleries(ws: Workspace, digests: Collection[str]) -> list[tuple[Path, float, int]]:
+    from medmim.data import gallery  # imports Pillow
+
+    return gallery.of_others(ws, digests)
 
 
 def _retention(entries: Iterable[Entry], last: int | None, days: int | None) -> Callable[[str], Retention]:

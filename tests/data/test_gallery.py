@@ -136,6 +136,24 @@ def test_patients_and_files_are_named_where_the_recipe_says_so(ws: Workspace) ->
     assert shown["who"] == ["P-4711"] and shown["from"] == ["P-4711/x.png"]
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_where_it_changes_whether_patients_are_named_the_gallery_is_written_anew_at_once(
+    ws: Workspace, named: bool
+) -> None:
+    rows = [replace(samples()[0], images=(f"one{i}",), paths=("ward/a.png",)) for i in range(240)]
+    data = publish(ws, rows, named=named)
+    page = read(ws, data)
+    assert all(("who" in row) is named for row in rows_of(page)) and len(rows_of(page)) == 240
+    kind, digest = data.uri.split("/")[-2:]
+    other = {"recipe": {"name": "own", "platform": {"show_patients": not named}}}
+    store.open_store(ws.store).write(f"{kind}/{digest}/{store.PROVENANCE}", json.dumps(other).encode())
+    going = gallery.write(ws, data)
+    assert next(going) == page
+    shown = rows_of(page)  # of the first page alone, whatever an earlier call has written
+    assert 0 < len(shown) < 240 and all(("who" in row) is not named for row in shown)
+    assert list(going) == [] and len(rows_of(page)) == 240
+
+
 def test_only_the_last_galleries_are_kept(ws: Workspace) -> None:
     for number in range(gallery.KEPT + 2):
         row = replace(samples()[0], question=f"What {number}?")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medmim import store, tracking
-from medmim.data import kept_pixels
+from medmim import shards, store, tracking
+from medmim.data import gallery, kept_pixels
 from medmim.errors import UserError
 from medmim.housekeeping import gc
 from medmim.lvlm import adapters
@@ -24,6 +25,8 @@ from medmim.run import step_lock
 from medmim.run.cache import cached_step
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact, open_store
+from medmim.store.removal import USED
+from tests.support.bench import samples
 from tests.support.killing import killed_at
 from tests.support.registry import artifacts
 
@@ -241,6 +244,30 @@ def test_pictures_that_no_build_used_go_after_the_grace_period(ws: Workspace) ->
     assert kept.find("old", 32) is None
     assert kept.find("used", 32) is not None
     assert gc.plan(ws, now=NOW).items == ()
+
+
+def test_the_gallery_of_a_data_set_goes_with_it_and_not_before(ws: Workspace, tmp_path: Path) -> None:
+    made = []
+    for number, home in enumerate((ws, ws, replace(ws, store=str(tmp_path / "other")))):
+        folder = tmp_path / str(number)
+        shards.write(folder, samples()[number : number + 2], [])
+        data = store.publish(folder, home.store, "data", {}, {"recipe": {"name": str(number)}})
+        (page,) = gallery.write(home, data)
+        made.append((data, page.parent))
+    (old, of_old), (_, of_kept), (_, of_other) = made
+    assert gc.plan(ws, now=NOW).items == ()
+    age(ws, name(old), 99)
+    age(ws, f"{USED}/{name(old)}", 99)
+    items = gc.plan(ws, last=0, days=0, now=NOW).items
+    assert [item.kind for item in items] == ["artifact", "gallery"] and items[1].bytes > 1000
+    spared = replace(gc.plan(ws, last=0, days=0, now=NOW), items=(items[1],))
+    assert gc.collect(ws, spared) == [] and of_old.is_dir()  # its data set is still there
+    gc.collect(ws, gc.plan(ws, last=0, days=0, now=NOW))
+    assert not of_old.exists() and of_kept.is_dir() and of_other.is_dir()
+    shutil.rmtree(Path(ws.store) / "data")  # gone by other means
+    (item,) = gc.plan(ws, now=NOW).items
+    assert gc.collect(ws, gc.plan(ws, now=NOW)) == [item] and not of_kept.exists()
+    assert of_other.is_dir()
 
 
 def test_an_imported_base_stays_though_nothing_points_to_it(ws: Workspace, tmp_path: Path) -> None:
