@@ -1,7 +1,11 @@
 """Two real nights, the second with a worse champion and a server that has changed, as the console shows them."""
 
+import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from fastapi.testclient import TestClient
@@ -9,6 +13,7 @@ from fastapi.testclient import TestClient
 from medmim import store
 from medmim.bench import run as bench
 from medmim.data import erased, people
+from medmim.housekeeping import erase
 from medmim.nightly.records import Night
 from tests.support.console import browser
 from tests.support.nightly import NAME, World, drift, world
@@ -42,8 +47,6 @@ def test_recipes_are_listed_with_their_last_night(client: TestClient, weeks: tup
 
 
 def test_a_store_without_nights_says_so(tmp_path: Path, weeks: tuple[World, list[Night]]) -> None:
-    from dataclasses import replace
-
     empty = browser(replace(weeks[0].ws, store=str(tmp_path / "store")))
     assert "No night has been recorded" in empty.get("/nights").text
     assert empty.get(f"/nights/{NAME}").status_code == 404
@@ -132,3 +135,40 @@ def test_what_is_no_recipe_or_date_is_refused(client: TestClient) -> None:
     for path in ("/nights/..%2f..", "/nights/NO", f"/nights/{NAME}/today", f"/nights/{NAME}/2020-01-01"):
         answer = client.get(path)
         assert answer.status_code in (400, 404) and "Traceback" not in answer.text, path
+
+
+@pytest.mark.parametrize("does", ["marked", "removed"])
+def test_an_erasure_reaches_the_answers_the_scores_and_the_nights_of_a_patient(
+    weeks: tuple[World, list[Night]], tmp_path: Path, does: Literal["marked", "removed"]
+) -> None:
+    made, nights = weeks
+    shutil.copytree(made.ws.store, tmp_path / "store")
+    ws = replace(made.ws, store=str(tmp_path / "store"), home=tmp_path / "home")
+    place, night = store.open_store(ws.store), nights[DRIFTED - 1]
+    row = next(
+        row
+        for row in bench.predictions(ws, f"{ws.store}/bench/{night.bench}")
+        if row["id"] in night.changed["other"] and len(row["patients"]) == 1
+    )
+    address = f"/nights/{NAME}/{night.date}/changes"
+    assert row["question"] in browser(ws).get(address).text
+
+    what = erase.plan(ws, row["patients"], does)
+    planned = {one.name: one.does for one in what.artifacts}
+    held = {"data": "removed", "answers": does, "bench": does, "night": does, "report": "removed"}
+    there = {"/".join(key.split("/")[:2]) for key in place.list() if key.startswith(tuple(f"{kind}/" for kind in held))}
+    assert there == {name for name in planned if name.partition("/")[0] in held}
+    assert {name.partition("/")[0] for name in there} >= {"data", "answers", "bench", "night"}
+    assert all(planned[name] == held[name.partition("/")[0]] for name in there)
+
+    erase.erase(ws, row["patients"], what, "asked for")
+    assert erase.marked(ws) == {name.partition("/")[2] for name in there if planned[name] == "marked"}
+    text = json.dumps(row["question"], ensure_ascii=False).encode()
+    holding = {"/".join(key.split("/")[:2]) for key in place.list() if text in place.read(key)}
+    assert holding == {name for name in there if does == "marked" and name.startswith("bench/")}
+    shown = browser(ws)
+    for path in (address, "/nights", f"/nights/{NAME}/{night.date}", f"/items?bench={night.bench}", "/leaderboard"):
+        answer = shown.get(path)
+        assert answer.status_code in (200, 404) and row["question"] not in answer.text, path
+    answer = shown.get(f"/items/{night.bench}/{row['id']}")
+    assert row["question"] not in answer.text and answer.status_code == (200 if does == "marked" else 404)
