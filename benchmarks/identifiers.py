@@ -3,6 +3,8 @@
     python benchmarks/identifiers.py SHARED                 texts and pictures: a minute or two of one core
     python benchmarks/identifiers.py SHARED --pictures 0    texts alone: seconds
 
+The lines `with the list` are of `audit.names`: a list of everybody whose name is planted and of 20,000 others.
+
 SHARED holds `med-mim/` (the published rows) and `covid-chestxray/images/` (real radiographs). Into half of the texts,
 one sentence of a report with an identifier is planted; the other half stays as it is. Values are Faker's (en_US, en_GB,
 de_DE: names, phones, addresses of mail, social security numbers) and dates in the forms of `_DATES`; the detector in
@@ -21,16 +23,17 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from faker import Faker
 from PIL import Image, ImageDraw, ImageFont
 
-from medmim.data.audit import burned_in
-from medmim.data.audit.identifiers import KINDS, find
+from medmim.data.audit import burned_in, known_names
+from medmim.data.audit.identifiers import KINDS, Found, find
 
 _DATES = (
     "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d", "%B %d, %Y", "%d %B %Y", "%b %d, %Y", "%d-%b-%Y", "%m/%d/%y", "%B %Y", "%d %b",
@@ -72,6 +75,7 @@ _OTHER_SENTENCES = {  # without the words by which the detector knows a phone or
         "-- {}",
     ),
 }  # fmt: skip
+_OTHERS = 20_000  # people of the list whom no text names
 _WAYS = ("", ", in capitals", ", in other words")
 _NUMBERS = ("########", "#######", "??######", "?########", "##-######", "####-#####", "S########", "MG-#######",
             "######", "##.####.####", "E-###-####-##", "?###-####")  # fmt: skip
@@ -137,14 +141,50 @@ def _texts(folder: Path, count: int, misses: bool) -> str:
             for way in _WAYS[1:]:
                 print(_line(f"text: {kind}{way}", sure[kind + way], hits[kind + way], None, None))
     print(_line("text: name that nothing marks", sure["unmarked name"], hits["unmarked name"], None, None))
+    _with_list(folder, planted, misses)
     total = [sum(counts[kind + way] for kind in KINDS for way in _WAYS) for counts in (sure, hits, found, false)]
     print(_line("texts, but for those", *total))
     each = 1e3 * seconds / len(planted)
     return f"\ntexts without an identifier that have a finding: {traps} of {sure['']:,}; {each:.2f} ms a text\n"
 
 
-def _with_identifiers(folder: Path, count: int) -> Iterator[Planted]:
-    texts = sorted(
+def _with_list(folder: Path, planted: Sequence[Planted], misses: bool) -> None:
+    """Print the lines of names that the hospital's list has."""
+    others = Faker(["en_US", "en_GB", "de_DE"])
+    others.seed_instance(61)
+    lines = [one.text[one.start : one.end] for one in planted if one.kind.endswith("name")]
+    lines += [f"{others.first_name()} {others.last_name()}" for _ in range(_OTHERS)]
+    with NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+        file.flush()
+        names = known_names.read(file.name)
+    words = known_names.words_of(one.text for one in planted)
+    sure, hits = Counter[str](), Counter[str]()
+    found = false = 0
+    for one in planted:
+        at: list[Found] = known_names.find(one.text, names, words)
+        named = one.kind.endswith("name")
+        right = [each for each in at if named and each.start < one.end and one.start < each.end]
+        found, false = found + len(at), false + len(at) - len(right)
+        if named:
+            sure[one.kind + one.way] += 1
+            hits[one.kind + one.way] += bool(right)
+        for each in at if misses else ():
+            if each not in right:
+                print("false, list:", one.text[max(0, each.start - 40) : each.end + 20].replace("\n", " "))
+    for what in ("name", *(f"name{way}" for way in _WAYS[1:]), "unmarked name"):
+        shown = what.replace("unmarked name", "name that nothing marks")
+        print(_line(f"text: {shown}, with the list", sure[what], hits[what], None, None))
+    print(_line("names with the list", sum(sure.values()), sum(hits.values()), found, false))
+    rows = _real_texts(folder)
+    words = known_names.words_of(rows)
+    alarms = [text for text in rows if known_names.find(text, names, words)]
+    print(f"| the {len(rows):,} texts as they are, with the list | 0 | {len(alarms):,} | | | | |")
+
+
+def _real_texts(folder: Path) -> list[str]:
+    """All different texts of the published rows."""
+    return sorted(
         {
             turn["content"].replace("<image>", "")
             for file in sorted(folder.glob("*.json"))
@@ -152,6 +192,10 @@ def _with_identifiers(folder: Path, count: int) -> Iterator[Planted]:
             for turn in row["conversation"]
         }
     )
+
+
+def _with_identifiers(folder: Path, count: int) -> Iterator[Planted]:
+    texts = _real_texts(folder)
     rng = random.Random(59)
     people = Faker(["en_US", "en_GB", "de_DE"])
     people.seed_instance(59)

@@ -100,7 +100,8 @@ def audit(
 
     Exit code 1 if a limit of the section `audit` is crossed. With --json: `checks` (name, about, value, share, of, low,
     high, key, limit, crossed, rows, note), `pairs`, each pair of split and ability with its overlaps of patients,
-    image_sets and images and both totals; `parts`; `benchmark`, as it is and clean; `shared`; `page`.
+    image_sets and images and both totals; `parts`; `benchmark`, as it is and clean; `shared`; `page`;
+    `known_names`, the rows that hold a name of the list `audit.names`, where there is one.
     """
     from medmim.data.audit import check, page
     from medmim.data.audit import run as audit
@@ -113,6 +114,7 @@ def audit(
     _print_resolved(ws, data=found.digest, limits=recipe or audit.whose_limits(found))
     artifact, _ = audit.audit_artifact(ws, uri, allowed=allowed)
     report = audit.read(artifact)
+    audit.add_names(ws, uri, report, allowed)
     target = page.write(ws, artifact, report, allowed)
     checks = check.judged(report["checks"], allowed)
     if as_json:

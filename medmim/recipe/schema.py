@@ -168,6 +168,9 @@ class Audit(Section):
     max_identifiers: int | None = Field(
         0, ge=0, description="rows with identifiers of one kind, such as dates or phone numbers; null: no limit"
     )
+    names: str | None = Field(
+        None, min_length=1, description="a file of this machine with names that no text may hold, a person a line"
+    )
     read_images: int = Field(
         0, ge=0, description="images, drawn at random, whose burned-in text is read: half a second each (extra ocr)"
     )

@@ -10,6 +10,7 @@
     questions.py     questions that are asked again
     types.py         the rows of each type; text_only.py, balance.py: what their texts and answers give away
     identifiers.py   what may name a patient in texts; burned_in.py: in pictures
+    known_names.py   names of a hospital's own list, read when a data set is judged and kept nowhere
     page.py          the page for people
 
 To add a check: a module named after what it looks at, with a function that takes the samples (all splits) and returns a

@@ -248,7 +248,7 @@ def checks(samples: Iterable[Sample]) -> list[Check]:
     for sample in samples:
         total += 1
         found: dict[str, list[str]] = defaultdict(list)
-        for place, text in _texts(sample):
+        for place, text in texts_of(sample):
             if text not in seen:
                 seen[text] = find(text)
             for one in (*seen[text], *own(sample, text)):
@@ -292,7 +292,8 @@ def of_headers(samples: Sequence[Sample], flagged: Sequence[Mapping[str, str]], 
     ]
 
 
-def _texts(sample: Sample) -> Iterator[tuple[str, str]]:
+def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
+    """What holds a text of a sample, and the text."""
     yield "question", sample.question
     for option in sample.options:
         yield "options", option

@@ -45,7 +45,7 @@ def write(ws: Workspace, artifact: Artifact, report: Mapping[str, Any], allowed:
 def render(artifact: Artifact, report: Mapping[str, Any], allowed: Audit) -> str:
     """The page as HTML; arguments as for `write`."""
     found: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in audit.rows(artifact):
+    for row in audit.rows(artifact, report):
         if len(found[row["check"]]) < _SHOWN:
             found[row["check"]].append(row)
     return (

@@ -15,6 +15,7 @@ from medmim.data.audit import (
     burned_in,
     fingerprints,
     identifiers,
+    known_names,
     leakage,
     pictures,
     questions,
@@ -36,6 +37,7 @@ from medmim.store import Artifact
 REVISION = 7
 REPORT, ROWS, CLEAN = "audit.json", "rows.jsonl", "clean.jsonl"
 _RAISE = "raise the limits (in the recipe, or by --set audit.KEY=VALUE)"
+_KNOWN = "known_names"
 _LISTED = 8  # rows of a check in the message that refuses
 
 
@@ -54,6 +56,7 @@ def run(recipe: Recipe, ws: Workspace, data: str) -> Outcome:
         artifact, cached = audit_artifact(ws, data, recipe)
         report = read(artifact)
         outcome.of(artifact, cached)
+        add_names(ws, data, report, recipe.audit)
         outcome.facts = report
         for text in [*summary(report), *told(report, recipe.audit)]:
             progress.say(text)
@@ -225,10 +228,33 @@ def read(artifact: Artifact) -> dict[str, Any]:
     return report
 
 
-def rows(artifact: Artifact) -> Iterator[dict[str, str]]:
-    """The rows that the checks of an audit artifact have found: check, id, file, found; none of an earlier version."""
+def add_names(ws: Workspace, data: str, report: dict[str, Any], allowed: Audit) -> None:
+    """Add the check of `audit.names` to a report, where the section has a list; its rows go into `known_names`.
+
+    No audit holds it: the list is this machine's, and may be another tomorrow.
+
+    Raises:
+        UserError: The list is not there, or cannot be read.
+    """
+    if allowed.names is None:
+        return
+    listed = known_names.read(allowed.names)
+    samples = shards.read_samples(store.fetch(store.get(data), ws.cache, [shards.SAMPLES]), None)
+    found = known_names.check(samples, listed)
+    report["checks"] = [*report["checks"], found.as_dict()]
+    report[_KNOWN] = [{"check": found.name, **row.__dict__} for row in found.rows]
+
+
+def rows(artifact: Artifact, report: Mapping[str, Any] | None = None) -> Iterator[dict[str, str]]:
+    """The rows that the checks of an audit have found: check, id, file, found; none of an earlier version.
+
+    Args:
+        artifact: The audit.
+        report: Of it; with those of `add_names`.
+    """
     if ROWS in artifact.files:
         yield from map(json.loads, store.read_file(artifact, ROWS).splitlines())
+    yield from (report or {}).get(_KNOWN, ())
 
 
 def summary(report: dict[str, Any]) -> list[str]:
@@ -300,7 +326,7 @@ def check_limits(report: dict[str, Any], allowed: Audit, artifact: Artifact) -> 
         fix = f"use only the clean rows, {artifact.uri}/{CLEAN}, or {_RAISE} to go on with the data as they are"
         problems = [*(line(one) for one in crossed if one["name"] not in leaked), *leaks(report)]
     listed: dict[str, int] = defaultdict(int)
-    for row in rows(artifact):
+    for row in rows(artifact, report):
         if row["check"] in names and listed[row["check"]] < _LISTED:
             listed[row["check"]] += 1
             problems.append(f"{row['check']}: {row['id']} ({row['file']}): {row['found']}")

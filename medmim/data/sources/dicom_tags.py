@@ -28,7 +28,7 @@ _TAGS = ("SpecificCharacterSet", "Modality", "ViewPosition", "ImageLaterality", 
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "ReferringPhysicianName", "OperatorsName",
           "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "RequestingPhysician")  # fmt: skip
 _SHORTEST_NAME = 2  # letters
-_PARTICLES = frozenset(
+PARTICLES = frozenset(
     ("van", "von", "de", "der", "den", "di", "da", "del", "la", "al", "el", "bin", "ten", "ter", "zu")
 )
 # What headers of phantoms, tests and anonymised files have in place of a name: no text with it repeats a name.
@@ -40,13 +40,13 @@ _PLACEHOLDERS = frozenset(
     )
 )  # fmt: skip
 # Names that are words of radiology or of everyday English: only a capital letter within a sentence makes them names.
-_WORDS = frozenset(
+WORDS = frozenset(
     (
         "baker", "ball", "bell", "best", "black", "bone", "bright", "brown", "bush", "case", "close", "cook", "cross",
         "day", "early", "fat", "field", "fine", "foot", "frank", "free", "good", "grant", "gray", "green", "grey",
         "gross", "hand", "hill", "hope", "joy", "king", "late", "line", "long", "mark", "mass", "may", "miles", "moody",
-        "new", "old", "page", "park", "pin", "porter", "ray", "read", "rich", "rod", "rose", "short", "small", "stent",
-        "stone", "summer", "walker", "wall", "white", "will", "winter", "wise", "wood", "young",
+        "new", "old", "page", "park", "pin", "porter", "ray", "read", "rich", "ring", "rod", "rose", "short", "small",
+        "stent", "stone", "summer", "walker", "wall", "white", "will", "winter", "wise", "wood", "young",
     )
 )  # fmt: skip
 
@@ -127,9 +127,9 @@ def read(data: bytes) -> dict[str, str]:
 def identifying(data: bytes, texts: Mapping[str, str]) -> list[tuple[str, str]]:
     """What a header tells of a person who can be recognised: column or tag, and why. It repeats no name.
 
-    A name is repeated where a text has its family and given name one after the other in any case, or one of them. One
-    that is also a word counts only with a capital letter within a sentence: `Stone` is a name, `stone` a finding; one
-    of two letters, too, and not in capitals.
+    A name is repeated where a text has its family and given name one after the other in any case, the family name with
+    the initial of the other (`J. Stone`, `Stone, J`), or one of them. One that is also a word counts alone only with a
+    capital letter within a sentence: `Stone` is a name, `stone` a finding; one of two letters, too, not in capitals.
 
     Args:
         data: The file, or its head.
@@ -158,7 +158,7 @@ def _parts(names: str) -> list[tuple[str, ...]]:
         tuple(
             part
             for part in re.split(r"[\^\s]+", one)
-            if len(part) >= _SHORTEST_NAME and part.lower() not in _PARTICLES | _PLACEHOLDERS
+            if len(part) >= _SHORTEST_NAME and part.lower() not in PARTICLES | _PLACEHOLDERS
         )[:2]
         for one in people
         if one
@@ -172,6 +172,9 @@ def _repeats(text: str, name: tuple[str, ...]) -> bool:
             rf"\b(?:{first}\W{{1,3}}{second}|{second}\W{{1,3}}(?:\w\W{{1,2}})?{first})\b", text, re.IGNORECASE
         ):
             return True
+        family, initial = f"(?:{re.escape(name[0].capitalize())}|{re.escape(name[0].upper())})", name[1][0].upper()
+        if re.search(rf"\b(?:{initial}\. ?{family}|{family}, ?{initial}|{family} {initial}\.)(?!\w|-)", text):
+            return True
     return any(_stands_alone(text, part) for part in name)
 
 
@@ -179,7 +182,7 @@ def _stands_alone(text: str, part: str) -> bool:
     within = r"(?<=[\w,;:(] )"  # not where a sentence begins
     if len(part) == _SHORTEST_NAME:  # in capitals, LI-RADS and the like
         return re.search(rf"{within}{re.escape(part.capitalize())}\b(?!-)", text) is not None
-    if part.lower() not in _WORDS:
+    if part.lower() not in WORDS:
         return re.search(rf"\b{re.escape(part)}\b", text, re.IGNORECASE) is not None
     return any(re.search(rf"{within}{re.escape(way)}\b", text) for way in (part.capitalize(), part.upper()))
 
