@@ -36,12 +36,12 @@ def _run(uri: str) -> Result:
         parsed = from_dump(request.recipe)
         name = os.environ.get("MEDMIM_LEASE")
         looks = [*([lease.look_in_cluster(name)] if name else []), lease.look_in_store(uri)]
-        lease.watch(looks, _stop, parsed.platform.pods.lease_seconds)
-        home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
-        ws = workspace(home, parsed, request.run)
-        lock = dispatch.lock_name(request.stage, parsed, request.arguments)
-        with step_lock.kept(store.open_store(ws.store), lock, request.digest):  # while the step is replaced, too
-            return Result(uri=_STAGES[request.stage](parsed, ws, request).uri)
+        with lease.watched(looks, _stop, parsed.platform.pods.lease_seconds):
+            home = Path(os.environ["MEDMIM_HOME"]) if os.environ.get("MEDMIM_HOME") else None
+            ws = workspace(home, parsed, request.run)
+            lock = dispatch.lock_name(request.stage, parsed, request.arguments)
+            with step_lock.kept(store.open_store(ws.store), lock, request.digest):  # while the step is replaced, too
+                return Result(uri=_STAGES[request.stage](parsed, ws, request).uri)
     except NodeLeaves as error:  # no result: the step makes a new attempt, as for any head that is lost
         progress.say(str(error))
         raise SystemExit(error.exit_code) from None

@@ -162,6 +162,6 @@ def test_the_driver_uses_exactly_what_its_role_grants(
         "leases",
         {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "held"}, "spec": spec},
     )
-    lease.watch([lease.look_in_cluster("held")], lambda reason: stale.set(), 60)
-    assert stale.wait(30)
+    with lease.watched([lease.look_in_cluster("held")], lambda reason: stale.set(), 60):
+        assert stale.wait(30)
     assert used == granted("medmim-ray")

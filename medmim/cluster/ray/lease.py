@@ -115,17 +115,24 @@ def look_in_store(uri: str) -> Look:
     return look
 
 
-def watch(looks: Sequence[Look], expired: Callable[[str], None], lasts: float) -> None:
-    """Call `expired` with a reason, from a thread, once no step waits for this job any more: see `wait_for_end`."""
+@contextmanager
+def watched(looks: Sequence[Look], expired: Callable[[str], None], lasts: float) -> Iterator[None]:
+    """Meanwhile call `expired` with a reason, from a thread, once no step waits any more: see `wait_for_end`."""
+    over = threading.Event()
 
     def wait() -> None:
-        longest = wait_for_end(looks, lasts)
-        expired(f"no step has waited for this job for {longest:.0f} s (platform.pods.lease_seconds): it stops")
+        longest = wait_for_end(looks, lasts, over.wait)
+        if longest is not None:
+            expired(f"no step has waited for this job for {longest:.0f} s (platform.pods.lease_seconds): it stops")
 
     threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
-def wait_for_end(looks: Sequence[Look], lasts: float) -> float:
+def wait_for_end(looks: Sequence[Look], lasts: float, over: Callable[[float], bool]) -> float | None:
     """Return once nothing was renewed for as long as it lasts.
 
     What counts is when a renewal was last *seen*, by this machine's own clock: clocks of two machines are never
@@ -134,13 +141,15 @@ def wait_for_end(looks: Sequence[Look], lasts: float) -> float:
     Args:
         looks: At each place.
         lasts: Seconds, until a renewal says how long it lasts.
+        over: Waits for so many seconds; whether there is nothing to watch any more.
 
     Returns:
-        How long it lasted.
+        How long it lasted; None where there is nothing to watch any more.
     """
     seen, unrenewed, before = dict[Look, str](), 0.0, time.monotonic()
     while unrenewed <= lasts:
-        time.sleep(min(10.0, lasts / _RENEWALS))
+        if over(min(10.0, lasts / _RENEWALS)):
+            return None
         answered = renewed = False
         for look in looks:
             try:

@@ -1,7 +1,6 @@
 """The driver ends itself once no step waits for it, and not because a server is away."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,21 +30,19 @@ class Over(Exception):
 
 
 class Clock:
-    """Time that passes while the test sleeps, and not while a watcher of another test does."""
+    """Time that passes while the test waits."""
 
     def __init__(self, end: float) -> None:
-        self.now, self.end, self.own = 0.0, end, threading.get_ident()
+        self.now, self.end = 0.0, end
 
     def monotonic(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
-        if threading.get_ident() != self.own:
-            time.sleep(seconds)
-            return
+    def wait(self, seconds: float) -> bool:
         self.now += seconds
         if self.now > self.end:
             raise Over
+        return False
 
 
 def stopped_at(
@@ -72,7 +69,7 @@ def stopped_at(
 
     monkeypatch.setattr(lease, "time", clock)
     try:
-        lease.wait_for_end([look(in_cluster), look(in_store)], LASTS)
+        lease.wait_for_end([look(in_cluster), look(in_store)], LASTS, clock.wait)
     except Over:
         return None
     return clock.now
@@ -105,6 +102,23 @@ def test_a_driver_that_nobody_waits_for_any_more_stops(
 ) -> None:
     stopped = stopped_at(monkeypatch, in_cluster, in_store)
     assert stopped is not None and 960 + LASTS <= stopped <= 1000 + LASTS + 20
+
+
+def test_a_stage_that_has_ended_is_watched_no_more() -> None:
+    """Else the watcher would end a process that still writes its result, or the tests' own."""
+    stopped, looked, before = list[str](), threading.Event(), set(threading.enumerate())
+
+    def look() -> tuple[str, float]:
+        looked.set()
+        return "", 0.0
+
+    with lease.watched([look], stopped.append, 0.2):
+        assert looked.wait(10)
+        until(lambda: stopped, 10)
+    with lease.watched([look], stopped.append, 600.0):
+        pass
+    until(lambda: not set(threading.enumerate()) - before, 5)
+    assert len(stopped) == 1
 
 
 def test_a_driver_that_nobody_ever_waited_for_stops(monkeypatch: pytest.MonkeyPatch) -> None:
