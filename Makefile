@@ -39,7 +39,7 @@ test: $(READY) ## set up, then the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-long: $(READY) ## tests of 30 s and more: kills at every write, Ray with lost workers
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m long
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m long
 
 test-browser: $(READY) ## the console and the gallery in Chromium (where the system has one: apt-get install chromium)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/services tests/data/test_gallery.py -rs

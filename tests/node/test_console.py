@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from minio import Minio
 from minio.error import S3Error
@@ -133,6 +132,8 @@ def test_a_promotion_by_browser_keeps_the_registrys_rules_and_is_followed_by_the
     reader: Callable[..., Reader],  # noqa: F811
     tmp_path: Path,
 ) -> None:
+    import openai
+
     namespace.need(CONSOLE, IMAGE)
     name, place = recipe.register_.model, namespace.platform
     for role in ("inference", "promoter"):
