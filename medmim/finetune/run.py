@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from medmim.recipe.schema import NOT_CONTENT, Recipe
 from medmim.run.cache import cached_step, finished, step_key
 from medmim.run.provenance import terms_of
 from medmim.run.stage import Outcome, stage
-from medmim.run.workspace import Workspace
+from medmim.run.workspace import Workspace, sqlite_path
 from medmim.sample import SPLITS
 from medmim.store.removal import claim
+from medmim.tracking import curves, training_run
 
 REVISION = 4
 _CURVE = 200  # points of the loss curve in the record; `losses.jsonl` has every step
@@ -48,10 +50,13 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         needs_base = lora is not None and not lora.merge
         ran: dict[str, Any] = {}
 
+        key = step_key("finetune", REVISION, section, parents)
+
         def make(work: Path) -> Mapping[str, Any]:
             # adapters are of no use without their base: one in a folder, which may be moved, is copied to the store
             kept = checkpoint.upload_if_local(ref, ws) if needs_base else ref
-            counts, ran["ran"] = _train(recipe, ws, kept, artifact, work)
+            with _in_mlflow(recipe, ws, key, work, outcome) as mlflow_run:
+                counts, ran["ran"] = _train(recipe, ws, kept, artifact, work, mlflow_run)
             if needs_base:
                 adapters.record_base(work, kept, parents["base"], ws.store)
                 if kept.startswith(f"{ws.store}/"):
@@ -62,7 +67,6 @@ def run(recipe: Recipe, ws: Workspace, data: str, base: str | None = None) -> Ou
         def clear() -> None:
             from medmim.finetune.ray import exchange
 
-            key = step_key("finetune", REVISION, section, parents)
             exchange.clear(exchange.shared_folder(ws, f"finetune-{key[:16]}"))
 
         model, cached = cached_step(
@@ -115,7 +119,7 @@ def _made_from(
 
 def _report(outcome: Outcome, model: store.Artifact, cached: bool) -> None:
     outcome.of(model, cached)
-    outcome.facts = {**model.counts, "losses": _loss_curve(store.read_file(model, "losses.jsonl"))}
+    outcome.facts |= {**model.counts, "losses": _loss_curve(store.read_file(model, "losses.jsonl"))}
     if validation.VALIDATION in model.files:
         outcome.facts["validation"] = _validation_curve(store.read_file(model, validation.VALIDATION))
 
@@ -136,8 +140,36 @@ def data_artifact(uri: str) -> store.Artifact:
     return artifact
 
 
+@contextmanager
+def _in_mlflow(recipe: Recipe, ws: Workspace, key: str, folder: Path, outcome: Outcome) -> Iterator[str]:
+    """Have MLflow show a run's training as it goes on; the record of the stage gets the id of its MLflow run.
+
+    Yields:
+        That id where the workers must log, on a cluster; empty where this process does, of a training that is no part
+        of a run, and where MLflow does not answer: `register` logs all there is, then.
+    """
+    elsewhere = recipe.platform.ray != "local"
+    if not ws.run or (elsewhere and sqlite_path(ws.tracking) is not None):
+        yield ""
+        return
+    found = list[str]()
+    if elsewhere:
+        following: AbstractContextManager[list[str]] = nullcontext([training_run.begin_if_there(ws, recipe, key)])
+    else:
+        mine = curves.Followed(
+            str(ws.home), ws.store, ws.tracking, str(folder), run=ws.run, recipe=recipe.dump(), key=key
+        )
+        following = curves.following(mine)
+    try:
+        with following as found:
+            yield found[0] if found else ""
+    finally:
+        if found and found[0]:
+            outcome.facts[training_run.FACT] = found[0]
+
+
 def _train(
-    recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path
+    recipe: Recipe, ws: Workspace, base: str, data: store.Artifact, folder: Path, mlflow_run: str = ""
 ) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
     """Tokenize the train split, train on this machine or on a Ray cluster.
 
@@ -181,7 +213,8 @@ def _train(
         settings=recipe.finetune.model_dump_json(),
         threads=recipe.platform.threads or (max(1, cpu_count() // workers) if local else 1),
     )
-    result = launcher.launch(job, folder, workers, ws.home, recipe.platform.ray)
+    tracked = launcher.Tracked(ws.tracking, mlflow_run) if mlflow_run else None
+    result = launcher.launch(job, folder, workers, ws.home, recipe.platform.ray, tracked)
     rows = [json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines()]
     reasons = {split: Counter(group(row["reason"]) for row in rows if row["file"] == split) for split in SPLITS}
     validations = validation.read(folder / validation.VALIDATION)

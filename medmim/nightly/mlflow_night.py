@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 from medmim import tracking
 from medmim.nightly.records import Night
-from medmim.registry.mlflow_run import metric_key
+from medmim.registry.mlflow_run import headlines
 from medmim.run.workspace import Workspace
+from medmim.tracking.training_run import metric_key
 
 EXPERIMENT = "-nightly"  # after the recipe's name
 NIGHT = "medmim.night"
@@ -49,8 +50,10 @@ def log(ws: Workspace, name: str, nights: Sequence[Night]) -> None:
 
 
 def _metrics(night: Night) -> dict[str, float]:
-    """`ROLE/GROUP/METRIC` -> value, as a training run has them; `ROLE/canary_changed` and `alarms`."""
-    found = {metric_key(row["model"], row["group"], row["metric"]): float(row["value"]) for row in night.scores}
+    """The headlines of the bench, as a training run has them, of the champion; `canary/ROLE` and `alarms`."""
+    main = "champion" if "champion" in night.models else next(iter(night.models), "")
+    found = headlines(night.scores, (), main)
     for role, canary in night.canary.items():
-        found[metric_key(role, "canary_changed")] = canary["changed"] / canary["asked"] if canary["asked"] else 0.0
+        changed = canary["changed"] / canary["asked"] if canary["asked"] else 0.0
+        found[metric_key("canary", role)] = changed
     return found | {"alarms": float(len(night.alarms))}

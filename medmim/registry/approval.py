@@ -113,7 +113,8 @@ def to_production(ws: Workspace, name: str, candidate: Version, model: Artifact,
             ws, "experiment", experiment, f"experiment {experiment}, in which {name} is written,", True
         )
         run = api.create_run(experiment, run_name=f"promotion of {model.digest[:12]}", tags=lineage).info.run_id
-        register.add_version(api, ws, name, run, lineage, asked, {})
+        words = f"Version {candidate.number} of {name}{CANDIDATE}, made anew for its promotion."
+        register.add_version(api, ws, name, run, lineage, asked, {}, words)
         version = register.deduplicate(api, ws, name, model.digest, foreign=[version.number for version in known])
         if bench is not None:
             register.log_scores(api, ws, name, version, model, bench)

@@ -12,7 +12,7 @@ from medmim import hints, progress, store
 from medmim.errors import TRY_AGAIN, Refused, UserError
 from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Recipe
-from medmim.registry import approval, decisions, evidence, gate, lookup, register, retired
+from medmim.registry import approval, decisions, evidence, gate, lookup, retired
 from medmim.registry.aliases import champion, drift, sync
 from medmim.registry.decisions import Decision, Roles, roles
 from medmim.run.person import is_unfilled, person
@@ -22,6 +22,7 @@ from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.terms import reasons
 from medmim.tracking import Version
+from medmim.tracking.training_run import model_name
 
 
 def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
@@ -46,7 +47,7 @@ def run(recipe: Recipe, ws: Workspace, version: str, decision: str) -> Outcome:
         UserError: The decision is about another model, the model does not exist, or another decision came first.
     """
     with stage(ws, "promote") as outcome:
-        name, registered = recipe.register_.model, register.model_name(recipe)
+        name, registered = recipe.register_.model, model_name(recipe)
         document, judged = gate.read(ws, decision), store.get(decision)
         candidate = lookup.get_version(ws, registered, version)
         model = evidence.model_of(ws, registered, candidate)

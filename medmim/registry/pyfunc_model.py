@@ -1,18 +1,23 @@
 """The code of a registered version (MLflow models-from-code): answers questions with the artifact in its config.
 
 The version holds this file and a store URI, not a second copy of the weights; loading checks the artifact's digest.
+It takes questions of its own form, and requests of OpenAI's chat API, as `mlflow models serve` hands them on.
 """
 
 import base64
 import binascii
 import io
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelConfig, set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medmim import store
 from medmim.errors import UserError
@@ -38,6 +43,8 @@ class Request(BaseModel):
 class LvlmModel(PythonModel):  # type: ignore[misc]
     """Answers with the LVLM at `uri` as it was benched: same batch size, same longest answer, greedy."""
 
+    _skip_type_hint_validation = True  # the hint is for the signature; a request of the chat API has another form
+
     def load_context(self, context: PythonModelContext) -> None:
         """Fetch the artifact and load it.
 
@@ -58,21 +65,61 @@ class LvlmModel(PythonModel):  # type: ignore[misc]
         self._lvlm = llava.load(store.fetch(artifact, Path(self._scratch.name)))
         self._batch_size, self._max_new_tokens = config.get("batch_size"), config.get("max_new_tokens")
 
-    def predict(self, model_input: list[Request]) -> list[str]:
-        """Answer each question.
+    def predict(self, model_input: list[Request]) -> list[str] | dict[str, Any]:
+        """Answer each question, or a request of OpenAI's chat API, `{"messages": [...]}`, with a chat completion.
 
         Raises:
             UserError: An image that cannot be read, or a question that cannot be asked; every one is named.
+            MlflowException: A request of the chat API that asks for something else than one question, by its field.
         """
         from medmim.lvlm import ask, ask_hf
 
-        images = _images(model_input)
-        questions = [ask.Question(request.question, own) for request, own in zip(model_input, images, strict=True)]
+        given: Any = model_input
+        if isinstance(given, dict):
+            return self._chat(given)
+        requests = _requests(given)
+        images = _images(requests)
+        questions = [ask.Question(request.question, own) for request, own in zip(requests, images, strict=True)]
         replies = list(ask_hf.ask(self._lvlm, questions, self._batch_size, self._max_new_tokens))
         problems = [f"request {i}: {reply.error}" for i, reply in enumerate(replies, 1) if reply.error]
         if problems:
             raise UserError("questions that cannot be asked", problems=problems)
         return [reply.text for reply in replies]
+
+    def _chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        from medmim.lvlm import ask_hf
+        from medmim.registry import chat
+
+        try:
+            asked = chat.parse(json.dumps({"model": "", **body}).encode(), chat.Limits(answer=self._max_new_tokens))
+            if asked.stream:
+                raise chat.Refused(400, "an answer is sent as a whole here: leave out stream", "stream")
+            (reply,) = ask_hf.ask(self._lvlm, [asked.question], self._batch_size, asked.new_tokens)
+            if reply.error:
+                raise chat.Refused(400, reply.error, "messages")
+        except chat.Refused as error:
+            where = f"{error.param}: " if error.param else ""
+            raise MlflowException(where + error.message, INVALID_PARAMETER_VALUE) from None
+        return chat.answer(uuid4().hex, asked.model or "medmim", reply)
+
+
+def _requests(given: Any) -> list[Request]:
+    """The questions, as the signature says; every one that has another form is named."""
+    if not isinstance(given, list):
+        raise UserError(
+            f"questions are a list, and this is a {type(given).__name__}",
+            fix='give [{"question": "...", "images": [...]}], or {"messages": [...]} of the chat API',
+        )
+    found, problems = [], []
+    for number, one in enumerate(given, 1):
+        try:
+            found.append(one if isinstance(one, Request) else Request.model_validate(one))
+        except ValidationError as error:
+            wrong = error.errors(include_input=False)[0]
+            problems.append(f"request {number}: {': '.join([*map(str, wrong['loc']), wrong['msg']])}")
+    if problems:
+        raise UserError("questions that cannot be asked", problems=problems)
+    return found
 
 
 def _images(requests: list[Request]) -> list[list[Any]]:

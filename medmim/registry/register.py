@@ -5,28 +5,26 @@ model under the same name is one version, however often and by however many proc
 """
 
 import json
-import os
 import tempfile
+import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medmim import store, tracking
-from medmim.errors import UserError
 from medmim.progress import say
-from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Bench, Recipe
 from medmim.registry import mlflow_run
 from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find, is_copy
-from medmim.run.person import on_cluster
-from medmim.run.provenance import code_version, terms_of
-from medmim.run.stage import Outcome, stage
+from medmim.run.provenance import code_version, public_recipe, terms_of
+from medmim.run.stage import Outcome, outcomes, stage
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.sample import digest_of
 from medmim.store import Artifact
 from medmim.terms import FLAGS, reasons
-from medmim.tracking import Version
+from medmim.tracking import Version, training_run
+from medmim.tracking.training_run import model_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +47,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
         bench: Store URI of the scores.
 
     Returns:
-        Facts: `name`, `version`, `digest`, `uri`, `lineage`.
+        Facts: `name`, `version`, `digest`, `uri`, `lineage`, `mlflow_run` (the id of the version's run).
     """
     with stage(ws, "register") as outcome:
         name = model_name(recipe)
@@ -61,7 +59,7 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
             api = tracking.client(ws)
             with tracking.answering(ws.tracking):
                 if version is None:
-                    _create(api, ws, recipe, lineage)
+                    _create(api, ws, recipe, lineage, store.get(data))
                     version = deduplicate(api, ws, name, tuned.digest)
                 log_scores(api, ws, name, version, tuned, scores)
         assert version is not None
@@ -72,24 +70,9 @@ def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Out
             "digest": tuned.digest,
             "uri": tuned.uri,
             "lineage": {key: version.tags.get(key, value) for key, value in lineage.items()},
+            training_run.FACT: version.run,
         }
     return outcome
-
-
-def model_name(recipe: Recipe) -> str:
-    """Name of the registered model that a run writes its version into.
-
-    `register.model` itself, or `NAME-candidate` where platform or recipe want approval: then the run needs no
-    permission on the production model, which only a promoter makes. A cluster that does not say wants it.
-
-    Raises:
-        UserError: MEDMIM_APPROVAL is neither `none` nor `required`.
-    """
-    platform = os.environ.get("MEDMIM_APPROVAL") or ("required" if on_cluster() else "none")
-    if platform not in ("none", "required"):
-        raise UserError(f"MEDMIM_APPROVAL is '{platform}'", fix="set it to none or required")
-    name = recipe.register_.model
-    return name + CANDIDATE if "required" in (recipe.promote.approval, platform) else name
 
 
 def _lineage(recipe: Recipe, ws: Workspace, data: Artifact, tuned: Artifact) -> dict[str, str]:
@@ -121,16 +104,31 @@ def terms_text(model: Artifact) -> str:
     return "; ".join(reasons(terms_of(model), FLAGS)) or "all uses are allowed"
 
 
-def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[str, str]) -> None:
+def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[str, str], data: Artifact) -> None:
+    from mlflow.entities import RunTag
+
     name = model_name(recipe)
     say(f"registering {lineage[DIGEST][:12]} as {name}")
     create_model(api, name)
-    experiment = tracking.experiment(ws, name)
-    run = api.create_run(experiment, run_name=ws.run or recipe.name, tags=lineage).info.run_id
-    params = {f"finetune.{key}": str(value) for key, value in recipe.finetune.model_dump().items()}
-    params |= {f"data.{key}": str(value) for key, value in recipe.data.model_dump().items() if key != "root"}
-    api.log_dict(run, recipe.record(), "recipe.json")
-    add_version(api, ws, name, run, lineage, recipe.bench, params)
+    run = _begun(ws, recipe) or training_run.begin(ws, recipe)
+    api.log_batch(run, tags=[RunTag(key, value) for key, value in lineage.items()])
+    training_run.log_data(api, ws, run, data, recipe)
+    api.log_dict(run, public_recipe({"recipe": recipe.record()}), "recipe.json")
+    add_version(api, ws, name, run, lineage, recipe.bench, training_run.params(recipe), _in_words(recipe, ws, lineage))
+
+
+def _begun(ws: Workspace, recipe: Recipe) -> str:
+    """The MLflow run that the step `finetune` of this run has begun; empty where it began none, or that is gone."""
+    trained = outcomes(ws, ["finetune"]).get("finetune") if ws.run else None
+    return training_run.of(ws, recipe, str(trained.facts.get(training_run.FACT, ""))) if trained else ""
+
+
+def _in_words(recipe: Recipe, ws: Workspace, lineage: Mapping[str, str]) -> str:
+    """What a version is, for its page."""
+    made = f"{recipe.finetune.base}, fine-tuned by the recipe {recipe.name}" + (
+        f" in the run {ws.run}" if ws.run else ""
+    )
+    return f"{made}. Terms of use: {lineage['medmim.terms']}."
 
 
 def create_model(api: "MlflowClient", name: str) -> bool:
@@ -153,6 +151,7 @@ def add_version(
     lineage: Mapping[str, str],
     asked: Bench,
     params: Mapping[str, str],
+    words: str = "",
 ) -> None:
     """Add a version of a logged model of its own: this installation's code, and the model's URI and digest.
 
@@ -164,13 +163,15 @@ def add_version(
         lineage: Tags of logged model and version; `URI` and `DIGEST` name the model.
         asked: How the model was benched, and so answers.
         params: For people.
+        words: What the version is, likewise.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
 
     experiment = api.get_run(run).info.experiment_id
     logged = api.create_logged_model(experiment, name=name, source_run_id=run, tags=dict(lineage), params=dict(params))
-    with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
+    with tempfile.TemporaryDirectory(prefix="medmim-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow would check each input itself, which the model does
         path = Path(folder) / "model"
         mlflow.pyfunc.save_model(
             path=str(path),
@@ -189,7 +190,10 @@ def add_version(
     # A SQL store resolves `models:/` sources by the process-wide tracking URI, which we do not set.
     source = logged.artifact_location if sqlite_path(ws.tracking) else f"models:/{logged.model_id}"
     tags = {**lineage, LOGGED: logged.model_id}
-    api.create_model_version(name, source=source, run_id=run, tags=tags, model_id=logged.model_id)
+    training_run.log_output(api, ws, run, logged.model_id)
+    api.create_model_version(
+        name, source=source, run_id=run, tags=tags, description=words or None, model_id=logged.model_id
+    )
 
 
 def deduplicate(api: "MlflowClient", ws: Workspace, name: str, digest: str, foreign: Collection[str] = ()) -> Version:
@@ -220,10 +224,20 @@ def log_scores(
     """Log scores and losses; the tag is set last, so that the next run repeats what a kill cut off."""
     from mlflow.exceptions import MlflowException
 
-    mlflow_run.log(api, version.run, version.tags.get(LOGGED), scores, tuned)
+    said = mlflow_run.log(api, ws, version, scores, tuned)
+    with training_run.optional(ws, "the scores in words"):
+        _describe(api, name, version, said)
     try:
         api.set_model_version_tag(name, version.number, BENCH, scores.digest)
     except MlflowException:
         again = find(ws, name, tuned.digest)
         if again is None or again.tags.get(BENCH) != scores.digest:  # else another process set it just now
             raise
+
+
+def _describe(api: "MlflowClient", name: str, version: Version, scores: str) -> None:
+    """Add the scores to what a version says of itself, in place of those of an earlier bench."""
+    words = api.get_model_version(name, version.number).description or ""
+    first = words.partition("\n\n")[0]
+    if scores and words != f"{first}\n\n{scores}":
+        api.update_model_version(name, version.number, f"{first}\n\n{scores}")

@@ -13,6 +13,7 @@ from medmim.errors import UserError
 from medmim.store import open_store
 
 SUBMITTED = "submitted.json"  # beside a run's recipe
+PAGES = "pages"  # in it: the address of KFP's pages of runs, before an id
 UNKNOWN = "unknown"
 # users of containers: the image's own, anybody's, and that of Kubeflow's notebooks
 _IMAGES = "medmim|root|nobody|jovyan"

@@ -7,10 +7,12 @@ begins gets the name, and each other one a name of its own, from its id, so that
 and no Ray job of another is adopted. A laptop has no such id, and gives each run a new name.
 """
 
+import json
 import os
 import re
 
 from medmim.recipe import names
+from medmim.run.person import PAGES, SUBMITTED
 from medmim.store import open_store
 
 _HOLDER = "kfp-run"
@@ -69,6 +71,21 @@ def holder(store: str, run: str) -> str:
         return open_store(store).read(_key(run)).decode(errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def page(store: str, run: str) -> str:
+    """Address of a run's page in KFP, by what submitted it; empty where that is not known, as of a clone.
+
+    Raises as `claim`.
+    """
+    run_id = holder(store, run) if run else ""
+    if not run_id:
+        return ""
+    try:
+        pages = json.loads(open_store(store).read(f"runs/{run}/{SUBMITTED}")).get(PAGES, "")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return ""
+    return f"{pages}{run_id}" if isinstance(pages, str) and pages.startswith(("http://", "https://")) else ""
 
 
 def _key(run: str) -> str:

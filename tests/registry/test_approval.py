@@ -24,6 +24,7 @@ from medmim.registry import aliases, approval, decisions, gate, lookup, promote,
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, sqlite_path
 from medmim.store import open_store
+from medmim.tracking import training_run
 from tests.support.registry import digest_of, model
 
 ROOT = Path(__file__).parents[2]
@@ -74,10 +75,10 @@ def test_of_platform_and_recipe_the_stricter_decides_and_a_cluster_that_does_not
     monkeypatch.setenv("MEDMIM_APPROVAL", platform)
     monkeypatch.setenv("KFP_POD_NAME", "train-x7-impl-1" if pod else "")
     lifted = recipe.model_copy(update={"promote": Promote(approval="none")})
-    assert [register.model_name(r) for r in (recipe, lifted, guarded)] == [unset, none, CANDIDATES]
+    assert [training_run.model_name(r) for r in (recipe, lifted, guarded)] == [unset, none, CANDIDATES]
     monkeypatch.setenv("MEDMIM_APPROVAL", "yes")
     with pytest.raises(UserError, match="MEDMIM_APPROVAL is 'yes'"):
-        register.model_name(recipe)
+        training_run.model_name(recipe)
 
 
 @pytest.mark.parametrize("who", ["medmim", "root", "$(MEDMIM_USER)", "uid 10001"])

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from medmim import __version__
 from medmim.bench import failures, reading
 from medmim.bench import run as bench
 from medmim.bench.page import examples, leaderboard
-from medmim.errors import UserError
+from medmim.errors import UserError, within
 from medmim.lvlm.zoo import stored
 from medmim.page import figures
 from medmim.page.page import label, publish, templates
@@ -17,8 +18,10 @@ from medmim.recipe.schema import Recipe
 from medmim.run.provenance import provenance
 from medmim.run.stage import STAGES, Outcome, outcomes, stage, stages_of
 from medmim.run.workspace import Workspace
+from medmim.tracking import training_run
 
 REVISION = 1
+_PATIENCE = 30.0  # s that an MLflow that does not answer may keep a report waiting
 _SERIES = ("tuned", "base", "champion")  # in the order and with the colours of the figure
 
 
@@ -40,7 +43,24 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         scored = before.get("bench")
         if recipe.bench.models and scored and scored.uri:
             outcome.facts |= leaderboard.beside(ws, scored.uri, target)
+        _to_mlflow(ws, before, target)
     return outcome
+
+
+def _to_mlflow(ws: Workspace, found: Mapping[str, Outcome], page: Path) -> None:
+    """Put page and decision beside the model in MLflow, and end the MLflow run of a training that failed."""
+    facts = [found[name].facts for name in ("register", "finetune") if name in found]
+    run = next((str(one[training_run.FACT]) for one in facts if one.get(training_run.FACT)), "")
+    if not run:
+        return
+    name = ws.run or "report"
+    files = {f"report/{name}.html": page.read_bytes()}
+    gate = found.get("gate")
+    if gate is not None and gate.facts:
+        files[f"decision/{name}.json"] = json.dumps(gate.facts, indent=1, sort_keys=True).encode()
+    ended = any(one.status == "failed" for one in found.values())
+    with within(_PATIENCE):
+        training_run.log_files(ws, run, files, failed=ended)
 
 
 def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:

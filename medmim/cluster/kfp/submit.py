@@ -238,7 +238,9 @@ def start(planned: Plan) -> Submitted:
         )
     sent = False
     try:
-        store.create(f"runs/{planned.run}/{SUBMITTED}", submitter.record(planned.who))
+        store.create(
+            f"runs/{planned.run}/{SUBMITTED}", submitter.record(planned.who, planned.api.link("runs/details/"))
+        )
         api = planned.api
         pipeline = get_or_create.pipeline(api, planned.ir.name)
         version, new = get_or_create.version(api, pipeline, planned.ir)

@@ -11,7 +11,7 @@ from typing import Any
 from medmim import __version__
 from medmim.cluster.kfp.access import Access
 from medmim.errors import UserError
-from medmim.run.person import current_user, is_person, is_unfilled
+from medmim.run.person import PAGES, current_user, is_person, is_unfilled
 
 _CLAIMS = ("email", "preferred_username", "sub")  # of OpenID Connect, the one that people recognize first
 _MACHINE = "system:"  # how Kubernetes begins the subject of a service account
@@ -38,10 +38,16 @@ def who_submits(access: Access) -> str:
     return who
 
 
-def record(who: str) -> bytes:
-    """The content of `submitted.json`."""
+def record(who: str, pages: str = "") -> bytes:
+    """The content of `submitted.json`.
+
+    Args:
+        who: Who submits.
+        pages: Address of KFP's pages of runs, before an id; empty where only its API is known.
+    """
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    return json.dumps({"who": who, "time": time, "medmim": __version__}, indent=1, sort_keys=True).encode()
+    said = {"who": who, "time": time, "medmim": __version__} | ({PAGES: pages} if pages else {})
+    return json.dumps(said, indent=1, sort_keys=True).encode()
 
 
 def _subject(access: Access) -> str:

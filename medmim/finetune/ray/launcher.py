@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -21,11 +21,22 @@ from medmim.finetune.ray.session import FOLDER, session
 from medmim.finetune.record import LOSSES, TrainResult
 from medmim.finetune.worker import Job, run_worker
 from medmim.recipe.schema import Finetune
+from medmim.tracking import curves
 
 RETRIES = 2  # lost workers that a training survives
 
 
-def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "local") -> TrainResult:
+@dataclass(frozen=True)
+class Tracked:
+    """The MLflow run that the first worker logs to: MLflow's tracking URI, and the run's id."""
+
+    tracking: str
+    run: str
+
+
+def launch(
+    job: Job, folder: Path, workers: int, home: Path, address: str = "local", tracked: Tracked | None = None
+) -> TrainResult:
     """Train with Ray and wait for the end; a lost worker resumes from the newest checkpoint.
 
     Where a node of the cluster leaves, all workers save first, and go on when another node has joined.
@@ -37,6 +48,7 @@ def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "loc
         workers: How many, each with `job.threads` CPUs, and a GPU where there are any.
         home: Gets Ray's HOME; else a session on this machine writes only a temporary folder, and removes it.
         address: `local`, or of a cluster: `auto` or `HOST:6379`.
+        tracked: Where the first worker of a cluster logs the training as it goes on.
 
     Raises:
         UserError: What a worker raised; after SIGTERM, that it has saved and stopped (exit code 75).
@@ -45,7 +57,7 @@ def launch(job: Job, folder: Path, workers: int, home: Path, address: str = "loc
         Unavailable: Workers were lost more than RETRIES times, too few joined, or the cluster does not answer.
     """
     with _nodes(address, workers, job.threads, home) as gpu:
-        while (outcome := _fit(job, workers, gpu, address != "local", home)) is None:
+        while (outcome := _fit(job, workers, gpu, address != "local", home, tracked)) is None:
             progress.say("a node leaves the Ray cluster: the training goes on when there is another one")
     if isinstance(outcome, Exception):
         raise outcome
@@ -72,7 +84,9 @@ def _nodes(address: str, workers: int, cpus: int, home: Path) -> Iterator[bool]:
         yield gpu
 
 
-def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool, home: Path) -> tuple[TrainResult, str] | Exception | None:
+def _fit(
+    job: Job, workers: int, gpu: bool, on_cluster: bool, home: Path, tracked: Tracked | None
+) -> tuple[TrainResult, str] | Exception | None:
     """What the first worker returned, or the error that ended the training; None where a node of a worker leaves."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -90,7 +104,11 @@ def _fit(job: Job, workers: int, gpu: bool, on_cluster: bool, home: Path) -> tup
     with tempfile.TemporaryDirectory(prefix="medmim-train-", dir=os.environ.get(FOLDER)) as storage:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": asdict(job), "on_cluster": on_cluster},
+            train_loop_config={
+                "job": asdict(job),
+                "on_cluster": on_cluster,
+                "tracked": tracked and asdict(tracked),
+            },  # fmt: skip
             torch_config=TorchConfig(timeout_s=int(distributed.TIMEOUT.total_seconds())) if on_cluster else Loopback(),
             scaling_config=ScalingConfig(
                 num_workers=workers,
@@ -154,7 +172,8 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | dict[str, str] 
             _meet_in_a_file(rank, world)
             with wrap_os_errors("training"), _told_to_stop(job, rank) as stop:
                 return run_worker(job, device, stop=stop), ""
-        return _train_on_node(job, rank, world, device)
+        tracked = Tracked(**config["tracked"]) if config["tracked"] and rank == 0 else None
+        return _train_on_node(job, rank, world, device, tracked)
     except Preempted as error:
         return {"fact": error.fact, "reason": error.reason, "fix": error.fix}
     except Exception as error:  # the driver reads it from there: Ray hands on a text, not what kind of error it is
@@ -164,7 +183,7 @@ def _worker(config: dict[str, Any]) -> tuple[TrainResult, str] | dict[str, str] 
         return None
 
 
-def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainResult, str]:
+def _train_on_node(job: Job, rank: int, world: int, device: str, tracked: Tracked | None) -> tuple[TrainResult, str]:
     """Train in a folder of this node; checkpoints and, in the end, the model go to the store."""
     from ray.train.collective import broadcast_from_rank_zero
 
@@ -198,6 +217,7 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
             exchange.Uploads(job.folder, group, rank, world, keep, protected) as uploads,
             _told_to_stop(job, rank) as stop,
             ray_nodes.leaving(home, stop.set),
+            _logged(job, Path(own.folder), tracked),
         ):
             try:
                 result = run_worker(own, device, save, stop=stop, fetch=fetch)
@@ -207,6 +227,14 @@ def _train_on_node(job: Job, rank: int, world: int, device: str) -> tuple[TrainR
             return result, exchange.upload_model(job.folder, Path(own.folder)) if rank == 0 else ""
     finally:
         shutil.rmtree(own.folder, ignore_errors=True)
+
+
+def _logged(job: Job, folder: Path, tracked: Tracked | None) -> AbstractContextManager[object]:
+    """Logs what the first worker writes, as it writes it."""
+    if tracked is None:
+        return nullcontext()
+    home = str(ray_nodes.node_workspace(job.folder).home)
+    return curves.following(curves.Followed(home, job.folder, tracked.tracking, str(folder), tracked.run))
 
 
 def _told_to_stop(job: Job, rank: int) -> AbstractContextManager[Event]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medmim.errors import UserError
 from medmim.network import Network, is_within
-from medmim_inference.limits import Refused
+from medmim.registry.chat import Refused
 
 _log = logging.getLogger("medmim.inference")
 _SHORTEST = 16  # characters of a token

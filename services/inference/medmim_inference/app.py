@@ -20,11 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm.ask_hf import NOT_FINITE
-from medmim_inference import chat
+from medmim.registry import chat
+from medmim.registry.chat import Refused
 from medmim_inference.access import Access
 from medmim_inference.batching import Answered, Batcher
 from medmim_inference.following import Following
-from medmim_inference.limits import Limits, Refused
+from medmim_inference.limits import Limits
 from medmim_inference.metrics import Metrics
 from medmim_inference.replica import Target
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from medmim.errors import UserError
 from medmim.lvlm.ask import Question, Reply
-from medmim_inference.limits import Refused
+from medmim.registry.chat import Refused
 from medmim_inference.replica import Replica
 
 Answered = tuple[Reply, Replica]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from medmim_inference import server
 from medmim_inference.access import Access
-from medmim_inference.limits import Refused
 
 from medmim.errors import UserError
+from medmim.registry.chat import Refused
 
 GOOD, OTHER = "a-good-token-of-32-characters-ab", "another-token-of-32-characters-a"
 PROXY = (ipaddress.ip_network("10.0.0.0/8"),)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from medmim_inference.batching import Batcher
-from medmim_inference.limits import Refused
 from medmim_inference.replica import Replica, Target
 
 from medmim.bench.engines import Engine
 from medmim.errors import UserError
 from medmim.lvlm.ask import Question, Reply
+from medmim.registry.chat import Refused
 
 TARGET = Target("m", "m", "d" * 64)
 

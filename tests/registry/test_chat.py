@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from medmim_inference import chat
-from medmim_inference.limits import Limits, Refused
 from PIL import Image
 
 from medmim.lvlm.ask import Reply
+from medmim.registry import chat
+from medmim.registry.chat import Limits, Refused
 from tests.support.dicom_files import dicom
 from tests.support.inference import data_url
 

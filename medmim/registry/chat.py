@@ -1,4 +1,4 @@
-"""Requests and answers of `/v1/chat/completions`: one question of a user with its images, one answer.
+"""Requests and answers of `/v1/chat/completions`, as whatever serves a version takes them: one question, one answer.
 
 The wording is the model's own: `medmim.lvlm` writes the prompt around the question and places the images before it, as
 in training and in benchmarks. What would change that, or the greedy decoding, is refused and not ignored.
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from medmim.lvlm.ask import Question, Reply
 from medmim.sample import split_options
-from medmim_inference.limits import Limits, Refused
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,6 +83,51 @@ class _Body(_Strict):
 
 
 _FIELDS = {name for kind in (_Body, _Message, _ImagePart, _ImageUrl) for name in kind.model_fields}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        images: In a request.
+        pixels: Of an image, width x height.
+        pixels_in_all: Of the images of a request together, which are held decoded until it is answered: 3 bytes each.
+        new_tokens: Longest answer that may be asked for.
+        answer: New tokens of a request that names no limit.
+    """
+
+    images: int = 16
+    pixels: int = 40_000_000
+    pixels_in_all: int = 100_000_000
+    new_tokens: int = 1024
+    answer: int = 64
+
+
+class Refused(Exception):
+    """A request that gets no answer.
+
+    Args:
+        status: Of HTTP.
+        message: What is wrong with it, and what would be right.
+        param: The field of the request, where it is one's fault.
+        retry: Seconds after which it may be sent again, where time helps.
+    """
+
+    def __init__(self, status: int, message: str, param: str | None = None, retry: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.retry = status, message, param, retry
+
+    @property
+    def body(self) -> dict[str, object]:
+        """As the OpenAI API writes errors."""
+        kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "error": {
+                "message": self.message, "type": kinds.get(self.status, kind), "param": self.param, "code": self.status,
+            }
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
