@@ -1,7 +1,7 @@
 """Log a registered model's scores and curves to its MLflow run and to the logged model, and say them in words.
 
-A chart for each number helps nobody: a run gets the main ones, `bench/WHAT/GROUP`, and the whole leaderboard as a
-table.
+MLflow draws a chart for each metric, in a section for all up to the last slash: a run gets the main numbers, in few
+sections, and the whole leaderboard as a table.
 """
 
 import json
@@ -62,11 +62,11 @@ def log(api: "MlflowClient", ws: Workspace, version: Version, bench: Artifact, t
 def headlines(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], main: str
 ) -> dict[str, float]:
-    """The metrics of a bench, `bench/WHAT/GROUP` -> value, the most telling ones first, at most `_MOST`.
+    """The metrics of a bench, name -> value, the most telling ones first, at most `_MOST`.
 
-    WHAT is the headline, `accuracy` or `likelihood`, of the model `main`, and with `_ROLE` of another; `gain_ROLE`, by
-    how much `main` is better; `_blind`, without images; `_swap`, right both ways; or another metric, such as
-    `token_f1`.
+    `bench/held_in/WHAT`, as for `held_out`; and `bench/HEADLINE/GROUP` of the other groups. WHAT is the headline,
+    `accuracy` or `likelihood`, of the model `main`, and with `_ROLE` of another; `gain_ROLE`, by how much `main` is
+    better; `_blind`, without images; `_swap`, right both ways; or another metric, such as `token_f1`.
 
     Args:
         rows: The leaderboard.
@@ -74,32 +74,33 @@ def headlines(
         main: The model that the run is about.
     """
     found: dict[str, float] = {}
-    for what, group, value in _ordered(rows, differences, main):
+    for section, name, value in _ordered(rows, differences, main):
         if value is not None and len(found) < _MOST:
-            found.setdefault(metric_key("bench", what, group.replace(":", ".")), float(value))
+            found[metric_key("bench", *(part.replace("/", ".").replace(":", ".") for part in (section, name)))] = value
     return found
 
 
 def _ordered(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], main: str
 ) -> Iterator[tuple[str, str, float | None]]:
-    """WHAT, group and value, the most telling ones first."""
+    """Section, name and value, the most telling ones first."""
     headline, groups = _headline(rows), _whole(rows)
-    first = [row for row in rows if row["model"] == main and row["metric"] == headline]
+    own = [row for row in rows if row["model"] == main]
+    first = [row for row in own if row["metric"] == headline]
     whole = [row for row in first if row["group"] in groups]
-    yield from ((headline, row["group"], row["value"]) for row in whole)
+    yield from ((row["group"], headline, row["value"]) for row in whole)
     for row in rows:
         if row["model"] != main and row["metric"] == headline and row["group"] in groups:
-            yield f"{headline}_{row['model']}", row["group"], row["value"]
+            yield row["group"], f"{headline}_{row['model']}", row["value"]
     for row in differences:
         if row["metric"] == headline and row["group"] in groups:
-            yield f"gain_{row['opponent']}", row["group"], row["value"]
+            yield row["group"], f"gain_{row['opponent']}", row["value"]
     for probe in ("blind", "swap"):
-        yield from ((f"{headline}_{probe}", row["group"], row.get(probe)) for row in whole)
-    for row in rows:
-        if row["model"] == main and row["metric"] != headline and row["group"] in groups:
-            yield row["metric"], row["group"], row["value"]
-    yield from ((headline, row["group"], row["value"]) for row in first)
+        yield from ((row["group"], f"{headline}_{probe}", row.get(probe)) for row in whole)
+    for row in own:
+        if row["metric"] != headline and row["group"] in groups:
+            yield row["group"], row["metric"], row["value"]
+    yield from ((headline, row["group"], row["value"]) for row in first if row["group"] not in groups)
 
 
 def _headline(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -162,4 +162,5 @@ def _open(text: str) -> Any:
     return Image.open(io.BytesIO(image_file.decode(raw).shrunk())).convert("RGB")
 
 
+LvlmModel.predict._is_pyfunc = True  # type: ignore[attr-defined]  # else MLflow warns that it does not check inputs
 set_model(LvlmModel())

@@ -6,7 +6,6 @@ model under the same name is one version, however often and by however many proc
 
 import json
 import tempfile
-import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -170,8 +169,7 @@ def add_version(
 
     experiment = api.get_run(run).info.experiment_id
     logged = api.create_logged_model(experiment, name=name, source_run_id=run, tags=dict(lineage), params=dict(params))
-    with tempfile.TemporaryDirectory(prefix="medmim-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow would check each input itself, which the model does
+    with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
         path = Path(folder) / "model"
         mlflow.pyfunc.save_model(
             path=str(path),

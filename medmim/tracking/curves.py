@@ -128,7 +128,8 @@ def _main() -> None:
             recipe = Recipe.model_validate_json(training.recipe)
             run = training_run.begin_if_there(ws, recipe, training.key)
         if run:
-            print(run, flush=True)
+            sys.stdout.write(f"{run}\n")
+            sys.stdout.flush()
             follow(ws, run, Path(training.folder), ended)
     except Exception as error:  # its traceback is in the log that the line names, and the training needs none of this
         tell(ws, CURVES, str(as_user_error(error, "logging to MLflow", ws.home)))

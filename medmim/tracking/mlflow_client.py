@@ -32,6 +32,7 @@ _CONNECT = 10  # s
 _SECONDS = (5, 5)  # of a server to connect, to answer that it is there
 _NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers to a name that is none
 _DRIVERS = {"psycopg": "medmim[cluster]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> package
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its pages are those of prompts and agents
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -196,7 +197,7 @@ def experiment(ws: Workspace, name: str) -> str:
     known = api.get_experiment_by_name(name)
     if known is None:
         try:
-            return str(api.create_experiment(name, artifact_location=location))
+            return str(api.create_experiment(name, artifact_location=location, tags=_KIND))
         except MlflowException:  # another process made it in between
             known = api.get_experiment_by_name(name)
             if known is None:
@@ -211,9 +212,9 @@ def new_experiment(ws: Workspace, name: str) -> str:
     api = client(ws)
     location = _experiment_files(ws)
     try:
-        return str(api.create_experiment(name, artifact_location=location))
+        return str(api.create_experiment(name, artifact_location=location, tags=_KIND))
     except MlflowException:  # taken; anything else raises again
-        return str(api.create_experiment(f"{name}-{uuid4().hex[:8]}", artifact_location=location))
+        return str(api.create_experiment(f"{name}-{uuid4().hex[:8]}", artifact_location=location, tags=_KIND))
 
 
 def _experiment_files(ws: Workspace) -> str | None:

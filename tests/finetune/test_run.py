@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medmim import store, terms
+from medmim import store, terms, tracking
 from medmim.errors import UserError
 from medmim.finetune import examples, record, run
 from medmim.finetune.plan import plan
@@ -50,6 +50,20 @@ def test_the_artifact_is_a_model_with_its_losses_and_is_cached(
     assert again.cached and again.digest == made.digest and again.facts == made.facts
     run.run(recipe(base, lr=2e-3), ws, data)
     assert len(bare) == 2
+
+
+@of_one_family
+def test_a_training_of_a_run_is_a_run_in_mlflow_from_its_first_step_on(
+    world: tuple[Workspace, str, str], bare: list[Job], mlflow_database: Path, tmp_path: Path
+) -> None:
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+    ws = dataclasses.replace(world[0], run="demo-1", tracking=f"sqlite:///{tmp_path}/mlflow.db")
+    facts = run.run(recipe(world[2], seed=7), ws, world[1]).facts
+    found = tracking.client(ws).get_run(facts["mlflow_run"])
+    assert (found.info.status, found.info.run_name) == ("RUNNING", "demo-1")  # `register` ends it
+    assert found.data.params["finetune.seed"] == "7"
+    history = tracking.client(ws).get_metric_history(found.info.run_id, "train/loss")
+    assert [[point.step, point.value] for point in history] == facts["losses"]
 
 
 @of_one_family
@@ -284,7 +298,7 @@ def test_adapters_are_published_once_wherever_a_kill_comes(
     world: tuple[Workspace, str, str], bare: list[Job], tmp_path: Path
 ) -> None:
     base = world[2]
-    ws = workspace(tmp_path / "home", run="r")
+    ws = workspace(tmp_path / "home")
     make_data(tmp_path / "data", make_samples(8))
     data = store.publish(tmp_path / "data", ws.store, "data", {}, {}).uri
     settings = recipe(base, lora=LORA, steps=2)

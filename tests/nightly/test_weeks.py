@@ -77,7 +77,7 @@ def test_mlflow_has_one_finished_run_for_each_night(weeks: tuple[World, list[Nig
     assert {run.info.status for run in runs} == {"FINISHED"}
     by_night = {run.info.run_name: run.data for run in runs}
     worse, good = by_night[seen[WORSE_CHAMPION - 1].date], by_night[seen[0].date]
-    key = "bench/token_f1/held_in"
+    key = "bench/held_in/token_f1"
     assert good.metrics[key] - worse.metrics[key] == pytest.approx(16 / 220)
     assert (good.tags["medmim.verdict"], worse.tags["medmim.verdict"]) == ("quiet", "alarm")
     assert worse.metrics["alarms"] == 1

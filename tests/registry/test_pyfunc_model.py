@@ -2,13 +2,20 @@
 
 import base64
 import io
+import os
 import random
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from medmim import store
@@ -42,6 +49,12 @@ def _png(shade: int) -> bytes:
     return out.getvalue()
 
 
+def _chat(*images: bytes) -> dict[str, Any]:
+    urls = [f"data:image/png;base64,{base64.b64encode(one).decode()}" for one in images]
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}, *parts]}]}
+
+
 def test_the_champion_answers_by_path_base64_and_data_url(
     ws: Workspace, recipe: Recipe, model: Artifact, bench: Any, publish: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -70,6 +83,27 @@ def test_the_champion_answers_by_path_base64_and_data_url(
         loaded.predict([{"question": QUESTION, "images": [str(tmp_path / "none.png"), "bm90IGFuIGltYWdl"]}])
     assert "request 1, image 1" in str(error.value) and "request 1, image 2: not an image" in str(error.value)
 
+    # a request of OpenAI's chat API, as `mlflow models serve` hands it on
+    completion = loaded.predict(_chat(file.read_bytes(), _png(240)))
+    assert completion["object"] == "chat.completion"
+    assert completion["choices"][0]["message"] == {"role": "assistant", "content": said[0]}
+    for wrong, where in (
+        ({"stream": True}, "stream: "),
+        ({"messages": []}, "messages: "),
+        ({"n": 2}, "n: answers are"),
+    ):
+        with pytest.raises(MlflowException, match=where) as refused:
+            loaded.predict(_chat() | wrong)
+        assert refused.value.get_http_status_code() == 400
+    elsewhere = _chat()
+    elsewhere["messages"][0]["content"].append({"type": "image_url", "image_url": {"url": "https://example.org/1.png"}})
+    with pytest.raises(MlflowException, match="addresses are not fetched"):
+        loaded.predict(elsewhere)
+    with pytest.raises(UserError, match=r"(?s)cannot be asked.*request 2: question: Field required"):
+        loaded.predict([*requests[:1], {"images": []}])
+    with pytest.raises(UserError, match="questions are a list"):
+        loaded.predict("What is it?")
+
     # what medmim registers today, with the file that 0.1.0 put into a version: its imports must be there still
     downloaded = Path(mlflow.artifacts.download_artifacts("models:/medmim-demo/1", dst_path=str(tmp_path / "version")))
     code = next(file for file in downloaded.rglob("pyfunc_model.py"))
@@ -79,6 +113,49 @@ def test_the_champion_answers_by_path_base64_and_data_url(
     shutil.rmtree(model.uri)
     with pytest.raises(UserError, match="there is no artifact"):
         mlflow.pyfunc.load_model("models:/medmim-demo/1")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_client_of_openai_asks_what_mlflow_serves(
+    ws: Workspace, recipe: Recipe, model: Artifact, bench: Any, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server has no `/v1/chat/completions`: the client posts the same request to `/invocations`."""
+    import requests
+    from openai import BadRequestError, OpenAI
+    from openai.types.chat import ChatCompletion
+
+    register.run(recipe, ws, publish("data", rows__txt="r").uri, model.uri, bench(model.digest).uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ws.tracking)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = ["models", "serve", "-m", "models:/medmim-demo/1", "--env-manager", "local", "-h", "127.0.0.1"]
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *serve, "-p", str(port)], start_new_session=True)
+    try:
+        url, last = f"http://127.0.0.1:{port}", time.monotonic() + 240
+        while True:
+            try:
+                if requests.get(f"{url}/ping", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                assert time.monotonic() < last and server.poll() is None
+                time.sleep(1)
+        client = OpenAI(base_url=url, api_key="none", max_retries=0)
+        body = _chat(_png(10), _png(240))
+        got = client.post("/invocations", body=body, cast_to=ChatCompletion)
+        images = [Image.open(io.BytesIO(_png(shade))).convert("RGB") for shade in (10, 240)]
+        question = ask.Question(QUESTION, images)
+        (own,) = ask_hf.ask(llava.load(Path(model.uri)), [question], 32, recipe.bench.max_new_tokens)
+        assert got.choices[0].message.content == own.text and own.text
+        assert got.usage is not None and got.usage.completion_tokens == own.new_tokens
+        with pytest.raises(BadRequestError, match="answers are greedy"):
+            client.post("/invocations", body=body | {"temperature": 1}, cast_to=ChatCompletion)
+        plain = requests.post(f"{url}/invocations", json={"inputs": [{"question": QUESTION}]}, timeout=60)
+        assert plain.ok and len(plain.json()["predictions"]) == 1
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
 
 
 @pytest.mark.parametrize(("side", "seed"), [(32, 9), (40, 5), (44, 4), (48, 0), (56, 1)])

@@ -40,14 +40,14 @@ def test_a_version_is_tagged_with_its_lineage(ws: Workspace, recipe: Recipe, mad
     assert expected.items() <= {k.removeprefix("medmim."): v for k, v in version.tags.items()}.items()
     run = tracking.client(ws).get_run(version.run)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["bench/accuracy/held_in"] == 0.9
-    assert run.data.metrics["bench/accuracy_blind/held_in"] == 0.33
+    assert run.data.metrics["bench/held_in/accuracy"] == 0.9
+    assert run.data.metrics["bench/held_in/accuracy_blind"] == 0.33
     assert len(tracking.client(ws).get_metric_history(version.run, "train/loss")) == 1200
     curves = {key: tracking.client(ws).get_metric_history(version.run, f"eval/{key}") for key in ("loss", "accuracy")}
     assert [(m.step, m.value) for m in curves["loss"]] == [(0, 1.5), (9, 1.5)]
     assert [(m.step, m.value) for m in curves["accuracy"]] == [(9, 0.75)]
     logged = tracking.client(ws).get_logged_model(version.tags[lookup.LOGGED])
-    assert {m.key: m.value for m in logged.metrics}["bench/accuracy/held_in"] == 0.9
+    assert {m.key: m.value for m in logged.metrics}["bench/held_in/accuracy"] == 0.9
     assert logged.artifact_location.startswith(ws.home.as_uri())
 
 
@@ -94,7 +94,7 @@ def test_a_new_bench_of_a_known_model_adds_its_scores_not_a_version(
     assert not outcome.cached
     (version,) = tracking.registered(ws)["medmim-demo"].versions
     assert version.tags[lookup.BENCH] == later.digest
-    assert tracking.client(ws).get_run(version.run).data.metrics["bench/accuracy/held_in"] == 0.7
+    assert tracking.client(ws).get_run(version.run).data.metrics["bench/held_in/accuracy"] == 0.7
 
 
 def test_scores_that_a_kill_cut_off_are_logged_by_the_next_run(
@@ -106,7 +106,7 @@ def test_scores_that_a_kill_cut_off_are_logged_by_the_next_run(
         register.run(recipe, ws, data.uri, model.uri, scores.uri)
     register.run(recipe, ws, data.uri, model.uri, scores.uri)
     (version,) = tracking.registered(ws)["medmim-demo"].versions
-    assert "bench/accuracy/held_in" in tracking.client(ws).get_run(version.run).data.metrics
+    assert "bench/held_in/accuracy" in tracking.client(ws).get_run(version.run).data.metrics
 
 
 def test_runs_that_register_at_the_same_moment_end_with_one_version(

@@ -28,7 +28,7 @@ def world(lvlm: Lvlm, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspa
     """A workspace, the URI of a data set and the folder of a base."""
     root = tmp_path_factory.mktemp("run")
     make_data(root / "data", make_samples(30) + make_samples(5, "test"))
-    ws = workspace(root / "home", run="r")
+    ws = workspace(root / "home")
     data = store.publish(root / "data", ws.store, "data", {}, {})
     return ws, data.uri, str(lvlm.path)
 
@@ -64,7 +64,7 @@ def far(
     shards.write(tmp_path / "data", make_samples(30) + make_samples(5, "test"), images)
     data = store.publish(tmp_path / "data", bucket, "data", {}, {})
     base = store.publish(Path(world[2]), bucket, "model", {}, {})
-    return workspace(tmp_path / "home", on_s3(base.uri, bucket), run="r"), data, base
+    return workspace(tmp_path / "home", on_s3(base.uri, bucket)), data, base
 
 
 def on_s3(base: str, bucket: str, ray: str = "local") -> Recipe:
