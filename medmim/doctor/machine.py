@@ -81,6 +81,8 @@ def _locale() -> Check:
 
 
 def _torch() -> Check:
+    if "finetune" not in _meant():
+        return Check("torch", "ok", "left out: this installation neither trains nor asks a model")
     found = _import("torch", _TORCH, "finetune")
     text = f"{found['version']}, {found['threads']} threads"
     if found["gpus"]:
@@ -160,11 +162,18 @@ def _kfp() -> Check:
     return Check("kfp", "ok", version)
 
 
+def _meant() -> list[str]:
+    """The extras that this installation is meant to have: all, but in an image that says which in MEDMIM_EXTRAS."""
+    known = metadata.metadata("medmim").get_all("Provides-Extra") or []
+    named = os.environ.get("MEDMIM_EXTRAS", "").split()
+    return [extra for extra in known if extra in named] if named else known
+
+
 def _extras() -> Check:
     from packaging.requirements import Requirement
 
     wanted = [Requirement(text) for text in metadata.requires("medmim") or ()]
-    extras = metadata.metadata("medmim").get_all("Provides-Extra") or []
+    extras = _meant()
     if not (Path(medmim.__file__).parents[1] / "pyproject.toml").is_file():  # only a checkout needs them
         extras = [extra for extra in extras if extra != "dev"]
     missing = {}

@@ -270,7 +270,18 @@ def test_tools_of_development_are_for_checkouts(tmp_path: Path, monkeypatch: pyt
     without(monkeypatch, "ruff")
     assert "dev lacks ruff" in machine._extras().found
     monkeypatch.setattr(medmim, "__file__", str(tmp_path / "site-packages" / "medmim" / "__init__.py"))
-    assert machine._extras() == Check("extras", "ok", "bench, cluster, data, finetune, ocr")
+    check = machine._extras()
+    found = set(check.found.split(", "))
+    assert check.status == "ok" and {"bench", "finetune", "ocr"} <= found and "dev" not in found
+
+
+def test_an_image_without_torch_does_not_miss_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_EXTRAS", "data cluster")
+    without(monkeypatch, "torch", "peft")
+    assert machine._extras() == Check("extras", "ok", "cluster, data")
+    assert (machine._torch().status, machine._torch().found[:8]) == ("ok", "left out")
+    without(monkeypatch, "kubernetes")
+    assert "cluster lacks kubernetes" in machine._extras().found
 
 
 def test_a_base_is_compared_with_its_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
