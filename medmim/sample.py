@@ -15,6 +15,7 @@ ABILITIES = ("temporal", "reasoning", "comparison", "coreference", "composed", "
 SPLITS = ("train", "dev", "test")
 LETTERS = "ABCDEFGH"
 IMAGE = "<image>"
+_AS_JSON = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder for each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Sample:
     @property
     def id(self) -> str:
         """Digest of image ids, question and options: resizing or renaming a file changes nothing."""
-        text = json.dumps([self.images, self.question, self.options], ensure_ascii=False)
+        text = _AS_JSON([self.images, self.question, self.options])
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property

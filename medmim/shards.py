@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -260,10 +260,13 @@ class Images(Mapping[str, Image.Image]):
                 raise _damaged_error(path, error) from None
             self._files.append(file)
         self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
+        self._weigh = cache(self._mean)
         self._lock = Lock()  # a ParquetFile is for one thread; images are decoded outside of it
 
-    def _read_group(self, number: int, group: int) -> pa.ChunkedArray:
-        return self._files[number].read_row_group(group, columns=["image"]).column("image")
+    def _read_group(self, number: int, group: int) -> pa.BinaryArray:
+        column = self._files[number].read_row_group(group, columns=["image.bytes"], use_threads=False).column("image")
+        whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies
+        return whole.field("bytes")
 
     def stored(self, name: str) -> bytes:
         """The encoded image as stored in the data set (PNG or JPEG). Raises KeyError."""
@@ -271,22 +274,43 @@ class Images(Mapping[str, Image.Image]):
 
     def buffer(self, name: str) -> pa.Buffer:
         """The same without a copy; it keeps its piece of the file in memory. Raises KeyError."""
+        group, row = self.held(name)
+        return group[row].as_buffer()
+
+    def held(self, name: str) -> tuple[pa.BinaryArray, int]:
+        """The piece of the file that holds an encoded image, and its row there. Raises KeyError."""
         number, group, row = self._places[name]
         with self._lock:
-            return self._group(number, group)[row]["bytes"].as_buffer()
+            return self._group(number, group), row
 
-    def each(self, names: Collection[str]) -> Iterator[tuple[str, pa.Buffer]]:
-        """Encoded images as they are stored, in the order of the files, so that each piece of them is read once.
+    def weight(self, name: str) -> int:
+        """About how many bytes an encoded image has, without reading any: the mean of its piece. Raises KeyError."""
+        number, group, _ = self._places[name]
+        return self._weigh(number, group)
+
+    def _mean(self, number: int, group: int) -> int:
+        piece = self._files[number].metadata.row_group(group)
+        mean: int = piece.total_byte_size // piece.num_rows
+        return mean
+
+    def pieces(self, names: Collection[str]) -> list[Callable[[], list[tuple[str, pa.Buffer]]]]:
+        """Encoded images as they are stored, in pieces of the files and in their order, so that each is read once.
+
+        A piece is read when it is called; several threads may call theirs at once.
 
         Args:
             names: Ids; those that the data set does not hold are left out.
         """
         wanted = sorted((self._places[name], name) for name in set(names) if name in self._places)
-        for (number, group), rows in groupby(wanted, key=lambda one: one[0][:2]):
-            with self._lock:
-                column = self._group(number, group)
-            for (_, _, row), name in rows:
-                yield name, column[row]["bytes"].as_buffer()
+        return [
+            partial(self._piece, number, group, [(place[2], name) for place, name in rows])
+            for (number, group), rows in groupby(wanted, key=lambda one: one[0][:2])
+        ]
+
+    def _piece(self, number: int, group: int, rows: Sequence[tuple[int, str]]) -> list[tuple[str, pa.Buffer]]:
+        with self._lock:
+            column = self._read_group(number, group)
+        return [(name, column[row].as_buffer()) for row, name in rows]
 
     def png(self, name: str) -> bytes:
         """The image as a PNG file. Raises KeyError."""

@@ -19,7 +19,7 @@ class Harness(StrEnum):
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Is created; an earlier export there is replaced.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Is created; an earlier one of the same is replaced.")],
     to: Annotated[Harness, typer.Option("--to", help="Which harness is to read it.")],
     task: Annotated[
         list[str] | None,
@@ -33,6 +33,9 @@ def export(
     in_house: Annotated[
         bool,
         typer.Option("--in-house", help="The folder stays with those who may have the data, whose terms forbid more."),
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="An export for another format, or of another data set, is replaced, too.")
     ] = False,
     home: Home = None,
     as_json: Json = False,
@@ -52,7 +55,8 @@ def export(
     ws = workspace(home)
     uri = data_sets.of(ws, place)
     sys.stderr.write(f"data {store.get(uri).digest}, home {ws.home}, store {ws.store}\n")
-    made = write(ws, uri, names, folder.expanduser().absolute(), to.value, limit, max_new_tokens, in_house)
+    out = folder.expanduser().absolute()
+    made = write(ws, uri, names, out, to.value, limit, max_new_tokens, in_house, replace)
     if as_json:
         facts = {"folder": str(made.folder), "data": made.data, "questions": made.questions}
         typer.echo(json.dumps({**facts, "terms": made.terms.as_dict()}))

@@ -33,7 +33,7 @@ class Split(StrEnum):
 
 def export(
     uri: Annotated[str, typer.Argument(metavar="URI", help="Address of a data set, as `medmim data build` prints it.")],
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Is created; an earlier export there is replaced.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Is created; an earlier one of the same is replaced.")],
     to: Annotated[Format, typer.Option("--to", help="What is to read it.")],
     split: Annotated[
         list[Split] | None,
@@ -50,6 +50,9 @@ def export(
     name_patients: Annotated[
         bool,
         typer.Option("--name-patients", help="med-mim: name files as the source does, though the recipe shows nobody."),
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="An export for another format, or of another data set, is replaced, too.")
     ] = False,
     home: Home = None,
     as_json: Json = False,
@@ -69,7 +72,7 @@ def export(
     sys.stderr.write(f"data {store.get(uri).digest}, home {ws.home}, store {ws.store}\n")
     splits = tuple(one.value for one in split or (Split.TRAIN,))
     choice = run.Choice(splits, limit, max_images)
-    made = run.export(ws, uri, hints.expanded(folder).absolute(), to.value, choice, in_house, name_patients)
+    made = run.export(ws, uri, hints.expanded(folder).absolute(), to.value, choice, in_house, name_patients, replace)
     if run.FORMS[to.value].names_patients:
         sys.stderr.write("its rows and files name patients: their paths are those of the source\n")
     if as_json:

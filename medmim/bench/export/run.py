@@ -55,6 +55,7 @@ def export(
     limit: int | None = None,
     max_new_tokens: int = 32,
     in_house: bool = False,
+    replace: bool = False,
 ) -> Export:
     """Write the questions of tasks for another harness.
 
@@ -62,19 +63,20 @@ def export(
         ws: The workspace.
         uri: The data set.
         refs: Tasks, as `tasks.load` takes them.
-        folder: Is created; an earlier export there is replaced.
+        folder: Is created; an earlier export there for the same of the same data set is replaced.
         form: One of `FORMATS`.
         limit: Only the first `limit` questions of each task.
         max_new_tokens: Longest answer.
         in_house: The folder stays with those who may have the data, where its terms forbid passing it on.
+        replace: Any other export there is replaced, too.
 
     Raises:
         UserError: The terms forbid it, nothing to ask, a data set without pixels, tasks whose files would have one
             name, or a folder that is something else.
     """
-    refuse_other(folder)
     _refuse_equal(sorted({tasks.load(ref)[0] for ref in refs}))
     source = store.get(uri)
+    refuse_other(folder, form, source.digest, replace)
     allowed = terms_of(source)
     records.refuse_forbidden(allowed, in_house)
     data = store.fetch(source, ws.cache)

@@ -6,7 +6,9 @@ out of the file; pixels and colours stay as they are, bit by bit.
 
 import struct
 from collections.abc import Iterator
+from typing import overload
 
+Readable = bytes | memoryview
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SHOWN = frozenset((b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"pHYS", b"bKGD"))
 _JPEG = b"\xff\xd8"
@@ -14,19 +16,24 @@ _IN_DATA = frozenset((0x00, *range(0xD0, 0xD8)))  # after 0xFF among compressed 
 _SOS, _EOI = 0xDA, 0xD9
 
 
-def bare(data: bytes) -> bytes:
-    """A picture without texts; the same bytes where it has none.
+@overload
+def bare(data: bytes) -> bytes: ...
+@overload
+def bare(data: memoryview) -> Readable: ...
+def bare(data: Readable) -> Readable:
+    """A picture without texts; the same object where it has none.
 
     Args:
         data: A PNG or a JPEG as a data set stores it.
     """
-    if not data.startswith((_PNG, _JPEG)):
+    start = bytes(data[: len(_PNG)])
+    if not start.startswith((_PNG, _JPEG)):
         return data
-    kept = list(_chunks(data) if data.startswith(_PNG) else _segments(data))
+    kept = list(_chunks(data) if start == _PNG else _segments(bytes(data)))
     return data if sum(end - start for start, end in kept) == len(data) else b"".join(data[a:b] for a, b in kept)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
+def _chunks(data: Readable) -> Iterator[tuple[int, int]]:
     """Where the parts of a PNG that stay begin and end; what follows the last chunk is none."""
     yield 0, (at := len(_PNG))
     kind = b""

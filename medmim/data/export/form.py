@@ -1,12 +1,14 @@
 """What a format of an export is: which rows it cannot hold, and how it is written."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medmim import shards
 from medmim.sample import IMAGE, Sample
 
+as_json = json.JSONEncoder(ensure_ascii=False).encode  # one for all rows: `json.dumps` makes one for each
 Splits = Mapping[str, Sequence[Sample]]  # split -> its rows, in the order of the data set
 
 
@@ -17,10 +19,12 @@ class Written:
     Attributes:
         usage: How to use it, in Markdown.
         files: Split -> its file or files in the folder, as a pattern.
+        sums: Of files whose content was summed when it was written: path in the folder -> `sums.of_bytes`.
     """
 
     usage: str
     files: Mapping[str, str]
+    sums: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

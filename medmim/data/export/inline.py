@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "data"
-_GROUP = 16 << 20  # bytes of images in a group of rows
-_FILE = 512 << 20
+_GROUP = 4 << 20  # bytes of images in a group of rows: what the caches of a processor hold is copied twice as fast
+_FILE = 256 << 20  # the least, so that several are written at once
 
 
 def write(
@@ -41,7 +43,7 @@ def write(
         The files, as a pattern.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    from joblib import cpu_count
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     listed = {"images": [{"_type": "Image"}], **features}  # which every version of `datasets` reads
@@ -50,44 +52,67 @@ def write(
         metadata={"huggingface": json.dumps({"info": {"features": listed}})},
     )
     (folder / FOLDER).mkdir(exist_ok=True)
-    parts: list[Path] = []
-    writer: pq.ParquetWriter | None = None
-    written = 0
-    with progress.bar(split, len(samples), "rows") as bar:
-        for group, shown in _groups(samples, images):
-            if writer is None or written >= _FILE:
-                if writer is not None:
-                    writer.close()
-                parts.append(folder / FOLDER / f"{split}-{len(parts)}.part")
-                # pictures are compressed already; statistics of their bytes would copy them into the footer
-                writer = pq.ParquetWriter(
-                    parts[-1], schema, compression="none", use_dictionary=False, write_statistics=False
-                )
-                written = 0
-            values = [row(sample) for sample in group]
-            arrays = [
-                _pictures(group, shown, image),
-                *(pa.array([value[name] for value in values], kind) for name, kind in columns.items()),
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=len(group))
-            written += sum(len(data) for sample in shown for data in sample)
-            bar.add(len(group))
-    if writer is not None:
-        writer.close()
-    for number, part in enumerate(parts):
-        part.rename(folder / FOLDER / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
+    parts = list(_parts(samples, images))
+    pool = ThreadPoolExecutor(cpu_count(), "medmim-rows")  # reading, copying and writing need no interpreter
+    try:
+        with progress.bar(split, len(samples), "rows") as bar:
+            jobs = []
+            for number, part in enumerate(parts):
+                values = [row(sample) for sample in part]  # here, in the order of the rows: a form may count on it
+                texts = [pa.array([value[name] for value in values], kind) for name, kind in columns.items()]
+                path = folder / FOLDER / f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
+                jobs.append(pool.submit(_write_part, path, part, texts, images, schema, bar.add))
+            for job in jobs:
+                job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
     return f"{FOLDER}/{split}-*.parquet"
 
 
-def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[list[Sample], list[list[bytes]]]]:
-    """Rows with their pictures, some megabytes at once."""
+def _parts(samples: Sequence[Sample], images: shards.Images) -> Iterator[Sequence[Sample]]:
+    """The rows of each file, by what its pictures weigh about."""
+    start = size = 0
+    for at, sample in enumerate(samples):
+        if size >= _FILE:
+            yield samples[start:at]
+            start, size = at, 0
+        size += sum(map(images.weight, sample.images))
+    if samples:
+        yield samples[start:]
+
+
+def _write_part(
+    path: Path,
+    samples: Sequence[Sample],
+    texts: Sequence["pa.Array"],
+    images: shards.Images,
+    schema: "pa.Schema",
+    written: Callable[[int], None],
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # pictures are compressed already; statistics of their bytes would copy them into the footer
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
+        at = 0
+        for group, shown in _groups(samples, images):
+            pictures = _pictures(group, shown, schema.field("images").type)
+            arrays = [pictures, *(text.slice(at, len(group)) for text in texts)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=len(group))
+            at += len(group)
+            written(len(group))
+
+
+def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[list[Sample], list["pa.Array"]]]:
+    """Rows with their pictures one after another, an array each, some megabytes at once."""
     group: list[Sample] = []
-    shown: list[list[bytes]] = []
+    shown: list[pa.Array] = []
     size = 0
     for sample in samples:
         group.append(sample)
-        shown.append([bare(images.stored(name)) for name in sample.images])
-        size += sum(map(len, shown[-1]))
+        for name in sample.images:
+            shown.append(picture := _picture(images, name))
+            size += picture.nbytes
         if size >= _GROUP:
             yield group, shown
             group, shown, size = [], [], 0
@@ -95,23 +120,26 @@ def _groups(samples: Sequence[Sample], images: shards.Images) -> Iterator[tuple[
         yield group, shown
 
 
-def _pictures(group: Sequence[Sample], shown: Sequence[Sequence[bytes]], image: "pa.DataType") -> "pa.Array":
+def _picture(images: shards.Images, name: str) -> "pa.Array":
+    """A picture alone in an array: a part of that of the data set where nothing is to be cut out."""
     import pyarrow as pa
 
-    ends = [0]
-    for data in shown:
-        ends.append(ends[-1] + len(data))
-    flat = [data for one in shown for data in one]
+    piece, at = images.held(name)
+    stored = memoryview(piece[at].as_buffer())
+    data = bare(stored)
+    return piece.slice(at, 1) if data is stored else pa.array([data], pa.binary())
+
+
+def _pictures(group: Sequence[Sample], shown: Sequence["pa.Array"], kind: "pa.ListType") -> "pa.Array":
+    import pyarrow as pa
+
+    ids = [(sample.id, len(sample.images)) for sample in group]
+    ends = list(accumulate((many for _, many in ids), initial=0))
+    flat = pa.concat_arrays(shown) if shown else pa.array([], pa.binary())
+    stems = (f"{name}-{at}" for name, many in ids for at in range(1, many + 1))
     names = [
-        f"{stem}-{number}{_end(data)}"
-        for stem, own in zip([sample.id for sample in group], shown, strict=True)
-        for number, data in enumerate(own, 1)
+        f"{stem}.png" if bytes(memoryview(one[0].as_buffer())[:4]) == b"\x89PNG" else f"{stem}.jpg"
+        for stem, one in zip(stems, shown, strict=True)
     ]
-    structs = pa.StructArray.from_arrays(
-        [pa.array(flat, pa.binary()), pa.array(names, pa.string())], fields=list(image)
-    )
+    structs = pa.StructArray.from_arrays([flat, pa.array(names, pa.string())], fields=list(kind.value_type))
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
-
-
-def _end(data: bytes) -> str:
-    return ".png" if data.startswith(b"\x89PNG") else ".jpg"

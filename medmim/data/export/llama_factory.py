@@ -33,7 +33,7 @@ def problem(sample: Sample) -> str:
 
 def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written:
     """Write `dataset_info.json`, `SPLIT.jsonl`, and the pictures."""
-    files = chat.write(folder, splits, images)
+    files, known = chat.write(folder, splits, images)
     info = {
         _name(split): {"file_name": file, "formatting": "sharegpt", "columns": _COLUMNS, "tags": _ROLES}
         for split, file in files.items()
@@ -45,7 +45,7 @@ def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written
         for key, part in (("dataset", trained), ("eval_dataset", measured))
         if part
     ]
-    return Written(_USAGE.format(names=" ".join(given)), files)
+    return Written(_USAGE.format(names=" ".join(given)), files, known)
 
 
 def _name(split: str) -> str:

@@ -4,7 +4,6 @@
 as LLaVA-NeXT reads it; LLaVA 1.5 reads one image a row. Checked against `llava/train/train.py` of both.
 """
 
-import json
 from pathlib import Path
 
 from medmim import shards
@@ -37,17 +36,17 @@ def problem(sample: Sample) -> str:
 
 def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written:
     """Write `SPLIT.json`, and the pictures."""
-    paths = pictures.write(folder, form.with_pixels(images), form.all_images(splits))
+    paths, known = pictures.write(folder, form.with_pixels(images), form.all_images(splits))
     for split, samples in splits.items():
         with (folder / f"{split}.json").open("w", encoding="utf-8") as file:
             file.write("[")
             for number, sample in enumerate(samples):
                 file.write(",\n" if number else "\n")
-                file.write(json.dumps(_row(sample, [paths[name] for name in sample.images]), ensure_ascii=False))
+                file.write(form.as_json(_row(sample, [paths[name] for name in sample.images])))
             file.write("\n]\n")
     trained, _ = form.uses(splits)
     given = "--data_path FOLDER/train.json --image_folder FOLDER" if trained else "--image_folder FOLDER"
-    return Written(_USAGE.format(files=given), {split: f"{split}.json" for split in splits})
+    return Written(_USAGE.format(files=given), {split: f"{split}.json" for split in splits}, known)
 
 
 def _row(sample: Sample, shown: list[str]) -> dict[str, object]:

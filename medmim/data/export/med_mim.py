@@ -61,13 +61,14 @@ def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written
     for file, samples in files.items():
         rows = list(map(_row, samples))
         (folder / file).write_text(json.dumps(rows, indent=4), encoding="utf-8")  # without an end of line, as published
+    known: dict[str, str] = {}
     if images is not None:
         places = {
             _place(path): name for one in form.rows(splits) for path, name in zip(one.paths, one.images, strict=True)
         }
-        pictures.write_as(folder, images, places)
+        known = pictures.write_as(folder, images, places)
     return Written(
-        _USAGE, {split: f"Med_MIM_{'train' if split == 'train' else 'benchmark'}_*.json" for split in splits}
+        _USAGE, {split: f"Med_MIM_{'train' if split == 'train' else 'benchmark'}_*.json" for split in splits}, known
     )
 
 

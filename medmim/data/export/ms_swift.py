@@ -27,14 +27,14 @@ def problem(sample: Sample) -> str:
 
 def write(folder: Path, splits: Splits, images: shards.Images | None) -> Written:
     """Write `SPLIT.jsonl`, and the pictures."""
-    files = chat.write(folder, splits, images)
+    files, known = chat.write(folder, splits, images)
     trained, measured = form.uses(splits)
     given = [
         *(f"sft --dataset FOLDER/{files[split]}" for split in trained),
         *([] if trained else ["infer"]),
         *(f"--val_dataset {' '.join(f'FOLDER/{files[split]}' for split in measured)}" for _ in measured[:1]),
     ]
-    return Written(_USAGE.format(files=" ".join(given)), files)
+    return Written(_USAGE.format(files=" ".join(given)), files, known)
 
 
 FORM = Form(problem, write)

@@ -88,25 +88,27 @@ def export(
     choice: Choice | None = None,
     in_house: bool = False,
     named: bool = False,
+    replace: bool = False,
 ) -> Export:
     """Write the rows of a data set for another trainer, and record that in the store.
 
     Args:
         ws: The workspace.
         uri: The data set.
-        place: A folder that is created; an earlier export there is replaced.
+        place: A folder that is created; an earlier export there for the same of the same data set is replaced.
         to: One of `FORMS`.
         choice: Which rows; by default those of training.
         in_house: The folder stays with those who may have the data, where its terms forbid passing it on.
         named: Names of files and folders may name patients, whatever the recipe's `platform.show_patients` says.
+        replace: Any other export there is replaced, too.
 
     Raises:
         UserError: The terms forbid it, the format would name patients, no row can be written, the data set has no
-            pixels, or the folder is something else.
+            pixels, or the folder is something else or another export.
     """
     choice = choice or Choice()
-    folder.refuse_other(place)
     source = store.get(uri)
+    folder.refuse_other(place, to, source.digest, replace)
     allowed = terms_of(source)
     records.refuse_forbidden(allowed, in_house)
     form = FORMS[to]
@@ -127,7 +129,7 @@ def export(
         lines = [json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in dropped]
         (part / LEFT_OUT).write_text("".join(lines), encoding="utf-8")
         facts = _facts(to, source.digest, choice, splits, len(dropped))
-        mark = folder.write_mark(part, facts)
+        mark = folder.write_mark(part, facts, written.sums)
         private = not allowed.redistribute_data
         record = records.write(ws.store, place, to, source.digest, rows(splits), private, mark, form.names_patients)
     return Export(
