@@ -50,7 +50,7 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     approval)}.
     """
     ws = _workspace(home)
-    rows = [facts.of_model(ws, name, model) for name, model in sorted(tracking.registered(ws).items())]
+    rows = facts.of_models(ws)
     if as_json:
         typer.echo(json.dumps(rows))
         return

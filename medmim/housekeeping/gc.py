@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from medmim import progress, store
 from medmim.data import kept_pixels
-from medmim.housekeeping import inventory
+from medmim.housekeeping import inventory, readings
 from medmim.housekeeping.inventory import LAST_RECORD, Entry
 from medmim.nightly import records
 from medmim.recipe.registry import Retention
 from medmim.run import run_name, step_lock
 from medmim.run.workspace import Workspace
-from medmim.store.removal import REMOVING, USED, clear, finish, remove
+from medmim.store.removal import INVENTORY, REMOVING, USED, clear, finish, remove
 
 DAY = 86400.0
 GRACE = 7.0  # days
@@ -70,7 +70,7 @@ class Plan:
 def plan(
     ws: Workspace, last: int | None = None, days: int | None = None, grace: float = GRACE, now: float | None = None
 ) -> Plan:
-    """Find what may be removed; changes nothing.
+    """Find what may be removed; changes nothing, but leaves what it has read in the store for the next plan.
 
     Args:
         ws: The workspace: its store, and the MLflow that belongs to it.
@@ -88,7 +88,8 @@ def plan(
     cutoff = now - grace * DAY
     place = store.open_store(ws.store)
     ages = place.ages()
-    entries = inventory.scan(place, ages)
+    known = readings.of(place, ages)
+    entries = inventory.scan(known)
     retention = _retention(entries.values(), last, days)
     kept: dict[str, int] = defaultdict(int)
     items: list[Item] = []
@@ -96,8 +97,9 @@ def plan(
     def add(kind: str, name: str, recipe: str, size: int, when: float, why: str) -> None:
         items.append(Item(kind, name, recipe, size, round((now - when) / DAY, 1), why))
 
-    runs = inventory.totals("runs", ages)
-    referenced = set().union(*inventory.roots(ws, runs).values(), records.digests_in_window(place))
+    runs, of_runs = inventory.totals("runs", ages), inventory.records_of(ages)
+    referenced = set().union(*inventory.roots(ws, known, of_runs).values(), records.digests_in_window(place))
+    staying: list[str] = []
     listed = [Entry(name, t, size, complete=inventory.is_finished(name, ages)) for name, (t, size) in runs.items()]
     for run, rank in _ranked(listed, _recipe):
         recipe = _recipe(run)
@@ -105,10 +107,12 @@ def plan(
         recent = run.time >= min(cutoff, now - rule.days * DAY)
         running = not run.complete and run.time >= now - _RUNNING
         if recent or running or rank < rule.last:
-            kept["runs"] += 1
-            referenced |= inventory.referenced_by(place, run.name, ages)
+            staying.append(run.name)
         else:
             add("run", run.name, recipe, run.bytes, run.time, f"not among the last {rule.last} runs")
+    if staying:
+        kept["runs"] = len(staying)
+    referenced |= known.digests(key for run in staying for key in of_runs.get(run, ()))
 
     complete = [entry for entry in entries.values() if entry.complete]
     retained = set()
@@ -154,14 +158,16 @@ def plan(
     remaining = {entry.digest for entry in complete} - {item.name.partition("/")[2] for item in items}
     for path, when, size in _galleries(ws, remaining):
         add("gallery", f"galleries/{path.name}", "", size, when, "its data set is gone, or is to be removed")
-    for key, (when, size) in ages.items():
-        if when >= cutoff:
-            continue
+    old = [key for key, (when, _) in ages.items() if when < cutoff and key != INVENTORY]
+    steps = [key for key in old if key.startswith("steps/")]
+    for key, step in zip(steps, known.read(steps), strict=True):
+        if not step.digests & remaining:
+            add("index", key, "", ages[key][1], ages[key][0], "its artifact is gone, or is to be removed")
+    for key in old:
         top, _, name = key.partition("/")
-        if top == "steps" and not inventory.digests(inventory.read_text(place, key)) & remaining:
-            add("index", key, "", size, when, "its artifact is gone, or is to be removed")
         if top in (USED, REMOVING) and name not in entries:
-            add("mark", key, "", size, when, "there is no such artifact")
+            add("mark", key, "", ages[key][1], ages[key][0], "there is no such artifact")
+    known.keep()
     return Plan(tuple(items), dict(kept), cutoff)
 
 

@@ -3,15 +3,15 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medmim import progress, store, tracking
+from medmim import store, tracking
 from medmim.data import erased
 from medmim.data.export import records as exports
 from medmim.errors import UserError
+from medmim.housekeeping.readings import Ages, Readings, digests, read_text
 from medmim.lvlm import adapters
 from medmim.nightly import records
 from medmim.recipe.registry import CANDIDATE
@@ -23,7 +23,6 @@ from medmim.store.removal import MANIFEST, REMOVING, USED
 
 LAST_RECORD = "report.json"  # of a run, however it ended
 LAST_OF_NIGHT = "trend.json"  # likewise
-_MANY = 200  # reading so many takes seconds in S3
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOT_ARTIFACTS = (
     "runs",
@@ -37,8 +36,6 @@ _NOT_ARTIFACTS = (
     USED,
     REMOVING,
 )
-
-Ages = Mapping[str, tuple[float, int]]  # key -> (s since 1970, bytes), as `Store.ages` gives it
 
 
 @dataclass
@@ -79,9 +76,10 @@ class Entry:
         return self.name.partition("/")[2]
 
 
-def scan(place: store.Store, ages: Ages) -> dict[str, Entry]:
+def scan(known: Readings) -> dict[str, Entry]:
     """Everything below `KIND/DIGEST`, by that name."""
     entries: dict[str, Entry] = {}
+    ages = known.ages
     for key, (when, size) in ages.items():
         kind, _, rest = key.partition("/")
         digest, _, file = rest.partition("/")
@@ -91,44 +89,67 @@ def scan(place: store.Store, ages: Ages) -> dict[str, Entry]:
         entry.time = max(entry.time, when)
         entry.bytes += size
         entry.complete = entry.complete or file == MANIFEST
-    if len(entries) > _MANY:
-        progress.say(f"reading the provenance of {len(entries):,} artifacts")
+    complete = [entry for entry in entries.values() if entry.complete]
+    made = known.read(f"{entry.name}/{store.PROVENANCE}" for entry in complete)
+    tuned = [entry for entry in complete if f"{entry.name}/{adapters.BASE}" in ages]
+    bases = dict(
+        zip((one.name for one in tuned), known.read(f"{one.name}/{adapters.BASE}" for one in tuned), strict=True)
+    )
     for entry in entries.values():
         entry.time = max(entry.time, ages.get(f"{USED}/{entry.name}", (0.0, 0))[0])
-        if entry.complete:
-            text = read_text(place, f"{entry.name}/{store.PROVENANCE}")
-            if f"{entry.name}/{adapters.BASE}" in ages:  # adapters are of no use without their base
-                entry.parents |= digests(read_text(place, f"{entry.name}/{adapters.BASE}"))
-            entry.parents |= digests(text) - {entry.digest}
-            with suppress(ValueError, AttributeError):  # edited by hand
-                record = json.loads(text)
-                entry.recipe = record.get("recipe") or {}
-                entry.imported = record.get("step") == "import"
+    for entry, record in zip(complete, made, strict=True):
+        entry.parents |= record.digests - {entry.digest}
+        if entry.name in bases:  # adapters are of no use without their base
+            entry.parents |= bases[entry.name].digests
+        entry.recipe, entry.imported = dict(record.recipe), record.imported
     return entries
 
 
-def roots(ws: Workspace, runs: Iterable[str] = ()) -> dict[str, set[str]]:
+def roots(ws: Workspace, known: Readings, records: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
     """Digests that must stay: `decision` (in a log) and `version` (in the tags of a registered version).
+
+    Args:
+        ws: The workspace.
+        known: What the store holds.
+        records: The runs' records, as `records_of` gives them.
 
     Raises:
         UserError: MLflow knows none of the models that decisions or the runs' records name.
     """
-    place = store.open_store(ws.store)
-    logs = "".join(read_text(place, key) for key in place.list(f"{decisions.FOLDER}/"))
-    known = tracking.registered(ws)
-    named = set(decisions.names(ws))
-    if not known:
-        registered = (read_text(place, f"{run}/register.json") for run in runs)
-        named |= {json.loads(text).get("facts", {}).get("name") or "" for text in registered if text} - {""}
-    if named and not named & {*known, *(name.removesuffix(CANDIDATE) for name in known)}:
+    models = tracking.registered(ws)
+    logs = [key for key in known.ages if key.startswith(f"{decisions.FOLDER}/")]
+    named = {key.split("/")[1] for key in logs if not key.endswith(decisions.MADE)}
+    if not models:
+        registered = (f"{run}/register.json" for run in records)
+        texts = (read_text(known.place, key) for key in registered if key in known.ages)
+        named |= {json.loads(text).get("facts", {}).get("name") or "" for text in texts} - {""}
+    if named and not named & {*models, *(name.removesuffix(CANDIDATE) for name in models)}:
         raise UserError(
             f"MLflow at {shown(ws.tracking)} knows none of the models of this store",
             reason=f"decisions or runs in {ws.store} name {', '.join(sorted(named))}: what MLflow's versions reference "
             "must stay, so it must be the MLflow that belongs to this store",
             fix="set MLFLOW_TRACKING_URI, or --home to the home with its mlflow.db",
         )
-    tags = (value for model in known.values() for version in model.versions for value in version.tags.values())
-    return {"decision": digests(logs), "version": digests(" ".join(tags))}
+    decided = {
+        digest
+        for log in decisions.read_all(ws).values()
+        for entry in log
+        for text in (entry.digest, entry.uri, entry.evidence, entry.evidence_uri, entry.bench, entry.against)
+        for digest in digests(text)
+    }
+    tags = (value for model in models.values() for version in model.versions for value in version.tags.values())
+    return {"decision": decided, "version": digests(" ".join(tags))}
+
+
+def records_of(ages: Ages) -> dict[str, list[str]]:
+    """`runs/RUN` -> the keys of its stages' records and of its Ray jobs' requests."""
+    found: dict[str, list[str]] = {}
+    for key in ages:
+        if key.startswith("runs/") and key.endswith(".json"):
+            parts = key.split("/", 3)
+            if len(parts) == 3 or key.endswith("/order.json"):
+                found.setdefault(f"runs/{parts[1]}", []).append(key)
+    return found
 
 
 def with_ancestors(entries: Iterable[Entry], digests: set[str]) -> set[str]:
@@ -169,23 +190,3 @@ def totals(top: str, ages: Ages) -> dict[str, tuple[float, int]]:
 def is_finished(run: str, ages: Ages) -> bool:
     """Whether a run, or a night, has its last record."""
     return any(f"{run}/{last}" in ages for last in (LAST_RECORD, LAST_OF_NIGHT))
-
-
-def referenced_by(place: store.Store, run: str, ages: Ages) -> set[str]:
-    """Digests in the records of a run's stages and in the requests of its Ray jobs."""
-    keys = [key for key in ages if key.startswith(f"{run}/") and key.endswith(".json")]
-    wanted = [key for key in keys if key.count("/") == 2 or key.endswith("/order.json")]
-    return {digest for key in wanted for digest in digests(read_text(place, key))}
-
-
-def digests(text: str) -> set[str]:
-    """Every digest that a text names."""
-    return set(_DIGEST.findall(text))
-
-
-def read_text(place: store.Store, key: str) -> str:
-    """An object as text; empty where it does not exist."""
-    try:
-        return place.read(key).decode(errors="replace")
-    except FileNotFoundError:
-        return ""

@@ -5,6 +5,7 @@ from medmim.errors import UserError
 from medmim.registry import decisions, lookup
 from medmim.registry.decisions import Decision, Roles
 from medmim.run.workspace import Workspace
+from medmim.tracking import Registered
 
 ROLES = ("champion", "previous-champion", "challenger")
 
@@ -26,9 +27,16 @@ def reconcile(ws: Workspace, name: str | None = None) -> dict[str, list[str]]:
     return found
 
 
-def drift(ws: Workspace, name: str) -> list[str]:
-    """A sentence for every alias that differs from the log: set by hand, or not yet set by a run that was killed."""
-    return [text for _, _, text in _differences(ws, name)]
+def drift(ws: Workspace, name: str, log: list[Decision] | None = None, model: Registered | None = None) -> list[str]:
+    """A sentence for every alias that differs from the log: set by hand, or not yet set by a run that was killed.
+
+    Args:
+        ws: The workspace.
+        name: The registered model.
+        log: Its decisions, where they were read.
+        model: Its aliases and all of its versions, where they are known: MLflow is not asked then.
+    """
+    return [text for _, _, text in _differences(ws, name, log, model)]
 
 
 def sync(ws: Workspace, name: str) -> bool:
@@ -64,23 +72,25 @@ def sync(ws: Workspace, name: str) -> bool:
     return changed
 
 
-def champion(ws: Workspace, name: str, now: Roles) -> dict[str, str] | None:
-    """The champion as screen and `--json` show it."""
+def champion(ws: Workspace, name: str, now: Roles, model: Registered | None = None) -> dict[str, str] | None:
+    """The champion as screen and `--json` show it; `model` as for `drift`."""
     if now.champion is None:
         return None
-    version = lookup.version_of(ws, name, now.champion)
+    version = lookup.version_of(ws, name, now.champion, model)
     number = version.number if version else now.champion.version
     return {"name": name, "version": number, "digest": now.champion.digest, "uri": now.champion.uri}
 
 
-def _differences(ws: Workspace, name: str, log: list[Decision] | None = None) -> list[tuple[str, str, str]]:
+def _differences(
+    ws: Workspace, name: str, log: list[Decision] | None = None, model: Registered | None = None
+) -> list[tuple[str, str, str]]:
     """(role, version that its alias should name or empty for none, sentence) of every alias that differs."""
     wanted = decisions.roles(decisions.read(ws, name) if log is None else log).by_alias()
-    present = tracking.aliases(ws, name) or {}
+    present = model.aliases if model else tracking.aliases(ws, name) or {}
     found = []
     for role in ROLES:
         entry = wanted.get(role)
-        version = lookup.version_of(ws, name, entry) if entry else None
+        version = lookup.version_of(ws, name, entry, model) if entry else None
         number = version.number if version else ""
         if present.get(role, "") == number:
             continue

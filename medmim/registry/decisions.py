@@ -2,23 +2,39 @@
 
 An entry is created only if it is absent, and only after the one before it: of two promoters one wins, and the log has
 no gaps. What the aliases should be is a fold over it.
+
+    STORE/decisions/NAME/N.json                        an entry
+    STORE/decisions/NAME/entries-FIRST-LAST-MARK.json  a hundred entries again: a long log is read in few requests
+
+MARK is that of the times and sizes with which the store lists the hundred: where one was written since, the copy has
+another name than the one that is looked for, and the entries themselves are read.
 """
 
+import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from medmim.errors import UserError
 from medmim.run.person import current_user, on_cluster, person
 from medmim.run.workspace import Workspace
-from medmim.store import open_store
+from medmim.store import Store, open_store
 
 FOLDER = "decisions"
-_MADE = "made.json"  # beside the entries
+MADE = "made.json"  # beside the entries
+_TOGETHER = 100  # entries in a copy
+_SETTLED = 600.0  # s: what was written longer ago was not written again in the same second, whatever the clocks
+_AT_ONCE = 16  # requests
+_MOST = 50_000  # entries that a process remembers
+
+T = TypeVar("T")
+Written = tuple[float, int]  # time and size, as `Store.ages` gives them
 
 Verdict = Literal["promoted", "kept", "refused", "rolled-back"]
 
@@ -99,32 +115,34 @@ def refusal(log: Sequence[Decision], digest: str) -> Decision | None:
     return found
 
 
-def read(ws: Workspace, name: str, remembered: bool = False) -> list[Decision]:
+def read(ws: Workspace, name: str) -> list[Decision]:
     """The log of a model, first entry first.
+
+    An entry that this process has read before is not read again, unless it was written since, as when it was restored
+    from a backup.
 
     Args:
         ws: The workspace.
         name: Registered model.
-        remembered: For pages, not for decisions: an entry that this process has read before is not read again, unless
-            it was written since, as when it was restored from a backup.
 
     Raises:
         UserError: An entry is missing or was edited into something else.
     """
-    store = open_store(ws.store)
-    prefix = _prefix(name)
-    written: Mapping[str, object] = store.ages(prefix) if remembered else dict.fromkeys(store.list(prefix))
-    numbers = sorted(int(m[1]) for key in written if (m := re.fullmatch(r"(\d+)\.json", key[len(prefix) :])))
-    missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
-    if missing:
-        raise UserError(
-            f"the decision log of {name} has gaps",
-            reason="it decides which version is champion, so no entry may be missing",
-            fix="restore the files from a backup of the store",
-            problems=[f"{store.uri}/{prefix}{n}.json is missing" for n in missing],
-        )
-    keys = [f"{prefix}{n}.json" for n in numbers]
-    return [_remembered(ws.store, key, written[key]) if remembered else _read(ws.store, key) for key in keys]
+    place = open_store(ws.store)
+    return _load(place, name, place.ages(_prefix(name)))
+
+
+def read_all(ws: Workspace) -> dict[str, list[Decision]]:
+    """The logs of all models, by name; the store is listed once.
+
+    Raises:
+        UserError: As `read`.
+    """
+    place, by_name = open_store(ws.store), dict[str, dict[str, Written]]()
+    for key, written in place.ages(f"{FOLDER}/").items():
+        by_name.setdefault(key.split("/")[1], {})[key] = written
+    found = {name: _load(place, name, written) for name, written in sorted(by_name.items())}
+    return {name: log for name, log in found.items() if log}
 
 
 def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision]) -> Decision:
@@ -144,33 +162,35 @@ def append(ws: Workspace, name: str, decide: Callable[[list[Decision]], Decision
     """
     store = open_store(ws.store)
     while True:
-        log = read(ws, name)
+        written = store.ages(_prefix(name))
+        log = _load(store, name, written)
         wanted = decide(log)
         if wanted.n:
             return wanted
-        time = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         who = wanted.who or current_user()
         if on_cluster() and wanted.verdict in ("promoted", "rolled-back"):
             who = person(who)
-        entry = replace(wanted, n=len(log) + 1, who=who, time=time)
+        entry = replace(wanted, n=len(log) + 1, who=who, time=now)
         text = json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         if store.create(f"{_prefix(name)}{entry.n}.json", text.encode()):
+            _copy(store, name, written, log)
             return entry
 
 
 def names(ws: Workspace) -> list[str]:
     """Models that have a log."""
-    return sorted({key.split("/")[1] for key in open_store(ws.store).list(f"{FOLDER}/") if not key.endswith(_MADE)})
+    return sorted({key.split("/")[1] for key in open_store(ws.store).list(f"{FOLDER}/") if not key.endswith(MADE)})
 
 
 def record_made(ws: Workspace, name: str) -> None:
     """Record that a promoter made the registered model, where steps cannot write: MLflow does not tell who did."""
-    open_store(ws.store).create(_prefix(name) + _MADE, b"{}\n")
+    open_store(ws.store).create(_prefix(name) + MADE, b"{}\n")
 
 
 def was_made(ws: Workspace, name: str) -> bool:
     """Whether a promoter made the registered model, or used it before that was recorded."""
-    if open_store(ws.store).exists(_prefix(name) + _MADE):
+    if open_store(ws.store).exists(_prefix(name) + MADE):
         return True
     return not all(map(_is_refusal, read(ws, name)))  # a candidate can be refused before the model is made
 
@@ -183,14 +203,69 @@ def _prefix(name: str) -> str:
     return f"{FOLDER}/{name}/"
 
 
-def _read(uri: str, key: str) -> Decision:
-    store = open_store(uri)
-    return _parse(store.read(key), f"{store.uri}/{key}")
+_known: dict[str, tuple[Written, Decision]] = {}  # address -> the entry, and when it was written
 
 
-@lru_cache(maxsize=20_000)
-def _remembered(uri: str, key: str, written: object) -> Decision:
-    return _read(uri, key)
+def _load(place: Store, name: str, written: Mapping[str, Written]) -> list[Decision]:
+    """The entries among what is listed below a name."""
+    prefix = _prefix(name)
+    numbers = sorted(int(m[1]) for key in written if (m := re.fullmatch(r"(\d+)\.json", key[len(prefix) :])))
+    missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
+    if missing:
+        raise UserError(
+            f"the decision log of {name} has gaps",
+            reason="it decides which version is champion, so no entry may be missing",
+            fix="restore the files from a backup of the store",
+            problems=[f"{place.uri}/{prefix}{n}.json is missing" for n in missing],
+        )
+    keys = [f"{prefix}{n}.json" for n in numbers]
+    found = {key: known[1] for key in keys if (known := _known.get(f"{place.uri}/{key}")) and known[0] == written[key]}
+    hundreds = [own for own in _hundreds(keys) if any(key not in found for key in own)]
+    copies = [copy for own in hundreds if (copy := _copied_to(prefix, own, written)) in written]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for text, copy in zip(pool.map(place.read, copies), copies, strict=True):
+            for entry in _parse_copy(text, f"{place.uri}/{copy}"):
+                found[f"{prefix}{entry.n}.json"] = entry
+        rest = [key for key in keys if key not in found]
+        for text, key in zip(pool.map(place.read, rest), rest, strict=True):
+            found[key] = _parse(text, f"{place.uri}/{key}")
+    if len(_known) > _MOST:
+        _known.clear()
+    _known.update({f"{place.uri}/{key}": (written[key], found[key]) for key in keys if _is_settled(written[key])})
+    return [found[key] for key in keys]
+
+
+def _copy(place: Store, name: str, written: Mapping[str, Written], log: Sequence[Decision]) -> None:
+    """Write each full hundred of entries again that has no copy yet; one that is refused does no harm."""
+    prefix = _prefix(name)
+    for entries in _hundreds(log):
+        keys = [f"{prefix}{entry.n}.json" for entry in entries]
+        copy = _copied_to(prefix, keys, written)
+        if copy not in written and all(_is_settled(written[key]) for key in keys):
+            with suppress(UserError):
+                place.create(copy, json.dumps([asdict(entry) for entry in entries], ensure_ascii=False).encode())
+
+
+def _hundreds(every: Sequence[T]) -> list[Sequence[T]]:
+    """The full ones."""
+    return [every[first : first + _TOGETHER] for first in range(0, len(every) - len(every) % _TOGETHER, _TOGETHER)]
+
+
+def _copied_to(prefix: str, keys: Sequence[str], written: Mapping[str, Written]) -> str:
+    marks = ";".join(f"{key} {written[key][0]:.3f} {written[key][1]}" for key in keys)
+    first, last = (key[len(prefix) : -len(".json")] for key in (keys[0], keys[-1]))
+    return f"{prefix}entries-{first}-{last}-{hashlib.sha256(marks.encode()).hexdigest()[:16]}.json"
+
+
+def _is_settled(written: Written) -> bool:
+    return time.time() - written[0] > _SETTLED
+
+
+def _parse_copy(text: bytes, where: str) -> list[Decision]:
+    try:
+        return [_parse(json.dumps(values).encode(), where) for values in json.loads(text)]
+    except (ValueError, TypeError):
+        raise _damaged(where, "delete the file: it only repeats entries") from None
 
 
 def _parse(text: bytes, where: str) -> Decision:
@@ -201,8 +276,8 @@ def _parse(text: bytes, where: str) -> Decision:
             raise TypeError(wrong)
         return found
     except (ValueError, TypeError):
-        raise UserError(
-            f"{where} is not a decision",
-            reason="it is cut off or was edited by hand",
-            fix="restore the file from a backup of the store",
-        ) from None
+        raise _damaged(where, "restore the file from a backup of the store") from None
+
+
+def _damaged(where: str, fix: str) -> UserError:
+    return UserError(f"{where} is not a decision", reason="it is cut off or was edited by hand", fix=fix)

@@ -15,18 +15,26 @@ from medmim.tracking import Registered, Version
 _LOOKED_AT = 100  # candidates of a model in a list
 
 
-def of_model(ws: Workspace, name: str, model: Registered) -> dict[str, Any]:
+def of_models(ws: Workspace) -> list[dict[str, Any]]:
+    """All models with all of their versions, by name: MLflow and the store are asked once for all of them."""
+    models, logs = tracking.registered(ws), decisions.read_all(ws)
+    return [_of_model(ws, name, model, logs) for name, model in sorted(models.items())]
+
+
+def _of_model(ws: Workspace, name: str, model: Registered, logs: Mapping[str, list[Decision]]) -> dict[str, Any]:
     """A model with all of its versions: name, champion, aliases, versions, decisions, drift, awaiting."""
-    log = decisions.read(ws, name)
-    champion = aliases.champion(ws, name, decisions.roles(log))
+    log = logs.get(name, [])
+    champion = aliases.champion(ws, name, decisions.roles(log), model)
+    decided = logs.get(name.removesuffix(CANDIDATE), [])
+    candidates = model.versions if name.endswith(CANDIDATE) else ()
     return {
         "name": name,
         "champion": champion and champion["version"],
         "aliases": dict(model.aliases),
         "versions": [of_version(model.aliases, version) for version in model.versions],
         "decisions": len(log),
-        "drift": aliases.drift(ws, name) if log else [],
-        "awaiting": [version.number for version in approval.awaiting(ws, name)],
+        "drift": aliases.drift(ws, name, log, model) if log else [],
+        "awaiting": [version.number for version in candidates if approval.is_awaiting(decided, version)],
     }
 
 
@@ -60,7 +68,7 @@ def overview(ws: Workspace, name: str, model: Registered) -> Overview:
         model: Its aliases and its newest version, as `tracking.page_of_models` gives them.
     """
     production = name.removesuffix(CANDIDATE)
-    log = decisions.read(ws, production, remembered=True)
+    log = decisions.read(ws, production)
     awaiting, more = 0, False
     if production != name:
         passed, more = tracking.page_of_versions(ws, name, 1, _LOOKED_AT, {approval.VERDICT: "promoted"})
@@ -70,7 +78,7 @@ def overview(ws: Workspace, name: str, model: Registered) -> Overview:
     wanted = {alias: entry.version for alias, entry in roles.by_alias().items()}
     present = {alias: number for alias, number in model.aliases.items() if alias in aliases.ROLES}
     # equal numbers are believed here: `drift` holds each version's digest against the log, on the model's own page
-    drift = aliases.drift(ws, name) if log and wanted != present else []
+    drift = aliases.drift(ws, name, log) if log and wanted != present else []
     newest = model.versions[-1] if model.versions else None
     return Overview(roles.champion, newest, awaiting, more, tuple(drift), len(log))
 

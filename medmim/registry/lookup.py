@@ -16,7 +16,7 @@ from medmim.registry import decisions
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace
 from medmim.store.paths import existing
-from medmim.tracking import Version
+from medmim.tracking import Registered, Version
 
 T = TypeVar("T")
 
@@ -278,11 +278,21 @@ def get_version(ws: Workspace, name: str, number: str) -> Version:
     return version
 
 
-def version_of(ws: Workspace, name: str, entry: Decision) -> Version | None:
-    """The version that a decision is about: by its number, or by its digest in an MLflow that was rebuilt."""
-    version = tracking.get(ws, name, entry.version)
-    same = version is not None and version.tags.get(DIGEST) == entry.digest and not is_copy(version)
-    return version if same else find(ws, name, entry.digest)
+def version_of(ws: Workspace, name: str, entry: Decision, model: Registered | None = None) -> Version | None:
+    """The version that a decision is about: by its number, or by its digest in an MLflow that was rebuilt.
+
+    Args:
+        ws: The workspace.
+        name: The registered model.
+        entry: The decision.
+        model: All of its versions, where they are known: MLflow is not asked then.
+    """
+    version = tracking.get(ws, name, entry.version) if model is None else model.version(entry.version)
+    if version is not None and version.tags.get(DIGEST) == entry.digest and not is_copy(version):
+        return version
+    if model is None:
+        return find(ws, name, entry.digest)
+    return min((one for one in model.versions if one.tags.get(DIGEST) == entry.digest), key=is_copy, default=None)
 
 
 def aliases(ws: Workspace, name: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from medmim.store.interface import Store
 
 MANIFEST = "manifest.json"
 USED, REMOVING = "used", "removing"
+INVENTORY = f"{REMOVING}/inventory.json.gz"  # what garbage collection has read; here, since no step may write here
 _REMOVAL = 10.0  # s; removing one artifact takes less
 
 
@@ -67,6 +68,8 @@ def remove(store: Store, name: str, used_before: float | None = None) -> bool:
 def finish(store: Store, used_before: float | None = None) -> None:
     """Finish removals that were killed midway; an artifact that still has its manifest is kept."""
     for key in list(store.list(f"{REMOVING}/")):
+        if key == INVENTORY:
+            continue
         name = key.partition("/")[2]
         if store.exists(f"{name}/{MANIFEST}"):
             store.delete(key)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.etree.ElementTree import ParseError
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _SILENCE = 30.0  # s between two reports that the server is waited for
-_VERSIONS = 1000  # in one listing; S3's limit
+_LISTED = 1000  # in one answer; S3's limit
 _MULTIPART = 16 << 20  # bytes in one part of a large upload
 _HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # what HTTPS servers answer to plain HTTP
 
@@ -105,11 +106,10 @@ class S3Store:
     def _contents(self, name: str) -> set[str]:
         """The ETags of an object's versions since it was last deleted."""
         found: set[str] = set()
-        after = {"prefix": name, "max-keys": str(_VERSIONS)}
+        after = {"prefix": name, "max-keys": str(_LISTED)}
         while True:
             # The client's own listing puts all marks of a deletion behind all versions.
-            answer = self._client._execute("GET", self.bucket, query_params={"versions": "", **after})
-            listed = ElementTree.fromstring(answer.data)  # noqa: S314  as the client parses all of this server's answers
+            listed = self._ask({"versions": "", **after})
             for one in listed:  # the newest of an object comes first, and names are sorted
                 kind, text = one.tag.rpartition("}")[2], {part.tag.rpartition("}")[2]: part.text for part in one}
                 if kind == "DeleteMarker" or (kind == "Version" and text["Key"] != name):
@@ -212,9 +212,24 @@ class S3Store:
         return {parts[0]: age for parts, age in keys if parts[1:] == [name]}
 
     def ages(self, prefix: str = "") -> dict[str, tuple[float, int]]:
-        start = self.prefix + prefix
-        found = self._call(None, lambda _: list(self._client.list_objects(self.bucket, start, recursive=True)))
-        return {f.object_name.removeprefix(self.prefix): (f.last_modified.timestamp(), f.size) for f in found}
+        found: dict[str, tuple[float, int]] = {}
+        asked = {"list-type": "2", "prefix": self.prefix + prefix, "max-keys": str(_LISTED), "encoding-type": "url"}
+        while True:
+            # The client's own listing takes ten times as long to read an answer: seconds for each 10,000 objects.
+            listed = self._call(None, lambda _: self._ask(asked))
+            space = listed.tag[: listed.tag.index("}") + 1] if listed.tag.startswith("{") else ""
+            plain = unquote_plus if listed.findtext(f"{space}EncodingType") == "url" else str
+            for one in listed.iterfind(f"{space}Contents"):
+                name = plain(one.findtext(f"{space}Key", ""))
+                when = datetime.fromisoformat(one.findtext(f"{space}LastModified", ""))
+                found[name.removeprefix(self.prefix)] = (when.timestamp(), int(one.findtext(f"{space}Size", "0")))
+            if listed.findtext(f"{space}IsTruncated") != "true":
+                return found
+            asked["continuation-token"] = listed.findtext(f"{space}NextContinuationToken", "")
+
+    def _ask(self, query: dict[str, str]) -> ElementTree.Element:
+        answer = self._client._execute("GET", self.bucket, query_params=query)
+        return ElementTree.fromstring(answer.data)  # noqa: S314  as the client parses all of this server's answers
 
     def delete(self, key: str) -> None:
         self._call(key, lambda name: self._client.remove_object(self.bucket, name))

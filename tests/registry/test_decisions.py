@@ -2,8 +2,9 @@
 
 import json
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from medmim.registry import decisions
 from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, workspace
 from medmim.store import open_store
+from tests.support.s3_proxy import Proxy
 
 
 @pytest.fixture
@@ -94,8 +96,59 @@ def test_writers_on_s3_leave_no_gap_either(tmp_path: Path, bucket: str) -> None:
     assert [e.n for e in decisions.read(ws, "m")] == list(range(1, 13))
 
 
-def _text(made: Decision) -> bytes:
-    import json
-    from dataclasses import asdict
+def test_a_long_log_is_read_in_few_requests(
+    tmp_path: Path, bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "_SETTLED", -1.0)
+    ws, place = Workspace(tmp_path, bucket, ""), open_store(bucket)
+    for n in range(1, 251):
+        place.create(f"decisions/m/{n}.json", _text(entry(str(n)), n))
+    decisions.append(ws, "m", lambda _: entry("251"))  # which copies the two full hundreds
+    _forget(monkeypatch)
+    requests: list[str] = []
+    monkeypatch.setattr(proxy, "allows", lambda method, path, _: requests.append(path) is None)
+    assert [one.digest for one in decisions.read(ws, "m")] == [str(n) for n in range(1, 252)]
+    assert len(requests) == 1 + 2 + 51
+    requests.clear()
+    assert len(decisions.read_all(ws)["m"]) == 251 and len(requests) == 1  # the rest it remembers
 
-    return json.dumps(asdict(replace(made, n=1))).encode()
+
+def test_an_entry_that_was_restored_counts_more_than_its_copy(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "_SETTLED", -1.0)
+    monkeypatch.setattr(decisions, "_TOGETHER", 2)
+    place = open_store(ws.store)
+    for name in "abc":
+        decisions.append(ws, "m", lambda _, name=name: entry(name))
+    (copy,) = (key for key in place.list("decisions/m/entries-"))
+    for known in (False, True):  # by this process
+        name = f"x{known}"
+        place.write("decisions/m/2.json", _text(entry(name), 2))
+        if not known:
+            _forget(monkeypatch)
+        assert [one.digest for one in decisions.read(ws, "m")] == ["a", name, "c"]
+    place.write(copy, b"{")
+    assert [one.digest for one in decisions.read(ws, "m")] == ["a", "xTrue", "c"]
+
+
+def test_what_was_written_just_now_is_neither_copied_nor_remembered(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "_TOGETHER", 2)
+    place = open_store(ws.store)
+    for name in "abc":
+        decisions.append(ws, "m", lambda _, name=name: entry(name))
+    path = Path(ws.store) / "decisions/m/2.json"
+    before = path.stat()
+    place.write("decisions/m/2.json", _text(entry("x"), 2))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # a store may tell seconds only
+    assert [one.digest for one in decisions.read(ws, "m")] == ["a", "x", "c"]
+    assert not list(place.list("decisions/m/entries-"))
+
+
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a new process."""
+    monkeypatch.setattr(decisions, "_known", {})
+
+
+def _text(made: Decision, n: int = 1) -> bytes:
+    return json.dumps(asdict(replace(made, n=n))).encode()

@@ -47,7 +47,7 @@ def model(request: Request, this: ThisSite, who: Who, name: Name, number: Number
     """A model: its versions, the newest first, and what was decided."""
     named = lookup.aliases(this.ws, name)
     production = name.removesuffix(CANDIDATE)
-    log = decisions.read(this.ws, production, remembered=True)
+    log = decisions.read(this.ws, production)
     roles = decisions.roles(log)
     listed, more = tracking.page_of_versions(this.ws, name, number, PER_PAGE)
     erased = erase.marked(this.ws)
@@ -72,7 +72,7 @@ def model(request: Request, this: ThisSite, who: Who, name: Name, number: Number
 def history(request: Request, this: ThisSite, name: Name, number: Number = 1) -> Response:
     """All decisions about a model, the newest first."""
     production = name.removesuffix(CANDIDATE)
-    log = decisions.read(this.ws, production, remembered=True)
+    log = decisions.read(this.ws, production)
     if not log:
         lookup.aliases(this.ws, name)
     return draw(request, "history.html.j2", name=production, listing=catalog.cut(list(reversed(log)), number))
@@ -100,7 +100,7 @@ def version(request: Request, this: ThisSite, who: Who, name: Name, ordinal: Ord
     found = lookup.get_version(this.ws, name, ordinal)
     named = tracking.aliases(this.ws, name) or {}
     production = name.removesuffix(CANDIDATE)
-    log = decisions.read(this.ws, production, remembered=True)
+    log = decisions.read(this.ws, production)
     judged = lineage.judged(this.ws, found, log)
     digest = found.tags.get(lookup.DIGEST, "")
     return draw(
