@@ -24,19 +24,26 @@ def gc(
     grace: Annotated[
         float, typer.Option("--grace-days", min=0.05, help="Nothing written or used within them is removed.")
     ] = 7.0,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="First record that this MLflow is the store's: after a move or a restoration."),
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Show, with --yes remove, artifacts, runs and leftovers outside of their recipe's `retention`.
 
     Never removed is what an alias, a registered version, a decision, a kept run or a kept artifact's parents name, nor
-    a run that is running. One `medmim gc` at a time. With --json: removed (whether), bytes, items (list of {kind, name,
-    recipe, bytes, days, why}), kept (reason -> count).
+    a run that is running. The model of a retired version may be removed, its scores and decisions never. One
+    `medmim gc` at a time. With --json: removed (whether), bytes, items (list of {kind, name, recipe, bytes, days,
+    why}), kept (reason -> count).
     """
     from medmim.housekeeping import gc
 
     ws = workspace(home)
     sys.stderr.write(f"store {ws.store}\ntracking {shown(ws.tracking)}\n")
+    if adopt:
+        sys.stderr.write(f"this store's from now on: {', '.join(gc.adopt(ws))}\n")
     found = gc.plan(ws, last, days, grace)
     items = gc.collect(ws, found) if yes else list(found.items)
     total = sum(item.bytes for item in items)

@@ -1,4 +1,4 @@
-"""medmim registry list | show | promote | rollback | refuse | reconcile | pipeline: models, and who is champion."""
+"""medmim registry list | show | promote | rollback | refuse | retire | reconcile | pipeline: who is champion."""
 
 import json
 import os
@@ -45,9 +45,9 @@ def show_all(home: Home = None, as_json: Json = False) -> None:
     """List the registered models, their versions and aliases.
 
     --json: a list of {name, champion (version or null), aliases (alias -> version), versions (list of {version, digest,
-    uri, created, aliases, data, recipe, base, retired (why the gate refused it, or empty)}), decisions (how many the
-    log holds), drift (a sentence for every alias that is not what the log says), awaiting (versions that await
-    approval)}.
+    uri, created, aliases, data, recipe, base, retired (why the gate refused it, or who retired it, or empty)}),
+    decisions (how many the log holds), drift (a sentence for every alias that is not what the log says), awaiting
+    (versions that await approval)}.
     """
     ws = _workspace(home)
     rows = facts.of_models(ws)
@@ -83,10 +83,11 @@ def show(
     name, number = lookup.locate(ref, ws)
     version = lookup.get_version(ws, name, number)
     digest = version.tags.get(lookup.DIGEST, "")
-    own = [entry for entry in decisions.read(ws, name) if entry.digest == digest]
+    log = decisions.read(ws, name.removesuffix(CANDIDATE))
+    own = [entry for entry in log if entry.digest == digest]
     found = {
         "name": name,
-        **facts.of_version(tracking.aliases(ws, name) or {}, version),
+        **facts.of_version(tracking.aliases(ws, name) or {}, version, log),
         "run": version.run,
         "lineage": {key.removeprefix("medmim."): value for key, value in sorted(version.tags.items())},
         "decisions": [asdict(entry) for entry in own],
@@ -217,6 +218,31 @@ def refuse(
 
 
 @app.command()
+def retire(
+    name: Name,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version number.")],
+    why: Why,
+    on_cluster: OnCluster = False,
+    namespace: Promoters = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take a version out of use, so that `gc` may remove its model; the reason goes into the decision log.
+
+    Never the champion, nor the version that a rollback makes champion. Lineage, scores and decisions stay.
+
+    --json: as for promote; the version is the one that was given, also of NAME-candidate.
+    """
+    if on_cluster:
+        return _on_cluster(["retire", f"--why={why}", "--", name, version], namespace, as_json)
+    _refuse_namespace(namespace)
+    ws = _workspace(home)
+    candidate, name = name, name.removesuffix(CANDIDATE)
+    before = len(decisions.read(ws, name))
+    _print(facts.of_decision(ws, name, promote.retire(ws, candidate, version, why), before), as_json)
+
+
+@app.command()
 def reconcile(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model; default: all.")] = None,
     home: Home = None,
@@ -305,8 +331,9 @@ def _print(found: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found))
         return
-    if found["verdict"] == "refused":
-        done = "is refused now" if found["changed"] else "was refused before"
+    if found["verdict"] in ("refused", "retired"):
+        done = "is {verdict} now" if found["changed"] else "was {verdict} before"
+        done = done.format(verdict=found["verdict"])
     else:
         done = "is champion now" if found["changed"] else "is the champion already"
     what = "version {version} of {name} {done} (decision {decision}, {verdict})"

@@ -1,4 +1,4 @@
-"""`medmim registry promote | rollback | refuse --on-cluster`: in a Job, with credentials that no person sees.
+"""`medmim registry promote | rollback | refuse | retire --on-cluster`: in a Job, with credentials that no person sees.
 
 The chart keeps the Job's pod as PodTemplate `medmim-promoter` in the release's namespace. A person's own account
 creates the Job, and the API server says who that is: the decision log gets this name, and the chart's admission policy
@@ -59,7 +59,7 @@ def run(words: Sequence[str], namespace: str | None, on_line: Callable[[str], No
     """Run a command of `medmim registry` as the promoter; a Job of the same person's same command is found.
 
     Args:
-        words: `registry`, then `promote`, `rollback` or `refuse`, and what follows, `--json` included.
+        words: `registry`, then `promote`, `rollback`, `refuse` or `retire`, and what follows, `--json` included.
         namespace: The release's.
         on_line: Called with each line of its log but the result.
 

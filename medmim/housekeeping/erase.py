@@ -138,7 +138,7 @@ def plan(ws: Workspace, patients: Sequence[str], descendants: Does = "marked") -
         elif entry.kind == "report" and entry.digest in reported:
             affected.append(Affected(entry.name, entry.recipe_name, "may show", "removed"))
         elif entry.digest in tainted:
-            root = next((kind for kind, digests in roots.items() if entry.digest in digests), "")
+            root = "decision" if entry.digest in roots.decision else "version" if entry.digest in roots.version else ""
             note = f"a {root} names it" if root and descendants == "removed" else ""
             does = "marked" if note else descendants
             affected.append(Affected(entry.name, entry.recipe_name, "descends", does, note))

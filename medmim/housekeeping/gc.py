@@ -3,6 +3,9 @@
 Never removed is what an alias, a registered version, a decision, a kept run or a kept artifact's provenance names, the
 answers that the next nights compare with, and what was written or used within the grace period. On the rest, each
 recipe's `retention` decides. The nights' records are kept for good.
+
+A model of which every version is retired is named by them in vain: it goes, and what only it was made of. Decisions,
+scores and answers about it stay.
 """
 
 import shutil
@@ -21,6 +24,7 @@ from medmim.housekeeping import inventory, readings
 from medmim.housekeeping.inventory import LAST_RECORD, Entry
 from medmim.nightly import records
 from medmim.recipe.registry import Retention
+from medmim.registry import store_id
 from medmim.run import run_name, step_lock
 from medmim.run.workspace import Workspace
 from medmim.store.removal import INVENTORY, REMOVING, USED, clear, finish, remove
@@ -81,7 +85,7 @@ def plan(
         now: Seconds since 1970; the clock by default.
 
     Raises:
-        UserError: MLflow knows none of the models that the store names: it is another store's.
+        UserError: The MLflow is another store's, as far as can be told.
         Unavailable: The store or MLflow does not answer.
     """
     now = time.time() if now is None else now
@@ -98,7 +102,8 @@ def plan(
         items.append(Item(kind, name, recipe, size, round((now - when) / DAY, 1), why))
 
     runs, of_runs = inventory.totals("runs", ages), inventory.records_of(ages)
-    referenced = set().union(*inventory.roots(ws, known, of_runs).values(), records.digests_in_window(place))
+    roots = inventory.roots(ws, known, of_runs, cutoff)
+    referenced = set(records.digests_in_window(place))
     staying: list[str] = []
     listed = [Entry(name, t, size, complete=inventory.is_finished(name, ages)) for name, (t, size) in runs.items()]
     for run, rank in _ranked(listed, _recipe):
@@ -132,6 +137,7 @@ def plan(
         retained.add(entry.name)
 
     needed = inventory.with_ancestors(entries.values(), referenced | {entries[name].digest for name in retained})
+    needed |= inventory.with_ancestors(entries.values(), {*roots.decision, *roots.version}, roots.released)
     for entry in entries.values():
         if not entry.complete:
             if entry.time < cutoff:
@@ -141,6 +147,8 @@ def plan(
                 kept["an alias, a version, a decision, a kept run or artifact points to it"] += 1
             else:
                 why = "outside retention, and nothing points to it"
+                if entry.digest in roots.released:
+                    why = "outside retention, and the gate or a person took every version of it out of use"
                 add("artifact", entry.name, entry.recipe_name, entry.bytes, entry.time, why)
 
     for name, (when, size) in inventory.totals("resume", ages).items():
@@ -169,6 +177,18 @@ def plan(
             add("mark", key, "", ages[key][1], ages[key][0], "there is no such artifact")
     known.keep()
     return Plan(tuple(items), dict(kept), cutoff)
+
+
+def adopt(ws: Workspace) -> list[str]:
+    """Let the models in this MLflow say that they are the store's, after a person has said so; returns their names.
+
+    Raises:
+        UserError: None of them is, as far as can be told, or MLflow refuses.
+    """
+    place = store.open_store(ws.store)
+    names = inventory.names_of(ws, readings.of(place, place.ages()))
+    store_id.adopt(ws, names)
+    return names
 
 
 def collect(ws: Workspace, plan: Plan) -> list[Item]:

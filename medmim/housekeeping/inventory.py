@@ -3,11 +3,12 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from medmim import store, tracking
+from medmim import hints, store, tracking
 from medmim.data import erased
 from medmim.data.export import records as exports
 from medmim.errors import UserError
@@ -16,10 +17,12 @@ from medmim.lvlm import adapters
 from medmim.nightly import records
 from medmim.recipe.registry import CANDIDATE
 from medmim.redact import shown
-from medmim.registry import decisions
+from medmim.registry import decisions, lookup, retired, store_id
+from medmim.registry.decisions import Decision
 from medmim.run import step_lock
 from medmim.run.workspace import Workspace
 from medmim.store.removal import MANIFEST, REMOVING, USED
+from medmim.tracking import Registered, Version
 
 LAST_RECORD = "report.json"  # of a run, however it ended
 LAST_OF_NIGHT = "trend.json"  # likewise
@@ -105,40 +108,159 @@ def scan(known: Readings) -> dict[str, Entry]:
     return entries
 
 
-def roots(ws: Workspace, known: Readings, records: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
-    """Digests that must stay: `decision` (in a log) and `version` (in the tags of a registered version).
+@dataclass(frozen=True)
+class Roots:
+    """Digests that registry and decisions name.
+
+    Attributes:
+        decision: In a decision log.
+        version: In the tags of a registered version.
+        released: Of these, the models that nobody needs any more: see `_released`.
+    """
+
+    decision: frozenset[str]
+    version: frozenset[str]
+    released: frozenset[str]
+
+
+def roots(ws: Workspace, known: Readings, records: Mapping[str, Sequence[str]], cutoff: float = 0.0) -> Roots:
+    """What registry and decisions name.
 
     Args:
         ws: The workspace.
         known: What the store holds.
         records: The runs' records, as `records_of` gives them.
+        cutoff: A model that was retired since (s since 1970) is not released.
 
     Raises:
-        UserError: MLflow knows none of the models that decisions or the runs' records name.
+        UserError: This MLflow is not the store's.
     """
-    models = tracking.registered(ws)
-    logs = [key for key in known.ages if key.startswith(f"{decisions.FOLDER}/")]
-    named = {key.split("/")[1] for key in logs if not key.endswith(decisions.MADE)}
+    models, logs = tracking.registered(ws), decisions.read_all(ws)
+    named = set(logs)
     if not models:
         registered = (f"{run}/register.json" for run in records)
         texts = (read_text(known.place, key) for key in registered if key in known.ages)
         named |= {json.loads(text).get("facts", {}).get("name") or "" for text in texts} - {""}
-    if named and not named & {*models, *(name.removesuffix(CANDIDATE) for name in models)}:
-        raise UserError(
-            f"MLflow at {shown(ws.tracking)} knows none of the models of this store",
-            reason=f"decisions or runs in {ws.store} name {', '.join(sorted(named))}: what MLflow's versions reference "
-            "must stay, so it must be the MLflow that belongs to this store",
-            fix="set MLFLOW_TRACKING_URI, or --home to the home with its mlflow.db",
-        )
+    if named:
+        _refuse_another_mlflow(ws, known, models, logs, named)
     decided = {
         digest
-        for log in decisions.read_all(ws).values()
+        for log in logs.values()
         for entry in log
         for text in (entry.digest, entry.uri, entry.evidence, entry.evidence_uri, entry.bench, entry.against)
         for digest in digests(text)
     }
     tags = (value for model in models.values() for version in model.versions for value in version.tags.values())
-    return {"decision": decided, "version": digests(" ".join(tags))}
+    released = _released(models, logs, cutoff)
+    return Roots(frozenset(decided), frozenset(digests(" ".join(tags))), frozenset(released))
+
+
+def names_of(ws: Workspace, known: Readings) -> list[str]:
+    """The registered models in this MLflow that have a log in this store, or a version whose model is in it.
+
+    Raises:
+        UserError: There are none: this MLflow is not the store's.
+    """
+    models, logs = tracking.registered(ws), decisions.read_all(ws)
+    found = [
+        name
+        for name, model in models.items()
+        if name.removesuffix(CANDIDATE) in logs or any(_is_here(known, version) for version in model.versions)
+    ]
+    if not found:
+        raise _another_mlflow(ws, "it has no model that a decision in it names, and no version of a model in it", False)
+    return sorted(found)
+
+
+def _released(models: Mapping[str, Registered], logs: Mapping[str, Sequence[Decision]], cutoff: float) -> Iterator[str]:
+    """Models that are out of use: the gate has refused each of their versions, or a person has refused or retired them.
+
+    Not those that are champion, that a rollback makes champion or that nights ask as the challenger, whatever the
+    name; nor what an alias names; nor, but by a person's word, what was champion once.
+    """
+    used: set[str] = set()
+    judged: dict[tuple[str, str], float] = {}  # by a person: name, digest -> when
+    for name, log in logs.items():
+        used |= {entry.digest for entry in decisions.roles(log).by_alias().values()}
+        own: dict[str, list[Decision]] = defaultdict(list)
+        for entry in log:
+            own[entry.digest].append(entry)
+        for digest, entries in own.items():
+            made = any(entry.verdict in ("promoted", "rolled-back") for entry in entries)
+            by_person = decisions.retirement(entries, digest) if made else decisions.refusal(entries, digest)
+            if by_person:
+                judged[name, digest] = _time(by_person.time)
+            elif made:
+                used.add(digest)
+    since: dict[str, list[float]] = defaultdict(list)
+    for (_, digest), when in judged.items():
+        since[digest].append(when)
+    for name, model in models.items():
+        named = set(model.aliases.values())
+        for version in model.versions:
+            digest = version.tags.get(lookup.DIGEST, "")
+            if version.number in named:
+                used.add(digest)
+            by_gate = _time(version.tags.get(retired.RETIRED, ""))
+            since[digest].append(judged.get((name.removesuffix(CANDIDATE), digest), by_gate))
+    return (digest for digest, times in since.items() if digest not in used and max(times) < cutoff)
+
+
+def _time(text: str) -> float:
+    """A time as a tag or an entry has it, in s since 1970; what cannot be read, or is not there, never comes."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return float("inf")
+
+
+def _refuse_another_mlflow(
+    ws: Workspace,
+    known: Readings,
+    models: Mapping[str, Registered],
+    logs: Mapping[str, Sequence[Decision]],
+    named: Iterable[str],
+) -> None:
+    """Refuse an MLflow that is not the store's: what its versions name would be removed.
+
+    Raises:
+        UserError: It is not, as far as can be told.
+    """
+    identity = store_id.read(ws)
+    if any(store_id.is_of(identity, model.tags) for model in models.values()):
+        return
+    if not set(named) & {*models, *(name.removesuffix(CANDIDATE) for name in models)}:
+        listed = ", ".join(sorted(named))
+        raise _another_mlflow(ws, f"it knows none of the models that decisions or runs in it name: {listed}", False)
+    if any(store_id.is_of_any(model.tags) for model in models.values()):
+        raise _another_mlflow(ws, f"no registered model there has the tag {store_id.tag(identity or 'ID')} of it", True)
+    # Registered before stores had an id: names are everybody's, so its versions must be of models in this very store.
+    champions = {name: entry for name, log in logs.items() if (entry := decisions.roles(log).champion)}
+    gone = [
+        f"decision {entry.n} of {name}"
+        for name, entry in champions.items()
+        if lookup.version_of(ws, name, entry, models.get(name, Registered())) is None
+    ]
+    if gone or not any(_is_here(known, version) for model in models.values() for version in model.versions):
+        why = f"the champion of {gone[0]} is in no version there" if gone else "no version there is of a model in it"
+        raise _another_mlflow(ws, why, True)
+
+
+def _is_here(known: Readings, version: Version) -> bool:
+    """Whether a version is of a model in this store, which it names by this address."""
+    uri = version.tags.get(lookup.URI, "")
+    return (
+        uri.startswith(f"{known.place.uri}/") and f"{uri.removeprefix(f'{known.place.uri}/')}/{MANIFEST}" in known.ages
+    )
+
+
+def _another_mlflow(ws: Workspace, why: str, may_be: bool) -> UserError:
+    adopting = f"; if it is the right one (the store was moved, or MLflow restored): `{hints.command('gc', '--adopt')}`"
+    return UserError(
+        f"MLflow at {shown(ws.tracking)} is not the one of the store {ws.store}",
+        reason=f"{why}; what the versions of a store's own MLflow name must stay",
+        fix="set MLFLOW_TRACKING_URI, or --home to the home with its mlflow.db" + (adopting if may_be else ""),
+    )
 
 
 def records_of(ages: Ages) -> dict[str, list[str]]:
@@ -152,9 +274,10 @@ def records_of(ages: Ages) -> dict[str, list[str]]:
     return found
 
 
-def with_ancestors(entries: Iterable[Entry], digests: set[str]) -> set[str]:
-    """The digests, and those of all that they were made of."""
-    return _reachable(digests, ((entry.digest, parent) for entry in entries for parent in entry.parents))
+def with_ancestors(entries: Iterable[Entry], digests: set[str], without: Set[str] = frozenset()) -> set[str]:
+    """The digests, and those of all that they were made of; not those `without`, nor what only they were made of."""
+    edges = ((entry.digest, parent) for entry in entries for parent in entry.parents - without)
+    return _reachable(digests - without, edges)
 
 
 def with_descendants(entries: Iterable[Entry], digests: set[str]) -> set[str]:

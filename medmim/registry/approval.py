@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from medmim import hints, tracking
 from medmim.recipe.registry import CANDIDATE
 from medmim.recipe.schema import Bench
-from medmim.registry import decisions, lookup, register
+from medmim.registry import decisions, lookup, register, store_id
 from medmim.registry.decisions import Decision
 from medmim.run.provenance import provenance_of
 from medmim.run.workspace import Workspace
@@ -100,6 +100,8 @@ def to_production(ws: Workspace, name: str, candidate: Version, model: Artifact,
         if register.create_model(api, name):
             decisions.record_made(ws, name)
     refuse_shared(ws, name)
+    with tracking.answering(ws.tracking):
+        store_id.mark(api, ws, name)
     known = tracking.tagged(ws, name, lookup.DIGEST, model.digest)
     for version in known:
         if not is_foreign(ws, name, version):

@@ -36,7 +36,7 @@ _MOST = 50_000  # entries that a process remembers
 T = TypeVar("T")
 Written = tuple[float, int]  # time and size, as `Store.ages` gives them
 
-Verdict = Literal["promoted", "kept", "refused", "rolled-back"]
+Verdict = Literal["promoted", "kept", "refused", "rolled-back", "retired"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Decision:
     """One entry of the log.
 
     Attributes:
-        verdict: `promoted` and `rolled-back` make `version` champion; `kept` and `refused` change no alias.
+        verdict: `promoted` and `rolled-back` make `version` champion; `kept`, `refused` and `retired` change no alias.
+            What a person has retired is out of use, and its model may be removed.
         version: MLflow version number of the model it is about; where a person refuses a candidate, that of the
             candidate.
         digest: Digest of that model's artifact.
@@ -100,7 +101,9 @@ def roles(log: Sequence[Decision]) -> Roles:
 
 
 def refusal(log: Sequence[Decision], digest: str) -> Decision | None:
-    """The entry by which a person refused a model, where no person has promoted it since. The gate's stay the gate's.
+    """The entry by which a person refused or retired a model, where no person has promoted it since.
+
+    What the gate refused is the gate's word alone.
 
     Args:
         log: Of the model's name.
@@ -111,6 +114,17 @@ def refusal(log: Sequence[Decision], digest: str) -> Decision | None:
         if entry.digest == digest and entry.verdict in ("promoted", "rolled-back"):
             found = None
         elif entry.digest == digest and _is_refusal(entry):
+            found = entry
+    return found
+
+
+def retirement(log: Sequence[Decision], digest: str) -> Decision | None:
+    """The entry by which a person retired a model, where no person has promoted it since; arguments as `refusal`."""
+    found = None
+    for entry in log:
+        if entry.digest == digest and entry.verdict in ("promoted", "rolled-back"):
+            found = None
+        elif entry.digest == digest and entry.verdict == "retired":
             found = entry
     return found
 
@@ -192,11 +206,11 @@ def was_made(ws: Workspace, name: str) -> bool:
     """Whether a promoter made the registered model, or used it before that was recorded."""
     if open_store(ws.store).exists(_prefix(name) + MADE):
         return True
-    return not all(map(_is_refusal, read(ws, name)))  # a candidate can be refused before the model is made
+    return not all(map(_is_refusal, read(ws, name)))  # a candidate can be refused or retired before the model is made
 
 
 def _is_refusal(entry: Decision) -> bool:
-    return entry.verdict == "refused" and not entry.evidence
+    return entry.verdict in ("refused", "retired") and not entry.evidence
 
 
 def _prefix(name: str) -> str:

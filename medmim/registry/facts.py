@@ -1,6 +1,6 @@
 """What is known of a registered model and of a version, for screens and `--json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +31,7 @@ def _of_model(ws: Workspace, name: str, model: Registered, logs: Mapping[str, li
         "name": name,
         "champion": champion and champion["version"],
         "aliases": dict(model.aliases),
-        "versions": [of_version(model.aliases, version) for version in model.versions],
+        "versions": [of_version(model.aliases, version, decided) for version in model.versions],
         "decisions": len(log),
         "drift": aliases.drift(ws, name, log, model) if log else [],
         "awaiting": [version.number for version in candidates if approval.is_awaiting(decided, version)],
@@ -83,12 +83,13 @@ def overview(ws: Workspace, name: str, model: Registered) -> Overview:
     return Overview(roles.champion, newest, awaiting, more, tuple(drift), len(log))
 
 
-def of_version(named: Mapping[str, str], version: Version) -> dict[str, Any]:
-    """A version: its number, what its tags say of it, its aliases, and why the gate refused it.
+def of_version(named: Mapping[str, str], version: Version, log: Sequence[Decision]) -> dict[str, Any]:
+    """A version: its number, what its tags say of it, its aliases, and why it is retired.
 
     Args:
         named: Alias -> version number, of its model.
         version: The version; where medmim did not register it, what its tags would say is empty.
+        log: Of the production model.
     """
     return {
         "version": version.number,
@@ -99,7 +100,7 @@ def of_version(named: Mapping[str, str], version: Version) -> dict[str, Any]:
         "data": version.tags.get("medmim.data", ""),
         "recipe": version.tags.get("medmim.recipe_name", ""),
         "base": version.tags.get("medmim.base", ""),
-        "retired": retired.reason(version),
+        "retired": retired.reason(version, log),
     }
 
 

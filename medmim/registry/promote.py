@@ -273,6 +273,61 @@ def refuse(ws: Workspace, name: str, version: str, why: str, who: str = "") -> D
     return decisions.append(ws, production, decide)
 
 
+def retire(ws: Workspace, name: str, version: str, why: str, who: str = "") -> Decision:
+    """Take a version out of use by a person's decision: garbage collection may then remove its model.
+
+    It is refused from then on, as by `refuse`; lineage, scores and the decisions about it stay.
+
+    Args:
+        ws: The workspace.
+        name: The registered model, or `NAME-candidate`.
+        version: The version's number in it.
+        why: The reason.
+        who: The person to record; by default MEDMIM_USER, else the user of this process.
+
+    Returns:
+        The new entry, or the one by which a person retired this model before.
+
+    Raises:
+        UserError: As `check_refusable`; it is the champion of any model, or the one that a rollback needs; no such
+            version, or no reason or no person given.
+    """
+    candidate = lookup.get_version(ws, name, version)
+    digest, uri = evidence.named_by(name, candidate)
+    reason, who = _reason(why), person(who)
+    production = name.removesuffix(CANDIDATE)
+    if production != name:
+        reason = f"{reason} (version {version} of {name})"
+
+    def decide(log: list[Decision]) -> Decision:
+        check_refusable(ws, name, candidate, log)
+        for other, entries in {**decisions.read_all(ws), production: log}.items():
+            _check_out_of_use(f"version {version} of {name}", digest, other, roles(entries))
+        return decisions.retirement(log, digest) or Decision("retired", version, digest, uri, why=reason, who=who)
+
+    entry = decisions.append(ws, production, decide)
+    retired.by_person(ws, name, candidate, entry)
+    return entry
+
+
+def _check_out_of_use(title: str, digest: str, name: str, now: Roles) -> None:
+    """Refuse to retire what servers and nights ask, or what a rollback makes champion."""
+    if now.champion and now.champion.digest == digest:
+        raise UserError(
+            f"{title} is the champion of {name}",
+            reason="the model of a retired version may be removed, and the champion is what servers and nights ask",
+            fix="promote another version first: "
+            + hints.command("registry", "promote", name, "VERSION", "--why", "..."),
+        )
+    if now.previous and now.previous.digest == digest:
+        raise UserError(
+            f"{title} is what a rollback of {name} makes champion",
+            reason="the model of a retired version may be removed, and a rollback needs it",
+            fix="retire it after the next promotion; to keep it from being rolled back to until then: "
+            + hints.command("registry", "refuse", name, now.previous.version, "--why", "..."),
+        )
+
+
 def check_refusable(ws: Workspace, name: str, candidate: Version, log: list[Decision]) -> None:
     """Refuse to refuse the champion, and by another version's word a model that was champion.
 
@@ -373,7 +428,7 @@ def _opponent_uri(log: list[Decision], document: Mapping[str, Any]) -> str:
 
 
 def _refused_by(refusal: Decision) -> str:
-    return f"{refusal.who} refused it in decision {refusal.n}: {refusal.why}"
+    return f"{refusal.who} {refusal.verdict} it in decision {refusal.n}: {refusal.why}"
 
 
 def _respect_refusal(log: list[Decision], name: str, version: str, digest: str) -> None:
@@ -386,7 +441,7 @@ def _respect_refusal(log: list[Decision], name: str, version: str, digest: str) 
     if refusal is not None:
         again = f"{approval.command(name, version)} --despite-gate"
         raise Refused(
-            f"version {version} of {name} was refused by a person",
+            f"version {version} of {name} was {refusal.verdict} by a person",
             reason=_refused_by(refusal),
             fix=f"promote another one; or this one all the same, which the decision log then says: {again}",
         )

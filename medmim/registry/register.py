@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from medmim import store, tracking
 from medmim.progress import say
 from medmim.recipe.schema import Bench, Recipe
-from medmim.registry import mlflow_run
+from medmim.registry import mlflow_run, store_id
 from medmim.registry.lookup import BENCH, DIGEST, LOGGED, URI, find, is_copy
 from medmim.run.provenance import code_version, public_recipe, terms_of
 from medmim.run.stage import Outcome, outcomes, stage
@@ -109,6 +109,7 @@ def _create(api: "MlflowClient", ws: Workspace, recipe: Recipe, lineage: dict[st
     name = model_name(recipe)
     say(f"registering {lineage[DIGEST][:12]} as {name}")
     create_model(api, name)
+    store_id.mark(api, ws, name)
     run = _begun(ws, recipe) or training_run.begin(ws, recipe)
     api.log_batch(run, tags=[RunTag(key, value) for key, value in lineage.items()])
     training_run.log_data(api, ws, run, data, recipe)

@@ -107,6 +107,17 @@ def test_a_version_that_the_gate_refused_is_shown_as_retired_and_promoted_only_o
     assert [v["retired"] for v in row["versions"]] == ["", ""]
 
 
+def test_a_person_retires_a_version(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_USER", "jane")
+    done = CliRunner().invoke(app, ["retire", "chest", "2", "--why", "out of use"], catch_exceptions=False)
+    assert done.stdout == "version 2 of chest is retired now (decision 1, retired)\n"
+    assert not call("retire", "chest", "2", "--why", "again")["changed"]
+    (row,) = call("list")
+    assert row["versions"][1]["retired"] == "jane retired it in decision 1: out of use"
+    (entry,) = call("show", "chest/2")["decisions"]
+    assert (entry["verdict"], entry["who"], entry["why"]) == ("retired", "jane", "out of use")
+
+
 def test_what_a_promoters_job_runs_promotes_under_the_name_of_who_asked_for_it(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

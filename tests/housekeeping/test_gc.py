@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from medmim.data import gallery, kept_pixels
 from medmim.errors import UserError
 from medmim.housekeeping import gc
 from medmim.lvlm import adapters
-from medmim.registry import decisions, lookup
+from medmim.registry import decisions, lookup, register, retired, store_id
 from medmim.registry.decisions import Decision
 from medmim.run import step_lock
 from medmim.run.cache import cached_step
@@ -94,7 +95,7 @@ def test_what_is_referenced_stays_with_all_its_ancestors_and_of_the_rest_only_wh
         for prefix in (name(own), f"used/{name(own)}", f"steps/{kind}/{own.digest}"):
             age(ws, prefix, old)
         if named == "decision":
-            decisions.append(ws, "chest", lambda log, own=own: Decision("refused", "1", own.digest, own.uri))
+            decisions.append(ws, "chest", lambda log, own=own: Decision("promoted", "1", own.digest, own.uri))
         if named == "version":
             if model not in tracking.registered(ws):
                 api.create_registered_model(model)
@@ -103,6 +104,8 @@ def test_what_is_referenced_stays_with_all_its_ancestors_and_of_the_rest_only_wh
             open_store(ws.store).write(f"runs/r{number}/data.json", json.dumps({"digest": own.digest}).encode())
     if any(named == "decision" for *_, named in graph) and "chest" not in tracking.registered(ws):
         api.create_registered_model("chest")
+    if known := list(tracking.registered(ws)):
+        store_id.adopt(ws, known)
 
     order: dict[Any, list[int]] = {}
     for number, (kind, recipe, *_) in enumerate(graph):
@@ -205,9 +208,115 @@ def test_the_mlflow_of_another_store_is_refused_before_anything_goes(
     own = put(ws, "model", "champion")
     record = {"facts": {"name": "chest"}, "digest": own.digest}
     open_store(ws.store).write("runs/r-20260101-000000-a/register.json", json.dumps(record).encode())
-    with pytest.raises(UserError, match="knows none of the models") as error:
+    with pytest.raises(UserError, match="is not the one of the store") as error:
         gc.plan(ws, now=NOW + 100 * DAY)
-    assert "chest" in str(error.value) and error.value.exit_code == 2
+    assert "knows none of the models" in error.value.reason and "chest" in error.value.reason
+    assert error.value.exit_code == 2 and "--adopt" not in error.value.fix
+
+
+def version(ws: Workspace, model: str, artifact: Artifact, **tags: str) -> str:
+    """Register an artifact; the number of its version."""
+    api = tracking.client(ws)
+    register.create_model(api, model)
+    given = {lookup.URI: artifact.uri, lookup.DIGEST: artifact.digest, **tags}
+    return str(api.create_model_version(model, source="file:///x", tags=given).version)
+
+
+def test_an_mlflow_that_knows_the_names_of_another_store_is_refused_until_a_person_adopts_it(
+    ws: Workspace, put: Callable[..., Artifact]
+) -> None:
+    own, awaiting = put(ws, "model", "champion"), put(ws, "model", "awaits approval")
+    age(ws, "", 300)
+    decisions.append(ws, "medmim", lambda _: Decision("promoted", "1", own.digest, own.uri))
+    laptop = replace(ws, store=f"{ws.store}-of-a-laptop")
+    version(laptop, "medmim", replace(own, uri=f"{laptop.store}/model/{own.digest}"))
+    with pytest.raises(UserError, match="is not the one of the store") as error:
+        gc.plan(ws)
+    assert "no version there is of a model in it" in error.value.reason and "--adopt" in error.value.fix
+    version(ws, "medmim-candidate", awaiting)
+    assert name(awaiting) not in collected(ws), "of an earlier medmim: its versions are of models in this store"
+    store_id.adopt(laptop, ["medmim"])
+    with pytest.raises(UserError, match="is not the one of the store") as error:
+        gc.plan(ws)
+    assert "medmim.store.ID" in error.value.reason
+    assert gc.adopt(ws) == ["medmim", "medmim-candidate"]
+    assert name(awaiting) not in collected(ws)
+
+
+def test_what_registers_records_whose_mlflow_it_is(ws: Workspace) -> None:
+    assert store_id.read(ws) == ""
+    api = tracking.client(ws)
+    register.create_model(api, "chest")
+    for _ in range(2):
+        store_id.mark(api, ws, "chest")
+    assert store_id.is_of(store_id.read(ws), tracking.registered(ws)["chest"].tags)
+    open_store(ws.store).write(store_id.FILE, b'{"id": 3}')
+    with pytest.raises(UserError, match="is not the id of a store"):
+        store_id.read(ws)
+
+
+LONG_AGO = {retired.RETIRED: "2020-01-01T00:00:00+00:00", retired.WHY: "-40.0 points"}
+
+
+def test_the_model_of_a_refused_run_goes_and_what_only_it_was_made_of_but_not_what_judged_it(
+    ws: Workspace, put: Callable[..., Artifact]
+) -> None:
+    data, base = put(ws, "data", "both"), put(ws, "model", "base of the refused one")
+    good, bad = put(ws, "model", "good", (data.digest,)), put(ws, "model", "bad", (data.digest, base.digest))
+    scores = put(ws, "bench", "scores", (bad.digest, data.digest))
+    decision = put(ws, "decision", "refused", (scores.digest,))
+    age(ws, "", 300)
+    for kind in ("bench", "decision"):
+        put(ws, kind, "of the last run")
+    version(ws, "chest-candidate", good)
+    number = version(ws, "chest-candidate", bad, **LONG_AGO, **{lookup.BENCH: scores.digest})
+    version(ws, "chest", put(ws, "model", "champion"))
+    store_id.adopt(ws, ["chest"])
+    decisions.append(
+        ws, "chest", lambda _: Decision("refused", number, bad.digest, bad.uri, decision.digest, bench=scores.digest)
+    )
+    decisions.append(ws, "chest", lambda _: Decision("kept", "1", good.digest, good.uri, evidence=decision.digest))
+    planned = gc.plan(ws, last=1, days=0, now=NOW + 100 * DAY)
+    assert {item.name: item.why for item in planned.items if item.kind == "artifact"}[name(bad)].endswith(
+        "took every version of it out of use"
+    )
+    before = artifacts(ws)
+    gc.collect(ws, planned)
+    assert before - artifacts(ws) == {name(bad), name(base)}
+
+
+@pytest.mark.parametrize(
+    "why", ["champion", "rollback", "challenger", "alias", "not everywhere", "lately", "was champion"]
+)
+def test_a_retired_model_stays_as_long_as_anything_needs_it(
+    ws: Workspace, put: Callable[..., Artifact], why: str
+) -> None:
+    own, other = put(ws, "model", "own"), put(ws, "model", "other")
+    put(ws, "model", "of the last run")
+    number = version(ws, "chest", own, **LONG_AGO)
+    version(ws, "chest", other)
+    store_id.adopt(ws, ["chest"])
+    log = {"champion": [other, own], "rollback": [own, other], "was champion": [own, other, put(ws, "model", "third")]}
+    for one in log.get(why, [other]):
+        decisions.append(ws, "chest", lambda _, one=one: Decision("promoted", number, one.digest, one.uri))
+    if why == "challenger":
+        decisions.append(ws, "chest", lambda _: Decision("refused", number, own.digest, own.uri, evidence="e" * 64))
+    if why == "alias":
+        tracking.client(ws).set_registered_model_alias("chest", "trial", number)
+    if why == "not everywhere":
+        version(ws, "another", own)
+    now = NOW + 100 * DAY if why != "lately" else NOW
+    if why == "lately":
+        tracking.client(ws).set_model_version_tag(
+            "chest", number, retired.RETIRED, datetime.fromtimestamp(NOW - 3 * DAY, UTC).isoformat()
+        )
+        age(ws, "", 300)
+    gc.collect(ws, gc.plan(ws, last=1, days=0, now=now))
+    assert store.find(own.uri) is not None
+    if why == "was champion":  # until a person says that it is out of use
+        decisions.append(ws, "chest", lambda _: Decision("retired", number, own.digest, own.uri, why="replaced"))
+        gc.collect(ws, gc.plan(ws, last=1, days=0, now=now))
+        assert store.find(own.uri) is None
 
 
 def _make(folder: Path) -> dict[str, Any]:
@@ -291,8 +400,9 @@ def test_the_base_of_adapters_stays_as_long_as_they_do(
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / adapters.BASE).write_text(json.dumps({"ref": name(base), "digest": "0" * 64}))
     tuned = store.publish(tmp_path / "a", place.store, "model", {}, {"step": "copy of a folder"})
-    decisions.append(place, "chest", lambda _: Decision("refused", "1", tuned.digest, tuned.uri))
+    decisions.append(place, "chest", lambda _: Decision("promoted", "1", tuned.digest, tuned.uri))
     tracking.client(place).create_registered_model("chest")
+    store_id.adopt(place, ["chest"])
     collected(place, last=0, days=0)
     assert artifacts(place) == {name(base), name(tuned)} and store.find(other.uri) is None
 

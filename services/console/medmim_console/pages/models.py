@@ -141,8 +141,12 @@ def ask_promotion(request: Request, this: ThisSite, who: Who, name: Name, ordina
         judged=lineage.judged(this.ws, found, log),
         digest=digest,
         against_gate=[
-            *([retired.reason(found)] if retired.reason(found) else []),
-            *([f"{refusal.who} refused it in decision {refusal.n}: {refusal.why}"] if refusal else []),
+            *([reason] if (reason := retired.reason(found, log)) else []),
+            *(
+                [f"{refusal.who} refused it in decision {refusal.n}: {refusal.why}"]
+                if refusal and refusal.verdict == "refused"
+                else []
+            ),
         ],
         against_terms=forbidden,
         why_not=gone or _why_not(who.person, name, found, log),
@@ -257,8 +261,9 @@ def _listed(ws: Workspace, name: str, found: Registered) -> tuple[str, facts.Ove
 def _row(name: str, named: Mapping[str, str], log: list[Decision], found: Version, erased: set[str]) -> dict[str, Any]:
     digest = found.tags.get(lookup.DIGEST, "")
     refusal = decisions.refusal(log, digest) if digest else None
+    refusal = refusal if refusal and refusal.verdict == "refused" else None  # what is retired, `retired` says
     return {
-        **facts.of_version(named, found),
+        **facts.of_version(named, found, log),
         "awaiting": name.endswith(CANDIDATE) and approval.is_awaiting(log, found),
         "refused": f"{refusal.who}: {refusal.why}" if refusal else "",
         "erased": bool(digest) and digest in erased,
