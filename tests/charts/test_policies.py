@@ -29,6 +29,7 @@ PODS = {
     "mlflow": ours("mlflow", ports={"http": 5000}),
     "nightly": ours("nightly"),
     "promoter": ours("promoter"),
+    "gc": ours("gc"),
     "migrate": ours("migrate"),
     "check": ours("test"),
     "server": ours("inference", ports={"http": 8000}),
@@ -58,15 +59,15 @@ PODS = {
 DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8000, 8265, 29500
 RAY = ("head", "worker", "submitter")
 OURS = (
-    "mlflow", "nightly", "promoter", "migrate", "check", "server", "console", "step", "run-check", "promotion-in-kfp",
-    "sweep", *RAY,
+    "mlflow", "nightly", "promoter", "gc", "migrate", "check", "server", "console", "step", "run-check",
+    "promotion-in-kfp", "sweep", *RAY,
 )  # fmt: skip
 HEADS = ("head", "head-of-another-namespace")
 PORTS = (DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH, 6379, 8888, 9000)
 
 ALLOWED = {
     *product({*OURS, "head-of-another-namespace"} - {"migrate"}, ["store"], [STORE]),
-    *product(("nightly", "promoter", "check", "server", "console"), ["mlflow"], [MLFLOW]),
+    *product(("nightly", "promoter", "gc", "check", "server", "console"), ["mlflow"], [MLFLOW]),
     *product(("step", "run-check", "promotion-in-kfp"), ["mlflow"], [MLFLOW]),
     *product(HEADS, ["mlflow"], [MLFLOW]),
     *product(("ingress", "prometheus"), ["mlflow"], [MLFLOW]),
@@ -86,6 +87,7 @@ ALLOWED = {
 def policies() -> list[Object]:
     values = {**EXAMPLES["onprem-gpu"], "nightly": {"enabled": True, "recipe": "demo"}}
     values["inference"] = {"enabled": True, "model": "models:/mine@champion", "access": {"anyone": True}}
+    values["gc"] = {"enabled": True}
     allowed = values["networkPolicy"]
     values["console"] = {"enabled": True}
     values["networkPolicy"] = {
@@ -133,6 +135,7 @@ def test_a_missing_policy_is_detected(policies: list[Object]) -> None:
 def test_each_allowed_edge_has_its_comment() -> None:
     files = (
         "platform/policies.yaml",
+        "platform/gc.yaml",
         "run/policies.yaml",
         "inference/policy.yaml",
         "console/policy.yaml",

@@ -5,6 +5,7 @@ AWS knows it; its evaluation is played by a proxy in front of the server.
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import BytesIO
@@ -20,6 +21,7 @@ from minio.versioningconfig import SUSPENDED, VersioningConfig
 from medmim import store
 from medmim.doctor import check
 from medmim.errors import UserError
+from medmim.housekeeping import gc
 from medmim.nightly import records
 from medmim.recipe import loading
 from medmim.recipe.parameter import from_parameter
@@ -197,6 +199,26 @@ def test_a_steps_user_may_neither_write_over_nor_delete_nor_add_decisions(as_use
             call()
             pytest.fail(what)
     assert place.read("decisions/medmim/1.json") == b"{}"
+
+
+def test_the_key_of_gc_removes_what_it_plans_and_no_decision_and_publishes_nothing(
+    as_user: Callable[[str], str], tmp_path: Path
+) -> None:
+    ws = Workspace(tmp_path / "one", as_user("promoter"), f"sqlite:///{tmp_path}/mlflow.db")
+    artifact, place = make(ws), open_store(ws.store)
+    place.write("runs/demo-20260101-000000-aa/report.json", b"{}")
+    for key in ("decisions/medmim/made.json", "erased/key", "nights/demo/2026-01-01.claim-1", "store.json"):
+        place.create(key, b"{}")
+    kept = {key for key in place.list() if key.split("/")[0] in ("decisions", "erased", "nights", "store.json")}
+    place = open_store(as_user("gc"))
+    gone = gc.collect(ws, gc.plan(ws, last=0, days=0, now=time.time() + 100 * gc.DAY))
+    assert f"data/{artifact.digest}" in {item.name for item in gone} and set(place.list()) == kept
+    for key in kept:
+        with pytest.raises(UserError, match="AccessDenied"):
+            place.delete(key)
+    for key in (*kept, "model/x", f"used/data/{artifact.digest}", "steps/data/1.json"):
+        with pytest.raises(UserError, match="AccessDenied"):
+            place.write(key, b"forged")
 
 
 @pytest.fixture

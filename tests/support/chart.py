@@ -34,6 +34,7 @@ ALL_ON: dict[str, Any] = {
         "kfpNamespace": "promoters",
     },
     "alerts": {"enabled": True},
+    "gc": {"enabled": True, "remove": True},
     "cache": {"existingClaim": "copies"},
     "inference": {
         "enabled": True,
